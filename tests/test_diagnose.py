@@ -168,7 +168,7 @@ def test_the_figure_shows_these_numbers(found):
     for kind, line in zip(("a", "b", "noise"), ranks.lines[::2], strict=True):
         assert list(line.get_xdata()) == [by_name(report)[f"{kind}.weight"].rank_90] * 2
     costs = lrdyn.diagnose(START, END, k=K).plot().axes[3]
-    drawn = [line.get_xdata()[0] for line in costs.lines[:6:2]]
+    drawn = [np.asarray(line.get_xdata())[0] for line in costs.lines[:6:2]]
     np.testing.assert_allclose(drawn, [one.lora(one.rank_90) / one.full for one in moved])
 
 

@@ -38,7 +38,7 @@ def test_a_smaller_adapter_is_the_nearest_one():
         np.testing.assert_allclose(error, missed / norm, rtol=1e-10)
         left = np.linalg.norm(whole - product(made.adapter, module))
         np.testing.assert_allclose(left, missed, rtol=1e-10)
-        squares += missed**2, norm**2
+        squares += np.array([missed**2, norm**2])
     np.testing.assert_allclose(made.error, np.sqrt(squares[0] / squares[1]), rtol=1e-10)
 
 
@@ -54,8 +54,8 @@ def test_a_sum_is_exact_where_nothing_is_cut():
     )
     # The factors are not added apart: that is another matrix.
     factors = [x.factors["a.q"] for x in (one, adapter(2))]
-    apart = sum(f.B for f in factors) @ sum(f.A for f in factors)
-    together = sum(f.B @ f.A for f in factors)
+    apart = np.sum([f.B for f in factors], axis=0) @ np.sum([f.A for f in factors], axis=0)
+    together = np.sum([f.B @ f.A for f in factors], axis=0)
     assert np.linalg.norm(apart - together) > 0.5 * np.linalg.norm(together)
 
 

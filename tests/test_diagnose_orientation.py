@@ -94,15 +94,15 @@ def test_a_file_that_peft_does_not_load_is_refused(model):
         model / "wrong",
         peft.described({"h.0.mlp.c_fc": peft.StoredFactors(np.ones((12, 1)), np.ones((1, 48)), 1)}),
     )
+    written = WrittenAdapter(model / "wrong")
     with pytest.raises(ValueError, match=r"c_fc.weight: got a product of shape \(48, 12\)"):
-        name = "h.0.mlp.c_fc.weight"
-        WrittenAdapter(model / "wrong").applied(name, BEFORE[name], is_conv1d=True)
+        written.applied("h.0.mlp.c_fc.weight", BEFORE["h.0.mlp.c_fc.weight"], is_conv1d=True)
 
 
 def test_without_a_configuration_such_names_need_the_flag(model, unchecked):
     (model / "before" / "config.json").unlink()
     sides = model / "before", model / "after"
-    with pytest.raises(ValueError, match="fan_in_fan_out: got none for h.0.attn.c_attn and no con"):
+    with pytest.raises(ValueError, match=r"fan_in_fan_out: got none for h.0.attn.c_attn and no"):
         diagnosis.extract(*sides)
     lrdyn.diagnose(*sides)  # ranks are the same either way
     found = diagnosis.extract(*sides, fan_in_fan_out=True)

@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lrdyn.adapters import peft
 from lrdyn.commands.diagnose import ADAPTER, may_be_a_folder, user_files
@@ -15,7 +16,7 @@ from lrdyn.system import whole_files
 from lrdyn.system.printer import say
 
 DESCRIPTION = "One adapter of PEFT of the weighted sum of several, or a smaller one of one."
-EPILOG = """ADAPTER: a folder that PEFT wrote, LoRA or rsLoRA; behind a colon its weight (default 1).
+EPILOG = """ADAPTER: a folder that PEFT wrote, LoRA or rsLoRA; behind a colon its weight (else 1).
 
   lrdyn merge lora --out smaller --resize 4
   lrdyn merge lora --out smaller --energy .99
@@ -68,7 +69,7 @@ def main(words: Sequence[str]) -> None:
     say("\n".join([*made.lines(), f"adapter: {out}"]))
 
 
-def _ways(options: argparse.Namespace) -> dict[str, float | None]:
+def _ways(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "rank": options.resize,
         "energy": options.energy,

@@ -1,6 +1,6 @@
 """The answer of a diagnosis in sentences, and its table by kind of layer: 80 columns."""
 
-import os
+import itertools
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -88,7 +88,7 @@ def _share(value: float | None) -> str:
 def table(matrices: Sequence[MatrixUpdate]) -> list[str]:
     """The table by kind of layer."""
     head = ("kind of layer", "of", "m x n", "moved", "r 90 %", "r 99 %", "cost", "", "noise")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for kind in kinds(matrices):
         shapes = dict.fromkeys(one.shape for one in kind.matrices)
         relative = [one.relative for one in kind.matrices if not np.isnan(one.relative)]
@@ -215,8 +215,10 @@ def _sure(moved: Sequence[MatrixUpdate]) -> str:
 def matrix_rows(matrices: Sequence[MatrixUpdate], head: Sequence[str]) -> list[str]:
     """The table of all matrices: names without what all begin with, shortened to 80 columns."""
     names = [one.name.removesuffix(".weight") for one in matrices]
-    common = os.path.commonprefix(names) if len(names) > 1 else ""
-    skipped = common.rfind(".") + 1
+    # Of two names that sort first and last the others share at least as much.
+    ends = (min(names, default=""), max(names, default=""))
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))
+    skipped = "".join(first for first, _ in same).rfind(".") + 1 if len(names) > 1 else 0
     rows = [("matrix", "m x n", *head)]
     for one, name in zip(matrices, names, strict=True):
         rows.append((name[skipped:], one.shape, *map(str, one.cells)))

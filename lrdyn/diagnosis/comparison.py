@@ -38,7 +38,8 @@ class Pair(NamedTuple):
         """What the training added."""
         if self.factors is not None:
             return self.factors[0] @ self.factors[1]
-        assert self.before is not None and self.after is not None
+        assert self.before is not None
+        assert self.after is not None
         return self.after - self.before
 
     @property

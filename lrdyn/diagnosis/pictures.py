@@ -130,7 +130,8 @@ def _spectrum(ax: Axes, update: MatrixUpdate, look: dict[str, Any]) -> None:
     if update.noise is not None:
         edge, above = update.noise.edge / update.values[0], update.noise.above
         low, high = max(1.0, above / 2), max(2.0, 2.0 * above + 1)
-        ax.plot((low, high), (edge, edge), **look | {"lw": 0.6, "ls": DASHED})
+        dashed: dict[str, Any] = look | {"lw": 0.6, "ls": DASHED}
+        ax.plot((low, high), (edge, edge), **dashed)
 
 
 def _by_kind(ax: Axes, groups: Sequence[advice.Kind]) -> None:

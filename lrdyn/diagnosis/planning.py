@@ -73,7 +73,8 @@ def choose(
     if not total:
         checks.refuse("matrices", "an update of 0", "one that moved")
     ranks, order_of = dict.fromkeys(matrices, 0), {name: i for i, name in enumerate(matrices)}
-    # What each rank misses, from the least on: a difference would be rounded by eps times the whole.
+    # What each rank misses, summed from the least on: a difference would be rounded by eps times
+    # the whole.
     tails = {
         name: np.append(np.cumsum(one.squares[::-1])[::-1], 0.0) + one.rest
         for name, one in matrices.items()
@@ -127,7 +128,8 @@ class Plan(NamedTuple):
         r, error = self.one_rank
         lines = [
             f"plan: r = {least} to {most} on {len(used)} of {len(self.chosen.ranks)} matrices, "
-            f"{self.chosen.cost:,} parameters ({self.chosen.cost / self.full:.3g} of full training)",
+            f"{self.chosen.cost:,} parameters ({self.chosen.cost / self.full:.3g} of full "
+            "training)",
             f"relative error of the weights {self.chosen.error:.3g}; one r for all at that cost, "
             f"{r}: {error:.3g}",
         ]

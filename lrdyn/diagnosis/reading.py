@@ -23,7 +23,6 @@ from lrdyn.data.tensors import EIGHT_BITS, Info, Tensors
 from lrdyn.data.tensors import FLOATS as COMPUTED
 from lrdyn.diagnosis.products import Products
 
-
 FLOATS = (*COMPUTED, *EIGHT_BITS.values())
 """Types of numbers that are compared."""
 
@@ -66,7 +65,7 @@ class Leaves:
 
 
 class Renamed:
-    """Weights under other names: those of a wrapper, or of another library.
+    r"""Weights under other names: those of a wrapper, or of another library.
 
     Args:
         name: what they are called in messages.
@@ -78,7 +77,7 @@ class Renamed:
 
     Example:
         >>> inner = Leaves("after", {"module.q.weight": np.ones((2, 3))})
-        >>> list(Renamed("after", inner, {r"^module\\.": ""}).infos)
+        >>> list(Renamed("after", inner, {r"^module\.": ""}).infos)
         ['q.weight']
     """
 

@@ -59,7 +59,9 @@ class Diagnosis(NamedTuple):
 
     def _bulk(self) -> list[str]:
         """The singular values of W behind the first k, before and after."""
-        rows = [("bulk: values of W", "mean before", "after", "spread before", "after")]
+        rows: list[tuple[str, ...]] = [
+            ("bulk: values of W", "mean before", "after", "spread before", "after")
+        ]
         for one in self.matrices:
             numbers = (one.mean_before, one.mean_after, one.spread_before, one.spread_after)
             shown = ["-" if math.isnan(x) else f"{x:.3g}" for x in numbers]

@@ -145,7 +145,8 @@ def examine_all(
         names: which of it, in the order of the result.
         notes: where it is noted what is left out.
         settings: how.
-        wanted: name -> the rank of its factors, see :func:`lrdyn.diagnosis.decomposition.decompose`.
+        wanted: name -> the rank of its factors, see
+            :func:`lrdyn.diagnosis.decomposition.decompose`.
         progress: is told of each that is done.
 
     Example:
