@@ -2,10 +2,10 @@
 
 A perceptron is trained with Adam on full batches, compiled; every 100 steps it is looked at.
 The checkpoints are safetensors files of Gaussian matrices, whose updates have rank 8 and a Gaussian
-rest; each diagnosis is a process of its own, whose peak of memory is what the system says. Beside it
-stand loops over the same files: SciPy's SVD, and a randomised one in NumPy of the same width.
-Seconds of CPU are those of all threads: beside other work they say more than seconds do. Seconds for
-1 GB are those for 1 GB on each side.
+rest; each diagnosis is a process of its own, whose peak of memory is what the system says. Beside
+it stand loops over the same files: SciPy's SVD, and a randomised one in NumPy of the same width.
+Seconds of CPU are those of all threads: beside other work they say more than seconds do. Seconds
+for 1 GB are those for 1 GB on each side.
 """
 
 import subprocess

@@ -64,6 +64,11 @@ FAULTS = {
         "1,000 random lines for each command",
         "0, or 2 with one line and nothing written",
     ),
+    "peft_files": Fault(
+        ("peft_files",),
+        "adapters and plans written here, in PEFT where it is installed",
+        "PEFT's outputs, errors, ranks and modules are those said here",
+    ),
     "lowest": Fault(
         ("lowest",),
         "the lowest releases that pyproject.toml allows (network)",
