@@ -144,7 +144,8 @@ def _by_kind(ax: Axes, groups: Sequence[advice.Kind]) -> None:
                 ends = (min(known), max(known))
                 ax.plot(ends, (height + shift,) * 2, color=color, lw=2, marker="o", ms=3)
     _name_rows(ax, groups)
-    ax.set_xscale("log")
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.set_xlabel("r (least to largest)")
     ax.legend(handles=[entry("90 %", SHADES[0]), entry("99 %", SHADES[2])], loc="best")
 
@@ -158,6 +159,8 @@ def _costs(ax: Axes, groups: Sequence[advice.Kind]) -> None:
                 ax.plot((cost,), (height + shift,), color=color, ls="none", marker="o", ms=3)
     _name_rows(ax, groups)
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("")
     ax.axvline(1.0, color=BLACK, lw=0.6, ls=DASHED)
     ax.set_xlabel("right of 1 it is not worth it")
 
