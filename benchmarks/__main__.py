@@ -48,7 +48,7 @@ TINY: dict[str, Callable[[], str]] = {
     "galore": lambda: galore.report(galore.Case(6, 5, 2, 3, 10, 2), repeats=1),
     "training": lambda: training.report(training.Case(6, 5, 4, 10, 7, 4000), repeats=1),
     "adapters": lambda: adapters.report(adapters.Case(8, 2, 4, 3, 2), repeats=1),
-    "diagnosis": lambda: diagnosis.report(diagnosis.Case((6, 5, 2), 4, 1, 2, (6, 9))),
+    "diagnosis": lambda: diagnosis.report(diagnosis.Case((6, 5, 2), 4, 1, 2, (6, 9), 1, (100, 90))),
     "cached": lambda: cached.report(cached.Case(2, 8, 2, 1, 2, 6, 1), repeats=1),
     "kept": lambda: kept.report(tiny=True),
     "cluster": lambda: cluster.report(cluster.Sizes(40, 4, 200, 1)),

@@ -8,6 +8,7 @@ from pathlib import Path
 import lrdyn
 from lrdyn.commands import data as sets
 from lrdyn.commands import diagnose as diagnose_command
+from lrdyn.commands import merge as merge_command
 from lrdyn.commands import pages, pool
 from lrdyn.commands import verify as of_theorem
 from lrdyn.commands.ending import Compared, Ending, Fault, run
@@ -116,6 +117,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Ending]] = {
     "diff": diff,
     "data": data,
     "diagnose": diagnose_command.main,
+    "merge": merge_command.main,
     "figures": figures,
     "completion": completion,
     "help": helped,

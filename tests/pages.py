@@ -37,6 +37,7 @@ from lrdyn import __main__ as command
 from lrdyn import cli
 from lrdyn.commands import diagnose as diagnose_command
 from lrdyn.commands import example, figures, pool, verify
+from lrdyn.commands import merge as merge_command
 from lrdyn.commands.own import own_experiment
 from lrdyn.engine.arguments import Help
 from lrdyn.engine.statement import Experiment, Study
@@ -353,6 +354,8 @@ def _lrdyn(rest: list[str], folder: Path) -> None:
             _known([word for word in more[1:] if word.startswith("--")], ["--data-dir"])
         case ["diagnose", *more]:
             diagnose_command.parser().parse(more)
+        case ["merge", *more]:
+            merge_command.parser().parse(more)
         case ["verify", file, *more]:
             _script(file, more, folder)
         case ["figures", "init"]:

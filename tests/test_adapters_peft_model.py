@@ -80,3 +80,73 @@ def test_what_peft_cannot_hold_is_named():
         adapters_of(peft.read(MADE / "pissa"))
     with pytest.raises(ValueError, match=r"weights: got no "):
         adapters_of(peft.read(MADE / "saved"))
+
+
+@pytest.mark.parametrize(
+    ("extra", "kind", "saved"),
+    [
+        ("layers.1.bias", "lora_only", {"layers.0.bias", "layers.1.bias"}),
+        ("layers.*.bias", "lora_only", {"layers.0.bias", "layers.1.bias"}),
+        ("norm.bias", "all", {"layers.0.bias", "layers.1.bias", "norm.bias"}),
+        ("norm.*", "none", {"norm.weight", "norm.bias"}),
+    ],
+)
+def test_biases_that_are_trained_are_saved_as_peft_keeps_them(extra, kind, saved, tmp_path):
+    """PEFT keeps those of all adapted modules, or all: others are written as they are."""
+    net = eqx.nn.MLP(4, 3, 6, 1, key=jax.random.key(0))
+    weights = {
+        f"layers.{i}.{n}": getattr(net.layers[i], n) for i in (0, 1) for n in ("weight", "bias")
+    }
+    weights |= {"norm.weight": jnp.ones(3), "norm.bias": jnp.zeros(3)}
+    adapters = init(jax.random.key(1), weights, select="layers.*", rank=2, extra=extra)
+    adapters = {
+        path: Shift(jnp.ones_like(one.value)) if isinstance(one, Shift) else one
+        for path, one in adapters.items()
+    }
+    stored = stored_of(adapters, weights)
+    assert stored.config["bias"] == kind
+    assert set(stored.saved) == saved
+    peft.write(tmp_path, stored)
+    found = peft.read(tmp_path, base=weights)
+    for name, array in merge(weights, adapters).items():
+        np.testing.assert_allclose(peft.merged(found, weights)[name], array, atol=1e-12)
+
+
+def test_kernels_and_embeddings_of_flax_are_written_as_torch_has_them(tmp_path):
+    """A kernel is in x out: torch's weight is its transpose, and so are the factors."""
+    rng = np.random.default_rng(3)
+    params = {
+        "layers_0": {"kernel": rng.normal(size=(5, 7)), "bias": rng.normal(size=7)},
+        "norm": {"scale": np.ones(7), "bias": np.zeros(7)},
+        "tokens": {"embedding": rng.normal(size=(9, 5))},
+    }
+    params = jax.tree.map(jnp.asarray, params)
+    chosen = ["*.kernel", "*.embedding"]
+    adapters = init(jax.random.key(1), params, select=chosen, rank=2, extra="norm.*")
+    adapters = {
+        path: Shift(one.value + 1)
+        if isinstance(one, Shift)
+        else eqx.tree_at(lambda a: (a.A, a.B), one, (one.A + 0.1, one.B + 0.2))
+        for path, one in adapters.items()
+    }
+    weights = {
+        f"{module}.{leaf}": x for module, leaves in params.items() for leaf, x in leaves.items()
+    }
+    stored = stored_of(adapters, weights, names=lambda path: path.replace("_", "."))
+    peft.write(tmp_path, stored)
+    torch_base = {
+        "layers.0.weight": np.asarray(params["layers_0"]["kernel"]).T,
+        "layers.0.bias": np.asarray(params["layers_0"]["bias"]),
+        "norm.weight": np.ones(7),
+        "norm.bias": np.zeros(7),
+        "tokens.weight": np.asarray(params["tokens"]["embedding"]),
+    }
+    found = peft.merged(peft.read(tmp_path, base=torch_base), torch_base)
+    whole = merge(params, adapters)
+    np.testing.assert_allclose(found["layers.0.weight"], whole["layers_0"]["kernel"].T, atol=1e-12)
+    np.testing.assert_allclose(found["tokens.weight"], whole["tokens"]["embedding"], atol=1e-12)
+    np.testing.assert_allclose(found["norm.weight"], whole["norm"]["scale"], atol=1e-12)
+    assert stored.embeddings == {"tokens"}
+    one = Factors(jnp.ones((2, 1)), jnp.ones((1, 2)))
+    with pytest.raises(ValueError, match=r"adapters: got two for q, wanted names apart"):
+        stored_of({"q.weight": one, "q.kernel": one})

@@ -205,11 +205,12 @@ def test_waiting_is_what_is_no_piece():
 
 
 def test_watching_and_diagnosing_are_measured():
-    case = diagnosis.Case((6, 5, 2), 4, 1, 2, (6, 9))
-    lines = diagnosis.report(case).splitlines()
-    assert [line.split()[0] for line in lines if line] == ["widths", "6-5-2", "matrices", "2"]
+    case = diagnosis.Case((6, 5, 2), 4, 1, 2, (6, 9), 1, (100, 90))
+    lines = [line for line in diagnosis.report(case).splitlines() if line]
+    heads = ["widths", "6-5-2", "how", "lrdyn", "scipy", "lrdyn", "randomised"]
+    assert [line.split()[0] for line in lines] == heads
     assert lines[1].endswith("%")
-    assert 50 < float(lines[-1].split()[-1]) < 2000
+    assert all(50 < float(line.split()[-1]) < 2000 for line in lines[3:])
 
 
 def test_workers_give_the_bits_of_devices():

@@ -152,6 +152,7 @@ def test_flags_exist(capsys):
         assert cli.main(study, ["--help"]) == 0
     assert cli.run("figures", lambda: figures.main([], ROOT, ["--help"])) == 0
     assert command.main(["diagnose", "--help"]) == 0
+    assert command.main(["merge", "--help"]) == 0
     of_studies = flags(capsys.readouterr().out)
     for theorem in theorems():
         assert cli.main(theorem, ["--help"]) == 0

@@ -111,6 +111,7 @@ def described(
     embeddings: Iterable[str] = (),
     rslora: bool = False,
     bias: str = "none",
+    others: Iterable[str] = (),
     **more: Any,
 ) -> Stored:
     """An adapter with the configuration that its factors have: ranks, alphas, modules.
@@ -121,6 +122,7 @@ def described(
         embeddings: which of the modules are embeddings.
         rslora: whether alpha is s sqrt(r), in place of s r.
         bias: ``"lora_only"`` or ``"all"`` if ``saved`` has biases of these modules, or all biases.
+        others: further modules of the base, see :func:`configuration`.
         more: further keys of ``adapter_config.json``, such as ``task_type``.
 
     Raises:
@@ -144,35 +146,74 @@ def described(
         # An integer, if it was one before s was divided by r: the quotient and the product round.
         was_integer = near and abs(alpha - near) <= 4 * np.finfo(float).eps * abs(near)
         alphas[module] = near if was_integer else alpha
-    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     biases = {"none": set(), "lora_only": {f"{module}.bias" for module in factors}}.get(bias)
     whole = {
         name.rpartition(".")[0]
         for name in saved or {}
         if not (name.endswith(".bias") if biases is None else name in biases)
     }
+    content = configuration(
+        ranks,
+        alphas,
+        others=others,
+        **{
+            "modules_to_save": sorted(whole - set(factors)) or None,
+            "bias": bias,
+            "use_rslora": rslora,
+            "use_dora": any(stored.magnitude is not None for stored in factors.values()),
+        }
+        | more,
+    )
+    adapter = Stored(dict(factors), dict(saved or {}), content, frozenset(embeddings))
+    _named(adapter)
+    return adapter
+
+
+def configuration(
+    ranks: Mapping[str, int],
+    alphas: Mapping[str, float | int],
+    *,
+    others: Iterable[str] = (),
+    **more: Any,
+) -> dict[str, Any]:
+    """The content of ``adapter_config.json`` of a LoRA with these ranks.
+
+    Args:
+        ranks: r by the name of the module in the base.
+        alphas: alpha likewise.
+        others: further modules of the base. Where PEFT would take one of them for a target, for it
+            looks for a name at the end of a module's, ``target_modules`` is one expression.
+        more: further keys.
+
+    Example:
+        >>> made = configuration({"q": 2, "v": 3}, {"q": 2, "v": 3}, others=["x.q"])
+        >>> made["r"], made["rank_pattern"], made["target_modules"]
+        (2, {'^v': 3}, 'q|v')
+    """
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     content = {
         "peft_type": "LORA",
         "r": rank,
         "lora_alpha": alpha,
-        "target_modules": sorted(factors),
+        "target_modules": sorted(ranks),
         # PEFT looks for a pattern at the end of a name: only the whole name is meant.
         "rank_pattern": {f"^{re.escape(m)}": r for m, r in ranks.items() if r != rank},
         "alpha_pattern": {f"^{re.escape(m)}": a for m, a in alphas.items() if a != alpha},
-        "modules_to_save": sorted(whole - set(factors)) or None,
-        "bias": bias,
-        "use_rslora": rslora,
+        "modules_to_save": None,
+        "bias": "none",
+        "use_rslora": False,
         "fan_in_fan_out": False,
         "init_lora_weights": True,
-        "use_dora": any(stored.magnitude is not None for stored in factors.values()),
+        "use_dora": False,
         "lora_dropout": 0.0,
         "inference_mode": True,
         "base_model_name_or_path": None,
         "task_type": None,
-    }
-    adapter = Stored(dict(factors), dict(saved or {}), content | more, frozenset(embeddings))
-    _named(adapter)
-    return adapter
+    } | more
+    config = Config(Path("adapter.config"), content)
+    if "target_modules" not in more and any(config.adapts(one) for one in set(others) - set(ranks)):
+        content["target_modules"] = "|".join(map(re.escape, sorted(ranks)))
+    return content
 
 
 def _check_factors(module: str, stored: StoredFactors) -> None:

@@ -1,6 +1,6 @@
 """Between the adapters of a model and those that PEFT stores."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,7 +13,9 @@ from lrdyn.core import checks
 from lrdyn.core.checks import checked
 from lrdyn.data.tensors import Tensors
 
-WEIGHT = ".weight"
+WEIGHT, BIAS = ".weight", ".bias"
+FLAX = (".kernel", ".embedding", ".scale")
+"""What flax calls a weight: of a layer, transposed; of an embedding; of a norm."""
 
 
 @checked
@@ -52,36 +54,104 @@ def adapters_of(stored: Stored, weights: Mapping[str, Any] | Tensors | None = No
 
 
 @checked
-def stored_of(adapters: Adapters, weights: Mapping[str, Any] | None = None, **how: Any) -> Stored:
+def stored_of(
+    adapters: Adapters,
+    weights: Mapping[str, Any] | Tensors | None = None,
+    *,
+    names: Callable[[str], str] | None = None,
+    **how: Any,
+) -> Stored:
     """What PEFT would store of adapters: :func:`lrdyn.adapters.peft.write` writes it.
 
     What subtracts its start, such as PiSSA's, becomes a LoRA of rank 2r:
-    s B A - s B_0 A_0 = s [B, -B_0] [A; A_0].
+    s B A - s B_0 A_0 = s [B, -B_0] [A; A_0]. A ``kernel`` of flax is the transposed ``weight`` of
+    torch, with factors A^T and B^T; its ``embedding`` and ``scale`` are ``weight``, too.
+
+    PEFT keeps biases of all adapted modules or of none, or all: where one that is trained asks for
+    others, ``weights`` has them.
 
     Args:
-        adapters: of matrices whose paths end in ``.weight``, as a torch model names them.
+        adapters: of matrices whose paths end in ``.weight``, as a torch model names them, or in
+            ``.kernel`` or ``.embedding``, as flax does.
         weights: those of the model by path, where it has leaves that are trained as they are.
+        names: path of a leaf -> the path that PEFT's model has of it, such as
+            ``layers_0.query.kernel`` -> ``layers.0.query.kernel``; the ends are as in ``adapters``.
         how: see :func:`lrdyn.adapters.peft.described`.
 
     Raises:
-        ValueError: an adapter is no product of two factors, or has many seeds.
+        ValueError: an adapter is no product of two factors, or has many seeds; DoRA of a kernel,
+            whose magnitudes are of the other side; two leaves have one name.
 
     Example:
-        >>> adapter = Factors(jnp.ones((2, 1)), jnp.ones((1, 2)), jnp.asarray(2.0))
+        >>> adapter = Factors(jnp.ones((2, 1)), jnp.ones((1, 3)), jnp.asarray(2.0))
         >>> stored_of({"q.weight": adapter}).config["lora_alpha"]
         2
+        >>> stored_of({"q.kernel": adapter}).factors["q"].B.shape
+        (3, 1)
     """
-    factors, saved = {}, {}
+    factors, saved, embeddings = {}, {}, set(how.pop("embeddings", ()))
     for path, adapter in adapters.items():
+        place = names(path) if names else path
         if isinstance(adapter, Shift):
             if weights is None or path not in weights:
                 checks.refuse("weights", f"no {path}", "what is trained as it is")
-            saved[path] = np.asarray(weights[path] + adapter.value)
+            whole = np.asarray(weights[path] + adapter.value)
+            _add("adapters", saved, _torch_name(place), whole.T if _is_kernel(path) else whole)
             continue
-        if not path.endswith(WEIGHT):
-            checks.refuse("adapters", f"one for {path}", f"paths that end in {WEIGHT}")
-        factors[path.removesuffix(WEIGHT)] = _stored_factors(f"adapters[{path!r}]", adapter)
-    return described(factors, saved=saved, **how)
+        stored = _stored_factors(f"adapters[{path!r}]", adapter)
+        if not path.endswith((WEIGHT, *FLAX)) or path.endswith(".scale"):
+            wanted = f"paths that end in {WEIGHT}, .kernel or .embedding"
+            checks.refuse("adapters", f"one for {path}", wanted)
+        if _is_kernel(path):
+            if stored.magnitude is not None:
+                checks.refuse(f"adapters[{path!r}]", "DoRA of a kernel", "LoRA, or a weight")
+            stored = stored._replace(B=stored.A.T, A=stored.B.T)
+        module = _torch_name(place).removesuffix(WEIGHT)
+        if path.endswith(".embedding"):
+            embeddings.add(module)
+        _add("adapters", factors, module, stored)
+    if "bias" not in how:
+        how["bias"] = _bias(factors, saved, weights, names)
+    return described(factors, saved=saved, embeddings=embeddings, **how)
+
+
+def _is_kernel(path: str) -> bool:
+    return path.endswith(".kernel")
+
+
+def _torch_name(path: str) -> str:
+    """The name that torch has for a leaf of flax."""
+    head, _, leaf = path.rpartition(".")
+    return head + WEIGHT if f".{leaf}" in FLAX else path
+
+
+def _add(what: str, by_name: dict[str, Any], name: str, value: Any) -> None:
+    if name in by_name:
+        checks.refuse(what, f"two for {name}", "names apart")
+    by_name[name] = value
+
+
+def _bias(
+    factors: Mapping[str, Any],
+    saved: dict[str, Any],
+    weights: Mapping[str, Any] | Tensors | None,
+    names: Callable[[str], str] | None,
+) -> str:
+    """Which biases PEFT keeps, and those among them that were not trained, from the weights."""
+    alone = {
+        name.removesuffix(BIAS)
+        for name in saved
+        if name.endswith(BIAS) and name.removesuffix(BIAS) + WEIGHT not in saved
+    }
+    if not alone:
+        return "none"
+    kind = "lora_only" if alone <= set(factors) else "all"
+    for path in weights.keys() if weights is not None else ():
+        place = _torch_name(names(path) if names else path)
+        asked = kind == "all" or place.removesuffix(BIAS) in factors
+        if place.endswith(BIAS) and asked and place not in saved:
+            saved[place] = np.asarray(weights[path] if weights is not None else None)
+    return kind
 
 
 def _stored_factors(name: str, adapter: Adapter) -> StoredFactors:

@@ -2,25 +2,39 @@
 
 import argparse
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lrdyn.core.show import shortened
+from lrdyn.diagnosis import reading
 from lrdyn.diagnosis.extraction import extract
-from lrdyn.diagnosis.report import diagnose
+from lrdyn.diagnosis.orientation import orientation
+from lrdyn.diagnosis.planning import Plan, plan
+from lrdyn.diagnosis.report import Diagnosis, diagnose
+from lrdyn.engine import progress
 from lrdyn.engine.arguments import Parser, folder, share, whole
 from lrdyn.engine.configuration import BadInput
 from lrdyn.system import whole_files
 from lrdyn.system.printer import say
 
-DESCRIPTION = "How low-rank the update between two sets of weights is, and what LoRA would cost."
-WRITTEN = ("diagnosis.csv", "diagnosis.png", "diagnosis.pdf")
+DESCRIPTION = (
+    "Which LoRA rank the update between two sets of weights needs, and what it would cost."
+)
+WRITTEN = ("diagnosis.csv", "diagnosis.json", "diagnosis.png", "diagnosis.pdf")
 """Files of ``--out``."""
-EPILOG = """BEFORE, AFTER: .safetensors, .safetensors.index.json, a folder with either, or .npz.
-GLOB is a pattern on names, such as '*.attention.*.weight'; quote it.
+EPILOG = """BEFORE, AFTER: .safetensors or its .index.json; .bin or .pt where torch is installed; a
+folder of transformers, accelerate, orbax or PEFT; ORG/NAME in the hub's cache; .npz. An adapter of
+PEFT may be AFTER, both, or stand alone. GLOB is a pattern on names, such as
+'*.attention.*.weight'; quote it.
+
+  lrdyn diagnose BASE TUNED
+  lrdyn diagnose BASE TUNED --extract adapter --energy .99
+  lrdyn diagnose BASE TUNED --plan plan --budget 2000000
 """
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def parser() -> Parser:
@@ -32,9 +46,18 @@ def parser() -> Parser:
     """
     made = Parser("lrdyn diagnose", DESCRIPTION, EPILOG)
     made.add_argument("before", type=folder, metavar="BEFORE", help="weights before the training")
-    made.add_argument("after", type=folder, metavar="AFTER", help="weights after it")
+    made.add_argument(
+        "after", type=folder, nargs="?", metavar="AFTER", help="weights after it, or an adapter"
+    )
     made.add_argument(
         "--select", nargs="+", default=["*"], metavar="GLOB", help="which matrices (default: all)"
+    )
+    made.add_argument(
+        "--rename",
+        nargs="+",
+        default=[],
+        metavar="OLD=NEW",
+        help=r"change names of AFTER: OLD is a regular expression, as in '^module\.='",
     )
     made.add_argument(
         "--top",
@@ -44,11 +67,19 @@ def parser() -> Parser:
         help="how many singular values are the first ones (default: 8)",
     )
     made.add_argument(
-        "--out",
-        type=folder,
-        metavar="DIR",
-        help="write diagnosis.csv, diagnosis.png and diagnosis.pdf",
+        "--sketch",
+        type=whole("sketch", 1),
+        metavar="K",
+        help="compute K singular values of large matrices, for checkpoints of many gigabytes",
     )
+    made.add_argument(
+        "--bulk", action="store_true", help="describe W behind the first K, too; takes 3 times"
+    )
+    made.add_argument("--every", action="store_true", help="list each matrix, also of more than 24")
+    made.add_argument(
+        "--json", action="store_true", help="print every number as JSON, and nothing else"
+    )
+    made.add_argument("--out", type=folder, metavar="DIR", help=f"write {', '.join(WRITTEN)}")
     made.add_argument(
         "--extract", type=folder, metavar="DIR", help="write the update as an adapter of PEFT"
     )
@@ -57,7 +88,7 @@ def parser() -> Parser:
         "--energy",
         type=share("energy"),
         metavar="E",
-        help="or the share of the energy it must have (default: .9)",
+        help="or the share of the squared norm it must have (default: .9)",
     )
     made.add_argument(
         "--save-module",
@@ -73,7 +104,18 @@ def parser() -> Parser:
         help="modules that are embeddings (default: usual names)",
     )
     made.add_argument(
-        "--fan-in-fan-out", action="store_true", help="weights are stored transposed, as in GPT-2"
+        "--fan-in-fan-out",
+        action=argparse.BooleanOptionalAction,
+        help="whether weights are stored transposed, as GPT-2's (default: as config.json says)",
+    )
+    made.add_argument(
+        "--plan", type=folder, metavar="DIR", help="write PEFT's configuration for a new training"
+    )
+    made.add_argument(
+        "--budget", type=whole("budget", 1), metavar="N", help="parameters that it may have"
+    )
+    made.add_argument(
+        "--error", type=share("error"), metavar="E", help="or the relative error of the update"
     )
     return made
 
@@ -85,78 +127,152 @@ def main(words: Sequence[str]) -> None:
         BadInput: an argument is wrong, or a file is none of weights.
     """
     options = parser().parse(words)
-    made = _extraction_flags(options)
+    _check_flags(options)
     for flag, path, names in (
         ("--out", options.out, WRITTEN),
-        ("--extract", options.extract, ("adapter_config.json", "adapter_model.safetensors")),
+        ("--extract", options.extract, ADAPTER),
+        ("--plan", options.plan, ADAPTER[:1]),
     ):
-        if path and not _may_be_a_folder(Path(path)):
+        if path and not may_be_a_folder(Path(path)):
             raise BadInput(f"{flag}: got {shortened(path)!r}, wanted a folder: that is a file")
         if path:
             whole_files.refuse_links(Path(path), names)
-    with _named():
-        found = diagnose(options.before, options.after, select=options.select, k=options.top)
-        adapter = extract(options.before, options.after, **made) if options.extract else None
-    say(str(found))
+    how: dict[str, Any] = {
+        "select": options.select,
+        "k": options.top,
+        "sketch": options.sketch,
+        "bulk": options.bulk,
+        "rename": _renaming(options.rename),
+    }
+    adapter = planned = None
+    with user_files("BEFORE, AFTER"), progress.shown("diagnose") as seen:
+        if options.extract:
+            made = _extraction_arguments(options) | how
+            adapter = extract(options.before, options.after, **made, progress=seen)
+            found = adapter.diagnosis
+        else:
+            found = diagnose(options.before, options.after, **how, progress=seen)
+        if options.plan:
+            planned = _planned(options, found)
+    say(found.json() if options.json else found.table(every=options.every))
     if options.out:
-        _write(found, Path(options.out))
+        _write(found, Path(options.out), quiet=options.json)
     if adapter is not None:
-        from lrdyn.adapters import peft
+        with user_files("BEFORE, AFTER"):
+            adapter = adapter.write(options.extract)
+        if not options.json:
+            lines = [*adapter.lines(), f"adapter, read back as PEFT reads it: {options.extract}"]
+            say("\n".join(["", *lines]))
+    if planned is not None:
+        planned.write(options.plan)
+        if not options.json:
+            say("\n".join(["", *planned.lines(), f"configuration: {options.plan}"]))
 
-        peft.write(options.extract, adapter.adapter)
-        say("\n".join(["", *adapter.lines(), f"adapter: {options.extract}"]))
 
-
-def _extraction_flags(options: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of :func:`lrdyn.diagnosis.extract`."""
-    given = {
+def _check_flags(options: argparse.Namespace) -> None:
+    """Refuse flags beside others that they do not go with."""
+    extraction = {
         "--rank": options.rank,
         "--energy": options.energy,
         "--save-module": options.save_module,
         "--embedding": options.embedding,
-        "--fan-in-fan-out": options.fan_in_fan_out,
     }
-    if options.extract is None and (alone := next((n for n, x in given.items() if x), None)):
+    if options.extract is None and (alone := next((n for n, x in extraction.items() if x), None)):
         raise BadInput(f"{alone}: got it without --extract, wanted --extract DIR")
+    if options.fan_in_fan_out is not None and not (options.extract or options.plan):
+        raise BadInput("--fan-in-fan-out: got it alone, wanted --extract DIR or --plan DIR")
     if options.rank and options.energy:
         raise BadInput("--energy: got it beside --rank, wanted one of the two")
+    for flag, value in (("--budget", options.budget), ("--error", options.error)):
+        if value is not None and options.plan is None:
+            raise BadInput(f"{flag}: got it without --plan, wanted --plan DIR")
+    if options.plan and (options.budget is None) == (options.error is None):
+        raise BadInput("--plan: got both or none beside it, wanted --budget N or --error E")
+
+
+def _renaming(words: Sequence[str]) -> dict[str, str] | None:
+    """Regular expression -> text."""
+    names: dict[str, str] = {}
+    for word in words:
+        old, sign, new = word.partition("=")
+        try:
+            re.sub(old, new, "")
+        except (re.error, IndexError):
+            sign = ""
+        if not sign or not old:
+            wanted = "OLD=NEW, OLD a regular expression"
+            raise BadInput(f"--rename: got {shortened(word)!r}, wanted {wanted}")
+        names[old] = new
+    return names or None
+
+
+def _extraction_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of :func:`lrdyn.diagnosis.extract`."""
     made = {
         "rank": options.rank,
         "energy": options.energy,
         "save": options.save_module,
-        "select": options.select,
         "fan_in_fan_out": options.fan_in_fan_out,
     }
     return made | ({"embeddings": options.embedding} if options.embedding else {})
 
 
+def _planned(options: argparse.Namespace, found: Diagnosis) -> Plan:
+    """The plan for the budget, the way round that the model stores its weights."""
+    first = reading.weights("before", options.before)
+    modules = [name.removesuffix(".weight") for name in first.infos]
+    config = reading.config_of(first)
+    if config is None and options.after is not None:
+        config = reading.config_of(reading.weights("after", options.after))
+    adapted = [one.name.removesuffix(".weight") for one in found.matrices]
+    way = orientation(adapted, config, options.fan_in_fan_out)
+    made = plan(
+        found,
+        budget=options.budget,
+        error=options.error,
+        fan_in_fan_out=way.fan_in_fan_out,
+        others=tuple(modules),
+    )
+    return made._replace(said=way.said)
+
+
 @contextmanager
-def _named() -> Iterator[None]:
+def user_files(what: str) -> Iterator[None]:
     """What is wrong with the user's files is bad input, and no fault of the machine."""
+    flags = {
+        "save: ": "--save-module: ",
+        "select: ": "--select: ",
+        "rename: ": "--rename: ",
+        "rank: ": "--resize: ",
+        "budget: ": "--budget: ",
+        "fan_in_fan_out: ": "--fan-in-fan-out: ",
+    }
     try:
         yield
     except (ValueError, ImportError) as error:
         said = str(error)
-        for name, flag in (("save: ", "--save-module: "), ("select: ", "--select: ")):
+        for name, flag in flags.items():
             said = flag + said.removeprefix(name) if said.startswith(name) else said
         raise BadInput(said) from None
     except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
-        got = f"{shortened(str(error.filename))!r} ({error.strerror})"
-        raise BadInput(f"BEFORE, AFTER: got {got}, wanted weights") from None
+        got = f"{shortened(str(error.filename), 120)!r} ({error.strerror})"
+        raise BadInput(f"{what}: got {got}, wanted weights") from None
 
 
-def _may_be_a_folder(path: Path) -> bool:
+def may_be_a_folder(path: Path) -> bool:
     """Whether it is one, or can be made."""
     there = next((one for one in (path, *path.parents) if os.path.exists(one)), Path())
     return os.path.isdir(there)
 
 
-def _write(found: Any, out: Path) -> None:
-    """The table as CSV, and the figure."""
+def _write(found: Diagnosis, out: Path, *, quiet: bool) -> None:
+    """The numbers as CSV and JSON, and the figure."""
     from lrdyn.figures.plotting import save
 
     out.mkdir(parents=True, exist_ok=True)
-    with whole_files.replacing(out / "diagnosis.csv") as temporary:
-        temporary.write_text(found.csv())
+    for name, text in (("diagnosis.csv", found.csv()), ("diagnosis.json", found.json())):
+        with whole_files.replacing(out / name) as temporary:
+            temporary.write_text(text)
     save(found.plot(), out / "diagnosis")
-    say(f"figure and table: {out}")
+    if not quiet:
+        say(f"figure and table: {out}")

@@ -1,6 +1,6 @@
 """Pages of help, one for each command of ``lrdyn``, and completion made of the same parsers.
 
-Theorems, ``diagnose`` and figures have parsers of their own, which come first; here are those of
+Theorems, ``diagnose``, ``merge`` and figures have parsers of their own, which come first; here are those of
 the other commands, and the tree of all.
 """
 
@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lrdyn.commands import diagnose, pool, verify
+from lrdyn.commands import diagnose, merge, pool, verify
 from lrdyn.data import download
 from lrdyn.engine.arguments import Example, Parser, folder
 from lrdyn.engine.configuration import BadInput
@@ -26,6 +26,7 @@ OVERVIEW = """usage: lrdyn COMMAND [...]
   data [--data-dir DIR]          the data sets: where each was found, or what would do
   data download NAME [...]       download one, into DIR or the first place looked into
   diagnose BEFORE AFTER [flags]  how low-rank an update is, what LoRA would cost
+  merge ADAPTER[:WEIGHT] ...     one adapter of several, or a smaller one
   figures init                   make a folder `figures` with an example, for your repository
   figures draw|check|baseline    draw those of that folder, compare them with their baselines
   completion bash|zsh|fish       what your shell needs to complete these words
@@ -175,6 +176,7 @@ def tree(file: Any = None, directory: Any = None) -> argparse.ArgumentParser:
         if name != "verify":
             _add(words, name, parser())
     _add(words, "diagnose", diagnose.parser())
+    _add(words, "merge", merge.parser())
     for action in _actions(root):
         if action.type is folder:
             mark = directory if action.option_strings else file

@@ -11,6 +11,7 @@ from collections.abc import Iterator, KeysView, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+import ml_dtypes
 import numpy as np
 
 from lrdyn.core import checks
@@ -35,6 +36,8 @@ DTYPES = {
 }
 """Types as a header has them, and as NumPy has them; bfloat16 is that of ml_dtypes, as in JAX."""
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+EIGHT_BITS = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+"""Floating-point numbers of ml_dtypes that are read and not written."""
 LONGEST = 2**25
 """Bytes of a header or an index, at most: a tensor takes some 100, so 300,000 of them. The format
 allows 100 MB, of which JSON would make gigabytes."""
@@ -88,8 +91,11 @@ class Tensors:
         file, dtype, shape = self.infos[name]
         library = _library()
         guarded.opened(file).close()  # the library opens it by its name, and waits for a FIFO
-        with reading(file, "safetensors"), library.safe_open(file, framework="np") as content:
-            array = np.asarray(content.get_tensor(name))
+        if dtype in EIGHT_BITS.values():
+            array = _of_eight_bits(file, name)
+        else:
+            with reading(file, "safetensors"), library.safe_open(file, framework="np") as content:
+                array = np.asarray(content.get_tensor(name))
         if (array.dtype.name, array.shape) != (dtype, shape):
             got = f"{array.dtype.name} of shape {array.shape}"
             raise refused(file, got, f"{dtype} of shape {shape}, as when it was opened", name)
@@ -109,6 +115,20 @@ class Tensors:
     def keys(self) -> KeysView[str]:
         """Names, in the order of the file."""
         return self.infos.keys()
+
+
+def _of_eight_bits(path: Path, name: str) -> np.ndarray:
+    """A tensor of a type that the package safetensors does not give to NumPy."""
+    with guarded.opened(path) as file, reading(path, "safetensors"):
+        header, room = _header(file, path)
+        if name not in header:
+            raise missing(path, name)
+        info, (first, last) = _entry(path, name, header[name])
+        if last > room:
+            raise refused(path, f"{room} bytes", f"{last}: it is truncated", name)
+        file.seek(first, os.SEEK_CUR)
+        content = exactly(file, last - first, path)
+    return np.frombuffer(content, _type(info.dtype)).reshape(info.shape)
 
 
 def opened(path: str | Path) -> Tensors:
@@ -224,7 +244,18 @@ def _library() -> Any:
 
 
 def _nans(array: np.ndarray) -> int:
-    return int(np.isnan(array).sum()) if array.dtype.name in FLOATS else 0
+    if array.dtype.name == "bfloat16":  # by its bits, in a tenth of the time
+        return int(np.count_nonzero((array.view(np.uint16) & 0x7FFF) > 0x7F80))
+    return int(np.isnan(array).sum()) if _is_floating(array) else 0
+
+
+def _is_floating(array: np.ndarray) -> bool:
+    return array.dtype.name in (*FLOATS, *EIGHT_BITS.values())
+
+
+def _type(name: str) -> np.dtype:
+    """A type by its name; NumPy does not know those of ml_dtypes by theirs."""
+    return np.dtype(getattr(ml_dtypes, name, name))
 
 
 def _pickled(path: Path, what: str) -> NoReturn:
@@ -272,12 +303,13 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[Info, tuple[int, int]]:
     for what, numbers in (("shape", shape), ("data_offsets", offsets)):
         if not isinstance(numbers, list) or not all(type(n) is int and n >= 0 for n in numbers):
             raise refused(path, f"{what} {numbers!r}", "integers >= 0", name)
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise refused(path, f"the unknown type {dtype!r}", f"one of {', '.join(DTYPES)}", name)
+    known = DTYPES | EIGHT_BITS
+    if not isinstance(dtype, str) or dtype not in known:
+        raise refused(path, f"the unknown type {dtype!r}", f"one of {', '.join(known)}", name)
     if len(offsets) != 2:
         raise refused(path, f"data_offsets {offsets}", "two", name)
-    kind = DTYPES[dtype]
-    itemsize = 2 if kind == "bfloat16" else np.dtype(kind).itemsize
+    kind = known[dtype]
+    itemsize = _type(kind).itemsize
     size = math.prod(shape) * itemsize
     if offsets[1] - offsets[0] != size:
         got = f"{offsets[1] - offsets[0]} bytes"

@@ -6,8 +6,10 @@ after it, and :func:`extract` makes an adapter of the difference.
 
 from lrdyn.diagnosis.extraction import Extraction as Extraction
 from lrdyn.diagnosis.extraction import extract as extract
+from lrdyn.diagnosis.planning import Plan as Plan
+from lrdyn.diagnosis.planning import plan as plan
 from lrdyn.diagnosis.report import Diagnosis as Diagnosis
-from lrdyn.diagnosis.report import MatrixUpdate as MatrixUpdate
 from lrdyn.diagnosis.report import diagnose as diagnose
+from lrdyn.diagnosis.updates import MatrixUpdate as MatrixUpdate
 from lrdyn.diagnosis.watcher import Watcher as Watcher
 from lrdyn.diagnosis.watcher import watch as watch

@@ -1,5 +1,6 @@
 """Two sets of weights side by side: what of them can be compared, and what is said of the rest."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
@@ -10,8 +11,9 @@ from lrdyn.core import checks
 from lrdyn.core.selection import Patterns
 from lrdyn.core.show import printable
 from lrdyn.data import Refused
-from lrdyn.data.tensors import FLOATS, Info
+from lrdyn.data.tensors import Info
 from lrdyn.diagnosis import reading
+from lrdyn.diagnosis.products import Products
 from lrdyn.diagnosis.reading import Weights
 
 SHOWN = 8
@@ -22,15 +24,30 @@ class Pair(NamedTuple):
     """One array before and after, as float32 or float64, on the rows that both have."""
 
     name: str
-    before: np.ndarray
-    after: np.ndarray
+    before: np.ndarray | None
+    """None where an adapter stands alone."""
+    after: np.ndarray | None
+    """None where the update is known by its factors."""
     types: tuple[str, str]
     """In which they were stored."""
+    factors: tuple[np.ndarray, np.ndarray] | None = None
+    """B and A, whose product is the update, of an adapter."""
 
     @property
     def update(self) -> np.ndarray:
         """What the training added."""
+        if self.factors is not None:
+            return self.factors[0] @ self.factors[1]
+        assert self.before is not None
+        assert self.after is not None
         return self.after - self.before
+
+    @property
+    def whole_after(self) -> np.ndarray:
+        """W after."""
+        if self.after is not None:
+            return self.after
+        return self.update if self.before is None else self.before + self.update
 
 
 class Compared(NamedTuple):
@@ -63,6 +80,8 @@ def compared(before: Weights, after: Weights, select: Patterns) -> Compared:
         >>> both.matrices, both.notes
         (('W',), {'b': 'shape (2,) before and (3,) after'})
     """
+    if isinstance(after, Products):
+        return _adapted(before, after, select)
     matrices, vectors, notes = [], [], {}
     wanted = set(reading.matrices(before.infos, select))
     for name, info in before.infos.items():
@@ -80,8 +99,30 @@ def compared(before: Weights, after: Weights, select: Patterns) -> Compared:
         if name not in before.infos and (name in wanted_after or not reading.is_matrix(info)):
             notes[name] = f"only after, of shape {info.shape}"
     if not matrices:
-        among = some(before.infos)
+        among = some(reading.matrices(before.infos, "*"))
         checks.refuse("select", repr(select), f"some matrices that both sides have, among {among}")
+    return Compared(before, after, tuple(matrices), tuple(vectors), notes)
+
+
+def _adapted(before: Weights, after: Products, select: Patterns) -> Compared:
+    """What an adapter changes of its base, or of another adapter of it."""
+    infos = dict(after.infos)
+    if isinstance(before, Products):
+        infos = before.infos | infos
+    matrices = [name for name in infos if name in set(reading.matrices(infos, select))]
+    vectors = [
+        name
+        for name, info in infos.items()
+        if not reading.is_matrix(info) and name in before.infos and name in after.infos
+    ]
+    notes = {
+        name: "saved by one side only"
+        for name, info in infos.items()
+        if not reading.is_matrix(info) and name not in vectors
+    }
+    if not matrices:
+        among = some(reading.matrices(infos, "*"))
+        checks.refuse("select", repr(select), f"some matrices of the adapter, among {among}")
     return Compared(before, after, tuple(matrices), tuple(vectors), notes)
 
 
@@ -89,7 +130,7 @@ def _compare(info: Info, other: Info | None) -> tuple[str, bool]:
     """What is said, and whether the two can be compared."""
     if other is None:
         return "only before", False
-    if not {info.dtype, other.dtype} <= set(FLOATS):
+    if not {info.dtype, other.dtype} <= set(reading.FLOATS):
         return f"type {info.dtype} before and {other.dtype} after", False
     if other.shape == info.shape:
         return "", 0 not in info.shape
@@ -116,16 +157,37 @@ def pairs(both: Compared, names: tuple[str, ...], notes: dict[str, str]) -> Iter
         (['W'], {'V': '4 entries after are not finite'})
     """
     for name in names:
+        factors = _factors(both, name)
         sides: dict[str, np.ndarray] = {}
         for when, weights in (("before", both.before), ("after", both.after)):
+            # Of an adapter the product is enough, and beside another one there is no W.
+            if name not in weights.infos or (factors is not None and isinstance(weights, Products)):
+                continue
             array = finite(weights, name, when, notes)
             if array is not None:
                 sides[when] = array
-        if len(sides) == 2:
+        if factors is not None:
+            yield Pair(name, sides.get("before"), None, ("float32", "float32"), factors)
+        elif len(sides) == 2:
             rows = min(map(len, sides.values())) if sides["before"].ndim else None
             before, after = (side[:rows] if rows else side for side in sides.values())
             types = both.before.infos[name].dtype, both.after.infos[name].dtype
             yield Pair(name, before, after, types)
+
+
+def _factors(both: Compared, name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Factors of the update, if it is a product, or the difference of two."""
+    after = both.after.factors(name) if isinstance(both.after, Products) else None
+    if not isinstance(both.before, Products):
+        return after
+    before = both.before.factors(name)
+    # Where one of the two has no such module, it adds nothing to the base.
+    if before is None or after is None:
+        alone = name not in both.before.infos or name not in both.after.infos
+        if not alone:
+            return None
+        return after if before is None else (-before[0], before[1])
+    return np.concatenate([after[0], -before[0]], axis=1), np.concatenate([after[1], before[1]])
 
 
 def finite(weights: Weights, name: str, when: str, notes: dict[str, str]) -> np.ndarray | None:
@@ -141,10 +203,12 @@ def finite(weights: Weights, name: str, when: str, notes: dict[str, str]) -> np.
     except Refused as error:  # a NaN, of which a reader of files says how many
         notes[name] = f"{when}: {str(error).partition(f'{name}: ')[2] or error}"
         return None
-    if bad := int(array.size - np.isfinite(array).sum()):
+    full = reading.in_full(array)
+    if not np.isfinite(full).all():
+        bad = int(full.size - np.isfinite(full).sum())
         notes[name] = f"{bad} entries {when} are not finite"
         return None
-    return reading.in_full(array)
+    return full
 
 
 def differing(both: Compared, notes: dict[str, str]) -> dict[str, float]:
@@ -162,6 +226,7 @@ def differing(both: Compared, notes: dict[str, str]) -> dict[str, float]:
     """
     changed = {}
     for pair in pairs(both, both.vectors, notes):
+        assert pair.before is not None
         if norm := float(np.linalg.norm(pair.update)):
             start = float(np.linalg.norm(pair.before))
             changed[pair.name] = norm / start if start else np.inf
@@ -186,11 +251,28 @@ def some(names: Iterable[str]) -> str:
 
     Example:
         >>> some(["a\n", "b"]), some([])
-        ('a\\n, b', 'no arrays')
+        ('a\\n, b', 'none that are there')
     """
-    return printable(", ".join(islice(names, 4))) or "no arrays"
+    return printable(", ".join(islice(names, 4))) or "none that are there"
 
 
 def as_lines(notes: Mapping[str, str]) -> list[str]:
     """A line for each note."""
     return [f"{name}: {note}" for name, note in notes.items()]
+
+
+def digest(pair: Pair) -> bytes:
+    """Equal for pairs that are equal on both sides, as tied weights are.
+
+    Example:
+        >>> one = Pair("a", np.eye(2), np.ones((2, 2)), ("float64", "float64"))
+        >>> digest(one) == digest(one._replace(name="b"))
+        True
+    """
+    found = hashlib.blake2b(key=repr(pair.types).encode())
+    for array in (pair.before, pair.after, *(pair.factors or ())):
+        shape = () if array is None else array.shape
+        found.update(repr(shape).encode())
+        if array is not None:
+            found.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+    return found.digest()

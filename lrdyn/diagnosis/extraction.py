@@ -1,21 +1,27 @@
 """The update between two sets of weights as an adapter of PEFT: truncated SVDs, the rest whole."""
 
-import hashlib
+from __future__ import annotations
+
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from lrdyn.adapters import peft
 from lrdyn.adapters.peft import Stored, StoredFactors, described
 from lrdyn.adapters.peft_config import NAME, Config
+from lrdyn.adapters.peft_convention import WrittenAdapter
 from lrdyn.core import checks, show
 from lrdyn.core.selection import Patterns, checked_patterns, fits
 from lrdyn.diagnosis import comparison, reading
-from lrdyn.diagnosis.comparison import Compared, Pair
-from lrdyn.diagnosis.report import rank_with
-from lrdyn.diagnosis.spectrum import one_thread, truncated, values_of
+from lrdyn.diagnosis.comparison import Compared
+from lrdyn.diagnosis.decomposition import Wanted
+from lrdyn.diagnosis.orientation import Orientation, orientation
+from lrdyn.diagnosis.report import Diagnosis, checked_settings, opened
+from lrdyn.diagnosis.updates import Examined, examine_all, norm, rank_for
+from lrdyn.engine.progress import Progress
 
 EMBEDDINGS = tuple(
     f"{front}{name}"
@@ -32,7 +38,7 @@ class Extraction(NamedTuple):
     """An update as an adapter, and what that misses of it: see :func:`extract`."""
 
     adapter: Stored
-    """The adapter, which :func:`lrdyn.adapters.peft.write` writes."""
+    """The adapter, which :meth:`write` writes."""
     errors: dict[str, float]
     """Module -> ||W_after - (W_before + B A)|| / ||W_after - W_before||."""
     error: float
@@ -40,6 +46,11 @@ class Extraction(NamedTuple):
     left_out: dict[str, float]
     """Arrays that changed and are not in the adapter, with their relative change."""
     notes: dict[str, str]
+    diagnosis: Diagnosis
+    """What the same decompositions say of the update."""
+    both: Compared
+    orientation: Orientation
+    """Which way round the weights are stored."""
 
     def lines(self) -> list[str]:
         """The report as text."""
@@ -47,18 +58,54 @@ class Extraction(NamedTuple):
         rows = [("module", "r", "relative error")]
         rows += [(m, str(factors[m].A.shape[0]), f"{e:.2e}") for m, e in self.errors.items()]
         count = sum(factor.B.size + factor.A.size for factor in factors.values())
+        full = sum(len(factor.B) * factor.A.shape[1] for factor in factors.values())
         lines = show.aligned(rows)
         lines.append(f"{len(factors)} matrices, {count:,} parameters, alpha = r")
+        if count >= full:
+            lines[-1] += f": {count / full:.3g} times the matrices themselves, not worth it"
         lines.append(
             f"taken for embeddings: {', '.join(sorted(self.adapter.embeddings)) or 'none'}"
         )
         lines.append(f"relative error of the whole update: {self.error:.2e}")
+        lines.append(self.orientation.said)
         if self.adapter.saved:
             lines.append(f"saved whole: {', '.join(self.adapter.saved)}")
         if self.left_out:
             changes = comparison.listed(self.left_out)
             lines.append(f"changed and left out (by how much of its norm): {changes}")
         return [show.printable(line) for line in lines + comparison.as_lines(self.notes)]
+
+    def write(self, folder: str | Path) -> Extraction:
+        """Write the adapter, and read it back as PEFT does.
+
+        Returns:
+            The same with the errors of the files.
+
+        Raises:
+            ValueError: the files have another shape than the base: PEFT would not load them.
+            OSError: a file could not be written.
+        """
+        peft.write(folder, self.adapter)
+        written, parts, errors = WrittenAdapter(folder), _Parts(), {}
+        names = (*self.both.matrices, *self.both.vectors)
+        tied = {name for name, note in self.notes.items() if note.startswith(TIED)}
+        for pair in comparison.pairs(self.both, tuple(n for n in names if n not in tied), {}):
+            update = pair.update
+            if not (moved := norm(update)):
+                continue
+            module = _module(pair.name)
+            # Of an adapter without its base the product is looked at, W being 0.
+            base = np.zeros_like(update) if pair.before is None else pair.before
+            is_conv1d = self.orientation.is_transposed(module)
+            made = written.applied(pair.name, base, is_conv1d=is_conv1d)
+            missed = moved
+            if made is not None:
+                rows = min(len(made), len(base)) if base.ndim else None
+                missed = norm(base + update - reading.in_full(made)[:rows])
+            error = parts.add(moved, missed)
+            if module in self.errors and pair.name.endswith(WEIGHT):
+                errors[module] = error
+        return self._replace(errors=errors, error=parts.error)
 
 
 class _Whole(NamedTuple):
@@ -71,26 +118,33 @@ class _Whole(NamedTuple):
 
 def extract(
     before: Any,
-    after: Any,
+    after: Any = None,
     *,
-    rank: int | None = None,
+    rank: int | Mapping[str, int] | None = None,
     energy: float | None = None,
     select: Patterns = "*",
     save: Patterns = (),
     embeddings: Patterns = EMBEDDINGS,
-    fan_in_fan_out: bool = False,
+    fan_in_fan_out: bool | None = None,
+    k: int = 8,
+    sketch: int | None = None,
+    bulk: bool = False,
+    rename: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
 ) -> Extraction:
     """The update as an adapter: of each matrix the nearest one of rank r, alpha = r.
 
     B and A are equally long. Weights of half precision are read in float32. A matrix that does not
     move gets no factors, and of tied weights the first does. PEFT adapts what is called
-    ``<module>.weight``; a matrix with another name is left out and named.
+    ``<module>.weight``; a matrix with another name is left out and named. Each matrix is decomposed
+    once, for its factors and for ``diagnosis``.
 
     Args:
         before: weights before the training, as for :func:`lrdyn.diagnose`: names are those of
             PEFT's base model.
         after: weights after it.
-        rank: r of every matrix, or its shorter side if that is less.
+        rank: r of every matrix, or its shorter side if that is less; or r by the name of the
+            matrix, and none for others.
         energy: in place of ``rank``, the share of the squared norm that each r must have; .9 if
             neither is given.
         select: which matrices.
@@ -98,11 +152,19 @@ def extract(
             rows. PEFT saves a module with all its arrays, and the biases of all adapted modules or
             of none.
         embeddings: which modules are embeddings.
-        fan_in_fan_out: whether weights are stored transposed, as in GPT-2's Conv1D.
+        fan_in_fan_out: whether weights are stored transposed, as in GPT-2's Conv1D; by default as
+            the model's ``config.json`` says, see :func:`lrdyn.diagnosis.orientation.orientation`.
+        k: as for :func:`lrdyn.diagnose`, like the following.
+        sketch: likewise.
+        bulk: likewise.
+        rename: likewise.
+        progress: likewise.
 
     Raises:
-        ValueError: an argument is wrong, a pattern fits nothing, or no matrix moves.
-        Refused: a file is damaged, a pickle, or of another format.
+        ValueError: an argument is wrong, a pattern fits nothing, no matrix moves, or nobody says
+            which way round the weights of a model are stored that is called like GPT-2.
+        Refused: a file is damaged, quantised, a pickle that torch does not read, or of another
+            format.
         OSError: a file cannot be read.
 
     Example:
@@ -112,31 +174,56 @@ def extract(
         (1, True)
     """
     if rank is not None:
-        checks.integer("rank", rank)
+        for name, r in rank.items() if isinstance(rank, Mapping) else [("", rank)]:
+            checks.integer(f"rank[{name!r}]" if name else "rank", r)
         if energy is not None:
             checks.refuse("energy", f"{energy} beside a rank", "one of the two")
     share = float(checks.fraction("energy", 0.9 if energy is None else energy))
     for name, patterns in {"select": select, "save": save, "embeddings": embeddings}.items():
         checked_patterns(name, patterns)
-    first, second = reading.weights("before", before), reading.weights("after", after)
-    both = comparison.compared(first, second, "*")
+    settings = checked_settings(k, sketch, bulk)
+    both = opened(before, after, "*", rename)
     modules, biases = _wanted(both, save)
     matrices = [name for name in both.matrices if fits(name, select)]
     if not matrices:
         some = comparison.some(both.matrices)
         checks.refuse("select", repr(select), f"some matrices that both sides have, among {some}")
-    names = tuple(n for n in matrices if n.endswith(WEIGHT) and _module(n) not in modules)
-    notes, parts = dict(both.notes), _Parts()
-    factors, errors = {}, {}
-    with one_thread():
-        for pair in _untied(comparison.pairs(both, names, notes), notes):
-            module, rows = _module(pair.name), both.before.infos[pair.name].shape[0]
-            update = pair.update
-            r = rank_with(values_of(update), share) if rank is None else min(rank, *update.shape)
-            B, A = truncated(update, r)
-            errors[module] = parts.add(_norm(update), _norm(update - B @ A))
-            B = np.pad(B, ((0, rows - len(B)), (0, 0)))  # rows that the training removed
-            factors[module] = StoredFactors(B, A, 1.0)
+    names = {n for n in matrices if n.endswith(WEIGHT) and _module(n) not in modules}
+    if isinstance(rank, Mapping):
+        names &= set(rank)
+    notes = dict(both.notes)
+    tables = {n for n in both.matrices if fits(_module(n), embeddings)}
+    way = orientation(
+        [_module(name) for name in sorted(names - tables)], _config(both), fan_in_fan_out
+    )
+    if way.modules is not None:
+        for name in sorted(names - tables):
+            if not way.is_transposed(_module(name)):
+                notes[name] = "a Linear beside Conv1D, which one adapter does not hold: save it"
+        names = {n for n in names if n in tables or way.is_transposed(_module(n))}
+
+    def wanted(name: str) -> Wanted | None:
+        if name not in names:
+            return None
+        if rank is None:
+            return rank_for(share)
+        r = rank[name] if isinstance(rank, Mapping) else rank
+        return lambda values, _: min(r, len(values)) if values[0] > 0 else 0
+
+    found = examine_all(both, matrices, notes, settings, wanted=wanted, progress=progress)
+    diagnosis = Diagnosis(
+        tuple(one.update for one in found), comparison.differing(both, {}), dict(notes), settings.k
+    )
+    factors, errors, parts = {}, {}, _Parts()
+    for one in _untied(found, notes):
+        assert one.factors is not None
+        B, A = one.factors
+        name, module = one.update.name, _module(one.update.name)
+        # Rows that the training removed; of an adapter alone there are none.
+        rows = both.before.infos[name].shape[0] if name in both.before.infos else len(B)
+        B = np.pad(B, ((0, rows - len(B)), (0, 0)))
+        errors[module] = parts.add(one.update.norm, one.missed)
+        factors[module] = StoredFactors(B, A, 1.0)
     if not factors:
         checks.refuse("after", "no <module>.weight that moved and is not saved", "one at least")
     which = "none" if not biases else "lora_only" if biases <= set(factors) else "all"
@@ -147,15 +234,17 @@ def extract(
         factors,
         saved=saved,
         bias=whole.biases,
-        fan_in_fan_out=fan_in_fan_out,
+        fan_in_fan_out=way.fan_in_fan_out,
         embeddings=[module for module in factors if fits(module, embeddings)],
-        **_targets(both, factors, whole),
+        others={_module(name) for name in both.before.infos},
     )
-    return Extraction(adapter, errors, parts.error, left_out, notes)
+    return Extraction(adapter, errors, parts.error, left_out, notes, diagnosis, both, way)
 
 
-def _norm(array: np.ndarray) -> float:
-    return float(np.linalg.norm(array.astype(np.float64, copy=False)))
+def _config(both: Compared) -> dict[str, Any] | None:
+    """The configuration of the model, beside the weights before or after."""
+    found = (reading.config_of(side) for side in (both.before, both.after))
+    return next((config for config in found if config is not None), None)
 
 
 class _Parts:
@@ -179,19 +268,18 @@ def _module(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _untied(pairs: Iterable[Pair], notes: dict[str, str]) -> Iterator[Pair]:
-    """Pairs that move; of those that are equal on both sides the first."""
+def _untied(found: Iterable[Examined], notes: dict[str, str]) -> Iterator[Examined]:
+    """Those with factors that move; of those that are equal on both sides the first."""
     written: dict[bytes, str] = {}
-    for pair in pairs:
-        if not np.any(pair.update):
+    for one in found:
+        if one.factors is None or not one.factors[0].shape[1]:
             continue
-        sides = (np.ascontiguousarray(W).tobytes() for W in (pair.before, pair.after))
-        digest = hashlib.blake2b(b"|".join(sides), key=str(pair.before.shape).encode()).digest()
-        if digest in written:
-            notes[pair.name] = f"{TIED} {written[digest]}: written once, merge it into both"
+        name = one.update.name
+        if one.digest in written:
+            notes[name] = f"{TIED} {written[one.digest]}: written once, merge it into both"
             continue
-        written[digest] = pair.name
-        yield pair
+        written[one.digest] = name
+        yield one
 
 
 def _wanted(both: Compared, save: Patterns) -> tuple[frozenset[str], set[str]]:
@@ -241,22 +329,9 @@ def _rest(
     left_out: dict[str, float] = {}
     names = [n for n in (*both.matrices, *both.vectors) if n not in adapted | tied]
     for pair in comparison.pairs(both, tuple(names), notes):
-        if change := _norm(pair.update):
+        if change := norm(pair.update):
             parts.add(change, 0.0 if pair.name in saved else change)
             if pair.name not in saved:
-                start = _norm(pair.before)
+                start = 0.0 if pair.before is None else norm(pair.before)
                 left_out[pair.name] = change / start if start else np.inf
     return left_out
-
-
-def _targets(both: Compared, factors: dict[str, StoredFactors], whole: _Whole) -> dict[str, Any]:
-    """``target_modules`` as one expression, where a list would take in further modules.
-
-    PEFT looks for the names of a list at the end of a module's.
-    """
-    content = {"target_modules": sorted(factors), "modules_to_save": sorted(whole.modules)}
-    config = Config(Path(NAME), content)
-    others = {_module(name) for name in both.before.infos} - set(factors)
-    if not any(config.adapts(module) for module in others):
-        return {}
-    return {"target_modules": "|".join(map(re.escape, sorted(factors)))}

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrdyn.core.show import printable
+from lrdyn.core.show import printable, shortened
+from lrdyn.diagnosis import advice
+from lrdyn.diagnosis.updates import MatrixUpdate
 from lrdyn.figures.plotting import BESIDE, BLACK, DASHED, GREY, SHADES, entry, panels, style
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
     from lrdyn.diagnosis.report import Diagnosis
 
+ROWS = 14
+"""Kinds of layers that have a row."""
 EFFECTIVE = "effective rank of the update"
 BOTTOM = 1e-4
 """Least energy left that is shown: below it the curves leave the panel."""
@@ -64,7 +68,9 @@ def watched(dataset: xr.Dataset) -> Figure:
 
 
 def diagnosed(diagnosis: Diagnosis) -> Figure:
-    """Singular values of the updates, energy that rank r leaves, and the bulk before and after.
+    """One page: spectra of the updates, energy that rank r leaves, r and its cost by kind.
+
+    Where the bulk of W was asked for there is a panel of it in place of an empty one.
 
     Args:
         diagnosis: what :func:`lrdyn.diagnose` gives.
@@ -73,25 +79,26 @@ def diagnosed(diagnosis: Diagnosis) -> Figure:
         >>> import lrdyn
         >>> diagnosis = lrdyn.diagnose({"W": np.eye(4, 3)}, {"W": 2 * np.eye(4, 3)}, k=1)
         >>> len(diagnosed(diagnosis).axes)
-        3
+        4
     """
     moved = [update for update in diagnosis.matrices if update.rank > 0]
     names = [update.name for update in moved]
+    has_bulk = any(np.isfinite(update.spread_before) for update in moved)
+    titles = [
+        "singular values / the first",
+        "energy left by rank r",
+        "r by kind of layer",
+        "spread of the bulk" if has_bulk else "parameters of LoRA / full",
+    ]
     with style():
-        titles = ["singular values / the first", "energy left by rank r", "spread of the bulk"]
-        figure, axes = panels(titles)
-        values, left, bulk = axes
+        figure, axes = panels(titles, height=5.2, rows=2)
+        values, left, ranks, last = axes
         for update, look in zip(moved, _looks(names), strict=True):
+            _spectrum(values, update, look)
             r = np.arange(1, len(update.values) + 1)
-            outside = 1 - np.cumsum(update.values**2) / np.sum(update.values**2)
-            above_rounding = slice(None, update.rank)
-            values.loglog(
-                r[above_rounding], update.values[above_rounding] / update.values[0], **look
-            )
+            total = np.sum(update.values**2) / (1 - update.beyond)
+            outside = 1 - np.cumsum(update.values**2) / total
             left.loglog(r, np.maximum(outside, BOTTOM / 100), **look)
-            bulk.plot(
-                update.spread_before, update.spread_after, **look | {"ls": "none", "marker": "o"}
-            )
         for rest, text in ((0.1, "90 %"), (0.01, "99 %")):
             left.axhline(rest, color=BLACK, lw=0.6, ls=DASHED)
             left.annotate(
@@ -101,15 +108,79 @@ def diagnosed(diagnosis: Diagnosis) -> Figure:
                 xycoords=("axes fraction", "data"),
                 textcoords="offset points",
             )
-        values.set(xlabel="index", ylabel="of W after - W before")
+        has_floor = any(update.noise is not None for update in moved)
+        values.set(
+            xlabel=f"index{' (dashed: edge of noise)' * has_floor}", ylabel="of W after - W before"
+        )
         left.set(xlabel="r", ylabel="share of the squared norm", ylim=(BOTTOM, 1.5))
-        bulk.locator_params(nbins=4)
-        bulk.set(xlabel=f"of W before, behind the first {diagnosis.k}", ylabel="after")
-        # On the diagonal the bulk is as spread after as before.
-        low, high = (f(*bulk.get_xlim(), *bulk.get_ylim()) for f in (min, max))
-        bulk.plot((low, high), (low, high), color=BLACK, lw=0.6, ls=DASHED, zorder=0)
-        _legend(bulk, names)
+        groups = advice.kinds(moved)[:ROWS]
+        _by_kind(ranks, groups)
+        if has_bulk:
+            _bulk(last, diagnosis, moved, _looks(names))
+        else:
+            _costs(last, groups)
+        _legend(left, names)
     return figure
+
+
+def _spectrum(ax: Axes, update: MatrixUpdate, look: dict[str, Any]) -> None:
+    """Singular values above rounding, and the edge of noise where there is one."""
+    shown = update.values[: update.rank] / update.values[0]
+    ax.loglog(np.arange(1, len(shown) + 1), shown, **look)
+    if update.noise is not None:
+        edge, above = update.noise.edge / update.values[0], update.noise.above
+        low, high = max(1.0, above / 2), max(2.0, 2.0 * above + 1)
+        dashed: dict[str, Any] = look | {"lw": 0.6, "ls": DASHED}
+        ax.plot((low, high), (edge, edge), **dashed)
+
+
+def _by_kind(ax: Axes, groups: Sequence[advice.Kind]) -> None:
+    """From the least to the largest r, for 90 and for 99 %."""
+    for height, kind in enumerate(groups):
+        for share, color, shift in ((90, SHADES[0], -0.15), (99, SHADES[2], 0.15)):
+            ranks = [one.rank_90 if share == 90 else one.rank_99 for one in kind.matrices]
+            known = [r for r in ranks if r]
+            if known:
+                ends = (min(known), max(known))
+                ax.plot(ends, (height + shift,) * 2, color=color, lw=2, marker="o", ms=3)
+    _name_rows(ax, groups)
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_xlabel("r (least to largest)")
+    ax.legend(handles=[entry("90 %", SHADES[0]), entry("99 %", SHADES[2])], loc="best")
+
+
+def _costs(ax: Axes, groups: Sequence[advice.Kind]) -> None:
+    """What LoRA would train, beside full training."""
+    for height, kind in enumerate(groups):
+        for share, color, shift in ((90, SHADES[0], -0.15), (99, SHADES[2], 0.15)):
+            cost = kind.cost(share)
+            if cost:
+                ax.plot((cost,), (height + shift,), color=color, ls="none", marker="o", ms=3)
+    _name_rows(ax, groups)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("")
+    ax.axvline(1.0, color=BLACK, lw=0.6, ls=DASHED)
+    ax.set_xlabel("right of 1 it is not worth it")
+
+
+def _name_rows(ax: Axes, groups: Sequence[advice.Kind]) -> None:
+    names = [shortened(_plain(kind.name), 22) for kind in groups]
+    ax.set_yticks(range(len(groups)), names)
+    ax.set_ylim(len(groups) - 0.5, -0.5)
+
+
+def _bulk(
+    ax: Axes, diagnosis: Diagnosis, moved: Sequence[MatrixUpdate], looks: Sequence[dict[str, Any]]
+) -> None:
+    for update, look in zip(moved, looks, strict=True):
+        ax.plot(update.spread_before, update.spread_after, **look | {"ls": "none", "marker": "o"})
+    ax.locator_params(nbins=4)
+    ax.set(xlabel=f"of W before, behind the first {diagnosis.k}", ylabel="after")
+    # On the diagonal the bulk is as spread after as before.
+    low, high = (f(*ax.get_xlim(), *ax.get_ylim()) for f in (min, max))
+    ax.plot((low, high), (low, high), color=BLACK, lw=0.6, ls=DASHED, zorder=0)
 
 
 def _looks(names: Sequence[str]) -> list[dict[str, Any]]:
@@ -120,11 +191,16 @@ def _looks(names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _legend(ax: Axes, names: Sequence[str]) -> None:
-    # A dollar begins mathematics, and a label that begins with _ is left out.
-    names = [printable(name).replace("$", r"\$") for name in names]
+    # A label that begins with _ is left out.
+    names = [_plain(name) for name in names]
     names = [f" {name}" if name.startswith("_") else name for name in names]
     if 1 < len(names) <= MOST:
         ax.legend(handles=[entry(n, c) for n, c in zip(names, SHADES, strict=False)], **BESIDE)
     elif names:
         text = names[0] if len(names) == 1 else f"{len(names)} matrices"
         ax.legend(handles=[entry(text, SHADES[0] if len(names) == 1 else GREY)], **BESIDE)
+
+
+def _plain(name: str) -> str:
+    r"""A name that a figure shows as it is: a dollar would begin mathematics."""
+    return printable(name).replace("$", r"\$")

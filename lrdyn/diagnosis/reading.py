@@ -4,6 +4,8 @@ A leaf is what has ``__array__`` (NumPy, JAX, torch) or ``__dlpack__``; other le
 Names are those of :mod:`lrdyn.core.selection`: attributes, keys, positions, with dots between.
 """
 
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,17 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from lrdyn.adapters import peft
 from lrdyn.core import checks
 from lrdyn.core.selection import Patterns, checked_patterns, fits, name_of
-from lrdyn.data import arrays, tensors
+from lrdyn.data import arrays, checkpoints, tensors
 from lrdyn.data.arrays import Arrays
-from lrdyn.data.tensors import FLOATS, Info, Tensors
+from lrdyn.data.tensors import EIGHT_BITS, Info, Tensors
+from lrdyn.data.tensors import FLOATS as COMPUTED
+from lrdyn.diagnosis.products import Products
+
+FLOATS = (*COMPUTED, *EIGHT_BITS.values())
+"""Types of numbers that are compared."""
 
 
 class Leaves:
@@ -34,6 +42,9 @@ class Leaves:
         >>> leaves.infos
         {'layer.W': Info(file=PosixPath('params'), dtype='float64', shape=(2, 3))}
     """
+
+    path: Path | None = None
+    """Where the tree was read from, if it was."""
 
     def __init__(self, name: str, params: Any):
         self._leaves: dict[str, np.ndarray | jax.Array] = {}
@@ -53,7 +64,41 @@ class Leaves:
         return np.asarray(self._leaves[name])
 
 
-Weights = Tensors | Arrays | Leaves
+class Renamed:
+    r"""Weights under other names: those of a wrapper, or of another library.
+
+    Args:
+        name: what they are called in messages.
+        inner: the weights.
+        names: regular expression -> what takes the place of each match, one after the other.
+
+    Raises:
+        ValueError: two arrays get one name.
+
+    Example:
+        >>> inner = Leaves("after", {"module.q.weight": np.ones((2, 3))})
+        >>> list(Renamed("after", inner, {r"^module\.": ""}).infos)
+        ['q.weight']
+    """
+
+    def __init__(self, name: str, inner: Any, names: Mapping[str, str]):
+        self._inner, self._old = inner, {}
+        for old in inner.infos:
+            new = old
+            for pattern, text in names.items():
+                new = re.sub(pattern, text, new)
+            if new in self._old:
+                checks.refuse("rename", f"{new} for {self._old[new]} and {old}", "names apart")
+            self._old[new] = old
+        self.infos = {new: inner.infos[old] for new, old in self._old.items()}
+        self.path = getattr(inner, "path", Path(name))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """One array by its new name."""
+        return self._inner[self._old[name]]
+
+
+Weights = Tensors | Arrays | Leaves | Renamed | Products
 """Arrays by name, each read when it is asked for; ``infos`` has what is known of them."""
 
 
@@ -84,28 +129,71 @@ def of_any_framework(name: str, x: Any) -> np.ndarray:
     checks.refuse(name, f"a {type(x).__name__} that cannot be read{failure}", "an array on the CPU")
 
 
-def weights(name: str, source: Any) -> Weights:
-    """Weights of a file, an open one, or a PyTree.
+def weights(name: str, source: Any, rename: Mapping[str, str] | None = None) -> Weights:
+    """Weights of a file, an open one, an adapter, or a PyTree.
 
     Args:
         name: what it is called in messages.
-        source: ``.safetensors``, ``.safetensors.index.json``, a folder with either, ``.npz``, or
-            what :func:`lrdyn.data.tensors.opened` gives; or a tree of arrays of any framework.
+        source: a file or folder (:func:`lrdyn.data.checkpoints.located` says which), what
+            :func:`lrdyn.data.tensors.opened` or :func:`lrdyn.adapters.peft.read` gives; or a tree
+            of arrays of any framework.
+        rename: regular expression -> text, for the names.
 
     Raises:
-        Refused: a file is damaged, a pickle, or of another format.
+        Refused: a file is damaged, quantised, a pickle that torch does not read, or of another
+            format.
         OSError: it cannot be read.
 
     Example:
         >>> weights("before", {"W": np.ones((2, 3), np.float32)})["W"].shape
         (2, 3)
     """
-    if isinstance(source, str | Path):
-        path = Path(source)
-        return arrays.opened(path) if path.suffix == ".npz" else tensors.opened(path)
-    if isinstance(source, Tensors | Arrays):
+    found = _opened(name, source)
+    if rename:
+        if isinstance(found, Products):
+            checks.refuse("rename", f"an adapter as {name}", "weights: an adapter keeps its names")
+        return Renamed(name, found, rename)
+    return found
+
+
+def _opened(name: str, source: Any) -> Weights:
+    if isinstance(source, Tensors | Arrays | Leaves | Renamed | Products):
         return source
-    return Leaves(name, source)
+    if isinstance(source, peft.Stored):
+        return Products(name, Path(name), source)
+    if not isinstance(source, str | Path):
+        return Leaves(name, source)
+    path = checkpoints.located(source)
+    if is_adapter(path):
+        return Products(name, path, peft.read(path))
+    if path.is_dir():
+        found = Leaves(os.fspath(path), checkpoints.orbax_weights(path))
+    elif path.suffix == ".npz":
+        return arrays.opened(path)
+    elif checkpoints.is_torch(path):
+        found = Leaves(os.fspath(path), checkpoints.torch_weights(path))
+    else:
+        found = tensors.opened(path)
+    found.path = path
+    checkpoints.check_full(path, found.infos, checkpoints.config_beside(path))
+    return found
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a folder or a file is an adapter of PEFT.
+
+    Example:
+        >>> is_adapter(Path("adapter_model.safetensors"))
+        True
+    """
+    inside = path.is_dir() and (path / checkpoints.ADAPTER).is_file()
+    return inside or path.name == "adapter_model.safetensors"
+
+
+def config_of(source: Any) -> dict[str, Any] | None:
+    """The content of the ``config.json`` beside weights that were read from files."""
+    path = getattr(source, "path", None)
+    return None if path is None else checkpoints.config_beside(path)
 
 
 def matrices(infos: Mapping[str, Info], select: Patterns) -> Iterator[str]:
@@ -123,7 +211,7 @@ def matrices(infos: Mapping[str, Info], select: Patterns) -> Iterator[str]:
 
 
 def is_matrix(info: Info) -> bool:
-    """Two axes, none empty, of floating-point numbers.
+    """Two axes, none empty, of floating-point numbers that are read.
 
     Example:
         >>> is_matrix(Info(Path(), "int32", (2, 3)))
@@ -133,13 +221,17 @@ def is_matrix(info: Info) -> bool:
 
 
 def in_full(array: np.ndarray) -> np.ndarray:
-    """Half precision as float32; float32 and float64 as they are.
+    """Numbers of 8 and 16 bits as float32; float32 and float64 as they are.
 
     Example:
         >>> in_full(np.ones(2, np.float16)).dtype.name
         'float32'
     """
-    return array.astype(np.result_type(array.dtype, np.float32), copy=False)
+    if array.dtype.name == "bfloat16":  # the upper half of a float32; a cast takes thrice as long
+        wide = array.view(np.uint16).astype(np.uint32)
+        return np.left_shift(wide, 16, out=wide).view(np.float32)
+    kind = np.float32 if array.dtype.itemsize < 4 else array.dtype
+    return array.astype(kind, copy=False)
 
 
 def epsilon(dtype: str) -> float:

@@ -66,15 +66,15 @@ def _blas() -> Any:
     return ThreadpoolController()
 
 
-def one_thread() -> AbstractContextManager[Any]:
-    """One BLAS thread: beside other work, more of them make an SVD several times slower.
+def blas_threads(count: int) -> AbstractContextManager[Any]:
+    """So many BLAS threads: beside other work, more of them make an SVD several times slower.
 
     Example:
-        >>> with one_thread():
+        >>> with blas_threads(1):
         ...     values_of(np.eye(2)).tolist()
         [1.0, 1.0]
     """
-    return _blas().limit(limits=1, user_api="blas")
+    return _blas().limit(limits=count, user_api="blas")
 
 
 NOT_FINITE = Measures(math.nan, -1, *[math.nan] * 4)
@@ -106,23 +106,6 @@ def values_of(matrix: np.ndarray) -> np.ndarray:
         return np.linalg.svd(matrix, compute_uv=False)
     # An eigenvalue 0 may be rounded below.
     return np.sqrt(np.maximum(np.linalg.eigvalsh(gram(matrix))[::-1], 0.0))
-
-
-def truncated(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """Factors B (m x r) and A (r x n) of the nearest matrix of rank r, equally long.
-
-    Args:
-        matrix: finite.
-        rank: r, at most the shorter side.
-
-    Example:
-        >>> B, A = truncated(np.diag([4.0, 1.0]), 1)
-        >>> np.abs(B @ A).round(12).tolist()
-        [[4.0, 0.0], [0.0, 0.0]]
-    """
-    left, values, right = leading(matrix, rank)
-    roots = np.sqrt(values)
-    return (left * roots).astype(matrix.dtype), (right * roots).T.astype(matrix.dtype)
 
 
 def leading(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -222,10 +205,17 @@ def rounding(before: np.ndarray, after: np.ndarray, epsilons: tuple[float, float
     """
     pairs = list(zip(epsilons, (before, after), strict=True))
     by_row, by_column = (
-        sum(eps**2 * np.einsum(axes, W, W, dtype=np.float64) for eps, W in pairs)
-        for axes in ("ij,ij->i", "ij,ij->j")
+        sum(eps**2 * _squares(axes, W) for eps, W in pairs) for axes in ("ij,ij->i", "ij,ij->j")
     )
     return float(np.sqrt(np.max(by_row)) + np.sqrt(np.max(by_column))) / math.sqrt(12)
+
+
+def _squares(axes: str, matrix: np.ndarray) -> np.ndarray:
+    """Sums of squares in the type of the matrix, which is many times faster, if it is in range."""
+    sums = np.einsum(axes, matrix, matrix)
+    if not np.isfinite(sums).all():
+        return np.einsum(axes, matrix, matrix, dtype=np.float64)
+    return sums.astype(np.float64)
 
 
 def least_effective_rank(values: np.ndarray, computed: int) -> float:

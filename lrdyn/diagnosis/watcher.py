@@ -16,8 +16,8 @@ from lrdyn.diagnosis.reading import Leaves
 from lrdyn.diagnosis.spectrum import (
     NOT_FINITE,
     Measures,
+    blas_threads,
     measured,
-    one_thread,
     rounding,
     spectrum,
 )
@@ -69,7 +69,7 @@ class Watcher:
         start = Leaves("params0", params0)
         names = list(reading.matrices(start.infos, select))
         if not names:
-            among = comparison.some(start.infos)
+            among = comparison.some(reading.matrices(start.infos, "*"))
             checks.refuse("select", repr(select), f"a pattern of some matrices among {among}")
         checks.allocation({"k": k}, (len(names), 5, k), dtype="float64")  # what a call leaves
         self.k = k
@@ -98,7 +98,7 @@ class Watcher:
             if known is None or known.shape != W.shape or not reading.is_matrix(known):
                 got = f"{known.dtype} of shape {known.shape}" if known else "no such array"
                 checks.refuse(f"params[{name!r}]", got, f"floating-point numbers of {W.shape}")
-        with one_thread():
+        with blas_threads(1):
             self._rows.append([self._look(name, now) for name in self._start])
         self._steps.append(int(step))
 

@@ -79,6 +79,11 @@ FAULTS = {
         "every program lowered for a GPU and a TPU",
         "known calls alone, every product in full precision",
     ),
+    "peft_files": Fault(
+        ("peft_files",),
+        "adapters and plans written here, in PEFT where it is installed",
+        "PEFT's outputs, errors, ranks and modules are those said here",
+    ),
     "lowest": Fault(
         ("lowest",),
         "the lowest releases that pyproject.toml allows (network)",

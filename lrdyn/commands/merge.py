@@ -1,0 +1,92 @@
+"""``lrdyn merge ADAPTER ...``: one adapter of several, or a smaller one of one."""
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lrdyn.adapters import peft
+from lrdyn.commands.diagnose import ADAPTER, may_be_a_folder, user_files
+from lrdyn.core.show import shortened
+from lrdyn.diagnosis.combining import combine
+from lrdyn.engine.arguments import Parser, folder, share, whole
+from lrdyn.engine.configuration import BadInput
+from lrdyn.system import whole_files
+from lrdyn.system.printer import say
+
+DESCRIPTION = "One adapter of PEFT of the weighted sum of several, or a smaller one of one."
+EPILOG = """ADAPTER: a folder that PEFT wrote, LoRA or rsLoRA; behind a colon its weight (else 1).
+
+  lrdyn merge lora --out smaller --resize 4
+  lrdyn merge lora --out smaller --energy .99
+  lrdyn merge math:0.7 code:0.3 --out both --budget 2000000
+"""
+
+
+def parser() -> Parser:
+    """The flags.
+
+    Example:
+        >>> parser().parse(["a", "b:0.5", "--out", "c"]).adapters
+        ['a', 'b:0.5']
+    """
+    made = Parser("lrdyn merge", DESCRIPTION, EPILOG)
+    made.add_argument(
+        "adapters", nargs="+", type=folder, metavar="ADAPTER[:WEIGHT]", help="what is added"
+    )
+    made.add_argument(
+        "--out", type=folder, metavar="DIR", required=True, help="where it is written"
+    )
+    made.add_argument(
+        "--resize", type=whole("resize", 1), metavar="R", help="r of each matrix, at most"
+    )
+    made.add_argument(
+        "--energy", type=share("energy"), metavar="E", help="or the share of its squared norm"
+    )
+    made.add_argument(
+        "--budget", type=whole("budget", 1), metavar="N", help="or parameters of all factors"
+    )
+    made.add_argument("--error", type=share("error"), metavar="E", help="or the relative error")
+    return made
+
+
+def main(words: Sequence[str]) -> None:
+    """Run one command line.
+
+    Raises:
+        BadInput: an argument is wrong, or a folder is none of an adapter that can be added.
+    """
+    options = parser().parse(words)
+    names, weights = zip(*map(_weighted, options.adapters), strict=True)
+    out = Path(options.out)
+    if not may_be_a_folder(out):
+        raise BadInput(f"--out: got {shortened(options.out)!r}, wanted a folder: that is a file")
+    whole_files.refuse_links(out, ADAPTER)
+    with user_files("ADAPTER"):
+        made = combine(names, weights, **_ways(options))
+        peft.write(out, made.adapter)
+    say("\n".join([*made.lines(), f"adapter: {out}"]))
+
+
+def _ways(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "rank": options.resize,
+        "energy": options.energy,
+        "budget": options.budget,
+        "error": options.error,
+    }
+
+
+def _weighted(word: str) -> tuple[str, float]:
+    """A folder and its weight; a colon that is part of a name stays in it."""
+    name, sign, text = word.rpartition(":")
+    if not sign or Path(word).exists():
+        return word, 1.0
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not name or not math.isfinite(weight):
+        raise BadInput(f"ADAPTER: got {shortened(word)!r}, wanted FOLDER or FOLDER:WEIGHT")
+    return name, weight

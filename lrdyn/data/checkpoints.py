@@ -1,0 +1,261 @@
+"""Checkpoints as people have them: where the weights are, and readers of what is no safetensors.
+
+A folder of the hub's cache, a model's name in it, a folder of transformers, of accelerate or of
+orbax. Nothing is downloaded. Pickles of torch are read by torch's own reader of weights only, which
+runs no code of the file, where torch is installed; quantised weights are refused by name.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lrdyn.data import guarded
+from lrdyn.data.guarded import reading, refused
+from lrdyn.data.tensors import NAMES, PICKLES
+
+ADAPTER = "adapter_config.json"
+TORCH_INDEX, TORCH = "pytorch_model.bin.index.json", "pytorch_model.bin"
+ORBAX = ("_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt")
+"""Files of which a folder of orbax has one."""
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+STATES = ("state_dict", "model_state_dict", "model", "module", "params")
+"""Keys under which training scripts keep the weights beside their optimiser's state."""
+PARAMETERS = ("params", "parameters", "model", "state.params", "train_state.params")
+"""Where a tree of orbax has the parameters."""
+QUANTISED = re.compile(
+    r".*\.(qweight|qzeros|scales|g_idx|absmax|quant_map|nested_absmax|quant_state\..*|SCB|"
+    r"weight_scale|weight_scale_inv|weight_format|weight_packed)"
+)
+"""Names of arrays beside quantised weights: GPTQ, AWQ, bitsandbytes, block-scaled fp8."""
+
+
+def located(path: str | Path) -> Path:
+    """The file or folder that has the weights.
+
+    Args:
+        path: a file; a folder of transformers, accelerate, PEFT or orbax; one of the hub's cache
+            (``models--ORG--NAME``); or a model's name, ``ORG/NAME``, in that cache.
+
+    Raises:
+        Refused: GGUF; a folder without weights, or with several files and no index; a link that
+            leads out of its folder of the hub's cache.
+        FileNotFoundError: there is no such file, and no such model in the cache.
+
+    Example:
+        >>> located("a.gguf")
+        Traceback (most recent call last):
+        lrdyn.data.guarded.Refused: a.gguf: got GGUF, wanted weights that are not quantised: ...
+    """
+    path = Path(path)
+    if path.suffix == ".gguf":
+        raise _gguf(path)
+    if not os.path.exists(path) and HUB_NAME.fullmatch(os.fspath(path)):
+        path = _cached(os.fspath(path))
+    if not path.is_dir():
+        return path
+    if (path / "snapshots").is_dir():
+        path = _snapshot(path)
+    named = [path / name for name in (*NAMES, ADAPTER, TORCH_INDEX, TORCH)]
+    found = next((file for file in named if file.is_file()), None)
+    if found is not None:
+        found = path if found.name == ADAPTER else found
+    elif any((path / name).exists() for name in ORBAX):
+        return path
+    else:
+        found = _only(path)
+    if found.is_file() and path.parent.name == "snapshots":
+        _check_inside(found, path.parent.parent)
+    return found
+
+
+def _gguf(path: Path) -> Exception:
+    wanted = "weights that are not quantised: the safetensors that the file was made of"
+    return refused(path, "GGUF", wanted)
+
+
+def _only(folder: Path) -> Path:
+    """The only file of weights of a folder."""
+    files = sorted(file for file in folder.iterdir() if file.suffix == ".safetensors")
+    files = files or sorted(file for file in folder.iterdir() if file.suffix in PICKLES[:3])
+    if len(files) == 1:
+        return files[0]
+    if files:
+        some = ", ".join(file.name for file in files[:3])
+        raise refused(folder, f"{len(files)} files of weights ({some})", "an index, or one of them")
+    if any(file.suffix == ".gguf" for file in folder.iterdir()):
+        raise _gguf(folder)
+    wanted = ", ".join((*NAMES, TORCH, ADAPTER)) + ", or a folder of orbax"
+    raise refused(folder, "a folder without weights", wanted)
+
+
+def hub_cache() -> Path:
+    """The folder in which the hub's library keeps what it downloaded."""
+    if folder := os.environ.get("HF_HUB_CACHE"):
+        return Path(folder)
+    home = os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser()
+    return Path(home) / "hub"
+
+
+def _cached(name: str) -> Path:
+    folder = hub_cache() / ("models--" + name.replace("/", "--"))
+    if folder.is_dir():
+        return folder
+    where = f"{name}, nor a model of this name in the hub's cache here; nothing is downloaded"
+    raise FileNotFoundError(2, "No such file", where)
+
+
+def _snapshot(folder: Path) -> Path:
+    """The snapshot of ``refs/main``, or the only one."""
+    head = folder / "refs" / "main"
+    snapshots = sorted(one for one in (folder / "snapshots").iterdir() if one.is_dir())
+    if head.is_file():
+        revision = guarded.content(head, most=200).decode(errors="replace").strip()
+        if re.fullmatch(r"[\w.-]+", revision) and (folder / "snapshots" / revision).is_dir():
+            return folder / "snapshots" / revision
+    if len(snapshots) != 1:
+        got = f"{len(snapshots)} snapshots and no refs/main that names one"
+        raise refused(folder, got, "the folder of one of them")
+    return snapshots[0]
+
+
+def _check_inside(file: Path, folder: Path) -> None:
+    """Refuse a link of the cache that leads to somewhere else than its blobs."""
+    files = [file]
+    if file.name.endswith(".index.json"):
+        files += [one for one in file.parent.iterdir() if one.suffix in (".safetensors", ".bin")]
+    for one in files:
+        if not one.resolve().is_relative_to(folder.resolve()):
+            raise refused(one, "a link that leads out of its folder", "one into its blobs")
+
+
+def check_full(path: Path, names: Iterable[str], config: Mapping[str, Any] | None) -> None:
+    """Refuse quantised weights, by what lies beside them.
+
+    Args:
+        path: of the weights.
+        names: of the arrays.
+        config: the content of ``config.json``, if there is one.
+
+    Raises:
+        Refused: they are quantised.
+
+    Example:
+        >>> check_full(Path("a"), ["q.qweight"], None)
+        Traceback (most recent call last):
+        lrdyn.data.guarded.Refused: a: q.qweight: got quantised weights, wanted the full ones
+    """
+    how = (config or {}).get("quantization_config")
+    if isinstance(how, Mapping):
+        method = str(how.get("quant_method", "of an unknown method"))
+        raise refused(path, f"quantised weights ({method})", "the full ones", "config.json")
+    for name in names:
+        if QUANTISED.fullmatch(name):
+            raise refused(path, "quantised weights", "the full ones", name)
+
+
+def config_beside(path: Path) -> dict[str, Any] | None:
+    """The content of ``config.json`` beside weights; None if there is none.
+
+    Raises:
+        Refused: it is damaged.
+
+    Example:
+        >>> config_beside(Path("no such folder"))
+    """
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    if not file.is_file():
+        return None
+    content = guarded.read_json(file, "the configuration of a model")
+    return content if isinstance(content, dict) else None
+
+
+# Torch --------------------------------------------------------------------------------------------
+
+
+def is_torch(path: Path) -> bool:
+    """Whether a file is one that torch wrote, by its name.
+
+    Example:
+        >>> is_torch(Path("pytorch_model.bin"))
+        True
+    """
+    return path.suffix in PICKLES or path.name.endswith(".bin.index.json")
+
+
+def torch_weights(path: Path) -> dict[str, Any]:
+    """Tensors by name of a file that torch wrote, or of the shards of an index.
+
+    Raises:
+        Refused: torch is not installed, or refuses the file, or it has no tensors by name.
+
+    Example:
+        >>> torch_weights(Path("a.pkl"))
+        Traceback (most recent call last):
+        lrdyn.data.guarded.Refused: a.pkl: got a .pkl file, wanted ...
+    """
+    if path.suffix not in (".bin", ".pt", ".pth", ".ckpt", ".json"):
+        wanted = "safetensors or a file of torch: to read another pickle runs the code in it"
+        raise refused(path, f"a {path.suffix} file", wanted)
+    if path.suffix == ".json":
+        content = guarded.read_json(path, "the index of a sharded checkpoint", most=2**25)
+        places = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(places, dict):
+            raise refused(path, "no weight_map", "the index of a sharded checkpoint")
+        tensors: dict[str, Any] = {}
+        for file in dict.fromkeys(places.values()):
+            if not isinstance(file, str) or Path(file).name != file or not file.endswith(".bin"):
+                raise refused(path, f"{file!r}", "a .bin file of the same folder")
+            tensors |= torch_weights(path.with_name(file))
+        return tensors
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        wanted = (
+            "safetensors, or torch, whose reader of weights runs no code of a pickle: pip install "
+            "torch, or convert: model.save_pretrained(FOLDER)"
+        )
+        raise refused(path, f"a {path.suffix} file", wanted) from None
+    guarded.opened(path).close()
+    with reading(path, "weights that torch's weights-only reader takes"):
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    for key in STATES:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    tensors = content if isinstance(content, dict) else {}
+    named = {n: x for n, x in tensors.items() if isinstance(n, str) and torch.is_tensor(x)}
+    if not named:
+        raise refused(path, f"a {type(content).__name__} without tensors by name", "a state_dict")
+    return named
+
+
+def _is_zip(path: Path) -> bool:
+    with guarded.opened(path) as file:
+        return file.read(4) == b"PK\3\4"
+
+
+# Orbax --------------------------------------------------------------------------------------------
+
+
+def orbax_weights(path: Path) -> Any:
+    """The parameters in a folder of orbax, as a tree of arrays.
+
+    Raises:
+        Refused: orbax is not installed, or cannot read the folder.
+    """
+    try:
+        from orbax import checkpoint  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        wanted = "safetensors, or the package that reads it: pip install orbax-checkpoint"
+        raise refused(path, "a folder of orbax", wanted) from None
+    with reading(path, "a checkpoint of orbax"):
+        tree = checkpoint.PyTreeCheckpointer().restore(path.resolve())
+    for place in PARAMETERS:
+        inner = tree
+        for key in place.split("."):
+            inner = inner.get(key) if isinstance(inner, Mapping) else None
+        if inner is not None:
+            return inner
+    return tree

@@ -1,0 +1,235 @@
+"""The answer of a diagnosis in sentences, and its table by kind of layer: 80 columns."""
+
+import itertools
+import textwrap
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lrdyn.core import show
+from lrdyn.diagnosis.updates import MatrixUpdate
+
+WIDTH = 80
+LOW, PAYS = 0.25, 1.0
+"""Parameters of LoRA over those of full training: below the first an update is called low-rank,
+from the second on LoRA saves nothing."""
+NAMED = 3
+"""Kinds of layers that a sentence names."""
+
+
+class Kind(NamedTuple):
+    """Matrices of one kind: those whose names differ by numbers only."""
+
+    name: str
+    matrices: tuple[MatrixUpdate, ...]
+
+    def cost(self, share: int) -> float | None:
+        """LoRA's parameters over those of the matrices, at the ranks for 90 or 99 %."""
+        return cost(self.matrices, share)
+
+    def ranks(self, share: int) -> str:
+        """The least and the largest r, in words."""
+        ranks = [(_rank(one, share), one) for one in self.matrices]
+        known = [r for r, _ in ranks if r is not None]
+        above = next((one.rank_text(None) for r, one in ranks if r is None), "")
+        low = str(min(known)) if known else above
+        high = above or str(max(known))
+        return low if low == high else f"{low}-{high}"
+
+
+def _rank(matrix: MatrixUpdate, share: int) -> int | None:
+    return matrix.rank_90 if share == 90 else matrix.rank_99
+
+
+def cost(matrices: Sequence[MatrixUpdate], share: int) -> float | None:
+    """LoRA's parameters over those of full training; None where an r is not known.
+
+    Example:
+        >>> cost([], 90) is None
+        True
+    """
+    full = sum(one.full for one in matrices)
+    if not full:
+        return None
+    trained = 0
+    for one in matrices:
+        rank = _rank(one, share)
+        if rank is None:
+            return None
+        trained += one.lora(rank) if rank else 0
+    return trained / full
+
+
+def kind_of(name: str) -> str:
+    """What matrices of all layers share of their names.
+
+    Example:
+        >>> kind_of("model.layers.3.self_attn.q_proj.weight"), kind_of("lm_head.weight")
+        ('self_attn.q_proj', 'lm_head')
+    """
+    parts = name.removesuffix(".weight").split(".")
+    last = max((i for i, part in enumerate(parts) if part.isdigit()), default=-1)
+    if last == len(parts) - 1:
+        return ".".join("*" if part.isdigit() else part for part in parts)
+    return ".".join(parts[last + 1 :])
+
+
+def kinds(matrices: Sequence[MatrixUpdate]) -> list[Kind]:
+    """Matrices by kind, in the order in which each comes first."""
+    names = dict.fromkeys(kind_of(one.name) for one in matrices)
+    return [Kind(n, tuple(one for one in matrices if kind_of(one.name) == n)) for n in names]
+
+
+def _share(value: float | None) -> str:
+    return "?" if value is None else f"{value:.1%}" if value < 0.0995 else f"{value:.0%}"
+
+
+def table(matrices: Sequence[MatrixUpdate]) -> list[str]:
+    """The table by kind of layer."""
+    head = ("kind of layer", "of", "m x n", "moved", "r 90 %", "r 99 %", "cost", "", "noise")
+    rows: list[tuple[str, ...]] = [head]
+    for kind in kinds(matrices):
+        shapes = dict.fromkeys(one.shape for one in kind.matrices)
+        relative = [one.relative for one in kind.matrices if not np.isnan(one.relative)]
+        rows.append(
+            (
+                kind.name,
+                str(len(kind.matrices)),
+                next(iter(shapes)) if len(shapes) == 1 else "several",
+                f"{np.median(relative):.2g}" if relative else "-",
+                kind.ranks(90),
+                kind.ranks(99),
+                _share(kind.cost(90)),
+                _share(kind.cost(99)),
+                _above(kind.matrices),
+            )
+        )
+    return _fitted(rows)
+
+
+def _above(matrices: Sequence[MatrixUpdate]) -> str:
+    above = [one.noise.above for one in matrices if one.noise is not None]
+    if not above:
+        return "-"
+    return str(above[0]) if min(above) == max(above) else f"{min(above)}-{max(above)}"
+
+
+def sentences(matrices: Sequence[MatrixUpdate], changed: bool) -> list[str]:
+    """What the update is like, which r it needs, what that costs, and how sure that is.
+
+    Args:
+        matrices: of a diagnosis.
+        changed: whether other arrays changed.
+
+    Example:
+        >>> from lrdyn.diagnosis.comparison import Pair
+        >>> from lrdyn.diagnosis.updates import Settings, of_pair
+        >>> pair = Pair("q.weight", np.eye(2), np.eye(2), ("float32", "float32"))
+        >>> sentences([of_pair(pair, Settings(1)).update], False)
+        ['The two sets of weights are identical: there is nothing to adapt.']
+    """
+    moved = [one for one in matrices if one.norm > 0]
+    if not moved:
+        which = "matrices" if changed else "sets of weights"
+        return [f"The two {which} are identical: there is nothing to adapt."]
+    lines = [_first(moved), *_where_not(moved), _sure(moved)]
+    if still := len(matrices) - len(moved):
+        lines.insert(1, f"{still} of {len(matrices)} matrices did not change.")
+    return [line for text in lines for line in textwrap.wrap(show.printable(text), WIDTH)]
+
+
+def _first(moved: Sequence[MatrixUpdate]) -> str:
+    costs = {share: cost(moved, share) for share in (90, 99)}
+    ranks = {share: Kind("", tuple(moved)).ranks(share).replace("-", " to ") for share in costs}
+    ninety = costs[90]
+    if ninety is None:
+        like = f"The update has more than the {len(moved[0].values)} directions that were computed"
+    elif ninety >= PAYS:
+        like = "The update is not low-rank: LoRA is not worth it"
+    elif ninety >= LOW:
+        like = "The update is only partly low-rank"
+    else:
+        like = "The update is low-rank"
+    parts = []
+    for share, value in costs.items():
+        text = f"{share} % of its squared norm takes r = {ranks[share]}"
+        if value is None:
+            text += ", at a cost that is not known"
+        elif value >= PAYS:
+            text += f", {value:.3g} times the parameters of full training"
+        else:
+            text += f", {_share(value)} of the parameters of full training"
+        parts.append(text)
+    largest = [one.rank_90 for one in moved]
+    if ninety is not None and len(set(largest)) > 1:
+        most = max(r for r in largest if r is not None)
+        one_for_all = sum(one.lora(min(most, one.rows, one.columns)) for one in moved)
+        full = sum(one.full for one in moved)
+        parts[0] += f" (one r = {most} for all: {_share(one_for_all / full)})"
+    return f"{like}. {parts[0]}; {parts[1]}."
+
+
+def _where_not(moved: Sequence[MatrixUpdate]) -> list[str]:
+    """Kinds of layers on which low rank does not pay."""
+    costly = [kind for kind in kinds(moved) if (kind.cost(90) or 0) >= PAYS]
+    if not costly or len(costly) == len(kinds(moved)):
+        return []
+    names = [f"{kind.name} (r = {kind.ranks(90)})" for kind in costly[:NAMED]]
+    more = f" and {len(costly) - NAMED} more" if len(costly) > NAMED else ""
+    return [f"Low rank does not pay on {', '.join(names)}{more}: train these whole, or not at all."]
+
+
+def _sure(moved: Sequence[MatrixUpdate]) -> str:
+    """How sure the numbers are."""
+    parts = []
+    if any(one.is_sketched for one in moved):
+        width = max(len(one.values) for one in moved if one.is_sketched)
+        beyond = max(one.beyond for one in moved)
+        parts.append(
+            f"of the larger matrices the first {width} directions were computed by a sketch: an r "
+            f"is never too small, and at most {_share(beyond)} of a squared norm lies beyond"
+        )
+    else:
+        parts.append("singular values are exact")
+    size = max((one.rounding / one.values[0] for one in moved), default=0.0)
+    if size > 0.1:
+        parts.append(
+            f"but rounding of the stored numbers alone may make singular values up to "
+            f"{size:.2g} of the largest"
+        )
+    floors = [one for one in moved if one.noise is not None]
+    if floors:
+        distance = max(one.noise.distance for one in floors if one.noise is not None)
+        parts.append(
+            f"{len(floors)} of {len(moved)} updates end in a noise floor (Marchenko and Pastur's "
+            f"law to {distance:.2g}) with r = {_above(floors)} above it: what lies below need not "
+            "be kept"
+        )
+    else:
+        parts.append("no update has a noise floor")
+    parts.append("this is about weights: how much of the squared norm a task needs it cannot say")
+    return "How sure: " + "; ".join(parts) + "."
+
+
+def matrix_rows(matrices: Sequence[MatrixUpdate], head: Sequence[str]) -> list[str]:
+    """The table of all matrices: names without what all begin with, shortened to 80 columns."""
+    names = [one.name.removesuffix(".weight") for one in matrices]
+    # Of two names that sort first and last the others share at least as much.
+    ends = (min(names, default=""), max(names, default=""))
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))
+    skipped = "".join(first for first, _ in same).rfind(".") + 1 if len(names) > 1 else 0
+    rows = [("matrix", "m x n", *head)]
+    for one, name in zip(matrices, names, strict=True):
+        rows.append((name[skipped:], one.shape, *map(str, one.cells)))
+    return _fitted(rows)
+
+
+def _fitted(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows of 80 columns: of a long name the end is shown, which tells it from others."""
+    room = max(
+        13, WIDTH - sum(2 + max(map(len, cells)) for cells in [*zip(*rows, strict=True)][1:])
+    )
+    names = [show.printable(row[0]) for row in rows]
+    names = [name if len(name) <= room else f"...{name[3 - room :]}" for name in names]
+    return show.aligned([(name, *row[1:]) for name, row in zip(names, rows, strict=True)])

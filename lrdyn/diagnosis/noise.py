@@ -1,0 +1,129 @@
+"""The noise floor of an update: where its singular values follow Marchenko and Pastur's law.
+
+A p x q matrix (p <= q) of independent entries of variance v has singular values whose squares,
+over q v, follow that law of ratio beta = p / q, between (1 - sqrt(beta))^2 and (1 + sqrt(beta))^2.
+Where the values of an update behind the first few do so, what they add is like noise, and those
+above the edge are what is not.
+"""
+
+import math
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+FEWEST = 40
+"""Values below the edge that a fit needs."""
+MOST = 0.25
+"""Share of the values that may lie above the edge: of more, the median says nothing of noise."""
+POINTS = 2001
+"""Angles at which the law is tabulated."""
+TRACY_WIDOM = 3.27
+"""Quantile .999 of the Tracy-Widom law of real matrices: how far the largest value of noise lies
+beyond the edge, in units of its spread."""
+ROUNDS = 20
+"""Rounds of the fit; a rank that does not settle has no floor."""
+
+
+class Noise(NamedTuple):
+    """A noise floor."""
+
+    edge: float
+    """Largest singular value that noise of this level has."""
+    above: int
+    """Singular values above the edge."""
+    distance: float
+    """Largest difference of the distribution functions: of the values below the edge, of the
+    law."""
+
+
+@cache
+def law(ratio: float) -> tuple[np.ndarray, np.ndarray]:
+    """Points of the law of Marchenko and Pastur for unit variance, and its distribution there.
+
+    With lambda = 1 + beta + 2 sqrt(beta) cos(angle) the density is smooth in the angle.
+
+    Args:
+        ratio: beta, above 0 and at most 1.
+
+    Example:
+        >>> points, shares = law(1.0)
+        >>> float(points[-1]), float(shares[-1].round(9))
+        (4.0, 1.0)
+
+    Reference:
+        Marchenko and Pastur, Distribution of eigenvalues for some sets of random matrices, 1967.
+    """
+    angles = np.linspace(np.pi, 0, POINTS)
+    points = 1 + ratio + 2 * math.sqrt(ratio) * np.cos(angles)
+    squares = 4 * ratio * np.sin(angles) ** 2
+    # At beta = 1 the density is finite in the angle where lambda is 0, and so is the limit.
+    density = np.divide(squares, points, out=np.zeros(POINTS), where=points > 1e-12)
+    if ratio == 1:
+        density[0] = 4.0
+    steps = 0.5 * (density[1:] + density[:-1]) * np.diff(-angles)
+    shares = np.concatenate([[0.0], np.cumsum(steps)]) / (2 * np.pi * ratio)
+    return points, shares / shares[-1]
+
+
+def allowed(count: int) -> float:
+    """The largest distance at which values still count as following the law.
+
+    Eigenvalues of noise keep to their places: the distance is some 2 / count, and of entries whose
+    variances differ, as those of rounded weights, some hundredths more.
+
+    Example:
+        >>> allowed(100)
+        0.07
+    """
+    return 0.03 + 4 / count
+
+
+def floor(values: np.ndarray, shape: tuple[int, int]) -> Noise | None:
+    """Fit the law to the values of an update behind the first few; None where it does not fit.
+
+    The level is that at which the medians agree (Gavish and Donoho, arXiv 1305.5870). Values above
+    the edge are left out and the level is found anew until their number settles.
+
+    Args:
+        values: all singular values, decreasing.
+        shape: of the matrix.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> noise = rng.standard_normal((60, 90))
+        >>> noise[0] += 10
+        >>> found = floor(np.linalg.svd(noise, compute_uv=False), (60, 90))
+        >>> found.above, found.distance < 0.05
+        (1, True)
+        >>> floor(1.0 / np.arange(1, 61), (60, 90)) is None
+        True
+    """
+    p, q = sorted(shape)
+    above, seen = 0, set()
+    for _ in range(ROUNDS):
+        # Directions of the first values are not there for noise.
+        rows, columns = p - above, q - above
+        if rows < FEWEST or above > MOST * p:
+            return None
+        squares = values[above:p] ** 2
+        points, shares = law(rows / columns)
+        middle = float(np.interp(0.5, shares, points))
+        variance = float(np.median(squares)) / (columns * middle)
+        if not variance:
+            return None
+        # Johnstone, On the distribution of the largest eigenvalue in PCA, 2001.
+        first, second = math.sqrt(columns - 1), math.sqrt(rows)
+        spread = (first + second) * (1 / first + 1 / second) ** (1 / 3)
+        edge = math.sqrt(variance * ((first + second) ** 2 + TRACY_WIDOM * spread))
+        found = int(np.sum(values > edge))
+        if found == above:
+            empirical = (np.arange(rows) + 0.5) / rows
+            predicted = np.interp(squares[::-1] / (columns * variance), points, shares)
+            distance = float(np.max(np.abs(predicted - empirical))) + 0.5 / rows
+            return Noise(edge, above, distance) if distance <= allowed(rows) else None
+        if found in seen:
+            return None
+        seen.add(found)
+        above = found
+    return None

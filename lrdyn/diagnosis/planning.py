@@ -1,0 +1,212 @@
+"""Ranks for a budget: which r each matrix gets when all together have so much."""
+
+import heapq
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lrdyn.adapters import peft_config
+from lrdyn.adapters.peft import configuration
+from lrdyn.core import checks, show
+from lrdyn.diagnosis.report import Diagnosis
+from lrdyn.system.whole_files import replacing
+
+WEIGHT = ".weight"
+
+
+class Sizes(NamedTuple):
+    """One matrix: the squares of its singular values and what each of them costs."""
+
+    squares: np.ndarray
+    """Decreasing."""
+    cost: int
+    """m + n: parameters of one more rank."""
+    rest: float = 0.0
+    """The squared norm behind these values."""
+
+
+class Ranks(NamedTuple):
+    """What was chosen."""
+
+    ranks: dict[str, int]
+    cost: int
+    """Parameters of all factors."""
+    error: float
+    """Norm of what they miss of the updates, over the norm of these."""
+    left: int | None
+    """What is left of the budget; None where there was an error to reach."""
+
+
+def choose(
+    matrices: Mapping[str, Sizes], *, budget: int | None = None, error: float | None = None
+) -> Ranks:
+    """Ranks by the largest sigma^2 / (m + n) first.
+
+    Of one matrix the gains fall, so that the ranks are those at which sigma^2 / (m + n) exceeds one
+    number: no other ranks of equal or lower cost miss less. It ends at the first that does not fit
+    into the budget, or where the error is reached.
+
+    Args:
+        matrices: by name.
+        budget: parameters of all factors, at most.
+        error: relative error to reach, in place of a budget.
+
+    Raises:
+        ValueError: neither or both are given, the error cannot be reached with the values that are
+            known, or values that are not known would be the next ones.
+
+    Example:
+        >>> sizes = {"a": Sizes(np.array([9.0, 1.0]), 4), "b": Sizes(np.array([4.0, 4.0]), 4)}
+        >>> choose(sizes, budget=13)
+        Ranks(ranks={'a': 1, 'b': 2}, cost=12, error=0.23570226039551584, left=1)
+    """
+    if (budget is None) == (error is None):
+        checks.refuse("budget", "both or neither of budget and error", "one of the two")
+    if budget is not None:
+        checks.integer("budget", budget, 0)
+    if error is not None:
+        checks.fraction("error", error)
+    total = sum(float(np.sum(one.squares)) + one.rest for one in matrices.values())
+    if not total:
+        checks.refuse("matrices", "an update of 0", "one that moved")
+    ranks, order_of = dict.fromkeys(matrices, 0), {name: i for i, name in enumerate(matrices)}
+    # What each rank misses, summed from the least on: a difference would be rounded by eps times
+    # the whole.
+    tails = {
+        name: np.append(np.cumsum(one.squares[::-1])[::-1], 0.0) + one.rest
+        for name, one in matrices.items()
+    }
+    missing, cost = np.array([tail[0] for tail in tails.values()]), 0
+    goal = 0.0 if error is None else error**2 * total
+    waiting = [
+        (-float(one.squares[0]) / one.cost, order_of[name], name)
+        for name, one in matrices.items()
+        if len(one.squares) and one.squares[0] > 0
+    ]
+    heapq.heapify(waiting)
+    while waiting and (error is None or missing.sum() > goal * (1 + 1e-12)):
+        _, order, name = heapq.heappop(waiting)
+        one = matrices[name]
+        if budget is not None and cost + one.cost > budget:
+            break
+        ranks[name] += 1
+        cost += one.cost
+        r = ranks[name]
+        missing[order] = tails[name][r]
+        if r < len(one.squares) and one.squares[r] > 0:
+            heapq.heappush(waiting, (-float(one.squares[r]) / one.cost, order, name))
+        elif one.rest > 0:
+            checks.refuse(
+                f"matrices[{name!r}]", f"a plan past the {r} values of a sketch", "exact values"
+            )
+    left = None if budget is None else budget - cost
+    return Ranks(ranks, cost, float(np.sqrt(missing.sum() / total)), left)
+
+
+class Plan(NamedTuple):
+    """Ranks of a LoRA, and PEFT's configuration that has them."""
+
+    chosen: Ranks
+    config: dict[str, Any]
+    """The content of ``adapter_config.json``, for ``peft.LoraConfig``."""
+    full: int
+    """Parameters of the matrices."""
+    one_rank: tuple[int, float]
+    """The largest r that all may have at that cost, and its error."""
+    left_out: tuple[str, ...]
+    """Matrices that are no ``<module>.weight``."""
+    said: str = ""
+    """Where it is known from which way round the weights are stored."""
+
+    def lines(self) -> list[str]:
+        """The plan in words."""
+        used = {name: r for name, r in self.chosen.ranks.items() if r}
+        least, most = (f(used.values(), default=0) for f in (min, max))
+        r, error = self.one_rank
+        lines = [
+            f"plan: r = {least} to {most} on {len(used)} of {len(self.chosen.ranks)} matrices, "
+            f"{self.chosen.cost:,} parameters ({self.chosen.cost / self.full:.3g} of full "
+            "training)",
+            f"relative error of the weights {self.chosen.error:.3g}; one r for all at that cost, "
+            f"{r}: {error:.3g}",
+        ]
+        if self.chosen.left is not None:
+            lines.append(f"left of the budget: {self.chosen.left:,} parameters")
+        without = [
+            name.removesuffix(WEIGHT) for name, rank in self.chosen.ranks.items() if not rank
+        ]
+        if without:
+            some = ", ".join(without[:4]) + (f" and {len(without) - 4} more" * (len(without) > 4))
+            lines.append(f"not in target_modules (r = 0): {some}")
+        if self.left_out:
+            lines.append(f"left out, no <module>.weight: {', '.join(self.left_out[:4])}")
+        lines.append("the error is one of weights, not of the loss")
+        lines += [self.said] if self.said else []
+        return [show.printable(line) for line in lines]
+
+    def write(self, folder: str | Path) -> None:
+        """Write ``adapter_config.json`` into a folder, which is made if it is not there."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / peft_config.NAME) as temporary:
+            temporary.write_text(json.dumps(self.config, indent=2, sort_keys=True))
+
+
+def plan(
+    diagnosis: Diagnosis,
+    *,
+    budget: int | None = None,
+    error: float | None = None,
+    fan_in_fan_out: bool = False,
+    others: tuple[str, ...] = (),
+) -> Plan:
+    """Ranks for the matrices of a diagnosis, as PEFT's configuration of a LoRA with alpha = r.
+
+    Args:
+        diagnosis: of the update of a training like the one that is planned.
+        budget: parameters of all factors, at most.
+        error: or the relative error of the update that is to be reached.
+        fan_in_fan_out: as in PEFT.
+        others: further modules of the model: none of them is taken in.
+
+    Raises:
+        ValueError: see :func:`choose`; or no rank fits into the budget.
+
+    Example:
+        >>> from lrdyn.diagnosis.report import diagnose
+        >>> sides = ({"q.weight": np.zeros((2, 2))}, {"q.weight": np.diag([3.0, 1.0])})
+        >>> made = plan(diagnose(*sides), budget=4)
+        >>> made.config["r"], made.config["target_modules"], round(made.chosen.error, 3)
+        (1, ['q'], 0.316)
+    """
+    usable = [one for one in diagnosis.matrices if one.name.endswith(WEIGHT)]
+    left_out = tuple(one.name for one in diagnosis.matrices if not one.name.endswith(WEIGHT))
+    sizes = {
+        one.name: Sizes(
+            one.values**2,
+            one.rows + one.columns,
+            one.beyond * one.norm**2 if one.is_sketched else 0.0,
+        )
+        for one in usable
+    }
+    chosen = choose(sizes, budget=budget, error=error)
+    ranks = {name.removesuffix(WEIGHT): r for name, r in chosen.ranks.items() if r}
+    if not ranks:
+        least = min(one.cost for one in sizes.values())
+        checks.refuse("budget", budget, f"{least:,} at least: one rank of the smallest matrix")
+    without = {name.removesuffix(WEIGHT) for name in chosen.ranks} - set(ranks)
+    config = configuration(
+        ranks,
+        dict(ranks),
+        others=without.union(others) - set(ranks),
+        fan_in_fan_out=fan_in_fan_out,
+        inference_mode=False,
+    )
+    r = chosen.cost // sum(one.cost for one in sizes.values())
+    missed = sum(float(np.sum(one.squares[r:])) + one.rest for one in sizes.values())
+    total = sum(float(np.sum(one.squares)) + one.rest for one in sizes.values())
+    full = sum(one.full for one in usable)
+    return Plan(chosen, config, full, (r, float(np.sqrt(missed / total))), left_out)

@@ -1,0 +1,332 @@
+"""What is said of the update of one matrix, and the examination of many, on all cores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from lrdyn.adapters.memory import weights_held
+from lrdyn.adapters.methods import LORA
+from lrdyn.diagnosis import comparison, noise, reading
+from lrdyn.diagnosis.comparison import Compared, Pair
+from lrdyn.diagnosis.decomposition import Decomposition, Wanted, decompose, of_product
+from lrdyn.diagnosis.noise import Noise
+from lrdyn.diagnosis.spectrum import (
+    Spectrum,
+    blas_threads,
+    measured,
+    rounding,
+    values_of,
+)
+from lrdyn.engine.process import cores
+from lrdyn.engine.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from lrdyn.figures.tables import Cell
+
+
+class MatrixUpdate(NamedTuple):
+    """What is said of the update of one matrix, W after - W before."""
+
+    name: str
+    rows: int
+    columns: int
+    norm: float
+    """Frobenius norm of the update."""
+    relative: float
+    """The norm of the update over that of W before; NaN if there is no W before."""
+    rank: int
+    """Singular values above what rounding makes, of those that were computed."""
+    effective_rank: float
+    """At most, where not all singular values were computed."""
+    stable_rank: float
+    energy: float
+    """Share of the squared norm in the first k singular values."""
+    outside: float
+    """Share of the squared norm in all other singular values, 1 - energy."""
+    rank_90: int | None
+    """Smallest rank with 90 % of the squared norm; 0 if there is no update, None if it is more
+    than a sketch is wide."""
+    rank_99: int | None
+    mean_before: float
+    """Mean of the singular values of W behind the first k, before; NaN if not asked for."""
+    mean_after: float
+    spread_before: float
+    """Standard deviation of these singular values over their mean; NaN if there are none."""
+    spread_after: float
+    rounding: float
+    """Largest singular value that rounding of the stored types makes, about."""
+    beyond: float
+    """Share of the squared norm behind the singular values that were computed, at most."""
+    noise: Noise | None
+    """The noise floor; None where the values do not follow the law of noise."""
+    values: np.ndarray
+    """The singular values of the update: all, those of the sketch, or the r of an adapter."""
+
+    @property
+    def shape(self) -> str:
+        """Rows and columns in words."""
+        return f"{self.rows} x {self.columns}"
+
+    @property
+    def full(self) -> int:
+        """Parameters of the matrix: full fine-tuning trains all."""
+        return self.rows * self.columns
+
+    @property
+    def is_sketched(self) -> bool:
+        """Whether only the first singular values were computed."""
+        return len(self.values) < min(self.rows, self.columns) and self.beyond > 0
+
+    def lora(self, rank: int) -> int:
+        """Parameters of LoRA's factors: r (m + n)."""
+        return weights_held(LORA, self.rows, self.columns, rank) - self.full
+
+    def rank_text(self, rank: int | None) -> str:
+        """An r in words: ``>64`` where it is more than a sketch of 64 shows."""
+        return f">{len(self.values)}" if rank is None else str(rank)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """What stands in the table of all matrices, as :data:`SHOWN` has it."""
+        more = "+" if self.is_sketched and self.rank == len(self.values) else ""
+        cells = [self.relative, f"{self.rank}{more}", self.stable_rank]
+        ranks = map(self.rank_text, (self.rank_90, self.rank_99))
+        shown = ["-" if math.isnan(x) else f"{x:.3g}" for x in (cells[0], cells[2])]
+        above = "-" if self.noise is None else str(self.noise.above)
+        return [shown[0], cells[1], shown[1], *ranks, above]
+
+
+SHOWN = ("moved", "rank", "stable", "r 90 %", "r 99 %", "noise")
+"""Headings of the table of all matrices."""
+
+
+class Examined(NamedTuple):
+    """One matrix: what is said of it, and factors of the rank that was wanted."""
+
+    pair: Pair
+    """Without its arrays."""
+    update: MatrixUpdate
+    factors: tuple[np.ndarray, np.ndarray] | None
+    missed: float
+    """||update - B A||."""
+    digest: bytes
+    """Equal for tied weights, where factors were wanted."""
+
+
+class Settings(NamedTuple):
+    """How updates are examined."""
+
+    k: int
+    sketch: int | None = None
+    """Width of the range finder; None for exact values."""
+    bulk: bool = False
+    """Whether W before and W after are decomposed, too."""
+
+
+def examine_all(
+    both: Compared,
+    names: Sequence[str],
+    notes: dict[str, str],
+    settings: Settings,
+    *,
+    wanted: Callable[[str], Wanted | None] = lambda name: None,
+    progress: Progress | None = None,
+) -> list[Examined]:
+    """Examine matrices side by side, one a core; each core has one of them in memory.
+
+    Args:
+        both: what is compared.
+        names: which of it, in the order of the result.
+        notes: where it is noted what is left out.
+        settings: how.
+        wanted: name -> the rank of its factors, see
+            :func:`lrdyn.diagnosis.decomposition.decompose`.
+        progress: is told of each that is done.
+
+    Example:
+        >>> sides = (reading.weights("", {"W": W}) for W in (np.eye(2), np.diag([3.0, 1.0])))
+        >>> both = comparison.compared(*sides, "*")
+        >>> [one.update.rank for one in examine_all(both, both.matrices, {}, Settings(1))]
+        [1]
+    """
+    progress = progress or Silent()
+    progress.expect(len(names))
+
+    def examine(name: str) -> tuple[Examined | None, dict[str, str]]:
+        own: dict[str, str] = {}
+        found = None
+        for pair in comparison.pairs(both, (name,), own):
+            found = of_pair(pair, settings, wanted(name))
+        progress.advance(1)
+        return found, own
+
+    workers = max(1, min(cores(), len(names)))
+    with blas_threads(max(1, cores() // workers)), ThreadPoolExecutor(workers) as pool:
+        waiting = [pool.submit(examine, name) for name in names]
+        try:
+            done = [one.result() for one in waiting]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    for _, own in done:
+        notes |= own
+    return [found for found, _ in done if found is not None]
+
+
+def of_pair(pair: Pair, settings: Settings, wanted: Wanted | None = None) -> Examined:
+    """Measure the update of one matrix, and the matrix before and after if that is asked for.
+
+    Example:
+        >>> pair = Pair("W", np.eye(2), np.diag([3.0, 1.0]), ("float64", "float64"))
+        >>> update = of_pair(pair, Settings(1, bulk=True)).update
+        >>> update.rank, update.mean_before, update.mean_after
+        (1, 1.0, 1.0)
+    """
+    before, k = pair.before, settings.k
+    start = math.nan if before is None else norm(before)
+    digest = comparison.digest(pair) if wanted is not None else b""
+    bulks = [(math.nan, math.nan)] * 2
+    if settings.bulk:
+        bulks = [_bulk(values_of(W), k) for W in (before, pair.whole_after) if W is not None]
+        bulks = [(math.nan, math.nan)] * (2 - len(bulks)) + bulks
+    if pair.factors is not None:
+        B, A = pair.factors
+        shape, floor, eps = (len(B), A.shape[1]), 0.0, float(np.finfo(np.float32).eps)
+        found = of_product(B, A, wanted)
+        missed = math.sqrt(_behind(found))
+    else:
+        assert before is not None
+        floor = rounding(
+            before,
+            pair.whole_after,
+            epsilons=(reading.epsilon(pair.types[0]), reading.epsilon(pair.types[1])),
+        )
+        update = pair.update
+        shape, eps = update.shape, reading.epsilon(update.dtype.name)
+        found = decompose(update, wanted, settings.sketch)
+        missed = 0.0
+        if found.factors is not None:
+            missed = norm(update - found.factors[0] @ found.factors[1])
+    update = _measured(pair.name, shape, found, k=k, eps=eps, floor=floor)
+    (mean_before, spread_before), (mean_after, spread_after) = bulks
+    update = update._replace(
+        relative=update.norm / start if start else (np.inf if update.norm else 0.0),
+        mean_before=mean_before,
+        spread_before=spread_before,
+        mean_after=mean_after,
+        spread_after=spread_after,
+    )
+    light = pair._replace(before=None, after=None, factors=None)
+    return Examined(light, update, found.factors, missed, digest)
+
+
+def norm(array: np.ndarray) -> float:
+    """Frobenius norm, summed in float64 a row at a time.
+
+    Example:
+        >>> norm(np.array([[3.0, 4.0]], np.float32))
+        5.0
+    """
+    rows = array.reshape(len(array) if array.ndim else 1, -1)
+    squares = np.einsum("ij,ij->i", rows, rows)
+    total = float(np.sum(squares, dtype=np.float64))
+    if not 1e-30 < total < math.inf:  # float32 may have left its range
+        total = float(np.einsum("ij,ij->", rows, rows, dtype=np.float64))
+    return math.sqrt(total)
+
+
+def _behind(found: Decomposition) -> float:
+    """Squared norm behind the rank of the factors."""
+    rank = 0 if found.factors is None else found.factors[0].shape[1]
+    return found.rest + float(np.sum(found.values[rank:] ** 2))
+
+
+def _measured(
+    name: str, shape: tuple[int, ...], found: Decomposition, *, k: int, eps: float, floor: float
+) -> MatrixUpdate:
+    values, rest, short = found.values, found.rest, min(shape)
+    others = short - len(values)
+    spread = math.sqrt(rest / others) if others else 0.0
+    nothing = np.zeros((1, 0))
+    whole = Spectrum(np.append(values, np.full(others, spread)), len(values), nothing, nothing)
+    measures = measured(whole, k=min(k, short), side=max(shape), eps=eps, floor=floor)
+    total = float(np.sum(values**2)) + rest
+    is_whole = rest == 0
+    return MatrixUpdate(
+        name=name,
+        rows=shape[0],
+        columns=shape[1],
+        norm=measures.norm,
+        relative=math.nan,
+        rank=measures.rank,
+        effective_rank=measures.effective_rank,
+        stable_rank=measures.stable_rank,
+        energy=measures.energy,
+        outside=1 - measures.energy,
+        rank_90=rank_with(values, 0.9, rest),
+        rank_99=rank_with(values, 0.99, rest),
+        mean_before=math.nan,
+        mean_after=math.nan,
+        spread_before=math.nan,
+        spread_after=math.nan,
+        rounding=floor,
+        beyond=rest / total if total else 0.0,
+        noise=noise.floor(values, (shape[0], shape[1])) if is_whole and not others else None,
+        values=values,
+    )
+
+
+def rank_with(values: np.ndarray, share: float, rest: float = 0.0) -> int | None:
+    """Smallest r whose first r singular values have this share of the squared norm.
+
+    Args:
+        values: decreasing.
+        share: of the squared norm.
+        rest: the squared norm behind these values.
+
+    Returns:
+        r; 0 of nothing; None if all these values have less.
+
+    Example:
+        >>> rank_with(np.array([3.0, 1.0, 0.0]), 0.9), rank_with(np.zeros(2), 0.9)
+        (1, 0)
+        >>> rank_with(np.array([3.0, 1.0]), 0.9, rest=2.0) is None
+        True
+    """
+    sums = np.cumsum(values**2)
+    total = sums[-1] + rest
+    if not total:
+        return 0
+    # A share that is reached exactly must not be missed by a rounding of the sum.
+    enough = sums >= share * total * (1 - len(values) * np.finfo(float).eps)
+    return int(np.argmax(enough)) + 1 if enough[-1] else None
+
+
+def rank_for(share: float) -> Wanted:
+    """Rank of the factors that have a share of the squared norm, or all that were computed.
+
+    Example:
+        >>> rank_for(0.9)(np.array([3.0, 1.0]), 0.0)
+        1
+    """
+    return partial(_rank_or_all, share)
+
+
+def _rank_or_all(share: float, values: np.ndarray, rest: float) -> int:
+    rank = rank_with(values, share, rest)
+    return len(values) if rank is None else rank
+
+
+def _bulk(values: np.ndarray, k: int) -> tuple[float, float]:
+    """Mean of the values behind the first k, and their standard deviation over it."""
+    rest = values[k:]
+    if not len(rest):
+        return np.nan, np.nan
+    mean = float(np.mean(rest))
+    return mean, float(np.std(rest)) / mean if mean else np.nan

@@ -1,0 +1,144 @@
+"""Adapters written here, loaded by PEFT: ``python -m tests.faults.peft_files [PYTHON]``.
+
+PYTHON is an interpreter that has torch, peft and transformers, of whatever release; by default this
+one. Where it has not, a line says so and nothing is checked. LoRA, rsLoRA, DoRA and PiSSA are
+written again and PEFT's outputs compared with those of the committed ones; of a GPT-2 and a Llama,
+whose weights move at random, the update is extracted, resized and planned, and PEFT must find the
+error that was printed, the rank that was asked for, and the modules that were planned.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from lrdyn import diagnosis
+from lrdyn.adapters import peft
+from lrdyn.diagnosis.combining import combine
+from tests.runs import ROOT
+
+MADE = ROOT / "tests" / "data" / "peft_adapters"
+KINDS = ("lora", "rslora", "dora", "pissa", "embedding", "conv1d", "saved")
+OUTPUTS, ERRORS = 1e-5, 1e-3
+"""Allowed: of PEFT's outputs, and of its error beside the printed one."""
+
+MODELS = """
+import sys
+from pathlib import Path
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+torch.manual_seed(0)
+gpt2 = GPT2Config(n_embd=48, n_layer=2, n_head=4, vocab_size=90, n_positions=20)
+llama = LlamaConfig(hidden_size=48, intermediate_size=80, num_hidden_layers=2,
+    num_attention_heads=4, num_key_value_heads=2, vocab_size=90)
+for name, model in (("gpt2", GPT2LMHeadModel(gpt2)), ("llama", LlamaForCausalLM(llama))):
+    model.save_pretrained(Path(sys.argv[1], name, "before"))
+    torch.save({"state_dict": model.state_dict()}, Path(sys.argv[1], name, "before.pt"))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.02 * torch.randn_like(weight)
+    model.save_pretrained(Path(sys.argv[1], name, "after"))
+"""
+LOADED = """
+import json, sys
+from pathlib import Path
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+folder = Path(sys.argv[1])
+def weights(name, when):
+    return AutoModelForCausalLM.from_pretrained(folder / name / when, dtype=torch.float32)
+found = {}
+for name in ("gpt2", "llama"):
+    before, after = (weights(name, when).state_dict() for when in ("before", "after"))
+    for kind in ("adapter", "smaller"):
+        model = PeftModel.from_pretrained(weights(name, "before"), folder / name / kind)
+        merged = model.merge_and_unload().state_dict()
+        # A tied head is the embedding, which is counted once.
+        keys = [key for key in after if not (name == "gpt2" and key == "lm_head.weight")]
+        missed = sum(float(((after[key] - merged[key]) ** 2).sum()) for key in keys)
+        moved = sum(float(((after[key] - before[key]) ** 2).sum()) for key in keys)
+        found[f"{name} {kind}"] = (missed / moved) ** 0.5
+    config = LoraConfig.from_pretrained(folder / name / "plan")
+    model = get_peft_model(weights(name, "before"), config)
+    ranks = {}
+    for path, module in model.named_modules():
+        if getattr(module, "r", None):
+            ranks[path.removeprefix("base_model.model.")] = module.r["default"]
+    found[f"{name} plan"] = ranks
+print("FOUND", json.dumps(found))
+"""
+
+
+def run(interpreter: str, *words: str) -> str:
+    """Standard output of a program of the other interpreter."""
+    command = [interpreter, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{words[0][:40]}: {done.stderr[-400:]}")
+    return done.stdout
+
+
+def outputs(interpreter: str, folder: Path) -> list[str]:
+    """What PEFT computes with adapters that were read and written here."""
+    for kind in KINDS:
+        peft.write(folder / kind, peft.read(MADE / kind))
+    said = run(interpreter, str(ROOT / "tests" / "data" / "make_peft.py"), "--check", str(folder))
+    distances = {line.split()[0]: float(line.split()[1]) for line in said.splitlines()}
+    missing = [f"{kind}: not loaded" for kind in set(KINDS) - set(distances)]
+    return missing + [
+        f"{kind}: PEFT's outputs are {distance:.1e} away"
+        for kind, distance in distances.items()
+        if not distance <= OUTPUTS
+    ]
+
+
+def updates(interpreter: str, folder: Path) -> list[str]:
+    """Errors, ranks and modules that PEFT finds in what was extracted, resized and planned."""
+    run(interpreter, "-c", MODELS, str(folder))
+    wanted = {}
+    for name in ("gpt2", "llama"):
+        before, after = folder / name / "before", folder / name / "after"
+        found = diagnosis.extract(before, after, energy=0.9).write(folder / name / "adapter")
+        wanted[f"{name} adapter"] = found.error
+        small = combine([folder / name / "adapter"], rank=4)
+        smaller = found._replace(adapter=small.adapter).write(folder / name / "smaller")
+        wanted[f"{name} smaller"] = smaller.error
+        way = found.orientation.fan_in_fan_out
+        plan = diagnosis.plan(found.diagnosis, budget=4000, fan_in_fan_out=way)
+        plan.write(folder / name / "plan")
+        ranks = {n.removesuffix(".weight"): r for n, r in plan.chosen.ranks.items() if r}
+        wanted[f"{name} plan"] = ranks
+    said = run(interpreter, "-c", LOADED, str(folder))
+    seen = json.loads(said.partition("FOUND ")[2])
+    faults = []
+    for what, value in wanted.items():
+        if isinstance(value, dict):
+            same = seen[what] == value
+        else:
+            same = bool(np.isclose(seen[what], value, rtol=ERRORS))
+        if not same:
+            faults.append(f"{what}: PEFT finds {seen[what]}, wanted {value}")
+    return faults
+
+
+def main(words: list[str]) -> int:
+    """Print what PEFT finds otherwise; 1 if there is any."""
+    interpreter = words[0] if words else sys.executable
+    probe = "import torch, peft, transformers; print(peft.__version__, torch.__version__)"
+    there = subprocess.run([interpreter, "-c", probe], capture_output=True, text=True, check=False)
+    if there.returncode:
+        print("torch, peft and transformers are not installed there: nothing was checked")
+        return 0
+    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+        faults = outputs(interpreter, Path(first)) + updates(interpreter, Path(second))
+    print(f"peft and torch: {there.stdout.strip()}; {len(faults)} faults")
+    print("\n".join(faults))
+    return int(bool(faults))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
