@@ -209,18 +209,30 @@ def measure_compression(case: AroundPretrained, once: Once = each_time) -> Compr
     return _apart_by(full, small)._replace(diverged_at=diverged_at[0], step=jnp.asarray(case.steps))
 
 
-def _rectangular(case: AroundPretrained, aspect: float) -> Float[Array, "step"]:
-    """The distance over ||T - W_0|| at each step, for W of aspect * d rows."""
+def _rectangular(case: AroundPretrained, aspects: tuple[float, ...]) -> Float[Array, "aspect step"]:
+    """The distance over ||T - W_0|| at each step, for W of aspect * d rows, aspect >= 1.
+
+    All have as many rows as the highest: rows of zeros below a matrix change nothing, and the
+    problems of all aspects are one program.
+    """
     n, depth = len(case.target), len(case.weights)
-    m = round(aspect * n)
-    layers_key, target_key = jax.random.split(case.draw)
-    layers = full_width_layers(layers_key, (m, n), depth, 1.0)
-    layers = tuple(W * scale for W, scale in zip(layers, case.scales, strict=True))
-    values = initialization.spaced_singular_values(case.rank)
-    target = initialization.low_rank_target(target_key, (m, n), values)
-    train = partial(train_adapter, case, layers, jnp.zeros_like(target), target)
-    (full, _), (small, _) = train(compress=False), train(compress=True)
-    return linalg.frobenius(full - small) / linalg.frobenius(target)
+    keys, values = jax.random.split(case.draw), initialization.spaced_singular_values(case.rank)
+    heights = [round(aspect * n) for aspect in aspects]
+
+    def drawn(m: int) -> tuple[Weights, Array]:
+        layers = full_width_layers(keys[0], (m, n), depth, 1.0)
+        *inner, last = (W * scale for W, scale in zip(layers, case.scales, strict=True))
+        target = initialization.low_rank_target(keys[1], (m, n), values)
+        below = ((0, max(heights) - m), (0, 0))
+        return (*inner, jnp.pad(last, below)), jnp.pad(target, below)
+
+    def distance(layers: Weights, target: Array) -> Float[Array, "step"]:
+        train = partial(train_adapter, case, layers, jnp.zeros_like(target), target)
+        (full, _), (small, _) = train(compress=False), train(compress=True)
+        return linalg.frobenius(full - small) / linalg.frobenius(target)
+
+    every = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(drawn, heights))
+    return jax.vmap(distance)(*every)
 
 
 def distances(
@@ -228,7 +240,7 @@ def distances(
 ) -> CompressedMeasured:
     """Between the two at the end, for W of other shapes: shown, and read by no claim."""
     return CompressedMeasured(
-        distance=jnp.stack([_rectangular(case, aspect)[-1] for aspect in ASPECTS]),
+        distance=_rectangular(case, ASPECTS)[:, -1],
         aspect=jnp.asarray(ASPECTS, case.target.dtype),
     )
 
@@ -270,7 +282,7 @@ def _one_side(case: AroundPretrained, once: Once = each_time) -> CompressedMeasu
 
 
 def _half_as_high_again(case: AroundPretrained) -> CompressedMeasured:
-    distance = _rectangular(case, ASPECTS[1]) * linalg.frobenius(case.target)
+    distance = _rectangular(case, ASPECTS[1:2])[0] * linalg.frobenius(case.target)
     return CompressedMeasured(deep_lora=distance)
 
 

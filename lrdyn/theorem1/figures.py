@@ -196,7 +196,7 @@ def _shares(ax: Axes, results: xr.Dataset, depth: int) -> None:
     ax.set_ylim(0, 1)
 
 
-def _what_is_left(decay: float, depth: int, largest: float) -> tuple[np.ndarray, np.ndarray]:
+def what_is_left(decay: float, depth: int, largest: float) -> tuple[np.ndarray, np.ndarray]:
     """Singular values of the target from which something is left on, and what is left of them.
 
     What is left, s, is stationary, ``sigma = s + lambda s^{2/L - 1}``, and costs less than 0 from
@@ -212,7 +212,7 @@ def _shrinkage(ax: Axes, results: xr.Dataset, depth: int) -> None:
     largest = float(values.max())
     colors = dict(zip(results["weight_decay"].values, plotting.SHADES * 9, strict=False))
     for decay, color in colors.items():
-        sigma, left = _what_is_left(float(decay), depth, 1.08 * largest)
+        sigma, left = what_is_left(float(decay), depth, 1.08 * largest)
         ax.plot([0, sigma[0]], [0, 0], color=color, lw=1.0)
         ax.plot(sigma[[0, 0]], [0, left[0]], color=color, lw=0.7, ls=":")
         ax.plot(sigma, left, color=color, lw=1.0, label=_decay_title(decay))
