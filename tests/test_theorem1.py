@@ -511,7 +511,7 @@ def test_only_decays_that_leave_saddles_are_drawn(decays, shown):
 @pytest.mark.parametrize("decay", [0.0, 0.1, 2.0])
 def test_the_figure_of_shrinkage_draws_the_closed_form(depth, decay):
     """What is left of a singular value, from the first one of which something is left on."""
-    sigma, left = what_is_left(decay, depth, 3.0)
+    sigma, left = what_is_left(decay, depth, 5.0)
     shrink = jax.jit(partial(lr.theorem1.shrink, depth=depth))
     assert len(sigma) == 400
     # At the first point both minima cost the same.
