@@ -28,7 +28,12 @@ from lrdyn.theorem1 import (
 )
 from lrdyn.theorem1.critical_points_claims import CRITICAL_POINTS
 from lrdyn.theorem1.descent import DescentMeasured, DescentTheory
-from lrdyn.theorem1.figures import basins_figure, landscape_figure, shrinkage_figure
+from lrdyn.theorem1.figures import (
+    basins_figure,
+    landscape_figure,
+    shrinkage_figure,
+    what_is_left,
+)
 from lrdyn.theorem1.minimisers_claims import DESCENT
 from lrdyn.theorem1.regularised_autoencoder_claims import AUTOENCODER
 from lrdyn.theorem1.rest_points_claims import BASINS
@@ -504,15 +509,27 @@ def test_only_decays_that_leave_saddles_are_drawn(decays, shown):
     assert [len(points_of(ax, "o")) for ax in axes] == shown
 
 
+@pytest.mark.parametrize("depth", [2, 3, 5])
+@pytest.mark.parametrize("decay", [0.0, 0.1, 2.0])
+def test_the_figure_of_shrinkage_draws_the_closed_form(depth, decay):
+    """What is left of a singular value, from the first one of which something is left on."""
+    sigma, left = what_is_left(decay, depth, 5.0)
+    shrink = jax.jit(partial(lr.theorem1.shrink, depth=depth))
+    assert len(sigma) == 400
+    # At the first point both minima cost the same.
+    oracles.assert_close(jnp.asarray(left[1:]), shrink(jnp.asarray(sigma[1:]), decay), size=9)
+    assert not shrink(jnp.linspace(0.0, 0.9999 * sigma[0], 9), decay).any()
+
+
 def test_the_figure_of_shrinkage_shows_the_ends_of_descent(groups):
     _, ax = shrinkage_figure(groups).axes  # of three layers
     shrink = jax.jit(partial(lr.theorem1.shrink, depth=3))
     curves = [line for line in ax.lines if np.size(line.get_xdata()) == 400]
     assert len(curves) == 2
     for line, decay in zip(curves, (0.0, 0.1), strict=True):
-        grid, curve = (jnp.asarray(values, float) for values in line.get_data())
-        shown = np.isfinite(curve)
-        oracles.assert_close(curve[shown], shrink(grid, decay)[shown], size=9)
+        # The first point may be that where both minima cost the same.
+        grid, curve = (jnp.asarray(values, float)[1:] for values in line.get_data())
+        oracles.assert_close(curve, shrink(grid, decay), size=9)
     points = points_of(ax, "o")
     x, ends = jnp.asarray(points[np.isfinite(points).all(axis=1)]).T
     assert len(ends)

@@ -31,6 +31,7 @@ from lrdyn.theorem3.autoencoder_training_claims import AutoencoderMeasured
 from lrdyn.theorem3.dropblock_claims import DROPBLOCK
 from lrdyn.theorem3.dropout_minimiser_claims import MINIMISER
 from lrdyn.theorem3.dropout_penalty_claims import DROPOUT
+from lrdyn.theorem3.figures import minimisers
 from lrdyn.theorem3.masked_autoencoder_claims import AUTOENCODER, AutoencoderTheory
 from tests.oracles import assert_apart, assert_close, double
 from tests.runs import finished
@@ -457,3 +458,14 @@ def test_what_masks_add_does_not_cancel():
     """``theorem3 --mask patch --rows 8 --cols 2 --width 3 --keep-prob 0.0017``."""
     point = {"rows": 8, "cols": 2, "width": 3, "keep_prob": 0.0017, "mask": "patch"}
     assert verdicts(rows(AUTOENCODER, "attained", **point, patch_size=8)) == {"attained": True}
+
+
+@pytest.mark.parametrize("width", [1, 3, 9])
+def test_the_figure_draws_the_minimisers_in_closed_form(width):
+    """In NumPy and for all theta at once what JAX finds one by one."""
+    spectrum, keep_probs = np.array([1.0, 0.9, 0.5, 0.45, 0.1]), np.linspace(0.02, 1.0, 50)
+    drawn = minimisers(spectrum, width, keep_probs)
+    shrink = jax.jit(theorem3.shrink_squared_values, static_argnames="width")
+    strengths = (1 - keep_probs) / keep_probs / width
+    for values, strength in zip(drawn, strengths, strict=True):
+        assert_close(jnp.asarray(values), shrink(spectrum, strength, width=width)[0], size=5)

@@ -1,7 +1,7 @@
 """Pages of help, one for each command of ``lrdyn``, and completion made of the same parsers.
 
-Theorems, ``diagnose``, ``merge`` and figures have parsers of their own, which come first; here are those of
-the other commands, and the tree of all.
+Theorems, ``diagnose``, ``merge`` and figures have parsers of their own, which come first; here are
+those of the other commands, and the tree of all.
 """
 
 import argparse

@@ -27,6 +27,7 @@ from lrdyn.core.condition import conditions
 from lrdyn.core.descent import simulate
 from lrdyn.core.factorization import Weights, end_to_end
 from lrdyn.corollary1.compression import compression_error
+from lrdyn.engine.evaluate import Once, each_time
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.forms import Equal, Zero, start_of
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
@@ -123,11 +124,11 @@ def train_adapter(
     target: Float[Array, "m n"],
     *,
     compress: bool,
-    centred: bool,
+    centred: Any = 0.0,
     frame_rate: float = 0.0,
     inputs: Float[Array, "n examples"] | None = None,
     adam: bool = False,
-    quartic: float = 0.0,
+    quartic: Float[Array, ""] | None = None,
 ) -> tuple[Float[Array, "step m n"], Int[Array, ""]]:
     """Train one adapter on ||W X - T X||_F^2 / 2 by descent.
 
@@ -137,7 +138,7 @@ def train_adapter(
         pretrained: W_0.
         target: T.
         compress: whether to train the compressed adapter, or that of full width.
-        centred: whether to subtract the product at the start.
+        centred: how many times the product at the start is subtracted.
         frame_rate: rate of U and V, in that of the layers; 0 freezes them.
         inputs: X, the identity if it is None.
         adam: Adam in the place of plain descent.
@@ -150,7 +151,8 @@ def train_adapter(
     factors = tuple(reversed(layers))
     if compress:
         factors, _ = compressed_factors(layers, pretrained - target, 2 * case.rank)
-    adapter = DeepFactors(factors, start=factors if centred else None, framed=compress)
+    start = (jnp.asarray(centred, target.dtype) * factors[0], *factors[1:])
+    adapter = DeepFactors(factors, start=start, framed=compress)
     trained, fixed = adapters.split({"W": adapter})
     eta = case.learning_rate
     rule = optax.adam(eta / 10) if adam else optax.sgd(eta)
@@ -163,7 +165,8 @@ def train_adapter(
     def loss(trained: dict) -> Array:
         W = adapters.apply(net, adapters.joined(trained, fixed))["W"]
         residual = W @ X - target @ X
-        return 0.5 * jnp.sum(residual**2) + quartic * jnp.sum(residual**4)
+        squares = 0.5 * jnp.sum(residual**2)
+        return squares if quartic is None else squares + quartic * jnp.sum(residual**4)
 
     def record(trained: dict) -> Array:
         return adapters.merge(net, adapters.joined(trained, fixed))["W"] - pretrained
@@ -172,42 +175,64 @@ def train_adapter(
     return run.records, run.diverged_at
 
 
-def _distance(
-    case: AroundPretrained, *, one_side: bool = False, centred: bool, **how: Any
-) -> tuple[Float[Array, "step"], Int[Array, ""]]:
-    """The distance of the two runs, and when the full one diverged."""
-    shared = {name: how[name] for name in ("inputs", "adam", "quartic") if name in how}
+Trained = tuple[Float[Array, "centred step d d"], Int[Array, "centred"]]
+"""Changes of W, and when the runs diverged."""
+
+
+def _trained(case: AroundPretrained, *, compress: bool, **how: Any) -> Trained:
+    """Changes of W, from the product at the start and with that subtracted, in one program."""
     target = case.pretrained + case.target
     train = partial(train_adapter, case, case.weights, case.pretrained, target)
-    full, diverged_at = train(compress=False, centred=centred, **shared)
-    small, _ = train(compress=True, centred=centred != one_side, **how)
-    return linalg.frobenius(full - small), diverged_at
+    return jax.vmap(lambda centred: train(compress=compress, centred=centred, **how))(jnp.arange(2))
 
 
-def measure_compression(case: AroundPretrained, **how: Any) -> CompressedMeasured:
+def _full(case: AroundPretrained) -> Trained:
+    return _trained(case, compress=False)
+
+
+def _small(
+    case: AroundPretrained,
+) -> tuple[Float[Array, "centred step d d"], Int[Array, "centred"]]:
+    return _trained(case, compress=True)
+
+
+def _apart_by(
+    full: Float[Array, "centred step d d"], small: Float[Array, "centred step d d"]
+) -> CompressedMeasured:
+    plain, centred = linalg.frobenius(full - small)
+    return CompressedMeasured(deep_lora=plain, deep_lora_centred=centred)
+
+
+def measure_compression(case: AroundPretrained, once: Once = each_time) -> CompressedMeasured:
     """Train the adapters of full width and the compressed ones, and subtract."""
-    plain, diverged_at = _distance(case, centred=False, **how)
-    centred, _ = _distance(case, centred=True, **how)
-    return CompressedMeasured(
-        deep_lora=plain,
-        deep_lora_centred=centred,
-        diverged_at=diverged_at,
-        step=jnp.asarray(case.steps),
-    )
+    (full, diverged_at), (small, _) = once(_full, case), once(_small, case)
+    return _apart_by(full, small)._replace(diverged_at=diverged_at[0], step=jnp.asarray(case.steps))
 
 
-def _rectangular(case: AroundPretrained, aspect: float) -> Float[Array, "step"]:
-    """The distance over ||T - W_0|| at each step, for W of aspect * d rows."""
+def _rectangular(case: AroundPretrained, aspects: tuple[float, ...]) -> Float[Array, "aspect step"]:
+    """The distance over ||T - W_0|| at each step, for W of aspect * d rows, aspect >= 1.
+
+    All have as many rows as the highest: rows of zeros below a matrix change nothing, and the
+    problems of all aspects are one program.
+    """
     n, depth = len(case.target), len(case.weights)
-    m = round(aspect * n)
-    layers_key, target_key = jax.random.split(case.draw)
-    layers = full_width_layers(layers_key, (m, n), depth, 1.0)
-    layers = tuple(W * scale for W, scale in zip(layers, case.scales, strict=True))
-    values = initialization.spaced_singular_values(case.rank)
-    target = initialization.low_rank_target(target_key, (m, n), values)
-    train = partial(train_adapter, case, layers, jnp.zeros_like(target), target, centred=False)
-    (full, _), (small, _) = train(compress=False), train(compress=True)
-    return linalg.frobenius(full - small) / linalg.frobenius(target)
+    keys, values = jax.random.split(case.draw), initialization.spaced_singular_values(case.rank)
+    heights = [round(aspect * n) for aspect in aspects]
+
+    def drawn(m: int) -> tuple[Weights, Array]:
+        layers = full_width_layers(keys[0], (m, n), depth, 1.0)
+        *inner, last = (W * scale for W, scale in zip(layers, case.scales, strict=True))
+        target = initialization.low_rank_target(keys[1], (m, n), values)
+        below = ((0, max(heights) - m), (0, 0))
+        return (*inner, jnp.pad(last, below)), jnp.pad(target, below)
+
+    def distance(layers: Weights, target: Array) -> Float[Array, "step"]:
+        train = partial(train_adapter, case, layers, jnp.zeros_like(target), target)
+        (full, _), (small, _) = train(compress=False), train(compress=True)
+        return linalg.frobenius(full - small) / linalg.frobenius(target)
+
+    every = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(drawn, heights))
+    return jax.vmap(distance)(*every)
 
 
 def distances(
@@ -215,7 +240,7 @@ def distances(
 ) -> CompressedMeasured:
     """Between the two at the end, for W of other shapes: shown, and read by no claim."""
     return CompressedMeasured(
-        distance=jnp.stack([_rectangular(case, aspect)[-1] for aspect in ASPECTS]),
+        distance=_rectangular(case, ASPECTS)[:, -1],
         aspect=jnp.asarray(ASPECTS, case.target.dtype),
     )
 
@@ -223,21 +248,42 @@ def distances(
 # Controls ----------------------------------------------------------------------------------------
 
 
-def _raw(case: AroundPretrained) -> CompressedMeasured:
-    X = jax.random.normal(case.draw, case.target.shape) / np.sqrt(len(case.target))
-    return measure_compression(case, inputs=X)
+def _other_losses(case: AroundPretrained) -> CompressedMeasured:
+    """With inputs that are not whitened, and with fourth powers of the residual: both in a row."""
+    eye = jnp.eye(len(case.target), dtype=case.target.dtype)
+    raw = jax.random.normal(case.draw, eye.shape, eye.dtype) / np.sqrt(len(eye))
+
+    def of_loss(inputs: Array, quartic: Array) -> CompressedMeasured:
+        train = partial(_trained, case, inputs=inputs, quartic=quartic)
+        return _apart_by(train(compress=False)[0], train(compress=True)[0])
+
+    return jax.vmap(of_loss)(jnp.stack([raw, eye]), jnp.arange(2, dtype=eye.dtype))
+
+
+def _raw(case: AroundPretrained, once: Once = each_time) -> CompressedMeasured:
+    return jax.tree.map(lambda both: both[0], once(_other_losses, case))
+
+
+def _fourth_powers(case: AroundPretrained, once: Once = each_time) -> CompressedMeasured:
+    return jax.tree.map(lambda both: both[1], once(_other_losses, case))
+
+
+def _adam(case: AroundPretrained) -> CompressedMeasured:
+    train = partial(_trained, case, adam=True)
+    return _apart_by(train(compress=False)[0], train(compress=True)[0])
+
+
+def _trained_frame(case: AroundPretrained, once: Once = each_time) -> CompressedMeasured:
+    return _apart_by(once(_full, case)[0], _trained(case, compress=True, frame_rate=1.0)[0])
+
+
+def _one_side(case: AroundPretrained, once: Once = each_time) -> CompressedMeasured:
+    return _apart_by(once(_full, case)[0], once(_small, case)[0][::-1])
 
 
 def _half_as_high_again(case: AroundPretrained) -> CompressedMeasured:
-    distance = _rectangular(case, ASPECTS[1]) * linalg.frobenius(case.target)
+    distance = _rectangular(case, ASPECTS[1:2])[0] * linalg.frobenius(case.target)
     return CompressedMeasured(deep_lora=distance)
-
-
-# Each once, so that the controls of both claims share its runs.
-_FOURTH_POWERS = partial(measure_compression, quartic=1.0)
-_ADAM = partial(measure_compression, adam=True)
-_TRAINED_FRAME = partial(measure_compression, frame_rate=1.0)
-_ONE_SIDE = partial(measure_compression, one_side=True)
 
 
 def _controls(
@@ -250,10 +296,10 @@ def _controls(
     )
     runs = (
         ("raw_inputs", "inputs that are not whitened", _raw),
-        ("fourth_powers", "a loss with fourth powers of the residual", _FOURTH_POWERS),
-        ("adam", "Adam in the place of plain descent", _ADAM),
-        ("trained_frame", "U and V trained at the same rate", _TRAINED_FRAME),
-        ("one_side_centred", "the start subtracted on one side alone", _ONE_SIDE),
+        ("fourth_powers", "a loss with fourth powers of the residual", _fourth_powers),
+        ("adam", "Adam in the place of plain descent", _adam),
+        ("trained_frame", "U and V trained at the same rate", _trained_frame),
+        ("one_side_centred", "the start subtracted on one side alone", _one_side),
     )
     return (
         *(

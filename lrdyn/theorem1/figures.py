@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from lrdyn.engine import fields
@@ -14,7 +13,6 @@ from lrdyn.theorem1.critical_points_claims import CriticalMeasured, CriticalTheo
 from lrdyn.theorem1.descent import DescentMeasured, DescentTheory
 from lrdyn.theorem1.landscape import index_sets
 from lrdyn.theorem1.rest_points_claims import BasinsMeasured, BasinsTheory, modes_kept
-from lrdyn.theorem1.shrinkage import shrink
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -198,18 +196,26 @@ def _shares(ax: Axes, results: xr.Dataset, depth: int) -> None:
     ax.set_ylim(0, 1)
 
 
+def what_is_left(decay: float, depth: int, largest: float) -> tuple[np.ndarray, np.ndarray]:
+    """Singular values of the target from which something is left on, and what is left of them.
+
+    What is left, s, is stationary, ``sigma = s + lambda s^{2/L - 1}``, and costs less than 0 from
+    ``s^{2 - 2/L} = lambda (L - 2)`` on: there the minimiser jumps.
+    """
+    jump = (decay * (depth - 2)) ** (depth / (2 * depth - 2))
+    left = np.linspace(jump, max(jump, largest), 400)
+    return left + decay * np.where(left > 0, left, 1.0) ** (2 / depth - 1), left
+
+
 def _shrinkage(ax: Axes, results: xr.Dataset, depth: int) -> None:
     values = fields.of_theory(results, DescentTheory)(lambda theory: theory.target_values)
     largest = float(values.max())
-    grid = np.linspace(0, 1.08 * largest, 400)
     colors = dict(zip(results["weight_decay"].values, plotting.SHADES * 9, strict=False))
     for decay, color in colors.items():
-        curve = np.array(shrink(jnp.asarray(grid), float(decay), depth))
-        (jumps,) = np.nonzero(np.diff(curve) > 0.05 * largest)
-        for jump in jumps:
-            ax.plot(grid[[jump, jump]], curve[jump : jump + 2], color=color, lw=0.7, ls=":")
-            curve[jump] = np.nan
-        ax.plot(grid, curve, color=color, lw=1.0, label=_decay_title(decay))
+        sigma, left = what_is_left(float(decay), depth, 1.08 * largest)
+        ax.plot([0, sigma[0]], [0, 0], color=color, lw=1.0)
+        ax.plot(sigma[[0, 0]], [0, left[0]], color=color, lw=0.7, ls=":")
+        ax.plot(sigma, left, color=color, lw=1.0, label=_decay_title(decay))
         runs = results.sel(weight_decay=decay)
         theory, run = fields.of_theory(runs, DescentTheory), fields.of_run(runs, DescentMeasured)
         x = theory(lambda theory: theory.target_values)

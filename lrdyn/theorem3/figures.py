@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lrdyn.engine.claims import standard_error
 from lrdyn.engine.fields import of_run, of_theory
 from lrdyn.figures import plotting
-from lrdyn.theorem3 import dropout_strength, shrink_squared_values
 from lrdyn.theorem3.dropout_minimiser_claims import RUNS, MinimiserMeasured, MinimiserTheory
 from lrdyn.theorem3.dropout_penalty_claims import DropoutMeasured, DropoutTheory
 from lrdyn.theorem3.dropout_units import COPIES
@@ -43,15 +40,25 @@ def plot_dropout(groups: Mapping[str, xr.Dataset]) -> Figure | None:
     return figure
 
 
+def minimisers(spectrum: np.ndarray, width: int, keep_probs: np.ndarray) -> np.ndarray:
+    """Singular values of the minimiser at each theta: those of Y P less mu, down to 0.
+
+    ``mu_q = c/(1 + c q) sum_{i<=q} sigma_i`` grows as long as the next value exceeds it, so the
+    largest of them is that of the q values that are kept.
+    """
+    strengths = ((1 - keep_probs) / keep_probs / width)[:, None]
+    first = spectrum[:width]
+    thresholds = strengths / (1 + strengths * np.arange(1, len(first) + 1)) * np.cumsum(first)
+    left = np.maximum(first - np.max(thresholds, axis=1, keepdims=True), 0.0)
+    return np.pad(left, ((0, 0), (0, len(spectrum) - len(first))))
+
+
 def _plot_minimisers(ax: Axes, results: xr.Dataset) -> None:
     theory, run = of_theory(results, MinimiserTheory), of_run(results, MinimiserMeasured)
     width, keep_probs = int(results["width"]), results["keep_prob"]
     spectrum = theory(lambda theory: theory.spectrum).values[0]
     along = np.linspace(0.02, 1.0, 200)
-    shrunk = jax.vmap(
-        lambda x: shrink_squared_values(jnp.asarray(spectrum), dropout_strength(x, width), width)[0]
-    )
-    curves = np.asarray(shrunk(jnp.asarray(along, spectrum.dtype)))
+    curves = minimisers(spectrum, width, along)
     means = theory(lambda theory: theory.stochastic_values)
     for index, color in zip(range(len(spectrum)), plotting.SHADES * len(spectrum), strict=False):
         look = plotting.OPEN | {"mec": color, "ms": 5}
