@@ -1,8 +1,8 @@
 """``python -m referee FOLDER ...``: both sides of every claim again, by NumPy, from results.nc.
 
 A folder holds one run (``results.nc`` and ``verdict.json``), or runs below it. The status is 0 if
-every claim that could be computed again agrees with its verdict, 1 if one does not, 2 for what is no
-run.
+every claim that could be computed again agrees with its verdict, 1 if one does not, and 2 for what
+is no run.
 """
 
 import argparse
@@ -15,11 +15,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from referee import theorem2
+from referee import critical_points, dropout, lora, theorem2
 from referee.redone import Claim, Redone
-from referee.results import Point, Scenario, scenarios
+from referee.results import Scenario, scenarios
 
-CLAIMS: dict[str, dict[str, Claim]] = {**theorem2.CLAIMS}
+CLAIMS: dict[str, dict[str, Claim]] = {
+    **critical_points.CLAIMS,
+    **theorem2.CLAIMS,
+    **dropout.CLAIMS,
+    **lora.CLAIMS,
+}
 """Scenario -> claim -> both of its sides."""
 
 ROOM = 4.0
@@ -85,14 +90,13 @@ def lines(folder: Path) -> list[Line]:
     """Every claim of one run that is no control."""
     verdict = json.loads((folder / "verdict.json").read_text())
     saved = scenarios(folder / "results.nc")
-    where = {claim: name for name, claims in CLAIMS.items() for claim in claims}
+    where = {claim: name for name in saved for claim in CLAIMS.get(name, ())}
     found = []
     for entry in verdict["claims"]:
         if entry["kind"] in ("control", "finding"):
             continue
         name = where.get(entry["id"])
-        claim = CLAIMS[name][entry["id"]] if name else None
-        found.append(line(entry, claim, saved.get(name) if name else None))
+        found.append(line(entry, name and CLAIMS[name][entry["id"]], name and saved[name]))
     return found
 
 
@@ -103,7 +107,9 @@ def folders(given: Sequence[str]) -> list[Path]:
         below = sorted(path.parent for path in Path(word).glob("**/verdict.json"))
         below = [path for path in below if (path / "results.nc").exists()]
         if not below:
-            raise ValueError(f"{word}: got no run, wanted a folder with verdict.json and results.nc")
+            raise ValueError(
+                f"{word}: got no run, wanted a folder with verdict.json and results.nc"
+            )
         found += below
     return found
 

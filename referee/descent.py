@@ -9,6 +9,9 @@ import numpy as np
 Layers = list[np.ndarray]
 """W_1, ..., W_L, the first acts first."""
 
+Record = Callable[[Layers], Any]
+"""What is recorded of layers."""
+
 
 def chain(layers: Sequence[np.ndarray]) -> np.ndarray:
     """The product ``W_L ... W_1``."""
@@ -31,9 +34,9 @@ def descend(
     layers: Layers,
     residual: Callable[[np.ndarray], np.ndarray],
     rate: float,
-    decay: Sequence[float],
+    decay: Sequence[float] | np.ndarray,
     times: Sequence[int],
-    record: Callable[[Layers], Any],
+    record: Record,
 ) -> list[Any]:
     """``W <- (1 - eta lambda) W - eta gradient``; what is recorded at the times."""
     found = []

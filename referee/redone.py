@@ -26,12 +26,12 @@ class Redone(NamedTuple):
     condition: float = 1.0
     """By how much the run amplifies a disturbance."""
     kind: str = "equal"
-    """``equal``, ``zero``, ``at most``, ``at least``, ``count`` or ``limit``."""
+    """``equal``, ``zero``, ``at most``, ``at least``, ``count``, ``limit`` or ``statistical``."""
     saved_theory: Any = None
     saved_run: Any = None
     """None where the saved array depends on a choice that is free, such as that of a basis."""
     tolerance: float | None = None
-    """Of a limit, which is approximate."""
+    """Of a limit, which is approximate, and of a test."""
 
     @property
     def size(self) -> float:

@@ -48,26 +48,28 @@ def scenarios(path: Path) -> dict[str, Scenario]:
     """Every scenario of a file, by its name."""
     found = {}
     with h5py.File(path) as file:
-        names = ["/"] + [name for name in file if isinstance(file[name], h5py.Group)]
-        for name in names:
-            group = file[name]
-            if "scenario" not in group.attrs or "case" not in group:
+        for group in (file, *file.values()):
+            if not isinstance(group, h5py.Group) or "scenario" not in group.attrs:
                 continue
-            title = _text(group.attrs["scenario"])
-            left_out = json.loads(_text(group["case"].attrs["left_out"]))
-            found[title] = Scenario(title, list(_points(group)), left_out)
+            if isinstance(cases := group.get("case"), h5py.Group):
+                title = _text(group.attrs["scenario"])
+                left_out = json.loads(_text(cases.attrs["left_out"]))
+                found[title] = Scenario(title, list(_points(group, cases)), left_out)
     return found
 
 
-def _points(group: h5py.Group) -> Iterator[Point]:
-    axes = _axes(group["longest_axis"])
+def _points(group: h5py.Group, cases: h5py.Group) -> Iterator[Point]:
+    whole = _dataset(group, "longest_axis")
+    axes = _axes(whole)
     fixed = json.loads(_text(group.attrs["fixed"]))
     # Cases are those of the first seed; they lie along the axes of the results.
-    sizes = [1 if axis == "seed" else n for axis, n in zip(axes, group["longest_axis"].shape)]
-    results, cases = _arrays(group, axes), _arrays(group["case"], axes)
+    sizes = [1 if axis == "seed" else n for axis, n in zip(axes, whole.shape, strict=True)]
+    values = {axis: _dataset(group, axis)[()] for axis in axes}
+    results, of_cases = _arrays(group, axes), _arrays(cases, axes)
     for place in np.ndindex(*sizes):
-        flags = {axis: group[axis][i].item() for axis, i in zip(axes, place, strict=True)}
-        case = {n.removeprefix(MARK): a for n, a in _cut(cases, place).items() if n[:5] == MARK}
+        flags = {axis: values[axis][i].item() for axis, i in zip(axes, place, strict=True)}
+        case = _cut(of_cases, place)
+        case = {n.removeprefix(MARK): a for n, a in case.items() if n.startswith(MARK)}
         yield Point(case, _cut(results, place), fixed | flags)
 
 
@@ -98,7 +100,13 @@ def _cut(arrays: Mapping[str, _Padded], place: tuple[int, ...]) -> dict[str, np.
 
 
 def _axes(array: h5py.Dataset) -> list[str]:
-    return [scale[0].name.split("/")[-1] for scale in array.dims if len(scale)]
+    return [str(scale[0].name).rpartition("/")[2] for scale in array.dims if len(scale)]
+
+
+def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+    array = group[name]
+    assert isinstance(array, h5py.Dataset), f"{name} is no array"
+    return array
 
 
 def _text(value: Any) -> str:

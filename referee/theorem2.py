@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from referee.descent import Layers, amplification, chain, descend
+from referee.descent import Layers, Record, amplification, chain, descend
 from referee.redone import Redone
 from referee.results import Point
 
@@ -25,14 +25,16 @@ class Setting(NamedTuple):
         """``m = d - 2r``."""
         return len(self.target) - 2 * self.rank
 
-    def dense(self, layers: Layers, record: object) -> list[np.ndarray]:
-        """Descent of all layers."""
-        residual = lambda whole: whole - self.target  # noqa: E731
-        return descend(layers, residual, self.rate, self.decay, self.times, record)  # pyright: ignore[reportArgumentType]
+    def dense(self, layers: Layers, record: Record, mean: bool = False) -> np.ndarray:
+        """Descent on half the sum of squares; on half the mean with eta d^2 and lambda / d^2."""
+        n = self.target.size if mean else 1
+        residual = lambda whole: (whole - self.target) / n  # noqa: E731
+        rates = (n * self.rate, self.decay / n)
+        return np.array(descend(layers, residual, *rates, self.times, record))
 
 
-def setting_of(point: Point, mean: bool = False) -> Setting | None:
-    """The run of a point, if it meets the hypotheses; on the mean over entries if asked for."""
+def setting_of(point: Point) -> Setting | None:
+    """The run of a point, if it meets the hypotheses."""
     case = point.case
     layers, target = point.parts("weights"), case["target"]
     scales = case["scales"]
@@ -42,14 +44,13 @@ def setting_of(point: Point, mean: bool = False) -> Setting | None:
     low = np.all(values[rank:] <= 1e-10 * values[0])
     if not (low and np.max(np.abs(turned)) < 1e-10 and "noise" not in case and "mask" not in case):
         return None
-    entries = target.size if mean else 1
     return Setting(
         layers,
         target,
         rank,
         scales,
-        float(case["learning_rate"]) / entries,
-        case["weight_decay"] * entries,
+        float(case["learning_rate"]),
+        case["weight_decay"],
         point.times,
     )
 
@@ -83,18 +84,18 @@ def in_frame(frames: list[np.ndarray], layers: Layers) -> np.ndarray:
     return np.array([frames[l + 1].T @ w @ frames[l] for l, w in enumerate(layers)])
 
 
-def blocks(of: Setting) -> tuple[np.ndarray, float, float]:
+def blocks(of: Setting, mean: bool = False) -> tuple[np.ndarray, float, float]:
     """Layers of the dense run in its frame, the largest singular value, and the amplification."""
     frames = frame(of.layers, of.target, of.rank)
-    run = lambda start: np.array(of.dense(start, lambda w: in_frame(frames, w)))  # noqa: E731
+    run = lambda start: of.dense(start, lambda w: in_frame(frames, w), mean)  # noqa: E731
     found = run(of.layers)
     scale = float(np.max(np.linalg.norm(found, 2, axis=(-2, -1))))
     return found, scale, amplification(run, of.layers, scale)
 
 
-def off_block(point: Point, mean: bool = False) -> Redone | None:
+def off_block(point: Point) -> Redone | None:
     """The off-diagonal blocks are 0."""
-    if (of := setting_of(point, mean)) is None:
+    if (of := setting_of(point)) is None:
         return None
     found, scale, condition = blocks(of)
     k = 2 * of.rank
@@ -118,9 +119,9 @@ def bulk(point: Point) -> Redone | None:
 
 def bulk_value(point: Point, mean: bool = False, name: str = "rho") -> Redone | None:
     """rho_l by its recursion, and the mean of the diagonal of the bulk block."""
-    if (of := setting_of(point, mean)) is None:
+    if (of := setting_of(point)) is None:
         return None
-    found, scale, condition = blocks(of)
+    found, scale, condition = blocks(of, mean)
     k = 2 * of.rank
     seen = np.trace(found[..., k:, k:], axis1=-2, axis2=-1) / of.bulk
     saved = (point.found[f"{name}_predicted"], point.found[f"{name}_measured"])
@@ -139,9 +140,9 @@ def small_run(of: Setting) -> np.ndarray:
 
 def reduced(point: Point, mean: bool = False) -> Redone | None:
     """The moving block is a run of its own; which basis it is written in is free."""
-    if (of := setting_of(point, mean)) is None:
+    if (of := setting_of(point)) is None:
         return None
-    found, scale, condition = blocks(of)
+    found, scale, condition = blocks(of, mean)
     k = 2 * of.rank
     return Redone(small_run(of), found[..., :k, :k], scale, condition)
 
@@ -154,7 +155,7 @@ def spectra(point: Point) -> Redone | None:
     still = np.repeat(np.abs(rho(of))[..., None], of.bulk, axis=-1)
     theory = -np.sort(-np.concatenate([small, still], axis=-1), axis=-1)
     values = lambda layers: np.array([np.linalg.svd(w, compute_uv=False) for w in layers])  # noqa: E731
-    run = lambda start: np.array(of.dense(start, values))  # noqa: E731
+    run = lambda start: of.dense(start, values)  # noqa: E731
     seen = run(of.layers)
     scale = float(seen.max())
     saved = (point.found["singular_values_predicted"], point.found["singular_values_measured"])
@@ -172,7 +173,7 @@ def loss(point: Point) -> Redone | None:
     moving = np.array([np.sum((chain(list(w)) - goal) ** 2) / 2 for w in small_run(of)])
     theory = moving + of.bulk / 2 * np.prod(rho(of), axis=1) ** 2
     value = lambda layers: np.sum((chain(layers) - of.target) ** 2) / 2  # noqa: E731
-    run = lambda start: np.array(of.dense(start, value))  # noqa: E731
+    run = lambda start: of.dense(start, value)  # noqa: E731
     seen = run(of.layers)
     condition = amplification(run, of.layers, float(seen.max()))
     saved = (point.found["loss_predicted"], point.found["loss_measured"])
@@ -180,7 +181,7 @@ def loss(point: Point) -> Redone | None:
 
 
 def mean_loss(point: Point) -> list[Redone] | None:
-    """On half the mean over the d^2 entries: eta / d^2 and lambda d^2."""
+    """Descent on half the mean over d^2 entries with eta d^2 and lambda / d^2 is the same run."""
     mean_rho, moving = bulk_value(point, True, "mean_rho"), reduced(point, True)
     return None if mean_rho is None or moving is None else [mean_rho, moving]
 
@@ -204,11 +205,10 @@ class Labelled(NamedTuple):
         """``Y X^T``."""
         return self.outputs @ self.inputs.T
 
-    def descend(self, layers: Layers, record: object) -> np.ndarray:
+    def descend(self, layers: Layers, record: Record) -> np.ndarray:
         """Descent on ``1/2 ||W X - Y||_F^2``."""
         residual = lambda w: (w @ self.inputs - self.outputs) @ self.inputs.T  # noqa: E731
-        found = descend(layers, residual, self.rate, self.decay, self.times, record)  # pyright: ignore[reportArgumentType]
-        return np.array(found)
+        return np.array(descend(layers, residual, self.rate, self.decay, self.times, record))
 
     def frames(self) -> list[np.ndarray]:
         """V_1, ..., V_L: the first 2K columns of V_1 span ``row(Phi) + row(W_L ... W_1)``."""
@@ -282,17 +282,17 @@ def class_rho(point: Point) -> Redone | None:
     return Redone(theory, seen, scale, condition, "equal", *saved)
 
 
-def small_classifier(of: Labelled, record: object) -> np.ndarray:
+def small_classifier(of: Labelled, record: Record) -> np.ndarray:
     """Descent of the problem of width 2K."""
     frames, k = of.frames(), 2 * len(of.outputs)
     goal = of.target @ frames[0][:, :k]
     start = [s * np.eye(k) for s in of.scales[:-1]] + [of.layers[-1] @ frames[-1][:, :k]]
     residual = lambda whole: whole - goal  # noqa: E731
-    return np.array(descend(start, residual, of.rate, of.decay, of.times, record))  # pyright: ignore[reportArgumentType]
+    return np.array(descend(start, residual, of.rate, of.decay, of.times, record))
 
 
 def class_product(point: Point) -> Redone | None:
-    """``W_L ... W_1 V_{1,1}`` by the problem of width 2K; compared as ``W V V^T``, free of a basis."""
+    """The product of the problem of width 2K, as ``W V V^T``, which no basis decides."""
     if (of := labelled(point)) is None:
         return None
     onto = of.frames()[0][:, : 2 * len(of.outputs)]
@@ -392,11 +392,9 @@ def error_identity(point: Point) -> Redone | None:
     ranks = [int(r) for r in point.case["ranks"]]
     products = np.prod(np.abs(rho(of)), axis=1)
     theory = np.array([np.sqrt(len(of.target) - 2 * r) * products for r in ranks])
-    run = lambda start: np.array(of.dense(start, chain))  # noqa: E731
+    run = lambda start: of.dense(start, chain)  # noqa: E731
     whole = run(of.layers)
-    seen = np.array(
-        [np.linalg.norm(whole - compressed_product(of, r), axis=(1, 2)) for r in ranks]
-    )
+    seen = np.array([np.linalg.norm(whole - compressed_product(of, r), axis=(1, 2)) for r in ranks])
     scale = max(float(np.linalg.norm(whole, axis=(1, 2)).max()), float(np.abs(theory).max()))
     condition = amplification(run, of.layers, float(np.abs(whole).max()))
     saved = (point.found["error_predicted"], point.found["error_measured"])
@@ -430,7 +428,10 @@ def parameters(point: Point) -> Redone | None:
     """``L d^2``, ``4 d r^ + 4 L r^^2``, and ``4 L r^^2`` that are trained."""
     d, depth = len(point.case["target"]), len(point.case["scales"])
     theory = np.array(
-        [[depth * d * d, 4 * d * r + 4 * depth * r * r, 4 * depth * r * r] for r in point.case["ranks"]]
+        [
+            [depth * d * d, 4 * d * r + 4 * depth * r * r, 4 * depth * r * r]
+            for r in point.case["ranks"]
+        ]
     )
     shapes = [[(2 * r, 2 * r)] * depth for r in point.case["ranks"]]
     inner = np.array([sum(a * b for a, b in layers) for layers in shapes])
