@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from referee import critical_points, dropout, lora, theorem2
+from referee import critical_points, dropout, lora, minimisers, theorem2
 from referee.redone import Claim, Redone
 from referee.results import Scenario, scenarios
 
 CLAIMS: dict[str, dict[str, Claim]] = {
+    **minimisers.CLAIMS,
     **critical_points.CLAIMS,
     **theorem2.CLAIMS,
     **dropout.CLAIMS,
