@@ -97,7 +97,10 @@ def lines(folder: Path) -> list[Line]:
         if entry["kind"] in ("control", "finding"):
             continue
         name = where.get(entry["id"])
-        found.append(line(entry, name and CLAIMS[name][entry["id"]], name and saved[name]))
+        if name is None:
+            found.append(line(entry, None, None))
+        else:
+            found.append(line(entry, CLAIMS[name][entry["id"]], saved[name]))
     return found
 
 

@@ -1,8 +1,8 @@
 """Theorem 1: every critical point of two layers, its value and its Hessian; and the origin of more."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import root
@@ -97,9 +97,9 @@ def instance(point: Point) -> Instance | None:
     return Instance(target, float(point.case["weight_decay"]), width, left, values, right)
 
 
-def of_sets(of: Instance, function: object) -> np.ndarray:
+def of_sets(of: Instance, function: Callable[[tuple[int, ...]], Any]) -> np.ndarray:
     """A number, or several, of every set; 0 of those without a critical point."""
-    found = [(of.admissible(s), function(s)) for s in of.sets]  # pyright: ignore[reportCallIssue]
+    found = [(of.admissible(s), function(s)) for s in of.sets]
     return np.array([value if admitted else np.zeros_like(value) for admitted, value in found])
 
 
@@ -226,7 +226,7 @@ def search(point: Point) -> list[Redone] | None:
 
 
 def deep_origin(point: Point) -> Redone | None:
-    """With three layers and four the Hessian at the origin is 0: ``<Phi, W_L .. D_l .. D_m .. W_1>``."""
+    """With three layers and four the Hessian at the origin is 0: other layers are 0."""
     if (of := instance(point)) is None:
         return None
     largest = []

@@ -135,6 +135,13 @@ def of_draws(point: Point) -> Iterator[Drawn]:
         )
 
 
+def student_p(estimates: np.ndarray, mean: float) -> float:
+    """The two-sided p-value of Student's test of a mean."""
+    error = float(np.std(estimates, ddof=1)) / math.sqrt(len(estimates))
+    t = abs(float(np.mean(estimates)) - mean) / error
+    return 2 * float(stats.t.sf(t, len(estimates) - 1))
+
+
 def surprise(p: float) -> Redone:
     """A p-value as a claim: -log10 p, 0 where nothing surprises."""
     return Redone(0.0, -math.log10(max(p, 1e-300)), 1.0, kind="statistical", tolerance=SURPRISE)
@@ -145,7 +152,7 @@ def monte_carlo(point: Point) -> Iterator[Redone]:
     for drawn in of_draws(point):
         if drawn.draws > DRAWS[0]:
             for estimates in drawn.estimates:
-                yield surprise(float(stats.ttest_1samp(estimates, drawn.mean).pvalue))
+                yield surprise(student_p(estimates, drawn.mean))
 
 
 def monte_carlo_rate(point: Point) -> Iterator[Redone]:
@@ -183,7 +190,7 @@ class Network:
 
     @property
     def width(self) -> int:
-        """h."""
+        """The number of hidden units."""
         return self.left.shape[1]
 
     @property
@@ -296,8 +303,14 @@ def equalised_penalty(point: Point) -> Redone:
     of = Network(point)
     theory = [of.odds / (k * of.width) * nuclear(of.made) ** 2 for k in COPIES]
     seen = [added_unit_by_unit(*equalised_factors(of.made, k * of.width), of.keep) for k in COPIES]
-    sides = np.array(theory), np.array(seen)
-    return Redone(*sides, None, 1.0, "equal", *saved_sides(point, "equalised_penalty"))
+    return Redone(
+        np.array(theory),
+        np.array(seen),
+        None,
+        1.0,
+        "equal",
+        *saved_sides(point, "equalised_penalty"),
+    )
 
 
 def width_free(point: Point) -> Redone:
@@ -319,11 +332,9 @@ def fixed_keep_prob(point: Point) -> Redone:
     of = Network(point)
     one = of.odds * of.sizes()
     copied = [(np.tile(of.left, (1, k)) / k, np.tile(of.right, (k, 1))) for k in COPIES]
-    sides = (
-        np.array([one / k for k in COPIES]),
-        np.array([added_unit_by_unit(*pair, of.keep) for pair in copied]),
-    )
-    return Redone(*sides, None, 1.0, "equal", *saved_sides(point, "fixed_keep_prob"))
+    theory = np.array([one / k for k in COPIES])
+    seen = np.array([added_unit_by_unit(*pair, of.keep) for pair in copied])
+    return Redone(theory, seen, None, 1.0, "equal", *saved_sides(point, "fixed_keep_prob"))
 
 
 def envelope_above(point: Point) -> Redone:

@@ -91,9 +91,14 @@ def dora_step(point: Point) -> Iterable[Redone]:
             for side in (theory, (of_b, of_a, of_m))
         ]
         lost = rounding(point, w, bend) / np.max(np.abs(g))
-        scale = np.max(np.abs(flat[0])) * max(1.0, lost)
+        scale = np.max(np.abs(formula)) * max(1.0, lost)
         saved = (point.found["dora_step_predicted"][k], point.found["dora_step_measured"][k])
-        yield Redone(*flat, scale, 1.0, "equal", *saved)
+        yield Redone(formula, seen, scale, 1.0, "equal", *saved)
+
+
+def flat(*parts: np.ndarray) -> np.ndarray:
+    """All entries in a row."""
+    return np.concatenate([np.ravel(part) for part in parts])
 
 
 def zero_factors(point: Point) -> Redone:
@@ -164,7 +169,7 @@ def of_products(of: theorem2.Setting) -> tuple[float, float]:
 
 
 def parameters(point: Point) -> Redone:
-    """r (m + n) a matrix, r^2 more for Deep LoRA, 3 r^2 more compressed; by matrices' shapes."""
+    """By shapes r (m + n) a matrix, r^2 more for Deep LoRA, 3 r^2 more compressed."""
     counted = []
     for width, inner, words, depth, positions in (
         (768, 3072, 28996, 12, False),

@@ -39,7 +39,7 @@ class Run(NamedTuple):
     @property
     def slope(self) -> float:
         """The norm of the gradient, of the layer with most of it."""
-        return max(map(np.linalg.norm, slopes(self.layers, self.target, self.decay)))
+        return max(float(np.linalg.norm(g)) for g in slopes(self.layers, self.target, self.decay))
 
     @property
     def rests(self) -> bool:
@@ -126,7 +126,7 @@ def larger_root(sigma: float, decay: float, depth: int) -> float:
 
 
 def least_loss(of: Run) -> float:
-    """``sum_{i<=r} min_s (...) + sum_{i>r} sigma_i^2/2``, each term by its root and beside a grid."""
+    """``sum_{i<=r} min_s (...) + sum_{i>r} sigma_i^2/2``, each by its root and a grid."""
     total = float(np.sum(of.values[of.width :] ** 2)) / 2
     for sigma in of.values[: of.width]:
 

@@ -67,7 +67,7 @@ def _points(group: h5py.Group, cases: h5py.Group) -> Iterator[Point]:
     values = {axis: _dataset(group, axis)[()] for axis in axes}
     results, of_cases = _arrays(group, axes), _arrays(cases, axes)
     for place in np.ndindex(*sizes):
-        flags = {axis: values[axis][i].item() for axis, i in zip(axes, place, strict=True)}
+        flags = {axis: _plain(values[axis][i]) for axis, i in zip(axes, place, strict=True)}
         case = _cut(of_cases, place)
         case = {n.removeprefix(MARK): a for n, a in case.items() if n.startswith(MARK)}
         yield Point(case, _cut(results, place), fixed | flags)
@@ -101,6 +101,10 @@ def _cut(arrays: Mapping[str, _Padded], place: tuple[int, ...]) -> dict[str, np.
 
 def _axes(array: h5py.Dataset) -> list[str]:
     return [str(scale[0].name).rpartition("/")[2] for scale in array.dims if len(scale)]
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else _text(value)
 
 
 def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
