@@ -1,4 +1,4 @@
-"""Theorem 1: every critical point of two layers, its value and its Hessian; and the origin of more."""
+"""Theorem 1: every critical point of two layers, its value and its Hessian."""
 
 from collections.abc import Callable, Iterable
 from itertools import combinations

@@ -64,7 +64,7 @@ class Masked:
         return square(self.target - self.terms.sum(0)) + float(np.sum(weights * gram))
 
     def covariance(self) -> np.ndarray:
-        """theta (1 - theta) within a block."""
+        """``theta (1 - theta)`` within a block."""
         place = np.arange(len(self.terms)) // self.block
         return self.keep * (1 - self.keep) * (place[:, None] == place[None, :])
 

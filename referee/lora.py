@@ -86,10 +86,7 @@ def dora_step(point: Point) -> Iterable[Redone]:
             of_b += s * np.outer(error, a @ sample)
             of_a += s * np.outer(b.T @ error, sample)
             of_m += errors[:, n] * (v @ sample) / norms
-        flat = [
-            np.concatenate([np.ravel(part) for part in side])
-            for side in (theory, (of_b, of_a, of_m))
-        ]
+        formula, seen = flat(*theory), flat(of_b, of_a, of_m)
         lost = rounding(point, w, bend) / np.max(np.abs(g))
         scale = np.max(np.abs(formula)) * max(1.0, lost)
         saved = (point.found["dora_step_predicted"][k], point.found["dora_step_measured"][k])
