@@ -39,9 +39,9 @@ def setting_of(point: Point) -> Setting | None:
     layers, target = point.parts("weights"), case["target"]
     scales = case["scales"]
     turned = [w @ w.T / s**2 - np.eye(len(w)) for w, s in zip(layers, scales, strict=True)]
-    values = np.linalg.svd(target, compute_uv=False)
+    sigma = values(target)
     rank = int(case["rank"])
-    low = np.all(values[rank:] <= 1e-10 * values[0])
+    low = np.all(sigma[rank:] <= 1e-10 * sigma[0])
     if not (low and np.max(np.abs(turned)) < 1e-10 and "noise" not in case and "mask" not in case):
         return None
     return Setting(
@@ -138,24 +138,36 @@ def small_run(of: Setting) -> np.ndarray:
     return np.array(descend(start, residual, of.rate, of.decay, of.times, np.array))
 
 
-def reduced(point: Point, mean: bool = False) -> Redone | None:
-    """The moving block is a run of its own; which basis it is written in is free."""
+def reduced(point: Point, mean: bool = False, name: str = "reduced") -> list[Redone] | None:
+    """The moving block is a run of its own; which basis it is written in is free.
+
+    So what was saved is compared by its singular values.
+    """
     if (of := setting_of(point)) is None:
         return None
     found, scale, condition = blocks(of, mean)
     k = 2 * of.rank
-    return Redone(small_run(of), found[..., :k, :k], scale, condition)
+    theory, seen = small_run(of), found[..., :k, :k]
+    saved = [values(point.found[f"{name}_{side}"]) for side in ("predicted", "measured")]
+    return [
+        Redone(theory, seen, scale, condition),
+        Redone(values(theory), values(seen), scale, condition, "equal", *saved),
+    ]
+
+
+def values(blocks: np.ndarray) -> np.ndarray:
+    """Singular values, along the last axis."""
+    return np.linalg.svd(blocks, compute_uv=False)
 
 
 def spectra(point: Point) -> Redone | None:
     """Singular values of every layer: of the small one, and m times |rho|."""
     if (of := setting_of(point)) is None:
         return None
-    small = np.linalg.svd(small_run(of), compute_uv=False)
+    small = values(small_run(of))
     still = np.repeat(np.abs(rho(of))[..., None], of.bulk, axis=-1)
     theory = -np.sort(-np.concatenate([small, still], axis=-1), axis=-1)
-    values = lambda layers: np.array([np.linalg.svd(w, compute_uv=False) for w in layers])  # noqa: E731
-    run = lambda start: of.dense(start, values)  # noqa: E731
+    run = lambda start: of.dense(start, lambda layers: values(np.array(layers)))  # noqa: E731
     seen = run(of.layers)
     scale = float(seen.max())
     saved = (point.found["singular_values_predicted"], point.found["singular_values_measured"])
@@ -182,8 +194,8 @@ def loss(point: Point) -> Redone | None:
 
 def mean_loss(point: Point) -> list[Redone] | None:
     """Descent on half the mean over d^2 entries with eta d^2 and lambda / d^2 is the same run."""
-    mean_rho, moving = bulk_value(point, True, "mean_rho"), reduced(point, True)
-    return None if mean_rho is None or moving is None else [mean_rho, moving]
+    mean_rho, moving = bulk_value(point, True, "mean_rho"), reduced(point, True, "mean_reduced")
+    return None if mean_rho is None or moving is None else [mean_rho, *moving]
 
 
 # Classification --------------------------------------------------------------------------------
@@ -291,8 +303,11 @@ def small_classifier(of: Labelled, record: Record) -> np.ndarray:
     return np.array(descend(start, residual, of.rate, of.decay, of.times, record))
 
 
-def class_product(point: Point) -> Redone | None:
-    """The product of the problem of width 2K, as ``W V V^T``, which no basis decides."""
+def class_product(point: Point) -> list[Redone] | None:
+    """The product of the problem of width 2K, as ``W V V^T``, which no basis decides.
+
+    What was saved is compared by its singular values.
+    """
     if (of := labelled(point)) is None:
         return None
     onto = of.frames()[0][:, : 2 * len(of.outputs)]
@@ -300,7 +315,13 @@ def class_product(point: Point) -> Redone | None:
     run = lambda start: of.descend(start, lambda w: chain(w) @ onto @ onto.T)  # noqa: E731
     seen = run(of.layers)
     condition = amplification(run, of.layers, float(np.abs(seen).max()))
-    return Redone(theory, seen, None, condition)
+    of_all = values(theory), values(seen)
+    sides = ("predicted", "measured")
+    saved = [values(point.found[f"class_product_{side}"]) for side in sides]
+    return [
+        Redone(theory, seen, None, condition),
+        Redone(of_all[0], of_all[1], None, condition, "equal", *saved),
+    ]
 
 
 # Collapse --------------------------------------------------------------------------------------
@@ -406,8 +427,8 @@ def error_bound(point: Point, first_alone: bool = False) -> Redone | None:
     if (of := setting_of(point)) is None or (redone := error_identity(point)) is None:
         return None
     every = of._replace(times=list(range(max(of.times) + 1)))
-    values = rho(every)
-    ratio = values[1:] / np.where(values[:-1], values[:-1], 1)
+    path = rho(every)
+    ratio = path[1:] / np.where(path[:-1], path[:-1], 1)
     if np.max(np.abs(ratio), initial=0) > 1 + 1e-12 and not first_alone:
         return None
     bound = np.sqrt(len(of.target) - 2 * point.case["ranks"]) * np.prod(of.scales)
