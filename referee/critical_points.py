@@ -1,0 +1,259 @@
+"""Theorem 1: every critical point of two layers, its value and its Hessian."""
+
+from collections.abc import Callable, Iterable
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import root
+
+from referee.redone import EPS, Redone
+from referee.results import Point
+
+
+class Instance(NamedTuple):
+    """A two-layer factorisation with decay, from a saved case."""
+
+    target: np.ndarray
+    decay: float
+    width: int
+    left: np.ndarray
+    values: np.ndarray
+    right: np.ndarray
+
+    @property
+    def sets(self) -> list[tuple[int, ...]]:
+        """All sets of at most r indices, by size."""
+        n = len(self.values)
+        return [s for size in range(self.width + 1) for s in combinations(range(n), size)]
+
+    def admissible(self, kept: Iterable[int]) -> bool:
+        """Whether a set has a critical point of its own."""
+        rounding = self.values[0] * len(self.values) * EPS
+        return all(self.values[i] > self.decay + rounding for i in kept)
+
+    def layers(self, kept: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """``W_1 = (Sigma_S - lambda)^(1/2) V_S^T`` and ``W_2 = U_S (Sigma_S - lambda)^(1/2)``."""
+        first = np.zeros((self.width, self.target.shape[1]))
+        second = np.zeros((self.target.shape[0], self.width))
+        for slot, i in enumerate(kept):
+            size = np.sqrt(max(self.values[i] - self.decay, 0.0))
+            first[slot], second[:, slot] = size * self.right[i], size * self.left[:, i]
+        return first, second
+
+    def gradient(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of ``1/2 ||W_2 W_1 - Phi||^2 + lambda/2 (||W_1||^2 + ||W_2||^2)``."""
+        error = second @ first - self.target
+        return second.T @ error + self.decay * first, error @ first.T + self.decay * second
+
+    def loss(self, first: np.ndarray, second: np.ndarray) -> float:
+        """The loss."""
+        sizes = np.sum(first**2) + np.sum(second**2)
+        return float(np.sum((second @ first - self.target) ** 2) + self.decay * sizes) / 2
+
+    def hessian(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """The derivative of the gradient along every entry, by the product rule."""
+        error, made = second @ first - self.target, []
+        for layer, moved in ((0, first), (1, second)):
+            for place in np.ndindex(moved.shape):
+                one, two = np.zeros_like(first), np.zeros_like(second)
+                (one if layer == 0 else two)[place] = 1.0
+                change = two @ first + second @ one
+                of_first = two.T @ error + second.T @ change + self.decay * one
+                of_second = change @ first.T + error @ one.T + self.decay * two
+                made.append(np.concatenate([of_first.ravel(), of_second.ravel()]))
+        return np.array(made)
+
+    def spectrum(self, kept: tuple[int, ...]) -> np.ndarray:
+        """All eigenvalues of the Hessian, by blocks."""
+        sigma, decay, n = self.values, self.decay, len(self.values)
+        spare = self.width - len(kept)
+        slots = [*(sigma[i] for i in kept), *[decay] * spare]
+        found = [
+            mu + sign * sigma[j]
+            for mu in slots
+            for j in range(n)
+            if j not in kept
+            for sign in (1, -1)
+        ]
+        for i in kept:
+            found += [2 * (sigma[i] - decay), 2 * decay]
+        for i, j in combinations(kept, 2):
+            both = sigma[i] + sigma[j]
+            found += [both, both - 2 * decay, 2 * decay, 0.0]
+        found += [2 * decay, 0.0] * (len(kept) * spare)
+        found += slots * (sum(self.target.shape) - 2 * n)
+        return np.sort(found)
+
+
+def instance(point: Point) -> Instance | None:
+    """The instance of a point, unless it was too large."""
+    target = point.case["target"]
+    rows, columns = point.flags["rows"], point.flags["cols"]
+    if target.shape != (rows, columns):
+        return None
+    width = point.case["starts"].shape[1] // (rows + columns)
+    left, values, right = np.linalg.svd(target)
+    return Instance(target, float(point.case["weight_decay"]), width, left, values, right)
+
+
+def of_sets(of: Instance, function: Callable[[tuple[int, ...]], Any]) -> np.ndarray:
+    """A number, or several, of every set; 0 of those without a critical point."""
+    found = [(of.admissible(s), function(s)) for s in of.sets]
+    return np.array([value if admitted else np.zeros_like(value) for admitted, value in found])
+
+
+def critical_gradient(point: Point) -> Redone | None:
+    """The gradient at every one of them is 0."""
+    if (of := instance(point)) is None or of.values[0] <= of.decay:
+        return None
+
+    def largest(kept: tuple[int, ...]) -> float:
+        return max(np.max(np.abs(g)) for g in of.gradient(*of.layers(kept)))
+
+    seen = of_sets(of, largest)
+    saved = point.found["critical_gradient"]
+    return Redone(0 * seen, seen, of.values[0] ** 1.5, 1.0, "zero", None, saved)
+
+
+def critical_loss(point: Point) -> Redone | None:
+    """``sum_S (lambda sigma - lambda^2/2) + sum_rest sigma^2/2``."""
+    if (of := instance(point)) is None:
+        return None
+
+    def formula(kept: tuple[int, ...]) -> float:
+        rest = [of.values[i] ** 2 / 2 for i in range(len(of.values)) if i not in kept]
+        return sum([of.decay * of.values[i] - of.decay**2 / 2 for i in kept] + rest)
+
+    theory, seen = of_sets(of, formula), of_sets(of, lambda s: of.loss(*of.layers(s)))
+    saved = (point.found["critical_loss_predicted"], point.found["critical_loss_measured"])
+    return Redone(theory, seen, None, 1.0, "equal", *saved)
+
+
+def measured_spectrum(of: Instance, kept: tuple[int, ...]) -> np.ndarray:
+    """The eigenvalues of the Hessian at the critical point of a set."""
+    return np.linalg.eigvalsh(of.hessian(*of.layers(kept)))
+
+
+def spectrum(point: Point) -> Redone | None:
+    """All r (k + d) eigenvalues of the Hessian."""
+    if (of := instance(point)) is None:
+        return None
+    theory, seen = of_sets(of, of.spectrum), of_sets(of, lambda s: measured_spectrum(of, s))
+    saved = (point.found["spectrum_predicted"], point.found["spectrum_measured"])
+    return Redone(theory, seen, None, 1.0, "equal", *saved)
+
+
+def least_curvature(of: Instance, kept: tuple[int, ...]) -> float:
+    """The smallest eigenvalue, by cases."""
+    outside = max((of.values[j] for j in range(len(of.values)) if j not in kept), default=0.0)
+    found = []
+    if of.decay == 0 or (kept and of.width >= 2):
+        found.append(0.0)
+    if kept:
+        found.append(min(of.values[i] for i in kept) - outside)
+        if of.width == 1:
+            found += [2 * of.decay, 2 * (of.values[kept[0]] - of.decay)]
+    if len(kept) < of.width:
+        found.append(of.decay - outside)
+    return min(found)
+
+
+def smallest(point: Point) -> Redone | None:
+    """The smallest eigenvalue of the Hessian."""
+    if (of := instance(point)) is None:
+        return None
+    theory = of_sets(of, lambda s: least_curvature(of, s))
+    seen = of_sets(of, lambda s: measured_spectrum(of, s)[0])
+    scale = np.max(of_sets(of, of.spectrum))
+    saved = (point.found["smallest_predicted"], point.found["smallest_measured"])
+    return Redone(theory, seen, scale, 1.0, "equal", *saved)
+
+
+def margin(of: Instance) -> float:
+    """The least size of a negative eigenvalue at a saddle."""
+    below = np.maximum(np.append(of.values[1:], 0.0), of.decay)
+    return float(np.min(np.where(of.values > of.decay, of.values - below, np.inf)))
+
+
+def separation(of: Instance) -> float:
+    """The least size of an eigenvalue that is not 0."""
+    least = min(margin(of), float(np.min(np.abs(of.values - of.decay))))
+    return min(least, of.decay) if of.decay else least
+
+
+def resolved(of: Instance, distance: float) -> bool:
+    """Whether a distance is told from 0 by half of the digits."""
+    return distance > np.sqrt(EPS) * of.values[0]
+
+
+def global_(point: Point) -> Redone | None:
+    """All but ``S = {i <= r: sigma_i > lambda}`` have a direction of descent."""
+    if (of := instance(point)) is None or not resolved(of, margin(of)):
+        return None
+    best = tuple(i for i in range(of.width) if i < len(of.values) and of.values[i] > of.decay)
+    theory = of_sets(of, lambda s: int(s == best))
+    rises = lambda s: int(measured_spectrum(of, s)[0] > -margin(of) / 2)  # noqa: E731
+    return Redone(theory, of_sets(of, rises), 1.0, 1.0, "count", point.found["global"])
+
+
+def search(point: Point) -> list[Redone] | None:
+    """No search, ours from the saved starts or the one that was saved, ends outside the family."""
+    if (of := instance(point)) is None or not resolved(of, separation(of)):
+        return None
+    family = [np.matmul(*of.layers(s)[::-1]) for s in of.sets if of.admissible(s)]
+    shape = (of.width, of.target.shape[1])
+
+    def layers(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        cut = shape[0] * shape[1]
+        return flat[:cut].reshape(shape), flat[cut:].reshape(-1, of.width)
+
+    def slope(flat: np.ndarray) -> np.ndarray:
+        return np.concatenate([g.ravel() for g in of.gradient(*layers(flat))])
+
+    found = []
+    for start in point.case["starts"]:
+        ended = root(slope, start, jac=lambda x: of.hessian(*layers(x)), method="lm", tol=1e-14)
+        if np.linalg.norm(slope(ended.x)) <= 1e-13 * of.values[0] ** 1.5:
+            found.append(np.matmul(*layers(ended.x)[::-1]))
+    limit = 8 * EPS * np.sqrt(float(point.found["longest_axis"])) * of.values[0] ** 1.5
+    saved = point.found["found"][point.found["found_gradient"] <= limit]
+    scale = of.values[0] ** 2 / separation(of)
+    return [
+        Redone(min(family, key=lambda f: np.max(np.abs(f - product))), product, scale)
+        for product in (*found, *saved)
+    ]
+
+
+def deep_origin(point: Point) -> Redone | None:
+    """With three layers and four the Hessian at the origin is 0: other layers are 0."""
+    if (of := instance(point)) is None:
+        return None
+    largest = []
+    for depth in (3, 4):
+        widths = (of.target.shape[1], *[of.width] * (depth - 1), of.target.shape[0])
+        pairs = combinations(range(depth), 2)
+        found = 0.0
+        for moved in pairs:
+            layers = [np.ones((widths[l + 1], widths[l])) * (l in moved) for l in range(depth)]
+            whole = layers[0]
+            for layer in layers[1:]:
+                whole = layer @ whole
+            found = max(found, float(np.abs(np.sum(of.target * whole))))
+        largest.append(found)
+    saved = (point.found["deep_origin_predicted"], point.found["deep_origin_measured"])
+    return Redone(np.zeros(2), np.array(largest), of.values[0], 1.0, "zero", *saved)
+
+
+CLAIMS = {
+    "critical_points": {
+        "critical_gradient": critical_gradient,
+        "critical_loss": critical_loss,
+        "spectrum": spectrum,
+        "smallest": smallest,
+        "global": global_,
+        "search": search,
+        "deep_origin": deep_origin,
+    },
+}
+"""Scenario -> claim -> both of its sides."""

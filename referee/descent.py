@@ -1,0 +1,61 @@
+"""Gradient descent on products of matrices, with gradients by hand."""
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+Layers = list[np.ndarray]
+"""W_1, ..., W_L, the first acts first."""
+
+Record = Callable[[Layers], Any]
+"""What is recorded of layers."""
+
+
+def chain(layers: Sequence[np.ndarray]) -> np.ndarray:
+    """The product ``W_L ... W_1``."""
+    return reduce(lambda whole, layer: layer @ whole, layers)
+
+
+def gradients(layers: Layers, residual: np.ndarray) -> Layers:
+    """``(W_L ... W_{l+1})^T R (W_{l-1} ... W_1)^T`` for each l."""
+    below = [np.eye(layers[0].shape[1])]
+    for layer in layers[:-1]:
+        below.append(layer @ below[-1])
+    found, above = [], residual
+    for layer, inputs in zip(reversed(layers), reversed(below), strict=True):
+        found.append(above @ inputs.T)
+        above = layer.T @ above
+    return found[::-1]
+
+
+def descend(
+    layers: Layers,
+    residual: Callable[[np.ndarray], np.ndarray],
+    rate: float,
+    decay: Sequence[float] | np.ndarray,
+    times: Sequence[int],
+    record: Record,
+) -> list[Any]:
+    """``W <- (1 - eta lambda) W - eta gradient``; what is recorded at the times."""
+    found = []
+    for t in range(max(times) + 1):
+        if t in times:
+            found.append(record(layers))
+        slopes = gradients(layers, residual(chain(layers)))
+        parts = zip(layers, slopes, decay, strict=True)
+        layers = [(1 - rate * d) * w - rate * g for w, g, d in parts]
+    return found
+
+
+def disturbed(layers: Layers, size: float) -> Layers:
+    """Layers with noise of a size, the same in every call."""
+    rng = np.random.default_rng(0)
+    return [w + size * rng.standard_normal(w.shape) for w in layers]
+
+
+def amplification(run: Callable[[Layers], np.ndarray], layers: Layers, scale: float) -> float:
+    """By how much a run amplifies a disturbance of its start, in units of the scale."""
+    size = 1e-7 * scale
+    return float(np.max(np.abs(run(disturbed(layers, size)) - run(layers))) / size)

@@ -1,0 +1,480 @@
+"""Theorem 1: where descent with weight decay ends, of two layers and of more, and on data.
+
+A run is judged where its own gradient says that it rests: at most 64 units in the last place.
+"""
+
+from collections.abc import Iterable
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import root
+
+from referee.descent import Layers, chain, gradients
+from referee.redone import EPS, Redone
+from referee.results import Point
+
+FEW = 64
+"""Units in the last place below which a gradient is rounding."""
+
+
+class Run(NamedTuple):
+    """A finished descent, from a saved case."""
+
+    target: np.ndarray
+    width: int
+    decay: float
+    layers: Layers
+    objective: np.ndarray
+    """The loss at the recorded steps."""
+    left: np.ndarray
+    values: np.ndarray
+    right: np.ndarray
+
+    @property
+    def depth(self) -> int:
+        """L."""
+        return len(self.layers)
+
+    @property
+    def slope(self) -> float:
+        """The norm of the gradient, of the layer with most of it."""
+        return max(float(np.linalg.norm(g)) for g in slopes(self.layers, self.target, self.decay))
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing but rounding is left of the gradient."""
+        return bool(self.slope <= FEW * EPS * self.values[0] ** (2 - 1 / self.depth))
+
+    def made_of(self, values: Iterable[float]) -> np.ndarray:
+        """The product with these singular values in the basis of the target."""
+        kept = np.array(list(values))
+        n = len(kept)
+        return (self.left[:, :n] * kept) @ self.right[:n]
+
+
+def slopes(layers: Layers, target: np.ndarray, decay: float) -> Layers:
+    """The gradient of ``1/2 ||W_L ... W_1 - Phi||^2 + lambda/2 sum ||W_l||^2``."""
+    found = gradients(layers, chain(layers) - target)
+    return [g + decay * w for g, w in zip(found, layers, strict=True)]
+
+
+def loss(layers: Layers, target: np.ndarray, decay: float) -> float:
+    """That loss."""
+    sizes = sum(float(np.sum(w**2)) for w in layers)
+    return (float(np.sum((chain(layers) - target) ** 2)) + decay * sizes) / 2
+
+
+def descended(
+    layers: Layers, target: np.ndarray, decay: float, rate: float, times: list[int]
+) -> tuple[Layers, list[float]]:
+    """Layers after the last step, and the loss at the recorded ones."""
+    found = []
+    for t in range(max(times) + 1):
+        if t in times:
+            found.append(loss(layers, target, decay))
+        if t < max(times):
+            steps = zip(layers, slopes(layers, target, decay), strict=True)
+            layers = [w - rate * g for w, g in steps]
+    return layers, found
+
+
+_RUNS: dict[bytes, Run] = {}
+
+
+def run_of(point: Point) -> Run | None:
+    """Descend from the saved start; None where the decays of layers differ."""
+    case = point.case
+    decays = case["weight_decay"]
+    if np.ptp(decays) > 0:
+        return None
+    start, target = point.parts("weights"), case["target"]
+    rate, decay = float(case["learning_rate"]), float(decays[0])
+    key = b"".join([target.tobytes(), *(w.tobytes() for w in start), case["steps"].tobytes()])
+    key += np.array([rate, decay]).tobytes()
+    if key not in _RUNS:  # several claims look at one run
+        layers, objective = descended(start, target, decay, rate, point.times)
+        parts = np.linalg.svd(target, full_matrices=False)
+        _RUNS[key] = Run(target, len(start[0]), decay, layers, np.array(objective), *parts)
+    return _RUNS[key]
+
+
+def shrunk(sigma: float, decay: float, depth: int) -> float:
+    """The s that minimises ``1/2 (s - sigma)^2 + (lambda L/2) s^(2/L)``."""
+    if depth == 2:
+        return max(sigma - decay, 0.0)
+    w = larger_root(sigma, decay, depth)
+    cost = lambda s: (s - sigma) ** 2 / 2 + decay * depth / 2 * s ** (2 / depth)  # noqa: E731
+    return w**depth if w and cost(w**depth) < cost(0.0) else 0.0
+
+
+def larger_root(sigma: float, decay: float, depth: int) -> float:
+    """The larger root of ``w^(2L-2) - sigma w^(L-2) + lambda``, or 0 if there is none."""
+    if decay == 0:
+        return sigma ** (1 / depth)
+    coefficients = np.zeros(2 * depth - 1)
+    coefficients[0], coefficients[depth], coefficients[-1] = 1, -sigma, decay
+    found = np.roots(coefficients)
+    real = found.real[(abs(found.imag) < 1e-12 * max(1, sigma)) & (found.real > 0)]
+    w = float(max(real, default=0.0))
+    for _ in range(3):  # Newton's method, for the last digits
+        if w:
+            value = w ** (2 * depth - 2) - sigma * w ** (depth - 2) + decay
+            rise = (2 * depth - 2) * w ** (2 * depth - 3) - sigma * (depth - 2) * w ** (depth - 3)
+            w -= value / rise
+    return w
+
+
+def least_loss(of: Run) -> float:
+    """``sum_{i<=r} min_s (...) + sum_{i>r} sigma_i^2/2``, each by its root and a grid."""
+    total = float(np.sum(of.values[of.width :] ** 2)) / 2
+    for sigma in of.values[: of.width]:
+
+        def cost(w: float, sigma: float = float(sigma)) -> float:
+            return (w**of.depth - sigma) ** 2 / 2 + of.decay * of.depth / 2 * w**2
+
+        at = [0.0, shrunk(float(sigma), of.decay, of.depth) ** (1 / of.depth)]
+        at += list(np.linspace(0.3, 1, 15) * float(sigma) ** (1 / of.depth))
+        total += min(map(cost, at))
+    return total
+
+
+def tied(of: Run) -> int:
+    """How many of the values that are kept are tied with the first one that is not."""
+    r = of.width
+    if r >= len(of.values) or of.values[r - 1] - of.values[r] > 1e-12 * of.values[0]:
+        return 0
+    return int(np.sum(np.abs(of.values[:r] - of.values[r]) <= 1e-12 * of.values[0]))
+
+
+def nearest_minimiser(of: Run) -> np.ndarray:
+    """The minimiser; with a tie the one of its family whose projector is the run's."""
+    kept = [shrunk(float(s), of.decay, of.depth) for s in of.values[: of.width]]
+    if not (ties := tied(of)) or not kept[-1]:
+        return of.made_of(kept)
+    above = of.width - ties
+    same = np.abs(of.values - of.values[of.width - 1]) <= 1e-12 * of.values[0]
+    left, right = of.left[:, same], of.right[same]
+    turned = left.T @ chain(of.layers) @ right.T
+    _, vectors = np.linalg.eigh((turned + turned.T) / 2)
+    onto = vectors[:, -ties:] @ vectors[:, -ties:].T
+    return of.made_of(kept[:above]) + kept[-1] * left @ onto @ right
+
+
+def distance_bound(of: Run) -> float:
+    """By how much more than its gradient a run of two layers may be from the minimiser.
+
+    The gradient over the least curvature that is not 0; infinite where that is 0.
+    """
+    kept = of.values[: of.width][of.values[: of.width] > of.decay]
+    q, sigma = len(kept), of.values
+    least = [2 * (kept[-1] - of.decay)] if q else [of.decay - sigma[0]]
+    if of.decay and q:
+        least.append(2 * of.decay)
+    gaps = [a - b for a in kept for b in sigma[q:] if a - b > 1e-9 * sigma[0]]
+    if len(of.target) != len(of.target.T) and q:
+        gaps.append(float(kept[-1]))
+    if q < of.width and q < len(sigma):
+        gaps.append(of.decay - sigma[q])
+    smallest = min(least + gaps)
+    return float(sigma[0] / smallest) if smallest > 0 else np.inf
+
+
+def at_the_minimum(point: Point) -> Run | None:
+    """A run of two layers that rests, where that says that it is near the minimum."""
+    if (of := run_of(point)) is None or of.depth != 2 or not of.rests:
+        return None
+    return of if distance_bound(of) < 1e6 else None
+
+
+def minimiser(point: Point) -> Redone | None:
+    """Two layers end at ``U_r (Sigma_r - lambda)_+ V_r^T``."""
+    if (of := at_the_minimum(point)) is None:
+        return None
+    seen = chain(of.layers)
+    theory, condition = nearest_minimiser(of), FEW * distance_bound(of)
+    saved = None if tied(of) else point.found["product_predicted"]
+    return Redone(theory, seen, of.values[0], condition, "equal", saved)
+
+
+def minimum(point: Point) -> Redone | None:
+    """Its loss is the least one."""
+    if (of := at_the_minimum(point)) is None:
+        return None
+    saved = (point.found["loss_predicted"], point.found["loss_measured"])
+    scale = np.sum(of.values**2) / 2
+    return Redone(least_loss(of), of.objective[-1], scale, 1.0, "equal", *saved)
+
+
+def schatten(point: Point) -> Redone | None:
+    """At rest ``sum ||W_l||^2 = L ||W_L ... W_1||_{2/L}^{2/L}``, of two layers."""
+    if (of := at_the_minimum(point)) is None or not of.decay:
+        return None
+    values = np.linalg.svd(chain(of.layers), compute_uv=False)[: of.width]
+    theory = of.depth * np.sum(values ** (2 / of.depth))
+    seen = sum(float(np.sum(w**2)) for w in of.layers)
+    return Redone(theory, seen, None, FEW * distance_bound(of))
+
+
+def rest_points(of: Run) -> list[list[float]]:
+    """Singular values of P_0, P_1, ...: the first q modes with the larger root.
+
+    Without decay all modes that are not 0 have one.
+    """
+    roots = [larger_root(float(s), of.decay, of.depth) for s in of.values[: of.width]]
+    if of.decay == 0:
+        there = of.values[: of.width] > 1e-12 * of.values[0]
+        roots = [w if rises else 0.0 for w, rises in zip(roots, there, strict=True)]
+    most = next((i for i, w in enumerate(roots) if not w), len(roots))
+    return [[w**of.depth for w in roots[:q]] for q in range(most + 1)]
+
+
+def nearest_rest_point(of: Run) -> list[float]:
+    """Those of the one at which a run is."""
+    seen = chain(of.layers)
+    return min(rest_points(of), key=lambda s: float(np.max(np.abs(of.made_of(s) - seen))))
+
+
+def rest_condition(of: Run) -> float:
+    """By how much more than its gradient a point at rest may be from a minimum."""
+    roots = [larger_root(float(s), of.decay, of.depth) for s in of.values]
+    depth, found = of.depth, [1.0]
+    for i, w in enumerate(roots[: of.width]):
+        if w and of.decay:
+            curvature = depth * w ** (2 * depth - 2) - (depth - 2) * of.decay
+            found.append(depth * w ** (depth - 1) / curvature)
+            gaps = [of.values[i] - s for s in of.values[i + 1 :]]
+            found.append(w / min(gaps) if gaps and min(gaps) > 0 else 1.0)
+    return max(found)
+
+
+def rest(point: Point) -> Redone | None:
+    """A run of more layers at rest is at one of the P_q."""
+    if (of := run_of(point)) is None or of.depth < 3 or not of.rests or tied(of):
+        return None
+    theory, seen = of.made_of(nearest_rest_point(of)), chain(of.layers)
+    return Redone(theory, seen, of.values[0], FEW * rest_condition(of))
+
+
+def rest_loss(point: Point) -> Redone | None:
+    """And has its loss, ``sum 1/2 (s - sigma)^2 + (lambda L/2) s^(2/L)``."""
+    if (of := run_of(point)) is None or of.depth < 3 or not of.rests or tied(of):
+        return None
+    values = np.array(nearest_rest_point(of))
+    penalty = of.decay * of.depth / 2 * np.sum(values ** (2 / of.depth))
+    theory = np.sum((of.made_of(values) - of.target) ** 2) / 2 + penalty
+    scale = np.sum(of.values**2) / 2
+    return Redone(theory, of.objective[-1], scale, FEW * rest_condition(of))
+
+
+def balanced(point: Point) -> Redone | None:
+    """With decay ``W_{l+1}^T W_{l+1} = W_l W_l^T`` wherever descent rests."""
+    if (of := run_of(point)) is None or not of.decay or not of.rests:
+        return None
+    pairs = zip(of.layers, of.layers[1:], strict=False)
+    seen = max(float(np.max(np.abs(b.T @ b - a @ a.T))) for a, b in pairs)
+    scale = of.values[0] ** (2 / of.depth)
+    return Redone(0.0, seen, scale, FEW * of.values[0] / of.decay, "zero")
+
+
+def lower_bound(point: Point) -> Redone | None:
+    """The loss is never below the least one."""
+    if (of := run_of(point)) is None:
+        return None
+    theory = np.full(len(of.objective), least_loss(of))
+    scale = np.sum(of.values**2) / 2
+    saved = np.full(len(of.objective), point.found["loss_predicted"])
+    return Redone(theory, of.objective, scale, 1.0, "at least", saved, point.found["objective"])
+
+
+# From starts near the minimiser -----------------------------------------------------------------
+
+
+def near_the_minimiser(point: Point) -> Iterable[tuple[Run, np.ndarray]]:
+    """Runs from the saved starts near the minimiser, and its product."""
+    case = point.case
+    target, decay = case["target"], float(case["weight_decay"])
+    stacked = point.parts("near")
+    left, values, right = np.linalg.svd(target, full_matrices=False)
+    for k, rate in enumerate(point.found["near_rates"]):
+        start = [w[k] for w in stacked]
+        layers, objective = descended(start, target, decay, float(rate), point.times)
+        of = Run(target, len(start[0]), decay, layers, np.array(objective), left, values, right)
+        wanted = of.made_of(shrunk(float(s), decay, of.depth) for s in values[: of.width])
+        yield of, wanted
+
+
+def deep_minimiser(point: Point) -> Iterable[Redone]:
+    """Starts below every other critical value end at the global minimiser."""
+    for k, (of, wanted) in enumerate(near_the_minimiser(point)):
+        saved = (point.found["minimiser"], point.found["near_products"][k])
+        seen = chain(of.layers)
+        yield Redone(wanted, seen, of.values[0], FEW * rest_condition(of), "equal", *saved)
+
+
+def deep_minimum(point: Point) -> Iterable[Redone]:
+    """And at its loss."""
+    for k, (of, _) in enumerate(near_the_minimiser(point)):
+        saved = (point.found["minimum"], point.found["near_ends"][k])
+        scale = np.sum(of.values**2) / 2
+        yield Redone(least_loss(of), of.objective[-1], scale, FEW, "equal", *saved)
+
+
+# On data ---------------------------------------------------------------------------------------
+
+
+class Autoencoder(NamedTuple):
+    """A regularised linear autoencoder, from a saved case."""
+
+    inputs: np.ndarray
+    decay: float
+    encoder: np.ndarray
+    decoder: np.ndarray
+    left: np.ndarray
+    squares: np.ndarray
+    """sigma_i^2."""
+
+    def slopes(self, encoder: np.ndarray, decoder: np.ndarray) -> Layers:
+        """Of ``||X - W_2 W_1 X||^2 + lambda (||W_1||^2 + ||W_2||^2)``."""
+        moment = self.inputs @ self.inputs.T
+        error = decoder @ encoder @ moment - moment
+        first = 2 * (decoder.T @ error + self.decay * encoder)
+        return [first, 2 * (error @ encoder.T + self.decay * decoder)]
+
+    def loss(self, encoder: np.ndarray, decoder: np.ndarray) -> float:
+        """That loss."""
+        sizes = np.sum(encoder**2) + np.sum(decoder**2)
+        error = self.inputs - decoder @ encoder @ self.inputs
+        return float(np.sum(error**2) + self.decay * sizes)
+
+
+def autoencoder_of(point: Point) -> Autoencoder | None:
+    """The autoencoder of a point, unless it is noise, too wide, or has two decays."""
+    case = point.case
+    if not (case["real"] and case["whole"]) or np.ptp(case["weight_decay"]) > 0:
+        return None
+    encoder, decoder = point.parts("weights")
+    left, values, _ = np.linalg.svd(case["inputs"], full_matrices=False)
+    return Autoencoder(
+        case["inputs"], float(case["weight_decay"][0]), encoder, decoder, left, values**2
+    )
+
+
+def trained(point: Point) -> tuple[Autoencoder, Layers] | None:
+    """It and its layers after descent, if they rest."""
+    if (of := autoencoder_of(point)) is None or not of.decay:
+        return None
+    layers = [of.encoder, of.decoder]
+    rate = float(point.case["learning_rate"])
+    for _ in range(max(point.times)):
+        layers = [w - rate * g for w, g in zip(layers, of.slopes(*layers), strict=True)]
+    size = np.sqrt(sum(np.sum(w**2) for w in layers))
+    slope = np.sqrt(sum(np.sum(g**2) for g in of.slopes(*layers)))
+    return (of, layers) if slope <= FEW * EPS * of.squares[0] * size else None
+
+
+def gains_of(of: Autoencoder) -> np.ndarray:
+    """``1 - lambda / sigma_i^2``, of the first directions that have more than decay takes."""
+    return np.maximum(1 - of.decay / of.squares[: len(of.encoder)], 0.0)
+
+
+def of_autoencoder(of: Autoencoder) -> float:
+    """By how much more than its gradient training may be from the minimum."""
+    gaps = np.abs(np.diff(of.squares[: len(of.encoder) + 1]))
+    return float(of.squares[0] / min(of.decay, gaps.min()))
+
+
+def autoencoder(point: Point) -> Redone | None:
+    """Descent on images ends at ``U_l (I - lambda Sigma_l^-2) U_l^T``."""
+    if (both := trained(point)) is None:
+        return None
+    of, layers = both
+    onto = of.left[:, : len(of.encoder)]
+    saved = (point.found["autoencoder_predicted"], point.found["autoencoder_measured"])
+    theory = (onto * gains_of(of)) @ onto.T
+    return Redone(theory, chain(layers), 1.0, FEW * of_autoencoder(of), "equal", *saved)
+
+
+def autoencoder_loss(point: Point) -> Redone | None:
+    """At ``sum (2 lambda - lambda^2/sigma_i^2) + sum_rest sigma_i^2``."""
+    if (both := trained(point)) is None:
+        return None
+    of, layers = both
+    kept = int(np.sum(gains_of(of) > 0))
+    theory = np.sum(2 * of.decay - of.decay**2 / of.squares[:kept]) + np.sum(of.squares[kept:])
+    saved = (point.found["autoencoder_loss_predicted"], point.found["autoencoder_loss_measured"])
+    scale = np.sum(of.squares)
+    return Redone(theory, of.loss(layers[0], layers[1]), scale, FEW, "equal", *saved)
+
+
+def transposed(point: Point) -> Redone | None:
+    """There ``W_1 = W_2^T``."""
+    if (both := trained(point)) is None:
+        return None
+    of, (encoder, decoder) = both
+    seen = float(np.max(np.abs(encoder - decoder.T)))
+    return Redone(0.0, seen, 1.0, FEW * of_autoencoder(of), "zero", None, point.found["asymmetry"])
+
+
+def autoencoder_gradient(point: Point) -> Redone | None:
+    """The gradient is 0 at ``W_1 = W_2^T = (I - lambda Sigma_S^-2)^(1/2) U_S^T``."""
+    if (of := autoencoder_of(point)) is None or of.squares[0] <= of.decay:
+        return None
+    width, leading = len(of.encoder), min(len(of.encoder) + 2, len(of.inputs))
+    seen = []
+    for kept in (s for n in range(width + 1) for s in combinations(range(leading), n)):
+        encoder = np.zeros_like(of.encoder)
+        for slot, i in enumerate(kept):
+            encoder[slot] = np.sqrt(max(1 - of.decay / of.squares[i], 0)) * of.left[:, i]
+        seen.append(max(np.max(np.abs(g)) for g in of.slopes(encoder, encoder.T)))
+    found = np.array(seen)
+    saved = point.found["autoencoder_gradient_measured"]
+    # Ours are summed over the moments of 500 images, theirs over a factor of them.
+    return Redone(0 * found, found, of.squares[0], 8.0, "zero", None, saved)
+
+
+def all_transposed(point: Point) -> list[Redone] | None:
+    """No critical point that a search finds on the leading directions is but symmetric."""
+    if (of := autoencoder_of(point)) is None or not of.decay:
+        return None
+    width, leading = len(of.encoder), min(len(of.encoder) + 2, len(of.inputs))
+    small = of._replace(inputs=np.diag(np.sqrt(of.squares[:leading])))
+    found = []
+    for start in point.case["starts"]:
+        layers = start.reshape(2, width, -1)[:, :, :leading]
+        flat = np.concatenate([layers[0].ravel(), layers[1].T.ravel()])
+
+        def slope(x: np.ndarray) -> np.ndarray:
+            encoder, decoder = x[: width * leading], x[width * leading :]
+            both = encoder.reshape(width, leading), decoder.reshape(leading, width)
+            return np.concatenate([g.ravel() for g in small.slopes(*both)])
+
+        ended = root(slope, flat, method="lm", tol=1e-15)
+        if np.linalg.norm(slope(ended.x)) <= FEW * EPS * of.squares[0]:
+            encoder = ended.x[: width * leading].reshape(width, leading)
+            decoder = ended.x[width * leading :].reshape(leading, width)
+            found.append(float(np.max(np.abs(encoder - decoder.T))))
+    scale = max(1.0, of.squares[0] / of.decay)
+    return [Redone(0.0, value, scale, FEW, "zero") for value in found]
+
+
+CLAIMS = {
+    "descent": {
+        "minimiser": minimiser,
+        "minimum": minimum,
+        "schatten": schatten,
+        "rest": rest,
+        "rest_loss": rest_loss,
+        "balanced": balanced,
+        "lower_bound": lower_bound,
+    },
+    "basins": {"deep_minimiser": deep_minimiser, "deep_minimum": deep_minimum},
+    "autoencoder": {
+        "autoencoder": autoencoder,
+        "autoencoder_loss": autoencoder_loss,
+        "transposed": transposed,
+        "autoencoder_gradient": autoencoder_gradient,
+        "all_transposed": all_transposed,
+    },
+}
+"""Scenario -> claim -> both of its sides."""

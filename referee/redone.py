@@ -1,0 +1,74 @@
+"""What a claim is computed again as, and when that agrees with a verdict.
+
+Rounding of a descent of t steps over n numbers is at most ``8 eps (sqrt(n (1 + t)) + t/2)`` of the
+scale, times how much the run amplifies a small disturbance. The referee measures that amplification
+itself, by a second descent from a disturbed start.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from referee.results import Point
+
+EPS = float(np.finfo(float).eps)
+
+
+class Redone(NamedTuple):
+    """Both sides of a claim at one point, computed again, and what was saved of them."""
+
+    theory: Any
+    run: Any
+    """Of a bound: what must not be above ``theory``."""
+    scale: Any = None
+    """Of a difference; the largest entry of both sides if None."""
+    condition: float = 1.0
+    """By how much the run amplifies a disturbance."""
+    kind: str = "equal"
+    """``equal``, ``zero``, ``at most``, ``at least``, ``count``, ``limit`` or ``statistical``."""
+    saved_theory: Any = None
+    saved_run: Any = None
+    """None where the saved array depends on a choice that is free, such as that of a basis."""
+    tolerance: float | None = None
+    """Of a limit, which is approximate, and of a test."""
+
+    @property
+    def size(self) -> float:
+        """The scale of a difference."""
+        if self.scale is not None:
+            return float(np.max(np.abs(self.scale)))
+        sides = (np.max(np.abs(np.asarray(side, float)), initial=0) for side in self[:2])
+        return float(max(sides)) or 1.0
+
+    @property
+    def residual(self) -> float:
+        """How far the claim is from being true, in units of the scale."""
+        theory, run = (np.asarray(side, float) for side in (self.theory, self.run))
+        signs = {"at most": 1.0, "at least": -1.0}
+        if self.kind in signs:
+            return float(np.max(np.maximum(signs[self.kind] * (run - theory), 0) / self.size))
+        return float(np.max(np.abs(theory - run), initial=0) / self.size)
+
+    def limit(self, steps: int) -> float:
+        """The largest residual that rounding explains."""
+        if self.kind == "count":
+            return 0.0
+        if self.tolerance is not None:
+            return self.tolerance
+        numbers = max(np.asarray(self.theory).shape[-1:] or (1,))
+        return 8 * EPS * (np.sqrt(numbers * (1 + steps)) + steps / 2) * max(self.condition, 1.0)
+
+    def apart(self) -> float:
+        """How far the saved sides are from these, in units of the scale."""
+        pairs = ((self.theory, self.saved_theory), (self.run, self.saved_run))
+        found = [
+            float(np.max(np.abs(np.asarray(mine, float) - np.asarray(saved, float)), initial=0))
+            for mine, saved in pairs
+            if saved is not None
+        ]
+        return max(found, default=0.0) / self.size
+
+
+Claim = Callable[[Point], "Redone | Iterable[Redone] | None"]
+"""A claim at a point; None where its hypotheses are not met."""

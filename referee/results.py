@@ -1,0 +1,117 @@
+"""Reading ``results.nc`` with h5py: points with their cases and what was found there."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+MARK = "case."
+"""Begin of the names of the arrays of a case."""
+
+
+class Point(NamedTuple):
+    """One setting of one scenario at its first seed."""
+
+    case: Mapping[str, np.ndarray]
+    """What theory and run start from, by the names of its parts."""
+    found: Mapping[str, np.ndarray]
+    """What was computed there, without padding."""
+    flags: Mapping[str, Any]
+    """The values of the axes, and of the flags that are not swept."""
+
+    @property
+    def times(self) -> list[int]:
+        """The recorded steps."""
+        return [int(t) for t in np.atleast_1d(self.case["steps"])]
+
+    def parts(self, name: str) -> list[np.ndarray]:
+        """A list of arrays of the case: ``weights.0``, ``weights.1``, ...; those that are there."""
+        found = []
+        while (array := self.case.get(f"{name}.{len(found)}")) is not None and array.size:
+            found.append(array)
+        return found
+
+
+class Scenario(NamedTuple):
+    """A group of ``results.nc`` whose cases are saved."""
+
+    name: str
+    points: list[Point]
+    left_out: list[str]
+    """Arrays of cases that were too large to be saved."""
+
+
+def scenarios(path: Path) -> dict[str, Scenario]:
+    """Every scenario of a file, by its name."""
+    found = {}
+    with h5py.File(path) as file:
+        for group in (file, *file.values()):
+            if not isinstance(group, h5py.Group) or "scenario" not in group.attrs:
+                continue
+            if isinstance(cases := group.get("case"), h5py.Group):
+                title = _text(group.attrs["scenario"])
+                left_out = json.loads(_text(cases.attrs["left_out"]))
+                found[title] = Scenario(title, list(_points(group, cases)), left_out)
+    return found
+
+
+def _points(group: h5py.Group, cases: h5py.Group) -> Iterator[Point]:
+    whole = _dataset(group, "longest_axis")
+    axes = _axes(whole)
+    fixed = json.loads(_text(group.attrs["fixed"]))
+    # Cases are those of the first seed; they lie along the axes of the results.
+    sizes = [1 if axis == "seed" else n for axis, n in zip(axes, whole.shape, strict=True)]
+    values = {axis: _dataset(group, axis)[()] for axis in axes}
+    results, of_cases = _arrays(group, axes), _arrays(cases, axes)
+    for place in np.ndindex(*sizes):
+        flags = {axis: _plain(values[axis][i]) for axis, i in zip(axes, place, strict=True)}
+        case = _cut(of_cases, place)
+        case = {n.removeprefix(MARK): a for n, a in case.items() if n.startswith(MARK)}
+        yield Point(case, _cut(results, place), fixed | flags)
+
+
+class _Padded(NamedTuple):
+    values: np.ndarray
+    axes: list[str]
+    """Beyond those of the points."""
+
+
+def _arrays(group: h5py.Group, points: list[str]) -> dict[str, _Padded]:
+    found = {}
+    for name, array in group.items():
+        if isinstance(array, h5py.Dataset):
+            axes = _axes(array)
+            if axes[: len(points)] == points:
+                found[name] = _Padded(array[()], axes[len(points) :])
+    return found
+
+
+def _cut(arrays: Mapping[str, _Padded], place: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """The arrays of a point without their padding."""
+    ends = {n[7:]: int(a.values[place]) for n, a in arrays.items() if n.startswith("length_")}
+    return {
+        name: np.asarray(array.values[place])[tuple(slice(ends.get(axis)) for axis in array.axes)]
+        for name, array in arrays.items()
+        if not name.startswith("length_")
+    }
+
+
+def _axes(array: h5py.Dataset) -> list[str]:
+    return [str(scale[0].name).rpartition("/")[2] for scale in array.dims if len(scale)]
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else _text(value)
+
+
+def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+    array = group[name]
+    assert isinstance(array, h5py.Dataset), f"{name} is no array"
+    return array
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,493 @@
+"""Theorem 2, its classifier, the collapse between layers, and Corollary 1."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from referee.descent import Layers, Record, amplification, chain, descend
+from referee.redone import Redone
+from referee.results import Point
+
+
+class Setting(NamedTuple):
+    """A run of deep factorisation, from a saved case."""
+
+    layers: Layers
+    target: np.ndarray
+    rank: int
+    scales: np.ndarray
+    rate: float
+    decay: np.ndarray
+    times: list[int]
+
+    @property
+    def bulk(self) -> int:
+        """``m = d - 2r``."""
+        return len(self.target) - 2 * self.rank
+
+    def dense(self, layers: Layers, record: Record, mean: bool = False) -> np.ndarray:
+        """Descent on half the sum of squares; on half the mean with eta d^2 and lambda / d^2."""
+        n = self.target.size if mean else 1
+        residual = lambda whole: (whole - self.target) / n  # noqa: E731
+        rates = (n * self.rate, self.decay / n)
+        return np.array(descend(layers, residual, *rates, self.times, record))
+
+
+def setting_of(point: Point) -> Setting | None:
+    """The run of a point, if it meets the hypotheses."""
+    case = point.case
+    layers, target = point.parts("weights"), case["target"]
+    scales = case["scales"]
+    turned = [w @ w.T / s**2 - np.eye(len(w)) for w, s in zip(layers, scales, strict=True)]
+    sigma = values(target)
+    rank = int(case["rank"])
+    low = np.all(sigma[rank:] <= 1e-10 * sigma[0])
+    if not (low and np.max(np.abs(turned)) < 1e-10 and "noise" not in case and "mask" not in case):
+        return None
+    return Setting(
+        layers,
+        target,
+        rank,
+        scales,
+        float(case["learning_rate"]),
+        case["weight_decay"],
+        point.times,
+    )
+
+
+def frame(layers: Layers, target: np.ndarray, rank: int) -> list[np.ndarray]:
+    """V_1, ..., V_{L+1}: the first 2r columns of V_1 span ``row(Phi) + W^T col(Phi)``."""
+    spanning = np.hstack([target.T, chain(layers).T @ target])
+    left, values, _ = np.linalg.svd(spanning)
+    kept = int(np.sum(values > 1e-10 * values[0]))
+    assert kept <= 2 * rank
+    frames = [left]
+    for layer in layers:
+        turned = layer @ frames[-1]
+        frames.append(turned / np.linalg.norm(turned, axis=0))
+    return frames
+
+
+def rho(of: Setting) -> np.ndarray:
+    """``rho <- rho (1 - eta lambda - eta prod_{k != l} rho_k^2)`` from eps, at the times."""
+    value, found = np.array(of.scales, float), []
+    for t in range(max(of.times) + 1):
+        if t in of.times:
+            found.append(value)
+        others = np.array([np.prod(np.delete(value, l)) ** 2 for l in range(len(value))])
+        value = value * (1 - of.rate * of.decay - of.rate * others)
+    return np.array(found)
+
+
+def in_frame(frames: list[np.ndarray], layers: Layers) -> np.ndarray:
+    """``U_l^T W_l V_l`` of every layer."""
+    return np.array([frames[l + 1].T @ w @ frames[l] for l, w in enumerate(layers)])
+
+
+def blocks(of: Setting, mean: bool = False) -> tuple[np.ndarray, float, float]:
+    """Layers of the dense run in its frame, the largest singular value, and the amplification."""
+    frames = frame(of.layers, of.target, of.rank)
+    run = lambda start: of.dense(start, lambda w: in_frame(frames, w), mean)  # noqa: E731
+    found = run(of.layers)
+    scale = float(np.max(np.linalg.norm(found, 2, axis=(-2, -1))))
+    return found, scale, amplification(run, of.layers, scale)
+
+
+def off_block(point: Point) -> Redone | None:
+    """The off-diagonal blocks are 0."""
+    if (of := setting_of(point)) is None:
+        return None
+    found, scale, condition = blocks(of)
+    k = 2 * of.rank
+    beside = np.maximum(
+        np.abs(found[..., k:, :k]).max((-2, -1)), np.abs(found[..., :k, k:]).max((-2, -1))
+    )
+    return Redone(0 * beside, beside, scale, condition, "zero", None, point.found["off_block"])
+
+
+def bulk(point: Point) -> Redone | None:
+    """The bulk block is a multiple of the identity."""
+    if (of := setting_of(point)) is None:
+        return None
+    found, scale, condition = blocks(of)
+    k, m = 2 * of.rank, of.bulk
+    inner = found[..., k:, k:]
+    mean = np.trace(inner, axis1=-2, axis2=-1) / m
+    rest = np.abs(inner - mean[..., None, None] * np.eye(m)).max((-2, -1))
+    return Redone(0 * rest, rest, scale, condition, "zero", None, point.found["bulk_deviation"])
+
+
+def bulk_value(point: Point, mean: bool = False, name: str = "rho") -> Redone | None:
+    """rho_l by its recursion, and the mean of the diagonal of the bulk block."""
+    if (of := setting_of(point)) is None:
+        return None
+    found, scale, condition = blocks(of, mean)
+    k = 2 * of.rank
+    seen = np.trace(found[..., k:, k:], axis1=-2, axis2=-1) / of.bulk
+    saved = (point.found[f"{name}_predicted"], point.found[f"{name}_measured"])
+    return Redone(rho(of), seen, scale, condition, "equal", *saved)
+
+
+def small_run(of: Setting) -> np.ndarray:
+    """Layers of the problem of width 2r, which descends by itself from eps_l I."""
+    frames = frame(of.layers, of.target, of.rank)
+    k = 2 * of.rank
+    goal = frames[-1][:, :k].T @ of.target @ frames[0][:, :k]
+    start = [s * np.eye(k) for s in of.scales]
+    residual = lambda whole: whole - goal  # noqa: E731
+    return np.array(descend(start, residual, of.rate, of.decay, of.times, np.array))
+
+
+def reduced(point: Point, mean: bool = False, name: str = "reduced") -> list[Redone] | None:
+    """The moving block is a run of its own; which basis it is written in is free.
+
+    So what was saved is compared by its singular values.
+    """
+    if (of := setting_of(point)) is None:
+        return None
+    found, scale, condition = blocks(of, mean)
+    k = 2 * of.rank
+    theory, seen = small_run(of), found[..., :k, :k]
+    saved = [values(point.found[f"{name}_{side}"]) for side in ("predicted", "measured")]
+    return [
+        Redone(theory, seen, scale, condition),
+        Redone(values(theory), values(seen), scale, condition, "equal", *saved),
+    ]
+
+
+def values(blocks: np.ndarray) -> np.ndarray:
+    """Singular values, along the last axis."""
+    return np.linalg.svd(blocks, compute_uv=False)
+
+
+def spectra(point: Point) -> Redone | None:
+    """Singular values of every layer: of the small one, and m times |rho|."""
+    if (of := setting_of(point)) is None:
+        return None
+    small = values(small_run(of))
+    still = np.repeat(np.abs(rho(of))[..., None], of.bulk, axis=-1)
+    theory = -np.sort(-np.concatenate([small, still], axis=-1), axis=-1)
+    run = lambda start: of.dense(start, lambda layers: values(np.array(layers)))  # noqa: E731
+    seen = run(of.layers)
+    scale = float(seen.max())
+    saved = (point.found["singular_values_predicted"], point.found["singular_values_measured"])
+    condition = amplification(run, of.layers, scale)
+    return Redone(theory, seen, scale, condition, "equal", *saved)
+
+
+def loss(point: Point) -> Redone | None:
+    """``f = 1/2 ||Wt_L ... Wt_1 - Phi~||^2 + (m/2) prod rho^2``."""
+    if (of := setting_of(point)) is None:
+        return None
+    frames = frame(of.layers, of.target, of.rank)
+    k = 2 * of.rank
+    goal = frames[-1][:, :k].T @ of.target @ frames[0][:, :k]
+    moving = np.array([np.sum((chain(list(w)) - goal) ** 2) / 2 for w in small_run(of)])
+    theory = moving + of.bulk / 2 * np.prod(rho(of), axis=1) ** 2
+    value = lambda layers: np.sum((chain(layers) - of.target) ** 2) / 2  # noqa: E731
+    run = lambda start: of.dense(start, value)  # noqa: E731
+    seen = run(of.layers)
+    condition = amplification(run, of.layers, float(seen.max()))
+    saved = (point.found["loss_predicted"], point.found["loss_measured"])
+    return Redone(theory, seen, None, condition, "equal", *saved)
+
+
+def mean_loss(point: Point) -> list[Redone] | None:
+    """Descent on half the mean over d^2 entries with eta d^2 and lambda / d^2 is the same run."""
+    mean_rho, moving = bulk_value(point, True, "mean_rho"), reduced(point, True, "mean_reduced")
+    return None if mean_rho is None or moving is None else [mean_rho, *moving]
+
+
+# Classification --------------------------------------------------------------------------------
+
+
+class Labelled(NamedTuple):
+    """A classifier on whitened data, from a saved case."""
+
+    layers: Layers
+    inputs: np.ndarray
+    outputs: np.ndarray
+    scales: np.ndarray
+    rate: float
+    decay: np.ndarray
+    times: list[int]
+
+    @property
+    def target(self) -> np.ndarray:
+        """``Y X^T``."""
+        return self.outputs @ self.inputs.T
+
+    def descend(self, layers: Layers, record: Record) -> np.ndarray:
+        """Descent on ``1/2 ||W X - Y||_F^2``."""
+        residual = lambda w: (w @ self.inputs - self.outputs) @ self.inputs.T  # noqa: E731
+        return np.array(descend(layers, residual, self.rate, self.decay, self.times, record))
+
+    def frames(self) -> list[np.ndarray]:
+        """V_1, ..., V_L: the first 2K columns of V_1 span ``row(Phi) + row(W_L ... W_1)``."""
+        left, _, _ = np.linalg.svd(np.hstack([self.target.T, chain(self.layers).T]))
+        found = [left]
+        for layer in self.layers[:-1]:
+            turned = layer @ found[-1]
+            found.append(turned / np.linalg.norm(turned, axis=0))
+        return found
+
+
+def labelled(point: Point) -> Labelled | None:
+    """The classifier of a point, if its data is white and its start orthogonal."""
+    case = point.case
+    layers, inputs, scales = point.parts("weights"), case["inputs"], case["scales"]
+    white = np.max(np.abs(inputs @ inputs.T - np.eye(len(inputs)))) < 1e-10
+    turned = [w @ w.T / s**2 - np.eye(len(w)) for w, s in zip(layers, scales, strict=True)]
+    if not white or max(np.max(np.abs(t)) for t in turned) > 1e-10:
+        return None
+    return Labelled(
+        layers,
+        inputs,
+        case["outputs"],
+        scales,
+        float(case["learning_rate"]),
+        case["weight_decay"],
+        point.times,
+    )
+
+
+def largest(of: Labelled) -> float:
+    """The largest singular value of any layer over the run."""
+    norms = lambda layers: max(np.linalg.norm(w, 2) for w in layers)  # noqa: E731
+    return float(of.descend(of.layers, norms).max())
+
+
+def class_off_block(point: Point) -> Redone | None:
+    """The off-diagonal blocks are 0, and so is the last layer on the bulk."""
+    if (of := labelled(point)) is None:
+        return None
+    frames, k = of.frames(), 2 * len(of.outputs)
+
+    def beside(layers: Layers) -> np.ndarray:
+        found = []
+        for l, w in enumerate(layers[:-1]):
+            block = frames[l + 1].T @ w @ frames[l]
+            found.append(max(np.abs(block[k:, :k]).max(), np.abs(block[:k, k:]).max()))
+        return np.array([*found, np.abs(layers[-1] @ frames[-1][:, k:]).max()])
+
+    seen, scale = of.descend(of.layers, beside), largest(of)
+    condition = amplification(lambda w: of.descend(w, beside), of.layers, scale)
+    saved = point.found["class_off_block"]
+    return Redone(0 * seen, seen, scale, condition, "zero", None, saved)
+
+
+def class_rho(point: Point) -> Redone | None:
+    """``rho_l = eps_l (1 - eta lambda_l)^t`` for all layers but the last."""
+    if (of := labelled(point)) is None:
+        return None
+    frames, k = of.frames(), 2 * len(of.outputs)
+
+    def mean(layers: Layers) -> np.ndarray:
+        inner = [frames[l + 1].T @ w @ frames[l] for l, w in enumerate(layers[:-1])]
+        return np.array([np.trace(block[k:, k:]) / len(block[k:]) for block in inner])
+
+    power = np.array(of.times)[:, None]
+    theory = of.scales[:-1] * (1 - of.rate * of.decay[:-1]) ** power
+    seen, scale = of.descend(of.layers, mean), largest(of)
+    condition = amplification(lambda w: of.descend(w, mean), of.layers, scale)
+    saved = (point.found["class_rho_predicted"], point.found["class_rho_measured"])
+    return Redone(theory, seen, scale, condition, "equal", *saved)
+
+
+def small_classifier(of: Labelled, record: Record) -> np.ndarray:
+    """Descent of the problem of width 2K."""
+    frames, k = of.frames(), 2 * len(of.outputs)
+    goal = of.target @ frames[0][:, :k]
+    start = [s * np.eye(k) for s in of.scales[:-1]] + [of.layers[-1] @ frames[-1][:, :k]]
+    residual = lambda whole: whole - goal  # noqa: E731
+    return np.array(descend(start, residual, of.rate, of.decay, of.times, record))
+
+
+def class_product(point: Point) -> list[Redone] | None:
+    """The product of the problem of width 2K, as ``W V V^T``, which no basis decides.
+
+    What was saved is compared by its singular values.
+    """
+    if (of := labelled(point)) is None:
+        return None
+    onto = of.frames()[0][:, : 2 * len(of.outputs)]
+    theory = small_classifier(of, chain) @ onto.T
+    run = lambda start: of.descend(start, lambda w: chain(w) @ onto @ onto.T)  # noqa: E731
+    seen = run(of.layers)
+    condition = amplification(run, of.layers, float(np.abs(seen).max()))
+    of_all = values(theory), values(seen)
+    sides = ("predicted", "measured")
+    saved = [values(point.found[f"class_product_{side}"]) for side in sides]
+    return [
+        Redone(theory, seen, None, condition),
+        Redone(of_all[0], of_all[1], None, condition, "equal", *saved),
+    ]
+
+
+# Collapse --------------------------------------------------------------------------------------
+
+
+def scatter_ratio(features: np.ndarray, labels: np.ndarray) -> float:
+    """``tr Sigma_W / tr Sigma_B``, the global mean removed."""
+    means = {k: features[:, labels == k].mean(1, keepdims=True) for k in np.unique(labels)}
+    within = sum(np.sum((features[:, labels == k] - m) ** 2) for k, m in means.items())
+    centre = features.mean(1, keepdims=True)
+    between = sum(np.sum(labels == k) * np.sum((m - centre) ** 2) for k, m in means.items())
+    return float(within / between)
+
+
+def trained_ratio(of: Labelled, labels: np.ndarray) -> float:
+    """``(D_{L-1} / D_0)^(1/(L-1))`` at the end of a training."""
+    residual = lambda w: (w @ of.inputs - of.outputs) @ of.inputs.T  # noqa: E731
+    (end,) = descend(of.layers, residual, of.rate, of.decay, of.times[-1:], list)
+    features, found = of.inputs, [scatter_ratio(of.inputs, labels)]
+    for layer in end[:-1]:
+        features = layer @ features
+        found.append(scatter_ratio(features, labels))
+    return (found[-1] / found[0]) ** (1 / (len(found) - 1))
+
+
+def collapse_prediction(of: Labelled) -> tuple[float, float]:
+    """``p = eps^2 / n^(1/L)`` and the lower end of the interval whose upper end it is."""
+    depth, (classes, examples) = len(of.layers), of.outputs.shape
+    d = len(of.inputs)
+    p = of.scales[0] ** 2 / (examples / classes) ** (1 / depth)
+    part = ((d - 2 * classes) / (d - classes)) ** (1 / (depth - 1))
+    return p, p * part * (1 - p) ** (1 / depth)
+
+
+def collapse(point: Point) -> Redone | None:
+    """The ratio of neighbouring layers is about p: within three percent."""
+    if (of := labelled(point)) is None:
+        return None
+    p, _ = collapse_prediction(of)
+    seen = trained_ratio(of, point.case["labels"])
+    saved = (point.found["collapse_predicted"], point.found["collapse_measured"])
+    return Redone(p, seen, p, 1.0, "limit", *saved, tolerance=0.03)
+
+
+def collapse_interval(point: Point) -> list[Redone] | None:
+    """The ratio lies between the ends that are derived."""
+    if (of := labelled(point)) is None:
+        return None
+    high, low = collapse_prediction(of)
+    seen = trained_ratio(of, point.case["labels"])
+    saved = point.found["collapse_measured"]
+    return [
+        Redone(high, seen, high, 1.0, "at most", point.found["collapse_predicted"], saved),
+        Redone(low, seen, high, 1.0, "at least", point.found["collapse_lower"], saved),
+    ]
+
+
+def collapse_loss(point: Point) -> Redone | None:
+    """On the way the loss is that of the problem of width 2K."""
+    if (of := labelled(point)) is None:
+        return None
+    goal = of.target @ of.frames()[0][:, : 2 * len(of.outputs)]
+    theory = small_classifier(of, lambda w: np.sum((chain(w) - goal) ** 2) / 2)
+    value = lambda w: np.sum((chain(w) @ of.inputs - of.outputs) ** 2) / 2  # noqa: E731
+    seen = of.descend(of.layers, value)
+    saved = (point.found["collapse_loss_predicted"], point.found["collapse_loss_measured"])
+    return Redone(theory, seen, None, 1.0, "equal", *saved)
+
+
+# Corollary 1 -----------------------------------------------------------------------------------
+
+
+def compressed_product(of: Setting, kept: int) -> np.ndarray:
+    """``f_C(t)``: the frame padded to 2 r^ columns, the inner layers trained."""
+    frames = frame(of.layers, of.target, kept)
+    k = 2 * kept
+    onto, back = frames[-1][:, :k], frames[0][:, :k]
+    goal = onto.T @ of.target @ back
+    start = [s * np.eye(k) for s in of.scales]
+    residual = lambda whole: whole - goal  # noqa: E731
+    made = descend(start, residual, of.rate, of.decay, of.times, chain)
+    return np.array([onto @ small @ back.T for small in made])
+
+
+def error_identity(point: Point) -> Redone | None:
+    """``||f - f_C||_F = sqrt(d - 2 r^) prod |rho_l|`` for every width that was compressed to."""
+    if (of := setting_of(point)) is None:
+        return None
+    ranks = [int(r) for r in point.case["ranks"]]
+    products = np.prod(np.abs(rho(of)), axis=1)
+    theory = np.array([np.sqrt(len(of.target) - 2 * r) * products for r in ranks])
+    run = lambda start: of.dense(start, chain)  # noqa: E731
+    whole = run(of.layers)
+    seen = np.array([np.linalg.norm(whole - compressed_product(of, r), axis=(1, 2)) for r in ranks])
+    scale = max(float(np.linalg.norm(whole, axis=(1, 2)).max()), float(np.abs(theory).max()))
+    condition = amplification(run, of.layers, float(np.abs(whole).max()))
+    saved = (point.found["error_predicted"], point.found["error_measured"])
+    return Redone(theory, seen, scale, condition, "equal", *saved)
+
+
+def error_bound(point: Point, first_alone: bool = False) -> Redone | None:
+    """``||f - f_C||_F <= sqrt(d - 2 r^) prod eps_l``, wherever every step contracts."""
+    if (of := setting_of(point)) is None or (redone := error_identity(point)) is None:
+        return None
+    every = of._replace(times=list(range(max(of.times) + 1)))
+    path = rho(every)
+    ratio = path[1:] / np.where(path[:-1], path[:-1], 1)
+    if np.max(np.abs(ratio), initial=0) > 1 + 1e-12 and not first_alone:
+        return None
+    bound = np.sqrt(len(of.target) - 2 * point.case["ranks"]) * np.prod(of.scales)
+    seen = np.asarray(redone.run)
+    if first_alone:
+        return Redone(bound, seen[:, 0], redone.scale, 1.0, "equal", point.found["bound"])
+    saved = np.broadcast_to(point.found["bound"][:, None], seen.shape)
+    whole = np.broadcast_to(bound[:, None], seen.shape)
+    return redone._replace(theory=whole, run=seen, kind="at most", saved_theory=saved)
+
+
+def bound_attained(point: Point) -> Redone | None:
+    """At the start the bound is attained."""
+    return error_bound(point, first_alone=True)
+
+
+def parameters(point: Point) -> Redone | None:
+    """``L d^2``, ``4 d r^ + 4 L r^^2``, and ``4 L r^^2`` that are trained."""
+    d, depth = len(point.case["target"]), len(point.case["scales"])
+    theory = np.array(
+        [
+            [depth * d * d, 4 * d * r + 4 * depth * r * r, 4 * depth * r * r]
+            for r in point.case["ranks"]
+        ]
+    )
+    shapes = [[(2 * r, 2 * r)] * depth for r in point.case["ranks"]]
+    inner = np.array([sum(a * b for a, b in layers) for layers in shapes])
+    outer = 4 * d * point.case["ranks"]
+    dense = sum(w.size for w in point.parts("weights"))
+    seen = np.stack([np.full_like(inner, dense), inner + outer, inner], axis=1)
+    saved = (point.found["parameters_predicted"], point.found["parameters_measured"])
+    return Redone(theory, seen, 1.0, 1.0, "count", *saved)
+
+
+CLAIMS = {
+    "factorization": {
+        "off_block": off_block,
+        "bulk": bulk,
+        "rho": bulk_value,
+        "reduced": reduced,
+        "spectra": spectra,
+        "loss": loss,
+    },
+    "mean_loss": {"mean_loss": mean_loss},
+    "classification": {
+        "class_off_block": class_off_block,
+        "class_rho": class_rho,
+        "class_product": class_product,
+    },
+    "collapse": {
+        "collapse": collapse,
+        "collapse_interval": collapse_interval,
+        "collapse_loss": collapse_loss,
+    },
+    "compression": {
+        "error_identity": error_identity,
+        "error_bound": error_bound,
+        "bound_attained": bound_attained,
+        "parameters": parameters,
+    },
+}
+"""Scenario -> claim -> both of its sides."""
