@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.diagnosis import comparison, reading
 from lrdyn.diagnosis.comparison import Pair
-from lrdyn.diagnosis.report import rank_with
-from lrdyn.diagnosis.spectrum import one_thread, rounding, truncated, values_of
+from lrdyn.diagnosis.spectrum import blas_threads, leading, rounding, values_of
+from lrdyn.diagnosis.updates import rank_with
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.forms import Equal
 from lrdyn.engine.statement import Claim, Control, Scenario
@@ -70,34 +70,36 @@ def pairs(case: Checkpoints) -> Iterator[Pair]:
     before, after = (reading.weights(n, getattr(case, n)) for n in ("before", "after"))
     both = comparison.compared(before, after, case.select)
     for pair in comparison.pairs(both, both.matrices, {}):
-        yield pair._replace(
-            before=pair.before.astype(case.dtype), after=pair.after.astype(case.dtype)
-        )
+        cast = [None if a is None else a.astype(case.dtype) for a in (pair.before, pair.after)]
+        factors = pair.factors and tuple(factor.astype(case.dtype) for factor in pair.factors)
+        yield pair._replace(before=cast[0], after=cast[1], factors=factors)
 
 
 def predict_energies(case: Checkpoints) -> EnergyTheory:
     """Sums over entries: of the update, and of what its nearest matrix of rank r leaves."""
     energies, tails = [], []
-    with one_thread():
+    with blas_threads(1):
         for pair in pairs(case):
             update = pair.update
             energies.append(np.sum(update.astype(np.float64) ** 2))
             r = rank_with(values_of(update), SHARES[0])
-            B, A = truncated(update, r) if r else (update[:, :0], update[:0])
-            tails.append(np.sum((update - B @ A).astype(np.float64) ** 2))
+            left, values, right = leading(update, r) if r else (update[:, :0], 0.0, update[:0].T)
+            tails.append(np.sum((update - (left * values) @ right.T).astype(np.float64) ** 2))
     return EnergyTheory(energy=np.array(energies), tail=np.array(tails))
 
 
 def measure_energies(case: Checkpoints) -> EnergyMeasured:
     """Singular values of each update, and what follows from them."""
     values, ranks, floors, shapes, names = [], [], [], [], []
-    with one_thread():
+    with blas_threads(1):
         for pair in pairs(case):
             found = values_of(pair.update)
             values.append(found)
             ranks.append([rank_with(found, share) for share in SHARES])
             epsilons = reading.epsilon(pair.types[0]), reading.epsilon(pair.types[1])
-            floors.append(rounding(pair.before, pair.after, epsilons))
+            after = pair.whole_after
+            before = after if pair.before is None else pair.before
+            floors.append(rounding(before, after, epsilons))
             shapes.append(pair.update.shape)
             names.append([ord(letter) for letter in pair.name])
     heads = np.array(ranks)[:, 0]
