@@ -166,6 +166,7 @@ def test_flags_exist(capsys):
 
 OF_OTHERS = (
     "--array",
+    "--check",
     "--cpus-per-task",
     "--dashboard-address",
     "--host",
@@ -183,7 +184,7 @@ OF_OTHERS = (
     "--tls-key",
     "--wrap",
 )
-"""Flags of Dask and of Slurm on the page of clusters."""
+"""Flags of Dask and of Slurm on the page of clusters, and of the tools of the tests."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
