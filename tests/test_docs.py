@@ -167,6 +167,7 @@ def test_flags_exist(capsys):
 
 OF_OTHERS = (
     "--array",
+    "--check",
     "--cpus-per-task",
     "--dashboard-address",
     "--host",
@@ -185,7 +186,7 @@ OF_OTHERS = (
     "--wrap",
     "--xla",
 )
-"""Flags of Dask and of Slurm on the page of clusters."""
+"""Flags of Dask and of Slurm on the page of clusters, and of the tools of the tests."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -96,6 +96,15 @@ def test_the_null_is_what_the_claim_names():
     assert Equal(1e-9 * runs, 1e-9 * runs, scale=1.0).without_power(LIMIT) == BELOW
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_entry_whose_move_is_lost_in_rounding_opens_the_case(place):
+    """The first, the largest and the last are asked."""
+    values, scale = np.array([1.0, 2.0, 1.0]), np.ones(3)
+    assert Equal(values, values, scale).without_power(LIMIT) == ""
+    scale[place] = 1e-30
+    assert Equal(values, values, scale).without_power(LIMIT) == BELOW
+
+
 def test_a_limit_that_lets_anything_pass_has_no_power():
     assert Equal(ONES, ONES).without_power(1.5) == BELOW
     assert Equal(ONES, ONES, scale=1.0).without_power(0.9) == ""
