@@ -137,7 +137,7 @@ def word(verdict: dict[str, Any]) -> str:
     """A verdict in a few words, which say what was not seen: a failure, two precisions."""
     said = {True: "holds", False: "IS FALSE", None: "is undecided"}[verdict["holds"]]
     control = any(claim["kind"] == "control" for claim in verdict["claims"])
-    scaling = not (verdict["holds"] and arithmetic.unfit(verdict["arithmetic"]))
+    scaling = not (verdict["holds"] and arithmetic.unfit(verdict.get("arithmetic", {})))
     missing = {"no control": control, "scaling not claimed": scaling}
     unseen = ", ".join(words for words, there in missing.items() if not there)
     return f"{said} ({unseen})" if unseen else said
@@ -145,7 +145,7 @@ def word(verdict: dict[str, Any]) -> str:
 
 def devices(verdict: dict[str, Any]) -> list[str]:
     """One line for each precision that the device does not have, with what was measured."""
-    measured = verdict["arithmetic"]
+    measured = verdict.get("arithmetic", {})
     return [arithmetic.said(p, measured[p]) for p in arithmetic.unfit(measured)]
 
 
