@@ -385,7 +385,7 @@ def _theorem(one: Experiment, words: list[str], folder: Path) -> None:
             np.save(folder / word, np.diag([1.0, 0, 0, 0]))
     here = [os.fspath(folder / word) if word.endswith(".npy") else word for word in words]
     if isinstance(one, Study):
-        verify._parser(one).parse(here)  # its data need not be here
+        verify.parser_of(one).parse(here)  # its data need not be here
     else:
         cli.parse(one, here)
 
