@@ -182,8 +182,14 @@ OF_OTHERS = (
     "--tls-cert",
     "--tls-key",
     "--wrap",
+    "--device",
+    "--limit",
+    "--page",
+    "--resume",
+    "--stage",
+    "--tiny",
 )
-"""Flags of Dask and of Slurm on the page of clusters."""
+"""Flags of Dask and of Slurm on the page of clusters, and of what a page of accelerators starts."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
