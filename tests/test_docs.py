@@ -185,8 +185,15 @@ OF_OTHERS = (
     "--tls-key",
     "--wrap",
     "--xla",
+    "--device",
+    "--limit",
+    "--page",
+    "--resume",
+    "--stage",
+    "--tiny",
 )
-"""Flags of Dask and of Slurm on the page of clusters, and of the tools of the tests."""
+"""Flags of Dask and of Slurm on the page of clusters, of the tools of the tests, and of what a page
+of accelerators starts."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
