@@ -21,6 +21,7 @@
 # %matplotlib inline
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 import lrdyn
@@ -47,8 +48,8 @@ print(report)
 
 # %% [markdown]
 # The column *noise* counts the singular values above the edge of Marchenko and Pastur's law: the
-# directions that were put in, and rarely one of noise beside them. An r for 99 % of the squared norm would spend most of its parameters
-# on noise.
+# directions that were put in, and rarely one of noise beside them. An r for 99 % of the squared
+# norm would spend most of its parameters on noise.
 
 # %%
 report.plot()
@@ -69,8 +70,6 @@ plan.write("plan")  # for peft.LoraConfig.from_pretrained("plan")
 # ## What a budget buys
 
 # %%
-import matplotlib.pyplot as plt
-
 budgets = np.array([5_000, 10_000, 20_000, 40_000, 80_000])
 plans = [diagnosis.plan(report, budget=int(budget)) for budget in budgets]
 figure, ax = plt.subplots(figsize=(4, 2.6))
