@@ -287,7 +287,7 @@ def plot_steps(
     values = values[np.isfinite(values[:, -1])]
     positive = np.where(values > 0, values, np.nan)
     classes, rank = marks
-    ax.plot(steps, positive[rank:].T, color="#A0A0A0", lw=0.5, rasterized=True, zorder=1)
+    ax.plot(steps, positive[rank:].T, color="#BDBDBD", lw=0.5, rasterized=True, zorder=1)
     ax.plot(steps, positive[classes:rank].T, color=plotting.BLUES[2], lw=0.6, zorder=2)
     ax.plot(steps, positive[:classes].T, color=plotting.BLUES[0], lw=0.6, zorder=3)
     last = values[:, -1]

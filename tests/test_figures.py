@@ -777,4 +777,4 @@ def test_check_says_last_what_had_nothing_to_be_compared_with(tmp_path, capsys):
     assert last.startswith("numbers not compared of fig02: no results here (--train makes them)")
     figures.main([TOY], tmp_path, ["baseline", "--yes", "--out", str(tmp_path)])
     figures.main([TOY], tmp_path, ["check", "--out", str(tmp_path)])
-    assert capsys.readouterr().out.splitlines()[-1] == "numbers of all 1 compared"
+    assert "numbers not compared" not in capsys.readouterr().out

@@ -209,7 +209,7 @@ def test_a_block_of_a_vision_transformer_hides_other_entries_of_each_part():
     first, second = jax.random.split(jax.random.key(2))
 
     def kept(key):
-        return jax.random.bernoulli(key, 0.5, hidden.shape) / 0.5
+        return jax.random.bernoulli(key, 0.5, hidden.shape).astype(hidden.dtype) / 0.5
 
     assert np.any(kept(first) != kept(second))
     middle = hidden + kept(first) * block.attention(block.first(hidden))

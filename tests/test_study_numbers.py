@@ -242,7 +242,7 @@ def made_up(kind, rng):
 
 
 @pytest.mark.parametrize("study", [WEIGHT_UPDATES, DROPOUT_SPECTRA, ADAPTERS], ids=lambda s: s.name)
-def test_findings_are_made_of_arrays_as_they_were(study):
+def test_findings_are_made_of_arrays_as_they_were(study, unchecked):
     """Of seeds 1 and 2, as judges leave them."""
     rng, found = np.random.default_rng(3), {}
     for scenario in study.scenarios:

@@ -86,22 +86,21 @@ def main(
         raise _failure(failed)
     if action != "check":
         return None
-    say(_not_compared(chosen, options, baselines))
+    if uncompared := _not_compared(chosen, options, baselines):
+        say(uncompared)
     return Compared(all(agree))
 
 
 def _not_compared(chosen: Sequence[Exhibit], options: argparse.Namespace, baselines: Path) -> str:
-    """Which figures have no numbers of their own that were compared, and why: the last line."""
+    """Which figures have no new numbers that were compared, and why; empty if all have."""
     reasons: dict[str, list[str]] = {}
     for exhibit in chosen:
         if exhibit.long and (
             why := long.uncompared(exhibit, options.out, baselines, options.preset)
         ):
             reasons.setdefault(why, []).append(exhibit.name)
-    if not reasons:
-        return f"numbers of all {len(chosen)} compared"
     said = "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
-    return f"numbers not compared of {said}"
+    return f"numbers not compared of {said}" if said else ""
 
 
 def _each(
