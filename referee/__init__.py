@@ -1,0 +1,4 @@
+"""A second court: what lrdyn claims, checked by code that shares nothing with it.
+
+Nothing here imports lrdyn or JAX.
+"""

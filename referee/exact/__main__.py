@@ -1,0 +1,56 @@
+"""``python -m referee.exact``: one line for each identity; status 1 if one does not stand."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+
+from referee.exact import example42, theorem1, theorem2, theorem3, theorem4
+from referee.exact.claim import Answer, Identity, answer
+
+
+def identities() -> list[Identity]:
+    """All identities, in the order of the theorems."""
+    modules = (theorem1, theorem2, theorem3, example42, theorem4)
+    return [identity for module in modules for identity in module.identities()]
+
+
+def outcome(found: Answer) -> str:
+    """What is said of an identity."""
+    if not found.agree:
+        return "NOT EQUAL"
+    if not found.told_apart:
+        return "THE WRONG FORMULA AGREES, TOO"
+    return "equal" if found.width is None else f"equal within {found.width:.0e}"
+
+
+def table(answers: Sequence[Answer]) -> Iterator[str]:
+    """The lines of the table."""
+    rows = [("theorem", "claim", "identity", "instance", "outcome", "seen to fail with")]
+    for found in answers:
+        of = found.identity
+        rows.append((of.theorem, of.claim, of.statement, of.instance, outcome(found), of.mistake))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(map(str.ljust, row, widths)).rstrip()
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Compute everything and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m referee.exact", description=__doc__)
+    parser.parse_args(words)
+    answers = [answer(identity) for identity in identities()]
+    for line in table(answers):
+        print(line)
+    bad = [found for found in answers if not (found.agree and found.told_apart)]
+    enclosed = sum(found.width is not None for found in answers)
+    print(
+        f"{len(answers)} identities: {len(answers) - enclosed} equal as rational numbers, "
+        f"{enclosed} enclosed; each with a formula that fails"
+        if not bad
+        else f"{len(bad)} of {len(answers)} identities do not stand"
+    )
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""What one line of the table is: an identity with its instance and a formula that is wrong."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from referee.exact.balls import compared
+
+Sides = tuple[Any, Any]
+"""What theory says and what the run or the enumeration gives."""
+
+Both = Callable[[], Sides]
+
+
+class Identity(NamedTuple):
+    """An identity on one instance."""
+
+    theorem: str
+    claim: str
+    statement: str
+    instance: str
+    sides: Both
+    wrong: Both
+    """The same with a formula that is not true."""
+    mistake: str
+    """What is wrong with it."""
+
+
+class Answer(NamedTuple):
+    """What was found of an identity."""
+
+    identity: Identity
+    agree: bool
+    """Whether both sides are equal or, in balls, may be."""
+    told_apart: bool
+    """Whether those of the wrong formula are not."""
+    width: float | None = None
+    """Of balls: the largest radius of the difference; None where both sides are rational."""
+
+
+def answer(identity: Identity) -> Answer:
+    """Compute both sides, and those of the wrong formula."""
+    same, _, width = compared(*identity.sides())
+    return Answer(identity, same, compared(*identity.wrong())[1], width)
