@@ -1,10 +1,12 @@
 """Figure 4: the SVD of a product of three full-width factors that is added to one value matrix."""
 
+import json
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from lrdyn.core import chance
 from lrdyn.engine import fields
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results
@@ -14,6 +16,7 @@ from lrdyn.studies.adapter_training.singular_value_evolution import (
     EvolutionMeasured,
     extremes,
 )
+from lrdyn.studies.adapter_training.tuning import BATCH
 from paper_figs import paired
 
 TOLERANCES = dict.fromkeys(("sigma", "right_angle", "left_angle", "gap", "pearson"), 0.05)
@@ -27,7 +30,9 @@ survey captions it, the product added as it is, Adam: singular values of P, and 
 and left singular vectors to a frame of 2 x {rank} directions, Theorem 2's with the gradient of the
 loss at the start in the place of the target. At t = 0 all values are equal and the vectors
 arbitrary: they are compared with the frame, not with themselves, from the first recorded step on.
-Blue: the first {rank} and the last {rank}, which move where the theorem holds; grey: the others.
+Blue: the first {rank} and the last {rank}, which move where the theorem holds; grey: the others;
+dotted, with a band of 95 %: a random direction. Values below the round-off of the largest one,
+{width} eps sigma_1, are not drawn: of many vectors in (e) and their angles nothing is known.
 (d) the same values where the start is taken off the product ("centred"), so that the model starts
 unchanged. (e) eps = {small:g}. (f) distance of the factors from Theorem 2's form, U_l blkdiag(W~_l,
 rho_l I) V_l^T, over how far they moved (largest of the three): solid Adam, dashed SGD with a first
@@ -60,9 +65,20 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     drawn["blue"] = "index", extremes(drawn.sizes["index"], rank).astype(int)
     return drawn.assign_attrs(
         _facts(drawn, rank)
-        | paired.how(groups)
+        | _how(groups)
         | {"seed": int(whole.seed[0]), "examples": int(whole["examples"].values.ravel()[0])}
     )
+
+
+def _how(groups: Any) -> dict[str, Any]:
+    """What the caption says of the trainings."""
+    config = json.loads(groups["/"].attrs["config"])
+    how = (
+        f"Task: {config['task'][0]}; squared error of scores in [0, 1], Adam at "
+        f"{config['learning_rate']:g}, which falls linearly to 0, {config['steps']} steps of "
+        f"batches of {BATCH}."
+    )
+    return {"how": how, "dtype": config["dtype"]}
 
 
 def _facts(drawn: xr.Dataset, rank: int) -> dict[str, Any]:
@@ -128,7 +144,10 @@ def _curves(ax: Any, run: xr.Dataset, name: str, since: int) -> None:
 
 
 def plot_values(ax: Any, run: xr.Dataset) -> None:
-    """All singular values over the steps."""
+    """All singular values over the steps that are above the round-off of the largest."""
+    # Below this a value is the rounding of the largest one.
+    floor = int(run.width) * np.finfo(np.float32).eps * run.sigma.max("index")
+    run = run.assign(sigma=run.sigma.where(run.sigma > floor))
     _curves(ax, run, "sigma", 0)
     values = run.sigma.values
     most, least = np.nanmax(values), np.nanmin(np.where(values > 0, values, np.nan))
@@ -139,6 +158,9 @@ def plot_values(ax: Any, run: xr.Dataset) -> None:
 def plot_angles(ax: Any, run: xr.Dataset, name: str) -> None:
     """Angles to the frame, in degrees."""
     _curves(ax, run, name, 1)
+    random = chance.direction_angle(int(run.width), 2 * int(run.attrs["rank"]))
+    ax.axhspan(float(random.low), float(random.high), color="#D9D9D9", lw=0, zorder=0)
+    ax.axhline(float(random.value), color="k", ls=":", lw=0.8)
     ax.set(ylim=(-2, 92), yticks=(0, 30, 60, 90), ylabel="degrees")
 
 

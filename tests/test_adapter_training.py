@@ -334,15 +334,16 @@ def test_a_cell_is_a_plain_loop_of_optax(bench, method):
         losses.append(float(value))
         moves, state = moments.update(slope, state)
         now = jax.tree.map(lambda x, m, f, t=t: x - falling[t] * f * m, now, moves, faster)
-    np.testing.assert_allclose(cell.losses, losses, rtol=1e-9)
+    slack = 2.0**-23  # optax has its schedules in float32
+    np.testing.assert_allclose(cell.losses, losses, rtol=slack)
     ends = [jnp.linalg.norm(x.factors_now()[0]) for x in now.values()]
-    np.testing.assert_allclose(cell.norms[-1, :, 0], ends, rtol=1e-9)
+    np.testing.assert_allclose(cell.norms[-1, :, 0], ends, rtol=slack)
     places = data.rows["test"]
     expected = np.corrcoef(outputs(now, places), data.scores[places])[0, 1]
     np.testing.assert_allclose(cell.pearson, expected, atol=1e-7)
     added = now[bench.paths[1]].onto(jnp.zeros((24, 24)))
     values = np.linalg.svd(np.asarray(added))[1][: cell.values.shape[1]]
-    np.testing.assert_allclose(cell.values[1], values, atol=1e-9)
+    np.testing.assert_allclose(cell.values[1], values, atol=slack * values[0])
 
 
 def test_a_training_that_was_kept_is_not_run_again(files, bench, tmp_path, monkeypatch):
