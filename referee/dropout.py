@@ -274,7 +274,7 @@ def factorisations(point: Point) -> Redone:
     bound = of.odds / of.width * nuclear(of.made) ** 2
     mixed = [(of.left @ g, h @ of.right) for g, h in zip(of.mixers, of.unmixers, strict=True)]
     every = [*mixed, equalised_factors(of.made, of.width)]
-    seen = np.array([added(*pair, of.keep) for pair in every])
+    seen = np.array([added(left, right, of.keep) for left, right in every])
     theory = np.full(len(every), bound)
     return Redone(theory, seen, None, 1.0, "at least", *saved_sides(point, "factorisations"))
 

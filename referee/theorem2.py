@@ -148,10 +148,10 @@ def reduced(point: Point, mean: bool = False, name: str = "reduced") -> list[Red
     found, scale, condition = blocks(of, mean)
     k = 2 * of.rank
     theory, seen = small_run(of), found[..., :k, :k]
-    saved = [values(point.found[f"{name}_{side}"]) for side in ("predicted", "measured")]
+    saved, saved_run = (values(point.found[f"{name}_{s}"]) for s in ("predicted", "measured"))
     return [
         Redone(theory, seen, scale, condition),
-        Redone(values(theory), values(seen), scale, condition, "equal", *saved),
+        Redone(values(theory), values(seen), scale, condition, "equal", saved, saved_run),
     ]
 
 
@@ -315,12 +315,11 @@ def class_product(point: Point) -> list[Redone] | None:
     run = lambda start: of.descend(start, lambda w: chain(w) @ onto @ onto.T)  # noqa: E731
     seen = run(of.layers)
     condition = amplification(run, of.layers, float(np.abs(seen).max()))
-    of_all = values(theory), values(seen)
     sides = ("predicted", "measured")
-    saved = [values(point.found[f"class_product_{side}"]) for side in sides]
+    saved, saved_run = (values(point.found[f"class_product_{side}"]) for side in sides)
     return [
         Redone(theory, seen, None, condition),
-        Redone(of_all[0], of_all[1], None, condition, "equal", *saved),
+        Redone(values(theory), values(seen), None, condition, "equal", saved, saved_run),
     ]
 
 

@@ -36,7 +36,7 @@ from paper_figs import (
     paired,
 )
 from tests.runs import results_of, verdict_of
-from tests.sentences import BERT, write_pairs
+from tests.sentences import BERT, WORDS, write_pairs
 
 
 def write_sentences(path, count, seed=1):
@@ -145,7 +145,8 @@ def test_pairs_are_computed_in_parts(files, monkeypatch):
     monkeypatch.setattr(sentences, "PART", 3)
     parts = sentences.encoded(read, known, np.arange(7), **how)
     np.testing.assert_allclose(parts.hidden, whole.hidden, rtol=0, atol=1e-5)
-    tokens = sentences.encoder.tokens(read.tokenizer, known.first[:7], known.second[:7], length=14)
+    second = (known.second or [])[:7]
+    tokens = sentences.encoder.tokens(read.tokenizer, known.first[:7], second, length=14)
     expected = read.model.below(tokens, 1)
     np.testing.assert_allclose(whole.hidden[tokens.mask], expected[tokens.mask], atol=1e-5)
 
@@ -599,7 +600,7 @@ def test_intervals_and_p_values_hold_for_all_differences_at_once():
     rng = np.random.default_rng(0)
     draws = {str(k): rng.normal(0.3 * k, 1.0, 12) for k in range(4)}
     found = paired.compared(draws)
-    raw = [stats.ttest_1samp(values, 0.0).pvalue for values in draws.values()]
+    raw = np.array([stats.ttest_1samp(values, 0.0)[1] for values in draws.values()], float)
     order = np.argsort(raw)
     corrected = np.maximum.accumulate([(4 - i) * raw[k] for i, k in enumerate(order)])
     for one, (label, values) in zip(found, draws.items(), strict=True):

@@ -322,7 +322,7 @@ def test_figures_are_made_in_the_precision_of_the_device(monkeypatch, device, ca
     from paper_figs import EXHIBITS
 
     shown = [one for one in EXHIBITS if one.name in ("fig03", "fig09")]
-    monkeypatch.setattr(figures.process, "setup", lambda dtype: None)
+    monkeypatch.setattr(figures, "setup", lambda dtype: None)
     how = {"prog": "paper_figs", "machine": None}
     device()
     assert figures._in_precision(shown, None, named=False, **how) == shown

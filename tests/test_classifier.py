@@ -180,7 +180,16 @@ def test_gap_of_the_collapse_ratio_halves_with_twice_the_examples():
 def test_collapse_is_claimed_once_the_loss_of_theory_is_rounding(left, reason):
     loss = np.array([2.0, 2.0 * left * np.finfo(float).eps])
     outcome = Outcome(
-        {}, CollapseTheory(collapse_loss=loss), CollapseMeasured(), {}, np.dtype(float), 50, 9
+        {},
+        CollapseTheory(collapse_loss=jnp.asarray(loss)),
+        CollapseMeasured(),
+        {},
+        np.dtype(float),
+        50,
+        9,
     )
     at_convergence = [claim for claim in COLLAPSE.claims if claim.id != "collapse_loss"]
-    assert [claim.undecided(outcome) for claim in at_convergence] == [reason, reason]
+    assert [claim.undecided and claim.undecided(outcome) for claim in at_convergence] == [
+        reason,
+        reason,
+    ]

@@ -142,8 +142,8 @@ def test_a_stable_run_grants_little(theorem, scenario, measured):
 
 @pytest.mark.parametrize("name", ["rho", "reduced", "off_block"])
 def test_weights_are_compared_on_the_scale_of_the_largest_singular_value(name):
-    values, rho = np.array([[[3.0, 0.5], [2.0, 1.0]]]), np.ones((1, 2))
-    blocks = np.ones((1, 2, 2, 2))
+    values, rho = jnp.array([[[3.0, 0.5], [2.0, 1.0]]]), jnp.ones((1, 2))
+    blocks = jnp.ones((1, 2, 2, 2))
     theory = FactorizationTheory(rho=rho, reduced=blocks)
     run = FactorizationMeasured(rho=rho, reduced=blocks, off_block=rho, singular_values=values)
     outcome = Outcome({}, theory, run, {}, np.dtype("float64"), size=4, steps=1)

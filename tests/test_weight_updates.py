@@ -236,7 +236,7 @@ def test_a_warm_up_rises_in_a_line_and_falls_to_nothing():
         state, found = rule.init(weights), []
         for _ in range(steps):
             update, state = rule.update(jnp.ones(1), state, weights)
-            found.append(-float(update[0]))
+            found.append(-np.asarray(update)[0])
         return np.array(found) / classifiers.RATE
 
     np.testing.assert_allclose(lengths(0.0), 1.0, rtol=1e-6)

@@ -20,6 +20,7 @@ from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.kept_programs import KeptPrograms
 from lrdyn.engine.mistakes import Lacking, described
 from lrdyn.engine.process import setup
+from lrdyn.figures import long
 from lrdyn.figures.baselines import check, write_baseline
 from lrdyn.figures.exhibits import Exhibit, in_precision, missing
 from lrdyn.figures.rendering import render

@@ -175,7 +175,8 @@ def _bulk(
     ax: Axes, diagnosis: Diagnosis, moved: Sequence[MatrixUpdate], looks: Sequence[dict[str, Any]]
 ) -> None:
     for update, look in zip(moved, looks, strict=True):
-        ax.plot(update.spread_before, update.spread_after, **look | {"ls": "none", "marker": "o"})
+        how: dict[str, Any] = look | {"ls": "none", "marker": "o"}
+        ax.plot(update.spread_before, update.spread_after, **how)
     ax.locator_params(nbins=4)
     ax.set(xlabel=f"of W before, behind the first {diagnosis.k}", ylabel="after")
     # On the diagonal the bulk is as spread after as before.

@@ -357,7 +357,7 @@ CLAIMS: tuple[Claim[BasinsTheory, BasinsMeasured], ...] = (
 
 
 def _share_of_most_modes(
-    name: str, scale: float, **expected: float
+    name: str, scale: float, **expected: Any
 ) -> Finding[BasinsTheory, BasinsMeasured]:
     """Share of the runs at rest, of random starts of one scale, that keep as much as can be."""
 

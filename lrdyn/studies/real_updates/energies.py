@@ -133,7 +133,7 @@ def without_the_largest(case: Checkpoints) -> EnergyMeasured:
 
 def of_the_weights(case: Checkpoints) -> EnergyTheory:
     """||W after||_F^2 in the place of the update's."""
-    energies = [np.sum(pair.after.astype(np.float64) ** 2) for pair in pairs(case)]
+    energies = [np.sum(pair.whole_after.astype(np.float64) ** 2) for pair in pairs(case)]
     return EnergyTheory(energy=np.array(energies))
 
 
