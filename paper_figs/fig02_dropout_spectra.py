@@ -280,7 +280,7 @@ def draw(dataset: xr.Dataset) -> Any:
         plot_ranks(ax, run, FORGOTTEN if name == "resnet" else 1)
         plot_ends(below, run, with_limit=name == "dln")
     entries = [plotting.entry(k.text, k.color, ls=k.dash) for k in KINDS.values()]
-    plotting.key(axes[1], entries, "center")
+    figure.legend(handles=entries, loc="outside lower center", ncols=4, fontsize=7)
     axes[0].set_ylabel("singular values")
     axes[1].set_ylabel("effective rank")
     axes[half].set_ylabel("distance")

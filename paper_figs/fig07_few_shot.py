@@ -119,7 +119,7 @@ def draw(dataset: xr.Dataset) -> Any:
     rows = max(len(draws), 1)
     figure = plotting.blank(max(2.6, 0.9 + 0.16 * rows))
     axes = figure.subplots(1, 3, width_ratios=(1.1, 1.5, 0.9))
-    plotting.entitle(axes, [first, "paired differences", "rank that is used"])
+    plotting.entitle(axes, [first, "paired differences", "rank used"])
     authors = PUBLISHED if dataset.attrs["task"] == "similarity" else None
     paired.plot_methods(axes[0], dataset.pearson, "examples", authors)
     places = dataset.examples.values
@@ -152,6 +152,7 @@ def plot_ranks(ax: Any, ranks: xr.DataArray) -> None:
     if float(ranks.max()) > 20:
         ax.set(yscale="log", ylim=(0.8, None))
     ax.set_xticks(places, [f"{n}" for n in places])
+    ax.set_xlim(places[0] / 1.3, places[-1] * 1.3)
     ax.minorticks_off()
 
 

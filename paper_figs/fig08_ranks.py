@@ -114,7 +114,7 @@ def draw(dataset: xr.Dataset) -> Any:
         ax.set_ylim(low, high)
     if dataset.sizes["seed"] > 1 and dataset.sizes["rank"] > 1:
         paired.plot_compared(places["e"], paired.compared(found))
-        places["e"].set_xlabel("largest r less smallest, same seeds")
+        places["e"].set_xlabel("change of Pearson")
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7
     )

@@ -249,4 +249,4 @@ def plot_compared(ax: Any, found: list[Compared]) -> None:
         ax.plot([one.paired.mean], [y], "o", color=plotting.BLUE, ms=4)
     ax.axvline(0, color="k", lw=0.8)
     ax.set_yticks(range(len(found)), [one.label for one in reversed(found)], fontsize=7)
-    ax.set(xlabel="difference of Pearson, same seeds", ylim=(-0.6, len(found) - 0.4))
+    ax.set(xlabel="difference of Pearson", ylim=(-0.6, len(found) - 0.4))
