@@ -38,6 +38,7 @@ from lrdyn import cli
 from lrdyn.commands import diagnose as diagnose_command
 from lrdyn.commands import example, figures, pool, verify
 from lrdyn.commands import merge as merge_command
+from lrdyn.commands import pages as helps
 from lrdyn.commands.own import own_experiment
 from lrdyn.engine.arguments import Help
 from lrdyn.engine.statement import Experiment, Study
@@ -364,9 +365,7 @@ def _lrdyn(rest: list[str], folder: Path) -> None:
             figures.parse([example.FIGURE], more)
         case [name, *more]:
             _known([name], [*command.COMMANDS])
-            wanted = {"list": (0,), "runs": (0, 1), "diff": (2,)}[name]
-            if len(more) not in wanted:
-                raise cli.BadInput(f"got {len(more)} words, wanted {wanted}")
+            helps.PAGES[name]().parse(more)
 
 
 def _stated(name: str) -> Experiment:
