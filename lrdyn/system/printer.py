@@ -42,8 +42,9 @@ def silence_xla() -> None:
     Of a compilation that takes long, as on a busy machine, it would say to file a bug. What fails
     is raised besides. XLA reads this variable when JAX is imported; ``LRDYN_DEBUG`` leaves it be.
     """
-    if not os.environ.get("LRDYN_DEBUG"):
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # JAX sets it to 1 where nobody has: in a process that started this one, too.
+    if not os.environ.get("LRDYN_DEBUG") and os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 
 def say(text: str, end: str = "\n") -> None:
