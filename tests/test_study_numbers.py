@@ -21,9 +21,6 @@ from lrdyn.data import sets
 from lrdyn.engine import fields
 from lrdyn.engine.statement import Outcome
 from lrdyn.figures import exhibits
-from lrdyn.studies.adapter_training import ADAPTERS
-from lrdyn.studies.adapter_training.few_shot import FewShotMeasured
-from lrdyn.studies.adapter_training.ranks import RanksMeasured
 from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA
 from lrdyn.studies.dropout_spectra.activations import DropoutMeasured
 from lrdyn.studies.dropout_spectra.minimum import MinimumMeasured, MinimumTheory
@@ -31,7 +28,7 @@ from lrdyn.studies.dropout_spectra.raw import RawMeasured, RawTheory
 from lrdyn.studies.weight_updates import WEIGHT_UPDATES, classifiers
 from lrdyn.studies.weight_updates.edge import EdgeMeasured
 from lrdyn.studies.weight_updates.updates import UpdateMeasured
-from paper_figs import EXHIBITS, fig05_lora_factors
+from paper_figs import EXHIBITS
 from tests.datasets import write_npz
 
 KEPT = Path(__file__).with_name("data") / "studies"
@@ -101,18 +98,6 @@ TINY: dict[str, tuple[Any, str, dict[str, Any]]] = {
         DROPOUT_SPECTRA,
         "resnet",
         {**IMAGES, **TRAINED, "dropout": 0.6, "resnet_width": 2, "resnet_epochs": 2},
-    ),
-    "evolution": (ADAPTERS, "evolution", {**PAIRS, "method": "lora", "rank": 2, "examples": 16}),
-    "factors": (ADAPTERS, "factors", {**PAIRS, "method": "lora", "rank": 2, "examples": 16}),
-    "few_shot": (
-        ADAPTERS,
-        "few_shot",
-        {**PAIRS, "method": ("lora", "deep_lora"), "rank": 2, "examples": (8, 24)},
-    ),
-    "ranks": (
-        ADAPTERS,
-        "ranks",
-        {**PAIRS, "method": ("lora", "deep_lora"), "rank": (2, 4), "examples": 8},
     ),
 }
 """Name -> a study, its scenario, and the arguments of a case."""
@@ -241,7 +226,7 @@ def made_up(kind, rng):
     return found
 
 
-@pytest.mark.parametrize("study", [WEIGHT_UPDATES, DROPOUT_SPECTRA, ADAPTERS], ids=lambda s: s.name)
+@pytest.mark.parametrize("study", [WEIGHT_UPDATES, DROPOUT_SPECTRA], ids=lambda s: s.name)
 def test_findings_are_made_of_arrays_as_they_were(study, unchecked):
     """Of seeds 1 and 2, as judges leave them."""
     rng, found = np.random.default_rng(3), {}
@@ -295,12 +280,7 @@ def results_made_up():
     spectra["/"] = minimum
     raw = indexed(group(RawMeasured, rng), "rate")
     spectra["/raw"] = raw.assign(limit=group(RawTheory, rng)["limit"])
-    one = {"rank": ("seed", [8, 8, 8]), "examples": ("seed", [16, 16, 16])}
-    few, ranks = group(FewShotMeasured, rng), group(RanksMeasured, rng)
-    adapted = {"/": xr.Dataset(attrs=attrs)}
-    adapted["/few_shot"] = indexed(few, "method", "examples").assign(rank=one["rank"])
-    adapted["/ranks"] = indexed(ranks, "method", "rank").assign(examples=one["examples"])
-    return {"weight_updates": updates, "dropout_spectra": spectra, "adapters": adapted}
+    return {"weight_updates": updates, "dropout_spectra": spectra}
 
 
 def indexed(dataset, *names):
@@ -309,7 +289,7 @@ def indexed(dataset, *names):
     return dataset.drop_vars(names).assign_coords(places)
 
 
-@pytest.mark.parametrize("name", ["fig01", "fig02", "fig07", "fig08"])
+@pytest.mark.parametrize("name", ["fig01", "fig02"])
 def test_figures_are_made_of_results_as_they_were(name, unchecked):
     """Seed 0 is in the results, and in no mean."""
     (exhibit,) = (one for one in EXHIBITS if one.name == name)
@@ -317,13 +297,3 @@ def test_figures_are_made_of_results_as_they_were(name, unchecked):
     found = {str(n): kept(x) for n, x in dataset.data_vars.items() if x.dtype.kind in "fi"}
     caption = exhibits.caption(exhibit, dataset.assign_attrs(settings="{}"))
     as_kept(f"numbers_of_{name}", found | {"caption": {"text": caption}})
-
-
-def test_the_caption_of_figure_5_is_made_of_the_last_step(unchecked):
-    rng, axes = np.random.default_rng(5), ("adapter", "step", "matrix")
-    coordinates = {"adapter": ["lora", "lora_plus", "lora_b"]}
-    norms = {n: (axes, rng.uniform(1, 2, (3, 4, 2))) for n in ("norm_A", "norm_B")}
-    pearson = (("seed", "adapter", "step"), rng.uniform(0, 1, (3, 3, 4)))
-    drawn = xr.Dataset({**norms, "pearson": pearson}, coordinates)
-    said = fig05_lora_factors.FIGURE.says(drawn)
-    as_kept("caption_of_fig05", {"caption": {"text": json.dumps(said)}})

@@ -39,8 +39,8 @@ def accelerator() -> str:
     opened: a plugin that then finds no device leaves JAX on the CPU.
 
     Example:
-        >>> accelerator() in ("", "cpu")
-        False
+        >>> accelerator() != "cpu"
+        True
     """
     if named := _named():
         first = named.split(",")[0]

@@ -104,8 +104,8 @@ def scope(precision: str, word: str = "highest") -> Iterator[None]:
     Example:
         >>> import jax.numpy as jnp
         >>> with scope("float32"):
-        ...     print(jnp.ones(1).dtype)
-        float32
+        ...     str(jnp.ones(1).dtype)
+        'float32'
     """
     matmuls = MATMULS[word if precision == "float32" else "highest"]
     with jax.enable_x64(precision == "float64"), jax.default_matmul_precision(matmuls):

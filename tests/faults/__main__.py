@@ -69,8 +69,8 @@ FAULTS = {
         "one point, and one step of each network, of every paper preset",
         "every one begins on a CPU",
     ),
-    "emulated": Fault(
-        ("emulated",),
+    "other_devices": Fault(
+        ("other_devices",),
         "every theorem on devices with other arithmetic",
         "0 where they have it, 4 where not, 1 where --precision asked",
     ),

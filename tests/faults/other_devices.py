@@ -1,4 +1,4 @@
-"""Every theorem, tiny, on emulated devices: ``python -m tests.faults.emulated [NAME ...]``.
+"""Every theorem, tiny, on emulated devices: ``python -m tests.faults.other_devices [NAME ...]``.
 
 A device (:mod:`tests.emulated`) that has the arithmetic of a precision leaves the verdict as it is;
 one that lacks it leaves it undecided, status 4, where that precision was asked for, and else judges
