@@ -136,7 +136,7 @@ def exchanged(first: Any, second: Any, what: str):
 
 
 def labelled(ax):
-    """Whether an axis has a key or several texts; a key of a whole figure is on its picture alone."""
+    """Whether an axis has a key or several texts; that of a whole figure is not among them."""
     return ax.get_legend() or len(ax.texts) > 1
 
 

@@ -134,6 +134,8 @@ def steps_between(
         >>> [int(steps_between(ends, lambda t, x: x + t, jnp.asarray(0), n)) for n in (3, None)]
         [6, 6]
     """
+    if length is not None:
+        checks.integer("length", length, 0)
     first, last = ends
     # A number of Python's takes its type from the first step, as a branch cannot.
     untyped = any(jax.typeof(leaf).weak_type for leaf in jax.tree.leaves(state))
