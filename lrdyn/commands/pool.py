@@ -217,6 +217,6 @@ def main(argv: list[str]) -> Judged | None:
     if argv[0] != "all":
         names = [one.name for one in (*theorems(), *studies())]
         got = f"{shortened(argv[0])!r}{near(argv[0], ['all', *names])}"
-        wanted = f"'all' or experiments.NAME of {', '.join(names)}"
+        wanted = f"'all' or {', '.join(names)}"
         raise BadInput(f"command: got {got}, wanted {wanted}")
     return run_all(argv[1:])
