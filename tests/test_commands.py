@@ -424,7 +424,7 @@ def test_an_unknown_command(capsys):
     status, out, err = experiments(capsys, "theorem5")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "got 'theorem5' (did you mean 'theorem4'?), wanted 'all'" in err
-    assert all(theorem.name in err for theorem in THEOREMS)
+    assert "theorem1" in err  # of a long list the middle is left out
 
 
 def test_a_flag_goes_to_the_theorems_that_have_it():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from referee import __main__ as referee
+from referee.redone import Redone
 from referee.results import Scenario, scenarios
 from tests.runs import finished
 
@@ -73,10 +74,8 @@ def test_a_folder_without_a_run_is_bad_input(tmp_path, capsys):
 
 def test_a_verdict_that_is_not_confirmed_ends_with_1(tmp_path_factory, monkeypatch, capsys):
     folder = run_of("corollary1", tmp_path_factory).folder
-    claims = referee.CLAIMS["compression"]
-    attained = claims["bound_attained"]
-    wrong = lambda point: attained(point)._replace(theory=np.ones(2))  # noqa: E731
-    monkeypatch.setitem(claims, "error_identity", wrong)
+    wrong = Redone(np.ones(2), np.zeros(2))
+    monkeypatch.setitem(referee.CLAIMS["compression"], "error_identity", lambda point: wrong)
     assert referee.main([str(folder)]) == 1
     assert "DIFFERENT: error_identity" in capsys.readouterr().out
 
