@@ -108,11 +108,13 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     shapes.append([spectra[EDGE].shape[-1]] * 2)
     drawn = _padded(spectra, steps)
     for name in ("share", "effective_rank", "accuracy", "shuffled", "seeds"):
-        drawn[name] = ("trained", [end[name] for end in ends])
+        values = [end[name] for end in ends]
+        if np.isfinite(values).any():  # no network need have been trained on shuffled labels
+            drawn[name] = ("trained", values)
     for place, name in enumerate(("rows", "columns")):
         drawn[name] = ("network", [shape[place] for shape in shapes])
-    for name, tolerance in TOLERANCES.items():
-        drawn[name].attrs.update(kind="training", tolerance=tolerance)
+    for name in TOLERANCES.keys() & drawn.keys():
+        drawn[name].attrs.update(kind="training", tolerance=TOLERANCES[name])
     drawn["singular_value"].attrs["curve_along"] = "point"
     return drawn.assign_coords(trained=names).assign_attrs(_facts(groups))
 
@@ -189,8 +191,8 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
             gaussian_rank=chance.gaussian_effective_rank(*shape),
         )
         texts += [NETWORK_TEXT[name].format(**how), result]
-    kept = [n for n in names if np.isfinite(drawn["shuffled"].sel(trained=n))]
-    shuffled = [f"{TITLES[n]} {float(drawn['shuffled'].sel(trained=n)):.2f}" for n in kept]
+    shares = drawn["shuffled"].dropna("trained") if "shuffled" in drawn else ()
+    shuffled = [f"{TITLES[str(one.trained.item())]} {one.item():.2f}" for one in shares]
     letters = "abcdefghijkl"[: 2 * drawn.sizes["network"]]
     half = drawn.sizes["network"]
     return {
@@ -202,7 +204,7 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
         "gaussian_ratios": f"{min(gaussian_ratios):.2f} to {max(gaussian_ratios):.2f}",
         "networks": " ".join(texts),
         "missing": f"Share on shuffled labels: {', '.join(shuffled)}."
-        if kept
+        if shuffled
         else "Shares on shuffled labels are not among these numbers.",
     }
 

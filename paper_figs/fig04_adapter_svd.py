@@ -24,21 +24,23 @@ TOLERANCES = dict.fromkeys(("sigma", "right_angle", "left_angle", "gap", "pearso
 
 CAPTION = """\
 The product P = W_3 W_2 W_1 of three full-width factors (eps times orthogonal at the start) beside
-the value matrix of the encoder's second-last layer (the 11th in BERT), width {width}, seed {seed},
-in {dtype}, {examples} examples; only the factors are trained. (a)-(c) eps = {captioned:g}, as the
-survey captions it, the product added as it is, Adam: singular values of P, and angles of its right
-and left singular vectors to a frame of 2 x {rank} directions, Theorem 2's with the gradient of the
-loss at the start in the place of the target. At t = 0 all values are equal and the vectors
+one value matrix, width {width}, {dtype}, {examples} examples; the factors alone are trained.
+(a)-(c) eps = {captioned:g}, Adam: singular values of P, and angles of its right and left singular
+vectors to Theorem 2's frame of 2 x {rank} directions. Blue: the first {rank} and the last {rank},
+which theory lets move; grey: the others; dotted, grey band: a random direction. (d) The same values
+where the start is taken off P ("centred"). (e) eps = {small:g}. (f) Distance of the factors from
+Theorem 2's form over how far they moved: solid Adam, dashed SGD.
+"""
+NOTES = """\
+The value matrix is that of the encoder's second-last layer (the 11th in BERT); seed {seed}. (a)-(c)
+The survey captions this eps; the product is added as it is. The frame is made with the gradient of
+the loss at the start in the place of the target. At t = 0 all values are equal and the vectors
 arbitrary: they are compared with the frame, not with themselves, from the first recorded step on.
-Blue: the first {rank} and the last {rank}, which move where the theorem holds; grey: the others;
-dotted, with a band of 95 %: a random direction. Values below the round-off of the largest one,
-{width} eps sigma_1, are not drawn: of many vectors in (e) and their angles nothing is known.
-(d) the same values where the start is taken off the product ("centred"), so that the model starts
-unchanged. (e) eps = {small:g}. (f) distance of the factors from Theorem 2's form, U_l blkdiag(W~_l,
-rho_l I) V_l^T, over how far they moved (largest of the three): solid Adam, dashed SGD with a first
-step of equal length. At the end, Adam / SGD: {gaps}; mean angle of the blue right vectors under
-Adam: {angles}. The theorem is about descent on a linear loss with whitened inputs; neither holds
-here. {how}
+Values below the round-off of the largest one, {width} eps sigma_1, are not drawn: of many vectors
+in (e) and their angles nothing is known. (d) The model starts unchanged. (f) Theorem 2's form is
+U_l blkdiag(W~_l, rho_l I) V_l^T; the largest distance of the three; SGD has a first step of equal
+length. At the end, Adam / SGD: {gaps}; mean angle of the blue right vectors under Adam: {angles}.
+The theorem is about descent on a linear loss with whitened inputs; neither holds here. {how}
 """
 
 
@@ -181,6 +183,7 @@ FIGURE = Figure(
     name="fig04",
     title="SVD of a deep adapter of one value matrix",
     caption=CAPTION,
+    notes=NOTES,
     sources=paired.sources,
     numbers=numbers,
     draw=draw,

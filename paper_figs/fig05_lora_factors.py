@@ -29,12 +29,15 @@ A_SIDE, B_SIDE = 0, 1
 CAPTION = """\
 LoRA from its usual start, A ~ N(0, 1/d) and B = 0, and LoRA+, whose B has 4 or 16 times the rate:
 {what}, rank {rank}, n = {examples}, {dtype}. (a) ||A||_F (solid) and ||B||_F (dashed) at the best
-rates, seed {seed}, mean over {matrices} matrices; A ends at {grown} of its start. (b) Training
-loss, mean of the last ten steps, and (c) Pearson correlation over the rate of A: {tried} seeds on
-which rates are chosen, mean and standard error. On {seeds} of the report, each at its best rate:
-{ahead}. (d), (e) The toy f = (W* + b a^T) x of width n: what the second step's moves of a and of b
-change f by, over |U|, medians of starts, and lines of n^(1 - alpha - 2 beta) and n^-beta for rates
-n^-alpha of a and n^-beta of b. Only 1/n and 1 let both move f alike at every width. {how}
+rates, seed {seed}; A ends at {grown} of its start. (b) Training loss, mean of the last ten steps,
+and (c) Pearson correlation over the rate of A: {tried} seeds on which rates are chosen, mean and
+standard error. (d), (e) A toy of width n: how much the second step's moves of a and b change f, and
+theory's lines; only rates 1/n and 1 let both move f alike.
+"""
+NOTES = """\
+(a) is the mean over {matrices} matrices. On {seeds} of the report, each method at its best rate:
+{ahead}. (d), (e) f = (W* + b a^T) x; changes over |U|, medians of starts; the lines are n^(1 -
+alpha - 2 beta) and n^-beta for rates n^-alpha of a and n^-beta of b. How: {how}
 """
 
 
@@ -180,6 +183,7 @@ FIGURE = Figure(
     name="fig05",
     title="LoRA's factors, one rate and two",
     caption=CAPTION,
+    notes=NOTES,
     sources=paired.sources,
     numbers=numbers,
     draw=draw,

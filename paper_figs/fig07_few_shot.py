@@ -23,7 +23,10 @@ The survey's own Figure 7 was not available: this one is ours. {what}, rank {ran
 ridge on the frozen network ({verdict}). {authors}(b) Paired differences: seeds, mean, simultaneous
 95 % interval ({pairs} by Bonferroni); p after Holm: {smallest}. The seeds would show {least}. (c)
 Singular values with 99 % of the energy of what each matrix was given, n = {most}, mean over
-matrices: {ranks}. {how}
+matrices: {ranks}.
+"""
+NOTES = """\
+How: {how}
 """
 
 
@@ -161,6 +164,7 @@ FIGURE = Figure(
     name="fig07",
     title="Adapters on few examples",
     caption=CAPTION,
+    notes=NOTES,
     sources=paired.sources,
     numbers=numbers,
     draw=draw,

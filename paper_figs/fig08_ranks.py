@@ -20,10 +20,13 @@ TOLERANCES = {"pearson": 0.05, "used": 0.05}
 CAPTION = """\
 The survey's own Figure 8 was not available: this one is ours. {what}, {seeds}, {dtype}. Pearson
 correlation over the rank r, mean and standard error, (a), (b) at the rate that is best at each r,
-(c), (d) all at the one that is best at r = {first}; n = {counts}. The column r = {first} is that of
-Figure 7: the same trainings. {authors}(e) From the smallest r to the largest: seeds, mean,
-simultaneous 95 % interval ({pairs} by Bonferroni). Largest of the p after Holm below .05: {told}.
-The seeds would show {least}. {how}
+(c), (d) all at the one that is best at r = {first}; n = {counts}. {authors}(e) From the smallest r
+to the largest: seeds, mean, simultaneous 95 % interval ({pairs} by Bonferroni). Largest of the p
+after Holm below .05: {told}. The seeds would show {least}.
+"""
+NOTES = """\
+The column r = {first} is that of Figure 7, the same trainings, where both are drawn from one task.
+How: {how}
 """
 
 
@@ -126,6 +129,7 @@ FIGURE = Figure(
     name="fig08",
     title="Adapters over the rank",
     caption=CAPTION,
+    notes=NOTES,
     sources=paired.sources,
     numbers=numbers,
     draw=draw,

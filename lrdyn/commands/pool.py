@@ -217,6 +217,7 @@ def main(argv: list[str]) -> Judged | None:
     if argv[0] != "all":
         names = [one.name for one in (*theorems(), *studies())]
         got = f"{shortened(argv[0])!r}{near(argv[0], ['all', *names])}"
-        wanted = f"'all' or {', '.join(names)}"
+        # The line has room for the theorems; the list has the studies, too.
+        wanted = f"'all', {', '.join(one.name for one in theorems())} or a study"
         raise BadInput(f"command: got {got}, wanted {wanted}")
     return run_all(argv[1:])

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
     from matplotlib.lines import Line2D
 
 Looks = Mapping[str, Any]
@@ -32,7 +33,7 @@ differ by round-off only."""
 
 
 def looks(figure: Figure) -> Looks:
-    """Describe a figure: its size and title, and of each panel axes, key, texts and curves.
+    """Describe a figure: its size, title and key, and of each panel axes, key, texts and curves.
 
     Neighbouring curves of one look are one entry, such as those of a spectrum.
 
@@ -45,6 +46,7 @@ def looks(figure: Figure) -> Looks:
     """
     parts: dict[str, Any] = {"size": [float(side) for side in figure.get_size_inches()]}
     parts["title"] = figure.get_suptitle()
+    parts |= _keys(figure.legends)
     for place, ax in enumerate(figure.axes):
         parts[_panel(ax, place)] = _panel_looks(ax)
     return parts
@@ -74,10 +76,14 @@ def _panel_looks(ax: Axes) -> dict[str, Any]:
         f"text {n}": {"text": t.get_text(), "color": _hex(t.get_color())}
         for n, t in enumerate(ax.texts, 1)
     }
-    if legend := ax.get_legend():
-        handles = zip(legend.get_texts(), legend.legend_handles, strict=True)
-        parts["key"] = {text.get_text(): _key(handle) for text, handle in handles}
-    return parts
+    return parts | _keys(filter(None, [ax.get_legend()]))
+
+
+def _keys(legends: Iterable[Legend]) -> dict[str, Any]:
+    """The keys of a panel or of a whole figure, which has one at most, as one part."""
+    pairs = [zip(one.get_texts(), one.legend_handles, strict=True) for one in legends]
+    found = {text.get_text(): _key(handle) for each in pairs for text, handle in each}
+    return {"key": found} if found else {}
 
 
 def _axis_looks(ax: Axes, name: str) -> dict[str, Any]:
