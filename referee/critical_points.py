@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import root
 
 from referee.redone import EPS, Redone
-from referee.results import Point
+from referee.results import Point, once
 
 
 class Instance(NamedTuple):
@@ -86,6 +86,7 @@ class Instance(NamedTuple):
         return np.sort(found)
 
 
+@once
 def instance(point: Point) -> Instance | None:
     """The instance of a point, unless it was too large."""
     target = point.case["target"]

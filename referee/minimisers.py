@@ -12,7 +12,7 @@ from scipy.optimize import root
 
 from referee.descent import Layers, chain, gradients
 from referee.redone import EPS, Redone
-from referee.results import Point
+from referee.results import Point, once
 
 FEW = 64
 """Units in the last place below which a gradient is rounding."""
@@ -79,9 +79,7 @@ def descended(
     return layers, found
 
 
-_RUNS: dict[bytes, Run] = {}
-
-
+@once
 def run_of(point: Point) -> Run | None:
     """Descend from the saved start; None where the decays of layers differ."""
     case = point.case
@@ -90,13 +88,9 @@ def run_of(point: Point) -> Run | None:
         return None
     start, target = point.parts("weights"), case["target"]
     rate, decay = float(case["learning_rate"]), float(decays[0])
-    key = b"".join([target.tobytes(), *(w.tobytes() for w in start), case["steps"].tobytes()])
-    key += np.array([rate, decay]).tobytes()
-    if key not in _RUNS:  # several claims look at one run
-        layers, objective = descended(start, target, decay, rate, point.times)
-        parts = np.linalg.svd(target, full_matrices=False)
-        _RUNS[key] = Run(target, len(start[0]), decay, layers, np.array(objective), *parts)
-    return _RUNS[key]
+    layers, objective = descended(start, target, decay, rate, point.times)
+    parts = np.linalg.svd(target, full_matrices=False)
+    return Run(target, len(start[0]), decay, layers, np.array(objective), *parts)
 
 
 def shrunk(sigma: float, decay: float, depth: int) -> float:
@@ -290,18 +284,20 @@ def lower_bound(point: Point) -> Redone | None:
 # From starts near the minimiser -----------------------------------------------------------------
 
 
-def near_the_minimiser(point: Point) -> Iterable[tuple[Run, np.ndarray]]:
+@once
+def near_the_minimiser(point: Point) -> list[tuple[Run, np.ndarray]]:
     """Runs from the saved starts near the minimiser, and its product."""
     case = point.case
     target, decay = case["target"], float(case["weight_decay"])
-    stacked = point.parts("near")
+    stacked, found = point.parts("near"), []
     left, values, right = np.linalg.svd(target, full_matrices=False)
     for k, rate in enumerate(point.found["near_rates"]):
         start = [w[k] for w in stacked]
         layers, objective = descended(start, target, decay, float(rate), point.times)
         of = Run(target, len(start[0]), decay, layers, np.array(objective), left, values, right)
         wanted = of.made_of(shrunk(float(s), decay, of.depth) for s in values[: of.width])
-        yield of, wanted
+        found.append((of, wanted))
+    return found
 
 
 def deep_minimiser(point: Point) -> Iterable[Redone]:
@@ -360,6 +356,7 @@ def autoencoder_of(point: Point) -> Autoencoder | None:
     )
 
 
+@once
 def trained(point: Point) -> tuple[Autoencoder, Layers] | None:
     """It and its layers after descent, if they rest."""
     if (of := autoencoder_of(point)) is None or not of.decay:

@@ -1,13 +1,15 @@
 """Reading ``results.nc`` with h5py: points with their cases and what was found there."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import h5py
 import numpy as np
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 MARK = "case."
 """Begin of the names of the arrays of a case."""
 
@@ -21,6 +23,8 @@ class Point(NamedTuple):
     """What was computed there, without padding."""
     flags: Mapping[str, Any]
     """The values of the axes, and of the flags that are not swept."""
+    memory: dict[Any, Any]
+    """What was computed here already, see :func:`once`."""
 
     @property
     def times(self) -> list[int]:
@@ -33,6 +37,19 @@ class Point(NamedTuple):
         while (array := self.case.get(f"{name}.{len(found)}")) is not None and array.size:
             found.append(array)
         return found
+
+
+def once(function: Function) -> Function:
+    """A function of a point that is computed there once, however many claims look at it."""
+
+    @wraps(function)
+    def remembered(point: Point, *rest: Any) -> Any:
+        key = (function, *rest)
+        if key not in point.memory:
+            point.memory[key] = function(point, *rest)
+        return point.memory[key]
+
+    return cast(Function, remembered)
 
 
 class Scenario(NamedTuple):
@@ -70,7 +87,7 @@ def _points(group: h5py.Group, cases: h5py.Group) -> Iterator[Point]:
         flags = {axis: _plain(values[axis][i]) for axis, i in zip(axes, place, strict=True)}
         case = _cut(of_cases, place)
         case = {n.removeprefix(MARK): a for n, a in case.items() if n.startswith(MARK)}
-        yield Point(case, _cut(results, place), fixed | flags)
+        yield Point(case, _cut(results, place), fixed | flags, {})
 
 
 class _Padded(NamedTuple):

@@ -6,7 +6,7 @@ import numpy as np
 
 from referee.descent import Layers, Record, amplification, chain, descend
 from referee.redone import Redone
-from referee.results import Point
+from referee.results import Point, once
 
 
 class Setting(NamedTuple):
@@ -33,6 +33,7 @@ class Setting(NamedTuple):
         return np.array(descend(layers, residual, *rates, self.times, record))
 
 
+@once
 def setting_of(point: Point) -> Setting | None:
     """The run of a point, if it meets the hypotheses."""
     case = point.case
@@ -84,48 +85,62 @@ def in_frame(frames: list[np.ndarray], layers: Layers) -> np.ndarray:
     return np.array([frames[l + 1].T @ w @ frames[l] for l, w in enumerate(layers)])
 
 
-def blocks(of: Setting, mean: bool = False) -> tuple[np.ndarray, float, float]:
-    """Layers of the dense run in its frame, the largest singular value, and the amplification."""
+class Blocks(NamedTuple):
+    """Layers of a dense run in the frame of its start."""
+
+    of: Setting
+    found: np.ndarray
+    """``U_l^T W_l V_l`` at the recorded steps."""
+    scale: float
+    """The largest singular value."""
+    condition: float
+    """By how much the run amplifies a disturbance."""
+
+
+@once
+def blocks(point: Point, mean: bool = False) -> Blocks | None:
+    """The blocks of the run of a point, if it meets the hypotheses."""
+    if (of := setting_of(point)) is None:
+        return None
     frames = frame(of.layers, of.target, of.rank)
     run = lambda start: of.dense(start, lambda w: in_frame(frames, w), mean)  # noqa: E731
     found = run(of.layers)
     scale = float(np.max(np.linalg.norm(found, 2, axis=(-2, -1))))
-    return found, scale, amplification(run, of.layers, scale)
+    return Blocks(of, found, scale, amplification(run, of.layers, scale))
 
 
 def off_block(point: Point) -> Redone | None:
     """The off-diagonal blocks are 0."""
-    if (of := setting_of(point)) is None:
+    if (run := blocks(point)) is None:
         return None
-    found, scale, condition = blocks(of)
-    k = 2 * of.rank
+    k = 2 * run.of.rank
     beside = np.maximum(
-        np.abs(found[..., k:, :k]).max((-2, -1)), np.abs(found[..., :k, k:]).max((-2, -1))
+        np.abs(run.found[..., k:, :k]).max((-2, -1)), np.abs(run.found[..., :k, k:]).max((-2, -1))
     )
-    return Redone(0 * beside, beside, scale, condition, "zero", None, point.found["off_block"])
+    saved = point.found["off_block"]
+    return Redone(0 * beside, beside, run.scale, run.condition, "zero", None, saved)
 
 
 def bulk(point: Point) -> Redone | None:
     """The bulk block is a multiple of the identity."""
-    if (of := setting_of(point)) is None:
+    if (run := blocks(point)) is None:
         return None
-    found, scale, condition = blocks(of)
-    k, m = 2 * of.rank, of.bulk
-    inner = found[..., k:, k:]
+    k, m = 2 * run.of.rank, run.of.bulk
+    inner = run.found[..., k:, k:]
     mean = np.trace(inner, axis1=-2, axis2=-1) / m
     rest = np.abs(inner - mean[..., None, None] * np.eye(m)).max((-2, -1))
-    return Redone(0 * rest, rest, scale, condition, "zero", None, point.found["bulk_deviation"])
+    saved = point.found["bulk_deviation"]
+    return Redone(0 * rest, rest, run.scale, run.condition, "zero", None, saved)
 
 
 def bulk_value(point: Point, mean: bool = False, name: str = "rho") -> Redone | None:
     """rho_l by its recursion, and the mean of the diagonal of the bulk block."""
-    if (of := setting_of(point)) is None:
+    if (run := blocks(point, mean)) is None:
         return None
-    found, scale, condition = blocks(of, mean)
-    k = 2 * of.rank
-    seen = np.trace(found[..., k:, k:], axis1=-2, axis2=-1) / of.bulk
+    k = 2 * run.of.rank
+    seen = np.trace(run.found[..., k:, k:], axis1=-2, axis2=-1) / run.of.bulk
     saved = (point.found[f"{name}_predicted"], point.found[f"{name}_measured"])
-    return Redone(rho(of), seen, scale, condition, "equal", *saved)
+    return Redone(rho(run.of), seen, run.scale, run.condition, "equal", *saved)
 
 
 def small_run(of: Setting) -> np.ndarray:
@@ -143,15 +158,14 @@ def reduced(point: Point, mean: bool = False, name: str = "reduced") -> list[Red
 
     So what was saved is compared by its singular values.
     """
-    if (of := setting_of(point)) is None:
+    if (run := blocks(point, mean)) is None:
         return None
-    found, scale, condition = blocks(of, mean)
-    k = 2 * of.rank
-    theory, seen = small_run(of), found[..., :k, :k]
+    k = 2 * run.of.rank
+    theory, seen = small_run(run.of), run.found[..., :k, :k]
     saved, saved_run = (values(point.found[f"{name}_{s}"]) for s in ("predicted", "measured"))
     return [
-        Redone(theory, seen, scale, condition),
-        Redone(values(theory), values(seen), scale, condition, "equal", saved, saved_run),
+        Redone(theory, seen, run.scale, run.condition),
+        Redone(values(theory), values(seen), run.scale, run.condition, "equal", saved, saved_run),
     ]
 
 
@@ -232,6 +246,7 @@ class Labelled(NamedTuple):
         return found
 
 
+@once
 def labelled(point: Point) -> Labelled | None:
     """The classifier of a point, if its data is white and its start orthogonal."""
     case = point.case
@@ -335,8 +350,12 @@ def scatter_ratio(features: np.ndarray, labels: np.ndarray) -> float:
     return float(within / between)
 
 
-def trained_ratio(of: Labelled, labels: np.ndarray) -> float:
-    """``(D_{L-1} / D_0)^(1/(L-1))`` at the end of a training."""
+@once
+def trained_ratio(point: Point) -> float | None:
+    """``(D_{L-1} / D_0)^(1/(L-1))`` at the end of the training of a point."""
+    if (of := labelled(point)) is None:
+        return None
+    labels = point.case["labels"]
     residual = lambda w: (w @ of.inputs - of.outputs) @ of.inputs.T  # noqa: E731
     (end,) = descend(of.layers, residual, of.rate, of.decay, of.times[-1:], list)
     features, found = of.inputs, [scatter_ratio(of.inputs, labels)]
@@ -357,20 +376,18 @@ def collapse_prediction(of: Labelled) -> tuple[float, float]:
 
 def collapse(point: Point) -> Redone | None:
     """The ratio of neighbouring layers is about p: within three percent."""
-    if (of := labelled(point)) is None:
+    if (of := labelled(point)) is None or (seen := trained_ratio(point)) is None:
         return None
     p, _ = collapse_prediction(of)
-    seen = trained_ratio(of, point.case["labels"])
     saved = (point.found["collapse_predicted"], point.found["collapse_measured"])
     return Redone(p, seen, p, 1.0, "limit", *saved, tolerance=0.03)
 
 
 def collapse_interval(point: Point) -> list[Redone] | None:
     """The ratio lies between the ends that are derived."""
-    if (of := labelled(point)) is None:
+    if (of := labelled(point)) is None or (seen := trained_ratio(point)) is None:
         return None
     high, low = collapse_prediction(of)
-    seen = trained_ratio(of, point.case["labels"])
     saved = point.found["collapse_measured"]
     return [
         Redone(high, seen, high, 1.0, "at most", point.found["collapse_predicted"], saved),
@@ -405,6 +422,7 @@ def compressed_product(of: Setting, kept: int) -> np.ndarray:
     return np.array([onto @ small @ back.T for small in made])
 
 
+@once
 def error_identity(point: Point) -> Redone | None:
     """``||f - f_C||_F = sqrt(d - 2 r^) prod |rho_l|`` for every width that was compressed to."""
     if (of := setting_of(point)) is None:

@@ -56,7 +56,7 @@ def test_a_formula_that_is_wrong_on_both_sides_is_seen(theorem, tmp_path_factory
 def bent(point):
     """What would be saved if theory and run were off alike: by a thousandth, a count by 1."""
     found = {n: array + offset(array) for n, array in point.found.items() if array.size}
-    return point._replace(found={**point.found, **found, "diverges": np.array(-1)})
+    return point._replace(found={**point.found, **found, "diverges": np.array(-1)}, memory={})
 
 
 def offset(array):
