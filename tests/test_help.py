@@ -31,6 +31,8 @@ PAGES = {
     "figures check": "figures",
     "figures baseline": "figures",
     "completion": "completion",
+    "diagnose": "diagnose",
+    "merge": "merge",
 }
 """Words -> the command that the usage line of their page names."""
 

@@ -8,14 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lrdyn.adapters import peft_tensors
 from lrdyn.core.show import shortened
+from lrdyn.data import checkpoints
 from lrdyn.diagnosis import reading
 from lrdyn.diagnosis.extraction import extract
 from lrdyn.diagnosis.orientation import orientation
 from lrdyn.diagnosis.planning import Plan, plan
 from lrdyn.diagnosis.report import Diagnosis, diagnose
 from lrdyn.engine import progress
-from lrdyn.engine.arguments import Parser, folder, share, whole
+from lrdyn.engine.arguments import Example, Parser, folder, share, whole
 from lrdyn.engine.configuration import BadInput
 from lrdyn.system import whole_files
 from lrdyn.system.printer import say
@@ -29,12 +31,14 @@ EPILOG = """BEFORE, AFTER: .safetensors or its .index.json; .bin or .pt where to
 folder of transformers, accelerate, orbax or PEFT; ORG/NAME in the hub's cache; .npz. An adapter of
 PEFT may be AFTER, both, or stand alone. GLOB is a pattern on names, such as
 '*.attention.*.weight'; quote it.
-
-  lrdyn diagnose BASE TUNED
-  lrdyn diagnose BASE TUNED --extract adapter --energy .99
-  lrdyn diagnose BASE TUNED --plan plan --budget 2000000
 """
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+EXAMPLES = (
+    Example("lrdyn diagnose BASE TUNED", "which rank each kind of layer needs"),
+    Example("lrdyn diagnose BASE TUNED --extract DIR --energy .99", "the update as an adapter"),
+    Example("lrdyn diagnose BASE TUNED --plan DIR --budget 2000000", "ranks for a new training"),
+)
+ADAPTER = (checkpoints.ADAPTER, peft_tensors.NAME)
+"""Files of an adapter."""
 
 
 def parser() -> Parser:
@@ -44,7 +48,7 @@ def parser() -> Parser:
         >>> parser().parse(["a.npz", "b.npz", "--rank", "8"]).rank
         8
     """
-    made = Parser("lrdyn diagnose", DESCRIPTION, EPILOG)
+    made = Parser("lrdyn diagnose", DESCRIPTION, EPILOG, examples=EXAMPLES)
     made.add_argument("before", type=folder, metavar="BEFORE", help="weights before the training")
     made.add_argument(
         "after", type=folder, nargs="?", metavar="AFTER", help="weights after it, or an adapter"

@@ -69,17 +69,11 @@ def main(
     _known_preset(options.preset, chosen)
     if action == "baseline" and not options.yes and not _terminal():
         raise BadInput("--yes: got a baseline to write and no terminal to ask, wanted this flag")
-    chosen = _in_precision(
-        chosen,
-        options.dtype,
-        named=bool(set(options.figures) - set(ACTIONS)),
-        prog=prog,
-        machine=machine,
-    )
-    for exhibit in exhibits:
-        if missing(exhibit) and not set(options.figures) - set(ACTIONS):
-            say(f"{exhibit.name}: left out, it needs {missing(exhibit)}")
     named = bool(set(options.figures) - set(ACTIONS))
+    chosen = _in_precision(chosen, options.dtype, named=named, prog=prog, machine=machine)
+    for exhibit in exhibits:
+        if missing(exhibit) and not named:
+            say(f"{exhibit.name}: left out, it needs {missing(exhibit)}")
     agree, failed = _each(action, chosen, options, baselines, written_in, named=named)
     if not named:  # what lacks its data is named, and that is all
         failed = {name: e for name, e in failed.items() if not isinstance(e, Lacking)}

@@ -10,18 +10,18 @@ from lrdyn.adapters import peft
 from lrdyn.commands.diagnose import ADAPTER, may_be_a_folder, user_files
 from lrdyn.core.show import shortened
 from lrdyn.diagnosis.combining import combine
-from lrdyn.engine.arguments import Parser, folder, share, whole
+from lrdyn.engine.arguments import Example, Parser, folder, share, whole
 from lrdyn.engine.configuration import BadInput
 from lrdyn.system import whole_files
 from lrdyn.system.printer import say
 
 DESCRIPTION = "One adapter of PEFT of the weighted sum of several, or a smaller one of one."
-EPILOG = """ADAPTER: a folder that PEFT wrote, LoRA or rsLoRA; behind a colon its weight (else 1).
-
-  lrdyn merge lora --out smaller --resize 4
-  lrdyn merge lora --out smaller --energy .99
-  lrdyn merge math:0.7 code:0.3 --out both --budget 2000000
-"""
+EPILOG = "ADAPTER: a folder that PEFT wrote, LoRA or rsLoRA; behind a colon its weight (else 1)."
+EXAMPLES = (
+    Example("lrdyn merge lora --out smaller --resize 4", "a smaller one of one"),
+    Example("lrdyn merge lora --out smaller --energy .99", "the same, by its squared norm"),
+    Example("lrdyn merge math:0.7 code:0.3 --out both --budget 2000000", "one of two"),
+)
 
 
 def parser() -> Parser:
@@ -31,7 +31,7 @@ def parser() -> Parser:
         >>> parser().parse(["a", "b:0.5", "--out", "c"]).adapters
         ['a', 'b:0.5']
     """
-    made = Parser("lrdyn merge", DESCRIPTION, EPILOG)
+    made = Parser("lrdyn merge", DESCRIPTION, EPILOG, examples=EXAMPLES)
     made.add_argument(
         "adapters", nargs="+", type=folder, metavar="ADAPTER[:WEIGHT]", help="what is added"
     )

@@ -4,6 +4,8 @@
 after it, and :func:`extract` makes an adapter of the difference.
 """
 
+from lrdyn.diagnosis.combining import Combination as Combination
+from lrdyn.diagnosis.combining import combine as combine
 from lrdyn.diagnosis.extraction import Extraction as Extraction
 from lrdyn.diagnosis.extraction import extract as extract
 from lrdyn.diagnosis.planning import Plan as Plan
