@@ -8,8 +8,8 @@ from pathlib import Path
 import lrdyn
 from lrdyn.commands import data as sets
 from lrdyn.commands import diagnose as diagnose_command
+from lrdyn.commands import help_pages, pool
 from lrdyn.commands import merge as merge_command
-from lrdyn.commands import pages, pool
 from lrdyn.commands import verify as of_theorem
 from lrdyn.commands.ending import Compared, Ending, Fault, run
 from lrdyn.commands.own import own_experiment
@@ -31,7 +31,7 @@ def verify(words: Sequence[str]) -> Ending:
         raise BadInput("verify: got nothing, wanted a theorem, FILE.py[:NAME] or all")
     name, *rest = words
     if name in ASKS:
-        pages.of_verify().print_help()
+        help_pages.of_verify().print_help()
     if name == "all":
         return pool.run_all(rest, "lrdyn verify all")
     return of_theorem.main(_experiment(name), rest, prog=f"lrdyn verify {name}")
@@ -51,13 +51,13 @@ def _experiment(name: str) -> Experiment:
 
 def list_all(words: Sequence[str]) -> None:
     """``lrdyn list``: every theorem and every study with its line."""
-    pages.of_list().parse(words)
+    help_pages.of_list().parse(words)
     say("\n".join(pool.listing()))
 
 
 def runs(words: Sequence[str]) -> None:
     """``lrdyn runs``: one line for each run in a folder of results."""
-    folder = Path(pages.of_runs().parse(words).folder)
+    folder = Path(help_pages.of_runs().parse(words).folder)
     if not os.path.isdir(folder):  # which is false for an impossible name, too
         got = shortened(str(folder))
         raise BadInput(f"runs: got {got!r}{_meant(folder)}, wanted a folder of results")
@@ -71,14 +71,14 @@ def _meant(folder: Path) -> str:
 
 def diff(words: Sequence[str]) -> Compared:
     """``lrdyn diff``: settings, claims and residuals in which two runs differ."""
-    found = history.differences(*map(Path, pages.of_diff().parse(words).runs))
+    found = history.differences(*map(Path, help_pages.of_diff().parse(words).runs))
     say("\n".join(found or ["no difference"]))
     return Compared(same=not found)
 
 
 def data(words: Sequence[str]) -> None:
     """``lrdyn data``: where the data sets are; ``lrdyn data download NAME`` gets one."""
-    options = pages.of_data().parse(words)
+    options = help_pages.of_data().parse(words)
     if options.action is None:
         say("\n".join(sets.table(options.data_dir or "")))
         return
@@ -92,13 +92,13 @@ def data(words: Sequence[str]) -> None:
 
 def completion(words: Sequence[str]) -> None:
     """``lrdyn completion``: a script for a shell."""
-    say(pages.completion(pages.of_completion().parse(words).shell))
+    say(help_pages.completion(help_pages.of_completion().parse(words).shell))
 
 
 def helped(words: Sequence[str]) -> Ending:
     """``lrdyn help``: the page of a command, which its ``--help`` shows, too."""
     if not words or words[0] in ASKS:
-        say(pages.OVERVIEW if not words else pages.of_help().format_help(), end="")
+        say(help_pages.OVERVIEW if not words else help_pages.of_help().format_help(), end="")
         return None
     return dispatch([*words, "--help"])
 
@@ -130,7 +130,7 @@ def dispatch(words: Sequence[str]) -> Ending:
     """Run one command line, without the program's name."""
     first = words[0] if words else "--help"
     if first in ASKS:
-        say(pages.OVERVIEW, end="")
+        say(help_pages.OVERVIEW, end="")
         return None
     if first == "--version":
         say(f"lrdyn {lrdyn.__version__}")

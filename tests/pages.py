@@ -36,9 +36,8 @@ from benchmarks import __main__ as benchmarks
 from lrdyn import __main__ as command
 from lrdyn import cli
 from lrdyn.commands import diagnose as diagnose_command
-from lrdyn.commands import example, figures, pool, verify
+from lrdyn.commands import example, figures, help_pages, pool, verify
 from lrdyn.commands import merge as merge_command
-from lrdyn.commands import pages as helps
 from lrdyn.commands.own import own_experiment
 from lrdyn.engine.arguments import Help
 from lrdyn.engine.statement import Experiment, Study
@@ -365,7 +364,7 @@ def _lrdyn(rest: list[str], folder: Path) -> None:
             figures.parse([example.FIGURE], more)
         case [name, *more]:
             _known([name], [*command.COMMANDS])
-            helps.PAGES[name]().parse(more)
+            help_pages.PAGES[name]().parse(more)
 
 
 def _stated(name: str) -> Experiment:

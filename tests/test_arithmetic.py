@@ -12,7 +12,7 @@ import pytest
 
 import lrdyn
 from lrdyn.core.precision import of_matmuls
-from lrdyn.engine import arithmetic, devices
+from lrdyn.engine import arithmetic, measured_arithmetic
 from lrdyn.engine.arithmetic import LADDER, REASON, REFERENCE, WORSE
 from lrdyn.engine.judging import arithmetic_of
 from lrdyn.engine.kept_programs import KeptPrograms
@@ -44,7 +44,7 @@ def device(monkeypatch):
             usual = {"matmuls": word, "products": precision, **REFERENCE[precision]}
             return usual | others.get(precision, {})
 
-        monkeypatch.setattr(devices, "measured", measured)
+        monkeypatch.setattr(measured_arithmetic, "measured", measured)
 
     return of
 
@@ -54,7 +54,7 @@ def device(monkeypatch):
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_this_machine_has_the_arithmetic_of_the_reference(precision):
-    found = devices.measured(precision)
+    found = measured_arithmetic.measured(precision)
     assert found["products"] == precision
     assert found.keys() >= REFERENCE[precision].keys()
     assert arithmetic.worse(precision, found) == {}
@@ -116,13 +116,13 @@ def test_what_is_as_bad_as_the_limit_is_fit_and_beyond_it_is_not():
 
 def test_the_numbers_are_kept_for_other_processes(tmp_path, monkeypatch):
     kept = KeptPrograms(SignedFolder(tmp_path, "here"), "")
-    monkeypatch.setattr(devices, "_measured", lambda precision, word: {"add": 0.5})
-    assert devices.measured("float32", kept=kept) == {"add": 0.5}
-    monkeypatch.setattr(devices, "_measured", lambda *_: pytest.fail("measured again"))
-    assert devices.measured("float32", kept=kept) == {"add": 0.5}
+    monkeypatch.setattr(measured_arithmetic, "_measured", lambda precision, word: {"add": 0.5})
+    assert measured_arithmetic.measured("float32", kept=kept) == {"add": 0.5}
+    monkeypatch.setattr(measured_arithmetic, "_measured", lambda *_: pytest.fail("measured again"))
+    assert measured_arithmetic.measured("float32", kept=kept) == {"add": 0.5}
     for other in (("float64",), ("float32", "tf32")):
         with pytest.raises(pytest.fail.Exception, match="again"):
-            devices.measured(*other, kept=kept)
+            measured_arithmetic.measured(*other, kept=kept)
 
 
 # Verdicts -----------------------------------------------------------------------------------------

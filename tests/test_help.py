@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lrdyn import __main__ as command
-from lrdyn.commands import pages, pool, verify
+from lrdyn.commands import help_pages, pool, verify
 from lrdyn.engine.arguments import Help, no_such_file, started_as
 from lrdyn.registry import theorems
 from lrdyn.studies import studies
@@ -62,8 +62,8 @@ def test_every_command_has_one_page_by_three_ways(words, lrdyn):
 def test_help_itself_has_a_page(lrdyn):
     status, page, _ = lrdyn("help", "--help")
     assert (status, len(examples_of(page))) == (0, 3)
-    assert lrdyn("help")[1] == lrdyn("--help")[1] == pages.OVERVIEW
-    assert len(examples_of(pages.OVERVIEW)) == 3
+    assert lrdyn("help")[1] == lrdyn("--help")[1] == help_pages.OVERVIEW
+    assert len(examples_of(help_pages.OVERVIEW)) == 3
     assert lrdyn("help", "hlep")[::2] == (
         2,
         "lrdyn: error: command: got 'hlep' (did you mean "
@@ -185,7 +185,7 @@ COMP_POINT=${{#COMP_LINE}}; _shtab_lrdyn; printf '%s\\n' "${{COMPREPLY[@]}}"
     return {word.strip() for word in done.stdout.splitlines()}
 
 
-@pytest.mark.parametrize("shell", pages.SHELLS)
+@pytest.mark.parametrize("shell", help_pages.SHELLS)
 def test_completion_of_each_shell_has_every_command_and_flag(shell, lrdyn, tmp_path):
     pytest.importorskip("shtab")
     status, script, err = lrdyn("completion", shell)

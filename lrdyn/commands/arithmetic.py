@@ -9,7 +9,7 @@ from lrdyn.commands.ending import run
 from lrdyn.core.show import aligned
 from lrdyn.engine.arguments import Parser, whole
 from lrdyn.engine.arithmetic import REFERENCE
-from lrdyn.engine.devices import decompositions, rounding
+from lrdyn.engine.measured_arithmetic import decompositions, rounding
 from lrdyn.system.printer import say
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from lrdyn.commands.ending import Compared, Fault
 from lrdyn.core.show import near, shortened
-from lrdyn.engine import accelerators, devices, mistakes
+from lrdyn.engine import accelerators, measured_arithmetic, mistakes
 from lrdyn.engine.arguments import Example, Parser, add_device_flags, folder
 from lrdyn.engine.arithmetic import PRECISIONS
 from lrdyn.engine.configuration import BadInput
@@ -267,7 +267,7 @@ def _in_precision(
     Raises:
         BadInput: one that was named cannot be made in it.
     """
-    dtype, why = (given, "") if given else devices.usual_precision(machine)
+    dtype, why = (given, "") if given else measured_arithmetic.usual_precision(machine)
     if dtype == "float64":
         return list(exhibits)
     setup(dtype)

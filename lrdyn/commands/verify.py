@@ -27,11 +27,11 @@ from lrdyn.engine.arguments import (
 )
 from lrdyn.engine.arithmetic import MATMULS, PRECISIONS
 from lrdyn.engine.configuration import BadInput, Run, configured, defaults, typed
+from lrdyn.engine.device_defaults import ON_A_CPU, usual_memory
 from lrdyn.engine.flags import flag_text
 from lrdyn.engine.process import setup
 from lrdyn.engine.runs import about, carry_out, judge_again
 from lrdyn.engine.statement import Experiment, Study
-from lrdyn.engine.usual import ON_A_CPU, usual_memory
 from lrdyn.engine.verify import Verification, in_usual_precision
 from lrdyn.engine.work import Context
 from lrdyn.figures import verdicts

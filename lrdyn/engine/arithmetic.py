@@ -3,9 +3,9 @@
 A dtype says what an array is called. What a program does with it is another matter: a product of
 matrices in float32 may be one of TF32 or of bfloat16, a float64 may be a pair of float32, and a
 decomposition may stop at 1e-6. Tolerances are those of the name. So each device is measured once,
-in each precision (:mod:`lrdyn.engine.devices`), and compared with :data:`REFERENCE`. What is
-:data:`WORSE` leaves that precision out of a verdict: it would be the device that is judged, not the
-theorem.
+in each precision (:mod:`lrdyn.engine.measured_arithmetic`), and compared with :data:`REFERENCE`.
+What is :data:`WORSE` leaves that precision out of a verdict: it would be the device that is judged,
+not the theorem.
 
 Errors are in units of machine epsilon of the precision, 2^-52 or 2^-23:
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from lrdyn.engine import arithmetic, cases
 from lrdyn.engine.checkpoints import FOLDER, LOG, Checkpoints, log_of
+from lrdyn.engine.device_defaults import usual_lanes
 from lrdyn.engine.evaluate import DATA_DIR, evaluate, evaluate_controls, refuse_unknown, taken
 from lrdyn.engine.kept_programs import identity
 from lrdyn.engine.labels import Mislabelled
@@ -28,7 +29,6 @@ from lrdyn.engine.sources import (
     written_for,
 )
 from lrdyn.engine.statement import Control, Experiment, Scenario
-from lrdyn.engine.usual import usual_lanes
 from lrdyn.engine.work import DEFAULT, Context, Recipe, Sweep, carried_out
 
 if TYPE_CHECKING:

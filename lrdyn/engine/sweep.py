@@ -11,11 +11,11 @@ import jax
 from jaxtyping import Array, PyTree
 
 from lrdyn.core.precision import of_matmuls
+from lrdyn.engine.device_defaults import usual_lanes, usual_memory
 from lrdyn.engine.points import NONE, Points
 from lrdyn.engine.programs import Plan
 from lrdyn.engine.progress import Progress, Silent
 from lrdyn.engine.shared import Shared, check_taken
-from lrdyn.engine.usual import usual_lanes, usual_memory
 from lrdyn.engine.work import Context, Elsewhere, Recipe, Sweep, carried_out
 
 if TYPE_CHECKING:

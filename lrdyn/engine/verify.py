@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from lrdyn.core import show
-from lrdyn.engine import devices, report
+from lrdyn.engine import measured_arithmetic, report
 from lrdyn.engine import progress as progresses
 from lrdyn.engine.arithmetic import PRECISIONS
 from lrdyn.engine.claims import FALSE_ALARM
 from lrdyn.engine.configuration import Run, run_of
+from lrdyn.engine.device_defaults import ON_A_CPU, usual_memory
 from lrdyn.engine.judging import Legs, arithmetic_of, judge_results
 from lrdyn.engine.kept_programs import KeptPrograms
 from lrdyn.engine.mistakes import BadInput, place
@@ -22,7 +23,6 @@ from lrdyn.engine.progress import Progress
 from lrdyn.engine.results import SCHEMA, canonical, environment
 from lrdyn.engine.statement import Experiment
 from lrdyn.engine.sweep import cluster_of
-from lrdyn.engine.usual import ON_A_CPU, usual_memory
 from lrdyn.engine.work import Context
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def in_usual_precision(run: Run, machine: KeptPrograms | None = None) -> tuple[R
     """A run that was asked for in no precision, in float32 where float64 is none; and why so."""
     if run.dtype != "float64":
         return run, ""
-    dtype, why = devices.usual_precision(machine)
+    dtype, why = measured_arithmetic.usual_precision(machine)
     return run._replace(dtype=dtype), why
 
 
@@ -137,8 +137,10 @@ def verify_run(run: Run, context: Context) -> Verification:
     At the quick preset controls run in one precision and XLA does not optimise the programs: small
     sweeps spend their time in the compiler.
     """
-    devices.check_products(run.precision, context.machine)
-    measured = {p: devices.measured(p, run.precision, context.machine) for p in PRECISIONS}
+    measured_arithmetic.check_products(run.precision, context.machine)
+    measured = {
+        p: measured_arithmetic.measured(p, run.precision, context.machine) for p in PRECISIONS
+    }
     groups = produce(
         run.experiment,
         run.settings,

@@ -8,10 +8,10 @@ import pytest
 
 import lrdyn
 from lrdyn.engine import programs
+from lrdyn.engine.device_defaults import usual_lanes, usual_memory
 from lrdyn.engine.points import product
 from lrdyn.engine.programs import Plan
 from lrdyn.engine.shared import Shared
-from lrdyn.engine.usual import usual_lanes, usual_memory
 
 
 def card(**told):
