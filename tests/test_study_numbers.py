@@ -6,7 +6,6 @@ measured or drawn changes one of them. ``LRDYN_RECORD=1 pytest tests/test_study_
 the files anew, after a change that is meant.
 """
 
-import csv
 import json
 import os
 from pathlib import Path
@@ -21,6 +20,7 @@ from lrdyn.data import sets
 from lrdyn.engine import fields
 from lrdyn.engine.statement import Outcome
 from lrdyn.figures import exhibits
+from lrdyn.studies.adapter_training import ADAPTERS
 from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA
 from lrdyn.studies.dropout_spectra.activations import DropoutMeasured
 from lrdyn.studies.dropout_spectra.minimum import MinimumMeasured, MinimumTheory
@@ -53,17 +53,17 @@ SYNTHETIC = {
     "synthetic_epochs": 4,
     "batch_size": 50,
 }
-PAIRS = {
-    "encoder": str(Path(__file__).with_name("data") / "bert"),
-    "train_file": "train.csv",
-    "dev_file": "dev.csv",
+DIGITS = {
+    **dict.fromkeys(("encoder", "text_file", "train_file", "dev_file"), "auto"),
     "data_dir": "",
-    "dev_pairs": 16,
+    "task": "digits",
+    "dev_pairs": 200,
     "layers": 1,
     "length": 14,
     "pool": "mean",
-    "steps": 6,
+    "steps": 20,
     "learning_rate": 3e-3,
+    "rate_seeds": 1,
     "init_scale": 1.0,
     "center": "no",
 }
@@ -99,6 +99,17 @@ TINY: dict[str, tuple[Any, str, dict[str, Any]]] = {
         "resnet",
         {**IMAGES, **TRAINED, "dropout": 0.6, "resnet_width": 2, "resnet_epochs": 2},
     ),
+    "factors": (ADAPTERS, "factors", {**DIGITS, "method": "lora", "rank": 2, "examples": 16}),
+    "few_shot": (
+        ADAPTERS,
+        "few_shot",
+        {**DIGITS, "method": ("lora", "deep_lora"), "rank": 2, "examples": (8, 24)},
+    ),
+    "ranks": (
+        ADAPTERS,
+        "ranks",
+        {**DIGITS, "method": ("lora", "deep_lora"), "rank": (2, 4), "examples": 8},
+    ),
 }
 """Name -> a study, its scenario, and the arguments of a case."""
 
@@ -117,18 +128,6 @@ def write_images(folder, monkeypatch, *, trained=240, tested=60, side=8, classes
     write_npz(folder / "mnist.npz", parts, described="made up")
 
 
-def write_pairs(folder):
-    """Pairs of sentences that share more words the higher their score is."""
-    words = "a man plays the guitar some cat sleeps on it someone makes music".split()
-    for name, count, seed in (("train", 64, 0), ("dev", 16, 1)):
-        rng = np.random.default_rng(seed)
-        with (folder / f"{name}.csv").open("w", newline="") as file:
-            for k in range(count):
-                first, shared = rng.choice(words, 5), k % 6
-                second = [*first[:shared], *rng.choice(words, 5 - shared)]
-                csv.writer(file).writerow([" ".join(first), " ".join(second), f"{shared:.1f}"])
-
-
 def scenario_of(study, id):
     return next(scenario for scenario in study.scenarios if scenario.id == id)
 
@@ -137,7 +136,6 @@ def scenario_of(study, id):
 def test_a_tiny_training_leaves_the_numbers_that_are_kept(name, tmp_path, monkeypatch):
     study, id, settings = TINY[name]
     write_images(tmp_path, monkeypatch)
-    write_pairs(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(classifiers.CONFIGURATIONS, "11", (6, "pool", 8, 8, "pool"))
     scenario = scenario_of(study, id)
@@ -258,7 +256,7 @@ def group(kind, rng, **attrs):
 
 
 def results_made_up():
-    """What the scripts of Figures 1, 2, 7 and 8 read."""
+    """What the scripts of Figures 1 and 2 read."""
     rng = np.random.default_rng(4)
     config = {"dtype": "float32", "dropout": 0.6, "resnet_width": 4, "layers": 2, "pool": "mean"}
     config |= {"train_file": "auto", "length": 14, "steps": 6, "learning_rate": 1e-3}
