@@ -224,7 +224,7 @@ def made_up(kind, rng):
     return found
 
 
-@pytest.mark.parametrize("study", [WEIGHT_UPDATES, DROPOUT_SPECTRA], ids=lambda s: s.name)
+@pytest.mark.parametrize("study", [WEIGHT_UPDATES, DROPOUT_SPECTRA, ADAPTERS], ids=lambda s: s.name)
 def test_findings_are_made_of_arrays_as_they_were(study, unchecked):
     """Of seeds 1 and 2, as judges leave them."""
     rng, found = np.random.default_rng(3), {}
@@ -234,7 +234,14 @@ def test_findings_are_made_of_arrays_as_they_were(study, unchecked):
         arrays = {n: x[1:] for n, (_, x) in made_up(scenario.measured, rng).items()}
         nothing = fields.Read({}, KeyError)
         outcome = Outcome(
-            {"seed": SEEDS[1:], "init_scale": 1.0, "center": "no", "rank": 2},
+            {
+                "seed": SEEDS[1:],
+                "init_scale": 1.0,
+                "center": "no",
+                "rank": 2,
+                "task": "digits",
+                "examples": 64,
+            },
             predicted=nothing,
             measured=fields.Read(arrays, KeyError),
             hypotheses={},
