@@ -33,19 +33,22 @@ def gradients(layers: Layers, residual: np.ndarray) -> Layers:
 def descend(
     layers: Layers,
     residual: Callable[[np.ndarray], np.ndarray],
-    rate: float,
+    rate: float | Sequence[float],
     decay: Sequence[float] | np.ndarray,
     times: Sequence[int],
     record: Record,
 ) -> list[Any]:
-    """``W <- (1 - eta lambda) W - eta gradient``; what is recorded at the times."""
-    found = []
+    """``W <- (1 - eta lambda) W - eta gradient``; what is recorded at the times.
+
+    Layers can have rates of their own.
+    """
+    found, rates = [], np.broadcast_to(rate, len(layers))
     for t in range(max(times) + 1):
         if t in times:
             found.append(record(layers))
         slopes = gradients(layers, residual(chain(layers)))
-        parts = zip(layers, slopes, decay, strict=True)
-        layers = [(1 - rate * d) * w - rate * g for w, g, d in parts]
+        parts = zip(layers, slopes, decay, rates, strict=True)
+        layers = [(1 - rate * d) * w - rate * g for w, g, d, rate in parts]
     return found
 
 

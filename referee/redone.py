@@ -70,5 +70,10 @@ class Redone(NamedTuple):
         return max(found, default=0.0) / self.size
 
 
+def saved_as(mine: Any, saved: Any, *, condition: float = 1.0) -> Redone:
+    """A part of a claim that needs no comparison but that of what was saved."""
+    return Redone(mine, mine, None, condition, "equal", saved)
+
+
 Claim = Callable[[Point], "Redone | Iterable[Redone] | None"]
 """A claim at a point; None where its hypotheses are not met."""

@@ -1,0 +1,333 @@
+"""Example 4.2: masked autoencoders, by moments, by sums over all masks and by training on these."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from referee.masks import expected, masks, nuclear, square
+from referee.redone import EPS, Redone, saved_as
+from referee.results import Point, once
+
+STEPS = 24_000
+MOMENTUM = 0.9
+
+
+class Autoencoding(NamedTuple):
+    """One data set and what hides parts of it, from a saved case."""
+
+    data: np.ndarray
+    keep: float
+    patch: np.ndarray
+    """Number of the patch of each feature."""
+    anything: np.ndarray
+    """An autoencoder that is no minimiser."""
+    factors: list[np.ndarray]
+    """W_1 and W_2."""
+
+    @property
+    def moment(self) -> np.ndarray:
+        """``S = X X^T / n``."""
+        return self.data @ self.data.T / self.data.shape[1]
+
+    def within(self, matrix: np.ndarray) -> np.ndarray:
+        """The diagonal blocks of the patches."""
+        return np.where(self.patch[:, None] == self.patch[None, :], matrix, 0.0)
+
+    @property
+    def seen(self) -> np.ndarray:
+        """``Q = p S + (1 - p) D``."""
+        return self.keep * self.moment + (1 - self.keep) * self.within(self.moment)
+
+    def shown(self) -> Iterator[tuple[float, np.ndarray]]:
+        """All masks of features with their probabilities."""
+        for p, mask in masks(int(self.patch.max()) + 1, self.keep):
+            yield p, mask[self.patch]
+
+    def loss(self, autoencoder: np.ndarray, hidden_only: bool = False) -> float:
+        """``E ||X - A(M*X)||^2 / n`` over all masks, of the hidden entries alone or of all."""
+
+        def of(mask: np.ndarray) -> float:
+            residual = self.data - autoencoder @ (mask[:, None] * self.data)
+            return square(residual * (1 - mask[:, None]) if hidden_only else residual)
+
+        return expected(self.shown(), of) / self.data.shape[1]
+
+    def formula(self, autoencoder: np.ndarray) -> float:
+        """``tr[(I - pA) S (I - pA)^T] + p(1-p) tr(A D A^T)``."""
+        p, rest = self.keep, np.eye(len(autoencoder)) - self.keep * autoencoder
+        ridge = np.trace(autoencoder @ self.within(self.moment) @ autoencoder.T)
+        return float(np.trace(rest @ self.moment @ rest.T) + p * (1 - p) * ridge)
+
+    def added(self, autoencoder: np.ndarray) -> float:
+        """What masks add to the loss at their mean, over all of them."""
+
+        def of(mask: np.ndarray) -> float:
+            return square(autoencoder @ ((mask - self.keep)[:, None] * self.data))
+
+        return expected(self.shown(), of) / self.data.shape[1]
+
+    def bound(self, autoencoder: np.ndarray) -> float:
+        """``p(1-p) ||A X||_*^2 / (n m)``."""
+        p = self.keep
+        return p * (1 - p) * nuclear(autoencoder @ self.data) ** 2 / self.data.size
+
+    @property
+    def regular(self) -> bool:
+        """Whether Q is."""
+        values = np.linalg.eigvalsh(self.seen)
+        return bool(values[0] > len(values) * EPS * values[-1])
+
+    def root_of_inverse(self) -> np.ndarray:
+        """``Q^{-1/2}``, on the range of Q."""
+        values, vectors = np.linalg.eigh(self.seen)
+        there = values > len(values) * EPS * values[-1]
+        return (vectors[:, there] / np.sqrt(values[there])) @ vectors[:, there].T
+
+    @property
+    def inverting(self) -> float:
+        """By how much inverting Q amplifies errors."""
+        root = self.root_of_inverse()
+        return float(np.linalg.norm(self.seen) * np.linalg.norm(root @ root))
+
+    def choosing(self) -> float:
+        """By how much that, or telling the first r directions from the others, does."""
+        squares = np.append(self.narrow_values(), 0.0) ** 2
+        r = len(self.factors[0])
+        gap = squares[r - 1] - squares[r]
+        return max(self.inverting, float(squares[0] / gap) if gap > 0 else math.inf)
+
+    def narrow_values(self) -> np.ndarray:
+        """Singular values of ``S Q^{-1/2}``."""
+        return np.linalg.svd(self.moment @ self.root_of_inverse(), compute_uv=False)
+
+    def optimum(self) -> np.ndarray:
+        """``S Q^{-1}``."""
+        root = self.root_of_inverse()
+        return self.moment @ root @ root
+
+    def narrow_optimum(self) -> np.ndarray:
+        """``U_r U_r^T S Q^{-1}``."""
+        left = np.linalg.svd(self.moment @ self.root_of_inverse())[0]
+        onto = left[:, : len(self.factors[0])]
+        return onto @ onto.T @ self.optimum()
+
+    def masked_optimum(self) -> np.ndarray:
+        """``(S - blkdiag M_b) Q^{-1}``, block by block."""
+        inverse, multiplier = np.linalg.inv(self.seen), np.zeros_like(self.seen)
+        whole = self.moment @ inverse
+        for number in np.unique(self.patch):
+            block = np.ix_(self.patch == number, self.patch == number)
+            multiplier[block] = np.linalg.solve(inverse[block].T, whole[block].T).T
+        return (self.moment - multiplier) @ inverse
+
+
+@once
+def data_sets(point: Point) -> list[Autoencoding]:
+    """Each data set of a point."""
+    case = point.case
+    rest = (float(case["keep_prob"]), case["groups"], case["anything"], point.parts("factors"))
+    return [Autoencoding(data, *rest) for data in case["data"]]
+
+
+# Training ---------------------------------------------------------------------------------------
+
+
+class Trained(NamedTuple):
+    """What training on the sums over all masks reaches."""
+
+    full: np.ndarray
+    narrow: np.ndarray
+    guess: np.ndarray
+    """Trained on masked entries alone."""
+
+
+def descended(
+    start: list[np.ndarray], slopes: Callable[[list[np.ndarray]], list[np.ndarray]], rate: float
+) -> list[np.ndarray]:
+    """Descent with the momentum of Nesterov, until nothing moves or for as many steps as a run."""
+    layers, speeds = start, [np.zeros_like(w) for w in start]
+    for step in range(STEPS):
+        before, found = layers, slopes(layers)
+        speeds = [g + MOMENTUM * v for g, v in zip(found, speeds, strict=True)]
+        moves = [g + MOMENTUM * v for g, v in zip(found, speeds, strict=True)]
+        layers = [w - rate * move for w, move in zip(layers, moves, strict=True)]
+        if step % 100 == 0 and all(map(np.array_equal, layers, before)):
+            break
+    return layers
+
+
+@once
+def trained(point: Point, number: int) -> Trained:
+    """Train on a data set, with gradients by hand."""
+    of = data_sets(point)[number]
+    moment, shown = of.moment, list(of.shown())
+    together = sum(p * np.outer(mask, mask) for p, mask in shown) * moment
+    first = sum(p * mask for p, mask in shown) * moment
+    # Of the row of a feature count the masks that hide it.
+    hidden = np.array([sum(p * (1 - m[i]) * np.outer(m, m) for p, m in shown) for i in rows(of)])
+    of_hidden = hidden * moment / (1 - of.keep)
+    to_hidden = sum(p * np.outer(1 - m, m) for p, m in shown) * moment / (1 - of.keep)
+    rate = 1 / float(np.linalg.norm(together))
+    slower = (of.keep + (1 - of.keep) / (int(of.patch.max()) + 1)) / 8
+
+    def factors(layers: list[np.ndarray]) -> list[np.ndarray]:
+        slope = layers[1] @ layers[0] @ together - first
+        return [layers[1].T @ slope, slope @ layers[0].T]
+
+    (full,) = descended([of.anything], lambda A: [A[0] @ together - first], rate)
+    one, two = descended(of.factors, factors, slower * rate)
+    rowwise = lambda A: [(of_hidden @ A[0][:, :, None])[:, :, 0] - to_hidden]  # noqa: E731
+    (guess,) = descended([of.anything], rowwise, rate)
+    return Trained(full, two @ one, guess)
+
+
+def rows(of: Autoencoding) -> range:
+    """Numbers of the features."""
+    return range(len(of.data))
+
+
+def decayed(condition: float, rate: float = 1.0) -> bool:
+    """Whether the slowest error is gone, squared, at the end."""
+    return STEPS / (1 - MOMENTUM) * rate / condition >= -2 * math.log(EPS)
+
+
+def asked(point: Point, loss: str) -> Iterator[tuple[int, Autoencoding]]:
+    """The data sets, if a loss was asked for."""
+    if loss in str(point.flags["loss"]).split():
+        yield from enumerate(data_sets(point))
+
+
+def ended(point: Point, loss: str, narrow: bool = False) -> Iterator[tuple[int, Autoencoding]]:
+    """They, if training is at its end on all of them."""
+    for k, of in asked(point, loss):
+        groups = int(of.patch.max()) + 1
+        slower = (of.keep + (1 - of.keep) / groups) / 8
+        conditions = [o.choosing() if narrow else o.inverting for o in data_sets(point)]
+        if decayed(max(conditions), slower if narrow else 1.0):
+            yield k, of
+
+
+def regular(point: Point) -> bool:
+    """Whether no Q is singular."""
+    return all(of.regular for of in data_sets(point))
+
+
+# Claims -----------------------------------------------------------------------------------------
+
+
+def sides(point: Point, name: str, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both saved sides of a claim on a data set."""
+    return point.found[f"{name}_predicted"][k], point.found[f"{name}_measured"][k]
+
+
+def marginal(point: Point) -> Iterator[Redone]:
+    """The expected loss by S, D and p, and over all masks."""
+    for k, of in asked(point, "all"):
+        theory, seen = of.formula(of.anything), of.loss(of.anything)
+        yield Redone(theory, seen, None, 1.0, "equal", *sides(point, "marginal", k))
+
+
+def optimum(point: Point) -> Iterator[Redone]:
+    """Training reaches ``S Q^{-1}``."""
+    for k, of in ended(point, "all"):
+        if regular(point):
+            theory, seen = of.optimum(), trained(point, k).full
+            saved = sides(point, "optimum", k)
+            yield Redone(theory, seen, None, of.inverting, "equal", *saved)
+
+
+def rank(point: Point) -> Iterator[Redone]:
+    """It has as many singular values above half of the digits as X."""
+    for k, of in ended(point, "all"):
+        if regular(point):
+            both = (of.narrow_values(), np.linalg.svd(trained(point, k).full, compute_uv=False))
+            counts = [int(np.sum(v > math.sqrt(EPS) * v[0])) for v in both]
+            of_data = int(np.linalg.matrix_rank(of.data))
+            yield Redone([of_data, counts[0]], [counts[1], counts[1]], 1.0, kind="count")
+            for mine, saved in zip(both, sides(point, "rank_values", k), strict=True):
+                yield saved_as(mine, saved, condition=of.inverting)
+
+
+def bottleneck(point: Point) -> Iterator[Redone]:
+    """At width r training reaches ``U_r U_r^T S Q^{-1}``."""
+    for k, of in ended(point, "all", narrow=True):
+        if regular(point):
+            theory, seen = of.narrow_optimum(), trained(point, k).narrow
+            saved = sides(point, "bottleneck", k)
+            yield Redone(theory, seen, None, of.choosing(), "equal", *saved)
+
+
+def bottleneck_value(point: Point) -> Iterator[Redone]:
+    """With the loss ``tr S - p sum_{i<=r} sigma_i(S Q^{-1/2})^2``."""
+    for k, of in ended(point, "all", narrow=True):
+        kept = of.narrow_values()[: len(of.factors[0])]
+        energy = float(np.trace(of.moment))
+        theory, seen = energy - of.keep * np.sum(kept**2), of.loss(trained(point, k).narrow)
+        saved = sides(point, "bottleneck_value", k)
+        yield Redone(theory, seen, energy, of.inverting, "equal", *saved)
+
+
+def nuclear_bound(point: Point) -> Iterator[Redone]:
+    """``p(1-p) tr(A D A^T)`` is at least ``p(1-p) ||A X||_*^2 / (n m)``, for the same A."""
+    for k, of in asked(point, "all"):
+        bounds, added = point.found["nuclear_bound"][k], point.found["penalty"][k]
+        any_bound, any_added = of.bound(of.anything), of.added(of.anything)
+        yield Redone(any_bound, any_added, None, 1.0, "at least", bounds[1], added[1])
+        full = trained(point, k).full
+        yield Redone(of.bound(full), of.added(full), None, 1.0, "at least")
+        yield saved_as(of.bound(of.optimum()), bounds[0], condition=of.inverting)
+        if regular(point) and decayed(of.inverting):
+            yield saved_as(of.added(full), added[0], condition=of.inverting)
+
+
+def attained(point: Point) -> Iterator[Redone]:
+    """With equality at A = I, if the rows of X are orthogonal and of equal norm."""
+    for _, of in list(asked(point, "all"))[:1]:
+        white = of._replace(data=point.case["white"])
+        unit = np.eye(len(white.data))
+        saved = (point.found["attained_predicted"], point.found["attained_measured"])
+        yield Redone(white.bound(unit), white.added(unit), None, 1.0, "equal", *saved)
+
+
+def masked_marginal(point: Point) -> Iterator[Redone]:
+    """On the masked entries alone it is 1 - p times the loss without the diagonal blocks."""
+    for k, of in asked(point, "masked"):
+        theory = (1 - of.keep) * of.formula(of.anything - of.within(of.anything))
+        seen = of.loss(of.anything, hidden_only=True)
+        yield Redone(theory, seen, None, 1.0, "equal", *sides(point, "masked_marginal", k))
+
+
+def masked_optimum(point: Point) -> Iterator[Redone]:
+    """Training on these reaches ``(S - blkdiag M_b) Q^{-1}`` outside of the blocks."""
+    for k, of in ended(point, "masked"):
+        if regular(point):
+            theory, guess = of.masked_optimum(), trained(point, k).guess
+            saved = sides(point, "masked_optimum", k)
+            seen = guess - of.within(guess)
+            yield Redone(theory, seen, None, of.inverting, "equal", *saved)
+
+
+def unidentified(point: Point) -> Iterator[Redone]:
+    """And leaves the diagonal blocks where they started."""
+    for k, of in asked(point, "masked"):
+        theory, seen = of.within(of.anything), of.within(trained(point, k).guess)
+        yield Redone(theory, seen, None, 1.0, "equal", *sides(point, "unidentified", k))
+
+
+CLAIMS = {
+    "autoencoder": {
+        "marginal": marginal,
+        "optimum": optimum,
+        "rank": rank,
+        "bottleneck": bottleneck,
+        "bottleneck_value": bottleneck_value,
+        "nuclear_bound": nuclear_bound,
+        "attained": attained,
+        "masked_marginal": masked_marginal,
+        "masked_optimum": masked_optimum,
+        "unidentified": unidentified,
+    }
+}
+"""Scenario -> claim -> both of its sides."""

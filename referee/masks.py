@@ -1,0 +1,216 @@
+"""Theorem 3: the loss of masks in expectation, as a sum over all of them, and of draws."""
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import product as cartesian
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from referee import draws
+from referee.redone import Redone, saved_as
+from referee.results import Point, once
+
+Mask = np.ndarray
+
+
+def masks(units: int, keep: float, block: int = 1) -> Iterator[tuple[float, Mask]]:
+    """All masks of independent units or blocks with their probabilities."""
+    for bits in cartesian((0.0, 1.0), repeat=units // block):
+        kept = sum(bits)
+        p = keep**kept * (1 - keep) ** (len(bits) - kept)
+        yield p, np.repeat(bits, block)
+
+
+def expected(of: Iterator[tuple[float, Mask]], loss: Callable[[Mask], float]) -> float:
+    """The mean of a loss, summed without losing digits."""
+    return math.fsum(p * loss(mask) for p, mask in of)
+
+
+def nuclear(matrix: np.ndarray) -> float:
+    """The nuclear norm."""
+    return float(np.linalg.svd(matrix, compute_uv=False).sum())
+
+
+def square(matrix: np.ndarray) -> float:
+    """The square of the Frobenius norm."""
+    return float(np.sum(matrix**2))
+
+
+# Any masks -------------------------------------------------------------------------------------
+
+
+class Masked:
+    """A target and the terms that are masked, from a saved case."""
+
+    def __init__(self, point: Point):
+        case = point.case
+        self.target, self.terms = case["target"], case["terms"]
+        self.keep, self.block = float(case["keep_prob"]), int(case["block"])
+        self.mean = np.full(len(self.terms), self.keep)
+
+    def masks(self) -> Iterator[tuple[float, Mask]]:
+        """All masks of the kind."""
+        return masks(len(self.terms), self.keep, self.block)
+
+    def loss(self, mask: Mask, mean: np.ndarray) -> float:
+        """``||Y - sum (R_i/mu_i) Z_i||_F^2``."""
+        return square(self.target - np.tensordot(mask / mean, self.terms, 1))
+
+    def formula(self, mean: np.ndarray, covariance: np.ndarray) -> float:
+        """``||Y - sum Z_i||_F^2 + sum C_ij/(mu_i mu_j) <Z_i, Z_j>``."""
+        gram = np.einsum("iab,jab->ij", self.terms, self.terms)
+        weights = covariance / np.outer(mean, mean)
+        return square(self.target - self.terms.sum(0)) + float(np.sum(weights * gram))
+
+    def covariance(self) -> np.ndarray:
+        """``theta (1 - theta)`` within a block."""
+        place = np.arange(len(self.terms)) // self.block
+        return self.keep * (1 - self.keep) * (place[:, None] == place[None, :])
+
+    def first_alone(self) -> "Masked":
+        """The first block alone masked: all other terms belong to the target."""
+        alone = object.__new__(Masked)
+        alone.target = self.target - self.terms[self.block :].sum(0)
+        alone.terms, alone.mean = self.terms[: self.block], self.mean[: self.block]
+        alone.keep, alone.block = self.keep, self.block
+        return alone
+
+
+def mask_identity(point: Point) -> Redone:
+    """The expected loss by two moments, and over all masks of the kind."""
+    of = Masked(point)
+    theory = of.formula(of.mean, of.covariance())
+    seen = expected(of.masks(), lambda mask: of.loss(mask, of.mean))
+    saved = (point.found["mask_identity_predicted"], point.found["mask_identity_measured"])
+    return Redone(theory, seen, None, 1.0, "equal", *saved)
+
+
+def any_masks(point: Point) -> Redone:
+    """The same for nine masks of dependent real entries."""
+    of = Masked(point)
+    support, p = point.case["others.support"], point.case["others.probabilities"]
+    mean = p @ support
+    covariance = (support - mean).T @ ((support - mean) * p[:, None])
+    theory = of.formula(mean, covariance)
+    seen = math.fsum(w * of.loss(mask, mean) for w, mask in zip(p, support, strict=True))
+    saved = (point.found["any_masks_predicted"], point.found["any_masks_measured"])
+    return Redone(theory, seen, None, 1.0, "equal", *saved)
+
+
+DRAWS = (16, 256, 4096)
+REPEATS = 3500
+REPEATED = 64
+"""Estimates whose masks are drawn again from the key of the run."""
+KEYS = 16
+"""Keys of an estimate: each draws a share of its masks."""
+SURPRISE = 9.0
+"""-log10 of the smallest p-value that is no alarm: 1e-6 over at most a thousand tests."""
+
+
+class Drawn(NamedTuple):
+    """Estimates of an expected loss, each the mean of a number of draws."""
+
+    draws: int
+    mean: float
+    """What they are in the mean, by the formula."""
+    deviation: float
+    """Of one loss, over all masks."""
+    shape: np.ndarray
+    """Standardised moments of one loss, of order 3 to 8."""
+    estimates: tuple[np.ndarray, np.ndarray]
+    """Those of the run, and ours."""
+    repeated: np.ndarray
+    """The first of those of the run once more, from its key."""
+
+
+@once
+def of_draws(point: Point) -> list[Drawn]:
+    """The estimates of each number of draws; those of the most mask the first block alone."""
+    whole, rng, found = Masked(point), np.random.default_rng(0), []
+    for k, (count, of) in enumerate(zip(DRAWS, (whole, whole, whole.first_alone()), strict=True)):
+        p, losses = np.array([(p, of.loss(mask, of.mean)) for p, mask in of.masks()]).T
+        centred = losses - p @ losses
+        deviation = math.sqrt(float(p @ centred**2))
+        own = rng.multinomial(count, p / p.sum(), size=REPEATS) @ losses / count
+        drawn = Drawn(
+            draws=count,
+            mean=of.formula(of.mean, of.covariance()),
+            deviation=deviation,
+            shape=np.array([p @ (centred / deviation) ** order for order in range(3, 9)]),
+            estimates=(point.found["estimates"][k], own),
+            repeated=repeated(of, point.case["key"], count),
+        )
+        found.append(drawn)
+    return found
+
+
+def repeated(of: Masked, key: draws.Key, count: int) -> np.ndarray:
+    """The first estimates of a run: means of the losses of its own masks."""
+    blocks = len(of.terms) // of.block
+    keys = draws.split(draws.folded(draws.folded(key, count), np.arange(REPEATED)), KEYS)
+    shown = draws.kept(keys, (count // KEYS, blocks), of.keep)
+    # A sum over masks is a quadratic form in them.
+    terms = of.terms.reshape(blocks, of.block, *of.terms.shape[1:]).sum(1) / of.keep
+    between = np.einsum("iab,jab->ij", terms, terms)
+    with_target = np.einsum("iab,ab->i", terms, of.target)
+    forms = np.einsum("...i,ij,...j->...", shown, between, shown)
+    losses = square(of.target) - 2 * shown @ with_target + forms
+    return losses.mean((1, 2))
+
+
+def student_p(estimates: np.ndarray, mean: float) -> float:
+    """The two-sided p-value of Student's test of a mean."""
+    error = float(np.std(estimates, ddof=1)) / math.sqrt(len(estimates))
+    t = abs(float(np.mean(estimates)) - mean) / error
+    return 2 * float(stats.t.sf(t, len(estimates) - 1))
+
+
+def surprise(p: float) -> Redone:
+    """A p-value as a claim: -log10 p, 0 where nothing surprises."""
+    return Redone(0.0, -math.log10(max(p, 1e-300)), 1.0, kind="statistical", tolerance=SURPRISE)
+
+
+def monte_carlo(point: Point) -> Iterator[Redone]:
+    """Student's test of means of 256 and of 4096 losses: those of the run, and draws of NumPy.
+
+    The mean is that of the formula, and the first estimates are those of the key.
+    """
+    for k, drawn in enumerate(of_draws(point)):
+        yield saved_as(drawn.mean, point.found["monte_carlo"][k])
+        yield saved_as(drawn.repeated, drawn.estimates[0][:REPEATED])
+        if drawn.draws > DRAWS[0]:
+            for estimates in drawn.estimates:
+                yield surprise(student_p(estimates, drawn.mean))
+
+
+def monte_carlo_rate(point: Point) -> Iterator[Redone]:
+    """The sum of the squared errors, over their variance, is about the number of estimates.
+
+    A squared standardised error has the variance 2 and the excess of a mean of n draws, which is
+    that of one over n.
+    """
+    for k, drawn in enumerate(of_draws(point)):
+        error = drawn.deviation / math.sqrt(drawn.draws)
+        yield saved_as(error, point.found["monte_carlo_rate"][k])
+        # The eighth moment of a rounded number is off by eight times its rounding.
+        yield saved_as(drawn.shape, point.found["losses_shape"][k], condition=8.0)
+        yield saved_as(drawn.repeated, drawn.estimates[0][:REPEATED])
+        for estimates in drawn.estimates:
+            errors = (estimates - drawn.mean) / error
+            excess = drawn.shape[1] - 3
+            spread = math.sqrt(len(errors) * max(2 + excess / drawn.draws, 0.1))
+            deviations = abs(float(np.sum(errors**2)) - len(errors)) / spread
+            yield surprise(2 * float(stats.norm.sf(deviations)))
+
+
+CLAIMS = {
+    "masks": {
+        "mask_identity": mask_identity,
+        "any_masks": any_masks,
+        "monte_carlo": monte_carlo,
+        "monte_carlo_rate": monte_carlo_rate,
+    }
+}
+"""Scenario -> claim -> both of its sides."""
