@@ -173,7 +173,8 @@ class Curve(NamedTuple):
 def curve(of: Setting, start: Layers, rates: float | list[float]) -> Curve:
     """Descend from a start."""
     run = lambda layers: of.errors(layers, rates)  # noqa: E731
-    return Curve(run(start), amplification(run, start, 1.0))
+    found = run(start)
+    return Curve(found, amplification(run, start, 1.0, found))
 
 
 @once

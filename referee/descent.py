@@ -58,7 +58,12 @@ def disturbed(layers: Layers, size: float) -> Layers:
     return [w + size * rng.standard_normal(w.shape) for w in layers]
 
 
-def amplification(run: Callable[[Layers], np.ndarray], layers: Layers, scale: float) -> float:
-    """By how much a run amplifies a disturbance of its start, in units of the scale."""
+def amplification(
+    run: Callable[[Layers], np.ndarray], layers: Layers, scale: float, found: np.ndarray
+) -> float:
+    """By how much a run, which found this, amplifies a disturbance of its start.
+
+    The disturbance is in units of the scale.
+    """
     size = 1e-7 * scale
-    return float(np.max(np.abs(run(disturbed(layers, size)) - run(layers))) / size)
+    return float(np.max(np.abs(run(disturbed(layers, size)) - found)) / size)

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from referee.dropout import Network, added, saved_sides
+from referee.dropout import Network, added
 from referee.masks import expected, masks, square
-from referee.redone import Redone
+from referee.redone import Redone, saved_sides
 from referee.results import Point
 
 

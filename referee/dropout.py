@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from referee.masks import expected, masks, nuclear, square
-from referee.redone import Redone
+from referee.redone import Redone, saved_sides
 from referee.results import Point
 
 
@@ -80,11 +80,6 @@ def equalised_factors(whole: np.ndarray, width: int) -> tuple[np.ndarray, np.nda
     return (left[:, :kept] * root) @ turn[:, :kept].T, turn[:, :kept] @ (
         root[:, None] * right[:kept]
     )
-
-
-def saved_sides(point: Point, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Both saved sides of a claim."""
-    return point.found[f"{name}_predicted"], point.found[f"{name}_measured"]
 
 
 def penalty(point: Point) -> Redone:
@@ -198,7 +193,9 @@ def envelope_below(point: Point) -> Redone:
         unit = of.width * np.outer(u, v)
         theory.append(of.odds * (2 * norm * np.sum(polar * unit) - norm**2))
         seen.append(added_unit_by_unit(of.width * u[:, None], v[None, :], of.keep))
-    return Redone(np.array(theory), np.array(seen), None, 1.0, "at least")
+    # Of equalised units, of which there are many, all have the same two numbers.
+    saved = saved_sides(point, "envelope_below")
+    return Redone(np.array(theory), np.array(seen), None, 1.0, "at least", *saved)
 
 
 CLAIMS = {

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from referee import draws
-from referee.dropout import equalised_factors, saved_sides
+from referee.dropout import equalised_factors
 from referee.masks import expected, masks, square, student_p, surprise
-from referee.redone import EPS, Redone, saved_as
+from referee.redone import EPS, Redone, saved_as, saved_sides
 from referee.results import Point, once
 
 RUNS = 256

@@ -162,7 +162,7 @@ def of_products(of: theorem2.Setting) -> tuple[float, float]:
     scale = max(
         float(np.sqrt(len(of.target)) * np.prod(of.scales)), float(np.linalg.norm(of.target))
     )
-    return scale, amplification(run, of.layers, scale)
+    return scale, amplification(run, of.layers, scale, run(of.layers))
 
 
 def parameters(point: Point) -> Redone:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import root
 
 from referee.descent import Layers, chain, gradients
-from referee.redone import EPS, Redone
+from referee.redone import EPS, Redone, saved_as, saved_sides
 from referee.results import Point, once
 
 FEW = 64
@@ -187,27 +187,29 @@ def minimiser(point: Point) -> Redone | None:
         return None
     seen = chain(of.layers)
     theory, condition = nearest_minimiser(of), FEW * distance_bound(of)
-    saved = None if tied(of) else point.found["product_predicted"]
-    return Redone(theory, seen, of.values[0], condition, "equal", saved)
+    # With a tie which of them is reached is the choice of a start, and of its rounding.
+    saved = (None, None) if tied(of) else saved_sides(point, "product")
+    return Redone(theory, seen, of.values[0], condition, "equal", *saved)
 
 
 def minimum(point: Point) -> Redone | None:
     """Its loss is the least one."""
     if (of := at_the_minimum(point)) is None:
         return None
-    saved = (point.found["loss_predicted"], point.found["loss_measured"])
+    saved = saved_sides(point, "loss")
     scale = np.sum(of.values**2) / 2
     return Redone(least_loss(of), of.objective[-1], scale, 1.0, "equal", *saved)
 
 
 def schatten(point: Point) -> Redone | None:
-    """At rest ``sum ||W_l||^2 = L ||W_L ... W_1||_{2/L}^{2/L}``, of two layers."""
-    if (of := at_the_minimum(point)) is None or not of.decay:
+    """Its singular values minimise ``1/2 (s - sigma)^2 + lambda s``, each on its own."""
+    if (of := at_the_minimum(point)) is None:
         return None
-    values = np.linalg.svd(chain(of.layers), compute_uv=False)[: of.width]
-    theory = of.depth * np.sum(values ** (2 / of.depth))
-    seen = sum(float(np.sum(w**2)) for w in of.layers)
-    return Redone(theory, seen, None, FEW * distance_bound(of))
+    theory = np.array([shrunk(float(sigma), of.decay, 2) for sigma in of.values[: of.width]])
+    seen = np.linalg.svd(chain(of.layers), compute_uv=False)[: of.width]
+    condition = FEW * distance_bound(of)
+    saved = saved_sides(point, "singular_values")
+    return Redone(theory, seen, of.values[0], condition, "equal", *saved)
 
 
 def rest_points(of: Run) -> list[list[float]]:
@@ -242,12 +244,18 @@ def rest_condition(of: Run) -> float:
     return max(found)
 
 
-def rest(point: Point) -> Redone | None:
+def rest(point: Point) -> list[Redone] | None:
     """A run of more layers at rest is at one of the P_q."""
     if (of := run_of(point)) is None or of.depth < 3 or not of.rests or tied(of):
         return None
     theory, seen = of.made_of(nearest_rest_point(of)), chain(of.layers)
-    return Redone(theory, seen, of.values[0], FEW * rest_condition(of))
+    _, saved = saved_sides(point, "product")
+    condition = FEW * rest_condition(of)
+    roots = [larger_root(float(sigma), of.decay, of.depth) ** of.depth for sigma in of.values]
+    return [
+        Redone(theory, seen, of.values[0], condition, "equal", None, saved),
+        saved_as(np.array(roots), point.found["local_values"], condition=condition),
+    ]
 
 
 def rest_loss(point: Point) -> Redone | None:
@@ -258,7 +266,9 @@ def rest_loss(point: Point) -> Redone | None:
     penalty = of.decay * of.depth / 2 * np.sum(values ** (2 / of.depth))
     theory = np.sum((of.made_of(values) - of.target) ** 2) / 2 + penalty
     scale = np.sum(of.values**2) / 2
-    return Redone(theory, of.objective[-1], scale, FEW * rest_condition(of))
+    condition = FEW * rest_condition(of)
+    saved = (point.found["rest_losses"][len(values)], point.found["loss_measured"])
+    return Redone(theory, of.objective[-1], scale, condition, "equal", *saved)
 
 
 def balanced(point: Point) -> Redone | None:
@@ -387,7 +397,7 @@ def autoencoder(point: Point) -> Redone | None:
         return None
     of, layers = both
     onto = of.left[:, : len(of.encoder)]
-    saved = (point.found["autoencoder_predicted"], point.found["autoencoder_measured"])
+    saved = saved_sides(point, "autoencoder")
     theory = (onto * gains_of(of)) @ onto.T
     return Redone(theory, chain(layers), 1.0, FEW * of_autoencoder(of), "equal", *saved)
 
@@ -399,7 +409,7 @@ def autoencoder_loss(point: Point) -> Redone | None:
     of, layers = both
     kept = int(np.sum(gains_of(of) > 0))
     theory = np.sum(2 * of.decay - of.decay**2 / of.squares[:kept]) + np.sum(of.squares[kept:])
-    saved = (point.found["autoencoder_loss_predicted"], point.found["autoencoder_loss_measured"])
+    saved = saved_sides(point, "autoencoder_loss")
     scale = np.sum(of.squares)
     return Redone(theory, of.loss(layers[0], layers[1]), scale, FEW, "equal", *saved)
 

@@ -70,6 +70,11 @@ class Redone(NamedTuple):
         return max(found, default=0.0) / self.size
 
 
+def saved_sides(point: Point, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Both saved sides of a claim."""
+    return point.found[f"{name}_predicted"], point.found[f"{name}_measured"]
+
+
 def saved_as(mine: Any, saved: Any, *, condition: float = 1.0) -> Redone:
     """A part of a claim that needs no comparison but that of what was saved."""
     return Redone(mine, mine, None, condition, "equal", saved)

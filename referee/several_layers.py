@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from referee.dropout import Network, saved_sides
+from referee.dropout import Network
 from referee.masks import Mask, expected, masks, nuclear, square
-from referee.redone import Redone
+from referee.redone import Redone, saved_sides
 from referee.results import Point
 
 

@@ -1,4 +1,4 @@
-"""Theorem 2, its classifier, the collapse between layers, and Corollary 1."""
+"""Theorem 2, its classifier, and the collapse between layers."""
 
 from typing import NamedTuple
 
@@ -106,7 +106,7 @@ def blocks(point: Point, mean: bool = False) -> Blocks | None:
     run = lambda start: of.dense(start, lambda w: in_frame(frames, w), mean)  # noqa: E731
     found = run(of.layers)
     scale = float(np.max(np.linalg.norm(found, 2, axis=(-2, -1))))
-    return Blocks(of, found, scale, amplification(run, of.layers, scale))
+    return Blocks(of, found, scale, amplification(run, of.layers, scale, found))
 
 
 def off_block(point: Point) -> Redone | None:
@@ -185,7 +185,7 @@ def spectra(point: Point) -> Redone | None:
     seen = run(of.layers)
     scale = float(seen.max())
     saved = (point.found["singular_values_predicted"], point.found["singular_values_measured"])
-    condition = amplification(run, of.layers, scale)
+    condition = amplification(run, of.layers, scale, seen)
     return Redone(theory, seen, scale, condition, "equal", *saved)
 
 
@@ -201,7 +201,7 @@ def loss(point: Point) -> Redone | None:
     value = lambda layers: np.sum((chain(layers) - of.target) ** 2) / 2  # noqa: E731
     run = lambda start: of.dense(start, value)  # noqa: E731
     seen = run(of.layers)
-    condition = amplification(run, of.layers, float(seen.max()))
+    condition = amplification(run, of.layers, float(seen.max()), seen)
     saved = (point.found["loss_predicted"], point.found["loss_measured"])
     return Redone(theory, seen, None, condition, "equal", *saved)
 
@@ -286,7 +286,7 @@ def class_off_block(point: Point) -> Redone | None:
         return np.array([*found, np.abs(layers[-1] @ frames[-1][:, k:]).max()])
 
     seen, scale = of.descend(of.layers, beside), largest(of)
-    condition = amplification(lambda w: of.descend(w, beside), of.layers, scale)
+    condition = amplification(lambda w: of.descend(w, beside), of.layers, scale, seen)
     saved = point.found["class_off_block"]
     return Redone(0 * seen, seen, scale, condition, "zero", None, saved)
 
@@ -304,7 +304,7 @@ def class_rho(point: Point) -> Redone | None:
     power = np.array(of.times)[:, None]
     theory = of.scales[:-1] * (1 - of.rate * of.decay[:-1]) ** power
     seen, scale = of.descend(of.layers, mean), largest(of)
-    condition = amplification(lambda w: of.descend(w, mean), of.layers, scale)
+    condition = amplification(lambda w: of.descend(w, mean), of.layers, scale, seen)
     saved = (point.found["class_rho_predicted"], point.found["class_rho_measured"])
     return Redone(theory, seen, scale, condition, "equal", *saved)
 
@@ -329,7 +329,7 @@ def class_product(point: Point) -> list[Redone] | None:
     theory = small_classifier(of, chain) @ onto.T
     run = lambda start: of.descend(start, lambda w: chain(w) @ onto @ onto.T)  # noqa: E731
     seen = run(of.layers)
-    condition = amplification(run, of.layers, float(np.abs(seen).max()))
+    condition = amplification(run, of.layers, float(np.abs(seen).max()), seen)
     sides = ("predicted", "measured")
     saved, saved_run = (values(point.found[f"class_product_{side}"]) for side in sides)
     return [
@@ -407,79 +407,6 @@ def collapse_loss(point: Point) -> Redone | None:
     return Redone(theory, seen, None, 1.0, "equal", *saved)
 
 
-# Corollary 1 -----------------------------------------------------------------------------------
-
-
-def compressed_product(of: Setting, kept: int) -> np.ndarray:
-    """``f_C(t)``: the frame padded to 2 r^ columns, the inner layers trained."""
-    frames = frame(of.layers, of.target, kept)
-    k = 2 * kept
-    onto, back = frames[-1][:, :k], frames[0][:, :k]
-    goal = onto.T @ of.target @ back
-    start = [s * np.eye(k) for s in of.scales]
-    residual = lambda whole: whole - goal  # noqa: E731
-    made = descend(start, residual, of.rate, of.decay, of.times, chain)
-    return np.array([onto @ small @ back.T for small in made])
-
-
-@once
-def error_identity(point: Point) -> Redone | None:
-    """``||f - f_C||_F = sqrt(d - 2 r^) prod |rho_l|`` for every width that was compressed to."""
-    if (of := setting_of(point)) is None:
-        return None
-    ranks = [int(r) for r in point.case["ranks"]]
-    products = np.prod(np.abs(rho(of)), axis=1)
-    theory = np.array([np.sqrt(len(of.target) - 2 * r) * products for r in ranks])
-    run = lambda start: of.dense(start, chain)  # noqa: E731
-    whole = run(of.layers)
-    seen = np.array([np.linalg.norm(whole - compressed_product(of, r), axis=(1, 2)) for r in ranks])
-    scale = max(float(np.linalg.norm(whole, axis=(1, 2)).max()), float(np.abs(theory).max()))
-    condition = amplification(run, of.layers, float(np.abs(whole).max()))
-    saved = (point.found["error_predicted"], point.found["error_measured"])
-    return Redone(theory, seen, scale, condition, "equal", *saved)
-
-
-def error_bound(point: Point, first_alone: bool = False) -> Redone | None:
-    """``||f - f_C||_F <= sqrt(d - 2 r^) prod eps_l``, wherever every step contracts."""
-    if (of := setting_of(point)) is None or (redone := error_identity(point)) is None:
-        return None
-    every = of._replace(times=list(range(max(of.times) + 1)))
-    path = rho(every)
-    ratio = path[1:] / np.where(path[:-1], path[:-1], 1)
-    if np.max(np.abs(ratio), initial=0) > 1 + 1e-12 and not first_alone:
-        return None
-    bound = np.sqrt(len(of.target) - 2 * point.case["ranks"]) * np.prod(of.scales)
-    seen = np.asarray(redone.run)
-    if first_alone:
-        return Redone(bound, seen[:, 0], redone.scale, 1.0, "equal", point.found["bound"])
-    saved = np.broadcast_to(point.found["bound"][:, None], seen.shape)
-    whole = np.broadcast_to(bound[:, None], seen.shape)
-    return redone._replace(theory=whole, run=seen, kind="at most", saved_theory=saved)
-
-
-def bound_attained(point: Point) -> Redone | None:
-    """At the start the bound is attained."""
-    return error_bound(point, first_alone=True)
-
-
-def parameters(point: Point) -> Redone | None:
-    """``L d^2``, ``4 d r^ + 4 L r^^2``, and ``4 L r^^2`` that are trained."""
-    d, depth = len(point.case["target"]), len(point.case["scales"])
-    theory = np.array(
-        [
-            [depth * d * d, 4 * d * r + 4 * depth * r * r, 4 * depth * r * r]
-            for r in point.case["ranks"]
-        ]
-    )
-    shapes = [[(2 * r, 2 * r)] * depth for r in point.case["ranks"]]
-    inner = np.array([sum(a * b for a, b in layers) for layers in shapes])
-    outer = 4 * d * point.case["ranks"]
-    dense = sum(w.size for w in point.parts("weights"))
-    seen = np.stack([np.full_like(inner, dense), inner + outer, inner], axis=1)
-    saved = (point.found["parameters_predicted"], point.found["parameters_measured"])
-    return Redone(theory, seen, 1.0, 1.0, "count", *saved)
-
-
 CLAIMS = {
     "factorization": {
         "off_block": off_block,
@@ -499,12 +426,6 @@ CLAIMS = {
         "collapse": collapse,
         "collapse_interval": collapse_interval,
         "collapse_loss": collapse_loss,
-    },
-    "compression": {
-        "error_identity": error_identity,
-        "error_bound": error_bound,
-        "bound_attained": bound_attained,
-        "parameters": parameters,
     },
 }
 """Scenario -> claim -> both of its sides."""
