@@ -105,7 +105,7 @@ class Found(NamedTuple):
     @property
     def apart(self) -> float:
         """How far saved sides are from these, over their rounding."""
-        return max(part.apart() / (part.limit(self.steps) or 1e-300) for part in self.parts)
+        return max(part.apart() / (part.rounding(self.steps) or 1e-300) for part in self.parts)
 
 
 def redone(claim: Claim, scenario: Scenario) -> list[Found]:

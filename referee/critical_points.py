@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import root
 
-from referee.redone import EPS, Redone
+from referee.redone import EPS, Redone, saved_as, saved_sides
 from referee.results import Point, once
 
 
@@ -127,7 +127,7 @@ def critical_loss(point: Point) -> Redone | None:
         return sum([of.decay * of.values[i] - of.decay**2 / 2 for i in kept] + rest)
 
     theory, seen = of_sets(of, formula), of_sets(of, lambda s: of.loss(*of.layers(s)))
-    saved = (point.found["critical_loss_predicted"], point.found["critical_loss_measured"])
+    saved = saved_sides(point, "critical_loss")
     return Redone(theory, seen, None, 1.0, "equal", *saved)
 
 
@@ -141,7 +141,7 @@ def spectrum(point: Point) -> Redone | None:
     if (of := instance(point)) is None:
         return None
     theory, seen = of_sets(of, of.spectrum), of_sets(of, lambda s: measured_spectrum(of, s))
-    saved = (point.found["spectrum_predicted"], point.found["spectrum_measured"])
+    saved = saved_sides(point, "spectrum")
     return Redone(theory, seen, None, 1.0, "equal", *saved)
 
 
@@ -167,7 +167,7 @@ def smallest(point: Point) -> Redone | None:
     theory = of_sets(of, lambda s: least_curvature(of, s))
     seen = of_sets(of, lambda s: measured_spectrum(of, s)[0])
     scale = np.max(of_sets(of, of.spectrum))
-    saved = (point.found["smallest_predicted"], point.found["smallest_measured"])
+    saved = saved_sides(point, "smallest")
     return Redone(theory, seen, scale, 1.0, "equal", *saved)
 
 
@@ -188,14 +188,20 @@ def resolved(of: Instance, distance: float) -> bool:
     return distance > np.sqrt(EPS) * of.values[0]
 
 
-def global_(point: Point) -> Redone | None:
+def global_(point: Point) -> list[Redone] | None:
     """All but ``S = {i <= r: sigma_i > lambda}`` have a direction of descent."""
     if (of := instance(point)) is None or not resolved(of, margin(of)):
         return None
     best = tuple(i for i in range(of.width) if i < len(of.values) and of.values[i] > of.decay)
     theory = of_sets(of, lambda s: int(s == best))
     rises = lambda s: int(measured_spectrum(of, s)[0] > -margin(of) / 2)  # noqa: E731
-    return Redone(theory, of_sets(of, rises), 1.0, 1.0, "count", point.found["global"])
+    return [
+        Redone(theory, of_sets(of, rises), 1.0, 1.0, "count", point.found["global"]),
+        saved_as(margin(of), point.found["margin"]),
+        saved_as(
+            of_sets(of, lambda s: measured_spectrum(of, s)[0]), saved_sides(point, "smallest")[1]
+        ),
+    ]
 
 
 def search(point: Point) -> list[Redone] | None:
@@ -242,7 +248,7 @@ def deep_origin(point: Point) -> Redone | None:
                 whole = layer @ whole
             found = max(found, float(np.abs(np.sum(of.target * whole))))
         largest.append(found)
-    saved = (point.found["deep_origin_predicted"], point.found["deep_origin_measured"])
+    saved = saved_sides(point, "deep_origin")
     return Redone(np.zeros(2), np.array(largest), of.values[0], 1.0, "zero", *saved)
 
 

@@ -51,11 +51,15 @@ class Redone(NamedTuple):
         return float(np.max(np.abs(theory - run), initial=0) / self.size)
 
     def limit(self, steps: int) -> float:
-        """The largest residual that rounding explains."""
-        if self.kind == "count":
-            return 0.0
+        """The largest residual that rounding, or a tolerance that was given, explains."""
         if self.tolerance is not None:
             return self.tolerance
+        return self.rounding(steps)
+
+    def rounding(self, steps: int) -> float:
+        """By how much rounding puts two computations of a side apart."""
+        if self.kind == "count":
+            return 0.0
         numbers = max(np.asarray(self.theory).shape[-1:] or (1,))
         return 8 * EPS * (np.sqrt(numbers * (1 + steps)) + steps / 2) * max(self.condition, 1.0)
 
