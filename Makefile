@@ -24,7 +24,7 @@ INSTALL = $(PIP) install --quiet --no-deps --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env verify test notebooks figures lint format bench faults fuzz lock encoder aot clean interpreter
+.PHONY: help env verify test referee notebooks figures lint format bench faults fuzz lock encoder aot clean interpreter
 
 help: ## this list
 	@echo "usage: [PYTHON=python3.13] make TARGET"
@@ -45,6 +45,9 @@ verify: $(READY) ## every theorem at its quick preset, the quick figures and tab
 
 test: $(READY) ## the tests; ARGS="-k name" passes arguments to pytest
 	@$(RUN) -m pytest -n auto --dist loadfile $(ARGS)
+
+referee: $(READY) ## both sides of every claim once more, by NumPy alone, from small runs; part of the tests
+	@$(RUN) -m pytest -n auto --dist loadfile tests/test_referee*.py $(ARGS)
 
 notebooks: $(READY) ## every notebook from a clean kernel, two at a time
 	@$(RUN) -m notebooks

@@ -278,7 +278,8 @@ def balanced(point: Point) -> Redone | None:
     pairs = zip(of.layers, of.layers[1:], strict=False)
     seen = max(float(np.max(np.abs(b.T @ b - a @ a.T))) for a, b in pairs)
     scale = of.values[0] ** (2 / of.depth)
-    return Redone(0.0, seen, scale, FEW * of.values[0] / of.decay, "zero")
+    condition = FEW * of.values[0] / of.decay
+    return Redone(0.0, seen, scale, condition, "zero", None, point.found["imbalance"])
 
 
 def lower_bound(point: Point) -> Redone | None:
@@ -441,7 +442,7 @@ def autoencoder_gradient(point: Point) -> Redone | None:
 
 
 def all_transposed(point: Point) -> list[Redone] | None:
-    """No critical point that a search finds on the leading directions is but symmetric."""
+    """No search on the leading directions, ours or the saved one, ends but where both are equal."""
     if (of := autoencoder_of(point)) is None or not of.decay:
         return None
     width, leading = len(of.encoder), min(len(of.encoder) + 2, len(of.inputs))
@@ -461,6 +462,8 @@ def all_transposed(point: Point) -> list[Redone] | None:
             encoder = ended.x[: width * leading].reshape(width, leading)
             decoder = ended.x[width * leading :].reshape(leading, width)
             found.append(float(np.max(np.abs(encoder - decoder.T))))
+    limit = 8 * EPS * np.sqrt(float(point.found["longest_axis"])) * of.squares[0]
+    found += list(point.found["asymmetries_measured"][point.found["found_gradient"] <= limit])
     scale = max(1.0, of.squares[0] / of.decay)
     return [Redone(0.0, value, scale, FEW, "zero") for value in found]
 
