@@ -37,7 +37,8 @@ class Split:
         """Whether so many blocks attain the least penalty."""
         p = self.shares
         between = p[(p > 1e-12) & (p < 1 - 1e-12)]
-        return bool(np.all(blocks * between >= 2 - 1e-12) and np.all(blocks * (1 - between) >= 2))
+        least = blocks * np.minimum(between, 1 - between)
+        return bool(np.all(least >= 2 - 1e-12))
 
     def products(self, blocks: int) -> np.ndarray:
         """``U_j V_j^T = (1/B) U S^(1/2) P_j S^(1/2) V^T`` of each block."""

@@ -165,7 +165,6 @@ def last_layer(point: Point) -> LastLayer:
     rates = [of.keep / (2 * (1 + t / half)) for t in range(count)]
     left_over = np.prod([1 - rate * of.sigma for rate in rates], axis=0)
     _, hidden = equalised_factors(of.made_of(values), of.width)
-    hidden = np.pad(hidden, ((0, of.width - len(hidden)), (0, 0)))
     moment, with_target = hidden @ hidden.T, of.target @ hidden.T
     curvature = moment + of.odds * np.diag(np.diag(moment))
     mean = np.zeros((len(of.target), of.width))

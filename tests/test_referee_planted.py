@@ -43,9 +43,9 @@ class Plant(NamedTuple):
     """What becomes of both sides, where a case has no number that both read."""
 
 
-TWO = {"rows": 5, "cols": 4, "rank": 2, "depth": 2, "weight_decay": 0.1, "steps": 1500}
+TWO = {"rows": 6, "cols": 4, "rank": 2, "depth": 2, "weight_decay": 0.1}
 DEEP = {"dim": 8, "depth": 2, "rank": 1, "steps": 60}
-MASKED = {"rows": 5, "cols": 6, "width": 3, "keep_prob": 0.7, "steps": 3000}
+MASKED = {"rows": 6, "cols": 8, "width": 4, "keep_prob": 0.5}
 SEEN = {"draw": 0, "steps": 600}
 STEP = {"adapter_scale": 2.0, "rate_ratio": 4.0, "init_scale": 1.0}
 PLANTS = (
@@ -64,7 +64,7 @@ PLANTS = (
     Plant("theorem3", "masks", times("target"), "mask_identity", MASKED),
     Plant("theorem3", "dropout", times("network.target"), "penalty", MASKED),
     Plant("theorem3", "dropout_training", times("target"), "dropout_minimum", MASKED),
-    Plant("theorem3", "dropblock", times("network.target"), "dropblock", MASKED | {"width": 4}),
+    Plant("theorem3", "dropblock", times("network.target"), "dropblock", MASKED),
     Plant("theorem3", "autoencoder", times("data"), "marginal", MASKED),
     Plant("lora", "one_step", times("scale"), "one_step", STEP),
     Plant("lora", "compressed", times("learning_rate"), "deep_lora", STEP),
@@ -83,8 +83,10 @@ def planted(plant: Plant):
     """The theorem of one scenario, without controls, both of whose sides read a wrong number."""
     theorem = registry.theorem(plant.theorem)
     (scenario,) = (s for s in theorem.scenarios if s.id == plant.scenario)
+    alone = (dataclasses.replace(claim, carries=True) for claim in scenario.claims)
     wrong = dataclasses.replace(
         scenario,
+        claims=tuple(alone),  # no other scenario is there to rest a verdict on
         predict=lambda case: plant.after(scenario.predict(plant.wrong(case))),
         measure=lambda case: plant.after(scenario.measure(plant.wrong(case))),
         controls=(),
