@@ -176,6 +176,15 @@ def test_the_loss_of_small_layers_is_on_its_way_when_their_product_has_long_arri
     assert np.min(above[0]) > 1e-3 > np.max(above[1])
 
 
+def test_a_step_that_underflows_arrives_nowhere():
+    """With a decay of 1e-12 the bound of the Hessian of five layers is no number of float32."""
+    grid = {"depth": 5, "weight_decay": 1e-12, "rank": 2, "learning_rate": 1e12}
+    found, legs = oracles.judged(THEOREM1, BASINS, FLAGS | grid, dtype="float32")
+    assert not np.any(found.near_rates)
+    for claim in ("deep_minimiser", "deep_minimum"):
+        assert legs[claim].reason.item() == "too few steps"
+
+
 @pytest.mark.parametrize(
     ("flags", "degenerate"),
     [

@@ -260,6 +260,9 @@ def _not_there_yet(outcome: BasinsOutcome) -> str:
     known = (values, theory.shrunk, theory.minimum, theory.near_losses, theory.near_distances)
     if not all(np.all(np.isfinite(array)) for array in known):
         return ""  # lost, and it must fail
+    if np.any(theory.near_rates == 0):
+        # 1 over a bound that is no number of this precision: no step, and no way to the minimum.
+        return "too few steps"
     curvature = rest_points.deep_curvature(
         values,
         np.asarray(theory.shrunk, float),
