@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from referee import draws
-from referee.redone import Redone, saved_as
+from referee.redone import EPS, Redone, saved_as
 from referee.results import Point, once
 
 Mask = np.ndarray
@@ -124,6 +124,16 @@ class Drawn(NamedTuple):
     repeated: np.ndarray
     """The first of those of the run once more, from its key."""
 
+    @property
+    def rounding(self) -> float:
+        """By how much rounding alone moves the mean, and every estimate alike."""
+        return 4 * EPS * abs(self.mean)
+
+    @property
+    def cancelled(self) -> float:
+        """By how much rounding grows in what is left of a loss without its mean."""
+        return max(1.0, abs(self.mean) / self.deviation)
+
 
 @once
 def of_draws(point: Point) -> list[Drawn]:
@@ -160,10 +170,10 @@ def repeated(of: Masked, key: draws.Key, count: int) -> np.ndarray:
     return losses.mean((1, 2))
 
 
-def student_p(estimates: np.ndarray, mean: float) -> float:
-    """The two-sided p-value of Student's test of a mean."""
+def student_p(estimates: np.ndarray, mean: float, rounding: float = 0.0) -> float:
+    """The two-sided p-value of Student's test of a mean: of those within rounding, the nearest."""
     error = float(np.std(estimates, ddof=1)) / math.sqrt(len(estimates))
-    t = abs(float(np.mean(estimates)) - mean) / error
+    t = max(abs(float(np.mean(estimates)) - mean) - rounding, 0.0) / error
     return 2 * float(stats.t.sf(t, len(estimates) - 1))
 
 
@@ -182,7 +192,7 @@ def monte_carlo(point: Point) -> Iterator[Redone]:
         yield saved_as(drawn.repeated, drawn.estimates[0][:REPEATED])
         if drawn.draws > DRAWS[0]:
             for estimates in drawn.estimates:
-                yield surprise(student_p(estimates, drawn.mean))
+                yield surprise(student_p(estimates, drawn.mean, drawn.rounding))
 
 
 def monte_carlo_rate(point: Point) -> Iterator[Redone]:
@@ -193,15 +203,18 @@ def monte_carlo_rate(point: Point) -> Iterator[Redone]:
     """
     for k, drawn in enumerate(of_draws(point)):
         error = drawn.deviation / math.sqrt(drawn.draws)
-        yield saved_as(error, point.found["monte_carlo_rate"][k])
+        rate, shape = (point.found[name][k] for name in ("monte_carlo_rate", "losses_shape"))
+        yield saved_as(error, rate, condition=drawn.cancelled)
         # The eighth moment of a rounded number is off by eight times its rounding.
-        yield saved_as(drawn.shape, point.found["losses_shape"][k], condition=8.0)
+        yield saved_as(drawn.shape, shape, condition=8 * drawn.cancelled)
         yield saved_as(drawn.repeated, drawn.estimates[0][:REPEATED])
         for estimates in drawn.estimates:
             errors = (estimates - drawn.mean) / error
             excess = drawn.shape[1] - 3
             spread = math.sqrt(len(errors) * max(2 + excess / drawn.draws, 0.1))
-            deviations = abs(float(np.sum(errors**2)) - len(errors)) / spread
+            size, lost = math.sqrt(float(np.mean(errors**2))), drawn.rounding / error
+            nearest = min(max(1.0, size - lost), size + lost)
+            deviations = len(errors) * abs(nearest**2 - 1) / spread
             yield surprise(2 * float(stats.norm.sf(deviations)))
 
 
