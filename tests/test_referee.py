@@ -1,5 +1,6 @@
 """The referee computes both sides of claims again, and sees what is wrong on both."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -7,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
@@ -66,30 +67,41 @@ def moved(name, array):
     return array + 1e-3 if array.dtype.kind == "f" and name != DECIDES else array
 
 
-class Changed(NamedTuple):
-    """A run of which what was saved is changed."""
-
-    points: dict[str, Scenario]
-    judged: dict[str, Any]
-    """What lrdyn says of the claims."""
-
-
 @functools.cache
-def changed(theorem: str, folder: Path, into: Path, change: Callable[..., Any]) -> Changed:
-    path = into / theorem / "results.nc"
+def changed(folder: Path, into: Path, change: Callable[..., Any]) -> Path:
+    """A copy of results without controls, of which what was saved is changed."""
+    path = into / folder.parent.name / "results.nc"
     path.parent.mkdir()
     shutil.copy(folder / "results.nc", path)
     with h5py.File(path, "r+") as file:
+        for group in (file, *file.values()):
+            if isinstance(group, h5py.Group) and "controls" in group:
+                del group["controls"]
         file.visititems(lambda name, array: rewritten(name, array, change))
-    found = judge_results(registry.theorem(theorem), results.load(path), "float64")
-    return Changed(scenarios(path), {entry["id"]: entry["holds"] for entry in found.claims})
+    return path
 
 
 def rewritten(path, array, change):
     *groups, name = path.split("/")
-    produced = not {"case", "controls"} & set(groups) and not name.startswith(("met_", "length_"))
+    produced = "case" not in groups and not name.startswith(("met_", "length_"))
     if produced and isinstance(array, h5py.Dataset) and not array.is_scale:
         array[...] = change(name, array[...])
+
+
+@functools.cache
+def judged(path: Path) -> dict[str, Any]:
+    """What lrdyn says of the claims of a copy."""
+    theorem = registry.theorem(path.parent.name)
+    alone = tuple(dataclasses.replace(one, controls=()) for one in theorem.scenarios)
+    theorem = dataclasses.replace(theorem, scenarios=alone)
+    found = judge_results(theorem, results.load(path), "float64")
+    return {entry["id"]: entry["holds"] for entry in found.claims}
+
+
+@functools.cache
+def saved_by(path: Path) -> dict[str, Scenario]:
+    """What is computed once at a point is remembered there."""
+    return scenarios(path)
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +117,11 @@ def test_what_is_wrong_on_both_sides_holds_and_is_refused(
     entries = json.loads((folder / "verdict.json").read_text())["claims"]
     (entry,) = (entry for entry in entries if entry["id"] == id)
     claim = referee.CLAIMS[name][id]
-    place, zero = judged_place(claim, scenarios(folder / "results.nc")[name])
+    place, zero = judged_place(claim, saved_by(folder / "results.nc")[name])
     # Of what is said to be 0 there is one side alone, and nothing that both could be off by.
-    saved = changed(theorem, folder, somewhere(f"{zero}"), moved if zero else larger)
-    wrong = Scenario(name, [saved.points[name].points[place]], [])
-    assert zero or saved.judged[id]
+    path = changed(folder, somewhere(f"zero-{zero}"), moved if zero else larger)
+    wrong = Scenario(name, [saved_by(path)[name].points[place]], [])
+    assert zero or judged(path)[id]
     assert referee.line(entry, claim, wrong).agrees is False
 
 
