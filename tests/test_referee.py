@@ -170,7 +170,7 @@ def test_random_draws_are_those_of_jax():
     import jax
 
     words = np.array([928981903, 3453687069], np.uint32)
-    key = jax.random.wrap_key_data(words)
+    key = jax.random.wrap_key_data(jax.numpy.asarray(words))
     for number in (0, 7, 2**32 - 3):
         folded = jax.random.fold_in(key, np.uint32(number))
         assert np.array_equal(jax.random.key_data(folded), draws.folded(words, number))
