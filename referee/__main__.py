@@ -15,7 +15,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from referee import critical_points, dropout, lora, minimisers, theorem2
+from referee import (
+    critical_points,
+    dropout,
+    galore,
+    gradient_rank,
+    lora,
+    memory,
+    minimisers,
+    optimizers,
+    theorem2,
+    trajectories,
+)
 from referee.redone import Claim, Redone
 from referee.results import Scenario, scenarios
 
@@ -24,6 +35,11 @@ CLAIMS: dict[str, dict[str, Claim]] = {
     **critical_points.CLAIMS,
     **theorem2.CLAIMS,
     **dropout.CLAIMS,
+    **trajectories.CLAIMS,
+    **memory.CLAIMS,
+    **optimizers.CLAIMS,
+    **gradient_rank.CLAIMS,
+    **galore.CLAIMS,
     **lora.CLAIMS,
 }
 """Scenario -> claim -> both of its sides."""
