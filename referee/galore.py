@@ -189,34 +189,30 @@ def optax_same(point: Point) -> Redone | None:
     run = paths(point)
     if not run.known[1:].any():
         return None
-    saved = (point.found[f"optax_same_{side}"][run.known] for side in ("predicted", "measured"))
-    sides = (run.single[run.known], run.optax[run.known])
-    return Redone(*sides, None, run.condition, "equal", *saved)
+    theory, seen, known = run.single, run.optax, run.known
+    saved, saved_run = (point.found[f"optax_same_{side}"] for side in ("predicted", "measured"))
+    both = (saved[known], saved_run[known])
+    return Redone(theory[known], seen[known], None, run.condition, "equal", *both)
 
 
 def optax_precise(point: Point) -> list[Redone] | None:
     """With P from float64 they are the rounding of float32 apart, times the response to it."""
-    run, every = paths(point), point.flags["dtype"] == "float64"
-    known = run.known | every
+    run = paths(point)
+    # A last digit of float32 is within this claim's tolerance; in a run in float32 signs are not.
+    known = run.known | (point.flags["dtype"] == "float64")
     if not known[1:].any():
         return None
-    refreshes, numbers = len(run.of.refreshes), run.double.shape[1]
+    of, numbers = run.of, run.double.shape[1]
+    refreshes = len(of.refreshes)
     of_all = np.sqrt(numbers * (1 + refreshes)) + refreshes / 2
     unit = float(SINGLE * of_all * run.condition)
-    adapted = relora(run.of, "keep", larger_side(run.of, double))
-    adapted = adapted[[run.of.looks.index(t) for t in run.of.times]]
-    saved, saved_run = (point.found[f"optax_precise_{side}"] for side in ("predicted", "measured"))
-    far = Redone(run.double[known], run.optax[known], None, 1.0, "equal", tolerance=unit)
-    near = Redone(run.double, adapted, None, run.condition, "equal", saved)
-    same = Redone(
-        run.optax[run.known],
-        run.single[run.known],
-        None,
-        run.condition,
-        "equal",
-        saved_run[run.known],
-    )
-    return [far, near, same]
+    adapted = relora(of, "keep", larger_side(of, double))[[of.looks.index(t) for t in of.times]]
+    theory, seen = run.double[known], run.optax[known]
+    saved, saved_run = (point.found[f"optax_precise_{s}"][known] for s in ("predicted", "measured"))
+    return [
+        Redone(theory, seen, None, 1.0, "equal", None, saved_run, tolerance=unit),
+        Redone(theory, adapted[known], None, run.condition, "equal", saved),
+    ]
 
 
 def optax_decay(point: Point) -> Redone:

@@ -17,40 +17,38 @@ class Problem(NamedTuple):
     rate: float
     rounding: float
     """Machine epsilon of the run."""
+    values: np.ndarray
+    """Eigenvalues of ``(1/N) sum_i C_i (x) B_i``, in increasing order."""
+    vectors: np.ndarray
+    """Its eigenvectors, matrices with column below column."""
 
     @property
     def start(self) -> np.ndarray:
         """G_0, at W = 0."""
         return self.A.mean(0)
 
-    def modes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Eigenvalues and eigenvectors of ``(1/N) sum_i C_i (x) B_i``, on columns below columns."""
-        whole = sum(np.kron(C, B) for B, C in zip(self.B, self.C, strict=True)) / len(self.B)
-        return np.linalg.eigh(whole)
-
     @property
     def slow(self) -> np.ndarray:
         """Which eigenvalues count as l_1."""
-        values, _ = self.modes()
+        values = self.values
         return values - values[0] <= np.sqrt(self.rounding) * np.abs(values).max()
 
     @property
     def edges(self) -> tuple[float, float, float]:
         """l_1, l_2 and l_max; l_2 is l_max if there is no other."""
-        values, _ = self.modes()
+        values = self.values
         return values[0], min(values[~self.slow], default=values[-1]), values[-1]
 
     @property
     def distinct(self) -> bool:
         """Whether the eigenvalues that count as l_1 are apart by rounding alone."""
-        values, _ = self.modes()
+        values = self.values
         spread = (values[self.slow].max() - values[0]) / np.abs(values).max()
         return bool(spread <= 8 * self.rounding * (len(values) * np.sqrt(2) + 0.5))
 
     def part(self, matrix: np.ndarray) -> np.ndarray:
         """What of a matrix is in the eigenspace of l_1."""
-        _, vectors = self.modes()
-        kept = vectors[:, self.slow]
+        kept = self.vectors[:, self.slow]
         return (kept @ (kept.T @ matrix.ravel("F"))).reshape(matrix.shape, order="F")
 
     @property
@@ -61,9 +59,8 @@ class Problem(NamedTuple):
 
     def path(self, times: list[int]) -> np.ndarray:
         """``G_t = sum_j (1 - eta l_j)^t <V_j, G_0> V_j``."""
-        values, vectors = self.modes()
-        inner = vectors.T @ self.start.ravel("F")
-        rows = [vectors @ ((1 - self.rate * values) ** t * inner) for t in times]
+        inner = self.vectors.T @ self.start.ravel("F")
+        rows = [self.vectors @ ((1 - self.rate * self.values) ** t * inner) for t in times]
         return np.array([row.reshape(self.start.shape, order="F") for row in rows])
 
     def descent(self, times: list[int]) -> np.ndarray:
@@ -77,17 +74,23 @@ class Problem(NamedTuple):
         return np.array(found)
 
 
+def with_modes(A: np.ndarray, B: np.ndarray, C: np.ndarray, rate: float, dtype: str) -> Problem:
+    """A problem whose operator is diagonalised."""
+    whole = sum(np.kron(c, b) for b, c in zip(B, C, strict=True)) / len(B)
+    return Problem(A, B, C, rate, float(np.finfo(dtype).eps), *np.linalg.eigh(whole))
+
+
 @once
 def problems(point: Point) -> list[Problem] | None:
     """The problems of a point, if all B_i and C_i are symmetric and no step is too large."""
-    c, rounding = point.case, float(np.finfo(point.flags["dtype"]).eps)
+    c, dtype = point.case, point.flags["dtype"]
     each = zip(c["targets"], c["left"], c["right"], c["learning_rate"], strict=True)
-    found = [Problem(A, B, C, float(eta), rounding) for A, B, C, eta in each]
+    found = [with_modes(A, B, C, float(eta), dtype) for A, B, C, eta in each]
     for of in found:
         _, second, last = of.edges
         odd = max(np.abs(side - side.mT).max() for side in (of.B, of.C))
-        fits = 0 < of.rate <= 2 / (second + last) * (1 + np.sqrt(rounding))
-        if odd > np.sqrt(rounding) or not fits:
+        fits = 0 < of.rate <= 2 / (second + last) * (1 + np.sqrt(of.rounding))
+        if odd > np.sqrt(of.rounding) or not fits:
             return None
     return found
 
@@ -111,9 +114,8 @@ def stable_rank(gradients: np.ndarray) -> np.ndarray:
 def resolution(of: Problem, times: list[int]) -> np.ndarray:
     """``||G_t|| / ||G_0|| (l_2 - l_1) / l_max``: an excess over a bound counts in these units."""
     first, second, _ = of.edges
-    values, _ = of.modes()
     sizes = np.linalg.norm(of.path(times), axis=(1, 2))
-    return sizes / np.linalg.norm(of.start) * (second - first) / np.abs(values).max()
+    return sizes / np.linalg.norm(of.start) * (second - first) / np.abs(of.values).max()
 
 
 def decay(of: Problem, times: list[int]) -> tuple[float, float, np.ndarray]:
