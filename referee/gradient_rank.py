@@ -75,7 +75,11 @@ class Problem(NamedTuple):
 
 
 def with_modes(A: np.ndarray, B: np.ndarray, C: np.ndarray, rate: float, dtype: str) -> Problem:
-    """A problem whose operator is diagonalised."""
+    """A problem whose operator is diagonalised.
+
+    Of sides that are symmetric up to rounding the derivative of a loss sees the symmetric part.
+    """
+    B, C = (B + B.mT) / 2, (C + C.mT) / 2
     whole = sum(np.kron(c, b) for b, c in zip(B, C, strict=True)) / len(B)
     return Problem(A, B, C, rate, float(np.finfo(dtype).eps), *np.linalg.eigh(whole))
 
@@ -86,13 +90,12 @@ def problems(point: Point) -> list[Problem] | None:
     c, dtype = point.case, point.flags["dtype"]
     each = zip(c["targets"], c["left"], c["right"], c["learning_rate"], strict=True)
     found = [with_modes(A, B, C, float(eta), dtype) for A, B, C, eta in each]
-    for of in found:
-        _, second, last = of.edges
-        odd = max(np.abs(side - side.mT).max() for side in (of.B, of.C))
-        fits = 0 < of.rate <= 2 / (second + last) * (1 + np.sqrt(of.rounding))
-        if odd > np.sqrt(of.rounding) or not fits:
-            return None
-    return found
+    digits = np.sqrt(np.finfo(dtype).eps)
+    if max(np.abs(side - side.mT).max() for side in (c["left"], c["right"])) > digits:
+        return None
+    largest = [2 / (second + last) for _, second, last in (of.edges for of in found)]
+    fits = [0 < of.rate <= most * (1 + digits) for of, most in zip(found, largest, strict=True)]
+    return found if all(fits) else None
 
 
 def gradient_path(point: Point) -> Redone | None:
@@ -154,19 +157,21 @@ def bounded(
     point: Point, every: list[Problem], bounds: np.ndarray, saved: np.ndarray, kind: str
 ) -> list[Redone]:
     """Stable ranks of descent on one side of bounds, where these are finite and determined."""
-    found = []
-    for k, of in enumerate(every):
-        seen = stable_rank(of.descent(point.times))
-        finite = np.isfinite(bounds[k])
-        if not of.distinct or not finite.any():
+    found, file = [], point.found["stable_rank"]
+    for of, bound, claimed, ranks in zip(every, bounds, saved, file, strict=True):
+        kept = np.isfinite(bound)
+        if not of.distinct or not kept.any():
             continue
-        # In units of the bound over the resolution; what is infinite in the file is 0 here.
-        units = (resolution(of, point.times) / np.maximum(bounds[k], seen))[finite]
-        claimed = np.where(np.isfinite(saved[k]), saved[k], 0.0)[finite] * units
-        theory, run = bounds[k][finite] * units, seen[finite] * units
-        ranks = point.found["stable_rank"][k][finite] * units
-        rounding = of.rounding / EPS
-        found.append(Redone(theory, run, 1.0, rounding, kind, claimed, ranks))
+        seen, closed = (stable_rank(path(point.times)) for path in (of.descent, of.path))
+        # In units of the larger one over the resolution. What is infinite in the file is 0 here.
+        units = (resolution(of, point.times) / np.maximum(bound, seen))[kept]
+        bound, seen, closed = (array[kept] * units for array in (bound, seen, closed))
+        claimed = np.where(np.isfinite(claimed), claimed, 0)[kept] * units.astype(file.dtype)
+        ranks = ranks[kept] * units.astype(file.dtype)
+        # Eigenvalues that count as one are apart by the rounding of the case.
+        found.append(Redone(bound, seen, 1.0, of.rounding / EPS, kind))
+        found.append(Redone(bound, bound, 1.0, 1.0, "equal", claimed))
+        found.append(Redone(closed, seen, 1.0, 1.0, "equal", None, ranks))
     return found
 
 
