@@ -1,6 +1,7 @@
 """The referee on Theorem 4 and optax's GaLore: it agrees, and sees what is off on both sides."""
 
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 
 from lrdyn.adapters.methods import RELORA_FROZEN
-from lrdyn.engine import results
 from lrdyn.engine.judging import claim_entry, residuals
 from lrdyn.engine.outcomes import groups_of
 from lrdyn.galore import path_claims, state_claims
@@ -21,13 +21,12 @@ from lrdyn.theorem4.gradient_rank_claims import TERMS, Recursion
 from lrdyn.theorem4.statement import THEOREM4
 from referee import __main__ as referee
 from referee import low_rank, networks
-from referee.results import scenarios
-from tests.runs import TINY, finished
+from tests.runs import TINY, finished, results_of
 
 THEOREMS = {"theorem4": THEOREM4, "galore": GALORE}
 CLAIMS = [
-    pytest.param(theorem, scenario, claim, id=claim.id)
-    for theorem in THEOREMS.values()
+    pytest.param(name, claim.id, id=claim.id)
+    for name, theorem in THEOREMS.items()
     for scenario in theorem.scenarios
     for claim in scenario.claims
 ]
@@ -37,13 +36,6 @@ def run_of(theorem, factory):
     done = finished(theorem, factory.getbasetemp())
     assert done.process.returncode == 0, done.process.stderr
     return done
-
-
-def line_of(folder, entry):
-    """What the referee says of one claim of a folder."""
-    saved = scenarios(folder / "results.nc")
-    (name,) = [name for name in saved if entry["id"] in referee.CLAIMS[name]]
-    return referee.line(entry, referee.CLAIMS[name][entry["id"]], saved[name])
 
 
 @pytest.mark.parametrize("theorem", THEOREMS)
@@ -67,38 +59,53 @@ OTHER_ARRAYS = {
 """What is read by claims whose arrays are not called as they are."""
 
 
-def change(group, claim):
-    """Both sides of a claim off alike: numbers by a thousandth, counts by one."""
-    if claim == "sum_rank":  # one direction more in each sum, and in what is claimed of it
-        values, ranks = group["sum_values"], group["sum_rank"]
-        for place in np.ndindex(ranks.shape):
-            row = values[place]
-            row[ranks[place]] = row[0] / 2
-            values[place] = row
-        ranks[...] = ranks[()] + 1
-        return
-    sides = ("", "_predicted", "_measured")
-    names = OTHER_ARRAYS.get(claim, [claim.removeprefix("network_")])
-    for name in (name + side for name in names for side in sides if name + side in group):
-        array = group[name][()]
-        group[name][...] = array + 1 if array.dtype.kind in "iu" else array * 1.001
+def change(group, claims):
+    """Both sides of claims off alike: numbers by a thousandth, counts by one."""
+    arrays = {a for c in claims for a in OTHER_ARRAYS.get(c, [c.removeprefix("network_")])}
+    for name in (array + side for array in arrays for side in ("", "_predicted", "_measured")):
+        if name in group and not isinstance(group[name], h5py.Group):
+            array = group[name][()]
+            group[name][...] = array + 1 if array.dtype.kind in "iu" else array * 1.001
+    if "sum_rank" in claims:  # each sum has the direction more that is claimed of it
+        values, ranks = group["sum_values"][()], group["sum_rank"][()]
+        np.put_along_axis(values, ranks[..., None] - 1, values[..., :1] / 2, axis=-1)
+        group["sum_values"][...] = values
 
 
-@pytest.mark.parametrize(("theorem", "scenario", "claim"), CLAIMS)
-def test_arrays_that_are_off_on_both_sides_hold_and_are_refused(
-    theorem, scenario, claim, tmp_path, tmp_path_factory
-):
-    folder = tmp_path / "changed"
-    shutil.copytree(run_of(theorem.name, tmp_path_factory).folder, folder)
-    groups = groups_of(theorem, scenario, "float64")
+@functools.cache
+def when_all_are_off(name, base):
+    """What lrdyn and the referee say of each claim in a changed copy."""
+    theorem, folder = THEOREMS[name], base / f"{name}-off"
+    shutil.copytree(finished(name, base).folder, folder)
+    groups = {s.id: groups_of(theorem, s, "float64") for s in theorem.scenarios}
     with h5py.File(folder / "results.nc", "r+") as file:
-        for group in groups.values():
-            change(file[group], claim.id)
-    changed = results.read(folder / "results.nc")
-    legs = {p: residuals(claim, scenario, changed[g], p, power=True) for p, g in groups.items()}
-    entry = claim_entry(claim, legs)
+        for scenario in theorem.scenarios:
+            for group in groups[scenario.id].values():
+                change(file[group], [claim.id for claim in scenario.claims])
+    verdict = json.loads((folder / "verdict.json").read_text())
+    verdict["claims"] = [
+        claim_entry(claim, {p: judged(folder, g, claim, scenario, p) for p, g in mine.items()})
+        for scenario in theorem.scenarios
+        for mine in [groups[scenario.id]]
+        for claim in scenario.claims
+    ]
+    (folder / "verdict.json").write_text(json.dumps(verdict))
+    lines = referee.lines(folder)
+    return {
+        entry["id"]: (entry, line) for entry, line in zip(verdict["claims"], lines, strict=True)
+    }
+
+
+def judged(folder, group, claim, scenario, precision):
+    """Residuals of a claim in saved results, as its verdict has them."""
+    return residuals(claim, scenario, results_of(folder, group), precision, power=True)
+
+
+@pytest.mark.parametrize(("theorem", "claim"), CLAIMS)
+def test_arrays_that_are_off_on_both_sides_hold_and_are_refused(theorem, claim, tmp_path_factory):
+    run_of(theorem, tmp_path_factory)
+    entry, line = when_all_are_off(theorem, tmp_path_factory.getbasetemp())[claim]
     assert entry["holds"]
-    line = line_of(folder, entry)
     assert line.agrees is False, line
 
 
