@@ -208,11 +208,15 @@ def optax_precise(point: Point) -> list[Redone] | None:
     unit = float(SINGLE * of_all * run.condition)
     adapted = relora(of, "keep", larger_side(of, double))[[of.looks.index(t) for t in of.times]]
     theory, seen = run.double[known], run.optax[known]
-    saved, saved_run = (point.found[f"optax_precise_{s}"][known] for s in ("predicted", "measured"))
-    return [
-        Redone(theory, seen, None, 1.0, "equal", None, saved_run, tolerance=unit),
-        Redone(theory, adapted[known], None, run.condition, "equal", saved),
+    saved, saved_run = (point.found[f"optax_precise_{s}"] for s in ("predicted", "measured"))
+    found = [
+        Redone(theory, seen, None, 1.0, "equal", tolerance=unit),
+        Redone(theory, adapted[known], None, run.condition, "equal", saved[known]),
     ]
+    if (alike := run.known)[1:].any():
+        sides = (run.single[alike], run.optax[alike])
+        found.append(Redone(*sides, None, run.condition, "equal", None, saved_run[alike]))
+    return found
 
 
 def optax_decay(point: Point) -> Redone:
