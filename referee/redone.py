@@ -15,6 +15,11 @@ from referee.results import Point
 EPS = float(np.finfo(float).eps)
 
 
+def coarser(array: np.ndarray) -> float:
+    """How many times the rounding of an array is that of float64."""
+    return float(np.finfo(array.dtype).eps) / EPS if array.dtype.kind == "f" else 1.0
+
+
 class Redone(NamedTuple):
     """Both sides of a claim at one point, computed again, and what was saved of them."""
 
@@ -72,11 +77,6 @@ class Redone(NamedTuple):
             if saved is not None
         ]
         return max(found, default=0.0) / self.size
-
-
-def coarser(array: np.ndarray) -> float:
-    """How many times the rounding of an array is that of float64."""
-    return float(np.finfo(array.dtype).eps) / EPS if array.dtype.kind == "f" else 1.0
 
 
 Claim = Callable[[Point], "Redone | Iterable[Redone] | None"]
