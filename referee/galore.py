@@ -80,15 +80,8 @@ def larger_side(
 # optax ------------------------------------------------------------------------------------------
 
 
-class Scaled(NamedTuple):
-    """``optax.scale_by_adam``, ``trace(0.9)`` or ``identity``: updates without a step size."""
-
-    rule: Rule
-
-    @classmethod
-    def of(cls, name: str) -> "Scaled":
-        """The base optimiser of a name."""
-        return cls({"sgd": sgd(-1.0), "momentum": momentum(-1.0), "adam": adam(-1.0)}[name])
+BASES: dict[str, Rule] = {"sgd": sgd(-1.0), "momentum": momentum(-1.0), "adam": adam(-1.0)}
+"""``optax.identity``, ``trace(0.9)`` and ``scale_by_adam``: updates without a step size."""
 
 
 def optax_path(of: Setting, name: str, decay: float = 0.0) -> np.ndarray:
@@ -96,7 +89,7 @@ def optax_path(of: Setting, name: str, decay: float = 0.0) -> np.ndarray:
 
     The gradients are those of each example, added up.
     """
-    base, weights = Scaled.of(name).rule, list(of.start)
+    base, weights = BASES[name], list(of.start)
     projectors: list[np.ndarray | None] = [None] * len(weights)
     states: list[Any] = [None] * len(weights)
     found = []
