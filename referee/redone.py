@@ -15,6 +15,11 @@ from referee.results import Point
 EPS = float(np.finfo(float).eps)
 
 
+def coarser(array: np.ndarray) -> float:
+    """How many times the rounding of an array is that of float64."""
+    return float(np.finfo(array.dtype).eps) / EPS if array.dtype.kind == "f" else 1.0
+
+
 class Redone(NamedTuple):
     """Both sides of a claim at one point, computed again, and what was saved of them."""
 
@@ -64,10 +69,14 @@ class Redone(NamedTuple):
         return 8 * EPS * (np.sqrt(numbers * (1 + steps)) + steps / 2) * max(self.condition, 1.0)
 
     def apart(self) -> float:
-        """How far the saved sides are from these, in units of the scale."""
+        """How far the saved sides are from these, in units of the scale.
+
+        What was computed in float32 is rounded by so much more: its distance counts in these units.
+        """
         pairs = ((self.theory, self.saved_theory), (self.run, self.saved_run))
         found = [
             float(np.max(np.abs(np.asarray(mine, float) - np.asarray(saved, float)), initial=0))
+            / coarser(np.asarray(saved))
             for mine, saved in pairs
             if saved is not None
         ]

@@ -22,7 +22,7 @@ class Point(NamedTuple):
     found: Mapping[str, np.ndarray]
     """What was computed there, without padding."""
     flags: Mapping[str, Any]
-    """The values of the axes, and of the flags that are not swept."""
+    """The values of the axes, and of the flags that are not swept; ``dtype``."""
     memory: dict[Any, Any]
     """What was computed here already, see :func:`once`."""
 
@@ -65,20 +65,21 @@ def scenarios(path: Path) -> dict[str, Scenario]:
     """Every scenario of a file, by its name."""
     found = {}
     with h5py.File(path) as file:
+        dtype = json.loads(_text(file.attrs["config"]))["dtype"]
         for group in (file, *file.values()):
             if not isinstance(group, h5py.Group) or "scenario" not in group.attrs:
                 continue
             if isinstance(cases := group.get("case"), h5py.Group):
                 title = _text(group.attrs["scenario"])
                 left_out = json.loads(_text(cases.attrs["left_out"]))
-                found[title] = Scenario(title, list(_points(group, cases)), left_out)
+                found[title] = Scenario(title, list(_points(group, cases, dtype)), left_out)
     return found
 
 
-def _points(group: h5py.Group, cases: h5py.Group) -> Iterator[Point]:
+def _points(group: h5py.Group, cases: h5py.Group, dtype: str) -> Iterator[Point]:
     whole = _dataset(group, "longest_axis")
     axes = _axes(whole)
-    fixed = json.loads(_text(group.attrs["fixed"]))
+    fixed = json.loads(_text(group.attrs["fixed"])) | {"dtype": dtype}
     # Cases are those of the first seed; they lie along the axes of the results.
     sizes = [1 if axis == "seed" else n for axis, n in zip(axes, whole.shape, strict=True)]
     values = {axis: _dataset(group, axis)[()] for axis in axes}

@@ -60,6 +60,8 @@ class Training(Recorded):
     optimizer: str = eqx.field(static=True)
     rank: int = eqx.field(static=True)
     period: int = eqx.field(static=True)
+    decay: float = eqx.field(static=True, default=DECAY)
+    """lambda, saved with the case for whoever computes both sides again."""
 
     def loss(self, weights: PyTree) -> Float[Array, ""]:
         """:func:`training_loss` on the data."""

@@ -45,18 +45,23 @@ PARTS = (1.0, 0.1, 0.01)
 RATE = 0.05
 """Step size of Adam."""
 
+RATES = {"sgd": 0.1, "momentum": 0.03, "adam": RATE, "rmsprop": 0.01, "adagrad": 0.05}
+"""Step size of each optimiser, in the order of their paths."""
+
 Rules = Mapping[str, Callable[[Any], optax.GradientTransformation]]
 
 LINEAR: Rules = {
-    "sgd": lambda eps: optax.sgd(0.1),
-    "momentum": lambda eps: optax.sgd(0.03, momentum=0.9),
+    "sgd": lambda eps: optax.sgd(RATES["sgd"]),
+    "momentum": lambda eps: optax.sgd(RATES["momentum"], momentum=0.9),
 }
 """Updates that are proportional to the gradients."""
 
 ROOTS: Rules = {
     "adam": lambda eps: optax.adam(RATE, eps=eps),
-    "rmsprop": lambda eps: optax.rmsprop(0.01, eps=eps**2),
-    "adagrad": lambda eps: optax.adagrad(0.05, initial_accumulator_value=eps**2, eps=eps**2),
+    "rmsprop": lambda eps: optax.rmsprop(RATES["rmsprop"], eps=eps**2),
+    "adagrad": lambda eps: optax.adagrad(
+        RATES["adagrad"], initial_accumulator_value=eps**2, eps=eps**2
+    ),
 }
 """Updates that stay as they are if gradients and eps are multiplied by one number. Beside squares
 of gradients stands the square of eps. Lion is one of them too, but it jumps where a sign changes,
@@ -102,6 +107,10 @@ class Regression(Recorded):
     start: Float[Array, "n"]
     """theta_0."""
     rules: tuple[str, ...] = eqx.field(static=True)
+    # Constants of all runs, saved with the case for whoever computes them again.
+    rates: tuple[float, ...] = eqx.field(static=True, default=tuple(RATES.values()))
+    scale: float = eqx.field(static=True, default=SCALE)
+    epsilon: float = eqx.field(static=True, default=EPSILON)
 
     def loss(self, every: Float[Array, "rules n"]) -> Float[Array, ""]:
         """The sum over the rows, so that each has the gradient of its own loss."""
