@@ -1,0 +1,274 @@
+"""Beyond the hypotheses: which of them a claim cannot do without, and where it fails.
+
+A hypothesis is lost where the flags leave it (the experiment refuses such settings, or a claim
+leaves such cases out), where a control moves a case away from it, and where a formula goes without
+it. A point says something of a hypothesis if it is the only one that is lost there.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from lrdyn.core.checks import OutsideDomain
+from lrdyn.engine import claims as judging_claims
+from lrdyn.engine import forms, judging
+from lrdyn.engine.batches import WIDE, Evaluator, Point
+from lrdyn.engine.configuration import BadInput
+from lrdyn.engine.mistakes import first_line
+from lrdyn.engine.outcomes import outcomes, precisions
+from lrdyn.engine.produce import with_equal_settings
+from lrdyn.engine.progress import Progress, Silent
+from lrdyn.engine.random_settings import SHAPES, TRIES, Settings, chosen, run_with, source
+from lrdyn.engine.search import (
+    Drawn,
+    Once,
+    Search,
+    about_cases,
+    asked_for,
+    combinations,
+    cut,
+    is_test,
+    values_of_a_point,
+)
+from lrdyn.engine.statement import Claim, Control, Experiment, Outcome, Scenario
+
+if TYPE_CHECKING:
+    import xarray
+
+NO_LOSS = (forms.TRIVIAL, forms.BELOW_SIGHT, judging.TOO_FEW_SEEDS)
+"""Reasons that are no hypotheses."""
+
+ILL_CONDITIONED = "ill-conditioned"
+
+RAISED = (ValueError, TypeError, ZeroDivisionError, IndexError)
+"""What a function raises of shapes for which it was not written."""
+
+
+class Case(NamedTuple):
+    """A claim at a point, judged whatever hypotheses are lost there."""
+
+    claim: Claim
+    lost: list[str]
+    """Hypotheses that are not met."""
+    precision: str
+    ratio: float
+    """Residual over threshold, infinite where there is no number."""
+    condition: float
+    asked: Point
+
+
+class Edge(NamedTuple):
+    """What the loss of a hypothesis costs a claim in one precision."""
+
+    claim: Claim
+    hypothesis: str
+    precision: str
+    points: int
+    fails: int
+    """Points at which the claim fails."""
+    worst: Case
+    """The largest finite ratio; what has no number if there is none."""
+    least: float
+    """The smallest condition with which it fails."""
+
+
+class Unrun(NamedTuple):
+    """Shapes at which a scenario cannot be run."""
+
+    scenario: str
+    hypothesis: str
+    why: str
+    asked: Point
+
+
+def unchecked(experiment: Experiment) -> Experiment:
+    """The same experiment, which accepts all combinations of its flags."""
+    return replace(experiment, check=lambda point: None)
+
+
+def refusal(experiment: Experiment, asked: Point) -> str:
+    """What the experiment wanted of a point, in its words; empty if it accepts it."""
+    settings = {n: [v] for n, v in asked.items() if n != "seed" and v is not None}
+    try:
+        run_with(experiment, settings)
+    except BadInput as error:
+        return str(error).rpartition("wanted ")[2]
+    return ""
+
+
+def combinations_beyond(search: Search) -> list[Settings]:
+    """Combinations of shapes, half of them refused by the experiment where that can be."""
+    free, found = search._replace(experiment=unchecked(search.experiment)), []
+    for more in range(TRIES):
+        for one in combinations(free._replace(seed=search.seed + more)):
+            some_point = asked_for(
+                free.experiment, run_with(free.experiment, one).settings, search.seed
+            )
+            refused = refusal(search.experiment, some_point)
+            wanted = len(found) >= SHAPES // 2
+            if one not in found and (bool(refused) is wanted or search.held):
+                found.append(one)
+            if len(found) == SHAPES:
+                return found
+        if search.held and found:
+            return found
+    return found
+
+
+def drawn_beyond(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
+    """The points of the n-th batch: what the experiment refuses is drawn, too."""
+    free = unchecked(search.experiment)
+    rng, shape = source(free, search.seed, n + 1), known[n % len(known)]
+    found = []
+    for k in range(min(WIDE, search.points - n * WIDE)):
+        settings = values_of_a_point(free, rng) | chosen(dict(search.held), rng) | shape
+        found.append(asked_for(free, run_with(free, settings).settings, search.seed + n * WIDE + k))
+    return found
+
+
+def lost_hypotheses(claim: Claim, scenario: Scenario, one: Outcome, limit: float) -> list[str]:
+    """The hypotheses that a case does not meet: of the scenario, and of the claim."""
+    lost = [name for name, met in one.hypotheses.items() if not np.all(met)]
+    with np.errstate(all="ignore"):
+        try:
+            lost += judging.reasons_against(claim, scenario, one, limit)
+        except OutsideDomain:
+            lost.append("no numbers")
+    return [why for why in dict.fromkeys(lost) if why not in NO_LOSS]
+
+
+def ratio_beyond(claim: Claim, row: judging.Row) -> float:
+    """Residual over threshold; of an ill-conditioned case two digits are asked for.
+
+    More is never let pass: what has no digits left is no result.
+    """
+    limit = min(row.tolerance, judging_claims.RESOLVED) if claim.condition else row.tolerance
+    ratio = row.residual / limit if limit > 0 else row.residual / np.finfo(np.float64).eps
+    return np.inf if np.isnan(ratio) else float(ratio)
+
+
+def cases(
+    scenario: Scenario,
+    claim: Claim,
+    found: "xarray.Dataset",
+    precision: str,
+    points: Sequence[Drawn],
+    *,
+    dropped: str = "",
+) -> Iterator[Case]:
+    """A claim at points, judged whatever is lost; ``dropped`` is what the formula goes without."""
+    for drawn, one in zip(points, outcomes(claim, scenario, found, precision), strict=True):
+        row = judging.row_of(claim, scenario, one, power=not dropped)
+        if row.reason not in NO_LOSS:
+            lost = lost_hypotheses(claim, scenario, one, row.tolerance)
+            lost += [dropped] if dropped else []
+            ratio = ratio_beyond(claim, row)
+            yield Case(claim, lost, precision, ratio, row.condition, drawn.asked)
+
+
+def broken(scenario: Scenario, precision: str) -> list[tuple[Control, ...]]:
+    """Controls that leave a hypothesis, of claims about single cases; those of one program."""
+    kept = {claim.id for claim in about_cases(scenario) if not is_test(claim)}
+    leaving = [c for c in scenario.controls if c.claim in kept and (c.breaks or c.drops)]
+    return with_equal_settings([c for c in leaving if c.shows_in(precision)])
+
+
+def at_controls(
+    experiment: Experiment, scenario: Scenario, control: Control, batch: Sequence[Drawn]
+) -> list[Drawn]:
+    """Points with the shapes at which a control runs, and what else it fixes."""
+    deciding = [flag for flag in experiment.flags if flag.shapes or not flag.swept]
+    shapes = {f.name: f.quick[0] if f.quick else None for f in deciding}
+    shapes |= {n: v for n, v in scenario.at.items() if n in shapes}
+    points = [Drawn(one.asked, {**one.point, **shapes, **control.at}) for one in batch]
+    return [one for one in points if not refusal(experiment, one.point)]
+
+
+def _judged(
+    search: Search,
+    evaluator: Evaluator,
+    scenario: Scenario,
+    precision: str,
+    batch: Sequence[Drawn],
+) -> Iterator[Case]:
+    (plain,) = evaluator.results(scenario, precision, [one.point for one in batch])
+    for claim in about_cases(scenario):
+        if not is_test(claim):
+            for case in cases(scenario, claim, plain, precision, batch):
+                lost = [*case.lost, refusal(search.experiment, case.asked)]
+                yield from alone(case._replace(lost=[why for why in lost if why]))
+
+
+def _judged_controls(
+    search: Search,
+    evaluator: Evaluator,
+    scenario: Scenario,
+    precision: str,
+    batch: Sequence[Drawn],
+) -> Iterator[Case]:
+    for controls in broken(scenario, precision) if scenario.traced else ():
+        points = at_controls(search.experiment, scenario, controls[0], batch)
+        if not points:
+            continue
+        every = evaluator.results(scenario, precision, [one.point for one in points], controls)
+        for control, found in zip(controls, every, strict=True):
+            claim = judging.claim_of(control, scenario)
+            for case in cases(scenario, claim, found, precision, points, dropped=control.drops):
+                yield from alone(case)
+
+
+def alone(case: Case) -> Iterator[Case]:
+    """A case of which one hypothesis is lost, and no other."""
+    if len(case.lost) == 1:
+        yield case
+
+
+def searched_beyond(
+    search: Search, evaluator: Evaluator, progress: Progress | None = None
+) -> tuple[list[Edge], list[Unrun]]:
+    """Which hypothesis' loss costs which claim, at the random points of a search."""
+    progress = progress or Silent()
+    progress.expect(search.points)
+    free = search._replace(experiment=unchecked(search.experiment))
+    once, known = Once(free.experiment), combinations_beyond(search)
+    found: list[Case] = []
+    unrun: dict[tuple[str, str], Unrun] = {}
+    for n in range(-(-search.points // WIDE)):
+        asked = drawn_beyond(search, known, n)
+        for scenario in free.experiment.scenarios:
+            points = once.points(scenario, asked) if about_cases(scenario) else []
+            for batch in cut(free.experiment, scenario, points):
+                for precision in precisions(free.experiment, scenario, search.dtype):
+                    lost = refusal(search.experiment, batch[0].asked)
+                    try:
+                        found += _judged(search, evaluator, scenario, precision, batch)
+                    except RAISED as error:
+                        if not lost:
+                            raise
+                        why = f"{type(error).__name__}: {first_line(error)}"
+                        one = Unrun(scenario.id, lost, why, batch[0].asked)
+                        unrun.setdefault((scenario.id, lost), one)
+                    found += _judged_controls(search, evaluator, scenario, precision, batch)
+        progress.advance(len(asked))
+    return edges(found), list(unrun.values())
+
+
+def edges(found: Sequence[Case]) -> list[Edge]:
+    """Cases by claim, hypothesis and precision, those that cost a claim first."""
+    groups: dict[tuple[str, str, str], list[Case]] = {}
+    for case in found:
+        groups.setdefault((case.lost[0], case.claim.id, case.precision), []).append(case)
+    rows = []
+    for several in groups.values():
+        fails = [case for case in several if case.ratio > 1]
+        finite = [case for case in several if np.isfinite(case.ratio)]
+        worst = max(
+            [case for case in finite if case.ratio > 1] or fails or finite, key=lambda c: c.ratio
+        )
+        least = min((case.condition for case in fails), default=np.inf)
+        first = several[0]
+        where = first.claim, first.lost[0], first.precision
+        rows.append(Edge(*where, len(several), len(fails), worst, least))
+    return sorted(rows, key=lambda row: (not row.fails, row.hypothesis, row.claim.id))
