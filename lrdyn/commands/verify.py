@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lrdyn.commands.ending import Judged, Status, run
+from lrdyn.commands import search as searches
+from lrdyn.commands.ending import Ending, Judged, Status, run
 from lrdyn.engine import accelerators, mistakes, report
 from lrdyn.engine.arguments import (
     Example,
@@ -55,6 +56,8 @@ def parser_of(theorem: Experiment, prog: str = "") -> Parser:
             "--perturb", action="store_true", help="also sweep the distance from each hypothesis"
         )
     if theorem.judged:
+        if not isinstance(theorem, Study):
+            searches.add_search_flags(parser)
         parser.add_argument(
             "--judge", metavar="FOLDER", help="judge saved results again, without a run"
         )
@@ -297,7 +300,7 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
     words = sys.argv[1:] if argv is None else argv
     typed_as = prog or (started_as() if argv is None else "")
 
-    def judged() -> Judged:
+    def judged() -> Ending:
         with mistakes.named(mistakes.folders_of(theorem)):
             options = parser_of(theorem, typed_as).parse(words)
             if getattr(options, "judge", None) is not None:
@@ -308,6 +311,10 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
                 setup("float64", host_only=True)
                 path = Path(options.judge)
                 found, notes = judge_again(theorem, path, verdicts.draw, changed=options.changed)
+            elif getattr(options, "search", None) is not None:
+                return searches.command(theorem, options, words, typed_as)
+            elif getattr(options, "beyond", False):
+                raise BadInput("--beyond: got it alone, wanted --search N beside it")
             elif getattr(options, "changed", False):
                 raise BadInput("--changed: got it alone, wanted --judge FOLDER beside it")
             else:

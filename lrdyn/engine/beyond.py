@@ -5,7 +5,8 @@ leaves such cases out), where a control moves a case away from it, and where a f
 it. A point says something of a hypothesis if it is the only one that is lost there.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,10 +19,13 @@ from lrdyn.engine.batches import WIDE, Evaluator, Point
 from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.mistakes import first_line
 from lrdyn.engine.outcomes import outcomes, precisions
+from lrdyn.engine.parts import Store
 from lrdyn.engine.produce import with_equal_settings
 from lrdyn.engine.progress import Progress, Silent
 from lrdyn.engine.random_settings import SHAPES, TRIES, Settings, chosen, run_with, source
+from lrdyn.engine.results import canonical
 from lrdyn.engine.search import (
+    Court,
     Drawn,
     Once,
     Search,
@@ -56,6 +60,8 @@ class Case(NamedTuple):
     ratio: float
     """Residual over threshold, infinite where there is no number."""
     condition: float
+    place: int
+    """Of its point in the batch."""
     asked: Point
 
 
@@ -159,13 +165,14 @@ def cases(
     dropped: str = "",
 ) -> Iterator[Case]:
     """A claim at points, judged whatever is lost; ``dropped`` is what the formula goes without."""
-    for drawn, one in zip(points, outcomes(claim, scenario, found, precision), strict=True):
+    every = zip(points, outcomes(claim, scenario, found, precision), strict=True)
+    for place, (drawn, one) in enumerate(every):
         row = judging.row_of(claim, scenario, one, power=not dropped)
         if row.reason not in NO_LOSS:
             lost = lost_hypotheses(claim, scenario, one, row.tolerance)
             lost += [dropped] if dropped else []
             ratio = ratio_beyond(claim, row)
-            yield Case(claim, lost, precision, ratio, row.condition, drawn.asked)
+            yield Case(claim, lost, precision, ratio, row.condition, place, drawn.asked)
 
 
 def broken(scenario: Scenario, precision: str) -> list[tuple[Control, ...]]:
@@ -182,41 +189,43 @@ def at_controls(
     deciding = [flag for flag in experiment.flags if flag.shapes or not flag.swept]
     shapes = {f.name: f.quick[0] if f.quick else None for f in deciding}
     shapes |= {n: v for n, v in scenario.at.items() if n in shapes}
-    points = [Drawn(one.asked, {**one.point, **shapes, **control.at}) for one in batch]
-    return [one for one in points if not refusal(experiment, one.point)]
+    return [Drawn(one.asked, {**one.point, **shapes, **control.at}) for one in batch]
 
 
-def _judged(
+def judged_beyond(
     search: Search,
     evaluator: Evaluator,
     scenario: Scenario,
     precision: str,
     batch: Sequence[Drawn],
 ) -> Iterator[Case]:
+    """The claims of a scenario at points, whatever the flags leave."""
+    refused = [refusal(search.experiment, one.asked) for one in batch]
     (plain,) = evaluator.results(scenario, precision, [one.point for one in batch])
     for claim in about_cases(scenario):
         if not is_test(claim):
             for case in cases(scenario, claim, plain, precision, batch):
-                lost = [*case.lost, refusal(search.experiment, case.asked)]
+                lost = [*case.lost, refused[case.place]]
                 yield from alone(case._replace(lost=[why for why in lost if why]))
 
 
-def _judged_controls(
+def judged_controls(
     search: Search,
     evaluator: Evaluator,
     scenario: Scenario,
     precision: str,
     batch: Sequence[Drawn],
 ) -> Iterator[Case]:
+    """The claims of controls, which move cases away from a hypothesis or go without it."""
     for controls in broken(scenario, precision) if scenario.traced else ():
         points = at_controls(search.experiment, scenario, controls[0], batch)
-        if not points:
-            continue
+        refused = [refusal(search.experiment, one.point) for one in points]
         every = evaluator.results(scenario, precision, [one.point for one in points], controls)
         for control, found in zip(controls, every, strict=True):
             claim = judging.claim_of(control, scenario)
             for case in cases(scenario, claim, found, precision, points, dropped=control.drops):
-                yield from alone(case)
+                if not refused[case.place]:
+                    yield from alone(case)
 
 
 def alone(case: Case) -> Iterator[Case]:
@@ -225,15 +234,63 @@ def alone(case: Case) -> Iterator[Case]:
         yield case
 
 
+Judge = Callable[[Search, Evaluator, Scenario, str, Sequence[Drawn]], Iterator[Case]]
+
+
+class Keeper:
+    """Judges batches, and keeps what was found of them."""
+
+    def __init__(self, search: Search, evaluator: Evaluator, store: Store | None):
+        self.search, self.evaluator, self.store = search, evaluator, store
+        self.made_by = Court(search, evaluator, store).made_by
+
+    def cases(
+        self, judge: Judge, scenario: Scenario, precision: str, batch: Sequence[Drawn]
+    ) -> list[Case]:
+        """Of a batch, from the store if they are there."""
+        words = [*self.made_by, judge.__name__, scenario.id, precision]
+        words += [dict(one.point) for one in batch]
+        key = "0-" + hashlib.sha256(canonical(words).encode()).hexdigest()[:20]
+        known = {claim.id: claim for claim in scenario.claims}
+        kept = self.store.load(key) if self.store else None
+        if kept is None:
+            found = list(judge(self.search, self.evaluator, scenario, precision, batch))
+            if self.store:
+                self.store.save(key, _arrays(found))
+            return found
+        return [
+            Case(known[str(claim)], [str(lost)], precision, *map(float, numbers), int(place), asked)
+            for claim, lost, *numbers, place in zip(*(kept[n] for n in KEPT), strict=True)
+            for asked in (batch[int(place)].asked,)
+        ]
+
+
+KEPT = ("claim", "lost", "ratio", "condition", "place")
+
+
+def _arrays(found: Sequence[Case]) -> dict[str, np.ndarray]:
+    """Cases as arrays."""
+    rows = [(c.claim.id, c.lost[0], c.ratio, c.condition, c.place) for c in found]
+    columns = zip(*rows, strict=True) if rows else ((),) * len(KEPT)
+    types = ("U", "U", float, float, int)
+    return {
+        n: np.asarray(column, kind)
+        for n, column, kind in zip(KEPT, map(list, columns), types, strict=True)
+    }
+
+
 def searched_beyond(
-    search: Search, evaluator: Evaluator, progress: Progress | None = None
+    search: Search,
+    evaluator: Evaluator,
+    store: Store | None = None,
+    progress: Progress | None = None,
 ) -> tuple[list[Edge], list[Unrun]]:
     """Which hypothesis' loss costs which claim, at the random points of a search."""
     progress = progress or Silent()
     progress.expect(search.points)
     free = search._replace(experiment=unchecked(search.experiment))
     once, known = Once(free.experiment), combinations_beyond(search)
-    found: list[Case] = []
+    keeper, found = Keeper(search, evaluator, store), []
     unrun: dict[tuple[str, str], Unrun] = {}
     for n in range(-(-search.points // WIDE)):
         asked = drawn_beyond(search, known, n)
@@ -241,16 +298,16 @@ def searched_beyond(
             points = once.points(scenario, asked) if about_cases(scenario) else []
             for batch in cut(free.experiment, scenario, points):
                 for precision in precisions(free.experiment, scenario, search.dtype):
-                    lost = refusal(search.experiment, batch[0].asked)
                     try:
-                        found += _judged(search, evaluator, scenario, precision, batch)
+                        found += keeper.cases(judged_beyond, scenario, precision, batch)
                     except RAISED as error:
+                        lost = refusal(search.experiment, batch[0].asked)
                         if not lost:
                             raise
                         why = f"{type(error).__name__}: {first_line(error)}"
                         one = Unrun(scenario.id, lost, why, batch[0].asked)
                         unrun.setdefault((scenario.id, lost), one)
-                    found += _judged_controls(search, evaluator, scenario, precision, batch)
+                    found += keeper.cases(judged_controls, scenario, precision, batch)
         progress.advance(len(asked))
     return edges(found), list(unrun.values())
 

@@ -46,7 +46,7 @@ def opened(run: Run, out: Path | str) -> Iterator[Path]:
         BadInput: it cannot be made, another process has it, or a symbolic link stands in it.
     """
     path = run.folder(out)
-    with _held(path, Path(out), "--out") as made:
+    with held_folder(path, Path(out), "--out") as made:
         try:
             yield path
         except BadInput:
@@ -56,7 +56,7 @@ def opened(run: Run, out: Path | str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _held(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
+def held_folder(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
     """Make a folder below a given one and lock it; the folders that did not exist before.
 
     Raises:
@@ -157,7 +157,7 @@ def _keeping(run: Run, store: Path | str, results_folder: Path) -> Iterator[Path
     if path.exists() and path.samefile(results_folder):  # which this process has locked already
         yield path
         return
-    with _held(path, Path(store), "--store") as made:
+    with held_folder(path, Path(store), "--store") as made:
         try:
             yield path
         finally:

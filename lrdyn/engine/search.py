@@ -402,7 +402,7 @@ def searched(
     records = list(sampled(search, court, progress))
     several = starts(worst_of(records, tests_of(records)))
     for number, start in enumerate(several):
-        progress.during(number / len(several), f"climb {number + 1} of {len(several)}")
+        progress.during(0.0, f"climb {number + 1} of {len(several)}")
         records += climb(search, court, start, number)
     return records
 
