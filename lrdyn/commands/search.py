@@ -28,10 +28,10 @@ from lrdyn.engine.search import (
     Search,
     Summary,
     Worst,
+    count_of_tests,
     is_test,
     searched,
     summary,
-    tests_of,
     words_of,
 )
 from lrdyn.engine.statement import Experiment
@@ -129,7 +129,7 @@ def _inside(asked: Asked) -> Compared | Status:
     evaluator = Evaluator(search.experiment, asked.context)
     with _opened(asked) as (store, told):
         records = searched(search, evaluator, store, told)
-        found, tests = summary(search, records), tests_of(records)
+        found, tests = summary(search, records), count_of_tests(records)
         again = {}
         for one in found:
             if one.largest and one.largest.ratio > 0:

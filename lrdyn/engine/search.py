@@ -239,7 +239,7 @@ def is_test(claim: Claim) -> bool:
     return claim.kind == "statistical" and claim.tolerance is None
 
 
-def tests_of(records: Sequence[Record]) -> int:
+def count_of_tests(records: Sequence[Record]) -> int:
     """How many statistical tests there were, judged or not."""
     return max(1, sum(len(r.points) for r in records for claim in r.claims if is_test(claim)))
 
@@ -400,7 +400,7 @@ def searched(
     court = Court(search, evaluator, store)
     progress.expect(search.points)
     records = list(sampled(search, court, progress))
-    several = starts(worst_of(records, tests_of(records)))
+    several = starts(worst_of(records, count_of_tests(records)))
     for number, start in enumerate(several):
         progress.during(0.0, f"climb {number + 1} of {len(several)}")
         records += climb(search, court, start, number)
@@ -432,7 +432,7 @@ class Summary(NamedTuple):
 
 def summary(search: Search, records: Sequence[Record]) -> list[Summary]:
     """What a search says of every claim, in the order of the theorem."""
-    tests, found = tests_of(records), []
+    tests, found = count_of_tests(records), []
     worst = worst_of(records, tests)
     for scenario in search.experiment.scenarios:
         for claim in about_cases(scenario):
