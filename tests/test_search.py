@@ -262,9 +262,11 @@ def test_what_a_search_has_no_use_for_is_refused(words, said, capsys):
     assert said in capsys.readouterr().err
 
 
-def test_flags_with_which_no_point_is_accepted_are_refused(capsys):
-    assert cli.main(COROLLARY1, ["--search", "5", "--dim", "4", "--rank", "3"]) == 2
+def test_flags_with_which_no_point_is_accepted_are_refused(capsys, tmp_path):
+    words = ["--search", "5", "--dim", "4", "--rank", "3", "--out", str(tmp_path / "none")]
+    assert cli.main(COROLLARY1, words) == 2
     assert "wanted d > 2 rank" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

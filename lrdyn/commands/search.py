@@ -23,7 +23,7 @@ from lrdyn.engine.judging import OWN_HYPOTHESES, ratio_of
 from lrdyn.engine.process import setup
 from lrdyn.engine.random_settings import run_with
 from lrdyn.engine.results import environment
-from lrdyn.engine.runs import held_folder
+from lrdyn.engine.runs import held_folder, remove_empty
 from lrdyn.engine.search import (
     Search,
     Summary,
@@ -118,10 +118,18 @@ def command(
 @contextmanager
 def _opened(asked: Asked) -> Iterator[tuple[parts.Store, progress.Progress]]:
     """The folder of a search with what was found before, and progress."""
-    with held_folder(asked.folder, asked.out, "--out"):
-        with progress.shown(asked.search.experiment.name) as told:
-            with parts.opened(asked.folder / parts.FOLDER, told.note) as store:
+    folder, search = asked.folder, asked.search
+    with held_folder(folder, asked.out, "--out") as made:
+        try:
+            with (
+                progress.shown(search.experiment.name) as told,
+                parts.opened(folder / parts.FOLDER / search.name, told.note) as store,
+            ):
                 yield store, told
+        except BadInput:
+            parts.clear(folder)
+            remove_empty(folder, made)
+            raise
 
 
 def _inside(asked: Asked) -> Compared | Status:

@@ -51,7 +51,7 @@ def opened(run: Run, out: Path | str) -> Iterator[Path]:
             yield path
         except BadInput:
             parts.clear(path)
-            _remove_empty(path, made)
+            remove_empty(path, made)
             raise
 
 
@@ -93,7 +93,7 @@ def held_folder(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
         yield made
 
 
-def _remove_empty(path: Path, made: list[Path]) -> None:
+def remove_empty(path: Path, made: list[Path]) -> None:
     """Remove a folder that holds nothing but its mark, and those made on the way to it."""
     with contextlib.suppress(OSError):
         whole_files.release(path)
@@ -161,7 +161,7 @@ def _keeping(run: Run, store: Path | str, results_folder: Path) -> Iterator[Path
         try:
             yield path
         finally:
-            _remove_empty(path, made)
+            remove_empty(path, made)
 
 
 def saved(run: Run, out: Path | str, *, note: Callable[[str], None] | None = None) -> Groups | None:
