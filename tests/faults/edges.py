@@ -2,7 +2,7 @@
 
 Each theorem is searched beyond its hypotheses at N points, 2,000 by default, as ``--search N
 --beyond`` does. An edge is found where a claim fails although one hypothesis alone is lost, or
-where what is asked for cannot be run. It prints how many points of each edge failed, and by how much.
+where what is asked for cannot be run. It prints how many points of each failed, and by how much.
 """
 
 import json
