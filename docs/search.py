@@ -21,7 +21,7 @@ precisions:
 
 ```console parsed takes minutes
 $ python -m experiments.corollary1 --search 10000
-$ lrdyn verify my_theorem.py --search 2000 --rate 0.1 1
+$ lrdyn verify my_theorem.py --search 2000 --dim 3 5
 $ python -m experiments.corollary1 --search 2000 --beyond
 ```
 

@@ -3,23 +3,23 @@
 import argparse
 import datetime
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lrdyn.commands.ending import UNDECIDED, Compared, Status
 from lrdyn.core.show import aligned
-from lrdyn.engine import claims, files, parts, progress
+from lrdyn.engine import claims, files, measured_arithmetic, parts, progress
 from lrdyn.engine.arguments import whole
 from lrdyn.engine.batches import Evaluator
 from lrdyn.engine.beyond import Edge, Unrun, searched_beyond
 from lrdyn.engine.configuration import BadInput, typed
 from lrdyn.engine.judging import OWN_HYPOTHESES, ratio_of
+from lrdyn.engine.kept_programs import KeptPrograms
 from lrdyn.engine.process import setup
 from lrdyn.engine.random_settings import run_with
 from lrdyn.engine.results import environment
@@ -37,7 +37,6 @@ from lrdyn.engine.search import (
 from lrdyn.engine.statement import Experiment
 from lrdyn.engine.verify import verify_run
 from lrdyn.engine.work import DEFAULT, Context
-from lrdyn.registry import REGISTRY
 from lrdyn.system.printer import say
 
 FILE = "search.json"
@@ -86,9 +85,20 @@ class Asked(NamedTuple):
 
 
 def command(
-    theorem: Experiment, options: argparse.Namespace, words: Sequence[str], prog: str
+    theorem: Experiment,
+    options: argparse.Namespace,
+    words: Sequence[str],
+    prog: str,
+    kept: Callable[[KeptPrograms | None], KeptPrograms | None],
 ) -> Compared | Status:
     """Search, print and write; different if a claim is above its threshold somewhere.
+
+    Args:
+        theorem: the theorem.
+        options: what was read of the words.
+        words: those of the command line.
+        prog: the command as one types it, empty for ``lrdyn verify``.
+        kept: where the programs of the theorem are kept, of what the machine keeps.
 
     Raises:
         BadInput: flags that a search has no use for, or with which no point is accepted.
@@ -101,14 +111,16 @@ def command(
         if flag.name in held and flag.type == "array":
             raise BadInput(f"{typed(flag.name)}: got it beside --search, wanted it without")
     held = {name: v if isinstance(v, list) else [v] for name, v in held.items()}
-    dtype = options.dtype or "float64"
-    programs = setup(dtype)
-    ours = theorem.name in REGISTRY and resolve_name(REGISTRY[theorem.name]) is theorem
-    programs = programs.of(REGISTRY[theorem.name].partition(":")[0]) if programs and ours else None
+    machine = setup(options.dtype or "float64")
+    dtype, why = options.dtype, ""
+    if dtype is None:
+        dtype, why = measured_arithmetic.usual_precision(machine)
+    if why:
+        say(f"{theorem.name}: in float32. {why}")
     search = Search(theorem, options.search, options.seed, held, dtype)
     out, kind = Path(options.out), "beyond" if options.beyond else "search"
     folder = out / theorem.name / f"{kind}-{search.name}"
-    context = DEFAULT._replace(programs=programs)
+    context = DEFAULT._replace(programs=kept(machine), machine=machine)
     if options.memory:
         context = context._replace(memory=options.memory)
     asked = Asked(search, folder, out, prog or f"lrdyn verify {theorem.name}", context)

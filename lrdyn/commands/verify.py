@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ from lrdyn.engine.arithmetic import MATMULS, PRECISIONS
 from lrdyn.engine.configuration import BadInput, Run, configured, defaults, typed
 from lrdyn.engine.device_defaults import ON_A_CPU, usual_memory
 from lrdyn.engine.flags import flag_text
+from lrdyn.engine.kept_programs import KeptPrograms
 from lrdyn.engine.process import setup
 from lrdyn.engine.runs import about, carry_out, judge_again
 from lrdyn.engine.statement import Experiment, Study
@@ -207,25 +209,20 @@ def verify_command(
     """
     run, options = command
     theorem = run.experiment
-    programs = machine = setup(
-        run.dtype, host_devices=host_devices, host_only=options.cluster is not None
-    )
+    machine = setup(run.dtype, host_devices=host_devices, host_only=options.cluster is not None)
     if options.dtype is None:
         run, why = in_usual_precision(run, machine)
         if why:
             say(f"{theorem.name}: in float32. {why}")
     if said := about(run):
         say(f"{theorem.name}: {said}")
-    if programs is not None:
-        ours = is_ours(theorem)
-        programs = programs.of(REGISTRY[theorem.name].partition(":")[0]) if ours else None
     with _cluster(options, theorem.name if bar else "") as elsewhere:
         context = Context(
             memory=options.memory or usual_memory(jax.local_devices()[0]),
             lanes=options.lanes,
             store=Path(options.store) if options.store else None,
             every=getattr(options, "checkpoint_every", None),
-            programs=programs,
+            programs=kept_programs(theorem, machine),
             machine=machine,
             elsewhere=elsewhere,
         )
@@ -259,6 +256,12 @@ def clusters() -> Any:
         wanted = "the extra 'cluster': pip install lrdyn[cluster]"
         raise BadInput(f"--cluster: got no package {error.name!r}, wanted {wanted}") from None
     return client
+
+
+def kept_programs(theorem: Experiment, machine: KeptPrograms | None) -> KeptPrograms | None:
+    """Where the compiled programs of a theorem are kept: those of the library alone are."""
+    ours = machine is not None and is_ours(theorem)
+    return machine.of(REGISTRY[theorem.name].partition(":")[0]) if ours else None
 
 
 def is_ours(theorem: Experiment) -> bool:
@@ -312,7 +315,8 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
                 path = Path(options.judge)
                 found, notes = judge_again(theorem, path, verdicts.draw, changed=options.changed)
             elif getattr(options, "search", None) is not None:
-                return searches.command(theorem, options, words, typed_as)
+                kept = partial(kept_programs, theorem)
+                return searches.command(theorem, options, words, typed_as, kept)
             elif getattr(options, "beyond", False):
                 raise BadInput("--beyond: got it alone, wanted --search N beside it")
             elif getattr(options, "changed", False):
