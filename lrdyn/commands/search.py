@@ -35,7 +35,7 @@ from lrdyn.engine.search import (
     words_of,
 )
 from lrdyn.engine.statement import Experiment
-from lrdyn.engine.verify import verify_run
+from lrdyn.engine.verify import meter_of, verify_run
 from lrdyn.engine.work import DEFAULT, Context
 from lrdyn.system.printer import say
 
@@ -111,16 +111,16 @@ def command(
         if flag.name in held and flag.type == "array":
             raise BadInput(f"{typed(flag.name)}: got it beside --search, wanted it without")
     held = {name: v if isinstance(v, list) else [v] for name, v in held.items()}
-    machine = setup(options.dtype or "float64")
     dtype, why = options.dtype, ""
+    machine = setup(dtype or "float64")
+    context = DEFAULT._replace(programs=kept(machine), machine=machine)
     if dtype is None:
-        dtype, why = measured_arithmetic.usual_precision(machine)
+        dtype, why = measured_arithmetic.usual_precision(meter_of(context))
     if why:
         say(f"{theorem.name}: in float32. {why}")
     search = Search(theorem, options.search, options.seed, held, dtype)
     out, kind = Path(options.out), "beyond" if options.beyond else "search"
     folder = out / theorem.name / f"{kind}-{search.name}"
-    context = DEFAULT._replace(programs=kept(machine), machine=machine)
     if options.memory:
         context = context._replace(memory=options.memory)
     asked = Asked(search, folder, out, prog or f"lrdyn verify {theorem.name}", context)
