@@ -256,7 +256,9 @@ def _above(entry: Mapping[str, Any]) -> bool:
 
 def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     precisions = list(dict.fromkeys(p for entry in entries for p in entry["ratios"]))
-    rows = [("claim", "kind", "judged", "excused", "outside", *precisions, "repeated")]
+    rows: list[tuple[str, ...]] = [
+        ("claim", "kind", "judged", "excused", "outside", *precisions, "repeated")
+    ]
     for entry in entries:
         ratios = [short(entry, p) for p in precisions]
         again = "-" if entry["repeated"] is None else f"{entry['repeated']:.3g}"

@@ -260,8 +260,9 @@ def clusters() -> Any:
 
 def kept_programs(theorem: Experiment, machine: KeptPrograms | None) -> KeptPrograms | None:
     """Where the compiled programs of a theorem are kept: those of the library alone are."""
-    ours = machine is not None and is_ours(theorem)
-    return machine.of(REGISTRY[theorem.name].partition(":")[0]) if ours else None
+    if machine is None or not is_ours(theorem):
+        return None
+    return machine.of(REGISTRY[theorem.name].partition(":")[0])
 
 
 def is_ours(theorem: Experiment) -> bool:

@@ -258,10 +258,10 @@ class Keeper:
             if self.store:
                 self.store.save(key, _arrays(found))
             return found
+        rows = zip(*(kept[name].tolist() for name in KEPT), strict=True)
         return [
-            Case(known[str(claim)], [str(lost)], precision, *map(float, numbers), int(place), asked)
-            for claim, lost, *numbers, place in zip(*(kept[n] for n in KEPT), strict=True)
-            for asked in (batch[int(place)].asked,)
+            Case(known[claim], [lost], precision, ratio, condition, place, batch[place].asked)
+            for claim, lost, ratio, condition, place in rows
         ]
 
 

@@ -357,7 +357,7 @@ def climb(search: Search, court: Court, start: Worst, number: int) -> list[Recor
     differential_evolution(
         lost,
         [(0.0, 1.0)] * len(flags),
-        init=np.clip(first, 0.0, 1.0),
+        init=np.clip(first, 0.0, 1.0),  # pyright: ignore[reportArgumentType]
         maxiter=generations(search.points),
         tol=0.0,
         polish=False,
@@ -381,12 +381,14 @@ def seeded(rng: np.random.Generator) -> dict[str, Any]:
 def moved(search: Search, flags: Sequence[Flag], asked: Point, place: np.ndarray) -> Point | None:
     """A point with other values of some flags; none where the experiment refuses it."""
     values = {f.name: from_unit(f, float(x)) for f, x in zip(flags, place, strict=True)}
-    settings = {n: [v] for n, v in {**asked, **values}.items() if n != "seed" and v is not None}
+    point = {**asked, **values}
     try:
-        run = run_with(search.experiment, settings)
-    except BadInput:
+        for scenario in search.experiment.scenarios:
+            for one in points_of(search.experiment, scenario, point):
+                search.experiment.check(one)
+    except ValueError:
         return None
-    return asked_for(search.experiment, run.settings, asked["seed"])
+    return point
 
 
 def searched(
