@@ -8,6 +8,7 @@ it. A point says something of a hypothesis if it is the only one that is lost th
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -105,22 +106,23 @@ def refusal(experiment: Experiment, asked: Point) -> str:
 
 
 def combinations_beyond(search: Search) -> list[Settings]:
-    """Combinations of shapes, half of them refused by the experiment where that can be."""
-    free, found = search._replace(experiment=unchecked(search.experiment)), []
+    """Combinations of shapes: one that the experiment accepts, one that it refuses, and so on.
+
+    Each that is refused is so for another reason, as far as there are several.
+    """
+    free, half = search._replace(experiment=unchecked(search.experiment)), SHAPES // 2
+    inside: list[Settings] = []
+    outside: dict[str, list[Settings]] = {}
     for more in range(TRIES):
         for one in combinations(free._replace(seed=search.seed + more)):
-            some_point = asked_for(
-                free.experiment, run_with(free.experiment, one).settings, search.seed
-            )
-            refused = refusal(search.experiment, some_point)
-            wanted = len(found) >= SHAPES // 2
-            if one not in found and (bool(refused) is wanted or search.held):
-                found.append(one)
-            if len(found) == SHAPES:
-                return found
-        if search.held and found:
-            return found
-    return found
+            settings = run_with(free.experiment, one).settings
+            refused = refusal(search.experiment, asked_for(free.experiment, settings, search.seed))
+            several = outside.setdefault(refused, []) if refused else inside
+            if one not in several:
+                several.append(one)
+    refused = [one for several in zip_longest(*outside.values()) for one in several if one]
+    pairs = zip_longest(inside[:half], refused[:half])
+    return [one for pair in pairs for one in pair if one is not None]
 
 
 def drawn_beyond(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
