@@ -22,6 +22,9 @@ DRAWS = 300
 TRIES = 30
 """Draws of points before a combination of shapes counts as one that has none."""
 
+FEW_TRIES = 5
+"""The same where flags are held, with which there may be no point at all."""
+
 Settings = dict[str, list[Any]]
 """Flag -> its values."""
 
@@ -91,13 +94,14 @@ def shapes(
     rng, found = source(experiment, seed, 0), []
     flags = shape_flags(experiment)
     words = {f.name: rng.permutation(words_of(f)).tolist() for f in flags if f.type is str}
-    for _ in range(DRAWS):
-        if len(found) == SHAPES:
+    tries_each = FEW_TRIES if held else TRIES
+    for n in range(DRAWS):
+        if len(found) == SHAPES or (held and not found and n == TRIES):
             break
         one = one_combination(experiment, len(found), words, rng)
         if held:
             one |= chosen({n: v for n, v in held.items() if n in one}, rng)
-        tries = (one | values(experiment, rng, set(), several) for _ in range(TRIES))
+        tries = (one | values(experiment, rng, set(), several) for _ in range(tries_each))
         # There may be no point that the theorem accepts.
         if one not in found and any(accepted(experiment, settings) for settings in tries):
             found.append(one)
