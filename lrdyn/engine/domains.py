@@ -132,7 +132,7 @@ FINEST = 16.0
 """Decades toward either end of a flag between two numbers that float64 tells apart."""
 
 
-def to_unit(flag: Flag, value: float) -> float:
+def to_unit(flag: Flag, value: int | float) -> float:
     """Where a value lies in the domain of its flag, from 0 to 1: by decades, integers by order.
 
     Example:
