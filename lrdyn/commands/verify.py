@@ -4,13 +4,15 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import jax
 
-from lrdyn.commands.ending import Judged, Status, run
+from lrdyn.commands import search as searches
+from lrdyn.commands.ending import Ending, Judged, Status, run
 from lrdyn.engine import accelerators, mistakes, report
 from lrdyn.engine.arguments import (
     Example,
@@ -29,6 +31,7 @@ from lrdyn.engine.arithmetic import MATMULS, PRECISIONS
 from lrdyn.engine.configuration import BadInput, Run, configured, defaults, typed
 from lrdyn.engine.device_defaults import ON_A_CPU, usual_memory
 from lrdyn.engine.flags import flag_text
+from lrdyn.engine.kept_programs import KeptPrograms
 from lrdyn.engine.process import setup
 from lrdyn.engine.runs import about, carry_out, judge_again
 from lrdyn.engine.statement import Experiment, Study
@@ -55,6 +58,8 @@ def parser_of(theorem: Experiment, prog: str = "") -> Parser:
             "--perturb", action="store_true", help="also sweep the distance from each hypothesis"
         )
     if theorem.judged:
+        if not isinstance(theorem, Study):
+            searches.add_search_flags(parser)
         parser.add_argument(
             "--judge", metavar="FOLDER", help="judge saved results again, without a run"
         )
@@ -204,19 +209,14 @@ def verify_command(
     """
     run, options = command
     theorem = run.experiment
-    programs = machine = setup(
-        run.dtype, host_devices=host_devices, host_only=options.cluster is not None
-    )
-    if programs is not None:
-        ours = is_ours(theorem)
-        programs = programs.of(REGISTRY[theorem.name].partition(":")[0]) if ours else None
+    machine = setup(run.dtype, host_devices=host_devices, host_only=options.cluster is not None)
     with _cluster(options, theorem.name if bar else "") as elsewhere:
         context = Context(
             memory=options.memory or usual_memory(jax.local_devices()[0]),
             lanes=options.lanes,
             store=Path(options.store) if options.store else None,
             every=getattr(options, "checkpoint_every", None),
-            programs=programs,
+            programs=kept_programs(theorem, machine),
             machine=machine,
             elsewhere=elsewhere,
         )
@@ -258,6 +258,13 @@ def clusters() -> Any:
     return client
 
 
+def kept_programs(theorem: Experiment, machine: KeptPrograms | None) -> KeptPrograms | None:
+    """Where the compiled programs of a theorem are kept: those of the library alone are."""
+    if machine is None or not is_ours(theorem):
+        return None
+    return machine.of(REGISTRY[theorem.name].partition(":")[0])
+
+
 def is_ours(theorem: Experiment) -> bool:
     """Whether it is a theorem of the library, whose files this process runs.
 
@@ -297,7 +304,7 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
     words = sys.argv[1:] if argv is None else argv
     typed_as = prog or (started_as() if argv is None else "")
 
-    def judged() -> Judged:
+    def judged() -> Ending:
         with mistakes.named(mistakes.folders_of(theorem)):
             options = parser_of(theorem, typed_as).parse(words)
             if getattr(options, "judge", None) is not None:
@@ -308,6 +315,11 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
                 setup("float64", host_only=True)
                 path = Path(options.judge)
                 found, notes = judge_again(theorem, path, verdicts.draw, changed=options.changed)
+            elif getattr(options, "search", None) is not None:
+                kept = partial(kept_programs, theorem)
+                return searches.command(theorem, options, words, typed_as, kept)
+            elif getattr(options, "beyond", False):
+                raise BadInput("--beyond: got it alone, wanted --search N beside it")
             elif getattr(options, "changed", False):
                 raise BadInput("--changed: got it alone, wanted --judge FOLDER beside it")
             else:

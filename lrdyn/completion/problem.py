@@ -172,6 +172,7 @@ FLAGS = (
         symbol="d",
         help="width of the target",
         shapes=True,
+        most=14,
     ),
     Flag(
         "rank",
@@ -182,6 +183,7 @@ FLAGS = (
         symbol="r",
         help="rank of the target Phi",
         shapes=True,
+        most=3,
     ),
     Flag(
         "observed",
@@ -191,6 +193,7 @@ FLAGS = (
         symbol="p",
         help="fraction of the entries that is observed; p d^2 measurements of sensing",
         shapes=True,
+        from_usual=True,
     ),
     Flag(
         "init_scale",
@@ -237,6 +240,7 @@ FLAGS = (
         domain=at_least(0),
         type=int,
         help="which of the instances of a seed",
+        most=1000,
     ),
     Flag(
         "steps",
@@ -247,6 +251,8 @@ FLAGS = (
         symbol="t",
         help="steps of descent",
         swept=False,
+        most=1500,
+        from_usual=True,
     ),
 )
 

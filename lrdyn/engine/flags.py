@@ -77,6 +77,10 @@ class Flag:
         swept: whether several values are accepted.
         source: whether it says what the cases are made of, a file or a folder: controls, which
             have settings of their own, are made of the same.
+        most: the largest integer that is drawn at random, for a case to take seconds, where the
+            domain has no end.
+        from_usual: whether numbers near the usual ones are drawn from these on, not below:
+            a shorter training is rarely long enough, for example.
     """
 
     name: str
@@ -89,6 +93,8 @@ class Flag:
     shapes: bool = False
     swept: bool = True
     source: bool = False
+    most: int = 6
+    from_usual: bool = False
 
     def __post_init__(self) -> None:
         if self.type is str and not (self.shapes and self.domain):

@@ -164,14 +164,19 @@ class Job(NamedTuple):
         }
 
 
-def _of_control(results: "xarray.Dataset", control: Control, job: Job) -> "xarray.Dataset":
-    """What one control left, without the axes of its settings, which have one value each."""
+def of_control(results: "xarray.Dataset", control: Control) -> "xarray.Dataset":
+    """What one control left, by the names that the arrays have in its scenario."""
     mine = (f"{control.id}.", f"length_{control.id}.")
     found = results[[name for name in results if str(name).startswith(mine)]]
     names = [n for n in (*found.variables, *found.dims) if str(n).startswith(mine)]
+    return found.rename({name: str(name).replace(f"{control.id}.", "", 1) for name in names})
+
+
+def _of_control(results: "xarray.Dataset", control: Control, job: Job) -> "xarray.Dataset":
+    """What one control left, without the axes of its settings, which have one value each."""
     settings = [name for name in job.points.columns if name not in ("seed", "amount")]
+    found = of_control(results, control)
     at = {name: _plain(found[name].values[0]) for name in settings}
-    found = found.rename({name: str(name).replace(f"{control.id}.", "", 1) for name in names})
     return found.squeeze(settings, drop=True).assign_attrs(
         title=f"{control.claim}: {control.statement}",
         claim=control.claim,

@@ -5,7 +5,7 @@ or years later.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -324,18 +324,24 @@ def _lost(scenario: Scenario, one: Outcome) -> bool:
 
 
 def _reason(claim: Claim, scenario: Scenario, one: Outcome, limit: float) -> str:
+    return next(reasons_against(claim, scenario, one, limit), "")
+
+
+def reasons_against(claim: Claim, scenario: Scenario, one: Outcome, limit: float) -> Iterator[str]:
+    """Every reason for which a claim, on its own, leaves a case out; the first one is said."""
     if scenario.trains and _lost(scenario, one):
-        return LOST
+        yield LOST
     seeds = np.ravel(one.point["seed"]) if claim.seeds else np.array([])
     if len(seeds[seeds > 0] if scenario.trains else seeds) < claim.seeds:
-        return TOO_FEW_SEEDS
+        yield TOO_FEW_SEEDS
     if claim.applies is not None and not claim.applies(one):
-        return "claim does not apply"
+        yield OWN_HYPOTHESES[0]
     if scenario.diverges and np.any(one.predicted[scenario.diverges_name] >= 0):
-        return "diverges"
+        yield "diverges"
     if claim.condition and not limit <= claims.RESOLVED:
-        return "ill-conditioned"
-    return claim.undecided(one) if claim.undecided else ""
+        yield "ill-conditioned"
+    if claim.undecided and (why := claim.undecided(one)):
+        yield why
 
 
 def _found(

@@ -119,7 +119,7 @@ def trace(
         raise ValueError("batched: got no traced axis, wanted one whose array tells the lanes")
     # If every axis decides shapes there is nothing to batch over but the count.
     columns = columns or {"": np.zeros(points.size)}
-    columns = {name: _as_jax_has_it(name, column) for name, column in columns.items()}
+    columns = {name: as_jax_has_it(name, column) for name, column in columns.items()}
 
     # A batch of width 1 is compiled to other kernels and rounds differently: never use it unless
     # the whole group is one point, or every point is to run by itself.
@@ -341,7 +341,7 @@ def _lowered(group: Group) -> Any:
     return jax.jit(_named_by(group.plan, program)).lower(*_arguments(group))
 
 
-def _as_jax_has_it(name: str, column: np.ndarray) -> np.ndarray:
+def as_jax_has_it(name: str, column: np.ndarray) -> np.ndarray:
     """In the precision of the run: what is too large for float32 is infinite there, as in a run."""
     with np.errstate(over="ignore"):
         found = column.astype(jax.dtypes.canonicalize_dtype(column.dtype))

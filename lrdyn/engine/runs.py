@@ -46,17 +46,17 @@ def opened(run: Run, out: Path | str) -> Iterator[Path]:
         BadInput: it cannot be made, another process has it, or a symbolic link stands in it.
     """
     path = run.folder(out)
-    with _held(path, Path(out), "--out") as made:
+    with held_folder(path, Path(out), "--out") as made:
         try:
             yield path
         except BadInput:
             parts.clear(path)
-            _remove_empty(path, made)
+            remove_empty(path, made)
             raise
 
 
 @contextlib.contextmanager
-def _held(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
+def held_folder(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
     """Make a folder below a given one and lock it; the folders that did not exist before.
 
     Raises:
@@ -93,7 +93,7 @@ def _held(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
         yield made
 
 
-def _remove_empty(path: Path, made: list[Path]) -> None:
+def remove_empty(path: Path, made: list[Path]) -> None:
     """Remove a folder that holds nothing but its mark, and those made on the way to it."""
     with contextlib.suppress(OSError):
         whole_files.release(path)
@@ -157,11 +157,11 @@ def _keeping(run: Run, store: Path | str, results_folder: Path) -> Iterator[Path
     if path.exists() and path.samefile(results_folder):  # which this process has locked already
         yield path
         return
-    with _held(path, Path(store), "--store") as made:
+    with held_folder(path, Path(store), "--store") as made:
         try:
             yield path
         finally:
-            _remove_empty(path, made)
+            remove_empty(path, made)
 
 
 def saved(run: Run, out: Path | str, *, note: Callable[[str], None] | None = None) -> Groups | None:

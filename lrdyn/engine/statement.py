@@ -209,6 +209,8 @@ class Control(Generic[C, T, M]):
         case: ``case(key, case, amount)`` moves a case away from a hypothesis; amount 0 is no move.
         breaks: that hypothesis, of the scenario, or ``"applies"`` for the claim's own.
         predict: a wrong formula; returns the fields that are wrong, the absent ones stay.
+        drops: the hypothesis that such a formula goes without, in words, if it is right where that
+            is met.
         measure: another algorithm, or a wrong measurement; as ``predict``.
         swap: ``lambda theory, run: (run.share, run.none)``: in the place of the first field, which
             the claim reads, stands the second, of the same runs: what a training left is compared
@@ -227,6 +229,7 @@ class Control(Generic[C, T, M]):
     case: Callable[[Array, C, Array], C] | None = None
     breaks: str = ""
     predict: Callable[[C], T] | None = None
+    drops: str = ""
     measure: Callable[[C], M] | None = None
     swap: Callable[[T, M], tuple[Any, Any]] | None = None
     at: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -248,6 +251,8 @@ class Control(Generic[C, T, M]):
             )
         if self.amounts and self.case is None:
             raise ValueError(f"control {self.id!r}: got amounts, wanted case beside them")
+        if self.drops and self.predict is None:
+            raise ValueError(f"control {self.id!r}: got drops, wanted predict beside it")
 
     @property
     def swapped(self) -> Mapping[str, str]:

@@ -25,8 +25,8 @@ QUICK = {"dim": (12,), "depth": (3,), "rank": (2,), "init_scale": (0.3, 1.0)}
 SHARED = ("dim", "depth", "rank", "init_scale", "learning_rate", "steps")
 
 FLAGS = (
-    Flag("rows", (6,), at_least(2), int, "m", "rows of W", paper=(12, 40), shapes=True),
-    Flag("cols", (9,), at_least(2), int, "n", "columns of W", paper=(16,), shapes=True),
+    Flag("rows", (6,), at_least(2), int, "m", "rows of W", paper=(12, 40), shapes=True, most=7),
+    Flag("cols", (9,), at_least(2), int, "n", "columns of W", paper=(16,), shapes=True, most=7),
     Flag("adapter_scale", (0.5, 2.0), between(1e-3, 1e3), float, "s", "scale of the adapter"),
     Flag(
         "rate_ratio",

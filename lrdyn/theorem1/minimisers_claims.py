@@ -386,6 +386,7 @@ CONTROLS: tuple[Control[Factorization, DescentTheory, DescentMeasured], ...] = (
         predict=lambda case: DescentTheory(
             target_values=case.values.at[case.rank :].set(0.0),
         ),
+        drops="sigma_r > sigma_{r+1}",
     ),
     Control(
         "half_threshold_value",

@@ -30,6 +30,7 @@ FLAGS = (
         symbol="k",
         help="rows of the target Phi",
         shapes=True,
+        most=7,
     ),
     Flag(
         "cols",
@@ -40,6 +41,7 @@ FLAGS = (
         symbol="d",
         help="columns of the target Phi",
         shapes=True,
+        most=7,
     ),
     Flag(
         "rank",
@@ -50,6 +52,7 @@ FLAGS = (
         symbol="r",
         help="width of the hidden layers",
         shapes=True,
+        most=3,
     ),
     Flag(
         "depth",
@@ -60,6 +63,7 @@ FLAGS = (
         symbol="L",
         help="number of layers",
         shapes=True,
+        most=5,
     ),
     Flag(
         "weight_decay",
@@ -116,6 +120,8 @@ FLAGS = (
         symbol="t",
         help="steps of descent",
         swept=False,
+        most=1500,
+        from_usual=True,
     ),
 )
 

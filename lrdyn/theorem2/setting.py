@@ -110,9 +110,39 @@ DECAY = between(1e-12, 1e12, zero=True)
 SPREAD = between(1e-6, 1e6)
 
 FLAGS = (
-    Flag("dim", (16,), at_least(3), int, "d", "width of the square layers", (30, 100), shapes=True),
-    Flag("depth", (2, 4), at_least(2), int, "L", "number of layers", (2, 3, 5, 8), shapes=True),
-    Flag("rank", (3,), at_least(1), int, "r", "rank of the target Phi", (1, 3, 10), shapes=True),
+    Flag(
+        "dim",
+        (16,),
+        at_least(3),
+        int,
+        "d",
+        "width of the square layers",
+        (30, 100),
+        shapes=True,
+        most=14,
+    ),
+    Flag(
+        "depth",
+        (2, 4),
+        at_least(2),
+        int,
+        "L",
+        "number of layers",
+        (2, 3, 5, 8),
+        shapes=True,
+        most=5,
+    ),
+    Flag(
+        "rank",
+        (3,),
+        at_least(1),
+        int,
+        "r",
+        "rank of the target Phi",
+        (1, 3, 10),
+        shapes=True,
+        most=3,
+    ),
     Flag(
         "init_scale",
         (0.3, 1.0),
@@ -151,7 +181,18 @@ FLAGS = (
         symbol="sigma_1",
         help="largest singular value of the default target, factor on a given one",
     ),
-    Flag("steps", (100,), at_least(1), int, "t", "steps of gradient descent", (500,), swept=False),
+    Flag(
+        "steps",
+        (100,),
+        at_least(1),
+        int,
+        "t",
+        "steps of gradient descent",
+        (500,),
+        swept=False,
+        most=1500,
+        from_usual=True,
+    ),
     Flag("target", (), None, "array", "Phi", "run on your own square matrix", swept=False),
 )
 

@@ -57,6 +57,7 @@ FLAGS = (
         help="rows of Y and of X",
         paper=(8,),
         shapes=True,
+        most=7,
     ),
     Flag(
         "cols",
@@ -67,6 +68,7 @@ FLAGS = (
         help="examples: columns of X and Y",
         paper=(10,),
         shapes=True,
+        most=7,
     ),
     Flag(
         "width",
@@ -140,6 +142,8 @@ FLAGS = (
         help="steps of descent",
         paper=(20_000,),
         swept=False,
+        most=1500,
+        from_usual=True,
     ),
 )
 

@@ -429,6 +429,7 @@ GRADIENT_RANK = Scenario[Recursion, RecursionTheory, RecursionMeasured](
             "Lemma 3.3 as printed, for B = C = diag(1, 0) too",
             "stable_rank_bound",
             predict=_wrong,
+            drops="the top singular pair of G_par lies in the eigenspace of l_1",
         ),
         Control(
             "large_step",

@@ -41,6 +41,7 @@ FLAGS = (
         symbol="m",
         help="rows of W: outputs, classes, hidden units",
         shapes=True,
+        most=7,
     ),
     Flag(
         "cols",
@@ -50,6 +51,7 @@ FLAGS = (
         symbol="n",
         help="columns of W: features of an example",
         shapes=True,
+        most=7,
     ),
     Flag(
         "rank",
@@ -60,6 +62,7 @@ FLAGS = (
         help="columns of P",
         paper=(1, 3),
         shapes=True,
+        most=3,
     ),
     Flag(
         "period",
@@ -125,6 +128,8 @@ FLAGS = (
         help="steps of descent",
         paper=(100,),
         swept=False,
+        most=1500,
+        from_usual=True,
     ),
 )
 

@@ -84,6 +84,11 @@ FAULTS = {
         "adapters and plans written here, in PEFT where it is installed",
         "PEFT's outputs, errors, ranks and modules are those said here",
     ),
+    "edges": Fault(
+        ("edges", "2000"),
+        "theorems without their hypotheses, at 2,000 points each",
+        "the search finds every known edge by itself",
+    ),
     "lowest": Fault(
         ("lowest",),
         "the lowest releases that pyproject.toml allows (network)",

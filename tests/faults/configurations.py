@@ -18,12 +18,10 @@ import argparse
 import contextlib
 import datetime
 import json
-import math
 import os
 import sys
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,8 +30,18 @@ import numpy as np
 
 from lrdyn import cli
 from lrdyn.engine.configuration import Run
-from lrdyn.engine.flags import Flag
 from lrdyn.engine.judging import worst_ratio
+from lrdyn.engine.random_settings import (
+    SHAPES,
+    Settings,
+    accepted,
+    point_flags,
+    shapes,
+    some,
+    source,
+    values,
+    written,
+)
 from lrdyn.engine.statement import Experiment
 from lrdyn.engine.verify import Verification, verify_run
 from lrdyn.engine.work import DEFAULT
@@ -42,25 +50,8 @@ from lrdyn.registry import REGISTRY, theorem
 FILE = Path(__file__).parents[1] / "data" / "configurations.json"
 """What became of the commands that were run once: read by ``--check`` and the tests."""
 
-MOST = {"dim": 14, "rows": 7, "cols": 7, "rank": 3, "depth": 5, "steps": 1500, "draw": 1000}
-"""Largest integers that are drawn far from the presets, for a case to take seconds; of other flags
-``ANY``."""
-
-ANY = 6
-
-SHAPES = 6
-"""Combinations of the flags that decide what is compiled, half of them inside: to compile takes
-longer than all else."""
-
 POINTS = 8
 """Settings of a command, always as many: their number decides what is compiled, too."""
-
-NEAR = 0.15
-"""Decades around the quick preset in which a number inside is drawn."""
-
-FROM_PRESET = ("steps", "observed")
-"""Flags that inside are drawn from the preset on: shorter trainings are rarely long enough, and of
-fewer entries nothing is claimed."""
 
 CHECKED = 20
 """Commands of each theorem whose points are committed one by one, for others to be compared."""
@@ -70,159 +61,6 @@ CHANCE = 0.03
 
 
 # Drawing ------------------------------------------------------------------------------------
-
-
-def edge(inside: Callable[[Any], bool], within: float, without: float) -> float:
-    """The last positive number towards ``without`` that a domain contains, by bisection."""
-    for _ in range(80):
-        # Powers of ten: the decades of small numbers count as much as those of large ones.
-        middle = math.sqrt(within) * math.sqrt(without)
-        within, without = (middle, without) if inside(middle) else (within, middle)
-    return within
-
-
-class Range(NamedTuple):
-    """The positive numbers that a flag accepts, and whether 0 is one of them."""
-
-    least: float
-    most: float
-    zero: bool
-
-
-def range_of(flag: Flag) -> Range:
-    """Ends of the domain of a flag of floating-point numbers."""
-    assert flag.domain is not None
-    some = next(x for x in (*flag.quick, *flag.paper, 1.0) if x > 0 and flag.domain.contains(x))
-    powers = [10.0**k for k in range(-307, 309)]
-    inside = [x for x in (*powers, some) if flag.domain.contains(x)]
-    least, most = min(inside), max(inside)
-    if least > powers[0]:
-        least = edge(flag.domain.contains, least, least / 10)
-    if most < powers[-1]:
-        most = edge(flag.domain.contains, most, most * 10)
-    return Range(least, most, flag.domain.contains(0.0))
-
-
-def number(flag: Flag, rng: np.random.Generator, *, far: bool) -> float:
-    """Draw a number: near the quick preset or, far from it, at an end of the domain or in it."""
-    ends = range_of(flag)
-    if far and rng.random() < 0.5:
-        return float(rng.choice([ends.least, ends.most, *([0.0] if ends.zero else [])]))
-    usual = float(rng.choice(flag.quick)) or (0.0 if rng.random() < 0.5 else 1.0)
-    if not far and not usual:
-        return usual
-    low, high = math.log10(ends.least), math.log10(ends.most)
-    if not far and flag.name in FROM_PRESET:
-        low = math.log10(usual)
-    elif not far:
-        low, high = max(low, math.log10(usual) - NEAR), min(high, math.log10(usual) + NEAR)
-    drawn = 10.0 ** rng.uniform(low, high)
-    # A bounded number is as near to 1 as to 0.
-    drawn = 1 - drawn if far and ends.most < 1 and rng.random() < 0.5 else drawn
-    return float(f"{np.clip(drawn, ends.least, ends.most):.4g}")
-
-
-def value(flag: Flag, rng: np.random.Generator, *, far: bool) -> Any:
-    """Draw one value of a flag."""
-    assert flag.domain is not None
-    if flag.type is str:
-        return str(rng.choice(words_of(flag)))
-    if flag.type is float:
-        drawn = number(flag, rng, far=far)
-        return drawn if flag.domain.contains(drawn) else value(flag, rng, far=far)
-    least, most = 0, MOST.get(flag.name, ANY)
-    if not far and flag.name in FROM_PRESET:
-        least, most = max(flag.quick), max(flag.quick) * 5 // 4
-    elif not far:
-        least, most = min(flag.quick) // 2, max(*flag.quick, min(most, 2 * max(flag.quick)))
-    whole = [n for n in range(least, most + 1) if flag.domain.contains(n)]
-    if not far:
-        return whole[rng.integers(len(whole))]
-    # Small ones more often.
-    return whole[int(rng.choice(np.geomspace(1, len(whole) + 1, 40, endpoint=False))) - 1]
-
-
-def words_of(flag: Flag) -> list[str]:
-    """What a flag of words accepts."""
-    assert flag.domain is not None
-    return flag.domain.wanted.removeprefix("one of ").split(", ")
-
-
-Settings = dict[str, list[Any]]
-"""Flag -> its values."""
-
-
-def shape_flags(experiment: Experiment) -> list[Flag]:
-    """Flags that decide what is compiled: shapes, and steps, which are not swept."""
-    return [f for f in experiment.flags if f.domain and (f.shapes or not f.swept)]
-
-
-def point_flags(experiment: Experiment) -> list[Flag]:
-    """The other flags, which are values of points of one program."""
-    return [f for f in experiment.flags if f.domain and f.swept and not f.shapes]
-
-
-def source(experiment: Experiment, seed: int, n: int) -> np.random.Generator:
-    """Random numbers of a command of a theorem."""
-    return np.random.default_rng([seed, n, zlib.crc32(experiment.name.encode())])
-
-
-def some(flags: list[Flag], rng: np.random.Generator) -> set[str]:
-    """The names of one or two of several flags."""
-    count = min(len(flags), int(rng.integers(1, 3)))
-    return {flag.name for flag in rng.permutation(np.array(flags, object))[:count]}
-
-
-def shapes(experiment: Experiment, seed: int) -> list[Settings]:
-    """Combinations of the flags that decide what is compiled; those of the first half are inside.
-
-    Each word of a flag is in one of them, or in as many as there are.
-    """
-    rng, found = source(experiment, seed, 0), []
-    flags = shape_flags(experiment)
-    words = {f.name: rng.permutation(words_of(f)).tolist() for f in flags if f.type is str}
-    while len(found) < SHAPES:
-        k = len(found)
-        far = set() if k < SHAPES // 2 else some([f for f in flags if f.type is not str], rng)
-        one = {
-            f.name: [words[f.name][k % len(words[f.name])]]
-            if f.type is str
-            else [value(f, rng, far=f.name in far)]
-            for f in flags
-        }
-        tries = (one | inside(experiment, rng, set()) for _ in range(30))
-        # There may be no point that the theorem accepts.
-        if one not in found and any(accepted(experiment, settings) for settings in tries):
-            found.append(one)
-    return found
-
-
-def inside(experiment: Experiment, rng: np.random.Generator, far: set[str]) -> Settings:
-    """Values of the points: near the quick preset, but of some flags far from it."""
-    flags, found = point_flags(experiment), {}
-    for n, flag in enumerate(flags):
-        doubled = math.log2(POINTS) + len(flags) - 1 - n
-        count = 2 ** int(doubled // len(flags))
-        several = set()
-        while len(several) < count:
-            several.add(value(flag, rng, far=flag.name in far))
-        found[flag.name] = sorted(several)
-    return found
-
-
-def accepted(experiment: Experiment, settings: Settings) -> bool:
-    """Whether a command takes these values."""
-    try:
-        cli.parse(experiment, written(settings))
-    except cli.BadInput:
-        return False
-    return True
-
-
-def written(settings: Settings) -> list[str]:
-    """Settings as words of a command line."""
-    several = [("--" + n.replace("_", "-"), *map(str, v)) for n, v in settings.items()]
-    return [word for words in several for word in words]
 
 
 def command(experiment: Experiment, known: list[Settings], seed: int, n: int) -> list[str]:
@@ -235,7 +73,7 @@ def command(experiment: Experiment, known: list[Settings], seed: int, n: int) ->
     while True:
         k = int(rng.integers(SHAPES if at_edge else SHAPES // 2))
         far = some(flags, rng) if at_edge and (k < SHAPES // 2 or rng.random() < 0.5) else set()
-        drawn = known[k] | inside(experiment, rng, far)
+        drawn = known[k] | values(experiment, rng, far, POINTS)
         if accepted(experiment, drawn):
             return written(start | drawn)
 
@@ -325,7 +163,7 @@ def note_down(log: Path, note: Note) -> None:
 def notes_of(name: str, commands: int, seed: int, log: Path | None = None) -> list[Note]:
     """Draw, run and note commands of one theorem, and print what became of them."""
     experiment = without_controls(theorem(name))
-    known = shapes(experiment, seed)
+    known = shapes(experiment, seed, POINTS)
     done = {note.command: note for note in noted(log) if (note.name, note.seed) == (name, seed)}
     for n in range(1, commands + 1):
         if n not in done:

@@ -1,0 +1,346 @@
+"""``--search N`` of a theorem's command: the worst case among random points, and the way to it."""
+
+import argparse
+import datetime
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lrdyn.commands.ending import UNDECIDED, Compared, Status
+from lrdyn.core.show import aligned
+from lrdyn.engine import claims, files, measured_arithmetic, parts, progress
+from lrdyn.engine.arguments import whole
+from lrdyn.engine.batches import Evaluator
+from lrdyn.engine.beyond import Edge, Unrun, searched_beyond
+from lrdyn.engine.configuration import BadInput, typed
+from lrdyn.engine.judging import OWN_HYPOTHESES, ratio_of
+from lrdyn.engine.kept_programs import KeptPrograms
+from lrdyn.engine.process import setup
+from lrdyn.engine.random_settings import run_with
+from lrdyn.engine.results import environment
+from lrdyn.engine.runs import held_folder, remove_empty
+from lrdyn.engine.search import (
+    Search,
+    Summary,
+    Worst,
+    count_of_tests,
+    is_test,
+    searched,
+    summary,
+    words_of,
+)
+from lrdyn.engine.statement import Experiment
+from lrdyn.engine.verify import meter_of, verify_run
+from lrdyn.engine.work import DEFAULT, Context
+from lrdyn.system.printer import say
+
+FILE = "search.json"
+"""What a search found, in its folder."""
+
+NOT_BESIDE = (
+    "--changed",
+    "--checkpoint-every",
+    "--cluster",
+    "--cluster-security",
+    "--judge",
+    "--lanes",
+    "--perturb",
+    "--precision",
+    "--preset",
+    "--seeds",
+    "--store",
+)
+"""Flags of a run that a search has no use for: it has its own points, and one seed for each."""
+
+
+def add_search_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of a search."""
+    parser.add_argument(
+        "--search",
+        type=whole("search", 1),
+        metavar="N",
+        help="search the worst case of every claim among N random points of the domain of the "
+        "flags (those that are given are held), and climb from the worst ten",
+    )
+    parser.add_argument(
+        "--beyond",
+        action="store_true",
+        help="with --search: drop the hypotheses, and say which of them which claim needs",
+    )
+
+
+class Asked(NamedTuple):
+    """A search as it was asked for."""
+
+    search: Search
+    folder: Path
+    out: Path
+    prog: str
+    context: Context
+
+
+def command(
+    theorem: Experiment,
+    options: argparse.Namespace,
+    words: Sequence[str],
+    prog: str,
+    kept: Callable[[KeptPrograms | None], KeptPrograms | None],
+) -> Compared | Status:
+    """Search, print and write; different if a claim is above its threshold somewhere.
+
+    Args:
+        theorem: the theorem.
+        options: what was read of the words.
+        words: those of the command line.
+        prog: the command as one types it, empty for ``lrdyn verify``.
+        kept: where the programs of the theorem are kept, of what the machine keeps.
+
+    Raises:
+        BadInput: flags that a search has no use for, or with which no point is accepted.
+    """
+    for word in words:
+        if (flag := word.partition("=")[0]) in NOT_BESIDE:
+            raise BadInput(f"{flag}: got it beside --search, wanted it without")
+    held = {f.name: getattr(options, f.name) for f in theorem.flags if f.name in vars(options)}
+    for flag in theorem.flags:
+        if flag.name in held and flag.type == "array":
+            raise BadInput(f"{typed(flag.name)}: got it beside --search, wanted it without")
+    held = {name: v if isinstance(v, list) else [v] for name, v in held.items()}
+    dtype, why = options.dtype, ""
+    machine = setup(dtype or "float64")
+    context = DEFAULT._replace(programs=kept(machine), machine=machine)
+    if dtype is None:
+        dtype, why = measured_arithmetic.usual_precision(meter_of(context))
+    if why:
+        say(f"{theorem.name}: in float32. {why}")
+    search = Search(theorem, options.search, options.seed, held, dtype)
+    out, kind = Path(options.out), "beyond" if options.beyond else "search"
+    folder = out / theorem.name / f"{kind}-{search.name}"
+    if options.memory:
+        context = context._replace(memory=options.memory)
+    asked = Asked(search, folder, out, prog or f"lrdyn verify {theorem.name}", context)
+    return _beyond(asked) if options.beyond else _inside(asked)
+
+
+@contextmanager
+def _opened(asked: Asked) -> Iterator[tuple[parts.Store, progress.Progress]]:
+    """The folder of a search with what was found before, and progress."""
+    folder, search = asked.folder, asked.search
+    with held_folder(folder, asked.out, "--out") as made:
+        try:
+            with (
+                progress.shown(search.experiment.name) as told,
+                parts.opened(folder / parts.FOLDER / search.name, told.note) as store,
+            ):
+                yield store, told
+        except BadInput:
+            parts.clear(folder)
+            remove_empty(folder, made)
+            raise
+
+
+def _inside(asked: Asked) -> Compared | Status:
+    search, began = asked.search, time.process_time()
+    evaluator = Evaluator(search.experiment, asked.context)
+    with _opened(asked) as (store, told):
+        records = searched(search, evaluator, store, told)
+        found, tests = summary(search, records), count_of_tests(records)
+        again = {}
+        for one in found:
+            if one.largest and one.largest.ratio > 0:
+                told.during(0.0, f"repeat {one.claim.id}")
+                again[one.claim.id] = repeated(search.experiment, one.largest, asked.context, tests)
+        entries = [_entry(one, again.get(one.claim.id), asked.prog) for one in found]
+        over = any(_above(entry) for entry in entries)
+        points = sum(len(record.points) for record in records)
+        written = _header(asked, "search", began) | {
+            "computed": points,
+            "tests": tests,
+            "holds": not over,
+            "claims": entries,
+        }
+        files.write_json(asked.folder / FILE, written)
+    say(f"{search.experiment.name}: {search.experiment.summary}")
+    say("\n".join(_table(entries)))
+    say(f"{search.points:,} points and what the climbs added: {asked.folder / FILE}")
+    if over:
+        return Compared(same=False)
+    carriers = {claim.id for claim in search.experiment.scenarios[0].claims if claim.carries}
+    if not any(one.judged for one in found if one.claim.id in carriers):
+        say("no point was judged of a claim that carries the verdict")
+        return Status(UNDECIDED)
+    return Compared(same=True)
+
+
+def _header(asked: Asked, kind: str, began: float) -> dict[str, Any]:
+    search = asked.search
+    return {
+        "schema": 1,
+        "kind": kind,
+        "name": search.experiment.name,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "points": search.points,
+        "seed": search.seed,
+        "held": dict(search.held),
+        "dtype": search.dtype,
+        "command": f"{asked.prog} {' '.join(_words(asked, kind))}",
+        "cpu_seconds": round(time.process_time() - began, 1),
+        "environment": environment(search.dtype),
+    }
+
+
+def _words(asked: Asked, kind: str) -> list[str]:
+    search = asked.search
+    words = ["--search", str(search.points), *(["--beyond"] if kind == "beyond" else [])]
+    words += ["--seed", str(search.seed)] if search.seed else []
+    words += ["--dtype", search.dtype] if search.dtype != "float64" else []
+    for name, values in search.held.items():
+        words += [typed(name), *map(str, values)]
+    return words
+
+
+def repeated(experiment: Experiment, worst: Worst, context: Context, tests: int) -> float:
+    """The ratio that the command of a point gives: its program computes this point alone."""
+    alone = replace(experiment, scenarios=(replace(worst.scenario, controls=()),))
+    settings = {n: [v] for n, v in worst.asked.items() if n != "seed" and v is not None}
+    seed = worst.asked["seed"]
+    run = run_with(alone, settings, seed=seed, seeds=1, dtype=worst.precision)
+    leg = verify_run(run, context).legs[worst.claim.id][worst.precision]
+    if is_test(worst.claim):
+        limit = claims.tolerance("statistical", worst.precision, tests=tests)
+        return float(np.nanmax(leg.residual.values) / limit)
+    ratios = ratio_of(leg, worst.precision).values
+    return float(np.nanmax(ratios)) if not np.all(np.isnan(ratios)) else float("nan")
+
+
+def command_of(prog: str, worst: Worst) -> str:
+    """The command line that repeats a point."""
+    first = f"{prog} --dtype {worst.precision} --seeds 1"
+    return " ".join([first, *words_of(worst.asked)])
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _entry(one: Summary, again: float | None, prog: str) -> dict[str, Any]:
+    """What is written of a claim; a ratio that is no number is null, and its claim is lost."""
+    largest = one.largest
+    found = {
+        "id": one.claim.id,
+        "kind": one.claim.kind,
+        "statement": one.claim.statement,
+        "judged": one.judged,
+        "excused": one.excused,
+        "outside": one.outside,
+        "left_out": dict(sorted(one.reasons.items())),
+        "ratios": {p: _number(worst.ratio) for p, worst in one.worst.items()},
+        "repeated": _number(again if largest and largest.ratio else largest and largest.ratio),
+        "precision": largest.precision if largest else None,
+        "command": command_of(prog, largest) if largest else None,
+        "lost": bool(largest and not np.isfinite(largest.ratio)),
+    }
+    return found
+
+
+def _above(entry: Mapping[str, Any]) -> bool:
+    """Whether a claim was above its threshold, in the batch or when it was repeated."""
+    several = [*entry["ratios"].values(), entry["repeated"]]
+    return entry["lost"] or any(ratio is not None and ratio > 1 for ratio in several)
+
+
+def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    precisions = list(dict.fromkeys(p for entry in entries for p in entry["ratios"]))
+    rows: list[tuple[str, ...]] = [
+        ("claim", "kind", "judged", "excused", "outside", *precisions, "repeated")
+    ]
+    for entry in entries:
+        ratios = [short(entry, p) for p in precisions]
+        again = "-" if entry["repeated"] is None else f"{entry['repeated']:.3g}"
+        counts = [str(entry[name]) for name in ("judged", "excused", "outside")]
+        rows.append((entry["id"], entry["kind"], *counts, *ratios, again))
+    lines = [f"{e['id']}: {e['command']}" for e in entries if e["command"]]
+    return [*aligned(rows), "", "the worst of each again:", *lines]
+
+
+def short(entry: Mapping[str, Any], precision: str) -> str:
+    """Residual over threshold of a claim in a precision."""
+    ratio = entry["ratios"].get(precision)
+    if ratio is None:
+        return "lost" if precision in entry["ratios"] else "-"
+    return f"{ratio:.3g}"
+
+
+# Beyond the hypotheses ------------------------------------------------------------------------
+
+
+def _beyond(asked: Asked) -> Compared:
+    search, began = asked.search, time.process_time()
+    evaluator = Evaluator(search.experiment, asked.context)
+    with _opened(asked) as (store, told):
+        edges, unrun = searched_beyond(search, evaluator, store, told)
+        written = _header(asked, "beyond", began) | {
+            "edges": [_edge(one, asked.prog) for one in edges],
+            "not_run": [_unrun(one, asked.prog) for one in unrun],
+        }
+        files.write_json(asked.folder / FILE, written)
+    say(f"{search.experiment.name}: {search.experiment.summary}")
+    say("\n".join(_edges(written["edges"], written["not_run"])))
+    say(f"{search.points:,} points without hypotheses: {asked.folder / FILE}")
+    return Compared(same=True)
+
+
+def _beyond_command(prog: str, point: Mapping[str, Any]) -> str:
+    return " ".join([prog, "--search 1 --beyond", *words_of(point)])
+
+
+def _edge(one: Edge, prog: str) -> dict[str, Any]:
+    own = one.hypothesis == OWN_HYPOTHESES[0]
+    return {
+        "hypothesis": f"condition of {one.claim.id}" if own else one.hypothesis,
+        "claim": one.claim.id,
+        "statement": one.claim.statement,
+        "precision": one.precision,
+        "points": one.points,
+        "fails": one.fails,
+        "ratio": _number(one.worst.ratio),
+        "condition": _number(one.worst.condition),
+        "least_condition": _number(one.least),
+        "command": _beyond_command(prog, one.worst.asked),
+    }
+
+
+def _unrun(one: Unrun, prog: str) -> dict[str, Any]:
+    return {
+        "scenario": one.scenario,
+        "hypothesis": one.hypothesis,
+        "why": one.why,
+        "command": _beyond_command(prog, one.asked),
+    }
+
+
+def _edges(edges: Sequence[Mapping[str, Any]], unrun: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which hypothesis costs which claim, with commands; then those that cost nothing here."""
+    costly = [edge for edge in edges if edge["fails"]]
+    rows = [("without", "claim", "precision", "fails", "largest ratio", "condition")]
+    for edge in costly:
+        ratio = "lost" if edge["ratio"] is None else f"{edge['ratio']:.3g}"
+        least = edge["least_condition"]
+        condition = "" if least is None else f"from {least:.2g}"
+        count = f"{edge['fails']}/{edge['points']}"
+        where = edge["hypothesis"], edge["claim"], edge["precision"]
+        rows.append((*where, count, ratio, condition))
+    lines = [f"{e['claim']} without {e['hypothesis']}: {e['command']}" for e in costly]
+    for one in unrun:
+        lines.append(
+            f"{one['scenario']} without {one['hypothesis']} cannot be run ({one['why']}): "
+            f"{one['command']}"
+        )
+    harmless = sorted({f"{e['hypothesis']} ({e['claim']})" for e in edges if not e["fails"]})
+    free = [f"cost nothing at these points: {', '.join(harmless)}"] if harmless else []
+    return [*aligned(rows), "", *lines, *free]

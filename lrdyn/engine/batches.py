@@ -1,0 +1,176 @@
+"""Batches: any points of a scenario, computed by few programs and judged one by one.
+
+A command line asks for a grid. A search asks for points of its own, batch after batch: each has as
+many as the program has slots, so that a program is compiled once for each combination of shapes.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from lrdyn.engine import programs
+from lrdyn.engine.evaluate import taken
+from lrdyn.engine.jobs import Job, Planned, job_for, of_control, own_settings, split_settings
+from lrdyn.engine.judging import applies, left_out, residuals
+from lrdyn.engine.labels import Labels
+from lrdyn.engine.points import listed, product
+from lrdyn.engine.results import canonical
+from lrdyn.engine.statement import Claim, Control, Experiment, Scenario
+from lrdyn.engine.work import DEFAULT, Context, carried_out
+
+if TYPE_CHECKING:
+    import xarray
+
+WIDE, FEW = 64, 4
+"""Slots of a program: of a whole batch, and of what little is left of one."""
+
+Point = Mapping[str, Any]
+"""Value of each flag, and ``seed``."""
+
+
+def points_of(experiment: Experiment, scenario: Scenario, point: Point) -> list[dict[str, Any]]:
+    """The points at which a scenario is run where a command line asks for this one.
+
+    None where the scenario is not concerned; several where it has values of its own.
+    """
+    swept_names = {flag.name for flag in experiment.flags if flag.swept}
+    settings = {n: (v,) if n in swept_names else v for n, v in point.items() if n != "seed"}
+    swept, fixed = split_settings(experiment, own_settings(experiment, scenario, settings))
+    if not all(map(len, swept.values())):
+        return []
+    columns = product(seed=[point["seed"]], **swept).columns
+    rows = zip(*columns.values(), strict=True)
+    return [dict(fixed) | dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def shape_of(experiment: Experiment, scenario: Scenario, point: Point) -> dict[str, Any]:
+    """What decides the program of a point: shapes that the case takes, and what is not swept."""
+    mine = taken(scenario.case, dict(point))
+    deciding = {f.name for f in experiment.flags if f.shapes or not f.swept}
+    return {name: v for name, v in mine.items() if name in deciding}
+
+
+def batches_of(
+    experiment: Experiment, scenario: Scenario, points: Sequence[Point]
+) -> Iterator[list[Point]]:
+    """Points that share a program, at most as many as it has slots."""
+
+    def key(point: Point) -> str:
+        return canonical(shape_of(experiment, scenario, point))
+
+    for _, alike in groupby(sorted(points, key=key), key=key):
+        several = list(alike)
+        yield from (several[k : k + WIDE] for k in range(0, len(several), WIDE))
+
+
+class Program(NamedTuple):
+    """A compiled program and the job that it is of."""
+
+    job: Job
+    group: programs.Group
+    run: Any
+
+
+class Evaluator:
+    """Computes batches and keeps the programs that it has compiled."""
+
+    def __init__(self, experiment: Experiment, context: Context = DEFAULT):
+        self.experiment, self.context = experiment, context._replace(store=None)
+        self.programs: dict[str, Program] = {}
+
+    def results(
+        self,
+        scenario: Scenario,
+        precision: str,
+        points: Sequence[Point],
+        controls: tuple[Control, ...] = (),
+    ) -> "list[xarray.Dataset]":
+        """Arrays of points that share a program, along an axis ``point``.
+
+        Args:
+            scenario: the scenario.
+            precision: float64 or float32.
+            points: at most as many as a program has slots.
+            controls: what is broken; the scenario itself without any.
+
+        Returns:
+            One dataset, or one for each control.
+        """
+        job = self._job(scenario, precision, points, controls)
+        if not scenario.traced:
+            return self._named(carried_out(job.sweep(self.context), self.context), job)
+        width = FEW if len(points) <= FEW else WIDE
+        filled = [*points, *[points[-1]] * (width - len(points))]
+        job = self._job(scenario, precision, filled, controls)
+        found = self._computed(self._program(job, scenario, points[0], width), job)
+        return self._named(found.isel(point=slice(len(points))), job)
+
+    def _job(
+        self, scenario: Scenario, precision: str, points: Sequence[Point], controls: tuple
+    ) -> Job:
+        fixed = {f.name: points[0][f.name] for f in self.experiment.flags if not f.swept}
+        fixed |= {name: points[0][name] for name in scenario.whole}
+        rows = [{n: v for n, v in point.items() if n not in fixed} for point in points]
+        name = f"/points/{scenario.id}/{precision}"
+        plan = Planned(scenario, precision, name, listed(rows), fixed, controls)
+        return job_for(self.experiment, plan, fixed, optimize=False)
+
+    def _program(self, job: Job, scenario: Scenario, point: Point, width: int) -> Program:
+        shape = {name: point[name] for name in job.shapes}
+        words = [job.group, [c.id for c in job.controls], width, shape, job.attributes["fixed"]]
+        key = canonical(words)
+        if key not in self.programs:
+            sweep = job.sweep(self.context)
+            assert sweep.plan is not None
+            with sweep.scope(), ThreadPoolExecutor(1) as pool:
+                indices = list(range(width))
+                named = tuple(shape.items())
+                group = programs.trace(sweep.function, named, indices, sweep.points, sweep.plan)
+                run = programs.compile_in(pool, group).result()
+            self.programs[key] = Program(job, group, run)
+        return self.programs[key]
+
+    def _computed(self, program: Program, job: Job) -> "xarray.Dataset":
+        group = program.group
+        with job.sweep(self.context).scope():
+            columns = {
+                name: programs.as_jax_has_it(name, np.asarray(job.points.columns[name]))
+                for name in group.columns
+                if name
+            }
+            group = group._replace(columns=columns or group.columns)
+            labels = Labels(job.points, job.dims, [group.outputs])
+            target = labels.allocate(self.context.memory, None)
+            for part in group.parts:
+                outputs = programs.start(group, program.run, part)
+                target.place(part, programs.ended(group, part, outputs))
+        return target.dataset()
+
+    @staticmethod
+    def _named(found: "xarray.Dataset", job: Job) -> "list[xarray.Dataset]":
+        if not job.controls:
+            return [found.assign_attrs(job.attributes)]
+        return [of_control(found, c).assign_attrs(job.attributes) for c in job.controls]
+
+
+Columns = Mapping[str, np.ndarray]
+"""What is found of several claims at the points of a batch: claims, then points."""
+
+
+def judged(
+    scenario: Scenario, claims: Sequence[Claim], found: "xarray.Dataset", precision: str
+) -> dict[str, np.ndarray]:
+    """Judge claims, each about single cases, at every point of a batch.
+
+    Returns:
+        ``residual``, ``tolerance``, ``condition``, ``alternative``; ``reason``, why a case is left
+        out, empty where it is judged; ``applies``, whether it meets all hypotheses.
+    """
+    legs = [residuals(claim, scenario, found, precision, power=True) for claim in claims]
+    numbers = ("residual", "tolerance", "condition", "alternative")
+    columns = {name: np.stack([leg[name].values for leg in legs]) for name in numbers}
+    reasons = np.stack([left_out(leg) for leg in legs]).astype(str)
+    return columns | {"reason": reasons, "applies": np.stack([applies(leg) for leg in legs])}

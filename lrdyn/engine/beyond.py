@@ -1,0 +1,333 @@
+"""Beyond the hypotheses: which of them a claim cannot do without, and where it fails.
+
+A hypothesis is lost where the flags leave it (the experiment refuses such settings, or a claim
+leaves such cases out), where a control moves a case away from it, and where a formula goes without
+it. A point says something of a hypothesis if it is the only one that is lost there.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from lrdyn.core.checks import OutsideDomain
+from lrdyn.engine import claims as judging_claims
+from lrdyn.engine import forms, judging
+from lrdyn.engine.batches import WIDE, Evaluator, Point
+from lrdyn.engine.configuration import BadInput
+from lrdyn.engine.mistakes import first_line
+from lrdyn.engine.outcomes import outcomes, precisions
+from lrdyn.engine.parts import Store
+from lrdyn.engine.produce import with_equal_settings
+from lrdyn.engine.progress import Progress, Silent
+from lrdyn.engine.random_settings import SHAPES, TRIES, Settings, chosen, run_with, source
+from lrdyn.engine.results import canonical
+from lrdyn.engine.search import (
+    Court,
+    Drawn,
+    Once,
+    Search,
+    about_cases,
+    asked_for,
+    combinations,
+    cut,
+    is_test,
+    values_of_a_point,
+)
+from lrdyn.engine.statement import Claim, Control, Experiment, Outcome, Scenario
+
+if TYPE_CHECKING:
+    import xarray
+
+NO_LOSS = (forms.TRIVIAL, forms.BELOW_SIGHT, judging.TOO_FEW_SEEDS)
+"""Reasons that are no hypotheses."""
+
+ILL_CONDITIONED = "ill-conditioned"
+
+RAISED = (ValueError, TypeError, ZeroDivisionError, IndexError)
+"""What a function raises of shapes for which it was not written."""
+
+
+class Case(NamedTuple):
+    """A claim at a point, judged whatever hypotheses are lost there."""
+
+    claim: Claim
+    lost: list[str]
+    """Hypotheses that are not met."""
+    precision: str
+    ratio: float
+    """Residual over threshold, infinite where there is no number."""
+    condition: float
+    place: int
+    """Of its point in the batch."""
+    asked: Point
+
+
+class Edge(NamedTuple):
+    """What the loss of a hypothesis costs a claim in one precision."""
+
+    claim: Claim
+    hypothesis: str
+    precision: str
+    points: int
+    fails: int
+    """Points at which the claim fails."""
+    worst: Case
+    """The largest finite ratio; what has no number if there is none."""
+    least: float
+    """The smallest condition with which it fails."""
+
+
+class Unrun(NamedTuple):
+    """Shapes at which a scenario cannot be run."""
+
+    scenario: str
+    hypothesis: str
+    why: str
+    asked: Point
+
+
+def unchecked(experiment: Experiment) -> Experiment:
+    """The same experiment, which accepts all combinations of its flags."""
+    return replace(experiment, check=lambda point: None)
+
+
+def refusal(experiment: Experiment, asked: Point) -> str:
+    """What the experiment wanted of a point, in its words; empty if it accepts it."""
+    settings = {n: [v] for n, v in asked.items() if n != "seed" and v is not None}
+    try:
+        run_with(experiment, settings)
+    except BadInput as error:
+        return str(error).rpartition("wanted ")[2]
+    return ""
+
+
+def combinations_beyond(search: Search) -> list[Settings]:
+    """Combinations of shapes: one that the experiment accepts, one that it refuses, and so on.
+
+    Each that is refused is so for another reason, as far as there are several.
+    """
+    free, half = search._replace(experiment=unchecked(search.experiment)), SHAPES // 2
+    inside: list[Settings] = []
+    outside: dict[str, list[Settings]] = {}
+    for more in range(TRIES):
+        for one in combinations(free._replace(seed=search.seed + more)):
+            settings = run_with(free.experiment, one).settings
+            refused = refusal(search.experiment, asked_for(free.experiment, settings, search.seed))
+            several = outside.setdefault(refused, []) if refused else inside
+            if one not in several:
+                several.append(one)
+    refused = [one for several in zip_longest(*outside.values()) for one in several if one]
+    pairs = zip_longest(inside[:half], refused[:half])
+    return [one for pair in pairs for one in pair if one is not None]
+
+
+def drawn_beyond(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
+    """The points of the n-th batch: what the experiment refuses is drawn, too."""
+    free = unchecked(search.experiment)
+    rng, shape = source(free, search.seed, n + 1), known[n % len(known)]
+    found = []
+    for k in range(min(WIDE, search.points - n * WIDE)):
+        settings = values_of_a_point(free, rng) | chosen(dict(search.held), rng) | shape
+        found.append(asked_for(free, run_with(free, settings).settings, search.seed + n * WIDE + k))
+    return found
+
+
+def lost_hypotheses(claim: Claim, scenario: Scenario, one: Outcome, limit: float) -> list[str]:
+    """The hypotheses that a case does not meet: of the scenario, and of the claim."""
+    lost = [name for name, met in one.hypotheses.items() if not np.all(met)]
+    with np.errstate(all="ignore"):
+        try:
+            lost += judging.reasons_against(claim, scenario, one, limit)
+        except OutsideDomain:
+            lost.append("no numbers")
+    return [why for why in dict.fromkeys(lost) if why not in NO_LOSS]
+
+
+def ratio_beyond(claim: Claim, row: judging.Row) -> float:
+    """Residual over threshold; of an ill-conditioned case two digits are asked for.
+
+    More is never let pass: what has no digits left is no result.
+    """
+    limit = min(row.tolerance, judging_claims.RESOLVED) if claim.condition else row.tolerance
+    ratio = row.residual / limit if limit > 0 else row.residual / np.finfo(np.float64).eps
+    return np.inf if np.isnan(ratio) else float(ratio)
+
+
+def cases(
+    scenario: Scenario,
+    claim: Claim,
+    found: "xarray.Dataset",
+    precision: str,
+    points: Sequence[Drawn],
+    *,
+    dropped: str = "",
+) -> Iterator[Case]:
+    """A claim at points, judged whatever is lost; ``dropped`` is what the formula goes without."""
+    every = zip(points, outcomes(claim, scenario, found, precision), strict=True)
+    for place, (drawn, one) in enumerate(every):
+        row = judging.row_of(claim, scenario, one, power=not dropped)
+        if row.reason not in NO_LOSS:
+            lost = lost_hypotheses(claim, scenario, one, row.tolerance)
+            lost += [dropped] if dropped else []
+            ratio = ratio_beyond(claim, row)
+            yield Case(claim, lost, precision, ratio, row.condition, place, drawn.asked)
+
+
+def broken(scenario: Scenario, precision: str) -> list[tuple[Control, ...]]:
+    """Controls that leave a hypothesis, of claims about single cases; those of one program."""
+    kept = {claim.id for claim in about_cases(scenario) if not is_test(claim)}
+    leaving = [c for c in scenario.controls if c.claim in kept and (c.breaks or c.drops)]
+    return with_equal_settings([c for c in leaving if c.shows_in(precision)])
+
+
+def at_controls(
+    experiment: Experiment, scenario: Scenario, control: Control, batch: Sequence[Drawn]
+) -> list[Drawn]:
+    """Points with the shapes at which a control runs, and what else it fixes."""
+    deciding = [flag for flag in experiment.flags if flag.shapes or not flag.swept]
+    shapes = {f.name: f.quick[0] if f.quick else None for f in deciding}
+    shapes |= {n: v for n, v in scenario.at.items() if n in shapes}
+    return [Drawn(one.asked, {**one.point, **shapes, **control.at}) for one in batch]
+
+
+def judged_beyond(
+    search: Search,
+    evaluator: Evaluator,
+    scenario: Scenario,
+    precision: str,
+    batch: Sequence[Drawn],
+) -> Iterator[Case]:
+    """The claims of a scenario at points, whatever the flags leave."""
+    refused = [refusal(search.experiment, one.asked) for one in batch]
+    (plain,) = evaluator.results(scenario, precision, [one.point for one in batch])
+    for claim in about_cases(scenario):
+        if not is_test(claim):
+            for case in cases(scenario, claim, plain, precision, batch):
+                lost = [*case.lost, refused[case.place]]
+                yield from alone(case._replace(lost=[why for why in lost if why]))
+
+
+def judged_controls(
+    search: Search,
+    evaluator: Evaluator,
+    scenario: Scenario,
+    precision: str,
+    batch: Sequence[Drawn],
+) -> Iterator[Case]:
+    """The claims of controls, which move cases away from a hypothesis or go without it."""
+    for controls in broken(scenario, precision) if scenario.traced else ():
+        points = at_controls(search.experiment, scenario, controls[0], batch)
+        refused = [refusal(search.experiment, one.point) for one in points]
+        every = evaluator.results(scenario, precision, [one.point for one in points], controls)
+        for control, found in zip(controls, every, strict=True):
+            claim = judging.claim_of(control, scenario)
+            for case in cases(scenario, claim, found, precision, points, dropped=control.drops):
+                if not refused[case.place]:
+                    yield from alone(case)
+
+
+def alone(case: Case) -> Iterator[Case]:
+    """A case of which one hypothesis is lost, and no other."""
+    if len(case.lost) == 1:
+        yield case
+
+
+Judge = Callable[[Search, Evaluator, Scenario, str, Sequence[Drawn]], Iterator[Case]]
+
+
+class Keeper:
+    """Judges batches, and keeps what was found of them."""
+
+    def __init__(self, search: Search, evaluator: Evaluator, store: Store | None):
+        self.search, self.evaluator, self.store = search, evaluator, store
+        self.made_by = Court(search, evaluator, store).made_by
+
+    def cases(
+        self, judge: Judge, scenario: Scenario, precision: str, batch: Sequence[Drawn]
+    ) -> list[Case]:
+        """Of a batch, from the store if they are there."""
+        words = [*self.made_by, judge.__name__, scenario.id, precision]
+        words += [dict(one.point) for one in batch]
+        key = "0-" + hashlib.sha256(canonical(words).encode()).hexdigest()[:20]
+        known = {claim.id: claim for claim in scenario.claims}
+        kept = self.store.load(key) if self.store else None
+        if kept is None:
+            found = list(judge(self.search, self.evaluator, scenario, precision, batch))
+            if self.store:
+                self.store.save(key, _arrays(found))
+            return found
+        rows = zip(*(kept[name].tolist() for name in KEPT), strict=True)
+        return [
+            Case(known[claim], [lost], precision, ratio, condition, place, batch[place].asked)
+            for claim, lost, ratio, condition, place in rows
+        ]
+
+
+KEPT = ("claim", "lost", "ratio", "condition", "place")
+
+
+def _arrays(found: Sequence[Case]) -> dict[str, np.ndarray]:
+    """Cases as arrays."""
+    rows = [(c.claim.id, c.lost[0], c.ratio, c.condition, c.place) for c in found]
+    columns = zip(*rows, strict=True) if rows else ((),) * len(KEPT)
+    types = ("U", "U", float, float, int)
+    return {
+        n: np.asarray(column, kind)
+        for n, column, kind in zip(KEPT, map(list, columns), types, strict=True)
+    }
+
+
+def searched_beyond(
+    search: Search,
+    evaluator: Evaluator,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[Edge], list[Unrun]]:
+    """Which hypothesis' loss costs which claim, at the random points of a search."""
+    progress = progress or Silent()
+    progress.expect(search.points)
+    free = search._replace(experiment=unchecked(search.experiment))
+    once, known = Once(free.experiment), combinations_beyond(search)
+    keeper, found = Keeper(search, evaluator, store), []
+    unrun: dict[tuple[str, str], Unrun] = {}
+    for n in range(-(-search.points // WIDE)):
+        asked = drawn_beyond(search, known, n)
+        for scenario in free.experiment.scenarios:
+            points = once.points(scenario, asked) if about_cases(scenario) else []
+            for batch in cut(free.experiment, scenario, points):
+                for precision in precisions(free.experiment, scenario, search.dtype):
+                    try:
+                        found += keeper.cases(judged_beyond, scenario, precision, batch)
+                    except RAISED as error:
+                        lost = refusal(search.experiment, batch[0].asked)
+                        if not lost:
+                            raise
+                        why = f"{type(error).__name__}: {first_line(error)}"
+                        one = Unrun(scenario.id, lost, why, batch[0].asked)
+                        unrun.setdefault((scenario.id, lost), one)
+                    found += keeper.cases(judged_controls, scenario, precision, batch)
+        progress.advance(len(asked))
+    return edges(found), list(unrun.values())
+
+
+def edges(found: Sequence[Case]) -> list[Edge]:
+    """Cases by claim, hypothesis and precision, those that cost a claim first."""
+    groups: dict[tuple[str, str, str], list[Case]] = {}
+    for case in found:
+        groups.setdefault((case.lost[0], case.claim.id, case.precision), []).append(case)
+    rows = []
+    for several in groups.values():
+        fails = [case for case in several if case.ratio > 1]
+        finite = [case for case in several if np.isfinite(case.ratio)]
+        worst = max(
+            [case for case in finite if case.ratio > 1] or fails or finite, key=lambda c: c.ratio
+        )
+        least = min((case.condition for case in fails), default=np.inf)
+        first = several[0]
+        where = first.claim, first.lost[0], first.precision
+        rows.append(Edge(*where, len(several), len(fails), worst, least))
+    return sorted(rows, key=lambda row: (not row.fails, row.hypothesis, row.claim.id))

@@ -1,0 +1,457 @@
+"""The worst case of a theorem: random points of its domain, and a climb from the worst of them.
+
+Every point has a seed of its own. A batch of points has one combination of shapes and is computed
+by programs that are compiled once (:mod:`lrdyn.engine.batches`); what was found of it is kept, so
+that the same search goes on after a kill, and a longer one from a shorter.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lrdyn.engine import claims as judging_claims
+from lrdyn.engine import forms
+from lrdyn.engine.batches import WIDE, Evaluator, Point, batches_of, judged, points_of
+from lrdyn.engine.configuration import BadInput
+from lrdyn.engine.domains import from_unit, to_unit, value
+from lrdyn.engine.evaluate import DATA_DIR, taken
+from lrdyn.engine.flags import Flag
+from lrdyn.engine.outcomes import precisions
+from lrdyn.engine.parts import Store
+from lrdyn.engine.progress import Progress, Silent
+from lrdyn.engine.random_settings import (
+    TRIES,
+    Settings,
+    chosen,
+    point_flags,
+    run_with,
+    shapes,
+    some,
+    source,
+)
+from lrdyn.engine.results import canonical, environment
+from lrdyn.engine.sources import judges_digest, source_digest
+from lrdyn.engine.statement import Claim, Experiment, Scenario
+
+REPEATS = 8
+"""Seeds with which a scenario is run at the same settings: one that has settings of its own would
+be run at them for every point of the others."""
+
+CLIMBS = 10
+"""Points from which a search climbs."""
+
+LOCAL = 0.02
+"""Spread around such a point, as a share of each flag's range, of three quarters of those from
+which the climb starts; the others lie anywhere."""
+
+
+class Search(NamedTuple):
+    """What is searched, and where."""
+
+    experiment: Experiment
+    points: int
+    """How many are drawn."""
+    seed: int = 0
+    """Of the first point; the others follow."""
+    held: Mapping[str, list[Any]] = MappingProxyType({})
+    """Flags that are drawn from these values alone."""
+    dtype: str = "float64"
+    """float64 searches float32 beside it."""
+
+    @property
+    def name(self) -> str:
+        """What names the results, but for the number of points: a longer search goes on."""
+        digest = source_digest(self.experiment), judges_digest(self.experiment)
+        words = canonical([self.seed, dict(self.held), self.dtype, *digest])
+        return hashlib.sha256(words.encode()).hexdigest()[:12]
+
+
+class Drawn(NamedTuple):
+    """A point as a command line asks for it, and as a scenario is run at it."""
+
+    asked: Point
+    point: Point
+
+
+class Record(NamedTuple):
+    """What was found of the claims of a scenario at the points of a batch."""
+
+    scenario: Scenario
+    precision: str
+    claims: tuple[Claim, ...]
+    points: Sequence[Drawn]
+    found: Mapping[str, np.ndarray]
+    """See :func:`lrdyn.engine.batches.judged`."""
+
+
+# Points ---------------------------------------------------------------------------------------
+
+
+def combinations(search: Search) -> list[Settings]:
+    """The combinations of shapes that the points of a search have.
+
+    Raises:
+        BadInput: none has a point that the experiment accepts.
+    """
+    known = shapes(search.experiment, search.seed, 1, dict(search.held))
+    if not known:
+        # Of the flags that are held, with the usual ones beside them: the refusal says why.
+        run_with(search.experiment, {name: values[:1] for name, values in search.held.items()})
+        raise BadInput("--search: got flags with which no point is accepted, wanted others")
+    return known
+
+
+def drawn(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
+    """The points of the n-th batch, from 0 on: near the quick preset, or one or two flags far."""
+    experiment, rng = search.experiment, source(search.experiment, search.seed, n + 1)
+    shape, found = known[n % len(known)], []
+    wanted = min(WIDE, search.points - n * WIDE)
+    for _ in range(TRIES * WIDE):
+        if len(found) == wanted:
+            break
+        settings = shape | values_of_a_point(experiment, rng) | chosen(dict(search.held), rng)
+        # Of the shapes the batch has one value.
+        settings |= {name: shape[name] for name in shape}
+        try:
+            run = run_with(experiment, settings)
+        except BadInput:
+            continue
+        found.append(asked_for(experiment, run.settings, search.seed + n * WIDE + len(found)))
+    return found
+
+
+def values_of_a_point(experiment: Experiment, rng: np.random.Generator) -> Settings:
+    """One value of every flag that is no shape."""
+    flags = point_flags(experiment)
+    far = some(flags, rng) if rng.random() < 0.5 else set()
+    others = [f for f in experiment.flags if f.swept and not f.domain and f.quick]
+    usual = {f.name: [f.quick[rng.integers(len(f.quick))]] for f in others}
+    return usual | {f.name: [value(f, rng, far=f.name in far)] for f in flags}
+
+
+def asked_for(experiment: Experiment, settings: Mapping[str, Any], seed: int) -> Point:
+    """Settings of one value each as a point."""
+    swept = {f.name for f in experiment.flags if f.swept and f.type != "array"}
+    known = {n: v[0] if n in swept else v for n, v in settings.items() if n != DATA_DIR}
+    return known | {"seed": seed}
+
+
+def words_of(point: Point) -> list[str]:
+    """The words of the command line that asks for a point."""
+    settings = {n: v for n, v in point.items() if n != "seed" and v is not None}
+    flags = [w for n, v in settings.items() for w in (f"--{n.replace('_', '-')}", str(v))]
+    return ["--seed", str(point["seed"]), *flags]
+
+
+class Once:
+    """Leaves out the points at which a scenario was run, up to some seeds."""
+
+    def __init__(self, experiment: Experiment):
+        self.experiment, self.seen = experiment, Counter()
+
+    def points(self, scenario: Scenario, asked: Sequence[Point]) -> list[Drawn]:
+        """Those that are left."""
+        found = []
+        for one in asked:
+            for point in points_of(self.experiment, scenario, one):
+                mine = taken(scenario.case, dict(point))
+                key = canonical([scenario.id, mine])
+                self.seen[key] += 1
+                if self.seen[key] <= REPEATS:
+                    found.append(Drawn(one, point))
+        return found
+
+
+# Batches --------------------------------------------------------------------------------------
+
+
+class Court:
+    """Computes, judges and keeps batches."""
+
+    def __init__(self, search: Search, evaluator: Evaluator, store: Store | None):
+        self.search, self.evaluator, self.store = search, evaluator, store
+
+    @cached_property
+    def made_by(self) -> list[Any]:
+        """What decides the numbers beside the points."""
+        record = environment(self.search.dtype)
+        return [self.search.name, *(record[name] for name in ("jax", "jaxlib", "numpy"))]
+
+    def record(
+        self,
+        scenario: Scenario,
+        precision: str,
+        claims: Sequence[Claim],
+        points: Sequence[Drawn],
+    ) -> Record:
+        """What is found of claims at points that share a program, from the store if it is there."""
+        words = [*self.made_by, scenario.id, precision, [c.id for c in claims]]
+        words += [dict(one.point) for one in points]
+        key = "0-" + hashlib.sha256(canonical(words).encode()).hexdigest()[:20]
+        found = self.store.load(key) if self.store else None
+        if found is None:
+            (results,) = self.evaluator.results(scenario, precision, [one.point for one in points])
+            found = judged(scenario, claims, results, precision)
+            if self.store:
+                self.store.save(key, found)
+        return Record(scenario, precision, tuple(claims), points, found)
+
+
+def about_cases(scenario: Scenario) -> list[Claim]:
+    """Its claims about single cases: those over seeds have no worst one."""
+    return [claim for claim in scenario.claims if not claim.seeds]
+
+
+def cut(
+    experiment: Experiment, scenario: Scenario, points: Sequence[Drawn]
+) -> Iterator[list[Drawn]]:
+    """Points that share a program."""
+    places = {id(one.point): one for one in points}
+    for batch in batches_of(experiment, scenario, [one.point for one in points]):
+        yield [places[id(point)] for point in batch]
+
+
+def sampled(search: Search, court: Court, progress: Progress) -> Iterator[Record]:
+    """What is found at the random points of a search, batch after batch."""
+    known, once = combinations(search), Once(search.experiment)
+    for n in range(math.ceil(search.points / WIDE)):
+        asked = drawn(search, known, n)
+        for scenario in search.experiment.scenarios:
+            claims = about_cases(scenario)
+            points = once.points(scenario, asked)
+            for batch in cut(search.experiment, scenario, points) if claims else ():
+                for precision in precisions(search.experiment, scenario, search.dtype):
+                    yield court.record(scenario, precision, claims, batch)
+        progress.advance(len(asked))
+
+
+# Ratios ---------------------------------------------------------------------------------------
+
+
+def is_test(claim: Claim) -> bool:
+    """Whether its false alarms are shared by all points."""
+    return claim.kind == "statistical" and claim.tolerance is None
+
+
+def count_of_tests(records: Sequence[Record]) -> int:
+    """How many statistical tests there were, judged or not."""
+    return max(1, sum(len(r.points) for r in records for claim in r.claims if is_test(claim)))
+
+
+def ratios(record: Record, tests: int) -> tuple[np.ndarray, np.ndarray]:
+    """Residual over threshold of claims and points, NaN where left out; and why it is.
+
+    What was lost is infinite. All statistical tests share the false alarms of one command.
+    """
+    found = {name: np.array(column) for name, column in record.found.items()}
+    limits, reasons = found["tolerance"], found["reason"].astype(object)
+    limit = judging_claims.tolerance("statistical", "float64", tests=tests)
+    for row, claim in enumerate(record.claims):
+        if is_test(claim):
+            limits[row] = limit
+            blind = (found["residual"][row] <= limit) & (found["alternative"][row] <= limit)
+            reasons[row] = np.where((reasons[row] == "") & blind, forms.BELOW_SIGHT, reasons[row])
+    limits = np.where(limits > 0, limits, np.finfo(record.precision).eps)
+    over = found["residual"] / limits
+    over = np.where(np.isnan(over), np.inf, over)
+    return np.where(reasons == "", over, np.nan), reasons
+
+
+class Worst(NamedTuple):
+    """The point at which a claim came nearest to its threshold, or above it."""
+
+    ratio: float
+    precision: str
+    scenario: Scenario
+    claim: Claim
+    asked: Point
+    point: Point
+
+
+def worst_of(records: Sequence[Record], tests: int) -> list[Worst]:
+    """For each claim, precision and record the worst point, if there is one that was judged."""
+    found = []
+    for record in records:
+        over, _ = ratios(record, tests)
+        for claim, row in zip(record.claims, over, strict=True):
+            if not np.all(np.isnan(row)):
+                at = int(np.nanargmax(row))
+                one = record.points[at]
+                where = record.precision, record.scenario, claim
+                found.append(Worst(float(row[at]), *where, one.asked, one.point))
+    return found
+
+
+# Climbing -------------------------------------------------------------------------------------
+
+
+def starts(worst: Sequence[Worst]) -> list[Worst]:
+    """Ten points to climb from: the worst of each claim, then their second worst, and so on.
+
+    A statistical claim would climb to the seed's luck, and a count has no slope.
+    """
+    rows = [w for w in worst if w.claim.kind != "statistical" and w.claim.kind != "exact"]
+    rows = sorted((w for w in rows if 0 < w.ratio < np.inf), key=lambda w: -w.ratio)
+    place: Counter = Counter()
+    ranked = []
+    for row in rows:
+        place[row.claim.id] += 1
+        ranked.append((place[row.claim.id], -row.ratio, row))
+    return [row for *_, row in sorted(ranked, key=lambda each: each[:2])[:CLIMBS]]
+
+
+def generations(points: int) -> int:
+    """Generations of a climb: all climbs together take about as many points as were drawn."""
+    return max(1, min(12, points // (WIDE * CLIMBS)))
+
+
+def traced_flags(search: Search, start: Worst) -> list[Flag]:
+    """Flags that a climb may change: numbers of the case that decide no shape."""
+    mine = taken(start.scenario.case, dict(start.point))
+    return [
+        flag
+        for flag in point_flags(search.experiment)
+        if flag.name not in search.held
+        and flag.name in mine
+        and mine[flag.name] == start.asked[flag.name]
+    ]
+
+
+def climb(search: Search, court: Court, start: Worst, number: int) -> list[Record]:
+    """Differential evolution from a point: every generation is a batch of one program."""
+    from scipy.optimize import differential_evolution  # half a second: not at import
+
+    flags, records = traced_flags(search, start), []
+    if not flags:
+        return []
+    rng = source(search.experiment, search.seed, 2**31 + number)
+    place = np.array([to_unit(flag, start.asked[flag.name]) for flag in flags])
+    first = place + LOCAL * rng.standard_normal((WIDE, len(flags)))
+    first[WIDE * 3 // 4 :] = rng.random((WIDE - WIDE * 3 // 4, len(flags)))
+    first[0] = place
+
+    def lost(places: np.ndarray) -> np.ndarray:
+        """Minus the ratio at each place of a generation; 0 where it is not judged."""
+        asked = [moved(search, flags, start.asked, column) for column in places.T]
+        points = [
+            Drawn(one, point)
+            for one in asked
+            if one is not None
+            for point in points_of(search.experiment, start.scenario, one)[:1]
+        ]
+        fits = iter(points)
+        if not points:
+            return np.zeros(len(asked))
+        record = court.record(start.scenario, start.precision, [start.claim], points)
+        records.append(record)
+        over = np.nan_to_num(ratios(record, 1)[0][0], nan=0.0, posinf=1e300)
+        values = dict(zip(map(id, points), over, strict=True))
+        return np.array([-values[id(next(fits))] if one is not None else 0.0 for one in asked])
+
+    differential_evolution(
+        lost,
+        [(0.0, 1.0)] * len(flags),
+        init=np.clip(first, 0.0, 1.0),  # pyright: ignore[reportArgumentType]
+        maxiter=generations(search.points),
+        tol=0.0,
+        polish=False,
+        updating="deferred",
+        vectorized=True,
+        **seeded(rng),
+    )
+    return records
+
+
+def seeded(rng: np.random.Generator) -> dict[str, Any]:
+    """How SciPy is given random numbers: by another name before its release 1.15."""
+    import inspect
+
+    from scipy.optimize import differential_evolution
+
+    named = inspect.signature(differential_evolution).parameters
+    return {"rng" if "rng" in named else "seed": rng}
+
+
+def moved(search: Search, flags: Sequence[Flag], asked: Point, place: np.ndarray) -> Point | None:
+    """A point with other values of some flags; none where the experiment refuses it."""
+    values = {f.name: from_unit(f, float(x)) for f, x in zip(flags, place, strict=True)}
+    point = {**asked, **values}
+    try:
+        for scenario in search.experiment.scenarios:
+            for one in points_of(search.experiment, scenario, point):
+                search.experiment.check(one)
+    except ValueError:
+        return None
+    return point
+
+
+def searched(
+    search: Search,
+    evaluator: Evaluator,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> list[Record]:
+    """What was found at the random points of a search and on the climbs from the worst of them."""
+    progress = progress or Silent()
+    court = Court(search, evaluator, store)
+    progress.expect(search.points)
+    records = list(sampled(search, court, progress))
+    several = starts(worst_of(records, count_of_tests(records)))
+    for number, start in enumerate(several):
+        progress.during(0.0, f"climb {number + 1} of {len(several)}")
+        records += climb(search, court, start, number)
+    return records
+
+
+# Summary --------------------------------------------------------------------------------------
+
+
+class Summary(NamedTuple):
+    """What a search says of a claim."""
+
+    claim: Claim
+    judged: int
+    excused: int
+    """Cases that meet all hypotheses and could not be judged."""
+    outside: int
+    """Cases that do not meet them, or at which theory says what anybody would."""
+    reasons: Mapping[str, int]
+    """Why they were left out."""
+    worst: Mapping[str, Worst]
+    """Precision -> its worst point."""
+
+    @property
+    def largest(self) -> Worst | None:
+        """The worst of both precisions."""
+        return max(self.worst.values(), key=lambda w: w.ratio, default=None)
+
+
+def summary(search: Search, records: Sequence[Record]) -> list[Summary]:
+    """What a search says of every claim, in the order of the theorem."""
+    tests, found = count_of_tests(records), []
+    worst = worst_of(records, tests)
+    for scenario in search.experiment.scenarios:
+        for claim in about_cases(scenario):
+            reasons, excused = Counter(), 0
+            for record in records:
+                if claim in record.claims:
+                    row = record.claims.index(claim)
+                    why = ratios(record, tests)[1][row]
+                    reasons.update(why.tolist())
+                    open_ones = ~np.isin(why, ["", forms.TRIVIAL])
+                    excused += int(np.sum(record.found["applies"][row] & open_ones))
+            done = reasons.pop("", 0)
+            mine = [w for w in worst if w.claim is claim]
+            largest = {
+                p: max((w for w in mine if w.precision == p), key=lambda w: w.ratio)
+                for p in dict.fromkeys(w.precision for w in mine)
+            }
+            outside = sum(reasons.values()) - excused
+            found.append(Summary(claim, done, excused, outside, dict(reasons), largest))
+    return found
