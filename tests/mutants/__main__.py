@@ -1,0 +1,96 @@
+"""``python -m tests.mutants [--sample N] [--seed S]``: mutants against the command and the tests.
+
+Without a seed it is the committed drawing (``tests/data/mutants.json``). Every mutant is noted when
+it ends; the same call goes on there, also after a kill. ``--again`` tries those anew that stayed
+alive, ``--only`` those whose place has these words in it. ``--write`` runs none: it puts what was
+tried into the committed record and the page about it (``docs/mutants.md``). The status is 1 if the
+lower bound of the score is below ``--least``.
+"""
+
+import argparse
+import datetime
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.mutants import record
+from tests.mutants.drawing import Drawn, drawn
+from tests.mutants.running import Note, Workshop
+from tests.runs import ROOT
+
+SEED, SAMPLE = 20261128, 1000
+"""Of the committed drawing."""
+
+FOLDER = ROOT / "build" / "mutants"
+"""Where the copy of the tree and the logs lie, unless another folder is named."""
+
+
+def tried(
+    several: Sequence[Drawn],
+    try_mutant: Callable[[Drawn], Note],
+    log: Path,
+    *,
+    again: bool,
+    at_most: float,
+) -> list[Note]:
+    """Try mutants that were not tried before; the notes of all that were.
+
+    Args:
+        several: mutants, in their order.
+        try_mutant: tries one.
+        log: of what was tried.
+        again: whether those that stayed alive are tried anew.
+        at_most: seconds of the processor after which no further one begins.
+    """
+    done = {note.key: note for note in record.noted(log)}
+    spent = 0.0
+    for one in several:
+        before = done.get(one.mutant.key)
+        if before is not None and not (again and before.ended == record.ALIVE):
+            continue
+        if spent > at_most:
+            break
+        note = try_mutant(one)
+        spent += note.seconds
+        done[note.key] = note
+        record.note_down(log, note)
+        print(record.said(note), flush=True)
+    return [done[one.mutant.key] for one in several if one.mutant.key in done]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Draw, try, say."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("--sample", type=int, default=SAMPLE, help=f"how many (default {SAMPLE})")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--only", default="", metavar="WORDS")
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--least", type=float, default=0.0)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="of the processor")
+    options = parser.parse_args(argv)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    log = options.folder / f"log-{options.seed}.jsonl"
+    several = drawn(options.seed, options.sample)
+    if options.write:
+        today = datetime.date.today().isoformat()
+        notes, before = record.noted(log), record.read()
+        made = record.recorded(options.seed, options.sample, today, several, notes, before)
+        record.FILE.write_text(record.written(made))
+        record.PAGE.write_text(record.page(made))
+        print(record.summary(made["mutants"]))
+        return 0
+    chosen = [one for one in several if options.only in f"{one.mutant.file} {one.mutant.within}"]
+    workshop = Workshop(options.folder)
+    workshop.save()
+    notes = tried(
+        chosen, workshop.try_mutant, log, again=options.again, at_most=60 * options.minutes
+    )
+    entries = record.recorded(options.seed, options.sample, "", chosen, notes, record.read())
+    print(record.summary(entries["mutants"]))
+    return int(record.score(entries["mutants"]).lower < options.least)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
