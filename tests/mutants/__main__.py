@@ -83,10 +83,12 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     chosen = [one for one in several if options.only in f"{one.mutant.file} {one.mutant.within}"]
     workshop = Workshop(options.folder)
-    workshop.save()
-    notes = tried(
-        chosen, workshop.try_mutant, log, again=options.again, at_most=60 * options.minutes
-    )
+    try:
+        workshop.save()
+        most = 60 * options.minutes
+        notes = tried(chosen, workshop.try_mutant, log, again=options.again, at_most=most)
+    finally:
+        workshop.close()
     entries = record.recorded(options.seed, options.sample, "", chosen, notes, record.read())
     print(record.summary(entries["mutants"]))
     return int(record.score(entries["mutants"]).lower < options.least)

@@ -1,10 +1,13 @@
-"""One mutant against its tests, in a process of its own: ``python -m tests.mutants.attempt FILE``.
+"""One mutant against its tests, in a process of its own.
 
-The file says what to try; what came of it is written beside it. The tests run in the order in which
-they are given, until one fails or the time is over.
+``python -m tests.mutants.attempt`` imports the libraries of others, once, and reads orders, one
+line each. For each it forks a process, which imports ours as they are then and runs the tests in
+the order in which they are given, until one fails or the time is over.
 """
 
+import importlib
 import json
+import os
 import resource
 import sys
 from collections import defaultdict
@@ -37,15 +40,15 @@ class Task(NamedTuple):
 class Report(NamedTuple):
     """What came of it."""
 
-    failed: str = ""
+    failed: str
     """The test that failed, or the file that could not be read."""
-    said: str = ""
+    said: str
     """Last line of the error."""
-    ran: int = 0
+    ran: int
     """How many tests ran, each parameter counted."""
-    left: int = 0
+    left: int
     """How many did not begin in time."""
-    seconds: dict[str, float] = {}
+    seconds: dict[str, float]
     """Test -> seconds of the processor, over its parameters."""
 
 
@@ -130,8 +133,8 @@ def last_line(report: Any) -> str:
     return lines[0 if crash is not None else -1].strip()[:200]
 
 
-def main(path: Path) -> None:
-    """Try, and write the report beside the task."""
+def attempt(path: Path) -> None:
+    """Try what a file says, and write the report beside it."""
     task = Task(**json.loads(path.read_text()))
     watch = Watch(task, path.with_suffix(".now"))
     files = list(dict.fromkeys(test.partition("::")[0] for test in task.tests))
@@ -143,5 +146,59 @@ def main(path: Path) -> None:
     path.with_suffix(".report").write_text(json.dumps(report._asdict()))
 
 
+class Order(NamedTuple):
+    """What the parent asks for."""
+
+    task: str
+    """File of the task."""
+    tree: str
+    """Where it is tried."""
+    environment: dict[str, str]
+    """What the environment has besides."""
+    seconds: float
+    """Of the processor, after which the system ends the process."""
+
+
+PRELOADED = (
+    *("jax.numpy", "jax.scipy.linalg", "matplotlib.pyplot", "mpmath", "rich.progress"),
+    *("scipy.optimize", "scipy.stats", "xarray", "h5netcdf"),
+)
+"""Modules that no mutant changes, but none that brings a plugin of pytest."""
+
+
+def carried_out(order: Order) -> None:
+    """In the forked process: be a session of one's own, and try."""
+    os.setsid()
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for handle in (0, 1, 2):
+        os.dup2(nowhere, handle)
+    most = int(order.seconds) + 2
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+    os.chdir(order.tree)
+    os.environ |= order.environment
+    sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in os.environ
+    sys.path[0] = order.tree
+    attempt(Path(order.task))
+
+
+def serve() -> None:
+    """Fork a process for each order; say its number, then its status and seconds."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                carried_out(Order(**json.loads(line)))
+                status = 0
+            finally:
+                os._exit(status)
+        print(pid, flush=True)
+        _, ended, usage = os.wait4(pid, 0)
+        seconds = usage.ru_utime + usage.ru_stime
+        print(json.dumps([os.waitstatus_to_exitcode(ended), seconds]), flush=True)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    serve()

@@ -3,18 +3,19 @@
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from lrdyn.registry import REGISTRY
 from tests.mutants import operators
-from tests.mutants.attempt import NOWHERE, Report, Task
+from tests.mutants.attempt import NOWHERE, Order, Report, Task
 from tests.mutants.drawing import Drawn
 from tests.mutants.references import Graph
 from tests.runs import FINISHED, ROOT
@@ -28,9 +29,9 @@ MADE = {
 JUDGES, RUNS = 10.0, 60.0
 """Seconds of the processor for a mutant of what only judges, on saved results, and for others."""
 
-HANGS = 3.0
-"""A mutant whose test takes so many times its seconds, and that of the clock ten times as many,
-hangs."""
+HANGS, WAITS = 3.0, 10.0
+"""A mutant that takes so many times its seconds of the processor hangs, and so does one that takes
+so many times those of the clock, or waits."""
 
 COMMANDS = "tests/mutants/commands.py"
 JUDGED, RAN = f"{COMMANDS}::test_saved_results_hold", f"{COMMANDS}::test_the_run_holds"
@@ -90,6 +91,11 @@ class Workshop:
         self.passes: dict[str, bool] = self._read("passes.json")
         """Whether a test that failed with a mutant passes without one."""
         self._copy()
+        self.server = Server(self.tree)
+
+    def close(self) -> None:
+        """End the process that forks."""
+        self.server.close()
 
     def _read(self, name: str) -> dict:
         path = self.folder / name
@@ -154,8 +160,8 @@ class Workshop:
             note = note._replace(ran=report.ran, left=report.left, seconds=round(spent, 1))
             if not ended.in_time and self._passes(report.failed, task):
                 return note._replace(ended="time", by=report.failed)
-            if not report.failed:
-                return note
+            if not report.failed or NOWHERE in blamed:
+                return note._replace(said=report.said)
             if self._passes(report.failed, task):
                 by = "command" if report.failed.startswith(COMMANDS) else "tests"
                 return note._replace(ended=by, by=report.failed, said=report.said)
@@ -203,15 +209,15 @@ class Workshop:
         more = {} if keep else {"PYTHONDONTWRITEBYTECODE": "1"}
         if task.budget == JUDGES:
             more[FINISHED] = str(self.saved)
-        words = [sys.executable, "-m", "tests.mutants.attempt", str(path)]
         limit = HANGS * task.budget
-        ended = run(words, self.tree, more, seconds=limit, clock=10 * limit)
+        order = Order(str(path), str(self.tree), more, limit)
+        ended = self.server.carry_out(order, clock=WAITS * limit)
         if answer.exists():
             return ended, Report(**json.loads(answer.read_text()))
         # Killed, by us or by itself: the test that had begun did it.
         now = path.with_suffix(".now")
         said = f"the process ended with {ended.status}" if ended.in_time else "no end in time"
-        return ended, Report(now.read_text() if now.exists() else NOWHERE, said)
+        return ended, Report(now.read_text() if now.exists() else NOWHERE, said, 0, 0, {})
 
     def save(self) -> None:
         """Make the results that mutants of judges judge: the small run of each theorem, once."""
@@ -241,43 +247,59 @@ def _facts(path: Path) -> tuple[int, int]:
 # Processes ------------------------------------------------------------------------------------
 
 
-def run(
-    words: Sequence[str], cwd: Path, more: dict[str, str], *, seconds: float, clock: float
-) -> Ended:
-    """Run a command in a session of its own, which ends with it, however it ends.
+class Server:
+    """A process that has imported what no mutant changes, and forks for each of them.
 
     Args:
-        words: of the command.
-        cwd: where it runs.
-        more: in its environment.
-        seconds: of the processor that it may take, with all that it starts.
-        clock: seconds that may pass meanwhile.
+        tree: where it starts.
     """
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("LRDYN")}
-    before, begin, in_time = _spent_by_children(), time.monotonic(), True
-    with subprocess.Popen(
-        words,
-        cwd=cwd,
-        env={**ours, "PYTHONPATH": str(cwd), **more},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
+
+    def __init__(self, tree: Path):
+        left_out = ("LRDYN", "PYTHONDONTWRITEBYTECODE")
+        ours = {name: v for name, v in os.environ.items() if not name.startswith(left_out)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.mutants.attempt"],
+            cwd=tree,
+            env={**ours, "PYTHONPATH": str(tree)},
+            bufsize=0,  # what was read ahead would be no answer to wait for
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def carry_out(self, order: Order, *, clock: float) -> Ended:
+        """Carry out an order in a session of its own, which ends with it, however it ends.
+
+        Args:
+            order: with the seconds of the processor that it may take, with all that it starts.
+            clock: seconds that may pass meanwhile.
+        """
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(order._asdict()).encode() + b"\n")
+        session, begin, in_time = int(self._answer()), time.monotonic(), True
         try:
-            while process.poll() is None:
-                in_time = time.monotonic() - begin < clock and _spent(process.pid) < seconds
-                if not in_time:
-                    break
-                time.sleep(0.05)
+            while in_time and not self._answered(0.1):
+                passed = time.monotonic() - begin
+                in_time = passed < clock and _spent(session) < order.seconds
         finally:
-            end_session(process.pid)
-    return Ended(in_time, _spent_by_children() - before, process.returncode)
+            end_session(session)
+        status, seconds = json.loads(self._answer())
+        return Ended(in_time and status != -signal.SIGXCPU, seconds, status)
 
+    def close(self) -> None:
+        """Let it end."""
+        self.process.communicate()
 
-def _spent_by_children() -> float:
-    found = os.times()
-    return found.children_user + found.children_system
+    def _answered(self, seconds: float) -> bool:
+        assert self.process.stdout is not None
+        return bool(select.select([self.process.stdout], [], [], seconds)[0])
+
+    def _answer(self) -> bytes:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the server ended with {self.process.wait()}")
+        return line
 
 
 def _sessions() -> dict[int, tuple[int, float]]:
