@@ -189,8 +189,10 @@ OF_OTHERS = (
     "--limit",
     "--page",
     "--resume",
+    "--sample",
     "--stage",
     "--tiny",
+    "--write",
 )
 """Flags of Dask and of Slurm on the page of clusters, of the tools of the tests, and of what a page
 of accelerators starts."""

@@ -209,7 +209,7 @@ def test_broken():
     assert squared(3) == 10
 
 
-def test_starts_another_and_hangs():
+def test_another_begins_and_this_one_hangs():
     if squared(3) == 3:
         words = "import os, time; os.setpgid(0, 0); open('inner', 'w').write(str(os.getpid()))"
         subprocess.Popen([sys.executable, "-c", words + "; time.sleep(600)"])
@@ -256,17 +256,18 @@ def of_squares(operator, before, after):
     return drawing.Drawn(mutant, "formulas")
 
 
-def test_a_known_mutant_is_killed_and_an_equivalent_one_stays_alive(workshop):
-    equivalent = workshop.try_mutant(of_squares("arithmetic", "x ** 2 + 0", "((x ** 2) - 0)"))
-    assert equivalent.ended == "alive"  # the test that fails without it, too, is no witness
-    assert equivalent.ran == 2
-    note = workshop.try_mutant(of_squares("exponent", "x ** 2", "(x ** (2 + 1))"))
-    assert (note.ended, note.by) == ("tests", "tests/test_squares.py::test_squared")
-    assert "27" in note.said
-    assert workshop.passes == {
-        "tests/test_squares.py::test_broken": False,
-        "tests/test_squares.py::test_squared": True,
-    }
+def test_a_known_mutant_is_killed_and_an_equivalent_one_stays_alive(workshop, tmp_path):
+    several = [
+        of_squares("arithmetic", "x ** 2 + 0", "((x ** 2) - 0)"),
+        of_squares("exponent", "x ** 2", "(x ** (2 + 1))"),
+    ]
+    equivalent, killed = command.tried(several, workshop, tmp_path / "log", again=False, at_most=60)
+    assert (killed.ended, killed.by) == ("tests", "tests/test_squares.py::test_squared")
+    assert "27" in killed.said
+    # The test that fails without it, too, is no witness.
+    assert (equivalent.ended, equivalent.ran) == ("alive", 2)
+    assert workshop.passes["tests/test_squares.py::test_broken"] is False
+    assert workshop.passes["tests/test_squares.py::test_squared"] is True
     assert (workshop.root / "lrdyn" / "squares.py").read_text() == SQUARES
     assert (workshop.tree / "lrdyn" / "squares.py").read_text() == SQUARES
 
@@ -278,8 +279,12 @@ def test_a_mutant_that_hangs_is_killed_by_time(workshop):
 
 
 def test_processes_that_left_their_group_end_with_the_mutant(workshop):
+    workshop.passes["tests/test_squares.py::test_broken"] = False
     note = workshop.try_mutant(of_squares("exponent", "x ** 2", "x"))
-    assert (note.ended, note.by) == ("time", "tests/test_squares.py::test_starts_another_and_hangs")
+    assert (note.ended, note.by) == (
+        "time",
+        "tests/test_squares.py::test_another_begins_and_this_one_hangs",
+    )
     pid = int((workshop.tree / "inner").read_text())
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline and alive(pid):
@@ -313,19 +318,23 @@ class Stand:
 
     def try_mutant(self, one):
         self.tried.append(one)
-        return note_of(one, "alive" if len(self.tried) == 2 else "tests")
+        return note_of(one, *(("alive",) if len(self.tried) == 2 else ("tests", "a test")))
+
+    def no_witnesses(self, tests):
+        assert set(tests) <= {"a test"}
+        return set()
 
 
 def test_a_kill_loses_one_mutant_and_a_second_call_goes_on(tmp_path, capsys):
     several, log, stand = drawing.drawn(7, 5), tmp_path / "log", Stand()
-    command.tried(several[:3], stand.try_mutant, log, again=False, at_most=60)
+    command.tried(several[:3], stand, log, again=False, at_most=60)
     log.write_text(log.read_text()[:-30])  # within the last line
-    notes = command.tried(several, stand.try_mutant, log, again=False, at_most=60)
+    notes = command.tried(several, stand, log, again=False, at_most=60)
     assert stand.tried == [*several[:3], *several[2:]]
     assert [note.key for note in notes] == [one.mutant.key for one in several]
-    command.tried(several, stand.try_mutant, log, again=True, at_most=60)
+    command.tried(several, stand, log, again=True, at_most=60)
     assert stand.tried[6:] == [several[1]]  # the one that stayed alive
-    command.tried(drawing.drawn(8, 3), stand.try_mutant, log, again=False, at_most=1)
+    command.tried(drawing.drawn(8, 3), stand, log, again=False, at_most=1)
     assert len(stand.tried) == 8  # one is enough for the time
 
 

@@ -10,13 +10,28 @@ lower bound of the score is below ``--least``.
 import argparse
 import datetime
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from tests.mutants import record
+from tests.mutants.attempt import NOWHERE
 from tests.mutants.drawing import Drawn, drawn
 from tests.mutants.running import Note, Workshop
 from tests.runs import ROOT
+
+
+class Tries(Protocol):
+    """What tries mutants: :class:`tests.mutants.running.Workshop`."""
+
+    def try_mutant(self, one: Drawn) -> Note:
+        """Try one."""
+        ...
+
+    def no_witnesses(self, tests: Iterable[str]) -> set[str]:
+        """Tests that fail without a mutant, too."""
+        ...
+
 
 SEED, SAMPLE = 20261128, 1000
 """Of the committed drawing."""
@@ -27,7 +42,7 @@ FOLDER = ROOT / "build" / "mutants"
 
 def tried(
     several: Sequence[Drawn],
-    try_mutant: Callable[[Drawn], Note],
+    workshop: Tries,
     log: Path,
     *,
     again: bool,
@@ -35,27 +50,34 @@ def tried(
 ) -> list[Note]:
     """Try mutants that were not tried before; the notes of all that were.
 
+    A test that fails without a mutant, too, is no witness: what it killed is tried anew.
+
     Args:
         several: mutants, in their order.
-        try_mutant: tries one.
+        workshop: tries one, and knows which tests are no witnesses.
         log: of what was tried.
         again: whether those that stayed alive are tried anew.
         at_most: seconds of the processor after which no further one begins.
     """
     done = {note.key: note for note in record.noted(log)}
+    left = [one for one in several if one.mutant.key not in done]
+    if again:
+        left += [o for o in several if o.mutant.key in done and not done[o.mutant.key].by]
     spent = 0.0
-    for one in several:
-        before = done.get(one.mutant.key)
-        if before is not None and not (again and before.ended == record.ALIVE):
-            continue
-        if spent > at_most:
-            break
-        note = try_mutant(one)
-        spent += note.seconds
-        done[note.key] = note
-        record.note_down(log, note)
-        print(record.said(note), flush=True)
-    return [done[one.mutant.key] for one in several if one.mutant.key in done]
+    while True:
+        for one in left:
+            if spent > at_most:
+                break
+            note = workshop.try_mutant(one)
+            spent += note.seconds
+            done[note.key] = note
+            record.note_down(log, note)
+            print(record.said(note), flush=True)
+        notes = [done[one.mutant.key] for one in several if one.mutant.key in done]
+        wrong = workshop.no_witnesses({note.by for note in notes} - {"", NOWHERE})
+        left = [o for o in several if o.mutant.key in done and done[o.mutant.key].by in wrong]
+        if not left or spent > at_most:
+            return [note for note in notes if note.by not in wrong]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         workshop.save()
         most = 60 * options.minutes
-        notes = tried(chosen, workshop.try_mutant, log, again=options.again, at_most=most)
+        notes = tried(chosen, workshop, log, again=options.again, at_most=most)
     finally:
         workshop.close()
     entries = record.recorded(options.seed, options.sample, "", chosen, notes, record.read())

@@ -29,21 +29,25 @@ class Task(NamedTuple):
     """Names of all theorems."""
     theorems: list[str]
     """Of a test that runs for each theorem, only these are tried."""
+    general: list[str]
+    """Tests that are tried only where they run for each theorem."""
     claims: list[str]
     """Of one that runs for each claim, these come first."""
     budget: float
     """Seconds of the processor after which no further test begins."""
     scratch: str
     """Folder for what the tests write."""
+    to_the_end: bool = False
+    """Whether tests go on behind one that fails."""
 
 
 class Report(NamedTuple):
     """What came of it."""
 
-    failed: str
-    """The test that failed, or the file that could not be read."""
+    failed: list[str]
+    """The tests that failed, or the files that could not be read."""
     said: str
-    """Last line of the error."""
+    """Last line of the first error."""
     ran: int
     """How many tests ran, each parameter counted."""
     left: int
@@ -73,12 +77,12 @@ class Watch:
 
     def __init__(self, task: Task, now: Path):
         self.task, self.now = task, now
-        self.failed, self.said, self.ran, self.left, self.begin = "", "", 0, 0, 0.0
+        self.failed: list[str] = []
+        self.said, self.ran, self.left, self.begin = "", 0, 0, 0.0
         self.seconds: dict[str, float] = defaultdict(float)
 
     def pytest_collectreport(self, report: Any) -> None:
-        if report.failed and not self.failed:
-            self.failed, self.said = report.nodeid, last_line(report)
+        self.pytest_runtest_logreport(report)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
@@ -95,6 +99,8 @@ class Watch:
         values = self._parameters(item)
         names = [x if isinstance(x, str) else getattr(x, "name", None) for x in values]
         theorems = [name for name in names if isinstance(name, str) and name in self.task.known]
+        if not theorems:
+            return named(item.nodeid) not in self.task.general
         return all(name in self.task.theorems for name in theorems)
 
     def _of_other_claim(self, item: Any) -> bool:
@@ -117,8 +123,9 @@ class Watch:
         self.seconds[named(nodeid)] += used() - self.begin
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        if report.failed and not self.failed:
-            self.failed, self.said = report.nodeid, last_line(report)
+        if report.failed:
+            self.said = self.said or last_line(report)
+            self.failed.append(report.nodeid)
 
     def report(self) -> Report:
         seconds = {name: round(value, 2) for name, value in self.seconds.items()}
@@ -138,11 +145,12 @@ def attempt(path: Path) -> None:
     task = Task(**json.loads(path.read_text()))
     watch = Watch(task, path.with_suffix(".now"))
     files = list(dict.fromkeys(test.partition("::")[0] for test in task.tests))
-    words = ["-q", "-x", "--no-header", "-p", "no:cacheprovider", f"--basetemp={task.scratch}"]
+    until = "--continue-on-collection-errors" if task.to_the_end else "-x"
+    words = ["-q", until, "--no-header", "-p", "no:cacheprovider", f"--basetemp={task.scratch}"]
     status = pytest.main([*words, *files], plugins=[watch])
     report = watch.report()
     if status not in (0, 1, 5) and not report.failed:
-        report = report._replace(failed=NOWHERE, said=f"status {int(status)}")
+        report = report._replace(failed=[NOWHERE], said=f"status {int(status)}")
     path.with_suffix(".report").write_text(json.dumps(report._asdict()))
 
 

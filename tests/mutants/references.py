@@ -26,6 +26,9 @@ NAMED = re.compile(r"(lrdyn|referee)(\.\w+)+(:\w+)?")
 PRODUCING = ("produce", "jobs", "work", "programs", "sweep", "points", "cases")
 """Modules of the engine that make results, which no judge does."""
 
+LIST = "lrdyn.registry"
+"""Where all theorems are listed."""
+
 JUDGES = ("claims", "findings")
 """Arguments of a scenario that only read results."""
 
@@ -47,6 +50,8 @@ class Test(NamedTuple):
 
     id: str
     distance: int
+    general: bool = False
+    """Whether it reaches all theorems alike, by their list."""
 
 
 class Graph:
@@ -158,30 +163,36 @@ class Graph:
         name = ".".join(Path(file).with_suffix("").parts).removesuffix(".__init__")
         return name, within.split(".")[0]
 
-    def distances(self, start: Node) -> dict[Node, int]:
-        """Everybody who refers to it, directly or not, and in how many steps."""
+    def distances(self, start: Node, *, by_list: bool = True) -> dict[Node, int]:
+        """Everybody who refers to it, directly or not, and in how many steps.
+
+        Args:
+            start: what is referred to.
+            by_list: whether the list of all theorems counts.
+        """
         found, left = {start: 0}, deque([start])
         while left:
             one = left.popleft()
             for user in self.used_by[one]:
-                if user not in found:
+                if user not in found and (by_list or user[0] != LIST):
                     found[user] = found[one] + 1
                     left.append(user)
         return found
 
     def tests(self, start: Node) -> list[Test]:
         """Tests and examples that reach it, the nearest first."""
-        found = []
+        found, near = [], self.distances(start, by_list=False)
         for (name, what), distance in self.distances(start).items():
-            module = self.modules.get(name)
+            module, general = self.modules.get(name), (name, what) not in near
             if module is None or not what:
                 continue
             if name.rpartition(".")[2].startswith("test_"):
-                found += [Test(f"{module.path}::{id}", distance) for id in _tests(module, what)]
+                ids = _tests(module, what)
             elif not name.startswith("tests."):
-                found += [
-                    Test(f"{module.path}::{name}.{id}", distance) for id in _examples(module, what)
-                ]
+                ids = (f"{name}.{id}" for id in _examples(module, what))
+            else:
+                continue
+            found += [Test(f"{module.path}::{id}", distance, general) for id in ids]
         return sorted(found, key=lambda test: (test.distance, test.id))
 
     def theorems(self, start: Node) -> list[str]:

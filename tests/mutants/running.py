@@ -117,7 +117,7 @@ class Workshop:
 
     # What is tried -------------------------------------------------------------------------
 
-    def task(self, one: Drawn, besides: Iterable[str] = ()) -> Task:
+    def task(self, one: Drawn) -> Task:
         """Tests of a mutant that fit into its time, the nearest and cheapest first."""
         mutant = one.mutant
         start = self.graph.node(mutant.file, mutant.within)
@@ -125,19 +125,22 @@ class Workshop:
         judges = of_referee or self.graph.only_judges(start)
         budget = JUDGES if judges else RUNS
         theorems = list(REGISTRY) if of_referee else self.graph.theorems(start)[:FAMILIAR]
-        found = {test.id: test.distance for test in self.graph.tests(start)}
+        tests = self.graph.tests(start)
+        found = {test.id: test.distance for test in tests}
+        general = [test.id for test in tests if test.general]
         if theorems and not of_referee:
-            found[JUDGED if judges else RAN] = 0
+            found[JUDGED if judges else RAN] = 1
         price = {id: (1 + far) * (UNKNOWN + self._seconds(id)) for id, far in found.items()}
         chosen, total = [], 0.0
         for id in sorted(found, key=lambda id: (price[id], id)):
             total += self._seconds(id)
-            if id not in besides and self.passes.get(id, True):
+            if self.passes.get(id, True):
                 chosen.append(id)
             if total > budget:
                 break
         claims = sorted(self.graph.claims_of(start))
-        return Task(chosen, list(REGISTRY), theorems, claims, budget, str(self.folder / "scratch"))
+        scratch = str(self.folder / "scratch")
+        return Task(chosen, list(REGISTRY), theorems, general, claims, budget, scratch)
 
     def _seconds(self, test: str) -> float:
         return self.seconds.get(test, UNKNOWN)
@@ -145,27 +148,41 @@ class Workshop:
     # Trying --------------------------------------------------------------------------------
 
     def try_mutant(self, one: Drawn) -> Note:
-        """Run a mutant against its tests; a test that fails without it, too, is no witness."""
-        mutant, blamed, spent = one.mutant, set(), 0.0
-        source = (self.root / mutant.file).read_text()
-        changed = operators.applied(source, mutant)
-        while True:
-            task = self.task(one, blamed)
-            with self._changed(mutant.file, changed):
-                ended, report = self._attempt(task)
-            spent += ended.seconds
+        """Run a mutant against its tests."""
+        mutant = one.mutant
+        changed = operators.applied((self.root / mutant.file).read_text(), mutant)
+        with self._changed(mutant.file, changed):
+            ended, report = self._attempt(self.task(one))
+        self._learn(report)
+        note = Note(
+            *(mutant.key, one.kind, mutant.file, mutant.line, mutant.within),
+            *(mutant.operator, mutant.before, mutant.after, "alive"),
+            said=report.said,
+            ran=report.ran,
+            left=report.left,
+            seconds=round(ended.seconds, 1),
+        )
+        if not report.failed:
+            return note
+        by = "command" if report.failed[0].startswith(COMMANDS) else "tests"
+        return note._replace(ended=by if ended.in_time else "time", by=report.failed[0])
+
+    def no_witnesses(self, tests: Iterable[str]) -> set[str]:
+        """Those of the tests that fail, or do not end, in a tree that nobody changed."""
+        asked = {test: test.partition("[")[0] for test in tests}
+        unknown = sorted({name for name in asked.values() if name not in self.passes})
+        if unknown:
+            budget = RUNS * len(unknown)
+            scratch = str(self.folder / "scratch")
+            every = list(REGISTRY)
+            task = Task(unknown, every, every, [], [], budget, scratch, True)
+            _, report = self._attempt(task, keep=True)
+            failed = {test.partition("[")[0] for test in report.failed}
+            ran = {*report.seconds, *(name for name in unknown if "::" not in name)}
+            self.passes |= {name: name in ran and name not in failed for name in unknown}
             self._learn(report)
-            about = (mutant.file, mutant.line, mutant.within, mutant.operator)
-            note = Note(mutant.key, one.kind, *about, mutant.before, mutant.after, "alive")
-            note = note._replace(ran=report.ran, left=report.left, seconds=round(spent, 1))
-            if not ended.in_time and self._passes(report.failed, task):
-                return note._replace(ended="time", by=report.failed)
-            if not report.failed or NOWHERE in blamed:
-                return note._replace(said=report.said)
-            if self._passes(report.failed, task):
-                by = "command" if report.failed.startswith(COMMANDS) else "tests"
-                return note._replace(ended=by, by=report.failed, said=report.said)
-            blamed.add(report.failed.partition("[")[0])
+            self._write("passes.json", self.passes)
+        return {test for test, name in asked.items() if not self.passes[name]}
 
     @contextlib.contextmanager
     def _changed(self, file: str, text: str):
@@ -177,16 +194,6 @@ class Workshop:
             yield
         finally:
             shutil.copy2(source, target)
-
-    def _passes(self, failed: str, task: Task) -> bool:
-        """Whether a test passes, or a file can be read, without a mutant."""
-        name = failed.partition("[")[0]
-        if name not in self.passes:
-            tests = task.tests if name == NOWHERE else [name]
-            _, report = self._attempt(task._replace(tests=tests, claims=[]), keep=True)
-            self.passes[name] = not report.failed and (report.ran > 0 or "::" not in name)
-            self._write("passes.json", self.passes)
-        return self.passes[name]
 
     def _learn(self, report: Report) -> None:
         new = {n: s for n, s in report.seconds.items() if s > self.seconds.get(n, 0.0)}
@@ -200,14 +207,14 @@ class Workshop:
         path.with_suffix(".new").replace(path)
 
     def _attempt(self, task: Task, *, keep: bool = False) -> tuple[Ended, Report]:
-        """Run tests in the copy; ``keep`` keeps what Python compiles, of an unchanged tree."""
+        """Run tests in the copy; ``keep`` keeps what Python compiles, of a tree as it is."""
         path = self.folder / "task.json"
         answer = path.with_suffix(".report")
         for left in (answer, path.with_suffix(".now")):
             left.unlink(missing_ok=True)
         path.write_text(json.dumps(task._asdict()))
         more = {} if keep else {"PYTHONDONTWRITEBYTECODE": "1"}
-        if task.budget == JUDGES:
+        if task.budget != RUNS:
             more[FINISHED] = str(self.saved)
         limit = HANGS * task.budget
         order = Order(str(path), str(self.tree), more, limit)
@@ -217,14 +224,15 @@ class Workshop:
         # Killed, by us or by itself: the test that had begun did it.
         now = path.with_suffix(".now")
         said = f"the process ended with {ended.status}" if ended.in_time else "no end in time"
-        return ended, Report(now.read_text() if now.exists() else NOWHERE, said, 0, 0, {})
+        return ended, Report([now.read_text() if now.exists() else NOWHERE], said, 0, 0, {})
 
     def save(self) -> None:
         """Make the results that mutants of judges judge: the small run of each theorem, once."""
         self.saved.mkdir(parents=True, exist_ok=True)
         for name in REGISTRY:
             if not (self.saved / f"{name}.json").exists():
-                task = Task([RAN], list(REGISTRY), [name], [], JUDGES, str(self.folder / "scratch"))
+                scratch = str(self.folder / "scratch")
+                task = Task([RAN], list(REGISTRY), [name], [], [], JUDGES, scratch)
                 _, report = self._attempt(task, keep=True)
                 if report.failed or not report.ran:
                     raise RuntimeError(f"{name}: the small run fails without a mutant: {report}")
