@@ -261,10 +261,18 @@ def test_a_tolerance_without_three_digits_decides_nothing(limit, holds):
 
 
 def test_a_tolerance_is_left_out_when_it_passes_what_means_something():
-    data = produced(EXACT, 2 * EXACT, amplified=("seed", [1.0, 1.0]))
-    claim = dataclasses.replace(CLAIM, condition=lambda theory: theory.amplified)
-    for limit, holds in ((RESOLVED, False), (np.nextafter(RESOLVED, 1), None)):
-        assert judged(data, dataclasses.replace(claim, tolerance=float(limit)))["holds"] is holds
+    data = produced(EXACT, EXACT, amplified=("seed", [1.0, 1.0]))
+    claim = stated(lambda outcome: 1.0, kind="limit", condition=lambda theory: theory.amplified)
+    for limit, holds in ((RESOLVED, False), (float(np.nextafter(RESOLVED, 1)), None)):
+        assert judged(data, dataclasses.replace(claim, tolerance=limit))["holds"] is holds
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_every_case_is_counted_with_who_decided_it(arrived):
+    claim = dataclasses.replace(CLAIM, certified=lambda outcome: arrived)
+    by = judged(produced(EXACT, EXACT), claim)["decided_by"]
+    counts = {"steps": 2 * (not arrived), "certificate": 2 * arrived}
+    assert by == counts | {"trivial": 0, "excused": 0}
 
 
 # Two precisions, and what a verdict rests on ---------------------------------------------------
