@@ -278,6 +278,17 @@ def test_a_mutant_that_hangs_is_killed_by_time(workshop):
     assert note.seconds >= 6
 
 
+def test_a_test_that_is_slow_without_a_mutant_says_nothing_about_time(workshop):
+    one = of_squares("statement dropped", "k += 1", "pass")
+    note = note_of(one, "time", "tests/test_squares.py::test_loops")
+    workshop.passes[note.by] = True
+    for seconds, wrong in ((0.5, set()), (1.5, {note.key})):
+        workshop.seconds[note.by] = seconds
+        assert workshop.no_witnesses([note]) == wrong
+    workshop.seconds[note.by] = 30.0
+    assert note.by not in workshop.task(one).tests
+
+
 def test_processes_that_left_their_group_end_with_the_mutant(workshop):
     workshop.passes["tests/test_squares.py::test_broken"] = False
     note = workshop.try_mutant(of_squares("exponent", "x ** 2", "x"))
@@ -320,8 +331,8 @@ class Stand:
         self.tried.append(one)
         return note_of(one, *(("alive",) if len(self.tried) == 2 else ("tests", "a test")))
 
-    def no_witnesses(self, tests):
-        assert set(tests) <= {"a test"}
+    def no_witnesses(self, notes):
+        assert {note.by for note in notes} <= {"a test", ""}
         return set()
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Protocol
 
 from tests.mutants import record
-from tests.mutants.attempt import NOWHERE
 from tests.mutants.drawing import Drawn, drawn
 from tests.mutants.running import Note, Workshop
 from tests.runs import ROOT
@@ -28,8 +27,8 @@ class Tries(Protocol):
         """Try one."""
         ...
 
-    def no_witnesses(self, tests: Iterable[str]) -> set[str]:
-        """Tests that fail without a mutant, too."""
+    def no_witnesses(self, notes: Iterable[Note]) -> set[str]:
+        """Mutants whose test fails without a mutant, too."""
         ...
 
 
@@ -62,7 +61,8 @@ def tried(
     done = {note.key: note for note in record.noted(log)}
     left = [one for one in several if one.mutant.key not in done]
     if again:
-        left += [o for o in several if o.mutant.key in done and not done[o.mutant.key].by]
+        alive = {note.key for note in done.values() if note.ended == record.ALIVE}
+        left = [one for one in several if one.mutant.key in alive] + left
     spent = 0.0
     while True:
         for one in left:
@@ -74,10 +74,10 @@ def tried(
             record.note_down(log, note)
             print(record.said(note), flush=True)
         notes = [done[one.mutant.key] for one in several if one.mutant.key in done]
-        wrong = workshop.no_witnesses({note.by for note in notes} - {"", NOWHERE})
-        left = [o for o in several if o.mutant.key in done and done[o.mutant.key].by in wrong]
+        wrong = workshop.no_witnesses(notes)
+        left = [one for one in several if one.mutant.key in wrong]
         if not left or spent > at_most:
-            return [note for note in notes if note.by not in wrong]
+            return [note for note in notes if note.key not in wrong]
 
 
 def main(argv: list[str] | None = None) -> int:

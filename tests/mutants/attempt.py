@@ -24,7 +24,8 @@ class Task(NamedTuple):
     """What to try."""
 
     tests: list[str]
-    """Tests and examples by their names, without parameters, in their order."""
+    """Tests and examples by their names, without parameters, in their order; with parameters where
+    they go on to the end."""
     known: list[str]
     """Names of all theorems."""
     theorems: list[str]
@@ -87,6 +88,9 @@ class Watch:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         order = {test: n for n, test in enumerate(self.task.tests)}
+        if self.task.to_the_end:  # each by its whole name
+            items[:] = [item for item in items if item.nodeid in order]
+            return
         chosen = [item for item in items if named(item.nodeid) in order and self._concerned(item)]
         items[:] = sorted(
             chosen, key=lambda item: (self._of_other_claim(item), order[named(item.nodeid)])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lrdyn.registry import REGISTRY
-from tests.mutants import operators
+from tests.mutants import attempt, operators
 from tests.mutants.attempt import NOWHERE, Order, Report, Task
 from tests.mutants.drawing import Drawn
 from tests.mutants.references import Graph
@@ -130,12 +130,13 @@ class Workshop:
         general = [test.id for test in tests if test.general]
         if theorems and not of_referee:
             found[JUDGED if judges else RAN] = 1
+        blamed = {attempt.named(test) for test, passes in self.passes.items() if not passes}
         price = {id: (1 + far) * (UNKNOWN + self._seconds(id)) for id, far in found.items()}
         chosen, total = [], 0.0
         for id in sorted(found, key=lambda id: (price[id], id)):
-            total += self._seconds(id)
-            if self.passes.get(id, True):
+            if id not in blamed and self._seconds(id) <= budget:
                 chosen.append(id)
+                total += self._seconds(id)
             if total > budget:
                 break
         claims = sorted(self.graph.claims_of(start))
@@ -167,22 +168,26 @@ class Workshop:
         by = "command" if report.failed[0].startswith(COMMANDS) else "tests"
         return note._replace(ended=by if ended.in_time else "time", by=report.failed[0])
 
-    def no_witnesses(self, tests: Iterable[str]) -> set[str]:
-        """Those of the tests that fail, or do not end, in a tree that nobody changed."""
-        asked = {test: test.partition("[")[0] for test in tests}
-        unknown = sorted({name for name in asked.values() if name not in self.passes})
-        if unknown:
-            budget = RUNS * len(unknown)
-            scratch = str(self.folder / "scratch")
-            every = list(REGISTRY)
-            task = Task(unknown, every, every, [], [], budget, scratch, True)
+    def no_witnesses(self, notes: Iterable[Note]) -> set[str]:
+        """Mutants whose test fails in a tree that nobody changed, or takes as long there."""
+        # That a small run ends well has been seen by `save`.
+        asked = {note.key: note for note in notes if note.by and not note.by.startswith(RAN)}
+        tests = {note.by for note in asked.values()} - {attempt.NOWHERE}
+        if unknown := sorted(tests - self.passes.keys()):
+            every, scratch = list(REGISTRY), str(self.folder / "scratch")
+            task = Task(unknown, every, every, [], [], RUNS * len(unknown), scratch, True)
             _, report = self._attempt(task, keep=True)
-            failed = {test.partition("[")[0] for test in report.failed}
-            ran = {*report.seconds, *(name for name in unknown if "::" not in name)}
-            self.passes |= {name: name in ran and name not in failed for name in unknown}
             self._learn(report)
+            for test in unknown:
+                ran = "::" not in test or attempt.named(test) in report.seconds
+                self.passes[test] = ran and test not in report.failed
             self._write("passes.json", self.passes)
-        return {test for test, name in asked.items() if not self.passes[name]}
+        slow = {
+            key
+            for key, note in asked.items()
+            if note.ended == "time" and 2 * self._seconds(attempt.named(note.by)) > note.seconds
+        }
+        return slow | {key for key, note in asked.items() if not self.passes.get(note.by, True)}
 
     @contextlib.contextmanager
     def _changed(self, file: str, text: str):
