@@ -168,6 +168,7 @@ def test_flags_exist(capsys):
 OF_OTHERS = (
     "--array",
     "--check",
+    "--commands",
     "--cpus-per-task",
     "--dashboard-address",
     "--host",

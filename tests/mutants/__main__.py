@@ -2,7 +2,7 @@
 
 Without a seed it is the committed drawing (``tests/data/mutants.json``). Every mutant is noted when
 it ends; the same call goes on there, also after a kill. ``--again`` tries those anew that stayed
-alive, ``--only`` those whose place has these words in it. ``--write`` runs none: it puts what was
+alive, ``--only`` those whose place has these words in it. ``--write`` tries none: it puts what was
 tried into the committed record and the page about it (``docs/mutants.md``). The status is 1 if the
 lower bound of the score is below ``--least``.
 """
@@ -95,25 +95,22 @@ def main(argv: list[str] | None = None) -> int:
     options.folder.mkdir(parents=True, exist_ok=True)
     log = options.folder / f"log-{options.seed}.jsonl"
     several = drawn(options.seed, options.sample)
-    if options.write:
-        today = datetime.date.today().isoformat()
-        notes, before = record.noted(log), record.read()
-        made = record.recorded(options.seed, options.sample, today, several, notes, before)
-        record.FILE.write_text(record.written(made))
-        record.PAGE.write_text(record.page(made))
-        print(record.summary(made["mutants"]))
-        return 0
-    chosen = [one for one in several if options.only in f"{one.mutant.file} {one.mutant.within}"]
+    words = options.only
+    chosen = [one for one in several if words in f"{one.mutant.file} {one.mutant.within}"]
+    most = -1.0 if options.write else 60 * options.minutes
     workshop = Workshop(options.folder)
     try:
         workshop.save()
-        most = 60 * options.minutes
         notes = tried(chosen, workshop, log, again=options.again, at_most=most)
     finally:
         workshop.close()
-    entries = record.recorded(options.seed, options.sample, "", chosen, notes, record.read())
-    print(record.summary(entries["mutants"]))
-    return int(record.score(entries["mutants"]).lower < options.least)
+    today, before = datetime.date.today().isoformat(), record.read()
+    made = record.recorded(options.seed, options.sample, today, chosen, notes, before)
+    if options.write:
+        record.FILE.write_text(record.written(made))
+        record.PAGE.write_text(record.page(made))
+    print(record.summary(made["mutants"]))
+    return int(record.score(made["mutants"]).lower < options.least)
 
 
 if __name__ == "__main__":
