@@ -154,7 +154,7 @@ class OfTheRun(NamedTuple):
 
 
 def test_a_field_may_have_the_name_of_its_side():
-    claim = Claim[Made, OfTheRun](
+    claim: Claim[Any, Any] = Claim(
         "small",
         "what is measured is at most 5",
         kind="bound",
