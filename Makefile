@@ -24,7 +24,7 @@ INSTALL = $(PIP) install --quiet --no-deps --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env verify test referee notebooks figures lint format bench faults fuzz lock encoder aot clean interpreter
+.PHONY: help env verify test referee notebooks figures lint format bench faults fuzz mutants lock encoder aot clean interpreter
 
 help: ## this list
 	@echo "usage: [PYTHON=python3.13] make TARGET"
@@ -75,6 +75,9 @@ faults: $(READY) ## signals, wrong calls, command lines at random, lowest releas
 fuzz: $(READY) ## random settings of every theorem, each judged; small runs of every command (long)
 	@status=0; $(RUN) -m tests.faults.configurations --check || status=1; \
 	$(RUN) -m tests.faults.whole_runs 20 || status=1; exit $$status
+
+mutants: $(READY) ## wrong lines of formulas, claims and judges: which are noticed (12 hours)
+	@$(RUN) -m tests.mutants $(ARGS)
 
 env: $(READY) ## the environment alone
 

@@ -168,6 +168,7 @@ def test_flags_exist(capsys):
 OF_OTHERS = (
     "--array",
     "--check",
+    "--commands",
     "--cpus-per-task",
     "--dashboard-address",
     "--host",
@@ -189,8 +190,10 @@ OF_OTHERS = (
     "--limit",
     "--page",
     "--resume",
+    "--sample",
     "--stage",
     "--tiny",
+    "--write",
 )
 """Flags of Dask and of Slurm on the page of clusters, of the tools of the tests, and of what a page
 of accelerators starts."""

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 import lrdyn as lr
 from lrdyn.core.checks import OutsideDomain
 from lrdyn.engine import files, results, runs, verify
+from lrdyn.engine.claims import RESOLVED
 from lrdyn.engine.configuration import run_of
 from lrdyn.engine.evaluate import evaluate, evaluate_controls
 from lrdyn.engine.fields import ABSENT
@@ -146,6 +147,26 @@ def test_a_wrong_shape_is_refused():
         judged(dataset)
 
 
+class OfTheRun(NamedTuple):
+    """What is measured, under the name of its side."""
+
+    measured: Float[Array, "index"] = ABSENT
+
+
+def test_a_field_may_have_the_name_of_its_side():
+    claim: Claim[Any, Any] = Claim(
+        "small",
+        "what is measured is at most 5",
+        kind="bound",
+        form=lambda outcome: AtMost(outcome.measured.measured, 5.0),
+        reads=lambda theory, run: (run.measured,),
+    )
+    scenario = dataclasses.replace(SCENARIO, claims=(claim,), measured=OfTheRun)
+    for sizes, holds in ((EXACT, True), (2 * EXACT, False)):
+        dataset = produced(EXACT, EXACT).assign(measured=(("seed", "index"), sizes))
+        assert judged(dataset, claim, scenario)["holds"] is holds
+
+
 def test_a_missing_array_is_named():
     for name in ("value_measured", "longest_axis", "met_even"):
         with pytest.raises(MissingArray, match=r"value|longest_axis|met_even"):
@@ -237,6 +258,21 @@ def test_a_tolerance_without_three_digits_decides_nothing(limit, holds):
     data = produced(EXACT, 2 * EXACT, amplified=("seed", [limit / TOLERANCE] * 2))
     claim = dataclasses.replace(CLAIM, condition=lambda theory: theory.amplified)
     assert judged(data, claim)["holds"] is holds
+
+
+def test_a_tolerance_is_left_out_when_it_passes_what_means_something():
+    data = produced(EXACT, EXACT, amplified=("seed", [1.0, 1.0]))
+    claim = stated(lambda outcome: 1.0, kind="limit", condition=lambda theory: theory.amplified)
+    for limit, holds in ((RESOLVED, False), (float(np.nextafter(RESOLVED, 1)), None)):
+        assert judged(data, dataclasses.replace(claim, tolerance=limit))["holds"] is holds
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_every_case_is_counted_with_who_decided_it(arrived):
+    claim = dataclasses.replace(CLAIM, certified=lambda outcome: arrived)
+    by = judged(produced(EXACT, EXACT), claim)["decided_by"]
+    counts = {"steps": 2 * (not arrived), "certificate": 2 * arrived}
+    assert by == counts | {"trivial": 0, "excused": 0}
 
 
 # Two precisions, and what a verdict rests on ---------------------------------------------------
@@ -373,6 +409,14 @@ def test_a_test_fails_clearly_once_it_is_past_its_tolerance():
     leg = residuals(rare, SCENARIO, produced(EXACT, EXACT), "float64")
     leg.tolerance[:] = 6.0
     assert control_entry(broken(), rare, {"float64": leg})["holds"] is True
+
+
+def test_a_control_that_can_show_nothing_has_no_case():
+    leg = residuals(CLAIM, SCENARIO, produced(EXACT, 2 * EXACT), "float64")
+    leg["reason"] = leg.reason.copy(data=["too few seeds"] * 2)
+    entry = control_entry(broken(), CLAIM, {"float64": leg})
+    assert (entry["holds"], entry["residual"]) == (None, None)
+    assert (entry["cases"], entry["cases_total"], entry["worst_case"]) == (0, 2, {})
 
 
 def test_a_control_says_what_it_breaks(unchecked):

@@ -22,11 +22,12 @@ import lrdyn as lr
 from lrdyn import __main__ as command
 from lrdyn.commands import own, pool
 from lrdyn.engine import files, history, parts, progress, report, results, runs
+from lrdyn.engine import verify as verify_module
 from lrdyn.engine.configuration import run_of
 from lrdyn.engine.history import settings_text
 from lrdyn.engine.outcomes import PRECISIONS
 from lrdyn.figures import plotting
-from lrdyn.registry import REGISTRY, theorems
+from lrdyn.registry import REGISTRY, theorem, theorems
 from lrdyn.studies import REGISTRY as STUDIES
 from lrdyn.system import interrupts, memory_limit, whole_files
 from tests.faults import signals
@@ -603,6 +604,18 @@ def test_a_trajectory_shows_itself():
         return inner.params
 
     traced(0.1)
+
+
+def test_a_theorem_is_verified_with_a_bar_in_a_notebook_alone(monkeypatch, unchecked):
+    shown = []
+    monkeypatch.setattr(
+        verify_module, "verify_run", lambda run, context: shown.append(context.progress)
+    )
+    for inside in (True, False):
+        monkeypatch.setattr(progress, "in_notebook", lambda inside=inside: inside)
+        lr.verify(theorem("lora"), dtype="float64")
+    lr.verify(theorem("lora"), dtype="float64", progress=shown[0])
+    assert list(map(type, shown)) == [progress.Notebook, progress.Silent, progress.Notebook]
 
 
 def test_a_notebook_gets_a_bar(monkeypatch, capsys):

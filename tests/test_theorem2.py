@@ -56,6 +56,15 @@ def one_case(**flags):
     return deep_factorization.make_case(jax.random.key(0), **FLAGS | flags)
 
 
+@pytest.mark.parametrize("target_scale", [1.0, 7.5])
+def test_the_target_is_as_large_as_its_flag_says(target_scale):
+    values = np.linalg.svd(one_case(target_scale=target_scale).target, compute_uv=False)
+    # From the largest down to its half, the rest 0.
+    assert_close(values, target_scale * np.array([1, 0.5, 0, 0, 0, 0, 0]), size=7)
+    given = np.arange(49.0).reshape(7, 7)
+    assert_close(one_case(target_scale=target_scale, target=given).target, target_scale * given)
+
+
 def outcome(predicted, measured):
     predicted, measured = (
         fields.Read(fields.arrays_in(side), KeyError)

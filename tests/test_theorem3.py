@@ -11,7 +11,7 @@ from scipy import stats
 from lrdyn import theorem3
 from lrdyn.core import masking
 from lrdyn.core.descent import gradient_descent
-from lrdyn.engine.claims import tolerance
+from lrdyn.engine.claims import chi_square_p, tolerance
 from lrdyn.engine.evaluate import taken
 from lrdyn.engine.fields import Read, arrays_in
 from lrdyn.engine.judging import residuals, row_of
@@ -33,6 +33,7 @@ from lrdyn.theorem3.dropout_minimiser_claims import MINIMISER
 from lrdyn.theorem3.dropout_penalty_claims import DROPOUT
 from lrdyn.theorem3.figures import minimisers
 from lrdyn.theorem3.masked_autoencoder_claims import AUTOENCODER, AutoencoderTheory
+from tests import oracles
 from tests.oracles import assert_apart, assert_close, double, judged
 from tests.runs import finished
 
@@ -159,6 +160,70 @@ def test_the_mean_of_stochastic_training_is_that_of_a_loop_from_the_first_step()
     ends = np.diag(left.T @ second @ hidden @ right.T)
     assert_close(values, ends, steps=8, size=5)
     assert_apart(values, minimiser.values)
+
+
+@pytest.mark.parametrize("uses", [1, 2])
+def test_the_spread_of_training_the_last_layer_is_that_of_masks_that_are_independent(
+    uses, monkeypatch
+):
+    """No mean sees a mask that is used twice; what is left of the noise is twice as large."""
+    right = dropout_minimiser_claims._masks
+    monkeypatch.setattr(
+        dropout_minimiser_claims, "_masks", lambda case, t, theta: right(case, t // uses, theta)
+    )
+    point = FLAGS | {"steps": 40 * dropout_minimiser_claims.SHARE}
+    case = MINIMISER.case(jax.random.key(0), **taken(MINIMISER.case, point))
+    train = jax.jit(lambda case: dropout_minimiser_claims.train_last(case, case.keep_prob))
+    ends = np.sum(train(case), axis=1)
+    degrees = len(ends) - 1
+
+    def p_if_used(times):
+        """That of a chi-square test of the spread; the ends are sums of many small steps."""
+        ratio = float(np.var(ends, ddof=1) / end_variance(case, times))
+        return chi_square_p(degrees * ratio, degrees)
+
+    assert p_if_used(uses) > 1e-3
+    assert p_if_used(3 - uses) < 1e-6
+
+
+def end_variance(case, uses):
+    """Variance of ``sum_{i<=q} u_i^T Z v_i`` at the end, each mask used for so many steps.
+
+    A step is linear in the last layer, so that all second moments of its entries follow those of
+    the step before, exactly: their mean over the 2^h masks.
+    """
+    minimiser = dropout_minimiser_claims.closed_form(case)
+    X, Y, left, lines = double((case.inputs, case.target, minimiser.left, minimiser.right))
+    hidden = np.asarray(theorem3.equalized_factors(minimiser.product, case.width)[1], np.float64)
+    hidden = hidden @ np.linalg.pinv(X) @ X
+    rank = int(np.sum(np.asarray(minimiser.values) > 0))
+    # Only u_1^T W_2 ... u_q^T W_2 are looked at, and rows do not mix.
+    fitted, width = left[:, :rank].T @ Y, case.width
+    count = rank * width + 1  # the last entry is 1
+    rates = double(dropout_minimiser_claims.stochastic_steps(case))
+
+    def of_mask(mask, rate):
+        units = np.asarray(mask)[:, None] / float(case.keep_prob) * hidden
+        moved = np.zeros((count, count))
+        moved[-1, -1] = 1
+        for i in range(rank):
+            rows = slice(i * width, (i + 1) * width)
+            moved[rows, rows] = np.eye(width) - rate * units @ units.T
+            moved[rows, -1] = rate * units @ fitted[i]
+        return moved
+
+    moments = np.zeros((count, count))
+    moments[-1, -1] = 1
+    for first in range(0, len(rates), uses):
+        after = np.zeros_like(moments)
+        for mask, chance in oracles.masks_of(range(width), float(case.keep_prob)):
+            steps = np.eye(count)
+            for rate in rates[first : first + uses]:
+                steps = of_mask(mask, rate) @ steps
+            after += chance * steps @ moments @ steps.T
+        moments = after
+    looked = np.append((hidden @ lines[:rank].T).T.ravel(), 0.0)
+    return looked @ moments @ looked - (looked @ moments[:, -1]) ** 2
 
 
 # Both sides stand apart -----------------------------------------------------------------------

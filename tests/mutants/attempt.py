@@ -1,0 +1,216 @@
+"""One mutant against its tests, in a process of its own.
+
+``python -m tests.mutants.attempt`` imports the libraries of others, once, and reads orders, one
+line each. For each it forks a process, which imports ours as they are then and runs the tests in
+the order in which they are given, until one fails or the time is over.
+"""
+
+import importlib
+import json
+import os
+import resource
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+NOWHERE = "pytest"
+"""What failed where no test began."""
+
+
+class Task(NamedTuple):
+    """What to try."""
+
+    tests: list[str]
+    """Tests and examples by their names, without parameters, in their order; with parameters where
+    they go on to the end."""
+    known: list[str]
+    """Names of all theorems."""
+    theorems: list[str]
+    """Of a test that runs for each theorem, only these are tried."""
+    general: list[str]
+    """Tests that are tried only where they run for each theorem."""
+    claims: list[str]
+    """Of one that runs for each claim, these come first."""
+    budget: float
+    """Seconds of the processor after which no further test begins."""
+    scratch: str
+    """Folder for what the tests write."""
+    to_the_end: bool = False
+    """Whether tests go on behind one that fails."""
+
+
+class Report(NamedTuple):
+    """What came of it."""
+
+    failed: list[str]
+    """The tests that failed, or the files that could not be read."""
+    said: str
+    """Last line of the first error."""
+    ran: int
+    """How many tests ran, each parameter counted."""
+    left: int
+    """How many did not begin in time."""
+    seconds: dict[str, float]
+    """Test -> seconds of the processor, over its parameters."""
+
+
+def used() -> float:
+    """Seconds of the processor, of this process and of those that it waited for."""
+    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in both)
+
+
+def named(nodeid: str) -> str:
+    """A test without its parameters."""
+    return nodeid.partition("[")[0]
+
+
+class Watch:
+    """A plugin of pytest that chooses, orders and watches.
+
+    Args:
+        task: what to try.
+        now: file that has the name of the test that began last.
+    """
+
+    def __init__(self, task: Task, now: Path):
+        self.task, self.now = task, now
+        self.failed: list[str] = []
+        self.said, self.ran, self.left, self.begin = "", 0, 0, 0.0
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def pytest_collectreport(self, report: Any) -> None:
+        self.pytest_runtest_logreport(report)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        order = {test: n for n, test in enumerate(self.task.tests)}
+        if self.task.to_the_end:  # each by its whole name
+            items[:] = [item for item in items if item.nodeid in order]
+            return
+        chosen = [item for item in items if named(item.nodeid) in order and self._concerned(item)]
+        items[:] = sorted(
+            chosen, key=lambda item: (self._of_other_claim(item), order[named(item.nodeid)])
+        )
+
+    def _parameters(self, item: Any) -> list[Any]:
+        return list(getattr(getattr(item, "callspec", None), "params", {}).values())
+
+    def _concerned(self, item: Any) -> bool:
+        values = self._parameters(item)
+        names = [x if isinstance(x, str) else getattr(x, "name", None) for x in values]
+        theorems = [name for name in names if isinstance(name, str) and name in self.task.known]
+        if not theorems:
+            return named(item.nodeid) not in self.task.general
+        return all(name in self.task.theorems for name in theorems)
+
+    def _of_other_claim(self, item: Any) -> bool:
+        ids = [getattr(x, "id", None) for x in self._parameters(item) if hasattr(x, "compares")]
+        return bool(self.task.claims and ids and ids[0] not in self.task.claims)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: Any) -> bool | None:
+        if used() <= self.task.budget:
+            return None
+        self.left += 1
+        return True
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.begin = used()
+        self.ran += 1
+        self.now.write_text(nodeid)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self.seconds[named(nodeid)] += used() - self.begin
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            self.said = self.said or last_line(report)
+            self.failed.append(report.nodeid)
+
+    def report(self) -> Report:
+        seconds = {name: round(value, 2) for name, value in self.seconds.items()}
+        return Report(self.failed, self.said, self.ran, self.left, seconds)
+
+
+def last_line(report: Any) -> str:
+    """What went wrong, in a line."""
+    crash = getattr(getattr(report, "longrepr", None), "reprcrash", None)
+    text = crash.message if crash is not None else str(report.longrepr)
+    lines = [line for line in text.splitlines() if line.strip()] or [""]
+    return lines[0 if crash is not None else -1].strip()[:200]
+
+
+def attempt(path: Path) -> None:
+    """Try what a file says, and write the report beside it."""
+    task = Task(**json.loads(path.read_text()))
+    watch = Watch(task, path.with_suffix(".now"))
+    files = list(dict.fromkeys(test.partition("::")[0] for test in task.tests))
+    until = "--continue-on-collection-errors" if task.to_the_end else "-x"
+    words = ["-q", until, "--no-header", "-p", "no:cacheprovider", f"--basetemp={task.scratch}"]
+    status = pytest.main([*words, *files], plugins=[watch])
+    report = watch.report()
+    if status not in (0, 1, 5) and not report.failed:
+        report = report._replace(failed=[NOWHERE], said=f"status {int(status)}")
+    path.with_suffix(".report").write_text(json.dumps(report._asdict()))
+
+
+class Order(NamedTuple):
+    """What the parent asks for."""
+
+    task: str
+    """File of the task."""
+    tree: str
+    """Where it is tried."""
+    environment: dict[str, str]
+    """What the environment has besides."""
+    seconds: float
+    """Of the processor, after which the system ends the process."""
+
+
+PRELOADED = (
+    *("jax.numpy", "jax.scipy.linalg", "matplotlib.pyplot", "mpmath", "rich.progress"),
+    *("scipy.optimize", "scipy.stats", "xarray", "h5netcdf"),
+)
+"""Modules that no mutant changes, but none that brings a plugin of pytest."""
+
+
+def carried_out(order: Order) -> None:
+    """In the forked process: be a session of one's own, and try."""
+    os.setsid()
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for handle in (0, 1, 2):
+        os.dup2(nowhere, handle)
+    most = int(order.seconds) + 2
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+    os.chdir(order.tree)
+    os.environ |= order.environment
+    sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in os.environ
+    sys.path[0] = order.tree
+    attempt(Path(order.task))
+
+
+def serve() -> None:
+    """Fork a process for each order; say its number, then its status and seconds."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                carried_out(Order(**json.loads(line)))
+                status = 0
+            finally:
+                os._exit(status)
+        print(pid, flush=True)
+        _, ended, usage = os.wait4(pid, 0)
+        seconds = usage.ru_utime + usage.ru_stime
+        print(json.dumps([os.waitstatus_to_exitcode(ended), seconds]), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

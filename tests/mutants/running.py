@@ -1,0 +1,345 @@
+"""Running mutants: each in a copy of the tree, in processes that end with it, within its time."""
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from lrdyn.registry import REGISTRY
+from tests.mutants import attempt, operators
+from tests.mutants.attempt import NOWHERE, Order, Report, Task
+from tests.mutants.drawing import Drawn
+from tests.mutants.references import Graph
+from tests.runs import FINISHED, ROOT
+
+MADE = {
+    *(".git", ".venv", ".programs", ".aot", "build", "dist", "results", "__pycache__"),
+    *(".pytest_cache", ".ruff_cache", ".hypothesis"),
+}
+"""What is made of sources, or is no source: none of it is copied."""
+
+JUDGES, RUNS = 10.0, 60.0
+"""Seconds of the processor for a mutant of what only judges, on saved results, and for others."""
+
+HANGS, WAITS = 3.0, 10.0
+"""A mutant that takes so many times its seconds of the processor hangs, and so does one that takes
+so many times those of the clock, or waits."""
+
+COMMANDS = "tests/mutants/commands.py"
+JUDGED, RAN = f"{COMMANDS}::test_saved_results_hold", f"{COMMANDS}::test_the_run_holds"
+
+FAMILIAR = 2
+"""Theorems of which a mutant sees the command: the nearest ones."""
+
+UNKNOWN = 0.5
+"""Seconds of a test that did not run yet."""
+
+
+class Note(NamedTuple):
+    """What became of a mutant."""
+
+    key: str
+    kind: str
+    file: str
+    line: int
+    within: str
+    operator: str
+    before: str
+    after: str
+    ended: str
+    """Killed by the ``command``, by ``tests`` or by ``time``, or ``alive``."""
+    by: str = ""
+    """The test that killed it."""
+    said: str = ""
+    """With which words."""
+    ran: int = 0
+    """How many tests ran."""
+    left: int = 0
+    """How many more there were."""
+    seconds: float = 0.0
+    """Of the processor."""
+
+
+class Ended(NamedTuple):
+    """A child process."""
+
+    in_time: bool
+    seconds: float
+    status: int | None
+
+
+class Workshop:
+    """A copy of the tree in which mutants run, and what is known of its tests.
+
+    Args:
+        folder: where it lies; it is made at the first use, and kept for the next.
+        root: the tree.
+    """
+
+    def __init__(self, folder: Path, root: Path = ROOT):
+        self.tree, self.saved = folder / "tree", folder / "saved"
+        self.folder, self.root, self.graph = folder, root, Graph(root)
+        self.seconds: dict[str, float] = self._read("seconds.json")
+        self.passes: dict[str, bool] = self._read("passes.json")
+        """Whether a test that failed with a mutant passes without one."""
+        self._copy()
+        self.server = Server(self.tree)
+
+    def close(self) -> None:
+        """End the process that forks."""
+        self.server.close()
+
+    def _read(self, name: str) -> dict:
+        path = self.folder / name
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def _copy(self) -> None:
+        """Bring the copy up to date: files that differ, and none that is gone; caches stay."""
+        wanted = set()
+        for source in _files(self.root):
+            target = self.tree / source.relative_to(self.root)
+            wanted.add(target)
+            if not target.exists() or _facts(source) != _facts(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, target)
+                self.passes = {}
+        for path in _files(self.tree):
+            if path not in wanted:
+                path.unlink()
+
+    # What is tried -------------------------------------------------------------------------
+
+    def task(self, one: Drawn) -> Task:
+        """Tests of a mutant that fit into its time, the nearest and cheapest first."""
+        mutant = one.mutant
+        start = self.graph.node(mutant.file, mutant.within)
+        of_referee = one.kind == "referee"
+        judges = of_referee or self.graph.only_judges(start)
+        budget = JUDGES if judges else RUNS
+        theorems = list(REGISTRY) if of_referee else self.graph.theorems(start)[:FAMILIAR]
+        tests = self.graph.tests(start)
+        found = {test.id: test.distance for test in tests}
+        general = [test.id for test in tests if test.general]
+        if theorems and not of_referee:
+            found[JUDGED if judges else RAN] = 1
+        blamed = {attempt.named(test) for test, passes in self.passes.items() if not passes}
+        price = {id: (1 + far) * (UNKNOWN + self._seconds(id)) for id, far in found.items()}
+        chosen, total = [], 0.0
+        for id in sorted(found, key=lambda id: (price[id], id)):
+            if id not in blamed and self._seconds(id) <= budget:
+                chosen.append(id)
+                total += self._seconds(id)
+            if total > budget:
+                break
+        claims = sorted(self.graph.claims_of(start))
+        scratch = str(self.folder / "scratch")
+        return Task(chosen, list(REGISTRY), theorems, general, claims, budget, scratch)
+
+    def _seconds(self, test: str) -> float:
+        return self.seconds.get(test, UNKNOWN)
+
+    # Trying --------------------------------------------------------------------------------
+
+    def try_mutant(self, one: Drawn) -> Note:
+        """Run a mutant against its tests."""
+        mutant = one.mutant
+        changed = operators.applied((self.root / mutant.file).read_text(), mutant)
+        with self._changed(mutant.file, changed):
+            ended, report = self._attempt(self.task(one))
+        self._learn(report)
+        note = Note(
+            *(mutant.key, one.kind, mutant.file, mutant.line, mutant.within),
+            *(mutant.operator, mutant.before, mutant.after, "alive"),
+            said=report.said,
+            ran=report.ran,
+            left=report.left,
+            seconds=round(ended.seconds, 1),
+        )
+        if not report.failed:
+            return note
+        by = "command" if report.failed[0].startswith(COMMANDS) else "tests"
+        return note._replace(ended=by if ended.in_time else "time", by=report.failed[0])
+
+    def no_witnesses(self, notes: Iterable[Note]) -> set[str]:
+        """Mutants whose test fails in a tree that nobody changed, or takes as long there."""
+        # That a small run ends well has been seen by `save`.
+        asked = {note.key: note for note in notes if note.by and not note.by.startswith(RAN)}
+        tests = {note.by for note in asked.values()} - {attempt.NOWHERE}
+        if unknown := sorted(tests - self.passes.keys()):
+            every, scratch = list(REGISTRY), str(self.folder / "scratch")
+            task = Task(unknown, every, every, [], [], RUNS * len(unknown), scratch, True)
+            _, report = self._attempt(task, keep=True)
+            self._learn(report)
+            for test in unknown:
+                ran = "::" not in test or attempt.named(test) in report.seconds
+                self.passes[test] = ran and test not in report.failed
+            self._write("passes.json", self.passes)
+        slow = {
+            key
+            for key, note in asked.items()
+            if note.ended == "time" and 2 * self._seconds(attempt.named(note.by)) > note.seconds
+        }
+        return slow | {key for key, note in asked.items() if not self.passes.get(note.by, True)}
+
+    @contextlib.contextmanager
+    def _changed(self, file: str, text: str):
+        """The copy with another text of a file, which is younger than what is compiled of it."""
+        target, source = self.tree / file, self.root / file
+        target.write_text(text)
+        os.utime(target, (time.time(), source.stat().st_mtime + 100))
+        try:
+            yield
+        finally:
+            shutil.copy2(source, target)
+
+    def _learn(self, report: Report) -> None:
+        new = {n: s for n, s in report.seconds.items() if s > self.seconds.get(n, 0.0)}
+        if new:
+            self.seconds |= new
+            self._write("seconds.json", self.seconds)
+
+    def _write(self, name: str, content: dict) -> None:
+        path = self.folder / name
+        path.with_suffix(".new").write_text(json.dumps(content, indent=0, sort_keys=True))
+        path.with_suffix(".new").replace(path)
+
+    def _attempt(self, task: Task, *, keep: bool = False) -> tuple[Ended, Report]:
+        """Run tests in the copy; ``keep`` keeps what Python compiles, of a tree as it is."""
+        path = self.folder / "task.json"
+        answer = path.with_suffix(".report")
+        for left in (answer, path.with_suffix(".now")):
+            left.unlink(missing_ok=True)
+        path.write_text(json.dumps(task._asdict()))
+        more = {} if keep else {"PYTHONDONTWRITEBYTECODE": "1"}
+        if task.budget != RUNS:
+            more[FINISHED] = str(self.saved)
+        limit = HANGS * task.budget
+        order = Order(str(path), str(self.tree), more, limit)
+        ended = self.server.carry_out(order, clock=WAITS * limit)
+        if answer.exists():
+            return ended, Report(**json.loads(answer.read_text()))
+        # Killed, by us or by itself: the test that had begun did it.
+        now = path.with_suffix(".now")
+        said = f"the process ended with {ended.status}" if ended.in_time else "no end in time"
+        return ended, Report([now.read_text() if now.exists() else NOWHERE], said, 0, 0, {})
+
+    def save(self) -> None:
+        """Make the results that mutants of judges judge: the small run of each theorem, once."""
+        self.saved.mkdir(parents=True, exist_ok=True)
+        for name in REGISTRY:
+            if not (self.saved / f"{name}.json").exists():
+                scratch = str(self.folder / "scratch")
+                task = Task([RAN], list(REGISTRY), [name], [], [], JUDGES, scratch)
+                _, report = self._attempt(task, keep=True)
+                if report.failed or not report.ran:
+                    raise RuntimeError(f"{name}: the small run fails without a mutant: {report}")
+
+
+def _files(root: Path) -> list[Path]:
+    """Sources of a tree, without what is made of them."""
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in MADE]
+        found += [Path(folder, name) for name in names if name not in MADE]
+    return found
+
+
+def _facts(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+# Processes ------------------------------------------------------------------------------------
+
+
+class Server:
+    """A process that has imported what no mutant changes, and forks for each of them.
+
+    Args:
+        tree: where it starts.
+    """
+
+    def __init__(self, tree: Path):
+        left_out = ("LRDYN", "PYTHONDONTWRITEBYTECODE")
+        ours = {name: v for name, v in os.environ.items() if not name.startswith(left_out)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.mutants.attempt"],
+            cwd=tree,
+            env={**ours, "PYTHONPATH": str(tree)},
+            bufsize=0,  # what was read ahead would be no answer to wait for
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def carry_out(self, order: Order, *, clock: float) -> Ended:
+        """Carry out an order in a session of its own, which ends with it, however it ends.
+
+        Args:
+            order: with the seconds of the processor that it may take, with all that it starts.
+            clock: seconds that may pass meanwhile.
+        """
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(order._asdict()).encode() + b"\n")
+        session, begin, in_time = int(self._answer()), time.monotonic(), True
+        try:
+            while in_time and not self._answered(0.1):
+                passed = time.monotonic() - begin
+                in_time = passed < clock and _spent(session) < order.seconds
+        finally:
+            end_session(session)
+        status, seconds = json.loads(self._answer())
+        return Ended(in_time and status != -signal.SIGXCPU, seconds, status)
+
+    def close(self) -> None:
+        """Let it end."""
+        self.process.communicate()
+
+    def _answered(self, seconds: float) -> bool:
+        assert self.process.stdout is not None
+        return bool(select.select([self.process.stdout], [], [], seconds)[0])
+
+    def _answer(self) -> bytes:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the server ended with {self.process.wait()}")
+        return line
+
+
+def _sessions() -> dict[int, tuple[int, float]]:
+    """Process -> its session, and seconds of the processor with those that it waited for."""
+    found, tick = {}, os.sysconf("SC_CLK_TCK")
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended
+            fields = path.read_text().rpartition(")")[2].split()
+            if fields[0] not in "ZX":
+                spent = sum(map(int, fields[11:15])) / tick
+                found[int(path.parent.name)] = (int(fields[3]), spent)
+    return found
+
+
+def _spent(session: int) -> float:
+    return sum(spent for its, spent in _sessions().values() if its == session)
+
+
+def end_session(session: int) -> None:
+    """End every process of a session, also those in groups of their own, and wait for that."""
+    while True:
+        left = [pid for pid, (its, _) in _sessions().items() if its == session]
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(session, signal.SIGKILL)
+        if not left:
+            return
+        time.sleep(0.01)
