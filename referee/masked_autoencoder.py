@@ -273,13 +273,10 @@ def nuclear_bound(point: Point) -> Iterator[Redone]:
     """``p(1-p) tr(A D A^T)`` is at least ``p(1-p) ||A X||_*^2 / (n m)``, for the same A."""
     for k, of in asked(point, "all"):
         bounds, added = point.found["nuclear_bound"][k], point.found["penalty"][k]
-        any_bound, any_added = of.bound(of.anything), of.added(of.anything)
-        yield Redone(any_bound, any_added, None, 1.0, "at least", bounds[1], added[1])
-        full = trained(point, k).full
-        yield Redone(of.bound(full), of.added(full), None, 1.0, "at least")
-        yield saved_as(of.bound(of.optimum()), bounds[0], condition=of.inverting)
-        if regular(point) and decayed(of.inverting):
-            yield saved_as(of.added(full), added[0], condition=of.inverting)
+        for place, A in enumerate((np.eye(len(of.data)), of.anything)):
+            yield Redone(
+                of.bound(A), of.added(A), None, 1.0, "at least", bounds[place], added[place]
+            )
 
 
 def attained(point: Point) -> Iterator[Redone]:

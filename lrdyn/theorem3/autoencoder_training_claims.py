@@ -76,7 +76,7 @@ class AutoencoderMeasured(NamedTuple):
     bottleneck_value: Float[Array, "data"] = ABSENT
     """Its loss, summed over all masks."""
     penalty: Float[Array, "data autoencoder"] = ABSENT
-    """What masks add at their mean: to the full one, and to that which is no minimiser."""
+    """What masks add at their mean to A = I, and to an A that is no minimiser."""
     attained: Float[Array, ""] = ABSENT
     """What they add to A = I on data whose rows are orthogonal and of equal norm."""
     masked_marginal: Float[Array, "data"] = ABSENT
@@ -275,7 +275,9 @@ def _measured(case: Autoencoding, data: Array, trained: Trained) -> AutoencoderM
         rank_values=singular_values(full),
         bottleneck=narrow,
         bottleneck_value=_expected(case, narrow, data),
-        penalty=jax.vmap(lambda A: _added(case, A, data))(jnp.stack([full, case.anything])),
+        penalty=jax.vmap(lambda A: _added(case, A, data))(
+            jnp.stack([jnp.eye(len(data), dtype=data.dtype), case.anything])
+        ),
         masked_marginal=_expected(case, case.anything, data, hidden_only=True),
         masked_optimum=guess - blocks,
         unidentified=blocks,

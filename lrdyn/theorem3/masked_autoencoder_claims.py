@@ -79,9 +79,9 @@ def _moments(case: Autoencoding, data: Array) -> MaskedMoments:
     return masked_autoencoder.masked_moments(data, case.patch_of, case.keep_prob)
 
 
-def _bounds(case: Autoencoding, data: Array, optimum: Array) -> Float[Array, "2"]:
-    """Bounds on the penalties of the minimiser and of the autoencoder that is none."""
-    both = jnp.stack([optimum, case.anything])
+def _bounds(case: Autoencoding, data: Array) -> Float[Array, "2"]:
+    """Bounds on the penalties of A = I, whose bound can be attained, and of any other A."""
+    both = jnp.stack([jnp.eye(len(data), dtype=data.dtype), case.anything])
     return jax.vmap(lambda A: nuclear_norm_bound(A, data, case.keep_prob))(both)
 
 
@@ -118,7 +118,7 @@ def predict(case: Autoencoding) -> AutoencoderTheory:
             bottleneck=narrow.autoencoder,
             bottleneck_value=narrow.loss,
             energy=jnp.trace(moments.whole),
-            nuclear_bound=_bounds(case, data, optimum),
+            nuclear_bound=_bounds(case, data),
             masked_marginal=masked_autoencoder.masked_only_loss(case.anything, moments),
             masked_optimum=masked_autoencoder.optimal_masked_only(moments),
             unidentified=within_patches(case.anything, case.patch_of),
@@ -284,7 +284,7 @@ def _wrong_formulas(case: Autoencoding) -> dict[str, AutoencoderTheory]:
             "rank_of_soft_thresholding": Theory(rank_values=singular_values(thresholded)),
             "vectors_of_s": Theory(bottleneck=left @ (left.T @ optimum)),
             "value_without_p": Theory(bottleneck_value=value),
-            "bound_not_divided": Theory(nuclear_bound=len(data) * _bounds(case, data, optimum)),
+            "bound_not_divided": Theory(nuclear_bound=len(data) * _bounds(case, data)),
             "diagonal_kept": Theory(masked_marginal=(1 - theta) * loss(A, moments)),
             "chance_forgotten": Theory(masked_marginal=masked_loss / (1 - theta)),
             "blocks_cut_out": Theory(masked_optimum=outside(optimum)),
