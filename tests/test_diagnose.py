@@ -16,7 +16,7 @@ import lrdyn
 from lrdyn import diagnosis
 from lrdyn.adapters import peft
 from lrdyn.data import Refused, tensors
-from lrdyn.diagnosis import comparison, reading
+from lrdyn.diagnosis import comparison, reading, spectrum, updates
 from lrdyn.engine import process
 from lrdyn.figures import plotting
 from tests.runs import ROOT
@@ -631,3 +631,35 @@ def test_pairs_of_a_checkpoint_are_read_when_they_are_asked_for():
     assert not seen
     first = next(comparison.pairs(found, found.matrices, {}))
     assert seen == [first.name] * 2
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32", "float64"])
+def test_the_difference_is_that_of_the_whole_matrices(kind):
+    """Taken some rows at a time: 300 rows of 1,000 columns in pieces of 131."""
+    dtype = np.dtype(getattr(ml_dtypes, kind, kind))
+    sides = [RNG.standard_normal((300, 1000)).astype(dtype) for _ in range(2)]
+    epsilons = (2.0**-8, 2.0**-24)
+    found = updates.difference(*sides, epsilons)
+    before, after = (reading.in_full(side) for side in sides)
+    np.testing.assert_array_equal(found.update, after - before)
+    assert found.update.dtype == before.dtype
+    close = lrdyn.tolerance("identity", "float32", size=1000)
+    assert found.start == pytest.approx(np.linalg.norm(before.astype(float)), rel=close)
+    whole = spectrum.rounding(before.astype(float), after.astype(float), epsilons)
+    assert found.rounding == pytest.approx(whole, rel=close)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_norms_that_float32_cannot_square(scale):
+    before = (scale * RNG.standard_normal((20, 30))).astype(np.float32)
+    found = updates.difference(before, 2 * before, (2.0**-24, 2.0**-24))
+    assert found.start == pytest.approx(np.linalg.norm(before.astype(float)))
+
+
+def test_entries_that_are_not_finite_are_counted_in_every_piece():
+    for kind in ("float32", "bfloat16"):
+        W = np.zeros((3, 70_000), np.dtype(getattr(ml_dtypes, kind, kind)))
+        W[0, 0], W[2, 1], W[2, -1] = np.nan, np.inf, -np.inf
+        assert reading.not_finite(W) == 3
+        with pytest.raises(ValueError, match="got 1 NaN"):
+            tensors.write("a.safetensors", {"W": W})
