@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import time
 import tracemalloc
 from typing import Any
 
@@ -15,8 +16,17 @@ from matplotlib.cbook import is_math_text
 import lrdyn
 from lrdyn import diagnosis
 from lrdyn.adapters import peft
+from lrdyn.commands import diagnose as diagnose_command
 from lrdyn.data import Refused, tensors
-from lrdyn.diagnosis import comparison, reading, spectrum, updates
+from lrdyn.diagnosis import (
+    combining,
+    comparison,
+    cores,
+    decomposition,
+    reading,
+    spectrum,
+    updates,
+)
 from lrdyn.engine import process
 from lrdyn.figures import plotting
 from tests.runs import ROOT
@@ -639,7 +649,7 @@ def test_the_difference_is_that_of_the_whole_matrices(kind):
     dtype = np.dtype(getattr(ml_dtypes, kind, kind))
     sides = [RNG.standard_normal((300, 1000)).astype(dtype) for _ in range(2)]
     epsilons = (2.0**-8, 2.0**-24)
-    found = updates.difference(*sides, epsilons)
+    found = updates.difference(sides[0], sides[1], epsilons)
     before, after = (reading.in_full(side) for side in sides)
     np.testing.assert_array_equal(found.update, after - before)
     assert found.update.dtype == before.dtype
@@ -663,3 +673,56 @@ def test_entries_that_are_not_finite_are_counted_in_every_piece():
         assert reading.not_finite(W) == 3
         with pytest.raises(ValueError, match="got 1 NaN"):
             tensors.write("a.safetensors", {"W": W})
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """What says the time, which a test moves on."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_the_time_left_goes_by_multiplications(clock, monkeypatch, capsys):
+    """Three quarters of the work lie in the one that takes longest, and is done first."""
+    monkeypatch.setattr(cores, "cores", lambda: 1)
+    counts, done = [1e9, 3e9], []
+
+    def work(item):
+        clock[0] += 3
+        done.append(item)
+
+    with diagnose_command.told("diagnose") as seen:
+        cores.on_all_cores(work, ["small", "large"], counts, cores.Told(seen, counts))
+    assert done == ["large", "small"]
+    assert capsys.readouterr().err == "diagnose: 75%, 0:01 left\n"
+
+
+def test_a_log_hears_of_what_takes_two_seconds(clock, capsys):
+    with diagnose_command.told("merge") as seen:
+        counted = cores.Told(seen, [1e9, 1e9, 2e9])
+        clock[0] += 1.9
+        counted.done(1e9)
+        assert not capsys.readouterr().err
+        clock[0] += 0.2
+        counted.done(1e9)
+        assert capsys.readouterr().err == "merge: 50%, 0:02 left\n"
+
+
+def test_each_part_of_a_command_is_told_of(command, monkeypatch):
+    monkeypatch.setattr(diagnose_command, "FIRST", -1e9)
+    status, _, err = command(*FILES, "--extract", "adapter")
+    assert status == 0
+    parts = {line.partition(":")[0] for line in err.splitlines()}
+    assert parts == {"diagnose", "reading the adapter back"}
+
+
+def test_factors_are_decomposed_once(monkeypatch, tmp_path):
+    """For the choice of ranks and for what is written."""
+    made, seen = diagnosis.extract(cast(START, np.float32), cast(END, np.float32)), []
+    whole = decomposition.product_svd
+    monkeypatch.setattr(
+        combining, "product_svd", lambda *product: seen.append(1) or whole(*product)
+    )
+    diagnosis.combine([made.adapter], budget=1000)
+    assert len(seen) == len(made.adapter.factors)

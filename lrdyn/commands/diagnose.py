@@ -4,7 +4,7 @@ import argparse
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ EXAMPLES = (
     Example("lrdyn diagnose BASE TUNED --extract DIR --energy .99", "the update as an adapter"),
     Example("lrdyn diagnose BASE TUNED --plan DIR --budget 2000000", "ranks for a new training"),
 )
+FIRST = 2.0
+"""Seconds from which on a log hears of the work."""
 ADAPTER = (checkpoints.ADAPTER, peft_tensors.NAME)
 """Files of an adapter."""
 
@@ -149,7 +151,7 @@ def main(words: Sequence[str]) -> None:
         "rename": _renaming(options.rename),
     }
     adapter = planned = None
-    with user_files("BEFORE, AFTER"), progress.shown("diagnose") as seen:
+    with user_files("BEFORE, AFTER"), told("diagnose") as seen:
         if options.extract:
             made = _extraction_arguments(options) | how
             adapter = extract(options.before, options.after, **made, progress=seen)
@@ -162,8 +164,8 @@ def main(words: Sequence[str]) -> None:
     if options.out:
         _write(found, Path(options.out), quiet=options.json)
     if adapter is not None:
-        with user_files("BEFORE, AFTER"):
-            adapter = adapter.write(options.extract)
+        with user_files("BEFORE, AFTER"), told("reading the adapter back") as seen:
+            adapter = adapter.write(options.extract, progress=seen)
         if not options.json:
             lines = [*adapter.lines(), f"adapter, read back as PEFT reads it: {options.extract}"]
             say("\n".join(["", *lines]))
@@ -261,6 +263,11 @@ def user_files(what: str) -> Iterator[None]:
     except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
         got = f"{shortened(str(error.filename), 120)!r} ({error.strerror})"
         raise BadInput(f"{what}: got {got}, wanted weights") from None
+
+
+def told(title: str) -> AbstractContextManager[progress.Progress]:
+    """Show how much of the work on matrices is done, and the time left."""
+    return progress.shown(title, what="", first=FIRST)
 
 
 def may_be_a_folder(path: Path) -> bool:

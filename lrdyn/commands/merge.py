@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn.adapters import peft
-from lrdyn.commands.diagnose import ADAPTER, may_be_a_folder, user_files
+from lrdyn.commands.diagnose import ADAPTER, may_be_a_folder, told, user_files
 from lrdyn.core.show import shortened
 from lrdyn.diagnosis.combining import combine
 from lrdyn.engine.arguments import Example, Parser, folder, share, whole
@@ -63,8 +63,8 @@ def main(words: Sequence[str]) -> None:
     if not may_be_a_folder(out):
         raise BadInput(f"--out: got {shortened(options.out)!r}, wanted a folder: that is a file")
     whole_files.refuse_links(out, ADAPTER)
-    with user_files("ADAPTER"):
-        made = combine(names, weights, **_ways(options))
+    with user_files("ADAPTER"), told("merge") as seen:
+        made = combine(names, weights, **_ways(options), progress=seen)
         peft.write(out, made.adapter)
     say("\n".join([*made.lines(), f"adapter: {out}"]))
 

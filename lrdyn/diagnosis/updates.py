@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,18 +14,19 @@ from lrdyn.adapters.methods import LORA
 from lrdyn.data import tensors
 from lrdyn.diagnosis import comparison, noise, reading
 from lrdyn.diagnosis.comparison import Compared, Pair
+from lrdyn.diagnosis.cores import Told, on_all_cores
 from lrdyn.diagnosis.decomposition import Decomposition, Wanted, decompose, of_product
 from lrdyn.diagnosis.noise import Noise
 from lrdyn.diagnosis.spectrum import (
+    OVERSAMPLING,
     Spectrum,
-    blas_threads,
+    is_sketched,
     measured,
     rounding_of,
     square_sums,
     values_of,
 )
-from lrdyn.engine.process import cores
-from lrdyn.engine.progress import Progress, Silent
+from lrdyn.engine.progress import Progress
 
 if TYPE_CHECKING:
     from lrdyn.figures.tables import Cell
@@ -149,7 +149,7 @@ def examine_all(
         settings: how.
         wanted: name -> the rank of its factors, see
             :func:`lrdyn.diagnosis.decomposition.decompose`.
-        progress: is told of each that is done.
+        progress: is told of each that is done, by the multiplications that it takes.
 
     Example:
         >>> sides = (reading.weights("", {"W": W}) for W in (np.eye(2), np.diag([3.0, 1.0])))
@@ -157,28 +157,36 @@ def examine_all(
         >>> [one.update.rank for one in examine_all(both, both.matrices, {}, Settings(1))]
         [1]
     """
-    progress = progress or Silent()
-    progress.expect(len(names))
+    counts = [multiplications(both, name, settings) for name in names]
 
     def examine(name: str) -> tuple[Examined | None, dict[str, str]]:
         own: dict[str, str] = {}
         found = None
         for pair in comparison.pairs(both, (name,), own):
             found = of_pair(pair, settings, wanted(name))
-        progress.advance(1)
         return found, own
 
-    workers = max(1, min(cores(), len(names)))
-    with blas_threads(max(1, cores() // workers)), ThreadPoolExecutor(workers) as pool:
-        waiting = [pool.submit(examine, name) for name in names]
-        try:
-            done = [one.result() for one in waiting]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    done = on_all_cores(examine, names, counts, Told(progress, counts))
     for _, own in done:
         notes |= own
     return [found for found, _ in done if found is not None]
+
+
+def multiplications(both: Compared, name: str, settings: Settings) -> float:
+    """How many multiplications the update of a matrix takes, about; an adapter's far fewer.
+
+    Example:
+        >>> sides = (reading.weights("", {"W": np.eye(20)}) for _ in range(2))
+        >>> multiplications(comparison.compared(*sides, "*"), "W", Settings(1))
+        16000.0
+    """
+    m, n = both.after.infos[name].shape
+    short = min(m, n)
+    if settings.sketch is not None and is_sketched((m, n), settings.sketch):
+        count = 10.0 * m * n * (settings.sketch + OVERSAMPLING)
+    else:
+        count = float(m * n * short + short**3)
+    return count * (3 if settings.bulk else 1)
 
 
 def of_pair(pair: Pair, settings: Settings, wanted: Wanted | None = None) -> Examined:
