@@ -84,6 +84,16 @@ FAULTS = {
         "adapters and plans written here, in PEFT where it is installed",
         "PEFT's outputs, errors, ranks and modules are those said here",
     ),
+    "saved_folders": Fault(
+        ("saved_folders",),
+        "folders of orbax and accelerate, where these are installed",
+        "the parameters come back, and nothing else",
+    ),
+    "how_tos": Fault(
+        ("how_tos",),
+        "pages with blocks of torch and flax, where these are installed",
+        "they run, and print what the pages show",
+    ),
     "lowest": Fault(
         ("lowest",),
         "the lowest releases that pyproject.toml allows (network)",
