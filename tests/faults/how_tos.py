@@ -5,6 +5,7 @@ whatever release; by default this one. Its blocks are run there, and what they p
 with the page. A package that is not there is named, and its blocks are only parsed.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ def main(words: list[str]) -> int:
     if words:
         command = [words[0], "-m", "tests.faults.how_tos"]
         return subprocess.run(command, cwd=ROOT, check=False).returncode
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads spin beside other work
     bad, there = 0, []
     for package in PACKAGES:
         try:
