@@ -594,7 +594,7 @@ def test_the_command_alone_writes_nothing(command, tmp_path):
     ("words", "said"),
     [
         ((), "BEFORE: got nothing, wanted a value"),
-        (("before.safetensors",), "after: got nothing beside weights, wanted weights"),
+        (("before.safetensors",), "AFTER: got nothing beside weights, wanted weights"),
         (("none.npz", "after.safetensors"), r"BEFORE, AFTER: got 'none.npz' \(No such file"),
         ((".", "after.safetensors"), "got 2 files of weights"),
         ((*FILES, "--select", "z"), r"--select: got \['z'\], wanted some matrices"),

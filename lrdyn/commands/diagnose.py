@@ -76,10 +76,13 @@ def parser() -> Parser:
         "--sketch",
         type=whole("sketch", 1),
         metavar="K",
-        help="compute K singular values of large matrices, for checkpoints of many gigabytes",
+        help="compute the first K singular values of large matrices alone, and bound the rest: for "
+        "checkpoints of many gigabytes",
     )
     made.add_argument(
-        "--bulk", action="store_true", help="describe W behind the first K, too; takes 3 times"
+        "--bulk",
+        action="store_true",
+        help="describe W behind the first K, too; takes three times as long",
     )
     made.add_argument("--every", action="store_true", help="list each matrix, also of more than 24")
     made.add_argument(
@@ -118,7 +121,10 @@ def parser() -> Parser:
         "--plan", type=folder, metavar="DIR", help="write PEFT's configuration for a new training"
     )
     made.add_argument(
-        "--budget", type=whole("budget", 1), metavar="N", help="parameters that it may have"
+        "--budget",
+        type=whole("budget", 1),
+        metavar="N",
+        help="parameters that all factors may have",
     )
     made.add_argument(
         "--error", type=share("error"), metavar="E", help="or the relative error of the update"
@@ -193,7 +199,8 @@ def _check_flags(options: argparse.Namespace) -> None:
         if value is not None and options.plan is None:
             raise BadInput(f"{flag}: got it without --plan, wanted --plan DIR")
     if options.plan and (options.budget is None) == (options.error is None):
-        raise BadInput("--plan: got both or none beside it, wanted --budget N or --error E")
+        got = "neither --budget nor --error" if options.budget is None else "--budget and --error"
+        raise BadInput(f"--plan: got {got} beside it, wanted --budget N or --error E")
 
 
 def _renaming(words: Sequence[str]) -> dict[str, str] | None:
@@ -243,9 +250,10 @@ def _planned(options: argparse.Namespace, found: Diagnosis) -> Plan:
 
 
 @contextmanager
-def user_files(what: str) -> Iterator[None]:
+def user_files(what: str, wanted: str = "weights") -> Iterator[None]:
     """What is wrong with the user's files is bad input, and no fault of the machine."""
     flags = {
+        "after: ": "AFTER: ",
         "save: ": "--save-module: ",
         "select: ": "--select: ",
         "rename: ": "--rename: ",
@@ -262,7 +270,7 @@ def user_files(what: str) -> Iterator[None]:
         raise BadInput(said) from None
     except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
         got = f"{shortened(str(error.filename), 120)!r} ({error.strerror})"
-        raise BadInput(f"{what}: got {got}, wanted weights") from None
+        raise BadInput(f"{what}: got {got}, wanted {wanted}") from None
 
 
 def told(title: str) -> AbstractContextManager[progress.Progress]:

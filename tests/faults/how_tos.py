@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.pages import Wrong, blocks_of, run_python
 from tests.runs import ROOT
 
-PAGES = ("adapters.md", "diagnose.md", "peft.md")
+PAGES = ("adapters.md", "peft.md")
 PACKAGES = ("torch", "transformers", "flax", "equinox")
 
 
