@@ -384,6 +384,9 @@ def test_noise_has_what_chance_gives():
     assert found["bulk_drift_chance"].min() > 0
     beyond = np.abs(found["bulk_drift"]) > found["bulk_drift_chance"]
     assert beyond.mean() < 0.1  # 2.5 % of either sign, of 120
+    # So it is 2.24 standard deviations of a normal law.
+    spread = float(np.std(found["bulk_drift"] / found["bulk_drift_chance"]))
+    assert 0.36 < spread < 0.54
     np.testing.assert_allclose(
         found["bulk_along_start"].mean("step"), found["bulk_along_start_chance"][0], rtol=0.9
     )
