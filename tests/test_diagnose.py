@@ -383,8 +383,8 @@ def test_selected_matrices():
         (lambda: diagnosis.extract(START, END, energy=1.5), "energy: got 1.5, wanted above 0"),
         (lambda: diagnosis.extract(START, END, save="z"), "save: got 'z', wanted a pattern"),
         (lambda: diagnosis.extract(START, END, select="z"), "select: got 'z', wanted some"),
-        (lambda: diagnosis.extract(START, START), "after: got no <module>.weight that moved"),
-        (lambda: diagnosis.extract(START, END, save="*"), "after: got no <module>.weight that"),
+        (lambda: diagnosis.extract(START, START), "AFTER: got no <module>.weight that moved"),
+        (lambda: diagnosis.extract(START, END, save="*"), "AFTER: got no <module>.weight that"),
     ],
 )
 def test_wrong_calls_are_named(call, said, unchecked):
@@ -605,7 +605,7 @@ def test_the_command_alone_writes_nothing(command, tmp_path):
         ((*FILES, "--extract", "x", "--energy", "1"), "--energy: got '1', wanted a number"),
         ((*FILES, "--extract", "x", "--save-module", "z"), "--save-module: got 'z', wanted"),
         ((*FILES, "--nothing"), "--nothing: got an unknown argument"),
-        (("before.safetensors", "before.safetensors", "--extract", "x"), "after: got no <module>"),
+        (("before.safetensors", "before.safetensors", "--extract", "x"), "AFTER: got no <module>"),
         ((*FILES, "--extract", "after.safetensors"), "--extract: got 'after.safetensors', wanted"),
         ((*FILES, "--out", "after.safetensors"), "--out: got 'after.safetensors', wanted a folder"),
     ],
@@ -707,6 +707,20 @@ def test_a_log_hears_of_what_takes_two_seconds(clock, capsys):
         clock[0] += 0.2
         counted.done(1e9)
         assert capsys.readouterr().err == "merge: 50%, 0:02 left\n"
+
+
+def test_a_file_that_is_missing_is_near_one_that_is_there(command):
+    status, _, err = command("before.safetensor", "after.safetensors")
+    assert status == 2
+    assert "(No such file or directory) (did you mean 'before.safetensors'?), wanted w" in err
+
+
+def test_of_a_sketch_no_noise_floor_is_denied():
+    noise = RNG.standard_normal((200, 220)).astype(np.float32)
+    sides = {"q.weight": np.zeros_like(noise)}, {"q.weight": noise}
+    said = " ".join(lrdyn.diagnose(*sides, sketch=4).answer())
+    assert "a noise floor is seen in exact values alone" in said
+    assert "end in a noise floor" in " ".join(lrdyn.diagnose(*sides).answer())
 
 
 def test_each_part_of_a_command_is_told_of(command, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn.adapters import peft_tensors
-from lrdyn.core.show import shortened
+from lrdyn.core.show import near, shortened
 from lrdyn.data import checkpoints
 from lrdyn.diagnosis import reading
 from lrdyn.diagnosis.extraction import extract
@@ -269,7 +269,9 @@ def user_files(what: str, wanted: str = "weights") -> Iterator[None]:
             said = flag + said.removeprefix(name) if said.startswith(name) else said
         raise BadInput(said) from None
     except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
-        got = f"{shortened(str(error.filename), 120)!r} ({error.strerror})"
+        name, there = str(error.filename), Path(str(error.filename)).parent
+        beside = os.listdir(there) if there.is_dir() else []
+        got = f"{shortened(name, 120)!r} ({error.strerror}){near(Path(name).name, beside)}"
         raise BadInput(f"{what}: got {got}, wanted {wanted}") from None
 
 

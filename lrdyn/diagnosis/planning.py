@@ -100,7 +100,9 @@ def choose(
             heapq.heappush(waiting, (-float(one.squares[r]) / one.cost, order, name))
         elif one.rest > 0:
             checks.refuse(
-                f"matrices[{name!r}]", f"a plan past the {r} values of a sketch", "exact values"
+                f"matrices[{name!r}]",
+                f"a plan past the {r} values of a sketch",
+                "exact values, or a wider sketch",
             )
     left = None if budget is None else budget - cost
     return Ranks(ranks, cost, float(np.sqrt(missing.sum() / total)), left)
