@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import time
 import tracemalloc
 from typing import Any
 
@@ -15,8 +16,17 @@ from matplotlib.cbook import is_math_text
 import lrdyn
 from lrdyn import diagnosis
 from lrdyn.adapters import peft
+from lrdyn.commands import diagnose as diagnose_command
 from lrdyn.data import Refused, tensors
-from lrdyn.diagnosis import comparison, reading
+from lrdyn.diagnosis import (
+    combining,
+    comparison,
+    cores,
+    decomposition,
+    reading,
+    spectrum,
+    updates,
+)
 from lrdyn.engine import process
 from lrdyn.figures import plotting
 from tests.runs import ROOT
@@ -373,8 +383,8 @@ def test_selected_matrices():
         (lambda: diagnosis.extract(START, END, energy=1.5), "energy: got 1.5, wanted above 0"),
         (lambda: diagnosis.extract(START, END, save="z"), "save: got 'z', wanted a pattern"),
         (lambda: diagnosis.extract(START, END, select="z"), "select: got 'z', wanted some"),
-        (lambda: diagnosis.extract(START, START), "after: got no <module>.weight that moved"),
-        (lambda: diagnosis.extract(START, END, save="*"), "after: got no <module>.weight that"),
+        (lambda: diagnosis.extract(START, START), "AFTER: got no <module>.weight that moved"),
+        (lambda: diagnosis.extract(START, END, save="*"), "AFTER: got no <module>.weight that"),
     ],
 )
 def test_wrong_calls_are_named(call, said, unchecked):
@@ -584,7 +594,7 @@ def test_the_command_alone_writes_nothing(command, tmp_path):
     ("words", "said"),
     [
         ((), "BEFORE: got nothing, wanted a value"),
-        (("before.safetensors",), "after: got nothing beside weights, wanted weights"),
+        (("before.safetensors",), "AFTER: got nothing beside weights, wanted weights"),
         (("none.npz", "after.safetensors"), r"BEFORE, AFTER: got 'none.npz' \(No such file"),
         ((".", "after.safetensors"), "got 2 files of weights"),
         ((*FILES, "--select", "z"), r"--select: got \['z'\], wanted some matrices"),
@@ -595,7 +605,7 @@ def test_the_command_alone_writes_nothing(command, tmp_path):
         ((*FILES, "--extract", "x", "--energy", "1"), "--energy: got '1', wanted a number"),
         ((*FILES, "--extract", "x", "--save-module", "z"), "--save-module: got 'z', wanted"),
         ((*FILES, "--nothing"), "--nothing: got an unknown argument"),
-        (("before.safetensors", "before.safetensors", "--extract", "x"), "after: got no <module>"),
+        (("before.safetensors", "before.safetensors", "--extract", "x"), "AFTER: got no <module>"),
         ((*FILES, "--extract", "after.safetensors"), "--extract: got 'after.safetensors', wanted"),
         ((*FILES, "--out", "after.safetensors"), "--out: got 'after.safetensors', wanted a folder"),
     ],
@@ -631,3 +641,102 @@ def test_pairs_of_a_checkpoint_are_read_when_they_are_asked_for():
     assert not seen
     first = next(comparison.pairs(found, found.matrices, {}))
     assert seen == [first.name] * 2
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32", "float64"])
+def test_the_difference_is_that_of_the_whole_matrices(kind):
+    """Taken some rows at a time: 300 rows of 1,000 columns in pieces of 131."""
+    dtype = np.dtype(getattr(ml_dtypes, kind, kind))
+    sides = [RNG.standard_normal((300, 1000)).astype(dtype) for _ in range(2)]
+    epsilons = (2.0**-8, 2.0**-24)
+    found = updates.difference(sides[0], sides[1], epsilons)
+    before, after = (reading.in_full(side) for side in sides)
+    np.testing.assert_array_equal(found.update, after - before)
+    assert found.update.dtype == before.dtype
+    close = lrdyn.tolerance("identity", "float32", size=1000)
+    assert found.start == pytest.approx(np.linalg.norm(before.astype(float)), rel=close)
+    whole = spectrum.rounding(before.astype(float), after.astype(float), epsilons)
+    assert found.rounding == pytest.approx(whole, rel=close)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_norms_that_float32_cannot_square(scale):
+    before = (scale * RNG.standard_normal((20, 30))).astype(np.float32)
+    found = updates.difference(before, 2 * before, (2.0**-24, 2.0**-24))
+    assert found.start == pytest.approx(np.linalg.norm(before.astype(float)))
+
+
+def test_entries_that_are_not_finite_are_counted_in_every_piece():
+    for kind in ("float32", "bfloat16"):
+        W = np.zeros((3, 70_000), np.dtype(getattr(ml_dtypes, kind, kind)))
+        W[0, 0], W[2, 1], W[2, -1] = np.nan, np.inf, -np.inf
+        assert reading.not_finite(W) == 3
+        with pytest.raises(ValueError, match="got 1 NaN"):
+            tensors.write("a.safetensors", {"W": W})
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """What says the time, which a test moves on."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_the_time_left_goes_by_multiplications(clock, monkeypatch, capsys):
+    """Three quarters of the work lie in the one that takes longest, and is done first."""
+    monkeypatch.setattr(cores, "cores", lambda: 1)
+    counts, done = [1e9, 3e9], []
+
+    def work(item):
+        clock[0] += 3
+        done.append(item)
+
+    with diagnose_command.told("diagnose") as seen:
+        cores.on_all_cores(work, ["small", "large"], counts, cores.Told(seen, counts))
+    assert done == ["large", "small"]
+    assert capsys.readouterr().err == "diagnose: 75%, 0:01 left\n"
+
+
+def test_a_log_hears_of_what_takes_two_seconds(clock, capsys):
+    with diagnose_command.told("merge") as seen:
+        counted = cores.Told(seen, [1e9, 1e9, 2e9])
+        clock[0] += 1.9
+        counted.done(1e9)
+        assert not capsys.readouterr().err
+        clock[0] += 0.2
+        counted.done(1e9)
+        assert capsys.readouterr().err == "merge: 50%, 0:02 left\n"
+
+
+def test_a_file_that_is_missing_is_near_one_that_is_there(command):
+    status, _, err = command("before.safetensor", "after.safetensors")
+    assert status == 2
+    assert "(No such file or directory) (did you mean 'before.safetensors'?), wanted w" in err
+
+
+def test_of_a_sketch_no_noise_floor_is_denied():
+    noise = RNG.standard_normal((200, 220)).astype(np.float32)
+    sides = {"q.weight": np.zeros_like(noise)}, {"q.weight": noise}
+    said = " ".join(lrdyn.diagnose(*sides, sketch=4).answer())
+    assert "a noise floor is seen in exact values alone" in said
+    assert "end in a noise floor" in " ".join(lrdyn.diagnose(*sides).answer())
+
+
+def test_each_part_of_a_command_is_told_of(command, monkeypatch):
+    monkeypatch.setattr(diagnose_command, "FIRST", -1e9)
+    status, _, err = command(*FILES, "--extract", "adapter")
+    assert status == 0
+    parts = {line.partition(":")[0] for line in err.splitlines()}
+    assert parts == {"diagnose", "reading the adapter back"}
+
+
+def test_factors_are_decomposed_once(monkeypatch, tmp_path):
+    """For the choice of ranks and for what is written."""
+    made, seen = diagnosis.extract(cast(START, np.float32), cast(END, np.float32)), []
+    whole = decomposition.product_svd
+    monkeypatch.setattr(
+        combining, "product_svd", lambda *product: seen.append(1) or whole(*product)
+    )
+    diagnosis.combine([made.adapter], budget=1000)
+    assert len(seen) == len(made.adapter.factors)

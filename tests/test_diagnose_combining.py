@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lrdyn.adapters import peft
+from lrdyn.data import tensors
 from lrdyn.diagnosis.combining import combine
 
 RNG = np.random.default_rng(7)
@@ -114,6 +115,7 @@ def test_the_command(tmp_path, monkeypatch, unchecked, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("one", "other"):
         peft.write(name, adapter(4))
+    tensors.write("w.safetensors", {"a.q.weight": np.ones((2, 3))})
     assert command.main(["merge", "one:0.5", "other", "--resize", "3", "--out", "both"]) == 0
     out = capsys.readouterr().out
     found = peft.read("both")
@@ -122,7 +124,12 @@ def test_the_command(tmp_path, monkeypatch, unchecked, capsys):
     assert f"relative error of what is added to the weights: {made.error:.2e}" in out
     for words, said in (
         (["one:x", "--out", "c"], "ADAPTER: got 'one:x', wanted FOLDER or FOLDER:WEIGHT"),
-        (["none", "--out", "c"], "ADAPTER: got 'none' (No such file"),
+        (["none", "--out", "c"], "(No such file or directory), wanted a folder that PEFT wrote"),
+        (["w.safetensors", "--out", "c"], "got 'w.safetensors', wanted a folder that PEFT wrote"),
+        (
+            ["one", "--out", "c", "--resize", "2", "--energy", ".9"],
+            "--energy: got it beside --resize, wanted one of the two",
+        ),
         (["one", "--out", "c", "--budget", "1"], "--budget: got 1, wanted 22 at least"),
         (["one"], "--out: got nothing"),
     ):

@@ -251,3 +251,42 @@ def test_folders_without_an_answer_are_named(tmp_path):
         tensors.write(tmp_path / f"{name}.safetensors", BEFORE)
     with pytest.raises(Refused, match=r"2 files of weights \(a.safetensors, b.safetensors\)"):
         lrdyn.diagnose(tmp_path, AFTER)
+
+
+def made_tree(folder):
+    """Files as orbax leaves them, empty."""
+    folder.mkdir(parents=True)
+    (folder / "_METADATA").touch()
+    (folder / "manifest.ocdbt").touch()
+
+
+def made_step(folder, *names):
+    for name in names:
+        made_tree(folder / name)
+    (folder / "_CHECKPOINT_METADATA").touch()
+
+
+def test_folders_of_orbax_lead_to_the_tree_with_the_parameters(tmp_path):
+    made_tree(tmp_path / "alone")
+    made_step(tmp_path / "run" / "5", "default")
+    made_step(tmp_path / "parts" / "7", "opt", "params")
+    for folder, tree in (
+        ("alone", "alone"),
+        ("run/5", "run/5/default"),
+        ("run", "run/5/default"),
+        ("parts/7", "parts/7/params"),
+        ("parts", "parts/7/params"),
+    ):
+        assert checkpoints.located(tmp_path / folder) == tmp_path / tree
+
+
+def test_several_steps_and_several_trees_are_refused(tmp_path):
+    made_step(tmp_path / "run" / "10", "default")
+    made_step(tmp_path / "run" / "5", "default")
+    made_step(tmp_path / "other" / "5", "actor", "critic")
+    for folder, said in (
+        ("run", r"2 steps of orbax \(10, 5\), wanted the folder of one of them"),
+        ("other", r"a step with actor, critic, wanted the folder of the one with the parameters"),
+    ):
+        with pytest.raises(Refused, match=said):
+            checkpoints.located(tmp_path / folder)

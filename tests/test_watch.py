@@ -274,7 +274,7 @@ def test_the_dataset_grows_and_is_drawn():
     assert "<table>" in recorder._repr_html_()
     figure = recorder.plot()
     for ax, name in zip(figure.axes, ("effective_rank", "energy"), strict=False):
-        for line, curve in zip(ax.lines, found[name].values.T, strict=True):
+        for line, curve in zip(ax.lines, found[name].values.T, strict=False):
             assert list(np.asarray(line.get_xdata())) == [1, 5, 9]
             np.testing.assert_array_equal(
                 line.get_ydata(), curve if name == "effective_rank" else 1 - curve
@@ -323,3 +323,106 @@ def test_nothing_heavy_is_imported():
     done = python("-c", source)
     assert done.stdout.strip() == "[]", done.stderr
     assert "xarray" in sys.modules
+
+
+def deep_linear(scale, rate, decay, steps, k, r=2, d=24, depth=3):
+    """A recorder of gradient descent from an orthogonal start, and rho / eps - 1 at its calls."""
+    keys = jax.random.split(jax.random.key(3))
+    scales = jnp.full(depth, scale)
+    weights = jnp.stack(lrdyn.orthogonal_layers(keys[0], [d] * (depth + 1), scales))
+    target = lrdyn.low_rank_target(keys[1], (d, d), jnp.array([3.0, 2.0]))
+    recorder = lrdyn.watch(list(weights), k=k)
+
+    def loss(weights):
+        product = weights[2] @ weights[1] @ weights[0]
+        return jnp.sum((product - target) ** 2) / 2 + decay * jnp.sum(weights**2) / 2
+
+    slope = jax.jit(jax.grad(loss))
+    for step in range(1, steps + 1):
+        weights = weights - rate * slope(weights)
+        if 2 * step >= steps:
+            recorder(list(weights), step)
+    rho = lrdyn.rho(scales, rate, decay, jnp.asarray(recorder.dataset["step"].values))
+    return recorder, np.asarray(rho) / scale - 1
+
+
+def test_theorem_2_of_its_own_network():
+    """Behind 2r directions each layer moves by rho / eps - 1 of itself, and the rest stays."""
+    recorder, drift = deep_linear(0.3, 0.1, 0.0, 60, k=4)
+    found = recorder.dataset
+    close = 100 * lrdyn.tolerance("identity", "float64", size=24)
+    np.testing.assert_allclose(found["bulk_drift"], drift, rtol=0, atol=close)
+    np.testing.assert_allclose(found["bulk_along_start"], 1, atol=close)
+    np.testing.assert_allclose(found["angle_to_first"], 0, atol=close)
+    assert drift.max() < -0.02
+    assert "energy of 3, angle of 3, drift of 3" in " ".join(repr(recorder).split())
+
+
+def test_with_fewer_directions_the_rest_is_no_multiple_of_the_start():
+    recorder, _ = deep_linear(0.3, 0.1, 0.0, 60, k=2)
+    assert (recorder.dataset["bulk_along_start"] < 0.99).all()
+
+
+def test_a_bulk_that_moves_most_takes_places_among_the_first():
+    """Directions of the network's own are then behind it: the rest is nearly a multiple."""
+    recorder, drift = deep_linear(1.0, 0.05, 0.01, 20, k=4)
+    found = recorder.dataset
+    assert drift.min() < -0.3
+    np.testing.assert_allclose(found["bulk_drift"], drift, atol=0.01)
+    along = found["bulk_along_start"]
+    assert ((along > 0.9) & (along < 1 - 1e-6)).all()
+
+
+def test_noise_has_what_chance_gives():
+    """The control: updates that know nothing of the start."""
+    shapes = {"square": (60, 60), "wide": (50, 300), "large": (300, 200)}
+    start = {name: RNG.standard_normal(shape) for name, shape in shapes.items()}
+    recorder = lrdyn.watch(start, k=K)
+    for step in range(1, 41):
+        recorder({n: W + RNG.standard_normal(W.shape) for n, W in start.items()}, step)
+    found = recorder.dataset
+    assert found["bulk_drift_chance"].min() > 0
+    beyond = np.abs(found["bulk_drift"]) > found["bulk_drift_chance"]
+    assert beyond.mean() < 0.1  # 2.5 % of either sign, of 120
+    # So it is 2.24 standard deviations of a normal law.
+    spread = float(np.std(found["bulk_drift"] / found["bulk_drift_chance"]))
+    assert 0.36 < spread < 0.54
+    np.testing.assert_allclose(
+        found["bulk_along_start"].mean("step"), found["bulk_along_start_chance"][0], rtol=0.9
+    )
+    # The range finder sees a little less of a flat spectrum.
+    np.testing.assert_allclose(found["energy"].mean("step"), found["energy_chance"], rtol=0.15)
+    later = found.isel(step=slice(1, None))
+    for side in ("left", "right"):
+        seen, usual = (later[x].sel(side=side) for x in ("angle_to_first", "angle_chance"))
+        np.testing.assert_allclose(seen.mean("step"), usual.mean("step"), atol=0.04)
+    assert "energy of 0, angle of 0" in " ".join(repr(recorder).split())
+
+
+def test_what_lies_behind_is_rounding_where_nothing_else_does():
+    start, update = RNG.standard_normal((30, 20)), made(30, 20, FALLING[:2])[0]
+    recorder = lrdyn.watch({"W": start, "from 0": np.zeros((30, 20))}, k=K)
+    recorder({"W": start + update, "from 0": update}, 1)
+    found = recorder.dataset.sel(step=1)
+    assert found["bulk_along_start"].isnull().all()
+    assert abs(float(found["bulk_drift"].sel(matrix="W"))) < 1e-14
+    assert found["bulk_drift"].sel(matrix="from 0").isnull()
+    rows = repr(recorder).splitlines()
+    assert [row.split()[-3:] for row in rows[5:7]] == [["-", "-", "-"]] * 2
+
+
+def test_the_figure_shows_chance():
+    start = {"a": RNG.standard_normal((20, 30)), "b": RNG.standard_normal((12, 40))}
+    recorder = lrdyn.watch(start, k=K)
+    for step in (1, 2, 3):
+        recorder({n: W + RNG.standard_normal(W.shape) for n, W in start.items()}, step)
+    found, axes = recorder.dataset, recorder.plot().axes
+    lines = [[np.asarray(line.get_ydata()) for line in ax.lines] for ax in axes]
+    for place, name in enumerate(start):
+        one = found.sel(matrix=name)
+        np.testing.assert_allclose(lines[1][2 + place], 1 - float(one["energy_chance"]))
+        angles = np.degrees(one["angle_chance"].mean(("side", "direction")))
+        np.testing.assert_allclose(lines[3][2 + place][1:], angles[1:])
+        shaded = np.asarray(axes[2].collections[place].get_paths()[0].vertices)[:, 1]
+        np.testing.assert_allclose(shaded.max(), one["bulk_drift_chance"].max())
+    assert np.isnan(lines[3][0][0])  # the first call, to itself

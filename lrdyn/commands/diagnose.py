@@ -4,12 +4,12 @@ import argparse
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from lrdyn.adapters import peft_tensors
-from lrdyn.core.show import shortened
+from lrdyn.core.show import near, shortened
 from lrdyn.data import checkpoints
 from lrdyn.diagnosis import reading
 from lrdyn.diagnosis.extraction import extract
@@ -37,6 +37,8 @@ EXAMPLES = (
     Example("lrdyn diagnose BASE TUNED --extract DIR --energy .99", "the update as an adapter"),
     Example("lrdyn diagnose BASE TUNED --plan DIR --budget 2000000", "ranks for a new training"),
 )
+FIRST = 2.0
+"""Seconds from which on a log hears of the work."""
 ADAPTER = (checkpoints.ADAPTER, peft_tensors.NAME)
 """Files of an adapter."""
 
@@ -74,10 +76,13 @@ def parser() -> Parser:
         "--sketch",
         type=whole("sketch", 1),
         metavar="K",
-        help="compute K singular values of large matrices, for checkpoints of many gigabytes",
+        help="compute the first K singular values of large matrices alone, and bound the rest: for "
+        "checkpoints of many gigabytes",
     )
     made.add_argument(
-        "--bulk", action="store_true", help="describe W behind the first K, too; takes 3 times"
+        "--bulk",
+        action="store_true",
+        help="describe W behind the first K, too; takes three times as long",
     )
     made.add_argument("--every", action="store_true", help="list each matrix, also of more than 24")
     made.add_argument(
@@ -116,7 +121,10 @@ def parser() -> Parser:
         "--plan", type=folder, metavar="DIR", help="write PEFT's configuration for a new training"
     )
     made.add_argument(
-        "--budget", type=whole("budget", 1), metavar="N", help="parameters that it may have"
+        "--budget",
+        type=whole("budget", 1),
+        metavar="N",
+        help="parameters that all factors may have",
     )
     made.add_argument(
         "--error", type=share("error"), metavar="E", help="or the relative error of the update"
@@ -149,7 +157,7 @@ def main(words: Sequence[str]) -> None:
         "rename": _renaming(options.rename),
     }
     adapter = planned = None
-    with user_files("BEFORE, AFTER"), progress.shown("diagnose") as seen:
+    with user_files("BEFORE, AFTER"), told("diagnose") as seen:
         if options.extract:
             made = _extraction_arguments(options) | how
             adapter = extract(options.before, options.after, **made, progress=seen)
@@ -162,8 +170,8 @@ def main(words: Sequence[str]) -> None:
     if options.out:
         _write(found, Path(options.out), quiet=options.json)
     if adapter is not None:
-        with user_files("BEFORE, AFTER"):
-            adapter = adapter.write(options.extract)
+        with user_files("BEFORE, AFTER"), told("reading the adapter back") as seen:
+            adapter = adapter.write(options.extract, progress=seen)
         if not options.json:
             lines = [*adapter.lines(), f"adapter, read back as PEFT reads it: {options.extract}"]
             say("\n".join(["", *lines]))
@@ -191,7 +199,8 @@ def _check_flags(options: argparse.Namespace) -> None:
         if value is not None and options.plan is None:
             raise BadInput(f"{flag}: got it without --plan, wanted --plan DIR")
     if options.plan and (options.budget is None) == (options.error is None):
-        raise BadInput("--plan: got both or none beside it, wanted --budget N or --error E")
+        got = "neither --budget nor --error" if options.budget is None else "--budget and --error"
+        raise BadInput(f"--plan: got {got} beside it, wanted --budget N or --error E")
 
 
 def _renaming(words: Sequence[str]) -> dict[str, str] | None:
@@ -241,9 +250,10 @@ def _planned(options: argparse.Namespace, found: Diagnosis) -> Plan:
 
 
 @contextmanager
-def user_files(what: str) -> Iterator[None]:
+def user_files(what: str, wanted: str = "weights") -> Iterator[None]:
     """What is wrong with the user's files is bad input, and no fault of the machine."""
     flags = {
+        "after: ": "AFTER: ",
         "save: ": "--save-module: ",
         "select: ": "--select: ",
         "rename: ": "--rename: ",
@@ -259,8 +269,15 @@ def user_files(what: str) -> Iterator[None]:
             said = flag + said.removeprefix(name) if said.startswith(name) else said
         raise BadInput(said) from None
     except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
-        got = f"{shortened(str(error.filename), 120)!r} ({error.strerror})"
-        raise BadInput(f"{what}: got {got}, wanted weights") from None
+        name, there = str(error.filename), Path(str(error.filename)).parent
+        beside = os.listdir(there) if there.is_dir() else []
+        got = f"{shortened(name, 120)!r} ({error.strerror}){near(Path(name).name, beside)}"
+        raise BadInput(f"{what}: got {got}, wanted {wanted}") from None
+
+
+def told(title: str) -> AbstractContextManager[progress.Progress]:
+    """Show how much of the work on matrices is done, and the time left."""
+    return progress.shown(title, what="", first=FIRST)
 
 
 def may_be_a_folder(path: Path) -> bool:

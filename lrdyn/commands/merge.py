@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn.adapters import peft
-from lrdyn.commands.diagnose import ADAPTER, may_be_a_folder, user_files
+from lrdyn.commands.diagnose import ADAPTER, may_be_a_folder, told, user_files
 from lrdyn.core.show import shortened
 from lrdyn.diagnosis.combining import combine
 from lrdyn.engine.arguments import Example, Parser, folder, share, whole
@@ -15,7 +15,7 @@ from lrdyn.engine.configuration import BadInput
 from lrdyn.system import whole_files
 from lrdyn.system.printer import say
 
-DESCRIPTION = "One adapter of PEFT of the weighted sum of several, or a smaller one of one."
+DESCRIPTION = "The weighted sum of adapters of PEFT as one adapter, or a smaller one of one."
 EPILOG = "ADAPTER: a folder that PEFT wrote, LoRA or rsLoRA; behind a colon its weight (else 1)."
 EXAMPLES = (
     Example("lrdyn merge lora --out smaller --resize 4", "a smaller one of one"),
@@ -42,12 +42,14 @@ def parser() -> Parser:
         "--resize", type=whole("resize", 1), metavar="R", help="r of each matrix, at most"
     )
     made.add_argument(
-        "--energy", type=share("energy"), metavar="E", help="or the share of its squared norm"
+        "--energy", type=share("energy"), metavar="E", help="or the least share of its squared norm"
     )
     made.add_argument(
         "--budget", type=whole("budget", 1), metavar="N", help="or parameters of all factors"
     )
-    made.add_argument("--error", type=share("error"), metavar="E", help="or the relative error")
+    made.add_argument(
+        "--error", type=share("error"), metavar="E", help="or the relative error of all"
+    )
     return made
 
 
@@ -63,10 +65,25 @@ def main(words: Sequence[str]) -> None:
     if not may_be_a_folder(out):
         raise BadInput(f"--out: got {shortened(options.out)!r}, wanted a folder: that is a file")
     whole_files.refuse_links(out, ADAPTER)
-    with user_files("ADAPTER"):
-        made = combine(names, weights, **_ways(options))
+    if len(given := [flag for flag, value in _flags(options).items() if value is not None]) > 1:
+        raise BadInput(f"{given[1]}: got it beside {given[0]}, wanted one of the two")
+    for name in names:
+        # A file of weights has no configuration beside it, and would be called missing.
+        if Path(name).is_file() and not Path(name).with_name(ADAPTER[0]).exists():
+            raise BadInput(f"ADAPTER: got {shortened(name)!r}, wanted a folder that PEFT wrote")
+    with user_files("ADAPTER", "a folder that PEFT wrote"), told("merge") as seen:
+        made = combine(names, weights, **_ways(options), progress=seen)
         peft.write(out, made.adapter)
     say("\n".join([*made.lines(), f"adapter: {out}"]))
+
+
+def _flags(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "--resize": options.resize,
+        "--energy": options.energy,
+        "--budget": options.budget,
+        "--error": options.error,
+    }
 
 
 def _ways(options: argparse.Namespace) -> dict[str, Any]:

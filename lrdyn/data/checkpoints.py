@@ -17,8 +17,12 @@ from lrdyn.data.tensors import NAMES, PICKLES
 
 ADAPTER = "adapter_config.json"
 TORCH_INDEX, TORCH = "pytorch_model.bin.index.json", "pytorch_model.bin"
-ORBAX = ("_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt")
-"""Files of which a folder of orbax has one."""
+ORBAX = ("_METADATA", "manifest.ocdbt")
+"""Files of which a tree that orbax wrote has one."""
+ORBAX_STEP = "_CHECKPOINT_METADATA"
+"""File of a step of orbax's ``CheckpointManager``, whose folders are trees."""
+ITEMS = ("params", "model", "state", "default")
+"""Names of the tree with the parameters in a step."""
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 STATES = ("state_dict", "model_state_dict", "model", "module", "params")
 """Keys under which training scripts keep the weights beside their optimiser's state."""
@@ -61,8 +65,8 @@ def located(path: str | Path) -> Path:
     found = next((file for file in named if file.is_file()), None)
     if found is not None:
         found = path if found.name == ADAPTER else found
-    elif any((path / name).exists() for name in ORBAX):
-        return path
+    elif (tree := _orbax_tree(path)) is not None:
+        return tree
     else:
         found = _only(path)
     if found.is_file() and path.parent.name == "snapshots":
@@ -88,6 +92,29 @@ def _only(folder: Path) -> Path:
         raise _gguf(folder)
     wanted = ", ".join((*NAMES, TORCH, ADAPTER)) + ", or a folder of orbax"
     raise refused(folder, "a folder without weights", wanted)
+
+
+def _orbax_tree(folder: Path) -> Path | None:
+    """The tree of orbax in a folder: itself, one of a step, or that of the only step of a run."""
+    if _is_tree(folder):
+        return folder
+    inside = sorted(one for one in folder.iterdir() if one.is_dir())
+    if (folder / ORBAX_STEP).is_file():
+        trees = [one for one in inside if _is_tree(one)]
+        named = [one for name in ITEMS for one in trees if one.name == name]
+        if named or len(trees) == 1:
+            return (named or trees)[0]
+        got = f"a step with {', '.join(one.name for one in trees[:3]) or 'no tree'}"
+        raise refused(folder, got, "the folder of the one with the parameters")
+    steps = [one for one in inside if (one / ORBAX_STEP).is_file()]
+    if len(steps) > 1:
+        names = ", ".join(one.name for one in steps[:3])
+        raise refused(folder, f"{len(steps)} steps of orbax ({names})", "the folder of one of them")
+    return _orbax_tree(steps[0]) if steps else None
+
+
+def _is_tree(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ORBAX)
 
 
 def hub_cache() -> Path:

@@ -206,8 +206,10 @@ def _sure(moved: Sequence[MatrixUpdate]) -> str:
             f"law to {distance:.2g}) with r = {_above(floors)} above it: what lies below need not "
             "be kept"
         )
-    else:
+    elif any(not one.is_sketched for one in moved):
         parts.append("no update has a noise floor")
+    else:
+        parts.append("a noise floor is seen in exact values alone")
     parts.append("this is about weights: how much of the squared norm a task needs it cannot say")
     return "How sure: " + "; ".join(parts) + "."
 

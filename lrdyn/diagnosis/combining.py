@@ -11,9 +11,11 @@ import numpy as np
 from lrdyn.adapters import peft
 from lrdyn.adapters.peft import Stored, StoredFactors, described
 from lrdyn.core import checks, show
-from lrdyn.diagnosis.decomposition import of_product
+from lrdyn.diagnosis.cores import Told, on_all_cores
+from lrdyn.diagnosis.decomposition import product_svd
 from lrdyn.diagnosis.planning import Sizes, choose
 from lrdyn.diagnosis.updates import rank_with
+from lrdyn.engine.progress import Progress
 
 WAYS = ("rank", "energy", "budget", "error")
 
@@ -48,6 +50,7 @@ def combine(
     energy: float | None = None,
     budget: int | None = None,
     error: float | None = None,
+    progress: Progress | None = None,
 ) -> Combination:
     """The nearest adapter to a weighted sum of adapters, by the ranks that are asked for.
 
@@ -63,6 +66,7 @@ def combine(
         energy: or the share of the squared norm that each r must have.
         budget: or parameters of all factors, by the largest sigma^2 / (m + n) first.
         error: or the relative error of all, likewise. With none of the four nothing is cut.
+        progress: is told of each module that is done.
 
     Raises:
         ValueError: DoRA or PiSSA, whose change is of no sum of products; tensors saved whole in
@@ -89,19 +93,25 @@ def combine(
     if energy is not None:
         checks.fraction("energy", energy)
     products = {m: _product(m, stored, weights) for m in _modules(stored)}
-    spectra = {module: of_product(*product).values for module, product in products.items()}
-    moved = {module: values for module, values in spectra.items() if values[0] > 0}
+    # Two QRs; what lies between them is small.
+    counts = [4.0 * (len(B) + A.shape[1]) * B.shape[1] ** 2 for B, A in products.values()]
+    found = on_all_cores(
+        lambda product: product_svd(*product),
+        list(products.values()),
+        counts,
+        Told(progress, counts),
+    )
+    decomposed = dict(zip(products, found, strict=True))
+    moved = {module: one for module, one in decomposed.items() if one.values[0] > 0}
     if not moved:
         checks.refuse("adapters", "a sum of 0", "one that changes a weight")
-    ranks = _ranks(moved, products, ways)
+    ranks = _ranks({module: one.values for module, one in moved.items()}, products, ways)
     factors, errors, missed, total = {}, {}, 0.0, 0.0
-    for module, values in moved.items():
-        r, squares = ranks[module], values**2
+    for module, one in moved.items():
+        r, squares = ranks[module], one.values**2
         missed, total = missed + float(np.sum(squares[r:])), total + float(np.sum(squares))
         if r:
-            made = of_product(*products[module], lambda _values, _rest, r=r: r)
-            assert made.factors is not None
-            factors[module] = StoredFactors(*made.factors, 1.0)
+            factors[module] = StoredFactors(*one.cut(r), 1.0)
             errors[module] = float(np.sqrt(np.sum(squares[r:]) / np.sum(squares)))
     if not factors:
         least = min(len(B) + A.shape[1] for B, A in products.values())

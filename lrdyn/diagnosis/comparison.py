@@ -21,17 +21,27 @@ SHOWN = 8
 
 
 class Pair(NamedTuple):
-    """One array before and after, as float32 or float64, on the rows that both have."""
+    """One array before and after, on the rows that both have."""
 
     name: str
-    before: np.ndarray | None
-    """None where an adapter stands alone."""
-    after: np.ndarray | None
+    stored_before: np.ndarray | None
+    """As it was stored; None where an adapter stands alone."""
+    stored_after: np.ndarray | None
     """None where the update is known by its factors."""
     types: tuple[str, str]
     """In which they were stored."""
     factors: tuple[np.ndarray, np.ndarray] | None = None
     """B and A, whose product is the update, of an adapter."""
+
+    @property
+    def before(self) -> np.ndarray | None:
+        """W before as float32 or float64."""
+        return None if self.stored_before is None else reading.in_full(self.stored_before)
+
+    @property
+    def after(self) -> np.ndarray | None:
+        """W after, likewise."""
+        return None if self.stored_after is None else reading.in_full(self.stored_after)
 
     @property
     def update(self) -> np.ndarray:
@@ -191,7 +201,7 @@ def _factors(both: Compared, name: str) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def finite(weights: Weights, name: str, when: str, notes: dict[str, str]) -> np.ndarray | None:
-    """One array as float32 or float64; None and a note if it is not finite.
+    """One array as it is stored; None and a note if it is not finite.
 
     Example:
         >>> notes = {}
@@ -203,12 +213,10 @@ def finite(weights: Weights, name: str, when: str, notes: dict[str, str]) -> np.
     except Refused as error:  # a NaN, of which a reader of files says how many
         notes[name] = f"{when}: {str(error).partition(f'{name}: ')[2] or error}"
         return None
-    full = reading.in_full(array)
-    if not np.isfinite(full).all():
-        bad = int(full.size - np.isfinite(full).sum())
+    if bad := reading.not_finite(array):
         notes[name] = f"{bad} entries {when} are not finite"
         return None
-    return full
+    return array
 
 
 def differing(both: Compared, notes: dict[str, str]) -> dict[str, float]:
@@ -226,9 +234,10 @@ def differing(both: Compared, notes: dict[str, str]) -> dict[str, float]:
     """
     changed = {}
     for pair in pairs(both, both.vectors, notes):
-        assert pair.before is not None
+        before = pair.before
+        assert before is not None
         if norm := float(np.linalg.norm(pair.update)):
-            start = float(np.linalg.norm(pair.before))
+            start = float(np.linalg.norm(before))
             changed[pair.name] = norm / start if start else np.inf
     return changed
 
@@ -270,7 +279,7 @@ def digest(pair: Pair) -> bytes:
         True
     """
     found = hashlib.blake2b(key=repr(pair.types).encode())
-    for array in (pair.before, pair.after, *(pair.factors or ())):
+    for array in (pair.stored_before, pair.stored_after, *(pair.factors or ())):
         shape = () if array is None else array.shape
         found.update(repr(shape).encode())
         if array is not None:

@@ -128,8 +128,50 @@ def _sketched(matrix: np.ndarray, wanted: Wanted | None, width: int) -> Decompos
     return Decomposition(values, rest, factors)
 
 
-def of_product(B: np.ndarray, A: np.ndarray, wanted: Wanted | None = None) -> Decomposition:
+class Product(NamedTuple):
+    """The singular value decomposition of B A, in float64."""
+
+    left: np.ndarray
+    """m x r, orthonormal columns."""
+    values: np.ndarray
+    """Decreasing; as many as the shortest of m, r and n."""
+    right: np.ndarray
+    """n x r, orthonormal columns."""
+    kind: np.dtype
+    """In which the factors were."""
+
+    def cut(self, rank: int) -> tuple[np.ndarray, np.ndarray]:
+        """Factors of the nearest matrix of a rank, equally long, in the type of B and A.
+
+        Example:
+            >>> B, A = product_svd(np.ones((3, 2)), np.ones((2, 4))).cut(1)
+            >>> (B @ A).round(6).tolist()[0]
+            [2.0, 2.0, 2.0, 2.0]
+        """
+        roots = np.sqrt(self.values[:rank])
+        B, A = self.left[:, :rank] * roots, (self.right[:, :rank] * roots).T
+        return B.astype(self.kind), A.astype(self.kind)
+
+
+def product_svd(B: np.ndarray, A: np.ndarray) -> Product:
     """Decompose B A (m x n) from its factors, by two QRs of them: B A itself is not built.
+
+    Args:
+        B: m x r.
+        A: r x n.
+
+    Example:
+        >>> product_svd(np.ones((3, 2)), np.ones((2, 4))).values.round(6).tolist()
+        [6.928203, 0.0]
+    """
+    kind = np.result_type(B.dtype, A.dtype, np.float32)
+    (left, upper), (right, other) = (np.linalg.qr(M.astype(np.float64)) for M in (B, A.T))
+    inner, values, inner_right = np.linalg.svd(upper @ other.T, full_matrices=False)
+    return Product(left @ inner, values, right @ inner_right.T, kind)
+
+
+def of_product(B: np.ndarray, A: np.ndarray, wanted: Wanted | None = None) -> Decomposition:
+    """Decompose B A (m x n) from its factors.
 
     Args:
         B: m x r.
@@ -141,16 +183,6 @@ def of_product(B: np.ndarray, A: np.ndarray, wanted: Wanted | None = None) -> De
         >>> found.values.round(6).tolist()
         [6.928203, 0.0]
     """
-    kind = np.result_type(B.dtype, A.dtype, np.float32)
-    (left, upper), (right, other) = (np.linalg.qr(M.astype(np.float64)) for M in (B, A.T))
-    inner, values, inner_right = np.linalg.svd(upper @ other.T)
-    values = values[: min(len(upper), len(other))]
-    if wanted is None:
-        return Decomposition(values, 0.0, None)
-    rank = wanted(values, 0.0)
-    roots = np.sqrt(values[:rank])
-    factors = (
-        ((left @ inner[:, :rank]) * roots).astype(kind),
-        (roots[:, None] * (inner_right[:rank] @ right.T)).astype(kind),
-    )
-    return Decomposition(values, 0.0, factors)
+    found = product_svd(B, A)
+    factors = None if wanted is None else found.cut(wanted(found.values, 0.0))
+    return Decomposition(found.values, 0.0, factors)

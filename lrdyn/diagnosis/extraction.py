@@ -17,6 +17,7 @@ from lrdyn.core import checks, show
 from lrdyn.core.selection import Patterns, checked_patterns, fits
 from lrdyn.diagnosis import comparison, reading
 from lrdyn.diagnosis.comparison import Compared
+from lrdyn.diagnosis.cores import Told, on_all_cores
 from lrdyn.diagnosis.decomposition import Wanted
 from lrdyn.diagnosis.orientation import Orientation, orientation
 from lrdyn.diagnosis.report import Diagnosis, checked_settings, opened
@@ -75,8 +76,12 @@ class Extraction(NamedTuple):
             lines.append(f"changed and left out (by how much of its norm): {changes}")
         return [show.printable(line) for line in lines + comparison.as_lines(self.notes)]
 
-    def write(self, folder: str | Path) -> Extraction:
+    def write(self, folder: str | Path, progress: Progress | None = None) -> Extraction:
         """Write the adapter, and read it back as PEFT does.
+
+        Args:
+            folder: where; it is made if it is not there.
+            progress: is told of each array that is read back.
 
         Returns:
             The same with the errors of the files.
@@ -86,25 +91,38 @@ class Extraction(NamedTuple):
             OSError: a file could not be written.
         """
         peft.write(folder, self.adapter)
-        written, parts, errors = WrittenAdapter(folder), _Parts(), {}
-        names = (*self.both.matrices, *self.both.vectors)
+        written = WrittenAdapter(folder)
         tied = {name for name, note in self.notes.items() if note.startswith(TIED)}
-        for pair in comparison.pairs(self.both, tuple(n for n in names if n not in tied), {}):
-            update = pair.update
-            if not (moved := norm(update)):
-                continue
-            module = _module(pair.name)
-            # Of an adapter without its base the product is looked at, W being 0.
-            base = np.zeros_like(update) if pair.before is None else pair.before
-            is_conv1d = self.orientation.is_transposed(module)
-            made = written.applied(pair.name, base, is_conv1d=is_conv1d)
-            missed = moved
-            if made is not None:
-                rows = min(len(made), len(base)) if base.ndim else None
-                missed = norm(base + update - reading.in_full(made)[:rows])
-            error = parts.add(moved, missed)
-            if module in self.errors and pair.name.endswith(WEIGHT):
-                errors[module] = error
+        names = [n for n in (*self.both.matrices, *self.both.vectors) if n not in tied]
+
+        def norms(name: str) -> tuple[float, float]:
+            """Of the update, and of what the files miss of it."""
+            for pair in comparison.pairs(self.both, (name,), {}):
+                update = pair.update
+                if moved := norm(update):
+                    # Of an adapter without its base the product is looked at, W being 0.
+                    base = np.zeros_like(update) if pair.before is None else pair.before
+                    is_conv1d = self.orientation.is_transposed(_module(name))
+                    made = written.applied(name, base, is_conv1d=is_conv1d)
+                    if made is None:
+                        return moved, moved
+                    rows = min(len(made), len(base)) if base.ndim else None
+                    return moved, norm(base + update - reading.in_full(made)[:rows])
+            return 0.0, 0.0
+
+        shapes = [self.both.after.infos[name].shape for name in names]
+        ranks = {module: factors.A.shape[0] for module, factors in self.adapter.factors.items()}
+        counts = [
+            float(np.prod(shape)) * (10 + ranks.get(_module(name), 0))
+            for name, shape in zip(names, shapes, strict=True)
+        ]
+        found = on_all_cores(norms, names, counts, Told(progress, counts))
+        parts, errors = _Parts(), {}
+        for name, (moved, missed) in zip(names, found, strict=True):
+            if moved:
+                error = parts.add(moved, missed)
+                if _module(name) in self.errors and name.endswith(WEIGHT):
+                    errors[_module(name)] = error
         return self._replace(errors=errors, error=parts.error)
 
 

@@ -29,7 +29,9 @@ MOST = len(SHADES) - 1
 
 
 def watched(dataset: xr.Dataset) -> Figure:
-    """Effective rank, energy outside of the first k, and angles over the steps.
+    """Effective rank, energy outside of the first k, drift of the bulk, and angles over the steps.
+
+    Dashed, or shaded around 0: what a random update of that size has.
 
     Args:
         dataset: that of a :class:`lrdyn.diagnosis.watcher.Watcher`.
@@ -39,31 +41,42 @@ def watched(dataset: xr.Dataset) -> Figure:
         >>> recorder = lrdyn.watch({"W": np.zeros((4, 3))}, k=2)
         >>> recorder({"W": np.eye(4, 3)}, 1)
         >>> len(watched(recorder.dataset).axes)
-        3
+        4
     """
     steps, names = dataset["step"].values, [str(name) for name in dataset["matrix"].values]
-    k = dataset.attrs["k"]
-    squared_cosines = np.cos(dataset["angle_to_last"].values) ** 2
-    is_known = np.isfinite(squared_cosines)
-    overlap = np.where(is_known, squared_cosines, 0).sum((2, 3)) / np.where(
-        is_known.any((2, 3)), is_known.sum((2, 3)), np.nan
+    k, looks = dataset.attrs["k"], _looks(names)
+    first, chance = (
+        np.degrees(dataset[name].mean(("side", "direction")).values)
+        for name in ("angle_to_first", "angle_chance")
     )
+    # At the first call with an update the angle is to itself.
+    first = np.where(dataset["angle_to_last"].isnull().all(("side", "direction")), np.nan, first)
+    usual = np.broadcast_to(1 - dataset["energy_chance"].values, (len(steps), len(names)))
     curves = {
         EFFECTIVE: dataset["effective_rank"].values,
-        f"energy left by rank {k}": 1 - dataset["energy"].values,
-        f"overlap of the first {k} with the last call": overlap,
+        f"energy left by rank {k} (dashed: chance)": 1 - dataset["energy"].values,
+        "drift of the bulk (shaded: chance)": dataset["bulk_drift"].values,
+        "degrees to the first call (dashed: chance)": first,
     }
     with style():
-        figure, axes = panels(list(curves))
-        least = dataset["effective_rank_least"].values
-        for low, high, look in zip(least.T, curves[EFFECTIVE].T, _looks(names), strict=True):
-            axes[0].fill_between(steps, low, high, color=look["color"], alpha=0.2, lw=0)
+        figure, axes = panels(list(curves), height=4.4, rows=2)
         for ax, values in zip(axes, curves.values(), strict=True):
-            for curve, look in zip(values.T, _looks(names), strict=True):
+            for curve, look in zip(values.T, looks, strict=True):
                 ax.plot(steps, curve, marker="o", ms=2.5, **look)
             ax.set_xlabel("step")
-            ax.set_ylim(bottom=0)
-        _legend(axes[-1], names)
+        least, drift = (dataset[x].values.T for x in ("effective_rank_least", "bulk_drift_chance"))
+        for row, look in enumerate(looks):
+            shade: dict[str, Any] = {"color": look["color"], "alpha": 0.2, "lw": 0}
+            axes[0].fill_between(steps, least[row], curves[EFFECTIVE][:, row], **shade)
+            axes[2].fill_between(steps, -drift[row], drift[row], **shade)
+            dashed: dict[str, Any] = look | {"lw": 0.6, "ls": DASHED}
+            axes[1].plot(steps, usual[:, row], **dashed)
+            axes[3].plot(steps, np.where(np.isnan(first), np.nan, chance)[:, row], **dashed)
+        axes[0].set_ylim(bottom=0)
+        axes[1].set_yscale("log")
+        axes[1].set_ylim(BOTTOM, 1.5)
+        axes[3].set(xlim=axes[0].get_xlim(), ylim=(0, 95), yticks=(0, 30, 60, 90))
+        _legend(axes[1], names)
     return figure
 
 

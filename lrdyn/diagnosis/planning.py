@@ -100,7 +100,9 @@ def choose(
             heapq.heappush(waiting, (-float(one.squares[r]) / one.cost, order, name))
         elif one.rest > 0:
             checks.refuse(
-                f"matrices[{name!r}]", f"a plan past the {r} values of a sketch", "exact values"
+                f"matrices[{name!r}]",
+                f"a plan past the {r} values of a sketch",
+                "exact values, or a wider sketch",
             )
     left = None if budget is None else budget - cost
     return Ranks(ranks, cost, float(np.sqrt(missing.sum() / total)), left)
@@ -125,12 +127,13 @@ class Plan(NamedTuple):
         """The plan in words."""
         used = {name: r for name, r in self.chosen.ranks.items() if r}
         least, most = (f(used.values(), default=0) for f in (min, max))
+        span = str(least) if least == most else f"{least} to {most}"
         r, error = self.one_rank
         lines = [
-            f"plan: r = {least} to {most} on {len(used)} of {len(self.chosen.ranks)} matrices, "
+            f"plan: r = {span} on {len(used)} of {len(self.chosen.ranks)} matrices, "
             f"{self.chosen.cost:,} parameters ({self.chosen.cost / self.full:.3g} of full "
             "training)",
-            f"relative error of the weights {self.chosen.error:.3g}; one r for all at that cost, "
+            f"relative error of the update {self.chosen.error:.3g}; one r for all at that cost, "
             f"{r}: {error:.3g}",
         ]
         if self.chosen.left is not None:

@@ -234,6 +234,17 @@ def in_full(array: np.ndarray) -> np.ndarray:
     return array.astype(kind, copy=False)
 
 
+def not_finite(array: np.ndarray) -> int:
+    """How many entries are NaN or infinite.
+
+    Example:
+        >>> not_finite(np.array([1.0, np.inf]))
+        1
+    """
+    parts = map(in_full, tensors.pieces(array))
+    return sum(part.size - int(np.count_nonzero(np.isfinite(part))) for part in parts)
+
+
 def epsilon(dtype: str) -> float:
     """Machine epsilon of a type by its name.
 

@@ -203,19 +203,43 @@ def rounding(before: np.ndarray, after: np.ndarray, epsilons: tuple[float, float
         >>> round(rounding(ones, ones, (eps, eps)) / eps, 3)
         1.155
     """
-    pairs = list(zip(epsilons, (before, after), strict=True))
-    by_row, by_column = (
-        sum(eps**2 * _squares(axes, W) for eps, W in pairs) for axes in ("ij,ij->i", "ij,ij->j")
-    )
+    by_row, by_column = np.zeros(len(before)), np.zeros(before.shape[1])
+    for eps, matrix in zip(epsilons, (before, after), strict=True):
+        sums = square_sums(matrix)
+        by_row += eps**2 * sums.by_row
+        by_column += eps**2 * sums.by_column
+    return rounding_of(by_row, by_column)
+
+
+def rounding_of(by_row: np.ndarray, by_column: np.ndarray) -> float:
+    """The same of the sums of eps^2 w^2 over each row and each column.
+
+    Example:
+        >>> rounding_of(np.array([12.0]), np.array([0.0]))
+        1.0
+    """
     return float(np.sqrt(np.max(by_row)) + np.sqrt(np.max(by_column))) / math.sqrt(12)
 
 
-def _squares(axes: str, matrix: np.ndarray) -> np.ndarray:
-    """Sums of squares in the type of the matrix, which is many times faster, if it is in range."""
-    sums = np.einsum(axes, matrix, matrix)
-    if not np.isfinite(sums).all():
-        return np.einsum(axes, matrix, matrix, dtype=np.float64)
-    return sums.astype(np.float64)
+class SquareSums(NamedTuple):
+    """Sums of squares of the entries of a matrix, in float64."""
+
+    by_row: np.ndarray
+    by_column: np.ndarray
+
+
+def square_sums(matrix: np.ndarray) -> SquareSums:
+    """Sums in the type of the matrix, which is many times faster, if they are in range.
+
+    Example:
+        >>> square_sums(np.array([[3.0, 4.0]]))
+        SquareSums(by_row=array([25.]), by_column=array([ 9., 16.]))
+    """
+    sums = [np.einsum(axes, matrix, matrix) for axes in ("ij,ij->i", "ij,ij->j")]
+    if not all(np.isfinite(one).all() for one in sums):
+        full = matrix.astype(np.float64)
+        sums = [np.einsum(axes, full, full) for axes in ("ij,ij->i", "ij,ij->j")]
+    return SquareSums(*(one.astype(np.float64) for one in sums))
 
 
 def least_effective_rank(values: np.ndarray, computed: int) -> float:

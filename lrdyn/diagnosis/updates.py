@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,19 +11,22 @@ import numpy as np
 
 from lrdyn.adapters.memory import weights_held
 from lrdyn.adapters.methods import LORA
+from lrdyn.data import tensors
 from lrdyn.diagnosis import comparison, noise, reading
 from lrdyn.diagnosis.comparison import Compared, Pair
+from lrdyn.diagnosis.cores import Told, on_all_cores
 from lrdyn.diagnosis.decomposition import Decomposition, Wanted, decompose, of_product
 from lrdyn.diagnosis.noise import Noise
 from lrdyn.diagnosis.spectrum import (
+    OVERSAMPLING,
     Spectrum,
-    blas_threads,
+    is_sketched,
     measured,
-    rounding,
+    rounding_of,
+    square_sums,
     values_of,
 )
-from lrdyn.engine.process import cores
-from lrdyn.engine.progress import Progress, Silent
+from lrdyn.engine.progress import Progress
 
 if TYPE_CHECKING:
     from lrdyn.figures.tables import Cell
@@ -147,7 +149,7 @@ def examine_all(
         settings: how.
         wanted: name -> the rank of its factors, see
             :func:`lrdyn.diagnosis.decomposition.decompose`.
-        progress: is told of each that is done.
+        progress: is told of each that is done, by the multiplications that it takes.
 
     Example:
         >>> sides = (reading.weights("", {"W": W}) for W in (np.eye(2), np.diag([3.0, 1.0])))
@@ -155,28 +157,36 @@ def examine_all(
         >>> [one.update.rank for one in examine_all(both, both.matrices, {}, Settings(1))]
         [1]
     """
-    progress = progress or Silent()
-    progress.expect(len(names))
+    counts = [multiplications(both, name, settings) for name in names]
 
     def examine(name: str) -> tuple[Examined | None, dict[str, str]]:
         own: dict[str, str] = {}
         found = None
         for pair in comparison.pairs(both, (name,), own):
             found = of_pair(pair, settings, wanted(name))
-        progress.advance(1)
         return found, own
 
-    workers = max(1, min(cores(), len(names)))
-    with blas_threads(max(1, cores() // workers)), ThreadPoolExecutor(workers) as pool:
-        waiting = [pool.submit(examine, name) for name in names]
-        try:
-            done = [one.result() for one in waiting]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    done = on_all_cores(examine, names, counts, Told(progress, counts))
     for _, own in done:
         notes |= own
     return [found for found, _ in done if found is not None]
+
+
+def multiplications(both: Compared, name: str, settings: Settings) -> float:
+    """How many multiplications the update of a matrix takes, about; an adapter's far fewer.
+
+    Example:
+        >>> sides = (reading.weights("", {"W": np.eye(20)}) for _ in range(2))
+        >>> multiplications(comparison.compared(*sides, "*"), "W", Settings(1))
+        16000.0
+    """
+    m, n = both.after.infos[name].shape
+    short = min(m, n)
+    if settings.sketch is not None and is_sketched((m, n), settings.sketch):
+        count = 10.0 * m * n * (settings.sketch + OVERSAMPLING)
+    else:
+        count = float(m * n * short + short**3)
+    return count * (3 if settings.bulk else 1)
 
 
 def of_pair(pair: Pair, settings: Settings, wanted: Wanted | None = None) -> Examined:
@@ -188,26 +198,27 @@ def of_pair(pair: Pair, settings: Settings, wanted: Wanted | None = None) -> Exa
         >>> update.rank, update.mean_before, update.mean_after
         (1, 1.0, 1.0)
     """
-    before, k = pair.before, settings.k
-    start = math.nan if before is None else norm(before)
+    k, start = settings.k, math.nan
     digest = comparison.digest(pair) if wanted is not None else b""
     bulks = [(math.nan, math.nan)] * 2
     if settings.bulk:
-        bulks = [_bulk(values_of(W), k) for W in (before, pair.whole_after) if W is not None]
+        sides = (pair.before, pair.whole_after)
+        bulks = [_bulk(values_of(W), k) for W in sides if W is not None]
         bulks = [(math.nan, math.nan)] * (2 - len(bulks)) + bulks
     if pair.factors is not None:
         B, A = pair.factors
+        start = math.nan if pair.before is None else norm(pair.before)
         shape, floor, eps = (len(B), A.shape[1]), 0.0, float(np.finfo(np.float32).eps)
         found = of_product(B, A, wanted)
         missed = math.sqrt(_behind(found))
     else:
-        assert before is not None
-        floor = rounding(
-            before,
-            pair.whole_after,
-            epsilons=(reading.epsilon(pair.types[0]), reading.epsilon(pair.types[1])),
+        assert pair.stored_before is not None
+        assert pair.stored_after is not None
+        update, start, floor = difference(
+            pair.stored_before,
+            pair.stored_after,
+            (reading.epsilon(pair.types[0]), reading.epsilon(pair.types[1])),
         )
-        update = pair.update
         shape, eps = update.shape, reading.epsilon(update.dtype.name)
         found = decompose(update, wanted, settings.sketch)
         missed = 0.0
@@ -222,8 +233,50 @@ def of_pair(pair: Pair, settings: Settings, wanted: Wanted | None = None) -> Exa
         mean_after=mean_after,
         spread_after=spread_after,
     )
-    light = pair._replace(before=None, after=None, factors=None)
+    light = pair._replace(stored_before=None, stored_after=None, factors=None)
     return Examined(light, update, found.factors, missed, digest)
+
+
+class Difference(NamedTuple):
+    """W after - W before, and what is said of the two."""
+
+    update: np.ndarray
+    start: float
+    """Frobenius norm of W before."""
+    rounding: float
+    """Largest singular value that rounding of the stored types makes, about."""
+
+
+def difference(before: np.ndarray, after: np.ndarray, epsilons: tuple[float, float]) -> Difference:
+    """Subtract some rows at a time: of stored matrices of 16 bits no full one is built.
+
+    Args:
+        before: m x n, as it is stored.
+        after: likewise.
+        epsilons: machine epsilon of the type of each.
+
+    Example:
+        >>> found = difference(np.eye(2, dtype=np.float16), 3 * np.eye(2), (0.0, 0.0))
+        >>> found.update.tolist(), round(found.start, 3), found.rounding
+        ([[2.0, 0.0], [0.0, 2.0]], 1.414, 0.0)
+    """
+    rows, columns = before.shape
+    kind = np.result_type(*(reading.in_full(side[:1]) for side in (before, after)))
+    update, squares = np.empty(before.shape, kind), 0.0
+    by_row, by_column = np.zeros(rows), np.zeros(columns)
+    step = max(1, tensors.PIECE // columns)
+    for start in range(0, rows, step):
+        block = slice(start, start + step)
+        sides = [reading.in_full(side[block]) for side in (before, after)]
+        np.subtract(sides[1], sides[0], out=update[block])
+        sums = [square_sums(side) for side in sides]
+        squares += float(np.sum(sums[0].by_row))
+        for eps, one in zip(epsilons, sums, strict=True):
+            by_row[block] += eps**2 * one.by_row
+            by_column += eps**2 * one.by_column
+    if not 1e-30 < squares < math.inf:  # float32 may have left its range
+        squares = norm(reading.in_full(before)) ** 2
+    return Difference(update, math.sqrt(squares), rounding_of(by_row, by_column))
 
 
 def norm(array: np.ndarray) -> float:

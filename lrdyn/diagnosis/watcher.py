@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +12,7 @@ from jaxtyping import PyTree
 
 from lrdyn.core import checks, show
 from lrdyn.core.selection import Patterns
-from lrdyn.diagnosis import comparison, reading
+from lrdyn.diagnosis import comparison, reading, theorem_2
 from lrdyn.diagnosis.reading import Leaves
 from lrdyn.diagnosis.spectrum import (
     NOT_FINITE,
@@ -40,8 +41,22 @@ ABOUT = {
     "seen": "how many singular values were computed",
     "angle_to_last": "principal angles in radians to the first k directions at the call before",
     "angle_to_first": "principal angles in radians to those at the first call with an update",
+    "bulk_drift": "W(t) - W(0) over W(0), both behind the first k directions of the update",
+    "bulk_along_start": "share of the squared norm of the update behind its first k directions "
+    "that is along W(0); NaN where all singular values behind them are rounding",
+    "energy_chance": "energy of a Gaussian matrix of that size",
+    "angle_chance": "angle_to_first of two random spaces of as many dimensions",
+    "bulk_drift_chance": "what 2.5 % of the updates that know nothing of W(0) exceed either way",
+    "bulk_along_start_chance": "bulk_along_start of an update that knows nothing of W(0), the mean",
 }
 """Names in the dataset, and what they are."""
+REACH = (
+    "In brackets: what a random update of that size has. In a deep linear network from an "
+    "orthogonal start Theorem 2 says, of the 2K directions for a target of rank K: they stay "
+    "(angle 0), and behind them W moves as a whole, along W(0). Of other networks it promises "
+    "nothing."
+)
+"""What is said below the table of Theorem 2's quantities."""
 
 
 class Observation(NamedTuple):
@@ -55,8 +70,22 @@ class Observation(NamedTuple):
     """Principal angles to the directions of the call before, sides x k."""
     to_first: np.ndarray
     """Principal angles to the first directions that there were, sides x k."""
+    bulk: theorem_2.Bulk
+    """What the update does behind its first directions."""
 
 
+class Quantity(NamedTuple):
+    """One of Theorem 2's quantities of one matrix."""
+
+    value: float
+    text: str
+    """With what chance gives in brackets."""
+    seen: bool
+    """Whether it is more than that."""
+
+
+BEYOND = ("energy", "angle", "drift")
+"""Quantities of which there can be more than chance gives."""
 Directions = tuple[np.ndarray, np.ndarray]
 """Left and right singular vectors, as columns, of the values above rounding among the first k."""
 
@@ -108,7 +137,7 @@ class Watcher:
         update, k = after - before, min(self.k, *before.shape)
         nothing = np.full((len(SIDES), self.k), np.nan)
         if not np.isfinite(update).all():
-            return Observation(NOT_FINITE, nothing[0], 0, nothing, nothing)
+            return Observation(NOT_FINITE, nothing[0], 0, nothing, nothing, theorem_2.UNKNOWN)
         leading = spectrum(update, k)
         epsilons = reading.epsilon(self._types[name]), reading.epsilon(now.infos[name].dtype)
         measures = measured(
@@ -126,12 +155,16 @@ class Watcher:
             self._first.setdefault(name, directions)
             self._last[name] = directions
         values = np.append(leading.values[:k], np.full(self.k - k, np.nan))
+        bulk = theorem_2.bulk(update, before, *directions)
+        # Behind directions that are all there are above rounding lies rounding.
+        bulk = bulk if measures.rank > count else bulk._replace(along=math.nan)
         return Observation(
             measures,
             values,
             leading.computed,
             to_last=_angles(directions, last, self.k),
             to_first=_angles(directions, first, self.k),
+            bulk=bulk,
         )
 
     @property
@@ -161,6 +194,12 @@ class Watcher:
             "singular_values": ((*axes, "direction"), stacked(lambda x: x.values, self.k)),
             "angle_to_last": (angles, stacked(lambda x: x.to_last, *sides)),
             "angle_to_first": (angles, stacked(lambda x: x.to_first, *sides)),
+            "bulk_drift": (axes, stacked(lambda x: x.bulk.drift)),
+            "bulk_along_start": (axes, stacked(lambda x: x.bulk.along)),
+            "energy_chance": ("matrix", self._energy_chance()),
+            "angle_chance": (angles, self._angle_chance().reshape(*shape, *sides)),
+            "bulk_drift_chance": (axes, stacked(lambda x: x.bulk.drift_chance)),
+            "bulk_along_start_chance": (axes, stacked(lambda x: x.bulk.along_chance)),
         }
         variables = {
             name: xr.Variable(dims, array, {"long_name": ABOUT[name]})
@@ -176,17 +215,41 @@ class Watcher:
         }
         return xr.Dataset(variables, names, {"k": self.k})
 
+    def _energy_chance(self) -> list[float]:
+        return [
+            theorem_2.energy_chance(*W.shape, min(self.k, *W.shape)) for W in self._start.values()
+        ]
+
+    def _angle_chance(self) -> np.ndarray:
+        """Angles of random spaces of as many dimensions as there are angles: calls x matrices."""
+        found = np.full((len(self._rows), len(self._start), len(SIDES), self.k), np.nan)
+        for step, row in enumerate(self._rows):
+            for place, (observation, W) in enumerate(zip(row, self._start.values(), strict=True)):
+                for side, dim in enumerate(W.shape):
+                    count = int(np.isfinite(observation.to_first[side]).sum())
+                    if count:
+                        found[step, place, side, :count] = theorem_2.angle_chance(dim, count).value
+        return found
+
     def plot(self) -> Figure:
-        """Ranks, energy and angles over the steps."""
+        """Ranks, energy, drift of the bulk and angles over the steps, beside chance."""
         from lrdyn.diagnosis import pictures
 
         return pictures.watched(self.dataset)
 
     def __repr__(self) -> str:
-        return "\n".join(show.aligned(self._table()))
+        lines = show.aligned(self._table())
+        if self._rows:
+            lines += ["", *show.aligned(self._beside_chance())]
+            lines += textwrap.wrap(self._beyond_chance(), 80)
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        return show.table(self._table())
+        tables = [show.table(self._table())]
+        if self._rows:
+            tables += [show.table(self._beside_chance())]
+            tables.append(show.html.escape(self._beyond_chance()))
+        return "<br>".join(tables)
 
     def _table(self) -> list[tuple[str, ...]]:
         """What was measured last."""
@@ -205,6 +268,61 @@ class Watcher:
             rows.append((name, cells["rank"] + more, *list(cells.values())[1:]))
         return rows
 
+    def _beside_chance(self) -> list[tuple[str, ...]]:
+        """Theorem 2's quantities at the last call, each with what chance gives in brackets."""
+        rows: list[tuple[str, ...]] = [
+            ("matrix", f"energy in {self.k}", "angle to first", "bulk drift", "along W(0)")
+        ]
+        for name, quantities in self._quantities().items():
+            cells = ["-" if math.isnan(seen) else text for seen, text, _ in quantities.values()]
+            rows.append((name, *cells))
+        return rows
+
+    def _beyond_chance(self) -> str:
+        """How many matrices have more of each quantity than chance gives."""
+        matrices = self._quantities().values()
+        counts = {name: sum(quantities[name].seen for quantities in matrices) for name in BEYOND}
+        words = [f"{name} of {count}" for name, count in counts.items()]
+        return f"Beyond chance, of {len(self._start)} matrices: {', '.join(words)}. {REACH}"
+
+    def _quantities(self) -> dict[str, dict[str, Quantity]]:
+        """Matrix -> quantity -> what it is at the last call."""
+        found = {}
+        for (name, W), observation in zip(self._start.items(), self._rows[-1], strict=True):
+            bulk, energy = observation.bulk, observation.measures.energy
+            usual = theorem_2.energy_chance(*W.shape, min(self.k, *W.shape))
+            is_seen = not math.isnan(bulk.along)  # else what lies there is rounding
+            angle, random, low = math.nan, math.nan, math.nan
+            if np.isfinite(observation.to_last).any():  # at the first call it is to itself
+                angle = float(np.degrees(np.nanmean(observation.to_first)))
+                random, low = self._mean_angles(observation, W.shape)
+            found[name] = {
+                "energy": Quantity(
+                    energy, f"{energy:.3g} ({usual:.2g})", energy > theorem_2.MORE * usual
+                ),
+                "angle": Quantity(angle, f"{angle:.0f} ({random:.0f}) deg", angle < low),
+                "drift": Quantity(
+                    bulk.drift if is_seen else math.nan,
+                    f"{bulk.drift:.2g} (+-{bulk.drift_chance:.1g})",
+                    is_seen and abs(bulk.drift) > bulk.drift_chance,
+                ),
+                "along W(0)": Quantity(
+                    bulk.along, f"{bulk.along:.3g} ({bulk.along_chance:.2g})", False
+                ),
+            }
+        return found
+
+    def _mean_angles(self, observation: Observation, shape: tuple[int, ...]) -> tuple[float, float]:
+        """Mean angle of random spaces in degrees, and the low end of their band."""
+        counts = np.isfinite(observation.to_first).sum(axis=1)
+        laws = [
+            theorem_2.angle_chance(dim, int(count))
+            for dim, count in zip(shape, counts, strict=True)
+        ]
+        means = (np.mean([getattr(law, end) for law in laws]) for end in ("value", "low"))
+        value, low = (float(np.degrees(mean)) for mean in means)
+        return value, low
+
 
 def watch(params0: PyTree, select: Patterns = "*", *, k: int = 8) -> Watcher:
     """A recorder for a training loop of your own, in any framework.
@@ -212,8 +330,9 @@ def watch(params0: PyTree, select: Patterns = "*", *, k: int = 8) -> Watcher:
     Called with the parameters and the step it keeps, for the update W(t) - W(0) of each matrix,
     rank, effective and stable rank, the share of its energy in the first k singular values, these
     values, and the principal angles between its first k directions now, at the call before and at
-    the first one. ``recorder.dataset`` is an ``xarray`` dataset that grows with each call,
-    ``recorder.plot()`` its figure.
+    the first one. Theorem 2's quantities stand beside what a random update of that size has
+    (:mod:`lrdyn.diagnosis.theorem_2`). ``recorder.dataset`` is an ``xarray`` dataset that grows
+    with each call, ``recorder.plot()`` its figure.
 
     Where the shorter side of a matrix is 8 (k + 10) or more, a randomised range finder computes
     k + 10 singular values in 10 (k + 10) m n multiplications or so; the dataset has as ``seen`` how

@@ -62,8 +62,9 @@ class Silent:
 class _Counted:
     """Counts points; the rate and the time left are of those computed by this run."""
 
-    def __init__(self, title: str):
+    def __init__(self, title: str, what: str = "points"):
         self.title, self.total, self.done, self.saved, self.bytes = title, 0, 0, 0, 0
+        self.what = what
         self.fraction, self.present = 0.0, ""
         self.start = time.monotonic()
         self.lock = threading.Lock()
@@ -98,12 +99,16 @@ class _Counted:
     def text(self) -> str:
         computed = self.done - self.saved + self.fraction
         rate = computed / max(time.monotonic() - self.start, 1e-9)
-        parts = [f"{self.done:,} of {self.total:,} points"]
+        if self.what:
+            parts = [f"{self.done:,} of {self.total:,} {self.what}"]
+        else:
+            parts = [f"{self.done / max(self.total, 1):.0%}"]
         if self.saved:
             parts.append(f"{self.saved:,} from an earlier run")
         if computed:
             left = (self.total - self.done - self.fraction) / rate
-            parts += [f"{rate:.3g} a second", f"{duration(left)} left"]
+            parts += [f"{rate:.3g} a second"] if self.what else []
+            parts.append(f"{duration(left)} left")
         if self.present:
             parts.insert(0, self.present)
         if self.bytes >= SHOWN:
@@ -124,9 +129,9 @@ def duration(seconds: float) -> str:
 
 
 class _Lines(_Counted):
-    def __init__(self, title: str, stream: Any):
-        super().__init__(title)
-        self.stream, self.last = stream, self.start
+    def __init__(self, title: str, stream: Any, what: str, first: float):
+        super().__init__(title, what)
+        self.stream, self.last = stream, self.start - (LINE_EVERY - first)
 
     def show(self) -> None:
         now = time.monotonic()
@@ -139,8 +144,8 @@ class _Lines(_Counted):
 
 
 class _Bar(_Counted):
-    def __init__(self, title: str, stream: Any):
-        super().__init__(title)
+    def __init__(self, title: str, stream: Any, what: str):
+        super().__init__(title, what)
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
@@ -174,9 +179,9 @@ class Notebook(_Counted):
     EVERY = 0.2
     """Seconds between two drawings."""
 
-    def __init__(self, title: str):
+    def __init__(self, title: str, what: str = "points"):
         """Show an empty bar."""
-        super().__init__(title)
+        super().__init__(title, what)
         from IPython.display import display  # pyright: ignore[reportMissingImports]
 
         self.last = 0.0
@@ -200,13 +205,22 @@ class Notebook(_Counted):
 
 
 @contextmanager
-def shown(title: str, stream: Any = None, *, bar: bool = True) -> Iterator[Progress]:
+def shown(
+    title: str,
+    stream: Any = None,
+    *,
+    bar: bool = True,
+    what: str = "points",
+    first: float | None = None,
+) -> Iterator[Progress]:
     r"""Show progress: a bar with points done, rate, time left; plain lines without a terminal.
 
     Args:
         title: name of the work.
         stream: a text file to write to; stderr by default.
         bar: whether a terminal gets a bar.
+        what: what is counted; if empty, the share of the work is shown in percent, without a rate.
+        first: seconds until the first line of a log; :data:`LINE_EVERY` by default.
 
     Yields:
         A :class:`Progress`, for the argument ``progress`` of :func:`lrdyn.sweep`.
@@ -224,10 +238,10 @@ def shown(title: str, stream: Any = None, *, bar: bool = True) -> Iterator[Progr
     if stream is None:
         yield Silent()
     elif bar and stream is sys.stderr and in_notebook():
-        yield Notebook(title)
+        yield Notebook(title, what)
     elif bar and stream.isatty():
-        drawn = _Bar(title, stream)
+        drawn = _Bar(title, stream, what)
         with drawn.bar:
             yield drawn
     else:
-        yield _Lines(title, stream)
+        yield _Lines(title, stream, what, LINE_EVERY if first is None else first)

@@ -87,7 +87,17 @@ FAULTS = {
     "edges": Fault(
         ("edges", "2000"),
         "theorems without their hypotheses, at 2,000 points each",
-        "the search finds every known edge by itself",
+        "the search finds the edges of its list by itself",
+    ),
+    "saved_folders": Fault(
+        ("saved_folders",),
+        "folders of orbax and accelerate, where these are installed",
+        "the parameters come back, and nothing else",
+    ),
+    "how_tos": Fault(
+        ("how_tos",),
+        "pages with blocks of torch and flax, where these are installed",
+        "they run, and print what the pages show",
     ),
     "lowest": Fault(
         ("lowest",),

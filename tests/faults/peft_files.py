@@ -2,7 +2,8 @@
 
 PYTHON is an interpreter that has torch, peft and transformers, of whatever release; by default this
 one. Where it has not, a line says so and nothing is checked. LoRA, rsLoRA, DoRA and PiSSA are
-written again and PEFT's outputs compared with those of the committed ones; of a GPT-2 and a Llama,
+written again and PEFT's outputs compared with those of the committed ones; the same four are made
+of a model of this library, and PEFT's outputs compared with the model's; of a GPT-2 and a Llama,
 whose weights move at random, the update is extracted, resized and planned, and PEFT must find the
 error that was printed, the rank that was asked for, and the modules that were planned.
 """
@@ -11,12 +12,17 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from lrdyn import diagnosis
+from lrdyn import adapters, diagnosis
 from lrdyn.adapters import peft
+from lrdyn.adapters.peft_adapters import stored_of
+from lrdyn.data import tensors
 from lrdyn.diagnosis.combining import combine
 from tests.runs import ROOT
 
@@ -41,6 +47,29 @@ for name, model in (("gpt2", GPT2LMHeadModel(gpt2)), ("llama", LlamaForCausalLM(
         for weight in model.parameters():
             weight += 0.02 * torch.randn_like(weight)
     model.save_pretrained(Path(sys.argv[1], name, "after"))
+"""
+METHODS = {
+    "LoRA": (adapters.LORA, adapters.over_rank(4)),
+    "rsLoRA": (adapters.LORA, adapters.over_root(4)),
+    "DoRA": (adapters.DORA, adapters.over_rank(4)),
+    "PiSSA": (adapters.PISSA, 1.0),
+}
+"""Kinds of adapters that are made here -> method and scale."""
+APPLIED = """
+import json, sys
+from pathlib import Path
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+folder = Path(sys.argv[1])
+x = load_file(folder / "x.safetensors")["x"]
+found = {}
+for name in sys.argv[2:]:
+    net = torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.Tanh(), torch.nn.Linear(9, 5))
+    net.load_state_dict(load_file(folder / "base.safetensors"))
+    with torch.no_grad():
+        found[name] = PeftModel.from_pretrained(net, folder / name)(x).tolist()
+print("FOUND", json.dumps(found))
 """
 LOADED = """
 import json, sys
@@ -96,6 +125,45 @@ def outputs(interpreter: str, folder: Path) -> list[str]:
     ]
 
 
+def of_a_model(interpreter: str, folder: Path) -> list[str]:
+    """PEFT's outputs with adapters of a model of this library, whose factors all moved."""
+    keys = jax.random.split(jax.random.key(0), 5)
+    weights = {
+        "0.weight": jax.random.normal(keys[0], (9, 6)),
+        "0.bias": jax.random.normal(keys[1], (9,)),
+        "2.weight": jax.random.normal(keys[2], (5, 9)),
+        "2.bias": jnp.zeros(5),
+    }
+    x = jax.random.normal(keys[3], (7, 6))
+    tensors.write(folder / "base.safetensors", {n: np.float32(W) for n, W in weights.items()})
+    tensors.write(folder / "x.safetensors", {"x": np.float32(x)})
+    wanted, untouched = {}, _outputs(weights, x)
+    for name, (method, scale) in METHODS.items():
+        made = adapters.init(
+            keys[4], weights, select="*.weight", rank=2, method=method, scale=scale
+        )
+        trained, frozen = adapters.split(made)
+        trained = jax.tree.map(
+            lambda leaf: leaf + 0.3 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), trained
+        )
+        made = adapters.joined(trained, frozen)
+        peft.write(folder / name, stored_of(made, weights))
+        wanted[name] = _outputs(adapters.merge(weights, made), x)
+        assert np.abs(wanted[name] - untouched).max() > 0.1
+    said = run(interpreter, "-c", APPLIED, str(folder), *METHODS)
+    faults = []
+    for name, outputs in json.loads(said.partition("FOUND ")[2]).items():
+        distance = np.abs(np.array(outputs) - wanted[name]).max() / np.abs(wanted[name]).max()
+        if not distance <= OUTPUTS:
+            faults.append(f"{name} of a model: PEFT's outputs are {distance:.1e} away")
+    return faults
+
+
+def _outputs(weights: Mapping[str, jax.Array], x: jax.Array) -> np.ndarray:
+    hidden = jnp.tanh(x @ weights["0.weight"].T + weights["0.bias"])
+    return np.asarray(hidden @ weights["2.weight"].T + weights["2.bias"])
+
+
 def updates(interpreter: str, folder: Path) -> list[str]:
     """Errors, ranks and modules that PEFT finds in what was extracted, resized and planned."""
     run(interpreter, "-c", MODELS, str(folder))
@@ -133,8 +201,10 @@ def main(words: list[str]) -> int:
     if there.returncode:
         print("torch, peft and transformers are not installed there: nothing was checked")
         return 0
-    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
-        faults = outputs(interpreter, Path(first)) + updates(interpreter, Path(second))
+    faults = []
+    for check in (outputs, of_a_model, updates):
+        with tempfile.TemporaryDirectory() as folder:
+            faults += check(interpreter, Path(folder))
     print(f"peft and torch: {there.stdout.strip()}; {len(faults)} faults")
     print("\n".join(faults))
     return int(bool(faults))

@@ -72,7 +72,7 @@ def pairs(case: Checkpoints) -> Iterator[Pair]:
     for pair in comparison.pairs(both, both.matrices, {}):
         cast = [None if a is None else a.astype(case.dtype) for a in (pair.before, pair.after)]
         factors = pair.factors and tuple(factor.astype(case.dtype) for factor in pair.factors)
-        yield pair._replace(before=cast[0], after=cast[1], factors=factors)
+        yield pair._replace(stored_before=cast[0], stored_after=cast[1], factors=factors)
 
 
 def predict_energies(case: Checkpoints) -> EnergyTheory:

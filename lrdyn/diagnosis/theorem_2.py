@@ -1,0 +1,109 @@
+"""Theorem 2's quantities of an update, each beside what chance gives.
+
+Theorem 2 is of deep linear networks from an orthogonal start. There an update W(t) - W(0) has 2K
+directions of its own, K the rank of the target, and these stay; behind them W moves as a whole: the
+update is a multiple of W(0). The first 2K by singular value are these while they move more than the
+rest. Of other networks the theorem promises nothing, and the same quantities can be measured. A
+number says something only beside that of a matrix that knows nothing.
+"""
+
+import math
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from lrdyn.core import chance
+from lrdyn.core.chance import Chance
+
+DRAWS = 40
+"""Pairs of random spaces that are drawn: the mean of their angles spreads by less than a degree."""
+MORE = 1.1
+"""Energy over that of chance from which on it counts as more: one draw of a Gaussian matrix of a
+few dozen rows differs from the mean by some hundredths."""
+
+
+class Bulk(NamedTuple):
+    """What an update does behind its first directions, R, beside what W(0) has there, B."""
+
+    drift: float
+    """<R, B> / ||B||^2: by how much of itself W moved there; rho(t) / eps - 1 in Theorem 2."""
+    drift_chance: float
+    """What 2.5 % of all R of this norm exceed that know nothing of B, either way."""
+    along: float
+    """Share of ||R||^2 along B: 1 in Theorem 2."""
+    along_chance: float
+    """That of a random R: one over its number of dimensions."""
+
+
+UNKNOWN = Bulk(*[math.nan] * 4)
+
+
+def bulk(
+    update: Float[np.ndarray, "m n"],
+    start: Float[np.ndarray, "m n"],
+    left: Float[np.ndarray, "m k"],
+    right: Float[np.ndarray, "n k"],
+) -> Bulk:
+    """Measure ``R = (1 - U U^T) D (1 - V V^T)`` against the same part of W(0).
+
+    Args:
+        update: D = W(t) - W(0).
+        start: W(0).
+        left: U, the first directions of the update.
+        right: V, likewise.
+
+    Returns:
+        NaN where W(0) has nothing there.
+
+    Example:
+        >>> start, k = np.diag([2.0, 2.0, 2.0]), np.eye(3)[:, :1]
+        >>> found = bulk(np.diag([5.0, -0.2, -0.2]), start, k, k)
+        >>> round(found.drift, 3), round(found.along, 3), round(found.along_chance, 3)
+        (-0.1, 1.0, 0.25)
+
+    Reference:
+        docs/theory.md, Theorem 2.
+    """
+    R = update - left @ (left.T @ update)
+    R -= (R @ right) @ right.T
+    beside = [left.T @ start, start @ right, left.T @ start @ right]
+    both, one, other, shared = (_sum(x, x) for x in (start, *beside))
+    # The part of W(0) itself is not built: a sum of squares, less by rounding where it is 0.
+    length = both - one - other + shared
+    free = (len(left) - left.shape[1]) * (len(right) - right.shape[1])
+    if length <= np.finfo(update.dtype).eps * both or not free:
+        return UNKNOWN
+    inner, size = _sum(R, start), _sum(R, R)
+    law = chance.direction_share(free, 1) if free > 1 else None
+    high = 1.0 if law is None else float(law.high)
+    along = inner**2 / (size * length) if size else math.nan
+    return Bulk(inner / length, math.sqrt(high * size / length), along, 1 / free)
+
+
+def _sum(one: np.ndarray, other: np.ndarray) -> float:
+    """Inner product, summed in float64 a row at a time."""
+    return float(np.sum(np.einsum("ij,ij->i", one, other), dtype=np.float64))
+
+
+@cache
+def energy_chance(rows: int, columns: int, k: int) -> float:
+    """Share of the squared norm of a Gaussian matrix in its first k singular values.
+
+    Example:
+        >>> round(energy_chance(150, 150, 20), 2)
+        0.4
+    """
+    return chance.gaussian_energy(rows, columns, k)
+
+
+@cache
+def angle_chance(dim: int, count: int) -> Chance:
+    """Principal angles in radians of two random spaces of ``count`` dimensions, increasing.
+
+    Example:
+        >>> angle_chance(100, 2).value.round(1).tolist()
+        [1.4, 1.5]
+    """
+    return Chance(*map(np.radians, chance.principal_angles(dim, count, count, DRAWS)))
