@@ -5,6 +5,7 @@ import shutil
 import stat
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -179,7 +180,7 @@ def results_file(tmp_path):
             "single": ("y", np.ones(2, np.float32), {"long_name": "ones", "units": "1"}),
             "true": ("x", [True, False, True]),
             "at": (("x", "y"), np.arange(6).reshape(3, 2)),
-            "none": (("x", "empty"), np.zeros((3, 0))),
+            "empty": (("x", "empty"), np.zeros((3, 0))),  # called as an axis without values
             "scalar": 2.5,
             "said": ("x", ["", "b", "ccc"]),
         },
@@ -208,25 +209,16 @@ def test_a_large_file_is_read_when_it_is_used(results_file, monkeypatch):
     assert found["/"].identical(as_xarray_reads_it(results_file)["/"])
 
 
-def packed(data):
-    data["x"].attrs["scale_factor"] = 0.5
-
-
-def of_time(data):
-    data["x"].attrs["units"] = "days since 2000-01-01"
-
-
-def with_a_fill_value(data):
-    data["x"].encoding["_FillValue"] = 1.0
-
-
-@pytest.mark.parametrize("change", [packed, of_time, with_a_fill_value])
-def test_what_has_another_meaning_is_left_to_xarray(change, tmp_path):
-    data = xr.Dataset({"x": ("t", np.arange(3.0))})
-    change(data)
-    data.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
-    found = netcdf.read_groups(tmp_path / "a.nc")["/"]
-    assert found.identical(xr.load_dataset(tmp_path / "a.nc", engine="h5netcdf"))
+@pytest.mark.parametrize(
+    "attributes", [{"scale_factor": 0.5}, {"units": "days since 2000-01-01"}, {"_FillValue": 1.0}]
+)
+def test_what_has_another_meaning_is_left_to_xarray(attributes, tmp_path):
+    path = tmp_path / "a.nc"
+    files.write_netcdf(path, {"/": xr.Dataset({"x": ("t", np.arange(3.0))})})
+    with h5py.File(path, "a") as file:
+        file["x"].attrs.update(attributes)
+    found = netcdf.read_groups(path)["/"]
+    assert found.identical(xr.load_dataset(path, engine="h5netcdf"))
     assert found.x.values.tolist() != [0.0, 1.0, 2.0]
 
 
