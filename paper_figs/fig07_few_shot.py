@@ -21,9 +21,9 @@ CAPTION = """\
 The survey's own Figure 7 was not available: this one is ours. {what}, rank {rank}, {seeds},
 {dtype}, {tested} tested. (a) Pearson correlation at the last step, mean and standard error; dotted:
 ridge on the frozen network ({verdict}). {authors}(b) Paired differences: seeds, mean, simultaneous
-95 % interval ({pairs} by Bonferroni); p after Holm: {smallest}. The seeds would show {least}. (c)
-Singular values with 99 % of the energy of what each matrix was given, n = {most}, mean over
-matrices: {ranks}.
+95 % interval (one of the study's {intervals}, by Bonferroni); p after Holm, of {pairs}: {smallest}.
+The seeds would show {least}. (c) Singular values with 99 % of the energy of what each matrix was
+given, n = {most}, mean over matrices: {ranks}.
 """
 NOTES = """\
 How: {how}
@@ -99,6 +99,7 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
         "authors": (
             "Open circles: the authors' numbers for bert-base-cased, 500 steps. " if is_stsb else ""
         ),
+        "intervals": max(ADAPTERS.intervals, len(found)),
         "pairs": f"{len(found)} differences" if found else "no difference",
         "smallest": f"the least {small.p:.2g} ({small.label})" if small else "none",
         "least": (

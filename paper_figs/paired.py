@@ -164,17 +164,20 @@ class Compared(NamedTuple):
 def compared(differences: Mapping[str, np.ndarray]) -> list[Compared]:
     """Differences of the same seeds, with intervals and p-values that hold for all of them.
 
+    Intervals are those of the study's table: as many hold at once as it states expectations, or as
+    there are differences.
+
     Args:
         differences: label -> one number for each seed, two or more.
 
     Example:
         >>> found = compared({"a": np.array([0.1, 0.2, 0.3]), "b": np.array([0.0, 0.2, -0.2])})
         >>> [round(one.p, 3) for one in found], round(found[0].low, 3)
-        ([0.148, 1.0], -0.158)
+        ([0.148, 1.0], -0.692)
     """
     from scipy.stats import norm
 
-    count = len(differences)
+    count = max(ADAPTERS.intervals, len(differences))
     raw = [claims.student_p(0.0, values) for values in differences.values()]
     found = []
     for (label, values), p in zip(differences.items(), holm(raw), strict=True):

@@ -151,7 +151,9 @@ def deep_lora_centred(point: Point) -> Redone | None:
     if (both := around_pretrained(point, True)) is None:
         return None
     of, seen = both
-    scale, condition = of_products(of)
+    scale, _ = of_products(of)
+    # Descent less the start on a target is descent on the target and the start.
+    _, condition = of_products(of._replace(target=of.target + chain(of.layers)))
     saved = point.found["deep_lora_centred"]
     return Redone(0 * seen, seen, scale, condition, "zero", None, saved)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import runpy
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,8 +15,13 @@ import lrdyn
 from lrdyn.core.precision import of_matmuls
 from lrdyn.engine import arithmetic, measured_arithmetic
 from lrdyn.engine.arithmetic import LADDER, REASON, REFERENCE, WORSE
+from lrdyn.engine.configuration import run_of
 from lrdyn.engine.judging import arithmetic_of
 from lrdyn.engine.kept_programs import KeptPrograms
+from lrdyn.engine.mistakes import BadInput
+from lrdyn.engine.verify import in_usual_precision
+from lrdyn.engine.work import Context
+from lrdyn.registry import theorem
 from lrdyn.system.private_files import SignedFolder
 from lrdyn.training import train
 from lrdyn.training.batches import Batches
@@ -123,6 +129,29 @@ def test_the_numbers_are_kept_for_other_processes(tmp_path, monkeypatch):
     for other in (("float64",), ("float32", "tf32")):
         with pytest.raises(pytest.fail.Exception, match="again"):
             measured_arithmetic.measured(*other, kept=kept)
+
+
+PAIRS = {"matmuls": "highest", "products": "pairs of float32", "product": 15.8}
+GOOD = {"matmuls": "highest", "products": "float64", "product": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "dtype"), [([GOOD], "float64"), ([GOOD, PAIRS], "float32"), ([PAIRS], "float32")]
+)
+def test_the_worst_kind_of_worker_decides_the_precision(kinds, dtype):
+    """Not the process that asks, which computes nothing."""
+    elsewhere: Any = SimpleNamespace(measured=lambda precision, word: kinds)
+    run = run_of(theorem("theorem2"), dim=8, depth=2, rank=1)
+    found, why = in_usual_precision(run, Context(elsewhere=elsewhere))
+    assert found.dtype == dtype
+    assert ("pairs of float32" in why) == (dtype == "float32")
+
+
+def test_products_are_refused_if_one_kind_of_worker_has_others():
+    kinds = [{"products": "TF32", "convolutions": word} for word in ("TF32", "float32")]
+    measured_arithmetic.check_products("tf32", lambda precision, word: kinds[:1])
+    with pytest.raises(BadInput, match="whose convolutions are float32"):
+        measured_arithmetic.check_products("tf32", lambda precision, word: kinds)
 
 
 # Verdicts -----------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ import lrdyn as lr
 from docs.examples import training
 from lrdyn import cli
 from lrdyn.commands import own, pool, verify
-from lrdyn.engine import program_cache, runs
+from lrdyn.engine import measured_arithmetic, program_cache, runs
 from lrdyn.engine.cluster import client as clusters
 from lrdyn.engine.cluster import credentials, local_workers, origins, tasks, worker
 from lrdyn.engine.configuration import BadInput, run_of
@@ -142,6 +142,14 @@ def test_a_theorem_by_its_name(cluster):
     here, there = job.run(), job.run(context, recipe)
     assert here.keys() == there.keys()
     assert all(there[group].identical(here[group]) for group in here)
+
+
+def test_the_arithmetic_is_that_of_the_workers(cluster):
+    found = cluster.measured("float32", "highest")
+    assert found == [measured_arithmetic.measured("float32")]
+    assert {"products", "svd"} <= found[0].keys()
+    with pytest.raises(BadInput, match="tf32"):
+        cluster.measured("float32", "tf32")
 
 
 def command(mine, *words):

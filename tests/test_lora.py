@@ -91,3 +91,24 @@ def test_a_product_below_rounding_shows_nothing_of_compression():
         found, _ = oracles.judged(LORA, COMPRESSED, deep | {"init_scale": scale})
         for name in ("deep_lora", "deep_lora_centred"):
             assert power_of(COMPRESSED, found, name) == [reason]
+
+
+def test_the_run_that_subtracts_its_start_is_excused_by_a_theory_of_its_own(dtype):
+    """From scale 1.3 the product of four layers starts at 2.9: less of it, the target is as far."""
+    deep = {"dim": 14, "depth": 4, "rank": 1, "steps": 111, "learning_rate": 0.1044}
+    grid = deep | {"init_scale": (0.8, 1.311)}
+    found, legs = oracles.judged(LORA, COMPRESSED, grid, (1510774253,), dtype)
+    assert legs["deep_lora"].reason.values.ravel().tolist() == ["", ""]
+    assert legs["deep_lora_centred"].reason.values.ravel().tolist() == ["", "ill-conditioned"]
+    # Two runs that are equal in exact arithmetic are far apart.
+    assert np.max(np.squeeze(found.deep_lora_centred.values)[1]) > 1e-4
+
+
+def test_a_start_whose_product_underflows_can_be_compressed():
+    """Scale 1e-12 to the fifth power is no number of float32; its frame is one."""
+    deep = {"dim": 6, "depth": 5, "rank": 1, "steps": 10, "init_scale": 1e-12}
+    found, legs = oracles.judged(LORA, COMPRESSED, deep, dtype="float32")
+    for field in (found.deep_lora_measured, found.deep_lora_centred):
+        assert np.isfinite(field).all()
+    for claim in ("deep_lora", "deep_lora_centred"):
+        assert (legs[claim].residual <= legs[claim].tolerance).all()

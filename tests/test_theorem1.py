@@ -166,6 +166,25 @@ def test_a_run_on_its_way_is_not_judged(scenario, depth, claim, small, dtype):
     assert (legs[claim].reason != "").all()
 
 
+def test_the_loss_of_small_layers_is_on_its_way_when_their_product_has_long_arrived(dtype):
+    """P* = 0 under a large decay: the product of starts near 0 is 0 at once, the layers are not."""
+    grid = {"depth": 5, "weight_decay": 0.8, "steps": 400, "learning_rate": (1e-6, 0.2)}
+    found, legs = oracles.judged(THEOREM1, BASINS, FLAGS | grid, dtype=dtype)
+    for claim in ("deep_minimiser", "deep_minimum"):
+        assert legs[claim].reason.values.ravel().tolist() == ["too few steps", ""]
+    above = np.squeeze(found.near_ends - found.minimum)
+    assert np.min(above[0]) > 1e-3 > np.max(above[1])
+
+
+def test_a_step_that_underflows_arrives_nowhere():
+    """With a decay of 1e-12 the bound of the Hessian of five layers is no number of float32."""
+    grid = {"depth": 5, "weight_decay": 1e-12, "rank": 2, "learning_rate": 1e12}
+    found, legs = oracles.judged(THEOREM1, BASINS, FLAGS | grid, dtype="float32")
+    assert not np.any(found.near_rates)
+    for claim in ("deep_minimiser", "deep_minimum"):
+        assert legs[claim].reason.item() == "too few steps"
+
+
 @pytest.mark.parametrize(
     ("flags", "degenerate"),
     [

@@ -18,8 +18,7 @@ W is m x n, the rank is r and s is the scale. Beside each method stands what it 
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial, reduce
-from operator import matmul
+from functools import partial
 from typing import Annotated, Any, Literal, get_args
 
 import jax
@@ -48,6 +47,7 @@ from lrdyn.core.checks import checked
 from lrdyn.core.factorization import Scalar, Weights
 from lrdyn.core.initialization import orthogonal_layers
 from lrdyn.corollary1 import compression
+from lrdyn.theorem2.subspace import unscaled_product
 
 # GaLore, full training ---------------------------------------------------------------------------
 
@@ -558,7 +558,8 @@ def compressed_factors(
         factors, gap = compressed_factors(transposed, gradient.T, rank)
         return tuple(F.T for F in reversed(factors)), gap
     first, *others = layers
-    of_first = reduce(matmul, reversed(others)).T @ gradient
+    # Its direction is that of the gradient of W_1, whose size may underflow.
+    of_first = unscaled_product(tuple(others)).T @ gradient
     basis = compression.gradient_basis((first,), of_first, rank // 2)
     network = compression.gradient_network(layers, basis.columns)
     return (network.left, *reversed(network.inner), network.right.T), basis.gap

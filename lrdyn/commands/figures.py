@@ -267,7 +267,11 @@ def _in_precision(
     Raises:
         BadInput: one that was named cannot be made in it.
     """
-    dtype, why = (given, "") if given else measured_arithmetic.usual_precision(machine)
+    dtype, why = (
+        (given, "")
+        if given
+        else measured_arithmetic.usual_precision(measured_arithmetic.here(machine))
+    )
     if dtype == "float64":
         return list(exhibits)
     setup(dtype)

@@ -207,12 +207,6 @@ def verify_command(
     programs = machine = setup(
         run.dtype, host_devices=host_devices, host_only=options.cluster is not None
     )
-    if options.dtype is None:
-        run, why = in_usual_precision(run, machine)
-        if why:
-            say(f"{theorem.name}: in float32. {why}")
-    if said := about(run):
-        say(f"{theorem.name}: {said}")
     if programs is not None:
         ours = is_ours(theorem)
         programs = programs.of(REGISTRY[theorem.name].partition(":")[0]) if ours else None
@@ -226,6 +220,12 @@ def verify_command(
             machine=machine,
             elsewhere=elsewhere,
         )
+        if options.dtype is None:
+            run, why = in_usual_precision(run, context)
+            if why:
+                say(f"{theorem.name}: in float32. {why}")
+        if said := about(run):
+            say(f"{theorem.name}: {said}")
         return carry_out(run, options.out, draw=verdicts.draw, bar=bar, context=context)
 
 

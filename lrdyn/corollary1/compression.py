@@ -16,6 +16,7 @@ from lrdyn.theorem2.subspace import (
     product_of_others,
     reduced_start,
     start_scales,
+    unscaled_product,
 )
 
 
@@ -162,9 +163,8 @@ def gradient_network(
         >>> compressed_product(network).tolist()
         [[6.0, 0.0], [0.0, 0.0]]
     """
-    scales = start_scales(weights)
-    left = end_to_end(weights) @ basis / jnp.prod(scales)
-    return CompressedNetwork(left, reduced_start(scales, basis.shape[1]), basis)
+    inner = reduced_start(start_scales(weights), basis.shape[1])
+    return CompressedNetwork(unscaled_product(weights) @ basis, inner, basis)
 
 
 @checked

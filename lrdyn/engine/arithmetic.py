@@ -21,7 +21,7 @@ Errors are in units of machine epsilon of the precision, 2^-52 or 2^-23:
 =================== ==============================================================================
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -95,6 +95,8 @@ LADDER: Mapping[str, Mapping[str, float]] = {
 
 Measured = Mapping[str, Any]
 """What was measured of a device in one precision: words, and the numbers of the table above."""
+Meter = Callable[[str, str], Sequence[Measured]]
+"""Measures each kind of device that computes, in a precision with a word of ``--precision``."""
 
 
 @contextmanager
@@ -145,6 +147,17 @@ def worse(precision: str, measured: Measured) -> dict[str, float]:
         if not times <= WORSE:
             found[name] = times
     return found
+
+
+def worst(precision: str, of_kinds: Sequence[Measured]) -> Measured:
+    """Of several kinds of devices the one that is furthest from the reference.
+
+    Example:
+        >>> kinds = [{"matmuls": "highest", "add": add} for add in (0.5, 16.0)]
+        >>> worst("float64", kinds)["add"]
+        16.0
+    """
+    return max(of_kinds, key=lambda one: max(worse(precision, one).values(), default=0.0))
 
 
 def unfit(arithmetic: Mapping[str, Measured]) -> list[str]:

@@ -16,10 +16,12 @@ from lrdyn.engine.arithmetic import (
     MATMULS,
     PRODUCTS,
     Measured,
+    Meter,
     name_of,
     said,
     scope,
     worse,
+    worst,
 )
 from lrdyn.engine.jobs import unoptimized
 from lrdyn.engine.kept_programs import KeptPrograms
@@ -69,18 +71,23 @@ def _measured(precision: str, word: str) -> Measured:
     return found
 
 
-def check_products(word: str, kept: KeptPrograms | None = None) -> None:
-    """Refuse a word of ``--precision`` by which this platform computes something else.
+def here(kept: KeptPrograms | None = None) -> Meter:
+    """Measures the device of this process."""
+    return lambda precision, word: [measured(precision, word, kept)]
+
+
+def check_products(word: str, meter: Meter) -> None:
+    """Refuse a word of ``--precision`` by which a device computes something else.
 
     Raises:
         BadInput: it does.
     """
     if word == "highest":
         return
-    found = measured("float32", word, kept)
-    for what in ("products", "convolutions"):
-        if found[what] != PRODUCTS[word]:
-            raise _refused(word, f"whose {what} are {found[what]}")
+    for found in meter("float32", word):
+        for what in ("products", "convolutions"):
+            if found[what] != PRODUCTS[word]:
+                raise _refused(word, f"whose {what} are {found[what]}")
 
 
 def _refused(word: str, why: str) -> BadInput:
@@ -89,9 +96,9 @@ def _refused(word: str, why: str) -> BadInput:
     return BadInput(f"--precision: got {word!r} on a {platform}, {why}, wanted {others}")
 
 
-def usual_precision(kept: KeptPrograms | None = None) -> tuple[str, str]:
+def usual_precision(meter: Meter) -> tuple[str, str]:
     """The precision that a theorem has unless another is asked for, and why it is not float64."""
-    found = measured("float64", kept=kept)
+    found = worst("float64", meter("float64", "highest"))
     return ("float32", said("float64", found)) if worse("float64", found) else ("float64", "")
 
 

@@ -459,6 +459,11 @@ class Experiment:
         """Findings of all scenarios, by their ids."""
         return {finding.id: finding for s in self.scenarios for finding in s.findings}
 
+    @property
+    def intervals(self) -> int:
+        """How many intervals hold at once: one for each finding that states an expectation."""
+        return max(1, sum(finding.expected.sides for finding in self.findings.values()))
+
     def came_of(self, id: str, draws: np.ndarray) -> dict[str, Any]:
         """What came of the expectation of a finding, see :func:`lrdyn.engine.expectations.found`.
 
@@ -468,8 +473,7 @@ class Experiment:
             id: of the finding.
             draws: its number for each seed.
         """
-        stated = sum(finding.expected.sides for finding in self.findings.values())
-        return expectations.found(self.findings[id].expected, draws, max(stated, 1))
+        return expectations.found(self.findings[id].expected, draws, self.intervals)
 
 
 class Theorem(Experiment):

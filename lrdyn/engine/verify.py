@@ -10,12 +10,11 @@ import jax
 from lrdyn.core import show
 from lrdyn.engine import measured_arithmetic, report
 from lrdyn.engine import progress as progresses
-from lrdyn.engine.arithmetic import PRECISIONS
+from lrdyn.engine.arithmetic import PRECISIONS, Meter, worst
 from lrdyn.engine.claims import FALSE_ALARM
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.device_defaults import ON_A_CPU, usual_memory
 from lrdyn.engine.judging import Legs, arithmetic_of, judge_results
-from lrdyn.engine.kept_programs import KeptPrograms
 from lrdyn.engine.mistakes import BadInput, place
 from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.produce import produce
@@ -110,8 +109,6 @@ def verify(
     run = run_of(theorem, memory=memory or ON_A_CPU, data_dir=data_dir, **settings)
     if lanes is not None and lanes < 1:
         raise BadInput(f"lanes: got {lanes}, wanted at least 1")
-    if "dtype" not in settings:
-        run, _ = in_usual_precision(run)
     if progress is None:
         notebook = progresses.in_notebook()
         progress = progresses.Notebook(theorem.name) if notebook else progresses.Silent()
@@ -120,14 +117,23 @@ def verify(
     context = Context(
         memory, store, progress, every=checkpoint_every, elsewhere=elsewhere, lanes=lanes
     )
+    if "dtype" not in settings:
+        run, _ = in_usual_precision(run, context)
     return verify_run(run, context)
 
 
-def in_usual_precision(run: Run, machine: KeptPrograms | None = None) -> tuple[Run, str]:
+def meter_of(context: Context) -> Meter:
+    """Measures the arithmetic of whoever computes."""
+    if context.elsewhere is not None:
+        return context.elsewhere.measured
+    return measured_arithmetic.here(context.machine)
+
+
+def in_usual_precision(run: Run, context: Context) -> tuple[Run, str]:
     """A run that was asked for in no precision, in float32 where float64 is none; and why so."""
     if run.dtype != "float64":
         return run, ""
-    dtype, why = measured_arithmetic.usual_precision(machine)
+    dtype, why = measured_arithmetic.usual_precision(meter_of(context))
     return run._replace(dtype=dtype), why
 
 
@@ -137,10 +143,9 @@ def verify_run(run: Run, context: Context) -> Verification:
     At the quick preset controls run in one precision and XLA does not optimise the programs: small
     sweeps spend their time in the compiler.
     """
-    measured_arithmetic.check_products(run.precision, context.machine)
-    measured = {
-        p: measured_arithmetic.measured(p, run.precision, context.machine) for p in PRECISIONS
-    }
+    meter = meter_of(context)
+    measured_arithmetic.check_products(run.precision, meter)
+    measured = {p: worst(p, meter(p, run.precision)) for p in PRECISIONS}
     groups = produce(
         run.experiment,
         run.settings,

@@ -64,6 +64,14 @@ class Elsewhere(Protocol):
         """Hardware and versions of those that took part."""
         ...
 
+    def measured(self, precision: str, word: str) -> Sequence[Mapping[str, Any]]:
+        """The arithmetic of each kind of device that takes part.
+
+        Raises:
+            BadInput: one has no such products.
+        """
+        ...
+
 
 class Context(NamedTuple):
     """Where and how a run is carried out; none of it decides its results, but for ``precision``."""

@@ -29,7 +29,7 @@ from lrdyn.core.condition import with_condition
 from lrdyn.core.descent import divergence_limit, simulate
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.recording import Recorded, recorded_steps
-from lrdyn.engine.claims import RESOLVED, ROUNDING_SAFETY, tolerance
+from lrdyn.engine.claims import RESOLVED, tolerance
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.forms import Equal, start_of
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
@@ -273,8 +273,7 @@ def measure_path(case: Training) -> PathMeasured:
 def _unit(outcome: PathOutcome) -> float:
     """Error that an SVD in float32 causes: one rounding at each refresh, and those of the steps."""
     refreshes = -(-outcome.steps // int(outcome.point["period"]))
-    # Without the safety factor: the claim's own tolerance is 1 of these units.
-    chosen = tolerance("identity", "float32", steps=refreshes, size=outcome.size) / ROUNDING_SAFETY
+    chosen = tolerance("identity", "float32", steps=refreshes, size=outcome.size)
     own = tolerance("identity", outcome.dtype, steps=outcome.steps, size=outcome.size)
     return float(outcome.predicted.condition) * (chosen + own)
 
@@ -425,8 +424,8 @@ PATH = Scenario[Training, PathTheory, PathMeasured](
             "optax_precise",
             "and with P from an SVD in the precision of the run, of the same signs, up to the "
             "rounding of float32 at each refresh times the run's response to it: the residual is "
-            "in units of an eighth of the tolerance of an identity in float32 of t/T steps, plus "
-            "that of the run itself, times the condition",
+            "in units of the tolerance of an identity in float32 of t/T steps, plus that of the "
+            "run itself, times the condition",
             kind="limit",
             form=_precise,
             reads=lambda theory, run: (

@@ -56,6 +56,10 @@ class CompressedTheory(NamedTuple):
     """By how much theory's own run amplifies a small error of its product."""
     diverges: Int[Array, ""] = ABSENT
     """Step at which theory's own run diverges, or -1."""
+    centred_condition: Float[Array, ""] = ABSENT
+    """The condition with the product at the start subtracted, which is another run."""
+    centred_diverges: Int[Array, ""] = ABSENT
+    """Step at which that one diverges, or -1."""
 
 
 class CompressedMeasured(NamedTuple):
@@ -107,13 +111,20 @@ def make_around_pretrained(
 def predict_compression(case: AroundPretrained) -> CompressedTheory:
     """The error of Corollary 1 from the scalar recursions alone."""
     dim = len(case.target)
-    pair = setting.theory_run(case, end_to_end)
+
+    def of_run(centred: Array) -> tuple[Float[Array, ""], Int[Array, ""]]:
+        pair = setting.theory_run(case, end_to_end, centred)
+        return conditions(pair, lambda run: run.records), pair.run.diverged_at
+
+    condition, diverges = jax.vmap(of_run)(jnp.arange(2, dtype=case.target.dtype))
     return CompressedTheory(
         deep_lora=compression_error(case.bulk, dim, case.rank),
         # Of what is subtracted: it goes from the product at the start to the target.
         scale=jnp.maximum(np.sqrt(dim) * jnp.prod(case.scales), linalg.frobenius(case.target)),
-        condition=conditions(pair, lambda run: run.records),
-        diverges=pair.run.diverged_at,
+        condition=condition[0],
+        diverges=diverges[0],
+        centred_condition=condition[1],
+        centred_diverges=diverges[1],
     )
 
 
@@ -344,8 +355,14 @@ COMPRESSED = Scenario[AroundPretrained, CompressedTheory, CompressedMeasured](
                 scale=outcome.predicted.scale,
                 alternative=outcome.predicted.deep_lora,
             ),
-            reads=lambda theory, run: (run.deep_lora_centred, theory.deep_lora, theory.scale),
-            condition=lambda theory: theory.condition,
+            reads=lambda theory, run: (
+                run.deep_lora_centred,
+                theory.deep_lora,
+                theory.scale,
+                theory.centred_diverges,
+            ),
+            undecided=lambda outcome: "diverges" if outcome.predicted.centred_diverges >= 0 else "",
+            condition=lambda theory: theory.centred_condition,
         ),
     ),
     controls=(

@@ -276,4 +276,6 @@ def steps_to_approach(
     slowest = max(1 - rate * curvature.least, rate * curvature.largest - 1, np.finfo(float).tiny)
     if slowest >= 1:
         return float("inf")
-    return NEAR * max(float(np.log(distance / tolerance) / -np.log(slowest)), 0.0)
+    if distance <= tolerance:
+        return 0.0
+    return NEAR * float(np.log(distance / tolerance) / -np.log(slowest))

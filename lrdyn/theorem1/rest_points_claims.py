@@ -248,12 +248,21 @@ def _below_every_other(outcome: BasinsOutcome) -> bool:
     return bool(np.max(theory.near_losses) < theory.next_value)
 
 
+def _loss_scale(outcome: BasinsOutcome) -> float:
+    """The loss at 0."""
+    return 0.5 * float(np.sum(np.asarray(outcome.predicted.target_values, float) ** 2))
+
+
 def _not_there_yet(outcome: BasinsOutcome) -> str:
     """Whether each run has the number of steps after which theory wants it at the minimum."""
     theory = outcome.predicted
     values = np.asarray(theory.target_values, float)
-    if not (np.all(np.isfinite(values)) and np.all(np.isfinite(theory.shrunk))):
+    known = (values, theory.shrunk, theory.minimum, theory.near_losses, theory.near_distances)
+    if not all(np.all(np.isfinite(array)) for array in known):
         return ""  # lost, and it must fail
+    if np.any(theory.near_rates == 0):
+        # 1 over a bound that is no number of this precision: no step, and no way to the minimum.
+        return "too few steps"
     curvature = rest_points.deep_curvature(
         values,
         np.asarray(theory.shrunk, float),
@@ -262,11 +271,15 @@ def _not_there_yet(outcome: BasinsOutcome) -> str:
         outcome.point["weight_decay"],
         outcome.point["depth"],
     )
+    nearness = setting.nearness(outcome)
+    # The loss above the minimum falls twice as fast as the distance; decay can keep it there while
+    # the product, of layers that are all small, has long arrived.
+    above = np.maximum(theory.near_losses - theory.minimum, 0) / _loss_scale(outcome)
+    ends = (theory.near_distances / values[0], nearness), (np.sqrt(above), np.sqrt(nearness))
     numbers = [
-        rest_points.steps_to_approach(
-            float(distance) / values[0], curvature, float(rate), setting.nearness(outcome)
-        )
-        for distance, rate in zip(theory.near_distances, theory.near_rates, strict=True)
+        rest_points.steps_to_approach(float(distance), curvature, float(rate), float(tolerance))
+        for distances, tolerance in ends
+        for distance, rate in zip(distances, theory.near_rates, strict=True)
     ]
     return setting.too_few(outcome, max(numbers))
 
@@ -313,6 +326,7 @@ def _claim_of_the_minimum(
         form=form,
         reads=lambda theory, run: (
             *reads(theory, run),
+            theory.minimum,
             theory.next_value,
             theory.near_losses,
             theory.near_distances,
@@ -346,9 +360,9 @@ CLAIMS: tuple[Claim[BasinsTheory, BasinsMeasured], ...] = (
         form=lambda outcome: Equal(
             np.broadcast_to(outcome.predicted.minimum, outcome.measured.near_ends.shape),
             outcome.measured.near_ends,
-            scale=0.5 * np.sum(outcome.predicted.target_values**2),
+            scale=_loss_scale(outcome),
         ),
-        reads=lambda theory, run: (theory.minimum, run.near_ends),
+        reads=lambda theory, run: (run.near_ends,),
     ),
 )
 

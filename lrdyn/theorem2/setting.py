@@ -293,8 +293,13 @@ SPARE = 2
 """Dimensions of the bulk that theory's own run keeps: one would not see that it stays symmetric."""
 
 
-def theory_run(case: DeepFactorization, record: Callable[[Weights], PyTree]) -> Twins:
+def theory_run(
+    case: DeepFactorization, record: Callable[[Weights], PyTree], centred: Any = 0.0
+) -> Twins:
     """Theory's own run and twins of it, in blocks of 2r and up to two dimensions of the bulk.
+
+    The product at the start is subtracted from that of the layers ``centred`` times: it is added to
+    the target as often, where all layers are multiples of one frame.
 
     The theorem is exact for blocks of any size >= 2r. A twin leaves the subspace: its error has
     parts inside the block of 2r, outside, and in the bulk, whose directions decouple from each
@@ -311,8 +316,8 @@ def theory_run(case: DeepFactorization, record: Callable[[Weights], PyTree]) -> 
         rule = pushed(case.optimizer, push, case.steps[-1])
         return case.descend(lambda W: factorization_loss(W, goal), start, record, rule)
 
-    target = jnp.pad(case.reduced_target, ((0, spare), (0, spare)))
     start = subspace.reduced_start(case.scales, moving + spare)
+    target = jnp.pad(case.reduced_target, ((0, spare), (0, spare))) + centred * end_to_end(start)
     return twins(run, (target, start, jax.tree.map(jnp.ones_like, start)))
 
 

@@ -22,7 +22,7 @@ from lrdyn.core import masking
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.masking import MaskDistribution, exact_expectation, mask_covariance, mask_mean
 from lrdyn.data import mnist_file
-from lrdyn.engine.claims import tolerance
+from lrdyn.engine.claims import ROUNDING_SAFETY, tolerance
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import FRACTION, POSITIVE, Flag, at_least, one_of
 from lrdyn.engine.forms import Test
@@ -390,14 +390,28 @@ def _skewness(outcome: MasksOutcome, index: int) -> float:
     return float(outcome.predicted.losses_shape[index, 0] / np.sqrt(DRAWS[index] * repeats))
 
 
+def _rounding(outcome: MasksOutcome, index: int) -> float:
+    """By how much rounding alone can move an expectation, and every estimate alike.
+
+    Where masks change little of a loss, so many draws would tell its last digits from theory's.
+    """
+    one = tolerance("identity", outcome.dtype, size=outcome.size) / ROUNDING_SAFETY
+    return one * abs(float(outcome.predicted.monte_carlo[index]))
+
+
 def _mean_test(outcome: MasksOutcome) -> Test:
-    """Student's test of the estimates, and the same if their mean were off by SHIFT."""
+    """Student's test of the estimates, and the same if their mean were off by SHIFT.
+
+    Of the expectations within rounding it is that of the nearest.
+    """
     theory, estimates = outcome.predicted, np.asarray(outcome.measured.estimates)
 
     def p_if_off(index: int, by: float) -> float:
         off = by * theory.monte_carlo_rate[index] * np.sqrt(DRAWS[index])
-        expected = float(theory.monte_carlo[index] + off)
-        return mean_p(expected, estimates[index], _skewness(outcome, index))
+        expected, rounding = float(theory.monte_carlo[index] + off), _rounding(outcome, index)
+        mean = float(np.mean(estimates[index], dtype=float))
+        nearest = float(np.clip(mean, expected - rounding, expected + rounding))
+        return mean_p(nearest, estimates[index], _skewness(outcome, index))
 
     right = np.min([p_if_off(index, 0.0) for index in LARGER])
     off = max(p_if_off(index, by) for index in LARGER for by in (-SHIFT, SHIFT))
@@ -414,14 +428,23 @@ def _scatter_test(outcome: MasksOutcome) -> Test:
     """Test of the squared errors of the estimates, and of what they are if errors are off.
 
     What is seen in the mean depends on no draw: errors larger or smaller by a tenth make the sum of
-    the squares, in the mean, larger or smaller by the square of that.
+    the squares, in the mean, larger or smaller by the square of that. Of the sums within rounding
+    it is that of the nearest.
     """
     theory, estimates = outcome.predicted, np.asarray(outcome.measured.estimates)
     errors = (estimates - theory.monte_carlo[:, None]) / theory.monte_carlo_rate[:, None]
-    sums = np.sum(errors**2, axis=1)
     laws = [_squares(outcome, index) for index in range(len(DRAWS))]
-    off = [scatter_p(law.number * by**2, law) for law in laws for by in (TENTH, 2 - TENTH)]
-    right = np.min(list(map(scatter_p, sums.tolist(), laws)))
+
+    def p_of(index: int, size: float) -> float:
+        """Of errors of this root of their mean square."""
+        law = laws[index]
+        rounding = _rounding(outcome, index) / float(theory.monte_carlo_rate[index])
+        nearest = np.clip(1.0, max(size - rounding, 0.0), size + rounding)
+        return scatter_p(law.number * float(nearest) ** 2, law)
+
+    indices, sizes = range(len(DRAWS)), np.sqrt(np.mean(errors**2, axis=1)).tolist()
+    off = [p_of(index, by) for index in indices for by in (TENTH, 2 - TENTH)]
+    right = np.min(list(map(p_of, indices, sizes)))
     return Test(*(of_several(float(p), len(DRAWS)) for p in (right, max(off))))
 
 

@@ -20,7 +20,9 @@ from distributed.comm.addressing import parse_address
 from distributed.security import Security
 
 from lrdyn.core.show import shortened
+from lrdyn.engine import measured_arithmetic
 from lrdyn.engine.arguments import CLUSTER
+from lrdyn.engine.arithmetic import Measured
 from lrdyn.engine.cluster import shared_folder, worker
 from lrdyn.engine.cluster.credentials import credentials
 from lrdyn.engine.cluster.local_workers import DEATHS
@@ -174,6 +176,49 @@ class Cluster:
         kinds = Counter(tuple(sorted(one.items())) for one in self.greeted.values())
         versions = {name: version(name) for name in ("dask", "distributed")}
         return [{**dict(kind), **versions, "workers": count} for kind, count in kinds.items()]
+
+    def measured(self, precision: str, word: str) -> list[Measured]:
+        """The arithmetic of each kind of worker's device; of whoever comes, if none is there yet.
+
+        Raises:
+            BadInput: one has no such products.
+            PartFailed: workers ended over it.
+            Lost: the scheduler is.
+        """
+        kinds: dict[tuple, list[str]] = {}
+        for address in self.at_work:
+            facts = self.greeted[address]
+            kinds.setdefault((facts["device"], facts["jaxlib"]), []).append(address)
+        asked = [
+            self.client.submit(
+                measured_arithmetic.measured,
+                precision,
+                word,
+                key=f"lrdyn_arithmetic-{uuid.uuid4().hex}",
+                resources={self.release.label: 1},
+                workers=of_kind,
+                allow_other_workers=True,
+            )
+            for of_kind in (*kinds.values(),) or (None,)
+        ]
+        return [self._waited_for(future) for future in asked]
+
+    def _waited_for(self, future: Future) -> Any:
+        """What a task returned, or raised."""
+        pool = ThreadPoolExecutor(1)
+        try:
+            coming = pool.submit(future.result)
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    return coming.result(timeout=0.5)
+                self.check()
+        except (KilledWorker, FutureCancelledError, OSError) as error:
+            self.check()
+            raise PartFailed(
+                f"workers ended while they measured their arithmetic: {error}"
+            ) from error
+        finally:
+            pool.shutdown(wait=False)
 
     def executor(self, recipe: Recipe, progress: Progress) -> "Parts":
         """Who carries out the parts of a sweep."""
