@@ -180,20 +180,20 @@ def test_pairs_that_share_rows_leave_the_loss_as_it_is(files, examples, pool):
     longest = jnp.argsort(-problem.train.mask.sum(axis=1))
     usual, *most = loss.keywords["rooms"]
     assert len(most) == (examples > batches.examples)
+
+    @jax.jit
+    def both(begun, batch):
+        return [
+            jax.value_and_grad(lambda added, way=way: way(added, None, batch, None)[0])(begun)
+            for way in (loss, partial(tuning.squared_error, problem.net))
+        ]
+
     # Of many examples the longest do not fit into the usual room, the shortest do.
     for rows in (longest[:16], longest[-16:]):
         batch = jax.tree.map(lambda x, rows=rows: x[rows], problem.train)
         fits = int(packing.room_for(batch.mask, 4)) <= usual
         assert fits == (not most or rows[0] != longest[0])
-
-        @jax.jit
-        def both(begun, batch=batch):
-            return [
-                jax.value_and_grad(lambda added, way=way: way(added, None, batch, None)[0])(begun)
-                for way in (loss, partial(tuning.squared_error, problem.net))
-            ]
-
-        (packed, slopes), (apart, others) = jax.device_get(both(begun))
+        (packed, slopes), (apart, others) = jax.device_get(both(begun, batch))
         slack = 100 * tolerance("identity", "float32", size=40)
         np.testing.assert_allclose(packed, apart, rtol=slack)
         largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(others))

@@ -321,11 +321,19 @@ def test_the_arithmetic_of_an_emulated_tpu_is_named():
 
 
 LORA = "--adapter-scale 2 --rate-ratio 4 --init-scale 1 --seeds 1".split()
+ONE_STEP = """
+import dataclasses
+from lrdyn.lora.statement import LORA
+
+THEOREM = dataclasses.replace(LORA, scenarios=LORA.scenarios[:1], plots={})
+"""
+"""The theorem without its trainings, in a file of somebody's own."""
 
 
 def test_products_in_tf32_make_identities_false_where_they_were_asked_for(tmp_path):
+    (tmp_path / "one_step.py").write_text(ONE_STEP)
     words = (*LORA, "--dtype", "float32", "--precision", "tf32", "--out", tmp_path)
-    status, text = on("gpu", "verify", "lora", *words)
+    status, text = on("gpu", "verify", f"{tmp_path / 'one_step.py'}:THEOREM", *words)
     assert status == 1
     verdict = verdict_of(tmp_path)
     assert verdict["config"]["precision"] == "tf32"

@@ -5,11 +5,12 @@ import shutil
 import stat
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
 
-from lrdyn.engine import files
+from lrdyn.engine import files, netcdf
 from lrdyn.system import whole_files
 
 
@@ -137,6 +138,88 @@ def test_an_array_may_be_called_as_an_axis_whose_values_it_is_not(tmp_path):
     )
     files.write_netcdf(tmp_path / "a.nc", {"/": data})
     assert xr.load_dataset(tmp_path / "a.nc", engine="h5netcdf").identical(data)
+
+
+def attributes_of(data):
+    return {name: (type(value), np.array(value).tolist()) for name, value in data.attrs.items()}
+
+
+def described(groups):
+    """All that a reader can see of datasets but their values, and in which order."""
+    return {
+        group: (
+            {n: (v.dims, v.dtype, attributes_of(v)) for n, v in data.variables.items()},
+            [*data.variables],
+            [*data.indexes],
+            {*data.coords},
+            dict(data.sizes),
+            attributes_of(data),
+        )
+        for group, data in groups.items()
+    }
+
+
+def as_xarray_reads_it(path):
+    groups = xr.open_groups(path, engine="h5netcdf")
+    return {group: data.load() for group, data in groups.items()}
+
+
+def is_in_memory(data):
+    return isinstance(data.variable._data, np.ndarray)
+
+
+ATTRIBUTES = {"words": "a b", "number": 3, "float": 2.5, "list": [1.0, 2.0]}
+
+
+@pytest.fixture
+def results_file(tmp_path):
+    """A file with all that results have."""
+    data = xr.Dataset(
+        {
+            "a": (("x", "y"), np.array([[1.0, np.nan], [3.0, 4.0], [5.0, 6.0]])),
+            "single": ("y", np.ones(2, np.float32), {"long_name": "ones", "units": "1"}),
+            "true": ("x", [True, False, True]),
+            "at": (("x", "y"), np.arange(6).reshape(3, 2)),
+            "empty": (("x", "empty"), np.zeros((3, 0))),  # called as an axis without values
+            "scalar": 2.5,
+            "said": ("x", ["", "b", "ccc"]),
+        },
+        {"y": [1.0, 2.0], "step": ("x", [3, 2, 1]), "word": ("y", ["p", "qr"])},
+        ATTRIBUTES,
+    )
+    data["y"].attrs.update(symbol="y", units="1")
+    path = tmp_path / "results.nc"
+    files.write_netcdf(path, {"/": data, "/deep/er": data.isel(x=slice(2)), "/bare": data[["at"]]})
+    return path
+
+
+def test_groups_are_read_as_xarray_reads_them(results_file):
+    found, wanted = netcdf.read_groups(results_file), as_xarray_reads_it(results_file)
+    assert list(found) == list(wanted) == ["/", "/deep", "/deep/er", "/bare"]
+    assert described(found) == described(wanted)
+    for group, data in found.items():
+        assert data.identical(wanted[group])
+        assert all(map(is_in_memory, data.data_vars.values()))
+
+
+def test_a_large_file_is_read_when_it_is_used(results_file, monkeypatch):
+    monkeypatch.setattr(netcdf, "SLAB", 300)
+    found = netcdf.read_groups(results_file)
+    assert not is_in_memory(found["/"]["a"])
+    assert found["/"].identical(as_xarray_reads_it(results_file)["/"])
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"scale_factor": 0.5}, {"units": "days since 2000-01-01"}, {"_FillValue": 1.0}]
+)
+def test_what_has_another_meaning_is_left_to_xarray(attributes, tmp_path):
+    path = tmp_path / "a.nc"
+    files.write_netcdf(path, {"/": xr.Dataset({"x": ("t", np.arange(3.0))})})
+    with h5py.File(path, "a") as file:
+        file["x"].attrs.update(attributes)
+    found = netcdf.read_groups(path)["/"]
+    assert found.identical(xr.load_dataset(path, engine="h5netcdf"))
+    assert found.x.values.tolist() != [0.0, 1.0, 2.0]
 
 
 # Calls of the system that fail --------------------------------------------------------------------

@@ -147,7 +147,7 @@ def differences(first: Path, second: Path) -> list[str]:
 
 
 def _source_digest(folder: Path) -> str:
-    """The digest of the sources that made the results of a folder; of no array is anything read."""
+    """The digest of the sources that made the results of a folder."""
     with ExitStack() as opened:
         groups = results.read(folder / results.NAME)
         for group in groups.values():

@@ -17,7 +17,7 @@ import numpy as np
 
 from lrdyn.data import guarded, hdf5
 from lrdyn.data.guarded import Refused
-from lrdyn.engine import files, verdict_schema
+from lrdyn.engine import files, netcdf, verdict_schema
 
 if TYPE_CHECKING:
     import xarray
@@ -77,7 +77,7 @@ def write(
 
 
 def read(path: Path) -> dict[str, "xarray.Dataset"]:
-    """Open all groups of a ``results.nc``; their arrays are read when they are used.
+    """Open all groups of a ``results.nc``; arrays of a large one are read when they are used.
 
     The group ``"/"`` has the attributes ``name``, ``digest`` and ``judges``, and as JSON
     ``config`` and ``environment``.
@@ -87,8 +87,6 @@ def read(path: Path) -> dict[str, "xarray.Dataset"]:
         Damaged: it cannot be read, or asks for what results never do (:mod:`lrdyn.data.hdf5`).
         OSError: the machine could not read it.
     """
-    import xarray
-
     try:
         hdf5.check(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -96,7 +94,7 @@ def read(path: Path) -> dict[str, "xarray.Dataset"]:
     except Refused as error:
         raise Damaged(path, error.why) from None
     with _damage_named(path):
-        found = xarray.open_groups(path, engine="h5netcdf")
+        found = netcdf.read_groups(path)
     return {group: d for group, d in found.items() if d.variables or group == "/"}
 
 

@@ -1,0 +1,169 @@
+"""Reading netCDF-4 files as :mod:`lrdyn.engine.files` writes them, by h5py itself.
+
+xarray's own reader looks every axis of every array up by its address in the file, and opens an
+array again for each thing that it asks of it: for the hundreds of small arrays of a verdict that
+takes longer than to judge them.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lrdyn.engine.files import NO_AXIS, SLAB
+
+if TYPE_CHECKING:
+    import xarray
+
+WITHOUT_VALUES = "This is a netCDF dimension but not a netCDF variable"
+"""Begin of the words that netCDF gives an axis without values."""
+OF_FORMAT = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_NCProperties"}
+"""Attributes that netCDF uses itself."""
+OURS = {"_FillValue", "dtype", "long_name", "symbol", "units"} | {  # and those of figures
+    "compare",
+    "curve_along",
+    "kind",
+    "tolerance",
+}
+"""Attributes of arrays that are understood here: xarray knows the meaning of others."""
+UNITS = {"1", "steps", "bytes", "degrees"}
+"""Units that are understood: those of time make other values of what is stored."""
+
+
+class _Other(Exception):
+    """The file has something that we never write."""
+
+
+def read_groups(path: Path) -> dict[str, "xarray.Dataset"]:
+    """Open all groups of a netCDF-4 file.
+
+    Arrays of a small file are read at once. Those of a large one, or of one that somebody else has
+    written, are read by xarray when they are used; what comes back is the same.
+
+    Args:
+        path: a file that was looked through (:mod:`lrdyn.data.hdf5`).
+
+    Raises:
+        OSError, KeyError, RuntimeError, ...: whatever h5py raises on a damaged file.
+    """
+    import xarray
+
+    try:
+        return _whole(path)
+    except _Other:
+        return dict(xarray.open_groups(path, engine="h5netcdf"))
+
+
+def _whole(path: Path) -> dict[str, "xarray.Dataset"]:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        groups = dict(_groups("/", file))
+        nodes = {group: dict(node.items()) for group, node in groups.items()}
+        arrays = {
+            group: {name: node for name, node in named.items() if isinstance(node, h5py.Dataset)}
+            for group, named in nodes.items()
+        }
+        every = [array for named in arrays.values() for array in named.values()]
+        if sum(math.prod(array.shape) * array.dtype.itemsize for array in every) > SLAB:
+            raise _Other
+        axes = {
+            _address(array.id): name for named in arrays.values() for name, array in named.items()
+        }
+        return {group: _dataset(node, arrays[group], axes) for group, node in groups.items()}
+
+
+def _groups(place: str, group: Any) -> Iterator[tuple[str, Any]]:
+    import h5py
+
+    yield place, group
+    for name, node in group.items():
+        if isinstance(node, h5py.Group):
+            yield from _groups(f"{place.rstrip('/')}/{name}", node)
+
+
+def _address(identifier: Any) -> int:
+    """Where an object is in its file."""
+    import h5py
+
+    library: Any = h5py  # whose stubs lack it
+    return library.h5o.get_info(identifier).addr
+
+
+def _dataset(group: Any, arrays: Mapping[str, Any], axes: Mapping[int, str]) -> "xarray.Dataset":
+    import xarray
+
+    attributes = _attributes(group)
+    labels = attributes.pop("coordinates", "").split()
+    variables = {}
+    for name, array in arrays.items():
+        known = _attributes(array)
+        if not str(_text(array.attrs.get("NAME", ""))).startswith(WITHOUT_VALUES):
+            variable = _variable(array, _axes(name, array, axes), known)
+            variables[name.removeprefix(NO_AXIS)] = variable
+    marked = {name for name, one in variables.items() if name in labels or one.dims == (name,)}
+    # Coordinates last, as xarray lists them.
+    listed = dict(sorted(variables.items(), key=lambda one: one[0] in marked))
+    return xarray.Dataset(listed, attrs=attributes).set_coords(sorted(marked))
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    """Those that somebody gave, as xarray has them: of a list of one number the number."""
+    found = {}
+    for name in node.attrs:
+        if name.startswith("_Netcdf4"):
+            raise _Other
+        if name not in OF_FORMAT:
+            value = _text(node.attrs[name])
+            if isinstance(value, np.ndarray):
+                if value.dtype.kind not in "biuf" or value.ndim != 1 or not value.size:
+                    raise _Other
+                value = value[0] if len(value) == 1 else value
+            elif not isinstance(value, str | np.generic):
+                raise _Other
+            found[name] = value
+    return found
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _axes(name: str, array: Any, axes: Mapping[int, str]) -> tuple[str, ...]:
+    """Names of the axes of an array, by the references to them that it has."""
+    import h5py
+
+    if _text(array.attrs.get("CLASS", "")) == "DIMENSION_SCALE":
+        if array.ndim != 1:
+            raise _Other
+        return (name,)
+    listed = array.attrs.get("DIMENSION_LIST", ())
+    if len(listed) != array.ndim or not all(map(len, listed)):
+        raise _Other
+    file = array.file.id
+    return tuple(axes[_address(h5py.h5r.dereference(one[-1], file))] for one in listed)
+
+
+def _variable(array: Any, dims: tuple[str, ...], known: dict[str, Any]) -> "xarray.Variable":
+    import h5py
+    import xarray
+
+    if not known.keys() <= OURS or known.get("units", "1") not in UNITS:
+        raise _Other
+    fill, kind = known.pop("_FillValue", math.nan), known.pop("dtype", None)
+    if not (isinstance(fill, float | np.floating) and math.isnan(fill)) or kind not in (
+        None,
+        "bool",
+    ):
+        raise _Other
+    text = h5py.check_string_dtype(array.dtype)
+    if text is None:
+        values = np.asarray(array[()])
+        values = values.astype(bool) if kind == "bool" else values
+    elif text.length is None:
+        values = np.asarray(array.asstr()[()], object).astype(str)
+    else:
+        raise _Other
+    return xarray.Variable(dims, values, known)
