@@ -23,10 +23,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lrdyn.engine.domains import value
 from lrdyn.engine.statement import Experiment
 from lrdyn.registry import theorems
 from tests.faults import command_lines
-from tests.faults.configurations import value
 from tests.runs import ROOT, TINY, started
 
 LONGEST = 900.0
