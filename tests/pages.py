@@ -324,12 +324,21 @@ def _module(module: str, rest: list[str], folder: Path) -> None:
     elif module == "benchmarks":
         benchmarks.parse(rest)
     else:
-        main = f"{module}.__main__" if (ROOT / module.replace(".", "/")).is_dir() else module
-        spec = importlib.util.find_spec(main)
-        if spec is None or spec.origin is None:
-            raise cli.BadInput("no such module")
-        flags = re.findall(r"--[\w-]+", Path(spec.origin).read_text())
+        flags = re.findall(r"--[\w-]+", _source(module).read_text())
         _known([word for word in rest if word.startswith("--")], flags)
+
+
+def _source(module: str) -> Path:
+    """The file that ``python -m`` runs."""
+    # By its place, if it is here: a script in docs/examples may have the name of a package.
+    place = ROOT / module.replace(".", "/")
+    for file in (place / "__main__.py", place.with_suffix(".py")):
+        if file.is_file():
+            return file
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise cli.BadInput("no such module")
+    return Path(spec.origin)
 
 
 def _script(file: str, rest: list[str], folder: Path) -> None:
