@@ -21,9 +21,9 @@ CAPTION = """\
 The survey's own Figure 7 was not available: this one is ours. {what}, rank {rank}, {seeds},
 {dtype}, {tested} tested. (a) Pearson correlation at the last step, mean and standard error; dotted:
 ridge on the frozen network ({verdict}). {authors}(b) Paired differences: seeds, mean, simultaneous
-95 % interval (one of the study's {intervals}, by Bonferroni); p after Holm, of {pairs}: {smallest}.
-The seeds would show {least}. (c) Singular values with 99 % of the energy of what each matrix was
-given, n = {most}, mean over matrices: {ranks}.
+95 % interval (Bonferroni, {intervals}); p after Holm, of {pairs}: {smallest}. The seeds would show
+{least}. (c) Singular values with 99 % of the energy of what each matrix was given, n = {most}, mean
+over matrices: {ranks}.
 """
 NOTES = """\
 How: {how}

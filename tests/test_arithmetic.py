@@ -131,12 +131,17 @@ def test_the_numbers_are_kept_for_other_processes(tmp_path, monkeypatch):
             measured_arithmetic.measured(*other, kept=kept)
 
 
-PAIRS = {"matmuls": "highest", "products": "pairs of float32", "product": 15.8}
-GOOD = {"matmuls": "highest", "products": "float64", "product": 0.5}
+OF_PAIRS = {"matmuls": "highest", "products": "pairs of float32", "product": 15.8}
+OF_FLOAT64 = {"matmuls": "highest", "products": "float64", "product": 0.5}
 
 
 @pytest.mark.parametrize(
-    ("kinds", "dtype"), [([GOOD], "float64"), ([GOOD, PAIRS], "float32"), ([PAIRS], "float32")]
+    ("kinds", "dtype"),
+    [
+        ([OF_FLOAT64], "float64"),
+        ([OF_FLOAT64, OF_PAIRS], "float32"),
+        ([OF_PAIRS], "float32"),
+    ],
 )
 def test_the_worst_kind_of_worker_decides_the_precision(kinds, dtype):
     """Not the process that asks, which computes nothing."""

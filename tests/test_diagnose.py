@@ -383,8 +383,8 @@ def test_selected_matrices():
         (lambda: diagnosis.extract(START, END, energy=1.5), "energy: got 1.5, wanted above 0"),
         (lambda: diagnosis.extract(START, END, save="z"), "save: got 'z', wanted a pattern"),
         (lambda: diagnosis.extract(START, END, select="z"), "select: got 'z', wanted some"),
-        (lambda: diagnosis.extract(START, START), "AFTER: got no <module>.weight that moved"),
-        (lambda: diagnosis.extract(START, END, save="*"), "AFTER: got no <module>.weight that"),
+        (lambda: diagnosis.extract(START, START), "after: got no <module>.weight that moved"),
+        (lambda: diagnosis.extract(START, END, save="*"), "after: got no <module>.weight that"),
     ],
 )
 def test_wrong_calls_are_named(call, said, unchecked):

@@ -124,7 +124,7 @@ def test_the_command(tmp_path, monkeypatch, unchecked, capsys):
     assert f"relative error of what is added to the weights: {made.error:.2e}" in out
     for words, said in (
         (["one:x", "--out", "c"], "ADAPTER: got 'one:x', wanted FOLDER or FOLDER:WEIGHT"),
-        (["none", "--out", "c"], "(No such file or directory), wanted a folder that PEFT wrote"),
+        (["none", "--out", "c"], "(did you mean 'one'?), wanted a folder that PEFT wrote"),
         (["w.safetensors", "--out", "c"], "got 'w.safetensors', wanted a folder that PEFT wrote"),
         (
             ["one", "--out", "c", "--resize", "2", "--energy", ".9"],

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from lrdyn import adapters, networks
 from lrdyn.data import mnist
+from lrdyn.engine.arithmetic import scope
 from lrdyn.networks import MLP, mlp
 from lrdyn.studies.adapter_training.tasks import parts_of
 from lrdyn.training import Batches, train
@@ -48,6 +49,12 @@ class Batch(NamedTuple):
 @lru_cache(maxsize=2)
 def pretrained(precision: str) -> MLP:
     """A perceptron that tells 0 to 4 apart, always the same."""
+    # It is kept under this name, so that it must not depend on the precision of whoever asks first.
+    with scope(precision):
+        return _trained(precision)
+
+
+def _trained(precision: str) -> MLP:
     digits = mnist()
     known = digits.labels < KNOWN
     data = {"x": digits.inputs.T[known].astype(precision), "y": digits.labels[known]}
