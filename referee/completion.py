@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from referee.descent import Layers, amplification, chain, descend
-from referee.redone import Redone, saved_as
+from referee.redone import Redone, saved_as, saved_sides
 from referee.results import Point, once
 
 MISSED = 32.0
@@ -326,7 +326,7 @@ def whole_basis(point: Point) -> Redone | None:
     both = np.hstack([right[:r].T, chain(of.layers).T @ left[:, :r] / e])
     columns, found = np.linalg.qr(both)[0], basis(of)
     least = float(np.linalg.svd(both, compute_uv=False)[-1])
-    saved = (point.found["basis_predicted"], point.found["basis_measured"])
+    saved = saved_sides(point, "basis")
     condition = (float(values[0]) + e) / gap / least
     return Redone(columns @ columns.T, found @ found.T, 1.0, condition, "equal", *saved)
 
@@ -340,7 +340,7 @@ def basis_gap(point: Point) -> Redone | None:
         return None
     values = np.linalg.svd(first_gradient(of), compute_uv=False)
     seen = float(values[of.rank] / values[of.rank - 1])
-    saved = (point.found["basis_gap_predicted"], point.found["basis_gap_measured"])
+    saved = saved_sides(point, "basis_gap")
     condition = float(np.linalg.norm(of.target, 2) + e) / (least - e)
     return Redone(e / (least - e), seen, 1.0, condition, "at most", *saved)
 

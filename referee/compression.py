@@ -3,7 +3,7 @@
 import numpy as np
 
 from referee.descent import amplification, chain, descend
-from referee.redone import Redone
+from referee.redone import Redone, saved_sides
 from referee.results import Point, once
 from referee.theorem2 import Setting, frame, rho, setting_of
 
@@ -33,7 +33,7 @@ def error_identity(point: Point) -> Redone | None:
     seen = np.array([np.linalg.norm(whole - compressed_product(of, r), axis=(1, 2)) for r in ranks])
     scale = max(float(np.linalg.norm(whole, axis=(1, 2)).max()), float(np.abs(theory).max()))
     condition = amplification(run, of.layers, float(np.abs(whole).max()), whole)
-    saved = (point.found["error_predicted"], point.found["error_measured"])
+    saved = saved_sides(point, "error")
     return Redone(theory, seen, scale, condition, "equal", *saved)
 
 
@@ -75,7 +75,7 @@ def parameters(point: Point) -> Redone | None:
     outer = 4 * d * point.case["ranks"]
     dense = sum(w.size for w in point.parts("weights"))
     seen = np.stack([np.full_like(inner, dense), inner + outer, inner], axis=1)
-    saved = (point.found["parameters_predicted"], point.found["parameters_measured"])
+    saved = saved_sides(point, "parameters")
     return Redone(theory, seen, 1.0, 1.0, "count", *saved)
 
 

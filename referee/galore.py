@@ -9,7 +9,7 @@ from scipy.linalg import svd
 from referee.low_rank import Map, Setting, galore, relora
 from referee.networks import Slope
 from referee.optimizers import Rule, adam, begun, momentum, sgd
-from referee.redone import EPS, Claim, Redone
+from referee.redone import EPS, Claim, Redone, saved_sides
 from referee.results import Point, once
 
 ORDER = ("bias", "first", "second")
@@ -219,7 +219,7 @@ def optax_decay(point: Point) -> Redone:
     first = of._replace(times=[1])
     start = np.concatenate([w.ravel() for w in of.start])
     plain, decayed = (optax_path(first, name, share)[0] - start for share in (0.0, decay))
-    saved = (point.found["optax_decay_predicted"], point.found["optax_decay_measured"])
+    saved = saved_sides(point, "optax_decay")
     scale = max(np.abs(plain).max(), np.abs(start).max())
     return Redone(-of.rate * decay * start, decayed - plain, scale, 1.0, "equal", *saved)
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from referee.redone import EPS, Claim, Redone
+from referee.redone import EPS, Claim, Redone, saved_sides
 from referee.results import Point, once
 
 
@@ -104,7 +104,7 @@ def gradient_path(point: Point) -> Redone | None:
         return None
     theory = np.array([of.path(point.times) for of in every])
     seen = np.array([of.descent(point.times) for of in every])
-    saved = (point.found["gradient_path_predicted"], point.found["gradient_path_measured"])
+    saved = saved_sides(point, "gradient_path")
     return Redone(theory, seen, None, 1.0, "equal", *saved)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from referee import theorem2
 from referee.descent import Layers, amplification, chain, descend
-from referee.redone import Redone
+from referee.redone import Redone, saved_sides
 from referee.results import Point
 
 SLOPES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
@@ -62,7 +62,7 @@ def pissa_residual(point: Point) -> Redone:
     frozen = w - left[:, :r] * values[:r] @ right[:r]
     theory = np.pad(values[r:], (0, r))
     seen = np.linalg.svd(frozen, compute_uv=False)
-    saved = (point.found["pissa_residual_predicted"], point.found["pissa_residual_measured"])
+    saved = saved_sides(point, "pissa_residual")
     return Redone(theory, seen, values[0], 1.0, "equal", *saved)
 
 
@@ -105,7 +105,7 @@ def zero_factors(point: Point) -> Redone:
     of_b = errors @ (0 * c["A"] @ c["inputs"]).T
     of_a = (0 * c["B"]).T @ errors @ c["inputs"].T
     seen = np.count_nonzero(of_b) + np.count_nonzero(of_a)
-    saved = (point.found["zero_factors_predicted"], point.found["zero_factors_measured"])
+    saved = saved_sides(point, "zero_factors")
     return Redone(0, seen, 1.0, 1.0, "count", *saved)
 
 
@@ -142,7 +142,7 @@ def deep_lora(point: Point) -> Redone | None:
     of, seen = both
     theory = np.sqrt(of.bulk) * np.prod(np.abs(theorem2.rho(of)), axis=1)
     scale, condition = of_products(of)
-    saved = (point.found["deep_lora_predicted"], point.found["deep_lora_measured"])
+    saved = saved_sides(point, "deep_lora")
     return Redone(theory, seen, scale, condition, "equal", *saved)
 
 
@@ -181,7 +181,7 @@ def parameters(point: Point) -> Redone:
         plain = sum(8 * (m + n) for m, n in shapes)
         each = [len(shapes), plain, plain + 64 * len(shapes), plain + 192 * len(shapes)]
         counted.append(each)
-    saved = (point.found["parameters_predicted"], point.found["parameters_measured"])
+    saved = saved_sides(point, "parameters")
     return Redone(saved[0], np.array(counted), 1.0, 1.0, "count", counted, counted)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from referee.masks import expected, masks, nuclear, square
-from referee.redone import EPS, Redone, saved_as
+from referee.redone import EPS, Redone, saved_as, saved_sides
 from referee.results import Point, once
 
 STEPS = 24_000
@@ -284,7 +284,7 @@ def attained(point: Point) -> Iterator[Redone]:
     for _, of in list(asked(point, "all"))[:1]:
         white = of._replace(data=point.case["white"])
         unit = np.eye(len(white.data))
-        saved = (point.found["attained_predicted"], point.found["attained_measured"])
+        saved = saved_sides(point, "attained")
         yield Redone(white.bound(unit), white.added(unit), None, 1.0, "equal", *saved)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from referee import draws
-from referee.redone import EPS, Redone, saved_as
+from referee.redone import EPS, Redone, saved_as, saved_sides
 from referee.results import Point, once
 
 Mask = np.ndarray
@@ -83,7 +83,7 @@ def mask_identity(point: Point) -> Redone:
     of = Masked(point)
     theory = of.formula(of.mean, of.covariance())
     seen = expected(of.masks(), lambda mask: of.loss(mask, of.mean))
-    saved = (point.found["mask_identity_predicted"], point.found["mask_identity_measured"])
+    saved = saved_sides(point, "mask_identity")
     return Redone(theory, seen, None, 1.0, "equal", *saved)
 
 
@@ -95,7 +95,7 @@ def any_masks(point: Point) -> Redone:
     covariance = (support - mean).T @ ((support - mean) * p[:, None])
     theory = of.formula(mean, covariance)
     seen = math.fsum(w * of.loss(mask, mean) for w, mask in zip(p, support, strict=True))
-    saved = (point.found["any_masks_predicted"], point.found["any_masks_measured"])
+    saved = saved_sides(point, "any_masks")
     return Redone(theory, seen, None, 1.0, "equal", *saved)
 
 

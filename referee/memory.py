@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from referee.redone import Claim, Redone
+from referee.redone import Claim, Redone, saved_sides
 from referee.results import Point
 
 Shapes = Sequence[tuple[int, int]]
@@ -83,7 +83,7 @@ def weights_held(point: Point) -> Redone:
     m, n, r, _ = sizes(point, (rows, cols))
     theory = [m * n, *[m * n + r * (m + n)] * 3, m * n]
     counted = [entries(method(rows, cols, r).weights) for method in METHODS]
-    saved = (point.found["weights_held_predicted"], point.found["weights_held_measured"])
+    saved = saved_sides(point, "weights_held")
     return Redone(np.array(theory), np.array(counted), 1.0, 1.0, "count", *saved)
 
 
@@ -94,7 +94,7 @@ def state_held(point: Point) -> Redone:
     formulas = (2 * m * n, 2 * r * (m + n), 2 * r * (m + n), 2 * n * r, m * r + 2 * n * r)
     theory = [size * numbers + 4 for numbers in formulas]
     counted = [state_bytes(method(rows, cols, r), size) for method in METHODS]
-    saved = (point.found["state_held_predicted"], point.found["state_held_measured"])
+    saved = saved_sides(point, "state_held")
     return Redone(np.array(theory), np.array(counted), 1.0, 1.0, "count", *saved)
 
 
@@ -108,7 +108,7 @@ def optax_shapes(point: Point) -> Redone:
         theory.append([max(m, n), r, *moment])
         held = optax_galore(m, n, r)
         seen.append([*held.projector[0], *held.trained[0]])
-    saved = (point.found["optax_shapes_predicted"], point.found["optax_shapes_measured"])
+    saved = saved_sides(point, "optax_shapes")
     return Redone(np.array(theory), np.array(seen), 1.0, 1.0, "count", *saved)
 
 
@@ -120,7 +120,7 @@ def optax_held(point: Point) -> Redone:
         m, n, r, size = sizes(point, W.shape)
         theory.append(size * (n * r + 2 * m * r) + 8)
         seen.append(state_bytes(optax_galore(rows, cols, r), size))
-    saved = (point.found["optax_held_predicted"], point.found["optax_held_measured"])
+    saved = saved_sides(point, "optax_held")
     return Redone(np.array(theory), np.array(seen), 1.0, 1.0, "count", *saved)
 
 

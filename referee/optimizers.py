@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from referee.redone import Claim, Redone
+from referee.redone import Claim, Redone, saved_sides
 from referee.results import Point, once
 
 
@@ -214,7 +214,7 @@ def both_trained(point: Point) -> Redone:
     """One is trained in the k entries of Lambda, the other in the n of theta."""
     of = regression(point)
     coordinates, theta = of.S @ of.start, of.S.T @ (of.S @ of.start)
-    saved = (point.found["both_trained_predicted"], point.found["both_trained_measured"])
+    saved = saved_sides(point, "both_trained")
     counted = np.array([coordinates.size, theta.size])
     return Redone(np.array(of.S.shape), counted, 1.0, 1.0, "count", *saved)
 
@@ -231,7 +231,7 @@ def same_eps(point: Point) -> Redone:
         theory.append([s * rate * of.S.T @ bracket])
         first = of._replace(times=[1])
         seen.append(first.projected(s, part)[0, ADAM] - first.projected(s, part / s)[0, ADAM])
-    saved = (point.found["same_eps_predicted"], point.found["same_eps_measured"])
+    saved = saved_sides(point, "same_eps")
     scale = np.abs(of.start)
     return Redone(np.array(theory), np.array(seen), scale, 1.0, "equal", *saved)
 

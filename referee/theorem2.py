@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from referee.descent import Layers, Record, amplification, chain, descend
-from referee.redone import Redone
+from referee.redone import Redone, saved_sides
 from referee.results import Point, once
 
 
@@ -184,7 +184,7 @@ def spectra(point: Point) -> Redone | None:
     run = lambda start: of.dense(start, lambda layers: values(np.array(layers)))  # noqa: E731
     seen = run(of.layers)
     scale = float(seen.max())
-    saved = (point.found["singular_values_predicted"], point.found["singular_values_measured"])
+    saved = saved_sides(point, "singular_values")
     condition = amplification(run, of.layers, scale, seen)
     return Redone(theory, seen, scale, condition, "equal", *saved)
 
@@ -202,7 +202,7 @@ def loss(point: Point) -> Redone | None:
     run = lambda start: of.dense(start, value)  # noqa: E731
     seen = run(of.layers)
     condition = amplification(run, of.layers, float(seen.max()), seen)
-    saved = (point.found["loss_predicted"], point.found["loss_measured"])
+    saved = saved_sides(point, "loss")
     return Redone(theory, seen, None, condition, "equal", *saved)
 
 
@@ -305,7 +305,7 @@ def class_rho(point: Point) -> Redone | None:
     theory = of.scales[:-1] * (1 - of.rate * of.decay[:-1]) ** power
     seen, scale = of.descend(of.layers, mean), largest(of)
     condition = amplification(lambda w: of.descend(w, mean), of.layers, scale, seen)
-    saved = (point.found["class_rho_predicted"], point.found["class_rho_measured"])
+    saved = saved_sides(point, "class_rho")
     return Redone(theory, seen, scale, condition, "equal", *saved)
 
 
@@ -379,7 +379,7 @@ def collapse(point: Point) -> Redone | None:
     if (of := labelled(point)) is None or (seen := trained_ratio(point)) is None:
         return None
     p, _ = collapse_prediction(of)
-    saved = (point.found["collapse_predicted"], point.found["collapse_measured"])
+    saved = saved_sides(point, "collapse")
     return Redone(p, seen, p, 1.0, "limit", *saved, tolerance=0.03)
 
 
@@ -403,7 +403,7 @@ def collapse_loss(point: Point) -> Redone | None:
     theory = small_classifier(of, lambda w: np.sum((chain(w) - goal) ** 2) / 2)
     value = lambda w: np.sum((chain(w) @ of.inputs - of.outputs) ** 2) / 2  # noqa: E731
     seen = of.descend(of.layers, value)
-    saved = (point.found["collapse_loss_predicted"], point.found["collapse_loss_measured"])
+    saved = saved_sides(point, "collapse_loss")
     return Redone(theory, seen, None, 1.0, "equal", *saved)
 
 

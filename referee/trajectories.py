@@ -6,7 +6,7 @@ import numpy as np
 
 from referee import low_rank
 from referee.low_rank import Pair, Run, Setting, galore, lifted_momentum, relora, top_vectors
-from referee.redone import EPS, Claim, Redone
+from referee.redone import EPS, Claim, Redone, saved_sides
 from referee.results import Point, once
 
 
@@ -62,7 +62,7 @@ def trained(point: Point, policies: int = 0) -> Redone:
     factors = [m.project(w) for m, w in zip(maps, of.start, strict=True)]
     counted = sum(factor.size for factor in factors)
     of_each = np.ones(policies, int) if policies else 1
-    saved = (point.found["trained_predicted"], point.found["trained_measured"])
+    saved = saved_sides(point, "trained")
     return Redone(formula * of_each, counted * of_each, 1.0, 1.0, "count", *saved)
 
 
@@ -200,7 +200,7 @@ def lifted(point: Point) -> Redone | None:
     of = both.galore.of
     alone = Run(of, np.array([lifted_momentum(of, policy) for policy in low_rank.POLICIES]))
     theory, run, condition = alone.recorded, both.relora.recorded, both.condition(recorded)
-    saved = (point.found["lifted_predicted"], point.found["lifted_measured"])
+    saved = saved_sides(point, "lifted")
     return Redone(theory, run, None, condition, "equal", *saved)
 
 
