@@ -77,22 +77,16 @@ def main(words: Sequence[str]) -> None:
     say("\n".join([*made.lines(), f"adapter: {out}"]))
 
 
+WAYS = {"resize": "rank", "energy": "energy", "budget": "budget", "error": "error"}
+"""Flag that says how large the adapter becomes -> what :func:`lrdyn.diagnosis.combine` calls it."""
+
+
 def _flags(options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "--resize": options.resize,
-        "--energy": options.energy,
-        "--budget": options.budget,
-        "--error": options.error,
-    }
+    return {f"--{flag}": getattr(options, flag) for flag in WAYS}
 
 
 def _ways(options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "rank": options.resize,
-        "energy": options.energy,
-        "budget": options.budget,
-        "error": options.error,
-    }
+    return {way: getattr(options, flag) for flag, way in WAYS.items()}
 
 
 def _weighted(word: str) -> tuple[str, float]:
