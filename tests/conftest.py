@@ -15,10 +15,12 @@ import jaxtyping
 import pytest
 from hypothesis import settings
 
+from tests import typed
+
 collect_ignore_glob = ["data/*"]
 """Scripts that made files, in environments of their own."""
 
-HOOK = jaxtyping.install_import_hook("lrdyn", "beartype.beartype")
+HOOK = jaxtyping.install_import_hook("lrdyn", typed.NAME)
 
 from lrdyn.engine import accelerators, process  # noqa: E402  (after the hook)
 from tests import programs  # noqa: E402

@@ -28,7 +28,7 @@ from lrdyn.system.private_files import NotPrivate, SignedFolder
 from lrdyn.theorem2 import subspace
 from lrdyn.theorem2.statement import THEOREM2
 from tests.jobs import claims_job
-from tests.programs import of_command
+from tests.programs import kept_at, of_command
 from tests.runs import TINY, Told, finished, python, results_of
 
 SMALL = ["--dim", "6", "--depth", "2", "--rank", "1", "--steps", "5"]
@@ -46,17 +46,38 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "kept"
 
 
+def swept(base, precision="float64", code=CODE, programs=True, **changed):
+    """A small sweep of Theorem 2, whose program is kept; after an edit with another ``code``."""
+    kept = kept_programs.KeptPrograms(SignedFolder(base, "kept"), CODE)
+    if programs is not True:
+        kept = programs
+    job = claims_job(THEOREM2, SCENARIO, SETTINGS | changed, [0, 1], "/", precision, False)
+    context = Context(progress=Told(), programs=kept and kept._replace(code=code))
+    return job.run(context)["/"]
+
+
 @pytest.fixture
 def run(tmp_path):
-    """A small sweep of Theorem 2, whose program is kept; after an edit with another ``code``."""
-    kept = kept_programs.KeptPrograms(SignedFolder(tmp_path, "kept"), CODE)
+    """That sweep, with programs of a folder of this test."""
+    return partial(swept, tmp_path)
 
-    def run(precision="float64", programs=kept, code=CODE, **changed):
-        programs = programs and programs._replace(code=code)
-        job = claims_job(THEOREM2, SCENARIO, SETTINGS | changed, [0, 1], "/", precision, False)
-        return job.run(Context(progress=Told(), programs=programs))["/"]
 
-    return run
+@pytest.fixture(scope="module")
+def made_before(tmp_path_factory):
+    """A folder with the program of that sweep, and what the sweep left: most tests begin there."""
+    before, base = kept_at(), tmp_path_factory.mktemp("made_before")
+    kept_programs.let_jax_keep(None)
+    found = swept(base)
+    kept_programs.let_jax_keep(before)
+    return base, found
+
+
+@pytest.fixture
+def first(made_before, folder):
+    """What the sweep left, whose program lies in the folder of this test."""
+    base, found = made_before
+    shutil.copytree(base, folder.parent, dirs_exist_ok=True)
+    return found
 
 
 @pytest.fixture
@@ -99,17 +120,17 @@ def test_other_values_share_a_program(folder, untraceable, run):
     ],
     ids=["setting", "shape", "options", "precision"],
 )
-def test_another_program_is_never_taken(folder, untraceable, monkeypatch, change, run):
-    run()
+def test_another_program_is_never_taken(first, untraceable, monkeypatch, change, run):
     untraceable()
+    assert run().identical(first)
     change(monkeypatch)
     with pytest.raises(pytest.fail.Exception, match="traced"):
         run()
 
 
-def test_a_program_of_other_code_is_never_taken(untraceable, run):
-    run()
+def test_a_program_of_other_code_is_never_taken(first, untraceable, run):
     untraceable()
+    assert run().identical(first)
     with pytest.raises(pytest.fail.Exception, match="traced"):
         run(code="digest of other code")
 
@@ -123,9 +144,8 @@ def test_an_edited_file_of_the_library_is_another_library(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("ending", ["json", "program"])
-def test_a_damaged_program_is_compiled_again(folder, run, ending):
+def test_a_damaged_program_is_compiled_again(folder, first, run, ending):
     """One that is signed all the same, as by a release that wrote it wrongly."""
-    first = run()
     (path,) = folder.glob(f"*.{ending}")
     signed = SignedFolder(folder.parent, folder.name)
     signed.write(path.name, b"{}")
@@ -295,8 +315,7 @@ def uncompilable(monkeypatch):
     return refuse
 
 
-def test_after_an_edit_only_what_changed_is_compiled(folder, run, uncompilable):
-    first = run()
+def test_after_an_edit_only_what_changed_is_compiled(folder, first, run, uncompilable):
     uncompilable()
     assert run(code="edited").identical(first)
     assert sorted(path.suffix for path in folder.iterdir()) == [".json", ".json", ".program"]
@@ -320,9 +339,8 @@ def test_after_an_edit_only_what_changed_is_compiled(folder, run, uncompilable):
         ("reduced_target", lambda of: lambda fixed, target, size: 0 * of(fixed, target, size)),
     ],
 )
-def test_a_mutant_is_compiled_anew_and_killed(folder, run, monkeypatch, mutant):
+def test_a_mutant_is_compiled_anew_and_killed(folder, first, run, monkeypatch, mutant):
     """Ten changes of Theorem 2's formulas, each of which leaves other arrays."""
-    first = run()
     name, change = mutant
     monkeypatch.setattr(subspace, name, change(getattr(subspace, name)))
     changed = run(code="edited")
@@ -369,8 +387,8 @@ def plant(path, ran):
     path.write_bytes(zlib.compress(pickle.dumps(Planted(ran))))
 
 
-def test_code_in_the_place_of_a_program_is_not_run(folder, tmp_path, caplog, run):
-    first, ran = run(), tmp_path / "ran"
+def test_code_in_the_place_of_a_program_is_not_run(folder, first, tmp_path, caplog, run):
+    ran = tmp_path / "ran"
     (path,) = folder.glob("*.program")
     plant(path, ran)
     assert run().identical(first)
