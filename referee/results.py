@@ -63,7 +63,7 @@ class Scenario(NamedTuple):
 
 def scenarios(path: Path) -> dict[str, Scenario]:
     """Every scenario of a file, by its name."""
-    found = {}
+    found, names = {}, dict[int, str]()
     with h5py.File(path) as file:
         dtype = json.loads(_text(file.attrs["config"]))["dtype"]
         for group in (file, *file.values()):
@@ -72,18 +72,20 @@ def scenarios(path: Path) -> dict[str, Scenario]:
             if isinstance(cases := group.get("case"), h5py.Group):
                 title = _text(group.attrs["scenario"])
                 left_out = json.loads(_text(cases.attrs["left_out"]))
-                found[title] = Scenario(title, list(_points(group, cases, dtype)), left_out)
+                found[title] = Scenario(title, list(_points(group, cases, dtype, names)), left_out)
     return found
 
 
-def _points(group: h5py.Group, cases: h5py.Group, dtype: str) -> Iterator[Point]:
+def _points(
+    group: h5py.Group, cases: h5py.Group, dtype: str, names: dict[int, str]
+) -> Iterator[Point]:
     whole = _dataset(group, "longest_axis")
-    axes = _axes(whole)
+    axes = _axes(whole, names)
     fixed = json.loads(_text(group.attrs["fixed"])) | {"dtype": dtype}
     # Cases are those of the first seed; they lie along the axes of the results.
     sizes = [1 if axis == "seed" else n for axis, n in zip(axes, whole.shape, strict=True)]
     values = {axis: _dataset(group, axis)[()] for axis in axes}
-    results, of_cases = _arrays(group, axes), _arrays(cases, axes)
+    results, of_cases = _arrays(group, axes, names), _arrays(cases, axes, names)
     for place in np.ndindex(*sizes):
         flags = {axis: _plain(values[axis][i]) for axis, i in zip(axes, place, strict=True)}
         case = _cut(of_cases, place)
@@ -97,11 +99,11 @@ class _Padded(NamedTuple):
     """Beyond those of the points."""
 
 
-def _arrays(group: h5py.Group, points: list[str]) -> dict[str, _Padded]:
+def _arrays(group: h5py.Group, points: list[str], names: dict[int, str]) -> dict[str, _Padded]:
     found = {}
     for name, array in group.items():
         if isinstance(array, h5py.Dataset):
-            axes = _axes(array)
+            axes = _axes(array, names)
             if axes[: len(points)] == points:
                 found[name] = _Padded(array[()], axes[len(points) :])
     return found
@@ -117,8 +119,21 @@ def _cut(arrays: Mapping[str, _Padded], place: tuple[int, ...]) -> dict[str, np.
     }
 
 
-def _axes(array: h5py.Dataset) -> list[str]:
-    return [str(scale[0].name).rpartition("/")[2] for scale in array.dims if len(scale)]
+def _axes(array: h5py.Dataset, names: dict[int, str]) -> list[str]:
+    """Names of the axes of an array; those that were met are known by their place in the file.
+
+    To name an axis HDF5 looks through the file for it, which takes longer than all else here.
+    """
+    library: Any = h5py  # whose stubs lack what says that place
+    found = []
+    for scale in array.dims:
+        if len(scale):
+            axis = scale[0]
+            place = library.h5o.get_info(axis.id).addr
+            if place not in names:
+                names[place] = str(axis.name).rpartition("/")[2]
+            found.append(names[place])
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import xarray as xr
 
+from lrdyn.engine import results
 from lrdyn.engine.jobs import OLDER_KERNELS
 from lrdyn.figures import exhibits, rendering
 from lrdyn.system import interrupts
@@ -62,7 +63,9 @@ class Finished(NamedTuple):
     folder: Path
     verdict: dict[str, Any]
     group: Callable[[str], xr.Dataset]
-    """Loads a group of ``results.nc``."""
+    """Loads a group of ``results.nc``, by xarray."""
+    groups: Callable[[], dict[str, xr.Dataset]]
+    """Loads all of its groups, as a judge does: sooner than a dozen of them one by one."""
 
 
 def started(
@@ -148,10 +151,11 @@ def finished(name: str, base: Path) -> Finished:
             kept.write_text(json.dumps(ended))
     done = Printed(*json.loads(kept.read_text()))
     if done.returncode:  # an exception would not be cached, and the run repeated for each test
-        return Finished(done, out, {}, lambda group: xr.Dataset())
+        return Finished(done, out, {}, lambda group: xr.Dataset(), dict)
     (folder,) = (out / name).iterdir()
-    groups = functools.cache(functools.partial(results_of, folder))
-    return Finished(done, folder, verdict_of(folder), groups)
+    group = functools.cache(functools.partial(results_of, folder))
+    groups = functools.cache(functools.partial(results.load, folder / "results.nc"))
+    return Finished(done, folder, verdict_of(folder), group, groups)
 
 
 def numbers_of(exhibit: exhibits.Exhibit, settings: dict[str, Any]) -> xr.Dataset:

@@ -69,7 +69,7 @@ def entry_of(ran, name):
 @pytest.mark.parametrize(("theorem", "scenario", "claim"), everywhere("claims"))
 def test_a_verdict_names_the_worst_case(theorem, scenario, claim, precision, tmp_path_factory):
     ran = finished(theorem.name, tmp_path_factory.getbasetemp())
-    results = ran.group(groups_of(theorem, scenario, "float64")[precision])
+    results = ran.groups()[groups_of(theorem, scenario, "float64")[precision]]
     leg = residuals(claim, scenario, results, precision, power=True)
     entry = entry_of(ran, claim.id)
     cases = left_out(leg) == ""
@@ -157,7 +157,7 @@ def moved_to_ten_tolerances(theorem, claim, scenario, outcome, sides, name, plac
 def test_a_changed_entry_turns_the_verdict(theorem, scenario, claim, tmp_path_factory):
     """Wherever it stands: no maximum skips it, no case hides it, and neither does a NaN."""
     ran = finished(theorem.name, tmp_path_factory.getbasetemp())
-    results = ran.group(groups_of(theorem, scenario, "float64")["float64"])
+    results = ran.groups()[groups_of(theorem, scenario, "float64")["float64"]]
     leg = residuals(claim, scenario, results, "float64", power=True)
     every = list(outcomes(claim, scenario, results, "float64"))
     judged = np.flatnonzero(left_out(leg).ravel() == "")
@@ -243,7 +243,7 @@ def test_a_control_is_seen_to_fail(theorem, scenario, control, tmp_path_factory)
     ran = finished(theorem.name, tmp_path_factory.getbasetemp())
     entry = entry_of(ran, control.id)
     assert (entry["kind"], entry["holds"]) == ("control", True)
-    results = ran.group(f"/controls/{control.id}/float64")
+    results = ran.groups()[f"/controls/{control.id}/float64"]
     assert results.attrs["claim"] == control.claim
     claim = claim_of(control, scenario)
     leg = residuals(claim, scenario, results, "float64")

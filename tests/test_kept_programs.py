@@ -46,11 +46,10 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "kept"
 
 
-def swept(base, precision="float64", code=CODE, programs=True, **changed):
+def swept(base, precision="float64", code=CODE, programs: Any = True, **changed):
     """A small sweep of Theorem 2, whose program is kept; after an edit with another ``code``."""
-    kept = kept_programs.KeptPrograms(SignedFolder(base, "kept"), CODE)
-    if programs is not True:
-        kept = programs
+    here = kept_programs.KeptPrograms(SignedFolder(base, "kept"), CODE)
+    kept = here if programs is True else programs
     job = claims_job(THEOREM2, SCENARIO, SETTINGS | changed, [0, 1], "/", precision, False)
     context = Context(progress=Told(), programs=kept and kept._replace(code=code))
     return job.run(context)["/"]

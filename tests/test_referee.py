@@ -48,6 +48,21 @@ def test_every_claim_is_computed_again_and_agrees(theorem, tmp_path_factory):
     assert {line.claim: line.said for line in found if not line.agrees} == {}
 
 
+def test_the_name_of_an_axis_is_sought_once(tmp_path_factory, monkeypatch):
+    """HDF5 looks through the whole file for it: of every array, that took most of the time."""
+    sought, name = [], h5py.Dataset.name
+
+    def asked(axis):
+        sought.append(name.__get__(axis))
+        return sought[-1]
+
+    monkeypatch.setattr(h5py.Dataset, "name", property(asked))
+    found = scenarios(run_of("galore", tmp_path_factory).folder / "results.nc")
+    assert found
+    assert "/rows" in sought
+    assert len(sought) == len(set(sought))
+
+
 # Saved sides that are wrong -------------------------------------------------------------------
 
 BASES = ("left", "right")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lrdyn.adapters.methods import RELORA_FROZEN
+from lrdyn.engine import results
 from lrdyn.engine.judging import claim_entry, residuals
 from lrdyn.engine.outcomes import groups_of
 from lrdyn.galore import path_claims, state_claims
@@ -21,7 +22,7 @@ from lrdyn.theorem4.gradient_rank_claims import TERMS, Recursion
 from lrdyn.theorem4.statement import THEOREM4
 from referee import __main__ as referee
 from referee import low_rank, networks
-from tests.runs import TINY, finished, results_of
+from tests.runs import TINY, finished
 
 THEOREMS = {"theorem4": THEOREM4, "galore": GALORE}
 CLAIMS = [
@@ -76,8 +77,11 @@ def when_all_are_off(name, base):
             for group in groups[scenario.id].values():
                 change(file[group], [claim.id for claim in scenario.claims])
     verdict = json.loads((folder / "verdict.json").read_text())
+    wrong = results.load(folder / "results.nc")
     verdict["claims"] = [
-        claim_entry(claim, {p: judged(folder, g, claim, scenario, p) for p, g in mine.items()})
+        claim_entry(
+            claim, {p: residuals(claim, scenario, wrong[g], p, power=True) for p, g in mine.items()}
+        )
         for scenario in theorem.scenarios
         for mine in [groups[scenario.id]]
         for claim in scenario.claims
@@ -87,11 +91,6 @@ def when_all_are_off(name, base):
     return {
         entry["id"]: (entry, line) for entry, line in zip(verdict["claims"], lines, strict=True)
     }
-
-
-def judged(folder, group, claim, scenario, precision):
-    """Residuals of a claim in saved results, as its verdict has them."""
-    return residuals(claim, scenario, results_of(folder, group), precision, power=True)
 
 
 @pytest.mark.parametrize(("theorem", "claim"), CLAIMS)

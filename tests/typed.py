@@ -25,12 +25,14 @@ def checked(stub: Callable) -> Callable:
         stub: what jaxtyping makes of the function that it checks: the annotations are those of the
             function, the body is empty, so that one of them serves for all with its annotations.
     """
+    key = _signature(stub)
     try:
-        return _WRITTEN[key := _signature(stub)]
-    except TypeError:  # something in an annotation has no hash
+        hash(key)
+    except TypeError:  # something in an annotation has none
         return beartype.beartype(stub)
-    except KeyError:
-        return _WRITTEN.setdefault(key, beartype.beartype(stub))
+    if key not in _WRITTEN:
+        _WRITTEN[key] = beartype.beartype(stub)
+    return _WRITTEN[key]
 
 
 def _signature(stub: Callable) -> tuple[Any, ...]:
