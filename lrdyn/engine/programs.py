@@ -74,6 +74,8 @@ class Group(NamedTuple):
     """Bytes of one point."""
     kept: Kept | None = None
     """Where the compiled program is, or is to be."""
+    fit: int = 0
+    """Points that the memory of a part holds."""
 
     @property
     def several(self) -> bool:
@@ -150,7 +152,7 @@ def trace(
             function, shape, indices, points, plan._replace(lanes=max(2, fit // len(devices))), most
         )
     parts = _cut(indices, fit, most or CHUNKS * plan.lanes)
-    return group._replace(parts=parts, kept=there, **found._asdict())
+    return group._replace(parts=parts, kept=there, fit=fit, **found._asdict())
 
 
 def columns_of(points: Points, known: Mapping[str, Any]) -> dict[str, Column]:

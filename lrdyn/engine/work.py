@@ -275,7 +275,7 @@ def _each(
 ) -> Iterator[tuple[Part, Arrays]]:
     """Every part and its arrays; the many of a long program are cut anew when some have ended."""
     groups = {id(part.group): part.group for part in parts if part.group}.values()
-    long = [group for group in groups if len(group.parts) > MANY]
+    long = [g for g in groups if len(g.parts) > MANY and g.fit > len(g.parts[0])]
     few = [part for part in parts if not any(part.group is group for group in long)]
     cut = []
     for group in long:
