@@ -18,7 +18,7 @@ COMPILERS := requirements/aot.txt
 AOT ?= .aot
 
 # Sphinx and its theme, in a folder that only the processes of make docs see.
-SITE_BUILDERS := requirements/docs.txt
+BUILDERS := requirements/docs.txt
 SPHINX ?= .sphinx
 
 PIP = PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) -m pip
@@ -108,9 +108,9 @@ docs: $(READY) $(SPHINX)/.ready-$(KEY) ## the site, in build/site; warnings are 
 		-c docs -d build/doctrees -b html . build/site
 	@PYTHONPATH=$(SPHINX) $(RUN) -m pytest -q -p no:cacheprovider tests/test_site.py
 
-$(SPHINX)/.ready-$(KEY): $(SITE_BUILDERS) $(LOCKED)
+$(SPHINX)/.ready-$(KEY): $(BUILDERS) $(LOCKED)
 	@rm -rf $(SPHINX)
-	@$(INSTALL) --target $(SPHINX) -r $(SITE_BUILDERS)
+	@$(INSTALL) --target $(SPHINX) -r $(BUILDERS)
 	@touch $@
 
 clean: ## remove the environment, caches and builds; results stay

@@ -33,7 +33,7 @@ def test_what_is_installed_from_a_lock_needs_its_hash():
     assert installed == [
         ("$(INSTALL)", "$(ENCODER)"),
         ("$(INSTALL) --target $(AOT)", "$(COMPILERS)"),
-        ("$(INSTALL) --target $(SPHINX)", "$(SITE_BUILDERS)"),
+        ("$(INSTALL) --target $(SPHINX)", "$(BUILDERS)"),
         ("$(INSTALL)", "$(LOCK)"),
     ]
 
