@@ -219,6 +219,27 @@ def test_a_docstring_is_no_markup_but_where_it_means_to_be(docstring, rst):
     assert "\n".join(docstrings.with_formulas(docstring.splitlines())) == rst
 
 
+def test_a_colon_in_what_is_returned_is_no_type():
+    config = importlib.import_module("sphinx.ext.napoleon").Config(napoleon_use_rtype=False)
+    text = docstrings.as_rst("Line.\n\nReturns:\n    The last one: 0.", config)
+    assert "The last one: 0." in text
+
+
+@pytest.mark.parametrize(
+    ("link", "shown"),
+    [
+        ("[a](../x/a.py)", "{download}`a <../x/a.py>`"),
+        ("[`a`](a.py)", "{download}`a <a.py>`"),
+        ("[a](../../notebooks/a.py)", "[a](../../notebooks/a.py)"),
+        ("[a](a.md)", "[a](a.md)"),
+    ],
+)
+def test_a_link_to_a_script_offers_it(link, shown):
+    content = [f"text {link} text"]
+    words.rewrite(None, "docs/page", content)
+    assert content == [f"text {shown} text"]
+
+
 def test_what_was_measured_comes_from_the_page_of_results():
     line = words.measured("theorem2", ["off_block"]).splitlines()[-1]
     row = words.rows("theorem2")["off_block"]

@@ -170,7 +170,17 @@ def _indented(text: str) -> str:
 def as_rst(docstring: str, config: Config) -> str:
     """A docstring in the house form as reStructuredText."""
     lines = with_formulas(inspect.cleandoc(docstring).splitlines())
-    return str(GoogleDocstring(lines, config))
+    return str(HouseDocstring(lines, config))
+
+
+class HouseDocstring(GoogleDocstring):
+    """Google's form, but that a colon in a section Returns sets no type off: annotations have it."""
+
+    def _consume_returns_section(
+        self, preprocess_types: bool = False
+    ) -> list[tuple[str, str, list[str]]]:
+        lines = self._dedent(self._consume_to_next_section())
+        return [("", "", lines)] if lines else []
 
 
 def with_formulas(lines: list[str]) -> list[str]:

@@ -19,7 +19,7 @@ from docs.site import reference
 from docs.site.docstrings import ROOT
 
 RESULTS = ROOT / "docs" / "results.md"
-SCRIPT = re.compile(r"\[`?([^\]`]+)`?\]\(((?!notebooks/)[^)\s]+\.py)\)")
+SCRIPT = re.compile(r"\[`?([^\]`]+)`?\]\(((?![^)]*notebooks/)[^)\s]+\.py)\)")
 """A link to a file of Python; notebooks are pages."""
 MEASURED = re.compile(r"^<!-- measured: (\w+) ([\w ]+) -->$", re.M)
 MATHJAX = "tex-svg-full.js"
