@@ -213,6 +213,8 @@ def test_signatures_are_shown_as_they_are_written():
         ("``a *\nb`` *", "``a *\nb`` \\*"),
         ("* one |x|\n* two", "* one \\|x\\|\n* two"),
         ("W_ is", "W\\_ is"),
+        ("Example:\n    >>> 1 | 2\n    3", "Example:\n    >>> 1 | 2\n    3"),
+        ("Example:\n    >>> a_\n    >>> b | c", "Example:\n    >>> a_\n    >>> b | c"),
     ],
 )
 def test_a_docstring_is_no_markup_but_where_it_means_to_be(docstring, rst):

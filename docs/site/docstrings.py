@@ -174,7 +174,7 @@ def as_rst(docstring: str, config: Config) -> str:
 
 
 class HouseDocstring(GoogleDocstring):
-    """Google's form, but that a colon in a section Returns sets no type off: annotations have it."""
+    """Google's form, but for a colon under Returns: it sets no type off, annotations have that."""
 
     def _consume_returns_section(
         self, preprocess_types: bool = False
@@ -199,7 +199,10 @@ def with_formulas(lines: list[str]) -> list[str]:
 
     for line in lines:
         indent = len(line) - len(line.lstrip())
-        if not line:
+        if line.lstrip().startswith(">>>") and not is_example(paragraph):
+            end_of_paragraph()
+            paragraph.append(line)
+        elif not line:
             end_of_paragraph()
             result.append(line)
         elif literal is not None and indent >= literal:
@@ -216,9 +219,14 @@ def with_formulas(lines: list[str]) -> list[str]:
     return result
 
 
+def is_example(paragraph: list[str]) -> bool:
+    """Whether a paragraph is a session of Python."""
+    return bool(paragraph) and paragraph[0].lstrip().startswith(">>>")
+
+
 def escaped(text: str) -> str:
     """Text in which nothing but literals, roles, examples, tables and lists is markup."""
-    if text.lstrip().startswith((">>>", "==")):
+    if is_example(text.splitlines()) or text.lstrip().startswith("=="):
         return text
     parts = PROTECTED.split(text)
     parts[::2] = [re.sub(r"([|*\\])|(?<=\w)(_)(?!\w)", r"\\\1\2", part) for part in parts[::2]]
