@@ -171,14 +171,20 @@ def index() -> Iterator[str]:
     )
     yield from ("", ".. toctree::", "   :hidden:", "")
     yield from (f"   {topic.file}" for topic in TOPICS)
+    short = shortcuts()
     for topic in TOPICS:
         label = f":doc:`{topic.title} <{topic.file}>`"
         yield from ("", label, "-" * len(label), "", ".. list-table::", "   :widths: 30 70", "")
-        for public, (owner, entry) in documented().items():
-            if owner == topic:
-                shown = shortcuts().get((entry.module, entry.name), public)
-                yield f"   * - :py:obj:`{shown.removeprefix('lrdyn.')} <{public}>`"
-                yield f"     - {docstrings.escaped(entry.summary)}"
+        rows = [
+            (public, entry) for public, (owner, entry) in documented().items() if owner == topic
+        ]
+        # What most readers look for, and what the package hands out itself, stands first.
+        for public, entry in sorted(
+            rows, key=lambda row: (row[1].module, row[1].name) not in short
+        ):
+            shown = short.get((entry.module, entry.name), public)
+            yield f"   * - :py:obj:`{shown.removeprefix('lrdyn.')} <{public}>`"
+            yield f"     - {docstrings.escaped(entry.summary)}"
 
 
 def write(app: Sphinx) -> None:
