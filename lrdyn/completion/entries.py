@@ -92,6 +92,7 @@ def entries_loss(network: CompressedNetwork, entries: ObservedEntries) -> Float[
 
 
 Slopes = tuple[Float[Array, "k s"], Float[Array, "d s"]]
+"""Gradients with respect to the left and the right factor."""
 
 
 @jax.custom_vjp

@@ -24,8 +24,11 @@ from lrdyn.core.precision import full_precision
 from lrdyn.core.recording import interval_length
 
 State = TypeVar("State")
+"""What a loop carries from step to step."""
 Record = TypeVar("Record")
+"""What a recorder returns."""
 Loss = Callable[[PyTree], Float[Array, ""]]
+"""Maps the trained arrays to a number."""
 
 
 TOGETHER = 2**22
@@ -406,6 +409,7 @@ def simulate_until(
 
 
 Problem = tuple[Loss, PyTree, optax.GradientTransformation]
+"""A loss, where its descent starts, and the optimiser."""
 
 
 @checked

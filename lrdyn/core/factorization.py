@@ -33,6 +33,7 @@ Decay = Scalar | Float[Array, "depth"]
 Steps = Int[Array, "times"] | np.ndarray
 """Increasing step numbers; they may be traced."""
 Matmul = Callable[[Float[Array, "m k"], Float[Array, "k n"]], Float[Array, "m n"]]
+"""How two matrices are multiplied."""
 
 
 @jax.custom_vjp

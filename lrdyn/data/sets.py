@@ -16,6 +16,7 @@ from lrdyn.data.lookup import is_file, missing, places
 IMAGES = ("cifar10", "fashion_mnist", "mnist")
 """Names of the sets, in the order in which ``auto`` looks for them."""
 AUTO = "auto"
+"""Asks for the first of :data:`IMAGES` that is found."""
 
 
 class Images(NamedTuple):

@@ -64,7 +64,7 @@ def bulk(
         (-0.1, 1.0, 0.25)
 
     Reference:
-        docs/theory.md, Theorem 2.
+        docs/theorems/theorem2.md.
     """
     R = update - left @ (left.T @ update)
     R -= (R @ right) @ right.T

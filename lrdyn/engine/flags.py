@@ -18,8 +18,11 @@ class Domain:
 
 
 POSITIVE = Domain("a number > 0", lambda x: x > 0)
+"""For a quantity that must not vanish, such as a step or a scale."""
 NON_NEGATIVE = Domain("a number >= 0", lambda x: x >= 0)
+"""For a quantity that may be 0, such as weight decay."""
 FRACTION = Domain("a number strictly between 0 and 1", lambda x: 0 < x < 1)
+"""For a probability or a share, without both ends."""
 
 
 def at_least(least: int) -> Domain:

@@ -29,6 +29,7 @@ from lrdyn.theorem2.subspace import (
 )
 
 Number = TypeVar("Number", float, Float[Array, ""])
+"""A Python number or a scalar array; what is returned is of the same kind."""
 
 
 def _square_but_last(weights: Weights, depth: int | None = None) -> int:
