@@ -238,7 +238,7 @@ def workshop(tmp_path, monkeypatch):
     }.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    for name in ("__init__.py", "attempt.py"):
+    for name in ("__init__.py", "attempt.py", "swapping.py"):
         (root / "tests" / "mutants").mkdir(exist_ok=True)
         text = (running.ROOT / "tests" / "mutants" / name).read_text()
         (root / "tests" / "mutants" / name).write_text(text)

@@ -36,6 +36,9 @@ so many times those of the clock, or waits."""
 COMMANDS = "tests/mutants/commands.py"
 JUDGED, RAN = f"{COMMANDS}::test_saved_results_hold", f"{COMMANDS}::test_the_run_holds"
 
+FIRST = 300.0
+"""Seconds of the processor for a small run whose programs nobody has compiled yet."""
+
 FAMILIAR = 2
 """Theorems of which a mutant sees the command: the nearest ones."""
 
@@ -90,12 +93,14 @@ class Workshop:
         self.seconds: dict[str, float] = self._read("seconds.json")
         self.passes: dict[str, bool] = self._read("passes.json")
         """Whether a test that failed with a mutant passes without one."""
+        self.younger = int(time.time())
         self._copy()
-        self.server = Server(self.tree)
+        self.cold, self.warm = Server(self.tree), Server(self.tree, "warm")
 
     def close(self) -> None:
-        """End the process that forks."""
-        self.server.close()
+        """End the processes that fork."""
+        self.cold.close()
+        self.warm.close()
 
     def _read(self, name: str) -> dict:
         path = self.folder / name
@@ -124,7 +129,10 @@ class Workshop:
         of_referee = one.kind == "referee"
         judges = of_referee or self.graph.only_judges(start)
         budget = JUDGES if judges else RUNS
-        theorems = list(REGISTRY) if of_referee else self.graph.theorems(start)[:FAMILIAR]
+        if of_referee:
+            theorems = self.graph.refereed(start)[:FAMILIAR] or list(REGISTRY)
+        else:
+            theorems = self.graph.theorems(start)[:FAMILIAR]
         tests = self.graph.tests(start)
         found = {test.id: test.distance for test in tests}
         general = [test.id for test in tests if test.general]
@@ -153,7 +161,7 @@ class Workshop:
         mutant = one.mutant
         changed = operators.applied((self.root / mutant.file).read_text(), mutant)
         with self._changed(mutant.file, changed):
-            ended, report = self._attempt(self.task(one))
+            ended, report = self._attempt(self.task(one), mutant.file)
         self._learn(report)
         note = Note(
             *(mutant.key, one.kind, mutant.file, mutant.line, mutant.within),
@@ -176,7 +184,7 @@ class Workshop:
         if unknown := sorted(tests - self.passes.keys()):
             every, scratch = list(REGISTRY), str(self.folder / "scratch")
             task = Task(unknown, every, every, [], [], RUNS * len(unknown), scratch, True)
-            _, report = self._attempt(task, keep=True)
+            _, report = self._attempt(task)
             self._learn(report)
             for test in unknown:
                 ran = "::" not in test or attempt.named(test) in report.seconds
@@ -191,10 +199,14 @@ class Workshop:
 
     @contextlib.contextmanager
     def _changed(self, file: str, text: str):
-        """The copy with another text of a file, which is younger than what is compiled of it."""
+        """The copy with another text of a file, of a time that no other text of it had.
+
+        By its time Python knows whether what it compiled of a file is of this text.
+        """
         target, source = self.tree / file, self.root / file
         target.write_text(text)
-        os.utime(target, (time.time(), source.stat().st_mtime + 100))
+        self.younger += 1
+        os.utime(target, (self.younger, self.younger))
         try:
             yield
         finally:
@@ -211,19 +223,28 @@ class Workshop:
         path.with_suffix(".new").write_text(json.dumps(content, indent=0, sort_keys=True))
         path.with_suffix(".new").replace(path)
 
-    def _attempt(self, task: Task, *, keep: bool = False) -> tuple[Ended, Report]:
-        """Run tests in the copy; ``keep`` keeps what Python compiles, of a tree as it is."""
+    def _attempt(
+        self, task: Task, changed: str = "", *, cold: bool = False
+    ) -> tuple[Ended, Report]:
+        """Run tests in the copy, of which a file is changed.
+
+        Args:
+            task: what is tried.
+            changed: path of the file.
+            cold: whether the library is imported anew in any case.
+        """
         path = self.folder / "task.json"
         answer = path.with_suffix(".report")
         for left in (answer, path.with_suffix(".now")):
             left.unlink(missing_ok=True)
         path.write_text(json.dumps(task._asdict()))
-        more = {} if keep else {"PYTHONDONTWRITEBYTECODE": "1"}
-        if task.budget != RUNS:
-            more[FINISHED] = str(self.saved)
+        more = {FINISHED: str(self.saved)} if task.budget != RUNS else {}
         limit = HANGS * task.budget
-        order = Order(str(path), str(self.tree), more, limit)
-        ended = self.server.carry_out(order, clock=WAITS * limit)
+        original = str(self.root / changed) if changed else ""
+        order = Order(str(path), str(self.tree), more, limit, changed, original)
+        ended = (self.cold if cold else self.warm).carry_out(order, clock=WAITS * limit)
+        if ended.status == attempt.COLD:
+            ended = self.cold.carry_out(order, clock=WAITS * limit)
         if answer.exists():
             return ended, Report(**json.loads(answer.read_text()))
         # Killed, by us or by itself: the test that had begun did it.
@@ -237,8 +258,8 @@ class Workshop:
         for name in REGISTRY:
             if not (self.saved / f"{name}.json").exists():
                 scratch = str(self.folder / "scratch")
-                task = Task([RAN], list(REGISTRY), [name], [], [], JUDGES, scratch)
-                _, report = self._attempt(task, keep=True)
+                task = Task([RAN], list(REGISTRY), [name], [], [], FIRST, scratch)
+                _, report = self._attempt(task, cold=True)
                 if report.failed or not report.ran:
                     raise RuntimeError(f"{name}: the small run fails without a mutant: {report}")
 
@@ -265,13 +286,14 @@ class Server:
 
     Args:
         tree: where it starts.
+        words: ``warm`` if it imports the tree, too.
     """
 
-    def __init__(self, tree: Path):
+    def __init__(self, tree: Path, *words: str):
         left_out = ("LRDYN", "PYTHONDONTWRITEBYTECODE")
         ours = {name: v for name, v in os.environ.items() if not name.startswith(left_out)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.mutants.attempt"],
+            [sys.executable, "-m", "tests.mutants.attempt", *words],
             cwd=tree,
             env={**ours, "PYTHONPATH": str(tree)},
             bufsize=0,  # what was read ahead would be no answer to wait for
