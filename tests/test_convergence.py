@@ -175,6 +175,24 @@ def test_descent_has_arrived_after_the_number_of_steps(zero):
     assert early > 0.9 * runs
 
 
+@pytest.mark.parametrize("smaller", [10.0, 1000.0])
+def test_a_smaller_start_waits_for_its_growth(smaller):
+    """Factors of one mode grow by 1 + eta (sigma - lambda) a step until they have their size."""
+    decay, rate = 0.1, 0.05
+    growth = {"steps_to_arrive": rate * (1 - decay), "autoencoder_steps": 2 * rate * (1 - decay)}
+
+    def steps(name, scale):
+        factor = np.full((1, 1), scale)
+        words = ((1, 1),) if name == "steps_to_arrive" else ()
+        start = convergence.Start(factor, factor**2, factor**2)
+        return getattr(convergence, name)(start, np.ones(1), *words, decay, rate, 1e-6)
+
+    for name, factor in growth.items():
+        waited = steps(name, 1e-2 / smaller) - steps(name, 1e-2)
+        size = convergence.SAFETY * np.log(smaller) / np.log1p(factor)
+        assert waited == pytest.approx(size, rel=1e-2), name
+
+
 def test_an_autoencoder_has_arrived_after_the_number_of_steps():
     runs = 0
     for values, first, last, decay, rate in settings(1, 90, zero=False):

@@ -3,13 +3,15 @@
 import json
 import os
 import subprocess
+import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from tests.mutants import __main__ as command
-from tests.mutants import drawing, operators, record, running
+from tests.mutants import drawing, operators, record, running, swapping
 from tests.mutants.references import Graph
 from tests.mutants.running import Note, Workshop
 
@@ -310,6 +312,78 @@ def alive(pid):
         return False
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
     return not state.stdout.startswith("Z") and bool(state.stdout)
+
+
+# Code that is exchanged -------------------------------------------------------------------------
+
+MADE_ONCE = """
+def scaled(n):
+    return 2 * n
+
+
+def adder(n):
+    def add(x):
+        return x + n
+
+    return add
+
+
+def later(n, of=lambda x: x + 1):
+    return [add(k) for k, add in enumerate([adder(n), of])]
+
+
+HALF = scaled(3) / 2
+add_one = adder(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "swapped"),
+    [
+        ("enumerate([adder(n), of])", "enumerate([of, adder(n)])", True),
+        ("[add(k) for", "[add(k + 1) for", True),  # in a function that was not called yet
+        ("x + 1", "x - 1", True),  # the value of an argument, made at the import and not called
+        ("x + n", "x - n", False),  # of a function that another made at the import
+        ("2 * n", "3 * n", False),  # called by the import
+        ("/ 2", "/ 3", False),  # in the module itself
+    ],
+)
+def test_code_is_exchanged_where_the_import_did_not_run_it(
+    before, after, swapped, tmp_path, monkeypatch
+):
+    (tmp_path / "toys").mkdir()
+    (tmp_path / "toys" / "__init__.py").write_text("")
+    file, original = tmp_path / "toys" / "once.py", tmp_path / "original.py"
+    for path in (file, original):
+        path.write_text(MADE_ONCE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    imported = swapping.Imported(["toys"], lambda: None)
+    try:
+        once = sys.modules["toys.once"]
+        expected: dict = {}
+        file.write_text(MADE_ONCE.replace(before, after))
+        exec(file.read_text(), expected)
+        assert once.later(5) != expected["later"](5) or not swapped
+        found = imported.swap(Path("toys/once.py"), original)
+        assert found is swapped
+        kept = MADE_ONCE if not swapped else file.read_text()
+        exec(kept, expected)
+        assert once.later(5) == expected["later"](5)
+        assert (once.HALF, once.add_one(1)) == (3, 2)
+    finally:
+        for name in ("toys.once", "toys"):
+            sys.modules.pop(name)
+
+
+def test_an_exchanged_mutant_and_one_that_is_imported_anew_end_alike(workshop):
+    one = of_squares("exponent", "x ** 2", "(x ** (2 + 1))")
+    workshop.passes["tests/test_squares.py::test_broken"] = False
+    warm, workshop.warm = workshop.warm, workshop.cold
+    anew = workshop.try_mutant(one)
+    workshop.warm = warm
+    swapped = workshop.try_mutant(one)
+    assert (anew.ended, anew.by, anew.said) == (swapped.ended, swapped.by, swapped.said)
 
 
 # The log and the record ------------------------------------------------------------------------

@@ -2,9 +2,10 @@
 
 Without a seed it is the committed drawing (``tests/data/mutants.json``). Every mutant is noted when
 it ends; the same call goes on there, also after a kill. ``--again`` tries those anew that stayed
-alive, ``--only`` those whose place has these words in it. ``--write`` tries none: it puts what was
-tried into the committed record and the page about it (``docs/mutants.md``). The status is 1 if the
-lower bound of the score is below ``--least``.
+alive, ``--only`` those whose place has these words in it. ``--seconds`` gives each less than its 60
+seconds, in which most are killed; ``--again`` is for the rest. ``--write`` tries none: it puts what
+was tried into the committed record and the page about it (``docs/mutants.md``). The status is 1 if
+the lower bound of the score is below ``--least``.
 """
 
 import argparse
@@ -14,9 +15,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tests.mutants import record
+from tests.mutants import record, running
 from tests.mutants.drawing import Drawn, drawn
-from tests.mutants.running import Note, Workshop
+from tests.mutants.running import Note
 from tests.runs import ROOT
 
 
@@ -90,6 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--least", type=float, default=0.0)
+    parser.add_argument("--seconds", type=float, default=running.RUNS, help="for one, at most")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="of the processor")
     options = parser.parse_args(argv)
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +100,8 @@ def main(argv: list[str] | None = None) -> int:
     words = options.only
     chosen = [one for one in several if words in f"{one.mutant.file} {one.mutant.within}"]
     most = -1.0 if options.write else 60 * options.minutes
-    workshop = Workshop(options.folder)
+    running.RUNS = options.seconds
+    workshop = running.Workshop(options.folder)
     try:
         workshop.save()
         notes = tried(chosen, workshop, log, again=options.again, at_most=most)

@@ -67,6 +67,8 @@ class Report(NamedTuple):
     """How many did not begin in time."""
     seconds: dict[str, float]
     """Test -> seconds of the processor, over its parameters."""
+    passed: list[str]
+    """Tests that ended well, with their parameters."""
 
 
 def used() -> float:
@@ -91,6 +93,7 @@ class Watch:
     def __init__(self, task: Task, now: Path):
         self.task, self.now = task, now
         self.failed: list[str] = []
+        self.passed: list[str] = []
         self.said, self.ran, self.left, self.begin = "", 0, 0, 0.0
         self.seconds: dict[str, float] = defaultdict(float)
 
@@ -143,6 +146,8 @@ class Watch:
         self.now.write_text(nodeid)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        if nodeid not in self.failed:
+            self.passed.append(nodeid)
         self.seconds[named(nodeid)] += used() - self.begin
 
     def pytest_runtest_logreport(self, report: Any) -> None:
@@ -152,7 +157,7 @@ class Watch:
 
     def report(self) -> Report:
         seconds = {name: round(value, 2) for name, value in self.seconds.items()}
-        return Report(self.failed, self.said, self.ran, self.left, seconds)
+        return Report(self.failed, self.said, self.ran, self.left, seconds, self.passed)
 
 
 def last_line(report: Any) -> str:

@@ -45,6 +45,9 @@ FAMILIAR = 2
 UNKNOWN = 0.5
 """Seconds of a test that did not run yet."""
 
+COMPILED = 40.0
+"""Seconds of a small run some of whose programs are compiled anew."""
+
 
 class Note(NamedTuple):
     """What became of a mutant."""
@@ -90,9 +93,9 @@ class Workshop:
     def __init__(self, folder: Path, root: Path = ROOT):
         self.tree, self.saved = folder / "tree", folder / "saved"
         self.folder, self.root, self.graph = folder, root, Graph(root)
-        self.seconds: dict[str, float] = self._read("seconds.json")
+        self.seconds: dict[str, float] = {RAN: COMPILED} | self._read("seconds.json")
         self.passes: dict[str, bool] = self._read("passes.json")
-        """Whether a test that failed with a mutant passes without one."""
+        """Whether a test passes without a mutant, or passed with one that it does not see."""
         self.younger = int(time.time())
         self._copy()
         self.cold, self.warm = Server(self.tree), Server(self.tree, "warm")
@@ -177,7 +180,10 @@ class Workshop:
         return note._replace(ended=by if ended.in_time else "time", by=report.failed[0])
 
     def no_witnesses(self, notes: Iterable[Note]) -> set[str]:
-        """Mutants whose test fails in a tree that nobody changed, or takes as long there."""
+        """Mutants whose test fails in a tree that nobody changed, or takes as long there.
+
+        A test that passed with another mutant is not asked again.
+        """
         # That a small run ends well has been seen by `save`.
         asked = {note.key: note for note in notes if note.by and not note.by.startswith(RAN)}
         tests = {note.by for note in asked.values()} - {attempt.NOWHERE}
@@ -213,10 +219,10 @@ class Workshop:
             shutil.copy2(source, target)
 
     def _learn(self, report: Report) -> None:
-        new = {n: s for n, s in report.seconds.items() if s > self.seconds.get(n, 0.0)}
-        if new:
-            self.seconds |= new
-            self._write("seconds.json", self.seconds)
+        self.seconds |= {n: s for n, s in report.seconds.items() if s > self.seconds.get(n, 0.0)}
+        self._write("seconds.json", self.seconds)
+        self.passes |= {test: True for test in report.passed if self.passes.get(test, True)}
+        self._write("passes.json", self.passes)
 
     def _write(self, name: str, content: dict) -> None:
         path = self.folder / name
@@ -250,7 +256,7 @@ class Workshop:
         # Killed, by us or by itself: the test that had begun did it.
         now = path.with_suffix(".now")
         said = f"the process ended with {ended.status}" if ended.in_time else "no end in time"
-        return ended, Report([now.read_text() if now.exists() else NOWHERE], said, 0, 0, {})
+        return ended, Report([now.read_text() if now.exists() else NOWHERE], said, 0, 0, {}, [])
 
     def save(self) -> None:
         """Make the results that mutants of judges judge: the small run of each theorem, once."""
