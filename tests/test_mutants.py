@@ -182,6 +182,24 @@ def test_the_shared_functions_reach_their_theorems_and_examples(graph):
     assert named["lrdyn/theorem2/subspace.py::lrdyn.theorem2.subspace.frame"] == 1
 
 
+def test_parts_of_the_referee_are_reached_through_its_lists_of_modules(graph):
+    start = graph.node("referee/dropout.py", "equalised_factors")
+    ids = {test.id for test in graph.tests(start)}
+    assert "tests/test_referee.py::test_every_claim_is_computed_again_and_agrees" in ids
+    assert "equalised" in graph.claims_of(start)
+    assert graph.refereed(start) == ["theorem3"]
+    exact = graph.node("referee/exact/theorem4.py", "adam_path")
+    assert graph.tests(exact)[0].id.startswith("tests/test_exact.py::")
+    assert graph.refereed(exact) == ["theorem4"]
+
+
+def test_tests_that_run_whole_commands_are_known(graph):
+    start = graph.node("lrdyn/theorem4/gradient_rank_claims.py", "Recursion")
+    whole = {test.id.partition("::")[2] for test in graph.tests(start) if test.whole}
+    assert "test_formulas_of_theorem_4_that_are_wrong_on_both_sides_hold_and_are_refused" in whole
+    assert "test_small_problems" not in whole
+
+
 # A toy library with its tests ------------------------------------------------------------------
 
 SQUARES = '''

@@ -29,6 +29,9 @@ PRODUCING = ("produce", "jobs", "work", "programs", "sweep", "points", "cases")
 LIST = "lrdyn.registry"
 """Where all theorems are listed."""
 
+COMMANDS = {"command_line", "drawing_command_line", "carry_out", "python", "started", "refused"}
+"""What a test takes or calls that runs a whole command or sweep."""
+
 JUDGES = ("claims", "findings")
 """Arguments of a scenario that only read results."""
 
@@ -56,6 +59,8 @@ class Test(NamedTuple):
     distance: int
     general: bool = False
     """Whether it reaches all theorems alike, by their list."""
+    whole: bool = False
+    """Whether it runs a whole command or sweep."""
 
 
 class Graph:
@@ -208,12 +213,12 @@ class Graph:
             if module is None or not what:
                 continue
             if name.rpartition(".")[2].startswith("test_"):
-                ids = _tests(module, what)
+                ids, whole = _tests(module, what), _whole(module, what)
             elif not name.startswith("tests."):
-                ids = (f"{name}.{id}" for id in _examples(module, what))
+                ids, whole = (f"{name}.{id}" for id in _examples(module, what)), False
             else:
                 continue
-            found += [Test(f"{module.path}::{id}", distance, general) for id in ids]
+            found += [Test(f"{module.path}::{id}", distance, general, whole) for id in ids]
         return sorted(found, key=lambda test: (test.distance, test.id))
 
     def theorems(self, start: Node) -> list[str]:
@@ -343,6 +348,16 @@ def _tests(module: Module, what: str) -> Iterator[str]:
             for inner in node.body:
                 if isinstance(inner, ast.FunctionDef) and inner.name.startswith("test_"):
                     yield f"{what}::{inner.name}"
+
+
+def _whole(module: Module, what: str) -> bool:
+    words = {
+        word
+        for part in module.names.get(what, ())
+        for node in ast.walk(part)
+        for word in ([node.arg] if isinstance(node, ast.arg) else _chain(node)[-1:])
+    }
+    return bool(words & COMMANDS)
 
 
 def _examples(module: Module, what: str) -> Iterator[str]:

@@ -45,6 +45,9 @@ FAMILIAR = 2
 UNKNOWN = 0.5
 """Seconds of a test that did not run yet."""
 
+WHOLE = 10.0
+"""The same of one that runs a whole command."""
+
 COMPILED = 40.0
 """Seconds of a small run some of whose programs are compiled anew."""
 
@@ -139,15 +142,17 @@ class Workshop:
         tests = self.graph.tests(start)
         found = {test.id: test.distance for test in tests}
         general = [test.id for test in tests if test.general]
+        guessed = {test.id: WHOLE if test.whole else UNKNOWN for test in tests}
         if theorems and not of_referee:
             found[JUDGED if judges else RAN] = 1
         blamed = {attempt.named(test) for test, passes in self.passes.items() if not passes}
-        price = {id: (1 + far) * (UNKNOWN + self._seconds(id)) for id, far in found.items()}
+        seconds = {id: self.seconds.get(id, guessed.get(id, UNKNOWN)) for id in found}
+        price = {id: (1 + far) * (UNKNOWN + seconds[id]) for id, far in found.items()}
         chosen, total = [], 0.0
         for id in sorted(found, key=lambda id: (price[id], id)):
-            if id not in blamed and self._seconds(id) <= budget:
+            if id not in blamed and seconds[id] <= budget:
                 chosen.append(id)
-                total += self._seconds(id)
+                total += seconds[id]
             if total > budget:
                 break
         claims = sorted(self.graph.claims_of(start))
