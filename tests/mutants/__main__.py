@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     words = options.only
     chosen = [one for one in several if words in f"{one.mutant.file} {one.mutant.within}"]
     most = -1.0 if options.write else 60 * options.minutes
-    running.RUNS = options.seconds
+    running.RUNS, running.JUDGES = options.seconds, min(running.JUDGES, options.seconds)
     workshop = running.Workshop(options.folder)
     try:
         workshop.save()

@@ -50,6 +50,8 @@ class Task(NamedTuple):
     """Seconds of the processor after which no further test begins."""
     scratch: str
     """Folder for what the tests write."""
+    saved: str = ""
+    """Folder of the small runs that are looked at, where they need not be made anew."""
     to_the_end: bool = False
     """Whether tests go on behind one that fails."""
 

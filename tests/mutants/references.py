@@ -32,6 +32,9 @@ LIST = "lrdyn.registry"
 COMMANDS = {"command_line", "drawing_command_line", "carry_out", "python", "started", "refused"}
 """What a test takes or calls that runs a whole command or sweep."""
 
+SHARED = {"finished", "tmp_path_factory"}
+"""What a test takes or calls that looks at a small run."""
+
 JUDGES = ("claims", "findings")
 """Arguments of a scenario that only read results."""
 
@@ -61,6 +64,8 @@ class Test(NamedTuple):
     """Whether it reaches all theorems alike, by their list."""
     whole: bool = False
     """Whether it runs a whole command or sweep."""
+    shared: bool = False
+    """Whether it looks at a small run that many tests share."""
 
 
 class Graph:
@@ -213,12 +218,13 @@ class Graph:
             if module is None or not what:
                 continue
             if name.rpartition(".")[2].startswith("test_"):
-                ids, whole = _tests(module, what), _whole(module, what)
+                ids, words = _tests(module, what), _words(module, what)
             elif not name.startswith("tests."):
-                ids, whole = (f"{name}.{id}" for id in _examples(module, what)), False
+                ids, words = (f"{name}.{id}" for id in _examples(module, what)), set()
             else:
                 continue
-            found += [Test(f"{module.path}::{id}", distance, general, whole) for id in ids]
+            costs = bool(words & COMMANDS), bool(words & SHARED)
+            found += [Test(f"{module.path}::{id}", distance, general, *costs) for id in ids]
         return sorted(found, key=lambda test: (test.distance, test.id))
 
     def theorems(self, start: Node) -> list[str]:
@@ -350,14 +356,14 @@ def _tests(module: Module, what: str) -> Iterator[str]:
                     yield f"{what}::{inner.name}"
 
 
-def _whole(module: Module, what: str) -> bool:
-    words = {
+def _words(module: Module, what: str) -> set[str]:
+    """Arguments, and the last words of names."""
+    return {
         word
         for part in module.names.get(what, ())
         for node in ast.walk(part)
         for word in ([node.arg] if isinstance(node, ast.arg) else _chain(node)[-1:])
     }
-    return bool(words & COMMANDS)
 
 
 def _examples(module: Module, what: str) -> Iterator[str]:

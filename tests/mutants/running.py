@@ -33,6 +33,9 @@ HANGS, WAITS = 3.0, 10.0
 """A mutant that takes so many times its seconds of the processor hangs, and so does one that takes
 so many times those of the clock, or waits."""
 
+LOOKS = 1.0
+"""Seconds between two looks at what a mutant has taken."""
+
 COMMANDS = "tests/mutants/commands.py"
 JUDGED, RAN = f"{COMMANDS}::test_saved_results_hold", f"{COMMANDS}::test_the_run_holds"
 
@@ -142,11 +145,14 @@ class Workshop:
         tests = self.graph.tests(start)
         found = {test.id: test.distance for test in tests}
         general = [test.id for test in tests if test.general]
-        guessed = {test.id: WHOLE if test.whole else UNKNOWN for test in tests}
+        anew = {test.id for test in tests if test.shared and not judges}  # its small run
+        whole = anew | {test.id for test in tests if test.whole}
         if theorems and not of_referee:
             found[JUDGED if judges else RAN] = 1
         blamed = {attempt.named(test) for test, passes in self.passes.items() if not passes}
-        seconds = {id: self.seconds.get(id, guessed.get(id, UNKNOWN)) for id in found}
+        guessed = {id: WHOLE if id in whole else UNKNOWN for id in found}
+        known = {id: self.seconds.get(id, guessed[id]) for id in found}
+        seconds = {id: max(known[id], WHOLE) if id in anew else known[id] for id in found}
         price = {id: (1 + far) * (UNKNOWN + seconds[id]) for id, far in found.items()}
         chosen, total = [], 0.0
         for id in sorted(found, key=lambda id: (price[id], id)):
@@ -157,7 +163,8 @@ class Workshop:
                 break
         claims = sorted(self.graph.claims_of(start))
         scratch = str(self.folder / "scratch")
-        return Task(chosen, list(REGISTRY), theorems, general, claims, budget, scratch)
+        saved = str(self.saved) if judges else ""
+        return Task(chosen, list(REGISTRY), theorems, general, claims, budget, scratch, saved)
 
     def _seconds(self, test: str) -> float:
         return self.seconds.get(test, UNKNOWN)
@@ -194,7 +201,9 @@ class Workshop:
         tests = {note.by for note in asked.values()} - {attempt.NOWHERE}
         if unknown := sorted(tests - self.passes.keys()):
             every, scratch = list(REGISTRY), str(self.folder / "scratch")
-            task = Task(unknown, every, every, [], [], RUNS * len(unknown), scratch, True)
+            task = Task(
+                unknown, every, every, [], [], RUNS * len(unknown), scratch, str(self.saved), True
+            )
             _, report = self._attempt(task)
             self._learn(report)
             for test in unknown:
@@ -249,7 +258,7 @@ class Workshop:
         for left in (answer, path.with_suffix(".now")):
             left.unlink(missing_ok=True)
         path.write_text(json.dumps(task._asdict()))
-        more = {FINISHED: str(self.saved)} if task.budget != RUNS else {}
+        more = {FINISHED: task.saved} if task.saved else {}
         limit = HANGS * task.budget
         original = str(self.root / changed) if changed else ""
         order = Order(str(path), str(self.tree), more, limit, changed, original)
@@ -269,7 +278,8 @@ class Workshop:
         for name in REGISTRY:
             if not (self.saved / f"{name}.json").exists():
                 scratch = str(self.folder / "scratch")
-                task = Task([RAN], list(REGISTRY), [name], [], [], FIRST, scratch)
+                saved = str(self.saved)
+                task = Task([RAN], list(REGISTRY), [name], [], [], FIRST, scratch, saved)
                 _, report = self._attempt(task, cold=True)
                 if report.failed or not report.ran:
                     raise RuntimeError(f"{name}: the small run fails without a mutant: {report}")
@@ -324,7 +334,7 @@ class Server:
         self.process.stdin.write(json.dumps(order._asdict()).encode() + b"\n")
         session, begin, in_time = int(self._answer()), time.monotonic(), True
         try:
-            while in_time and not self._answered(0.1):
+            while in_time and not self._answered(LOOKS):
                 passed = time.monotonic() - begin
                 in_time = passed < clock and _spent(session) < order.seconds
         finally:
