@@ -50,6 +50,8 @@ class Task(NamedTuple):
     """Seconds of the processor after which no further test begins."""
     scratch: str
     """Folder for what the tests write."""
+    scenarios: list[str] = []  # noqa: RUF012 (a tuple would come back as a list)
+    """Of one that runs for each scenario, only these are tried."""
     saved: str = ""
     """Folder of the small runs that are looked at, where they need not be made anew."""
     to_the_end: bool = False
@@ -118,6 +120,10 @@ class Watch:
 
     def _concerned(self, item: Any) -> bool:
         values = self._parameters(item)
+        scenario = getattr(getattr(item, "callspec", None), "params", {}).get("scenario", "")
+        only = self.task.scenarios
+        if only and scenario and isinstance(scenario, str) and scenario not in only:
+            return False
         names = [x if isinstance(x, str) else getattr(x, "name", None) for x in values]
         theorems = [name for name in names if isinstance(name, str) and name in self.task.known]
         if not theorems:

@@ -80,8 +80,8 @@ class Graph:
         self.used_by: dict[Node, set[Node]] = defaultdict(set)
         self.claims: dict[Node, str] = {}
         """Stand-ins of claims -> their ids."""
-        self.produced: set[Node] = set()
-        """Stand-ins of what makes the results of a scenario."""
+        self.produced: dict[Node, str] = {}
+        """Stand-ins of what makes the results of a scenario -> its id."""
         for module in self.modules.values():
             self._refer(module)
 
@@ -118,7 +118,8 @@ class Graph:
 
     def _produces(self, module: Module, name: str, call: ast.Call) -> None:
         made = (module.name, f"{name} results")
-        self.produced.add(made)
+        name_of = call.args[0] if call.args else None
+        self.produced[made] = str(name_of.value) if isinstance(name_of, ast.Constant) else ""
         keywords = [k.value for k in call.keywords if k.arg not in JUDGES]
         for part in (*call.args[:4], *keywords):
             self._from(made, part, module)
@@ -248,6 +249,10 @@ class Graph:
         reached = self.distances(start)
         makes = {f"lrdyn.engine.{name}" for name in PRODUCING}
         return not any(node in self.produced or node[0] in makes for node in reached)
+
+    def scenarios_of(self, start: Node) -> set[str]:
+        """Ids of the scenarios whose results depend on it."""
+        return {self.produced[node] for node in self.distances(start) if node in self.produced}
 
     def claims_of(self, start: Node) -> set[str]:
         """Ids of the claims that reach it, of those whose id stands in the source."""

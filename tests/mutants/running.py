@@ -38,6 +38,7 @@ LOOKS = 1.0
 
 COMMANDS = "tests/mutants/commands.py"
 JUDGED, RAN = f"{COMMANDS}::test_saved_results_hold", f"{COMMANDS}::test_the_run_holds"
+SCENARIO = f"{COMMANDS}::test_the_scenario_holds"
 
 FIRST = 300.0
 """Seconds of the processor for a small run whose programs nobody has compiled yet."""
@@ -50,6 +51,9 @@ UNKNOWN = 0.5
 
 WHOLE = 10.0
 """The same of one that runs a whole command."""
+
+SCENARIOS = 4.0
+"""The same of the scenarios that a mutant reaches, however many some other one reaches."""
 
 COMPILED = 40.0
 """Seconds of a small run some of whose programs are compiled anew."""
@@ -148,9 +152,10 @@ class Workshop:
         anew = {test.id for test in tests if test.shared and not judges}  # its small run
         whole = anew | {test.id for test in tests if test.whole}
         if theorems and not of_referee:
-            found[JUDGED if judges else RAN] = 1
+            found |= {JUDGED: 1} if judges else {SCENARIO: 1, RAN: 1}
         blamed = {attempt.named(test) for test, passes in self.passes.items() if not passes}
         guessed = {id: WHOLE if id in whole else UNKNOWN for id in found}
+        guessed[SCENARIO] = SCENARIOS
         known = {id: self.seconds.get(id, guessed[id]) for id in found}
         seconds = {id: max(known[id], WHOLE) if id in anew else known[id] for id in found}
         price = {id: (1 + far) * (UNKNOWN + seconds[id]) for id, far in found.items()}
@@ -163,8 +168,9 @@ class Workshop:
                 break
         claims = sorted(self.graph.claims_of(start))
         scratch = str(self.folder / "scratch")
+        of = sorted(self.graph.scenarios_of(start))
         saved = str(self.saved) if judges else ""
-        return Task(chosen, list(REGISTRY), theorems, general, claims, budget, scratch, saved)
+        return Task(chosen, list(REGISTRY), theorems, general, claims, budget, scratch, of, saved)
 
     def _seconds(self, test: str) -> float:
         return self.seconds.get(test, UNKNOWN)
@@ -202,7 +208,16 @@ class Workshop:
         if unknown := sorted(tests - self.passes.keys()):
             every, scratch = list(REGISTRY), str(self.folder / "scratch")
             task = Task(
-                unknown, every, every, [], [], RUNS * len(unknown), scratch, str(self.saved), True
+                unknown,
+                every,
+                every,
+                [],
+                [],
+                RUNS * len(unknown),
+                scratch,
+                [],
+                str(self.saved),
+                True,
             )
             _, report = self._attempt(task)
             self._learn(report)
@@ -233,7 +248,8 @@ class Workshop:
             shutil.copy2(source, target)
 
     def _learn(self, report: Report) -> None:
-        self.seconds |= {n: s for n, s in report.seconds.items() if s > self.seconds.get(n, 0.0)}
+        new = {n: s for n, s in report.seconds.items() if n != SCENARIO}
+        self.seconds |= {n: s for n, s in new.items() if s > self.seconds.get(n, 0.0)}
         self._write("seconds.json", self.seconds)
         self.passes |= {test: True for test in report.passed if self.passes.get(test, True)}
         self._write("passes.json", self.passes)
@@ -279,7 +295,7 @@ class Workshop:
             if not (self.saved / f"{name}.json").exists():
                 scratch = str(self.folder / "scratch")
                 saved = str(self.saved)
-                task = Task([RAN], list(REGISTRY), [name], [], [], FIRST, scratch, saved)
+                task = Task([RAN], list(REGISTRY), [name], [], [], FIRST, scratch, [], saved)
                 _, report = self._attempt(task, cold=True)
                 if report.failed or not report.ran:
                     raise RuntimeError(f"{name}: the small run fails without a mutant: {report}")
