@@ -4,6 +4,9 @@ No test of the suite: only mutants are tried with these. The run of one scenario
 precision and without controls, says most of what the whole one does, at a tenth of the time.
 """
 
+import functools
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,8 @@ import pytest
 from lrdyn.engine import results
 from lrdyn.engine.verify import judged
 from lrdyn.registry import REGISTRY, theorem
+from referee import __main__ as referee
+from referee.results import Scenario, scenarios
 from tests import oracles
 from tests.runs import TINY, finished
 
@@ -55,3 +60,27 @@ def test_saved_results_hold(name, tmp_path_factory, unchecked):
 def test_the_run_holds(name, tmp_path_factory):
     done = finished(name, tmp_path_factory.getbasetemp()).process
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+CLAIMS = [
+    (name, scenario.id, claim.id)
+    for name in REGISTRY
+    for scenario in theorem(name).scenarios
+    for claim in scenario.claims
+]
+
+
+@functools.cache
+def saved_by(path: Path) -> dict[str, Scenario]:
+    """What the referee reads of results."""
+    return scenarios(path)
+
+
+@pytest.mark.parametrize(("theorem", "scenario", "id"), CLAIMS)
+def test_the_referee_agrees(theorem, scenario, id, tmp_path_factory):
+    """On one claim, of small runs that are saved."""
+    folder = finished(theorem, tmp_path_factory.getbasetemp()).folder
+    entries = json.loads((folder / "verdict.json").read_text())["claims"]
+    (entry,) = (entry for entry in entries if entry["id"] == id)
+    saved = saved_by(folder / "results.nc")[scenario]
+    assert referee.line(entry, referee.CLAIMS[scenario][id], saved).agrees is not False

@@ -38,7 +38,10 @@ LOOKS = 1.0
 
 COMMANDS = "tests/mutants/commands.py"
 JUDGED, RAN = f"{COMMANDS}::test_saved_results_hold", f"{COMMANDS}::test_the_run_holds"
-SCENARIO = f"{COMMANDS}::test_the_scenario_holds"
+SCENARIO, REFEREE = (
+    f"{COMMANDS}::test_the_scenario_holds",
+    f"{COMMANDS}::test_the_referee_agrees",
+)
 
 FIRST = 300.0
 """Seconds of the processor for a small run whose programs nobody has compiled yet."""
@@ -53,7 +56,7 @@ WHOLE = 10.0
 """The same of one that runs a whole command."""
 
 SCENARIOS = 4.0
-"""The same of the scenarios that a mutant reaches, however many some other one reaches."""
+"""The same of the scenarios or claims that a mutant reaches, however many another one does."""
 
 COMPILED = 40.0
 """Seconds of a small run some of whose programs are compiled anew."""
@@ -151,11 +154,13 @@ class Workshop:
         general = [test.id for test in tests if test.general]
         anew = {test.id for test in tests if test.shared and not judges}  # its small run
         whole = anew | {test.id for test in tests if test.whole}
-        if theorems and not of_referee:
+        if of_referee and not mutant.file.startswith("referee/exact/"):
+            found[REFEREE] = 1
+        elif theorems and not of_referee:
             found |= {JUDGED: 1} if judges else {SCENARIO: 1, RAN: 1}
         blamed = {attempt.named(test) for test, passes in self.passes.items() if not passes}
         guessed = {id: WHOLE if id in whole else UNKNOWN for id in found}
-        guessed[SCENARIO] = SCENARIOS
+        guessed |= dict.fromkeys((SCENARIO, REFEREE), SCENARIOS)
         known = {id: self.seconds.get(id, guessed[id]) for id in found}
         seconds = {id: max(known[id], WHOLE) if id in anew else known[id] for id in found}
         price = {id: (1 + far) * (UNKNOWN + seconds[id]) for id, far in found.items()}
@@ -248,7 +253,7 @@ class Workshop:
             shutil.copy2(source, target)
 
     def _learn(self, report: Report) -> None:
-        new = {n: s for n, s in report.seconds.items() if n != SCENARIO}
+        new = {n: s for n, s in report.seconds.items() if n not in (SCENARIO, REFEREE)}
         self.seconds |= {n: s for n, s in new.items() if s > self.seconds.get(n, 0.0)}
         self._write("seconds.json", self.seconds)
         self.passes |= {test: True for test in report.passed if self.passes.get(test, True)}
