@@ -155,9 +155,9 @@ class Workshop:
         anew = {test.id for test in tests if test.shared and not judges}  # its small run
         whole = anew | {test.id for test in tests if test.whole}
         if of_referee and not mutant.file.startswith("referee/exact/"):
-            found[REFEREE] = 1
+            found[REFEREE] = 0
         elif theorems and not of_referee:
-            found |= {JUDGED: 1} if judges else {SCENARIO: 1, RAN: 1}
+            found |= {JUDGED: 1} if judges else {SCENARIO: 0, RAN: 1}
         blamed = {attempt.named(test) for test, passes in self.passes.items() if not passes}
         guessed = {id: WHOLE if id in whole else UNKNOWN for id in found}
         guessed |= dict.fromkeys((SCENARIO, REFEREE), SCENARIOS)
