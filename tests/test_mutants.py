@@ -397,9 +397,9 @@ def test_code_is_exchanged_where_the_import_did_not_run_it(
 def test_an_exchanged_mutant_and_one_that_is_imported_anew_end_alike(workshop):
     one = of_squares("exponent", "x ** 2", "(x ** (2 + 1))")
     workshop.passes["tests/test_squares.py::test_broken"] = False
-    warm, workshop.warm = workshop.warm, workshop.cold
+    workshop.servers["warm"] = workshop.server()  # a cold one
     anew = workshop.try_mutant(one)
-    workshop.warm = warm
+    del workshop.servers["warm"]
     swapped = workshop.try_mutant(one)
     assert (anew.ended, anew.by, anew.said) == (swapped.ended, swapped.by, swapped.said)
 
@@ -439,6 +439,17 @@ def test_a_kill_loses_one_mutant_and_a_second_call_goes_on(tmp_path, capsys):
     assert stand.tried[6:] == [several[1]]  # the one that stayed alive
     command.tried(drawing.drawn(8, 3), stand, log, again=False, at_most=1)
     assert len(stand.tried) == 8  # one is enough for the time
+
+
+def test_a_new_folder_goes_on_behind_the_committed_record(tmp_path):
+    several, stand = drawing.drawn(7, 3), Stand()
+    committed = record.recorded(7, 3, "", several[:1], [note_of(several[0], "command")], {})
+    before = list(record.notes_of(committed))
+    assert [(note.key, note.ended) for note in before] == [(several[0].mutant.key, "command")]
+    notes = command.tried(several, stand, tmp_path / "log", again=False, at_most=60, before=before)
+    assert stand.tried == several[1:]
+    assert [note.key for note in notes] == [one.mutant.key for one in several]
+    assert record.recorded(7, 3, "", several, notes, committed)["mutants"][0]["ended"] == "command"
 
 
 def test_the_record_keeps_reasons_until_something_kills_the_mutant():

@@ -1,7 +1,8 @@
 """``python -m tests.mutants [--sample N] [--seed S]``: mutants against the command and the tests.
 
 Without a seed it is the committed drawing (``tests/data/mutants.json``). Every mutant is noted when
-it ends; the same call goes on there, also after a kill. ``--again`` tries those anew that stayed
+it ends; the same call goes on there, also after a kill, and in a new folder behind the committed
+ones. ``--again`` tries those anew that stayed
 alive, ``--only`` those whose place has these words in it. ``--seconds`` gives each less than its 60
 seconds, in which most are killed; ``--again`` is for the rest. ``--write`` tries none: it puts what
 was tried into the committed record and the page about it (``docs/mutants.md``). The status is 1 if
@@ -47,6 +48,7 @@ def tried(
     *,
     again: bool,
     at_most: float,
+    before: Iterable[Note] = (),
 ) -> list[Note]:
     """Try mutants that were not tried before; the notes of all that were.
 
@@ -58,8 +60,10 @@ def tried(
         log: of what was tried.
         again: whether those that stayed alive are tried anew.
         at_most: seconds of the processor after which no further one begins.
+        before: what is known from elsewhere; the log knows better.
     """
-    done = {note.key: note for note in record.noted(log)}
+    of_log = {note.key: note for note in record.noted(log)}
+    done = {note.key: note for note in before} | of_log
     left = [one for one in several if one.mutant.key not in done]
     if again:
         alive = {note.key for note in done.values() if note.ended == record.ALIVE}
@@ -71,11 +75,11 @@ def tried(
                 break
             note = workshop.try_mutant(one)
             spent += note.seconds
-            done[note.key] = note
+            done[note.key] = of_log[note.key] = note
             record.note_down(log, note)
             print(record.said(note), flush=True)
         notes = [done[one.mutant.key] for one in several if one.mutant.key in done]
-        wrong = workshop.no_witnesses(notes)
+        wrong = workshop.no_witnesses(note for note in notes if note.key in of_log)
         left = [one for one in several if one.mutant.key in wrong]
         if not left or spent > at_most:
             return [note for note in notes if note.key not in wrong]
@@ -101,13 +105,16 @@ def main(argv: list[str] | None = None) -> int:
     chosen = [one for one in several if words in f"{one.mutant.file} {one.mutant.within}"]
     most = -1.0 if options.write else 60 * options.minutes
     running.RUNS, running.JUDGES = options.seconds, min(running.JUDGES, options.seconds)
+    before = record.read()
+    known = list(record.notes_of(before)) if before.get("seed") == options.seed else []
     workshop = running.Workshop(options.folder)
     try:
-        workshop.save()
-        notes = tried(chosen, workshop, log, again=options.again, at_most=most)
+        if not options.write:
+            workshop.save()
+        notes = tried(chosen, workshop, log, again=options.again, at_most=most, before=known)
     finally:
         workshop.close()
-    today, before = datetime.date.today().isoformat(), record.read()
+    today = datetime.date.today().isoformat()
     made = record.recorded(options.seed, options.sample, today, chosen, notes, before)
     if options.write:
         record.FILE.write_text(record.written(made))

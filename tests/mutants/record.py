@@ -90,6 +90,13 @@ KEPT = ("key", "kind", "file", "line", "within", "operator", "before", "after", 
 """Of a note."""
 
 
+def notes_of(record: dict[str, Any]) -> Iterator[Note]:
+    """What a record says was tried; what is equivalent stayed alive."""
+    for entry in record.get("mutants", ()):
+        note = Note(**{name: entry[name] for name in KEPT})
+        yield note._replace(ended=ALIVE) if note.ended == EQUIVALENT else note
+
+
 def recorded(
     seed: int,
     wanted: int,

@@ -1,6 +1,7 @@
 """Running mutants: each in a copy of the tree, in processes that end with it, within its time."""
 
 import contextlib
+import functools
 import json
 import os
 import select
@@ -105,18 +106,30 @@ class Workshop:
 
     def __init__(self, folder: Path, root: Path = ROOT):
         self.tree, self.saved = folder / "tree", folder / "saved"
-        self.folder, self.root, self.graph = folder, root, Graph(root)
+        self.folder, self.root = folder, root
         self.seconds: dict[str, float] = {RAN: COMPILED} | self._read("seconds.json")
         self.passes: dict[str, bool] = self._read("passes.json")
         """Whether a test passes without a mutant, or passed with one that it does not see."""
         self.younger = int(time.time())
         self._copy()
-        self.cold, self.warm = Server(self.tree), Server(self.tree, "warm")
+        self.servers: dict[str, Server] = {}
+
+    @functools.cached_property
+    def graph(self) -> Graph:
+        """Which tests reach what."""
+        return Graph(self.root)
+
+    def server(self, *words: str) -> "Server":
+        """The process that forks, cold or ``warm``; it begins when it is first needed."""
+        key = " ".join(words)
+        if key not in self.servers:
+            self.servers[key] = Server(self.tree, *words)
+        return self.servers[key]
 
     def close(self) -> None:
         """End the processes that fork."""
-        self.cold.close()
-        self.warm.close()
+        for server in self.servers.values():
+            server.close()
 
     def _read(self, name: str) -> dict:
         path = self.folder / name
@@ -131,7 +144,8 @@ class Workshop:
             if not target.exists() or _facts(source) != _facts(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
-                self.passes = {}
+                if target.parent.name != "mutants" or target.name == Path(COMMANDS).name:
+                    self.passes = {}  # of tests that may be others now
         for path in _files(self.tree):
             if path not in wanted:
                 path.unlink()
@@ -283,9 +297,9 @@ class Workshop:
         limit = HANGS * task.budget
         original = str(self.root / changed) if changed else ""
         order = Order(str(path), str(self.tree), more, limit, changed, original)
-        ended = (self.cold if cold else self.warm).carry_out(order, clock=WAITS * limit)
+        ended = self.server(*[] if cold else ["warm"]).carry_out(order, clock=WAITS * limit)
         if ended.status == attempt.COLD:
-            ended = self.cold.carry_out(order, clock=WAITS * limit)
+            ended = self.server().carry_out(order, clock=WAITS * limit)
         if answer.exists():
             return ended, Report(**json.loads(answer.read_text()))
         # Killed, by us or by itself: the test that had begun did it.
