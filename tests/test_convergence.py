@@ -179,18 +179,21 @@ def test_descent_has_arrived_after_the_number_of_steps(zero):
 def test_a_smaller_start_waits_for_its_growth(smaller):
     """Factors of one mode grow by 1 + eta (sigma - lambda) a step until they have their size."""
     decay, rate = 0.1, 0.05
-    growth = {"steps_to_arrive": rate * (1 - decay), "autoencoder_steps": 2 * rate * (1 - decay)}
 
-    def steps(name, scale):
+    def of_layers(start):
+        return convergence.steps_to_arrive(start, np.ones(1), (1, 1), decay, rate, 1e-6)
+
+    def of_autoencoder(start):
+        return convergence.autoencoder_steps(start, np.ones(1), decay, rate, 1e-6)
+
+    def start(scale):
         factor = np.full((1, 1), scale)
-        words = ((1, 1),) if name == "steps_to_arrive" else ()
-        start = convergence.Start(factor, factor**2, factor**2)
-        return getattr(convergence, name)(start, np.ones(1), *words, decay, rate, 1e-6)
+        return convergence.Start(factor, factor**2, factor**2)
 
-    for name, factor in growth.items():
-        waited = steps(name, 1e-2 / smaller) - steps(name, 1e-2)
-        size = convergence.SAFETY * np.log(smaller) / np.log1p(factor)
-        assert waited == pytest.approx(size, rel=1e-2), name
+    for steps, growth in ((of_layers, 1 - decay), (of_autoencoder, 2 * (1 - decay))):
+        waited = steps(start(1e-2 / smaller)) - steps(start(1e-2))
+        expected = convergence.SAFETY * np.log(smaller) / np.log1p(rate * growth)
+        assert waited == pytest.approx(expected, rel=1e-2)
 
 
 def test_an_autoencoder_has_arrived_after_the_number_of_steps():
