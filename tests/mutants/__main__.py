@@ -115,7 +115,8 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         workshop.close()
     today = datetime.date.today().isoformat()
-    made = record.recorded(options.seed, options.sample, today, chosen, notes, before)
+    last = options.seconds
+    made = record.recorded(options.seed, options.sample, today, chosen, notes, before, last)
     if options.write:
         record.FILE.write_text(record.written(made))
         record.PAGE.write_text(record.page(made))
