@@ -179,7 +179,8 @@ def page(record: dict[str, Any]) -> str:
         HEAD,
         f"## Seed {record['seed']}, {record['date']}\n",
         f"{tried} of {wanted:,} mutants were tried, each for at most {seconds:g} seconds. "
-        f"Killed: {ended['command']} by the command, {ended['tests']} by tests, {ended['time']} by time; {ended[EQUIVALENT]} are equivalent, "
+        f"Killed: {ended['command']} by the command, {ended['tests']} by tests, "
+        f"{ended['time']} by time; {ended[EQUIVALENT]} are equivalent, "
         f"{ended[ALIVE]} alive. The score, killed over those that are not equivalent, is "
         f"**{whole.share:.3f}**; with 95 % confidence a mutant drawn so is killed with probability "
         f"{whole.lower:.3f} or more (Clopper and Pearson, one-sided).\n",
