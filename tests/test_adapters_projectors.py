@@ -86,3 +86,8 @@ def test_lifting_is_the_transpose_of_projecting():
     oracles.assert_close(jnp.asarray(down), up, size=M * N)
     found = lr.adapters.merged(lr.adapters.Parts(gradients, maps, R), 3.0)
     oracles.assert_close(found["b"], gradients["b"] + R["b"])  # not projected: no scale
+
+
+def test_a_rank_is_looked_at_where_nothing_is_projected(unchecked):
+    with pytest.raises(ValueError, match="rank: got 0, wanted at least 1"):
+        lr.adapters.choose_projectors({"b": jnp.ones(3)}, 0)

@@ -256,6 +256,14 @@ def test_the_amplification_is_what_it_says():
     oracles.assert_close(amplification(case), expected, size=64, scale=expected**2)
 
 
+def test_of_measurements_the_share_is_their_number_over_that_of_the_entries():
+    """Which the hypothesis that enough is seen rests on: 0.3 of 36 entries are 11 numbers."""
+    flags = {flag.name: flag.quick[0] for flag in COMPLETION.flags}
+    flags |= {"dim": 6, "rank": 1, "observed": 0.3, "steps": 1}
+    case = make_measurements(jax.random.key(0), **flags)
+    assert float(case.share) == pytest.approx(11 / 36, rel=1e-6)
+
+
 def test_a_start_by_measurements_sees_nothing_else():
     """Another target with the same measurements has the same start and the same loss."""
     flags = {flag.name: flag.quick[0] for flag in COMPLETION.flags}

@@ -175,6 +175,27 @@ def test_descent_has_arrived_after_the_number_of_steps(zero):
     assert early > 0.9 * runs
 
 
+@pytest.mark.parametrize("smaller", [10.0, 1000.0])
+def test_a_smaller_start_waits_for_its_growth(smaller):
+    """Factors of one mode grow by 1 + eta (sigma - lambda) a step until they have their size."""
+    decay, rate = 0.1, 0.05
+
+    def of_layers(start):
+        return convergence.steps_to_arrive(start, np.ones(1), (1, 1), decay, rate, 1e-6)
+
+    def of_autoencoder(start):
+        return convergence.autoencoder_steps(start, np.ones(1), decay, rate, 1e-6)
+
+    def start(scale):
+        factor = np.full((1, 1), scale)
+        return convergence.Start(factor, factor**2, factor**2)
+
+    for steps, growth in ((of_layers, 1 - decay), (of_autoencoder, 2 * (1 - decay))):
+        waited = steps(start(1e-2 / smaller)) - steps(start(1e-2))
+        expected = convergence.SAFETY * np.log(smaller) / np.log1p(rate * growth)
+        assert waited == pytest.approx(expected, rel=1e-2)
+
+
 def test_an_autoencoder_has_arrived_after_the_number_of_steps():
     runs = 0
     for values, first, last, decay, rate in settings(1, 90, zero=False):

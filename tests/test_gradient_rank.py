@@ -252,6 +252,13 @@ def test_small_problems(shape):
     assert_close(case.start[3, :2, :2], np.abs(example()[0]), size=6)
 
 
+def test_several_terms_start_a_tenth_away_from_their_slowest_part():
+    """So that bounds with l_2 close to l_1 are finite, and are tried by what decays faster."""
+    case = jax.jit(lambda: GRADIENT_RANK.case(jax.random.key(0), rows=5, cols=6, steps=20))()
+    rest, part = (np.linalg.norm(G, axis=(1, 2)) for G in (case.start - case.part, case.part))
+    np.testing.assert_allclose((rest / part)[:2], 0.1, rtol=1e-9)
+
+
 B, C, modes_of = jnp.ones((2, 3, 3)), jnp.ones((1, 2, 2)), gradient_rank.gradient_modes
 test_sides_must_match = oracles.refuses(
     (lambda: modes_of(B, C), r"right: got shape \(1, 2, 2\), wanted \(2, n, n\)"),

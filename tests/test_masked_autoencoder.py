@@ -417,6 +417,7 @@ def test_a_wrong_formula_is_wrong_on_each_data_set(control):
 
 test_self_supervised_functions_refuse = refuses(
     (lambda: masked_autoencoder.patches(4, 5), "size: got 5, wanted 1 to 4"),
+    (lambda: masked_autoencoder.patches(2**62, 2), "rows: got 4611686018427387904, for which"),
     (
         lambda: masked_autoencoder.pool_images(np.ones((6, 2)), (1, 1)),
         "got 6 pixels, wanted a square",

@@ -3,13 +3,15 @@
 import json
 import os
 import subprocess
+import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from tests.mutants import __main__ as command
-from tests.mutants import drawing, operators, record, running
+from tests.mutants import drawing, operators, record, running, swapping
 from tests.mutants.references import Graph
 from tests.mutants.running import Note, Workshop
 
@@ -180,6 +182,24 @@ def test_the_shared_functions_reach_their_theorems_and_examples(graph):
     assert named["lrdyn/theorem2/subspace.py::lrdyn.theorem2.subspace.frame"] == 1
 
 
+def test_parts_of_the_referee_are_reached_through_its_lists_of_modules(graph):
+    start = graph.node("referee/dropout.py", "equalised_factors")
+    ids = {test.id for test in graph.tests(start)}
+    assert "tests/test_referee.py::test_every_claim_is_computed_again_and_agrees" in ids
+    assert "equalised" in graph.claims_of(start)
+    assert graph.refereed(start) == ["theorem3"]
+    exact = graph.node("referee/exact/theorem4.py", "adam_path")
+    assert graph.tests(exact)[0].id.startswith("tests/test_exact.py::")
+    assert graph.refereed(exact) == ["theorem4"]
+
+
+def test_tests_that_run_whole_commands_are_known(graph):
+    start = graph.node("lrdyn/theorem4/gradient_rank_claims.py", "Recursion")
+    whole = {test.id.partition("::")[2] for test in graph.tests(start) if test.whole}
+    assert "test_formulas_of_theorem_4_that_are_wrong_on_both_sides_hold_and_are_refused" in whole
+    assert "test_small_problems" not in whole
+
+
 # A toy library with its tests ------------------------------------------------------------------
 
 SQUARES = '''
@@ -238,7 +258,7 @@ def workshop(tmp_path, monkeypatch):
     }.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    for name in ("__init__.py", "attempt.py"):
+    for name in ("__init__.py", "attempt.py", "swapping.py"):
         (root / "tests" / "mutants").mkdir(exist_ok=True)
         text = (running.ROOT / "tests" / "mutants" / name).read_text()
         (root / "tests" / "mutants" / name).write_text(text)
@@ -312,6 +332,78 @@ def alive(pid):
     return not state.stdout.startswith("Z") and bool(state.stdout)
 
 
+# Code that is exchanged -------------------------------------------------------------------------
+
+MADE_ONCE = """
+def scaled(n):
+    return 2 * n
+
+
+def adder(n):
+    def add(x):
+        return x + n
+
+    return add
+
+
+def later(n, of=lambda x: x + 1):
+    return [add(k) for k, add in enumerate([adder(n), of])]
+
+
+HALF = scaled(3) / 2
+add_one = adder(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "swapped"),
+    [
+        ("enumerate([adder(n), of])", "enumerate([of, adder(n)])", True),
+        ("[add(k) for", "[add(k + 1) for", True),  # in a function that was not called yet
+        ("x + 1", "x - 1", True),  # the value of an argument, made at the import and not called
+        ("x + n", "x - n", False),  # of a function that another made at the import
+        ("2 * n", "3 * n", False),  # called by the import
+        ("/ 2", "/ 3", False),  # in the module itself
+    ],
+)
+def test_code_is_exchanged_where_the_import_did_not_run_it(
+    before, after, swapped, tmp_path, monkeypatch
+):
+    (tmp_path / "toys").mkdir()
+    (tmp_path / "toys" / "__init__.py").write_text("")
+    file, original = tmp_path / "toys" / "once.py", tmp_path / "original.py"
+    for path in (file, original):
+        path.write_text(MADE_ONCE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    imported = swapping.Imported(["toys"], lambda: None)
+    try:
+        once = sys.modules["toys.once"]
+        expected: dict = {}
+        file.write_text(MADE_ONCE.replace(before, after))
+        exec(file.read_text(), expected)
+        assert once.later(5) != expected["later"](5) or not swapped
+        found = imported.swap(Path("toys/once.py"), original)
+        assert found is swapped
+        kept = MADE_ONCE if not swapped else file.read_text()
+        exec(kept, expected)
+        assert once.later(5) == expected["later"](5)
+        assert (once.HALF, once.add_one(1)) == (3, 2)
+    finally:
+        for name in ("toys.once", "toys"):
+            sys.modules.pop(name)
+
+
+def test_an_exchanged_mutant_and_one_that_is_imported_anew_end_alike(workshop):
+    one = of_squares("exponent", "x ** 2", "(x ** (2 + 1))")
+    workshop.passes["tests/test_squares.py::test_broken"] = False
+    workshop.servers["warm"] = workshop.server()  # a cold one
+    anew = workshop.try_mutant(one)
+    del workshop.servers["warm"]
+    swapped = workshop.try_mutant(one)
+    assert (anew.ended, anew.by, anew.said) == (swapped.ended, swapped.by, swapped.said)
+
+
 # The log and the record ------------------------------------------------------------------------
 
 
@@ -347,6 +439,17 @@ def test_a_kill_loses_one_mutant_and_a_second_call_goes_on(tmp_path, capsys):
     assert stand.tried[6:] == [several[1]]  # the one that stayed alive
     command.tried(drawing.drawn(8, 3), stand, log, again=False, at_most=1)
     assert len(stand.tried) == 8  # one is enough for the time
+
+
+def test_a_new_folder_goes_on_behind_the_committed_record(tmp_path):
+    several, stand = drawing.drawn(7, 3), Stand()
+    committed = record.recorded(7, 3, "", several[:1], [note_of(several[0], "command")], {})
+    before = list(record.notes_of(committed))
+    assert [(note.key, note.ended) for note in before] == [(several[0].mutant.key, "command")]
+    notes = command.tried(several, stand, tmp_path / "log", again=False, at_most=60, before=before)
+    assert stand.tried == several[1:]
+    assert [note.key for note in notes] == [one.mutant.key for one in several]
+    assert record.recorded(7, 3, "", several, notes, committed)["mutants"][0]["ended"] == "command"
 
 
 def test_the_record_keeps_reasons_until_something_kills_the_mutant():

@@ -20,6 +20,7 @@ import lrdyn as lr
 from lrdyn.commands import ending
 from lrdyn.commands import verify as verify_command
 from lrdyn.engine.programs import equations
+from lrdyn.engine.statement import Outcome
 from lrdyn.figures import verdicts
 from lrdyn.galore import aligned, single_precision_projector
 from lrdyn.galore import path_claims as og
@@ -247,6 +248,32 @@ def test_the_condition_is_that_of_the_projectors():
     )
     condition = jax.jit(lambda case: og.predict_path(case).condition)
     assert float(condition(near)) > 100 * float(condition(case))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "dtype", "steps", "reason"),
+    [
+        ("adam", "float32", [0, 10, 20], "signs by rounding"),  # all behind a refresh but the start
+        ("adam", "float32", [0, 5, 20], ""),
+        ("sgd", "float32", [0, 10, 20], ""),  # no state that a sign would change
+        ("adam", "float64", [0, 10, 20], ""),
+    ],
+)
+def test_a_run_whose_first_record_is_behind_a_refresh_is_left_open(optimizer, dtype, steps, reason):
+    """Of which the start alone would be compared, and hold."""
+    numbers = np.asarray(numbers_of(optax.__version__))
+    outcome: Any = Outcome(
+        {"optimizer": optimizer, "period": 5},
+        og.PathTheory(condition=np.array(1e-9)),
+        og.PathMeasured(optax_release=numbers, step=np.array(steps), optax_same=np.zeros((3, 4))),
+        {},
+        np.dtype(dtype),
+        size=4,
+        steps=20,
+    )
+    by_id = {claim.id: claim for claim in og.PATH.claims}
+    for id in ("optax_same", "optax_precise"):
+        assert by_id[id].undecided(outcome) == reason
 
 
 def test_the_two_predictions_differ_by_the_float32_of_an_svd():

@@ -21,6 +21,7 @@ from lrdyn.theorem4.duality_claims import Regression
 from lrdyn.theorem4.gradient_rank_claims import TERMS, Recursion
 from lrdyn.theorem4.statement import THEOREM4
 from referee import __main__ as referee
+from referee import galore as of_optax
 from referee import low_rank, networks
 from tests.runs import TINY, finished
 
@@ -187,6 +188,18 @@ def test_gradients_by_hand_are_differences_of_the_loss(problem):
         data = [rng.standard_normal((3, 4, 2)), rng.standard_normal((3, 2, 2))]
     else:
         data = [rng.standard_normal((4, 7)), np.eye(2)[:, rng.integers(2, size=7)]]
+    assert_slope(loss, start, data, rng)
+
+
+def test_the_gradient_of_the_network_of_optax_is_a_difference_of_its_loss():
+    """Of which no claim reads the value."""
+    rng = np.random.default_rng(0)
+    start = [rng.standard_normal(shape) for shape in ((3,), (3, 4), (2, 3))]
+    data = [rng.standard_normal((4, 7)), rng.standard_normal((2, 7))]
+    assert_slope(of_optax.linear_network, start, data, rng)
+
+
+def assert_slope(loss, start, data, rng):
     of = low_rank.Setting(loss, start, data, 1, 1, lambda g, s: (g, s), 1.0, True, [1])
     way = [rng.standard_normal(array.shape) for array in start]
     ahead, behind = (

@@ -1,10 +1,12 @@
 """``python -m tests.mutants [--sample N] [--seed S]``: mutants against the command and the tests.
 
 Without a seed it is the committed drawing (``tests/data/mutants.json``). Every mutant is noted when
-it ends; the same call goes on there, also after a kill. ``--again`` tries those anew that stayed
-alive, ``--only`` those whose place has these words in it. ``--write`` tries none: it puts what was
-tried into the committed record and the page about it (``docs/mutants.md``). The status is 1 if the
-lower bound of the score is below ``--least``.
+it ends; the same call goes on there, also after a kill, and in a new folder behind the committed
+ones. ``--again`` tries those anew that stayed
+alive, ``--only`` those whose place has these words in it. ``--seconds`` gives each less than its 60
+seconds, in which most are killed; ``--again`` is for the rest. ``--write`` tries none: it puts what
+was tried into the committed record and the page about it (``docs/mutants.md``). The status is 1 if
+the lower bound of the score is below ``--least``.
 """
 
 import argparse
@@ -14,9 +16,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tests.mutants import record
+from tests.mutants import record, running
 from tests.mutants.drawing import Drawn, drawn
-from tests.mutants.running import Note, Workshop
+from tests.mutants.running import Note
 from tests.runs import ROOT
 
 
@@ -46,6 +48,7 @@ def tried(
     *,
     again: bool,
     at_most: float,
+    before: Iterable[Note] = (),
 ) -> list[Note]:
     """Try mutants that were not tried before; the notes of all that were.
 
@@ -57,8 +60,10 @@ def tried(
         log: of what was tried.
         again: whether those that stayed alive are tried anew.
         at_most: seconds of the processor after which no further one begins.
+        before: what is known from elsewhere; the log knows better.
     """
-    done = {note.key: note for note in record.noted(log)}
+    of_log = {note.key: note for note in record.noted(log)}
+    done = {note.key: note for note in before} | of_log
     left = [one for one in several if one.mutant.key not in done]
     if again:
         alive = {note.key for note in done.values() if note.ended == record.ALIVE}
@@ -70,11 +75,11 @@ def tried(
                 break
             note = workshop.try_mutant(one)
             spent += note.seconds
-            done[note.key] = note
+            done[note.key] = of_log[note.key] = note
             record.note_down(log, note)
             print(record.said(note), flush=True)
         notes = [done[one.mutant.key] for one in several if one.mutant.key in done]
-        wrong = workshop.no_witnesses(notes)
+        wrong = workshop.no_witnesses(note for note in notes if note.key in of_log)
         left = [one for one in several if one.mutant.key in wrong]
         if not left or spent > at_most:
             return [note for note in notes if note.key not in wrong]
@@ -90,6 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--least", type=float, default=0.0)
+    parser.add_argument("--seconds", type=float, default=running.RUNS, help="for one, at most")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="of the processor")
     options = parser.parse_args(argv)
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -98,14 +104,19 @@ def main(argv: list[str] | None = None) -> int:
     words = options.only
     chosen = [one for one in several if words in f"{one.mutant.file} {one.mutant.within}"]
     most = -1.0 if options.write else 60 * options.minutes
-    workshop = Workshop(options.folder)
+    running.RUNS, running.JUDGES = options.seconds, min(running.JUDGES, options.seconds)
+    before = record.read()
+    known = list(record.notes_of(before)) if before.get("seed") == options.seed else []
+    workshop = running.Workshop(options.folder)
     try:
-        workshop.save()
-        notes = tried(chosen, workshop, log, again=options.again, at_most=most)
+        if not options.write:
+            workshop.save()
+        notes = tried(chosen, workshop, log, again=options.again, at_most=most, before=known)
     finally:
         workshop.close()
-    today, before = datetime.date.today().isoformat(), record.read()
-    made = record.recorded(options.seed, options.sample, today, chosen, notes, before)
+    today = datetime.date.today().isoformat()
+    last = options.seconds
+    made = record.recorded(options.seed, options.sample, today, chosen, notes, before, last)
     if options.write:
         record.FILE.write_text(record.written(made))
         record.PAGE.write_text(record.page(made))

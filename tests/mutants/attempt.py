@@ -2,7 +2,9 @@
 
 ``python -m tests.mutants.attempt`` imports the libraries of others, once, and reads orders, one
 line each. For each it forks a process, which imports ours as they are then and runs the tests in
-the order in which they are given, until one fails or the time is over.
+the order in which they are given, until one fails or the time is over. With ``warm`` ours are
+imported, too, and the process exchanges the code of what was changed since, or ends with
+:data:`COLD` if that will not do.
 """
 
 import importlib
@@ -14,7 +16,17 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jaxtyping
 import pytest
+
+from tests.mutants.swapping import Imported
+
+COLD = 77
+"""Status: what was changed must be imported anew."""
+
+OURS = ("lrdyn", "referee")
+"""Packages that are imported in a warm process."""
 
 NOWHERE = "pytest"
 """What failed where no test began."""
@@ -38,6 +50,10 @@ class Task(NamedTuple):
     """Seconds of the processor after which no further test begins."""
     scratch: str
     """Folder for what the tests write."""
+    scenarios: list[str] = []  # noqa: RUF012 (a tuple would come back as a list)
+    """Of one that runs for each scenario, only these are tried."""
+    saved: str = ""
+    """Folder of the small runs that are looked at, where they need not be made anew."""
     to_the_end: bool = False
     """Whether tests go on behind one that fails."""
 
@@ -55,6 +71,8 @@ class Report(NamedTuple):
     """How many did not begin in time."""
     seconds: dict[str, float]
     """Test -> seconds of the processor, over its parameters."""
+    passed: list[str]
+    """Tests that ended well, with their parameters."""
 
 
 def used() -> float:
@@ -79,6 +97,7 @@ class Watch:
     def __init__(self, task: Task, now: Path):
         self.task, self.now = task, now
         self.failed: list[str] = []
+        self.passed: list[str] = []
         self.said, self.ran, self.left, self.begin = "", 0, 0, 0.0
         self.seconds: dict[str, float] = defaultdict(float)
 
@@ -101,6 +120,10 @@ class Watch:
 
     def _concerned(self, item: Any) -> bool:
         values = self._parameters(item)
+        scenario = getattr(getattr(item, "callspec", None), "params", {}).get("scenario", "")
+        only = self.task.scenarios
+        if only and scenario and isinstance(scenario, str) and scenario not in only:
+            return False
         names = [x if isinstance(x, str) else getattr(x, "name", None) for x in values]
         theorems = [name for name in names if isinstance(name, str) and name in self.task.known]
         if not theorems:
@@ -108,8 +131,15 @@ class Watch:
         return all(name in self.task.theorems for name in theorems)
 
     def _of_other_claim(self, item: Any) -> bool:
-        ids = [getattr(x, "id", None) for x in self._parameters(item) if hasattr(x, "compares")]
-        return bool(self.task.claims and ids and ids[0] not in self.task.claims)
+        """Whether a test is for a claim, or for a theorem, that the mutant does not reach."""
+        names = dict(getattr(getattr(item, "callspec", None), "params", {}))
+        values = list(names.values())
+        ids = [getattr(x, "id", None) for x in values if hasattr(x, "compares")]
+        ids += [names[word] for word in ("id", "claim") if isinstance(names.get(word), str)]
+        ids += [x.claim for x in values if isinstance(getattr(x, "claim", None), str)]
+        theorems = [x.theorem for x in values if isinstance(getattr(x, "theorem", None), str)]
+        elsewhere = theorems and theorems[0] not in self.task.theorems
+        return bool(elsewhere or (self.task.claims and ids and ids[0] not in self.task.claims))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: Any) -> bool | None:
@@ -124,6 +154,8 @@ class Watch:
         self.now.write_text(nodeid)
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        if nodeid not in self.failed:
+            self.passed.append(nodeid)
         self.seconds[named(nodeid)] += used() - self.begin
 
     def pytest_runtest_logreport(self, report: Any) -> None:
@@ -133,7 +165,7 @@ class Watch:
 
     def report(self) -> Report:
         seconds = {name: round(value, 2) for name, value in self.seconds.items()}
-        return Report(self.failed, self.said, self.ran, self.left, seconds)
+        return Report(self.failed, self.said, self.ran, self.left, seconds, self.passed)
 
 
 def last_line(report: Any) -> str:
@@ -151,6 +183,7 @@ def attempt(path: Path) -> None:
     files = list(dict.fromkeys(test.partition("::")[0] for test in task.tests))
     until = "--continue-on-collection-errors" if task.to_the_end else "-x"
     words = ["-q", until, "--no-header", "-p", "no:cacheprovider", f"--basetemp={task.scratch}"]
+    words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # imported before pytest's time
     status = pytest.main([*words, *files], plugins=[watch])
     report = watch.report()
     if status not in (0, 1, 5) and not report.failed:
@@ -169,6 +202,10 @@ class Order(NamedTuple):
     """What the environment has besides."""
     seconds: float
     """Of the processor, after which the system ends the process."""
+    changed: str = ""
+    """File that has another text than it had when the process began that forks."""
+    original: str = ""
+    """A file with that text."""
 
 
 PRELOADED = (
@@ -178,9 +215,18 @@ PRELOADED = (
 """Modules that no mutant changes, but none that brings a plugin of pytest."""
 
 
-def carried_out(order: Order) -> None:
-    """In the forked process: be a session of one's own, and try."""
+def own_session() -> None:
+    """Begin a session, of which Linux keeps the share of the processor that the last one had."""
+    share = Path("/proc/self/autogroup")
+    nice = share.read_text().split()[-1] if share.exists() else "0"
     os.setsid()
+    if nice != "0":
+        share.write_text(nice)
+
+
+def carried_out(order: Order, imported: Imported | None) -> int:
+    """In the forked process: be a session of one's own, and try; the status."""
+    own_session()
     nowhere = os.open(os.devnull, os.O_RDWR)
     for handle in (0, 1, 2):
         os.dup2(nowhere, handle)
@@ -188,22 +234,34 @@ def carried_out(order: Order) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (most, most))
     os.chdir(order.tree)
     os.environ |= order.environment
-    sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in os.environ
     sys.path[0] = order.tree
+    if imported and order.changed:
+        if not imported.swap(Path(order.changed), Path(order.original)):
+            return COLD
     attempt(Path(order.task))
+    return 0
 
 
-def serve() -> None:
+def as_tests_do() -> None:
+    """What ``tests/conftest.py`` does before most modules are imported, but for opening devices."""
+    jaxtyping.install_import_hook("lrdyn", "beartype.beartype")
+    importlib.import_module("lrdyn")
+    jax.config.update("jax_enable_x64", True)
+
+
+def serve(*, warm: bool) -> None:
     """Fork a process for each order; say its number, then its status and seconds."""
     for name in PRELOADED:
         importlib.import_module(name)
+    imported = (
+        Imported([name for name in OURS if Path(name).is_dir()], as_tests_do) if warm else None
+    )
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
             status = 1
             try:
-                carried_out(Order(**json.loads(line)))
-                status = 0
+                status = carried_out(Order(**json.loads(line)), imported)
             finally:
                 os._exit(status)
         print(pid, flush=True)
@@ -213,4 +271,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(warm="warm" in sys.argv[1:])

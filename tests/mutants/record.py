@@ -12,7 +12,7 @@ from scipy.special import betaincinv
 
 from lrdyn.core.show import aligned
 from tests.mutants.drawing import Drawn
-from tests.mutants.running import Note
+from tests.mutants.running import RUNS, Note
 from tests.runs import ROOT
 
 FILE = ROOT / "tests" / "data" / "mutants.json"
@@ -90,6 +90,13 @@ KEPT = ("key", "kind", "file", "line", "within", "operator", "before", "after", 
 """Of a note."""
 
 
+def notes_of(record: dict[str, Any]) -> Iterator[Note]:
+    """What a record says was tried; what is equivalent stayed alive."""
+    for entry in record.get("mutants", ()):
+        note = Note(**{name: entry[name] for name in KEPT})
+        yield note._replace(ended=ALIVE) if note.ended == EQUIVALENT else note
+
+
 def recorded(
     seed: int,
     wanted: int,
@@ -97,6 +104,7 @@ def recorded(
     drawn: Sequence[Drawn],
     notes: Iterable[Note],
     before: dict[str, Any],
+    seconds: float = RUNS,
 ) -> dict[str, Any]:
     """What is committed: every mutant of the drawing that was tried.
 
@@ -114,12 +122,13 @@ def recorded(
         if note.ended == ALIVE and note.key in reasons:
             entry |= {"ended": EQUIVALENT, "reason": reasons[note.key]}
         entries.append(entry)
-    return {"date": date, "seed": seed, "wanted": wanted, "mutants": entries}
+    head = {"date": date, "seed": seed, "wanted": wanted, "seconds": seconds}
+    return head | {"mutants": entries}
 
 
 def written(record: dict[str, Any]) -> str:
     """The record as text: one line for each mutant."""
-    head = {name: record[name] for name in ("date", "seed", "wanted")}
+    head = {name: record[name] for name in ("date", "seed", "wanted", "seconds")}
     lines = ",\n".join("  " + json.dumps(entry) for entry in record["mutants"])
     words = ",\n".join(f" {json.dumps(n)}: {json.dumps(v)}" for n, v in head.items())
     return f'{{\n{words},\n "mutants": [\n{lines}\n ]\n}}\n'
@@ -136,10 +145,17 @@ HEAD = """# Mutants: which wrong lines are noticed
 
 A mutant is the library with one wrong place: a sign, a scale, a tolerance, a mean in the place of
 the largest, a flag that is ignored, a mask that is used twice. Each runs in a copy of the tree,
-against the command (the small run of its theorem, or its saved results judged again) and against
-the tests whose code reaches what was changed, the nearest and cheapest first. It is killed if one
-of them fails that passes without it. A mutant of what only judges has 10 seconds of a processor,
-another one 60; one that takes three times as much hangs, which kills it, too.
+against the command and against the tests whose code reaches what was changed, the nearest and
+cheapest first. The command is the small run of its theorem, whole or of one scenario without
+controls; of what only judges, saved results judged again; of the referee, a claim of them computed
+again. A mutant is killed if one of these fails that passes without it. One of what only judges has
+10 seconds of a processor, another one 60; one that takes three times as much hangs, which kills it,
+too. `--seconds` gives less: then most are killed as well, and what stays alive may have had too
+little time; `--again` tries it anew.
+
+The library is imported once, with all its checks. For each mutant a process is forked from there,
+and the functions that it changes get its code; where a change is of what the import ran, the fork
+imports everything again.
 
 What is changed, where, and which tests can see it is said in `tests/mutants/` by `operators.py`,
 `drawing.py` and `references.py`. Mutants are drawn by name: an edit of one function leaves those of
@@ -156,14 +172,15 @@ $ python -m tests.mutants --write                 # tests/data/mutants.json, and
 def page(record: dict[str, Any]) -> str:
     """``docs/mutants.md``."""
     entries, wanted = record["mutants"], record["wanted"]
-    ended = Counter(entry["ended"] for entry in entries)
+    ended, seconds = Counter(entry["ended"] for entry in entries), record["seconds"]
     whole = score(entries)
     tried = "All" if len(entries) == wanted else f"{len(entries):,}"
     lines = [
         HEAD,
         f"## Seed {record['seed']}, {record['date']}\n",
-        f"{tried} of {wanted:,} mutants were tried. Killed: {ended['command']} by the command, "
-        f"{ended['tests']} by tests, {ended['time']} by time; {ended[EQUIVALENT]} are equivalent, "
+        f"{tried} of {wanted:,} mutants were tried, each for at most {seconds:g} seconds. "
+        f"Killed: {ended['command']} by the command, {ended['tests']} by tests, "
+        f"{ended['time']} by time; {ended[EQUIVALENT]} are equivalent, "
         f"{ended[ALIVE]} alive. The score, killed over those that are not equivalent, is "
         f"**{whole.share:.3f}**; with 95 % confidence a mutant drawn so is killed with probability "
         f"{whole.lower:.3f} or more (Clopper and Pearson, one-sided).\n",

@@ -29,6 +29,12 @@ PRODUCING = ("produce", "jobs", "work", "programs", "sweep", "points", "cases")
 LIST = "lrdyn.registry"
 """Where all theorems are listed."""
 
+COMMANDS = {"command_line", "drawing_command_line", "carry_out", "python", "started", "refused"}
+"""What a test takes or calls that runs a whole command or sweep."""
+
+SHARED = {"finished", "tmp_path_factory"}
+"""What a test takes or calls that looks at a small run."""
+
 JUDGES = ("claims", "findings")
 """Arguments of a scenario that only read results."""
 
@@ -43,6 +49,10 @@ class Module(NamedTuple):
     """What stands at its top."""
     imports: dict[str, tuple[str, str]]
     """Name that an import binds, anywhere in the file -> module and what of it, or nothing."""
+    loops: frozenset[str]
+    """Names that loops bind."""
+    listed: tuple[str, ...]
+    """Names that stand in a tuple or list, which a loop can go through."""
 
 
 class Test(NamedTuple):
@@ -52,6 +62,10 @@ class Test(NamedTuple):
     distance: int
     general: bool = False
     """Whether it reaches all theorems alike, by their list."""
+    whole: bool = False
+    """Whether it runs a whole command or sweep."""
+    shared: bool = False
+    """Whether it looks at a small run that many tests share."""
 
 
 class Graph:
@@ -66,8 +80,8 @@ class Graph:
         self.used_by: dict[Node, set[Node]] = defaultdict(set)
         self.claims: dict[Node, str] = {}
         """Stand-ins of claims -> their ids."""
-        self.produced: set[Node] = set()
-        """Stand-ins of what makes the results of a scenario."""
+        self.produced: dict[Node, str] = {}
+        """Stand-ins of what makes the results of a scenario -> its id."""
         for module in self.modules.values():
             self._refer(module)
 
@@ -78,6 +92,8 @@ class Graph:
             user = (module.name, name)
             for part in parts:
                 self._from(user, part, module)
+                if name == "CLAIMS" and module.name.startswith("referee."):
+                    self._confirms(module, part)
                 for call in ast.walk(part):
                     match call:
                         case ast.Call(ast.Name("Claim"), [ast.Constant(str(id)), *_]):
@@ -89,9 +105,21 @@ class Graph:
                         ) if not module.name.startswith("lrdyn.studies."):  # no theorem's
                             self._produces(module, name, call)
 
+    def _confirms(self, module: Module, part: ast.AST) -> None:
+        """Scenario -> claim -> both of its sides, as a referee has them."""
+        for node in ast.walk(part):
+            match node:
+                case ast.Dict(keys, values):
+                    for key, value in zip(keys, values, strict=True):
+                        if isinstance(key, ast.Constant) and not isinstance(value, ast.Dict):
+                            claim = (module.name, f"claim {key.value}")
+                            self.claims[claim] = str(key.value)
+                            self._from(claim, value, module)
+
     def _produces(self, module: Module, name: str, call: ast.Call) -> None:
         made = (module.name, f"{name} results")
-        self.produced.add(made)
+        name_of = call.args[0] if call.args else None
+        self.produced[made] = str(name_of.value) if isinstance(name_of, ast.Constant) else ""
         keywords = [k.value for k in call.keywords if k.arg not in JUDGES]
         for part in (*call.args[:4], *keywords):
             self._from(made, part, module)
@@ -124,14 +152,18 @@ class Graph:
         first, *rest = chain
         if first in module.names:
             yield (module.name, first)
-            if (
-                rest
-            ):  # a variable that stands for a module, such as one whose functions are compiled
+            if rest:
+                # A variable that stands for a module, such as one whose functions are compiled.
                 for part in module.names[first]:
                     if isinstance(part, ast.Assign | ast.AnnAssign):
                         yield from self._through(part, module, rest)
         elif first in module.imports:
             yield from self._of_import(module.imports[first], rest)
+        elif rest and first in module.loops:
+            for name in module.listed:  # of modules, those that have it
+                for node in self._of_import(module.imports[name], rest):
+                    if node[1] == rest[0]:
+                        yield node
 
     def _through(self, part: ast.AST, module: Module, rest: list[str]) -> Iterator[Node]:
         for node in ast.walk(part):
@@ -187,12 +219,13 @@ class Graph:
             if module is None or not what:
                 continue
             if name.rpartition(".")[2].startswith("test_"):
-                ids = _tests(module, what)
+                ids, words = _tests(module, what), _words(module, what)
             elif not name.startswith("tests."):
-                ids = (f"{name}.{id}" for id in _examples(module, what))
+                ids, words = (f"{name}.{id}" for id in _examples(module, what)), set()
             else:
                 continue
-            found += [Test(f"{module.path}::{id}", distance, general) for id in ids]
+            costs = bool(words & COMMANDS), bool(words & SHARED)
+            found += [Test(f"{module.path}::{id}", distance, general, *costs) for id in ids]
         return sorted(found, key=lambda test: (test.distance, test.id))
 
     def theorems(self, start: Node) -> list[str]:
@@ -203,11 +236,23 @@ class Graph:
         found = [name for name, where in stated.items() if where in reached]
         return sorted(found, key=lambda name: reached[stated[name]])
 
+    def refereed(self, start: Node) -> list[str]:
+        """Theorems of the claims that a part of the referee computes again, or of its name."""
+        mine = self.claims_of(start)
+        stated = [n for n, id in self.claims.items() if id in mine and n[0].startswith("lrdyn.")]
+        users = [(module, claim.partition(" claim ")[0]) for module, claim in stated]
+        found = {start[0].rpartition(".")[2], *(t for user in users for t in self.theorems(user))}
+        return [name for name in REGISTRY if name in found]
+
     def only_judges(self, start: Node) -> bool:
         """Whether no result of a theorem depends on it."""
         reached = self.distances(start)
         makes = {f"lrdyn.engine.{name}" for name in PRODUCING}
         return not any(node in self.produced or node[0] in makes for node in reached)
+
+    def scenarios_of(self, start: Node) -> set[str]:
+        """Ids of the scenarios whose results depend on it."""
+        return {self.produced[node] for node in self.distances(start) if node in self.produced}
 
     def claims_of(self, start: Node) -> set[str]:
         """Ids of the claims that reach it, of those whose id stands in the source."""
@@ -223,9 +268,10 @@ def _modules(root: Path) -> Iterator[Module]:
             name = ".".join(relative.with_suffix("").parts).removesuffix(".__init__")
             tree = ast.parse(path.read_text())
             package = path.name == "__init__.py"
-            yield Module(
-                name, package, relative.as_posix(), _top(tree), _imports(tree, name, package)
-            )
+            imports = _imports(tree, name, package)
+            loops, listed = _loops(tree)
+            listed = tuple(word for word in listed if word in imports)
+            yield Module(name, package, relative.as_posix(), _top(tree), imports, loops, listed)
 
 
 def _top(tree: ast.Module) -> dict[str, list[ast.AST]]:
@@ -243,7 +289,24 @@ def _top(tree: ast.Module) -> dict[str, list[ast.AST]]:
                                 found[one.id].append(inner)
                 case ast.AnnAssign(ast.Name(name)) | ast.AugAssign(ast.Name(name)):
                     found[name].append(inner)
+                case ast.For():  # it fills what it calls methods of
+                    for call in ast.walk(inner):
+                        chain = _chain(call.func) if isinstance(call, ast.Call) else []
+                        if chain and chain[0] in found:
+                            found[chain[0]].append(inner)
     return dict(found)
+
+
+def _loops(tree: ast.Module) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Names that loops bind, and names that stand in a tuple or list."""
+    bound, listed = set(), []
+    for node in ast.walk(tree):
+        match node:
+            case ast.For(ast.Name(name)) | ast.comprehension(ast.Name(name)):
+                bound.add(name)
+            case ast.Tuple(several) | ast.List(several):
+                listed += [one.id for one in several if isinstance(one, ast.Name)]
+    return frozenset(bound), tuple(dict.fromkeys(listed))
 
 
 def _imports(tree: ast.Module, name: str, package: bool) -> dict[str, tuple[str, str]]:
@@ -296,6 +359,16 @@ def _tests(module: Module, what: str) -> Iterator[str]:
             for inner in node.body:
                 if isinstance(inner, ast.FunctionDef) and inner.name.startswith("test_"):
                     yield f"{what}::{inner.name}"
+
+
+def _words(module: Module, what: str) -> set[str]:
+    """Arguments, and the last words of names."""
+    return {
+        word
+        for part in module.names.get(what, ())
+        for node in ast.walk(part)
+        for word in ([node.arg] if isinstance(node, ast.arg) else _chain(node)[-1:])
+    }
 
 
 def _examples(module: Module, what: str) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Running mutants: each in a copy of the tree, in processes that end with it, within its time."""
 
 import contextlib
+import functools
 import json
 import os
 import select
@@ -33,14 +34,33 @@ HANGS, WAITS = 3.0, 10.0
 """A mutant that takes so many times its seconds of the processor hangs, and so does one that takes
 so many times those of the clock, or waits."""
 
+LOOKS = 1.0
+"""Seconds between two looks at what a mutant has taken."""
+
 COMMANDS = "tests/mutants/commands.py"
 JUDGED, RAN = f"{COMMANDS}::test_saved_results_hold", f"{COMMANDS}::test_the_run_holds"
+SCENARIO, REFEREE = (
+    f"{COMMANDS}::test_the_scenario_holds",
+    f"{COMMANDS}::test_the_referee_agrees",
+)
+
+FIRST = 300.0
+"""Seconds of the processor for a small run whose programs nobody has compiled yet."""
 
 FAMILIAR = 2
 """Theorems of which a mutant sees the command: the nearest ones."""
 
 UNKNOWN = 0.5
 """Seconds of a test that did not run yet."""
+
+WHOLE = 10.0
+"""The same of one that runs a whole command."""
+
+SCENARIOS = 4.0
+"""The same of the scenarios or claims that a mutant reaches, however many another one does."""
+
+COMPILED = 40.0
+"""Seconds of a small run some of whose programs are compiled anew."""
 
 
 class Note(NamedTuple):
@@ -86,16 +106,30 @@ class Workshop:
 
     def __init__(self, folder: Path, root: Path = ROOT):
         self.tree, self.saved = folder / "tree", folder / "saved"
-        self.folder, self.root, self.graph = folder, root, Graph(root)
-        self.seconds: dict[str, float] = self._read("seconds.json")
+        self.folder, self.root = folder, root
+        self.seconds: dict[str, float] = {RAN: COMPILED} | self._read("seconds.json")
         self.passes: dict[str, bool] = self._read("passes.json")
-        """Whether a test that failed with a mutant passes without one."""
+        """Whether a test passes without a mutant, or passed with one that it does not see."""
+        self.younger = int(time.time())
         self._copy()
-        self.server = Server(self.tree)
+        self.servers: dict[str, Server] = {}
+
+    @functools.cached_property
+    def graph(self) -> Graph:
+        """Which tests reach what."""
+        return Graph(self.root)
+
+    def server(self, *words: str) -> "Server":
+        """The process that forks, cold or ``warm``; it begins when it is first needed."""
+        key = " ".join(words)
+        if key not in self.servers:
+            self.servers[key] = Server(self.tree, *words)
+        return self.servers[key]
 
     def close(self) -> None:
-        """End the process that forks."""
-        self.server.close()
+        """End the processes that fork."""
+        for server in self.servers.values():
+            server.close()
 
     def _read(self, name: str) -> dict:
         path = self.folder / name
@@ -110,7 +144,8 @@ class Workshop:
             if not target.exists() or _facts(source) != _facts(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
-                self.passes = {}
+                if target.parent.name != "mutants" or target.name == Path(COMMANDS).name:
+                    self.passes = {}  # of tests that may be others now
         for path in _files(self.tree):
             if path not in wanted:
                 path.unlink()
@@ -124,24 +159,37 @@ class Workshop:
         of_referee = one.kind == "referee"
         judges = of_referee or self.graph.only_judges(start)
         budget = JUDGES if judges else RUNS
-        theorems = list(REGISTRY) if of_referee else self.graph.theorems(start)[:FAMILIAR]
+        if of_referee:
+            theorems = self.graph.refereed(start)[:FAMILIAR] or list(REGISTRY)
+        else:
+            theorems = self.graph.theorems(start)[:FAMILIAR]
         tests = self.graph.tests(start)
         found = {test.id: test.distance for test in tests}
         general = [test.id for test in tests if test.general]
-        if theorems and not of_referee:
-            found[JUDGED if judges else RAN] = 1
+        anew = {test.id for test in tests if test.shared and not judges}  # its small run
+        whole = anew | {test.id for test in tests if test.whole}
+        if of_referee and not mutant.file.startswith("referee/exact/"):
+            found[REFEREE] = 0
+        elif theorems and not of_referee:
+            found |= {JUDGED: 1} if judges else {SCENARIO: 0, RAN: 1}
         blamed = {attempt.named(test) for test, passes in self.passes.items() if not passes}
-        price = {id: (1 + far) * (UNKNOWN + self._seconds(id)) for id, far in found.items()}
+        guessed = {id: WHOLE if id in whole else UNKNOWN for id in found}
+        guessed |= dict.fromkeys((SCENARIO, REFEREE), SCENARIOS)
+        known = {id: self.seconds.get(id, guessed[id]) for id in found}
+        seconds = {id: max(known[id], WHOLE) if id in anew else known[id] for id in found}
+        price = {id: (1 + far) * (UNKNOWN + seconds[id]) for id, far in found.items()}
         chosen, total = [], 0.0
         for id in sorted(found, key=lambda id: (price[id], id)):
-            if id not in blamed and self._seconds(id) <= budget:
+            if id not in blamed and seconds[id] <= budget:
                 chosen.append(id)
-                total += self._seconds(id)
+                total += seconds[id]
             if total > budget:
                 break
         claims = sorted(self.graph.claims_of(start))
         scratch = str(self.folder / "scratch")
-        return Task(chosen, list(REGISTRY), theorems, general, claims, budget, scratch)
+        of = sorted(self.graph.scenarios_of(start))
+        saved = str(self.saved) if judges else ""
+        return Task(chosen, list(REGISTRY), theorems, general, claims, budget, scratch, of, saved)
 
     def _seconds(self, test: str) -> float:
         return self.seconds.get(test, UNKNOWN)
@@ -153,7 +201,7 @@ class Workshop:
         mutant = one.mutant
         changed = operators.applied((self.root / mutant.file).read_text(), mutant)
         with self._changed(mutant.file, changed):
-            ended, report = self._attempt(self.task(one))
+            ended, report = self._attempt(self.task(one), mutant.file)
         self._learn(report)
         note = Note(
             *(mutant.key, one.kind, mutant.file, mutant.line, mutant.within),
@@ -169,14 +217,28 @@ class Workshop:
         return note._replace(ended=by if ended.in_time else "time", by=report.failed[0])
 
     def no_witnesses(self, notes: Iterable[Note]) -> set[str]:
-        """Mutants whose test fails in a tree that nobody changed, or takes as long there."""
+        """Mutants whose test fails in a tree that nobody changed, or takes as long there.
+
+        A test that passed with another mutant is not asked again.
+        """
         # That a small run ends well has been seen by `save`.
         asked = {note.key: note for note in notes if note.by and not note.by.startswith(RAN)}
         tests = {note.by for note in asked.values()} - {attempt.NOWHERE}
         if unknown := sorted(tests - self.passes.keys()):
             every, scratch = list(REGISTRY), str(self.folder / "scratch")
-            task = Task(unknown, every, every, [], [], RUNS * len(unknown), scratch, True)
-            _, report = self._attempt(task, keep=True)
+            task = Task(
+                unknown,
+                every,
+                every,
+                [],
+                [],
+                RUNS * len(unknown),
+                scratch,
+                [],
+                str(self.saved),
+                True,
+            )
+            _, report = self._attempt(task)
             self._learn(report)
             for test in unknown:
                 ran = "::" not in test or attempt.named(test) in report.seconds
@@ -191,45 +253,59 @@ class Workshop:
 
     @contextlib.contextmanager
     def _changed(self, file: str, text: str):
-        """The copy with another text of a file, which is younger than what is compiled of it."""
+        """The copy with another text of a file, of a time that no other text of it had.
+
+        By its time Python knows whether what it compiled of a file is of this text.
+        """
         target, source = self.tree / file, self.root / file
         target.write_text(text)
-        os.utime(target, (time.time(), source.stat().st_mtime + 100))
+        self.younger += 1
+        os.utime(target, (self.younger, self.younger))
         try:
             yield
         finally:
             shutil.copy2(source, target)
 
     def _learn(self, report: Report) -> None:
-        new = {n: s for n, s in report.seconds.items() if s > self.seconds.get(n, 0.0)}
-        if new:
-            self.seconds |= new
-            self._write("seconds.json", self.seconds)
+        new = {n: s for n, s in report.seconds.items() if n not in (SCENARIO, REFEREE)}
+        self.seconds |= {n: s for n, s in new.items() if s > self.seconds.get(n, 0.0)}
+        self._write("seconds.json", self.seconds)
+        self.passes |= {test: True for test in report.passed if self.passes.get(test, True)}
+        self._write("passes.json", self.passes)
 
     def _write(self, name: str, content: dict) -> None:
         path = self.folder / name
         path.with_suffix(".new").write_text(json.dumps(content, indent=0, sort_keys=True))
         path.with_suffix(".new").replace(path)
 
-    def _attempt(self, task: Task, *, keep: bool = False) -> tuple[Ended, Report]:
-        """Run tests in the copy; ``keep`` keeps what Python compiles, of a tree as it is."""
+    def _attempt(
+        self, task: Task, changed: str = "", *, cold: bool = False
+    ) -> tuple[Ended, Report]:
+        """Run tests in the copy, of which a file is changed.
+
+        Args:
+            task: what is tried.
+            changed: path of the file.
+            cold: whether the library is imported anew in any case.
+        """
         path = self.folder / "task.json"
         answer = path.with_suffix(".report")
         for left in (answer, path.with_suffix(".now")):
             left.unlink(missing_ok=True)
         path.write_text(json.dumps(task._asdict()))
-        more = {} if keep else {"PYTHONDONTWRITEBYTECODE": "1"}
-        if task.budget != RUNS:
-            more[FINISHED] = str(self.saved)
+        more = {FINISHED: task.saved} if task.saved else {}
         limit = HANGS * task.budget
-        order = Order(str(path), str(self.tree), more, limit)
-        ended = self.server.carry_out(order, clock=WAITS * limit)
+        original = str(self.root / changed) if changed else ""
+        order = Order(str(path), str(self.tree), more, limit, changed, original)
+        ended = self.server(*[] if cold else ["warm"]).carry_out(order, clock=WAITS * limit)
+        if ended.status == attempt.COLD:
+            ended = self.server().carry_out(order, clock=WAITS * limit)
         if answer.exists():
             return ended, Report(**json.loads(answer.read_text()))
         # Killed, by us or by itself: the test that had begun did it.
         now = path.with_suffix(".now")
         said = f"the process ended with {ended.status}" if ended.in_time else "no end in time"
-        return ended, Report([now.read_text() if now.exists() else NOWHERE], said, 0, 0, {})
+        return ended, Report([now.read_text() if now.exists() else NOWHERE], said, 0, 0, {}, [])
 
     def save(self) -> None:
         """Make the results that mutants of judges judge: the small run of each theorem, once."""
@@ -237,8 +313,9 @@ class Workshop:
         for name in REGISTRY:
             if not (self.saved / f"{name}.json").exists():
                 scratch = str(self.folder / "scratch")
-                task = Task([RAN], list(REGISTRY), [name], [], [], JUDGES, scratch)
-                _, report = self._attempt(task, keep=True)
+                saved = str(self.saved)
+                task = Task([RAN], list(REGISTRY), [name], [], [], FIRST, scratch, [], saved)
+                _, report = self._attempt(task, cold=True)
                 if report.failed or not report.ran:
                     raise RuntimeError(f"{name}: the small run fails without a mutant: {report}")
 
@@ -265,13 +342,14 @@ class Server:
 
     Args:
         tree: where it starts.
+        words: ``warm`` if it imports the tree, too.
     """
 
-    def __init__(self, tree: Path):
+    def __init__(self, tree: Path, *words: str):
         left_out = ("LRDYN", "PYTHONDONTWRITEBYTECODE")
         ours = {name: v for name, v in os.environ.items() if not name.startswith(left_out)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.mutants.attempt"],
+            [sys.executable, "-m", "tests.mutants.attempt", *words],
             cwd=tree,
             env={**ours, "PYTHONPATH": str(tree)},
             bufsize=0,  # what was read ahead would be no answer to wait for
@@ -291,7 +369,7 @@ class Server:
         self.process.stdin.write(json.dumps(order._asdict()).encode() + b"\n")
         session, begin, in_time = int(self._answer()), time.monotonic(), True
         try:
-            while in_time and not self._answered(0.1):
+            while in_time and not self._answered(LOOKS):
                 passed = time.monotonic() - begin
                 in_time = passed < clock and _spent(session) < order.seconds
         finally:
