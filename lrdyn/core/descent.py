@@ -306,8 +306,9 @@ def one_for_each_run(state: State, of_a_run: Float[Array, ""]) -> State:
         of_a_run: any number that is one for each run.
 
     Example:
-        >>> one_for_each_run({"sum": jnp.zeros(2), "steps": 3}, jnp.asarray(1.0))
-        {'sum': Array([0., 0.], dtype=float32), 'steps': 3}
+        >>> start = one_for_each_run({"sum": jnp.zeros(2), "steps": 3}, jnp.asarray(1.0))
+        >>> start["sum"].tolist(), start["steps"]
+        ([0.0, 0.0], 3)
     """
     never = jnp.zeros((), bool) & (of_a_run > 0)
 
