@@ -71,16 +71,17 @@ def evaluate_controls(
         outputs: dict[str, Any] = {}
         cases: dict[Any, Any] = {}  # two claims that break the same way share their case
         for control in controls:
-            broken = (control.case, control.amount)
-            if broken not in cases and control.case is not None:
+            if control.case is None:
+                cases[None] = whole
+            elif _broken_by(control) not in cases:
                 distance = jnp.asarray(control.amount if amount is None else amount)
-                cases[broken] = control.case(jax.random.fold_in(key, 1), whole, distance)
-            cases.setdefault(broken, whole)
+                moved = control.case(jax.random.fold_in(key, 1), whole, distance)
+                cases[_broken_by(control)] = moved
         once = OnceEach()
         if scenario.traced:
             once.together((scenario.predict, scenario.measure, facts), list(cases.values()))
         for control in controls:
-            case = cases[control.case, control.amount]
+            case = cases[_broken_by(control)]
             predicted, measured = (
                 _arrays(function, once(function, case), scenario.traced)
                 for function in (scenario.predict, scenario.measure)
@@ -97,6 +98,11 @@ def evaluate_controls(
         return outputs
 
     return point
+
+
+def _broken_by(control: Control) -> Any:
+    """What tells the case of a control from those of others; None for the unbroken one."""
+    return control.case and (control.case, control.amount)
 
 
 def _arrays(function: Callable[..., Any], returned: Any, traced: bool) -> dict[str, Any]:
@@ -199,6 +205,7 @@ class OnceEach:
 
 
 def _of_one_form(cases: Sequence[Any]) -> list[list[Any]]:
+    """The cases in groups, in each of which they differ in the entries of their arrays alone."""
     found: list[tuple[Any, list[Any]]] = []
 
     def form(case: Any) -> tuple[Any, list[Any]]:
