@@ -284,10 +284,10 @@ def test_a_loop_from_constants_is_batched_once():
     @added.def_vmap
     def _(size, in_batched, total, x):
         batched.append(in_batched)
-        return total + x[:, None], True
+        return total + x, True
 
     def summed(tied, x):
-        start = {"sum": jnp.zeros(2), "count": 0}
+        start = {"sum": jnp.zeros(()), "count": 0}
         start = one_for_each_run(start, x) if tied else start
 
         def step(state, _):
