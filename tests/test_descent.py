@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lrdyn as lr
-from lrdyn.core.descent import iterate, simulate_lanes, simulate_until
+from lrdyn.core.descent import iterate, one_for_each_run, simulate_lanes, simulate_until
 from tests import oracles
 from tests.oracles import assert_close, refuses
 
@@ -272,3 +272,33 @@ def test_a_lane_that_diverges_is_marked_alone():
 
     found = simulate_lanes(problem, jnp.array([0.1, 1e9, 0.1]), np.array([0, 50]))
     assert found.diverged_at.tolist() == [-1, 1, -1]
+
+
+def test_a_loop_from_constants_is_batched_once():
+    batched = []
+
+    @jax.custom_batching.custom_vmap
+    def added(total, x):
+        return total + x
+
+    @added.def_vmap
+    def _(size, in_batched, total, x):
+        batched.append(in_batched)
+        return total + x, True
+
+    def summed(tied, x):
+        start = {"sum": jnp.zeros(()), "count": 0}
+        start = one_for_each_run(start, x) if tied else start
+
+        def step(state, _):
+            return {"sum": added(state["sum"], x), "count": state["count"] + 1}, None
+
+        return jax.lax.scan(step, start, length=3)[0]
+
+    runs = jnp.array([1.0, jnp.nan, -2.0])
+    plain = jax.vmap(partial(summed, False))(runs)
+    assert batched == [[False, True], [True, True]]  # as a constant, and as one for each run
+    batched.clear()
+    tied = jax.vmap(partial(summed, True))(runs)
+    assert batched == [[True, True]]
+    chex.assert_trees_all_equal(plain, tied)

@@ -17,6 +17,7 @@ import pytest
 import scipy.stats
 import xarray as xr
 from jaxtyping import Float
+from PIL import Image
 
 import lrdyn
 from lrdyn import cli
@@ -154,6 +155,16 @@ def test_a_pdf_depends_on_the_numbers_alone_and_matplotlib_stays_as_it_was(drawn
     assert render(TOY, tmp_path).paths[2].read_bytes() == drawn.paths[2].read_bytes()
     assert dict(mpl.rcParams) == before
     assert mpl.get_backend() == backend
+
+
+def test_a_figure_for_a_look_has_the_dots_of_a_screen_and_no_fonts(tmp_path):
+    for for_a_look, dots in ((True, 150), (False, 300)):
+        with plotting.style():
+            figure, _ = plotting.panels(["one"])
+        png, pdf = plotting.save(figure, tmp_path / "figure", for_a_look=for_a_look)
+        with Image.open(png) as picture:
+            assert picture.size[0] == plotting.TEXT_WIDTH * dots
+        assert (b"/Subtype /Type3" in pdf.read_bytes()) == for_a_look
 
 
 def test_a_table_is_text_csv_and_latex_of_the_saved_numbers(tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 import runpy
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -559,9 +560,63 @@ def test_what_controls_share_is_called_once_for_each_case():
     )
     found = evaluate_controls(scenario, {}, scenario.controls)(0)
     assert [float(found[f"{name}.value_predicted"]) for name in "pqc"] == [4, 5, 30]
-    assert [float(x) for x in calls] == [1, 10]
+    assert len(calls) == 1  # for both cases, which differ in an entry alone
     evaluate_controls(scenario, {}, scenario.controls)(0)  # nothing is kept
-    assert len(calls) == 4
+    assert len(calls) == 2
+
+
+class Drawn(NamedTuple):
+    """A case with what a loop over cases meets: a key, a function, an array that can be missing."""
+
+    x: jax.Array
+    key: jax.Array
+    power: Callable[[jax.Array], jax.Array] = jnp.square
+    more: jax.Array | None = None
+
+
+def test_cases_that_differ_in_their_entries_share_what_is_compiled():
+    forms, looked_at = [], []
+
+    def value(case: Drawn) -> Number:
+        more = 0.0 if case.more is None else case.more
+        return Number(case.power(case.x) + jax.random.uniform(case.key) + more)
+
+    def measure(case: Drawn) -> Number:
+        forms.append((case.power, case.more is not None))
+        return value(case)
+
+    def met(case: Drawn) -> jax.Array:
+        looked_at.append(case)
+        return case.x == 1.0
+
+    broken = {
+        "scaled": lambda key, case, amount: case._replace(x=amount * case.x),
+        "drawn": lambda key, case, amount: case._replace(key=key),
+        "cubed": lambda key, case, amount: case._replace(power=lambda x: x**3),
+        "longer": lambda key, case, amount: case._replace(more=amount),
+    }
+    controls = [Control(n, "", "claim", case=c, breaks="h", amount=3.0) for n, c in broken.items()]
+    scenario = Scenario[Drawn, Number, Number](
+        "s",
+        lambda key: Drawn(jnp.ones(()), key),
+        lambda case: Number(2 * case.x),
+        measure,
+        theory=Number,
+        measured=Number,
+        claims=(claim(),),
+        controls=(*controls, Control("p", "", "claim", predict=lambda case: Number(5 * case.x))),
+        hypotheses={"h": met},
+    )
+    found = jax.jit(evaluate_controls(scenario, {}, scenario.controls))(0)
+    assert forms == [(jnp.square, False), (forms[1][0], False), (jnp.square, True)]
+    assert len(looked_at) == 3  # a hypothesis, once for all controls of a case
+    key = jax.random.key(0)
+    whole, moved = Drawn(jnp.ones(()), key), jax.random.fold_in(key, 1)
+    cases = {name: case(moved, whole, jnp.asarray(3.0)) for name, case in broken.items()}
+    for name, case in (cases | {"p": whole}).items():
+        assert found[f"{name}.value_measured"] == value(case).value
+        assert found[f"{name}.value_predicted"] == (5 if name == "p" else 2) * case.x
+        assert found[f"{name}.met_h"] == (name != "scaled")
 
 
 def test_ids_are_unique(theorem, unchecked):

@@ -33,6 +33,7 @@ from lrdyn.core.descent import (
     divergence_limit,
     first_divergence,
     on_arrays,
+    one_for_each_run,
     scan_records,
 )
 from lrdyn.core.factorization import Scalar
@@ -437,7 +438,8 @@ def low_rank_descent(
     )
     starts, stops, is_refresh, recorded_at = _segments(steps, period)
     cost, arrays, whole = on_arrays(loss, params)
-    limit = divergence_limit(checks.floats("loss(params)", cost(arrays)))
+    value = checks.floats("loss(params)", cost(arrays))
+    limit = divergence_limit(value)
 
     def alone(arrays: PyTree) -> tuple[Float[Array, ""], None]:
         return cost(arrays), None
@@ -457,7 +459,8 @@ def low_rank_descent(
         run = jax.lax.fori_loop(start, stop, advance, run)
         return run, record(whole(rule.weights(run.state)))
 
-    first = _Run(rule.begin(arrays), jnp.asarray(-1, jnp.int32))
+    diverged_at = first_divergence(value, 0, limit, jnp.asarray(-1, jnp.int32))  # as step 0 finds
+    first = _Run(one_for_each_run(rule.begin(arrays), limit), diverged_at)
     last, records = scan_records(segment, first, (starts, stops, is_refresh))
     weights = rule.weights(last.state)
     diverged_at = first_divergence(cost(weights), stops[-1], limit, last.diverged_at)

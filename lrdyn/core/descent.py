@@ -296,6 +296,32 @@ def _begin(loss: Loss, params: PyTree, algorithm: Algorithm) -> _State:
 
 
 @checked
+def one_for_each_run(state: State, of_a_run: Float[Array, ""]) -> State:
+    """The same state, of which ``vmap`` takes each array of floating-point numbers as one a run.
+
+    What a loop begins from is often a constant, zeros for example, and becomes one array for each
+    run in its first step. ``vmap`` finds that out by tracing the loop once more, and all loops in
+    it, several times over where ``vmap`` stands in ``vmap``. Here the state depends on a number of
+    the run, by a choice between equals that XLA drops.
+
+    Args:
+        state: what the loop begins from.
+        of_a_run: any number that is one for each run.
+
+    Example:
+        >>> start = one_for_each_run({"sum": jnp.zeros(2), "steps": 3}, jnp.asarray(1.0))
+        >>> start["sum"].tolist(), start["steps"]
+        ([0.0, 0.0], 3)
+    """
+    never = jnp.zeros((), bool) & (of_a_run > 0)
+
+    def chosen(leaf: Any) -> Any:
+        return jax.lax.select_n(never, leaf, leaf) if eqx.is_inexact_array(leaf) else leaf
+
+    return jax.tree.map(chosen, state)
+
+
+@checked
 def divergence_limit(start: Float[Array, ""]) -> Float[Array, ""]:
     """Loss past which the digits of the first loss are below the last one of the present loss.
 

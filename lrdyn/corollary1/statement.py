@@ -23,6 +23,7 @@ from lrdyn.core.condition import conditions
 from lrdyn.core.factorization import Weights, end_to_end
 from lrdyn.corollary1 import compression
 from lrdyn.corollary1.compression import CompressedNetwork, compression_error
+from lrdyn.engine.evaluate import Once, each_time
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import Flag, at_least
 from lrdyn.engine.forms import AtMost, Equal, Form
@@ -210,8 +211,8 @@ def _bound_squared(case: Compression) -> CompressionTheory:
     return CompressionTheory(bound=jnp.stack(bounds))
 
 
-def _without_inner_layers(case: Compression) -> CompressionTheory:
-    counts = predict(case).parameters
+def _without_inner_layers(case: Compression, once: Once = each_time) -> CompressionTheory:
+    counts = once(predict, case).parameters
     return CompressionTheory(parameters=counts.at[:, 1].add(-counts[:, 2]))
 
 

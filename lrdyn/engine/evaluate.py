@@ -2,8 +2,10 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,22 +63,25 @@ def evaluate_controls(
     start with the id of the control. Only what the claim of a control reads is returned, so that
     nothing else is compiled.
     """
+    facts = partial(_facts, scenario)
 
     def point(seed: Any, amount: Any = None, **flags: Any) -> dict[str, Any]:
         key = jax.random.key(seed)
         whole = scenario.case(key, **taken(scenario.case, {**fixed, **flags}))
-        once = OnceEach()
         outputs: dict[str, Any] = {}
-        broken_cases: dict[Any, Any] = {}  # two claims that break the same way share their case
+        cases: dict[Any, Any] = {}  # two claims that break the same way share their case
         for control in controls:
-            broken = (control.case, control.amount)
-            if broken not in broken_cases:
-                broken_cases[broken] = whole
-                if control.case is not None:
-                    distance = jnp.asarray(control.amount if amount is None else amount)
-                    moved = control.case(jax.random.fold_in(key, 1), whole, distance)
-                    broken_cases[broken] = moved
-            case = broken_cases[broken]
+            if control.case is None:
+                cases[None] = whole
+            elif _broken_by(control) not in cases:
+                distance = jnp.asarray(control.amount if amount is None else amount)
+                moved = control.case(jax.random.fold_in(key, 1), whole, distance)
+                cases[_broken_by(control)] = moved
+        once = OnceEach()
+        if scenario.traced:
+            once.together((scenario.predict, scenario.measure, facts), list(cases.values()))
+        for control in controls:
+            case = cases[_broken_by(control)]
             predicted, measured = (
                 _arrays(function, once(function, case), scenario.traced)
                 for function in (scenario.predict, scenario.measure)
@@ -88,11 +93,16 @@ def evaluate_controls(
             claim = claim_of(control, scenario)
             read = (*claim.arrays, claim.condition_name, scenario.diverges_name)
             sides = ({n: a for n, a in side.items() if n in read} for side in (predicted, measured))
-            named = _facts(scenario, case) | _named(*sides)
+            named = once(facts, case) | _named(*sides)
             outputs |= {f"{control.id}.{name}": value for name, value in named.items()}
         return outputs
 
     return point
+
+
+def _broken_by(control: Control) -> Any:
+    """What tells the case of a control from those of others; None for the unbroken one."""
+    return control.case and (control.case, control.amount)
 
 
 def _arrays(function: Callable[..., Any], returned: Any, traced: bool) -> dict[str, Any]:
@@ -178,6 +188,54 @@ class OnceEach:
             value = function(case, **({"once": self} if takes_it else {}))
             self.returned[known] = case, value  # keeps the case, so that its id stays
         return self.returned[known][1]
+
+    def together(self, functions: Sequence[Callable[[Any], Any]], cases: Sequence[Any]) -> None:
+        """Call functions on several cases: those of one form in a loop, which is compiled once.
+
+        Args:
+            functions: each is called on every case that is not the only one of its form.
+            cases: PyTrees; two have one form if they differ in the entries of their arrays alone.
+        """
+        for alike in _of_one_form(cases):
+            if len(alike) > 1:
+                returned = _in_a_loop(functions, alike)
+                for case, values in zip(alike, returned, strict=True):
+                    for function, value in zip(functions, values, strict=True):
+                        self.returned[function, id(case)] = case, value
+
+
+def _of_one_form(cases: Sequence[Any]) -> list[list[Any]]:
+    """The cases in groups, in each of which they differ in the entries of their arrays alone."""
+    found: list[tuple[Any, list[Any]]] = []
+
+    def form(case: Any) -> tuple[Any, list[Any]]:
+        leaves, structure = jax.tree.flatten(case)
+        # What is no array stays as it is: it must be the same object.
+        return structure, [jax.typeof(a) if eqx.is_array(a) else id(a) for a in leaves]
+
+    for case in cases:
+        same = [alike for known, alike in found if known == form(case)]
+        if same:
+            same[0].append(case)
+        else:
+            found.append((form(case), [case]))
+    return [alike for _, alike in found]
+
+
+def _in_a_loop(functions: Sequence[Callable[[Any], Any]], cases: Sequence[Any]) -> list[list[Any]]:
+    """What the functions return for each of some cases of one form."""
+    arrays = [eqx.filter(case, eqx.is_array) for case in cases]
+    others = []
+
+    def returned(arrays: Any) -> Any:
+        once, case = OnceEach(), eqx.combine(arrays, cases[0])
+        found, other = eqx.partition([once(f, case) for f in functions], eqx.is_array_like)
+        others.append(other)  # no tracer in it: it may leave the loop
+        return found
+
+    found = jax.lax.map(returned, jax.tree.map(lambda *each: jnp.stack(each), *arrays))
+    parts = (jax.tree.map(lambda array, n=n: array[n], found) for n in range(len(cases)))
+    return [eqx.combine(part, others[-1]) for part in parts]
 
 
 def _facts(scenario: Scenario, case: Any) -> dict[str, Any]:

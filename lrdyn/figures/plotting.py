@@ -180,14 +180,15 @@ def first_point(results: xr.Dataset, *kept: str, of: str = SIZE) -> xr.Dataset:
     return results.isel({name: 0 for name in results[of].dims if name not in kept})
 
 
-def save(figure: Figure, stem: Path, *, fonts: bool = True) -> tuple[Path, Path]:
+def save(figure: Figure, stem: Path, *, for_a_look: bool = False) -> tuple[Path, Path]:
     """Write a figure as PNG and PDF, atomically; equal figures give equal files.
 
     Args:
         figure: what is written.
         stem: the path without its suffix.
-        fonts: whether the PDF has subsets of the fonts (TrueType), which journals ask for. Drawings
-            of the glyphs (Type 3) look the same and take a sixth of the time.
+        for_a_look: whether nobody prints it. The PNG then has the dots of a screen, and the PDF
+            drawings of the glyphs (Type 3), which look the same and take a sixth of the time of
+            the subsets of the fonts (TrueType) that journals ask for.
     """
     from matplotlib import image, rc_context, rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -195,8 +196,8 @@ def save(figure: Figure, stem: Path, *, fonts: bool = True) -> tuple[Path, Path]
 
     png, pdf = stem.with_suffix(".png"), stem.with_suffix(".pdf")
     # Figure.savefig draws everything once more for each file, to see what the layout would be.
-    with style(), rc_context({"pdf.fonttype": 42 if fonts else 3}):
-        figure.set_dpi(rcParams["savefig.dpi"])
+    with style(), rc_context({"pdf.fonttype": 3 if for_a_look else 42}):
+        figure.set_dpi(rcParams["figure.dpi" if for_a_look else "savefig.dpi"])
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         figure.set_layout_engine("none")  # keeps the layout that was found

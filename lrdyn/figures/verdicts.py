@@ -9,7 +9,7 @@ from lrdyn.engine.statement import Experiment
 from lrdyn.engine.verify import Verification
 from lrdyn.figures import plotting
 
-_save = partial(plotting.save, fonts=False)  # made for a look
+_save = partial(plotting.save, for_a_look=True)
 
 
 def draw(experiment: Experiment, found: Verification, path: Path) -> None:

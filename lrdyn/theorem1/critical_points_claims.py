@@ -21,6 +21,7 @@ from lrdyn.core import linalg
 from lrdyn.core.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.core.spectra import half_of_the_digits, singular_values
 from lrdyn.engine.claims import tolerance
+from lrdyn.engine.evaluate import each_time
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.forms import Count, Equal, Zero
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
@@ -474,7 +475,7 @@ CONTROLS: tuple[Control[Instance, CriticalTheory, CriticalMeasured], ...] = (
         "minimum_alone",
         "no critical point but the minimum",
         "search",
-        predict=lambda case: CriticalTheory(admissible=predict(case).global_),
+        predict=lambda case, once=each_time: CriticalTheory(admissible=once(predict, case).global_),
     ),
     Control(
         "found_without_decay",

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from lrdyn.engine.evaluate import each_time
 from lrdyn.engine.forms import AtLeast, Equal, Zero
 from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.theorem1 import convergence, setting, shrinkage
@@ -416,7 +417,9 @@ CONTROLS: tuple[Control[Factorization, DescentTheory, DescentMeasured], ...] = (
         "saddles",
         "the points without u_1 v_1^T, which are saddles",
         "rest",
-        predict=lambda case: DescentTheory(local_values=predict(case).local_values.at[0].set(0.0)),
+        predict=lambda case, once=each_time: DescentTheory(
+            local_values=once(predict, case).local_values.at[0].set(0.0)
+        ),
         at=DEEP,
     ),
     Control(
@@ -457,7 +460,7 @@ CONTROLS: tuple[Control[Factorization, DescentTheory, DescentMeasured], ...] = (
         "minimum_without_half",
         "minimum of the loss without the factors 1/2",
         "lower_bound",
-        predict=lambda case: DescentTheory(loss=2 * predict(case).loss),
+        predict=lambda case, once=each_time: DescentTheory(loss=2 * once(predict, case).loss),
     ),
 )
 

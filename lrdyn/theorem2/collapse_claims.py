@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core.factorization import factorization_loss
+from lrdyn.engine.evaluate import each_time
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.forms import AtLeast, AtMost, Form
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
@@ -182,14 +183,16 @@ COLLAPSE = Scenario[Classification, CollapseTheory, CollapseMeasured](
             "collapse_exact",
             "collapse ratio exactly eps^2 / n^{1/L}",
             "collapse_interval",
-            predict=lambda case: CollapseTheory(collapse_lower=predict_collapse(case).collapse),
+            predict=lambda case, once=each_time: CollapseTheory(
+                collapse_lower=once(predict_collapse, case).collapse
+            ),
         ),
         Control(
             "collapse_loss_without_half",
             "the loss without its factor 1/2",
             "collapse_loss",
-            predict=lambda case: CollapseTheory(
-                collapse_loss=2 * predict_collapse(case).collapse_loss
+            predict=lambda case, once=each_time: CollapseTheory(
+                collapse_loss=2 * once(predict_collapse, case).collapse_loss
             ),
         ),
         *(

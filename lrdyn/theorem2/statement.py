@@ -24,6 +24,7 @@ from lrdyn.core.condition import conditions
 from lrdyn.core.descent import gradient_descent, iterate
 from lrdyn.core.factorization import Weights, end_to_end, mean_factorization_loss
 from lrdyn.core.spectra import singular_values
+from lrdyn.engine.evaluate import Once, each_time
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Scenario, Theorem
 from lrdyn.theorem2 import setting, subspace
@@ -164,8 +165,8 @@ def _transposed(case: DeepFactorization) -> FactorizationTheory:
     return FactorizationTheory(reduced=jnp.stack(run.records, axis=1))
 
 
-def _bulk_beyond_r(case: DeepFactorization) -> FactorizationTheory:
-    right, rank = predict(case), case.rank
+def _bulk_beyond_r(case: DeepFactorization, once: Once = each_time) -> FactorizationTheory:
+    right, rank = once(predict, case), case.rank
     values = jax.vmap(lambda W: singular_values(W)[:, :rank])(right.reduced)
     shape = (*right.rho.shape, len(case.target) - rank)
     still = jnp.broadcast_to(jnp.abs(right.rho)[:, :, None], shape)
@@ -173,8 +174,8 @@ def _bulk_beyond_r(case: DeepFactorization) -> FactorizationTheory:
     return FactorizationTheory(singular_values=jnp.sort(both, axis=2, descending=True))
 
 
-def _loss_without_bulk(case: DeepFactorization) -> FactorizationTheory:
-    right = predict(case)
+def _loss_without_bulk(case: DeepFactorization, once: Once = each_time) -> FactorizationTheory:
+    right = once(predict, case)
     return FactorizationTheory(loss=right.loss - _bulk_loss(case, right.rho))
 
 

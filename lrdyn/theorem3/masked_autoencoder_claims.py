@@ -478,7 +478,9 @@ AUTOENCODER = Scenario[Autoencoding, AutoencoderTheory, AutoencoderMeasured](
             "attained_twofold",
             "twice the bound",
             "attained",
-            predict=lambda case: AutoencoderTheory(attained=2 * predict(case).attained),
+            predict=lambda case, once=each_time: AutoencoderTheory(
+                attained=2 * once(predict, case).attained
+            ),
         ),
         *(
             Control(

@@ -23,6 +23,7 @@ from lrdyn.core.initialization import gaussians
 from lrdyn.core.masking import MaskDistribution, exact_expectation, mask_covariance, mask_mean
 from lrdyn.data import mnist_file
 from lrdyn.engine.claims import ROUNDING_SAFETY, tolerance
+from lrdyn.engine.evaluate import Once, each_time
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import FRACTION, POSITIVE, Flag, at_least, one_of
 from lrdyn.engine.forms import Test
@@ -472,12 +473,12 @@ def _tilt(key: Key[Array, ""], case: MaskedSum, amount: Array) -> MaskedSum:
     return eqx.tree_at(lambda c: c.masks.probabilities, case, tilted)
 
 
-def _wrong_formulas(case: MaskedSum) -> MasksTheory:
+def _wrong_formulas(case: MaskedSum, once: Once = each_time) -> MasksTheory:
     """The mean prediction alone; masks not scaled; the error of a sum in place of a mean."""
     return MasksTheory(
         any_masks=case.expected(jnp.ones_like(case.mean), mask_covariance(case.others)),
         monte_carlo=_expected_of_draws(case, jnp.zeros((len(case.terms),) * 2)),
-        monte_carlo_rate=predict(case).monte_carlo_rate * np.asarray(DRAWS),
+        monte_carlo_rate=once(predict, case).monte_carlo_rate * np.asarray(DRAWS),
     )
 
 
