@@ -26,6 +26,8 @@ ENCODER = "encoder.txt"
 AHEAD = "aot.txt"
 """The lock of ``make aot``: compilers for a GPU and a TPU, of the JAX of Python 3.11's lock, and
 nothing that that lock holds."""
+RELEASE = "release.txt"
+"""The lock of ``make release``: what builds and checks, in an environment of its own."""
 EXTRAS = ("adapters", "cluster", "data", "test")
 """The extras that the locks hold."""
 PIP_TO_UV = {
@@ -140,6 +142,16 @@ def compilers(tools: Resolver, lock: str) -> list[str]:
     return [f"{name}=={version}" for name, version in found.items() if name not in held]
 
 
+def release_tools(lock: str) -> list[str]:
+    """What the extra ``release`` asks for, and what builds the wheel, as a lock has it."""
+    everything, held = stated(), releases(lock)
+    builders = [re.split("[^a-z0-9-]", one)[0] for one in everything["build-system"]["requires"]]
+    return [
+        *everything["project"]["optional-dependencies"]["release"],
+        *(f"{name}=={held[name]}" for name in builders),
+    ]
+
+
 def main(words: list[str]) -> int:
     """Write every lock, or none."""
     wanted = [requirement for asked in requirements().values() for requirement in asked]
@@ -154,6 +166,8 @@ def main(words: list[str]) -> int:
             texts[ENCODER] = relocked(tools, FOLDER / ENCODER, [encoder], "3.11", "--no-deps")
             added = compilers(tools, texts["lock-py311.txt"])
             texts[AHEAD] = relocked(tools, Path(folder, AHEAD), added, "3.11", "--no-deps")
+            wanted = release_tools(texts["lock-py311.txt"])
+            texts[RELEASE] = relocked(tools, FOLDER / RELEASE, wanted, "3.11", *words)
         except subprocess.CalledProcessError as error:
             print(
                 f"lock: {Path(error.cmd[0]).name} ended with {error.returncode}; "
