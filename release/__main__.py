@@ -22,7 +22,10 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m release", description=__doc__)
     parser.add_argument("tools", type=Path, help="interpreter that has build, twine, cyclonedx-bom")
     parser.add_argument(
-        "--python", action="append", default=[], help="interpreter to try the wheel with, repeatable"
+        "--python",
+        action="append",
+        default=[],
+        help="interpreter to try the wheel with, repeatable",
     )
     asked = parser.parse_args(words)
     try:
@@ -55,7 +58,9 @@ def release(tools: Path, named: list[str]) -> None:
     with whole_files.scratch_folder(ROOT) as work:
         made = build.built_twice(tools, work)
         subprocess.run((tools, "-m", "twine", "check", "--strict", *made), check=True)
-        print(f"release: {', '.join(path.name for path in made)}: twice the same, metadata in order")
+        print(
+            f"release: {', '.join(path.name for path in made)}: twice the same, metadata in order"
+        )
         (wheel,) = [path for path in made if path.suffix == ".whl"]
         environments = []
         for release_of_python, path in pythons.items():

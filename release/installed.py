@@ -132,7 +132,9 @@ def run_a_theorem(environment: Environment, version: str, home: Path) -> str:
         got = said.stdout.strip() or f"status {said.returncode}"
         raise Refused(f"Python {environment.version}: lrdyn --version: got {got}, wanted {version}")
     done = subprocess.run((command, *THEOREM), capture_output=True, **kept)
-    verdicts = [json.loads(path.read_text()) for path in home.glob("results/theorem2/*/verdict.json")]
+    verdicts = [
+        json.loads(path.read_text()) for path in home.glob("results/theorem2/*/verdict.json")
+    ]
     if done.returncode or [one["holds"] for one in verdicts] != [True]:
         shown = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
         raise Refused(

@@ -62,7 +62,9 @@ def newest(changelog: str) -> Section:
     heading = r"^## \[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)\n(.*?)(?=^## |\Z)"
     found = re.search(heading, changelog, re.M | re.S)
     if found is None:
-        raise Refused("CHANGELOG.md: got no release, wanted a heading like '## [0.2.0] - 2026-11-29'")
+        raise Refused(
+            "CHANGELOG.md: got no release, wanted a heading like '## [0.2.0] - 2026-11-29'"
+        )
     return Section(found[1], found[2], found[3].strip())
 
 
@@ -92,7 +94,7 @@ def disagreements(version: str, said: list[Statement]) -> list[str]:
     Example:
         >>> said = [Statement("CHANGELOG.md", "version", "0.2.0"), Statement("A", "version", "0.3.0")]
         >>> disagreements("0.2.0", said)
-        ["A: version: got 0.3.0, wanted 0.2.0, as pyproject.toml has it"]
+        ['A: version: got 0.3.0, wanted 0.2.0, as pyproject.toml has it']
     """
     (date,) = [s.said for s in said if s.what == "date" and s.file == "CHANGELOG.md"] or [""]
     wanted = {"version": (version, "pyproject.toml"), "date": (date, "CHANGELOG.md")}

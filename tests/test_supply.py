@@ -11,7 +11,7 @@ from pip._internal.models.index import PyPI, TestPyPI
 from requirements import licences, lock
 from tests.runs import ROOT
 
-LOCKS = [*lock.OLDEST_PYTHON, lock.ENCODER, lock.AHEAD]
+LOCKS = [*lock.OLDEST_PYTHON, lock.ENCODER, lock.AHEAD, lock.RELEASE]
 RELEASE = re.compile(
     r"[a-z0-9]+(-[a-z0-9]+)*==[A-Za-z0-9.!+]+( ; [a-zA-Z0-9_ .<>=!'()-]+)?"
     r"( \\\n    --hash=sha256:[0-9a-f]{64})+\n"
@@ -33,6 +33,7 @@ def test_what_is_installed_from_a_lock_needs_its_hash():
     assert installed == [
         ("$(INSTALL)", "$(ENCODER)"),
         ("$(INSTALL) --target $(AOT)", "$(COMPILERS)"),
+        ("$(INSTALL)", "$(RELEASERS)"),
         ("$(INSTALL)", "$(LOCK)"),
     ]
 
@@ -44,6 +45,16 @@ def test_the_compilers_are_those_of_the_lock_beside_them():
     assert added.keys().isdisjoint(held)
     assert {"libtpu", "nvidia-cuda-nvcc-cu12"} <= added.keys()
     assert added["jax-cuda12-plugin"] == added["jax-cuda12-pjrt"] == held["jaxlib"]
+
+
+def test_a_release_is_built_by_what_every_lock_builds_with():
+    held = lock.releases((lock.FOLDER / lock.RELEASE).read_text())
+    (builder,) = (Requirement(one).name for one in lock.stated()["build-system"]["requires"])
+    for name in lock.OLDEST_PYTHON:
+        assert lock.releases((lock.FOLDER / name).read_text())[builder] == held[builder]
+    for stated in lock.stated()["project"]["optional-dependencies"]["release"]:
+        requirement = Requirement(stated)
+        assert requirement.specifier.contains(held[requirement.name]), requirement
 
 
 @pytest.mark.parametrize("name", lock.OLDEST_PYTHON)
