@@ -1,8 +1,8 @@
 """``make release``: ``python -m release TOOLS`` writes ``dist/``, whole or not at all.
 
 TOOLS is the interpreter of the environment of ``requirements/release.txt``. Nothing is sent
-anywhere. Exit status: 0, 2 if the tree is not one to release or what was built is wrong, 3 if a tool
-fails.
+anywhere. Exit status: 0, 2 if the tree is not one to release or what was built is wrong, 3 if a
+tool fails.
 """
 
 import argparse
@@ -20,7 +20,7 @@ DIST = ROOT / "dist"
 def main(words: list[str]) -> int:
     """Check, build, try, and hand out."""
     parser = argparse.ArgumentParser("python -m release", description=__doc__)
-    parser.add_argument("tools", type=Path, help="interpreter that has build, twine, cyclonedx-bom")
+    parser.add_argument("tools", type=Path, help="interpreter with build, twine, cyclonedx-bom")
     parser.add_argument(
         "--python",
         action="append",

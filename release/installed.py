@@ -70,8 +70,8 @@ def surroundings(home: Path) -> dict[str, str]:
 def install(interpreter: str, release: str, wheel: Path, folder: Path) -> Environment:
     """Install a wheel with the releases of the lock that its own metadata asks for.
 
-    pip resolves from the wheel's metadata, kept to the releases of the lock; those are installed with
-    their hashes, and ``pip check`` looks whether something is wanting.
+    pip resolves from the wheel's metadata, kept to the releases of the lock; those are installed
+    with their hashes, and ``pip check`` looks whether something is wanting.
     """
     python = folder / "bin" / "python"
     subprocess.run((interpreter, "-m", "venv", "--without-pip", folder), check=True)
@@ -98,11 +98,11 @@ def install(interpreter: str, release: str, wheel: Path, folder: Path) -> Enviro
 
 
 def lines_of(text: str, names: set[str]) -> str:
-    """The entries of a lock for these packages.
+    r"""The entries of a lock for these packages.
 
     Example:
-        >>> lines_of("a==1 \\\\\\n    --hash=x\\nb==2 \\\\\\n    --hash=y\\n", {"b"})
-        'b==2 \\\\\\n    --hash=y\\n'
+        >>> lines_of("a==1 \\\n    --hash=x\nb==2 \\\n    --hash=y\n", {"b"})
+        'b==2 \\\n    --hash=y\n'
     """
     entries = re.findall(r"^([a-z0-9-]+)(==(?:.*\\\n)*.*\n)", text, re.M)
     return "".join(name + rest for name, rest in entries if name in names)
@@ -149,7 +149,9 @@ def bill_of_materials(tools: Path, environment: Environment, epoch: str, path: P
 
     Args:
         tools: the interpreter of the environment that has ``cyclonedx-bom``.
+        environment: what is listed.
         epoch: seconds, the time that the bill says.
+        path: the file.
     """
     subprocess.run(
         (

@@ -40,10 +40,10 @@ def project() -> dict:
 
 
 def unreleased(changelog: str) -> str:
-    """What stands in a changelog under Unreleased.
+    r"""What stands in a changelog under Unreleased.
 
     Example:
-        >>> unreleased("# Changelog\\n\\n## [Unreleased]\\n\\n- One.\\n\\n## [0.1.0] - 2026-01-02\\n")
+        >>> unreleased("## [Unreleased]\n\n- One.\n\n## [0.1.0] - 2026-01-02\n")
         '- One.'
     """
     found = re.search(r"^## \[Unreleased\]\n(.*?)(?=^## |\Z)", changelog, re.M | re.S)
@@ -53,11 +53,11 @@ def unreleased(changelog: str) -> str:
 
 
 def newest(changelog: str) -> Section:
-    """The newest release of a changelog, which stands first below Unreleased.
+    r"""The newest release of a changelog, which stands first below Unreleased.
 
     Example:
-        >>> newest("## [Unreleased]\\n\\n## [0.1.0] - 2026-01-02\\n\\n### Added\\n\\n- One.\\n")
-        Section(version='0.1.0', date='2026-01-02', text='### Added\\n\\n- One.')
+        >>> newest("## [Unreleased]\n\n## [0.1.0] - 2026-01-02\n\n### Added\n\n- One.\n")
+        Section(version='0.1.0', date='2026-01-02', text='### Added\n\n- One.')
     """
     heading = r"^## \[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)\n(.*?)(?=^## |\Z)"
     found = re.search(heading, changelog, re.M | re.S)
@@ -89,11 +89,10 @@ def _scalar(path: Path, key: str) -> str:
 
 
 def disagreements(version: str, said: list[Statement]) -> list[str]:
-    """One line for each file that says something else than ``pyproject.toml``, or than the changelog.
+    """One line for each file that disagrees with ``pyproject.toml``, or with the changelog's date.
 
     Example:
-        >>> said = [Statement("CHANGELOG.md", "version", "0.2.0"), Statement("A", "version", "0.3.0")]
-        >>> disagreements("0.2.0", said)
+        >>> disagreements("0.2.0", [Statement("A", "version", "0.3.0")])
         ['A: version: got 0.3.0, wanted 0.2.0, as pyproject.toml has it']
     """
     (date,) = [s.said for s in said if s.what == "date" and s.file == "CHANGELOG.md"] or [""]
@@ -106,10 +105,10 @@ def disagreements(version: str, said: list[Statement]) -> list[str]:
 
 
 def text_of_tag(section: Section) -> str:
-    """What ``git tag -a -F`` is given: the section of the changelog, its headings underlined.
+    r"""What ``git tag -a -F`` is given: the section of the changelog, its headings underlined.
 
     Example:
-        >>> print(text_of_tag(Section("0.1.0", "2026-01-02", "### Added\\n\\n- One.")))
+        >>> print(text_of_tag(Section("0.1.0", "2026-01-02", "### Added\n\n- One.")))
         lrdyn 0.1.0 (2026-01-02)
         <BLANKLINE>
         Added

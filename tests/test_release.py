@@ -1,12 +1,10 @@
 """What a release says of itself, in every file that says it; what is refused, and what is built."""
 
-import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 import yaml
@@ -62,7 +60,7 @@ def test_the_citation_has_what_a_citation_needs():
 
 
 def test_the_changelog_keeps_its_form():
-    """Unreleased above; below it releases, newest first, each with known sections in their order."""
+    """Unreleased above; below it releases, newest first, with known sections in their order."""
     headings = re.findall(r"^## (.*)$", CHANGELOG, re.M)
     assert headings[0] == "[Unreleased]"
     released = [re.fullmatch(r"\[(\d+)\.(\d+)\.(\d+)\] - \d{4}-\d\d-\d\d", h) for h in headings[1:]]
@@ -179,9 +177,7 @@ def test_lines_that_are_not_released_are_refused(monkeypatch):
     version = PROJECT["version"]
     empty = re.sub(r"(## \[Unreleased\]\n).*?(?=^## )", r"\1\n", CHANGELOG, flags=re.M | re.S)
     command.ready(version, empty)
-    with pytest.raises(
-        Refused, match="CHANGELOG.md: got lines under Unreleased, wanted them under"
-    ):
+    with pytest.raises(Refused, match=r"CHANGELOG.md: got lines under Unreleased, wanted "):
         command.ready(version, empty.replace("## [Unreleased]\n", "## [Unreleased]\n\n- One.\n"))
 
 
@@ -237,11 +233,9 @@ def test_what_is_built_is_the_commit(repository, tmp_path_factory):
 
 
 def test_a_python_that_is_named_must_be_one():
-    mine = "%d.%d" % sys.version_info[:2]
+    mine = f"{sys.version_info[0]}.{sys.version_info[1]}"
     assert installed.interpreters([sys.executable])[mine] == sys.executable
-    with pytest.raises(
-        Refused, match=r"--python: got none, no Python with venv, wanted one of 3.11"
-    ):
+    with pytest.raises(Refused, match=r"--python: got none, no Python with venv, wanted one of"):
         installed.interpreters(["none"])
 
 
