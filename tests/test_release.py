@@ -259,7 +259,7 @@ import json, pathlib, sys
 if sys.argv[1:] == ["--version"]:
     print("lrdyn", {version!r})
 else:
-    folder = pathlib.Path("results/theorem2/0")
+    folder = pathlib.Path("results/corollary1/0")
     folder.mkdir(parents=True)
     (folder / "verdict.json").write_text(json.dumps({{"holds": {holds}}}))
     print("a last line")
