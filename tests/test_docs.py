@@ -77,7 +77,10 @@ $ env -u NAME python -m paper_figs check fig03 --recompute
 $ PYTHON=python3.13 make verify
 shown, not compared
 ```
+
+```yaml workflows/theorems.yml
 """
+A_PAGE += (EXAMPLES / "workflows" / "theorems.yml").read_text() + "```\n"
 
 
 @pytest.mark.parametrize(
@@ -108,6 +111,9 @@ shown, not compared
         ("```console machine\n", "```\n", "'```' is no kind of block"),
         ("```console machine\n", "```bash\n", "'```bash' is no kind of block"),
         ("```console machine\n", "  ```console\n", "is no kind of block"),
+        ("cache: pip", "cache: uv", "shows ' *cache: uv', prints ' *cache: pip'"),
+        ("          path: results\n", "", "shows None, prints"),
+        ("```yaml workflows/theorems.yml", "```yaml", "is no kind of block"),
         ("parsed it is an example", "parsed", "'```console parsed' is no kind of block"),
         ("verify\nshown, not compared\n```", "verify", "a block that does not end"),
         ("--dim 9`", "--dims 9`", "--dims: got an unknown argument"),
