@@ -40,6 +40,11 @@ def main(words: list[str]) -> int:
             file=sys.stderr,
         )
         return 3
+    except OSError as error:
+        print(f"release: {error}; dist/ is as it was", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
