@@ -73,7 +73,7 @@ def test_the_script_runs_everything_reports_and_says_what_failed(fails, status, 
     pattern = fails.replace(" ", "\\ ")
     (commands / "lrdyn").write_text(LRDYN.format(fails=pattern, status=status))
     (commands / "lrdyn").chmod(0o755)
-    for name in ("a", "b"):
+    for name in ("a", "b", "_imported_by_both"):
         (own / "theorems" / f"{name}.py").touch()
     script = own / "figures" / "check.sh"
     script.write_text(own_figures.SCRIPT)

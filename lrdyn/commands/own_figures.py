@@ -43,7 +43,7 @@ SCRIPT = """\
 cd "$(dirname "$0")/.." || exit 1
 results=${1:-results}
 failed=""
-for file in theorems/*.py; do
+for file in theorems/[!_]*.py; do
     [ ! -e "$file" ] || lrdyn verify "$file" --out "$results" || failed="$failed $file ($?)"
 done
 if [ -d figures/baselines ]; then
