@@ -70,6 +70,10 @@ ba9876543210
 docs/examples/saddle.py
 ```
 
+```yaml workflows/theorems.yml
+WORKFLOW
+```
+
 ```console parsed it is an example
 $ lrdyn verify theorem2 --dim 9 --judge FOLDER   # a comment
 $ python docs/examples/balance.py --perturb
@@ -77,10 +81,7 @@ $ env -u NAME python -m paper_figs check fig03 --recompute
 $ PYTHON=python3.13 make verify
 shown, not compared
 ```
-
-```yaml workflows/theorems.yml
-"""
-A_PAGE += (EXAMPLES / "workflows" / "theorems.yml").read_text() + "```\n"
+""".replace("WORKFLOW\n", (EXAMPLES / "workflows" / "theorems.yml").read_text())
 
 
 @pytest.mark.parametrize(
