@@ -113,7 +113,7 @@ shown, not compared
         ("```console machine\n", "```bash\n", "'```bash' is no kind of block"),
         ("```console machine\n", "  ```console\n", "is no kind of block"),
         ("cache: pip", "cache: uv", "shows ' *cache: uv', prints ' *cache: pip'"),
-        ("          path: results\n", "", "shows None, prints"),
+        ("          path: results\n", "", "shows .*if-no-files-found.*prints .*path: results"),
         ("```yaml workflows/theorems.yml", "```yaml", "is no kind of block"),
         ("parsed it is an example", "parsed", "'```console parsed' is no kind of block"),
         ("verify\nshown, not compared\n```", "verify", "a block that does not end"),
