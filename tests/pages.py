@@ -12,6 +12,8 @@ The first word behind a fence is the language, the rest says how the block is ch
 ``text machine``,      the same, but for what depends on the machine: see :func:`alike`
 ``console machine``
 ``console parsed WHY`` does not run: what it calls exists, and has the flags
+``sh FILE``,           is the file of ``docs/examples``, whole; ``sh figures/check.sh`` is what
+``yaml FILE``          ``lrdyn figures init`` writes
 =====================  ==========================================================================
 
 A block without one of these fails.
@@ -36,7 +38,7 @@ from benchmarks import __main__ as benchmarks
 from lrdyn import __main__ as command
 from lrdyn import cli
 from lrdyn.commands import diagnose as diagnose_command
-from lrdyn.commands import example, figures, help_pages, pool, verify
+from lrdyn.commands import example, figures, help_pages, own_figures, pool, verify
 from lrdyn.commands import merge as merge_command
 from lrdyn.commands.own import own_experiment
 from lrdyn.engine.arguments import Help
@@ -52,6 +54,8 @@ KINDS = {
     "python": r"|\w+\.py|with \w+",
     "text": r"|machine|for \w.*",
     "console": r"|machine|parsed \w.*",
+    "sh": r"[\w/]+\.sh",
+    "yaml": r"[\w/]+\.yml",
 }
 """Language -> what may follow it."""
 
@@ -173,6 +177,13 @@ def _runs(block: Block) -> bool:
     except SyntaxError as error:
         raise Wrong(f"{block.place}: {error}") from None
     return False
+
+
+def check_whole(block: Block) -> None:
+    """The block is the file that it names, to copy."""
+    written = {"figures/check.sh": own_figures.SCRIPT}
+    text = written.get(block.how) or (EXAMPLES / block.how).read_text()
+    compare(block.place, block.lines, text.splitlines(), block.how)
 
 
 def check_excerpt(block: Block) -> None:
@@ -410,6 +421,8 @@ def check(page: Path, folder: Path) -> None:
     for block in blocks:
         if block.language == "python" and block.how.endswith(".py"):
             check_excerpt(block)
+        if block.language in ("sh", "yaml"):
+            check_whole(block)
     here = folder / "page"
     (here / "docs").mkdir(parents=True)
     (here / "docs" / "examples").symlink_to(EXAMPLES)

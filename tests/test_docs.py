@@ -77,6 +77,10 @@ ba9876543210
 docs/examples/saddle.py
 ```
 
+```yaml workflows/theorems.yml
+WORKFLOW
+```
+
 ```console parsed it is an example
 $ lrdyn verify theorem2 --dim 9 --judge FOLDER   # a comment
 $ python docs/examples/balance.py --perturb
@@ -84,7 +88,7 @@ $ env -u NAME python -m paper_figs check fig03 --recompute
 $ PYTHON=python3.13 make verify
 shown, not compared
 ```
-"""
+""".replace("WORKFLOW\n", (EXAMPLES / "workflows" / "theorems.yml").read_text())
 
 
 @pytest.mark.parametrize(
@@ -115,6 +119,9 @@ shown, not compared
         ("```console machine\n", "```\n", "'```' is no kind of block"),
         ("```console machine\n", "```bash\n", "'```bash' is no kind of block"),
         ("```console machine\n", "  ```console\n", "is no kind of block"),
+        ("cache: pip", "cache: uv", "shows ' *cache: uv', prints ' *cache: pip'"),
+        ("          path: results\n", "", "shows .*if-no-files-found.*prints .*path: results"),
+        ("```yaml workflows/theorems.yml", "```yaml", "is no kind of block"),
         ("parsed it is an example", "parsed", "'```console parsed' is no kind of block"),
         ("verify\nshown, not compared\n```", "verify", "a block that does not end"),
         ("--dim 9`", "--dims 9`", "--dims: got an unknown argument"),

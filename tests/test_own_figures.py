@@ -1,6 +1,8 @@
 """``lrdyn figures``: a reader's own figures, from the example to a change that is caught."""
 
+import os
 import runpy
+import subprocess
 
 import jax
 import pytest
@@ -40,6 +42,63 @@ def test_init_makes_an_example_its_baseline_a_test_and_a_script(here):
     }
     assert (here / "figures" / "check.sh").stat().st_mode & 0o111
     assert "lrdyn figures check" in (here / "figures" / "check.sh").read_text()
+
+
+LRDYN = """\
+#!/bin/sh
+# Stands for the command: says how it is called, and ends with the status that is set for its words.
+echo "$*"
+case "$1 $2" in ({fails}) exit {status};; esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("fails", "status", "said"),
+    [
+        ("none", 9, ""),
+        ("verify theorems/b.py", 4, "check: failed, with its status: theorems/b.py (4)\n"),
+        ("figures check", 1, "check: failed, with its status: figures (1)\n"),
+        ("report results", 2, "check: failed, with its status: report (2)\n"),
+        (
+            "verify*",
+            2,
+            "check: failed, with its status: theorems/a.py (2) theorems/b.py (2)\n",
+        ),
+    ],
+)
+def test_the_script_runs_everything_reports_and_says_what_failed(fails, status, said, tmp_path):
+    commands, own = tmp_path / "bin", tmp_path / "own"
+    for folder in (commands, own / "theorems", own / "figures" / "baselines"):
+        folder.mkdir(parents=True)
+    pattern = fails.replace(" ", "\\ ")
+    (commands / "lrdyn").write_text(LRDYN.format(fails=pattern, status=status))
+    (commands / "lrdyn").chmod(0o755)
+    for name in ("a", "b", "_imported_by_both"):
+        (own / "theorems" / f"{name}.py").touch()
+    script = own / "figures" / "check.sh"
+    script.write_text(own_figures.SCRIPT)
+    environment = os.environ | {"PATH": f"{commands}:{os.environ['PATH']}"}
+    run = {"capture_output": True, "text": True, "check": False, "env": environment}
+    done = subprocess.run(["sh", script], **run)
+    assert done.stdout.splitlines() == [
+        "verify theorems/a.py --out results",
+        "verify theorems/b.py --out results",
+        "figures check --recompute --out results",
+        "report results",
+    ]
+    assert done.stderr == said
+    assert done.returncode == bool(said)
+
+
+def test_the_script_takes_a_folder_without_theorems_or_figures(tmp_path):
+    (tmp_path / "lrdyn").write_text(LRDYN.format(fails="none", status=9))
+    (tmp_path / "lrdyn").chmod(0o755)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "check.sh").write_text(own_figures.SCRIPT)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    words = ["sh", tmp_path / "figures" / "check.sh", "another"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "report another\n"
 
 
 def test_the_test_of_the_folder_passes_until_one_percent_changes(

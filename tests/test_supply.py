@@ -11,7 +11,7 @@ from pip._internal.models.index import PyPI, TestPyPI
 from requirements import licences, lock
 from tests.runs import ROOT
 
-LOCKS = [*lock.OLDEST_PYTHON, lock.ENCODER, lock.AHEAD, lock.SITE]
+LOCKS = [*lock.OLDEST_PYTHON, lock.ENCODER, lock.AHEAD, lock.SITE, lock.RELEASE]
 RELEASE = re.compile(
     r"[a-z0-9]+(-[a-z0-9]+)*==[A-Za-z0-9.!+]+( ; [a-zA-Z0-9_ .<>=!'()-]+)?"
     r"( \\\n    --hash=sha256:[0-9a-f]{64})+\n"
@@ -34,6 +34,7 @@ def test_what_is_installed_from_a_lock_needs_its_hash():
         ("$(INSTALL)", "$(ENCODER)"),
         ("$(INSTALL) --target $(AOT)", "$(COMPILERS)"),
         ("$(INSTALL) --target $(SPHINX)", "$(BUILDERS)"),
+        ("$(INSTALL)", "$(RELEASERS)"),
         ("$(INSTALL)", "$(LOCK)"),
     ]
 
@@ -56,6 +57,16 @@ def test_the_site_is_built_beside_either_lock():
     wanted = lock.stated()["project"]["optional-dependencies"]["docs"]
     for requirement in map(Requirement, wanted):
         assert requirement.specifier.contains(added[requirement.name]), requirement
+
+
+def test_a_release_is_built_by_what_every_lock_builds_with():
+    held = lock.releases((lock.FOLDER / lock.RELEASE).read_text())
+    (builder,) = (Requirement(one).name for one in lock.stated()["build-system"]["requires"])
+    for name in lock.OLDEST_PYTHON:
+        assert lock.releases((lock.FOLDER / name).read_text())[builder] == held[builder]
+    for stated in lock.stated()["project"]["optional-dependencies"]["release"]:
+        requirement = Requirement(stated)
+        assert requirement.specifier.contains(held[requirement.name]), requirement
 
 
 @pytest.mark.parametrize("name", lock.OLDEST_PYTHON)
