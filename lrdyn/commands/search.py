@@ -139,8 +139,10 @@ def _opened(asked: Asked) -> Iterator[tuple[parts.Store, progress.Progress]]:
             ):
                 yield store, told
         except BadInput:
-            parts.clear(folder)
-            remove_empty(folder, made)
+            # What was computed before stays for the next try.
+            if not any((folder / parts.FOLDER / search.name).glob("*.npz")):
+                parts.clear(folder)
+                remove_empty(folder, made)
             raise
 
 
