@@ -1,4 +1,4 @@
-"""Known edges, found by the search: ``python -m tests.faults.edges [NAME ...] [--points N] [--out DIR]``.
+"""Known edges, found by the search: ``python -m tests.faults.edges [NAME ...]``.
 
 Each theorem is searched beyond its hypotheses at N points, 2,000 by default, as ``--search N
 --beyond`` does. An edge is found where a claim fails although one hypothesis alone is lost, or
