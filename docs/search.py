@@ -35,8 +35,11 @@ most one batch of 64 points of a scenario; the same command goes on, and a large
 smaller.
 
 `--beyond` drops the hypotheses: what the flags leave, what a claim leaves out, what the controls
-break. It says which of them, lost alone, costs which claim. An ill-conditioned case must keep two
-digits there. It ends with status 0.
+break. It says which of them, lost alone, costs which claim, at which of the points first (the first
+is 1), and with which condition, the factor by which a run amplifies a small error of its data. An
+ill-conditioned case must keep two digits there. It ends with status 0.
+
+CPU seconds are those of the process that ended a search, which may have gone on from others.
 
 This page is written by `python -m docs.search RESULTS` from the files `search.json` that these
 commands left.
@@ -96,14 +99,18 @@ def beyond(one: Found) -> Iterator[str]:
     """Which hypothesis costs which claim."""
     yield about(one)
     yield ""
-    yield row(("without", "claim", "precision", "fails at", "largest ratio"))
-    yield "|" + "---|" * 5
+    yield row(
+        ("without", "claim", "precision", "fails at", "first at", "largest ratio", "condition")
+    )
+    yield "|" + "---|" * 7
     for edge in one["edges"]:
         if edge["fails"]:
             ratio = "lost" if edge["ratio"] is None else f"{edge['ratio']:.2g}"
             counts = f"{edge['fails']} of {edge['points']}"
+            least = edge["least_condition"]
+            condition = "" if least is None or least == 1 else f"from {least:.1e}"
             where = edge["hypothesis"], f"`{edge['claim']}`", edge["precision"]
-            yield row((*where, counts, ratio))
+            yield row((*where, counts, f"{edge['found_after']:,}", ratio, condition))
     for case in one["not_run"]:
         yield ""
         yield f"Without {case['hypothesis']} `{case['scenario']}` cannot be run: {case['why']}."

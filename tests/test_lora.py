@@ -10,7 +10,7 @@ import pytest
 
 from lrdyn.engine.judging import residuals
 from lrdyn.lora.compressed_deep_lora_claims import COMPRESSED
-from lrdyn.lora.one_step_claims import LOSSES, ONE_STEP
+from lrdyn.lora.one_step_claims import LOSSES, ONE_STEP, svd_cutoff
 from lrdyn.lora.statement import LORA
 from tests import oracles
 
@@ -112,3 +112,14 @@ def test_a_start_whose_product_underflows_can_be_compressed():
         assert np.isfinite(field).all()
     for claim in ("deep_lora", "deep_lora_centred"):
         assert (legs[claim].residual <= legs[claim].tolerance).all()
+
+
+def test_an_svd_is_that_of_a_matrix_nearby(dtype):
+    """It is as near as LAPACK's criterion of convergence says, which is looser than rounding."""
+    draws = np.random.default_rng(0).standard_normal((4000, 7, 8)).astype(dtype)
+    left, values, right = np.linalg.svd(draws, full_matrices=False)
+    again = (left.astype(float) * values[:, None, :].astype(float)) @ right.astype(float)
+    apart = np.linalg.norm(again - draws.astype(float), axis=(1, 2)) / values[:, 0]
+    assert np.max(apart) < 6 * svd_cutoff(dtype)
+    if dtype == "float64":
+        assert np.max(apart) > 0.5 * svd_cutoff(dtype)

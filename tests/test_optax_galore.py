@@ -48,6 +48,20 @@ def case_of(seed=0, **changes):
     return og.make_training(jax.random.key(seed), **(SETTINGS | changes))
 
 
+@pytest.mark.parametrize("sizes", [{"rows": 7, "cols": 5}, {"rows": 4, "cols": 6}])
+def test_a_gap_moves_one_singular_value_of_the_second_layers_first_gradient(sizes):
+    def values(case):
+        gradient = slopes(case.weights, case.inputs, case.outputs)["second"]
+        return np.linalg.svd(gradient, compute_uv=False)
+
+    drawn = case_of(**sizes)
+    assert np.array_equal(drawn.outputs, case_of(**sizes, gradient_gap=1.0).outputs)
+    for gap in (0.5, 1e-6, 0.0):
+        expected = values(drawn)
+        expected[2] = expected[1] - gap * (expected[1] - expected[2])
+        oracles.assert_close(values(case_of(**sizes, gradient_gap=gap)), expected, size=7)
+
+
 @partial(jax.jit, static_argnames="scale")
 def trained(case, scale=1.0):
     return og.train(case, scale=scale)[0]

@@ -12,13 +12,15 @@ import pytest
 from jaxtyping import Array, Float
 
 from lrdyn import cli
+from lrdyn.commands import search as search_command
 from lrdyn.corollary1.statement import COROLLARY1
 from lrdyn.engine.batches import Evaluator
+from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.domains import from_unit, to_unit
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import FRACTION, Flag, at_least, between
 from lrdyn.engine.forms import AtMost, Test
-from lrdyn.engine.produce import produce
+from lrdyn.engine.produce import jobs_of, produce
 from lrdyn.engine.progress import Silent
 from lrdyn.engine.search import (
     Court,
@@ -200,6 +202,33 @@ def test_points_of_a_batch_are_those_of_a_grid():
     for n, point in enumerate(points):
         same = grid["cube_measured"].sel(seed=n, rate=point["rate"], size=3).values.ravel()
         assert np.allclose(found["cube_measured"].values[n], same, rtol=1e-14)
+
+
+def test_a_scenario_alone_and_the_first_of_its_theorem_have_programs_of_their_own():
+    """A worst point is repeated by its scenario alone, which is then the first of the theorem."""
+    first, other = (
+        Scenario(name, make_case, right, measure, theory=Cube, measured=Cube, claims=(claim,))
+        for name, claim in (("cubes", CUBED), ("others", BELOW))
+    )
+    settings = {"size": (2,), "rate": (0.5,), "shift": (0.1,)}
+    several = (
+        Theorem("cubes", "powers", FLAGS, scenarios)
+        for scenarios in ((first, other), (first,), (other,))
+    )
+    whole, same, alone = (
+        next(jobs_of(one, settings, "float64", lambda _: (0,), False, False)) for one in several
+    )
+    assert whole.group == same.group == alone.group == "/"
+    assert whole.identity == same.identity != alone.identity
+
+
+def test_what_was_computed_stays_when_a_search_ends_in_an_error(tmp_path, monkeypatch):
+    def refused(*_):
+        raise BadInput("rate: got 1, wanted another")
+
+    monkeypatch.setattr(search_command, "repeated", refused)
+    assert cli.main(RIGHT, ["--search", "64", "--out", str(tmp_path)]) == 2
+    assert list(tmp_path.glob("cubes/search-*/parts/*/*.npz"))
 
 
 # What it says -----------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from lrdyn.theorem1 import (
     descent,
     minimisers_claims,
     regularised_autoencoder_claims,
+    rest_points_claims,
     setting,
 )
 from lrdyn.theorem1.critical_points_claims import CRITICAL_POINTS
@@ -77,6 +78,16 @@ def test_the_target_has_the_singular_values_of_the_flags(deficit, tie, expected,
     for target in targets(deficit, tie):
         values = np.linalg.svd(oracles.double(target), compute_uv=False)
         oracles.assert_close(jnp.asarray(values, dtype), 3 * np.array(expected), size=6)
+
+
+def test_the_target_has_the_condition_of_its_flag_but_for_what_is_0_or_tied():
+    flags = {**FLAGS, "target_condition": 16.0, "tie": 1, "rank_deficit": 1}
+    values = np.linalg.svd(descent.make_case(KEY, **flags).target, compute_uv=False)
+    oracles.assert_close(values, [1, (5 / 6) ** 4, (5 / 6) ** 4, 0], size=6)
+    for make in (critical_points_claims.make_case, rest_points_claims.make_case):
+        flags |= {"tie": 0, "rank_deficit": 0}
+        values = np.linalg.svd(make(KEY, **taken(make, flags)).target, compute_uv=False)
+        oracles.assert_close(values, np.array([1, 5 / 6, 4 / 6, 1 / 2]) ** 4, size=6)
 
 
 @pytest.mark.parametrize("depth", [2, 3, 4])

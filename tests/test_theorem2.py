@@ -65,6 +65,23 @@ def test_the_target_is_as_large_as_its_flag_says(target_scale):
     assert_close(one_case(target_scale=target_scale, target=given).target, target_scale * given)
 
 
+@pytest.mark.parametrize("condition", [1.0, 2.0, 100.0, 1e12])
+def test_the_target_has_the_condition_of_its_flag(condition):
+    values = np.linalg.svd(one_case(rank=3, target_condition=condition).target, compute_uv=False)
+    middle = 0.75 ** np.log2(condition)
+    assert_close(values, [1, middle, 1 / condition, 0, 0, 0, 0], size=7)
+
+
+def test_a_condition_of_two_changes_no_bit_of_a_target(dtype):
+    @jax.jit
+    def values(scale, condition):
+        return deep_factorization.target_values(5, scale, condition)
+
+    for scale in (0.3, 1.0, 7.1):
+        even = jax.jit(lambda scale: scale * jnp.linspace(1.0, 0.5, 5))(scale)
+        assert np.array_equal(values(scale, 2.0), even)
+
+
 def outcome(predicted, measured):
     predicted, measured = (
         fields.Read(fields.arrays_in(side), KeyError)

@@ -65,6 +65,25 @@ def test_the_first_matrix_is_m_times_n_and_the_loss_of_size_one(problem, dtype):
     assert 0.1 < float(value) < 10 * 4
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("gap", [1.0, 0.5, 1e-6, 0.0])
+def test_a_gap_moves_one_singular_value_of_the_first_gradient(gap, side):
+    def values(case):
+        return np.linalg.svd(jax.grad(case.loss)(case.params, case.data), compute_uv=False)
+
+    drawn, moved = (make(rank=2, side=side, gradient_gap=x) for x in (1.0, gap))
+    expected = values(drawn)
+    expected[2] = expected[1] - gap * (expected[1] - expected[2])
+    oracles.assert_close(values(moved), expected, size=6)
+    if gap == 1:
+        assert np.array_equal(make(rank=2, side=side).data[1], moved.data[1])
+
+
+def test_a_gap_of_a_gradient_without_a_value_beyond_r_changes_nothing():
+    drawn, moved = (make(rank=4, gradient_gap=gap) for gap in (1.0, 0.0))
+    assert np.array_equal(drawn.data[1], moved.data[1])
+
+
 def test_the_losses_are_what_they_say():
     draw = np.random.default_rng(0)
     W, X, Y, tokens = (draw.normal(size=shape) for shape in [(3, 4), (4, 5), (3, 5), (2, 3, 4)])

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from lrdyn.completion import recovery
+from lrdyn.core import linalg
 from lrdyn.core.descent import simulate
 from lrdyn.core.factorization import Weights, end_to_end
 from lrdyn.core.initialization import orthogonal_layers
@@ -233,6 +234,12 @@ FLAGS = (
         symbol="sigma_1",
         help="largest singular value of Phi",
     ),
+    dataclasses.replace(
+        setting.CONDITION,
+        quick=(0.0,),
+        domain=between(1.0, 1e6, zero=True),
+        help="largest over smallest singular value of Phi; 1: all are equal, 0: as drawn",
+    ),
     Flag(
         "draw",
         quick=(0, 1, 2, 3),
@@ -257,6 +264,17 @@ FLAGS = (
 )
 
 
+def _conditioned(target: Float[Array, "d d"], rank: int, condition: Any) -> Float[Array, "d d"]:
+    """The target with a power of its singular values: sigma_1 / sigma_r is as asked, unless 0."""
+    if rank == 1:
+        return target
+    left, values, right = linalg.svd(target)
+    relative = values[:rank] / values[0]
+    power = jnp.log(jnp.where(condition == 0, 1.0, condition)) / -jnp.log(relative[-1])
+    changed = (left[:, :rank] * relative[None, :] ** power) @ right[:rank]
+    return jnp.where(condition == 0, target, changed)
+
+
 def make_entries(
     key: Key[Array, ""],
     *,
@@ -267,11 +285,13 @@ def make_entries(
     target_scale: Any,
     draw: Any,
     steps: int,
+    target_condition: Any = 0.0,
     **rates: Any,
 ) -> Recovery:
     """Draw a target of which some entries are seen, from the flags."""
     for_target, for_weights, for_view = jax.random.split(jax.random.fold_in(key, draw), 3)
     target = recovery.spread_target(for_target, (dim, dim), rank)
+    target = _conditioned(target, rank, target_condition)
     target *= target_scale / singular_values(target)[0]
     mask = observe(for_view, (dim, dim), observed)
     weight = mask * mask.size / jnp.sum(mask)

@@ -79,6 +79,8 @@ class Edge(NamedTuple):
     """The largest finite ratio; what has no number if there is none."""
     least: float
     """The smallest condition with which it fails."""
+    first: int | None
+    """Seed of the first point at which it fails; seeds are those of the points, in their order."""
 
 
 class Unrun(NamedTuple):
@@ -327,7 +329,7 @@ def edges(found: Sequence[Case]) -> list[Edge]:
             [case for case in finite if case.ratio > 1] or fails or finite, key=lambda c: c.ratio
         )
         least = min((case.condition for case in fails), default=np.inf)
-        first = several[0]
-        where = first.claim, first.lost[0], first.precision
-        rows.append(Edge(*where, len(several), len(fails), worst, least))
+        first = min((case.asked["seed"] for case in fails), default=None)
+        where = worst.claim, worst.lost[0], worst.precision
+        rows.append(Edge(*where, len(several), len(fails), worst, least, first))
     return sorted(rows, key=lambda row: (not row.fails, row.hypothesis, row.claim.id))

@@ -283,7 +283,8 @@ def job_for(
         plan.points,
         dims,
         controls=plan.controls,
-        identity=identity(experiment.name, plan.group, *words, **fixed),
+        # Of a theorem that is cut down to one scenario all groups have the names of its first.
+        identity=identity(experiment.name, scenario.id, plan.group, *words, **fixed),
         keeps_cases=plan.keeps_cases,
         **how,
     )

@@ -35,7 +35,7 @@ from lrdyn.engine.forms import Equal, start_of
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.galore.projectors import aligned, single_precision_projector
 from lrdyn.galore.releases import newer, running_release
-from lrdyn.theorem4.problems import OPTIMIZERS, flat, lost_at
+from lrdyn.theorem4.problems import OPTIMIZERS, flat, lost_at, with_gap
 
 DECAY = 0.1
 """lambda of the claim about decay."""
@@ -115,15 +115,19 @@ def make_training(
     optimizer: str,
     learning_rate: Any,
     steps: int,
+    gradient_gap: Any = 1.0,
 ) -> Training:
     """Draw a start and data."""
     shapes = [(rows, cols), (cols, rows), (1, rows), (cols, cols), (cols, cols)]
     first, second, bias, inputs, outputs = gaussians(key, shapes)
     scale = np.sqrt(rows + cols)
+    weights = {"first": first / scale, "second": second / scale, "bias": 0.1 * bias[0]}
+    inputs, outputs = inputs / np.sqrt(4 * cols), outputs / np.sqrt(cols)
+    hidden = hidden_units(weights, inputs)
     return Training(
-        weights={"first": first / scale, "second": second / scale, "bias": 0.1 * bias[0]},
-        inputs=inputs / np.sqrt(4 * cols),
-        outputs=outputs / np.sqrt(cols),
+        weights=weights,
+        inputs=inputs,
+        outputs=with_gap(outputs, weights["second"] @ hidden, hidden, rank, gradient_gap),
         learning_rate=jnp.asarray(learning_rate, first.dtype),
         optimizer=optimizer,
         rank=rank,
@@ -133,10 +137,14 @@ def make_training(
     )
 
 
+def hidden_units(weights: PyTree, inputs: Array) -> Float[Array, "m examples"]:
+    """W_1 X + b 1^T."""
+    return weights["first"] @ inputs + weights["bias"][:, None]
+
+
 def training_loss(weights: PyTree, inputs: Array, outputs: Array) -> Float[Array, ""]:
     """1/2 ||W_2 (W_1 X + b 1^T) - Y||_F^2."""
-    hidden = weights["first"] @ inputs + weights["bias"][:, None]
-    return jnp.sum((weights["second"] @ hidden - outputs) ** 2) / 2
+    return jnp.sum((weights["second"] @ hidden_units(weights, inputs) - outputs) ** 2) / 2
 
 
 def _alone(function: Callable[[PyTree], PyTree], data: PyTree) -> PyTree:

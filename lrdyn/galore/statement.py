@@ -17,9 +17,13 @@ from lrdyn.theorem4 import statement as theorem4
 OWN = {
     "optimizer": {"quick": ("adam",), "help": "base optimiser: sgd, momentum 0.9, or Adam"},
     "learning_rate": {"help": "step size"},
+    "gradient_gap": {
+        "help": "sigma_r - sigma_{r+1} of the second layer's gradient at the first refresh, over "
+        "what it is as drawn; 0: a tie"
+    },
 }
 """What is another than in Theorem 4: Adam alone, optax's default, unless others are asked for."""
-NAMES = ("rows", "cols", "rank", "period", "optimizer", "learning_rate", "steps")
+NAMES = ("rows", "cols", "rank", "period", "optimizer", "learning_rate", "gradient_gap", "steps")
 
 FLAGS: tuple[Flag, ...] = tuple(
     dataclasses.replace(flag, **OWN.get(flag.name, {}))

@@ -88,6 +88,7 @@ def make_around_pretrained(
     init_scale: Array,
     learning_rate: Array,
     steps: int,
+    target_condition: Any = 2.0,
 ) -> AroundPretrained:
     """Draw a run that meets the hypotheses; the target T is W_0 + Phi."""
     run_key, weight_key, draw = jax.random.split(key, 3)
@@ -102,6 +103,7 @@ def make_around_pretrained(
         decay_spread=1.0,
         learning_rate=learning_rate,
         target_scale=1.0,
+        target_condition=target_condition,
         steps=steps,
     )
     (W,) = initialization.gaussian_layers(weight_key, (dim, dim), jnp.ones(1))

@@ -25,9 +25,10 @@ from lrdyn import adapters
 from lrdyn.adapters import DirectedFactors, Factors
 from lrdyn.core import linalg
 from lrdyn.core.initialization import gaussians
+from lrdyn.engine.claims import tolerance
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.forms import Equal
-from lrdyn.engine.statement import Claim, Control, Scenario
+from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 
 LOSSES = {
     "squares": lambda Z: 0.5 * jnp.sum(Z**2),
@@ -251,6 +252,34 @@ def _of_each_loss(predicted: Side, measured: Side, scales: Side) -> tuple[Equal,
     return tuple(Equal(theory, run, scale) for theory, run, scale in each)
 
 
+def svd_cutoff(dtype: Any) -> float:
+    """Relative size below which LAPACK's SVD takes an entry beside the diagonal for zero.
+
+    It is ``max(10, min(100, u^{-1/8})) u`` with u = eps / 2 (``dbdsqr``, to which ``dgesdd`` comes
+    for small matrices): 49 eps in float64, 5 eps in float32.
+
+    Example:
+        >>> eps = float(np.finfo("float64").eps)
+        >>> round(svd_cutoff("float64") / eps, 1)
+        49.4
+    """
+    unit = float(np.finfo(dtype).eps) / 2
+    return max(10.0, min(100.0, unit**-0.125)) * unit
+
+
+def _decomposed(outcome: Outcome[StepTheory, StepMeasured]) -> Equal:
+    """W beyond its r-th value and the residual, on the scale of W.
+
+    The SVD of which the residual is the rest is that of a matrix nearby: each of the n - 1 entries
+    beside the diagonal is dropped once, at :func:`svd_cutoff` at most.
+    """
+    theory, run = outcome.predicted, outcome.measured
+    rounding = tolerance("identity", outcome.dtype, steps=outcome.steps, size=outcome.size)
+    dropped = (len(theory.pissa_residual) - 1) * svd_cutoff(outcome.dtype)
+    scale = theory.largest * (1 + dropped / rounding)
+    return Equal(theory.pissa_residual, run.pissa_residual, scale)
+
+
 HEADROOM = 1e-6
 """Share of the largest number that theory may reach. The run multiplies in another order: what is
 between may be larger than its product by 1/s, which is a thousand at most, and by sums over it."""
@@ -309,11 +338,7 @@ ONE_STEP = Scenario[Step, StepTheory, StepMeasured](
         Claim(
             "pissa_residual",
             "the residual of PiSSA has the singular values of W beyond the r-th",
-            form=lambda outcome: Equal(
-                outcome.predicted.pissa_residual,
-                outcome.measured.pissa_residual,
-                outcome.predicted.largest,
-            ),
+            form=_decomposed,
             reads=lambda theory, run: (theory.pissa_residual, run.pissa_residual, theory.largest),
             sides="the singular values of W against those of the base of the adapters",
         ),

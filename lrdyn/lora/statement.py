@@ -22,7 +22,7 @@ from lrdyn.lora.parameter_counts_claims import COUNTS
 from lrdyn.theorem2 import setting
 
 QUICK = {"dim": (12,), "depth": (3,), "rank": (2,), "init_scale": (0.3, 1.0)}
-SHARED = ("dim", "depth", "rank", "init_scale", "learning_rate", "steps")
+SHARED = ("dim", "depth", "rank", "init_scale", "learning_rate", "target_condition", "steps")
 
 FLAGS = (
     Flag("rows", (6,), at_least(2), int, "m", "rows of W", paper=(12, 40), shapes=True, most=7),

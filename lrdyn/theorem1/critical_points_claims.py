@@ -143,12 +143,14 @@ def make_case(
     target_scale: Any,
     rank_deficit: Any,
     tie: Any,
+    target_condition: Any = 2.0,
 ) -> Instance:
     """Draw an instance; start from layers about as large as those of the critical points."""
     sets = sum(comb(min(rows, cols), size) for size in range(rank + 1))
     whole = sets * (rank * (rows + cols)) ** 2 <= LARGEST
     rows, cols, rank = (rows, cols, rank) if whole else (1, 1, 1)
-    of_target = {"rank_deficit": rank_deficit, "tie": tie, "target_scale": target_scale}
+    of_target = {"rank_deficit": rank_deficit, "tie": tie}
+    of_target |= {"target_scale": target_scale, "target_condition": target_condition}
     shape = (SEARCHES, rank * (rows + cols))
     target, (starts,) = setting.draw_target(key, rows, cols, [shape], rank=rank, **of_target)
     size = jnp.sqrt(jnp.asarray(target_scale, target.dtype) / rank)

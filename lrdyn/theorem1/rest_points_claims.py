@@ -137,6 +137,7 @@ def make_case(
     learning_rate: Any,
     target_scale: Any,
     steps: int,
+    target_condition: Any = 2.0,
 ) -> Basins:
     """Draw a target with distinct singular values, and starts."""
     widths = (cols, *(rank,) * (depth - 1), rows)
@@ -151,6 +152,7 @@ def make_case(
         rank_deficit=0,
         tie=0,
         target_scale=target_scale,
+        target_condition=target_condition,
     )
     layers = [G.reshape(count, *shape) for G, shape in zip(drawn, shapes, strict=True)]
     size = jnp.asarray(target_scale, target.dtype) ** (1 / depth)

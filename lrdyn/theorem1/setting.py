@@ -1,5 +1,6 @@
 """What the scenarios of Theorem 1 share: flags, targets, and what claims ask of a run."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,13 +9,13 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from lrdyn.core.factorization import Weights
-from lrdyn.core.initialization import gaussians, orthogonal, spaced_singular_values
+from lrdyn.core.initialization import gaussians, orthogonal
 from lrdyn.core.spectra import half_of_the_digits, singular_values
 from lrdyn.engine.claims import ROUNDING_SAFETY, tolerance
 from lrdyn.engine.flags import Domain, Flag, at_least, between
 from lrdyn.engine.statement import Outcome
 from lrdyn.theorem1 import rest_points
-from lrdyn.theorem2.setting import DECAY, SIZE
+from lrdyn.theorem2.setting import CONDITION, DECAY, SIZE, target_values
 
 SCALE = between(1e-6, 1e6)
 """Scales of a target: the search for critical points squares gradients, and the square of the last
@@ -111,6 +112,12 @@ FLAGS = (
         symbol="sigma_1",
         help="largest singular value of Phi",
     ),
+    dataclasses.replace(
+        CONDITION,
+        symbol="sigma_1 / sigma_min(k,d)",
+        help="largest over smallest singular value of Phi, before --rank-deficit and --tie; "
+        "1: all are equal",
+    ),
     Flag(
         "steps",
         quick=(4000,),
@@ -136,15 +143,16 @@ def draw_target(
     rank_deficit: Any,
     tie: Any,
     target_scale: Any,
+    target_condition: Any = 2.0,
 ) -> tuple[Float[Array, "k d"], list[Array]]:
-    """Target with evenly spaced singular values, some zero, perhaps ``sigma_{r+1} = sigma_r``.
+    """Target with spaced singular values, some zero, perhaps ``sigma_{r+1} = sigma_r``.
 
     And Gaussian matrices of other shapes in the same draw: each costs as much to compile as the
     descent.
     """
     count = min(rows, cols)
     left, right, *rest = gaussians(key, [(rows, count), (count, cols), *others])
-    values, place = spaced_singular_values(count, target_scale), np.arange(count)
+    values, place = target_values(count, target_scale, target_condition), np.arange(count)
     values = jnp.where(place < count - rank_deficit, values, 0.0)
     values = jnp.where((place == rank) & (tie == 1), values[rank - 1], values)
     return (orthogonal(left) * values[None, :]) @ orthogonal(right), rest

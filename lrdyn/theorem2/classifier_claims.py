@@ -56,10 +56,14 @@ def make_classifier(
     rank: int,
     target_scale: Any,
     target: Any = None,
+    target_condition: Any = None,
     per_class: int | None = None,
     **of_run: Any,
 ) -> Classification:
-    """K = rank classes; labels of norm ``target_scale``, so that steps suit both versions."""
+    """K = rank classes; labels of norm ``target_scale``, so that steps suit both versions.
+
+    Labels are what they are: a target that is given says nothing here, nor does a condition.
+    """
     weights_key, inputs_key = jax.random.split(key)
     per_class = -(-2 * dim // rank) if per_class is None else per_class
     labels = jnp.arange(rank * per_class) % rank
@@ -315,7 +319,9 @@ CLASSIFICATION = Scenario[Classification, ClassificationTheory, ClassificationMe
         ),
     ),
     hypotheses=HYPOTHESES,
-    narrow=setting.first_shapes,
+    narrow=lambda settings: (
+        setting.first_shapes(settings) | {"target_condition": settings["target_condition"][:1]}
+    ),
     steps="steps",
     diverges=lambda theory: theory.diverges,
     diverged=lambda run: run.diverged_at,

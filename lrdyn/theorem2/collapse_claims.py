@@ -111,6 +111,7 @@ def _decayed(case: Classification) -> CollapseMeasured:
 
 _AT = {"dim": 50, "rank": 5, "depth": 6, "init_scale": 0.5, "weight_decay": 0.0, "steps": 1000}
 _AT |= dict.fromkeys(("init_spread", "decay_spread", "learning_rate", "target_scale"), 1.0)
+_AT |= {"target_condition": 2.0}
 
 
 def _collapse_settings(settings: dict[str, Any]) -> dict[str, Any]:

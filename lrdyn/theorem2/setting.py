@@ -109,6 +109,14 @@ does not reach the last digit of the smallest layer, 1e-15 with the largest spre
 DECAY = between(1e-12, 1e12, zero=True)
 SPREAD = between(1e-6, 1e6)
 
+CONDITION = Flag(
+    "target_condition",
+    (2.0,),
+    between(1.0, 1e12),
+    symbol="sigma_1 / sigma_r",
+    help="largest over smallest singular value of the default target; 1: all are equal",
+)
+
 FLAGS = (
     Flag(
         "dim",
@@ -181,6 +189,7 @@ FLAGS = (
         symbol="sigma_1",
         help="largest singular value of the default target, factor on a given one",
     ),
+    CONDITION,
     Flag(
         "steps",
         (100,),
@@ -228,6 +237,20 @@ def start_of_run(
     }
 
 
+def target_values(rank: int, scale: Any, condition: Any = 2.0) -> Float[Array, "r"]:
+    """Singular values of a target, ``sigma_i = scale (1 - (i-1)/(2(r-1)))^{log2 condition}``.
+
+    They go from ``scale`` down to ``scale / condition``, evenly spaced for a condition of 2.
+
+    Example:
+        >>> target_values(3, 1.0).tolist(), target_values(3, 1.0, 4.0).tolist()
+        ([1.0, 0.75, 0.5], [1.0, 0.5625, 0.25])
+    """
+    even = initialization.spaced_singular_values(rank)
+    # A power of 1 may round.
+    return scale * jnp.where(condition == 2, even, even ** jnp.log2(condition))
+
+
 def make_case(
     key: Key[Array, ""],
     *,
@@ -235,6 +258,7 @@ def make_case(
     depth: int,
     rank: int,
     target_scale: Any,
+    target_condition: Any = 2.0,
     target: np.ndarray | None = None,
     **of_run: Any,
 ) -> DeepFactorization:
@@ -242,7 +266,7 @@ def make_case(
     weights_key, target_key = jax.random.split(key)
     start = start_of_run(weights_key, (dim,) * (depth + 1), **of_run)
     if target is None:
-        values = initialization.spaced_singular_values(rank, target_scale)
+        values = target_values(rank, target_scale, target_condition)
         phi = initialization.low_rank_target(target_key, (dim, dim), values)
     else:
         phi = target_scale * jnp.asarray(target, start["scales"].dtype)

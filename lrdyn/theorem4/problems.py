@@ -115,6 +115,38 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 """Name -> optimiser of a step size; all of them look at gradients only."""
 
 
+def with_gap(
+    outputs: Float[Array, "m examples"],
+    products: Float[Array, "m examples"],
+    inputs: Float[Array, "n examples"],
+    rank: int,
+    gap: Any,
+) -> Float[Array, "m examples"]:
+    """Outputs Y with which two singular values of a gradient are nearer to each other.
+
+    The gradient of 1/2 ||W X - Y||_F^2 is G = (W X - Y) X^T. With
+
+        Y - c (sigma_r - sigma_{r+1}) u_{r+1} v_{r+1}^T (X^T)^+,    c = 1 - gap,
+
+    for Y it is the same but for sigma_{r+1}, which is raised by c (sigma_r - sigma_{r+1}).
+
+    Args:
+        outputs: Y, as drawn.
+        products: W X.
+        inputs: X.
+        rank: r. Where G has no value beyond it nothing is changed.
+        gap: of sigma_r and sigma_{r+1}, over that of the outputs as drawn; 0 is a tie, and 1
+            leaves them as they are.
+    """
+    if rank >= min(len(outputs), len(inputs)):
+        return outputs
+    left, values, right = linalg.svd((products - outputs) @ inputs.T)
+    raised = (1 - gap) * (values[rank - 1] - values[rank])
+    of_inputs, sizes, examples = linalg.svd(inputs)
+    inverse = (right[rank] @ of_inputs / sizes) @ examples
+    return jnp.where(gap == 1, outputs, outputs - raised * jnp.outer(left[:, rank], inverse))
+
+
 # Cases -----------------------------------------------------------------------------------------
 
 
@@ -146,9 +178,13 @@ def make_run(
     problem: str,
     learning_rate: Any,
     steps: int,
+    gradient_gap: Any = 1.0,
 ) -> LowRankRun:
     """Draw a problem from the flags."""
     params, data = DRAW[problem](key, rows, cols)
+    if problem == "regression":
+        inputs, outputs = data
+        data = inputs, with_gap(outputs, params @ inputs, inputs, rank, gradient_gap)
     return LowRankRun(
         params=params,
         data=data,

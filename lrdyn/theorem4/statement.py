@@ -120,6 +120,15 @@ FLAGS = (
         paper=(0.02, 0.05),
     ),
     Flag(
+        "gradient_gap",
+        (1.0,),
+        between(1e-12, 1.0, zero=True),
+        float,
+        symbol="gap",
+        help="regression: sigma_r - sigma_{r+1} of the gradient at the first refresh, over what it "
+        "is as drawn; 0: a tie",
+    ),
+    Flag(
         "steps",
         (60,),
         at_least(1),

@@ -1,16 +1,19 @@
-"""Known edges, found by the search: ``python -m tests.faults.edges [N] [NAME ...]``.
+"""Known edges, found by the search: ``python -m tests.faults.edges [NAME ...]``.
 
 Each theorem is searched beyond its hypotheses at N points, 2,000 by default, as ``--search N
 --beyond`` does. An edge is found where a claim fails although one hypothesis alone is lost, or
-where what is asked for cannot be run. It prints how many points of each failed, and by how much.
+where what is asked for cannot be run. It prints at how many points each failed, by how much, and
+the points, from the first on, that were needed to find it. With ``--out`` results stay, and the
+same command goes on from there.
 """
 
+import argparse
 import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lrdyn.commands.search import FILE
 from lrdyn.core.show import aligned
@@ -35,39 +38,50 @@ EDGES = (
 )
 
 
-def seen(edge: Edge, folder: Path) -> str:
-    """What the search says of an edge; empty if it did not find it."""
-    (file,) = folder.glob(f"{edge.theorem}/beyond-*/{FILE}")
-    found = json.loads(file.read_text())
+def words_of(edge: Edge, found: dict[str, Any]) -> tuple[str, str]:
+    """What a search says of an edge, and the points that it took; empty if it did not find it."""
     for one in found["edges"]:
         same = (one["hypothesis"], one["claim"]) == (edge.hypothesis, edge.claim)
         if same and one["fails"]:
-            return f"{one['fails']}/{one['points']}, {one['ratio'] or 'lost'}"
+            ratio = "lost" if one["ratio"] is None else f"{one['ratio']:.2g}"
+            said = f"{one['precision']}: {one['fails']} of {one['points']}, {ratio}"
+            if one["least_condition"] not in (None, 1.0):
+                said += f", condition from {one['least_condition']:.1e}"
+            return said, f"{one['found_after']:,}"
     for one in found["not_run"]:
         if (one["hypothesis"], one["scenario"]) == (edge.hypothesis, edge.claim):
-            return one["why"]
-    return ""
+            return one["why"], "-"
+    return "", ""
 
 
 def main(words: list[str]) -> int:
     """Search, and print every edge; how many were not found."""
-    points, *names = words or ["2000"]
-    if not points.isdigit():
-        points, names = "2000", words
-    rows, missed = [("theorem", "without", "claim", "found")], 0
-    with tempfile.TemporaryDirectory() as out:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.edges")
+    parser.add_argument("names", nargs="*", help="theorems")
+    parser.add_argument("--points", type=int, default=2000)
+    parser.add_argument("--out", help="folder in which results stay")
+    asked = parser.parse_args(words)
+    rows, missed = [("theorem", "without", "claim", "found", "points needed")], 0
+    with tempfile.TemporaryDirectory() as scratch:
+        out = asked.out or scratch
         for name in dict.fromkeys(edge.theorem for edge in EDGES):
-            if names and name not in names:
+            if asked.names and name not in asked.names:
                 continue
-            command = (f"experiments.{name}", "--search", points, "--beyond", "--out", out)
-            words = [sys.executable, "-m", *command]
+            command = (f"experiments.{name}", "--search", str(asked.points), "--beyond")
+            words = [sys.executable, "-m", *command, "--out", out]
             status = subprocess.run(words, cwd=ROOT, check=False).returncode
+            files = sorted(Path(out).glob(f"{name}/beyond-*/{FILE}"), key=_age)
+            found = json.loads(files[-1].read_text()) if files and status == 0 else None
             for edge in (edge for edge in EDGES if edge.theorem == name):
-                found = seen(edge, Path(out)) if status == 0 else f"status {status}"
-                missed += status != 0 or not found
-                rows.append((name, edge.hypothesis, edge.claim, found or "NOT FOUND"))
+                said, needed = words_of(edge, found) if found else (f"status {status}", "")
+                missed += not (found and said)
+                rows.append((name, edge.hypothesis, edge.claim, said or "NOT FOUND", needed))
     print("\n".join(aligned(rows)))
     return missed
+
+
+def _age(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 if __name__ == "__main__":
