@@ -301,6 +301,7 @@ ROOMS = (
     "diagnosis",
     "registry",
     "studies",
+    "report",
     "commands",
     "cli",
     "__init__",

@@ -1,6 +1,6 @@
 """Verdicts as lines of text: every claim of one, or one line for each of several."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def _rows(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
                 _short(claim["tolerance"]),
                 _short(claim.get(f"residual_{other}")),
                 _short(claim.get(f"tolerance_{other}")),
-                _word(claim),
+                outcome(claim),
             )
         )
     return rows
@@ -101,24 +101,25 @@ def summary(verdicts: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
         rows.append(
             (
                 verdict["name"],
-                _held(claims),
+                held(claims),
                 str(max(c["cases_total"] for c in claims)),
-                _nearest(claims),
-                _held(controls),
+                nearest(claims),
+                held(controls),
                 word(verdict),
                 str(path),
             )
         )
-        faults.append([f"  {c['id']}: {_word(c)}" for c in _judged(verdict) if not c["holds"]])
+        faults.append([f"  {c['id']}: {outcome(c)}" for c in _judged(verdict) if not c["holds"]])
     lines = aligned(rows)
     return [line for pair in zip(lines, faults, strict=True) for line in (pair[0], *pair[1])]
 
 
-def _held(entries: list[dict[str, Any]]) -> str:
+def held(entries: Sequence[Mapping[str, Any]]) -> str:
+    """How many of several claims or controls hold, of how many."""
     return f"{sum(bool(e['holds']) for e in entries)}/{len(entries)}"
 
 
-def _nearest(claims: list[dict[str, Any]]) -> str:
+def nearest(claims: Sequence[Mapping[str, Any]]) -> str:
     """Largest residual over tolerance of any claim in any precision, and which it is."""
     found = [
         (c[f"residual{leg}"] / c[f"tolerance{leg}"], c["id"])
@@ -159,7 +160,8 @@ def _reasons(counts: dict[str, Any]) -> str:
     return ", ".join(f"{reason} ({n})" for reason, n in counts["left_out"].items())
 
 
-def _word(claim: dict[str, Any]) -> str:
+def outcome(claim: Mapping[str, Any]) -> str:
+    """What came of a claim or a control, in words."""
     if claim["kind"] == "control" and claim["holds"] is None:
         open_on = [r for leg in claim["judged"].values() for r in leg["left_out"]]
         if arithmetic.REASON in open_on:

@@ -32,7 +32,7 @@ def text(value: object) -> Markup:
     return Markup(escape(printable(str(value).expandtabs(), lines=True)))
 
 
-def element(name: str, *children: object, **attributes: object) -> Markup:
+def element(name: str, /, *children: object, **attributes: object) -> Markup:
     """An element of a page.
 
     Args:

@@ -345,7 +345,7 @@ class _Reader:
         if word in ("{", "("):
             group = self.group()
             html = group.bare or group.html
-        elif word in ("+", "*") or word in SUMS and not self.tight(1):
+        elif word in ("+", "*") or (word in SUMS and not self.tight(1)):
             self.place += 1
             html = element("mo", "∗" if word == "*" else SUMS.get(word, word))
         elif word in SUMS:
