@@ -84,31 +84,33 @@ def read(folder: Path) -> Diagnosis:
     return Diagnosis(folder, content, hashlib.sha256(written).hexdigest(), found)
 
 
-def section(found: Diagnosis, fits: Sequence[bool], anchor: str) -> Markup:
+def section(found: Diagnosis, fits: Sequence[bool], anchor: str, level: int) -> Markup:
     """Everything that is said of a diagnosis: the answer, kinds of layers, every matrix.
 
     Args:
         found: the diagnosis.
         fits: which of its pictures are embedded.
         anchor: id of the section.
+        level: of its heading.
     """
+    inner = f"h{level + 1}"
     content, label = found.content, found.name
     parts = [
-        element("h2", label, id=anchor),
+        element(f"h{level}", label, id=anchor),
         element("p", "Which LoRA rank the update needs, and what it would cost.", class_="about"),
         runs.banner(None, content["answer"]),
-        element("h3", "By kind of layer"),
+        element(inner, "By kind of layer"),
         _kinds(content["matrices"], label),
     ]
     if found.pictures:
-        parts += [element("h3", "Figures"), pictures.block(found.pictures, list(fits), label)]
-    parts += [element("h3", "Every matrix"), _matrices(content["matrices"], label)]
+        parts += [element(inner, "Figures"), pictures.block(found.pictures, list(fits), label)]
+    parts += [element(inner, "Every matrix"), _matrices(content["matrices"], label)]
     if content["changed"]:
         words = "No matrices, and changed: by how much of their norm."
         pairs = [(name, _digits(value, "from 0")) for name, value in content["changed"].items()]
-        parts += [element("h3", "What else changed"), element("p", words), tables.listed(pairs)]
+        parts += [element(inner, "What else changed"), element("p", words), tables.listed(pairs)]
     if content["notes"]:
-        title = element("h3", "What is not compared, or not as a whole")
+        title = element(inner, "What is not compared, or not as a whole")
         parts += [title, tables.listed(content["notes"].items())]
     provenance = tables.listed(
         (
@@ -117,7 +119,7 @@ def section(found: Diagnosis, fits: Sequence[bool], anchor: str) -> Markup:
         )
     )
     return element(
-        "section", *parts, element("h3", "Provenance"), provenance, aria_labelledby=anchor
+        "section", *parts, element(inner, "Provenance"), provenance, aria_labelledby=anchor
     )
 
 

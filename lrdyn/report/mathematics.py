@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 from lrdyn.report.markup import Markup, element, joined, text
@@ -493,6 +494,7 @@ def _broken(parts: list[tuple[str, Markup]], length: int) -> tuple[Markup, ...]:
     )
 
 
+@cache
 def mathematics(statement: str) -> Markup:
     """A statement with its formulas as MathML.
 

@@ -156,18 +156,18 @@ def _page(found: Contents, fits: Sequence[bool], version: str) -> str:
         return taken
 
     sections = []
+    alone = len(anchors) == 1 and not found.figures
+    level = 1 if alone else 2
     for run, anchor in zip(found.runs, anchors, strict=False):
-        sections.append(runs.section(run, take(run.pictures), anchor))
+        sections.append(runs.section(run, take(run.pictures), anchor, level))
     for one, anchor in zip(found.diagnoses, anchors[len(found.runs) :], strict=True):
-        sections.append(diagnoses.section(one, take(one.pictures), anchor))
+        sections.append(diagnoses.section(one, take(one.pictures), anchor, level))
     if found.figures:
         title = element("h2", "Figures and tables", id="figures")
         drawn = pictures.block(found.figures, left, "Figure")
         sections.append(element("section", title, drawn, aria_labelledby="figures"))
     title = _title(found)
-    top = [element("h1", title)]
-    if len(anchors) > 1 or found.figures:
-        top += _over_all(found, anchors)
+    top = element("header", element("h1", title), *_over_all(found, anchors))
     reading = element(
         "section",
         element("h2", "How to read this", id="reading"),
@@ -196,7 +196,7 @@ def _page(found: Contents, fits: Sequence[bool], version: str) -> str:
         element("title", title),
         element("style", Markup(STYLE.read_text())),
     ]
-    body = element("body", element("header", *top), main, footer)
+    body = element("body", "" if alone else top, main, footer)
     page = element("html", joined("\n", element("head", *meta)), body, lang="en")
     return f"<!doctype html>\n{page}\n"
 

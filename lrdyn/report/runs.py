@@ -11,6 +11,7 @@ from lrdyn.engine import report, results
 from lrdyn.report import pictures, tables
 from lrdyn.report.commands import command_of
 from lrdyn.report.markup import Markup, element
+from lrdyn.report.mathematics import mathematics
 from lrdyn.report.pictures import Picture
 
 
@@ -99,24 +100,22 @@ def _claims(judged: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, A
     return f"{held} of {len(claims)} claims hold{left} in up to {most} cases each{beside}"
 
 
-def section(run: Run, fits: Sequence[bool], anchor: str) -> Markup:
+def section(run: Run, fits: Sequence[bool], anchor: str, level: int) -> Markup:
     """Everything that is said of a run.
 
     Args:
         run: the run.
         fits: which of its pictures are embedded.
         anchor: id of the section.
+        level: of its heading.
     """
     verdict, label = run.verdict, run.name
+    title, inner = f"h{level}", f"h{level + 1}"
     parts = [
-        element("h2", label, id=anchor),
-        element("p", run.record.get("title", ""), class_="about")
-        if run.record.get("title")
-        else "",
-        element("p", run.record["about"], class_="about") if run.record.get("about") else "",
-        banner(verdict["holds"], sentence(verdict))
-        if verdict["claims"]
-        else banner(None, sentence(verdict)),
+        element(title, label, id=anchor),
+        _about(run.record.get("title", "")),
+        _about(run.record.get("about", "")),
+        banner(verdict["holds"], sentence(verdict)),
     ]
     if verdict.get("changed"):
         parts.append(
@@ -125,19 +124,23 @@ def section(run: Run, fits: Sequence[bool], anchor: str) -> Markup:
     parts += [banner(None, line) for line in report.devices(verdict)]
     if any(one["kind"] != "finding" for one in verdict["claims"]):
         parts += [
-            element("h3", "Claims"),
+            element(inner, "Claims"),
             tables.claims(verdict, run.command, f"Claims of {label}"),
         ]
     if found := tables.findings(verdict, label):
-        parts += [element("h3", "Findings"), found]
+        parts += [element(inner, "Findings"), found]
     if run.pictures:
-        parts += [element("h3", "Figures"), pictures.block(run.pictures, list(fits), label)]
-    parts += [element("h3", "Settings"), tables.settings(verdict["config"])]
-    parts += [element("h3", "What it was run on"), tables.machine(verdict["environment"])]
+        parts += [element(inner, "Figures"), pictures.block(run.pictures, list(fits), label)]
+    parts += [element(inner, "Settings"), tables.settings(verdict["config"])]
+    parts += [element(inner, "What it was run on"), tables.machine(verdict["environment"])]
     if found := tables.measured(verdict.get("arithmetic", {}), label):
-        parts += [element("h3", "Arithmetic of the device"), found]
-    parts += [element("h3", "Provenance"), _provenance(run)]
+        parts += [element(inner, "Arithmetic of the device"), found]
+    parts += [element(inner, "Provenance"), _provenance(run)]
     return element("section", *parts, aria_labelledby=anchor)
+
+
+def _about(words: str) -> Markup:
+    return element("p", mathematics(words), class_="about") if words else Markup("")
 
 
 def banner(holds: bool | None, words: str) -> Markup:
@@ -192,7 +195,7 @@ def overview(every: Sequence[Run], anchors: Sequence[str]) -> Markup:
                 element("td", report.nearest(claims)),
                 element("td", report.held(controls), class_="number"),
                 element("td", tables.mark(run.verdict["holds"], outcome)),
-                element("td", run.record.get("title", ""), class_="quiet wide"),
+                element("td", mathematics(run.record.get("title", "")), class_="quiet wide"),
             )
         )
     columns = tables.head(

@@ -67,7 +67,13 @@ def claims(verdict: Mapping[str, Any], command: str, label: str) -> Markup:
     ids = {one["id"] for one in entries}
     controls = [one for one in entries if one["kind"] == "control"]
     bodies = [
-        _claim(one, [c for c in controls if c.get("claim") == one["id"]], verdict, command)
+        _claim(
+            one,
+            [c for c in controls if c.get("claim") == one["id"]],
+            verdict,
+            command,
+            alone=all(c.get("claim") not in (None, one["id"]) for c in controls),
+        )
         for one in entries
         if one["kind"] != "control"
     ]
@@ -84,7 +90,7 @@ def claims(verdict: Mapping[str, Any], command: str, label: str) -> Markup:
         ("cases", "number"),
         "outcome",
     )
-    caption = element("caption", f"{label}: claims, each with its controls")
+    caption = element("caption", "Every claim in the precisions of the run, then its controls")
     return scrolling(element("table", caption, columns, *bodies, class_="claims"), label)
 
 
@@ -93,7 +99,10 @@ def _claim(
     controls: Sequence[Mapping[str, Any]],
     verdict: Mapping[str, Any],
     command: str,
+    *,
+    alone: bool,
 ) -> Markup:
+    """The rows of one claim; ``alone`` if it is known to have no control."""
     title = element(
         "th",
         element("code", claim["id"], class_="name"),
@@ -110,13 +119,19 @@ def _claim(
         _line("left out", _left_out(claim)),
         _line("p", "" if claim.get("p") is None else f"{claim['p']:.2g}"),
         _line("equal to the bit", "residual 0 in every bit" * bool(claim.get("equal_to_the_bit"))),
-        _line("worst case", element("code", again) if again else ""),
-        _line("controls", "none" if not controls else ""),
+        _line("worst case", typed_out(again) if again else ""),
+        _line("controls", "none" if alone else ""),
     ]
     more = element("tr", element("td", *lines, colspan=6, class_="more"))
     return element(
         "tbody", element("tr", title), *rows, more, *(_control(control) for control in controls)
     )
+
+
+def typed_out(command: str) -> Markup:
+    """A command line, which breaks between its words."""
+    words = (element("span", word) for word in command.split(" "))
+    return element("code", joined(*words, by=" "), class_="command")
 
 
 def _line(name: str, words: object) -> Markup:
@@ -169,7 +184,7 @@ def _row(
 
 
 def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1e}"
+    return "-" if value is None else f"{value:.1e}" if value else "0"
 
 
 def _decided(claim: Mapping[str, Any]) -> str:
