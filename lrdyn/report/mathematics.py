@@ -108,7 +108,7 @@ class _Reader:
     def __init__(self, tokens: list[Token]):
         self.tokens, self.place, self.flat = tokens, 0, False
         self.open: tuple[str, ...] = ()
-        self.worded = False
+        self.worded, self.ahead = False, 0
         self.left = EFFORT * (len(tokens) + 1)
 
     def word(self, ahead: int = 0) -> str:
@@ -297,9 +297,11 @@ class _Reader:
 
     def follows(self) -> bool:
         """Whether what a large operator or a function needs comes next."""
-        place = self.place
+        if self.ahead == DEPTH:
+            return False
+        place, self.ahead = self.place, self.ahead + 1
         found = self.attempt(self.factor)
-        self.place = place
+        self.place, self.ahead = place, self.ahead - 1
         return found is not None and not self.word()[:1].isdigit()
 
     # Scripts ------------------------------------------------------------------------------------

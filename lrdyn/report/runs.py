@@ -13,6 +13,7 @@ from lrdyn.report.commands import command_of
 from lrdyn.report.markup import Markup, element
 from lrdyn.report.mathematics import mathematics
 from lrdyn.report.pictures import Picture
+from lrdyn.system import whole_files
 
 
 class Run(NamedTuple):
@@ -46,6 +47,9 @@ def read(folder: Path, command: str = "") -> Run:
         OSError: the machine could not read a file.
     """
     verdict = results.read_verdict(folder)
+    if any(not one["judged"] for one in verdict["claims"]):
+        why = "a claim that says of no precision what was judged"
+        raise results.Damaged(folder / whole_files.VERDICT, why)
     path = folder / results.NAME
     with ExitStack() as opened:
         groups = results.read(path)
