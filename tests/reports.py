@@ -132,7 +132,8 @@ def diagnosed(folder: Path, text: str = "") -> Path:
     after |= {"b" + text: np.ones(3), "only" + text: np.ones((2, 2))}
     found = lrdyn.diagnose(before, after, k=2)
     (folder / "diagnosis.json").write_text(found.json())
-    plotting.save(found.plot(), folder / "diagnosis")
+    drawn = Figure(figsize=(2, 1)) if text else found.plot()  # no legend has room for such names
+    plotting.save(drawn, folder / "diagnosis")
     return folder
 
 

@@ -225,7 +225,10 @@ def _over_all(found: Contents, anchors: Sequence[str]) -> list[Markup]:
         words += f"; false: {', '.join(false)}" if false else ""
         words += f"; undecided: {', '.join(open_)}" if open_ else ""
         holds = False if false else None if open_ else True
-        parts += [runs.banner(holds, f"{words}."), runs.overview(found.runs, anchors)]
+        parts += [
+            runs.banner(holds, f"{words}."),
+            runs.overview(found.runs, anchors[: len(found.runs)]),
+        ]
     links = [
         (one.name, anchor)
         for one, anchor in zip(found.diagnoses, anchors[len(found.runs) :], strict=True)
