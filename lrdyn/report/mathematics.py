@@ -475,7 +475,7 @@ def _is_formula(tokens: list[Token], first: int, end: int) -> bool:
         )
     if len(words) == 1 and words[0] in GREEK and _word_after(tokens, end) in DISTRIBUTIONS:
         return False
-    has_letter = any(word[0].isalpha() for word in words)
+    has_letter = "||" in words or any(word[0].isalpha() for word in words)
     if first and tokens[first].tight and tokens[first - 1].word[-1:].isalnum():
         return False  # the end of a word that is none of ASCII
     return has_letter or (len(words) > 2 and any(w in RELATIONS or w == "/" for w in words))
