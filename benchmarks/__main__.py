@@ -17,6 +17,7 @@ from benchmarks import (
     kept,
     many,
     reduced,
+    streamed,
     sweeps,
     training,
 )
@@ -28,6 +29,7 @@ FULL: dict[str, Callable[[], str]] = {
     "reduced": reduced.report,
     "sweeps": sweeps.report,
     "many": many.report,
+    "streamed": streamed.report,
     "early": early_stopping.report,
     "completion": completion.report,
     "galore": galore.report,
@@ -43,6 +45,7 @@ TINY: dict[str, Callable[[], str]] = {
     "reduced": lambda: reduced.report((24,), rank=3, steps=20, repeats=1),
     "sweeps": lambda: sweeps.report((sweeps.Case(8, 20, 20),), repeats=1, gemm_size=64),
     "many": lambda: many.report(40, 10, 20, rival_runs=1),
+    "streamed": lambda: streamed.report((2000,), 10),
     "early": lambda: early_stopping.report(20, (1.0, 2.0, 4.0), 10, 50, repeats=1),
     "completion": lambda: completion.report(20, (0.5,), steps=10, repeats=1),
     "galore": lambda: galore.report(galore.Case(6, 5, 2, 3, 10, 2), repeats=1),

@@ -19,6 +19,7 @@ from lrdyn.studies.adapter_training import (
     ADAPTERS,
     cells,
     one_step,
+    ranks,
     rates,
     sentences,
     singular_value_evolution,
@@ -27,6 +28,8 @@ from lrdyn.studies.adapter_training import (
     widths,
 )
 from lrdyn.studies.adapter_training.digits import Digits
+from lrdyn.studies.adapter_training.few_shot import Searched
+from lrdyn.studies.adapter_training.rates import Chosen
 from lrdyn.training import FORGETFUL
 from paper_figs import (
     fig04_adapter_svd,
@@ -35,6 +38,7 @@ from paper_figs import (
     fig08_ranks,
     paired,
 )
+from tests.kept_numbers import as_kept, kept
 from tests.runs import results_of, verdict_of
 from tests.sentences import BERT, WORDS, write_pairs
 
@@ -550,6 +554,24 @@ def test_the_study_and_its_figures(command_line, files, tmp_path):
     assert evolved.moved.isel(step=-1).values.min() > 1e-5
     for figure in (fig04_adapter_svd, fig05_lora_factors, fig07_few_shot, fig08_ranks):
         drawn(figure.FIGURE, out)
+    values = {name: c["finding"]["value"] for name, c in claims.items() if "finding" in c}
+    found = {name: kept(value) for name, value in values.items() if value is not None}
+    as_kept("small_findings", found)
+    for group in ("evolution", "factors", "few_shot", "ranks"):
+        as_kept(f"small_{group}", numbers_of(results_of(out, f"/{group}")))
+
+
+def numbers_of(run):
+    """What is kept of a part of the study.
+
+    Of vectors whose singular values are equal to rounding nothing is known: angles are kept of the
+    largest value alone, and behind the start.
+    """
+    arrays = {str(name): array for name, array in run.data_vars.items() if array.dtype.kind in "fi"}
+    for name in ("right_angle", "left_angle"):
+        if name in arrays:
+            arrays[name] = arrays[name].isel(index=0, step=slice(1, None))
+    return {name: kept(array.values) for name, array in arrays.items()}
 
 
 def drawn(figure, out):
@@ -560,7 +582,27 @@ def drawn(figure, out):
     caption = exhibits.caption(figure, dataset)
     assert "{" not in caption
     assert "nan" not in caption
+    as_kept(f"small_{figure.name}", numbers_of(dataset))
     assert json.loads(dataset.attrs["settings"])["adapters"]["length"] == 14
+
+
+def test_ranks_are_trained_at_their_own_rates_and_at_the_first(files, monkeypatch):
+    asked = []
+
+    class Bench:
+        def run(self, one, key):
+            asked.append((one.rank, one.rate))
+            return cells.Cell(np.array(0.5), np.zeros(2), np.zeros((2, 1, 2)), np.ones((1, 2)))
+
+    best = {2: 0.1, 4: 0.01, 8: 0.001}
+    chosen = {r: Chosen(rate, np.array([rate]), np.zeros((1, 1)), True) for r, rate in best.items()}
+    monkeypatch.setattr(ranks, "bench_of", lambda case, keeper: Bench())
+    monkeypatch.setattr(
+        ranks, "searched", lambda bench, case, name, r, n: Searched(chosen[r], np.zeros((1, 1)))
+    )
+    found = ranks.measure_ranks(case_of(files, rank=(2, 4, 8)))
+    assert asked == [(r, rate) for r in best for rate in (best[r], best[2])]
+    assert found.rate.tolist() == [list(best.values())]
 
 
 def test_a_figure_needs_its_own_part_of_the_results(tmp_path):

@@ -20,6 +20,7 @@ from benchmarks import (
     kept,
     many,
     reduced,
+    streamed,
     sweeps,
     training,
 )
@@ -137,6 +138,12 @@ def test_many_runs_are_measured():
     rows = columns("many", many.HEADER)
     assert [row[0] for row in rows] == ["full,", "reduced,", "reduced,", "NumPy"]
     assert all(row[-1].endswith("x") for row in rows)
+
+
+def test_runs_that_are_not_kept_are_measured():
+    (row,) = columns("streamed", streamed.HEADER)
+    assert row[0] == "2,000"
+    assert int(row[5]) >= 1
 
 
 def test_many_full_and_reduced_runs_are_the_same_runs():

@@ -24,11 +24,12 @@ import lrdyn as lr
 from docs.examples import training
 from lrdyn import cli
 from lrdyn.commands import own, pool, verify
-from lrdyn.engine import measured_arithmetic, program_cache, runs
+from lrdyn.engine import measured_arithmetic, program_cache, runs, work
 from lrdyn.engine.cluster import client as clusters
 from lrdyn.engine.cluster import credentials, local_workers, origins, tasks, worker
 from lrdyn.engine.configuration import BadInput, run_of
 from lrdyn.engine.produce import jobs_of, recipes_of
+from lrdyn.engine.reductions import Quantiles, Worst
 from lrdyn.engine.work import Asked, Context, Recipe
 from lrdyn.registry import theorem
 from lrdyn.training import loop
@@ -126,6 +127,17 @@ def test_large_shared_arrays_go_to_a_worker_once(cluster, mine):
     x = np.arange(20_000.0)
     found = lr.sweep(mine.scaled, lr.product(x=[1.0, 2.0]), shared=x, client=cluster)
     assert np.array_equal(found["y"], np.stack([x, 2 * x]))
+
+
+def test_a_long_sweep_is_cut_by_its_time_and_reduced_by_workers(cluster, mine, monkeypatch):
+    monkeypatch.setattr(work, "MANY", 4)
+    monkeypatch.setattr(work, "SECONDS", 1e6)
+    points, told = lr.product(seed=range(300), size=[2, 3]), Told()
+    kept = {"top": Worst("trace", 5), "all": Quantiles("B")}
+    how = {"shapes": ("size",), "lanes": 1, "reduce": kept}
+    found = lr.sweep(mine.chaotic, points, **how, client=cluster, progress=told)
+    assert found.identical(lr.sweep(mine.chaotic, points, **how))
+    assert len(told.computed) == 2 * (3 + 3)  # tried, and the others anew, of each shape
 
 
 def test_what_no_worker_could_find_is_named(cluster):
@@ -298,7 +310,7 @@ def test_another_release_is_refused(local, monkeypatch):
 def test_another_program_is_refused(mine):
     """As a worker would whose library traces to something else."""
     how = {"batched": False, "lanes": 2, "memory": 1, "compiler_options": {}, "shared": None}
-    how |= {"x64": True, "matmuls": "highest"}
+    how |= {"x64": True, "matmuls": "highest", "reduce": {}}
     recipe = Recipe(None, "lrdyn.engine.sweep:sweep_of", how)
     outputs = (("B", (2, 2), "float32"),)
     asked = Asked((("size", 2),), {"seed": np.arange(4)}, lanes=2, most=4, outputs=outputs)

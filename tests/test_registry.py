@@ -44,8 +44,9 @@ PLACES = {
     "docs/examples/referee.py recomputes a claim": lambda name: (
         f'"{name}":' in text("docs/examples/referee.py")
     ),
-    "README.md: what `experiments all` prints": lambda name: bool(
-        re.search(rf"^{name} +[0-9]+/[0-9]+ ", text("README.md"), re.M)
+    "README.md: what it says": lambda name: f"| `{name}` |" in text("README.md"),
+    "docs/commands.md: what `experiments all` prints": lambda name: bool(
+        re.search(rf"^{name} +[0-9]+/[0-9]+ ", text("docs/commands.md"), re.M)
     ),
     "CONTRIBUTING.md: where a reader finds it": lambda name: (
         f"{room(name)}/" in text("CONTRIBUTING.md")

@@ -7,8 +7,6 @@ the files anew, after a change that is meant.
 """
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,6 +19,7 @@ from lrdyn.engine import fields
 from lrdyn.engine.statement import Outcome
 from lrdyn.figures import exhibits
 from lrdyn.studies.adapter_training import ADAPTERS
+from lrdyn.studies.adapter_training.few_shot import FewShotMeasured
 from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA
 from lrdyn.studies.dropout_spectra.activations import DropoutMeasured
 from lrdyn.studies.dropout_spectra.minimum import MinimumMeasured, MinimumTheory
@@ -30,14 +29,7 @@ from lrdyn.studies.weight_updates.edge import EdgeMeasured
 from lrdyn.studies.weight_updates.updates import UpdateMeasured
 from paper_figs import EXHIBITS
 from tests.datasets import write_npz
-
-KEPT = Path(__file__).with_name("data") / "studies"
-ENTRIES = 20
-"""Entries that are kept of an array, evenly spread, beside the norm of all."""
-TOLERANCE = 2e-3
-"""Of the largest entry. A few steps in float32 differ by some 1e-5 between machines; each of the
-changes that are to be seen moves some array by more than 1e-2."""
-
+from tests.kept_numbers import as_kept, kept
 
 # Trainings ---------------------------------------------------------------------------------------
 
@@ -141,69 +133,20 @@ def test_a_tiny_training_leaves_the_numbers_that_are_kept(name, tmp_path, monkey
     scenario = scenario_of(study, id)
     with jax.enable_x64(False):
         measured = scenario.train(scenario.case(jax.random.key(1), **settings))
-    as_kept(f"training_{name}", {n: kept(x) for n, x in fields.arrays_in(measured).items()})
-
-
-# Numbers that are kept ---------------------------------------------------------------------------
-
-
-def kept(array):
-    """Some entries of an array, its largest one, and the norm of all."""
-    flat = np.ravel(np.asarray(array, float))
-    places = np.unique(np.linspace(0, max(flat.size - 1, 0), ENTRIES).astype(int))
-    finite = flat[np.isfinite(flat)]
-    return {
-        "shape": list(np.shape(array)),
-        "infinite": int(flat.size - finite.size),
-        "largest": rounded(np.max(np.abs(finite), initial=0)),
-        "norm": rounded(np.linalg.norm(finite)),
-        "entries": [rounded(x) for x in flat[places]] if flat.size else [],
-    }
-
-
-def rounded(number):
-    return float(f"{number:.7g}") if np.isfinite(number) else None
-
-
-def as_kept(name, found):
-    """Compare arrays with those of a file, which is written first if that is asked for."""
-    path = KEPT / f"{name}.json"
-    if os.environ.get("LRDYN_RECORD"):
-        path.parent.mkdir(exist_ok=True)
-        lines = (f"{json.dumps(array)}: {json.dumps(one)}" for array, one in found.items())
-        path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    wanted = json.loads(path.read_text())
-    assert found.keys() == wanted.keys()
-    assert not list(filter(None, (differs(n, found[n], wanted[n]) for n in wanted)))
-
-
-def differs(name, found, wanted):
-    """What is different about an array, or a text, in a line; empty if nothing is."""
-    for part in wanted.keys() - {"largest", "norm", "entries"}:
-        if found[part] != wanted[part]:
-            return f"{name}: {part}: got {found[part]}, wanted {wanted[part]}"
-    if "text" in wanted:
-        return ""
-    pairs = zip(
-        [found["norm"], *found["entries"]], [wanted["norm"], *wanted["entries"]], strict=True
-    )
-    scales = [wanted["norm"], *[wanted["largest"]] * len(wanted["entries"])]
-    for (got, want), scale in zip(pairs, scales, strict=True):
-        if got == want:
-            continue
-        if None in (got, want) or abs(got - want) > TOLERANCE * (scale or 1.0):
-            return f"{name}: got {got}, wanted {want}"
-    return ""
+    arrays = fields.arrays_in(measured)
+    # Of a share near 1 what is left tells more.
+    arrays |= {f"1 - {n}": 1 - x for n, x in arrays.items() if n.startswith("share_")}
+    as_kept(f"training_{name}", {n: kept(x) for n, x in arrays.items()})
 
 
 # What is made of them ----------------------------------------------------------------------------
 
 SEEDS = np.array([0, 1, 2])
-SIZES = {"step": 4, "index": 30, "rule": 2, "method": 2, "rank": 2}
+SIZES = {"step": 4, "index": 30, "rule": 2, "rank": 2}
 """Of axes; of others 3."""
 VALUES = {
     "step": np.array([0, 5, 20, 100]),
-    "method": np.array([0, 4]),
+    "method": np.array([0, 1, 2]),
     "examples": np.array([16, 64, 256]),
     "rank": np.array([8, 64]),
     "rate": np.array([0.3, 0.15, 0.075]),
@@ -285,7 +228,11 @@ def results_made_up():
     spectra["/"] = minimum
     raw = indexed(group(RawMeasured, rng), "rate")
     spectra["/raw"] = raw.assign(limit=group(RawTheory, rng)["limit"])
-    return {"weight_updates": updates, "dropout_spectra": spectra}
+    config |= {"rate_seeds": 2, "task": ["digits"]}
+    task = {"task": "digits", "rank": 8}
+    few = indexed(group(FewShotMeasured, rng), "method", "examples").assign_coords(task)
+    adapters = {"/": xr.Dataset(attrs={**attrs, "config": json.dumps(config)}), "/few_shot": few}
+    return {"weight_updates": updates, "dropout_spectra": spectra, "adapters": adapters}
 
 
 def indexed(dataset, *names):
@@ -294,7 +241,7 @@ def indexed(dataset, *names):
     return dataset.drop_vars(names).assign_coords(places)
 
 
-@pytest.mark.parametrize("name", ["fig01", "fig02"])
+@pytest.mark.parametrize("name", ["fig01", "fig02", "fig07"])
 def test_figures_are_made_of_results_as_they_were(name, unchecked):
     """Seed 0 is in the results, and in no mean."""
     (exhibit,) = (one for one in EXHIBITS if one.name == name)

@@ -126,7 +126,7 @@ class Evaluator:
             sweep = job.sweep(self.context)
             assert sweep.plan is not None
             with sweep.scope(), ThreadPoolExecutor(1) as pool:
-                indices = list(range(width))
+                indices = np.arange(width)
                 named = tuple(shape.items())
                 group = programs.trace(sweep.function, named, indices, sweep.points, sweep.plan)
                 run = programs.compile_in(pool, group).result()
@@ -136,12 +136,8 @@ class Evaluator:
     def _computed(self, program: Program, job: Job) -> "xarray.Dataset":
         group = program.group
         with job.sweep(self.context).scope():
-            columns = {
-                name: programs.as_jax_has_it(name, np.asarray(job.points.columns[name]))
-                for name in group.columns
-                if name
-            }
-            group = group._replace(columns=columns or group.columns)
+            columns = programs.columns_of(job.points, dict(group.shape))
+            group = group._replace(columns=columns)
             labels = Labels(job.points, job.dims, [group.outputs])
             target = labels.allocate(self.context.memory, None)
             for part in group.parts:

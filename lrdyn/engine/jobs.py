@@ -136,7 +136,7 @@ class Job(NamedTuple):
         """Who keeps the trainings of a point: checkpoints beside the store of all jobs."""
         if context.store is None:
             return {}
-        several = {n: v for n, v in point.items() if len(set(self.points.columns[n])) > 1}
+        several = {n: v for n, v in point.items() if len(set(self.points.axes[n].tolist())) > 1}
         words = [self.scenario.id, *(c.id for c in self.controls)]
         words += [f"{name}={v}" for name, v in {**several, "seed": point["seed"]}.items()]
         keeper = Checkpoints(
@@ -157,7 +157,7 @@ class Job(NamedTuple):
         if not self.controls:
             return {self.group: found.assign_attrs(self.attributes)}
         return {
-            control_group(c, self.precision, perturb="amount" in self.points.columns): _of_control(
+            control_group(c, self.precision, perturb="amount" in self.points.axes): _of_control(
                 found, c, self
             )
             for c in self.controls
@@ -174,7 +174,7 @@ def of_control(results: "xarray.Dataset", control: Control) -> "xarray.Dataset":
 
 def _of_control(results: "xarray.Dataset", control: Control, job: Job) -> "xarray.Dataset":
     """What one control left, without the axes of its settings, which have one value each."""
-    settings = [name for name in job.points.columns if name not in ("seed", "amount")]
+    settings = [name for name in job.points.axes if name not in ("seed", "amount")]
     found = of_control(results, control)
     at = {name: _plain(found[name].values[0]) for name in settings}
     return found.squeeze(settings, drop=True).assign_attrs(
@@ -207,7 +207,7 @@ class Planned(NamedTuple):
     @property
     def perturbs(self) -> bool:
         """Whether it sweeps the distance from a hypothesis."""
-        return "amount" in self.points.columns
+        return "amount" in self.points.axes
 
     @property
     def words(self) -> dict[str, Any]:
@@ -272,7 +272,7 @@ def job_for(
         words: list[Any] = [control.id for control in plan.controls]
     else:
         # Decided by the settings alone: the program is the same for all seeds.
-        count = plan.points.size // len(set(plan.points.columns["seed"]))
+        count = plan.points.size // len(np.unique(plan.points.axes["seed"]))
         room = cases.MOST // count if plan.keeps_cases else None
         function = evaluate(scenario, {**fixed, **place}, room)
         dims, words = _dims(scenario), [] if room is None else [room]

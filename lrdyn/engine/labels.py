@@ -73,13 +73,12 @@ class Labels:
     @property
     def lead(self) -> tuple[str, ...]:
         """Names of the axes of the points."""
-        return ("point",) if self.points.grid is None else tuple(self.points.grid)
+        return tuple(self.points.axes) if self.points.crossed else ("point",)
 
     @property
     def lead_shape(self) -> tuple[int, ...]:
         """Sizes of the axes of the points."""
-        grid = self.points.grid
-        return (self.points.size,) if grid is None else tuple(map(len, grid.values()))
+        return tuple(map(len, self.points.axes.values()))[: None if self.points.crossed else 1]
 
     @property
     def nbytes(self) -> int:
@@ -191,9 +190,9 @@ class Target:
 
         labels, points = self.labels, self.labels.points
         coordinates: dict[str, Any] = (
-            {name: ("point", column) for name, column in points.columns.items()}
-            if points.grid is None
-            else dict(points.grid)
+            dict(points.grid or {})
+            if points.crossed
+            else {name: ("point", values) for name, values in points.axes.items()}
         )
         variables: dict[str, Any] = {}
         if self.file:

@@ -1,5 +1,6 @@
 """Points of a sweep: products of axes, lists, random draws."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,18 +13,83 @@ from lrdyn.core import checks
 Axis = Sequence[Any] | np.ndarray
 
 
-class Points(NamedTuple):
-    """Points of a sweep: see :func:`product`, :func:`zipped`, :func:`listed`, :func:`sampled`."""
+class Column(NamedTuple):
+    """The values of one axis at all points, of which those that are asked for are made."""
 
-    columns: Mapping[str, list]
-    """One list for each axis, all as long as there are points."""
-    grid: Mapping[str, list] | None = None
-    """The axes of a product, in the order of the dimensions; None for a list of points."""
+    values: np.ndarray
+    """Of the axis."""
+    stride: int = 1
+    """Points behind one another that have the same value."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values."""
+        return self.values.dtype
+
+    def __getitem__(self, indices: Any) -> Any:
+        """The values at some points."""
+        return self.values[np.asarray(indices) // self.stride % len(self.values)]
+
+    def value(self, index: int) -> Any:
+        """The value at one point, as Python has it."""
+        value = self[index]
+        return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+
+
+class Points(NamedTuple):
+    """Points of a sweep: see :func:`product`, :func:`zipped`, :func:`listed`, :func:`sampled`.
+
+    They are described and not listed: a product holds the values of its axes alone.
+    """
+
+    axes: Mapping[str, np.ndarray]
+    """Values of each axis."""
+    crossed: bool = False
+    """Whether the points are all combinations of the values, the last axis fastest; else the axes
+    are as long as there are points."""
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the points are the same, in the same order."""
+        if not isinstance(other, Points) or self.axes.keys() != other.axes.keys():
+            return False
+        equal = (np.array_equal(values, other.axes[name]) for name, values in self.axes.items())
+        return self.crossed == other.crossed and all(equal)
+
+    def __ne__(self, other: object) -> bool:
+        """Whether they are not: a tuple has an answer of its own."""
+        return not self == other
+
+    def __hash__(self) -> int:
+        """Equal points have the same."""
+        return hash((self.crossed, frozenset(self.axes)))
 
     @property
     def size(self) -> int:
         """Number of points."""
-        return len(next(iter(self.columns.values())))
+        lengths = [len(values) for values in self.axes.values()]
+        return math.prod(lengths) if self.crossed else lengths[0]
+
+    @property
+    def grid(self) -> dict[str, list] | None:
+        """The axes of a product, in the order of the dimensions; None for a list of points."""
+        return {n: v.tolist() for n, v in self.axes.items()} if self.crossed else None
+
+    @property
+    def columns(self) -> dict[str, list]:
+        """One list for each axis, all as long as there are points."""
+        return {name: self.column(name)[np.arange(self.size)].tolist() for name in self.axes}
+
+    def column(self, name: str) -> Column:
+        """The values of an axis at all points."""
+        if not self.crossed:
+            return Column(self.axes[name])
+        names = list(self.axes)
+        faster = names[names.index(name) + 1 :]
+        return Column(self.axes[name], math.prod(len(self.axes[n]) for n in faster))
+
+    def point(self, index: int) -> dict[str, Any]:
+        """The values of one point, as Python has them."""
+        return {name: self.column(name).value(index) for name in self.axes}
 
 
 NONE = Points({})
@@ -46,13 +112,7 @@ def product(**axes: Axis) -> Points:
         >>> product(depth=[2, 3], rank=[1, 2, 3]).size
         6
     """
-    grid = _nonempty(axes)
-    mesh = np.meshgrid(*(np.arange(len(values)) for values in grid.values()), indexing="ij")
-    columns = {
-        name: [values[i] for i in index.ravel()]
-        for (name, values), index in zip(grid.items(), mesh, strict=True)
-    }
-    return Points(columns, grid)
+    return Points(_nonempty(axes), crossed=True)
 
 
 def zipped(**axes: Axis) -> Points:
@@ -128,19 +188,27 @@ def sampled(
         5
     """
     checks.integer("count", count)
-    # Values become Python's, each with a place in a list.
-    checks.allocation({"count": count}, (count, 4 * max(len(distributions), 1)), dtype="int64")
+    checks.allocation({"count": count}, (count, 2 * max(len(distributions), 1)), dtype="int64")
     keys = jax.random.split(key, len(distributions)) if distributions else ()
     draws = {
-        name: np.asarray(draw(k, (count,))).tolist()
+        name: np.asarray(draw(k, (count,)))
         for k, (name, draw) in zip(keys, distributions.items(), strict=True)
     }
     return zipped(**draws)
 
 
-def _nonempty(axes: Mapping[str, Axis]) -> dict[str, list]:
-    columns = {name: np.asarray(values).tolist() for name, values in axes.items()}
-    empty = [name for name, values in columns.items() if not values]
+def _nonempty(axes: Mapping[str, Axis]) -> dict[str, np.ndarray]:
+    columns = {name: _as_python_has_them(values) for name, values in axes.items()}
+    empty = [name for name, values in columns.items() if not len(values)]
     if empty or not columns:
         raise ValueError(f"axes: got {empty or 'none'} empty, wanted at least one value on each")
     return columns
+
+
+def _as_python_has_them(values: Axis) -> np.ndarray:
+    """Numbers in 64 bits, as those of a list are: a run has a precision, its axes have none."""
+    if isinstance(values, range):
+        return np.arange(values.start, values.stop, values.step)
+    array = np.asarray(values)
+    kinds = {"f": np.float64, "i": np.int64}
+    return array.astype(kinds.get(array.dtype.kind, array.dtype), copy=False)

@@ -18,7 +18,7 @@ from jaxtyping import Array
 
 from lrdyn.engine.kept_programs import OURS, Facts, Kept, KeptPrograms
 from lrdyn.engine.mistakes import BadInput
-from lrdyn.engine.points import Points
+from lrdyn.engine.points import Column, Points
 from lrdyn.engine.shared import NAME, Shared
 
 CHUNKS = 32
@@ -62,7 +62,7 @@ class Group(NamedTuple):
     """Of one point."""
     parts: list[np.ndarray]
     """Indices of the points of each part."""
-    columns: dict[str, np.ndarray]
+    columns: Mapping[str, Column | np.ndarray]
     """Values of all points of the sweep on the traced axes."""
     lanes: int
     devices: Sequence[Any]
@@ -74,6 +74,8 @@ class Group(NamedTuple):
     """Bytes of one point."""
     kept: Kept | None = None
     """Where the compiled program is, or is to be."""
+    fit: int = 0
+    """Points that the memory of a part holds."""
 
     @property
     def several(self) -> bool:
@@ -90,9 +92,9 @@ class Group(NamedTuple):
         """Values on the traced axes of the points of a part."""
         return {name: column[part] for name, column in self.columns.items()}
 
-    def key(self, part: np.ndarray) -> str:
-        """Name of a part in a store."""
-        digest = hashlib.sha256(f"{self.digest}{self.plan.shared.digest}".encode())
+    def key(self, part: np.ndarray, kept: str = "") -> str:
+        """Name of a part in a store, of which something else is kept than the results, in words."""
+        digest = hashlib.sha256(f"{self.digest}{self.plan.shared.digest}{kept}".encode())
         for column in self.values(part).values():
             digest.update(column.tobytes())
         return f"{part[0]}-{digest.hexdigest()[:20]}"
@@ -109,17 +111,28 @@ def refuse_without_jit() -> None:
 
 
 def trace(
-    function: Callable, shape: tuple, indices: list[int], points: Points, plan: Plan
+    function: Callable,
+    shape: tuple,
+    indices: np.ndarray,
+    points: Points,
+    plan: Plan,
+    most: int = 0,
 ) -> Group:
-    """Trace a function for the points of one shape, and cut them into parts."""
+    """Trace a function for the points of one shape, and cut them into parts.
+
+    Args:
+        function: the function.
+        shape: names and values of the axes that decide shapes.
+        indices: the points.
+        points: all points of the sweep.
+        plan: how it is to run.
+        most: points of a part at most, fewer if the memory is small; 32 chunks on each device if 0.
+    """
     refuse_without_jit()
     known = dict(shape)
-    columns = {n: np.asarray(column) for n, column in points.columns.items() if n not in known}
-    if plan.batched and not columns:
+    columns = columns_of(points, known)
+    if plan.batched and list(columns) == [""]:
         raise ValueError("batched: got no traced axis, wanted one whose array tells the lanes")
-    # If every axis decides shapes there is nothing to batch over but the count.
-    columns = columns or {"": np.zeros(points.size)}
-    columns = {name: as_jax_has_it(name, column) for name, column in columns.items()}
 
     # A batch of width 1 is compiled to other kernels and rounds differently: never use it unless
     # the whole group is one point, or every point is to run by itself.
@@ -128,7 +141,7 @@ def trace(
     traced = cache(lambda: _traced(function, known, columns, lanes, plan))
     group = Group(plan, traced, {}, [], columns, lanes, devices, "", shape)
     types = [(name, str(column.dtype)) for name, column in columns.items()]
-    signature = (shape, types, len(devices), plan.batched, *_context(group))
+    signature = (shape, types, len(devices), plan.batched, *_context(group), *[most][:most])
     there = plan.kept and plan.kept.place(plan.identity, plan.memory, len(indices), *signature)
     found = (there and there.facts()) or _facts(group, there)
     # Two parts are in memory: one that runs and one that is saved. What they share is there once.
@@ -136,10 +149,21 @@ def trace(
     if devices[0].platform != "cpu" and max(2, fit // len(devices)) < lanes:
         # An accelerator is given as many lanes as its memory holds, at least two.
         return trace(
-            function, shape, indices, points, plan._replace(lanes=max(2, fit // len(devices)))
+            function, shape, indices, points, plan._replace(lanes=max(2, fit // len(devices))), most
         )
-    parts = _cut(np.asarray(indices), fit, CHUNKS * plan.lanes)
-    return group._replace(parts=parts, kept=there, **found._asdict())
+    parts = _cut(indices, fit, most or CHUNKS * plan.lanes)
+    return group._replace(parts=parts, kept=there, fit=fit, **found._asdict())
+
+
+def columns_of(points: Points, known: Mapping[str, Any]) -> dict[str, Column]:
+    """Values on the traced axes, all but those that are known."""
+    columns = {name: points.column(name) for name in points.axes if name not in known}
+    # If every axis decides shapes there is nothing to batch over but the count.
+    columns = columns or {"": Column(np.zeros(1))}
+    return {
+        name: column._replace(values=as_jax_has_it(name, column.values))
+        for name, column in columns.items()
+    }
 
 
 def _context(group: Group) -> tuple:
@@ -213,7 +237,11 @@ def trace_part(
 
 
 def _traced(
-    function: Callable, known: Mapping[str, Any], columns: Values, lanes: int, plan: Plan
+    function: Callable,
+    known: Mapping[str, Any],
+    columns: Mapping[str, Any],
+    lanes: int,
+    plan: Plan,
 ) -> Any:
     """One call of a function traced."""
 
@@ -344,7 +372,7 @@ def _lowered(group: Group) -> Any:
 def as_jax_has_it(name: str, column: np.ndarray) -> np.ndarray:
     """In the precision of the run: what is too large for float32 is infinite there, as in a run."""
     with np.errstate(over="ignore"):
-        found = column.astype(jax.dtypes.canonicalize_dtype(column.dtype))
+        found = column.astype(jax.dtypes.canonicalize_dtype(column.dtype), copy=False)
     if column.dtype.kind in "iu" and (found != column).any():  # NumPy keeps the last bits of it
         most = np.iinfo(found.dtype).max
         raise ValueError(f"{name}: got {abs(column).max()}, wanted integers up to {most}")

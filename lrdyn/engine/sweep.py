@@ -15,6 +15,7 @@ from lrdyn.engine.device_defaults import usual_lanes, usual_memory
 from lrdyn.engine.points import NONE, Points
 from lrdyn.engine.programs import Plan
 from lrdyn.engine.progress import Progress, Silent
+from lrdyn.engine.reductions import Reductions
 from lrdyn.engine.shared import Shared, check_taken
 from lrdyn.engine.work import Context, Elsewhere, Recipe, Sweep, carried_out
 
@@ -35,6 +36,7 @@ def sweep(
     devices: Sequence[Any] | None = None,
     compiler_options: Mapping[str, Any] | None = None,
     store: str | os.PathLike | None = None,
+    reduce: Reductions | None = None,
     progress: Progress | None = None,
     client: Any = None,
 ) -> "xarray.Dataset":
@@ -72,22 +74,27 @@ def sweep(
             others only. Parts are named by the traced program, its options, what is shared and
             their points, so that another function cannot take them for its own. The caller removes
             the folder.
+        reduce: what is kept in the place of the results, which are then never all there: name in
+            the dataset -> a :class:`lrdyn.engine.reductions.Worst`, ``Quantiles`` or ``Histogram``.
+            A store then keeps what is kept of each part.
         progress: told of every finished part; see :func:`lrdyn.engine.progress.shown`.
         client: a ``dask.distributed.Client`` whose workers compute the parts, each on one device.
             The function then stands at the top level of a module, whose text is sent. Workers that
             see the folder of the store write there; otherwise parts come back over the network.
 
     Returns:
-        A dataset with one dimension for each axis of a product, or with the dimension ``point``;
-        ragged results are padded with NaN. If its arrays exceed ``memory`` and there is a store,
-        they are read from a file in the store when they are used.
+        A dataset of what is kept, with ``reduce``. Else one with one dimension for each axis of a
+        product, or with the dimension ``point``; ragged results are padded with NaN. If its arrays
+        exceed ``memory`` and there is a store, they are read from a file in the store when they
+        are used.
 
     Raises:
-        ValueError: a leaf of ``shared`` is no array, ``function`` takes no such argument, or an
-            axis is called that; an axis in ``shapes`` is not an axis of the points, ``lanes`` < 1,
-            the names in ``dims`` do not fit the results, results have different names at different
-            shapes, or a batched function has no traced axis or returns no axis of lanes; with a
-            client, the function is in no module, or no worker has this release of the library.
+        ValueError: ``reduce`` names no result, a leaf of ``shared`` is no array, ``function`` takes
+            no such argument, or an axis is called that; an axis in ``shapes`` is not an axis of the
+            points, ``lanes`` < 1, the names in ``dims`` do not fit the results, results have
+            different names at different shapes, or a batched function has no traced axis or returns
+            no axis of lanes; with a client, the function is in no module, or no worker has this
+            release of the library.
         files.InUse: another process uses the store.
         OSError: the store cannot be written.
 
@@ -103,18 +110,19 @@ def sweep(
         >>> result["y"].sel(x=2.0).values.tolist()
         [0.0, 2.0, 4.0]
     """
-    unknown = [name for name in shapes if name not in points.columns]
+    unknown = [name for name in shapes if name not in points.axes]
     if unknown:
-        raise ValueError(f"shapes: got {unknown}, wanted axes out of {list(points.columns)}")
+        raise ValueError(f"shapes: got {unknown}, wanted axes out of {list(points.axes)}")
     if lanes is not None and lanes < 1:
         raise ValueError(f"lanes: got {lanes}, wanted at least 1")
     if shared is not None:
-        check_taken(function, points.columns)
+        check_taken(function, points.axes)
     options = dict(compiler_options or {})
     device = (devices or jax.local_devices())[0]
     lanes = usual_lanes(device) if lanes is None else lanes
     memory = usual_memory(device) if memory is None else memory
     how: dict[str, Any] = {"batched": batched, "lanes": lanes, "memory": memory}
+    how["reduce"] = dict(reduce or {})
     how |= {"compiler_options": options, "shared": shared, "x64": jax.config.jax_enable_x64}  # pyright: ignore[reportAttributeAccessIssue]
     how["matmuls"] = of_matmuls()
     # A worker has one device.
@@ -143,6 +151,7 @@ def sweep_of(
     shared: PyTree,
     x64: bool,
     matmuls: str,
+    reduce: Reductions,
     context: Context | None = None,
 ) -> Sweep:
     """Describe the sweep of a function: :func:`sweep` explains the arguments.
@@ -158,7 +167,7 @@ def sweep_of(
 
     devices = jax.local_devices()[: context and 1] if devices is None else devices
     plan = Plan(batched, lanes, memory, devices, compiler_options, Shared(shared))
-    return Sweep(function, points, dims or {}, plan, shapes, scope=scope)
+    return Sweep(function, points, dims or {}, plan, shapes, scope=scope, reduce=reduce)
 
 
 def cluster_of(client: Any) -> Elsewhere:

@@ -16,22 +16,31 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from pkgutil import resolve_name
+from time import perf_counter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
-from lrdyn.engine import programs
+from lrdyn.engine import programs, reductions
 from lrdyn.engine.kept_programs import KeptPrograms
-from lrdyn.engine.labels import Labels, Outputs
+from lrdyn.engine.labels import Labels, Outputs, Target
 from lrdyn.engine.parts import Arrays, Store, opened
 from lrdyn.engine.points import Points
 from lrdyn.engine.programs import Group, Plan
 from lrdyn.engine.progress import Progress, Silent
+from lrdyn.engine.reductions import Kept, Reductions
 
 if TYPE_CHECKING:
     import xarray
 
+MANY = 64
+"""Parts of one program from which on they are cut by their time: so many are left at least."""
+SECONDS = 10.0
+"""What such a part takes, and a kill loses."""
+TRIED = 3
+"""Parts by which that time is measured."""
 AHEAD = 16
 """Programs that a sweep holds at a time: more than there are cores to compile them on."""
 
@@ -131,11 +140,18 @@ class Part(NamedTuple):
     """Names all that decides its arrays."""
     indices: np.ndarray
     """Of its points in the sweep."""
-    asked: Asked
+    ask: Callable[[], Asked]
+    """Makes what another process is told of it: there may be more parts than should be described
+    at a time."""
     begin: "Callable[[Programs], Callable[[], Arrays]]"
     """Start to compute; what comes back waits for the arrays, which have the points in front."""
     group: Group | None = None
     """Whose program computes it, if it is traced."""
+
+    @property
+    def asked(self) -> Asked:
+        """What another process is told of it."""
+        return self.ask()
 
 
 class Sweep(NamedTuple):
@@ -155,6 +171,8 @@ class Sweep(NamedTuple):
     training, for example. ``key`` is that of its part."""
     scope: Scope = nullcontext
     """JAX's settings, of the thread that computes."""
+    reduce: Reductions = MappingProxyType({})
+    """What is kept in the place of all results, if anything is named; of what is traced."""
 
     def parts(self) -> tuple[list[Part], list[Outputs]]:
         """The parts, and what the programs return; that is known of traced functions alone."""
@@ -164,11 +182,19 @@ class Sweep(NamedTuple):
             programs.trace(self.function, values, indices, self.points, self.plan)
             for values, indices in _by_shape(self.points, self.shapes).items()
         ]
-        parts = [_traced(group, indices) for group in groups for indices in group.parts]
-        return parts, [group.outputs for group in groups]
+        return self.parts_of(groups), [group.outputs for group in groups]
+
+    def parts_of(self, groups: Sequence[Group]) -> list[Part]:
+        """The parts of some programs."""
+        return [_traced(group, part, self.reduce) for group in groups for part in group.parts]
+
+    def cut_anew(self, group: Group, indices: np.ndarray, most: int) -> Group:
+        """Points of a program in parts of at most so many."""
+        assert self.plan is not None
+        return programs.trace(self.function, group.shape, indices, self.points, self.plan, most)
 
     def _called(self, index: int) -> Part:
-        point = {name: column[index] for name, column in self.points.columns.items()}
+        point = self.points.point(index)
         named = hashlib.sha256(f"{self.digest}{point}".encode()).hexdigest()[:20]
         key = f"{index}-{named}"
 
@@ -176,7 +202,7 @@ class Sweep(NamedTuple):
             # Nothing runs before the part in front of it is saved: a kill loses one training.
             return partial(self.call, point, key)
 
-        return Part(key, np.array([index]), Asked(tuple(point.items())), begin)
+        return Part(key, np.array([index]), lambda: Asked(tuple(point.items())), begin)
 
     def call(self, point: Mapping[str, Any], key: str) -> Arrays:
         """Call the function in Python at one point; its arrays have an axis of one point."""
@@ -207,7 +233,12 @@ def carried_out(sweep: Sweep, context: Context, recipe: Recipe | None = None) ->
         recipe: needed where the context has other processes.
     """
     progress, elsewhere = context.progress, context.elsewhere
-    executor = here if elsewhere is None or recipe is None else elsewhere.executor(recipe, progress)
+
+    def executor() -> Executor:
+        if elsewhere is None or recipe is None:
+            return here
+        return elsewhere.executor(recipe, progress)
+
     with sweep.scope(), ExitStack() as stack:
         with programs.ONE_AT_A_TIME if elsewhere is not None else nullcontext():
             parts, outputs = sweep.parts()
@@ -215,26 +246,85 @@ def carried_out(sweep: Sweep, context: Context, recipe: Recipe | None = None) ->
         progress.expect(sum(len(part.indices) for part in parts))
         store = context.store
         kept = stack.enter_context(opened(store, progress.note)) if store else None
-        ended = _each(parts, kept, context, executor)
+        ended = _each(sweep, parts, kept, context, executor)
         if sweep.plan is None:  # what it returns is known when it has ended
             ended = sorted(ended, key=lambda each: int(each[0].indices[0]))
             outputs = [
                 {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in arrays.items()}
                 for _, arrays in ended
             ]
-        labels = Labels(sweep.points, sweep.dims, outputs)
-        progress.expect_bytes(labels.nbytes)
-        target = labels.allocate(context.memory, kept and kept.folder)
-        stack.callback(target.abandon)
+        if sweep.reduce:
+            reductions.check(sweep.reduce, outputs)
+            target: Target | Kept = Kept(sweep.reduce, sweep.points)
+        else:
+            labels = Labels(sweep.points, sweep.dims, outputs)
+            progress.expect_bytes(labels.nbytes)
+            target = labels.allocate(context.memory, kept and kept.folder)
+            stack.callback(target.abandon)
         for part, arrays in ended:
             target.place(part.indices, arrays)
         return target.dataset()
 
 
 def _each(
-    parts: Sequence[Part], store: Store | None, context: Context, executor: Executor
+    sweep: Sweep,
+    parts: Sequence[Part],
+    store: Store | None,
+    context: Context,
+    executor: Callable[[], Executor],
 ) -> Iterator[tuple[Part, Arrays]]:
-    """Every part and its arrays, those from the store first."""
+    """Every part and its arrays; the many of a long program are cut anew when some have ended."""
+    groups = {id(part.group): part.group for part in parts if part.group}.values()
+    long = [g for g in groups if len(g.parts) > MANY and g.fit > len(g.parts[0])]
+    few = [part for part in parts if not any(part.group is group for group in long)]
+    cut = []
+    for group in long:
+        tried = sweep.parts_of([group._replace(parts=group.parts[:TRIED])])
+        took: list[float] = []
+        most = _known_cut(store, group)
+        # In this process the first one waits for its program; a worker that is asked for several
+        # at a time computes them beside each other.
+        alone = [tried] if context.elsewhere is None else [[part] for part in tried]
+        for some in alone:
+            yield from _in_turn(some, store, context, executor, took)
+        if not most:
+            size = len(tried[0].indices)
+            alike = -(-size * len(group.parts) // MANY)
+            most = min(_most(size, took[1:] if context.elsewhere is None else took), alike)
+            most = max(most, size)
+            _keep_cut(store, group, most)
+        cut.append(sweep.cut_anew(group, np.concatenate(group.parts[TRIED:]), most))
+    yield from _in_turn([*few, *sweep.parts_of(cut)], store, context, executor, [])
+
+
+def _most(size: int, took: Sequence[float]) -> int:
+    """Points of a part that takes ``SECONDS``, from the times of parts of so many points."""
+    return int(SECONDS * size / min(took)) if took else size
+
+
+def _cut_key(group: Group) -> str:
+    return group.key(group.parts[0], f"cut {len(group.parts)}")
+
+
+def _known_cut(store: Store | None, group: Group) -> int:
+    """Points of a part, as they were cut before a kill; 0 if they were not."""
+    known = store.load(_cut_key(group)) if store else None
+    return int(known["most"]) if known else 0
+
+
+def _keep_cut(store: Store | None, group: Group, most: int) -> None:
+    if store:
+        store.save(_cut_key(group), {"most": np.asarray(most)})
+
+
+def _in_turn(
+    parts: Sequence[Part],
+    store: Store | None,
+    context: Context,
+    executor: Callable[[], Executor],
+    took: list[float],
+) -> Iterator[tuple[Part, Arrays]]:
+    """Parts and their arrays, those from the store first; how long each of the others took."""
     missing = []
     for part in parts:
         arrays = store.load(part.key) if store else None
@@ -243,7 +333,10 @@ def _each(
         else:
             context.progress.advance(len(part.indices), saved=True)
             yield part, arrays
-    for part, arrays in executor(missing, store):
+    begin = perf_counter()
+    for part, arrays in executor()(missing, store):
+        took.append(perf_counter() - begin)
+        begin = perf_counter()
         context.progress.advance(len(part.indices))
         yield part, arrays
 
@@ -304,19 +397,38 @@ class Programs:
         return program
 
 
-def _traced(group: Group, indices: np.ndarray) -> Part:
+def _traced(group: Group, indices: np.ndarray, reduce: Reductions) -> Part:
     def begin(ready: Programs) -> Callable[[], Arrays]:
         outputs = programs.start(group, ready.take(group), indices)
-        return lambda: programs.ended(group, indices, outputs)
+        return lambda: reduced(programs.ended(group, indices, outputs), reduce)
 
-    largest = max(map(len, group.parts))
-    values, described = group.values(indices), programs.described(group)
-    asked = Asked(group.shape, values, group.lanes, largest, described)
-    return Part(group.key(indices), indices, asked, begin, group)
+    def ask() -> Asked:
+        largest, described = max(map(len, group.parts)), programs.described(group)
+        return Asked(group.shape, group.values(indices), group.lanes, largest, described)
+
+    return Part(group.key(indices, repr(reduce) if reduce else ""), indices, ask, begin, group)
 
 
-def _by_shape(points: Points, shapes: Sequence[str]) -> dict[tuple, list[int]]:
-    groups: dict[tuple, list[int]] = {}
-    for index in range(points.size):
-        groups.setdefault(tuple(points.columns[name][index] for name in shapes), []).append(index)
-    return {tuple(zip(shapes, values, strict=True)): found for values, found in groups.items()}
+def reduced(arrays: Arrays, reduce: Reductions) -> Arrays:
+    """Arrays of a part, or what is kept of them."""
+    return reductions.of_part(reduce, arrays) if reduce else arrays
+
+
+def _by_shape(points: Points, shapes: Sequence[str]) -> dict[tuple, np.ndarray]:
+    """The points of each combination of the axes that decide shapes, in the order of the first."""
+    everything = np.arange(points.size)
+    if not shapes:
+        return {(): everything}
+    codes = np.zeros(points.size, np.int64)
+    for name in shapes:
+        column = points.column(name)
+        known: dict[Any, int] = {}
+        of_values = [known.setdefault(value, len(known)) for value in column.values.tolist()]
+        codes = codes * len(known) + column._replace(values=np.asarray(of_values))[everything]
+    _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
+    groups = {}
+    for code in np.argsort(first):
+        values = (points.column(name).value(int(first[code])) for name in shapes)
+        indices = np.flatnonzero(codes == code) if len(first) > 1 else everything
+        groups[tuple(zip(shapes, values, strict=True))] = indices
+    return groups

@@ -15,7 +15,7 @@ from lrdyn.engine.cluster.origins import Origin, found, importable
 from lrdyn.engine.cluster.shared_folder import seen
 from lrdyn.engine.parts import Arrays, Store
 from lrdyn.engine.progress import Silent
-from lrdyn.engine.work import Asked, Context, Recipe, Sweep
+from lrdyn.engine.work import Asked, Context, Recipe, Sweep, reduced
 
 KEPT = 16
 """Programs and sweeps that a worker keeps: each program takes memory maps."""
@@ -56,7 +56,7 @@ def carry_out(recipe: bytes, task: bytes) -> Arrays | Failed | None:
             sweep = made(recipe, one.origin, store, one.topic)
             with sweep.scope():
                 if sweep.plan:
-                    arrays = _traced(recipe, one, sweep)
+                    arrays = reduced(_traced(recipe, one, sweep), sweep.reduce)
                 else:
                     arrays = sweep.call(dict(one.asked.point), one.key)
         if not shared:
