@@ -103,7 +103,7 @@ def test_what_becomes_of_a_statement(statement, markup):
 def test_a_norm_may_have_words_in_it():
     (source, parts), *_ = trees("||W after - W before||_F^2")
     assert source == "||W after - W before||_F^2"
-    assert [node.text.strip() for node in parts[0].iter("mtext")] == ["after", "before"]
+    assert [(node.text or "").strip() for node in parts[0].iter("mtext")] == ["after", "before"]
 
 
 def test_a_remark_is_no_factor():

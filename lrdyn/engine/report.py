@@ -134,7 +134,7 @@ def _short(value: float | None) -> str:
     return "-" if value is None else f"{value:.1e}"
 
 
-def word(verdict: dict[str, Any]) -> str:
+def word(verdict: Mapping[str, Any]) -> str:
     """A verdict in a few words, which say what was not seen: a failure, two precisions."""
     said = {True: "holds", False: "IS FALSE", None: "is undecided"}[verdict["holds"]]
     control = any(claim["kind"] == "control" for claim in verdict["claims"])
@@ -144,13 +144,13 @@ def word(verdict: dict[str, Any]) -> str:
     return f"{said} ({unseen})" if unseen else said
 
 
-def devices(verdict: dict[str, Any]) -> list[str]:
+def devices(verdict: Mapping[str, Any]) -> list[str]:
     """One line for each precision that the device does not have, with what was measured."""
     measured = verdict.get("arithmetic", {})
     return [arithmetic.said(p, measured[p]) for p in arithmetic.unfit(measured)]
 
 
-def why_undecided(verdict: dict[str, Any]) -> list[str]:
+def why_undecided(verdict: Mapping[str, Any]) -> list[str]:
     """One line for each claim that keeps a verdict open, with what left its cases out."""
     found = [c for c in verdict["claims"] if c["id"] in verdict["undecided"]]
     return [f"{c['id']}: undecided, {_reasons(next(iter(c['judged'].values())))}" for c in found]

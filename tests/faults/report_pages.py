@@ -128,7 +128,9 @@ def main(argv: list[str]) -> int:
         every = [
             one for page in pages for one in looked_at(page, browser, options.axe, options.shots)
         ]
-    rows = [("page", "pixels", "scheme", "rules passed", "violations", "too wide", "scrolled")]
+    rows: list[tuple[str, ...]] = [
+        ("page", "pixels", "scheme", "rules passed", "violations", "too wide", "scrolled")
+    ]
     for page, width, scheme, found in every:
         counts = (len(found[name]) for name in ("violations", "wide"))
         row = (page.name, str(width), scheme, str(found["passes"]), *map(str, counts))
