@@ -323,7 +323,9 @@ def test_the_command_of_a_case_asks_for_that_case(experiment):
         line = commands.repeating(title, asked.config, worst | {"seed": 1})
         _, _, _, *words = shlex.split(line)
         again = verify.parse(experiment, words).run
-        (same,) = [s for s in again.concerned.scenarios if s.id == scenario.id]
+        # `other_problems` has all but the first: one that stands alone is the first, of `trajectory`.
+        place = "trajectory" if scenario.id == "other_problems" else scenario.id
+        (same,) = [s for s in again.concerned.scenarios if s.id == place]
         there = same.narrow(dict(again.settings))
         assert all(value in there[name] for name, value in worst.items()), scenario.id
         assert (again.seed, again.seeds, again.dtype) == (1, 1, asked.dtype)
