@@ -323,7 +323,7 @@ def test_the_command_of_a_case_asks_for_that_case(experiment):
         line = commands.repeating(title, asked.config, worst | {"seed": 1})
         _, _, _, *words = shlex.split(line)
         again = verify.parse(experiment, words).run
-        # `other_problems` has all but the first: one that stands alone is the first, of `trajectory`.
+        # `other_problems` has all but the first; one alone is the first, of `trajectory`.
         place = "trajectory" if scenario.id == "other_problems" else scenario.id
         (same,) = [s for s in again.concerned.scenarios if s.id == place]
         there = same.narrow(dict(again.settings))
