@@ -10,6 +10,7 @@ from lrdyn.commands import data as sets
 from lrdyn.commands import diagnose as diagnose_command
 from lrdyn.commands import help_pages, pool
 from lrdyn.commands import merge as merge_command
+from lrdyn.commands import report as report_command
 from lrdyn.commands import verify as of_theorem
 from lrdyn.commands.ending import Compared, Ending, Fault, run
 from lrdyn.commands.own import own_experiment
@@ -119,6 +120,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Ending]] = {
     "diagnose": diagnose_command.main,
     "merge": merge_command.main,
     "figures": figures,
+    "report": report_command.main,
     "completion": completion,
     "help": helped,
 }

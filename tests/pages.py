@@ -40,6 +40,7 @@ from lrdyn import cli
 from lrdyn.commands import diagnose as diagnose_command
 from lrdyn.commands import example, figures, help_pages, own_figures, pool, verify
 from lrdyn.commands import merge as merge_command
+from lrdyn.commands import report as report_command
 from lrdyn.commands.own import own_experiment
 from lrdyn.engine.arguments import Help
 from lrdyn.engine.statement import Experiment, Study
@@ -376,6 +377,8 @@ def _lrdyn(rest: list[str], folder: Path) -> None:
             diagnose_command.parser().parse(more)
         case ["merge", *more]:
             merge_command.parser().parse(more)
+        case ["report", *more]:
+            report_command.parser().parse(more)
         case ["verify", file, *more]:
             _script(file, more, folder)
         case ["figures", "init"]:

@@ -179,6 +179,7 @@ def test_flags_exist(capsys):
 
 
 OF_OTHERS = (
+    "--again",
     "--array",
     "--check",
     "--commands",
@@ -193,6 +194,7 @@ OF_OTHERS = (
     "--protocol",
     "--requeue",
     "--scheduler-file",
+    "--seconds",
     "--time",
     "--tls-ca-file",
     "--tls-cert",
@@ -314,6 +316,7 @@ ROOMS = (
     "diagnosis",
     "registry",
     "studies",
+    "report",
     "commands",
     "cli",
     "__init__",

@@ -33,6 +33,7 @@ PAGES = {
     "completion": "completion",
     "diagnose": "diagnose",
     "merge": "merge",
+    "report": "report",
 }
 """Words -> the command that the usage line of their page names."""
 

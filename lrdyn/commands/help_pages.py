@@ -1,14 +1,14 @@
 """Pages of help, one for each command of ``lrdyn``, and completion made of the same parsers.
 
-Theorems, ``diagnose``, ``merge`` and figures have parsers of their own, which come first; here are
-those of the other commands, and the tree of all.
+Theorems, ``diagnose``, ``merge``, ``report`` and figures have parsers of their own, which come
+first; here are those of the other commands, and the tree of all.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lrdyn.commands import diagnose, merge, pool, verify
+from lrdyn.commands import diagnose, merge, pool, report, verify
 from lrdyn.data import download
 from lrdyn.engine.arguments import Example, Parser, folder
 from lrdyn.engine.configuration import BadInput
@@ -22,6 +22,7 @@ OVERVIEW = """usage: lrdyn COMMAND [...]
   verify all [flags]             verify every theorem of the list, one table
   list                           the theorems and the studies
   runs [DIR]                     what was run: when, with which settings, its verdict
+  report RESULTS [--out FILE]    one HTML page of results: verdicts, claims, figures, settings
   diff RUN RUN                   how two folders of results differ; status 1 if they do
   data [--data-dir DIR]          the data sets: where each was found, or what would do
   data download NAME [...]       download one, into DIR or the first place looked into
@@ -177,6 +178,7 @@ def tree(file: Any = None, directory: Any = None) -> argparse.ArgumentParser:
             _add(words, name, parser())
     _add(words, "diagnose", diagnose.parser())
     _add(words, "merge", merge.parser())
+    _add(words, "report", report.parser())
     for action in _actions(root):
         if action.type is folder:
             mark = directory if action.option_strings else file

@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lrdyn.commands import report as report_command
 from lrdyn.commands import verify
 from lrdyn.commands.ending import Judged
 from lrdyn.core.show import near, shortened
@@ -149,6 +150,8 @@ def run_all(argv: list[str], prog: str = "python -m experiments all") -> Judged:
     path = Path(parsed[0].options.out) / SUMMARY
     files.write_json(path, content)
     say(f"\n{verdicts.count(True)} of {len(found)} theorems hold")
+    if parsed[0].options.report:
+        say(f"report: {report_command.written(path.parent)}")
     return Judged(path, holds)
 
 

@@ -52,6 +52,7 @@ NOT_BESIDE = (
     "--perturb",
     "--precision",
     "--preset",
+    "--report",
     "--seeds",
     "--store",
 )

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from lrdyn.commands import report as report_command
 from lrdyn.commands import search as searches
 from lrdyn.commands.ending import Ending, Judged, Status, run
 from lrdyn.engine import accelerators, mistakes, report
@@ -126,6 +127,11 @@ def add_run_flags(
     )
     add_cluster_flags(parser)
     add_device_flags(parser)
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="also write report.html beside the results: one page with all of them",
+    )
 
 
 def _examples(theorem: Experiment, prog: str) -> list[Example]:
@@ -308,9 +314,9 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
         with mistakes.named(mistakes.folders_of(theorem)):
             options = parser_of(theorem, typed_as).parse(words)
             if getattr(options, "judge", None) is not None:
-                others = [word for word in words if word != "--changed"]
+                others = [word for word in words if word not in ("--changed", "--report")]
                 if len(others) != (1 if others[0].startswith("--judge=") else 2):
-                    wanted = "wanted none but --changed: the settings are saved"
+                    wanted = "wanted none but --changed or --report: the settings are saved"
                     raise BadInput(f"--judge: got other arguments beside it, {wanted}")
                 setup("float64", host_only=True)
                 path = Path(options.judge)
@@ -335,6 +341,8 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
                 say(f"{changed}{theorem.name} {report.word(found.verdict)}: {path}")
             else:
                 say(f"{theorem.name} claims nothing: {path}")
+            if options.report:
+                say(f"report: {report_command.written(path, typed_as)}")
         return Judged(path / "verdict.json", found.verdict["holds"], theorem.judged)
 
     return run(theorem.name, judged, own_process=argv is None)

@@ -133,6 +133,11 @@ def diagnosed(diagnosis: Diagnosis) -> Figure:
         else:
             _costs(last, groups)
         _legend(left, names)
+    figure.set_label(
+        "Singular values of the updates over the first of each, with the edge of noise; the share "
+        "of the squared norm that rank r leaves; the least and the largest r by kind of layer; "
+        + ("the spread of the bulk of W." if has_bulk else "parameters of LoRA over those of full.")
+    )
     return figure
 
 

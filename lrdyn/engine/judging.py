@@ -478,7 +478,7 @@ def control_entry(control: Control, claim: Claim, legs: Legs) -> dict[str, Any]:
     text = f"{control.statement}: {control.claim} fails"
     entry = _entry(control.id, "control", text, met, judged, holds, legs)
     settings = json.loads(next(iter(legs.values())).attrs["fixed"])
-    return entry | {"worst_case": settings | entry["worst_case"]}
+    return entry | {"claim": control.claim, "worst_case": settings | entry["worst_case"]}
 
 
 def _says_nothing(leg: "xarray.Dataset") -> bool:
@@ -493,7 +493,8 @@ def _not_seen(control: Control, legs: Legs) -> dict[str, Any]:
         p: Judgement(None, None, None, 0, leg.residual.size, None) for p, leg in legs.items()
     }
     text = f"{control.statement}: {control.claim} fails"
-    return _entry(control.id, "control", text, False, nothing, None, legs)
+    entry = _entry(control.id, "control", text, False, nothing, None, legs)
+    return entry | {"claim": control.claim}
 
 
 def _entry(

@@ -1,6 +1,6 @@
 """Verdicts as lines of text: every claim of one, or one line for each of several."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def _rows(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
                 _short(claim["tolerance"]),
                 _short(claim.get(f"residual_{other}")),
                 _short(claim.get(f"tolerance_{other}")),
-                _word(claim),
+                outcome(claim),
             )
         )
     return rows
@@ -101,24 +101,25 @@ def summary(verdicts: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
         rows.append(
             (
                 verdict["name"],
-                _held(claims),
+                held(claims),
                 str(max(c["cases_total"] for c in claims)),
-                _nearest(claims),
-                _held(controls),
+                nearest(claims),
+                held(controls),
                 word(verdict),
                 str(path),
             )
         )
-        faults.append([f"  {c['id']}: {_word(c)}" for c in _judged(verdict) if not c["holds"]])
+        faults.append([f"  {c['id']}: {outcome(c)}" for c in _judged(verdict) if not c["holds"]])
     lines = aligned(rows)
     return [line for pair in zip(lines, faults, strict=True) for line in (pair[0], *pair[1])]
 
 
-def _held(entries: list[dict[str, Any]]) -> str:
+def held(entries: Sequence[Mapping[str, Any]]) -> str:
+    """How many of several claims or controls hold, of how many."""
     return f"{sum(bool(e['holds']) for e in entries)}/{len(entries)}"
 
 
-def _nearest(claims: list[dict[str, Any]]) -> str:
+def nearest(claims: Sequence[Mapping[str, Any]]) -> str:
     """Largest residual over tolerance of any claim in any precision, and which it is."""
     found = [
         (c[f"residual{leg}"] / c[f"tolerance{leg}"], c["id"])
@@ -133,7 +134,7 @@ def _short(value: float | None) -> str:
     return "-" if value is None else f"{value:.1e}"
 
 
-def word(verdict: dict[str, Any]) -> str:
+def word(verdict: Mapping[str, Any]) -> str:
     """A verdict in a few words, which say what was not seen: a failure, two precisions."""
     said = {True: "holds", False: "IS FALSE", None: "is undecided"}[verdict["holds"]]
     control = any(claim["kind"] == "control" for claim in verdict["claims"])
@@ -143,13 +144,13 @@ def word(verdict: dict[str, Any]) -> str:
     return f"{said} ({unseen})" if unseen else said
 
 
-def devices(verdict: dict[str, Any]) -> list[str]:
+def devices(verdict: Mapping[str, Any]) -> list[str]:
     """One line for each precision that the device does not have, with what was measured."""
     measured = verdict.get("arithmetic", {})
     return [arithmetic.said(p, measured[p]) for p in arithmetic.unfit(measured)]
 
 
-def why_undecided(verdict: dict[str, Any]) -> list[str]:
+def why_undecided(verdict: Mapping[str, Any]) -> list[str]:
     """One line for each claim that keeps a verdict open, with what left its cases out."""
     found = [c for c in verdict["claims"] if c["id"] in verdict["undecided"]]
     return [f"{c['id']}: undecided, {_reasons(next(iter(c['judged'].values())))}" for c in found]
@@ -159,7 +160,8 @@ def _reasons(counts: dict[str, Any]) -> str:
     return ", ".join(f"{reason} ({n})" for reason, n in counts["left_out"].items())
 
 
-def _word(claim: dict[str, Any]) -> str:
+def outcome(claim: Mapping[str, Any]) -> str:
+    """What came of a claim or a control, in words."""
     if claim["kind"] == "control" and claim["holds"] is None:
         open_on = [r for leg in claim["judged"].values() for r in leg["left_out"]]
         if arithmetic.REASON in open_on:

@@ -132,6 +132,7 @@ CLAIM = Entries(
         "id": TEXT,
         "kind": Form(f"one of {', '.join(KINDS)}", lambda value: value in KINDS),
         "statement": TEXT,
+        "claim": TEXT,
         "hypotheses_met": TRUTH,
         "residual": NUMBER,
         "tolerance": NUMBER,
@@ -151,7 +152,7 @@ CLAIM = Entries(
         "finding": Form("a finding or null", lambda x: x is None or not FINDING.amiss(x)),
     },
     optional=frozenset(
-        "cases_total residual_float32 tolerance_float32 residual_float64 tolerance_float64 "
+        "claim cases_total residual_float32 tolerance_float32 residual_float64 tolerance_float64 "
         "scales_with_epsilon p decided_by equal_to_the_bit finding".split()
     ),
 )

@@ -183,6 +183,8 @@ def first_point(results: xr.Dataset, *kept: str, of: str = SIZE) -> xr.Dataset:
 def save(figure: Figure, stem: Path, *, for_a_look: bool = False) -> tuple[Path, Path]:
     """Write a figure as PNG and PDF, atomically; equal figures give equal files.
 
+    Its label (``figure.set_label``) is what it shows in words: a report takes it from the PNG.
+
     Args:
         figure: what is written.
         stem: the path without its suffix.
@@ -194,6 +196,8 @@ def save(figure: Figure, stem: Path, *, for_a_look: bool = False) -> tuple[Path,
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
 
+    label = str(figure.get_label())
+    described = {"metadata": {"Description": label}} if label else {}
     png, pdf = stem.with_suffix(".png"), stem.with_suffix(".pdf")
     # Figure.savefig draws everything once more for each file, to see what the layout would be.
     with style(), rc_context({"pdf.fonttype": 3 if for_a_look else 42}):
@@ -203,7 +207,7 @@ def save(figure: Figure, stem: Path, *, for_a_look: bool = False) -> tuple[Path,
         figure.set_layout_engine("none")  # keeps the layout that was found
         with whole_files.replacing(png) as temporary:
             pixels = np.asarray(canvas.buffer_rgba())
-            image.imsave(temporary, pixels, dpi=figure.dpi, format="png", **LIGHTLY)
+            image.imsave(temporary, pixels, dpi=figure.dpi, format="png", **LIGHTLY, **described)
         with whole_files.replacing(pdf) as temporary:
             FigureCanvasPdf(figure).print_pdf(temporary, **UNDATED)
     return png, pdf
@@ -254,6 +258,10 @@ def verdict_figure(verdict: Mapping[str, Any], legs: Mapping[str, Legs]) -> Figu
             entry(", ".join(what), c, **dot) for what, c in VERDICT_COLORS.items() if what in drawn
         ]
         ax.legend(handles=entries, **BESIDE)
+    figure.set_label(
+        "Residual over tolerance of every case of every claim and control, the worst one of each "
+        "marked. A claim holds left of the line at 1; a control must lie right of it."
+    )
     return figure
 
 
@@ -311,6 +319,10 @@ def sweep_figure(
         if len(axes) > 1:
             row[-1].legend(**BESIDE)
         figure.suptitle(f"{name}: claims hold below 1 (filled float64, open float32)")
+    figure.set_label(
+        "The largest residual over tolerance of all claims along the axes of the sweep, in float64 "
+        "(filled) and float32 (open). Claims hold below the line at 1."
+    )
     return figure
 
 
@@ -373,6 +385,10 @@ def perturb_figure(
             ax.set_ylabel("relative residual")
         axes[0].legend(loc="upper left")
         figure.suptitle(f"{theorem.name}: how far does it reach?")
+    figure.set_label(
+        "How a claim breaks as each hypothesis is left: its residual, the median over seeds, "
+        "against the distance from it. Dashed: the tolerance; at 0 the hypothesis is met."
+    )
     return figure
 
 

@@ -1,7 +1,11 @@
 """Figures beside a verdict: those that every theorem has, and those of its own."""
 
+import inspect
+import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lrdyn.engine.judging import worst_ratio
 from lrdyn.engine.outcomes import precisions
@@ -17,6 +21,7 @@ def draw(experiment: Experiment, found: Verification, path: Path) -> None:
     for name, plot in experiment.plots.items():
         figure = plot(found.groups)
         if figure is not None:
+            figure.set_label(figure.get_label() or caption(plot))
             _save(figure, path / name)
     if not experiment.judged:
         return
@@ -29,3 +34,27 @@ def draw(experiment: Experiment, found: Verification, path: Path) -> None:
     if any(map(plotting.swept_axes, ratios.values())):
         figure = plotting.sweep_figure(experiment.name, ratios, experiment.axes)
         _save(figure, path / "sweep")
+
+
+def caption(plot: Callable[..., Any]) -> str:
+    """What a figure shows in words, from the docstring of the function that draws it.
+
+    That is its text up to the arguments, without the verb that such lines begin with.
+
+    Example:
+        >>> def losses(groups):
+        ...     '''Draw the losses.
+        ...
+        ...     One curve a seed.
+        ...     '''
+        >>> caption(losses)
+        'The losses. One curve a seed.'
+    """
+    while isinstance(plot, partial):
+        plot = plot.func
+    text = re.split(
+        r"\n\s*(?:Args|Returns|Raises|Example|Reference)s?:", inspect.getdoc(plot) or ""
+    )
+    words = " ".join(text[0].split())
+    words = re.sub(r"^(?:Draw|Plot|Show)s? ", "", words)
+    return words[:1].upper() + words[1:]

@@ -1,0 +1,68 @@
+"""``lrdyn report RESULTS``: what was found, as one HTML file."""
+
+import os
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from lrdyn.engine.arguments import Example, Parser, folder
+from lrdyn.report import page
+from lrdyn.system.printer import say
+
+DESCRIPTION = (
+    "One HTML file of results: verdicts, claims, findings, figures, settings, checksums. It needs "
+    "no other file, no script and no network."
+)
+EXAMPLES = (
+    Example("lrdyn report results", "of all theorems: what `lrdyn verify all` left"),
+    Example("lrdyn report results/theorem2/HASH --out theorem2.html", "of one run"),
+    Example("lrdyn report found", "of a diagnosis: what `lrdyn diagnose ... --out found` left"),
+)
+
+
+def parser() -> Parser:
+    """The flags.
+
+    Example:
+        >>> parser().parse(["results"]).out is None
+        True
+    """
+    made = Parser("lrdyn report", DESCRIPTION, examples=EXAMPLES)
+    made.add_argument(
+        "results", type=folder, metavar="RESULTS", help="a folder of results, or one of several"
+    )
+    made.add_argument(
+        "--out", type=folder, metavar="FILE", help=f"the file (default: RESULTS/{page.FILE})"
+    )
+    return made
+
+
+def main(words: Sequence[str]) -> None:
+    """Run one command line.
+
+    Raises:
+        BadInput: there are no results, one is damaged, or the file may not be written.
+    """
+    options = parser().parse(words)
+    say(f"report: {written(Path(options.results), out=options.out)}")
+
+
+def written(results: Path, command: str = "", *, out: str | os.PathLike | None = None) -> Path:
+    """Write the report of a folder of results, and say where.
+
+    Args:
+        results: the folder.
+        command: what verifies the theorem of a single run, if that is known.
+        out: the file; by default it lies beside the results.
+    """
+    text = page.report(page.contents(results, command), _version())
+    path = results / page.FILE if out is None else Path(out)
+    page.write(text, path)
+    return path
+
+
+def _version() -> str:
+    try:
+        return metadata.version("lrdyn")
+    except metadata.PackageNotFoundError:  # a copy that was not installed
+        return "of no release"

@@ -1,0 +1,72 @@
+"""Command lines that repeat what a report shows."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from lrdyn.engine.configuration import COMMON, typed
+from lrdyn.registry import REGISTRY, theorem
+from lrdyn.studies import REGISTRY as STUDIES
+from lrdyn.studies import study
+
+OWN = "lrdyn verify FILE.py"
+"""The command of a theorem of one's own, whose file the results do not name."""
+ARRAY = "FILE.npy"
+"""A setting that is an array, of which the results have the shape and the checksum."""
+
+
+def command_of(name: str, title: str) -> str:
+    """What verifies a theorem or study: by its name if it is the library's.
+
+    Args:
+        name: of the theorem; somebody else's may have the same.
+        title: its line.
+
+    Example:
+        >>> command_of("theorem2", "a theorem of mine")
+        'lrdyn verify FILE.py'
+    """
+    known = theorem if name in REGISTRY else study if name in STUDIES else None
+    ours = known is not None and known(name).summary == title
+    return f"lrdyn verify {name}" if ours else OWN
+
+
+def repeating(command: str, config: Mapping[str, Any], worst: Mapping[str, Any]) -> str:
+    """The command line that runs one case again; empty if there is none.
+
+    A setting of the case that the command line does not have comes from the scenario itself, from
+    the same flags.
+
+    Args:
+        command: what verifies the theorem.
+        config: settings of the run.
+        worst: those of the case.
+
+    Example:
+        >>> repeating("lrdyn verify t", {"dim": [3, 4], "steps": 9, "seed": 0, "seeds": 2,
+        ...     "preset": "quick", "dtype": "float64", "perturb": False}, {"dim": 4, "seed": 1})
+        'lrdyn verify t --dim 4 --steps 9 --seed 1 --seeds 1 --dtype float64'
+    """
+    if not worst:
+        return ""
+    words = ["--preset", config["preset"]] if config["preset"] != "quick" else []
+    for name, value in config.items():
+        if name in (*COMMON, "data_files") or value in (None, []):
+            continue
+        if isinstance(value, Mapping):
+            words += [typed(name), ARRAY]
+        elif isinstance(value, list):
+            case = worst.get(name)
+            words += [typed(name), *map(str, [case] if case in value else value)]
+        else:
+            words += [typed(name), str(value)]
+    one = "seed" in worst
+    seeds = 1 if one else config["seeds"]
+    words += ["--seed", str(worst["seed"] if one else config["seed"])]
+    words += [] if seeds is None else ["--seeds", str(seeds)]
+    words += ["--dtype", config["dtype"]]
+    if config.get("precision", "highest") != "highest":
+        words += ["--precision", config["precision"]]
+    return f"{command} {shlex.join(words)}"

@@ -1,0 +1,209 @@
+"""A diagnosis in a report: what ``lrdyn diagnose --out`` left, made into a section."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lrdyn.data import guarded
+from lrdyn.diagnosis.advice import kind_of
+from lrdyn.engine import results
+from lrdyn.engine.verdict_schema import COUNT, NUMBER, TEXT, Each, Entries, Form
+from lrdyn.report import pictures, runs, tables
+from lrdyn.report.markup import Markup, element
+from lrdyn.report.pictures import Picture
+
+NAME = "diagnosis.json"
+MOST = 2**28
+"""Bytes of that file, at most: it holds every singular value."""
+RANK = Form("an integer >= 0 or null", lambda value: value is None or COUNT.fits(value))
+MATRIX = Entries(
+    {
+        "matrix": TEXT,
+        "rows": COUNT,
+        "columns": COUNT,
+        "relative": NUMBER,
+        "rank": COUNT,
+        "stable_rank": NUMBER,
+        "rank_90": RANK,
+        "rank_99": RANK,
+        "above_noise": RANK,
+        "parameters": COUNT,
+        "lora_parameters_90": RANK,
+        "lora_parameters_99": RANK,
+        "singular_values": Form("a list", lambda value: isinstance(value, list)),
+    }
+)
+WHOLE = Entries(
+    {
+        "answer": TEXT,
+        "k": COUNT,
+        "matrices": Each(list, MATRIX),
+        "changed": Each(dict, NUMBER),
+        "notes": Each(dict, TEXT),
+    }
+)
+"""What the file must be to be read."""
+
+
+class Diagnosis(NamedTuple):
+    """What the folder of a diagnosis holds."""
+
+    folder: Path
+    content: Mapping[str, Any]
+    digest: str
+    """SHA-256 of the file."""
+    pictures: list[Picture]
+
+    @property
+    def name(self) -> str:
+        """What it is called in a report."""
+        return f"diagnosis {self.folder.name}" if self.folder.name else "diagnosis"
+
+
+def read(folder: Path) -> Diagnosis:
+    """Read a diagnosis.
+
+    Raises:
+        results.Unreadable: the file is missing or damaged.
+        pictures.Damaged: its picture is no whole PNG.
+        OSError: the machine could not read a file.
+    """
+    path = folder / NAME
+    try:
+        written = guarded.content(path, most=MOST)
+        content = guarded.parsed(written, path, "a diagnosis")
+    except guarded.Refused as error:
+        raise results.Damaged(path, error.why) from None
+    if why := WHOLE.amiss(content):
+        raise results.Damaged(path, why)
+    drawn = folder / "diagnosis.png"
+    found = [pictures.read(drawn)] if drawn.is_file() else []
+    return Diagnosis(folder, content, hashlib.sha256(written).hexdigest(), found)
+
+
+def section(found: Diagnosis, fits: Sequence[bool], anchor: str, level: int) -> Markup:
+    """Everything that is said of a diagnosis: the answer, kinds of layers, every matrix.
+
+    Args:
+        found: the diagnosis.
+        fits: which of its pictures are embedded.
+        anchor: id of the section.
+        level: of its heading.
+    """
+    inner = f"h{level + 1}"
+    content, label = found.content, found.name
+    parts = [
+        element(f"h{level}", label, id=anchor),
+        element("p", "Which LoRA rank the update needs, and what it would cost.", class_="about"),
+        runs.banner(None, content["answer"]),
+        element(inner, "By kind of layer"),
+        _kinds(content["matrices"], label),
+    ]
+    if found.pictures:
+        parts += [element(inner, "Figures"), pictures.block(found.pictures, list(fits), label)]
+    parts += [element(inner, "Every matrix"), _matrices(content["matrices"], label)]
+    if content["changed"]:
+        words = "No matrices, and changed: by how much of their norm."
+        pairs = [(name, _digits(value, "from 0")) for name, value in content["changed"].items()]
+        parts += [element(inner, "What else changed"), element("p", words), tables.listed(pairs)]
+    if content["notes"]:
+        title = element(inner, "What is not compared, or not as a whole")
+        parts += [title, tables.listed(content["notes"].items())]
+    provenance = tables.listed(
+        (
+            ("first directions, k", str(content["k"])),
+            (f"{NAME}, SHA-256", element("code", found.digest)),
+        )
+    )
+    return element(
+        "section", *parts, element(inner, "Provenance"), provenance, aria_labelledby=anchor
+    )
+
+
+def _kinds(matrices: Sequence[Mapping[str, Any]], label: str) -> Markup:
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for one in matrices:
+        kinds.setdefault(kind_of(one["matrix"]), []).append(one)
+    rows = [
+        element(
+            "tr",
+            element("th", element("code", name), scope="row"),
+            *(
+                element("td", cell, class_="number")
+                for cell in (
+                    str(len(members)),
+                    *(
+                        cell
+                        for share in (90, 99)
+                        for cell in (_ranks(members, share), _cost(members, share))
+                    ),
+                )
+            ),
+        )
+        for name, members in kinds.items()
+    ]
+    columns = tables.head(
+        "kind of layer",
+        *((words, "number") for words in ("matrices", "r 90 %", "cost", "r 99 %", "cost")),
+    )
+    caption = element(
+        "caption",
+        "The smallest r with 90 or 99 % of the squared norm of the update, and the parameters of "
+        "LoRA over those of the matrices",
+    )
+    table = element("table", caption, columns, element("tbody", *rows), class_="matrices")
+    return tables.scrolling(table, f"{label}: kinds of layers")
+
+
+def _ranks(members: Sequence[Mapping[str, Any]], share: int) -> str:
+    """From the least to the largest r; what a sketch does not reach is said to be above it."""
+    known = [one[f"rank_{share}"] for one in members if one[f"rank_{share}"] is not None]
+    above = [f">{len(one['singular_values'])}" for one in members if one[f"rank_{share}"] is None]
+    ends = [*([str(min(known)), str(max(known))] if known else []), *above[-1:]]
+    return ends[0] if len(set(ends)) == 1 else f"{ends[0]} to {ends[-1]}"
+
+
+def _cost(members: Sequence[Mapping[str, Any]], share: int) -> str:
+    trained = [one[f"lora_parameters_{share}"] for one in members]
+    full = sum(one["parameters"] for one in members)
+    if not full or any(count is None for count in trained):
+        return "-"
+    return f"{sum(trained) / full:.3g}"
+
+
+def _matrices(matrices: Sequence[Mapping[str, Any]], label: str) -> Markup:
+    rows = [
+        element(
+            "tr",
+            element("th", element("code", one["matrix"]), scope="row"),
+            *(
+                element("td", cell, class_="number")
+                for cell in (
+                    f"{one['rows']} × {one['columns']}",
+                    _digits(one["relative"]),
+                    str(one["rank"]),
+                    _digits(one["stable_rank"]),
+                    _ranks([one], 90),
+                    _ranks([one], 99),
+                    "-" if one["above_noise"] is None else str(one["above_noise"]),
+                )
+            ),
+        )
+        for one in matrices
+    ]
+    names = ("m × n", "moved", "rank", "stable rank", "r 90 %", "r 99 %", "above noise")
+    columns = tables.head("matrix", *((words, "number") for words in names))
+    caption = element(
+        "caption",
+        "Moved: norm of the update over that of W before; rank: singular values above rounding; "
+        "above noise: those above the noise floor, where there is one",
+    )
+    table = element("table", caption, columns, element("tbody", *rows), class_="matrices")
+    return tables.scrolling(table, f"{label}: every matrix")
+
+
+def _digits(value: float | None, missing: str = "-") -> str:
+    return missing if value is None else f"{value:.3g}"

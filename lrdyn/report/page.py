@@ -1,0 +1,284 @@
+"""The page: what a folder of results holds, in one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from lrdyn.data import guarded
+from lrdyn.engine import results
+from lrdyn.engine.mistakes import BadInput
+from lrdyn.report import diagnoses, pictures, runs
+from lrdyn.report.diagnoses import Diagnosis
+from lrdyn.report.markup import Markup, element, joined
+from lrdyn.report.pictures import Picture
+from lrdyn.report.runs import Run
+from lrdyn.system import whole_files
+
+FILE = "report.html"
+"""Name of a report beside its results."""
+MOST = 15_000_000
+"""Bytes that a report stays below: so much is sent by mail."""
+SUMMARY = "summary.json"
+"""What ``verify all`` leaves."""
+FIGURES = "figures"
+"""Folder of the figures of a paper, beside the results that they are drawn from."""
+STYLE = Path(__file__).with_name("style.css")
+GENERATOR = '<meta name="generator" content="lrdyn report">'
+"""What every report has near its beginning: it may be replaced."""
+READING = (
+    (
+        "claim",
+        "a statement that can be false; it holds if no judged case leaves a residual above "
+        "the tolerance",
+    ),
+    (
+        "residual",
+        "the largest difference of prediction and measurement over all judged cases, on "
+        "the scale of the data; of a control the smallest",
+    ),
+    ("tolerance", "what rounding may leave, or the claim's own bound; ratio: residual over it"),
+    (
+        "control",
+        "a broken hypothesis, formula or algorithm: its claim must be seen to fail, by 10 "
+        "tolerances or more",
+    ),
+    ("finding", "a measured number with its spread over seeds; it decides nothing"),
+    (
+        "not judged",
+        "no case could be judged, or none meets the hypotheses: the reasons stand there",
+    ),
+)
+
+
+class Contents(NamedTuple):
+    """What is reported."""
+
+    runs: list[Run]
+    diagnoses: list[Diagnosis]
+    figures: list[Picture]
+    others: int = 0
+    """Runs in the folder that are not among those of its summary."""
+
+
+def contents(folder: Path, command: str = "") -> Contents:
+    """Find and read the results in a folder: of a run, of several, of a diagnosis.
+
+    With ``summary.json`` these are the runs that it names, else all below the folder.
+
+    Args:
+        folder: what is reported.
+        command: what verifies the theorem of a single run, if that is known.
+
+    Raises:
+        BadInput: there are none, or a file is damaged.
+        OSError: the machine could not read one.
+    """
+    got = f"report: got {os.fspath(folder)!r}"
+    if not os.path.isdir(folder):
+        what = "a file" if os.path.lexists(folder) else "no such folder"
+        raise BadInput(f"{got} ({what}), wanted a folder of results")
+    try:
+        return _read(folder, command)
+    except (results.Unreadable, pictures.Damaged, guarded.Refused) as error:
+        said = f"{error}".removeprefix(f"{folder}{os.sep}")
+        raise BadInput(f"{got} ({said}), wanted a folder of results") from None
+
+
+def _read(folder: Path, command: str) -> Contents:
+    if (folder / whole_files.VERDICT).is_file():
+        return Contents([runs.read(folder, command)], [], [])
+    if (folder / diagnoses.NAME).is_file():
+        return Contents([], [diagnoses.read(folder)], [])
+    below = sorted(_below(folder, whole_files.VERDICT))
+    named = _summarised(folder)
+    chosen = below if named is None else named
+    found = [runs.read(one) for one in chosen]
+    diagnosed = [diagnoses.read(one) for one in sorted(_below(folder, diagnoses.NAME))]
+    drawn = [pictures.read(one) for one in sorted((folder / FIGURES).glob("*.png"))]
+    if not found and not diagnosed:
+        raise BadInput(
+            f"report: got {os.fspath(folder)!r} (no results in it), wanted a folder of results"
+        )
+    return Contents(found, diagnosed, drawn, len(set(below) - set(chosen)))
+
+
+def _below(folder: Path, name: str) -> list[Path]:
+    """Folders below one that hold a file; links are not followed."""
+    return [Path(here) for here, _, names in os.walk(folder) if name in names]
+
+
+def _summarised(folder: Path) -> list[Path] | None:
+    """The folders of the runs that a summary names, None without one."""
+    path = folder / SUMMARY
+    if not path.is_file():
+        return None
+    content = guarded.read_json(path, "a summary", most=results.VERDICT)
+    try:
+        paths = [Path(one["folder"]) for one in content["theorems"]]
+    except (TypeError, KeyError):
+        raise results.Damaged(path, "it names no folders of theorems") from None
+    # A folder of results is looked for where it lies now, whatever it was called then.
+    return [folder / one.parent.name / one.name for one in paths]
+
+
+def report(found: Contents, version: str) -> str:
+    """The whole page.
+
+    Args:
+        found: what is reported.
+        version: of the library.
+
+    Raises:
+        BadInput: without a single picture it is too large.
+    """
+    owners = [*found.runs, *found.diagnoses]
+    every = [*(picture for owner in owners for picture in owner.pictures), *found.figures]
+    bare = _page(found, [False] * len(every), version)
+    room = MOST - len(bare.encode()) - 2000 * len(every)
+    if room < 0:
+        size = f"{len(bare.encode()) / 1e6:.0f} MB"
+        raise BadInput(
+            f"report: got {len(owners)} results, whose tables alone take {size}, wanted a "
+            "folder of fewer"
+        )
+    return _page(found, pictures.embedded(every, room), version)
+
+
+def _page(found: Contents, fits: Sequence[bool], version: str) -> str:
+    anchors = [f"results-{place + 1}" for place in range(len(found.runs) + len(found.diagnoses))]
+    left = list(fits)
+
+    def take(owned: Sequence[Picture]) -> list[bool]:
+        taken, left[:] = left[: len(owned)], left[len(owned) :]
+        return taken
+
+    sections = []
+    alone = len(anchors) == 1 and not found.figures
+    level = 1 if alone else 2
+    for run, anchor in zip(found.runs, anchors, strict=False):
+        sections.append(runs.section(run, take(run.pictures), anchor, level))
+    for one, anchor in zip(found.diagnoses, anchors[len(found.runs) :], strict=True):
+        sections.append(diagnoses.section(one, take(one.pictures), anchor, level))
+    if found.figures:
+        title = element("h2", "Figures and tables", id="figures")
+        drawn = pictures.block(found.figures, left, "Figure")
+        sections.append(element("section", title, drawn, aria_labelledby="figures"))
+    title = _title(found)
+    top = element("header", element("h1", title), *_over_all(found, anchors))
+    reading = element(
+        "section",
+        element("h2", "How to read this", id="reading"),
+        _definitions(),
+        aria_labelledby="reading",
+    )
+    main = element("main", *sections, *([reading] if found.runs else []))
+    footer = element(
+        "footer",
+        element(
+            "p",
+            f"Made by lrdyn {version} from the results alone. "
+            "The file needs no other and no network.",
+        ),
+    )
+    meta = [
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        Markup(GENERATOR),
+        # Nothing is fetched and nothing runs, whatever the results hold.
+        element(
+            "meta",
+            http_equiv="Content-Security-Policy",
+            content="default-src 'none'; img-src data:; style-src 'unsafe-inline'",
+        ),
+        element("title", title),
+        element("style", Markup(STYLE.read_text())),
+    ]
+    body = element("body", "" if alone else top, main, footer)
+    page = element("html", joined("\n", element("head", *meta)), body, lang="en")
+    return f"<!doctype html>\n{page}\n"
+
+
+def _definitions() -> Markup:
+    return element(
+        "dl", *(joined(element("dt", name), element("dd", words)) for name, words in READING)
+    )
+
+
+def _title(found: Contents) -> str:
+    names = [one.name for one in (*found.runs, *found.diagnoses)]
+    return f"Report: {names[0]}" if len(names) == 1 else f"Report of {len(names)} results"
+
+
+def _over_all(found: Contents, anchors: Sequence[str]) -> list[Markup]:
+    """What several results say together, and links to each."""
+    verdicts = [run.verdict["holds"] for run in found.runs if run.verdict["claims"]]
+    parts = []
+    if verdicts:
+        false = [run.name for run in found.runs if run.verdict["holds"] is False]
+        open_ = [
+            run.name for run in found.runs if run.verdict["claims"] and run.verdict["holds"] is None
+        ]
+        words = f"{verdicts.count(True)} of {len(verdicts)} hold"
+        words += f"; false: {', '.join(false)}" if false else ""
+        words += f"; undecided: {', '.join(open_)}" if open_ else ""
+        holds = False if false else None if open_ else True
+        parts += [
+            runs.banner(holds, f"{words}."),
+            runs.overview(found.runs, anchors[: len(found.runs)]),
+        ]
+    links = [
+        (one.name, anchor)
+        for one, anchor in zip(found.diagnoses, anchors[len(found.runs) :], strict=True)
+    ]
+    links += [("Figures and tables", "figures")] if found.figures else []
+    if links:
+        parts.append(
+            element(
+                "p",
+                joined(
+                    *(element("a", name, href=f"#{anchor}") for name, anchor in links), by=" · "
+                ),
+            )
+        )
+    if found.others:
+        parts.append(
+            element(
+                "p",
+                f"{found.others} other runs in this folder are not in the report.",
+                class_="quiet",
+            )
+        )
+    return parts
+
+
+def write(text: str, path: Path) -> None:
+    """Write a report, atomically; a file that is none is not replaced.
+
+    Raises:
+        BadInput: it is a folder, or a file that is no report.
+        whole_files.Linked: it is a symbolic link.
+        OSError: it cannot be written.
+    """
+    got = f"--out: got {os.fspath(path)!r}"
+    if os.path.isdir(path):
+        raise BadInput(f"{got} (a folder), wanted a file")
+    if path.exists() and not path.is_symlink() and not is_report(path):
+        raise BadInput(f"{got} (a file that is no report), wanted a new name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise BadInput(f"{got}, wanted a file in a folder") from None
+    with whole_files.replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a report, which another may replace."""
+    try:
+        with guarded.opened(path) as file:
+            return GENERATOR.encode() in file.read(2000)
+    except (guarded.Refused, OSError):
+        return False

@@ -1,0 +1,216 @@
+"""A run in a report: read from its folder alone, and made into a section."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lrdyn.engine import report, results
+from lrdyn.report import pictures, tables
+from lrdyn.report.commands import command_of
+from lrdyn.report.markup import Markup, element
+from lrdyn.report.mathematics import mathematics
+from lrdyn.report.pictures import Picture
+from lrdyn.system import whole_files
+
+
+class Run(NamedTuple):
+    """What the folder of a run holds."""
+
+    folder: Path
+    verdict: Mapping[str, Any]
+    record: Mapping[str, str]
+    """Attributes of ``results.nc``: what made it."""
+    pictures: list[Picture]
+    command: str
+    """What verifies the theorem."""
+
+    @property
+    def name(self) -> str:
+        """Of the theorem, study or experiment."""
+        return self.verdict["name"]
+
+
+def read(folder: Path, command: str = "") -> Run:
+    """Read a run; nothing of what it was made from is needed.
+
+    Args:
+        folder: with ``verdict.json`` and ``results.nc``.
+        command: what verifies it; by default it is that of its name.
+
+    Raises:
+        results.Unreadable: a file is missing or damaged, or the results are not those of the
+            verdict.
+        pictures.Damaged: a picture is no whole PNG.
+        OSError: the machine could not read a file.
+    """
+    verdict = results.read_verdict(folder)
+    if any(not one["judged"] for one in verdict["claims"]):
+        why = "a claim that says of no precision what was judged"
+        raise results.Damaged(folder / whole_files.VERDICT, why)
+    path = folder / results.NAME
+    with ExitStack() as opened:
+        groups = results.read(path)
+        for group in groups.values():
+            opened.enter_context(group)
+        record = {str(name): str(value) for name, value in groups["/"].attrs.items()}
+    if not verdict.get("changed") and results.checksum(path) != verdict["results_sha256"]:
+        raise results.Damaged(path, "its checksum is not that of its verdict")
+    first = ("verdict", "sweep", "perturb")
+    order = {name: place for place, name in enumerate(first)}
+    found = [pictures.read(one) for one in sorted(folder.glob("*.png"))]
+    found.sort(key=lambda one: order.get(one.name, -1))  # those of its own come first
+    made = command or command_of(verdict["name"], record.get("title", ""))
+    return Run(folder, verdict, record, found, made)
+
+
+def sentence(verdict: Mapping[str, Any]) -> str:
+    """A verdict in a sentence.
+
+    Example:
+        >>> sentence({"name": "t", "holds": None, "claims": [], "undecided": []})
+        't: nothing is claimed.'
+    """
+    entries = [one for one in verdict["claims"] if one["kind"] != "finding"]
+    claims = [one for one in entries if one["kind"] != "control"]
+    controls = [one for one in entries if one["kind"] == "control"]
+    if not claims:
+        return f"{verdict['name']}: nothing is claimed."
+    judged = [one for one in claims if one["holds"] is not None]
+    false = [one["id"] for one in claims if one["holds"] is False]
+    unseen = [one["id"] for one in controls if one["holds"] is False]
+    parts = [_claims(judged, claims)]
+    if false:
+        parts.append(f"false: {', '.join(false)}")
+    seen = sum(bool(one["holds"]) for one in controls)
+    parts.append(f"{seen} of {len(controls)} controls were seen to fail, as they must")
+    if unseen:
+        parts.append(f"not seen to fail: {', '.join(unseen)}")
+    parts += report.why_undecided(verdict)
+    return f"{verdict['name']} {report.word(verdict)}: {'; '.join(parts)}."
+
+
+def _claims(judged: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]]) -> str:
+    held = sum(bool(one["holds"]) for one in judged)
+    open_ = len(claims) - len(judged)
+    left = f" ({open_} not judged)" if open_ else ""
+    most = max((one.get("cases_total", one["cases"]) for one in claims), default=0)
+    near = report.nearest(claims)
+    beside = (
+        "" if near == "-" else f", the nearest its tolerance at {near.replace(' ', ' of it (')})"
+    )
+    return f"{held} of {len(claims)} claims hold{left} in up to {most} cases each{beside}"
+
+
+def section(run: Run, fits: Sequence[bool], anchor: str, level: int) -> Markup:
+    """Everything that is said of a run.
+
+    Args:
+        run: the run.
+        fits: which of its pictures are embedded.
+        anchor: id of the section.
+        level: of its heading.
+    """
+    verdict, label = run.verdict, run.name
+    title, inner = f"h{level}", f"h{level + 1}"
+    parts = [
+        element(title, label, id=anchor),
+        _about(run.record.get("title", "")),
+        _about(run.record.get("about", "")),
+        banner(verdict["holds"], sentence(verdict)),
+    ]
+    if verdict.get("changed"):
+        parts.append(
+            banner(False, "The results were changed since their run, and judged all the same.")
+        )
+    parts += [banner(None, line) for line in report.devices(verdict)]
+    if any(one["kind"] != "finding" for one in verdict["claims"]):
+        parts += [
+            element(inner, "Claims"),
+            tables.claims(verdict, run.command, f"Claims of {label}"),
+        ]
+    if found := tables.findings(verdict, label):
+        parts += [element(inner, "Findings"), found]
+    if run.pictures:
+        parts += [element(inner, "Figures"), pictures.block(run.pictures, list(fits), label)]
+    parts += [element(inner, "Settings"), tables.settings(verdict["config"])]
+    parts += [element(inner, "What it was run on"), tables.machine(verdict["environment"])]
+    if found := tables.measured(verdict.get("arithmetic", {}), label):
+        parts += [element(inner, "Arithmetic of the device"), found]
+    parts += [element(inner, "Provenance"), _provenance(run)]
+    return element("section", *parts, aria_labelledby=anchor)
+
+
+def _about(words: str) -> Markup:
+    return element("p", mathematics(words), class_="about") if words else Markup("")
+
+
+def banner(holds: bool | None, words: str) -> Markup:
+    """A sentence that stands out."""
+    name, sign = tables.MARKS[holds]
+    return element("p", f"{sign} ", element("span", words), class_=f"verdict {name}")
+
+
+def _provenance(run: Run) -> Markup:
+    verdict, record = run.verdict, run.record
+    statistics = verdict.get("statistics") or {}
+    alarm = (
+        f"{statistics['false_alarm']:.0e} over {statistics['tests']} statistical tests"
+        if statistics.get("tests")
+        else ""
+    )
+    judged = "; ".join(
+        f"{name} {value}" for name, value in (verdict.get("judged_by") or {}).items() if value
+    )
+    return tables.listed(
+        (
+            ("folder", element("code", f"{run.folder.parent.name}/{run.folder.name}")),
+            ("results.nc, SHA-256", element("code", verdict["results_sha256"] or "none: changed")),
+            ("sources, SHA-256", _code(record.get("digest"))),
+            ("judges, SHA-256", _code(record.get("judges"))),
+            ("revision", _code(record.get("revision") or verdict["environment"].get("git"))),
+            ("judged by", judged),
+            ("probability of a false alarm", alarm),
+        )
+    )
+
+
+def _code(words: str | None) -> Markup | str:
+    return element("code", words) if words else ""
+
+
+def overview(every: Sequence[Run], anchors: Sequence[str]) -> Markup:
+    """A line for each of several runs."""
+    rows = []
+    for run, anchor in zip(every, anchors, strict=True):
+        entries = [one for one in run.verdict["claims"] if one["kind"] != "finding"]
+        claims = [one for one in entries if one["kind"] != "control"]
+        controls = [one for one in entries if one["kind"] == "control"]
+        cases = max((one.get("cases_total", one["cases"]) for one in claims), default=0)
+        outcome = report.word(run.verdict) if claims else "no claims"
+        rows.append(
+            element(
+                "tr",
+                element("th", element("a", run.name, href=f"#{anchor}"), scope="row"),
+                element("td", report.held(claims), class_="number"),
+                element("td", str(cases), class_="number"),
+                element("td", report.nearest(claims)),
+                element("td", report.held(controls), class_="number"),
+                element("td", tables.mark(run.verdict["holds"], outcome)),
+                element("td", mathematics(run.record.get("title", "")), class_="quiet wide"),
+            )
+        )
+    columns = tables.head(
+        "name",
+        ("claims", "number"),
+        ("cases", "number"),
+        "nearest its tolerance",
+        ("controls", "number"),
+        "verdict",
+        ("what is claimed", "wide"),
+    )
+    caption = element("caption", "Claims that hold, controls that were seen to fail")
+    table = element("table", caption, columns, element("tbody", *rows), class_="summary")
+    return tables.scrolling(table, "Overview")
