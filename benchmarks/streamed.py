@@ -60,7 +60,7 @@ def run(steps: int):
         values = lrdyn.spaced_singular_values(RANK)
         target = jnp.diag(jnp.append(values, jnp.zeros(RANK)))
         found = lrdyn.theorem2.reduced_lanes(
-            scale[:, None, None] * target,
+            scale[:, None, None] * target[None],
             jnp.full((len(scale), DEPTH), 0.3),
             rate,
             0.0 * rate,

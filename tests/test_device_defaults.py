@@ -33,7 +33,7 @@ def test_an_accelerator_has_as_many_lanes_as_fit_into_its_memory(memory, lanes):
     """Points of 8 kB and some more, of which two parts are in memory at a time."""
     plan = Plan(False, 4096, memory, [card()], {}, Shared(None))
     points = product(x=np.arange(100.0))
-    group = programs.trace(lambda x: {"y": x * jnp.ones(1000)}, (), list(range(100)), points, plan)
+    group = programs.trace(lambda x: {"y": x * jnp.ones(1000)}, (), np.arange(100), points, plan)
     assert group.lanes == lanes
     assert group.lanes == lanes
     assert group.lanes * group.size * 2 <= max(memory, 4 * group.size)

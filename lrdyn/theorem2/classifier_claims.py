@@ -320,7 +320,8 @@ CLASSIFICATION = Scenario[Classification, ClassificationTheory, ClassificationMe
     ),
     hypotheses=HYPOTHESES,
     narrow=lambda settings: (
-        setting.first_shapes(settings) | {"target_condition": settings["target_condition"][:1]}
+        # Labels have the condition that they have: no row says another.
+        setting.first_shapes(settings) | {"target_condition": (setting.USUAL_CONDITION,)}
     ),
     steps="steps",
     diverges=lambda theory: theory.diverges,

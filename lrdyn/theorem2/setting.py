@@ -456,6 +456,8 @@ def hide_entries(key: Key[Array, ""], case: Any, amount: Array) -> Any:
 
 
 # Where the breaks are plain to see: scale 1, so that the bulk moves and the gradient is large.
+USUAL_CONDITION = 2.0
+"""sigma_1 / sigma_r of the default target."""
 AT = {"dim": 16, "depth": 3, "rank": 2, "init_scale": 1.0, "steps": 50}
 
 

@@ -60,6 +60,11 @@ CHANCE = 0.03
 """Share of the points that rounding may move over the edge of what is judged."""
 
 
+LATER = ("target_condition", "gradient_gap")
+"""Flags that came after the committed commands had been drawn and run: here they keep their usual
+values, so that these lines are drawn again. A search draws them."""
+
+
 # Drawing ------------------------------------------------------------------------------------
 
 
@@ -84,7 +89,8 @@ def command(experiment: Experiment, known: list[Settings], seed: int, n: int) ->
 def without_controls(experiment: Experiment) -> Experiment:
     """The same claims; controls run at settings of their own, which are not drawn here."""
     kept = tuple(replace(s, controls=()) for s in experiment.scenarios)
-    return replace(experiment, scenarios=kept)
+    flags = tuple(replace(f, domain=None) if f.name in LATER else f for f in experiment.flags)
+    return replace(experiment, scenarios=kept, flags=flags)
 
 
 def verified(run: Run) -> Verification:

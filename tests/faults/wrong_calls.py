@@ -144,6 +144,16 @@ class _Called(Exception):
     pass
 
 
+def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Its parameters; annotations that are texts as they read where the function stands."""
+    found = dict(inspect.signature(function).parameters)
+    for name, one in found.items():
+        if isinstance(one.annotation, str):
+            read = eval(one.annotation, vars(inspect.getmodule(function)))
+            found[name] = one.replace(annotation=read)
+    return found
+
+
 def right_call(module: Any, name: str, function: Callable[..., Any]) -> dict[str, Any]:
     """Arguments of the first call in the example of a function, and its other defaults."""
     signature = inspect.signature(function)
@@ -277,7 +287,7 @@ def _arrays_in_place_of(
 
 def wrong_calls(module: Any, name: str, function: Callable[..., Any]) -> Iterator[Wrong]:
     """Those of one function."""
-    right, hints = right_call(module, name, function), inspect.signature(function).parameters
+    right, hints = right_call(module, name, function), parameters_of(function)
     for argument, x in right.items():
         hint = hints[argument].annotation
         if hint in (Any, PyTree) or isinstance(hint, TypeVar):
@@ -427,7 +437,7 @@ def _outside(wrong: Wrong) -> bool:
 
 def _allowed(function: Callable[..., Any], call: dict[str, Any]) -> bool:
     """Whether the annotations allow the arguments, the same letter for the same length."""
-    parameters = inspect.signature(function).parameters
+    parameters = parameters_of(function)
     with jaxtyped("context"):
         return all(
             is_bearable(x, parameters[name].annotation)
