@@ -191,7 +191,10 @@ def test_a_smaller_start_waits_for_its_growth(smaller):
         return convergence.Start(factor, factor**2, factor**2)
 
     for steps, growth in ((of_layers, 1 - decay), (of_autoencoder, 2 * (1 - decay))):
-        waited = steps(start(1e-2 / smaller)) - steps(start(1e-2))
+        late, early = steps(start(1e-2 / smaller)), steps(start(1e-2))
+        assert late is not None
+        assert early is not None
+        waited = late - early
         expected = convergence.SAFETY * np.log(smaller) / np.log1p(rate * growth)
         assert waited == pytest.approx(expected, rel=1e-2)
 

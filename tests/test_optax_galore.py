@@ -275,11 +275,15 @@ def test_the_condition_is_that_of_the_projectors():
 )
 def test_a_run_whose_first_record_is_behind_a_refresh_is_left_open(optimizer, dtype, steps, reason):
     """Of which the start alone would be compared, and hold."""
-    numbers = np.asarray(numbers_of(optax.__version__))
+    # As a judge has them: NumPy's.
+    numbers: Any = np.asarray(numbers_of(optax.__version__))
+    at: Any = np.array(steps)
+    same: Any = np.zeros((3, 4))
+    condition: Any = np.array(1e-9)
     outcome: Any = Outcome(
         {"optimizer": optimizer, "period": 5},
-        og.PathTheory(condition=np.array(1e-9)),
-        og.PathMeasured(optax_release=numbers, step=np.array(steps), optax_same=np.zeros((3, 4))),
+        og.PathTheory(condition=condition),
+        og.PathMeasured(optax_release=numbers, step=at, optax_same=same),
         {},
         np.dtype(dtype),
         size=4,
@@ -287,7 +291,9 @@ def test_a_run_whose_first_record_is_behind_a_refresh_is_left_open(optimizer, dt
     )
     by_id = {claim.id: claim for claim in og.PATH.claims}
     for id in ("optax_same", "optax_precise"):
-        assert by_id[id].undecided(outcome) == reason
+        undecided = by_id[id].undecided
+        assert undecided is not None
+        assert undecided(outcome) == reason
 
 
 def test_the_two_predictions_differ_by_the_float32_of_an_svd():

@@ -183,7 +183,7 @@ def outcome(claim: Mapping[str, Any]) -> str:
     return "holds" + _besides(claim) + "".join(silent)
 
 
-def _besides(claim: dict[str, Any]) -> str:
+def _besides(claim: Mapping[str, Any]) -> str:
     """What a reader should know of a claim that holds: who decided, and what was not decided."""
     by = claim.get("decided_by", {})
     said = [

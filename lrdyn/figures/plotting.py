@@ -197,7 +197,7 @@ def save(figure: Figure, stem: Path, *, for_a_look: bool = False) -> tuple[Path,
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
 
     label = str(figure.get_label())
-    described = {"metadata": {"Description": label}} if label else {}
+    described = {"Description": label} if label else None
     png, pdf = stem.with_suffix(".png"), stem.with_suffix(".pdf")
     # Figure.savefig draws everything once more for each file, to see what the layout would be.
     with style(), rc_context({"pdf.fonttype": 3 if for_a_look else 42}):
@@ -207,7 +207,8 @@ def save(figure: Figure, stem: Path, *, for_a_look: bool = False) -> tuple[Path,
         figure.set_layout_engine("none")  # keeps the layout that was found
         with whole_files.replacing(png) as temporary:
             pixels = np.asarray(canvas.buffer_rgba())
-            image.imsave(temporary, pixels, dpi=figure.dpi, format="png", **LIGHTLY, **described)
+            how: dict[str, Any] = {"dpi": figure.dpi, "format": "png", **LIGHTLY}
+            image.imsave(temporary, pixels, metadata=described, **how)
         with whole_files.replacing(pdf) as temporary:
             FigureCanvasPdf(figure).print_pdf(temporary, **UNDATED)
     return png, pdf
