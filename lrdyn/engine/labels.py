@@ -78,7 +78,8 @@ class Labels:
     @property
     def lead_shape(self) -> tuple[int, ...]:
         """Sizes of the axes of the points."""
-        return tuple(map(len, self.points.axes.values()))[: None if self.points.crossed else 1]
+        points = self.points
+        return tuple(map(len, points.axes.values())) if points.crossed else (points.size,)
 
     @property
     def nbytes(self) -> int:
@@ -189,11 +190,8 @@ class Target:
         import xarray  # 0.3 s and pandas: not at import
 
         labels, points = self.labels, self.labels.points
-        coordinates: dict[str, Any] = (
-            dict(points.grid or {})
-            if points.crossed
-            else {name: ("point", values) for name, values in points.axes.items()}
-        )
+        listed = {name: ("point", values) for name, values in points.axes.items()}
+        coordinates: dict[str, Any] = dict(points.grid or listed)
         variables: dict[str, Any] = {}
         if self.file:
             self.close()

@@ -145,17 +145,20 @@ def _kinds(matrices: Sequence[Mapping[str, Any]], label: str) -> Markup:
         )
         for name, members in kinds.items()
     ]
-    columns = tables.head(
-        "kind of layer",
-        *((words, "number") for words in ("matrices", "r 90 %", "cost", "r 99 %", "cost")),
-    )
-    caption = element(
-        "caption",
+    names = ("kind of layer", "matrices", "r 90 %", "cost", "r 99 %", "cost")
+    words = (
         "The smallest r with 90 or 99 % of the squared norm of the update, and the parameters of "
-        "LoRA over those of the matrices",
+        "LoRA over those of the matrices"
     )
+    return _table(names, rows, words, f"{label}: kinds of layers")
+
+
+def _table(names: Sequence[str], rows: Sequence[Markup], words: str, label: str) -> Markup:
+    """Rows of numbers under the names of their columns, of which the first names the row."""
+    columns = tables.head(names[0], *((name, "number") for name in names[1:]))
+    caption = element("caption", words)
     table = element("table", caption, columns, element("tbody", *rows), class_="matrices")
-    return tables.scrolling(table, f"{label}: kinds of layers")
+    return tables.scrolling(table, label)
 
 
 def _ranks(members: Sequence[Mapping[str, Any]], share: int) -> str:
@@ -194,15 +197,12 @@ def _matrices(matrices: Sequence[Mapping[str, Any]], label: str) -> Markup:
         )
         for one in matrices
     ]
-    names = ("m × n", "moved", "rank", "stable rank", "r 90 %", "r 99 %", "above noise")
-    columns = tables.head("matrix", *((words, "number") for words in names))
-    caption = element(
-        "caption",
+    of_numbers = ("m × n", "moved", "rank", "stable rank", "r 90 %", "r 99 %", "above noise")
+    words = (
         "Moved: norm of the update over that of W before; rank: singular values above rounding; "
-        "above noise: those above the noise floor, where there is one",
+        "above noise: those above the noise floor, where there is one"
     )
-    table = element("table", caption, columns, element("tbody", *rows), class_="matrices")
-    return tables.scrolling(table, f"{label}: every matrix")
+    return _table(("matrix", *of_numbers), rows, words, f"{label}: every matrix")
 
 
 def _digits(value: float | None, missing: str = "-") -> str:
