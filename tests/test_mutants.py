@@ -323,6 +323,28 @@ def test_processes_that_left_their_group_end_with_the_mutant(workshop):
     assert not alive(pid)
 
 
+@pytest.mark.parametrize("said", [None, "", "/autogroup-7 nice 0\n"])
+def test_a_session_begins_where_the_system_says_nothing_of_shares(said, tmp_path):
+    share = tmp_path / "autogroup"
+    if said is not None:
+        share.write_text(said)
+        share.chmod(0o400)
+    words = "import os; from pathlib import Path; from tests.mutants.attempt import own_session"
+    words += f"; own_session(Path({str(share)!r})); assert os.getsid(0) == os.getpid()"
+    subprocess.run([sys.executable, "-c", words], check=True, cwd=running.ROOT)
+    assert (share.read_text() if said is not None else None) == said
+
+
+def test_a_process_that_ends_before_its_tests_begin_kills_no_mutant(workshop):
+    (workshop.tree / "tests" / "mutants" / "attempt.py").write_text(
+        (running.ROOT / "tests" / "mutants" / "attempt.py")
+        .read_text()
+        .replace("    own_session()\n    nowhere", "    raise OSError\n    nowhere")
+    )
+    with pytest.raises(RuntimeError, match="ended with 1 before pytest began"):
+        workshop.try_mutant(of_squares("exponent", "x ** 2", "x"))
+
+
 def alive(pid):
     try:
         os.kill(pid, 0)

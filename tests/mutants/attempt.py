@@ -7,6 +7,7 @@ imported, too, and the process exchanges the code of what was changed since, or 
 :data:`COLD` if that will not do.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -180,6 +181,7 @@ def attempt(path: Path) -> None:
     """Try what a file says, and write the report beside it."""
     task = Task(**json.loads(path.read_text()))
     watch = Watch(task, path.with_suffix(".now"))
+    watch.now.write_text(NOWHERE)
     files = list(dict.fromkeys(test.partition("::")[0] for test in task.tests))
     until = "--continue-on-collection-errors" if task.to_the_end else "-x"
     words = ["-q", until, "--no-header", "-p", "no:cacheprovider", f"--basetemp={task.scratch}"]
@@ -215,13 +217,22 @@ PRELOADED = (
 """Modules that no mutant changes, but none that brings a plugin of pytest."""
 
 
-def own_session() -> None:
-    """Begin a session, of which Linux keeps the share of the processor that the last one had."""
-    share = Path("/proc/self/autogroup")
-    nice = share.read_text().split()[-1] if share.exists() else "0"
+SHARE = Path("/proc/self/autogroup")
+
+
+def own_session(share: Path = SHARE) -> None:
+    """Begin a session that keeps the last one's share of the processor, where the system has such.
+
+    Args:
+        share: file in which Linux says it; empty for a session that shares with all others.
+    """
+    nice = ""
+    with contextlib.suppress(OSError):
+        nice = share.read_text().rpartition(" nice ")[2].strip()
     os.setsid()
-    if nice != "0":
-        share.write_text(nice)
+    if nice not in ("", "0"):
+        with contextlib.suppress(OSError):  # not ours to set
+            share.write_text(nice)
 
 
 def carried_out(order: Order, imported: Imported | None) -> int:

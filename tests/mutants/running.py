@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from lrdyn.registry import REGISTRY
 from tests.mutants import attempt, operators
-from tests.mutants.attempt import NOWHERE, Order, Report, Task
+from tests.mutants.attempt import Order, Report, Task
 from tests.mutants.drawing import Drawn
 from tests.mutants.references import Graph
 from tests.runs import FINISHED, ROOT
@@ -305,7 +305,9 @@ class Workshop:
         # Killed, by us or by itself: the test that had begun did it.
         now = path.with_suffix(".now")
         said = f"the process ended with {ended.status}" if ended.in_time else "no end in time"
-        return ended, Report([now.read_text() if now.exists() else NOWHERE], said, 0, 0, {}, [])
+        if not now.exists():  # nothing of the mutant ran: that it was killed would be no finding
+            raise RuntimeError(f"{said} before pytest began")
+        return ended, Report([now.read_text()], said, 0, 0, {}, [])
 
     def save(self) -> None:
         """Make the results that mutants of judges judge: the small run of each theorem, once."""
