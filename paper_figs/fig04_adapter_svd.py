@@ -1,6 +1,5 @@
 """Figure 4: the SVD of a product of three full-width factors that is added to one value matrix."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -12,35 +11,45 @@ from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.adapter_training import ADAPTERS
 from lrdyn.studies.adapter_training.singular_value_evolution import (
+    MOVED,
     RULES,
     EvolutionMeasured,
-    extremes,
+    has_moved,
+    moves,
 )
-from lrdyn.studies.adapter_training.tuning import BATCH
 from paper_figs import paired
 
-TOLERANCES = dict.fromkeys(("sigma", "right_angle", "left_angle", "gap", "pearson"), 0.05)
+CURVES = ("sigma", "right_angle", "left_angle")
+"""Over the steps, under Adam, along ``curve``: of some values where they are kept as a baseline."""
+SETTLED = ("move", "value_move", "count", "value_count")
+TOLERANCES = dict.fromkeys((*CURVES, "gap", "pearson"), 0.05) | dict.fromkeys(SETTLED, 0.1)
 """Of another training in float32, on another machine or with other kernels."""
+LABELS = {"adam": "Adam", "sgd": "SGD"}
+DASHES = {"adam": "-", "sgd": "--"}
 
 CAPTION = """\
-The product P = W_3 W_2 W_1 of three full-width factors (eps times orthogonal at the start) beside
-one value matrix, width {width}, {dtype}, {examples} examples; the factors alone are trained.
-(a)-(c) eps = {captioned:g}, Adam: singular values of P, and angles of its right and left singular
-vectors to Theorem 2's frame of 2 x {rank} directions. Blue: the first {rank} and the last {rank},
-which theory lets move; grey: the others; dotted, grey band: a random direction. (d) The same values
-where the start is taken off P ("centred"). (e) eps = {small:g}. (f) Distance of the factors from
-Theorem 2's form over how far they moved: solid Adam, dashed SGD.
+P = W_3 W_2 W_1, three full-width factors, eps times orthogonal at the start, is added to a value
+matrix W of width {width}; P alone is trained, {examples} examples. eps = {captioned:g} but in (e).
+(a) Singular values of P, Adam; blue: those that end 10 % or more from their start. (b) How far each
+moved, largest first, P and W + P, Adam and SGD (dashed); bands: a random matrix of that size;
+dotted: 10 %. (c) How many moved by 10 %; marks at the end: chance. (d) Angles of the right and left
+vectors of those of P to Theorem 2's {frame} directions, Adam; band: chance. (e) eps = {small:g}: P;
+dotted: the largest of W. (f) Distance of the factors from Theorem 2's form. {counts}
 """
 NOTES = """\
-The value matrix is that of the encoder's second-last layer (the 11th in BERT); seed {seed}. (a)-(c)
-The survey captions this eps; the product is added as it is. The frame is made with the gradient of
-the loss at the start in the place of the target. At t = 0 all values are equal and the vectors
-arbitrary: they are compared with the frame, not with themselves, from the first recorded step on.
-Values below the round-off of the largest one, {width} eps sigma_1, are not drawn: of many vectors
-in (e) and their angles nothing is known. (d) The model starts unchanged. (f) Theorem 2's form is
-U_l blkdiag(W~_l, rho_l I) V_l^T; the largest distance of the three; SGD has a first step of equal
-length. At the end, Adam / SGD: {gaps}; mean angle of the blue right vectors under Adam: {angles}.
-The theorem is about descent on a linear loss with whitened inputs; neither holds here. {how}
+The value matrix is that of the encoder's second-last layer (the 11th in BERT); seed {seed},
+{dtype}. The survey captions eps = 1 and adds P as it is, so that the model starts changed;
+"centred" takes the start off P, so that it starts unchanged. The survey's message is that few
+singular values move. Counted is |ln(sigma_i(T) / sigma_i(0))| above ln 1.1, by place in the order;
+what is below the round-off of the largest value, {width} eps32 sigma_1, is neither drawn nor
+counted. Chance: Gaussian matrices of the norm of P(T) - P(0), added to P(0), or to W with it. The
+frame is made with the
+gradient of the loss at the start in the place of the target; at t = 0 all values of P are equal and
+its vectors arbitrary, so they are compared with the frame from the first recorded step on. (f)
+Theorem 2's form is U_l blkdiag(W~_l, rho_l I) V_l^T; the largest distance of the three, over how
+far they moved. Adam / SGD at the end: {table}. The theorem is about descent on a linear loss with
+whitened inputs; neither holds here. {how} A step of SGD is measured in Adam's: at the same rate the
+first is as long. Rates: {rates}.
 """
 
 
@@ -48,133 +57,210 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     """Spectra, angles and distance over init scale, centring, rule, step and index."""
     groups = results[ADAPTERS.name]
     whole = groups["/evolution"]
-    first_seed = paired.plain(whole.isel(seed=0), "init_scale", "center", "step", "index", "rule")
+    first_seed = paired.plain(
+        whole.isel(seed=0), "init_scale", "center", "step", "index", "rule", "level"
+    )
     run = fields.of_run(first_seed, EvolutionMeasured)
+    spectra = run(lambda run: run.sigma), run(lambda run: run.value_sigma)
+    moved, value_moved = (moves_of(sigma) for sigma in spectra)
+    adam = RULES.index("adam")
     drawn = xr.Dataset(
         {
-            "sigma": run(lambda run: run.sigma),
-            "right_angle": run(lambda run: run.right_angle),
-            "left_angle": run(lambda run: run.left_angle),
+            "sigma": spectra[0].isel(rule=adam).rename(index="curve"),
+            "right_angle": run(lambda run: run.right_angle).isel(rule=adam).rename(index="curve"),
+            "left_angle": run(lambda run: run.left_angle).isel(rule=adam).rename(index="curve"),
+            "move": moved.isel(step=-1),
+            "value_move": value_moved.isel(step=-1),
+            "count": counted(moved),
+            "value_count": counted(value_moved),
+            "random_move": run(lambda run: run.random_move),
+            "value_random_move": run(lambda run: run.value_random_move),
+            "largest": spectra[1].isel(step=0, rule=adam).max("index"),
             "gap": run(lambda run: run.gap),
             "pearson": run(lambda run: run.pearson),
         }
     ).astype(float)
-    drawn = drawn.assign_coords(rule=list(RULES), index=np.arange(1, drawn.sizes["index"] + 1))
+    index = np.arange(1, drawn.sizes["index"] + 1)
+    drawn = drawn.assign_coords(rule=list(RULES), index=index, curve=index)
     drawn["step"] = run(lambda run: run.step)
     for name, tolerance in TOLERANCES.items():
         drawn[name].attrs = {"kind": "training", "tolerance": tolerance}
+    task = str(np.ravel(whole["task"].values)[0])
     rank = int(whole["rank"].values.ravel()[0])
-    drawn["blue"] = "index", extremes(drawn.sizes["index"], rank).astype(int)
+    how = paired.how(groups, task, bool(np.all(run(lambda run: run.bracketed).values)))
     return drawn.assign_attrs(
-        _facts(drawn, rank)
-        | _how(groups)
+        _facts(drawn, run(lambda run: run.rate))
+        | {"how": how["how"], "dtype": how["dtype"], "frame": 2 * rank}
         | {"seed": int(whole.seed[0]), "examples": int(whole["examples"].values.ravel()[0])}
     )
 
 
-def _how(groups: Any) -> dict[str, Any]:
-    """What the caption says of the trainings."""
-    config = json.loads(groups["/"].attrs["config"])
-    how = (
-        f"Task: {config['task'][0]}; squared error of scores in [0, 1], Adam at "
-        f"{config['learning_rate']:g}, which falls linearly to 0, {config['steps']} steps of "
-        f"batches of {BATCH}."
-    )
-    return {"how": how, "dtype": config["dtype"]}
+def moves_of(sigma: xr.DataArray) -> xr.DataArray:
+    """How far each singular value is from its start, NaN below round-off."""
+    ordered = sigma.transpose(..., "step", "index")
+    return ordered.copy(data=moves(ordered.values))
 
 
-def _facts(drawn: xr.Dataset, rank: int) -> dict[str, Any]:
+def counted(move: xr.DataArray) -> xr.DataArray:
+    """How many singular values are 10 % from their start."""
+    return move.copy(data=has_moved(move.values)).sum("index")
+
+
+def runs_of(dataset: xr.Dataset) -> list[tuple[float, str, str]]:
+    """Init scale and centring of every run, and words for both."""
+    return [
+        (eps, center, f"ε = {eps:g}" + (", centred" if center == "yes" else ""))
+        for eps in dataset.init_scale.values
+        for center in dataset.center.values
+    ]
+
+
+def _facts(drawn: xr.Dataset, rates: xr.DataArray) -> dict[str, Any]:
     """What the caption says of the results."""
-    end = drawn.isel(step=-1)
-    gaps, angles = [], []
-    for eps in drawn.init_scale.values:
-        for center in drawn.center.values:
-            run = end.sel(init_scale=eps, center=center)
-            text = f"eps = {eps:g}" + (", centred" if center == "yes" else "")
-            values = [float(run.gap.sel(rule=rule)) for rule in RULES]
-            words = [f"{value:.2g}" if np.isfinite(value) else "lost" for value in values]
-            gaps.append(f"{text} {' / '.join(words)}")
-            angle = run.right_angle.sel(rule="adam").values[drawn.blue.values == 1].mean()
-            angles.append(f"{text} {angle:.0f}°")
-    scales = drawn.init_scale.values
+    scales, width = drawn.init_scale.values, drawn.sizes["index"]
+    lines, chosen = [], []
+
+    def pair(array: xr.DataArray, form: str) -> str:
+        return " / ".join(format(array.sel(rule=rule).item(), form) for rule in RULES)
+
+    def end(run: xr.Dataset, name: str) -> str:
+        random = counted(run[f"{name}random_move"].isel(level=0))
+        return f"{pair(run[f'{name}count'].isel(step=-1), '.0f')} (chance {pair(random, '.0f')})"
+
+    rates = rates.assign_coords(rule=list(RULES))
+    for eps, center, text in runs_of(drawn):
+        run = drawn.sel(init_scale=eps, center=center)
+        lines.append(
+            f"{text}: of P {end(run, '')} moved, of W + P {end(run, 'value_')}, distance "
+            f"{pair(run.gap.isel(step=-1), '.2g')}"
+        )
+        chosen.append(f"{text} {pair(rates.sel(init_scale=eps, center=center), '.2g')}")
+    first = drawn.sel(init_scale=max(scales), center=drawn.center.values[0])
+    counts = (
+        f"Moved at the end, Adam / SGD: {end(first, '')} of {width} values of P, "
+        f"{end(first, 'value_')} of W + P."
+    )
     return {
-        "rank": rank,
-        "width": drawn.sizes["index"],
-        "gaps": "; ".join(gaps),
-        "angles": ", ".join(angles),
+        "width": width,
+        "counts": counts,
+        "table": "; ".join(lines),
+        "rates": "; ".join(chosen),
         "captioned": float(max(scales)),
         "small": float(min(scales)),
     }
 
 
 def thin(dataset: xr.Dataset) -> xr.Dataset:
-    """Part kept as a baseline: what is blue, and every 40th of the others."""
-    thinned = (dataset.blue.values == 1) | (dataset.index.values % 40 == 0)
-    return dataset.isel(index=np.nonzero(thinned)[0])
+    """Part kept as a baseline: curves of the first and last 24 values, and of every 12th."""
+    place = np.arange(dataset.sizes["curve"])
+    ends = (place < 24) | (place >= len(place) - 24)
+    return dataset.isel(curve=np.nonzero(ends | (place % 12 == 0))[0])
 
 
 def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 4."""
     first, small = dataset.captioned, dataset.small
-    plain = dataset.sel(init_scale=first, center=dataset.center.values[0], rule="adam")
+    plain = dataset.sel(init_scale=first, center=dataset.center.values[0])
     titles = [
-        rf"$\sigma_i(t)$, $\epsilon$ = {first:g}",
-        "right vectors to the frame",
-        "left vectors",
-        rf"$\sigma_i(t)$, $\epsilon$ = {first:g}, centred",
-        rf"$\sigma_i(t)$, $\epsilon$ = {small:g}, centred",
+        rf"$\sigma_i(t)$ of P, $\epsilon$ = {first:g}",
+        "how far each moved",
+        "how many moved by 10 %",
+        "vectors of those to the frame",
+        rf"$\sigma_i(t)$ of P, $\epsilon$ = {small:g}",
         "distance from Theorem 2",
     ]
     figure, axes = plotting.panels(titles, rows=2, height=4.2)
     plot_values(axes[0], plain)
-    for ax, name in zip(axes[1:3], ("right_angle", "left_angle"), strict=True):
-        plot_angles(ax, plain, name)
-    last = dataset.center.values[-1]
-    plot_values(axes[3], dataset.sel(init_scale=first, center=last, rule="adam"))
-    plot_values(axes[4], dataset.sel(init_scale=small, center=last, rule="adam"))
+    plot_moves(axes[1], plain)
+    plot_counts(axes[2], plain)
+    plot_angles(axes[3], plain)
+    last = dataset.sel(init_scale=small, center=dataset.center.values[-1])
+    plot_values(axes[4], last)
+    axes[4].axhline(float(last.largest), color="k", ls=":", lw=0.8)
     plot_gaps(axes[5], dataset)
     return figure
 
 
-def _curves(ax: Any, run: xr.Dataset, name: str, since: int) -> None:
-    steps = run.step.values[since:]
-    values = run[name].transpose("step", "index").values[since:]
-    inside = run.blue.values == 1
-    ax.plot(steps, values[:, ~inside], color="#B3B3B3", lw=0.5, zorder=1)
-    ax.plot(steps, values[:, inside], color=plotting.BLUE, lw=0.8, zorder=2)
-    ax.set(xlabel="step t", xlim=(0, int(steps[-1])))
+MATRICES = (("", plotting.BLUE, "P"), ("value_", plotting.ORANGE, "W + P"))
+"""Beginning of the names of arrays, colour, label."""
+
+
+def moved_curves(run: xr.Dataset) -> np.ndarray:
+    """Which of the curves are of values of P that moved under Adam."""
+    move = run.move.sel(rule="adam").sel(index=run.curve.values)
+    return has_moved(move.values)
 
 
 def plot_values(ax: Any, run: xr.Dataset) -> None:
-    """All singular values over the steps that are above the round-off of the largest."""
-    # Below this a value is the rounding of the largest one.
-    floor = int(run.width) * np.finfo(np.float32).eps * run.sigma.max("index")
-    run = run.assign(sigma=run.sigma.where(run.sigma > floor))
-    _curves(ax, run, "sigma", 0)
-    values = run.sigma.values
-    most, least = np.nanmax(values), np.nanmin(np.where(values > 0, values, np.nan))
+    """The singular values of P under Adam that are above the round-off of the largest."""
+    values, steps = run.sigma.transpose("step", "curve").values, run.step.values
+    least = int(run.width) * np.finfo(np.float32).eps * values.max(axis=1, keepdims=True)
+    known, moved = np.where(values > least, values, np.nan), moved_curves(run)
+    ax.plot(steps, known[:, ~moved], color="#B3B3B3", lw=0.5, zorder=1)
+    ax.plot(steps, known[:, moved], color=plotting.BLUE, lw=0.8, zorder=2)
+    ax.set(xlabel="step t", xlim=(0, int(steps[-1])))
+    most, least = np.nanmax(known), np.nanmin(known)
     if most > 20 * least:
-        ax.set(yscale="log", ylim=(max(1e-10 * most, least / 3), 3 * most))
+        ax.set(yscale="log", ylim=(least / 3, 10 * most))
 
 
-def plot_angles(ax: Any, run: xr.Dataset, name: str) -> None:
-    """Angles to the frame, in degrees."""
-    _curves(ax, run, name, 1)
-    random = chance.direction_angle(int(run.width), 2 * int(run.attrs["rank"]))
+def plot_moves(ax: Any, run: xr.Dataset) -> None:
+    """|ln| of each value's change, largest first, beside what a random matrix of the size gives."""
+    for begin, color, label in MATRICES:
+        for rule in RULES:
+            move = np.nan_to_num(run[f"{begin}move"].sel(rule=rule).values)
+            place = np.arange(1, len(move) + 1)
+            words = label if rule == "adam" else None
+            ax.plot(place, np.sort(move)[::-1], DASHES[rule], color=color, lw=1.0, label=words)
+            random = run[f"{begin}random_move"].sel(rule=rule).transpose("level", "index").values
+            _, low, high = np.sort(random, axis=1)[:, ::-1]
+            shade = 0.25 if rule == "adam" else 0.12
+            ax.fill_between(place, low, high, color=color, alpha=shade, lw=0)
+    ax.axhline(np.log1p(MOVED), color="k", ls=":", lw=0.8)
+    ax.set(xlabel="place", xscale="log", yscale="log", ylim=(1e-4, None), ylabel="|ln σ(T)/σ(0)|")
+    plotting.key(ax, None, "lower left", fontsize=7)
+
+
+def plot_counts(ax: Any, run: xr.Dataset) -> None:
+    """How many values have moved, over the steps, and how many a random matrix moves."""
+    last = int(run.step[-1])
+    for begin, color, label in MATRICES:
+        for rule, mark in zip(RULES, "os", strict=True):
+            count = run[f"{begin}count"].sel(rule=rule).values
+            words = f"{label}, {LABELS[rule]}"
+            ax.plot(run.step, count, DASHES[rule], color=color, lw=1.0, label=words)
+            random = counted(run[f"{begin}random_move"].sel(rule=rule).isel(level=0)).item()
+            ax.plot([last], [random], mark, color=color, mfc="white", ms=4, clip_on=False)
+    ax.set(xlabel="step t", xlim=(0, last), ylim=(0, None))
+    plotting.key(ax, None, "upper left", fontsize=7)
+
+
+def plot_angles(ax: Any, run: xr.Dataset) -> None:
+    """Angles to the frame of the vectors of the values of P that moved under Adam, in degrees."""
+    steps, moved = run.step.values[1:], moved_curves(run)
+    for name, color in (("right_angle", plotting.BLUE), ("left_angle", plotting.GREEN)):
+        angles = run[name].transpose("step", "curve").values[1:, moved]
+        for place, curve in enumerate(angles.T):
+            words = name.partition("_")[0] if place == 0 else None
+            ax.plot(steps, curve, color=color, lw=0.5, alpha=0.7, label=words)
+    random = chance.direction_angle(int(run.width), int(run.frame))
     ax.axhspan(float(random.low), float(random.high), color="#D9D9D9", lw=0, zorder=0)
     ax.axhline(float(random.value), color="k", ls=":", lw=0.8)
-    ax.set(ylim=(-2, 92), yticks=(0, 30, 60, 90), ylabel="degrees")
+    ax.set(xlabel="step t", xlim=(0, int(steps[-1])), ylim=(-2, 92), yticks=(0, 30, 60, 90))
+    ax.set(ylabel="degrees")
+    if moved.any():
+        plotting.key(ax, None, "lower right", fontsize=7)
 
 
 def plot_gaps(ax: Any, dataset: xr.Dataset) -> None:
     """Distance from the theorem's form over the steps, for every start and both rules."""
-    starts = [(eps, c) for eps in dataset.init_scale.values for c in dataset.center.values]
     colors = (plotting.BLUE, plotting.GREEN, plotting.ORANGE, plotting.PINK)
-    for (eps, center), color in zip(starts, colors, strict=False):
-        text = f"ε = {eps:g}" + (", centred" if center == "yes" else "")
-        for rule, dash, label in zip(RULES, ("-", "--"), (text, None), strict=True):
-            gap = dataset.gap.sel(init_scale=eps, center=center, rule=rule)
-            ax.plot(gap.step[1:], gap.values[1:], dash, color=color, lw=1.0, label=label)
+    for (eps, center, text), color in zip(runs_of(dataset), colors, strict=False):
+        run = dataset.sel(init_scale=eps, center=center)
+        for rule in RULES:
+            label = text if rule == "adam" else None
+            gap = run.gap.sel(rule=rule).values[1:]
+            ax.plot(run.step[1:], gap, DASHES[rule], color=color, lw=1.0, label=label)
     ax.set(xlabel="step t", xlim=(0, int(dataset.step[-1])), ylim=(0, 1.05))
     plotting.key(ax, None, "lower right", fontsize=7)
 
@@ -187,9 +273,21 @@ FIGURE = Figure(
     sources=paired.sources,
     numbers=numbers,
     draw=draw,
-    presets={"quick": paired.QUICK, "paper": paired.PAPER},
     thin=thin,
+    presets={"quick": paired.QUICK, "paper": paired.PAPER},
     long=True,
     groups=("/evolution",),
-    panels={"sigma": "ade", "right_angle": "b", "left_angle": "c", "gap": "f"},
+    panels={
+        "sigma": "ae",
+        "move": "bad",
+        "value_move": "b",
+        "random_move": "bc",
+        "value_random_move": "bc",
+        "count": "c",
+        "value_count": "c",
+        "right_angle": "d",
+        "left_angle": "d",
+        "largest": "e",
+        "gap": "f",
+    },
 )

@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -74,12 +75,35 @@ def case_of(files, **other):
         "length": 14,
         "pool": "mean",
         "steps": 2,
-        "learning_rate": 1e-2,
         "rate_seeds": 1,
         "init_scale": 1e-3,
         "center": "no",
     }
     return tuning.make_tuning(jax.random.key(1), **files, **given | other)
+
+
+class Problem(NamedTuple):
+    """A cross-encoder, examples that it is trained on, and texts that it is tested on."""
+
+    net: tuning.CrossEncoder
+    train: sentences.Examples
+    dev: sentences.Tested
+
+
+def problem_of(case, examples, layer):
+    train, dev, parts = tasks.texts_of(tuning.task_of(case))
+    read = {"length": case.length, "layer": layer}
+    net, drawn_examples = tuning.drawn(
+        jax.random.split(case.key, 4)[:2],
+        sentences.some(train, parts["train"]),
+        examples,
+        encoder=case.encoder,
+        pool=case.pool,
+        **read,
+    )
+    pretrained = sentences.read(sentences.folder_of(case.encoder))
+    tested = sentences.encoded(pretrained, dev, parts["test"], precision=tuning.precision(), **read)
+    return Problem(net, drawn_examples, sentences.packed(tested))
 
 
 def begun_on(net, paths):
@@ -104,7 +128,7 @@ def matrices(net):
 @pytest.mark.parametrize("pool", tasks.POOLS)
 def test_layers_below_the_first_adapted_one_are_computed_once(files, pool):
     case = case_of(files, pool=pool)
-    part, whole = (tuning.problem(case, 16, layer) for layer in (1, 0))
+    part, whole = (problem_of(case, 16, layer) for layer in (1, 0))
     begun = begun_on(part.net, matrices(part.net))
 
     @jax.jit
@@ -127,15 +151,15 @@ def test_layers_below_the_first_adapted_one_are_computed_once(files, pool):
 
 def test_examples_are_drawn_with_replacement_by_the_seed(files):
     case = case_of(files)
-    drawn_once, drawn_again = (tuning.problem(case, 64, 1).train for _ in range(2))
-    other_seed = tuning.problem(case._replace(key=jax.random.key(2)), 64, 1).train
+    drawn_once, drawn_again = (problem_of(case, 64, 1).train for _ in range(2))
+    other_seed = problem_of(case._replace(key=jax.random.key(2)), 64, 1).train
     np.testing.assert_array_equal(drawn_once.hidden, drawn_again.hidden)
     assert np.abs(drawn_once.hidden - other_seed.hidden).max() > 0.1
     assert len(np.unique(np.asarray(drawn_once.hidden).reshape(64, -1), axis=0)) < 60
 
 
 def test_the_mean_of_the_scores_is_the_heads_bias(files):
-    train = tuning.problem(case_of(files), 16, 1).train
+    train = problem_of(case_of(files), 16, 1).train
     assert abs(float(train.scores.mean())) < 1e-6
     steps = np.diff(np.unique(np.round(5 * np.asarray(train.scores), 4)))
     np.testing.assert_allclose(steps, np.round(steps), atol=1e-3)  # whole scores, all shifted alike
@@ -178,12 +202,14 @@ def test_what_is_filled_up_beyond_the_longest_pair_changes_nothing(files, monkey
 
 @pytest.mark.parametrize(("examples", "pool"), [(16, "mean"), (48, "pooler")])
 def test_pairs_that_share_rows_leave_the_loss_as_it_is(files, examples, pool):
-    problem = tuning.problem(case_of(files, pool=pool, length=40), examples, 1)
+    problem = problem_of(case_of(files, pool=pool, length=40), examples, 1)
     begun = begun_on(problem.net, matrices(problem.net))
-    batches, loss = tuning.batches_of(problem)
+    loss = partial(
+        tuning.squared_error, problem.net, rooms=sentences.rooms(problem.train.mask, tuning.BATCH)
+    )
     longest = jnp.argsort(-problem.train.mask.sum(axis=1))
     usual, *most = loss.keywords["rooms"]
-    assert len(most) == (examples > batches.examples)
+    assert len(most) == (examples > tuning.BATCH)
 
     @jax.jit
     def both(begun, batch):
@@ -209,7 +235,7 @@ def test_pairs_that_share_rows_leave_the_loss_as_it_is(files, examples, pool):
 @pytest.mark.parametrize("pool", tasks.POOLS)
 def test_pearson_is_the_correlation_of_all_outputs(files, pool):
     case = case_of(files, pool=pool)
-    problem = tuning.problem(case, 16, 1)
+    problem = problem_of(case, 16, 1)
     read, pairs = sentences.read(BERT), sentences.pairs_of(files["dev_file"], "dev")
     known = sentences.texts_of_pairs(pairs)
     how = {"length": case.length, "layer": 1, "precision": "float32"}
@@ -551,6 +577,13 @@ def test_the_study_and_its_figures(command_line, files, tmp_path):
     assert few.rate.values.ravel()[0] in tried
     evolved = results_of(out, "/evolution")
     np.testing.assert_allclose(evolved.sigma.isel(step=0).values, 1, atol=1e-5)
+    # Centred, the model starts as it was.
+    read = sentences.read(BERT).model
+    W = np.asarray(read.layers[1].attention.value, float)
+    before = np.linalg.svd(W, compute_uv=False)
+    np.testing.assert_allclose(
+        evolved.value_sigma.isel(step=0).values.squeeze()[0, 0], before, rtol=1e-4, atol=1e-5
+    )
     assert evolved.moved.isel(step=-1).values.min() > 1e-5
     for figure in (fig04_adapter_svd, fig05_lora_factors, fig07_few_shot, fig08_ranks):
         drawn(figure.FIGURE, out)
@@ -570,7 +603,8 @@ def numbers_of(run):
     arrays = {str(name): array for name, array in run.data_vars.items() if array.dtype.kind in "fi"}
     for name in ("right_angle", "left_angle"):
         if name in arrays:
-            arrays[name] = arrays[name].isel(index=0, step=slice(1, None))
+            (axis,) = {"index", "curve"} & set(arrays[name].dims)
+            arrays[name] = arrays[name].isel({axis: 0, "step": slice(1, None)})
     return {name: kept(array.values) for name, array in arrays.items()}
 
 

@@ -54,7 +54,6 @@ DIGITS = {
     "length": 14,
     "pool": "mean",
     "steps": 20,
-    "learning_rate": 3e-3,
     "rate_seeds": 1,
     "init_scale": 1.0,
     "center": "no",
@@ -209,7 +208,7 @@ def results_made_up():
     """What the scripts of Figures 1 and 2 read."""
     rng = np.random.default_rng(4)
     config = {"dtype": "float32", "dropout": 0.6, "resnet_width": 4, "layers": 2, "pool": "mean"}
-    config |= {"train_file": "auto", "length": 14, "steps": 6, "learning_rate": 1e-3}
+    config |= {"train_file": "auto", "length": 14, "steps": 6}
     config |= {"vgg_norm": "yes", "warmup": 0.1}
     attrs = {"about": "on a few images", "config": json.dumps(config)}
     root = group(EdgeMeasured, rng, **attrs)

@@ -128,6 +128,32 @@ def principal_angles(dim: int, first: int, second: int, draws: int = DRAWS) -> C
 # Matrices --------------------------------------------------------------------------------------
 
 
+def moved_singular_values(matrix: Float[np.ndarray, "m n"], size: float, draws: int = 8) -> Chance:
+    """How far a random matrix E moves singular values: ``|ln(sigma_i(A + E) / sigma_i(A))|``.
+
+    Args:
+        matrix: A, without singular values of 0.
+        size: ``||E||_F``; E has Gaussian entries.
+        draws: how many random matrices.
+
+    Returns:
+        Arrays of min(m, n), in the order of the singular values.
+
+    Example:
+        >>> moved = moved_singular_values(np.eye(50), 0.1 * 50**0.5).value
+        >>> bool(0.1 < moved[0] < 0.16), bool(20 < np.argmin(moved) < 30)  # the middle stays
+        (True, True)
+    """
+    checks.integer("draws", draws)
+    rng, before = np.random.default_rng(0), np.linalg.svd(matrix, compute_uv=False)
+    moves = []
+    for _ in range(draws):
+        random = rng.normal(size=matrix.shape)
+        after = np.linalg.svd(matrix + size / np.linalg.norm(random) * random, compute_uv=False)
+        moves.append(np.abs(np.log(after / before)))
+    return _summed(np.array(moves))
+
+
 def gaussian_singular_values(rows: int, columns: int) -> Float[np.ndarray, "k"]:
     """Singular values of a matrix of standard Gaussian entries, decreasing: typical ones.
 

@@ -234,15 +234,6 @@ FLAGS = (
         swept=False,
     ),
     Flag(
-        "learning_rate",
-        (1e-3,),
-        POSITIVE,
-        float,
-        symbol="eta",
-        help="rate of Adam in Figure 4, which falls to 0; elsewhere the best one is searched",
-        swept=False,
-    ),
-    Flag(
         "rate_seeds",
         (3,),
         at_least(1),

@@ -7,7 +7,7 @@ the same ones after a figure has changed, then train what is new alone.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+import optax
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lrdyn import adapters
 from lrdyn.adapters import Method
@@ -60,6 +61,8 @@ class Way(NamedTuple):
     """Rate of B over that of A."""
     unit: bool = False
     """Whether LoRA's drawn factor has entries of N(0, 1), and not of variance 1 over its length."""
+    rule: Callable[[int], Callable[[Any], optax.GradientTransformation]] = adam
+    """Number of steps -> rate -> optimiser."""
 
 
 METHODS = {
@@ -75,6 +78,58 @@ METHODS = {
 """LoRA from A ~ N(0, 1), as the authors of Deep LoRA have it, and from N(0, 1/d), B = 0 in both;
 Deep LoRA, three factors, eps times orthogonal; two such factors; LoRA+ with two ratios; LoRA with B
 drawn and A = 0; full training of the same matrices."""
+
+
+def _descent(steps: int) -> Callable[[Any], optax.GradientTransformation]:
+    """Rate -> gradient descent whose first step is as long as Adam's; the rate falls linearly."""
+
+    def rule(rate: Any) -> optax.GradientTransformation:
+        falling = optax.linear_schedule(rate, 0.0, steps)
+        return optax.chain(as_long_as_signs(), optax.sgd(falling))
+
+    return rule
+
+
+def as_long_as_signs() -> optax.GradientTransformation:
+    """Multiply all gradients by one number, which makes the first as long as its signs.
+
+    Adam's first step is the sign of each entry times the rate: sqrt(N) of it is its norm. So a rate
+    means the same of descent behind this and of Adam.
+
+    Example:
+        >>> rule = as_long_as_signs()
+        >>> G = {"W": jnp.array([3.0, 4.0])}
+        >>> first, state = rule.update(G, rule.init(G))
+        >>> bool(jnp.allclose(jnp.linalg.norm(first["W"]), jnp.sqrt(2)))
+        True
+        >>> second, _ = rule.update({"W": jnp.array([6.0, 8.0])}, state)
+        >>> bool(jnp.allclose(second["W"], 2 * first["W"]))
+        True
+    """
+
+    def init(params: PyTree) -> Float[Array, ""]:
+        return jnp.zeros((), jax.tree.leaves(params)[0].dtype)
+
+    def update(updates: PyTree, state: Any, params: Any = None) -> tuple[PyTree, Any]:
+        arrays = jax.tree.leaves(updates)
+        norm, count = jnp.sqrt(sum(jnp.sum(G**2) for G in arrays)), sum(G.size for G in arrays)
+        first = jnp.sqrt(count) / jnp.where(norm > 0, norm, jnp.inf)
+        factor = jnp.where(state > 0, state, first.astype(state.dtype))
+        return jax.tree.map(lambda G: factor * G, updates), factor
+
+    return optax.GradientTransformation(init, update)
+
+
+WAYS = METHODS | {
+    f"{name}{more}": Way(
+        lambda eps, centred=centred: adapters.deep_lora(depth=3, init_scale=eps, centred=centred),
+        guess=guess,
+        rule=rule,
+    )
+    for name, rule, guess in (("adam", adam, -6), ("sgd", _descent, -6))
+    for more, centred in (("", False), ("_centred", True))
+}
+"""Those of Figures 5, 7 and 8, and the products of Figure 4 under Adam and under descent."""
 
 
 class Cell(NamedTuple):
@@ -103,6 +158,27 @@ class Asked(NamedTuple):
     """Scale of the start of small factors."""
 
 
+class Beginning(NamedTuple):
+    """Where a training begins, and what it learns from: the arguments of its program."""
+
+    adapters: dict[str, Any]
+    head: Float[Array, "width"]
+    order: Int[Array, "steps batch"]
+    """Rows of the batch of every step."""
+    scores: Float[Array, "n"]
+    """Of all texts, less the mean of those that are trained on."""
+    rate: Float[Array, ""]
+
+
+Look = Callable[..., PyTree]
+"""``look(adapters, *seen)``: what is recorded of a training at some of its steps."""
+
+
+def name_of(asked: Asked) -> str:
+    """Words for a training, on the line of its progress."""
+    return " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in asked)
+
+
 def recorded(steps: int) -> Int[np.ndarray, "times"]:
     """Steps at which norms are recorded."""
     return recorded_steps(steps, POINTS)
@@ -120,16 +196,18 @@ class Texts:
 
     Args:
         data: the texts.
+        paths: of the matrices that are adapted; without, those of every layer from the first on.
     """
 
-    def __init__(self, data: Encoded):
+    def __init__(self, data: Encoded, paths: Sequence[str] = ()):
         self.rows, self.features = data.rows, data.features
         self.examples, self.tested = data.examples, data.tested
         self.scores = data.examples.scores
         head = jnp.zeros_like(data.model.embeddings.norm.gain)
         self.net = CrossEncoder(data.model, head, data.layer, data.pool)
         layers = range(data.layer, len(data.model.layers))
-        self.paths = [f"model.layers.{l}.{name}" for l in layers for name in MATRICES]
+        every = [f"model.layers.{l}.{name}" for l in layers for name in MATRICES]
+        self.paths = list(paths) or every
         self.rooms = sentences.rooms(data.examples.mask, BATCH)
         self.programs, self.searched = {}, {}
 
@@ -152,7 +230,7 @@ class Texts:
 
 
 class Bench:
-    """Trains on one task, with one program for each method and rank.
+    """Trains on one task, with one program for each method, rank and what is recorded.
 
     Args:
         ground: what is learned: texts or digits.
@@ -174,28 +252,21 @@ class Bench:
             key: decides examples, head, start and batches.
             part: ``rate_`` where a rate is chosen, on texts of their own; empty for a report.
         """
-        rows_key, head_key, start_key, order_key = jax.random.split(key, 4)
-        begun = self.started(start_key, asked)
-        head = HEAD * jax.random.normal(head_key, self.net.head.shape)
-        rows = self.drawn(rows_key, asked.examples, part)
-        order = self.batches(order_key, rows, asked.steps)
-        scores = self.ground.scores
-        # The mean is the head's bias: outputs are compared with what is left of the scores.
-        centred = scores - jnp.mean(scores[rows])
-        rate = jnp.asarray(asked.rate, head.dtype)
-        program, digest = self.program(asked, (begun, head, order, centred, rate))
-        tested = scores[self.ground.rows[f"{part}test"]]
-        key_of_cell = digest_of([(begun, head, order, centred, rate), tested], digest, part)
-        name = " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in asked)
+        begun = self.beginning(asked, key, part=part)
+        program, digest = self.program(asked, norms_of, recorded(asked.steps), begun)
+        tested = self.ground.scores[self.ground.rows[f"{part}test"]]
+        key_of_cell = digest_of([begun, tested], digest, part)
+        name = name_of(asked)
         kept = self.keeper.load(key_of_cell, self.blank(asked), name)
         if kept is not None:
             return Cell(*map(np.asarray, kept[1]))
-        now, losses, norms = program(begun, head, order, centred, rate)
-        net = eqx.tree_at(lambda net: net.head, self.net, head)
+        now, losses, norms = program(*begun)
         added = {path: self.added(path, adapter) for path, adapter in now.items()}
         r = self.values_of(asked)
         cell = Cell(
-            np.nan_to_num(np.asarray(self.ground.pearson(net, added, f"{part}test"))),
+            np.nan_to_num(
+                np.asarray(self.ground.pearson(self.headed(begun.head), added, f"{part}test"))
+            ),
             np.asarray(losses),
             np.asarray(norms),
             np.stack([singular_values(np.asarray(x.value), r) for x in added.values()]),
@@ -205,9 +276,56 @@ class Bench:
         self.keeper.tell(Moment(asked.steps, asked.steps, metrics, 0.0), f"{part}{name}")
         return cell
 
+    def followed(
+        self,
+        asked: Asked,
+        key: Key[Array, ""],
+        look: Look,
+        times: Int[np.ndarray, "times"],
+        *seen: PyTree,
+    ) -> PyTree:
+        """What is seen of a reported training at some steps, or what was kept of it.
+
+        Args:
+            asked: which training.
+            key: decides examples, head, start and batches.
+            look: ``look(adapters, *seen)``: arrays.
+            times: steps at which it looks, the first of them 0.
+            seen: arrays.
+        """
+        begun = self.beginning(asked, key)
+        program, digest = self.program(asked, look, times, begun, *seen)
+        digest = digest_of([begun, *seen], digest)
+        blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), program.out[2])
+        kept = self.keeper.load(digest, blank, name_of(asked))
+        if kept is not None:
+            return jax.tree.map(np.asarray, kept[1])
+        _, losses, looks = program(*begun, *seen)
+        looks = jax.tree.map(np.asarray, looks)
+        self.keeper.save(digest, asked.steps, looks)
+        metrics = {"loss": float(losses[-1])}
+        self.keeper.tell(Moment(asked.steps, asked.steps, metrics, 0.0), name_of(asked))
+        return looks
+
+    def beginning(self, asked: Asked, key: Key[Array, ""], *, part: str = "") -> "Beginning":
+        """Where a training begins."""
+        rows_key, head_key, start_key, order_key = jax.random.split(key, 4)
+        begun = self.started(start_key, asked)
+        head = HEAD * jax.random.normal(head_key, self.net.head.shape)
+        rows = self.drawn(rows_key, asked.examples, part)
+        order = self.batches(order_key, rows, asked.steps)
+        scores = self.ground.scores
+        # The mean is the head's bias: outputs are compared with what is left of the scores.
+        centred = scores - jnp.mean(scores[rows])
+        return Beginning(begun, head, order, centred, jnp.asarray(asked.rate, head.dtype))
+
+    def headed(self, head: Float[Array, "width"]) -> Any:
+        """The network with a head."""
+        return eqx.tree_at(lambda net: net.head, self.net, head)
+
     def started(self, key: Key[Array, ""], asked: Asked) -> dict[str, Any]:
         """The adapters of a method at their start."""
-        way = METHODS[asked.method]
+        way = WAYS[asked.method]
         if way.method is None:
             return {path: Shift(jnp.zeros_like(self.weight(path))) for path in self.paths}
         begun = adapters.init(
@@ -237,52 +355,64 @@ class Bench:
         ]
         return jnp.asarray(np.concatenate(epochs).reshape(-1, batches.examples)[:steps])
 
-    def program(self, asked: Asked, like: tuple) -> tuple[Program, str]:
+    def program(
+        self, asked: Asked, look: Look, times: Int[np.ndarray, "times"], *like: PyTree
+    ) -> tuple[Program, str]:
         """The program of a method at a rank, and its digest."""
+        begun, *seen = like
         shapes = str(jax.tree.map(jnp.shape, like))
-        place = (asked.method, asked.rank, asked.steps, asked.eps, shapes)
+        place = (asked.method, asked.rank, asked.steps, asked.eps, look, shapes)
         if place not in self.programs:
-            function = partial(self.trained, METHODS[asked.method].ratio, asked.steps)
-            made = Program(function, like, donate=False)
+            function = partial(self.trained, WAYS[asked.method], asked.steps, look, times)
+            made = Program(function, (*begun, *seen), donate=False)
             self.programs[place] = made, digest_of([made])
         return self.programs[place]
 
     def trained(
         self,
-        ratio: float,
+        way: Way,
         steps: int,
+        look: Look,
+        times: Int[np.ndarray, "times"],
         begun: dict[str, Any],
         head: Array,
         order: Array,
         scores: Array,
         rate: Array,
-    ) -> tuple[dict[str, Any], Array, Array]:
-        """The adapters after the training, the losses and the norms."""
-        net = eqx.tree_at(lambda net: net.head, self.net, head)
-        rule = adam(steps)(rate)
-        if ratio != 1:
-            rule = adapters.lora_plus(adam(steps), rate, ratio, begun)
+        *seen: PyTree,
+    ) -> tuple[dict[str, Any], Array, PyTree]:
+        """The adapters after the training, the losses, and what was seen of the adapters."""
+        net = self.headed(head)
+        rule = way.rule(steps)(rate)
+        if way.ratio != 1:
+            rule = adapters.lora_plus(way.rule(steps), rate, way.ratio, begun)
         algorithm = of_optimizer(rule)
-        times = jnp.asarray(recorded(steps))
+        moments = jnp.asarray(times)
 
         def step(t: Array, state: tuple) -> tuple:
-            held, losses, norms = state
+            held, losses, looks = state
             batch = self.ground.batch(order[t], scores)
 
             def cost(now: Any) -> Any:
                 return self.ground.loss(net, now, batch)
 
             value, _, held = algorithm.step(cost, held)
-            at = jnp.searchsorted(times, t + 1)
-            now = norms_of(algorithm.weights(held))
-            norms = norms.at[at].set(jnp.where(times[at] == t + 1, now, norms[at]))
-            return held, losses.at[t].set(value), norms
+            at = jnp.searchsorted(moments, t + 1)
 
-        first = norms_of(begun)
-        norms = jnp.zeros((len(times), *first.shape)).at[0].set(first)
-        start = algorithm.begin(begun), jnp.zeros(steps), norms
-        held, losses, norms = jax.lax.fori_loop(0, steps, step, start)
-        return algorithm.weights(held), losses, norms
+            def seen_now() -> PyTree:
+                now = look(algorithm.weights(held), *seen)
+                return jax.tree.map(lambda all, new: all.at[at].set(new), looks, now)
+
+            looks = jax.lax.cond(moments[at] == t + 1, seen_now, lambda: looks)
+            return held, losses.at[t].set(value), looks
+
+        first = look(begun, *seen)
+        looks = jax.tree.map(
+            lambda x: jnp.zeros((len(times), *x.shape), x.dtype).at[0].set(x), first
+        )
+        start = algorithm.begin(begun), jnp.zeros(steps), looks
+        held, losses, looks = jax.lax.fori_loop(0, steps, step, start)
+        return algorithm.weights(held), losses, looks
 
     def added(self, path: str, adapter: Any) -> Shift:
         """What a matrix was given, as one array."""
@@ -291,7 +421,7 @@ class Bench:
     def values_of(self, asked: Asked) -> int:
         """How many singular values there can be."""
         most = min(self.weight(self.paths[0]).shape)
-        return most if METHODS[asked.method].method is None else min(asked.rank, most)
+        return most if WAYS[asked.method].method is None else min(asked.rank, most)
 
     def blank(self, asked: Asked) -> Cell:
         """Arrays as a cell has them."""

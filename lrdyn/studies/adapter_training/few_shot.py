@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.adapter_training import cells, rates, tasks, tuning
-from lrdyn.studies.adapter_training.cells import METHODS, Asked, Bench, Cell, Texts
+from lrdyn.studies.adapter_training.cells import METHODS, WAYS, Asked, Bench, Cell, Texts
 from lrdyn.studies.adapter_training.digits import Digits
 from lrdyn.studies.adapter_training.rates import Chosen
 from lrdyn.studies.adapter_training.tuning import Tuning
@@ -103,7 +103,7 @@ def searched(bench: Bench, case: Tuning, method: str, rank: int, examples: int) 
         ]
         return np.array([float(cell.pearson) for cell in found[rate]])
 
-    best = rates.chosen(score, METHODS[method].guess)
+    best = rates.chosen(score, WAYS[method].guess)
     losses = [[float(np.mean(c.losses[-LAST:])) for c in found[rate]] for rate in best.tried]
     bench.ground.searched[place_of] = Searched(best, np.array(losses))
     return bench.ground.searched[place_of]

@@ -19,10 +19,9 @@ from lrdyn import adapters
 from lrdyn.networks import mean_pooled
 from lrdyn.networks.bert import Bert
 from lrdyn.networks.packing import Packed, pack, room_for
-from lrdyn.studies.adapter_training import sentences, tasks
+from lrdyn.studies.adapter_training import sentences
 from lrdyn.studies.adapter_training.sentences import Examples, Tested, Texts
 from lrdyn.studies.adapter_training.tasks import Task
-from lrdyn.training import Batches
 
 HEAD = 0.02
 """Standard deviation of the head's entries, as BERT's classifiers start."""
@@ -79,7 +78,6 @@ class Tuning(NamedTuple):
     length: int
     pool: str
     steps: int
-    learning_rate: float
     rate_seeds: int
     init_scale: float
     center: str
@@ -102,7 +100,6 @@ def make_tuning(
     length: int,
     pool: str,
     steps: int,
-    learning_rate: float,
     rate_seeds: int,
     init_scale: float,
     center: str,
@@ -124,7 +121,6 @@ def make_tuning(
         length,
         pool,
         steps,
-        learning_rate,
         rate_seeds,
         init_scale,
         center,
@@ -157,15 +153,6 @@ def model_of(case: Tuning) -> Bert:
     return sentences.read(sentences.folder_of(case.encoder)).model
 
 
-class Problem(NamedTuple):
-    """A cross-encoder and its data."""
-
-    net: CrossEncoder
-    train: Examples
-    """Their scores are less their mean, which is the head's bias."""
-    dev: Tested
-
-
 def drawn(
     keys: Key[Array, "2"],
     texts: Texts,
@@ -196,30 +183,6 @@ def drawn(
     )
     centred = examples.scores - jnp.mean(examples.scores)
     return CrossEncoder(model, head, layer, pool), examples._replace(scores=centred)
-
-
-def problem(case: Tuning, examples: int, layer: int) -> Problem:
-    """A cross-encoder, examples to train on, and texts to test on."""
-    train, dev, parts = tasks.texts_of(task_of(case))
-    net, train_examples = drawn(
-        jax.random.split(case.key, 4)[:2],  # the others are of the adapters and of the batches
-        sentences.some(train, parts["train"]),
-        examples,
-        encoder=case.encoder,
-        length=case.length,
-        pool=case.pool,
-        layer=layer,
-    )
-    pretrained = sentences.read(sentences.folder_of(case.encoder))
-    tested = sentences.encoded(
-        pretrained,
-        dev,
-        parts["test"],
-        length=case.length,
-        layer=layer,
-        precision=precision(),
-    )
-    return Problem(net, train_examples, sentences.packed(tested))
 
 
 def value_matrix(model: Bert) -> tuple[str, int]:
@@ -292,10 +255,3 @@ def pearson(net: CrossEncoder, data: Tested, added: dict) -> Float[Array, ""]:
     above = jax.lax.map(adapted.above, parts).reshape(data.rows.hidden.shape)
     outputs = adapted.scores(data.rows, above, len(data.scores))
     return jnp.corrcoef(outputs, data.scores)[0, 1]
-
-
-def batches_of(problem: Problem) -> tuple[Batches, partial]:
-    """The batches of a problem, and the loss of one."""
-    size = min(BATCH, len(problem.train.scores))
-    rooms = sentences.rooms(problem.train.mask, size)
-    return Batches(problem.train, size), partial(squared_error, problem.net, rooms=rooms)
