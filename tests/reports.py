@@ -137,13 +137,68 @@ def diagnosed(folder: Path, text: str = "") -> Path:
     return folder
 
 
+def searched(folder: Path, kind: str = "search", text: str = "", **changed: Any) -> Path:
+    """Write what a search for the worst case leaves into a folder."""
+    folder.mkdir(parents=True)
+    head = {
+        "schema": 1,
+        "kind": kind,
+        "name": text or "toy",
+        "date": text or "2026-11-29",
+        "points": 640,
+        "seed": 3,
+        "held": {text or "dim": [text or 5]},
+        "command": text or "python -m experiments.toy --search 640",
+        "environment": {"jax": text or "0.10.2", "workers": [text]},
+    }
+    claim = {
+        "id": text or "rho",
+        "kind": text or "identity",
+        "statement": text or "rho <= r^2",
+        "judged": 1200,
+        "excused": 80,
+        "outside": 0,
+        "ratios": {"float64": 0.25, text or "float32": 0.5},
+        "repeated": 0.5,
+        "command": text or "python -m experiments.toy --seed 7",
+        "lost": False,
+    }
+    edge = {
+        "hypothesis": text or "d > 2 r",
+        "claim": text or "rho",
+        "statement": text or "rho <= r^2",
+        "precision": text or "float32",
+        "points": 600,
+        "fails": 31,
+        "ratio": None,
+        "least_condition": 250.0,
+        "found_after": 12,
+        "command": text or "python -m experiments.toy --search 1 --beyond --seed 14",
+    }
+    unrun = {name: text or name for name in ("scenario", "hypothesis", "why", "command")}
+    found = {
+        "search": {"holds": True, "claims": [claim]},
+        "beyond": {"edges": [edge, edge | {"fails": 0}], "not_run": [unrun]},
+    }
+    files.write_json(folder / "search.json", head | found[kind] | changed)
+    return folder
+
+
 def pages(folder: Path) -> list[Path]:
-    """Reports of a run, of a diagnosis, and of several results whose texts are markup."""
+    """Reports of a run, a diagnosis, a search, and of several results whose texts are markup."""
     several = folder / "several"
+    searched(several / "e", "search", HOSTILE)
+    searched(several / "f", "beyond", HOSTILE)
     saved(several / "a" / "1", HOSTILE)
     saved(several / "b" / "2", holds=False)
     diagnosed(several / "c", HOSTILE)
-    every = {"run": saved(folder / "r"), "diagnosis": diagnosed(folder / "d"), "several": several}
+    every = {
+        "run": saved(folder / "r"),
+        "diagnosis": diagnosed(folder / "d"),
+        "search": searched(folder / "s"),
+        "beyond": searched(folder / "b", "beyond"),
+        "several": several,
+    }
     made = []
     for name, results_ in every.items():
         made.append(folder / f"{name}.html")

@@ -19,6 +19,7 @@ from lrdyn import cli
 from lrdyn.commands import verify
 from lrdyn.engine import report as texts
 from lrdyn.engine.evaluate import DATA_DIR
+from lrdyn.engine.mistakes import BadInput
 from lrdyn.engine.produce import concerned
 from lrdyn.figures import verdicts
 from lrdyn.registry import theorems
@@ -26,7 +27,7 @@ from lrdyn.report import commands, page, pictures, runs
 from lrdyn.report.markup import EMPTY, element, text
 from lrdyn.studies import studies
 from tests import reports
-from tests.reports import HOSTILE, diagnosed, saved
+from tests.reports import HOSTILE, diagnosed, saved, searched
 from tests.runs import ROOT, finished
 from tests.test_theorem import MY_THEOREM
 
@@ -75,7 +76,7 @@ def every(tmp_path_factory):
     return {one.stem: one.read_text() for one in reports.pages(tmp_path_factory.mktemp("reports"))}
 
 
-@pytest.fixture(params=["run", "diagnosis", "several"])
+@pytest.fixture(params=["run", "diagnosis", "search", "beyond", "several"])
 def html(request, every):
     return every[request.param]
 
@@ -149,6 +150,58 @@ def test_a_run_is_told_whole(every):
     assert "rho stays" not in said  # it is a formula
     assert "<mi>ρ</mi></math> stays below <math>" in every["run"]
     assert said.index("bound") < said.index("control shown")
+
+
+def test_a_search_is_told_whole(every):
+    inside, beyond = Page(every["search"]).text, Page(every["beyond"]).text
+    assert "no claim passes its threshold among 640 random points" in inside
+    assert "the nearest is rho, at 0.5 of it" in inside
+    for words in ("float64", "0.25", "1,200", "80", "python -m experiments.toy --seed 7", "dim"):
+        assert words in inside
+    assert "Claims fail where one of these alone is lost: d > 2 r." in beyond
+    for words in ("31 of 600", "lost", "from 2.5e+02", "hypothesis: scenario", "--seed 14"):
+        assert words in beyond
+    assert "0 of 600" not in beyond  # what never failed is no edge
+
+
+@pytest.mark.parametrize(
+    ("changed", "sign"),
+    [
+        ({"ratios": {"float64": 1.5}}, "✗"),
+        ({"repeated": 1.5}, "✗"),
+        ({"ratios": {"float64": None}, "lost": True}, "✗"),
+        ({"ratios": {}, "repeated": None, "command": None}, "○"),
+        ({}, "✓"),
+    ],
+)
+def test_the_verdict_of_a_search_is_that_of_its_claims(changed, sign, tmp_path):
+    folder = searched(tmp_path / "s")
+    content = json.loads((folder / "search.json").read_text())
+    content["claims"][0] |= changed
+    content["holds"] = sign != "✗"
+    (folder / "search.json").write_text(json.dumps(content))
+    assert f'">{sign} <span>' in made(folder).replace("\n", "")
+    content["holds"] = not content["holds"]
+    (folder / "search.json").write_text(json.dumps(content))
+    assert '">✗ <span>' in made(folder) or sign == "✗"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"claims": None}, {"claims": [{}]}, {"points": -1}, {"environment": []}, {"held": {"dim": 5}}],
+)
+def test_a_damaged_search_is_refused(changed, tmp_path):
+    with pytest.raises(BadInput, match="wanted a folder of results"):
+        made(searched(tmp_path / "s", **changed))
+
+
+def test_a_search_of_neither_kind_is_refused(tmp_path):
+    folder = searched(tmp_path / "s")
+    content = json.loads((folder / "search.json").read_text())
+    for wrong in ({"kind": "other"}, {"kind": "beyond"}):
+        (folder / "search.json").write_text(json.dumps(content | wrong))
+        with pytest.raises(BadInput, match="wanted"):
+            made(folder)
 
 
 def test_the_words_of_a_verdict():

@@ -10,11 +10,12 @@ from typing import NamedTuple
 from lrdyn.data import guarded
 from lrdyn.engine import results
 from lrdyn.engine.mistakes import BadInput
-from lrdyn.report import diagnoses, pictures, runs
+from lrdyn.report import diagnoses, pictures, runs, searches
 from lrdyn.report.diagnoses import Diagnosis
 from lrdyn.report.markup import Markup, element, joined
 from lrdyn.report.pictures import Picture
 from lrdyn.report.runs import Run
+from lrdyn.report.searches import SearchResult
 from lrdyn.system import whole_files
 
 FILE = "report.html"
@@ -59,12 +60,13 @@ class Contents(NamedTuple):
     runs: list[Run]
     diagnoses: list[Diagnosis]
     figures: list[Picture]
+    searches: list[SearchResult]
     others: int = 0
     """Runs in the folder that are not among those of its summary."""
 
 
 def contents(folder: Path, command: str = "") -> Contents:
-    """Find and read the results in a folder: of a run, of several, of a diagnosis.
+    """Find and read the results in a folder: of a run, of several, of a search, of a diagnosis.
 
     With ``summary.json`` these are the runs that it names, else all below the folder.
 
@@ -89,20 +91,23 @@ def contents(folder: Path, command: str = "") -> Contents:
 
 def _read(folder: Path, command: str) -> Contents:
     if (folder / whole_files.VERDICT).is_file():
-        return Contents([runs.read(folder, command)], [], [])
+        return Contents([runs.read(folder, command)], [], [], [])
     if (folder / diagnoses.NAME).is_file():
-        return Contents([], [diagnoses.read(folder)], [])
+        return Contents([], [diagnoses.read(folder)], [], [])
+    if (folder / searches.NAME).is_file():
+        return Contents([], [], [], [searches.read(folder)])
     below = sorted(_below(folder, whole_files.VERDICT))
     named = _summarised(folder)
     chosen = below if named is None else named
     found = [runs.read(one) for one in chosen]
     diagnosed = [diagnoses.read(one) for one in sorted(_below(folder, diagnoses.NAME))]
     drawn = [pictures.read(one) for one in sorted((folder / FIGURES).glob("*.png"))]
-    if not found and not diagnosed:
+    searched = [searches.read(one) for one in sorted(_below(folder, searches.NAME))]
+    if not found and not diagnosed and not searched:
         raise BadInput(
             f"report: got {os.fspath(folder)!r} (no results in it), wanted a folder of results"
         )
-    return Contents(found, diagnosed, drawn, len(set(below) - set(chosen)))
+    return Contents(found, diagnosed, drawn, searched, len(set(below) - set(chosen)))
 
 
 def _below(folder: Path, name: str) -> list[Path]:
@@ -134,7 +139,7 @@ def report(found: Contents, version: str) -> str:
     Raises:
         BadInput: without a single picture it is too large.
     """
-    owners = [*found.runs, *found.diagnoses]
+    owners = [*found.runs, *found.searches, *found.diagnoses]
     every = [*(picture for owner in owners for picture in owner.pictures), *found.figures]
     bare = _page(found, [False] * len(every), version)
     room = MOST - len(bare.encode()) - 2000 * len(every)
@@ -148,7 +153,10 @@ def report(found: Contents, version: str) -> str:
 
 
 def _page(found: Contents, fits: Sequence[bool], version: str) -> str:
-    anchors = [f"results-{place + 1}" for place in range(len(found.runs) + len(found.diagnoses))]
+    owners = [*found.runs, *found.searches, *found.diagnoses]
+    anchors = [f"results-{place + 1}" for place in range(len(owners))]
+    of_searches = anchors[len(found.runs) :][: len(found.searches)]
+    of_diagnoses = anchors[len(found.runs) + len(found.searches) :]
     left = list(fits)
 
     def take(owned: Sequence[Picture]) -> list[bool]:
@@ -160,7 +168,9 @@ def _page(found: Contents, fits: Sequence[bool], version: str) -> str:
     level = 1 if alone else 2
     for run, anchor in zip(found.runs, anchors, strict=False):
         sections.append(runs.section(run, take(run.pictures), anchor, level))
-    for one, anchor in zip(found.diagnoses, anchors[len(found.runs) :], strict=True):
+    for one, anchor in zip(found.searches, of_searches, strict=True):
+        sections.append(searches.section(one, anchor, level))
+    for one, anchor in zip(found.diagnoses, of_diagnoses, strict=True):
         sections.append(diagnoses.section(one, take(one.pictures), anchor, level))
     if found.figures:
         title = element("h2", "Figures and tables", id="figures")
@@ -208,7 +218,7 @@ def _definitions() -> Markup:
 
 
 def _title(found: Contents) -> str:
-    names = [one.name for one in (*found.runs, *found.diagnoses)]
+    names = [one.name for one in (*found.runs, *found.searches, *found.diagnoses)]
     return f"Report: {names[0]}" if len(names) == 1 else f"Report of {len(names)} results"
 
 
@@ -231,7 +241,9 @@ def _over_all(found: Contents, anchors: Sequence[str]) -> list[Markup]:
         ]
     links = [
         (one.name, anchor)
-        for one, anchor in zip(found.diagnoses, anchors[len(found.runs) :], strict=True)
+        for one, anchor in zip(
+            (*found.searches, *found.diagnoses), anchors[len(found.runs) :], strict=True
+        )
     ]
     links += [("Figures and tables", "figures")] if found.figures else []
     if links:
