@@ -340,3 +340,27 @@ def test_what_the_flags_may_not_be_is_tried_beyond(tmp_path):
     (file,) = tmp_path.glob("cubes/beyond-*/search.json")
     costly = [edge for edge in json.loads(file.read_text())["edges"] if edge["fails"]]
     assert {(edge["claim"], edge["hypothesis"]) for edge in costly} == {("cubed", "x <= 1000")}
+
+
+def test_a_climb_beyond_finds_where_ill_conditioning_costs_a_claim(tmp_path):
+    """Between the points that are drawn, in a narrow range of one flag."""
+
+    def disturbed(case):
+        away = jnp.log(case["rate"] / 3e4) / 0.02
+        error = jnp.where(case["rate"] > 1e3, 0.015 / (1 + away**2), 0.0)
+        ill = jnp.where(case["rate"] > 1e3, 1e15, 1.0)
+        return Cube(cube=(1 + error) * case["rate"] ** 3 * case["vector"], bound=ill)
+
+    claim = Claim(
+        "cubed",
+        "x^3 = x x x",
+        compares=lambda theory, run: (theory.cube, run.cube),
+        condition=lambda theory: theory.bound,
+    )
+    out = str(tmp_path)
+    assert cli.main(theorem(disturbed, claim), ["--search", "512", "--beyond", "--out", out]) == 0
+    (file,) = tmp_path.glob("cubes/beyond-*/search.json")
+    edges = json.loads(file.read_text())["edges"]
+    (edge,) = (e for e in edges if e["hypothesis"] == "ill-conditioned" and e["fails"])
+    assert 384 < edge["found_after"] <= 512
+    assert 1 < edge["ratio"] < 12  # .015 over two digits

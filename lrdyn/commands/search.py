@@ -288,7 +288,7 @@ def _beyond(asked: Asked) -> Compared:
     with _opened(asked) as (store, told):
         edges, unrun = searched_beyond(search, evaluator, store, told)
         written = _header(asked, "beyond", began) | {
-            "edges": [_edge(one, search.seed, asked.prog) for one in edges],
+            "edges": [_edge(one, asked.prog) for one in edges],
             "not_run": [_unrun(one, asked.prog) for one in unrun],
         }
         files.write_json(asked.folder / FILE, written)
@@ -302,7 +302,7 @@ def _beyond_command(prog: str, point: Mapping[str, Any]) -> str:
     return " ".join([prog, "--search 1 --beyond", *words_of(point)])
 
 
-def _edge(one: Edge, seed: int, prog: str) -> dict[str, Any]:
+def _edge(one: Edge, prog: str) -> dict[str, Any]:
     own = one.hypothesis == OWN_HYPOTHESES[0]
     return {
         "hypothesis": f"condition of {one.claim.id}" if own else one.hypothesis,
@@ -314,7 +314,7 @@ def _edge(one: Edge, seed: int, prog: str) -> dict[str, Any]:
         "ratio": _number(one.worst.ratio),
         "condition": _number(one.worst.condition),
         "least_condition": _number(one.least),
-        "found_after": None if one.first is None else one.first - seed + 1,
+        "found_after": one.found_after,
         "command": _beyond_command(prog, one.worst.asked),
     }
 

@@ -16,7 +16,7 @@ import numpy as np
 from lrdyn.core.checks import OutsideDomain
 from lrdyn.engine import claims as judging_claims
 from lrdyn.engine import forms, judging
-from lrdyn.engine.batches import WIDE, Evaluator, Point
+from lrdyn.engine.batches import WIDE, Evaluator, Point, points_of
 from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.mistakes import first_line
 from lrdyn.engine.outcomes import outcomes, precisions
@@ -30,8 +30,10 @@ from lrdyn.engine.search import (
     Drawn,
     Once,
     Search,
+    Worst,
     about_cases,
     asked_for,
+    climb,
     combinations,
     cut,
     is_test,
@@ -64,6 +66,8 @@ class Case(NamedTuple):
     place: int
     """Of its point in the batch."""
     asked: Point
+    reached: int = 0
+    """How many points were tried up to it."""
 
 
 class Edge(NamedTuple):
@@ -79,8 +83,8 @@ class Edge(NamedTuple):
     """The largest finite ratio; what has no number if there is none."""
     least: float
     """The smallest condition with which it fails."""
-    first: int | None
-    """Seed of the first point at which it fails; seeds are those of the points, in their order."""
+    found_after: int | None
+    """How many points were tried up to the first at which it fails."""
 
 
 class Unrun(NamedTuple):
@@ -283,21 +287,36 @@ def _arrays(found: Sequence[Case]) -> dict[str, np.ndarray]:
     }
 
 
+def climbs(points: int) -> int:
+    """On how many climbs of two generations a quarter of the points goes.
+
+    Example:
+        >>> [climbs(points) for points in (64, 511, 512, 2000)]
+        [0, 0, 1, 3]
+    """
+    return points // 4 // (2 * WIDE)
+
+
 def searched_beyond(
     search: Search,
     evaluator: Evaluator,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[Edge], list[Unrun]]:
-    """Which hypothesis' loss costs which claim, at the random points of a search."""
+    """Which hypothesis' loss costs which claim, at random points and on climbs.
+
+    A search climbs where ill-conditioning costs a claim most, if it cost it no digit that is asked
+    for at a random point: such cases are rare, and how ill they are is a matter of degree.
+    """
     progress = progress or Silent()
     progress.expect(search.points)
-    free = search._replace(experiment=unchecked(search.experiment))
+    random = search.points - 2 * WIDE * climbs(search.points)
+    free = search._replace(experiment=unchecked(search.experiment), points=random)
     once, known = Once(free.experiment), combinations_beyond(search)
     keeper, found = Keeper(search, evaluator, store), []
     unrun: dict[tuple[str, str], Unrun] = {}
-    for n in range(-(-search.points // WIDE)):
-        asked = drawn_beyond(search, known, n)
+    for n in range(-(-random // WIDE)):
+        asked = drawn_beyond(free, known, n)
         for scenario in free.experiment.scenarios:
             points = once.points(scenario, asked) if about_cases(scenario) else []
             for batch in cut(free.experiment, scenario, points):
@@ -313,7 +332,55 @@ def searched_beyond(
                         unrun.setdefault((scenario.id, lost), one)
                     found += keeper.cases(judged_controls, scenario, precision, batch)
         progress.advance(len(asked))
+    found = [case._replace(reached=case.asked["seed"] - search.seed + 1) for case in found]
+    for number, start in enumerate(worst_conditioned(search.experiment, found)):
+        if number == climbs(search.points):
+            break
+        progress.during(0.0, f"climb {number + 1}")
+        found += climbed(search, keeper, start, number, random + 2 * WIDE * number)
     return edges(found), list(unrun.values())
+
+
+def worst_conditioned(experiment: Experiment, found: Sequence[Case]) -> Iterator[Worst]:
+    """Ill-conditioned cases to climb from: of claims that no such case fails, the worst first."""
+    groups: dict[tuple[str, str], list[Case]] = {}
+    for case in found:
+        if case.lost == [ILL_CONDITIONED]:
+            groups.setdefault((case.claim.id, case.precision), []).append(case)
+    scenarios = {claim.id: s for s in experiment.scenarios for claim in s.claims}
+    worst = (max(several, key=lambda case: case.ratio) for several in groups.values())
+    for case in sorted((case for case in worst if case.ratio <= 1), key=lambda case: -case.ratio):
+        scenario = scenarios[case.claim.id]
+        point = points_of(experiment, scenario, case.asked)[0]
+        yield Worst(case.ratio, case.precision, scenario, case.claim, case.asked, point)
+
+
+def climbed(search: Search, keeper: Keeper, start: Worst, number: int, before: int) -> list[Case]:
+    """What two generations from an ill-conditioned case find of its claim.
+
+    Args:
+        search: what is searched.
+        keeper: judges, and keeps what was judged.
+        start: where the climb begins.
+        number: of the climb.
+        before: how many points were tried before it.
+    """
+    cases: list[Case] = []
+    tried = before
+
+    def over(points: Sequence[Drawn]) -> np.ndarray:
+        nonlocal tried
+        judged = keeper.cases(judged_beyond, start.scenario, start.precision, points)
+        ratios = np.zeros(len(points))
+        for case in judged:
+            if case.claim.id == start.claim.id and case.lost == [ILL_CONDITIONED]:
+                ratios[case.place] = min(case.ratio, 1e300)
+                cases.append(case._replace(reached=tried + case.place + 1))
+        tried += len(points)
+        return ratios
+
+    climb(search, start, number, over, 1)
+    return cases
 
 
 def edges(found: Sequence[Case]) -> list[Edge]:
@@ -329,7 +396,7 @@ def edges(found: Sequence[Case]) -> list[Edge]:
             [case for case in finite if case.ratio > 1] or fails or finite, key=lambda c: c.ratio
         )
         least = min((case.condition for case in fails), default=np.inf)
-        first = min((case.asked["seed"] for case in fails), default=None)
+        first = min((case.reached for case in fails), default=None)
         where = worst.claim, worst.lost[0], worst.precision
         rows.append(Edge(*where, len(several), len(fails), worst, least, first))
     return sorted(rows, key=lambda row: (not row.fails, row.hypothesis, row.claim.id))

@@ -8,7 +8,7 @@ that the same search goes on after a kill, and a longer one from a shorter.
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -323,13 +323,27 @@ def traced_flags(search: Search, start: Worst) -> list[Flag]:
     ]
 
 
-def climb(search: Search, court: Court, start: Worst, number: int) -> list[Record]:
-    """Differential evolution from a point: every generation is a batch of one program."""
+def climb(
+    search: Search,
+    start: Worst,
+    number: int,
+    over: Callable[[Sequence[Drawn]], np.ndarray],
+    most: int,
+) -> None:
+    """Differential evolution from a point: every generation is a batch of one program.
+
+    Args:
+        search: what is searched.
+        start: where the climb begins.
+        number: of the climb, from which its random numbers come.
+        over: ratios at points, 0 where nothing is judged; it keeps what it finds.
+        most: generations behind the first.
+    """
     from scipy.optimize import differential_evolution  # half a second: not at import
 
-    flags, records = traced_flags(search, start), []
+    flags = traced_flags(search, start)
     if not flags:
-        return []
+        return
     rng = source(search.experiment, search.seed, 2**31 + number)
     place = np.array([to_unit(flag, start.asked[flag.name]) for flag in flags])
     first = place + LOCAL * rng.standard_normal((WIDE, len(flags)))
@@ -345,27 +359,22 @@ def climb(search: Search, court: Court, start: Worst, number: int) -> list[Recor
             if one is not None
             for point in points_of(search.experiment, start.scenario, one)[:1]
         ]
-        fits = iter(points)
         if not points:
             return np.zeros(len(asked))
-        record = court.record(start.scenario, start.precision, [start.claim], points)
-        records.append(record)
-        over = np.nan_to_num(ratios(record, 1)[0][0], nan=0.0, posinf=1e300)
-        values = dict(zip(map(id, points), over, strict=True))
+        fits, values = iter(points), dict(zip(map(id, points), over(points), strict=True))
         return np.array([-values[id(next(fits))] if one is not None else 0.0 for one in asked])
 
     differential_evolution(
         lost,
         [(0.0, 1.0)] * len(flags),
         init=np.clip(first, 0.0, 1.0),  # pyright: ignore[reportArgumentType]
-        maxiter=generations(search.points),
+        maxiter=most,
         tol=0.0,
         polish=False,
         updating="deferred",
         vectorized=True,
         **seeded(rng),
     )
-    return records
 
 
 def seeded(rng: np.random.Generator) -> dict[str, Any]:
@@ -405,7 +414,13 @@ def searched(
     several = starts(worst_of(records, count_of_tests(records)))
     for number, start in enumerate(several):
         progress.during(0.0, f"climb {number + 1} of {len(several)}")
-        records += climb(search, court, start, number)
+
+        def over(points: Sequence[Drawn], start: Worst = start) -> np.ndarray:
+            record = court.record(start.scenario, start.precision, [start.claim], points)
+            records.append(record)
+            return np.nan_to_num(ratios(record, 1)[0][0], nan=0.0, posinf=1e300)
+
+        climb(search, start, number, over, generations(search.points))
     return records
 
 
