@@ -37,7 +37,8 @@ smaller.
 `--beyond` drops the hypotheses: what the flags leave, what a claim leaves out, what the controls
 break. It says which of them, lost alone, costs which claim, at which of the points first (the first
 is 1), and with which condition, the factor by which a run amplifies a small error of its data. An
-ill-conditioned case must keep two digits there. It ends with status 0.
+ill-conditioned case must keep two digits there; a quarter of the points lies on climbs from those
+that come nearest to losing them. It ends with status 0.
 
 CPU seconds are those of the process that ended a search, which may have gone on from others.
 
@@ -108,7 +109,7 @@ def beyond(one: Found) -> Iterator[str]:
             ratio = "lost" if edge["ratio"] is None else f"{edge['ratio']:.2g}"
             counts = f"{edge['fails']} of {edge['points']}"
             least = edge["least_condition"]
-            condition = "" if least is None or least == 1 else f"from {least:.1e}"
+            condition = "infinite" if least is None else "" if least == 1 else f"from {least:.1e}"
             where = edge["hypothesis"], f"`{edge['claim']}`", edge["precision"]
             yield row((*where, counts, f"{edge['found_after']:,}", ratio, condition))
     for case in one["not_run"]:

@@ -335,7 +335,7 @@ def _edges(edges: Sequence[Mapping[str, Any]], unrun: Sequence[Mapping[str, Any]
     for edge in costly:
         ratio = "lost" if edge["ratio"] is None else f"{edge['ratio']:.3g}"
         least = edge["least_condition"]
-        condition = "" if least is None else f"from {least:.2g}"
+        condition = "infinite" if least is None else "" if least == 1 else f"from {least:.2g}"
         count = f"{edge['fails']}/{edge['points']}"
         where = edge["hypothesis"], edge["claim"], edge["precision"]
         rows.append((*where, count, ratio, condition))

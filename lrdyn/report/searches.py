@@ -288,4 +288,4 @@ def _digits(value: float | None) -> str:
 
 def _condition(edge: Mapping[str, Any]) -> str:
     least = edge["least_condition"]
-    return "" if least in (None, 1) else f"from {least:.2g}"
+    return "infinite" if least is None else "" if least == 1 else f"from {least:.2g}"

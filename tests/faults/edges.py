@@ -32,6 +32,7 @@ class Edge(NamedTuple):
 EDGES = (
     Edge("corollary1", "condition of error_bound", "error_bound"),
     Edge("corollary1", "d > 2 rank", "compression"),
+    Edge("corollary1", "ill-conditioned", "error_identity"),
     Edge("theorem1", "sigma_r > sigma_{r+1}", "minimiser"),
     Edge("theorem2", "d > 2 rank", "factorization"),
     Edge("theorem4", "condition of lemma_3_3", "lemma_3_3"),
