@@ -342,6 +342,25 @@ def test_the_skewness_of_rare_masks_is_bounded_as_the_pages_say():
     assert claims._skewness_of_products(run) == pytest.approx(6.25 * summed**0.5 / 10**4)
 
 
+@pytest.mark.parametrize(("rows", "cols", "width"), [(7, 9, 5), (9, 7, 8)])
+def test_the_regression_that_is_drawn_has_the_spectra_that_it_says(rows, cols, width):
+    rank, sizes = min(rows, cols), {"rows": rows, "cols": cols, "width": width}
+    rates = {"keep_prob": 0.6, "learning_rate": 0.1, "steps": 3}
+    with jax.enable_x64():
+        case = dropout_minimiser_claims.make_case(jax.random.key(3), **sizes, **rates)
+        X, Y = np.asarray(case.inputs), np.asarray(case.target)
+    assert X.shape == Y.shape == (rows, cols)  # as many examples as columns
+    _, of_X, right = np.linalg.svd(X, full_matrices=False)
+    np.testing.assert_allclose(of_X[:rank], np.linspace(4 / 3, 2 / 3, rank), rtol=1e-12)
+    assert np.all(of_X[rank:] < 1e-12)
+    # What a network can reach of Y, and that the noise lies beside it.
+    reached = Y @ right[:rank].T
+    of_Y = np.linalg.svd(reached, compute_uv=False)
+    np.testing.assert_allclose(of_Y, np.linspace(1, 1 / rank, rank), rtol=1e-12)
+    beside = np.linalg.norm(Y - reached @ right[:rank])
+    assert beside > 0.1 if cols > rank else beside < 1e-12
+
+
 def test_a_bound_is_judged_in_every_entry():
     def compares(theory: DropoutTheory, run: DropoutMeasured):
         return theory.factorisations, run.factorisations
