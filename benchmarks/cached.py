@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.common import table
 from lrdyn import adapters
-from lrdyn.data.encoder import Config, blank
+from lrdyn.data.encoder import BertConfig, blank
 from lrdyn.networks import Bert, Tokens, mean_pooled
 from lrdyn.networks.packing import pack, room_for
 
@@ -36,7 +36,9 @@ class Case(NamedTuple):
 
 def measured(case: Case, repeats: int) -> list[tuple[str, float, float]]:
     """What is saved; steps per second with it saved, and not."""
-    config = Config(100, case.width, case.layers, case.heads, 4 * case.width, case.length, 2, 1e-12)
+    config = BertConfig(
+        100, case.width, case.layers, case.heads, 4 * case.width, case.length, 2, 1e-12
+    )
     model = jax.tree.map(jnp.ones_like, blank(jax.random.key(0), config, False))
     shape = (case.batch, case.length)
     # As long as STS-B's pairs: 27 tokens in the mean, the longest cut off.

@@ -144,7 +144,7 @@ def encoder_step(layers: int, width: int, heads: int, batch: int, length: int, r
         "type_vocab_size": 2,
         "layer_norm_eps": 1e-12,
     }
-    model = encoder.blank(jax.random.key(0), encoder.Config(**sizes), True)
+    model = encoder.blank(jax.random.key(0), encoder.BertConfig(**sizes), True)
     net = tuning.CrossEncoder(model, jnp.zeros(width), 0, "pooler")
     select = [f"model.layers.{l}.{name}" for l in range(layers) for name in MATRICES]
     select += ["model.pooler.weight"]

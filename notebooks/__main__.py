@@ -20,7 +20,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from lrdyn.commands.ending import Compared, run
+from lrdyn.commands.ending import Sameness, run
 from lrdyn.engine import accelerators
 from lrdyn.engine.configuration import BadInput
 from lrdyn.system import whole_files
@@ -73,7 +73,7 @@ def _place(notebook: Any, path: Path, error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
 
-def main(words: Sequence[str]) -> Compared:
+def main(words: Sequence[str]) -> Sameness:
     """Run the notebooks named, or all, and compare how they end with how they should."""
     if unknown := sorted(set(words) - set(names())):
         raise BadInput(f"notebook: got {unknown[0]!r}, wanted {', '.join(names())}")
@@ -89,7 +89,7 @@ def main(words: Sequence[str]) -> Compared:
     with ThreadPoolExecutor(1 if accelerators.accelerator() else AT_A_TIME) as pool:
         failures = [*filter(None, pool.map(ended, words or names()))]
     say(f"notebooks: {len(failures)} failed, {time.perf_counter() - begin:.0f} s")
-    return Compared(same=not failures)
+    return Sameness(same=not failures)
 
 
 if __name__ == "__main__":

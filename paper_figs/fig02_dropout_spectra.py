@@ -18,7 +18,7 @@ from lrdyn.engine.judging import Groups
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA
-from lrdyn.studies.dropout_spectra.activations import DropoutMeasured
+from lrdyn.studies.dropout_spectra.activations import TrainedDropoutMeasured
 from lrdyn.studies.dropout_spectra.minimum import MinimumMeasured, MinimumTheory
 from lrdyn.studies.dropout_spectra.raw import RawMeasured, RawTheory
 from paper_figs.paired import error
@@ -32,7 +32,7 @@ TITLES = {"dln": "linear network", "mlp": "perceptron", "resnet": "ResNet"}
 class Kind(NamedTuple):
     """One of the four spectra at the end, and how it is drawn."""
 
-    read: Callable[[DropoutMeasured], Any]
+    read: Callable[[TrainedDropoutMeasured], Any]
     text: str
     color: str
     dash: str
@@ -48,7 +48,7 @@ FORGOTTEN = 29
 """Step from which a network with running statistics is drawn: (1 - .1)^29 < .05 of them is still
 that of the untrained network."""
 
-MEANS: Mapping[str, Callable[[DropoutMeasured], Any]] = {
+MEANS: Mapping[str, Callable[[TrainedDropoutMeasured], Any]] = {
     "activations_rank": lambda run: run.activations_rank,
     "balanced_rank": lambda run: run.balanced_rank,
     "plain_activations_rank": lambda run: run.plain_activations_rank,
@@ -119,7 +119,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     runs = {name: groups[f"/{name}"] for name in TITLES if f"/{name}" in groups}
     drawn = _spectra(runs).merge(_ranks(runs))
     for name, read in MEANS.items():
-        ends = [fields.of_run(judged(run), DropoutMeasured)(read) for run in runs.values()]
+        ends = [fields.of_run(judged(run), TrainedDropoutMeasured)(read) for run in runs.values()]
         means = [float((end[..., -1] if "step" in end.dims else end).mean()) for end in ends]
         drawn[name] = ("network", means)
     drawn["seeds"] = ("network", [judged(run).seed.size for run in runs.values()])
@@ -139,7 +139,7 @@ def _spectra(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """Spectra at the end, of different sizes in one dataset, padded with NaN."""
     sets = []
     for name, results in runs.items():
-        run = fields.of_run(results, DropoutMeasured)
+        run = fields.of_run(results, TrainedDropoutMeasured)
         ends = [_first(run(kind.read), "step", "index").values[-1] for kind in KINDS.values()]
         width = len(ends[0])
         sets.append(
@@ -152,7 +152,7 @@ def _spectra(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
             )
         )
     if "dln" in runs:
-        run = fields.of_run(runs["dln"], DropoutMeasured)
+        run = fields.of_run(runs["dln"], TrainedDropoutMeasured)
         limit = _first(run(lambda run: run.shrunk), "index").values
         sets.append(xr.Dataset({"shrunk": ("index", limit)}, {"index": 1 + np.arange(len(limit))}))
     merged = xr.merge(sets, join="outer", compat="no_conflicts")
@@ -164,7 +164,7 @@ def _ranks(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """Effective ranks over the steps, mean over seeds and standard error, padded with NaN."""
     sets = []
     for name, results in runs.items():
-        run = fields.of_run(judged(results), DropoutMeasured)
+        run = fields.of_run(judged(results), TrainedDropoutMeasured)
         ranks = [run(MEANS[f"{kind}_rank"]) for kind in KINDS]
         flat = [r.transpose("seed", ..., "step").values.reshape(r.sizes["seed"], -1) for r in ranks]
         points = flat[0].shape[1]

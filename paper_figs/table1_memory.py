@@ -14,10 +14,10 @@ from jaxtyping import Int, Shaped
 
 from lrdyn.adapters import memory
 from lrdyn.adapters.algorithm_1 import (
+    DescentState,
     Method,
-    Parts,
-    Split,
-    State,
+    SplitParts,
+    WeightParts,
     begin,
     layered,
     merged,
@@ -101,7 +101,7 @@ def loss_on(batch: Batch) -> Callable[[Any], jax.Array]:
     return lambda weights: 0.5 * jnp.sum((weights @ batch[0] - batch[1]) ** 2)
 
 
-def apart(method: Method, state: State) -> tuple[Any, Any]:
+def apart(method: Method, state: DescentState) -> tuple[Any, Any]:
     """Weights, and what is held beside them: P of GaLore, unknown to the network, and the state."""
     split, inner = state
     if method.parts(split).coordinates is None:
@@ -109,16 +109,18 @@ def apart(method: Method, state: State) -> tuple[Any, Any]:
     return split, ((), inner)
 
 
-def together(weights: Any, held: Any) -> State:
+def together(weights: Any, held: Any) -> DescentState:
     """The inverse of :func:`apart`."""
     frozen, inner = held
-    return State(weights if isinstance(weights, Split) else Split(weights, frozen), inner)
+    return DescentState(
+        weights if isinstance(weights, SplitParts) else SplitParts(weights, frozen), inner
+    )
 
 
 def program(
     method: Method,
     optimizer: optax.GradientTransformation,
-    network: Callable[[Parts, Any], Any],
+    network: Callable[[WeightParts, Any], Any],
     W: jax.ShapeDtypeStruct,
     rank: int,
 ) -> Program:

@@ -30,7 +30,7 @@ from lrdyn.engine.cluster import credentials, local_workers, origins, tasks, wor
 from lrdyn.engine.configuration import BadInput, run_of
 from lrdyn.engine.produce import jobs_of, recipes_of
 from lrdyn.engine.reductions import Quantiles, Worst
-from lrdyn.engine.work import Asked, Context, Recipe
+from lrdyn.engine.work import Context, PartRequest, Recipe
 from lrdyn.registry import theorem
 from lrdyn.training import loop
 from tests.runs import XLA_FLAGS, Told, python, results_of, verdict_of
@@ -116,7 +116,7 @@ def test_only_names_come_back_where_the_store_is_seen(cluster, mine, tmp_path):
         return found[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clusters.Parts, "_result", result)
+        patch.setattr(clusters.ClusterParts, "_result", result)
         run(mine, client=cluster, store=tmp_path)
         assert found == [None] * 20
         run(mine, client=cluster)
@@ -313,10 +313,10 @@ def test_another_program_is_refused(mine):
     how |= {"x64": True, "matmuls": "highest", "reduce": {}}
     recipe = Recipe(None, "lrdyn.engine.sweep:sweep_of", how)
     outputs = (("B", (2, 2), "float32"),)
-    asked = Asked((("size", 2),), {"seed": np.arange(4)}, lanes=2, most=4, outputs=outputs)
-    task = tasks.Task(origins.origin(mine.chaotic, "function"), "key", asked)
+    asked = PartRequest((("size", 2),), {"seed": np.arange(4)}, lanes=2, most=4, outputs=outputs)
+    task = tasks.PartTask(origins.origin(mine.chaotic, "function"), "key", asked)
     failed = tasks.carry_out(pickle.dumps(recipe), pickle.dumps(task))
-    assert isinstance(failed, tasks.Failed)
+    assert isinstance(failed, tasks.TaskFailure)
     assert failed.line.endswith("among its results, wanted [('B', (2, 2), 'float32')]")
 
 

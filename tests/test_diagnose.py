@@ -517,7 +517,7 @@ def test_no_other_module_is_taken_in():
     after["norm.weight"] = 2 * before["norm.weight"]
     found = diagnosis.extract(before, after, rank=1, save="norm")
     assert set(found.adapter.saved) == {"norm.weight", "x.norm.weight"}
-    config = peft.peft_config.Config(ROOT, found.adapter.config)
+    config = peft.peft_config.PeftConfig(ROOT, found.adapter.config)
     adapted = {module for module in ("q", "x.q", "k", "x.k") if config.adapts(module)}
     assert adapted == set(found.errors) == {"q", "k", "x.k"}
     assert isinstance(config.content["target_modules"], str)

@@ -53,7 +53,7 @@ class Judged(NamedTuple):
     """False of an experiment, of which nothing is claimed."""
 
 
-class Compared(NamedTuple):
+class Sameness(NamedTuple):
     """What a comparison ends with."""
 
     same: bool
@@ -63,7 +63,7 @@ class Fault(Exception):
     """A fault of the machine, in one line."""
 
 
-Ending = Judged | Compared | Status | None
+Ending = Judged | Sameness | Status | None
 """What a command leaves; None without a verdict, a status where it ran another command."""
 
 
@@ -125,7 +125,7 @@ def _status(ending: Ending) -> int:
     match ending:
         case Status():
             return ending
-        case Compared():
+        case Sameness():
             return HOLDS if ending.same else FAILS
         case Judged():
             if json.loads(ending.file.read_bytes())["holds"] is not ending.holds:

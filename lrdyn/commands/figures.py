@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from lrdyn.commands.ending import Compared, Fault
+from lrdyn.commands.ending import Fault, Sameness
 from lrdyn.core.show import near, shortened
 from lrdyn.engine import accelerators, measured_arithmetic, mistakes
 from lrdyn.engine.arguments import Example, Parser, add_device_flags, folder
@@ -42,7 +42,7 @@ def main(
     prog: str = "figures",
     written_in: Collection[Path] = (),
     machine: KeptPrograms | None = None,
-) -> Compared | None:
+) -> Sameness | None:
     """Command line of figures and tables: ``[draw|check|baseline] [name ...] [flags]``.
 
     Args:
@@ -83,7 +83,7 @@ def main(
         return None
     if uncompared := _not_compared(chosen, options, baselines):
         say(uncompared)
-    return Compared(all(agree))
+    return Sameness(all(agree))
 
 
 def _not_compared(chosen: Sequence[Exhibit], options: argparse.Namespace, baselines: Path) -> str:
@@ -138,7 +138,7 @@ def _failure(failed: Mapping[str, Exception]) -> Exception:
     return fault
 
 
-class Command(NamedTuple):
+class FiguresCommand(NamedTuple):
     """A parsed command line."""
 
     options: argparse.Namespace
@@ -146,14 +146,16 @@ class Command(NamedTuple):
     chosen: list[Exhibit]
 
 
-def parse(exhibits: Sequence[Exhibit], argv: Sequence[str], prog: str = "figures") -> Command:
+def parse(
+    exhibits: Sequence[Exhibit], argv: Sequence[str], prog: str = "figures"
+) -> FiguresCommand:
     """Read a command line, without the program's name.
 
     Raises:
         BadInput: an argument is unknown.
     """
     options = parser_of(exhibits, prog).parse(argv)
-    return Command(options, *_choose(options.figures, exhibits))
+    return FiguresCommand(options, *_choose(options.figures, exhibits))
 
 
 def begin(argv: Sequence[str] | None, prog: str) -> KeptPrograms | None:

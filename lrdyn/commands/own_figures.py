@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrdyn.commands import example, figures
-from lrdyn.commands.ending import Compared
+from lrdyn.commands.ending import Sameness
 from lrdyn.commands.own import imported
 from lrdyn.engine import mistakes
 from lrdyn.engine.arguments import Example, Parser
@@ -57,7 +57,7 @@ fi
 """
 
 
-def main(words: Sequence[str]) -> Compared | None:
+def main(words: Sequence[str]) -> Sameness | None:
     """``lrdyn figures``: the command of figures for those of a folder; ``init`` makes one."""
     if list(words[:1]) == ["init"]:
         parser_of_init().parse(words[1:])

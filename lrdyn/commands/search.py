@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrdyn.commands.ending import UNDECIDED, Compared, Status
+from lrdyn.commands.ending import UNDECIDED, Sameness, Status
 from lrdyn.core.show import aligned
 from lrdyn.engine import claims, files, measured_arithmetic, parts, progress
 from lrdyn.engine.arguments import whole
@@ -27,7 +27,7 @@ from lrdyn.engine.runs import held_folder, remove_empty
 from lrdyn.engine.search import (
     Search,
     Summary,
-    Worst,
+    WorstCase,
     count_of_tests,
     is_test,
     searched,
@@ -75,7 +75,7 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class Asked(NamedTuple):
+class SearchCommand(NamedTuple):
     """A search as it was asked for."""
 
     search: Search
@@ -91,7 +91,7 @@ def command(
     words: Sequence[str],
     prog: str,
     kept: Callable[[KeptPrograms | None], KeptPrograms | None],
-) -> Compared | Status:
+) -> Sameness | Status:
     """Search, print and write; different if a claim is above its threshold somewhere.
 
     Args:
@@ -124,12 +124,12 @@ def command(
     folder = out / theorem.name / f"{kind}-{search.name}"
     if options.memory:
         context = context._replace(memory=options.memory)
-    asked = Asked(search, folder, out, prog or f"lrdyn verify {theorem.name}", context)
+    asked = SearchCommand(search, folder, out, prog or f"lrdyn verify {theorem.name}", context)
     return _beyond(asked) if options.beyond else _inside(asked)
 
 
 @contextmanager
-def _opened(asked: Asked) -> Iterator[tuple[parts.Store, progress.Progress]]:
+def _opened(asked: SearchCommand) -> Iterator[tuple[parts.Store, progress.Progress]]:
     """The folder of a search with what was found before, and progress."""
     folder, search = asked.folder, asked.search
     with held_folder(folder, asked.out, "--out") as made:
@@ -147,7 +147,7 @@ def _opened(asked: Asked) -> Iterator[tuple[parts.Store, progress.Progress]]:
             raise
 
 
-def _inside(asked: Asked) -> Compared | Status:
+def _inside(asked: SearchCommand) -> Sameness | Status:
     search, began = asked.search, time.process_time()
     evaluator = Evaluator(search.experiment, asked.context)
     with _opened(asked) as (store, told):
@@ -172,15 +172,15 @@ def _inside(asked: Asked) -> Compared | Status:
     say("\n".join(_table(entries)))
     say(f"{search.points:,} points and what the climbs added: {asked.folder / FILE}")
     if over:
-        return Compared(same=False)
+        return Sameness(same=False)
     carriers = {claim.id for claim in search.experiment.scenarios[0].claims if claim.carries}
     if not any(one.judged for one in found if one.claim.id in carriers):
         say("no point was judged of a claim that carries the verdict")
         return Status(UNDECIDED)
-    return Compared(same=True)
+    return Sameness(same=True)
 
 
-def _header(asked: Asked, kind: str, began: float) -> dict[str, Any]:
+def _header(asked: SearchCommand, kind: str, began: float) -> dict[str, Any]:
     search = asked.search
     return {
         "schema": 1,
@@ -197,7 +197,7 @@ def _header(asked: Asked, kind: str, began: float) -> dict[str, Any]:
     }
 
 
-def _words(asked: Asked, kind: str) -> list[str]:
+def _words(asked: SearchCommand, kind: str) -> list[str]:
     search = asked.search
     words = ["--search", str(search.points), *(["--beyond"] if kind == "beyond" else [])]
     words += ["--seed", str(search.seed)] if search.seed else []
@@ -207,7 +207,7 @@ def _words(asked: Asked, kind: str) -> list[str]:
     return words
 
 
-def repeated(experiment: Experiment, worst: Worst, context: Context, tests: int) -> float:
+def repeated(experiment: Experiment, worst: WorstCase, context: Context, tests: int) -> float:
     """The ratio that the command of a point gives: its program computes this point alone."""
     alone = replace(experiment, scenarios=(replace(worst.scenario, controls=()),))
     settings = {n: [v] for n, v in worst.asked.items() if n != "seed" and v is not None}
@@ -221,7 +221,7 @@ def repeated(experiment: Experiment, worst: Worst, context: Context, tests: int)
     return float(np.nanmax(ratios)) if not np.all(np.isnan(ratios)) else float("nan")
 
 
-def command_of(prog: str, worst: Worst) -> str:
+def command_of(prog: str, worst: WorstCase) -> str:
     """The command line that repeats a point."""
     first = f"{prog} --dtype {worst.precision} --seeds 1"
     return " ".join([first, *words_of(worst.asked)])
@@ -282,7 +282,7 @@ def short(entry: Mapping[str, Any], precision: str) -> str:
 # Beyond the hypotheses ------------------------------------------------------------------------
 
 
-def _beyond(asked: Asked) -> Compared:
+def _beyond(asked: SearchCommand) -> Sameness:
     search, began = asked.search, time.process_time()
     evaluator = Evaluator(search.experiment, asked.context)
     with _opened(asked) as (store, told):
@@ -295,7 +295,7 @@ def _beyond(asked: Asked) -> Compared:
     say(f"{search.experiment.name}: {search.experiment.summary}")
     say("\n".join(_edges(written["edges"], written["not_run"])))
     say(f"{search.points:,} points without hypotheses: {asked.folder / FILE}")
-    return Compared(same=True)
+    return Sameness(same=True)
 
 
 def _beyond_command(prog: str, point: Mapping[str, Any]) -> str:

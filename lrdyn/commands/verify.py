@@ -179,14 +179,14 @@ def flags_of(theorem: Experiment) -> set[str]:
     return set(parser_of(theorem)._option_string_actions)
 
 
-class Command(NamedTuple):
+class VerifyCommand(NamedTuple):
     """A parsed command line."""
 
     run: Run
     options: argparse.Namespace
 
 
-def parse(theorem: Experiment, argv: Sequence[str]) -> Command:
+def parse(theorem: Experiment, argv: Sequence[str]) -> VerifyCommand:
     """Read a command line of a theorem, without the program's name.
 
     Raises:
@@ -195,18 +195,18 @@ def parse(theorem: Experiment, argv: Sequence[str]) -> Command:
     return _command(theorem, parser_of(theorem).parse(argv))
 
 
-def _command(theorem: Experiment, options: argparse.Namespace) -> Command:
+def _command(theorem: Experiment, options: argparse.Namespace) -> VerifyCommand:
     check_cluster(options)
     given = {f.name: getattr(options, f.name) for f in theorem.flags if f.name in vars(options)}
     asked = {name: getattr(options, name, None) for name in defaults(theorem)}
     common = {n: d if asked[n] is None else asked[n] for n, d in defaults(theorem).items()}
     place = getattr(options, "data_dir", None) or ""
     run = configured(theorem, given, common, memory=options.memory or ON_A_CPU, data_dir=place)
-    return Command(run, options)
+    return VerifyCommand(run, options)
 
 
 def verify_command(
-    command: Command, *, host_devices: int | None = None, bar: bool = True
+    command: VerifyCommand, *, host_devices: int | None = None, bar: bool = True
 ) -> tuple[Verification, Path]:
     """One theorem's command without its printing; :func:`carry_out` says what comes back.
 

@@ -70,17 +70,17 @@ def instance(name: str, x: Any, kind: Any = Callable) -> Any:
     return x
 
 
-class Kind(NamedTuple):
+class NumberKind(NamedTuple):
     """Types of numbers, as JAX has them, and their name in a message."""
 
     types: tuple[Any, ...]
     wanted: str
 
 
-FLOATS = Kind((jnp.floating, jnp.integer), "floating-point numbers")
-INTEGERS = Kind((jnp.integer,), "integers")
-BOOLEANS = Kind((jnp.bool_,), "booleans")
-KEYS = Kind((jax.dtypes.prng_key,), "a random key")
+FLOATS = NumberKind((jnp.floating, jnp.integer), "floating-point numbers")
+INTEGERS = NumberKind((jnp.integer,), "integers")
+BOOLEANS = NumberKind((jnp.bool_,), "booleans")
+KEYS = NumberKind((jax.dtypes.prng_key,), "a random key")
 
 
 @cache
@@ -94,7 +94,7 @@ def _is(x: Any, types: tuple[Any, ...]) -> bool:
     return dtype is not None and _is_type(dtype, types)
 
 
-def _typed(name: str, x: Any, kind: Kind) -> Any:
+def _typed(name: str, x: Any, kind: NumberKind) -> Any:
     """Numbers of a kind."""
     if not _is(x, kind.types):
         got = f"dtype {x.dtype}" if hasattr(x, "dtype") else f"type {type(x).__name__}"
@@ -144,7 +144,12 @@ def _text_of(axes: Axes, lengths: Lengths) -> str:
 
 
 def _number(
-    name: str, x: Any, axes: Axes, kind: Kind, inside: Callable[[Any], Any] | None, domain: str
+    name: str,
+    x: Any,
+    axes: Axes,
+    kind: NumberKind,
+    inside: Callable[[Any], Any] | None,
+    domain: str,
 ) -> Any:
     """A number or an array of a kind, of this shape and inside a domain."""
     number = _typed(name, x, kind)
@@ -180,7 +185,7 @@ def integer(name: str, x: Any, low: int = 1, high: int | None = None, axes: Axes
     if type(x) is int and x >= 2**63:
         refuse(name, x, f"an integer below {2**63 if high is None else high + 1}")
     domain = f"at least {low}" if high is None else f"{low} to {high}"
-    kind = Kind(INTEGERS.types, f"an integer, {domain}")
+    kind = NumberKind(INTEGERS.types, f"an integer, {domain}")
 
     def inside(x: Any) -> Any:
         return (low <= x) & (high is None or x <= high)
@@ -202,7 +207,7 @@ def steps(x: Any) -> Any:
     """Step numbers, which have room in 32 bits."""
     x, wanted = np.array(x) if isinstance(x, tuple | list) else x, "increasing integers >= 0"
     gaps = partial(np.diff, prepend=-1, append=np.int64(2**31))
-    kind = Kind(INTEGERS.types, wanted)
+    kind = NumberKind(INTEGERS.types, wanted)
     return _number("steps", x, ("times",), kind, lambda x: gaps(x) > 0, wanted)
 
 
@@ -279,7 +284,7 @@ def layers(
 
 Check = Callable[[str, Any, Lengths], Any]
 """``check(name, x, lengths)`` returns the argument x, and adds the lengths of its axes."""
-HINTS: list[tuple[Any, Kind]] = [
+HINTS: list[tuple[Any, NumberKind]] = [
     (Float, FLOATS),
     (Int, INTEGERS),
     (Bool, BOOLEANS),
@@ -421,7 +426,9 @@ def _axes_of(words: str) -> Axes:
     return tuple(axes)
 
 
-def _check_numbers(kind: Kind, shapes: list[Axes], name: str, x: Any, lengths: Lengths) -> Any:
+def _check_numbers(
+    kind: NumberKind, shapes: list[Axes], name: str, x: Any, lengths: Lengths
+) -> Any:
     number = _typed(name, x, kind)
     axes = shapes[0]
     if len(shapes) > 1:  # the message says what comes nearest

@@ -48,7 +48,7 @@ REMOTE: dict[str, Remote] = {
 """What can be downloaded."""
 
 
-class Failed(Exception):
+class DownloadFailed(Exception):
     """A fault of the network, or of what came: one line, and nothing is left."""
 
 
@@ -89,16 +89,16 @@ def download(name: str, *, address: str | None = None, folder: str | Path | None
     except RequestException as error:
         answer: Any = error.response
         reason = type(error).__name__ if answer is None else f"answer {answer.status_code}"
-        raise Failed(f"{remote.file}: got {reason}, wanted a download") from None
+        raise DownloadFailed(f"{remote.file}: got {reason}, wanted a download") from None
     except ValueError:  # from pooch, which has removed what came
         wanted = f"the file with {remote.checksum}"
-        raise Failed(f"{remote.file}: got another checksum, wanted {wanted}") from None
+        raise DownloadFailed(f"{remote.file}: got another checksum, wanted {wanted}") from None
     except whole_files.Linked as error:
         place = ascii(os.fspath(error.filename))[1:-1]
         raise ValueError(f"{place}: got a symbolic link, wanted a file or folder") from None
     except OSError as error:
         place = ascii(str(error.filename or target))[1:-1]
-        raise Failed(f"{place}: got {error.strerror}, wanted a folder with room") from None
+        raise DownloadFailed(f"{place}: got {error.strerror}, wanted a folder with room") from None
     return target / remote.file
 
 
@@ -156,7 +156,7 @@ class _Bar:
         """Count what came; pooch counts the last piece as a whole one."""
         self.done += size
         if self.done > self.remote.size + 2**20:
-            raise Failed(
+            raise DownloadFailed(
                 f"{self.remote.file}: got more than {self.remote.size} bytes, wanted these"
             )
         if self.shown:

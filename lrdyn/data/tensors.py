@@ -56,7 +56,7 @@ class Info(NamedTuple):
     shape: tuple[int, ...]
 
 
-class Known(NamedTuple):
+class TensorFormat(NamedTuple):
     """What a tensor should be."""
 
     shape: tuple[int, ...]
@@ -156,7 +156,7 @@ def opened(path: str | Path) -> Tensors:
     return _sharded(path) if path.suffix == ".json" else _of_file(path)
 
 
-def check(tensors: Tensors, known: Mapping[str, Known], *, more: bool = False) -> None:
+def check(tensors: Tensors, known: Mapping[str, TensorFormat], *, more: bool = False) -> None:
     """Compare names, shapes and types with what they should be; nothing is read.
 
     Args:

@@ -66,7 +66,7 @@ def batches_of(
         yield from (several[k : k + WIDE] for k in range(0, len(several), WIDE))
 
 
-class Program(NamedTuple):
+class CompiledJob(NamedTuple):
     """A compiled program and the job that it is of."""
 
     job: Job
@@ -79,7 +79,7 @@ class Evaluator:
 
     def __init__(self, experiment: Experiment, context: Context = DEFAULT):
         self.experiment, self.context = experiment, context._replace(store=None)
-        self.programs: dict[str, Program] = {}
+        self.programs: dict[str, CompiledJob] = {}
 
     def results(
         self,
@@ -118,7 +118,7 @@ class Evaluator:
         plan = Planned(scenario, precision, name, listed(rows), fixed, controls)
         return job_for(self.experiment, plan, fixed, optimize=False)
 
-    def _program(self, job: Job, scenario: Scenario, point: Point, width: int) -> Program:
+    def _program(self, job: Job, scenario: Scenario, point: Point, width: int) -> CompiledJob:
         shape = {name: point[name] for name in job.shapes}
         words = [job.group, [c.id for c in job.controls], width, shape, job.attributes["fixed"]]
         key = canonical(words)
@@ -130,10 +130,10 @@ class Evaluator:
                 named = tuple(shape.items())
                 group = programs.trace(sweep.function, named, indices, sweep.points, sweep.plan)
                 run = programs.compile_in(pool, group).result()
-            self.programs[key] = Program(job, group, run)
+            self.programs[key] = CompiledJob(job, group, run)
         return self.programs[key]
 
-    def _computed(self, program: Program, job: Job) -> "xarray.Dataset":
+    def _computed(self, program: CompiledJob, job: Job) -> "xarray.Dataset":
         group = program.group
         with job.sweep(self.context).scope():
             columns = programs.columns_of(job.points, dict(group.shape))

@@ -27,7 +27,7 @@ from lrdyn.engine.random_settings import SHAPES, TRIES, Settings, chosen, run_wi
 from lrdyn.engine.results import canonical
 from lrdyn.engine.search import (
     Court,
-    Drawn,
+    DrawnPoint,
     Once,
     Search,
     about_cases,
@@ -164,7 +164,7 @@ def cases(
     claim: Claim,
     found: "xarray.Dataset",
     precision: str,
-    points: Sequence[Drawn],
+    points: Sequence[DrawnPoint],
     *,
     dropped: str = "",
 ) -> Iterator[Case]:
@@ -187,13 +187,13 @@ def broken(scenario: Scenario, precision: str) -> list[tuple[Control, ...]]:
 
 
 def at_controls(
-    experiment: Experiment, scenario: Scenario, control: Control, batch: Sequence[Drawn]
-) -> list[Drawn]:
+    experiment: Experiment, scenario: Scenario, control: Control, batch: Sequence[DrawnPoint]
+) -> list[DrawnPoint]:
     """Points with the shapes at which a control runs, and what else it fixes."""
     deciding = [flag for flag in experiment.flags if flag.shapes or not flag.swept]
     shapes = {f.name: f.quick[0] if f.quick else None for f in deciding}
     shapes |= {n: v for n, v in scenario.at.items() if n in shapes}
-    return [Drawn(one.asked, {**one.point, **shapes, **control.at}) for one in batch]
+    return [DrawnPoint(one.asked, {**one.point, **shapes, **control.at}) for one in batch]
 
 
 def judged_beyond(
@@ -201,7 +201,7 @@ def judged_beyond(
     evaluator: Evaluator,
     scenario: Scenario,
     precision: str,
-    batch: Sequence[Drawn],
+    batch: Sequence[DrawnPoint],
 ) -> Iterator[Case]:
     """The claims of a scenario at points, whatever the flags leave."""
     refused = [refusal(search.experiment, one.asked) for one in batch]
@@ -218,7 +218,7 @@ def judged_controls(
     evaluator: Evaluator,
     scenario: Scenario,
     precision: str,
-    batch: Sequence[Drawn],
+    batch: Sequence[DrawnPoint],
 ) -> Iterator[Case]:
     """The claims of controls, which move cases away from a hypothesis or go without it."""
     for controls in broken(scenario, precision) if scenario.traced else ():
@@ -238,10 +238,10 @@ def alone(case: Case) -> Iterator[Case]:
         yield case
 
 
-Judge = Callable[[Search, Evaluator, Scenario, str, Sequence[Drawn]], Iterator[Case]]
+Judge = Callable[[Search, Evaluator, Scenario, str, Sequence[DrawnPoint]], Iterator[Case]]
 
 
-class Keeper:
+class BatchJudge:
     """Judges batches, and keeps what was found of them."""
 
     def __init__(self, search: Search, evaluator: Evaluator, store: Store | None):
@@ -249,7 +249,7 @@ class Keeper:
         self.made_by = Court(search, evaluator, store).made_by
 
     def cases(
-        self, judge: Judge, scenario: Scenario, precision: str, batch: Sequence[Drawn]
+        self, judge: Judge, scenario: Scenario, precision: str, batch: Sequence[DrawnPoint]
     ) -> list[Case]:
         """Of a batch, from the store if they are there."""
         words = [*self.made_by, judge.__name__, scenario.id, precision]
@@ -294,7 +294,7 @@ def searched_beyond(
     progress.expect(search.points)
     free = search._replace(experiment=unchecked(search.experiment))
     once, known = Once(free.experiment), combinations_beyond(search)
-    keeper, found = Keeper(search, evaluator, store), []
+    keeper, found = BatchJudge(search, evaluator, store), []
     unrun: dict[tuple[str, str], Unrun] = {}
     for n in range(-(-search.points // WIDE)):
         asked = drawn_beyond(search, known, n)

@@ -19,7 +19,7 @@ from lrdyn.engine.labels import Mislabelled
 from lrdyn.engine.mistakes import BadInput, place
 from lrdyn.engine.outcomes import control_group
 from lrdyn.engine.points import Points, product
-from lrdyn.engine.programs import Plan
+from lrdyn.engine.programs import SweepPlan
 from lrdyn.engine.shared import Shared
 from lrdyn.engine.sources import (
     code_digest,
@@ -107,7 +107,7 @@ class Job(NamedTuple):
         if self.scenario.traced and not trains:
             elsewhere = worker or context.elsewhere is not None  # a worker has one device
             devices = jax.local_devices()[: 1 if elsewhere else None]
-            plan = Plan(
+            plan = SweepPlan(
                 batched=False,
                 lanes=context.lanes or usual_lanes(devices[0], self.lanes),
                 memory=context.memory,

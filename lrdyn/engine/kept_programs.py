@@ -62,7 +62,7 @@ OURS = "lrdyn_kept"
 """Name of the functions whose programs are kept here, by which JAX's cache leaves them alone."""
 
 
-class Kept(NamedTuple):
+class StoredProgram(NamedTuple):
     """The place of a program."""
 
     folder: SignedFolder
@@ -207,11 +207,11 @@ class KeptPrograms(NamedTuple):
         write(self.folder, name, json.dumps({"found": found}).encode())
         return found
 
-    def place(self, identity: str, *context: Any) -> Kept:
+    def place(self, identity: str, *context: Any) -> StoredProgram:
         """Where a program is kept: what it is, and all else that decides it."""
         decided_by = (self.code, _below(), identity, context, _config())
         digest = hashlib.sha256(repr(decided_by).encode())
-        return Kept(self.folder, f"lrdyn-{digest.hexdigest()[:32]}")
+        return StoredProgram(self.folder, f"lrdyn-{digest.hexdigest()[:32]}")
 
 
 def let_jax_keep(folder: str | None) -> None:

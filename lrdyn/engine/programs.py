@@ -16,7 +16,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from lrdyn.engine.kept_programs import OURS, Facts, Kept, KeptPrograms
+from lrdyn.engine.kept_programs import OURS, Facts, KeptPrograms, StoredProgram
 from lrdyn.engine.mistakes import BadInput
 from lrdyn.engine.points import Column, Points
 from lrdyn.engine.shared import NAME, Shared
@@ -37,7 +37,7 @@ Run = Callable[[Values, Any], Values]
 """A function of the values of points and of what they share."""
 
 
-class Plan(NamedTuple):
+class SweepPlan(NamedTuple):
     """How a sweep is to run, see :func:`lrdyn.sweep`."""
 
     batched: bool
@@ -55,7 +55,7 @@ class Plan(NamedTuple):
 class Group(NamedTuple):
     """Points of one shape and the program that they share."""
 
-    plan: Plan
+    plan: SweepPlan
     traced: Callable[[], Any]
     """One call of the function: of ``lanes`` points batched, or of one; whether slots are used."""
     outputs: dict[str, jax.ShapeDtypeStruct]
@@ -72,7 +72,7 @@ class Group(NamedTuple):
     """Names and values of the axes that decide shapes."""
     size: int = 0
     """Bytes of one point."""
-    kept: Kept | None = None
+    kept: StoredProgram | None = None
     """Where the compiled program is, or is to be."""
     fit: int = 0
     """Points that the memory of a part holds."""
@@ -115,7 +115,7 @@ def trace(
     shape: tuple,
     indices: np.ndarray,
     points: Points,
-    plan: Plan,
+    plan: SweepPlan,
     most: int = 0,
 ) -> Group:
     """Trace a function for the points of one shape, and cut them into parts.
@@ -172,7 +172,7 @@ def _context(group: Group) -> tuple:
     return jax.__version__, group.devices[0].device_kind, group.lanes, options
 
 
-def _facts(group: Group, there: Kept | None) -> Facts:
+def _facts(group: Group, there: StoredProgram | None) -> Facts:
     """What only tracing tells; the text of a large program is long, so its sources name it."""
     traced = group.traced()
     size = _jaxpr_bytes(traced.jaxpr.jaxpr) // (group.lanes if group.several else 1)
@@ -227,7 +227,7 @@ def trace_part(
     values: dict[str, np.ndarray],
     lanes: int,
     most: int,
-    plan: Plan,
+    plan: SweepPlan,
 ) -> Group:
     """The program of a part that another process cut, for parts of at most so many points."""
     traced = cache(lambda: _traced(function, dict(shape), values, lanes, plan))
@@ -241,7 +241,7 @@ def _traced(
     known: Mapping[str, Any],
     columns: Mapping[str, Any],
     lanes: int,
-    plan: Plan,
+    plan: SweepPlan,
 ) -> Any:
     """One call of a function traced."""
 
@@ -266,7 +266,7 @@ def _traced(
     )
 
 
-def _named_by(plan: Plan, program: Callable) -> Callable:
+def _named_by(plan: SweepPlan, program: Callable) -> Callable:
     """Give a program its name, by which JAX's cache tells those that are kept beside it."""
     program.__name__ = OURS if plan.kept else "sweep"
     return program

@@ -276,7 +276,7 @@ def of_part(reductions: Reductions, arrays: Numbers) -> Numbers:
     }
 
 
-class Kept:
+class RunningReductions:
     """What is kept of all parts so far.
 
     Args:

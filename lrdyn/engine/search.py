@@ -72,7 +72,7 @@ class Search(NamedTuple):
         return hashlib.sha256(words.encode()).hexdigest()[:12]
 
 
-class Drawn(NamedTuple):
+class DrawnPoint(NamedTuple):
     """A point as a command line asks for it, and as a scenario is run at it."""
 
     asked: Point
@@ -85,7 +85,7 @@ class Record(NamedTuple):
     scenario: Scenario
     precision: str
     claims: tuple[Claim, ...]
-    points: Sequence[Drawn]
+    points: Sequence[DrawnPoint]
     found: Mapping[str, np.ndarray]
     """See :func:`lrdyn.engine.batches.judged`."""
 
@@ -155,7 +155,7 @@ class Once:
     def __init__(self, experiment: Experiment):
         self.experiment, self.seen = experiment, Counter()
 
-    def points(self, scenario: Scenario, asked: Sequence[Point]) -> list[Drawn]:
+    def points(self, scenario: Scenario, asked: Sequence[Point]) -> list[DrawnPoint]:
         """Those that are left."""
         found = []
         for one in asked:
@@ -164,7 +164,7 @@ class Once:
                 key = canonical([scenario.id, mine])
                 self.seen[key] += 1
                 if self.seen[key] <= REPEATS:
-                    found.append(Drawn(one, point))
+                    found.append(DrawnPoint(one, point))
         return found
 
 
@@ -188,7 +188,7 @@ class Court:
         scenario: Scenario,
         precision: str,
         claims: Sequence[Claim],
-        points: Sequence[Drawn],
+        points: Sequence[DrawnPoint],
     ) -> Record:
         """What is found of claims at points that share a program, from the store if it is there."""
         words = [*self.made_by, scenario.id, precision, [c.id for c in claims]]
@@ -209,8 +209,8 @@ def about_cases(scenario: Scenario) -> list[Claim]:
 
 
 def cut(
-    experiment: Experiment, scenario: Scenario, points: Sequence[Drawn]
-) -> Iterator[list[Drawn]]:
+    experiment: Experiment, scenario: Scenario, points: Sequence[DrawnPoint]
+) -> Iterator[list[DrawnPoint]]:
     """Points that share a program."""
     places = {id(one.point): one for one in points}
     for batch in batches_of(experiment, scenario, [one.point for one in points]):
@@ -263,7 +263,7 @@ def ratios(record: Record, tests: int) -> tuple[np.ndarray, np.ndarray]:
     return np.where(reasons == "", over, np.nan), reasons
 
 
-class Worst(NamedTuple):
+class WorstCase(NamedTuple):
     """The point at which a claim came nearest to its threshold, or above it."""
 
     ratio: float
@@ -274,7 +274,7 @@ class Worst(NamedTuple):
     point: Point
 
 
-def worst_of(records: Sequence[Record], tests: int) -> list[Worst]:
+def worst_of(records: Sequence[Record], tests: int) -> list[WorstCase]:
     """For each claim, precision and record the worst point, if there is one that was judged."""
     found = []
     for record in records:
@@ -284,14 +284,14 @@ def worst_of(records: Sequence[Record], tests: int) -> list[Worst]:
                 at = int(np.nanargmax(row))
                 one = record.points[at]
                 where = record.precision, record.scenario, claim
-                found.append(Worst(float(row[at]), *where, one.asked, one.point))
+                found.append(WorstCase(float(row[at]), *where, one.asked, one.point))
     return found
 
 
 # Climbing -------------------------------------------------------------------------------------
 
 
-def starts(worst: Sequence[Worst]) -> list[Worst]:
+def starts(worst: Sequence[WorstCase]) -> list[WorstCase]:
     """Ten points to climb from: the worst of each claim, then their second worst, and so on.
 
     A statistical claim would climb to the seed's luck, and a count has no slope.
@@ -311,7 +311,7 @@ def generations(points: int) -> int:
     return max(1, min(12, points // (WIDE * CLIMBS)))
 
 
-def traced_flags(search: Search, start: Worst) -> list[Flag]:
+def traced_flags(search: Search, start: WorstCase) -> list[Flag]:
     """Flags that a climb may change: numbers of the case that decide no shape."""
     mine = taken(start.scenario.case, dict(start.point))
     return [
@@ -323,7 +323,7 @@ def traced_flags(search: Search, start: Worst) -> list[Flag]:
     ]
 
 
-def climb(search: Search, court: Court, start: Worst, number: int) -> list[Record]:
+def climb(search: Search, court: Court, start: WorstCase, number: int) -> list[Record]:
     """Differential evolution from a point: every generation is a batch of one program."""
     from scipy.optimize import differential_evolution  # half a second: not at import
 
@@ -340,7 +340,7 @@ def climb(search: Search, court: Court, start: Worst, number: int) -> list[Recor
         """Minus the ratio at each place of a generation; 0 where it is not judged."""
         asked = [moved(search, flags, start.asked, column) for column in places.T]
         points = [
-            Drawn(one, point)
+            DrawnPoint(one, point)
             for one in asked
             if one is not None
             for point in points_of(search.experiment, start.scenario, one)[:1]
@@ -423,11 +423,11 @@ class Summary(NamedTuple):
     """Cases that do not meet them, or at which theory says what anybody would."""
     reasons: Mapping[str, int]
     """Why they were left out."""
-    worst: Mapping[str, Worst]
+    worst: Mapping[str, WorstCase]
     """Precision -> its worst point."""
 
     @property
-    def largest(self) -> Worst | None:
+    def largest(self) -> WorstCase | None:
         """The worst of both precisions."""
         return max(self.worst.values(), key=lambda w: w.ratio, default=None)
 

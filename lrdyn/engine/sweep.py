@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 from lrdyn.core.precision import of_matmuls
 from lrdyn.engine.device_defaults import usual_lanes, usual_memory
 from lrdyn.engine.points import NONE, Points
-from lrdyn.engine.programs import Plan
+from lrdyn.engine.programs import SweepPlan
 from lrdyn.engine.progress import Progress, Silent
 from lrdyn.engine.reductions import Reductions
 from lrdyn.engine.shared import Shared, check_taken
@@ -166,7 +166,7 @@ def sweep_of(
             yield
 
     devices = jax.local_devices()[: context and 1] if devices is None else devices
-    plan = Plan(batched, lanes, memory, devices, compiler_options, Shared(shared))
+    plan = SweepPlan(batched, lanes, memory, devices, compiler_options, Shared(shared))
     return Sweep(function, points, dims or {}, plan, shapes, scope=scope, reduce=reduce)
 
 

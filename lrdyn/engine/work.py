@@ -28,9 +28,9 @@ from lrdyn.engine.kept_programs import KeptPrograms
 from lrdyn.engine.labels import Labels, Outputs, Target
 from lrdyn.engine.parts import Arrays, Store, opened
 from lrdyn.engine.points import Points
-from lrdyn.engine.programs import Group, Plan
+from lrdyn.engine.programs import Group, SweepPlan
 from lrdyn.engine.progress import Progress, Silent
-from lrdyn.engine.reductions import Kept, Reductions
+from lrdyn.engine.reductions import Reductions, RunningReductions
 
 if TYPE_CHECKING:
     import xarray
@@ -108,7 +108,7 @@ DEFAULT = Context()
 """In this process, with nothing kept and nothing told."""
 
 
-class Asked(NamedTuple):
+class PartRequest(NamedTuple):
     """What a part is, in values that another process understands."""
 
     point: tuple[tuple[str, Any], ...]
@@ -140,7 +140,7 @@ class Part(NamedTuple):
     """Names all that decides its arrays."""
     indices: np.ndarray
     """Of its points in the sweep."""
-    ask: Callable[[], Asked]
+    ask: Callable[[], PartRequest]
     """Makes what another process is told of it: there may be more parts than should be described
     at a time."""
     begin: "Callable[[Programs], Callable[[], Arrays]]"
@@ -149,7 +149,7 @@ class Part(NamedTuple):
     """Whose program computes it, if it is traced."""
 
     @property
-    def asked(self) -> Asked:
+    def asked(self) -> PartRequest:
         """What another process is told of it."""
         return self.ask()
 
@@ -160,7 +160,7 @@ class Sweep(NamedTuple):
     function: Callable[..., Mapping[str, Any]]
     points: Points
     dims: Mapping[str, tuple[str, ...]]
-    plan: Plan | None = None
+    plan: SweepPlan | None = None
     """How its traced programs run; without one it is called in Python, point after point."""
     shapes: Sequence[str] = ()
     """Axes that decide the shapes of what is traced."""
@@ -202,7 +202,7 @@ class Sweep(NamedTuple):
             # Nothing runs before the part in front of it is saved: a kill loses one training.
             return partial(self.call, point, key)
 
-        return Part(key, np.array([index]), lambda: Asked(tuple(point.items())), begin)
+        return Part(key, np.array([index]), lambda: PartRequest(tuple(point.items())), begin)
 
     def call(self, point: Mapping[str, Any], key: str) -> Arrays:
         """Call the function in Python at one point; its arrays have an axis of one point."""
@@ -255,7 +255,7 @@ def carried_out(sweep: Sweep, context: Context, recipe: Recipe | None = None) ->
             ]
         if sweep.reduce:
             reductions.check(sweep.reduce, outputs)
-            target: Target | Kept = Kept(sweep.reduce, sweep.points)
+            target: Target | RunningReductions = RunningReductions(sweep.reduce, sweep.points)
         else:
             labels = Labels(sweep.points, sweep.dims, outputs)
             progress.expect_bytes(labels.nbytes)
@@ -402,9 +402,9 @@ def _traced(group: Group, indices: np.ndarray, reduce: Reductions) -> Part:
         outputs = programs.start(group, ready.take(group), indices)
         return lambda: reduced(programs.ended(group, indices, outputs), reduce)
 
-    def ask() -> Asked:
+    def ask() -> PartRequest:
         largest, described = max(map(len, group.parts)), programs.described(group)
-        return Asked(group.shape, group.values(indices), group.lanes, largest, described)
+        return PartRequest(group.shape, group.values(indices), group.lanes, largest, described)
 
     return Part(group.key(indices, repr(reduce) if reduce else ""), indices, ask, begin, group)
 

@@ -16,7 +16,7 @@ from lrdyn.figures.rendering import Report
 from lrdyn.system import whole_files
 
 
-class Difference(NamedTuple):
+class CurveDifference(NamedTuple):
     """One curve that is not what the baseline says."""
 
     curve: str
@@ -79,7 +79,7 @@ def compared(variable: xr.DataArray) -> bool:
     return bool(variable.attrs.get("compare", 1))
 
 
-def compare(dataset: xr.Dataset, baseline: xr.Dataset) -> list[Difference]:
+def compare(dataset: xr.Dataset, baseline: xr.Dataset) -> list[CurveDifference]:
     """The differences of the numbers of a figure or table from a baseline, one for each variable.
 
     Differences are relative to the largest value of the variable, or of each curve of it if the
@@ -93,23 +93,25 @@ def compare(dataset: xr.Dataset, baseline: xr.Dataset) -> list[Difference]:
     """
     asked, found = baseline.attrs.get("settings"), dataset.attrs.get("settings")
     if asked != found:
-        return [Difference("settings", f"got {found}, wanted {asked}", None, None)]
+        return [CurveDifference("settings", f"got {found}, wanted {asked}", None, None)]
     differences = [
-        Difference(str(name), "got an array that the baseline does not have", None, None)
+        CurveDifference(str(name), "got an array that the baseline does not have", None, None)
         for name in sorted(set(map(str, dataset.variables)) - set(map(str, baseline.variables)))
     ]
     for name in map(str, baseline.variables):
         if name not in dataset.variables:
-            differences.append(Difference(name, "missing", None, None))
+            differences.append(CurveDifference(name, "missing", None, None))
         else:
             differences += _compare_variable(name, dataset[name], baseline[name])
     return differences
 
 
-def _compare_variable(name: str, found: xr.DataArray, wanted: xr.DataArray) -> list[Difference]:
+def _compare_variable(
+    name: str, found: xr.DataArray, wanted: xr.DataArray
+) -> list[CurveDifference]:
     if (found.dims, found.shape) != (wanted.dims, wanted.shape):
         problem = f"got shape {dict(found.sizes)}, wanted {dict(wanted.sizes)}"
-        return [Difference(name, problem, None, None)]
+        return [CurveDifference(name, problem, None, None)]
     if not compared(wanted):
         return []
     if wanted.dtype.kind != "f" or found.dtype.kind != "f":
@@ -117,22 +119,22 @@ def _compare_variable(name: str, found: xr.DataArray, wanted: xr.DataArray) -> l
     return _compare_numbers(name, found, wanted)
 
 
-def _compare_exactly(name: str, found: xr.DataArray, wanted: xr.DataArray) -> list[Difference]:
+def _compare_exactly(name: str, found: xr.DataArray, wanted: xr.DataArray) -> list[CurveDifference]:
     places = np.flatnonzero(found.values != wanted.values).tolist()
     if not places:
         return []
     problem = _got(found, wanted, places[0]) + " (compared exactly)"
-    return [Difference(_place(name, wanted, places[0]), problem, None, 0.0)]
+    return [CurveDifference(_place(name, wanted, places[0]), problem, None, 0.0)]
 
 
-def _compare_numbers(name: str, found: xr.DataArray, wanted: xr.DataArray) -> list[Difference]:
+def _compare_numbers(name: str, found: xr.DataArray, wanted: xr.DataArray) -> list[CurveDifference]:
     infinite = ~np.isfinite(wanted.values)
     odd = np.where(infinite | ~np.isfinite(found.values), found.values != wanted.values, False)
     odd &= ~(np.isnan(found.values) & np.isnan(wanted.values))
     places = np.flatnonzero(odd).tolist()
     if places:
         problem = f"{_got(found, wanted, places[0])}, at {len(places)} points"
-        return [Difference(_place(name, wanted, places[0]), problem, None, None)]
+        return [CurveDifference(_place(name, wanted, places[0]), problem, None, None)]
     tolerance = tolerance_of(wanted)
     gap = np.abs(np.where(infinite, 0, found.values) - np.where(infinite, 0, wanted.values))
     ratios = np.ravel(gap / _scale(wanted))
@@ -142,7 +144,7 @@ def _compare_numbers(name: str, found: xr.DataArray, wanted: xr.DataArray) -> li
     amount = float(ratios[worst])
     measured = f"{amount:.1e} of its scale ({kind_of(wanted)}: tolerance {tolerance:.1e})"
     problem = f"{_got(found, wanted, worst)}, {measured}"
-    return [Difference(_place(name, wanted, worst), problem, amount, tolerance)]
+    return [CurveDifference(_place(name, wanted, worst), problem, amount, tolerance)]
 
 
 def _scale(wanted: xr.DataArray) -> np.ndarray:

@@ -48,7 +48,7 @@ WHOLE = Entries(
 """What the file must be to be read."""
 
 
-class Diagnosis(NamedTuple):
+class SavedDiagnosis(NamedTuple):
     """What the folder of a diagnosis holds."""
 
     folder: Path
@@ -63,7 +63,7 @@ class Diagnosis(NamedTuple):
         return f"diagnosis {self.folder.name}" if self.folder.name else "diagnosis"
 
 
-def read(folder: Path) -> Diagnosis:
+def read(folder: Path) -> SavedDiagnosis:
     """Read a diagnosis.
 
     Raises:
@@ -81,10 +81,10 @@ def read(folder: Path) -> Diagnosis:
         raise results.Damaged(path, why)
     drawn = folder / "diagnosis.png"
     found = [pictures.read(drawn)] if drawn.is_file() else []
-    return Diagnosis(folder, content, hashlib.sha256(written).hexdigest(), found)
+    return SavedDiagnosis(folder, content, hashlib.sha256(written).hexdigest(), found)
 
 
-def section(found: Diagnosis, fits: Sequence[bool], anchor: str, level: int) -> Markup:
+def section(found: SavedDiagnosis, fits: Sequence[bool], anchor: str, level: int) -> Markup:
     """Everything that is said of a diagnosis: the answer, kinds of layers, every matrix.
 
     Args:

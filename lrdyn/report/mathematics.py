@@ -61,7 +61,7 @@ class Token(NamedTuple):
     """Whether no space stands before it."""
 
 
-class Formula(NamedTuple):
+class MarkedFormula(NamedTuple):
     """A part of a formula."""
 
     html: Markup
@@ -121,7 +121,7 @@ class _Reader:
         place = self.place + ahead
         return place < len(self.tokens) and self.tokens[place].tight
 
-    def attempt(self, read: Callable[[], Formula]) -> Formula | None:
+    def attempt(self, read: Callable[[], MarkedFormula]) -> MarkedFormula | None:
         """What is read, or None and the old place."""
         before = self.place, self.flat, self.open, self.worded
         try:
@@ -164,7 +164,7 @@ class _Reader:
 
     # Products -----------------------------------------------------------------------------------
 
-    def product(self) -> Formula:
+    def product(self) -> MarkedFormula:
         """Factors side by side, with a sign before them."""
         sign = self.word()
         if sign in SUMS:
@@ -176,15 +176,15 @@ class _Reader:
         html.append(first.html)
         while (following := self.attempt(self.next_factor)) is not None:
             html.append(following.html)
-        return first if len(html) == 1 else Formula(joined(*html))
+        return first if len(html) == 1 else MarkedFormula(joined(*html))
 
-    def next_factor(self) -> Formula:
+    def next_factor(self) -> MarkedFormula:
         """Another factor: of numbers only behind an operator."""
         word = self.word()
         if word in ("*", "/"):
             self.place += 1
             sign = "∗" if word == "*" else "/"
-            return Formula(joined(element("mo", sign), self.factor().html))
+            return MarkedFormula(joined(element("mo", sign), self.factor().html))
         if word == "x" and not self.tight() and not self.tight(1):
             following = self.attempt(self.times)
             if following is not None:
@@ -199,12 +199,12 @@ class _Reader:
             raise _NoFormula
         return following
 
-    def times(self) -> Formula:
+    def times(self) -> MarkedFormula:
         """``x`` between two sizes."""
         self.place += 1
-        return Formula(joined(element("mo", "×"), self.factor().html))
+        return MarkedFormula(joined(element("mo", "×"), self.factor().html))
 
-    def factor(self) -> Formula:
+    def factor(self) -> MarkedFormula:
         """An operand, or two with a solidus between them and no space: a fraction."""
         upper = self.operand()
         if not (self.word() == "/" and self.tight() and self.tight(1)):
@@ -212,11 +212,11 @@ class _Reader:
         self.place += 1
         lower = self.operand()
         if self.flat:
-            return Formula(joined(upper.html, element("mo", "/"), lower.html))
+            return MarkedFormula(joined(upper.html, element("mo", "/"), lower.html))
         above, below = (element("mrow", one.bare or one.html) for one in (upper, lower))
-        return Formula(element("mfrac", above, below))
+        return MarkedFormula(element("mfrac", above, below))
 
-    def operand(self) -> Formula:
+    def operand(self) -> MarkedFormula:
         """A symbol, number or group with its scripts and arguments."""
         found = self.primary()
         while True:
@@ -224,18 +224,18 @@ class _Reader:
             if not self.tight():
                 return found
             if word in ("_", "^"):
-                found = Formula(self.scripts(found.html))
+                found = MarkedFormula(self.scripts(found.html))
             elif word == "~":
                 self.place += 1
-                found = Formula(
+                found = MarkedFormula(
                     element("mover", element("mrow", found.html), element("mo", "~"), accent="true")
                 )
             elif word in ("(", "[") and (inner := self.attempt(self.group)) is not None:
-                found = Formula(joined(found.html, inner.html))
+                found = MarkedFormula(joined(found.html, inner.html))
             else:
                 return found
 
-    def primary(self) -> Formula:
+    def primary(self) -> MarkedFormula:
         """A symbol, number or group."""
         word = self.word()
         self.left -= 1
@@ -251,49 +251,49 @@ class _Reader:
             return self.group()
         if word == "#" and self.word(1) == "{":
             self.place += 1
-            return Formula(joined(element("mi", "#"), self.group().html))
+            return MarkedFormula(joined(element("mi", "#"), self.group().html))
         if word == "...":
             self.place += 1
-            return Formula(element("mo", "…"))
+            return MarkedFormula(element("mo", "…"))
         if word and (word[0].isdigit() or (word[0] == "." and len(word) > 1)):
             self.place += 1
-            return Formula(element("mn", word))
+            return MarkedFormula(element("mn", word))
         return self.symbol()
 
-    def symbol(self) -> Formula:
+    def symbol(self) -> MarkedFormula:
         """A letter, or a name that stands for one."""
         word = self.word()
         bound = self.tight(1) and self.word(1) in ("(", "[", "_", "^")
         self.place += 1
         if word == "sqrt" and self.word() == "(":
             group = self.group()
-            return Formula(element("msqrt", element("mrow", group.bare or group.html)))
+            return MarkedFormula(element("msqrt", element("mrow", group.bare or group.html)))
         if word in LARGE or word in FUNCTIONS:
             return self.function(word, bound)
         if word in GREEK:
-            return Formula(element("mi", GREEK[word]))
+            return MarkedFormula(element("mi", GREEK[word]))
         if word in PRODUCTS:
-            return Formula(joined(*(element("mi", letter) for letter in word)))
+            return MarkedFormula(joined(*(element("mi", letter) for letter in word)))
         if word == "Wt":  # W with a tilde
             wide = element("mover", element("mi", "W"), element("mo", "~"), accent="true")
-            return Formula(wide)
+            return MarkedFormula(wide)
         if re.fullmatch("[A-Za-z]'?", word, re.ASCII):
-            return Formula(element("mi", word.replace("'", "′")))
+            return MarkedFormula(element("mi", word.replace("'", "′")))
         if self.worded and re.fullmatch("[A-Za-z]+", word):
-            return Formula(element("mi", word))
+            return MarkedFormula(element("mi", word))
         raise _NoFormula
 
-    def function(self, word: str, bound: bool) -> Formula:
+    def function(self, word: str, bound: bool) -> MarkedFormula:
         """A large operator or a function; its argument in parentheses may have words in it."""
         if not bound and (word not in {*LARGE, *WITHOUT_PARENTHESES} or not self.follows()):
             raise _NoFormula
         name = element("mo" if word in LARGE else "mi", LARGE.get(word, word))
         if not bound or self.word() not in ("(", "["):
-            return Formula(name)
+            return MarkedFormula(name)
         outside, self.worded = self.worded, True
         argument = self.group()
         self.worded = outside
-        return Formula(joined(name, argument.html))
+        return MarkedFormula(joined(name, argument.html))
 
     def follows(self) -> bool:
         """Whether what a large operator or a function needs comes next."""
@@ -373,7 +373,7 @@ class _Reader:
 
     # Groups -------------------------------------------------------------------------------------
 
-    def group(self) -> Formula:
+    def group(self) -> MarkedFormula:
         """What stands in parentheses, brackets or braces."""
         opening = self.word()
         closing = CLOSING.get(opening)
@@ -381,7 +381,7 @@ class _Reader:
             raise _NoFormula
         return self.between(opening, closing, (opening, closing))
 
-    def between(self, opening: str, closing: str, shown: tuple[str, str]) -> Formula:
+    def between(self, opening: str, closing: str, shown: tuple[str, str]) -> MarkedFormula:
         """A list of formulas between two signs."""
         outside, self.open = self.open, (*self.open, opening)
         self.place += 1
@@ -389,9 +389,9 @@ class _Reader:
         self.place += 1
         self.open = outside
         html = joined(_fence(shown[0], "prefix"), inner, _fence(shown[1], "postfix"))
-        return Formula(html, None if opening in "<[" else inner, relates)
+        return MarkedFormula(html, None if opening in "<[" else inner, relates)
 
-    def bars(self, sign: str) -> Formula:
+    def bars(self, sign: str) -> MarkedFormula:
         """A norm or an absolute value; in a norm a dot is an argument, and words may stand."""
         outside, self.open = self.open, (*self.open, sign)
         self.place += 1
@@ -408,7 +408,7 @@ class _Reader:
         self.place += 1
         self.open = outside
         shown = "‖" if sign == "||" else "|"
-        return Formula(joined(_fence(shown, "prefix"), inner, _fence(shown, "postfix")))
+        return MarkedFormula(joined(_fence(shown, "prefix"), inner, _fence(shown, "postfix")))
 
     def named(self, sign: str) -> Markup:
         """Words and symbols up to a bar: ``||W after - W before||``."""

@@ -11,10 +11,10 @@ from lrdyn.data import guarded
 from lrdyn.engine import results
 from lrdyn.engine.mistakes import BadInput
 from lrdyn.report import diagnoses, pictures, runs
-from lrdyn.report.diagnoses import Diagnosis
+from lrdyn.report.diagnoses import SavedDiagnosis
 from lrdyn.report.markup import Markup, element, joined
 from lrdyn.report.pictures import Picture
-from lrdyn.report.runs import Run
+from lrdyn.report.runs import SavedRun
 from lrdyn.system import whole_files
 
 FILE = "report.html"
@@ -56,8 +56,8 @@ READING = (
 class Contents(NamedTuple):
     """What is reported."""
 
-    runs: list[Run]
-    diagnoses: list[Diagnosis]
+    runs: list[SavedRun]
+    diagnoses: list[SavedDiagnosis]
     figures: list[Picture]
     others: int = 0
     """Runs in the folder that are not among those of its summary."""
@@ -82,7 +82,7 @@ def contents(folder: Path, command: str = "") -> Contents:
         raise BadInput(f"{got} ({what}), wanted a folder of results")
     try:
         return _read(folder, command)
-    except (results.Unreadable, pictures.Damaged, guarded.Refused) as error:
+    except (results.Unreadable, pictures.DamagedPicture, guarded.Refused) as error:
         said = f"{error}".removeprefix(f"{folder}{os.sep}")
         raise BadInput(f"{got} ({said}), wanted a folder of results") from None
 

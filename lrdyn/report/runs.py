@@ -16,7 +16,7 @@ from lrdyn.report.pictures import Picture
 from lrdyn.system import whole_files
 
 
-class Run(NamedTuple):
+class SavedRun(NamedTuple):
     """What the folder of a run holds."""
 
     folder: Path
@@ -33,7 +33,7 @@ class Run(NamedTuple):
         return self.verdict["name"]
 
 
-def read(folder: Path, command: str = "") -> Run:
+def read(folder: Path, command: str = "") -> SavedRun:
     """Read a run; nothing of what it was made from is needed.
 
     Args:
@@ -63,7 +63,7 @@ def read(folder: Path, command: str = "") -> Run:
     found = [pictures.read(one) for one in sorted(folder.glob("*.png"))]
     found.sort(key=lambda one: order.get(one.name, -1))  # those of its own come first
     made = command or command_of(verdict["name"], record.get("title", ""))
-    return Run(folder, verdict, record, found, made)
+    return SavedRun(folder, verdict, record, found, made)
 
 
 def sentence(verdict: Mapping[str, Any]) -> str:
@@ -104,7 +104,7 @@ def _claims(judged: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, A
     return f"{held} of {len(claims)} claims hold{left} in up to {most} cases each{beside}"
 
 
-def section(run: Run, fits: Sequence[bool], anchor: str, level: int) -> Markup:
+def section(run: SavedRun, fits: Sequence[bool], anchor: str, level: int) -> Markup:
     """Everything that is said of a run.
 
     Args:
@@ -153,7 +153,7 @@ def banner(holds: bool | None, words: str) -> Markup:
     return element("p", f"{sign} ", element("span", words), class_=f"verdict {name}")
 
 
-def _provenance(run: Run) -> Markup:
+def _provenance(run: SavedRun) -> Markup:
     verdict, record = run.verdict, run.record
     statistics = verdict.get("statistics") or {}
     alarm = (
@@ -181,7 +181,7 @@ def _code(words: str | None) -> Markup | str:
     return element("code", words) if words else ""
 
 
-def overview(every: Sequence[Run], anchors: Sequence[str]) -> Markup:
+def overview(every: Sequence[SavedRun], anchors: Sequence[str]) -> Markup:
     """A line for each of several runs."""
     rows = []
     for run, anchor in zip(every, anchors, strict=True):

@@ -28,7 +28,7 @@ from lrdyn.engine.cluster.credentials import credentials
 from lrdyn.engine.cluster.local_workers import DEATHS
 from lrdyn.engine.cluster.local_workers import started as started
 from lrdyn.engine.cluster.origins import Origin, origin
-from lrdyn.engine.cluster.tasks import SMALL, Failed, Task, carry_out
+from lrdyn.engine.cluster.tasks import SMALL, PartTask, TaskFailure, carry_out
 from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.parts import Arrays, Store
 from lrdyn.engine.progress import Progress
@@ -220,11 +220,11 @@ class Cluster:
         finally:
             pool.shutdown(wait=False)
 
-    def executor(self, recipe: Recipe, progress: Progress) -> "Parts":
+    def executor(self, recipe: Recipe, progress: Progress) -> "ClusterParts":
         """Who carries out the parts of a sweep."""
         what = "experiment" if isinstance(recipe.subject, Experiment) else "function"
         source = origin(recipe.subject, what)
-        return Parts(self, source, pickle.dumps(recipe._replace(subject=None)), progress)
+        return ClusterParts(self, source, pickle.dumps(recipe._replace(subject=None)), progress)
 
     def window(self) -> int:
         """How many parts of a sweep are asked for at a time."""
@@ -283,7 +283,7 @@ class _Asked(NamedTuple):
     """Whether it may be written into the store."""
 
 
-class Parts:
+class ClusterParts:
     """Carries out parts of one sweep as tasks."""
 
     def __init__(self, cluster: Cluster, source: Origin, recipe: bytes, told: Progress):
@@ -314,7 +314,7 @@ class Parts:
         left = deque(map(_Asked, parts))
         asked: dict[Any, tuple[Future, _Asked]] = {}
         ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        failures: list[tuple[_Asked, Failed]] = []
+        failures: list[tuple[_Asked, TaskFailure]] = []
         generation, recipe = self.cluster.generation, self._handed()
         in_vain = 0  # times that all workers were lost since a part ended
         try:
@@ -326,7 +326,9 @@ class Parts:
                     asked.clear()
                     in_vain += 1
                     if in_vain > DEATHS:
-                        lost = Failed(f"all workers ended {in_vain} times while they computed", "")
+                        lost = TaskFailure(
+                            f"all workers ended {in_vain} times while they computed", ""
+                        )
                         failures += [(one, lost) for one in again]
                     else:
                         left += again
@@ -346,7 +348,7 @@ class Parts:
                 future.release()
                 if not isinstance(found, _Asked):
                     in_vain = 0
-                if isinstance(found, Failed):
+                if isinstance(found, TaskFailure):
                     failures.append((one, found))
                 elif isinstance(found, _Asked):
                     left.append(found)
@@ -374,7 +376,7 @@ class Parts:
     def _ask(self, recipe: Any, one: _Asked, store: Store | None, token: str) -> Future:
         folder = os.fspath(store.folder.resolve()) if store else ""
         token = token if one.shared else ""
-        task = Task(self.source, one.part.key, one.part.asked, folder, token, self.topic)
+        task = PartTask(self.source, one.part.key, one.part.asked, folder, token, self.topic)
         self.cluster.check()
         name = re.sub(r"\W+", "_", self.source.name.rpartition(":")[2])
         return self.cluster.client.submit(
@@ -409,7 +411,9 @@ class Parts:
             more = error.allowed_failures + 1 if isinstance(error, KilledWorker) else 1
             if one.deaths + more <= DEATHS:
                 return one._replace(deaths=one.deaths + more)
-            return Failed(f"{one.deaths + more} workers ended while they computed it", str(error))
+            return TaskFailure(
+                f"{one.deaths + more} workers ended while they computed it", str(error)
+            )
 
     def _drop(self, futures: list[Future]) -> None:
         with contextlib.suppress(Exception):  # a scheduler that is lost forgets them by itself
@@ -444,7 +448,7 @@ def _same(recipe: bytes) -> bytes:
     return recipe
 
 
-def _said(failures: Sequence[tuple[_Asked, Failed]]) -> str:
+def _said(failures: Sequence[tuple[_Asked, TaskFailure]]) -> str:
     """The first of them in the order of the sweep, whichever ended first."""
     one, failed = min(failures, key=lambda each: int(each[0].part.indices[0]))
     if os.environ.get("LRDYN_DEBUG"):

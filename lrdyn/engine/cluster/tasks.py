@@ -15,20 +15,20 @@ from lrdyn.engine.cluster.origins import Origin, found, importable
 from lrdyn.engine.cluster.shared_folder import seen
 from lrdyn.engine.parts import Arrays, Store
 from lrdyn.engine.progress import Silent
-from lrdyn.engine.work import Asked, Context, Recipe, Sweep, reduced
+from lrdyn.engine.work import Context, PartRequest, Recipe, Sweep, reduced
 
 KEPT = 16
 """Programs and sweeps that a worker keeps: each program takes memory maps."""
 
 
-class Task(NamedTuple):
+class PartTask(NamedTuple):
     """A part of a sweep, what it is made from, and where it is kept."""
 
     origin: Origin
     """Of the experiment or the function in the recipe, in which there is none."""
     key: str
     """Of the part."""
-    asked: Asked
+    asked: PartRequest
     folder: str = ""
     """Of the store, if there is one."""
     token: str = ""
@@ -37,16 +37,16 @@ class Task(NamedTuple):
     """Where to tell of what happens within the part."""
 
 
-class Failed(NamedTuple):
+class TaskFailure(NamedTuple):
     """What a part raised."""
 
     line: str
     trace: str
 
 
-def carry_out(recipe: bytes, task: bytes) -> Arrays | Failed | None:
+def carry_out(recipe: bytes, task: bytes) -> Arrays | TaskFailure | None:
     """Compute a part; None if it is written into the store, which the other process sees too."""
-    one: Task = pickle.loads(task)
+    one: PartTask = pickle.loads(task)
     shared = seen(one.folder, one.token)
     try:
         with importable(one.origin):
@@ -64,7 +64,7 @@ def carry_out(recipe: bytes, task: bytes) -> Arrays | Failed | None:
         Store(Path(one.folder), print).save(one.key, arrays)
     except Exception as error:
         line = (str(error).splitlines() or [""])[0]
-        return Failed(f"{type(error).__name__}: {line}", traceback.format_exc())
+        return TaskFailure(f"{type(error).__name__}: {line}", traceback.format_exc())
     return None
 
 
@@ -85,7 +85,7 @@ _large = lru_cache(2)(_sweep)  # they hold what their points share
 _PROGRAMS: OrderedDict[Any, tuple[programs.Group, Any]] = OrderedDict()
 
 
-def _traced(recipe: bytes, task: Task, sweep: Sweep) -> Arrays:
+def _traced(recipe: bytes, task: PartTask, sweep: Sweep) -> Arrays:
     asked = task.asked
     kinds = tuple((name, str(column.dtype)) for name, column in asked.values.items())
     known = (recipe, task.origin, asked.point, asked.lanes, asked.most, kinds)
@@ -105,7 +105,7 @@ def _traced(recipe: bytes, task: Task, sweep: Sweep) -> Arrays:
     return programs.ended(group, points, programs.start(group, compiled, points))
 
 
-def _check(group: programs.Group, asked: Asked) -> None:
+def _check(group: programs.Group, asked: PartRequest) -> None:
     """The program returns what the other process expects."""
     if (mine := programs.described(group)) != asked.outputs:
         got = sorted(set(mine) - set(asked.outputs))

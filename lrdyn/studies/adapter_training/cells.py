@@ -90,7 +90,7 @@ class Cell(NamedTuple):
     """Singular values of what each matrix was given, the largest first."""
 
 
-class Asked(NamedTuple):
+class TrainingRequest(NamedTuple):
     """Which training."""
 
     method: str
@@ -113,7 +113,7 @@ def seed_of_rates(place: int) -> Key[Array, ""]:
     return jax.random.fold_in(jax.random.key(crc32(b"rates")), place)
 
 
-class Texts:
+class SentenceTraining:
     """Texts, an encoder with a head, and how a batch of them is learned and tested.
 
     Programs and rates that were found stay with it: the points of a sweep share them.
@@ -159,14 +159,14 @@ class Bench:
         keeper: keeps what has ended, unless ``LRDYN_TRAININGS`` names a folder.
     """
 
-    def __init__(self, ground: Texts | Digits, keeper: Keeper):
+    def __init__(self, ground: SentenceTraining | Digits, keeper: Keeper):
         folder = os.environ.get(FOLDER)
         self.keeper: Any = Checkpoints(Path(folder)) if folder else keeper
         self.ground: Any = ground
         self.programs: dict[Any, tuple[Program, str]] = ground.programs
         self.net, self.paths, self.weight = ground.net, ground.paths, ground.weight
 
-    def run(self, asked: Asked, key: Key[Array, ""], *, part: str = "") -> Cell:
+    def run(self, asked: TrainingRequest, key: Key[Array, ""], *, part: str = "") -> Cell:
         """Train and test, or take what was kept.
 
         Args:
@@ -205,7 +205,7 @@ class Bench:
         self.keeper.tell(Moment(asked.steps, asked.steps, metrics, 0.0), f"{part}{name}")
         return cell
 
-    def started(self, key: Key[Array, ""], asked: Asked) -> dict[str, Any]:
+    def started(self, key: Key[Array, ""], asked: TrainingRequest) -> dict[str, Any]:
         """The adapters of a method at their start."""
         way = METHODS[asked.method]
         if way.method is None:
@@ -237,7 +237,7 @@ class Bench:
         ]
         return jnp.asarray(np.concatenate(epochs).reshape(-1, batches.examples)[:steps])
 
-    def program(self, asked: Asked, like: tuple) -> tuple[Program, str]:
+    def program(self, asked: TrainingRequest, like: tuple) -> tuple[Program, str]:
         """The program of a method at a rank, and its digest."""
         shapes = str(jax.tree.map(jnp.shape, like))
         place = (asked.method, asked.rank, asked.steps, asked.eps, shapes)
@@ -288,12 +288,12 @@ class Bench:
         """What a matrix was given, as one array."""
         return Shift(adapter.onto(jnp.zeros_like(self.weight(path))))
 
-    def values_of(self, asked: Asked) -> int:
+    def values_of(self, asked: TrainingRequest) -> int:
         """How many singular values there can be."""
         most = min(self.weight(self.paths[0]).shape)
         return most if METHODS[asked.method].method is None else min(asked.rank, most)
 
-    def blank(self, asked: Asked) -> Cell:
+    def blank(self, asked: TrainingRequest) -> Cell:
         """Arrays as a cell has them."""
         dtype = self.net.head.dtype
         times, count = len(recorded(asked.steps)), len(self.paths)

@@ -157,7 +157,7 @@ def model_of(case: Tuning) -> Bert:
     return sentences.read(sentences.folder_of(case.encoder)).model
 
 
-class Problem(NamedTuple):
+class CrossEncoderProblem(NamedTuple):
     """A cross-encoder and its data."""
 
     net: CrossEncoder
@@ -198,7 +198,7 @@ def drawn(
     return CrossEncoder(model, head, layer, pool), examples._replace(scores=centred)
 
 
-def problem(case: Tuning, examples: int, layer: int) -> Problem:
+def problem(case: Tuning, examples: int, layer: int) -> CrossEncoderProblem:
     """A cross-encoder, examples to train on, and texts to test on."""
     train, dev, parts = tasks.texts_of(task_of(case))
     net, train_examples = drawn(
@@ -219,7 +219,7 @@ def problem(case: Tuning, examples: int, layer: int) -> Problem:
         layer=layer,
         precision=precision(),
     )
-    return Problem(net, train_examples, sentences.packed(tested))
+    return CrossEncoderProblem(net, train_examples, sentences.packed(tested))
 
 
 def value_matrix(model: Bert) -> tuple[str, int]:
@@ -294,7 +294,7 @@ def pearson(net: CrossEncoder, data: Tested, added: dict) -> Float[Array, ""]:
     return jnp.corrcoef(outputs, data.scores)[0, 1]
 
 
-def batches_of(problem: Problem) -> tuple[Batches, partial]:
+def batches_of(problem: CrossEncoderProblem) -> tuple[Batches, partial]:
     """The batches of a problem, and the loss of one."""
     size = min(BATCH, len(problem.train.scores))
     rooms = sentences.rooms(problem.train.mask, size)
