@@ -202,12 +202,12 @@ def table1_steps(given: dict[str, Any] | None = None) -> dict[str, Callable[[], 
         assert program.refresh is not None
         return Step(program.refresh, (program.weights, state, batch, key), (0, 1))
 
-    found: dict[str, Callable[[], Step]] = {}
+    steps: dict[str, Callable[[], Step]] = {}
     for (method, form), program in table1_memory.programs(m, n, r, dtype).items():
-        found[f"{method} {form}"] = partial(step, program)
+        steps[f"{method} {form}"] = partial(step, program)
         if program.refresh is not None:
-            found[f"{method} refresh"] = partial(renewal, program)
-    return found
+            steps[f"{method} refresh"] = partial(renewal, program)
+    return steps
 
 
 def compiled_ahead() -> dict[str, Callable[[], Step]]:

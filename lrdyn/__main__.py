@@ -62,7 +62,13 @@ def runs(words: Sequence[str]) -> None:
     if not os.path.isdir(folder):  # which is false for an impossible name, too
         got = shortened(str(folder))
         raise BadInput(f"runs: got {got!r}{_meant(folder)}, wanted a folder of results")
-    say("\n".join(history.table(folder, {one.name: one for one in (*theorems(), *studies())})))
+    say(
+        "\n".join(
+            history.table(
+                folder, {experiment.name: experiment for experiment in (*theorems(), *studies())}
+            )
+        )
+    )
 
 
 def _meant(folder: Path) -> str:
@@ -72,9 +78,9 @@ def _meant(folder: Path) -> str:
 
 def diff(words: Sequence[str]) -> Sameness:
     """``lrdyn diff``: settings, claims and residuals in which two runs differ."""
-    found = history.differences(*map(Path, help_pages.of_diff().parse(words).runs))
-    say("\n".join(found or ["no difference"]))
-    return Sameness(same=not found)
+    lines = history.differences(*map(Path, help_pages.of_diff().parse(words).runs))
+    say("\n".join(lines or ["no difference"]))
+    return Sameness(same=not lines)
 
 
 def data(words: Sequence[str]) -> None:

@@ -65,8 +65,8 @@ def _place(notebook: Any, path: Path, error: Exception) -> str:
         for output in cell.get("outputs", ()):
             if output.output_type == "error":
                 plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(output.traceback))
-                found = re.search(rf"Cell In\[{cell.execution_count}\], line (\d+)", plain)
-                line = int(found[1]) if found else 1
+                match = re.search(rf"Cell In\[{cell.execution_count}\], line (\d+)", plain)
+                line = int(match[1]) if match else 1
                 begin = path.read_text().partition(cell.source)[0].count("\n")
                 where = f"cell {number}, line {line} (line {begin + line} of the file)"
                 return f"{where}: {output.ename}: {output.evalue}"
@@ -80,9 +80,9 @@ def main(words: Sequence[str]) -> Sameness:
 
     def ended(name: str) -> str:
         begin = time.perf_counter()
-        found = failure(FOLDER / f"{name}.py")
-        say(found or f"{name}: {time.perf_counter() - begin:.1f} s")
-        return found
+        problem = failure(FOLDER / f"{name}.py")
+        say(problem or f"{name}: {time.perf_counter() - begin:.1f} s")
+        return problem
 
     begin = time.perf_counter()
     accelerators.share_memory()

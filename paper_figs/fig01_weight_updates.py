@@ -192,7 +192,7 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
         )
         texts += [NETWORK_TEXT[name].format(**how), result]
     shares = drawn["shuffled"].dropna("trained") if "shuffled" in drawn else ()
-    shuffled = [f"{TITLES[str(one.trained.item())]} {one.item():.2f}" for one in shares]
+    shuffled = [f"{TITLES[str(share.trained.item())]} {share.item():.2f}" for share in shares]
     letters = "abcdefghijkl"[: 2 * drawn.sizes["network"]]
     half = drawn.sizes["network"]
     return {
@@ -211,14 +211,14 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
 
 def _shape(drawn: xr.Dataset, name: str) -> tuple[int, int]:
     """Rows and columns of the matrix of a network."""
-    one = drawn.sel(network=name)
-    return int(one["rows"]), int(one["columns"])
+    network = drawn.sel(network=name)
+    return int(network["rows"]), int(network["columns"])
 
 
 def _end(drawn: xr.Dataset, name: str) -> np.ndarray:
     """The spectrum of a network at its last step, with NaN behind it."""
-    one = drawn.sel(network=name)
-    return one.singular_value.values[np.isfinite(one.step.values)][-1]
+    network = drawn.sel(network=name)
+    return network.singular_value.values[np.isfinite(network.step.values)][-1]
 
 
 def _ratio(drawn: xr.Dataset, name: str) -> float:

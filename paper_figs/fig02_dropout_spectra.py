@@ -231,20 +231,20 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
     names = [str(name) for name in drawn.network.values]
     width = int(drawn.attrs["resnet_width"])
     how = {"width": width, "widest": 8 * width, "described": drawn.attrs["described"]}
-    texts, found, balanced = [], [], []
+    texts, ranks_at_end, balanced = [], [], []
     for name in names:
-        one = drawn.sel(network=name)
-        means = {mean: float(one[mean]) for mean in MEANS}
-        title, seeds = capital(TITLES[name]), counted(int(one["seeds"]))
+        network = drawn.sel(network=name)
+        means = {mean: float(network[mean]) for mean in MEANS}
+        title, seeds = capital(TITLES[name]), counted(int(network["seeds"]))
         ranks = means["activations_rank"], means["plain_activations_rank"]
-        found.append("{} {:.1f} ({:.1f})".format(TITLES[name], *ranks))
+        ranks_at_end.append("{} {:.1f} ({:.1f})".format(TITLES[name], *ranks))
         ranks = means["balanced_rank"], means["plain_balanced_rank"]
         balanced.append("{:.1f} ({:.1f})".format(*ranks))
         result = RESULT_TEXT.format(title=title, quality_text=QUALITY[name], seeds=seeds, **means)
         texts += [NETWORK_TEXT[name].format(**how), result]
     last = len(names)
     return {
-        "found": ", ".join(found),
+        "found": ", ".join(ranks_at_end),
         "found_balanced": ", ".join(balanced),
         "last": LETTERS[last],
         "drift": LETTERS[last + 1],
@@ -320,9 +320,9 @@ def plot_ranks(ax: Any, run: xr.Dataset, first: int) -> None:
         look = {"color": kind.color, "ls": kind.dash, "lw": 1.0}
         if "rank" in run:
             drawn = np.isfinite(run["step"].values) & (run["step"].values >= first)
-            steps, one = run["step"].values[drawn], run.sel(kind=name).isel(point=drawn)
-            ax.plot(steps, one["rank"], **look)
-            mean, width = one["rank"].values, np.nan_to_num(one["rank_error"].values)
+            steps, curve = run["step"].values[drawn], run.sel(kind=name).isel(point=drawn)
+            ax.plot(steps, curve["rank"], **look)
+            mean, width = curve["rank"].values, np.nan_to_num(curve["rank_error"].values)
             ax.fill_between(steps, mean - width, mean + width, color=kind.color, alpha=0.2, lw=0)
             ax.set(xscale="log", xlabel="step t")
         else:

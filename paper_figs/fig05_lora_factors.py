@@ -153,12 +153,12 @@ def plot_norms(ax: Any, dataset: xr.Dataset) -> None:
 def plot_tried(ax: Any, dataset: xr.Dataset, name: str) -> None:
     """What each rate reaches, and at which the best one lies."""
     for method in dataset.adapter.values:
-        one = dataset.sel(adapter=method)
-        known = np.isfinite(one.tried.values)
-        values = one[name].transpose("rate_seed", "candidate").values[:, known]
+        rates = dataset.sel(adapter=method)
+        known = np.isfinite(rates.tried.values)
+        values = rates[name].transpose("rate_seed", "candidate").values[:, known]
         look = {"color": COLORS[method], "marker": MARKS[method], "ms": 3.5, "lw": 0.9}
         ax.errorbar(
-            one.tried.values[known],
+            rates.tried.values[known],
             values.mean(axis=0),
             paired.error(values),
             capsize=2,

@@ -222,14 +222,14 @@ def compiled_elsewhere(path: Path = AHEAD) -> tuple[xr.DataArray, str]:
 
     It is :data:`ABSENT` what was not compiled, or what the compiler of a device could not.
     """
-    found = json.loads(path.read_text()) if path.exists() else {"rows": [], "releases": {}}
-    by_place = {(row["device"], row["name"]): row.get("peak", ABSENT) for row in found["rows"]}
+    compiled = json.loads(path.read_text()) if path.exists() else {"rows": [], "releases": {}}
+    by_place = {(row["device"], row["name"]): row.get("peak", ABSENT) for row in compiled["rows"]}
     peaks = [
         [[by_place.get((d, f"Table 1, {m} {form}"), ABSENT) for form in FORMS] for m in METHODS]
         for d in DEVICES
     ]
     axes = {"device": list(DEVICES), "method": list(METHODS), "form": list(FORMS)}
-    releases = ", ".join(f"{name} {version}" for name, version in found["releases"].items())
+    releases = ", ".join(f"{name} {version}" for name, version in compiled["releases"].items())
     return xr.DataArray(np.array(peaks), axes, list(axes)), releases
 
 
@@ -319,8 +319,8 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     table["peak_elsewhere"] = elsewhere.assign_attrs(units="bytes", compare=0)
     frozen = {"method": "relora_frozen", "form": "layered"}
     taken = elsewhere.sel({"device": "H100", **frozen}) / table.peak_predicted.sel(frozen)
-    said = ELSEWHERE.format(releases=releases, frozen=taken.item())
-    return table.assign_attrs(elsewhere=said)
+    caption_part = ELSEWHERE.format(releases=releases, frozen=taken.item())
+    return table.assign_attrs(elsewhere=caption_part)
 
 
 SECTIONS = {

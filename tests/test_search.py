@@ -256,7 +256,7 @@ def test_statistical_claims_share_their_alarms_over_all_points_and_do_not_climb(
     assert all(len(record.points) == 64 for record in records)
     (one,) = summary(search, records)
     assert one.largest is not None
-    largest = max(float(np.max(record.found["residual"])) for record in records)
+    largest = max(float(np.max(record.columns["residual"])) for record in records)
     assert one.largest.ratio == pytest.approx(largest / (6 + math.log10(tests)))
     assert starts(worst_of(records, tests)) == []
 

@@ -19,7 +19,7 @@ def table(draws: int) -> list[str]:
     for precision, usual in REFERENCE.items():
         each = [rounding(precision, draw=n) | decompositions(precision, n) for n in range(draws)]
         for name, expected in usual.items():
-            worst = (min if name == "largest" else max)(one[name] for one in each)
+            worst = (min if name == "largest" else max)(draw[name] for draw in each)
             rows.append((precision, name, f"{worst:.3g}", f"{expected:.3g}"))
     return aligned(rows)
 

@@ -151,8 +151,8 @@ def _failed(error: BaseException) -> tuple[int, str]:
             return BAD_INPUT, f"{shortened(os.fspath(error.filename), 120)}: got {error.strerror}"
         case OSError():
             # Where a file is gone the parts may be, too.
-            kept = "" if isinstance(error, FileNotFoundError) else "; finished parts are kept"
-            return FAULT, f"{error.filename or 'system'}: {_reason(error)}{kept}"
+            parts = "" if isinstance(error, FileNotFoundError) else "; finished parts are kept"
+            return FAULT, f"{error.filename or 'system'}: {_reason(error)}{parts}"
     return FAULT, f"internal error ({_named(error)}); LRDYN_DEBUG=1 shows where"
 
 

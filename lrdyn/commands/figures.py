@@ -94,8 +94,8 @@ def _not_compared(chosen: Sequence[Exhibit], options: argparse.Namespace, baseli
             why := long.uncompared(exhibit, options.out, baselines, options.preset)
         ):
             reasons.setdefault(why, []).append(exhibit.name)
-    said = "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
-    return f"numbers not compared of {said}" if said else ""
+    causes = "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
+    return f"numbers not compared of {causes}" if causes else ""
 
 
 def _each(
@@ -286,7 +286,7 @@ def _in_precision(
                 got = f"--dtype: got {dtype!r} for {exhibit.name}"
                 raise BadInput(f"{got}, wanted {wanted}")
             say(f"{exhibit.name}: left out, it needs {wanted}")
-    return [in_precision(one, dtype) for one in exhibits if dtype in one.precisions]
+    return [in_precision(exhibit, dtype) for exhibit in exhibits if dtype in exhibit.precisions]
 
 
 def _known_preset(preset: str, exhibits: Sequence[Exhibit]) -> None:

@@ -54,7 +54,7 @@ def of_verify() -> Parser:
     ]
     about = "Verify a theorem, run a study: lrdyn verify NAME --help shows its flags."
     parser = Parser("lrdyn verify", about, examples=examples)
-    names = ", ".join(one.name for one in (*theorems(), *studies()))
+    names = ", ".join(experiment.name for experiment in (*theorems(), *studies()))
     parser.add_argument("name", metavar="NAME", help=f"{names}, all, FILE.py or FILE.py:NAME")
     parser.add_argument("flags", nargs="*", metavar="FLAG", help="those of the theorem")
     return parser
@@ -167,8 +167,12 @@ def tree(file: Any = None, directory: Any = None) -> argparse.ArgumentParser:
     words = root.add_subparsers()
     verified = words.add_parser("verify", help="verify a theorem").add_subparsers()
     _add(verified, "all", pool.parser_of_all("lrdyn verify all"))
-    for one in (*theorems(), *studies()):
-        _add(verified, one.name, verify.parser_of(one, f"lrdyn verify {one.name}"))
+    for experiment in (*theorems(), *studies()):
+        _add(
+            verified,
+            experiment.name,
+            verify.parser_of(experiment, f"lrdyn verify {experiment.name}"),
+        )
     drawn = words.add_parser("figures", help="figures of your own").add_subparsers()
     _add(drawn, "init", own_figures.parser_of_init())
     for action in figures.ACTIONS:
@@ -193,13 +197,13 @@ def _add(words: Any, name: str, parser: argparse.ArgumentParser) -> None:
 
 def _actions(parser: argparse.ArgumentParser) -> Sequence[argparse.Action]:
     """The actions of a parser and of those below it."""
-    found: list[argparse.Action] = []
+    actions: list[argparse.Action] = []
     for action in parser._actions:
-        found.append(action)
+        actions.append(action)
         if isinstance(action, argparse._SubParsersAction):
             for below in action.choices.values():
-                found += _actions(below)
-    return found
+                actions += _actions(below)
+    return actions
 
 
 PAGES: dict[str, Callable[[], Parser]] = {

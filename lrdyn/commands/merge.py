@@ -31,26 +31,26 @@ def parser() -> Parser:
         >>> parser().parse(["a", "b:0.5", "--out", "c"]).adapters
         ['a', 'b:0.5']
     """
-    made = Parser("lrdyn merge", DESCRIPTION, EPILOG, examples=EXAMPLES)
-    made.add_argument(
+    flags = Parser("lrdyn merge", DESCRIPTION, EPILOG, examples=EXAMPLES)
+    flags.add_argument(
         "adapters", nargs="+", type=folder, metavar="ADAPTER[:WEIGHT]", help="what is added"
     )
-    made.add_argument(
+    flags.add_argument(
         "--out", type=folder, metavar="DIR", required=True, help="where it is written"
     )
-    made.add_argument(
+    flags.add_argument(
         "--resize", type=whole("resize", 1), metavar="R", help="r of each matrix, at most"
     )
-    made.add_argument(
+    flags.add_argument(
         "--energy", type=share("energy"), metavar="E", help="or the least share of its squared norm"
     )
-    made.add_argument(
+    flags.add_argument(
         "--budget", type=whole("budget", 1), metavar="N", help="or parameters of all factors"
     )
-    made.add_argument(
+    flags.add_argument(
         "--error", type=share("error"), metavar="E", help="or the relative error of all"
     )
-    return made
+    return flags
 
 
 def main(words: Sequence[str]) -> None:
@@ -71,10 +71,10 @@ def main(words: Sequence[str]) -> None:
         # A file of weights has no configuration beside it, and would be called missing.
         if Path(name).is_file() and not Path(name).with_name(ADAPTER[0]).exists():
             raise BadInput(f"ADAPTER: got {shortened(name)!r}, wanted a folder that PEFT wrote")
-    with user_files("ADAPTER", "a folder that PEFT wrote"), told("merge") as seen:
-        made = combine(names, weights, **_ways(options), progress=seen)
-        peft.write(out, made.adapter)
-    say("\n".join([*made.lines(), f"adapter: {out}"]))
+    with user_files("ADAPTER", "a folder that PEFT wrote"), told("merge") as progress:
+        merged = combine(names, weights, **_ways(options), progress=progress)
+        peft.write(out, merged.adapter)
+    say("\n".join([*merged.lines(), f"adapter: {out}"]))
 
 
 WAYS = {"resize": "rank", "energy": "energy", "budget": "budget", "error": "error"}

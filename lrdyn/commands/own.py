@@ -25,24 +25,24 @@ def own_experiment(text: str) -> Experiment:
         raise BadInput(f"{got} ({no_such_file(path)}), wanted a Python file that states a theorem")
     if not os.path.isfile(path) or path.suffix != ".py":
         raise BadInput(f"{got}, wanted a Python file that states a theorem")
-    found = vars(imported(path))
+    contents = vars(imported(path))
     with named({path.resolve().parent}):  # which class an object has is its own word
-        every = {n: one for n, one in found.items() if isinstance(one, Experiment)}
+        every = {n: value for n, value in contents.items() if isinstance(value, Experiment)}
     if name:
         if name not in every:
             meant = near(name, every)
             raise BadInput(f"{got}{meant}, wanted the name of a theorem of that file")
         return every[name]
-    stated = {n: one for n, one in every.items() if not _known(one)}
+    stated = {n: experiment for n, experiment in every.items() if not _known(experiment)}
     if len(set(map(id, stated.values()))) != 1:
         wanted = "one of " + ", ".join(f"{file}:{n}" for n in stated)
         raise BadInput(f"{got}, wanted {wanted if stated else 'a file that states a theorem'}")
     return next(iter(stated.values()))
 
 
-def _known(one: Experiment) -> bool:
+def _known(experiment: Experiment) -> bool:
     """Whether it is one of the library's, which a file may import."""
-    return any(s.case.__module__.startswith("lrdyn.") for s in one.scenarios)
+    return any(s.case.__module__.startswith("lrdyn.") for s in experiment.scenarios)
 
 
 def imported(given: Path) -> ModuleType:
@@ -65,8 +65,8 @@ def imported(given: Path) -> ModuleType:
     except (KeyboardInterrupt, MemoryError):
         raise
     except BaseException as error:
-        said = f"got {described(error)}, wanted a file that can be imported"
-        raise BadInput(f"{given}{_line(error, path)}: {said}") from error
+        message = f"got {described(error)}, wanted a file that can be imported"
+        raise BadInput(f"{given}{_line(error, path)}: {message}") from error
     return module
 
 

@@ -67,10 +67,10 @@ def main(words: Sequence[str]) -> Sameness | None:
     helped = {"-h", "--help"} & set(words) and not FOLDER.is_dir()
     mine = {FOLDER.resolve()}
     with mistakes.named(mine):
-        found = [] if helped else exhibits_in(FOLDER)
+        exhibits = [] if helped else exhibits_in(FOLDER)
     where = FOLDER / BASELINES
     how = {"prog": "lrdyn figures", "written_in": mine, "machine": machine}
-    return figures.main(found, where, words, **how)
+    return figures.main(exhibits, where, words, **how)
 
 
 def parser_of_init() -> Parser:
@@ -93,14 +93,14 @@ def exhibits_in(folder: Path) -> list[Exhibit]:
     if not folder.is_dir():
         raise BadInput(f"figures: got no folder {os.fspath(folder)!r}, wanted `lrdyn figures init`")
     paths = sorted(path for path in folder.glob("*.py") if not path.name.startswith("test_"))
-    stated = [one for path in paths for one in vars(imported(path)).values()]
-    found = {id(one): one for one in stated if isinstance(one, Exhibit)}
-    names = sorted(one.name for one in found.values())
+    stated = [value for path in paths for value in vars(imported(path)).values()]
+    exhibits = {id(value): value for value in stated if isinstance(value, Exhibit)}
+    names = sorted(exhibit.name for exhibit in exhibits.values())
     if twice := [name for name, other in itertools.pairwise(names) if name == other]:
         raise BadInput(f"figures: got two of the name {twice[0]!r}, wanted one")
     if not names:
         raise BadInput(f"figures: got no figure in {os.fspath(folder)!r}, wanted one in a file")
-    return sorted(found.values(), key=lambda one: one.name)
+    return sorted(exhibits.values(), key=lambda exhibit: exhibit.name)
 
 
 def init() -> None:
@@ -109,14 +109,14 @@ def init() -> None:
         raise BadInput(f"init: got a {os.fspath(FOLDER)!r} that is there, wanted none")
     setup("float64")
     with whole_files.scratch_folder(Path()) as scratch:
-        made = scratch / FOLDER
-        made.mkdir()
-        (made / "example.py").write_text(inspect.getsource(example))
-        (made / "test_figures.py").write_text(TEST)
-        (made / "check.sh").write_text(SCRIPT)
-        (made / "check.sh").chmod(0o755)
-        (figure,) = exhibits_in(made)
-        write_baseline(figure, scratch / "results", made / BASELINES, report=lambda line: None)
-        whole_files.rename_new(made, FOLDER)
+        folder = scratch / FOLDER
+        folder.mkdir()
+        (folder / "example.py").write_text(inspect.getsource(example))
+        (folder / "test_figures.py").write_text(TEST)
+        (folder / "check.sh").write_text(SCRIPT)
+        (folder / "check.sh").chmod(0o755)
+        (figure,) = exhibits_in(folder)
+        write_baseline(figure, scratch / "results", folder / BASELINES, report=lambda line: None)
+        whole_files.rename_new(folder, FOLDER)
     say(f"{FOLDER / 'example.py'}: an example, and what it is compared with in {BASELINES}/")
     say(f"{FOLDER / 'test_figures.py'}, {FOLDER / 'check.sh'}: for pytest, for any CI")

@@ -27,14 +27,14 @@ def parser() -> Parser:
         >>> parser().parse(["results"]).out is None
         True
     """
-    made = Parser("lrdyn report", DESCRIPTION, examples=EXAMPLES)
-    made.add_argument(
+    flags = Parser("lrdyn report", DESCRIPTION, examples=EXAMPLES)
+    flags.add_argument(
         "results", type=folder, metavar="RESULTS", help="a folder of results, or one of several"
     )
-    made.add_argument(
+    flags.add_argument(
         "--out", type=folder, metavar="FILE", help=f"the file (default: RESULTS/{page.FILE})"
     )
-    return made
+    return flags
 
 
 def main(words: Sequence[str]) -> None:

@@ -90,7 +90,7 @@ def command(
     options: argparse.Namespace,
     words: Sequence[str],
     prog: str,
-    kept: Callable[[KeptPrograms | None], KeptPrograms | None],
+    kept_by: Callable[[KeptPrograms | None], KeptPrograms | None],
 ) -> Sameness | Status:
     """Search, print and write; different if a claim is above its threshold somewhere.
 
@@ -99,7 +99,7 @@ def command(
         options: what was read of the words.
         words: those of the command line.
         prog: the command as one types it, empty for ``lrdyn verify``.
-        kept: where the programs of the theorem are kept, of what the machine keeps.
+        kept_by: where the programs of the theorem are kept, of what the machine keeps.
 
     Raises:
         BadInput: flags that a search has no use for, or with which no point is accepted.
@@ -114,7 +114,7 @@ def command(
     held = {name: v if isinstance(v, list) else [v] for name, v in held.items()}
     dtype, why = options.dtype, ""
     machine = setup(dtype or "float64")
-    context = DEFAULT._replace(programs=kept(machine), machine=machine)
+    context = DEFAULT._replace(programs=kept_by(machine), machine=machine)
     if dtype is None:
         dtype, why = measured_arithmetic.usual_precision(meter_of(context))
     if why:
@@ -132,33 +132,38 @@ def command(
 def _opened(asked: SearchCommand) -> Iterator[tuple[parts.Store, progress.Progress]]:
     """The folder of a search with what was found before, and progress."""
     folder, search = asked.folder, asked.search
-    with held_folder(folder, asked.out, "--out") as made:
+    with held_folder(folder, asked.out, "--out") as new_folders:
         try:
             with (
-                progress.shown(search.experiment.name) as told,
-                parts.opened(folder / parts.FOLDER / search.name, told.note) as store,
+                progress.shown(search.experiment.name) as shown,
+                parts.opened(folder / parts.FOLDER / search.name, shown.note) as store,
             ):
-                yield store, told
+                yield store, shown
         except BadInput:
             # What was computed before stays for the next try.
             if not any((folder / parts.FOLDER / search.name).glob("*.npz")):
                 parts.clear(folder)
-                remove_empty(folder, made)
+                remove_empty(folder, new_folders)
             raise
 
 
 def _inside(asked: SearchCommand) -> Sameness | Status:
     search, began = asked.search, time.process_time()
     evaluator = Evaluator(search.experiment, asked.context)
-    with _opened(asked) as (store, told):
-        records = searched(search, evaluator, store, told)
-        found, tests = summary(search, records), count_of_tests(records)
+    with _opened(asked) as (store, shown):
+        records = searched(search, evaluator, store, shown)
+        summaries, tests = summary(search, records), count_of_tests(records)
         again = {}
-        for one in found:
-            if one.largest and one.largest.ratio > 0:
-                told.during(0.0, f"repeat {one.claim.id}")
-                again[one.claim.id] = repeated(search.experiment, one.largest, asked.context, tests)
-        entries = [_entry(one, again.get(one.claim.id), asked.prog) for one in found]
+        for summary_of_claim in summaries:
+            if summary_of_claim.largest and summary_of_claim.largest.ratio > 0:
+                shown.during(0.0, f"repeat {summary_of_claim.claim.id}")
+                again[summary_of_claim.claim.id] = repeated(
+                    search.experiment, summary_of_claim.largest, asked.context, tests
+                )
+        entries = [
+            _entry(summary_of_claim, again.get(summary_of_claim.claim.id), asked.prog)
+            for summary_of_claim in summaries
+        ]
         over = any(_above(entry) for entry in entries)
         points = sum(len(record.points) for record in records)
         written = _header(asked, "search", began) | {
@@ -174,7 +179,11 @@ def _inside(asked: SearchCommand) -> Sameness | Status:
     if over:
         return Sameness(same=False)
     carriers = {claim.id for claim in search.experiment.scenarios[0].claims if claim.carries}
-    if not any(one.judged for one in found if one.claim.id in carriers):
+    if not any(
+        summary_of_claim.judged
+        for summary_of_claim in summaries
+        if summary_of_claim.claim.id in carriers
+    ):
         say("no point was judged of a claim that carries the verdict")
         return Status(UNDECIDED)
     return Sameness(same=True)
@@ -231,24 +240,24 @@ def _number(value: float | None) -> float | None:
     return value if value is not None and np.isfinite(value) else None
 
 
-def _entry(one: Summary, again: float | None, prog: str) -> dict[str, Any]:
+def _entry(claim_summary: Summary, again: float | None, prog: str) -> dict[str, Any]:
     """What is written of a claim; a ratio that is no number is null, and its claim is lost."""
-    largest = one.largest
-    found = {
-        "id": one.claim.id,
-        "kind": one.claim.kind,
-        "statement": one.claim.statement,
-        "judged": one.judged,
-        "excused": one.excused,
-        "outside": one.outside,
-        "left_out": dict(sorted(one.reasons.items())),
-        "ratios": {p: _number(worst.ratio) for p, worst in one.worst.items()},
+    largest = claim_summary.largest
+    entry = {
+        "id": claim_summary.claim.id,
+        "kind": claim_summary.claim.kind,
+        "statement": claim_summary.claim.statement,
+        "judged": claim_summary.judged,
+        "excused": claim_summary.excused,
+        "outside": claim_summary.outside,
+        "left_out": dict(sorted(claim_summary.reasons.items())),
+        "ratios": {p: _number(worst.ratio) for p, worst in claim_summary.worst.items()},
         "repeated": _number(again if largest and largest.ratio else largest and largest.ratio),
         "precision": largest.precision if largest else None,
         "command": command_of(prog, largest) if largest else None,
         "lost": bool(largest and not np.isfinite(largest.ratio)),
     }
-    return found
+    return entry
 
 
 def _above(entry: Mapping[str, Any]) -> bool:
@@ -285,11 +294,11 @@ def short(entry: Mapping[str, Any], precision: str) -> str:
 def _beyond(asked: SearchCommand) -> Sameness:
     search, began = asked.search, time.process_time()
     evaluator = Evaluator(search.experiment, asked.context)
-    with _opened(asked) as (store, told):
-        edges, unrun = searched_beyond(search, evaluator, store, told)
+    with _opened(asked) as (store, shown):
+        edges, unrun = searched_beyond(search, evaluator, store, shown)
         written = _header(asked, "beyond", began) | {
-            "edges": [_edge(one, search.seed, asked.prog) for one in edges],
-            "not_run": [_unrun(one, asked.prog) for one in unrun],
+            "edges": [_edge(edge, search.seed, asked.prog) for edge in edges],
+            "not_run": [_unrun(failure, asked.prog) for failure in unrun],
         }
         files.write_json(asked.folder / FILE, written)
     say(f"{search.experiment.name}: {search.experiment.summary}")
@@ -302,29 +311,29 @@ def _beyond_command(prog: str, point: Mapping[str, Any]) -> str:
     return " ".join([prog, "--search 1 --beyond", *words_of(point)])
 
 
-def _edge(one: Edge, seed: int, prog: str) -> dict[str, Any]:
-    own = one.hypothesis == OWN_HYPOTHESES[0]
+def _edge(edge: Edge, seed: int, prog: str) -> dict[str, Any]:
+    own = edge.hypothesis == OWN_HYPOTHESES[0]
     return {
-        "hypothesis": f"condition of {one.claim.id}" if own else one.hypothesis,
-        "claim": one.claim.id,
-        "statement": one.claim.statement,
-        "precision": one.precision,
-        "points": one.points,
-        "fails": one.fails,
-        "ratio": _number(one.worst.ratio),
-        "condition": _number(one.worst.condition),
-        "least_condition": _number(one.least),
-        "found_after": None if one.first is None else one.first - seed + 1,
-        "command": _beyond_command(prog, one.worst.asked),
+        "hypothesis": f"condition of {edge.claim.id}" if own else edge.hypothesis,
+        "claim": edge.claim.id,
+        "statement": edge.claim.statement,
+        "precision": edge.precision,
+        "points": edge.points,
+        "fails": edge.fails,
+        "ratio": _number(edge.worst.ratio),
+        "condition": _number(edge.worst.condition),
+        "least_condition": _number(edge.least),
+        "found_after": None if edge.first is None else edge.first - seed + 1,
+        "command": _beyond_command(prog, edge.worst.asked),
     }
 
 
-def _unrun(one: Unrun, prog: str) -> dict[str, Any]:
+def _unrun(failure: Unrun, prog: str) -> dict[str, Any]:
     return {
-        "scenario": one.scenario,
-        "hypothesis": one.hypothesis,
-        "why": one.why,
-        "command": _beyond_command(prog, one.asked),
+        "scenario": failure.scenario,
+        "hypothesis": failure.hypothesis,
+        "why": failure.why,
+        "command": _beyond_command(prog, failure.asked),
     }
 
 
@@ -340,10 +349,10 @@ def _edges(edges: Sequence[Mapping[str, Any]], unrun: Sequence[Mapping[str, Any]
         where = edge["hypothesis"], edge["claim"], edge["precision"]
         rows.append((*where, count, ratio, condition))
     lines = [f"{e['claim']} without {e['hypothesis']}: {e['command']}" for e in costly]
-    for one in unrun:
+    for failure in unrun:
         lines.append(
-            f"{one['scenario']} without {one['hypothesis']} cannot be run ({one['why']}): "
-            f"{one['command']}"
+            f"{failure['scenario']} without {failure['hypothesis']} cannot be run "
+            f"({failure['why']}): {failure['command']}"
         )
     harmless = sorted({f"{e['hypothesis']} ({e['claim']})" for e in edges if not e["fails"]})
     free = [f"cost nothing at these points: {', '.join(harmless)}"] if harmless else []

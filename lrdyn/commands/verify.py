@@ -138,15 +138,17 @@ def _examples(theorem: Experiment, prog: str) -> list[Example]:
     """Three command lines for its page of help."""
     swept = [flag for flag in theorem.flags if flag.swept and flag.quick]
     several = max(swept, key=lambda flag: len(flag.quick) > 1, default=None)
-    found = [Example(f"{prog} --seeds 4", "the quick settings, with four seeds")]
+    examples = [Example(f"{prog} --seeds 4", "the quick settings, with four seeds")]
     if several:
         values = " ".join(map(flag_text, several.quick))
-        found.append(Example(f"{prog} {typed(several.name)} {values}", "a sweep over these values"))
+        examples.append(
+            Example(f"{prog} {typed(several.name)} {values}", "a sweep over these values")
+        )
     if theorem.judged:
         again = f"{prog} --judge results/{theorem.name}/HASH"
-        found.append(Example(again, "judge saved results again, without a run"))
+        examples.append(Example(again, "judge saved results again, without a run"))
     more = Example(f"{prog} --preset paper --out mine", "the paper's settings, results in mine/")
-    return [*found[:2], *([] if len(found) > 2 else [more]), *found[2:]]
+    return [*examples[:2], *([] if len(examples) > 2 else [more]), *examples[2:]]
 
 
 def _seeds(theorem: Experiment) -> str:
@@ -171,7 +173,7 @@ def _add_training_flags(parser: Parser) -> None:
 
 def lines_of(experiments: Sequence[Experiment]) -> list[str]:
     """One line for each: its name and what it is."""
-    return [f"{one.name:16}{one.summary}" for one in experiments]
+    return [f"{experiment.name:16}{experiment.summary}" for experiment in experiments]
 
 
 def flags_of(theorem: Experiment) -> set[str]:
@@ -230,8 +232,8 @@ def verify_command(
             run, why = in_usual_precision(run, context)
             if why:
                 say(f"{theorem.name}: in float32. {why}")
-        if said := about(run):
-            say(f"{theorem.name}: {said}")
+        if remark := about(run):
+            say(f"{theorem.name}: {remark}")
         return carry_out(run, options.out, draw=verdicts.draw, bar=bar, context=context)
 
 
@@ -244,10 +246,10 @@ def _cluster(options: argparse.Namespace, name: str) -> Iterator[Any]:
     client = clusters()
     if name:
         client.warn_of_exposure(name, options.cluster)
-    with client.opened(options.cluster, options.cluster_security) as found:
+    with client.opened(options.cluster, options.cluster_security) as cluster:
         if name:
-            say(f"{name}: {found.said()}")
-        yield found
+            say(f"{name}: {cluster.said()}")
+        yield cluster
 
 
 def clusters() -> Any:
@@ -320,10 +322,12 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
                     raise BadInput(f"--judge: got other arguments beside it, {wanted}")
                 setup("float64", host_only=True)
                 path = Path(options.judge)
-                found, notes = judge_again(theorem, path, verdicts.draw, changed=options.changed)
+                verification, notes = judge_again(
+                    theorem, path, verdicts.draw, changed=options.changed
+                )
             elif getattr(options, "search", None) is not None:
-                kept = partial(kept_programs, theorem)
-                return searches.command(theorem, options, words, typed_as, kept)
+                kept_by = partial(kept_programs, theorem)
+                return searches.command(theorem, options, words, typed_as, kept_by)
             elif getattr(options, "beyond", False):
                 raise BadInput("--beyond: got it alone, wanted --search N beside it")
             elif getattr(options, "changed", False):
@@ -331,18 +335,18 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
             else:
                 command = _command(theorem, options)
                 run_deterministically(theorem.name, options)
-                (found, path), notes = verify_command(command), []
+                (verification, path), notes = verify_command(command), []
             say(f"{theorem.name}: {theorem.summary}")
             if theorem.judged:
-                lines = [*report.table(found.verdict), *found.diverged, *notes]
-                lines += report.devices(found.verdict)
-                say("\n".join([*lines, *report.why_undecided(found.verdict)]))
-                changed = "changed: " if found.verdict["changed"] else ""
-                say(f"{changed}{theorem.name} {report.word(found.verdict)}: {path}")
+                lines = [*report.table(verification.verdict), *verification.diverged, *notes]
+                lines += report.devices(verification.verdict)
+                say("\n".join([*lines, *report.why_undecided(verification.verdict)]))
+                changed = "changed: " if verification.verdict["changed"] else ""
+                say(f"{changed}{theorem.name} {report.word(verification.verdict)}: {path}")
             else:
                 say(f"{theorem.name} claims nothing: {path}")
             if options.report:
                 say(f"report: {report_command.written(path, typed_as)}")
-        return Judged(path / "verdict.json", found.verdict["holds"], theorem.judged)
+        return Judged(path / "verdict.json", verification.verdict["holds"], theorem.judged)
 
     return run(theorem.name, judged, own_process=argv is None)

@@ -117,12 +117,12 @@ def principal_angles(dim: int, first: int, second: int, draws: int = DRAWS) -> C
             checks.refuse(name, size, f"at most dim, {dim}")
     checks.integer("draws", draws)
     rng = np.random.default_rng(0)
-    found = []
+    angles = []
     for _ in range(draws):
         basis, _ = np.linalg.qr(rng.normal(size=(dim, second)))
         cosines = np.linalg.svd(basis[:first], compute_uv=False)
-        found.append(np.degrees(np.arccos(np.minimum(cosines, 1.0))))
-    return _summed(np.array(found))
+        angles.append(np.degrees(np.arccos(np.minimum(cosines, 1.0))))
+    return _summed(np.array(angles))
 
 
 # Matrices --------------------------------------------------------------------------------------
@@ -267,14 +267,14 @@ def of_gaussian(
     checks.integer("columns", columns)
     checks.integer("draws", draws)
     rng = np.random.default_rng(0)
-    found = []
+    values = []
     for _ in range(draws):
         drawn = rng.normal(size=(rows, columns))
-        found.append(statistic(drawn if norm is None else drawn * (norm / np.linalg.norm(drawn))))
-    return _summed(np.array(found))
+        values.append(statistic(drawn if norm is None else drawn * (norm / np.linalg.norm(drawn))))
+    return _summed(np.array(values))
 
 
-def _summed(found: np.ndarray) -> Chance:
+def _summed(draws: np.ndarray) -> Chance:
     """Mean and band over the first axis."""
-    low, high = np.quantile(found, [(1 - BAND) / 2, (1 + BAND) / 2], axis=0)
-    return Chance(np.asarray(np.mean(found, axis=0)), np.asarray(low), np.asarray(high))
+    low, high = np.quantile(draws, [(1 - BAND) / 2, (1 + BAND) / 2], axis=0)
+    return Chance(np.asarray(np.mean(draws, axis=0)), np.asarray(low), np.asarray(high))

@@ -16,8 +16,8 @@ from lrdyn.core.spectra import half_of_the_digits
 
 @checked
 def relative_response(
-    one: Float[Array, "*shape"],
-    other: Float[Array, "*shape"],
+    first: Float[Array, "*shape"],
+    second: Float[Array, "*shape"],
     scale: Float[Array, ""] | None = None,
 ) -> Float[Array, ""]:
     """Largest difference of two arrays over a scale, inside a traced program.
@@ -30,8 +30,8 @@ def relative_response(
         0.25
     """
     if scale is None:
-        scale = jnp.maximum(jnp.max(jnp.abs(one)), jnp.max(jnp.abs(other)))
-    difference = jnp.abs(one - other)
+        scale = jnp.maximum(jnp.max(jnp.abs(first)), jnp.max(jnp.abs(second)))
+    difference = jnp.abs(first - second)
     # XLA's maximum over vectors of NaN can be -inf, which would pass for a small residual.
     lost = ~jnp.all(jnp.isfinite(difference))
     largest = jnp.where(lost, jnp.nan, jnp.max(difference))
@@ -63,9 +63,9 @@ def twins(run: Callable[[PyTree], PyTree], data: PyTree) -> Twins:
             each in a direction of its own: one alone may lie across what grows.
 
     Example:
-        >>> found = twins(lambda x: 2 * x, jnp.ones(3))
-        >>> apart = [float(jnp.max(twin - found.run)) for twin in (found.far, found.near)]
-        >>> [bool(a <= 2.1 * d) for a, d in zip(apart, found.disturbances, strict=True)]
+        >>> runs = twins(lambda x: 2 * x, jnp.ones(3))
+        >>> apart = [float(jnp.max(twin - runs.run)) for twin in (runs.far, runs.near)]
+        >>> [bool(a <= 2.1 * d) for a, d in zip(apart, runs.disturbances, strict=True)]
         [True, True]
     """
     arrays, rest = eqx.partition(data, eqx.is_inexact_array)
@@ -131,12 +131,12 @@ def pushed(
 
 
 @checked
-def conditions(found: Twins, seen: Callable[[PyTree], PyTree] = lambda result: result) -> PyTree:
+def conditions(runs: Twins, look: Callable[[PyTree], PyTree] = lambda result: result) -> PyTree:
     """By how much a run amplifies a small error of its data, for each array that it returns.
 
     Args:
-        found: the run and its twins.
-        seen: maps what the run returned to the arrays that are looked at.
+        runs: the run and its twins.
+        look: maps what the run returned to the arrays whose condition is asked for.
 
     Returns:
         In place of each array of floating-point numbers the response of a twin over its
@@ -148,11 +148,11 @@ def conditions(found: Twins, seen: Callable[[PyTree], PyTree] = lambda result: r
         small as it may.
 
     Example:
-        >>> found = twins(lambda x: {"far": 50 * (x - 1), "near": x}, jnp.ones(3))
-        >>> {name: 10 < float(c) < 60 for name, c in conditions(found).items()}
+        >>> runs = twins(lambda x: {"far": 50 * (x - 1), "near": x}, jnp.ones(3))
+        >>> {name: 10 < float(c) < 60 for name, c in conditions(runs).items()}
         {'far': True, 'near': False}
     """
-    run, far, near = (eqx.filter(seen(side), eqx.is_inexact_array) for side in found[:3])
+    run, far, near = (eqx.filter(look(side), eqx.is_inexact_array) for side in runs[:3])
     leaves, structure = jax.tree.flatten(run)
     pairs = list(map(jnp.stack, zip(*map(jax.tree.leaves, (far, near)), strict=True)))
     scale = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in (*leaves, *pairs)]))
@@ -161,8 +161,8 @@ def conditions(found: Twins, seen: Callable[[PyTree], PyTree] = lambda result: r
     responses = jnp.stack(
         [of_twins(leaf, pair, scale) for leaf, pair in zip(leaves, pairs, strict=True)]
     )
-    coarse, fine = jnp.maximum(1.0, responses / jnp.asarray(found.disturbances)[None]).T
-    most = (found.disturbances[0] / found.disturbances[1]) ** 0.5
+    coarse, fine = jnp.maximum(1.0, responses / jnp.asarray(runs.disturbances)[None]).T
+    most = (runs.disturbances[0] / runs.disturbances[1]) ** 0.5
     known = jnp.all((responses[:, 0] < 0.1) & (fine <= most * coarse))
     return structure.unflatten(jnp.where(known, jnp.maximum(coarse, fine), jnp.inf))
 

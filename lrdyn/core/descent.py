@@ -93,8 +93,8 @@ def iterate(
         return state, state if small else record(state)
 
     starts = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
-    last, seen = scan_records(interval, state, (starts, ends))
-    return last, _records_of(record, seen) if small else seen
+    last, records = scan_records(interval, state, (starts, ends))
+    return last, _records_of(record, records) if small else records
 
 
 def _records_of(record: Callable[[State], Record], states: State) -> Record:

@@ -34,8 +34,8 @@ def one_by_one_on_cpu(function: Function) -> Function:
     def batch(_: int, batched: list[PyTree], *data: PyTree) -> tuple[PyTree, PyTree]:
         axes = jax.tree.map(lambda moves: 0 if moves else None, tuple(batched))
         each, together = (jax.vmap(f, in_axes=axes) for f in (loop, function))
-        found = jax.lax.platform_dependent(*data, cpu=each, default=together)
-        return found, jax.tree.map(lambda _: True, found)
+        results = jax.lax.platform_dependent(*data, cpu=each, default=together)
+        return results, jax.tree.map(lambda _: True, results)
 
     return wraps(function)(single)  # pyright: ignore[reportReturnType]
 

@@ -37,8 +37,8 @@ def near(word: str, known: Iterable[str]) -> str:
         >>> near("x", ["theorem1"])
         ''
     """
-    found = difflib.get_close_matches(word[:80], list(known), 1, 0.7)
-    return f" (did you mean {found[0]!r}?)" if found else ""
+    matches = difflib.get_close_matches(word[:80], list(known), 1, 0.7)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

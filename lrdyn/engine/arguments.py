@@ -274,9 +274,9 @@ SIZES |= {f"{prefix}i": 1024.0**power for power, prefix in enumerate("kmgt", sta
 def size(text: str) -> int:
     """Reader of a number of bytes such as ``500MB`` or ``2GiB``."""
     number = re.fullmatch(r"([0-9]+\.?[0-9]*)\s*([kmgt]?i?)b?", text.strip().lower())
-    found = float(number[1]) * SIZES[number[2]] if number and number[2] in SIZES else 0
-    if 1 <= found < math.inf:
-        return int(found)
+    count = float(number[1]) * SIZES[number[2]] if number and number[2] in SIZES else 0
+    if 1 <= count < math.inf:
+        return int(count)
     raise argparse.ArgumentTypeError(
         f"got {shortened(text)!r}, wanted a size such as 500MB or 2GiB"
     )

@@ -138,15 +138,15 @@ def worse(precision: str, measured: Measured) -> dict[str, float]:
         {}
     """
     free = GOVERNED if measured["matmuls"] != "highest" else ()
-    found = {}
+    ratios = {}
     for name, usual in REFERENCE[precision].items():
         if name in free or name not in measured:
             continue
         got = measured[name]
         times = (usual / got if got else float("inf")) if name == "largest" else got / usual
         if not times <= WORSE:
-            found[name] = times
-    return found
+            ratios[name] = times
+    return ratios
 
 
 def worst(precision: str, of_kinds: Sequence[Measured]) -> Measured:
@@ -157,7 +157,7 @@ def worst(precision: str, of_kinds: Sequence[Measured]) -> Measured:
         >>> worst("float64", kinds)["add"]
         16.0
     """
-    return max(of_kinds, key=lambda one: max(worse(precision, one).values(), default=0.0))
+    return max(of_kinds, key=lambda kind: max(worse(precision, kind).values(), default=0.0))
 
 
 def unfit(arithmetic: Mapping[str, Measured]) -> list[str]:

@@ -105,8 +105,8 @@ class Evaluator:
         width = FEW if len(points) <= FEW else WIDE
         filled = [*points, *[points[-1]] * (width - len(points))]
         job = self._job(scenario, precision, filled, controls)
-        found = self._computed(self._program(job, scenario, points[0], width), job)
-        return self._named(found.isel(point=slice(len(points))), job)
+        dataset = self._computed(self._program(job, scenario, points[0], width), job)
+        return self._named(dataset.isel(point=slice(len(points))), job)
 
     def _job(
         self, scenario: Scenario, precision: str, points: Sequence[Point], controls: tuple
@@ -146,10 +146,10 @@ class Evaluator:
         return target.dataset()
 
     @staticmethod
-    def _named(found: "xarray.Dataset", job: Job) -> "list[xarray.Dataset]":
+    def _named(dataset: "xarray.Dataset", job: Job) -> "list[xarray.Dataset]":
         if not job.controls:
-            return [found.assign_attrs(job.attributes)]
-        return [of_control(found, c).assign_attrs(job.attributes) for c in job.controls]
+            return [dataset.assign_attrs(job.attributes)]
+        return [of_control(dataset, c).assign_attrs(job.attributes) for c in job.controls]
 
 
 Columns = Mapping[str, np.ndarray]
@@ -157,7 +157,7 @@ Columns = Mapping[str, np.ndarray]
 
 
 def judged(
-    scenario: Scenario, claims: Sequence[Claim], found: "xarray.Dataset", precision: str
+    scenario: Scenario, claims: Sequence[Claim], dataset: "xarray.Dataset", precision: str
 ) -> dict[str, np.ndarray]:
     """Judge claims, each about single cases, at every point of a batch.
 
@@ -165,7 +165,7 @@ def judged(
         ``residual``, ``tolerance``, ``condition``, ``alternative``; ``reason``, why a case is left
         out, empty where it is judged; ``applies``, whether it meets all hypotheses.
     """
-    legs = [residuals(claim, scenario, found, precision, power=True) for claim in claims]
+    legs = [residuals(claim, scenario, dataset, precision, power=True) for claim in claims]
     numbers = ("residual", "tolerance", "condition", "alternative")
     columns = {name: np.stack([leg[name].values for leg in legs]) for name in numbers}
     reasons = np.stack([left_out(leg) for leg in legs]).astype(str)

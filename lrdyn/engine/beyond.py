@@ -116,34 +116,41 @@ def combinations_beyond(search: Search) -> list[Settings]:
     inside: list[Settings] = []
     outside: dict[str, list[Settings]] = {}
     for more in range(TRIES):
-        for one in combinations(free._replace(seed=search.seed + more)):
-            settings = run_with(free.experiment, one).settings
+        for combination in combinations(free._replace(seed=search.seed + more)):
+            settings = run_with(free.experiment, combination).settings
             refused = refusal(search.experiment, asked_for(free.experiment, settings, search.seed))
             several = outside.setdefault(refused, []) if refused else inside
-            if one not in several:
-                several.append(one)
-    refused = [one for several in zip_longest(*outside.values()) for one in several if one]
+            if combination not in several:
+                several.append(combination)
+    refused = [
+        combination
+        for several in zip_longest(*outside.values())
+        for combination in several
+        if combination
+    ]
     pairs = zip_longest(inside[:half], refused[:half])
-    return [one for pair in pairs for one in pair if one is not None]
+    return [combination for pair in pairs for combination in pair if combination is not None]
 
 
 def drawn_beyond(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
     """The points of the n-th batch: what the experiment refuses is drawn, too."""
     free = unchecked(search.experiment)
     rng, shape = source(free, search.seed, n + 1), known[n % len(known)]
-    found = []
+    points = []
     for k in range(min(WIDE, search.points - n * WIDE)):
         settings = values_of_a_point(free, rng) | chosen(dict(search.held), rng) | shape
-        found.append(asked_for(free, run_with(free, settings).settings, search.seed + n * WIDE + k))
-    return found
+        points.append(
+            asked_for(free, run_with(free, settings).settings, search.seed + n * WIDE + k)
+        )
+    return points
 
 
-def lost_hypotheses(claim: Claim, scenario: Scenario, one: Outcome, limit: float) -> list[str]:
+def lost_hypotheses(claim: Claim, scenario: Scenario, outcome: Outcome, limit: float) -> list[str]:
     """The hypotheses that a case does not meet: of the scenario, and of the claim."""
-    lost = [name for name, met in one.hypotheses.items() if not np.all(met)]
+    lost = [name for name, met in outcome.hypotheses.items() if not np.all(met)]
     with np.errstate(all="ignore"):
         try:
-            lost += judging.reasons_against(claim, scenario, one, limit)
+            lost += judging.reasons_against(claim, scenario, outcome, limit)
         except OutsideDomain:
             lost.append("no numbers")
     return [why for why in dict.fromkeys(lost) if why not in NO_LOSS]
@@ -162,18 +169,18 @@ def ratio_beyond(claim: Claim, row: judging.Row) -> float:
 def cases(
     scenario: Scenario,
     claim: Claim,
-    found: "xarray.Dataset",
+    dataset: "xarray.Dataset",
     precision: str,
     points: Sequence[DrawnPoint],
     *,
     dropped: str = "",
 ) -> Iterator[Case]:
     """A claim at points, judged whatever is lost; ``dropped`` is what the formula goes without."""
-    every = zip(points, outcomes(claim, scenario, found, precision), strict=True)
-    for place, (drawn, one) in enumerate(every):
-        row = judging.row_of(claim, scenario, one, power=not dropped)
+    every = zip(points, outcomes(claim, scenario, dataset, precision), strict=True)
+    for place, (drawn, outcome) in enumerate(every):
+        row = judging.row_of(claim, scenario, outcome, power=not dropped)
         if row.reason not in NO_LOSS:
-            lost = lost_hypotheses(claim, scenario, one, row.tolerance)
+            lost = lost_hypotheses(claim, scenario, outcome, row.tolerance)
             lost += [dropped] if dropped else []
             ratio = ratio_beyond(claim, row)
             yield Case(claim, lost, precision, ratio, row.condition, place, drawn.asked)
@@ -181,8 +188,10 @@ def cases(
 
 def broken(scenario: Scenario, precision: str) -> list[tuple[Control, ...]]:
     """Controls that leave a hypothesis, of claims about single cases; those of one program."""
-    kept = {claim.id for claim in about_cases(scenario) if not is_test(claim)}
-    leaving = [c for c in scenario.controls if c.claim in kept and (c.breaks or c.drops)]
+    about_single_cases = {claim.id for claim in about_cases(scenario) if not is_test(claim)}
+    leaving = [
+        c for c in scenario.controls if c.claim in about_single_cases and (c.breaks or c.drops)
+    ]
     return with_equal_settings([c for c in leaving if c.shows_in(precision)])
 
 
@@ -193,7 +202,7 @@ def at_controls(
     deciding = [flag for flag in experiment.flags if flag.shapes or not flag.swept]
     shapes = {f.name: f.quick[0] if f.quick else None for f in deciding}
     shapes |= {n: v for n, v in scenario.at.items() if n in shapes}
-    return [DrawnPoint(one.asked, {**one.point, **shapes, **control.at}) for one in batch]
+    return [DrawnPoint(point.asked, {**point.point, **shapes, **control.at}) for point in batch]
 
 
 def judged_beyond(
@@ -204,8 +213,8 @@ def judged_beyond(
     batch: Sequence[DrawnPoint],
 ) -> Iterator[Case]:
     """The claims of a scenario at points, whatever the flags leave."""
-    refused = [refusal(search.experiment, one.asked) for one in batch]
-    (plain,) = evaluator.results(scenario, precision, [one.point for one in batch])
+    refused = [refusal(search.experiment, drawn.asked) for drawn in batch]
+    (plain,) = evaluator.results(scenario, precision, [drawn.point for drawn in batch])
     for claim in about_cases(scenario):
         if not is_test(claim):
             for case in cases(scenario, claim, plain, precision, batch):
@@ -223,11 +232,11 @@ def judged_controls(
     """The claims of controls, which move cases away from a hypothesis or go without it."""
     for controls in broken(scenario, precision) if scenario.traced else ():
         points = at_controls(search.experiment, scenario, controls[0], batch)
-        refused = [refusal(search.experiment, one.point) for one in points]
-        every = evaluator.results(scenario, precision, [one.point for one in points], controls)
-        for control, found in zip(controls, every, strict=True):
+        refused = [refusal(search.experiment, point.point) for point in points]
+        every = evaluator.results(scenario, precision, [point.point for point in points], controls)
+        for control, dataset in zip(controls, every, strict=True):
             claim = judging.claim_of(control, scenario)
-            for case in cases(scenario, claim, found, precision, points, dropped=control.drops):
+            for case in cases(scenario, claim, dataset, precision, points, dropped=control.drops):
                 if not refused[case.place]:
                     yield from alone(case)
 
@@ -253,16 +262,16 @@ class BatchJudge:
     ) -> list[Case]:
         """Of a batch, from the store if they are there."""
         words = [*self.made_by, judge.__name__, scenario.id, precision]
-        words += [dict(one.point) for one in batch]
+        words += [dict(drawn.point) for drawn in batch]
         key = "0-" + hashlib.sha256(canonical(words).encode()).hexdigest()[:20]
         known = {claim.id: claim for claim in scenario.claims}
-        kept = self.store.load(key) if self.store else None
-        if kept is None:
-            found = list(judge(self.search, self.evaluator, scenario, precision, batch))
+        columns = self.store.load(key) if self.store else None
+        if columns is None:
+            judged = list(judge(self.search, self.evaluator, scenario, precision, batch))
             if self.store:
-                self.store.save(key, _arrays(found))
-            return found
-        rows = zip(*(kept[name].tolist() for name in KEPT), strict=True)
+                self.store.save(key, _arrays(judged))
+            return judged
+        rows = zip(*(columns[name].tolist() for name in KEPT), strict=True)
         return [
             Case(known[claim], [lost], precision, ratio, condition, place, batch[place].asked)
             for claim, lost, ratio, condition, place in rows
@@ -272,9 +281,9 @@ class BatchJudge:
 KEPT = ("claim", "lost", "ratio", "condition", "place")
 
 
-def _arrays(found: Sequence[Case]) -> dict[str, np.ndarray]:
+def _arrays(cases: Sequence[Case]) -> dict[str, np.ndarray]:
     """Cases as arrays."""
-    rows = [(c.claim.id, c.lost[0], c.ratio, c.condition, c.place) for c in found]
+    rows = [(c.claim.id, c.lost[0], c.ratio, c.condition, c.place) for c in cases]
     columns = zip(*rows, strict=True) if rows else ((),) * len(KEPT)
     types = ("U", "U", float, float, int)
     return {
@@ -294,7 +303,7 @@ def searched_beyond(
     progress.expect(search.points)
     free = search._replace(experiment=unchecked(search.experiment))
     once, known = Once(free.experiment), combinations_beyond(search)
-    keeper, found = BatchJudge(search, evaluator, store), []
+    keeper, cases = BatchJudge(search, evaluator, store), []
     unrun: dict[tuple[str, str], Unrun] = {}
     for n in range(-(-search.points // WIDE)):
         asked = drawn_beyond(search, known, n)
@@ -303,23 +312,23 @@ def searched_beyond(
             for batch in cut(free.experiment, scenario, points):
                 for precision in precisions(free.experiment, scenario, search.dtype):
                     try:
-                        found += keeper.cases(judged_beyond, scenario, precision, batch)
+                        cases += keeper.cases(judged_beyond, scenario, precision, batch)
                     except RAISED as error:
                         lost = refusal(search.experiment, batch[0].asked)
                         if not lost:
                             raise
                         why = f"{type(error).__name__}: {first_line(error)}"
-                        one = Unrun(scenario.id, lost, why, batch[0].asked)
-                        unrun.setdefault((scenario.id, lost), one)
-                    found += keeper.cases(judged_controls, scenario, precision, batch)
+                        failure = Unrun(scenario.id, lost, why, batch[0].asked)
+                        unrun.setdefault((scenario.id, lost), failure)
+                    cases += keeper.cases(judged_controls, scenario, precision, batch)
         progress.advance(len(asked))
-    return edges(found), list(unrun.values())
+    return edges(cases), list(unrun.values())
 
 
-def edges(found: Sequence[Case]) -> list[Edge]:
+def edges(cases: Sequence[Case]) -> list[Edge]:
     """Cases by claim, hypothesis and precision, those that cost a claim first."""
     groups: dict[tuple[str, str, str], list[Case]] = {}
-    for case in found:
+    for case in cases:
         groups.setdefault((case.lost[0], case.claim.id, case.precision), []).append(case)
     rows = []
     for several in groups.values():

@@ -64,12 +64,12 @@ class Checkpoints:
             whole_files.remove_scratch(folder)
         for path in reversed(_checkpoints(folder)):
             try:
-                found = read(path, key, like)
+                checkpoint = read(path, key, like)
             except Exception as error:  # a damaged array ends in whatever its reader met
                 _set_aside(path, error, self.progress.note)
                 continue
-            self._forget_log(self._run(name), found[0])
-            return found
+            self._forget_log(self._run(name), checkpoint[0])
+            return checkpoint
         self._forget_log(self._run(name), -1)
         return None
 
@@ -79,11 +79,11 @@ class Checkpoints:
             return step % self.every == 0
         return time.monotonic() - self.last >= SECONDS
 
-    def save(self, key: str, step: int, kept: PyTree) -> None:
+    def save(self, key: str, step: int, state: PyTree) -> None:
         """Write a checkpoint, and remove all but the last two."""
         folder = self._of(key)
         folder.mkdir(parents=True, exist_ok=True)
-        write(folder / f"step-{step:010}.ckpt", key, step, kept)
+        write(folder / f"step-{step:010}.ckpt", key, step, state)
         for path in _checkpoints(folder)[:-KEPT]:
             whole_files.remove(path)
         self.last = time.monotonic()
@@ -98,15 +98,17 @@ class Checkpoints:
             moment.step / moment.steps, f"{text}, {moment.rate:,.0f} examples a second"
         )
         if self.log:
-            _append(self.log, [(run, moment.step, *one) for one in numbers.items()])
+            _append(self.log, [(run, moment.step, *number) for number in numbers.items()])
 
     def lost(self, step: int, name: str, key: str) -> None:
         """Say so, and let the last checkpoint stay."""
         run, folder = self._run(name), self._of(key)
-        kept = _checkpoints(folder)
-        stays = f"the checkpoint {kept[-1]} stays" if kept else "no checkpoint before it"
+        checkpoints = _checkpoints(folder)
+        stays = (
+            f"the checkpoint {checkpoints[-1]} stays" if checkpoints else "no checkpoint before it"
+        )
         self.progress.note(f"{run}: lost at step {step}, the loss is no number; {stays}")
-        if kept:
+        if checkpoints:
             files.write_json(folder / LOST, {"run": run, "step": step})
 
     def _of(self, key: str) -> Path:
@@ -121,15 +123,15 @@ class Checkpoints:
             return
         with self.log.open(newline="") as file:
             rows = list(csv.reader(file))
-        kept = [r for r in rows if r[0] != run or int(r[1]) <= step]
+        rows_before = [r for r in rows if r[0] != run or int(r[1]) <= step]
         with whole_files.replacing(self.log) as path, path.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(kept)
+            csv.writer(file, lineterminator="\n").writerows(rows_before)
 
 
-def write(path: Path, key: str, step: int, kept: PyTree) -> None:
+def write(path: Path, key: str, step: int, state: PyTree) -> None:
     """Write one checkpoint, whole or not at all."""
     payload = io.BytesIO()
-    eqx.tree_serialise_leaves(payload, kept)
+    eqx.tree_serialise_leaves(payload, state)
     body = payload.getbuffer()
     head = {"key": key, "step": step, "bytes": len(body), "sha256": _sha256(body)}
     with whole_files.replacing(path) as temporary, temporary.open("wb") as file:
@@ -169,11 +171,11 @@ def log_of(key: str) -> str:
     return f"metrics-{key}.csv"
 
 
-def gather_logs(kept: Path, folder: Path) -> None:
+def gather_logs(source: Path, folder: Path) -> None:
     """Put the logs of trainings that were kept elsewhere behind that of a run that has ended."""
-    for path in sorted({*kept.glob(log_of("*")), kept / LOG}):
+    for path in sorted({*source.glob(log_of("*")), source / LOG}):
         # A store may be called by another name and still be the folder of the results.
-        if path.exists() and not (path.name == LOG and kept.samefile(folder)):
+        if path.exists() and not (path.name == LOG and source.samefile(folder)):
             with path.open(newline="") as file:
                 rows = [tuple(row) for row in csv.reader(file)]
             _append(folder / LOG, rows[1:])

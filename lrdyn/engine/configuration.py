@@ -195,7 +195,7 @@ def _values(flag: Flag, value: Any) -> Any:
     several = value if isinstance(value, list | tuple | range | np.ndarray) else (value,)
     if not len(several):
         raise BadInput(f"{typed(flag.name)}: got nothing, wanted {flag.wanted()}")
-    return tuple(_accepted(flag, one) for one in several)
+    return tuple(_accepted(flag, entry) for entry in several)
 
 
 def _accepted(flag: Flag, value: Any) -> Any:

@@ -172,12 +172,12 @@ def from_unit(flag: Flag, place: float) -> Any:
         return 0.0
     if _bounded(ends):
         side = FINEST * (1 - 2 * place)
-        found = 0.5 * 10.0**-side if side > 0 else 1 - 0.5 * 10.0**side
+        number = 0.5 * 10.0**-side if side > 0 else 1 - 0.5 * 10.0**side
     else:
         low, high = math.log10(ends.least), math.log10(ends.most)
-        found = 10.0 ** (low + (high - low) * (place - first) / (1 - first))
+        number = 10.0 ** (low + (high - low) * (place - first) / (1 - first))
     # As a command line is written; rounding must not leave the domain.
-    return float(np.clip(float(f"{found:.6g}"), ends.least, ends.most))
+    return float(np.clip(float(f"{number:.6g}"), ends.least, ends.most))
 
 
 def _bounded(ends: Range) -> bool:

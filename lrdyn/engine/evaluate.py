@@ -206,7 +206,7 @@ class OnceEach:
 
 def _of_one_form(cases: Sequence[Any]) -> list[list[Any]]:
     """The cases in groups, in each of which they differ in the entries of their arrays alone."""
-    found: list[tuple[Any, list[Any]]] = []
+    groups: list[tuple[Any, list[Any]]] = []
 
     def form(case: Any) -> tuple[Any, list[Any]]:
         leaves, structure = jax.tree.flatten(case)
@@ -214,12 +214,12 @@ def _of_one_form(cases: Sequence[Any]) -> list[list[Any]]:
         return structure, [jax.typeof(a) if eqx.is_array(a) else id(a) for a in leaves]
 
     for case in cases:
-        same = [alike for known, alike in found if known == form(case)]
+        same = [alike for known, alike in groups if known == form(case)]
         if same:
             same[0].append(case)
         else:
-            found.append((form(case), [case]))
-    return [alike for _, alike in found]
+            groups.append((form(case), [case]))
+    return [alike for _, alike in groups]
 
 
 def _in_a_loop(functions: Sequence[Callable[[Any], Any]], cases: Sequence[Any]) -> list[list[Any]]:
@@ -229,12 +229,12 @@ def _in_a_loop(functions: Sequence[Callable[[Any], Any]], cases: Sequence[Any]) 
 
     def returned(arrays: Any) -> Any:
         once, case = OnceEach(), eqx.combine(arrays, cases[0])
-        found, other = eqx.partition([once(f, case) for f in functions], eqx.is_array_like)
+        arrays_out, other = eqx.partition([once(f, case) for f in functions], eqx.is_array_like)
         others.append(other)  # no tracer in it: it may leave the loop
-        return found
+        return arrays_out
 
-    found = jax.lax.map(returned, jax.tree.map(lambda *each: jnp.stack(each), *arrays))
-    parts = (jax.tree.map(lambda array, n=n: array[n], found) for n in range(len(cases)))
+    stacked = jax.lax.map(returned, jax.tree.map(lambda *each: jnp.stack(each), *arrays))
+    parts = (jax.tree.map(lambda array, n=n: array[n], stacked) for n in range(len(cases)))
     return [eqx.combine(part, others[-1]) for part in parts]
 
 

@@ -57,8 +57,8 @@ class Expectation(NamedTuple):
         """
         if self.within is not None:
             return "between {:g} and {:g}".format(*self.within)
-        said = f"{'below' if self.above is None else 'above'} {self.bound:g}"
-        return said if self.source is None else f"{said} (source: {self.source:g})"
+        bound = f"{'below' if self.above is None else 'above'} {self.bound:g}"
+        return bound if self.source is None else f"{bound} (source: {self.source:g})"
 
 
 def simultaneous_interval(draws: np.ndarray, intervals: int = 1) -> tuple[float, float]:

@@ -96,8 +96,8 @@ class NetCDF:
         fill = {"fillvalue": np.nan} if dtype.kind == "f" else {}
         kind = np.dtype("int8") if dtype.kind == "b" else dtype
         shape = tuple(dims.values())
-        made = self.group.create_dataset(name, shape, kind, chunks=chunks, **fill, **how)
-        return self._label(made, dims, dtype)
+        array = self.group.create_dataset(name, shape, kind, chunks=chunks, **fill, **how)
+        return self._label(array, dims, dtype)
 
     def write(self, name: str, dims: Mapping[str, int], values: np.ndarray) -> None:
         """Add a whole array; ``dims`` are its axes and their lengths."""
@@ -119,7 +119,7 @@ class NetCDF:
         how = {"compression": "gzip", "compression_opts": 1} if values.nbytes > 4096 else {}
         return self.group.create_dataset(name, data=values.astype(kind, copy=False), **how)
 
-    def _label(self, made: Any, dims: Mapping[str, int], dtype: np.dtype) -> Any:
+    def _label(self, array: Any, dims: Mapping[str, int], dtype: np.dtype) -> Any:
         for place, (axis, length) in enumerate(dims.items()):
             if axis not in self.scales:
                 scale = self.group.create_dataset(axis, (length,), "f4")
@@ -128,12 +128,12 @@ class NetCDF:
                     f"This is a netCDF dimension but not a netCDF variable. {length:10d}"
                 )
                 self.scales[axis] = scale
-            made.dims[place].attach_scale(self.scales[axis])
+            array.dims[place].attach_scale(self.scales[axis])
         if dtype.kind == "f":
-            made.attrs["_FillValue"] = np.array([np.nan], dtype)
+            array.attrs["_FillValue"] = np.array([np.nan], dtype)
         if dtype.kind == "b":
-            made.attrs["dtype"] = "bool"  # as xarray writes it
-        return made
+            array.attrs["dtype"] = "bool"  # as xarray writes it
+        return array
 
     def image(self) -> bytes:
         """The whole file, of one that is in memory."""
@@ -234,9 +234,9 @@ def _write_large(target: NetCDF, name: str, variable: Any) -> None:
         room //= max(1, length)
     how = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
     dims = dict(zip(map(str, variable.dims), variable.shape, strict=True))
-    made = target.create(name, dims, variable.dtype, tuple(reversed(chunks)), **how)
+    array = target.create(name, dims, variable.dtype, tuple(reversed(chunks)), **how)
     for piece in pieces:
-        made[piece] = variable[piece].values
+        array[piece] = variable[piece].values
         target.check()
 
 

@@ -94,8 +94,8 @@ class Zero(NamedTuple):
 
     def without_power(self, limit: float) -> str:
         """Open where the alternative is too small to be told from rounding."""
-        seen = np.max(np.abs(self.alternative) / np.asarray(self.scale, np.float64))
-        return "" if seen >= SEEN * limit else BELOW_SIGHT
+        visible = np.max(np.abs(self.alternative) / np.asarray(self.scale, np.float64))
+        return "" if visible >= SEEN * limit else BELOW_SIGHT
 
 
 class _Bound(NamedTuple):

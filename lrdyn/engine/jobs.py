@@ -93,12 +93,12 @@ class Job(NamedTuple):
             name = "-".join([self.group.strip("/"), *(c.id for c in self.controls)])
             store = store / hashlib.sha256(name.encode()).hexdigest()[:12]
         try:
-            found = carried_out(self.sweep(context), context._replace(store=store), recipe)
+            dataset = carried_out(self.sweep(context), context._replace(store=store), recipe)
         except Mislabelled as error:
             run = self.scenario.train or self.scenario.measure
             theirs = self.scenario.predict if "_predicted'" in str(error) else run
             raise BadInput(f"{place(theirs)}: {error}") from error
-        return self.named(found)
+        return self.named(dataset)
 
     def sweep(self, context: Context, *, worker: bool = False) -> Sweep:
         """What is to be done, in this process or, one part at a time, in a worker."""
@@ -114,7 +114,7 @@ class Job(NamedTuple):
                 devices=devices,
                 compiler_options=dict(self.compiler_options or {}),
                 shared=Shared(None),
-                kept=context.programs,
+                programs=context.programs,
                 identity=self.identity,
             )
             return Sweep(self.function, self.points, self.dims, plan, self.shapes, scope=scope)
@@ -148,17 +148,17 @@ class Job(NamedTuple):
         )
         return {"keeper": keeper}
 
-    def named(self, found: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
+    def named(self, dataset: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
         """Give results the names of their groups."""
         if not self.controls and self.keeps_cases:
-            found, beside = cases.split(found, self.scenario)
-            named = {self.group: found.assign_attrs(self.attributes)}
+            dataset, beside = cases.split(dataset, self.scenario)
+            named = {self.group: dataset.assign_attrs(self.attributes)}
             return named | {cases.group_of(self.group): beside}
         if not self.controls:
-            return {self.group: found.assign_attrs(self.attributes)}
+            return {self.group: dataset.assign_attrs(self.attributes)}
         return {
             control_group(c, self.precision, perturb="amount" in self.points.axes): _of_control(
-                found, c, self
+                dataset, c, self
             )
             for c in self.controls
         }
@@ -166,18 +166,18 @@ class Job(NamedTuple):
 
 def of_control(results: "xarray.Dataset", control: Control) -> "xarray.Dataset":
     """What one control left, by the names that the arrays have in its scenario."""
-    mine = (f"{control.id}.", f"length_{control.id}.")
-    found = results[[name for name in results if str(name).startswith(mine)]]
-    names = [n for n in (*found.variables, *found.dims) if str(n).startswith(mine)]
-    return found.rename({name: str(name).replace(f"{control.id}.", "", 1) for name in names})
+    prefixes = (f"{control.id}.", f"length_{control.id}.")
+    mine = results[[name for name in results if str(name).startswith(prefixes)]]
+    names = [n for n in (*mine.variables, *mine.dims) if str(n).startswith(prefixes)]
+    return mine.rename({name: str(name).replace(f"{control.id}.", "", 1) for name in names})
 
 
 def _of_control(results: "xarray.Dataset", control: Control, job: Job) -> "xarray.Dataset":
     """What one control left, without the axes of its settings, which have one value each."""
     settings = [name for name in job.points.axes if name not in ("seed", "amount")]
-    found = of_control(results, control)
-    at = {name: _plain(found[name].values[0]) for name in settings}
-    return found.squeeze(settings, drop=True).assign_attrs(
+    dataset = of_control(results, control)
+    at = {name: _plain(dataset[name].values[0]) for name in settings}
+    return dataset.squeeze(settings, drop=True).assign_attrs(
         title=f"{control.claim}: {control.statement}",
         claim=control.claim,
         amount=control.amount,

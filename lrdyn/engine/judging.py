@@ -74,12 +74,13 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
         first = precision_of_controls(theorem, scenario, dtype)
         for control in controls_of(scenario, first):
             legs[control.id] = _of_control(control, scenario, groups, first, named)
-        for one in (*scenario.claims, *controls_of(scenario, first)):
-            found = legs[one.id]
-            found |= {p: _set_aside(found[p]) for p in found.keys() & unfit}
+        for statement in (*scenario.claims, *controls_of(scenario, first)):
+            by_precision = legs[statement.id]
+            by_precision |= {p: _set_aside(by_precision[p]) for p in by_precision.keys() & unfit}
         diverged += _diverged(mine[dtype], scenario)
         findings += [
-            _found(theorem, one, scenario, mine[dtype], dtype) for one in scenario.findings
+            _found(theorem, statement, scenario, mine[dtype], dtype)
+            for statement in scenario.findings
         ]
     tests = _share_the_alarms(theorem, legs)
     entries = [
@@ -102,11 +103,11 @@ def arithmetic_of(groups: Groups) -> dict[str, arithmetic.Measured]:
     Raises:
         ValueError: it is not what a run writes.
     """
-    found = json.loads(groups["/"].attrs.get("arithmetic", "{}"))
+    measured = json.loads(groups["/"].attrs.get("arithmetic", "{}"))
     known = verdict_schema.Each(dict, verdict_schema.ARITHMETIC)
-    if why := known.amiss(found) or ", ".join(found.keys() - set(arithmetic.PRECISIONS)):
+    if why := known.amiss(measured) or ", ".join(measured.keys() - set(arithmetic.PRECISIONS)):
         raise ValueError(f"arithmetic: {why}")
-    return found
+    return measured
 
 
 def _set_aside(leg: "xarray.Dataset") -> "xarray.Dataset":
@@ -148,19 +149,19 @@ def _of_control(
     dtype: str,
     precisions: Mapping[str, str],
 ) -> Legs:
-    claim, found = claim_of(control, scenario), {}
+    claim, by_precision = claim_of(control, scenario), {}
     for precision, group in precisions.items():
         if not control.shows_in(precision):
             continue
         if control.swap:
             results = _swapped(_group(groups, group, f"control {control.id!r}"), control)
-            found[precision] = residuals(claim, scenario, results, precision)
+            by_precision[precision] = residuals(claim, scenario, results, precision)
             continue
         name = control_group(control, precision)
         if name in groups or precision == dtype:  # in the other one they run only if asked for
             results = _group(groups, name, f"control {control.id!r}")
-            found[precision] = residuals(claim, scenario, results, precision)
-    return found
+            by_precision[precision] = residuals(claim, scenario, results, precision)
+    return by_precision
 
 
 def _swapped(results: "xarray.Dataset", control: Control) -> "xarray.Dataset":
@@ -247,31 +248,31 @@ def residuals(
         for name, column in zip(Row._fields, zip(*rows, strict=True), strict=True)
     }
     columns["reason"] = (lead, columns["reason"][1].astype(object))
-    kept = {name: c for name, c in results.coords.items() if set(c.dims) <= set(lead)}
-    return xr.Dataset(columns, kept, results.attrs)
+    coordinates = {name: c for name, c in results.coords.items() if set(c.dims) <= set(lead)}
+    return xr.Dataset(columns, coordinates, results.attrs)
 
 
-def row_of(claim: Claim, scenario: Scenario, one: Outcome, *, power: bool = False) -> Row:
+def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = False) -> Row:
     """Residual, tolerance and whether it counts, of one outcome."""
     limit, condition = claim.tolerance, 1.0
     if limit is None:
-        limit = claims.tolerance(claim.kind, one.dtype, steps=one.steps, size=one.size)
+        limit = claims.tolerance(claim.kind, outcome.dtype, steps=outcome.steps, size=outcome.size)
     if claim.condition:
-        condition = float(one.predicted[claim.condition_name])
+        condition = float(outcome.predicted[claim.condition_name])
         limit *= condition
-    unmet = next((name for name, met in one.hypotheses.items() if not np.all(met)), "")
+    unmet = next((name for name, met in outcome.hypotheses.items() if not np.all(met)), "")
     threshold = alternative = float("nan")
     certified = two_sided = False
     # What is no number, after a divergence for example, needs no warning: it is lost, and fails.
     with np.errstate(all="ignore"):
         try:
-            reason = _reason(claim, scenario, one, limit)
-            compared = forms_of(claim, scenario, one)
+            reason = _reason(claim, scenario, outcome, limit)
+            compared = forms_of(claim, scenario, outcome)
             residual = forms.residual_of(compared)
             threshold = max(form.threshold(limit) for form in compared)
             tests = [form for form in compared if isinstance(form, forms.Test)]
             alternative = max((claims.surprise(test.alternative) for test in tests), default=np.nan)
-            certified = bool(claim.certified and claim.certified(one))
+            certified = bool(claim.certified and claim.certified(outcome))
             two_sided = any(isinstance(form, forms.Equal) for form in compared)
             if power and not reason and not _tests(claim) and residual <= limit:
                 reason = forms.without_power(compared, limit)
@@ -286,7 +287,7 @@ def row_of(claim: Claim, scenario: Scenario, one: Outcome, *, power: bool = Fals
         residual,
         limit,
         condition,
-        one.steps,
+        outcome.steps,
         unmet,
         reason,
         threshold,
@@ -296,10 +297,10 @@ def row_of(claim: Claim, scenario: Scenario, one: Outcome, *, power: bool = Fals
     )
 
 
-def forms_of(claim: Claim, scenario: Scenario, one: Outcome) -> tuple[Form, ...]:
+def forms_of(claim: Claim, scenario: Scenario, outcome: Outcome) -> tuple[Form, ...]:
     """What a claim compares of an outcome."""
     if claim.compares is not None:
-        predicted, measured = claim.compares(one.predicted, one.measured)
+        predicted, measured = claim.compares(outcome.predicted, outcome.measured)
         if claim.kind == "exact":
             return (forms.Count(predicted, measured),)
         axes = scenario.axes.get(names_of(claim.compares, 2)[0], ())
@@ -308,7 +309,7 @@ def forms_of(claim: Claim, scenario: Scenario, one: Outcome) -> tuple[Form, ...]
         null = forms.start_of(predicted, axis) if over_steps else 0.0
         return (forms.Equal(predicted, measured, null=null),)
     assert claim.form is not None
-    compared = claim.form(one)
+    compared = claim.form(outcome)
     several = (compared,) if isinstance(compared, Form) else compared
     wrong = [form for form in several if not isinstance(form, Form)]
     if wrong or not several:
@@ -317,30 +318,32 @@ def forms_of(claim: Claim, scenario: Scenario, one: Outcome) -> tuple[Form, ...]
     return several
 
 
-def _lost(scenario: Scenario, one: Outcome) -> bool:
+def _lost(scenario: Scenario, outcome: Outcome) -> bool:
     """Whether a training was lost; over seeds those are left that were not, if there are any."""
     name = scenario.diverged_name
-    return bool(name and np.any(one.measured[name] >= 0))
+    return bool(name and np.any(outcome.measured[name] >= 0))
 
 
-def _reason(claim: Claim, scenario: Scenario, one: Outcome, limit: float) -> str:
-    return next(reasons_against(claim, scenario, one, limit), "")
+def _reason(claim: Claim, scenario: Scenario, outcome: Outcome, limit: float) -> str:
+    return next(reasons_against(claim, scenario, outcome, limit), "")
 
 
-def reasons_against(claim: Claim, scenario: Scenario, one: Outcome, limit: float) -> Iterator[str]:
+def reasons_against(
+    claim: Claim, scenario: Scenario, outcome: Outcome, limit: float
+) -> Iterator[str]:
     """Every reason for which a claim, on its own, leaves a case out; the first one is said."""
-    if scenario.trains and _lost(scenario, one):
+    if scenario.trains and _lost(scenario, outcome):
         yield LOST
-    seeds = np.ravel(one.point["seed"]) if claim.seeds else np.array([])
+    seeds = np.ravel(outcome.point["seed"]) if claim.seeds else np.array([])
     if len(seeds[seeds > 0] if scenario.trains else seeds) < claim.seeds:
         yield TOO_FEW_SEEDS
-    if claim.applies is not None and not claim.applies(one):
+    if claim.applies is not None and not claim.applies(outcome):
         yield OWN_HYPOTHESES[0]
-    if scenario.diverges and np.any(one.predicted[scenario.diverges_name] >= 0):
+    if scenario.diverges and np.any(outcome.predicted[scenario.diverges_name] >= 0):
         yield "diverges"
     if claim.condition and not limit <= claims.RESOLVED:
         yield "ill-conditioned"
-    if claim.undecided and (why := claim.undecided(one)):
+    if claim.undecided and (why := claim.undecided(outcome)):
         yield why
 
 
@@ -361,12 +364,14 @@ def _found(
         tolerance=0.0,
         seeds=1,
     )
-    judged = outcomes(claim, scenario, results, precision)
-    kept = [one for one in judged if not _reason(claim, scenario, one, 0.0)]
-    values = np.concatenate([np.array([]), *(np.ravel(finding.value(one)) for one in kept)])
+    every = outcomes(claim, scenario, results, precision)
+    judged = [outcome for outcome in every if not _reason(claim, scenario, outcome, 0.0)]
+    values = np.concatenate(
+        [np.array([]), *(np.ravel(finding.value(outcome)) for outcome in judged)]
+    )
     known = bool(np.all(np.isfinite(values))) and len(values) > 0
     several = known and len(values) > 1
-    found = {
+    finding_entry = {
         "value": float(np.mean(values)) if known else None,
         "spread": float(np.std(values, ddof=1)) if several else None,
         "seeds": len(values),
@@ -385,7 +390,7 @@ def _found(
         "cases_total": drawn["drawn"],
         "judged": {precision: drawn},
         "worst_case": {},
-        "finding": found,
+        "finding": finding_entry,
     }
 
 
@@ -469,12 +474,12 @@ def control_entry(control: Control, claim: Claim, legs: Legs) -> dict[str, Any]:
     }
     own = control.breaks == "applies"
     unmet, reason = ("", OWN_HYPOTHESES[0]) if own else (control.breaks, "")
-    seen = all(
+    as_broken = all(
         bool(np.all(leg.unmet.values == unmet) and np.all(leg.reason.values == reason))
         for leg in legs.values()
     )
     met = all(bool(np.any(applies(leg))) for leg in legs.values())
-    holds = seen and all(j.holds for j in judged.values())
+    holds = as_broken and all(j.holds for j in judged.values())
     text = f"{control.statement}: {control.claim} fails"
     entry = _entry(control.id, "control", text, met, judged, holds, legs)
     settings = json.loads(next(iter(legs.values())).attrs["fixed"])

@@ -203,9 +203,9 @@ class KeptPrograms(NamedTuple):
         with contextlib.suppress(OSError, KeyError, ValueError, TypeError):
             if (content := read(self.folder, name)) is not None:
                 return json.loads(content)["found"]
-        found = find()
-        write(self.folder, name, json.dumps({"found": found}).encode())
-        return found
+        value = find()
+        write(self.folder, name, json.dumps({"found": value}).encode())
+        return value
 
     def place(self, identity: str, *context: Any) -> StoredProgram:
         """Where a program is kept: what it is, and all else that decides it."""

@@ -65,9 +65,9 @@ class Labels:
         for name, v in self.variables.items():
             absent = {-1} if len(every[name]) < len(outputs) else set()
             for place, axis in enumerate(v.axes):
-                found = {like.shape[place] for like in every[name]}
-                lengths.setdefault(axis, set()).update(found | absent)
-        self.ragged = [axis for axis, found in lengths.items() if len(found) > 1]
+                sizes = {like.shape[place] for like in every[name]}
+                lengths.setdefault(axis, set()).update(sizes | absent)
+        self.ragged = [axis for axis, sizes in lengths.items() if len(sizes) > 1]
         """Axes whose true length is saved for each point, as ``length_<axis>``."""
 
     @property

@@ -72,10 +72,10 @@ def named(folders: Collection[Path]) -> Iterator[None]:
     except (BadInput, KeyboardInterrupt, MemoryError, jax.errors.JaxRuntimeError):
         raise
     except BaseException as error:
-        found = None if _of_the_machine(error) else _innermost(error, folders)
-        if found is None:
+        innermost = None if _of_the_machine(error) else _innermost(error, folders)
+        if innermost is None:
             raise
-        raised, frame, line = found
+        raised, frame, line = innermost
         code = frame.f_code
         where = f"{_shown(code.co_filename)}:{line} ({code.co_name.strip('<>')})"
         raise BadInput(f"{where}: got {described(raised)}, wanted {_todo(raised)}") from error

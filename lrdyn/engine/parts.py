@@ -41,11 +41,15 @@ class Store(NamedTuple):
                 check_members(archive, file, path)
                 if broken := archive.testzip():
                     raise zipfile.BadZipFile(f"{broken} does not match its checksum")
-                said = guarded.parsed(archive.read(MANIFEST), path, "what a part says of itself")
-                found = {name: _array(archive, name) for name in said["arrays"]}
-                if said != _manifest(key, found):
-                    raise ValueError(f"it holds part {said['key']!r}, or other arrays than it says")
-                return found
+                manifest = guarded.parsed(
+                    archive.read(MANIFEST), path, "what a part says of itself"
+                )
+                arrays = {name: _array(archive, name) for name in manifest["arrays"]}
+                if manifest != _manifest(key, arrays):
+                    raise ValueError(
+                        f"it holds part {manifest['key']!r}, or other arrays than it says"
+                    )
+                return arrays
         except FileNotFoundError:
             return None
         except OSError as error:

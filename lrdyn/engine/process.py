@@ -39,7 +39,7 @@ def setup(
             process.
 
     Example:
-        >>> kept = setup("float64")
+        >>> programs = setup("float64")
     """
     if dtype not in ("float64", "float32"):
         raise ValueError(f"dtype: got {dtype!r}, wanted 'float64' or 'float32'")

@@ -54,17 +54,17 @@ def produce(
     mine = concerned(experiment, settings)
     jobs = list(jobs_of(mine, settings, dtype, seeds, perturb, thorough))
     context.progress.expect(sum(job.points.size for job in jobs))
-    told = _Announced(context.progress)
-    context = context._replace(progress=told)
+    progress = _Announced(context.progress)
+    context = context._replace(progress=progress)
     if context.elsewhere is not None:
         recipes = recipes_of(experiment, settings, dtype, perturb, thorough, context)
         calls = [partial(job.run, context, next(recipes)) for job in jobs]
         # Here each of them waits, most of the time; one that raises stops no other.
         with ThreadPoolExecutor(max_workers=TOGETHER) as pool:
             futures = [pool.submit(call) for call in calls]
-        return {group: found for future in futures for group, found in future.result().items()}
+        return {group: dataset for future in futures for group, dataset in future.result().items()}
     groups = _run_side_by_side(
-        [partial(job.run, context) for job in jobs if not job.scenario.trains], told
+        [partial(job.run, context) for job in jobs if not job.scenario.trains], progress
     )
     for job in jobs:  # one by one: a training takes all cores
         if job.scenario.trains:
@@ -251,7 +251,7 @@ class _Announced:
 
 
 def _run_side_by_side(
-    calls: Sequence[Callable[[], dict[str, "xarray.Dataset"]]], told: _Announced
+    calls: Sequence[Callable[[], dict[str, "xarray.Dataset"]]], progress: _Announced
 ) -> dict[str, "xarray.Dataset"]:
     # Most of the time is tracing and compiling, which leave the devices idle.
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())
@@ -259,11 +259,11 @@ def _run_side_by_side(
     try:
         for future in as_completed(futures):
             future.result()
-        return {group: found for future in futures for group, found in future.result().items()}
+        return {group: dataset for future in futures for group, dataset in future.result().items()}
     except BaseException:
         # Bad input leaves no folder. One that traces makes none from here on; one that is making
         # its own has done so before the folders are removed, and whatever computes is not awaited.
-        told.stopped = True
+        progress.stopped = True
         pool.shutdown(wait=False, cancel_futures=True)
         wait([future for future in futures if not future.cancelled()], timeout=1.0)
         raise

@@ -158,7 +158,7 @@ def prune(base: Path, most: int) -> None:
     Another process may do the same, or read one: what is gone is compiled again. No link is
     followed below the base folder.
     """
-    found: list[tuple[float, int, str, int]] = []
+    files: list[tuple[float, int, str, int]] = []
     with contextlib.ExitStack() as stack:
         handle = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
         stack.callback(os.close, handle)
@@ -176,11 +176,11 @@ def prune(base: Path, most: int) -> None:
                     facts = entry.stat(follow_symlinks=False)
                     if PROGRAMS.fullmatch(entry.name) and stat.S_ISREG(facts.st_mode):
                         used = max(facts.st_atime, facts.st_mtime)
-                        found.append((used, facts.st_size, entry.name, folder))
-        kept = sum(count for _, count, _, _ in found)
-        for _, count, name, folder in sorted(found):
-            if kept <= most:
+                        files.append((used, facts.st_size, entry.name, folder))
+        total = sum(count for _, count, _, _ in files)
+        for _, count, name, folder in sorted(files):
+            if total <= most:
                 return
             with contextlib.suppress(OSError):
                 whole_files.remove_within(folder, name)
-            kept -= count
+            total -= count

@@ -33,7 +33,7 @@ ONE_AT_A_TIME = threading.Lock()
 of two precisions that are traced at once were seen to take the type of the other."""
 
 Values = dict[str, Any]  # arrays and, where a result is a constant, NumPy's
-Run = Callable[[Values, Any], Values]
+PointsFunction = Callable[[Values, Any], Values]
 """A function of the values of points and of what they share."""
 
 
@@ -46,7 +46,7 @@ class SweepPlan(NamedTuple):
     devices: Sequence[Any]
     compiler_options: dict[str, Any]
     shared: Shared
-    kept: KeptPrograms | None = None
+    programs: KeptPrograms | None = None
     """Programs on disk."""
     identity: str = ""
     """What the function is, in their names."""
@@ -72,7 +72,7 @@ class Group(NamedTuple):
     """Names and values of the axes that decide shapes."""
     size: int = 0
     """Bytes of one point."""
-    kept: StoredProgram | None = None
+    stored: StoredProgram | None = None
     """Where the compiled program is, or is to be."""
     fit: int = 0
     """Points that the memory of a part holds."""
@@ -92,9 +92,9 @@ class Group(NamedTuple):
         """Values on the traced axes of the points of a part."""
         return {name: column[part] for name, column in self.columns.items()}
 
-    def key(self, part: np.ndarray, kept: str = "") -> str:
+    def key(self, part: np.ndarray, reduction: str = "") -> str:
         """Name of a part in a store, of which something else is kept than the results, in words."""
-        digest = hashlib.sha256(f"{self.digest}{self.plan.shared.digest}{kept}".encode())
+        digest = hashlib.sha256(f"{self.digest}{self.plan.shared.digest}{reduction}".encode())
         for column in self.values(part).values():
             digest.update(column.tobytes())
         return f"{part[0]}-{digest.hexdigest()[:20]}"
@@ -142,17 +142,19 @@ def trace(
     group = Group(plan, traced, {}, [], columns, lanes, devices, "", shape)
     types = [(name, str(column.dtype)) for name, column in columns.items()]
     signature = (shape, types, len(devices), plan.batched, *_context(group), *[most][:most])
-    there = plan.kept and plan.kept.place(plan.identity, plan.memory, len(indices), *signature)
-    found = (there and there.facts()) or _facts(group, there)
+    there = plan.programs and plan.programs.place(
+        plan.identity, plan.memory, len(indices), *signature
+    )
+    facts = (there and there.facts()) or _facts(group, there)
     # Two parts are in memory: one that runs and one that is saved. What they share is there once.
-    fit = (plan.memory - plan.shared.nbytes) // (2 * max(1, found.size))
+    fit = (plan.memory - plan.shared.nbytes) // (2 * max(1, facts.size))
     if devices[0].platform != "cpu" and max(2, fit // len(devices)) < lanes:
         # An accelerator is given as many lanes as its memory holds, at least two.
         return trace(
             function, shape, indices, points, plan._replace(lanes=max(2, fit // len(devices))), most
         )
     parts = _cut(indices, fit, most or CHUNKS * plan.lanes)
-    return group._replace(parts=parts, kept=there, fit=fit, **found._asdict())
+    return group._replace(parts=parts, stored=there, fit=fit, **facts._asdict())
 
 
 def columns_of(points: Points, known: Mapping[str, Any]) -> dict[str, Column]:
@@ -190,8 +192,8 @@ def equations(jaxpr: Any, within: bool = False) -> Iterator[tuple[Any, bool]]:
     Example:
         >>> def choose(x):
         ...     return jax.lax.cond(x > 0, lambda x: -x, lambda x: x, x)
-        >>> found = equations(jax.make_jaxpr(choose)(1.0).jaxpr)
-        >>> [within for equation, within in found if equation.primitive.name == "neg"]
+        >>> every = equations(jax.make_jaxpr(choose)(1.0).jaxpr)
+        >>> [within for equation, within in every if equation.primitive.name == "neg"]
         [True]
     """
     for equation in jaxpr.eqns:
@@ -268,7 +270,7 @@ def _traced(
 
 def _named_by(plan: SweepPlan, program: Callable) -> Callable:
     """Give a program its name, by which JAX's cache tells those that are kept beside it."""
-    program.__name__ = OURS if plan.kept else "sweep"
+    program.__name__ = OURS if plan.programs else "sweep"
     return program
 
 
@@ -310,11 +312,11 @@ def _sharding(group: Group) -> NamedSharding:
 
 def compile_in(pool: Executor, group: Group) -> Future:
     """Compile the program of a group beside other work, unless it is kept on disk."""
-    found = group.kept and group.kept.load(_arguments(group), group.outputs, group.devices)
-    if not found:
+    program = group.stored and group.stored.load(_arguments(group), group.outputs, group.devices)
+    if not program:
         return pool.submit(_compile, _lowered(group), group)
     future: Future = Future()
-    future.set_result(found)
+    future.set_result(program)
     return future
 
 
@@ -325,10 +327,10 @@ def compiled(group: Group) -> Any:
 
 def _compile(lowered: Any, group: Group) -> Any:
     options = group.plan.compiler_options
-    if not group.kept:
+    if not group.stored:
         return lowered.compile(compiler_options=options)
     facts = Facts(group.outputs, group.size, group.digest)
-    return group.kept.compiled(lowered, options, facts, _arguments(group), group.devices)
+    return group.stored.compiled(lowered, options, facts, _arguments(group), group.devices)
 
 
 def _arguments(group: Group) -> tuple:
@@ -372,14 +374,16 @@ def _lowered(group: Group) -> Any:
 def as_jax_has_it(name: str, column: np.ndarray) -> np.ndarray:
     """In the precision of the run: what is too large for float32 is infinite there, as in a run."""
     with np.errstate(over="ignore"):
-        found = column.astype(jax.dtypes.canonicalize_dtype(column.dtype), copy=False)
-    if column.dtype.kind in "iu" and (found != column).any():  # NumPy keeps the last bits of it
-        most = np.iinfo(found.dtype).max
+        converted = column.astype(jax.dtypes.canonicalize_dtype(column.dtype), copy=False)
+    if column.dtype.kind in "iu" and (converted != column).any():  # NumPy keeps the last bits of it
+        most = np.iinfo(converted.dtype).max
         raise ValueError(f"{name}: got {abs(column).max()}, wanted integers up to {most}")
-    return found
+    return converted
 
 
-def _chunks(run_lanes: Run, lanes: int, values: Values, used: Array, shared: Any) -> Values:
+def _chunks(
+    run_lanes: PointsFunction, lanes: int, values: Values, used: Array, shared: Any
+) -> Values:
     """What one device does: chunks of ``lanes`` points, one chunk after another."""
     if len(used) == lanes:
         return run_lanes(values, shared)
@@ -388,7 +392,9 @@ def _chunks(run_lanes: Run, lanes: int, values: Values, used: Array, shared: Any
     return jax.tree.map(lambda v: v.reshape(v.shape[0] * v.shape[1], *v.shape[2:]), outputs)
 
 
-def _one_by_one(call: Run, batched: bool, values: Values, used: Array, shared: Any) -> Values:
+def _one_by_one(
+    call: PointsFunction, batched: bool, values: Values, used: Array, shared: Any
+) -> Values:
     """What one device does: point after point, each as long as it takes."""
 
     def run(point: Values) -> Values:
@@ -434,4 +440,6 @@ def described(group: Group) -> tuple[tuple[str, tuple[int, ...], str], ...]:
     Programs themselves are no measure: constants of inner functions stand in them in an order that
     depends on what the process has traced before.
     """
-    return tuple(sorted((n, one.shape, str(one.dtype)) for n, one in group.outputs.items()))
+    return tuple(
+        sorted((n, output.shape, str(output.dtype)) for n, output in group.outputs.items())
+    )

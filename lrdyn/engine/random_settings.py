@@ -91,21 +91,23 @@ def shapes(
     Returns:
         At most :data:`SHAPES`; none if no point of any was accepted.
     """
-    rng, found = source(experiment, seed, 0), []
+    rng, combinations = source(experiment, seed, 0), []
     flags = shape_flags(experiment)
     words = {f.name: rng.permutation(words_of(f)).tolist() for f in flags if f.type is str}
     tries_each = FEW_TRIES if held else TRIES
     for n in range(DRAWS):
-        if len(found) == SHAPES or (held and not found and n == TRIES):
+        if len(combinations) == SHAPES or (held and not combinations and n == TRIES):
             break
-        one = one_combination(experiment, len(found), words, rng)
+        combination = one_combination(experiment, len(combinations), words, rng)
         if held:
-            one |= chosen({n: v for n, v in held.items() if n in one}, rng)
-        tries = (one | values(experiment, rng, set(), several) for _ in range(tries_each))
+            combination |= chosen({n: v for n, v in held.items() if n in combination}, rng)
+        tries = (combination | values(experiment, rng, set(), several) for _ in range(tries_each))
         # There may be no point that the theorem accepts.
-        if one not in found and any(accepted(experiment, settings) for settings in tries):
-            found.append(one)
-    return found
+        if combination not in combinations and any(
+            accepted(experiment, settings) for settings in tries
+        ):
+            combinations.append(combination)
+    return combinations
 
 
 def chosen(held: Settings, rng: np.random.Generator) -> Settings:
@@ -124,15 +126,15 @@ def values(
         far: names of those flags.
         several: how many points all values together make, a power of two.
     """
-    flags, found = point_flags(experiment), {}
+    flags, values_of = point_flags(experiment), {}
     for n, flag in enumerate(flags):
         doubled = np.log2(several) + len(flags) - 1 - n
         count = 2 ** int(doubled // len(flags))
         drawn = set()
         while len(drawn) < count:
             drawn.add(value(flag, rng, far=flag.name in far))
-        found[flag.name] = sorted(drawn)
-    return found
+        values_of[flag.name] = sorted(drawn)
+    return values_of
 
 
 def accepted(experiment: Experiment, settings: Settings) -> bool:

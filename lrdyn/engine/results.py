@@ -94,18 +94,18 @@ def read(path: Path) -> dict[str, "xarray.Dataset"]:
     except Refused as error:
         raise Damaged(path, error.why) from None
     with _damage_named(path):
-        found = netcdf.read_groups(path)
-    return {group: d for group, d in found.items() if d.variables or group == "/"}
+        groups = netcdf.read_groups(path)
+    return {group: d for group, d in groups.items() if d.variables or group == "/"}
 
 
 def load(path: Path) -> dict[str, "xarray.Dataset"]:
     """The same read whole, into memory: what is damaged inside is found too."""
-    found = read(path)
+    groups = read(path)
     with _damage_named(path), contextlib.ExitStack() as opened:
-        for dataset in found.values():
+        for dataset in groups.values():
             opened.enter_context(dataset)
             dataset.load()
-    return found
+    return groups
 
 
 @contextlib.contextmanager
@@ -168,10 +168,10 @@ def _revision() -> str | None:
     here = Path(__file__).resolve().parent
     command = ["git", "-C", os.fspath(here), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        described = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None
+    return described.stdout.strip() or None
 
 
 # Verdicts -----------------------------------------------------------------------------------------

@@ -46,12 +46,12 @@ def opened(run: Run, out: Path | str) -> Iterator[Path]:
         BadInput: it cannot be made, another process has it, or a symbolic link stands in it.
     """
     path = run.folder(out)
-    with held_folder(path, Path(out), "--out") as made:
+    with held_folder(path, Path(out), "--out") as new_folders:
         try:
             yield path
         except BadInput:
             parts.clear(path)
-            remove_empty(path, made)
+            remove_empty(path, new_folders)
             raise
 
 
@@ -63,7 +63,7 @@ def held_folder(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
         BadInput: it cannot be made, another process has it, or a symbolic link stands in it.
         OSError: the disk or the system fails.
     """
-    made = [p for p in (path, *path.parents) if not os.path.exists(p)]
+    new_folders = [p for p in (path, *path.parents) if not os.path.exists(p)]
     got = f"{flag}: got {os.fspath(given)!r}"
     with contextlib.ExitStack() as stack:
         try:
@@ -85,19 +85,19 @@ def held_folder(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
             where = os.fspath(error.filename)
             raise BadInput(f"{got} with a symbolic link {where!r}, wanted none") from None
         except OSError as error:
-            for folder in made:
+            for folder in new_folders:
                 whole_files.remove_empty(folder)
             if error.errno in OF_THE_MACHINE:
                 raise
             raise BadInput(f"{got} ({error.strerror}), wanted a writable folder") from None
-        yield made
+        yield new_folders
 
 
-def remove_empty(path: Path, made: list[Path]) -> None:
+def remove_empty(path: Path, new_folders: list[Path]) -> None:
     """Remove a folder that holds nothing but its mark, and those made on the way to it."""
     with contextlib.suppress(OSError):
         whole_files.release(path)
-    for folder in made:
+    for folder in new_folders:
         whole_files.remove_empty(folder)
 
 
@@ -134,16 +134,18 @@ def carry_out(
     about(run)
     theirs = named(folders_of(experiment))
     store = context.store or out
-    with opened(run, out) as path, _keeping(run, store, path) as kept, theirs:
-        with progress.shown(experiment.name, bar=bar) as told:
-            found = verify_run(run, context._replace(store=kept / parts.FOLDER, progress=told))
-        if experiment.judged and _about_nothing(found):
-            raise BadInput(_nothing_applies(experiment, found))
-        save(run, found, path, draw)
-        checkpoints.gather_logs(kept, path)
-        parts.clear(kept)
-        checkpoints.clear(kept)
-    return found, path
+    with opened(run, out) as path, _keeping(run, store, path) as folder, theirs:
+        with progress.shown(experiment.name, bar=bar) as shown:
+            verification = verify_run(
+                run, context._replace(store=folder / parts.FOLDER, progress=shown)
+            )
+        if experiment.judged and _about_nothing(verification):
+            raise BadInput(_nothing_applies(experiment, verification))
+        save(run, verification, path, draw)
+        checkpoints.gather_logs(folder, path)
+        parts.clear(folder)
+        checkpoints.clear(folder)
+    return verification, path
 
 
 @contextlib.contextmanager
@@ -157,11 +159,11 @@ def _keeping(run: Run, store: Path | str, results_folder: Path) -> Iterator[Path
     if path.exists() and path.samefile(results_folder):  # which this process has locked already
         yield path
         return
-    with held_folder(path, Path(store), "--store") as made:
+    with held_folder(path, Path(store), "--store") as new_folders:
         try:
             yield path
         finally:
-            remove_empty(path, made)
+            remove_empty(path, new_folders)
 
 
 def saved(run: Run, out: Path | str, *, note: Callable[[str], None] | None = None) -> Groups | None:
@@ -190,28 +192,28 @@ def intact(folder: Path) -> Groups:
     return groups
 
 
-def _about_nothing(found: Verification) -> bool:
+def _about_nothing(verification: Verification) -> bool:
     """Whether there is no verdict, and no claim whose cases would give one at other settings."""
-    return found.verdict["holds"] is None and not found.verdict["undecided"]
+    return verification.verdict["holds"] is None and not verification.verdict["undecided"]
 
 
-def _nothing_applies(theorem: Experiment, found: Verification) -> str:
-    claims = found.verdict["claims"]
+def _nothing_applies(theorem: Experiment, verification: Verification) -> str:
+    claims = verification.verdict["claims"]
     if any(claim.get("decided_by", {}).get("trivial") for claim in claims):
         return f"{theorem.name}: every case is trivial: theory says 0 there, as anybody would"
-    root = found.groups["/"]
+    root = verification.groups["/"]
     unmet = [str(n)[4:] for n in root if str(n).startswith("met_") and not root[n].values.any()]
     names = ", ".join(unmet) or "those of each claim"
     return f"{theorem.name}: no claim applies, hypotheses not met: {names}"
 
 
-def save(run: Run, found: Verification, path: Path, draw: Draw | None) -> None:
+def save(run: Run, verification: Verification, path: Path, draw: Draw | None) -> None:
     """Write ``results.nc``, the figures and ``verdict.json``, in this order."""
-    experiment, verdict = run.experiment, found.verdict
+    experiment, verdict = run.experiment, verification.verdict
     with whole_files.replacing(path / results.NAME) as temporary:
         results.write(
             temporary,
-            described(experiment, found.groups, verdict["environment"]["dtype"]),
+            described(experiment, verification.groups, verdict["environment"]["dtype"]),
             name=experiment.name,
             title=experiment.summary,
             about=experiment.about(run.settings),
@@ -225,7 +227,7 @@ def save(run: Run, found: Verification, path: Path, draw: Draw | None) -> None:
     verdict["results_sha256"] = results.checksum(path / results.NAME)
     verdict["changed"] = False
     if draw:
-        draw(experiment, found, path)
+        draw(experiment, verification, path)
     files.write_json(path / "verdict.json", verdict)
 
 
@@ -241,24 +243,24 @@ def described(experiment: Experiment, groups: Groups, dtype: str) -> Groups:
     }
     axes["step"] = {"symbol": "t", "long_name": "recorded steps", "units": "steps"}
     axes["seed"] = {"long_name": "seed of the random key of a case", "units": "1"}
-    found = dict(groups)
+    labelled = dict(groups)
     for scenario in experiment.scenarios:
-        said: dict[str, list[str]] = {}
+        statements: dict[str, list[str]] = {}
         for claim in scenario.claims:
             for name in claim.arrays:
-                said.setdefault(name, []).append(f"{claim.id}: {claim.statement}")
+                statements.setdefault(name, []).append(f"{claim.id}: {claim.statement}")
         texts = {
             f"{name}{side}": {"long_name": f"{words}{'; '.join(claims)}", "units": "1"}
-            for name, claims in said.items()
+            for name, claims in statements.items()
             for side, words in SIDES.items()
         }
         # One that the settings do not concern has left nothing.
-        for group in found.keys() & set(groups_of(experiment, scenario, dtype).values()):
-            dataset = found[group].copy()
+        for group in labelled.keys() & set(groups_of(experiment, scenario, dtype).values()):
+            dataset = labelled[group].copy()
             for name in dataset.variables:
                 dataset[name].attrs.update((texts | axes).get(str(name), {}))
-            found[group] = dataset
-    return found
+            labelled[group] = dataset
+    return labelled
 
 
 SIDES = {"": "", "_predicted": "predicted: ", "_measured": "measured: "}
@@ -294,28 +296,28 @@ def judge_again(
         run = _recorded(theorem, groups["/"].attrs)
         # One is enough to refuse, and reading on may meet whatever a damaged file holds.
         most = SHOWN + 1 if changed else 1
-        said = list(islice(_changes(run, groups, folder, before), most))
-        found = None if said and not changed else judged(run.concerned, groups, run.dtype)
+        changes = list(islice(_changes(run, groups, folder, before), most))
+        verification = None if changes and not changed else judged(run.concerned, groups, run.dtype)
     except (results.Unreadable, MissingArray, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{where} ({first_line(error)}), {wanted}") from None
-    if found is None:
-        raise BadInput(f"{where} ({said[0]}), {wanted} as its run left it, or --changed")
-    if _about_nothing(found):
-        raise BadInput(_nothing_applies(theorem, found))
-    notes = [f"changed: {line}" for line in said[:SHOWN]]
-    notes += ["changed: and more"] if len(said) > SHOWN else []
+    if verification is None:
+        raise BadInput(f"{where} ({changes[0]}), {wanted} as its run left it, or --changed")
+    if _about_nothing(verification):
+        raise BadInput(_nothing_applies(theorem, verification))
+    notes = [f"changed: {line}" for line in changes[:SHOWN]]
+    notes += ["changed: and more"] if len(changes) > SHOWN else []
     notes += _other_sources(run, groups["/"].attrs)
-    found.verdict["config"] = json.loads(groups["/"].attrs["config"])
-    found.verdict["environment"] = before["environment"]
-    found.verdict["results_sha256"] = None if said else before["results_sha256"]
-    found.verdict["changed"] = bool(said)
+    verification.verdict["config"] = json.loads(groups["/"].attrs["config"])
+    verification.verdict["environment"] = before["environment"]
+    verification.verdict["results_sha256"] = None if changes else before["results_sha256"]
+    verification.verdict["changed"] = bool(changes)
     try:
         if draw:
-            draw(run.concerned, found, folder)
-        files.write_json(folder / "verdict.json", found.verdict)
+            draw(run.concerned, verification, folder)
+        files.write_json(folder / "verdict.json", verification.verdict)
     except PermissionError as error:
         notes.append(f"nothing written: {error.filename}: {error.strerror}")
-    return found, notes
+    return verification, notes
 
 
 SHOWN = 4

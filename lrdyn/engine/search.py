@@ -86,7 +86,7 @@ class Record(NamedTuple):
     precision: str
     claims: tuple[Claim, ...]
     points: Sequence[DrawnPoint]
-    found: Mapping[str, np.ndarray]
+    columns: Mapping[str, np.ndarray]
     """See :func:`lrdyn.engine.batches.judged`."""
 
 
@@ -110,10 +110,10 @@ def combinations(search: Search) -> list[Settings]:
 def drawn(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
     """The points of the n-th batch, from 0 on: near the quick preset, or one or two flags far."""
     experiment, rng = search.experiment, source(search.experiment, search.seed, n + 1)
-    shape, found = known[n % len(known)], []
+    shape, points = known[n % len(known)], []
     wanted = min(WIDE, search.points - n * WIDE)
     for _ in range(TRIES * WIDE):
-        if len(found) == wanted:
+        if len(points) == wanted:
             break
         settings = shape | values_of_a_point(experiment, rng) | chosen(dict(search.held), rng)
         # Of the shapes the batch has one value.
@@ -122,8 +122,8 @@ def drawn(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
             run = run_with(experiment, settings)
         except BadInput:
             continue
-        found.append(asked_for(experiment, run.settings, search.seed + n * WIDE + len(found)))
-    return found
+        points.append(asked_for(experiment, run.settings, search.seed + n * WIDE + len(points)))
+    return points
 
 
 def values_of_a_point(experiment: Experiment, rng: np.random.Generator) -> Settings:
@@ -153,19 +153,19 @@ class Once:
     """Leaves out the points at which a scenario was run, up to some seeds."""
 
     def __init__(self, experiment: Experiment):
-        self.experiment, self.seen = experiment, Counter()
+        self.experiment, self.times_drawn = experiment, Counter()
 
     def points(self, scenario: Scenario, asked: Sequence[Point]) -> list[DrawnPoint]:
         """Those that are left."""
-        found = []
-        for one in asked:
-            for point in points_of(self.experiment, scenario, one):
+        drawn_points = []
+        for asked_point in asked:
+            for point in points_of(self.experiment, scenario, asked_point):
                 mine = taken(scenario.case, dict(point))
                 key = canonical([scenario.id, mine])
-                self.seen[key] += 1
-                if self.seen[key] <= REPEATS:
-                    found.append(DrawnPoint(one, point))
-        return found
+                self.times_drawn[key] += 1
+                if self.times_drawn[key] <= REPEATS:
+                    drawn_points.append(DrawnPoint(asked_point, point))
+        return drawn_points
 
 
 # Batches --------------------------------------------------------------------------------------
@@ -192,15 +192,17 @@ class Court:
     ) -> Record:
         """What is found of claims at points that share a program, from the store if it is there."""
         words = [*self.made_by, scenario.id, precision, [c.id for c in claims]]
-        words += [dict(one.point) for one in points]
+        words += [dict(drawn_point.point) for drawn_point in points]
         key = "0-" + hashlib.sha256(canonical(words).encode()).hexdigest()[:20]
-        found = self.store.load(key) if self.store else None
-        if found is None:
-            (results,) = self.evaluator.results(scenario, precision, [one.point for one in points])
-            found = judged(scenario, claims, results, precision)
+        columns = self.store.load(key) if self.store else None
+        if columns is None:
+            (results,) = self.evaluator.results(
+                scenario, precision, [drawn_point.point for drawn_point in points]
+            )
+            columns = judged(scenario, claims, results, precision)
             if self.store:
-                self.store.save(key, found)
-        return Record(scenario, precision, tuple(claims), points, found)
+                self.store.save(key, columns)
+        return Record(scenario, precision, tuple(claims), points, columns)
 
 
 def about_cases(scenario: Scenario) -> list[Claim]:
@@ -212,8 +214,8 @@ def cut(
     experiment: Experiment, scenario: Scenario, points: Sequence[DrawnPoint]
 ) -> Iterator[list[DrawnPoint]]:
     """Points that share a program."""
-    places = {id(one.point): one for one in points}
-    for batch in batches_of(experiment, scenario, [one.point for one in points]):
+    places = {id(drawn_point.point): drawn_point for drawn_point in points}
+    for batch in batches_of(experiment, scenario, [drawn_point.point for drawn_point in points]):
         yield [places[id(point)] for point in batch]
 
 
@@ -249,16 +251,16 @@ def ratios(record: Record, tests: int) -> tuple[np.ndarray, np.ndarray]:
 
     What was lost is infinite. All statistical tests share the false alarms of one command.
     """
-    found = {name: np.array(column) for name, column in record.found.items()}
-    limits, reasons = found["tolerance"], found["reason"].astype(object)
+    columns = {name: np.array(column) for name, column in record.columns.items()}
+    limits, reasons = columns["tolerance"], columns["reason"].astype(object)
     limit = judging_claims.tolerance("statistical", "float64", tests=tests)
     for row, claim in enumerate(record.claims):
         if is_test(claim):
             limits[row] = limit
-            blind = (found["residual"][row] <= limit) & (found["alternative"][row] <= limit)
+            blind = (columns["residual"][row] <= limit) & (columns["alternative"][row] <= limit)
             reasons[row] = np.where((reasons[row] == "") & blind, forms.BELOW_SIGHT, reasons[row])
     limits = np.where(limits > 0, limits, np.finfo(record.precision).eps)
-    over = found["residual"] / limits
+    over = columns["residual"] / limits
     over = np.where(np.isnan(over), np.inf, over)
     return np.where(reasons == "", over, np.nan), reasons
 
@@ -276,16 +278,18 @@ class WorstCase(NamedTuple):
 
 def worst_of(records: Sequence[Record], tests: int) -> list[WorstCase]:
     """For each claim, precision and record the worst point, if there is one that was judged."""
-    found = []
+    worst = []
     for record in records:
         over, _ = ratios(record, tests)
         for claim, row in zip(record.claims, over, strict=True):
             if not np.all(np.isnan(row)):
                 at = int(np.nanargmax(row))
-                one = record.points[at]
+                drawn_point = record.points[at]
                 where = record.precision, record.scenario, claim
-                found.append(WorstCase(float(row[at]), *where, one.asked, one.point))
-    return found
+                worst.append(
+                    WorstCase(float(row[at]), *where, drawn_point.asked, drawn_point.point)
+                )
+    return worst
 
 
 # Climbing -------------------------------------------------------------------------------------
@@ -340,10 +344,10 @@ def climb(search: Search, court: Court, start: WorstCase, number: int) -> list[R
         """Minus the ratio at each place of a generation; 0 where it is not judged."""
         asked = [moved(search, flags, start.asked, column) for column in places.T]
         points = [
-            DrawnPoint(one, point)
-            for one in asked
-            if one is not None
-            for point in points_of(search.experiment, start.scenario, one)[:1]
+            DrawnPoint(shifted, point)
+            for shifted in asked
+            if shifted is not None
+            for point in points_of(search.experiment, start.scenario, shifted)[:1]
         ]
         fits = iter(points)
         if not points:
@@ -352,7 +356,9 @@ def climb(search: Search, court: Court, start: WorstCase, number: int) -> list[R
         records.append(record)
         over = np.nan_to_num(ratios(record, 1)[0][0], nan=0.0, posinf=1e300)
         values = dict(zip(map(id, points), over, strict=True))
-        return np.array([-values[id(next(fits))] if one is not None else 0.0 for one in asked])
+        return np.array(
+            [-values[id(next(fits))] if shifted is not None else 0.0 for shifted in asked]
+        )
 
     differential_evolution(
         lost,
@@ -384,8 +390,8 @@ def moved(search: Search, flags: Sequence[Flag], asked: Point, place: np.ndarray
     point = {**asked, **values}
     try:
         for scenario in search.experiment.scenarios:
-            for one in points_of(search.experiment, scenario, point):
-                search.experiment.check(one)
+            for swept in points_of(search.experiment, scenario, point):
+                search.experiment.check(swept)
     except ValueError:
         return None
     return point
@@ -434,7 +440,7 @@ class Summary(NamedTuple):
 
 def summary(search: Search, records: Sequence[Record]) -> list[Summary]:
     """What a search says of every claim, in the order of the theorem."""
-    tests, found = count_of_tests(records), []
+    tests, rows = count_of_tests(records), []
     worst = worst_of(records, tests)
     for scenario in search.experiment.scenarios:
         for claim in about_cases(scenario):
@@ -445,7 +451,7 @@ def summary(search: Search, records: Sequence[Record]) -> list[Summary]:
                     why = ratios(record, tests)[1][row]
                     reasons.update(why.tolist())
                     open_ones = ~np.isin(why, ["", forms.TRIVIAL])
-                    excused += int(np.sum(record.found["applies"][row] & open_ones))
+                    excused += int(np.sum(record.columns["applies"][row] & open_ones))
             done = reasons.pop("", 0)
             mine = [w for w in worst if w.claim is claim]
             largest = {
@@ -453,5 +459,5 @@ def summary(search: Search, records: Sequence[Record]) -> list[Summary]:
                 for p in dict.fromkeys(w.precision for w in mine)
             }
             outside = sum(reasons.values()) - excused
-            found.append(Summary(claim, done, excused, outside, dict(reasons), largest))
-    return found
+            rows.append(Summary(claim, done, excused, outside, dict(reasons), largest))
+    return rows

@@ -46,7 +46,7 @@ class Shared:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        return sum(one.size * one.dtype.itemsize for one in jax.tree.leaves(self.like))
+        return sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(self.like))
 
     @cached_property
     def digest(self) -> str:
@@ -64,8 +64,8 @@ class Shared:
         """Shapes, types and where the arrays lie."""
         everywhere = _everywhere(devices)
         return jax.tree.map(
-            lambda one: jax.ShapeDtypeStruct(
-                one.shape, one.dtype, sharding=everywhere, weak_type=one.weak_type
+            lambda array: jax.ShapeDtypeStruct(
+                array.shape, array.dtype, sharding=everywhere, weak_type=array.weak_type
             ),
             self.like,
         )

@@ -117,20 +117,20 @@ def code_that_decides(theorem: str) -> str:
 
 def deciding(theorem: str) -> set[Path]:
     """The files of that code."""
-    found = _reached([theorem, *ENGINE], _draws)
-    folders = {folder for path in found for folder in path.relative_to(PACKAGE).parents}
-    return found | {PACKAGE / folder / "__init__.py" for folder in folders}
+    files = _reached([theorem, *ENGINE], _draws)
+    folders = {folder for path in files for folder in path.relative_to(PACKAGE).parents}
+    return files | {PACKAGE / folder / "__init__.py" for folder in folders}
 
 
 def _reached(names: Sequence[str], left_out: Callable[[Path], bool]) -> set[Path]:
     """Files of modules and of all that they import, directly or not, but for what is left out."""
-    left, found = list(names), set[Path]()
+    left, files = list(names), set[Path]()
     while left:
         path = _module_file(left.pop())
-        if path is not None and path not in found and not left_out(path):
-            found.add(path)
+        if path is not None and path not in files and not left_out(path):
+            files.add(path)
             left += _imported(path, _package(path))
-    return found
+    return files
 
 
 def _package(path: Path) -> str:
@@ -193,8 +193,8 @@ def data_digest(data: Sequence[Path]) -> str:
     """SHA-256 of the names and bytes of data files; empty without any."""
     digest = hashlib.sha256()
     for path in data:
-        found = path.stat()
-        digest.update(f"{path.name}{_of_file(path, found.st_size, found.st_mtime_ns)}".encode())
+        facts = path.stat()
+        digest.update(f"{path.name}{_of_file(path, facts.st_size, facts.st_mtime_ns)}".encode())
     return digest.hexdigest() if data else ""
 
 
@@ -208,21 +208,21 @@ def _of_file(path: Path, size: int, modified: int) -> str:
 def _files(functions: Sequence[Any]) -> set[Path]:
     """Files of the functions, and what these import of the theorems or from beside them."""
     own = {Path(f.__code__.co_filename).resolve() for f in functions if _in_file(f)}
-    found = {path for path in own if not _general(path)}
-    beside = {path.parent for path in found}
-    names, seen = {f.__module__ for f in functions}, set()
+    files = {path for path in own if not _general(path)}
+    beside = {path.parent for path in files}
+    names, visited = {f.__module__ for f in functions}, set()
     while names:
         name = names.pop()
-        seen.add(name)
+        visited.add(name)
         module = sys.modules.get(name)
         path = Path(getattr(module, "__file__", None) or "").resolve()
         if _general(path) or not (path.parent in beside or _of_theorems(path)):
             continue
-        found.add(path)
-        within = [getattr(one, "__module__", None) for one in vars(module).values()]
-        within += [one.__name__ for one in vars(module).values() if inspect.ismodule(one)]
-        names |= {other for other in within if isinstance(other, str)} - seen
-    return found
+        files.add(path)
+        within = [getattr(value, "__module__", None) for value in vars(module).values()]
+        within += [value.__name__ for value in vars(module).values() if inspect.ismodule(value)]
+        names |= {other for other in within if isinstance(other, str)} - visited
+    return files
 
 
 def _of_theorems(path: Path) -> bool:
@@ -244,8 +244,8 @@ def functions_of(part: Any) -> Iterator[Any]:
     assert is_dataclass(part)
     for field in fields(part):
         value = getattr(part, field.name)
-        for one in value.values() if isinstance(value, Mapping) else (value,):
-            while isinstance(one, partial):
-                one = one.func
-            if inspect.isfunction(one):
-                yield one
+        for entry in value.values() if isinstance(value, Mapping) else (value,):
+            while isinstance(entry, partial):
+                entry = entry.func
+            if inspect.isfunction(entry):
+                yield entry

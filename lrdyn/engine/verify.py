@@ -42,9 +42,9 @@ class Verification(NamedTuple):
 
     def __repr__(self) -> str:
         """What the command prints."""
-        said = [*report.table(self.verdict), *self.diverged, *report.devices(self.verdict)]
-        said += report.why_undecided(self.verdict)
-        return "\n".join([*said, f"{self.verdict['name']} {report.word(self.verdict)}"])
+        lines = [*report.table(self.verdict), *self.diverged, *report.devices(self.verdict)]
+        lines += report.why_undecided(self.verdict)
+        return "\n".join([*lines, f"{self.verdict['name']} {report.word(self.verdict)}"])
 
     def _repr_html_(self) -> str:
         return report.html(self.verdict)
@@ -169,21 +169,21 @@ def verify_run(run: Run, context: Context) -> Verification:
 
 def judged(theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: str) -> Verification:
     """Judge the content of ``results.nc``; :func:`judge_results` says what it refuses."""
-    found = judge_results(theorem, groups, dtype)
+    judgement = judge_results(theorem, groups, dtype)
     record = environment(dtype)
     verdict = {
         "schema": SCHEMA,
         "name": theorem.name,
-        "holds": holds(theorem, found.claims),
+        "holds": holds(theorem, judgement.claims),
         "config": {},
-        "claims": found.claims,
-        "undecided": undecided(theorem, found.claims),
-        "statistics": {"false_alarm": FALSE_ALARM, "tests": found.tests},
+        "claims": judgement.claims,
+        "undecided": undecided(theorem, judgement.claims),
+        "statistics": {"false_alarm": FALSE_ALARM, "tests": judgement.tests},
         "judged_by": {name: record[name] for name in ("git", "numpy", "python")},
         "arithmetic": arithmetic_of(groups),
         "environment": record,
     }
-    return Verification(verdict, Results(groups), found.diverged, found.legs)
+    return Verification(verdict, Results(groups), judgement.diverged, judgement.legs)
 
 
 def undecided(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -245,8 +245,8 @@ def carried_out(sweep: Sweep, context: Context, recipe: Recipe | None = None) ->
         # What is no longer wanted ends here, before it makes a folder.
         progress.expect(sum(len(part.indices) for part in parts))
         store = context.store
-        kept = stack.enter_context(opened(store, progress.note)) if store else None
-        ended = _each(sweep, parts, kept, context, executor)
+        parts_store = stack.enter_context(opened(store, progress.note)) if store else None
+        ended = _each(sweep, parts, parts_store, context, executor)
         if sweep.plan is None:  # what it returns is known when it has ended
             ended = sorted(ended, key=lambda each: int(each[0].indices[0]))
             outputs = [
@@ -259,7 +259,7 @@ def carried_out(sweep: Sweep, context: Context, recipe: Recipe | None = None) ->
         else:
             labels = Labels(sweep.points, sweep.dims, outputs)
             progress.expect_bytes(labels.nbytes)
-            target = labels.allocate(context.memory, kept and kept.folder)
+            target = labels.allocate(context.memory, parts_store and parts_store.folder)
             stack.callback(target.abandon)
         for part, arrays in ended:
             target.place(part.indices, arrays)

@@ -91,9 +91,9 @@ def compare(dataset: xr.Dataset, baseline: xr.Dataset) -> list[CurveDifference]:
         >>> [str(d) for d in compare(a + 0.5, a)]
         ['curve[step=0]: got 1.5, wanted 1, 2.5e-01 of its scale (run: tolerance 1.5e-08)']
     """
-    asked, found = baseline.attrs.get("settings"), dataset.attrs.get("settings")
-    if asked != found:
-        return [CurveDifference("settings", f"got {found}, wanted {asked}", None, None)]
+    wanted, settings = baseline.attrs.get("settings"), dataset.attrs.get("settings")
+    if wanted != settings:
+        return [CurveDifference("settings", f"got {settings}, wanted {wanted}", None, None)]
     differences = [
         CurveDifference(str(name), "got an array that the baseline does not have", None, None)
         for name in sorted(set(map(str, dataset.variables)) - set(map(str, baseline.variables)))
@@ -107,43 +107,47 @@ def compare(dataset: xr.Dataset, baseline: xr.Dataset) -> list[CurveDifference]:
 
 
 def _compare_variable(
-    name: str, found: xr.DataArray, wanted: xr.DataArray
+    name: str, actual: xr.DataArray, wanted: xr.DataArray
 ) -> list[CurveDifference]:
-    if (found.dims, found.shape) != (wanted.dims, wanted.shape):
-        problem = f"got shape {dict(found.sizes)}, wanted {dict(wanted.sizes)}"
+    if (actual.dims, actual.shape) != (wanted.dims, wanted.shape):
+        problem = f"got shape {dict(actual.sizes)}, wanted {dict(wanted.sizes)}"
         return [CurveDifference(name, problem, None, None)]
     if not compared(wanted):
         return []
-    if wanted.dtype.kind != "f" or found.dtype.kind != "f":
-        return _compare_exactly(name, found, wanted)
-    return _compare_numbers(name, found, wanted)
+    if wanted.dtype.kind != "f" or actual.dtype.kind != "f":
+        return _compare_exactly(name, actual, wanted)
+    return _compare_numbers(name, actual, wanted)
 
 
-def _compare_exactly(name: str, found: xr.DataArray, wanted: xr.DataArray) -> list[CurveDifference]:
-    places = np.flatnonzero(found.values != wanted.values).tolist()
+def _compare_exactly(
+    name: str, actual: xr.DataArray, wanted: xr.DataArray
+) -> list[CurveDifference]:
+    places = np.flatnonzero(actual.values != wanted.values).tolist()
     if not places:
         return []
-    problem = _got(found, wanted, places[0]) + " (compared exactly)"
+    problem = _got(actual, wanted, places[0]) + " (compared exactly)"
     return [CurveDifference(_place(name, wanted, places[0]), problem, None, 0.0)]
 
 
-def _compare_numbers(name: str, found: xr.DataArray, wanted: xr.DataArray) -> list[CurveDifference]:
+def _compare_numbers(
+    name: str, actual: xr.DataArray, wanted: xr.DataArray
+) -> list[CurveDifference]:
     infinite = ~np.isfinite(wanted.values)
-    odd = np.where(infinite | ~np.isfinite(found.values), found.values != wanted.values, False)
-    odd &= ~(np.isnan(found.values) & np.isnan(wanted.values))
+    odd = np.where(infinite | ~np.isfinite(actual.values), actual.values != wanted.values, False)
+    odd &= ~(np.isnan(actual.values) & np.isnan(wanted.values))
     places = np.flatnonzero(odd).tolist()
     if places:
-        problem = f"{_got(found, wanted, places[0])}, at {len(places)} points"
+        problem = f"{_got(actual, wanted, places[0])}, at {len(places)} points"
         return [CurveDifference(_place(name, wanted, places[0]), problem, None, None)]
     tolerance = tolerance_of(wanted)
-    gap = np.abs(np.where(infinite, 0, found.values) - np.where(infinite, 0, wanted.values))
+    gap = np.abs(np.where(infinite, 0, actual.values) - np.where(infinite, 0, wanted.values))
     ratios = np.ravel(gap / _scale(wanted))
     worst = int(np.argmax(ratios)) if ratios.size else 0
     if not ratios.size or ratios[worst] <= tolerance:
         return []
     amount = float(ratios[worst])
     measured = f"{amount:.1e} of its scale ({kind_of(wanted)}: tolerance {tolerance:.1e})"
-    problem = f"{_got(found, wanted, worst)}, {measured}"
+    problem = f"{_got(actual, wanted, worst)}, {measured}"
     return [CurveDifference(_place(name, wanted, worst), problem, amount, tolerance)]
 
 
@@ -165,8 +169,8 @@ def _place(name: str, variable: xr.DataArray, position: int) -> str:
     return f"{name}[{', '.join(labels)}]" if labels else name
 
 
-def _got(found: xr.DataArray, wanted: xr.DataArray, position: int) -> str:
-    pair = (np.ravel(array.values)[position] for array in (found, wanted))
+def _got(actual: xr.DataArray, wanted: xr.DataArray, position: int) -> str:
+    pair = (np.ravel(array.values)[position] for array in (actual, wanted))
     got, want = (f"{x:.9g}" if isinstance(x, np.number) else repr(str(x)) for x in pair)
     return f"got {got}, wanted {want}"
 
@@ -193,11 +197,11 @@ def check(
     except results.Damaged as error:
         report(f"{exhibit.name}: no baseline, {error}")
         return False
-    found, agreement = _numbers(exhibit, out, baselines, preset, baseline, report)
-    found += exhibit.drawn_otherwise(baseline, baselines / exhibit.name)
-    for line in found or [agreement]:
+    differences, agreement = _numbers(exhibit, out, baselines, preset, baseline, report)
+    differences += exhibit.drawn_otherwise(baseline, baselines / exhibit.name)
+    for line in differences or [agreement]:
         report(f"{exhibit.name}: {line}")
-    return not found
+    return not differences
 
 
 def _numbers(
@@ -215,9 +219,9 @@ def _numbers(
             return [], why
     else:
         path = rendering.where(exhibit, out)
-        found = rendering.numbers(exhibit, out, exhibit.presets[preset], report=report)
-        dataset = found.dataset
-        if found.computed and not path.exists():
+        rendered = rendering.numbers(exhibit, out, exhibit.presets[preset], report=report)
+        dataset = rendered.dataset
+        if rendered.computed and not path.exists():
             rendering.save(dataset, path)
     return _lines(exhibit, exhibit.thin(dataset), baseline), _agreement(baseline)
 
@@ -257,14 +261,14 @@ def write_baseline(
     """
     path = baselines / f"{exhibit.name}.nc"
     done = rendering.render(exhibit, out, preset, baselines=baselines, report=report)
-    kept = exhibit.long and not done.computed
-    numbers = results.load(path)["/"] if kept else exhibit.thin(done.dataset)
+    as_committed = exhibit.long and not done.computed
+    numbers = results.load(path)["/"] if as_committed else exhibit.thin(done.dataset)
     for line in _change(exhibit, numbers, path):
         report(f"{exhibit.name}: {line}")
     if not agreed():
         report(f"{exhibit.name}: the baseline stays as it was")
         return False
-    if not kept:
+    if not as_committed:
         rendering.save(numbers, path)
     whole_files.folder(baselines, below=baselines.parent)
     for written in (path, *exhibit.keep(results.load(path)["/"], path.with_suffix(""))):

@@ -145,8 +145,8 @@ class Figure(Exhibit):
         except (OSError, ValueError):
             return [f"picture: nothing that can be read in {stem.with_suffix('.json')}"]
         drawn = self.drawn(dataset)
-        if found := looks.differences(looks.looks(drawn), wanted):
-            return found
+        if differences := looks.differences(looks.looks(drawn), wanted):
+            return differences
         difference = pictures.difference(drawn, stem.with_suffix(".png"))
         return [difference] if difference else []
 
@@ -222,8 +222,8 @@ def one_seed(groups: Groups) -> xr.Dataset:
 
     Example:
         >>> root = xr.Dataset({"y": ("seed", [3.0]), SIZE: ("seed", [2])}, attrs={"digest": "0"})
-        >>> found = one_seed({"/": root})
-        >>> list(found), found["y"].dims, found.attrs
+        >>> dataset = one_seed({"/": root})
+        >>> list(dataset), dataset["y"].dims, dataset.attrs
         (['y'], (), {})
     """
     return groups["/"].isel(seed=0, drop=True).drop_vars(SIZE).drop_attrs(deep=False)
@@ -269,4 +269,4 @@ def _with_values(exhibit: Exhibit, text: str, dataset: xr.Dataset) -> str:
 def _filled(exhibit: Exhibit, dataset: xr.Dataset) -> str:
     """Caption with its values, in one line."""
     text = _with_values(exhibit, exhibit.caption, dataset)
-    return text + (f" Drawn from {said}." if (said := dataset.attrs.get("drawn_from")) else "")
+    return text + (f" Drawn from {source}." if (source := dataset.attrs.get("drawn_from")) else "")

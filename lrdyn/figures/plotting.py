@@ -175,9 +175,9 @@ def spread(heights: np.ndarray, gap: float) -> np.ndarray:
     return moved
 
 
-def first_point(results: xr.Dataset, *kept: str, of: str = SIZE) -> xr.Dataset:
+def first_point(results: xr.Dataset, *names: str, of: str = SIZE) -> xr.Dataset:
     """The first seed and value of every swept flag, which are the axes of an array but some."""
-    return results.isel({name: 0 for name in results[of].dims if name not in kept})
+    return results.isel({name: 0 for name in results[of].dims if name not in names})
 
 
 def save(figure: Figure, stem: Path, *, for_a_look: bool = False) -> tuple[Path, Path]:
@@ -303,8 +303,8 @@ def sweep_figure(
     main = next(iter(ratios.values()))
     axes = swept_axes(main, first)[:3]
     panels = main[axes[2]].values if len(axes) > 2 else [None]
-    seen = np.concatenate([ratio.values.ravel() for ratio in ratios.values()])
-    top = 3.0 * max(1.0, np.max(seen, initial=0.0, where=np.isfinite(seen)))
+    values = np.concatenate([ratio.values.ravel() for ratio in ratios.values()])
+    top = 3.0 * max(1.0, np.max(values, initial=0.0, where=np.isfinite(values)))
     with style():
         figure = blank(2.6)
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]

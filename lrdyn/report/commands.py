@@ -62,9 +62,9 @@ def repeating(command: str, config: Mapping[str, Any], worst: Mapping[str, Any])
             words += [typed(name), *map(str, [case] if case in value else value)]
         else:
             words += [typed(name), str(value)]
-    one = "seed" in worst
-    seeds = 1 if one else config["seeds"]
-    words += ["--seed", str(worst["seed"] if one else config["seed"])]
+    single_case = "seed" in worst
+    seeds = 1 if single_case else config["seeds"]
+    words += ["--seed", str(worst["seed"] if single_case else config["seed"])]
     words += [] if seeds is None else ["--seeds", str(seeds)]
     words += ["--dtype", config["dtype"]]
     if config.get("precision", "highest") != "highest":

@@ -84,16 +84,16 @@ class _NoFormula(Exception):
 
 def tokens_of(statement: str) -> list[Token]:
     """The words and signs of a statement; names with subscripts are cut behind their letter."""
-    found: list[Token] = []
+    tokens: list[Token] = []
     place = 0
     while match := TOKEN.search(statement, place):
         word = match[0]
         if "_" in word[1:] and not _is_identifier(word):
             word = word.partition("_")[0]
-        tight = not statement[place : match.start()] and bool(found)
+        tight = not statement[place : match.start()] and bool(tokens)
         place = match.start() + len(word)
-        found.append(Token(word, match.start(), place, tight))
-    return found
+        tokens.append(Token(word, match.start(), place, tight))
+    return tokens
 
 
 def _is_identifier(word: str) -> bool:
@@ -213,27 +213,29 @@ class _Reader:
         lower = self.operand()
         if self.flat:
             return MarkedFormula(joined(upper.html, element("mo", "/"), lower.html))
-        above, below = (element("mrow", one.bare or one.html) for one in (upper, lower))
+        above, below = (element("mrow", part.bare or part.html) for part in (upper, lower))
         return MarkedFormula(element("mfrac", above, below))
 
     def operand(self) -> MarkedFormula:
         """A symbol, number or group with its scripts and arguments."""
-        found = self.primary()
+        operand = self.primary()
         while True:
             word = self.word()
             if not self.tight():
-                return found
+                return operand
             if word in ("_", "^"):
-                found = MarkedFormula(self.scripts(found.html))
+                operand = MarkedFormula(self.scripts(operand.html))
             elif word == "~":
                 self.place += 1
-                found = MarkedFormula(
-                    element("mover", element("mrow", found.html), element("mo", "~"), accent="true")
+                operand = MarkedFormula(
+                    element(
+                        "mover", element("mrow", operand.html), element("mo", "~"), accent="true"
+                    )
                 )
             elif word in ("(", "[") and (inner := self.attempt(self.group)) is not None:
-                found = MarkedFormula(joined(found.html, inner.html))
+                operand = MarkedFormula(joined(operand.html, inner.html))
             else:
-                return found
+                return operand
 
     def primary(self) -> MarkedFormula:
         """A symbol, number or group."""
@@ -300,9 +302,9 @@ class _Reader:
         if self.ahead == DEPTH:
             return False
         place, self.ahead = self.place, self.ahead + 1
-        found = self.attempt(self.factor)
+        factor = self.attempt(self.factor)
         self.place, self.ahead = place, self.ahead - 1
-        return found is not None and not self.word()[:1].isdigit()
+        return factor is not None and not self.word()[:1].isdigit()
 
     # Scripts ------------------------------------------------------------------------------------
 

@@ -83,8 +83,8 @@ def contents(folder: Path, command: str = "") -> Contents:
     try:
         return _read(folder, command)
     except (results.Unreadable, pictures.DamagedPicture, guarded.Refused) as error:
-        said = f"{error}".removeprefix(f"{folder}{os.sep}")
-        raise BadInput(f"{got} ({said}), wanted a folder of results") from None
+        why = f"{error}".removeprefix(f"{folder}{os.sep}")
+        raise BadInput(f"{got} ({why}), wanted a folder of results") from None
 
 
 def _read(folder: Path, command: str) -> Contents:
@@ -95,14 +95,14 @@ def _read(folder: Path, command: str) -> Contents:
     below = sorted(_below(folder, whole_files.VERDICT))
     named = _summarised(folder)
     chosen = below if named is None else named
-    found = [runs.read(one) for one in chosen]
-    diagnosed = [diagnoses.read(one) for one in sorted(_below(folder, diagnoses.NAME))]
-    drawn = [pictures.read(one) for one in sorted((folder / FIGURES).glob("*.png"))]
-    if not found and not diagnosed:
+    read_runs = [runs.read(path) for path in chosen]
+    diagnosed = [diagnoses.read(path) for path in sorted(_below(folder, diagnoses.NAME))]
+    drawn = [pictures.read(path) for path in sorted((folder / FIGURES).glob("*.png"))]
+    if not read_runs and not diagnosed:
         raise BadInput(
             f"report: got {os.fspath(folder)!r} (no results in it), wanted a folder of results"
         )
-    return Contents(found, diagnosed, drawn, len(set(below) - set(chosen)))
+    return Contents(read_runs, diagnosed, drawn, len(set(below) - set(chosen)))
 
 
 def _below(folder: Path, name: str) -> list[Path]:
@@ -117,26 +117,26 @@ def _summarised(folder: Path) -> list[Path] | None:
         return None
     content = guarded.read_json(path, "a summary", most=results.VERDICT)
     try:
-        paths = [Path(one["folder"]) for one in content["theorems"]]
+        paths = [Path(entry["folder"]) for entry in content["theorems"]]
     except (TypeError, KeyError):
         raise results.Damaged(path, "it names no folders of theorems") from None
     # A folder of results is looked for where it lies now, whatever it was called then.
-    return [folder / one.parent.name / one.name for one in paths]
+    return [folder / path.parent.name / path.name for path in paths]
 
 
-def report(found: Contents, version: str) -> str:
+def report(contents: Contents, version: str) -> str:
     """The whole page.
 
     Args:
-        found: what is reported.
+        contents: what is reported.
         version: of the library.
 
     Raises:
         BadInput: without a single picture it is too large.
     """
-    owners = [*found.runs, *found.diagnoses]
-    every = [*(picture for owner in owners for picture in owner.pictures), *found.figures]
-    bare = _page(found, [False] * len(every), version)
+    owners = [*contents.runs, *contents.diagnoses]
+    every = [*(picture for owner in owners for picture in owner.pictures), *contents.figures]
+    bare = _page(contents, [False] * len(every), version)
     room = MOST - len(bare.encode()) - 2000 * len(every)
     if room < 0:
         size = f"{len(bare.encode()) / 1e6:.0f} MB"
@@ -144,11 +144,13 @@ def report(found: Contents, version: str) -> str:
             f"report: got {len(owners)} results, whose tables alone take {size}, wanted a "
             "folder of fewer"
         )
-    return _page(found, pictures.embedded(every, room), version)
+    return _page(contents, pictures.embedded(every, room), version)
 
 
-def _page(found: Contents, fits: Sequence[bool], version: str) -> str:
-    anchors = [f"results-{place + 1}" for place in range(len(found.runs) + len(found.diagnoses))]
+def _page(contents: Contents, fits: Sequence[bool], version: str) -> str:
+    anchors = [
+        f"results-{place + 1}" for place in range(len(contents.runs) + len(contents.diagnoses))
+    ]
     left = list(fits)
 
     def take(owned: Sequence[Picture]) -> list[bool]:
@@ -156,25 +158,25 @@ def _page(found: Contents, fits: Sequence[bool], version: str) -> str:
         return taken
 
     sections = []
-    alone = len(anchors) == 1 and not found.figures
+    alone = len(anchors) == 1 and not contents.figures
     level = 1 if alone else 2
-    for run, anchor in zip(found.runs, anchors, strict=False):
+    for run, anchor in zip(contents.runs, anchors, strict=False):
         sections.append(runs.section(run, take(run.pictures), anchor, level))
-    for one, anchor in zip(found.diagnoses, anchors[len(found.runs) :], strict=True):
-        sections.append(diagnoses.section(one, take(one.pictures), anchor, level))
-    if found.figures:
+    for diagnosis, anchor in zip(contents.diagnoses, anchors[len(contents.runs) :], strict=True):
+        sections.append(diagnoses.section(diagnosis, take(diagnosis.pictures), anchor, level))
+    if contents.figures:
         title = element("h2", "Figures and tables", id="figures")
-        drawn = pictures.block(found.figures, left, "Figure")
+        drawn = pictures.block(contents.figures, left, "Figure")
         sections.append(element("section", title, drawn, aria_labelledby="figures"))
-    title = _title(found)
-    top = element("header", element("h1", title), *_over_all(found, anchors))
+    title = _title(contents)
+    top = element("header", element("h1", title), *_over_all(contents, anchors))
     reading = element(
         "section",
         element("h2", "How to read this", id="reading"),
         _definitions(),
         aria_labelledby="reading",
     )
-    main = element("main", *sections, *([reading] if found.runs else []))
+    main = element("main", *sections, *([reading] if contents.runs else []))
     footer = element(
         "footer",
         element(
@@ -207,19 +209,21 @@ def _definitions() -> Markup:
     )
 
 
-def _title(found: Contents) -> str:
-    names = [one.name for one in (*found.runs, *found.diagnoses)]
+def _title(contents: Contents) -> str:
+    names = [owner.name for owner in (*contents.runs, *contents.diagnoses)]
     return f"Report: {names[0]}" if len(names) == 1 else f"Report of {len(names)} results"
 
 
-def _over_all(found: Contents, anchors: Sequence[str]) -> list[Markup]:
+def _over_all(contents: Contents, anchors: Sequence[str]) -> list[Markup]:
     """What several results say together, and links to each."""
-    verdicts = [run.verdict["holds"] for run in found.runs if run.verdict["claims"]]
+    verdicts = [run.verdict["holds"] for run in contents.runs if run.verdict["claims"]]
     parts = []
     if verdicts:
-        false = [run.name for run in found.runs if run.verdict["holds"] is False]
+        false = [run.name for run in contents.runs if run.verdict["holds"] is False]
         open_ = [
-            run.name for run in found.runs if run.verdict["claims"] and run.verdict["holds"] is None
+            run.name
+            for run in contents.runs
+            if run.verdict["claims"] and run.verdict["holds"] is None
         ]
         words = f"{verdicts.count(True)} of {len(verdicts)} hold"
         words += f"; false: {', '.join(false)}" if false else ""
@@ -227,13 +231,13 @@ def _over_all(found: Contents, anchors: Sequence[str]) -> list[Markup]:
         holds = False if false else None if open_ else True
         parts += [
             runs.banner(holds, f"{words}."),
-            runs.overview(found.runs, anchors[: len(found.runs)]),
+            runs.overview(contents.runs, anchors[: len(contents.runs)]),
         ]
     links = [
-        (one.name, anchor)
-        for one, anchor in zip(found.diagnoses, anchors[len(found.runs) :], strict=True)
+        (diagnosis.name, anchor)
+        for diagnosis, anchor in zip(contents.diagnoses, anchors[len(contents.runs) :], strict=True)
     ]
-    links += [("Figures and tables", "figures")] if found.figures else []
+    links += [("Figures and tables", "figures")] if contents.figures else []
     if links:
         parts.append(
             element(
@@ -243,11 +247,11 @@ def _over_all(found: Contents, anchors: Sequence[str]) -> list[Markup]:
                 ),
             )
         )
-    if found.others:
+    if contents.others:
         parts.append(
             element(
                 "p",
-                f"{found.others} other runs in this folder are not in the report.",
+                f"{contents.others} other runs in this folder are not in the report.",
                 class_="quiet",
             )
         )

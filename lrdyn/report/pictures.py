@@ -164,7 +164,7 @@ def block(pictures: list[Picture], fits: list[bool], whose: str) -> Markup:
     """
     return joined(
         *(
-            figure(one, f"{whose}: {one.name.replace('_', ' ')}", embedded=fit)
-            for one, fit in zip(pictures, fits, strict=True)
+            figure(picture, f"{whose}: {picture.name.replace('_', ' ')}", embedded=fit)
+            for picture, fit in zip(pictures, fits, strict=True)
         )
     )

@@ -86,8 +86,8 @@ def _refuse(error: Exception) -> NoReturn:
 
     if os.environ.get("LRDYN_DEBUG"):
         traceback.print_exc()
-    said = "".join(traceback.format_exception_only(error)).splitlines() or [""]
-    complain(f"error: got {said[-1]} from an import, wanted an installation that can be imported")
+    lines = "".join(traceback.format_exception_only(error)).splitlines() or [""]
+    complain(f"error: got {lines[-1]} from an import, wanted an installation that can be imported")
     os._exit(3)
 
 

@@ -61,6 +61,6 @@ def require(least: int) -> None:
     Example:
         >>> require(1)
     """
-    if (found := address_space()) is not None and found < least:
-        wanted = f"got {size_of(found)} of address space, wanted {size_of(least)} or more"
+    if (limit := address_space()) is not None and limit < least:
+        wanted = f"got {size_of(limit)} of address space, wanted {size_of(least)} or more"
         raise OSError(errno.ENOMEM, wanted, "ulimit -v")

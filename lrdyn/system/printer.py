@@ -29,10 +29,10 @@ def printable(text: str, *, lines: bool = False) -> str:
     if text.isprintable():  # the usual case
         return text
     return "".join(
-        one
-        if one.isprintable() or (lines and one == "\n")
-        else one.encode("unicode_escape").decode("ascii")
-        for one in text
+        character
+        if character.isprintable() or (lines and character == "\n")
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
     )
 
 

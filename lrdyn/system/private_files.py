@@ -34,8 +34,8 @@ OTHERS_WRITE = 0o022
 class NotPrivate(Exception):
     """Somebody else may have written a file or a folder; the message says what was wanted."""
 
-    def __init__(self, path: Path, found: str, wanted: str):
-        super().__init__(f"got {os.fspath(path)!r} ({found}), wanted {wanted}")
+    def __init__(self, path: Path, got: str, wanted: str):
+        super().__init__(f"got {os.fspath(path)!r} ({got}), wanted {wanted}")
 
 
 class SignedFolder(NamedTuple):
@@ -156,13 +156,13 @@ def _open(folder: int, name: str, path: Path, flags: int) -> Iterator[int]:
     except OSError as error:
         # Where a folder is wanted, systems differ in which of the two a link gives.
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            found = "a link, or of another kind"
+            got = "a link, or of another kind"
         elif isinstance(error, PermissionError):
-            found = "not readable"
+            got = "not readable"
         else:
             raise
         kind = "folder" if flags & os.O_DIRECTORY else "file"
-        raise NotPrivate(path / name, found, f"a {kind} of yours") from None
+        raise NotPrivate(path / name, got, f"a {kind} of yours") from None
     with _handle(handle):
         yield handle
 

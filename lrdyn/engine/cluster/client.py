@@ -66,8 +66,8 @@ def opened(address: str, security: str | None = None) -> Iterator["Cluster"]:
     Raises:
         BadInput: nothing answers, or no worker has this release of the library.
     """
-    found = re.fullmatch(r"local:([1-9][0-9]*)", address)
-    there = started(int(found[1])) if found else contextlib.nullcontext((address, security))
+    local = re.fullmatch(r"local:([1-9][0-9]*)", address)
+    there = started(int(local[1])) if local else contextlib.nullcontext((address, security))
     with there as (where, folder), at(where, folder) as cluster:
         yield cluster
 
@@ -173,7 +173,7 @@ class Cluster:
 
     def workers(self) -> list[dict[str, Any]]:
         """Hardware and versions of the workers, those that are alike together."""
-        kinds = Counter(tuple(sorted(one.items())) for one in self.greeted.values())
+        kinds = Counter(tuple(sorted(facts.items())) for facts in self.greeted.values())
         versions = {name: version(name) for name in ("dask", "distributed")}
         return [{**dict(kind), **versions, "workers": count} for kind, count in kinds.items()]
 
@@ -233,8 +233,8 @@ class Cluster:
     def alive(self) -> list[str]:
         """Addresses of the workers of this moment."""
         # Not of scheduler_info: the client overwrites it by itself with facts without the workers.
-        found: Any = self.client.nthreads()
-        return list(found)
+        workers: Any = self.client.nthreads()
+        return list(workers)
 
     def check(self) -> None:
         """Raise :class:`Lost` if the scheduler does not answer any more."""
@@ -261,17 +261,17 @@ class Cluster:
         answers: Any = self.client.run(
             worker.begin, tuple(self.release), workers=new, on_error="return"
         )
-        for address, found in answers.items():
-            if isinstance(found, OSError):  # it has gone
+        for address, answer in answers.items():
+            if isinstance(answer, OSError):  # it has gone
                 continue
-            if isinstance(found, Exception):
-                line = (str(found).splitlines() or [""])[0]
-                found = {"refused": f"got {type(found).__name__} ({line}), wanted {self.release}"}
-            if "refused" in found:
-                self.refused[address] = found["refused"]
-                self.notes.put(f"worker {address}: {found['refused']}")
+            if isinstance(answer, Exception):
+                line = (str(answer).splitlines() or [""])[0]
+                answer = {"refused": f"got {type(answer).__name__} ({line}), wanted {self.release}"}
+            if "refused" in answer:
+                self.refused[address] = answer["refused"]
+                self.notes.put(f"worker {address}: {answer['refused']}")
             else:
-                self.greeted[address] = found
+                self.greeted[address] = answer
 
 
 class _Asked(NamedTuple):
@@ -286,8 +286,8 @@ class _Asked(NamedTuple):
 class ClusterParts:
     """Carries out parts of one sweep as tasks."""
 
-    def __init__(self, cluster: Cluster, source: Origin, recipe: bytes, told: Progress):
-        self.cluster, self.source, self.told = cluster, source, told
+    def __init__(self, cluster: Cluster, source: Origin, recipe: bytes, progress: Progress):
+        self.cluster, self.source, self.progress = cluster, source, progress
         self.topic = f"lrdyn-{uuid.uuid4().hex}"
         self.recipe: Any = recipe
         self.small = len(recipe) <= SMALL
@@ -321,7 +321,7 @@ class ClusterParts:
             while left or asked:
                 if generation != self.cluster.generation:
                     generation, recipe = self.cluster.generation, self._handed()
-                    again = [one for _, one in asked.values()]
+                    again = [task for _, task in asked.values()]
                     self._drop([future for future, _ in asked.values()])
                     asked.clear()
                     in_vain += 1
@@ -329,37 +329,37 @@ class ClusterParts:
                         lost = TaskFailure(
                             f"all workers ended {in_vain} times while they computed", ""
                         )
-                        failures += [(one, lost) for one in again]
+                        failures += [(task, lost) for task in again]
                     else:
                         left += again
                 # After a loss in vain one at a time, so that no other part is blamed.
                 while left and len(asked) < (1 if in_vain else self.cluster.window()):
-                    one = left.popleft()
-                    future = self._ask(recipe, one, store, token)
-                    asked[future.key] = future, one
+                    task = left.popleft()
+                    future = self._ask(recipe, task, store, token)
+                    asked[future.key] = future, task
                     future.add_done_callback(ended.put)
                 future = self._next(ended)
                 if future is None or future.key not in asked:  # those that were dropped end, too
                     continue
-                _, one = asked.pop(future.key)
-                found = self._result(future, one, generation)
-                if found is one:
+                _, task = asked.pop(future.key)
+                result = self._result(future, task, generation)
+                if result is task:
                     self._drop([future])
                 future.release()
-                if not isinstance(found, _Asked):
+                if not isinstance(result, _Asked):
                     in_vain = 0
-                if isinstance(found, TaskFailure):
-                    failures.append((one, found))
-                elif isinstance(found, _Asked):
-                    left.append(found)
-                elif found is not None:
+                if isinstance(result, TaskFailure):
+                    failures.append((task, result))
+                elif isinstance(result, _Asked):
+                    left.append(result)
+                elif result is not None:
                     if store:
-                        store.save(one.part.key, found)
-                    yield one.part, found
-                elif store and (arrays := shared_folder.arrived(store, one.part.key)) is not None:
-                    yield one.part, arrays
+                        store.save(task.part.key, result)
+                    yield task.part, result
+                elif store and (arrays := shared_folder.arrived(store, task.part.key)) is not None:
+                    yield task.part, arrays
                 else:
-                    left.append(one._replace(shared=False))
+                    left.append(task._replace(shared=False))
         finally:
             self._drop([future for future, _ in asked.values()])
         if failures:
@@ -373,10 +373,10 @@ class ClusterParts:
         key = f"lrdyn-recipe-{uuid.uuid4().hex}"
         return self.cluster.client.submit(_same, self.recipe, key=key, resources=label)
 
-    def _ask(self, recipe: Any, one: _Asked, store: Store | None, token: str) -> Future:
+    def _ask(self, recipe: Any, asked: _Asked, store: Store | None, token: str) -> Future:
         folder = os.fspath(store.folder.resolve()) if store else ""
-        token = token if one.shared else ""
-        task = PartTask(self.source, one.part.key, one.part.asked, folder, token, self.topic)
+        token = token if asked.shared else ""
+        task = PartTask(self.source, asked.part.key, asked.part.asked, folder, token, self.topic)
         self.cluster.check()
         name = re.sub(r"\W+", "_", self.source.name.rpartition(":")[2])
         return self.cluster.client.submit(
@@ -395,7 +395,7 @@ class ClusterParts:
         self.cluster.check()
         return None
 
-    def _result(self, future: Future, one: _Asked, generation: int) -> Any:
+    def _result(self, future: Future, asked: _Asked, generation: int) -> Any:
         """Arrays; None if they are in the store; what it raised; or the part, to be asked again."""
         coming = self.pool.submit(future.result)
         try:
@@ -404,15 +404,15 @@ class ClusterParts:
                     return coming.result(timeout=0.5)
                 self.cluster.check()
                 if generation != self.cluster.generation:  # it was lost with its worker
-                    return one
+                    return asked
         except (KilledWorker, FutureCancelledError, OSError) as error:
             self.cluster.check()
             # A scheduler gives a part up by itself after so many.
             more = error.allowed_failures + 1 if isinstance(error, KilledWorker) else 1
-            if one.deaths + more <= DEATHS:
-                return one._replace(deaths=one.deaths + more)
+            if asked.deaths + more <= DEATHS:
+                return asked._replace(deaths=asked.deaths + more)
             return TaskFailure(
-                f"{one.deaths + more} workers ended while they computed it", str(error)
+                f"{asked.deaths + more} workers ended while they computed it", str(error)
             )
 
     def _drop(self, futures: list[Future]) -> None:
@@ -423,7 +423,7 @@ class ClusterParts:
     def _pass_on_notes(self) -> None:
         with contextlib.suppress(queue.Empty):
             while line := self.cluster.notes.get_nowait():
-                self.told.note(line)
+                self.progress.note(line)
 
     @contextlib.contextmanager
     def _heard(self) -> Iterator[None]:
@@ -439,9 +439,9 @@ class ClusterParts:
     def _hear(self, event: tuple[float, Mapping[str, Any]]) -> None:
         _, message = event
         if "during" in message:
-            self.told.during(*message["during"])
+            self.progress.during(*message["during"])
         elif "note" in message:
-            self.told.note(message["note"])
+            self.progress.note(message["note"])
 
 
 def _same(recipe: bytes) -> bytes:
@@ -450,8 +450,8 @@ def _same(recipe: bytes) -> bytes:
 
 def _said(failures: Sequence[tuple[_Asked, TaskFailure]]) -> str:
     """The first of them in the order of the sweep, whichever ended first."""
-    one, failed = min(failures, key=lambda each: int(each[0].part.indices[0]))
+    asked, failed = min(failures, key=lambda each: int(each[0].part.indices[0]))
     if os.environ.get("LRDYN_DEBUG"):
         logging.getLogger("lrdyn").critical("%s", failed.trace)
     more = f" (and {len(failures) - 1} parts more)" if len(failures) > 1 else ""
-    return f"{one.part.asked}: {failed.line}{more}"
+    return f"{asked.part.asked}: {failed.line}{more}"

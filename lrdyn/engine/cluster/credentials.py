@@ -47,11 +47,11 @@ def make(folder: Path) -> Security:
         BadInput: the package that makes them is not installed.
     """
     try:
-        made = Security.temporary()
+        security = Security.temporary()
     except ImportError:
         wanted = "the extra 'cluster': pip install lrdyn[cluster]"
         raise BadInput(f"--cluster: got no package 'cryptography', wanted {wanted}") from None
-    texts = (made.tls_ca_file, made.tls_client_cert, made.tls_client_key)
+    texts = (security.tls_ca_file, security.tls_client_cert, security.tls_client_key)
     for name, text in zip((AUTHORITY, CERTIFICATE, KEY), texts, strict=True):
         handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(handle, "w", encoding="ascii") as file:
@@ -66,16 +66,16 @@ def _check(path: Path, forbidden: int) -> None:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
-        found = error.strerror or "not readable"
+        got = error.strerror or "not readable"
     else:
         facts = os.fstat(handle)
         os.close(handle)
         if not stat.S_ISREG(facts.st_mode):
-            found = "no file"
+            got = "no file"
         elif facts.st_uid not in (os.geteuid(), 0):  # root can read what it likes
-            found = f"of user {facts.st_uid}"
+            got = f"of user {facts.st_uid}"
         elif facts.st_mode & forbidden:
-            found = f"mode {stat.S_IMODE(facts.st_mode):o}"
+            got = f"mode {stat.S_IMODE(facts.st_mode):o}"
         else:
             return
-    raise BadInput(f"--cluster-security: got {os.fspath(path)!r} ({found}), wanted {wanted}")
+    raise BadInput(f"--cluster-security: got {os.fspath(path)!r} ({got}), wanted {wanted}")

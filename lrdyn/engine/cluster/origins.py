@@ -38,7 +38,7 @@ class Origin(NamedTuple):
         return hashlib.sha256(repr(self.texts).encode()).hexdigest()
 
 
-def origin(one: Any, what: str) -> Origin:
+def origin(value: Any, what: str) -> Origin:
     """The origin of an object at the top level of some module.
 
     Raises:
@@ -48,16 +48,16 @@ def origin(one: Any, what: str) -> Origin:
         >>> origin(hashlib.sha256, "function").name.rpartition(":")[2]
         'sha256'
     """
-    found = [(m, name) for m in _modules() for name, held in vars(m).items() if held is one]
-    named = [(m, name) for m, name in found if _installed(m)]
+    places = [(m, name) for m in _modules() for name, held in vars(m).items() if held is value]
+    named = [(m, name) for m, name in places if _installed(m)]
     for module, name in named[:1]:
         return Origin(f"{module.__name__}:{name}")
-    for module, name in found:
+    for module, name in places:
         if path := _file(module):
             return Origin(f"{path.name}:{name}", _texts(path))
-    said = getattr(one, "__qualname__", None) or getattr(one, "name", None) or repr(one)
+    shown = getattr(value, "__qualname__", None) or getattr(value, "name", None) or repr(value)
     raise ValueError(
-        f"{what}: got {said}, wanted one at the top level of a module, which a worker can import"
+        f"{what}: got {shown}, wanted one at the top level of a module, which a worker can import"
     )
 
 
@@ -99,10 +99,10 @@ def _imported(text: ast.Module, folder: Path) -> Iterator[Path]:
     for node in ast.walk(text):
         names = []
         if isinstance(node, ast.Import):
-            names = [one.name for one in node.names]
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
-            names = [base, *(f"{base}.{one.name}".lstrip(".") for one in node.names)]
+            names = [base, *(f"{base}.{alias.name}".lstrip(".") for alias in node.names)]
         for words in (name.split(".") for name in names if name):
             for count in range(1, len(words) + 1):
                 place = folder.joinpath(*words[:count])

@@ -25,11 +25,11 @@ def token(store: Store) -> Iterator[str]:
 def arrived(store: Store, key: str) -> Arrays | None:
     """A part that a worker has written, as soon as this machine sees it."""
     waited, pause = 0.0, 0.01
-    while (found := store.load(key)) is None and waited < PATIENCE:
+    while (arrays := store.load(key)) is None and waited < PATIENCE:
         os.listdir(store.folder)  # by which a network file system looks again
         time.sleep(pause)
         waited, pause = waited + pause, min(2 * pause, 2.0)
-    return found
+    return arrays
 
 
 def seen(folder: str, token: str) -> bool:

@@ -46,22 +46,22 @@ class TaskFailure(NamedTuple):
 
 def carry_out(recipe: bytes, task: bytes) -> Arrays | TaskFailure | None:
     """Compute a part; None if it is written into the store, which the other process sees too."""
-    one: PartTask = pickle.loads(task)
-    shared = seen(one.folder, one.token)
+    part: PartTask = pickle.loads(task)
+    shared = seen(part.folder, part.token)
     try:
-        with importable(one.origin):
+        with importable(part.origin):
             # Checkpoints of trainings are kept where the other process sees them too.
-            store = Path(one.folder).parent if shared else None
-            made = _small if len(recipe) <= SMALL else _large
-            sweep = made(recipe, one.origin, store, one.topic)
+            store = Path(part.folder).parent if shared else None
+            sweep_from = _small if len(recipe) <= SMALL else _large
+            sweep = sweep_from(recipe, part.origin, store, part.topic)
             with sweep.scope():
                 if sweep.plan:
-                    arrays = reduced(_traced(recipe, one, sweep), sweep.reduce)
+                    arrays = reduced(_traced(recipe, part, sweep), sweep.reduce)
                 else:
-                    arrays = sweep.call(dict(one.asked.point), one.key)
+                    arrays = sweep.call(dict(part.asked.point), part.key)
         if not shared:
             return arrays
-        Store(Path(one.folder), print).save(one.key, arrays)
+        Store(Path(part.folder), print).save(part.key, arrays)
     except Exception as error:
         line = (str(error).splitlines() or [""])[0]
         return TaskFailure(f"{type(error).__name__}: {line}", traceback.format_exc())
@@ -73,9 +73,9 @@ SMALL = 2**16
 
 
 def _sweep(recipe: bytes, origin: Origin, store: Path | None, topic: str) -> Sweep:
-    made: Recipe = pickle.loads(recipe)
+    unpickled: Recipe = pickle.loads(recipe)
     context = Context(memory=0, store=store, progress=_Relay(topic))
-    return made._replace(subject=found(origin)).sweep(context)
+    return unpickled._replace(subject=found(origin)).sweep(context)
 
 
 _small = lru_cache(KEPT)(_sweep)

@@ -59,8 +59,8 @@ def take_one_card(name: Any) -> None:
     A worker that somebody gave one card keeps it.
     """
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = sorted(int(path.name[6:]) for path in Path("/dev").glob("nvidia[0-9]*"))
-    cards = [str(card) for card in found] if given is None else [c for c in given.split(",") if c]
+    numbers = sorted(int(path.name[6:]) for path in Path("/dev").glob("nvidia[0-9]*"))
+    cards = [str(card) for card in numbers] if given is None else [c for c in given.split(",") if c]
     if len(cards) > 1 and isinstance(name, int):
         os.environ["CUDA_VISIBLE_DEVICES"] = cards[name % len(cards)]
 
