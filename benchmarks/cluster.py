@@ -115,9 +115,9 @@ def report(sizes: Sizes | None = None) -> str:
     from lrdyn.engine.cluster import client as clusters
 
     sizes = Sizes() if sizes is None else sizes
-    with clusters.opened("local:2") as cluster:
+    with clusters.open_cluster("local:2") as cluster:
         here, there, apart = against_devices(cluster, sizes.runs, sizes.repeats)
-    with clusters.opened("local:1") as cluster:
+    with clusters.open_cluster("local:1") as cluster:
         ours, empty = overhead(cluster, sizes.parts)
         growth(cluster, sizes.many // 10)  # what is allocated once
         few, _ = growth(cluster, sizes.many // 10)

@@ -140,7 +140,7 @@ def service(parts: int) -> float:
     from lrdyn.engine.cluster import client as clusters
 
     work = lrdyn.product(x=np.arange(4.0 * parts))
-    with clusters.opened("local:1") as cluster:
+    with clusters.open_cluster("local:1") as cluster:
         sweep(cluster_runs.nothing, work, memory=1, client=cluster)
         begin = time.process_time()
         sweep(cluster_runs.nothing, work, memory=1, client=cluster)

@@ -692,14 +692,14 @@ def test_the_time_left_goes_by_multiplications(clock, monkeypatch, capsys):
         clock[0] += 3
         done.append(item)
 
-    with diagnose_command.told("diagnose") as seen:
+    with diagnose_command.timed("diagnose") as seen:
         cores.on_all_cores(work, ["small", "large"], counts, cores.Told(seen, counts))
     assert done == ["large", "small"]
     assert capsys.readouterr().err == "diagnose: 75%, 0:01 left\n"
 
 
 def test_a_log_hears_of_what_takes_two_seconds(clock, capsys):
-    with diagnose_command.told("merge") as seen:
+    with diagnose_command.timed("merge") as seen:
         counted = cores.Told(seen, [1e9, 1e9, 2e9])
         clock[0] += 1.9
         counted.done(1e9)

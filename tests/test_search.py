@@ -27,7 +27,7 @@ from lrdyn.engine.search import (
     Search,
     combinations,
     count_of_tests,
-    drawn,
+    drawn_points,
     ratios,
     sampled,
     searched,
@@ -237,13 +237,13 @@ def test_what_was_computed_stays_when_a_search_ends_in_an_error(tmp_path, monkey
 def test_every_point_is_accepted_and_has_a_seed_of_its_own():
     search = Search(COROLLARY1, 3 * 64, seed=5)
     known = combinations(search)
-    points = [point for n in range(3) for point in drawn(search, known, n)]
+    points = [point for n in range(3) for point in drawn_points(search, known, n)]
     assert [point["seed"] for point in points] == list(range(5, 5 + 192))
     for point in points:
         COROLLARY1.check(point)
-    assert drawn(search, known, 1) == points[64:128]
+    assert drawn_points(search, known, 1) == points[64:128]
     held = Search(COROLLARY1, 64, held={"dim": [9], "learning_rate": [0.1, 0.2]})
-    found = drawn(held, combinations(held), 0)
+    found = drawn_points(held, combinations(held), 0)
     assert {point["dim"] for point in found} == {9}
     assert {point["learning_rate"] for point in found} == {0.1, 0.2}
 

@@ -1,4 +1,4 @@
-"""What ``lrdyn data`` prints: every data set, where it was found or what would do."""
+"""Table of ``lrdyn data``: every data set, where it was found, or which files would do."""
 
 from collections.abc import Iterator
 

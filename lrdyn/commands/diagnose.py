@@ -38,13 +38,13 @@ EXAMPLES = (
     Example("lrdyn diagnose BASE TUNED --plan DIR --budget 2000000", "ranks for a new training"),
 )
 FIRST = 2.0
-"""Seconds from which on a log hears of the work."""
+"""Seconds after which progress is printed, if the output is not a terminal."""
 ADAPTER = (checkpoints.ADAPTER, peft_tensors.NAME)
 """Files of an adapter."""
 
 
 def parser() -> Parser:
-    """The flags.
+    """The parser of ``lrdyn diagnose``.
 
     Example:
         >>> parser().parse(["a.npz", "b.npz", "--rank", "8"]).rank
@@ -159,7 +159,7 @@ def main(words: Sequence[str]) -> None:
         "rename": _renaming(options.rename),
     }
     adapter = planned = None
-    with user_files("BEFORE, AFTER"), told("diagnose") as progress:
+    with user_files("BEFORE, AFTER"), timed("diagnose") as progress:
         if options.extract:
             arguments = _extraction_arguments(options) | how
             adapter = extract(options.before, options.after, **arguments, progress=progress)
@@ -172,7 +172,7 @@ def main(words: Sequence[str]) -> None:
     if options.out:
         _write(diagnosis, Path(options.out), quiet=options.json)
     if adapter is not None:
-        with user_files("BEFORE, AFTER"), told("reading the adapter back") as progress:
+        with user_files("BEFORE, AFTER"), timed("reading the adapter back") as progress:
             adapter = adapter.write(options.extract, progress=progress)
         if not options.json:
             lines = [*adapter.lines(), f"adapter, read back as PEFT reads it: {options.extract}"]
@@ -184,7 +184,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def _check_flags(options: argparse.Namespace) -> None:
-    """Refuse flags beside others that they do not go with."""
+    """Refuse combinations of flags that contradict each other."""
     extraction = {
         "--rank": options.rank,
         "--energy": options.energy,
@@ -206,7 +206,7 @@ def _check_flags(options: argparse.Namespace) -> None:
 
 
 def _renaming(words: Sequence[str]) -> dict[str, str] | None:
-    """Regular expression -> text."""
+    """Parse the words of ``--rename``: regular expression -> text."""
     names: dict[str, str] = {}
     for word in words:
         old, sign, new = word.partition("=")
@@ -222,7 +222,7 @@ def _renaming(words: Sequence[str]) -> dict[str, str] | None:
 
 
 def _extraction_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of :func:`lrdyn.diagnosis.extract`."""
+    """Collect the arguments of :func:`lrdyn.diagnosis.extract`."""
     arguments = {
         "rank": options.rank,
         "energy": options.energy,
@@ -233,7 +233,7 @@ def _extraction_arguments(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _planned(options: argparse.Namespace, diagnosis: Diagnosis) -> Plan:
-    """The plan for the budget, the way round that the model stores its weights."""
+    """Plan ranks for the budget, in the orientation in which the model stores its weights."""
     first = reading.weights("before", options.before)
     modules = [name.removesuffix(".weight") for name in first.infos]
     config = reading.config_of(first)
@@ -253,7 +253,7 @@ def _planned(options: argparse.Namespace, diagnosis: Diagnosis) -> Plan:
 
 @contextmanager
 def user_files(what: str, wanted: str = "weights") -> Iterator[None]:
-    """What is wrong with the user's files is bad input, and no fault of the machine."""
+    """Turn errors about the user's files into bad input: they are no fault of the machine."""
     flags = {
         "after: ": "AFTER: ",
         "save: ": "--save-module: ",
@@ -277,13 +277,13 @@ def user_files(what: str, wanted: str = "weights") -> Iterator[None]:
         raise BadInput(f"{what}: got {got}, wanted {wanted}") from None
 
 
-def told(title: str) -> AbstractContextManager[progress.Progress]:
-    """Show how much of the work on matrices is done, and the time left."""
+def timed(title: str) -> AbstractContextManager[progress.Progress]:
+    """Show the progress of the work on matrices, and the time left."""
     return progress.shown(title, what="", first=FIRST)
 
 
 def may_be_a_folder(path: Path) -> bool:
-    """Whether it is one, or can be made."""
+    """Whether a path is a folder, or one can be made there."""
     there = next(
         (existing for existing in (path, *path.parents) if os.path.exists(existing)), Path()
     )
@@ -291,7 +291,7 @@ def may_be_a_folder(path: Path) -> bool:
 
 
 def _write(diagnosis: Diagnosis, out: Path, *, quiet: bool) -> None:
-    """The numbers as CSV and JSON, and the figure."""
+    """Write the numbers as CSV and JSON, and the figure."""
     from lrdyn.figures.plotting import save
 
     out.mkdir(parents=True, exist_ok=True)

@@ -75,7 +75,7 @@ def main(
         if missing(exhibit) and not named:
             say(f"{exhibit.name}: left out, it needs {missing(exhibit)}")
     agree, failed = _each(action, chosen, options, baselines, written_in, named=named)
-    if not named:  # what lacks its data is named, and that is all
+    if not named:  # an exhibit without its data is only named
         failed = {name: e for name, e in failed.items() if not isinstance(e, Lacking)}
     if failed:
         raise _failure(failed)
@@ -87,7 +87,7 @@ def main(
 
 
 def _not_compared(chosen: Sequence[Exhibit], options: argparse.Namespace, baselines: Path) -> str:
-    """Which figures have no new numbers that were compared, and why; empty if all have."""
+    """Say which figures had no new numbers to compare, and why; empty if all had."""
     reasons: dict[str, list[str]] = {}
     for exhibit in chosen:
         if exhibit.long and (
@@ -107,7 +107,7 @@ def _each(
     *,
     named: bool,
 ) -> tuple[list[bool], dict[str, Exception]]:
-    """Do what is asked for with each figure: whether all is well with it, or what it raised."""
+    """Apply the action to each figure; returns which agreed, and what the others raised."""
     agree: list[bool] = []
     failed: dict[str, Exception] = {}
     for exhibit in chosen:
@@ -116,9 +116,9 @@ def _each(
                 agree.append(_act(action, exhibit, options, baselines))
         except BadInput as error:
             failed[exhibit.name] = error
-            if not named:  # else it is the last line
+            if not named:  # for named figures it is the last line of the command
                 say(f"{exhibit.name}: left out, {error}")
-        except OSError:  # a disk that is full fails the others, too
+        except OSError:  # a full disk would fail the other figures, too
             raise
         except Exception as error:
             failed[exhibit.name] = error
@@ -127,7 +127,7 @@ def _each(
 
 
 def _failure(failed: Mapping[str, Exception]) -> Exception:
-    """What the command ends with, after all figures: a fault before bad input."""
+    """The ending of the command after all figures; a fault takes precedence over bad input."""
     faults = {name: e for name, e in failed.items() if not isinstance(e, BadInput)}
     name, error = next(iter((faults or failed).items()))
     more = f" (and {', '.join(n for n in failed if n != name)})" if len(failed) > 1 else ""
@@ -159,7 +159,7 @@ def parse(
 
 
 def begin(argv: Sequence[str] | None, prog: str) -> KeptPrograms | None:
-    """Set the process as a command line asks for, before the figures are imported that may compute.
+    """Set up the process for a command line, before importing figures, which may compute.
 
     Returns:
         What :func:`lrdyn.engine.process.setup` does; None where a page of help is asked for.
@@ -176,7 +176,7 @@ def begin(argv: Sequence[str] | None, prog: str) -> KeptPrograms | None:
 
 
 def parser_of(exhibits: Sequence[Exhibit], prog: str) -> Parser:
-    """The parser of a command line of these figures, typed as ``prog``."""
+    """The parser of the command ``prog`` for these figures."""
     lines = [f"  {name:<9} {text}" for name, text in ACTIONS.items()]
     lines += ["", *(f"  {exhibit.name:<9} {exhibit.title}" for exhibit in exhibits)]
     first = next((exhibit.name for exhibit in exhibits), "NAME")
@@ -272,7 +272,7 @@ def _in_precision(
     dtype, why = (
         (given, "")
         if given
-        else measured_arithmetic.usual_precision(measured_arithmetic.here(machine))
+        else measured_arithmetic.usual_precision(measured_arithmetic.meter_here(machine))
     )
     if dtype == "float64":
         return list(exhibits)
@@ -296,7 +296,7 @@ def _known_preset(preset: str, exhibits: Sequence[Exhibit]) -> None:
 
 
 def _act(action: str, exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> bool:
-    """Whether all is well with one exhibit after the action."""
+    """Apply the action to one exhibit, and return whether it succeeded."""
     if action == "draw":
         _draw(exhibit, options, baselines)
         return True

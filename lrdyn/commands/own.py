@@ -1,4 +1,4 @@
-"""Files of one's own: a theorem in ``FILE.py``, or ``FILE.py:NAME`` where a file has several."""
+"""A user's theorem in ``FILE.py``, or in ``FILE.py:NAME`` if the file has several."""
 
 import importlib.util
 import os
@@ -26,7 +26,7 @@ def own_experiment(text: str) -> Experiment:
     if not os.path.isfile(path) or path.suffix != ".py":
         raise BadInput(f"{got}, wanted a Python file that states a theorem")
     contents = vars(imported(path))
-    with named({path.resolve().parent}):  # which class an object has is its own word
+    with named({path.resolve().parent}):  # an object may lie about its class, and raise
         every = {n: value for n, value in contents.items() if isinstance(value, Experiment)}
     if name:
         if name not in every:
@@ -41,7 +41,7 @@ def own_experiment(text: str) -> Experiment:
 
 
 def _known(experiment: Experiment) -> bool:
-    """Whether it is one of the library's, which a file may import."""
+    """Whether an experiment is one of the library's, which a user's file may import."""
     return any(s.case.__module__.startswith("lrdyn.") for s in experiment.scenarios)
 
 
@@ -52,7 +52,7 @@ def imported(given: Path) -> ModuleType:
         BadInput: it cannot be imported; the line says where.
     """
     path, name = given.resolve(), given.stem
-    while name in sys.modules:  # another file's, or a package's
+    while name in sys.modules:  # the name of another module
         name += "_of_its_own"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -71,7 +71,7 @@ def imported(given: Path) -> ModuleType:
 
 
 def _line(error: BaseException, path: Path) -> str:
-    """The last line of the file that was run; of what is no Python, the one that is not."""
+    """The last line of the file that ran; for a syntax error, the line it names."""
     lines = [
         line
         for frame, line in traceback.walk_tb(error.__traceback__)

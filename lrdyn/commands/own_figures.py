@@ -1,4 +1,4 @@
-"""Figures in a folder of one's own: ``lrdyn figures init|draw|check|baseline``."""
+"""Figures in a user's folder: ``lrdyn figures init|draw|check|baseline``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lrdyn.system import whole_files
 from lrdyn.system.printer import say
 
 FOLDER = Path("figures")
-"""Where the figures are, below the folder in which the command runs."""
+"""Folder of the figures, below the one in which the command runs."""
 BASELINES = "baselines"
 TEST = '''\
 """For pytest: the figures of this folder are as their baselines."""
@@ -104,9 +104,11 @@ def exhibits_in(folder: Path) -> list[Exhibit]:
 
 
 def init() -> None:
-    """Make the folder with an example, its baseline, a test and a script, all of it or nothing."""
+    """Make the folder with an example, its baseline, a test and a script, all or nothing."""
     if os.path.lexists(FOLDER):
-        raise BadInput(f"init: got a {os.fspath(FOLDER)!r} that is there, wanted none")
+        raise BadInput(
+            f"init: got an existing {os.fspath(FOLDER)!r}, wanted no folder or file of that name"
+        )
     setup("float64")
     with whole_files.scratch_folder(Path()) as scratch:
         folder = scratch / FOLDER

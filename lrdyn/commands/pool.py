@@ -25,7 +25,7 @@ SUMMARY = "summary.json"
 
 
 class Ended(NamedTuple):
-    """What the table shows of a theorem; small, as it comes from another process."""
+    """Outcome of one theorem for the table; small, since it comes from another process."""
 
     verdict: dict[str, Any]
     path: Path
@@ -33,7 +33,7 @@ class Ended(NamedTuple):
 
 
 def shares(argv: Sequence[str], of: Sequence[Theorem]) -> list[list[str]]:
-    """Deal a command line out: a flag goes to the theorems that have it.
+    """Split a command line: each flag goes to the theorems that have it.
 
     Raises:
         BadInput: none has it.
@@ -65,7 +65,7 @@ def verify_all(dealt: dict[str, list[str]], jobs: int) -> list[Ended]:
     """Run theorems, several at a time: Python runs on one core of each process."""
     if jobs == 1:
         return [verify_one(name, share, jobs) for name, share in dealt.items()]
-    # The largest first, so that no core ends long before the others.
+    # The longest first, so that no core is idle long before the others.
     order = sorted(dealt, key=lambda name: -size(theorem(name)))
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
     with contextlib.ExitStack() as stack:
@@ -76,14 +76,14 @@ def verify_all(dealt: dict[str, list[str]], jobs: int) -> list[Ended]:
             for future in as_completed(futures.values()):
                 future.result()
             return [futures[name].result() for name in dealt]
-        except BaseException:  # what fails or is interrupted leaves no other one at work
+        except BaseException:  # a failure or interrupt stops the other theorems, too
             for child in multiprocessing.active_children():
                 child.kill()
             raise
 
 
 def size(theorem: Theorem) -> int:
-    """Count claims and controls, as a guess of the time that a theorem takes."""
+    """Number of claims and controls, an estimate of the time that a theorem takes."""
     return sum(len(scenario.claims) + len(scenario.controls) for scenario in theorem.scenarios)
 
 
@@ -119,7 +119,7 @@ def _add_jobs(parser: Parser) -> None:
 
 
 def take_jobs(argv: list[str], prog: str = "python -m experiments all") -> tuple[int, list[str]]:
-    """Read ``--jobs``, theorems at a time, and leave the other arguments."""
+    """Read ``--jobs``, the number of theorems at a time, and return the other arguments."""
     if {"-h", "--help"} & set(argv):
         parser_of_all(prog).print_help()
     parser = Parser(prog, ALL)
@@ -135,7 +135,7 @@ def run_all(argv: list[str], prog: str = "python -m experiments all") -> Judged:
     jobs, rest = take_jobs(argv, prog)
     every = theorems()
     dealt = dict(zip((theorem.name for theorem in every), shares(rest, every), strict=True))
-    # Bad input of the last is found before the first one runs.
+    # Bad input for the last theorem is found before the first one runs.
     parsed = [verify.parse(theorem, dealt[theorem.name]) for theorem in every]
     whole_files.refuse_links(Path(parsed[0].options.out), [SUMMARY])
     accelerators.share_memory()
@@ -169,15 +169,15 @@ def _one_cluster(
         yield dealt
         return
     with clusters.started(int(address.removeprefix("local:"))) as (there, security):
-        with clusters.at(there, security) as cluster:
-            say(f"all: {cluster.said()}")
+        with clusters.connected(there, security) as cluster:
+            say(f"all: {cluster.described()}")
         # The last of a flag counts.
         new = ["--cluster", there, "--cluster-security", security]
         yield {name: [*words, *new] for name, words in dealt.items()}
 
 
 def _summary(ended: Ended) -> dict[str, Any]:
-    """What a script reads of one theorem."""
+    """Entry of one theorem in the summary, for scripts."""
     claims = [c for c in ended.verdict["claims"] if c["kind"] != "control"]
     controls = [c for c in ended.verdict["claims"] if c["kind"] == "control"]
     count = {True: "hold", False: "false", None: "open"}

@@ -1,4 +1,4 @@
-"""``lrdyn report RESULTS``: what was found, as one HTML file."""
+"""``lrdyn report RESULTS``: all results in one HTML file."""
 
 import os
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ EXAMPLES = (
 
 
 def parser() -> Parser:
-    """The flags.
+    """The parser of ``lrdyn report``.
 
     Example:
         >>> parser().parse(["results"]).out is None
@@ -64,5 +64,5 @@ def written(results: Path, command: str = "", *, out: str | os.PathLike | None =
 def _version() -> str:
     try:
         return metadata.version("lrdyn")
-    except metadata.PackageNotFoundError:  # a copy that was not installed
+    except metadata.PackageNotFoundError:  # a source tree that was not installed
         return "of no release"

@@ -1,4 +1,4 @@
-"""``--search N`` of a theorem's command: the worst case among random points, and the way to it."""
+"""``--search N`` of a theorem's command: the worst case among random points."""
 
 import argparse
 import datetime
@@ -40,7 +40,7 @@ from lrdyn.engine.work import DEFAULT, Context
 from lrdyn.system.printer import say
 
 FILE = "search.json"
-"""What a search found, in its folder."""
+"""File of the results of a search, in its folder."""
 
 NOT_BESIDE = (
     "--changed",
@@ -56,7 +56,7 @@ NOT_BESIDE = (
     "--seeds",
     "--store",
 )
-"""Flags of a run that a search has no use for: it has its own points, and one seed for each."""
+"""Flags of a run that a search refuses: it has points of its own, and a seed for each."""
 
 
 def add_search_flags(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +76,7 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
 
 
 class SearchCommand(NamedTuple):
-    """A search as it was asked for."""
+    """A search with its folder, its command line and its context."""
 
     search: Search
     folder: Path
@@ -92,7 +92,7 @@ def command(
     prog: str,
     kept_by: Callable[[KeptPrograms | None], KeptPrograms | None],
 ) -> Sameness | Status:
-    """Search, print and write; different if a claim is above its threshold somewhere.
+    """Search, print and write; the ending is *different* if a claim exceeds its threshold.
 
     Args:
         theorem: the theorem.
@@ -130,17 +130,17 @@ def command(
 
 @contextmanager
 def _opened(asked: SearchCommand) -> Iterator[tuple[parts.Store, progress.Progress]]:
-    """The folder of a search with what was found before, and progress."""
+    """Open the folder of a search, with its earlier judgements, and show progress."""
     folder, search = asked.folder, asked.search
     with held_folder(folder, asked.out, "--out") as new_folders:
         try:
             with (
                 progress.shown(search.experiment.name) as shown,
-                parts.opened(folder / parts.FOLDER / search.name, shown.note) as store,
+                parts.open_store(folder / parts.FOLDER / search.name, shown.note) as store,
             ):
                 yield store, shown
         except BadInput:
-            # What was computed before stays for the next try.
+            # Keep what was computed before for the next attempt.
             if not any((folder / parts.FOLDER / search.name).glob("*.npz")):
                 parts.clear(folder)
                 remove_empty(folder, new_folders)
@@ -217,7 +217,7 @@ def _words(asked: SearchCommand, kind: str) -> list[str]:
 
 
 def repeated(experiment: Experiment, worst: WorstCase, context: Context, tests: int) -> float:
-    """The ratio that the command of a point gives: its program computes this point alone."""
+    """The ratio at a point that is computed alone, as by the command that repeats it."""
     alone = replace(experiment, scenarios=(replace(worst.scenario, controls=()),))
     settings = {n: [v] for n, v in worst.asked.items() if n != "seed" and v is not None}
     seed = worst.asked["seed"]
@@ -241,7 +241,7 @@ def _number(value: float | None) -> float | None:
 
 
 def _entry(claim_summary: Summary, again: float | None, prog: str) -> dict[str, Any]:
-    """What is written of a claim; a ratio that is no number is null, and its claim is lost."""
+    """Entry of a claim in the file; a ratio that is not finite is null, and ``lost`` says so."""
     largest = claim_summary.largest
     entry = {
         "id": claim_summary.claim.id,

@@ -152,7 +152,7 @@ def _examples(theorem: Experiment, prog: str) -> list[Example]:
 
 
 def _seeds(theorem: Experiment) -> str:
-    """How many seeds there are, in words."""
+    """The default number of seeds, in words."""
     if (usual := defaults(theorem)["seeds"]) is not None:
         return str(usual)
     return ", ".join(f"{s.seeds} for {s.id}" for s in theorem.scenarios)
@@ -172,7 +172,7 @@ def _add_training_flags(parser: Parser) -> None:
 
 
 def lines_of(experiments: Sequence[Experiment]) -> list[str]:
-    """One line for each: its name and what it is."""
+    """One line for each experiment: its name and its summary."""
     return [f"{experiment.name:16}{experiment.summary}" for experiment in experiments]
 
 
@@ -210,7 +210,7 @@ def _command(theorem: Experiment, options: argparse.Namespace) -> VerifyCommand:
 def verify_command(
     command: VerifyCommand, *, host_devices: int | None = None, bar: bool = True
 ) -> tuple[Verification, Path]:
-    """One theorem's command without its printing; :func:`carry_out` says what comes back.
+    """Run one theorem's command without printing; returns what :func:`carry_out` returns.
 
     Raises:
         BadInput: the data are missing, or no claim applies.
@@ -239,16 +239,16 @@ def verify_command(
 
 @contextlib.contextmanager
 def _cluster(options: argparse.Namespace, name: str) -> Iterator[Any]:
-    """The cluster at an address, none without one; with a name, lines say what it is."""
+    """Connect to the cluster at an address, if there is one; with a name, print what it is."""
     if options.cluster is None:
         yield None
         return
     client = clusters()
     if name:
         client.warn_of_exposure(name, options.cluster)
-    with client.opened(options.cluster, options.cluster_security) as cluster:
+    with client.open_cluster(options.cluster, options.cluster_security) as cluster:
         if name:
-            say(f"{name}: {cluster.said()}")
+            say(f"{name}: {cluster.described()}")
         yield cluster
 
 
@@ -267,14 +267,14 @@ def clusters() -> Any:
 
 
 def kept_programs(theorem: Experiment, machine: KeptPrograms | None) -> KeptPrograms | None:
-    """Where the compiled programs of a theorem are kept: those of the library alone are."""
+    """Place of the compiled programs of a theorem; only those of the library have one."""
     if machine is None or not is_ours(theorem):
         return None
     return machine.of(REGISTRY[theorem.name].partition(":")[0])
 
 
 def is_ours(theorem: Experiment) -> bool:
-    """Whether it is a theorem of the library, whose files this process runs.
+    """Whether a theorem is the library's own, so that this process may load its programs.
 
     One of somebody else may have the same name.
     """
@@ -282,7 +282,7 @@ def is_ours(theorem: Experiment) -> bool:
 
 
 def run_deterministically(name: str, options: argparse.Namespace) -> None:
-    """Do what ``--deterministic`` asks for, here and in processes that are started here; say it.
+    """Apply ``--deterministic`` here and to processes started from here, and print it.
 
     Raises:
         BadInput: processes that were started elsewhere would have to do it.

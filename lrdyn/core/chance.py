@@ -1,4 +1,4 @@
-"""What chance gives: shares, angles, ranks and energies of random directions and matrices.
+"""Values by chance: shares, angles, ranks and energies of random directions and matrices.
 
 A measured share or rank says something only beside the value of an object of that size that knows
 nothing. Values come from a closed form where there is one; else, and where the spread matters, from
@@ -21,7 +21,7 @@ GRID = 4097
 
 
 class Chance(NamedTuple):
-    """What a random object gives, each a number or an array of one shape."""
+    """The mean of a quantity over random objects, with a band; numbers or arrays of one shape."""
 
     value: np.ndarray
     """Mean over the draws."""
@@ -249,7 +249,7 @@ def of_gaussian(
     norm: float | None = None,
     draws: int = DRAWS,
 ) -> Chance:
-    """Any number of a Gaussian matrix, drawn: its mean and the band of the draws.
+    """Mean and band of any statistic of a Gaussian matrix, over random draws.
 
     Args:
         statistic: ``statistic(G)``: a number, or an array of one shape.

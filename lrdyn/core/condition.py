@@ -39,7 +39,7 @@ def relative_response(
 
 
 class Twins(NamedTuple):
-    """What :func:`twins` returns."""
+    """A run and its two disturbed copies: what :func:`twins` returns."""
 
     run: PyTree
     """What the run returned."""
@@ -92,7 +92,7 @@ def twins(run: Callable[[PyTree], PyTree], data: PyTree) -> Twins:
 def pushed(
     optimizer: optax.GradientTransformation, push: tuple[Float[Array, "..."], ...], steps: int
 ) -> optax.GradientTransformation:
-    """An optimiser whose every update is off: rounding of ``push - 1``, for a twin of ones.
+    """An optimiser each of whose updates has a relative error, of size ``push - 1`` in total.
 
     It is relative to the largest weight and has two parts, each of which adds up to ``push - 1``
     over the steps of a run. 1 / steps of it is the same at every step. The other, over sqrt(steps),

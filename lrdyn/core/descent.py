@@ -37,7 +37,7 @@ together: on a GPU or TPU their decompositions are one call."""
 
 
 class Trajectory(NamedTuple):
-    """What :func:`simulate` and :func:`lrdyn.training.train` return."""
+    """A recorded run: what :func:`simulate` and :func:`lrdyn.training.train` return."""
 
     params: PyTree
     """The model after the last recorded step."""
@@ -280,7 +280,7 @@ def simulate(
 
 class _State(NamedTuple):
     held: PyTree
-    """What the algorithm holds."""
+    """State of the algorithm between steps."""
     limit: Float[Array, ""]
     """Past this loss the run counts as diverged."""
     diverged_at: Int[Array, ""]
@@ -289,15 +289,15 @@ class _State(NamedTuple):
 def _begin(loss: Loss, params: PyTree, algorithm: Algorithm) -> _State:
     first = checks.floats("loss(params)", loss(params))
     limit = divergence_limit(first)
-    # As step 0 will find: under vmap a constant would have the loop traced twice, as it becomes
-    # one number for each lane.
+    # The value that step 0 would compute. A constant would have vmap trace the loop twice, since it
+    # becomes one number for each lane.
     diverged_at = first_divergence(first, 0, limit, jnp.asarray(-1, jnp.int32))
     return _State(algorithm.begin(params), limit, diverged_at)
 
 
 @checked
 def one_for_each_run(state: State, of_a_run: Float[Array, ""]) -> State:
-    """The same state, of which ``vmap`` takes each array of floating-point numbers as one a run.
+    """A copy of a state whose floating-point arrays ``vmap`` takes to differ between runs.
 
     What a loop begins from is often a constant, zeros for example, and becomes one array for each
     run in its first step. ``vmap`` finds that out by tracing the loop once more, and all loops in
@@ -360,7 +360,7 @@ def _end(loss: Loss, algorithm: Algorithm, state: _State, last: Array) -> Int[Ar
 
 
 class Stopped(NamedTuple):
-    """What :func:`simulate_until` returns."""
+    """A run that ended at a tolerance: what :func:`simulate_until` returns."""
 
     params: PyTree
     """The model after the last step."""

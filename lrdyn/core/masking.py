@@ -251,11 +251,11 @@ def exact_expectation(
 
 
 class Estimate(NamedTuple):
-    """What :func:`monte_carlo` returns."""
+    """A mean over random masks and its error: what :func:`monte_carlo` returns."""
 
     mean: Float[Array, "*shape"]
     standard_error: Float[Array, "*shape"]
-    """Of the mean, from the scatter of the draws."""
+    """Standard error of the mean, from the scatter of the draws."""
 
 
 @checked

@@ -71,7 +71,7 @@ def _there(platform: str) -> bool:
     return platform not in FILES or any(map(glob, FILES[platform]))
 
 
-def opened() -> list[Any]:
+def open_devices() -> list[Any]:
     """The devices of this process, which opens them.
 
     Raises:
@@ -89,7 +89,7 @@ def opened() -> list[Any]:
 
 
 def share_memory() -> None:
-    """Let JAX take memory of a card as it needs it, here and in processes started from here.
+    """Let JAX allocate the memory of a card as it needs it, here and in processes started here.
 
     Without effect once JAX has opened the card. What somebody set about that memory stays.
     """
@@ -111,7 +111,7 @@ def host_devices_asked() -> int | None:
 
 
 def run_deterministically() -> str:
-    """Let XLA use only kernels that give the same bits each time; what to say about it.
+    """Let XLA use only kernels that give the same bits each time; returns a line that says so.
 
     It must be called before JAX opens a device, and holds for processes started from here.
     """
@@ -123,7 +123,7 @@ def run_deterministically() -> str:
 
 
 def releases(device: Any) -> tuple[str, ...]:
-    """Releases of what makes and runs programs for a device, beside jaxlib; none for a CPU.
+    """Releases of the plugins, libraries and driver behind a device; none for a CPU.
 
     They are of the plugins, of the libraries of the card's maker, and of the driver: a program that
     one release compiled must not be given to another.
@@ -150,7 +150,7 @@ def _version(name: str) -> str:
 
 
 def _driver() -> str:
-    """The line of the driver of NVIDIA's cards; empty where the kernel shows none."""
+    """The line in which the kernel names NVIDIA's driver; empty if there is none."""
     try:
         with open(DRIVER, encoding="utf-8") as lines:
             return lines.readline().strip()

@@ -19,13 +19,13 @@ from lrdyn.engine.labels import Labels
 from lrdyn.engine.points import listed, product
 from lrdyn.engine.results import canonical
 from lrdyn.engine.statement import Claim, Control, Experiment, Scenario
-from lrdyn.engine.work import DEFAULT, Context, carried_out
+from lrdyn.engine.work import DEFAULT, Context, run_sweep
 
 if TYPE_CHECKING:
     import xarray
 
 WIDE, FEW = 64, 4
-"""Slots of a program: of a whole batch, and of what little is left of one."""
+"""Slots of a program: for a whole batch, and for the few points that remain."""
 
 Point = Mapping[str, Any]
 """Value of each flag, and ``seed``."""
@@ -47,7 +47,7 @@ def points_of(experiment: Experiment, scenario: Scenario, point: Point) -> list[
 
 
 def shape_of(experiment: Experiment, scenario: Scenario, point: Point) -> dict[str, Any]:
-    """What decides the program of a point: shapes that the case takes, and what is not swept."""
+    """The settings that decide the program of a point: shapes, and what is not swept."""
     mine = taken(scenario.case, dict(point))
     deciding = {f.name for f in experiment.flags if f.shapes or not f.swept}
     return {name: v for name, v in mine.items() if name in deciding}
@@ -101,7 +101,7 @@ class Evaluator:
         """
         job = self._job(scenario, precision, points, controls)
         if not scenario.traced:
-            return self._named(carried_out(job.sweep(self.context), self.context), job)
+            return self._named(run_sweep(job.sweep(self.context), self.context), job)
         width = FEW if len(points) <= FEW else WIDE
         filled = [*points, *[points[-1]] * (width - len(points))]
         job = self._job(scenario, precision, filled, controls)
@@ -153,7 +153,7 @@ class Evaluator:
 
 
 Columns = Mapping[str, np.ndarray]
-"""What is found of several claims at the points of a batch: claims, then points."""
+"""Columns of the judgements of a batch, each an array of claims by points."""
 
 
 def judged(

@@ -43,12 +43,12 @@ if TYPE_CHECKING:
     import xarray
 
 NO_LOSS = (forms.TRIVIAL, forms.BELOW_SIGHT, judging.TOO_FEW_SEEDS)
-"""Reasons that are no hypotheses."""
+"""Reasons for leaving a case out that are not hypotheses."""
 
 ILL_CONDITIONED = "ill-conditioned"
 
 RAISED = (ValueError, TypeError, ZeroDivisionError, IndexError)
-"""What a function raises of shapes for which it was not written."""
+"""Exceptions that a function raises for shapes for which it was not written."""
 
 
 class Case(NamedTuple):
@@ -62,7 +62,7 @@ class Case(NamedTuple):
     """Residual over threshold, infinite where there is no number."""
     condition: float
     place: int
-    """Of its point in the batch."""
+    """Index of its point in the batch."""
     asked: Point
 
 
@@ -76,7 +76,7 @@ class Edge(NamedTuple):
     fails: int
     """Points at which the claim fails."""
     worst: Case
-    """The largest finite ratio; what has no number if there is none."""
+    """The case with the largest finite ratio; one without a number if no ratio is finite."""
     least: float
     """The smallest condition with which it fails."""
     first: int | None
@@ -93,12 +93,12 @@ class Unrun(NamedTuple):
 
 
 def unchecked(experiment: Experiment) -> Experiment:
-    """The same experiment, which accepts all combinations of its flags."""
+    """A copy of an experiment that accepts all combinations of its flags."""
     return replace(experiment, check=lambda point: None)
 
 
 def refusal(experiment: Experiment, asked: Point) -> str:
-    """What the experiment wanted of a point, in its words; empty if it accepts it."""
+    """The experiment's message when it refuses a point; empty if it accepts it."""
     settings = {n: [v] for n, v in asked.items() if n != "seed" and v is not None}
     try:
         run_with(experiment, settings)
@@ -108,9 +108,9 @@ def refusal(experiment: Experiment, asked: Point) -> str:
 
 
 def combinations_beyond(search: Search) -> list[Settings]:
-    """Combinations of shapes: one that the experiment accepts, one that it refuses, and so on.
+    """Combinations of shapes that the experiment accepts and refuses, in turn.
 
-    Each that is refused is so for another reason, as far as there are several.
+    The refused ones differ in their reason, as far as there are several reasons.
     """
     free, half = search._replace(experiment=unchecked(search.experiment)), SHAPES // 2
     inside: list[Settings] = []
@@ -133,7 +133,7 @@ def combinations_beyond(search: Search) -> list[Settings]:
 
 
 def drawn_beyond(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
-    """The points of the n-th batch: what the experiment refuses is drawn, too."""
+    """The points of the n-th batch, among them those that the experiment refuses."""
     free = unchecked(search.experiment)
     rng, shape = source(free, search.seed, n + 1), known[n % len(known)]
     points = []
@@ -157,9 +157,9 @@ def lost_hypotheses(claim: Claim, scenario: Scenario, outcome: Outcome, limit: f
 
 
 def ratio_beyond(claim: Claim, row: judging.Row) -> float:
-    """Residual over threshold; of an ill-conditioned case two digits are asked for.
+    """Residual over threshold, where an ill-conditioned case must keep two digits.
 
-    More is never let pass: what has no digits left is no result.
+    A larger threshold would accept results without a correct digit.
     """
     limit = min(row.tolerance, judging_claims.RESOLVED) if claim.condition else row.tolerance
     ratio = row.residual / limit if limit > 0 else row.residual / np.finfo(np.float64).eps
@@ -187,7 +187,7 @@ def cases(
 
 
 def broken(scenario: Scenario, precision: str) -> list[tuple[Control, ...]]:
-    """Controls that leave a hypothesis, of claims about single cases; those of one program."""
+    """Controls that break a hypothesis of claims about single cases, grouped by program."""
     about_single_cases = {claim.id for claim in about_cases(scenario) if not is_test(claim)}
     leaving = [
         c for c in scenario.controls if c.claim in about_single_cases and (c.breaks or c.drops)
@@ -212,7 +212,7 @@ def judged_beyond(
     precision: str,
     batch: Sequence[DrawnPoint],
 ) -> Iterator[Case]:
-    """The claims of a scenario at points, whatever the flags leave."""
+    """Judge the claims of a scenario at points, whichever hypotheses the flags break."""
     refused = [refusal(search.experiment, drawn.asked) for drawn in batch]
     (plain,) = evaluator.results(scenario, precision, [drawn.point for drawn in batch])
     for claim in about_cases(scenario):
@@ -229,7 +229,7 @@ def judged_controls(
     precision: str,
     batch: Sequence[DrawnPoint],
 ) -> Iterator[Case]:
-    """The claims of controls, which move cases away from a hypothesis or go without it."""
+    """Judge the claims of controls, which move a case away from a hypothesis or drop it."""
     for controls in broken(scenario, precision) if scenario.traced else ():
         points = at_controls(search.experiment, scenario, controls[0], batch)
         refused = [refusal(search.experiment, point.point) for point in points]
@@ -242,7 +242,7 @@ def judged_controls(
 
 
 def alone(case: Case) -> Iterator[Case]:
-    """A case of which one hypothesis is lost, and no other."""
+    """The case, if exactly one of its hypotheses does not hold."""
     if len(case.lost) == 1:
         yield case
 
@@ -260,7 +260,7 @@ class BatchJudge:
     def cases(
         self, judge: Judge, scenario: Scenario, precision: str, batch: Sequence[DrawnPoint]
     ) -> list[Case]:
-        """Of a batch, from the store if they are there."""
+        """The judged cases of a batch, from the store if they are there."""
         words = [*self.made_by, judge.__name__, scenario.id, precision]
         words += [dict(drawn.point) for drawn in batch]
         key = "0-" + hashlib.sha256(canonical(words).encode()).hexdigest()[:20]
@@ -282,7 +282,7 @@ KEPT = ("claim", "lost", "ratio", "condition", "place")
 
 
 def _arrays(cases: Sequence[Case]) -> dict[str, np.ndarray]:
-    """Cases as arrays."""
+    """Convert cases to arrays, one for each column of the store."""
     rows = [(c.claim.id, c.lost[0], c.ratio, c.condition, c.place) for c in cases]
     columns = zip(*rows, strict=True) if rows else ((),) * len(KEPT)
     types = ("U", "U", float, float, int)
@@ -298,7 +298,7 @@ def searched_beyond(
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[Edge], list[Unrun]]:
-    """Which hypothesis' loss costs which claim, at the random points of a search."""
+    """Find which claims need which hypotheses, at the random points of a search."""
     progress = progress or Silent()
     progress.expect(search.points)
     free = search._replace(experiment=unchecked(search.experiment))
@@ -326,7 +326,7 @@ def searched_beyond(
 
 
 def edges(cases: Sequence[Case]) -> list[Edge]:
-    """Cases by claim, hypothesis and precision, those that cost a claim first."""
+    """Group cases by claim, hypothesis and precision, failing claims first."""
     groups: dict[tuple[str, str, str], list[Case]] = {}
     for case in cases:
         groups.setdefault((case.lost[0], case.claim.id, case.precision), []).append(case)

@@ -1,4 +1,4 @@
-"""What a sweep takes of a device where nobody says it: points at a time, and memory."""
+"""Defaults of a sweep that depend on the device: points at a time, and memory."""
 
 from typing import Any
 

@@ -115,7 +115,7 @@ class NetCDF:
                 name, data=values.astype(object), dtype=h5py.string_dtype()
             )
         kind = np.dtype("int8") if values.dtype.kind == "b" else values.dtype
-        # What fits into a page of a disk is smaller as it is.
+        # Below the size of a disk page, compressing would make an array larger.
         how = {"compression": "gzip", "compression_opts": 1} if values.nbytes > 4096 else {}
         return self.group.create_dataset(name, data=values.astype(kind, copy=False), **how)
 
@@ -136,7 +136,7 @@ class NetCDF:
         return array
 
     def image(self) -> bytes:
-        """The whole file, of one that is in memory."""
+        """Bytes of the whole file, if it is in memory."""
         self.file.flush()
         return self.file.id.get_file_image()
 
@@ -146,7 +146,7 @@ class NetCDF:
             raise self.disk.failed
 
     def close(self) -> None:
-        """Finish the file."""
+        """Close the file, and raise the first error of a write."""
         try:
             self.file.close()
         finally:
@@ -156,15 +156,15 @@ class NetCDF:
 
 
 class _Disk(io.FileIO):
-    """A file for HDF5, which ends the process when a write fails: it is told of none."""
+    """A file object that never raises: HDF5 would end the process when a write fails."""
 
     def __init__(self, path: Path):
-        """Make the file; its first error is kept in ``failed``, and nothing written after it."""
+        """Open the file; its first error is kept in ``failed``, and nothing is written after it."""
         super().__init__(os.fspath(path), "w+")
         self.failed: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write all of it: h5py does not look at how much was written."""
+        """Write all bytes: h5py does not look at how many were written."""
         rest = memoryview(data).cast("B")
         try:
             while rest and not self.failed:
@@ -205,7 +205,7 @@ def _write_group(target: NetCDF, dataset: Any) -> None:
     target.attributes(dataset.attrs)
     axes = [name for name in dataset.coords if dataset[name].dims == (name,)]
     labels = [str(name) for name in dataset.coords if name not in axes]
-    if labels:  # by this word xarray knows that they are no results
+    if labels:  # this word tells xarray that they are coordinates, not results
         target.attributes({"coordinates": " ".join(labels)})
     for name in axes:
         target.coordinate(str(name), dataset[name].values)

@@ -66,7 +66,7 @@ def _runs(folder: Path) -> Iterator[tuple[float, Path, str]]:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether it is a file that is not empty."""
+    """Whether a path is a file that is not empty."""
     try:
         return path.is_file() and path.stat().st_size > 0
     except OSError:
@@ -76,19 +76,19 @@ def _is_there(path: Path) -> bool:
 def _time(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except OSError:  # gone meanwhile
+    except OSError:  # it was removed meanwhile
         return 0.0
 
 
 def _reason(error: results.Unreadable | OSError) -> str:
-    """Why a file cannot be read, without its path, which stands beside it."""
+    """Why a file cannot be read, without its path, which the line shows anyway."""
     if isinstance(error, OSError):
         return shortened(error.strerror or "")
     return shortened(str(error).partition(": damaged (")[2].removesuffix(")"))
 
 
 def settings_text(config: Mapping[str, Any], experiment: Experiment | None) -> str:
-    """Settings as they are typed, without those that the preset has anyway.
+    """Settings as they are typed, except those that equal the preset's.
 
     Example:
         >>> settings_text({"dim": [3, 4], "target": None, "seed": 1}, None)

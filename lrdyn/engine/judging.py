@@ -42,7 +42,7 @@ Legs = dict[str, "xarray.Dataset"]
 
 
 class Verdict(NamedTuple):
-    """What :func:`judge_results` returns."""
+    """The judged claims of a run: what :func:`judge_results` returns."""
 
     claims: list[dict[str, Any]]
     """Entries of ``verdict.json``."""
@@ -98,7 +98,7 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
 
 
 def arithmetic_of(groups: Groups) -> dict[str, arithmetic.Measured]:
-    """What was measured of the device, by precision; nothing of runs of earlier releases.
+    """The arithmetic that the run measured, by precision; empty for runs of earlier releases.
 
     Raises:
         ValueError: it is not what a run writes.
@@ -111,7 +111,7 @@ def arithmetic_of(groups: Groups) -> dict[str, arithmetic.Measured]:
 
 
 def _set_aside(leg: "xarray.Dataset") -> "xarray.Dataset":
-    """A leg of an arithmetic that is none: it tells neither residuals nor hypotheses."""
+    """Mark all cases of a leg as left out, because of the arithmetic of the device."""
     reason = np.where(leg.reason.values == TOO_FEW_SEEDS, TOO_FEW_SEEDS, arithmetic.REASON)
     blank = np.full(leg.reason.shape, "", object)
     return leg.assign(
@@ -120,14 +120,14 @@ def _set_aside(leg: "xarray.Dataset") -> "xarray.Dataset":
 
 
 def _share_the_alarms(theorem: Experiment, legs: Mapping[str, Legs]) -> int:
-    """Give every statistical test its part of the false alarms of the command; their number."""
+    """Share the probability of a false alarm among all statistical tests; returns their number."""
     every = [claim for s in theorem.scenarios for claim in s.claims if _tests(claim)]
     mine = [leg for claim in every for leg in legs[claim.id].values()]
     count = sum(int(np.sum(left_out(leg) == "")) for leg in mine)
     limit = claims.tolerance("statistical", "float64", tests=max(count, 1))
     for leg in mine:
         leg.tolerance[:] = limit
-        # A test that would let its alternative pass as well decides nothing.
+        # A test under which the alternative would pass as well is no evidence.
         blind = (left_out(leg) == "") & (leg.residual <= limit) & (leg.alternative <= limit)
         leg.reason[:] = np.where(blind, forms.BELOW_SIGHT, leg.reason)
     return sum(int(np.sum(left_out(leg) == "")) for leg in mine)
@@ -158,14 +158,15 @@ def _of_control(
             by_precision[precision] = residuals(claim, scenario, results, precision)
             continue
         name = control_group(control, precision)
-        if name in groups or precision == dtype:  # in the other one they run only if asked for
+        # In the other precision controls run only if they were asked for.
+        if name in groups or precision == dtype:
             results = _group(groups, name, f"control {control.id!r}")
             by_precision[precision] = residuals(claim, scenario, results, precision)
     return by_precision
 
 
 def _swapped(results: "xarray.Dataset", control: Control) -> "xarray.Dataset":
-    """Results in which arrays stand in the places of others."""
+    """Results with the arrays of a swap put in the places of others."""
     for name in control.swapped.values():
         if name not in results:
             raise MissingArray(f"got no array {name!r}, wanted it for control {control.id!r}")
@@ -183,7 +184,7 @@ def _group(groups: Groups, name: str, whose: str) -> "xarray.Dataset":
 
 
 class Row(NamedTuple):
-    """What is found of one outcome."""
+    """Judgement of one outcome: its residual, its tolerance, and whether it counts."""
 
     residual: float
     tolerance: float
@@ -192,9 +193,9 @@ class Row(NamedTuple):
     unmet: str
     """The first hypothesis of the scenario that is not met; empty if all are."""
     reason: str
-    """Why the claim, on its own, leaves the case out; empty where it does not."""
+    """Why the claim itself leaves the case out; empty if it does not."""
     threshold: float
-    """Difference that is let pass, in the unit of what is compared."""
+    """Largest difference that passes, in the unit of what is compared."""
     alternative: float
     """Residual of a statistical claim under its alternative; NaN of others."""
     certified: bool
@@ -204,7 +205,7 @@ class Row(NamedTuple):
 
 
 LOST = "lost"
-"""Reason of a training whose loss became no number."""
+"""Reason for leaving out a training whose loss is not finite."""
 
 TOO_FEW_SEEDS = "too few seeds"
 OWN_HYPOTHESES = ("claim does not apply", TOO_FEW_SEEDS)
@@ -212,7 +213,7 @@ OWN_HYPOTHESES = ("claim does not apply", TOO_FEW_SEEDS)
 
 
 def left_out(leg: "xarray.Dataset") -> np.ndarray:
-    """Why each case is left out, a hypothesis by its name; empty where it is judged."""
+    """Reason for which each case is left out, or the hypothesis it breaks; empty if judged."""
     return np.where(leg.unmet.values != "", leg.unmet.values, leg.reason.values)
 
 
@@ -263,7 +264,7 @@ def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = 
     unmet = next((name for name, met in outcome.hypotheses.items() if not np.all(met)), "")
     threshold = alternative = float("nan")
     certified = two_sided = False
-    # What is no number, after a divergence for example, needs no warning: it is lost, and fails.
+    # A NaN, after a divergence for example, needs no warning of NumPy's: its case fails.
     with np.errstate(all="ignore"):
         try:
             reason = _reason(claim, scenario, outcome, limit)
@@ -276,7 +277,7 @@ def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = 
             two_sided = any(isinstance(form, forms.Equal) for form in compared)
             if power and not reason and not _tests(claim) and residual <= limit:
                 reason = forms.without_power(compared, limit)
-        except OutsideDomain:  # no run left such numbers: they are lost, too
+        except OutsideDomain:  # no run leaves such numbers, so that they fail, too
             reason, residual = "", float("nan")
         except forms.OtherShapes as error:
             predicted, measured = error.args
@@ -298,7 +299,7 @@ def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = 
 
 
 def forms_of(claim: Claim, scenario: Scenario, outcome: Outcome) -> tuple[Form, ...]:
-    """What a claim compares of an outcome."""
+    """The forms of a claim: what it compares of an outcome."""
     if claim.compares is not None:
         predicted, measured = claim.compares(outcome.predicted, outcome.measured)
         if claim.kind == "exact":
@@ -319,7 +320,11 @@ def forms_of(claim: Claim, scenario: Scenario, outcome: Outcome) -> tuple[Form, 
 
 
 def _lost(scenario: Scenario, outcome: Outcome) -> bool:
-    """Whether a training was lost; over seeds those are left that were not, if there are any."""
+    """Whether the loss of a training became infinite or NaN.
+
+    Over seeds :func:`lrdyn.engine.outcomes.outcomes` has left such trainings out already, unless
+    that happened to all of them.
+    """
     name = scenario.diverged_name
     return bool(name and np.any(outcome.measured[name] >= 0))
 
@@ -331,7 +336,7 @@ def _reason(claim: Claim, scenario: Scenario, outcome: Outcome, limit: float) ->
 def reasons_against(
     claim: Claim, scenario: Scenario, outcome: Outcome, limit: float
 ) -> Iterator[str]:
-    """Every reason for which a claim, on its own, leaves a case out; the first one is said."""
+    """Every reason for which a claim itself leaves a case out; the first one is reported."""
     if scenario.trains and _lost(scenario, outcome):
         yield LOST
     seeds = np.ravel(outcome.point["seed"]) if claim.seeds else np.array([])
@@ -427,7 +432,7 @@ def claim_entry(claim: Claim, legs: Legs) -> dict[str, Any]:
 
 
 def _decided_by(leg: "xarray.Dataset") -> dict[str, int]:
-    """How many cases are decided by theory's number of steps, and how many by what else."""
+    """Count the cases by what decided them: theory's steps or a certificate; trivial; excused."""
     reasons, certified = left_out(leg), leg.certified.values
     open_ones = applies(leg) & ~np.isin(reasons, ["", forms.TRIVIAL])
     return {
@@ -439,17 +444,17 @@ def _decided_by(leg: "xarray.Dataset") -> dict[str, int]:
 
 
 MANY_STEPS = 10
-"""After so many, two computations that round apart differ in their last bits somewhere."""
+"""After this many steps, two computations that round differently differ in some last bit."""
 
 
 def _equal_to_the_bit(claim: Claim, leg: "xarray.Dataset") -> bool:
-    """Whether runs of many steps left no residual at all, as a side compared with itself does."""
+    """Whether long runs left a residual of exactly 0, as a side compared with itself would."""
     judged = (left_out(leg) == "") & (leg.steps.values >= MANY_STEPS) & leg.two_sided.values
     return bool(claim.kind == "identity" and judged.any() and not leg.residual.values[judged].any())
 
 
 def _p_value(claim: Claim, residual: float | None) -> float | None:
-    """A claim with an alpha of its own, its tolerance, has the p-value as its residual."""
+    """The p-value of a claim, from its residual ``-log10 p``; the residual itself of others."""
     return residual if residual is None or not _tests(claim) else 10**-residual
 
 
@@ -459,9 +464,9 @@ def _unamplified(leg: "xarray.Dataset", judgement: Judgement) -> float:
 
 
 def control_entry(control: Control, claim: Claim, legs: Legs) -> dict[str, Any]:
-    """The same of a control: its claim is judged everywhere and fails clearly.
+    """Entry of ``verdict.json`` of a control: its claim is judged everywhere and fails clearly.
 
-    The check of a broken hypothesis must see that, and nothing else may leave a case out.
+    The check of a hypothesis that it breaks must notice, and no other reason may leave a case out.
     """
     fit = {p: leg for p, leg in legs.items() if not np.all(leg.reason == arithmetic.REASON)}
     if next(iter(legs)) not in fit or all(map(_says_nothing, legs.values())):
@@ -487,7 +492,7 @@ def control_entry(control: Control, claim: Claim, legs: Legs) -> dict[str, Any]:
 
 
 def _says_nothing(leg: "xarray.Dataset") -> bool:
-    """Whether no case of a control can show anything: its claim would be open there, too."""
+    """Whether no case of a control can show anything, since its claim would be open there, too."""
     reasons = leg.reason.values.ravel().tolist()
     return all(r in (TOO_FEW_SEEDS, LOST) or r.startswith(claims.UNSEEN_RELEASE) for r in reasons)
 
@@ -542,7 +547,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def point_of(leg: "xarray.Dataset", index: int | None) -> dict[str, Any]:
-    """Axis -> value of the case of an index, in the order of the axes; nothing for None."""
+    """The values of the axes at the case with an index; empty for None."""
     if index is None:
         return {}
     place = np.unravel_index(index, leg.residual.shape)
@@ -575,7 +580,7 @@ def worst_ratio(
     ratios = [
         ratio_of(legs[claim.id][precision], precision) for claim in several if not claim.seeds
     ]
-    # NaN, a claim that was not judged, gives way to a number.
+    # A NaN, which stands for a claim that was not judged, gives way to a number.
     return reduce(lambda a, b: a.where(~(b > a.fillna(-1)), b), ratios)
 
 

@@ -18,8 +18,8 @@ from lrdyn.engine.arithmetic import (
     Measured,
     Meter,
     name_of,
-    said,
     scope,
+    shortfall_line,
     worse,
     worst,
 )
@@ -29,7 +29,7 @@ from lrdyn.engine.mistakes import BadInput
 
 SIZES = (4, 16, 48)
 MATRICES = 3
-"""Of each size; more of a device that is measured once would tell no more."""
+"""Matrices of each size; more would tell no more of a device that is measured once."""
 
 
 def measured(
@@ -67,14 +67,14 @@ def _measured(precision: str, word: str) -> Measured:
     if "convolution" in numbers:
         measures["convolutions"] = name_of(precision, numbers["convolution"])
     measures |= numbers
-    # A compiler can take minutes for decompositions in an arithmetic that it has to make up.
+    # A compiler can take minutes for decompositions in an arithmetic that it has to emulate.
     if word == "highest" and not worse(precision, measures):
         measures |= decompositions(precision)
     return measures
 
 
-def here(programs: KeptPrograms | None = None) -> Meter:
-    """Measures the device of this process."""
+def meter_here(programs: KeptPrograms | None = None) -> Meter:
+    """A meter that measures the device of this process."""
     return lambda precision, word: [measured(precision, word, programs)]
 
 
@@ -99,16 +99,20 @@ def _refused(word: str, why: str) -> BadInput:
 
 
 def usual_precision(meter: Meter) -> tuple[str, str]:
-    """The precision that a theorem has unless another is asked for, and why it is not float64."""
+    """The default precision of a theorem on a device and, if it is not float64, the reason."""
     measures = worst("float64", meter("float64", "highest"))
-    return ("float32", said("float64", measures)) if worse("float64", measures) else ("float64", "")
+    return (
+        ("float32", shortfall_line("float64", measures))
+        if worse("float64", measures)
+        else ("float64", "")
+    )
 
 
 # The programs ---------------------------------------------------------------------------------
 
 
 def rounding(precision: str, word: str = "highest", draw: int = 0) -> dict[str, float]:
-    """How sums, products and dots round, and which numbers there are."""
+    """Measure how sums, products and dots round, and the range of the numbers."""
     numbers, eps = np.random.default_rng(draw), float(np.finfo(precision).eps)
     shapes = {"x": 2048, "y": 2048, "d": 16, "m": (16, 64)}  # between 1 and 2: no exponent changes
     inputs = {name: numbers.uniform(1, 2, shape) for name, shape in shapes.items()}
@@ -154,7 +158,7 @@ POWERS = {"float64": [-300, -200, -100, -37, 38, 100, 200, 300], "float32": [-37
 
 
 def decompositions(precision: str, draw: int = 0) -> dict[str, float]:
-    """How far decompositions are from what they decompose, and from orthogonality."""
+    """Measure how far decompositions are from their matrices, and factors from orthogonal."""
     numbers, eps = np.random.default_rng(draw), float(np.finfo(precision).eps)
     inputs = {str(n): numbers.standard_normal((MATRICES, n, n)).astype(precision) for n in SIZES}
 
@@ -187,7 +191,7 @@ def decompositions(precision: str, draw: int = 0) -> dict[str, float]:
 
 
 def _ran(program: Any, inputs: Any, precision: str, word: str = "highest") -> Any:
-    """What a program returns, compiled as those of theorems are."""
+    """Run a program that is compiled as those of theorems are."""
     with scope(precision, word):
         lowered = jax.jit(program).lower(inputs)
         return _exact(jax.device_get(lowered.compile(compiler_options=unoptimized())(inputs)))
@@ -207,5 +211,5 @@ def _norm(matrices: np.ndarray) -> np.ndarray:
 
 
 def _short(numbers: Mapping[str, float]) -> dict[str, float]:
-    """Three digits of each: more would differ from one release to the next."""
+    """Round to three digits: more would differ from one release to the next."""
     return {name: float(f"{value:.3g}") for name, value in numbers.items()}

@@ -27,13 +27,13 @@ OURS = {"_FillValue", "dtype", "long_name", "symbol", "units"} | {  # and those 
     "kind",
     "tolerance",
 }
-"""Attributes of arrays that are understood here: xarray knows the meaning of others."""
+"""Attributes that this reader understands; a file with others is left to xarray."""
 UNITS = {"1", "steps", "bytes", "degrees"}
-"""Units that are understood: those of time make other values of what is stored."""
+"""Units that this reader understands; with units of time xarray converts the values."""
 
 
 class _Other(Exception):
-    """The file has something that we never write."""
+    """The file has something that the library never writes."""
 
 
 def read_groups(path: Path) -> dict[str, "xarray.Dataset"]:
@@ -85,7 +85,7 @@ def _groups(place: str, group: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _address(identifier: Any) -> int:
-    """Where an object is in its file."""
+    """The address of an object in its file."""
     import h5py
 
     library: Any = h5py  # whose stubs lack it
@@ -112,7 +112,7 @@ def _dataset(group: Any, arrays: Mapping[str, Any], axes: Mapping[int, str]) -> 
 
 
 def _attributes(node: Any) -> dict[str, Any]:
-    """Those that somebody gave, as xarray has them: of a list of one number the number."""
+    """The user's attributes of an array or group; as in xarray, a list of one is its entry."""
     attributes = {}
     for name in node.attrs:
         if name.startswith("_Netcdf4"):

@@ -31,7 +31,7 @@ SIZE = "longest_axis"
 
 
 PRECISIONS = {"float64": ("float64", "float32"), "float32": ("float32",)}
-"""The runs behind one verdict: the dtype asked for first."""
+"""The precisions of the runs behind a verdict; the dtype asked for comes first."""
 
 
 def precisions(experiment: Experiment, scenario: Scenario, dtype: str) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ class MissingArray(ValueError):
 def outcomes(
     claim: Claim, scenario: Scenario, results: "xarray.Dataset", precision: str
 ) -> Iterator[Outcome]:
-    """What a claim reads, point by point or, for a claim over seeds, setting by setting.
+    """Outcomes of a claim, point by point or, for a claim over seeds, setting by setting.
 
     The order is that of the axes of the points. Arrays are cut to their true lengths; large ones
     are read slab by slab.
@@ -109,7 +109,7 @@ def outcomes(
 def saved_names(claim: Claim, scenario: Scenario, available: Iterable[str]) -> dict[str, list[str]]:
     """Array that a claim reads -> ``<name>_predicted`` and ``<name>_measured``, or the name itself.
 
-    Only those out of ``available`` are there; an array of the claim must be.
+    Only names out of ``available`` are listed; each array that the claim reads must be there.
     """
     available = set(available)
     names = {}
@@ -144,7 +144,7 @@ def _leading(array: "xarray.DataArray", lead: Sequence[str]) -> "xarray.Variable
 
 
 def _settings(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """All seeds, the first axis, of one setting after the other."""
+    """Indices of all seeds, the first axis, for one setting after another."""
     for place in np.ndindex(*shape[1:]):
         yield (slice(None), *(slice(i, i + 1) for i in place))
 
@@ -208,7 +208,7 @@ def _outcome(
             continue
         on = [side for side in ("theory", "run") if name in scenario.fields(side)]
         if len(on) == 2 and {("theory", name), ("run", name)} <= set(claim.sides_read):
-            # It does not stand in for the other.
+            # The one that is there must not stand in for the other side's.
             why = f"got array {name!r} of one side alone, wanted it of theory and of the run"
             raise MissingArray(f"{why} for claim {claim.id!r}")
         for side in on:

@@ -53,9 +53,10 @@ class Store(NamedTuple):
         except FileNotFoundError:
             return None
         except OSError as error:
-            error.filename = error.filename or os.fspath(path)  # a failed read names none
+            # The error of a failed read has no file name.
+            error.filename = error.filename or os.fspath(path)
             raise
-        except Exception as error:  # damaged archives and headers end in whatever met them
+        except Exception as error:  # a damaged archive raises whatever its reader runs into
             whole_files.set_aside(path, error, self.note)
             return None
 
@@ -72,7 +73,7 @@ class Store(NamedTuple):
 
 
 def _manifest(key: str, arrays: Arrays) -> dict[str, Any]:
-    """What a part says of itself: names and arrays can be changed from outside."""
+    """The manifest of a part, by which changes of its names or arrays from outside show."""
     return {"key": key, "arrays": {name: _facts(np.asarray(a)) for name, a in arrays.items()}}
 
 
@@ -94,7 +95,7 @@ def clear(run: Path) -> None:
 
 
 @contextlib.contextmanager
-def opened(folder: Path, note: Callable[[str], None]) -> Iterator[Store]:
+def open_store(folder: Path, note: Callable[[str], None]) -> Iterator[Store]:
     """Open a folder of parts, made if missing, for one process alone."""
     folder.mkdir(parents=True, exist_ok=True)
     with files.locked(folder):

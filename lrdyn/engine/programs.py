@@ -34,7 +34,7 @@ of two precisions that are traced at once were seen to take the type of the othe
 
 Values = dict[str, Any]  # arrays and, where a result is a constant, NumPy's
 PointsFunction = Callable[[Values, Any], Values]
-"""A function of the values of points and of what they share."""
+"""A function of the values of points, and of the arrays that they share."""
 
 
 class SweepPlan(NamedTuple):
@@ -49,7 +49,7 @@ class SweepPlan(NamedTuple):
     programs: KeptPrograms | None = None
     """Programs on disk."""
     identity: str = ""
-    """What the function is, in their names."""
+    """Identifies the function in the names of these programs."""
 
 
 class Group(NamedTuple):
@@ -59,7 +59,7 @@ class Group(NamedTuple):
     traced: Callable[[], Any]
     """One call of the function: of ``lanes`` points batched, or of one; whether slots are used."""
     outputs: dict[str, jax.ShapeDtypeStruct]
-    """Of one point."""
+    """Shapes and types of the results of one point."""
     parts: list[np.ndarray]
     """Indices of the points of each part."""
     columns: Mapping[str, Column | np.ndarray]
@@ -67,15 +67,15 @@ class Group(NamedTuple):
     lanes: int
     devices: Sequence[Any]
     digest: str
-    """Of everything but the values, shared ones too, that decides the bits of the results."""
+    """Digest of everything that decides the bits of the results, except the values of points."""
     shape: tuple = ()
     """Names and values of the axes that decide shapes."""
     size: int = 0
     """Bytes of one point."""
     stored: StoredProgram | None = None
-    """Where the compiled program is, or is to be."""
+    """Place of the compiled program on disk."""
     fit: int = 0
-    """Points that the memory of a part holds."""
+    """Number of points that fit into the memory of a part."""
 
     @property
     def several(self) -> bool:
@@ -93,7 +93,7 @@ class Group(NamedTuple):
         return {name: column[part] for name, column in self.columns.items()}
 
     def key(self, part: np.ndarray, reduction: str = "") -> str:
-        """Name of a part in a store, of which something else is kept than the results, in words."""
+        """Name of a part in a store; ``reduction`` names what is kept instead of its results."""
         digest = hashlib.sha256(f"{self.digest}{self.plan.shared.digest}{reduction}".encode())
         for column in self.values(part).values():
             digest.update(column.tobytes())
@@ -101,7 +101,7 @@ class Group(NamedTuple):
 
 
 def refuse_without_jit() -> None:
-    """Refuse to sweep where JAX is told to compile nothing, by a variable or in this thread.
+    """Refuse to sweep if JAX was told not to compile, by a variable or in this thread.
 
     Raises:
         BadInput: it is.
@@ -146,7 +146,7 @@ def trace(
         plan.identity, plan.memory, len(indices), *signature
     )
     facts = (there and there.facts()) or _facts(group, there)
-    # Two parts are in memory: one that runs and one that is saved. What they share is there once.
+    # Two parts are in memory, one that runs and one that is saved; shared arrays only once.
     fit = (plan.memory - plan.shared.nbytes) // (2 * max(1, facts.size))
     if devices[0].platform != "cpu" and max(2, fit // len(devices)) < lanes:
         # An accelerator is given as many lanes as its memory holds, at least two.
@@ -158,9 +158,9 @@ def trace(
 
 
 def columns_of(points: Points, known: Mapping[str, Any]) -> dict[str, Column]:
-    """Values on the traced axes, all but those that are known."""
+    """Values on the traced axes: all axes except those whose values are known."""
     columns = {name: points.column(name) for name in points.axes if name not in known}
-    # If every axis decides shapes there is nothing to batch over but the count.
+    # If every axis decides shapes, the only traced axis is a nameless one.
     columns = columns or {"": Column(np.zeros(1))}
     return {
         name: column._replace(values=as_jax_has_it(name, column.values))
@@ -169,13 +169,13 @@ def columns_of(points: Points, known: Mapping[str, Any]) -> dict[str, Column]:
 
 
 def _context(group: Group) -> tuple:
-    """What decides the bits beside the program."""
+    """Everything besides the program that decides the bits of its results."""
     options = sorted(group.plan.compiler_options.items())
     return jax.__version__, group.devices[0].device_kind, group.lanes, options
 
 
 def _facts(group: Group, there: StoredProgram | None) -> Facts:
-    """What only tracing tells; the text of a large program is long, so its sources name it."""
+    """Facts that need tracing; a program kept on disk is named by its sources, not its text."""
     traced = group.traced()
     size = _jaxpr_bytes(traced.jaxpr.jaxpr) // (group.lanes if group.several else 1)
     digest = there.digest if there else _digest(traced.jaxpr, _context(group))
@@ -183,7 +183,7 @@ def _facts(group: Group, there: StoredProgram | None) -> Facts:
 
 
 def equations(jaxpr: Any, within: bool = False) -> Iterator[tuple[Any, bool]]:
-    """Every equation of a program, those of its loops, branches and calls too.
+    """Iterate over every equation of a program, including its loops, branches and calls.
 
     Beside each stands whether it is within a ``cond``, as the program itself may be (``within``).
     Of what depends on the platform, which is no ``cond`` when it runs, stands that of the default
@@ -210,7 +210,7 @@ def equations(jaxpr: Any, within: bool = False) -> Iterator[tuple[Any, bool]]:
 
 
 def _of_this_platform(platforms: Sequence[tuple[str, ...] | None]) -> int:
-    """Which of the branches for these platforms is that of the default one; None takes the rest."""
+    """Index of the branch that the default platform takes; None stands for all other platforms."""
     backend = jax.default_backend()
     mine = {"cuda", "rocm"} if backend == "gpu" else {backend}
     fits = [names is None or not mine.isdisjoint(names) for names in platforms]
@@ -218,7 +218,7 @@ def _of_this_platform(platforms: Sequence[tuple[str, ...] | None]) -> int:
 
 
 def _outputs(group: Group) -> dict[str, jax.ShapeDtypeStruct]:
-    """Of one point."""
+    """Shapes and types of the results of one point."""
     outputs = group.traced().out_info
     return _one_lane(outputs, group.lanes) if group.several else outputs
 
@@ -231,7 +231,7 @@ def trace_part(
     most: int,
     plan: SweepPlan,
 ) -> Group:
-    """The program of a part that another process cut, for parts of at most so many points."""
+    """Trace the program of a part that another process cut, for at most ``most`` points."""
     traced = cache(lambda: _traced(function, dict(shape), values, lanes, plan))
     parts, devices = [np.arange(most)], plan.devices[:1]
     group = Group(plan, traced, {}, parts, values, lanes, devices, "", shape)
@@ -245,7 +245,7 @@ def _traced(
     lanes: int,
     plan: SweepPlan,
 ) -> Any:
-    """One call of a function traced."""
+    """Trace one call of the function, on a batch of lanes or on one point."""
 
     def call(point: Values, shared: Any) -> Mapping[str, Any]:
         more = {} if plan.shared.tree is None else {NAME: shared}
@@ -269,7 +269,7 @@ def _traced(
 
 
 def _named_by(plan: SweepPlan, program: Callable) -> Callable:
-    """Give a program its name, by which JAX's cache tells those that are kept beside it."""
+    """Name a program, so that JAX's cache leaves alone those that the library keeps itself."""
     program.__name__ = OURS if plan.programs else "sweep"
     return program
 
@@ -292,7 +292,7 @@ def _cut(indices: np.ndarray, fit: int, most: int) -> list[np.ndarray]:
 
 
 def _jaxpr_bytes(jaxpr: Any) -> int:
-    """Every intermediate array counted once: an upper bound on what lives at a time."""
+    """Bytes of all intermediate arrays together: an upper bound on the memory at any time."""
     avals = (variable.aval for equation, _ in equations(jaxpr) for variable in equation.outvars)
     return sum(math.prod(a.shape) * getattr(a.dtype, "itemsize", 8) for a in avals)
 
@@ -334,7 +334,7 @@ def _compile(lowered: Any, group: Group) -> Any:
 
 
 def _arguments(group: Group) -> tuple:
-    """Stand-ins of what a compiled program takes."""
+    """Shapes and types of the arguments of the compiled program."""
     sharding = _sharding(group)
     values = {
         name: jax.ShapeDtypeStruct((group.slots,), column.dtype, sharding=sharding)
@@ -358,7 +358,7 @@ def _lowered(group: Group) -> Any:
         local = partial(_one_by_one, call, group.plan.batched)
     else:
         local = partial(_chunks, call, group.lanes)
-    # Every layer around the function costs a small sweep as much as the function.
+    # Compiling a further layer around it costs a small sweep as much as the function itself.
     if len(group.devices) > 1:
         specs = (sharding.spec, sharding.spec, PartitionSpec())
         local = jax.shard_map(
@@ -372,10 +372,10 @@ def _lowered(group: Group) -> Any:
 
 
 def as_jax_has_it(name: str, column: np.ndarray) -> np.ndarray:
-    """In the precision of the run: what is too large for float32 is infinite there, as in a run."""
+    """Convert a column to the run's precision; what is too large for float32 becomes infinite."""
     with np.errstate(over="ignore"):
         converted = column.astype(jax.dtypes.canonicalize_dtype(column.dtype), copy=False)
-    if column.dtype.kind in "iu" and (converted != column).any():  # NumPy keeps the last bits of it
+    if column.dtype.kind in "iu" and (converted != column).any():  # NumPy drops bits
         most = np.iinfo(converted.dtype).max
         raise ValueError(f"{name}: got {abs(column).max()}, wanted integers up to {most}")
     return converted
@@ -384,7 +384,7 @@ def as_jax_has_it(name: str, column: np.ndarray) -> np.ndarray:
 def _chunks(
     run_lanes: PointsFunction, lanes: int, values: Values, used: Array, shared: Any
 ) -> Values:
-    """What one device does: chunks of ``lanes`` points, one chunk after another."""
+    """The program of one device: chunks of ``lanes`` points, one chunk after another."""
     if len(used) == lanes:
         return run_lanes(values, shared)
     chunks = jax.tree.map(lambda v: v.reshape(-1, lanes), values)
@@ -395,7 +395,7 @@ def _chunks(
 def _one_by_one(
     call: PointsFunction, batched: bool, values: Values, used: Array, shared: Any
 ) -> Values:
-    """What one device does: point after point, each as long as it takes."""
+    """The program of one device: point after point, each for as long as it takes."""
 
     def run(point: Values) -> Values:
         if batched:
@@ -410,9 +410,9 @@ def _one_by_one(
 
 
 def _order(group: Group) -> np.ndarray:
-    """Slots in the order of the devices, dealt out to and fro.
+    """Slots in the order of the devices, dealt out forwards and backwards in turn.
 
-    So a cost that changes along an axis is shared evenly.
+    A cost that grows along an axis is thus shared evenly.
     """
     slots = np.arange(group.slots).reshape(-1, len(group.devices))
     slots[1::2] = slots[1::2, ::-1]
@@ -429,7 +429,7 @@ def start(group: Group, compiled: Any, part: np.ndarray) -> Values:
 
 
 def ended(group: Group, part: np.ndarray, outputs: Values) -> dict[str, np.ndarray]:
-    """Wait for a part; its results are in the order of its points."""
+    """Wait for a part, and put its results in the order of its points."""
     place = np.argsort(_order(group))[: len(part)]
     return {name: array[place] for name, array in jax.device_get(outputs).items()}
 

@@ -17,13 +17,13 @@ SHAPES = 6
 preset: to compile takes longer than all else."""
 
 DRAWS = 300
-"""Draws of a combination before there are as many as there are: an experiment may have few."""
+"""Draws of combinations before giving up on finding more: an experiment may have few."""
 
 TRIES = 30
 """Draws of points before a combination of shapes counts as one that has none."""
 
 FEW_TRIES = 5
-"""The same where flags are held, with which there may be no point at all."""
+"""Draws if flags are held at values with which there may be no point at all."""
 
 Settings = dict[str, list[Any]]
 """Flag -> its values."""
@@ -35,12 +35,12 @@ def shape_flags(experiment: Experiment) -> list[Flag]:
 
 
 def point_flags(experiment: Experiment) -> list[Flag]:
-    """The other flags, which are values of points of one program."""
+    """The other flags, whose values differ among the points of one program."""
     return [f for f in experiment.flags if f.domain and f.swept and not f.shapes]
 
 
 def source(experiment: Experiment, seed: int, n: int) -> np.random.Generator:
-    """Random numbers of the n-th draw of an experiment."""
+    """Generator of the random numbers of the n-th draw of an experiment."""
     return np.random.default_rng([seed, n, zlib.crc32(experiment.name.encode())])
 
 
@@ -56,7 +56,7 @@ def one_combination(
     words: Mapping[str, list[str]],
     rng: np.random.Generator,
 ) -> Settings:
-    """The k-th combination of the flags that decide what is compiled: those of the first half near.
+    """The k-th combination of compiled flags; the first half lie near the quick preset.
 
     Args:
         experiment: the experiment.
@@ -102,7 +102,7 @@ def shapes(
         if held:
             combination |= chosen({n: v for n, v in held.items() if n in combination}, rng)
         tries = (combination | values(experiment, rng, set(), several) for _ in range(tries_each))
-        # There may be no point that the theorem accepts.
+        # A combination may have no point that the theorem accepts.
         if combination not in combinations and any(
             accepted(experiment, settings) for settings in tries
         ):
@@ -138,7 +138,7 @@ def values(
 
 
 def accepted(experiment: Experiment, settings: Settings) -> bool:
-    """Whether a command takes these values."""
+    """Whether a command would accept these values."""
     try:
         run_with(experiment, settings)
     except BadInput:
@@ -147,7 +147,7 @@ def accepted(experiment: Experiment, settings: Settings) -> bool:
 
 
 def run_with(experiment: Experiment, settings: Settings, **common: Any) -> Run:
-    """The configuration of these values.
+    """The configuration of a run with these values.
 
     Raises:
         BadInput: they are outside the experiment.

@@ -1,4 +1,4 @@
-"""What is kept of results that are too many to keep: worst points, quantiles, histograms.
+"""Reductions of results that are too many to keep: worst points, quantiles, histograms.
 
 A reduction makes a few numbers of the arrays of a part, and of two such one. These are counts,
 extremes and chosen points, no sums of floating-point numbers: parts may arrive in any order, and
@@ -22,25 +22,25 @@ Numbers = Mapping[str, np.ndarray]
 
 
 class Reduction(abc.ABC):
-    """What is kept of one result."""
+    """A summary of one result that can be made part by part."""
 
     of: str
     """Name of the result."""
 
     @abc.abstractmethod
     def of_part(self, values: np.ndarray) -> Numbers:
-        """What is kept of a part, whose points are the first axis."""
+        """Summarise a part, whose points are the first axis of ``values``."""
 
     @abc.abstractmethod
     def joined(self, first: Numbers, second: Numbers) -> Numbers:
-        """What is kept of two."""
+        """Merge the summaries of two parts."""
 
     @abc.abstractmethod
     def labelled(self, name: str, numbers: Numbers, points: Points) -> dict[str, Any]:
         """Variables of a dataset: name -> dimensions and values."""
 
     def located(self, numbers: Numbers, indices: np.ndarray) -> Numbers:
-        """The same with places in the sweep, where it has those in a part."""
+        """Replace indices of points within a part by their indices in the sweep."""
         return numbers
 
 
@@ -77,7 +77,7 @@ class Worst(Reduction):
         checks.integer("count", self.count)
 
     def of_part(self, values: np.ndarray) -> Numbers:
-        """The first points of a part."""
+        """The largest values of a part and their places."""
         flat = np.asarray(values, np.float64).reshape(len(values), -1)
         missing = np.isnan(flat).any(axis=1)
         places = np.flatnonzero(~missing)
@@ -88,12 +88,12 @@ class Worst(Reduction):
         return {"values": values[order], "places": places[order], "nan": np.asarray(missing)}
 
     def joined(self, first: Numbers, second: Numbers) -> Numbers:
-        """The first points of two parts."""
+        """The largest values of two parts."""
         values, places = (np.append(first[n], second[n]) for n in ("values", "places"))
         return self._first(values, places, first["nan"] + second["nan"])
 
     def located(self, numbers: Numbers, indices: np.ndarray) -> Numbers:
-        """With places in the sweep."""
+        """Replace places in the part by those in the sweep."""
         return {**numbers, "places": indices[numbers["places"]]}
 
     def labelled(self, name: str, numbers: Numbers, points: Points) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class Quantiles(Reduction):
 
     @property
     def _offset(self) -> float:
-        """Makes every bin of a positive number positive."""
+        """Offset that makes every bin of a positive number positive."""
         return 1 - np.floor(np.log(np.finfo(float).tiny) / np.log(self._ratio))
 
     def joined(self, first: Numbers, second: Numbers) -> Numbers:
@@ -183,7 +183,7 @@ class Quantiles(Reduction):
         }
 
     def labelled(self, name: str, numbers: Numbers, points: Points) -> dict[str, Any]:
-        """The middle of the bin of each quantile."""
+        """Each quantile, as the middle of its bin."""
         total, q = int(numbers["counts"].sum()), np.asarray(self.at, float)
         quantiles = np.full(len(q), np.nan)
         if total:
@@ -243,7 +243,7 @@ class Histogram(Reduction):
         return {name: first[name] + second[name] for name in first}
 
     def labelled(self, name: str, numbers: Numbers, points: Points) -> dict[str, Any]:
-        """Counts and edges."""
+        """The counts of the bins, their edges, and the entries outside."""
         outside = {f"{name}_{n}": ((), numbers[n]) for n in ("below", "above", "nan")}
         edges = {f"{name}_edge": (f"{name}_edge", np.asarray(self.edges, float))}
         return {name: (f"{name}_bin", numbers["counts"])} | edges | outside
@@ -254,7 +254,7 @@ Reductions = Mapping[str, Reduction]
 
 
 def check(reductions: Reductions, outputs: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a reduction of what is no result.
+    """Refuse a reduction of something that is not a result.
 
     Raises:
         ValueError: there is one.
@@ -268,7 +268,7 @@ def check(reductions: Reductions, outputs: Sequence[Mapping[str, Any]]) -> None:
 
 
 def of_part(reductions: Reductions, arrays: Numbers) -> Numbers:
-    """What is kept of the arrays of a part, in one mapping."""
+    """Summarise the arrays of a part by all reductions, in one mapping."""
     return {
         f"{name}.{key}": np.asarray(value)
         for name, reduction in reductions.items()
@@ -277,7 +277,7 @@ def of_part(reductions: Reductions, arrays: Numbers) -> Numbers:
 
 
 class RunningReductions:
-    """What is kept of all parts so far.
+    """Summaries of all parts so far.
 
     Args:
         reductions: what is to be kept.
@@ -289,7 +289,7 @@ class RunningReductions:
         self.numbers: dict[str, Numbers] = {}
 
     def place(self, indices: np.ndarray, numbers: Numbers) -> None:
-        """Take in what is kept of a part with these points."""
+        """Merge the summaries of a part with these points."""
         for name, reduction in self.reductions.items():
             head = f"{name}."
             mine = {k[len(head) :]: v for k, v in numbers.items() if k.startswith(head)}
@@ -298,7 +298,7 @@ class RunningReductions:
             self.numbers[name] = mine if known is None else reduction.joined(known, mine)
 
     def dataset(self) -> "xarray.Dataset":
-        """What is kept, labelled."""
+        """The summaries as a labelled dataset."""
         import xarray  # 0.3 s and pandas: not at import
 
         variables: dict[str, Any] = {}

@@ -20,7 +20,7 @@ def table(verdict: dict[str, Any]) -> list[str]:
 
 
 def html(verdict: dict[str, Any]) -> str:
-    """The same for a notebook, with residual over tolerance drawn, and the verdict above."""
+    """A verdict as HTML for a notebook: the table, with residual over tolerance drawn."""
     gauges = ["residual&#160;/&#160;tolerance,<br>1e-6&#160;to&#160;1e6"]
     for claim in _judged(verdict):
         over = claim["residual"] is not None and claim["tolerance"]
@@ -53,7 +53,7 @@ def _rows(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _other_precision(verdict: dict[str, Any]) -> str:
-    """The precision beside the one that was asked for; that of a study is the finer one."""
+    """The precision that is judged beside the one asked for; of a study the finer one."""
     finer = any("residual_float64" in claim for claim in verdict["claims"])
     return "float64" if finer else "float32"
 
@@ -63,7 +63,7 @@ def _judged(verdict: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _findings(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
-    """What was measured over seeds and, where something was expected, what came of it."""
+    """Rows of the findings: means over seeds, and whether expectations came true."""
     findings = [(c["id"], c["finding"]) for c in verdict["claims"] if c["kind"] == "finding"]
     rows = [("finding", "value", "spread", "seeds", "interval", "expected", "")]
     for name, finding in findings:
@@ -90,7 +90,7 @@ def _number(value: float | None) -> str:
 
 
 def summary(verdicts: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
-    """A heading, one line for each verdict and its folder, and one for whatever failed."""
+    """A heading, one line for each verdict and its folder, and one for each failure."""
     rows = [("theorem", "claims", "cases", "nearest its tolerance", "controls", "", "")]
     faults: list[list[str]] = [[]]
     for verdict, path in verdicts:
@@ -115,7 +115,7 @@ def summary(verdicts: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
 
 
 def held(entries: Sequence[Mapping[str, Any]]) -> str:
-    """How many of several claims or controls hold, of how many."""
+    """Number of claims or controls that hold, and of all, as ``3/4``."""
     return f"{sum(bool(e['holds']) for e in entries)}/{len(entries)}"
 
 
@@ -147,7 +147,7 @@ def word(verdict: Mapping[str, Any]) -> str:
 def devices(verdict: Mapping[str, Any]) -> list[str]:
     """One line for each precision that the device does not have, with what was measured."""
     measured = verdict.get("arithmetic", {})
-    return [arithmetic.said(p, measured[p]) for p in arithmetic.unfit(measured)]
+    return [arithmetic.shortfall_line(p, measured[p]) for p in arithmetic.unfit(measured)]
 
 
 def why_undecided(verdict: Mapping[str, Any]) -> list[str]:
@@ -163,7 +163,7 @@ def _reasons(counts: dict[str, Any]) -> str:
 
 
 def outcome(claim: Mapping[str, Any]) -> str:
-    """What came of a claim or a control, in words."""
+    """The outcome of a claim or a control, in words."""
     if claim["kind"] == "control" and claim["holds"] is None:
         open_on = [r for leg in claim["judged"].values() for r in leg["left_out"]]
         if arithmetic.REASON in open_on:

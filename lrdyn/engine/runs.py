@@ -35,11 +35,11 @@ OF_THE_MACHINE = {
     errno.ENOMEM,
     errno.ENOLCK,
 }
-"""Errors that another folder need not give; the others say what is wrong with the one named."""
+"""Errors of the machine; any other error is about the folder that was named."""
 
 
 @contextlib.contextmanager
-def opened(run: Run, out: Path | str) -> Iterator[Path]:
+def open_run_folder(run: Run, out: Path | str) -> Iterator[Path]:
     """Make the folder of a run and keep it for this process; bad input inside leaves nothing.
 
     Raises:
@@ -57,7 +57,7 @@ def opened(run: Run, out: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def held_folder(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
-    """Make a folder below a given one and lock it; the folders that did not exist before.
+    """Make a folder below a given one and lock it; yields the folders that were made for it.
 
     Raises:
         BadInput: it cannot be made, another process has it, or a symbolic link stands in it.
@@ -73,7 +73,7 @@ def held_folder(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
             try:
                 whole_files.remove_scratch(path)
                 whole_files.take(path)
-                # This fails where nothing can be written.
+                # Making a file fails if the folder cannot be written to.
                 whole_files.remove(whole_files.scratch(path, ""))
             except OSError:
                 with contextlib.suppress(OSError):
@@ -102,7 +102,7 @@ def remove_empty(path: Path, new_folders: list[Path]) -> None:
 
 
 def about(run: Run) -> str:
-    """What is run, in a line: the data of a study, which must be there.
+    """Describe a run in a line: the data of a study, which must be there.
 
     Raises:
         Lacking: they are not.
@@ -134,7 +134,7 @@ def carry_out(
     about(run)
     theirs = named(folders_of(experiment))
     store = context.store or out
-    with opened(run, out) as path, _keeping(run, store, path) as folder, theirs:
+    with open_run_folder(run, out) as path, _keeping(run, store, path) as folder, theirs:
         with progress.shown(experiment.name, bar=bar) as shown:
             verification = verify_run(
                 run, context._replace(store=folder / parts.FOLDER, progress=shown)
@@ -150,13 +150,13 @@ def carry_out(
 
 @contextlib.contextmanager
 def _keeping(run: Run, store: Path | str, results_folder: Path) -> Iterator[Path]:
-    """The folder of a run in a store, made if missing, and left only if something is kept there.
+    """The folder of a run in a store, made if missing and removed if it stays empty.
 
     Raises:
         BadInput: it cannot be made, another process has it, or a symbolic link stands in it.
     """
     path = run.folder(store)
-    if path.exists() and path.samefile(results_folder):  # which this process has locked already
+    if path.exists() and path.samefile(results_folder):  # this process has locked it already
         yield path
         return
     with held_folder(path, Path(store), "--store") as new_folders:
@@ -175,7 +175,8 @@ def saved(run: Run, out: Path | str, *, note: Callable[[str], None] | None = Non
     try:
         return intact(folder)
     except results.Damaged as error:
-        with contextlib.suppress(files.InUse), files.locked(folder):  # or it is being written
+        # Another process may just be writing the file.
+        with contextlib.suppress(files.InUse), files.locked(folder):
             whole_files.set_aside(folder / results.NAME, error.why, note or progress.Silent().note)
         return None
     except results.Unreadable:
@@ -183,17 +184,17 @@ def saved(run: Run, out: Path | str, *, note: Callable[[str], None] | None = Non
 
 
 def intact(folder: Path) -> Groups:
-    """Results to the last bit those of the run, which wrote its verdict last."""
+    """Read results that are to the bit those of the run, which writes its verdict last."""
     path = folder / results.NAME
     groups = results.read(path)
-    # Of a file that was changed and judged there is none.
+    # A verdict on a changed file has no checksum.
     if results.checksum(path) != results.read_verdict(folder)["results_sha256"]:
         raise results.Damaged(path, "its checksum differs")
     return groups
 
 
 def _about_nothing(verification: Verification) -> bool:
-    """Whether there is no verdict, and no claim whose cases would give one at other settings."""
+    """Whether there is no verdict, nor a claim that other settings could decide."""
     return verification.verdict["holds"] is None and not verification.verdict["undecided"]
 
 
@@ -232,7 +233,7 @@ def save(run: Run, verification: Verification, path: Path, draw: Draw | None) ->
 
 
 def described(experiment: Experiment, groups: Groups, dtype: str) -> Groups:
-    """Groups of results whose axes and arrays say in the paper's symbols what they are.
+    """Label the axes and arrays of results with the paper's symbols and their meaning.
 
     Axes of settings have ``symbol``, ``long_name`` and ``units``; an array that claims read has
     their statements as its ``long_name``.
@@ -254,7 +255,7 @@ def described(experiment: Experiment, groups: Groups, dtype: str) -> Groups:
             for name, claims in statements.items()
             for side, words in SIDES.items()
         }
-        # One that the settings do not concern has left nothing.
+        # A scenario that the settings do not concern has no group.
         for group in labelled.keys() & set(groups_of(experiment, scenario, dtype).values()):
             dataset = labelled[group].copy()
             for name in dataset.variables:
@@ -321,11 +322,11 @@ def judge_again(
 
 
 SHOWN = 4
-"""Differences of a changed file that are said, at most."""
+"""Number of differences of a changed file that are listed."""
 
 
 def _changes(run: Run, groups: Groups, folder: Path, before: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each way in which files are seen not to be those of the run."""
+    """A line for each way in which the files differ from those of the run."""
     if before.get("changed") or before["results_sha256"] is None:
         yield "verdict.json is of a changed file and has no checksum of the run"
     elif results.checksum(folder / results.NAME) != before["results_sha256"]:
@@ -340,7 +341,7 @@ def _changes(run: Run, groups: Groups, folder: Path, before: Mapping[str, Any]) 
 
 
 def _other_sources(run: Run, attributes: Mapping[str, Any]) -> list[str]:
-    """A line if the theorem is another than that of the run, and one if its judges are."""
+    """A line if the theorem's source has changed since the run, and one if its judges have."""
     name, lines = run.experiment.name, []
     if attributes["digest"] != source_digest(run.experiment, run.settings):
         lines.append(f"the source of {name} is not that of the run")
@@ -352,7 +353,7 @@ def _other_sources(run: Run, attributes: Mapping[str, Any]) -> list[str]:
 
 
 def _recorded(theorem: Experiment, attributes: Mapping[str, Any]) -> Run:
-    """The configuration that results say they were made from.
+    """The configuration that results were made from, by their own attributes.
 
     Raises:
         Unreadable: they are of another theorem, or none that a run of this one has written.
@@ -362,7 +363,7 @@ def _recorded(theorem: Experiment, attributes: Mapping[str, Any]) -> Run:
         raise results.Unreadable(f"{results.NAME}: of {name!r}")
     try:
         config = json.loads(attributes["config"])
-        results.canonical(config)  # refuses a NaN, which no setting is
+        results.canonical(config)  # refuses NaN, which is not a value of any setting
         wrong = [flag.name for flag in theorem.flags if not _is_setting(flag, config[flag.name])]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         why = f"its settings: {type(error).__name__}"
@@ -379,7 +380,7 @@ def _recorded(theorem: Experiment, attributes: Mapping[str, Any]) -> Run:
 
 
 def _is_setting(flag: Flag, value: Any) -> bool:
-    """Whether a setting is of the kind of its flag; what a preset has may leave the domain."""
+    """Whether a setting has the type of its flag; a preset's value may lie outside the domain."""
     if value is None:
         return True
     if flag.type == "array":  # its shape and checksum

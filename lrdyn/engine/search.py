@@ -52,13 +52,13 @@ which the climb starts; the others lie anywhere."""
 
 
 class Search(NamedTuple):
-    """What is searched, and where."""
+    """The experiment that is searched, the number of points, and their range."""
 
     experiment: Experiment
     points: int
-    """How many are drawn."""
+    """Number of points that are drawn."""
     seed: int = 0
-    """Of the first point; the others follow."""
+    """Seed of the first point; the others follow."""
     held: Mapping[str, list[Any]] = MappingProxyType({})
     """Flags that are drawn from these values alone."""
     dtype: str = "float64"
@@ -66,7 +66,7 @@ class Search(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What names the results, but for the number of points: a longer search goes on."""
+        """Name of the results; it is that of a longer search, too, which goes on from here."""
         digest = source_digest(self.experiment), judges_digest(self.experiment)
         words = canonical([self.seed, dict(self.held), self.dtype, *digest])
         return hashlib.sha256(words.encode()).hexdigest()[:12]
@@ -80,7 +80,7 @@ class DrawnPoint(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What was found of the claims of a scenario at the points of a batch."""
+    """Judgements of the claims of a scenario at the points of a batch."""
 
     scenario: Scenario
     precision: str
@@ -101,13 +101,13 @@ def combinations(search: Search) -> list[Settings]:
     """
     known = shapes(search.experiment, search.seed, 1, dict(search.held))
     if not known:
-        # Of the flags that are held, with the usual ones beside them: the refusal says why.
+        # Checked with the usual values of the other flags: the refusal says why.
         run_with(search.experiment, {name: values[:1] for name, values in search.held.items()})
         raise BadInput("--search: got flags with which no point is accepted, wanted others")
     return known
 
 
-def drawn(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
+def drawn_points(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
     """The points of the n-th batch, from 0 on: near the quick preset, or one or two flags far."""
     experiment, rng = search.experiment, source(search.experiment, search.seed, n + 1)
     shape, points = known[n % len(known)], []
@@ -116,7 +116,7 @@ def drawn(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
         if len(points) == wanted:
             break
         settings = shape | values_of_a_point(experiment, rng) | chosen(dict(search.held), rng)
-        # Of the shapes the batch has one value.
+        # All points of a batch have the same shapes.
         settings |= {name: shape[name] for name in shape}
         try:
             run = run_with(experiment, settings)
@@ -127,7 +127,7 @@ def drawn(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
 
 
 def values_of_a_point(experiment: Experiment, rng: np.random.Generator) -> Settings:
-    """One value of every flag that is no shape."""
+    """One value of every flag that does not decide a shape."""
     flags = point_flags(experiment)
     far = some(flags, rng) if rng.random() < 0.5 else set()
     others = [f for f in experiment.flags if f.swept and not f.domain and f.quick]
@@ -136,7 +136,7 @@ def values_of_a_point(experiment: Experiment, rng: np.random.Generator) -> Setti
 
 
 def asked_for(experiment: Experiment, settings: Mapping[str, Any], seed: int) -> Point:
-    """Settings of one value each as a point."""
+    """Convert settings with one value each to a point."""
     swept = {f.name for f in experiment.flags if f.swept and f.type != "array"}
     known = {n: v[0] if n in swept else v for n, v in settings.items() if n != DATA_DIR}
     return known | {"seed": seed}
@@ -150,13 +150,13 @@ def words_of(point: Point) -> list[str]:
 
 
 class Once:
-    """Leaves out the points at which a scenario was run, up to some seeds."""
+    """Leaves out points at which a scenario has been run already, beyond a few seeds."""
 
     def __init__(self, experiment: Experiment):
         self.experiment, self.times_drawn = experiment, Counter()
 
     def points(self, scenario: Scenario, asked: Sequence[Point]) -> list[DrawnPoint]:
-        """Those that are left."""
+        """The points of a scenario that have not been run often enough yet."""
         drawn_points = []
         for asked_point in asked:
             for point in points_of(self.experiment, scenario, asked_point):
@@ -172,14 +172,14 @@ class Once:
 
 
 class Court:
-    """Computes, judges and keeps batches."""
+    """Computes and judges batches, and stores the judgements."""
 
     def __init__(self, search: Search, evaluator: Evaluator, store: Store | None):
         self.search, self.evaluator, self.store = search, evaluator, store
 
     @cached_property
     def made_by(self) -> list[Any]:
-        """What decides the numbers beside the points."""
+        """Everything that decides the judgements, besides the points."""
         record = environment(self.search.dtype)
         return [self.search.name, *(record[name] for name in ("jax", "jaxlib", "numpy"))]
 
@@ -190,7 +190,7 @@ class Court:
         claims: Sequence[Claim],
         points: Sequence[DrawnPoint],
     ) -> Record:
-        """What is found of claims at points that share a program, from the store if it is there."""
+        """Judge claims at points that share a program, or read the judgements from the store."""
         words = [*self.made_by, scenario.id, precision, [c.id for c in claims]]
         words += [dict(drawn_point.point) for drawn_point in points]
         key = "0-" + hashlib.sha256(canonical(words).encode()).hexdigest()[:20]
@@ -206,24 +206,24 @@ class Court:
 
 
 def about_cases(scenario: Scenario) -> list[Claim]:
-    """Its claims about single cases: those over seeds have no worst one."""
+    """The claims of a scenario about single cases; those over seeds have no worst case."""
     return [claim for claim in scenario.claims if not claim.seeds]
 
 
 def cut(
     experiment: Experiment, scenario: Scenario, points: Sequence[DrawnPoint]
 ) -> Iterator[list[DrawnPoint]]:
-    """Points that share a program."""
+    """Cut points into batches that share a program."""
     places = {id(drawn_point.point): drawn_point for drawn_point in points}
     for batch in batches_of(experiment, scenario, [drawn_point.point for drawn_point in points]):
         yield [places[id(point)] for point in batch]
 
 
 def sampled(search: Search, court: Court, progress: Progress) -> Iterator[Record]:
-    """What is found at the random points of a search, batch after batch."""
+    """Judge the random points of a search, batch after batch."""
     known, once = combinations(search), Once(search.experiment)
     for n in range(math.ceil(search.points / WIDE)):
-        asked = drawn(search, known, n)
+        asked = drawn_points(search, known, n)
         for scenario in search.experiment.scenarios:
             claims = about_cases(scenario)
             points = once.points(scenario, asked)
@@ -237,7 +237,7 @@ def sampled(search: Search, court: Court, progress: Progress) -> Iterator[Record
 
 
 def is_test(claim: Claim) -> bool:
-    """Whether its false alarms are shared by all points."""
+    """Whether a claim is a test, whose false alarms all points share."""
     return claim.kind == "statistical" and claim.tolerance is None
 
 
@@ -249,7 +249,8 @@ def count_of_tests(records: Sequence[Record]) -> int:
 def ratios(record: Record, tests: int) -> tuple[np.ndarray, np.ndarray]:
     """Residual over threshold of claims and points, NaN where left out; and why it is.
 
-    What was lost is infinite. All statistical tests share the false alarms of one command.
+    A residual that is no number counts as infinite. All statistical tests share the false alarms of
+    one command.
     """
     columns = {name: np.array(column) for name, column in record.columns.items()}
     limits, reasons = columns["tolerance"], columns["reason"].astype(object)
@@ -375,7 +376,7 @@ def climb(search: Search, court: Court, start: WorstCase, number: int) -> list[R
 
 
 def seeded(rng: np.random.Generator) -> dict[str, Any]:
-    """How SciPy is given random numbers: by another name before its release 1.15."""
+    """The argument by which SciPy takes random numbers; releases before 1.15 call it ``seed``."""
     import inspect
 
     from scipy.optimize import differential_evolution
@@ -403,7 +404,7 @@ def searched(
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> list[Record]:
-    """What was found at the random points of a search and on the climbs from the worst of them."""
+    """Search: judge random points, and climb from the worst of them."""
     progress = progress or Silent()
     court = Court(search, evaluator, store)
     progress.expect(search.points)
@@ -419,27 +420,27 @@ def searched(
 
 
 class Summary(NamedTuple):
-    """What a search says of a claim."""
+    """Summary of a search for one claim."""
 
     claim: Claim
     judged: int
     excused: int
     """Cases that meet all hypotheses and could not be judged."""
     outside: int
-    """Cases that do not meet them, or at which theory says what anybody would."""
+    """Cases that do not meet the hypotheses, or are trivial."""
     reasons: Mapping[str, int]
-    """Why they were left out."""
+    """Reasons for which cases were left out, and how often."""
     worst: Mapping[str, WorstCase]
     """Precision -> its worst point."""
 
     @property
     def largest(self) -> WorstCase | None:
-        """The worst of both precisions."""
+        """The worst case over both precisions."""
         return max(self.worst.values(), key=lambda w: w.ratio, default=None)
 
 
 def summary(search: Search, records: Sequence[Record]) -> list[Summary]:
-    """What a search says of every claim, in the order of the theorem."""
+    """Summaries of a search for every claim, in the order of the theorem."""
     tests, rows = count_of_tests(records), []
     worst = worst_of(records, tests)
     for scenario in search.experiment.scenarios:

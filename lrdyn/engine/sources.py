@@ -67,7 +67,7 @@ def written_for(experiment: Experiment) -> list[Any]:
 
 
 def code_digest(functions: Sequence[Any], data: Sequence[Path] = ()) -> str:
-    """SHA-256 of the files that functions are written in, as above, and of data files."""
+    """SHA-256 of the source files of functions and of data files."""
     digest = hashlib.sha256()
     for path in sorted(_files(functions)):
         digest.update(path.read_bytes())
@@ -80,7 +80,7 @@ def code_digest(functions: Sequence[Any], data: Sequence[Path] = ()) -> str:
 
 @cache
 def library_digest() -> str:
-    """SHA-256 of all source files of the library, as they are now."""
+    """SHA-256 of all source files of the library."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py"), key=lambda path: path.relative_to(PACKAGE).parts):
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
@@ -116,14 +116,14 @@ def code_that_decides(theorem: str) -> str:
 
 
 def deciding(theorem: str) -> set[Path]:
-    """The files of that code."""
+    """The source files whose code can decide the programs of a theorem."""
     files = _reached([theorem, *ENGINE], _draws)
     folders = {folder for path in files for folder in path.relative_to(PACKAGE).parents}
     return files | {PACKAGE / folder / "__init__.py" for folder in folders}
 
 
 def _reached(names: Sequence[str], left_out: Callable[[Path], bool]) -> set[Path]:
-    """Files of modules and of all that they import, directly or not, but for what is left out."""
+    """Files of modules and of all that they import, directly or not, except some."""
     left, files = list(names), set[Path]()
     while left:
         path = _module_file(left.pop())
@@ -144,7 +144,7 @@ def _imported(path: Path, package: str) -> Iterator[str]:
     """Names of the modules that a file imports, and of a package where a name is no module."""
     for module, taken in _code(path.read_bytes())[1]:
         if module.startswith(".") and not package:
-            continue  # beside somebody's own file
+            continue  # a file beside a user's own file
         base = importlib.util.resolve_name(module, package)
         inner = [f"{base}.{name}" for name in taken]
         yield from inner
@@ -200,7 +200,7 @@ def data_digest(data: Sequence[Path]) -> str:
 
 @cache
 def _of_file(path: Path, size: int, modified: int) -> str:
-    """SHA-256 of a file that is as large as it was, and as old: every job of a study asks."""
+    """SHA-256 of a file, cached for its size and age, since every job of a study asks for it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -231,7 +231,7 @@ def _of_theorems(path: Path) -> bool:
 
 
 def _general(path: Path) -> bool:
-    """Whether a file is one of the library's, and of no theorem or study."""
+    """Whether a file is a general one of the library, not part of a theorem or study."""
     return path.is_relative_to(PACKAGE) and not _of_theorems(path)
 
 

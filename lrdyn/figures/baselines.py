@@ -1,4 +1,4 @@
-"""Baselines: committed numbers of figures and tables, and how these are drawn, to compare with."""
+"""Baselines: committed numbers and looks of figures and tables, to compare new ones with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lrdyn.system import whole_files
 
 
 class CurveDifference(NamedTuple):
-    """One curve that is not what the baseline says."""
+    """A curve that differs from the baseline."""
 
     curve: str
     """Name of the variable, with the place of the largest difference."""
@@ -26,7 +26,7 @@ class CurveDifference(NamedTuple):
     amount: float | None
     """Largest difference relative to the scale of the curve; None if it is not a number."""
     tolerance: float | None
-    """What would have been allowed."""
+    """The difference that is allowed."""
 
     def __str__(self) -> str:
         """Describe it in one line."""
@@ -69,7 +69,7 @@ def kind_of(variable: xr.DataArray) -> str:
 
 
 def tolerance_of(variable: xr.DataArray) -> float:
-    """What a curve allows: its attribute ``tolerance``, else that of its kind."""
+    """The allowed difference of a curve: its attribute ``tolerance``, else that of its kind."""
     own = variable.attrs.get("tolerance")
     return allowed(kind_of(variable), variable.dtype) if own is None else float(own)
 
@@ -212,7 +212,7 @@ def _numbers(
     baseline: xr.Dataset,
     report: Report,
 ) -> tuple[list[str], str]:
-    """What differs in the present numbers, and what there is to say if nothing does."""
+    """Lines about what differs in the present numbers, and the line for when nothing does."""
     if exhibit.long:
         dataset = long.numbers(exhibit, out, baselines, preset)
         if why := long.comparable(dataset, baseline):
@@ -277,7 +277,7 @@ def write_baseline(
 
 
 def _change(exhibit: Exhibit, numbers: xr.Dataset, path: Path) -> list[str]:
-    """What a new baseline changes, a line each."""
+    """Lines about the changes that a new baseline makes."""
     try:
         lines = _lines(exhibit, numbers, results.load(path)["/"])
     except results.Unreadable:

@@ -91,7 +91,7 @@ class Exhibit:
         return ()
 
     def drawn_otherwise(self, dataset: xr.Dataset, stem: Path) -> list[str]:
-        """How committed numbers are now drawn otherwise than was kept, a line each."""
+        """Lines about how the looks of committed numbers differ from the committed looks."""
         return []
 
 
@@ -137,7 +137,7 @@ class Figure(Exhibit):
         return paths
 
     def drawn_otherwise(self, dataset: xr.Dataset, stem: Path) -> list[str]:
-        """Looks first, since they name what differs; the picture if they do not."""
+        """Compare the looks first, since they name what differs; then the picture."""
         from lrdyn.figures import looks, pictures
 
         try:
@@ -230,7 +230,7 @@ def one_seed(groups: Groups) -> xr.Dataset:
 
 
 def missing(exhibit: Exhibit) -> str:
-    """What a figure or table lacks to be computed here, in one line; empty for nothing."""
+    """Name what a figure or table lacks to be computed here; empty if nothing."""
     absent = [name for name in exhibit.needs if importlib.util.find_spec(name) is None]
     return ", ".join(f"the package {name} ({exhibit.needs[name]})" for name in absent)
 
@@ -267,6 +267,6 @@ def _with_values(exhibit: Exhibit, text: str, dataset: xr.Dataset) -> str:
 
 
 def _filled(exhibit: Exhibit, dataset: xr.Dataset) -> str:
-    """Caption with its values, in one line."""
+    """The caption with its values filled in, in one line."""
     text = _with_values(exhibit, exhibit.caption, dataset)
     return text + (f" Drawn from {source}." if (source := dataset.attrs.get("drawn_from")) else "")

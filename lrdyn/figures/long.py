@@ -1,4 +1,4 @@
-"""Figures whose numbers take long: drawn from what was trained, never training by themselves."""
+"""Long figures: drawn from saved results or committed numbers, never training by themselves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lrdyn.figures.exhibits import Exhibit, Results
 
 
 class Undrawable(Lacking):
-    """There are no numbers of a long figure."""
+    """A long figure has neither results nor committed numbers."""
 
 
 SAVED, COMMITTED = "saved results", "the committed numbers"

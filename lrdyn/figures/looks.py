@@ -1,4 +1,4 @@
-"""How a figure looks, panel by panel, as text that is committed: what a picture cannot name.
+"""Looks of a figure, panel by panel, as text that is committed: what a picture cannot name.
 
 A picture says that something moved; this says what: the panel, the curve, its colour, the label.
 """
@@ -80,7 +80,7 @@ def _panel_looks(ax: Axes) -> dict[str, Any]:
 
 
 def _keys(legends: Iterable[Legend]) -> dict[str, Any]:
-    """The keys of a panel or of a whole figure, which has one at most, as one part."""
+    """The legend entries of a panel, or of a whole figure, as one part."""
     pairs = [zip(legend.get_texts(), legend.legend_handles, strict=True) for legend in legends]
     keys = {text.get_text(): _key(handle) for each in pairs for text, handle in each}
     return {"key": keys} if keys else {}
@@ -102,7 +102,7 @@ def _axis_looks(ax: Axes, name: str) -> dict[str, Any]:
 
 
 def _curves(lines: Iterable[Line2D]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Curves by their numbers with the box that they fill; neighbours of one look are one entry."""
+    """Describe curves by number, with their box; neighbours that look alike are one entry."""
     begin = 1
     for look, group in groupby(lines, _line):
         boxes = np.array([[_ends(data) for data in line.get_data()] for line in group])

@@ -60,7 +60,7 @@ class Place(NamedTuple):
 
 
 def difference(figure: Figure, wanted: Path) -> str:
-    """How a figure, which loses its text, differs from a committed picture; empty if it does not.
+    """Compare a figure, without its text, with a committed picture; empty if they agree.
 
     The measure is Matplotlib's own, that of pytest-mpl.
     """

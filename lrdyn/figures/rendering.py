@@ -28,7 +28,7 @@ class Rendered(NamedTuple):
     computed: bool
     """False if saved numbers were used."""
     ran: tuple[str, ...]
-    """Sources that were run; the results of the others were there."""
+    """Sources that were run; the others had saved results."""
     paths: tuple[Path, ...] = ()
     """Files written or found: the numbers, then pictures, then texts."""
 
@@ -73,7 +73,7 @@ def numbers(
 def _results(
     runs: Mapping[str, Run], out: Path | str, recompute: bool, report: Report
 ) -> tuple[Results, tuple[str, ...]]:
-    """Results of all runs, and which of them were not there."""
+    """Results of all runs, and the names of those that had to be run."""
     groups, ran = {}, []
     for name, run in runs.items():
         known = None if recompute else saved(run, out, note=report)

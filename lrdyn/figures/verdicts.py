@@ -1,4 +1,4 @@
-"""Figures beside a verdict: those that every theorem has, and those of its own."""
+"""Figures beside a verdict: the common ones, and those that the theorem defines."""
 
 import inspect
 import re
@@ -17,7 +17,7 @@ _save = partial(plotting.save, for_a_look=True)
 
 
 def draw(experiment: Experiment, verification: Verification, path: Path) -> None:
-    """Draw what shows a verdict, and what the theorem draws of its own, into a folder."""
+    """Draw the figures of a verdict, and those that the theorem defines, into a folder."""
     for name, plot in experiment.plots.items():
         figure = plot(verification.groups)
         if figure is not None:
@@ -37,7 +37,7 @@ def draw(experiment: Experiment, verification: Verification, path: Path) -> None
 
 
 def caption(plot: Callable[..., Any]) -> str:
-    """What a figure shows in words, from the docstring of the function that draws it.
+    """Description of a figure, from the docstring of the function that draws it.
 
     That is its text up to the arguments, without the verb that such lines begin with.
 

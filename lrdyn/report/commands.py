@@ -12,13 +12,13 @@ from lrdyn.studies import REGISTRY as STUDIES
 from lrdyn.studies import study
 
 OWN = "lrdyn verify FILE.py"
-"""The command of a theorem of one's own, whose file the results do not name."""
+"""Command of a user's theorem, whose file the results do not name."""
 ARRAY = "FILE.npy"
 """A setting that is an array, of which the results have the shape and the checksum."""
 
 
 def command_of(name: str, title: str) -> str:
-    """What verifies a theorem or study: by its name if it is the library's.
+    """Command that verifies a theorem or study, by its name if it is the library's.
 
     Args:
         name: of the theorem; somebody else's may have the same.

@@ -49,7 +49,7 @@ WHOLE = Entries(
 
 
 class SavedDiagnosis(NamedTuple):
-    """What the folder of a diagnosis holds."""
+    """A diagnosis as read from its folder."""
 
     folder: Path
     content: Mapping[str, Any]
@@ -59,12 +59,12 @@ class SavedDiagnosis(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What it is called in a report."""
+        """Name of the diagnosis in a report."""
         return f"diagnosis {self.folder.name}" if self.folder.name else "diagnosis"
 
 
 def read(folder: Path) -> SavedDiagnosis:
-    """Read a diagnosis.
+    """Read the folder of a diagnosis, whose file is checked as a whole.
 
     Raises:
         results.Unreadable: the file is missing or damaged.
@@ -85,7 +85,7 @@ def read(folder: Path) -> SavedDiagnosis:
 
 
 def section(diagnosis: SavedDiagnosis, fits: Sequence[bool], anchor: str, level: int) -> Markup:
-    """Everything that is said of a diagnosis: the answer, kinds of layers, every matrix.
+    """Section of the report about a diagnosis: the answer, kinds of layers, every matrix.
 
     Args:
         diagnosis: what was read.
@@ -162,7 +162,7 @@ def _table(names: Sequence[str], rows: Sequence[Markup], words: str, label: str)
 
 
 def _ranks(members: Sequence[Mapping[str, Any]], share: int) -> str:
-    """From the least to the largest r; what a sketch does not reach is said to be above it."""
+    """The range of ranks r; one that a sketch does not reach is shown as above it."""
     known = [matrix[f"rank_{share}"] for matrix in members if matrix[f"rank_{share}"] is not None]
     above = [
         f">{len(matrix['singular_values'])}"

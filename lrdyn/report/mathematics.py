@@ -79,7 +79,7 @@ class Span(NamedTuple):
 
 
 class _NoFormula(Exception):
-    """What follows is prose."""
+    """Raised where the text that follows is prose, not a formula."""
 
 
 def tokens_of(statement: str) -> list[Token]:
@@ -122,7 +122,7 @@ class _Reader:
         return place < len(self.tokens) and self.tokens[place].tight
 
     def attempt(self, read: Callable[[], MarkedFormula]) -> MarkedFormula | None:
-        """What is read, or None and the old place."""
+        """Read a formula, or return None and go back to the old place."""
         before = self.place, self.flat, self.open, self.worded
         try:
             return read()
@@ -345,7 +345,7 @@ class _Reader:
         )
 
     def script(self) -> Markup:
-        """What stands behind ``_`` or ``^``."""
+        """The script that follows ``_`` or ``^``."""
         word, flat, self.flat = self.word(), self.flat, True
         if word in ("{", "("):
             group = self.group()
@@ -376,7 +376,7 @@ class _Reader:
     # Groups -------------------------------------------------------------------------------------
 
     def group(self) -> MarkedFormula:
-        """What stands in parentheses, brackets or braces."""
+        """The content of parentheses, brackets or braces."""
         opening = self.word()
         closing = CLOSING.get(opening)
         if closing is None:
@@ -468,7 +468,7 @@ def spans(statement: str) -> Iterator[Span]:
 
 
 def _is_formula(tokens: list[Token], first: int, end: int) -> bool:
-    """Whether what was read is one: neither a number of a sentence nor an article."""
+    """Whether the text is a formula, rather than a number or article of a sentence."""
     words = [token.word for token in tokens[first:end]]
     if words[0] == "a":
         after = _word_after(tokens, first + 1)
@@ -479,7 +479,7 @@ def _is_formula(tokens: list[Token], first: int, end: int) -> bool:
         return False
     has_letter = "||" in words or any(word[0].isalpha() for word in words)
     if first and tokens[first].tight and tokens[first - 1].word[-1:].isalnum():
-        return False  # the end of a word that is none of ASCII
+        return False  # the end of a word with letters outside of ASCII
     return has_letter or (len(words) > 2 and any(w in RELATIONS or w == "/" for w in words))
 
 

@@ -22,12 +22,12 @@ FILE = "report.html"
 MOST = 15_000_000
 """Bytes that a report stays below: so much is sent by mail."""
 SUMMARY = "summary.json"
-"""What ``verify all`` leaves."""
+"""File that ``verify all`` writes."""
 FIGURES = "figures"
 """Folder of the figures of a paper, beside the results that they are drawn from."""
 STYLE = Path(__file__).with_name("style.css")
 GENERATOR = '<meta name="generator" content="lrdyn report">'
-"""What every report has near its beginning: it may be replaced."""
+"""Mark near the beginning of every report, by which it may be replaced."""
 READING = (
     (
         "claim",
@@ -54,7 +54,7 @@ READING = (
 
 
 class Contents(NamedTuple):
-    """What is reported."""
+    """The runs, diagnoses and figures of a report."""
 
     runs: list[SavedRun]
     diagnoses: list[SavedDiagnosis]
@@ -125,7 +125,7 @@ def _summarised(folder: Path) -> list[Path] | None:
 
 
 def report(contents: Contents, version: str) -> str:
-    """The whole page.
+    """Make the HTML of the whole page.
 
     Args:
         contents: what is reported.
@@ -215,7 +215,7 @@ def _title(contents: Contents) -> str:
 
 
 def _over_all(contents: Contents, anchors: Sequence[str]) -> list[Markup]:
-    """What several results say together, and links to each."""
+    """The overview of several results, with links to each."""
     verdicts = [run.verdict["holds"] for run in contents.runs if run.verdict["claims"]]
     parts = []
     if verdicts:
@@ -259,7 +259,7 @@ def _over_all(contents: Contents, anchors: Sequence[str]) -> list[Markup]:
 
 
 def write(text: str, path: Path) -> None:
-    """Write a report, atomically; a file that is none is not replaced.
+    """Write a report atomically; a file that is not a report is not replaced.
 
     Raises:
         BadInput: it is a folder, or a file that is no report.

@@ -20,7 +20,7 @@ MOST = 2**25
 
 
 class DamagedPicture(ValueError):
-    """A file is no whole PNG."""
+    """The file is not a complete PNG."""
 
 
 class Picture(NamedTuple):
@@ -34,7 +34,7 @@ class Picture(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes that it takes within a page."""
+        """Bytes that the picture takes within a page."""
         return 4 * -(-len(self.content) // 3)
 
 
@@ -107,7 +107,7 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def figure(picture: Picture, title: str, *, embedded: bool) -> Markup:
-    """A picture above its caption; one that is not embedded is named.
+    """A figure with its caption below; a picture that is not embedded is only named.
 
     Args:
         picture: what is shown.
@@ -155,7 +155,7 @@ def embedded(pictures: list[Picture], room: int) -> list[bool]:
 
 
 def block(pictures: list[Picture], fits: list[bool], whose: str) -> Markup:
-    """Figures one below the other.
+    """Arrange figures one below the other.
 
     Args:
         pictures: what is shown.

@@ -17,7 +17,7 @@ from lrdyn.system import whole_files
 
 
 class SavedRun(NamedTuple):
-    """What the folder of a run holds."""
+    """A run as read from its folder."""
 
     folder: Path
     verdict: Mapping[str, Any]
@@ -25,16 +25,16 @@ class SavedRun(NamedTuple):
     """Attributes of ``results.nc``: what made it."""
     pictures: list[Picture]
     command: str
-    """What verifies the theorem."""
+    """Command that verifies the theorem."""
 
     @property
     def name(self) -> str:
-        """Of the theorem, study or experiment."""
+        """Name of the theorem, study or experiment."""
         return self.verdict["name"]
 
 
 def read(folder: Path, command: str = "") -> SavedRun:
-    """Read a run; nothing of what it was made from is needed.
+    """Read a run from its folder alone: the code that made it is not needed.
 
     Args:
         folder: with ``verdict.json`` and ``results.nc``.
@@ -105,7 +105,7 @@ def _claims(judged: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, A
 
 
 def section(run: SavedRun, fits: Sequence[bool], anchor: str, level: int) -> Markup:
-    """Everything that is said of a run.
+    """Section of the report about a run.
 
     Args:
         run: the run.

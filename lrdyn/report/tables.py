@@ -17,7 +17,7 @@ DECIDED = {
     "trivial": "trivial",
     "excused": "excused",
 }
-"""Who decided on cases, in words."""
+"""What decided the cases, in words."""
 MARKS = {True: ("holds", "✓"), False: ("false", "✗"), None: ("open", "○")}
 """Class and sign of an outcome; words stand beside them."""
 
@@ -39,7 +39,7 @@ def scrolling(table: Markup, label: str) -> Markup:
 
 
 def listed(pairs: Iterable[tuple[str, object]]) -> Markup:
-    """Names and what they are; what is empty is left out."""
+    """A list of names with their values; empty values are left out."""
     shown = [(name, value) for name, value in pairs if value not in (None, "", [])]
     rows = [joined(element("dt", name), element("dd", value)) for name, value in shown]
     return element("dl", *rows) if rows else Markup("")
@@ -78,7 +78,7 @@ def claims(verdict: Mapping[str, Any], command: str, label: str) -> Markup:
         if entry["kind"] != "control"
     ]
     others = [entry for entry in controls if entry.get("claim") not in ids]
-    if others:  # of results that do not say which claim a control is of
+    if others:  # results that do not name the claim of a control
         title = element("th", "Controls", colspan=6, scope="rowgroup", class_="name")
         rows = [_control(entry) for entry in others]
         bodies.append(element("tbody", element("tr", title), *rows))
@@ -202,7 +202,7 @@ def _left_out(claim: Mapping[str, Any]) -> str:
 
 
 def findings(verdict: Mapping[str, Any], label: str) -> Markup:
-    """What was measured over seeds, with the interval of its mean; empty if nothing was."""
+    """Table of the findings, with the interval of each mean; empty without findings."""
     entries = [one for one in verdict["claims"] if one["kind"] == "finding"]
     if not entries:
         return Markup("")

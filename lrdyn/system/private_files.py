@@ -64,7 +64,7 @@ class SignedFolder(NamedTuple):
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """Path of the folder."""
         return self.base / self.name
 
     def read(self, name: str) -> bytes | None:
@@ -114,7 +114,7 @@ class SignedFolder(NamedTuple):
                 yield base, folder
 
     def key(self) -> bytes:
-        """This user's key, made at first use.
+        """This user's signing key, made at first use.
 
         Raises:
             NotPrivate: somebody else may know it, or may have written in one of the folders.
@@ -150,7 +150,7 @@ def _read(folder: int, name: str, path: Path, forbidden: int, *, touch: bool = F
 
 @contextlib.contextmanager
 def _open(folder: int, name: str, path: Path, flags: int) -> Iterator[int]:
-    """Open what stands in a folder under a name, never what a link there leads to."""
+    """Open an entry of a folder by its name, without following a link."""
     try:
         handle = os.open(name, flags | os.O_NOFOLLOW, dir_fd=folder)
     except OSError as error:

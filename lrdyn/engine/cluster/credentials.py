@@ -10,11 +10,11 @@ from lrdyn.engine.configuration import BadInput
 from lrdyn.system.private_files import OTHERS, OTHERS_WRITE
 
 AUTHORITY, CERTIFICATE, KEY = "ca.pem", "cert.pem", "key.pem"
-"""Whose certificates are trusted; the own one; its private key."""
+"""Files of the authority that is trusted, of the own certificate and of its private key."""
 
 
 def credentials(folder: str | os.PathLike) -> Security:
-    """Certificate and key of a folder: nothing is sent without TLS.
+    """Read certificate and key from a folder; nothing is sent without TLS.
 
     Args:
         folder: it holds ``ca.pem``, ``cert.pem`` and ``key.pem``.
@@ -26,13 +26,13 @@ def credentials(folder: str | os.PathLike) -> Security:
     _check(authority, OTHERS_WRITE)
     _check(certificate, OTHERS_WRITE)
     _check(key, OTHERS)
-    # Security reads a text with line breaks as a certificate, not as the path of one.
+    # Dask's Security takes a text with line breaks for the certificate itself, not for a path.
     roles = {f"tls_{role}_cert": str(certificate) for role in ("client", "scheduler", "worker")}
     roles |= {f"tls_{role}_key": str(key) for role in ("client", "scheduler", "worker")}
     security = Security(require_encryption=True, tls_ca_file=str(authority), **roles)
     try:
         security.get_connection_args("client")
-    except OSError as error:  # as every error of ssl is
+    except OSError as error:  # every error of ssl is an OSError
         line = (str(error).splitlines() or [type(error).__name__])[0]
         wanted = f"{AUTHORITY}, {CERTIFICATE} and {KEY} that belong together"
         got = f"{os.fspath(folder)!r} ({line})"

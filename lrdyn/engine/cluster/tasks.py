@@ -11,43 +11,43 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrdyn.engine import programs
-from lrdyn.engine.cluster.origins import Origin, found, importable
-from lrdyn.engine.cluster.shared_folder import seen
+from lrdyn.engine.cluster.origins import Origin, importable, resolved
+from lrdyn.engine.cluster.shared_folder import sees
 from lrdyn.engine.parts import Arrays, Store
 from lrdyn.engine.progress import Silent
 from lrdyn.engine.work import Context, PartRequest, Recipe, Sweep, reduced
 
 KEPT = 16
-"""Programs and sweeps that a worker keeps: each program takes memory maps."""
+"""Programs and sweeps that a worker caches: each program takes memory maps, which are limited."""
 
 
 class PartTask(NamedTuple):
     """A part of a sweep, what it is made from, and where it is kept."""
 
     origin: Origin
-    """Of the experiment or the function in the recipe, in which there is none."""
+    """Origin of the experiment or function, which the recipe itself leaves out."""
     key: str
-    """Of the part."""
+    """Key of the part in the store."""
     asked: PartRequest
     folder: str = ""
-    """Of the store, if there is one."""
+    """Folder of the store; empty without one."""
     token: str = ""
-    """File in that folder by which a worker knows that it sees the same one."""
+    """File in that folder by which a worker recognises that it sees the same folder."""
     topic: str = ""
-    """Where to tell of what happens within the part."""
+    """Topic to which the worker reports progress within the part."""
 
 
 class TaskFailure(NamedTuple):
-    """What a part raised."""
+    """The exception that a part raised, as text."""
 
     line: str
     trace: str
 
 
-def carry_out(recipe: bytes, task: bytes) -> Arrays | TaskFailure | None:
+def compute_part(recipe: bytes, task: bytes) -> Arrays | TaskFailure | None:
     """Compute a part; None if it is written into the store, which the other process sees too."""
     part: PartTask = pickle.loads(task)
-    shared = seen(part.folder, part.token)
+    shared = sees(part.folder, part.token)
     try:
         with importable(part.origin):
             # Checkpoints of trainings are kept where the other process sees them too.
@@ -69,17 +69,17 @@ def carry_out(recipe: bytes, task: bytes) -> Arrays | TaskFailure | None:
 
 
 SMALL = 2**16
-"""Bytes of a recipe above which a worker gets it once, not with each of its tasks."""
+"""Largest recipe, in bytes, that is sent with each task; a larger one is sent once a worker."""
 
 
 def _sweep(recipe: bytes, origin: Origin, store: Path | None, topic: str) -> Sweep:
     unpickled: Recipe = pickle.loads(recipe)
     context = Context(memory=0, store=store, progress=_Relay(topic))
-    return unpickled._replace(subject=found(origin)).sweep(context)
+    return unpickled._replace(subject=resolved(origin)).sweep(context)
 
 
 _small = lru_cache(KEPT)(_sweep)
-_large = lru_cache(2)(_sweep)  # they hold what their points share
+_large = lru_cache(2)(_sweep)  # sweeps hold the shared arrays of their points
 
 
 _PROGRAMS: OrderedDict[Any, tuple[programs.Group, Any]] = OrderedDict()
@@ -106,7 +106,7 @@ def _traced(recipe: bytes, task: PartTask, sweep: Sweep) -> Arrays:
 
 
 def _check(group: programs.Group, asked: PartRequest) -> None:
-    """The program returns what the other process expects."""
+    """Refuse a program whose results are not those that the other process expects."""
     if (mine := programs.described(group)) != asked.outputs:
         got = sorted(set(mine) - set(asked.outputs))
         wanted = sorted(set(asked.outputs) - set(mine))
@@ -114,7 +114,7 @@ def _check(group: programs.Group, asked: PartRequest) -> None:
 
 
 class _Relay(Silent):
-    """Tells the other process, now and then, how a training goes."""
+    """Reports the progress of a training to the other process, at intervals."""
 
     EVERY = 1.0
 
@@ -122,13 +122,13 @@ class _Relay(Silent):
         self.topic, self.last = topic, 0.0
 
     def during(self, fraction: float, text: str) -> None:
-        """Tell how far it is."""
+        """Report the fraction that is done."""
         if time.monotonic() - self.last >= self.EVERY:
             self.last = time.monotonic()
             self._tell({"during": [fraction, text]})
 
     def note(self, line: str) -> None:
-        """Tell a line."""
+        """Report a line of text."""
         self._tell({"note": line})
 
     def _tell(self, message: dict[str, Any]) -> None:
