@@ -109,7 +109,7 @@ QUALITY = {"dln": "missed share", "mlp": "missed share", "resnet": "accuracy"}
 
 
 def sources(**settings: Any) -> Mapping[str, Run]:
-    """The study."""
+    """The study whose results the figure shows."""
     return {DROPOUT_SPECTRA.name: run_of(DROPOUT_SPECTRA, **settings)}
 
 
@@ -213,7 +213,7 @@ def _drift(groups: Groups) -> xr.Dataset:
 
 
 def _facts(groups: Groups) -> dict[str, Any]:
-    """What the caption says of the settings."""
+    """Values of the settings that the caption quotes."""
     root = groups["/"]
     config = json.loads(root.attrs["config"])
     return {
@@ -227,7 +227,7 @@ def _facts(groups: Groups) -> dict[str, Any]:
 
 
 def says(drawn: xr.Dataset) -> dict[str, Any]:
-    """What the caption says of the results."""
+    """Values of the results that the caption quotes."""
     names = [str(name) for name in drawn.network.values]
     width = int(drawn.attrs["resnet_width"])
     how = {"width": width, "widest": 8 * width, "described": drawn.attrs["described"]}
@@ -313,7 +313,7 @@ def plot_drift(ax: Any, dataset: xr.Dataset) -> None:
 
 
 def plot_ranks(ax: Any, run: xr.Dataset, first: int) -> None:
-    """Effective rank over the steps from one on, if that is there, and at the end."""
+    """Draw the effective rank over the steps if it was recorded, else at the end."""
     chance_rank = chance.gaussian_effective_rank(int(run["width"]), EXAMPLES)
     places = np.arange(1, len(KINDS) + 1)
     for place, (name, kind) in zip(places, KINDS.items(), strict=True):

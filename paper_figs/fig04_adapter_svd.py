@@ -73,7 +73,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
 
 
 def _how(groups: Any) -> dict[str, Any]:
-    """What the caption says of the trainings."""
+    """Values of the trainings that the caption quotes."""
     config = json.loads(groups["/"].attrs["config"])
     how = (
         f"Task: {config['task'][0]}; squared error of scores in [0, 1], Adam at "
@@ -84,7 +84,7 @@ def _how(groups: Any) -> dict[str, Any]:
 
 
 def _facts(drawn: xr.Dataset, rank: int) -> dict[str, Any]:
-    """What the caption says of the results."""
+    """Values of the results that the caption quotes."""
     end = drawn.isel(step=-1)
     gaps, angles = [], []
     for eps in drawn.init_scale.values:
@@ -146,7 +146,7 @@ def _curves(ax: Any, run: xr.Dataset, name: str, since: int) -> None:
 
 
 def plot_values(ax: Any, run: xr.Dataset) -> None:
-    """All singular values over the steps that are above the round-off of the largest."""
+    """Draw all singular values above the round-off of the largest, over the steps."""
     # Below this a value is the rounding of the largest one.
     floor = int(run.width) * np.finfo(np.float32).eps * run.sigma.max("index")
     run = run.assign(sigma=run.sigma.where(run.sigma > floor))
@@ -158,7 +158,7 @@ def plot_values(ax: Any, run: xr.Dataset) -> None:
 
 
 def plot_angles(ax: Any, run: xr.Dataset, name: str) -> None:
-    """Angles to the frame, in degrees."""
+    """Draw the angles to the frame, in degrees."""
     _curves(ax, run, name, 1)
     random = chance.direction_angle(int(run.width), 2 * int(run.attrs["rank"]))
     ax.axhspan(float(random.low), float(random.high), color="#D9D9D9", lw=0, zorder=0)

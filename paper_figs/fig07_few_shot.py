@@ -84,7 +84,7 @@ def beaten(drawn: xr.Dataset) -> str:
 
 
 def _facts(drawn: xr.Dataset) -> dict[str, Any]:
-    """What the caption says of the results."""
+    """Values of the results that the caption quotes."""
     most = int(drawn.examples.values.max())
     ranks = drawn.energy_rank.mean("seed").sel(examples=most)
     draws = differences(drawn)

@@ -134,7 +134,7 @@ def of_examples(weights: Sequence[np.ndarray], data: Sequence[np.ndarray]) -> li
 # Claims -----------------------------------------------------------------------------------------
 
 
-class GalorePaths(NamedTuple):
+class SavedGalorePaths(NamedTuple):
     """All paths of a point, and what rounding makes of them."""
 
     of: LowRankCase
@@ -150,7 +150,7 @@ class GalorePaths(NamedTuple):
 
 
 @once
-def paths(point: Point) -> GalorePaths:
+def paths(point: Point) -> SavedGalorePaths:
     """The paths of a point."""
     of, name = setting_of(point), point.flags["optimizer"]
     plain = galore(of, "keep", larger_side(of, double))
@@ -167,7 +167,7 @@ def paths(point: Point) -> GalorePaths:
         known = times * chance <= 1e-3 * of.period
     else:
         known = (times <= of.period) | (name == "sgd")
-    return GalorePaths(
+    return SavedGalorePaths(
         of,
         galore(of, "keep", larger_side(of, single))[looks],
         plain[looks],

@@ -22,7 +22,7 @@ DIRECTORY = 4_000_000
 
 
 class ArrayFormat(NamedTuple):
-    """What is known of an array before it is read."""
+    """The expected type and shape of an array, checked before it is read."""
 
     kinds: str
     """Kinds of its type, as in ``dtype.kind``."""
@@ -94,7 +94,7 @@ class Arrays:
         self.path, self.infos = path, dict(infos)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """One array, read now."""
+        """Read one array."""
         _, dtype, shape = self.infos[name]
         known = ArrayFormat(np.dtype(dtype).kind, shaped(shape))
         with guarded.opened(self.path) as file, reading(self.path, "an npz of arrays"):

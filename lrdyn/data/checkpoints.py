@@ -1,4 +1,4 @@
-"""Checkpoints as people have them: where the weights are, and readers of what is no safetensors.
+"""Checkpoints in common formats: where their weights are, and readers other than safetensors.
 
 A folder of the hub's cache, a model's name in it, a folder of transformers, of accelerate or of
 orbax. Nothing is downloaded. Pickles of torch are read by torch's own reader of weights only, which
@@ -148,7 +148,7 @@ def _snapshot(folder: Path) -> Path:
 
 
 def _check_inside(file: Path, folder: Path) -> None:
-    """Refuse a link of the cache that leads to somewhere else than its blobs."""
+    """Refuse a link in the hub's cache that leads out of its blobs."""
     files = [file]
     if file.name.endswith(".index.json"):
         files += [
@@ -160,7 +160,7 @@ def _check_inside(file: Path, folder: Path) -> None:
 
 
 def check_full(path: Path, names: Iterable[str], config: Mapping[str, Any] | None) -> None:
-    """Refuse quantised weights, by what lies beside them.
+    """Refuse quantised weights, which other arrays or settings beside them reveal.
 
     Args:
         path: of the weights.
@@ -204,7 +204,7 @@ def config_beside(path: Path) -> dict[str, Any] | None:
 
 
 def is_torch(path: Path) -> bool:
-    """Whether a file is one that torch wrote, by its name.
+    """Whether a file's name is that of a file of torch.
 
     Example:
         >>> is_torch(Path("pytorch_model.bin"))

@@ -49,11 +49,11 @@ class BertConfig(NamedTuple):
 
 
 class Encoder(NamedTuple):
-    """A BERT and what makes its tokens."""
+    """A BERT and its tokenizer."""
 
     model: Bert
     tokenizer: Any
-    """What makes tokens of texts, a ``tokenizers.Tokenizer``."""
+    """The tokenizer, a ``tokenizers.Tokenizer``."""
 
 
 def folder(path: str | Path | None = None) -> Path:
@@ -140,7 +140,7 @@ def config_of(path: str | Path | None = None) -> BertConfig:
 
 
 def _tokenizer(path: Path, size: int) -> Any:
-    """Read a ``tokenizers.Tokenizer`` with so many words.
+    """Read a ``tokenizers.Tokenizer`` whose vocabulary has a known size.
 
     Raises:
         Refused: it is damaged, or has another vocabulary.
@@ -157,7 +157,7 @@ def _tokenizer(path: Path, size: int) -> Any:
     with reading(path, "a tokenizer"), panics(path, "a tokenizer"):
         tokenizer = Tokenizer.from_buffer(text)
         ids = set(tokenizer.get_vocab(with_added_tokens=True).values())
-    # They are integers >= 0: so many different ones below it are all of them.
+    # The ids are distinct integers >= 0: if all lie below their number, none is missing.
     if len(ids) != size or max(ids) >= size:
         got = f"a vocabulary of {len(ids)} words, ids up to {max(ids, default=-1)}"
         raise refused(path, got, f"{size}, ids up to {size - 1}, as in {CONFIG}")
@@ -264,7 +264,7 @@ def _model(tensors: Tensors, config: BertConfig) -> Bert:
             name = f"{prefix}encoder.layer.{l}.{LAYER[leaf]}"
         else:
             name = prefix + NAMES[path]
-        if old:  # as the first files had it
+        if old:  # older files use this name
             for new, word in OLD.items():
                 name = name.replace(new, word)
         return Source(name)
@@ -311,7 +311,7 @@ OLD = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"
 
 
 def blank(key: Key[Array, ""], config: BertConfig, pooled: bool) -> Bert:
-    """A BERT of this shape, of which the numbers mean nothing."""
+    """A BERT of this shape with arbitrary weights."""
     width, inner = config.hidden_size, config.intermediate_size
     bias, square = jnp.zeros(width), jnp.zeros((width, width))
     norm = LayerNorm(bias, bias, config.layer_norm_eps)

@@ -1,4 +1,4 @@
-"""Networks whose weights are those of a file: which tensor is which leaf."""
+"""Networks with the weights of a file: which tensor belongs to which leaf."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar

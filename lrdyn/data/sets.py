@@ -34,7 +34,7 @@ class Images(NamedTuple):
 
 
 class ImageSet(NamedTuple):
-    """What is known of a set before any of its files is read."""
+    """A set of images: its size, its files, and where to get them."""
 
     title: str
     train: int
@@ -145,7 +145,7 @@ def image_files(name: str, data_dir: str | Path = "") -> tuple[Path, ...]:
 
 
 def resolve(name: str, data_dir: str | Path = "") -> str:
-    """The set that a name means here: ``auto`` is the first of :data:`IMAGES` that is there.
+    """Resolve the name of a set: ``auto`` is the first of :data:`IMAGES` that was found.
 
     Args:
         name: one of :data:`IMAGES`, or ``auto``.

@@ -65,7 +65,7 @@ class Points(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Number of points."""
+        """Count the points."""
         lengths = [len(values) for values in self.axes.values()]
         return math.prod(lengths) if self.crossed else lengths[0]
 

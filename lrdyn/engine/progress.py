@@ -47,10 +47,10 @@ class Silent:
         """Ignore the number of bytes."""
 
     def advance(self, points: int, *, saved: bool = False) -> None:
-        """Say nothing."""
+        """Ignore the points that are done."""
 
     def during(self, fraction: float, text: str) -> None:
-        """Say nothing."""
+        """Ignore progress within a point."""
 
     def note(self, line: str) -> None:
         """Issue the line as a Python warning."""

@@ -170,7 +170,7 @@ class Quantiles(Reduction):
         return 1 - np.floor(np.log(np.finfo(float).tiny) / np.log(self._ratio))
 
     def joined(self, first: Numbers, second: Numbers) -> Numbers:
-        """Counts of both."""
+        """Add the counts of two parts."""
         bins, where = np.unique(np.append(first["bins"], second["bins"]), return_inverse=True)
         counts = np.zeros(len(bins), np.int64)
         np.add.at(counts, where, np.append(first["counts"], second["counts"]))
@@ -239,7 +239,7 @@ class Histogram(Reduction):
         }
 
     def joined(self, first: Numbers, second: Numbers) -> Numbers:
-        """Counts of both."""
+        """Add the counts of two parts."""
         return {name: first[name] + second[name] for name in first}
 
     def labelled(self, name: str, numbers: Numbers, points: Points) -> dict[str, Any]:
