@@ -72,11 +72,14 @@ def twins(run: Callable[[PyTree], PyTree], data: PyTree) -> Twins:
     leaves, structure = jax.tree.flatten(arrays)
     if not leaves:
         checks.refuse("data", type(data).__name__, "an array of floating-point numbers in it")
+    # eps^(1/2) and eps^(3/4). Two sizes tell amplification from chaos: a linear response grows with
+    # its disturbance, while in a bounded chaotic run both end equally far away.
     far = half_of_the_digits(leaves[0].dtype)
     near = far**1.5
 
     def with_twins(number: int, array: Array) -> Array:
-        # Fixed patterns without symmetries, so that no invariant of the run can hide an error.
+        # Fixed patterns without symmetries, so that no invariant of the run can hide an error. They
+        # are cosines of squares, not random numbers: a condition is the same in every run.
         size, place = jnp.max(jnp.abs(array)), jnp.arange(array.size, dtype=array.dtype)
         patterns = jnp.cos(number + (place[None] + jnp.arange(2)[:, None]) ** 2)
         moves = (jnp.asarray([far, near], array.dtype) * size)[:, None] * patterns
@@ -123,6 +126,8 @@ def pushed(
         def moved(U: Array, p: Array) -> Array:
             place = state + jnp.arange(p.size).reshape(p.shape)
             noise = jnp.cos(place.astype(p.dtype) ** 2)
+            # The constant part adds up like steps, the irregular one like sqrt(steps): these are
+            # the two terms of the tolerance of an identity.
             return U + size * (p - 1) * (1 / steps + noise / steps**0.5)
 
         return jax.tree.map(moved, updates, push), state + 1
@@ -156,12 +161,17 @@ def conditions(runs: Twins, look: Callable[[PyTree], PyTree] = lambda result: re
     leaves, structure = jax.tree.flatten(run)
     pairs = list(map(jnp.stack, zip(*map(jax.tree.leaves, (far, near)), strict=True)))
     scale = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in (*leaves, *pairs)]))
-    # Axes: array, far or near.
+    # One scale for all arrays: a small one would be divided by its own size, of which rounding is
+    # a large part. Axes: array, far or near.
     of_twins = jax.vmap(relative_response, (None, 0, None))
     responses = jnp.stack(
         [of_twins(leaf, pair, scale) for leaf, pair in zip(leaves, pairs, strict=True)]
     )
+    # Divided by their disturbances both are equal for a linear response. A run is never better than
+    # its data, hence 1 at least.
     coarse, fine = jnp.maximum(1.0, responses / jnp.asarray(runs.disturbances)[None]).T
+    # fine / coarse exceeds this where a response grows more slowly than the square root of its
+    # disturbance, the mark of chaos; above 10 % a response is no longer that to a small error.
     most = (runs.disturbances[0] / runs.disturbances[1]) ** 0.5
     known = jnp.all((responses[:, 0] < 0.1) & (fine <= most * coarse))
     return structure.unflatten(jnp.where(known, jnp.maximum(coarse, fine), jnp.inf))

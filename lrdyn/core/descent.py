@@ -85,7 +85,8 @@ def iterate(
     """
     steps = checks.steps(steps)
     length, ends = interval_length(steps), jnp.asarray(steps, jnp.int32)
-    # Under ``vmap`` these are the bytes of one run.
+    # States that fit are recorded together: decompositions of a batch are one call on a GPU. Under
+    # ``vmap`` these are the bytes of one run.
     small = len(ends) * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) <= TOGETHER
 
     def interval(state: State, ends: tuple[Array, Array]) -> tuple[State, Any]:
@@ -140,11 +141,14 @@ def steps_between(
     if length is not None:
         checks.integer("length", length, 0)
     first, last = ends
-    # A number of Python's takes its type from the first step, as a branch cannot.
+    # A number of Python's has no fixed type yet: it takes that of the first step, but the two
+    # branches of a cond must return equal types.
     untyped = any(jax.typeof(leaf).weak_type for leaf in jax.tree.leaves(state))
     if length is None or untyped:
         return jax.lax.fori_loop(first, last, step, state)
 
+    # A loop of known length looks at no counter, which on a GPU takes longer than a small step. The
+    # cond is for the interval of no step before a record at step 0.
     def all_of_them(state: State) -> State:
         return jax.lax.fori_loop(0, length, lambda done, state: step(first + done, state), state)
 
@@ -272,6 +276,8 @@ def simulate(
     def record_model(state: _State) -> PyTree:
         return record(whole(algorithm.weights(state.held)))
 
+    # A step checks the loss that it computes anyway, which is the one before its update: the last
+    # loss is checked in the end.
     step, start = partial(_step, cost, algorithm), _begin(cost, arrays, algorithm)
     state, records = iterate(step, start, steps, record_model)
     diverged_at = _end(cost, algorithm, state, jnp.asarray(steps[-1], jnp.int32))

@@ -170,6 +170,7 @@ def mask_covariance(masks: MaskDistribution) -> Float[Array, "terms terms"]:
         >>> mask_covariance(bernoulli_masks(2, 0.5)).tolist()
         [[0.25, 0.0], [0.0, 0.25]]
     """
+    # Centred first: E R R^T - mu mu^T would cancel where theta is near 1.
     centred = masks.support - mask_mean(masks)[None, :]
     return (centred * masks.probabilities[:, None]).T @ centred
 

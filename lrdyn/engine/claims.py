@@ -209,6 +209,7 @@ def judge(residuals: np.ndarray, tolerances: np.ndarray, applies: np.ndarray) ->
         >>> judge(np.array([1.0]), np.array([2.0]), np.array([False])).holds is None
         True
     """
+    # Not ``r > t``, which a NaN would pass.
     return _judge(residuals, tolerances, applies, np.argmax, lambda r, t: ~(r <= t))
 
 
@@ -227,6 +228,7 @@ def judge_control(
     everywhere = np.ones(np.shape(residuals), bool)
 
     def unclear(residual: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
+        # An exact claim has tolerance 0, ten times which an equal pair would reach.
         return ~((residual > tolerance) & (residual >= clearly * tolerance))
 
     return _judge(residuals, tolerances, everywhere, np.argmin, unclear)
@@ -246,6 +248,7 @@ def _judge(
     residuals, tolerances = residuals[cases], tolerances[cases]
     # An exact claim has tolerance 0: rank its cases by the residual alone.
     ranks = residuals / np.where(tolerances > 0, tolerances, 1.0)
+    # A NaN fails, in a claim and in a control, and is the worst case of both.
     lost = np.isnan(ranks)
     index = int(np.argmax(lost)) if lost.any() else int(worst(ranks))
     failed = bool(np.any(fails(residuals, tolerances)))

@@ -54,6 +54,8 @@ class Equal(NamedTuple):
         if self._replace(predicted=null).residual() <= limit:
             return BELOW_SIGHT
         scales = np.broadcast_to(self._scales(), measured.shape).ravel()
+        # A scale can be so large that single entries are compared with nothing. The first, the
+        # largest and the last one stand for all: a move of SEEN thresholds must show in each.
         largest = int(np.argmax(np.abs(measured)))
         for entry in {0, largest, measured.size - 1}:
             moved = measured.ravel().copy()
@@ -94,6 +96,8 @@ class Zero(NamedTuple):
 
     def without_power(self, limit: float) -> str:
         """Open where the alternative is too small to be told from rounding."""
+        # Theory says 0, so that a start as null says nothing: the claim itself states the size that
+        # would stand there.
         visible = np.max(np.abs(self.alternative) / np.asarray(self.scale, np.float64))
         return "" if visible >= SEEN * limit else BELOW_SIGHT
 

@@ -125,6 +125,8 @@ def _share_the_alarms(theorem: Experiment, legs: Mapping[str, Legs]) -> int:
     mine = [leg for claim in every for leg in legs[claim.id].values()]
     count = sum(int(np.sum(left_out(leg) == "")) for leg in mine)
     limit = claims.tolerance("statistical", "float64", tests=max(count, 1))
+    # Bonferroni: each of ``count`` tests has FALSE_ALARM / count. Those that turn out blind below
+    # are among them, which only makes a false alarm less likely.
     for leg in mine:
         leg.tolerance[:] = limit
         # A test under which the alternative would pass as well is no evidence.
@@ -260,6 +262,7 @@ def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = 
         limit = claims.tolerance(claim.kind, outcome.dtype, steps=outcome.steps, size=outcome.size)
     if claim.condition:
         condition = float(outcome.predicted[claim.condition_name])
+        # Rounding is amplified as the twin's disturbance is, so that it may be as much larger.
         limit *= condition
     unmet = next((name for name, met in outcome.hypotheses.items() if not np.all(met)), "")
     threshold = alternative = float("nan")
@@ -413,6 +416,7 @@ def claim_entry(claim: Claim, legs: Legs) -> dict[str, Any]:
         for p, leg in legs.items()
     }
     first, *others = [j.holds for j in judged.values()]
+    # The precision asked for must have judged a case, but a failure in any precision is one.
     holds = None if first is None and False not in others else False not in (first, *others)
     scaling = None
     if claim.kind == "identity" and len(judged) == 2 and None not in (first, *others):
@@ -472,11 +476,14 @@ def control_entry(control: Control, claim: Claim, legs: Legs) -> dict[str, Any]:
     if next(iter(legs)) not in fit or all(map(_says_nothing, legs.values())):
         return _not_seen(control, legs)
     legs = fit
+    # The limit of a test is a p-value of 1e-6: to pass it is clear by itself.
     clearly = 1.0 if claim.kind == "statistical" else claims.CLEARLY
     judged = {
         p: claims.judge_control(leg.residual.values, leg.tolerance.values, clearly)
         for p, leg in legs.items()
     }
+    # Where a hypothesis is broken, its check must have noticed in every case; where the formula or
+    # the algorithm is, every case must be judged.
     own = control.breaks == "applies"
     unmet, reason = ("", OWN_HYPOTHESES[0]) if own else (control.breaks, "")
     as_broken = all(

@@ -225,6 +225,8 @@ def save(run: Run, verification: Verification, path: Path, draw: Draw | None) ->
         )
         # An earlier verdict must not stand beside results that it does not judge.
         whole_files.remove(path / whole_files.VERDICT)
+    # The verdict comes last, when everything that it vouches for is on disk: a folder that has one
+    # is a finished run.
     verdict["results_sha256"] = results.checksum(path / results.NAME)
     verdict["changed"] = False
     if draw:

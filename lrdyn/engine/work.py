@@ -347,6 +347,8 @@ def execute_here(parts: Sequence[Part], store: Store | None) -> Iterator[tuple[P
         ready = Programs([part.group for part in parts if part.group], pool)
         running: tuple[Part, Callable[[], Arrays]] | None = None
         for part in parts:
+            # XLA computes in the background: the next part starts before this thread waits for, and
+            # writes, the one before it.
             following = part, part.begin(ready)
             if running:
                 yield _saved(*running, store)
