@@ -50,11 +50,11 @@ PRECISIONS = {
 def verdict(name: str, asked: Mapping[str, str], settings: Mapping[str, Any]) -> Numbers:
     """What a theorem's verdict says, and the seconds of it."""
     begin = time.perf_counter()
-    found = verify(theorem(name), **asked, **settings).verdict
-    claims = [claim for claim in found["claims"] if claim["kind"] != "control"]
+    verdict_of = verify(theorem(name), **asked, **settings).verdict
+    claims = [claim for claim in verdict_of["claims"] if claim["kind"] != "control"]
     false = [claim["id"] for claim in claims if claim["holds"] is False]
     return {
-        "holds": found["holds"],
+        "holds": verdict_of["holds"],
         "false": false,
         "judged": sum(claim["holds"] is not None for claim in claims),
         "seconds": time.perf_counter() - begin,
@@ -93,8 +93,8 @@ def lane_rate(lanes: int, count: int) -> Numbers:
 
     @jax.jit
     def run(targets: jax.Array) -> Any:
-        one = partial(subspace.reduced_dynamics, steps=at, weight_decay=0.0, learning_rate=0.01)
-        return jax.vmap(lambda target: one(target, jnp.ones(3)).params)(targets)
+        reduced = partial(subspace.reduced_dynamics, steps=at, weight_decay=0.0, learning_rate=0.01)
+        return jax.vmap(lambda target: reduced(target, jnp.ones(3)).params)(targets)
 
     return {"steps": lanes * count / best(lambda: run(targets))}
 
@@ -120,17 +120,17 @@ def ceilings(tiny: bool) -> Pieces:
         "float32 bfloat16": ("float32", "BF16_BF16_F32"),
         "float64": ("float64", "highest"),
     }
-    found: Pieces = {
+    pieces: Pieces = {
         f"product {size} {kind}": partial(product_rate, size, *what)
         for size in ((32,) if tiny else (1024, 4096, 8192))
         for kind, what in kinds.items()
     }
     for lanes in (2, 4) if tiny else (16, 256, 4096):
-        found[f"lanes {lanes}"] = partial(lane_rate, lanes, 10 if tiny else 1000)
+        pieces[f"lanes {lanes}"] = partial(lane_rate, lanes, 10 if tiny else 1000)
     for size in (6,) if tiny else (6, 16, 32, 64, 128, 256, 512):
         count = 4 if tiny else max(4, 256 // max(1, size // 32))
-        found[f"SVD {size}"] = partial(svd_times, size, count)
-    return found
+        pieces[f"SVD {size}"] = partial(svd_times, size, count)
+    return pieces
 
 
 def step_time(make: Callable[[], steps.Step], precision: str, count: int) -> Numbers:
@@ -193,16 +193,16 @@ def opened(path: Path, of: Numbers) -> Numbers:
     """The numbers that are there, of this machine."""
     if not path.exists():
         return {"of": of, "stages": {}}
-    found = json.loads(path.read_text())
-    if found["of"] != of:
-        raise BadInput(f"--out: got {path}, of {found['of']}, wanted one of {of}")
-    return found
+    measured = json.loads(path.read_text())
+    if measured["of"] != of:
+        raise BadInput(f"--out: got {path}, of {measured['of']}, wanted one of {of}")
+    return measured
 
 
 def carried_out(stage: int, path: Path, tiny: bool, minutes: float) -> list[str]:
     """Carry out what is missing of a stage; the names of what is missing still."""
-    found = opened(path, machine(tiny))
-    there = found["stages"].setdefault(str(stage), {})
+    measured = opened(path, machine(tiny))
+    there = measured["stages"].setdefault(str(stage), {})
     pieces, begin = STAGES[stage](tiny), time.monotonic()
     for name, piece in pieces.items():
         if name in there and "fault" not in there[name]:
@@ -213,7 +213,7 @@ def carried_out(stage: int, path: Path, tiny: bool, minutes: float) -> list[str]
             there[name] = piece()
         except Exception as error:  # of the device, its memory, its compiler: the rest goes on
             there[name] = {"fault": f"{type(error).__name__}: {error}"[:300]}
-        text = json.dumps(found, indent=1) + "\n"
+        text = json.dumps(measured, indent=1) + "\n"
         assert len(text) < MOST
         with replacing(path) as file:
             file.write_text(text)

@@ -49,8 +49,8 @@ def measured(case: Case, repeats: int) -> tuple[float, float]:
     rule = optax.adam(1e-3)
 
     def one(key: jax.Array) -> Any:
-        made = adapters.split(adapters.init(key, net, rank=case.rank))
-        return made, rule.init(made.trained)
+        weights = adapters.split(adapters.init(key, net, rank=case.rank))
+        return weights, rule.init(weights.trained)
 
     def step(held: Any) -> Any:
         split, state = held

@@ -113,7 +113,7 @@ def report(interpreter: str, case: Case) -> str:
         folder = Path(name)
         (folder / "size.json").write_text(f"[{case.size}, {case.layers}]")
         falling = (0.8 ** np.arange(case.rank)).astype(np.float32)
-        for one in ("one", "two"):
+        for adapter in ("one", "two"):
             factors = {}
             for layer in range(case.layers):
                 B, A = (
@@ -121,7 +121,7 @@ def report(interpreter: str, case: Case) -> str:
                     for shape in ((case.size, case.rank), (case.rank, case.size))
                 )
                 factors[str(layer)] = peft.StoredFactors(B * falling, A, 0.5)
-            peft.write(folder / one, peft.described(factors))
+            peft.write(folder / adapter, peft.described(factors))
         for way in ways(case.rank):
             program = COSTS + (THERE if way.peft else HERE)
             out = folder / "made"
@@ -130,12 +130,15 @@ def report(interpreter: str, case: Case) -> str:
                 *(str(list(way.adapters.values())), way.peft, str(way.rank)),
             ]
             command = [interpreter if way.peft else sys.executable, "-c", program, *words]
-            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            used, memory = map(float, said.partition("COST ")[2].split()[:2])
-            found = products(out / "made" if way.peft else out)
-            each = {one: products(folder / one) for one in way.adapters}
-            wanted = {m: sum(w * each[one][m] for one, w in way.adapters.items()) for m in found}
-            missed = sum(float(np.sum((found[m] - wanted[m]) ** 2)) for m in found)
+            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            used, memory = map(float, printed.partition("COST ")[2].split()[:2])
+            products_of = products(out / "made" if way.peft else out)
+            each = {adapter: products(folder / adapter) for adapter in way.adapters}
+            wanted = {
+                m: sum(w * each[adapter][m] for adapter, w in way.adapters.items())
+                for m in products_of
+            }
+            missed = sum(float(np.sum((products_of[m] - wanted[m]) ** 2)) for m in products_of)
             moved = sum(float(np.sum(x**2)) for x in map(np.asarray, wanted.values()))
             rank = max(
                 x.A.shape[0] for x in peft.read(out / "made" if way.peft else out).factors.values()

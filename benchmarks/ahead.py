@@ -154,17 +154,20 @@ backend_config={"known_trip_count":{"n":"5"}}
         if name not in known:
             launches, calls, untold = 0, Counter[str](), 0
             for line in computations.get(name, ()):
-                found, times = _instruction(line), 1
-                if found is None:
+                instruction, times = _instruction(line), 1
+                if instruction is None:
                     continue
-                kind, rest = found
+                kind, rest = instruction
                 within: list[str] = []
                 choice = kind == "conditional"
                 if kind == "while":
-                    told = re.search(r'known_trip_count":\{"n":"(\d+)"', rest)
-                    times, untold = int(told[1]) if told else 1, untold + (not told)
+                    known_count = re.search(r'known_trip_count":\{"n":"(\d+)"', rest)
+                    times, untold = (
+                        int(known_count[1]) if known_count else 1,
+                        untold + (not known_count),
+                    )
                     # A loop of a known number looks at no condition.
-                    parts = "body" if told else "body|condition"
+                    parts = "body" if known_count else "body|condition"
                     within = re.findall(rf"(?:{parts})=%?([\w.-]+)", rest)
                 elif kind in ("call", "async-start"):
                     within = re.findall(r"(?:to_apply|calls)=%?([\w.-]+)", rest)
@@ -178,8 +181,10 @@ backend_config={"known_trip_count":{"n":"5"}}
                     if kind == "custom-call":
                         target = re.search(r'custom_call_target="([^"]+)"', rest)
                         calls[target[1] if target else "?"] += 1
-                inners = [of(one) for one in within]
-                for inner in [max(inners, key=lambda one: one[0])] if choice and inners else inners:
+                inners = [of(computation) for computation in within]
+                for inner in (
+                    [max(inners, key=lambda counts: counts[0])] if choice and inners else inners
+                ):
                     launches, untold = launches + times * inner[0], untold + inner[2]
                     calls.update({call: times * n for call, n in inner[1].items()})
             known[name] = launches, calls, untold
@@ -190,5 +195,5 @@ backend_config={"known_trip_count":{"n":"5"}}
 
 def _instruction(line: str) -> tuple[str, str] | None:
     """Kind of an instruction, and what follows."""
-    found = re.search(r"(?:\}|\]|\)|\[\]) ([a-z][a-z0-9-]*)\((.*)$", line.split(" = ", 1)[1])
-    return (found[1], found[2]) if found else None
+    match = re.search(r"(?:\}|\]|\)|\[\]) ([a-z][a-z0-9-]*)\((.*)$", line.split(" = ", 1)[1])
+    return (match[1], match[2]) if match else None

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.common import table
 from lrdyn import adapters
-from lrdyn.data.encoder import Config, blank
+from lrdyn.data.encoder import BertConfig, blank
 from lrdyn.networks import Bert, Tokens, mean_pooled
 from lrdyn.networks.packing import pack, room_for
 
@@ -36,7 +36,9 @@ class Case(NamedTuple):
 
 def measured(case: Case, repeats: int) -> list[tuple[str, float, float]]:
     """What is saved; steps per second with it saved, and not."""
-    config = Config(100, case.width, case.layers, case.heads, 4 * case.width, case.length, 2, 1e-12)
+    config = BertConfig(
+        100, case.width, case.layers, case.heads, 4 * case.width, case.length, 2, 1e-12
+    )
     model = jax.tree.map(jnp.ones_like, blank(jax.random.key(0), config, False))
     shape = (case.batch, case.length)
     # As long as STS-B's pairs: 27 tokens in the mean, the longest cut off.
@@ -56,23 +58,23 @@ def measured(case: Case, repeats: int) -> list[tuple[str, float, float]]:
 
     def per_second(pooled: Callable[..., jax.Array], layer: int, layers: Sequence[int]) -> float:
         select = [f"layers.{l}.attention.*" for l in layers]
-        made = adapters.init(jax.random.key(1), model, select=select, rank=8)
+        adapted = adapters.init(jax.random.key(1), model, select=select, rank=8)
         hidden = model.below(tokens, layer)
 
         @eqx.filter_jit
-        def step(made: Any, hidden: jax.Array) -> Any:
-            def loss(made: Any) -> jax.Array:
-                return jnp.mean(pooled(adapters.apply(model, made), hidden, layer) ** 2)
+        def step(adapted: Any, hidden: jax.Array) -> Any:
+            def loss(adapted: Any) -> jax.Array:
+                return jnp.mean(pooled(adapters.apply(model, adapted), hidden, layer) ** 2)
 
-            return jax.grad(loss)(made)
+            return jax.grad(loss)(adapted)
 
-        jax.block_until_ready(jax.tree.leaves(step(made, hidden)))
+        jax.block_until_ready(jax.tree.leaves(step(adapted, hidden)))
         best = float("inf")
         for _ in range(repeats):
             begin = time.perf_counter()
             for _ in range(case.steps):
-                found = step(made, hidden)
-            jax.block_until_ready(jax.tree.leaves(found))
+                result = step(adapted, hidden)
+            jax.block_until_ready(jax.tree.leaves(result))
             best = min(best, time.perf_counter() - begin)
         return case.steps / best
 

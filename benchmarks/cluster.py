@@ -72,7 +72,7 @@ def overhead(cluster: Any, parts: int) -> tuple[float, float]:
 def growth(cluster: Any, runs: int) -> tuple[float, float]:
     """Megabytes by which this process grows while so many runs arrive, and seconds."""
     with tempfile.TemporaryDirectory() as store:
-        with peak() as seen:
+        with peak() as highest:
             seconds = seconds_of(
                 lambda: sweep(
                     cluster_runs.reduced,
@@ -83,22 +83,22 @@ def growth(cluster: Any, runs: int) -> tuple[float, float]:
                     store=store,
                 ).close()
             )
-    return seen[0] / 1e6, seconds
+    return highest[0] / 1e6, seconds
 
 
 @contextmanager
 def peak() -> Iterator[list[float]]:
     """How far the memory of this process rises above where it was."""
-    before, seen, ended = resident(), [0.0], threading.Event()
+    before, highest, ended = resident(), [0.0], threading.Event()
 
     def watch() -> None:
         while not ended.wait(0.01):
-            seen[0] = max(seen[0], resident() - before)
+            highest[0] = max(highest[0], resident() - before)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield seen
+        yield highest
     finally:
         ended.set()
         thread.join()
@@ -115,9 +115,9 @@ def report(sizes: Sizes | None = None) -> str:
     from lrdyn.engine.cluster import client as clusters
 
     sizes = Sizes() if sizes is None else sizes
-    with clusters.opened("local:2") as cluster:
+    with clusters.open_cluster("local:2") as cluster:
         here, there, apart = against_devices(cluster, sizes.runs, sizes.repeats)
-    with clusters.opened("local:1") as cluster:
+    with clusters.open_cluster("local:1") as cluster:
         ours, empty = overhead(cluster, sizes.parts)
         growth(cluster, sizes.many // 10)  # what is allocated once
         few, _ = growth(cluster, sizes.many // 10)

@@ -60,7 +60,7 @@ def compare(dim: int, fraction: float, steps: int, repeats: int) -> tuple[str, .
         repeats,
     )
     taken = {"full": max(1, steps // 10), "dense": steps, "sparse": steps}
-    seconds = {name: found.best / taken[name] for name, found in times.items()}
+    seconds = {name: times_of.best / taken[name] for name, times_of in times.items()}
     return (
         f"{fraction:.0%}",
         *(f"{1e3 * seconds[n]:.3g} ms (+{times[n].spread:.0%})" for n in seconds),
@@ -71,10 +71,10 @@ def compare(dim: int, fraction: float, steps: int, repeats: int) -> tuple[str, .
 
 
 def difference(
-    one: lrdyn.corollary1.CompressedNetwork, other: lrdyn.corollary1.CompressedNetwork
+    first: lrdyn.corollary1.CompressedNetwork, second: lrdyn.corollary1.CompressedNetwork
 ) -> float:
     """Largest relative difference of two networks of the same shape."""
-    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
     return max(float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(a))) for a, b in pairs)
 
 

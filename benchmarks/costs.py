@@ -106,9 +106,9 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> tuple[float, fl
     return slope, float(np.sqrt(rest @ rest / (len(x) - 2) / (away @ away)))
 
 
-def row(name: str, sizes: Sequence[int], found: Sequence[Cost]) -> tuple[str, ...]:
+def row(name: str, sizes: Sequence[int], costs: Sequence[Cost]) -> tuple[str, ...]:
     """One line of the table: sizes, times, memory, exponents."""
-    seconds, memory = [one.seconds for one in found], [one.bytes for one in found]
+    seconds, memory = [cost_of.seconds for cost_of in costs], [cost_of.bytes for cost_of in costs]
     slopes = [exponent(sizes, values) for values in (seconds, memory)]
     return (
         name,
@@ -128,11 +128,11 @@ def against_runs(counts: Sequence[int], devices: int) -> list[float]:
         points = lrdyn.product(seed=range(count), init_scale=[0.3])
         sweep(cluster_runs.full, points, devices=local)
 
-    found = []
+    times = []
     for count in counts:
         swept(count)
-        found.append(seconds_of(lambda count=count: swept(count)))
-    return found
+        times.append(seconds_of(lambda count=count: swept(count)))
+    return times
 
 
 def service(parts: int) -> float:
@@ -140,7 +140,7 @@ def service(parts: int) -> float:
     from lrdyn.engine.cluster import client as clusters
 
     work = lrdyn.product(x=np.arange(4.0 * parts))
-    with clusters.opened("local:1") as cluster:
+    with clusters.open_cluster("local:1") as cluster:
         sweep(cluster_runs.nothing, work, memory=1, client=cluster)
         begin = time.process_time()
         sweep(cluster_runs.nothing, work, memory=1, client=cluster)
@@ -201,13 +201,13 @@ def report(sizes: Sizes | None = None) -> str:
             row(f"reduced, L (r = {s.ranks[1]})", s.depths, of_depth),
         ],
     )
-    one, two = (against_runs(s.runs, devices) for devices in (1, 2))
-    slope = "{:.2f} +- {:.2f}".format(*exponent(s.runs, one))
+    alone, on_two = (against_runs(s.runs, devices) for devices in (1, 2))
+    slope = "{:.2f} +- {:.2f}".format(*exponent(s.runs, alone))
     runs = (
-        f"{s.runs[-1]:,} runs of Theorem 2 (d = 20, 200 steps): {one[-1]:.2f} s on one device, "
-        f"{two[-1]:.2f} s on two; exponent in the runs {slope}"
+        f"{s.runs[-1]:,} runs of Theorem 2 (d = 20, 200 steps): {alone[-1]:.2f} s on one device, "
+        f"{on_two[-1]:.2f} s on two; exponent in the runs {slope}"
     )
-    each = max(one[-1] - one[0], 1e-9) / (s.runs[-1] - s.runs[0])
+    each = max(alone[-1] - alone[0], 1e-9) / (s.runs[-1] - s.runs[0])
     seconds, busy = each * PART, service(s.parts)
     simulated = table(("workers", "time", "used"), many_workers(s, seconds, busy))
     return (

@@ -45,7 +45,7 @@ def training(dim: int, check_every: int, max_steps: int) -> Callable:
     )
 
     def run(alpha: float | jax.Array) -> dict[str, jax.Array]:
-        found = lrdyn.core.simulate_until(
+        result = lrdyn.core.simulate_until(
             lambda network: lrdyn.completion.completion_loss(network, target, mask),
             start,
             lrdyn.completion.discrepant_rates(RATE, alpha),
@@ -53,7 +53,7 @@ def training(dim: int, check_every: int, max_steps: int) -> Callable:
             check_every=check_every,
             max_steps=max_steps,
         )
-        return {"steps": found.steps, "loss": found.loss}
+        return {"steps": result.steps, "loss": result.loss}
 
     return run
 
@@ -102,8 +102,8 @@ RIVALS = {
 def clocked(work: Callable[[], list[int]]) -> tuple[float, list[int]]:
     """Seconds of a call and what it returned."""
     begin = time.perf_counter()
-    found = work()
-    return time.perf_counter() - begin, found
+    returned = work()
+    return time.perf_counter() - begin, returned
 
 
 def report(

@@ -56,9 +56,9 @@ class Case(NamedTuple):
 
 def problem(case: Case, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
     """X and Y."""
-    one, other = jax.random.split(jax.random.key(seed))
-    inputs = jax.random.normal(one, (case.cols, case.cols)) / np.sqrt(case.cols)
-    return inputs, jax.random.normal(other, (case.rows, case.cols))
+    for_inputs, for_outputs = jax.random.split(jax.random.key(seed))
+    inputs = jax.random.normal(for_inputs, (case.cols, case.cols)) / np.sqrt(case.cols)
+    return inputs, jax.random.normal(for_outputs, (case.rows, case.cols))
 
 
 def start(case: Case, seed: jax.Array) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
@@ -147,7 +147,7 @@ def by_numpy(case: Case, seeds: jax.Array) -> Callable[[], np.ndarray]:
 def numpy_galore(case: Case, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     """GaLore with Adam on ``1/2 ||W X - Y||^2``, the left side projected."""
     W, error, slope = (np.zeros_like(Y) for _ in range(3))
-    seen, first, second, update = (np.zeros((len(Y), case.rank, case.cols)) for _ in range(4))
+    projected, first, second, update = (np.zeros((len(Y), case.rank, case.cols)) for _ in range(4))
     X_t = np.swapaxes(X, 1, 2)
     for t in range(case.steps):
         np.matmul(W, X, out=error)
@@ -156,11 +156,11 @@ def numpy_galore(case: Case, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
         if t % case.period == 0:
             P = top_vectors(slope, case.rank)
             P_t = np.swapaxes(P, 1, 2)
-        np.matmul(P_t, slope, out=seen)
+        np.matmul(P_t, slope, out=projected)
         first *= 0.9
-        first += np.multiply(seen, 0.1, out=update)
+        first += np.multiply(projected, 0.1, out=update)
         second *= 0.999
-        np.multiply(seen, seen, out=update)
+        np.multiply(projected, projected, out=update)
         update *= 0.001
         second += update
         np.multiply(second, 1 / (1 - 0.999 ** (t + 1)), out=update)
@@ -204,10 +204,10 @@ def compiled(run: Callable[[jax.Array], jax.Array], seeds: jax.Array):
     return done, time.perf_counter() - begin
 
 
-def difference(found: object, reference: object) -> float:
+def difference(weights: object, reference: object) -> float:
     """Largest difference over the largest weight."""
     expected = np.asarray(reference)
-    return float(np.max(np.abs(np.asarray(found) - expected)) / np.max(np.abs(expected)))
+    return float(np.max(np.abs(np.asarray(weights) - expected)) / np.max(np.abs(expected)))
 
 
 def differences(
@@ -217,8 +217,8 @@ def differences(
     first, *_ = calls
     projectors = by_lrdyn(case, lambda key, G: single_precision_projector(G, case.rank, "larger"))
     ours = difference(jax.jit(one_by_one(projectors))(seeds), calls[first]())
-    found = {name: difference(call(), calls[first]()) for name, call in calls.items()}
-    return found | {"lrdyn": ours, OURS: ours, NUMPY: difference(calls[NUMPY](), calls[OURS]())}
+    gaps = {name: difference(call(), calls[first]()) for name, call in calls.items()}
+    return gaps | {"lrdyn": ours, OURS: ours, NUMPY: difference(calls[NUMPY](), calls[OURS]())}
 
 
 def report(case: Case | None = None, *, repeats: int = 7) -> str:

@@ -32,10 +32,10 @@ def shapes(how: str, share: float) -> dict[str, tuple[int, int]]:
     if how == "exact":
         return {f"layers.{i}.weight": (1024, 1024) for i in range(max(1, round(256 * share)))}
     layers = max(1, round(32 * share))
-    found = {"model.embed_tokens.weight": (32000, 4096)}
+    matrices = {"model.embed_tokens.weight": (32000, 4096)}
     for i in range(layers):
-        found |= {f"model.layers.{i}.{name}.weight": shape for name, shape in LLAMA.items()}
-    return found | {"lm_head.weight": (32000, 4096)}
+        matrices |= {f"model.layers.{i}.{name}.weight": shape for name, shape in LLAMA.items()}
+    return matrices | {"lm_head.weight": (32000, 4096)}
 
 
 def write(folder: Path, matrices: Mapping[str, tuple[int, int]], kind: str) -> list[Path]:
@@ -72,8 +72,8 @@ def report(how: str, share: float = 1.0) -> str:
         files = write(Path(folder), matrices, kind)
         size = files[0].stat().st_size
         command = [sys.executable, "-c", PROGRAM, name, *map(str, files)]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    count, seconds, used, peak = map(float, said.split())
+        printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    count, seconds, used, peak = map(float, printed.split())
     assert count == len(matrices)
     row = (
         name,

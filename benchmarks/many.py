@@ -59,14 +59,14 @@ def full(dim: int, steps: np.ndarray) -> Run:
 
     def run(seed: jax.Array, rate: jax.Array) -> dict[str, jax.Array]:
         weights, target = start(seed, dim)
-        found = lrdyn.simulate(
+        result = lrdyn.simulate(
             lambda layers: lrdyn.factorization_loss(layers, target),
             weights,
             lrdyn.gradient_descent(rate),
             steps,
             record=lambda layers: lrdyn.singular_values(jnp.stack(layers)),
         )
-        return {"spectra": found.records, "diverged_at": found.diverged_at}
+        return {"spectra": result.records, "diverged_at": result.diverged_at}
 
     return run
 
@@ -87,7 +87,7 @@ def reduced(dim: int, steps: np.ndarray, spectra: bool) -> Run:
             targets = jax.vmap(one_target)(seed)
         else:  # nothing but the integrator: one target, scaled
             targets = one_target(0)[None] * (1 + 1e-6 * seed[:, None, None])
-        found = lrdyn.theorem2.reduced_lanes(
+        result = lrdyn.theorem2.reduced_lanes(
             targets,
             jnp.full((len(seed), DEPTH), 0.3),
             rate,
@@ -95,7 +95,7 @@ def reduced(dim: int, steps: np.ndarray, spectra: bool) -> Run:
             steps,
             record=see if spectra else lrdyn.end_to_end,
         )
-        return {"spectra": found.records, "diverged_at": found.diverged_at}
+        return {"spectra": result.records, "diverged_at": result.diverged_at}
 
     return run
 
@@ -120,12 +120,12 @@ def measured(run: Run, count: int, **options: Any) -> tuple[float, float | None,
         sweep(run, points(4 * options.get("lanes", 16)), **options)  # what a process needs at all
         before = peak(reset=True)
         begin = time.perf_counter()
-        found = sweep(run, points(count), store=Path(store), **options)
+        results = sweep(run, points(count), store=Path(store), **options)
         seconds, after = time.perf_counter() - begin, peak()
-        if int((found["diverged_at"] >= 0).sum()):
+        if int((results["diverged_at"] >= 0).sum()):
             raise RuntimeError("a run diverged")
-        size = found.nbytes
-        found.close()
+        size = results.nbytes
+        results.close()
     return seconds, None if after is None or before is None else after - before, size
 
 

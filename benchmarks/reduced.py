@@ -103,7 +103,7 @@ def compare(case: Problem, repeats: int) -> tuple[str, ...]:
     )
     weights, (blocks, bulk) = full(case.weights, case.target), reduced(small, scales)
     loss = lrdyn.factorization_loss(weights, case.target)
-    seconds = {name: found.best / case.steps for name, found in times.items()}
+    seconds = {name: times_of.best / case.steps for name, times_of in times.items()}
     return (
         str(dim),
         f"{case.learning_rate:.3g}",

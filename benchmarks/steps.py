@@ -144,7 +144,7 @@ def encoder_step(layers: int, width: int, heads: int, batch: int, length: int, r
         "type_vocab_size": 2,
         "layer_norm_eps": 1e-12,
     }
-    model = encoder.blank(jax.random.key(0), encoder.Config(**sizes), True)
+    model = encoder.blank(jax.random.key(0), encoder.BertConfig(**sizes), True)
     net = tuning.CrossEncoder(model, jnp.zeros(width), 0, "pooler")
     select = [f"model.layers.{l}.{name}" for l in range(layers) for name in MATRICES]
     select += ["model.pooler.weight"]
@@ -202,12 +202,12 @@ def table1_steps(given: dict[str, Any] | None = None) -> dict[str, Callable[[], 
         assert program.refresh is not None
         return Step(program.refresh, (program.weights, state, batch, key), (0, 1))
 
-    found: dict[str, Callable[[], Step]] = {}
+    steps: dict[str, Callable[[], Step]] = {}
     for (method, form), program in table1_memory.programs(m, n, r, dtype).items():
-        found[f"{method} {form}"] = partial(step, program)
+        steps[f"{method} {form}"] = partial(step, program)
         if program.refresh is not None:
-            found[f"{method} refresh"] = partial(renewal, program)
-    return found
+            steps[f"{method} refresh"] = partial(renewal, program)
+    return steps
 
 
 def compiled_ahead() -> dict[str, Callable[[], Step]]:

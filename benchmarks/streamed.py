@@ -59,7 +59,7 @@ def run(steps: int):
     def batch(scale: jax.Array, rate: jax.Array) -> dict[str, jax.Array]:
         values = lrdyn.spaced_singular_values(RANK)
         target = jnp.diag(jnp.append(values, jnp.zeros(RANK)))
-        found = lrdyn.theorem2.reduced_lanes(
+        result = lrdyn.theorem2.reduced_lanes(
             scale[:, None, None] * target[None],
             jnp.full((len(scale), DEPTH), 0.3),
             rate,
@@ -67,7 +67,7 @@ def run(steps: int):
             np.array([steps]),
             record=lambda layers: jnp.linalg.norm(lrdyn.end_to_end(layers)),
         )
-        return {"norm": found.records[:, -1]}
+        return {"norm": result.records[:, -1]}
 
     return batch
 
@@ -78,15 +78,15 @@ def report(counts: Sequence[int] = (100_000, 1_000_000, 10_000_000), steps: int 
     how = {"batched": True, "lanes": LANES, "reduce": KEPT}
     sweep(batch, points(64 * LANES), **how)  # what a process needs at all
     for count in counts:
-        told, before, begin = Parts(), peak(reset=True), time.perf_counter()
-        found = sweep(batch, points(count), progress=told, **how)
+        parts, before, begin = Parts(), peak(reset=True), time.perf_counter()
+        results = sweep(batch, points(count), progress=parts, **how)
         seconds, after = time.perf_counter() - begin, peak()
-        if int(found["count"].sum()) != count:
-            raise RuntimeError(f"{count} runs: got {int(found['count'].sum())} in the histogram")
+        if int(results["count"].sum()) != count:
+            raise RuntimeError(f"{count} runs: got {int(results['count'].sum())} in the histogram")
         known = before is not None and after is not None
         used = f"{(after - before) / 1e6:.0f} MB" if known else "-"
         each = f"{1e6 * seconds / count / steps:.3g} us"
-        longest = f"{told.longest:.2g} s"
-        rows.append((f"{count:,}", f"{seconds:.1f} s", each, str(told.count), longest, used))
+        longest = f"{parts.longest:.2g} s"
+        rows.append((f"{count:,}", f"{seconds:.1f} s", each, str(parts.count), longest, used))
     title = f"reduced runs, reduced as they come: L = {DEPTH}, r = {RANK}, {steps} steps, float64"
     return f"{title}\n{table(HEADER, rows)}"

@@ -84,8 +84,8 @@ def run_sweep(dim: int, steps: int, lanes: int, devices: Sequence[Any] | None = 
     def run(learning_rate: jax.Array, scale: jax.Array) -> dict[str, jax.Array]:
         start = tuple(scale * W for W in weights)
         rule, last = lrdyn.gradient_descent(learning_rate), np.array([steps])
-        found = lrdyn.simulate(loss, start, rule, last, record=record)
-        return jax.tree.map(lambda values: values[0], found.records)
+        result = lrdyn.simulate(loss, start, rule, last, record=record)
+        return jax.tree.map(lambda values: values[0], result.records)
 
     points = product(learning_rate=LEARNING_RATES, scale=SCALES)
     return sweep(run, points, lanes=lanes, devices=devices)
@@ -136,13 +136,13 @@ def measure(case: Case, repeats: int, gemm_size: int) -> dict[str, Times]:
     """Time everything that a row of the table needs."""
     loop = rival(case)
     check(case, loop)
-    one = jax.local_devices()[:1]
+    one_device = jax.local_devices()[:1]
     work = {
         **gemm(gemm_size),
         "long": lambda: run_sweep(case.dim, case.steps + 1, case.lanes),
         "short": lambda: run_sweep(case.dim, 1, case.lanes),
-        "one long": lambda: run_sweep(case.dim, case.steps + 1, case.lanes, one),
-        "one short": lambda: run_sweep(case.dim, 1, case.lanes, one),
+        "one long": lambda: run_sweep(case.dim, case.steps + 1, case.lanes, one_device),
+        "one short": lambda: run_sweep(case.dim, 1, case.lanes, one_device),
         "numpy": lambda: loop(case.numpy_steps),
     }
     return timed(work | {f"{name} after": call for name, call in gemm(gemm_size).items()}, repeats)
@@ -172,9 +172,9 @@ def row(case: Case, repeats: int, gemm_size: int) -> tuple[tuple[str, ...], floa
 
 def report(cases: Sequence[Case] = CASES, *, repeats: int = 12, gemm_size: int = 2000) -> str:
     """Measure and lay out."""
-    found = [row(case, repeats, gemm_size) for case in cases]
+    rows = [row(case, repeats, gemm_size) for case in cases]
     peaks = ", ".join(
-        f"{peak:.0f} GF/s at d = {c.dim}" for c, (_, peak) in zip(cases, found, strict=True)
+        f"{peak:.0f} GF/s at d = {c.dim}" for c, (_, peak) in zip(cases, rows, strict=True)
     )
     title = (
         f"sweep of {len(LEARNING_RATES) * len(SCALES)} runs, L = {DEPTH}, float64, over "
@@ -183,4 +183,4 @@ def report(cases: Sequence[Case] = CASES, *, repeats: int = 12, gemm_size: int =
         "wanted: at d = 100 at least 60% of GEMM, at d = 30 at least 2.5x NumPy\n"
         f"best of {repeats} runs without compilation; in brackets how far the median lies above"
     )
-    return f"{title}\n{table(HEADER, [cells for cells, _ in found])}"
+    return f"{title}\n{table(HEADER, [cells for cells, _ in rows])}"

@@ -229,44 +229,44 @@ def measured(case: Case, repeats: int) -> dict[str, list[Timed]]:
     with tempfile.TemporaryDirectory() as cache, compilation_cache(cache):
         # The small programs that make the weights are nobody's set-up.
         jax.block_until_ready(RULE.init(eqx.filter(network(case), eqx.is_inexact_array)))
-        found = {name: [loop(case, batches)] for name, loop in LOOPS.items()}
+        calls = {name: [loop(case, batches)] for name, loop in LOOPS.items()}
         for _ in range(repeats):
             for name, loop in LOOPS.items():
-                found[name].append(loop(case, batches))
-    return found
+                calls[name].append(loop(case, batches))
+    return calls
 
 
-def difference(found: PyTree, expected: PyTree) -> float:
+def difference(weights: PyTree, expected: PyTree) -> float:
     """Largest difference over the largest weight."""
-    pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True))
-    gaps = [float(jnp.max(jnp.abs(one - other))) for one, other in pairs]
-    return max(gaps) / max(float(jnp.max(jnp.abs(other))) for _, other in pairs)
+    pairs = list(zip(jax.tree.leaves(weights), jax.tree.leaves(expected), strict=True))
+    gaps = [float(jnp.max(jnp.abs(array - reference))) for array, reference in pairs]
+    return max(gaps) / max(float(jnp.max(jnp.abs(reference))) for _, reference in pairs)
 
 
 def checkpoint(size: int, repeats: int) -> tuple[float, float]:
     """Median seconds of writing and of reading a checkpoint."""
     key, count = "of a benchmark", max(1, size // 100)
-    kept = {f"{i}": jax.random.normal(KEY(i), (count // 4,), jnp.float32) for i in range(100)}
-    jax.block_until_ready(kept)
-    written, seen = [], []
+    arrays = {f"{i}": jax.random.normal(KEY(i), (count // 4,), jnp.float32) for i in range(100)}
+    jax.block_until_ready(arrays)
+    written, read_times = [], []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "step-0000000001.ckpt"
         for _ in range(repeats):
             begin = time.perf_counter()
-            checkpoints.write(path, key, 1, kept)
+            checkpoints.write(path, key, 1, arrays)
             middle = time.perf_counter()
-            jax.block_until_ready(checkpoints.read(path, key, kept))
+            jax.block_until_ready(checkpoints.read(path, key, arrays))
             written.append(middle - begin)
-            seen.append(time.perf_counter() - middle)
-    return statistics.median(written), statistics.median(seen)
+            read_times.append(time.perf_counter() - middle)
+    return statistics.median(written), statistics.median(read_times)
 
 
-def row(name: str, case: Case, found: dict[str, list[Timed]]) -> tuple[str, ...]:
+def row(name: str, case: Case, calls_of: dict[str, list[Timed]]) -> tuple[str, ...]:
     """One row of the table."""
-    cold, *calls = found[name]
-    first, *_ = found
+    cold, *calls = calls_of[name]
+    first, *_ = calls_of
     runs = [call.run for call in calls]
-    taken, rival = statistics.median(runs), statistics.median(c.run for c in found[first][1:])
+    taken, rival = statistics.median(runs), statistics.median(c.run for c in calls_of[first][1:])
     waits = [call.waiting / call.run for call in calls if call.waiting is not None]
     return (
         name,
@@ -277,15 +277,15 @@ def row(name: str, case: Case, found: dict[str, list[Timed]]) -> tuple[str, ...]
         f"{case.batch * case.steps / taken:,.0f}",
         f"{rival / taken:.2f}x",
         f"{statistics.median(waits):.1%}" if waits else "",
-        f"{difference(calls[-1].weights, found[first][-1].weights):.1e}",
+        f"{difference(calls[-1].weights, calls_of[first][-1].weights):.1e}",
     )
 
 
 def report(case: Case | None = None, *, repeats: int = 5) -> str:
     """Measure and lay out."""
     case = case or Case()
-    found = measured(case, repeats)
-    rows = [row(name, case, found) for name in LOOPS]
+    calls = measured(case, repeats)
+    rows = [row(name, case, calls) for name in LOOPS]
     write, read = checkpoint(case.checkpoint, repeats)
     title = (
         f"training: {case.inputs}-{case.width}-{case.width}-10, Adam, {case.batch} of "
@@ -293,8 +293,8 @@ def report(case: Case | None = None, *, repeats: int = 5) -> str:
         "wanted: train at least 0.90x of the plain loop, waiting below 2 %, 100 MB within 1 s\n"
         f"median of {repeats} runs that take turns; in brackets how far the slowest lies above"
     )
-    kept = (
+    of_checkpoint = (
         f"checkpoint of {case.checkpoint / 1e6:.3g} MB: written in {write:.2f} s, "
         f"read in {read:.2f} s"
     )
-    return f"{title}\n{table(('', *HEADER), rows)}\n{kept}"
+    return f"{title}\n{table(('', *HEADER), rows)}\n{of_checkpoint}"

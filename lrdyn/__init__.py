@@ -1,6 +1,6 @@
 """Low-rank learning dynamics: theorems, checked on the code that runs.
 
-What a reader of the README types is here; the rest is reached by the items of the survey, as in
+The names that the README uses are here; the rest is reached by the items of the survey, as in
 ``lrdyn.theorem2.blocks``. Rooms that draw, train studies or run commands are imported when they are
 asked for.
 """

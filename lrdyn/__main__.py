@@ -12,7 +12,7 @@ from lrdyn.commands import help_pages, pool
 from lrdyn.commands import merge as merge_command
 from lrdyn.commands import report as report_command
 from lrdyn.commands import verify as of_theorem
-from lrdyn.commands.ending import Compared, Ending, Fault, run
+from lrdyn.commands.ending import Ending, Fault, Sameness, run
 from lrdyn.commands.own import own_experiment
 from lrdyn.core.show import near, shortened
 from lrdyn.data import download
@@ -62,7 +62,13 @@ def runs(words: Sequence[str]) -> None:
     if not os.path.isdir(folder):  # which is false for an impossible name, too
         got = shortened(str(folder))
         raise BadInput(f"runs: got {got!r}{_meant(folder)}, wanted a folder of results")
-    say("\n".join(history.table(folder, {one.name: one for one in (*theorems(), *studies())})))
+    say(
+        "\n".join(
+            history.table(
+                folder, {experiment.name: experiment for experiment in (*theorems(), *studies())}
+            )
+        )
+    )
 
 
 def _meant(folder: Path) -> str:
@@ -70,11 +76,11 @@ def _meant(folder: Path) -> str:
     return "" if os.path.lexists(folder) else f" ({no_such_file(folder)})"
 
 
-def diff(words: Sequence[str]) -> Compared:
+def diff(words: Sequence[str]) -> Sameness:
     """``lrdyn diff``: settings, claims and residuals in which two runs differ."""
-    found = history.differences(*map(Path, help_pages.of_diff().parse(words).runs))
-    say("\n".join(found or ["no difference"]))
-    return Compared(same=not found)
+    lines = history.differences(*map(Path, help_pages.of_diff().parse(words).runs))
+    say("\n".join(lines or ["no difference"]))
+    return Sameness(same=not lines)
 
 
 def data(words: Sequence[str]) -> None:
@@ -87,7 +93,7 @@ def data(words: Sequence[str]) -> None:
         say(str(download.download(options.name or "", folder=options.data_dir)))
     except (ValueError, ImportError) as error:
         raise BadInput(str(error)) from None
-    except download.Failed as error:
+    except download.DownloadFailed as error:
         raise Fault(str(error)) from None
 
 

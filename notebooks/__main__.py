@@ -20,7 +20,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from lrdyn.commands.ending import Compared, run
+from lrdyn.commands.ending import Sameness, run
 from lrdyn.engine import accelerators
 from lrdyn.engine.configuration import BadInput
 from lrdyn.system import whole_files
@@ -65,31 +65,31 @@ def _place(notebook: Any, path: Path, error: Exception) -> str:
         for output in cell.get("outputs", ()):
             if output.output_type == "error":
                 plain = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(output.traceback))
-                found = re.search(rf"Cell In\[{cell.execution_count}\], line (\d+)", plain)
-                line = int(found[1]) if found else 1
+                match = re.search(rf"Cell In\[{cell.execution_count}\], line (\d+)", plain)
+                line = int(match[1]) if match else 1
                 begin = path.read_text().partition(cell.source)[0].count("\n")
                 where = f"cell {number}, line {line} (line {begin + line} of the file)"
                 return f"{where}: {output.ename}: {output.evalue}"
     return f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
 
-def main(words: Sequence[str]) -> Compared:
+def main(words: Sequence[str]) -> Sameness:
     """Run the notebooks named, or all, and compare how they end with how they should."""
     if unknown := sorted(set(words) - set(names())):
         raise BadInput(f"notebook: got {unknown[0]!r}, wanted {', '.join(names())}")
 
     def ended(name: str) -> str:
         begin = time.perf_counter()
-        found = failure(FOLDER / f"{name}.py")
-        say(found or f"{name}: {time.perf_counter() - begin:.1f} s")
-        return found
+        problem = failure(FOLDER / f"{name}.py")
+        say(problem or f"{name}: {time.perf_counter() - begin:.1f} s")
+        return problem
 
     begin = time.perf_counter()
     accelerators.share_memory()
     with ThreadPoolExecutor(1 if accelerators.accelerator() else AT_A_TIME) as pool:
         failures = [*filter(None, pool.map(ended, words or names()))]
     say(f"notebooks: {len(failures)} failed, {time.perf_counter() - begin:.0f} s")
-    return Compared(same=not failures)
+    return Sameness(same=not failures)
 
 
 if __name__ == "__main__":

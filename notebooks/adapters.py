@@ -49,7 +49,7 @@ def loss(model):
 # %%
 def train(method, rank, steps=150):
     """Losses at each step, and the adapters."""
-    made = adapters.init(
+    initial = adapters.init(
         keys[0],
         model,
         select="layers.*.weight",
@@ -57,7 +57,7 @@ def train(method, rank, steps=150):
         scale=adapters.over_rank(4),
         method=method,
     )
-    trained, frozen = adapters.split(made)
+    trained, frozen = adapters.split(initial)
     rule = optax.adam(1e-2)
 
     def step(carry, _):
@@ -76,8 +76,13 @@ def train(method, rank, steps=150):
 figure, ax = plt.subplots(figsize=(5, 2.6), layout="constrained")
 curves = [("LORA", 1), ("LORA", 4), ("DORA", 1)]
 for color, (name, rank) in zip(plotting.SHADES, curves, strict=False):
-    losses, made = train(getattr(adapters, name), rank)
-    ax.plot(losses, color=color, lw=1, label=f"{name}, r = {rank}: {adapters.count(made)} numbers")
+    losses, trained_adapters = train(getattr(adapters, name), rank)
+    ax.plot(
+        losses,
+        color=color,
+        lw=1,
+        label=f"{name}, r = {rank}: {adapters.count(trained_adapters)} numbers",
+    )
 ax.set(yscale="log", xlabel="step t", title="loss")
 _ = ax.legend()
 
@@ -85,7 +90,7 @@ _ = ax.legend()
 # ## Merge, and look at what was added
 
 # %%
-merged = adapters.merge(model, made)
+merged = adapters.merge(model, trained_adapters)
 added = merged.layers[1].weight - model.layers[1].weight
 print("loss of the merged model:", round(float(loss(merged)), 4))
 print("largest singular values of what was added:", jnp.linalg.svd(added)[1][:4].round(3))

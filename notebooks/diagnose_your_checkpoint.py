@@ -84,8 +84,8 @@ report.plot()
 
 # %%
 noise = np.random.default_rng(0).normal(size=(width, width)).astype(np.float32)
-(one,) = lrdyn.diagnose({"W": np.zeros_like(noise)}, {"W": noise}).matrices
-print("r for 90 % and 99 % of the squared norm:", one.rank_90, one.rank_99)
+(pure_noise,) = lrdyn.diagnose({"W": np.zeros_like(noise)}, {"W": noise}).matrices
+print("r for 90 % and 99 % of the squared norm:", pure_noise.rank_90, pure_noise.rank_99)
 
 # %% [markdown]
 # ## One thing to change

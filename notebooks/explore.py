@@ -69,21 +69,21 @@ _ = ax.set(yscale="log", xlabel="step t", title="loss: predicted, and trained (c
 # %%
 points = lrdyn.product(depth=[2, 3], rank=[1, 3], init_scale=[0.2, 0.4, 0.8])
 dims = dict.fromkeys(("trained", "predicted", "step"), ("step",))
-found = lrdyn.sweep(compare, points, shapes=("depth", "rank"), dims=dims)
-found
+results = lrdyn.sweep(compare, points, shapes=("depth", "rank"), dims=dims)
+results
 
 # %%
 figure, axes = plt.subplots(2, 2, figsize=(7, 3.6), layout="constrained", sharex=True, sharey=True)
-for row, rank in zip(axes, found["rank"].values, strict=True):
-    for ax, depth in zip(row, found["depth"].values, strict=True):
-        for color, scale in zip(plotting.BLUES, found["init_scale"].values, strict=True):
-            run = found.sel(rank=rank, depth=depth, init_scale=scale)
+for row, rank in zip(axes, results["rank"].values, strict=True):
+    for ax, depth in zip(row, results["depth"].values, strict=True):
+        for color, scale in zip(plotting.BLUES, results["init_scale"].values, strict=True):
+            run = results.sel(rank=rank, depth=depth, init_scale=scale)
             both = run["predicted"].values, run["trained"].values
             plotting.plot_compared(ax, run["step"].values, *both, color=color, every=5)
         ax.set(yscale="log", title=f"L = {depth}, r = {rank}")
 for ax in axes[1]:
     ax.set_xlabel("step t")
-gap = abs(found["trained"] - found["predicted"]).max().item()
+gap = abs(results["trained"] - results["predicted"]).max().item()
 print(f"largest difference of a loss: {gap:.0e}; dark to light: init scale 0.2, 0.4, 0.8")
 
 # %% [markdown]

@@ -60,10 +60,10 @@ for precision in ("default", "highest"):
 
 # %%
 dtype = "float32" if device.platform == "tpu" else "float64"
-found = lrdyn.verify(
+verification = lrdyn.verify(
     COROLLARY1, dim=9, depth=2, rank=1, init_scale=0.5, steps=100, seeds=1, dtype=dtype
 )
-found
+verification
 
 # %% [markdown]
 # ## One thing to change

@@ -44,8 +44,8 @@ def loss(model):
 
 
 eta, scale, rank = 0.1, 2.0, 2
-made = adapters.init(keys[0], model, select="W", rank=rank, scale=scale, method=adapters.LORA)
-trained, frozen = adapters.split(made)
+adapter = adapters.init(keys[0], model, select="W", rank=rank, scale=scale, method=adapters.LORA)
+trained, frozen = adapters.split(adapter)
 slope = jax.grad(lambda t: loss(adapters.apply(model, adapters.joined(t, frozen))))(trained)
 stepped = jax.tree.map(lambda value, move: value - eta * move, trained, slope)
 after = adapters.merge(model, adapters.joined(stepped, frozen))

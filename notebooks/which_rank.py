@@ -73,8 +73,8 @@ plan.write("plan")  # for peft.LoraConfig.from_pretrained("plan")
 budgets = np.array([5_000, 10_000, 20_000, 40_000, 80_000])
 plans = [diagnosis.plan(report, budget=int(budget)) for budget in budgets]
 figure, ax = plt.subplots(figsize=(4, 2.6))
-ax.plot(budgets, [one.chosen.error for one in plans], marker="o", label="planned")
-ax.plot(budgets, [one.one_rank[1] for one in plans], marker="o", label="one r for all")
+ax.plot(budgets, [budgeted.chosen.error for budgeted in plans], marker="o", label="planned")
+ax.plot(budgets, [budgeted.one_rank[1] for budgeted in plans], marker="o", label="one r for all")
 ax.set(xscale="log", xlabel="parameters", ylabel="relative error of the update")
 ax.set_xticks(budgets, [f"{budget:,}" for budget in budgets], minor=False)
 ax.set_xticks([], minor=True)
@@ -86,8 +86,8 @@ ax.legend()
 # The error is that of the files, read back by PEFT's rules.
 
 # %%
-found = diagnosis.extract(before, after, rank=plan.chosen.ranks).write("adapter")
-print("\n".join(found.lines()[-5:]))
+extracted = diagnosis.extract(before, after, rank=plan.chosen.ranks).write("adapter")
+print("\n".join(extracted.lines()[-5:]))
 
 # %% [markdown]
 # ## One thing to change

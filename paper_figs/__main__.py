@@ -4,14 +4,14 @@ import sys
 
 from lrdyn import cli
 from lrdyn.commands import figures
-from lrdyn.commands.ending import Compared
+from lrdyn.commands.ending import Sameness
 from paper_figs import BASELINES, EXHIBITS
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command on these arguments, or on those of the process; its exit status."""
 
-    def command() -> Compared | None:
+    def command() -> Sameness | None:
         machine = figures.begin(argv, "paper_figs")
         how = {"prog": "python -m paper_figs", "machine": machine}
         return figures.main(EXHIBITS, BASELINES, argv, **how)

@@ -76,7 +76,7 @@ RESULT_TEXT = (
 
 
 def sources(**settings: Any) -> Mapping[str, Run]:
-    """The study."""
+    """The study whose results the figure shows."""
     return {WEIGHT_UPDATES.name: run_of(WEIGHT_UPDATES, **settings)}
 
 
@@ -156,7 +156,7 @@ def _padded(spectra: Mapping[str, np.ndarray], steps: Mapping[str, np.ndarray]) 
 
 
 def _facts(groups: Groups) -> dict[str, Any]:
-    """What the caption says of the settings."""
+    """Values of the settings that the caption quotes."""
     root = groups["/"]
     config = json.loads(root.attrs["config"])
     classes = int(_first(fields.of_run(root, EdgeMeasured)(lambda run: run.classes)))
@@ -172,7 +172,7 @@ def _facts(groups: Groups) -> dict[str, Any]:
 
 
 def says(drawn: xr.Dataset) -> dict[str, Any]:
-    """What the caption says of the results."""
+    """Values of the results that the caption quotes."""
     rank, names = int(drawn.attrs["rank"]), [str(name) for name in drawn.trained.values]
     warmup = float(drawn.attrs["warmup"])
     how = "at a constant rate" if not warmup else f"after a warm-up of {warmup:g} of the steps"
@@ -192,7 +192,7 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
         )
         texts += [NETWORK_TEXT[name].format(**how), result]
     shares = drawn["shuffled"].dropna("trained") if "shuffled" in drawn else ()
-    shuffled = [f"{TITLES[str(one.trained.item())]} {one.item():.2f}" for one in shares]
+    shuffled = [f"{TITLES[str(share.trained.item())]} {share.item():.2f}" for share in shares]
     letters = "abcdefghijkl"[: 2 * drawn.sizes["network"]]
     half = drawn.sizes["network"]
     return {
@@ -211,14 +211,14 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
 
 def _shape(drawn: xr.Dataset, name: str) -> tuple[int, int]:
     """Rows and columns of the matrix of a network."""
-    one = drawn.sel(network=name)
-    return int(one["rows"]), int(one["columns"])
+    network = drawn.sel(network=name)
+    return int(network["rows"]), int(network["columns"])
 
 
 def _end(drawn: xr.Dataset, name: str) -> np.ndarray:
     """The spectrum of a network at its last step, with NaN behind it."""
-    one = drawn.sel(network=name)
-    return one.singular_value.values[np.isfinite(one.step.values)][-1]
+    network = drawn.sel(network=name)
+    return network.singular_value.values[np.isfinite(network.step.values)][-1]
 
 
 def _ratio(drawn: xr.Dataset, name: str) -> float:
@@ -260,7 +260,7 @@ def draw(dataset: xr.Dataset) -> Any:
 
 
 def _accuracy(dataset: xr.Dataset, name: str) -> str:
-    """What a title says of the accuracy of a network, if it is known."""
+    """Words of a title about the accuracy of a network, if it is known."""
     if name not in dataset.trained.values:
         return ""
     return f", {float(dataset['accuracy'].sel(trained=name)):.2f}"
@@ -274,7 +274,7 @@ LOWEST = (1e-5, 1e-17)
 
 
 def _shares(dataset: xr.Dataset, name: str) -> str:
-    """Share of the first 2K at the end, and that of a Gaussian matrix."""
+    """Share of the first 2K singular values at the end, beside that of a Gaussian matrix."""
     share = 1.0 if name == EDGE else float(dataset["share"].sel(trained=name))
     gaussian = chance.gaussian_energy(*_shape(dataset, name), int(dataset.attrs["rank"]))
     return f"{share:.4f} ({gaussian:.2f})"

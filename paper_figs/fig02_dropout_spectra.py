@@ -18,7 +18,7 @@ from lrdyn.engine.judging import Groups
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA
-from lrdyn.studies.dropout_spectra.activations import DropoutMeasured
+from lrdyn.studies.dropout_spectra.activations import TrainedDropoutMeasured
 from lrdyn.studies.dropout_spectra.minimum import MinimumMeasured, MinimumTheory
 from lrdyn.studies.dropout_spectra.raw import RawMeasured, RawTheory
 from paper_figs.paired import error
@@ -32,7 +32,7 @@ TITLES = {"dln": "linear network", "mlp": "perceptron", "resnet": "ResNet"}
 class Kind(NamedTuple):
     """One of the four spectra at the end, and how it is drawn."""
 
-    read: Callable[[DropoutMeasured], Any]
+    read: Callable[[TrainedDropoutMeasured], Any]
     text: str
     color: str
     dash: str
@@ -48,7 +48,7 @@ FORGOTTEN = 29
 """Step from which a network with running statistics is drawn: (1 - .1)^29 < .05 of them is still
 that of the untrained network."""
 
-MEANS: Mapping[str, Callable[[DropoutMeasured], Any]] = {
+MEANS: Mapping[str, Callable[[TrainedDropoutMeasured], Any]] = {
     "activations_rank": lambda run: run.activations_rank,
     "balanced_rank": lambda run: run.balanced_rank,
     "plain_activations_rank": lambda run: run.plain_activations_rank,
@@ -109,7 +109,7 @@ QUALITY = {"dln": "missed share", "mlp": "missed share", "resnet": "accuracy"}
 
 
 def sources(**settings: Any) -> Mapping[str, Run]:
-    """The study."""
+    """The study whose results the figure shows."""
     return {DROPOUT_SPECTRA.name: run_of(DROPOUT_SPECTRA, **settings)}
 
 
@@ -119,7 +119,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     runs = {name: groups[f"/{name}"] for name in TITLES if f"/{name}" in groups}
     drawn = _spectra(runs).merge(_ranks(runs))
     for name, read in MEANS.items():
-        ends = [fields.of_run(judged(run), DropoutMeasured)(read) for run in runs.values()]
+        ends = [fields.of_run(judged(run), TrainedDropoutMeasured)(read) for run in runs.values()]
         means = [float((end[..., -1] if "step" in end.dims else end).mean()) for end in ends]
         drawn[name] = ("network", means)
     drawn["seeds"] = ("network", [judged(run).seed.size for run in runs.values()])
@@ -139,7 +139,7 @@ def _spectra(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """Spectra at the end, of different sizes in one dataset, padded with NaN."""
     sets = []
     for name, results in runs.items():
-        run = fields.of_run(results, DropoutMeasured)
+        run = fields.of_run(results, TrainedDropoutMeasured)
         ends = [_first(run(kind.read), "step", "index").values[-1] for kind in KINDS.values()]
         width = len(ends[0])
         sets.append(
@@ -152,7 +152,7 @@ def _spectra(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
             )
         )
     if "dln" in runs:
-        run = fields.of_run(runs["dln"], DropoutMeasured)
+        run = fields.of_run(runs["dln"], TrainedDropoutMeasured)
         limit = _first(run(lambda run: run.shrunk), "index").values
         sets.append(xr.Dataset({"shrunk": ("index", limit)}, {"index": 1 + np.arange(len(limit))}))
     merged = xr.merge(sets, join="outer", compat="no_conflicts")
@@ -164,7 +164,7 @@ def _ranks(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """Effective ranks over the steps, mean over seeds and standard error, padded with NaN."""
     sets = []
     for name, results in runs.items():
-        run = fields.of_run(judged(results), DropoutMeasured)
+        run = fields.of_run(judged(results), TrainedDropoutMeasured)
         ranks = [run(MEANS[f"{kind}_rank"]) for kind in KINDS]
         flat = [r.transpose("seed", ..., "step").values.reshape(r.sizes["seed"], -1) for r in ranks]
         points = flat[0].shape[1]
@@ -213,7 +213,7 @@ def _drift(groups: Groups) -> xr.Dataset:
 
 
 def _facts(groups: Groups) -> dict[str, Any]:
-    """What the caption says of the settings."""
+    """Values of the settings that the caption quotes."""
     root = groups["/"]
     config = json.loads(root.attrs["config"])
     return {
@@ -227,24 +227,24 @@ def _facts(groups: Groups) -> dict[str, Any]:
 
 
 def says(drawn: xr.Dataset) -> dict[str, Any]:
-    """What the caption says of the results."""
+    """Values of the results that the caption quotes."""
     names = [str(name) for name in drawn.network.values]
     width = int(drawn.attrs["resnet_width"])
     how = {"width": width, "widest": 8 * width, "described": drawn.attrs["described"]}
-    texts, found, balanced = [], [], []
+    texts, ranks_at_end, balanced = [], [], []
     for name in names:
-        one = drawn.sel(network=name)
-        means = {mean: float(one[mean]) for mean in MEANS}
-        title, seeds = capital(TITLES[name]), counted(int(one["seeds"]))
+        network = drawn.sel(network=name)
+        means = {mean: float(network[mean]) for mean in MEANS}
+        title, seeds = capital(TITLES[name]), counted(int(network["seeds"]))
         ranks = means["activations_rank"], means["plain_activations_rank"]
-        found.append("{} {:.1f} ({:.1f})".format(TITLES[name], *ranks))
+        ranks_at_end.append("{} {:.1f} ({:.1f})".format(TITLES[name], *ranks))
         ranks = means["balanced_rank"], means["plain_balanced_rank"]
         balanced.append("{:.1f} ({:.1f})".format(*ranks))
         result = RESULT_TEXT.format(title=title, quality_text=QUALITY[name], seeds=seeds, **means)
         texts += [NETWORK_TEXT[name].format(**how), result]
     last = len(names)
     return {
-        "found": ", ".join(found),
+        "found": ", ".join(ranks_at_end),
         "found_balanced": ", ".join(balanced),
         "last": LETTERS[last],
         "drift": LETTERS[last + 1],
@@ -313,16 +313,16 @@ def plot_drift(ax: Any, dataset: xr.Dataset) -> None:
 
 
 def plot_ranks(ax: Any, run: xr.Dataset, first: int) -> None:
-    """Effective rank over the steps from one on, if that is there, and at the end."""
+    """Draw the effective rank over the steps if it was recorded, else at the end."""
     chance_rank = chance.gaussian_effective_rank(int(run["width"]), EXAMPLES)
     places = np.arange(1, len(KINDS) + 1)
     for place, (name, kind) in zip(places, KINDS.items(), strict=True):
         look = {"color": kind.color, "ls": kind.dash, "lw": 1.0}
         if "rank" in run:
             drawn = np.isfinite(run["step"].values) & (run["step"].values >= first)
-            steps, one = run["step"].values[drawn], run.sel(kind=name).isel(point=drawn)
-            ax.plot(steps, one["rank"], **look)
-            mean, width = one["rank"].values, np.nan_to_num(one["rank_error"].values)
+            steps, curve = run["step"].values[drawn], run.sel(kind=name).isel(point=drawn)
+            ax.plot(steps, curve["rank"], **look)
+            mean, width = curve["rank"].values, np.nan_to_num(curve["rank_error"].values)
             ax.fill_between(steps, mean - width, mean + width, color=kind.color, alpha=0.2, lw=0)
             ax.set(xscale="log", xlabel="step t")
         else:

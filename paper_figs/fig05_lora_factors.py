@@ -93,7 +93,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
 
 
 def _facts(drawn: xr.Dataset) -> dict[str, Any]:
-    """What the caption says of the results."""
+    """Values of the results that the caption quotes."""
     growth = (drawn.norm_A.isel(step=-1) / drawn.norm_A.isel(step=0)).mean("matrix")
     plain = drawn.pearson.sel(adapter="lora").values
     ahead = [
@@ -151,14 +151,14 @@ def plot_norms(ax: Any, dataset: xr.Dataset) -> None:
 
 
 def plot_tried(ax: Any, dataset: xr.Dataset, name: str) -> None:
-    """What each rate reaches, and at which the best one lies."""
+    """Draw what each learning rate reaches, for each method."""
     for method in dataset.adapter.values:
-        one = dataset.sel(adapter=method)
-        known = np.isfinite(one.tried.values)
-        values = one[name].transpose("rate_seed", "candidate").values[:, known]
+        rates = dataset.sel(adapter=method)
+        known = np.isfinite(rates.tried.values)
+        values = rates[name].transpose("rate_seed", "candidate").values[:, known]
         look = {"color": COLORS[method], "marker": MARKS[method], "ms": 3.5, "lw": 0.9}
         ax.errorbar(
-            one.tried.values[known],
+            rates.tried.values[known],
             values.mean(axis=0),
             paired.error(values),
             capsize=2,
@@ -168,7 +168,7 @@ def plot_tried(ax: Any, dataset: xr.Dataset, name: str) -> None:
 
 
 def plot_widths(ax: Any, moves: xr.DataArray, exponent: Any) -> None:
-    """Moves over the width, and the powers of it."""
+    """Draw moves over the width, with the powers of it that they follow."""
     n = moves.n.values
     texts = ("1/n, 1", "1, 1", "n^{-1/2}, n^{-1/2}", "1/n, 1/n", "n^{-1/3}, n^{-1/3}")
     for place, ((alpha, beta), text) in enumerate(zip(RATES, texts, strict=True)):

@@ -75,7 +75,7 @@ def problem(
 
 
 class CompressionTheory(NamedTuple):
-    """What the compressed run and rho say of the full one."""
+    """Prediction of the full run from the compressed one and rho."""
 
     loss: Float[Array, "step"] = ABSENT
     """Loss of the full network: that of the compressed one and half the squared error."""
@@ -86,7 +86,7 @@ class CompressionTheory(NamedTuple):
 
 
 class CompressionMeasured(NamedTuple):
-    """What both networks leave, trained from one start."""
+    """Losses of both networks, trained from one start, and the error."""
 
     loss: Float[Array, "step"] = ABSENT
     """1/2 ||f - Phi||_F^2 of the full network."""
@@ -161,7 +161,7 @@ def _losses(maps: jax.Array, target: jax.Array) -> jax.Array:
 
 
 def compressed_maps(drawn: Problem) -> jax.Array:
-    """What the compressed network computes at each recorded step, as d x d matrices."""
+    """The product of the compressed network at each recorded step, as a d x d matrix."""
     frame = lrdyn.frame(drawn.weights, drawn.target, drawn.compressed_rank)
     small = lrdyn.reduced_target(frame, drawn.target, 2 * drawn.compressed_rank)
     scales = lrdyn.theorem2.start_scales(drawn.weights)
@@ -200,7 +200,7 @@ def seconds_per_step(run: Callable[[int], Any], steps: int) -> float:
 
 
 class Timed(NamedTuple):
-    """What is timed: one step of the full and of the reduced run."""
+    """The timed functions: one step of the full run and of the reduced one."""
 
     weights: lrdyn.core.Weights
     target: jax.Array

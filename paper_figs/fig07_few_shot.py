@@ -84,13 +84,13 @@ def beaten(drawn: xr.Dataset) -> str:
 
 
 def _facts(drawn: xr.Dataset) -> dict[str, Any]:
-    """What the caption says of the results."""
+    """Values of the results that the caption quotes."""
     most = int(drawn.examples.values.max())
     ranks = drawn.energy_rank.mean("seed").sel(examples=most)
     draws = differences(drawn)
     several = drawn.sizes["seed"] > 1 and draws
-    found = paired.compared(draws) if several else []
-    small = min(found, key=lambda one: one.p, default=None)
+    comparisons = paired.compared(draws) if several else []
+    small = min(comparisons, key=lambda comparison: comparison.p, default=None)
     is_stsb = drawn.attrs["task"] == "similarity"
     return {
         "what": TASKS[drawn.attrs["task"]].capitalize(),
@@ -99,13 +99,13 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
         "authors": (
             "Open circles: the authors' numbers for bert-base-cased, 500 steps. " if is_stsb else ""
         ),
-        "intervals": max(ADAPTERS.intervals, len(found)),
-        "pairs": f"{len(found)} differences" if found else "no difference",
+        "intervals": max(ADAPTERS.intervals, len(comparisons)),
+        "pairs": f"{len(comparisons)} differences" if comparisons else "no difference",
         "smallest": f"the least {small.p:.2g} ({small.label})" if small else "none",
         "least": (
-            f"a difference of {min(one.least for one in found):.3f} to "
-            f"{max(one.least for one in found):.3f}"
-            if found
+            f"a difference of {min(comparison.least for comparison in comparisons):.3f} to "
+            f"{max(comparison.least for comparison in comparisons):.3f}"
+            if comparisons
             else "none"
         ),
         "most": most,

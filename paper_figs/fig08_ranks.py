@@ -73,8 +73,8 @@ def changes(drawn: xr.Dataset) -> dict[str, np.ndarray]:
 def _facts(drawn: xr.Dataset) -> dict[str, Any]:
     """What the caption says of the results."""
     several = drawn.sizes["seed"] > 1 and drawn.sizes["rank"] > 1
-    found = paired.compared(changes(drawn)) if several else []
-    told = [str(one) for one in found if one.p < 0.05]
+    comparisons = paired.compared(changes(drawn)) if several else []
+    distinguished = [str(comparison) for comparison in comparisons if comparison.p < 0.05]
     return {
         "what": TASKS[drawn.attrs["task"]].capitalize(),
         "seeds": counted(drawn.sizes["seed"]),
@@ -84,12 +84,12 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
             if drawn.attrs["task"] == "similarity"
             else ""
         ),
-        "pairs": f"{len(found)} changes" if found else "no change",
-        "told": "; ".join(told) or "none",
+        "pairs": f"{len(comparisons)} changes" if comparisons else "no change",
+        "told": "; ".join(distinguished) or "none",
         "least": (
-            f"a change of {min(one.least for one in found):.3f} to "
-            f"{max(one.least for one in found):.3f}"
-            if found
+            f"a change of {min(comparison.least for comparison in comparisons):.3f} to "
+            f"{max(comparison.least for comparison in comparisons):.3f}"
+            if comparisons
             else "none"
         ),
     }
@@ -100,7 +100,7 @@ def draw(dataset: xr.Dataset) -> Any:
     counts = dataset.examples.values[:2]
     words = {"own": "best rate of each r", "first": "one rate"}
     titles = [f"{words[kind]}, n = {int(n)}" for kind in KINDS for n in counts]
-    found = changes(dataset)
+    changed = changes(dataset)
     figure = plotting.blank(4.6)
     places = figure.subplot_mosaic(
         [["a", "b", "e"], ["c", "d", "e"]] if len(counts) > 1 else [["a", "e"], ["c", "e"]],
@@ -117,7 +117,7 @@ def draw(dataset: xr.Dataset) -> Any:
     for ax in axes:
         ax.set_ylim(low, high)
     if dataset.sizes["seed"] > 1 and dataset.sizes["rank"] > 1:
-        paired.plot_compared(places["e"], paired.compared(found))
+        paired.plot_compared(places["e"], paired.compared(changed))
         places["e"].set_xlabel("change of Pearson")
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7

@@ -179,14 +179,14 @@ def compared(differences: Mapping[str, np.ndarray]) -> list[Compared]:
 
     count = max(ADAPTERS.intervals, len(differences))
     raw = [claims.student_p(0.0, values) for values in differences.values()]
-    found = []
+    comparisons = []
     for (label, values), p in zip(differences.items(), holm(raw), strict=True):
         low, high = simultaneous_interval(values, count)
         # Half of the interval, and what exceeds it in eight draws of ten.
         least = (high - low) / 2 + float(norm.ppf(0.8)) * float(error(values))
         zero = np.zeros(len(values))
-        found.append(Compared(label, paired(values, zero), low, high, p, least))
-    return found
+        comparisons.append(Compared(label, paired(values, zero), low, high, p, least))
+    return comparisons
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -243,13 +243,19 @@ def plot_methods(
     ax.minorticks_off()
 
 
-def plot_compared(ax: Any, found: list[Compared]) -> None:
+def plot_compared(ax: Any, comparisons: list[Compared]) -> None:
     """A line for each difference: its seeds, its mean and its simultaneous interval."""
-    for row, one in enumerate(found):
-        y = len(found) - 1 - row
-        ax.plot(one.paired.draws, np.full(one.paired.seeds, y), ".", color="#B3B3B3", ms=3)
-        ax.plot([one.low, one.high], [y, y], color=plotting.BLUE, lw=1.2)
-        ax.plot([one.paired.mean], [y], "o", color=plotting.BLUE, ms=4)
+    for row, comparison in enumerate(comparisons):
+        y = len(comparisons) - 1 - row
+        ax.plot(
+            comparison.paired.draws, np.full(comparison.paired.seeds, y), ".", color="#B3B3B3", ms=3
+        )
+        ax.plot([comparison.low, comparison.high], [y, y], color=plotting.BLUE, lw=1.2)
+        ax.plot([comparison.paired.mean], [y], "o", color=plotting.BLUE, ms=4)
     ax.axvline(0, color="k", lw=0.8)
-    ax.set_yticks(range(len(found)), [one.label for one in reversed(found)], fontsize=7)
-    ax.set(xlabel="difference of Pearson", ylim=(-0.6, len(found) - 0.4))
+    ax.set_yticks(
+        range(len(comparisons)),
+        [comparison.label for comparison in reversed(comparisons)],
+        fontsize=7,
+    )
+    ax.set(xlabel="difference of Pearson", ylim=(-0.6, len(comparisons) - 0.4))

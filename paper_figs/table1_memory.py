@@ -14,10 +14,10 @@ from jaxtyping import Int, Shaped
 
 from lrdyn.adapters import memory
 from lrdyn.adapters.algorithm_1 import (
+    DescentState,
     Method,
-    Parts,
-    Split,
-    State,
+    SplitParts,
+    WeightParts,
     begin,
     layered,
     merged,
@@ -101,7 +101,7 @@ def loss_on(batch: Batch) -> Callable[[Any], jax.Array]:
     return lambda weights: 0.5 * jnp.sum((weights @ batch[0] - batch[1]) ** 2)
 
 
-def apart(method: Method, state: State) -> tuple[Any, Any]:
+def apart(method: Method, state: DescentState) -> tuple[Any, Any]:
     """Weights, and what is held beside them: P of GaLore, unknown to the network, and the state."""
     split, inner = state
     if method.parts(split).coordinates is None:
@@ -109,16 +109,18 @@ def apart(method: Method, state: State) -> tuple[Any, Any]:
     return split, ((), inner)
 
 
-def together(weights: Any, held: Any) -> State:
+def together(weights: Any, held: Any) -> DescentState:
     """The inverse of :func:`apart`."""
     frozen, inner = held
-    return State(weights if isinstance(weights, Split) else Split(weights, frozen), inner)
+    return DescentState(
+        weights if isinstance(weights, SplitParts) else SplitParts(weights, frozen), inner
+    )
 
 
 def program(
     method: Method,
     optimizer: optax.GradientTransformation,
-    network: Callable[[Parts, Any], Any],
+    network: Callable[[WeightParts, Any], Any],
     W: jax.ShapeDtypeStruct,
     rank: int,
 ) -> Program:
@@ -220,14 +222,14 @@ def compiled_elsewhere(path: Path = AHEAD) -> tuple[xr.DataArray, str]:
 
     It is :data:`ABSENT` what was not compiled, or what the compiler of a device could not.
     """
-    found = json.loads(path.read_text()) if path.exists() else {"rows": [], "releases": {}}
-    by_place = {(row["device"], row["name"]): row.get("peak", ABSENT) for row in found["rows"]}
+    compiled = json.loads(path.read_text()) if path.exists() else {"rows": [], "releases": {}}
+    by_place = {(row["device"], row["name"]): row.get("peak", ABSENT) for row in compiled["rows"]}
     peaks = [
         [[by_place.get((d, f"Table 1, {m} {form}"), ABSENT) for form in FORMS] for m in METHODS]
         for d in DEVICES
     ]
     axes = {"device": list(DEVICES), "method": list(METHODS), "form": list(FORMS)}
-    releases = ", ".join(f"{name} {version}" for name, version in found["releases"].items())
+    releases = ", ".join(f"{name} {version}" for name, version in compiled["releases"].items())
     return xr.DataArray(np.array(peaks), axes, list(axes)), releases
 
 
@@ -317,8 +319,8 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     table["peak_elsewhere"] = elsewhere.assign_attrs(units="bytes", compare=0)
     frozen = {"method": "relora_frozen", "form": "layered"}
     taken = elsewhere.sel({"device": "H100", **frozen}) / table.peak_predicted.sel(frozen)
-    said = ELSEWHERE.format(releases=releases, frozen=taken.item())
-    return table.assign_attrs(elsewhere=said)
+    caption_part = ELSEWHERE.format(releases=releases, frozen=taken.item())
+    return table.assign_attrs(elsewhere=caption_part)
 
 
 SECTIONS = {

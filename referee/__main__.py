@@ -35,7 +35,7 @@ from referee import (
     trajectories,
 )
 from referee.redone import Claim, Redone
-from referee.results import Scenario, scenarios
+from referee.results import SavedScenario, scenarios
 
 MODULES = (
     minimisers,
@@ -93,7 +93,7 @@ class Line(NamedTuple):
     """None: not computed again."""
 
 
-class Found(NamedTuple):
+class ClaimAtPoint(NamedTuple):
     """A claim at a point whose hypotheses are met."""
 
     parts: list[Redone]
@@ -115,7 +115,7 @@ class Found(NamedTuple):
         return max(part.apart() / (part.rounding(self.steps) or 1e-300) for part in self.parts)
 
 
-def redone(claim: Claim, scenario: Scenario) -> list[Found]:
+def redone(claim: Claim, scenario: SavedScenario) -> list[ClaimAtPoint]:
     """A claim at every point whose hypotheses are met."""
     found = []
     for point in scenario.points:
@@ -125,11 +125,11 @@ def redone(claim: Claim, scenario: Scenario) -> list[Found]:
         steps = max(point.times) if "steps" in point.case else 0
         parts = [both] if isinstance(both, Redone) else list(both or ())
         if parts:
-            found.append(Found(parts, steps))
+            found.append(ClaimAtPoint(parts, steps))
     return found
 
 
-def line(entry: Mapping[str, Any], claim: Claim, scenario: Scenario) -> Line:
+def line(entry: Mapping[str, Any], claim: Claim, scenario: SavedScenario) -> Line:
     """Compare a claim of a verdict with both of its sides computed here."""
     name, theirs = entry["id"], entry["residual"]
     if scenario.left_out:

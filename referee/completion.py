@@ -16,7 +16,7 @@ LEAST_SEEN = 1 / 16
 """Least curvature along matrices of rank r."""
 
 
-class Setting(NamedTuple):
+class CompletionCase(NamedTuple):
     """A target seen in part and a full network, from a saved case."""
 
     target: np.ndarray
@@ -84,11 +84,11 @@ class Setting(NamedTuple):
 
 
 @once
-def setting_of(point: Point) -> Setting:
+def setting_of(point: Point) -> CompletionCase:
     """The case of a point."""
     case = point.case
     drawn = case.get("measurements")
-    return Setting(
+    return CompletionCase(
         target=case["target"],
         layers=point.parts("weights"),
         rank=int(case["rank"]),
@@ -104,7 +104,7 @@ def setting_of(point: Point) -> Setting:
 # Hypotheses -------------------------------------------------------------------------------------
 
 
-def least_curvature(of: Setting) -> float:
+def least_curvature(of: CompletionCase) -> float:
     """The least eigenvalue of the loss along ``{U X^T + Z V^T}``, the tangents of rank r at Phi."""
     left, _, right = np.linalg.svd(of.target)
     r, d = of.rank, len(of.target)
@@ -114,7 +114,7 @@ def least_curvature(of: Setting) -> float:
     return float(np.linalg.eigvalsh(seen @ np.array([t.ravel() for t in tangents]).T)[0])
 
 
-def largest_curvature(of: Setting) -> float:
+def largest_curvature(of: CompletionCase) -> float:
     """That of the loss of three balanced layers at Phi, by the power method.
 
     ``sum_l (Phi Phi^T)^{(3-l)/3} A(X) (Phi^T Phi)^{(l-1)/3}``, A the second derivative in the
@@ -170,7 +170,7 @@ class Curve(NamedTuple):
     condition: float
 
 
-def curve(of: Setting, start: Layers, rates: float | list[float]) -> Curve:
+def curve(of: CompletionCase, start: Layers, rates: float | list[float]) -> Curve:
     """Descend from a start."""
     run = lambda layers: of.errors(layers, rates)  # noqa: E731
     found = run(start)
@@ -184,7 +184,7 @@ def full(point: Point) -> Curve:
     return curve(of, of.layers, of.rate)
 
 
-def spectral_start(of: Setting, scale: float) -> Layers:
+def spectral_start(of: CompletionCase, scale: float) -> Layers:
     """``(eps U) (eps I) (eps V^T)``, U and V the first 2r singular vectors of the surrogate."""
     left, _, right = np.linalg.svd(of.surrogate)
     k = 2 * of.rank
@@ -205,12 +205,12 @@ def span(matrix: np.ndarray, rank: int) -> np.ndarray:
     return np.linalg.qr(matrix.T @ left)[0]
 
 
-def first_gradient(of: Setting) -> np.ndarray:
+def first_gradient(of: CompletionCase) -> np.ndarray:
     """G, of the first layer of the full network at its start."""
     return chain(of.layers[1:]).T @ of.slope(chain(of.layers))
 
 
-def basis(of: Setting) -> np.ndarray:
+def basis(of: CompletionCase) -> np.ndarray:
     """The first r right singular vectors of G, and those of ``G^T W_1``."""
     gradient = first_gradient(of)
     both = [span(gradient, of.rank), span(gradient.T @ of.layers[0], of.rank)]
@@ -284,7 +284,7 @@ def over_gap(matrix: np.ndarray, rank: int) -> float:
     return float(values[0] / (values[rank - 1] - values[rank]))
 
 
-def turned(of: Setting) -> float:
+def turned(of: CompletionCase) -> float:
     """By how much rounding turns the basis of the gradient."""
     gradient = first_gradient(of)
     other = gradient.T @ of.layers[0]
@@ -293,7 +293,7 @@ def turned(of: Setting) -> float:
     return max(over_gap(gradient, of.rank), over_gap(other, of.rank)) / float(least)
 
 
-def beginnings(of: Setting) -> list[np.ndarray]:
+def beginnings(of: CompletionCase) -> list[np.ndarray]:
     """The product at a spectral start of scale 1, the projector on the basis, the first slope."""
     start, columns = chain(spectral_start(of, 1.0)), basis(of)
     return [start, columns @ columns.T, of.slope(start)]

@@ -5,10 +5,10 @@ import numpy as np
 from referee.descent import amplification, chain, descend
 from referee.redone import Redone, saved_sides
 from referee.results import Point, once
-from referee.theorem2 import Setting, frame, rho, setting_of
+from referee.theorem2 import FactorizationCase, frame, rho, setting_of
 
 
-def compressed_product(of: Setting, kept: int) -> np.ndarray:
+def compressed_product(of: FactorizationCase, kept: int) -> np.ndarray:
     """``f_C(t)``: the frame padded to 2 r^ columns, the inner layers trained."""
     frames = frame(of.layers, of.target, kept)
     k = 2 * kept

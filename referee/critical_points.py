@@ -11,7 +11,7 @@ from referee.redone import EPS, Redone, saved_as, saved_sides
 from referee.results import Point, once
 
 
-class Instance(NamedTuple):
+class SavedFactorization(NamedTuple):
     """A two-layer factorisation with decay, from a saved case."""
 
     target: np.ndarray
@@ -87,7 +87,7 @@ class Instance(NamedTuple):
 
 
 @once
-def instance(point: Point) -> Instance | None:
+def instance(point: Point) -> SavedFactorization | None:
     """The instance of a point, unless it was too large."""
     target = point.case["target"]
     rows, columns = point.flags["rows"], point.flags["cols"]
@@ -95,10 +95,10 @@ def instance(point: Point) -> Instance | None:
         return None
     width = point.case["starts"].shape[1] // (rows + columns)
     left, values, right = np.linalg.svd(target)
-    return Instance(target, float(point.case["weight_decay"]), width, left, values, right)
+    return SavedFactorization(target, float(point.case["weight_decay"]), width, left, values, right)
 
 
-def of_sets(of: Instance, function: Callable[[tuple[int, ...]], Any]) -> np.ndarray:
+def of_sets(of: SavedFactorization, function: Callable[[tuple[int, ...]], Any]) -> np.ndarray:
     """A number, or several, of every set; 0 of those without a critical point."""
     found = [(of.admissible(s), function(s)) for s in of.sets]
     return np.array([value if admitted else np.zeros_like(value) for admitted, value in found])
@@ -131,7 +131,7 @@ def critical_loss(point: Point) -> Redone | None:
     return Redone(theory, seen, None, 1.0, "equal", *saved)
 
 
-def measured_spectrum(of: Instance, kept: tuple[int, ...]) -> np.ndarray:
+def measured_spectrum(of: SavedFactorization, kept: tuple[int, ...]) -> np.ndarray:
     """The eigenvalues of the Hessian at the critical point of a set."""
     return np.linalg.eigvalsh(of.hessian(*of.layers(kept)))
 
@@ -145,7 +145,7 @@ def spectrum(point: Point) -> Redone | None:
     return Redone(theory, seen, None, 1.0, "equal", *saved)
 
 
-def least_curvature(of: Instance, kept: tuple[int, ...]) -> float:
+def least_curvature(of: SavedFactorization, kept: tuple[int, ...]) -> float:
     """The smallest eigenvalue, by cases."""
     outside = max((of.values[j] for j in range(len(of.values)) if j not in kept), default=0.0)
     found = []
@@ -171,19 +171,19 @@ def smallest(point: Point) -> Redone | None:
     return Redone(theory, seen, scale, 1.0, "equal", *saved)
 
 
-def margin(of: Instance) -> float:
+def margin(of: SavedFactorization) -> float:
     """The least size of a negative eigenvalue at a saddle."""
     below = np.maximum(np.append(of.values[1:], 0.0), of.decay)
     return float(np.min(np.where(of.values > of.decay, of.values - below, np.inf)))
 
 
-def separation(of: Instance) -> float:
+def separation(of: SavedFactorization) -> float:
     """The least size of an eigenvalue that is not 0."""
     least = min(margin(of), float(np.min(np.abs(of.values - of.decay))))
     return min(least, of.decay) if of.decay else least
 
 
-def resolved(of: Instance, distance: float) -> bool:
+def resolved(of: SavedFactorization, distance: float) -> bool:
     """Whether a distance is told from 0 by half of the digits."""
     return distance > np.sqrt(EPS) * of.values[0]
 

@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 
-from referee.dropout import Network, added
+from referee.dropout import SavedNetwork, added
 from referee.masks import expected, masks, square
 from referee.redone import Redone, saved_sides
 from referee.results import Point
 
 
-class Split:
+class SplitSpectrum:
     """A matrix whose singular values are split: ``w_i = s_i p_i`` with ``sum p_i = k``."""
 
     def __init__(self, matrix: np.ndarray, block: int):
@@ -79,13 +79,13 @@ def amplified(p: float, blocks: int) -> float:
     return (blocks - (blocks - 1) * p) / (blocks * (1 - p))
 
 
-class Blocks(Network):
+class SavedBlockNetwork(SavedNetwork):
     """A network with masks on blocks, and a matrix to be factorised in blocks."""
 
     def __init__(self, point: Point):
         super().__init__(point)
         self.matrix, self.blocks = point.case["matrix"], int(point.case["blocks"])
-        self.split = Split(self.matrix, self.block)
+        self.split = SplitSpectrum(self.matrix, self.block)
         counts = (self.width // self.block, self.blocks)
         self.condition = max(amplified(self.keep, count) for count in counts)
 
@@ -102,7 +102,7 @@ class Blocks(Network):
 
 def dropblock(point: Point) -> Redone:
     """Blocks add ``((1-theta)/theta) sum_j ||U_j V_j^T||_F^2``."""
-    of = Blocks(point)
+    of = SavedBlockNetwork(point)
     starts = range(0, of.width, of.block)
     cut = [slice(start, start + of.block) for start in starts]
     sizes = math.fsum(square(of.left[:, j] @ of.right[j]) for j in cut)
@@ -114,9 +114,9 @@ def dropblock(point: Point) -> Redone:
 
 def dropblock_bound(point: Point) -> Redone:
     """At theta(h) every factorisation of Z has a penalty of ``((1-p)/p) ||Z||^2`` or more."""
-    of = Blocks(point)
+    of = SavedBlockNetwork(point)
     theta = keep_prob(of.keep, of.block, of.width)
-    bound = of.odds * Split(of.made, of.block).norm_squared
+    bound = of.odds * SplitSpectrum(of.made, of.block).norm_squared
     pairs = [(of.left, of.right)]
     pairs += [(of.left @ g, h @ of.right) for g, h in zip(of.mixers, of.unmixers, strict=True)]
     seen = [added(left, right, theta, of.block) for left, right in pairs]
@@ -129,7 +129,7 @@ def dropblock_bound(point: Point) -> Redone:
 
 def dropblock_least(point: Point) -> Redone | None:
     """It is attained, with enough blocks."""
-    of = Blocks(point)
+    of = SavedBlockNetwork(point)
     if not of.split.attained(of.blocks):
         return None
     saved = saved_sides(point, "dropblock_least")
@@ -138,7 +138,7 @@ def dropblock_least(point: Point) -> Redone | None:
 
 def dropblock_product(point: Point) -> Redone | None:
     """By factors whose product is the matrix."""
-    of = Blocks(point)
+    of = SavedBlockNetwork(point)
     if not of.split.attained(of.blocks):
         return None
     seen = of.split.products(of.blocks).sum(0)

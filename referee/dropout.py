@@ -9,7 +9,7 @@ from referee.redone import Redone, saved_sides
 from referee.results import Point
 
 
-class Network:
+class SavedNetwork:
     """Two layers and data, from a saved case."""
 
     def __init__(self, point: Point, name: str = "network"):
@@ -84,7 +84,7 @@ def equalised_factors(whole: np.ndarray, width: int) -> tuple[np.ndarray, np.nda
 
 def penalty(point: Point) -> Redone:
     """``((1-theta)/theta) sum ||u_i||^2 ||v_i||^2`` over all masks."""
-    of = Network(point)
+    of = SavedNetwork(point)
     theory = square(of.target - of.made) + of.odds * of.sizes()
     loss = lambda m: square(of.target - (of.left * m / of.keep) @ of.right)  # noqa: E731
     seen = expected(masks(of.width, of.keep), loss)
@@ -93,7 +93,7 @@ def penalty(point: Point) -> Redone:
 
 def unscaled_masks(point: Point) -> Redone:
     """``||Y - theta Z||^2 + theta (1 - theta) sum``."""
-    of = Network(point)
+    of = SavedNetwork(point)
     theory = square(of.target - of.keep * of.made) + of.keep * (1 - of.keep) * of.sizes()
     loss = lambda m: square(of.target - (of.left * m) @ of.right)  # noqa: E731
     seen = expected(masks(of.width, of.keep), loss)
@@ -102,7 +102,7 @@ def unscaled_masks(point: Point) -> Redone:
 
 def factorisations(point: Point) -> Redone:
     """No factorisation of Z has a penalty below ``c ||Z||_*^2``."""
-    of = Network(point)
+    of = SavedNetwork(point)
     bound = of.odds / of.width * nuclear(of.made) ** 2
     mixed = [(of.left @ g, h @ of.right) for g, h in zip(of.mixers, of.unmixers, strict=True)]
     every = [*mixed, equalised_factors(of.made, of.width)]
@@ -113,7 +113,7 @@ def factorisations(point: Point) -> Redone:
 
 def equalised(point: Point) -> Redone:
     """The equalised factors have terms of the norm ``||Z||_* / h``."""
-    of = Network(point)
+    of = SavedNetwork(point)
     left, right = equalised_factors(of.made, of.width)
     seen = np.linalg.norm(left, axis=0) * np.linalg.norm(right, axis=1)
     theory = np.full(of.width, nuclear(of.made) / of.width)
@@ -122,7 +122,7 @@ def equalised(point: Point) -> Redone:
 
 def equalised_product(point: Point) -> Redone:
     """Their product is Z."""
-    of = Network(point)
+    of = SavedNetwork(point)
     seen = np.matmul(*equalised_factors(of.made, of.width))
     return Redone(of.made, seen, None, 1.0, "equal", *saved_sides(point, "equalised_product"))
 
@@ -132,7 +132,7 @@ COPIES = (1, 3)
 
 def equalised_penalty(point: Point) -> Redone:
     """Their penalty is the least one, at h and at 3 h units."""
-    of = Network(point)
+    of = SavedNetwork(point)
     theory = [of.odds / (k * of.width) * nuclear(of.made) ** 2 for k in COPIES]
     seen = [added_unit_by_unit(*equalised_factors(of.made, k * of.width), of.keep) for k in COPIES]
     return Redone(
@@ -147,7 +147,7 @@ def equalised_penalty(point: Point) -> Redone:
 
 def width_free(point: Point) -> Redone:
     """With ``theta(h) = p / (h - (h-1) p)`` it is ``((1-p)/p) ||Z||_*^2`` at every width."""
-    of = Network(point)
+    of = SavedNetwork(point)
     theory = np.full(len(COPIES), of.odds * nuclear(of.made) ** 2)
     seen, p = [], of.keep
     for k in COPIES:
@@ -161,7 +161,7 @@ def width_free(point: Point) -> Redone:
 
 def fixed_keep_prob(point: Point) -> Redone:
     """Copies divide the penalty by their number."""
-    of = Network(point)
+    of = SavedNetwork(point)
     one = of.odds * of.sizes()
     copied = [(np.tile(of.left, (1, k)) / k, np.tile(of.right, (k, 1))) for k in COPIES]
     theory = np.array([one / k for k in COPIES])
@@ -171,7 +171,7 @@ def fixed_keep_prob(point: Point) -> Redone:
 
 def envelope_above(point: Point) -> Redone:
     """Single units of mean Z have the mean penalty ``((1-p)/p) ||Z||_*^2``."""
-    of = Network(point)
+    of = SavedNetwork(point)
     left, right = equalised_factors(of.made, of.width)
     alone = [
         added_unit_by_unit(of.width * u[:, None], v[None, :], of.keep)
@@ -183,7 +183,7 @@ def envelope_above(point: Point) -> Redone:
 
 def envelope_below(point: Point) -> Redone:
     """``((1-p)/p) (2 ||Z||_* <U V^T, M> - ||Z||_*^2)`` lies below the penalty of every unit M."""
-    of = Network(point)
+    of = SavedNetwork(point)
     left, values, right = np.linalg.svd(of.made, full_matrices=False)
     kept = min(of.width, len(values))
     polar, norm = left[:, :kept] @ right[:kept], values[:kept].sum()

@@ -27,7 +27,7 @@ ENUMERATED = 10
 """Most units whose masks are summed over."""
 
 
-class Regression:
+class SavedRegression:
     """Data, a target and two starts, from a saved case."""
 
     def __init__(self, point: Point):
@@ -94,9 +94,9 @@ class Regression:
 
 
 @once
-def regression(point: Point) -> Regression:
+def regression(point: Point) -> SavedRegression:
     """The regression of a point."""
-    return Regression(point)
+    return SavedRegression(point)
 
 
 @once
@@ -206,7 +206,7 @@ def stochastic(point: Point) -> Iterator[Redone]:
 # Both layers, trained with masks ----------------------------------------------------------------
 
 
-class Noise(NamedTuple):
+class NoisyRuns(NamedTuple):
     """Runs that train both layers, from the masks of a run."""
 
     moved: np.ndarray
@@ -219,7 +219,7 @@ class Noise(NamedTuple):
 
 
 @once
-def both_layers(point: Point) -> Noise:
+def both_layers(point: Point) -> NoisyRuns:
     """Train both layers with the masks of the key of the run."""
     of = regression(point)
     rate = 0.1 * of.keep**2
@@ -239,7 +239,7 @@ def both_layers(point: Point) -> Noise:
     moved, pulled = np.array(steps), np.array(pulls)
     noise = moved - pulled[:, 0] - of.odds * pulled[:, 1]
     products = np.stack([np.sum(noise**2, 0), np.sum(noise[1:] * noise[:-1], 0)], -1)
-    return Noise(moved.sum(0), np.moveaxis(pulled.sum(0), 0, -1), products)
+    return NoisyRuns(moved.sum(0), np.moveaxis(pulled.sum(0), 0, -1), products)
 
 
 def stochastic_drift(point: Point) -> Iterator[Redone]:

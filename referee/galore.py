@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import svd
 
-from referee.low_rank import Map, Setting, galore, relora
+from referee.low_rank import LowRankCase, Map, galore, relora
 from referee.networks import Slope
 from referee.optimizers import Rule, adam, begun, momentum, sgd
 from referee.redone import EPS, Claim, Redone, saved_sides
@@ -30,14 +30,14 @@ def linear_network(
 
 
 @once
-def setting_of(point: Point) -> Setting:
+def setting_of(point: Point) -> LowRankCase:
     """The network of a point, trained by Algorithm 1."""
     c, rate = point.case, float(point.case["learning_rate"])
     rule = {"sgd": sgd, "momentum": momentum, "adam": adam}[point.flags["optimizer"]](rate)
     start, data = [c[f"weights.{name}"] for name in ORDER], [c["inputs"], c["outputs"]]
     sizes = (int(c["rank"]), int(c["period"]))
     # Which side it is depends on the matrix.
-    return Setting(linear_network, start, data, *sizes, rule, rate, True, point.times)
+    return LowRankCase(linear_network, start, data, *sizes, rule, rate, True, point.times)
 
 
 # How P is chosen --------------------------------------------------------------------------------
@@ -63,7 +63,7 @@ Basis = Callable[[np.ndarray, int], np.ndarray]
 
 
 def larger_side(
-    of: Setting, basis: Basis, noise: float = 0.0
+    of: LowRankCase, basis: Basis, noise: float = 0.0
 ) -> Callable[[Sequence[np.ndarray]], list[Map]]:
     """P of every matrix on its larger side; the SVD sees gradients with relative noise."""
     rng = np.random.default_rng(0)
@@ -84,7 +84,7 @@ BASES: dict[str, Rule] = {"sgd": sgd(-1.0), "momentum": momentum(-1.0), "adam": 
 """``optax.identity``, ``trace(0.9)`` and ``scale_by_adam``: updates without a step size."""
 
 
-def optax_path(of: Setting, name: str, decay: float = 0.0) -> np.ndarray:
+def optax_path(of: LowRankCase, name: str, decay: float = 0.0) -> np.ndarray:
     """Init, update, apply: a counter, a projector, a base optimiser, then decay and ``-eta``.
 
     The gradients are those of each example, added up.
@@ -134,10 +134,10 @@ def of_examples(weights: Sequence[np.ndarray], data: Sequence[np.ndarray]) -> li
 # Claims -----------------------------------------------------------------------------------------
 
 
-class Paths(NamedTuple):
+class SavedGalorePaths(NamedTuple):
     """All paths of a point, and what rounding makes of them."""
 
-    of: Setting
+    of: LowRankCase
     single: np.ndarray
     """Algorithm 1 with P from float32."""
     double: np.ndarray
@@ -150,7 +150,7 @@ class Paths(NamedTuple):
 
 
 @once
-def paths(point: Point) -> Paths:
+def paths(point: Point) -> SavedGalorePaths:
     """The paths of a point."""
     of, name = setting_of(point), point.flags["optimizer"]
     plain = galore(of, "keep", larger_side(of, double))
@@ -167,7 +167,7 @@ def paths(point: Point) -> Paths:
         known = times * chance <= 1e-3 * of.period
     else:
         known = (times <= of.period) | (name == "sgd")
-    return Paths(
+    return SavedGalorePaths(
         of,
         galore(of, "keep", larger_side(of, single))[looks],
         plain[looks],

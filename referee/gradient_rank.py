@@ -8,7 +8,7 @@ from referee.redone import EPS, Claim, Redone, saved_sides
 from referee.results import Point, once
 
 
-class Problem(NamedTuple):
+class GradientProblem(NamedTuple):
     """The gradient ``(1/N) sum_i (A_i - B_i W C_i)``, of a problem of a saved case."""
 
     A: np.ndarray
@@ -74,18 +74,20 @@ class Problem(NamedTuple):
         return np.array(found)
 
 
-def with_modes(A: np.ndarray, B: np.ndarray, C: np.ndarray, rate: float, dtype: str) -> Problem:
+def with_modes(
+    A: np.ndarray, B: np.ndarray, C: np.ndarray, rate: float, dtype: str
+) -> GradientProblem:
     """A problem whose operator is diagonalised.
 
     Of sides that are symmetric up to rounding the derivative of a loss sees the symmetric part.
     """
     B, C = (B + B.mT) / 2, (C + C.mT) / 2
     whole = sum(np.kron(c, b) for b, c in zip(B, C, strict=True)) / len(B)
-    return Problem(A, B, C, rate, float(np.finfo(dtype).eps), *np.linalg.eigh(whole))
+    return GradientProblem(A, B, C, rate, float(np.finfo(dtype).eps), *np.linalg.eigh(whole))
 
 
 @once
-def problems(point: Point) -> list[Problem] | None:
+def problems(point: Point) -> list[GradientProblem] | None:
     """The problems of a point, if all B_i and C_i are symmetric and no step is too large."""
     c, dtype = point.case, point.flags["dtype"]
     each = zip(c["targets"], c["left"], c["right"], c["learning_rate"], strict=True)
@@ -114,39 +116,39 @@ def stable_rank(gradients: np.ndarray) -> np.ndarray:
     return np.sum(values**2, axis=-1) / values[..., 0] ** 2
 
 
-def resolution(of: Problem, times: list[int]) -> np.ndarray:
+def resolution(of: GradientProblem, times: list[int]) -> np.ndarray:
     """``||G_t|| / ||G_0|| (l_2 - l_1) / l_max``: an excess over a bound counts in these units."""
     first, second, _ = of.edges
     sizes = np.linalg.norm(of.path(times), axis=(1, 2))
     return sizes / np.linalg.norm(of.start) * (second - first) / np.abs(of.values).max()
 
 
-def decay(of: Problem, times: list[int]) -> tuple[float, float, np.ndarray]:
+def decay(of: GradientProblem, times: list[int]) -> tuple[float, float, np.ndarray]:
     """``||G_par||_2``, ``||G_par||_F`` and ``q^t ||D||_F``."""
     part = of.part(of.start)
     left = of.ratio ** np.array(times) * np.linalg.norm(of.start - part)
     return float(np.linalg.norm(part, 2)), float(np.linalg.norm(part)), left
 
 
-def upper(of: Problem, times: list[int]) -> np.ndarray:
+def upper(of: GradientProblem, times: list[int]) -> np.ndarray:
     """``(||G_par||_F^2 + q^2t ||D||_F^2) / (||G_par||_2 - q^t ||D||_F)^2``, or infinite."""
     top, size, left = decay(of, times)
     return np.where(top > left, (size**2 + left**2) / (top - left) ** 2, np.inf)
 
 
-def lower(of: Problem, times: list[int]) -> np.ndarray:
+def lower(of: GradientProblem, times: list[int]) -> np.ndarray:
     """``||G_par||_F^2 / (||G_par||_2 + q^t ||D||_F)^2``."""
     top, size, left = decay(of, times)
     return size**2 / (top + left) ** 2
 
 
-def printed(of: Problem, times: list[int]) -> np.ndarray:
+def printed(of: GradientProblem, times: list[int]) -> np.ndarray:
     """``sr(G_par) + q^2t ||D||_F^2 / ||G_par||_2^2``."""
     top, size, left = decay(of, times)
     return (size / top) ** 2 + (left / top) ** 2
 
 
-def aligned(of: Problem) -> bool:
+def aligned(of: GradientProblem) -> bool:
     """Whether the top singular pair of G_par lies in the eigenspace of l_1."""
     left, _, right = np.linalg.svd(of.part(of.start))
     pair = np.outer(left[:, 0], right[0])
@@ -154,7 +156,7 @@ def aligned(of: Problem) -> bool:
 
 
 def bounded(
-    point: Point, every: list[Problem], bounds: np.ndarray, saved: np.ndarray, kind: str
+    point: Point, every: list[GradientProblem], bounds: np.ndarray, saved: np.ndarray, kind: str
 ) -> list[Redone]:
     """Stable ranks of descent on one side of bounds, where these are finite and determined."""
     found, file = [], point.found["stable_rank"]

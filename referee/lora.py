@@ -110,7 +110,9 @@ def zero_factors(point: Point) -> Redone:
     return Redone(0, seen, 1.0, 1.0, "count", *saved)
 
 
-def around_pretrained(point: Point, centred: bool) -> tuple[theorem2.Setting, np.ndarray] | None:
+def around_pretrained(
+    point: Point, centred: bool
+) -> tuple[theorem2.FactorizationCase, np.ndarray] | None:
     """The run, and ``||f - f_C||_F``: the adapter of full width and the one of width 2r."""
     if (of := theorem2.setting_of(point)) is None:
         return None
@@ -159,7 +161,7 @@ def deep_lora_centred(point: Point) -> Redone | None:
     return Redone(0 * seen, seen, scale, condition, "zero", None, saved)
 
 
-def of_products(of: theorem2.Setting) -> tuple[float, float]:
+def of_products(of: theorem2.FactorizationCase) -> tuple[float, float]:
     """The size of what is subtracted, and by how much the product amplifies a disturbance."""
     run = lambda start: of.dense(start, chain)  # noqa: E731
     scale = max(

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from referee.networks import LOSSES, Layer, Loss, Slope
-from referee.optimizers import Rule, State, adam, begun, momentum, sgd
+from referee.networks import LOSSES, AdaptedLayer, Loss, Slope
+from referee.optimizers import MomentState, Rule, adam, begun, momentum, sgd
 from referee.results import Point
 
 RULES: dict[str, Callable[[float], Rule]] = {"sgd": sgd, "momentum": momentum, "adam": adam}
@@ -36,8 +36,8 @@ class Map(NamedTuple):
         if self.basis is None:
             return weight + coordinates
         if self.left:
-            return Layer(weight, self.basis, coordinates)
-        return Layer(weight, coordinates, self.basis.T)
+            return AdaptedLayer(weight, self.basis, coordinates)
+        return AdaptedLayer(weight, coordinates, self.basis.T)
 
     def of_factor(self, slope: Any) -> np.ndarray:
         """The derivative in the factor that is trained: ``(B^T E) X^T``, or ``E (A X)^T``."""
@@ -48,7 +48,7 @@ class Map(NamedTuple):
         return slope.errors @ (self.basis.T @ slope.inputs).T
 
 
-class Setting(NamedTuple):
+class LowRankCase(NamedTuple):
     """A problem and how it is trained, from a saved case."""
 
     loss: Loss
@@ -83,7 +83,7 @@ class Setting(NamedTuple):
         shapes = [array.shape for array in self.start]
         return [a.reshape(s) for a, s in zip(np.split(flat, ends), shapes, strict=True)]
 
-    def disturbed(self, size: float) -> "Setting":
+    def disturbed(self, size: float) -> "LowRankCase":
         """Start and data with relative noise of a size."""
         rng = np.random.default_rng(0)
         start, data = (
@@ -93,11 +93,11 @@ class Setting(NamedTuple):
         return self._replace(start=start, data=data)
 
 
-def setting_of(point: Point) -> Setting:
+def setting_of(point: Point) -> LowRankCase:
     """The problem of a point."""
     loss, names = LOSSES[point.flags["problem"]]
     rate = float(point.case["learning_rate"])
-    return Setting(
+    return LowRankCase(
         loss,
         [point.case[f"params{name}"] for name in names],
         [point.case["data.0"], point.case["data.1"]],
@@ -129,7 +129,7 @@ Signs = Callable[[np.ndarray], np.ndarray]
 Choice = Callable[[Sequence[np.ndarray]], list[Map]]
 
 
-def top_vectors(of: Setting, signs: Signs = largest_positive) -> Choice:
+def top_vectors(of: LowRankCase, signs: Signs = largest_positive) -> Choice:
     """The r singular vectors of each gradient on one side that belong to the largest values."""
 
     def choose(gradients: Sequence[np.ndarray]) -> list[Map]:
@@ -138,7 +138,7 @@ def top_vectors(of: Setting, signs: Signs = largest_positive) -> Choice:
     return choose
 
 
-def basis_of(of: Setting, gradient: np.ndarray, signs: Signs) -> np.ndarray:
+def basis_of(of: LowRankCase, gradient: np.ndarray, signs: Signs) -> np.ndarray:
     """P of one gradient."""
     left, _, right = np.linalg.svd(gradient, full_matrices=False)
     return signs((left if of.left else right.T)[:, : of.rank])
@@ -147,7 +147,7 @@ def basis_of(of: Setting, gradient: np.ndarray, signs: Signs) -> np.ndarray:
 # The loops --------------------------------------------------------------------------------------
 
 
-def after_refresh(policy: str, state: State, old: Map, new: Map) -> State:
+def after_refresh(policy: str, state: MomentState, old: Map, new: Map) -> MomentState:
     """What becomes of the state: as it was, that of a new run, or ``P_new^T P_old M``."""
     if policy == "reset":
         return begun(state.first)
@@ -157,8 +157,12 @@ def after_refresh(policy: str, state: State, old: Map, new: Map) -> State:
 
 
 def renewed(
-    policy: str, states: list[State] | None, old: list[Map], new: list[Map], like: Sequence[Any]
-) -> list[State]:
+    policy: str,
+    states: list[MomentState] | None,
+    old: list[Map],
+    new: list[Map],
+    like: Sequence[Any],
+) -> list[MomentState]:
     """The states after a refresh; those of a new run at the first."""
     if states is None:
         return [begun(array) for array in like]
@@ -171,7 +175,7 @@ def flat(weights: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.ravel(w) for w in weights])
 
 
-def galore(of: Setting, policy: str = "keep", choose: Choice | None = None) -> np.ndarray:
+def galore(of: LowRankCase, policy: str = "keep", choose: Choice | None = None) -> np.ndarray:
     """``W <- W + P opt(P^T G)``; the weights at the looks."""
     choose = choose or top_vectors(of)
     weights, maps, states = of.start, [], None
@@ -190,7 +194,7 @@ def galore(of: Setting, policy: str = "keep", choose: Choice | None = None) -> n
     return np.array(found)
 
 
-def relora(of: Setting, policy: str = "keep", choose: Choice | None = None) -> np.ndarray:
+def relora(of: LowRankCase, policy: str = "keep", choose: Choice | None = None) -> np.ndarray:
     """``W + P A``, of which A is trained; P A is merged every T steps."""
     choose = choose or top_vectors(of)
     weights, maps, factors, states = of.start, [], [], None
@@ -221,15 +225,15 @@ def merged(
 
 
 def stepped(
-    rule: Rule, gradients: Sequence[np.ndarray], states: list[State] | None
-) -> tuple[list[np.ndarray], list[State]]:
+    rule: Rule, gradients: Sequence[np.ndarray], states: list[MomentState] | None
+) -> tuple[list[np.ndarray], list[MomentState]]:
     """A step of an optimiser in each parameter."""
     assert states is not None, "a run begins with a refresh"
     pairs = [rule(g, state) for g, state in zip(gradients, states, strict=True)]
     return [move for move, _ in pairs], [state for _, state in pairs]
 
 
-def lifted_momentum(of: Setting, policy: str, mu: float = 0.9) -> np.ndarray:
+def lifted_momentum(of: LowRankCase, policy: str, mu: float = 0.9) -> np.ndarray:
     """``M <- mu M + P P^T G``, ``W <- W - eta M``, with M of the size of W.
 
     At a refresh M becomes ``P_new P_old^T M`` (keep), 0 (reset) or ``P_new P_new^T M`` (transport).
@@ -257,10 +261,10 @@ def lifted_momentum(of: Setting, policy: str, mu: float = 0.9) -> np.ndarray:
 # What is looked at in a run ---------------------------------------------------------------------
 
 
-class Run(NamedTuple):
+class PolicyRuns(NamedTuple):
     """A run with each of some policies."""
 
-    of: Setting
+    of: LowRankCase
     rows: np.ndarray
     """policy x look x entry."""
 
@@ -291,14 +295,14 @@ class Run(NamedTuple):
         return np.array([[self.of.apart(row)[place] for row in rows] for rows in self.at(steps)])
 
 
-class Pair(NamedTuple):
+class MethodPair(NamedTuple):
     """GaLore and ReLoRA, and GaLore from disturbed starts."""
 
-    galore: Run
-    relora: Run
-    twins: list[tuple[float, Run]]
+    galore: PolicyRuns
+    relora: PolicyRuns
+    twins: list[tuple[float, PolicyRuns]]
 
-    def condition(self, look: Callable[[Run], np.ndarray], scale: float = 0.0) -> float:
+    def condition(self, look: Callable[[PolicyRuns], np.ndarray], scale: float = 0.0) -> float:
         """By how much what is looked at amplifies a disturbance, in units of its size."""
         plain = look(self.galore)
         size = scale or float(np.abs(plain).max()) or 1.0
@@ -310,23 +314,23 @@ DISTURBANCES = (1e-8, 1e-11)
 """Of which the larger may turn a singular vector further than it is proportional to."""
 
 
-def pair_of(of: Setting, policies: Sequence[str]) -> Pair:
+def pair_of(of: LowRankCase, policies: Sequence[str]) -> MethodPair:
     """All runs of a problem."""
 
-    def run(of: Setting, method: Callable[[Setting, str], np.ndarray]) -> Run:
-        return Run(of, np.array([method(of, policy) for policy in policies]))
+    def run(of: LowRankCase, method: Callable[[LowRankCase, str], np.ndarray]) -> PolicyRuns:
+        return PolicyRuns(of, np.array([method(of, policy) for policy in policies]))
 
     twins = [(size, run(of.disturbed(size), galore)) for size in DISTURBANCES]
-    return Pair(run(of, galore), run(of, relora), twins)
+    return MethodPair(run(of, galore), run(of, relora), twins)
 
 
-def lost(of: Run) -> bool:
+def lost(of: PolicyRuns) -> bool:
     """Whether a loss is no number, or beyond the first one over machine epsilon."""
     losses = of.losses
     return not bool(np.all(np.abs(losses) < losses[0, 0] / np.finfo(float).eps))
 
 
-def undetermined(of: Run, digits: float) -> bool:
+def undetermined(of: PolicyRuns, digits: float) -> bool:
     """Whether a P is a matter of rounding: a gradient of rank below r, or a tie at the r-th value.
 
     The gap counts as a part of the largest gradient of its matrix in the run.

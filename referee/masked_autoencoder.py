@@ -14,7 +14,7 @@ STEPS = 24_000
 MOMENTUM = 0.9
 
 
-class Autoencoding(NamedTuple):
+class SavedAutoencoding(NamedTuple):
     """One data set and what hides parts of it, from a saved case."""
 
     data: np.ndarray
@@ -124,17 +124,17 @@ class Autoencoding(NamedTuple):
 
 
 @once
-def data_sets(point: Point) -> list[Autoencoding]:
+def data_sets(point: Point) -> list[SavedAutoencoding]:
     """Each data set of a point."""
     case = point.case
     rest = (float(case["keep_prob"]), case["groups"], case["anything"], point.parts("factors"))
-    return [Autoencoding(data, *rest) for data in case["data"]]
+    return [SavedAutoencoding(data, *rest) for data in case["data"]]
 
 
 # Training ---------------------------------------------------------------------------------------
 
 
-class Trained(NamedTuple):
+class TrainedAutoencoders(NamedTuple):
     """What training on the sums over all masks reaches."""
 
     full: np.ndarray
@@ -159,7 +159,7 @@ def descended(
 
 
 @once
-def trained(point: Point, number: int) -> Trained:
+def trained(point: Point, number: int) -> TrainedAutoencoders:
     """Train on a data set, with gradients by hand."""
     of = data_sets(point)[number]
     moment, shown = of.moment, list(of.shown())
@@ -180,10 +180,10 @@ def trained(point: Point, number: int) -> Trained:
     one, two = descended(of.factors, factors, slower * rate)
     rowwise = lambda A: [(of_hidden @ A[0][:, :, None])[:, :, 0] - to_hidden]  # noqa: E731
     (guess,) = descended([of.anything], rowwise, rate)
-    return Trained(full, two @ one, guess)
+    return TrainedAutoencoders(full, two @ one, guess)
 
 
-def rows(of: Autoencoding) -> range:
+def rows(of: SavedAutoencoding) -> range:
     """Numbers of the features."""
     return range(len(of.data))
 
@@ -193,13 +193,13 @@ def decayed(condition: float, rate: float = 1.0) -> bool:
     return STEPS / (1 - MOMENTUM) * rate / condition >= -2 * math.log(EPS)
 
 
-def asked(point: Point, loss: str) -> Iterator[tuple[int, Autoencoding]]:
+def asked(point: Point, loss: str) -> Iterator[tuple[int, SavedAutoencoding]]:
     """The data sets, if a loss was asked for."""
     if loss in str(point.flags["loss"]).split():
         yield from enumerate(data_sets(point))
 
 
-def ended(point: Point, loss: str, narrow: bool = False) -> Iterator[tuple[int, Autoencoding]]:
+def ended(point: Point, loss: str, narrow: bool = False) -> Iterator[tuple[int, SavedAutoencoding]]:
     """They, if training is at its end on all of them."""
     for k, of in asked(point, loss):
         groups = int(of.patch.max()) + 1

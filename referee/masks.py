@@ -109,7 +109,7 @@ SURPRISE = 9.0
 """-log10 of the smallest p-value that is no alarm: 1e-6 over at most a thousand tests."""
 
 
-class Drawn(NamedTuple):
+class MonteCarloMeans(NamedTuple):
     """Estimates of an expected loss, each the mean of a number of draws."""
 
     draws: int
@@ -136,7 +136,7 @@ class Drawn(NamedTuple):
 
 
 @once
-def of_draws(point: Point) -> list[Drawn]:
+def of_draws(point: Point) -> list[MonteCarloMeans]:
     """The estimates of each number of draws; those of the most mask the first block alone."""
     whole, rng, found = Masked(point), np.random.default_rng(0), []
     for k, (count, of) in enumerate(zip(DRAWS, (whole, whole, whole.first_alone()), strict=True)):
@@ -144,7 +144,7 @@ def of_draws(point: Point) -> list[Drawn]:
         centred = losses - p @ losses
         deviation = math.sqrt(float(p @ centred**2))
         own = rng.multinomial(count, p / p.sum(), size=REPEATS) @ losses / count
-        drawn = Drawn(
+        drawn = MonteCarloMeans(
             draws=count,
             mean=of.formula(of.mean, of.covariance()),
             deviation=deviation,

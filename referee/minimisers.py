@@ -18,7 +18,7 @@ FEW = 64
 """Units in the last place below which a gradient is rounding."""
 
 
-class Run(NamedTuple):
+class SavedDescent(NamedTuple):
     """A finished descent, from a saved case."""
 
     target: np.ndarray
@@ -80,7 +80,7 @@ def descended(
 
 
 @once
-def run_of(point: Point) -> Run | None:
+def run_of(point: Point) -> SavedDescent | None:
     """Descend from the saved start; None where the decays of layers differ."""
     case = point.case
     decays = case["weight_decay"]
@@ -90,7 +90,7 @@ def run_of(point: Point) -> Run | None:
     rate, decay = float(case["learning_rate"]), float(decays[0])
     layers, objective = descended(start, target, decay, rate, point.times)
     parts = np.linalg.svd(target, full_matrices=False)
-    return Run(target, len(start[0]), decay, layers, np.array(objective), *parts)
+    return SavedDescent(target, len(start[0]), decay, layers, np.array(objective), *parts)
 
 
 def shrunk(sigma: float, decay: float, depth: int) -> float:
@@ -119,7 +119,7 @@ def larger_root(sigma: float, decay: float, depth: int) -> float:
     return w
 
 
-def least_loss(of: Run) -> float:
+def least_loss(of: SavedDescent) -> float:
     """``sum_{i<=r} min_s (...) + sum_{i>r} sigma_i^2/2``, each by its root and a grid."""
     total = float(np.sum(of.values[of.width :] ** 2)) / 2
     for sigma in of.values[: of.width]:
@@ -133,7 +133,7 @@ def least_loss(of: Run) -> float:
     return total
 
 
-def tied(of: Run) -> int:
+def tied(of: SavedDescent) -> int:
     """How many of the values that are kept are tied with the first one that is not."""
     r = of.width
     if r >= len(of.values) or of.values[r - 1] - of.values[r] > 1e-12 * of.values[0]:
@@ -141,7 +141,7 @@ def tied(of: Run) -> int:
     return int(np.sum(np.abs(of.values[:r] - of.values[r]) <= 1e-12 * of.values[0]))
 
 
-def nearest_minimiser(of: Run) -> np.ndarray:
+def nearest_minimiser(of: SavedDescent) -> np.ndarray:
     """The minimiser; with a tie the one of its family whose projector is the run's."""
     kept = [shrunk(float(s), of.decay, of.depth) for s in of.values[: of.width]]
     if not (ties := tied(of)) or not kept[-1]:
@@ -155,7 +155,7 @@ def nearest_minimiser(of: Run) -> np.ndarray:
     return of.made_of(kept[:above]) + kept[-1] * left @ onto @ right
 
 
-def distance_bound(of: Run) -> float:
+def distance_bound(of: SavedDescent) -> float:
     """By how much more than its gradient a run of two layers may be from the minimiser.
 
     The gradient over the least curvature that is not 0; infinite where that is 0.
@@ -174,7 +174,7 @@ def distance_bound(of: Run) -> float:
     return float(sigma[0] / smallest) if smallest > 0 else np.inf
 
 
-def at_the_minimum(point: Point) -> Run | None:
+def at_the_minimum(point: Point) -> SavedDescent | None:
     """A run of two layers that rests, where that says that it is near the minimum."""
     if (of := run_of(point)) is None or of.depth != 2 or not of.rests:
         return None
@@ -212,7 +212,7 @@ def schatten(point: Point) -> Redone | None:
     return Redone(theory, seen, of.values[0], condition, "equal", *saved)
 
 
-def rest_points(of: Run) -> list[list[float]]:
+def rest_points(of: SavedDescent) -> list[list[float]]:
     """Singular values of P_0, P_1, ...: the first q modes with the larger root.
 
     Without decay all modes that are not 0 have one.
@@ -225,13 +225,13 @@ def rest_points(of: Run) -> list[list[float]]:
     return [[w**of.depth for w in roots[:q]] for q in range(most + 1)]
 
 
-def nearest_rest_point(of: Run) -> list[float]:
+def nearest_rest_point(of: SavedDescent) -> list[float]:
     """Those of the one at which a run is."""
     seen = chain(of.layers)
     return min(rest_points(of), key=lambda s: float(np.max(np.abs(of.made_of(s) - seen))))
 
 
-def rest_condition(of: Run) -> float:
+def rest_condition(of: SavedDescent) -> float:
     """By how much more than its gradient a point at rest may be from a minimum."""
     roots = [larger_root(float(s), of.decay, of.depth) for s in of.values]
     depth, found = of.depth, [1.0]
@@ -296,7 +296,7 @@ def lower_bound(point: Point) -> Redone | None:
 
 
 @once
-def near_the_minimiser(point: Point) -> list[tuple[Run, np.ndarray]]:
+def near_the_minimiser(point: Point) -> list[tuple[SavedDescent, np.ndarray]]:
     """Runs from the saved starts near the minimiser, and its product."""
     case = point.case
     target, decay = case["target"], float(case["weight_decay"])
@@ -305,7 +305,9 @@ def near_the_minimiser(point: Point) -> list[tuple[Run, np.ndarray]]:
     for k, rate in enumerate(point.found["near_rates"]):
         start = [w[k] for w in stacked]
         layers, objective = descended(start, target, decay, float(rate), point.times)
-        of = Run(target, len(start[0]), decay, layers, np.array(objective), left, values, right)
+        of = SavedDescent(
+            target, len(start[0]), decay, layers, np.array(objective), left, values, right
+        )
         wanted = of.made_of(shrunk(float(s), decay, of.depth) for s in values[: of.width])
         found.append((of, wanted))
     return found
@@ -330,7 +332,7 @@ def deep_minimum(point: Point) -> Iterable[Redone]:
 # On data ---------------------------------------------------------------------------------------
 
 
-class Autoencoder(NamedTuple):
+class SavedAutoencoder(NamedTuple):
     """A regularised linear autoencoder, from a saved case."""
 
     inputs: np.ndarray
@@ -355,20 +357,20 @@ class Autoencoder(NamedTuple):
         return float(np.sum(error**2) + self.decay * sizes)
 
 
-def autoencoder_of(point: Point) -> Autoencoder | None:
+def autoencoder_of(point: Point) -> SavedAutoencoder | None:
     """The autoencoder of a point, unless it is noise, too wide, or has two decays."""
     case = point.case
     if not (case["real"] and case["whole"]) or np.ptp(case["weight_decay"]) > 0:
         return None
     encoder, decoder = point.parts("weights")
     left, values, _ = np.linalg.svd(case["inputs"], full_matrices=False)
-    return Autoencoder(
+    return SavedAutoencoder(
         case["inputs"], float(case["weight_decay"][0]), encoder, decoder, left, values**2
     )
 
 
 @once
-def trained(point: Point) -> tuple[Autoencoder, Layers] | None:
+def trained(point: Point) -> tuple[SavedAutoencoder, Layers] | None:
     """It and its layers after descent, if they rest."""
     if (of := autoencoder_of(point)) is None or not of.decay:
         return None
@@ -381,12 +383,12 @@ def trained(point: Point) -> tuple[Autoencoder, Layers] | None:
     return (of, layers) if slope <= FEW * EPS * of.squares[0] * size else None
 
 
-def gains_of(of: Autoencoder) -> np.ndarray:
+def gains_of(of: SavedAutoencoder) -> np.ndarray:
     """``1 - lambda / sigma_i^2``, of the first directions that have more than decay takes."""
     return np.maximum(1 - of.decay / of.squares[: len(of.encoder)], 0.0)
 
 
-def of_autoencoder(of: Autoencoder) -> float:
+def of_autoencoder(of: SavedAutoencoder) -> float:
     """By how much more than its gradient training may be from the minimum."""
     gaps = np.abs(np.diff(of.squares[: len(of.encoder) + 1]))
     return float(of.squares[0] / min(of.decay, gaps.min()))

@@ -2,7 +2,7 @@
 
 A function takes parameters, in the order in which they are saved, and data. It returns the loss and
 for each parameter the derivative: of a vector as it is, of a matrix as errors E and inputs X, of
-which it is ``E X^T``. So a matrix can be a :class:`Layer`, whose factors are what is trained.
+which it is ``E X^T``. So a matrix can be an :class:`AdaptedLayer`, whose factors are trained.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
-class Layer(NamedTuple):
+class AdaptedLayer(NamedTuple):
     """A matrix with an adapter beside it, ``W x + B (A x)``."""
 
     weight: np.ndarray
@@ -23,9 +23,9 @@ class Layer(NamedTuple):
         return self.weight @ inputs + self.B @ (self.A @ inputs)
 
     @property
-    def T(self) -> "Layer":
+    def T(self) -> "AdaptedLayer":
         """``W^T + A^T B^T``."""
-        return Layer(self.weight.T, self.A.T, self.B.T)
+        return AdaptedLayer(self.weight.T, self.A.T, self.B.T)
 
 
 class Slope(NamedTuple):

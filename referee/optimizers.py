@@ -9,7 +9,7 @@ from referee.redone import Claim, Redone, saved_sides
 from referee.results import Point, once
 
 
-class State(NamedTuple):
+class MomentState(NamedTuple):
     """What an optimiser remembers of one array of gradients."""
 
     steps: int
@@ -20,14 +20,14 @@ class State(NamedTuple):
     """Running mean of the squares, or their sum."""
 
 
-def begun(gradient: np.ndarray, squares: float = 0.0) -> State:
+def begun(gradient: np.ndarray, squares: float = 0.0) -> MomentState:
     """The state of a new run, whose sum of squares begins with a number."""
-    return State(0, np.zeros_like(gradient), np.full_like(gradient, squares))
+    return MomentState(0, np.zeros_like(gradient), np.full_like(gradient, squares))
 
 
-Step = tuple[np.ndarray, State]
+Step = tuple[np.ndarray, MomentState]
 """An update, which is added, and the state after it."""
-Rule = Callable[[np.ndarray, State], Step]
+Rule = Callable[[np.ndarray, MomentState], Step]
 
 
 def sgd(rate: float) -> Rule:
@@ -38,7 +38,7 @@ def sgd(rate: float) -> Rule:
 def momentum(rate: float, mu: float = 0.9) -> Rule:
     """``M <- mu M + g``, ``- rate M``."""
 
-    def step(g: np.ndarray, state: State) -> Step:
+    def step(g: np.ndarray, state: MomentState) -> Step:
         total = mu * state.first + g
         return -rate * total, state._replace(first=total)
 
@@ -48,12 +48,12 @@ def momentum(rate: float, mu: float = 0.9) -> Rule:
 def adam(rate: float, eps: float = 1e-8, b1: float = 0.9, b2: float = 0.999) -> Rule:
     """``- rate (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)``."""
 
-    def step(g: np.ndarray, state: State) -> Step:
+    def step(g: np.ndarray, state: MomentState) -> Step:
         t = state.steps + 1
         mean = b1 * state.first + (1 - b1) * g
         square = b2 * state.second + (1 - b2) * g**2
         size = np.sqrt(square / (1 - b2**t)) + eps
-        return -rate * mean / (1 - b1**t) / size, State(t, mean, square)
+        return -rate * mean / (1 - b1**t) / size, MomentState(t, mean, square)
 
     return step
 
@@ -61,7 +61,7 @@ def adam(rate: float, eps: float = 1e-8, b1: float = 0.9, b2: float = 0.999) -> 
 def rmsprop(rate: float, constant: float, decay: float = 0.9) -> Rule:
     """``- rate g / sqrt(v + c)`` with ``v <- decay v + (1 - decay) g^2``."""
 
-    def step(g: np.ndarray, state: State) -> Step:
+    def step(g: np.ndarray, state: MomentState) -> Step:
         square = decay * state.second + (1 - decay) * g**2
         return -rate * g / np.sqrt(square + constant), state._replace(second=square)
 
@@ -71,7 +71,7 @@ def rmsprop(rate: float, constant: float, decay: float = 0.9) -> Rule:
 def adagrad(rate: float, constant: float) -> Rule:
     """``- rate g / sqrt(v + c)`` with v the sum of all squares, which begins at c."""
 
-    def step(g: np.ndarray, state: State) -> Step:
+    def step(g: np.ndarray, state: MomentState) -> Step:
         square = state.second + g**2
         return -rate * g / np.sqrt(square + constant), state._replace(second=square)
 
@@ -98,7 +98,7 @@ def rule_of(name: str, rate: float, eps: float) -> tuple[Rule, float]:
     return rules[name]
 
 
-class Regression(NamedTuple):
+class OptimizedRegression(NamedTuple):
     """The mean of ``sqrt(1 + (x.theta - y)^2)``, a linear map, and how it is trained."""
 
     S: np.ndarray
@@ -147,14 +147,18 @@ class Regression(NamedTuple):
 
 
 @once
-def regression(point: Point) -> Regression:
+def regression(point: Point) -> OptimizedRegression:
     """The regression of a point."""
     c = point.case
     numbers = (c["rates"], float(c["epsilon"]), float(c["scale"]))
-    return Regression(c["matrix"], c["inputs"], c["outputs"], c["start"], *numbers, point.times)
+    return OptimizedRegression(
+        c["matrix"], c["inputs"], c["outputs"], c["start"], *numbers, point.times
+    )
 
 
-def response(of: Regression, run: Callable[[Regression], np.ndarray]) -> np.ndarray:
+def response(
+    of: OptimizedRegression, run: Callable[[OptimizedRegression], np.ndarray]
+) -> np.ndarray:
     """By how much each optimiser's path amplifies a disturbance of start, map and data."""
     rng, size, found = np.random.default_rng(0), 1e-7, []
     plain = run(of)

@@ -52,7 +52,7 @@ def once(function: Function) -> Function:
     return cast(Function, remembered)
 
 
-class Scenario(NamedTuple):
+class SavedScenario(NamedTuple):
     """A group of ``results.nc`` whose cases are saved."""
 
     name: str
@@ -61,7 +61,7 @@ class Scenario(NamedTuple):
     """Arrays of cases that were too large to be saved."""
 
 
-def scenarios(path: Path) -> dict[str, Scenario]:
+def scenarios(path: Path) -> dict[str, SavedScenario]:
     """Every scenario of a file, by its name."""
     found, names = {}, dict[int, str]()
     with h5py.File(path) as file:
@@ -72,7 +72,9 @@ def scenarios(path: Path) -> dict[str, Scenario]:
             if isinstance(cases := group.get("case"), h5py.Group):
                 title = _text(group.attrs["scenario"])
                 left_out = json.loads(_text(cases.attrs["left_out"]))
-                found[title] = Scenario(title, list(_points(group, cases, dtype, names)), left_out)
+                found[title] = SavedScenario(
+                    title, list(_points(group, cases, dtype, names)), left_out
+                )
     return found
 
 

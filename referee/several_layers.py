@@ -5,15 +5,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from referee.dropout import Network
+from referee.dropout import SavedNetwork
 from referee.masks import Mask, expected, masks, nuclear, square
 from referee.redone import Redone, saved_sides
 from referee.results import Point
 
 
-def deep(point: Point) -> tuple[Network, list[np.ndarray]]:
+def deep(point: Point) -> tuple[SavedNetwork, list[np.ndarray]]:
     """The network, and three layers made of its parts."""
-    of, middle = Network(point), point.case["middle"]
+    of, middle = SavedNetwork(point), point.case["middle"]
     k = len(middle)
     return of, [of.first[:k], middle, of.second[:, :k]]
 
@@ -112,7 +112,7 @@ TINY = 3
 
 def dropconnect(point: Point, of_first: bool) -> Redone:
     """Masks on the weights of one layer."""
-    of = Network(point)
+    of = SavedNetwork(point)
     first, second = of.first[:TINY, :TINY], of.second[:TINY, :TINY]
     inputs, target = of.inputs[:TINY], of.target[:TINY]
     theory = square(target - second @ first @ inputs)

@@ -9,7 +9,7 @@ from referee.redone import Redone, saved_sides
 from referee.results import Point, once
 
 
-class Setting(NamedTuple):
+class FactorizationCase(NamedTuple):
     """A run of deep factorisation, from a saved case."""
 
     layers: Layers
@@ -34,7 +34,7 @@ class Setting(NamedTuple):
 
 
 @once
-def setting_of(point: Point) -> Setting | None:
+def setting_of(point: Point) -> FactorizationCase | None:
     """The run of a point, if it meets the hypotheses."""
     case = point.case
     layers, target = point.parts("weights"), case["target"]
@@ -45,7 +45,7 @@ def setting_of(point: Point) -> Setting | None:
     low = np.all(sigma[rank:] <= 1e-10 * sigma[0])
     if not (low and np.max(np.abs(turned)) < 1e-10 and "noise" not in case and "mask" not in case):
         return None
-    return Setting(
+    return FactorizationCase(
         layers,
         target,
         rank,
@@ -69,7 +69,7 @@ def frame(layers: Layers, target: np.ndarray, rank: int) -> list[np.ndarray]:
     return frames
 
 
-def rho(of: Setting) -> np.ndarray:
+def rho(of: FactorizationCase) -> np.ndarray:
     """``rho <- rho (1 - eta lambda - eta prod_{k != l} rho_k^2)`` from eps, at the times."""
     value, found = np.array(of.scales, float), []
     for t in range(max(of.times) + 1):
@@ -85,10 +85,10 @@ def in_frame(frames: list[np.ndarray], layers: Layers) -> np.ndarray:
     return np.array([frames[l + 1].T @ w @ frames[l] for l, w in enumerate(layers)])
 
 
-class Blocks(NamedTuple):
+class DenseBlocks(NamedTuple):
     """Layers of a dense run in the frame of its start."""
 
-    of: Setting
+    of: FactorizationCase
     found: np.ndarray
     """``U_l^T W_l V_l`` at the recorded steps."""
     scale: float
@@ -98,7 +98,7 @@ class Blocks(NamedTuple):
 
 
 @once
-def blocks(point: Point, mean: bool = False) -> Blocks | None:
+def blocks(point: Point, mean: bool = False) -> DenseBlocks | None:
     """The blocks of the run of a point, if it meets the hypotheses."""
     if (of := setting_of(point)) is None:
         return None
@@ -106,7 +106,7 @@ def blocks(point: Point, mean: bool = False) -> Blocks | None:
     run = lambda start: of.dense(start, lambda w: in_frame(frames, w), mean)  # noqa: E731
     found = run(of.layers)
     scale = float(np.max(np.linalg.norm(found, 2, axis=(-2, -1))))
-    return Blocks(of, found, scale, amplification(run, of.layers, scale, found))
+    return DenseBlocks(of, found, scale, amplification(run, of.layers, scale, found))
 
 
 def off_block(point: Point) -> Redone | None:
@@ -143,7 +143,7 @@ def bulk_value(point: Point, mean: bool = False, name: str = "rho") -> Redone | 
     return Redone(rho(run.of), seen, run.scale, run.condition, "equal", *saved)
 
 
-def small_run(of: Setting) -> np.ndarray:
+def small_run(of: FactorizationCase) -> np.ndarray:
     """Layers of the problem of width 2r, which descends by itself from eps_l I."""
     frames = frame(of.layers, of.target, of.rank)
     k = 2 * of.rank

@@ -5,7 +5,15 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from referee import low_rank
-from referee.low_rank import Pair, Run, Setting, galore, lifted_momentum, relora, top_vectors
+from referee.low_rank import (
+    LowRankCase,
+    MethodPair,
+    PolicyRuns,
+    galore,
+    lifted_momentum,
+    relora,
+    top_vectors,
+)
 from referee.redone import EPS, Claim, Redone, saved_sides
 from referee.results import Point, once
 
@@ -16,7 +24,7 @@ def digits(point: Point) -> float:
 
 
 @once
-def pair(point: Point, policies: tuple[str, ...] = ()) -> Pair | None:
+def pair(point: Point, policies: tuple[str, ...] = ()) -> MethodPair | None:
     """The runs of a point, with its own policy unless others are given; None if P is undecided."""
     of = low_rank.setting_of(point)
     both = low_rank.pair_of(of, policies or (point.flags["state"],))
@@ -25,7 +33,7 @@ def pair(point: Point, policies: tuple[str, ...] = ()) -> Pair | None:
 
 
 def same(
-    point: Point, both: Pair | None, name: str, look: Callable[[Run], np.ndarray]
+    point: Point, both: MethodPair | None, name: str, look: Callable[[PolicyRuns], np.ndarray]
 ) -> Redone | None:
     """GaLore against ReLoRA in what is looked at; the policies of several are the first axis."""
     if both is None:
@@ -36,12 +44,12 @@ def same(
     return Redone(theory, run, None, both.condition(look), "equal", saved, saved_run)
 
 
-def recorded(run: Run) -> np.ndarray:
+def recorded(run: PolicyRuns) -> np.ndarray:
     """The weights at the recorded steps."""
     return run.recorded
 
 
-def losses(run: Run) -> np.ndarray:
+def losses(run: PolicyRuns) -> np.ndarray:
     """The losses at the recorded steps."""
     return run.losses
 
@@ -79,17 +87,17 @@ def training_loss(point: Point) -> Redone | None:
     return same(point, pair(point), "training_loss", losses)
 
 
-def ends(run: Run) -> list[int]:
+def ends(run: PolicyRuns) -> list[int]:
     """The end of each period."""
     return [*run.of.refreshes[1:], max(run.of.times)]
 
 
-def moves(run: Run) -> np.ndarray:
+def moves(run: PolicyRuns) -> np.ndarray:
     """What is added to the first matrix between each refresh and the next."""
     return (run.matrices(ends(run)) - run.matrices(run.of.refreshes))[0]
 
 
-def bases(run: Run) -> np.ndarray:
+def bases(run: PolicyRuns) -> np.ndarray:
     """P of the first matrix at each refresh."""
     (gradients,) = run.refreshed()
     return np.array([low_rank.basis_of(run.of, G[0], low_rank.largest_positive) for G in gradients])
@@ -123,19 +131,19 @@ def top_directions(point: Point) -> Iterable[Redone] | None:
     ]
 
 
-def of_projectors(both: Pair) -> float:
+def of_projectors(both: MethodPair) -> float:
     """By how much ``P P^T`` amplifies a disturbance."""
     return both.condition(lambda run: onto(bases(run)), 1.0)
 
 
-def sums(run: Run) -> np.ndarray:
+def sums(run: PolicyRuns) -> np.ndarray:
     """Singular values of W(t) - W(0) after K = 1, 2, ... refreshes, while r K < min(m, n)."""
     moved = (run.matrices(ends(run)) - run.matrices([0]))[0]
     most = max(1, (min(moved.shape[1:]) - 1) // run.of.rank)
     return np.linalg.svd(moved[:most], compute_uv=False)
 
 
-def scale_of_sums(both: Pair) -> float:
+def scale_of_sums(both: MethodPair) -> float:
     """W(t) - W(0) is rounded like W: the larger of its values and of the entries of W."""
     return float(
         max(np.abs(both.galore.matrices(ends(both.galore))).max(), sums(both.galore).max())
@@ -183,7 +191,7 @@ def sum_rank(point: Point) -> Iterable[Redone] | None:
 # The state at a refresh -------------------------------------------------------------------------
 
 
-def policies(point: Point) -> Pair | None:
+def policies(point: Point) -> MethodPair | None:
     """The runs of a point with all policies."""
     return pair(point, low_rank.POLICIES)
 
@@ -198,17 +206,17 @@ def lifted(point: Point) -> Redone | None:
     if (both := policies(point)) is None:
         return None
     of = both.galore.of
-    alone = Run(of, np.array([lifted_momentum(of, policy) for policy in low_rank.POLICIES]))
+    alone = PolicyRuns(of, np.array([lifted_momentum(of, policy) for policy in low_rank.POLICIES]))
     theory, run, condition = alone.recorded, both.relora.recorded, both.condition(recorded)
     saved = saved_sides(point, "lifted")
     return Redone(theory, run, None, condition, "equal", *saved)
 
 
-def of_signs(of: Setting, method: Callable[..., np.ndarray], policy: str) -> np.ndarray:
+def of_signs(of: LowRankCase, method: Callable[..., np.ndarray], policy: str) -> np.ndarray:
     """How far apart a run is by two rules for signs, over the largest weight by the first."""
     rules = (low_rank.largest_positive, low_rank.first_positive)
     rows = [method(of, policy, top_vectors(of, signs)) for signs in rules]
-    plain, other = (Run(of, each[None]).recorded[0] for each in rows)
+    plain, other = (PolicyRuns(of, each[None]).recorded[0] for each in rows)
     return np.abs(plain - other).max(1) / np.abs(plain).max()
 
 

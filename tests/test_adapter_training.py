@@ -253,12 +253,12 @@ def bench(files):
     task = tasks.Task(
         "sentiment", str(BERT), files["text_file"], "auto", "auto", "", 30, layers=1, length=14
     )
-    return cells.Bench(cells.Texts(tasks.encoded(task, "float64")), FORGETFUL)
+    return cells.Bench(cells.SentenceTraining(tasks.encoded(task, "float64")), FORGETFUL)
 
 
 def asked(method="lora", **other):
     given = {"rank": 2, "examples": 16, "rate": 1e-2, "steps": 4, "eps": 1e-3}
-    return cells.Asked(method, **given | other)
+    return cells.TrainingRequest(method, **given | other)
 
 
 def test_methods_start_as_stated(bench):

@@ -151,7 +151,7 @@ def test_one_pattern_is_of_one_module():
     """``q`` also ends the name of ``layer.q``: PEFT looks for a pattern at the end."""
     one, other = (StoredFactors(np.ones((3, r)), np.ones((r, 4)), 1.0) for r in (1, 2))
     made = described({"layer.k": one, "layer.q": one, "q": other})
-    config = peft_config.Config(Path(), made.config)
+    config = peft_config.PeftConfig(Path(), made.config)
     assert [config.rank(name) for name in ("layer.q", "q", "layer.k")] == [1, 2, 1]
 
 
@@ -286,7 +286,7 @@ def test_patterns_take_polynomial_time():
         "rank_pattern": {"(a+)+!": 2},
         "alpha_pattern": {"(a|a)*!": 2, "(a*)*": 3},
     }
-    config, begin = peft_config.Config(Path("a"), content), time.process_time()
+    config, begin = peft_config.PeftConfig(Path("a"), content), time.process_time()
     assert config.adapts(name)
     assert (config.rank(name), config.alpha(name)) == (4, 3)
     assert time.process_time() - begin < 1
@@ -294,7 +294,7 @@ def test_patterns_take_polynomial_time():
 
 def test_patterns_that_take_too_long_are_named():
     content = {"target_modules": "(.*a)*!", "rank_pattern": {"(.*a)*!": 2}, "r": 1}
-    config = peft_config.Config(Path("a"), content, Patterns(100))
+    config = peft_config.PeftConfig(Path("a"), content, Patterns(100))
     with pytest.raises(Refused, match=r"a: target_modules: got .*, wanted .*: it takes too long"):
         config.adapts(34 * "a")
     with pytest.raises(Refused, match=r"a: rank_pattern: got .*, wanted .*: it takes too long"):
@@ -304,7 +304,7 @@ def test_patterns_that_take_too_long_are_named():
 def test_many_names_beside_many_tensors_are_refused(monkeypatch):
     tensors = opened(MADE / "lora" / "adapter_model.safetensors")
     names = [str(number) for number in range(1000)]
-    config = peft_config.Config(Path("a"), {"target_modules": names, "rank_pattern": {"b": 1}})
+    config = peft_config.PeftConfig(Path("a"), {"target_modules": names, "rank_pattern": {"b": 1}})
     assert config.entries == 1001
     monkeypatch.setattr(peft_tensors, "PAIRS", 1000)
     with pytest.raises(Refused, match=r"got \d+ tensors beside 1001 names and patterns, wanted"):
@@ -313,7 +313,7 @@ def test_many_names_beside_many_tensors_are_refused(monkeypatch):
 
 def test_a_layer_of_many_digits_is_none():
     content = {"target_modules": ["q"], "layers_to_transform": [1], "layers_pattern": "h"}
-    config = peft_config.Config(Path("a"), content)
+    config = peft_config.PeftConfig(Path("a"), content)
     assert config.adapts("h.1.q")
     assert not config.adapts(f"h.{5000 * '1'}.q")
 
@@ -483,7 +483,7 @@ def test_a_configuration_that_is_none_is_refused(text, said, tmp_path):
     ],
 )
 def test_which_modules_are_adapted(content, yes, no):
-    config = peft_config.Config(Path(), content)
+    config = peft_config.PeftConfig(Path(), content)
     assert [name for name in (*yes, *no) if config.adapts(name)] == yes
 
 
@@ -584,7 +584,7 @@ def test_a_conversion_of_a_transposed_weight_or_of_patterns():
             factors={name: one._replace(B=one.B[::-1]) for name, one in after.factors.items()}
         )
         found = converted(after, before)
-        peft_config.checked(peft_config.Config(Path(), found.config))
+        peft_config.checked(peft_config.PeftConfig(Path(), found.config))
         peft._named(found)
         for name, one in found.factors.items():
             wanted = after.factors[name].B - before.factors[name].B

@@ -84,7 +84,7 @@ def test_lifting_is_the_transpose_of_projecting():
     down = inner(project(maps, gradients), R)
     up = inner(gradients, lift_onto(zeros, maps, R))
     oracles.assert_close(jnp.asarray(down), up, size=M * N)
-    found = lr.adapters.merged(lr.adapters.Parts(gradients, maps, R), 3.0)
+    found = lr.adapters.merged(lr.adapters.WeightParts(gradients, maps, R), 3.0)
     oracles.assert_close(found["b"], gradients["b"] + R["b"])  # not projected: no scale
 
 

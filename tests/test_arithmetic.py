@@ -46,7 +46,7 @@ def device(monkeypatch):
     """A device that measures as the reference, but for what is given of a precision."""
 
     def of(**others):
-        def measured(precision, word="highest", kept=None):
+        def measured(precision, word="highest", programs=None):
             usual = {"matmuls": word, "products": precision, **REFERENCE[precision]}
             return usual | others.get(precision, {})
 
@@ -123,12 +123,12 @@ def test_what_is_as_bad_as_the_limit_is_fit_and_beyond_it_is_not():
 def test_the_numbers_are_kept_for_other_processes(tmp_path, monkeypatch):
     kept = KeptPrograms(SignedFolder(tmp_path, "here"), "")
     monkeypatch.setattr(measured_arithmetic, "_measured", lambda precision, word: {"add": 0.5})
-    assert measured_arithmetic.measured("float32", kept=kept) == {"add": 0.5}
+    assert measured_arithmetic.measured("float32", programs=kept) == {"add": 0.5}
     monkeypatch.setattr(measured_arithmetic, "_measured", lambda *_: pytest.fail("measured again"))
-    assert measured_arithmetic.measured("float32", kept=kept) == {"add": 0.5}
+    assert measured_arithmetic.measured("float32", programs=kept) == {"add": 0.5}
     for other in (("float64",), ("float32", "tf32")):
         with pytest.raises(pytest.fail.Exception, match="again"):
-            measured_arithmetic.measured(*other, kept=kept)
+            measured_arithmetic.measured(*other, programs=kept)
 
 
 OF_PAIRS = {"matmuls": "highest", "products": "pairs of float32", "product": 15.8}

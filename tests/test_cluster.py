@@ -30,7 +30,7 @@ from lrdyn.engine.cluster import credentials, local_workers, origins, tasks, wor
 from lrdyn.engine.configuration import BadInput, run_of
 from lrdyn.engine.produce import jobs_of, recipes_of
 from lrdyn.engine.reductions import Quantiles, Worst
-from lrdyn.engine.work import Asked, Context, Recipe
+from lrdyn.engine.work import Context, PartRequest, Recipe
 from lrdyn.registry import theorem
 from lrdyn.training import loop
 from tests.runs import XLA_FLAGS, Told, python, results_of, verdict_of
@@ -70,7 +70,7 @@ def reached(local):
 
 @pytest.fixture(scope="module")
 def cluster(local):
-    with clusters.at(*local) as found:
+    with clusters.connected(*local) as found:
         yield found
 
 
@@ -116,7 +116,7 @@ def test_only_names_come_back_where_the_store_is_seen(cluster, mine, tmp_path):
         return found[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clusters.Parts, "_result", result)
+        patch.setattr(clusters.ClusterParts, "_result", result)
         run(mine, client=cluster, store=tmp_path)
         assert found == [None] * 20
         run(mine, client=cluster)
@@ -272,7 +272,7 @@ def test_all_workers_lost_then_new_ones(cluster, mine, whole, tmp_path):
 def test_each_look_sees_all_workers(local):
     """A client also asks for the scheduler's facts by itself, for those without the workers."""
     with dask.config.set({"distributed.client.scheduler-info-interval": "1ms"}):
-        with clusters.at(*local) as cluster:
+        with clusters.connected(*local) as cluster:
             assert [len(cluster.alive()) for _ in range(300)] == 300 * [2]
             assert cluster.generation == 1  # no time without any
 
@@ -287,7 +287,7 @@ def test_two_users_do_not_mix(local, cluster, mine, whole, tmp_path):
         sys.modules["beside"] = mine_beside
     other_whole = run(other)
     assert not other_whole.identical(whole)
-    with clusters.at(*local) as second:
+    with clusters.connected(*local) as second:
         found = {}
         thread = threading.Thread(target=lambda: found.update(other=run(other, client=second)))
         thread.start()
@@ -303,7 +303,7 @@ def test_another_release_is_refused(local, monkeypatch):
     said = (
         rf"worker tls\S+: got lrdyn {real.lrdyn} \({real.digest[:12]}\) with JAX .*, wanted lrdyn"
     )
-    with pytest.raises(BadInput, match=said), clusters.at(*local):
+    with pytest.raises(BadInput, match=said), clusters.connected(*local):
         pass
 
 
@@ -313,10 +313,10 @@ def test_another_program_is_refused(mine):
     how |= {"x64": True, "matmuls": "highest", "reduce": {}}
     recipe = Recipe(None, "lrdyn.engine.sweep:sweep_of", how)
     outputs = (("B", (2, 2), "float32"),)
-    asked = Asked((("size", 2),), {"seed": np.arange(4)}, lanes=2, most=4, outputs=outputs)
-    task = tasks.Task(origins.origin(mine.chaotic, "function"), "key", asked)
-    failed = tasks.carry_out(pickle.dumps(recipe), pickle.dumps(task))
-    assert isinstance(failed, tasks.Failed)
+    asked = PartRequest((("size", 2),), {"seed": np.arange(4)}, lanes=2, most=4, outputs=outputs)
+    task = tasks.PartTask(origins.origin(mine.chaotic, "function"), "key", asked)
+    failed = tasks.compute_part(pickle.dumps(recipe), pickle.dumps(task))
+    assert isinstance(failed, tasks.TaskFailure)
     assert failed.line.endswith("among its results, wanted [('B', (2, 2), 'float32')]")
 
 

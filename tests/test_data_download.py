@@ -128,7 +128,7 @@ def test_a_failed_download_keeps_what_was_there(server, tmp_path, monkeypatch):
     changed = download.REMOTE["cifar10"]._replace(checksum="md5:" + "0" * 32)
     monkeypatch.setitem(download.REMOTE, "cifar10", changed)
     (tmp_path / PYTHON).write_bytes(b"mine")
-    with pytest.raises(download.Failed, match="another checksum"):
+    with pytest.raises(download.DownloadFailed, match="another checksum"):
         download.download("cifar10", folder=tmp_path)
     assert (tmp_path / PYTHON).read_bytes() == b"mine"
 

@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 
 from lrdyn.data import Refused, tensors
-from lrdyn.data.tensors import Known, opened, write
+from lrdyn.data.tensors import TensorFormat, opened, write
 
 ARRAYS = {
     "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -219,13 +219,21 @@ def test_no_file_and_no_package(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("known", "more", "said"),
     [
-        ({"W": Known((2, 3)), "b": Known((2,))}, False, None),
-        ({"W": Known((2, 3))}, True, None),
-        ({"W": Known((2, 3))}, False, "b: got an extra tensor, wanted no tensor of this name"),
-        ({"W": Known((2, 3)), "c": Known(())}, True, "c: got no such tensor, wanted it: it is mis"),
-        ({"W": Known((3, 2))}, True, r"W: got shape \(2, 3\), wanted \(3, 2\)"),
+        ({"W": TensorFormat((2, 3)), "b": TensorFormat((2,))}, False, None),
+        ({"W": TensorFormat((2, 3))}, True, None),
         (
-            {"b": Known((2,), ("float32", "float16"))},
+            {"W": TensorFormat((2, 3))},
+            False,
+            "b: got an extra tensor, wanted no tensor of this name",
+        ),
+        (
+            {"W": TensorFormat((2, 3)), "c": TensorFormat(())},
+            True,
+            "c: got no such tensor, wanted it: it is mis",
+        ),
+        ({"W": TensorFormat((3, 2))}, True, r"W: got shape \(2, 3\), wanted \(3, 2\)"),
+        (
+            {"b": TensorFormat((2,), ("float32", "float16"))},
             True,
             "b: got type int32, wanted float32 or",
         ),
@@ -235,7 +243,7 @@ def test_names_shapes_and_types_are_checked(known, more, said, tmp_path):
     write(tmp_path / "a.safetensors", {"W": np.ones((2, 3)), "b": np.ones(2, np.int32)})
     found = opened(tmp_path / "a.safetensors")
     if "b" in known and said is None:
-        known["b"] = Known((2,), ("int32",))
+        known["b"] = TensorFormat((2,), ("int32",))
     if said is None:
         tensors.check(found, known, more=more)
         return

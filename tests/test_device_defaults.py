@@ -10,7 +10,7 @@ import lrdyn
 from lrdyn.engine import programs
 from lrdyn.engine.device_defaults import usual_lanes, usual_memory
 from lrdyn.engine.points import product
-from lrdyn.engine.programs import Plan
+from lrdyn.engine.programs import SweepPlan
 from lrdyn.engine.shared import Shared
 
 
@@ -31,7 +31,7 @@ def test_an_accelerator_takes_many_lanes():
 @pytest.mark.parametrize(("memory", "lanes"), [(10**9, 100), (20 * 8 * 1000, 7), (1, 2)])
 def test_an_accelerator_has_as_many_lanes_as_fit_into_its_memory(memory, lanes):
     """Points of 8 kB and some more, of which two parts are in memory at a time."""
-    plan = Plan(False, 4096, memory, [card()], {}, Shared(None))
+    plan = SweepPlan(False, 4096, memory, [card()], {}, Shared(None))
     points = product(x=np.arange(100.0))
     group = programs.trace(lambda x: {"y": x * jnp.ones(1000)}, (), np.arange(100), points, plan)
     assert group.lanes == lanes

@@ -517,7 +517,7 @@ def test_no_other_module_is_taken_in():
     after["norm.weight"] = 2 * before["norm.weight"]
     found = diagnosis.extract(before, after, rank=1, save="norm")
     assert set(found.adapter.saved) == {"norm.weight", "x.norm.weight"}
-    config = peft.peft_config.Config(ROOT, found.adapter.config)
+    config = peft.peft_config.PeftConfig(ROOT, found.adapter.config)
     adapted = {module for module in ("q", "x.q", "k", "x.k") if config.adapts(module)}
     assert adapted == set(found.errors) == {"q", "k", "x.k"}
     assert isinstance(config.content["target_modules"], str)
@@ -692,14 +692,14 @@ def test_the_time_left_goes_by_multiplications(clock, monkeypatch, capsys):
         clock[0] += 3
         done.append(item)
 
-    with diagnose_command.told("diagnose") as seen:
+    with diagnose_command.timed("diagnose") as seen:
         cores.on_all_cores(work, ["small", "large"], counts, cores.Told(seen, counts))
     assert done == ["large", "small"]
     assert capsys.readouterr().err == "diagnose: 75%, 0:01 left\n"
 
 
 def test_a_log_hears_of_what_takes_two_seconds(clock, capsys):
-    with diagnose_command.told("merge") as seen:
+    with diagnose_command.timed("merge") as seen:
         counted = cores.Told(seen, [1e9, 1e9, 2e9])
         clock[0] += 1.9
         counted.done(1e9)

@@ -117,7 +117,7 @@ def test_an_adapter_is_after_alone_or_on_both_sides(tmp_path):
 
 def test_a_product_is_not_built(tmp_path, monkeypatch):
     peft.write(tmp_path / "one", adapter(2))
-    monkeypatch.setattr(comparison.Pair, "update", None)
+    monkeypatch.setattr(comparison.ArrayPair, "update", None)
     assert lrdyn.diagnose(tmp_path / "one").matrices[0].rank == 2
 
 

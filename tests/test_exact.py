@@ -6,14 +6,14 @@ import sys
 import pytest
 
 from referee.exact import __main__ as exact
-from referee.exact.claim import Identity, answer
+from referee.exact.claim import ExactIdentity, answer
 
 IDENTITIES = exact.identities()
 NAMES = [f"{one.theorem}-{one.claim}-{k}" for k, one in enumerate(IDENTITIES)]
 
 
 @pytest.mark.parametrize("identity", IDENTITIES, ids=NAMES)
-def test_both_sides_are_equal_and_a_wrong_formula_is_told_apart(identity: Identity):
+def test_both_sides_are_equal_and_a_wrong_formula_is_told_apart(identity: ExactIdentity):
     found = answer(identity)
     assert found.agree
     assert found.told_apart

@@ -13,7 +13,7 @@ import pytest
 
 from lrdyn import __main__ as command
 from lrdyn.commands import ending as commands
-from lrdyn.commands.ending import Compared, Judged, Status
+from lrdyn.commands.ending import Judged, Sameness, Status
 from lrdyn.system import interrupts, whole_files
 from paper_figs import __main__ as figures_command
 from tests.runs import ROOT, python
@@ -275,7 +275,7 @@ def test_the_status_is_read_from_the_file(tmp_path, capsys):
     assert status(True) == 3
 
 
-ENDINGS = [(None, 0), (Compared(True), 0), (Compared(False), 1), (Status(4), 4)]
+ENDINGS = [(None, 0), (Sameness(True), 0), (Sameness(False), 1), (Status(4), 4)]
 ENDINGS += [(0, 3), (1, 3), (True, 3), ("", 3), (SystemExit(0), 3)]
 
 

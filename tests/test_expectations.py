@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lrdyn.engine.expectations import Expectation, found, outcome, simultaneous_interval
+from lrdyn.engine.expectations import Expectation, came_of, outcome, simultaneous_interval
 from lrdyn.engine.statement import Experiment, Finding, Scenario
 
 GAIN, LOSS = Expectation(above=0.5, source=1.0), Expectation(below=0.5, source=-1.0)
@@ -78,7 +78,7 @@ def test_all_intervals_together_hold_their_means_as_often_as_they_say():
     ],
 )
 def test_what_is_kept_of_an_expectation(expected, draws, came_true, wanted):
-    came = found(expected, np.array(draws))
+    came = came_of(expected, np.array(draws))
     assert (came["came_true"], came["outcome"]) == (came_true, wanted)
     assert (came["interval"] is None) == (wanted in (None, "one seed"))
 

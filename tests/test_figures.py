@@ -22,7 +22,7 @@ from PIL import Image
 import lrdyn
 from lrdyn import cli
 from lrdyn.commands import figures
-from lrdyn.commands.ending import BAD_INPUT, Compared
+from lrdyn.commands.ending import BAD_INPUT, Sameness
 from lrdyn.engine import files, results, runs
 from lrdyn.engine.arguments import Help
 from lrdyn.engine.claims import CLEARLY, tolerance
@@ -47,7 +47,7 @@ from tests.runs import numbers_of
 from tests.test_tables import check_latex
 from tests.tiny import Value
 
-SAME, DIFFERS = Compared(same=True), Compared(same=False)
+SAME, DIFFERS = Sameness(same=True), Sameness(same=False)
 
 # --- the machinery, on a figure that costs nothing ---------------------------------------------
 

@@ -27,7 +27,7 @@ from lrdyn.engine.judging import claim_entry, control_entry, judge_results, resi
 from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.sources import code_digest, source_digest
 from lrdyn.engine.statement import Claim, Experiment, Outcome, Scenario, Theorem
-from lrdyn.engine.work import Context, Sweep, carried_out
+from lrdyn.engine.work import Context, Sweep, run_sweep
 from tests.oracles import refuses
 from tests.runs import results_of, verdict_of
 
@@ -759,11 +759,11 @@ def test_finished_points_of_a_plain_run_are_kept(tmp_path):
     sweep = Sweep(function, lr.product(size=[1, 2, 3]), {}, digest="a")
     context = Context(store=tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        carried_out(sweep, context)
-    found = carried_out(sweep, context)
+        run_sweep(sweep, context)
+    found = run_sweep(sweep, context)
     assert calls == [1, 2, "stopped", 3]
     assert found["found"].values.tolist() == [1, 2, 3]
-    carried_out(sweep._replace(digest="b"), context)  # other sources: nothing is taken
+    run_sweep(sweep._replace(digest="b"), context)  # other sources: nothing is taken
     assert calls[4:] == [1, 2, 3]
 
 

@@ -402,8 +402,8 @@ def test_the_line_comes_once_for_all_programs(signed, caplog, monkeypatch):
     monkeypatch.setattr(kept_programs, "_WARNED", set())
     for name in ("lrdyn-a", "lrdyn-b"):
         (signed.path / f"{name}.json").write_bytes(b"")
-        assert kept_programs.Kept(signed, name).facts() is None
-        assert kept_programs.Kept(signed, name).load((), {}, None) is None
+        assert kept_programs.StoredProgram(signed, name).facts() is None
+        assert kept_programs.StoredProgram(signed, name).load((), {}, None) is None
     assert len(caplog.messages) == 1
 
 

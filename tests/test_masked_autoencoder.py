@@ -16,8 +16,8 @@ from lrdyn.engine.evaluate import taken
 from lrdyn.engine.jobs import own_settings
 from lrdyn.engine.statement import Outcome
 from lrdyn.theorem3 import masked_autoencoder, masked_autoencoder_claims
-from lrdyn.theorem3.autoencoder_training_claims import AutoencoderMeasured
-from lrdyn.theorem3.masked_autoencoder_claims import AUTOENCODER, AutoencoderTheory
+from lrdyn.theorem3.autoencoder_training_claims import MaskedAutoencoderMeasured
+from lrdyn.theorem3.masked_autoencoder_claims import AUTOENCODER, MaskedAutoencoderTheory
 from lrdyn.theorem3.statement import THEOREM3
 from tests.oracles import (
     Compiled,
@@ -307,7 +307,7 @@ def outcome(theory: dict[str, Any], run: Any = (), dtype="float64"):
     arrays: list[dict[str, Any]] = [
         {n: np.asarray(a, float) for n, a in dict(side).items()} for side in (theory, run)
     ]
-    sides = AutoencoderTheory(**arrays[0]), AutoencoderMeasured(**arrays[1])
+    sides = MaskedAutoencoderTheory(**arrays[0]), MaskedAutoencoderMeasured(**arrays[1])
     point = FLAGS | {"keep_prob": 0.6}
     return Outcome(point, *sides, {}, np.dtype(dtype), size=20, steps=1)
 
@@ -394,7 +394,7 @@ def test_blocks_that_training_moves_are_found():
 
 
 def test_a_difference_on_any_data_set_is_found():
-    def compares(theory: AutoencoderTheory, run: AutoencoderMeasured):
+    def compares(theory: MaskedAutoencoderTheory, run: MaskedAutoencoderMeasured):
         return theory.optimum, run.optimum
 
     form = masked_autoencoder_claims.on_each_data_set(compares)

@@ -128,7 +128,7 @@ def test_the_commands_are_those_of_figures(here, capsys):
         "lrdyn: error: figure: got 'nosuch', wanted one of example\n"
     )
     assert command.main(["figures", "init"]) == BAD_INPUT
-    assert "got a 'figures' that is there, wanted none" in capsys.readouterr().err
+    assert "got an existing 'figures', wanted no folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

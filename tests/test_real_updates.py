@@ -114,7 +114,7 @@ def test_energies_rise_from_0_to_1():
 
 def test_sums_over_entries_are_sums_over_singular_values(tmp_path):
     made(tmp_path)
-    case = energies.Checkpoints(
+    case = energies.CheckpointPair(
         str(tmp_path / "before.safetensors"),
         str(tmp_path / "after.safetensors"),
         "*",

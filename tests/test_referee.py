@@ -22,7 +22,7 @@ from lrdyn.engine.judging import judge_results
 from referee import __main__ as referee
 from referee import draws
 from referee.redone import Redone
-from referee.results import Scenario, scenarios
+from referee.results import SavedScenario, scenarios
 from tests.runs import finished
 
 THEOREMS = list(registry.REGISTRY)
@@ -158,7 +158,7 @@ def judged(path: Path) -> dict[str, Any]:
 
 
 @functools.cache
-def saved_by(path: Path) -> dict[str, Scenario]:
+def saved_by(path: Path) -> dict[str, SavedScenario]:
     """What is computed once at a point is remembered there."""
     return scenarios(path)
 
@@ -179,7 +179,7 @@ def test_what_is_wrong_on_both_sides_holds_and_is_refused(
     place, zero = judged_place(claim, saved_by(folder / "results.nc")[name])
     # Of what is said to be 0 there is one side alone, and nothing that both could be off by.
     path = changed(folder, somewhere(f"zero-{zero}"), moved if zero else larger)
-    wrong = Scenario(name, [saved_by(path)[name].points[place]], [])
+    wrong = SavedScenario(name, [saved_by(path)[name].points[place]], [])
     assert zero or judged(path)[id]
     assert referee.line(entry, claim, wrong).agrees is False
 
@@ -187,7 +187,7 @@ def test_what_is_wrong_on_both_sides_holds_and_is_refused(
 def judged_place(claim, scenario):
     """The first point at which a claim is judged, and whether it says that something is 0."""
     for place, point in enumerate(scenario.points):
-        if found := referee.redone(claim, Scenario("", [point], [])):
+        if found := referee.redone(claim, SavedScenario("", [point], [])):
             return place, all(part.kind == "zero" for part in found[0].parts)
     raise AssertionError("no point meets the hypotheses")
 

@@ -17,7 +17,7 @@ from lrdyn.engine.outcomes import groups_of
 from lrdyn.galore import path_claims, state_claims
 from lrdyn.galore.statement import GALORE
 from lrdyn.theorem4 import gradient_rank, memory_claims, problems
-from lrdyn.theorem4.duality_claims import Regression
+from lrdyn.theorem4.duality_claims import DualRegression
 from lrdyn.theorem4.gradient_rank_claims import TERMS, Recursion
 from lrdyn.theorem4.statement import THEOREM4
 from referee import __main__ as referee
@@ -144,7 +144,7 @@ def test_formulas_of_theorem_4_that_are_wrong_on_both_sides_hold_and_are_refused
         return jnp.sum(rest * terms) / TERMS
 
     plain = gradient_rank.gradient_modes
-    monkeypatch.setattr(Regression, "loss", steeper)
+    monkeypatch.setattr(DualRegression, "loss", steeper)
     monkeypatch.setattr(Recursion, "loss", with_more_curvature)
     monkeypatch.setattr(
         gradient_rank, "gradient_modes", lambda left, right: plain(1.1 * left, right)
@@ -200,7 +200,7 @@ def test_the_gradient_of_the_network_of_optax_is_a_difference_of_its_loss():
 
 
 def assert_slope(loss, start, data, rng):
-    of = low_rank.Setting(loss, start, data, 1, 1, lambda g, s: (g, s), 1.0, True, [1])
+    of = low_rank.LowRankCase(loss, start, data, 1, 1, lambda g, s: (g, s), 1.0, True, [1])
     way = [rng.standard_normal(array.shape) for array in start]
     ahead, behind = (
         loss([w + size * d for w, d in zip(start, way, strict=True)], data)[0]

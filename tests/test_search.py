@@ -27,7 +27,7 @@ from lrdyn.engine.search import (
     Search,
     combinations,
     count_of_tests,
-    drawn,
+    drawn_points,
     ratios,
     sampled,
     searched,
@@ -237,13 +237,13 @@ def test_what_was_computed_stays_when_a_search_ends_in_an_error(tmp_path, monkey
 def test_every_point_is_accepted_and_has_a_seed_of_its_own():
     search = Search(COROLLARY1, 3 * 64, seed=5)
     known = combinations(search)
-    points = [point for n in range(3) for point in drawn(search, known, n)]
+    points = [point for n in range(3) for point in drawn_points(search, known, n)]
     assert [point["seed"] for point in points] == list(range(5, 5 + 192))
     for point in points:
         COROLLARY1.check(point)
-    assert drawn(search, known, 1) == points[64:128]
+    assert drawn_points(search, known, 1) == points[64:128]
     held = Search(COROLLARY1, 64, held={"dim": [9], "learning_rate": [0.1, 0.2]})
-    found = drawn(held, combinations(held), 0)
+    found = drawn_points(held, combinations(held), 0)
     assert {point["dim"] for point in found} == {9}
     assert {point["learning_rate"] for point in found} == {0.1, 0.2}
 
@@ -256,7 +256,7 @@ def test_statistical_claims_share_their_alarms_over_all_points_and_do_not_climb(
     assert all(len(record.points) == 64 for record in records)
     (one,) = summary(search, records)
     assert one.largest is not None
-    largest = max(float(np.max(record.found["residual"])) for record in records)
+    largest = max(float(np.max(record.columns["residual"])) for record in records)
     assert one.largest.ratio == pytest.approx(largest / (6 + math.log10(tests)))
     assert starts(worst_of(records, tests)) == []
 
@@ -351,7 +351,7 @@ def test_a_climb_beyond_finds_where_ill_conditioning_costs_a_claim(tmp_path):
         ill = jnp.where(case["rate"] > 1e3, 1e15, 1.0)
         return Cube(cube=(1 + error) * case["rate"] ** 3 * case["vector"], bound=ill)
 
-    claim = Claim(
+    claim = Claim[Cube, Cube](
         "cubed",
         "x^3 = x x x",
         compares=lambda theory, run: (theory.cube, run.cube),

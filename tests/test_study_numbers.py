@@ -21,7 +21,7 @@ from lrdyn.figures import exhibits
 from lrdyn.studies.adapter_training import ADAPTERS
 from lrdyn.studies.adapter_training.few_shot import FewShotMeasured
 from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA
-from lrdyn.studies.dropout_spectra.activations import DropoutMeasured
+from lrdyn.studies.dropout_spectra.activations import TrainedDropoutMeasured
 from lrdyn.studies.dropout_spectra.minimum import MinimumMeasured, MinimumTheory
 from lrdyn.studies.dropout_spectra.raw import RawMeasured, RawTheory
 from lrdyn.studies.weight_updates import WEIGHT_UPDATES, classifiers
@@ -219,7 +219,7 @@ def results_made_up():
         updates[f"/{name}"] = indexed(group(UpdateMeasured, rng), "step").assign(shape)
     spectra = {}
     for name in ("dln", "mlp", "resnet"):
-        spectra[f"/{name}"] = indexed(group(DropoutMeasured, rng), "step")
+        spectra[f"/{name}"] = indexed(group(TrainedDropoutMeasured, rng), "step")
     predicted = group(MinimumTheory, rng).rename(balanced="balanced_predicted")
     minimum = group(MinimumMeasured, rng, **attrs).rename(balanced="balanced_measured")
     predicted = predicted[["balanced_predicted"]]

@@ -137,7 +137,9 @@ def problem():
 def adapted(weights):
     """W, B and A, as LoRA and ReLoRA hold them."""
     W, B, A = weights
-    return lrdyn.RELORA.split(lrdyn.adapters.Parts(W, lrdyn.adapters.Projector(A.T, "right"), B))
+    return lrdyn.RELORA.split(
+        lrdyn.adapters.WeightParts(W, lrdyn.adapters.Projector(A.T, "right"), B)
+    )
 
 
 def factors(split):

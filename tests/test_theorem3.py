@@ -27,12 +27,12 @@ from lrdyn.theorem3 import (
     statement,
     statistics,
 )
-from lrdyn.theorem3.autoencoder_training_claims import AutoencoderMeasured
+from lrdyn.theorem3.autoencoder_training_claims import MaskedAutoencoderMeasured
 from lrdyn.theorem3.dropblock_claims import DROPBLOCK
 from lrdyn.theorem3.dropout_minimiser_claims import MINIMISER
 from lrdyn.theorem3.dropout_penalty_claims import DROPOUT
 from lrdyn.theorem3.figures import minimisers
-from lrdyn.theorem3.masked_autoencoder_claims import AUTOENCODER, AutoencoderTheory
+from lrdyn.theorem3.masked_autoencoder_claims import AUTOENCODER, MaskedAutoencoderTheory
 from tests import oracles
 from tests.oracles import assert_apart, assert_close, double, judged
 from tests.runs import finished
@@ -484,7 +484,7 @@ def test_on_the_kernel_of_a_patch_no_minimiser_is_unique(sizes, unique):
     case = AUTOENCODER.case(jax.random.key(0), **taken(AUTOENCODER.case, point))
     regular = jax.jit(lambda case: masked_autoencoder_claims.predict(case).unique)(case)
     claims: dict[str, Any] = {claim.id: claim for claim in AUTOENCODER.claims}
-    theory, run = AutoencoderTheory(unique=regular), AutoencoderMeasured()
+    theory, run = MaskedAutoencoderTheory(unique=regular), MaskedAutoencoderMeasured()
     outcome = Outcome(point, theory, run, {}, np.dtype("float64"), 4, 1)
     for name in ("optimum", "rank", "bottleneck", "masked_optimum"):
         assert claims[name].applies(outcome) == unique
@@ -495,9 +495,9 @@ def test_a_small_loss_is_judged_on_the_scale_of_the_data():
     """``theorem3 --mask patch --rows 3 --patch-size 3 --width 2 --keep-prob 0.99998``."""
     value: Any = np.array([2e-5, 1.0])
     energy: Any = np.array([1.0, 4.0])
-    theory = AutoencoderTheory(bottleneck_value=value, energy=energy)
+    theory = MaskedAutoencoderTheory(bottleneck_value=value, energy=energy)
     for change, residual in (([1e-15, 0.0], 1e-15), ([0.0, 1e-3], 2.5e-4), ([np.nan, 0.0], np.nan)):
-        run = AutoencoderMeasured(bottleneck_value=value + np.array(change))
+        run = MaskedAutoencoderMeasured(bottleneck_value=value + np.array(change))
         outcome = Outcome({}, theory, run, {}, np.dtype("float64"), 4, 1)
         found = masked_autoencoder_claims.value(outcome).residual()
         assert found == pytest.approx(residual, rel=1e-3, nan_ok=True)

@@ -12,8 +12,8 @@ from lrdyn.adapters.adapter import Factors as Factors
 from lrdyn.adapters.adapter import Shift as Shift
 from lrdyn.adapters.adapter import labels as labels
 from lrdyn.adapters.algorithm_1 import Method as Method
-from lrdyn.adapters.algorithm_1 import Parts as Parts
-from lrdyn.adapters.algorithm_1 import Split as Split
+from lrdyn.adapters.algorithm_1 import SplitParts as SplitParts
+from lrdyn.adapters.algorithm_1 import WeightParts as WeightParts
 from lrdyn.adapters.algorithm_1 import algorithm1 as algorithm1
 from lrdyn.adapters.algorithm_1 import layered as layered
 from lrdyn.adapters.algorithm_1 import low_rank_descent as low_rank_descent

@@ -46,7 +46,7 @@ Choose = Callable[[Key[Array, ""] | None, PyTree, int, Side], PyTree]
 :class:`~lrdyn.adapters.Adapter` a parameter."""
 
 
-class Parts(NamedTuple):
+class WeightParts(NamedTuple):
     """The weights of a network, W + s S^T A, part by part."""
 
     weights: PyTree
@@ -58,7 +58,7 @@ class Parts(NamedTuple):
     """A (B, if S is on the right; the rest of an adapter); None if there is nothing to merge."""
 
 
-class Split(NamedTuple):
+class SplitParts(NamedTuple):
     """The parts of the weights by what becomes of them between two refreshes."""
 
     trained: PyTree
@@ -68,7 +68,7 @@ class Split(NamedTuple):
 
 
 @checked
-def merged(parts: Parts, scale: Any = 1.0) -> PyTree:
+def merged(parts: WeightParts, scale: Any = 1.0) -> PyTree:
     """W + s S^T A, one array for each parameter.
 
     Example:
@@ -82,7 +82,7 @@ def merged(parts: Parts, scale: Any = 1.0) -> PyTree:
 
 
 @checked
-def layered(parts: Parts, scale: Any = 1.0) -> PyTree:
+def layered(parts: WeightParts, scale: Any = 1.0) -> PyTree:
     """W + s S^T A, an :class:`~lrdyn.adapters.Adapted` for each matrix that has factors.
 
     For a loss that uses a matrix as ``W @ x`` or ``x @ W`` only: W x + s B (A x).
@@ -101,7 +101,7 @@ def layered(parts: Parts, scale: Any = 1.0) -> PyTree:
 
 
 @checked
-def restarted(old: Parts, weights: PyTree, maps: PyTree) -> Parts:
+def restarted(old: WeightParts, weights: PyTree, maps: PyTree) -> WeightParts:
     """W is what was merged, S is new, A begins (at 0); only mistakes look at the parts before.
 
     Example:
@@ -113,7 +113,7 @@ def restarted(old: Parts, weights: PyTree, maps: PyTree) -> Parts:
     leaves, structure = jax.tree.flatten(maps, is_leaf=is_map)
     pairs = [begun(S, W) for S, W in zip(leaves, structure.flatten_up_to(weights), strict=True)]
     fixed, coordinates = (structure.unflatten(pair[i] for pair in pairs) for i in (0, 1))
-    return Parts(weights, fixed, coordinates)
+    return WeightParts(weights, fixed, coordinates)
 
 
 class Method(NamedTuple):
@@ -128,9 +128,9 @@ class Method(NamedTuple):
          Split(trained=('S', 'A'), frozen='W')]
     """
 
-    split: Callable[[Parts], Split]
+    split: Callable[[WeightParts], SplitParts]
     """What is trained and what is frozen."""
-    parts: Callable[[Split], Parts]
+    parts: Callable[[SplitParts], WeightParts]
     """The inverse of ``split``."""
     choose: Choose
     """Line 3, as published."""
@@ -140,15 +140,15 @@ class Method(NamedTuple):
     """Line 4, as published: what becomes of the state of the optimiser."""
     memory: Footprint
     """What it holds for one matrix and Adam."""
-    sees: Callable[[Split, PyTree], PyTree] = lambda split, gradients: gradients
+    sees: Callable[[SplitParts, PyTree], PyTree] = lambda split, gradients: gradients
     """Line 6: what the optimiser sees of what is trained, or of a gradient in it."""
-    move: Callable[[Split, PyTree, Any], Split] = lambda split, updates, scale: split._replace(
-        trained=optax.apply_updates(split.trained, updates)
+    move: Callable[[SplitParts, PyTree, Any], SplitParts] = lambda split, updates, scale: (
+        split._replace(trained=optax.apply_updates(split.trained, updates))
     )
     """Line 8: apply the update that the optimiser gives."""
     fit: Callable[[Any, Array, Any], Any] = lambda S, weight, scale: S
     """Line 3, continued: S for a parameter W at a scale s, where a method starts from W."""
-    restart: Callable[[Parts, PyTree, PyTree], Parts] = restarted
+    restart: Callable[[WeightParts, PyTree, PyTree], WeightParts] = restarted
     """Lines 2 and 4: the parts after a refresh."""
     once: bool = False
     """S is chosen at the start, and there is no refresh."""
@@ -159,17 +159,17 @@ class Method(NamedTuple):
 # Its lines, for a method, a loss f, an optimiser opt and a scale s -----------------------------
 
 
-class State(NamedTuple):
+class DescentState(NamedTuple):
     """What a run holds from one step to the next."""
 
-    split: Split
+    split: SplitParts
     optimizer: PyTree
 
 
 @checked
 def begin(
     method: Method, optimizer: optax.GradientTransformation, weights: PyTree, maps: PyTree
-) -> State:
+) -> DescentState:
     """A new run from the weights W with given maps S.
 
     Example:
@@ -179,7 +179,7 @@ def begin(
         (1, 3)
     """
     maps = _fitted(method, maps, weights)
-    return _fresh(method, optimizer, restarted(Parts(weights, maps, None), weights, maps))
+    return _fresh(method, optimizer, restarted(WeightParts(weights, maps, None), weights, maps))
 
 
 def _fitted(method: Method, maps: PyTree, weights: PyTree) -> PyTree:
@@ -187,10 +187,12 @@ def _fitted(method: Method, maps: PyTree, weights: PyTree) -> PyTree:
     return over_maps(lambda S, W: method.fit(S, W, 1.0), maps, weights)
 
 
-def _fresh(method: Method, optimizer: optax.GradientTransformation, parts: Parts) -> State:
+def _fresh(
+    method: Method, optimizer: optax.GradientTransformation, parts: WeightParts
+) -> DescentState:
     split = method.split(parts)
     visible = method.sees(split, split.trained)
-    return State(split, optimizer.init(jax.tree.map(jnp.zeros_like, visible)))
+    return DescentState(split, optimizer.init(jax.tree.map(jnp.zeros_like, visible)))
 
 
 @checked
@@ -198,13 +200,13 @@ def refresh(
     method: Method,
     loss: Loss,
     optimizer: optax.GradientTransformation,
-    state: State,
+    state: DescentState,
     choose: Choice,
     key: Key[Array, ""] | None = None,
     *,
     policy: StatePolicy,
     scale: Any = 1.0,
-) -> State:
+) -> DescentState:
     """Lines 2 to 4 of Algorithm 1: ``choose`` makes new maps S of the key and the gradients.
 
     Example:
@@ -231,11 +233,11 @@ def step(
     method: Method,
     loss: Loss,
     optimizer: optax.GradientTransformation,
-    state: State,
+    state: DescentState,
     *,
     scale: Any = 1.0,
-    network: Callable[[Parts, Any], PyTree] = merged,
-) -> tuple[Float[Array, ""], State]:
+    network: Callable[[WeightParts, Any], PyTree] = merged,
+) -> tuple[Float[Array, ""], DescentState]:
     """Lines 6 to 8 of Algorithm 1: the loss before the step, and the run after it.
 
     ``network`` makes of the parts what the loss is given, :func:`merged` or :func:`layered`.
@@ -256,10 +258,10 @@ def _moved(
     method: Method,
     cost: Cost,
     optimizer: optax.GradientTransformation,
-    state: State,
+    state: DescentState,
     scale: Any,
-    network: Callable[[Parts, Any], PyTree],
-) -> tuple[Float[Array, ""], Any, State]:
+    network: Callable[[WeightParts, Any], PyTree],
+) -> tuple[Float[Array, ""], Any, DescentState]:
     split, inner = state
 
     def of_trained(trained: PyTree) -> tuple[Float[Array, ""], Any]:
@@ -268,7 +270,7 @@ def _moved(
     (value, other), gradients = jax.value_and_grad(of_trained, has_aux=True)(split.trained)
     visible, parameters = (method.sees(split, tree) for tree in (gradients, split.trained))
     updates, inner = optimizer.update(visible, inner, parameters)
-    return value, other, State(method.move(split, updates, scale), inner)
+    return value, other, DescentState(method.move(split, updates, scale), inner)
 
 
 @checked
@@ -282,7 +284,7 @@ def algorithm1(
     choose: Choice | None = None,
     state: Policy | StatePolicy | None = None,
     scale: Scalar = 1.0,
-    network: Callable[[Parts, Any], PyTree] = merged,
+    network: Callable[[WeightParts, Any], PyTree] = merged,
 ) -> Algorithm:
     """Algorithm 1 for :func:`lrdyn.training.train`: :func:`low_rank_descent` has its arguments.
 
@@ -311,13 +313,13 @@ def algorithm1(
 
     chosen = choose or as_published
 
-    def start(weights: PyTree) -> State:
+    def start(weights: PyTree) -> DescentState:
         # Nothing of these maps but their shapes is used: a run begins with a refresh.
         shapes = jax.eval_shape(chosen, jax.eval_shape(lambda: jax.random.key(0)), weights)
         maps = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return begin(method, optimizer, weights, maps)
 
-    def renew(key: Key[Array, ""] | None, cost: Cost, run: State) -> State:
+    def renew(key: Key[Array, ""] | None, cost: Cost, run: DescentState) -> DescentState:
         loss = lambda W: cost(W)[0]  # noqa: E731
         return refresh(method, loss, optimizer, run, chosen, key, policy=policy, scale=scale)
 
@@ -334,7 +336,7 @@ def algorithm1(
 
 
 class _Run(NamedTuple):
-    state: State
+    state: DescentState
     diverged_at: Int[Array, ""]
 
 
@@ -354,7 +356,7 @@ def low_rank_descent(
     key: Key[Array, ""] | None = None,
     state: Policy | StatePolicy | None = None,
     scale: Scalar = 1.0,
-    network: Callable[[Parts, Any], PyTree] = merged,
+    network: Callable[[WeightParts, Any], PyTree] = merged,
     record: Callable[[PyTree], PyTree] = lambda params: params,
 ) -> Trajectory:
     """Algorithm 1: descend in few coordinates, chosen anew every T steps.

@@ -27,7 +27,7 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn.adapters.adapter import DeepFactors, DirectedFactors, Factors, labels, row_norms
-from lrdyn.adapters.algorithm_1 import Method, Parts, Split
+from lrdyn.adapters.algorithm_1 import Method, SplitParts, WeightParts
 from lrdyn.adapters.memory import DECOMPOSED, PROJECTED, SVD, Footprint, Formula
 from lrdyn.adapters.projectors import (
     Identity,
@@ -52,8 +52,8 @@ from lrdyn.theorem2.subspace import unscaled_product
 # GaLore, full training ---------------------------------------------------------------------------
 
 GALORE = Method(
-    split=lambda parts: Split(parts.weights, parts.maps),
-    parts=lambda split: Parts(split.trained, split.frozen, None),
+    split=lambda parts: SplitParts(parts.weights, parts.maps),
+    parts=lambda split: WeightParts(split.trained, split.frozen, None),
     sees=lambda split, gradients: project(split.frozen, gradients),
     move=lambda split, updates, scale: split._replace(
         trained=lift_onto(split.trained, split.frozen, updates, scale)
@@ -103,8 +103,8 @@ FACTORS = Formula("mn + mr + nr")
 """W, B and A."""
 
 RELORA_FROZEN = Method(
-    split=lambda parts: Split(parts.coordinates, (parts.weights, parts.maps)),
-    parts=lambda split: Parts(*split.frozen, coordinates=split.trained),
+    split=lambda parts: SplitParts(parts.coordinates, (parts.weights, parts.maps)),
+    parts=lambda split: WeightParts(*split.frozen, coordinates=split.trained),
     choose=by_svd,
     gradients=True,
     side="smaller",
@@ -122,8 +122,8 @@ RELORA_FROZEN = Method(
 steps, and the state of the optimiser is reset. Line 3 of Algorithm 1 chooses P."""
 
 RELORA = Method(
-    split=lambda parts: Split((parts.maps, parts.coordinates), parts.weights),
-    parts=lambda split: Parts(split.frozen, *split.trained),
+    split=lambda parts: SplitParts((parts.maps, parts.coordinates), parts.weights),
+    parts=lambda split: WeightParts(split.frozen, *split.trained),
     choose=draw_projectors,
     side="right",
     state="reset",

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
 from lrdyn.adapters.adapter import Adapter, Frozen
-from lrdyn.adapters.algorithm_1 import Method, Parts, Split
+from lrdyn.adapters.algorithm_1 import Method, SplitParts, WeightParts
 from lrdyn.adapters.methods import LORA
 from lrdyn.adapters.projectors import Identity, Parametrization, adapter_of, begun, is_map
 from lrdyn.core import checks
@@ -114,7 +114,7 @@ def init(
         ValueError: a pattern fits nothing, a rank is not positive, the method has no adapters, or
             it needs gradients.
     """
-    split = method.split(Parts("W", "S", "R"))
+    split = method.split(WeightParts("W", "S", "R"))
     if method.parts(split).coordinates is None:
         checks.refuse("method", "one that trains W itself", "one with adapters")
     if method.gradients and gradients is None:
@@ -237,7 +237,7 @@ def count(adapters: Adapters) -> int:
 
 
 @checked
-def split(adapters: Adapters) -> Split:
+def split(adapters: Adapters) -> SplitParts:
     """What is trained and what is frozen, None in the place of the other; :func:`joined` undoes it.
 
     Gradients are taken in the first alone: an optimiser then has no state for the second.
@@ -251,7 +251,7 @@ def split(adapters: Adapters) -> Split:
     """
     parts = {path: adapter.apart() for path, adapter in adapters.items()}
     trained, frozen = ({path: pair[i] for path, pair in parts.items()} for i in (0, 1))
-    return Split(trained, frozen)
+    return SplitParts(trained, frozen)
 
 
 @checked

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrdyn.adapters import peft_config, peft_tensors
-from lrdyn.adapters.peft_config import Config
+from lrdyn.adapters.peft_config import PeftConfig
 from lrdyn.adapters.peft_tensors import EMBEDDING, LINEAR, NAME, PICKLE, PREFIX
 from lrdyn.core import checks
 from lrdyn.core.checks import checked
@@ -210,7 +210,7 @@ def configuration(
         "base_model_name_or_path": None,
         "task_type": None,
     } | more
-    config = Config(Path("adapter.config"), content)
+    config = PeftConfig(Path("adapter.config"), content)
     if "target_modules" not in more and any(config.adapts(one) for one in set(others) - set(ranks)):
         content["target_modules"] = "|".join(map(re.escape, sorted(ranks)))
     return content
@@ -270,7 +270,7 @@ def write(folder: str | Path, adapter: Stored) -> None:
 
 def _named(adapter: Stored) -> dict[str, Any]:
     """The tensors by their names in the file; all is checked as when it is read."""
-    config = Config(Path("adapter.config"), dict(adapter.config))
+    config = PeftConfig(Path("adapter.config"), dict(adapter.config))
     peft_config.checked(config)
     arrays: dict[str, Any] = {}
     for module, stored in adapter.factors.items():

@@ -38,7 +38,7 @@ REGULAR = "a regular expression without flags, references to groups and atomic p
 
 
 @dataclass(frozen=True)
-class Config:
+class PeftConfig:
     """The content of the file, checked."""
 
     path: Path
@@ -158,7 +158,7 @@ def is_embedding(module: str) -> bool:
     return module.rpartition(".")[2] in EMBEDDINGS
 
 
-def read(path: Path) -> Config:
+def read(path: Path) -> PeftConfig:
     """Read and check the file.
 
     Raises:
@@ -176,10 +176,10 @@ def read(path: Path) -> Config:
     content = read_json(path, "the configuration of an adapter")
     if not isinstance(content, dict):
         raise refused(path, f"a {type(content).__name__}", "the configuration of an adapter")
-    return checked(Config(path, content))
+    return checked(PeftConfig(path, content))
 
 
-def checked(config: Config) -> Config:
+def checked(config: PeftConfig) -> PeftConfig:
     """The configuration itself, if all that is turned on in it is read.
 
     Raises:

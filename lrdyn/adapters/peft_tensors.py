@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lrdyn.adapters import peft_config
-from lrdyn.adapters.peft_config import Config
+from lrdyn.adapters.peft_config import PeftConfig
 from lrdyn.data.guarded import refused
 from lrdyn.data.tensors import FLOATS, Tensors, extra, missing
 
@@ -28,7 +28,7 @@ Sizes = Mapping[str, tuple[int, ...]]
 
 
 def checked(
-    tensors: Tensors, config: Config, base: Mapping[str, Any] | Tensors | None
+    tensors: Tensors, config: PeftConfig, base: Mapping[str, Any] | Tensors | None
 ) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """Names of tensors: those of each module's factors by field, and by their name in the base.
 
@@ -94,7 +94,7 @@ def _grouped(tensors: Tensors) -> tuple[dict[str, dict[str, str]], list[str]]:
     return parts, others
 
 
-def _check_names(tensors: Tensors, config: Config, module: str, names: dict[str, str]) -> None:
+def _check_names(tensors: Tensors, config: PeftConfig, module: str, names: dict[str, str]) -> None:
     """A and B of one kind, with a magnitude in DoRA only, of a module that is adapted."""
     of_embedding = any(name.endswith(tuple(EMBEDDING.values())) for name in names.values())
     kind, dora = EMBEDDING if of_embedding else LINEAR, bool(config.get("use_dora"))
@@ -112,7 +112,7 @@ def _check_names(tensors: Tensors, config: Config, module: str, names: dict[str,
         raise refused(tensors.path, got, "no tensor of it: it is extra", names["A"])
 
 
-def _whole(tensors: Tensors, config: Config, adapted: set[str], names: Iterable[str]):
+def _whole(tensors: Tensors, config: PeftConfig, adapted: set[str], names: Iterable[str]):
     """Name in the base -> name in the file, of the tensors that are saved whole."""
     places: dict[str, str] = {}
     for place in names:
@@ -132,7 +132,7 @@ def _whole(tensors: Tensors, config: Config, adapted: set[str], names: Iterable[
 
 def _check_shapes(
     tensors: Tensors,
-    config: Config,
+    config: PeftConfig,
     module: str,
     names: dict[str, str],
     sizes: Sizes | None,
@@ -165,7 +165,7 @@ def _check_shapes(
 
 def _check_against(
     tensors: Tensors,
-    config: Config,
+    config: PeftConfig,
     adapted: set[str],
     saved: Mapping[str, str],
     sizes: Sizes,

@@ -1,4 +1,4 @@
-"""What a device is measured to be, beside the reference: ``python -m lrdyn.commands.arithmetic``.
+"""Measure a device's arithmetic against the reference: ``python -m lrdyn.commands.arithmetic``.
 
 A number behind it is that of draws, of which the worst is shown.
 """
@@ -14,18 +14,18 @@ from lrdyn.system.printer import say
 
 
 def table(draws: int) -> list[str]:
-    """The worst of several draws of every number, in both precisions, and the reference."""
+    """Table of the worst of several draws of every number, in both precisions."""
     rows = [("precision", "", f"worst of {draws}", "reference")]
     for precision, usual in REFERENCE.items():
         each = [rounding(precision, draw=n) | decompositions(precision, n) for n in range(draws)]
         for name, expected in usual.items():
-            worst = (min if name == "largest" else max)(one[name] for one in each)
+            worst = (min if name == "largest" else max)(draw[name] for draw in each)
             rows.append((precision, name, f"{worst:.3g}", f"{expected:.3g}"))
     return aligned(rows)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table; the exit status."""
+    """Print the table, and return the exit status."""
 
     def command() -> None:
         parser = Parser("arithmetic", "Measure the arithmetic of the device at hand.")

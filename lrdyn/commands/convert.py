@@ -1,4 +1,4 @@
-"""``python -m lrdyn.commands.convert IN.npz OUT.npz``: JPEGs into what is read as CIFAR-10."""
+"""``python -m lrdyn.commands.convert IN.npz OUT.npz``: convert JPEGs to a CIFAR-10 archive."""
 
 import sys
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from lrdyn.system.printer import say
 
 
 def main(argv: Sequence[str] | None = None) -> Status:
-    """Run the command on these arguments, or on those of the process; the exit status."""
+    """Run the command on these arguments, or those of the process; returns the exit status."""
     words = sys.argv[1:] if argv is None else argv
     return run("convert", lambda: _command(words), own_process=argv is None)
 

@@ -1,4 +1,4 @@
-"""What ``lrdyn data`` prints: every data set, where it was found or what would do."""
+"""Table of ``lrdyn data``: every data set, where it was found, or which files would do."""
 
 from collections.abc import Iterator
 
@@ -34,8 +34,8 @@ def _images(data_dir: str) -> Iterator[tuple[str, str]]:
 def _pairs(data_dir: str) -> Iterator[tuple[str, str]]:
     for split in SPLITS:
         names = stsb_names(split)
-        found = find(names, data_dir)
-        yield f"stsb {split}", str(found or f"missing: {' or '.join(names)}")
+        path = find(names, data_dir)
+        yield f"stsb {split}", str(path or f"missing: {' or '.join(names)}")
     names = names_of()
     lacking = f"missing: {' or '.join(names)}; lrdyn data download vader"
     yield "vader", str(find(names, data_dir) or lacking)

@@ -38,98 +38,100 @@ EXAMPLES = (
     Example("lrdyn diagnose BASE TUNED --plan DIR --budget 2000000", "ranks for a new training"),
 )
 FIRST = 2.0
-"""Seconds from which on a log hears of the work."""
+"""Seconds after which progress is printed, if the output is not a terminal."""
 ADAPTER = (checkpoints.ADAPTER, peft_tensors.NAME)
 """Files of an adapter."""
 
 
 def parser() -> Parser:
-    """The flags.
+    """The parser of ``lrdyn diagnose``.
 
     Example:
         >>> parser().parse(["a.npz", "b.npz", "--rank", "8"]).rank
         8
     """
-    made = Parser("lrdyn diagnose", DESCRIPTION, EPILOG, examples=EXAMPLES)
-    made.add_argument("before", type=folder, metavar="BEFORE", help="weights before the training")
-    made.add_argument(
+    flags = Parser("lrdyn diagnose", DESCRIPTION, EPILOG, examples=EXAMPLES)
+    flags.add_argument("before", type=folder, metavar="BEFORE", help="weights before the training")
+    flags.add_argument(
         "after", type=folder, nargs="?", metavar="AFTER", help="weights after it, or an adapter"
     )
-    made.add_argument(
+    flags.add_argument(
         "--select", nargs="+", default=["*"], metavar="GLOB", help="which matrices (default: all)"
     )
-    made.add_argument(
+    flags.add_argument(
         "--rename",
         nargs="+",
         default=[],
         metavar="OLD=NEW",
         help=r"change names of AFTER: OLD is a regular expression, as in '^module\.='",
     )
-    made.add_argument(
+    flags.add_argument(
         "--top",
         type=whole("top", 1),
         default=8,
         metavar="K",
         help="how many singular values are the first ones (default: 8)",
     )
-    made.add_argument(
+    flags.add_argument(
         "--sketch",
         type=whole("sketch", 1),
         metavar="K",
         help="compute the first K singular values of large matrices alone, and bound the rest: for "
         "checkpoints of many gigabytes",
     )
-    made.add_argument(
+    flags.add_argument(
         "--bulk",
         action="store_true",
         help="describe W behind the first K, too; takes three times as long",
     )
-    made.add_argument("--every", action="store_true", help="list each matrix, also of more than 24")
-    made.add_argument(
+    flags.add_argument(
+        "--every", action="store_true", help="list each matrix, also of more than 24"
+    )
+    flags.add_argument(
         "--json", action="store_true", help="print every number as JSON, and nothing else"
     )
-    made.add_argument("--out", type=folder, metavar="DIR", help=f"write {', '.join(WRITTEN)}")
-    made.add_argument(
+    flags.add_argument("--out", type=folder, metavar="DIR", help=f"write {', '.join(WRITTEN)}")
+    flags.add_argument(
         "--extract", type=folder, metavar="DIR", help="write the update as an adapter of PEFT"
     )
-    made.add_argument("--rank", type=whole("rank", 1), metavar="R", help="its rank")
-    made.add_argument(
+    flags.add_argument("--rank", type=whole("rank", 1), metavar="R", help="its rank")
+    flags.add_argument(
         "--energy",
         type=share("energy"),
         metavar="E",
         help="or the share of the squared norm it must have (default: .9)",
     )
-    made.add_argument(
+    flags.add_argument(
         "--save-module",
         nargs="+",
         default=[],
         metavar="GLOB",
         help="modules that it saves whole: norms, heads",
     )
-    made.add_argument(
+    flags.add_argument(
         "--embedding",
         nargs="+",
         metavar="GLOB",
         help="modules that are embeddings (default: usual names)",
     )
-    made.add_argument(
+    flags.add_argument(
         "--fan-in-fan-out",
         action=argparse.BooleanOptionalAction,
         help="whether weights are stored transposed, as GPT-2's (default: as config.json says)",
     )
-    made.add_argument(
+    flags.add_argument(
         "--plan", type=folder, metavar="DIR", help="write PEFT's configuration for a new training"
     )
-    made.add_argument(
+    flags.add_argument(
         "--budget",
         type=whole("budget", 1),
         metavar="N",
         help="parameters that all factors may have",
     )
-    made.add_argument(
+    flags.add_argument(
         "--error", type=share("error"), metavar="E", help="or the relative error of the update"
     )
-    return made
+    return flags
 
 
 def main(words: Sequence[str]) -> None:
@@ -157,21 +159,21 @@ def main(words: Sequence[str]) -> None:
         "rename": _renaming(options.rename),
     }
     adapter = planned = None
-    with user_files("BEFORE, AFTER"), told("diagnose") as seen:
+    with user_files("BEFORE, AFTER"), timed("diagnose") as progress:
         if options.extract:
-            made = _extraction_arguments(options) | how
-            adapter = extract(options.before, options.after, **made, progress=seen)
-            found = adapter.diagnosis
+            arguments = _extraction_arguments(options) | how
+            adapter = extract(options.before, options.after, **arguments, progress=progress)
+            diagnosis = adapter.diagnosis
         else:
-            found = diagnose(options.before, options.after, **how, progress=seen)
+            diagnosis = diagnose(options.before, options.after, **how, progress=progress)
         if options.plan:
-            planned = _planned(options, found)
-    say(found.json() if options.json else found.table(every=options.every))
+            planned = _planned(options, diagnosis)
+    say(diagnosis.json() if options.json else diagnosis.table(every=options.every))
     if options.out:
-        _write(found, Path(options.out), quiet=options.json)
+        _write(diagnosis, Path(options.out), quiet=options.json)
     if adapter is not None:
-        with user_files("BEFORE, AFTER"), told("reading the adapter back") as seen:
-            adapter = adapter.write(options.extract, progress=seen)
+        with user_files("BEFORE, AFTER"), timed("reading the adapter back") as progress:
+            adapter = adapter.write(options.extract, progress=progress)
         if not options.json:
             lines = [*adapter.lines(), f"adapter, read back as PEFT reads it: {options.extract}"]
             say("\n".join(["", *lines]))
@@ -182,7 +184,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def _check_flags(options: argparse.Namespace) -> None:
-    """Refuse flags beside others that they do not go with."""
+    """Refuse combinations of flags that contradict each other."""
     extraction = {
         "--rank": options.rank,
         "--energy": options.energy,
@@ -204,7 +206,7 @@ def _check_flags(options: argparse.Namespace) -> None:
 
 
 def _renaming(words: Sequence[str]) -> dict[str, str] | None:
-    """Regular expression -> text."""
+    """Parse the words of ``--rename``: regular expression -> text."""
     names: dict[str, str] = {}
     for word in words:
         old, sign, new = word.partition("=")
@@ -220,38 +222,38 @@ def _renaming(words: Sequence[str]) -> dict[str, str] | None:
 
 
 def _extraction_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of :func:`lrdyn.diagnosis.extract`."""
-    made = {
+    """Collect the arguments of :func:`lrdyn.diagnosis.extract`."""
+    arguments = {
         "rank": options.rank,
         "energy": options.energy,
         "save": options.save_module,
         "fan_in_fan_out": options.fan_in_fan_out,
     }
-    return made | ({"embeddings": options.embedding} if options.embedding else {})
+    return arguments | ({"embeddings": options.embedding} if options.embedding else {})
 
 
-def _planned(options: argparse.Namespace, found: Diagnosis) -> Plan:
-    """The plan for the budget, the way round that the model stores its weights."""
+def _planned(options: argparse.Namespace, diagnosis: Diagnosis) -> Plan:
+    """Plan ranks for the budget, in the orientation in which the model stores its weights."""
     first = reading.weights("before", options.before)
     modules = [name.removesuffix(".weight") for name in first.infos]
     config = reading.config_of(first)
     if config is None and options.after is not None:
         config = reading.config_of(reading.weights("after", options.after))
-    adapted = [one.name.removesuffix(".weight") for one in found.matrices]
+    adapted = [matrix.name.removesuffix(".weight") for matrix in diagnosis.matrices]
     way = orientation(adapted, config, options.fan_in_fan_out)
-    made = plan(
-        found,
+    ranks = plan(
+        diagnosis,
         budget=options.budget,
         error=options.error,
         fan_in_fan_out=way.fan_in_fan_out,
         others=tuple(modules),
     )
-    return made._replace(said=way.said)
+    return ranks._replace(said=way.said)
 
 
 @contextmanager
 def user_files(what: str, wanted: str = "weights") -> Iterator[None]:
-    """What is wrong with the user's files is bad input, and no fault of the machine."""
+    """Turn errors about the user's files into bad input: they are no fault of the machine."""
     flags = {
         "after: ": "AFTER: ",
         "save: ": "--save-module: ",
@@ -264,10 +266,10 @@ def user_files(what: str, wanted: str = "weights") -> Iterator[None]:
     try:
         yield
     except (ValueError, ImportError) as error:
-        said = str(error)
+        message = str(error)
         for name, flag in flags.items():
-            said = flag + said.removeprefix(name) if said.startswith(name) else said
-        raise BadInput(said) from None
+            message = flag + message.removeprefix(name) if message.startswith(name) else message
+        raise BadInput(message) from None
     except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
         name, there = str(error.filename), Path(str(error.filename)).parent
         beside = os.listdir(there) if there.is_dir() else []
@@ -275,25 +277,27 @@ def user_files(what: str, wanted: str = "weights") -> Iterator[None]:
         raise BadInput(f"{what}: got {got}, wanted {wanted}") from None
 
 
-def told(title: str) -> AbstractContextManager[progress.Progress]:
-    """Show how much of the work on matrices is done, and the time left."""
+def timed(title: str) -> AbstractContextManager[progress.Progress]:
+    """Show the progress of the work on matrices, and the time left."""
     return progress.shown(title, what="", first=FIRST)
 
 
 def may_be_a_folder(path: Path) -> bool:
-    """Whether it is one, or can be made."""
-    there = next((one for one in (path, *path.parents) if os.path.exists(one)), Path())
+    """Whether a path is a folder, or one can be made there."""
+    there = next(
+        (existing for existing in (path, *path.parents) if os.path.exists(existing)), Path()
+    )
     return os.path.isdir(there)
 
 
-def _write(found: Diagnosis, out: Path, *, quiet: bool) -> None:
-    """The numbers as CSV and JSON, and the figure."""
+def _write(diagnosis: Diagnosis, out: Path, *, quiet: bool) -> None:
+    """Write the numbers as CSV and JSON, and the figure."""
     from lrdyn.figures.plotting import save
 
     out.mkdir(parents=True, exist_ok=True)
-    for name, text in (("diagnosis.csv", found.csv()), ("diagnosis.json", found.json())):
+    for name, text in (("diagnosis.csv", diagnosis.csv()), ("diagnosis.json", diagnosis.json())):
         with whole_files.replacing(out / name) as temporary:
             temporary.write_text(text)
-    save(found.plot(), out / "diagnosis")
+    save(diagnosis.plot(), out / "diagnosis")
     if not quiet:
         say(f"figure and table: {out}")

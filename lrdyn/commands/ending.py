@@ -1,4 +1,4 @@
-"""How commands end: what one leaves decides its exit status, here and nowhere else.
+"""How commands end: the exit status of every command is decided here and nowhere else.
 
 ==== =========================================================================================
 0    a verdict on disk holds; nothing differs; any other command did what was asked
@@ -37,11 +37,11 @@ HOLDS, FAILS, BAD_INPUT, FAULT, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 DONE = 0
 VERDICTS = {True: HOLDS, False: FAILS, None: UNDECIDED}
 LINE = 200
-"""Characters of a message."""
+"""Longest message, in characters."""
 
 
 class Status(int):
-    """An exit status on which :func:`run` has decided."""
+    """An exit status that :func:`run` has decided already."""
 
 
 class Judged(NamedTuple):
@@ -50,11 +50,11 @@ class Judged(NamedTuple):
     file: Path
     holds: bool | None
     claims: bool = True
-    """False of an experiment, of which nothing is claimed."""
+    """False for an experiment without claims."""
 
 
-class Compared(NamedTuple):
-    """What a comparison ends with."""
+class Sameness(NamedTuple):
+    """The end of a command that compares: whether both sides were the same."""
 
     same: bool
 
@@ -63,8 +63,8 @@ class Fault(Exception):
     """A fault of the machine, in one line."""
 
 
-Ending = Judged | Compared | Status | None
-"""What a command leaves; None without a verdict, a status where it ran another command."""
+Ending = Judged | Sameness | Status | None
+"""How a command ended: None without a verdict, a status if it ran another command."""
 
 
 def run(prog: str, command: Callable[[], Ending], *, own_process: bool = False) -> Status:
@@ -91,16 +91,16 @@ def run(prog: str, command: Callable[[], Ending], *, own_process: bool = False) 
         process.collect_rarely()
     printer.lost = None
     try:
-        program_cache.most()  # the environment is input, too
+        program_cache.most()  # environment variables are input, too
         return Status(_status(_ended(command)))
     except BaseException as error:
         try:
             status, line = _failed(error)
-        except BaseException:  # a class of somebody's own whose text, or name, raises
+        except BaseException:  # a user's class whose __str__ or name raises
             status, line = FAULT, "internal error, of which nothing can be said"
         if os.environ.get("LRDYN_DEBUG") and (status == FAULT or error.__cause__):
             printer.complain("".join(traceback.format_exception(error)).rstrip())
-        # Names of files may hold line breaks, as any word does.
+        # Words of the user, such as file names, may hold line breaks.
         line = " ".join(f"{prog}: error: {line}".splitlines())
         printer.complain(shortened(printer.printable(line), LINE))
         return Status(status)
@@ -117,7 +117,7 @@ def _ended(command: Callable[[], Ending]) -> Ending:
 
 
 def _status(ending: Ending) -> int:
-    """The status of what a command has left.
+    """The exit status that an ending stands for.
 
     Raises:
         Fault: the file of a verdict holds another one, or what was asked for could not be printed.
@@ -125,7 +125,7 @@ def _status(ending: Ending) -> int:
     match ending:
         case Status():
             return ending
-        case Compared():
+        case Sameness():
             return HOLDS if ending.same else FAILS
         case Judged():
             if json.loads(ending.file.read_bytes())["holds"] is not ending.holds:
@@ -139,7 +139,7 @@ def _status(ending: Ending) -> int:
 
 
 def _failed(error: BaseException) -> tuple[int, str]:
-    """The status of an exception, and its line."""
+    """The exit status for an exception, and the line to print."""
     match error:
         case BadInput():
             return BAD_INPUT, str(error)
@@ -150,9 +150,9 @@ def _failed(error: BaseException) -> tuple[int, str]:
         case Linked():
             return BAD_INPUT, f"{shortened(os.fspath(error.filename), 120)}: got {error.strerror}"
         case OSError():
-            # Where a file is gone the parts may be, too.
-            kept = "" if isinstance(error, FileNotFoundError) else "; finished parts are kept"
-            return FAULT, f"{error.filename or 'system'}: {_reason(error)}{kept}"
+            # If a file has vanished, finished parts may have, too: promise nothing.
+            parts = "" if isinstance(error, FileNotFoundError) else "; finished parts are kept"
+            return FAULT, f"{error.filename or 'system'}: {_reason(error)}{parts}"
     return FAULT, f"internal error ({_named(error)}); LRDYN_DEBUG=1 shows where"
 
 
@@ -165,7 +165,7 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def _speak_plainly() -> None:
-    """Let no warning of another library reach a terminal, and any name of a folder be printed."""
+    """Keep warnings of other libraries from the terminal, and make any file name printable."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -18,19 +18,19 @@ SETTINGS = {"dim": 12, "rank": 2, "init_scale": 0.5, "learning_rate": 0.1, "step
 
 
 class Theory(NamedTuple):
-    """What is predicted: a field names its axes, and what a figure reads is a field."""
+    """The prediction: each field is an array that names its axes."""
 
     bulk: Float[Array, "step"] = ABSENT
-    """rho_1, which all but 2r singular values of the first layer stay equal to."""
+    """rho_1, to which all but 2r singular values of the first layer stay equal."""
 
 
 class Measured(NamedTuple):
-    """What a run leaves."""
+    """The arrays that a run measures."""
 
     trained: Float[Array, "step index"] = ABSENT
     """Singular values of the first layer, largest first."""
     step: Int[Array, "step"] = ABSENT
-    """Recorded steps, all of them."""
+    """The recorded steps."""
 
 
 def case(key, *, dim, rank, init_scale, learning_rate, steps):
@@ -55,7 +55,7 @@ def measure(drawn):
 
 
 def predict(drawn):
-    """The bulk, that all but 2r singular values stay equal to: a recursion of one number."""
+    """The bulk, to which all but 2r singular values stay equal: a recursion of one number."""
     weights, _, rate, steps = drawn
     return Theory(bulk=lrdyn.rho(lrdyn.theorem2.start_scales(weights), rate, 0.0, steps)[:, 0])
 
@@ -84,21 +84,25 @@ EXPERIMENT = lrdyn.Experiment(
 
 
 def numbers(results, **settings):
-    """What the figure shows, from saved results alone."""
+    """Compute the numbers that the figure shows, from saved results alone."""
     saved = one_seed(results["example"])
     trained = fields.of_run(saved, Measured)(lambda run: run.trained)
     bulk = fields.of_theory(saved, Theory)(lambda theory: theory.bulk)
     plotted = xr.Dataset(
         {
-            "trained": trained.assign_attrs(curve_along="step"),  # compared on scales of their own
-            "bulk": bulk.assign_attrs(kind="identity"),  # a formula: more digits than a run
+            "trained": trained.assign_attrs(
+                curve_along="step"
+            ),  # each curve is compared on its own scale
+            "bulk": bulk.assign_attrs(
+                kind="identity"
+            ),  # a formula reproduces more digits than a run
         }
     )
     return plotted.assign_coords(index=np.arange(1, saved.sizes["index"] + 1))
 
 
 def draw(dataset):
-    """Draw the numbers."""
+    """Draw the predicted and the measured spectra over the steps."""
     figure, (ax,) = plotting.panels(["singular values of the first layer"])
     steps = dataset["step"].values
     ax.plot(steps, dataset["trained"].values, color=plotting.BLUE, lw=1.0)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from lrdyn.commands.ending import Compared, Fault
+from lrdyn.commands.ending import Fault, Sameness
 from lrdyn.core.show import near, shortened
 from lrdyn.engine import accelerators, measured_arithmetic, mistakes
 from lrdyn.engine.arguments import Example, Parser, add_device_flags, folder
@@ -42,7 +42,7 @@ def main(
     prog: str = "figures",
     written_in: Collection[Path] = (),
     machine: KeptPrograms | None = None,
-) -> Compared | None:
+) -> Sameness | None:
     """Command line of figures and tables: ``[draw|check|baseline] [name ...] [flags]``.
 
     Args:
@@ -75,7 +75,7 @@ def main(
         if missing(exhibit) and not named:
             say(f"{exhibit.name}: left out, it needs {missing(exhibit)}")
     agree, failed = _each(action, chosen, options, baselines, written_in, named=named)
-    if not named:  # what lacks its data is named, and that is all
+    if not named:  # an exhibit without its data is only named
         failed = {name: e for name, e in failed.items() if not isinstance(e, Lacking)}
     if failed:
         raise _failure(failed)
@@ -83,19 +83,19 @@ def main(
         return None
     if uncompared := _not_compared(chosen, options, baselines):
         say(uncompared)
-    return Compared(all(agree))
+    return Sameness(all(agree))
 
 
 def _not_compared(chosen: Sequence[Exhibit], options: argparse.Namespace, baselines: Path) -> str:
-    """Which figures have no new numbers that were compared, and why; empty if all have."""
+    """Say which figures had no new numbers to compare, and why; empty if all had."""
     reasons: dict[str, list[str]] = {}
     for exhibit in chosen:
         if exhibit.long and (
             why := long.uncompared(exhibit, options.out, baselines, options.preset)
         ):
             reasons.setdefault(why, []).append(exhibit.name)
-    said = "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
-    return f"numbers not compared of {said}" if said else ""
+    causes = "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
+    return f"numbers not compared of {causes}" if causes else ""
 
 
 def _each(
@@ -107,7 +107,7 @@ def _each(
     *,
     named: bool,
 ) -> tuple[list[bool], dict[str, Exception]]:
-    """Do what is asked for with each figure: whether all is well with it, or what it raised."""
+    """Apply the action to each figure; returns which agreed, and what the others raised."""
     agree: list[bool] = []
     failed: dict[str, Exception] = {}
     for exhibit in chosen:
@@ -116,9 +116,9 @@ def _each(
                 agree.append(_act(action, exhibit, options, baselines))
         except BadInput as error:
             failed[exhibit.name] = error
-            if not named:  # else it is the last line
+            if not named:  # for named figures it is the last line of the command
                 say(f"{exhibit.name}: left out, {error}")
-        except OSError:  # a disk that is full fails the others, too
+        except OSError:  # a full disk would fail the other figures, too
             raise
         except Exception as error:
             failed[exhibit.name] = error
@@ -127,7 +127,7 @@ def _each(
 
 
 def _failure(failed: Mapping[str, Exception]) -> Exception:
-    """What the command ends with, after all figures: a fault before bad input."""
+    """The ending of the command after all figures; a fault takes precedence over bad input."""
     faults = {name: e for name, e in failed.items() if not isinstance(e, BadInput)}
     name, error = next(iter((faults or failed).items()))
     more = f" (and {', '.join(n for n in failed if n != name)})" if len(failed) > 1 else ""
@@ -138,7 +138,7 @@ def _failure(failed: Mapping[str, Exception]) -> Exception:
     return fault
 
 
-class Command(NamedTuple):
+class FiguresCommand(NamedTuple):
     """A parsed command line."""
 
     options: argparse.Namespace
@@ -146,18 +146,20 @@ class Command(NamedTuple):
     chosen: list[Exhibit]
 
 
-def parse(exhibits: Sequence[Exhibit], argv: Sequence[str], prog: str = "figures") -> Command:
+def parse(
+    exhibits: Sequence[Exhibit], argv: Sequence[str], prog: str = "figures"
+) -> FiguresCommand:
     """Read a command line, without the program's name.
 
     Raises:
         BadInput: an argument is unknown.
     """
     options = parser_of(exhibits, prog).parse(argv)
-    return Command(options, *_choose(options.figures, exhibits))
+    return FiguresCommand(options, *_choose(options.figures, exhibits))
 
 
 def begin(argv: Sequence[str] | None, prog: str) -> KeptPrograms | None:
-    """Set the process as a command line asks for, before the figures are imported that may compute.
+    """Set up the process for a command line, before importing figures, which may compute.
 
     Returns:
         What :func:`lrdyn.engine.process.setup` does; None where a page of help is asked for.
@@ -174,7 +176,7 @@ def begin(argv: Sequence[str] | None, prog: str) -> KeptPrograms | None:
 
 
 def parser_of(exhibits: Sequence[Exhibit], prog: str) -> Parser:
-    """The parser of a command line of these figures, typed as ``prog``."""
+    """The parser of the command ``prog`` for these figures."""
     lines = [f"  {name:<9} {text}" for name, text in ACTIONS.items()]
     lines += ["", *(f"  {exhibit.name:<9} {exhibit.title}" for exhibit in exhibits)]
     first = next((exhibit.name for exhibit in exhibits), "NAME")
@@ -270,7 +272,7 @@ def _in_precision(
     dtype, why = (
         (given, "")
         if given
-        else measured_arithmetic.usual_precision(measured_arithmetic.here(machine))
+        else measured_arithmetic.usual_precision(measured_arithmetic.meter_here(machine))
     )
     if dtype == "float64":
         return list(exhibits)
@@ -284,7 +286,7 @@ def _in_precision(
                 got = f"--dtype: got {dtype!r} for {exhibit.name}"
                 raise BadInput(f"{got}, wanted {wanted}")
             say(f"{exhibit.name}: left out, it needs {wanted}")
-    return [in_precision(one, dtype) for one in exhibits if dtype in one.precisions]
+    return [in_precision(exhibit, dtype) for exhibit in exhibits if dtype in exhibit.precisions]
 
 
 def _known_preset(preset: str, exhibits: Sequence[Exhibit]) -> None:
@@ -294,7 +296,7 @@ def _known_preset(preset: str, exhibits: Sequence[Exhibit]) -> None:
 
 
 def _act(action: str, exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> bool:
-    """Whether all is well with one exhibit after the action."""
+    """Apply the action to one exhibit, and return whether it succeeded."""
     if action == "draw":
         _draw(exhibit, options, baselines)
         return True

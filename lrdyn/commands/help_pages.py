@@ -46,7 +46,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def of_verify() -> Parser:
-    """``lrdyn verify``, which hands the flags to the theorem."""
+    """The parser of ``lrdyn verify``, which passes the flags on to the theorem."""
     examples = [
         Example("lrdyn verify theorem2 --depth 2 3", "a theorem of the list, at two depths"),
         Example("lrdyn verify my_theorem.py", "one of your own"),
@@ -54,14 +54,14 @@ def of_verify() -> Parser:
     ]
     about = "Verify a theorem, run a study: lrdyn verify NAME --help shows its flags."
     parser = Parser("lrdyn verify", about, examples=examples)
-    names = ", ".join(one.name for one in (*theorems(), *studies()))
+    names = ", ".join(experiment.name for experiment in (*theorems(), *studies()))
     parser.add_argument("name", metavar="NAME", help=f"{names}, all, FILE.py or FILE.py:NAME")
     parser.add_argument("flags", nargs="*", metavar="FLAG", help="those of the theorem")
     return parser
 
 
 def of_list() -> Parser:
-    """``lrdyn list``."""
+    """The parser of ``lrdyn list``."""
     examples = [
         Example("lrdyn list", "a line each"),
         Example("lrdyn list | grep -i dropout", "those about dropout"),
@@ -71,7 +71,7 @@ def of_list() -> Parser:
 
 
 def of_runs() -> Parser:
-    """``lrdyn runs``."""
+    """The parser of ``lrdyn runs``."""
     examples = [
         Example("lrdyn runs", "those in results/"),
         Example("lrdyn runs mine", "those of commands with --out mine"),
@@ -85,7 +85,7 @@ def of_runs() -> Parser:
 
 
 def of_diff() -> Parser:
-    """``lrdyn diff``."""
+    """The parser of ``lrdyn diff``."""
     examples = [
         Example("lrdyn diff results/lora/A results/lora/B", "A, B: the folders that runs shows"),
         Example("lrdyn diff results/lora/A other/lora/A", "the same run on another machine"),
@@ -98,7 +98,7 @@ def of_diff() -> Parser:
 
 
 def of_data() -> Parser:
-    """``lrdyn data``."""
+    """The parser of ``lrdyn data``."""
     examples = [
         Example("lrdyn data", "what is here, and what would do"),
         Example("lrdyn data --data-dir pictures", "the same with a folder to look into first"),
@@ -113,7 +113,7 @@ def of_data() -> Parser:
 
 
 def of_completion() -> Parser:
-    """``lrdyn completion``."""
+    """The parser of ``lrdyn completion``."""
     examples = [
         Example(
             "lrdyn completion bash > ~/.local/share/bash-completion/completions/lrdyn",
@@ -129,7 +129,7 @@ def of_completion() -> Parser:
 
 
 def of_help() -> Parser:
-    """``lrdyn help``."""
+    """The parser of ``lrdyn help``."""
     examples = [
         Example("lrdyn help", "all commands"),
         Example("lrdyn help diagnose", "the page of one"),
@@ -155,7 +155,7 @@ def completion(shell: str) -> str:
 
 
 def tree(file: Any = None, directory: Any = None) -> argparse.ArgumentParser:
-    """All commands as one parser, by which nothing is parsed.
+    """All commands as one parser, for completion only: no command line is parsed with it.
 
     Args:
         file: mark of an argument that is a file.
@@ -167,8 +167,12 @@ def tree(file: Any = None, directory: Any = None) -> argparse.ArgumentParser:
     words = root.add_subparsers()
     verified = words.add_parser("verify", help="verify a theorem").add_subparsers()
     _add(verified, "all", pool.parser_of_all("lrdyn verify all"))
-    for one in (*theorems(), *studies()):
-        _add(verified, one.name, verify.parser_of(one, f"lrdyn verify {one.name}"))
+    for experiment in (*theorems(), *studies()):
+        _add(
+            verified,
+            experiment.name,
+            verify.parser_of(experiment, f"lrdyn verify {experiment.name}"),
+        )
     drawn = words.add_parser("figures", help="figures of your own").add_subparsers()
     _add(drawn, "init", own_figures.parser_of_init())
     for action in figures.ACTIONS:
@@ -193,13 +197,13 @@ def _add(words: Any, name: str, parser: argparse.ArgumentParser) -> None:
 
 def _actions(parser: argparse.ArgumentParser) -> Sequence[argparse.Action]:
     """The actions of a parser and of those below it."""
-    found: list[argparse.Action] = []
+    actions: list[argparse.Action] = []
     for action in parser._actions:
-        found.append(action)
+        actions.append(action)
         if isinstance(action, argparse._SubParsersAction):
             for below in action.choices.values():
-                found += _actions(below)
-    return found
+                actions += _actions(below)
+    return actions
 
 
 PAGES: dict[str, Callable[[], Parser]] = {

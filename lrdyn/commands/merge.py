@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn.adapters import peft
-from lrdyn.commands.diagnose import ADAPTER, may_be_a_folder, told, user_files
+from lrdyn.commands.diagnose import ADAPTER, may_be_a_folder, timed, user_files
 from lrdyn.core.show import shortened
 from lrdyn.diagnosis.combining import combine
 from lrdyn.engine.arguments import Example, Parser, folder, share, whole
@@ -25,32 +25,32 @@ EXAMPLES = (
 
 
 def parser() -> Parser:
-    """The flags.
+    """The parser of ``lrdyn merge``.
 
     Example:
         >>> parser().parse(["a", "b:0.5", "--out", "c"]).adapters
         ['a', 'b:0.5']
     """
-    made = Parser("lrdyn merge", DESCRIPTION, EPILOG, examples=EXAMPLES)
-    made.add_argument(
+    flags = Parser("lrdyn merge", DESCRIPTION, EPILOG, examples=EXAMPLES)
+    flags.add_argument(
         "adapters", nargs="+", type=folder, metavar="ADAPTER[:WEIGHT]", help="what is added"
     )
-    made.add_argument(
+    flags.add_argument(
         "--out", type=folder, metavar="DIR", required=True, help="where it is written"
     )
-    made.add_argument(
+    flags.add_argument(
         "--resize", type=whole("resize", 1), metavar="R", help="r of each matrix, at most"
     )
-    made.add_argument(
+    flags.add_argument(
         "--energy", type=share("energy"), metavar="E", help="or the least share of its squared norm"
     )
-    made.add_argument(
+    flags.add_argument(
         "--budget", type=whole("budget", 1), metavar="N", help="or parameters of all factors"
     )
-    made.add_argument(
+    flags.add_argument(
         "--error", type=share("error"), metavar="E", help="or the relative error of all"
     )
-    return made
+    return flags
 
 
 def main(words: Sequence[str]) -> None:
@@ -71,14 +71,14 @@ def main(words: Sequence[str]) -> None:
         # A file of weights has no configuration beside it, and would be called missing.
         if Path(name).is_file() and not Path(name).with_name(ADAPTER[0]).exists():
             raise BadInput(f"ADAPTER: got {shortened(name)!r}, wanted a folder that PEFT wrote")
-    with user_files("ADAPTER", "a folder that PEFT wrote"), told("merge") as seen:
-        made = combine(names, weights, **_ways(options), progress=seen)
-        peft.write(out, made.adapter)
-    say("\n".join([*made.lines(), f"adapter: {out}"]))
+    with user_files("ADAPTER", "a folder that PEFT wrote"), timed("merge") as progress:
+        merged = combine(names, weights, **_ways(options), progress=progress)
+        peft.write(out, merged.adapter)
+    say("\n".join([*merged.lines(), f"adapter: {out}"]))
 
 
 WAYS = {"resize": "rank", "energy": "energy", "budget": "budget", "error": "error"}
-"""Flag that says how large the adapter becomes -> what :func:`lrdyn.diagnosis.combine` calls it."""
+"""Flag for the size of the adapter -> argument of :func:`lrdyn.diagnosis.combine`."""
 
 
 def _flags(options: argparse.Namespace) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _ways(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _weighted(word: str) -> tuple[str, float]:
-    """A folder and its weight; a colon that is part of a name stays in it."""
+    """Parse a folder and its weight; a colon that belongs to the name stays in it."""
     name, sign, text = word.rpartition(":")
     if not sign or Path(word).exists():
         return word, 1.0

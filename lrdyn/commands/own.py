@@ -1,4 +1,4 @@
-"""Files of one's own: a theorem in ``FILE.py``, or ``FILE.py:NAME`` where a file has several."""
+"""A user's theorem in ``FILE.py``, or in ``FILE.py:NAME`` if the file has several."""
 
 import importlib.util
 import os
@@ -25,24 +25,24 @@ def own_experiment(text: str) -> Experiment:
         raise BadInput(f"{got} ({no_such_file(path)}), wanted a Python file that states a theorem")
     if not os.path.isfile(path) or path.suffix != ".py":
         raise BadInput(f"{got}, wanted a Python file that states a theorem")
-    found = vars(imported(path))
-    with named({path.resolve().parent}):  # which class an object has is its own word
-        every = {n: one for n, one in found.items() if isinstance(one, Experiment)}
+    contents = vars(imported(path))
+    with named({path.resolve().parent}):  # an object may lie about its class, and raise
+        every = {n: value for n, value in contents.items() if isinstance(value, Experiment)}
     if name:
         if name not in every:
             meant = near(name, every)
             raise BadInput(f"{got}{meant}, wanted the name of a theorem of that file")
         return every[name]
-    stated = {n: one for n, one in every.items() if not _known(one)}
+    stated = {n: experiment for n, experiment in every.items() if not _known(experiment)}
     if len(set(map(id, stated.values()))) != 1:
         wanted = "one of " + ", ".join(f"{file}:{n}" for n in stated)
         raise BadInput(f"{got}, wanted {wanted if stated else 'a file that states a theorem'}")
     return next(iter(stated.values()))
 
 
-def _known(one: Experiment) -> bool:
-    """Whether it is one of the library's, which a file may import."""
-    return any(s.case.__module__.startswith("lrdyn.") for s in one.scenarios)
+def _known(experiment: Experiment) -> bool:
+    """Whether an experiment is one of the library's, which a user's file may import."""
+    return any(s.case.__module__.startswith("lrdyn.") for s in experiment.scenarios)
 
 
 def imported(given: Path) -> ModuleType:
@@ -52,7 +52,7 @@ def imported(given: Path) -> ModuleType:
         BadInput: it cannot be imported; the line says where.
     """
     path, name = given.resolve(), given.stem
-    while name in sys.modules:  # another file's, or a package's
+    while name in sys.modules:  # the name of another module
         name += "_of_its_own"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -65,13 +65,13 @@ def imported(given: Path) -> ModuleType:
     except (KeyboardInterrupt, MemoryError):
         raise
     except BaseException as error:
-        said = f"got {described(error)}, wanted a file that can be imported"
-        raise BadInput(f"{given}{_line(error, path)}: {said}") from error
+        message = f"got {described(error)}, wanted a file that can be imported"
+        raise BadInput(f"{given}{_line(error, path)}: {message}") from error
     return module
 
 
 def _line(error: BaseException, path: Path) -> str:
-    """The last line of the file that was run; of what is no Python, the one that is not."""
+    """The last line of the file that ran; for a syntax error, the line it names."""
     lines = [
         line
         for frame, line in traceback.walk_tb(error.__traceback__)

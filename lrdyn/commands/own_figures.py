@@ -1,4 +1,4 @@
-"""Figures in a folder of one's own: ``lrdyn figures init|draw|check|baseline``."""
+"""Figures in a user's folder: ``lrdyn figures init|draw|check|baseline``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrdyn.commands import example, figures
-from lrdyn.commands.ending import Compared
+from lrdyn.commands.ending import Sameness
 from lrdyn.commands.own import imported
 from lrdyn.engine import mistakes
 from lrdyn.engine.arguments import Example, Parser
@@ -21,7 +21,7 @@ from lrdyn.system import whole_files
 from lrdyn.system.printer import say
 
 FOLDER = Path("figures")
-"""Where the figures are, below the folder in which the command runs."""
+"""Folder of the figures, below the one in which the command runs."""
 BASELINES = "baselines"
 TEST = '''\
 """For pytest: the figures of this folder are as their baselines."""
@@ -57,7 +57,7 @@ fi
 """
 
 
-def main(words: Sequence[str]) -> Compared | None:
+def main(words: Sequence[str]) -> Sameness | None:
     """``lrdyn figures``: the command of figures for those of a folder; ``init`` makes one."""
     if list(words[:1]) == ["init"]:
         parser_of_init().parse(words[1:])
@@ -67,10 +67,10 @@ def main(words: Sequence[str]) -> Compared | None:
     helped = {"-h", "--help"} & set(words) and not FOLDER.is_dir()
     mine = {FOLDER.resolve()}
     with mistakes.named(mine):
-        found = [] if helped else exhibits_in(FOLDER)
+        exhibits = [] if helped else exhibits_in(FOLDER)
     where = FOLDER / BASELINES
     how = {"prog": "lrdyn figures", "written_in": mine, "machine": machine}
-    return figures.main(found, where, words, **how)
+    return figures.main(exhibits, where, words, **how)
 
 
 def parser_of_init() -> Parser:
@@ -93,30 +93,32 @@ def exhibits_in(folder: Path) -> list[Exhibit]:
     if not folder.is_dir():
         raise BadInput(f"figures: got no folder {os.fspath(folder)!r}, wanted `lrdyn figures init`")
     paths = sorted(path for path in folder.glob("*.py") if not path.name.startswith("test_"))
-    stated = [one for path in paths for one in vars(imported(path)).values()]
-    found = {id(one): one for one in stated if isinstance(one, Exhibit)}
-    names = sorted(one.name for one in found.values())
+    stated = [value for path in paths for value in vars(imported(path)).values()]
+    exhibits = {id(value): value for value in stated if isinstance(value, Exhibit)}
+    names = sorted(exhibit.name for exhibit in exhibits.values())
     if twice := [name for name, other in itertools.pairwise(names) if name == other]:
         raise BadInput(f"figures: got two of the name {twice[0]!r}, wanted one")
     if not names:
         raise BadInput(f"figures: got no figure in {os.fspath(folder)!r}, wanted one in a file")
-    return sorted(found.values(), key=lambda one: one.name)
+    return sorted(exhibits.values(), key=lambda exhibit: exhibit.name)
 
 
 def init() -> None:
-    """Make the folder with an example, its baseline, a test and a script, all of it or nothing."""
+    """Make the folder with an example, its baseline, a test and a script, all or nothing."""
     if os.path.lexists(FOLDER):
-        raise BadInput(f"init: got a {os.fspath(FOLDER)!r} that is there, wanted none")
+        raise BadInput(
+            f"init: got an existing {os.fspath(FOLDER)!r}, wanted no folder or file of that name"
+        )
     setup("float64")
     with whole_files.scratch_folder(Path()) as scratch:
-        made = scratch / FOLDER
-        made.mkdir()
-        (made / "example.py").write_text(inspect.getsource(example))
-        (made / "test_figures.py").write_text(TEST)
-        (made / "check.sh").write_text(SCRIPT)
-        (made / "check.sh").chmod(0o755)
-        (figure,) = exhibits_in(made)
-        write_baseline(figure, scratch / "results", made / BASELINES, report=lambda line: None)
-        whole_files.rename_new(made, FOLDER)
+        folder = scratch / FOLDER
+        folder.mkdir()
+        (folder / "example.py").write_text(inspect.getsource(example))
+        (folder / "test_figures.py").write_text(TEST)
+        (folder / "check.sh").write_text(SCRIPT)
+        (folder / "check.sh").chmod(0o755)
+        (figure,) = exhibits_in(folder)
+        write_baseline(figure, scratch / "results", folder / BASELINES, report=lambda line: None)
+        whole_files.rename_new(folder, FOLDER)
     say(f"{FOLDER / 'example.py'}: an example, and what it is compared with in {BASELINES}/")
     say(f"{FOLDER / 'test_figures.py'}, {FOLDER / 'check.sh'}: for pytest, for any CI")

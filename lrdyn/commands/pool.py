@@ -25,7 +25,7 @@ SUMMARY = "summary.json"
 
 
 class Ended(NamedTuple):
-    """What the table shows of a theorem; small, as it comes from another process."""
+    """Outcome of one theorem for the table; small, since it comes from another process."""
 
     verdict: dict[str, Any]
     path: Path
@@ -33,12 +33,12 @@ class Ended(NamedTuple):
 
 
 def shares(argv: Sequence[str], of: Sequence[Theorem]) -> list[list[str]]:
-    """Deal a command line out: a flag goes to the theorems that have it.
+    """Split a command line: each flag goes to the theorems that have it.
 
     Raises:
         BadInput: none has it.
     """
-    known = [verify.flags_of(one) for one in of]
+    known = [verify.flags_of(theorem) for theorem in of]
     every = set().union(*known)
     mine: list[list[str]] = [[] for _ in of]
     takers = mine
@@ -57,15 +57,15 @@ def verify_one(name: str, share: list[str], jobs: int) -> Ended:
     """Run one theorem with its share of the arguments, ``jobs`` at a time."""
     devices = max(1, process.cores() // jobs)
     command = verify.parse(theorem(name), share)
-    found, path = verify.verify_command(command, host_devices=devices, bar=jobs == 1)
-    return Ended(found.verdict, path, found.diverged)
+    verification, path = verify.verify_command(command, host_devices=devices, bar=jobs == 1)
+    return Ended(verification.verdict, path, verification.diverged)
 
 
 def verify_all(dealt: dict[str, list[str]], jobs: int) -> list[Ended]:
     """Run theorems, several at a time: Python runs on one core of each process."""
     if jobs == 1:
         return [verify_one(name, share, jobs) for name, share in dealt.items()]
-    # The largest first, so that no core ends long before the others.
+    # The longest first, so that no core is idle long before the others.
     order = sorted(dealt, key=lambda name: -size(theorem(name)))
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
     with contextlib.ExitStack() as stack:
@@ -76,15 +76,15 @@ def verify_all(dealt: dict[str, list[str]], jobs: int) -> list[Ended]:
             for future in as_completed(futures.values()):
                 future.result()
             return [futures[name].result() for name in dealt]
-        except BaseException:  # what fails or is interrupted leaves no other one at work
+        except BaseException:  # a failure or interrupt stops the other theorems, too
             for child in multiprocessing.active_children():
                 child.kill()
             raise
 
 
-def size(one: Theorem) -> int:
-    """Count claims and controls, as a guess of the time that a theorem takes."""
-    return sum(len(scenario.claims) + len(scenario.controls) for scenario in one.scenarios)
+def size(theorem: Theorem) -> int:
+    """Number of claims and controls, an estimate of the time that a theorem takes."""
+    return sum(len(scenario.claims) + len(scenario.controls) for scenario in theorem.scenarios)
 
 
 ALL = (
@@ -119,7 +119,7 @@ def _add_jobs(parser: Parser) -> None:
 
 
 def take_jobs(argv: list[str], prog: str = "python -m experiments all") -> tuple[int, list[str]]:
-    """Read ``--jobs``, theorems at a time, and leave the other arguments."""
+    """Read ``--jobs``, the number of theorems at a time, and return the other arguments."""
     if {"-h", "--help"} & set(argv):
         parser_of_all(prog).print_help()
     parser = Parser(prog, ALL)
@@ -134,22 +134,22 @@ def run_all(argv: list[str], prog: str = "python -m experiments all") -> Judged:
     """Run every theorem and print one table; their own commands print every claim."""
     jobs, rest = take_jobs(argv, prog)
     every = theorems()
-    dealt = dict(zip((one.name for one in every), shares(rest, every), strict=True))
-    # Bad input of the last is found before the first one runs.
-    parsed = [verify.parse(one, dealt[one.name]) for one in every]
+    dealt = dict(zip((theorem.name for theorem in every), shares(rest, every), strict=True))
+    # Bad input for the last theorem is found before the first one runs.
+    parsed = [verify.parse(theorem, dealt[theorem.name]) for theorem in every]
     whole_files.refuse_links(Path(parsed[0].options.out), [SUMMARY])
     accelerators.share_memory()
     verify.run_deterministically("all", parsed[0].options)
     with _one_cluster(parsed[0].options.cluster, dealt) as dealt:
-        found = verify_all(dealt, min(jobs, len(every)))
-    diverged = [f"{o.verdict['name']}: {line}" for o in found for line in o.diverged]
-    say("\n".join([*report.summary([(o.verdict, o.path) for o in found]), *diverged]))
-    verdicts = [outcome.verdict["holds"] for outcome in found]
+        outcomes = verify_all(dealt, min(jobs, len(every)))
+    diverged = [f"{o.verdict['name']}: {line}" for o in outcomes for line in o.diverged]
+    say("\n".join([*report.summary([(o.verdict, o.path) for o in outcomes]), *diverged]))
+    verdicts = [outcome.verdict["holds"] for outcome in outcomes]
     holds = False if False in verdicts else None if None in verdicts else True
-    content = {"schema": results.SCHEMA, "holds": holds, "theorems": list(map(_summary, found))}
+    content = {"schema": results.SCHEMA, "holds": holds, "theorems": list(map(_summary, outcomes))}
     path = Path(parsed[0].options.out) / SUMMARY
     files.write_json(path, content)
-    say(f"\n{verdicts.count(True)} of {len(found)} theorems hold")
+    say(f"\n{verdicts.count(True)} of {len(outcomes)} theorems hold")
     if parsed[0].options.report:
         say(f"report: {report_command.written(path.parent)}")
     return Judged(path, holds)
@@ -169,15 +169,15 @@ def _one_cluster(
         yield dealt
         return
     with clusters.started(int(address.removeprefix("local:"))) as (there, security):
-        with clusters.at(there, security) as cluster:
-            say(f"all: {cluster.said()}")
+        with clusters.connected(there, security) as cluster:
+            say(f"all: {cluster.described()}")
         # The last of a flag counts.
         new = ["--cluster", there, "--cluster-security", security]
         yield {name: [*words, *new] for name, words in dealt.items()}
 
 
 def _summary(ended: Ended) -> dict[str, Any]:
-    """What a script reads of one theorem."""
+    """Entry of one theorem in the summary, for scripts."""
     claims = [c for c in ended.verdict["claims"] if c["kind"] != "control"]
     controls = [c for c in ended.verdict["claims"] if c["kind"] == "control"]
     count = {True: "hold", False: "false", None: "open"}
@@ -218,9 +218,9 @@ def main(argv: list[str]) -> Judged | None:
         say("\n".join([*([USAGE] if argv else []), *listing()]))
         return None
     if argv[0] != "all":
-        names = [one.name for one in (*theorems(), *studies())]
+        names = [experiment.name for experiment in (*theorems(), *studies())]
         got = f"{shortened(argv[0])!r}{near(argv[0], ['all', *names])}"
         # The line has room for the theorems; the list has the studies, too.
-        wanted = f"'all', {', '.join(one.name for one in theorems())} or a study"
+        wanted = f"'all', {', '.join(experiment.name for experiment in theorems())} or a study"
         raise BadInput(f"command: got {got}, wanted {wanted}")
     return run_all(argv[1:])

@@ -1,4 +1,4 @@
-"""``lrdyn report RESULTS``: what was found, as one HTML file."""
+"""``lrdyn report RESULTS``: all results in one HTML file."""
 
 import os
 from collections.abc import Sequence
@@ -21,20 +21,20 @@ EXAMPLES = (
 
 
 def parser() -> Parser:
-    """The flags.
+    """The parser of ``lrdyn report``.
 
     Example:
         >>> parser().parse(["results"]).out is None
         True
     """
-    made = Parser("lrdyn report", DESCRIPTION, examples=EXAMPLES)
-    made.add_argument(
+    flags = Parser("lrdyn report", DESCRIPTION, examples=EXAMPLES)
+    flags.add_argument(
         "results", type=folder, metavar="RESULTS", help="a folder of results, or one of several"
     )
-    made.add_argument(
+    flags.add_argument(
         "--out", type=folder, metavar="FILE", help=f"the file (default: RESULTS/{page.FILE})"
     )
-    return made
+    return flags
 
 
 def main(words: Sequence[str]) -> None:
@@ -64,5 +64,5 @@ def written(results: Path, command: str = "", *, out: str | os.PathLike | None =
 def _version() -> str:
     try:
         return metadata.version("lrdyn")
-    except metadata.PackageNotFoundError:  # a copy that was not installed
+    except metadata.PackageNotFoundError:  # a source tree that was not installed
         return "of no release"

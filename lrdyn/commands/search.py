@@ -1,4 +1,4 @@
-"""``--search N`` of a theorem's command: the worst case among random points, and the way to it."""
+"""``--search N`` of a theorem's command: the worst case among random points."""
 
 import argparse
 import datetime
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrdyn.commands.ending import UNDECIDED, Compared, Status
+from lrdyn.commands.ending import UNDECIDED, Sameness, Status
 from lrdyn.core.show import aligned
 from lrdyn.engine import claims, files, measured_arithmetic, parts, progress
 from lrdyn.engine.arguments import whole
@@ -27,7 +27,7 @@ from lrdyn.engine.runs import held_folder, remove_empty
 from lrdyn.engine.search import (
     Search,
     Summary,
-    Worst,
+    WorstCase,
     count_of_tests,
     is_test,
     searched,
@@ -40,7 +40,7 @@ from lrdyn.engine.work import DEFAULT, Context
 from lrdyn.system.printer import say
 
 FILE = "search.json"
-"""What a search found, in its folder."""
+"""File of the results of a search, in its folder."""
 
 NOT_BESIDE = (
     "--changed",
@@ -56,7 +56,7 @@ NOT_BESIDE = (
     "--seeds",
     "--store",
 )
-"""Flags of a run that a search has no use for: it has its own points, and one seed for each."""
+"""Flags of a run that a search refuses: it has points of its own, and a seed for each."""
 
 
 def add_search_flags(parser: argparse.ArgumentParser) -> None:
@@ -75,8 +75,8 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class Asked(NamedTuple):
-    """A search as it was asked for."""
+class SearchCommand(NamedTuple):
+    """A search with its folder, its command line and its context."""
 
     search: Search
     folder: Path
@@ -90,16 +90,16 @@ def command(
     options: argparse.Namespace,
     words: Sequence[str],
     prog: str,
-    kept: Callable[[KeptPrograms | None], KeptPrograms | None],
-) -> Compared | Status:
-    """Search, print and write; different if a claim is above its threshold somewhere.
+    kept_by: Callable[[KeptPrograms | None], KeptPrograms | None],
+) -> Sameness | Status:
+    """Search, print and write; the ending is *different* if a claim exceeds its threshold.
 
     Args:
         theorem: the theorem.
         options: what was read of the words.
         words: those of the command line.
         prog: the command as one types it, empty for ``lrdyn verify``.
-        kept: where the programs of the theorem are kept, of what the machine keeps.
+        kept_by: where the programs of the theorem are kept, of what the machine keeps.
 
     Raises:
         BadInput: flags that a search has no use for, or with which no point is accepted.
@@ -114,7 +114,7 @@ def command(
     held = {name: v if isinstance(v, list) else [v] for name, v in held.items()}
     dtype, why = options.dtype, ""
     machine = setup(dtype or "float64")
-    context = DEFAULT._replace(programs=kept(machine), machine=machine)
+    context = DEFAULT._replace(programs=kept_by(machine), machine=machine)
     if dtype is None:
         dtype, why = measured_arithmetic.usual_precision(meter_of(context))
     if why:
@@ -124,41 +124,46 @@ def command(
     folder = out / theorem.name / f"{kind}-{search.name}"
     if options.memory:
         context = context._replace(memory=options.memory)
-    asked = Asked(search, folder, out, prog or f"lrdyn verify {theorem.name}", context)
+    asked = SearchCommand(search, folder, out, prog or f"lrdyn verify {theorem.name}", context)
     return _beyond(asked) if options.beyond else _inside(asked)
 
 
 @contextmanager
-def _opened(asked: Asked) -> Iterator[tuple[parts.Store, progress.Progress]]:
-    """The folder of a search with what was found before, and progress."""
+def _opened(asked: SearchCommand) -> Iterator[tuple[parts.Store, progress.Progress]]:
+    """Open the folder of a search, with its earlier judgements, and show progress."""
     folder, search = asked.folder, asked.search
-    with held_folder(folder, asked.out, "--out") as made:
+    with held_folder(folder, asked.out, "--out") as new_folders:
         try:
             with (
-                progress.shown(search.experiment.name) as told,
-                parts.opened(folder / parts.FOLDER / search.name, told.note) as store,
+                progress.shown(search.experiment.name) as shown,
+                parts.open_store(folder / parts.FOLDER / search.name, shown.note) as store,
             ):
-                yield store, told
+                yield store, shown
         except BadInput:
-            # What was computed before stays for the next try.
+            # Keep what was computed before for the next attempt.
             if not any((folder / parts.FOLDER / search.name).glob("*.npz")):
                 parts.clear(folder)
-                remove_empty(folder, made)
+                remove_empty(folder, new_folders)
             raise
 
 
-def _inside(asked: Asked) -> Compared | Status:
+def _inside(asked: SearchCommand) -> Sameness | Status:
     search, began = asked.search, time.process_time()
     evaluator = Evaluator(search.experiment, asked.context)
-    with _opened(asked) as (store, told):
-        records = searched(search, evaluator, store, told)
-        found, tests = summary(search, records), count_of_tests(records)
+    with _opened(asked) as (store, shown):
+        records = searched(search, evaluator, store, shown)
+        summaries, tests = summary(search, records), count_of_tests(records)
         again = {}
-        for one in found:
-            if one.largest and one.largest.ratio > 0:
-                told.during(0.0, f"repeat {one.claim.id}")
-                again[one.claim.id] = repeated(search.experiment, one.largest, asked.context, tests)
-        entries = [_entry(one, again.get(one.claim.id), asked.prog) for one in found]
+        for summary_of_claim in summaries:
+            if summary_of_claim.largest and summary_of_claim.largest.ratio > 0:
+                shown.during(0.0, f"repeat {summary_of_claim.claim.id}")
+                again[summary_of_claim.claim.id] = repeated(
+                    search.experiment, summary_of_claim.largest, asked.context, tests
+                )
+        entries = [
+            _entry(summary_of_claim, again.get(summary_of_claim.claim.id), asked.prog)
+            for summary_of_claim in summaries
+        ]
         over = any(_above(entry) for entry in entries)
         points = sum(len(record.points) for record in records)
         written = _header(asked, "search", began) | {
@@ -172,15 +177,19 @@ def _inside(asked: Asked) -> Compared | Status:
     say("\n".join(_table(entries)))
     say(f"{search.points:,} points and what the climbs added: {asked.folder / FILE}")
     if over:
-        return Compared(same=False)
+        return Sameness(same=False)
     carriers = {claim.id for claim in search.experiment.scenarios[0].claims if claim.carries}
-    if not any(one.judged for one in found if one.claim.id in carriers):
+    if not any(
+        summary_of_claim.judged
+        for summary_of_claim in summaries
+        if summary_of_claim.claim.id in carriers
+    ):
         say("no point was judged of a claim that carries the verdict")
         return Status(UNDECIDED)
-    return Compared(same=True)
+    return Sameness(same=True)
 
 
-def _header(asked: Asked, kind: str, began: float) -> dict[str, Any]:
+def _header(asked: SearchCommand, kind: str, began: float) -> dict[str, Any]:
     search = asked.search
     return {
         "schema": 1,
@@ -197,7 +206,7 @@ def _header(asked: Asked, kind: str, began: float) -> dict[str, Any]:
     }
 
 
-def _words(asked: Asked, kind: str) -> list[str]:
+def _words(asked: SearchCommand, kind: str) -> list[str]:
     search = asked.search
     words = ["--search", str(search.points), *(["--beyond"] if kind == "beyond" else [])]
     words += ["--seed", str(search.seed)] if search.seed else []
@@ -207,8 +216,8 @@ def _words(asked: Asked, kind: str) -> list[str]:
     return words
 
 
-def repeated(experiment: Experiment, worst: Worst, context: Context, tests: int) -> float:
-    """The ratio that the command of a point gives: its program computes this point alone."""
+def repeated(experiment: Experiment, worst: WorstCase, context: Context, tests: int) -> float:
+    """The ratio at a point that is computed alone, as by the command that repeats it."""
     alone = replace(experiment, scenarios=(replace(worst.scenario, controls=()),))
     settings = {n: [v] for n, v in worst.asked.items() if n != "seed" and v is not None}
     seed = worst.asked["seed"]
@@ -221,7 +230,7 @@ def repeated(experiment: Experiment, worst: Worst, context: Context, tests: int)
     return float(np.nanmax(ratios)) if not np.all(np.isnan(ratios)) else float("nan")
 
 
-def command_of(prog: str, worst: Worst) -> str:
+def command_of(prog: str, worst: WorstCase) -> str:
     """The command line that repeats a point."""
     first = f"{prog} --dtype {worst.precision} --seeds 1"
     return " ".join([first, *words_of(worst.asked)])
@@ -231,24 +240,24 @@ def _number(value: float | None) -> float | None:
     return value if value is not None and np.isfinite(value) else None
 
 
-def _entry(one: Summary, again: float | None, prog: str) -> dict[str, Any]:
-    """What is written of a claim; a ratio that is no number is null, and its claim is lost."""
-    largest = one.largest
-    found = {
-        "id": one.claim.id,
-        "kind": one.claim.kind,
-        "statement": one.claim.statement,
-        "judged": one.judged,
-        "excused": one.excused,
-        "outside": one.outside,
-        "left_out": dict(sorted(one.reasons.items())),
-        "ratios": {p: _number(worst.ratio) for p, worst in one.worst.items()},
+def _entry(claim_summary: Summary, again: float | None, prog: str) -> dict[str, Any]:
+    """Entry of a claim in the file; a ratio that is not finite is null, and ``lost`` says so."""
+    largest = claim_summary.largest
+    entry = {
+        "id": claim_summary.claim.id,
+        "kind": claim_summary.claim.kind,
+        "statement": claim_summary.claim.statement,
+        "judged": claim_summary.judged,
+        "excused": claim_summary.excused,
+        "outside": claim_summary.outside,
+        "left_out": dict(sorted(claim_summary.reasons.items())),
+        "ratios": {p: _number(worst.ratio) for p, worst in claim_summary.worst.items()},
         "repeated": _number(again if largest and largest.ratio else largest and largest.ratio),
         "precision": largest.precision if largest else None,
         "command": command_of(prog, largest) if largest else None,
         "lost": bool(largest and not np.isfinite(largest.ratio)),
     }
-    return found
+    return entry
 
 
 def _above(entry: Mapping[str, Any]) -> bool:
@@ -282,11 +291,11 @@ def short(entry: Mapping[str, Any], precision: str) -> str:
 # Beyond the hypotheses ------------------------------------------------------------------------
 
 
-def _beyond(asked: Asked) -> Compared:
+def _beyond(asked: SearchCommand) -> Sameness:
     search, began = asked.search, time.process_time()
     evaluator = Evaluator(search.experiment, asked.context)
-    with _opened(asked) as (store, told):
-        edges, unrun = searched_beyond(search, evaluator, store, told)
+    with _opened(asked) as (store, shown):
+        edges, unrun = searched_beyond(search, evaluator, store, shown)
         written = _header(asked, "beyond", began) | {
             "edges": [_edge(one, asked.prog) for one in edges],
             "not_run": [_unrun(one, asked.prog) for one in unrun],
@@ -295,7 +304,7 @@ def _beyond(asked: Asked) -> Compared:
     say(f"{search.experiment.name}: {search.experiment.summary}")
     say("\n".join(_edges(written["edges"], written["not_run"])))
     say(f"{search.points:,} points without hypotheses: {asked.folder / FILE}")
-    return Compared(same=True)
+    return Sameness(same=True)
 
 
 def _beyond_command(prog: str, point: Mapping[str, Any]) -> str:
@@ -319,12 +328,12 @@ def _edge(one: Edge, prog: str) -> dict[str, Any]:
     }
 
 
-def _unrun(one: Unrun, prog: str) -> dict[str, Any]:
+def _unrun(failure: Unrun, prog: str) -> dict[str, Any]:
     return {
-        "scenario": one.scenario,
-        "hypothesis": one.hypothesis,
-        "why": one.why,
-        "command": _beyond_command(prog, one.asked),
+        "scenario": failure.scenario,
+        "hypothesis": failure.hypothesis,
+        "why": failure.why,
+        "command": _beyond_command(prog, failure.asked),
     }
 
 
@@ -340,10 +349,10 @@ def _edges(edges: Sequence[Mapping[str, Any]], unrun: Sequence[Mapping[str, Any]
         where = edge["hypothesis"], edge["claim"], edge["precision"]
         rows.append((*where, count, ratio, condition))
     lines = [f"{e['claim']} without {e['hypothesis']}: {e['command']}" for e in costly]
-    for one in unrun:
+    for failure in unrun:
         lines.append(
-            f"{one['scenario']} without {one['hypothesis']} cannot be run ({one['why']}): "
-            f"{one['command']}"
+            f"{failure['scenario']} without {failure['hypothesis']} cannot be run "
+            f"({failure['why']}): {failure['command']}"
         )
     harmless = sorted({f"{e['hypothesis']} ({e['claim']})" for e in edges if not e["fails"]})
     free = [f"cost nothing at these points: {', '.join(harmless)}"] if harmless else []

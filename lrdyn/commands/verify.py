@@ -138,19 +138,21 @@ def _examples(theorem: Experiment, prog: str) -> list[Example]:
     """Three command lines for its page of help."""
     swept = [flag for flag in theorem.flags if flag.swept and flag.quick]
     several = max(swept, key=lambda flag: len(flag.quick) > 1, default=None)
-    found = [Example(f"{prog} --seeds 4", "the quick settings, with four seeds")]
+    examples = [Example(f"{prog} --seeds 4", "the quick settings, with four seeds")]
     if several:
         values = " ".join(map(flag_text, several.quick))
-        found.append(Example(f"{prog} {typed(several.name)} {values}", "a sweep over these values"))
+        examples.append(
+            Example(f"{prog} {typed(several.name)} {values}", "a sweep over these values")
+        )
     if theorem.judged:
         again = f"{prog} --judge results/{theorem.name}/HASH"
-        found.append(Example(again, "judge saved results again, without a run"))
+        examples.append(Example(again, "judge saved results again, without a run"))
     more = Example(f"{prog} --preset paper --out mine", "the paper's settings, results in mine/")
-    return [*found[:2], *([] if len(found) > 2 else [more]), *found[2:]]
+    return [*examples[:2], *([] if len(examples) > 2 else [more]), *examples[2:]]
 
 
 def _seeds(theorem: Experiment) -> str:
-    """How many seeds there are, in words."""
+    """The default number of seeds, in words."""
     if (usual := defaults(theorem)["seeds"]) is not None:
         return str(usual)
     return ", ".join(f"{s.seeds} for {s.id}" for s in theorem.scenarios)
@@ -170,8 +172,8 @@ def _add_training_flags(parser: Parser) -> None:
 
 
 def lines_of(experiments: Sequence[Experiment]) -> list[str]:
-    """One line for each: its name and what it is."""
-    return [f"{one.name:16}{one.summary}" for one in experiments]
+    """One line for each experiment: its name and its summary."""
+    return [f"{experiment.name:16}{experiment.summary}" for experiment in experiments]
 
 
 def flags_of(theorem: Experiment) -> set[str]:
@@ -179,14 +181,14 @@ def flags_of(theorem: Experiment) -> set[str]:
     return set(parser_of(theorem)._option_string_actions)
 
 
-class Command(NamedTuple):
+class VerifyCommand(NamedTuple):
     """A parsed command line."""
 
     run: Run
     options: argparse.Namespace
 
 
-def parse(theorem: Experiment, argv: Sequence[str]) -> Command:
+def parse(theorem: Experiment, argv: Sequence[str]) -> VerifyCommand:
     """Read a command line of a theorem, without the program's name.
 
     Raises:
@@ -195,20 +197,20 @@ def parse(theorem: Experiment, argv: Sequence[str]) -> Command:
     return _command(theorem, parser_of(theorem).parse(argv))
 
 
-def _command(theorem: Experiment, options: argparse.Namespace) -> Command:
+def _command(theorem: Experiment, options: argparse.Namespace) -> VerifyCommand:
     check_cluster(options)
     given = {f.name: getattr(options, f.name) for f in theorem.flags if f.name in vars(options)}
     asked = {name: getattr(options, name, None) for name in defaults(theorem)}
     common = {n: d if asked[n] is None else asked[n] for n, d in defaults(theorem).items()}
     place = getattr(options, "data_dir", None) or ""
     run = configured(theorem, given, common, memory=options.memory or ON_A_CPU, data_dir=place)
-    return Command(run, options)
+    return VerifyCommand(run, options)
 
 
 def verify_command(
-    command: Command, *, host_devices: int | None = None, bar: bool = True
+    command: VerifyCommand, *, host_devices: int | None = None, bar: bool = True
 ) -> tuple[Verification, Path]:
-    """One theorem's command without its printing; :func:`carry_out` says what comes back.
+    """Run one theorem's command without printing; returns what :func:`carry_out` returns.
 
     Raises:
         BadInput: the data are missing, or no claim applies.
@@ -230,24 +232,24 @@ def verify_command(
             run, why = in_usual_precision(run, context)
             if why:
                 say(f"{theorem.name}: in float32. {why}")
-        if said := about(run):
-            say(f"{theorem.name}: {said}")
+        if remark := about(run):
+            say(f"{theorem.name}: {remark}")
         return carry_out(run, options.out, draw=verdicts.draw, bar=bar, context=context)
 
 
 @contextlib.contextmanager
 def _cluster(options: argparse.Namespace, name: str) -> Iterator[Any]:
-    """The cluster at an address, none without one; with a name, lines say what it is."""
+    """Connect to the cluster at an address, if there is one; with a name, print what it is."""
     if options.cluster is None:
         yield None
         return
     client = clusters()
     if name:
         client.warn_of_exposure(name, options.cluster)
-    with client.opened(options.cluster, options.cluster_security) as found:
+    with client.open_cluster(options.cluster, options.cluster_security) as cluster:
         if name:
-            say(f"{name}: {found.said()}")
-        yield found
+            say(f"{name}: {cluster.described()}")
+        yield cluster
 
 
 def clusters() -> Any:
@@ -265,14 +267,14 @@ def clusters() -> Any:
 
 
 def kept_programs(theorem: Experiment, machine: KeptPrograms | None) -> KeptPrograms | None:
-    """Where the compiled programs of a theorem are kept: those of the library alone are."""
+    """Place of the compiled programs of a theorem; only those of the library have one."""
     if machine is None or not is_ours(theorem):
         return None
     return machine.of(REGISTRY[theorem.name].partition(":")[0])
 
 
 def is_ours(theorem: Experiment) -> bool:
-    """Whether it is a theorem of the library, whose files this process runs.
+    """Whether a theorem is the library's own, so that this process may load its programs.
 
     One of somebody else may have the same name.
     """
@@ -280,7 +282,7 @@ def is_ours(theorem: Experiment) -> bool:
 
 
 def run_deterministically(name: str, options: argparse.Namespace) -> None:
-    """Do what ``--deterministic`` asks for, here and in processes that are started here; say it.
+    """Apply ``--deterministic`` here and to processes started from here, and print it.
 
     Raises:
         BadInput: processes that were started elsewhere would have to do it.
@@ -320,10 +322,12 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
                     raise BadInput(f"--judge: got other arguments beside it, {wanted}")
                 setup("float64", host_only=True)
                 path = Path(options.judge)
-                found, notes = judge_again(theorem, path, verdicts.draw, changed=options.changed)
+                verification, notes = judge_again(
+                    theorem, path, verdicts.draw, changed=options.changed
+                )
             elif getattr(options, "search", None) is not None:
-                kept = partial(kept_programs, theorem)
-                return searches.command(theorem, options, words, typed_as, kept)
+                kept_by = partial(kept_programs, theorem)
+                return searches.command(theorem, options, words, typed_as, kept_by)
             elif getattr(options, "beyond", False):
                 raise BadInput("--beyond: got it alone, wanted --search N beside it")
             elif getattr(options, "changed", False):
@@ -331,18 +335,18 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
             else:
                 command = _command(theorem, options)
                 run_deterministically(theorem.name, options)
-                (found, path), notes = verify_command(command), []
+                (verification, path), notes = verify_command(command), []
             say(f"{theorem.name}: {theorem.summary}")
             if theorem.judged:
-                lines = [*report.table(found.verdict), *found.diverged, *notes]
-                lines += report.devices(found.verdict)
-                say("\n".join([*lines, *report.why_undecided(found.verdict)]))
-                changed = "changed: " if found.verdict["changed"] else ""
-                say(f"{changed}{theorem.name} {report.word(found.verdict)}: {path}")
+                lines = [*report.table(verification.verdict), *verification.diverged, *notes]
+                lines += report.devices(verification.verdict)
+                say("\n".join([*lines, *report.why_undecided(verification.verdict)]))
+                changed = "changed: " if verification.verdict["changed"] else ""
+                say(f"{changed}{theorem.name} {report.word(verification.verdict)}: {path}")
             else:
                 say(f"{theorem.name} claims nothing: {path}")
             if options.report:
                 say(f"report: {report_command.written(path, typed_as)}")
-        return Judged(path / "verdict.json", found.verdict["holds"], theorem.judged)
+        return Judged(path / "verdict.json", verification.verdict["holds"], theorem.judged)
 
     return run(theorem.name, judged, own_process=argv is None)

@@ -28,7 +28,7 @@ DEPTH = 3
 """L of the full network, and of the compressed one of Kwon et al., outer factors counted."""
 
 
-class Trained(NamedTuple):
+class CompletionRun(NamedTuple):
     """What training leaves."""
 
     error: Float[Array, "times"]
@@ -144,7 +144,7 @@ class Recovery(Recorded):
         product: Callable[[PyTree], Float[Array, "d d"]],
         start: PyTree,
         rule: optax.GradientTransformation,
-    ) -> Trained:
+    ) -> CompletionRun:
         """Train a network and look at its product at the recorded steps."""
 
         def loss(network: PyTree) -> Float[Array, ""]:
@@ -155,7 +155,7 @@ class Recovery(Recorded):
 
         run = simulate(loss, start, rule, self.times, record=record)
         error, value = run.records
-        return Trained(error, value, run.diverged_at)
+        return CompletionRun(error, value, run.diverged_at)
 
 
 def seen_alone(case: Recovery) -> Recovery:

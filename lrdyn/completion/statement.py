@@ -24,9 +24,9 @@ from lrdyn.completion.problem import (
     MISSED,
     CompletionMeasured,
     CompletionOutcome,
+    CompletionRun,
     CompletionTheory,
     Recovery,
-    Trained,
     check,
     make_entries,
     make_measurements,
@@ -79,7 +79,9 @@ def _full(case: Recovery, factor: float = 1.0) -> CompletionTheory:
     )
 
 
-def _train(case: Recovery, start: CompressedNetwork, ratio: float | Float[Array, ""]) -> Trained:
+def _train(
+    case: Recovery, start: CompressedNetwork, ratio: float | Float[Array, ""]
+) -> CompletionRun:
     rule = recovery.discrepant_rates(case.learning_rate, ratio)
     return case.train(compressed_product, start, rule)
 

@@ -1,4 +1,4 @@
-"""What chance gives: shares, angles, ranks and energies of random directions and matrices.
+"""Values by chance: shares, angles, ranks and energies of random directions and matrices.
 
 A measured share or rank says something only beside the value of an object of that size that knows
 nothing. Values come from a closed form where there is one; else, and where the spread matters, from
@@ -21,7 +21,7 @@ GRID = 4097
 
 
 class Chance(NamedTuple):
-    """What a random object gives, each a number or an array of one shape."""
+    """The mean of a quantity over random objects, with a band; numbers or arrays of one shape."""
 
     value: np.ndarray
     """Mean over the draws."""
@@ -117,12 +117,12 @@ def principal_angles(dim: int, first: int, second: int, draws: int = DRAWS) -> C
             checks.refuse(name, size, f"at most dim, {dim}")
     checks.integer("draws", draws)
     rng = np.random.default_rng(0)
-    found = []
+    angles = []
     for _ in range(draws):
         basis, _ = np.linalg.qr(rng.normal(size=(dim, second)))
         cosines = np.linalg.svd(basis[:first], compute_uv=False)
-        found.append(np.degrees(np.arccos(np.minimum(cosines, 1.0))))
-    return _summed(np.array(found))
+        angles.append(np.degrees(np.arccos(np.minimum(cosines, 1.0))))
+    return _summed(np.array(angles))
 
 
 # Matrices --------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def of_gaussian(
     norm: float | None = None,
     draws: int = DRAWS,
 ) -> Chance:
-    """Any number of a Gaussian matrix, drawn: its mean and the band of the draws.
+    """Mean and band of any statistic of a Gaussian matrix, over random draws.
 
     Args:
         statistic: ``statistic(G)``: a number, or an array of one shape.
@@ -293,14 +293,14 @@ def of_gaussian(
     checks.integer("columns", columns)
     checks.integer("draws", draws)
     rng = np.random.default_rng(0)
-    found = []
+    values = []
     for _ in range(draws):
         drawn = rng.normal(size=(rows, columns))
-        found.append(statistic(drawn if norm is None else drawn * (norm / np.linalg.norm(drawn))))
-    return _summed(np.array(found))
+        values.append(statistic(drawn if norm is None else drawn * (norm / np.linalg.norm(drawn))))
+    return _summed(np.array(values))
 
 
-def _summed(found: np.ndarray) -> Chance:
+def _summed(draws: np.ndarray) -> Chance:
     """Mean and band over the first axis."""
-    low, high = np.quantile(found, [(1 - BAND) / 2, (1 + BAND) / 2], axis=0)
-    return Chance(np.asarray(np.mean(found, axis=0)), np.asarray(low), np.asarray(high))
+    low, high = np.quantile(draws, [(1 - BAND) / 2, (1 + BAND) / 2], axis=0)
+    return Chance(np.asarray(np.mean(draws, axis=0)), np.asarray(low), np.asarray(high))

@@ -1,4 +1,4 @@
-"""Checks at the door of a public function: a wrong argument is named before anything is traced.
+"""Checks of the arguments of public functions, which are made before anything is traced.
 
 :func:`checked` reads kinds and shapes off the annotations of a function. What an annotation does
 not say, the domain of a number above all, the body checks by the other functions here. Of a traced
@@ -55,32 +55,32 @@ Lengths = dict[str, Any]
 
 
 class OutsideDomain(ValueError):
-    """A number that a formula is not for."""
+    """A number outside the domain of a formula."""
 
 
 def refuse(name: str, got: object, wanted: str) -> NoReturn:
-    """Say what an argument is and what it should be."""
+    """Raise an error that names an argument, what it got and what it wanted."""
     raise ValueError(f"{name}: got {got}, wanted {wanted}")
 
 
 def instance(name: str, x: Any, kind: Any = Callable) -> Any:
-    """An object of a class, or a function."""
+    """Check that an argument is an instance of a class, or callable."""
     if not isinstance(x, kind):
         refuse(name, f"type {type(x).__name__}", f"a {kind.__name__}")
     return x
 
 
-class Kind(NamedTuple):
+class NumberKind(NamedTuple):
     """Types of numbers, as JAX has them, and their name in a message."""
 
     types: tuple[Any, ...]
     wanted: str
 
 
-FLOATS = Kind((jnp.floating, jnp.integer), "floating-point numbers")
-INTEGERS = Kind((jnp.integer,), "integers")
-BOOLEANS = Kind((jnp.bool_,), "booleans")
-KEYS = Kind((jax.dtypes.prng_key,), "a random key")
+FLOATS = NumberKind((jnp.floating, jnp.integer), "floating-point numbers")
+INTEGERS = NumberKind((jnp.integer,), "integers")
+BOOLEANS = NumberKind((jnp.bool_,), "booleans")
+KEYS = NumberKind((jax.dtypes.prng_key,), "a random key")
 
 
 @cache
@@ -94,8 +94,8 @@ def _is(x: Any, types: tuple[Any, ...]) -> bool:
     return dtype is not None and _is_type(dtype, types)
 
 
-def _typed(name: str, x: Any, kind: Kind) -> Any:
-    """Numbers of a kind."""
+def _typed(name: str, x: Any, kind: NumberKind) -> Any:
+    """Check that an argument holds numbers of a kind."""
     if not _is(x, kind.types):
         got = f"dtype {x.dtype}" if hasattr(x, "dtype") else f"type {type(x).__name__}"
         refuse(name, x if type(x) is float else got, kind.wanted)
@@ -144,9 +144,14 @@ def _text_of(axes: Axes, lengths: Lengths) -> str:
 
 
 def _number(
-    name: str, x: Any, axes: Axes, kind: Kind, inside: Callable[[Any], Any] | None, domain: str
+    name: str,
+    x: Any,
+    axes: Axes,
+    kind: NumberKind,
+    inside: Callable[[Any], Any] | None,
+    domain: str,
 ) -> Any:
-    """A number or an array of a kind, of this shape and inside a domain."""
+    """Check a number or an array: its kind, its shape and its domain."""
     number = _typed(name, x, kind)
     _shaped(name, x, axes, {})
     if inside and not isinstance(x, Tracer) and not np.all(inside(np.asarray(x))):
@@ -161,7 +166,7 @@ def floats(
     inside: Callable[[Any], Any] | None = None,
     domain: str = "",
 ) -> Any:
-    """Floating-point numbers of this shape, from integers too."""
+    """Check floating-point numbers of this shape; integers are converted."""
     return _number(name, x, axes, FLOATS, inside, domain)
 
 
@@ -171,16 +176,16 @@ fraction = partial(floats, inside=lambda x: (x > 0) & (x <= 1), domain="above 0,
 
 
 def spectrum(name: str, x: Any, axes: Axes = ("...",)) -> Any:
-    """Singular values; a NaN, as of a run that diverged, goes on to what is made of it."""
+    """Check singular values; a NaN, as of a run that diverged, passes."""
     return floats(name, x, axes, lambda x: ~(x < 0), "none below 0")
 
 
 def integer(name: str, x: Any, low: int = 1, high: int | None = None, axes: Axes = ()) -> Any:
-    """Integers from ``low`` to ``high``, which have room in 64 bits."""
+    """Check integers from ``low`` to ``high``, which must fit into 64 bits."""
     if type(x) is int and x >= 2**63:
         refuse(name, x, f"an integer below {2**63 if high is None else high + 1}")
     domain = f"at least {low}" if high is None else f"{low} to {high}"
-    kind = Kind(INTEGERS.types, f"an integer, {domain}")
+    kind = NumberKind(INTEGERS.types, f"an integer, {domain}")
 
     def inside(x: Any) -> Any:
         return (low <= x) & (high is None or x <= high)
@@ -189,32 +194,32 @@ def integer(name: str, x: Any, low: int = 1, high: int | None = None, axes: Axes
 
 
 def booleans(name: str, x: Any, axes: Axes = ()) -> Any:
-    """Truth values."""
+    """Check boolean arrays of a shape."""
     return _number(name, x, axes, BOOLEANS, None, "")
 
 
 def key(x: Any) -> Any:
-    """One random key."""
+    """Check one random key."""
     return _number("key", x, (), KEYS, None, "")
 
 
 def steps(x: Any) -> Any:
-    """Step numbers, which have room in 32 bits."""
+    """Check increasing step numbers, which must fit into 32 bits."""
     x, wanted = np.array(x) if isinstance(x, tuple | list) else x, "increasing integers >= 0"
     gaps = partial(np.diff, prepend=-1, append=np.int64(2**31))
-    kind = Kind(INTEGERS.types, wanted)
+    kind = NumberKind(INTEGERS.types, wanted)
     return _number("steps", x, ("times",), kind, lambda x: gaps(x) > 0, wanted)
 
 
 def sizes(name: str, x: Any, least: int, most: int | None = None) -> None:
-    """So many lengths, each 1 or more."""
+    """Check a tuple of lengths, each 1 or more."""
     good = isinstance(x, tuple | list) and least <= len(x) <= (most or len(x))
     if not good or not all(_is(n, INTEGERS.types) and np.shape(n) == () and n >= 1 for n in x):
         refuse(name, x, f"{least}{'' if least == most else ' or more'} integers >= 1")
 
 
 def allocation(given: Mapping[str, Any], *shapes: Iterable[int], dtype: Any = float) -> None:
-    """Room in the memory of this process for arrays of these shapes, before one is made.
+    """Check that arrays of these shapes fit into the memory of this process, before making one.
 
     XLA ends the interpreter where the number of entries has no room in 64 bits. What fits may
     still be too much for all that is computed from it; JAX raises an exception then.
@@ -244,7 +249,7 @@ def allocation(given: Mapping[str, Any], *shapes: Iterable[int], dtype: Any = fl
 
 
 def _several(name: str, x: Any, wanted: int | str) -> None:
-    """A tuple or list of so many, or of one or more of what is wanted."""
+    """Check the length of a tuple or list; a text as ``wanted`` asks for one entry or more."""
     size = len(x) if isinstance(x, tuple | list) else np.size(x)
     fits = size == wanted if isinstance(wanted, int) else size > 0
     if not isinstance(x, tuple | list) or not fits:
@@ -279,7 +284,7 @@ def layers(
 
 Check = Callable[[str, Any, Lengths], Any]
 """``check(name, x, lengths)`` returns the argument x, and adds the lengths of its axes."""
-HINTS: list[tuple[Any, Kind]] = [
+HINTS: list[tuple[Any, NumberKind]] = [
     (Float, FLOATS),
     (Int, INTEGERS),
     (Bool, BOOLEANS),
@@ -359,7 +364,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _check_of(hint: Any) -> Check | None:
-    """What checks an argument with this annotation; None where nothing does."""
+    """The check of an argument with this annotation; None if there is nothing to check."""
     origin, parts = get_origin(hint), get_args(hint)
     if isinstance(hint, TypeVar):
         origin, parts = Union, hint.__constraints__
@@ -400,7 +405,7 @@ def _check_of(hint: Any) -> Check | None:
 
 
 def _check_of_numbers(hints: list[Any]) -> Check | None:
-    """What checks numbers of one kind and several shapes; None where these are not all numbers."""
+    """The check of a union of numbers of one kind; None if other types are among it."""
     kinds = [
         FLOATS if hint is float else KINDS.get(getattr(hint, "dtypes", None)) for hint in hints
     ]
@@ -411,7 +416,7 @@ def _check_of_numbers(hints: list[Any]) -> Check | None:
 
 
 def _axes_of(words: str) -> Axes:
-    """Axes as an annotation writes them."""
+    """Parse the axes of an annotation."""
     axes: list[int | str] = []
     for word in words.split():
         if not (word == "..." or word.removeprefix("*").isidentifier() or word.isdecimal()):
@@ -421,7 +426,9 @@ def _axes_of(words: str) -> Axes:
     return tuple(axes)
 
 
-def _check_numbers(kind: Kind, shapes: list[Axes], name: str, x: Any, lengths: Lengths) -> Any:
+def _check_numbers(
+    kind: NumberKind, shapes: list[Axes], name: str, x: Any, lengths: Lengths
+) -> Any:
     number = _typed(name, x, kind)
     axes = shapes[0]
     if len(shapes) > 1:  # the message says what comes nearest
@@ -442,7 +449,7 @@ def _check_tuple(
 
 
 def _check_fields(kind: type, checks: dict[str, Check], name: str, x: Any, lengths: Lengths) -> Any:
-    """A named tuple whose fields fit, its own names among those of the function."""
+    """A check of a named tuple: its fields share names of axes with the function."""
     instance(name, x, kind)
     changed = {}
     for field, check in checks.items():

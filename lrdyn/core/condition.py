@@ -16,8 +16,8 @@ from lrdyn.core.spectra import half_of_the_digits
 
 @checked
 def relative_response(
-    one: Float[Array, "*shape"],
-    other: Float[Array, "*shape"],
+    first: Float[Array, "*shape"],
+    second: Float[Array, "*shape"],
     scale: Float[Array, ""] | None = None,
 ) -> Float[Array, ""]:
     """Largest difference of two arrays over a scale, inside a traced program.
@@ -30,8 +30,8 @@ def relative_response(
         0.25
     """
     if scale is None:
-        scale = jnp.maximum(jnp.max(jnp.abs(one)), jnp.max(jnp.abs(other)))
-    difference = jnp.abs(one - other)
+        scale = jnp.maximum(jnp.max(jnp.abs(first)), jnp.max(jnp.abs(second)))
+    difference = jnp.abs(first - second)
     # XLA's maximum over vectors of NaN can be -inf, which would pass for a small residual.
     lost = ~jnp.all(jnp.isfinite(difference))
     largest = jnp.where(lost, jnp.nan, jnp.max(difference))
@@ -39,7 +39,7 @@ def relative_response(
 
 
 class Twins(NamedTuple):
-    """What :func:`twins` returns."""
+    """A run and its two disturbed copies: what :func:`twins` returns."""
 
     run: PyTree
     """What the run returned."""
@@ -63,20 +63,23 @@ def twins(run: Callable[[PyTree], PyTree], data: PyTree) -> Twins:
             each in a direction of its own: one alone may lie across what grows.
 
     Example:
-        >>> found = twins(lambda x: 2 * x, jnp.ones(3))
-        >>> apart = [float(jnp.max(twin - found.run)) for twin in (found.far, found.near)]
-        >>> [bool(a <= 2.1 * d) for a, d in zip(apart, found.disturbances, strict=True)]
+        >>> runs = twins(lambda x: 2 * x, jnp.ones(3))
+        >>> apart = [float(jnp.max(twin - runs.run)) for twin in (runs.far, runs.near)]
+        >>> [bool(a <= 2.1 * d) for a, d in zip(apart, runs.disturbances, strict=True)]
         [True, True]
     """
     arrays, rest = eqx.partition(data, eqx.is_inexact_array)
     leaves, structure = jax.tree.flatten(arrays)
     if not leaves:
         checks.refuse("data", type(data).__name__, "an array of floating-point numbers in it")
+    # eps^(1/2) and eps^(3/4). Two sizes tell amplification from chaos: a linear response grows with
+    # its disturbance, while in a bounded chaotic run both end equally far away.
     far = half_of_the_digits(leaves[0].dtype)
     near = far**1.5
 
     def with_twins(number: int, array: Array) -> Array:
-        # Fixed patterns without symmetries, so that no invariant of the run can hide an error.
+        # Fixed patterns without symmetries, so that no invariant of the run can hide an error. They
+        # are cosines of squares, not random numbers: a condition is the same in every run.
         size, place = jnp.max(jnp.abs(array)), jnp.arange(array.size, dtype=array.dtype)
         patterns = jnp.cos(number + (place[None] + jnp.arange(2)[:, None]) ** 2)
         moves = (jnp.asarray([far, near], array.dtype) * size)[:, None] * patterns
@@ -92,7 +95,7 @@ def twins(run: Callable[[PyTree], PyTree], data: PyTree) -> Twins:
 def pushed(
     optimizer: optax.GradientTransformation, push: tuple[Float[Array, "..."], ...], steps: int
 ) -> optax.GradientTransformation:
-    """An optimiser whose every update is off: rounding of ``push - 1``, for a twin of ones.
+    """An optimiser each of whose updates has a relative error, of size ``push - 1`` in total.
 
     It is relative to the largest weight and has two parts, each of which adds up to ``push - 1``
     over the steps of a run. 1 / steps of it is the same at every step. The other, over sqrt(steps),
@@ -123,6 +126,8 @@ def pushed(
         def moved(U: Array, p: Array) -> Array:
             place = state + jnp.arange(p.size).reshape(p.shape)
             noise = jnp.cos(place.astype(p.dtype) ** 2)
+            # The constant part adds up like steps, the irregular one like sqrt(steps): these are
+            # the two terms of the tolerance of an identity.
             return U + size * (p - 1) * (1 / steps + noise / steps**0.5)
 
         return jax.tree.map(moved, updates, push), state + 1
@@ -131,12 +136,12 @@ def pushed(
 
 
 @checked
-def conditions(found: Twins, seen: Callable[[PyTree], PyTree] = lambda result: result) -> PyTree:
+def conditions(runs: Twins, look: Callable[[PyTree], PyTree] = lambda result: result) -> PyTree:
     """By how much a run amplifies a small error of its data, for each array that it returns.
 
     Args:
-        found: the run and its twins.
-        seen: maps what the run returned to the arrays that are looked at.
+        runs: the run and its twins.
+        look: maps what the run returned to the arrays whose condition is asked for.
 
     Returns:
         In place of each array of floating-point numbers the response of a twin over its
@@ -148,21 +153,26 @@ def conditions(found: Twins, seen: Callable[[PyTree], PyTree] = lambda result: r
         small as it may.
 
     Example:
-        >>> found = twins(lambda x: {"far": 50 * (x - 1), "near": x}, jnp.ones(3))
-        >>> {name: 10 < float(c) < 60 for name, c in conditions(found).items()}
+        >>> runs = twins(lambda x: {"far": 50 * (x - 1), "near": x}, jnp.ones(3))
+        >>> {name: 10 < float(c) < 60 for name, c in conditions(runs).items()}
         {'far': True, 'near': False}
     """
-    run, far, near = (eqx.filter(seen(side), eqx.is_inexact_array) for side in found[:3])
+    run, far, near = (eqx.filter(look(side), eqx.is_inexact_array) for side in runs[:3])
     leaves, structure = jax.tree.flatten(run)
     pairs = list(map(jnp.stack, zip(*map(jax.tree.leaves, (far, near)), strict=True)))
     scale = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in (*leaves, *pairs)]))
-    # Axes: array, far or near.
+    # One scale for all arrays: a small one would be divided by its own size, of which rounding is
+    # a large part. Axes: array, far or near.
     of_twins = jax.vmap(relative_response, (None, 0, None))
     responses = jnp.stack(
         [of_twins(leaf, pair, scale) for leaf, pair in zip(leaves, pairs, strict=True)]
     )
-    coarse, fine = jnp.maximum(1.0, responses / jnp.asarray(found.disturbances)[None]).T
-    most = (found.disturbances[0] / found.disturbances[1]) ** 0.5
+    # Divided by their disturbances both are equal for a linear response. A run is never better than
+    # its data, hence 1 at least.
+    coarse, fine = jnp.maximum(1.0, responses / jnp.asarray(runs.disturbances)[None]).T
+    # fine / coarse exceeds this where a response grows more slowly than the square root of its
+    # disturbance, the mark of chaos; above 10 % a response is no longer that to a small error.
+    most = (runs.disturbances[0] / runs.disturbances[1]) ** 0.5
     known = jnp.all((responses[:, 0] < 0.1) & (fine <= most * coarse))
     return structure.unflatten(jnp.where(known, jnp.maximum(coarse, fine), jnp.inf))
 

@@ -37,7 +37,7 @@ together: on a GPU or TPU their decompositions are one call."""
 
 
 class Trajectory(NamedTuple):
-    """What :func:`simulate` and :func:`lrdyn.training.train` return."""
+    """A recorded run: what :func:`simulate` and :func:`lrdyn.training.train` return."""
 
     params: PyTree
     """The model after the last recorded step."""
@@ -85,7 +85,8 @@ def iterate(
     """
     steps = checks.steps(steps)
     length, ends = interval_length(steps), jnp.asarray(steps, jnp.int32)
-    # Under ``vmap`` these are the bytes of one run.
+    # States that fit are recorded together: decompositions of a batch are one call on a GPU. Under
+    # ``vmap`` these are the bytes of one run.
     small = len(ends) * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) <= TOGETHER
 
     def interval(state: State, ends: tuple[Array, Array]) -> tuple[State, Any]:
@@ -93,8 +94,8 @@ def iterate(
         return state, state if small else record(state)
 
     starts = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
-    last, seen = scan_records(interval, state, (starts, ends))
-    return last, _records_of(record, seen) if small else seen
+    last, records = scan_records(interval, state, (starts, ends))
+    return last, _records_of(record, records) if small else records
 
 
 def _records_of(record: Callable[[State], Record], states: State) -> Record:
@@ -140,11 +141,14 @@ def steps_between(
     if length is not None:
         checks.integer("length", length, 0)
     first, last = ends
-    # A number of Python's takes its type from the first step, as a branch cannot.
+    # A number of Python's has no fixed type yet: it takes that of the first step, but the two
+    # branches of a cond must return equal types.
     untyped = any(jax.typeof(leaf).weak_type for leaf in jax.tree.leaves(state))
     if length is None or untyped:
         return jax.lax.fori_loop(first, last, step, state)
 
+    # A loop of known length looks at no counter, which on a GPU takes longer than a small step. The
+    # cond is for the interval of no step before a record at step 0.
     def all_of_them(state: State) -> State:
         return jax.lax.fori_loop(0, length, lambda done, state: step(first + done, state), state)
 
@@ -272,6 +276,8 @@ def simulate(
     def record_model(state: _State) -> PyTree:
         return record(whole(algorithm.weights(state.held)))
 
+    # A step checks the loss that it computes anyway, which is the one before its update: the last
+    # loss is checked in the end.
     step, start = partial(_step, cost, algorithm), _begin(cost, arrays, algorithm)
     state, records = iterate(step, start, steps, record_model)
     diverged_at = _end(cost, algorithm, state, jnp.asarray(steps[-1], jnp.int32))
@@ -280,7 +286,7 @@ def simulate(
 
 class _State(NamedTuple):
     held: PyTree
-    """What the algorithm holds."""
+    """State of the algorithm between steps."""
     limit: Float[Array, ""]
     """Past this loss the run counts as diverged."""
     diverged_at: Int[Array, ""]
@@ -289,15 +295,15 @@ class _State(NamedTuple):
 def _begin(loss: Loss, params: PyTree, algorithm: Algorithm) -> _State:
     first = checks.floats("loss(params)", loss(params))
     limit = divergence_limit(first)
-    # As step 0 will find: under vmap a constant would have the loop traced twice, as it becomes
-    # one number for each lane.
+    # The value that step 0 would compute. A constant would have vmap trace the loop twice, since it
+    # becomes one number for each lane.
     diverged_at = first_divergence(first, 0, limit, jnp.asarray(-1, jnp.int32))
     return _State(algorithm.begin(params), limit, diverged_at)
 
 
 @checked
 def one_for_each_run(state: State, of_a_run: Float[Array, ""]) -> State:
-    """The same state, of which ``vmap`` takes each array of floating-point numbers as one a run.
+    """A copy of a state whose floating-point arrays ``vmap`` takes to differ between runs.
 
     What a loop begins from is often a constant, zeros for example, and becomes one array for each
     run in its first step. ``vmap`` finds that out by tracing the loop once more, and all loops in
@@ -360,7 +366,7 @@ def _end(loss: Loss, algorithm: Algorithm, state: _State, last: Array) -> Int[Ar
 
 
 class Stopped(NamedTuple):
-    """What :func:`simulate_until` returns."""
+    """A run that ended at a tolerance: what :func:`simulate_until` returns."""
 
     params: PyTree
     """The model after the last step."""

@@ -54,6 +54,7 @@ def orthogonal(gaussian: Float[Array, "k d"]) -> Float[Array, "k d"]:
         >>> [[round(abs(float(x)), 4) for x in row] for row in Q @ Q.T]
         [[1.0, 0.0], [0.0, 1.0]]
     """
+    # QR makes columns orthonormal; of a wide matrix the rows shall be.
     if gaussian.shape[0] < gaussian.shape[1]:
         return orthogonal(gaussian.T).T
     return linalg.orthogonal_factor(gaussian)

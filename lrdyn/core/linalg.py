@@ -34,8 +34,8 @@ def one_by_one_on_cpu(function: Function) -> Function:
     def batch(_: int, batched: list[PyTree], *data: PyTree) -> tuple[PyTree, PyTree]:
         axes = jax.tree.map(lambda moves: 0 if moves else None, tuple(batched))
         each, together = (jax.vmap(f, in_axes=axes) for f in (loop, function))
-        found = jax.lax.platform_dependent(*data, cpu=each, default=together)
-        return found, jax.tree.map(lambda _: True, found)
+        results = jax.lax.platform_dependent(*data, cpu=each, default=together)
+        return results, jax.tree.map(lambda _: True, results)
 
     return wraps(function)(single)  # pyright: ignore[reportReturnType]
 
@@ -83,6 +83,8 @@ def complete_basis(columns: Float[Array, "d s"]) -> Float[Array, "d d"]:
 @one_by_one_on_cpu
 def orthogonal_factor(gaussian: Float[Array, "m n"]) -> Float[Array, "m n"]:
     """Orthonormal columns, Haar-distributed if the argument is Gaussian (m >= n)."""
+    # LAPACK chooses the signs of R. Made positive, the factorisation is unique and Q has the Haar
+    # measure (Mezzadri, 2007); where R has a 0, multiplying by its sign would lose a column.
     q, r = jnp.linalg.qr(gaussian)
     return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)[None, :]
 
@@ -94,6 +96,7 @@ def frobenius(matrix: Float[Array, "... m n"]) -> Float[Array, "..."]:
         >>> float(frobenius(jnp.full((2, 2), 2.0**-80)) * 2.0**80)
         2.0
     """
+    # Divided by its largest entry a matrix has squares between 0 and 1, which cannot overflow.
     largest = jnp.max(jnp.abs(matrix), axis=(-2, -1), keepdims=True)
     entries = matrix / jnp.where(largest > 0, largest, 1.0)
     return largest[..., 0, 0] * jnp.linalg.norm(entries, axis=(-2, -1))

@@ -170,6 +170,7 @@ def mask_covariance(masks: MaskDistribution) -> Float[Array, "terms terms"]:
         >>> mask_covariance(bernoulli_masks(2, 0.5)).tolist()
         [[0.25, 0.0], [0.0, 0.25]]
     """
+    # Centred first: E R R^T - mu mu^T would cancel where theta is near 1.
     centred = masks.support - mask_mean(masks)[None, :]
     return (centred * masks.probabilities[:, None]).T @ centred
 
@@ -208,8 +209,8 @@ def deterministic_equivalent(
         ValueError: ``mean`` or ``covariance`` does not have an entry for each term.
 
     Example:
-        >>> one = jnp.ones((1, 1, 1))  # a single term 1, kept half of the time: 0 or 2
-        >>> float(deterministic_equivalent(one[0], one, jnp.full(1, 0.5), jnp.full((1, 1), 0.25)))
+        >>> term = jnp.ones((1, 1, 1))  # a single term 1, kept half of the time: 0 or 2
+        >>> float(deterministic_equivalent(term[0], term, jnp.full(1, 0.5), jnp.full((1, 1), 0.25)))
         1.0
     """
     flat = terms.reshape(len(terms), -1)
@@ -251,11 +252,11 @@ def exact_expectation(
 
 
 class Estimate(NamedTuple):
-    """What :func:`monte_carlo` returns."""
+    """A mean over random masks and its error: what :func:`monte_carlo` returns."""
 
     mean: Float[Array, "*shape"]
     standard_error: Float[Array, "*shape"]
-    """Of the mean, from the scatter of the draws."""
+    """Standard error of the mean, from the scatter of the draws."""
 
 
 @checked
@@ -278,8 +279,8 @@ def monte_carlo(
 
     Example:
         >>> draw = lambda key: draw_mask(key, 4, 0.5)
-        >>> found = monte_carlo(jax.random.key(0), jnp.sum, draw, 1000)
-        >>> abs(float(found.mean) - 2) < 4 * float(found.standard_error)
+        >>> estimate = monte_carlo(jax.random.key(0), jnp.sum, draw, 1000)
+        >>> abs(float(estimate.mean) - 2) < 4 * float(estimate.standard_error)
         True
     """
     checks.integer("samples", samples, 2)

@@ -11,7 +11,7 @@ R = TypeVar("R")
 
 
 def of_matmuls() -> str:
-    """What JAX was told, by a variable, a setting or around this call; else ``highest``.
+    """The precision that a variable, a setting or a context gave to JAX; else ``highest``.
 
     By itself JAX takes TF32 on a GPU and bfloat16 on a TPU.
 

@@ -28,7 +28,7 @@ def name_of(path: tuple[Any, ...]) -> str:
 
 
 def fits(path: str, patterns: Patterns) -> bool:
-    r"""Whether a pattern, or one of several, is that of a path.
+    r"""Whether a path matches a pattern, or one of several.
 
     Example:
         >>> fits("head.bias", "*.weight"), fits("head.bias", [re.compile(r"head\..*"), "x"])
@@ -42,7 +42,7 @@ def fits(path: str, patterns: Patterns) -> bool:
 
 
 def checked_patterns(name: str, patterns: Any) -> Patterns:
-    """A pattern, or several.
+    """Check a pattern, or several.
 
     Example:
         >>> checked_patterns("select", 3)
@@ -100,7 +100,7 @@ def is_floating(leaf: Any) -> bool:
 
 
 def selected(params: PyTree, select: Patterns, extra: Patterns = ()) -> dict[str, str]:
-    """Which leaves are adapted or trained as they are: path -> ``adapted`` or ``extra``.
+    """Select leaves that are adapted, or trained as they are: path -> ``adapted`` or ``extra``.
 
     Matrices that fit ``select`` are adapted. What fits ``extra`` and is not adapted is trained
     as it is. All else is left alone: functions, integers, kernels of a convolution.

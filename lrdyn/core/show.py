@@ -18,7 +18,7 @@ MOST = 12
 
 
 def shortened(text: str, most: int = 60) -> str:
-    """What a message repeats of a word: a long one without its middle.
+    """Shorten a word for a message: a long one loses its middle.
 
     Example:
         >>> shortened("10000000000", 7)
@@ -29,7 +29,7 @@ def shortened(text: str, most: int = 60) -> str:
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """What a wrong word may have meant, to stand behind it; empty if nothing is near.
+    """Suggest the known word that a wrong one may have meant; empty if none is similar.
 
     Example:
         >>> near("theorm2", ["theorem1", "theorem2"])
@@ -37,8 +37,8 @@ def near(word: str, known: Iterable[str]) -> str:
         >>> near("x", ["theorem1"])
         ''
     """
-    found = difflib.get_close_matches(word[:80], list(known), 1, 0.7)
-    return f" (did you mean {found[0]!r}?)" if found else ""
+    matches = difflib.get_close_matches(word[:80], list(known), 1, 0.7)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -110,7 +110,7 @@ def curves(values: Iterable[np.ndarray], width: int = 240, height: int = 80) -> 
 
 
 def recorded(records: PyTree) -> list[tuple[str, Any]]:
-    """What was recorded, by name: leaf after leaf with its path."""
+    """The recorded arrays by name, leaf by leaf with its path."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(records)
     return [(jax.tree_util.keystr(path) or "record", leaf) for path, leaf in leaves]
 
@@ -138,7 +138,7 @@ def record_curves(records: PyTree) -> str:
 
 
 def count(params: PyTree) -> str:
-    """How many arrays and numbers a model has, in words.
+    """Describe a model by its numbers of arrays and entries.
 
     Example:
         >>> count({"a": np.ones((2, 3)), "b": np.ones(4)})
@@ -149,12 +149,12 @@ def count(params: PyTree) -> str:
 
 
 def trajectory(run: Any) -> str:
-    """What a run left, as text."""
+    """The recorded arrays of a run, as text."""
     return "\n".join([*aligned(record_rows(run.records)), _last_line(run)])
 
 
 def trajectory_html(run: Any) -> str:
-    """What a run left, as HTML for a notebook."""
+    """The recorded arrays of a run, as HTML for a notebook."""
     return f"{table(record_rows(run.records))}{record_curves(run.records)}<br>{_last_line(run)}"
 
 

@@ -40,7 +40,8 @@ def effective_rank(values: Float[Array, "... k"]) -> Float[Array, "..."]:
     """
     values = checks.spectrum("values", values)
     shares = values / jnp.sum(values, axis=-1, keepdims=True)
-    # x log x goes to 0 with x.
+    # x log x goes to 0 with x. The inner ``where`` is for the gradient, which a NaN in the branch
+    # that is not taken would reach.
     terms = jnp.where(shares > 0, shares * jnp.log(jnp.where(shares > 0, shares, 1.0)), 0.0)
     return jnp.exp(-jnp.sum(terms, axis=-1))
 
@@ -66,6 +67,7 @@ def numerical_rank(
     values = checks.spectrum("values", values)
     checks.integer("size", size)
     if tolerance is None:
+        # The default of NumPy's matrix_rank, too.
         reach = size * float(jnp.finfo(values.dtype).eps)
     else:
         reach = checks.nonnegative("tolerance", tolerance)
@@ -118,5 +120,6 @@ def sines(basis: Float[Array, "d a"], vectors: Float[Array, "d b"]) -> Float[Arr
         >>> sines(jnp.eye(3)[:, :2], jnp.eye(3)[:, 1:]).tolist()
         [0.0, 1.0]
     """
+    # First B^T v, then B: the d x d projector is never formed.
     rest = vectors - basis @ (basis.T @ vectors)
     return jnp.linalg.norm(rest, axis=0)

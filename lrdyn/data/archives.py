@@ -1,4 +1,4 @@
-"""Archives of others, read member by member: nothing of them is written to the disk."""
+"""Archives from elsewhere, read member by member, without writing anything to the disk."""
 
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -40,7 +40,7 @@ def members(
                 name = _checked(member, path, folder, sizes, read_names)
                 inside: Any = archive.extractfile(member)
                 yield name, exactly(inside, member.size, path)
-        while limited.read(2**20):  # to its end, where gzip compares the checksum
+        while limited.read(2**20):  # read to its end, where gzip compares the checksum
             pass
 
 

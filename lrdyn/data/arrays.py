@@ -21,8 +21,8 @@ DIRECTORY = 4_000_000
 """Bytes of the directory of any archive, at most."""
 
 
-class Known(NamedTuple):
-    """What is known of an array before it is read."""
+class ArrayFormat(NamedTuple):
+    """The expected type and shape of an array, checked before it is read."""
 
     kinds: str
     """Kinds of its type, as in ``dtype.kind``."""
@@ -43,7 +43,7 @@ def shaped(*shapes: tuple[int, ...]) -> Callable[[tuple[int, ...]], bool]:
     return lambda shape: shape in shapes
 
 
-def read(path: Path, known: Mapping[str, Known]) -> dict[str, np.ndarray]:
+def read(path: Path, known: Mapping[str, ArrayFormat]) -> dict[str, np.ndarray]:
     """Read the arrays of an ``.npz`` file; read-only.
 
     Args:
@@ -94,9 +94,9 @@ class Arrays:
         self.path, self.infos = path, dict(infos)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """One array, read now."""
+        """Read one array."""
         _, dtype, shape = self.infos[name]
-        known = Known(np.dtype(dtype).kind, shaped(shape))
+        known = ArrayFormat(np.dtype(dtype).kind, shaped(shape))
         with guarded.opened(self.path) as file, reading(self.path, "an npz of arrays"):
             _check_directory(file, self.path, DIRECTORY)
             with zipfile.ZipFile(file) as archive:
@@ -183,7 +183,9 @@ def _check_directory(file: io.BufferedReader, path: Path, most: int) -> None:
         raise refused(path, "a long directory", f"one of at most {most} bytes")
 
 
-def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, known: Known, path: Path) -> np.ndarray:
+def _array(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, known: ArrayFormat, path: Path
+) -> np.ndarray:
     with archive.open(info) as member:
         shape, fortran, dtype = _described(member, info.filename, known.kinds, known.itemsize, path)
         if not known.fits(shape):

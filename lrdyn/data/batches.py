@@ -68,7 +68,7 @@ OPCODES = frozenset(
 
 
 class _StandIn:
-    """Keeps the words it is made with, and its state."""
+    """An object that only keeps its arguments and its state, in place of a pickled one."""
 
     def __init__(self, *words: Any):
         self.words, self.state = words, ()
@@ -78,11 +78,11 @@ class _StandIn:
 
 
 class _Array(_StandIn):
-    """Stands for ``numpy.ndarray`` and for what makes one."""
+    """Stand-in for ``numpy.ndarray`` and for the function that makes one."""
 
 
 class _Type(_StandIn):
-    """Stands for ``numpy.dtype``."""
+    """Stand-in for ``numpy.dtype``, of which only the arguments are kept."""
 
 
 ALLOWED: dict[tuple[str, str], type[_StandIn]] = {
@@ -90,7 +90,7 @@ ALLOWED: dict[tuple[str, str], type[_StandIn]] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Type,
 }
-"""Every name that a batch may ask for, and what it gets."""
+"""Every name that a batch may import, and its stand-in."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -133,7 +133,7 @@ def pickled(content: bytes, path: Path, count: int) -> Batch:
 
 
 def _look_through(content: bytes, path: Path, count: int) -> None:
-    """Refuse a pickle by its instructions, before any of them is carried out."""
+    """Refuse a pickle by its instructions, before any of them is executed."""
     # Three instructions an image: a label, its file's name, the note of that name.
     most = 8 * count + 1000
     for number, (code, value, _) in enumerate(pickletools.genops(content)):

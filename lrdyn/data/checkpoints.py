@@ -1,4 +1,4 @@
-"""Checkpoints as people have them: where the weights are, and readers of what is no safetensors.
+"""Checkpoints in common formats: where their weights are, and readers other than safetensors.
 
 A folder of the hub's cache, a model's name in it, a folder of transformers, of accelerate or of
 orbax. Nothing is downloaded. Pickles of torch are read by torch's own reader of weights only, which
@@ -62,16 +62,16 @@ def located(path: str | Path) -> Path:
     if (path / "snapshots").is_dir():
         path = _snapshot(path)
     named = [path / name for name in (*NAMES, ADAPTER, TORCH_INDEX, TORCH)]
-    found = next((file for file in named if file.is_file()), None)
-    if found is not None:
-        found = path if found.name == ADAPTER else found
+    weights = next((file for file in named if file.is_file()), None)
+    if weights is not None:
+        weights = path if weights.name == ADAPTER else weights
     elif (tree := _orbax_tree(path)) is not None:
         return tree
     else:
-        found = _only(path)
-    if found.is_file() and path.parent.name == "snapshots":
-        _check_inside(found, path.parent.parent)
-    return found
+        weights = _only(path)
+    if weights.is_file() and path.parent.name == "snapshots":
+        _check_inside(weights, path.parent.parent)
+    return weights
 
 
 def _gguf(path: Path) -> Exception:
@@ -98,17 +98,17 @@ def _orbax_tree(folder: Path) -> Path | None:
     """The tree of orbax in a folder: itself, one of a step, or that of the only step of a run."""
     if _is_tree(folder):
         return folder
-    inside = sorted(one for one in folder.iterdir() if one.is_dir())
+    inside = sorted(entry for entry in folder.iterdir() if entry.is_dir())
     if (folder / ORBAX_STEP).is_file():
-        trees = [one for one in inside if _is_tree(one)]
-        named = [one for name in ITEMS for one in trees if one.name == name]
+        trees = [tree for tree in inside if _is_tree(tree)]
+        named = [tree for name in ITEMS for tree in trees if tree.name == name]
         if named or len(trees) == 1:
             return (named or trees)[0]
-        got = f"a step with {', '.join(one.name for one in trees[:3]) or 'no tree'}"
+        got = f"a step with {', '.join(tree.name for tree in trees[:3]) or 'no tree'}"
         raise refused(folder, got, "the folder of the one with the parameters")
-    steps = [one for one in inside if (one / ORBAX_STEP).is_file()]
+    steps = [step for step in inside if (step / ORBAX_STEP).is_file()]
     if len(steps) > 1:
-        names = ", ".join(one.name for one in steps[:3])
+        names = ", ".join(step.name for step in steps[:3])
         raise refused(folder, f"{len(steps)} steps of orbax ({names})", "the folder of one of them")
     return _orbax_tree(steps[0]) if steps else None
 
@@ -136,7 +136,7 @@ def _cached(name: str) -> Path:
 def _snapshot(folder: Path) -> Path:
     """The snapshot of ``refs/main``, or the only one."""
     head = folder / "refs" / "main"
-    snapshots = sorted(one for one in (folder / "snapshots").iterdir() if one.is_dir())
+    snapshots = sorted(entry for entry in (folder / "snapshots").iterdir() if entry.is_dir())
     if head.is_file():
         revision = guarded.content(head, most=200).decode(errors="replace").strip()
         if re.fullmatch(r"[\w.-]+", revision) and (folder / "snapshots" / revision).is_dir():
@@ -148,17 +148,19 @@ def _snapshot(folder: Path) -> Path:
 
 
 def _check_inside(file: Path, folder: Path) -> None:
-    """Refuse a link of the cache that leads to somewhere else than its blobs."""
+    """Refuse a link in the hub's cache that leads out of its blobs."""
     files = [file]
     if file.name.endswith(".index.json"):
-        files += [one for one in file.parent.iterdir() if one.suffix in (".safetensors", ".bin")]
-    for one in files:
-        if not one.resolve().is_relative_to(folder.resolve()):
-            raise refused(one, "a link that leads out of its folder", "one into its blobs")
+        files += [
+            entry for entry in file.parent.iterdir() if entry.suffix in (".safetensors", ".bin")
+        ]
+    for path in files:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise refused(path, "a link that leads out of its folder", "one into its blobs")
 
 
 def check_full(path: Path, names: Iterable[str], config: Mapping[str, Any] | None) -> None:
-    """Refuse quantised weights, by what lies beside them.
+    """Refuse quantised weights, which other arrays or settings beside them reveal.
 
     Args:
         path: of the weights.
@@ -202,7 +204,7 @@ def config_beside(path: Path) -> dict[str, Any] | None:
 
 
 def is_torch(path: Path) -> bool:
-    """Whether a file is one that torch wrote, by its name.
+    """Whether a file's name is that of a file of torch.
 
     Example:
         >>> is_torch(Path("pytorch_model.bin"))

@@ -40,9 +40,9 @@ def convert(source: str | Path, target: str | Path) -> Path:
     path, known = Path(source), sets.KNOWN["cifar10"]
     count = known.train + known.test
     members = {
-        "buf": arrays.Known("u", lambda shape: len(shape) == 1 and shape[0] <= MOST, 1),
-        "off": arrays.Known("iu", arrays.shaped((count + 1,))),
-        "y": arrays.Known("iu", arrays.shaped((count,))),
+        "buf": arrays.ArrayFormat("u", lambda shape: len(shape) == 1 and shape[0] <= MOST, 1),
+        "off": arrays.ArrayFormat("iu", arrays.shaped((count + 1,))),
+        "y": arrays.ArrayFormat("iu", arrays.shaped((count,))),
     }
     content = arrays.read(path, members)
     inputs = _decoded(path, content["buf"], content["off"].astype(np.int64), known.shape)

@@ -16,11 +16,11 @@ from lrdyn.system import whole_files
 TIMEOUT = 30.0
 """Seconds without an answer."""
 PARTS = ".lrdyn-download"
-"""Folder of what is under way."""
+"""Folder of unfinished downloads."""
 
 
 class Remote(NamedTuple):
-    """A file as its page has it."""
+    """A remote file: its address, size and published checksum."""
 
     address: str
     file: str
@@ -45,11 +45,11 @@ REMOTE: dict[str, Remote] = {
         2_338_514,
     ),
 }
-"""What can be downloaded."""
+"""Data sets that can be downloaded."""
 
 
-class Failed(Exception):
-    """A fault of the network, or of what came: one line, and nothing is left."""
+class DownloadFailed(Exception):
+    """A fault of the network or of the downloaded file; no file is left behind."""
 
 
 def download(name: str, *, address: str | None = None, folder: str | Path | None = None) -> Path:
@@ -89,16 +89,16 @@ def download(name: str, *, address: str | None = None, folder: str | Path | None
     except RequestException as error:
         answer: Any = error.response
         reason = type(error).__name__ if answer is None else f"answer {answer.status_code}"
-        raise Failed(f"{remote.file}: got {reason}, wanted a download") from None
-    except ValueError:  # from pooch, which has removed what came
+        raise DownloadFailed(f"{remote.file}: got {reason}, wanted a download") from None
+    except ValueError:  # from pooch, which has removed the file
         wanted = f"the file with {remote.checksum}"
-        raise Failed(f"{remote.file}: got another checksum, wanted {wanted}") from None
+        raise DownloadFailed(f"{remote.file}: got another checksum, wanted {wanted}") from None
     except whole_files.Linked as error:
         place = ascii(os.fspath(error.filename))[1:-1]
         raise ValueError(f"{place}: got a symbolic link, wanted a file or folder") from None
     except OSError as error:
         place = ascii(str(error.filename or target))[1:-1]
-        raise Failed(f"{place}: got {error.strerror}, wanted a folder with room") from None
+        raise DownloadFailed(f"{place}: got {error.strerror}, wanted a folder with room") from None
     return target / remote.file
 
 
@@ -113,7 +113,7 @@ def _fetch(remote: Remote, address: str, target: Path) -> None:
         _remove_killed(parts, remote)
         with _Bar(remote) as bar:
             get: Any = pooch.HTTPDownloader(progressbar=cast(Any, bar), timeout=TIMEOUT)
-            name = f"{os.getpid()}-{remote.file}"  # beside that of another process
+            name = f"{os.getpid()}-{remote.file}"  # others may download, too
             downloaded = pooch.retrieve(address, remote.checksum, name, parts, downloader=get)
         whole_files.move(Path(downloaded), target / remote.file)
     finally:
@@ -121,7 +121,7 @@ def _fetch(remote: Remote, address: str, target: Path) -> None:
 
 
 def _remove_killed(parts: Path, remote: Remote) -> None:
-    """Remove what a killed download left: one that goes on writes more often."""
+    """Remove files of killed downloads, which are older than those of one that still writes."""
     # pooch writes into a file that tempfile has named, and renames it at the end.
     names = rf"tmp[a-z0-9_]{{8}}|[0-9]+-{re.escape(remote.file)}"
     for left in (path for path in parts.iterdir() if re.fullmatch(names, path.name)):
@@ -131,7 +131,7 @@ def _remove_killed(parts: Path, remote: Remote) -> None:
 
 
 class _Bar:
-    """Progress on a terminal, and the end of a download that is larger than the file can be."""
+    """Show progress on a terminal, and stop a download that exceeds the size of the file."""
 
     def __init__(self, remote: Remote):
         self.remote, self.total, self.done = remote, 0, 0
@@ -153,18 +153,18 @@ class _Bar:
             self.shown.stop()
 
     def update(self, size: int) -> None:
-        """Count what came; pooch counts the last piece as a whole one."""
+        """Count the bytes received; pooch counts the last piece as a full one."""
         self.done += size
         if self.done > self.remote.size + 2**20:
-            raise Failed(
+            raise DownloadFailed(
                 f"{self.remote.file}: got more than {self.remote.size} bytes, wanted these"
             )
         if self.shown:
             self.shown.update(self.task, completed=self.done)
 
     def reset(self) -> None:
-        """Begin again at 0, as pooch does once all is there."""
+        """Start again at 0, as pooch does once everything has arrived."""
         self.done = 0
 
     def close(self) -> None:
-        """Nothing: the bar is closed where it was opened."""
+        """Do nothing: the bar is closed where it was opened."""

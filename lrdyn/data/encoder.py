@@ -21,9 +21,9 @@ from lrdyn.data import guarded, patterns
 from lrdyn.data.guarded import panics, reading, refused
 from lrdyn.data.lookup import MissingData
 from lrdyn.data.pretrained import Source, filled
-from lrdyn.data.tensors import Known, Tensors, check, missing, opened
+from lrdyn.data.tensors import TensorFormat, Tensors, check, missing, opened
 from lrdyn.networks.attention import Attention, LayerNorm
-from lrdyn.networks.bert import Bert, Embeddings, Layer, Tokens
+from lrdyn.networks.bert import Bert, BertLayer, Embeddings, Tokens
 from lrdyn.networks.perceptron import MLP
 from lrdyn.networks.vision_transformer import gelu
 
@@ -35,7 +35,7 @@ VOCABULARY = 2**26
 words."""
 
 
-class Config(NamedTuple):
+class BertConfig(NamedTuple):
     """Shape of a BERT, by the names of ``config.json``."""
 
     vocab_size: int
@@ -49,11 +49,11 @@ class Config(NamedTuple):
 
 
 class Encoder(NamedTuple):
-    """A BERT and what makes its tokens."""
+    """A BERT and its tokenizer."""
 
     model: Bert
     tokenizer: Any
-    """What makes tokens of texts, a ``tokenizers.Tokenizer``."""
+    """The tokenizer, a ``tokenizers.Tokenizer``."""
 
 
 def folder(path: str | Path | None = None) -> Path:
@@ -101,7 +101,7 @@ def read(path: str | Path | None = None) -> Encoder:
     return Encoder(_model(tensors, config), tokenizer)
 
 
-def config_of(path: str | Path | None = None) -> Config:
+def config_of(path: str | Path | None = None) -> BertConfig:
     """Read the shape of a BERT, and no tensor.
 
     Args:
@@ -125,14 +125,14 @@ def config_of(path: str | Path | None = None) -> Config:
     for name, value in known.items():
         if (got := content.get(name, value)) != value:
             raise refused(path, repr(got), repr(value), name)
-    *sizes, eps = Config._fields
+    *sizes, eps = BertConfig._fields
     for name in sizes:
         size = content.get(name)
         if type(size) is not int or not 1 <= size < 2**31:
             raise refused(path, repr(size), "an integer >= 1", name)
     if type(content.get(eps)) is not float or not 0 < content[eps] < 1:
         raise refused(path, repr(content.get(eps)), "a number above 0, below 1", eps)
-    config = Config(*(content[name] for name in Config._fields))
+    config = BertConfig(*(content[name] for name in BertConfig._fields))
     if config.hidden_size % config.num_attention_heads:
         wanted = f"a divisor of hidden_size {config.hidden_size}"
         raise refused(path, f"{config.num_attention_heads}", wanted, "num_attention_heads")
@@ -140,7 +140,7 @@ def config_of(path: str | Path | None = None) -> Config:
 
 
 def _tokenizer(path: Path, size: int) -> Any:
-    """Read a ``tokenizers.Tokenizer`` with so many words.
+    """Read a ``tokenizers.Tokenizer`` whose vocabulary has a known size.
 
     Raises:
         Refused: it is damaged, or has another vocabulary.
@@ -157,7 +157,7 @@ def _tokenizer(path: Path, size: int) -> Any:
     with reading(path, "a tokenizer"), panics(path, "a tokenizer"):
         tokenizer = Tokenizer.from_buffer(text)
         ids = set(tokenizer.get_vocab(with_added_tokens=True).values())
-    # They are integers >= 0: so many different ones below it are all of them.
+    # The ids are distinct integers >= 0: if all lie below their number, none is missing.
     if len(ids) != size or max(ids) >= size:
         got = f"a vocabulary of {len(ids)} words, ids up to {max(ids, default=-1)}"
         raise refused(path, got, f"{size}, ids up to {size - 1}, as in {CONFIG}")
@@ -229,7 +229,7 @@ def _prefix(tensors: Tensors) -> str:
     return "bert." if any(name.startswith("bert.") for name in tensors) else ""
 
 
-def _check_sizes(tensors: Tensors, config: Config) -> None:
+def _check_sizes(tensors: Tensors, config: BertConfig) -> None:
     """Compare the integers of a configuration with the file, before anything has their size.
 
     Raises:
@@ -244,11 +244,11 @@ def _check_sizes(tensors: Tensors, config: Config) -> None:
         NAMES["embeddings.types"]: (config.type_vocab_size, width),
         f"encoder.layer.0.{LAYER['mlp.weights.0']}": (config.intermediate_size, width),
     }
-    known = {prefix + name: Known(shape) for name, shape in shapes.items()}
+    known = {prefix + name: TensorFormat(shape) for name, shape in shapes.items()}
     check(tensors, known, more=True)
 
 
-def _model(tensors: Tensors, config: Config) -> Bert:
+def _model(tensors: Tensors, config: BertConfig) -> Bert:
     """The BERT of an open file.
 
     Raises:
@@ -264,7 +264,7 @@ def _model(tensors: Tensors, config: Config) -> Bert:
             name = f"{prefix}encoder.layer.{l}.{LAYER[leaf]}"
         else:
             name = prefix + NAMES[path]
-        if old:  # as the first files had it
+        if old:  # older files use this name
             for new, word in OLD.items():
                 name = name.replace(new, word)
         return Source(name)
@@ -310,8 +310,8 @@ LAYER = {
 OLD = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
 
 
-def blank(key: Key[Array, ""], config: Config, pooled: bool) -> Bert:
-    """A BERT of this shape, of which the numbers mean nothing."""
+def blank(key: Key[Array, ""], config: BertConfig, pooled: bool) -> Bert:
+    """A BERT of this shape with arbitrary weights."""
     width, inner = config.hidden_size, config.intermediate_size
     bias, square = jnp.zeros(width), jnp.zeros((width, width))
     norm = LayerNorm(bias, bias, config.layer_norm_eps)
@@ -324,6 +324,6 @@ def blank(key: Key[Array, ""], config: Config, pooled: bool) -> Bert:
     )
     matrices = (jnp.zeros((inner, width)), jnp.zeros((width, inner)))
     mlp = MLP(matrices, (jnp.zeros(inner), bias), gelu)
-    layers = tuple(Layer(attention, norm, mlp, norm) for _ in range(config.num_hidden_layers))
+    layers = tuple(BertLayer(attention, norm, mlp, norm) for _ in range(config.num_hidden_layers))
     pooler = eqx.nn.Linear(width, width, key=key) if pooled else None
     return Bert(Embeddings(words, positions, types, norm), layers, pooler)

@@ -1,4 +1,4 @@
-"""The door for every byte that comes from somebody else: what is opened, and how much is read.
+"""Guards for files from elsewhere: which files are opened, and how much of them is read.
 
 Only regular files are opened, and none larger than its reader allows. Nothing is unpacked to the
 disk, no array is allocated that is out of proportion to the file, JSON is bounded in size, depth
@@ -35,7 +35,7 @@ FLOOR = 2**26
 
 @runtime_checkable
 class Readable(Protocol):
-    """What bytes are read from: a file, or what unpacks one."""
+    """A source of bytes: a file, or a stream that decompresses one."""
 
     def read(self, size: int, /) -> bytes:
         """Read up to ``size`` bytes."""
@@ -43,7 +43,7 @@ class Readable(Protocol):
 
 
 class Refused(ValueError):
-    """A file is damaged, hostile or not what its name says; the line begins with its name.
+    """A file is damaged, hostile or not what its name says; the message begins with its name.
 
     Args:
         line: the whole line.
@@ -56,7 +56,7 @@ class Refused(ValueError):
 
 
 def refused(path: Path, got: str, wanted: str, part: str = "") -> Refused:
-    """The error for a file.
+    """Make the error that names a file, what it had and what was wanted.
 
     Args:
         path: the file.
@@ -106,7 +106,7 @@ def reading(path: Path, wanted: str) -> Iterator[None]:
 
 
 def _is_panic(error: BaseException) -> bool:
-    """Whether it is a panic of Rust, of which pyo3 makes a class that is no ``Exception``."""
+    """Whether an error is a panic of Rust, which pyo3 does not derive from ``Exception``."""
     return type(error).__name__ == "PanicException"
 
 
@@ -135,15 +135,17 @@ def panics(path: Path, wanted: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """Send what the process writes to its standard error nowhere."""
+    """Discard everything that the process writes to its standard error."""
     try:
         before = os.dup(2)
-    except OSError:  # closed: nothing can be written there
+    except OSError:  # stderr is closed, so that nothing can be written there
         yield
         return
     sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # None, full, closed
+        with contextlib.suppress(
+            AttributeError, OSError, ValueError
+        ):  # stderr is None, full or closed
             sys.stderr.flush()
         os.dup2(sink, 2)
         yield
@@ -187,13 +189,13 @@ def opened(path: Path, *, most: int | None = None, links: bool = True) -> io.Buf
         lrdyn.data.guarded.Refused: /dev/zero: got a device, wanted a file
     """
     try:
-        # To open a FIFO waits for a writer and to open a device may move it: look first.
+        # Opening a FIFO waits for a writer, and opening a device may act on it: look first.
         _check_kind(path, os.stat(path, follow_symlinks=links))
     except ValueError as error:
         if isinstance(error, Refused):
             raise
         raise refused(path, "a name with a NUL in it", "the name of a file") from None
-    # Another file may lie there by now: this one is neither waited for nor followed.
+    # Another file may have taken its place by now: do not wait for it, nor follow a link.
     follow = 0 if links else os.O_NOFOLLOW
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | follow)
     file = os.fdopen(handle, "rb")
@@ -214,7 +216,7 @@ def _check_kind(path: Path, about: os.stat_result) -> None:
 
 
 def content(path: Path, *, most: int) -> bytes:
-    """All bytes of a regular file that has at most so many.
+    """Read a regular file that has at most ``most`` bytes.
 
     Raises:
         Refused: it is another kind of file, or larger.
@@ -293,7 +295,7 @@ def exactly(file: Readable, size: int, path: Path) -> bytes:
 
 
 def ended(file: Readable, path: Path) -> None:
-    """Refuse a file that goes on; at its end gzip and zip compare their checksums.
+    """Refuse a file with more bytes; at its end gzip and zip compare their checksums.
 
     Example:
         >>> ended(io.BytesIO(b"a"), Path("a"))
@@ -330,7 +332,7 @@ class Limited:
 
 
 def read_json(path: Path, wanted: str, *, most: int = CONFIGURATION, depth: int = DEPTH) -> Any:
-    """JSON of a file; see :func:`parsed`.
+    """Read JSON from a file; see :func:`parsed`.
 
     Args:
         path: the file.
@@ -354,7 +356,7 @@ def read_json(path: Path, wanted: str, *, most: int = CONFIGURATION, depth: int 
 
 
 def parsed(text: bytes | str, path: Path, wanted: str, *, depth: int = DEPTH) -> Any:
-    """JSON of which every number is finite, every integer has 64 bits and every name stands once.
+    """Parse JSON with finite numbers, integers of 64 bits, and no name twice.
 
     Args:
         text: the JSON.
@@ -394,7 +396,7 @@ def parsed(text: bytes | str, path: Path, wanted: str, *, depth: int = DEPTH) ->
 
 
 def _check_values(value: Any, path: Path, depth: int) -> None:
-    """Look at every value, without recursion: what nests deep would end that of others."""
+    """Check every value without recursion, which deep nesting would overflow."""
     left: list[tuple[str, Any, int]] = [("", value, 0)]
     while left:
         name, value, level = left.pop()
@@ -409,4 +411,4 @@ def _check_values(value: Any, path: Path, depth: int) -> None:
             raise refused(path, "an integer beyond 64 bits", "one of 64", name)
         for text in (name, value):
             if isinstance(text, str) and not text.isascii():
-                text.encode()  # half of a surrogate pair is no text, and cannot be printed
+                text.encode()  # half of a surrogate pair is not valid text, and cannot be printed

@@ -1,4 +1,4 @@
-"""What an HDF5 file announces, looked at before any array of it is read.
+"""Checks of what an HDF5 file announces, before any array of it is read.
 
 HDF5 can do much that a file of results never does: read other files (external links, external
 storage, virtual datasets), run plugins for filters that it does not know, announce arrays of any
@@ -56,7 +56,7 @@ def check(path: Path) -> None:
                 if isinstance(node, h5py.h5d.DatasetID):
                     size = _announced(node, place, path)
                     largest, total = max(largest, size), total + size
-                # After each: what is announced may be a reason to look no further.
+                # After each object, since its announced size may be a reason to stop.
                 check_room(path, largest, total + texts, stored)
                 if isinstance(node, h5py.h5d.DatasetID) and node.get_type().get_class() == TEXT:
                     for length in _lengths(node, place, path):
@@ -74,7 +74,7 @@ def _objects(root: Any, path: Path) -> Iterator[tuple[str, Any]]:
     """Every group and array with its place, each once."""
     import h5py
 
-    library: Any = h5py  # whose stubs lack the two
+    library: Any = h5py  # h5py's stubs lack the two
     h5l, h5o = library.h5l, library.h5o
 
     wanted = "arrays and groups"
@@ -101,7 +101,7 @@ def _objects(root: Any, path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _check_attributes(node: Any, place: str, path: Path) -> int:
-    """Refuse attributes that are no numbers and texts; the bytes of the texts."""
+    """Refuse attributes other than numbers and texts; returns the bytes of the texts."""
     import h5py
 
     count, size = h5py.h5a.get_num_attrs(node), 0

@@ -8,7 +8,7 @@ from lrdyn.core.show import shortened
 
 
 class MissingData(ValueError):
-    """A data set is in none of the places; its one line says which, where, and what to do."""
+    """A data set is in none of the places; the message says which, where, and what to do."""
 
 
 def cache() -> Path:
@@ -23,7 +23,7 @@ def cache() -> Path:
 
 
 def places(data_dir: str | Path = "") -> list[Path]:
-    """The folders that are looked into, the first one first.
+    """The folders that are searched, in their order.
 
     Args:
         data_dir: a folder that comes before all others, if one is named.
@@ -52,7 +52,7 @@ def find(names: Sequence[str], data_dir: str | Path = "") -> Path | None:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file; not for an impossible name, or where one may not look.
+    """Whether there is a file; False for an impossible name or an unreadable folder.
 
     Example:
         >>> is_file(Path("9" * 5000))
@@ -62,7 +62,7 @@ def is_file(path: Path) -> bool:
 
 
 def missing(title: str, files: str, remedy: str, data_dir: str | Path = "") -> MissingData:
-    """The error for a data set that is in no place.
+    """Make the error for a data set that is in none of the places.
 
     Args:
         title: what the set is called.
@@ -86,7 +86,7 @@ def looked_in(data_dir: str | Path = "") -> str:
         True
     """
     home = os.path.expanduser("~")
-    # A name of a folder may hold any character, a message is one line.
+    # A folder's name may hold any character, but a message is one line.
     names = (ascii(os.fspath(place))[1:-1] for place in places(data_dir))
     short = (
         "~" + name.removeprefix(home) if name.startswith(home + "/") else name for name in names

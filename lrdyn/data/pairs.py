@@ -22,7 +22,7 @@ HIGHEST = 5.0
 
 
 class Pairs(NamedTuple):
-    """Pairs of sentences; entry i of all three belongs together."""
+    """Pairs of sentences with scores; entries i of the three fields belong together."""
 
     sentence1: list[str]
     sentence2: list[str]

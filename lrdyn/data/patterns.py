@@ -1,4 +1,4 @@
-"""Regular expressions of other people: matched in polynomial time, or looked at and refused.
+"""Regular expressions from files: matched in polynomial time, or refused.
 
 Python's ``re`` tries one way after another, of which ``(a+)+!`` has exponentially many. Here each
 part of a pattern has a set of places at which it can end, never more than the text has letters.
@@ -7,7 +7,7 @@ whose own parser reads the patterns.
 """
 
 import re
-import re._parser as parser  # private, and the same in Python 3.11 to 3.14
+import re._parser as parser  # private modules, but the same in Python 3.11 to 3.14
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ UNBOUNDED = 2**32 - 1
 
 
 class Unsupported(ValueError):
-    """A pattern is none of ``re``, has parts that are not read, or takes too long."""
+    """A pattern is invalid, has parts that are not supported, or takes too long."""
 
 
 class Patterns:
@@ -42,7 +42,7 @@ class Patterns:
         self._left, self._parsed = most, {}
 
     def fullmatch(self, pattern: str, text: str) -> bool:
-        """Whether the whole text is one of the pattern, as ``re.fullmatch`` says."""
+        """Whether the pattern matches the whole text, as ``re.fullmatch`` says."""
         return self._matches(pattern, text, [0], {len(text)})
 
     def ends_with(self, pattern: str, name: str) -> bool:
@@ -74,31 +74,31 @@ class Patterns:
 
 
 class _Text(NamedTuple):
-    """These letters."""
+    """A part of a pattern that matches certain letters."""
 
     text: str
 
 
 class _Letter(NamedTuple):
-    """One letter of a kind."""
+    """A part that matches one letter of a kind."""
 
     fits: Callable[[str], bool]
 
 
 class _Place(NamedTuple):
-    """The beginning, the end, or a boundary of words."""
+    """A part that matches the beginning, the end, or a boundary of words."""
 
     at: str
 
 
 class _Either(NamedTuple):
-    """One of several parts, or a group as the only one."""
+    """An alternation of parts, or a group."""
 
     branches: "tuple[Parts, ...]"
 
 
 class _Repeat(NamedTuple):
-    """A part, so many times."""
+    """A part repeated between two numbers of times."""
 
     low: int
     high: int
@@ -106,7 +106,7 @@ class _Repeat(NamedTuple):
 
 
 class _Look(NamedTuple):
-    """What must stand ahead, or so many letters behind, or must not."""
+    """A lookahead, or a lookbehind of fixed length; positive or negative."""
 
     wanted: bool
     behind: int | None
@@ -151,7 +151,9 @@ def parsed(pattern: str) -> Parts:
 
 def _tree(pattern: str) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of sets that a later release may read otherwise
+        warnings.simplefilter(
+            "ignore"
+        )  # warnings about sets that a later release may read otherwise
         return parser.parse(pattern)
 
 
@@ -225,14 +227,14 @@ CATEGORIES: dict[str, Callable[[str], bool]] = {
 
 
 class _Match:
-    """One text: where each part of a pattern can end that begins at a place, each found once."""
+    """Matches against one text: where each part that begins at a place can end, memoised."""
 
     def __init__(self, text: str, left: int):
         self.text, self.left = text, left
         self._known: dict[tuple[int, int], set[int]] = {}
 
     def ends(self, parts: Parts, place: int) -> set[int]:
-        """Where parts that stand behind each other can end."""
+        """Places at which a sequence of parts can end."""
         places = {place}
         for part in parts:
             places = set().union(*(self._ends_of(part, place) for place in places))
@@ -249,7 +251,7 @@ class _Match:
         if isinstance(part, _Letter):
             fits = place < len(self.text) and part.fits(self.text[place])
             return {place + 1} if fits else set()
-        # A part lives as long as its pattern does: no other one gets its number.
+        # A part lives as long as its pattern, so that its id is not reused.
         key = (id(part), place)
         if key not in self._known:
             self._known[key] = self._found(part, place)

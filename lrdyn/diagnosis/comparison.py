@@ -20,7 +20,7 @@ SHOWN = 8
 """Names in a line, at most."""
 
 
-class Pair(NamedTuple):
+class ArrayPair(NamedTuple):
     """One array before and after, on the rows that both have."""
 
     name: str
@@ -151,7 +151,7 @@ def _compare(info: Info, other: Info | None) -> tuple[str, bool]:
     return shapes, False
 
 
-def pairs(both: Compared, names: tuple[str, ...], notes: dict[str, str]) -> Iterator[Pair]:
+def pairs(both: Compared, names: tuple[str, ...], notes: dict[str, str]) -> Iterator[ArrayPair]:
     """Read one pair after the other; what is not finite is noted and left out.
 
     Args:
@@ -177,12 +177,12 @@ def pairs(both: Compared, names: tuple[str, ...], notes: dict[str, str]) -> Iter
             if array is not None:
                 sides[when] = array
         if factors is not None:
-            yield Pair(name, sides.get("before"), None, ("float32", "float32"), factors)
+            yield ArrayPair(name, sides.get("before"), None, ("float32", "float32"), factors)
         elif len(sides) == 2:
             rows = min(map(len, sides.values())) if sides["before"].ndim else None
             before, after = (side[:rows] if rows else side for side in sides.values())
             types = both.before.infos[name].dtype, both.after.infos[name].dtype
-            yield Pair(name, before, after, types)
+            yield ArrayPair(name, before, after, types)
 
 
 def _factors(both: Compared, name: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -270,7 +270,7 @@ def as_lines(notes: Mapping[str, str]) -> list[str]:
     return [f"{name}: {note}" for name, note in notes.items()]
 
 
-def digest(pair: Pair) -> bytes:
+def digest(pair: ArrayPair) -> bytes:
     """Equal for pairs that are equal on both sides, as tied weights are.
 
     Example:

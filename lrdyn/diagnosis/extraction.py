@@ -11,7 +11,7 @@ import numpy as np
 
 from lrdyn.adapters import peft
 from lrdyn.adapters.peft import Stored, StoredFactors, described
-from lrdyn.adapters.peft_config import NAME, Config
+from lrdyn.adapters.peft_config import NAME, PeftConfig
 from lrdyn.adapters.peft_convention import WrittenAdapter
 from lrdyn.core import checks, show
 from lrdyn.core.selection import Patterns, checked_patterns, fits
@@ -317,7 +317,7 @@ def _wanted(both: Compared, save: Patterns) -> tuple[frozenset[str], set[str]]:
     if "" in modules | biases:
         checks.refuse("save", "an array outside of any module", "modules")
     # PEFT looks for these names at the end of a module's, so that it saves more than those asked.
-    config = Config(Path(NAME), {"modules_to_save": sorted(modules)})
+    config = PeftConfig(Path(NAME), {"modules_to_save": sorted(modules)})
     every = {_module(name) for name in names}
     whole = frozenset(module for module in every if config.saves_module(module))
     return whole, biases - whole

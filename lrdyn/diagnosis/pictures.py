@@ -152,7 +152,7 @@ def _spectrum(ax: Axes, update: MatrixUpdate, look: dict[str, Any]) -> None:
         ax.plot((low, high), (edge, edge), **dashed)
 
 
-def _by_kind(ax: Axes, groups: Sequence[advice.Kind]) -> None:
+def _by_kind(ax: Axes, groups: Sequence[advice.MatrixKind]) -> None:
     """From the least to the largest r, for 90 and for 99 %."""
     for height, kind in enumerate(groups):
         for share, color, shift in ((90, SHADES[0], -0.15), (99, SHADES[2], 0.15)):
@@ -168,7 +168,7 @@ def _by_kind(ax: Axes, groups: Sequence[advice.Kind]) -> None:
     ax.legend(handles=[entry("90 %", SHADES[0]), entry("99 %", SHADES[2])], loc="best")
 
 
-def _costs(ax: Axes, groups: Sequence[advice.Kind]) -> None:
+def _costs(ax: Axes, groups: Sequence[advice.MatrixKind]) -> None:
     """What LoRA would train, beside full training."""
     for height, kind in enumerate(groups):
         for share, color, shift in ((90, SHADES[0], -0.15), (99, SHADES[2], 0.15)):
@@ -183,7 +183,7 @@ def _costs(ax: Axes, groups: Sequence[advice.Kind]) -> None:
     ax.set_xlabel("right of 1 it is not worth it")
 
 
-def _name_rows(ax: Axes, groups: Sequence[advice.Kind]) -> None:
+def _name_rows(ax: Axes, groups: Sequence[advice.MatrixKind]) -> None:
     names = [shortened(_plain(kind.name), 22) for kind in groups]
     ax.set_yticks(range(len(groups)), names)
     ax.set_ylim(len(groups) - 0.5, -0.5)

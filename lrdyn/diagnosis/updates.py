@@ -13,7 +13,7 @@ from lrdyn.adapters.memory import weights_held
 from lrdyn.adapters.methods import LORA
 from lrdyn.data import tensors
 from lrdyn.diagnosis import comparison, noise, reading
-from lrdyn.diagnosis.comparison import Compared, Pair
+from lrdyn.diagnosis.comparison import ArrayPair, Compared
 from lrdyn.diagnosis.cores import Told, on_all_cores
 from lrdyn.diagnosis.decomposition import Decomposition, Wanted, decompose, of_product
 from lrdyn.diagnosis.noise import Noise
@@ -111,7 +111,7 @@ SHOWN = ("moved", "rank", "stable", "r 90 %", "r 99 %", "noise")
 class Examined(NamedTuple):
     """One matrix: what is said of it, and factors of the rank that was wanted."""
 
-    pair: Pair
+    pair: ArrayPair
     """Without its arrays."""
     update: MatrixUpdate
     factors: tuple[np.ndarray, np.ndarray] | None
@@ -189,7 +189,7 @@ def multiplications(both: Compared, name: str, settings: Settings) -> float:
     return count * (3 if settings.bulk else 1)
 
 
-def of_pair(pair: Pair, settings: Settings, wanted: Wanted | None = None) -> Examined:
+def of_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = None) -> Examined:
     """Measure the update of one matrix, and the matrix before and after if that is asked for.
 
     Example:

@@ -57,9 +57,9 @@ def _installed() -> Iterator[str]:
     """Platforms of the plugins that are installed."""
     if find_spec("libtpu"):
         yield "tpu"
-    names = [one.name for one in entry_points(group="jax_plugins")]
+    names = [entry.name for entry in entry_points(group="jax_plugins")]
     if spec := find_spec("jax_plugins"):
-        names += [one.name for one in pkgutil.iter_modules(spec.submodule_search_locations)]
+        names += [module.name for module in pkgutil.iter_modules(spec.submodule_search_locations)]
     for name in dict.fromkeys(names):
         yield next((platform for platform in FILES if platform in name), name)
 
@@ -71,7 +71,7 @@ def _there(platform: str) -> bool:
     return platform not in FILES or any(map(glob, FILES[platform]))
 
 
-def opened() -> list[Any]:
+def open_devices() -> list[Any]:
     """The devices of this process, which opens them.
 
     Raises:
@@ -82,14 +82,14 @@ def opened() -> list[Any]:
     except (RuntimeError, AssertionError) as error:  # JAX only asserts that there is some device
         if not _named():
             raise
-        said = str(error).partition("': ")[2].partition(" (set JAX_PLATFORMS")[0]
-        why = shortened(said or "no such device", 60)
+        message = str(error).partition("': ")[2].partition(" (set JAX_PLATFORMS")[0]
+        why = shortened(message or "no such device", 60)
         wanted = "cpu, or a platform with its plugin (lrdyn[cuda], lrdyn[tpu]) and a device"
         raise BadInput(f"JAX_PLATFORMS: got {_named()!r} ({why}), wanted {wanted}") from error
 
 
 def share_memory() -> None:
-    """Let JAX take memory of a card as it needs it, here and in processes started from here.
+    """Let JAX allocate the memory of a card as it needs it, here and in processes started here.
 
     Without effect once JAX has opened the card. What somebody set about that memory stays.
     """
@@ -111,19 +111,19 @@ def host_devices_asked() -> int | None:
 
 
 def run_deterministically() -> str:
-    """Let XLA use only kernels that give the same bits each time; what to say about it.
+    """Let XLA use only kernels that give the same bits each time; returns a line that says so.
 
     It must be called before JAX opens a device, and holds for processes started from here.
     """
-    if (found := accelerator()) in ("", "tpu"):
-        return f"--deterministic: nothing to do on a {found.upper() or 'CPU'}"
+    if (platform := accelerator()) in ("", "tpu"):
+        return f"--deterministic: nothing to do on a {platform.upper() or 'CPU'}"
     flags = os.environ.get("XLA_FLAGS", "").split()
     os.environ["XLA_FLAGS"] = " ".join([*(f for f in flags if f != DETERMINISTIC), DETERMINISTIC])
-    return f"--deterministic: {DETERMINISTIC} on {found}"
+    return f"--deterministic: {DETERMINISTIC} on {platform}"
 
 
 def releases(device: Any) -> tuple[str, ...]:
-    """Releases of what makes and runs programs for a device, beside jaxlib; none for a CPU.
+    """Releases of the plugins, libraries and driver behind a device; none for a CPU.
 
     They are of the plugins, of the libraries of the card's maker, and of the driver: a program that
     one release compiled must not be given to another.
@@ -133,10 +133,10 @@ def releases(device: Any) -> tuple[str, ...]:
     """
     if device.platform == "cpu":
         return ()
-    made_by = {one.dist.name for one in entry_points(group="jax_plugins") if one.dist}
+    plugins = {entry.dist.name for entry in entry_points(group="jax_plugins") if entry.dist}
     libraries = {d.name for d in distributions() if d.name.startswith(LIBRARIES)}
     return (
-        *(f"{name} {_version(name)}" for name in sorted(made_by | libraries)),
+        *(f"{name} {_version(name)}" for name in sorted(plugins | libraries)),
         device.client.platform_version,
         _driver(),
     )
@@ -150,7 +150,7 @@ def _version(name: str) -> str:
 
 
 def _driver() -> str:
-    """The line of the driver of NVIDIA's cards; empty where the kernel shows none."""
+    """The line in which the kernel names NVIDIA's driver; empty if there is none."""
     try:
         with open(DRIVER, encoding="utf-8") as lines:
             return lines.readline().strip()

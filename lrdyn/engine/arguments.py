@@ -30,7 +30,7 @@ class Example(NamedTuple):
 
 
 def unknown_flag(flag: str, known: Iterable[str]) -> str:
-    """The line about a flag that a command does not have.
+    """Message about a flag that a command does not have.
 
     Example:
         >>> unknown_flag("--rnak=3", ["--rank", "--dim"])
@@ -41,7 +41,7 @@ def unknown_flag(flag: str, known: Iterable[str]) -> str:
 
 
 def no_such_file(path: Path) -> str:
-    """What to say of a file that is not there: that, and a near name beside it.
+    """Message about a file that does not exist, with a similar name if there is one nearby.
 
     Example:
         >>> no_such_file(Path("no such folder/x.npy"))
@@ -55,7 +55,7 @@ def no_such_file(path: Path) -> str:
 
 
 def started_as() -> str:
-    """How this process was started, as one types it without arguments.
+    """The command that started this process, as typed, without its arguments.
 
     That is ``python -m experiments.lora``, ``python my_theorem.py`` or the name of a command.
     """
@@ -113,7 +113,7 @@ class Parser(argparse.ArgumentParser):
         raise BadInput(message)
 
     def print_help(self, file: Any = None) -> NoReturn:
-        """Hand the text to who runs the command."""
+        """Raise the text as :class:`Help`, for the caller to print."""
         raise Help(self.format_help())
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
@@ -169,7 +169,7 @@ def _array(flag: Flag) -> Callable[[str], np.ndarray]:
 
 
 def _entry(flag: Flag, array: Any) -> str:
-    """The first entry that makes an array of numbers one that is refused."""
+    """The first entry for which an array of numbers is refused."""
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
         return ""
     return next((f"an entry {x} in " for x in array.flat if not flag.accepts(np.array([x]))), "")
@@ -274,9 +274,9 @@ SIZES |= {f"{prefix}i": 1024.0**power for power, prefix in enumerate("kmgt", sta
 def size(text: str) -> int:
     """Reader of a number of bytes such as ``500MB`` or ``2GiB``."""
     number = re.fullmatch(r"([0-9]+\.?[0-9]*)\s*([kmgt]?i?)b?", text.strip().lower())
-    found = float(number[1]) * SIZES[number[2]] if number and number[2] in SIZES else 0
-    if 1 <= found < math.inf:
-        return int(found)
+    count = float(number[1]) * SIZES[number[2]] if number and number[2] in SIZES else 0
+    if 1 <= count < math.inf:
+        return int(count)
     raise argparse.ArgumentTypeError(
         f"got {shortened(text)!r}, wanted a size such as 500MB or 2GiB"
     )

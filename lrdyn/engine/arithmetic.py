@@ -1,4 +1,4 @@
-"""The arithmetic behind a precision: what it is named, what is expected of it, what was measured.
+"""The arithmetic behind a precision: its name, its expected errors, and what was measured.
 
 A dtype says what an array is called. What a program does with it is another matter: a product of
 matrices in float32 may be one of TF32 or of bfloat16, a float64 may be a pair of float32, and a
@@ -101,7 +101,7 @@ Meter = Callable[[str, str], Sequence[Measured]]
 
 @contextmanager
 def scope(precision: str, word: str = "highest") -> Iterator[None]:
-    """Programs traced inside have a precision, and products of matrices by a word of MATMULS.
+    """Trace programs inside with a precision, and with products of matrices named in MATMULS.
 
     Example:
         >>> import jax.numpy as jnp
@@ -127,7 +127,7 @@ def name_of(precision: str, error: float) -> str:
 
 
 def worse(precision: str, measured: Measured) -> dict[str, float]:
-    """Number -> how many times worse it is than the reference, where that is more than WORSE.
+    """The measured numbers that are more than WORSE times the reference, with that ratio.
 
     Of products of a precision that was asked for by its word nothing is expected.
 
@@ -138,26 +138,26 @@ def worse(precision: str, measured: Measured) -> dict[str, float]:
         {}
     """
     free = GOVERNED if measured["matmuls"] != "highest" else ()
-    found = {}
+    ratios = {}
     for name, usual in REFERENCE[precision].items():
         if name in free or name not in measured:
             continue
         got = measured[name]
         times = (usual / got if got else float("inf")) if name == "largest" else got / usual
         if not times <= WORSE:
-            found[name] = times
-    return found
+            ratios[name] = times
+    return ratios
 
 
 def worst(precision: str, of_kinds: Sequence[Measured]) -> Measured:
-    """Of several kinds of devices the one that is furthest from the reference.
+    """The measurement, among several kinds of devices, that is furthest from the reference.
 
     Example:
         >>> kinds = [{"matmuls": "highest", "add": add} for add in (0.5, 16.0)]
         >>> worst("float64", kinds)["add"]
         16.0
     """
-    return max(of_kinds, key=lambda one: max(worse(precision, one).values(), default=0.0))
+    return max(of_kinds, key=lambda kind: max(worse(precision, kind).values(), default=0.0))
 
 
 def unfit(arithmetic: Mapping[str, Measured]) -> list[str]:
@@ -165,8 +165,8 @@ def unfit(arithmetic: Mapping[str, Measured]) -> list[str]:
     return [precision for precision, measured in arithmetic.items() if worse(precision, measured)]
 
 
-def said(precision: str, measured: Measured) -> str:
-    """What is worse than the reference, in a line.
+def shortfall_line(precision: str, measured: Measured) -> str:
+    """Say in a line what is worse than the reference.
 
     Example:
         >>> said("float64", {"matmuls": "highest", "products": "pairs of float32", "add": 16.0})

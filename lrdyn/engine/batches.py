@@ -19,13 +19,13 @@ from lrdyn.engine.labels import Labels
 from lrdyn.engine.points import listed, product
 from lrdyn.engine.results import canonical
 from lrdyn.engine.statement import Claim, Control, Experiment, Scenario
-from lrdyn.engine.work import DEFAULT, Context, carried_out
+from lrdyn.engine.work import DEFAULT, Context, run_sweep
 
 if TYPE_CHECKING:
     import xarray
 
 WIDE, FEW = 64, 4
-"""Slots of a program: of a whole batch, and of what little is left of one."""
+"""Slots of a program: for a whole batch, and for the few points that remain."""
 
 Point = Mapping[str, Any]
 """Value of each flag, and ``seed``."""
@@ -47,7 +47,7 @@ def points_of(experiment: Experiment, scenario: Scenario, point: Point) -> list[
 
 
 def shape_of(experiment: Experiment, scenario: Scenario, point: Point) -> dict[str, Any]:
-    """What decides the program of a point: shapes that the case takes, and what is not swept."""
+    """The settings that decide the program of a point: shapes, and what is not swept."""
     mine = taken(scenario.case, dict(point))
     deciding = {f.name for f in experiment.flags if f.shapes or not f.swept}
     return {name: v for name, v in mine.items() if name in deciding}
@@ -66,7 +66,7 @@ def batches_of(
         yield from (several[k : k + WIDE] for k in range(0, len(several), WIDE))
 
 
-class Program(NamedTuple):
+class CompiledJob(NamedTuple):
     """A compiled program and the job that it is of."""
 
     job: Job
@@ -79,7 +79,7 @@ class Evaluator:
 
     def __init__(self, experiment: Experiment, context: Context = DEFAULT):
         self.experiment, self.context = experiment, context._replace(store=None)
-        self.programs: dict[str, Program] = {}
+        self.programs: dict[str, CompiledJob] = {}
 
     def results(
         self,
@@ -101,12 +101,12 @@ class Evaluator:
         """
         job = self._job(scenario, precision, points, controls)
         if not scenario.traced:
-            return self._named(carried_out(job.sweep(self.context), self.context), job)
+            return self._named(run_sweep(job.sweep(self.context), self.context), job)
         width = FEW if len(points) <= FEW else WIDE
         filled = [*points, *[points[-1]] * (width - len(points))]
         job = self._job(scenario, precision, filled, controls)
-        found = self._computed(self._program(job, scenario, points[0], width), job)
-        return self._named(found.isel(point=slice(len(points))), job)
+        dataset = self._computed(self._program(job, scenario, points[0], width), job)
+        return self._named(dataset.isel(point=slice(len(points))), job)
 
     def _job(
         self, scenario: Scenario, precision: str, points: Sequence[Point], controls: tuple
@@ -118,7 +118,7 @@ class Evaluator:
         plan = Planned(scenario, precision, name, listed(rows), fixed, controls)
         return job_for(self.experiment, plan, fixed, optimize=False)
 
-    def _program(self, job: Job, scenario: Scenario, point: Point, width: int) -> Program:
+    def _program(self, job: Job, scenario: Scenario, point: Point, width: int) -> CompiledJob:
         shape = {name: point[name] for name in job.shapes}
         words = [job.group, [c.id for c in job.controls], width, shape, job.attributes["fixed"]]
         key = canonical(words)
@@ -130,10 +130,10 @@ class Evaluator:
                 named = tuple(shape.items())
                 group = programs.trace(sweep.function, named, indices, sweep.points, sweep.plan)
                 run = programs.compile_in(pool, group).result()
-            self.programs[key] = Program(job, group, run)
+            self.programs[key] = CompiledJob(job, group, run)
         return self.programs[key]
 
-    def _computed(self, program: Program, job: Job) -> "xarray.Dataset":
+    def _computed(self, program: CompiledJob, job: Job) -> "xarray.Dataset":
         group = program.group
         with job.sweep(self.context).scope():
             columns = programs.columns_of(job.points, dict(group.shape))
@@ -146,18 +146,18 @@ class Evaluator:
         return target.dataset()
 
     @staticmethod
-    def _named(found: "xarray.Dataset", job: Job) -> "list[xarray.Dataset]":
+    def _named(dataset: "xarray.Dataset", job: Job) -> "list[xarray.Dataset]":
         if not job.controls:
-            return [found.assign_attrs(job.attributes)]
-        return [of_control(found, c).assign_attrs(job.attributes) for c in job.controls]
+            return [dataset.assign_attrs(job.attributes)]
+        return [of_control(dataset, c).assign_attrs(job.attributes) for c in job.controls]
 
 
 Columns = Mapping[str, np.ndarray]
-"""What is found of several claims at the points of a batch: claims, then points."""
+"""Columns of the judgements of a batch, each an array of claims by points."""
 
 
 def judged(
-    scenario: Scenario, claims: Sequence[Claim], found: "xarray.Dataset", precision: str
+    scenario: Scenario, claims: Sequence[Claim], dataset: "xarray.Dataset", precision: str
 ) -> dict[str, np.ndarray]:
     """Judge claims, each about single cases, at every point of a batch.
 
@@ -165,7 +165,7 @@ def judged(
         ``residual``, ``tolerance``, ``condition``, ``alternative``; ``reason``, why a case is left
         out, empty where it is judged; ``applies``, whether it meets all hypotheses.
     """
-    legs = [residuals(claim, scenario, found, precision, power=True) for claim in claims]
+    legs = [residuals(claim, scenario, dataset, precision, power=True) for claim in claims]
     numbers = ("residual", "tolerance", "condition", "alternative")
     columns = {name: np.stack([leg[name].values for leg in legs]) for name in numbers}
     reasons = np.stack([left_out(leg) for leg in legs]).astype(str)

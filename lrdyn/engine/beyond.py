@@ -27,10 +27,10 @@ from lrdyn.engine.random_settings import SHAPES, TRIES, Settings, chosen, run_wi
 from lrdyn.engine.results import canonical
 from lrdyn.engine.search import (
     Court,
-    Drawn,
+    DrawnPoint,
     Once,
     Search,
-    Worst,
+    WorstCase,
     about_cases,
     asked_for,
     climb,
@@ -45,12 +45,12 @@ if TYPE_CHECKING:
     import xarray
 
 NO_LOSS = (forms.TRIVIAL, forms.BELOW_SIGHT, judging.TOO_FEW_SEEDS)
-"""Reasons that are no hypotheses."""
+"""Reasons for leaving a case out that are not hypotheses."""
 
 ILL_CONDITIONED = "ill-conditioned"
 
 RAISED = (ValueError, TypeError, ZeroDivisionError, IndexError)
-"""What a function raises of shapes for which it was not written."""
+"""Exceptions that a function raises for shapes for which it was not written."""
 
 
 class Case(NamedTuple):
@@ -64,7 +64,7 @@ class Case(NamedTuple):
     """Residual over threshold, infinite where there is no number."""
     condition: float
     place: int
-    """Of its point in the batch."""
+    """Index of its point in the batch."""
     asked: Point
     reached: int = 0
     """How many points were tried up to it."""
@@ -80,7 +80,7 @@ class Edge(NamedTuple):
     fails: int
     """Points at which the claim fails."""
     worst: Case
-    """The largest finite ratio; what has no number if there is none."""
+    """The case with the largest finite ratio; one without a number if no ratio is finite."""
     least: float
     """The smallest condition with which it fails."""
     found_after: int | None
@@ -97,12 +97,12 @@ class Unrun(NamedTuple):
 
 
 def unchecked(experiment: Experiment) -> Experiment:
-    """The same experiment, which accepts all combinations of its flags."""
+    """A copy of an experiment that accepts all combinations of its flags."""
     return replace(experiment, check=lambda point: None)
 
 
 def refusal(experiment: Experiment, asked: Point) -> str:
-    """What the experiment wanted of a point, in its words; empty if it accepts it."""
+    """The experiment's message when it refuses a point; empty if it accepts it."""
     settings = {n: [v] for n, v in asked.items() if n != "seed" and v is not None}
     try:
         run_with(experiment, settings)
@@ -112,51 +112,58 @@ def refusal(experiment: Experiment, asked: Point) -> str:
 
 
 def combinations_beyond(search: Search) -> list[Settings]:
-    """Combinations of shapes: one that the experiment accepts, one that it refuses, and so on.
+    """Combinations of shapes that the experiment accepts and refuses, in turn.
 
-    Each that is refused is so for another reason, as far as there are several.
+    The refused ones differ in their reason, as far as there are several reasons.
     """
     free, half = search._replace(experiment=unchecked(search.experiment)), SHAPES // 2
     inside: list[Settings] = []
     outside: dict[str, list[Settings]] = {}
     for more in range(TRIES):
-        for one in combinations(free._replace(seed=search.seed + more)):
-            settings = run_with(free.experiment, one).settings
+        for combination in combinations(free._replace(seed=search.seed + more)):
+            settings = run_with(free.experiment, combination).settings
             refused = refusal(search.experiment, asked_for(free.experiment, settings, search.seed))
             several = outside.setdefault(refused, []) if refused else inside
-            if one not in several:
-                several.append(one)
-    refused = [one for several in zip_longest(*outside.values()) for one in several if one]
+            if combination not in several:
+                several.append(combination)
+    refused = [
+        combination
+        for several in zip_longest(*outside.values())
+        for combination in several
+        if combination
+    ]
     pairs = zip_longest(inside[:half], refused[:half])
-    return [one for pair in pairs for one in pair if one is not None]
+    return [combination for pair in pairs for combination in pair if combination is not None]
 
 
 def drawn_beyond(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
-    """The points of the n-th batch: what the experiment refuses is drawn, too."""
+    """The points of the n-th batch, among them those that the experiment refuses."""
     free = unchecked(search.experiment)
     rng, shape = source(free, search.seed, n + 1), known[n % len(known)]
-    found = []
+    points = []
     for k in range(min(WIDE, search.points - n * WIDE)):
         settings = values_of_a_point(free, rng) | chosen(dict(search.held), rng) | shape
-        found.append(asked_for(free, run_with(free, settings).settings, search.seed + n * WIDE + k))
-    return found
+        points.append(
+            asked_for(free, run_with(free, settings).settings, search.seed + n * WIDE + k)
+        )
+    return points
 
 
-def lost_hypotheses(claim: Claim, scenario: Scenario, one: Outcome, limit: float) -> list[str]:
+def lost_hypotheses(claim: Claim, scenario: Scenario, outcome: Outcome, limit: float) -> list[str]:
     """The hypotheses that a case does not meet: of the scenario, and of the claim."""
-    lost = [name for name, met in one.hypotheses.items() if not np.all(met)]
+    lost = [name for name, met in outcome.hypotheses.items() if not np.all(met)]
     with np.errstate(all="ignore"):
         try:
-            lost += judging.reasons_against(claim, scenario, one, limit)
+            lost += judging.reasons_against(claim, scenario, outcome, limit)
         except OutsideDomain:
             lost.append("no numbers")
     return [why for why in dict.fromkeys(lost) if why not in NO_LOSS]
 
 
 def ratio_beyond(claim: Claim, row: judging.Row) -> float:
-    """Residual over threshold; of an ill-conditioned case two digits are asked for.
+    """Residual over threshold, where an ill-conditioned case must keep two digits.
 
-    More is never let pass: what has no digits left is no result.
+    A larger threshold would accept results without a correct digit.
     """
     limit = min(row.tolerance, judging_claims.RESOLVED) if claim.condition else row.tolerance
     ratio = row.residual / limit if limit > 0 else row.residual / np.finfo(np.float64).eps
@@ -166,38 +173,40 @@ def ratio_beyond(claim: Claim, row: judging.Row) -> float:
 def cases(
     scenario: Scenario,
     claim: Claim,
-    found: "xarray.Dataset",
+    dataset: "xarray.Dataset",
     precision: str,
-    points: Sequence[Drawn],
+    points: Sequence[DrawnPoint],
     *,
     dropped: str = "",
 ) -> Iterator[Case]:
     """A claim at points, judged whatever is lost; ``dropped`` is what the formula goes without."""
-    every = zip(points, outcomes(claim, scenario, found, precision), strict=True)
-    for place, (drawn, one) in enumerate(every):
-        row = judging.row_of(claim, scenario, one, power=not dropped)
+    every = zip(points, outcomes(claim, scenario, dataset, precision), strict=True)
+    for place, (drawn, outcome) in enumerate(every):
+        row = judging.row_of(claim, scenario, outcome, power=not dropped)
         if row.reason not in NO_LOSS:
-            lost = lost_hypotheses(claim, scenario, one, row.tolerance)
+            lost = lost_hypotheses(claim, scenario, outcome, row.tolerance)
             lost += [dropped] if dropped else []
             ratio = ratio_beyond(claim, row)
             yield Case(claim, lost, precision, ratio, row.condition, place, drawn.asked)
 
 
 def broken(scenario: Scenario, precision: str) -> list[tuple[Control, ...]]:
-    """Controls that leave a hypothesis, of claims about single cases; those of one program."""
-    kept = {claim.id for claim in about_cases(scenario) if not is_test(claim)}
-    leaving = [c for c in scenario.controls if c.claim in kept and (c.breaks or c.drops)]
+    """Controls that break a hypothesis of claims about single cases, grouped by program."""
+    about_single_cases = {claim.id for claim in about_cases(scenario) if not is_test(claim)}
+    leaving = [
+        c for c in scenario.controls if c.claim in about_single_cases and (c.breaks or c.drops)
+    ]
     return with_equal_settings([c for c in leaving if c.shows_in(precision)])
 
 
 def at_controls(
-    experiment: Experiment, scenario: Scenario, control: Control, batch: Sequence[Drawn]
-) -> list[Drawn]:
+    experiment: Experiment, scenario: Scenario, control: Control, batch: Sequence[DrawnPoint]
+) -> list[DrawnPoint]:
     """Points with the shapes at which a control runs, and what else it fixes."""
     deciding = [flag for flag in experiment.flags if flag.shapes or not flag.swept]
     shapes = {f.name: f.quick[0] if f.quick else None for f in deciding}
     shapes |= {n: v for n, v in scenario.at.items() if n in shapes}
-    return [Drawn(one.asked, {**one.point, **shapes, **control.at}) for one in batch]
+    return [DrawnPoint(point.asked, {**point.point, **shapes, **control.at}) for point in batch]
 
 
 def judged_beyond(
@@ -205,11 +214,11 @@ def judged_beyond(
     evaluator: Evaluator,
     scenario: Scenario,
     precision: str,
-    batch: Sequence[Drawn],
+    batch: Sequence[DrawnPoint],
 ) -> Iterator[Case]:
-    """The claims of a scenario at points, whatever the flags leave."""
-    refused = [refusal(search.experiment, one.asked) for one in batch]
-    (plain,) = evaluator.results(scenario, precision, [one.point for one in batch])
+    """Judge the claims of a scenario at points, whichever hypotheses the flags break."""
+    refused = [refusal(search.experiment, drawn.asked) for drawn in batch]
+    (plain,) = evaluator.results(scenario, precision, [drawn.point for drawn in batch])
     for claim in about_cases(scenario):
         if not is_test(claim):
             for case in cases(scenario, claim, plain, precision, batch):
@@ -222,30 +231,30 @@ def judged_controls(
     evaluator: Evaluator,
     scenario: Scenario,
     precision: str,
-    batch: Sequence[Drawn],
+    batch: Sequence[DrawnPoint],
 ) -> Iterator[Case]:
-    """The claims of controls, which move cases away from a hypothesis or go without it."""
+    """Judge the claims of controls, which move a case away from a hypothesis or drop it."""
     for controls in broken(scenario, precision) if scenario.traced else ():
         points = at_controls(search.experiment, scenario, controls[0], batch)
-        refused = [refusal(search.experiment, one.point) for one in points]
-        every = evaluator.results(scenario, precision, [one.point for one in points], controls)
-        for control, found in zip(controls, every, strict=True):
+        refused = [refusal(search.experiment, point.point) for point in points]
+        every = evaluator.results(scenario, precision, [point.point for point in points], controls)
+        for control, dataset in zip(controls, every, strict=True):
             claim = judging.claim_of(control, scenario)
-            for case in cases(scenario, claim, found, precision, points, dropped=control.drops):
+            for case in cases(scenario, claim, dataset, precision, points, dropped=control.drops):
                 if not refused[case.place]:
                     yield from alone(case)
 
 
 def alone(case: Case) -> Iterator[Case]:
-    """A case of which one hypothesis is lost, and no other."""
+    """The case, if exactly one of its hypotheses does not hold."""
     if len(case.lost) == 1:
         yield case
 
 
-Judge = Callable[[Search, Evaluator, Scenario, str, Sequence[Drawn]], Iterator[Case]]
+Judge = Callable[[Search, Evaluator, Scenario, str, Sequence[DrawnPoint]], Iterator[Case]]
 
 
-class Keeper:
+class BatchJudge:
     """Judges batches, and keeps what was found of them."""
 
     def __init__(self, search: Search, evaluator: Evaluator, store: Store | None):
@@ -253,20 +262,20 @@ class Keeper:
         self.made_by = Court(search, evaluator, store).made_by
 
     def cases(
-        self, judge: Judge, scenario: Scenario, precision: str, batch: Sequence[Drawn]
+        self, judge: Judge, scenario: Scenario, precision: str, batch: Sequence[DrawnPoint]
     ) -> list[Case]:
-        """Of a batch, from the store if they are there."""
+        """The judged cases of a batch, from the store if they are there."""
         words = [*self.made_by, judge.__name__, scenario.id, precision]
-        words += [dict(one.point) for one in batch]
+        words += [dict(drawn.point) for drawn in batch]
         key = "0-" + hashlib.sha256(canonical(words).encode()).hexdigest()[:20]
         known = {claim.id: claim for claim in scenario.claims}
-        kept = self.store.load(key) if self.store else None
-        if kept is None:
-            found = list(judge(self.search, self.evaluator, scenario, precision, batch))
+        columns = self.store.load(key) if self.store else None
+        if columns is None:
+            judged = list(judge(self.search, self.evaluator, scenario, precision, batch))
             if self.store:
-                self.store.save(key, _arrays(found))
-            return found
-        rows = zip(*(kept[name].tolist() for name in KEPT), strict=True)
+                self.store.save(key, _arrays(judged))
+            return judged
+        rows = zip(*(columns[name].tolist() for name in KEPT), strict=True)
         return [
             Case(known[claim], [lost], precision, ratio, condition, place, batch[place].asked)
             for claim, lost, ratio, condition, place in rows
@@ -276,9 +285,9 @@ class Keeper:
 KEPT = ("claim", "lost", "ratio", "condition", "place")
 
 
-def _arrays(found: Sequence[Case]) -> dict[str, np.ndarray]:
-    """Cases as arrays."""
-    rows = [(c.claim.id, c.lost[0], c.ratio, c.condition, c.place) for c in found]
+def _arrays(cases: Sequence[Case]) -> dict[str, np.ndarray]:
+    """Convert cases to arrays, one for each column of the store."""
+    rows = [(c.claim.id, c.lost[0], c.ratio, c.condition, c.place) for c in cases]
     columns = zip(*rows, strict=True) if rows else ((),) * len(KEPT)
     types = ("U", "U", float, float, int)
     return {
@@ -303,7 +312,7 @@ def searched_beyond(
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[Edge], list[Unrun]]:
-    """Which hypothesis' loss costs which claim, at random points and on climbs.
+    """Find which claims need which hypotheses, at random points and on climbs.
 
     A search climbs where ill-conditioning costs a claim most, if it cost it no digit that is asked
     for at a random point: such cases are rare, and how ill they are is a matter of degree.
@@ -313,7 +322,7 @@ def searched_beyond(
     random = search.points - 2 * WIDE * climbs(search.points)
     free = search._replace(experiment=unchecked(search.experiment), points=random)
     once, known = Once(free.experiment), combinations_beyond(search)
-    keeper, found = Keeper(search, evaluator, store), []
+    keeper, cases = BatchJudge(search, evaluator, store), []
     unrun: dict[tuple[str, str], Unrun] = {}
     for n in range(-(-random // WIDE)):
         asked = drawn_beyond(free, known, n)
@@ -322,29 +331,29 @@ def searched_beyond(
             for batch in cut(free.experiment, scenario, points):
                 for precision in precisions(free.experiment, scenario, search.dtype):
                     try:
-                        found += keeper.cases(judged_beyond, scenario, precision, batch)
+                        cases += keeper.cases(judged_beyond, scenario, precision, batch)
                     except RAISED as error:
                         lost = refusal(search.experiment, batch[0].asked)
                         if not lost:
                             raise
                         why = f"{type(error).__name__}: {first_line(error)}"
-                        one = Unrun(scenario.id, lost, why, batch[0].asked)
-                        unrun.setdefault((scenario.id, lost), one)
-                    found += keeper.cases(judged_controls, scenario, precision, batch)
+                        failure = Unrun(scenario.id, lost, why, batch[0].asked)
+                        unrun.setdefault((scenario.id, lost), failure)
+                    cases += keeper.cases(judged_controls, scenario, precision, batch)
         progress.advance(len(asked))
-    found = [case._replace(reached=case.asked["seed"] - search.seed + 1) for case in found]
-    for number, start in enumerate(worst_conditioned(search.experiment, found)):
+    cases = [case._replace(reached=case.asked["seed"] - search.seed + 1) for case in cases]
+    for number, start in enumerate(worst_conditioned(search.experiment, cases)):
         if number == climbs(search.points):
             break
         progress.during(0.0, f"climb {number + 1}")
-        found += climbed(search, keeper, start, number, random + 2 * WIDE * number)
-    return edges(found), list(unrun.values())
+        cases += climbed(search, keeper, start, number, random + 2 * WIDE * number)
+    return edges(cases), list(unrun.values())
 
 
-def worst_conditioned(experiment: Experiment, found: Sequence[Case]) -> Iterator[Worst]:
-    """Ill-conditioned cases to climb from: of claims that no such case fails, the worst first."""
+def worst_conditioned(experiment: Experiment, cases: Sequence[Case]) -> Iterator[WorstCase]:
+    """Find ill-conditioned cases to climb from, worst first, of claims that none of them fails."""
     groups: dict[tuple[str, str], list[Case]] = {}
-    for case in found:
+    for case in cases:
         if case.lost == [ILL_CONDITIONED]:
             groups.setdefault((case.claim.id, case.precision), []).append(case)
     scenarios = {claim.id: s for s in experiment.scenarios for claim in s.claims}
@@ -352,11 +361,13 @@ def worst_conditioned(experiment: Experiment, found: Sequence[Case]) -> Iterator
     for case in sorted((case for case in worst if case.ratio <= 1), key=lambda case: -case.ratio):
         scenario = scenarios[case.claim.id]
         point = points_of(experiment, scenario, case.asked)[0]
-        yield Worst(case.ratio, case.precision, scenario, case.claim, case.asked, point)
+        yield WorstCase(case.ratio, case.precision, scenario, case.claim, case.asked, point)
 
 
-def climbed(search: Search, keeper: Keeper, start: Worst, number: int, before: int) -> list[Case]:
-    """What two generations from an ill-conditioned case find of its claim.
+def climbed(
+    search: Search, keeper: BatchJudge, start: WorstCase, number: int, before: int
+) -> list[Case]:
+    """Climb two generations from an ill-conditioned case, and return the cases of its claim.
 
     Args:
         search: what is searched.
@@ -368,7 +379,7 @@ def climbed(search: Search, keeper: Keeper, start: Worst, number: int, before: i
     cases: list[Case] = []
     tried = before
 
-    def over(points: Sequence[Drawn]) -> np.ndarray:
+    def over(points: Sequence[DrawnPoint]) -> np.ndarray:
         nonlocal tried
         judged = keeper.cases(judged_beyond, start.scenario, start.precision, points)
         ratios = np.zeros(len(points))
@@ -383,10 +394,10 @@ def climbed(search: Search, keeper: Keeper, start: Worst, number: int, before: i
     return cases
 
 
-def edges(found: Sequence[Case]) -> list[Edge]:
-    """Cases by claim, hypothesis and precision, those that cost a claim first."""
+def edges(cases: Sequence[Case]) -> list[Edge]:
+    """Group cases by claim, hypothesis and precision, failing claims first."""
     groups: dict[tuple[str, str, str], list[Case]] = {}
-    for case in found:
+    for case in cases:
         groups.setdefault((case.lost[0], case.claim.id, case.precision), []).append(case)
     rows = []
     for several in groups.values():

@@ -54,14 +54,16 @@ def arrays_of(case: Any, room: int) -> dict[str, Any]:
         >>> {name: array.shape for name, array in arrays_of(case, 64).items()}
         {'case.rate': (), 'case.weights.0': (2, 3), 'case.weights.1': (0, 0)}
     """
-    found = {}
+    arrays = {}
     entries = sorted(_entries("", case), key=lambda entry: math.prod(entry[1].shape))
     for path, array in entries:
         size = 8 * math.prod(array.shape)
         room -= size
         fits = room >= 0 or not array.shape
-        found[MARK + (path or GROUP)] = array if fits else jnp.zeros((0,) * array.ndim, array.dtype)
-    return found
+        arrays[MARK + (path or GROUP)] = (
+            array if fits else jnp.zeros((0,) * array.ndim, array.dtype)
+        )
+    return arrays
 
 
 def _entries(path: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -103,14 +105,16 @@ def _array(value: Any) -> Any | None:
     return jnp.asarray(value) if any(jnp.issubdtype(value.dtype, n) for n in numbers) else None
 
 
-def split(found: "xarray.Dataset", scenario: "Scenario") -> "tuple[xarray.Dataset, xarray.Dataset]":
+def split(
+    dataset: "xarray.Dataset", scenario: "Scenario"
+) -> "tuple[xarray.Dataset, xarray.Dataset]":
     """Results without the cases, and the cases of the first seed.
 
     Floating-point numbers of a case are float64. Its attributes say how a case is made again
     (``recipe``) and which arrays were left out at some setting (``left_out``).
     """
-    names = [str(name) for name in found.data_vars if _marked(str(name))]
-    cases, left_out = found[names].isel(seed=slice(1)), []
+    names = [str(name) for name in dataset.data_vars if _marked(str(name))]
+    cases, left_out = dataset[names].isel(seed=slice(1)), []
     for name in [name for name in names if name.startswith(MARK)]:
         array = cases[name]
         lengths = [f"length_{axis}" for axis in array.dims if f"length_{axis}" in names]
@@ -127,7 +131,7 @@ def split(found: "xarray.Dataset", scenario: "Scenario") -> "tuple[xarray.Datase
         recipe=f"{_named(scenario.case)}(jax.random.key(seed), **flags)",
         left_out=json.dumps(sorted(left_out)),
     )
-    return found.drop_vars(names), cases
+    return dataset.drop_vars(names), cases
 
 
 def _marked(name: str) -> bool:

@@ -24,10 +24,10 @@ FOLDER = "checkpoints"
 
 KEPT = 2
 SECONDS = 30.0
-"""Between two checkpoints, unless their distance in steps is given."""
+"""Seconds between two checkpoints, unless a number of steps is given."""
 
 LOST = "lost.json"
-"""File that says that a training was lost; its last checkpoint stays."""
+"""File that records a training whose loss is not finite; its last checkpoint stays."""
 
 
 class Checkpoints:
@@ -58,38 +58,38 @@ class Checkpoints:
         self.last = time.monotonic()
 
     def load(self, key: str, like: PyTree, name: str = "") -> tuple[int, PyTree] | None:
-        """The last whole checkpoint; damaged ones are named and set aside."""
+        """Read the last whole checkpoint; damaged ones are reported and set aside."""
         folder = self._of(key)
         if folder.is_dir():
             whole_files.remove_scratch(folder)
         for path in reversed(_checkpoints(folder)):
             try:
-                found = read(path, key, like)
-            except Exception as error:  # a damaged array ends in whatever its reader met
+                checkpoint = read(path, key, like)
+            except Exception as error:  # a damaged array raises whatever error its reader runs into
                 _set_aside(path, error, self.progress.note)
                 continue
-            self._forget_log(self._run(name), found[0])
-            return found
+            self._forget_log(self._run(name), checkpoint[0])
+            return checkpoint
         self._forget_log(self._run(name), -1)
         return None
 
     def due(self, step: int) -> bool:
-        """Whether steps or seconds are due."""
+        """Whether the steps or seconds between two checkpoints have passed."""
         if self.every:
             return step % self.every == 0
         return time.monotonic() - self.last >= SECONDS
 
-    def save(self, key: str, step: int, kept: PyTree) -> None:
+    def save(self, key: str, step: int, state: PyTree) -> None:
         """Write a checkpoint, and remove all but the last two."""
         folder = self._of(key)
         folder.mkdir(parents=True, exist_ok=True)
-        write(folder / f"step-{step:010}.ckpt", key, step, kept)
+        write(folder / f"step-{step:010}.ckpt", key, step, state)
         for path in _checkpoints(folder)[:-KEPT]:
             whole_files.remove(path)
         self.last = time.monotonic()
 
     def tell(self, moment: Moment, name: str) -> None:
-        """Show a piece, and write it down."""
+        """Show the progress of a training, and append its numbers to the log."""
         run = self._run(name)
         numbers = {**moment.metrics, "examples_per_second": moment.rate}
         loss = moment.metrics["loss"]
@@ -98,15 +98,17 @@ class Checkpoints:
             moment.step / moment.steps, f"{text}, {moment.rate:,.0f} examples a second"
         )
         if self.log:
-            _append(self.log, [(run, moment.step, *one) for one in numbers.items()])
+            _append(self.log, [(run, moment.step, *number) for number in numbers.items()])
 
     def lost(self, step: int, name: str, key: str) -> None:
-        """Say so, and let the last checkpoint stay."""
+        """Report a training whose loss is not finite, and keep its last checkpoint."""
         run, folder = self._run(name), self._of(key)
-        kept = _checkpoints(folder)
-        stays = f"the checkpoint {kept[-1]} stays" if kept else "no checkpoint before it"
+        checkpoints = _checkpoints(folder)
+        stays = (
+            f"the checkpoint {checkpoints[-1]} stays" if checkpoints else "no checkpoint before it"
+        )
         self.progress.note(f"{run}: lost at step {step}, the loss is no number; {stays}")
-        if kept:
+        if checkpoints:
             files.write_json(folder / LOST, {"run": run, "step": step})
 
     def _of(self, key: str) -> Path:
@@ -116,20 +118,20 @@ class Checkpoints:
         return " ".join(word for word in (self.label, name) if word) or "training"
 
     def _forget_log(self, run: str, step: int) -> None:
-        """Lines of a run's steps that are done again go."""
+        """Remove the log lines of steps that will be computed again."""
         if self.log is None or not self.log.exists():
             return
         with self.log.open(newline="") as file:
             rows = list(csv.reader(file))
-        kept = [r for r in rows if r[0] != run or int(r[1]) <= step]
+        rows_before = [r for r in rows if r[0] != run or int(r[1]) <= step]
         with whole_files.replacing(self.log) as path, path.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(kept)
+            csv.writer(file, lineterminator="\n").writerows(rows_before)
 
 
-def write(path: Path, key: str, step: int, kept: PyTree) -> None:
+def write(path: Path, key: str, step: int, state: PyTree) -> None:
     """Write one checkpoint, whole or not at all."""
     payload = io.BytesIO()
-    eqx.tree_serialise_leaves(payload, kept)
+    eqx.tree_serialise_leaves(payload, state)
     body = payload.getbuffer()
     head = {"key": key, "step": step, "bytes": len(body), "sha256": _sha256(body)}
     with whole_files.replacing(path) as temporary, temporary.open("wb") as file:
@@ -138,7 +140,7 @@ def write(path: Path, key: str, step: int, kept: PyTree) -> None:
 
 
 def read(path: Path, key: str, like: PyTree) -> tuple[int, PyTree]:
-    """Read one checkpoint, of a training of this key.
+    """Read one checkpoint, which must be of the training with this key.
 
     Raises:
         ValueError: it is damaged, or of another training.
@@ -161,7 +163,7 @@ def clear(run: Path) -> None:
 
 
 LOG = "metrics.csv"
-"""What trainings say of themselves, a line for each number."""
+"""The log of trainings, a line for each number."""
 
 
 def log_of(key: str) -> str:
@@ -169,11 +171,11 @@ def log_of(key: str) -> str:
     return f"metrics-{key}.csv"
 
 
-def gather_logs(kept: Path, folder: Path) -> None:
-    """Put the logs of trainings that were kept elsewhere behind that of a run that has ended."""
-    for path in sorted({*kept.glob(log_of("*")), kept / LOG}):
+def gather_logs(source: Path, folder: Path) -> None:
+    """Append the logs of trainings kept elsewhere to that of a run that has ended."""
+    for path in sorted({*source.glob(log_of("*")), source / LOG}):
         # A store may be called by another name and still be the folder of the results.
-        if path.exists() and not (path.name == LOG and kept.samefile(folder)):
+        if path.exists() and not (path.name == LOG and source.samefile(folder)):
             with path.open(newline="") as file:
                 rows = [tuple(row) for row in csv.reader(file)]
             _append(folder / LOG, rows[1:])

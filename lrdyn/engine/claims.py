@@ -16,7 +16,8 @@ Kind = Literal["exact", "identity", "bound", "limit", "rate", "statistical", "co
 ROUNDING_SAFETY = 8.0
 # Probability of a false alarm of a whole command, over all its statistical tests.
 FALSE_ALARM = 1e-6
-# A control counts as "seen to fail" when its smallest residual is this many tolerances.
+# A control counts as "seen to fail" when its smallest residual is this many tolerances: a claim
+# that holds leaves at most one, and a residual between the two would show neither.
 CLEARLY = 10.0
 # From float32 to float64 an identity's residual shrinks by the ratio of the machine epsilons, give
 # or take this factor: rounding errors are random and one leg can be lucky.
@@ -24,7 +25,7 @@ SCALING_SLACK = 100.0
 # Largest tolerance of a rounding error that still means something. The slightest known mistakes (a
 # transposed side, a lost factor) move weights by 4 % of the largest: they stay 30 tolerances away.
 RESOLVED = 1.3e-3
-# How a reason begins that leaves controls open too: something is claimed of another library, and it
+# Beginning of a reason that leaves controls open, too: a claim is about another library, and it
 # has a release that nobody has looked at. Whether a control would fail there is not known either.
 UNSEEN_RELEASE = "unseen release: "
 
@@ -101,7 +102,8 @@ def relative_difference(
         raise ValueError(
             f"predicted: got shape {predicted.shape}, wanted that of measured, {measured.shape}"
         )
-    with np.errstate(invalid="ignore"):  # infinity less infinity
+    # inf - inf is NaN, which must not warn: it is judged, and fails.
+    with np.errstate(invalid="ignore"):
         difference = np.abs(predicted - measured)
     if not difference.size or not np.all(np.isfinite(difference)):
         return float("nan")
@@ -178,7 +180,7 @@ def chi_square_p(value: float, degrees: int) -> float:
     from scipy.special import chdtr, chdtrc
 
     nearer = np.minimum(chdtr(degrees, value), chdtrc(degrees, value))
-    return float(np.minimum(1.0, 2 * nearer))  # a NaN stays one
+    return float(np.minimum(1.0, 2 * nearer))  # a NaN stays NaN: the judge counts it as a failure
 
 
 class Judgement(NamedTuple):
@@ -207,6 +209,7 @@ def judge(residuals: np.ndarray, tolerances: np.ndarray, applies: np.ndarray) ->
         >>> judge(np.array([1.0]), np.array([2.0]), np.array([False])).holds is None
         True
     """
+    # Not ``r > t``, which a NaN would pass.
     return _judge(residuals, tolerances, applies, np.argmax, lambda r, t: ~(r <= t))
 
 
@@ -225,6 +228,7 @@ def judge_control(
     everywhere = np.ones(np.shape(residuals), bool)
 
     def unclear(residual: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
+        # An exact claim has tolerance 0, ten times which an equal pair would reach.
         return ~((residual > tolerance) & (residual >= clearly * tolerance))
 
     return _judge(residuals, tolerances, everywhere, np.argmin, unclear)
@@ -244,6 +248,7 @@ def _judge(
     residuals, tolerances = residuals[cases], tolerances[cases]
     # An exact claim has tolerance 0: rank its cases by the residual alone.
     ranks = residuals / np.where(tolerances > 0, tolerances, 1.0)
+    # A NaN fails, in a claim and in a control, and is the worst case of both.
     lost = np.isnan(ranks)
     index = int(np.argmax(lost)) if lost.any() else int(worst(ranks))
     failed = bool(np.any(fails(residuals, tolerances)))

@@ -33,11 +33,11 @@ class Run(NamedTuple):
     preset: str = "quick"
     seed: int = 0
     seeds: int | None = 2
-    """None: as each scenario of a study has it."""
+    """Number of seeds; None takes the number that each scenario of a study states."""
     dtype: str = "float64"
     perturb: bool = False
     precision: str = "highest"
-    """Of the inputs of matmuls in float32."""
+    """Precision of the inputs of float32 matrix products, a word of ``--precision``."""
 
     def seeds_of(self, scenario: Scenario) -> range:
         """The seeds of a scenario."""
@@ -45,8 +45,10 @@ class Run(NamedTuple):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What decides the results, for the verdict and for the name of the folder."""
-        flags = (flag.name for flag in self.experiment.flags)  # where data lie decides nothing
+        """Everything that decides the results, for the verdict and the name of the folder."""
+        flags = (
+            flag.name for flag in self.experiment.flags
+        )  # where data lie decides nothing; the digest counts their content
         values = {name: _plain(self.settings[name]) for name in flags}
         values |= {name: getattr(self, name) for name in COMMON}
         if self.precision == "highest" and not isinstance(self.experiment, Study):
@@ -66,7 +68,7 @@ COMMON = ("preset", "seed", "seeds", "dtype", "perturb", "precision")
 
 
 def defaults(experiment: Experiment) -> dict[str, Any]:
-    """What they are if they are not given: seed 0 of a study only sets expectations."""
+    """Defaults of the common settings; a study starts at seed 1, since seed 0 sets expectations."""
     own = {"seed": 1, "seeds": None, "dtype": "float32"} if isinstance(experiment, Study) else {}
     return {name: own.get(name, Run._field_defaults[name]) for name in COMMON}
 
@@ -88,7 +90,7 @@ def run_of(
     data_dir: str | os.PathLike | None = None,
     **given: Any,
 ) -> Run:
-    """A configuration from what is given of it: the preset has the other flags.
+    """Complete a configuration: flags that are not given come from the preset.
 
     Args:
         experiment: the experiment.
@@ -125,7 +127,7 @@ def configured(
     memory: int | None = None,
     data_dir: str = "",
 ) -> Run:
-    """A configuration from values that were accepted one by one; their combinations are checked.
+    """Make a configuration of values accepted one by one, and check their combinations.
 
     Args:
         experiment: the experiment.
@@ -185,17 +187,17 @@ def _refuse_too_large(run: Run, memory: int) -> None:
 
 
 POINT = 500
-"""Bytes that a point leaves at least: its settings, hypotheses, a residual in two precisions."""
+"""Least bytes of the results of a point: settings, hypotheses, a residual in two precisions."""
 
 
 def _values(flag: Flag, value: Any) -> Any:
-    """The value of a flag as settings have it, accepted; of a swept one several."""
+    """The accepted value of a flag, as settings hold it; a tuple for a swept flag."""
     if not flag.swept or flag.type == "array":
         return None if value is None else _accepted(flag, value)
     several = value if isinstance(value, list | tuple | range | np.ndarray) else (value,)
     if not len(several):
         raise BadInput(f"{typed(flag.name)}: got nothing, wanted {flag.wanted()}")
-    return tuple(_accepted(flag, one) for one in several)
+    return tuple(_accepted(flag, entry) for entry in several)
 
 
 def _accepted(flag: Flag, value: Any) -> Any:

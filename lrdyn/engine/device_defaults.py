@@ -1,4 +1,4 @@
-"""What a sweep takes of a device where nobody says it: points at a time, and memory."""
+"""Defaults of a sweep that depend on the device: points at a time, and memory."""
 
 from typing import Any
 
@@ -30,5 +30,5 @@ def usual_memory(device: Any) -> int:
     """
     if device.platform == "cpu":
         return ON_A_CPU
-    told = device.memory_stats() or {}
-    return told["bytes_limit"] // 2 if "bytes_limit" in told else ON_A_CPU
+    stats = device.memory_stats() or {}
+    return stats["bytes_limit"] // 2 if "bytes_limit" in stats else ON_A_CPU

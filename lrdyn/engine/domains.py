@@ -13,7 +13,7 @@ NEAR = 0.15
 
 
 def edge(inside: Callable[[Any], bool], within: float, without: float) -> float:
-    """The last positive number towards ``without`` that a domain contains, by bisection.
+    """Find by bisection the last positive number towards ``without`` that a domain contains.
 
     Example:
         >>> round(edge(lambda x: x < 3, 1.0, 10.0), 9)
@@ -67,7 +67,7 @@ def integers_of(flag: Flag) -> list[int]:
 
 
 def words_of(flag: Flag) -> list[str]:
-    """What a flag of words accepts.
+    """The words that a flag accepts.
 
     Example:
         >>> from lrdyn.engine.flags import one_of
@@ -101,7 +101,7 @@ def value(flag: Flag, rng: np.random.Generator, *, far: bool) -> Any:
         whole = [n for n in range(least, most + 1) if flag.domain.contains(n)]
     if not far:
         return whole[rng.integers(len(whole))]
-    # Small ones more often.
+    # Drawn by order of magnitude: most integers of a wide range would be large.
     return whole[int(rng.choice(np.geomspace(1, len(whole) + 1, 40, endpoint=False))) - 1]
 
 
@@ -118,7 +118,7 @@ def _number(flag: Flag, rng: np.random.Generator, *, far: bool) -> float:
     elif not far:
         low, high = max(low, math.log10(usual) - NEAR), min(high, math.log10(usual) + NEAR)
     drawn = 10.0 ** rng.uniform(low, high)
-    # A bounded number is as near to 1 as to 0.
+    # A bounded number, such as a probability, comes as near to 1 as to 0.
     drawn = 1 - drawn if far and ends.most < 1 and rng.random() < 0.5 else drawn
     return float(f"{np.clip(drawn, ends.least, ends.most):.4g}")
 
@@ -172,14 +172,14 @@ def from_unit(flag: Flag, place: float) -> Any:
         return 0.0
     if _bounded(ends):
         side = FINEST * (1 - 2 * place)
-        found = 0.5 * 10.0**-side if side > 0 else 1 - 0.5 * 10.0**side
+        number = 0.5 * 10.0**-side if side > 0 else 1 - 0.5 * 10.0**side
     else:
         low, high = math.log10(ends.least), math.log10(ends.most)
-        found = 10.0 ** (low + (high - low) * (place - first) / (1 - first))
+        number = 10.0 ** (low + (high - low) * (place - first) / (1 - first))
     # As a command line is written; rounding must not leave the domain.
-    return float(np.clip(float(f"{found:.6g}"), ends.least, ends.most))
+    return float(np.clip(float(f"{number:.6g}"), ends.least, ends.most))
 
 
 def _bounded(ends: Range) -> bool:
-    """Whether it lies between 0 and 1, as near to 1 as to 0."""
+    """Whether a domain is bounded by 0 and 1, both of which are approached."""
     return ends.most < 1 and ends.least < 1e-15

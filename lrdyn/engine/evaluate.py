@@ -24,7 +24,7 @@ Point = Callable[..., dict[str, Any]]
 
 
 DATA_DIR = "data_dir"
-"""What settings have beside the flags: the folder where data are looked for first, or empty."""
+"""Setting beside the flags: the folder searched first for data, or an empty text."""
 
 
 def evaluate(scenario: Scenario, fixed: Mapping[str, Any], room: int | None = None) -> Point:
@@ -101,12 +101,12 @@ def evaluate_controls(
 
 
 def _broken_by(control: Control) -> Any:
-    """What tells the case of a control from those of others; None for the unbroken one."""
+    """Key by which controls share a case: its change and amount; None for the unbroken case."""
     return control.case and (control.case, control.amount)
 
 
 def _arrays(function: Callable[..., Any], returned: Any, traced: bool) -> dict[str, Any]:
-    """What a prediction or a measurement returned, by name; where it is traced, arrays.
+    """The fields that a prediction or a measurement returned, by name; arrays if traced.
 
     Raises:
         BadInput: it is something else.
@@ -157,7 +157,7 @@ def taken(case: Callable[..., Any], flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 Once = Callable[[Callable[[Any], T], Any], T]
-"""Calls a function of a case."""
+"""Signature of what calls a function on a case."""
 
 
 def each_time(function: Callable[[Any], T], case: Any) -> T:
@@ -190,7 +190,7 @@ class OnceEach:
         return self.returned[known][1]
 
     def together(self, functions: Sequence[Callable[[Any], Any]], cases: Sequence[Any]) -> None:
-        """Call functions on several cases: those of one form in a loop, which is compiled once.
+        """Call functions on several cases; cases of one structure share a compiled loop.
 
         Args:
             functions: each is called on every case that is not the only one of its form.
@@ -205,8 +205,8 @@ class OnceEach:
 
 
 def _of_one_form(cases: Sequence[Any]) -> list[list[Any]]:
-    """The cases in groups, in each of which they differ in the entries of their arrays alone."""
-    found: list[tuple[Any, list[Any]]] = []
+    """Group cases that differ only in the entries of their arrays."""
+    groups: list[tuple[Any, list[Any]]] = []
 
     def form(case: Any) -> tuple[Any, list[Any]]:
         leaves, structure = jax.tree.flatten(case)
@@ -214,12 +214,12 @@ def _of_one_form(cases: Sequence[Any]) -> list[list[Any]]:
         return structure, [jax.typeof(a) if eqx.is_array(a) else id(a) for a in leaves]
 
     for case in cases:
-        same = [alike for known, alike in found if known == form(case)]
+        same = [alike for known, alike in groups if known == form(case)]
         if same:
             same[0].append(case)
         else:
-            found.append((form(case), [case]))
-    return [alike for _, alike in found]
+            groups.append((form(case), [case]))
+    return [alike for _, alike in groups]
 
 
 def _in_a_loop(functions: Sequence[Callable[[Any], Any]], cases: Sequence[Any]) -> list[list[Any]]:
@@ -229,17 +229,17 @@ def _in_a_loop(functions: Sequence[Callable[[Any], Any]], cases: Sequence[Any]) 
 
     def returned(arrays: Any) -> Any:
         once, case = OnceEach(), eqx.combine(arrays, cases[0])
-        found, other = eqx.partition([once(f, case) for f in functions], eqx.is_array_like)
+        arrays_out, other = eqx.partition([once(f, case) for f in functions], eqx.is_array_like)
         others.append(other)  # no tracer in it: it may leave the loop
-        return found
+        return arrays_out
 
-    found = jax.lax.map(returned, jax.tree.map(lambda *each: jnp.stack(each), *arrays))
-    parts = (jax.tree.map(lambda array, n=n: array[n], found) for n in range(len(cases)))
+    stacked = jax.lax.map(returned, jax.tree.map(lambda *each: jnp.stack(each), *arrays))
+    parts = (jax.tree.map(lambda array, n=n: array[n], stacked) for n in range(len(cases)))
     return [eqx.combine(part, others[-1]) for part in parts]
 
 
 def _facts(scenario: Scenario, case: Any) -> dict[str, Any]:
-    """What a judge asks of a case."""
+    """What the judge needs to know of a case: its longest axis, and which hypotheses it meets."""
     met = {f"met_{name}": jnp.asarray(check(case)) for name, check in scenario.hypotheses.items()}
     return met | {SIZE: jnp.asarray(longest_axis(scenario.summed(case)), jnp.int32)}
 

@@ -1,4 +1,4 @@
-"""What was expected of a mean over seeds, and what came of it: an interval decides."""
+"""Expectations of a mean over seeds, and whether they came true: an interval decides."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ import numpy as np
 from lrdyn.engine.claims import standard_error
 
 CONFIDENCE = 0.95
-"""Of all intervals of one experiment together."""
+"""Probability that any interval of one experiment misses its mean."""
 
 ONE_SEED = "one seed"
 TOO_WIDE = "too wide"
@@ -38,7 +38,7 @@ class Expectation(NamedTuple):
 
     @property
     def bound(self) -> float:
-        """What the mean is to exceed, or to stay under; NaN where it is neither."""
+        """The number that the mean should exceed, or stay under; NaN for neither."""
         bound = self.below if self.above is None else self.above
         return float("nan") if bound is None else bound
 
@@ -49,7 +49,7 @@ class Expectation(NamedTuple):
         return bool(mean > self.bound if self.above is not None else mean < self.bound)
 
     def __str__(self) -> str:
-        """In words, those of something expected.
+        """The expectation in words.
 
         Example:
             >>> str(Expectation(above=0.0, source=0.069)), str(Expectation(within=(-0.1, 0.1)))
@@ -57,8 +57,8 @@ class Expectation(NamedTuple):
         """
         if self.within is not None:
             return "between {:g} and {:g}".format(*self.within)
-        said = f"{'below' if self.above is None else 'above'} {self.bound:g}"
-        return said if self.source is None else f"{said} (source: {self.source:g})"
+        bound = f"{'below' if self.above is None else 'above'} {self.bound:g}"
+        return bound if self.source is None else f"{bound} (source: {self.source:g})"
 
 
 def simultaneous_interval(draws: np.ndarray, intervals: int = 1) -> tuple[float, float]:
@@ -86,7 +86,7 @@ def simultaneous_interval(draws: np.ndarray, intervals: int = 1) -> tuple[float,
 
 
 def outcome(expected: Expectation, low: float, high: float) -> str:
-    """What an interval of the mean says of an expectation.
+    """Compare an interval of the mean with an expectation.
 
     With a number of the source: ``too wide`` if the interval holds the bound as well as that
     number, ``replicated`` if it holds that number alone, ``same sign, other size`` if it holds
@@ -122,8 +122,8 @@ def outcome(expected: Expectation, low: float, high: float) -> str:
     return OTHER_SIZE if on_the_side else NOT_REPLICATED
 
 
-def found(expected: Expectation, draws: np.ndarray, intervals: int = 1) -> dict[str, Any]:
-    """What came of an expectation: what ``verdict.json``, the table and the captions say.
+def came_of(expected: Expectation, draws: np.ndarray, intervals: int = 1) -> dict[str, Any]:
+    """Outcome of an expectation, as ``verdict.json``, the table and the captions report it.
 
     What is not known (no draws, draws that are no numbers, nothing expected) is None.
 

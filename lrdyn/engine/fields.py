@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ABSENT: Any = None
-"""Default of every field: a control returns those alone that it makes wrong."""
+"""Default of every field: a control returns only the fields that it makes wrong."""
 
 
 class _Names:

@@ -96,8 +96,8 @@ class NetCDF:
         fill = {"fillvalue": np.nan} if dtype.kind == "f" else {}
         kind = np.dtype("int8") if dtype.kind == "b" else dtype
         shape = tuple(dims.values())
-        made = self.group.create_dataset(name, shape, kind, chunks=chunks, **fill, **how)
-        return self._label(made, dims, dtype)
+        array = self.group.create_dataset(name, shape, kind, chunks=chunks, **fill, **how)
+        return self._label(array, dims, dtype)
 
     def write(self, name: str, dims: Mapping[str, int], values: np.ndarray) -> None:
         """Add a whole array; ``dims`` are its axes and their lengths."""
@@ -115,11 +115,11 @@ class NetCDF:
                 name, data=values.astype(object), dtype=h5py.string_dtype()
             )
         kind = np.dtype("int8") if values.dtype.kind == "b" else values.dtype
-        # What fits into a page of a disk is smaller as it is.
+        # Below the size of a disk page, compressing would make an array larger.
         how = {"compression": "gzip", "compression_opts": 1} if values.nbytes > 4096 else {}
         return self.group.create_dataset(name, data=values.astype(kind, copy=False), **how)
 
-    def _label(self, made: Any, dims: Mapping[str, int], dtype: np.dtype) -> Any:
+    def _label(self, array: Any, dims: Mapping[str, int], dtype: np.dtype) -> Any:
         for place, (axis, length) in enumerate(dims.items()):
             if axis not in self.scales:
                 scale = self.group.create_dataset(axis, (length,), "f4")
@@ -128,15 +128,15 @@ class NetCDF:
                     f"This is a netCDF dimension but not a netCDF variable. {length:10d}"
                 )
                 self.scales[axis] = scale
-            made.dims[place].attach_scale(self.scales[axis])
+            array.dims[place].attach_scale(self.scales[axis])
         if dtype.kind == "f":
-            made.attrs["_FillValue"] = np.array([np.nan], dtype)
+            array.attrs["_FillValue"] = np.array([np.nan], dtype)
         if dtype.kind == "b":
-            made.attrs["dtype"] = "bool"  # as xarray writes it
-        return made
+            array.attrs["dtype"] = "bool"  # as xarray writes it
+        return array
 
     def image(self) -> bytes:
-        """The whole file, of one that is in memory."""
+        """Bytes of the whole file, if it is in memory."""
         self.file.flush()
         return self.file.id.get_file_image()
 
@@ -146,7 +146,7 @@ class NetCDF:
             raise self.disk.failed
 
     def close(self) -> None:
-        """Finish the file."""
+        """Close the file, and raise the first error of a write."""
         try:
             self.file.close()
         finally:
@@ -156,15 +156,15 @@ class NetCDF:
 
 
 class _Disk(io.FileIO):
-    """A file for HDF5, which ends the process when a write fails: it is told of none."""
+    """A file object that never raises: HDF5 would end the process when a write fails."""
 
     def __init__(self, path: Path):
-        """Make the file; its first error is kept in ``failed``, and nothing written after it."""
+        """Open the file; its first error is kept in ``failed``, and nothing is written after it."""
         super().__init__(os.fspath(path), "w+")
         self.failed: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write all of it: h5py does not look at how much was written."""
+        """Write all bytes: h5py does not look at how many were written."""
         rest = memoryview(data).cast("B")
         try:
             while rest and not self.failed:
@@ -205,7 +205,7 @@ def _write_group(target: NetCDF, dataset: Any) -> None:
     target.attributes(dataset.attrs)
     axes = [name for name in dataset.coords if dataset[name].dims == (name,)]
     labels = [str(name) for name in dataset.coords if name not in axes]
-    if labels:  # by this word xarray knows that they are no results
+    if labels:  # this word tells xarray that they are coordinates, not results
         target.attributes({"coordinates": " ".join(labels)})
     for name in axes:
         target.coordinate(str(name), dataset[name].values)
@@ -234,9 +234,9 @@ def _write_large(target: NetCDF, name: str, variable: Any) -> None:
         room //= max(1, length)
     how = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
     dims = dict(zip(map(str, variable.dims), variable.shape, strict=True))
-    made = target.create(name, dims, variable.dtype, tuple(reversed(chunks)), **how)
+    array = target.create(name, dims, variable.dtype, tuple(reversed(chunks)), **how)
     for piece in pieces:
-        made[piece] = variable[piece].values
+        array[piece] = variable[piece].values
         target.check()
 
 

@@ -17,12 +17,12 @@ from lrdyn.engine.claims import relative_difference, surprise
 Numbers = Shaped[np.ndarray | Array, "..."] | np.number | float
 
 SEEN = 30.0
-"""A mistake of so many thresholds must be seen. Rounding fills up to one, controls need ten."""
+"""A mistake of this many thresholds must show. Rounding takes up to one, a control ten."""
 
 TRIVIAL = "trivial"
-"""Theory's array is 0 in every bit, and so would somebody say who knows nothing."""
+"""Reason of a trivial case: theory's array is 0 in every bit, which anybody would guess."""
 BELOW_SIGHT = "below what can be seen here"
-"""Somebody who knows nothing would pass as well."""
+"""Reason of a case without power: a prediction without any theory would pass, too."""
 
 
 class Equal(NamedTuple):
@@ -34,7 +34,7 @@ class Equal(NamedTuple):
     """Of the data: a number, or an array against which both broadcast. If None, the largest
     absolute value of both."""
     null: Numbers = 0.0
-    """What somebody would predict who knows nothing."""
+    """The prediction of somebody who does not know the theory."""
 
     def residual(self) -> float:
         """Largest difference over its scale."""
@@ -42,7 +42,7 @@ class Equal(NamedTuple):
         return _relative(predicted, measured, self._scales())
 
     def threshold(self, limit: float) -> float:
-        """Difference that is let pass, where it is largest."""
+        """Largest difference that passes, over the entries."""
         return limit * float(np.max(self._scales()))
 
     def without_power(self, limit: float) -> str:
@@ -54,6 +54,8 @@ class Equal(NamedTuple):
         if self._replace(predicted=null).residual() <= limit:
             return BELOW_SIGHT
         scales = np.broadcast_to(self._scales(), measured.shape).ravel()
+        # A scale can be so large that single entries are compared with nothing. The first, the
+        # largest and the last one stand for all: a move of SEEN thresholds must show in each.
         largest = int(np.argmax(np.abs(measured)))
         for entry in {0, largest, measured.size - 1}:
             moved = measured.ravel().copy()
@@ -81,7 +83,7 @@ class Zero(NamedTuple):
     scale: Numbers
     """Of the data whose rounding is in the values."""
     alternative: Numbers
-    """The size that would stand there were theory wrong, in the unit of the values."""
+    """The size that the values would have if theory were wrong, in their unit."""
 
     def residual(self) -> float:
         """Largest absolute value over its scale."""
@@ -89,13 +91,15 @@ class Zero(NamedTuple):
         return _relative(np.zeros_like(values), values, self.scale)
 
     def threshold(self, limit: float) -> float:
-        """Size that is let pass, where it is largest."""
+        """Largest size that passes, over the entries."""
         return limit * float(np.max(self.scale))
 
     def without_power(self, limit: float) -> str:
         """Open where the alternative is too small to be told from rounding."""
-        seen = np.max(np.abs(self.alternative) / np.asarray(self.scale, np.float64))
-        return "" if seen >= SEEN * limit else BELOW_SIGHT
+        # Theory says 0, so that a start as null says nothing: the claim itself states the size that
+        # would stand there.
+        visible = np.max(np.abs(self.alternative) / np.asarray(self.scale, np.float64))
+        return "" if visible >= SEEN * limit else BELOW_SIGHT
 
 
 class _Bound(NamedTuple):
@@ -106,7 +110,7 @@ class _Bound(NamedTuple):
     """Of the data: a number or an array. If None, the larger of value and bound, entry by entry."""
 
     def threshold(self, limit: float) -> float:
-        """Excess that is let pass, where it is largest."""
+        """Largest excess over the bound that passes, over the entries."""
         return limit * float(np.max(self.scales()))
 
     def without_power(self, limit: float) -> str:
@@ -154,26 +158,26 @@ def _excess(above: Any, scales: np.ndarray) -> float:
 
 
 class Count(NamedTuple):
-    """Integers that are equal."""
+    """Two arrays of integers that are equal."""
 
     predicted: Numbers
     measured: Numbers
 
     def residual(self) -> float:
-        """Largest difference."""
+        """Largest difference of the two arrays."""
         return _relative(np.asarray(self.predicted), np.asarray(self.measured), 1.0)
 
     def threshold(self, limit: float) -> float:
-        """Difference that is let pass: none."""
+        """The difference that passes: 0."""
         return limit
 
     def without_power(self, limit: float) -> str:
-        """Empty: one more or less is seen where the limit is 0."""
+        """Empty, since one more or less always fails: the limit is 0."""
         return "" if limit < 1 else BELOW_SIGHT
 
 
 class Test(NamedTuple):
-    """A statistical test."""
+    """A statistical test of random draws, given by its p-value."""
 
     __test__ = False  # nothing that pytest should collect
 
@@ -183,11 +187,11 @@ class Test(NamedTuple):
     """That of the same draws under the alternative that the claim states."""
 
     def residual(self) -> float:
-        """``-log10 p``."""
+        """The residual ``-log10 p``."""
         return surprise(self.p)
 
     def threshold(self, limit: float) -> float:
-        """-log10 p that is let pass."""
+        """The largest ``-log10 p`` that passes."""
         return limit
 
     def without_power(self, limit: float) -> str:
@@ -201,15 +205,15 @@ class Stated(NamedTuple):
     difference: float
     """Dimensionless, >= 0."""
     alternative: float
-    """What it would be under the alternative that the claim states."""
+    """The difference under the alternative that the claim states."""
 
     def residual(self) -> float:
-        """The difference."""
+        """The difference that the claim computed itself."""
         value = float(self.difference)
         return value if value >= 0 else float("nan")
 
     def threshold(self, limit: float) -> float:
-        """Difference that is let pass."""
+        """The largest difference that passes."""
         return limit
 
     def without_power(self, limit: float) -> str:
@@ -223,7 +227,7 @@ class OtherShapes(ValueError):
 
 Form = Equal | Zero | AtMost | AtLeast | Count | Test | Stated
 ONE_SIDED = (Zero, AtMost, AtLeast, Test)
-"""Forms that need no array of theory's, or none of the run's."""
+"""Forms that may lack an array of theory, or of the run."""
 
 
 def scale_of_each(predicted: Numbers, measured: Numbers, axis: int = 0) -> np.ndarray:
@@ -252,12 +256,12 @@ def start_of(values: Numbers, axis: int = 0) -> np.ndarray:
         >>> start_of(np.array([[1.0, 2.0], [3.0, 4.0]]))
         array([[1., 2.]])
     """
-    first = (slice(None),) * axis + (slice(1),)  # empty where there is none
+    first = (slice(None),) * axis + (slice(1),)  # empty for an array without records
     return np.asarray(values, np.float64)[first]
 
 
 def residual_of(forms: Sequence[Form]) -> float:
-    """Largest residual of what a claim compares; NaN, which fails, if any is lost."""
+    """Largest residual of the forms of a claim; NaN, which fails, if any is not a number."""
     return float(np.max([form.residual() for form in forms]))
 
 

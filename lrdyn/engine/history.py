@@ -57,8 +57,8 @@ def _runs(folder: Path) -> Iterator[tuple[float, Path, str]]:
     for here, folders, names in os.walk(folder, onerror=unreadable.append):
         path = Path(here)
         if parts.FOLDER in folders or whole_files.VERDICT in (*folders, *names):
-            made = path / results.NAME
-            yield _time(made if _is_there(made) else path), path, ""
+            results_file = path / results.NAME
+            yield _time(results_file if _is_there(results_file) else path), path, ""
             inside = (parts.FOLDER, whole_files.VERDICT)
             folders[:] = [name for name in folders if name not in inside]
     for error in unreadable:
@@ -66,7 +66,7 @@ def _runs(folder: Path) -> Iterator[tuple[float, Path, str]]:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether it is a file that is not empty."""
+    """Whether a path is a file that is not empty."""
     try:
         return path.is_file() and path.stat().st_size > 0
     except OSError:
@@ -76,19 +76,19 @@ def _is_there(path: Path) -> bool:
 def _time(path: Path) -> float:
     try:
         return path.stat().st_mtime
-    except OSError:  # gone meanwhile
+    except OSError:  # it was removed meanwhile
         return 0.0
 
 
 def _reason(error: results.Unreadable | OSError) -> str:
-    """Why a file cannot be read, without its path, which stands beside it."""
+    """Why a file cannot be read, without its path, which the line shows anyway."""
     if isinstance(error, OSError):
         return shortened(error.strerror or "")
     return shortened(str(error).partition(": damaged (")[2].removesuffix(")"))
 
 
 def settings_text(config: Mapping[str, Any], experiment: Experiment | None) -> str:
-    """Settings as they are typed, without those that the preset has anyway.
+    """Settings as they are typed, except those that equal the preset's.
 
     Example:
         >>> settings_text({"dim": [3, 4], "target": None, "seed": 1}, None)
@@ -121,13 +121,13 @@ def differences(first: Path, second: Path) -> list[str]:
     """
     folders = {"first": first, "second": second}
     try:
-        one, other = map(results.read_verdict, folders.values())
+        before, after = map(results.read_verdict, folders.values())
     except (results.Unreadable, OSError) as error:
         raise BadInput(f"diff: got {error}, wanted two folders of results") from None
-    lines = [*_unequal("theorem", one["name"], other["name"])]
-    lines += _unequal_entries("setting", one["config"], other["config"])
+    lines = [*_unequal("theorem", before["name"], after["name"])]
+    lines += _unequal_entries("setting", before["config"], after["config"])
     digests = []
-    for (which, folder), verdict in zip(folders.items(), (one, other), strict=True):
+    for (which, folder), verdict in zip(folders.items(), (before, after), strict=True):
         try:
             digests.append(_source_digest(folder))
             if verdict.get("changed"):
@@ -139,10 +139,10 @@ def differences(first: Path, second: Path) -> list[str]:
             lines.append(f"{results.NAME} of the {which}: {reason or 'damaged'}")
     if len(digests) == 2:
         lines += _unequal("sources (SHA-256)", *digests)
-    lines += _unequal("verdict", one["holds"], other["holds"])
-    claims = [{claim["id"]: _facts(claim) for claim in v["claims"]} for v in (one, other)]
+    lines += _unequal("verdict", before["holds"], after["holds"])
+    claims = [{claim["id"]: _facts(claim) for claim in v["claims"]} for v in (before, after)]
     lines += _unequal_entries("claim", *claims)
-    about = _unequal_entries("environment", one["environment"], other["environment"])
+    about = _unequal_entries("environment", before["environment"], after["environment"])
     return [printable(line) for line in ([*lines, *about] if lines else [])]
 
 
@@ -162,17 +162,17 @@ def _facts(claim: Mapping[str, Any]) -> dict[str, Any]:
     return {name: claim.get(name) for name in FACTS}
 
 
-def _unequal_entries(what: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+def _unequal_entries(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     lines = []
-    for name in dict.fromkeys([*one, *other]):
-        if name not in one or name not in other:
-            lines.append(f"{what} {name}: only in the {'first' if name in one else 'second'}")
-        elif isinstance(one[name], Mapping) and isinstance(other[name], Mapping):
-            lines += _unequal_entries(f"{what} {name}:", one[name], other[name])
+    for name in dict.fromkeys([*before, *after]):
+        if name not in before or name not in after:
+            lines.append(f"{what} {name}: only in the {'first' if name in before else 'second'}")
+        elif isinstance(before[name], Mapping) and isinstance(after[name], Mapping):
+            lines += _unequal_entries(f"{what} {name}:", before[name], after[name])
         else:
-            lines += _unequal(f"{what} {name}", one[name], other[name])
+            lines += _unequal(f"{what} {name}", before[name], after[name])
     return lines
 
 
-def _unequal(what: str, one: Any, other: Any) -> list[str]:
-    return [] if one == other else [f"{what}: {one} -> {other}"]
+def _unequal(what: str, before: Any, after: Any) -> list[str]:
+    return [] if before == after else [f"{what}: {before} -> {after}"]

@@ -19,7 +19,7 @@ from lrdyn.engine.labels import Mislabelled
 from lrdyn.engine.mistakes import BadInput, place
 from lrdyn.engine.outcomes import control_group
 from lrdyn.engine.points import Points, product
-from lrdyn.engine.programs import Plan
+from lrdyn.engine.programs import SweepPlan
 from lrdyn.engine.shared import Shared
 from lrdyn.engine.sources import (
     code_digest,
@@ -29,7 +29,7 @@ from lrdyn.engine.sources import (
     written_for,
 )
 from lrdyn.engine.statement import Control, Experiment, Scenario
-from lrdyn.engine.work import DEFAULT, Context, Recipe, Sweep, carried_out
+from lrdyn.engine.work import DEFAULT, Context, Recipe, Sweep, run_sweep
 
 if TYPE_CHECKING:
     import xarray
@@ -43,7 +43,7 @@ takes all points of a small sweep needs no loop, which takes as long to compile 
 def own_settings(
     experiment: Experiment, scenario: Scenario, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Settings of a scenario: of a flag that its case does not take one value is enough."""
+    """Settings of a scenario: a flag that its case does not take keeps one value only."""
     refuse_unknown(scenario.case, settings)
     own, mine = scenario.narrow(dict(settings)), taken(scenario.case, settings)
     return {
@@ -78,43 +78,43 @@ class Job(NamedTuple):
     scenario: Scenario
     controls: tuple[Control, ...] = ()
     digest: str = ""
-    """Of the sources, which keys the parts of what is not traced."""
+    """Digest of sources, data and fixed settings: part of the key of what is not traced."""
     identity: str = ""
-    """What the function is, where its programs are kept on disk."""
+    """Names the function in the keys of programs that are kept on disk."""
     keeps_cases: bool = False
-    """Whether the cases are returned beside what is found of them."""
+    """Whether the cases are returned beside their results."""
 
     def run(
         self, context: Context = DEFAULT, recipe: Recipe | None = None
     ) -> dict[str, "xarray.Dataset"]:
-        """Carry it out: group -> results; the store of the context is that of all jobs."""
+        """Run the job: group -> results; its parts lie below the store of the context."""
         store = context.store
         if store:
             name = "-".join([self.group.strip("/"), *(c.id for c in self.controls)])
             store = store / hashlib.sha256(name.encode()).hexdigest()[:12]
         try:
-            found = carried_out(self.sweep(context), context._replace(store=store), recipe)
+            dataset = run_sweep(self.sweep(context), context._replace(store=store), recipe)
         except Mislabelled as error:
             run = self.scenario.train or self.scenario.measure
             theirs = self.scenario.predict if "_predicted'" in str(error) else run
             raise BadInput(f"{place(theirs)}: {error}") from error
-        return self.named(found)
+        return self.named(dataset)
 
     def sweep(self, context: Context, *, worker: bool = False) -> Sweep:
-        """What is to be done, in this process or, one part at a time, in a worker."""
+        """The sweep that the job stands for, in this process or, part by part, in a worker."""
         trains = self.scenario.trains
         scope = partial(arithmetic.scope, self.precision, context.precision)
         if self.scenario.traced and not trains:
             elsewhere = worker or context.elsewhere is not None  # a worker has one device
             devices = jax.local_devices()[: 1 if elsewhere else None]
-            plan = Plan(
+            plan = SweepPlan(
                 batched=False,
                 lanes=context.lanes or usual_lanes(devices[0], self.lanes),
                 memory=context.memory,
                 devices=devices,
                 compiler_options=dict(self.compiler_options or {}),
                 shared=Shared(None),
-                kept=context.programs,
+                programs=context.programs,
                 identity=self.identity,
             )
             return Sweep(self.function, self.points, self.dims, plan, self.shapes, scope=scope)
@@ -133,7 +133,7 @@ class Job(NamedTuple):
     def _keeper(
         self, context: Context, log: Callable[[str], str], point: Mapping[str, Any], key: str
     ) -> dict[str, Any]:
-        """Who keeps the trainings of a point: checkpoints beside the store of all jobs."""
+        """The keeper of the trainings of a point, with checkpoints beside the store of all jobs."""
         if context.store is None:
             return {}
         several = {n: v for n, v in point.items() if len(set(self.points.axes[n].tolist())) > 1}
@@ -148,36 +148,36 @@ class Job(NamedTuple):
         )
         return {"keeper": keeper}
 
-    def named(self, found: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
+    def named(self, dataset: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
         """Give results the names of their groups."""
         if not self.controls and self.keeps_cases:
-            found, beside = cases.split(found, self.scenario)
-            named = {self.group: found.assign_attrs(self.attributes)}
+            dataset, beside = cases.split(dataset, self.scenario)
+            named = {self.group: dataset.assign_attrs(self.attributes)}
             return named | {cases.group_of(self.group): beside}
         if not self.controls:
-            return {self.group: found.assign_attrs(self.attributes)}
+            return {self.group: dataset.assign_attrs(self.attributes)}
         return {
             control_group(c, self.precision, perturb="amount" in self.points.axes): _of_control(
-                found, c, self
+                dataset, c, self
             )
             for c in self.controls
         }
 
 
 def of_control(results: "xarray.Dataset", control: Control) -> "xarray.Dataset":
-    """What one control left, by the names that the arrays have in its scenario."""
-    mine = (f"{control.id}.", f"length_{control.id}.")
-    found = results[[name for name in results if str(name).startswith(mine)]]
-    names = [n for n in (*found.variables, *found.dims) if str(n).startswith(mine)]
-    return found.rename({name: str(name).replace(f"{control.id}.", "", 1) for name in names})
+    """Results of one control, its arrays named as in its scenario."""
+    prefixes = (f"{control.id}.", f"length_{control.id}.")
+    mine = results[[name for name in results if str(name).startswith(prefixes)]]
+    names = [n for n in (*mine.variables, *mine.dims) if str(n).startswith(prefixes)]
+    return mine.rename({name: str(name).replace(f"{control.id}.", "", 1) for name in names})
 
 
 def _of_control(results: "xarray.Dataset", control: Control, job: Job) -> "xarray.Dataset":
-    """What one control left, without the axes of its settings, which have one value each."""
+    """Results of one control, without the axes of its settings, which have one value each."""
     settings = [name for name in job.points.axes if name not in ("seed", "amount")]
-    found = of_control(results, control)
-    at = {name: _plain(found[name].values[0]) for name in settings}
-    return found.squeeze(settings, drop=True).assign_attrs(
+    dataset = of_control(results, control)
+    at = {name: _plain(dataset[name].values[0]) for name in settings}
+    return dataset.squeeze(settings, drop=True).assign_attrs(
         title=f"{control.claim}: {control.statement}",
         claim=control.claim,
         amount=control.amount,
@@ -191,12 +191,12 @@ def _plain(value: Any) -> Any:
 
 
 class Planned(NamedTuple):
-    """What a job is about: a judge, who runs nothing, knows by it what results must hold."""
+    """Description of a job, by which a judge, which runs nothing, knows what results must hold."""
 
     scenario: Scenario
     precision: str
     group: str
-    """Of the results; of controls, which have several, a name for all of them."""
+    """Group of the results; controls, which have several groups, share one name."""
     points: Points
     fixed: Mapping[str, Any]
     """Flags that are not swept."""
@@ -206,12 +206,12 @@ class Planned(NamedTuple):
 
     @property
     def perturbs(self) -> bool:
-        """Whether it sweeps the distance from a hypothesis."""
+        """Whether the job sweeps the distance from a hypothesis."""
         return "amount" in self.points.axes
 
     @property
     def words(self) -> dict[str, Any]:
-        """The fixed flags as results have them."""
+        """The fixed flags whose values fit into an attribute of the results."""
         return {name: v for name, v in self.fixed.items() if isinstance(v, int | float | str)}
 
 
@@ -241,7 +241,7 @@ def planned_controls(
     amounts: tuple[float, ...] | None = None,
     given: Mapping[str, Any] | None = None,
 ) -> Planned:
-    """Controls that share their settings; with amounts, how far they reach.
+    """The job of controls that share their settings; with amounts, of their whole sweep.
 
     Of the ``given`` settings they take those that say what cases are made of.
     """
@@ -257,13 +257,13 @@ def planned_controls(
 def job_for(
     experiment: Experiment, plan: Planned, settings: Mapping[str, Any], optimize: bool
 ) -> Job:
-    """The sweep that carries a plan out; the settings are those of the whole run."""
+    """The job that carries a plan out; the settings are those of the whole run."""
     scenario, fixed = plan.scenario, plan.fixed
     place = {DATA_DIR: settings.get(DATA_DIR, "")}
     how = _how(experiment, plan, settings, optimize and not plan.controls)
     if plan.controls:
         function = evaluate_controls(scenario, {**fixed, **place}, plan.controls)
-        # Each has axes of its own: a control can change the length of one.
+        # Each control has axes of its own, since it can change the length of one.
         dims = {
             f"{c.id}.{name}": tuple(f"{c.id}.{axis}" for axis in axes)
             for c in plan.controls
@@ -283,7 +283,7 @@ def job_for(
         plan.points,
         dims,
         controls=plan.controls,
-        # Of a theorem that is cut down to one scenario all groups have the names of its first.
+        # If a theorem is cut down to one scenario, the groups are named as for its first.
         identity=identity(experiment.name, scenario.id, plan.group, *words, **fixed),
         keeps_cases=plan.keeps_cases,
         **how,
@@ -293,7 +293,7 @@ def job_for(
 def _how(
     experiment: Experiment, plan: Planned, settings: Mapping[str, Any], optimize: bool
 ) -> dict[str, Any]:
-    """What the jobs of a scenario have in common; the settings are those of the whole run."""
+    """Arguments that all jobs of a scenario share; the settings are those of the whole run."""
     scenario, fixed = plan.scenario, plan.fixed
     conditions = {c.id: c.condition_name for c in scenario.claims if c.condition}
     names = {
@@ -302,7 +302,7 @@ def _how(
         "diverged": scenario.diverged_name,
         "conditions": json.dumps(conditions),
     }
-    digest = ""  # what is traced is named by its program
+    digest = ""  # a traced function is named by its program instead
     if scenario.trains:
         digest = _training_digest(experiment, settings, fixed)
     elif not scenario.traced:
@@ -320,7 +320,7 @@ def _how(
 def _training_digest(
     experiment: Experiment, settings: Mapping[str, Any], fixed: Mapping[str, Any]
 ) -> str:
-    """Of the sources, of the data and of what is not swept, which a point does not say."""
+    """Digest of all that decides a training beside its point: sources, data, fixed settings."""
     digest = hashlib.sha256(code_digest(written_for(experiment)).encode())
     digest.update(data_digest(experiment.data(settings) if settings else ()).encode())
     for name, value in sorted(fixed.items()):

@@ -42,7 +42,7 @@ Legs = dict[str, "xarray.Dataset"]
 
 
 class Verdict(NamedTuple):
-    """What :func:`judge_results` returns."""
+    """The judged claims of a run: what :func:`judge_results` returns."""
 
     claims: list[dict[str, Any]]
     """Entries of ``verdict.json``."""
@@ -74,12 +74,13 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
         first = precision_of_controls(theorem, scenario, dtype)
         for control in controls_of(scenario, first):
             legs[control.id] = _of_control(control, scenario, groups, first, named)
-        for one in (*scenario.claims, *controls_of(scenario, first)):
-            found = legs[one.id]
-            found |= {p: _set_aside(found[p]) for p in found.keys() & unfit}
+        for statement in (*scenario.claims, *controls_of(scenario, first)):
+            by_precision = legs[statement.id]
+            by_precision |= {p: _set_aside(by_precision[p]) for p in by_precision.keys() & unfit}
         diverged += _diverged(mine[dtype], scenario)
         findings += [
-            _found(theorem, one, scenario, mine[dtype], dtype) for one in scenario.findings
+            _found(theorem, statement, scenario, mine[dtype], dtype)
+            for statement in scenario.findings
         ]
     tests = _share_the_alarms(theorem, legs)
     entries = [
@@ -97,20 +98,20 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
 
 
 def arithmetic_of(groups: Groups) -> dict[str, arithmetic.Measured]:
-    """What was measured of the device, by precision; nothing of runs of earlier releases.
+    """The arithmetic that the run measured, by precision; empty for runs of earlier releases.
 
     Raises:
         ValueError: it is not what a run writes.
     """
-    found = json.loads(groups["/"].attrs.get("arithmetic", "{}"))
+    measured = json.loads(groups["/"].attrs.get("arithmetic", "{}"))
     known = verdict_schema.Each(dict, verdict_schema.ARITHMETIC)
-    if why := known.amiss(found) or ", ".join(found.keys() - set(arithmetic.PRECISIONS)):
+    if why := known.amiss(measured) or ", ".join(measured.keys() - set(arithmetic.PRECISIONS)):
         raise ValueError(f"arithmetic: {why}")
-    return found
+    return measured
 
 
 def _set_aside(leg: "xarray.Dataset") -> "xarray.Dataset":
-    """A leg of an arithmetic that is none: it tells neither residuals nor hypotheses."""
+    """Mark all cases of a leg as left out, because of the arithmetic of the device."""
     reason = np.where(leg.reason.values == TOO_FEW_SEEDS, TOO_FEW_SEEDS, arithmetic.REASON)
     blank = np.full(leg.reason.shape, "", object)
     return leg.assign(
@@ -119,14 +120,16 @@ def _set_aside(leg: "xarray.Dataset") -> "xarray.Dataset":
 
 
 def _share_the_alarms(theorem: Experiment, legs: Mapping[str, Legs]) -> int:
-    """Give every statistical test its part of the false alarms of the command; their number."""
+    """Share the probability of a false alarm among all statistical tests; returns their number."""
     every = [claim for s in theorem.scenarios for claim in s.claims if _tests(claim)]
     mine = [leg for claim in every for leg in legs[claim.id].values()]
     count = sum(int(np.sum(left_out(leg) == "")) for leg in mine)
     limit = claims.tolerance("statistical", "float64", tests=max(count, 1))
+    # Bonferroni: each of ``count`` tests has FALSE_ALARM / count. Those that turn out blind below
+    # are among them, which only makes a false alarm less likely.
     for leg in mine:
         leg.tolerance[:] = limit
-        # A test that would let its alternative pass as well decides nothing.
+        # A test under which the alternative would pass as well is no evidence.
         blind = (left_out(leg) == "") & (leg.residual <= limit) & (leg.alternative <= limit)
         leg.reason[:] = np.where(blind, forms.BELOW_SIGHT, leg.reason)
     return sum(int(np.sum(left_out(leg) == "")) for leg in mine)
@@ -148,23 +151,24 @@ def _of_control(
     dtype: str,
     precisions: Mapping[str, str],
 ) -> Legs:
-    claim, found = claim_of(control, scenario), {}
+    claim, by_precision = claim_of(control, scenario), {}
     for precision, group in precisions.items():
         if not control.shows_in(precision):
             continue
         if control.swap:
             results = _swapped(_group(groups, group, f"control {control.id!r}"), control)
-            found[precision] = residuals(claim, scenario, results, precision)
+            by_precision[precision] = residuals(claim, scenario, results, precision)
             continue
         name = control_group(control, precision)
-        if name in groups or precision == dtype:  # in the other one they run only if asked for
+        # In the other precision controls run only if they were asked for.
+        if name in groups or precision == dtype:
             results = _group(groups, name, f"control {control.id!r}")
-            found[precision] = residuals(claim, scenario, results, precision)
-    return found
+            by_precision[precision] = residuals(claim, scenario, results, precision)
+    return by_precision
 
 
 def _swapped(results: "xarray.Dataset", control: Control) -> "xarray.Dataset":
-    """Results in which arrays stand in the places of others."""
+    """Results with the arrays of a swap put in the places of others."""
     for name in control.swapped.values():
         if name not in results:
             raise MissingArray(f"got no array {name!r}, wanted it for control {control.id!r}")
@@ -182,7 +186,7 @@ def _group(groups: Groups, name: str, whose: str) -> "xarray.Dataset":
 
 
 class Row(NamedTuple):
-    """What is found of one outcome."""
+    """Judgement of one outcome: its residual, its tolerance, and whether it counts."""
 
     residual: float
     tolerance: float
@@ -191,9 +195,9 @@ class Row(NamedTuple):
     unmet: str
     """The first hypothesis of the scenario that is not met; empty if all are."""
     reason: str
-    """Why the claim, on its own, leaves the case out; empty where it does not."""
+    """Why the claim itself leaves the case out; empty if it does not."""
     threshold: float
-    """Difference that is let pass, in the unit of what is compared."""
+    """Largest difference that passes, in the unit of what is compared."""
     alternative: float
     """Residual of a statistical claim under its alternative; NaN of others."""
     certified: bool
@@ -203,7 +207,7 @@ class Row(NamedTuple):
 
 
 LOST = "lost"
-"""Reason of a training whose loss became no number."""
+"""Reason for leaving out a training whose loss is not finite."""
 
 TOO_FEW_SEEDS = "too few seeds"
 OWN_HYPOTHESES = ("claim does not apply", TOO_FEW_SEEDS)
@@ -211,7 +215,7 @@ OWN_HYPOTHESES = ("claim does not apply", TOO_FEW_SEEDS)
 
 
 def left_out(leg: "xarray.Dataset") -> np.ndarray:
-    """Why each case is left out, a hypothesis by its name; empty where it is judged."""
+    """Reason for which each case is left out, or the hypothesis it breaks; empty if judged."""
     return np.where(leg.unmet.values != "", leg.unmet.values, leg.reason.values)
 
 
@@ -247,35 +251,36 @@ def residuals(
         for name, column in zip(Row._fields, zip(*rows, strict=True), strict=True)
     }
     columns["reason"] = (lead, columns["reason"][1].astype(object))
-    kept = {name: c for name, c in results.coords.items() if set(c.dims) <= set(lead)}
-    return xr.Dataset(columns, kept, results.attrs)
+    coordinates = {name: c for name, c in results.coords.items() if set(c.dims) <= set(lead)}
+    return xr.Dataset(columns, coordinates, results.attrs)
 
 
-def row_of(claim: Claim, scenario: Scenario, one: Outcome, *, power: bool = False) -> Row:
+def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = False) -> Row:
     """Residual, tolerance and whether it counts, of one outcome."""
     limit, condition = claim.tolerance, 1.0
     if limit is None:
-        limit = claims.tolerance(claim.kind, one.dtype, steps=one.steps, size=one.size)
+        limit = claims.tolerance(claim.kind, outcome.dtype, steps=outcome.steps, size=outcome.size)
     if claim.condition:
-        condition = float(one.predicted[claim.condition_name])
+        condition = float(outcome.predicted[claim.condition_name])
+        # Rounding is amplified as the twin's disturbance is, so that it may be as much larger.
         limit *= condition
-    unmet = next((name for name, met in one.hypotheses.items() if not np.all(met)), "")
+    unmet = next((name for name, met in outcome.hypotheses.items() if not np.all(met)), "")
     threshold = alternative = float("nan")
     certified = two_sided = False
-    # What is no number, after a divergence for example, needs no warning: it is lost, and fails.
+    # A NaN, after a divergence for example, needs no warning of NumPy's: its case fails.
     with np.errstate(all="ignore"):
         try:
-            reason = _reason(claim, scenario, one, limit)
-            compared = forms_of(claim, scenario, one)
+            reason = _reason(claim, scenario, outcome, limit)
+            compared = forms_of(claim, scenario, outcome)
             residual = forms.residual_of(compared)
             threshold = max(form.threshold(limit) for form in compared)
             tests = [form for form in compared if isinstance(form, forms.Test)]
             alternative = max((claims.surprise(test.alternative) for test in tests), default=np.nan)
-            certified = bool(claim.certified and claim.certified(one))
+            certified = bool(claim.certified and claim.certified(outcome))
             two_sided = any(isinstance(form, forms.Equal) for form in compared)
             if power and not reason and not _tests(claim) and residual <= limit:
                 reason = forms.without_power(compared, limit)
-        except OutsideDomain:  # no run left such numbers: they are lost, too
+        except OutsideDomain:  # no run leaves such numbers, so that they fail, too
             reason, residual = "", float("nan")
         except forms.OtherShapes as error:
             predicted, measured = error.args
@@ -286,7 +291,7 @@ def row_of(claim: Claim, scenario: Scenario, one: Outcome, *, power: bool = Fals
         residual,
         limit,
         condition,
-        one.steps,
+        outcome.steps,
         unmet,
         reason,
         threshold,
@@ -296,10 +301,10 @@ def row_of(claim: Claim, scenario: Scenario, one: Outcome, *, power: bool = Fals
     )
 
 
-def forms_of(claim: Claim, scenario: Scenario, one: Outcome) -> tuple[Form, ...]:
-    """What a claim compares of an outcome."""
+def forms_of(claim: Claim, scenario: Scenario, outcome: Outcome) -> tuple[Form, ...]:
+    """The forms of a claim: what it compares of an outcome."""
     if claim.compares is not None:
-        predicted, measured = claim.compares(one.predicted, one.measured)
+        predicted, measured = claim.compares(outcome.predicted, outcome.measured)
         if claim.kind == "exact":
             return (forms.Count(predicted, measured),)
         axes = scenario.axes.get(names_of(claim.compares, 2)[0], ())
@@ -308,7 +313,7 @@ def forms_of(claim: Claim, scenario: Scenario, one: Outcome) -> tuple[Form, ...]
         null = forms.start_of(predicted, axis) if over_steps else 0.0
         return (forms.Equal(predicted, measured, null=null),)
     assert claim.form is not None
-    compared = claim.form(one)
+    compared = claim.form(outcome)
     several = (compared,) if isinstance(compared, Form) else compared
     wrong = [form for form in several if not isinstance(form, Form)]
     if wrong or not several:
@@ -317,30 +322,36 @@ def forms_of(claim: Claim, scenario: Scenario, one: Outcome) -> tuple[Form, ...]
     return several
 
 
-def _lost(scenario: Scenario, one: Outcome) -> bool:
-    """Whether a training was lost; over seeds those are left that were not, if there are any."""
+def _lost(scenario: Scenario, outcome: Outcome) -> bool:
+    """Whether the loss of a training became infinite or NaN.
+
+    Over seeds :func:`lrdyn.engine.outcomes.outcomes` has left such trainings out already, unless
+    that happened to all of them.
+    """
     name = scenario.diverged_name
-    return bool(name and np.any(one.measured[name] >= 0))
+    return bool(name and np.any(outcome.measured[name] >= 0))
 
 
-def _reason(claim: Claim, scenario: Scenario, one: Outcome, limit: float) -> str:
-    return next(reasons_against(claim, scenario, one, limit), "")
+def _reason(claim: Claim, scenario: Scenario, outcome: Outcome, limit: float) -> str:
+    return next(reasons_against(claim, scenario, outcome, limit), "")
 
 
-def reasons_against(claim: Claim, scenario: Scenario, one: Outcome, limit: float) -> Iterator[str]:
-    """Every reason for which a claim, on its own, leaves a case out; the first one is said."""
-    if scenario.trains and _lost(scenario, one):
+def reasons_against(
+    claim: Claim, scenario: Scenario, outcome: Outcome, limit: float
+) -> Iterator[str]:
+    """Every reason for which a claim itself leaves a case out; the first one is reported."""
+    if scenario.trains and _lost(scenario, outcome):
         yield LOST
-    seeds = np.ravel(one.point["seed"]) if claim.seeds else np.array([])
+    seeds = np.ravel(outcome.point["seed"]) if claim.seeds else np.array([])
     if len(seeds[seeds > 0] if scenario.trains else seeds) < claim.seeds:
         yield TOO_FEW_SEEDS
-    if claim.applies is not None and not claim.applies(one):
+    if claim.applies is not None and not claim.applies(outcome):
         yield OWN_HYPOTHESES[0]
-    if scenario.diverges and np.any(one.predicted[scenario.diverges_name] >= 0):
+    if scenario.diverges and np.any(outcome.predicted[scenario.diverges_name] >= 0):
         yield "diverges"
     if claim.condition and not limit <= claims.RESOLVED:
         yield "ill-conditioned"
-    if claim.undecided and (why := claim.undecided(one)):
+    if claim.undecided and (why := claim.undecided(outcome)):
         yield why
 
 
@@ -361,12 +372,14 @@ def _found(
         tolerance=0.0,
         seeds=1,
     )
-    judged = outcomes(claim, scenario, results, precision)
-    kept = [one for one in judged if not _reason(claim, scenario, one, 0.0)]
-    values = np.concatenate([np.array([]), *(np.ravel(finding.value(one)) for one in kept)])
+    every = outcomes(claim, scenario, results, precision)
+    judged = [outcome for outcome in every if not _reason(claim, scenario, outcome, 0.0)]
+    values = np.concatenate(
+        [np.array([]), *(np.ravel(finding.value(outcome)) for outcome in judged)]
+    )
     known = bool(np.all(np.isfinite(values))) and len(values) > 0
     several = known and len(values) > 1
-    found = {
+    finding_entry = {
         "value": float(np.mean(values)) if known else None,
         "spread": float(np.std(values, ddof=1)) if several else None,
         "seeds": len(values),
@@ -385,7 +398,7 @@ def _found(
         "cases_total": drawn["drawn"],
         "judged": {precision: drawn},
         "worst_case": {},
-        "finding": found,
+        "finding": finding_entry,
     }
 
 
@@ -403,6 +416,7 @@ def claim_entry(claim: Claim, legs: Legs) -> dict[str, Any]:
         for p, leg in legs.items()
     }
     first, *others = [j.holds for j in judged.values()]
+    # The precision asked for must have judged a case, but a failure in any precision is one.
     holds = None if first is None and False not in others else False not in (first, *others)
     scaling = None
     if claim.kind == "identity" and len(judged) == 2 and None not in (first, *others):
@@ -422,7 +436,7 @@ def claim_entry(claim: Claim, legs: Legs) -> dict[str, Any]:
 
 
 def _decided_by(leg: "xarray.Dataset") -> dict[str, int]:
-    """How many cases are decided by theory's number of steps, and how many by what else."""
+    """Count the cases by what decided them: theory's steps or a certificate; trivial; excused."""
     reasons, certified = left_out(leg), leg.certified.values
     open_ones = applies(leg) & ~np.isin(reasons, ["", forms.TRIVIAL])
     return {
@@ -434,17 +448,17 @@ def _decided_by(leg: "xarray.Dataset") -> dict[str, int]:
 
 
 MANY_STEPS = 10
-"""After so many, two computations that round apart differ in their last bits somewhere."""
+"""After this many steps, two computations that round differently differ in some last bit."""
 
 
 def _equal_to_the_bit(claim: Claim, leg: "xarray.Dataset") -> bool:
-    """Whether runs of many steps left no residual at all, as a side compared with itself does."""
+    """Whether long runs left a residual of exactly 0, as a side compared with itself would."""
     judged = (left_out(leg) == "") & (leg.steps.values >= MANY_STEPS) & leg.two_sided.values
     return bool(claim.kind == "identity" and judged.any() and not leg.residual.values[judged].any())
 
 
 def _p_value(claim: Claim, residual: float | None) -> float | None:
-    """A claim with an alpha of its own, its tolerance, has the p-value as its residual."""
+    """The p-value of a claim, from its residual ``-log10 p``; the residual itself of others."""
     return residual if residual is None or not _tests(claim) else 10**-residual
 
 
@@ -454,27 +468,30 @@ def _unamplified(leg: "xarray.Dataset", judgement: Judgement) -> float:
 
 
 def control_entry(control: Control, claim: Claim, legs: Legs) -> dict[str, Any]:
-    """The same of a control: its claim is judged everywhere and fails clearly.
+    """Entry of ``verdict.json`` of a control: its claim is judged everywhere and fails clearly.
 
-    The check of a broken hypothesis must see that, and nothing else may leave a case out.
+    The check of a hypothesis that it breaks must notice, and no other reason may leave a case out.
     """
     fit = {p: leg for p, leg in legs.items() if not np.all(leg.reason == arithmetic.REASON)}
     if next(iter(legs)) not in fit or all(map(_says_nothing, legs.values())):
         return _not_seen(control, legs)
     legs = fit
+    # The limit of a test is a p-value of 1e-6: to pass it is clear by itself.
     clearly = 1.0 if claim.kind == "statistical" else claims.CLEARLY
     judged = {
         p: claims.judge_control(leg.residual.values, leg.tolerance.values, clearly)
         for p, leg in legs.items()
     }
+    # Where a hypothesis is broken, its check must have noticed in every case; where the formula or
+    # the algorithm is, every case must be judged.
     own = control.breaks == "applies"
     unmet, reason = ("", OWN_HYPOTHESES[0]) if own else (control.breaks, "")
-    seen = all(
+    as_broken = all(
         bool(np.all(leg.unmet.values == unmet) and np.all(leg.reason.values == reason))
         for leg in legs.values()
     )
     met = all(bool(np.any(applies(leg))) for leg in legs.values())
-    holds = seen and all(j.holds for j in judged.values())
+    holds = as_broken and all(j.holds for j in judged.values())
     text = f"{control.statement}: {control.claim} fails"
     entry = _entry(control.id, "control", text, met, judged, holds, legs)
     settings = json.loads(next(iter(legs.values())).attrs["fixed"])
@@ -482,7 +499,7 @@ def control_entry(control: Control, claim: Claim, legs: Legs) -> dict[str, Any]:
 
 
 def _says_nothing(leg: "xarray.Dataset") -> bool:
-    """Whether no case of a control can show anything: its claim would be open there, too."""
+    """Whether no case of a control can show anything, since its claim would be open there, too."""
     reasons = leg.reason.values.ravel().tolist()
     return all(r in (TOO_FEW_SEEDS, LOST) or r.startswith(claims.UNSEEN_RELEASE) for r in reasons)
 
@@ -537,7 +554,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def point_of(leg: "xarray.Dataset", index: int | None) -> dict[str, Any]:
-    """Axis -> value of the case of an index, in the order of the axes; nothing for None."""
+    """The values of the axes at the case with an index; empty for None."""
     if index is None:
         return {}
     place = np.unravel_index(index, leg.residual.shape)
@@ -570,7 +587,7 @@ def worst_ratio(
     ratios = [
         ratio_of(legs[claim.id][precision], precision) for claim in several if not claim.seeds
     ]
-    # NaN, a claim that was not judged, gives way to a number.
+    # A NaN, which stands for a claim that was not judged, gives way to a number.
     return reduce(lambda a, b: a.where(~(b > a.fillna(-1)), b), ratios)
 
 

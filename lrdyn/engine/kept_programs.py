@@ -38,11 +38,11 @@ from jax.experimental.compilation_cache import compilation_cache
 from lrdyn.engine.sources import code_that_decides, library_digest
 from lrdyn.system.private_files import NotPrivate, SignedFolder
 
-try:  # no public name: of a thread alone
+try:  # JAX has no public way to set this for one thread alone
     from jax._src import config as jax_config
 
     LEAST_SECONDS: Any = jax_config.persistent_cache_min_compile_time_secs
-except (ImportError, AttributeError):  # a release that moved it
+except (ImportError, AttributeError):  # a release of JAX that moved it
     LEAST_SECONDS = None
 
 BELOW = ("jax", "jaxlib", "numpy", "scipy", "equinox", "optax")
@@ -50,7 +50,7 @@ BELOW = ("jax", "jaxlib", "numpy", "scipy", "equinox", "optax")
 
 
 class Facts(NamedTuple):
-    """What a sweep asks of a program before it runs."""
+    """Facts of a program that a sweep needs before it runs: outputs, size, digest."""
 
     outputs: dict[str, jax.ShapeDtypeStruct]
     size: int
@@ -62,15 +62,15 @@ OURS = "lrdyn_kept"
 """Name of the functions whose programs are kept here, by which JAX's cache leaves them alone."""
 
 
-class Kept(NamedTuple):
-    """The place of a program."""
+class StoredProgram(NamedTuple):
+    """The place of a compiled program on disk, whether it is there or not."""
 
     folder: SignedFolder
     digest: str
-    """Of all that decides it, code among it."""
+    """Digest of all that decides the program, its code included."""
 
     def facts(self) -> Facts | None:
-        """What is known of it; None if it is not there, damaged, or not of this user alone."""
+        """Facts of the program; None if it is missing, damaged or writable by other users."""
         with contextlib.suppress(OSError, KeyError, ValueError, TypeError):
             if known := self._known():
                 outputs = {n: jax.ShapeDtypeStruct(*like) for n, like in known["outputs"]}
@@ -78,7 +78,7 @@ class Kept(NamedTuple):
         return None
 
     def load(self, arguments: Any, outputs: Any, devices: Any) -> Any | None:
-        """The program, for these devices; None if it is not there, damaged, or not of this user."""
+        """Load the program onto these devices; None if missing, damaged or not this user's."""
         with contextlib.suppress(OSError, KeyError, ValueError, TypeError):
             if known := self._known():
                 return self._loaded(known["program"], arguments, outputs, devices)
@@ -106,7 +106,10 @@ class Kept(NamedTuple):
                 program = lowered.compile(compiler_options=options)
             try:
                 payload, _, _ = serialize_executable.serialize(program)
-            except (ValueError, jax.errors.JaxRuntimeError):  # a backend that cannot
+            except (
+                ValueError,
+                jax.errors.JaxRuntimeError,
+            ):  # this backend cannot
                 return program
             write(self.folder, name, zlib.compress(payload, 1))
         like = [(n, (like.shape, str(like.dtype))) for n, like in facts.outputs.items()]
@@ -128,7 +131,7 @@ class Kept(NamedTuple):
             return serialize_executable.deserialize_and_load(
                 zlib.decompress(content), *trees, execution_devices=devices
             )
-        except Exception:  # whatever is wrong with it, it can be compiled
+        except Exception:  # whatever is wrong with the file, the program can be compiled anew
             return None
 
 
@@ -185,7 +188,7 @@ class KeptPrograms(NamedTuple):
     """SHA-256 of the code of the library that decides them."""
 
     def of(self, theorem: str) -> "KeptPrograms":
-        """Where those of a theorem are kept, which is stated in a module of this name.
+        """The place for the programs of a theorem that a module of this name states.
 
         To find what decides them takes a while: as long as no file of the library is edited, it is
         read from the folder.
@@ -194,52 +197,52 @@ class KeptPrograms(NamedTuple):
         return self._replace(code=self.once(decided_by, lambda: code_that_decides(theorem)))
 
     def once(self, decided_by: tuple, find: Callable[[], Any]) -> Any:
-        """What was found once and kept, as JSON; it is named by all that decides it.
+        """Return a value that is computed once, and read from disk from then on.
 
-        The releases of packages below the library are always among that.
+        It is named by all that decides it, releases of packages below the library included.
         """
         digest = hashlib.sha256(repr((decided_by, _below())).encode())
         name = f"lrdyn-{digest.hexdigest()[:32]}.json"
         with contextlib.suppress(OSError, KeyError, ValueError, TypeError):
             if (content := read(self.folder, name)) is not None:
                 return json.loads(content)["found"]
-        found = find()
-        write(self.folder, name, json.dumps({"found": found}).encode())
-        return found
+        value = find()
+        write(self.folder, name, json.dumps({"found": value}).encode())
+        return value
 
-    def place(self, identity: str, *context: Any) -> Kept:
+    def place(self, identity: str, *context: Any) -> StoredProgram:
         """Where a program is kept: what it is, and all else that decides it."""
         decided_by = (self.code, _below(), identity, context, _config())
         digest = hashlib.sha256(repr(decided_by).encode())
-        return Kept(self.folder, f"lrdyn-{digest.hexdigest()[:32]}")
+        return StoredProgram(self.folder, f"lrdyn-{digest.hexdigest()[:32]}")
 
 
 def let_jax_keep(folder: str | None) -> None:
-    """Say where JAX keeps what it compiles from now on; None for nowhere."""
+    """Set the folder in which JAX keeps what it compiles from now on; None for no folder."""
     if folder != jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", folder)
-        compilation_cache.reset_cache()  # it asks once in a process whether there is a folder
+        compilation_cache.reset_cache()  # JAX looks only once in a process whether a folder is set
 
 
 def _left_alone_by_jax() -> contextlib.AbstractContextManager:
-    """Where JAX's cache keeps nothing of what this thread compiles, nor writes it down for that."""
+    """Keep JAX's cache out of what this thread compiles, which spares writing it out."""
     return contextlib.nullcontext() if LEAST_SECONDS is None else LEAST_SECONDS(float("inf"))
 
 
 def identity(name: str, *words: Any, **settings: Any) -> str:
-    """What a sweep of a theorem is, in words."""
+    """Text that identifies a sweep of a theorem."""
     arrays = {n: (v.shape, v.tobytes()) for n, v in settings.items() if isinstance(v, np.ndarray)}
     return repr((name, words, sorted((settings | arrays).items())))
 
 
 @cache
 def _below() -> tuple:
-    """What decides programs and is in no file of the library."""
+    """What decides programs outside the library: Python, the packages below it, XLA's flags."""
     releases = [version(name) for name in BELOW]
     return sys.version, releases, os.environ.get("XLA_FLAGS")
 
 
 def _config() -> list[tuple[str, Any]]:
-    """JAX's settings at this moment, but where and what it keeps itself."""
+    """JAX's current settings, except those of its own cache."""
     names = sorted(name for name in jax.config.values if "cache" not in name)
     return [(name, getattr(jax.config, name, None)) for name in names]

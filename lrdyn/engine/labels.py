@@ -30,7 +30,7 @@ class Variable(NamedTuple):
     axes: tuple[str, ...]
     """Names of the axes behind those of the points."""
     shape: tuple[int, ...]
-    """Of the largest result; smaller ones are padded with NaN."""
+    """Shape of the largest result; smaller ones are padded with NaN."""
     dtype: np.dtype
     ragged: bool
 
@@ -65,9 +65,9 @@ class Labels:
         for name, v in self.variables.items():
             absent = {-1} if len(every[name]) < len(outputs) else set()
             for place, axis in enumerate(v.axes):
-                found = {like.shape[place] for like in every[name]}
-                lengths.setdefault(axis, set()).update(found | absent)
-        self.ragged = [axis for axis, found in lengths.items() if len(found) > 1]
+                sizes = {like.shape[place] for like in every[name]}
+                lengths.setdefault(axis, set()).update(sizes | absent)
+        self.ragged = [axis for axis, sizes in lengths.items() if len(sizes) > 1]
         """Axes whose true length is saved for each point, as ``length_<axis>``."""
 
     @property
@@ -127,7 +127,7 @@ class Target:
     """Room for all results; parts are put into it in any order."""
 
     def __init__(self, labels: Labels, large: set[str], folder: Path | None):
-        """Allocate; see :meth:`Labels.allocate`."""
+        """Allocate the arrays; see :meth:`Labels.allocate`."""
         self.labels, self.large = labels, large
         self.arrays: dict[str, np.ndarray] = {
             name: np.full((labels.points.size, *v.shape), np.nan if v.ragged else 0, v.dtype)
@@ -170,7 +170,7 @@ class Target:
             file.close()
 
     def abandon(self) -> None:
-        """The same after a failure, which is what is to be told."""
+        """Close the file after a failure, whose error must not be replaced by one of closing."""
         with contextlib.suppress(OSError):
             self.close()
 
@@ -186,7 +186,7 @@ class Target:
                 self.lengths[axis][indices] = length
 
     def dataset(self) -> "xarray.Dataset":
-        """Label what was put; large arrays stay on disk until they are used."""
+        """Label the results that were put; large arrays stay on disk until they are used."""
         import xarray  # 0.3 s and pandas: not at import
 
         labels, points = self.labels, self.labels.points

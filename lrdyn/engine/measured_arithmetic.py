@@ -18,8 +18,8 @@ from lrdyn.engine.arithmetic import (
     Measured,
     Meter,
     name_of,
-    said,
     scope,
+    shortfall_line,
     worse,
     worst,
 )
@@ -29,28 +29,30 @@ from lrdyn.engine.mistakes import BadInput
 
 SIZES = (4, 16, 48)
 MATRICES = 3
-"""Of each size; more of a device that is measured once would tell no more."""
+"""Matrices of each size; more would tell no more of a device that is measured once."""
 
 
-def measured(precision: str, word: str = "highest", kept: KeptPrograms | None = None) -> Measured:
+def measured(
+    precision: str, word: str = "highest", programs: KeptPrograms | None = None
+) -> Measured:
     """The arithmetic of the first device: once in a process, or once where programs are kept.
 
     Args:
         precision: ``float64`` or ``float32``.
         word: of ``--precision``.
-        kept: where the numbers are kept, for another process.
+        programs: where compiled programs and these numbers are kept, for other processes.
 
     Raises:
         BadInput: the platform has no such products.
     """
     word = word if precision == "float32" else "highest"
-    if kept is None:
+    if programs is None:
         return _measured(precision, word)
     sources = [Path(__file__), Path(__file__).with_name("arithmetic.py"), Path(linalg.__file__)]
-    made = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     device, version = jax.local_devices()[0].device_kind, get_backend().platform_version
-    decided_by = ("arithmetic", precision, word, device, version, made)
-    return kept.once(decided_by, lambda: dict(_measured(precision, word)))
+    decided_by = ("arithmetic", precision, word, device, version, digest)
+    return programs.once(decided_by, lambda: dict(_measured(precision, word)))
 
 
 @cache
@@ -61,19 +63,19 @@ def _measured(precision: str, word: str) -> Measured:
         if word == "highest":
             raise
         raise _refused(word, "which has none") from None
-    found = {"matmuls": word, "products": name_of(precision, numbers["product"])}
+    measures = {"matmuls": word, "products": name_of(precision, numbers["product"])}
     if "convolution" in numbers:
-        found["convolutions"] = name_of(precision, numbers["convolution"])
-    found |= numbers
-    # A compiler can take minutes for decompositions in an arithmetic that it has to make up.
-    if word == "highest" and not worse(precision, found):
-        found |= decompositions(precision)
-    return found
+        measures["convolutions"] = name_of(precision, numbers["convolution"])
+    measures |= numbers
+    # A compiler can take minutes for decompositions in an arithmetic that it has to emulate.
+    if word == "highest" and not worse(precision, measures):
+        measures |= decompositions(precision)
+    return measures
 
 
-def here(kept: KeptPrograms | None = None) -> Meter:
-    """Measures the device of this process."""
-    return lambda precision, word: [measured(precision, word, kept)]
+def meter_here(programs: KeptPrograms | None = None) -> Meter:
+    """A meter that measures the device of this process."""
+    return lambda precision, word: [measured(precision, word, programs)]
 
 
 def check_products(word: str, meter: Meter) -> None:
@@ -84,10 +86,10 @@ def check_products(word: str, meter: Meter) -> None:
     """
     if word == "highest":
         return
-    for found in meter("float32", word):
+    for measures in meter("float32", word):
         for what in ("products", "convolutions"):
-            if found[what] != PRODUCTS[word]:
-                raise _refused(word, f"whose {what} are {found[what]}")
+            if measures[what] != PRODUCTS[word]:
+                raise _refused(word, f"whose {what} are {measures[what]}")
 
 
 def _refused(word: str, why: str) -> BadInput:
@@ -97,16 +99,20 @@ def _refused(word: str, why: str) -> BadInput:
 
 
 def usual_precision(meter: Meter) -> tuple[str, str]:
-    """The precision that a theorem has unless another is asked for, and why it is not float64."""
-    found = worst("float64", meter("float64", "highest"))
-    return ("float32", said("float64", found)) if worse("float64", found) else ("float64", "")
+    """The default precision of a theorem on a device and, if it is not float64, the reason."""
+    measures = worst("float64", meter("float64", "highest"))
+    return (
+        ("float32", shortfall_line("float64", measures))
+        if worse("float64", measures)
+        else ("float64", "")
+    )
 
 
 # The programs ---------------------------------------------------------------------------------
 
 
 def rounding(precision: str, word: str = "highest", draw: int = 0) -> dict[str, float]:
-    """How sums, products and dots round, and which numbers there are."""
+    """Measure how sums, products and dots round, and the range of the numbers."""
     numbers, eps = np.random.default_rng(draw), float(np.finfo(precision).eps)
     shapes = {"x": 2048, "y": 2048, "d": 16, "m": (16, 64)}  # between 1 and 2: no exponent changes
     inputs = {name: numbers.uniform(1, 2, shape) for name, shape in shapes.items()}
@@ -116,7 +122,7 @@ def rounding(precision: str, word: str = "highest", draw: int = 0) -> dict[str, 
     inputs = {name: array.astype(precision) for name, array in inputs.items()}
 
     def program(x: Mapping[str, Any]) -> dict[str, Any]:
-        found = {
+        results = {
             "add": x["x"] + x["y"],
             "multiply": x["x"] * x["y"],
             "product": jnp.diag(x["d"]) @ x["m"],  # one product, and zeros, in each sum
@@ -125,8 +131,8 @@ def rounding(precision: str, word: str = "highest", draw: int = 0) -> dict[str, 
         }
         if precision == "float32":
             images, kernels = x["d"][:, None, None], x["m"][0][:, None, None]
-            found["convolution"] = jax.lax.conv(images, kernels, (1,), "VALID")[:, :, 0]
-        return found
+            results["convolution"] = jax.lax.conv(images, kernels, (1,), "VALID")[:, :, 0]
+        return results
 
     got, x = _ran(program, inputs, precision, word), _exact(inputs)
     wanted = {
@@ -135,16 +141,16 @@ def rounding(precision: str, word: str = "highest", draw: int = 0) -> dict[str, 
         "product": x["d"][:, None] * x["m"],
         "convolution": x["d"][:, None] * x["m"][0],
     }
-    found = {
+    errors = {
         name: float(np.max(np.abs(got[name] / exact - 1))) / eps
         for name, exact in wanted.items()
         if name in got
     }
     most = abs(x["a"]) @ abs(x["b"])
-    found["dot"] = float(np.max(np.abs(got["dot"] - x["a"] @ x["b"]) / most)) / eps
+    errors["dot"] = float(np.max(np.abs(got["dot"] - x["a"] @ x["b"]) / most)) / eps
     there = powers[np.abs(got["reach"].astype(float) / 10.0**powers - 1) < 1e-3]
     ends = {"smallest": 10.0 ** min([0, *there]), "largest": 10.0 ** max([0, *there])}
-    return _short(found | ends)
+    return _short(errors | ends)
 
 
 POWERS = {"float64": [-300, -200, -100, -37, 38, 100, 200, 300], "float32": [-37, 38]}
@@ -152,7 +158,7 @@ POWERS = {"float64": [-300, -200, -100, -37, 38, 100, 200, 300], "float32": [-37
 
 
 def decompositions(precision: str, draw: int = 0) -> dict[str, float]:
-    """How far decompositions are from what they decompose, and from orthogonality."""
+    """Measure how far decompositions are from their matrices, and factors from orthogonal."""
     numbers, eps = np.random.default_rng(draw), float(np.finfo(precision).eps)
     inputs = {str(n): numbers.standard_normal((MATRICES, n, n)).astype(precision) for n in SIZES}
 
@@ -166,7 +172,7 @@ def decompositions(precision: str, draw: int = 0) -> dict[str, float]:
             for size, a in matrices.items()
         }
 
-    found: dict[str, float] = {}
+    errors_of: dict[str, float] = {}
     for size, got in _ran(program, inputs, precision).items():
         a = _exact(inputs)[size]
         (U, values, V_T), (eigenvalues, V), Q = got["svd"], got["eigh"], got["qr"]
@@ -178,14 +184,14 @@ def decompositions(precision: str, draw: int = 0) -> dict[str, float]:
         for name, (whole, again, factors) in each.items():
             off = [_transposed(q) @ q - np.eye(q.shape[-1]) for q in factors]
             two = {name: [_norm(again - whole) / _norm(whole)]}
-            two[f"orthogonal_{name}"] = [_norm(one) for one in off]
+            two[f"orthogonal_{name}"] = [_norm(gram_error) for gram_error in off]
             for what, errors in two.items():
-                found[what] = max(found.get(what, 0.0), float(np.max(errors)) / eps)
-    return _short(found)
+                errors_of[what] = max(errors_of.get(what, 0.0), float(np.max(errors)) / eps)
+    return _short(errors_of)
 
 
 def _ran(program: Any, inputs: Any, precision: str, word: str = "highest") -> Any:
-    """What a program returns, compiled as those of theorems are."""
+    """Run a program that is compiled as those of theorems are."""
     with scope(precision, word):
         lowered = jax.jit(program).lower(inputs)
         return _exact(jax.device_get(lowered.compile(compiler_options=unoptimized())(inputs)))
@@ -205,5 +211,5 @@ def _norm(matrices: np.ndarray) -> np.ndarray:
 
 
 def _short(numbers: Mapping[str, float]) -> dict[str, float]:
-    """Three digits of each: more would differ from one release to the next."""
+    """Round to three digits: more would differ from one release to the next."""
     return {name: float(f"{value:.3g}") for name, value in numbers.items()}

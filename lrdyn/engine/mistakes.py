@@ -22,11 +22,11 @@ class BadInput(ValueError):
 
 
 class Lacking(BadInput):
-    """Data, or a package, that a run needs is not there; the line says what to fetch."""
+    """Data or a package that a run needs is missing; the message says what to fetch."""
 
 
 def refused(error: Exception) -> BadInput:
-    """What refused settings before a run, as bad input.
+    """Turn the exception with which settings were refused before a run into bad input.
 
     Example:
         >>> type(refused(ImportError("needs the package tokenizers"))).__name__
@@ -72,10 +72,10 @@ def named(folders: Collection[Path]) -> Iterator[None]:
     except (BadInput, KeyboardInterrupt, MemoryError, jax.errors.JaxRuntimeError):
         raise
     except BaseException as error:
-        found = None if _of_the_machine(error) else _innermost(error, folders)
-        if found is None:
+        innermost = None if _of_the_machine(error) else _innermost(error, folders)
+        if innermost is None:
             raise
-        raised, frame, line = found
+        raised, frame, line = innermost
         code = frame.f_code
         where = f"{_shown(code.co_filename)}:{line} ({code.co_name.strip('<>')})"
         raise BadInput(f"{where}: got {described(raised)}, wanted {_todo(raised)}") from error
@@ -90,7 +90,7 @@ def folders_of(experiment: Experiment) -> set[Path]:
 
 
 def place(function: Callable[..., Any]) -> str:
-    """File, line and name of a function that somebody wrote.
+    """File, line and name of a user's function.
 
     Example:
         >>> place(place).rpartition("/")[2].partition(":")[0]
@@ -105,7 +105,7 @@ def place(function: Callable[..., Any]) -> str:
 
 
 def described(error: BaseException) -> str:
-    r"""An exception in a few words, also if its text cannot be made.
+    r"""Describe an exception in a few words, even if its own text cannot be made.
 
     Example:
         >>> described(ValueError("first line\nsecond line"))
@@ -119,7 +119,7 @@ def first_line(error: BaseException) -> str:
     """The first line of the text of an exception; empty without one."""
     try:
         return (str.splitlines(str(error)) or [""])[0]
-    except BaseException:  # its own __str__ may raise anything
+    except BaseException:  # a user's __str__ may raise anything
         return "no text: its __str__ raises"
 
 
@@ -128,7 +128,7 @@ def _of_the_machine(error: BaseException) -> bool:
 
 
 def _innermost(error: BaseException, folders: Collection[Path]) -> Any:
-    """The exception, the frame and the line; of an exception without one, those of its cause."""
+    """The exception, frame and line in a user's file, looked for in the causes, too."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         if Path(frame.f_code.co_filename).resolve().parent in folders:
             return error, frame, line
@@ -142,5 +142,5 @@ def _todo(error: BaseException) -> str:
 
 
 def _shown(file: str) -> str:
-    """A file as it is found from here, if that is shorter."""
+    """A file's path relative to the working folder, if that is shorter."""
     return min(file, os.path.relpath(file), key=len)

@@ -27,13 +27,13 @@ OURS = {"_FillValue", "dtype", "long_name", "symbol", "units"} | {  # and those 
     "kind",
     "tolerance",
 }
-"""Attributes of arrays that are understood here: xarray knows the meaning of others."""
+"""Attributes that this reader understands; a file with others is left to xarray."""
 UNITS = {"1", "steps", "bytes", "degrees"}
-"""Units that are understood: those of time make other values of what is stored."""
+"""Units that this reader understands; with units of time xarray converts the values."""
 
 
 class _Other(Exception):
-    """The file has something that we never write."""
+    """The file has something that the library never writes."""
 
 
 def read_groups(path: Path) -> dict[str, "xarray.Dataset"]:
@@ -85,7 +85,7 @@ def _groups(place: str, group: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _address(identifier: Any) -> int:
-    """Where an object is in its file."""
+    """The address of an object in its file."""
     import h5py
 
     library: Any = h5py  # whose stubs lack it
@@ -103,15 +103,17 @@ def _dataset(group: Any, arrays: Mapping[str, Any], axes: Mapping[int, str]) -> 
         if not str(_text(array.attrs.get("NAME", ""))).startswith(WITHOUT_VALUES):
             variable = _variable(array, _axes(name, array, axes), known)
             variables[name.removeprefix(NO_AXIS)] = variable
-    marked = {name for name, one in variables.items() if name in labels or one.dims == (name,)}
+    marked = {
+        name for name, variable in variables.items() if name in labels or variable.dims == (name,)
+    }
     # Coordinates last, as xarray lists them.
-    listed = dict(sorted(variables.items(), key=lambda one: one[0] in marked))
+    listed = dict(sorted(variables.items(), key=lambda item: item[0] in marked))
     return xarray.Dataset(listed, attrs=attributes).set_coords(sorted(marked))
 
 
 def _attributes(node: Any) -> dict[str, Any]:
-    """Those that somebody gave, as xarray has them: of a list of one number the number."""
-    found = {}
+    """The user's attributes of an array or group; as in xarray, a list of one is its entry."""
+    attributes = {}
     for name in node.attrs:
         if name.startswith("_Netcdf4"):
             raise _Other
@@ -123,8 +125,8 @@ def _attributes(node: Any) -> dict[str, Any]:
                 value = value[0] if len(value) == 1 else value
             elif not isinstance(value, str | np.generic):
                 raise _Other
-            found[name] = value
-    return found
+            attributes[name] = value
+    return attributes
 
 
 def _text(value: Any) -> Any:
@@ -143,7 +145,9 @@ def _axes(name: str, array: Any, axes: Mapping[int, str]) -> tuple[str, ...]:
     if len(listed) != array.ndim or not all(map(len, listed)):
         raise _Other
     file = array.file.id
-    return tuple(axes[_address(h5py.h5r.dereference(one[-1], file))] for one in listed)
+    return tuple(
+        axes[_address(h5py.h5r.dereference(references[-1], file))] for references in listed
+    )
 
 
 def _variable(array: Any, dims: tuple[str, ...], known: dict[str, Any]) -> "xarray.Variable":

@@ -31,7 +31,7 @@ SIZE = "longest_axis"
 
 
 PRECISIONS = {"float64": ("float64", "float32"), "float32": ("float32",)}
-"""The runs behind one verdict: the dtype asked for first."""
+"""The precisions of the runs behind a verdict; the dtype asked for comes first."""
 
 
 def precisions(experiment: Experiment, scenario: Scenario, dtype: str) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ class MissingArray(ValueError):
 def outcomes(
     claim: Claim, scenario: Scenario, results: "xarray.Dataset", precision: str
 ) -> Iterator[Outcome]:
-    """What a claim reads, point by point or, for a claim over seeds, setting by setting.
+    """Outcomes of a claim, point by point or, for a claim over seeds, setting by setting.
 
     The order is that of the axes of the points. Arrays are cut to their true lengths; large ones
     are read slab by slab.
@@ -99,28 +99,28 @@ def outcomes(
     each = sum(array.nbytes for array in arrays.values()) // max(1, int(np.prod(shape)))
     fixed = json.loads(results.attrs.get("fixed", "{}"))
     for slab in _settings(shape) if claim.seeds else slabs(shape, each):
-        found = [
-            _outcome(fixed | point, one, claim, scenario, precision)
-            for point, one in _points_of(results, arrays, lead, slab)
+        every = [
+            _outcome(fixed | point, values, claim, scenario, precision)
+            for point, values in _points_of(results, arrays, lead, slab)
         ]
-        yield from [_over_seeds(found, scenario)] if claim.seeds else found
+        yield from [_over_seeds(every, scenario)] if claim.seeds else every
 
 
 def saved_names(claim: Claim, scenario: Scenario, available: Iterable[str]) -> dict[str, list[str]]:
     """Array that a claim reads -> ``<name>_predicted`` and ``<name>_measured``, or the name itself.
 
-    Only those out of ``available`` are there; an array of the claim must be.
+    Only names out of ``available`` are listed; each array that the claim reads must be there.
     """
     available = set(available)
-    found = {}
+    names = {}
     lost = scenario.diverged_name if scenario.trains else ""
     for name in (*claim.arrays, claim.condition_name, scenario.diverges_name, lost):
         both = [f"{name}_predicted", f"{name}_measured"]
         saved = [n for n in both if n in available] or [n for n in (name,) if n in available]
         if name and not saved:
             raise MissingArray(f"got no array {name!r}, wanted it for claim {claim.id!r}")
-        found[name] = saved
-    return found
+        names[name] = saved
+    return names
 
 
 def array_of(results: "xarray.Dataset", name: str) -> "xarray.DataArray":
@@ -144,7 +144,7 @@ def _leading(array: "xarray.DataArray", lead: Sequence[str]) -> "xarray.Variable
 
 
 def _settings(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """All seeds, the first axis, of one setting after the other."""
+    """Indices of all seeds, the first axis, for one setting after another."""
     for place in np.ndindex(*shape[1:]):
         yield (slice(None), *(slice(i, i + 1) for i in place))
 
@@ -173,18 +173,18 @@ def _points_of(
         starts = (part.start or 0 for part in slab)
         at = {dim: start + i for dim, start, i in zip(lead, starts, place, strict=True)}
         point = {n: column[at[n if n in at else "point"]] for n, column in flags.items()}
-        found = {n: np.asarray(v[index]) if varies[n] else v for n, v in flat.items()}
-        yield point, _cut(found, axes)
+        values = {n: np.asarray(v[index]) if varies[n] else v for n, v in flat.items()}
+        yield point, _cut(values, axes)
 
 
 def _cut(
-    found: Mapping[str, np.ndarray], axes: Mapping[str, Sequence[Any]]
+    arrays: Mapping[str, np.ndarray], axes: Mapping[str, Sequence[Any]]
 ) -> dict[str, np.ndarray]:
     """Arrays of one point without padding, floating-point numbers as float64."""
-    ends = {n.removeprefix("length_"): int(v) for n, v in found.items() if n.startswith("length_")}
+    ends = {n.removeprefix("length_"): int(v) for n, v in arrays.items() if n.startswith("length_")}
     cut = {
         name: np.asarray(values[tuple(slice(ends.get(axis)) for axis in axes.get(name, ()))])
-        for name, values in found.items()
+        for name, values in arrays.items()
     }
     return {n: v.astype(np.float64) if v.dtype.kind == "f" else v for n, v in cut.items()}
 
@@ -195,25 +195,25 @@ def _absent(side: str, name: str) -> MissingArray:
 
 def _outcome(
     point: dict[str, Any],
-    found: Mapping[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
     claim: Claim,
     scenario: Scenario,
     precision: str,
 ) -> Outcome:
     sides: dict[str, dict[str, np.ndarray]] = {"predicted": {}, "measured": {}}
-    for name, array in found.items():
+    for name, array in arrays.items():
         base, _, side = name.rpartition("_")
         if side in sides and base:
             sides[side][base] = array
             continue
         on = [side for side in ("theory", "run") if name in scenario.fields(side)]
         if len(on) == 2 and {("theory", name), ("run", name)} <= set(claim.sides_read):
-            # It does not stand in for the other.
+            # The one that is there must not stand in for the other side's.
             why = f"got array {name!r} of one side alone, wanted it of theory and of the run"
             raise MissingArray(f"{why} for claim {claim.id!r}")
         for side in on:
             sides["predicted" if side == "theory" else "measured"][name] = array
-    met = {name: found[f"met_{name}"] for name in scenario.hypotheses}
+    met = {name: arrays[f"met_{name}"] for name in scenario.hypotheses}
     of_run = int(point.get(scenario.steps, 1)) if scenario.steps else 1
     steps = of_run if claim.steps is None else claim.steps
     return Outcome(
@@ -222,7 +222,7 @@ def _outcome(
         measured=Read(sides["measured"], partial(_absent, "the run")),
         hypotheses=met,
         dtype=np.dtype(precision),
-        size=int(found[SIZE]),
+        size=int(arrays[SIZE]),
         steps=steps,
     )
 
@@ -233,21 +233,25 @@ def _over_seeds(each: list[Outcome], scenario: Scenario) -> Outcome:
     Seeds that do not meet the hypotheses are no evidence; if none does, all stay to show it. So it
     is with trainings that were lost, and with seed 0 of a study, which set what is expected.
     """
-    met = [one for one in each if all(map(np.all, one.hypotheses.values()))] or each
+    met = [outcome for outcome in each if all(map(np.all, outcome.hypotheses.values()))] or each
     name = scenario.diverged_name
-    ended = [one for one in met if not (scenario.trains and name and one.measured[name] >= 0)]
-    kept = [one for one in ended if not (scenario.trains and one.point["seed"] == 0)]
-    kept = kept or ended or met
+    ended = [
+        outcome for outcome in met if not (scenario.trains and name and outcome.measured[name] >= 0)
+    ]
+    judged = [outcome for outcome in ended if not (scenario.trains and outcome.point["seed"] == 0)]
+    judged = judged or ended or met
 
     def stack(side: str) -> Read:
-        sides = [getattr(one, side) for one in kept]
-        arrays = {n: np.stack([one[n] for one in sides]) for n in sides[0]}
+        sides = [getattr(outcome, side) for outcome in judged]
+        arrays = {n: np.stack([arrays_of[n] for arrays_of in sides]) for n in sides[0]}
         return Read(arrays, partial(_absent, "theory" if side == "predicted" else "the run"))
 
     return replace(
-        kept[0],
-        point={**kept[0].point, "seed": np.array([one.point["seed"] for one in kept])},
+        judged[0],
+        point={**judged[0].point, "seed": np.array([outcome.point["seed"] for outcome in judged])},
         predicted=stack("predicted"),
         measured=stack("measured"),
-        hypotheses={n: np.stack([one.hypotheses[n] for one in kept]) for n in kept[0].hypotheses},
+        hypotheses={
+            n: np.stack([outcome.hypotheses[n] for outcome in judged]) for n in judged[0].hypotheses
+        },
     )

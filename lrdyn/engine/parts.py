@@ -41,17 +41,22 @@ class Store(NamedTuple):
                 check_members(archive, file, path)
                 if broken := archive.testzip():
                     raise zipfile.BadZipFile(f"{broken} does not match its checksum")
-                said = guarded.parsed(archive.read(MANIFEST), path, "what a part says of itself")
-                found = {name: _array(archive, name) for name in said["arrays"]}
-                if said != _manifest(key, found):
-                    raise ValueError(f"it holds part {said['key']!r}, or other arrays than it says")
-                return found
+                manifest = guarded.parsed(
+                    archive.read(MANIFEST), path, "what a part says of itself"
+                )
+                arrays = {name: _array(archive, name) for name in manifest["arrays"]}
+                if manifest != _manifest(key, arrays):
+                    raise ValueError(
+                        f"it holds part {manifest['key']!r}, or other arrays than it says"
+                    )
+                return arrays
         except FileNotFoundError:
             return None
         except OSError as error:
-            error.filename = error.filename or os.fspath(path)  # a failed read names none
+            # The error of a failed read has no file name.
+            error.filename = error.filename or os.fspath(path)
             raise
-        except Exception as error:  # damaged archives and headers end in whatever met them
+        except Exception as error:  # a damaged archive raises whatever its reader runs into
             whole_files.set_aside(path, error, self.note)
             return None
 
@@ -68,7 +73,7 @@ class Store(NamedTuple):
 
 
 def _manifest(key: str, arrays: Arrays) -> dict[str, Any]:
-    """What a part says of itself: names and arrays can be changed from outside."""
+    """The manifest of a part, by which changes of its names or arrays from outside show."""
     return {"key": key, "arrays": {name: _facts(np.asarray(a)) for name, a in arrays.items()}}
 
 
@@ -90,7 +95,7 @@ def clear(run: Path) -> None:
 
 
 @contextlib.contextmanager
-def opened(folder: Path, note: Callable[[str], None]) -> Iterator[Store]:
+def open_store(folder: Path, note: Callable[[str], None]) -> Iterator[Store]:
     """Open a folder of parts, made if missing, for one process alone."""
     folder.mkdir(parents=True, exist_ok=True)
     with files.locked(folder):

@@ -14,16 +14,16 @@ Axis = Sequence[Any] | np.ndarray
 
 
 class Column(NamedTuple):
-    """The values of one axis at all points, of which those that are asked for are made."""
+    """The values of one axis at all points, made only where they are asked for."""
 
     values: np.ndarray
-    """Of the axis."""
+    """The different values of the axis."""
     stride: int = 1
-    """Points behind one another that have the same value."""
+    """Number of consecutive points that have the same value."""
 
     @property
     def dtype(self) -> np.dtype:
-        """Type of the values."""
+        """The dtype of the values."""
         return self.values.dtype
 
     def __getitem__(self, indices: Any) -> Any:
@@ -56,16 +56,16 @@ class Points(NamedTuple):
         return self.crossed == other.crossed and all(equal)
 
     def __ne__(self, other: object) -> bool:
-        """Whether they are not: a tuple has an answer of its own."""
+        """Whether the points differ; without this method, a tuple's own ``!=`` would answer."""
         return not self == other
 
     def __hash__(self) -> int:
-        """Equal points have the same."""
+        """A hash that is equal for equal points."""
         return hash((self.crossed, frozenset(self.axes)))
 
     @property
     def size(self) -> int:
-        """Number of points."""
+        """Count the points."""
         lengths = [len(values) for values in self.axes.values()]
         return math.prod(lengths) if self.crossed else lengths[0]
 
@@ -93,7 +93,7 @@ class Points(NamedTuple):
 
 
 NONE = Points({})
-"""No points: a worker is told those of each part."""
+"""A sweep without points: a worker is told the points of each part."""
 
 
 def product(**axes: Axis) -> Points:
@@ -168,7 +168,7 @@ def listed(points: Sequence[Mapping[str, Any]]) -> Points:
 def sampled(
     key: Key[Array, ""], count: int, **distributions: Callable[[Key[Array, ""], tuple[int]], Array]
 ) -> Points:
-    """Random points.
+    """Draw random points, each axis independently of the others.
 
     Args:
         key: random key.
@@ -206,7 +206,7 @@ def _nonempty(axes: Mapping[str, Axis]) -> dict[str, np.ndarray]:
 
 
 def _as_python_has_them(values: Axis) -> np.ndarray:
-    """Numbers in 64 bits, as those of a list are: a run has a precision, its axes have none."""
+    """Convert numbers to 64 bits, as those of a list are: axes have no precision, runs have."""
     if isinstance(values, range):
         return np.arange(values.start, values.stop, values.step)
     array = np.asarray(values)

@@ -39,7 +39,7 @@ def setup(
             process.
 
     Example:
-        >>> kept = setup("float64")
+        >>> programs = setup("float64")
     """
     if dtype not in ("float64", "float32"):
         raise ValueError(f"dtype: got {dtype!r}, wanted 'float64' or 'float32'")
@@ -52,7 +52,7 @@ def setup(
         jax.config.update("jax_num_cpu_devices", count)
     if host_only and accelerators.accelerator():
         jax.config.update("jax_platforms", "cpu")
-    accelerators.opened()
+    accelerators.open_devices()
     cache = os.environ.get("LRDYN_CACHE")
     if cache is None:
         base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")

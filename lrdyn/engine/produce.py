@@ -54,17 +54,17 @@ def produce(
     mine = concerned(experiment, settings)
     jobs = list(jobs_of(mine, settings, dtype, seeds, perturb, thorough))
     context.progress.expect(sum(job.points.size for job in jobs))
-    told = _Announced(context.progress)
-    context = context._replace(progress=told)
+    progress = _Announced(context.progress)
+    context = context._replace(progress=progress)
     if context.elsewhere is not None:
         recipes = recipes_of(experiment, settings, dtype, perturb, thorough, context)
         calls = [partial(job.run, context, next(recipes)) for job in jobs]
-        # Here each of them waits, most of the time; one that raises stops no other.
+        # These threads mostly wait; a job that raises stops no other.
         with ThreadPoolExecutor(max_workers=TOGETHER) as pool:
             futures = [pool.submit(call) for call in calls]
-        return {group: found for future in futures for group, found in future.result().items()}
+        return {group: dataset for future in futures for group, dataset in future.result().items()}
     groups = _run_side_by_side(
-        [partial(job.run, context) for job in jobs if not job.scenario.trains], told
+        [partial(job.run, context) for job in jobs if not job.scenario.trains], progress
     )
     for job in jobs:  # one by one: a training takes all cores
         if job.scenario.trains:
@@ -73,7 +73,7 @@ def produce(
 
 
 TOGETHER = 32
-"""Jobs that are carried out elsewhere at a time."""
+"""Number of jobs that a cluster works on at a time."""
 
 
 def recipes_of(
@@ -84,7 +84,7 @@ def recipes_of(
     thorough: bool,
     context: Context,
 ) -> Iterator[Recipe]:
-    """From what a worker makes the jobs of an experiment again, one after the other."""
+    """Recipes from which a worker makes the jobs of an experiment again, in their order."""
     how = {
         "settings": settings,
         "dtype": dtype,
@@ -184,7 +184,7 @@ def jobs_of(
     perturb: bool,
     thorough: bool,
 ) -> Iterator[Job]:
-    """The jobs of an experiment that settings concern, always in the same order."""
+    """The jobs of an experiment at its settings, always in the same order."""
     for plan in planned(experiment, settings, dtype, seeds, perturb, thorough):
         yield job_for(experiment, plan, settings, thorough)
 
@@ -197,7 +197,7 @@ def planned(
     perturb: bool,
     thorough: bool,
 ) -> Iterator[Planned]:
-    """What each of these jobs is about; nothing is traced or read for it."""
+    """Describe each job of a run, without tracing or reading anything."""
     for scenario in experiment.scenarios:
         mine = seeds(scenario) if callable(seeds) else seeds
         # The first seeds, and as many as a claim over seeds needs.
@@ -233,7 +233,7 @@ def with_equal_settings(controls: Sequence[Control]) -> list[tuple[Control, ...]
 
 
 class _Stopped(Exception):
-    """Another sweep has failed."""
+    """Raised in a sweep when another one has failed."""
 
 
 class _Announced:
@@ -251,7 +251,7 @@ class _Announced:
 
 
 def _run_side_by_side(
-    calls: Sequence[Callable[[], dict[str, "xarray.Dataset"]]], told: _Announced
+    calls: Sequence[Callable[[], dict[str, "xarray.Dataset"]]], progress: _Announced
 ) -> dict[str, "xarray.Dataset"]:
     # Most of the time is tracing and compiling, which leave the devices idle.
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())
@@ -259,11 +259,11 @@ def _run_side_by_side(
     try:
         for future in as_completed(futures):
             future.result()
-        return {group: found for future in futures for group, found in future.result().items()}
+        return {group: dataset for future in futures for group, dataset in future.result().items()}
     except BaseException:
         # Bad input leaves no folder. One that traces makes none from here on; one that is making
         # its own has done so before the folders are removed, and whatever computes is not awaited.
-        told.stopped = True
+        progress.stopped = True
         pool.shutdown(wait=False, cancel_futures=True)
         wait([future for future in futures if not future.cancelled()], timeout=1.0)
         raise

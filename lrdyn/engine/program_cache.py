@@ -29,15 +29,15 @@ from lrdyn.engine.sources import library_digest
 from lrdyn.system import whole_files
 from lrdyn.system.private_files import NotPrivate, SignedFolder
 
-try:  # no public name: JAX has no place for a cache of somebody else's
+try:  # JAX has no public way to plug in a cache
     from jax._src import compilation_cache as jax_cache
 
     _PLAIN: Any = jax_cache.get_file_cache
-except (ImportError, AttributeError):  # a release that moved it
+except (ImportError, AttributeError):  # a release of JAX that moved it
     jax_cache, _PLAIN = None, None
 
 MOST = 2 * 10**9
-"""Bytes that are kept, unless ``LRDYN_CACHE_MAX`` says how many."""
+"""Default bytes of programs that are kept; ``LRDYN_CACHE_MAX`` sets another limit."""
 
 
 def keep(base: str | os.PathLike) -> kept_programs.KeptPrograms | None:
@@ -67,7 +67,7 @@ def keep(base: str | os.PathLike) -> kept_programs.KeptPrograms | None:
 
 
 class SignedCache:
-    """What JAX compiles, in a signed folder, under the names that JAX gives.
+    """JAX's cache of what it compiles, in a signed folder, under the names that JAX gives.
 
     Programs that the library keeps itself do not pass through it (:data:`OURS`).
 
@@ -92,11 +92,11 @@ class SignedCache:
 
 
 _SIGNED: dict[str, SignedFolder] = {}
-"""Folders whose files are signed, which they stay when JAX is sent elsewhere and back."""
+"""Folders whose files are signed, and stay so when JAX is sent elsewhere and back."""
 
 
 def _of_path(path: str) -> Any:
-    """What JAX keeps programs in, in a folder."""
+    """The cache object in which JAX keeps programs in a folder."""
     return (SignedCache(_SIGNED[path]), path) if path in _SIGNED else _PLAIN(path)
 
 
@@ -124,16 +124,16 @@ def kind() -> str:
 
 
 def features() -> str:
-    """What the processor of this machine can do, in the words of its kernel."""
+    """Features of this machine's processor, as its kernel lists them."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
-        for line in lines:  # of the first core
+        for line in lines:  # the first core stands for all
             if line.startswith(("flags", "Features")):
                 return f"{platform.machine()} {line.partition(':')[2].strip()}"
     return f"{platform.machine()} {platform.processor()}"
 
 
 def most() -> int:
-    """Bytes that may be kept; what ``LRDYN_CACHE_MAX`` says, such as ``500MB``.
+    """Bytes of programs that may be kept: ``LRDYN_CACHE_MAX``, such as ``500MB``.
 
     Raises:
         BadInput: it says no size.
@@ -158,7 +158,7 @@ def prune(base: Path, most: int) -> None:
     Another process may do the same, or read one: what is gone is compiled again. No link is
     followed below the base folder.
     """
-    found: list[tuple[float, int, str, int]] = []
+    files: list[tuple[float, int, str, int]] = []
     with contextlib.ExitStack() as stack:
         handle = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
         stack.callback(os.close, handle)
@@ -166,7 +166,7 @@ def prune(base: Path, most: int) -> None:
         with os.scandir(handle) as entries:
             names = [entry.name for entry in entries if FOLDERS.fullmatch(entry.name)]
         for name in names:
-            with contextlib.suppress(OSError):  # a link, or it vanishes meanwhile
+            with contextlib.suppress(OSError):  # a link, or removed meanwhile
                 flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
                 folders.append(os.open(name, flags, dir_fd=handle))
                 stack.callback(os.close, folders[-1])
@@ -176,11 +176,11 @@ def prune(base: Path, most: int) -> None:
                     facts = entry.stat(follow_symlinks=False)
                     if PROGRAMS.fullmatch(entry.name) and stat.S_ISREG(facts.st_mode):
                         used = max(facts.st_atime, facts.st_mtime)
-                        found.append((used, facts.st_size, entry.name, folder))
-        kept = sum(count for _, count, _, _ in found)
-        for _, count, name, folder in sorted(found):
-            if kept <= most:
+                        files.append((used, facts.st_size, entry.name, folder))
+        total = sum(count for _, count, _, _ in files)
+        for _, count, name, folder in sorted(files):
+            if total <= most:
                 return
             with contextlib.suppress(OSError):
                 whole_files.remove_within(folder, name)
-            kept -= count
+            total -= count

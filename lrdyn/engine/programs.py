@@ -16,7 +16,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from lrdyn.engine.kept_programs import OURS, Facts, Kept, KeptPrograms
+from lrdyn.engine.kept_programs import OURS, Facts, KeptPrograms, StoredProgram
 from lrdyn.engine.mistakes import BadInput
 from lrdyn.engine.points import Column, Points
 from lrdyn.engine.shared import NAME, Shared
@@ -33,11 +33,11 @@ ONE_AT_A_TIME = threading.Lock()
 of two precisions that are traced at once were seen to take the type of the other."""
 
 Values = dict[str, Any]  # arrays and, where a result is a constant, NumPy's
-Run = Callable[[Values, Any], Values]
-"""A function of the values of points and of what they share."""
+PointsFunction = Callable[[Values, Any], Values]
+"""A function of the values of points, and of the arrays that they share."""
 
 
-class Plan(NamedTuple):
+class SweepPlan(NamedTuple):
     """How a sweep is to run, see :func:`lrdyn.sweep`."""
 
     batched: bool
@@ -46,20 +46,20 @@ class Plan(NamedTuple):
     devices: Sequence[Any]
     compiler_options: dict[str, Any]
     shared: Shared
-    kept: KeptPrograms | None = None
+    programs: KeptPrograms | None = None
     """Programs on disk."""
     identity: str = ""
-    """What the function is, in their names."""
+    """Identifies the function in the names of these programs."""
 
 
 class Group(NamedTuple):
     """Points of one shape and the program that they share."""
 
-    plan: Plan
+    plan: SweepPlan
     traced: Callable[[], Any]
     """One call of the function: of ``lanes`` points batched, or of one; whether slots are used."""
     outputs: dict[str, jax.ShapeDtypeStruct]
-    """Of one point."""
+    """Shapes and types of the results of one point."""
     parts: list[np.ndarray]
     """Indices of the points of each part."""
     columns: Mapping[str, Column | np.ndarray]
@@ -67,15 +67,15 @@ class Group(NamedTuple):
     lanes: int
     devices: Sequence[Any]
     digest: str
-    """Of everything but the values, shared ones too, that decides the bits of the results."""
+    """Digest of everything that decides the bits of the results, except the values of points."""
     shape: tuple = ()
     """Names and values of the axes that decide shapes."""
     size: int = 0
     """Bytes of one point."""
-    kept: Kept | None = None
-    """Where the compiled program is, or is to be."""
+    stored: StoredProgram | None = None
+    """Place of the compiled program on disk."""
     fit: int = 0
-    """Points that the memory of a part holds."""
+    """Number of points that fit into the memory of a part."""
 
     @property
     def several(self) -> bool:
@@ -92,16 +92,16 @@ class Group(NamedTuple):
         """Values on the traced axes of the points of a part."""
         return {name: column[part] for name, column in self.columns.items()}
 
-    def key(self, part: np.ndarray, kept: str = "") -> str:
-        """Name of a part in a store, of which something else is kept than the results, in words."""
-        digest = hashlib.sha256(f"{self.digest}{self.plan.shared.digest}{kept}".encode())
+    def key(self, part: np.ndarray, reduction: str = "") -> str:
+        """Name of a part in a store; ``reduction`` names what is kept instead of its results."""
+        digest = hashlib.sha256(f"{self.digest}{self.plan.shared.digest}{reduction}".encode())
         for column in self.values(part).values():
             digest.update(column.tobytes())
         return f"{part[0]}-{digest.hexdigest()[:20]}"
 
 
 def refuse_without_jit() -> None:
-    """Refuse to sweep where JAX is told to compile nothing, by a variable or in this thread.
+    """Refuse to sweep if JAX was told not to compile, by a variable or in this thread.
 
     Raises:
         BadInput: it is.
@@ -115,7 +115,7 @@ def trace(
     shape: tuple,
     indices: np.ndarray,
     points: Points,
-    plan: Plan,
+    plan: SweepPlan,
     most: int = 0,
 ) -> Group:
     """Trace a function for the points of one shape, and cut them into parts.
@@ -142,23 +142,25 @@ def trace(
     group = Group(plan, traced, {}, [], columns, lanes, devices, "", shape)
     types = [(name, str(column.dtype)) for name, column in columns.items()]
     signature = (shape, types, len(devices), plan.batched, *_context(group), *[most][:most])
-    there = plan.kept and plan.kept.place(plan.identity, plan.memory, len(indices), *signature)
-    found = (there and there.facts()) or _facts(group, there)
-    # Two parts are in memory: one that runs and one that is saved. What they share is there once.
-    fit = (plan.memory - plan.shared.nbytes) // (2 * max(1, found.size))
+    there = plan.programs and plan.programs.place(
+        plan.identity, plan.memory, len(indices), *signature
+    )
+    facts = (there and there.facts()) or _facts(group, there)
+    # Two parts are in memory, one that runs and one that is saved; shared arrays only once.
+    fit = (plan.memory - plan.shared.nbytes) // (2 * max(1, facts.size))
     if devices[0].platform != "cpu" and max(2, fit // len(devices)) < lanes:
         # An accelerator is given as many lanes as its memory holds, at least two.
         return trace(
             function, shape, indices, points, plan._replace(lanes=max(2, fit // len(devices))), most
         )
     parts = _cut(indices, fit, most or CHUNKS * plan.lanes)
-    return group._replace(parts=parts, kept=there, fit=fit, **found._asdict())
+    return group._replace(parts=parts, stored=there, fit=fit, **facts._asdict())
 
 
 def columns_of(points: Points, known: Mapping[str, Any]) -> dict[str, Column]:
-    """Values on the traced axes, all but those that are known."""
+    """Values on the traced axes: all axes except those whose values are known."""
     columns = {name: points.column(name) for name in points.axes if name not in known}
-    # If every axis decides shapes there is nothing to batch over but the count.
+    # If every axis decides shapes, the only traced axis is a nameless one.
     columns = columns or {"": Column(np.zeros(1))}
     return {
         name: column._replace(values=as_jax_has_it(name, column.values))
@@ -167,13 +169,13 @@ def columns_of(points: Points, known: Mapping[str, Any]) -> dict[str, Column]:
 
 
 def _context(group: Group) -> tuple:
-    """What decides the bits beside the program."""
+    """Everything besides the program that decides the bits of its results."""
     options = sorted(group.plan.compiler_options.items())
     return jax.__version__, group.devices[0].device_kind, group.lanes, options
 
 
-def _facts(group: Group, there: Kept | None) -> Facts:
-    """What only tracing tells; the text of a large program is long, so its sources name it."""
+def _facts(group: Group, there: StoredProgram | None) -> Facts:
+    """Facts that need tracing; a program kept on disk is named by its sources, not its text."""
     traced = group.traced()
     size = _jaxpr_bytes(traced.jaxpr.jaxpr) // (group.lanes if group.several else 1)
     digest = there.digest if there else _digest(traced.jaxpr, _context(group))
@@ -181,7 +183,7 @@ def _facts(group: Group, there: Kept | None) -> Facts:
 
 
 def equations(jaxpr: Any, within: bool = False) -> Iterator[tuple[Any, bool]]:
-    """Every equation of a program, those of its loops, branches and calls too.
+    """Iterate over every equation of a program, including its loops, branches and calls.
 
     Beside each stands whether it is within a ``cond``, as the program itself may be (``within``).
     Of what depends on the platform, which is no ``cond`` when it runs, stands that of the default
@@ -190,8 +192,8 @@ def equations(jaxpr: Any, within: bool = False) -> Iterator[tuple[Any, bool]]:
     Example:
         >>> def choose(x):
         ...     return jax.lax.cond(x > 0, lambda x: -x, lambda x: x, x)
-        >>> found = equations(jax.make_jaxpr(choose)(1.0).jaxpr)
-        >>> [within for equation, within in found if equation.primitive.name == "neg"]
+        >>> every = equations(jax.make_jaxpr(choose)(1.0).jaxpr)
+        >>> [within for equation, within in every if equation.primitive.name == "neg"]
         [True]
     """
     for equation in jaxpr.eqns:
@@ -208,7 +210,7 @@ def equations(jaxpr: Any, within: bool = False) -> Iterator[tuple[Any, bool]]:
 
 
 def _of_this_platform(platforms: Sequence[tuple[str, ...] | None]) -> int:
-    """Which of the branches for these platforms is that of the default one; None takes the rest."""
+    """Index of the branch that the default platform takes; None stands for all other platforms."""
     backend = jax.default_backend()
     mine = {"cuda", "rocm"} if backend == "gpu" else {backend}
     fits = [names is None or not mine.isdisjoint(names) for names in platforms]
@@ -216,7 +218,7 @@ def _of_this_platform(platforms: Sequence[tuple[str, ...] | None]) -> int:
 
 
 def _outputs(group: Group) -> dict[str, jax.ShapeDtypeStruct]:
-    """Of one point."""
+    """Shapes and types of the results of one point."""
     outputs = group.traced().out_info
     return _one_lane(outputs, group.lanes) if group.several else outputs
 
@@ -227,9 +229,9 @@ def trace_part(
     values: dict[str, np.ndarray],
     lanes: int,
     most: int,
-    plan: Plan,
+    plan: SweepPlan,
 ) -> Group:
-    """The program of a part that another process cut, for parts of at most so many points."""
+    """Trace the program of a part that another process cut, for at most ``most`` points."""
     traced = cache(lambda: _traced(function, dict(shape), values, lanes, plan))
     parts, devices = [np.arange(most)], plan.devices[:1]
     group = Group(plan, traced, {}, parts, values, lanes, devices, "", shape)
@@ -241,9 +243,9 @@ def _traced(
     known: Mapping[str, Any],
     columns: Mapping[str, Any],
     lanes: int,
-    plan: Plan,
+    plan: SweepPlan,
 ) -> Any:
-    """One call of a function traced."""
+    """Trace one call of the function, on a batch of lanes or on one point."""
 
     def call(point: Values, shared: Any) -> Mapping[str, Any]:
         more = {} if plan.shared.tree is None else {NAME: shared}
@@ -266,9 +268,9 @@ def _traced(
     )
 
 
-def _named_by(plan: Plan, program: Callable) -> Callable:
-    """Give a program its name, by which JAX's cache tells those that are kept beside it."""
-    program.__name__ = OURS if plan.kept else "sweep"
+def _named_by(plan: SweepPlan, program: Callable) -> Callable:
+    """Name a program, so that JAX's cache leaves alone those that the library keeps itself."""
+    program.__name__ = OURS if plan.programs else "sweep"
     return program
 
 
@@ -290,7 +292,7 @@ def _cut(indices: np.ndarray, fit: int, most: int) -> list[np.ndarray]:
 
 
 def _jaxpr_bytes(jaxpr: Any) -> int:
-    """Every intermediate array counted once: an upper bound on what lives at a time."""
+    """Bytes of all intermediate arrays together: an upper bound on the memory at any time."""
     avals = (variable.aval for equation, _ in equations(jaxpr) for variable in equation.outvars)
     return sum(math.prod(a.shape) * getattr(a.dtype, "itemsize", 8) for a in avals)
 
@@ -310,11 +312,11 @@ def _sharding(group: Group) -> NamedSharding:
 
 def compile_in(pool: Executor, group: Group) -> Future:
     """Compile the program of a group beside other work, unless it is kept on disk."""
-    found = group.kept and group.kept.load(_arguments(group), group.outputs, group.devices)
-    if not found:
+    program = group.stored and group.stored.load(_arguments(group), group.outputs, group.devices)
+    if not program:
         return pool.submit(_compile, _lowered(group), group)
     future: Future = Future()
-    future.set_result(found)
+    future.set_result(program)
     return future
 
 
@@ -325,14 +327,14 @@ def compiled(group: Group) -> Any:
 
 def _compile(lowered: Any, group: Group) -> Any:
     options = group.plan.compiler_options
-    if not group.kept:
+    if not group.stored:
         return lowered.compile(compiler_options=options)
     facts = Facts(group.outputs, group.size, group.digest)
-    return group.kept.compiled(lowered, options, facts, _arguments(group), group.devices)
+    return group.stored.compiled(lowered, options, facts, _arguments(group), group.devices)
 
 
 def _arguments(group: Group) -> tuple:
-    """Stand-ins of what a compiled program takes."""
+    """Shapes and types of the arguments of the compiled program."""
     sharding = _sharding(group)
     values = {
         name: jax.ShapeDtypeStruct((group.slots,), column.dtype, sharding=sharding)
@@ -356,7 +358,7 @@ def _lowered(group: Group) -> Any:
         local = partial(_one_by_one, call, group.plan.batched)
     else:
         local = partial(_chunks, call, group.lanes)
-    # Every layer around the function costs a small sweep as much as the function.
+    # Compiling a further layer around it costs a small sweep as much as the function itself.
     if len(group.devices) > 1:
         specs = (sharding.spec, sharding.spec, PartitionSpec())
         local = jax.shard_map(
@@ -370,17 +372,19 @@ def _lowered(group: Group) -> Any:
 
 
 def as_jax_has_it(name: str, column: np.ndarray) -> np.ndarray:
-    """In the precision of the run: what is too large for float32 is infinite there, as in a run."""
+    """Convert a column to the run's precision; what is too large for float32 becomes infinite."""
     with np.errstate(over="ignore"):
-        found = column.astype(jax.dtypes.canonicalize_dtype(column.dtype), copy=False)
-    if column.dtype.kind in "iu" and (found != column).any():  # NumPy keeps the last bits of it
-        most = np.iinfo(found.dtype).max
+        converted = column.astype(jax.dtypes.canonicalize_dtype(column.dtype), copy=False)
+    if column.dtype.kind in "iu" and (converted != column).any():  # NumPy drops bits
+        most = np.iinfo(converted.dtype).max
         raise ValueError(f"{name}: got {abs(column).max()}, wanted integers up to {most}")
-    return found
+    return converted
 
 
-def _chunks(run_lanes: Run, lanes: int, values: Values, used: Array, shared: Any) -> Values:
-    """What one device does: chunks of ``lanes`` points, one chunk after another."""
+def _chunks(
+    run_lanes: PointsFunction, lanes: int, values: Values, used: Array, shared: Any
+) -> Values:
+    """The program of one device: chunks of ``lanes`` points, one chunk after another."""
     if len(used) == lanes:
         return run_lanes(values, shared)
     chunks = jax.tree.map(lambda v: v.reshape(-1, lanes), values)
@@ -388,8 +392,10 @@ def _chunks(run_lanes: Run, lanes: int, values: Values, used: Array, shared: Any
     return jax.tree.map(lambda v: v.reshape(v.shape[0] * v.shape[1], *v.shape[2:]), outputs)
 
 
-def _one_by_one(call: Run, batched: bool, values: Values, used: Array, shared: Any) -> Values:
-    """What one device does: point after point, each as long as it takes."""
+def _one_by_one(
+    call: PointsFunction, batched: bool, values: Values, used: Array, shared: Any
+) -> Values:
+    """The program of one device: point after point, each for as long as it takes."""
 
     def run(point: Values) -> Values:
         if batched:
@@ -404,9 +410,9 @@ def _one_by_one(call: Run, batched: bool, values: Values, used: Array, shared: A
 
 
 def _order(group: Group) -> np.ndarray:
-    """Slots in the order of the devices, dealt out to and fro.
+    """Slots in the order of the devices, dealt out forwards and backwards in turn.
 
-    So a cost that changes along an axis is shared evenly.
+    A cost that grows along an axis is thus shared evenly.
     """
     slots = np.arange(group.slots).reshape(-1, len(group.devices))
     slots[1::2] = slots[1::2, ::-1]
@@ -423,7 +429,7 @@ def start(group: Group, compiled: Any, part: np.ndarray) -> Values:
 
 
 def ended(group: Group, part: np.ndarray, outputs: Values) -> dict[str, np.ndarray]:
-    """Wait for a part; its results are in the order of its points."""
+    """Wait for a part, and put its results in the order of its points."""
     place = np.argsort(_order(group))[: len(part)]
     return {name: array[place] for name, array in jax.device_get(outputs).items()}
 
@@ -434,4 +440,6 @@ def described(group: Group) -> tuple[tuple[str, tuple[int, ...], str], ...]:
     Programs themselves are no measure: constants of inner functions stand in them in an order that
     depends on what the process has traced before.
     """
-    return tuple(sorted((n, one.shape, str(one.dtype)) for n, one in group.outputs.items()))
+    return tuple(
+        sorted((n, output.shape, str(output.dtype)) for n, output in group.outputs.items())
+    )

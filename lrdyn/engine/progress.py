@@ -19,41 +19,41 @@ SHOWN, LARGE = 10**6, 10**8
 
 @runtime_checkable
 class Progress(Protocol):
-    """What a sweep tells about itself; it may be called from several threads."""
+    """Receives the progress of a sweep; its methods may be called from several threads."""
 
     def expect(self, points: int) -> None:
-        """So many more points are to be done."""
+        """Announce that this many more points will be computed."""
 
     def expect_bytes(self, count: int) -> None:
-        """So many more bytes of results are to be written."""
+        """Announce that this many more bytes of results will be written."""
 
     def advance(self, points: int, *, saved: bool = False) -> None:
-        """So many points are done; ``saved`` if an earlier run did them."""
+        """Report that this many points are done; ``saved`` if an earlier run did them."""
 
     def during(self, fraction: float, text: str) -> None:
-        """So much of the present point is done, and what to say of it."""
+        """Report which fraction of the present point is done, with a text about it."""
 
     def note(self, line: str) -> None:
-        """Something happened that a reader should know."""
+        """Report an event that the user should know of."""
 
 
 class Silent:
-    """Tells nothing but what went wrong, as a warning."""
+    """Progress that nobody sees; only problems are reported, as warnings."""
 
     def expect(self, points: int) -> None:
-        """Say nothing."""
+        """Ignore the number of points."""
 
     def expect_bytes(self, count: int) -> None:
-        """Say nothing."""
+        """Ignore the number of bytes."""
 
     def advance(self, points: int, *, saved: bool = False) -> None:
-        """Say nothing."""
+        """Ignore the points that are done."""
 
     def during(self, fraction: float, text: str) -> None:
-        """Say nothing."""
+        """Ignore progress within a point."""
 
     def note(self, line: str) -> None:
-        """Warn."""
+        """Issue the line as a Python warning."""
         import warnings
 
         warnings.warn(printer.printable(line), stacklevel=2)
@@ -168,7 +168,7 @@ class _Bar(_Counted):
 
 
 def in_notebook() -> bool:
-    """Whether a Jupyter kernel runs this."""
+    """Whether this process is a Jupyter kernel."""
     ipython = sys.modules.get("IPython")
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
@@ -193,7 +193,7 @@ class Notebook(_Counted):
         return {"text/html": f"{bar} {plain}", "text/plain": plain}
 
     def show(self) -> None:
-        """Draw again, now and then and at the end."""
+        """Redraw the bar, at most every ``EVERY`` seconds and at the end."""
         now = time.monotonic()
         if now - self.last >= self.EVERY or self.done == self.total:
             self.last = now

@@ -17,13 +17,13 @@ SHAPES = 6
 preset: to compile takes longer than all else."""
 
 DRAWS = 300
-"""Draws of a combination before there are as many as there are: an experiment may have few."""
+"""Draws of combinations before giving up on finding more: an experiment may have few."""
 
 TRIES = 30
 """Draws of points before a combination of shapes counts as one that has none."""
 
 FEW_TRIES = 5
-"""The same where flags are held, with which there may be no point at all."""
+"""Draws if flags are held at values with which there may be no point at all."""
 
 Settings = dict[str, list[Any]]
 """Flag -> its values."""
@@ -35,12 +35,12 @@ def shape_flags(experiment: Experiment) -> list[Flag]:
 
 
 def point_flags(experiment: Experiment) -> list[Flag]:
-    """The other flags, which are values of points of one program."""
+    """The other flags, whose values differ among the points of one program."""
     return [f for f in experiment.flags if f.domain and f.swept and not f.shapes]
 
 
 def source(experiment: Experiment, seed: int, n: int) -> np.random.Generator:
-    """Random numbers of the n-th draw of an experiment."""
+    """Generator of the random numbers of the n-th draw of an experiment."""
     return np.random.default_rng([seed, n, zlib.crc32(experiment.name.encode())])
 
 
@@ -56,7 +56,7 @@ def one_combination(
     words: Mapping[str, list[str]],
     rng: np.random.Generator,
 ) -> Settings:
-    """The k-th combination of the flags that decide what is compiled: those of the first half near.
+    """The k-th combination of compiled flags; the first half lie near the quick preset.
 
     Args:
         experiment: the experiment.
@@ -91,21 +91,23 @@ def shapes(
     Returns:
         At most :data:`SHAPES`; none if no point of any was accepted.
     """
-    rng, found = source(experiment, seed, 0), []
+    rng, combinations = source(experiment, seed, 0), []
     flags = shape_flags(experiment)
     words = {f.name: rng.permutation(words_of(f)).tolist() for f in flags if f.type is str}
     tries_each = FEW_TRIES if held else TRIES
     for n in range(DRAWS):
-        if len(found) == SHAPES or (held and not found and n == TRIES):
+        if len(combinations) == SHAPES or (held and not combinations and n == TRIES):
             break
-        one = one_combination(experiment, len(found), words, rng)
+        combination = one_combination(experiment, len(combinations), words, rng)
         if held:
-            one |= chosen({n: v for n, v in held.items() if n in one}, rng)
-        tries = (one | values(experiment, rng, set(), several) for _ in range(tries_each))
-        # There may be no point that the theorem accepts.
-        if one not in found and any(accepted(experiment, settings) for settings in tries):
-            found.append(one)
-    return found
+            combination |= chosen({n: v for n, v in held.items() if n in combination}, rng)
+        tries = (combination | values(experiment, rng, set(), several) for _ in range(tries_each))
+        # A combination may have no point that the theorem accepts.
+        if combination not in combinations and any(
+            accepted(experiment, settings) for settings in tries
+        ):
+            combinations.append(combination)
+    return combinations
 
 
 def chosen(held: Settings, rng: np.random.Generator) -> Settings:
@@ -124,19 +126,19 @@ def values(
         far: names of those flags.
         several: how many points all values together make, a power of two.
     """
-    flags, found = point_flags(experiment), {}
+    flags, values_of = point_flags(experiment), {}
     for n, flag in enumerate(flags):
         doubled = np.log2(several) + len(flags) - 1 - n
         count = 2 ** int(doubled // len(flags))
         drawn = set()
         while len(drawn) < count:
             drawn.add(value(flag, rng, far=flag.name in far))
-        found[flag.name] = sorted(drawn)
-    return found
+        values_of[flag.name] = sorted(drawn)
+    return values_of
 
 
 def accepted(experiment: Experiment, settings: Settings) -> bool:
-    """Whether a command takes these values."""
+    """Whether a command would accept these values."""
     try:
         run_with(experiment, settings)
     except BadInput:
@@ -145,7 +147,7 @@ def accepted(experiment: Experiment, settings: Settings) -> bool:
 
 
 def run_with(experiment: Experiment, settings: Settings, **common: Any) -> Run:
-    """The configuration of these values.
+    """The configuration of a run with these values.
 
     Raises:
         BadInput: they are outside the experiment.

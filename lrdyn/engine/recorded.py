@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def differences(
     run: Run, groups: Mapping[str, "xarray.Dataset"], *, with_cases: bool
 ) -> Iterator[str]:
-    """A line for each thing in the content of ``results.nc`` that the run would not have left.
+    """A line for each way in which ``results.nc`` is not what its run would have written.
 
     Args:
         run: the configuration that the file records.
@@ -58,7 +58,7 @@ def differences(
 
 
 def _other_counts(run: Run, groups: Mapping[str, "xarray.Dataset"]) -> Iterator[str]:
-    """Scenarios with another number of points than seeds times settings."""
+    """Lines about scenarios whose number of points is not seeds times settings."""
     for scenario in run.concerned.scenarios:
         own = own_settings(run.experiment, scenario, run.settings)
         swept, _ = split_settings(run.experiment, own)
@@ -75,7 +75,7 @@ def _other_counts(run: Run, groups: Mapping[str, "xarray.Dataset"]) -> Iterator[
 def _groups_of(
     plan: Planned,
 ) -> Iterator[tuple[str, Mapping[str, Sequence[Any]], dict[str, Any]]]:
-    """Every group of a plan, its axes with their labels, and the flags that are fixed in it."""
+    """Lines about the groups of a plan: their axes, labels and fixed flags."""
     grid = dict(plan.points.grid or {})
     if not plan.controls:
         yield plan.group, grid, plan.words
@@ -114,7 +114,7 @@ def _fixed(name: str, results: "xarray.Dataset", words: Mapping[str, Any]) -> It
 
 
 def _types(name: str, results: "xarray.Dataset", plan: Planned) -> Iterator[str]:
-    """A float32 run traced by JAX leaves no number of 64 bits."""
+    """A line if a float32 run has float64 arrays, which one traced by JAX never leaves."""
     if plan.precision != "float32" or not plan.scenario.traced or plan.scenario.trains:
         return
     wide = [str(n) for n, array in results.data_vars.items() if array.dtype == np.float64]
@@ -125,7 +125,7 @@ def _types(name: str, results: "xarray.Dataset", plan: Planned) -> Iterator[str]
 def _steps(
     name: str, results: "xarray.Dataset", plan: Planned, words: Mapping[str, Any]
 ) -> Iterator[str]:
-    """The first recorded step is 0, and the last one the number of steps of the run."""
+    """A line unless the recorded steps begin at 0 and end at the number of steps of the run."""
     flag = plan.scenario.steps
     if not flag or "step" not in results.variables:
         return

@@ -1,4 +1,4 @@
-"""What is kept of results that are too many to keep: worst points, quantiles, histograms.
+"""Reductions of results that are too many to keep: worst points, quantiles, histograms.
 
 A reduction makes a few numbers of the arrays of a part, and of two such one. These are counts,
 extremes and chosen points, no sums of floating-point numbers: parts may arrive in any order, and
@@ -22,26 +22,26 @@ Numbers = Mapping[str, np.ndarray]
 
 
 class Reduction(abc.ABC):
-    """What is kept of one result."""
+    """A summary of one result that can be made part by part."""
 
     of: str
     """Name of the result."""
 
     @abc.abstractmethod
     def of_part(self, values: np.ndarray) -> Numbers:
-        """What is kept of a part, whose points are the first axis."""
+        """Summarise a part, whose points are the first axis of ``values``."""
 
     @abc.abstractmethod
-    def joined(self, one: Numbers, other: Numbers) -> Numbers:
-        """What is kept of two."""
+    def joined(self, first: Numbers, second: Numbers) -> Numbers:
+        """Merge the summaries of two parts."""
 
     @abc.abstractmethod
-    def labelled(self, name: str, kept: Numbers, points: Points) -> dict[str, Any]:
+    def labelled(self, name: str, numbers: Numbers, points: Points) -> dict[str, Any]:
         """Variables of a dataset: name -> dimensions and values."""
 
-    def located(self, kept: Numbers, indices: np.ndarray) -> Numbers:
-        """The same with places in the sweep, where it has those in a part."""
-        return kept
+    def located(self, numbers: Numbers, indices: np.ndarray) -> Numbers:
+        """Replace indices of points within a part by their indices in the sweep."""
+        return numbers
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Worst(Reduction):
     Example:
         >>> import lrdyn
         >>> points = lrdyn.product(x=range(100))
-        >>> found = lrdyn.sweep(lambda x: {"y": -(x - 40) ** 2}, points,
-        ...                     reduce={"top": Worst("y", 3)})
-        >>> found["top"].values.tolist(), found["top_x"].values.tolist()
+        >>> reduced = lrdyn.sweep(lambda x: {"y": -(x - 40) ** 2}, points,
+        ...                       reduce={"top": Worst("y", 3)})
+        >>> reduced["top"].values.tolist(), reduced["top_x"].values.tolist()
         ([0.0, -1.0, -1.0], [40, 39, 41])
     """
 
@@ -77,7 +77,7 @@ class Worst(Reduction):
         checks.integer("count", self.count)
 
     def of_part(self, values: np.ndarray) -> Numbers:
-        """The first points of a part."""
+        """The largest values of a part and their places."""
         flat = np.asarray(values, np.float64).reshape(len(values), -1)
         missing = np.isnan(flat).any(axis=1)
         places = np.flatnonzero(~missing)
@@ -87,22 +87,22 @@ class Worst(Reduction):
         order = np.lexsort((places, -values))[: self.count]
         return {"values": values[order], "places": places[order], "nan": np.asarray(missing)}
 
-    def joined(self, one: Numbers, other: Numbers) -> Numbers:
-        """The first points of two parts."""
-        values, places = (np.append(one[n], other[n]) for n in ("values", "places"))
-        return self._first(values, places, one["nan"] + other["nan"])
+    def joined(self, first: Numbers, second: Numbers) -> Numbers:
+        """The largest values of two parts."""
+        values, places = (np.append(first[n], second[n]) for n in ("values", "places"))
+        return self._first(values, places, first["nan"] + second["nan"])
 
-    def located(self, kept: Numbers, indices: np.ndarray) -> Numbers:
-        """With places in the sweep."""
-        return {**kept, "places": indices[kept["places"]]}
+    def located(self, numbers: Numbers, indices: np.ndarray) -> Numbers:
+        """Replace places in the part by those in the sweep."""
+        return {**numbers, "places": indices[numbers["places"]]}
 
-    def labelled(self, name: str, kept: Numbers, points: Points) -> dict[str, Any]:
+    def labelled(self, name: str, numbers: Numbers, points: Points) -> dict[str, Any]:
         """Values, places and axes of the points."""
         place = f"{name}_place"
-        found = {name: (place, kept["values"]), f"{name}_point": (place, kept["places"])}
+        variables = {name: (place, numbers["values"]), f"{name}_point": (place, numbers["places"])}
         for axis in points.axes:
-            found[f"{name}_{axis}"] = place, points.column(axis)[kept["places"]]
-        return found | {f"{name}_nan": ((), kept["nan"])}
+            variables[f"{name}_{axis}"] = place, points.column(axis)[numbers["places"]]
+        return variables | {f"{name}_nan": ((), numbers["nan"])}
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,11 @@ class Quantiles(Reduction):
 
     Example:
         >>> import lrdyn
-        >>> found = lrdyn.sweep(lambda x: {"y": x + 1}, lrdyn.product(x=range(1000)),
-        ...                     reduce={"y": Quantiles("y", (0.0, 0.5, 1.0))})
-        >>> [round(v) for v in found["y"].sel(y_q=[0.0, 1.0]).values.tolist()]
+        >>> reduced = lrdyn.sweep(lambda x: {"y": x + 1}, lrdyn.product(x=range(1000)),
+        ...                       reduce={"y": Quantiles("y", (0.0, 0.5, 1.0))})
+        >>> [round(v) for v in reduced["y"].sel(y_q=[0.0, 1.0]).values.tolist()]
         [1, 1000]
-        >>> abs(float(found["y"].sel(y_q=0.5)) / 500 - 1) < 0.01
+        >>> abs(float(reduced["y"].sel(y_q=0.5)) / 500 - 1) < 0.01
         True
     """
 
@@ -166,36 +166,36 @@ class Quantiles(Reduction):
 
     @property
     def _offset(self) -> float:
-        """Makes every bin of a positive number positive."""
+        """Offset that makes every bin of a positive number positive."""
         return 1 - np.floor(np.log(np.finfo(float).tiny) / np.log(self._ratio))
 
-    def joined(self, one: Numbers, other: Numbers) -> Numbers:
-        """Counts of both."""
-        bins, where = np.unique(np.append(one["bins"], other["bins"]), return_inverse=True)
+    def joined(self, first: Numbers, second: Numbers) -> Numbers:
+        """Add the counts of two parts."""
+        bins, where = np.unique(np.append(first["bins"], second["bins"]), return_inverse=True)
         counts = np.zeros(len(bins), np.int64)
-        np.add.at(counts, where, np.append(one["counts"], other["counts"]))
+        np.add.at(counts, where, np.append(first["counts"], second["counts"]))
         low, high = (
-            np.minimum(one["ends"], other["ends"])[0],
-            np.maximum(one["ends"], other["ends"]),
+            np.minimum(first["ends"], second["ends"])[0],
+            np.maximum(first["ends"], second["ends"]),
         )
         return {"bins": bins, "counts": counts, "ends": np.array([low, high[1]])} | {
-            "nan": one["nan"] + other["nan"]
+            "nan": first["nan"] + second["nan"]
         }
 
-    def labelled(self, name: str, kept: Numbers, points: Points) -> dict[str, Any]:
-        """The middle of the bin of each quantile."""
-        total, q = int(kept["counts"].sum()), np.asarray(self.at, float)
-        found = np.full(len(q), np.nan)
+    def labelled(self, name: str, numbers: Numbers, points: Points) -> dict[str, Any]:
+        """Each quantile, as the middle of its bin."""
+        total, q = int(numbers["counts"].sum()), np.asarray(self.at, float)
+        quantiles = np.full(len(q), np.nan)
         if total:
             ranks = np.floor(q * (total - 1))
-            at = kept["bins"][np.searchsorted(np.cumsum(kept["counts"]), ranks, side="right")]
+            at = numbers["bins"][np.searchsorted(np.cumsum(numbers["counts"]), ranks, side="right")]
             with np.errstate(over="ignore"):  # the last bin ends beyond the largest number
                 middle = 2 / (self._ratio + 1) * self._ratio ** (np.abs(at) - self._offset)
-            found = np.clip(np.where(at == 0, 0.0, np.sign(at) * middle), *kept["ends"])
-            found = np.where(ranks == 0, kept["ends"][0], found)
-            found = np.where(ranks == total - 1, kept["ends"][1], found)
+            quantiles = np.clip(np.where(at == 0, 0.0, np.sign(at) * middle), *numbers["ends"])
+            quantiles = np.where(ranks == 0, numbers["ends"][0], quantiles)
+            quantiles = np.where(ranks == total - 1, numbers["ends"][1], quantiles)
         axis = f"{name}_q"
-        return {name: (axis, found), axis: (axis, q), f"{name}_nan": ((), kept["nan"])}
+        return {name: (axis, quantiles), axis: (axis, q), f"{name}_nan": ((), numbers["nan"])}
 
 
 @dataclass(frozen=True)
@@ -215,9 +215,9 @@ class Histogram(Reduction):
 
     Example:
         >>> import lrdyn
-        >>> found = lrdyn.sweep(lambda x: {"y": x / 10}, lrdyn.product(x=range(10)),
-        ...                     reduce={"y": Histogram("y", (0.0, 0.25, 0.5))})
-        >>> found["y"].values.tolist(), int(found["y_above"])
+        >>> reduced = lrdyn.sweep(lambda x: {"y": x / 10}, lrdyn.product(x=range(10)),
+        ...                       reduce={"y": Histogram("y", (0.0, 0.25, 0.5))})
+        >>> reduced["y"].values.tolist(), int(reduced["y_above"])
         ([3, 3], 4)
     """
 
@@ -238,15 +238,15 @@ class Histogram(Reduction):
             "nan": np.sum(np.isnan(flat)),
         }
 
-    def joined(self, one: Numbers, other: Numbers) -> Numbers:
-        """Counts of both."""
-        return {name: one[name] + other[name] for name in one}
+    def joined(self, first: Numbers, second: Numbers) -> Numbers:
+        """Add the counts of two parts."""
+        return {name: first[name] + second[name] for name in first}
 
-    def labelled(self, name: str, kept: Numbers, points: Points) -> dict[str, Any]:
-        """Counts and edges."""
-        outside = {f"{name}_{n}": ((), kept[n]) for n in ("below", "above", "nan")}
+    def labelled(self, name: str, numbers: Numbers, points: Points) -> dict[str, Any]:
+        """The counts of the bins, their edges, and the entries outside."""
+        outside = {f"{name}_{n}": ((), numbers[n]) for n in ("below", "above", "nan")}
         edges = {f"{name}_edge": (f"{name}_edge", np.asarray(self.edges, float))}
-        return {name: (f"{name}_bin", kept["counts"])} | edges | outside
+        return {name: (f"{name}_bin", numbers["counts"])} | edges | outside
 
 
 Reductions = Mapping[str, Reduction]
@@ -254,12 +254,12 @@ Reductions = Mapping[str, Reduction]
 
 
 def check(reductions: Reductions, outputs: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a reduction of what is no result.
+    """Refuse a reduction of something that is not a result.
 
     Raises:
         ValueError: there is one.
     """
-    there = set.intersection(*(set(one) for one in outputs))
+    there = set.intersection(*(set(names) for names in outputs))
     for name, reduction in reductions.items():
         if reduction.of not in there:
             raise ValueError(
@@ -268,7 +268,7 @@ def check(reductions: Reductions, outputs: Sequence[Mapping[str, Any]]) -> None:
 
 
 def of_part(reductions: Reductions, arrays: Numbers) -> Numbers:
-    """What is kept of the arrays of a part, in one mapping."""
+    """Summarise the arrays of a part by all reductions, in one mapping."""
     return {
         f"{name}.{key}": np.asarray(value)
         for name, reduction in reductions.items()
@@ -276,8 +276,8 @@ def of_part(reductions: Reductions, arrays: Numbers) -> Numbers:
     }
 
 
-class Kept:
-    """What is kept of all parts so far.
+class RunningReductions:
+    """Summaries of all parts so far.
 
     Args:
         reductions: what is to be kept.
@@ -286,24 +286,24 @@ class Kept:
 
     def __init__(self, reductions: Reductions, points: Points):
         self.reductions, self.points = reductions, points
-        self.found: dict[str, Numbers] = {}
+        self.numbers: dict[str, Numbers] = {}
 
-    def place(self, indices: np.ndarray, kept: Numbers) -> None:
-        """Take in what is kept of a part with these points."""
+    def place(self, indices: np.ndarray, numbers: Numbers) -> None:
+        """Merge the summaries of a part with these points."""
         for name, reduction in self.reductions.items():
             head = f"{name}."
-            mine = {k[len(head) :]: v for k, v in kept.items() if k.startswith(head)}
+            mine = {k[len(head) :]: v for k, v in numbers.items() if k.startswith(head)}
             mine = reduction.located(mine, indices)
-            known = self.found.get(name)
-            self.found[name] = mine if known is None else reduction.joined(known, mine)
+            known = self.numbers.get(name)
+            self.numbers[name] = mine if known is None else reduction.joined(known, mine)
 
     def dataset(self) -> "xarray.Dataset":
-        """What is kept, labelled."""
+        """The summaries as a labelled dataset."""
         import xarray  # 0.3 s and pandas: not at import
 
         variables: dict[str, Any] = {}
         for name, reduction in self.reductions.items():
-            variables |= reduction.labelled(name, self.found[name], self.points)
+            variables |= reduction.labelled(name, self.numbers[name], self.points)
         coordinates = {n: v for n, v in variables.items() if v[0] == n}
         return xarray.Dataset(
             {n: v for n, v in variables.items() if n not in coordinates}, coordinates

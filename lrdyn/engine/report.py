@@ -15,22 +15,22 @@ from lrdyn.engine.judging import TOO_FEW_SEEDS
 
 def table(verdict: dict[str, Any]) -> list[str]:
     """A heading, and one line for each claim and control of a verdict; then the findings."""
-    found = _findings(verdict)
-    return [*aligned(_rows(verdict)), *(["", *aligned(found)] if found else [])]
+    findings = _findings(verdict)
+    return [*aligned(_rows(verdict)), *(["", *aligned(findings)] if findings else [])]
 
 
 def html(verdict: dict[str, Any]) -> str:
-    """The same for a notebook, with residual over tolerance drawn, and the verdict above."""
+    """A verdict as HTML for a notebook: the table, with residual over tolerance drawn."""
     gauges = ["residual&#160;/&#160;tolerance,<br>1e-6&#160;to&#160;1e6"]
     for claim in _judged(verdict):
         over = claim["residual"] is not None and claim["tolerance"]
         color = "#d55e00" if claim["holds"] is False else "#0072b2"
         gauges.append(show.gauge(claim["residual"] / claim["tolerance"] if over else None, color))
     heading = f"{verdict['name']} {word(verdict)}"
-    said = "".join(f"<br>{escape(line)}" for line in why_undecided(verdict))
-    found = _findings(verdict)
-    below = show.table(found) if found else ""
-    return f"<b>{escape(heading)}</b>{said}{show.table(_rows(verdict), gauges)}{below}"
+    reasons = "".join(f"<br>{escape(line)}" for line in why_undecided(verdict))
+    findings = _findings(verdict)
+    below = show.table(findings) if findings else ""
+    return f"<b>{escape(heading)}</b>{reasons}{show.table(_rows(verdict), gauges)}{below}"
 
 
 def _rows(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -53,7 +53,7 @@ def _rows(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _other_precision(verdict: dict[str, Any]) -> str:
-    """The precision beside the one that was asked for; that of a study is the finer one."""
+    """The precision that is judged beside the one asked for; of a study the finer one."""
     finer = any("residual_float64" in claim for claim in verdict["claims"])
     return "float64" if finer else "float32"
 
@@ -63,22 +63,22 @@ def _judged(verdict: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _findings(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
-    """What was measured over seeds and, where something was expected, what came of it."""
-    found = [(c["id"], c["finding"]) for c in verdict["claims"] if c["kind"] == "finding"]
+    """Rows of the findings: means over seeds, and whether expectations came true."""
+    findings = [(c["id"], c["finding"]) for c in verdict["claims"] if c["kind"] == "finding"]
     rows = [("finding", "value", "spread", "seeds", "interval", "expected", "")]
-    for name, one in found:
+    for name, finding in findings:
         rows.append(
             (
                 name,
-                _number(one["value"]),
-                _number(one["spread"]),
-                str(one["seeds"]),
-                _interval(one.get("interval")),
-                one["expected"] or "-",
-                one["outcome"] or "",
+                _number(finding["value"]),
+                _number(finding["spread"]),
+                str(finding["seeds"]),
+                _interval(finding.get("interval")),
+                finding["expected"] or "-",
+                finding["outcome"] or "",
             )
         )
-    return rows if found else []
+    return rows if findings else []
 
 
 def _interval(ends: Sequence[float] | None) -> str:
@@ -90,7 +90,7 @@ def _number(value: float | None) -> str:
 
 
 def summary(verdicts: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
-    """A heading, one line for each verdict and its folder, and one for whatever failed."""
+    """A heading, one line for each verdict and its folder, and one for each failure."""
     rows = [("theorem", "claims", "cases", "nearest its tolerance", "controls", "", "")]
     faults: list[list[str]] = [[]]
     for verdict, path in verdicts:
@@ -115,19 +115,19 @@ def summary(verdicts: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
 
 
 def held(entries: Sequence[Mapping[str, Any]]) -> str:
-    """How many of several claims or controls hold, of how many."""
+    """Number of claims or controls that hold, and of all, as ``3/4``."""
     return f"{sum(bool(e['holds']) for e in entries)}/{len(entries)}"
 
 
 def nearest(claims: Sequence[Mapping[str, Any]]) -> str:
     """Largest residual over tolerance of any claim in any precision, and which it is."""
-    found = [
+    ratios = [
         (c[f"residual{leg}"] / c[f"tolerance{leg}"], c["id"])
         for c in claims
         for leg in ("", "_float32")
         if c.get(f"residual{leg}") is not None and c[f"tolerance{leg}"]
     ]
-    return "{:.2f} {}".format(*max(found)) if found else "-"
+    return "{:.2f} {}".format(*max(ratios)) if ratios else "-"
 
 
 def _short(value: float | None) -> str:
@@ -136,24 +136,26 @@ def _short(value: float | None) -> str:
 
 def word(verdict: Mapping[str, Any]) -> str:
     """A verdict in a few words, which say what was not seen: a failure, two precisions."""
-    said = {True: "holds", False: "IS FALSE", None: "is undecided"}[verdict["holds"]]
+    outcome = {True: "holds", False: "IS FALSE", None: "is undecided"}[verdict["holds"]]
     control = any(claim["kind"] == "control" for claim in verdict["claims"])
     scaling = not (verdict["holds"] and arithmetic.unfit(verdict.get("arithmetic", {})))
     missing = {"no control": control, "scaling not claimed": scaling}
     unseen = ", ".join(words for words, there in missing.items() if not there)
-    return f"{said} ({unseen})" if unseen else said
+    return f"{outcome} ({unseen})" if unseen else outcome
 
 
 def devices(verdict: Mapping[str, Any]) -> list[str]:
     """One line for each precision that the device does not have, with what was measured."""
     measured = verdict.get("arithmetic", {})
-    return [arithmetic.said(p, measured[p]) for p in arithmetic.unfit(measured)]
+    return [arithmetic.shortfall_line(p, measured[p]) for p in arithmetic.unfit(measured)]
 
 
 def why_undecided(verdict: Mapping[str, Any]) -> list[str]:
     """One line for each claim that keeps a verdict open, with what left its cases out."""
-    found = [c for c in verdict["claims"] if c["id"] in verdict["undecided"]]
-    return [f"{c['id']}: undecided, {_reasons(next(iter(c['judged'].values())))}" for c in found]
+    undecided = [c for c in verdict["claims"] if c["id"] in verdict["undecided"]]
+    return [
+        f"{c['id']}: undecided, {_reasons(next(iter(c['judged'].values())))}" for c in undecided
+    ]
 
 
 def _reasons(counts: dict[str, Any]) -> str:
@@ -161,7 +163,7 @@ def _reasons(counts: dict[str, Any]) -> str:
 
 
 def outcome(claim: Mapping[str, Any]) -> str:
-    """What came of a claim or a control, in words."""
+    """The outcome of a claim or a control, in words."""
     if claim["kind"] == "control" and claim["holds"] is None:
         open_on = [r for leg in claim["judged"].values() for r in leg["left_out"]]
         if arithmetic.REASON in open_on:
@@ -186,7 +188,7 @@ def outcome(claim: Mapping[str, Any]) -> str:
 def _besides(claim: Mapping[str, Any]) -> str:
     """What a reader should know of a claim that holds: who decided, and what was not decided."""
     by = claim.get("decided_by", {})
-    said = [
+    remarks = [
         f"{by[name]} {words}"
         for name, words in {
             "certificate": "by the run's own certificate",
@@ -196,5 +198,5 @@ def _besides(claim: Mapping[str, Any]) -> str:
         if by.get(name)
     ]
     if claim.get("equal_to_the_bit"):
-        said.append("residual 0 in every bit: are both sides computed apart?")
-    return f" ({', '.join(said)})" if said else ""
+        remarks.append("residual 0 in every bit: are both sides computed apart?")
+    return f" ({', '.join(remarks)})" if remarks else ""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import xarray
 
 SCHEMA = 2
-"""Of ``results.nc`` and ``verdict.json``."""
+"""Version of the format of ``results.nc`` and ``verdict.json``."""
 
 NAME = "results.nc"
 
@@ -33,14 +33,14 @@ class Unreadable(ValueError):
 
 
 class Missing(Unreadable):
-    """There is no such file."""
+    """The file does not exist."""
 
 
 class Damaged(Unreadable):
-    """A file is not what was written."""
+    """The content of a file is not what was written."""
 
     def __init__(self, path: Path, why: str):
-        """Say what is wrong with a file."""
+        """Name the file, and what is wrong with it."""
         super().__init__(f"{path}: damaged ({why})")
         self.why = why
 
@@ -94,18 +94,18 @@ def read(path: Path) -> dict[str, "xarray.Dataset"]:
     except Refused as error:
         raise Damaged(path, error.why) from None
     with _damage_named(path):
-        found = netcdf.read_groups(path)
-    return {group: d for group, d in found.items() if d.variables or group == "/"}
+        groups = netcdf.read_groups(path)
+    return {group: d for group, d in groups.items() if d.variables or group == "/"}
 
 
 def load(path: Path) -> dict[str, "xarray.Dataset"]:
-    """The same read whole, into memory: what is damaged inside is found too."""
-    found = read(path)
+    """Read all groups into memory, by which damage inside of an array shows, too."""
+    groups = read(path)
     with _damage_named(path), contextlib.ExitStack() as opened:
-        for dataset in found.values():
+        for dataset in groups.values():
             opened.enter_context(dataset)
             dataset.load()
-    return found
+    return groups
 
 
 @contextlib.contextmanager
@@ -119,7 +119,7 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 
 def canonical(values: Any) -> str:
-    """JSON of settings, equal for equal settings."""
+    """Settings as JSON text that is the same for equal settings."""
     return json.dumps(values, sort_keys=True, allow_nan=False)
 
 
@@ -164,14 +164,14 @@ def _version(package: str) -> str | None:
 
 @cache
 def _revision() -> str | None:
-    # Of the checkout that this code is run from; an installed package has none.
+    # The revision of the checkout that this code runs from; an installed package has none.
     here = Path(__file__).resolve().parent
     command = ["git", "-C", os.fspath(here), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        described = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None
+    return described.stdout.strip() or None
 
 
 # Verdicts -----------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ VERDICT = 2**23
 
 
 def read_verdict(folder: Path) -> dict[str, Any]:
-    """Read ``verdict.json`` of a run; what :mod:`.verdict_schema` names is there and fits.
+    """Read ``verdict.json`` of a run, which must fit :mod:`.verdict_schema`.
 
     Raises:
         Missing: there is none.

@@ -35,35 +35,35 @@ OF_THE_MACHINE = {
     errno.ENOMEM,
     errno.ENOLCK,
 }
-"""Errors that another folder need not give; the others say what is wrong with the one named."""
+"""Errors of the machine; any other error is about the folder that was named."""
 
 
 @contextlib.contextmanager
-def opened(run: Run, out: Path | str) -> Iterator[Path]:
+def open_run_folder(run: Run, out: Path | str) -> Iterator[Path]:
     """Make the folder of a run and keep it for this process; bad input inside leaves nothing.
 
     Raises:
         BadInput: it cannot be made, another process has it, or a symbolic link stands in it.
     """
     path = run.folder(out)
-    with held_folder(path, Path(out), "--out") as made:
+    with held_folder(path, Path(out), "--out") as new_folders:
         try:
             yield path
         except BadInput:
             parts.clear(path)
-            remove_empty(path, made)
+            remove_empty(path, new_folders)
             raise
 
 
 @contextlib.contextmanager
 def held_folder(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
-    """Make a folder below a given one and lock it; the folders that did not exist before.
+    """Make a folder below a given one and lock it; yields the folders that were made for it.
 
     Raises:
         BadInput: it cannot be made, another process has it, or a symbolic link stands in it.
         OSError: the disk or the system fails.
     """
-    made = [p for p in (path, *path.parents) if not os.path.exists(p)]
+    new_folders = [p for p in (path, *path.parents) if not os.path.exists(p)]
     got = f"{flag}: got {os.fspath(given)!r}"
     with contextlib.ExitStack() as stack:
         try:
@@ -73,7 +73,7 @@ def held_folder(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
             try:
                 whole_files.remove_scratch(path)
                 whole_files.take(path)
-                # This fails where nothing can be written.
+                # Making a file fails if the folder cannot be written to.
                 whole_files.remove(whole_files.scratch(path, ""))
             except OSError:
                 with contextlib.suppress(OSError):
@@ -85,24 +85,24 @@ def held_folder(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
             where = os.fspath(error.filename)
             raise BadInput(f"{got} with a symbolic link {where!r}, wanted none") from None
         except OSError as error:
-            for folder in made:
+            for folder in new_folders:
                 whole_files.remove_empty(folder)
             if error.errno in OF_THE_MACHINE:
                 raise
             raise BadInput(f"{got} ({error.strerror}), wanted a writable folder") from None
-        yield made
+        yield new_folders
 
 
-def remove_empty(path: Path, made: list[Path]) -> None:
+def remove_empty(path: Path, new_folders: list[Path]) -> None:
     """Remove a folder that holds nothing but its mark, and those made on the way to it."""
     with contextlib.suppress(OSError):
         whole_files.release(path)
-    for folder in made:
+    for folder in new_folders:
         whole_files.remove_empty(folder)
 
 
 def about(run: Run) -> str:
-    """What is run, in a line: the data of a study, which must be there.
+    """Describe a run in a line: the data of a study, which must be there.
 
     Raises:
         Lacking: they are not.
@@ -134,34 +134,36 @@ def carry_out(
     about(run)
     theirs = named(folders_of(experiment))
     store = context.store or out
-    with opened(run, out) as path, _keeping(run, store, path) as kept, theirs:
-        with progress.shown(experiment.name, bar=bar) as told:
-            found = verify_run(run, context._replace(store=kept / parts.FOLDER, progress=told))
-        if experiment.judged and _about_nothing(found):
-            raise BadInput(_nothing_applies(experiment, found))
-        save(run, found, path, draw)
-        checkpoints.gather_logs(kept, path)
-        parts.clear(kept)
-        checkpoints.clear(kept)
-    return found, path
+    with open_run_folder(run, out) as path, _keeping(run, store, path) as folder, theirs:
+        with progress.shown(experiment.name, bar=bar) as shown:
+            verification = verify_run(
+                run, context._replace(store=folder / parts.FOLDER, progress=shown)
+            )
+        if experiment.judged and _about_nothing(verification):
+            raise BadInput(_nothing_applies(experiment, verification))
+        save(run, verification, path, draw)
+        checkpoints.gather_logs(folder, path)
+        parts.clear(folder)
+        checkpoints.clear(folder)
+    return verification, path
 
 
 @contextlib.contextmanager
 def _keeping(run: Run, store: Path | str, results_folder: Path) -> Iterator[Path]:
-    """The folder of a run in a store, made if missing, and left only if something is kept there.
+    """The folder of a run in a store, made if missing and removed if it stays empty.
 
     Raises:
         BadInput: it cannot be made, another process has it, or a symbolic link stands in it.
     """
     path = run.folder(store)
-    if path.exists() and path.samefile(results_folder):  # which this process has locked already
+    if path.exists() and path.samefile(results_folder):  # this process has locked it already
         yield path
         return
-    with held_folder(path, Path(store), "--store") as made:
+    with held_folder(path, Path(store), "--store") as new_folders:
         try:
             yield path
         finally:
-            remove_empty(path, made)
+            remove_empty(path, new_folders)
 
 
 def saved(run: Run, out: Path | str, *, note: Callable[[str], None] | None = None) -> Groups | None:
@@ -173,7 +175,8 @@ def saved(run: Run, out: Path | str, *, note: Callable[[str], None] | None = Non
     try:
         return intact(folder)
     except results.Damaged as error:
-        with contextlib.suppress(files.InUse), files.locked(folder):  # or it is being written
+        # Another process may just be writing the file.
+        with contextlib.suppress(files.InUse), files.locked(folder):
             whole_files.set_aside(folder / results.NAME, error.why, note or progress.Silent().note)
         return None
     except results.Unreadable:
@@ -181,37 +184,37 @@ def saved(run: Run, out: Path | str, *, note: Callable[[str], None] | None = Non
 
 
 def intact(folder: Path) -> Groups:
-    """Results to the last bit those of the run, which wrote its verdict last."""
+    """Read results that are to the bit those of the run, which writes its verdict last."""
     path = folder / results.NAME
     groups = results.read(path)
-    # Of a file that was changed and judged there is none.
+    # A verdict on a changed file has no checksum.
     if results.checksum(path) != results.read_verdict(folder)["results_sha256"]:
         raise results.Damaged(path, "its checksum differs")
     return groups
 
 
-def _about_nothing(found: Verification) -> bool:
-    """Whether there is no verdict, and no claim whose cases would give one at other settings."""
-    return found.verdict["holds"] is None and not found.verdict["undecided"]
+def _about_nothing(verification: Verification) -> bool:
+    """Whether there is no verdict, nor a claim that other settings could decide."""
+    return verification.verdict["holds"] is None and not verification.verdict["undecided"]
 
 
-def _nothing_applies(theorem: Experiment, found: Verification) -> str:
-    claims = found.verdict["claims"]
+def _nothing_applies(theorem: Experiment, verification: Verification) -> str:
+    claims = verification.verdict["claims"]
     if any(claim.get("decided_by", {}).get("trivial") for claim in claims):
         return f"{theorem.name}: every case is trivial: theory says 0 there, as anybody would"
-    root = found.groups["/"]
+    root = verification.groups["/"]
     unmet = [str(n)[4:] for n in root if str(n).startswith("met_") and not root[n].values.any()]
     names = ", ".join(unmet) or "those of each claim"
     return f"{theorem.name}: no claim applies, hypotheses not met: {names}"
 
 
-def save(run: Run, found: Verification, path: Path, draw: Draw | None) -> None:
+def save(run: Run, verification: Verification, path: Path, draw: Draw | None) -> None:
     """Write ``results.nc``, the figures and ``verdict.json``, in this order."""
-    experiment, verdict = run.experiment, found.verdict
+    experiment, verdict = run.experiment, verification.verdict
     with whole_files.replacing(path / results.NAME) as temporary:
         results.write(
             temporary,
-            described(experiment, found.groups, verdict["environment"]["dtype"]),
+            described(experiment, verification.groups, verdict["environment"]["dtype"]),
             name=experiment.name,
             title=experiment.summary,
             about=experiment.about(run.settings),
@@ -222,15 +225,17 @@ def save(run: Run, found: Verification, path: Path, draw: Draw | None) -> None:
         )
         # An earlier verdict must not stand beside results that it does not judge.
         whole_files.remove(path / whole_files.VERDICT)
+    # The verdict comes last, when everything that it vouches for is on disk: a folder that has one
+    # is a finished run.
     verdict["results_sha256"] = results.checksum(path / results.NAME)
     verdict["changed"] = False
     if draw:
-        draw(experiment, found, path)
+        draw(experiment, verification, path)
     files.write_json(path / "verdict.json", verdict)
 
 
 def described(experiment: Experiment, groups: Groups, dtype: str) -> Groups:
-    """Groups of results whose axes and arrays say in the paper's symbols what they are.
+    """Label the axes and arrays of results with the paper's symbols and their meaning.
 
     Axes of settings have ``symbol``, ``long_name`` and ``units``; an array that claims read has
     their statements as its ``long_name``.
@@ -241,24 +246,24 @@ def described(experiment: Experiment, groups: Groups, dtype: str) -> Groups:
     }
     axes["step"] = {"symbol": "t", "long_name": "recorded steps", "units": "steps"}
     axes["seed"] = {"long_name": "seed of the random key of a case", "units": "1"}
-    found = dict(groups)
+    labelled = dict(groups)
     for scenario in experiment.scenarios:
-        said: dict[str, list[str]] = {}
+        statements: dict[str, list[str]] = {}
         for claim in scenario.claims:
             for name in claim.arrays:
-                said.setdefault(name, []).append(f"{claim.id}: {claim.statement}")
+                statements.setdefault(name, []).append(f"{claim.id}: {claim.statement}")
         texts = {
             f"{name}{side}": {"long_name": f"{words}{'; '.join(claims)}", "units": "1"}
-            for name, claims in said.items()
+            for name, claims in statements.items()
             for side, words in SIDES.items()
         }
-        # One that the settings do not concern has left nothing.
-        for group in found.keys() & set(groups_of(experiment, scenario, dtype).values()):
-            dataset = found[group].copy()
+        # A scenario that the settings do not concern has no group.
+        for group in labelled.keys() & set(groups_of(experiment, scenario, dtype).values()):
+            dataset = labelled[group].copy()
             for name in dataset.variables:
                 dataset[name].attrs.update((texts | axes).get(str(name), {}))
-            found[group] = dataset
-    return found
+            labelled[group] = dataset
+    return labelled
 
 
 SIDES = {"": "", "_predicted": "predicted: ", "_measured": "measured: "}
@@ -294,36 +299,36 @@ def judge_again(
         run = _recorded(theorem, groups["/"].attrs)
         # One is enough to refuse, and reading on may meet whatever a damaged file holds.
         most = SHOWN + 1 if changed else 1
-        said = list(islice(_changes(run, groups, folder, before), most))
-        found = None if said and not changed else judged(run.concerned, groups, run.dtype)
+        changes = list(islice(_changes(run, groups, folder, before), most))
+        verification = None if changes and not changed else judged(run.concerned, groups, run.dtype)
     except (results.Unreadable, MissingArray, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{where} ({first_line(error)}), {wanted}") from None
-    if found is None:
-        raise BadInput(f"{where} ({said[0]}), {wanted} as its run left it, or --changed")
-    if _about_nothing(found):
-        raise BadInput(_nothing_applies(theorem, found))
-    notes = [f"changed: {line}" for line in said[:SHOWN]]
-    notes += ["changed: and more"] if len(said) > SHOWN else []
+    if verification is None:
+        raise BadInput(f"{where} ({changes[0]}), {wanted} as its run left it, or --changed")
+    if _about_nothing(verification):
+        raise BadInput(_nothing_applies(theorem, verification))
+    notes = [f"changed: {line}" for line in changes[:SHOWN]]
+    notes += ["changed: and more"] if len(changes) > SHOWN else []
     notes += _other_sources(run, groups["/"].attrs)
-    found.verdict["config"] = json.loads(groups["/"].attrs["config"])
-    found.verdict["environment"] = before["environment"]
-    found.verdict["results_sha256"] = None if said else before["results_sha256"]
-    found.verdict["changed"] = bool(said)
+    verification.verdict["config"] = json.loads(groups["/"].attrs["config"])
+    verification.verdict["environment"] = before["environment"]
+    verification.verdict["results_sha256"] = None if changes else before["results_sha256"]
+    verification.verdict["changed"] = bool(changes)
     try:
         if draw:
-            draw(run.concerned, found, folder)
-        files.write_json(folder / "verdict.json", found.verdict)
+            draw(run.concerned, verification, folder)
+        files.write_json(folder / "verdict.json", verification.verdict)
     except PermissionError as error:
         notes.append(f"nothing written: {error.filename}: {error.strerror}")
-    return found, notes
+    return verification, notes
 
 
 SHOWN = 4
-"""Differences of a changed file that are said, at most."""
+"""Number of differences of a changed file that are listed."""
 
 
 def _changes(run: Run, groups: Groups, folder: Path, before: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each way in which files are seen not to be those of the run."""
+    """A line for each way in which the files differ from those of the run."""
     if before.get("changed") or before["results_sha256"] is None:
         yield "verdict.json is of a changed file and has no checksum of the run"
     elif results.checksum(folder / results.NAME) != before["results_sha256"]:
@@ -338,7 +343,7 @@ def _changes(run: Run, groups: Groups, folder: Path, before: Mapping[str, Any]) 
 
 
 def _other_sources(run: Run, attributes: Mapping[str, Any]) -> list[str]:
-    """A line if the theorem is another than that of the run, and one if its judges are."""
+    """A line if the theorem's source has changed since the run, and one if its judges have."""
     name, lines = run.experiment.name, []
     if attributes["digest"] != source_digest(run.experiment, run.settings):
         lines.append(f"the source of {name} is not that of the run")
@@ -350,7 +355,7 @@ def _other_sources(run: Run, attributes: Mapping[str, Any]) -> list[str]:
 
 
 def _recorded(theorem: Experiment, attributes: Mapping[str, Any]) -> Run:
-    """The configuration that results say they were made from.
+    """The configuration that results were made from, by their own attributes.
 
     Raises:
         Unreadable: they are of another theorem, or none that a run of this one has written.
@@ -360,7 +365,7 @@ def _recorded(theorem: Experiment, attributes: Mapping[str, Any]) -> Run:
         raise results.Unreadable(f"{results.NAME}: of {name!r}")
     try:
         config = json.loads(attributes["config"])
-        results.canonical(config)  # refuses a NaN, which no setting is
+        results.canonical(config)  # refuses NaN, which is not a value of any setting
         wrong = [flag.name for flag in theorem.flags if not _is_setting(flag, config[flag.name])]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         why = f"its settings: {type(error).__name__}"
@@ -377,7 +382,7 @@ def _recorded(theorem: Experiment, attributes: Mapping[str, Any]) -> Run:
 
 
 def _is_setting(flag: Flag, value: Any) -> bool:
-    """Whether a setting is of the kind of its flag; what a preset has may leave the domain."""
+    """Whether a setting has the type of its flag; a preset's value may lie outside the domain."""
     if value is None:
         return True
     if flag.type == "array":  # its shape and checksum

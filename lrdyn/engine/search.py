@@ -52,13 +52,13 @@ which the climb starts; the others lie anywhere."""
 
 
 class Search(NamedTuple):
-    """What is searched, and where."""
+    """The experiment that is searched, the number of points, and their range."""
 
     experiment: Experiment
     points: int
-    """How many are drawn."""
+    """Number of points that are drawn."""
     seed: int = 0
-    """Of the first point; the others follow."""
+    """Seed of the first point; the others follow."""
     held: Mapping[str, list[Any]] = MappingProxyType({})
     """Flags that are drawn from these values alone."""
     dtype: str = "float64"
@@ -66,13 +66,13 @@ class Search(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What names the results, but for the number of points: a longer search goes on."""
+        """Name of the results; it is that of a longer search, too, which goes on from here."""
         digest = source_digest(self.experiment), judges_digest(self.experiment)
         words = canonical([self.seed, dict(self.held), self.dtype, *digest])
         return hashlib.sha256(words.encode()).hexdigest()[:12]
 
 
-class Drawn(NamedTuple):
+class DrawnPoint(NamedTuple):
     """A point as a command line asks for it, and as a scenario is run at it."""
 
     asked: Point
@@ -80,13 +80,13 @@ class Drawn(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What was found of the claims of a scenario at the points of a batch."""
+    """Judgements of the claims of a scenario at the points of a batch."""
 
     scenario: Scenario
     precision: str
     claims: tuple[Claim, ...]
-    points: Sequence[Drawn]
-    found: Mapping[str, np.ndarray]
+    points: Sequence[DrawnPoint]
+    columns: Mapping[str, np.ndarray]
     """See :func:`lrdyn.engine.batches.judged`."""
 
 
@@ -101,33 +101,33 @@ def combinations(search: Search) -> list[Settings]:
     """
     known = shapes(search.experiment, search.seed, 1, dict(search.held))
     if not known:
-        # Of the flags that are held, with the usual ones beside them: the refusal says why.
+        # Checked with the usual values of the other flags: the refusal says why.
         run_with(search.experiment, {name: values[:1] for name, values in search.held.items()})
         raise BadInput("--search: got flags with which no point is accepted, wanted others")
     return known
 
 
-def drawn(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
+def drawn_points(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
     """The points of the n-th batch, from 0 on: near the quick preset, or one or two flags far."""
     experiment, rng = search.experiment, source(search.experiment, search.seed, n + 1)
-    shape, found = known[n % len(known)], []
+    shape, points = known[n % len(known)], []
     wanted = min(WIDE, search.points - n * WIDE)
     for _ in range(TRIES * WIDE):
-        if len(found) == wanted:
+        if len(points) == wanted:
             break
         settings = shape | values_of_a_point(experiment, rng) | chosen(dict(search.held), rng)
-        # Of the shapes the batch has one value.
+        # All points of a batch have the same shapes.
         settings |= {name: shape[name] for name in shape}
         try:
             run = run_with(experiment, settings)
         except BadInput:
             continue
-        found.append(asked_for(experiment, run.settings, search.seed + n * WIDE + len(found)))
-    return found
+        points.append(asked_for(experiment, run.settings, search.seed + n * WIDE + len(points)))
+    return points
 
 
 def values_of_a_point(experiment: Experiment, rng: np.random.Generator) -> Settings:
-    """One value of every flag that is no shape."""
+    """One value of every flag that does not decide a shape."""
     flags = point_flags(experiment)
     far = some(flags, rng) if rng.random() < 0.5 else set()
     others = [f for f in experiment.flags if f.swept and not f.domain and f.quick]
@@ -136,7 +136,7 @@ def values_of_a_point(experiment: Experiment, rng: np.random.Generator) -> Setti
 
 
 def asked_for(experiment: Experiment, settings: Mapping[str, Any], seed: int) -> Point:
-    """Settings of one value each as a point."""
+    """Convert settings with one value each to a point."""
     swept = {f.name for f in experiment.flags if f.swept and f.type != "array"}
     known = {n: v[0] if n in swept else v for n, v in settings.items() if n != DATA_DIR}
     return known | {"seed": seed}
@@ -150,36 +150,36 @@ def words_of(point: Point) -> list[str]:
 
 
 class Once:
-    """Leaves out the points at which a scenario was run, up to some seeds."""
+    """Leaves out points at which a scenario has been run already, beyond a few seeds."""
 
     def __init__(self, experiment: Experiment):
-        self.experiment, self.seen = experiment, Counter()
+        self.experiment, self.times_drawn = experiment, Counter()
 
-    def points(self, scenario: Scenario, asked: Sequence[Point]) -> list[Drawn]:
-        """Those that are left."""
-        found = []
-        for one in asked:
-            for point in points_of(self.experiment, scenario, one):
+    def points(self, scenario: Scenario, asked: Sequence[Point]) -> list[DrawnPoint]:
+        """The points of a scenario that have not been run often enough yet."""
+        drawn_points = []
+        for asked_point in asked:
+            for point in points_of(self.experiment, scenario, asked_point):
                 mine = taken(scenario.case, dict(point))
                 key = canonical([scenario.id, mine])
-                self.seen[key] += 1
-                if self.seen[key] <= REPEATS:
-                    found.append(Drawn(one, point))
-        return found
+                self.times_drawn[key] += 1
+                if self.times_drawn[key] <= REPEATS:
+                    drawn_points.append(DrawnPoint(asked_point, point))
+        return drawn_points
 
 
 # Batches --------------------------------------------------------------------------------------
 
 
 class Court:
-    """Computes, judges and keeps batches."""
+    """Computes and judges batches, and stores the judgements."""
 
     def __init__(self, search: Search, evaluator: Evaluator, store: Store | None):
         self.search, self.evaluator, self.store = search, evaluator, store
 
     @cached_property
     def made_by(self) -> list[Any]:
-        """What decides the numbers beside the points."""
+        """Everything that decides the judgements, besides the points."""
         record = environment(self.search.dtype)
         return [self.search.name, *(record[name] for name in ("jax", "jaxlib", "numpy"))]
 
@@ -188,40 +188,42 @@ class Court:
         scenario: Scenario,
         precision: str,
         claims: Sequence[Claim],
-        points: Sequence[Drawn],
+        points: Sequence[DrawnPoint],
     ) -> Record:
-        """What is found of claims at points that share a program, from the store if it is there."""
+        """Judge claims at points that share a program, or read the judgements from the store."""
         words = [*self.made_by, scenario.id, precision, [c.id for c in claims]]
-        words += [dict(one.point) for one in points]
+        words += [dict(drawn_point.point) for drawn_point in points]
         key = "0-" + hashlib.sha256(canonical(words).encode()).hexdigest()[:20]
-        found = self.store.load(key) if self.store else None
-        if found is None:
-            (results,) = self.evaluator.results(scenario, precision, [one.point for one in points])
-            found = judged(scenario, claims, results, precision)
+        columns = self.store.load(key) if self.store else None
+        if columns is None:
+            (results,) = self.evaluator.results(
+                scenario, precision, [drawn_point.point for drawn_point in points]
+            )
+            columns = judged(scenario, claims, results, precision)
             if self.store:
-                self.store.save(key, found)
-        return Record(scenario, precision, tuple(claims), points, found)
+                self.store.save(key, columns)
+        return Record(scenario, precision, tuple(claims), points, columns)
 
 
 def about_cases(scenario: Scenario) -> list[Claim]:
-    """Its claims about single cases: those over seeds have no worst one."""
+    """The claims of a scenario about single cases; those over seeds have no worst case."""
     return [claim for claim in scenario.claims if not claim.seeds]
 
 
 def cut(
-    experiment: Experiment, scenario: Scenario, points: Sequence[Drawn]
-) -> Iterator[list[Drawn]]:
-    """Points that share a program."""
-    places = {id(one.point): one for one in points}
-    for batch in batches_of(experiment, scenario, [one.point for one in points]):
+    experiment: Experiment, scenario: Scenario, points: Sequence[DrawnPoint]
+) -> Iterator[list[DrawnPoint]]:
+    """Cut points into batches that share a program."""
+    places = {id(drawn_point.point): drawn_point for drawn_point in points}
+    for batch in batches_of(experiment, scenario, [drawn_point.point for drawn_point in points]):
         yield [places[id(point)] for point in batch]
 
 
 def sampled(search: Search, court: Court, progress: Progress) -> Iterator[Record]:
-    """What is found at the random points of a search, batch after batch."""
+    """Judge the random points of a search, batch after batch."""
     known, once = combinations(search), Once(search.experiment)
     for n in range(math.ceil(search.points / WIDE)):
-        asked = drawn(search, known, n)
+        asked = drawn_points(search, known, n)
         for scenario in search.experiment.scenarios:
             claims = about_cases(scenario)
             points = once.points(scenario, asked)
@@ -235,7 +237,7 @@ def sampled(search: Search, court: Court, progress: Progress) -> Iterator[Record
 
 
 def is_test(claim: Claim) -> bool:
-    """Whether its false alarms are shared by all points."""
+    """Whether a claim is a test, whose false alarms all points share."""
     return claim.kind == "statistical" and claim.tolerance is None
 
 
@@ -247,23 +249,24 @@ def count_of_tests(records: Sequence[Record]) -> int:
 def ratios(record: Record, tests: int) -> tuple[np.ndarray, np.ndarray]:
     """Residual over threshold of claims and points, NaN where left out; and why it is.
 
-    What was lost is infinite. All statistical tests share the false alarms of one command.
+    A residual that is no number counts as infinite. All statistical tests share the false alarms of
+    one command.
     """
-    found = {name: np.array(column) for name, column in record.found.items()}
-    limits, reasons = found["tolerance"], found["reason"].astype(object)
+    columns = {name: np.array(column) for name, column in record.columns.items()}
+    limits, reasons = columns["tolerance"], columns["reason"].astype(object)
     limit = judging_claims.tolerance("statistical", "float64", tests=tests)
     for row, claim in enumerate(record.claims):
         if is_test(claim):
             limits[row] = limit
-            blind = (found["residual"][row] <= limit) & (found["alternative"][row] <= limit)
+            blind = (columns["residual"][row] <= limit) & (columns["alternative"][row] <= limit)
             reasons[row] = np.where((reasons[row] == "") & blind, forms.BELOW_SIGHT, reasons[row])
     limits = np.where(limits > 0, limits, np.finfo(record.precision).eps)
-    over = found["residual"] / limits
+    over = columns["residual"] / limits
     over = np.where(np.isnan(over), np.inf, over)
     return np.where(reasons == "", over, np.nan), reasons
 
 
-class Worst(NamedTuple):
+class WorstCase(NamedTuple):
     """The point at which a claim came nearest to its threshold, or above it."""
 
     ratio: float
@@ -274,24 +277,26 @@ class Worst(NamedTuple):
     point: Point
 
 
-def worst_of(records: Sequence[Record], tests: int) -> list[Worst]:
+def worst_of(records: Sequence[Record], tests: int) -> list[WorstCase]:
     """For each claim, precision and record the worst point, if there is one that was judged."""
-    found = []
+    worst = []
     for record in records:
         over, _ = ratios(record, tests)
         for claim, row in zip(record.claims, over, strict=True):
             if not np.all(np.isnan(row)):
                 at = int(np.nanargmax(row))
-                one = record.points[at]
+                drawn_point = record.points[at]
                 where = record.precision, record.scenario, claim
-                found.append(Worst(float(row[at]), *where, one.asked, one.point))
-    return found
+                worst.append(
+                    WorstCase(float(row[at]), *where, drawn_point.asked, drawn_point.point)
+                )
+    return worst
 
 
 # Climbing -------------------------------------------------------------------------------------
 
 
-def starts(worst: Sequence[Worst]) -> list[Worst]:
+def starts(worst: Sequence[WorstCase]) -> list[WorstCase]:
     """Ten points to climb from: the worst of each claim, then their second worst, and so on.
 
     A statistical claim would climb to the seed's luck, and a count has no slope.
@@ -311,7 +316,7 @@ def generations(points: int) -> int:
     return max(1, min(12, points // (WIDE * CLIMBS)))
 
 
-def traced_flags(search: Search, start: Worst) -> list[Flag]:
+def traced_flags(search: Search, start: WorstCase) -> list[Flag]:
     """Flags that a climb may change: numbers of the case that decide no shape."""
     mine = taken(start.scenario.case, dict(start.point))
     return [
@@ -325,9 +330,9 @@ def traced_flags(search: Search, start: Worst) -> list[Flag]:
 
 def climb(
     search: Search,
-    start: Worst,
+    start: WorstCase,
     number: int,
-    over: Callable[[Sequence[Drawn]], np.ndarray],
+    over: Callable[[Sequence[DrawnPoint]], np.ndarray],
     most: int,
 ) -> None:
     """Differential evolution from a point: every generation is a batch of one program.
@@ -354,10 +359,10 @@ def climb(
         """Minus the ratio at each place of a generation; 0 where it is not judged."""
         asked = [moved(search, flags, start.asked, column) for column in places.T]
         points = [
-            Drawn(one, point)
-            for one in asked
-            if one is not None
-            for point in points_of(search.experiment, start.scenario, one)[:1]
+            DrawnPoint(shifted, point)
+            for shifted in asked
+            if shifted is not None
+            for point in points_of(search.experiment, start.scenario, shifted)[:1]
         ]
         if not points:
             return np.zeros(len(asked))
@@ -378,7 +383,7 @@ def climb(
 
 
 def seeded(rng: np.random.Generator) -> dict[str, Any]:
-    """How SciPy is given random numbers: by another name before its release 1.15."""
+    """The argument by which SciPy takes random numbers; releases before 1.15 call it ``seed``."""
     import inspect
 
     from scipy.optimize import differential_evolution
@@ -393,8 +398,8 @@ def moved(search: Search, flags: Sequence[Flag], asked: Point, place: np.ndarray
     point = {**asked, **values}
     try:
         for scenario in search.experiment.scenarios:
-            for one in points_of(search.experiment, scenario, point):
-                search.experiment.check(one)
+            for swept in points_of(search.experiment, scenario, point):
+                search.experiment.check(swept)
     except ValueError:
         return None
     return point
@@ -406,7 +411,7 @@ def searched(
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> list[Record]:
-    """What was found at the random points of a search and on the climbs from the worst of them."""
+    """Search: judge random points, and climb from the worst of them."""
     progress = progress or Silent()
     court = Court(search, evaluator, store)
     progress.expect(search.points)
@@ -415,7 +420,7 @@ def searched(
     for number, start in enumerate(several):
         progress.during(0.0, f"climb {number + 1} of {len(several)}")
 
-        def over(points: Sequence[Drawn], start: Worst = start) -> np.ndarray:
+        def over(points: Sequence[DrawnPoint], start: WorstCase = start) -> np.ndarray:
             record = court.record(start.scenario, start.precision, [start.claim], points)
             records.append(record)
             return np.nan_to_num(ratios(record, 1)[0][0], nan=0.0, posinf=1e300)
@@ -428,28 +433,28 @@ def searched(
 
 
 class Summary(NamedTuple):
-    """What a search says of a claim."""
+    """Summary of a search for one claim."""
 
     claim: Claim
     judged: int
     excused: int
     """Cases that meet all hypotheses and could not be judged."""
     outside: int
-    """Cases that do not meet them, or at which theory says what anybody would."""
+    """Cases that do not meet the hypotheses, or are trivial."""
     reasons: Mapping[str, int]
-    """Why they were left out."""
-    worst: Mapping[str, Worst]
+    """Reasons for which cases were left out, and how often."""
+    worst: Mapping[str, WorstCase]
     """Precision -> its worst point."""
 
     @property
-    def largest(self) -> Worst | None:
-        """The worst of both precisions."""
+    def largest(self) -> WorstCase | None:
+        """The worst case over both precisions."""
         return max(self.worst.values(), key=lambda w: w.ratio, default=None)
 
 
 def summary(search: Search, records: Sequence[Record]) -> list[Summary]:
-    """What a search says of every claim, in the order of the theorem."""
-    tests, found = count_of_tests(records), []
+    """Summaries of a search for every claim, in the order of the theorem."""
+    tests, rows = count_of_tests(records), []
     worst = worst_of(records, tests)
     for scenario in search.experiment.scenarios:
         for claim in about_cases(scenario):
@@ -460,7 +465,7 @@ def summary(search: Search, records: Sequence[Record]) -> list[Summary]:
                     why = ratios(record, tests)[1][row]
                     reasons.update(why.tolist())
                     open_ones = ~np.isin(why, ["", forms.TRIVIAL])
-                    excused += int(np.sum(record.found["applies"][row] & open_ones))
+                    excused += int(np.sum(record.columns["applies"][row] & open_ones))
             done = reasons.pop("", 0)
             mine = [w for w in worst if w.claim is claim]
             largest = {
@@ -468,5 +473,5 @@ def summary(search: Search, records: Sequence[Record]) -> list[Summary]:
                 for p in dict.fromkeys(w.precision for w in mine)
             }
             outside = sum(reasons.values()) - excused
-            found.append(Summary(claim, done, excused, outside, dict(reasons), largest))
-    return found
+            rows.append(Summary(claim, done, excused, outside, dict(reasons), largest))
+    return rows

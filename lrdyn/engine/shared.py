@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 from lrdyn.training.program import take_in
 
 NAME = "shared"
-"""The argument of a function that takes them."""
+"""Name of the argument by which a function takes shared arrays."""
 
 
 class Shared:
@@ -46,7 +46,7 @@ class Shared:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        return sum(one.size * one.dtype.itemsize for one in jax.tree.leaves(self.like))
+        return sum(array.size * array.dtype.itemsize for array in jax.tree.leaves(self.like))
 
     @cached_property
     def digest(self) -> str:
@@ -61,11 +61,11 @@ class Shared:
         return digest.hexdigest()
 
     def abstract(self, devices: Sequence[Any]) -> PyTree:
-        """Shapes, types and where the arrays lie."""
+        """Shapes, types and placement of the arrays."""
         everywhere = _everywhere(devices)
         return jax.tree.map(
-            lambda one: jax.ShapeDtypeStruct(
-                one.shape, one.dtype, sharding=everywhere, weak_type=one.weak_type
+            lambda array: jax.ShapeDtypeStruct(
+                array.shape, array.dtype, sharding=everywhere, weak_type=array.weak_type
             ),
             self.like,
         )
@@ -85,7 +85,7 @@ class Shared:
 
 
 def check_taken(function: Callable, columns: Mapping[str, Any]) -> None:
-    """A function takes them, and no axis has their name.
+    """Refuse a function without an argument for shared arrays, or an axis of its name.
 
     Raises:
         ValueError: it does not, or one has.
@@ -97,7 +97,7 @@ def check_taken(function: Callable, columns: Mapping[str, Any]) -> None:
         raise ValueError(f"{NAME}: got an axis of this name, too, wanted only one of them")
     try:
         parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # a builtin has none
+    except (TypeError, ValueError):  # a builtin has no signature
         return
     by_name = NAME in parameters and parameters[NAME].kind is not inspect.Parameter.POSITIONAL_ONLY
     if not by_name and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):

@@ -67,7 +67,7 @@ def written_for(experiment: Experiment) -> list[Any]:
 
 
 def code_digest(functions: Sequence[Any], data: Sequence[Path] = ()) -> str:
-    """SHA-256 of the files that functions are written in, as above, and of data files."""
+    """SHA-256 of the source files of functions and of data files."""
     digest = hashlib.sha256()
     for path in sorted(_files(functions)):
         digest.update(path.read_bytes())
@@ -80,7 +80,7 @@ def code_digest(functions: Sequence[Any], data: Sequence[Path] = ()) -> str:
 
 @cache
 def library_digest() -> str:
-    """SHA-256 of all source files of the library, as they are now."""
+    """SHA-256 of all source files of the library."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py"), key=lambda path: path.relative_to(PACKAGE).parts):
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
@@ -116,21 +116,21 @@ def code_that_decides(theorem: str) -> str:
 
 
 def deciding(theorem: str) -> set[Path]:
-    """The files of that code."""
-    found = _reached([theorem, *ENGINE], _draws)
-    folders = {folder for path in found for folder in path.relative_to(PACKAGE).parents}
-    return found | {PACKAGE / folder / "__init__.py" for folder in folders}
+    """The source files whose code can decide the programs of a theorem."""
+    files = _reached([theorem, *ENGINE], _draws)
+    folders = {folder for path in files for folder in path.relative_to(PACKAGE).parents}
+    return files | {PACKAGE / folder / "__init__.py" for folder in folders}
 
 
 def _reached(names: Sequence[str], left_out: Callable[[Path], bool]) -> set[Path]:
-    """Files of modules and of all that they import, directly or not, but for what is left out."""
-    left, found = list(names), set[Path]()
+    """Files of modules and of all that they import, directly or not, except some."""
+    left, files = list(names), set[Path]()
     while left:
         path = _module_file(left.pop())
-        if path is not None and path not in found and not left_out(path):
-            found.add(path)
+        if path is not None and path not in files and not left_out(path):
+            files.add(path)
             left += _imported(path, _package(path))
-    return found
+    return files
 
 
 def _package(path: Path) -> str:
@@ -144,7 +144,7 @@ def _imported(path: Path, package: str) -> Iterator[str]:
     """Names of the modules that a file imports, and of a package where a name is no module."""
     for module, taken in _code(path.read_bytes())[1]:
         if module.startswith(".") and not package:
-            continue  # beside somebody's own file
+            continue  # a file beside a user's own file
         base = importlib.util.resolve_name(module, package)
         inner = [f"{base}.{name}" for name in taken]
         yield from inner
@@ -193,14 +193,14 @@ def data_digest(data: Sequence[Path]) -> str:
     """SHA-256 of the names and bytes of data files; empty without any."""
     digest = hashlib.sha256()
     for path in data:
-        found = path.stat()
-        digest.update(f"{path.name}{_of_file(path, found.st_size, found.st_mtime_ns)}".encode())
+        facts = path.stat()
+        digest.update(f"{path.name}{_of_file(path, facts.st_size, facts.st_mtime_ns)}".encode())
     return digest.hexdigest() if data else ""
 
 
 @cache
 def _of_file(path: Path, size: int, modified: int) -> str:
-    """SHA-256 of a file that is as large as it was, and as old: every job of a study asks."""
+    """SHA-256 of a file, cached for its size and age, since every job of a study asks for it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -208,21 +208,21 @@ def _of_file(path: Path, size: int, modified: int) -> str:
 def _files(functions: Sequence[Any]) -> set[Path]:
     """Files of the functions, and what these import of the theorems or from beside them."""
     own = {Path(f.__code__.co_filename).resolve() for f in functions if _in_file(f)}
-    found = {path for path in own if not _general(path)}
-    beside = {path.parent for path in found}
-    names, seen = {f.__module__ for f in functions}, set()
+    files = {path for path in own if not _general(path)}
+    beside = {path.parent for path in files}
+    names, visited = {f.__module__ for f in functions}, set()
     while names:
         name = names.pop()
-        seen.add(name)
+        visited.add(name)
         module = sys.modules.get(name)
         path = Path(getattr(module, "__file__", None) or "").resolve()
         if _general(path) or not (path.parent in beside or _of_theorems(path)):
             continue
-        found.add(path)
-        within = [getattr(one, "__module__", None) for one in vars(module).values()]
-        within += [one.__name__ for one in vars(module).values() if inspect.ismodule(one)]
-        names |= {other for other in within if isinstance(other, str)} - seen
-    return found
+        files.add(path)
+        within = [getattr(value, "__module__", None) for value in vars(module).values()]
+        within += [value.__name__ for value in vars(module).values() if inspect.ismodule(value)]
+        names |= {other for other in within if isinstance(other, str)} - visited
+    return files
 
 
 def _of_theorems(path: Path) -> bool:
@@ -231,7 +231,7 @@ def _of_theorems(path: Path) -> bool:
 
 
 def _general(path: Path) -> bool:
-    """Whether a file is one of the library's, and of no theorem or study."""
+    """Whether a file is a general one of the library, not part of a theorem or study."""
     return path.is_relative_to(PACKAGE) and not _of_theorems(path)
 
 
@@ -244,8 +244,8 @@ def functions_of(part: Any) -> Iterator[Any]:
     assert is_dataclass(part)
     for field in fields(part):
         value = getattr(part, field.name)
-        for one in value.values() if isinstance(value, Mapping) else (value,):
-            while isinstance(one, partial):
-                one = one.func
-            if inspect.isfunction(one):
-                yield one
+        for entry in value.values() if isinstance(value, Mapping) else (value,):
+            while isinstance(entry, partial):
+                entry = entry.func
+            if inspect.isfunction(entry):
+                yield entry

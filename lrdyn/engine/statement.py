@@ -44,7 +44,7 @@ class Outcome(Generic[T, M]):
     """Arrays that the claim reads, from theory: NumPy arrays of float64 or integers. For a claim
     over seeds they have the seeds as first axis."""
     measured: M
-    """Those from the run."""
+    """Arrays that the claim reads, from the run."""
     hypotheses: Mapping[str, np.ndarray]
     """Hypothesis -> whether it is met."""
     dtype: np.dtype
@@ -256,11 +256,11 @@ class Control(Generic[C, T, M]):
 
     @property
     def swapped(self) -> Mapping[str, str]:
-        """Name of a field -> of the one that stands in its place."""
+        """Name of a field -> name of the field that stands in its place."""
         if self.swap is None:
             return {}
         names = names_of(self.swap, 2)
-        return {names[0]: names[-1]}  # one name where a field stands in its own place
+        return {names[0]: names[-1]}  # ``names`` has one entry if a field stands in its own place
 
     def shows_in(self, precision: str) -> bool:
         """Whether its failure can be seen in a precision."""
@@ -268,7 +268,7 @@ class Control(Generic[C, T, M]):
 
 
 class Nothing(NamedTuple):
-    """No arrays: what a side has that is not stated."""
+    """A side without arrays, for a scenario that does not state it."""
 
 
 def nothing(*_: Any) -> Any:
@@ -348,7 +348,7 @@ class Scenario(Generic[C, T, M]):
 
     @property
     def trains(self) -> bool:
-        """Whether its runs train."""
+        """Whether the runs of the scenario train."""
         return self.train is not None
 
     @property
@@ -408,7 +408,7 @@ RESERVED = ["case", "controls", "perturb", "float32", "float64"]
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Statements that share a command line, and produce named arrays.
+    """Scenarios that share a command line, and produce named arrays.
 
     Args:
         name: name of the command and of the folder of its results.
@@ -470,7 +470,7 @@ class Experiment:
         return max(1, sum(finding.expected.sides for finding in self.findings.values()))
 
     def came_of(self, id: str, draws: np.ndarray) -> dict[str, Any]:
-        """What came of the expectation of a finding, see :func:`lrdyn.engine.expectations.found`.
+        """Outcome of the expectation of a finding, see :func:`lrdyn.engine.expectations.came_of`.
 
         All findings that state an expectation share the probability that an interval misses.
 
@@ -478,7 +478,7 @@ class Experiment:
             id: of the finding.
             draws: its number for each seed.
         """
-        return expectations.found(self.findings[id].expected, draws, self.intervals)
+        return expectations.came_of(self.findings[id].expected, draws, self.intervals)
 
 
 class Theorem(Experiment):

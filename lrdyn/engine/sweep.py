@@ -13,11 +13,11 @@ from jaxtyping import Array, PyTree
 from lrdyn.core.precision import of_matmuls
 from lrdyn.engine.device_defaults import usual_lanes, usual_memory
 from lrdyn.engine.points import NONE, Points
-from lrdyn.engine.programs import Plan
+from lrdyn.engine.programs import SweepPlan
 from lrdyn.engine.progress import Progress, Silent
 from lrdyn.engine.reductions import Reductions
 from lrdyn.engine.shared import Shared, check_taken
-from lrdyn.engine.work import Context, Elsewhere, Recipe, Sweep, carried_out
+from lrdyn.engine.work import Context, Elsewhere, Recipe, Sweep, run_sweep
 
 if TYPE_CHECKING:
     import xarray
@@ -134,7 +134,7 @@ def sweep(
         progress=Silent() if progress is None else progress,
         elsewhere=None if client is None else cluster_of(client),
     )
-    return carried_out(work, context, Recipe(function, f"{__name__}:sweep_of", how))
+    return run_sweep(work, context, Recipe(function, f"{__name__}:sweep_of", how))
 
 
 def sweep_of(
@@ -166,13 +166,13 @@ def sweep_of(
             yield
 
     devices = jax.local_devices()[: context and 1] if devices is None else devices
-    plan = Plan(batched, lanes, memory, devices, compiler_options, Shared(shared))
+    plan = SweepPlan(batched, lanes, memory, devices, compiler_options, Shared(shared))
     return Sweep(function, points, dims or {}, plan, shapes, scope=scope, reduce=reduce)
 
 
 def cluster_of(client: Any) -> Elsewhere:
-    """What a client of Dask gives; what is it already stays."""
+    """Wrap a client of Dask as :class:`Elsewhere`, which is returned as it is."""
     if isinstance(client, Elsewhere):
         return client
-    # By its name: the engine knows nothing of Dask, and without a client nobody needs it.
+    # Imported by name: the engine does not depend on Dask, which only a client needs.
     return resolve_name("lrdyn.engine.cluster.client:Cluster")(client)

@@ -1,4 +1,4 @@
-"""What a ``verdict.json`` must be to be read: each entry that is used has its type."""
+"""Schema of ``verdict.json``: the type of each entry that the library reads."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ from lrdyn.core.show import shortened
 
 
 class Form(NamedTuple):
-    """What a value must be."""
+    """A test that a value must pass, and its description."""
 
     wanted: str
     fits: Callable[[Any], bool]
@@ -19,7 +19,7 @@ class Form(NamedTuple):
 
 
 class Entries(NamedTuple):
-    """What the entries of an object must be; others may stand beside them."""
+    """Forms of the entries of an object, which may have others besides."""
 
     forms: "Mapping[str, Form | Entries | Each]"
     optional: frozenset[str] = frozenset()
@@ -44,7 +44,7 @@ class Entries(NamedTuple):
 
 
 class Each(NamedTuple):
-    """What all entries of a list, or of an object by any names, must be."""
+    """Form of all entries of a list, or of an object with arbitrary names."""
 
     kind: type
     form: Form | Entries
@@ -61,7 +61,7 @@ class Each(NamedTuple):
 
 
 def _shown(value: Any) -> str:
-    """A value in a message: one line, whatever letters it has, and a short one."""
+    """Show a value in a message, in one short line of printable characters."""
     kinds = {dict: "an object", list: "a list"}
     return kinds.get(type(value)) or shortened(ascii(value))
 
@@ -125,7 +125,7 @@ ARITHMETIC = Entries(
     optional=frozenset({"convolutions"}),
     others=NUMBER,
 )
-"""What was measured of a device in one precision."""
+"""Form of the measured arithmetic of a device in one precision."""
 KINDS = ("exact", "identity", "bound", "limit", "rate", "statistical", "finding", "control")
 CLAIM = Entries(
     {

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Verification(NamedTuple):
-    """What :func:`verify` returns."""
+    """The verdict on a theorem and the arrays behind it: what :func:`verify` returns."""
 
     verdict: dict[str, Any]
     """Content of ``verdict.json``."""
@@ -41,10 +41,10 @@ class Verification(NamedTuple):
     """Claim or control -> precision -> residual and tolerance of every case."""
 
     def __repr__(self) -> str:
-        """What the command prints."""
-        said = [*report.table(self.verdict), *self.diverged, *report.devices(self.verdict)]
-        said += report.why_undecided(self.verdict)
-        return "\n".join([*said, f"{self.verdict['name']} {report.word(self.verdict)}"])
+        """The text that the command prints."""
+        lines = [*report.table(self.verdict), *self.diverged, *report.devices(self.verdict)]
+        lines += report.why_undecided(self.verdict)
+        return "\n".join([*lines, f"{self.verdict['name']} {report.word(self.verdict)}"])
 
     def _repr_html_(self) -> str:
         return report.html(self.verdict)
@@ -123,14 +123,14 @@ def verify(
 
 
 def meter_of(context: Context) -> Meter:
-    """Measures the arithmetic of whoever computes."""
+    """The meter of the arithmetic of the devices that compute."""
     if context.elsewhere is not None:
         return context.elsewhere.measured
-    return measured_arithmetic.here(context.machine)
+    return measured_arithmetic.meter_here(context.machine)
 
 
 def in_usual_precision(run: Run, context: Context) -> tuple[Run, str]:
-    """A run that was asked for in no precision, in float32 where float64 is none; and why so."""
+    """Choose the precision of a run that was asked for without one, and give the reason."""
     if run.dtype != "float64":
         return run, ""
     dtype, why = measured_arithmetic.usual_precision(meter_of(context))
@@ -169,25 +169,25 @@ def verify_run(run: Run, context: Context) -> Verification:
 
 def judged(theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: str) -> Verification:
     """Judge the content of ``results.nc``; :func:`judge_results` says what it refuses."""
-    found = judge_results(theorem, groups, dtype)
+    judgement = judge_results(theorem, groups, dtype)
     record = environment(dtype)
     verdict = {
         "schema": SCHEMA,
         "name": theorem.name,
-        "holds": holds(theorem, found.claims),
+        "holds": holds(theorem, judgement.claims),
         "config": {},
-        "claims": found.claims,
-        "undecided": undecided(theorem, found.claims),
-        "statistics": {"false_alarm": FALSE_ALARM, "tests": found.tests},
+        "claims": judgement.claims,
+        "undecided": undecided(theorem, judgement.claims),
+        "statistics": {"false_alarm": FALSE_ALARM, "tests": judgement.tests},
         "judged_by": {name: record[name] for name in ("git", "numpy", "python")},
         "arithmetic": arithmetic_of(groups),
         "environment": record,
     }
-    return Verification(verdict, Results(groups), found.diverged, found.legs)
+    return Verification(verdict, Results(groups), judgement.diverged, judgement.legs)
 
 
 def undecided(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Claims that carry, apply, and of which no case could be judged, in any scenario.
+    """Claims of any scenario that carry and apply, but of which no case could be judged.
 
     Where theory's value is what anybody would say (trivial cases alone) nothing is open.
     """

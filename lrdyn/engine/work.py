@@ -26,21 +26,21 @@ import numpy as np
 from lrdyn.engine import programs, reductions
 from lrdyn.engine.kept_programs import KeptPrograms
 from lrdyn.engine.labels import Labels, Outputs, Target
-from lrdyn.engine.parts import Arrays, Store, opened
+from lrdyn.engine.parts import Arrays, Store, open_store
 from lrdyn.engine.points import Points
-from lrdyn.engine.programs import Group, Plan
+from lrdyn.engine.programs import Group, SweepPlan
 from lrdyn.engine.progress import Progress, Silent
-from lrdyn.engine.reductions import Kept, Reductions
+from lrdyn.engine.reductions import Reductions, RunningReductions
 
 if TYPE_CHECKING:
     import xarray
 
 MANY = 64
-"""Parts of one program from which on they are cut by their time: so many are left at least."""
+"""Programs with more parts than this have them cut by time; at least this many remain."""
 SECONDS = 10.0
-"""What such a part takes, and a kill loses."""
+"""Seconds that such a part should take, which is what a kill loses."""
 TRIED = 3
-"""Parts by which that time is measured."""
+"""Number of parts that are timed for this."""
 AHEAD = 16
 """Programs that a sweep holds at a time: more than there are cores to compile them on."""
 
@@ -55,10 +55,10 @@ and an OSError if the connection is lost."""
 
 @runtime_checkable
 class Elsewhere(Protocol):
-    """Other processes that compute."""
+    """Other processes that compute parts of sweeps."""
 
     def executor(self, recipe: Any, progress: Progress) -> Executor:
-        """Who carries out the parts of a sweep, and tells of what happens within a part.
+        """The executor of the parts of a sweep, which also reports progress within a part.
 
         Args:
             recipe: a :class:`lrdyn.engine.work.Recipe`, from which they make the sweep.
@@ -70,7 +70,7 @@ class Elsewhere(Protocol):
         ...
 
     def workers(self) -> list[dict[str, Any]]:
-        """Hardware and versions of those that took part."""
+        """Hardware and versions of the processes that took part."""
         ...
 
     def measured(self, precision: str, word: str) -> Sequence[Mapping[str, Any]]:
@@ -91,13 +91,13 @@ class Context(NamedTuple):
     """Folder of finished parts; checkpoints of trainings lie beside it."""
     progress: Progress = Silent()
     precision: str = "highest"
-    """Of the inputs of matmuls in float32, a key of :data:`lrdyn.engine.arithmetic.MATMULS`."""
+    """Precision of inputs of float32 matmuls: a key of :data:`lrdyn.engine.arithmetic.MATMULS`."""
     every: int | None = None
     """Steps between two checkpoints of a training; every 30 seconds if None."""
     programs: KeptPrograms | None = None
     """Compiled programs on disk; none are kept without."""
     machine: KeptPrograms | None = None
-    """Where it is kept what was measured of the devices; without, each process measures."""
+    """Store of the measured arithmetic of devices; without it each process measures anew."""
     elsewhere: Elsewhere | None = None
     """Other processes, which compute the parts in the place of this one."""
     lanes: int | None = None
@@ -105,11 +105,11 @@ class Context(NamedTuple):
 
 
 DEFAULT = Context()
-"""In this process, with nothing kept and nothing told."""
+"""A context that computes in this process, stores nothing and reports nothing."""
 
 
-class Asked(NamedTuple):
-    """What a part is, in values that another process understands."""
+class PartRequest(NamedTuple):
+    """Description of a part for another process, in plain values."""
 
     point: tuple[tuple[str, Any], ...]
     """Values of the axes that decide shapes; of what is not traced, the whole point."""
@@ -123,11 +123,11 @@ class Asked(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Number of points."""
+        """Number of points of the part."""
         return max((len(column) for column in self.values.values()), default=1)
 
     def __str__(self) -> str:
-        """Its first point, and how many more there are."""
+        """Name the first point, and the number of further ones."""
         first = {name: column[0].item() for name, column in self.values.items() if name}
         words = ", ".join(f"{n}={value}" for n, value in {**dict(self.point), **first}.items())
         return f"{words} and {self.size - 1} more" if self.size > 1 else words
@@ -137,20 +137,20 @@ class Part(NamedTuple):
     """Points of a sweep that are computed and kept together."""
 
     key: str
-    """Names all that decides its arrays."""
+    """Key made of everything that decides the arrays."""
     indices: np.ndarray
-    """Of its points in the sweep."""
-    ask: Callable[[], Asked]
+    """Indices of its points in the sweep."""
+    ask: Callable[[], PartRequest]
     """Makes what another process is told of it: there may be more parts than should be described
     at a time."""
     begin: "Callable[[Programs], Callable[[], Arrays]]"
     """Start to compute; what comes back waits for the arrays, which have the points in front."""
     group: Group | None = None
-    """Whose program computes it, if it is traced."""
+    """The group whose program computes the part, if it is traced."""
 
     @property
-    def asked(self) -> Asked:
-        """What another process is told of it."""
+    def asked(self) -> PartRequest:
+        """The description of the part for another process."""
         return self.ask()
 
 
@@ -160,22 +160,22 @@ class Sweep(NamedTuple):
     function: Callable[..., Mapping[str, Any]]
     points: Points
     dims: Mapping[str, tuple[str, ...]]
-    plan: Plan | None = None
+    plan: SweepPlan | None = None
     """How its traced programs run; without one it is called in Python, point after point."""
     shapes: Sequence[str] = ()
     """Axes that decide the shapes of what is traced."""
     digest: str = ""
-    """Of all that decides the results of what is not traced, but the points."""
+    """Digest of everything but the points that decides the results of an untraced function."""
     beside: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = lambda point, key: {}
     """What the function is given besides at a point, where it is not traced: who keeps its
     training, for example. ``key`` is that of its part."""
     scope: Scope = nullcontext
-    """JAX's settings, of the thread that computes."""
+    """Context manager of JAX's settings, for the thread that computes."""
     reduce: Reductions = MappingProxyType({})
-    """What is kept in the place of all results, if anything is named; of what is traced."""
+    """Reductions kept in the place of all results, if any; for traced functions."""
 
     def parts(self) -> tuple[list[Part], list[Outputs]]:
-        """The parts, and what the programs return; that is known of traced functions alone."""
+        """The parts, and the results of one point, which are known of traced functions alone."""
         if self.plan is None:
             return [self._called(index) for index in range(self.points.size)], []
         groups = [
@@ -185,11 +185,11 @@ class Sweep(NamedTuple):
         return self.parts_of(groups), [group.outputs for group in groups]
 
     def parts_of(self, groups: Sequence[Group]) -> list[Part]:
-        """The parts of some programs."""
+        """Parts of several programs, in their order."""
         return [_traced(group, part, self.reduce) for group in groups for part in group.parts]
 
     def cut_anew(self, group: Group, indices: np.ndarray, most: int) -> Group:
-        """Points of a program in parts of at most so many."""
+        """Cut the points of a program into parts of at most ``most``."""
         assert self.plan is not None
         return programs.trace(self.function, group.shape, indices, self.points, self.plan, most)
 
@@ -202,7 +202,7 @@ class Sweep(NamedTuple):
             # Nothing runs before the part in front of it is saved: a kill loses one training.
             return partial(self.call, point, key)
 
-        return Part(key, np.array([index]), lambda: Asked(tuple(point.items())), begin)
+        return Part(key, np.array([index]), lambda: PartRequest(tuple(point.items())), begin)
 
     def call(self, point: Mapping[str, Any], key: str) -> Arrays:
         """Call the function in Python at one point; its arrays have an axis of one point."""
@@ -211,10 +211,10 @@ class Sweep(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """From what another process makes the same sweep."""
+    """Description from which another process makes the same sweep."""
 
     subject: Any
-    """An experiment or a function, which is found there by its name or by its text."""
+    """An experiment or a function, which the other process finds by its name or its text."""
     build: str
     """``module:function`` that makes the :class:`Sweep` from the subject and a context."""
     arguments: Mapping[str, Any]
@@ -224,7 +224,7 @@ class Recipe(NamedTuple):
         return resolve_name(self.build)(self.subject, **self.arguments, context=context)
 
 
-def carried_out(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "xarray.Dataset":
+def run_sweep(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "xarray.Dataset":
     """Carry out all parts of a sweep and label the results.
 
     Args:
@@ -236,7 +236,7 @@ def carried_out(sweep: Sweep, context: Context, recipe: Recipe | None = None) ->
 
     def executor() -> Executor:
         if elsewhere is None or recipe is None:
-            return here
+            return execute_here
         return elsewhere.executor(recipe, progress)
 
     with sweep.scope(), ExitStack() as stack:
@@ -245,9 +245,9 @@ def carried_out(sweep: Sweep, context: Context, recipe: Recipe | None = None) ->
         # What is no longer wanted ends here, before it makes a folder.
         progress.expect(sum(len(part.indices) for part in parts))
         store = context.store
-        kept = stack.enter_context(opened(store, progress.note)) if store else None
-        ended = _each(sweep, parts, kept, context, executor)
-        if sweep.plan is None:  # what it returns is known when it has ended
+        parts_store = stack.enter_context(open_store(store, progress.note)) if store else None
+        ended = _each(sweep, parts, parts_store, context, executor)
+        if sweep.plan is None:  # an untraced function's results are known only when it has run
             ended = sorted(ended, key=lambda each: int(each[0].indices[0]))
             outputs = [
                 {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in arrays.items()}
@@ -255,11 +255,11 @@ def carried_out(sweep: Sweep, context: Context, recipe: Recipe | None = None) ->
             ]
         if sweep.reduce:
             reductions.check(sweep.reduce, outputs)
-            target: Target | Kept = Kept(sweep.reduce, sweep.points)
+            target: Target | RunningReductions = RunningReductions(sweep.reduce, sweep.points)
         else:
             labels = Labels(sweep.points, sweep.dims, outputs)
             progress.expect_bytes(labels.nbytes)
-            target = labels.allocate(context.memory, kept and kept.folder)
+            target = labels.allocate(context.memory, parts_store and parts_store.folder)
             stack.callback(target.abandon)
         for part, arrays in ended:
             target.place(part.indices, arrays)
@@ -273,7 +273,7 @@ def _each(
     context: Context,
     executor: Callable[[], Executor],
 ) -> Iterator[tuple[Part, Arrays]]:
-    """Every part and its arrays; the many of a long program are cut anew when some have ended."""
+    """Every part and its arrays; the parts of a long program are cut anew after a few."""
     groups = {id(part.group): part.group for part in parts if part.group}.values()
     long = [g for g in groups if len(g.parts) > MANY and g.fit > len(g.parts[0])]
     few = [part for part in parts if not any(part.group is group for group in long)]
@@ -298,7 +298,7 @@ def _each(
 
 
 def _most(size: int, took: Sequence[float]) -> int:
-    """Points of a part that takes ``SECONDS``, from the times of parts of so many points."""
+    """Number of points that take ``SECONDS``, from the times of parts of ``size`` points."""
     return int(SECONDS * size / min(took)) if took else size
 
 
@@ -307,7 +307,7 @@ def _cut_key(group: Group) -> str:
 
 
 def _known_cut(store: Store | None, group: Group) -> int:
-    """Points of a part, as they were cut before a kill; 0 if they were not."""
+    """Number of points of the parts that were cut before a kill; 0 if there were none."""
     known = store.load(_cut_key(group)) if store else None
     return int(known["most"]) if known else 0
 
@@ -341,12 +341,14 @@ def _in_turn(
         yield part, arrays
 
 
-def here(parts: Sequence[Part], store: Store | None) -> Iterator[tuple[Part, Arrays]]:
-    """Carry out parts in this process: the next one is computed while one is saved."""
+def execute_here(parts: Sequence[Part], store: Store | None) -> Iterator[tuple[Part, Arrays]]:
+    """Compute parts in this process; the next one is computed while one is saved."""
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         ready = Programs([part.group for part in parts if part.group], pool)
         running: tuple[Part, Callable[[], Arrays]] | None = None
         for part in parts:
+            # XLA computes in the background: the next part starts before this thread waits for, and
+            # writes, the one before it.
             following = part, part.begin(ready)
             if running:
                 yield _saved(*running, store)
@@ -402,15 +404,15 @@ def _traced(group: Group, indices: np.ndarray, reduce: Reductions) -> Part:
         outputs = programs.start(group, ready.take(group), indices)
         return lambda: reduced(programs.ended(group, indices, outputs), reduce)
 
-    def ask() -> Asked:
+    def ask() -> PartRequest:
         largest, described = max(map(len, group.parts)), programs.described(group)
-        return Asked(group.shape, group.values(indices), group.lanes, largest, described)
+        return PartRequest(group.shape, group.values(indices), group.lanes, largest, described)
 
     return Part(group.key(indices, repr(reduce) if reduce else ""), indices, ask, begin, group)
 
 
 def reduced(arrays: Arrays, reduce: Reductions) -> Arrays:
-    """Arrays of a part, or what is kept of them."""
+    """The arrays of a part, or their reductions if any are asked for."""
     return reductions.of_part(reduce, arrays) if reduce else arrays
 
 

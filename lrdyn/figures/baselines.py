@@ -1,4 +1,4 @@
-"""Baselines: committed numbers of figures and tables, and how these are drawn, to compare with."""
+"""Baselines: committed numbers and looks of figures and tables, to compare new ones with."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lrdyn.figures.rendering import Report
 from lrdyn.system import whole_files
 
 
-class Difference(NamedTuple):
-    """One curve that is not what the baseline says."""
+class CurveDifference(NamedTuple):
+    """A curve that differs from the baseline."""
 
     curve: str
     """Name of the variable, with the place of the largest difference."""
@@ -26,7 +26,7 @@ class Difference(NamedTuple):
     amount: float | None
     """Largest difference relative to the scale of the curve; None if it is not a number."""
     tolerance: float | None
-    """What would have been allowed."""
+    """The difference that is allowed."""
 
     def __str__(self) -> str:
         """Describe it in one line."""
@@ -69,7 +69,7 @@ def kind_of(variable: xr.DataArray) -> str:
 
 
 def tolerance_of(variable: xr.DataArray) -> float:
-    """What a curve allows: its attribute ``tolerance``, else that of its kind."""
+    """The allowed difference of a curve: its attribute ``tolerance``, else that of its kind."""
     own = variable.attrs.get("tolerance")
     return allowed(kind_of(variable), variable.dtype) if own is None else float(own)
 
@@ -79,7 +79,7 @@ def compared(variable: xr.DataArray) -> bool:
     return bool(variable.attrs.get("compare", 1))
 
 
-def compare(dataset: xr.Dataset, baseline: xr.Dataset) -> list[Difference]:
+def compare(dataset: xr.Dataset, baseline: xr.Dataset) -> list[CurveDifference]:
     """The differences of the numbers of a figure or table from a baseline, one for each variable.
 
     Differences are relative to the largest value of the variable, or of each curve of it if the
@@ -91,58 +91,64 @@ def compare(dataset: xr.Dataset, baseline: xr.Dataset) -> list[Difference]:
         >>> [str(d) for d in compare(a + 0.5, a)]
         ['curve[step=0]: got 1.5, wanted 1, 2.5e-01 of its scale (run: tolerance 1.5e-08)']
     """
-    asked, found = baseline.attrs.get("settings"), dataset.attrs.get("settings")
-    if asked != found:
-        return [Difference("settings", f"got {found}, wanted {asked}", None, None)]
+    wanted, settings = baseline.attrs.get("settings"), dataset.attrs.get("settings")
+    if wanted != settings:
+        return [CurveDifference("settings", f"got {settings}, wanted {wanted}", None, None)]
     differences = [
-        Difference(str(name), "got an array that the baseline does not have", None, None)
+        CurveDifference(str(name), "got an array that the baseline does not have", None, None)
         for name in sorted(set(map(str, dataset.variables)) - set(map(str, baseline.variables)))
     ]
     for name in map(str, baseline.variables):
         if name not in dataset.variables:
-            differences.append(Difference(name, "missing", None, None))
+            differences.append(CurveDifference(name, "missing", None, None))
         else:
             differences += _compare_variable(name, dataset[name], baseline[name])
     return differences
 
 
-def _compare_variable(name: str, found: xr.DataArray, wanted: xr.DataArray) -> list[Difference]:
-    if (found.dims, found.shape) != (wanted.dims, wanted.shape):
-        problem = f"got shape {dict(found.sizes)}, wanted {dict(wanted.sizes)}"
-        return [Difference(name, problem, None, None)]
+def _compare_variable(
+    name: str, actual: xr.DataArray, wanted: xr.DataArray
+) -> list[CurveDifference]:
+    if (actual.dims, actual.shape) != (wanted.dims, wanted.shape):
+        problem = f"got shape {dict(actual.sizes)}, wanted {dict(wanted.sizes)}"
+        return [CurveDifference(name, problem, None, None)]
     if not compared(wanted):
         return []
-    if wanted.dtype.kind != "f" or found.dtype.kind != "f":
-        return _compare_exactly(name, found, wanted)
-    return _compare_numbers(name, found, wanted)
+    if wanted.dtype.kind != "f" or actual.dtype.kind != "f":
+        return _compare_exactly(name, actual, wanted)
+    return _compare_numbers(name, actual, wanted)
 
 
-def _compare_exactly(name: str, found: xr.DataArray, wanted: xr.DataArray) -> list[Difference]:
-    places = np.flatnonzero(found.values != wanted.values).tolist()
+def _compare_exactly(
+    name: str, actual: xr.DataArray, wanted: xr.DataArray
+) -> list[CurveDifference]:
+    places = np.flatnonzero(actual.values != wanted.values).tolist()
     if not places:
         return []
-    problem = _got(found, wanted, places[0]) + " (compared exactly)"
-    return [Difference(_place(name, wanted, places[0]), problem, None, 0.0)]
+    problem = _got(actual, wanted, places[0]) + " (compared exactly)"
+    return [CurveDifference(_place(name, wanted, places[0]), problem, None, 0.0)]
 
 
-def _compare_numbers(name: str, found: xr.DataArray, wanted: xr.DataArray) -> list[Difference]:
+def _compare_numbers(
+    name: str, actual: xr.DataArray, wanted: xr.DataArray
+) -> list[CurveDifference]:
     infinite = ~np.isfinite(wanted.values)
-    odd = np.where(infinite | ~np.isfinite(found.values), found.values != wanted.values, False)
-    odd &= ~(np.isnan(found.values) & np.isnan(wanted.values))
+    odd = np.where(infinite | ~np.isfinite(actual.values), actual.values != wanted.values, False)
+    odd &= ~(np.isnan(actual.values) & np.isnan(wanted.values))
     places = np.flatnonzero(odd).tolist()
     if places:
-        problem = f"{_got(found, wanted, places[0])}, at {len(places)} points"
-        return [Difference(_place(name, wanted, places[0]), problem, None, None)]
+        problem = f"{_got(actual, wanted, places[0])}, at {len(places)} points"
+        return [CurveDifference(_place(name, wanted, places[0]), problem, None, None)]
     tolerance = tolerance_of(wanted)
-    gap = np.abs(np.where(infinite, 0, found.values) - np.where(infinite, 0, wanted.values))
+    gap = np.abs(np.where(infinite, 0, actual.values) - np.where(infinite, 0, wanted.values))
     ratios = np.ravel(gap / _scale(wanted))
     worst = int(np.argmax(ratios)) if ratios.size else 0
     if not ratios.size or ratios[worst] <= tolerance:
         return []
     amount = float(ratios[worst])
     measured = f"{amount:.1e} of its scale ({kind_of(wanted)}: tolerance {tolerance:.1e})"
-    problem = f"{_got(found, wanted, worst)}, {measured}"
-    return [Difference(_place(name, wanted, worst), problem, amount, tolerance)]
+    problem = f"{_got(actual, wanted, worst)}, {measured}"
+    return [CurveDifference(_place(name, wanted, worst), problem, amount, tolerance)]
 
 
 def _scale(wanted: xr.DataArray) -> np.ndarray:
@@ -163,8 +169,8 @@ def _place(name: str, variable: xr.DataArray, position: int) -> str:
     return f"{name}[{', '.join(labels)}]" if labels else name
 
 
-def _got(found: xr.DataArray, wanted: xr.DataArray, position: int) -> str:
-    pair = (np.ravel(array.values)[position] for array in (found, wanted))
+def _got(actual: xr.DataArray, wanted: xr.DataArray, position: int) -> str:
+    pair = (np.ravel(array.values)[position] for array in (actual, wanted))
     got, want = (f"{x:.9g}" if isinstance(x, np.number) else repr(str(x)) for x in pair)
     return f"got {got}, wanted {want}"
 
@@ -191,11 +197,11 @@ def check(
     except results.Damaged as error:
         report(f"{exhibit.name}: no baseline, {error}")
         return False
-    found, agreement = _numbers(exhibit, out, baselines, preset, baseline, report)
-    found += exhibit.drawn_otherwise(baseline, baselines / exhibit.name)
-    for line in found or [agreement]:
+    differences, agreement = _numbers(exhibit, out, baselines, preset, baseline, report)
+    differences += exhibit.drawn_otherwise(baseline, baselines / exhibit.name)
+    for line in differences or [agreement]:
         report(f"{exhibit.name}: {line}")
-    return not found
+    return not differences
 
 
 def _numbers(
@@ -206,16 +212,16 @@ def _numbers(
     baseline: xr.Dataset,
     report: Report,
 ) -> tuple[list[str], str]:
-    """What differs in the present numbers, and what there is to say if nothing does."""
+    """Lines about what differs in the present numbers, and the line for when nothing does."""
     if exhibit.long:
         dataset = long.numbers(exhibit, out, baselines, preset)
         if why := long.comparable(dataset, baseline):
             return [], why
     else:
         path = rendering.where(exhibit, out)
-        found = rendering.numbers(exhibit, out, exhibit.presets[preset], report=report)
-        dataset = found.dataset
-        if found.computed and not path.exists():
+        rendered = rendering.numbers(exhibit, out, exhibit.presets[preset], report=report)
+        dataset = rendered.dataset
+        if rendered.computed and not path.exists():
             rendering.save(dataset, path)
     return _lines(exhibit, exhibit.thin(dataset), baseline), _agreement(baseline)
 
@@ -255,14 +261,14 @@ def write_baseline(
     """
     path = baselines / f"{exhibit.name}.nc"
     done = rendering.render(exhibit, out, preset, baselines=baselines, report=report)
-    kept = exhibit.long and not done.computed
-    numbers = results.load(path)["/"] if kept else exhibit.thin(done.dataset)
+    as_committed = exhibit.long and not done.computed
+    numbers = results.load(path)["/"] if as_committed else exhibit.thin(done.dataset)
     for line in _change(exhibit, numbers, path):
         report(f"{exhibit.name}: {line}")
     if not agreed():
         report(f"{exhibit.name}: the baseline stays as it was")
         return False
-    if not kept:
+    if not as_committed:
         rendering.save(numbers, path)
     whole_files.folder(baselines, below=baselines.parent)
     for written in (path, *exhibit.keep(results.load(path)["/"], path.with_suffix(""))):
@@ -271,7 +277,7 @@ def write_baseline(
 
 
 def _change(exhibit: Exhibit, numbers: xr.Dataset, path: Path) -> list[str]:
-    """What a new baseline changes, a line each."""
+    """Lines about the changes that a new baseline makes."""
     try:
         lines = _lines(exhibit, numbers, results.load(path)["/"])
     except results.Unreadable:

@@ -91,7 +91,7 @@ class Exhibit:
         return ()
 
     def drawn_otherwise(self, dataset: xr.Dataset, stem: Path) -> list[str]:
-        """How committed numbers are now drawn otherwise than was kept, a line each."""
+        """Lines about how the looks of committed numbers differ from the committed looks."""
         return []
 
 
@@ -137,7 +137,7 @@ class Figure(Exhibit):
         return paths
 
     def drawn_otherwise(self, dataset: xr.Dataset, stem: Path) -> list[str]:
-        """Looks first, since they name what differs; the picture if they do not."""
+        """Compare the looks first, since they name what differs; then the picture."""
         from lrdyn.figures import looks, pictures
 
         try:
@@ -145,8 +145,8 @@ class Figure(Exhibit):
         except (OSError, ValueError):
             return [f"picture: nothing that can be read in {stem.with_suffix('.json')}"]
         drawn = self.drawn(dataset)
-        if found := looks.differences(looks.looks(drawn), wanted):
-            return found
+        if differences := looks.differences(looks.looks(drawn), wanted):
+            return differences
         difference = pictures.difference(drawn, stem.with_suffix(".png"))
         return [difference] if difference else []
 
@@ -222,15 +222,15 @@ def one_seed(groups: Groups) -> xr.Dataset:
 
     Example:
         >>> root = xr.Dataset({"y": ("seed", [3.0]), SIZE: ("seed", [2])}, attrs={"digest": "0"})
-        >>> found = one_seed({"/": root})
-        >>> list(found), found["y"].dims, found.attrs
+        >>> dataset = one_seed({"/": root})
+        >>> list(dataset), dataset["y"].dims, dataset.attrs
         (['y'], (), {})
     """
     return groups["/"].isel(seed=0, drop=True).drop_vars(SIZE).drop_attrs(deep=False)
 
 
 def missing(exhibit: Exhibit) -> str:
-    """What a figure or table lacks to be computed here, in one line; empty for nothing."""
+    """Name what a figure or table lacks to be computed here; empty if nothing."""
     absent = [name for name in exhibit.needs if importlib.util.find_spec(name) is None]
     return ", ".join(f"the package {name} ({exhibit.needs[name]})" for name in absent)
 
@@ -267,6 +267,6 @@ def _with_values(exhibit: Exhibit, text: str, dataset: xr.Dataset) -> str:
 
 
 def _filled(exhibit: Exhibit, dataset: xr.Dataset) -> str:
-    """Caption with its values, in one line."""
+    """The caption with its values filled in, in one line."""
     text = _with_values(exhibit, exhibit.caption, dataset)
-    return text + (f" Drawn from {said}." if (said := dataset.attrs.get("drawn_from")) else "")
+    return text + (f" Drawn from {source}." if (source := dataset.attrs.get("drawn_from")) else "")

@@ -1,4 +1,4 @@
-"""Figures whose numbers take long: drawn from what was trained, never training by themselves."""
+"""Long figures: drawn from saved results or committed numbers, never training by themselves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lrdyn.figures.exhibits import Exhibit, Results
 
 
 class Undrawable(Lacking):
-    """There are no numbers of a long figure."""
+    """A long figure has neither results nor committed numbers."""
 
 
 SAVED, COMMITTED = "saved results", "the committed numbers"
@@ -51,20 +51,20 @@ def numbers(exhibit: Exhibit, out: Path | str, baselines: Path | None, preset: s
 def _committed(exhibit: Exhibit, baselines: Path | None) -> xr.Dataset:
     try:
         path = (baselines or Path()) / f"{exhibit.name}.nc"
-        found = results.load(path)["/"]
+        dataset = results.load(path)["/"]
     except results.Unreadable:
         raise Undrawable(
             f"figure: got {exhibit.name!r}, wanted saved results of it, or --train"
         ) from None
-    return found.assign_attrs(drawn_from=COMMITTED)
+    return dataset.assign_attrs(drawn_from=COMMITTED)
 
 
 def _saved(runs: Mapping[str, Run], out: Path, groups: tuple[str, ...]) -> Results | None:
     """Saved results of every source, with these groups; None if one has none."""
-    found = {name: _last(run, out, groups) for name, run in runs.items()}
-    if any(groups is None for groups in found.values()):
+    by_source = {name: _last(run, out, groups) for name, run in runs.items()}
+    if any(groups is None for groups in by_source.values()):
         return None
-    return {name: groups for name, groups in found.items() if groups is not None}
+    return {name: groups for name, groups in by_source.items() if groups is not None}
 
 
 def _last(run: Run, out: Path, groups: tuple[str, ...]) -> Groups | None:
@@ -75,11 +75,11 @@ def _last(run: Run, out: Path, groups: tuple[str, ...]) -> Groups | None:
     verdicts = [*(out / run.experiment.name).glob("*/verdict.json")]
     for path in sorted(verdicts, key=lambda path: -path.stat().st_mtime):
         try:
-            found = intact(path.parent)
+            groups_of = intact(path.parent)
         except results.Unreadable:
             continue
-        if found.keys() >= set(groups):
-            return found
+        if groups_of.keys() >= set(groups):
+            return groups_of
     return None
 
 

@@ -1,4 +1,4 @@
-"""How a figure looks, panel by panel, as text that is committed: what a picture cannot name.
+"""Looks of a figure, panel by panel, as text that is committed: what a picture cannot name.
 
 A picture says that something moved; this says what: the panel, the curve, its colour, the label.
 """
@@ -80,10 +80,10 @@ def _panel_looks(ax: Axes) -> dict[str, Any]:
 
 
 def _keys(legends: Iterable[Legend]) -> dict[str, Any]:
-    """The keys of a panel or of a whole figure, which has one at most, as one part."""
-    pairs = [zip(one.get_texts(), one.legend_handles, strict=True) for one in legends]
-    found = {text.get_text(): _key(handle) for each in pairs for text, handle in each}
-    return {"key": found} if found else {}
+    """The legend entries of a panel, or of a whole figure, as one part."""
+    pairs = [zip(legend.get_texts(), legend.legend_handles, strict=True) for legend in legends]
+    keys = {text.get_text(): _key(handle) for each in pairs for text, handle in each}
+    return {"key": keys} if keys else {}
 
 
 def _axis_looks(ax: Axes, name: str) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _axis_looks(ax: Axes, name: str) -> dict[str, Any]:
 
 
 def _curves(lines: Iterable[Line2D]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Curves by their numbers with the box that they fill; neighbours of one look are one entry."""
+    """Describe curves by number, with their box; neighbours that look alike are one entry."""
     begin = 1
     for look, group in groupby(lines, _line):
         boxes = np.array([[_ends(data) for data in line.get_data()] for line in group])
@@ -133,9 +133,9 @@ def _stroke(line: Line2D) -> dict[str, Any]:
 
 def _ends(data: Any) -> list[float]:
     """Least and largest number; infinite the wrong way round if there is none."""
-    kept = np.asarray(data, float)
-    kept = kept[np.isfinite(kept)]
-    return [float(kept.min(initial=np.inf)), float(kept.max(initial=-np.inf))]
+    numbers = np.asarray(data, float)
+    numbers = numbers[np.isfinite(numbers)]
+    return [float(numbers.min(initial=np.inf)), float(numbers.max(initial=-np.inf))]
 
 
 def _shape(shape: Any) -> dict[str, Any]:
@@ -175,9 +175,9 @@ def _hex(color: Any) -> str:
 # Committed looks ---------------------------------------------------------------------------------
 
 
-def save(found: Looks, path: Path) -> None:
+def save(present: Looks, path: Path) -> None:
     """Write looks as JSON, atomically, one part of a panel a line."""
-    parts = [f"{_json(name)}: {_lines(part)}" for name, part in _plain(found).items()]
+    parts = [f"{_json(name)}: {_lines(part)}" for name, part in _plain(present).items()]
     with whole_files.replacing(path) as temporary:
         temporary.write_text("{\n" + ",\n".join(parts) + "\n}\n")
 
@@ -204,7 +204,7 @@ def _plain(part: Any) -> Any:
     return part
 
 
-def differences(found: Looks, wanted: Looks) -> list[str]:
+def differences(present: Looks, wanted: Looks) -> list[str]:
     """Lines that name the panel, the curve and what is different about it.
 
     Example:
@@ -212,33 +212,33 @@ def differences(found: Looks, wanted: Looks) -> list[str]:
         >>> differences({"panel (a)": {"x": {"limits": [0.0, 2.0]}}}, wanted)
         ['panel (a): x: limits: got [0.0, 2.0], wanted [0.0, 1.0]', 'panel (b): missing']
     """
-    return list(_differences(_plain(found), _plain(wanted)))
+    return list(_differences(_plain(present), _plain(wanted)))
 
 
-def _differences(found: Any, wanted: Any) -> Iterator[str]:
-    if not (isinstance(found, Mapping) and isinstance(wanted, Mapping)):
-        if not _same(found, wanted):
-            yield f"got {_said(found)}, wanted {_said(wanted)}"
+def _differences(present: Any, wanted: Any) -> Iterator[str]:
+    if not (isinstance(present, Mapping) and isinstance(wanted, Mapping)):
+        if not _same(present, wanted):
+            yield f"got {_said(present)}, wanted {_said(wanted)}"
         return
-    if found.keys() == wanted.keys() and list(found) != list(wanted):
-        yield f"got the order {_said(list(found))}, wanted {_said(list(wanted))}"
-    for name in [*wanted, *(name for name in found if name not in wanted)]:
-        if name not in found:
+    if present.keys() == wanted.keys() and list(present) != list(wanted):
+        yield f"got the order {_said(list(present))}, wanted {_said(list(wanted))}"
+    for name in [*wanted, *(name for name in present if name not in wanted)]:
+        if name not in present:
             yield f"{name}: missing"
         elif name not in wanted:
             yield f"{name}: not in the baseline"
         else:
-            yield from (f"{name}: {text}" for text in _differences(found[name], wanted[name]))
+            yield from (f"{name}: {text}" for text in _differences(present[name], wanted[name]))
 
 
 def _said(part: Any) -> str:
     return "something else" if isinstance(part, Mapping) else _json(part)
 
 
-def _same(found: Any, wanted: Any) -> bool:
-    if isinstance(found, list) and isinstance(wanted, list):
-        same = len(found) == len(wanted)
-        return same and all(map(_same, found, wanted))
-    if isinstance(found, float) and isinstance(wanted, float):
-        return abs(found - wanted) <= SAME * max(abs(found), abs(wanted))
-    return bool(found == wanted)
+def _same(present: Any, wanted: Any) -> bool:
+    if isinstance(present, list) and isinstance(wanted, list):
+        same = len(present) == len(wanted)
+        return same and all(map(_same, present, wanted))
+    if isinstance(present, float) and isinstance(wanted, float):
+        return abs(present - wanted) <= SAME * max(abs(present), abs(wanted))
+    return bool(present == wanted)

@@ -60,22 +60,22 @@ class Place(NamedTuple):
 
 
 def difference(figure: Figure, wanted: Path) -> str:
-    """How a figure, which loses its text, differs from a committed picture; empty if it does not.
+    """Compare a figure, without its text, with a committed picture; empty if they agree.
 
     The measure is Matplotlib's own, that of pytest-mpl.
     """
     from matplotlib.testing.compare import compare_images
 
     with whole_files.scratch_folder() as folder:
-        found = folder / "found.png"
-        save(figure, found)
+        picture = folder / "found.png"
+        save(figure, picture)
         try:
-            differs = compare_images(str(wanted), str(found), TOLERANCE, in_decorator=True)
+            differs = compare_images(str(wanted), str(picture), TOLERANCE, in_decorator=True)
         except Exception as error:  # another size, or no picture
             return f"picture: {str(error).splitlines()[0]}"
         if differs is None:
             return ""
-        panel, curve, x, y = _worst_place(figure, found, wanted)
+        panel, curve, x, y = _worst_place(figure, picture, wanted)
     where = f"{panel}: picture, next to {curve} at ({x:.3g}, {y:.3g})"
     return f"{where}: root mean square {differs['rms']:.1f} of 255 (tolerance {TOLERANCE:g})"
 
@@ -84,10 +84,10 @@ BLOCK = 8
 """Pixels of the squares that are compared to find the place."""
 
 
-def _worst_place(figure: Figure, found: Path, wanted: Path) -> Place:
+def _worst_place(figure: Figure, picture: Path, wanted: Path) -> Place:
     from matplotlib.image import imread
 
-    apart = np.abs(imread(found)[..., :3] - imread(wanted)[..., :3]).sum(axis=2)
+    apart = np.abs(imread(picture)[..., :3] - imread(wanted)[..., :3]).sum(axis=2)
     rows, columns = (size // BLOCK for size in apart.shape)
     blocks = apart[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK)
     row, column = np.unravel_index(np.argmax(blocks.sum(axis=(1, 3))), (rows, columns))

@@ -134,7 +134,7 @@ def entry(text: str, color: Any = GREY, **look: Any) -> Line2D:
 
 
 def key(ax: Axes, entries: Sequence[Line2D] | None, loc: Any, **place: Any) -> Axes:
-    """Explain what is drawn: these lines, or all that have a label."""
+    """Add a legend of these lines, or of all that have a label."""
     ax.legend(handles=entries, loc=loc, borderaxespad=0.2, labelspacing=0.3, **place)
     return ax
 
@@ -175,9 +175,9 @@ def spread(heights: np.ndarray, gap: float) -> np.ndarray:
     return moved
 
 
-def first_point(results: xr.Dataset, *kept: str, of: str = SIZE) -> xr.Dataset:
-    """The first seed and value of every swept flag, which are the axes of an array but some."""
-    return results.isel({name: 0 for name in results[of].dims if name not in kept})
+def first_point(results: xr.Dataset, *names: str, of: str = SIZE) -> xr.Dataset:
+    """Select the first seed and the first value of every swept flag, except the named axes."""
+    return results.isel({name: 0 for name in results[of].dims if name not in names})
 
 
 def save(figure: Figure, stem: Path, *, for_a_look: bool = False) -> tuple[Path, Path]:
@@ -204,7 +204,7 @@ def save(figure: Figure, stem: Path, *, for_a_look: bool = False) -> tuple[Path,
         figure.set_dpi(rcParams["figure.dpi" if for_a_look else "savefig.dpi"])
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        figure.set_layout_engine("none")  # keeps the layout that was found
+        figure.set_layout_engine("none")  # keeps the layout computed above
         with whole_files.replacing(png) as temporary:
             pixels = np.asarray(canvas.buffer_rgba())
             how: dict[str, Any] = {"dpi": figure.dpi, "format": "png", **LIGHTLY}
@@ -303,8 +303,8 @@ def sweep_figure(
     main = next(iter(ratios.values()))
     axes = swept_axes(main, first)[:3]
     panels = main[axes[2]].values if len(axes) > 2 else [None]
-    seen = np.concatenate([ratio.values.ravel() for ratio in ratios.values()])
-    top = 3.0 * max(1.0, np.max(seen, initial=0.0, where=np.isfinite(seen)))
+    values = np.concatenate([ratio.values.ravel() for ratio in ratios.values()])
+    top = 3.0 * max(1.0, np.max(values, initial=0.0, where=np.isfinite(values)))
     with style():
         figure = blank(2.6)
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -341,7 +341,8 @@ def _curves(ax: Axes, part: xr.DataArray, axes: list[str], precision: str, named
     for color, value in zip(SHADES * (1 + len(several) // len(SHADES)), several, strict=False):
         curve = part if value is None else part.sel({axes[1]: value})
         filled = precision == "float64"
-        shown = np.where(np.isfinite(curve.values), curve.values, np.nan)  # lost: not drawn
+        # A ratio that is not finite is not drawn.
+        shown = np.where(np.isfinite(curve.values), curve.values, np.nan)
         ax.plot(
             x,
             np.maximum(shown, LEAST_RATIO),

@@ -28,7 +28,7 @@ class Rendered(NamedTuple):
     computed: bool
     """False if saved numbers were used."""
     ran: tuple[str, ...]
-    """Sources that were run; the results of the others were there."""
+    """Sources that were run; the others had saved results."""
     paths: tuple[Path, ...] = ()
     """Files written or found: the numbers, then pictures, then texts."""
 
@@ -55,9 +55,9 @@ def numbers(
     """
     runs = exhibit.sources(**settings)
     made_from = {"settings": results.canonical(settings), "digest": _digest(exhibit, runs)}
-    found = None if recompute else load(where(exhibit, out), report=report)
-    if found is not None and made_from.items() <= found.attrs.items():
-        return Rendered(found, False, ())
+    saved = None if recompute else load(where(exhibit, out), report=report)
+    if saved is not None and made_from.items() <= saved.attrs.items():
+        return Rendered(saved, False, ())
     groups, ran = _results(runs, out, recompute, report)
     dataset = exhibit.numbers(groups, **settings).load()
     first = next(iter(runs.values()))
@@ -73,7 +73,7 @@ def numbers(
 def _results(
     runs: Mapping[str, Run], out: Path | str, recompute: bool, report: Report
 ) -> tuple[Results, tuple[str, ...]]:
-    """Results of all runs, and which of them were not there."""
+    """Results of all runs, and the names of those that had to be run."""
     groups, ran = {}, []
     for name, run in runs.items():
         known = None if recompute else saved(run, out, note=report)
@@ -128,16 +128,16 @@ def render(
         if train:
             _results(exhibit.sources(**settings), out, recompute, report)
         dataset = long.numbers(exhibit, out, baselines, preset)
-        found = Rendered(dataset, dataset.attrs["drawn_from"] == long.SAVED, ())
+        rendered = Rendered(dataset, dataset.attrs["drawn_from"] == long.SAVED, ())
     else:
-        found = numbers(exhibit, out, settings, recompute=recompute, report=report)
-    if found.computed:
-        save(found.dataset, path)
+        rendered = numbers(exhibit, out, settings, recompute=recompute, report=report)
+    if rendered.computed:
+        save(rendered.dataset, path)
     whole_files.folder(path.parent, below=Path(out))
     stem = path.with_suffix("")
-    paths = [path, *exhibit.pictures(found.dataset, stem)]
-    for suffix, text in exhibit.texts(found.dataset).items():
+    paths = [path, *exhibit.pictures(rendered.dataset, stem)]
+    for suffix, text in exhibit.texts(rendered.dataset).items():
         paths.append(stem.with_suffix(suffix))
         with whole_files.replacing(paths[-1]) as temporary:
             temporary.write_text(text)
-    return found._replace(paths=tuple(paths))
+    return rendered._replace(paths=tuple(paths))

@@ -1,4 +1,4 @@
-"""Figures beside a verdict: those that every theorem has, and those of its own."""
+"""Figures beside a verdict: the common ones, and those that the theorem defines."""
 
 import inspect
 import re
@@ -16,28 +16,28 @@ from lrdyn.figures import plotting
 _save = partial(plotting.save, for_a_look=True)
 
 
-def draw(experiment: Experiment, found: Verification, path: Path) -> None:
-    """Draw what shows a verdict, and what the theorem draws of its own, into a folder."""
+def draw(experiment: Experiment, verification: Verification, path: Path) -> None:
+    """Draw the figures of a verdict, and those that the theorem defines, into a folder."""
     for name, plot in experiment.plots.items():
-        figure = plot(found.groups)
+        figure = plot(verification.groups)
         if figure is not None:
             figure.set_label(figure.get_label() or caption(plot))
             _save(figure, path / name)
     if not experiment.judged:
         return
-    _save(plotting.verdict_figure(found.verdict, found.legs), path / "verdict")
-    dtype = found.verdict["environment"]["dtype"]
+    _save(plotting.verdict_figure(verification.verdict, verification.legs), path / "verdict")
+    dtype = verification.verdict["environment"]["dtype"]
     first, runs = experiment.scenarios[0], precisions(experiment, experiment.scenarios[0], dtype)
-    if any(group.startswith("/perturb/") for group in found.groups):
-        _save(plotting.perturb_figure(experiment, found.groups, runs), path / "perturb")
-    ratios = {p: worst_ratio(first.claims, found.legs, p) for p in runs}
+    if any(group.startswith("/perturb/") for group in verification.groups):
+        _save(plotting.perturb_figure(experiment, verification.groups, runs), path / "perturb")
+    ratios = {p: worst_ratio(first.claims, verification.legs, p) for p in runs}
     if any(map(plotting.swept_axes, ratios.values())):
         figure = plotting.sweep_figure(experiment.name, ratios, experiment.axes)
         _save(figure, path / "sweep")
 
 
 def caption(plot: Callable[..., Any]) -> str:
-    """What a figure shows in words, from the docstring of the function that draws it.
+    """Description of a figure, from the docstring of the function that draws it.
 
     That is its text up to the arguments, without the verb that such lines begin with.
 

@@ -49,7 +49,7 @@ THEIRS: dict[str, optax.GradientTransformation | None] = {
 step size; None is Adam, optax's own choice."""
 
 
-class Training(Recorded):
+class GaloreTraining(Recorded):
     """A network with a tall and a wide layer and a bias, as a user trains it."""
 
     weights: dict[str, Array]
@@ -116,7 +116,7 @@ def make_training(
     learning_rate: Any,
     steps: int,
     gradient_gap: Any = 1.0,
-) -> Training:
+) -> GaloreTraining:
     """Draw a start and data."""
     shapes = [(rows, cols), (cols, rows), (1, rows), (cols, cols), (cols, cols)]
     first, second, bias, inputs, outputs = gaussians(key, shapes)
@@ -124,7 +124,7 @@ def make_training(
     weights = {"first": first / scale, "second": second / scale, "bias": 0.1 * bias[0]}
     inputs, outputs = inputs / np.sqrt(4 * cols), outputs / np.sqrt(cols)
     hidden = hidden_units(weights, inputs)
-    return Training(
+    return GaloreTraining(
         weights=weights,
         inputs=inputs,
         outputs=with_gap(outputs, weights["second"] @ hidden, hidden, rank, gradient_gap),
@@ -156,7 +156,9 @@ def _alone(function: Callable[[PyTree], PyTree], data: PyTree) -> PyTree:
 # Theory: Algorithm 1 --------------------------------------------------------------------------
 
 
-def galore_path(case: Training, choose: Callable[[PyTree], PyTree]) -> Float[Array, "step weight"]:
+def galore_path(
+    case: GaloreTraining, choose: Callable[[PyTree], PyTree]
+) -> Float[Array, "step weight"]:
     """Weights of Algorithm 1 with a choice of projectors."""
     return low_rank_descent(
         GALORE,
@@ -179,7 +181,7 @@ def _single(gradients: PyTree, rank: int, side: Side) -> PyTree:
     return jax.tree.map(choose, gradients)
 
 
-def _paths(case: Training) -> tuple[Array, Array]:
+def _paths(case: GaloreTraining) -> tuple[Array, Array]:
     """Algorithm 1 with SVDs in float32 and in the run's precision, and the latter's condition."""
     ones = jax.tree.map(jnp.ones_like, case.weights)
     data = (case.weights, case.inputs, case.outputs, ones)
@@ -214,7 +216,7 @@ def _paths(case: Training) -> tuple[Array, Array]:
     return with_condition(run, data)
 
 
-def predict_path(case: Training) -> PathTheory:
+def predict_path(case: GaloreTraining) -> PathTheory:
     """Algorithm 1 with both SVDs, and a decay of the weights."""
     (single, double), condition = _paths(case)
     unflatten = ravel_pytree(case.weights)[1]
@@ -232,7 +234,7 @@ def predict_path(case: Training) -> PathTheory:
 # Measurement: optax ---------------------------------------------------------------------------
 
 
-def rule_of(case: Training, **options: Any) -> optax.GradientTransformation:
+def rule_of(case: GaloreTraining, **options: Any) -> optax.GradientTransformation:
     """``optax.contrib.galore`` at the settings of a case."""
     return optax.contrib.galore(
         case.learning_rate,
@@ -243,13 +245,15 @@ def rule_of(case: Training, **options: Any) -> optax.GradientTransformation:
     )
 
 
-def train(case: Training, **options: Any) -> tuple[Float[Array, "step weight"], Int[Array, ""]]:
+def train(
+    case: GaloreTraining, **options: Any
+) -> tuple[Float[Array, "step weight"], Int[Array, ""]]:
     """Weights of optax's GaLore at the recorded steps, and when it diverged."""
     run = simulate(case.loss, case.weights, rule_of(case, **options), case.times, record=flat)
     return run.records, run.diverged_at
 
 
-def _decayed(case: Training) -> tuple[Array, Array]:
+def _decayed(case: GaloreTraining) -> tuple[Array, Array]:
     """What a decay of the wrapper adds to its first update, and the largest entry of that."""
     rule = rule_of(case, weight_decay=DECAY)
     gradient = jax.grad(case.loss)(case.weights)
@@ -263,7 +267,7 @@ def _decayed(case: Training) -> tuple[Array, Array]:
     return whole - plain, jnp.max(jnp.abs(plain))
 
 
-def measure_path(case: Training) -> PathMeasured:
+def measure_path(case: GaloreTraining) -> PathMeasured:
     """Run optax as its users do: init, update, apply."""
     (path, diverged_at), (decay, scale) = _alone(lambda c: (train(c), _decayed(c)), case)
     return PathMeasured(
@@ -350,19 +354,19 @@ def _resolution(outcome: PathOutcome) -> str:
 # Controls -------------------------------------------------------------------------------------
 
 
-def _smaller_side(case: Training) -> PathTheory:
+def _smaller_side(case: GaloreTraining) -> PathTheory:
     """GaLore on the smaller side."""
     path = _alone(lambda c: galore_path(c, lambda G: _single(G, c.rank, "smaller")), case)
     return PathTheory(optax_same=path)
 
 
-def _signs_by_rule(case: Training) -> PathTheory:
+def _signs_by_rule(case: GaloreTraining) -> PathTheory:
     """P of this library, whose largest entries are positive."""
     path = _alone(lambda c: galore_path(c, lambda G: choose_projectors(G, c.rank, "larger")), case)
     return PathTheory(optax_precise=path)
 
 
-def _decay_in_coordinates(case: Training) -> PathTheory:
+def _decay_in_coordinates(case: GaloreTraining) -> PathTheory:
     """What a base optimiser could decay: the part of W in r directions (any: here the first)."""
 
     def part(W: Array) -> Array:
@@ -373,10 +377,10 @@ def _decay_in_coordinates(case: Training) -> PathTheory:
     return PathTheory(optax_decay=-case.learning_rate * DECAY * flat(parts))
 
 
-def _another_run(case: Training) -> PathMeasured:
+def _another_run(case: GaloreTraining) -> PathMeasured:
     """Optax with a refresh each T + 1 steps; a decay that the optimiser sees in its gradients."""
 
-    def both(case: Training) -> tuple[Array, Array]:
+    def both(case: GaloreTraining) -> tuple[Array, Array]:
         later = dataclasses.replace(case, period=case.period + 1)
         return train(later)[0], _decay_in_gradients(case)
 
@@ -384,7 +388,7 @@ def _another_run(case: Training) -> PathMeasured:
     return PathMeasured(optax_same=path, optax_precise=path, optax_decay=decay)
 
 
-def _decay_in_gradients(case: Training) -> Float[Array, "weight"]:
+def _decay_in_gradients(case: GaloreTraining) -> Float[Array, "weight"]:
     rule, gradient = rule_of(case), jax.grad(case.loss)(case.weights)
     decayed = jax.tree.map(lambda G, W: G + DECAY * W, gradient, case.weights)
 
@@ -405,7 +409,7 @@ AT = {
 }
 """Where the controls run, those about the state too."""
 
-PATH = Scenario[Training, PathTheory, PathMeasured](
+PATH = Scenario[GaloreTraining, PathTheory, PathMeasured](
     "optax",
     make_training,
     predict_path,

@@ -38,7 +38,7 @@ LOSSES = {
 """Losses of W X - Y, in the order of the axis ``loss``."""
 
 
-class Step(eqx.Module):
+class OneStep(eqx.Module):
     """A matrix with adapters away from their start, and data."""
 
     weight: Float[Array, "m n"]
@@ -101,11 +101,11 @@ def make_step(
     adapter_scale: Array,
     learning_rate: Array,
     rate_ratio: Array,
-) -> Step:
+) -> OneStep:
     """Draw a matrix, its adapters and data: B and A are not 0."""
     shapes = [(rows, cols), (rows, rank), (rank, cols), (cols, 7), (rows, 7), (1, rows)]
     W, B, A, X, Y, m = gaussians(key, shapes)
-    return Step(
+    return OneStep(
         weight=W / np.sqrt(cols),
         B=B / np.sqrt(rank),
         A=A / np.sqrt(cols),
@@ -120,7 +120,7 @@ def make_step(
 # Theory ------------------------------------------------------------------------------------------
 
 
-def _terms(case: Step, name: str) -> Float[Array, "3 m n"]:
+def _terms(case: OneStep, name: str) -> Float[Array, "3 m n"]:
     """The three terms of the change of s B A."""
     (eta_A, eta_B), s, B, A = case.rates, case.scale, case.B, case.A
     G = case.slope(name, case.weight + s * B @ A)
@@ -128,7 +128,7 @@ def _terms(case: Step, name: str) -> Float[Array, "3 m n"]:
     return jnp.stack([of_A, of_B, eta_A * eta_B * s**3 * G @ A.T @ (B.T @ G)])
 
 
-def _amplification(case: Step, name: str, V: Float[Array, "m n"]) -> Float[Array, ""]:
+def _amplification(case: OneStep, name: str, V: Float[Array, "m n"]) -> Float[Array, ""]:
     """By how much more than its own size G = f'(Z) X^T is rounded, Z = V X - Y; at least 1.
 
     Z is rounded on the scale of what it is added up from, which moves f'(Z) by f''(Z) times that:
@@ -141,18 +141,18 @@ def _amplification(case: Step, name: str, V: Float[Array, "m n"]) -> Float[Array
     return jnp.maximum(1.0, jnp.max(moved @ jnp.abs(case.inputs.T)) / jnp.max(jnp.abs(G)))
 
 
-def _adapted(case: Step) -> Float[Array, "m n"]:
+def _adapted(case: OneStep) -> Float[Array, "m n"]:
     """W + s B A."""
     return case.weight + case.scale * case.B @ case.A
 
 
-def _directed(case: Step) -> Float[Array, "m n"]:
+def _directed(case: OneStep) -> Float[Array, "m n"]:
     """D V."""
     V = _adapted(case)
     return case.magnitude[:, None] / jnp.linalg.norm(V, axis=1)[:, None] * V
 
 
-def _dora_by_hand(case: Step, name: str) -> Float[Array, "entry"]:
+def _dora_by_hand(case: OneStep, name: str) -> Float[Array, "entry"]:
     """The gradients in B, A and m where the norms are constants."""
     V = _adapted(case)
     norms = jnp.linalg.norm(V, axis=1)[:, None]
@@ -171,11 +171,11 @@ def _tail(values: Float[Array, "index"], rank: int) -> Float[Array, "index"]:
     return jnp.pad(values[rank:], (0, len(values[:rank])))
 
 
-def _amplifications(case: Step, V: Float[Array, "m n"]) -> Float[Array, "loss"]:
+def _amplifications(case: OneStep, V: Float[Array, "m n"]) -> Float[Array, "loss"]:
     return jnp.stack([_amplification(case, name, V) for name in LOSSES])
 
 
-def predict_step(case: Step) -> StepTheory:
+def predict_step(case: OneStep) -> StepTheory:
     """The formulas, from the gradient in the whole matrix."""
     terms = jnp.stack([_terms(case, name) for name in LOSSES])
     product = jnp.max(jnp.abs(case.scale * case.B @ case.A))
@@ -197,7 +197,7 @@ def predict_step(case: Step) -> StepTheory:
 # Measurement -------------------------------------------------------------------------------------
 
 
-def _stepped(case: Step, name: str, rates: Float[Array, "2"]) -> Float[Array, "m n"]:
+def _stepped(case: OneStep, name: str, rates: Float[Array, "2"]) -> Float[Array, "m n"]:
     """The change of s B A by one step of SGD on the adapters."""
     before: Any = {"W": Factors(case.B, case.A, case.scale)}
     rule = adapters.lora_plus(optax.sgd, rates[0], rates[1] / rates[0], before)
@@ -209,14 +209,14 @@ def _stepped(case: Step, name: str, rates: Float[Array, "2"]) -> Float[Array, "m
     return adapters.merge(zero, after)["W"] - adapters.merge(zero, before)["W"]
 
 
-def _dora_gradient(case: Step, name: str) -> Float[Array, "entry"]:
+def _dora_gradient(case: OneStep, name: str) -> Float[Array, "entry"]:
     adapter = DirectedFactors(case.B, case.A, case.scale, magnitude=case.magnitude)
     net = {"W": case.weight}
     slope = jax.grad(lambda a: case.loss(name, adapters.apply(net, a)))({"W": adapter})["W"]
     return _flat(slope.B, slope.A, slope.magnitude)
 
 
-def _moving_entries(case: Step, B: Float[Array, "m r"]) -> Int[Array, ""]:
+def _moving_entries(case: OneStep, B: Float[Array, "m r"]) -> Int[Array, ""]:
     """Entries of the gradient that are not 0, of A = 0 and this B."""
     adapter = {"W": Factors(B, jnp.zeros_like(case.A), case.scale)}
     net = {"W": case.weight}
@@ -224,7 +224,7 @@ def _moving_entries(case: Step, B: Float[Array, "m r"]) -> Int[Array, ""]:
     return jnp.sum(_flat(slope.B, slope.A) != 0).astype(jnp.int32)
 
 
-def measure_step(case: Step, rates: Float[Array, "2"] | None = None) -> StepMeasured:
+def measure_step(case: OneStep, rates: Float[Array, "2"] | None = None) -> StepMeasured:
     """What the adapters do, with the rates of the case unless others are given."""
     rates = case.rates if rates is None else rates
     net, rank = {"W": case.weight}, case.A.shape[0]
@@ -294,17 +294,17 @@ def _overflows(scales: Side, dtype: np.dtype) -> str:
 # Controls ----------------------------------------------------------------------------------------
 
 
-def _first_order(case: Step) -> StepTheory:
+def _first_order(case: OneStep) -> StepTheory:
     terms = jnp.stack([_terms(case, name) for name in LOSSES])
     return StepTheory(one_step=jnp.sum(terms[:, :2], axis=1))
 
 
-def _another_rank(case: Step) -> StepTheory:
+def _another_rank(case: OneStep) -> StepTheory:
     values = linalg.svdvals(case.weight)
     return StepTheory(pissa_residual=_tail(values, case.A.shape[0] + 1))
 
 
-def _norms_differentiated(case: Step) -> StepMeasured:
+def _norms_differentiated(case: OneStep) -> StepMeasured:
     def gradient(name: str) -> Array:
         def loss(B: Array, A: Array, m: Array) -> Array:
             V = case.weight + case.scale * B @ A
@@ -315,7 +315,7 @@ def _norms_differentiated(case: Step) -> StepMeasured:
     return StepMeasured(dora_step=jnp.stack([gradient(name) for name in LOSSES]))
 
 
-ONE_STEP = Scenario[Step, StepTheory, StepMeasured](
+ONE_STEP = Scenario[OneStep, StepTheory, StepMeasured](
     "one_step",
     make_step,
     predict_step,

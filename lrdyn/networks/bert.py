@@ -75,7 +75,7 @@ class Embeddings(eqx.Module):
             checks.refuse("tokens", f"sequences of length {shape[1]}", wanted)
 
 
-class Layer(eqx.Module):
+class BertLayer(eqx.Module):
     """LN(H_1 + MLP(H_1)), H_1 = LN(H + Attention(H)).
 
     Args:
@@ -116,7 +116,7 @@ class Bert(eqx.Module):
     """
 
     embeddings: Embeddings
-    layers: tuple[Layer, ...]
+    layers: tuple[BertLayer, ...]
     pooler: eqx.nn.Linear | None
 
     def __call__(self, tokens: Tokens) -> Float[Array, "batch length width"]:

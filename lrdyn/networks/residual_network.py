@@ -20,7 +20,7 @@ Stem = Literal["cifar", "imagenet"]
 """3 x 3 at stride 1; or 7 x 7 at stride 2 and a maximum over 3 x 3 pixels at stride 2."""
 
 
-class Block(eqx.Module):
+class ResidualBlock(eqx.Module):
     """relu(s(h) + N_2 C_2 relu(N_1 C_1 h)), s(h) = N C h or h.
 
     C are convolutions, N batch normalisations; where the shape changes, s has a kernel of 1 x 1.
@@ -53,7 +53,7 @@ class ResNet(Network):
     """
 
     stem: Convolution
-    stages: tuple[tuple[Block, ...], ...]
+    stages: tuple[tuple[ResidualBlock, ...], ...]
     head: eqx.nn.Linear
     pool: bool = eqx.field(static=True)
 
@@ -149,11 +149,13 @@ def resnet(
     return drawn(key, build, lambda path, inputs: np.sqrt((2 - path.startswith("head")) / inputs))
 
 
-def _block(key: Key[Array, ""], inputs: int, outputs: int, stride: int, places: Any) -> Block:
+def _block(
+    key: Key[Array, ""], inputs: int, outputs: int, stride: int, places: Any
+) -> ResidualBlock:
     first = convolution(key, inputs, outputs, stride=stride, places=places)
     second = convolution(key, outputs, outputs, places=places)
     if stride == 1 and inputs == outputs:
-        return Block(first, second, None)
-    return Block(
+        return ResidualBlock(first, second, None)
+    return ResidualBlock(
         first, second, convolution(key, inputs, outputs, kernel=1, stride=stride, places=places)
     )

@@ -31,7 +31,7 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jax.nn.gelu(x, approximate=False)
 
 
-class Block(eqx.Module):
+class TransformerBlock(eqx.Module):
     """H_1 + MLP(LN(H_1)), H_1 = H + Attention(LN(H))."""
 
     first: LayerNorm
@@ -65,7 +65,7 @@ class ViT(Network):
     token: Float[Array, "width"]
     position: Float[Array, "1 tokens width"]
     patches: eqx.nn.Conv2d
-    blocks: tuple[Block, ...]
+    blocks: tuple[TransformerBlock, ...]
     norm: LayerNorm
     head: eqx.nn.Linear
     size: int = eqx.field(static=True)
@@ -153,7 +153,9 @@ def vit(
         norm = LayerNorm(jnp.ones(width), bias, EPS)
         attention = Attention(square, square, square, square, heads, (bias, bias, bias, bias))
         weights = jnp.zeros((inner, width)), jnp.zeros((width, inner))
-        block = Block(norm, attention, norm, MLP(weights, (jnp.zeros(inner), bias), gelu))
+        block = TransformerBlock(
+            norm, attention, norm, MLP(weights, (jnp.zeros(inner), bias), gelu)
+        )
         embed = eqx.nn.Conv2d(channels, width, patch, patch, key=key)
         head = eqx.nn.Linear(width, classes, key=key)
         position = jnp.zeros((1, tokens, width))

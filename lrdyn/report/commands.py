@@ -12,13 +12,13 @@ from lrdyn.studies import REGISTRY as STUDIES
 from lrdyn.studies import study
 
 OWN = "lrdyn verify FILE.py"
-"""The command of a theorem of one's own, whose file the results do not name."""
+"""Command of a user's theorem, whose file the results do not name."""
 ARRAY = "FILE.npy"
 """A setting that is an array, of which the results have the shape and the checksum."""
 
 
 def command_of(name: str, title: str) -> str:
-    """What verifies a theorem or study: by its name if it is the library's.
+    """Command that verifies a theorem or study, by its name if it is the library's.
 
     Args:
         name: of the theorem; somebody else's may have the same.
@@ -62,9 +62,9 @@ def repeating(command: str, config: Mapping[str, Any], worst: Mapping[str, Any])
             words += [typed(name), *map(str, [case] if case in value else value)]
         else:
             words += [typed(name), str(value)]
-    one = "seed" in worst
-    seeds = 1 if one else config["seeds"]
-    words += ["--seed", str(worst["seed"] if one else config["seed"])]
+    single_case = "seed" in worst
+    seeds = 1 if single_case else config["seeds"]
+    words += ["--seed", str(worst["seed"] if single_case else config["seed"])]
     words += [] if seeds is None else ["--seeds", str(seeds)]
     words += ["--dtype", config["dtype"]]
     if config.get("precision", "highest") != "highest":

@@ -48,8 +48,8 @@ WHOLE = Entries(
 """What the file must be to be read."""
 
 
-class Diagnosis(NamedTuple):
-    """What the folder of a diagnosis holds."""
+class SavedDiagnosis(NamedTuple):
+    """A diagnosis as read from its folder."""
 
     folder: Path
     content: Mapping[str, Any]
@@ -59,12 +59,12 @@ class Diagnosis(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What it is called in a report."""
+        """Name of the diagnosis in a report."""
         return f"diagnosis {self.folder.name}" if self.folder.name else "diagnosis"
 
 
-def read(folder: Path) -> Diagnosis:
-    """Read a diagnosis.
+def read(folder: Path) -> SavedDiagnosis:
+    """Read the folder of a diagnosis, whose file is checked as a whole.
 
     Raises:
         results.Unreadable: the file is missing or damaged.
@@ -80,21 +80,21 @@ def read(folder: Path) -> Diagnosis:
     if why := WHOLE.amiss(content):
         raise results.Damaged(path, why)
     drawn = folder / "diagnosis.png"
-    found = [pictures.read(drawn)] if drawn.is_file() else []
-    return Diagnosis(folder, content, hashlib.sha256(written).hexdigest(), found)
+    drawings = [pictures.read(drawn)] if drawn.is_file() else []
+    return SavedDiagnosis(folder, content, hashlib.sha256(written).hexdigest(), drawings)
 
 
-def section(found: Diagnosis, fits: Sequence[bool], anchor: str, level: int) -> Markup:
-    """Everything that is said of a diagnosis: the answer, kinds of layers, every matrix.
+def section(diagnosis: SavedDiagnosis, fits: Sequence[bool], anchor: str, level: int) -> Markup:
+    """Section of the report about a diagnosis: the answer, kinds of layers, every matrix.
 
     Args:
-        found: the diagnosis.
+        diagnosis: what was read.
         fits: which of its pictures are embedded.
         anchor: id of the section.
         level: of its heading.
     """
     inner = f"h{level + 1}"
-    content, label = found.content, found.name
+    content, label = diagnosis.content, diagnosis.name
     parts = [
         element(f"h{level}", label, id=anchor),
         element("p", "Which LoRA rank the update needs, and what it would cost.", class_="about"),
@@ -102,8 +102,8 @@ def section(found: Diagnosis, fits: Sequence[bool], anchor: str, level: int) -> 
         element(inner, "By kind of layer"),
         _kinds(content["matrices"], label),
     ]
-    if found.pictures:
-        parts += [element(inner, "Figures"), pictures.block(found.pictures, list(fits), label)]
+    if diagnosis.pictures:
+        parts += [element(inner, "Figures"), pictures.block(diagnosis.pictures, list(fits), label)]
     parts += [element(inner, "Every matrix"), _matrices(content["matrices"], label)]
     if content["changed"]:
         words = "No matrices, and changed: by how much of their norm."
@@ -115,7 +115,7 @@ def section(found: Diagnosis, fits: Sequence[bool], anchor: str, level: int) -> 
     provenance = tables.listed(
         (
             ("first directions, k", str(content["k"])),
-            (f"{NAME}, SHA-256", element("code", found.digest)),
+            (f"{NAME}, SHA-256", element("code", diagnosis.digest)),
         )
     )
     return element(
@@ -125,8 +125,8 @@ def section(found: Diagnosis, fits: Sequence[bool], anchor: str, level: int) -> 
 
 def _kinds(matrices: Sequence[Mapping[str, Any]], label: str) -> Markup:
     kinds: dict[str, list[Mapping[str, Any]]] = {}
-    for one in matrices:
-        kinds.setdefault(kind_of(one["matrix"]), []).append(one)
+    for matrix in matrices:
+        kinds.setdefault(kind_of(matrix["matrix"]), []).append(matrix)
     rows = [
         element(
             "tr",
@@ -162,16 +162,20 @@ def _table(names: Sequence[str], rows: Sequence[Markup], words: str, label: str)
 
 
 def _ranks(members: Sequence[Mapping[str, Any]], share: int) -> str:
-    """From the least to the largest r; what a sketch does not reach is said to be above it."""
-    known = [one[f"rank_{share}"] for one in members if one[f"rank_{share}"] is not None]
-    above = [f">{len(one['singular_values'])}" for one in members if one[f"rank_{share}"] is None]
+    """The range of ranks r; one that a sketch does not reach is shown as above it."""
+    known = [matrix[f"rank_{share}"] for matrix in members if matrix[f"rank_{share}"] is not None]
+    above = [
+        f">{len(matrix['singular_values'])}"
+        for matrix in members
+        if matrix[f"rank_{share}"] is None
+    ]
     ends = [*([str(min(known)), str(max(known))] if known else []), *above[-1:]]
     return ends[0] if len(set(ends)) == 1 else f"{ends[0]} to {ends[-1]}"
 
 
 def _cost(members: Sequence[Mapping[str, Any]], share: int) -> str:
-    trained = [one[f"lora_parameters_{share}"] for one in members]
-    full = sum(one["parameters"] for one in members)
+    trained = [matrix[f"lora_parameters_{share}"] for matrix in members]
+    full = sum(matrix["parameters"] for matrix in members)
     if not full or any(count is None for count in trained):
         return "-"
     return f"{sum(trained) / full:.3g}"
@@ -181,21 +185,21 @@ def _matrices(matrices: Sequence[Mapping[str, Any]], label: str) -> Markup:
     rows = [
         element(
             "tr",
-            element("th", element("code", one["matrix"]), scope="row"),
+            element("th", element("code", matrix["matrix"]), scope="row"),
             *(
                 element("td", cell, class_="number")
                 for cell in (
-                    f"{one['rows']} × {one['columns']}",
-                    _digits(one["relative"]),
-                    str(one["rank"]),
-                    _digits(one["stable_rank"]),
-                    _ranks([one], 90),
-                    _ranks([one], 99),
-                    "-" if one["above_noise"] is None else str(one["above_noise"]),
+                    f"{matrix['rows']} × {matrix['columns']}",
+                    _digits(matrix["relative"]),
+                    str(matrix["rank"]),
+                    _digits(matrix["stable_rank"]),
+                    _ranks([matrix], 90),
+                    _ranks([matrix], 99),
+                    "-" if matrix["above_noise"] is None else str(matrix["above_noise"]),
                 )
             ),
         )
-        for one in matrices
+        for matrix in matrices
     ]
     of_numbers = ("m × n", "moved", "rank", "stable rank", "r 90 %", "r 99 %", "above noise")
     words = (

@@ -1,4 +1,4 @@
-"""HTML as text in which nothing of the data can become markup.
+"""HTML as text, in which data can never become markup.
 
 Every child and every attribute of an element is escaped, but for what an element has made itself.
 """
@@ -57,7 +57,7 @@ def element(name: str, /, *children: object, **attributes: object) -> Markup:
 
 
 def joined(*parts: object, by: str = "") -> Markup:
-    """Several parts one behind the other.
+    """Concatenate parts, with a text between them.
 
     Example:
         >>> joined("a<", element("b", "c"), by=" ")

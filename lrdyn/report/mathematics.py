@@ -61,7 +61,7 @@ class Token(NamedTuple):
     """Whether no space stands before it."""
 
 
-class Formula(NamedTuple):
+class MarkedFormula(NamedTuple):
     """A part of a formula."""
 
     html: Markup
@@ -79,21 +79,21 @@ class Span(NamedTuple):
 
 
 class _NoFormula(Exception):
-    """What follows is prose."""
+    """Raised where the text that follows is prose, not a formula."""
 
 
 def tokens_of(statement: str) -> list[Token]:
     """The words and signs of a statement; names with subscripts are cut behind their letter."""
-    found: list[Token] = []
+    tokens: list[Token] = []
     place = 0
     while match := TOKEN.search(statement, place):
         word = match[0]
         if "_" in word[1:] and not _is_identifier(word):
             word = word.partition("_")[0]
-        tight = not statement[place : match.start()] and bool(found)
+        tight = not statement[place : match.start()] and bool(tokens)
         place = match.start() + len(word)
-        found.append(Token(word, match.start(), place, tight))
-    return found
+        tokens.append(Token(word, match.start(), place, tight))
+    return tokens
 
 
 def _is_identifier(word: str) -> bool:
@@ -121,8 +121,8 @@ class _Reader:
         place = self.place + ahead
         return place < len(self.tokens) and self.tokens[place].tight
 
-    def attempt(self, read: Callable[[], Formula]) -> Formula | None:
-        """What is read, or None and the old place."""
+    def attempt(self, read: Callable[[], MarkedFormula]) -> MarkedFormula | None:
+        """Read a formula, or return None and go back to the old place."""
         before = self.place, self.flat, self.open, self.worded
         try:
             return read()
@@ -164,7 +164,7 @@ class _Reader:
 
     # Products -----------------------------------------------------------------------------------
 
-    def product(self) -> Formula:
+    def product(self) -> MarkedFormula:
         """Factors side by side, with a sign before them."""
         sign = self.word()
         if sign in SUMS:
@@ -176,15 +176,15 @@ class _Reader:
         html.append(first.html)
         while (following := self.attempt(self.next_factor)) is not None:
             html.append(following.html)
-        return first if len(html) == 1 else Formula(joined(*html))
+        return first if len(html) == 1 else MarkedFormula(joined(*html))
 
-    def next_factor(self) -> Formula:
+    def next_factor(self) -> MarkedFormula:
         """Another factor: of numbers only behind an operator."""
         word = self.word()
         if word in ("*", "/"):
             self.place += 1
             sign = "∗" if word == "*" else "/"
-            return Formula(joined(element("mo", sign), self.factor().html))
+            return MarkedFormula(joined(element("mo", sign), self.factor().html))
         if word == "x" and not self.tight() and not self.tight(1):
             following = self.attempt(self.times)
             if following is not None:
@@ -199,12 +199,12 @@ class _Reader:
             raise _NoFormula
         return following
 
-    def times(self) -> Formula:
+    def times(self) -> MarkedFormula:
         """``x`` between two sizes."""
         self.place += 1
-        return Formula(joined(element("mo", "×"), self.factor().html))
+        return MarkedFormula(joined(element("mo", "×"), self.factor().html))
 
-    def factor(self) -> Formula:
+    def factor(self) -> MarkedFormula:
         """An operand, or two with a solidus between them and no space: a fraction."""
         upper = self.operand()
         if not (self.word() == "/" and self.tight() and self.tight(1)):
@@ -212,30 +212,32 @@ class _Reader:
         self.place += 1
         lower = self.operand()
         if self.flat:
-            return Formula(joined(upper.html, element("mo", "/"), lower.html))
-        above, below = (element("mrow", one.bare or one.html) for one in (upper, lower))
-        return Formula(element("mfrac", above, below))
+            return MarkedFormula(joined(upper.html, element("mo", "/"), lower.html))
+        above, below = (element("mrow", part.bare or part.html) for part in (upper, lower))
+        return MarkedFormula(element("mfrac", above, below))
 
-    def operand(self) -> Formula:
+    def operand(self) -> MarkedFormula:
         """A symbol, number or group with its scripts and arguments."""
-        found = self.primary()
+        operand = self.primary()
         while True:
             word = self.word()
             if not self.tight():
-                return found
+                return operand
             if word in ("_", "^"):
-                found = Formula(self.scripts(found.html))
+                operand = MarkedFormula(self.scripts(operand.html))
             elif word == "~":
                 self.place += 1
-                found = Formula(
-                    element("mover", element("mrow", found.html), element("mo", "~"), accent="true")
+                operand = MarkedFormula(
+                    element(
+                        "mover", element("mrow", operand.html), element("mo", "~"), accent="true"
+                    )
                 )
             elif word in ("(", "[") and (inner := self.attempt(self.group)) is not None:
-                found = Formula(joined(found.html, inner.html))
+                operand = MarkedFormula(joined(operand.html, inner.html))
             else:
-                return found
+                return operand
 
-    def primary(self) -> Formula:
+    def primary(self) -> MarkedFormula:
         """A symbol, number or group."""
         word = self.word()
         self.left -= 1
@@ -251,58 +253,58 @@ class _Reader:
             return self.group()
         if word == "#" and self.word(1) == "{":
             self.place += 1
-            return Formula(joined(element("mi", "#"), self.group().html))
+            return MarkedFormula(joined(element("mi", "#"), self.group().html))
         if word == "...":
             self.place += 1
-            return Formula(element("mo", "…"))
+            return MarkedFormula(element("mo", "…"))
         if word and (word[0].isdigit() or (word[0] == "." and len(word) > 1)):
             self.place += 1
-            return Formula(element("mn", word))
+            return MarkedFormula(element("mn", word))
         return self.symbol()
 
-    def symbol(self) -> Formula:
+    def symbol(self) -> MarkedFormula:
         """A letter, or a name that stands for one."""
         word = self.word()
         bound = self.tight(1) and self.word(1) in ("(", "[", "_", "^")
         self.place += 1
         if word == "sqrt" and self.word() == "(":
             group = self.group()
-            return Formula(element("msqrt", element("mrow", group.bare or group.html)))
+            return MarkedFormula(element("msqrt", element("mrow", group.bare or group.html)))
         if word in LARGE or word in FUNCTIONS:
             return self.function(word, bound)
         if word in GREEK:
-            return Formula(element("mi", GREEK[word]))
+            return MarkedFormula(element("mi", GREEK[word]))
         if word in PRODUCTS:
-            return Formula(joined(*(element("mi", letter) for letter in word)))
+            return MarkedFormula(joined(*(element("mi", letter) for letter in word)))
         if word == "Wt":  # W with a tilde
             wide = element("mover", element("mi", "W"), element("mo", "~"), accent="true")
-            return Formula(wide)
+            return MarkedFormula(wide)
         if re.fullmatch("[A-Za-z]'?", word, re.ASCII):
-            return Formula(element("mi", word.replace("'", "′")))
+            return MarkedFormula(element("mi", word.replace("'", "′")))
         if self.worded and re.fullmatch("[A-Za-z]+", word):
-            return Formula(element("mi", word))
+            return MarkedFormula(element("mi", word))
         raise _NoFormula
 
-    def function(self, word: str, bound: bool) -> Formula:
+    def function(self, word: str, bound: bool) -> MarkedFormula:
         """A large operator or a function; its argument in parentheses may have words in it."""
         if not bound and (word not in {*LARGE, *WITHOUT_PARENTHESES} or not self.follows()):
             raise _NoFormula
         name = element("mo" if word in LARGE else "mi", LARGE.get(word, word))
         if not bound or self.word() not in ("(", "["):
-            return Formula(name)
+            return MarkedFormula(name)
         outside, self.worded = self.worded, True
         argument = self.group()
         self.worded = outside
-        return Formula(joined(name, argument.html))
+        return MarkedFormula(joined(name, argument.html))
 
     def follows(self) -> bool:
         """Whether what a large operator or a function needs comes next."""
         if self.ahead == DEPTH:
             return False
         place, self.ahead = self.place, self.ahead + 1
-        found = self.attempt(self.factor)
+        factor = self.attempt(self.factor)
         self.place, self.ahead = place, self.ahead - 1
-        return found is not None and not self.word()[:1].isdigit()
+        return factor is not None and not self.word()[:1].isdigit()
 
     # Scripts ------------------------------------------------------------------------------------
 
@@ -343,7 +345,7 @@ class _Reader:
         )
 
     def script(self) -> Markup:
-        """What stands behind ``_`` or ``^``."""
+        """The script that follows ``_`` or ``^``."""
         word, flat, self.flat = self.word(), self.flat, True
         if word in ("{", "("):
             group = self.group()
@@ -373,15 +375,15 @@ class _Reader:
 
     # Groups -------------------------------------------------------------------------------------
 
-    def group(self) -> Formula:
-        """What stands in parentheses, brackets or braces."""
+    def group(self) -> MarkedFormula:
+        """The content of parentheses, brackets or braces."""
         opening = self.word()
         closing = CLOSING.get(opening)
         if closing is None:
             raise _NoFormula
         return self.between(opening, closing, (opening, closing))
 
-    def between(self, opening: str, closing: str, shown: tuple[str, str]) -> Formula:
+    def between(self, opening: str, closing: str, shown: tuple[str, str]) -> MarkedFormula:
         """A list of formulas between two signs."""
         outside, self.open = self.open, (*self.open, opening)
         self.place += 1
@@ -389,9 +391,9 @@ class _Reader:
         self.place += 1
         self.open = outside
         html = joined(_fence(shown[0], "prefix"), inner, _fence(shown[1], "postfix"))
-        return Formula(html, None if opening in "<[" else inner, relates)
+        return MarkedFormula(html, None if opening in "<[" else inner, relates)
 
-    def bars(self, sign: str) -> Formula:
+    def bars(self, sign: str) -> MarkedFormula:
         """A norm or an absolute value; in a norm a dot is an argument, and words may stand."""
         outside, self.open = self.open, (*self.open, sign)
         self.place += 1
@@ -408,7 +410,7 @@ class _Reader:
         self.place += 1
         self.open = outside
         shown = "‖" if sign == "||" else "|"
-        return Formula(joined(_fence(shown, "prefix"), inner, _fence(shown, "postfix")))
+        return MarkedFormula(joined(_fence(shown, "prefix"), inner, _fence(shown, "postfix")))
 
     def named(self, sign: str) -> Markup:
         """Words and symbols up to a bar: ``||W after - W before||``."""
@@ -466,7 +468,7 @@ def spans(statement: str) -> Iterator[Span]:
 
 
 def _is_formula(tokens: list[Token], first: int, end: int) -> bool:
-    """Whether what was read is one: neither a number of a sentence nor an article."""
+    """Whether the text is a formula, rather than a number or article of a sentence."""
     words = [token.word for token in tokens[first:end]]
     if words[0] == "a":
         after = _word_after(tokens, first + 1)
@@ -477,7 +479,7 @@ def _is_formula(tokens: list[Token], first: int, end: int) -> bool:
         return False
     has_letter = "||" in words or any(word[0].isalpha() for word in words)
     if first and tokens[first].tight and tokens[first - 1].word[-1:].isalnum():
-        return False  # the end of a word that is none of ASCII
+        return False  # the end of a word with letters outside of ASCII
     return has_letter or (len(words) > 2 and any(w in RELATIONS or w == "/" for w in words))
 
 

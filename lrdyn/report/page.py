@@ -11,10 +11,10 @@ from lrdyn.data import guarded
 from lrdyn.engine import results
 from lrdyn.engine.mistakes import BadInput
 from lrdyn.report import diagnoses, pictures, runs, searches
-from lrdyn.report.diagnoses import Diagnosis
+from lrdyn.report.diagnoses import SavedDiagnosis
 from lrdyn.report.markup import Markup, element, joined
 from lrdyn.report.pictures import Picture
-from lrdyn.report.runs import Run
+from lrdyn.report.runs import SavedRun
 from lrdyn.report.searches import SearchResult
 from lrdyn.system import whole_files
 
@@ -23,12 +23,12 @@ FILE = "report.html"
 MOST = 15_000_000
 """Bytes that a report stays below: so much is sent by mail."""
 SUMMARY = "summary.json"
-"""What ``verify all`` leaves."""
+"""File that ``verify all`` writes."""
 FIGURES = "figures"
 """Folder of the figures of a paper, beside the results that they are drawn from."""
 STYLE = Path(__file__).with_name("style.css")
 GENERATOR = '<meta name="generator" content="lrdyn report">'
-"""What every report has near its beginning: it may be replaced."""
+"""Mark near the beginning of every report, by which it may be replaced."""
 READING = (
     (
         "claim",
@@ -55,10 +55,10 @@ READING = (
 
 
 class Contents(NamedTuple):
-    """What is reported."""
+    """The runs, diagnoses and figures of a report."""
 
-    runs: list[Run]
-    diagnoses: list[Diagnosis]
+    runs: list[SavedRun]
+    diagnoses: list[SavedDiagnosis]
     figures: list[Picture]
     searches: list[SearchResult]
     others: int = 0
@@ -84,9 +84,9 @@ def contents(folder: Path, command: str = "") -> Contents:
         raise BadInput(f"{got} ({what}), wanted a folder of results")
     try:
         return _read(folder, command)
-    except (results.Unreadable, pictures.Damaged, guarded.Refused) as error:
-        said = f"{error}".removeprefix(f"{folder}{os.sep}")
-        raise BadInput(f"{got} ({said}), wanted a folder of results") from None
+    except (results.Unreadable, pictures.DamagedPicture, guarded.Refused) as error:
+        why = f"{error}".removeprefix(f"{folder}{os.sep}")
+        raise BadInput(f"{got} ({why}), wanted a folder of results") from None
 
 
 def _read(folder: Path, command: str) -> Contents:
@@ -99,15 +99,15 @@ def _read(folder: Path, command: str) -> Contents:
     below = sorted(_below(folder, whole_files.VERDICT))
     named = _summarised(folder)
     chosen = below if named is None else named
-    found = [runs.read(one) for one in chosen]
-    diagnosed = [diagnoses.read(one) for one in sorted(_below(folder, diagnoses.NAME))]
-    drawn = [pictures.read(one) for one in sorted((folder / FIGURES).glob("*.png"))]
-    searched = [searches.read(one) for one in sorted(_below(folder, searches.NAME))]
-    if not found and not diagnosed and not searched:
+    read_runs = [runs.read(path) for path in chosen]
+    diagnosed = [diagnoses.read(path) for path in sorted(_below(folder, diagnoses.NAME))]
+    drawn = [pictures.read(path) for path in sorted((folder / FIGURES).glob("*.png"))]
+    searched = [searches.read(path) for path in sorted(_below(folder, searches.NAME))]
+    if not read_runs and not diagnosed and not searched:
         raise BadInput(
             f"report: got {os.fspath(folder)!r} (no results in it), wanted a folder of results"
         )
-    return Contents(found, diagnosed, drawn, searched, len(set(below) - set(chosen)))
+    return Contents(read_runs, diagnosed, drawn, searched, len(set(below) - set(chosen)))
 
 
 def _below(folder: Path, name: str) -> list[Path]:
@@ -122,26 +122,26 @@ def _summarised(folder: Path) -> list[Path] | None:
         return None
     content = guarded.read_json(path, "a summary", most=results.VERDICT)
     try:
-        paths = [Path(one["folder"]) for one in content["theorems"]]
+        paths = [Path(entry["folder"]) for entry in content["theorems"]]
     except (TypeError, KeyError):
         raise results.Damaged(path, "it names no folders of theorems") from None
     # A folder of results is looked for where it lies now, whatever it was called then.
-    return [folder / one.parent.name / one.name for one in paths]
+    return [folder / path.parent.name / path.name for path in paths]
 
 
-def report(found: Contents, version: str) -> str:
-    """The whole page.
+def report(contents: Contents, version: str) -> str:
+    """Make the HTML of the whole page.
 
     Args:
-        found: what is reported.
+        contents: what is reported.
         version: of the library.
 
     Raises:
         BadInput: without a single picture it is too large.
     """
-    owners = [*found.runs, *found.searches, *found.diagnoses]
-    every = [*(picture for owner in owners for picture in owner.pictures), *found.figures]
-    bare = _page(found, [False] * len(every), version)
+    owners = [*contents.runs, *contents.searches, *contents.diagnoses]
+    every = [*(picture for owner in owners for picture in owner.pictures), *contents.figures]
+    bare = _page(contents, [False] * len(every), version)
     room = MOST - len(bare.encode()) - 2000 * len(every)
     if room < 0:
         size = f"{len(bare.encode()) / 1e6:.0f} MB"
@@ -149,14 +149,14 @@ def report(found: Contents, version: str) -> str:
             f"report: got {len(owners)} results, whose tables alone take {size}, wanted a "
             "folder of fewer"
         )
-    return _page(found, pictures.embedded(every, room), version)
+    return _page(contents, pictures.embedded(every, room), version)
 
 
-def _page(found: Contents, fits: Sequence[bool], version: str) -> str:
-    owners = [*found.runs, *found.searches, *found.diagnoses]
+def _page(contents: Contents, fits: Sequence[bool], version: str) -> str:
+    owners = [*contents.runs, *contents.searches, *contents.diagnoses]
     anchors = [f"results-{place + 1}" for place in range(len(owners))]
-    of_searches = anchors[len(found.runs) :][: len(found.searches)]
-    of_diagnoses = anchors[len(found.runs) + len(found.searches) :]
+    of_searches = anchors[len(contents.runs) :][: len(contents.searches)]
+    of_diagnoses = anchors[len(contents.runs) + len(contents.searches) :]
     left = list(fits)
 
     def take(owned: Sequence[Picture]) -> list[bool]:
@@ -164,27 +164,27 @@ def _page(found: Contents, fits: Sequence[bool], version: str) -> str:
         return taken
 
     sections = []
-    alone = len(anchors) == 1 and not found.figures
+    alone = len(anchors) == 1 and not contents.figures
     level = 1 if alone else 2
-    for run, anchor in zip(found.runs, anchors, strict=False):
+    for run, anchor in zip(contents.runs, anchors, strict=False):
         sections.append(runs.section(run, take(run.pictures), anchor, level))
-    for one, anchor in zip(found.searches, of_searches, strict=True):
-        sections.append(searches.section(one, anchor, level))
-    for one, anchor in zip(found.diagnoses, of_diagnoses, strict=True):
-        sections.append(diagnoses.section(one, take(one.pictures), anchor, level))
-    if found.figures:
+    for search, anchor in zip(contents.searches, of_searches, strict=True):
+        sections.append(searches.section(search, anchor, level))
+    for diagnosis, anchor in zip(contents.diagnoses, of_diagnoses, strict=True):
+        sections.append(diagnoses.section(diagnosis, take(diagnosis.pictures), anchor, level))
+    if contents.figures:
         title = element("h2", "Figures and tables", id="figures")
-        drawn = pictures.block(found.figures, left, "Figure")
+        drawn = pictures.block(contents.figures, left, "Figure")
         sections.append(element("section", title, drawn, aria_labelledby="figures"))
-    title = _title(found)
-    top = element("header", element("h1", title), *_over_all(found, anchors))
+    title = _title(contents)
+    top = element("header", element("h1", title), *_over_all(contents, anchors))
     reading = element(
         "section",
         element("h2", "How to read this", id="reading"),
         _definitions(),
         aria_labelledby="reading",
     )
-    main = element("main", *sections, *([reading] if found.runs else []))
+    main = element("main", *sections, *([reading] if contents.runs else []))
     footer = element(
         "footer",
         element(
@@ -217,19 +217,21 @@ def _definitions() -> Markup:
     )
 
 
-def _title(found: Contents) -> str:
-    names = [one.name for one in (*found.runs, *found.searches, *found.diagnoses)]
+def _title(contents: Contents) -> str:
+    names = [owner.name for owner in (*contents.runs, *contents.searches, *contents.diagnoses)]
     return f"Report: {names[0]}" if len(names) == 1 else f"Report of {len(names)} results"
 
 
-def _over_all(found: Contents, anchors: Sequence[str]) -> list[Markup]:
-    """What several results say together, and links to each."""
-    verdicts = [run.verdict["holds"] for run in found.runs if run.verdict["claims"]]
+def _over_all(contents: Contents, anchors: Sequence[str]) -> list[Markup]:
+    """The overview of several results, with links to each."""
+    verdicts = [run.verdict["holds"] for run in contents.runs if run.verdict["claims"]]
     parts = []
     if verdicts:
-        false = [run.name for run in found.runs if run.verdict["holds"] is False]
+        false = [run.name for run in contents.runs if run.verdict["holds"] is False]
         open_ = [
-            run.name for run in found.runs if run.verdict["claims"] and run.verdict["holds"] is None
+            run.name
+            for run in contents.runs
+            if run.verdict["claims"] and run.verdict["holds"] is None
         ]
         words = f"{verdicts.count(True)} of {len(verdicts)} hold"
         words += f"; false: {', '.join(false)}" if false else ""
@@ -237,15 +239,15 @@ def _over_all(found: Contents, anchors: Sequence[str]) -> list[Markup]:
         holds = False if false else None if open_ else True
         parts += [
             runs.banner(holds, f"{words}."),
-            runs.overview(found.runs, anchors[: len(found.runs)]),
+            runs.overview(contents.runs, anchors[: len(contents.runs)]),
         ]
     links = [
-        (one.name, anchor)
-        for one, anchor in zip(
-            (*found.searches, *found.diagnoses), anchors[len(found.runs) :], strict=True
+        (owner.name, anchor)
+        for owner, anchor in zip(
+            (*contents.searches, *contents.diagnoses), anchors[len(contents.runs) :], strict=True
         )
     ]
-    links += [("Figures and tables", "figures")] if found.figures else []
+    links += [("Figures and tables", "figures")] if contents.figures else []
     if links:
         parts.append(
             element(
@@ -255,11 +257,11 @@ def _over_all(found: Contents, anchors: Sequence[str]) -> list[Markup]:
                 ),
             )
         )
-    if found.others:
+    if contents.others:
         parts.append(
             element(
                 "p",
-                f"{found.others} other runs in this folder are not in the report.",
+                f"{contents.others} other runs in this folder are not in the report.",
                 class_="quiet",
             )
         )
@@ -267,7 +269,7 @@ def _over_all(found: Contents, anchors: Sequence[str]) -> list[Markup]:
 
 
 def write(text: str, path: Path) -> None:
-    """Write a report, atomically; a file that is none is not replaced.
+    """Write a report atomically; a file that is not a report is not replaced.
 
     Raises:
         BadInput: it is a folder, or a file that is no report.

@@ -19,8 +19,8 @@ MOST = 2**25
 """Bytes of a picture, at most: those of the library have less than 2 MB."""
 
 
-class Damaged(ValueError):
-    """A file is no whole PNG."""
+class DamagedPicture(ValueError):
+    """The file is not a complete PNG."""
 
 
 class Picture(NamedTuple):
@@ -34,7 +34,7 @@ class Picture(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes that it takes within a page."""
+        """Bytes that the picture takes within a page."""
         return 4 * -(-len(self.content) // 3)
 
 
@@ -48,17 +48,17 @@ def read(path: Path) -> Picture:
     try:
         content = guarded.content(path, most=MOST)
     except guarded.Refused as error:
-        raise Damaged(f"{path}: damaged ({error.why})") from None
+        raise DamagedPicture(f"{path}: damaged ({error.why})") from None
     try:
         width, height, caption = parsed(content)
-    except Damaged as error:
-        raise Damaged(f"{path}: damaged ({error})") from None
+    except DamagedPicture as error:
+        raise DamagedPicture(f"{path}: damaged ({error})") from None
     beside = path.with_suffix(".txt")
     if beside.is_file():
         try:
             text = guarded.content(beside, most=2**20)
         except guarded.Refused as error:
-            raise Damaged(f"{beside}: damaged ({error.why})") from None
+            raise DamagedPicture(f"{beside}: damaged ({error.why})") from None
         caption = text.decode("utf-8", "replace").strip()
     return Picture(path.stem, caption, width, height, content)
 
@@ -75,7 +75,7 @@ def parsed(content: bytes) -> tuple[int, int, str]:
         lrdyn.report.pictures.Damaged: got no PNG
     """
     if not content.startswith(SIGNATURE):
-        raise Damaged("got no PNG")
+        raise DamagedPicture("got no PNG")
     size, caption = (0, 0), ""
     for kind, data in _chunks(content):
         if kind == b"IHDR" and len(data) == 13:
@@ -86,7 +86,7 @@ def parsed(content: bytes) -> tuple[int, int, str]:
         elif kind == b"iTXt" and keyword == CAPTION.encode() and rest[:1] == b"\0":
             caption = rest[2:].split(b"\0", 2)[-1].decode("utf-8", "replace")
     if not all(size):
-        raise Damaged("got no size")
+        raise DamagedPicture("got no size")
     return *size, caption
 
 
@@ -98,16 +98,16 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         kind, data = content[place + 4 : place + 8], content[place + 8 : place + 8 + length]
         check = content[place + 8 + length : place + 12 + length]
         if len(check) < 4 or struct.unpack(">I", check)[0] != zlib.crc32(kind + data):
-            raise Damaged("a part is cut or changed")
+            raise DamagedPicture("a part is cut or changed")
         yield kind, data
         if kind == b"IEND":
             return
         place += 12 + length
-    raise Damaged("its end is missing")
+    raise DamagedPicture("its end is missing")
 
 
 def figure(picture: Picture, title: str, *, embedded: bool) -> Markup:
-    """A picture above its caption; one that is not embedded is named.
+    """A figure with its caption below; a picture that is not embedded is only named.
 
     Args:
         picture: what is shown.
@@ -155,7 +155,7 @@ def embedded(pictures: list[Picture], room: int) -> list[bool]:
 
 
 def block(pictures: list[Picture], fits: list[bool], whose: str) -> Markup:
-    """Figures one below the other.
+    """Arrange figures one below the other.
 
     Args:
         pictures: what is shown.
@@ -164,7 +164,7 @@ def block(pictures: list[Picture], fits: list[bool], whose: str) -> Markup:
     """
     return joined(
         *(
-            figure(one, f"{whose}: {one.name.replace('_', ' ')}", embedded=fit)
-            for one, fit in zip(pictures, fits, strict=True)
+            figure(picture, f"{whose}: {picture.name.replace('_', ' ')}", embedded=fit)
+            for picture, fit in zip(pictures, fits, strict=True)
         )
     )

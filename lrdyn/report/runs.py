@@ -16,8 +16,8 @@ from lrdyn.report.pictures import Picture
 from lrdyn.system import whole_files
 
 
-class Run(NamedTuple):
-    """What the folder of a run holds."""
+class SavedRun(NamedTuple):
+    """A run as read from its folder."""
 
     folder: Path
     verdict: Mapping[str, Any]
@@ -25,16 +25,16 @@ class Run(NamedTuple):
     """Attributes of ``results.nc``: what made it."""
     pictures: list[Picture]
     command: str
-    """What verifies the theorem."""
+    """Command that verifies the theorem."""
 
     @property
     def name(self) -> str:
-        """Of the theorem, study or experiment."""
+        """Name of the theorem, study or experiment."""
         return self.verdict["name"]
 
 
-def read(folder: Path, command: str = "") -> Run:
-    """Read a run; nothing of what it was made from is needed.
+def read(folder: Path, command: str = "") -> SavedRun:
+    """Read a run from its folder alone: the code that made it is not needed.
 
     Args:
         folder: with ``verdict.json`` and ``results.nc``.
@@ -47,7 +47,7 @@ def read(folder: Path, command: str = "") -> Run:
         OSError: the machine could not read a file.
     """
     verdict = results.read_verdict(folder)
-    if any(not one["judged"] for one in verdict["claims"]):
+    if any(not entry["judged"] for entry in verdict["claims"]):
         why = "a claim that says of no precision what was judged"
         raise results.Damaged(folder / whole_files.VERDICT, why)
     path = folder / results.NAME
@@ -60,10 +60,10 @@ def read(folder: Path, command: str = "") -> Run:
         raise results.Damaged(path, "its checksum is not that of its verdict")
     first = ("verdict", "sweep", "perturb")
     order = {name: place for place, name in enumerate(first)}
-    found = [pictures.read(one) for one in sorted(folder.glob("*.png"))]
-    found.sort(key=lambda one: order.get(one.name, -1))  # those of its own come first
-    made = command or command_of(verdict["name"], record.get("title", ""))
-    return Run(folder, verdict, record, found, made)
+    drawings = [pictures.read(path) for path in sorted(folder.glob("*.png"))]
+    drawings.sort(key=lambda picture: order.get(picture.name, -1))  # those of its own come first
+    repeated_by = command or command_of(verdict["name"], record.get("title", ""))
+    return SavedRun(folder, verdict, record, drawings, repeated_by)
 
 
 def sentence(verdict: Mapping[str, Any]) -> str:
@@ -73,19 +73,19 @@ def sentence(verdict: Mapping[str, Any]) -> str:
         >>> sentence({"name": "t", "holds": None, "claims": [], "undecided": []})
         't: nothing is claimed.'
     """
-    entries = [one for one in verdict["claims"] if one["kind"] != "finding"]
-    claims = [one for one in entries if one["kind"] != "control"]
-    controls = [one for one in entries if one["kind"] == "control"]
+    entries = [entry for entry in verdict["claims"] if entry["kind"] != "finding"]
+    claims = [entry for entry in entries if entry["kind"] != "control"]
+    controls = [entry for entry in entries if entry["kind"] == "control"]
     if not claims:
         return f"{verdict['name']}: nothing is claimed."
-    judged = [one for one in claims if one["holds"] is not None]
-    false = [one["id"] for one in claims if one["holds"] is False]
-    unseen = [one["id"] for one in controls if one["holds"] is False]
+    judged = [entry for entry in claims if entry["holds"] is not None]
+    false = [entry["id"] for entry in claims if entry["holds"] is False]
+    unseen = [entry["id"] for entry in controls if entry["holds"] is False]
     parts = [_claims(judged, claims)]
     if false:
         parts.append(f"false: {', '.join(false)}")
-    seen = sum(bool(one["holds"]) for one in controls)
-    parts.append(f"{seen} of {len(controls)} controls were seen to fail, as they must")
+    failing = sum(bool(entry["holds"]) for entry in controls)
+    parts.append(f"{failing} of {len(controls)} controls were seen to fail, as they must")
     if unseen:
         parts.append(f"not seen to fail: {', '.join(unseen)}")
     parts += report.why_undecided(verdict)
@@ -93,10 +93,10 @@ def sentence(verdict: Mapping[str, Any]) -> str:
 
 
 def _claims(judged: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]]) -> str:
-    held = sum(bool(one["holds"]) for one in judged)
+    held = sum(bool(claim["holds"]) for claim in judged)
     open_ = len(claims) - len(judged)
     left = f" ({open_} not judged)" if open_ else ""
-    most = max((one.get("cases_total", one["cases"]) for one in claims), default=0)
+    most = max((claim.get("cases_total", claim["cases"]) for claim in claims), default=0)
     near = report.nearest(claims)
     beside = (
         "" if near == "-" else f", the nearest its tolerance at {near.replace(' ', ' of it (')})"
@@ -104,8 +104,8 @@ def _claims(judged: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, A
     return f"{held} of {len(claims)} claims hold{left} in up to {most} cases each{beside}"
 
 
-def section(run: Run, fits: Sequence[bool], anchor: str, level: int) -> Markup:
-    """Everything that is said of a run.
+def section(run: SavedRun, fits: Sequence[bool], anchor: str, level: int) -> Markup:
+    """Section of the report about a run.
 
     Args:
         run: the run.
@@ -126,19 +126,19 @@ def section(run: Run, fits: Sequence[bool], anchor: str, level: int) -> Markup:
             banner(False, "The results were changed since their run, and judged all the same.")
         )
     parts += [banner(None, line) for line in report.devices(verdict)]
-    if any(one["kind"] != "finding" for one in verdict["claims"]):
+    if any(entry["kind"] != "finding" for entry in verdict["claims"]):
         parts += [
             element(inner, "Claims"),
             tables.claims(verdict, run.command, f"Claims of {label}"),
         ]
-    if found := tables.findings(verdict, label):
-        parts += [element(inner, "Findings"), found]
+    if findings := tables.findings(verdict, label):
+        parts += [element(inner, "Findings"), findings]
     if run.pictures:
         parts += [element(inner, "Figures"), pictures.block(run.pictures, list(fits), label)]
     parts += [element(inner, "Settings"), tables.settings(verdict["config"])]
     parts += [element(inner, "What it was run on"), tables.machine(verdict["environment"])]
-    if found := tables.measured(verdict.get("arithmetic", {}), label):
-        parts += [element(inner, "Arithmetic of the device"), found]
+    if numbers := tables.measured(verdict.get("arithmetic", {}), label):
+        parts += [element(inner, "Arithmetic of the device"), numbers]
     parts += [element(inner, "Provenance"), _provenance(run)]
     return element("section", *parts, aria_labelledby=anchor)
 
@@ -153,7 +153,7 @@ def banner(holds: bool | None, words: str) -> Markup:
     return element("p", f"{sign} ", element("span", words), class_=f"verdict {name}")
 
 
-def _provenance(run: Run) -> Markup:
+def _provenance(run: SavedRun) -> Markup:
     verdict, record = run.verdict, run.record
     statistics = verdict.get("statistics") or {}
     alarm = (
@@ -181,14 +181,14 @@ def _code(words: str | None) -> Markup | str:
     return element("code", words) if words else ""
 
 
-def overview(every: Sequence[Run], anchors: Sequence[str]) -> Markup:
+def overview(every: Sequence[SavedRun], anchors: Sequence[str]) -> Markup:
     """A line for each of several runs."""
     rows = []
     for run, anchor in zip(every, anchors, strict=True):
-        entries = [one for one in run.verdict["claims"] if one["kind"] != "finding"]
-        claims = [one for one in entries if one["kind"] != "control"]
-        controls = [one for one in entries if one["kind"] == "control"]
-        cases = max((one.get("cases_total", one["cases"]) for one in claims), default=0)
+        entries = [claim for claim in run.verdict["claims"] if claim["kind"] != "finding"]
+        claims = [claim for claim in entries if claim["kind"] != "control"]
+        controls = [claim for claim in entries if claim["kind"] == "control"]
+        cases = max((claim.get("cases_total", claim["cases"]) for claim in claims), default=0)
         outcome = report.word(run.verdict) if claims else "no claims"
         rows.append(
             element(

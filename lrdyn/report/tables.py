@@ -17,7 +17,7 @@ DECIDED = {
     "trivial": "trivial",
     "excused": "excused",
 }
-"""Who decided on cases, in words."""
+"""What decided the cases, in words."""
 MARKS = {True: ("holds", "✓"), False: ("false", "✗"), None: ("open", "○")}
 """Class and sign of an outcome; words stand beside them."""
 
@@ -39,7 +39,7 @@ def scrolling(table: Markup, label: str) -> Markup:
 
 
 def listed(pairs: Iterable[tuple[str, object]]) -> Markup:
-    """Names and what they are; what is empty is left out."""
+    """A list of names with their values; empty values are left out."""
     shown = [(name, value) for name, value in pairs if value not in (None, "", [])]
     rows = [joined(element("dt", name), element("dd", value)) for name, value in shown]
     return element("dl", *rows) if rows else Markup("")
@@ -47,7 +47,7 @@ def listed(pairs: Iterable[tuple[str, object]]) -> Markup:
 
 def head(*columns: str | tuple[str, str]) -> Markup:
     """The heading of a table; a column has a class beside its words."""
-    cells = [(one, None) if isinstance(one, str) else one for one in columns]
+    cells = [(column, None) if isinstance(column, str) else column for column in columns]
     row = [element("th", words, scope="col", class_=class_) for words, class_ in cells]
     return element("thead", element("tr", *row))
 
@@ -63,24 +63,24 @@ def claims(verdict: Mapping[str, Any], command: str, label: str) -> Markup:
         command: what verifies the theorem.
         label: of the table.
     """
-    entries = [one for one in verdict["claims"] if one["kind"] != "finding"]
-    ids = {one["id"] for one in entries}
-    controls = [one for one in entries if one["kind"] == "control"]
+    entries = [entry for entry in verdict["claims"] if entry["kind"] != "finding"]
+    ids = {entry["id"] for entry in entries}
+    controls = [entry for entry in entries if entry["kind"] == "control"]
     bodies = [
         _claim(
-            one,
-            [c for c in controls if c.get("claim") == one["id"]],
+            entry,
+            [c for c in controls if c.get("claim") == entry["id"]],
             verdict,
             command,
-            alone=all(c.get("claim") not in (None, one["id"]) for c in controls),
+            alone=all(c.get("claim") not in (None, entry["id"]) for c in controls),
         )
-        for one in entries
-        if one["kind"] != "control"
+        for entry in entries
+        if entry["kind"] != "control"
     ]
-    others = [one for one in controls if one.get("claim") not in ids]
-    if others:  # of results that do not say which claim a control is of
+    others = [entry for entry in controls if entry.get("claim") not in ids]
+    if others:  # results that do not name the claim of a control
         title = element("th", "Controls", colspan=6, scope="rowgroup", class_="name")
-        rows = [_control(one) for one in others]
+        rows = [_control(entry) for entry in others]
         bodies.append(element("tbody", element("tr", title), *rows))
     columns = head(
         "precision, control",
@@ -202,30 +202,30 @@ def _left_out(claim: Mapping[str, Any]) -> str:
 
 
 def findings(verdict: Mapping[str, Any], label: str) -> Markup:
-    """What was measured over seeds, with the interval of its mean; empty if nothing was."""
+    """Table of the findings, with the interval of each mean; empty without findings."""
     entries = [one for one in verdict["claims"] if one["kind"] == "finding"]
     if not entries:
         return Markup("")
     rows = []
     for entry in entries:
-        found = entry["finding"] or {}
-        interval = found.get("interval")
+        numbers = entry["finding"] or {}
+        interval = numbers.get("interval")
         cells = [
-            _number(found.get("value")),
-            _number(found.get("spread")),
-            str(found.get("seeds", "-")),
+            _number(numbers.get("value")),
+            _number(numbers.get("spread")),
+            str(numbers.get("seeds", "-")),
             "-" if interval is None else f"{interval[0]:.3g} to {interval[1]:.3g}",
-            found.get("expected") or "-",
-            _number(found.get("source")),
+            numbers.get("expected") or "-",
+            _number(numbers.get("source")),
         ]
         name = joined(element("code", entry["id"]), ": ", mathematics(entry["statement"]))
-        outcome = found.get("outcome")
+        outcome = numbers.get("outcome")
         rows.append(
             element(
                 "tr",
                 element("th", name, scope="row"),
                 *(element("td", cell, class_="number") for cell in cells),
-                element("td", mark(found.get("came_true"), outcome) if outcome else "-"),
+                element("td", mark(numbers.get("came_true"), outcome) if outcome else "-"),
             )
         )
     columns = head(
@@ -287,21 +287,21 @@ def _shown(value: Any) -> str:
     )
 
 
-def measured(found: Mapping[str, Mapping[str, Any]], label: str) -> Markup:
+def measured(by_precision: Mapping[str, Mapping[str, Any]], label: str) -> Markup:
     """The arithmetic of the device beside the reference; empty if nothing was measured."""
-    if not found:
+    if not by_precision:
         return Markup("")
-    names = list(dict.fromkeys(name for one in found.values() for name in one))
-    columns = ["number", *(p for precision in found for p in (precision, "reference"))]
+    names = list(dict.fromkeys(name for numbers in by_precision.values() for name in numbers))
+    columns = ["number", *(p for precision in by_precision for p in (precision, "reference"))]
     rows = [
         element(
             "tr",
             element("th", name.replace("_", " "), scope="row"),
             *(
                 element("td", cell, class_="number")
-                for precision, one in found.items()
+                for precision, numbers in by_precision.items()
                 for cell in (
-                    _digits(one.get(name)),
+                    _digits(numbers.get(name)),
                     _digits(arithmetic.REFERENCE.get(precision, {}).get(name)),
                 )
             ),

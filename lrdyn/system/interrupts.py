@@ -46,7 +46,7 @@ def importing() -> Iterator[None]:
     undo = end_at_once() if command or (script and not parent) else None
     try:
         yield
-    except Exception as error:  # a broken installation, a variable that JAX refuses
+    except Exception as error:  # a broken installation, or a variable that JAX refuses
         if not command:
             raise
         _refuse(error)
@@ -69,11 +69,11 @@ def _parent(text: str) -> int | None:
 
 def _alive(process: int) -> bool:
     with suppress(OSError), open(f"/proc/{process}/stat", "rb") as facts:  # not on macOS
-        # One that has ended stays, as a zombie, until whoever started it has looked.
+        # A process that has ended stays as a zombie until its parent has waited for it.
         return facts.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     try:
         os.kill(process, 0)
-    except PermissionError:  # somebody else's
+    except PermissionError:  # the process of another user
         return True
     except (ProcessLookupError, OverflowError):
         return False
@@ -86,8 +86,8 @@ def _refuse(error: Exception) -> NoReturn:
 
     if os.environ.get("LRDYN_DEBUG"):
         traceback.print_exc()
-    said = "".join(traceback.format_exception_only(error)).splitlines() or [""]
-    complain(f"error: got {said[-1]} from an import, wanted an installation that can be imported")
+    lines = "".join(traceback.format_exception_only(error)).splitlines() or [""]
+    complain(f"error: got {lines[-1]} from an import, wanted an installation that can be imported")
     os._exit(3)
 
 
@@ -142,7 +142,7 @@ def end_at_once() -> Callable[[], None] | None:
 
 
 def _ignored(number: int, frame: FrameType | None) -> None:
-    """Leave it to the thread."""
+    """Do nothing: the waiting thread handles the signal."""
 
 
 def _wait(read: int) -> None:
@@ -153,7 +153,7 @@ def _wait(read: int) -> None:
 
 
 def leave(number: signal.Signals) -> None:
-    """Say in one line why the process ends, and end it."""
+    """Print in one line why the process ends, and end it."""
     try:
         import shlex
 
@@ -168,7 +168,7 @@ def leave(number: signal.Signals) -> None:
 def _end(status: int) -> NoReturn:
     """End the process at once, without the scratch files that it was writing."""
     try:
-        # Not imported here: what was never loaded has made nothing.
+        # Not imported here: if the module was never loaded, there are no scratch files.
         whole_files = sys.modules.get("lrdyn.system.whole_files")
         if whole_files is not None:
             whole_files.remove_all_scratch()
@@ -210,7 +210,7 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 
 def _follow(parent: int) -> None:
-    """End when the parent has ended, however that ended: it is another one then."""
+    """End this worker when its parent has ended, which shows as a changed parent process."""
     while os.getppid() == parent:
         time.sleep(0.2)
     _end(128 + signal.SIGKILL)

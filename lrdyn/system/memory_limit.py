@@ -1,4 +1,4 @@
-"""How much memory this process may have: that of the machine, or less under ``ulimit -v``.
+"""Memory that this process may use: that of the machine, or less under ``ulimit -v``.
 
 Nothing else of the library is imported here: a command asks before it imports what needs the
 memory.
@@ -12,9 +12,9 @@ from functools import cache
 IMPORTING = 600_000_000
 """Address space that ``lrdyn list`` needs: 530 MB with JAX 0.10; at 520 MB an import fails."""
 COMPUTING = 2_400_000_000
-"""That of a command that computes: 2.0 to 2.15 GB on two cores; LLVM ends the process at 2.0 GB."""
+"""Address space for computing: 2.0 to 2.15 GB on two cores; LLVM ends the process at 2.0 GB."""
 CORE = 50_000_000
-"""More for each core: the stacks of its threads, 35 MB for a device and some of the compiler."""
+"""Further address space for each core: thread stacks, 35 MB for a device and some to compile."""
 
 
 def size_of(count: int) -> str:
@@ -61,6 +61,6 @@ def require(least: int) -> None:
     Example:
         >>> require(1)
     """
-    if (found := address_space()) is not None and found < least:
-        wanted = f"got {size_of(found)} of address space, wanted {size_of(least)} or more"
+    if (limit := address_space()) is not None and limit < least:
+        wanted = f"got {size_of(limit)} of address space, wanted {size_of(least)} or more"
         raise OSError(errno.ENOMEM, wanted, "ulimit -v")

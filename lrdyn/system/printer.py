@@ -1,4 +1,4 @@
-"""What commands write to stdout and stderr: in one place, escaped, and never a reason to fail.
+"""Output of commands to stdout and stderr: escaped, and never a reason to fail.
 
 It imports nothing else of the library, so that it is there before everything else is.
 """
@@ -9,11 +9,11 @@ import sys
 from typing import Any
 
 lost: OSError | ValueError | None = None
-"""Why something that was to be on stdout is not, since the present command began."""
+"""Why something could not be written to stdout, since the present command began."""
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    r"""Text that a terminal shows and does not obey: what is not printable as Python escapes it.
+    r"""Escape a text so that a terminal shows it and does not obey it.
 
     That is control characters, DEL, marks of writing direction, separators of lines and bytes of a
     file name that are no text; letters, accents and symbols of any language stay.
@@ -29,10 +29,10 @@ def printable(text: str, *, lines: bool = False) -> str:
     if text.isprintable():  # the usual case
         return text
     return "".join(
-        one
-        if one.isprintable() or (lines and one == "\n")
-        else one.encode("unicode_escape").decode("ascii")
-        for one in text
+        character
+        if character.isprintable() or (lines and character == "\n")
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
     )
 
 
@@ -88,13 +88,15 @@ def write(stream: Any, text: str) -> OSError | ValueError | None:
 
 
 def flush() -> None:
-    """Write what somebody else has printed, for the same reason."""
+    """Write the output of another process, which must not fail either."""
     say("", end="")
     write(sys.stderr, "")
 
 
 def _silence(stream: Any) -> None:
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # no file, or none of its own
+    with contextlib.suppress(
+        OSError, ValueError, AttributeError
+    ):  # the stream has no file, or not one of its own
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, stream.fileno())
         os.close(nothing)

@@ -34,8 +34,8 @@ OTHERS_WRITE = 0o022
 class NotPrivate(Exception):
     """Somebody else may have written a file or a folder; the message says what was wanted."""
 
-    def __init__(self, path: Path, found: str, wanted: str):
-        super().__init__(f"got {os.fspath(path)!r} ({found}), wanted {wanted}")
+    def __init__(self, path: Path, got: str, wanted: str):
+        super().__init__(f"got {os.fspath(path)!r} ({got}), wanted {wanted}")
 
 
 class SignedFolder(NamedTuple):
@@ -64,7 +64,7 @@ class SignedFolder(NamedTuple):
 
     @property
     def path(self) -> Path:
-        """Where it is."""
+        """Path of the folder."""
         return self.base / self.name
 
     def read(self, name: str) -> bytes | None:
@@ -114,7 +114,7 @@ class SignedFolder(NamedTuple):
                 yield base, folder
 
     def key(self) -> bytes:
-        """This user's key, made at first use.
+        """This user's signing key, made at first use.
 
         Raises:
             NotPrivate: somebody else may know it, or may have written in one of the folders.
@@ -150,19 +150,19 @@ def _read(folder: int, name: str, path: Path, forbidden: int, *, touch: bool = F
 
 @contextlib.contextmanager
 def _open(folder: int, name: str, path: Path, flags: int) -> Iterator[int]:
-    """Open what stands in a folder under a name, never what a link there leads to."""
+    """Open an entry of a folder by its name, without following a link."""
     try:
         handle = os.open(name, flags | os.O_NOFOLLOW, dir_fd=folder)
     except OSError as error:
         # Where a folder is wanted, systems differ in which of the two a link gives.
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            found = "a link, or of another kind"
+            got = "a link, or of another kind"
         elif isinstance(error, PermissionError):
-            found = "not readable"
+            got = "not readable"
         else:
             raise
         kind = "folder" if flags & os.O_DIRECTORY else "file"
-        raise NotPrivate(path / name, found, f"a {kind} of yours") from None
+        raise NotPrivate(path / name, got, f"a {kind} of yours") from None
     with _handle(handle):
         yield handle
 

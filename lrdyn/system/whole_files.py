@@ -117,7 +117,7 @@ def remove_scratch(folder: Path) -> None:
         >>> list(folder.iterdir())
         []
     """
-    with _opened(folder.resolve()) as handle:  # the caller's own name for it may be a link
+    with _opened(folder.resolve()) as handle:  # the name that the caller gave may itself be a link
         _remove_files(handle, SCRATCH)
 
 
@@ -155,7 +155,7 @@ def replacing(path: Path) -> Iterator[Path]:
             error.filename = os.fspath(path)
         raise
     finally:
-        with _LOCK, contextlib.suppress(OSError):  # the error before it says more
+        with _LOCK, contextlib.suppress(OSError):  # the earlier error says more
             temporary.unlink(missing_ok=True)
         _UNDERWAY.discard(temporary)
 
@@ -264,7 +264,7 @@ def write_within(handle: int, name: str, content: bytes, *, new: bool = False) -
             file.write(content)
             file.flush()
             if new:
-                # A link replaces nothing: of two processes both find the file of the first.
+                # os.link never replaces a file: of two processes, both end up with the first one's.
                 with contextlib.suppress(FileExistsError):
                     os.link(temporary, name, src_dir_fd=handle, dst_dir_fd=handle)
             else:
@@ -399,7 +399,7 @@ def _clear(handle: int, names: tuple[str, ...], unless: str) -> None:
             if unless and unless in os.listdir(inner):
                 continue
             _clear(inner, tuple(rest), unless)
-        with contextlib.suppress(OSError):  # not empty: it holds what is not ours
+        with contextlib.suppress(OSError):  # not empty: it holds files of the user
             os.rmdir(name, dir_fd=handle)
 
 

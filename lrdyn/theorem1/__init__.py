@@ -15,7 +15,7 @@ from lrdyn.theorem1.convergence import distance_bound as distance_bound
 from lrdyn.theorem1.convergence import sharpness as sharpness
 from lrdyn.theorem1.convergence import steps_to_arrive as steps_to_arrive
 from lrdyn.theorem1.convergence import threshold as threshold
-from lrdyn.theorem1.landscape import Found as Found
+from lrdyn.theorem1.landscape import CriticalPoint as CriticalPoint
 from lrdyn.theorem1.landscape import Sets as Sets
 from lrdyn.theorem1.landscape import admissible as admissible
 from lrdyn.theorem1.landscape import critical_points as critical_points

@@ -238,7 +238,7 @@ def _searched(case: Instance) -> CriticalMeasured:
     return CriticalMeasured(found=jax.vmap(end_to_end)(ends.weights), found_gradient=ends.gradient)
 
 
-def _search(case: Instance, start: Float[Array, "params"]) -> landscape.Found:
+def _search(case: Instance, start: Float[Array, "params"]) -> landscape.CriticalPoint:
     (rows, columns), rank = case.shape, case.rank
     first, last = jnp.split(start, [rank * columns])
     layers = first.reshape(rank, columns), last.reshape(rows, rank)

@@ -225,7 +225,7 @@ def hessian(
     return jax.hessian(lambda x: loss(restore(x)))(flat)
 
 
-class Found(NamedTuple):
+class CriticalPoint(NamedTuple):
     """What :func:`find_critical_point` returns."""
 
     weights: Weights
@@ -237,7 +237,7 @@ class Found(NamedTuple):
 @checked
 def find_critical_point(
     loss: Callable[[PyTree], Float[Array, ""]], start: PyTree, *, steps: int = 60
-) -> Found:
+) -> CriticalPoint:
     """Search a critical point of any kind by a damped Newton method for ``grad f = 0``.
 
     Levenberg-Marquardt: ``x <- x - H (H^2 + mu)^{-1} g``; mu shrinks with ``||g||^2`` and is
@@ -275,4 +275,4 @@ def find_critical_point(
 
     begin = (flat, slope(flat), jnp.ones((), flat.dtype))
     x, gradient, _ = jax.lax.fori_loop(0, steps, step, begin)
-    return Found(restore(x), jnp.linalg.norm(gradient))
+    return CriticalPoint(restore(x), jnp.linalg.norm(gradient))

@@ -252,7 +252,7 @@ def _searched(case: Autoencoder) -> AutoencoderMeasured:
     """Critical points of the loss on the leading directions of the data, from random starts."""
     inputs = jnp.diag(singular_values(case.factor)[: case.leading])
 
-    def search(start: Float[Array, "params"]) -> landscape.Found:
+    def search(start: Float[Array, "params"]) -> landscape.CriticalPoint:
         layers = start.reshape(2, case.width, -1)[:, :, : case.leading]
         return landscape.find_critical_point(
             lambda weights: regularised_autoencoder.autoencoder_loss(weights, inputs, case.decay),

@@ -31,7 +31,7 @@ from lrdyn.theorem2.setting import zero_claim
 from lrdyn.theorem2.subspace import Frame, propagate, reduced_start, rho
 
 
-class Classification(setting.Run):
+class Classification(setting.OrthogonalDescent):
     """A deep linear classifier on whitened data: square layers and a last one of K rows."""
 
     inputs: Float[Array, "d n"]

@@ -56,7 +56,7 @@ class Descent(Recorded):
         return simulate(loss, start, optimizer or self.optimizer, self.times, record=record)
 
 
-class Run(Descent):
+class OrthogonalDescent(Descent):
     """A descent from multiples of orthogonal layers."""
 
     scales: Float[Array, "depth"]
@@ -68,7 +68,7 @@ class Run(Descent):
         return self.scales, self.learning_rate, self.weight_decay
 
 
-class DeepFactorization(Run):
+class DeepFactorization(OrthogonalDescent):
     """One run of deep matrix factorisation, with square layers: everything that decides it."""
 
     target: Float[Array, "d d"]
@@ -225,7 +225,7 @@ def start_of_run(
     learning_rate: Any,
     steps: int,
 ) -> dict[str, Any]:
-    """The fields of a :class:`Run`, from the flags."""
+    """The fields of an :class:`OrthogonalDescent`, from the flags."""
     depth = len(widths) - 1
     scales = initialization.layer_scales(init_scale, init_spread, depth)
     return {
@@ -396,7 +396,7 @@ def parts_of(layers: Float[Array, "... s s"], moving: int) -> dict[str, Array]:
     }
 
 
-def orthogonal_start(case: Run) -> Array:
+def orthogonal_start(case: OrthogonalDescent) -> Array:
     """Check that every layer starts as its scale times (semi-)orthogonal, wide or square."""
 
     def error(W: Array, scale: Array) -> Array:

@@ -62,7 +62,7 @@ class Autoencoding(EnumeratedCase):
         return len(self.factors[0])
 
 
-class AutoencoderMeasured(NamedTuple):
+class MaskedAutoencoderMeasured(NamedTuple):
     """What is measured on each data set: sums over all masks, and trained autoencoders."""
 
     marginal: Float[Array, "data"] = ABSENT
@@ -243,13 +243,15 @@ def _train(case: Autoencoding, data: Array) -> Trained:
     return simulate(loss, start, rule, np.array([STEPS]), record=lambda _: None).params
 
 
-def measure(case: Autoencoding) -> AutoencoderMeasured:
+def measure(case: Autoencoding) -> MaskedAutoencoderMeasured:
     """Train on the sums over all masks, on each data set, and look at the losses."""
     of_each = jax.vmap(lambda data: _measured(case, data, _train(case, data)))(case.data)
-    return AutoencoderMeasured(**arrays_in(of_each), attained=added_at_identity(case, case.white))
+    return MaskedAutoencoderMeasured(
+        **arrays_in(of_each), attained=added_at_identity(case, case.white)
+    )
 
 
-def measure_untrained(case: Autoencoding) -> AutoencoderMeasured:
+def measure_untrained(case: Autoencoding) -> MaskedAutoencoderMeasured:
     """Losses without training, over masks that mostly show everything; diagonal blocks halved."""
     everything = jnp.all(case.masks.support == 1, axis=1)
     probabilities = 0.1 * case.masks.probabilities + 0.9 * everything
@@ -265,11 +267,11 @@ def added_at_identity(case: Autoencoding, data: Array) -> Float[Array, ""]:
     return _added(case, jnp.eye(len(data), dtype=data.dtype), data)
 
 
-def _measured(case: Autoencoding, data: Array, trained: Trained) -> AutoencoderMeasured:
+def _measured(case: Autoencoding, data: Array, trained: Trained) -> MaskedAutoencoderMeasured:
     """Everything of one data set."""
     full, factors, guess = trained
     narrow, blocks = factors[1] @ factors[0], within_patches(guess, case.patch_of)
-    return AutoencoderMeasured(
+    return MaskedAutoencoderMeasured(
         marginal=_expected(case, case.anything, data),
         optimum=full,
         rank_values=singular_values(full),

@@ -18,7 +18,7 @@ from lrdyn.theorem3 import dropblock, dropout_penalties
 from lrdyn.theorem3.network import (
     DECOMPOSED,
     MOST_MASKS,
-    Network,
+    EnumeratedNetwork,
     added_by_masks,
     lower_bound,
     make_network,
@@ -30,10 +30,10 @@ from lrdyn.theorem3.network import (
 )
 
 
-class Blocks(eqx.Module):
+class BlockFactorization(eqx.Module):
     """A network with block masks, and a matrix to be factorised in blocks."""
 
-    network: Network
+    network: EnumeratedNetwork
     matrix: Float[Array, "m n"]
     blocks: int = eqx.field(static=True)
     """B, of the factorisation with the least penalty."""
@@ -71,14 +71,14 @@ class BlocksMeasured(NamedTuple):
 
 def make_case(
     key: Key[Array, ""], *, rows: int, cols: int, width: int, keep_prob: Any, block_size: int
-) -> Blocks:
+) -> BlockFactorization:
     """Draw a network, and a matrix of spaced singular values."""
     rank = min(rows, cols)
     data, layers = (rows, cols), [(width, rows), (rows, width)]
     shapes = [data, data, (2, width), *layers, (1, rows), (1, cols)]
     *draws, column, line = gaussians(key, shapes)
     columns, lines = reflection(column[0])[:, :rank], reflection(line[0])[:rank]
-    return Blocks(
+    return BlockFactorization(
         network=make_network(draws, keep_prob, block_size),
         matrix=(columns * spaced_singular_values(rank)[None, :]) @ lines,
         # Enough for most matrices: the projections of rank b are split into so many parts.
@@ -89,7 +89,7 @@ def make_case(
 # Theory and measurement ----------------------------------------------------------------------
 
 
-def _least_penalties(case: Blocks, norm: Callable[[Array, int], Array]) -> BlocksTheory:
+def _least_penalties(case: BlockFactorization, norm: Callable[[Array, int], Array]) -> BlocksTheory:
     """The least penalties, if that is the norm whose square they are."""
     network = case.network
     factor = dropout_penalties.odds(network.keep_prob)
@@ -100,7 +100,7 @@ def _least_penalties(case: Blocks, norm: Callable[[Array, int], Array]) -> Block
     )
 
 
-def predict(case: Blocks) -> BlocksTheory:
+def predict(case: BlockFactorization) -> BlocksTheory:
     """Expected loss and least penalties from formulas."""
     network = case.network
     expected = dropout_penalties.dropout_loss(
@@ -118,13 +118,13 @@ def predict(case: Blocks) -> BlocksTheory:
     )
 
 
-def _keep_prob_at(case: Blocks, width: int) -> Float[Array, ""]:
+def _keep_prob_at(case: BlockFactorization, width: int) -> Float[Array, ""]:
     """``theta(h) = b p/(h - (h-b) p)`` of a width."""
     network = case.network
     return dropout_penalties.width_free_keep_prob(network.keep_prob, width, block=network.block)
 
 
-def _penalties_of_product(case: Blocks, scaled: bool) -> Float[Array, "factorisations"]:
+def _penalties_of_product(case: BlockFactorization, scaled: bool) -> Float[Array, "factorisations"]:
     """Penalties of three factorisations of Z, over all masks of blocks kept with theta(h).
 
     Masks are divided by theta(h) if ``scaled``, as they are in the theorem.
@@ -159,7 +159,7 @@ def _penalty_of_factors(left: Array, right: Array, theta: Array, block: int) -> 
     return variation(theta) * jnp.sum(products**2)
 
 
-def _expected_loss(network: Network, masks: MaskDistribution) -> Float[Array, ""]:
+def _expected_loss(network: EnumeratedNetwork, masks: MaskDistribution) -> Float[Array, ""]:
     left, right = network.factors
 
     def loss(mask: Array) -> Array:
@@ -169,7 +169,7 @@ def _expected_loss(network: Network, masks: MaskDistribution) -> Float[Array, ""
     return exact_expectation(loss, *masks)
 
 
-def measure(case: Blocks) -> BlocksMeasured:
+def measure(case: BlockFactorization) -> BlocksMeasured:
     """Expected loss and penalties over all masks, and those of factors made for it."""
     network = case.network
     block = network.block
@@ -190,11 +190,11 @@ def _enough_blocks(outcome: Outcome[BlocksTheory, BlocksMeasured]) -> bool:
 # What is broken ------------------------------------------------------------------------------
 
 
-def _nuclear_for_support(case: Blocks) -> BlocksTheory:
+def _nuclear_for_support(case: BlockFactorization) -> BlocksTheory:
     return _least_penalties(case, lambda matrix, block: nuclear(matrix))
 
 
-def _blocks_as_units(case: Blocks) -> BlocksTheory:
+def _blocks_as_units(case: BlockFactorization) -> BlocksTheory:
     network = case.network
     return BlocksTheory(
         dropblock=dropout_penalties.dropout_loss(
@@ -203,7 +203,7 @@ def _blocks_as_units(case: Blocks) -> BlocksTheory:
     )
 
 
-def _fixed_theta(case: Blocks) -> BlocksMeasured:
+def _fixed_theta(case: BlockFactorization) -> BlocksMeasured:
     block = case.network.block
     left, right = dropblock.support_factors(case.matrix, block, case.blocks)
     return BlocksMeasured(
@@ -211,7 +211,7 @@ def _fixed_theta(case: Blocks) -> BlocksMeasured:
     )
 
 
-def _wrong_masks(case: Blocks) -> BlocksMeasured:
+def _wrong_masks(case: BlockFactorization) -> BlocksMeasured:
     """Masks of single units for the loss; masks that are not divided by theta for the bound."""
     network = case.network
     bounds = _penalties_of_product(case, scaled=False)
@@ -221,21 +221,21 @@ def _wrong_masks(case: Blocks) -> BlocksMeasured:
     )
 
 
-def _best_of_rank_b(case: Blocks) -> Float[Array, "m n"]:
+def _best_of_rank_b(case: BlockFactorization) -> Float[Array, "m n"]:
     """The best approximation of rank b of the matrix."""
     left, values, right = linalg.svd(case.matrix)
     largest = jnp.where(jnp.arange(len(values)) < case.network.block, values, 0.0)
     return (left * largest[None, :]) @ right
 
 
-def _too_few(key: Key[Array, ""], case: Blocks, amount: Array) -> Blocks:
+def _too_few(key: Key[Array, ""], case: BlockFactorization, amount: Array) -> BlockFactorization:
     """Fewer blocks than the projections of rank b can be made of."""
     return dataclasses.replace(case, blocks=2)
 
 
 # The scenario --------------------------------------------------------------------------------
 
-DROPBLOCK = Scenario[Blocks, BlocksTheory, BlocksMeasured](
+DROPBLOCK = Scenario[BlockFactorization, BlocksTheory, BlocksMeasured](
     "dropblock",
     make_case,
     predict,

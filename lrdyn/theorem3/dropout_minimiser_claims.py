@@ -48,7 +48,7 @@ STEADY = 10.0
 """Time over which a transient must decay, in units of its own: to 5e-5."""
 
 
-class Training(MaskedCase):
+class DropoutRegression(MaskedCase):
     """A regression to be trained with dropout."""
 
     inputs: Float[Array, "d n"]
@@ -123,7 +123,7 @@ def make_case(
     keep_prob: Any,
     learning_rate: Any,
     steps: int,
-) -> Training:
+) -> DropoutRegression:
     """Draw a regression on each side of the threshold, and two starts."""
     rank = min(rows, cols)
     shapes = [(2, rows), (1, cols), (1, rank), (rows, cols), (width, rows), (rows, width)]
@@ -142,7 +142,7 @@ def make_case(
     keep_prob = jnp.asarray(keep_prob, lines.dtype)
     # As small as a start must be for its curvature not to exceed that at the end by much.
     small = jnp.sqrt(0.3 / ((1 + np.sqrt(width / rows)) ** 2 + 2 * (1 - keep_prob) / keep_prob))
-    return Training(
+    return DropoutRegression(
         inputs=(left * scales[None, :]) @ lines,
         target=reached + 0.1 * (noise - (noise @ lines.T) @ lines),
         weights=(small * first / np.sqrt(rows), small * second / np.sqrt(rows)),
@@ -155,12 +155,12 @@ def make_case(
     )
 
 
-def closed_form(case: Training) -> dropout_minimum.Shrinkage:
+def closed_form(case: DropoutRegression) -> dropout_minimum.Shrinkage:
     """The minimiser."""
     return dropout_minimum.dropout_minimiser(case.target, case.inputs, case.keep_prob, case.width)
 
 
-def expected_loss(case: Training, weights: PyTree) -> Float[Array, ""]:
+def expected_loss(case: DropoutRegression, weights: PyTree) -> Float[Array, ""]:
     """Half of the loss over all masks."""
     first, second = weights
     return 0.5 * dropout_penalties.dropout_loss(
@@ -168,7 +168,7 @@ def expected_loss(case: Training, weights: PyTree) -> Float[Array, ""]:
     )
 
 
-def stochastic_steps(case: Training) -> Float[Array, "steps"]:
+def stochastic_steps(case: DropoutRegression) -> Float[Array, "steps"]:
     """Size of each step of a stochastic run of the last layer."""
     count = max(1, case.steps // SHARE)
     t = jnp.arange(count, dtype=case.inputs.dtype)
@@ -178,12 +178,12 @@ def stochastic_steps(case: Training) -> Float[Array, "steps"]:
 # Theory --------------------------------------------------------------------------------------
 
 
-def _spectrum(case: Training) -> Float[Array, "k"]:
+def _spectrum(case: DropoutRegression) -> Float[Array, "k"]:
     """Singular values of Y P."""
     return singular_values(dropout_minimum.project_rows(case.target, case.inputs))
 
 
-def _attained(case: Training, minimiser: dropout_minimum.Shrinkage) -> MinimiserTheory:
+def _attained(case: DropoutRegression, minimiser: dropout_minimum.Shrinkage) -> MinimiserTheory:
     """Product, value and spectrum of a minimiser, and the mean of training on the way there."""
     strength = dropout_penalties.dropout_strength(case.keep_prob, case.width)
     fit = jnp.sum((case.target - minimiser.product) ** 2)
@@ -196,7 +196,7 @@ def _attained(case: Training, minimiser: dropout_minimum.Shrinkage) -> Minimiser
     )
 
 
-def predict(case: Training) -> MinimiserTheory:
+def predict(case: DropoutRegression) -> MinimiserTheory:
     """The closed form, and what it takes to reach it."""
     minimiser, spectrum = closed_form(case), _spectrum(case)
     steps, rare = stochastic_steps(case), jnp.minimum(case.keep_prob, 1 - case.keep_prob)
@@ -215,7 +215,7 @@ def predict(case: Training) -> MinimiserTheory:
     )
 
 
-def _curvature(case: Training) -> Float[Array, ""]:
+def _curvature(case: DropoutRegression) -> Float[Array, ""]:
     """Upper bound of the Hessian of the expected loss at the start, or its size at the end.
 
     That of the fit is ``||V||^2 + ||W_2||^2 ||X||^2 + ||Y - W_2 V|| ||X||`` at most, in spectral
@@ -234,7 +234,7 @@ def _curvature(case: Training) -> Float[Array, ""]:
 # Training ------------------------------------------------------------------------------------
 
 
-def descend(case: Training) -> MinimiserMeasured:
+def descend(case: DropoutRegression) -> MinimiserMeasured:
     """Gradient descent on the expected loss."""
     rule, ends = gradient_descent(case.learning_rate), np.asarray([0, case.steps])
     run = simulate(lambda W: expected_loss(case, W), case.weights, rule, ends)
@@ -249,12 +249,12 @@ def descend(case: Training) -> MinimiserMeasured:
     )
 
 
-def _masks(case: Training, t: Array, keep_prob: Array) -> Float[Array, "runs h"]:
+def _masks(case: DropoutRegression, t: Array, keep_prob: Array) -> Float[Array, "runs h"]:
     """Masks of a step, one for each run."""
     return observe(jax.random.fold_in(case.key, t), (RUNS, case.width), keep_prob)
 
 
-def train_last(case: Training, keep_prob: Array) -> Float[Array, "runs k"]:
+def train_last(case: DropoutRegression, keep_prob: Array) -> Float[Array, "runs k"]:
     """Train the last layer with random masks from zero, above the first one of the minimiser.
 
     Args:
@@ -284,7 +284,7 @@ def train_last(case: Training, keep_prob: Array) -> Float[Array, "runs k"]:
     return jnp.where(minimiser.values[None, :] > 0, ends, 0.0)
 
 
-def train_both(case: Training, keep_prob: Array, *, uses: int = 1) -> MinimiserMeasured:
+def train_both(case: DropoutRegression, keep_prob: Array, *, uses: int = 1) -> MinimiserMeasured:
     """Train both layers with random masks: how far they move along W(0), and what pulls them there.
 
     Args:
@@ -350,7 +350,9 @@ def _noise_products(
     return jnp.stack([times(now), times(before)], axis=1)
 
 
-def _trained(case: Training, descent: MinimiserMeasured, keep_prob: Array) -> MinimiserMeasured:
+def _trained(
+    case: DropoutRegression, descent: MinimiserMeasured, keep_prob: Array
+) -> MinimiserMeasured:
     return MinimiserMeasured(
         **arrays_in(descent),
         **arrays_in(train_both(case, keep_prob)),
@@ -358,7 +360,7 @@ def _trained(case: Training, descent: MinimiserMeasured, keep_prob: Array) -> Mi
     )
 
 
-def measure(case: Training) -> MinimiserMeasured:
+def measure(case: DropoutRegression) -> MinimiserMeasured:
     """Gradient descent on the expected loss, and stochastic training with dropout."""
     return _trained(case, descend(case), case.keep_prob)
 
@@ -466,18 +468,18 @@ def _independence_test(outcome: MinimiserOutcome) -> Test:
 # What is broken ------------------------------------------------------------------------------
 
 
-def _without_width(case: Training) -> MinimiserTheory:
+def _without_width(case: DropoutRegression) -> MinimiserTheory:
     target = dropout_minimum.project_rows(case.target, case.inputs)
     strength = dropout_penalties.odds(case.keep_prob)
     return _attained(case, dropout_minimum.shrink_squared(target, strength, case.width))
 
 
-def _not_projected(case: Training) -> MinimiserTheory:
+def _not_projected(case: DropoutRegression) -> MinimiserTheory:
     strength = dropout_penalties.dropout_strength(case.keep_prob, case.width)
     return _attained(case, dropout_minimum.shrink_squared(case.target, strength, case.width))
 
 
-def _soft_thresholded(case: Training) -> MinimiserTheory:
+def _soft_thresholded(case: DropoutRegression) -> MinimiserTheory:
     """Minimiser of ||Y P - Z||_F^2 + c ||Z||_*: soft thresholding at c/2."""
     left, values, right = linalg.svd(dropout_minimum.project_rows(case.target, case.inputs))
     threshold = dropout_penalties.dropout_strength(case.keep_prob, case.width) / 2
@@ -486,7 +488,7 @@ def _soft_thresholded(case: Training) -> MinimiserTheory:
     return _attained(case, dropout_minimum.Shrinkage(product, shrunk, threshold, rank, left, right))
 
 
-def _other_run(case: Training) -> MinimiserMeasured:
+def _other_run(case: DropoutRegression) -> MinimiserMeasured:
     """Descent, to its end, at a theta of theta^2; masks drawn with it; or masks used twice."""
     squared = case.keep_prob**2
     run = _trained(case, descend(eqx.tree_at(lambda c: c.keep_prob, case, squared)), squared)
@@ -500,7 +502,7 @@ _STUDENT = (
     "which the skewness of rare masks can falsify it"
 )
 
-MINIMISER = Scenario[Training, MinimiserTheory, MinimiserMeasured](
+MINIMISER = Scenario[DropoutRegression, MinimiserTheory, MinimiserMeasured](
     "dropout_training",
     make_case,
     predict,

@@ -30,7 +30,7 @@ from lrdyn.theorem3.dropout_units import (
 from lrdyn.theorem3.network import (
     DECOMPOSED,
     MOST_MASKS,
-    Network,
+    EnumeratedNetwork,
     added_by_masks,
     lower_bound,
     make_network,
@@ -50,7 +50,7 @@ TINY = 3
 class Dropout(eqx.Module):
     """A network of two layers, a deeper one and a tiny one out of its parts."""
 
-    network: Network
+    network: EnumeratedNetwork
     middle: Float[Array, "k k"]
     """A layer between W_1 and W_2, of their first k units."""
     column: Float[Array, "m"]

@@ -11,7 +11,13 @@ from lrdyn.core import linalg
 from lrdyn.core.checks import checked
 from lrdyn.core.masking import MaskDistribution, exact_expectation
 from lrdyn.theorem3 import dropout_penalties
-from lrdyn.theorem3.network import Network, added_by_masks, nuclear, rounded_chance, variation
+from lrdyn.theorem3.network import (
+    EnumeratedNetwork,
+    added_by_masks,
+    nuclear,
+    rounded_chance,
+    variation,
+)
 
 COPIES = (1, 3)
 """Widths, as multiples of h, at which a claim about all widths is tested."""
@@ -23,7 +29,7 @@ def terms(left: Float[Array, "m h"], right: Float[Array, "h n"]) -> Float[Array,
     return jnp.linalg.norm(left, axis=0) * jnp.linalg.norm(right, axis=1)
 
 
-def strengths(network: Network, width: int) -> Float[Array, "copies"]:
+def strengths(network: EnumeratedNetwork, width: int) -> Float[Array, "copies"]:
     """The strength c at all COPIES of a width."""
     theta = network.keep_prob
     return jnp.stack(
@@ -31,14 +37,14 @@ def strengths(network: Network, width: int) -> Float[Array, "copies"]:
     )
 
 
-def least(network: Network, width: int) -> dict[str, Array]:
+def least(network: EnumeratedNetwork, width: int) -> dict[str, Array]:
     """The least penalties of its product, if its layers have that width."""
     penalties = strengths(network, width) * nuclear(network.product) ** 2
     factorisations = jnp.full(len(network.mixers) + 1, penalties[0])
     return {"factorisations": factorisations, "equalised_penalty": penalties}
 
 
-def predict_units(network: Network) -> dict[str, Array]:
+def predict_units(network: EnumeratedNetwork) -> dict[str, Array]:
     """Expected losses, least penalties and factors from norms and formulas."""
     left, right = network.factors
     product, theta, norm = network.product, network.keep_prob, nuclear(network.product)
@@ -60,14 +66,14 @@ Factors = tuple[Array, Array]
 """m x h and h x n, of any width h."""
 
 
-def _single_units(network: Network, equal: Factors) -> Float[Array, "units m n"]:
+def _single_units(network: EnumeratedNetwork, equal: Factors) -> Float[Array, "units m n"]:
     """Networks of one unit: those of Z, and those of its equalised factors, h times as large."""
     every = [network.factors, equal]
     terms = [left.T[:, :, None] * right[:, None, :] for left, right in every]
     return network.width * jnp.concatenate(terms)
 
 
-def minorant(network: Network, slope: float) -> Float[Array, "units"]:
+def minorant(network: EnumeratedNetwork, slope: float) -> Float[Array, "units"]:
     """The affine function ``k (2 ||Z||_* <U V^T, M> - ||Z||_*^2)`` at networks M of one unit."""
     left, values, right = linalg.svd(network.product)
     leading = jnp.arange(len(values)) < network.width
@@ -79,7 +85,7 @@ def minorant(network: Network, slope: float) -> Float[Array, "units"]:
     return dropout_penalties.odds(network.keep_prob) * (slope * norm * along - norm**2)
 
 
-def equalised(network: Network) -> list[Factors]:
+def equalised(network: EnumeratedNetwork) -> list[Factors]:
     """Equalised factors of Z, of h units and of its copies."""
     width = network.width
     return [
@@ -97,7 +103,7 @@ def penalties(
     )
 
 
-def unit_losses(network: Network, masks: MaskDistribution) -> dict[str, Array]:
+def unit_losses(network: EnumeratedNetwork, masks: MaskDistribution) -> dict[str, Array]:
     """Expected losses with masks that are divided by theta, and with masks that are not."""
     (left, right), theta = network.factors, network.keep_prob
 
@@ -109,7 +115,9 @@ def unit_losses(network: Network, masks: MaskDistribution) -> dict[str, Array]:
     return {"penalty": expected[0], "unscaled_masks": expected[1]}
 
 
-def unit_penalties(network: Network, equal: list[Factors], divisor: Any) -> dict[str, Array]:
+def unit_penalties(
+    network: EnumeratedNetwork, equal: list[Factors], divisor: Any
+) -> dict[str, Array]:
     """Penalties of factors, with masks over a divisor."""
     (left, right), theta = network.factors, network.keep_prob
 
@@ -132,7 +140,7 @@ def unit_penalties(network: Network, equal: list[Factors], divisor: Any) -> dict
     }
 
 
-def measure_units(network: Network) -> dict[str, Array]:
+def measure_units(network: EnumeratedNetwork) -> dict[str, Array]:
     """Expected losses over all masks, and penalties of factors."""
     theta, equal = network.keep_prob, equalised(network)
     free = [
@@ -147,14 +155,14 @@ def measure_units(network: Network) -> dict[str, Array]:
     }
 
 
-def without_last(network: Network) -> Float[Array, "m n"]:
+def without_last(network: EnumeratedNetwork) -> Float[Array, "m n"]:
     """Z but for its smallest direction."""
     left, values, right = linalg.svd(network.product)
     rank = min(network.width, len(values))
     return (left * jnp.where(jnp.arange(len(values)) < rank - 1, values, 0.0)[None, :]) @ right
 
 
-def wrong_factors(network: Network) -> dict[str, Array]:
+def wrong_factors(network: EnumeratedNetwork) -> dict[str, Array]:
     """Factors from the SVD alone, and the left one of them rotated alone; theta fixed."""
     left, values, right = linalg.svd(network.product)
     width, roots = network.width, jnp.sqrt(values[: network.width])

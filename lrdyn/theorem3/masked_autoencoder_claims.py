@@ -31,12 +31,12 @@ from lrdyn.theorem3 import (
     dropout_penalties,
     masked_autoencoder,
 )
-from lrdyn.theorem3.autoencoder_training_claims import AutoencoderMeasured, Autoencoding
+from lrdyn.theorem3.autoencoder_training_claims import Autoencoding, MaskedAutoencoderMeasured
 from lrdyn.theorem3.masked_autoencoder import MaskedMoments, nuclear_norm_bound, within_patches
 from lrdyn.theorem3.network import MOST_MASKS, lower_bound
 
 
-class AutoencoderTheory(NamedTuple):
+class MaskedAutoencoderTheory(NamedTuple):
     """What is predicted from S, D and p, of each data set."""
 
     marginal: Float[Array, "data"] = ABSENT
@@ -69,7 +69,7 @@ class AutoencoderTheory(NamedTuple):
     """Whether Q is regular, for all data sets."""
 
 
-AutoencoderOutcome = Outcome[AutoencoderTheory, AutoencoderMeasured]
+AutoencoderOutcome = Outcome[MaskedAutoencoderTheory, MaskedAutoencoderMeasured]
 
 
 # Closed forms --------------------------------------------------------------------------------
@@ -104,14 +104,14 @@ def _conditions(case: Autoencoding, moments: MaskedMoments, values: Array) -> _C
     return _Conditions(inverting, choosing, rank > len(moments.whole) - 0.5)
 
 
-def predict(case: Autoencoding) -> AutoencoderTheory:
+def predict(case: Autoencoding) -> MaskedAutoencoderTheory:
     """Everything from S, D and p."""
 
-    def of_data(data: Array) -> tuple[AutoencoderTheory, _Conditions]:
+    def of_data(data: Array) -> tuple[MaskedAutoencoderTheory, _Conditions]:
         moments = _moments(case, data)
         narrow = masked_autoencoder.bottleneck_autoencoder(moments, case.width)
         optimum = masked_autoencoder.optimal_autoencoder(moments)
-        theory = AutoencoderTheory(
+        theory = MaskedAutoencoderTheory(
             marginal=masked_autoencoder.masked_autoencoder_loss(case.anything, moments),
             optimum=optimum,
             rank_values=narrow.values,
@@ -127,7 +127,7 @@ def predict(case: Autoencoding) -> AutoencoderTheory:
 
     of_each, conditions = jax.vmap(of_data)(case.data)
     unit = jnp.eye(len(case.white), dtype=case.white.dtype)
-    return AutoencoderTheory(
+    return MaskedAutoencoderTheory(
         **arrays_in(of_each),
         attained=nuclear_norm_bound(unit, case.white, case.keep_prob),
         inverting=jnp.max(conditions.inverting),
@@ -148,7 +148,7 @@ def _independent(case: Autoencoding) -> Array:
 # Judges --------------------------------------------------------------------------------------
 
 
-Fields = Callable[[AutoencoderTheory, AutoencoderMeasured], tuple[Any, Any]]
+Fields = Callable[[MaskedAutoencoderTheory, MaskedAutoencoderMeasured], tuple[Any, Any]]
 """The fields of both sides that a claim compares."""
 
 
@@ -252,14 +252,14 @@ def soft_threshold(case: Autoencoding, data: Array) -> Array:
     return dropout_minimum.input_layer(product, data) / case.keep_prob
 
 
-def _wrong_formulas(case: Autoencoding) -> dict[str, AutoencoderTheory]:
+def _wrong_formulas(case: Autoencoding) -> dict[str, MaskedAutoencoderTheory]:
     """By the id of the control: one field of theory is wrong."""
     A, theta, width = case.anything, case.keep_prob, case.width
 
     def outside(matrix: Array) -> Array:
         return matrix - within_patches(matrix, case.patch_of)
 
-    def of_data(data: Array) -> dict[str, AutoencoderTheory]:
+    def of_data(data: Array) -> dict[str, MaskedAutoencoderTheory]:
         moments = _moments(case, data)
         fit = autoencoder_training_claims.autoencoder_loss(A, data, jnp.full(len(data), theta))
         entries = masked_autoencoder.masked_moments(data, np.arange(len(data)), theta)
@@ -273,7 +273,7 @@ def _wrong_formulas(case: Autoencoding) -> dict[str, AutoencoderTheory]:
         inverse = moments.root @ moments.root
         mu = jnp.diagonal(moments.whole @ inverse) / jnp.diagonal(inverse)
         no_diagonal = (moments.whole - jnp.diag(mu)) @ inverse
-        Theory = AutoencoderTheory
+        Theory = MaskedAutoencoderTheory
         return {
             "nuclear_norm_penalty": Theory(marginal=fit + nuclear_norm_bound(A, data, theta)),
             "plain_ridge": Theory(marginal=fit + theta * (1 - theta) * jnp.sum(A**2)),
@@ -298,10 +298,10 @@ def _wrong_formulas(case: Autoencoding) -> dict[str, AutoencoderTheory]:
 def _control(id: str, statement: str, claim: str) -> Control[Autoencoding, Any, Any]:
     """One field of theory is wrong, and the tolerance is that without a condition."""
 
-    def predicted(case: Autoencoding, once: Once = each_time) -> AutoencoderTheory:
+    def predicted(case: Autoencoding, once: Once = each_time) -> MaskedAutoencoderTheory:
         wrong = arrays_in(once(_wrong_formulas, case)[id])
         one = jnp.ones((), case.data.dtype)
-        return AutoencoderTheory(**wrong, inverting=one, choosing=one)
+        return MaskedAutoencoderTheory(**wrong, inverting=one, choosing=one)
 
     return Control(id, statement, claim, predict=predicted)
 
@@ -321,13 +321,13 @@ def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"mask": words, "loss": (losses,), "width": narrow}
 
 
-AUTOENCODER = Scenario[Autoencoding, AutoencoderTheory, AutoencoderMeasured](
+AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderMeasured](
     "autoencoder",
     autoencoder_training_claims.make_case,
     predict,
     autoencoder_training_claims.measure,
-    theory=AutoencoderTheory,
-    measured=AutoencoderMeasured,
+    theory=MaskedAutoencoderTheory,
+    measured=MaskedAutoencoderMeasured,
     claims=(
         Claim(
             "marginal",
@@ -470,7 +470,7 @@ AUTOENCODER = Scenario[Autoencoding, AutoencoderTheory, AutoencoderMeasured](
             "attained_by_any_data",
             "A = I on data whose rows are not orthogonal",
             "attained",
-            measure=lambda case: AutoencoderMeasured(
+            measure=lambda case: MaskedAutoencoderMeasured(
                 attained=autoencoder_training_claims.added_at_identity(case, case.data[0])
             ),
         ),
@@ -478,7 +478,7 @@ AUTOENCODER = Scenario[Autoencoding, AutoencoderTheory, AutoencoderMeasured](
             "attained_twofold",
             "twice the bound",
             "attained",
-            predict=lambda case, once=each_time: AutoencoderTheory(
+            predict=lambda case, once=each_time: MaskedAutoencoderTheory(
                 attained=2 * once(predict, case).attained
             ),
         ),

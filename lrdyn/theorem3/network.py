@@ -42,7 +42,7 @@ class EnumeratedCase(MaskedCase):
     """All masks R and their probabilities."""
 
 
-class Network(EnumeratedCase):
+class EnumeratedNetwork(EnumeratedCase):
     """Two layers, data, and every mask of the hidden units."""
 
     weights: Weights
@@ -78,14 +78,14 @@ class Network(EnumeratedCase):
         return left @ right
 
 
-def make_network(draws: Sequence[Array], keep_prob: Any, block: int = 1) -> Network:
+def make_network(draws: Sequence[Array], keep_prob: Any, block: int = 1) -> EnumeratedNetwork:
     """A network from Gaussian matrices: Y, X, two vectors of h entries, and the layers."""
     target, inputs, vectors, *weights = draws
     width, keep_prob = len(weights[0]), jnp.asarray(keep_prob, target.dtype)
     # Reflections times diagonals: invertible, and the inverse is known.
     reflections = jax.vmap(reflection)(vectors)
     scales = jnp.stack([jnp.linspace(1.0, 3.0, width), jnp.linspace(2.0, 0.5, width)])
-    return Network(
+    return EnumeratedNetwork(
         weights=tuple(W / np.sqrt(max(W.shape)) for W in weights),
         inputs=inputs,
         target=target,

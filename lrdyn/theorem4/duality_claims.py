@@ -97,7 +97,7 @@ class Dense(LinearMap):
         return coordinates @ self.matrix
 
 
-class Regression(Recorded):
+class DualRegression(Recorded):
     """A regression whose loss is not quadratic, and a linear map of its parameters."""
 
     matrix: Float[Array, "k n"]
@@ -167,11 +167,11 @@ DualityOutcome = Outcome[DualityTheory, DualityMeasured]
 
 def make_regression(
     key: Key[Array, ""], *, rows: int, cols: int, rank: int, steps: int
-) -> Regression:
+) -> DualRegression:
     """Draw a map, a regression and where its parameters start."""
     shapes = [(rank, rows), (cols, rows), (1, cols), (1, rows)]
     matrix, inputs, outputs, start = gaussians(key, shapes)
-    return Regression(
+    return DualRegression(
         matrix=matrix / np.sqrt(rows),
         inputs=inputs / np.sqrt(rows),
         outputs=3 * outputs[0],
@@ -207,7 +207,7 @@ def side_by_side(rules: Sequence[optax.GradientTransformation]) -> optax.Gradien
 
 
 def paths(
-    method: Method, case: Regression, settings: list[tuple[float, float]]
+    method: Method, case: DualRegression, settings: list[tuple[float, float]]
 ) -> Float[Array, "settings times rules n"]:
     """Train with every optimiser, for each scale and part of eps."""
     every = jnp.tile(case.start[None], (len(case.rules), 1))
@@ -228,7 +228,7 @@ def paths(
     return jax.vmap(train)(scales, parts)
 
 
-def _trained(method: Method, case: Regression) -> Int[Array, ""]:
+def _trained(method: Method, case: DualRegression) -> Int[Array, ""]:
     """How many numbers a method differentiates in, for one rule."""
     run = begin(method, optax.identity(), case.start, Dense(case.matrix))
     return jnp.asarray(sum(leaf.size for leaf in jax.tree.leaves(run.split.trained)), jnp.int32)
@@ -255,7 +255,7 @@ FIRST, MIDDLE = len(LINEAR), len(LINEAR) + 1
 """Where Adam is found among the rules, and where the other rules with roots begin."""
 
 
-def predict_duality(case: Regression) -> DualityTheory:
+def predict_duality(case: DualRegression) -> DualityTheory:
     """Train adapters by differentiating in Lambda; the gap of equal eps by hand."""
     plain, scaled = paths(ADAPTED, case, ADAPTERS)
     gram = case.matrix @ case.matrix.T
@@ -270,7 +270,7 @@ def predict_duality(case: Regression) -> DualityTheory:
     )
 
 
-def gap_of_equal_eps(case: Regression) -> Float[Array, "parts 1 n"]:
+def gap_of_equal_eps(case: DualRegression) -> Float[Array, "parts 1 n"]:
     """First steps of Adam with eps less those with eps / s: a step is - rate g / (|g| + eps)."""
     S = Dense(case.matrix)
     g = S.project(jax.grad(lambda theta: case.loss(theta[None]))(case.start))
@@ -282,7 +282,7 @@ def gap_of_equal_eps(case: Regression) -> Float[Array, "parts 1 n"]:
     return jnp.stack(gaps)[:, None]
 
 
-def measure_duality(case: Regression) -> DualityMeasured:
+def measure_duality(case: DualRegression) -> DualityMeasured:
     """Project full gradients and lift the updates."""
     plain, linear, roots, *others = paths(PROJECTED, case, MATCHED + EQUAL + DIVIDED)
     return DualityMeasured(
@@ -297,7 +297,7 @@ def measure_duality(case: Regression) -> DualityMeasured:
     )
 
 
-def _first_steps_apart(case: Regression, others: list[Array]) -> Float[Array, "parts 1 n"]:
+def _first_steps_apart(case: DualRegression, others: list[Array]) -> Float[Array, "parts 1 n"]:
     """The first steps of Adam in one half of the paths less those in the other half."""
     steps = jnp.stack(others)[:, case.steps.index(1), FIRST:MIDDLE]
     return steps[: len(PARTS)] - steps[len(PARTS) :]
@@ -334,7 +334,7 @@ def _scale_claim(
     return Claim(id, statement, form=_of_each_rule(compares), reads=compares)
 
 
-def _gradients_only(case: Regression) -> Array:
+def _gradients_only(case: DualRegression) -> Array:
     """Every optimiser makes the same update at two values of the parameters."""
     rules = side_by_side(case.optimizers(1.0))
     row = Dense(case.matrix).project(case.start)
@@ -347,11 +347,11 @@ def _gradients_only(case: Regression) -> Array:
     return jnp.all(both[0] == both[1])
 
 
-def _only(rule: str) -> Callable[[Array, Regression, Array], Regression]:
+def _only(rule: str) -> Callable[[Array, DualRegression, Array], DualRegression]:
     return lambda key, case, amount: dataclasses.replace(case, rules=(rule,))
 
 
-def _wrong_scales(case: Regression) -> DualityMeasured:
+def _wrong_scales(case: DualRegression) -> DualityMeasured:
     """For linear rules alpha = s, for Adam s^2; in roots equal constants; without a scale s."""
     wrong = [(SCALE, 1.0), (SCALE**2, 1 / SCALE)]
     once, squared, *others = paths(PROJECTED, case, wrong + EQUAL + MULTIPLIED)
@@ -364,7 +364,7 @@ def _wrong_scales(case: Regression) -> DualityMeasured:
     )
 
 
-def _scales_exchanged(case: Regression) -> DualityTheory:
+def _scales_exchanged(case: DualRegression) -> DualityTheory:
     """The adapter of scale s where it has none, and that without a scale where it has s."""
     plain, scaled = paths(ADAPTED, case, ADAPTERS)
     return DualityTheory(
@@ -380,7 +380,7 @@ def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"rank": settings["rank"][:1], "steps": min(settings["steps"], MOST_STEPS)}
 
 
-DUALITY = Scenario[Regression, DualityTheory, DualityMeasured](
+DUALITY = Scenario[DualRegression, DualityTheory, DualityMeasured](
     "duality",
     make_regression,
     predict_duality,

@@ -32,14 +32,14 @@ METHODS: dict[str, Method] = {
 """The rows of Table 1 that are methods of this library."""
 
 
-class Layer(NamedTuple):
+class LayerShape(NamedTuple):
     """Shapes alone: nothing is drawn and nothing is run."""
 
     weight: Float[Array, "m n"]
     rank: int
 
 
-class Memory(NamedTuple):
+class MemoryHeld(NamedTuple):
     """What each method holds: by its formula, or counted in arrays."""
 
     weights_held: Int[Array, "method"] = ABSENT
@@ -48,16 +48,16 @@ class Memory(NamedTuple):
     """Bytes of the optimiser's state, and of P where the network does not know it."""
 
 
-def make_layer(key: Key[Array, ""], *, rows: int, cols: int, rank: int) -> Layer:
+def make_layer(key: Key[Array, ""], *, rows: int, cols: int, rank: int) -> LayerShape:
     """One matrix in the precision of the run."""
-    return Layer(jnp.zeros((rows, cols)), rank)
+    return LayerShape(jnp.zeros((rows, cols)), rank)
 
 
-def predict_memory(case: Layer) -> Memory:
+def predict_memory(case: LayerShape) -> MemoryHeld:
     """The formulas of each method."""
     m, n = case.weight.shape
     size, methods = case.weight.dtype.itemsize, METHODS.values()
-    return Memory(
+    return MemoryHeld(
         weights_held=jnp.asarray([memory.weights_held(each, m, n, case.rank) for each in methods]),
         state_held=jnp.asarray(
             [memory.state_bytes(each, m, n, case.rank, size) for each in methods]
@@ -65,7 +65,9 @@ def predict_memory(case: Layer) -> Memory:
     )
 
 
-def count_arrays(method: Method, rule: optax.GradientTransformation, case: Layer) -> Memory:
+def count_arrays(
+    method: Method, rule: optax.GradientTransformation, case: LayerShape
+) -> MemoryHeld:
     """Entries of the weights and bytes of the state with P, in the arrays of a new run."""
 
     def start(W: Array, key: Array) -> tuple[PyTree, PyTree]:
@@ -77,7 +79,7 @@ def count_arrays(method: Method, rule: optax.GradientTransformation, case: Layer
         return (parts.weights, parts.maps, parts.coordinates), inner
 
     weights, state = jax.eval_shape(start, case.weight, jax.eval_shape(lambda: jax.random.key(0)))
-    return Memory(
+    return MemoryHeld(
         weights_held=jnp.asarray(sum(leaf.size for leaf in jax.tree.leaves(weights))),
         state_held=jnp.asarray(
             sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
@@ -85,18 +87,20 @@ def count_arrays(method: Method, rule: optax.GradientTransformation, case: Layer
     )
 
 
-def measure_memory(case: Layer, optimizer: optax.GradientTransformation | None = None) -> Memory:
+def measure_memory(
+    case: LayerShape, optimizer: optax.GradientTransformation | None = None
+) -> MemoryHeld:
     """Count the arrays of each method, with Adam unless another optimiser is given."""
     rule = optimizer or optax.adam(1.0)
     counts = [count_arrays(method, rule, case) for method in METHODS.values()]
-    return Memory(*map(jnp.stack, zip(*counts, strict=True)))
+    return MemoryHeld(*map(jnp.stack, zip(*counts, strict=True)))
 
 
-def _without_factor(case: Layer) -> Memory:
+def _without_factor(case: LayerShape) -> MemoryHeld:
     """One m r less: no factor in the weights, and in the state no P."""
     formulas, least = predict_memory(case), case.rank * min(case.weight.shape)
     less = least * np.array([0, 1, 1, 1, 1])
-    return Memory(formulas.weights_held - less, formulas.state_held - less)
+    return MemoryHeld(formulas.weights_held - less, formulas.state_held - less)
 
 
 def _first(settings: dict) -> dict:
@@ -104,13 +108,13 @@ def _first(settings: dict) -> dict:
     return settings | {name: settings[name][:1] for name in ("rows", "cols", "rank")}
 
 
-MEMORY = Scenario[Layer, Memory, Memory](
+MEMORY = Scenario[LayerShape, MemoryHeld, MemoryHeld](
     "memory",
     make_layer,
     predict_memory,
     measure_memory,
-    theory=Memory,
-    measured=Memory,
+    theory=MemoryHeld,
+    measured=MemoryHeld,
     claims=(
         Claim(
             "weights_held",

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
-from lrdyn.adapters.algorithm_1 import Choice, Parts, restarted
+from lrdyn.adapters.algorithm_1 import Choice, WeightParts, restarted
 from lrdyn.adapters.methods import RELORA_FROZEN
 from lrdyn.adapters.projectors import Side, choose_projectors
 from lrdyn.adapters.state import StatePolicy
@@ -34,7 +34,7 @@ def pruned(key: Key[Array, ""], *, count: bool = False, share: float = PRUNED) -
 
 
 STALE = RELORA_FROZEN._replace(
-    restart=lambda old, weights, maps: Parts(weights, maps, old.coordinates)
+    restart=lambda old, weights, maps: WeightParts(weights, maps, old.coordinates)
 )
 """A fresh P, and the A of the old one."""
 

@@ -11,7 +11,7 @@ Sides = tuple[Any, Any]
 Both = Callable[[], Sides]
 
 
-class Identity(NamedTuple):
+class ExactIdentity(NamedTuple):
     """An identity on one instance."""
 
     theorem: str
@@ -28,7 +28,7 @@ class Identity(NamedTuple):
 class Answer(NamedTuple):
     """What was found of an identity."""
 
-    identity: Identity
+    identity: ExactIdentity
     agree: bool
     """Whether both sides are equal or, in balls, may be."""
     told_apart: bool
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
     """Of balls: the largest radius of the difference; None where both sides are rational."""
 
 
-def answer(identity: Identity) -> Answer:
+def answer(identity: ExactIdentity) -> Answer:
     """Compute both sides, and those of the wrong formula."""
     same, _, width = compared(*identity.sides())
     return Answer(identity, same, compared(*identity.wrong())[1], width)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from flint import fmpq, fmpq_mat
 
-from referee.exact.claim import Both, Identity, Sides
+from referee.exact.claim import Both, ExactIdentity, Sides
 from referee.exact.rational import (
     column_of,
     columns,
@@ -172,13 +172,13 @@ def attained(orthogonal_rows: bool = True) -> Sides:
     return fmpq(nuclear**2, 4), squared_norm(rows_of)
 
 
-def identities() -> list[Identity]:
+def identities() -> list[ExactIdentity]:
     """All of Example 4.2."""
 
     def stated(
         claim: str, statement: str, at: str, sides: Both, wrong: Both, mistake: str
-    ) -> Identity:
-        return Identity("example 4.2", claim, statement, at, sides, wrong, mistake)
+    ) -> ExactIdentity:
+        return ExactIdentity("example 4.2", claim, statement, at, sides, wrong, mistake)
 
     plain, patches = "m = 4, 16 masks", "m = 4, patches of 2"
     even = "m = 4, r = 2, D = c I"

@@ -12,7 +12,7 @@ from itertools import combinations
 from flint import arb, arb_mat, fmpq, fmpq_mat
 
 from referee.exact.balls import balls
-from referee.exact.claim import Both, Identity, Sides
+from referee.exact.claim import Both, ExactIdentity, Sides
 from referee.exact.rational import (
     Layers,
     Rational,
@@ -253,13 +253,13 @@ def autoencoder_loss(correction: bool = True) -> Sides:
     return theory, seen
 
 
-def identities() -> list[Identity]:
+def identities() -> list[ExactIdentity]:
     """All of Theorem 1."""
 
     def stated(
         claim: str, statement: str, instance: str, sides: Both, wrong: Both, mistake: str
-    ) -> Identity:
-        return Identity("theorem1", claim, statement, instance, sides, wrong, mistake)
+    ) -> ExactIdentity:
+        return ExactIdentity("theorem1", claim, statement, instance, sides, wrong, mistake)
 
     two = f"{ROWS} x {COLUMNS}, r = {WIDTH}, all sets"
     made = [

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from flint import fmpq, fmpq_mat
 
-from referee.exact.claim import Both, Identity, Sides
+from referee.exact.claim import Both, ExactIdentity, Sides
 from referee.exact.rational import (
     Layers,
     Rational,
@@ -42,7 +42,7 @@ STEPS = 3
 """The number of digits grows (2L - 1)-fold a step."""
 
 
-class Run(NamedTuple):
+class ExactRun(NamedTuple):
     """A run from scaled orthogonal layers, and what the theorem says it is."""
 
     target: fmpq_mat
@@ -72,7 +72,7 @@ class Run(NamedTuple):
 @cache
 def run(
     depth: int, size: int, rank: int, more: int = 0, source: str = "both", aside: int = 0
-) -> Run:
+) -> ExactRun:
     """Descend on a target of low rank; the frame gets ``more`` directions than it needs.
 
     ``source="rows"`` takes the frame from the rows of the target alone, which is wrong.
@@ -97,10 +97,10 @@ def run(
     residual = lambda whole: whole - target  # noqa: E731
     layers = descend(start, residual, rate, decay, STEPS)[-1]
     moving = descend(held, residual, rate, decay, STEPS)[-1]
-    return Run(target, scales, rate, decay, turns, frames, layers, moving)
+    return ExactRun(target, scales, rate, decay, turns, frames, layers, moving)
 
 
-def rho(of: Run, power: int = 2, product: bool = True) -> list[fmpq]:
+def rho(of: ExactRun, power: int = 2, product: bool = True) -> list[fmpq]:
     """``rho <- rho (1 - eta lambda - eta prod_{k != l} rho_k^2)`` from eps, for every layer."""
     values = [number(scale) for scale in of.scales]
     for _ in range(STEPS):
@@ -123,7 +123,7 @@ def all_rho(values: list[fmpq]) -> fmpq:
     return made
 
 
-def bulk_blocks(of: Run, values: list[fmpq]) -> Sides:
+def bulk_blocks(of: ExactRun, values: list[fmpq]) -> Sides:
     """``(I - P_{l+1}) W_l (I - P_l) = rho_l Q_l (I - P_l)``."""
     theory = [
         value * turn * of.outside(l)
@@ -133,7 +133,7 @@ def bulk_blocks(of: Run, values: list[fmpq]) -> Sides:
     return column_of(*theory), column_of(*seen)
 
 
-def off_blocks(of: Run) -> Sides:
+def off_blocks(of: ExactRun) -> Sides:
     """``(I - P_{l+1}) W_l P_l = 0`` and ``P_{l+1} W_l (I - P_l) = 0``."""
     seen = []
     for l, w in enumerate(of.layers):
@@ -142,7 +142,7 @@ def off_blocks(of: Run) -> Sides:
     return zeros(found.nrows(), 1), found
 
 
-def mean_rho(of: Run, values: list[fmpq]) -> Sides:
+def mean_rho(of: ExactRun, values: list[fmpq]) -> Sides:
     """rho_l and ``tr(Q_l^T W_l (I - P_l)) / m``."""
     seen = [
         trace(turn.transpose() * w * of.outside(l)) / of.bulk
@@ -151,13 +151,13 @@ def mean_rho(of: Run, values: list[fmpq]) -> Sides:
     return fmpq_mat([values]), fmpq_mat([seen])
 
 
-def moving_blocks(of: Run, moving: Layers) -> Sides:
+def moving_blocks(of: ExactRun, moving: Layers) -> Sides:
     """``M_l`` and ``P_{l+1} W_l P_l``."""
     seen = [of.frames[l + 1] * w * of.frames[l] for l, w in enumerate(of.layers)]
     return column_of(*moving), column_of(*seen)
 
 
-def transposed_target(of: Run) -> Layers:
+def transposed_target(of: ExactRun) -> Layers:
     """The moving part of a descent on the transposed target."""
     held = [
         number(scale) * turn * frame
@@ -167,7 +167,7 @@ def transposed_target(of: Run) -> Layers:
     return descend(held, lambda whole: whole - other, of.rate, of.decay, STEPS)[-1]
 
 
-def spectra(of: Run, multiplicity: int) -> Sides:
+def spectra(of: ExactRun, multiplicity: int) -> Sides:
     """``(x - rho_l^2)^m`` divides the characteristic polynomial of ``W_l^T W_l``."""
     left = []
     for value, w in zip(rho(of), of.layers, strict=True):
@@ -176,7 +176,7 @@ def spectra(of: Run, multiplicity: int) -> Sides:
     return [remainder * 0 for remainder in left], left
 
 
-def losses(of: Run, bulk: bool = True) -> Sides:
+def losses(of: ExactRun, bulk: bool = True) -> Sides:
     """``1/2 ||M_L ... M_1 - Phi||^2 + (m/2) prod rho_l^2`` and the loss of the run."""
     theory = squared_norm(chain(of.moving) - of.target) / 2
     if bulk:
@@ -184,7 +184,7 @@ def losses(of: Run, bulk: bool = True) -> Sides:
     return theory, squared_norm(chain(of.layers) - of.target) / 2
 
 
-def mean_loss(of: Run, decay_rescaled: bool = True) -> Sides:
+def mean_loss(of: ExactRun, decay_rescaled: bool = True) -> Sides:
     """Descent on ``||W - Phi||^2 / (2 d^2)``, and on the sum with eta/d^2 and lambda d^2."""
     entries = of.target.nrows() ** 2
     start = [number(s) * turn for s, turn in zip(of.scales, of.turns, strict=True)]
@@ -194,14 +194,14 @@ def mean_loss(of: Run, decay_rescaled: bool = True) -> Sides:
     return column_of(*total), column_of(*mean)
 
 
-def compression_error(of: Run, dimensions: int | None = None) -> Sides:
+def compression_error(of: ExactRun, dimensions: int | None = None) -> Sides:
     """``(d - 2 r^) prod rho_l^2`` and ``||f - f_C||_F^2``."""
     number_of = of.bulk if dimensions is None else dimensions
     theory = number_of * all_rho(rho(of)) ** 2
     return theory, squared_norm(chain(of.layers) - chain(of.moving))
 
 
-def compression_bound(of: Run, power: int = 2) -> Sides:
+def compression_bound(of: ExactRun, power: int = 2) -> Sides:
     """Whether the error is at most ``(d - 2 r^) prod eps_l^2`` (and that it should be)."""
     bound = fmpq(of.bulk)
     for scale in of.scales:
@@ -209,7 +209,7 @@ def compression_bound(of: Run, power: int = 2) -> Sides:
     return True, bool(squared_norm(chain(of.layers) - chain(of.moving)) <= bound)
 
 
-class Classifier(NamedTuple):
+class ExactClassifier(NamedTuple):
     """A classifier on whitened data whose last layer has one row a class."""
 
     scale: Rational
@@ -221,7 +221,7 @@ class Classifier(NamedTuple):
 
 
 @cache
-def classifier(whitened: bool = True) -> Classifier:
+def classifier(whitened: bool = True) -> ExactClassifier:
     """Three steps of three layers of width 6 on eight examples of two classes."""
     size, classes, examples = 6, 2, 8
     data = rows(orthogonal(examples, 2), range(size))
@@ -238,10 +238,10 @@ def classifier(whitened: bool = True) -> Classifier:
         frames.append(turn * frames[-1] * turn.transpose())
     residual = lambda whole: (whole * data - labels) * data.transpose()  # noqa: E731
     layers = descend(start, residual, rate, decay, STEPS)[-1]
-    return Classifier(scale, rate, decay, turns, frames, layers)
+    return ExactClassifier(scale, rate, decay, turns, frames, layers)
 
 
-def class_bulk(of: Classifier, product: bool = False) -> Sides:
+def class_bulk(of: ExactClassifier, product: bool = False) -> Sides:
     """``W_l (I - P_l) = eps (1 - eta lambda)^t Q_l (I - P_l)``, l < L, and 0 in the last layer."""
     factor = number(1 - of.rate * of.decay)
     if product:
@@ -256,14 +256,14 @@ def class_bulk(of: Classifier, product: bool = False) -> Sides:
     return column_of(*theory), column_of(*seen)
 
 
-def of_layers(depth: int, size: int, rank: int) -> list[Identity]:
+def of_layers(depth: int, size: int, rank: int) -> list[ExactIdentity]:
     """Every claim of Theorem 2 at one shape."""
     right = run(depth, size, rank)
     no_turn = run(depth, size, rank, source="rows")
 
-    def stated(claim: str, statement: str, sides: Both, wrong: Both, mistake: str) -> Identity:
+    def stated(claim: str, statement: str, sides: Both, wrong: Both, mistake: str) -> ExactIdentity:
         instance = f"d = {size}, L = {depth}, r = {rank}"
-        return Identity("theorem2", claim, statement, instance, sides, wrong, mistake)
+        return ExactIdentity("theorem2", claim, statement, instance, sides, wrong, mistake)
 
     return [
         stated(
@@ -318,12 +318,12 @@ def of_layers(depth: int, size: int, rank: int) -> list[Identity]:
     ]
 
 
-def of_compression(depth: int, size: int, rank: int, kept: int) -> list[Identity]:
+def of_compression(depth: int, size: int, rank: int, kept: int) -> list[ExactIdentity]:
     """Corollary 1 at one shape."""
     compressed = run(depth, size, rank, 2 * (kept - rank))
     instance = f"d = {size}, L = {depth}, r = {rank}, r^ = {kept}"
     return [
-        Identity(
+        ExactIdentity(
             "corollary1",
             "error_identity",
             "||f - f_C||^2 = (d-2r^) prod rho^2",
@@ -332,7 +332,7 @@ def of_compression(depth: int, size: int, rank: int, kept: int) -> list[Identity
             lambda: compression_error(compressed, size - kept),
             "d - r^ dimensions",
         ),
-        Identity(
+        ExactIdentity(
             "corollary1",
             "error_bound",
             "||f - f_C||^2 <= (d-2r^) prod eps^2",
@@ -344,11 +344,11 @@ def of_compression(depth: int, size: int, rank: int, kept: int) -> list[Identity
     ]
 
 
-def of_classifiers() -> list[Identity]:
+def of_classifiers() -> list[ExactIdentity]:
     """The classifier on whitened data."""
     instance = "d = 6, K = 2, L = 3"
     return [
-        Identity(
+        ExactIdentity(
             "theorem2",
             "class_rho",
             "W_l (I - P) = eps (1 - eta lambda)^t Q (I - P)",
@@ -357,7 +357,7 @@ def of_classifiers() -> list[Identity]:
             lambda: class_bulk(classifier(), product=True),
             "Theorem 2's product term",
         ),
-        Identity(
+        ExactIdentity(
             "theorem2",
             "class_off_block",
             "the same: nothing of W (I - P) beside the bulk",
@@ -369,7 +369,7 @@ def of_classifiers() -> list[Identity]:
     ]
 
 
-def identities() -> list[Identity]:
+def identities() -> list[ExactIdentity]:
     """All of Theorem 2 and of Corollary 1."""
     return [
         *of_layers(2, 6, 1),

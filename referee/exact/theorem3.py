@@ -8,7 +8,7 @@ from typing import Any
 from flint import arb, arb_mat, fmpq, fmpq_mat
 
 from referee.exact.balls import balls
-from referee.exact.claim import Both, Identity, Sides
+from referee.exact.claim import Both, ExactIdentity, Sides
 from referee.exact.rational import (
     beside,
     columns,
@@ -306,13 +306,13 @@ def dropblock(in_units: bool = False) -> Sides:
     return theory, dropout_loss(second, hidden, goal, block=2)
 
 
-def identities() -> list[Identity]:
+def identities() -> list[ExactIdentity]:
     """All of Theorem 3 and Example 4.1."""
 
     def stated(
         claim: str, statement: str, at: str, sides: Both, wrong: Both, mistake: str
-    ) -> Identity:
-        return Identity("theorem3", claim, statement, at, sides, wrong, mistake)
+    ) -> ExactIdentity:
+        return ExactIdentity("theorem3", claim, statement, at, sides, wrong, mistake)
 
     units = "h = 4, all 16 masks"
     return [

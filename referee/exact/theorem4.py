@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from flint import arb, arb_mat, fmpq, fmpq_mat
 
 from referee.exact.balls import balls
-from referee.exact.claim import Both, Identity, Sides
+from referee.exact.claim import Both, ExactIdentity, Sides
 from referee.exact.rational import (
     column_of,
     columns,
@@ -364,14 +364,14 @@ def pissa_residual(taken: int = 2) -> Sides:
     return theory, (frozen.transpose() * frozen).charpoly()
 
 
-def identities() -> list[Identity]:
+def identities() -> list[ExactIdentity]:
     """All of Theorem 4, the rank of gradients, duality, and LoRA."""
     shape = f"{ROWS} x {COLUMNS}, r = {RANK}, T = {PERIOD}, {STEPS} steps"
 
     def stated(
         theorem: str, claim: str, statement: str, at: str, sides: Both, wrong: Both, mistake: str
-    ) -> Identity:
-        return Identity(theorem, claim, statement, at, sides, wrong, mistake)
+    ) -> ExactIdentity:
+        return ExactIdentity(theorem, claim, statement, at, sides, wrong, mistake)
 
     made = []
     for side in ("left", "right"):

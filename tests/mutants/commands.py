@@ -16,7 +16,7 @@ from lrdyn.engine import results
 from lrdyn.engine.verify import judged
 from lrdyn.registry import REGISTRY, theorem
 from referee import __main__ as referee
-from referee.results import Scenario, scenarios
+from referee.results import SavedScenario, scenarios
 from tests import oracles
 from tests.runs import TINY, finished
 
@@ -71,7 +71,7 @@ CLAIMS = [
 
 
 @functools.cache
-def saved_by(path: Path) -> dict[str, Scenario]:
+def saved_by(path: Path) -> dict[str, SavedScenario]:
     """What the referee reads of results."""
     return scenarios(path)
 

@@ -1,4 +1,4 @@
-"""The side that asks: a scheduler of Dask, its workers, and parts that are tasks there."""
+"""The client's side of a cluster: Dask's scheduler and workers, and parts sent as tasks."""
 
 import contextlib
 import logging
@@ -28,7 +28,7 @@ from lrdyn.engine.cluster.credentials import credentials
 from lrdyn.engine.cluster.local_workers import DEATHS
 from lrdyn.engine.cluster.local_workers import started as started
 from lrdyn.engine.cluster.origins import Origin, origin
-from lrdyn.engine.cluster.tasks import SMALL, Failed, Task, carry_out
+from lrdyn.engine.cluster.tasks import SMALL, PartTask, TaskFailure, compute_part
 from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.parts import Arrays, Store
 from lrdyn.engine.progress import Progress
@@ -40,22 +40,22 @@ TIMEOUT = 10.0
 """Seconds in which a scheduler must answer."""
 
 EVERY = 0.5
-"""Seconds between two looks for new workers."""
+"""Seconds between two checks for new workers."""
 
 
 class Lost(ConnectionError):
-    """The scheduler does not answer any more."""
+    """The connection to the scheduler is lost."""
 
     def __init__(self, address: str):
         super().__init__(None, "the scheduler is lost", address)
 
 
 class PartFailed(RuntimeError):
-    """A part raised; the line names its first point."""
+    """The computation of a part raised; the message names its first point."""
 
 
 @contextlib.contextmanager
-def opened(address: str, security: str | None = None) -> Iterator["Cluster"]:
+def open_cluster(address: str, security: str | None = None) -> Iterator["Cluster"]:
     """Connect to a scheduler, or start one with N workers here for ``local:N``.
 
     Args:
@@ -66,14 +66,14 @@ def opened(address: str, security: str | None = None) -> Iterator["Cluster"]:
     Raises:
         BadInput: nothing answers, or no worker has this release of the library.
     """
-    found = re.fullmatch(r"local:([1-9][0-9]*)", address)
-    there = started(int(found[1])) if found else contextlib.nullcontext((address, security))
-    with there as (where, folder), at(where, folder) as cluster:
+    local = re.fullmatch(r"local:([1-9][0-9]*)", address)
+    there = started(int(local[1])) if local else contextlib.nullcontext((address, security))
+    with there as (where, folder), connected(where, folder) as cluster:
         yield cluster
 
 
 @contextlib.contextmanager
-def at(address: str, security: str | None = None) -> Iterator["Cluster"]:
+def connected(address: str, security: str | None = None) -> Iterator["Cluster"]:
     """Connect to a scheduler, with the certificates of a folder."""
     client = connect(address, security)
     try:
@@ -81,7 +81,7 @@ def at(address: str, security: str | None = None) -> Iterator["Cluster"]:
         yield cluster
         cluster.close()
     finally:
-        with contextlib.suppress(Exception):  # it may be gone
+        with contextlib.suppress(Exception):  # the scheduler may be gone
             client.close(timeout=1)
 
 
@@ -116,7 +116,7 @@ _WARNED: set[str] = set()
 
 
 def warn_of_exposure(name: str, address: str) -> None:
-    """Print who could run code through a scheduler without TLS, once in a process.
+    """Warn of a scheduler without TLS, once in a process: others could run code through it.
 
     Args:
         name: of the command, before the line.
@@ -150,35 +150,35 @@ class Cluster:
         self.ended = threading.Event()
         self.at_work: set[str] = set()
         self.generation = 0
-        """Grows when workers come after a time without any."""
+        """Increases whenever workers join after there were none."""
         self._look()
         if self.refused and not self.greeted:
             address, why = next(iter(self.refused.items()))
             raise BadInput(f"--cluster: worker {address}: {why}")
         threading.Thread(target=self._watch, name="workers", daemon=True).start()
 
-    def said(self) -> str:
+    def described(self) -> str:
         """The scheduler, its workers and its dashboard in a line."""
         count = len(self.greeted)
         workers = "1 worker" if count == 1 else f"{count} workers"
         try:
             board = f", dashboard {self.client.dashboard_link}"
-        except KeyError:  # it has none
+        except KeyError:  # a scheduler without a dashboard
             board = ""
         return f"cluster: {workers} at {self.address}{board}"
 
     def close(self) -> None:
-        """Look for no more workers."""
+        """Stop looking for new workers."""
         self.ended.set()
 
     def workers(self) -> list[dict[str, Any]]:
-        """Hardware and versions of the workers, those that are alike together."""
-        kinds = Counter(tuple(sorted(one.items())) for one in self.greeted.values())
+        """Hardware and versions of the workers, grouped where they are equal."""
+        kinds = Counter(tuple(sorted(facts.items())) for facts in self.greeted.values())
         versions = {name: version(name) for name in ("dask", "distributed")}
         return [{**dict(kind), **versions, "workers": count} for kind, count in kinds.items()]
 
     def measured(self, precision: str, word: str) -> list[Measured]:
-        """The arithmetic of each kind of worker's device; of whoever comes, if none is there yet.
+        """Measure the arithmetic of each kind of worker's device; waits for a first worker.
 
         Raises:
             BadInput: one has no such products.
@@ -204,7 +204,7 @@ class Cluster:
         return [self._waited_for(future) for future in asked]
 
     def _waited_for(self, future: Future) -> Any:
-        """What a task returned, or raised."""
+        """The return value of a task, or what it raised."""
         pool = ThreadPoolExecutor(1)
         try:
             coming = pool.submit(future.result)
@@ -220,21 +220,21 @@ class Cluster:
         finally:
             pool.shutdown(wait=False)
 
-    def executor(self, recipe: Recipe, progress: Progress) -> "Parts":
-        """Who carries out the parts of a sweep."""
+    def executor(self, recipe: Recipe, progress: Progress) -> "ClusterParts":
+        """The executor of the parts of a sweep."""
         what = "experiment" if isinstance(recipe.subject, Experiment) else "function"
         source = origin(recipe.subject, what)
-        return Parts(self, source, pickle.dumps(recipe._replace(subject=None)), progress)
+        return ClusterParts(self, source, pickle.dumps(recipe._replace(subject=None)), progress)
 
     def window(self) -> int:
-        """How many parts of a sweep are asked for at a time."""
+        """Number of parts of a sweep that are submitted at a time."""
         return 2 * max(2, len(self.at_work))
 
     def alive(self) -> list[str]:
-        """Addresses of the workers of this moment."""
-        # Not of scheduler_info: the client overwrites it by itself with facts without the workers.
-        found: Any = self.client.nthreads()
-        return list(found)
+        """Addresses of the current workers."""
+        # Not from scheduler_info: the client replaces it by itself with facts without the workers.
+        workers: Any = self.client.nthreads()
+        return list(workers)
 
     def check(self) -> None:
         """Raise :class:`Lost` if the scheduler does not answer any more."""
@@ -243,16 +243,22 @@ class Cluster:
 
     def _watch(self) -> None:
         while not self.ended.wait(EVERY):
-            with contextlib.suppress(Exception):  # whoever waits for parts says that it is lost
+            with contextlib.suppress(
+                Exception
+            ):  # a lost scheduler is reported where parts are waited for
                 self._look()
 
     def _look(self) -> None:
-        """Greet new workers; a scheduler leaves tasks alone that it could give to nobody."""
+        """Greet new workers, and note when all have been replaced.
+
+        A scheduler never assigns again the tasks that it held while it had no worker: they must be
+        submitted anew, which a new generation tells.
+        """
         alive = self.alive()
         new = [a for a in alive if a not in self.greeted and a not in self.refused]
         if new:
             self._greet(new)
-            alive = self.alive()  # who was lost meanwhile may have left tasks to nobody
+            alive = self.alive()  # workers may have been lost during the greeting
         fit = set(alive) & self.greeted.keys()
         self.generation += bool(fit and not fit & self.at_work)
         self.at_work = fit
@@ -261,21 +267,21 @@ class Cluster:
         answers: Any = self.client.run(
             worker.begin, tuple(self.release), workers=new, on_error="return"
         )
-        for address, found in answers.items():
-            if isinstance(found, OSError):  # it has gone
+        for address, answer in answers.items():
+            if isinstance(answer, OSError):  # the worker has ended meanwhile
                 continue
-            if isinstance(found, Exception):
-                line = (str(found).splitlines() or [""])[0]
-                found = {"refused": f"got {type(found).__name__} ({line}), wanted {self.release}"}
-            if "refused" in found:
-                self.refused[address] = found["refused"]
-                self.notes.put(f"worker {address}: {found['refused']}")
+            if isinstance(answer, Exception):
+                line = (str(answer).splitlines() or [""])[0]
+                answer = {"refused": f"got {type(answer).__name__} ({line}), wanted {self.release}"}
+            if "refused" in answer:
+                self.refused[address] = answer["refused"]
+                self.notes.put(f"worker {address}: {answer['refused']}")
             else:
-                self.greeted[address] = found
+                self.greeted[address] = answer
 
 
 class _Asked(NamedTuple):
-    """A part that somebody computes."""
+    """A part that was submitted to the scheduler."""
 
     part: Part
     deaths: int = 0
@@ -283,18 +289,18 @@ class _Asked(NamedTuple):
     """Whether it may be written into the store."""
 
 
-class Parts:
-    """Carries out parts of one sweep as tasks."""
+class ClusterParts:
+    """Computes the parts of one sweep as tasks of a cluster."""
 
-    def __init__(self, cluster: Cluster, source: Origin, recipe: bytes, told: Progress):
-        self.cluster, self.source, self.told = cluster, source, told
+    def __init__(self, cluster: Cluster, source: Origin, recipe: bytes, progress: Progress):
+        self.cluster, self.source, self.progress = cluster, source, progress
         self.topic = f"lrdyn-{uuid.uuid4().hex}"
         self.recipe: Any = recipe
         self.small = len(recipe) <= SMALL
         self.pool = ThreadPoolExecutor(1)
 
     def __call__(self, parts: Sequence[Part], store: Store | None) -> Iterator[tuple[Part, Arrays]]:
-        """Each part and its arrays, as they end.
+        """Iterate over the parts and their arrays, in the order in which they end.
 
         Raises:
             PartFailed: some raised; the others ended before.
@@ -314,71 +320,73 @@ class Parts:
         left = deque(map(_Asked, parts))
         asked: dict[Any, tuple[Future, _Asked]] = {}
         ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        failures: list[tuple[_Asked, Failed]] = []
+        failures: list[tuple[_Asked, TaskFailure]] = []
         generation, recipe = self.cluster.generation, self._handed()
-        in_vain = 0  # times that all workers were lost since a part ended
+        in_vain = 0  # how often all workers were lost since a part ended
         try:
             while left or asked:
                 if generation != self.cluster.generation:
                     generation, recipe = self.cluster.generation, self._handed()
-                    again = [one for _, one in asked.values()]
+                    again = [task for _, task in asked.values()]
                     self._drop([future for future, _ in asked.values()])
                     asked.clear()
                     in_vain += 1
                     if in_vain > DEATHS:
-                        lost = Failed(f"all workers ended {in_vain} times while they computed", "")
-                        failures += [(one, lost) for one in again]
+                        lost = TaskFailure(
+                            f"all workers ended {in_vain} times while they computed", ""
+                        )
+                        failures += [(task, lost) for task in again]
                     else:
                         left += again
-                # After a loss in vain one at a time, so that no other part is blamed.
+                # After such a loss parts run one at a time, so that only the culprit is blamed.
                 while left and len(asked) < (1 if in_vain else self.cluster.window()):
-                    one = left.popleft()
-                    future = self._ask(recipe, one, store, token)
-                    asked[future.key] = future, one
+                    task = left.popleft()
+                    future = self._ask(recipe, task, store, token)
+                    asked[future.key] = future, task
                     future.add_done_callback(ended.put)
                 future = self._next(ended)
-                if future is None or future.key not in asked:  # those that were dropped end, too
+                if future is None or future.key not in asked:  # a dropped part ends, too
                     continue
-                _, one = asked.pop(future.key)
-                found = self._result(future, one, generation)
-                if found is one:
+                _, task = asked.pop(future.key)
+                result = self._result(future, task, generation)
+                if result is task:
                     self._drop([future])
                 future.release()
-                if not isinstance(found, _Asked):
+                if not isinstance(result, _Asked):
                     in_vain = 0
-                if isinstance(found, Failed):
-                    failures.append((one, found))
-                elif isinstance(found, _Asked):
-                    left.append(found)
-                elif found is not None:
+                if isinstance(result, TaskFailure):
+                    failures.append((task, result))
+                elif isinstance(result, _Asked):
+                    left.append(result)
+                elif result is not None:
                     if store:
-                        store.save(one.part.key, found)
-                    yield one.part, found
-                elif store and (arrays := shared_folder.arrived(store, one.part.key)) is not None:
-                    yield one.part, arrays
+                        store.save(task.part.key, result)
+                    yield task.part, result
+                elif store and (arrays := shared_folder.arrived(store, task.part.key)) is not None:
+                    yield task.part, arrays
                 else:
-                    left.append(one._replace(shared=False))
+                    left.append(task._replace(shared=False))
         finally:
             self._drop([future for future, _ in asked.values()])
         if failures:
             raise PartFailed(_said(failures))
 
     def _handed(self) -> Any:
-        """The recipe, or a task that hands it to each worker once."""
+        """The recipe, or if it is large a task that hands it to each worker once."""
         if self.small:
             return self.recipe
         label = {self.cluster.release.label: 1}
         key = f"lrdyn-recipe-{uuid.uuid4().hex}"
         return self.cluster.client.submit(_same, self.recipe, key=key, resources=label)
 
-    def _ask(self, recipe: Any, one: _Asked, store: Store | None, token: str) -> Future:
+    def _ask(self, recipe: Any, asked: _Asked, store: Store | None, token: str) -> Future:
         folder = os.fspath(store.folder.resolve()) if store else ""
-        token = token if one.shared else ""
-        task = Task(self.source, one.part.key, one.part.asked, folder, token, self.topic)
+        token = token if asked.shared else ""
+        task = PartTask(self.source, asked.part.key, asked.part.asked, folder, token, self.topic)
         self.cluster.check()
         name = re.sub(r"\W+", "_", self.source.name.rpartition(":")[2])
         return self.cluster.client.submit(
-            carry_out,
+            compute_part,
             recipe,
             pickle.dumps(task),
             key=f"lrdyn_{name}-{uuid.uuid4().hex}",  # never that of another user
@@ -386,44 +394,46 @@ class Parts:
         )
 
     def _next(self, ended: "queue.SimpleQueue[Future]") -> Future | None:
-        """A part that has ended; none within a moment."""
+        """The next part that has ended; None after a short wait."""
         self._pass_on_notes()
         with contextlib.suppress(queue.Empty):
             return ended.get(timeout=0.5)
         self.cluster.check()
         return None
 
-    def _result(self, future: Future, one: _Asked, generation: int) -> Any:
-        """Arrays; None if they are in the store; what it raised; or the part, to be asked again."""
+    def _result(self, future: Future, asked: _Asked, generation: int) -> Any:
+        """Arrays of a part, None if they are stored, its failure, or the part to resubmit."""
         coming = self.pool.submit(future.result)
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
                     return coming.result(timeout=0.5)
                 self.cluster.check()
-                if generation != self.cluster.generation:  # it was lost with its worker
-                    return one
+                if generation != self.cluster.generation:  # the task was lost with its worker
+                    return asked
         except (KilledWorker, FutureCancelledError, OSError) as error:
             self.cluster.check()
-            # A scheduler gives a part up by itself after so many.
+            # A scheduler itself gives a part up after ``allowed_failures`` lost workers.
             more = error.allowed_failures + 1 if isinstance(error, KilledWorker) else 1
-            if one.deaths + more <= DEATHS:
-                return one._replace(deaths=one.deaths + more)
-            return Failed(f"{one.deaths + more} workers ended while they computed it", str(error))
+            if asked.deaths + more <= DEATHS:
+                return asked._replace(deaths=asked.deaths + more)
+            return TaskFailure(
+                f"{asked.deaths + more} workers ended while they computed it", str(error)
+            )
 
     def _drop(self, futures: list[Future]) -> None:
-        with contextlib.suppress(Exception):  # a scheduler that is lost forgets them by itself
+        with contextlib.suppress(Exception):  # a lost scheduler has no tasks left to cancel
             if futures and self.cluster.client.status == "running":
                 self.cluster.client.cancel(futures, asynchronous=False, force=True)
 
     def _pass_on_notes(self) -> None:
         with contextlib.suppress(queue.Empty):
             while line := self.cluster.notes.get_nowait():
-                self.told.note(line)
+                self.progress.note(line)
 
     @contextlib.contextmanager
     def _heard(self) -> Iterator[None]:
-        """Hear what workers say within a part."""
+        """Pass on the progress that workers report within a part."""
         client = self.cluster.client
         client.subscribe_topic(self.topic, self._hear)
         try:
@@ -435,19 +445,19 @@ class Parts:
     def _hear(self, event: tuple[float, Mapping[str, Any]]) -> None:
         _, message = event
         if "during" in message:
-            self.told.during(*message["during"])
+            self.progress.during(*message["during"])
         elif "note" in message:
-            self.told.note(message["note"])
+            self.progress.note(message["note"])
 
 
 def _same(recipe: bytes) -> bytes:
     return recipe
 
 
-def _said(failures: Sequence[tuple[_Asked, Failed]]) -> str:
-    """The first of them in the order of the sweep, whichever ended first."""
-    one, failed = min(failures, key=lambda each: int(each[0].part.indices[0]))
+def _said(failures: Sequence[tuple[_Asked, TaskFailure]]) -> str:
+    """Message about the first failure in the order of the sweep, whichever came first in time."""
+    asked, failed = min(failures, key=lambda each: int(each[0].part.indices[0]))
     if os.environ.get("LRDYN_DEBUG"):
         logging.getLogger("lrdyn").critical("%s", failed.trace)
     more = f" (and {len(failures) - 1} parts more)" if len(failures) > 1 else ""
-    return f"{one.part.asked}: {failed.line}{more}"
+    return f"{asked.part.asked}: {failed.line}{more}"

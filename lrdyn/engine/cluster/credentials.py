@@ -10,11 +10,11 @@ from lrdyn.engine.configuration import BadInput
 from lrdyn.system.private_files import OTHERS, OTHERS_WRITE
 
 AUTHORITY, CERTIFICATE, KEY = "ca.pem", "cert.pem", "key.pem"
-"""Whose certificates are trusted; the own one; its private key."""
+"""Files of the authority that is trusted, of the own certificate and of its private key."""
 
 
 def credentials(folder: str | os.PathLike) -> Security:
-    """Certificate and key of a folder: nothing is sent without TLS.
+    """Read certificate and key from a folder; nothing is sent without TLS.
 
     Args:
         folder: it holds ``ca.pem``, ``cert.pem`` and ``key.pem``.
@@ -26,13 +26,13 @@ def credentials(folder: str | os.PathLike) -> Security:
     _check(authority, OTHERS_WRITE)
     _check(certificate, OTHERS_WRITE)
     _check(key, OTHERS)
-    # Security reads a text with line breaks as a certificate, not as the path of one.
+    # Dask's Security takes a text with line breaks for the certificate itself, not for a path.
     roles = {f"tls_{role}_cert": str(certificate) for role in ("client", "scheduler", "worker")}
     roles |= {f"tls_{role}_key": str(key) for role in ("client", "scheduler", "worker")}
     security = Security(require_encryption=True, tls_ca_file=str(authority), **roles)
     try:
         security.get_connection_args("client")
-    except OSError as error:  # as every error of ssl is
+    except OSError as error:  # every error of ssl is an OSError
         line = (str(error).splitlines() or [type(error).__name__])[0]
         wanted = f"{AUTHORITY}, {CERTIFICATE} and {KEY} that belong together"
         got = f"{os.fspath(folder)!r} ({line})"
@@ -47,11 +47,11 @@ def make(folder: Path) -> Security:
         BadInput: the package that makes them is not installed.
     """
     try:
-        made = Security.temporary()
+        security = Security.temporary()
     except ImportError:
         wanted = "the extra 'cluster': pip install lrdyn[cluster]"
         raise BadInput(f"--cluster: got no package 'cryptography', wanted {wanted}") from None
-    texts = (made.tls_ca_file, made.tls_client_cert, made.tls_client_key)
+    texts = (security.tls_ca_file, security.tls_client_cert, security.tls_client_key)
     for name, text in zip((AUTHORITY, CERTIFICATE, KEY), texts, strict=True):
         handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(handle, "w", encoding="ascii") as file:
@@ -66,16 +66,16 @@ def _check(path: Path, forbidden: int) -> None:
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
-        found = error.strerror or "not readable"
+        got = error.strerror or "not readable"
     else:
         facts = os.fstat(handle)
         os.close(handle)
         if not stat.S_ISREG(facts.st_mode):
-            found = "no file"
+            got = "no file"
         elif facts.st_uid not in (os.geteuid(), 0):  # root can read what it likes
-            found = f"of user {facts.st_uid}"
+            got = f"of user {facts.st_uid}"
         elif facts.st_mode & forbidden:
-            found = f"mode {stat.S_IMODE(facts.st_mode):o}"
+            got = f"mode {stat.S_IMODE(facts.st_mode):o}"
         else:
             return
-    raise BadInput(f"--cluster-security: got {os.fspath(path)!r} ({found}), wanted {wanted}")
+    raise BadInput(f"--cluster-security: got {os.fspath(path)!r} ({got}), wanted {wanted}")

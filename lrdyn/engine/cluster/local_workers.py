@@ -23,18 +23,21 @@ from lrdyn.engine.cluster import credentials
 from lrdyn.system import interrupts, whole_files
 
 DEATHS = 10
-"""Workers that may be lost under a part: preemption is not its fault, but a part can kill, too."""
+"""Workers that may end during one part before the part counts as failed.
+
+A preempted worker is not the fault of the part, but a part can kill its worker, too.
+"""
 
 LOCK = "cluster.lock"
-"""File in a folder of local workers that is locked as long as the process that made it lives."""
+"""File in a folder of local workers, locked for as long as the process that made it lives."""
 
 
 class Local(NamedTuple):
-    """A scheduler on this machine."""
+    """Address of a scheduler on this machine, and its certificates."""
 
     address: str
     security: str
-    """Folder with the certificate that it asks for."""
+    """Folder with the certificate that the scheduler demands."""
 
 
 @contextlib.contextmanager
@@ -48,12 +51,12 @@ def started(count: int) -> Iterator[Local]:
         "distributed.scheduler.allowed-failures": DEATHS,
         "distributed.comm.timeouts.connect": "10s",
         "distributed.deploy.lost-worker-timeout": "5s",
-        "distributed.scheduler.http.routes": [],  # pages have no key: there are none
+        "distributed.scheduler.http.routes": [],  # Dask's pages ask for no key
     }
     remove_left_behind()
     with _scratch_folder() as folder:
         security = credentials.make(folder)
-        settings["temporary-directory"] = os.fspath(folder)  # of the scheduler
+        settings["temporary-directory"] = os.fspath(folder)  # that of the scheduler
         with dask.config.set(settings), interrupts.starting_workers():
             local = LocalCluster(
                 n_workers=count,
@@ -64,11 +67,11 @@ def started(count: int) -> Iterator[Local]:
                 dashboard_address="127.0.0.1:0",
                 scheduler_kwargs={"dashboard": False},
                 local_directory=os.fspath(folder),
-                # Not through dask.config.set, which is over when a worker is replaced.
+                # Not through dask.config.set, which has ended when a worker is replaced.
                 config={"distributed.worker.http.routes": []},
                 silence_logs=logging.CRITICAL,
             )
-        # Dask opens a port for pages in any case. There is nothing to see: do not name it.
+        # Dask opens a dashboard port in any case. It shows nothing here, so its link is dropped.
         assert local.scheduler is not None
         local.scheduler.services.pop("dashboard", None)
         ended = threading.Event()
@@ -77,12 +80,12 @@ def started(count: int) -> Iterator[Local]:
             yield Local(local.scheduler_address, os.fspath(folder))
         finally:
             ended.set()
-            with contextlib.suppress(Exception):  # what does not end by itself is killed
+            with contextlib.suppress(Exception):  # workers that do not end by themselves are killed
                 local.close(timeout=5)
 
 
 def _replace(local: LocalCluster, count: int, ended: threading.Event) -> None:
-    """Start a worker for one that ended while it began, which Dask gives up."""
+    """Replace a worker that ended while it started, which Dask itself gives up on."""
     while not ended.wait(2.0):
         if len(local.scheduler_info["workers"]) < count:
             local.scale(count)
@@ -95,7 +98,7 @@ def _scratch_folder() -> Iterator[Path]:
         handle = os.open(folder / "new.lock", os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            # Named once it is locked: without the lock the folder would seem left behind.
+            # Named only when locked: without the lock the folder would seem left behind.
             whole_files.rename_new(folder / "new.lock", folder / LOCK)
             yield folder
         finally:

@@ -25,12 +25,12 @@ from lrdyn.system import whole_files
 
 
 class Origin(NamedTuple):
-    """A name, and the texts that state it; without texts, a name that can be imported."""
+    """Name of an object with the texts of its files; without texts it can be imported."""
 
     name: str
     """``module:name`` or, in a text, ``file.py:name``."""
     texts: tuple[tuple[str, str], ...] = ()
-    """Names of files and what is written there, the one that is imported first."""
+    """Names and contents of files; the one that is imported comes first."""
 
     @property
     def digest(self) -> str:
@@ -38,7 +38,7 @@ class Origin(NamedTuple):
         return hashlib.sha256(repr(self.texts).encode()).hexdigest()
 
 
-def origin(one: Any, what: str) -> Origin:
+def origin(value: Any, what: str) -> Origin:
     """The origin of an object at the top level of some module.
 
     Raises:
@@ -48,21 +48,21 @@ def origin(one: Any, what: str) -> Origin:
         >>> origin(hashlib.sha256, "function").name.rpartition(":")[2]
         'sha256'
     """
-    found = [(m, name) for m in _modules() for name, held in vars(m).items() if held is one]
-    named = [(m, name) for m, name in found if _installed(m)]
+    places = [(m, name) for m in _modules() for name, held in vars(m).items() if held is value]
+    named = [(m, name) for m, name in places if _installed(m)]
     for module, name in named[:1]:
         return Origin(f"{module.__name__}:{name}")
-    for module, name in found:
+    for module, name in places:
         if path := _file(module):
             return Origin(f"{path.name}:{name}", _texts(path))
-    said = getattr(one, "__qualname__", None) or getattr(one, "name", None) or repr(one)
+    shown = getattr(value, "__qualname__", None) or getattr(value, "name", None) or repr(value)
     raise ValueError(
-        f"{what}: got {said}, wanted one at the top level of a module, which a worker can import"
+        f"{what}: got {shown}, wanted one at the top level of a module, which a worker can import"
     )
 
 
 def _modules() -> list[ModuleType]:
-    """Modules, the library's first, so that a theorem is not taken for one of who imports it."""
+    """Loaded modules, the library's first: a theorem belongs to its module, not to an importer."""
     modules = [m for m in list(sys.modules.values()) if isinstance(m, ModuleType)]
     return sorted(modules, key=lambda m: not m.__name__.startswith("lrdyn."))
 
@@ -73,7 +73,7 @@ def _file(module: ModuleType) -> Path | None:
 
 
 def _installed(module: ModuleType) -> bool:
-    """Whether every machine with the same packages has it."""
+    """Whether a module is part of an installed package, which other machines have, too."""
     if module.__name__ == "__main__":
         return False
     path = _file(module)
@@ -84,7 +84,7 @@ def _installed(module: ModuleType) -> bool:
 
 
 def _texts(path: Path) -> tuple[tuple[str, str], ...]:
-    """The text of a file, and those of its folder that it imports."""
+    """Texts of a file, and of the files of its folder that it imports."""
     folder, texts, left = path.parent, {}, [path]
     while left:
         file = left.pop(0)
@@ -99,10 +99,10 @@ def _imported(text: ast.Module, folder: Path) -> Iterator[Path]:
     for node in ast.walk(text):
         names = []
         if isinstance(node, ast.Import):
-            names = [one.name for one in node.names]
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
-            names = [base, *(f"{base}.{one.name}".lstrip(".") for one in node.names)]
+            names = [base, *(f"{base}.{alias.name}".lstrip(".") for alias in node.names)]
         for words in (name.split(".") for name in names if name):
             for count in range(1, len(words) + 1):
                 place = folder.joinpath(*words[:count])
@@ -114,7 +114,7 @@ def _imported(text: ast.Module, folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def importable(source: Origin) -> Iterator[Path | None]:
-    """Let the files of an origin be imported inside, and those of no other one.
+    """Make the files of an origin importable inside the block, and no other origin's.
 
     Two users may have files of the same names.
     """
@@ -129,22 +129,22 @@ def importable(source: Origin) -> Iterator[Path | None]:
         yield folder
     finally:
         sys.path.remove(str(folder))
-        within = f"{folder}{os.sep}"  # as text: there are thousands of modules
+        within = f"{folder}{os.sep}"  # comparing texts, since there are thousands of modules
         for name, module in list(sys.modules.items()):
             if (getattr(module, "__file__", None) or "").startswith(within):
                 mine[name] = sys.modules.pop(name)
 
 
 _HELD: dict[Path, dict[str, ModuleType]] = {}
-"""Modules of the texts in a folder."""
+"""Modules that are made of the texts in a folder."""
 
 
 @cache
 def _base() -> Path:
-    """A folder that goes with this process; in a worker inside its own, which Dask clears."""
+    """A folder that is removed with this process; in a worker, inside the one that Dask clears."""
     try:
         return whole_files.lasting_folder(Path(get_worker().local_directory))
-    except ValueError:  # no worker
+    except ValueError:  # this process is no worker
         return whole_files.lasting_folder()
 
 
@@ -159,8 +159,8 @@ def _written(source: Origin) -> Path:
     return folder
 
 
-def found(source: Origin) -> Any:
-    """The object of an origin; call it where the origin is importable.
+def resolved(source: Origin) -> Any:
+    """Import the object of an origin, where the origin is importable.
 
     Example:
         >>> found(Origin("lrdyn.theorem2.statement:THEOREM2")).name

@@ -9,12 +9,12 @@ from lrdyn.engine.parts import Arrays, Store
 from lrdyn.system import whole_files
 
 PATIENCE = 30.0
-"""Seconds in which a file that a worker wrote appears here."""
+"""Seconds to wait until a file that a worker wrote appears on this machine."""
 
 
 @contextlib.contextmanager
 def token(store: Store) -> Iterator[str]:
-    """A file by which a worker knows that it sees this folder."""
+    """Make a file by which a worker recognises that it sees this folder."""
     path = whole_files.scratch(store.folder, ".seen")
     try:
         yield path.name
@@ -23,15 +23,15 @@ def token(store: Store) -> Iterator[str]:
 
 
 def arrived(store: Store, key: str) -> Arrays | None:
-    """A part that a worker has written, as soon as this machine sees it."""
+    """Load a part that a worker has written, as soon as this machine sees it."""
     waited, pause = 0.0, 0.01
-    while (found := store.load(key)) is None and waited < PATIENCE:
-        os.listdir(store.folder)  # by which a network file system looks again
+    while (arrays := store.load(key)) is None and waited < PATIENCE:
+        os.listdir(store.folder)  # listing a folder makes a network file system refresh it
         time.sleep(pause)
         waited, pause = waited + pause, min(2 * pause, 2.0)
-    return found
+    return arrays
 
 
-def seen(folder: str, token: str) -> bool:
+def sees(folder: str, token: str) -> bool:
     """Whether this process sees the folder of a token."""
     return bool(token) and os.path.exists(os.path.join(folder, token))

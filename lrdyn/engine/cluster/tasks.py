@@ -11,81 +11,81 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrdyn.engine import programs
-from lrdyn.engine.cluster.origins import Origin, found, importable
-from lrdyn.engine.cluster.shared_folder import seen
+from lrdyn.engine.cluster.origins import Origin, importable, resolved
+from lrdyn.engine.cluster.shared_folder import sees
 from lrdyn.engine.parts import Arrays, Store
 from lrdyn.engine.progress import Silent
-from lrdyn.engine.work import Asked, Context, Recipe, Sweep, reduced
+from lrdyn.engine.work import Context, PartRequest, Recipe, Sweep, reduced
 
 KEPT = 16
-"""Programs and sweeps that a worker keeps: each program takes memory maps."""
+"""Programs and sweeps that a worker caches: each program takes memory maps, which are limited."""
 
 
-class Task(NamedTuple):
+class PartTask(NamedTuple):
     """A part of a sweep, what it is made from, and where it is kept."""
 
     origin: Origin
-    """Of the experiment or the function in the recipe, in which there is none."""
+    """Origin of the experiment or function, which the recipe itself leaves out."""
     key: str
-    """Of the part."""
-    asked: Asked
+    """Key of the part in the store."""
+    asked: PartRequest
     folder: str = ""
-    """Of the store, if there is one."""
+    """Folder of the store; empty without one."""
     token: str = ""
-    """File in that folder by which a worker knows that it sees the same one."""
+    """File in that folder by which a worker recognises that it sees the same folder."""
     topic: str = ""
-    """Where to tell of what happens within the part."""
+    """Topic to which the worker reports progress within the part."""
 
 
-class Failed(NamedTuple):
-    """What a part raised."""
+class TaskFailure(NamedTuple):
+    """The exception that a part raised, as text."""
 
     line: str
     trace: str
 
 
-def carry_out(recipe: bytes, task: bytes) -> Arrays | Failed | None:
+def compute_part(recipe: bytes, task: bytes) -> Arrays | TaskFailure | None:
     """Compute a part; None if it is written into the store, which the other process sees too."""
-    one: Task = pickle.loads(task)
-    shared = seen(one.folder, one.token)
+    part: PartTask = pickle.loads(task)
+    shared = sees(part.folder, part.token)
     try:
-        with importable(one.origin):
+        with importable(part.origin):
             # Checkpoints of trainings are kept where the other process sees them too.
-            store = Path(one.folder).parent if shared else None
-            made = _small if len(recipe) <= SMALL else _large
-            sweep = made(recipe, one.origin, store, one.topic)
+            store = Path(part.folder).parent if shared else None
+            sweep_from = _small if len(recipe) <= SMALL else _large
+            sweep = sweep_from(recipe, part.origin, store, part.topic)
             with sweep.scope():
                 if sweep.plan:
-                    arrays = reduced(_traced(recipe, one, sweep), sweep.reduce)
+                    arrays = reduced(_traced(recipe, part, sweep), sweep.reduce)
                 else:
-                    arrays = sweep.call(dict(one.asked.point), one.key)
+                    arrays = sweep.call(dict(part.asked.point), part.key)
         if not shared:
             return arrays
-        Store(Path(one.folder), print).save(one.key, arrays)
+        Store(Path(part.folder), print).save(part.key, arrays)
     except Exception as error:
         line = (str(error).splitlines() or [""])[0]
-        return Failed(f"{type(error).__name__}: {line}", traceback.format_exc())
+        return TaskFailure(f"{type(error).__name__}: {line}", traceback.format_exc())
     return None
 
 
 SMALL = 2**16
-"""Bytes of a recipe above which a worker gets it once, not with each of its tasks."""
+"""Largest recipe, in bytes, that is sent with each task; a larger one is sent once a worker."""
 
 
 def _sweep(recipe: bytes, origin: Origin, store: Path | None, topic: str) -> Sweep:
-    made: Recipe = pickle.loads(recipe)
+    unpickled: Recipe = pickle.loads(recipe)
     context = Context(memory=0, store=store, progress=_Relay(topic))
-    return made._replace(subject=found(origin)).sweep(context)
+    return unpickled._replace(subject=resolved(origin)).sweep(context)
 
 
 _small = lru_cache(KEPT)(_sweep)
-_large = lru_cache(2)(_sweep)  # they hold what their points share
+_large = lru_cache(2)(_sweep)  # sweeps hold the shared arrays of their points
 
 
 _PROGRAMS: OrderedDict[Any, tuple[programs.Group, Any]] = OrderedDict()
 
 
-def _traced(recipe: bytes, task: Task, sweep: Sweep) -> Arrays:
+def _traced(recipe: bytes, task: PartTask, sweep: Sweep) -> Arrays:
     asked = task.asked
     kinds = tuple((name, str(column.dtype)) for name, column in asked.values.items())
     known = (recipe, task.origin, asked.point, asked.lanes, asked.most, kinds)
@@ -105,8 +105,8 @@ def _traced(recipe: bytes, task: Task, sweep: Sweep) -> Arrays:
     return programs.ended(group, points, programs.start(group, compiled, points))
 
 
-def _check(group: programs.Group, asked: Asked) -> None:
-    """The program returns what the other process expects."""
+def _check(group: programs.Group, asked: PartRequest) -> None:
+    """Refuse a program whose results are not those that the other process expects."""
     if (mine := programs.described(group)) != asked.outputs:
         got = sorted(set(mine) - set(asked.outputs))
         wanted = sorted(set(asked.outputs) - set(mine))
@@ -114,7 +114,7 @@ def _check(group: programs.Group, asked: Asked) -> None:
 
 
 class _Relay(Silent):
-    """Tells the other process, now and then, how a training goes."""
+    """Reports the progress of a training to the other process, at intervals."""
 
     EVERY = 1.0
 
@@ -122,13 +122,13 @@ class _Relay(Silent):
         self.topic, self.last = topic, 0.0
 
     def during(self, fraction: float, text: str) -> None:
-        """Tell how far it is."""
+        """Report the fraction that is done."""
         if time.monotonic() - self.last >= self.EVERY:
             self.last = time.monotonic()
             self._tell({"during": [fraction, text]})
 
     def note(self, line: str) -> None:
-        """Tell a line."""
+        """Report a line of text."""
         self._tell({"note": line})
 
     def _tell(self, message: dict[str, Any]) -> None:

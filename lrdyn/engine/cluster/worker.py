@@ -1,4 +1,4 @@
-"""What a worker does before its first task: the settings of the process, its device, its facts."""
+"""What a worker does before its first task: set up the process, take a device, report facts."""
 
 import os
 import platform
@@ -15,25 +15,25 @@ from lrdyn.engine.sources import library_digest
 
 
 class Release(NamedTuple):
-    """What a worker and who asks it must have in common."""
+    """The releases that a worker must have in common with the client."""
 
     lrdyn: str
     jax: str
     digest: str
-    """Of the source files of the library."""
+    """Digest of the source files of the library."""
 
     def __str__(self) -> str:
-        """In words, for a refusal."""
+        """The releases in words, for a message."""
         return f"lrdyn {self.lrdyn} ({self.digest[:12]}) with JAX {self.jax}"
 
     @property
     def label(self) -> str:
-        """The resource that a worker of this release has once: it takes one task at a time."""
+        """Name of a resource that a worker of this release has once, so that it takes one task."""
         return f"lrdyn {self.lrdyn} {self.digest[:12]} jax {self.jax}"
 
 
 def release() -> Release:
-    """Of this process."""
+    """The releases in this process."""
     return Release(version("lrdyn"), jax.__version__, library_digest())
 
 
@@ -54,13 +54,13 @@ async def begin(wanted: tuple[str, ...], dask_worker: Any) -> dict[str, Any]:
 
 
 def take_one_card(name: Any) -> None:
-    """Leave one card to a worker that is numbered; without effect once JAX has looked.
+    """Leave one card visible to a numbered worker; without effect once JAX has opened devices.
 
     A worker that somebody gave one card keeps it.
     """
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = sorted(int(path.name[6:]) for path in Path("/dev").glob("nvidia[0-9]*"))
-    cards = [str(card) for card in found] if given is None else [c for c in given.split(",") if c]
+    numbers = sorted(int(path.name[6:]) for path in Path("/dev").glob("nvidia[0-9]*"))
+    cards = [str(card) for card in numbers] if given is None else [c for c in given.split(",") if c]
     if len(cards) > 1 and isinstance(name, int):
         os.environ["CUDA_VISIBLE_DEVICES"] = cards[name % len(cards)]
 
@@ -82,7 +82,7 @@ def facts() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor in words."""
+    """Model name of the processor."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             return next(

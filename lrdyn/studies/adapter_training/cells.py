@@ -145,7 +145,7 @@ class Cell(NamedTuple):
     """Singular values of what each matrix was given, the largest first."""
 
 
-class Asked(NamedTuple):
+class TrainingRequest(NamedTuple):
     """Which training."""
 
     method: str
@@ -174,7 +174,7 @@ Look = Callable[..., PyTree]
 """``look(adapters, *seen)``: what is recorded of a training at some of its steps."""
 
 
-def name_of(asked: Asked) -> str:
+def name_of(asked: TrainingRequest) -> str:
     """Words for a training, on the line of its progress."""
     return " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in asked)
 
@@ -189,7 +189,7 @@ def seed_of_rates(place: int) -> Key[Array, ""]:
     return jax.random.fold_in(jax.random.key(crc32(b"rates")), place)
 
 
-class Texts:
+class SentenceTraining:
     """Texts, an encoder with a head, and how a batch of them is learned and tested.
 
     Programs and rates that were found stay with it: the points of a sweep share them.
@@ -237,14 +237,14 @@ class Bench:
         keeper: keeps what has ended, unless ``LRDYN_TRAININGS`` names a folder.
     """
 
-    def __init__(self, ground: Texts | Digits, keeper: Keeper):
+    def __init__(self, ground: SentenceTraining | Digits, keeper: Keeper):
         folder = os.environ.get(FOLDER)
         self.keeper: Any = Checkpoints(Path(folder)) if folder else keeper
         self.ground: Any = ground
         self.programs: dict[Any, tuple[Program, str]] = ground.programs
         self.net, self.paths, self.weight = ground.net, ground.paths, ground.weight
 
-    def run(self, asked: Asked, key: Key[Array, ""], *, part: str = "") -> Cell:
+    def run(self, asked: TrainingRequest, key: Key[Array, ""], *, part: str = "") -> Cell:
         """Train and test, or take what was kept.
 
         Args:
@@ -278,7 +278,7 @@ class Bench:
 
     def followed(
         self,
-        asked: Asked,
+        asked: TrainingRequest,
         key: Key[Array, ""],
         look: Look,
         times: Int[np.ndarray, "times"],
@@ -307,7 +307,9 @@ class Bench:
         self.keeper.tell(Moment(asked.steps, asked.steps, metrics, 0.0), name_of(asked))
         return looks
 
-    def beginning(self, asked: Asked, key: Key[Array, ""], *, part: str = "") -> "Beginning":
+    def beginning(
+        self, asked: TrainingRequest, key: Key[Array, ""], *, part: str = ""
+    ) -> "Beginning":
         """Where a training begins."""
         rows_key, head_key, start_key, order_key = jax.random.split(key, 4)
         begun = self.started(start_key, asked)
@@ -323,7 +325,7 @@ class Bench:
         """The network with a head."""
         return eqx.tree_at(lambda net: net.head, self.net, head)
 
-    def started(self, key: Key[Array, ""], asked: Asked) -> dict[str, Any]:
+    def started(self, key: Key[Array, ""], asked: TrainingRequest) -> dict[str, Any]:
         """The adapters of a method at their start."""
         way = WAYS[asked.method]
         if way.method is None:
@@ -356,7 +358,7 @@ class Bench:
         return jnp.asarray(np.concatenate(epochs).reshape(-1, batches.examples)[:steps])
 
     def program(
-        self, asked: Asked, look: Look, times: Int[np.ndarray, "times"], *like: PyTree
+        self, asked: TrainingRequest, look: Look, times: Int[np.ndarray, "times"], *like: PyTree
     ) -> tuple[Program, str]:
         """The program of a method at a rank, and its digest."""
         begun, *seen = like
@@ -418,12 +420,12 @@ class Bench:
         """What a matrix was given, as one array."""
         return Shift(adapter.onto(jnp.zeros_like(self.weight(path))))
 
-    def values_of(self, asked: Asked) -> int:
+    def values_of(self, asked: TrainingRequest) -> int:
         """How many singular values there can be."""
         most = min(self.weight(self.paths[0]).shape)
         return most if WAYS[asked.method].method is None else min(asked.rank, most)
 
-    def blank(self, asked: Asked) -> Cell:
+    def blank(self, asked: TrainingRequest) -> Cell:
         """Arrays as a cell has them."""
         dtype = self.net.head.dtype
         times, count = len(recorded(asked.steps)), len(self.paths)

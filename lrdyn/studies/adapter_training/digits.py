@@ -39,7 +39,7 @@ class Headed(eqx.Module):
         return self.model.features(images.T).T @ self.head
 
 
-class Batch(NamedTuple):
+class DigitBatch(NamedTuple):
     """Images with what is to be learned of each."""
 
     images: Float[Array, "batch pixels"]
@@ -101,11 +101,11 @@ class Digits:
         """A matrix of the perceptron."""
         return self.net.model.weights[int(path.rpartition(".")[2])]
 
-    def batch(self, rows: Int[Array, "batch"], scores: Float[Array, "n"]) -> Batch:
+    def batch(self, rows: Int[Array, "batch"], scores: Float[Array, "n"]) -> DigitBatch:
         """Some of the digits."""
-        return Batch(self.images[rows], scores[rows])
+        return DigitBatch(self.images[rows], scores[rows])
 
-    def loss(self, net: Headed, now: dict[str, Any], batch: Batch) -> Any:
+    def loss(self, net: Headed, now: dict[str, Any], batch: DigitBatch) -> Any:
         """Mean squared error, and nothing else."""
         outputs = adapters.apply(net, now)(batch.images)
         return jnp.mean((outputs - batch.scores) ** 2), (None, {})

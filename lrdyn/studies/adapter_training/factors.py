@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.adapter_training import cells, tuning
-from lrdyn.studies.adapter_training.cells import Asked
+from lrdyn.studies.adapter_training.cells import TrainingRequest
 from lrdyn.studies.adapter_training.few_shot import LAST, bench_of, padded, searched
 from lrdyn.studies.adapter_training.tuning import Tuning
 from lrdyn.studies.over_seeds import only
@@ -54,7 +54,9 @@ def measure_factors(case: Tuning, keeper: Keeper = FORGETFUL) -> FactorsMeasured
     tried = [searched(bench, case, name, case.rank, case.examples) for name in COMPARED]
     runs = [
         bench.run(
-            Asked(name, case.rank, case.examples, one.chosen.rate, case.steps, case.init_scale),
+            TrainingRequest(
+                name, case.rank, case.examples, one.chosen.rate, case.steps, case.init_scale
+            ),
             case.key,
         )
         for name, one in zip(COMPARED, tried, strict=True)

@@ -11,7 +11,14 @@ from jaxtyping import Float, Int
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.adapter_training import cells, rates, tasks, tuning
-from lrdyn.studies.adapter_training.cells import METHODS, WAYS, Asked, Bench, Cell, Texts
+from lrdyn.studies.adapter_training.cells import (
+    METHODS,
+    WAYS,
+    Bench,
+    Cell,
+    SentenceTraining,
+    TrainingRequest,
+)
 from lrdyn.studies.adapter_training.digits import Digits
 from lrdyn.studies.adapter_training.rates import Chosen
 from lrdyn.studies.adapter_training.tuning import Tuning
@@ -59,7 +66,7 @@ class FewShotMeasured(NamedTuple):
     examples: Int[np.ndarray, "examples"] = ABSENT
     """Numbers of examples."""
     tested: Int[np.ndarray, ""] = ABSENT
-    """Texts that are tested on."""
+    """SentenceTraining that are tested on."""
     diverged_at: Int[np.ndarray, ""] = ABSENT
     """-1: a rate at which the reported training diverges is not chosen."""
 
@@ -75,11 +82,11 @@ class Searched(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def ground_of(task: tasks.Task, precision: str) -> Texts | Digits:
+def ground_of(task: tasks.Task, precision: str) -> SentenceTraining | Digits:
     """What a task is about, once for all points."""
     if task.name == tasks.DIGITS:
         return Digits(precision)
-    return Texts(tasks.encoded(task, precision))
+    return SentenceTraining(tasks.encoded(task, precision))
 
 
 def bench_of(case: Tuning, keeper: Keeper) -> Bench:
@@ -96,7 +103,7 @@ def searched(bench: Bench, case: Tuning, method: str, rank: int, examples: int) 
     found: dict[float, list[Cell]] = {}
 
     def score(rate: float) -> Float[np.ndarray, "seed"]:
-        asked = Asked(method, rank, examples, rate, case.steps, case.init_scale)
+        asked = TrainingRequest(method, rank, examples, rate, case.steps, case.init_scale)
         found[rate] = [
             bench.run(asked, cells.seed_of_rates(place), part="rate_")
             for place in range(case.rate_seeds)
@@ -145,7 +152,7 @@ def measure_few_shot(case: Tuning, keeper: Keeper = FORGETFUL) -> FewShotMeasure
         for count in case.examples:
             tried = searched(bench, case, name, case.rank, count)
             best = tried.chosen
-            asked = Asked(name, case.rank, count, best.rate, case.steps, case.init_scale)
+            asked = TrainingRequest(name, case.rank, count, best.rate, case.steps, case.init_scale)
             cell = bench.run(asked, case.key)
             row["pearson"].append(float(cell.pearson))
             row["final_rank"].append([cells.final_rank(v, size) for v in cell.values])

@@ -35,7 +35,7 @@ SCALE, RATIO = 2.0, 4.0
 """s, and eta_B over eta_A."""
 
 
-class StepTheory(NamedTuple):
+class EncoderStepTheory(NamedTuple):
     """What is predicted of one step."""
 
     real_step: Float[Array, "row column"] = ABSENT
@@ -45,14 +45,14 @@ class StepTheory(NamedTuple):
     difference: the scale of its rounding."""
 
 
-class StepMeasured(NamedTuple):
+class EncoderStepMeasured(NamedTuple):
     """What is measured of one step."""
 
     real_step: Float[Array, "row column"] = ABSENT
     """Change of s B A."""
 
 
-class Step(eqx.Module):
+class EncoderStep(eqx.Module):
     """A cross-encoder from the layer of the matrix on, an adapter away from its start, a batch."""
 
     net: CrossEncoder
@@ -77,7 +77,7 @@ def make_step(
     length: int,
     pool: str,
     rank: int,
-) -> Step:
+) -> EncoderStep:
     """A batch and factors; rates of the size of 1 / ||G||, so that no term is negligible."""
     path, layer = value_matrix(sentences.read(sentences.folder_of(encoder)).model)
     data_key, head_key, key = jax.random.split(key, 3)
@@ -93,22 +93,22 @@ def make_step(
     m, n = value_of(net).shape
     B, A = gaussians(key, [(m, rank), (rank, n)])
     adapter = Factors(B / np.sqrt(m), A / np.sqrt(n), jnp.asarray(SCALE, B.dtype))
-    case = Step(net, batch, adapter, jnp.ones(2), path)
+    case = EncoderStep(net, batch, adapter, jnp.ones(2), path)
     size = 1 / jnp.linalg.norm(slope(case, merged(case)))
     return eqx.tree_at(lambda case: case.rates, case, size * jnp.array([1.0, RATIO], B.dtype))
 
 
-def merged(case: Step) -> Float[Array, "m n"]:
+def merged(case: EncoderStep) -> Float[Array, "m n"]:
     """W_0 + s B A."""
     return case.adapter.onto(case.weight)
 
 
-def slope(case: Step, W: Float[Array, "m n"]) -> Float[Array, "m n"]:
+def slope(case: EncoderStep, W: Float[Array, "m n"]) -> Float[Array, "m n"]:
     """G, the gradient of the loss in the value matrix."""
     return value_slope(case.net, W, case.batch)
 
 
-def terms(case: Step, G: Float[Array, "m n"]) -> Float[Array, "3 m n"]:
+def terms(case: EncoderStep, G: Float[Array, "m n"]) -> Float[Array, "3 m n"]:
     """The three terms of the change of s B A."""
     eta_A, eta_B = case.rates
     s, B, A = case.adapter.scale, case.adapter.B, case.adapter.A
@@ -121,16 +121,16 @@ def terms(case: Step, G: Float[Array, "m n"]) -> Float[Array, "3 m n"]:
     )
 
 
-def predict_step(case: Step) -> StepTheory:
+def predict_step(case: EncoderStep) -> EncoderStepTheory:
     """The formula, from the gradient in the whole matrix."""
     parts = terms(case, slope(case, merged(case)))
     product = case.adapter.scale * case.adapter.B @ case.adapter.A
     scale = jnp.max(jnp.sum(jnp.abs(parts), axis=0) + jnp.abs(product))
-    return StepTheory(real_step=jnp.sum(parts, axis=0), real_scale=scale)
+    return EncoderStepTheory(real_step=jnp.sum(parts, axis=0), real_scale=scale)
 
 
 @eqx.filter_jit
-def _stepped(case: Step, rates: Float[Array, "2"]) -> Float[Array, "m n"]:
+def _stepped(case: EncoderStep, rates: Float[Array, "2"]) -> Float[Array, "m n"]:
     before: Any = {case.path: case.adapter}
     rule = adapters.lora_plus(optax.sgd, rates[0], rates[1] / rates[0], before)
 
@@ -143,18 +143,18 @@ def _stepped(case: Step, rates: Float[Array, "2"]) -> Float[Array, "m n"]:
     return after[case.path].onto(zero) - case.adapter.onto(zero)
 
 
-def measure_step(case: Step) -> StepMeasured:
+def measure_step(case: EncoderStep) -> EncoderStepMeasured:
     """One step of SGD on the adapter."""
-    return StepMeasured(real_step=_stepped(case, case.rates))
+    return EncoderStepMeasured(real_step=_stepped(case, case.rates))
 
 
-REAL_STEP = Scenario[Step, StepTheory, StepMeasured](
+REAL_STEP = Scenario[EncoderStep, EncoderStepTheory, EncoderStepMeasured](
     "real_step",
     make_step,
     predict_step,
     measure_step,
-    theory=StepTheory,
-    measured=StepMeasured,
+    theory=EncoderStepTheory,
+    measured=EncoderStepMeasured,
     claims=(
         Claim(
             "real_step",
@@ -174,7 +174,7 @@ REAL_STEP = Scenario[Step, StepTheory, StepMeasured](
             "real_step_first_order",
             "without the third term",
             "real_step",
-            predict=lambda case: StepTheory(
+            predict=lambda case: EncoderStepTheory(
                 real_step=jnp.sum(terms(case, slope(case, merged(case)))[:2], axis=0)
             ),
         ),
@@ -182,7 +182,7 @@ REAL_STEP = Scenario[Step, StepTheory, StepMeasured](
             "real_step_at_the_base",
             "the gradient at W_0, without the adapter",
             "real_step",
-            predict=lambda case: StepTheory(
+            predict=lambda case: EncoderStepTheory(
                 real_step=jnp.sum(terms(case, slope(case, case.weight)), axis=0)
             ),
         ),
@@ -191,13 +191,15 @@ REAL_STEP = Scenario[Step, StepTheory, StepMeasured](
             "the terms that B = 0 leaves",
             "real_step",
             # One of the three: the others have the factor B^T.
-            predict=lambda case: StepTheory(real_step=terms(case, slope(case, merged(case)))[1]),
+            predict=lambda case: EncoderStepTheory(
+                real_step=terms(case, slope(case, merged(case)))[1]
+            ),
         ),
         Control(
             "real_step_swapped",
             "the rates of A and B exchanged",
             "real_step",
-            measure=lambda case: StepMeasured(real_step=_stepped(case, case.rates[::-1])),
+            measure=lambda case: EncoderStepMeasured(real_step=_stepped(case, case.rates[::-1])),
         ),
     ),
     narrow=lambda settings: settings | {"rank": settings["rank"][:1]},

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.adapter_training import cells, tasks, tuning
-from lrdyn.studies.adapter_training.cells import METHODS, Asked
+from lrdyn.studies.adapter_training.cells import METHODS, TrainingRequest
 from lrdyn.studies.adapter_training.few_shot import bench_of, cell_of, searched
 from lrdyn.studies.adapter_training.tuning import Tuning
 from lrdyn.studies.over_seeds import only
@@ -68,7 +68,8 @@ def measure_ranks(case: Tuning, keeper: Keeper = FORGETFUL) -> RanksMeasured:
         runs = [
             [
                 bench.run(
-                    Asked(name, rank, case.examples, rate, case.steps, case.init_scale), case.key
+                    TrainingRequest(name, rank, case.examples, rate, case.steps, case.init_scale),
+                    case.key,
                 )
                 for rate in pair
             ]

@@ -21,7 +21,7 @@ from lrdyn.core.spectra import sines
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.adapter_training import cells, tasks, tuning
-from lrdyn.studies.adapter_training.cells import Asked, Bench, Texts
+from lrdyn.studies.adapter_training.cells import Bench, SentenceTraining, TrainingRequest
 from lrdyn.studies.adapter_training.few_shot import padded, searched
 from lrdyn.studies.adapter_training.tuning import Tuning
 from lrdyn.studies.over_seeds import only
@@ -156,10 +156,10 @@ def look_at(moving: int) -> cells.Look:
 
 
 @lru_cache(maxsize=2)
-def _ground_of(task: tasks.Task, precision: str) -> Texts:
+def _ground_of(task: tasks.Task, precision: str) -> SentenceTraining:
     """The texts, and the value matrix of the second-last layer, once for all points."""
     data = tasks.encoded(task, precision)
-    return Texts(data, (tuning.value_matrix(data.model)[0],))
+    return SentenceTraining(data, (tuning.value_matrix(data.model)[0],))
 
 
 def measure_evolution(case: Tuning, keeper: Keeper = FORGETFUL) -> EvolutionMeasured:
@@ -185,7 +185,7 @@ def _followed(bench: Bench, case: Tuning, method: str) -> dict[str, np.ndarray]:
     W = bench.weight(path)
     width = min(W.shape)
     best = searched(bench, case, method, width, case.examples).chosen
-    asked = Asked(method, width, case.examples, best.rate, case.steps, case.init_scale)
+    asked = TrainingRequest(method, width, case.examples, best.rate, case.steps, case.init_scale)
     begun = bench.beginning(asked, case.key)
     start = layers_of(begun.adapters[path])
     # The matrix that the model starts with: the product is in it, unless it is centred.

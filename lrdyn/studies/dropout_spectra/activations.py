@@ -38,7 +38,7 @@ class Spectra(NamedTuple):
     """Their effective rank."""
 
 
-class DropoutMeasured(NamedTuple):
+class TrainedDropoutMeasured(NamedTuple):
     """What a network leaves that is trained with dropout and, ``plain_``, without."""
 
     activations: Float[np.ndarray, "step index"] = ABSENT
@@ -119,7 +119,7 @@ def spectra(hidden: Float[Array, "h n"], last: Float[Array, "m h"]) -> Spectra:
     )
 
 
-class Training(NamedTuple):
+class NetworkTraining(NamedTuple):
     """What one training leaves."""
 
     records: Any
@@ -132,11 +132,11 @@ class Training(NamedTuple):
 
 
 def compared(
-    train: Callable[[float, str], Training], dropout: float, steps: np.ndarray
-) -> DropoutMeasured:
+    train: Callable[[float, str], NetworkTraining], dropout: float, steps: np.ndarray
+) -> TrainedDropoutMeasured:
     """Train with dropout and, from the same start and in the same order, without."""
     dropped, plain = train(dropout, ""), train(0.0, "without dropout")
-    return DropoutMeasured(
+    return TrainedDropoutMeasured(
         activations=dropped.records.activations,
         plain_activations=plain.records.activations,
         activations_rank=dropped.records.activations_rank,
@@ -157,9 +157,9 @@ def compared(
 def _rank_findings(
     id: str,
     text: str,
-    rank: Callable[[DropoutMeasured], np.ndarray],
-    plain_rank: Callable[[DropoutMeasured], np.ndarray],
-) -> tuple[Finding[Any, DropoutMeasured], Finding[Any, DropoutMeasured]]:
+    rank: Callable[[TrainedDropoutMeasured], np.ndarray],
+    plain_rank: Callable[[TrainedDropoutMeasured], np.ndarray],
+) -> tuple[Finding[Any, TrainedDropoutMeasured], Finding[Any, TrainedDropoutMeasured]]:
     """An effective rank at the end, and how much higher it is without dropout."""
     return (
         Finding(
@@ -181,14 +181,14 @@ def _rank_findings(
 def trained_scenario(
     network: str,
     make: Callable[..., Any],
-    train: Callable[[Any, Keeper], DropoutMeasured],
+    train: Callable[[Any, Keeper], TrainedDropoutMeasured],
     *,
     threshold: float,
     seed0: str,
     quality: str,
-    findings: tuple[Finding[Any, DropoutMeasured], ...] = (),
+    findings: tuple[Finding[Any, TrainedDropoutMeasured], ...] = (),
     seeds: int = 1,
-) -> Scenario[Any, Any, DropoutMeasured]:
+) -> Scenario[Any, Any, TrainedDropoutMeasured]:
     """The trainings of one network: dropout lowers the effective rank of balanced activations.
 
     Args:
@@ -201,11 +201,11 @@ def trained_scenario(
         findings: what is measured beside what is measured of every network.
         seeds: how many seeds it runs with unless the number is given.
     """
-    return Scenario[Any, Any, DropoutMeasured](
+    return Scenario[Any, Any, TrainedDropoutMeasured](
         network,
         make,
         train=train,
-        measured=DropoutMeasured,
+        measured=TrainedDropoutMeasured,
         claims=(
             Claim(
                 f"{network}_lower_rank",

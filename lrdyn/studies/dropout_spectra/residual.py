@@ -12,9 +12,9 @@ from jaxtyping import Array, Key, PyTree
 from lrdyn import networks
 from lrdyn.data import Images, images
 from lrdyn.studies.dropout_spectra.activations import (
-    DropoutMeasured,
+    NetworkTraining,
     Spectra,
-    Training,
+    TrainedDropoutMeasured,
     compared,
     spectra,
     steps_of,
@@ -71,7 +71,7 @@ def make_resnet(
     return Residual(key, net, data_set, examples, dropout, batch_size, resnet_epochs)
 
 
-def measure_resnet(case: Residual, keeper: Keeper = FORGETFUL) -> DropoutMeasured:
+def measure_resnet(case: Residual, keeper: Keeper = FORGETFUL) -> TrainedDropoutMeasured:
     """Train with dropout and without, and look at 1,000 images that are not trained on."""
     chosen = spread_out(case.examples, len(case.images.train_labels))
     inputs = case.images.train_inputs[chosen]
@@ -87,7 +87,7 @@ def measure_resnet(case: Residual, keeper: Keeper = FORGETFUL) -> DropoutMeasure
         H = jax.vmap(lambda image: features(net, image, state))(pixels)
         return spectra(H.T, net.head.weight)
 
-    def train_with(rate: float, name: str) -> Training:
+    def train_with(rate: float, name: str) -> NetworkTraining:
         net = dataclasses.replace(case.net, dropout=rate)
         run = train(
             case.key,
@@ -102,7 +102,7 @@ def measure_resnet(case: Residual, keeper: Keeper = FORGETFUL) -> DropoutMeasure
             name=name,
         )
         right = accuracy(run.params, test_inputs, test_labels, run.state)
-        return Training(run.records, run.metrics["loss"], right, run.diverged_at)
+        return NetworkTraining(run.records, run.metrics["loss"], right, run.diverged_at)
 
     return compared(train_with, case.dropout, steps)
 

@@ -15,9 +15,9 @@ from lrdyn.core.initialization import low_rank_target, orthogonal, spaced_singul
 from lrdyn.core.linalg import svdvals
 from lrdyn.engine.statement import Finding, Outcome
 from lrdyn.studies.dropout_spectra.activations import (
-    DropoutMeasured,
+    NetworkTraining,
     Spectra,
-    Training,
+    TrainedDropoutMeasured,
     compared,
     spectra,
     steps_of,
@@ -96,7 +96,7 @@ def squared_error(net: networks.MLP, state: None, batch: dict[str, Array], key: 
     return jnp.mean(jnp.sum((outputs - batch["y"]) ** 2, axis=1)), (None, {})
 
 
-def measure_synthetic(case: Synthetic, keeper: Keeper = FORGETFUL) -> DropoutMeasured:
+def measure_synthetic(case: Synthetic, keeper: Keeper = FORGETFUL) -> TrainedDropoutMeasured:
     """Train with Adam on mini-batches, with random masks and without."""
     batches = Batches({"x": case.inputs.T, "y": case.target.T}, case.batch)
     steps = steps_of(case.epochs * batches.epoch)
@@ -104,7 +104,7 @@ def measure_synthetic(case: Synthetic, keeper: Keeper = FORGETFUL) -> DropoutMea
     def look(net: networks.MLP, state: PyTree) -> Spectra:
         return spectra(net.features(case.held_inputs), net.weights[-1])
 
-    def train_with(rate: float, name: str) -> Training:
+    def train_with(rate: float, name: str) -> NetworkTraining:
         net = dataclasses.replace(case.net, dropout=rate)
         run = train(
             case.key,
@@ -119,7 +119,7 @@ def measure_synthetic(case: Synthetic, keeper: Keeper = FORGETFUL) -> DropoutMea
         )
         missed = run.params(case.held_inputs) - case.held_target
         share = jnp.sum(missed**2) / jnp.sum(case.held_target**2)
-        return Training(run.records, run.metrics["loss"], float(share), run.diverged_at)
+        return NetworkTraining(run.records, run.metrics["loss"], float(share), run.diverged_at)
 
     measured = compared(train_with, case.dropout, steps)
     return measured._replace(shrunk=np.asarray(shrunk(case)))
@@ -139,7 +139,7 @@ def shrunk(case: Synthetic) -> Float[Array, "h"]:
     return jnp.pad(jnp.sqrt(values)[:width], (0, max(width - len(values), 0)))
 
 
-def _distance(outcome: Outcome[Any, DropoutMeasured]) -> np.ndarray:
+def _distance(outcome: Outcome[Any, TrainedDropoutMeasured]) -> np.ndarray:
     """Largest distance from sqrt(s), over the largest of them."""
     spectrum, limit = outcome.measured.balanced[:, -1], outcome.measured.shrunk
     return np.max(np.abs(spectrum - limit), axis=1) / np.max(limit, axis=1)

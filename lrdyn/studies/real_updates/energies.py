@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.diagnosis import comparison, reading
-from lrdyn.diagnosis.comparison import Pair
+from lrdyn.diagnosis.comparison import ArrayPair
 from lrdyn.diagnosis.spectrum import blas_threads, leading, rounding, values_of
 from lrdyn.diagnosis.updates import rank_with
 from lrdyn.engine.fields import ABSENT
@@ -47,7 +47,7 @@ class EnergyMeasured(NamedTuple):
     """Its name as numbers of letters, 0 behind them."""
 
 
-class Checkpoints(NamedTuple):
+class CheckpointPair(NamedTuple):
     """Two sets of weights."""
 
     before: str
@@ -60,12 +60,12 @@ class Checkpoints(NamedTuple):
 
 def make_checkpoints(
     key: Key[Array, ""], *, before: str, after: str, select: str, outputs: int
-) -> Checkpoints:
+) -> CheckpointPair:
     """Nothing is drawn, and nothing is read yet."""
-    return Checkpoints(before, after, select, outputs, np.dtype(jnp.zeros(()).dtype))
+    return CheckpointPair(before, after, select, outputs, np.dtype(jnp.zeros(()).dtype))
 
 
-def pairs(case: Checkpoints) -> Iterator[Pair]:
+def pairs(case: CheckpointPair) -> Iterator[ArrayPair]:
     """Matrices of both, one after the other, in the precision of the run."""
     before, after = (reading.weights(n, getattr(case, n)) for n in ("before", "after"))
     both = comparison.compared(before, after, case.select)
@@ -75,7 +75,7 @@ def pairs(case: Checkpoints) -> Iterator[Pair]:
         yield pair._replace(stored_before=cast[0], stored_after=cast[1], factors=factors)
 
 
-def predict_energies(case: Checkpoints) -> EnergyTheory:
+def predict_energies(case: CheckpointPair) -> EnergyTheory:
     """Sums over entries: of the update, and of what its nearest matrix of rank r leaves."""
     energies, tails = [], []
     with blas_threads(1):
@@ -88,7 +88,7 @@ def predict_energies(case: Checkpoints) -> EnergyTheory:
     return EnergyTheory(energy=np.array(energies), tail=np.array(tails))
 
 
-def measure_energies(case: Checkpoints) -> EnergyMeasured:
+def measure_energies(case: CheckpointPair) -> EnergyMeasured:
     """Singular values of each update, and what follows from them."""
     values, ranks, floors, shapes, names = [], [], [], [], []
     with blas_threads(1):
@@ -125,19 +125,19 @@ def filled(rows: list[Any], rest: float | int) -> np.ndarray:
     return np.array([[*row, *[rest] * (longest - len(row))] for row in rows])
 
 
-def without_the_largest(case: Checkpoints) -> EnergyMeasured:
+def without_the_largest(case: CheckpointPair) -> EnergyMeasured:
     """The sum of squares without the largest singular value."""
     run = measure_energies(case)
     return EnergyMeasured(energy=run.energy - run.values[:, 0] ** 2)
 
 
-def of_the_weights(case: Checkpoints) -> EnergyTheory:
+def of_the_weights(case: CheckpointPair) -> EnergyTheory:
     """||W after||_F^2 in the place of the update's."""
     energies = [np.sum(pair.whole_after.astype(np.float64) ** 2) for pair in pairs(case)]
     return EnergyTheory(energy=np.array(energies))
 
 
-def one_rank_less(case: Checkpoints) -> EnergyMeasured:
+def one_rank_less(case: CheckpointPair) -> EnergyMeasured:
     """What is behind the first r - 1 values."""
     run = measure_energies(case)
     ranks = np.maximum(run.rank_with[:, 0] - 1, 0)
@@ -159,7 +159,7 @@ def _relative(name: str) -> Any:
     return form
 
 
-ENERGIES = Scenario[Checkpoints, EnergyTheory, EnergyMeasured](
+ENERGIES = Scenario[CheckpointPair, EnergyTheory, EnergyMeasured](
     "energies",
     make_checkpoints,
     predict_energies,

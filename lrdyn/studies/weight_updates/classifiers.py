@@ -21,8 +21,8 @@ from lrdyn.engine.statement import Finding
 from lrdyn.networks import MLP, VGG, VGG11, VGG16, ResNet, ViT, mlp, resnet, vgg, vit
 from lrdyn.studies.pictures import TESTED, accuracy, cross_entropy, spread_out
 from lrdyn.studies.weight_updates.updates import (
-    Spectrum,
     UpdateMeasured,
+    UpdateSpectrum,
     measured_update,
     of_update,
     trained_scenario,
@@ -37,7 +37,7 @@ RATE = 1e-3
 CONFIGURATIONS = {"11": VGG11, "16": VGG16}
 
 
-class Classifier(NamedTuple):
+class ClassifierTraining(NamedTuple):
     """A network, what it is trained on, and how."""
 
     key: Key[Array, ""]
@@ -59,11 +59,11 @@ def classifier(
     data: str,
     data_dir: str = "",
     **settings: Any,
-) -> Classifier:
+) -> ClassifierTraining:
     """Draw a network for a set of images."""
     start_key, key = jax.random.split(key)
     data_set = images(data, data_dir)
-    return Classifier(key, draw(start_key, data_set), data_set, **settings)
+    return ClassifierTraining(key, draw(start_key, data_set), data_set, **settings)
 
 
 def adam(warmup: float) -> Callable[[int], optax.GradientTransformation]:
@@ -94,7 +94,7 @@ def make_mlp(
     mlp_rate: float,
     mlp_epochs: int,
     batch_size: int,
-) -> Classifier:
+) -> ClassifierTraining:
     """Layers of one width, ReLU, plain descent on mini-batches."""
 
     def draw(key: Key[Array, ""], data_set: Images) -> MLP:
@@ -135,7 +135,7 @@ def make_vgg(
     vgg_epochs: int,
     warmup: float,
     batch_size: int,
-) -> Classifier:
+) -> ClassifierTraining:
     """The variant with a hidden layer of 512 x 512."""
 
     def draw(key: Key[Array, ""], data_set: Images) -> VGG:
@@ -178,7 +178,7 @@ def make_resnet(
     resnet_epochs: int,
     warmup: float,
     batch_size: int,
-) -> Classifier:
+) -> ClassifierTraining:
     """ResNet-18, its stages from one width to eight times it; penultimate is the last kernel."""
 
     def draw(key: Key[Array, ""], data_set: Images) -> ResNet:
@@ -214,7 +214,7 @@ def make_vit(
     vit_epochs: int,
     warmup: float,
     batch_size: int,
-) -> Classifier:
+) -> ClassifierTraining:
     """Pre-norm blocks with perceptrons four times as wide."""
 
     def draw(key: Key[Array, ""], data_set: Images) -> ViT:
@@ -248,7 +248,7 @@ def penultimate(net: networks.Network) -> Float[Array, "m n"]:
     return networks.matrices(net)[networks.penultimate(net)]
 
 
-def measure_classifier(case: Classifier, keeper: Keeper = FORGETFUL) -> UpdateMeasured:
+def measure_classifier(case: ClassifierTraining, keeper: Keeper = FORGETFUL) -> UpdateMeasured:
     """Train, and look at the update of the penultimate matrix and of all others."""
     chosen = spread_out(case.examples, len(case.images.train_labels))
     inputs, labels = case.images.train_inputs[chosen], case.images.train_labels[chosen]
@@ -256,7 +256,7 @@ def measure_classifier(case: Classifier, keeper: Keeper = FORGETFUL) -> UpdateMe
     before, directions = penultimate(case.net), 2 * case.images.classes
 
     def train_on(labels: np.ndarray, name: str) -> tuple[Trajectory, np.ndarray]:
-        def look(net: networks.Network, state: PyTree) -> Spectrum:
+        def look(net: networks.Network, state: PyTree) -> UpdateSpectrum:
             return of_update(penultimate(net) - before, directions)
 
         batches = Batches({"x": inputs, "y": labels.astype(np.int32)}, case.batch)

@@ -14,8 +14,8 @@ from lrdyn.core.recording import recorded_steps
 from lrdyn.data import Images, images
 from lrdyn.studies.pictures import spread_out
 from lrdyn.studies.weight_updates.updates import (
-    Spectrum,
     UpdateMeasured,
+    UpdateSpectrum,
     measured_update,
     of_update,
     trained_scenario,
@@ -106,7 +106,7 @@ def measure_linear(case: LinearCase, keeper: Keeper = FORGETFUL) -> UpdateMeasur
     data = jax.tree.map(lambda array: array.astype(case.start[0].dtype), data)
     before, directions = case.start[-2], 2 * case.images.classes
 
-    def look(weights: Weights, state: PyTree) -> Spectrum:
+    def look(weights: Weights, state: PyTree) -> UpdateSpectrum:
         # At the start there is no update: its ranks are those of nothing, NaN.
         return of_update(weights[-2] - before, directions)
 

@@ -16,7 +16,7 @@ from lrdyn.studies.over_seeds import ALPHA, SEEDS, above, only
 from lrdyn.training import Keeper
 
 
-class Spectrum(NamedTuple):
+class UpdateSpectrum(NamedTuple):
     """Singular values of an update, and how concentrated they are."""
 
     update: Float[Array, "index"]
@@ -75,10 +75,10 @@ class UpdateMeasured(NamedTuple):
     """Step at which the training diverged, or -1."""
 
 
-def of_update(update: Float[Array, "m n"], count: int) -> Spectrum:
+def of_update(update: Float[Array, "m n"], count: int) -> UpdateSpectrum:
     """Singular values of an update, the share of the first ones, its effective and stable rank."""
     values = singular_values(update)
-    return Spectrum(
+    return UpdateSpectrum(
         update=values,
         share=top_share(values, count),
         effective_rank=effective_rank(values),
@@ -109,7 +109,7 @@ def measured_update(
         key: draws the Gaussian matrix that is compared with the update.
         before: the matrix at the start.
         after: the matrix at the end.
-        run: the training, whose records are :class:`Spectrum` at each recorded step.
+        run: the training, whose records are :class:`UpdateSpectrum` at each recorded step.
         steps: the recorded steps.
         directions: how many are the first ones, 2K.
         train_accuracy: share of the training images that are classified correctly at the end.
