@@ -19,11 +19,12 @@ from lrdyn.studies.adapter_training.singular_value_evolution import (
 )
 from paper_figs import paired
 
-CURVES = ("sigma", "right_angle", "left_angle")
-"""Over the steps, under Adam, along ``curve``: of some values where they are kept as a baseline."""
+CURVES = ("sigma", "right_angle")
+"""Over the steps, along ``curve``: of some values where they are kept as a baseline."""
 SETTLED = ("move", "value_move", "count", "value_count")
 TOLERANCES = dict.fromkeys((*CURVES, "gap", "pearson"), 0.05) | dict.fromkeys(SETTLED, 0.1)
 """Of another training in float32, on another machine or with other kernels."""
+OWN = "that value matrix alone"
 LABELS = {"adam": "Adam", "sgd": "SGD"}
 DASHES = {"adam": "-", "sgd": "--"}
 
@@ -31,10 +32,10 @@ CAPTION = """\
 P = W_3 W_2 W_1, three full-width factors, eps times orthogonal at the start, is added to a value
 matrix W of width {width}; P alone is trained, {examples} examples. eps = {captioned:g} but in (e).
 (a) Singular values of P, Adam; blue: those that end 10 % or more from their start. (b) How far each
-moved, largest first, P and W + P, Adam and SGD (dashed); bands: a random matrix of that size;
-dotted: 10 %. (c) How many moved by 10 %; marks at the end: chance. (d) Angles of the right and left
-vectors of those of P to Theorem 2's {frame} directions, Adam; band: chance. (e) eps = {small:g}: P;
-dotted: the largest of W. (f) Distance of the factors from Theorem 2's form. {counts}
+moved, largest first, Adam and SGD (dashed); thin lines, bands: a random matrix of that size;
+dotted: 10 %. (c) How many moved by 10 %; marks at the end: chance. (d) Angles of the right vectors
+of those of P to Theorem 2's {frame} directions; band: chance. (e) eps = {small:g}, Adam; dotted:
+the largest of W. (f) Distance of the factors from Theorem 2's form. {counts}
 """
 NOTES = """\
 The value matrix is that of the encoder's second-last layer (the 11th in BERT); seed {seed},
@@ -48,7 +49,7 @@ gradient of the loss at the start in the place of the target; at t = 0 all value
 its vectors arbitrary, so they are compared with the frame from the first recorded step on. (f)
 Theorem 2's form is U_l blkdiag(W~_l, rho_l I) V_l^T; the largest distance of the three, over how
 far they moved. Adam / SGD at the end: {table}. The theorem is about descent on a linear loss with
-whitened inputs; neither holds here. {how} A step of SGD is measured in Adam's: at the same rate the
+whitened inputs; neither holds here. Trained: {how} A step of SGD is measured in Adam's: at the same rate the
 first is as long. Rates: {rates}.
 """
 
@@ -63,19 +64,17 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     run = fields.of_run(first_seed, EvolutionMeasured)
     spectra = run(lambda run: run.sigma), run(lambda run: run.value_sigma)
     moved, value_moved = (moves_of(sigma) for sigma in spectra)
-    adam = RULES.index("adam")
     drawn = xr.Dataset(
         {
-            "sigma": spectra[0].isel(rule=adam).rename(index="curve"),
-            "right_angle": run(lambda run: run.right_angle).isel(rule=adam).rename(index="curve"),
-            "left_angle": run(lambda run: run.left_angle).isel(rule=adam).rename(index="curve"),
+            "sigma": spectra[0].rename(index="curve"),
+            "right_angle": run(lambda run: run.right_angle).rename(index="curve"),
             "move": moved.isel(step=-1),
             "value_move": value_moved.isel(step=-1),
             "count": counted(moved),
             "value_count": counted(value_moved),
             "random_move": run(lambda run: run.random_move),
             "value_random_move": run(lambda run: run.value_random_move),
-            "largest": spectra[1].isel(step=0, rule=adam).max("index"),
+            "largest": spectra[1].isel(step=0, rule=0).max("index"),
             "gap": run(lambda run: run.gap),
             "pearson": run(lambda run: run.pearson),
         }
@@ -87,7 +86,8 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
         drawn[name].attrs = {"kind": "training", "tolerance": tolerance}
     task = str(np.ravel(whole["task"].values)[0])
     rank = int(whole["rank"].values.ravel()[0])
-    how = paired.how(groups, task, bool(np.all(run(lambda run: run.bracketed).values)))
+    bracketed = bool(np.all(run(lambda run: run.bracketed).values))
+    how = paired.how(groups, task, bracketed, adapted=OWN)
     return drawn.assign_attrs(
         _facts(drawn, run(lambda run: run.rate))
         | {"how": how["how"], "dtype": how["dtype"], "frame": 2 * rank}
@@ -165,7 +165,7 @@ def draw(dataset: xr.Dataset) -> Any:
         rf"$\sigma_i(t)$ of P, $\epsilon$ = {first:g}",
         "how far each moved",
         "how many moved by 10 %",
-        "vectors of those to the frame",
+        "angles to the frame",
         rf"$\sigma_i(t)$ of P, $\epsilon$ = {small:g}",
         "distance from Theorem 2",
     ]
@@ -185,23 +185,24 @@ MATRICES = (("", plotting.BLUE, "P"), ("value_", plotting.ORANGE, "W + P"))
 """Beginning of the names of arrays, colour, label."""
 
 
-def moved_curves(run: xr.Dataset) -> np.ndarray:
-    """Which of the curves are of values of P that moved under Adam."""
-    move = run.move.sel(rule="adam").sel(index=run.curve.values)
+def moved_curves(run: xr.Dataset, rule: str) -> np.ndarray:
+    """Which of the curves are of values of P that moved under a rule."""
+    move = run.move.sel(rule=rule).sel(index=run.curve.values)
     return has_moved(move.values)
 
 
 def plot_values(ax: Any, run: xr.Dataset) -> None:
     """The singular values of P under Adam that are above the round-off of the largest."""
-    values, steps = run.sigma.transpose("step", "curve").values, run.step.values
+    sigma = run.sigma.sel(rule="adam").transpose("step", "curve")
+    values, steps = sigma.values, run.step.values
     least = int(run.width) * np.finfo(np.float32).eps * values.max(axis=1, keepdims=True)
-    known, moved = np.where(values > least, values, np.nan), moved_curves(run)
+    known, moved = np.where(values > least, values, np.nan), moved_curves(run, "adam")
     ax.plot(steps, known[:, ~moved], color="#B3B3B3", lw=0.5, zorder=1)
     ax.plot(steps, known[:, moved], color=plotting.BLUE, lw=0.8, zorder=2)
     ax.set(xlabel="step t", xlim=(0, int(steps[-1])))
     most, least = np.nanmax(known), np.nanmin(known)
     if most > 20 * least:
-        ax.set(yscale="log", ylim=(least / 3, 10 * most))
+        ax.set(yscale="log", ylim=(least / 2, 3 * most))
 
 
 def plot_moves(ax: Any, run: xr.Dataset) -> None:
@@ -213,9 +214,10 @@ def plot_moves(ax: Any, run: xr.Dataset) -> None:
             words = label if rule == "adam" else None
             ax.plot(place, np.sort(move)[::-1], DASHES[rule], color=color, lw=1.0, label=words)
             random = run[f"{begin}random_move"].sel(rule=rule).transpose("level", "index").values
-            _, low, high = np.sort(random, axis=1)[:, ::-1]
+            mean, low, high = np.sort(random, axis=1)[:, ::-1]
             shade = 0.25 if rule == "adam" else 0.12
             ax.fill_between(place, low, high, color=color, alpha=shade, lw=0)
+            ax.plot(place, mean, DASHES[rule], color=color, lw=0.5, alpha=0.6)
     ax.axhline(np.log1p(MOVED), color="k", ls=":", lw=0.8)
     ax.set(xlabel="place", xscale="log", yscale="log", ylim=(1e-4, None), ylabel="|ln σ(T)/σ(0)|")
     plotting.key(ax, None, "lower left", fontsize=7)
@@ -231,25 +233,27 @@ def plot_counts(ax: Any, run: xr.Dataset) -> None:
             ax.plot(run.step, count, DASHES[rule], color=color, lw=1.0, label=words)
             random = counted(run[f"{begin}random_move"].sel(rule=rule).isel(level=0)).item()
             ax.plot([last], [random], mark, color=color, mfc="white", ms=4, clip_on=False)
-    ax.set(xlabel="step t", xlim=(0, last), ylim=(0, None))
-    plotting.key(ax, None, "upper left", fontsize=7)
+    ax.set(xlabel="step t", xlim=(0, last), yscale="symlog", ylim=(0, 30 * int(run.width)))
+    ax.set_yticks((0, 1, 10, 100), ("0", "1", "10", "100"))
+    plotting.key(ax, None, "upper left", fontsize=7, ncols=2)
 
 
 def plot_angles(ax: Any, run: xr.Dataset) -> None:
-    """Angles to the frame of the vectors of the values of P that moved under Adam, in degrees."""
-    steps, moved = run.step.values[1:], moved_curves(run)
-    for name, color in (("right_angle", plotting.BLUE), ("left_angle", plotting.GREEN)):
-        angles = run[name].transpose("step", "curve").values[1:, moved]
+    """Angles to the frame of the right vectors of the values of P that moved, in degrees."""
+    steps = run.step.values[1:]
+    for rule, color, width in (("adam", plotting.BLUE, 0.4), ("sgd", plotting.ORANGE, 1.0)):
+        moved = moved_curves(run, rule)
+        angles = run.right_angle.sel(rule=rule).transpose("step", "curve").values[1:, moved]
         for place, curve in enumerate(angles.T):
-            words = name.partition("_")[0] if place == 0 else None
-            ax.plot(steps, curve, color=color, lw=0.5, alpha=0.7, label=words)
+            words = LABELS[rule] if place == 0 else None
+            ax.plot(steps, curve, DASHES[rule], color=color, lw=width, label=words)
     random = chance.direction_angle(int(run.width), int(run.frame))
     ax.axhspan(float(random.low), float(random.high), color="#D9D9D9", lw=0, zorder=0)
     ax.axhline(float(random.value), color="k", ls=":", lw=0.8)
     ax.set(xlabel="step t", xlim=(0, int(steps[-1])), ylim=(-2, 92), yticks=(0, 30, 60, 90))
     ax.set(ylabel="degrees")
-    if moved.any():
-        plotting.key(ax, None, "lower right", fontsize=7)
+    if ax.get_legend_handles_labels()[0]:
+        plotting.key(ax, None, "lower right", fontsize=7, ncols=2)
 
 
 def plot_gaps(ax: Any, dataset: xr.Dataset) -> None:
@@ -262,7 +266,7 @@ def plot_gaps(ax: Any, dataset: xr.Dataset) -> None:
             gap = run.gap.sel(rule=rule).values[1:]
             ax.plot(run.step[1:], gap, DASHES[rule], color=color, lw=1.0, label=label)
     ax.set(xlabel="step t", xlim=(0, int(dataset.step[-1])), ylim=(0, 1.05))
-    plotting.key(ax, None, "lower right", fontsize=7)
+    plotting.key(ax, None, "lower right", fontsize=7, ncols=2)
 
 
 FIGURE = Figure(
@@ -286,7 +290,6 @@ FIGURE = Figure(
         "count": "c",
         "value_count": "c",
         "right_angle": "d",
-        "left_angle": "d",
         "largest": "e",
         "gap": "f",
     },

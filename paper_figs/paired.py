@@ -44,9 +44,10 @@ TASKS = {
     "similarity": "similarity of pairs (STS-B)",
     "digits": "digits 5 to 9",
 }
+EVERY_MATRIX = "query and value of its last {layers} layers"
 OF_TEXTS = (
-    "an encoder ({about}); query and value of its last {layers} layers, a random head that stays "
-    "as it is with the mean score as bias, {length} tokens"
+    "an encoder ({about}); {adapted}, a random head that stays as it is with the mean score as "
+    "bias, {length} tokens"
 )
 OF_DIGITS = "a perceptron that was trained on the digits 0 to 4; both hidden matrices, such a head"
 HOW = (
@@ -61,12 +62,22 @@ def sources(**settings: Any) -> Mapping[str, Run]:
     return {ADAPTERS.name: run_of(ADAPTERS, **settings)}
 
 
-def how(groups: Groups, task: str, bracketed: bool) -> dict[str, Any]:
-    """What a caption says of the trainings."""
+def how(
+    groups: Groups, task: str, bracketed: bool, *, adapted: str = EVERY_MATRIX
+) -> dict[str, Any]:
+    """What a caption says of the trainings.
+
+    Args:
+        groups: the results.
+        task: what is learned.
+        bracketed: whether worse rates lie on both sides of each that is chosen.
+        adapted: the matrices that are trained, in words.
+    """
     root = groups["/"].attrs
     config = json.loads(root["config"])
     about = root["about"].partition(":")[0].removeprefix("on an encoder ")
-    texts = OF_TEXTS.format(about=about, layers=config["layers"], length=config["length"])
+    adapted = adapted.format(layers=config["layers"])
+    texts = OF_TEXTS.format(about=about, adapted=adapted, length=config["length"])
     return {
         "task": task,
         "how": HOW.format(

@@ -734,7 +734,9 @@ def test_only_factors_move_and_b_faster_than_a(bench):
     rows = bench.drawn(jax.random.key(1), 16)
     order = bench.batches(jax.random.key(2), rows, 2)
     head = tuning.HEAD * jnp.ones(24)
-    now, _, _ = bench.trained(16.0, 2, begun, head, order, bench.ground.scores, jnp.asarray(1e-3))
+    way, times = cells.WAYS["lora_plus_16"], cells.recorded(2)
+    scores, rate = bench.ground.scores, jnp.asarray(1e-3)
+    now, _, _ = bench.trained(way, 2, cells.norms_of, times, begun, head, order, scores, rate)
     before, after = (m[bench.paths[1]] for m in (begun, now))
     assert float(after.scale) == float(before.scale)
     moved = [np.abs(np.asarray(getattr(after, n) - getattr(before, n))).max() for n in ("A", "B")]
