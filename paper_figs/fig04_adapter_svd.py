@@ -49,8 +49,8 @@ gradient of the loss at the start in the place of the target; at t = 0 all value
 its vectors arbitrary, so they are compared with the frame from the first recorded step on. (f)
 Theorem 2's form is U_l blkdiag(W~_l, rho_l I) V_l^T; the largest distance of the three, over how
 far they moved. Adam / SGD at the end: {table}. The theorem is about descent on a linear loss with
-whitened inputs; neither holds here. Trained: {how} A step of SGD is measured in Adam's: at the same rate the
-first is as long. Rates: {rates}.
+whitened inputs; neither holds here. Trained: {how} A step of SGD is measured in Adam's: at the same
+rate the first is as long. Rates: {rates}.
 """
 
 
