@@ -266,7 +266,7 @@ def plot_gaps(ax: Any, dataset: xr.Dataset) -> None:
             gap = run.gap.sel(rule=rule).values[1:]
             ax.plot(run.step[1:], gap, DASHES[rule], color=color, lw=1.0, label=label)
     ax.set(xlabel="step t", xlim=(0, int(dataset.step[-1])), ylim=(0, 1.05))
-    plotting.key(ax, None, "lower right", fontsize=7, ncols=2)
+    plotting.key(ax, None, "lower right", fontsize=7)
 
 
 FIGURE = Figure(
