@@ -141,7 +141,7 @@ def gradient_gap_bound(
         0.0101
     """
     smallest = checks.nonnegative("smallest", smallest)
-    start = jnp.prod(scales)
+    start = jnp.prod(scales)  # the spectral norm of (W_L ... W_1)(0)
     return jnp.where(smallest > start, start / jnp.abs(smallest - start), jnp.inf)
 
 

@@ -188,7 +188,7 @@ _undecided = setting.undecided_below(lambda theory: theory.bound)
 
 
 def _unstable_bulk(key: Key[Array, ""], case: Compression, amount: Array) -> Compression:
-    """The example of the survey's condition: eta = .6, eps = (2, .1)."""
+    """Start where the condition of the bound fails, as in the survey: eps = (2, .1), eta = .6."""
     scales = jnp.array([2.0, 0.1])
     weights = [W * to / of for W, to, of in zip(case.weights, scales, case.scales, strict=True)]
     return dataclasses.replace(case, weights=tuple(weights), scales=scales)
