@@ -36,7 +36,7 @@ class LayerNorm(eqx.Module):
     eps: float = eqx.field(static=True, default=1e-5)
 
     def __call__(self, hidden: Float[Array, "width tokens"]) -> Float[Array, "width tokens"]:
-        """Normalise each column."""
+        """Normalise the features of each token, a column."""
         centred = hidden - jnp.mean(hidden, axis=0, keepdims=True)
         spread = jnp.sqrt(jnp.mean(centred**2, axis=0, keepdims=True) + self.eps)
         return self.gain[:, None] * centred / spread + self.bias[:, None]

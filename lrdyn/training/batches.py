@@ -17,7 +17,7 @@ Take = Callable[[PyTree, Int[Array, "batch"]], PyTree]
 
 
 def rows(data: PyTree, indices: Int[Array, "batch"]) -> PyTree:
-    """These rows of every array."""
+    """Take the rows of these examples from every array."""
     return jax.tree.map(lambda array: array[indices], data)
 
 
@@ -69,7 +69,7 @@ class Batches:
 
     @property
     def examples(self) -> int:
-        """Examples of one step."""
+        """Number of examples of one step."""
         return self.size or self.count
 
     def order(self, key: Key[Array, ""], epoch: int) -> Int[np.ndarray, "examples"]:
@@ -93,7 +93,7 @@ class Batches:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the data."""
+        """SHA-256 of the data, a part of the key under which a training is kept."""
         digest = hashlib.sha256(str(jax.tree.structure(self.data)).encode())
         for array in jax.tree.leaves(self.data):
             take_in(digest, array)
