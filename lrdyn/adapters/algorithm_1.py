@@ -170,7 +170,7 @@ class State(NamedTuple):
 def begin(
     method: Method, optimizer: optax.GradientTransformation, weights: PyTree, maps: PyTree
 ) -> State:
-    """A new run from the weights W with given maps S.
+    """Begin a run of a method from the weights W with given maps S.
 
     Example:
         >>> import lrdyn
