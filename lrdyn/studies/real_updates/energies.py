@@ -48,7 +48,7 @@ class EnergyMeasured(NamedTuple):
 
 
 class Checkpoints(NamedTuple):
-    """Two sets of weights."""
+    """Where two sets of weights are, and which of their matrices are compared."""
 
     before: str
     after: str
@@ -61,7 +61,7 @@ class Checkpoints(NamedTuple):
 def make_checkpoints(
     key: Key[Array, ""], *, before: str, after: str, select: str, outputs: int
 ) -> Checkpoints:
-    """Nothing is drawn, and nothing is read yet."""
+    """Case of two checkpoints, of which nothing is read yet."""
     return Checkpoints(before, after, select, outputs, np.dtype(jnp.zeros(()).dtype))
 
 
@@ -93,9 +93,9 @@ def measure_energies(case: Checkpoints) -> EnergyMeasured:
     values, ranks, floors, shapes, names = [], [], [], [], []
     with blas_threads(1):
         for pair in pairs(case):
-            found = values_of(pair.update)
-            values.append(found)
-            ranks.append([rank_with(found, share) for share in SHARES])
+            spectrum = values_of(pair.update)
+            values.append(spectrum)
+            ranks.append([rank_with(spectrum, share) for share in SHARES])
             epsilons = reading.epsilon(pair.types[0]), reading.epsilon(pair.types[1])
             after = pair.whole_after
             before = after if pair.before is None else pair.before
@@ -104,7 +104,7 @@ def measure_energies(case: Checkpoints) -> EnergyMeasured:
             names.append([ord(letter) for letter in pair.name])
     heads = np.array(ranks)[:, 0]
     return EnergyMeasured(
-        energy=np.array([np.sum(found**2) for found in values]),
+        energy=np.array([np.sum(spectrum**2) for spectrum in values]),
         tail=np.array([np.sum(v[r:] ** 2) for v, r in zip(values, heads, strict=True)]),
         values=filled(values, np.nan),
         rank_with=np.array(ranks),
@@ -126,19 +126,19 @@ def filled(rows: list[Any], rest: float | int) -> np.ndarray:
 
 
 def without_the_largest(case: Checkpoints) -> EnergyMeasured:
-    """The sum of squares without the largest singular value."""
+    """Measure the sum of squares without the largest singular value."""
     run = measure_energies(case)
     return EnergyMeasured(energy=run.energy - run.values[:, 0] ** 2)
 
 
 def of_the_weights(case: Checkpoints) -> EnergyTheory:
-    """||W after||_F^2 in the place of the update's."""
+    """Predict ||W after||_F^2 in the place of the squared norm of the update."""
     energies = [np.sum(pair.whole_after.astype(np.float64) ** 2) for pair in pairs(case)]
     return EnergyTheory(energy=np.array(energies))
 
 
 def one_rank_less(case: Checkpoints) -> EnergyMeasured:
-    """What is behind the first r - 1 values."""
+    """Measure the squares behind the first r - 1 values in the place of r."""
     run = measure_energies(case)
     ranks = np.maximum(run.rank_with[:, 0] - 1, 0)
     tails = [np.nansum(v[r:] ** 2) for v, r in zip(run.values, ranks, strict=True)]
