@@ -24,7 +24,7 @@ class Layer(NamedTuple):
 
     @property
     def T(self) -> "Layer":
-        """``W^T + A^T B^T``."""
+        """The transposed layer, ``W^T + A^T B^T``."""
         return Layer(self.weight.T, self.A.T, self.B.T)
 
 
