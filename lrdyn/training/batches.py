@@ -81,6 +81,7 @@ class Batches:
         if not self.size:
             return np.zeros(0, np.int32)
         words = np.asarray(jax.random.key_data(key)).ravel().tolist()
+        # A stable sort of whole numbers has one answer on every machine, ties or not.
         drawn = np.random.Philox(np.random.SeedSequence([epoch, *words])).random_raw(self.count)
         return np.argsort(drawn, kind="stable").astype(np.int32)
 

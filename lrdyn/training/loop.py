@@ -147,6 +147,7 @@ class _Programs:
             limit=jnp.zeros((), value.dtype),
             metrics={n: jnp.full(x.shape, jnp.nan, x.dtype) for n, x in metrics.items()},
         )
+        # Copies: a program uses its first argument up, and these arrays belong to the caller.
         self.start = replicated(jax.tree.map(jnp.array, begun), devices)
         numbers = (jnp.asarray(0, jnp.int32),) * 2
         self.looped = True

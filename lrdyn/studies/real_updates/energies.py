@@ -81,6 +81,7 @@ def predict_energies(case: Checkpoints) -> EnergyTheory:
     with blas_threads(1):
         for pair in pairs(case):
             update = pair.update
+            # In float64: a sum of millions of squares in float32 is no theory to compare with.
             energies.append(np.sum(update.astype(np.float64) ** 2))
             r = rank_with(values_of(update), SHARES[0])
             left, values, right = leading(update, r) if r else (update[:, :0], 0.0, update[:0].T)

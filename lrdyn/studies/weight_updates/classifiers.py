@@ -77,6 +77,7 @@ def adam(warmup: float) -> Callable[[int], optax.GradientTransformation]:
         if not warmup:
             return optax.adam(RATE)
         rises = max(1, round(warmup * steps))
+        # optax wants one step at least after the rise.
         falling = optax.warmup_cosine_decay_schedule(0.0, RATE, rises, max(steps, rises + 1))
         return optax.adam(falling)
 
