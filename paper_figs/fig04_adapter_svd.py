@@ -136,9 +136,7 @@ def _facts(drawn: xr.Dataset, rates: xr.DataArray) -> dict[str, Any]:
         )
         chosen.append(f"{text} {pair(rates.sel(init_scale=eps, center=center), '.2g')}")
     first = drawn.sel(init_scale=max(scales), center=drawn.center.values[0])
-    counts = (
-        f"Moved, Adam / SGD: of P {end(first, '')}, of W + P {end(first, 'value_')}."
-    )
+    counts = f"Moved, Adam / SGD: of P {end(first, '')}, of W + P {end(first, 'value_')}."
     return {
         "width": width,
         "counts": counts,

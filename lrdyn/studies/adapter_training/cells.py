@@ -133,7 +133,7 @@ WAYS = METHODS | {
 
 
 class Cell(NamedTuple):
-    """What one training left."""
+    """Result of one training: how well it does, its losses, norms and singular values."""
 
     pearson: Float[np.ndarray, ""]
     """Correlation on texts that were not trained on, 0 where the outputs are constant."""
@@ -146,13 +146,13 @@ class Cell(NamedTuple):
 
 
 class TrainingRequest(NamedTuple):
-    """Which training."""
+    """Everything that tells one training from another on the same task."""
 
     method: str
     rank: int
     examples: int
     rate: float
-    """At the start; it falls linearly to 0."""
+    """Rate of Adam at the start; it falls linearly to 0."""
     steps: int
     eps: float
     """Scale of the start of small factors."""
@@ -217,11 +217,11 @@ class SentenceTraining:
         return getattr(self.net.model.layers[int(layer)].attention, name)
 
     def batch(self, rows: Int[Array, "batch"], scores: Float[Array, "n"]) -> Examples:
-        """Some of the texts."""
+        """Batch of the texts of these rows, with their scores."""
         return Examples(self.examples.hidden[rows], self.examples.mask[rows], scores[rows])
 
     def loss(self, net: CrossEncoder, now: dict[str, Any], batch: Examples) -> Any:
-        """Mean squared error, and nothing else."""
+        """Mean squared error of a batch, in the form that a training takes."""
         return squared_error(net, now, None, batch, None, rooms=self.rooms)
 
     def pearson(self, net: CrossEncoder, added: dict[str, Any], part: str) -> Float[Array, ""]:
@@ -257,9 +257,9 @@ class Bench:
         tested = self.ground.scores[self.ground.rows[f"{part}test"]]
         key_of_cell = digest_of([begun, tested], digest, part)
         name = name_of(asked)
-        kept = self.keeper.load(key_of_cell, self.blank(asked), name)
-        if kept is not None:
-            return Cell(*map(np.asarray, kept[1]))
+        checkpoint = self.keeper.load(key_of_cell, self.blank(asked), name)
+        if checkpoint is not None:
+            return Cell(*map(np.asarray, checkpoint[1]))
         now, losses, norms = program(*begun)
         added = {path: self.added(path, adapter) for path, adapter in now.items()}
         r = self.values_of(asked)
@@ -297,9 +297,9 @@ class Bench:
         program, digest = self.program(asked, look, times, begun, *seen)
         digest = digest_of([begun, *seen], digest)
         blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), program.out[2])
-        kept = self.keeper.load(digest, blank, name_of(asked))
-        if kept is not None:
-            return jax.tree.map(np.asarray, kept[1])
+        checkpoint = self.keeper.load(digest, blank, name_of(asked))
+        if checkpoint is not None:
+            return jax.tree.map(np.asarray, checkpoint[1])
         _, losses, looks = program(*begun, *seen)
         looks = jax.tree.map(np.asarray, looks)
         self.keeper.save(digest, asked.steps, looks)
@@ -317,7 +317,7 @@ class Bench:
         rows = self.drawn(rows_key, asked.examples, part)
         order = self.batches(order_key, rows, asked.steps)
         scores = self.ground.scores
-        # The mean is the head's bias: outputs are compared with what is left of the scores.
+        # The mean of the scores is the head's bias: what is left of them is learned.
         centred = scores - jnp.mean(scores[rows])
         return Beginning(begun, head, order, centred, jnp.asarray(asked.rate, head.dtype))
 
@@ -366,8 +366,8 @@ class Bench:
         place = (asked.method, asked.rank, asked.steps, asked.eps, look, shapes)
         if place not in self.programs:
             function = partial(self.trained, WAYS[asked.method], asked.steps, look, times)
-            made = Program(function, (*begun, *seen), donate=False)
-            self.programs[place] = made, digest_of([made])
+            program = Program(function, (*begun, *seen), donate=False)
+            self.programs[place] = program, digest_of([program])
         return self.programs[place]
 
     def trained(
@@ -426,7 +426,7 @@ class Bench:
         return most if WAYS[asked.method].method is None else min(asked.rank, most)
 
     def blank(self, asked: TrainingRequest) -> Cell:
-        """Arrays as a cell has them."""
+        """Cell of zeros, in whose form a checkpoint is read."""
         dtype = self.net.head.dtype
         times, count = len(recorded(asked.steps)), len(self.paths)
         return Cell(
@@ -438,7 +438,7 @@ class Bench:
 
 
 def _unit(adapter: Any) -> Any:
-    """Entries of N(0, 1) where LoRA's A is drawn; ours have variance 1 over their length."""
+    """Adapter whose drawn A has entries of N(0, 1), and not of variance 1 over its length."""
     return eqx.tree_at(lambda a: a.A, adapter, adapter.A * np.sqrt(adapter.A.shape[1]))
 
 

@@ -97,12 +97,12 @@ class Look(NamedTuple):
 
 
 def layers_of(adapter: Any) -> Weights:
-    """W_1, the first to act, to W_L."""
+    """Layers of an adapter from W_1, the first to act, to W_L."""
     return tuple(reversed(adapter.factors))
 
 
 def gaps(frame: Frame, layers: Weights, moving: int) -> Float[Array, "depth"]:
-    """What of each layer is not ``U_l blkdiag(Wt_l, rho_l I) V_l^T``, Theorem 2's form."""
+    """Distance of each layer from Theorem 2's form, ``U_l blkdiag(Wt_l, rho_l I) V_l^T``."""
     parts = []
     for U, V, W in zip(frame.left, frame.right, layers, strict=True):
         inner = U.T @ W @ V
@@ -306,7 +306,7 @@ MEASURES = (
 def _findings(
     rule: str, text: str, center: str, more: str
 ) -> tuple[Finding[Any, EvolutionMeasured], ...]:
-    """Of runs from eps = 1, as the survey captions them, with one rule."""
+    """Findings about runs with one rule from eps = 1, the scale of the survey's caption."""
 
     def of(value: Callable[[Measured, int], np.ndarray]) -> Callable[[Measured], np.ndarray]:
         def of_point(outcome: Measured) -> np.ndarray:
