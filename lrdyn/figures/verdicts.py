@@ -28,8 +28,8 @@ def draw(experiment: Experiment, found: Verification, path: Path) -> None:
     _save(plotting.verdict_figure(found.verdict, found.legs), path / "verdict")
     dtype = found.verdict["environment"]["dtype"]
     first, runs = experiment.scenarios[0], precisions(experiment, experiment.scenarios[0], dtype)
-    if any(group.startswith("/perturb/") for group in found.groups):
-        _save(plotting.perturb_figure(experiment, found.groups, runs), path / "perturb")
+    if departures := plotting.departures(experiment, found.groups, runs):
+        _save(plotting.perturb_figure(experiment.name, departures), path / "perturb")
     ratios = {p: worst_ratio(first.claims, found.legs, p) for p in runs}
     if any(map(plotting.swept_axes, ratios.values())):
         figure = plotting.sweep_figure(experiment.name, ratios, experiment.axes)
