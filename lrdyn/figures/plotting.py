@@ -373,7 +373,7 @@ class Departure(NamedTuple):
 def departures(
     theorem: Experiment, groups: Mapping[str, xr.Dataset], precisions: Sequence[str]
 ) -> dict[str, Departure]:
-    """Control -> how its claim breaks, from the groups of ``results.nc`` that ``--perturb`` adds."""
+    """Control -> how its claim breaks, from the groups that ``--perturb`` adds to ``results.nc``."""
     found = {}
     for scenario in theorem.scenarios:
         for control in scenario.controls:
@@ -392,7 +392,9 @@ def departures(
                     p: leg["residual"].transpose("amount", ...).values.reshape(len(leg.amount), -1)
                     for p, leg in legs.items()
                 },
-                tolerances={p: float(leg["tolerance"].values.ravel()[0]) for p, leg in legs.items()},
+                tolerances={
+                    p: float(leg["tolerance"].values.ravel()[0]) for p, leg in legs.items()
+                },
             )
     return found
 
