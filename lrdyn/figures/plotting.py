@@ -373,7 +373,7 @@ class Departure(NamedTuple):
 def departures(
     theorem: Experiment, groups: Mapping[str, xr.Dataset], precisions: Sequence[str]
 ) -> dict[str, Departure]:
-    """Control -> how its claim breaks, from the groups that ``--perturb`` adds to ``results.nc``."""
+    """Control -> how its claim breaks, from the groups that ``--perturb`` adds to a run."""
     found = {}
     for scenario in theorem.scenarios:
         for control in scenario.controls:
