@@ -341,7 +341,7 @@ def test_a_page_of_a_theorem_says_of_what_kind_it_is(page):
     assert re.search(r"^> \*\*Measured", measured, re.M)
 
 
-def test_the_labels_are_explained_once():
+def test_the_labels_are_explained():
     for page in ("index.md", "glossary.md"):
         found = re.findall(r"^> \*\*(\w+)\.\*\*", (ROOT / "docs" / page).read_text(), re.M)
         assert sorted(found) == sorted(LABELS), page
