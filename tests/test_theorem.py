@@ -241,8 +241,8 @@ def test_the_picture_of_perturbing_shows_the_residuals_of_every_seed(finished, t
             assert sorted(row) == sorted(expected)
     figure = plotting.perturb_figure("mine", found)
     (ax,) = figure.axes
-    drawn = [line.get_ydata() for line in ax.get_lines() if len(line.get_ydata()) > 1]
-    assert [line[0] for line in drawn if line[0] != line[1]] == [
+    drawn = [np.atleast_1d(line.get_ydata()) for line in ax.get_lines()]
+    assert [y[0] for y in drawn if len(y) > 1 and y[0] != y[1]] == [
         np.median(one.residuals[precision][1]) for precision in precisions
     ]
     assert min(ax.get_xticks()) >= 1e-6  # 0 has a place of its own
