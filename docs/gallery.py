@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 from PIL import Image
@@ -71,14 +72,18 @@ def written() -> str:
 
 def draw(names: list[str]) -> None:
     """Draw the images, those of these figures or, without a name, all."""
-    IMAGES.mkdir(exist_ok=True)
     for exhibit in EXHIBITS:
         if isinstance(exhibit, exhibits.Figure) and (not names or exhibit.name in names):
-            figure = exhibit.drawn(numbers(exhibit))
-            with plotting.style(), BytesIO() as whole:
-                figure.savefig(whole, dpi=DPI, format="png", metadata={"Software": None})
-                reduced = Image.open(whole).convert("RGB").quantize(COLORS)
-                reduced.save(IMAGES / f"{exhibit.name}.png", optimize=True, dpi=(DPI, DPI))
+            save(exhibit.drawn(numbers(exhibit)), exhibit.name)
+
+
+def save(figure: Any, name: str) -> None:
+    """Save a figure as an image of a page."""
+    IMAGES.mkdir(exist_ok=True)
+    with plotting.style(), BytesIO() as whole:
+        figure.savefig(whole, dpi=DPI, format="png", metadata={"Software": None})
+        reduced = Image.open(whole).convert("RGB").quantize(COLORS)
+        reduced.save(IMAGES / f"{name}.png", optimize=True, dpi=(DPI, DPI))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ MODULES = (
     galore,
     lora,
 )
-"""In the order of docs/theory.md; a scenario can be divided among several."""
+"""In the order of the pages in docs/theory.md; a scenario can be divided among several."""
 
 CLAIMS: dict[str, dict[str, Claim]] = {}
 """Scenario -> claim -> both of its sides."""

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 import lrdyn
-from docs import gallery
+from docs import gallery, reach
 from docs.refresh import INTRODUCTION, written
 from lrdyn import __main__ as command
 from lrdyn import cli
@@ -268,7 +268,121 @@ def test_the_table_of_results_says_what_the_theorems_say(tmp_path_factory):
 def test_the_page_of_figures_says_what_the_captions_say():
     assert gallery.PAGE.read_text() == gallery.written()
     images = {path.stem for path in gallery.IMAGES.glob("*.png")}
-    assert images == {one.name for one in EXHIBITS if isinstance(one, exhibits.Figure)}
+    reaches = {f"reach_{theorem.name}" for theorem in theorems() if reach.has_degrees(theorem)}
+    assert images == reaches | {one.name for one in EXHIBITS if isinstance(one, exhibits.Figure)}
+
+
+# Pages of theorems ------------------------------------------------------------------------------
+
+THEOREM_PAGES = sorted(ROOT.glob("docs/theorems/*.md"))
+PARTS = (
+    "What it says",
+    "Why",
+    "What was measured",
+    "How far it reaches",
+    "Try it",
+    "What is often said, and what was found",
+)
+OF_ONE_PAGE = {
+    "classifiers.md": ["Collapse between layers"],
+    "gradient_rank.md": ["As printed it is false"],
+}
+"""Parts that stand between the others."""
+
+
+def prose_of(page):
+    """A page without its code."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("page", THEOREM_PAGES, ids=lambda page: page.name)
+def test_a_page_of_a_theorem_has_the_parts_of_the_others(page):
+    titles = re.findall(r"^## (.*)$", prose_of(page), re.M)
+    left_out = PARTS[-1:] if page.name in WITHOUT_SLOGAN else ()
+    own = OF_ONE_PAGE.get(page.name, [])
+    assert [title for title in titles if title not in own] == [
+        part for part in PARTS if part not in left_out
+    ]
+    assert re.search(r"^```python\n.*?^```\n\n```text", page.read_text(), re.M | re.S)
+    assert re.search(r"^`python -m experiments\.\w+`", page.read_text(), re.M)
+
+
+WITHOUT_SLOGAN = ("gradient_rank.md", "lora.md")
+"""The first has its slogan as a part of its own; nothing is often said of one step of LoRA."""
+
+
+def test_every_claim_is_on_one_page():
+    blocks = re.findall(
+        r"^<!-- measured: (\w+) ([\w ]+) -->$",
+        "\n".join(page.read_text() for page in THEOREM_PAGES),
+        re.M,
+    )
+    shown = sorted((name, claim) for name, claims in blocks for claim in claims.split())
+    stated = [(t.name, c.id) for t in theorems() for s in t.scenarios for c in s.claims]
+    assert shown == sorted(stated)
+
+
+LABELS = {"Proven", "Measured", "Expected"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_quotation_has_a_label(page):
+    """One that has none would be of no kind; and no label is found that nothing explains."""
+    for quotation in re.findall(r"(?:^> ?.*\n)+", prose_of(page), re.M):
+        label = re.match(r"> \*\*(\w+)(?:\.\*\*|\*\*)", quotation)
+        assert label, quotation
+        assert label[1] in LABELS, quotation
+
+
+@pytest.mark.parametrize("page", THEOREM_PAGES, ids=lambda page: page.name)
+def test_a_page_of_a_theorem_says_of_what_kind_it_is(page):
+    said, _, measured = prose_of(page).partition("## What was measured")
+    assert set(re.findall(r"^> \*\*(\w+)", said, re.M)) & LABELS
+    assert re.search(r"^> \*\*Measured", measured, re.M)
+
+
+def test_the_labels_are_explained():
+    for page in ("index.md", "glossary.md"):
+        found = re.findall(r"^> \*\*(\w+)\.\*\*", (ROOT / "docs" / page).read_text(), re.M)
+        assert sorted(found) == sorted(LABELS), page
+
+
+def test_the_pictures_of_how_far_theorems_reach_show_every_control_with_degrees():
+    shown = reach.committed()
+    assert set(shown) == {theorem.name for theorem in theorems() if reach.has_degrees(theorem)}
+    for theorem in filter(reach.has_degrees, theorems()):
+        stated = {c.id: c for s in theorem.scenarios for c in s.controls if c.amounts}
+        assert set(shown[theorem.name]) == set(stated)
+        for name, control in stated.items():
+            one = shown[theorem.name][name]
+            assert control.statement in one.title
+            assert one.label == control.amount_label
+            assert one.amounts.tolist() == [0, *control.amounts]
+            for precision, residuals in one.residuals.items():
+                assert (residuals[0] <= one.tolerances[precision]).all(), name
+                assert (residuals[-1] > 10 * one.tolerances[precision]).all(), name
+        picture = f"images/reach_{theorem.name}.png"
+        assert (ROOT / "docs" / picture).stat().st_size < 200_000
+        assert any(f"(../{picture})" in page.read_text() for page in THEOREM_PAGES)
+
+
+def test_what_is_kept_of_a_reach_is_read_again():
+    assert reach.NUMBERS.read_text() == reach.saved(reach.committed())
+
+
+def test_the_tables_of_departures_are_those_of_the_pictures():
+    section = (ROOT / "docs" / "claims.md").read_text().partition("## Controls: seen to fail")[2]
+    rows = re.findall(r"^\| ([a-z][^|]*) \| ([0-9].*) \|$", section.partition("\n## ")[0], re.M)
+    shown = reach.committed()["theorem2"]
+    order = ("gaussian_start", "rank_above_r", "noisy_gradient", "not_whitened", "masked_loss")
+    for (_, cells), name in zip(
+        [row for row in rows if row[0] not in ("distance", "entries hidden")], order, strict=True
+    ):
+        largest = shown[name].residuals["float64"].max(axis=1)
+        said = [float(cell) for cell in cells.split(" | ")]
+        assert len(said) == len(largest)
+        assert 0.2 < said[0] / largest[0] < 5
+        assert all(0.95 < a / b < 1.05 for a, b in zip(said[1:], largest[1:], strict=True)), name
 
 
 def test_a_referee_without_the_library(tmp_path_factory):

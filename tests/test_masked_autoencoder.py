@@ -198,7 +198,7 @@ def test_orthogonal_features_of_equal_norm_attain_it(groups):
 
 
 def test_how_far_from_the_bound_random_autoencoders_are():
-    """The finding in docs/theory.md: strict in general, about 1.5 for Gaussian autoencoders."""
+    """What the page of masked autoencoders says: strict in general, 1.4 for Gaussian ones."""
     rng, computed = np.random.default_rng(0), {}
     for m in (2, 8, 20):
         A = rng.normal(size=(500, m, m))

@@ -38,8 +38,12 @@ PLACES = {
     "docs/results.md has what it measured (python -m docs.refresh)": lambda name: (
         f"experiments.{name}`" in text("docs/results.md")
     ),
-    "docs/theory.md states it": lambda name: bool(
-        re.search(rf"\b{name}\b", text("docs/theory.md"), re.I)
+    "docs/theorems/ has a page of it": lambda name: any(
+        re.search(rf"^`python -m experiments\.{name}`", page.read_text(), re.M)
+        for page in ROOT.glob("docs/theorems/*.md")
+    ),
+    "docs/theory.md leads to its pages": lambda name: (
+        f"`python -m experiments.{name}`" in text("docs/theory.md")
     ),
     "docs/examples/referee.py recomputes a claim": lambda name: (
         f'"{name}":' in text("docs/examples/referee.py")

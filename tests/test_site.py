@@ -136,6 +136,43 @@ def test_formulas_are_drawn_by_a_file_of_the_site():
     assert any(words.MATHJAX in address for address in loaded)
 
 
+# Labels -----------------------------------------------------------------------------------------
+
+
+def test_a_quotation_with_a_label_has_its_class():
+    for name in pages():
+        if name.startswith("docs/theorems/"):
+            text = (SITE / name).read_text()
+            classes = re.findall(r'<blockquote class="labelled (\w+)"', text)
+            assert len(classes) == text.count("<blockquote"), name
+            assert {"proven", "measured"} & set(classes), name
+    home = (SITE / HOME).read_text()
+    assert re.findall(r'<blockquote class="labelled (\w+)"', home) == [
+        label.lower() for label in words.LABELS
+    ]
+
+
+def luminance(color):
+    """Of a colour written as six hexadecimal digits, by the rules of WCAG 2."""
+    shares = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize(
+    ("where", "behind"), [("html", "#ffffff"), ('html[data-theme="dark"]', "#121212")]
+)
+def test_labels_can_be_read_in_light_and_in_dark(where, behind):
+    style = (SITE / "_static" / "site.css").read_text()
+    colors = dict(
+        re.findall(r"--(\w+): (#\w{6});", style.partition(f"{where} {{")[2].partition("}")[0])
+    )
+    assert set(colors) == {label.lower() for label in words.LABELS}
+    for name, color in colors.items():
+        dark, light = sorted(map(luminance, (color, behind)))
+        assert (light + 0.05) / (dark + 0.05) > 7, name
+
+
 # The reference ----------------------------------------------------------------------------------
 
 

@@ -18,12 +18,13 @@ import lrdyn as lr
 from lrdyn import cli
 from lrdyn.core.condition import relative_response
 from lrdyn.core.show import shortened
-from lrdyn.engine import files
+from lrdyn.engine import files, results
 from lrdyn.engine.evaluate import each_time, evaluate_controls
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import Flag, one_of
 from lrdyn.engine.judging import ratio_of, residuals
 from lrdyn.engine.statement import Claim, Control, Scenario, Theorem
+from lrdyn.figures import plotting
 from tests.oracles import refuses
 from tests.runs import python, results_of, started, verdict_of
 from tests.tiny import Number
@@ -223,6 +224,28 @@ def test_perturbing_starts_where_the_claim_holds(finished, theorem):
         assert (ratio.sel(amount=1.0) >= 10).all()
         assert away["met_parabola"].squeeze().sel(amount=0.0).all()
         assert not away["met_parabola"].squeeze().sel(amount=1e-6).any()
+
+
+def test_the_picture_of_perturbing_shows_the_residuals_of_every_seed(finished, theorem):
+    groups = results.load(finished[1] / "results.nc")
+    precisions = ("float64", "float32")
+    found = plotting.departures(theorem, groups, precisions)
+    assert list(found) == ["bent"]
+    one = found["bent"]
+    assert one.amounts.tolist() == [0.0, 1e-6, 1.0]
+    for precision in precisions:
+        away = groups[f"/perturb/bent/{precision}"]
+        leg = residuals(theorem.scenarios[0].claims[0], theorem.scenarios[0], away, precision)
+        for row, amount in zip(one.residuals[precision], one.amounts, strict=True):
+            expected = leg["residual"].sel(amount=amount).values.ravel()
+            assert sorted(row) == sorted(expected)
+    figure = plotting.perturb_figure("mine", found)
+    (ax,) = figure.axes
+    drawn = [np.atleast_1d(line.get_ydata()) for line in ax.get_lines()]
+    assert [y[0] for y in drawn if len(y) > 1 and y[0] != y[1]] == [
+        np.median(one.residuals[precision][1]) for precision in precisions
+    ]
+    assert min(ax.get_xticks()) >= 1e-6  # 0 has a place of its own
 
 
 def test_help_shows_every_flag_with_symbol_unit_and_default(theorem, command):

@@ -1,6 +1,7 @@
 """What the site adds to a page as it stands in the repository.
 
-Names of the library become links into the reference, a link to a script offers it, and a comment
+Names of the library become links into the reference, a link to a script offers it, a quotation that
+begins with one of the labels gets its colour, and a comment
 ``<!-- measured: theorem2 off_block bulk -->`` is replaced by what ``docs/results.md`` says of those
 claims. On a code host the pages are whole without any of that.
 """
@@ -22,6 +23,8 @@ RESULTS = ROOT / "docs" / "results.md"
 SCRIPT = re.compile(r"\[`?([^\]`]+)`?\]\(((?![^)]*notebooks/)[^)\s]+\.py)\)")
 """A link to a file of Python; notebooks are pages."""
 MEASURED = re.compile(r"^<!-- measured: (\w+) ([\w ]+) -->$", re.M)
+LABELS = ("Proven", "Measured", "Expected")
+"""How a quotation begins that says what kind of knowledge it is."""
 MATHJAX = "tex-svg-full.js"
 """Of its files the one that asks for no other: it has all extensions and draws without fonts."""
 
@@ -85,6 +88,20 @@ class LinkedNames(SphinxTransform):
                 link += literal
 
 
+class LabelledQuotations(SphinxTransform):
+    """A quotation that begins with a label has its name as a class, of which ``site.css`` knows."""
+
+    default_priority = 400
+
+    def apply(self) -> None:
+        """Look at the first words of every quotation."""
+        for quotation in self.document.findall(nodes.block_quote):
+            first = next(iter(quotation.findall(nodes.strong)), None)
+            word = first.astext().rstrip(".") if first else ""
+            if word in LABELS and quotation.astext().startswith(word):
+                quotation["classes"] += ["labelled", word.lower()]
+
+
 def add_mathjax(app: Sphinx, failure: Exception | None) -> None:
     """Put MathJax, out of its package, beside the pages."""
     package = find_spec("sphinx-mathjax-offline")
@@ -99,4 +116,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", rewrite)
     app.connect("build-finished", add_mathjax)
     app.add_transform(LinkedNames)
+    app.add_transform(LabelledQuotations)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -357,36 +357,69 @@ def _curves(ax: Axes, part: xr.DataArray, axes: list[str], precision: str, named
         )
 
 
-def perturb_figure(
+class Departure(NamedTuple):
+    """How a claim breaks as one of its hypotheses is left by degrees."""
+
+    title: str
+    label: str
+    """What an amount is."""
+    amounts: np.ndarray
+    """Distances from the hypothesis; at 0 it is met."""
+    residuals: Mapping[str, np.ndarray]
+    """Precision -> the residual of the claim, amounts x seeds."""
+    tolerances: Mapping[str, float]
+    """Precision -> the largest residual that is let pass."""
+
+
+def departures(
     theorem: Experiment, groups: Mapping[str, xr.Dataset], precisions: Sequence[str]
-) -> Figure:
+) -> dict[str, Departure]:
+    """Control -> how its claim breaks, from the groups that ``--perturb`` adds to a run."""
+    found = {}
+    for scenario in theorem.scenarios:
+        for control in scenario.controls:
+            names = {p: control_group(control, p, perturb=True) for p in precisions}
+            mine = {p: groups[name] for p, name in names.items() if name in groups}
+            if not mine:
+                continue
+            claim = claim_of(control, scenario)
+            legs = {p: residuals(claim, scenario, data, p) for p, data in mine.items()}
+            first, data = next(iter(legs.values())), next(iter(mine.values()))
+            found[control.id] = Departure(
+                title=data.attrs["title"],
+                label=data.attrs["amount_label"],
+                amounts=first["amount"].values,
+                residuals={
+                    p: leg["residual"].transpose("amount", ...).values.reshape(len(leg.amount), -1)
+                    for p, leg in legs.items()
+                },
+                tolerances={
+                    p: float(leg["tolerance"].values.ravel()[0]) for p, leg in legs.items()
+                },
+            )
+    return found
+
+
+def perturb_figure(name: str, found: Mapping[str, Departure]) -> Figure:
     """Draw how a claim breaks as its hypotheses are left: residual against the distance from each.
 
     Lines are the medians over seeds, the dashed lines the tolerances; amount 0, the hypothesis met,
-    is the point at the left edge. ``groups`` are those of ``results.nc``.
+    is the point at the left edge.
     """
-    swept = [
-        (control, scenario)
-        for scenario in theorem.scenarios
-        for control in scenario.controls
-        if control_group(control, precisions[0], perturb=True) in groups
-    ]
-    columns = 2 if len(swept) in (2, 4) else min(3, len(swept))
-    rows = -(-len(swept) // columns)
+    columns = 2 if len(found) in (2, 4) else min(3, len(found))
+    rows = -(-len(found) // columns)
     with style():
-        figure = blank(0.3 + 2.0 * rows)
+        figure = blank(0.5 + 2.0 * rows)
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-        for ax, (control, scenario) in zip(axes, swept, strict=False):
-            for precision, color in zip(precisions, BLUES[1:], strict=False):
-                data = groups[control_group(control, precision, perturb=True)]
-                leg = residuals(claim_of(control, scenario), scenario, data, precision)
-                _departure(ax, leg.assign_attrs(data.attrs), color, precision)
-        for ax in axes[len(swept) :]:
+        for ax, departure in zip(axes, found.values(), strict=False):
+            _depart(ax, departure)
+        for ax in axes[len(found) :]:
             ax.remove()
-        for ax in axes[: len(swept) : columns]:
+        for ax in axes[: len(found) : columns]:
             ax.set_ylabel("relative residual")
-        axes[0].legend(loc="upper left")
-        figure.suptitle(f"{theorem.name}: how far does it reach?")
+        # Outside: within, it would lie on a line of some panel.
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+        figure.suptitle(f"{name}: how far does it reach?")
     figure.set_label(
         "How a claim breaks as each hypothesis is left: its residual, the median over seeds, "
         "against the distance from it. Dashed: the tolerance; at 0 the hypothesis is met."
@@ -394,15 +427,24 @@ def perturb_figure(
     return figure
 
 
-def _departure(ax: Axes, data: xr.Dataset, color: str, label: str) -> None:
-    middle = data["residual"].median([d for d in data["residual"].dims if d != "amount"])
-    amounts, values = data["amount"].values, middle.values
+def _depart(ax: Axes, departure: Departure) -> None:
+    amounts = departure.amounts
     away = amounts > 0
     left = amounts[away].min() / 20
-    ax.loglog(amounts[away], values[away], color=color, marker="o", ms=2.5, lw=1.0, label=label)
-    ax.plot(np.full((~away).sum(), left), values[~away], ls="none", marker="o", ms=2.5, color=color)
-    limit = float(data["tolerance"].values.ravel()[0])
-    ax.axhline(limit, color=color, lw=0.7, ls="--")
+    for (precision, each), color in zip(departure.residuals.items(), BLUES[1:], strict=False):
+        values = np.median(each, axis=1)
+        ax.loglog(
+            amounts[away], values[away], color=color, marker="o", ms=2.5, lw=1.0, label=precision
+        )
+        ax.plot(
+            np.full((~away).sum(), left), values[~away], ls="none", marker="o", ms=2.5, color=color
+        )
+        ax.axhline(departure.tolerances[precision], color=color, lw=0.7, ls="--")
+    # Ticks at the amounts alone: left of them stands 0, which no logarithm has.
+    low, high = np.log10(amounts[away].min()), np.log10(amounts.max())
+    decades = np.arange(np.ceil(low), np.floor(high) + 1)
+    ax.set_xticks(10.0 ** decades[:: 2 if len(decades) > 5 else 1])
+    ax.minorticks_off()
     ax.annotate(
         "0",
         (left, 0),
@@ -412,5 +454,5 @@ def _departure(ax: Axes, data: xr.Dataset, color: str, label: str) -> None:
         ha="center",
         va="top",
     )
-    ax.set_xlabel(data.attrs["amount_label"])
-    ax.set_title(data.attrs["title"])
+    ax.set_xlabel(departure.label)
+    ax.set_title(departure.title)

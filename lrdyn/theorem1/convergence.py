@@ -2,7 +2,7 @@
 
 Everything here follows from the target, the start, the step and the decay, beforehand, or bounds
 the distance from the minimum by gradients, and is NumPy in float64: verdicts read it.
-``docs/theory.md`` derives each formula.
+``docs/theorems/convergence.md`` derives each formula.
 
 sigma (``values``) are all singular values of a target Phi, decreasing, or of the inputs X of an
 autoencoder; lambda is the ``decay``, r the ``rank``, the width of the hidden layers, eta the
@@ -21,7 +21,7 @@ from lrdyn.core.checks import checked
 
 SAFETY = 2.0
 """Factor of the number of steps: escape and approach overlap, and neither is of one mode alone.
-Measured: see ``docs/theory.md``."""
+Measured: see ``docs/theorems/convergence.md``."""
 
 
 class Curvature(NamedTuple):
@@ -252,7 +252,8 @@ def autoencoder_steps(
 
     With :func:`autoencoder_curvature`, ``w_q^2 = 1 - lambda / kappa_q`` for the end, and growth by
     ``1 + 2 eta (kappa_q - lambda)`` at each step. That a step below ``2 / (2 kappa_1)`` over the
-    :func:`sharpness` of target I is small enough is measured and not derived (``docs/theory.md``).
+    :func:`sharpness` of target I is small enough is measured and not derived
+    (``docs/theorems/autoencoder.md``).
 
     Returns:
         As :func:`steps_to_arrive`; without decay, and with steps beyond that, there is no number.

@@ -10,9 +10,9 @@ There are two roots, or none. A direction goes down from all of these points but
 
     P_q = sum_{i <= q} w_i^L u_i v_i^T  with the larger roots,
 
-q = 0, ..., min(r, number of values with a root), which are local minima. ``docs/theory.md`` has the
-second derivatives. Without decay the w_i^L are sigma_i or 0, and of the P_q the last is the minimum
-and the others are flat saddles.
+q = 0, ..., min(r, number of values with a root), which are local minima.
+``docs/theorems/rest_points.md`` has the second derivatives. Without decay the w_i^L are sigma_i or
+0, and of the P_q the last is the minimum and the others are flat saddles.
 
 sigma (``values``) are all singular values of the target, decreasing; lambda is the ``decay``, r the
 ``rank`` and L the ``depth``, 3 at least. Reference: arXiv 2503.19859, Theorem 1.
@@ -259,7 +259,7 @@ def _of_two_modes(w: np.ndarray, values: np.ndarray, decay: float, depth: int) -
 
 NEAR = 1.25
 """Factor of the number of steps of a start near the minimum, which nothing is to be escaped from.
-Measured: see ``docs/theory.md``."""
+Measured: see ``docs/theorems/rest_points.md``."""
 
 
 @checked

@@ -3,7 +3,7 @@
 The expected loss is ``||Y - W_L H||_F^2 + ((1-theta)/theta) sum_i ||w_i||^2 ||h_i||^2`` with
 ``H = W_{L-1} ... W_1 X``. At a global minimiser ``W_L = U S^{1/2} Q^T D^-1`` and
 ``H = D Q S^{1/2} V^T`` with ``Q^T Q = I``, any positive diagonal D, and ``U S V^T`` the shrunk
-``Y P`` of Theorem 3: ``docs/theory.md`` has the proof.
+``Y P`` of Theorem 3: ``docs/theorems/last_activations.md`` has the proof.
 """
 
 from typing import Any, NamedTuple

@@ -1,0 +1,86 @@
+"""Draw how far each theorem reaches: ``python -m docs.reach [RESULTS]``.
+
+The pictures of ``docs/images`` are drawn from the numbers in ``reach.json``. With a folder of
+results these come from its newest run of each theorem with ``--perturb``, whatever else that run
+swept: the controls that are left by degrees run at settings of their own.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from docs import gallery
+from lrdyn.engine import results
+from lrdyn.engine.outcomes import precisions
+from lrdyn.engine.statement import Theorem
+from lrdyn.figures import plotting
+from lrdyn.figures.plotting import Departure
+from lrdyn.registry import theorems
+
+NUMBERS = Path(__file__).with_name("reach.json")
+Reach = Mapping[str, Mapping[str, Departure]]
+"""Theorem -> control -> how its claim breaks."""
+
+
+def has_degrees(theorem: Theorem) -> bool:
+    """Whether ``--perturb`` has something to sweep."""
+    return any(control.amounts for s in theorem.scenarios for control in s.controls)
+
+
+def newest(folder: Path) -> Reach:
+    """What the newest perturbed run of each theorem found."""
+    found = {}
+    for theorem in filter(has_degrees, theorems()):
+        runs = precisions(theorem, theorem.scenarios[0], "float64")
+        paths = folder.glob(f"{theorem.name}/*/perturb.png")
+        run = max(paths, key=lambda path: path.stat().st_mtime).parent
+        found[theorem.name] = plotting.departures(theorem, results.load(run / "results.nc"), runs)
+    return found
+
+
+def saved(reach: Reach) -> str:
+    """The numbers as text: three digits tell a residual."""
+
+    def short(values: np.ndarray) -> list[list[float]]:
+        return [[float(f"{value:.2e}") for value in row] for row in values]
+
+    content = {
+        name: {
+            control: one._replace(
+                amounts=one.amounts.tolist(),
+                residuals={p: short(values) for p, values in one.residuals.items()},
+            )._asdict()
+            for control, one in found.items()
+        }
+        for name, found in reach.items()
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def committed() -> Reach:
+    """The numbers of the pictures."""
+
+    def departure(one: dict) -> Departure:
+        residuals = {p: np.array(values) for p, values in one["residuals"].items()}
+        return Departure(**one | {"amounts": np.array(one["amounts"]), "residuals": residuals})
+
+    content = json.loads(NUMBERS.read_text())
+    return {
+        name: {control: departure(one) for control, one in found.items()}
+        for name, found in content.items()
+    }
+
+
+def draw() -> None:
+    """Draw a picture for each theorem."""
+    for name, found in committed().items():
+        gallery.save(plotting.perturb_figure(name, found), f"reach_{name}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        NUMBERS.write_text(saved(newest(Path(sys.argv[1]))))
+    draw()
