@@ -117,7 +117,7 @@ class ClaimAtPoint(NamedTuple):
 
 def redone(claim: Claim, scenario: SavedScenario) -> list[ClaimAtPoint]:
     """A claim at every point whose hypotheses are met."""
-    found = []
+    computed = []
     for point in scenario.points:
         if int(point.found.get("diverges", -1)) >= 0:
             continue
@@ -125,8 +125,8 @@ def redone(claim: Claim, scenario: SavedScenario) -> list[ClaimAtPoint]:
         steps = max(point.times) if "steps" in point.case else 0
         parts = [both] if isinstance(both, Redone) else list(both or ())
         if parts:
-            found.append(ClaimAtPoint(parts, steps))
-    return found
+            computed.append(ClaimAtPoint(parts, steps))
+    return computed
 
 
 def line(entry: Mapping[str, Any], claim: Claim, scenario: SavedScenario) -> Line:
@@ -136,28 +136,28 @@ def line(entry: Mapping[str, Any], claim: Claim, scenario: SavedScenario) -> Lin
         return Line(name, theirs, None, 0, 0, f"not saved: {', '.join(scenario.left_out)}", None)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        found = redone(claim, scenario)
-        if not found:
+        computed = redone(claim, scenario)
+        if not computed:
             return Line(name, theirs, None, 0, 0, "no point meets the hypotheses", None)
-        worst = max(found, key=lambda at: at.worst.residual / (at.worst.limit(at.steps) or 1))
-        mine, apart = worst.worst.residual, max(at.apart for at in found)
-        holds = all(at.holds for at in found)
+        worst = max(computed, key=lambda at: at.worst.residual / (at.worst.limit(at.steps) or 1))
+        mine, apart = worst.worst.residual, max(at.apart for at in computed)
+        holds = all(at.holds for at in computed)
     if entry["holds"] is None:
-        said, agrees = "the verdict is open", None
+        remark, agrees = "the verdict is open", None
     elif holds != entry["holds"]:
-        said, agrees = "HOLDS HERE" if holds else "DOES NOT HOLD HERE", False
+        remark, agrees = "HOLDS HERE" if holds else "DOES NOT HOLD HERE", False
     elif not apart <= ROOM:  # a number that was lost is another, too
-        said, agrees = "A SAVED SIDE IS ANOTHER", False
+        remark, agrees = "A SAVED SIDE IS ANOTHER", False
     else:
-        said, agrees = "agrees", True
-    return Line(name, theirs, mine, apart, len(found), said, agrees)
+        remark, agrees = "agrees", True
+    return Line(name, theirs, mine, apart, len(computed), remark, agrees)
 
 
 def not_redone(command: str, entry: Mapping[str, Any]) -> Line:
     """What is said of a claim that no function here computes again."""
     reason = NOT_REDONE.get(entry["id"]) or NOT_REDONE.get(command)
-    said, agrees = (reason, None) if reason else ("NO REFEREE OF THIS CLAIM", False)
-    return Line(entry["id"], entry["residual"], None, 0, 0, said, agrees)
+    remark, agrees = (reason, None) if reason else ("NO REFEREE OF THIS CLAIM", False)
+    return Line(entry["id"], entry["residual"], None, 0, 0, remark, agrees)
 
 
 def lines(folder: Path) -> list[Line]:
@@ -165,21 +165,21 @@ def lines(folder: Path) -> list[Line]:
     verdict = json.loads((folder / "verdict.json").read_text())
     saved = scenarios(folder / "results.nc")
     where = {claim: name for name in saved for claim in CLAIMS.get(name, ())}
-    found = []
+    compared = []
     for entry in verdict["claims"]:
         if entry["kind"] in ("control", "finding"):
             continue
         name = where.get(entry["id"])
         if name is None:
-            found.append(not_redone(verdict["name"], entry))
+            compared.append(not_redone(verdict["name"], entry))
         else:
-            found.append(line(entry, CLAIMS[name][entry["id"]], saved[name]))
-    return found
+            compared.append(line(entry, CLAIMS[name][entry["id"]], saved[name]))
+    return compared
 
 
 def folders(given: Sequence[str]) -> list[Path]:
     """The runs in or below these folders."""
-    found = []
+    runs = []
     for word in given:
         below = sorted(path.parent for path in Path(word).glob("**/verdict.json"))
         below = [path for path in below if (path / "results.nc").exists()]
@@ -187,8 +187,8 @@ def folders(given: Sequence[str]) -> list[Path]:
             raise ValueError(
                 f"{word}: got no run, wanted a folder with verdict.json and results.nc"
             )
-        found += below
-    return found
+        runs += below
+    return runs
 
 
 def printed(line: Line) -> tuple[str, ...]:
@@ -210,16 +210,16 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     status = 0
     for run in runs:
-        found = lines(run)
+        compared = lines(run)
         head = ("claim", "residual", "here", "apart", "points", "")
-        rows = [head, *map(printed, found)]
+        rows = [head, *map(printed, compared)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         print(run)
         for row in rows:
             print("  " + "  ".join(map(str.ljust, row, widths)).rstrip())
-        agree = sum(one.agrees is True for one in found)
-        other = [one.claim for one in found if one.agrees is False]
-        print(f"{agree} of {len(found)} claims computed again and agreed", end="")
+        agree = sum(entry.agrees is True for entry in compared)
+        other = [entry.claim for entry in compared if entry.agrees is False]
+        print(f"{agree} of {len(compared)} claims computed again and agreed", end="")
         print(f"; DIFFERENT: {', '.join(other)}" if other else "")
         status = max(status, 1 if other else 0)
     return status

@@ -32,22 +32,22 @@ class CompletionCase(NamedTuple):
 
     @property
     def size(self) -> float:
-        """``||Phi||_F``."""
+        """``||Phi||_F``, the unit of all errors."""
         return float(np.linalg.norm(self.target))
 
     @property
     def scales(self) -> np.ndarray:
-        """eps_l, of orthogonal layers."""
+        """eps_l, the scale of each orthogonal layer at the start."""
         return np.array([np.linalg.norm(w) / math.sqrt(len(w)) for w in self.layers])
 
     @property
     def left(self) -> float:
-        """``sqrt(d - 2r) prod eps_l / ||Phi||_F``."""
+        """The error that the start leaves, ``sqrt(d - 2r) prod eps_l / ||Phi||_F``."""
         return math.sqrt(len(self.target) - 2 * self.rank) * float(np.prod(self.scales)) / self.size
 
     @property
     def level(self) -> float:
-        """32 times that."""
+        """The error below which a network counts as ended: 32 times what the start leaves."""
         return MISSED * self.left
 
     @property
@@ -57,7 +57,7 @@ class CompletionCase(NamedTuple):
             return float(np.mean(self.mask))
         return len(self.measurements) / self.target.size
 
-    def seen(self, matrix: np.ndarray) -> np.ndarray:
+    def observed(self, matrix: np.ndarray) -> np.ndarray:
         """What is seen of a matrix, over the share: the second derivative of the loss, applied."""
         if self.measurements is None:
             return self.mask * matrix / self.share
@@ -67,11 +67,11 @@ class CompletionCase(NamedTuple):
     @property
     def surrogate(self) -> np.ndarray:
         """``M * Phi / p``, or ``(1/m) sum_i y_i A_i``."""
-        return self.seen(self.target)
+        return self.observed(self.target)
 
     def slope(self, product: np.ndarray) -> np.ndarray:
         """The gradient of the loss in the product."""
-        return self.seen(product - self.target)
+        return self.observed(product - self.target)
 
     def error(self, layers: Layers) -> float:
         """``||f - Phi||_F / ||Phi||_F``."""
@@ -110,12 +110,12 @@ def least_curvature(of: CompletionCase) -> float:
     r, d = of.rank, len(of.target)
     pairs = [(i, j) for i in range(d) for j in range(d) if i < r or j < r]
     tangents = [np.outer(left[:, i], right[j]) for i, j in pairs]
-    seen = np.array([of.seen(matrix).ravel() for matrix in tangents])
-    return float(np.linalg.eigvalsh(seen @ np.array([t.ravel() for t in tangents]).T)[0])
+    images = np.array([of.observed(matrix).ravel() for matrix in tangents])
+    return float(np.linalg.eigvalsh(images @ np.array([t.ravel() for t in tangents]).T)[0])
 
 
 def largest_curvature(of: CompletionCase) -> float:
-    """That of the loss of three balanced layers at Phi, by the power method.
+    """The largest curvature of the loss of three balanced layers at Phi, by the power method.
 
     ``sum_l (Phi Phi^T)^{(3-l)/3} A(X) (Phi^T Phi)^{(l-1)/3}``, A the second derivative in the
     product.
@@ -125,9 +125,9 @@ def largest_curvature(of: CompletionCase) -> float:
     power = lambda sides, k: (sides * values ** (2 * k / 3)) @ sides.T  # noqa: E731
 
     def bent(matrix: np.ndarray) -> np.ndarray:
-        seen = of.seen(matrix)
-        outer = power(left, 2) @ seen + seen @ power(right.T, 2)
-        return outer + power(left, 1) @ seen @ power(right.T, 1)
+        image = of.observed(matrix)
+        outer = power(left, 2) @ image + image @ power(right.T, 2)
+        return outer + power(left, 1) @ image @ power(right.T, 1)
 
     direction, size = of.target / of.size, 0.0
     for _ in range(50):
@@ -150,6 +150,7 @@ def stable(point: Point) -> bool:
     of = setting_of(point)
     top = float(np.linalg.norm(of.target, 2))
     factor = max(of.alpha ** (2 / 3), 1 + 2 / 3 * of.gamma * top ** (2 / 3))
+    # Descent leaves a minimum where step times curvature is 2; 1.7 and .1 are those of lrdyn.
     if of.rate * largest_curvature(of) * factor > 1.7 or of.level > 0.1:
         return False
     values, r, d = np.linalg.svd(of.surrogate, compute_uv=False), of.rank, len(of.target)
@@ -171,15 +172,15 @@ class Curve(NamedTuple):
 
 
 def curve(of: CompletionCase, start: Layers, rates: float | list[float]) -> Curve:
-    """Descend from a start."""
+    """Recovery errors of descent from a start, and by how much it amplifies a disturbance."""
     run = lambda layers: of.errors(layers, rates)  # noqa: E731
-    found = run(start)
-    return Curve(found, amplification(run, start, 1.0, found))
+    errors = run(start)
+    return Curve(errors, amplification(run, start, 1.0, errors))
 
 
 @once
 def full(point: Point) -> Curve:
-    """The full network."""
+    """The recovery errors of the full network."""
     of = setting_of(point)
     return curve(of, of.layers, of.rate)
 
@@ -225,8 +226,8 @@ def on_basis(point: Point) -> tuple[float, Curve]:
     left = chain(of.layers) @ right / np.prod(of.scales)
     least = left @ left.T @ of.target @ right @ right.T
     inner = [scale * np.eye(right.shape[1]) for scale in of.scales]
-    found = curve(of, [right.T, *inner, left], [0.0, *[of.rate] * len(inner), 0.0])
-    return float(np.linalg.norm(of.target - least)) / of.size, found
+    run = curve(of, [right.T, *inner, left], [0.0, *[of.rate] * len(inner), 0.0])
+    return float(np.linalg.norm(of.target - least)) / of.size, run
 
 
 def arrived(point: Point) -> bool:
@@ -239,11 +240,11 @@ def arrived(point: Point) -> bool:
 
 def saved_errors(point: Point) -> Iterator[Redone]:
     """What was saved of both networks, and of what their starts leave."""
-    of, found = setting_of(point), point.found
+    of, saved = setting_of(point), point.found
     for name, run in (("full_error", full(point)), ("spectral_error", spectral(point))):
-        yield saved_as(run.errors, found[name], condition=run.condition)
-    yield saved_as(of.left, found["left"])
-    yield saved_as(of.level, found["level"])
+        yield saved_as(run.errors, saved[name], condition=run.condition)
+    yield saved_as(of.left, saved["left"])
+    yield saved_as(of.level, saved["level"])
 
 
 def recovery(point: Point) -> Iterator[Redone]:
@@ -259,7 +260,7 @@ def recovery(point: Point) -> Iterator[Redone]:
 
 
 def recovered(point: Point) -> Iterator[Redone]:
-    """It ends below the level, too."""
+    """The compressed network, from its spectral start, ends below the level, too."""
     if not arrived(point):
         return
     of, run = setting_of(point), spectral(point)
@@ -300,7 +301,7 @@ def beginnings(of: CompletionCase) -> list[np.ndarray]:
 
 
 def start(point: Point) -> Iterator[Redone]:
-    """With 0 in place of what is hidden the networks start alike."""
+    """The networks start alike with 0 in place of what is hidden: no start uses that."""
     of = setting_of(point)
     if not stable(point) or np.all(of.mask == 1):
         return
@@ -324,11 +325,11 @@ def whole_basis(point: Point) -> Redone | None:
     if gap <= 0:
         return None
     both = np.hstack([right[:r].T, chain(of.layers).T @ left[:, :r] / e])
-    columns, found = np.linalg.qr(both)[0], basis(of)
+    columns, ours = np.linalg.qr(both)[0], basis(of)
     least = float(np.linalg.svd(both, compute_uv=False)[-1])
     saved = saved_sides(point, "basis")
     condition = (float(values[0]) + e) / gap / least
-    return Redone(columns @ columns.T, found @ found.T, 1.0, condition, "equal", *saved)
+    return Redone(columns @ columns.T, ours @ ours.T, 1.0, condition, "equal", *saved)
 
 
 def basis_gap(point: Point) -> Redone | None:
@@ -339,10 +340,10 @@ def basis_gap(point: Point) -> Redone | None:
     if not np.all(of.mask == 1) or least <= e:
         return None
     values = np.linalg.svd(first_gradient(of), compute_uv=False)
-    seen = float(values[of.rank] / values[of.rank - 1])
+    measured = float(values[of.rank] / values[of.rank - 1])
     saved = saved_sides(point, "basis_gap")
     condition = float(np.linalg.norm(of.target, 2) + e) / (least - e)
-    return Redone(e / (least - e), seen, 1.0, condition, "at most", *saved)
+    return Redone(e / (least - e), measured, 1.0, condition, "at most", *saved)
 
 
 CLAIMS = {

@@ -8,16 +8,16 @@ from referee.results import Point, once
 from referee.theorem2 import FactorizationCase, frame, rho, setting_of
 
 
-def compressed_product(of: FactorizationCase, kept: int) -> np.ndarray:
+def compressed_product(of: FactorizationCase, rank: int) -> np.ndarray:
     """``f_C(t)``: the frame padded to 2 r^ columns, the inner layers trained."""
-    frames = frame(of.layers, of.target, kept)
-    k = 2 * kept
+    frames = frame(of.layers, of.target, rank)
+    k = 2 * rank
     onto, back = frames[-1][:, :k], frames[0][:, :k]
     goal = onto.T @ of.target @ back
     start = [s * np.eye(k) for s in of.scales]
     residual = lambda whole: whole - goal  # noqa: E731
-    made = descend(start, residual, of.rate, of.decay, of.times, chain)
-    return np.array([onto @ small @ back.T for small in made])
+    products = descend(start, residual, of.rate, of.decay, of.times, chain)
+    return np.array([onto @ small @ back.T for small in products])
 
 
 @once
@@ -30,11 +30,13 @@ def error_identity(point: Point) -> Redone | None:
     theory = np.array([np.sqrt(len(of.target) - 2 * r) * products for r in ranks])
     run = lambda start: of.dense(start, chain)  # noqa: E731
     whole = run(of.layers)
-    seen = np.array([np.linalg.norm(whole - compressed_product(of, r), axis=(1, 2)) for r in ranks])
+    measured = np.array(
+        [np.linalg.norm(whole - compressed_product(of, r), axis=(1, 2)) for r in ranks]
+    )
     scale = max(float(np.linalg.norm(whole, axis=(1, 2)).max()), float(np.abs(theory).max()))
     condition = amplification(run, of.layers, float(np.abs(whole).max()), whole)
     saved = saved_sides(point, "error")
-    return Redone(theory, seen, scale, condition, "equal", *saved)
+    return Redone(theory, measured, scale, condition, "equal", *saved)
 
 
 def error_bound(point: Point, first_alone: bool = False) -> Redone | None:
@@ -47,13 +49,13 @@ def error_bound(point: Point, first_alone: bool = False) -> Redone | None:
     if np.max(np.abs(ratio), initial=0) > 1 + 1e-12 and not first_alone:
         return None
     bound = np.sqrt(len(of.target) - 2 * point.case["ranks"]) * np.prod(of.scales)
-    seen = np.asarray(redone.run)
+    measured = np.asarray(redone.run)
     if first_alone:
         saved = (point.found["bound"], point.found["error_measured"][:, 0])
-        return Redone(bound, seen[:, 0], redone.scale, 1.0, "equal", *saved)
-    saved = np.broadcast_to(point.found["bound"][:, None], seen.shape)
-    whole = np.broadcast_to(bound[:, None], seen.shape)
-    return redone._replace(theory=whole, run=seen, kind="at most", saved_theory=saved)
+        return Redone(bound, measured[:, 0], redone.scale, 1.0, "equal", *saved)
+    saved = np.broadcast_to(point.found["bound"][:, None], measured.shape)
+    whole = np.broadcast_to(bound[:, None], measured.shape)
+    return redone._replace(theory=whole, run=measured, kind="at most", saved_theory=saved)
 
 
 def bound_attained(point: Point) -> Redone | None:
@@ -74,9 +76,9 @@ def parameters(point: Point) -> Redone | None:
     inner = np.array([sum(a * b for a, b in layers) for layers in shapes])
     outer = 4 * d * point.case["ranks"]
     dense = sum(w.size for w in point.parts("weights"))
-    seen = np.stack([np.full_like(inner, dense), inner + outer, inner], axis=1)
+    measured = np.stack([np.full_like(inner, dense), inner + outer, inner], axis=1)
     saved = saved_sides(point, "parameters")
-    return Redone(theory, seen, 1.0, 1.0, "count", *saved)
+    return Redone(theory, measured, 1.0, 1.0, "count", *saved)
 
 
 CLAIMS = {

@@ -27,63 +27,63 @@ class SavedFactorization(NamedTuple):
         n = len(self.values)
         return [s for size in range(self.width + 1) for s in combinations(range(n), size)]
 
-    def admissible(self, kept: Iterable[int]) -> bool:
+    def admissible(self, indices: Iterable[int]) -> bool:
         """Whether a set has a critical point of its own."""
         rounding = self.values[0] * len(self.values) * EPS
-        return all(self.values[i] > self.decay + rounding for i in kept)
+        return all(self.values[i] > self.decay + rounding for i in indices)
 
-    def layers(self, kept: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    def layers(self, indices: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """``W_1 = (Sigma_S - lambda)^(1/2) V_S^T`` and ``W_2 = U_S (Sigma_S - lambda)^(1/2)``."""
         first = np.zeros((self.width, self.target.shape[1]))
         second = np.zeros((self.target.shape[0], self.width))
-        for slot, i in enumerate(kept):
+        for slot, i in enumerate(indices):
             size = np.sqrt(max(self.values[i] - self.decay, 0.0))
             first[slot], second[:, slot] = size * self.right[i], size * self.left[:, i]
         return first, second
 
     def gradient(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of ``1/2 ||W_2 W_1 - Phi||^2 + lambda/2 (||W_1||^2 + ||W_2||^2)``."""
+        """The gradient of ``1/2 ||W_2 W_1 - Phi||^2 + lambda/2 (||W_1||^2 + ||W_2||^2)``."""
         error = second @ first - self.target
         return second.T @ error + self.decay * first, error @ first.T + self.decay * second
 
     def loss(self, first: np.ndarray, second: np.ndarray) -> float:
-        """The loss."""
+        """``1/2 ||W_2 W_1 - Phi||^2 + lambda/2 (||W_1||^2 + ||W_2||^2)``."""
         sizes = np.sum(first**2) + np.sum(second**2)
         return float(np.sum((second @ first - self.target) ** 2) + self.decay * sizes) / 2
 
     def hessian(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """The derivative of the gradient along every entry, by the product rule."""
-        error, made = second @ first - self.target, []
+        error, rows = second @ first - self.target, []
         for layer, moved in ((0, first), (1, second)):
             for place in np.ndindex(moved.shape):
-                one, two = np.zeros_like(first), np.zeros_like(second)
-                (one if layer == 0 else two)[place] = 1.0
-                change = two @ first + second @ one
-                of_first = two.T @ error + second.T @ change + self.decay * one
-                of_second = change @ first.T + error @ one.T + self.decay * two
-                made.append(np.concatenate([of_first.ravel(), of_second.ravel()]))
-        return np.array(made)
+                in_first, in_second = np.zeros_like(first), np.zeros_like(second)
+                (in_first if layer == 0 else in_second)[place] = 1.0
+                change = in_second @ first + second @ in_first
+                of_first = in_second.T @ error + second.T @ change + self.decay * in_first
+                of_second = change @ first.T + error @ in_first.T + self.decay * in_second
+                rows.append(np.concatenate([of_first.ravel(), of_second.ravel()]))
+        return np.array(rows)
 
-    def spectrum(self, kept: tuple[int, ...]) -> np.ndarray:
+    def spectrum(self, indices: tuple[int, ...]) -> np.ndarray:
         """All eigenvalues of the Hessian, by blocks."""
         sigma, decay, n = self.values, self.decay, len(self.values)
-        spare = self.width - len(kept)
-        slots = [*(sigma[i] for i in kept), *[decay] * spare]
-        found = [
+        spare = self.width - len(indices)
+        slots = [*(sigma[i] for i in indices), *[decay] * spare]
+        eigenvalues = [
             mu + sign * sigma[j]
             for mu in slots
             for j in range(n)
-            if j not in kept
+            if j not in indices
             for sign in (1, -1)
         ]
-        for i in kept:
-            found += [2 * (sigma[i] - decay), 2 * decay]
-        for i, j in combinations(kept, 2):
+        for i in indices:
+            eigenvalues += [2 * (sigma[i] - decay), 2 * decay]
+        for i, j in combinations(indices, 2):
             both = sigma[i] + sigma[j]
-            found += [both, both - 2 * decay, 2 * decay, 0.0]
-        found += [2 * decay, 0.0] * (len(kept) * spare)
-        found += slots * (sum(self.target.shape) - 2 * n)
-        return np.sort(found)
+            eigenvalues += [both, both - 2 * decay, 2 * decay, 0.0]
+        eigenvalues += [2 * decay, 0.0] * (len(indices) * spare)
+        eigenvalues += slots * (sum(self.target.shape) - 2 * n)
+        return np.sort(eigenvalues)
 
 
 @once
@@ -100,8 +100,8 @@ def instance(point: Point) -> SavedFactorization | None:
 
 def of_sets(of: SavedFactorization, function: Callable[[tuple[int, ...]], Any]) -> np.ndarray:
     """A number, or several, of every set; 0 of those without a critical point."""
-    found = [(of.admissible(s), function(s)) for s in of.sets]
-    return np.array([value if admitted else np.zeros_like(value) for admitted, value in found])
+    values = [(of.admissible(s), function(s)) for s in of.sets]
+    return np.array([value if admitted else np.zeros_like(value) for admitted, value in values])
 
 
 def critical_gradient(point: Point) -> Redone | None:
@@ -109,12 +109,12 @@ def critical_gradient(point: Point) -> Redone | None:
     if (of := instance(point)) is None or of.values[0] <= of.decay:
         return None
 
-    def largest(kept: tuple[int, ...]) -> float:
-        return max(np.max(np.abs(g)) for g in of.gradient(*of.layers(kept)))
+    def largest(indices: tuple[int, ...]) -> float:
+        return max(np.max(np.abs(g)) for g in of.gradient(*of.layers(indices)))
 
-    seen = of_sets(of, largest)
+    measured = of_sets(of, largest)
     saved = point.found["critical_gradient"]
-    return Redone(0 * seen, seen, of.values[0] ** 1.5, 1.0, "zero", None, saved)
+    return Redone(0 * measured, measured, of.values[0] ** 1.5, 1.0, "zero", None, saved)
 
 
 def critical_loss(point: Point) -> Redone | None:
@@ -122,42 +122,42 @@ def critical_loss(point: Point) -> Redone | None:
     if (of := instance(point)) is None:
         return None
 
-    def formula(kept: tuple[int, ...]) -> float:
-        rest = [of.values[i] ** 2 / 2 for i in range(len(of.values)) if i not in kept]
-        return sum([of.decay * of.values[i] - of.decay**2 / 2 for i in kept] + rest)
+    def formula(indices: tuple[int, ...]) -> float:
+        rest = [of.values[i] ** 2 / 2 for i in range(len(of.values)) if i not in indices]
+        return sum([of.decay * of.values[i] - of.decay**2 / 2 for i in indices] + rest)
 
-    theory, seen = of_sets(of, formula), of_sets(of, lambda s: of.loss(*of.layers(s)))
+    theory, measured = of_sets(of, formula), of_sets(of, lambda s: of.loss(*of.layers(s)))
     saved = saved_sides(point, "critical_loss")
-    return Redone(theory, seen, None, 1.0, "equal", *saved)
+    return Redone(theory, measured, None, 1.0, "equal", *saved)
 
 
-def measured_spectrum(of: SavedFactorization, kept: tuple[int, ...]) -> np.ndarray:
+def measured_spectrum(of: SavedFactorization, indices: tuple[int, ...]) -> np.ndarray:
     """The eigenvalues of the Hessian at the critical point of a set."""
-    return np.linalg.eigvalsh(of.hessian(*of.layers(kept)))
+    return np.linalg.eigvalsh(of.hessian(*of.layers(indices)))
 
 
 def spectrum(point: Point) -> Redone | None:
     """All r (k + d) eigenvalues of the Hessian."""
     if (of := instance(point)) is None:
         return None
-    theory, seen = of_sets(of, of.spectrum), of_sets(of, lambda s: measured_spectrum(of, s))
+    theory, measured = of_sets(of, of.spectrum), of_sets(of, lambda s: measured_spectrum(of, s))
     saved = saved_sides(point, "spectrum")
-    return Redone(theory, seen, None, 1.0, "equal", *saved)
+    return Redone(theory, measured, None, 1.0, "equal", *saved)
 
 
-def least_curvature(of: SavedFactorization, kept: tuple[int, ...]) -> float:
+def least_curvature(of: SavedFactorization, indices: tuple[int, ...]) -> float:
     """The smallest eigenvalue, by cases."""
-    outside = max((of.values[j] for j in range(len(of.values)) if j not in kept), default=0.0)
-    found = []
-    if of.decay == 0 or (kept and of.width >= 2):
-        found.append(0.0)
-    if kept:
-        found.append(min(of.values[i] for i in kept) - outside)
+    outside = max((of.values[j] for j in range(len(of.values)) if j not in indices), default=0.0)
+    candidates = []
+    if of.decay == 0 or (indices and of.width >= 2):
+        candidates.append(0.0)
+    if indices:
+        candidates.append(min(of.values[i] for i in indices) - outside)
         if of.width == 1:
-            found += [2 * of.decay, 2 * (of.values[kept[0]] - of.decay)]
-    if len(kept) < of.width:
-        found.append(of.decay - outside)
-    return min(found)
+            candidates += [2 * of.decay, 2 * (of.values[indices[0]] - of.decay)]
+    if len(indices) < of.width:
+        candidates.append(of.decay - outside)
+    return min(candidates)
 
 
 def smallest(point: Point) -> Redone | None:
@@ -165,10 +165,10 @@ def smallest(point: Point) -> Redone | None:
     if (of := instance(point)) is None:
         return None
     theory = of_sets(of, lambda s: least_curvature(of, s))
-    seen = of_sets(of, lambda s: measured_spectrum(of, s)[0])
+    measured = of_sets(of, lambda s: measured_spectrum(of, s)[0])
     scale = np.max(of_sets(of, of.spectrum))
     saved = saved_sides(point, "smallest")
-    return Redone(theory, seen, scale, 1.0, "equal", *saved)
+    return Redone(theory, measured, scale, 1.0, "equal", *saved)
 
 
 def margin(of: SavedFactorization) -> float:
@@ -218,17 +218,18 @@ def search(point: Point) -> list[Redone] | None:
     def slope(flat: np.ndarray) -> np.ndarray:
         return np.concatenate([g.ravel() for g in of.gradient(*layers(flat))])
 
-    found = []
+    products = []
     for start in point.case["starts"]:
+        # Many searches stop at no critical point; the terms of a gradient have the size sigma^1.5.
         ended = root(slope, start, jac=lambda x: of.hessian(*layers(x)), method="lm", tol=1e-14)
         if np.linalg.norm(slope(ended.x)) <= 1e-13 * of.values[0] ** 1.5:
-            found.append(np.matmul(*layers(ended.x)[::-1]))
+            products.append(np.matmul(*layers(ended.x)[::-1]))
     limit = 8 * EPS * np.sqrt(float(point.found["longest_axis"])) * of.values[0] ** 1.5
     saved = point.found["found"][point.found["found_gradient"] <= limit]
     scale = of.values[0] ** 2 / separation(of)
     return [
         Redone(min(family, key=lambda f: np.max(np.abs(f - product))), product, scale)
-        for product in (*found, *saved)
+        for product in (*products, *saved)
     ]
 
 
@@ -240,14 +241,14 @@ def deep_origin(point: Point) -> Redone | None:
     for depth in (3, 4):
         widths = (of.target.shape[1], *[of.width] * (depth - 1), of.target.shape[0])
         pairs = combinations(range(depth), 2)
-        found = 0.0
+        entry = 0.0
         for moved in pairs:
             layers = [np.ones((widths[l + 1], widths[l])) * (l in moved) for l in range(depth)]
             whole = layers[0]
             for layer in layers[1:]:
                 whole = layer @ whole
-            found = max(found, float(np.abs(np.sum(of.target * whole))))
-        largest.append(found)
+            entry = max(entry, float(np.abs(np.sum(of.target * whole))))
+        largest.append(entry)
     saved = saved_sides(point, "deep_origin")
     return Redone(np.zeros(2), np.array(largest), of.values[0], 1.0, "zero", *saved)
 

@@ -23,11 +23,11 @@ def gradients(layers: Layers, residual: np.ndarray) -> Layers:
     below = [np.eye(layers[0].shape[1])]
     for layer in layers[:-1]:
         below.append(layer @ below[-1])
-    found, above = [], residual
+    slopes, above = [], residual
     for layer, inputs in zip(reversed(layers), reversed(below), strict=True):
-        found.append(above @ inputs.T)
+        slopes.append(above @ inputs.T)
         above = layer.T @ above
-    return found[::-1]
+    return slopes[::-1]
 
 
 def descend(
@@ -42,14 +42,14 @@ def descend(
 
     Layers can have rates of their own.
     """
-    found, rates = [], np.broadcast_to(rate, len(layers))
+    records, rates = [], np.broadcast_to(rate, len(layers))
     for t in range(max(times) + 1):
         if t in times:
-            found.append(record(layers))
+            records.append(record(layers))
         slopes = gradients(layers, residual(chain(layers)))
         parts = zip(layers, slopes, decay, rates, strict=True)
         layers = [(1 - rate * d) * w - rate * g for w, g, d, rate in parts]
-    return found
+    return records
 
 
 def disturbed(layers: Layers, size: float) -> Layers:
@@ -59,11 +59,12 @@ def disturbed(layers: Layers, size: float) -> Layers:
 
 
 def amplification(
-    run: Callable[[Layers], np.ndarray], layers: Layers, scale: float, found: np.ndarray
+    run: Callable[[Layers], np.ndarray], layers: Layers, scale: float, result: np.ndarray
 ) -> float:
-    """By how much a run, which found this, amplifies a disturbance of its start.
+    """By how much a run amplifies a disturbance of its start, from its undisturbed result.
 
     The disturbance is in units of the scale.
     """
+    # Far above the rounding of both runs, and small enough that the response is linear in it.
     size = 1e-7 * scale
-    return float(np.max(np.abs(run(disturbed(layers, size)) - found)) / size)
+    return float(np.max(np.abs(run(disturbed(layers, size)) - result)) / size)

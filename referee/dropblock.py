@@ -25,7 +25,7 @@ class SplitSpectrum:
 
     @property
     def sizes(self) -> np.ndarray:
-        """s_i."""
+        """s_i, the singular values with the smaller ones levelled to a common value."""
         return np.where(np.arange(len(self.values)) < self.whole, self.values, self.level)
 
     @property
@@ -50,13 +50,13 @@ class SplitSpectrum:
 
 def unit_vectors(weights: np.ndarray, count: int) -> np.ndarray:
     """Vectors of norm 1, of at most two entries, with ``sum_l f_l f_l^T = diag(weights)``."""
-    rest, found, i = weights.copy(), [], 0
+    rest, vectors, i = weights.copy(), [], 0
     few = 1e-13 * count
-    while len(found) < count:
+    while len(vectors) < count:
         while i < len(rest) - 1 and rest[i] <= few:
             i += 1
         if rest[i] >= 1 - few or i == len(rest) - 1:
-            found.append(np.eye(len(rest))[i])
+            vectors.append(np.eye(len(rest))[i])
             rest[i] -= 1
         else:
             # Two vectors with opposite signs take what is left, and 2 less that of the next.
@@ -64,9 +64,9 @@ def unit_vectors(weights: np.ndarray, count: int) -> np.ndarray:
             for sign in (1, -1):
                 vector = np.zeros(len(rest))
                 vector[i], vector[i + 1] = math.sqrt(x / 2), sign * math.sqrt(1 - x / 2)
-                found.append(vector)
+                vectors.append(vector)
             rest[i], rest[i + 1] = 0, rest[i + 1] - (2 - x)
-    return np.array(found[:count])
+    return np.array(vectors[:count])
 
 
 def keep_prob(p: float, block: int, width: int) -> float:
@@ -106,29 +106,35 @@ def dropblock(point: Point) -> Redone:
     starts = range(0, of.width, of.block)
     cut = [slice(start, start + of.block) for start in starts]
     sizes = math.fsum(square(of.left[:, j] @ of.right[j]) for j in cut)
-    theory = square(of.target - of.made) + of.odds * sizes
+    theory = square(of.target - of.product) + of.odds * sizes
     loss = lambda m: square(of.target - (of.left * m / of.keep) @ of.right)  # noqa: E731
-    seen = expected(masks(of.width, of.keep, of.block), loss)
-    return Redone(theory, seen, None, 1.0, "equal", *saved_sides(point, "dropblock"))
+    measured = expected(masks(of.width, of.keep, of.block), loss)
+    return Redone(theory, measured, None, 1.0, "equal", *saved_sides(point, "dropblock"))
 
 
 def dropblock_bound(point: Point) -> Redone:
     """At theta(h) every factorisation of Z has a penalty of ``((1-p)/p) ||Z||^2`` or more."""
     of = SavedBlockNetwork(point)
     theta = keep_prob(of.keep, of.block, of.width)
-    bound = of.odds * SplitSpectrum(of.made, of.block).norm_squared
+    bound = of.odds * SplitSpectrum(of.product, of.block).norm_squared
     pairs = [(of.left, of.right)]
     pairs += [(of.left @ g, h @ of.right) for g, h in zip(of.mixers, of.unmixers, strict=True)]
-    seen = [added(left, right, theta, of.block) for left, right in pairs]
+    measured = [added(left, right, theta, of.block) for left, right in pairs]
     saved, saved_run = saved_sides(point, "dropblock_bound")  # the matrix comes last
-    theory, seen = np.full(len(pairs), bound), np.array(seen)
+    theory, measured = np.full(len(pairs), bound), np.array(measured)
     return Redone(
-        theory, seen, None, of.condition, "at least", saved[: len(seen)], saved_run[: len(seen)]
+        theory,
+        measured,
+        None,
+        of.condition,
+        "at least",
+        saved[: len(measured)],
+        saved_run[: len(measured)],
     )
 
 
 def dropblock_least(point: Point) -> Redone | None:
-    """It is attained, with enough blocks."""
+    """The least penalty is attained by factors in enough blocks."""
     of = SavedBlockNetwork(point)
     if not of.split.attained(of.blocks):
         return None
@@ -137,13 +143,15 @@ def dropblock_least(point: Point) -> Redone | None:
 
 
 def dropblock_product(point: Point) -> Redone | None:
-    """By factors whose product is the matrix."""
+    """The factors that attain the least penalty have the matrix as their product."""
     of = SavedBlockNetwork(point)
     if not of.split.attained(of.blocks):
         return None
-    seen = of.split.products(of.blocks).sum(0)
+    measured = of.split.products(of.blocks).sum(0)
     # A decomposition is rounded by some ten units in the last place.
-    return Redone(of.matrix, seen, None, 10.0, "equal", *saved_sides(point, "dropblock_product"))
+    return Redone(
+        of.matrix, measured, None, 10.0, "equal", *saved_sides(point, "dropblock_product")
+    )
 
 
 CLAIMS = {

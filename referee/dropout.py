@@ -31,12 +31,12 @@ class SavedNetwork:
         return self.left.shape[1]
 
     @property
-    def made(self) -> np.ndarray:
-        """Z."""
+    def product(self) -> np.ndarray:
+        """Z, the product of both factors."""
         return self.left @ self.right
 
     def sizes(self) -> float:
-        """``sum_i ||u_i||^2 ||v_i||^2``."""
+        """``sum_i ||u_i||^2 ||v_i||^2``, summed over the hidden units."""
         return float(np.sum(np.sum(self.left**2, 0) * np.sum(self.right**2, 1)))
 
 
@@ -49,7 +49,7 @@ def added(left: np.ndarray, right: np.ndarray, keep: float, block: int = 1) -> f
 
 
 def added_unit_by_unit(left: np.ndarray, right: np.ndarray, keep: float) -> float:
-    """The same of independent units, each by its two masks."""
+    """What masks of independent units add to the loss of a product, each unit by its two masks."""
     per_unit = [square(np.outer(u, v)) for u, v in zip(left.T, right, strict=True)]
     both = keep * (1 / keep - 1) ** 2 + (1 - keep)
     return both * math.fsum(per_unit)
@@ -58,10 +58,11 @@ def added_unit_by_unit(left: np.ndarray, right: np.ndarray, keep: float) -> floa
 def equalised_factors(whole: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Factors in which all units have the same size, by rotations in planes of two units."""
     left, values, right = np.linalg.svd(whole, full_matrices=False)
-    kept = min(width, len(values))
+    rank = min(width, len(values))
     size = np.zeros(width)
-    size[:kept] = values[:kept]
+    size[:rank] = values[:rank]
     turn, moment, mean = np.eye(width), np.diag(size), size.sum() / width
+    # A turn sets one entry to the mean, for good: after width - 1 turns all are equal.
     for _ in range(width - 1):
         entries = np.diag(moment)
         i, j = int(np.argmin(entries)), int(np.argmax(entries))
@@ -76,68 +77,72 @@ def equalised_factors(whole: np.ndarray, width: int) -> tuple[np.ndarray, np.nda
         plane[i, i] = plane[j, j] = cosine
         plane[i, j], plane[j, i] = tangent * cosine, -tangent * cosine
         moment, turn = plane @ moment @ plane.T, plane @ turn
-    root = np.sqrt(values[:kept])
-    return (left[:, :kept] * root) @ turn[:, :kept].T, turn[:, :kept] @ (
-        root[:, None] * right[:kept]
+    root = np.sqrt(values[:rank])
+    return (left[:, :rank] * root) @ turn[:, :rank].T, turn[:, :rank] @ (
+        root[:, None] * right[:rank]
     )
 
 
 def penalty(point: Point) -> Redone:
     """``((1-theta)/theta) sum ||u_i||^2 ||v_i||^2`` over all masks."""
     of = SavedNetwork(point)
-    theory = square(of.target - of.made) + of.odds * of.sizes()
+    theory = square(of.target - of.product) + of.odds * of.sizes()
     loss = lambda m: square(of.target - (of.left * m / of.keep) @ of.right)  # noqa: E731
-    seen = expected(masks(of.width, of.keep), loss)
-    return Redone(theory, seen, None, 1.0, "equal", *saved_sides(point, "penalty"))
+    measured = expected(masks(of.width, of.keep), loss)
+    return Redone(theory, measured, None, 1.0, "equal", *saved_sides(point, "penalty"))
 
 
 def unscaled_masks(point: Point) -> Redone:
     """``||Y - theta Z||^2 + theta (1 - theta) sum``."""
     of = SavedNetwork(point)
-    theory = square(of.target - of.keep * of.made) + of.keep * (1 - of.keep) * of.sizes()
+    theory = square(of.target - of.keep * of.product) + of.keep * (1 - of.keep) * of.sizes()
     loss = lambda m: square(of.target - (of.left * m) @ of.right)  # noqa: E731
-    seen = expected(masks(of.width, of.keep), loss)
-    return Redone(theory, seen, None, 1.0, "equal", *saved_sides(point, "unscaled_masks"))
+    measured = expected(masks(of.width, of.keep), loss)
+    return Redone(theory, measured, None, 1.0, "equal", *saved_sides(point, "unscaled_masks"))
 
 
 def factorisations(point: Point) -> Redone:
     """No factorisation of Z has a penalty below ``c ||Z||_*^2``."""
     of = SavedNetwork(point)
-    bound = of.odds / of.width * nuclear(of.made) ** 2
+    bound = of.odds / of.width * nuclear(of.product) ** 2
     mixed = [(of.left @ g, h @ of.right) for g, h in zip(of.mixers, of.unmixers, strict=True)]
-    every = [*mixed, equalised_factors(of.made, of.width)]
-    seen = np.array([added(left, right, of.keep) for left, right in every])
+    every = [*mixed, equalised_factors(of.product, of.width)]
+    measured = np.array([added(left, right, of.keep) for left, right in every])
     theory = np.full(len(every), bound)
-    return Redone(theory, seen, None, 1.0, "at least", *saved_sides(point, "factorisations"))
+    return Redone(theory, measured, None, 1.0, "at least", *saved_sides(point, "factorisations"))
 
 
 def equalised(point: Point) -> Redone:
     """The equalised factors have terms of the norm ``||Z||_* / h``."""
     of = SavedNetwork(point)
-    left, right = equalised_factors(of.made, of.width)
-    seen = np.linalg.norm(left, axis=0) * np.linalg.norm(right, axis=1)
-    theory = np.full(of.width, nuclear(of.made) / of.width)
-    return Redone(theory, seen, None, 1.0, "equal", *saved_sides(point, "equalised"))
+    left, right = equalised_factors(of.product, of.width)
+    measured = np.linalg.norm(left, axis=0) * np.linalg.norm(right, axis=1)
+    theory = np.full(of.width, nuclear(of.product) / of.width)
+    return Redone(theory, measured, None, 1.0, "equal", *saved_sides(point, "equalised"))
 
 
 def equalised_product(point: Point) -> Redone:
-    """Their product is Z."""
+    """The product of the equalised factors is Z."""
     of = SavedNetwork(point)
-    seen = np.matmul(*equalised_factors(of.made, of.width))
-    return Redone(of.made, seen, None, 1.0, "equal", *saved_sides(point, "equalised_product"))
+    measured = np.matmul(*equalised_factors(of.product, of.width))
+    return Redone(
+        of.product, measured, None, 1.0, "equal", *saved_sides(point, "equalised_product")
+    )
 
 
 COPIES = (1, 3)
 
 
 def equalised_penalty(point: Point) -> Redone:
-    """Their penalty is the least one, at h and at 3 h units."""
+    """The penalty of the equalised factors is the least one, at h and at 3 h units."""
     of = SavedNetwork(point)
-    theory = [of.odds / (k * of.width) * nuclear(of.made) ** 2 for k in COPIES]
-    seen = [added_unit_by_unit(*equalised_factors(of.made, k * of.width), of.keep) for k in COPIES]
+    theory = [of.odds / (k * of.width) * nuclear(of.product) ** 2 for k in COPIES]
+    measured = [
+        added_unit_by_unit(*equalised_factors(of.product, k * of.width), of.keep) for k in COPIES
+    ]
     return Redone(
         np.array(theory),
-        np.array(seen),
+        np.array(measured),
         None,
         1.0,
         "equal",
@@ -146,56 +151,58 @@ def equalised_penalty(point: Point) -> Redone:
 
 
 def width_free(point: Point) -> Redone:
-    """With ``theta(h) = p / (h - (h-1) p)`` it is ``((1-p)/p) ||Z||_*^2`` at every width."""
+    """With ``theta(h) = p / (h - (h-1) p)`` the penalty is ``((1-p)/p) ||Z||_*^2`` at any width."""
     of = SavedNetwork(point)
-    theory = np.full(len(COPIES), of.odds * nuclear(of.made) ** 2)
-    seen, p = [], of.keep
+    theory = np.full(len(COPIES), of.odds * nuclear(of.product) ** 2)
+    measured, p = [], of.keep
     for k in COPIES:
         h = k * of.width
-        seen.append(added_unit_by_unit(*equalised_factors(of.made, h), p / (h - (h - 1) * p)))
+        measured.append(
+            added_unit_by_unit(*equalised_factors(of.product, h), p / (h - (h - 1) * p))
+        )
     condition = (of.width - (of.width - 1) * p) / (of.width * (1 - p))
     return Redone(
-        theory, np.array(seen), None, condition, "equal", *saved_sides(point, "width_free")
+        theory, np.array(measured), None, condition, "equal", *saved_sides(point, "width_free")
     )
 
 
 def fixed_keep_prob(point: Point) -> Redone:
     """Copies divide the penalty by their number."""
     of = SavedNetwork(point)
-    one = of.odds * of.sizes()
+    whole = of.odds * of.sizes()
     copied = [(np.tile(of.left, (1, k)) / k, np.tile(of.right, (k, 1))) for k in COPIES]
-    theory = np.array([one / k for k in COPIES])
-    seen = np.array([added_unit_by_unit(*pair, of.keep) for pair in copied])
-    return Redone(theory, seen, None, 1.0, "equal", *saved_sides(point, "fixed_keep_prob"))
+    theory = np.array([whole / k for k in COPIES])
+    measured = np.array([added_unit_by_unit(*pair, of.keep) for pair in copied])
+    return Redone(theory, measured, None, 1.0, "equal", *saved_sides(point, "fixed_keep_prob"))
 
 
 def envelope_above(point: Point) -> Redone:
     """Single units of mean Z have the mean penalty ``((1-p)/p) ||Z||_*^2``."""
     of = SavedNetwork(point)
-    left, right = equalised_factors(of.made, of.width)
+    left, right = equalised_factors(of.product, of.width)
     alone = [
         added_unit_by_unit(of.width * u[:, None], v[None, :], of.keep)
         for u, v in zip(left.T, right, strict=True)
     ]
-    theory, seen = of.odds * nuclear(of.made) ** 2, float(np.mean(alone))
-    return Redone(theory, seen, None, 1.0, "equal", *saved_sides(point, "envelope_above"))
+    theory, measured = of.odds * nuclear(of.product) ** 2, float(np.mean(alone))
+    return Redone(theory, measured, None, 1.0, "equal", *saved_sides(point, "envelope_above"))
 
 
 def envelope_below(point: Point) -> Redone:
     """``((1-p)/p) (2 ||Z||_* <U V^T, M> - ||Z||_*^2)`` lies below the penalty of every unit M."""
     of = SavedNetwork(point)
-    left, values, right = np.linalg.svd(of.made, full_matrices=False)
-    kept = min(of.width, len(values))
-    polar, norm = left[:, :kept] @ right[:kept], values[:kept].sum()
-    pairs = [(of.left, of.right), equalised_factors(of.made, of.width)]
-    theory, seen = [], []
+    left, values, right = np.linalg.svd(of.product, full_matrices=False)
+    rank = min(of.width, len(values))
+    polar, norm = left[:, :rank] @ right[:rank], values[:rank].sum()
+    pairs = [(of.left, of.right), equalised_factors(of.product, of.width)]
+    theory, measured = [], []
     for u, v in ((u, v) for a, b in pairs for u, v in zip(a.T, b, strict=True)):
         unit = of.width * np.outer(u, v)
         theory.append(of.odds * (2 * norm * np.sum(polar * unit) - norm**2))
-        seen.append(added_unit_by_unit(of.width * u[:, None], v[None, :], of.keep))
+        measured.append(added_unit_by_unit(of.width * u[:, None], v[None, :], of.keep))
     # Of equalised units, of which there are many, all have the same two numbers.
     saved = saved_sides(point, "envelope_below")
-    return Redone(np.array(theory), np.array(seen), None, 1.0, "at least", *saved)
+    return Redone(np.array(theory), np.array(measured), None, 1.0, "at least", *saved)
 
 
 CLAIMS = {

@@ -49,10 +49,10 @@ class SavedRegression:
             threshold = c / (1 + c * i) * float(self.sigma[:i].sum())
             if self.sigma[i - 1] > threshold:
                 q, mu = i, threshold
-        kept = np.arange(len(self.sigma)) < q
-        return np.where(kept, self.sigma - mu, 0.0), mu
+        chosen = np.arange(len(self.sigma)) < q
+        return np.where(chosen, self.sigma - mu, 0.0), mu
 
-    def made_of(self, values: np.ndarray) -> np.ndarray:
+    def matrix_of(self, values: np.ndarray) -> np.ndarray:
         """The product with these singular values."""
         return (self.left * values) @ self.right
 
@@ -60,10 +60,10 @@ class SavedRegression:
         """How far, over sigma_1, any sigma_i is from being chosen otherwise."""
         _, mu = self.shrunk()
         h = self.width
-        found = list(np.abs(self.sigma[:h] - mu))
+        distances = list(np.abs(self.sigma[:h] - mu))
         if h < len(self.sigma) and self.sigma[h - 1] > mu:
-            found.append(self.sigma[h - 1] - self.sigma[h])
-        return float(min(found) / self.sigma[0])
+            distances.append(self.sigma[h - 1] - self.sigma[h])
+        return float(min(distances) / self.sigma[0])
 
     def pulls(self, layers: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """The gradients of half the loss at the mean of the masks, and of half the units' squares.
@@ -117,8 +117,8 @@ def dropout_minimiser(point: Point) -> Redone | None:
     of, layers = regression(point), trained(point)
     if layers is None:
         return None
-    seen, saved = layers[1].T @ layers[0] @ of.inputs, saved_sides(point, "dropout_minimiser")
-    return Redone(of.made_of(of.shrunk()[0]), seen, None, 1.0, "equal", *saved)
+    measured, saved = layers[1].T @ layers[0] @ of.inputs, saved_sides(point, "dropout_minimiser")
+    return Redone(of.matrix_of(of.shrunk()[0]), measured, None, 1.0, "equal", *saved)
 
 
 def dropout_minimum(point: Point) -> Redone | None:
@@ -127,16 +127,16 @@ def dropout_minimum(point: Point) -> Redone | None:
     if layers is None:
         return None
     values, _ = of.shrunk()
-    theory = square(of.target - of.made_of(values)) + of.odds / of.width * values.sum() ** 2
+    theory = square(of.target - of.matrix_of(values)) + of.odds / of.width * values.sum() ** 2
     left, right = layers[1].T, layers[0] @ of.inputs
     if of.width <= ENUMERATED:
         loss = lambda m: square(of.target - (left * m / of.keep) @ right)  # noqa: E731
-        seen = expected(masks(of.width, of.keep), loss)
+        measured = expected(masks(of.width, of.keep), loss)
     else:
         sizes = np.sum(left**2, 0) * np.sum(right**2, 1)
-        seen = square(of.target - left @ right) + of.odds * float(sizes.sum())
+        measured = square(of.target - left @ right) + of.odds * float(sizes.sum())
     saved = saved_sides(point, "dropout_minimum")
-    return Redone(theory, seen, None, 1.0, "equal", *saved)
+    return Redone(theory, measured, None, 1.0, "equal", *saved)
 
 
 # The last layer, trained with masks -------------------------------------------------------------
@@ -150,21 +150,21 @@ class LastLayer(NamedTuple):
     mean: np.ndarray
     """``u_i^T Z v_i`` at the end of descent on the expected loss, which is their mean."""
     ends: np.ndarray
-    """The same at the end of runs with masks of our own."""
+    """``u_i^T Z v_i`` at the end of runs with masks of our own."""
     decided: bool
     """Whether the slowest direction is at its end."""
 
 
 @once
 def last_layer(point: Point) -> LastLayer:
-    """What theory says of it, the exact mean, and runs of our own."""
+    """The last layer of a point: what theory says, the exact mean, and runs of our own."""
     of = regression(point)
     values, _ = of.shrunk()
     count = max(1, of.steps // SHARE)
     half = max(1, count // 2)
     rates = [of.keep / (2 * (1 + t / half)) for t in range(count)]
     left_over = np.prod([1 - rate * of.sigma for rate in rates], axis=0)
-    _, hidden = equalised_factors(of.made_of(values), of.width)
+    _, hidden = equalised_factors(of.matrix_of(values), of.width)
     moment, with_target = hidden @ hidden.T, of.target @ hidden.T
     curvature = moment + of.odds * np.diag(np.diag(moment))
     mean = np.zeros((len(of.target), of.width))
@@ -189,18 +189,18 @@ def stochastic(point: Point) -> Iterator[Redone]:
 
     Each direction and their sum, of the run and of our own.
     """
-    found = last_layer(point)
-    if not found.decided:
+    training = last_layer(point)
+    if not training.decided:
         return
     # Equalised factors turn by the rounding of Z over the least singular value that is kept.
-    kept = found.theory[found.theory > 0]
-    condition = float(kept.max() / kept.min())
+    values = training.theory[training.theory > 0]
+    condition = float(values.max() / values.min())
     saved = point.found["stochastic_values"]
-    yield Redone(found.theory, found.mean, None, condition, "equal", saved)
-    for ends in (point.found["stochastic_ends"], found.ends):
-        yield surprise(student_p(ends.sum(1), float(found.theory.sum())))
-        for i in np.flatnonzero(found.theory):
-            yield surprise(student_p(ends[:, i], float(found.theory[i])))
+    yield Redone(training.theory, training.mean, None, condition, "equal", saved)
+    for ends in (point.found["stochastic_ends"], training.ends):
+        yield surprise(student_p(ends.sum(1), float(training.theory.sum())))
+        for i in np.flatnonzero(training.theory):
+            yield surprise(student_p(ends[:, i], float(training.theory[i])))
 
 
 # Both layers, trained with masks ----------------------------------------------------------------
@@ -244,23 +244,23 @@ def both_layers(point: Point) -> NoisyRuns:
 
 def stochastic_drift(point: Point) -> Iterator[Redone]:
     """In the mean both layers move against the gradient of the expected loss."""
-    of, found, saved = regression(point), both_layers(point), point.found
+    of, noise, saved = regression(point), both_layers(point), point.found
     yield saved_as(of.odds, saved["stochastic_drift"])
     # Runs of so many steps with steps of a tenth amplify rounding by less than ten.
-    yield saved_as(found.moved, saved["moved"], condition=10.0)
-    yield saved_as(found.pulled, saved["pulled"], condition=10.0)
-    for moved, pulled in ((saved["moved"], saved["pulled"]), found[:2]):
+    yield saved_as(noise.moved, saved["moved"], condition=10.0)
+    yield saved_as(noise.pulled, saved["pulled"], condition=10.0)
+    for moved, pulled in ((saved["moved"], saved["pulled"]), noise[:2]):
         unexplained = moved - pulled @ np.array([1.0, of.odds])
         yield surprise(student_p(unexplained, 0.0))
 
 
 def stochastic_noise(point: Point) -> Iterator[Redone]:
     """The masks of successive steps are independent: ``sum_t n_t n_{t+1}`` has the mean 0."""
-    of, found = regression(point), both_layers(point)
+    of, noise = regression(point), both_layers(point)
     saved = point.found["products"] @ of.odds ** np.arange(3)
     yield saved_as(of.odds, point.found["stochastic_drift"])
-    yield saved_as(found.products, saved, condition=10.0)
-    for products in (saved, found.products):
+    yield saved_as(noise.products, saved, condition=10.0)
+    for products in (saved, noise.products):
         yield surprise(student_p(products[:, 1], 0.0))
 
 

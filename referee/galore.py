@@ -71,8 +71,8 @@ def larger_side(
     def chosen(G: np.ndarray) -> Map:
         if G.ndim != 2:
             return Map(None, True)
-        seen = G + noise * np.abs(G).max() * rng.standard_normal(G.shape)
-        return Map(basis(seen, of.rank), G.shape[0] >= G.shape[1])
+        noisy = G + noise * np.abs(G).max() * rng.standard_normal(G.shape)
+        return Map(basis(noisy, of.rank), G.shape[0] >= G.shape[1])
 
     return lambda gradients: [chosen(G) for G in gradients]
 
@@ -92,10 +92,10 @@ def optax_path(of: LowRankCase, name: str, decay: float = 0.0) -> np.ndarray:
     base, weights = BASES[name], list(of.start)
     projectors: list[np.ndarray | None] = [None] * len(weights)
     states: list[Any] = [None] * len(weights)
-    found = []
+    records = []
     for count in range(max(of.times) + 1):
         if count in of.times:
-            found.append(np.concatenate([w.ravel() for w in weights]))
+            records.append(np.concatenate([w.ravel() for w in weights]))
         updates = []
         for k, G in enumerate(of_examples(weights, of.data)):
             if G.ndim == 1:
@@ -113,22 +113,22 @@ def optax_path(of: LowRankCase, name: str, decay: float = 0.0) -> np.ndarray:
             scaled, states[k] = base(small, states[k])
             updates.append(-of.rate * (lift(scaled) + decay * weights[k]))
         weights = [w + u for w, u in zip(weights, updates, strict=True)]
-    return np.array(found)
+    return np.array(records)
 
 
 def of_examples(weights: Sequence[np.ndarray], data: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The gradient, one example after another."""
     b, W_1, W_2 = weights
-    found = [np.zeros_like(w) for w in weights]
+    totals = [np.zeros_like(w) for w in weights]
     for x, y in zip(data[0].T, data[1].T, strict=True):
         hidden = W_1 @ x + b
         error = W_2 @ hidden - y
         before = W_2.T @ error
         for total, part in zip(
-            found, (before, np.outer(before, x), np.outer(error, hidden)), strict=True
+            totals, (before, np.outer(before, x), np.outer(error, hidden)), strict=True
         ):
             total += part
-    return found
+    return totals
 
 
 # Claims -----------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class SavedGalorePaths(NamedTuple):
     single: np.ndarray
     """Algorithm 1 with P from float32."""
     double: np.ndarray
-    """With P from float64."""
+    """Algorithm 1 with P from float64."""
     optax: np.ndarray
     known: np.ndarray
     """Recorded steps up to which rounding chooses no sign and no last digit of float32."""
@@ -182,14 +182,14 @@ def optax_same(point: Point) -> Redone | None:
     run = paths(point)
     if not run.known[1:].any():
         return None
-    theory, seen, known = run.single, run.optax, run.known
+    theory, measured, known = run.single, run.optax, run.known
     saved, saved_run = (point.found[f"optax_same_{side}"] for side in ("predicted", "measured"))
     both = (saved[known], saved_run[known])
-    return Redone(theory[known], seen[known], None, run.condition, "equal", *both)
+    return Redone(theory[known], measured[known], None, run.condition, "equal", *both)
 
 
 def optax_precise(point: Point) -> list[Redone] | None:
-    """With P from float64 they are the rounding of float32 apart, times the response to it."""
+    """With P from float64 both paths are apart by the rounding of float32 times the response."""
     run = paths(point)
     # A last digit of float32 is within this claim's tolerance; in a run in float32 signs are not.
     known = run.known | (point.flags["dtype"] == "float64")
@@ -200,16 +200,16 @@ def optax_precise(point: Point) -> list[Redone] | None:
     of_all = np.sqrt(numbers * (1 + refreshes)) + refreshes / 2
     unit = float(SINGLE * of_all * run.condition)
     adapted = relora(of, "keep", larger_side(of, double))[[of.looks.index(t) for t in of.times]]
-    theory, seen = run.double[known], run.optax[known]
+    theory, measured = run.double[known], run.optax[known]
     saved, saved_run = (point.found[f"optax_precise_{s}"] for s in ("predicted", "measured"))
-    found = [
-        Redone(theory, seen, None, 1.0, "equal", tolerance=unit),
+    parts = [
+        Redone(theory, measured, None, 1.0, "equal", tolerance=unit),
         Redone(theory, adapted[known], None, run.condition, "equal", saved[known]),
     ]
     if (alike := run.known)[1:].any():
         sides = (run.single[alike], run.optax[alike])
-        found.append(Redone(*sides, None, run.condition, "equal", None, saved_run[alike]))
-    return found
+        parts.append(Redone(*sides, None, run.condition, "equal", None, saved_run[alike]))
+    return parts
 
 
 def optax_decay(point: Point) -> Redone:

@@ -48,8 +48,8 @@ class GradientProblem(NamedTuple):
 
     def part(self, matrix: np.ndarray) -> np.ndarray:
         """What of a matrix is in the eigenspace of l_1."""
-        kept = self.vectors[:, self.slow]
-        return (kept @ (kept.T @ matrix.ravel("F"))).reshape(matrix.shape, order="F")
+        slowest = self.vectors[:, self.slow]
+        return (slowest @ (slowest.T @ matrix.ravel("F"))).reshape(matrix.shape, order="F")
 
     @property
     def ratio(self) -> float:
@@ -65,13 +65,13 @@ class GradientProblem(NamedTuple):
 
     def descent(self, times: list[int]) -> np.ndarray:
         """The gradients of ``W <- W + eta G`` from W = 0."""
-        W, found = np.zeros_like(self.start), []
+        W, gradients = np.zeros_like(self.start), []
         for t in range(max(times) + 1):
             G = np.mean(self.A - self.B @ W @ self.C, axis=0)
             if t in times:
-                found.append(G)
+                gradients.append(G)
             W = W + self.rate * G
-        return np.array(found)
+        return np.array(gradients)
 
 
 def with_modes(
@@ -91,27 +91,27 @@ def problems(point: Point) -> list[GradientProblem] | None:
     """The problems of a point, if all B_i and C_i are symmetric and no step is too large."""
     c, dtype = point.case, point.flags["dtype"]
     each = zip(c["targets"], c["left"], c["right"], c["learning_rate"], strict=True)
-    found = [with_modes(A, B, C, float(eta), dtype) for A, B, C, eta in each]
+    every = [with_modes(A, B, C, float(eta), dtype) for A, B, C, eta in each]
     digits = np.sqrt(np.finfo(dtype).eps)
     if max(np.abs(side - side.mT).max() for side in (c["left"], c["right"])) > digits:
         return None
-    largest = [2 / (second + last) for _, second, last in (of.edges for of in found)]
-    fits = [0 < of.rate <= most * (1 + digits) for of, most in zip(found, largest, strict=True)]
-    return found if all(fits) else None
+    largest = [2 / (second + last) for _, second, last in (of.edges for of in every)]
+    fits = [0 < of.rate <= most * (1 + digits) for of, most in zip(every, largest, strict=True)]
+    return every if all(fits) else None
 
 
 def gradient_path(point: Point) -> Redone | None:
-    """Eigenvectors, against descent."""
+    """The gradients of descent decay along the eigenvectors: closed form against descent itself."""
     if (every := problems(point)) is None:
         return None
     theory = np.array([of.path(point.times) for of in every])
-    seen = np.array([of.descent(point.times) for of in every])
+    measured = np.array([of.descent(point.times) for of in every])
     saved = saved_sides(point, "gradient_path")
-    return Redone(theory, seen, None, 1.0, "equal", *saved)
+    return Redone(theory, measured, None, 1.0, "equal", *saved)
 
 
 def stable_rank(gradients: np.ndarray) -> np.ndarray:
-    """``||G||_F^2 / ||G||_2^2``."""
+    """The stable rank ``||G||_F^2 / ||G||_2^2`` of each gradient."""
     values = np.linalg.svd(gradients, compute_uv=False)
     return np.sum(values**2, axis=-1) / values[..., 0] ** 2
 
@@ -159,22 +159,22 @@ def bounded(
     point: Point, every: list[GradientProblem], bounds: np.ndarray, saved: np.ndarray, kind: str
 ) -> list[Redone]:
     """Stable ranks of descent on one side of bounds, where these are finite and determined."""
-    found, file = [], point.found["stable_rank"]
+    parts, file = [], point.found["stable_rank"]
     for of, bound, claimed, ranks in zip(every, bounds, saved, file, strict=True):
-        kept = np.isfinite(bound)
-        if not of.distinct or not kept.any():
+        finite = np.isfinite(bound)
+        if not of.distinct or not finite.any():
             continue
-        seen, closed = (stable_rank(path(point.times)) for path in (of.descent, of.path))
+        measured, closed = (stable_rank(path(point.times)) for path in (of.descent, of.path))
         # In units of the larger one over the resolution. What is infinite in the file is 0 here.
-        units = (resolution(of, point.times) / np.maximum(bound, seen))[kept]
-        bound, seen, closed = (array[kept] * units for array in (bound, seen, closed))
-        claimed = np.where(np.isfinite(claimed), claimed, 0)[kept] * units.astype(file.dtype)
-        ranks = ranks[kept] * units.astype(file.dtype)
+        units = (resolution(of, point.times) / np.maximum(bound, measured))[finite]
+        bound, measured, closed = (array[finite] * units for array in (bound, measured, closed))
+        claimed = np.where(np.isfinite(claimed), claimed, 0)[finite] * units.astype(file.dtype)
+        ranks = ranks[finite] * units.astype(file.dtype)
         # Eigenvalues that count as one are apart by the rounding of the case.
-        found.append(Redone(bound, seen, 1.0, of.rounding / EPS, kind))
-        found.append(Redone(bound, bound, 1.0, 1.0, "equal", claimed))
-        found.append(Redone(closed, seen, 1.0, 1.0, "equal", None, ranks))
-    return found
+        parts.append(Redone(bound, measured, 1.0, of.rounding / EPS, kind))
+        parts.append(Redone(bound, bound, 1.0, 1.0, "equal", claimed))
+        parts.append(Redone(closed, measured, 1.0, 1.0, "equal", None, ranks))
+    return parts
 
 
 def stable_rank_bound(point: Point) -> list[Redone] | None:

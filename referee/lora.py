@@ -50,9 +50,9 @@ def one_step(point: Point) -> Iterable[Redone]:
         largest = np.max(sum(np.abs(term) for term in terms))
         lost = rounding(point, w, bend) / np.max(np.abs(g))
         scale = largest * max(1.0, lost) + np.max(np.abs(s * b @ a))
-        seen = s * new_b @ new_a - s * b @ a
+        measured = s * new_b @ new_a - s * b @ a
         saved = (point.found["one_step_predicted"][k], point.found["one_step_measured"][k])
-        yield Redone(sum(terms), seen, scale, 1.0, "equal", *saved)
+        yield Redone(sum(terms), measured, scale, 1.0, "equal", *saved)
 
 
 def pissa_residual(point: Point) -> Redone:
@@ -61,10 +61,10 @@ def pissa_residual(point: Point) -> Redone:
     left, values, right = np.linalg.svd(w)
     frozen = w - left[:, :r] * values[:r] @ right[:r]
     theory = np.pad(values[r:], (0, r))
-    seen = np.linalg.svd(frozen, compute_uv=False)
+    measured = np.linalg.svd(frozen, compute_uv=False)
     saved = saved_sides(point, "pissa_residual")
     # LAPACK's SVD drops each of n - 1 entries at up to 50 eps, where other claims lose 8.
-    return Redone(theory, seen, values[0], 1 + (len(values) - 1) * 50 / 8, "equal", *saved)
+    return Redone(theory, measured, values[0], 1 + (len(values) - 1) * 50 / 8, "equal", *saved)
 
 
 def dora_step(point: Point) -> Iterable[Redone]:
@@ -87,11 +87,11 @@ def dora_step(point: Point) -> Iterable[Redone]:
             of_b += s * np.outer(error, a @ sample)
             of_a += s * np.outer(b.T @ error, sample)
             of_m += errors[:, n] * (v @ sample) / norms
-        formula, seen = flat(*theory), flat(of_b, of_a, of_m)
+        formula, measured = flat(*theory), flat(of_b, of_a, of_m)
         lost = rounding(point, w, bend) / np.max(np.abs(g))
         scale = np.max(np.abs(formula)) * max(1.0, lost)
         saved = (point.found["dora_step_predicted"][k], point.found["dora_step_measured"][k])
-        yield Redone(formula, seen, scale, 1.0, "equal", *saved)
+        yield Redone(formula, measured, scale, 1.0, "equal", *saved)
 
 
 def flat(*parts: np.ndarray) -> np.ndarray:
@@ -105,9 +105,9 @@ def zero_factors(point: Point) -> Redone:
     errors = np.cos(c["weight"] @ c["inputs"] - c["outputs"])
     of_b = errors @ (0 * c["A"] @ c["inputs"]).T
     of_a = (0 * c["B"]).T @ errors @ c["inputs"].T
-    seen = np.count_nonzero(of_b) + np.count_nonzero(of_a)
+    measured = np.count_nonzero(of_b) + np.count_nonzero(of_a)
     saved = saved_sides(point, "zero_factors")
-    return Redone(0, seen, 1.0, 1.0, "count", *saved)
+    return Redone(0, measured, 1.0, 1.0, "count", *saved)
 
 
 def around_pretrained(
@@ -125,8 +125,8 @@ def around_pretrained(
         def residual(whole: np.ndarray) -> np.ndarray:
             return onto.T @ (base + onto @ whole @ back.T - away - goal) @ back
 
-        found = descend(start, residual, of.rate, of.decay, of.times, chain)
-        return np.array([onto @ whole @ back.T - away for whole in found])
+        path = descend(start, residual, of.rate, of.decay, of.times, chain)
+        return np.array([onto @ whole @ back.T - away for whole in path])
 
     full = np.eye(len(base))
     frames = theorem2.frame(of.layers, of.target, of.rank)
@@ -142,23 +142,23 @@ def deep_lora(point: Point) -> Redone | None:
     """``sqrt(d - 2r) prod |rho_l|`` apart at every step."""
     if (both := around_pretrained(point, False)) is None:
         return None
-    of, seen = both
+    of, measured = both
     theory = np.sqrt(of.bulk) * np.prod(np.abs(theorem2.rho(of)), axis=1)
     scale, condition = of_products(of)
     saved = saved_sides(point, "deep_lora")
-    return Redone(theory, seen, scale, condition, "equal", *saved)
+    return Redone(theory, measured, scale, condition, "equal", *saved)
 
 
 def deep_lora_centred(point: Point) -> Redone | None:
     """Not apart at all where both subtract their start."""
     if (both := around_pretrained(point, True)) is None:
         return None
-    of, seen = both
+    of, measured = both
     scale, _ = of_products(of)
     # Descent less the start on a target is descent on the target and the start.
     _, condition = of_products(of._replace(target=of.target + chain(of.layers)))
     saved = point.found["deep_lora_centred"]
-    return Redone(0 * seen, seen, scale, condition, "zero", None, saved)
+    return Redone(0 * measured, measured, scale, condition, "zero", None, saved)
 
 
 def of_products(of: theorem2.FactorizationCase) -> tuple[float, float]:

@@ -69,7 +69,7 @@ class LowRankCase(NamedTuple):
 
     @property
     def looks(self) -> list[int]:
-        """Recorded steps, and refreshes."""
+        """All steps at which weights are kept: the recorded ones and the refreshes."""
         return sorted({*self.times, *self.refreshes})
 
     def gradient(self, weights: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -139,7 +139,7 @@ def top_vectors(of: LowRankCase, signs: Signs = largest_positive) -> Choice:
 
 
 def basis_of(of: LowRankCase, gradient: np.ndarray, signs: Signs) -> np.ndarray:
-    """P of one gradient."""
+    """P, the leading singular vectors of a gradient with their signs fixed."""
     left, _, right = np.linalg.svd(gradient, full_matrices=False)
     return signs((left if of.left else right.T)[:, : of.rank])
 
@@ -167,7 +167,7 @@ def renewed(
     if states is None:
         return [begun(array) for array in like]
     triples = zip(states, old, new, strict=True)
-    return [after_refresh(policy, state, one, other) for state, one, other in triples]
+    return [after_refresh(policy, state, before, after) for state, before, after in triples]
 
 
 def flat(weights: Sequence[np.ndarray]) -> np.ndarray:
@@ -179,10 +179,10 @@ def galore(of: LowRankCase, policy: str = "keep", choose: Choice | None = None) 
     """``W <- W + P opt(P^T G)``; the weights at the looks."""
     choose = choose or top_vectors(of)
     weights, maps, states = of.start, [], None
-    found = []
+    records = []
     for t in range(max(of.times) + 1):
         if t in of.looks:
-            found.append(flat(weights))
+            records.append(flat(weights))
         gradients = of.gradient(weights)
         if t % of.period == 0:
             old, maps = maps, choose(gradients)
@@ -191,14 +191,14 @@ def galore(of: LowRankCase, policy: str = "keep", choose: Choice | None = None) 
         coordinates = [m.project(G) for m, G in zip(maps, gradients, strict=True)]
         moves, states = stepped(of.rule, coordinates, states)
         weights = [w + m.lift(u) for w, m, u in zip(weights, maps, moves, strict=True)]
-    return np.array(found)
+    return np.array(records)
 
 
 def relora(of: LowRankCase, policy: str = "keep", choose: Choice | None = None) -> np.ndarray:
     """``W + P A``, of which A is trained; P A is merged every T steps."""
     choose = choose or top_vectors(of)
     weights, maps, factors, states = of.start, [], [], None
-    found = []
+    records = []
     for t in range(max(of.times) + 1):
         if t % of.period == 0:
             weights = merged(weights, maps, factors)
@@ -206,13 +206,13 @@ def relora(of: LowRankCase, policy: str = "keep", choose: Choice | None = None) 
             factors = [0 * m.project(w) for m, w in zip(maps, weights, strict=True)]
             states = renewed(policy, states, old, maps, factors)
         if t in of.looks:
-            found.append(flat(merged(weights, maps, factors)))
+            records.append(flat(merged(weights, maps, factors)))
         triples = zip(maps, weights, factors, strict=True)
         _, slopes = of.loss([m.layer(w, A) for m, w, A in triples], of.data)
         gradients = [m.of_factor(slope) for m, slope in zip(maps, slopes, strict=True)]
         moves, states = stepped(of.rule, gradients, states)
         factors = [A + move for A, move in zip(factors, moves, strict=True)]
-    return np.array(found)
+    return np.array(records)
 
 
 def merged(
@@ -238,11 +238,11 @@ def lifted_momentum(of: LowRankCase, policy: str, mu: float = 0.9) -> np.ndarray
 
     At a refresh M becomes ``P_new P_old^T M`` (keep), 0 (reset) or ``P_new P_new^T M`` (transport).
     """
-    weights, maps, moments, found = of.start, [], [0 * w for w in of.start], []
+    weights, maps, moments, records = of.start, [], [0 * w for w in of.start], []
     choose = top_vectors(of)
     for t in range(max(of.times) + 1):
         if t in of.looks:
-            found.append(flat(weights))
+            records.append(flat(weights))
         gradients = of.gradient(weights)
         if t % of.period == 0:
             old, maps = maps or choose(gradients), choose(gradients)
@@ -255,7 +255,7 @@ def lifted_momentum(of: LowRankCase, policy: str, mu: float = 0.9) -> np.ndarray
         pairs = zip(maps, moments, gradients, strict=True)
         moments = [mu * M + m.lift(m.project(G)) for m, M, G in pairs]
         weights = [w - of.rate * M for w, M in zip(weights, moments, strict=True)]
-    return np.array(found)
+    return np.array(records)
 
 
 # What is looked at in a run ---------------------------------------------------------------------
@@ -279,12 +279,12 @@ class PolicyRuns(NamedTuple):
 
     @property
     def losses(self) -> np.ndarray:
-        """Of each policy at the recorded steps."""
+        """The loss of each policy at the recorded steps."""
         value = lambda row: self.of.loss(self.of.apart(row), self.of.data)[0]  # noqa: E731
         return np.array([[value(row) for row in rows] for rows in self.recorded])
 
     def refreshed(self) -> Iterator[list[list[np.ndarray]]]:
-        """Of each policy the gradients of the matrices at all refreshes."""
+        """For each policy, the gradients of the matrices at all refreshes."""
         for rows in self.at(self.of.refreshes):
             every = [self.of.gradient(self.of.apart(row)) for row in rows]
             yield [[G for G in gradients if G.ndim == 2] for gradients in every]

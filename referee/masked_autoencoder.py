@@ -36,7 +36,7 @@ class SavedAutoencoding(NamedTuple):
         return np.where(self.patch[:, None] == self.patch[None, :], matrix, 0.0)
 
     @property
-    def seen(self) -> np.ndarray:
+    def masked_moment(self) -> np.ndarray:
         """``Q = p S + (1 - p) D``."""
         return self.keep * self.moment + (1 - self.keep) * self.within(self.moment)
 
@@ -61,7 +61,7 @@ class SavedAutoencoding(NamedTuple):
         return float(np.trace(rest @ self.moment @ rest.T) + p * (1 - p) * ridge)
 
     def added(self, autoencoder: np.ndarray) -> float:
-        """What masks add to the loss at their mean, over all of them."""
+        """What masks add to the loss at the mean of the masks, over all of them."""
 
         def of(mask: np.ndarray) -> float:
             return square(autoencoder @ ((mask - self.keep)[:, None] * self.data))
@@ -75,13 +75,13 @@ class SavedAutoencoding(NamedTuple):
 
     @property
     def regular(self) -> bool:
-        """Whether Q is."""
-        values = np.linalg.eigvalsh(self.seen)
+        """Whether Q has an inverse, to rounding."""
+        values = np.linalg.eigvalsh(self.masked_moment)
         return bool(values[0] > len(values) * EPS * values[-1])
 
     def root_of_inverse(self) -> np.ndarray:
         """``Q^{-1/2}``, on the range of Q."""
-        values, vectors = np.linalg.eigh(self.seen)
+        values, vectors = np.linalg.eigh(self.masked_moment)
         there = values > len(values) * EPS * values[-1]
         return (vectors[:, there] / np.sqrt(values[there])) @ vectors[:, there].T
 
@@ -89,10 +89,10 @@ class SavedAutoencoding(NamedTuple):
     def inverting(self) -> float:
         """By how much inverting Q amplifies errors."""
         root = self.root_of_inverse()
-        return float(np.linalg.norm(self.seen) * np.linalg.norm(root @ root))
+        return float(np.linalg.norm(self.masked_moment) * np.linalg.norm(root @ root))
 
     def choosing(self) -> float:
-        """By how much that, or telling the first r directions from the others, does."""
+        """By how much inverting Q, or choosing the first r directions, amplifies errors."""
         squares = np.append(self.narrow_values(), 0.0) ** 2
         r = len(self.factors[0])
         gap = squares[r - 1] - squares[r]
@@ -103,19 +103,19 @@ class SavedAutoencoding(NamedTuple):
         return np.linalg.svd(self.moment @ self.root_of_inverse(), compute_uv=False)
 
     def optimum(self) -> np.ndarray:
-        """``S Q^{-1}``."""
+        """The minimiser of the loss on all entries, ``S Q^{-1}``."""
         root = self.root_of_inverse()
         return self.moment @ root @ root
 
     def narrow_optimum(self) -> np.ndarray:
-        """``U_r U_r^T S Q^{-1}``."""
+        """The minimiser of rank r, ``U_r U_r^T S Q^{-1}``."""
         left = np.linalg.svd(self.moment @ self.root_of_inverse())[0]
         onto = left[:, : len(self.factors[0])]
         return onto @ onto.T @ self.optimum()
 
     def masked_optimum(self) -> np.ndarray:
         """``(S - blkdiag M_b) Q^{-1}``, block by block."""
-        inverse, multiplier = np.linalg.inv(self.seen), np.zeros_like(self.seen)
+        inverse, multiplier = np.linalg.inv(self.masked_moment), np.zeros_like(self.masked_moment)
         whole = self.moment @ inverse
         for number in np.unique(self.patch):
             block = np.ix_(self.patch == number, self.patch == number)
@@ -149,9 +149,9 @@ def descended(
     """Descent with the momentum of Nesterov, until nothing moves or for as many steps as a run."""
     layers, speeds = start, [np.zeros_like(w) for w in start]
     for step in range(STEPS):
-        before, found = layers, slopes(layers)
-        speeds = [g + MOMENTUM * v for g, v in zip(found, speeds, strict=True)]
-        moves = [g + MOMENTUM * v for g, v in zip(found, speeds, strict=True)]
+        before, gradients = layers, slopes(layers)
+        speeds = [g + MOMENTUM * v for g, v in zip(gradients, speeds, strict=True)]
+        moves = [g + MOMENTUM * v for g, v in zip(gradients, speeds, strict=True)]
         layers = [w - rate * move for w, move in zip(layers, moves, strict=True)]
         if step % 100 == 0 and all(map(np.array_equal, layers, before)):
             break
@@ -177,14 +177,14 @@ def trained(point: Point, number: int) -> TrainedAutoencoders:
         return [layers[1].T @ slope, slope @ layers[0].T]
 
     (full,) = descended([of.anything], lambda A: [A[0] @ together - first], rate)
-    one, two = descended(of.factors, factors, slower * rate)
+    first_factor, second_factor = descended(of.factors, factors, slower * rate)
     rowwise = lambda A: [(of_hidden @ A[0][:, :, None])[:, :, 0] - to_hidden]  # noqa: E731
     (guess,) = descended([of.anything], rowwise, rate)
-    return TrainedAutoencoders(full, two @ one, guess)
+    return TrainedAutoencoders(full, second_factor @ first_factor, guess)
 
 
 def rows(of: SavedAutoencoding) -> range:
-    """Numbers of the features."""
+    """The numbers of all features, from 0."""
     return range(len(of.data))
 
 
@@ -194,13 +194,13 @@ def decayed(condition: float, rate: float = 1.0) -> bool:
 
 
 def asked(point: Point, loss: str) -> Iterator[tuple[int, SavedAutoencoding]]:
-    """The data sets, if a loss was asked for."""
+    """The data sets with their numbers, if a loss was asked for."""
     if loss in str(point.flags["loss"]).split():
         yield from enumerate(data_sets(point))
 
 
 def ended(point: Point, loss: str, narrow: bool = False) -> Iterator[tuple[int, SavedAutoencoding]]:
-    """They, if training is at its end on all of them."""
+    """The data sets with their numbers, if training is at its end on all of them."""
     for k, of in asked(point, loss):
         groups = int(of.patch.max()) + 1
         slower = (of.keep + (1 - of.keep) / groups) / 8
@@ -225,21 +225,21 @@ def sides(point: Point, name: str, k: int) -> tuple[np.ndarray, np.ndarray]:
 def marginal(point: Point) -> Iterator[Redone]:
     """The expected loss by S, D and p, and over all masks."""
     for k, of in asked(point, "all"):
-        theory, seen = of.formula(of.anything), of.loss(of.anything)
-        yield Redone(theory, seen, None, 1.0, "equal", *sides(point, "marginal", k))
+        theory, measured = of.formula(of.anything), of.loss(of.anything)
+        yield Redone(theory, measured, None, 1.0, "equal", *sides(point, "marginal", k))
 
 
 def optimum(point: Point) -> Iterator[Redone]:
-    """Training reaches ``S Q^{-1}``."""
+    """Training on all entries reaches ``S Q^{-1}``."""
     for k, of in ended(point, "all"):
         if regular(point):
-            theory, seen = of.optimum(), trained(point, k).full
+            theory, measured = of.optimum(), trained(point, k).full
             saved = sides(point, "optimum", k)
-            yield Redone(theory, seen, None, of.inverting, "equal", *saved)
+            yield Redone(theory, measured, None, of.inverting, "equal", *saved)
 
 
 def rank(point: Point) -> Iterator[Redone]:
-    """It has as many singular values above half of the digits as X."""
+    """The trained autoencoder has as many singular values above half of the digits as X."""
     for k, of in ended(point, "all"):
         if regular(point):
             both = (of.narrow_values(), np.linalg.svd(trained(point, k).full, compute_uv=False))
@@ -254,19 +254,19 @@ def bottleneck(point: Point) -> Iterator[Redone]:
     """At width r training reaches ``U_r U_r^T S Q^{-1}``."""
     for k, of in ended(point, "all", narrow=True):
         if regular(point):
-            theory, seen = of.narrow_optimum(), trained(point, k).narrow
+            theory, measured = of.narrow_optimum(), trained(point, k).narrow
             saved = sides(point, "bottleneck", k)
-            yield Redone(theory, seen, None, of.choosing(), "equal", *saved)
+            yield Redone(theory, measured, None, of.choosing(), "equal", *saved)
 
 
 def bottleneck_value(point: Point) -> Iterator[Redone]:
-    """With the loss ``tr S - p sum_{i<=r} sigma_i(S Q^{-1/2})^2``."""
+    """At width r the trained loss is ``tr S - p sum_{i<=r} sigma_i(S Q^{-1/2})^2``."""
     for k, of in ended(point, "all", narrow=True):
-        kept = of.narrow_values()[: len(of.factors[0])]
+        values = of.narrow_values()[: len(of.factors[0])]
         energy = float(np.trace(of.moment))
-        theory, seen = energy - of.keep * np.sum(kept**2), of.loss(trained(point, k).narrow)
+        theory, measured = energy - of.keep * np.sum(values**2), of.loss(trained(point, k).narrow)
         saved = sides(point, "bottleneck_value", k)
-        yield Redone(theory, seen, energy, of.inverting, "equal", *saved)
+        yield Redone(theory, measured, energy, of.inverting, "equal", *saved)
 
 
 def nuclear_bound(point: Point) -> Iterator[Redone]:
@@ -280,7 +280,7 @@ def nuclear_bound(point: Point) -> Iterator[Redone]:
 
 
 def attained(point: Point) -> Iterator[Redone]:
-    """With equality at A = I, if the rows of X are orthogonal and of equal norm."""
+    """The nuclear bound is an equality at A = I, if rows of X are orthogonal and of equal norm."""
     for _, of in list(asked(point, "all"))[:1]:
         white = of._replace(data=point.case["white"])
         unit = np.eye(len(white.data))
@@ -289,28 +289,28 @@ def attained(point: Point) -> Iterator[Redone]:
 
 
 def masked_marginal(point: Point) -> Iterator[Redone]:
-    """On the masked entries alone it is 1 - p times the loss without the diagonal blocks."""
+    """The loss on hidden entries is 1 - p times that of A without its diagonal blocks."""
     for k, of in asked(point, "masked"):
         theory = (1 - of.keep) * of.formula(of.anything - of.within(of.anything))
-        seen = of.loss(of.anything, hidden_only=True)
-        yield Redone(theory, seen, None, 1.0, "equal", *sides(point, "masked_marginal", k))
+        measured = of.loss(of.anything, hidden_only=True)
+        yield Redone(theory, measured, None, 1.0, "equal", *sides(point, "masked_marginal", k))
 
 
 def masked_optimum(point: Point) -> Iterator[Redone]:
-    """Training on these reaches ``(S - blkdiag M_b) Q^{-1}`` outside of the blocks."""
+    """Training on hidden entries reaches ``(S - blkdiag M_b) Q^{-1}`` outside of the blocks."""
     for k, of in ended(point, "masked"):
         if regular(point):
             theory, guess = of.masked_optimum(), trained(point, k).guess
             saved = sides(point, "masked_optimum", k)
-            seen = guess - of.within(guess)
-            yield Redone(theory, seen, None, of.inverting, "equal", *saved)
+            measured = guess - of.within(guess)
+            yield Redone(theory, measured, None, of.inverting, "equal", *saved)
 
 
 def unidentified(point: Point) -> Iterator[Redone]:
-    """And leaves the diagonal blocks where they started."""
+    """Training on hidden entries leaves the diagonal blocks of A where they started."""
     for k, of in asked(point, "masked"):
-        theory, seen = of.within(of.anything), of.within(trained(point, k).guess)
-        yield Redone(theory, seen, None, 1.0, "equal", *sides(point, "unidentified", k))
+        theory, measured = of.within(of.anything), of.within(trained(point, k).guess)
+        yield Redone(theory, measured, None, 1.0, "equal", *sides(point, "unidentified", k))
 
 
 CLAIMS = {

@@ -18,8 +18,8 @@ Mask = np.ndarray
 def masks(units: int, keep: float, block: int = 1) -> Iterator[tuple[float, Mask]]:
     """All masks of independent units or blocks with their probabilities."""
     for bits in cartesian((0.0, 1.0), repeat=units // block):
-        kept = sum(bits)
-        p = keep**kept * (1 - keep) ** (len(bits) - kept)
+        count = sum(bits)
+        p = keep**count * (1 - keep) ** (len(bits) - count)
         yield p, np.repeat(bits, block)
 
 
@@ -29,7 +29,7 @@ def expected(of: Iterator[tuple[float, Mask]], loss: Callable[[Mask], float]) ->
 
 
 def nuclear(matrix: np.ndarray) -> float:
-    """The nuclear norm."""
+    """The nuclear norm, the sum of the singular values."""
     return float(np.linalg.svd(matrix, compute_uv=False).sum())
 
 
@@ -82,21 +82,21 @@ def mask_identity(point: Point) -> Redone:
     """The expected loss by two moments, and over all masks of the kind."""
     of = Masked(point)
     theory = of.formula(of.mean, of.covariance())
-    seen = expected(of.masks(), lambda mask: of.loss(mask, of.mean))
+    measured = expected(of.masks(), lambda mask: of.loss(mask, of.mean))
     saved = saved_sides(point, "mask_identity")
-    return Redone(theory, seen, None, 1.0, "equal", *saved)
+    return Redone(theory, measured, None, 1.0, "equal", *saved)
 
 
 def any_masks(point: Point) -> Redone:
-    """The same for nine masks of dependent real entries."""
+    """The expected loss by two moments, over nine masks of dependent real entries."""
     of = Masked(point)
     support, p = point.case["others.support"], point.case["others.probabilities"]
     mean = p @ support
     covariance = (support - mean).T @ ((support - mean) * p[:, None])
     theory = of.formula(mean, covariance)
-    seen = math.fsum(w * of.loss(mask, mean) for w, mask in zip(p, support, strict=True))
+    measured = math.fsum(w * of.loss(mask, mean) for w, mask in zip(p, support, strict=True))
     saved = saved_sides(point, "any_masks")
-    return Redone(theory, seen, None, 1.0, "equal", *saved)
+    return Redone(theory, measured, None, 1.0, "equal", *saved)
 
 
 DRAWS = (16, 256, 4096)
@@ -138,7 +138,7 @@ class MonteCarloMeans(NamedTuple):
 @once
 def of_draws(point: Point) -> list[MonteCarloMeans]:
     """The estimates of each number of draws; those of the most mask the first block alone."""
-    whole, rng, found = Masked(point), np.random.default_rng(0), []
+    whole, rng, look = Masked(point), np.random.default_rng(0), []
     for k, (count, of) in enumerate(zip(DRAWS, (whole, whole, whole.first_alone()), strict=True)):
         p, losses = np.array([(p, of.loss(mask, of.mean)) for p, mask in of.masks()]).T
         centred = losses - p @ losses
@@ -152,8 +152,8 @@ def of_draws(point: Point) -> list[MonteCarloMeans]:
             estimates=(point.found["estimates"][k], own),
             repeated=repeated(of, point.case["key"], count),
         )
-        found.append(drawn)
-    return found
+        look.append(drawn)
+    return look
 
 
 def repeated(of: Masked, key: draws.Key, count: int) -> np.ndarray:

@@ -24,7 +24,7 @@ class Held(NamedTuple):
 
 
 def full(m: int, n: int, r: int) -> Held:
-    """W alone."""
+    """The shapes of full training: W alone, with two moments."""
     return Held([(m, n)], [(m, n)])
 
 
@@ -45,7 +45,7 @@ def projected(m: int, n: int, r: int) -> Held:
 
 
 def optax_galore(m: int, n: int, r: int) -> Held:
-    """optax's: P on the larger side, and a counter of its own beside Adam's."""
+    """The shapes of optax's GaLore: P on the larger side, and its own counter beside Adam's."""
     left = m >= n
     return Held([(m, n)], [(r, n) if left else (m, r)], [(m, r) if left else (n, r)], 2)
 
@@ -100,28 +100,28 @@ def state_held(point: Point) -> Redone:
 
 def optax_shapes(point: Point) -> Redone:
     """P of max(m, n) x r, and moments of r x min(m, n), transposed if m < n."""
-    theory, seen = [], []
+    theory, measured = [], []
     for W in point.parts("weights"):
         m, n = W.shape
         _, _, r, _ = sizes(point, W.shape)
         moment = (r, min(m, n)) if m >= n else (min(m, n), r)
         theory.append([max(m, n), r, *moment])
         held = optax_galore(m, n, r)
-        seen.append([*held.projector[0], *held.trained[0]])
+        measured.append([*held.projector[0], *held.trained[0]])
     saved = saved_sides(point, "optax_shapes")
-    return Redone(np.array(theory), np.array(seen), 1.0, 1.0, "count", *saved)
+    return Redone(np.array(theory), np.array(measured), 1.0, 1.0, "count", *saved)
 
 
 def optax_held(point: Point) -> Redone:
-    """Of m <= n: nr + 2mr numbers, and two int32."""
-    theory, seen = [], []
+    """What optax's GaLore holds for m <= n: nr + 2mr numbers, and two int32."""
+    theory, measured = [], []
     for W in point.parts("weights"):
         rows, cols = W.shape
         m, n, r, size = sizes(point, W.shape)
         theory.append(size * (n * r + 2 * m * r) + 8)
-        seen.append(state_bytes(optax_galore(rows, cols, r), size))
+        measured.append(state_bytes(optax_galore(rows, cols, r), size))
     saved = saved_sides(point, "optax_held")
-    return Redone(np.array(theory), np.array(seen), 1.0, 1.0, "count", *saved)
+    return Redone(np.array(theory), np.array(measured), 1.0, 1.0, "count", *saved)
 
 
 CLAIMS: dict[str, dict[str, Claim]] = {

@@ -33,7 +33,7 @@ class SavedDescent(NamedTuple):
 
     @property
     def depth(self) -> int:
-        """L."""
+        """L, the number of layers."""
         return len(self.layers)
 
     @property
@@ -44,23 +44,24 @@ class SavedDescent(NamedTuple):
     @property
     def rests(self) -> bool:
         """Whether nothing but rounding is left of the gradient."""
+        # The terms of a gradient have the size sigma w^(L-1), w = sigma^(1/L) in every layer.
         return bool(self.slope <= FEW * EPS * self.values[0] ** (2 - 1 / self.depth))
 
-    def made_of(self, values: Iterable[float]) -> np.ndarray:
+    def matrix_of(self, values: Iterable[float]) -> np.ndarray:
         """The product with these singular values in the basis of the target."""
-        kept = np.array(list(values))
-        n = len(kept)
-        return (self.left[:, :n] * kept) @ self.right[:n]
+        spectrum = np.array(list(values))
+        n = len(spectrum)
+        return (self.left[:, :n] * spectrum) @ self.right[:n]
 
 
 def slopes(layers: Layers, target: np.ndarray, decay: float) -> Layers:
     """The gradient of ``1/2 ||W_L ... W_1 - Phi||^2 + lambda/2 sum ||W_l||^2``."""
-    found = gradients(layers, chain(layers) - target)
-    return [g + decay * w for g, w in zip(found, layers, strict=True)]
+    plain = gradients(layers, chain(layers) - target)
+    return [g + decay * w for g, w in zip(plain, layers, strict=True)]
 
 
 def loss(layers: Layers, target: np.ndarray, decay: float) -> float:
-    """That loss."""
+    """``1/2 ||W_L ... W_1 - Phi||^2 + lambda/2 sum ||W_l||^2``."""
     sizes = sum(float(np.sum(w**2)) for w in layers)
     return (float(np.sum((chain(layers) - target) ** 2)) + decay * sizes) / 2
 
@@ -69,14 +70,14 @@ def descended(
     layers: Layers, target: np.ndarray, decay: float, rate: float, times: list[int]
 ) -> tuple[Layers, list[float]]:
     """Layers after the last step, and the loss at the recorded ones."""
-    found = []
+    losses = []
     for t in range(max(times) + 1):
         if t in times:
-            found.append(loss(layers, target, decay))
+            losses.append(loss(layers, target, decay))
         if t < max(times):
             steps = zip(layers, slopes(layers, target, decay), strict=True)
             layers = [w - rate * g for w, g in steps]
-    return layers, found
+    return layers, losses
 
 
 @once
@@ -108,8 +109,8 @@ def larger_root(sigma: float, decay: float, depth: int) -> float:
         return sigma ** (1 / depth)
     coefficients = np.zeros(2 * depth - 1)
     coefficients[0], coefficients[depth], coefficients[-1] = 1, -sigma, decay
-    found = np.roots(coefficients)
-    real = found.real[(abs(found.imag) < 1e-12 * max(1, sigma)) & (found.real > 0)]
+    roots = np.roots(coefficients)
+    real = roots.real[(abs(roots.imag) < 1e-12 * max(1, sigma)) & (roots.real > 0)]
     w = float(max(real, default=0.0))
     for _ in range(3):  # Newton's method, for the last digits
         if w:
@@ -143,16 +144,16 @@ def tied(of: SavedDescent) -> int:
 
 def nearest_minimiser(of: SavedDescent) -> np.ndarray:
     """The minimiser; with a tie the one of its family whose projector is the run's."""
-    kept = [shrunk(float(s), of.decay, of.depth) for s in of.values[: of.width]]
-    if not (ties := tied(of)) or not kept[-1]:
-        return of.made_of(kept)
+    spectrum = [shrunk(float(s), of.decay, of.depth) for s in of.values[: of.width]]
+    if not (ties := tied(of)) or not spectrum[-1]:
+        return of.matrix_of(spectrum)
     above = of.width - ties
     same = np.abs(of.values - of.values[of.width - 1]) <= 1e-12 * of.values[0]
     left, right = of.left[:, same], of.right[same]
     turned = left.T @ chain(of.layers) @ right.T
     _, vectors = np.linalg.eigh((turned + turned.T) / 2)
     onto = vectors[:, -ties:] @ vectors[:, -ties:].T
-    return of.made_of(kept[:above]) + kept[-1] * left @ onto @ right
+    return of.matrix_of(spectrum[:above]) + spectrum[-1] * left @ onto @ right
 
 
 def distance_bound(of: SavedDescent) -> float:
@@ -160,14 +161,14 @@ def distance_bound(of: SavedDescent) -> float:
 
     The gradient over the least curvature that is not 0; infinite where that is 0.
     """
-    kept = of.values[: of.width][of.values[: of.width] > of.decay]
-    q, sigma = len(kept), of.values
-    least = [2 * (kept[-1] - of.decay)] if q else [of.decay - sigma[0]]
+    above = of.values[: of.width][of.values[: of.width] > of.decay]
+    q, sigma = len(above), of.values
+    least = [2 * (above[-1] - of.decay)] if q else [of.decay - sigma[0]]
     if of.decay and q:
         least.append(2 * of.decay)
-    gaps = [a - b for a in kept for b in sigma[q:] if a - b > 1e-9 * sigma[0]]
+    gaps = [a - b for a in above for b in sigma[q:] if a - b > 1e-9 * sigma[0]]
     if len(of.target) != len(of.target.T) and q:
-        gaps.append(float(kept[-1]))
+        gaps.append(float(above[-1]))
     if q < of.width and q < len(sigma):
         gaps.append(of.decay - sigma[q])
     smallest = min(least + gaps)
@@ -185,15 +186,15 @@ def minimiser(point: Point) -> Redone | None:
     """Two layers end at ``U_r (Sigma_r - lambda)_+ V_r^T``."""
     if (of := at_the_minimum(point)) is None:
         return None
-    seen = chain(of.layers)
+    measured = chain(of.layers)
     theory, condition = nearest_minimiser(of), FEW * distance_bound(of)
     # With a tie which of them is reached is the choice of a start, and of its rounding.
     saved = (None, None) if tied(of) else saved_sides(point, "product")
-    return Redone(theory, seen, of.values[0], condition, "equal", *saved)
+    return Redone(theory, measured, of.values[0], condition, "equal", *saved)
 
 
 def minimum(point: Point) -> Redone | None:
-    """Its loss is the least one."""
+    """Descent of two layers ends at the least loss."""
     if (of := at_the_minimum(point)) is None:
         return None
     saved = saved_sides(point, "loss")
@@ -202,14 +203,14 @@ def minimum(point: Point) -> Redone | None:
 
 
 def schatten(point: Point) -> Redone | None:
-    """Its singular values minimise ``1/2 (s - sigma)^2 + lambda s``, each on its own."""
+    """The product's singular values minimise ``1/2 (s - sigma)^2 + lambda s``, each on its own."""
     if (of := at_the_minimum(point)) is None:
         return None
     theory = np.array([shrunk(float(sigma), of.decay, 2) for sigma in of.values[: of.width]])
-    seen = np.linalg.svd(chain(of.layers), compute_uv=False)[: of.width]
+    measured = np.linalg.svd(chain(of.layers), compute_uv=False)[: of.width]
     condition = FEW * distance_bound(of)
     saved = saved_sides(point, "singular_values")
-    return Redone(theory, seen, of.values[0], condition, "equal", *saved)
+    return Redone(theory, measured, of.values[0], condition, "equal", *saved)
 
 
 def rest_points(of: SavedDescent) -> list[list[float]]:
@@ -226,45 +227,45 @@ def rest_points(of: SavedDescent) -> list[list[float]]:
 
 
 def nearest_rest_point(of: SavedDescent) -> list[float]:
-    """Those of the one at which a run is."""
-    seen = chain(of.layers)
-    return min(rest_points(of), key=lambda s: float(np.max(np.abs(of.made_of(s) - seen))))
+    """Singular values of the rest point P_q that a run is nearest to."""
+    measured = chain(of.layers)
+    return min(rest_points(of), key=lambda s: float(np.max(np.abs(of.matrix_of(s) - measured))))
 
 
 def rest_condition(of: SavedDescent) -> float:
     """By how much more than its gradient a point at rest may be from a minimum."""
     roots = [larger_root(float(s), of.decay, of.depth) for s in of.values]
-    depth, found = of.depth, [1.0]
+    depth, amplifications = of.depth, [1.0]
     for i, w in enumerate(roots[: of.width]):
         if w and of.decay:
             curvature = depth * w ** (2 * depth - 2) - (depth - 2) * of.decay
-            found.append(depth * w ** (depth - 1) / curvature)
+            amplifications.append(depth * w ** (depth - 1) / curvature)
             gaps = [of.values[i] - s for s in of.values[i + 1 :]]
-            found.append(w / min(gaps) if gaps and min(gaps) > 0 else 1.0)
-    return max(found)
+            amplifications.append(w / min(gaps) if gaps and min(gaps) > 0 else 1.0)
+    return max(amplifications)
 
 
 def rest(point: Point) -> list[Redone] | None:
     """A run of more layers at rest is at one of the P_q."""
     if (of := run_of(point)) is None or of.depth < 3 or not of.rests or tied(of):
         return None
-    theory, seen = of.made_of(nearest_rest_point(of)), chain(of.layers)
+    theory, measured = of.matrix_of(nearest_rest_point(of)), chain(of.layers)
     _, saved = saved_sides(point, "product")
     condition = FEW * rest_condition(of)
     roots = [larger_root(float(sigma), of.decay, of.depth) ** of.depth for sigma in of.values]
     return [
-        Redone(theory, seen, of.values[0], condition, "equal", None, saved),
+        Redone(theory, measured, of.values[0], condition, "equal", None, saved),
         saved_as(np.array(roots), point.found["local_values"], condition=condition),
     ]
 
 
 def rest_loss(point: Point) -> Redone | None:
-    """And has its loss, ``sum 1/2 (s - sigma)^2 + (lambda L/2) s^(2/L)``."""
+    """At P_q the loss is ``sum 1/2 (s - sigma)^2 + (lambda L/2) s^(2/L)``."""
     if (of := run_of(point)) is None or of.depth < 3 or not of.rests or tied(of):
         return None
     values = np.array(nearest_rest_point(of))
     penalty = of.decay * of.depth / 2 * np.sum(values ** (2 / of.depth))
-    theory = np.sum((of.made_of(values) - of.target) ** 2) / 2 + penalty
+    theory = np.sum((of.matrix_of(values) - of.target) ** 2) / 2 + penalty
     scale = np.sum(of.values**2) / 2
     condition = FEW * rest_condition(of)
     saved = (point.found["rest_losses"][len(values)], point.found["loss_measured"])
@@ -276,10 +277,10 @@ def balanced(point: Point) -> Redone | None:
     if (of := run_of(point)) is None or not of.decay or not of.rests:
         return None
     pairs = zip(of.layers, of.layers[1:], strict=False)
-    seen = max(float(np.max(np.abs(b.T @ b - a @ a.T))) for a, b in pairs)
+    measured = max(float(np.max(np.abs(b.T @ b - a @ a.T))) for a, b in pairs)
     scale = of.values[0] ** (2 / of.depth)
     condition = FEW * of.values[0] / of.decay
-    return Redone(0.0, seen, scale, condition, "zero", None, point.found["imbalance"])
+    return Redone(0.0, measured, scale, condition, "zero", None, point.found["imbalance"])
 
 
 def lower_bound(point: Point) -> Redone | None:
@@ -300,7 +301,7 @@ def near_the_minimiser(point: Point) -> list[tuple[SavedDescent, np.ndarray]]:
     """Runs from the saved starts near the minimiser, and its product."""
     case = point.case
     target, decay = case["target"], float(case["weight_decay"])
-    stacked, found = point.parts("near"), []
+    stacked, runs = point.parts("near"), []
     left, values, right = np.linalg.svd(target, full_matrices=False)
     for k, rate in enumerate(point.found["near_rates"]):
         start = [w[k] for w in stacked]
@@ -308,21 +309,21 @@ def near_the_minimiser(point: Point) -> list[tuple[SavedDescent, np.ndarray]]:
         of = SavedDescent(
             target, len(start[0]), decay, layers, np.array(objective), left, values, right
         )
-        wanted = of.made_of(shrunk(float(s), decay, of.depth) for s in values[: of.width])
-        found.append((of, wanted))
-    return found
+        wanted = of.matrix_of(shrunk(float(s), decay, of.depth) for s in values[: of.width])
+        runs.append((of, wanted))
+    return runs
 
 
 def deep_minimiser(point: Point) -> Iterable[Redone]:
     """Starts below every other critical value end at the global minimiser."""
     for k, (of, wanted) in enumerate(near_the_minimiser(point)):
         saved = (point.found["minimiser"], point.found["near_products"][k])
-        seen = chain(of.layers)
-        yield Redone(wanted, seen, of.values[0], FEW * rest_condition(of), "equal", *saved)
+        measured = chain(of.layers)
+        yield Redone(wanted, measured, of.values[0], FEW * rest_condition(of), "equal", *saved)
 
 
 def deep_minimum(point: Point) -> Iterable[Redone]:
-    """And at its loss."""
+    """Starts below every other critical value end at the least loss."""
     for k, (of, _) in enumerate(near_the_minimiser(point)):
         saved = (point.found["minimum"], point.found["near_ends"][k])
         scale = np.sum(of.values**2) / 2
@@ -344,14 +345,14 @@ class SavedAutoencoder(NamedTuple):
     """sigma_i^2."""
 
     def slopes(self, encoder: np.ndarray, decoder: np.ndarray) -> Layers:
-        """Of ``||X - W_2 W_1 X||^2 + lambda (||W_1||^2 + ||W_2||^2)``."""
+        """The gradient of ``||X - W_2 W_1 X||^2 + lambda (||W_1||^2 + ||W_2||^2)``."""
         moment = self.inputs @ self.inputs.T
         error = decoder @ encoder @ moment - moment
         first = 2 * (decoder.T @ error + self.decay * encoder)
         return [first, 2 * (error @ encoder.T + self.decay * decoder)]
 
     def loss(self, encoder: np.ndarray, decoder: np.ndarray) -> float:
-        """That loss."""
+        """``||X - W_2 W_1 X||^2 + lambda (||W_1||^2 + ||W_2||^2)``."""
         sizes = np.sum(encoder**2) + np.sum(decoder**2)
         error = self.inputs - decoder @ encoder @ self.inputs
         return float(np.sum(error**2) + self.decay * sizes)
@@ -371,7 +372,7 @@ def autoencoder_of(point: Point) -> SavedAutoencoder | None:
 
 @once
 def trained(point: Point) -> tuple[SavedAutoencoder, Layers] | None:
-    """It and its layers after descent, if they rest."""
+    """The autoencoder of a point and its layers after descent, if they rest."""
     if (of := autoencoder_of(point)) is None or not of.decay:
         return None
     layers = [of.encoder, of.decoder]
@@ -389,7 +390,7 @@ def gains_of(of: SavedAutoencoder) -> np.ndarray:
 
 
 def of_autoencoder(of: SavedAutoencoder) -> float:
-    """By how much more than its gradient training may be from the minimum."""
+    """By how much more than its gradient a trained autoencoder may be from the minimum."""
     gaps = np.abs(np.diff(of.squares[: len(of.encoder) + 1]))
     return float(of.squares[0] / min(of.decay, gaps.min()))
 
@@ -406,24 +407,26 @@ def autoencoder(point: Point) -> Redone | None:
 
 
 def autoencoder_loss(point: Point) -> Redone | None:
-    """At ``sum (2 lambda - lambda^2/sigma_i^2) + sum_rest sigma_i^2``."""
+    """Descent ends at the loss ``sum (2 lambda - lambda^2/sigma_i^2) + sum_rest sigma_i^2``."""
     if (both := trained(point)) is None:
         return None
     of, layers = both
-    kept = int(np.sum(gains_of(of) > 0))
-    theory = np.sum(2 * of.decay - of.decay**2 / of.squares[:kept]) + np.sum(of.squares[kept:])
+    count = int(np.sum(gains_of(of) > 0))
+    theory = np.sum(2 * of.decay - of.decay**2 / of.squares[:count]) + np.sum(of.squares[count:])
     saved = saved_sides(point, "autoencoder_loss")
     scale = np.sum(of.squares)
     return Redone(theory, of.loss(layers[0], layers[1]), scale, FEW, "equal", *saved)
 
 
 def transposed(point: Point) -> Redone | None:
-    """There ``W_1 = W_2^T``."""
+    """At the end of descent the encoder is the transposed decoder, ``W_1 = W_2^T``."""
     if (both := trained(point)) is None:
         return None
     of, (encoder, decoder) = both
-    seen = float(np.max(np.abs(encoder - decoder.T)))
-    return Redone(0.0, seen, 1.0, FEW * of_autoencoder(of), "zero", None, point.found["asymmetry"])
+    measured = float(np.max(np.abs(encoder - decoder.T)))
+    return Redone(
+        0.0, measured, 1.0, FEW * of_autoencoder(of), "zero", None, point.found["asymmetry"]
+    )
 
 
 def autoencoder_gradient(point: Point) -> Redone | None:
@@ -431,16 +434,16 @@ def autoencoder_gradient(point: Point) -> Redone | None:
     if (of := autoencoder_of(point)) is None or of.squares[0] <= of.decay:
         return None
     width, leading = len(of.encoder), min(len(of.encoder) + 2, len(of.inputs))
-    seen = []
-    for kept in (s for n in range(width + 1) for s in combinations(range(leading), n)):
+    largest = []
+    for indices in (s for n in range(width + 1) for s in combinations(range(leading), n)):
         encoder = np.zeros_like(of.encoder)
-        for slot, i in enumerate(kept):
+        for slot, i in enumerate(indices):
             encoder[slot] = np.sqrt(max(1 - of.decay / of.squares[i], 0)) * of.left[:, i]
-        seen.append(max(np.max(np.abs(g)) for g in of.slopes(encoder, encoder.T)))
-    found = np.array(seen)
+        largest.append(max(np.max(np.abs(g)) for g in of.slopes(encoder, encoder.T)))
+    measured = np.array(largest)
     saved = point.found["autoencoder_gradient_measured"]
     # Ours are summed over the moments of 500 images, theirs over a factor of them.
-    return Redone(0 * found, found, of.squares[0], 8.0, "zero", None, saved)
+    return Redone(0 * measured, measured, of.squares[0], 8.0, "zero", None, saved)
 
 
 def all_transposed(point: Point) -> list[Redone] | None:
@@ -449,7 +452,7 @@ def all_transposed(point: Point) -> list[Redone] | None:
         return None
     width, leading = len(of.encoder), min(len(of.encoder) + 2, len(of.inputs))
     small = of._replace(inputs=np.diag(np.sqrt(of.squares[:leading])))
-    found = []
+    asymmetries = []
     for start in point.case["starts"]:
         layers = start.reshape(2, width, -1)[:, :, :leading]
         flat = np.concatenate([layers[0].ravel(), layers[1].T.ravel()])
@@ -463,11 +466,11 @@ def all_transposed(point: Point) -> list[Redone] | None:
         if np.linalg.norm(slope(ended.x)) <= FEW * EPS * of.squares[0]:
             encoder = ended.x[: width * leading].reshape(width, leading)
             decoder = ended.x[width * leading :].reshape(leading, width)
-            found.append(float(np.max(np.abs(encoder - decoder.T))))
+            asymmetries.append(float(np.max(np.abs(encoder - decoder.T))))
     limit = 8 * EPS * np.sqrt(float(point.found["longest_axis"])) * of.squares[0]
-    found += list(point.found["asymmetries_measured"][point.found["found_gradient"] <= limit])
+    asymmetries += list(point.found["asymmetries_measured"][point.found["found_gradient"] <= limit])
     scale = max(1.0, of.squares[0] / of.decay)
-    return [Redone(0.0, value, scale, FEW, "zero") for value in found]
+    return [Redone(0.0, value, scale, FEW, "zero") for value in asymmetries]
 
 
 CLAIMS = {

@@ -24,7 +24,7 @@ class AdaptedLayer(NamedTuple):
 
     @property
     def T(self) -> "AdaptedLayer":
-        """``W^T + A^T B^T``."""
+        """The transposed layer, ``W^T + A^T B^T``."""
         return AdaptedLayer(self.weight.T, self.A.T, self.B.T)
 
 

@@ -31,12 +31,12 @@ Rule = Callable[[np.ndarray, MomentState], Step]
 
 
 def sgd(rate: float) -> Rule:
-    """``- rate g``."""
+    """Gradient descent, ``- rate g``."""
     return lambda g, state: (-rate * g, state)
 
 
 def momentum(rate: float, mu: float = 0.9) -> Rule:
-    """``M <- mu M + g``, ``- rate M``."""
+    """Descent with momentum: ``M <- mu M + g``, ``- rate M``."""
 
     def step(g: np.ndarray, state: MomentState) -> Step:
         total = mu * state.first + g
@@ -46,7 +46,7 @@ def momentum(rate: float, mu: float = 0.9) -> Rule:
 
 
 def adam(rate: float, eps: float = 1e-8, b1: float = 0.9, b2: float = 0.999) -> Rule:
-    """``- rate (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)``."""
+    """Adam: ``- rate (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)``."""
 
     def step(g: np.ndarray, state: MomentState) -> Step:
         t = state.steps + 1
@@ -117,7 +117,7 @@ class OptimizedRegression(NamedTuple):
 
     def projected(self, alpha: float, part: float) -> np.ndarray:
         """``theta <- theta + alpha S^T opt(S g)`` with a part of eps, by every optimiser."""
-        found = []
+        paths = []
         for name, rate in zip(NAMES, self.rates, strict=True):
             rule, squares = rule_of(name, rate, part * self.eps)
             theta, state, path = self.start, begun(self.S @ self.start, squares), []
@@ -127,12 +127,12 @@ class OptimizedRegression(NamedTuple):
                 g = self.inputs.T @ self.errors(self.inputs @ theta)
                 move, state = rule(self.S @ g, state)
                 theta = theta + alpha * self.S.T @ move
-            found.append(path)
-        return np.swapaxes(found, 0, 1)
+            paths.append(path)
+        return np.swapaxes(paths, 0, 1)
 
     def adapted(self, scale: float) -> np.ndarray:
         """``theta_0 + s S^T Lambda``, whose examples are seen as ``s S x`` by Lambda."""
-        seen, still, found = scale * self.inputs @ self.S.T, self.inputs @ self.start, []
+        features, still, paths = scale * self.inputs @ self.S.T, self.inputs @ self.start, []
         for name, rate in zip(NAMES, self.rates, strict=True):
             rule, squares = rule_of(name, rate, self.eps)
             coordinates, path = np.zeros(len(self.S)), []
@@ -140,10 +140,10 @@ class OptimizedRegression(NamedTuple):
             for t in range(max(self.times) + 1):
                 if t in self.times:
                     path.append(self.start + scale * self.S.T @ coordinates)
-                move, state = rule(seen.T @ self.errors(still + seen @ coordinates), state)
+                move, state = rule(features.T @ self.errors(still + features @ coordinates), state)
                 coordinates = coordinates + move
-            found.append(path)
-        return np.swapaxes(found, 0, 1)
+            paths.append(path)
+        return np.swapaxes(paths, 0, 1)
 
 
 @once
@@ -160,7 +160,7 @@ def response(
     of: OptimizedRegression, run: Callable[[OptimizedRegression], np.ndarray]
 ) -> np.ndarray:
     """By how much each optimiser's path amplifies a disturbance of start, map and data."""
-    rng, size, found = np.random.default_rng(0), 1e-7, []
+    rng, size, responses = np.random.default_rng(0), 1e-7, []
     plain = run(of)
     for _ in range(2):
         noise = lambda a: a + size * np.abs(a).max() * rng.standard_normal(a.shape)  # noqa: E731
@@ -171,8 +171,8 @@ def response(
             start=noise(of.start),
         )
         apart = np.abs(run(moved) - plain).max((0, 2)) / np.abs(plain).max((0, 2))
-        found.append(apart / size)
-    return np.max(found, axis=0)
+        responses.append(apart / size)
+    return np.max(responses, axis=0)
 
 
 def same_paths(
@@ -228,16 +228,16 @@ def same_eps(point: Point) -> Redone:
     of = regression(point)
     g = of.S @ (of.inputs.T @ of.errors(of.inputs @ of.start))
     rate, s = of.rates[NAMES.index("adam")], of.scale
-    theory, seen = [], []
+    theory, measured = [], []
     for part in PARTS:
         eps = part * of.eps
         bracket = g / (np.abs(g) + eps / s) - g / (np.abs(g) + eps)
         theory.append([s * rate * of.S.T @ bracket])
         first = of._replace(times=[1])
-        seen.append(first.projected(s, part)[0, ADAM] - first.projected(s, part / s)[0, ADAM])
+        measured.append(first.projected(s, part)[0, ADAM] - first.projected(s, part / s)[0, ADAM])
     saved = saved_sides(point, "same_eps")
     scale = np.abs(of.start)
-    return Redone(np.array(theory), np.array(seen), scale, 1.0, "equal", *saved)
+    return Redone(np.array(theory), np.array(measured), scale, 1.0, "equal", *saved)
 
 
 CLAIMS: dict[str, dict[str, Claim]] = {

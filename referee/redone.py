@@ -74,13 +74,13 @@ class Redone(NamedTuple):
         What was computed in float32 is rounded by so much more: its distance counts in these units.
         """
         pairs = ((self.theory, self.saved_theory), (self.run, self.saved_run))
-        found = [
+        distances = [
             float(np.max(np.abs(np.asarray(mine, float) - np.asarray(saved, float)), initial=0))
             / coarser(np.asarray(saved))
             for mine, saved in pairs
             if saved is not None
         ]
-        return max(found, default=0.0) / self.size
+        return max(distances, default=0.0) / self.size
 
 
 def saved_sides(point: Point, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -28,15 +28,15 @@ class Point(NamedTuple):
 
     @property
     def times(self) -> list[int]:
-        """The recorded steps."""
+        """The recorded steps, as whole numbers."""
         return [int(t) for t in np.atleast_1d(self.case["steps"])]
 
     def parts(self, name: str) -> list[np.ndarray]:
         """A list of arrays of the case: ``weights.0``, ``weights.1``, ...; those that are there."""
-        found = []
-        while (array := self.case.get(f"{name}.{len(found)}")) is not None and array.size:
-            found.append(array)
-        return found
+        arrays = []
+        while (array := self.case.get(f"{name}.{len(arrays)}")) is not None and array.size:
+            arrays.append(array)
+        return arrays
 
 
 def once(function: Function) -> Function:
@@ -63,7 +63,7 @@ class SavedScenario(NamedTuple):
 
 def scenarios(path: Path) -> dict[str, SavedScenario]:
     """Every scenario of a file, by its name."""
-    found, names = {}, dict[int, str]()
+    by_name, names = {}, dict[int, str]()
     with h5py.File(path) as file:
         dtype = json.loads(_text(file.attrs["config"]))["dtype"]
         for group in (file, *file.values()):
@@ -72,10 +72,10 @@ def scenarios(path: Path) -> dict[str, SavedScenario]:
             if isinstance(cases := group.get("case"), h5py.Group):
                 title = _text(group.attrs["scenario"])
                 left_out = json.loads(_text(cases.attrs["left_out"]))
-                found[title] = SavedScenario(
+                by_name[title] = SavedScenario(
                     title, list(_points(group, cases, dtype, names)), left_out
                 )
-    return found
+    return by_name
 
 
 def _points(
@@ -102,13 +102,13 @@ class _Padded(NamedTuple):
 
 
 def _arrays(group: h5py.Group, points: list[str], names: dict[int, str]) -> dict[str, _Padded]:
-    found = {}
+    padded = {}
     for name, array in group.items():
         if isinstance(array, h5py.Dataset):
             axes = _axes(array, names)
             if axes[: len(points)] == points:
-                found[name] = _Padded(array[()], axes[len(points) :])
-    return found
+                padded[name] = _Padded(array[()], axes[len(points) :])
+    return padded
 
 
 def _cut(arrays: Mapping[str, _Padded], place: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -127,15 +127,15 @@ def _axes(array: h5py.Dataset, names: dict[int, str]) -> list[str]:
     To name an axis HDF5 looks through the file for it, which takes longer than all else here.
     """
     library: Any = h5py  # whose stubs lack what says that place
-    found = []
+    axes = []
     for scale in array.dims:
         if len(scale):
             axis = scale[0]
             place = library.h5o.get_info(axis.id).addr
             if place not in names:
                 names[place] = str(axis.name).rpartition("/")[2]
-            found.append(names[place])
-    return found
+            axes.append(names[place])
+    return axes
 
 
 def _plain(value: Any) -> Any:

@@ -53,49 +53,49 @@ def strength(keep: float, widths: Sequence[int]) -> float:
 
 
 def layers_penalty(point: Point) -> Redone:
-    """Dropout after each of two hidden layers."""
+    """The expected loss with dropout after each of two hidden layers, over all masks."""
     of, layers = deep(point)
     whole = layers[2] @ layers[1] @ layers[0] @ of.inputs
     theory = square(of.target - whole) + joint_penalty(layers, of.inputs, of.keep)
     units = len(layers[0]) + len(layers[1])
     loss = lambda m: square(of.target - through(layers, of.inputs, m, of.keep))  # noqa: E731
-    seen = expected(masks(units, of.keep), loss)
-    return Redone(theory, seen, None, 1.0, "equal", *saved_sides(point, "layers"))
+    measured = expected(masks(units, of.keep), loss)
+    return Redone(theory, measured, None, 1.0, "equal", *saved_sides(point, "layers"))
 
 
 def layers_bound(point: Point) -> Redone:
-    """It is at least ``nu ||Z||_*^2``."""
+    """Dropout of two hidden layers adds at least ``nu ||Z||_*^2``."""
     of, layers = deep(point)
     whole = layers[2] @ layers[1] @ layers[0] @ of.inputs
     theory = strength(of.keep, [len(layers[0]), len(layers[1])]) * nuclear(whole) ** 2
-    seen = added_to_layers(layers, of.inputs, of.keep)
-    return Redone(theory, seen, None, 1.0, "at least", *saved_sides(point, "layers_bound"))
+    measured = added_to_layers(layers, of.inputs, of.keep)
+    return Redone(theory, measured, None, 1.0, "at least", *saved_sides(point, "layers_bound"))
 
 
 def layers_schatten(point: Point) -> Redone:
-    """And at least the bound with the 2/3-norm."""
+    """Dropout of two hidden layers adds at least the bound with the 2/3-norm."""
     of, layers = deep(point)
     whole = layers[2] @ layers[1] @ layers[0] @ of.inputs
     values = np.linalg.svd(whole, compute_uv=False)[: len(layers[0])]
     first, second = (of.odds / len(layer) for layer in layers[:2])
     theory = (first + second) * values.sum() ** 2 + first * second * np.sum(values ** (2 / 3)) ** 3
-    seen = added_to_layers(layers, of.inputs, of.keep)
-    return Redone(theory, seen, None, 1.0, "at least", *saved_sides(point, "layers_schatten"))
+    measured = added_to_layers(layers, of.inputs, of.keep)
+    return Redone(theory, measured, None, 1.0, "at least", *saved_sides(point, "layers_schatten"))
 
 
 def layers_rank_one(point: Point) -> Redone:
-    """For a map of rank one spread evenly it is ``nu ||Z||_*^2``."""
+    """For a map of rank one spread evenly the penalty is ``nu ||Z||_*^2``."""
     of, layers = deep(point)
     column, row, d = point.case["column"], point.case["row"], len(layers[1])
     theory = strength(of.keep, [d, d]) * square(np.outer(column, row @ of.inputs))
     even = np.full(d, d**-0.5)
-    made = [np.outer(even, row), np.outer(even, even), np.outer(column, even)]
-    seen = added_to_layers(made, of.inputs, of.keep)
-    return Redone(theory, seen, None, 1.0, "equal", *saved_sides(point, "layers_rank_one"))
+    even_layers = [np.outer(even, row), np.outer(even, even), np.outer(column, even)]
+    measured = added_to_layers(even_layers, of.inputs, of.keep)
+    return Redone(theory, measured, None, 1.0, "equal", *saved_sides(point, "layers_rank_one"))
 
 
 def layers_rank_two(point: Point) -> Redone | None:
-    """For two equal singular values spread evenly the other bound is attained."""
+    """For two equal singular values spread evenly the bound with the 2/3-norm is attained."""
     of, layers = deep(point)
     d = len(layers[1])
     if d < 2:
@@ -103,8 +103,8 @@ def layers_rank_two(point: Point) -> Redone | None:
     theory = 2 * of.odds / d * 4 + (of.odds / d) ** 2 * 8
     angles = 2 * np.pi * np.arange(d) / d if d > 2 else np.array([0, np.pi / 2])
     turned = np.sqrt(2 / d) * np.stack([np.cos(angles), np.sin(angles)])
-    seen = added_to_layers([turned.T, turned.T @ turned, turned], np.eye(2), of.keep)
-    return Redone(theory, seen, None, 1.0, "equal", *saved_sides(point, "layers_rank_two"))
+    measured = added_to_layers([turned.T, turned.T @ turned, turned], np.eye(2), of.keep)
+    return Redone(theory, measured, None, 1.0, "equal", *saved_sides(point, "layers_rank_two"))
 
 
 TINY = 3
@@ -125,12 +125,12 @@ def dropconnect(point: Point, of_first: bool) -> Redone:
     def loss(mask: Mask) -> float:
         layer = first if of_first else second
         masked = layer * mask.reshape(layer.shape) / of.keep
-        made = second @ masked @ inputs if of_first else masked @ first @ inputs
-        return square(target - made)
+        output = second @ masked @ inputs if of_first else masked @ first @ inputs
+        return square(target - output)
 
-    seen = expected(masks((first if of_first else second).size, of.keep), loss)
+    measured = expected(masks((first if of_first else second).size, of.keep), loss)
     name = "dropconnect_input" if of_first else "dropconnect_output"
-    return Redone(theory, seen, None, 1.0, "equal", *saved_sides(point, name))
+    return Redone(theory, measured, None, 1.0, "equal", *saved_sides(point, name))
 
 
 CLAIMS = {

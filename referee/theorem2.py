@@ -60,8 +60,8 @@ def frame(layers: Layers, target: np.ndarray, rank: int) -> list[np.ndarray]:
     """V_1, ..., V_{L+1}: the first 2r columns of V_1 span ``row(Phi) + W^T col(Phi)``."""
     spanning = np.hstack([target.T, chain(layers).T @ target])
     left, values, _ = np.linalg.svd(spanning)
-    kept = int(np.sum(values > 1e-10 * values[0]))
-    assert kept <= 2 * rank
+    numerical_rank = int(np.sum(values > 1e-10 * values[0]))
+    assert numerical_rank <= 2 * rank
     frames = [left]
     for layer in layers:
         turned = layer @ frames[-1]
@@ -71,13 +71,13 @@ def frame(layers: Layers, target: np.ndarray, rank: int) -> list[np.ndarray]:
 
 def rho(of: FactorizationCase) -> np.ndarray:
     """``rho <- rho (1 - eta lambda - eta prod_{k != l} rho_k^2)`` from eps, at the times."""
-    value, found = np.array(of.scales, float), []
+    value, path = np.array(of.scales, float), []
     for t in range(max(of.times) + 1):
         if t in of.times:
-            found.append(value)
+            path.append(value)
         others = np.array([np.prod(np.delete(value, l)) ** 2 for l in range(len(value))])
         value = value * (1 - of.rate * of.decay - of.rate * others)
-    return np.array(found)
+    return np.array(path)
 
 
 def in_frame(frames: list[np.ndarray], layers: Layers) -> np.ndarray:
@@ -89,7 +89,7 @@ class DenseBlocks(NamedTuple):
     """Layers of a dense run in the frame of its start."""
 
     of: FactorizationCase
-    found: np.ndarray
+    path: np.ndarray
     """``U_l^T W_l V_l`` at the recorded steps."""
     scale: float
     """The largest singular value."""
@@ -104,9 +104,9 @@ def blocks(point: Point, mean: bool = False) -> DenseBlocks | None:
         return None
     frames = frame(of.layers, of.target, of.rank)
     run = lambda start: of.dense(start, lambda w: in_frame(frames, w), mean)  # noqa: E731
-    found = run(of.layers)
-    scale = float(np.max(np.linalg.norm(found, 2, axis=(-2, -1))))
-    return DenseBlocks(of, found, scale, amplification(run, of.layers, scale, found))
+    path = run(of.layers)
+    scale = float(np.max(np.linalg.norm(path, 2, axis=(-2, -1))))
+    return DenseBlocks(of, path, scale, amplification(run, of.layers, scale, path))
 
 
 def off_block(point: Point) -> Redone | None:
@@ -115,7 +115,7 @@ def off_block(point: Point) -> Redone | None:
         return None
     k = 2 * run.of.rank
     beside = np.maximum(
-        np.abs(run.found[..., k:, :k]).max((-2, -1)), np.abs(run.found[..., :k, k:]).max((-2, -1))
+        np.abs(run.path[..., k:, :k]).max((-2, -1)), np.abs(run.path[..., :k, k:]).max((-2, -1))
     )
     saved = point.found["off_block"]
     return Redone(0 * beside, beside, run.scale, run.condition, "zero", None, saved)
@@ -126,7 +126,7 @@ def bulk(point: Point) -> Redone | None:
     if (run := blocks(point)) is None:
         return None
     k, m = 2 * run.of.rank, run.of.bulk
-    inner = run.found[..., k:, k:]
+    inner = run.path[..., k:, k:]
     mean = np.trace(inner, axis1=-2, axis2=-1) / m
     rest = np.abs(inner - mean[..., None, None] * np.eye(m)).max((-2, -1))
     saved = point.found["bulk_deviation"]
@@ -138,9 +138,9 @@ def bulk_value(point: Point, mean: bool = False, name: str = "rho") -> Redone | 
     if (run := blocks(point, mean)) is None:
         return None
     k = 2 * run.of.rank
-    seen = np.trace(run.found[..., k:, k:], axis1=-2, axis2=-1) / run.of.bulk
+    measured = np.trace(run.path[..., k:, k:], axis1=-2, axis2=-1) / run.of.bulk
     saved = (point.found[f"{name}_predicted"], point.found[f"{name}_measured"])
-    return Redone(rho(run.of), seen, run.scale, run.condition, "equal", *saved)
+    return Redone(rho(run.of), measured, run.scale, run.condition, "equal", *saved)
 
 
 def small_run(of: FactorizationCase) -> np.ndarray:
@@ -161,11 +161,13 @@ def reduced(point: Point, mean: bool = False, name: str = "reduced") -> list[Red
     if (run := blocks(point, mean)) is None:
         return None
     k = 2 * run.of.rank
-    theory, seen = small_run(run.of), run.found[..., :k, :k]
+    theory, measured = small_run(run.of), run.path[..., :k, :k]
     saved, saved_run = (values(point.found[f"{name}_{s}"]) for s in ("predicted", "measured"))
     return [
-        Redone(theory, seen, run.scale, run.condition),
-        Redone(values(theory), values(seen), run.scale, run.condition, "equal", saved, saved_run),
+        Redone(theory, measured, run.scale, run.condition),
+        Redone(
+            values(theory), values(measured), run.scale, run.condition, "equal", saved, saved_run
+        ),
     ]
 
 
@@ -182,11 +184,11 @@ def spectra(point: Point) -> Redone | None:
     still = np.repeat(np.abs(rho(of))[..., None], of.bulk, axis=-1)
     theory = -np.sort(-np.concatenate([small, still], axis=-1), axis=-1)
     run = lambda start: of.dense(start, lambda layers: values(np.array(layers)))  # noqa: E731
-    seen = run(of.layers)
-    scale = float(seen.max())
+    measured = run(of.layers)
+    scale = float(measured.max())
     saved = saved_sides(point, "singular_values")
-    condition = amplification(run, of.layers, scale, seen)
-    return Redone(theory, seen, scale, condition, "equal", *saved)
+    condition = amplification(run, of.layers, scale, measured)
+    return Redone(theory, measured, scale, condition, "equal", *saved)
 
 
 def loss(point: Point) -> Redone | None:
@@ -200,10 +202,10 @@ def loss(point: Point) -> Redone | None:
     theory = moving + of.bulk / 2 * np.prod(rho(of), axis=1) ** 2
     value = lambda layers: np.sum((chain(layers) - of.target) ** 2) / 2  # noqa: E731
     run = lambda start: of.dense(start, value)  # noqa: E731
-    seen = run(of.layers)
-    condition = amplification(run, of.layers, float(seen.max()), seen)
+    measured = run(of.layers)
+    condition = amplification(run, of.layers, float(measured.max()), measured)
     saved = saved_sides(point, "loss")
-    return Redone(theory, seen, None, condition, "equal", *saved)
+    return Redone(theory, measured, None, condition, "equal", *saved)
 
 
 def mean_loss(point: Point) -> list[Redone] | None:
@@ -228,7 +230,7 @@ class Labelled(NamedTuple):
 
     @property
     def target(self) -> np.ndarray:
-        """``Y X^T``."""
+        """``Phi = Y X^T``, the target of the product."""
         return self.outputs @ self.inputs.T
 
     def descend(self, layers: Layers, record: Record) -> np.ndarray:
@@ -239,11 +241,11 @@ class Labelled(NamedTuple):
     def frames(self) -> list[np.ndarray]:
         """V_1, ..., V_L: the first 2K columns of V_1 span ``row(Phi) + row(W_L ... W_1)``."""
         left, _, _ = np.linalg.svd(np.hstack([self.target.T, chain(self.layers).T]))
-        found = [left]
+        frames = [left]
         for layer in self.layers[:-1]:
-            turned = layer @ found[-1]
-            found.append(turned / np.linalg.norm(turned, axis=0))
-        return found
+            turned = layer @ frames[-1]
+            frames.append(turned / np.linalg.norm(turned, axis=0))
+        return frames
 
 
 @once
@@ -279,16 +281,16 @@ def class_off_block(point: Point) -> Redone | None:
     frames, k = of.frames(), 2 * len(of.outputs)
 
     def beside(layers: Layers) -> np.ndarray:
-        found = []
+        entries = []
         for l, w in enumerate(layers[:-1]):
             block = frames[l + 1].T @ w @ frames[l]
-            found.append(max(np.abs(block[k:, :k]).max(), np.abs(block[:k, k:]).max()))
-        return np.array([*found, np.abs(layers[-1] @ frames[-1][:, k:]).max()])
+            entries.append(max(np.abs(block[k:, :k]).max(), np.abs(block[:k, k:]).max()))
+        return np.array([*entries, np.abs(layers[-1] @ frames[-1][:, k:]).max()])
 
-    seen, scale = of.descend(of.layers, beside), largest(of)
-    condition = amplification(lambda w: of.descend(w, beside), of.layers, scale, seen)
+    measured, scale = of.descend(of.layers, beside), largest(of)
+    condition = amplification(lambda w: of.descend(w, beside), of.layers, scale, measured)
     saved = point.found["class_off_block"]
-    return Redone(0 * seen, seen, scale, condition, "zero", None, saved)
+    return Redone(0 * measured, measured, scale, condition, "zero", None, saved)
 
 
 def class_rho(point: Point) -> Redone | None:
@@ -303,10 +305,10 @@ def class_rho(point: Point) -> Redone | None:
 
     power = np.array(of.times)[:, None]
     theory = of.scales[:-1] * (1 - of.rate * of.decay[:-1]) ** power
-    seen, scale = of.descend(of.layers, mean), largest(of)
-    condition = amplification(lambda w: of.descend(w, mean), of.layers, scale, seen)
+    measured, scale = of.descend(of.layers, mean), largest(of)
+    condition = amplification(lambda w: of.descend(w, mean), of.layers, scale, measured)
     saved = saved_sides(point, "class_rho")
-    return Redone(theory, seen, scale, condition, "equal", *saved)
+    return Redone(theory, measured, scale, condition, "equal", *saved)
 
 
 def small_classifier(of: Labelled, record: Record) -> np.ndarray:
@@ -328,13 +330,13 @@ def class_product(point: Point) -> list[Redone] | None:
     onto = of.frames()[0][:, : 2 * len(of.outputs)]
     theory = small_classifier(of, chain) @ onto.T
     run = lambda start: of.descend(start, lambda w: chain(w) @ onto @ onto.T)  # noqa: E731
-    seen = run(of.layers)
-    condition = amplification(run, of.layers, float(np.abs(seen).max()), seen)
+    measured = run(of.layers)
+    condition = amplification(run, of.layers, float(np.abs(measured).max()), measured)
     sides = ("predicted", "measured")
     saved, saved_run = (values(point.found[f"class_product_{side}"]) for side in sides)
     return [
-        Redone(theory, seen, None, condition),
-        Redone(values(theory), values(seen), None, condition, "equal", saved, saved_run),
+        Redone(theory, measured, None, condition),
+        Redone(values(theory), values(measured), None, condition, "equal", saved, saved_run),
     ]
 
 
@@ -358,11 +360,11 @@ def trained_ratio(point: Point) -> float | None:
     labels = point.case["labels"]
     residual = lambda w: (w @ of.inputs - of.outputs) @ of.inputs.T  # noqa: E731
     (end,) = descend(of.layers, residual, of.rate, of.decay, of.times[-1:], list)
-    features, found = of.inputs, [scatter_ratio(of.inputs, labels)]
+    features, ratios = of.inputs, [scatter_ratio(of.inputs, labels)]
     for layer in end[:-1]:
         features = layer @ features
-        found.append(scatter_ratio(features, labels))
-    return (found[-1] / found[0]) ** (1 / (len(found) - 1))
+        ratios.append(scatter_ratio(features, labels))
+    return (ratios[-1] / ratios[0]) ** (1 / (len(ratios) - 1))
 
 
 def collapse_prediction(of: Labelled) -> tuple[float, float]:
@@ -376,22 +378,22 @@ def collapse_prediction(of: Labelled) -> tuple[float, float]:
 
 def collapse(point: Point) -> Redone | None:
     """The ratio of neighbouring layers is about p: within three percent."""
-    if (of := labelled(point)) is None or (seen := trained_ratio(point)) is None:
+    if (of := labelled(point)) is None or (measured := trained_ratio(point)) is None:
         return None
     p, _ = collapse_prediction(of)
     saved = saved_sides(point, "collapse")
-    return Redone(p, seen, p, 1.0, "limit", *saved, tolerance=0.03)
+    return Redone(p, measured, p, 1.0, "limit", *saved, tolerance=0.03)
 
 
 def collapse_interval(point: Point) -> list[Redone] | None:
     """The ratio lies between the ends that are derived."""
-    if (of := labelled(point)) is None or (seen := trained_ratio(point)) is None:
+    if (of := labelled(point)) is None or (measured := trained_ratio(point)) is None:
         return None
     high, low = collapse_prediction(of)
     saved = point.found["collapse_measured"]
     return [
-        Redone(high, seen, high, 1.0, "at most", point.found["collapse_predicted"], saved),
-        Redone(low, seen, high, 1.0, "at least", point.found["collapse_lower"], saved),
+        Redone(high, measured, high, 1.0, "at most", point.found["collapse_predicted"], saved),
+        Redone(low, measured, high, 1.0, "at least", point.found["collapse_lower"], saved),
     ]
 
 
@@ -402,9 +404,9 @@ def collapse_loss(point: Point) -> Redone | None:
     goal = of.target @ of.frames()[0][:, : 2 * len(of.outputs)]
     theory = small_classifier(of, lambda w: np.sum((chain(w) - goal) ** 2) / 2)
     value = lambda w: np.sum((chain(w) @ of.inputs - of.outputs) ** 2) / 2  # noqa: E731
-    seen = of.descend(of.layers, value)
+    measured = of.descend(of.layers, value)
     saved = saved_sides(point, "collapse_loss")
-    return Redone(theory, seen, None, 1.0, "equal", *saved)
+    return Redone(theory, measured, None, 1.0, "equal", *saved)
 
 
 CLAIMS = {

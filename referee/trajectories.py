@@ -78,12 +78,12 @@ def trained(point: Point, policies: int = 0) -> Redone:
 
 
 def weights(point: Point) -> Redone | None:
-    """The same weights at every step."""
+    """GaLore and ReLoRA have the same weights at every step."""
     return same(point, pair(point), "weights", recorded)
 
 
 def training_loss(point: Point) -> Redone | None:
-    """And the same loss."""
+    """GaLore and ReLoRA have the same loss at every step."""
     return same(point, pair(point), "training_loss", losses)
 
 
@@ -156,8 +156,8 @@ def sum_excess(point: Point) -> Iterable[Redone] | None:
     if both is None or both.galore.of.rank >= sums(both.galore).shape[1]:
         return None
     theory, run, scale = sums(both.galore), sums(both.relora), scale_of_sums(both)
-    kept = both.galore.of.rank * np.arange(1, 1 + len(run))
-    beyond = np.arange(run.shape[1]) >= kept[:, None]
+    ranks = both.galore.of.rank * np.arange(1, 1 + len(run))
+    beyond = np.arange(run.shape[1]) >= ranks[:, None]
     saved, condition = point.found["sum_values"], both.condition(sums, scale)
     # That a sum of K terms has this rank amplifies nothing.
     return [
@@ -167,25 +167,26 @@ def sum_excess(point: Point) -> Iterable[Redone] | None:
 
 
 def sum_rank(point: Point) -> Iterable[Redone] | None:
-    """And it has r K of them where ``[P_1 ... P_K]`` has no singular value below .1."""
+    """W(t) - W(0) has rank r K where ``[P_1 ... P_K]`` has no singular value below .1."""
     both = pair(point)
     if both is None:
         return None
     of, values = both.galore.of, sums(both.relora)
-    chosen, found = list(bases(both.galore)), []
+    chosen, parts = list(bases(both.galore)), []
     rounding = 1e3 * EPS * scale_of_sums(both) * (1 + max(of.times))
     for k, (mine, saved) in enumerate(zip(values, point.found["sum_values"], strict=True), 1):
         together = np.hstack(chosen[:k])
         independent = np.linalg.svd(together, compute_uv=False)[together.shape[1] - 1 :]
         if not (independent.size and independent[0] >= 0.1):
             continue
+        # A last value so near to rounding could be counted or not: the claim says nothing then.
         if sums(both.galore)[k - 1, of.rank * k - 1] <= 10 * rounding:
             return None
         count = int(np.sum(mine > rounding))
         limit = rounding * np.finfo(saved.dtype).eps / EPS
-        claimed, seen = point.found["sum_rank"][k - 1], int(np.sum(saved > limit))
-        found.append(Redone(of.rank * k, count, 1.0, 1.0, "count", claimed, seen))
-    return found
+        claimed, saved_count = point.found["sum_rank"][k - 1], int(np.sum(saved > limit))
+        parts.append(Redone(of.rank * k, count, 1.0, 1.0, "count", claimed, saved_count))
+    return parts
 
 
 # The state at a refresh -------------------------------------------------------------------------
@@ -202,7 +203,7 @@ def policy_weights(point: Point) -> Redone | None:
 
 
 def lifted(point: Point) -> Redone | None:
-    """With momentum it is the path of a momentum of the size of W."""
+    """With momentum both follow the path of a momentum of the size of W."""
     if (both := policies(point)) is None:
         return None
     of = both.galore.of
@@ -225,21 +226,21 @@ def signs(point: Point) -> Iterable[Redone] | None:
     if (both := policies(point)) is None:
         return None
     of, condition = both.galore.of, both.condition(recorded)
-    seen = np.array([of_signs(of, relora, policy) for policy in ("reset", "transport")])
-    kept, kept_run = (of_signs(of, method, "keep") for method in (galore, relora))
+    measured = np.array([of_signs(of, relora, policy) for policy in ("reset", "transport")])
+    predicted_kept, kept_run = (of_signs(of, method, "keep") for method in (galore, relora))
     return [
-        Redone(0 * seen, seen, 1.0, condition, "zero", None, point.found["signs"]),
-        Redone(kept, kept_run, 1.0, condition, "equal", None, point.found["kept_signs"]),
+        Redone(0 * measured, measured, 1.0, condition, "zero", None, point.found["signs"]),
+        Redone(predicted_kept, kept_run, 1.0, condition, "equal", None, point.found["kept_signs"]),
     ]
 
 
 def network_weights(point: Point) -> Redone | None:
-    """The same of classes and of networks."""
+    """GaLore and ReLoRA have the same weights on other problems, under every policy."""
     return same(point, policies(point), "weights", recorded)
 
 
 def network_training_loss(point: Point) -> Redone | None:
-    """And of their losses."""
+    """GaLore and ReLoRA have the same loss on other problems, under every policy."""
     return same(point, policies(point), "training_loss", losses)
 
 

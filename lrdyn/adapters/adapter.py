@@ -62,7 +62,7 @@ class Adapter(eqx.Module):
         return value if name in self.trained else jax.lax.stop_gradient(value)
 
     def terms(self: Any) -> tuple[Term, ...]:
-        """The products beside W."""
+        """The terms beside W: s F_1 ... F_k, and what is subtracted of it if there is a start."""
         factors = self.factors_now()
         if not factors:
             return ()
@@ -94,17 +94,17 @@ class Adapter(eqx.Module):
         return merged - sum(term.array() for term in self.terms())
 
     def scaled(self: Any, scale: Any) -> "Adapter":
-        """This adapter with its scale, if there is one, times another."""
+        """The adapter with its scale, if there is one, multiplied by another."""
         if self.scale is None:
             return self
         return eqx.tree_at(lambda adapter: adapter.scale, self, scale * self.scale)
 
     def base(self: Any, weight: Array) -> Array:
-        """W less what is subtracted: beside it stands :meth:`without_start`, and the sum stays."""
+        """W less the product at the start: with :meth:`without_start` beside it the sum stays."""
         return weight if self.start is None else weight - Term(self.scale, self.start).array()
 
     def without_start(self: Any) -> "Adapter":
-        """This adapter with nothing to subtract."""
+        """The adapter with nothing to subtract."""
         if self.start is None:
             return self
         is_start = lambda node: node is self.start  # noqa: E731
@@ -202,6 +202,7 @@ class DirectedFactors(Adapter):
 
     def gain(self, weight: Float[Array, "m n"]) -> Float[Array, "m"]:
         """The magnitude over the norm; a row of zeros stays one."""
+        # DoRA holds the norms constant in the gradient (arXiv 2402.09353).
         norms = jax.lax.stop_gradient(row_norms(weight, self.terms()))
         return jnp.asarray(self.value_of("magnitude")) / jnp.where(norms > 0, norms, 1)
 
@@ -236,7 +237,7 @@ class DeepFactors(Adapter):
     trained: tuple[str, ...] = eqx.field(static=True, default=("factors",), kw_only=True)
 
     def factors_now(self) -> tuple[Array, ...]:
-        """F_1, ..., F_k."""
+        """All factors, F_1, ..., F_k."""
         return self.value_of("factors")
 
     def gain(self, weight: Array) -> None:
@@ -289,7 +290,7 @@ class Frozen(Adapter):
     trained: tuple[str, ...] = eqx.field(static=True, default=(), init=False)
 
     def factors_now(self) -> tuple[()]:
-        """None: nothing is added."""
+        """No factor at all: nothing is added."""
         return ()
 
     def gain(self, weight: Array) -> None:

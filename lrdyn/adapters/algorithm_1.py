@@ -170,7 +170,7 @@ class DescentState(NamedTuple):
 def begin(
     method: Method, optimizer: optax.GradientTransformation, weights: PyTree, maps: PyTree
 ) -> DescentState:
-    """A new run from the weights W with given maps S.
+    """Begin a run of a method from the weights W with given maps S.
 
     Example:
         >>> import lrdyn

@@ -101,7 +101,7 @@ def footprint(method: Held) -> Footprint:
 
 @checked
 def entries(formula: Formula, m: int, n: int, r: int, b: int = 0) -> int:
-    """Evaluate a formula.
+    """Number of entries that a formula gives for these sizes.
 
     Example:
         >>> entries(Formula("2mn", ("mb", "nr")), 2, 3, 1, 5)

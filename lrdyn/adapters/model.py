@@ -138,7 +138,7 @@ def init(
 
 
 def _placed(params: PyTree, adapters: Adapters, place: Callable[[Adapter, Any], Any]) -> PyTree:
-    """Each leaf that has an adapter replaced."""
+    """The model, each leaf that has an adapter replaced by what ``place`` makes of both."""
     left = dict(adapters)
 
     def replaced(path: tuple[Any, ...], leaf: Any) -> Any:

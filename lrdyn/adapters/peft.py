@@ -129,8 +129,8 @@ def described(
         ValueError: the factors do not fit together, or a key is not known.
 
     Example:
-        >>> one = StoredFactors(np.ones((3, 2)), np.ones((2, 4)), 1.5)
-        >>> adapter = described({"layers.0.q": one, "layers.1.q": one})
+        >>> factors = StoredFactors(np.ones((3, 2)), np.ones((2, 4)), 1.5)
+        >>> adapter = described({"layers.0.q": factors, "layers.1.q": factors})
         >>> [adapter.config[key] for key in ("r", "lora_alpha", "target_modules")]
         [2, 3, ['layers.0.q', 'layers.1.q']]
     """
@@ -186,8 +186,8 @@ def configuration(
         more: further keys.
 
     Example:
-        >>> made = configuration({"q": 2, "v": 3}, {"q": 2, "v": 3}, others=["x.q"])
-        >>> made["r"], made["rank_pattern"], made["target_modules"]
+        >>> content = configuration({"q": 2, "v": 3}, {"q": 2, "v": 3}, others=["x.q"])
+        >>> content["r"], content["rank_pattern"], content["target_modules"]
         (2, {'^v': 3}, 'q|v')
     """
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
@@ -211,7 +211,9 @@ def configuration(
         "task_type": None,
     } | more
     config = PeftConfig(Path("adapter.config"), content)
-    if "target_modules" not in more and any(config.adapts(one) for one in set(others) - set(ranks)):
+    if "target_modules" not in more and any(
+        config.adapts(other) for other in set(others) - set(ranks)
+    ):
         content["target_modules"] = "|".join(map(re.escape, sorted(ranks)))
     return content
 
@@ -330,6 +332,7 @@ def merged(
             checks.refuse(f"weights[{name!r}]", got, f"shape {shape}")
         kind = np.result_type(result[name].dtype, np.float32)
         W, B, A = (np.asarray(x, kind) for x in (result[name], stored.B, stored.A))
+        # In the type of the product: a scale of another would change that of the sum.
         whole = (tail(W, stored.A.shape[0]) if start else W) + kind.type(stored.scale) * (B @ A)
         if stored.magnitude is not None:
             rows = np.asarray(stored.magnitude, kind) / np.linalg.norm(whole, axis=1)
@@ -371,8 +374,8 @@ def converted(adapter: Stored, initial: Stored) -> Stored:
             ``rank_pattern`` or ``alpha_pattern``.
 
     Example:
-        >>> one = described({"q": StoredFactors(np.ones((2, 1)), np.ones((1, 2)), 2.0)})
-        >>> converted(one, one).factors["q"].B
+        >>> adapter = described({"q": StoredFactors(np.ones((2, 1)), np.ones((1, 2)), 2.0)})
+        >>> converted(adapter, adapter).factors["q"].B
         array([[ 1., -1.],
                [ 1., -1.]])
     """
@@ -405,6 +408,7 @@ def converted(adapter: Stored, initial: Stored) -> Stored:
     for key in ("rank_pattern", "alpha_pattern"):
         if config.get(key):
             config[key] = {name: 2 * value for name, value in config[key].items()}
+    # The rank doubles and s stays: alpha is s r, or in rsLoRA s r^(1/2).
     twice = 2**0.5 if config.get("use_rslora") else 2
     config |= {"r": 2 * config["r"], "lora_alpha": twice * config["lora_alpha"]}
     return adapter._replace(factors=factors, config=config | {"init_lora_weights": True})

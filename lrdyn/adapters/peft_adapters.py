@@ -1,4 +1,4 @@
-"""Between the adapters of a model and those that PEFT stores."""
+"""Adapters of a model made from those that PEFT stores, and the other way round."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -47,7 +47,7 @@ class PeftConfig:
     """Matches its regular expressions."""
 
     def get(self, key: str) -> Any:
-        """A value, or None."""
+        """Value of a key, or None if it is not there."""
         return self.content.get(key)
 
     @property
@@ -61,7 +61,7 @@ class PeftConfig:
         return sum(len(value) for value in values if isinstance(value, list | dict))
 
     def refused(self, key: str, got: Any, wanted: str) -> Refused:
-        """The error for a key."""
+        """Error that refuses the value of a key."""
         return refused(self.path, got if isinstance(got, str) else repr(got), wanted, key)
 
     def rank(self, module: str) -> int:

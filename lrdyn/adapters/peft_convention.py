@@ -43,7 +43,7 @@ class WrittenAdapter:
         self._tensors = tensors.opened(folder / "adapter_model.safetensors")
 
     def modules(self) -> Iterator[str]:
-        """Modules with factors."""
+        """Names of the modules of the base that have factors."""
         for name in self._tensors:
             if name.endswith((".lora_A.weight", ".lora_embedding_A")):
                 yield name.removeprefix(FRONT).rsplit(".lora_", 1)[0]

@@ -72,11 +72,11 @@ class Identity(LinearMap):
     """The map of a parameter that is trained as it is, without a scale: a bias, a gain."""
 
     def project(self, gradient: Array) -> Array:
-        """S G = G."""
+        """The gradient itself, S G = G."""
         return gradient
 
     def lift(self, coordinates: Array) -> Array:
-        """S^T R = R."""
+        """The coordinates themselves, S^T R = R."""
         return coordinates
 
 
@@ -94,7 +94,7 @@ def begun(S: Parametrization, weight: Array) -> tuple[Parametrization, Any]:
 
     Example:
         >>> adapter = Factors(jnp.zeros((2, 1)), jnp.ones((1, 2)), trained=("B",))
-        >>> fixed, R = begun(adapter, jnp.eye(2))
+        >>> fixed, R = begun(adapter, jnp.eye(2))  # A is not trained
         >>> R.B.shape, R.A, fixed.B, fixed.A.shape
         ((2, 1), None, None, (1, 2))
     """
@@ -337,7 +337,7 @@ def matrices_alone(
 
 
 def by_svd(key: Key[Array, ""] | None, gradients: PyTree, rank: int, side: Side) -> PyTree:
-    """:func:`choose_projectors`, which needs no random key."""
+    """Projectors from an SVD of each gradient, see :func:`choose_projectors`; no key is needed."""
     return choose_projectors(gradients, rank, side)
 
 

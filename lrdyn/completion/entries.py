@@ -73,11 +73,11 @@ def _lines(observed: np.ndarray, values: np.ndarray) -> Lines:
 
 @checked
 def entries_loss(network: CompressedNetwork, entries: ObservedEntries) -> Float[Array, ""]:
-    """:func:`lrdyn.completion.completion_loss`, ``1/2 ||M * (f_C - Phi)||^2 / sum M``, by entries.
+    """Loss of a compressed network by its observed entries, ``1/2 ||M * (f_C - Phi)||^2 / sum M``.
 
-    Differentiable once. It never forms a k x d matrix: a gradient costs a pass over the entries of
-    each row and one over those of each column. On a CPU it overtakes dense arrays where about a
-    fifth is observed.
+    :func:`lrdyn.completion.completion_loss` has the same value. This one can be differentiated once
+    and never forms a k x d matrix: a gradient costs a pass over the entries of each row and one
+    over those of each column. On a CPU it overtakes dense arrays where about a fifth is observed.
 
     Example:
         >>> from lrdyn.completion.recovery import spectral_network

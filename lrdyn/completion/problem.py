@@ -29,11 +29,12 @@ DEPTH = 3
 
 
 class CompletionRun(NamedTuple):
-    """What training leaves."""
+    """Recovery error and loss of one training at its recorded steps."""
 
     error: Float[Array, "times"]
     """Recovery error."""
     loss: Float[Array, "times"]
+    """The estimate of ``1/2 ||f - Phi||_F^2`` that is descended on."""
     diverged_at: Int[Array, ""]
 
 
@@ -269,6 +270,7 @@ def _conditioned(target: Float[Array, "d d"], rank: int, condition: Any) -> Floa
     if rank == 1:
         return target
     left, values, right = linalg.svd(target)
+    # From sigma_i / sigma_1 <= 1 one power makes any condition, and keeps their order.
     relative = values[:rank] / values[0]
     power = jnp.log(jnp.where(condition == 0, 1.0, condition)) / -jnp.log(relative[-1])
     changed = (left[:, :rank] * relative[None, :] ** power) @ right[:rank]
@@ -314,7 +316,7 @@ def make_entries(
 def make_measurements(
     key: Key[Array, ""], *, dim: int, observed: float, draw: Any, **flags: Any
 ) -> Recovery:
-    """Draw the same target, seen by p d^2 Gaussian measurements."""
+    """Draw the target of :func:`make_entries`, seen by p d^2 Gaussian measurements."""
     case = make_entries(key, dim=dim, observed=observed, draw=draw, **flags)
     shape = (max(1, round(observed * dim * dim)), dim, dim)
     for_view = jax.random.split(jax.random.fold_in(key, draw), 3)[2]
@@ -352,6 +354,7 @@ def check(point: Mapping[str, Any]) -> None:
     """
     setting.check(point)
     dim, rank, top = point["dim"], point["rank"], point["target_scale"]
+    # small_start for the largest norm that a target can have, r^{1/2} sigma_1.
     most = (SMALL / MISSED * top * (rank / (dim - 2 * rank)) ** 0.5) ** (1 / DEPTH)
     if point["init_scale"] > most:
         raise ValueError(
@@ -359,6 +362,7 @@ def check(point: Mapping[str, Any]) -> None:
             f"{top:g}, wanted at most {most:.3g}, a start that is small beside the target"
         )
     factors = _of_outer_steps(point["step_ratio"], point["outer_ratio"], top)
+    # stable_steps where all entries are seen: the curvature is then 3 sigma_1^{4/3}.
     most = STABLE / (3 * top ** (4 / 3) * max(factors))
     if point["learning_rate"] > most:
         raise ValueError(
@@ -379,6 +383,7 @@ def stable_steps(case: Recovery) -> Bool[Array, ""]:
 
 
 def _of_outer_steps(alpha: Any, gamma: Any, top: Any) -> tuple[Any, Any]:
+    """Factors on the curvature of balanced layers: of the spectral start, and of a basis."""
     return alpha ** (2 / 3), 1 + 2 / 3 * gamma * top ** (2 / 3)
 
 
@@ -431,9 +436,9 @@ def amplification(case: Recovery) -> Float[Array, ""]:
     ratio = values[r] / values[r - 1]
     possible = (ratio < 1) & (least > 0)
     grown = noise_growth(case.step_ratio, jnp.where(possible, ratio, 0.0))
-    seen = jnp.where(possible, least * case.share, 1.0)
+    seen_curvature = jnp.where(possible, least * case.share, 1.0)
     beside = (size - r) / (size - 2 * r)
-    return jnp.where(possible, grown * jnp.sqrt(beside / seen), jnp.inf)
+    return jnp.where(possible, grown * jnp.sqrt(beside / seen_curvature), jnp.inf)
 
 
 def enough_seen(case: Recovery) -> Bool[Array, ""]:

@@ -161,7 +161,7 @@ def recovery_error(product: Float[Array, "k d"], target: Float[Array, "k d"]) ->
 def completion_loss(
     network: CompressedNetwork, target: Float[Array, "k d"], mask: Float[Array, "k d"]
 ) -> Float[Array, ""]:
-    """:func:`observed_loss` of a compressed network.
+    """Loss of a compressed network on the observed entries, ``1/2 ||M * (f_C - Phi)||^2 / sum M``.
 
     Example:
         >>> network = spectral_network(jnp.eye(4), 2, 1.0)

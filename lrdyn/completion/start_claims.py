@@ -1,4 +1,4 @@
-"""Where compressed networks start: what is hidden plays no part."""
+"""The starts of compressed networks, in which hidden entries play no part: claim and controls."""
 
 import dataclasses
 
@@ -34,10 +34,10 @@ def begin(case: Recovery) -> Float[Array, "part d d"]:
 
 
 def start_of_what_is_seen(case: Recovery) -> CompletionTheory:
-    """Where they start with 0 in place of every hidden entry, and what amplifies errors there."""
-    seen = seen_alone(case)
-    start = begin(seen)
-    return CompletionTheory(start=start, start_condition=_condition(seen, start))
+    """Starts with 0 in place of every hidden entry of Phi, and what amplifies errors there."""
+    zeroed = seen_alone(case)
+    start = begin(zeroed)
+    return CompletionTheory(start=start, start_condition=_condition(zeroed, start))
 
 
 def _condition(case: Recovery, start: Float[Array, "part d d"]) -> Float[Array, ""]:

@@ -116,10 +116,10 @@ def _floor(case: Recovery, size: int) -> Float[Array, ""]:
 
 def predict(case: Recovery) -> CompletionTheory:
     """The full network, the smallest error between the subspaces of the basis, what is seen."""
-    seen = start_of_what_is_seen(case)
+    start = start_of_what_is_seen(case)
     return _full(case)._replace(
-        start=seen.start,
-        start_condition=seen.start_condition,
+        start=start.start,
+        start_condition=start.start_condition,
         floor=_floor(case, 2 * case.rank),
         hidden=jnp.sum(case.mask == 0),
     )
@@ -145,7 +145,8 @@ Curve = Shaped[np.ndarray | Array, "step"]
 def first_below(steps: Curve, values: Curve, level: float | Numbers) -> float:
     """Step at which a curve first falls to a level, linear between records.
 
-    If it never does 2 t; NaN if a value is lost.
+    Twice the last step if it never does, so that a quotient of two such steps stays a number; NaN
+    if a value is.
     """
     if not np.all(np.isfinite(values)):
         return float("nan")

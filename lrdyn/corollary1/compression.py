@@ -58,6 +58,7 @@ def compress(frame: Frame, inner: tuple[Float[Array, "s s"], ...]) -> Compressed
     """
     size = len(inner[0])
     checks.integer("the size of inner", size, 1, frame.left.shape[1])
+    # Between two layers V_{l+1} = U_l: their product is I, and only the outermost are left.
     return CompressedNetwork(frame.left[-1, :, :size], inner, frame.right[0, :, :size])
 
 
@@ -141,7 +142,7 @@ def gradient_gap_bound(
         0.0101
     """
     smallest = checks.nonnegative("smallest", smallest)
-    start = jnp.prod(scales)
+    start = jnp.prod(scales)  # the spectral norm of (W_L ... W_1)(0)
     return jnp.where(smallest > start, start / jnp.abs(smallest - start), jnp.inf)
 
 

@@ -176,6 +176,7 @@ def _error(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> Form:
 
 def _below_bound(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> Form:
     bound, run = outcome.predicted.bound, outcome.measured
+    # Rounding of the difference is that of the products, however small the bound is.
     return AtMost(run.error, bound[:, None], scale=np.maximum(np.max(bound), run.scale))
 
 
@@ -188,7 +189,7 @@ _undecided = setting.undecided_below(lambda theory: theory.bound)
 
 
 def _unstable_bulk(key: Key[Array, ""], case: Compression, amount: Array) -> Compression:
-    """The example of the survey's condition: eta = .6, eps = (2, .1)."""
+    """Start where the condition of the bound fails, as in the survey: eps = (2, .1), eta = .6."""
     scales = jnp.array([2.0, 0.1])
     weights = [W * to / of for W, to, of in zip(case.weights, scales, case.scales, strict=True)]
     return dataclasses.replace(case, weights=tuple(weights), scales=scales)
@@ -196,6 +197,7 @@ def _unstable_bulk(key: Key[Array, ""], case: Compression, amount: Array) -> Com
 
 def _half_of_the_padding(case: Compression) -> CompressionTheory:
     dim, bulk = len(case.target), case.bulk
+    # sqrt(d - r^) in the place of sqrt(d - 2 r^).
     errors = [compression_error(bulk, dim - rank, 0) for rank in case.ranks]
     return CompressionTheory(error=jnp.stack(errors))
 

@@ -30,9 +30,9 @@ class MatrixKind(NamedTuple):
 
     def ranks(self, share: int) -> str:
         """The least and the largest r, in words."""
-        ranks = [(_rank(one, share), one) for one in self.matrices]
+        ranks = [(_rank(matrix, share), matrix) for matrix in self.matrices]
         known = [r for r, _ in ranks if r is not None]
-        above = next((one.rank_text(None) for r, one in ranks if r is None), "")
+        above = next((matrix.rank_text(None) for r, matrix in ranks if r is None), "")
         low = str(min(known)) if known else above
         high = above or str(max(known))
         return low if low == high else f"{low}-{high}"
@@ -49,15 +49,15 @@ def cost(matrices: Sequence[MatrixUpdate], share: int) -> float | None:
         >>> cost([], 90) is None
         True
     """
-    full = sum(one.full for one in matrices)
+    full = sum(matrix.full for matrix in matrices)
     if not full:
         return None
     trained = 0
-    for one in matrices:
-        rank = _rank(one, share)
+    for matrix in matrices:
+        rank = _rank(matrix, share)
         if rank is None:
             return None
-        trained += one.lora(rank) if rank else 0
+        trained += matrix.lora(rank) if rank else 0
     return trained / full
 
 
@@ -77,8 +77,11 @@ def kind_of(name: str) -> str:
 
 def kinds(matrices: Sequence[MatrixUpdate]) -> list[MatrixKind]:
     """Matrices by kind, in the order in which each comes first."""
-    names = dict.fromkeys(kind_of(one.name) for one in matrices)
-    return [MatrixKind(n, tuple(one for one in matrices if kind_of(one.name) == n)) for n in names]
+    names = dict.fromkeys(kind_of(matrix.name) for matrix in matrices)
+    return [
+        MatrixKind(n, tuple(matrix for matrix in matrices if kind_of(matrix.name) == n))
+        for n in names
+    ]
 
 
 def _share(value: float | None) -> str:
@@ -86,12 +89,12 @@ def _share(value: float | None) -> str:
 
 
 def table(matrices: Sequence[MatrixUpdate]) -> list[str]:
-    """The table by kind of layer."""
+    """Lines of the table by kind of layer."""
     head = ("kind of layer", "of", "m x n", "moved", "r 90 %", "r 99 %", "cost", "", "noise")
     rows: list[tuple[str, ...]] = [head]
     for kind in kinds(matrices):
-        shapes = dict.fromkeys(one.shape for one in kind.matrices)
-        relative = [one.relative for one in kind.matrices if not np.isnan(one.relative)]
+        shapes = dict.fromkeys(matrix.shape for matrix in kind.matrices)
+        relative = [matrix.relative for matrix in kind.matrices if not np.isnan(matrix.relative)]
         rows.append(
             (
                 kind.name,
@@ -109,7 +112,7 @@ def table(matrices: Sequence[MatrixUpdate]) -> list[str]:
 
 
 def _above(matrices: Sequence[MatrixUpdate]) -> str:
-    above = [one.noise.above for one in matrices if one.noise is not None]
+    above = [matrix.noise.above for matrix in matrices if matrix.noise is not None]
     if not above:
         return "-"
     return str(above[0]) if min(above) == max(above) else f"{min(above)}-{max(above)}"
@@ -129,7 +132,7 @@ def sentences(matrices: Sequence[MatrixUpdate], changed: bool) -> list[str]:
         >>> sentences([of_pair(pair, Settings(1)).update], False)
         ['The two sets of weights are identical: there is nothing to adapt.']
     """
-    moved = [one for one in matrices if one.norm > 0]
+    moved = [matrix for matrix in matrices if matrix.norm > 0]
     if not moved:
         which = "matrices" if changed else "sets of weights"
         return [f"The two {which} are identical: there is nothing to adapt."]
@@ -163,11 +166,11 @@ def _first(moved: Sequence[MatrixUpdate]) -> str:
         else:
             text += f", {_share(value)} of the parameters of full training"
         parts.append(text)
-    largest = [one.rank_90 for one in moved]
+    largest = [matrix.rank_90 for matrix in moved]
     if ninety is not None and len(set(largest)) > 1:
         most = max(r for r in largest if r is not None)
-        one_for_all = sum(one.lora(min(most, one.rows, one.columns)) for one in moved)
-        full = sum(one.full for one in moved)
+        one_for_all = sum(matrix.lora(min(most, matrix.rows, matrix.columns)) for matrix in moved)
+        full = sum(matrix.full for matrix in moved)
         parts[0] += f" (one r = {most} for all: {_share(one_for_all / full)})"
     return f"{like}. {parts[0]}; {parts[1]}."
 
@@ -183,32 +186,32 @@ def _where_not(moved: Sequence[MatrixUpdate]) -> list[str]:
 
 
 def _sure(moved: Sequence[MatrixUpdate]) -> str:
-    """How sure the numbers are."""
+    """Sentence on how sure the numbers are: sketch, rounding, noise floor."""
     parts = []
-    if any(one.is_sketched for one in moved):
-        width = max(len(one.values) for one in moved if one.is_sketched)
-        beyond = max(one.beyond for one in moved)
+    if any(matrix.is_sketched for matrix in moved):
+        width = max(len(matrix.values) for matrix in moved if matrix.is_sketched)
+        beyond = max(matrix.beyond for matrix in moved)
         parts.append(
             f"of the larger matrices the first {width} directions were computed by a sketch: an r "
             f"is never too small, and at most {_share(beyond)} of a squared norm lies beyond"
         )
     else:
         parts.append("singular values are exact")
-    size = max((one.rounding / one.values[0] for one in moved), default=0.0)
+    size = max((matrix.rounding / matrix.values[0] for matrix in moved), default=0.0)
     if size > 0.1:
         parts.append(
             f"but rounding of the stored numbers alone may make singular values up to "
             f"{size:.2g} of the largest"
         )
-    floors = [one for one in moved if one.noise is not None]
+    floors = [matrix for matrix in moved if matrix.noise is not None]
     if floors:
-        distance = max(one.noise.distance for one in floors if one.noise is not None)
+        distance = max(matrix.noise.distance for matrix in floors if matrix.noise is not None)
         parts.append(
             f"{len(floors)} of {len(moved)} updates end in a noise floor (Marchenko and Pastur's "
             f"law to {distance:.2g}) with r = {_above(floors)} above it: what lies below need not "
             "be kept"
         )
-    elif any(not one.is_sketched for one in moved):
+    elif any(not matrix.is_sketched for matrix in moved):
         parts.append("no update has a noise floor")
     else:
         parts.append("a noise floor is seen in exact values alone")
@@ -218,14 +221,14 @@ def _sure(moved: Sequence[MatrixUpdate]) -> str:
 
 def matrix_rows(matrices: Sequence[MatrixUpdate], head: Sequence[str]) -> list[str]:
     """The table of all matrices: names without what all begin with, shortened to 80 columns."""
-    names = [one.name.removesuffix(".weight") for one in matrices]
+    names = [matrix.name.removesuffix(".weight") for matrix in matrices]
     # Of two names that sort first and last the others share at least as much.
     ends = (min(names, default=""), max(names, default=""))
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*ends, strict=False))
     skipped = "".join(first for first, _ in same).rfind(".") + 1 if len(names) > 1 else 0
     rows = [("matrix", "m x n", *head)]
-    for one, name in zip(matrices, names, strict=True):
-        rows.append((name[skipped:], one.shape, *map(str, one.cells)))
+    for matrix, name in zip(matrices, names, strict=True):
+        rows.append((name[skipped:], matrix.shape, *map(str, matrix.cells)))
     return _fitted(rows)
 
 

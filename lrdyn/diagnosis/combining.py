@@ -27,14 +27,14 @@ class Combination(NamedTuple):
     errors: dict[str, float]
     """Module -> ||sum_i w_i s_i B_i A_i - B A|| / ||sum_i w_i s_i B_i A_i||."""
     error: float
-    """That of all modules together."""
+    """Relative error of all modules together."""
 
     def lines(self) -> list[str]:
-        """The result as text."""
+        """Lines of text: ranks and errors of the modules, and what all of them cost."""
         factors = self.adapter.factors
         rows = [("module", "r", "relative error")]
         rows += [(m, str(factors[m].A.shape[0]), f"{e:.2e}") for m, e in self.errors.items()]
-        count = sum(one.B.size + one.A.size for one in factors.values())
+        count = sum(factor.B.size + factor.A.size for factor in factors.values())
         return [
             *show.aligned(rows),
             f"{len(factors)} matrices, {count:,} parameters, alpha = r",
@@ -73,9 +73,9 @@ def combine(
             one of several; shapes that differ; several ways; or a sum that is 0.
 
     Example:
-        >>> one = described({"q": StoredFactors(np.eye(3)[:, :2], np.eye(2, 4), 2.0)})
-        >>> made = combine([one, one], [0.5, 1.0], rank=1)
-        >>> made.adapter.factors["q"].A.shape, round(made.error, 4)
+        >>> adapter = described({"q": StoredFactors(np.eye(3)[:, :2], np.eye(2, 4), 2.0)})
+        >>> combination = combine([adapter, adapter], [0.5, 1.0], rank=1)
+        >>> combination.adapter.factors["q"].A.shape, round(combination.error, 4)
         ((1, 4), 0.7071)
     """
     stored = [_read(f"adapters[{i}]", adapter) for i, adapter in enumerate(adapters)]
@@ -93,25 +93,31 @@ def combine(
     if energy is not None:
         checks.fraction("energy", energy)
     products = {m: _product(m, stored, weights) for m in _modules(stored)}
-    # Two QRs; what lies between them is small.
+    # Two QRs, of 4 (m + n) r^2 multiplications together; the SVD between them is of r x r.
     counts = [4.0 * (len(B) + A.shape[1]) * B.shape[1] ** 2 for B, A in products.values()]
-    found = on_all_cores(
+    decompositions = on_all_cores(
         lambda product: product_svd(*product),
         list(products.values()),
         counts,
         Told(progress, counts),
     )
-    decomposed = dict(zip(products, found, strict=True))
-    moved = {module: one for module, one in decomposed.items() if one.values[0] > 0}
+    decomposed = dict(zip(products, decompositions, strict=True))
+    moved = {
+        module: decomposition
+        for module, decomposition in decomposed.items()
+        if decomposition.values[0] > 0
+    }
     if not moved:
         checks.refuse("adapters", "a sum of 0", "one that changes a weight")
-    ranks = _ranks({module: one.values for module, one in moved.items()}, products, ways)
+    ranks = _ranks(
+        {module: decomposition.values for module, decomposition in moved.items()}, products, ways
+    )
     factors, errors, missed, total = {}, {}, 0.0, 0.0
-    for module, one in moved.items():
-        r, squares = ranks[module], one.values**2
+    for module, decomposition in moved.items():
+        r, squares = ranks[module], decomposition.values**2
         missed, total = missed + float(np.sum(squares[r:])), total + float(np.sum(squares))
         if r:
-            factors[module] = StoredFactors(*one.cut(r), 1.0)
+            factors[module] = StoredFactors(*decomposition.cut(r), 1.0)
             errors[module] = float(np.sqrt(np.sum(squares[r:]) / np.sum(squares)))
     if not factors:
         least = min(len(B) + A.shape[1] for B, A in products.values())
@@ -120,7 +126,7 @@ def combine(
     adapter = described(
         factors,
         saved=stored[0].saved,
-        embeddings=frozenset().union(*(one.embeddings for one in stored)) & set(factors),
+        embeddings=frozenset().union(*(source.embeddings for source in stored)) & set(factors),
         bias=config.get("bias") or "none",
         fan_in_fan_out=bool(config.get("fan_in_fan_out")),
         modules_to_save=config.get("modules_to_save"),
@@ -145,14 +151,14 @@ def _read(name: str, adapter: Any) -> Stored:
 def _modules(stored: Sequence[Stored]) -> list[str]:
     """Modules of any adapter; that they fit together is checked."""
     first = stored[0]
-    for i, one in enumerate(stored[1:], 1):
-        if one.saved or first.saved:
-            got = f"tensors saved whole in {'one' if one.saved else 'the first'} of several"
+    for i, other in enumerate(stored[1:], 1):
+        if other.saved or first.saved:
+            got = f"tensors saved whole in {'one' if other.saved else 'the first'} of several"
             checks.refuse(f"adapters[{i}]", got, "factors alone")
-        ways = [bool(x.config.get("fan_in_fan_out")) for x in (first, one)]
+        ways = [bool(x.config.get("fan_in_fan_out")) for x in (first, other)]
         if ways[0] != ways[1]:
             checks.refuse(f"adapters[{i}]", f"fan_in_fan_out {ways[1]}", f"{ways[0]}, as the first")
-    return list(dict.fromkeys(module for one in stored for module in one.factors))
+    return list(dict.fromkeys(module for adapter in stored for module in adapter.factors))
 
 
 def _product(
@@ -160,10 +166,10 @@ def _product(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The factors of all adapters side by side, weights and scales in B."""
     Bs, As = [], []
-    for i, (one, weight) in enumerate(zip(stored, weights, strict=True)):
-        if module not in one.factors:
+    for i, (adapter, weight) in enumerate(zip(stored, weights, strict=True)):
+        if module not in adapter.factors:
             continue
-        B, A, scale, _ = one.factors[module]
+        B, A, scale, _ = adapter.factors[module]
         B, A = (np.asarray(x, np.result_type(x.dtype, np.float32)) for x in (B, A))
         if Bs and (len(B), A.shape[1]) != (len(Bs[0]), As[0].shape[1]):
             got = f"shape {(len(B), A.shape[1])} for {module}"
@@ -179,7 +185,7 @@ def _ranks(
     ways: Mapping[str, Any],
 ) -> dict[str, int]:
     """The rank of each module by the way that was given."""
-    # What rounding leaves of a 0 is no direction.
+    # What rounding leaves of a 0 is no direction; the epsilon of float32 is 1.2e-7.
     ranks = {m: int(np.sum(values > 1e-6 * values[0])) for m, values in spectra.items()}
     if ways["rank"] is not None:
         return {m: min(r, ways["rank"]) for m, r in ranks.items()}

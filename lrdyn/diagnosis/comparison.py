@@ -35,17 +35,17 @@ class ArrayPair(NamedTuple):
 
     @property
     def before(self) -> np.ndarray | None:
-        """W before as float32 or float64."""
+        """W before the training, as float32 or float64."""
         return None if self.stored_before is None else reading.in_full(self.stored_before)
 
     @property
     def after(self) -> np.ndarray | None:
-        """W after, likewise."""
+        """W after the training, as float32 or float64; None where factors are all that is known."""
         return None if self.stored_after is None else reading.in_full(self.stored_after)
 
     @property
     def update(self) -> np.ndarray:
-        """What the training added."""
+        """Difference W after - W before, or the product of the factors."""
         if self.factors is not None:
             return self.factors[0] @ self.factors[1]
         assert self.before is not None
@@ -54,7 +54,7 @@ class ArrayPair(NamedTuple):
 
     @property
     def whole_after(self) -> np.ndarray:
-        """W after."""
+        """W after the training, also where it is known by its factors alone."""
         if self.after is not None:
             return self.after
         return self.update if self.before is None else self.before + self.update
@@ -137,7 +137,7 @@ def _adapted(before: Weights, after: Products, select: Patterns) -> Compared:
 
 
 def _compare(info: Info, other: Info | None) -> tuple[str, bool]:
-    """What is said, and whether the two can be compared."""
+    """Note on two arrays of one name, and whether they can be compared at all."""
     if other is None:
         return "only before", False
     if not {info.dtype, other.dtype} <= set(reading.FLOATS):
@@ -274,14 +274,14 @@ def digest(pair: ArrayPair) -> bytes:
     """Equal for pairs that are equal on both sides, as tied weights are.
 
     Example:
-        >>> one = Pair("a", np.eye(2), np.ones((2, 2)), ("float64", "float64"))
-        >>> digest(one) == digest(one._replace(name="b"))
+        >>> pair = Pair("a", np.eye(2), np.ones((2, 2)), ("float64", "float64"))
+        >>> digest(pair) == digest(pair._replace(name="b"))
         True
     """
-    found = hashlib.blake2b(key=repr(pair.types).encode())
+    hasher = hashlib.blake2b(key=repr(pair.types).encode())
     for array in (pair.stored_before, pair.stored_after, *(pair.factors or ())):
         shape = () if array is None else array.shape
-        found.update(repr(shape).encode())
+        hasher.update(repr(shape).encode())
         if array is not None:
-            found.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
-    return found.digest()
+            hasher.update(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+    return hasher.digest()

@@ -1,4 +1,4 @@
-"""Work on many matrices, one a core, and what is told of it."""
+"""Work on many matrices, one on each core, and the progress of it."""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,7 +48,7 @@ def on_all_cores(
     work: Callable[[Item], Result],
     items: Sequence[Item],
     counts: Sequence[float],
-    told: Told,
+    progress: Told,
 ) -> list[Result]:
     """Do the same with each, those that take longest first; results are in the order of the items.
 
@@ -56,7 +56,7 @@ def on_all_cores(
         work: what is done with one of them.
         items: what it is done with.
         counts: how many multiplications each takes, about.
-        told: is told of each that is done.
+        progress: is told of each that is done.
 
     Example:
         >>> on_all_cores(abs, [-1, 2], [1.0, 1.0], Told(None, [1.0, 1.0]))
@@ -64,15 +64,15 @@ def on_all_cores(
     """
     workers = max(1, min(cores(), len(items)))
 
-    def one(place: int) -> Result:
+    def work_on(place: int) -> Result:
         result = work(items[place])
-        told.done(counts[place])
+        progress.done(counts[place])
         return result
 
-    # Else the last to end would be one that takes long, on one core.
+    # The longest first: else the last one could be long, and all cores but its own would wait.
     order = sorted(range(len(items)), key=lambda place: -counts[place])
     with blas_threads(max(1, cores() // workers)), ThreadPoolExecutor(workers) as pool:
-        waiting = {place: pool.submit(one, place) for place in order}
+        waiting = {place: pool.submit(work_on, place) for place in order}
         try:
             return [waiting[place].result() for place in range(len(items))]
         except BaseException:

@@ -45,9 +45,9 @@ def decompose(
         width: compute so many values by a range finder, where the shorter side is far above that.
 
     Example:
-        >>> found = decompose(np.diag([4.0, 1.0]).astype(np.float32), lambda values, rest: 1)
-        >>> B, A = found.factors
-        >>> found.values.tolist(), np.abs(B @ A).round(6).tolist()
+        >>> result = decompose(np.diag([4.0, 1.0]).astype(np.float32), lambda values, rest: 1)
+        >>> B, A = result.factors
+        >>> result.values.tolist(), np.abs(B @ A).round(6).tolist()
         ([4.0, 1.0], [[4.0, 0.0], [0.0, 0.0]])
     """
     if width is not None and is_sketched(matrix.shape, width):
@@ -107,6 +107,7 @@ def projected(
         >>> (B @ A).tolist()
         [[4.0, 0.0], [0.0, 0.0]]
     """
+    # B A = U U^T W is a projection of W itself: errors of the values cancel between the two.
     roots, basis = np.sqrt(values[:rank]), left[:, :rank]
     inverse = np.divide(1.0, roots, out=np.zeros_like(roots), where=roots > 0)
     B, inner = (basis * roots).astype(matrix.dtype), (basis * inverse).astype(matrix.dtype)
@@ -179,10 +180,9 @@ def of_product(B: np.ndarray, A: np.ndarray, wanted: Wanted | None = None) -> De
         wanted: as in :func:`decompose`.
 
     Example:
-        >>> found = of_product(np.ones((3, 2)), np.ones((2, 4)))
-        >>> found.values.round(6).tolist()
+        >>> of_product(np.ones((3, 2)), np.ones((2, 4))).values.round(6).tolist()
         [6.928203, 0.0]
     """
-    found = product_svd(B, A)
-    factors = None if wanted is None else found.cut(wanted(found.values, 0.0))
-    return Decomposition(found.values, 0.0, factors)
+    product = product_svd(B, A)
+    factors = None if wanted is None else product.cut(wanted(product.values, 0.0))
+    return Decomposition(product.values, 0.0, factors)

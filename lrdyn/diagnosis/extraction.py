@@ -43,7 +43,7 @@ class Extraction(NamedTuple):
     errors: dict[str, float]
     """Module -> ||W_after - (W_before + B A)|| / ||W_after - W_before||."""
     error: float
-    """That of all arrays that both sides have, those that the adapter leaves out included."""
+    """Relative error of all arrays that both sides have, those that are left out included."""
     left_out: dict[str, float]
     """Arrays that changed and are not in the adapter, with their relative change."""
     notes: dict[str, str]
@@ -54,7 +54,7 @@ class Extraction(NamedTuple):
     """Which way round the weights are stored."""
 
     def lines(self) -> list[str]:
-        """The report as text."""
+        """Lines of text: ranks and errors of the modules, what it costs, what it leaves out."""
         factors = self.adapter.factors
         rows = [("module", "r", "relative error")]
         rows += [(m, str(factors[m].A.shape[0]), f"{e:.2e}") for m, e in self.errors.items()]
@@ -96,18 +96,18 @@ class Extraction(NamedTuple):
         names = [n for n in (*self.both.matrices, *self.both.vectors) if n not in tied]
 
         def norms(name: str) -> tuple[float, float]:
-            """Of the update, and of what the files miss of it."""
+            """Norms of the update of an array, and of what the files miss of it."""
             for pair in comparison.pairs(self.both, (name,), {}):
                 update = pair.update
                 if moved := norm(update):
                     # Of an adapter without its base the product is looked at, W being 0.
                     base = np.zeros_like(update) if pair.before is None else pair.before
                     is_conv1d = self.orientation.is_transposed(_module(name))
-                    made = written.applied(name, base, is_conv1d=is_conv1d)
-                    if made is None:
+                    applied = written.applied(name, base, is_conv1d=is_conv1d)
+                    if applied is None:
                         return moved, moved
-                    rows = min(len(made), len(base)) if base.ndim else None
-                    return moved, norm(base + update - reading.in_full(made)[:rows])
+                    rows = min(len(applied), len(base)) if base.ndim else None
+                    return moved, norm(base + update - reading.in_full(applied)[:rows])
             return 0.0, 0.0
 
         shapes = [self.both.after.infos[name].shape for name in names]
@@ -116,9 +116,9 @@ class Extraction(NamedTuple):
             float(np.prod(shape)) * (10 + ranks.get(_module(name), 0))
             for name, shape in zip(names, shapes, strict=True)
         ]
-        found = on_all_cores(norms, names, counts, Told(progress, counts))
+        norms_of_all = on_all_cores(norms, names, counts, Told(progress, counts))
         parts, errors = _Parts(), {}
-        for name, (moved, missed) in zip(names, found, strict=True):
+        for name, (moved, missed) in zip(names, norms_of_all, strict=True):
             if moved:
                 error = parts.add(moved, missed)
                 if _module(name) in self.errors and name.endswith(WEIGHT):
@@ -127,7 +127,7 @@ class Extraction(NamedTuple):
 
 
 class _Whole(NamedTuple):
-    """What is saved whole."""
+    """Modules and biases that are saved whole."""
 
     modules: frozenset[str]
     biases: str
@@ -228,19 +228,22 @@ def extract(
         r = rank[name] if isinstance(rank, Mapping) else rank
         return lambda values, _: min(r, len(values)) if values[0] > 0 else 0
 
-    found = examine_all(both, matrices, notes, settings, wanted=wanted, progress=progress)
+    examined = examine_all(both, matrices, notes, settings, wanted=wanted, progress=progress)
     diagnosis = Diagnosis(
-        tuple(one.update for one in found), comparison.differing(both, {}), dict(notes), settings.k
+        tuple(matrix.update for matrix in examined),
+        comparison.differing(both, {}),
+        dict(notes),
+        settings.k,
     )
     factors, errors, parts = {}, {}, _Parts()
-    for one in _untied(found, notes):
-        assert one.factors is not None
-        B, A = one.factors
-        name, module = one.update.name, _module(one.update.name)
+    for matrix in _untied(examined, notes):
+        assert matrix.factors is not None
+        B, A = matrix.factors
+        name, module = matrix.update.name, _module(matrix.update.name)
         # Rows that the training removed; of an adapter alone there are none.
         rows = both.before.infos[name].shape[0] if name in both.before.infos else len(B)
         B = np.pad(B, ((0, rows - len(B)), (0, 0)))
-        errors[module] = parts.add(one.update.norm, one.missed)
+        errors[module] = parts.add(matrix.update.norm, matrix.missed)
         factors[module] = StoredFactors(B, A, 1.0)
     if not factors:
         checks.refuse("after", "no <module>.weight that moved and is not saved", "one at least")
@@ -261,8 +264,8 @@ def extract(
 
 def _config(both: Compared) -> dict[str, Any] | None:
     """The configuration of the model, beside the weights before or after."""
-    found = (reading.config_of(side) for side in (both.before, both.after))
-    return next((config for config in found if config is not None), None)
+    configs = (reading.config_of(side) for side in (both.before, both.after))
+    return next((config for config in configs if config is not None), None)
 
 
 class _Parts:
@@ -272,13 +275,13 @@ class _Parts:
         self.all, self.missed = 0.0, 0.0
 
     def add(self, update: float, missed: float) -> float:
-        """Take in the norms of one array; what is missed of it."""
+        """Take in the norms of one array, and return its relative error."""
         self.all, self.missed = self.all + update**2, self.missed + missed**2
         return missed / update
 
     @property
     def error(self) -> float:
-        """Relative error of all."""
+        """Relative error of all arrays together."""
         return float(np.sqrt(self.missed / self.all))
 
 
@@ -286,18 +289,18 @@ def _module(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _untied(found: Iterable[Examined], notes: dict[str, str]) -> Iterator[Examined]:
-    """Those with factors that move; of those that are equal on both sides the first."""
+def _untied(examined: Iterable[Examined], notes: dict[str, str]) -> Iterator[Examined]:
+    """Matrices that move and have factors; of tied ones, equal before and after, the first."""
     written: dict[bytes, str] = {}
-    for one in found:
-        if one.factors is None or not one.factors[0].shape[1]:
+    for matrix in examined:
+        if matrix.factors is None or not matrix.factors[0].shape[1]:
             continue
-        name = one.update.name
-        if one.digest in written:
-            notes[name] = f"{TIED} {written[one.digest]}: written once, merge it into both"
+        name = matrix.update.name
+        if matrix.digest in written:
+            notes[name] = f"{TIED} {written[matrix.digest]}: written once, merge it into both"
             continue
-        written[one.digest] = name
-        yield one
+        written[matrix.digest] = name
+        yield matrix
 
 
 def _wanted(both: Compared, save: Patterns) -> tuple[frozenset[str], set[str]]:

@@ -26,7 +26,7 @@ ROUNDS = 20
 
 
 class Noise(NamedTuple):
-    """A noise floor."""
+    """The noise floor of an update: its edge, what stands above it, how well the law fits."""
 
     edge: float
     """Largest singular value that noise of this level has."""
@@ -93,14 +93,14 @@ def floor(values: np.ndarray, shape: tuple[int, int]) -> Noise | None:
         >>> rng = np.random.default_rng(0)
         >>> noise = rng.standard_normal((60, 90))
         >>> noise[0] += 10
-        >>> found = floor(np.linalg.svd(noise, compute_uv=False), (60, 90))
-        >>> found.above, found.distance < 0.05
+        >>> fit = floor(np.linalg.svd(noise, compute_uv=False), (60, 90))
+        >>> fit.above, fit.distance < 0.05
         (1, True)
         >>> floor(1.0 / np.arange(1, 61), (60, 90)) is None
         True
     """
     p, q = sorted(shape)
-    above, seen = 0, set()
+    above, tried = 0, set()
     for _ in range(ROUNDS):
         # Directions of the first values are not there for noise.
         rows, columns = p - above, q - above
@@ -116,14 +116,15 @@ def floor(values: np.ndarray, shape: tuple[int, int]) -> Noise | None:
         first, second = math.sqrt(columns - 1), math.sqrt(rows)
         spread = (first + second) * (1 / first + 1 / second) ** (1 / 3)
         edge = math.sqrt(variance * ((first + second) ** 2 + TRACY_WIDOM * spread))
-        found = int(np.sum(values > edge))
-        if found == above:
+        count = int(np.sum(values > edge))
+        if count == above:
             empirical = (np.arange(rows) + 0.5) / rows
             predicted = np.interp(squares[::-1] / (columns * variance), points, shares)
+            # The empirical distribution steps by 1 / rows, half of it to either side of this point.
             distance = float(np.max(np.abs(predicted - empirical))) + 0.5 / rows
             return Noise(edge, above, distance) if distance <= allowed(rows) else None
-        if found in seen:
+        if count in tried:  # the fit goes round in a circle
             return None
-        seen.add(found)
-        above = found
+        tried.add(count)
+        above = count
     return None

@@ -75,11 +75,11 @@ def orientation(
         known = [kind for kind in types if kind in FAMILIES]
         if known:
             names = frozenset().union(*(FAMILIES[kind] for kind in known))
-            said = (
+            reason = (
                 f"config.json says {', '.join(known)}: {', '.join(sorted(names))} are Conv1D, "
                 "stored in x out (--fan-in-fan-out)"
             )
-            return Orientation(True, names, said)
+            return Orientation(True, names, reason)
         what = ", ".join(types) or "no model_type"
         return Orientation(False, None, f"config.json says {what}: weights are stored out x in")
     for module in modules:

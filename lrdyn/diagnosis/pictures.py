@@ -156,7 +156,7 @@ def _by_kind(ax: Axes, groups: Sequence[advice.MatrixKind]) -> None:
     """From the least to the largest r, for 90 and for 99 %."""
     for height, kind in enumerate(groups):
         for share, color, shift in ((90, SHADES[0], -0.15), (99, SHADES[2], 0.15)):
-            ranks = [one.rank_90 if share == 90 else one.rank_99 for one in kind.matrices]
+            ranks = [matrix.rank_90 if share == 90 else matrix.rank_99 for matrix in kind.matrices]
             known = [r for r in ranks if r]
             if known:
                 ends = (min(known), max(known))

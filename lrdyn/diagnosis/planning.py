@@ -29,7 +29,7 @@ class Sizes(NamedTuple):
 
 
 class Ranks(NamedTuple):
-    """What was chosen."""
+    """Ranks of a choice, what they cost and what they miss."""
 
     ranks: dict[str, int]
     cost: int
@@ -69,36 +69,37 @@ def choose(
         checks.integer("budget", budget, 0)
     if error is not None:
         checks.fraction("error", error)
-    total = sum(float(np.sum(one.squares)) + one.rest for one in matrices.values())
+    total = sum(float(np.sum(sizes.squares)) + sizes.rest for sizes in matrices.values())
     if not total:
         checks.refuse("matrices", "an update of 0", "one that moved")
     ranks, order_of = dict.fromkeys(matrices, 0), {name: i for i, name in enumerate(matrices)}
     # What each rank misses, summed from the least on: a difference would be rounded by eps times
     # the whole.
     tails = {
-        name: np.append(np.cumsum(one.squares[::-1])[::-1], 0.0) + one.rest
-        for name, one in matrices.items()
+        name: np.append(np.cumsum(sizes.squares[::-1])[::-1], 0.0) + sizes.rest
+        for name, sizes in matrices.items()
     }
     missing, cost = np.array([tail[0] for tail in tails.values()]), 0
+    # Squared: tails are sums of squares.
     goal = 0.0 if error is None else error**2 * total
     waiting = [
-        (-float(one.squares[0]) / one.cost, order_of[name], name)
-        for name, one in matrices.items()
-        if len(one.squares) and one.squares[0] > 0
+        (-float(sizes.squares[0]) / sizes.cost, order_of[name], name)
+        for name, sizes in matrices.items()
+        if len(sizes.squares) and sizes.squares[0] > 0
     ]
     heapq.heapify(waiting)
     while waiting and (error is None or missing.sum() > goal * (1 + 1e-12)):
         _, order, name = heapq.heappop(waiting)
-        one = matrices[name]
-        if budget is not None and cost + one.cost > budget:
+        sizes = matrices[name]
+        if budget is not None and cost + sizes.cost > budget:
             break
         ranks[name] += 1
-        cost += one.cost
+        cost += sizes.cost
         r = ranks[name]
         missing[order] = tails[name][r]
-        if r < len(one.squares) and one.squares[r] > 0:
-            heapq.heappush(waiting, (-float(one.squares[r]) / one.cost, order, name))
-        elif one.rest > 0:
+        if r < len(sizes.squares) and sizes.squares[r] > 0:
+            heapq.heappush(waiting, (-float(sizes.squares[r]) / sizes.cost, order, name))
+        elif sizes.rest > 0:
             checks.refuse(
                 f"matrices[{name!r}]",
                 f"a plan past the {r} values of a sketch",
@@ -124,7 +125,7 @@ class Plan(NamedTuple):
     """Where it is known from which way round the weights are stored."""
 
     def lines(self) -> list[str]:
-        """The plan in words."""
+        """Lines of text: ranks, parameters and error of the plan, and what it leaves out."""
         used = {name: r for name, r in self.chosen.ranks.items() if r}
         least, most = (f(used.values(), default=0) for f in (min, max))
         span = str(least) if least == most else f"{least} to {most}"
@@ -181,24 +182,26 @@ def plan(
     Example:
         >>> from lrdyn.diagnosis.report import diagnose
         >>> sides = ({"q.weight": np.zeros((2, 2))}, {"q.weight": np.diag([3.0, 1.0])})
-        >>> made = plan(diagnose(*sides), budget=4)
-        >>> made.config["r"], made.config["target_modules"], round(made.chosen.error, 3)
+        >>> small = plan(diagnose(*sides), budget=4)
+        >>> small.config["r"], small.config["target_modules"], round(small.chosen.error, 3)
         (1, ['q'], 0.316)
     """
-    usable = [one for one in diagnosis.matrices if one.name.endswith(WEIGHT)]
-    left_out = tuple(one.name for one in diagnosis.matrices if not one.name.endswith(WEIGHT))
+    usable = [matrix for matrix in diagnosis.matrices if matrix.name.endswith(WEIGHT)]
+    left_out = tuple(
+        matrix.name for matrix in diagnosis.matrices if not matrix.name.endswith(WEIGHT)
+    )
     sizes = {
-        one.name: Sizes(
-            one.values**2,
-            one.rows + one.columns,
-            one.beyond * one.norm**2 if one.is_sketched else 0.0,
+        matrix.name: Sizes(
+            matrix.values**2,
+            matrix.rows + matrix.columns,
+            matrix.beyond * matrix.norm**2 if matrix.is_sketched else 0.0,
         )
-        for one in usable
+        for matrix in usable
     }
     chosen = choose(sizes, budget=budget, error=error)
     ranks = {name.removesuffix(WEIGHT): r for name, r in chosen.ranks.items() if r}
     if not ranks:
-        least = min(one.cost for one in sizes.values())
+        least = min(size.cost for size in sizes.values())
         checks.refuse("budget", budget, f"{least:,} at least: one rank of the smallest matrix")
     without = {name.removesuffix(WEIGHT) for name in chosen.ranks} - set(ranks)
     config = configuration(
@@ -208,8 +211,8 @@ def plan(
         fan_in_fan_out=fan_in_fan_out,
         inference_mode=False,
     )
-    r = chosen.cost // sum(one.cost for one in sizes.values())
-    missed = sum(float(np.sum(one.squares[r:])) + one.rest for one in sizes.values())
-    total = sum(float(np.sum(one.squares)) + one.rest for one in sizes.values())
-    full = sum(one.full for one in usable)
+    r = chosen.cost // sum(size.cost for size in sizes.values())
+    missed = sum(float(np.sum(size.squares[r:])) + size.rest for size in sizes.values())
+    total = sum(float(np.sum(size.squares)) + size.rest for size in sizes.values())
+    full = sum(matrix.full for matrix in usable)
     return Plan(chosen, config, full, (r, float(np.sqrt(missed / total))), left_out)

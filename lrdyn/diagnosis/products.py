@@ -52,11 +52,11 @@ class Products:
             self.infos[saved] = Info(path, array.dtype.name, array.shape)
 
     def beside(self, base: Any) -> "Products":
-        """The same adapter on a base."""
+        """This adapter beside the weights of a base."""
         return Products(self.name, self.path, self.stored, base)
 
     def factors(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """S B and A of a weight; None where it is saved whole, or scaled by DoRA."""
+        """Factors s B and A of a weight; None where it is saved whole, or scaled by DoRA."""
         module = name.removesuffix(WEIGHT)
         factors = self.stored.factors.get(module)
         if factors is None or factors.magnitude is not None or name in self.stored.saved:
@@ -71,8 +71,8 @@ class Products:
         if self.base is None:
             checks.refuse(self.name, f"an adapter without its base for {name}", "its base: --base")
         module = name.removesuffix(WEIGHT)
-        one = self.stored._replace(factors={module: self.stored.factors[module]}, saved={})
+        adapter = self.stored._replace(factors={module: self.stored.factors[module]}, saved={})
         weight: Mapping[str, Any] = {name: np.asarray(self.base[name])}
         # In full precision: half precision would round what the adapter adds.
         full = {name: weight[name].astype(np.result_type(weight[name].dtype, np.float32))}
-        return peft.merged(one, full)[name]
+        return peft.merged(adapter, full)[name]

@@ -148,12 +148,12 @@ def weights(name: str, source: Any, rename: Mapping[str, str] | None = None) -> 
         >>> weights("before", {"W": np.ones((2, 3), np.float32)})["W"].shape
         (2, 3)
     """
-    found = _opened(name, source)
+    opened = _opened(name, source)
     if rename:
-        if isinstance(found, Products):
+        if isinstance(opened, Products):
             checks.refuse("rename", f"an adapter as {name}", "weights: an adapter keeps its names")
-        return Renamed(name, found, rename)
-    return found
+        return Renamed(name, opened, rename)
+    return opened
 
 
 def _opened(name: str, source: Any) -> Weights:
@@ -167,16 +167,16 @@ def _opened(name: str, source: Any) -> Weights:
     if is_adapter(path):
         return Products(name, path, peft.read(path))
     if path.is_dir():
-        found = Leaves(os.fspath(path), checkpoints.orbax_weights(path))
+        opened = Leaves(os.fspath(path), checkpoints.orbax_weights(path))
     elif path.suffix == ".npz":
         return arrays.opened(path)
     elif checkpoints.is_torch(path):
-        found = Leaves(os.fspath(path), checkpoints.torch_weights(path))
+        opened = Leaves(os.fspath(path), checkpoints.torch_weights(path))
     else:
-        found = tensors.opened(path)
-    found.path = path
-    checkpoints.check_full(path, found.infos, checkpoints.config_beside(path))
-    return found
+        opened = tensors.opened(path)
+    opened.path = path
+    checkpoints.check_full(path, opened.infos, checkpoints.config_beside(path))
+    return opened
 
 
 def is_adapter(path: Path) -> bool:

@@ -45,7 +45,7 @@ class Diagnosis(NamedTuple):
         return advice.sentences(self.matrices, bool(self.changed))
 
     def table(self, *, every: bool = False) -> str:
-        """The report as text.
+        """Report of the update as text: the answer, and tables of its matrices.
 
         Args:
             every: list each matrix, also of more than :data:`MANY`.
@@ -53,7 +53,7 @@ class Diagnosis(NamedTuple):
         lines = [*self.answer(), "", *advice.table(self.matrices)]
         if every or len(self.matrices) <= MANY:
             lines += ["", *advice.matrix_rows(self.matrices, SHOWN)]
-        if any(not math.isnan(one.mean_before) for one in self.matrices):
+        if any(not math.isnan(matrix.mean_before) for matrix in self.matrices):
             lines += ["", *self._bulk()]
         return "\n".join([*lines, "", *self.lines()])
 
@@ -62,16 +62,21 @@ class Diagnosis(NamedTuple):
         rows: list[tuple[str, ...]] = [
             ("bulk: values of W", "mean before", "after", "spread before", "after")
         ]
-        for one in self.matrices:
-            numbers = (one.mean_before, one.mean_after, one.spread_before, one.spread_after)
+        for matrix in self.matrices:
+            numbers = (
+                matrix.mean_before,
+                matrix.mean_after,
+                matrix.spread_before,
+                matrix.spread_after,
+            )
             shown = ["-" if math.isnan(x) else f"{x:.3g}" for x in numbers]
-            rows.append((show.shortened(one.name.removesuffix(".weight"), 32), *shown))
+            rows.append((show.shortened(matrix.name.removesuffix(".weight"), 32), *shown))
         return show.aligned(rows)
 
     def lines(self) -> list[str]:
-        """Costs, what else changed, and what is not compared."""
+        """Lines of text: what LoRA costs, what else changed, and what is not compared."""
         lines = []
-        if any(one.norm > 0 for one in self.matrices):
+        if any(matrix.norm > 0 for matrix in self.matrices):
             lines += [
                 self._cost("90 %", [matrix.rank_90 for matrix in self.matrices]),
                 self._cost("99 %", [matrix.rank_99 for matrix in self.matrices]),
@@ -103,7 +108,7 @@ class Diagnosis(NamedTuple):
         )
 
     def csv(self) -> str:
-        """Every number, one line a matrix."""
+        """Every number as CSV, one line for each matrix."""
         from lrdyn.figures.tables import Grid, as_csv
 
         rows = self._rows()
@@ -117,21 +122,23 @@ class Diagnosis(NamedTuple):
 
     def _rows(self) -> list[dict[str, Any]]:
         rows = []
-        for one in self.matrices:
-            row = {n: x for n, x in one._asdict().items() if n not in ("name", "noise", "values")}
-            noise = one.noise
-            ranks = {90: one.rank_90, 99: one.rank_99}
+        for matrix in self.matrices:
+            row = {
+                n: x for n, x in matrix._asdict().items() if n not in ("name", "noise", "values")
+            }
+            noise = matrix.noise
+            ranks = {90: matrix.rank_90, 99: matrix.rank_99}
             rows.append(
-                {"matrix": one.name}
+                {"matrix": matrix.name}
                 | row
                 | {
                     "noise_edge": None if noise is None else noise.edge,
                     "above_noise": None if noise is None else noise.above,
                     "noise_distance": None if noise is None else noise.distance,
-                    "parameters": one.full,
+                    "parameters": matrix.full,
                 }
                 | {
-                    f"lora_parameters_{share}": None if r is None else one.lora(r)
+                    f"lora_parameters_{share}": None if r is None else matrix.lora(r)
                     for share, r in ranks.items()
                 }
             )
@@ -144,8 +151,9 @@ class Diagnosis(NamedTuple):
             return None if isinstance(x, float) and not math.isfinite(x) else x
 
         matrices = [
-            {name: plain(x) for name, x in row.items()} | {"singular_values": one.values.tolist()}
-            for row, one in zip(self._rows(), self.matrices, strict=True)
+            {name: plain(x) for name, x in row.items()}
+            | {"singular_values": matrix.values.tolist()}
+            for row, matrix in zip(self._rows(), self.matrices, strict=True)
         ]
         content = {
             "answer": " ".join(self.answer()),
@@ -167,7 +175,7 @@ class Diagnosis(NamedTuple):
 
     def _repr_html_(self) -> str:
         rows = [("matrix", "m x n", *SHOWN)]
-        rows += [(one.name, one.shape, *map(str, one.cells)) for one in self.matrices]
+        rows += [(matrix.name, matrix.shape, *map(str, matrix.cells)) for matrix in self.matrices]
         answer = show.html.escape(" ".join(self.answer()))
         return "<br>".join([answer, show.table(rows), *map(show.html.escape, self.lines())])
 
@@ -226,13 +234,13 @@ def diagnose(
     settings = checked_settings(k, sketch, bulk)
     both = opened(before, after, select, rename)
     notes = dict(both.notes)
-    found = examine_all(both, both.matrices, notes, settings, progress=progress)
-    rows = tuple(one.update for one in found)
+    examined = examine_all(both, both.matrices, notes, settings, progress=progress)
+    rows = tuple(matrix.update for matrix in examined)
     return Diagnosis(rows, comparison.differing(both, notes), notes, settings.k)
 
 
 def checked_settings(k: int, sketch: int | None, bulk: bool) -> Settings:
-    """How updates are examined, checked."""
+    """Settings of an examination, after a check of each."""
     checks.integer("k", k)
     if sketch is not None:
         checks.integer("sketch", sketch)

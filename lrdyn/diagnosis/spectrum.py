@@ -51,7 +51,7 @@ class Measures(NamedTuple):
     effective_rank: float
     """At most, where not all singular values were computed: the others equal."""
     effective_rank_least: float
-    """At least: see :func:`least_effective_rank`; the same where all were."""
+    """At least: see :func:`least_effective_rank`; equal to the other where all were computed."""
     stable_rank: float
     energy: float
     """Share of the squared norm in the first k."""
@@ -104,7 +104,7 @@ def values_of(matrix: np.ndarray) -> np.ndarray:
     """
     if matrix.dtype == np.float64:
         return np.linalg.svd(matrix, compute_uv=False)
-    # An eigenvalue 0 may be rounded below.
+    # Rounding may leave an eigenvalue 0 below it.
     return np.sqrt(np.maximum(np.linalg.eigvalsh(gram(matrix))[::-1], 0.0))
 
 
@@ -212,7 +212,9 @@ def rounding(before: np.ndarray, after: np.ndarray, epsilons: tuple[float, float
 
 
 def rounding_of(by_row: np.ndarray, by_column: np.ndarray) -> float:
-    """The same of the sums of eps^2 w^2 over each row and each column.
+    """Largest singular value of rounding errors, from the sums of eps^2 w^2 by row and by column.
+
+    See :func:`rounding`.
 
     Example:
         >>> rounding_of(np.array([12.0]), np.array([0.0]))
@@ -236,10 +238,10 @@ def square_sums(matrix: np.ndarray) -> SquareSums:
         SquareSums(by_row=array([25.]), by_column=array([ 9., 16.]))
     """
     sums = [np.einsum(axes, matrix, matrix) for axes in ("ij,ij->i", "ij,ij->j")]
-    if not all(np.isfinite(one).all() for one in sums):
+    if not all(np.isfinite(part).all() for part in sums):
         full = matrix.astype(np.float64)
         sums = [np.einsum(axes, full, full) for axes in ("ij,ij->i", "ij,ij->j")]
-    return SquareSums(*(one.astype(np.float64) for one in sums))
+    return SquareSums(*(part.astype(np.float64) for part in sums))
 
 
 def least_effective_rank(values: np.ndarray, computed: int) -> float:

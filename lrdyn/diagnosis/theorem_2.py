@@ -34,7 +34,7 @@ class Bulk(NamedTuple):
     along: float
     """Share of ||R||^2 along B: 1 in Theorem 2."""
     along_chance: float
-    """That of a random R: one over its number of dimensions."""
+    """Share of a random R along B: one over its number of dimensions."""
 
 
 UNKNOWN = Bulk(*[math.nan] * 4)
@@ -59,8 +59,8 @@ def bulk(
 
     Example:
         >>> start, k = np.diag([2.0, 2.0, 2.0]), np.eye(3)[:, :1]
-        >>> found = bulk(np.diag([5.0, -0.2, -0.2]), start, k, k)
-        >>> round(found.drift, 3), round(found.along, 3), round(found.along_chance, 3)
+        >>> behind = bulk(np.diag([5.0, -0.2, -0.2]), start, k, k)
+        >>> round(behind.drift, 3), round(behind.along, 3), round(behind.along_chance, 3)
         (-0.1, 1.0, 0.25)
 
     Reference:
@@ -69,9 +69,9 @@ def bulk(
     R = update - left @ (left.T @ update)
     R -= (R @ right) @ right.T
     beside = [left.T @ start, start @ right, left.T @ start @ right]
-    both, one, other, shared = (_sum(x, x) for x in (start, *beside))
+    both, by_left, by_right, shared = (_sum(x, x) for x in (start, *beside))
     # The part of W(0) itself is not built: a sum of squares, less by rounding where it is 0.
-    length = both - one - other + shared
+    length = both - by_left - by_right + shared
     free = (len(left) - left.shape[1]) * (len(right) - right.shape[1])
     if length <= np.finfo(update.dtype).eps * both or not free:
         return UNKNOWN
@@ -82,9 +82,9 @@ def bulk(
     return Bulk(inner / length, math.sqrt(high * size / length), along, 1 / free)
 
 
-def _sum(one: np.ndarray, other: np.ndarray) -> float:
+def _sum(first: np.ndarray, second: np.ndarray) -> float:
     """Inner product, summed in float64 a row at a time."""
-    return float(np.sum(np.einsum("ij,ij->i", one, other), dtype=np.float64))
+    return float(np.sum(np.einsum("ij,ij->i", first, second), dtype=np.float64))
 
 
 @cache

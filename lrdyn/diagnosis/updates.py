@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class MatrixUpdate(NamedTuple):
-    """What is said of the update of one matrix, W after - W before."""
+    """Norms, ranks and spectrum of the update of one matrix, W after - W before."""
 
     name: str
     rows: int
@@ -122,7 +122,7 @@ class Examined(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """How updates are examined."""
+    """Settings of an examination of updates."""
 
     k: int
     sketch: int | None = None
@@ -154,22 +154,22 @@ def examine_all(
     Example:
         >>> sides = (reading.weights("", {"W": W}) for W in (np.eye(2), np.diag([3.0, 1.0])))
         >>> both = comparison.compared(*sides, "*")
-        >>> [one.update.rank for one in examine_all(both, both.matrices, {}, Settings(1))]
+        >>> [matrix.update.rank for matrix in examine_all(both, both.matrices, {}, Settings(1))]
         [1]
     """
     counts = [multiplications(both, name, settings) for name in names]
 
     def examine(name: str) -> tuple[Examined | None, dict[str, str]]:
         own: dict[str, str] = {}
-        found = None
+        examined = None
         for pair in comparison.pairs(both, (name,), own):
-            found = of_pair(pair, settings, wanted(name))
-        return found, own
+            examined = of_pair(pair, settings, wanted(name))
+        return examined, own
 
     done = on_all_cores(examine, names, counts, Told(progress, counts))
     for _, own in done:
         notes |= own
-    return [found for found, _ in done if found is not None]
+    return [examined for examined, _ in done if examined is not None]
 
 
 def multiplications(both: Compared, name: str, settings: Settings) -> float:
@@ -209,8 +209,8 @@ def of_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = None) -
         B, A = pair.factors
         start = math.nan if pair.before is None else norm(pair.before)
         shape, floor, eps = (len(B), A.shape[1]), 0.0, float(np.finfo(np.float32).eps)
-        found = of_product(B, A, wanted)
-        missed = math.sqrt(_behind(found))
+        decomposition = of_product(B, A, wanted)
+        missed = math.sqrt(_behind(decomposition))
     else:
         assert pair.stored_before is not None
         assert pair.stored_after is not None
@@ -220,11 +220,11 @@ def of_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = None) -
             (reading.epsilon(pair.types[0]), reading.epsilon(pair.types[1])),
         )
         shape, eps = update.shape, reading.epsilon(update.dtype.name)
-        found = decompose(update, wanted, settings.sketch)
+        decomposition = decompose(update, wanted, settings.sketch)
         missed = 0.0
-        if found.factors is not None:
-            missed = norm(update - found.factors[0] @ found.factors[1])
-    update = _measured(pair.name, shape, found, k=k, eps=eps, floor=floor)
+        if decomposition.factors is not None:
+            missed = norm(update - decomposition.factors[0] @ decomposition.factors[1])
+    update = _measured(pair.name, shape, decomposition, k=k, eps=eps, floor=floor)
     (mean_before, spread_before), (mean_after, spread_after) = bulks
     update = update._replace(
         relative=update.norm / start if start else (np.inf if update.norm else 0.0),
@@ -234,7 +234,7 @@ def of_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = None) -
         spread_after=spread_after,
     )
     light = pair._replace(stored_before=None, stored_after=None, factors=None)
-    return Examined(light, update, found.factors, missed, digest)
+    return Examined(light, update, decomposition.factors, missed, digest)
 
 
 class Difference(NamedTuple):
@@ -256,8 +256,8 @@ def difference(before: np.ndarray, after: np.ndarray, epsilons: tuple[float, flo
         epsilons: machine epsilon of the type of each.
 
     Example:
-        >>> found = difference(np.eye(2, dtype=np.float16), 3 * np.eye(2), (0.0, 0.0))
-        >>> found.update.tolist(), round(found.start, 3), found.rounding
+        >>> result = difference(np.eye(2, dtype=np.float16), 3 * np.eye(2), (0.0, 0.0))
+        >>> result.update.tolist(), round(result.start, 3), result.rounding
         ([[2.0, 0.0], [0.0, 2.0]], 1.414, 0.0)
     """
     rows, columns = before.shape
@@ -271,9 +271,9 @@ def difference(before: np.ndarray, after: np.ndarray, epsilons: tuple[float, flo
         np.subtract(sides[1], sides[0], out=update[block])
         sums = [square_sums(side) for side in sides]
         squares += float(np.sum(sums[0].by_row))
-        for eps, one in zip(epsilons, sums, strict=True):
-            by_row[block] += eps**2 * one.by_row
-            by_column += eps**2 * one.by_column
+        for eps, side_sums in zip(epsilons, sums, strict=True):
+            by_row[block] += eps**2 * side_sums.by_row
+            by_column += eps**2 * side_sums.by_column
     if not 1e-30 < squares < math.inf:  # float32 may have left its range
         squares = norm(reading.in_full(before)) ** 2
     return Difference(update, math.sqrt(squares), rounding_of(by_row, by_column))
@@ -294,17 +294,24 @@ def norm(array: np.ndarray) -> float:
     return math.sqrt(total)
 
 
-def _behind(found: Decomposition) -> float:
+def _behind(decomposition: Decomposition) -> float:
     """Squared norm behind the rank of the factors."""
-    rank = 0 if found.factors is None else found.factors[0].shape[1]
-    return found.rest + float(np.sum(found.values[rank:] ** 2))
+    rank = 0 if decomposition.factors is None else decomposition.factors[0].shape[1]
+    return decomposition.rest + float(np.sum(decomposition.values[rank:] ** 2))
 
 
 def _measured(
-    name: str, shape: tuple[int, ...], found: Decomposition, *, k: int, eps: float, floor: float
+    name: str,
+    shape: tuple[int, ...],
+    decomposition: Decomposition,
+    *,
+    k: int,
+    eps: float,
+    floor: float,
 ) -> MatrixUpdate:
-    values, rest, short = found.values, found.rest, min(shape)
+    values, rest, short = decomposition.values, decomposition.rest, min(shape)
     others = short - len(values)
+    # Values that were not computed count as equal, with the energy that is left.
     spread = math.sqrt(rest / others) if others else 0.0
     nothing = np.zeros((1, 0))
     whole = Spectrum(np.append(values, np.full(others, spread)), len(values), nothing, nothing)

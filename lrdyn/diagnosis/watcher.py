@@ -60,7 +60,7 @@ REACH = (
 
 
 class Observation(NamedTuple):
-    """One matrix at one call."""
+    """What was measured of one matrix at one call of the recorder."""
 
     measures: Measures
     values: np.ndarray
@@ -94,7 +94,7 @@ class Watcher:
     """A recorder: call it with the parameters and the step; see :func:`lrdyn.watch`."""
 
     def __init__(self, params0: PyTree, select: Patterns, *, k: int):
-        """Copy the matrices that are watched."""
+        """Begin to watch the matrices of ``params0`` that fit, of which copies are held."""
         start = Leaves("params0", params0)
         names = list(reading.matrices(start.infos, select))
         if not names:
@@ -222,14 +222,14 @@ class Watcher:
 
     def _angle_chance(self) -> np.ndarray:
         """Angles of random spaces of as many dimensions as there are angles: calls x matrices."""
-        found = np.full((len(self._rows), len(self._start), len(SIDES), self.k), np.nan)
+        angles = np.full((len(self._rows), len(self._start), len(SIDES), self.k), np.nan)
         for step, row in enumerate(self._rows):
             for place, (observation, W) in enumerate(zip(row, self._start.values(), strict=True)):
                 for side, dim in enumerate(W.shape):
                     count = int(np.isfinite(observation.to_first[side]).sum())
                     if count:
-                        found[step, place, side, :count] = theorem_2.angle_chance(dim, count).value
-        return found
+                        angles[step, place, side, :count] = theorem_2.angle_chance(dim, count).value
+        return angles
 
     def plot(self) -> Figure:
         """Ranks, energy, drift of the bulk and angles over the steps, beside chance."""
@@ -252,7 +252,7 @@ class Watcher:
         return "<br>".join(tables)
 
     def _table(self) -> list[tuple[str, ...]]:
-        """What was measured last."""
+        """Rows of a table: ranks and energy of each matrix at the last call."""
         what = ("rank", "effective_rank", "stable_rank", "energy")
         when = f"at step {self._steps[-1]}" if self._steps else "not called yet"
         rows = [(f"matrix, {when}", *(name.replace("_", " ") for name in what))]
@@ -274,7 +274,7 @@ class Watcher:
             ("matrix", f"energy in {self.k}", "angle to first", "bulk drift", "along W(0)")
         ]
         for name, quantities in self._quantities().items():
-            cells = ["-" if math.isnan(seen) else text for seen, text, _ in quantities.values()]
+            cells = ["-" if math.isnan(value) else text for value, text, _ in quantities.values()]
             rows.append((name, *cells))
         return rows
 
@@ -287,7 +287,7 @@ class Watcher:
 
     def _quantities(self) -> dict[str, dict[str, Quantity]]:
         """Matrix -> quantity -> what it is at the last call."""
-        found = {}
+        quantities = {}
         for (name, W), observation in zip(self._start.items(), self._rows[-1], strict=True):
             bulk, energy = observation.bulk, observation.measures.energy
             usual = theorem_2.energy_chance(*W.shape, min(self.k, *W.shape))
@@ -296,7 +296,7 @@ class Watcher:
             if np.isfinite(observation.to_last).any():  # at the first call it is to itself
                 angle = float(np.degrees(np.nanmean(observation.to_first)))
                 random, low = self._mean_angles(observation, W.shape)
-            found[name] = {
+            quantities[name] = {
                 "energy": Quantity(
                     energy, f"{energy:.3g} ({usual:.2g})", energy > theorem_2.MORE * usual
                 ),
@@ -310,7 +310,7 @@ class Watcher:
                     bulk.along, f"{bulk.along:.3g} ({bulk.along_chance:.2g})", False
                 ),
             }
-        return found
+        return quantities
 
     def _mean_angles(self, observation: Observation, shape: tuple[int, ...]) -> tuple[float, float]:
         """Mean angle of random spaces in degrees, and the low end of their band."""

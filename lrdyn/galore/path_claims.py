@@ -64,7 +64,7 @@ class GaloreTraining(Recorded):
     """lambda, saved with the case for whoever computes both sides again."""
 
     def loss(self, weights: PyTree) -> Float[Array, ""]:
-        """:func:`training_loss` on the data."""
+        """Loss of weights on the data of the case, see :func:`training_loss`."""
         return training_loss(weights, self.inputs, self.outputs)
 
 
@@ -293,7 +293,7 @@ def _unit(outcome: PathOutcome) -> float:
 
 
 def _known(outcome: PathOutcome) -> np.ndarray:
-    """Which records are compared: in float32, where there is a state, those of the first period.
+    """Which records are compared; in float32, where there is a state, those of the first period.
 
     Runs in float64 give LAPACK the same numbers of float32. In float32 they differ in the last
     digit, and by that LAPACK may choose another sign, which a kept state notices.
@@ -308,7 +308,7 @@ FLIPS = 1e-3
 
 
 def _unflipped(outcome: PathOutcome) -> np.ndarray:
-    """Which of these are compared to round-off in float64, with that chance or less.
+    """Which records are compared to round-off: those that a digit has flipped by :data:`FLIPS`.
 
     Two runs that agree to the rounding of float64, times the condition, give the SVD another last
     digit of float32 where theirs lie on two sides of its rounding: at each refresh, for each entry,
@@ -361,7 +361,7 @@ def _smaller_side(case: GaloreTraining) -> PathTheory:
 
 
 def _signs_by_rule(case: GaloreTraining) -> PathTheory:
-    """P of this library, whose largest entries are positive."""
+    """GaLore with the P of this library, whose largest entries are positive."""
     path = _alone(lambda c: galore_path(c, lambda G: choose_projectors(G, c.rank, "larger")), case)
     return PathTheory(optax_precise=path)
 

@@ -120,7 +120,7 @@ def _published(case: Layers) -> StateTheory:
 
 
 def _published_shapes(case: Layers) -> StateMeasured:
-    """Those of this library's projectors on the smaller side."""
+    """Shapes of this library's projectors on the smaller side, and of the moments behind them."""
 
     def arrays(weights: PyTree) -> list[tuple[Array, Array]]:
         projectors = choose_projectors(weights, case.rank, "smaller")

@@ -121,7 +121,7 @@ def predict_compression(case: AroundPretrained) -> CompressedTheory:
     condition, diverges = jax.vmap(of_run)(jnp.arange(2, dtype=case.target.dtype))
     return CompressedTheory(
         deep_lora=compression_error(case.bulk, dim, case.rank),
-        # Of what is subtracted: it goes from the product at the start to the target.
+        # The scale of what is subtracted, which goes from the product at the start to the target.
         scale=jnp.maximum(np.sqrt(dim) * jnp.prod(case.scales), linalg.frobenius(case.target)),
         condition=condition[0],
         diverges=diverges[0],
@@ -168,6 +168,7 @@ def train_adapter(
     adapter = DeepFactors(factors, start=start, framed=compress)
     trained, fixed = adapters.split({"W": adapter})
     eta = case.learning_rate
+    # A first step of Adam moves every entry by its rate, however small the gradient.
     rule = optax.adam(eta / 10) if adam else optax.sgd(eta)
     if compress:
         frame = optax.sgd(frame_rate * eta) if frame_rate else optax.set_to_zero()
@@ -251,7 +252,7 @@ def _rectangular(case: AroundPretrained, aspects: tuple[float, ...]) -> Float[Ar
 def distances(
     case: AroundPretrained, theory: CompressedTheory, run: CompressedMeasured
 ) -> CompressedMeasured:
-    """Between the two at the end, for W of other shapes: shown, and read by no claim."""
+    """Distances of the two adapters at the end, for W of other shapes: read by no claim."""
     return CompressedMeasured(
         distance=_rectangular(case, ASPECTS)[:, -1],
         aspect=jnp.asarray(ASPECTS, case.target.dtype),
@@ -262,7 +263,10 @@ def distances(
 
 
 def _other_losses(case: AroundPretrained) -> CompressedMeasured:
-    """With inputs that are not whitened, and with fourth powers of the residual: both in a row."""
+    """Distances under two other losses: with raw inputs, and with fourth powers of the residual.
+
+    Both in one program: the controls of either claim share it.
+    """
     eye = jnp.eye(len(case.target), dtype=case.target.dtype)
     raw = jax.random.normal(case.draw, eye.shape, eye.dtype) / np.sqrt(len(eye))
 

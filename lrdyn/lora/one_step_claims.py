@@ -80,7 +80,7 @@ class StepTheory(NamedTuple):
 
 
 class StepMeasured(NamedTuple):
-    """What the adapters do."""
+    """What the adapters of this library compute for a step."""
 
     one_step: Float[Array, "loss row column"] = ABSENT
     """Change of the merged adapter by one step."""
@@ -142,12 +142,12 @@ def _amplification(case: OneStep, name: str, V: Float[Array, "m n"]) -> Float[Ar
 
 
 def _adapted(case: OneStep) -> Float[Array, "m n"]:
-    """W + s B A."""
+    """Adapted matrix, W + s B A."""
     return case.weight + case.scale * case.B @ case.A
 
 
 def _directed(case: OneStep) -> Float[Array, "m n"]:
-    """D V."""
+    """DoRA's matrix D V: each row of V = W + s B A scaled to its magnitude."""
     V = _adapted(case)
     return case.magnitude[:, None] / jnp.linalg.norm(V, axis=1)[:, None] * V
 
@@ -225,7 +225,7 @@ def _moving_entries(case: OneStep, B: Float[Array, "m r"]) -> Int[Array, ""]:
 
 
 def measure_step(case: OneStep, rates: Float[Array, "2"] | None = None) -> StepMeasured:
-    """What the adapters do, with the rates of the case unless others are given."""
+    """Step, start and differentiate the adapters, with the rates of the case or with others."""
     rates = case.rates if rates is None else rates
     net, rank = {"W": case.weight}, case.A.shape[0]
     started = adapters.init(
@@ -286,7 +286,7 @@ between may be larger than its product by 1/s, which is a thousand at most, and 
 
 
 def _overflows(scales: Side, dtype: np.dtype) -> str:
-    """Whether theory itself leaves the numbers of a precision, or all but does."""
+    """Why a step is not judged: theory itself leaves the numbers of a precision, or nearly so."""
     within = np.all(scales <= HEADROOM * np.finfo(dtype).max)  # false of a NaN, too
     return "" if within else "overflows"
 

@@ -90,12 +90,12 @@ def counted(name: str, select: Patterns) -> list[int]:
 
 
 def make_nothing(key: Key[Array, ""]) -> Float[Array, ""]:
-    """Nothing is drawn."""
+    """A case without content: shapes alone decide."""
     return jnp.zeros(())
 
 
 def measure_counts(case: Float[Array, ""]) -> Counts:
-    """Count the shapes."""
+    """Count what each method trains of each model, from its shapes."""
     return Counts(jnp.asarray([counted(*row) for row in ROWS], jnp.int32))
 
 

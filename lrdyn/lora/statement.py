@@ -50,7 +50,7 @@ def check(point: Mapping[str, Any]) -> None:
     if point["rank"] > min(point["rows"], point["cols"]):
         raise ValueError(
             f"--rank: got {point['rank']} with {point['rows']} x {point['cols']}, "
-            "wanted at most the smaller"
+            "wanted at most the smaller side"
         )
 
 

@@ -36,7 +36,7 @@ class LayerNorm(eqx.Module):
     eps: float = eqx.field(static=True, default=1e-5)
 
     def __call__(self, hidden: Float[Array, "width tokens"]) -> Float[Array, "width tokens"]:
-        """Normalise each column."""
+        """Normalise the features of each token, a column."""
         centred = hidden - jnp.mean(hidden, axis=0, keepdims=True)
         spread = jnp.sqrt(jnp.mean(centred**2, axis=0, keepdims=True) + self.eps)
         return self.gain[:, None] * centred / spread + self.bias[:, None]
@@ -124,6 +124,7 @@ class Attention(eqx.Module):
         scores = jnp.einsum("shdk,shdq->shkq", keys, queries) / math.sqrt(size)
         if mask is not None:
             allowed = jnp.expand_dims(mask, -3)
+            # No -inf: the softmax of a token that may look nowhere would be NaN.
             scores = jnp.where(allowed, scores, jnp.finfo(scores.dtype).min)
         mixed = jnp.einsum("shdk,shkq->shdq", values, jax.nn.softmax(scores, axis=2))
         together = jnp.moveaxis(mixed, 0, 2).reshape(-1, hidden.shape[1])
@@ -186,6 +187,7 @@ def rotary(
     _, size, tokens = vectors.shape
     if size % 2:
         checks.refuse("vectors", f"size {size}", "an even size")
+    # In float64, by NumPy: the angles of late tokens are large, and float32 would turn them off.
     angles = np.outer(float(base) ** (-np.arange(0, size, 2) / size), np.arange(tokens))
     cos, sin = (jnp.asarray(f(angles), vectors.dtype)[None] for f in (np.cos, np.sin))
     upper, lower = jnp.split(vectors, 2, axis=1)

@@ -196,7 +196,7 @@ def mean_pooled(
 def sentence_vectors(
     model: Bert, tokens: Tokens, *, batch: int = 64
 ) -> Float[np.ndarray, "sentences width"]:
-    """:func:`mean_pooled` of many sentences: the short ones first, in batches of their length.
+    """Mean vectors of many sentences, see :func:`mean_pooled`, in batches of similar length.
 
     Args:
         model: the encoder.

@@ -39,7 +39,10 @@ class BatchNorm(eqx.Module):
     def __call__(
         self, hidden: Float[Array, "channels height width"], *, training: bool, state: State | None
     ) -> tuple[Float[Array, "channels height width"], State]:
-        """One example; in training inside ``jax.vmap(..., axis_name="batch")``."""
+        """Normalise the channels of one example.
+
+        In training it runs inside ``jax.vmap(..., axis_name="batch")``, over which means are taken.
+        """
         if not isinstance(state, tuple) or len(state) <= self.place:
             checks.refuse("state", type(state).__name__, "initial_state(network), or a later one")
         mean, variance = state[self.place]
@@ -85,7 +88,7 @@ class Convolution(eqx.Module):
     def __call__(
         self, hidden: Float[Array, "_ _ _"], *, training: bool, state: PyTree
     ) -> tuple[Float[Array, "_ _ _"], PyTree]:
-        """Channels, and the new state."""
+        """Channels behind the convolution, normalised if it has a norm, and the new state."""
         channels = self.convolution(hidden)
         if self.norm is None:
             return channels, state

@@ -33,11 +33,11 @@ class Network(eqx.Module):
 
     @abstractmethod
     def hidden(self, image: Array, key: Key[Array, ""] | None, state: PyTree) -> tuple[Any, PyTree]:
-        """h, and the new state."""
+        """Last hidden activations h of one example before dropout, and the new state."""
 
     @abstractmethod
     def last(self, features: Array) -> Array:
-        """W_L h + b_L."""
+        """Outputs of the last layer, W_L h + b_L."""
 
     @property
     @abstractmethod
@@ -63,7 +63,7 @@ class Network(eqx.Module):
 
 @checked
 def keys_of(key: Key[Array, ""] | None, count: int) -> list[Key[Array, ""] | None]:
-    """So many keys from one, or none from none.
+    """Split a random key into so many; without a key as many times None.
 
     Example:
         >>> keys_of(None, 2)

@@ -119,6 +119,8 @@ def _placed(sizes: Int[Array, "n"], rows: int) -> tuple[Int[Array, "n"], Int[Arr
     """The row of each sentence, and where in it the sentence begins."""
     turn = jnp.arange(len(sizes))
     order = jnp.argsort(-sizes, stable=True)
+    # Every other lap runs back: the row with the longest sentence of one gets the shortest of the
+    # next.
     lap, at = turn // rows, turn % rows
     row = jnp.where(lap % 2 == 0, at, rows - 1 - at)
     before = (row[:, None] == row[None]) & (turn[None] < turn[:, None])

@@ -42,7 +42,7 @@ class MLP(Network):
     def hidden(
         self, image: Float[Array, "..."], key: Key[Array, ""] | None, state: PyTree
     ) -> tuple[Float[Array, "..."], PyTree]:
-        """a(W_{L-1} ...), and the state as it is."""
+        """Last hidden activations a(W_{L-1} ... + b_{L-1}), and the state as it is."""
         hidden = image if image.ndim < 3 else image.ravel()
         first = self.weights[0]  # in Algorithm 1 it can be a Layer, which is no array
         if isinstance(first, Array) and hidden.shape[:1] != first.shape[1:]:
@@ -53,7 +53,7 @@ class MLP(Network):
         return hidden, state
 
     def last(self, features: Float[Array, "..."]) -> Float[Array, "..."]:
-        """W_L h + b_L."""
+        """Outputs of the last layer, W_L h + b_L."""
         return self._layer(len(self.weights) - 1, features)
 
     def _layer(self, layer: int, inputs: Array) -> Array:
@@ -65,7 +65,7 @@ class MLP(Network):
 
     @property
     def penultimate(self) -> str:
-        """Path of W_{L-1}."""
+        """Path of the matrix before the last, W_{L-1}."""
         if len(self.weights) < 2:
             checks.refuse("network", "a single layer", "two or more")
         return f"weights[{len(self.weights) - 2}]"

@@ -33,7 +33,7 @@ class ResidualBlock(eqx.Module):
     def __call__(
         self, hidden: Float[Array, "_ _ _"], *, training: bool, state: PyTree
     ) -> tuple[Float[Array, "_ _ _"], PyTree]:
-        """Channels, and the new state."""
+        """Channels behind the block, and the new state of its normalisations."""
         inner, state = self.first(hidden, training=training, state=state)
         inner, state = self.second(jax.nn.relu(inner), training=training, state=state)
         if self.shortcut is not None:
@@ -60,7 +60,7 @@ class ResNet(Network):
     def hidden(
         self, image: Float[Array, "channels height width"], key: Any, state: PyTree
     ) -> tuple[Float[Array, "features"], PyTree]:
-        """h, and the new state."""
+        """Means h of the last channels over pixels, and the new state."""
         axes = (self.stem.convolution.in_channels, "height", "width")
         image, training = checks.floats("image", image, axes), key is not None
         hidden, state = self.stem(image, training=training, state=state)
@@ -72,7 +72,7 @@ class ResNet(Network):
         return jnp.mean(hidden, axis=(1, 2)), state
 
     def last(self, features: Float[Array, "features"]) -> Float[Array, "classes"]:
-        """W_L h + b_L."""
+        """Outputs of the last layer, W_L h + b_L."""
         return self.head(features)
 
     @property

@@ -35,7 +35,7 @@ class Transformer(eqx.Module):
     def __call__(
         self, inputs: Float[Array, "batch features tokens"]
     ) -> Float[Array, "batch outputs tokens"]:
-        """Outputs of each example."""
+        """Outputs of the network for each example of a batch."""
         first, second, last = self.norms
 
         def of_example(tokens: Float[Array, "features tokens"]) -> Float[Array, "outputs tokens"]:

@@ -64,7 +64,7 @@ class VGG(Network):
         return hidden, state
 
     def last(self, features: Float[Array, "features"]) -> Float[Array, "classes"]:
-        """W_L h + b_L."""
+        """Outputs of the last layer, W_L h + b_L."""
         return self.head(features)
 
     @property

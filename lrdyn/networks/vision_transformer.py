@@ -42,7 +42,7 @@ class TransformerBlock(eqx.Module):
     def __call__(
         self, hidden: Float[Array, "width tokens"], rate: float, key: Key[Array, ""] | None
     ) -> Float[Array, "width tokens"]:
-        """Dropout hides entries of what is added."""
+        """Apply the block to the tokens; dropout hides entries of what it adds to them."""
         attention_key, mlp_key = keys_of(key, 2)
         hidden = hidden + dropped(self.attention(self.first(hidden)), rate, attention_key)
         return hidden + dropped(self.mlp(self.second(hidden)), rate, mlp_key)
@@ -73,7 +73,7 @@ class ViT(Network):
     def hidden(
         self, image: Float[Array, "channels height width"], key: Any, state: PyTree
     ) -> tuple[Float[Array, "features"], PyTree]:
-        """h, and the state as it is."""
+        """First token h behind the last norm, and the state as it is."""
         axes = (self.patches.in_channels, self.size, self.size)
         embedded = self.patches(checks.floats("image", image, axes))
         tokens = [self.token[:, None], embedded.reshape(len(self.token), -1)]
@@ -85,7 +85,7 @@ class ViT(Network):
         return self.norm(hidden[:, :1])[:, 0], state
 
     def last(self, features: Float[Array, "features"]) -> Float[Array, "classes"]:
-        """W_L h + b_L."""
+        """Outputs of the last layer, W_L h + b_L."""
         return self.head(features)
 
     @property

@@ -13,7 +13,7 @@ ALPHA, SEEDS = 0.01, 3
 
 
 def above(threshold: float, draws: np.ndarray) -> Stated:
-    """That a mean over seeds exceeds a threshold: the p of Student's test, one-sided.
+    """State that a mean over seeds exceeds a threshold: the p of Student's test, one-sided.
 
     The alternative: the same spread about half of the threshold.
 

@@ -56,13 +56,13 @@ def evaluated(
 
 
 def outputs(net: networks.Network, image: Array, state: PyTree) -> Array:
-    """f(x) in evaluation."""
+    """Outputs f(x) of a network in evaluation, without its new state."""
     returned = net(image, state=state)
     return returned if state is None else returned[0]
 
 
 def features(net: networks.Network, image: Array, state: PyTree) -> Array:
-    """h(x) in evaluation."""
+    """Last hidden activations h(x) of a network in evaluation, without its new state."""
     returned = net.features(image, state=state)
     return returned if state is None else returned[0]
 

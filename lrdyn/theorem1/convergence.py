@@ -46,7 +46,7 @@ class Start(NamedTuple):
 
     @property
     def size(self) -> float:
-        """``||(W_2; W_1^T)||_2^2``."""
+        """Squared spectral norm of both layers on top of each other, ``||(W_2; W_1^T)||_2^2``."""
         return float(np.linalg.norm(self.first + self.last, 2))
 
     @property
@@ -105,6 +105,7 @@ def curvature_at_minimum(
     first, second = (*values, 0.0)[:2]
     above = values[:rank][values[:rank] > decay + close]
     rest = values[len(above) :]
+    # On its longer side Phi has directions besides those of sigma: to them it gives the value 0.
     gaps = above[:, None] - (rest if shape[0] == shape[1] else np.append(rest, 0.0))
     eigenvalues = [*gaps[gaps > close]]
     if len(above) < rank:
@@ -112,6 +113,7 @@ def curvature_at_minimum(
     if not len(above):
         return Curvature(float(max(0.0, *eigenvalues)), float(decay + first))
     eigenvalues += [2 * (above[-1] - decay), *([2 * decay] if decay > 0 else [])]
+    # With sigma_i = lambda the loss rises along mode i as its fourth power: no rate is exponential.
     degenerate = np.any(np.abs(values[:rank] - decay) <= close)
     largest = max(2 * (first - decay), first + second, 2 * decay)
     return Curvature(0.0 if degenerate else float(min(eigenvalues)), float(largest))
@@ -142,6 +144,8 @@ def autoencoder_curvature(
     checks.integer("width", width)
     squares = values**2
     above = squares[:width][squares[:width] > decay + close]
+    # Zeros of the block of two units: a rotation of both, and without decay any change of basis
+    # that mixes them (decay alone ties W_1 to W_2^T).
     rest, flat = squares[len(above) :], 1 if decay > 0 else 2
     eigenvalues = [*(4 * (above - decay))]
     if decay > 0 and len(above):
@@ -218,12 +222,15 @@ def steps_to_arrive(
     rank = start.modes.shape[1]
     curvature = curvature_at_minimum(values, rank, shape, decay, close=close)
     above = values[:rank][values[:rank] > decay + close]
+    # Without decay the imbalance of the start stays, and the Hessian at the end is another one:
+    # such runs took up to six times the steps of this formula.
     unbalanced = decay == 0 and len(above) and start.imbalance > above[-1] / 4
     if unbalanced or not rate * sharpness(start, values[0], decay) < 2:
         return None
     wait = 0.0
     if len(above):
         growth = above[-1] - decay
+        # All that is tied with sigma_q grows at its rate: the q-th mode may lie in any of it.
         tied = int(np.sum(values >= above[-1] - close))
         wait = _escape(start, tied, len(above), growth, rate * growth)
     return _steps(wait, curvature, rate, max(start.size / values[0], 1.0) / tolerance)
@@ -272,7 +279,7 @@ def autoencoder_steps(
 
 
 def _escape(start: Start, count: int, number: int, end: float, growth: float) -> float:
-    """Steps until the smallest of so many modes, out of the first ``count``, has its end's size."""
+    """Steps in which the ``number``-th mode of the first ``count`` grows to its size at the end."""
     least = np.linalg.svd(start.modes[:count], compute_uv=False)[number - 1]
     with np.errstate(divide="ignore"):  # a start without this mode stays without it
         return float(np.maximum(0.5 * np.log(end) - np.log(least), 0.0) / np.log1p(growth))
@@ -382,20 +389,26 @@ def _lipschitz(
     depth: int,
     close: float,
 ) -> float:
-    """C of :func:`distance_bound`; ``largest`` of what the target has beside P_q."""
+    """Lipschitz constant C of :func:`distance_bound` between two targets.
+
+    ``largest`` is the largest singular value of what the target has beside P_q.
+    """
     count, following = len(s), np.append(values, 0.0)[len(s) :]
     gaps = values[:count, None] - following
     if depth == 2 and max(largest, following[0]) <= decay:
-        return 1.0
+        return 1.0  # soft thresholding is a proximal map, which never moves two points apart
     if depth == 2 and gaps[-1, 0] > close:
+        # On the way between the targets sigma_q and sigma_{q+1} move by the error at most, each.
         room = gaps[-1, 0] - 2 * error
         if largest >= s[-1] + decay or room <= 0:
             return float("inf")
         return max(1.0, float((values[count - 1] - decay + error) / room))
+    # The slope of s(sigma) is 1 / bend: differentiate sigma = s + lambda s^{2/L-1}.
     bend = 1 - decay * (1 - 2 / depth) * s[-1] ** (2 / depth - 2)
     gap = float(np.min(gaps[gaps > close], initial=np.inf))
     near = error <= min(gap, s[-1] * bend) / 8
     if not (near and largest < s[-1] + decay * s[-1] ** (2 / depth - 1) + gap / 2):
         return float("inf")
     shares = np.where(gaps > close, s[:, None] / np.where(gaps > close, gaps, 1.0), 0.0)
+    # Of first order only, hence the factor 2, within errors an eighth of every gap.
     return 2 * max(1.0, 1 / bend, float(np.max(shares)))

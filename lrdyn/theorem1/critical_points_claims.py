@@ -61,13 +61,13 @@ class Instance(eqx.Module):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(k, d)."""
+        """Shape (k, d) of the target."""
         rows, columns = self.target.shape
         return rows, columns
 
     @property
     def sets(self) -> landscape.Sets:
-        """All index sets."""
+        """All sets of at most r of its singular values."""
         return landscape.index_sets(min(self.target.shape), self.rank)
 
     @property
@@ -292,11 +292,11 @@ def _outside(outcome: CriticalOutcome) -> Equal:
     the separation.
     """
     theory = outcome.predicted
-    found, family = outcome.measured.found[_converged(outcome)], theory.family
+    products, family = outcome.measured.found[_converged(outcome)], theory.family
     family = family[theory.admissible > 0]
-    gaps = np.abs(found[:, None] - family[None])
+    gaps = np.abs(products[:, None] - family[None])
     nearest = np.argmin(np.max(gaps, axis=(2, 3)), axis=1)
-    return Equal(family[nearest], found, scale=_scale(outcome) ** 2 / theory.separation)
+    return Equal(family[nearest], products, scale=_scale(outcome) ** 2 / theory.separation)
 
 
 CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (

@@ -34,7 +34,7 @@ class Factorization(Descent):
 
     @property
     def depth(self) -> int:
-        """L."""
+        """Number L of layers."""
         return len(self.weights)
 
     @property
@@ -130,7 +130,7 @@ def make_case(
     steps: int,
     **of_target: Any,
 ) -> Factorization:
-    """Draw a run."""
+    """Draw a target and the Gaussian layers from which descent starts."""
     widths = (cols, *(rank,) * (depth - 1), rows)
     layers = list(zip(widths[1:], widths[:-1], strict=True))
     target, starts = setting.draw_target(key, rows, cols, layers, rank=rank, **of_target)

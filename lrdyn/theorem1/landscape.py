@@ -61,6 +61,8 @@ def admissible(sets: Sets, values: Float[Array, "n"], decay: Scalar) -> Bool[Arr
     values = checks.spectrum("values", values)
     sets = checks.integer("sets", sets, -1, len(values) - 1, ("...",))
     decay = checks.nonnegative("decay", decay)
+    # With sigma_i = lambda the slot of i is 0, and the point is that of S without i. An SVD knows
+    # sigma_i to about n eps sigma_1.
     rounding = values[0] * len(values) * jnp.finfo(values.dtype).eps
     above = values > decay + rounding
     return jnp.all(above[sets] | (sets < 0), axis=1)
@@ -95,7 +97,7 @@ def critical_points(
 def critical_values(
     values: Float[Array, "n"], sets: Sets, decay: Scalar = 0.0
 ) -> Float[Array, "sets"]:
-    """Loss at each critical point.
+    """Loss at the critical point of each set.
 
     ``lambda sigma_i - lambda^2 / 2`` summed over S, ``sigma_i^2 / 2`` over the rest.
 
@@ -226,7 +228,7 @@ def hessian(
 
 
 class CriticalPoint(NamedTuple):
-    """What :func:`find_critical_point` returns."""
+    """A critical point that a search found: what :func:`find_critical_point` returns."""
 
     weights: Weights
     """Where the search ended."""
@@ -261,6 +263,7 @@ def find_critical_point(
 
     def step(_: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         x, gradient, factor = state
+        # One decomposition of H serves (H^2 + mu)^{-1}, too, without squaring its condition.
         curvature, basis = linalg.eigh(jax.jacfwd(slope)(x))
         damping = factor * jnp.sum(gradient**2) + floor * jnp.max(curvature**2)
         along = basis.T @ gradient

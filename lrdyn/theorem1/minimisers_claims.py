@@ -157,15 +157,15 @@ def _nearest(outcome: DescentOutcome, values: np.ndarray, count: int) -> np.ndar
     theory, product = outcome.predicted, np.asarray(outcome.measured.product, float)
     left, right = np.asarray(theory.left, float), np.asarray(theory.right, float)
     sigma = np.asarray(theory.target_values)
-    kept = np.where(np.arange(len(sigma)) < count, values, 0.0)
+    spectrum = np.where(np.arange(len(sigma)) < count, values, 0.0)
     tied = np.abs(sigma - sigma[count - 1]) <= setting.close(outcome, sigma[0])
     family = count > 0 and values[count - 1] > 0 and np.any(tied[count:])
     if not (family and np.all(np.isfinite(product))):
-        return (left * kept) @ right
+        return (left * spectrum) @ right
     in_basis = (left.T @ product @ right.T)[np.ix_(tied, tied)]
     # The nearest projector has the leading eigenvectors of the symmetric part.
     basis = np.linalg.eigh(in_basis + in_basis.T)[1][:, -int(np.sum(tied[:count])) :]
-    inner = np.diag(np.where(tied, 0.0, kept))
+    inner = np.diag(np.where(tied, 0.0, spectrum))
     inner[np.ix_(tied, tied)] = values[count - 1] * basis @ basis.T
     return left @ inner @ right
 

@@ -70,7 +70,7 @@ def autoencoder_minimiser(
 def autoencoder_minimum(
     values: Float[Array, "n"], width: int, decay: Scalar = 0.0
 ) -> Float[Array, ""]:
-    """Least value of :func:`autoencoder_loss`.
+    """Least value of :func:`autoencoder_loss` over all layers of one width: Theorem 1, item 5.
 
     ``2 lambda - lambda^2 / sigma_i^2`` for the directions kept, ``sigma_i^2`` for the others.
 

@@ -93,7 +93,7 @@ class Autoencoder(Descent):
         return min(self.width + SPARE, len(self.inputs))
 
     def loss(self, weights: tuple[Array, Array]) -> Float[Array, ""]:
-        """On the images, with decay."""
+        """Loss of layers on the images, with decay."""
         return regularised_autoencoder.autoencoder_loss(weights, self.inputs, self.decay)
 
 
@@ -238,7 +238,7 @@ def _asymmetry(weights: Weights) -> Float[Array, ""]:
 def _gradients(case: Autoencoder, power: int = 2) -> Float[Array, "sets"]:
     """Largest entry of each gradient at ``W_2 = W_1^T = U_S (I - lambda Sigma_S^{-2})^{1/2}``.
 
-    For sets S of leading directions, those that the minimiser leaves out among them.
+    S are all sets of leading directions, which include some that the minimiser leaves out.
     """
     sets = landscape.index_sets(case.leading, case.width)
     left, values, _ = linalg.svd(case.factor)
@@ -344,8 +344,8 @@ def _asymmetries(outcome: AutoencoderOutcome) -> Zero:
 
     A gradient g leaves an asymmetry of g / lambda at most, and is known on the scale of sigma_1^2.
     """
-    found = _converged(outcome)
-    apart = outcome.measured.asymmetries[found] - outcome.predicted.asymmetries[found]
+    converged = _converged(outcome)
+    apart = outcome.measured.asymmetries[converged] - outcome.predicted.asymmetries[converged]
     scale = max(1.0, _squares(outcome)[0] / _decay(outcome))
     # Without decay W_1 and W_2^T differ by as much as they are large, 1 or so.
     return Zero(apart, scale, alternative=1.0)

@@ -36,7 +36,7 @@ from lrdyn.theorem1.shrinkage import barrier, local_minimum, schatten_loss
 def rest_losses(
     values: Float[Array, "n"], rank: int, decay: Scalar, depth: int
 ) -> Float[Array, "r_and_1"]:
-    """Loss at P_0, ..., P_r.
+    """Loss at the points of rest P_0, ..., P_r.
 
     ``1/2 (s_i - sigma_i)^2 + (lambda L / 2) s_i^{2/L}`` for i <= q, ``sigma_i^2 / 2`` for the rest.
     A value without a root has s_i = 0, so that the last of these losses can be equal.
@@ -55,8 +55,8 @@ def rest_losses(
 
 def _gains(values: Array, decay: Scalar, depth: int) -> Array:
     """How much less each value costs at its local minimum than at 0."""
-    kept = local_minimum(values, decay, depth)
-    return 0.5 * values**2 - schatten_loss(kept, values, decay, depth)
+    shrunk = local_minimum(values, decay, depth)
+    return 0.5 * values**2 - schatten_loss(shrunk, values, decay, depth)
 
 
 @checked
@@ -82,17 +82,18 @@ def next_critical_value(
     checks.integer("depth", depth, 3)
     decay = checks.nonnegative("decay", decay)
     gains = _gains(values, decay, depth)
+    # A smaller root is the top of the barrier between 0 and the larger one.
     hill = barrier(values, decay, depth)
     rooted = local_minimum(values, decay, depth) > 0
     place = np.arange(len(values))
-    kept = (gains > 0) & (place < rank)
-    left = jnp.max(jnp.where(kept, -jnp.inf, jnp.maximum(gains, 0.0)), initial=0.0)
-    least = jnp.min(jnp.where(kept, gains, jnp.inf))
-    full = jnp.all(kept[:rank])
+    chosen = (gains > 0) & (place < rank)
+    left = jnp.max(jnp.where(chosen, -jnp.inf, jnp.maximum(gains, 0.0)), initial=0.0)
+    least = jnp.min(jnp.where(chosen, gains, jnp.inf))
+    full = jnp.all(chosen[:rank])
     climbs = schatten_loss(hill, values, decay, depth) - 0.5 * values**2
-    more = jnp.min(jnp.where(rooted & ~kept, jnp.minimum(-gains, climbs), jnp.inf))
+    more = jnp.min(jnp.where(rooted & ~chosen, jnp.minimum(-gains, climbs), jnp.inf))
     step = jnp.where(full, least - left, jnp.minimum(least, more))
-    return 0.5 * jnp.sum(values**2) - jnp.sum(jnp.where(kept, gains, 0.0)) + step
+    return 0.5 * jnp.sum(values**2) - jnp.sum(jnp.where(chosen, gains, 0.0)) + step
 
 
 @checked
@@ -174,6 +175,7 @@ def rest_condition(
     gaps = first[:, None] - others[None]
     apart = rooted[:, None] & (gaps > half_of_the_digits(values.dtype) * values[0])
     across = w[:, None] * size ** (depth - 1) / jnp.where(apart, gaps, 1.0)
+    # Where the polynomial of a value without a root is least.
     turn = (first * (depth - 2) / (2 * depth - 2)) ** (1 / depth)
     least = turn ** (2 * depth - 2) - first * turn ** (depth - 2) + decay
     reach = jnp.maximum(turn / size, gradient ** (1 / (2 * depth - 1)))
@@ -224,14 +226,15 @@ def deep_curvature(
     checks.sizes("shape", shape, 2, 2)
     checks.integer("depth", depth, 3)
     decay = checks.positive("decay", decay)
-    kept = shrunk[:rank]
-    w = kept[kept > 0] ** (1 / depth)
+    leading = shrunk[:rank]
+    w = leading[leading > 0] ** (1 / depth)
     rest = values[len(w) :] if shape[0] == shape[1] else np.append(values[len(w) :], 0.0)
     across = (w ** (depth - 2))[:, None] * (values[: len(w), None] + np.append(rest, -rest))
     eigenvalues = [*(depth * w ** (2 * depth - 2) - (depth - 2) * decay), *across.ravel()]
     eigenvalues += [2 * decay] * bool(len(w)) + [decay] * (len(w) < rank)
     for i, j in combinations(range(len(w)), 2):
         block = _of_two_modes(w[[i, j]], values[[i, j]], decay, depth)
+        # The first L - 1 are 0: each of the L - 1 hidden bases can be turned at no cost.
         eigenvalues += [*np.linalg.eigvalsh(block)[depth - 1 :]]
     return Curvature(float(min(eigenvalues)), float(max(eigenvalues)))
 

@@ -52,7 +52,7 @@ class Basins(Recorded):
 
     @property
     def depth(self) -> int:
-        """L."""
+        """Number L of layers."""
         return len(self.near)
 
     @property
@@ -81,7 +81,7 @@ class Basins(Recorded):
         return jnp.minimum(self.learning_rate, 1 / bound(self.near_losses))
 
     def loss(self, weights: Weights) -> Float[Array, ""]:
-        """With decay."""
+        """Loss of layers of any depth, with decay."""
         return shrinkage.decayed_loss(weights, self.target, self.weight_decay)
 
 
@@ -251,12 +251,12 @@ def _below_every_other(outcome: BasinsOutcome) -> bool:
 
 
 def _loss_scale(outcome: BasinsOutcome) -> float:
-    """The loss at 0."""
+    """The loss of layers that are 0, the scale of all losses."""
     return 0.5 * float(np.sum(np.asarray(outcome.predicted.target_values, float) ** 2))
 
 
 def _not_there_yet(outcome: BasinsOutcome) -> str:
-    """Whether each run has the number of steps after which theory wants it at the minimum."""
+    """Why the runs need not be at the minimum yet; nothing if each has the steps that it needs."""
     theory = outcome.predicted
     values = np.asarray(theory.target_values, float)
     known = (values, theory.shrunk, theory.minimum, theory.near_losses, theory.near_distances)
@@ -380,13 +380,13 @@ def _share_of_most_modes(
     def shares(outcome: BasinsOutcome) -> list[float]:
         theory, run = outcome.predicted, outcome.measured
         sides = theory.target_values, theory.local_values, run.ends, run.end_gradients
-        found = []
+        of_seeds = []
         for arrays in zip(*sides, strict=True):  # of one seed
             modes, most = modes_kept(*arrays, outcome.point["depth"], outcome.dtype)
             at_rest = modes[SCALES.index(scale)] >= 0
             if most and np.any(at_rest):
-                found.append(float(np.mean(modes[SCALES.index(scale)][at_rest] == most)))
-        return found
+                of_seeds.append(float(np.mean(modes[SCALES.index(scale)][at_rest] == most)))
+        return of_seeds
 
     return Finding(
         name,

@@ -147,8 +147,8 @@ def draw_target(
 ) -> tuple[Float[Array, "k d"], list[Array]]:
     """Target with spaced singular values, some zero, perhaps ``sigma_{r+1} = sigma_r``.
 
-    And Gaussian matrices of other shapes in the same draw: each costs as much to compile as the
-    descent.
+    Gaussian matrices of the other shapes come out of the same draw, for a draw of its own takes as
+    long to compile as the descent.
     """
     count = min(rows, cols)
     left, right, *rest = gaussians(key, [(rows, count), (count, cols), *others])
@@ -222,7 +222,7 @@ def at_rest(outcome: Outcome, distance: Any, scale: float) -> Any:
 def rest_condition(
     target: Float[Array, "k d"], rank: int, decay: Array, depth: int
 ) -> Float[Array, ""]:
-    """Condition of a point of rest, of which a gradient of :data:`FEW` digits leaves a run short.
+    """Condition of a point of rest, by how far from it a gradient of :data:`FEW` digits may be.
 
     1 for two layers, of which other claims are made.
     """
@@ -235,7 +235,7 @@ def rest_condition(
 
 
 def too_few(outcome: Outcome, number: float) -> str:
-    """Whether the run has the number of steps after which theory wants it to be at its end."""
+    """Why a run need not be at its end yet; nothing if it has the steps that theory asks for."""
     if np.isinf(number):
         return "no curvature"
     return "" if outcome.steps >= number else "too few steps"

@@ -73,6 +73,7 @@ def shrink(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[Ar
     if depth == 2:
         return jnp.maximum(values - decay, 0.0)
     shrunk = local_minimum(values, decay, depth)
+    # Where both cost the same, at the jump, either is a minimiser: 0 is taken.
     wins = schatten_loss(shrunk, values, decay, depth) < 0.5 * values**2
     return jnp.where(wins, shrunk, 0.0)
 

@@ -44,7 +44,7 @@ class Classification(setting.OrthogonalDescent):
         return self.outputs @ self.inputs.T
 
     def loss(self, weights: Weights) -> Float[Array, ""]:
-        """The regression loss."""
+        """The regression loss ``1/2 ||W_L ... W_1 X - Y||_F^2``."""
         return regression_loss(weights, self.inputs, self.outputs)
 
 
@@ -60,11 +60,13 @@ def make_classifier(
     per_class: int | None = None,
     **of_run: Any,
 ) -> Classification:
-    """K = rank classes; labels of norm ``target_scale``, so that steps suit both versions.
+    """Draw a classifier of K = ``rank`` classes, whose labels have the norm ``target_scale``.
 
-    Labels are what they are: a target that is given says nothing here, nor does a condition.
+    So the steps of a deep factorisation suit it, too. Labels are what they are: a target that is
+    given says nothing here, nor does a condition.
     """
     weights_key, inputs_key = jax.random.split(key)
+    # 2 d examples or more: X X^T = I takes at least d.
     per_class = -(-2 * dim // rank) if per_class is None else per_class
     labels = jnp.arange(rank * per_class) % rank
     one_hot = (labels[None, :] == jnp.arange(rank)[:, None]) * 1.0
@@ -106,6 +108,7 @@ def theory_run(case: Classification) -> Twins:
     """
     target, (*square, last) = reduced_problem(case)
     spare = min(setting.SPARE, len(case.inputs) - target.shape[1])
+    # Phi and W_L are 0 in the spare directions, by the choice of the frame.
     wide, size = ((0, 0), (0, spare)), target.shape[1] + spare
     start = (*reduced_start(case.scales[: len(square)], size), jnp.pad(last, wide))
 

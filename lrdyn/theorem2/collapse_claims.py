@@ -58,7 +58,10 @@ class CollapseMeasured(NamedTuple):
 
 
 def make_collapse(key: Key[Array, ""], *, depth: int, **flags: Any) -> Classification:
-    """Half the step size at which the minimum, of curvature L n^{(L-1)/L}, turns unstable."""
+    """Draw a classifier with half the step at which its minimum turns unstable.
+
+    The curvature there is L n^{(L-1)/L}.
+    """
     stable = 1 / (depth * PER_CLASS ** ((depth - 1) / depth))
     flags |= {"learning_rate": stable, "target_scale": PER_CLASS**0.5}
     return make_classifier(key, depth=depth, per_class=PER_CLASS, **flags)

@@ -349,6 +349,7 @@ def dense_run(
 
     optimizer = optimizer or case.optimizer
     if case.noise is not None:
+        # optax takes a variance, and lets it fall like t^-gamma: with gamma = 0 it stays.
         optimizer = optax.chain(optax.add_noise(case.noise**2, 0.0, case.key), optimizer)
     run = case.descend(loss or case.loss, case.weights, record, optimizer)
     return DenseRun(**run.records, diverged_at=run.diverged_at, step=jnp.asarray(case.steps))
@@ -455,9 +456,10 @@ def hide_entries(key: Key[Array, ""], case: Any, amount: Array) -> Any:
     return dataclasses.replace(case, mask=observe(key, (rows, columns), 1 - amount))
 
 
-# Where the breaks are plain to see: scale 1, so that the bulk moves and the gradient is large.
 USUAL_CONDITION = 2.0
 """sigma_1 / sigma_r of the default target."""
+
+# Where the breaks are plain to see: scale 1, so that the bulk moves and the gradient is large.
 AT = {"dim": 16, "depth": 3, "rank": 2, "init_scale": 1.0, "steps": 50}
 
 

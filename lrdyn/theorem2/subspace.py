@@ -196,6 +196,7 @@ def rho(
         if length is None:
             values = jax.lax.fori_loop(first, last, step, values)
         else:
+            # The interval in front of a record at step 0 has no step.
             loop = partial(jax.lax.fori_loop, 0, length, step)
             values = jax.lax.cond(last > first, loop, lambda values: values, values)
         return values, values

@@ -48,7 +48,7 @@ class Autoencoding(EnumeratedCase):
 
     @property
     def patch_of(self) -> np.ndarray:
-        """:attr:`groups` as an array."""
+        """Number of the patch of each feature, as an array: :attr:`groups` must be hashable."""
         return np.asarray(self.groups)
 
     @property
@@ -198,7 +198,7 @@ class Quadratic(eqx.Module):
     """The rows c_i."""
 
     def __call__(self, autoencoder: Float[Array, "m m"]) -> Float[Array, ""]:
-        """The loss."""
+        """Loss of an autoencoder, up to a constant."""
         image = jnp.sum(self.second * autoencoder[:, None, :], axis=-1)
         return jnp.sum((0.5 * image - self.first) * autoencoder)
 
@@ -230,6 +230,7 @@ def _train(case: Autoencoding, data: Array) -> Trained:
     of_all = _summed(case, moment, weights)
     of_hidden = _summed(case, moment, probabilities * (1 - case.all_masks))
     rate, theta = 1 / jnp.linalg.norm(of_all.second[0]), case.keep_prob
+    # One run of one optimiser: a factor on the loss of the narrow one is a factor on its step.
     slower = narrow_rate(theta, case.patch_of)
 
     def loss(trained: PyTree) -> Array:

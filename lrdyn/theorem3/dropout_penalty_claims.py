@@ -55,15 +55,15 @@ class Dropout(eqx.Module):
     """A layer between W_1 and W_2, of their first k units."""
     column: Float[Array, "m"]
     row: Float[Array, "d"]
-    """Of a rank-one map."""
+    """Factors u and v of a map of rank one, u v^T."""
     deep_masks: MaskDistribution
-    """Of two hidden layers of k units."""
+    """Masks of two hidden layers of k units."""
     weight_masks: MaskDistribution
-    """Of the single weights of one layer of the tiny network."""
+    """Masks of the single weights of one layer of the tiny network."""
 
     @property
     def deep(self) -> Weights:
-        """Three layers."""
+        """Layers of the deeper network: the first k units of W_1 and W_2, and one between them."""
         units, (first, second) = len(self.middle), self.network.weights
         return first[:units], self.middle, second[:, :units]
 
@@ -151,7 +151,7 @@ class DropoutMeasured(NamedTuple):
     layers_rank_one: Float[Array, ""] = ABSENT
     """What they add to that of a map of rank one, spread evenly."""
     layers_schatten: Float[Array, ""] = ABSENT
-    """That of ``layers_bound``, beside the other bound."""
+    """What they add to that of three layers, as in ``layers_bound``; the other bound's side."""
     layers_rank_two: Float[Array, ""] = ABSENT
     """What they add to that of a map of two equal singular values, spread evenly."""
     dropconnect_input: Float[Array, ""] = ABSENT
@@ -248,7 +248,7 @@ def _losses(case: Dropout, deep: MaskDistribution, single: MaskDistribution) -> 
         return jnp.sum((case.network.target - output) ** 2)
 
     def weights_losses(mask: Array) -> Array:
-        """With masks on the weights of W_1, and with masks on those of W_2."""
+        """Losses with a mask on the weights of W_1, and with one on those of W_2."""
         (first, second), inputs, target = case.tiny
         scaled = mask / theta
         products = (

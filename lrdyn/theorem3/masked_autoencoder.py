@@ -238,7 +238,7 @@ def optimal_masked_only(moments: MaskedMoments) -> Float[Array, "m m"]:
 
 
 class Bottleneck(NamedTuple):
-    """What :func:`bottleneck_autoencoder` returns."""
+    """Minimiser of width r, from :func:`bottleneck_autoencoder`, and its loss."""
 
     autoencoder: Float[Array, "m m"]
     """A, of rank r."""

@@ -99,7 +99,7 @@ def _conditions(case: Autoencoding, moments: MaskedMoments, values: Array) -> _C
     squares = jnp.append(values, jnp.zeros(1, values.dtype)) ** 2
     gap = squares[case.width - 1] - squares[case.width]
     choosing = jnp.maximum(inverting, squares[0] / jnp.where(gap > 0, gap, 0.0))
-    # The trace is the rank of Q: that of a projector.
+    # Q^{-1/2} Q Q^{-1/2} projects onto the range of Q: its trace is the rank of Q.
     rank = jnp.sum(moments.root * (moments.masked @ moments.root))
     return _Conditions(inverting, choosing, rank > len(moments.whole) - 0.5)
 
@@ -163,13 +163,13 @@ def on_each_data_set(compares: Fields) -> Callable[[AutoencoderOutcome], Equal]:
 
 
 def value(outcome: AutoencoderOutcome) -> Equal:
-    """On the scale of tr S: near p = 1 it is a small difference of that."""
+    """Losses of the bottleneck on the scale of tr S, of which near p = 1 they are differences."""
     theory, run = outcome.predicted.bottleneck_value, outcome.measured.bottleneck_value
     return Equal(theory, run, outcome.predicted.energy)
 
 
 def equal_ranks(outcome: AutoencoderOutcome) -> Count:
-    """Ranks of what theory says and of what training reaches."""
+    """Compare the rank that theory states with that of what training reaches."""
     return Count(
         ranks(np.asarray(outcome.predicted.rank_values), outcome.dtype),
         ranks(np.asarray(outcome.measured.rank_values), outcome.dtype),
@@ -192,7 +192,7 @@ def ranks(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def too_short(outcome: AutoencoderOutcome, rate: float, condition: float) -> str:
-    """Why the end of training cannot be judged, if it cannot.
+    """Why the end of training cannot be judged; nothing if it can.
 
     The slowest error, of curvature 1 / condition, must decay to round-off squared.
 
@@ -208,12 +208,15 @@ def too_short(outcome: AutoencoderOutcome, rate: float, condition: float) -> str
 
 
 def whole_too_short(outcome: AutoencoderOutcome) -> str:
-    """That of autoencoders without a bottleneck."""
+    """Why the end of autoencoders without a bottleneck cannot be judged; nothing if it can."""
     return too_short(outcome, 1.0, float(outcome.predicted.inverting))
 
 
 def narrow_too_short(outcome: AutoencoderOutcome) -> str:
-    """That of the narrow autoencoder, whose slowest direction may be that of a small gap."""
+    """Why the end of the narrow autoencoder cannot be judged; nothing if it can.
+
+    Its slowest direction may be that of a small gap of sigma_r and sigma_{r+1}.
+    """
     flags = outcome.point
     groups = autoencoder_training_claims.patch_numbers(
         int(flags["rows"]), flags["mask"], int(flags["patch_size"])
@@ -228,7 +231,7 @@ def _asked(loss: str) -> Callable[[AutoencoderOutcome], bool]:
 
 
 def _asked_and_unique(loss: str) -> Callable[[AutoencoderOutcome], bool]:
-    """And whether Q is regular: on its kernel A stays where training starts."""
+    """Whether a loss was asked for and Q is regular: training does not move A on its kernel."""
     asked = _asked(loss)
     return lambda outcome: asked(outcome) and bool(outcome.predicted.unique)
 
@@ -253,7 +256,7 @@ def soft_threshold(case: Autoencoding, data: Array) -> Array:
 
 
 def _wrong_formulas(case: Autoencoding) -> dict[str, MaskedAutoencoderTheory]:
-    """By the id of the control: one field of theory is wrong."""
+    """Theories with one wrong field, by the ids of their controls."""
     A, theta, width = case.anything, case.keep_prob, case.width
 
     def outside(matrix: Array) -> Array:
@@ -300,8 +303,8 @@ def _control(id: str, statement: str, claim: str) -> Control[Autoencoding, Any, 
 
     def predicted(case: Autoencoding, once: Once = each_time) -> MaskedAutoencoderTheory:
         wrong = arrays_in(once(_wrong_formulas, case)[id])
-        one = jnp.ones((), case.data.dtype)
-        return MaskedAutoencoderTheory(**wrong, inverting=one, choosing=one)
+        unconditioned = jnp.ones((), case.data.dtype)
+        return MaskedAutoencoderTheory(**wrong, inverting=unconditioned, choosing=unconditioned)
 
     return Control(id, statement, claim, predict=predicted)
 

@@ -73,7 +73,7 @@ class EnumeratedNetwork(EnumeratedCase):
 
     @property
     def product(self) -> Float[Array, "m n"]:
-        """Z, the prediction."""
+        """Prediction of the network, Z = U V."""
         left, right = self.factors
         return left @ right
 
@@ -140,7 +140,7 @@ def rounded_chance(theta: Array, width: int) -> Float[Array, ""]:
 
 
 def nuclear(matrix: Float[Array, "m n"]) -> Float[Array, ""]:
-    """Nuclear norm."""
+    """Nuclear norm of a matrix, the sum of its singular values."""
     return jnp.sum(singular_values(matrix))
 
 

@@ -178,7 +178,7 @@ class MaskedSum(EnumeratedCase):
     others: MaskDistribution
     """Masks without any structure: real numbers, dependent, of unequal means."""
     key: Key[Array, ""]
-    """Of the random draws."""
+    """Random key of the draws."""
     block: int = eqx.field(static=True)
     """Terms that are masked together."""
 
@@ -273,8 +273,9 @@ class _Losses(NamedTuple):
     """What is known of the loss of a random mask by enumeration."""
 
     deviation: Float[Array, ""]
+    """Standard deviation."""
     moments: Float[Array, "6"]
-    """Standardised, of order 3 to 8."""
+    """Standardised moments of order 3 to 8."""
 
 
 def _law(case: MaskedSum, masks: MaskDistribution, mean: Array) -> _Losses:
@@ -321,6 +322,7 @@ def _estimates(
         keep_prob: theta of the masks that are drawn.
         repeats: how many estimates are made.
     """
+    # The losses of all 2^blocks masks are known: to draw one is to look it up by its bits.
     blocks, together = len(losses).bit_length() - 1, draws // KEYS
     bits = 2.0 ** jnp.arange(blocks)
 
@@ -400,14 +402,14 @@ def _rounding(outcome: MasksOutcome, index: int) -> float:
 
     Where masks change little of a loss, so many draws would tell its last digits from theory's.
     """
-    one = tolerance("identity", outcome.dtype, size=outcome.size) / ROUNDING_SAFETY
-    return one * abs(float(outcome.predicted.monte_carlo[index]))
+    rounding = tolerance("identity", outcome.dtype, size=outcome.size) / ROUNDING_SAFETY
+    return rounding * abs(float(outcome.predicted.monte_carlo[index]))
 
 
 def _mean_test(outcome: MasksOutcome) -> Test:
-    """Student's test of the estimates, and the same if their mean were off by SHIFT.
+    """Student's test of the estimates, and of what it would say if their mean were off by SHIFT.
 
-    Of the expectations within rounding it is that of the nearest.
+    Theory's expectation is known up to rounding: tested is the nearest one within it.
     """
     theory, estimates = outcome.predicted, np.asarray(outcome.measured.estimates)
 
@@ -432,16 +434,16 @@ def _squares(outcome: MasksOutcome, index: int) -> Law:
 def _scatter_test(outcome: MasksOutcome) -> Test:
     """Test of the squared errors of the estimates, and of what they are if errors are off.
 
-    What is seen in the mean depends on no draw: errors larger or smaller by a tenth make the sum of
-    the squares, in the mean, larger or smaller by the square of that. Of the sums within rounding
-    it is that of the nearest.
+    The alternative depends on no draw: errors larger or smaller by a tenth make the sum of their
+    squares, in the mean, larger or smaller by the square of that. Errors are known up to rounding:
+    tested is the nearest sum within it.
     """
     theory, estimates = outcome.predicted, np.asarray(outcome.measured.estimates)
     errors = (estimates - theory.monte_carlo[:, None]) / theory.monte_carlo_rate[:, None]
     laws = [_squares(outcome, index) for index in range(len(DRAWS))]
 
     def p_of(index: int, size: float) -> float:
-        """Of errors of this root of their mean square."""
+        """p-value of errors whose root mean square is ``size``, in units of that of theory."""
         law = laws[index]
         rounding = _rounding(outcome, index) / float(theory.monte_carlo_rate[index])
         nearest = np.clip(1.0, max(size - rounding, 0.0), size + rounding)

@@ -89,11 +89,11 @@ class Dense(LinearMap):
     matrix: Float[Array, "k n"]
 
     def project(self, gradient: Float[Array, "... n"]) -> Float[Array, "... k"]:
-        """S g."""
+        """Coordinates S g of a gradient."""
         return gradient @ self.matrix.T
 
     def lift(self, coordinates: Float[Array, "... k"]) -> Float[Array, "... n"]:
-        """S^T r."""
+        """Parameters S^T r of coordinates."""
         return coordinates @ self.matrix
 
 
@@ -130,9 +130,9 @@ class DualityTheory(NamedTuple):
     scale_linear: Float[Array, "step linear_rule parameter"] = ABSENT
     """theta_0 + s S^T Lambda by SGD and momentum."""
     scale_adam: Float[Array, "step adam_rule parameter"] = ABSENT
-    """That by Adam."""
+    """theta_0 + s S^T Lambda by Adam."""
     scale_roots: Float[Array, "step root_rule parameter"] = ABSENT
-    """That by RMSProp and Adagrad."""
+    """theta_0 + s S^T Lambda by RMSProp and Adagrad."""
     same_eps: Float[Array, "eps_part adam_rule parameter"] = ABSENT
     """Difference of two first steps of Adam by hand, for each part of eps."""
     both_trained: Int[Array, "method"] = ABSENT
@@ -313,7 +313,7 @@ ISOMETRY = 0.01
 def _of_each_rule(
     compares: Callable[[DualityTheory, DualityMeasured], tuple[Array, Array]],
 ) -> Callable[[DualityOutcome], tuple[Equal, ...]]:
-    """Paths of the rules, the second axis: each has a scale of its own and must move."""
+    """Compare the paths of each rule, the second axis, on a scale of its own; each must move."""
 
     def forms(outcome: DualityOutcome) -> tuple[Equal, ...]:
         both = compares(outcome.predicted, outcome.measured)
@@ -352,7 +352,10 @@ def _only(rule: str) -> Callable[[Array, DualRegression, Array], DualRegression]
 
 
 def _wrong_scales(case: DualRegression) -> DualityMeasured:
-    """For linear rules alpha = s, for Adam s^2; in roots equal constants; without a scale s."""
+    """Train with wrong alphas: s for linear rules and without a scale, s^2 for Adam.
+
+    Rules with roots have the constants of the adapters, not divided.
+    """
     wrong = [(SCALE, 1.0), (SCALE**2, 1 / SCALE)]
     once, squared, *others = paths(PROJECTED, case, wrong + EQUAL + MULTIPLIED)
     return DualityMeasured(

@@ -82,6 +82,7 @@ def gradient_path(
     steps = checks.steps(steps)
     times = jnp.asarray(steps, start.dtype)
     factors = (1 - learning_rate * modes.values)[None, :] ** times[:, None]
+    # S is symmetric, its eigenvectors orthonormal: coordinates are inner products.
     coordinates = modes.vectors.T @ start.ravel()
     return ((factors * coordinates[None, :]) @ modes.vectors.T).reshape(-1, *start.shape)
 

@@ -61,18 +61,18 @@ class Recursion(Recorded):
     targets: Float[Array, "problems terms m n"]
     """A_i; W_0 is 0."""
     modes: GradientModes
-    """Of (1/N) sum_i B_i (x) C_i, for each problem."""
+    """Eigenvectors of (1/N) sum_i B_i (x) C_i, for each problem."""
     learning_rate: Float[Array, "problems"]
     """eta."""
 
     @property
     def start(self) -> Float[Array, "problems m n"]:
-        """G_0."""
+        """Gradient G_0 of each problem at the start, where W is 0."""
         return jnp.mean(self.targets, axis=1)
 
     @property
     def part(self) -> Float[Array, "problems m n"]:
-        """G_par."""
+        """Part G_par of each G_0 in the eigenspace of l_1."""
         return jax.vmap(gradient_rank.slowest_part)(self.modes, self.start)
 
     @property
@@ -234,7 +234,7 @@ class Gaps(NamedTuple):
     apart: Float[Array, "problems"]
     """l_2 - l_1."""
     spread: Float[Array, "problems"]
-    """Of the eigenvalues that count as l_1."""
+    """Spread of the eigenvalues that count as l_1."""
 
 
 def _gaps(case: Recursion) -> Gaps:
@@ -308,14 +308,14 @@ def _step_in_range(case: Recursion) -> Array:
 
 
 def _symmetric(case: Recursion) -> Array:
-    """B_i and C_i, up to rounding; the signs of their eigenvalues do not matter."""
+    """Whether B_i and C_i are symmetric up to rounding; the signs of eigenvalues do not matter."""
     sides = (case.left, case.right)
     apart = [jnp.max(jnp.abs(side - jnp.swapaxes(side, 2, 3))) for side in sides]
     return jnp.maximum(*apart) <= half_of_the_digits(case.left.dtype)
 
 
 def _large_step(key: Key[Array, ""], case: Recursion, amount: Array) -> Recursion:
-    """Toward 1.9/l_max: descent still converges, but the last mode falls the slowest."""
+    """Move the steps toward 1.9/l_max: descent converges, but the last mode falls the slowest."""
     beyond = (1 - amount) * case.learning_rate + amount * 1.9 / case.edges.last
     return dataclasses.replace(case, learning_rate=beyond)
 
@@ -327,7 +327,7 @@ def _both_singular(key: Key[Array, ""], case: Recursion, amount: Array) -> Recur
 
 
 def _wrong(case: Recursion) -> RecursionTheory:
-    """A flow; Lemma 3.3 as printed for all; a floor with q^2t; Lemma 3.3 with l_max."""
+    """Predict by a flow, by Lemma 3.3 as printed for all, by q^2t in the floor, by l_max in q."""
     eta, edges = case.learning_rate[:, None], case.edges
     right, last = _ratio(case, edges.second), jnp.abs(_ratio(case, edges.last))
     # With these in the place of l, (1 - eta l)^t is exp(-eta l t).
@@ -341,7 +341,10 @@ def _wrong(case: Recursion) -> RecursionTheory:
 
 
 def _ascent(case: Recursion) -> RecursionMeasured:
-    """W <- W - eta G / 10: the modes that fall the fastest grow the fastest, within float32."""
+    """Ascend, W <- W - eta G / 10: the modes that fall the fastest grow the fastest.
+
+    The tenth keeps them within the numbers of float32.
+    """
     return measure_recursion(dataclasses.replace(case, learning_rate=-case.learning_rate / 10))
 
 

@@ -104,7 +104,7 @@ def _without_factor(case: LayerShape) -> MemoryHeld:
 
 
 def _first(settings: dict) -> dict:
-    """The first of all values that it needs."""
+    """The first value of each flag that decides a shape."""
     return settings | {name: settings[name][:1] for name in ("rows", "cols", "rank")}
 
 

@@ -23,6 +23,7 @@ def pruned(key: Key[Array, ""], *, count: bool = False, share: float = PRUNED) -
 
     def policy(fresh: PyTree, state: PyTree, old: PyTree, new: PyTree) -> PyTree:
         def prune(begun: Any, array: Any):
+            # The count of steps is the one leaf without an axis.
             if jnp.ndim(array) == 0:
                 return begun if count else array
             stays = jax.random.uniform(key, array.shape, array.dtype) >= share

@@ -159,7 +159,7 @@ class PoliciesTheory(NamedTuple):
 
 
 class PoliciesMeasured(NamedTuple):
-    """ReLoRA with each policy."""
+    """What ReLoRA with a frozen factor does under each policy."""
 
     weights: Float[Array, "policy step entry"] = ABSENT
     """All parameters at each recorded step, P A merged."""
@@ -174,13 +174,13 @@ class PoliciesMeasured(NamedTuple):
     signs: Float[Array, "sign_free_policy step"] = ABSENT
     """Largest difference of two runs with two rules for signs, over the largest weight."""
     kept_signs: Float[Array, "step"] = ABSENT
-    """That of two runs which keep their state."""
+    """Largest difference of two such runs which keep their state, over the largest weight."""
     step: Int[Array, "step"] = ABSENT
     """Recorded steps."""
 
 
 def galore(case: LowRankRun) -> PoliciesTheory:
-    """GaLore with each policy."""
+    """Run GaLore with each policy, and look at its paths and its refreshes."""
     runs, condition = with_condition(
         lambda both: lanes(case, GALORE, both).records, (case.params, case.data)
     )
@@ -199,7 +199,7 @@ def galore(case: LowRankRun) -> PoliciesTheory:
 
 
 def relora(case: LowRankRun, method: Method = RELORA_FROZEN) -> PoliciesMeasured:
-    """ReLoRA with each policy."""
+    """Run ReLoRA with a frozen factor, or another method, with each policy."""
     runs = lanes(case, method)
     paths = _recorded(case, runs.records)
     return PoliciesMeasured(

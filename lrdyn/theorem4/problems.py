@@ -284,12 +284,12 @@ def factor_entries(case: LowRankRun) -> Int[Array, ""]:
 
 
 def unflat(case: LowRankRun) -> Callable[[Array], PyTree]:
-    """The inverse of :func:`flat`."""
+    """Function that makes the parameters of a case from a vector: the inverse of :func:`flat`."""
     return ravel_pytree(case.params)[1]
 
 
 def losses(case: LowRankRun, records: Float[Array, "times entries"]) -> Float[Array, "times"]:
-    """Loss of each record."""
+    """Loss of the parameters in each record, on the data of the case."""
     return jax.vmap(lambda vector: case.loss(unflat(case)(vector), case.data))(records)
 
 

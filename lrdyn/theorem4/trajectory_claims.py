@@ -144,12 +144,12 @@ class Paths(Protocol):
 
     @property
     def weights(self) -> Array:
-        """At each recorded step."""
+        """All parameters at each recorded step."""
         ...
 
     @property
     def training_loss(self) -> Array:
-        """At each recorded step."""
+        """Loss at each recorded step."""
         ...
 
     @property
@@ -160,7 +160,7 @@ class Paths(Protocol):
 
 @runtime_checkable
 class GalorePaths(Paths, problems.Watched, Protocol):
-    """Those of GaLore, with what is said of its run."""
+    """Paths of GaLore, and what is said of its run."""
 
 
 T = TypeVar("T", bound=GalorePaths)
@@ -232,7 +232,7 @@ def _ranks(outcome: TrajectoryOutcome) -> Count:
 
 
 def _independent(outcome: TrajectoryOutcome) -> np.ndarray:
-    """For which K; with a NaN, which is lost and must fail, the K counts, too."""
+    """For which K the subspaces are independent; a NaN, which must fail, counts as independent."""
     return ~np.asarray(outcome.predicted.independence < INDEPENDENT)
 
 

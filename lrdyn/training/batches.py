@@ -17,7 +17,7 @@ Take = Callable[[PyTree, Int[Array, "batch"]], PyTree]
 
 
 def rows(data: PyTree, indices: Int[Array, "batch"]) -> PyTree:
-    """These rows of every array."""
+    """Take the rows of these examples from every array."""
     return jax.tree.map(lambda array: array[indices], data)
 
 
@@ -69,7 +69,7 @@ class Batches:
 
     @property
     def examples(self) -> int:
-        """Examples of one step."""
+        """Number of examples of one step."""
         return self.size or self.count
 
     def order(self, key: Key[Array, ""], epoch: int) -> Int[np.ndarray, "examples"]:
@@ -81,6 +81,7 @@ class Batches:
         if not self.size:
             return np.zeros(0, np.int32)
         words = np.asarray(jax.random.key_data(key)).ravel().tolist()
+        # A stable sort of whole numbers has one answer on every machine, ties or not.
         drawn = np.random.Philox(np.random.SeedSequence([epoch, *words])).random_raw(self.count)
         return np.argsort(drawn, kind="stable").astype(np.int32)
 
@@ -93,7 +94,7 @@ class Batches:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the data."""
+        """SHA-256 of the data, a part of the key under which a training is kept."""
         digest = hashlib.sha256(str(jax.tree.structure(self.data)).encode())
         for array in jax.tree.leaves(self.data):
             take_in(digest, array)

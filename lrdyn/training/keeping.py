@@ -11,9 +11,9 @@ class Moment(NamedTuple):
 
     step: int
     steps: int
-    """Of the whole run."""
+    """Steps of the whole run."""
     metrics: Mapping[str, float]
-    """Of the last batch, ``loss`` first."""
+    """Numbers of the last batch, ``loss`` first."""
     rate: float
     """Examples a second."""
 
@@ -33,13 +33,13 @@ class Keeper(Protocol):
         ...
 
     def save(self, key: str, step: int, kept: PyTree) -> None:
-        """Keep a step."""
+        """Keep all that a run needs to continue at this step."""
 
     def tell(self, moment: Moment, name: str) -> None:
-        """A piece of the run is done."""
+        """Hear what a training says of itself after a piece of its run."""
 
     def lost(self, step: int, name: str, key: str) -> None:
-        """The loss is no number any more, or has lost its digits, at this step."""
+        """Hear that at this step the loss is no number any more, or has lost its digits."""
 
 
 class Forgetful:
@@ -48,20 +48,20 @@ class Forgetful:
     every: int | None = None
 
     def load(self, key: str, like: PyTree, name: str) -> None:
-        """Nothing was kept."""
+        """Find no checkpoint: none is ever kept."""
 
     def due(self, step: int) -> bool:
-        """Never."""
+        """Whether this step is to be kept: none is."""
         return False
 
     def save(self, key: str, step: int, kept: PyTree) -> None:
-        """Keep nothing."""
+        """Leave the step alone: nothing is kept."""
 
     def tell(self, moment: Moment, name: str) -> None:
-        """Say nothing."""
+        """Pass the moment over in silence."""
 
     def lost(self, step: int, name: str, key: str) -> None:
-        """Say nothing: the trajectory does."""
+        """Pass the loss over in silence: the trajectory says where the run diverged."""
 
 
 FORGETFUL = Forgetful()

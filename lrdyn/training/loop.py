@@ -46,7 +46,7 @@ class _Run(NamedTuple):
     """What the algorithm holds."""
     state: PyTree
     limit: Float[Array, ""]
-    """Past this loss the run is lost."""
+    """Above this loss the run counts as diverged."""
     diverged_at: Int[Array, ""]
     metrics: dict[str, Float[Array, ""]]
     """What the loss gave to watch at the last step."""
@@ -147,6 +147,7 @@ class _Programs:
             limit=jnp.zeros((), value.dtype),
             metrics={n: jnp.full(x.shape, jnp.nan, x.dtype) for n, x in metrics.items()},
         )
+        # Copies: a program uses its first argument up, and these arrays belong to the caller.
         self.start = replicated(jax.tree.map(jnp.array, begun), devices)
         numbers = (jnp.asarray(0, jnp.int32),) * 2
         self.looped = True
@@ -172,6 +173,7 @@ class _Programs:
     def step(self, t: Array, run: _Run, data: PyTree, order: Array) -> _Run:
         cost = self.cost(run, t, data, order)
         value, (state, metrics), held = self.algorithm.step(cost, run.held)
+        # The limit is made from the first loss, which is known only when the run has begun.
         limit = jnp.where(t == 0, divergence_limit(value), run.limit)
         diverged_at = first_divergence(value, t, limit, run.diverged_at)
         return _Run(held, state, limit, diverged_at, metrics)
@@ -188,7 +190,7 @@ class _Programs:
         return self.checked(self.step(start, run, data, order), stop)
 
     def checked(self, run: _Run, stop: Array) -> _Run:
-        """A run is lost, too, whose weights are no numbers."""
+        """The run after a piece, diverged also where its weights are no numbers."""
         arrays = jax.tree.leaves(self.algorithm.weights(run.held))
         finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(array)) for array in arrays]))
         lost = jnp.where(~finite & (run.diverged_at < 0), stop, run.diverged_at)
@@ -310,7 +312,7 @@ class _Pace:
         self.steps = 1
 
     def of(self, steps: int, seconds: float) -> float:
-        """Learn from a piece; its steps a second."""
+        """Learn the pace from a piece that took so long, and return its steps a second."""
         rate = steps / max(seconds, 1e-9)
         # At most ten times as many: the first pieces are short, and timed badly.
         self.steps = int(np.clip(rate * PIECE, 1, 10 * max(self.steps, steps)))

@@ -24,12 +24,13 @@ class Program:
 
     def __init__(self, function: Callable[..., PyTree], like: tuple, *, donate: bool = True):
         closed, self.out = jax.make_jaxpr(function, return_shape=True)(*like)
+        # Addresses of functions change from process to process; the digest of a run must not.
         self.text = re.sub(r"0x[0-9a-f]+", "", str(closed.jaxpr))
         self.closed, self.like, self.donate = closed, like, donate
         self.compiled: Any = None
 
     def compile(self) -> Any:
-        """Compile, the first time."""
+        """The compiled program; it is compiled when it is first asked for."""
         if self.compiled is None:
             structure, jaxpr = jax.tree.structure(self.out), self.closed.jaxpr
 

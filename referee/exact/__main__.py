@@ -14,21 +14,23 @@ def identities() -> list[ExactIdentity]:
     return [identity for module in modules for identity in module.identities()]
 
 
-def outcome(found: Answer) -> str:
+def outcome(answered: Answer) -> str:
     """What is said of an identity."""
-    if not found.agree:
+    if not answered.agree:
         return "NOT EQUAL"
-    if not found.told_apart:
+    if not answered.told_apart:
         return "THE WRONG FORMULA AGREES, TOO"
-    return "equal" if found.width is None else f"equal within {found.width:.0e}"
+    return "equal" if answered.width is None else f"equal within {answered.width:.0e}"
 
 
 def table(answers: Sequence[Answer]) -> Iterator[str]:
     """The lines of the table."""
     rows = [("theorem", "claim", "identity", "instance", "outcome", "seen to fail with")]
-    for found in answers:
-        of = found.identity
-        rows.append((of.theorem, of.claim, of.statement, of.instance, outcome(found), of.mistake))
+    for answered in answers:
+        of = answered.identity
+        rows.append(
+            (of.theorem, of.claim, of.statement, of.instance, outcome(answered), of.mistake)
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(map(str.ljust, row, widths)).rstrip()
@@ -41,8 +43,8 @@ def main(words: Sequence[str] | None = None) -> int:
     answers = [answer(identity) for identity in identities()]
     for line in table(answers):
         print(line)
-    bad = [found for found in answers if not (found.agree and found.told_apart)]
-    enclosed = sum(found.width is not None for found in answers)
+    bad = [answered for answered in answers if not (answered.agree and answered.told_apart)]
+    enclosed = sum(answered.width is not None for answered in answers)
     print(
         f"{len(answers)} identities: {len(answers) - enclosed} equal as rational numbers, "
         f"{enclosed} enclosed; each with a formula that fails"

@@ -42,11 +42,11 @@ class Data(NamedTuple):
     def blocks(self) -> fmpq_mat:
         """D: the diagonal blocks of S that belong to one patch."""
         second = self.second
-        made = zeros(second.nrows(), second.ncols())
+        ridge = zeros(second.nrows(), second.ncols())
         for i, j in cartesian(range(second.nrows()), repeat=2):
             if i // self.patch == j // self.patch:
-                made[i, j] = second[i, j]
-        return made
+                ridge[i, j] = second[i, j]
+        return ridge
 
     @property
     def mixed(self) -> fmpq_mat:
@@ -123,8 +123,8 @@ def bottleneck(data: Data = EVEN, width: int = 2, weighted: bool = True) -> Side
     if weighted:
         first = first * data.second * data.mixed.inv()
     slope = data.gradient(second * first)
-    found = column_of(slope * first.transpose(), second.transpose() * slope)
-    return zeros(found.nrows(), 1), found
+    slopes = column_of(slope * first.transpose(), second.transpose() * slope)
+    return zeros(slopes.nrows(), 1), slopes
 
 
 def bottleneck_value(data: Data = EVEN, width: int = 2, weighted: bool = True) -> Sides:
@@ -173,7 +173,7 @@ def attained(orthogonal_rows: bool = True) -> Sides:
 
 
 def identities() -> list[ExactIdentity]:
-    """All of Example 4.2."""
+    """All identities of Example 4.2."""
 
     def stated(
         claim: str, statement: str, at: str, sides: Both, wrong: Both, mistake: str

@@ -18,31 +18,31 @@ def number(value: Rational) -> fmpq:
 
 
 def zeros(rows: int, columns: int) -> fmpq_mat:
-    """A matrix of zeros."""
+    """A matrix whose entries are all 0."""
     return fmpq_mat(rows, columns)
 
 
 def identity(size: int) -> fmpq_mat:
-    """The identity."""
+    """The identity matrix of a size."""
     return diagonal([1] * size)
 
 
 def diagonal(values: Sequence[Any], rows: int = 0, columns: int = 0) -> fmpq_mat:
     """A matrix with these values on the diagonal, square unless its shape is given."""
-    made = zeros(rows or len(values), columns or len(values))
+    matrix = zeros(rows or len(values), columns or len(values))
     for i, value in enumerate(values):
-        made[i, i] = number(value) if isinstance(value, int | Fraction) else value
-    return made
+        matrix[i, i] = number(value) if isinstance(value, int | Fraction) else value
+    return matrix
 
 
 def integers(rows: int, columns: int, seed: int, most: int = 3) -> fmpq_mat:
     """A matrix of small integers, by a congruential generator: the same on every machine."""
-    made = zeros(rows, columns)
+    matrix = zeros(rows, columns)
     for i, j in cartesian(range(rows), range(columns)):
         for _ in range(3):  # the low digits of a single draw repeat
             seed = (1103515245 * seed + 12345) % 2**31
-        made[i, j] = fmpq((seed >> 12) % (2 * most + 1) - most)
-    return made
+        matrix[i, j] = fmpq((seed >> 12) % (2 * most + 1) - most)
+    return matrix
 
 
 def orthogonal(size: int, seed: int) -> fmpq_mat:
@@ -52,19 +52,19 @@ def orthogonal(size: int, seed: int) -> fmpq_mat:
     return (identity(size) - skew) * (identity(size) + skew).inv()
 
 
-def columns(matrix: fmpq_mat, kept: Iterable[int]) -> fmpq_mat:
+def columns(matrix: fmpq_mat, indices: Iterable[int]) -> fmpq_mat:
     """Some columns of a matrix."""
-    return fmpq_mat([[row[j] for j in kept] for row in matrix.tolist()])
+    return fmpq_mat([[row[j] for j in indices] for row in matrix.tolist()])
 
 
-def rows(matrix: fmpq_mat, kept: Iterable[int]) -> fmpq_mat:
+def rows(matrix: fmpq_mat, indices: Iterable[int]) -> fmpq_mat:
     """Some rows of a matrix."""
     listed = matrix.tolist()
-    return fmpq_mat([listed[i] for i in kept])
+    return fmpq_mat([listed[i] for i in indices])
 
 
 def beside(*blocks: fmpq_mat) -> fmpq_mat:
-    """Matrices side by side."""
+    """One matrix made of several side by side."""
     return fmpq_mat(
         [
             [x for part in parts for x in part]
@@ -117,24 +117,24 @@ def squared_norm(matrix: fmpq_mat) -> fmpq:
 
 def chain(layers: Sequence[Any]) -> Any:
     """The product ``W_L ... W_1``."""
-    made = layers[0]
+    product = layers[0]
     for layer in layers[1:]:
-        made = layer * made
-    return made
+        product = layer * product
+    return product
 
 
 def gradients(layers: Layers, residual: Callable[[fmpq_mat], fmpq_mat]) -> Layers:
     """``(W_L ... W_{l+1})^T R (W_{l-1} ... W_1)^T`` for each l, R the residual of the product."""
     error = residual(chain(layers))
-    found = []
+    slopes = []
     for l in range(len(layers)):
         gradient = error
         if l + 1 < len(layers):
             gradient = chain(layers[l + 1 :]).transpose() * gradient
         if l:
             gradient = gradient * chain(layers[:l]).transpose()
-        found.append(gradient)
-    return found
+        slopes.append(gradient)
+    return slopes
 
 
 def descend(
@@ -176,7 +176,7 @@ def derivative(function: Callable[[fmpq], Any], degree: int) -> Any:
 
 def hessian(gradient: Callable[[Layers], Layers], layers: Layers, degree: int) -> fmpq_mat:
     """The matrix of second derivatives, of a gradient that is a polynomial of this degree."""
-    made = []
+    rows_of = []
     for l, layer in enumerate(layers):
         for i, j in cartesian(range(layer.nrows()), range(layer.ncols())):
             unit = zeros(layer.nrows(), layer.ncols())
@@ -186,13 +186,13 @@ def hessian(gradient: Callable[[Layers], Layers], layers: Layers, degree: int) -
                 moved = [*layers[:l], layers[l] + t * unit, *layers[l + 1 :]]
                 return column_of(*gradient(moved))
 
-            made.append(derivative(along, degree).entries())
-    return fmpq_mat(made)
+            rows_of.append(derivative(along, degree).entries())
+    return fmpq_mat(rows_of)
 
 
 def with_roots(values: Iterable[Any]) -> fmpq_poly:
     """The polynomial with these roots and leading coefficient 1."""
-    made = fmpq_poly([1])
+    polynomial = fmpq_poly([1])
     for value in values:
-        made *= fmpq_poly([-fmpq(value), 1])
-    return made
+        polynomial *= fmpq_poly([-fmpq(value), 1])
+    return polynomial

@@ -48,24 +48,24 @@ def target() -> fmpq_mat:
 
 def slope(layers: Layers, of: fmpq_mat, decay: Rational) -> Layers:
     """The gradient of ``1/2 ||W_L ... W_1 - Phi||^2 + lambda/2 sum ||W_l||^2``."""
-    found = gradients(layers, lambda whole: whole - of)
-    return [g + number(decay) * w for g, w in zip(found, layers, strict=True)]
+    slopes = gradients(layers, lambda whole: whole - of)
+    return [g + number(decay) * w for g, w in zip(slopes, layers, strict=True)]
 
 
 def cost(layers: Layers, of: fmpq_mat, decay: Rational) -> fmpq:
-    """The loss."""
+    """The loss ``1/2 ||W_L ... W_1 - Phi||^2 + lambda/2 sum ||W_l||^2``."""
     penalty = sum((squared_norm(w) for w in layers), fmpq(0))
     return (squared_norm(chain(layers) - of) + number(decay) * penalty) / 2
 
 
-def critical(kept: Sequence[int], decay: Rational = DECAY) -> Layers:
+def critical(modes: Sequence[int], decay: Rational = DECAY) -> Layers:
     """Two balanced layers that carry the modes of a set, with ``(sigma - lambda)^(1/2)`` each.
 
     With another decay than that of the problem they are no critical points.
     """
     left, right = orthogonal(ROWS, SEED), orthogonal(COLUMNS, SEED + 1)
     second, first = zeros(ROWS, WIDTH), zeros(WIDTH, COLUMNS)
-    for slot, i in enumerate(kept):
+    for slot, i in enumerate(modes):
         value = number(ROOTS[i] * (DECAY / decay))
         for k in range(ROWS):
             second[k, slot] = value * left[k, i]
@@ -76,46 +76,46 @@ def critical(kept: Sequence[int], decay: Rational = DECAY) -> Layers:
 
 def sets() -> list[tuple[int, ...]]:
     """All sets of at most as many modes as the hidden layer has units."""
-    return [kept for size in range(WIDTH + 1) for kept in combinations(range(ROWS), size)]
+    return [modes for size in range(WIDTH + 1) for modes in combinations(range(ROWS), size)]
 
 
 def critical_gradient(decay: Rational = DECAY) -> Sides:
     """The gradient at the balanced point of every set is 0."""
-    seen = [g for kept in sets() for g in slope(critical(kept, decay), target(), DECAY)]
-    found = column_of(*seen)
-    return zeros(found.nrows(), 1), found
+    slopes = [g for modes in sets() for g in slope(critical(modes, decay), target(), DECAY)]
+    stacked = column_of(*slopes)
+    return zeros(stacked.nrows(), 1), stacked
 
 
 def critical_loss(correction: bool = True) -> Sides:
     """``sum_S (lambda sigma - lambda^2/2) + sum_rest sigma^2/2`` and the loss there."""
-    theory, seen = [], []
-    for kept in sets():
-        inside = [DECAY * sigma(i) - (DECAY**2 / 2 if correction else 0) for i in kept]
-        rest = [sigma(i) ** 2 / 2 for i in range(ROWS) if i not in kept]
+    theory, measured = [], []
+    for modes in sets():
+        inside = [DECAY * sigma(i) - (DECAY**2 / 2 if correction else 0) for i in modes]
+        rest = [sigma(i) ** 2 / 2 for i in range(ROWS) if i not in modes]
         theory.append(number(sum(inside + rest, Fraction(0))))
-        seen.append(cost(critical(kept), target(), DECAY))
-    return theory, seen
+        measured.append(cost(critical(modes), target(), DECAY))
+    return theory, measured
 
 
-def predicted_spectrum(kept: Sequence[int], decay: Rational = DECAY) -> list[Fraction]:
+def predicted_spectrum(modes: Sequence[int], decay: Rational = DECAY) -> list[Fraction]:
     """All eigenvalues of the Hessian at the balanced point of a set."""
-    slots = [sigma(i) for i in kept] + [Fraction(decay)] * (WIDTH - len(kept))
-    outside = [sigma(j) for j in range(ROWS) if j not in kept]
+    slots = [sigma(i) for i in modes] + [Fraction(decay)] * (WIDTH - len(modes))
+    outside = [sigma(j) for j in range(ROWS) if j not in modes]
     values = [mu + sign * s for mu in slots for s in outside for sign in (1, -1)]
-    for i in kept:
+    for i in modes:
         values += [2 * (sigma(i) - decay), 2 * Fraction(decay)]
-    for i, j in combinations(kept, 2):
+    for i, j in combinations(modes, 2):
         total = sigma(i) + sigma(j)
         values += [total, total - 2 * decay, 2 * Fraction(decay), Fraction(0)]
-    values += [2 * Fraction(decay), Fraction(0)] * (len(kept) * (WIDTH - len(kept)))
+    values += [2 * Fraction(decay), Fraction(0)] * (len(modes) * (WIDTH - len(modes)))
     values += slots * (ROWS + COLUMNS - 2 * min(ROWS, COLUMNS))
     return values
 
 
-def spectrum(kept: Sequence[int], decay: Rational = DECAY) -> Sides:
+def spectrum(modes: Sequence[int], decay: Rational = DECAY) -> Sides:
     """The characteristic polynomial of the Hessian, by its eigenvalues and by its entries."""
-    theory = with_roots(number(v) for v in predicted_spectrum(kept, decay))
-    whole = hessian(lambda layers: slope(layers, target(), DECAY), critical(kept), 4)
+    theory = with_roots(number(v) for v in predicted_spectrum(modes, decay))
+    whole = hessian(lambda layers: slope(layers, target(), DECAY), critical(modes), 4)
     return theory, whole.charpoly()
 
 
@@ -146,27 +146,27 @@ def deep(depth: int, size: int = 3) -> tuple[Layers, fmpq_mat]:
 def deep_gradient(depth: int, decay: Rational = DEEP_DECAY) -> Sides:
     """The gradient at the balanced point is 0."""
     layers, of = deep(depth)
-    found = column_of(*slope(layers, of, decay))
-    return zeros(found.nrows(), 1), found
+    slopes = column_of(*slope(layers, of, decay))
+    return zeros(slopes.nrows(), 1), slopes
 
 
 def deep_loss(depth: int, factor: Rational | None = None) -> Sides:
     """``1/2 (s - sigma)^2 + (lambda L/2) s^(2/L)`` summed over the modes, and the loss."""
     layers, of = deep(depth)
-    w, (kept, left) = VALUES[0], [deep_sigma(v, depth, DEEP_DECAY) for v in VALUES]
+    w, (carried, left) = VALUES[0], [deep_sigma(v, depth, DEEP_DECAY) for v in VALUES]
     penalty = DEEP_DECAY * (depth if factor is None else factor) / 2 * w**2
-    theory = (w**depth - kept) ** 2 / 2 + penalty + left**2 / 2
+    theory = (w**depth - carried) ** 2 / 2 + penalty + left**2 / 2
     return number(theory), cost(layers, of, DEEP_DECAY)
 
 
 def deep_curvature(depth: int, sign: int = 1) -> Sides:
     """Values of the Hessian's characteristic polynomial at the eigenvalues that theory names."""
     layers, of = deep(depth)
-    w, (kept, left) = VALUES[0], [deep_sigma(v, depth, DEEP_DECAY) for v in VALUES]
+    w, (carried, left) = VALUES[0], [deep_sigma(v, depth, DEEP_DECAY) for v in VALUES]
     named = [
         depth * w ** (2 * depth - 2) - sign * (depth - 2) * DEEP_DECAY,
-        w ** (depth - 2) * (kept + left),
-        w ** (depth - 2) * (kept - left),
+        w ** (depth - 2) * (carried + left),
+        w ** (depth - 2) * (carried - left),
         2 * DEEP_DECAY,
         DEEP_DECAY,
         Fraction(0),
@@ -204,9 +204,9 @@ def deep_root(depth: int, decay: Rational = DEEP_DECAY) -> Sides:
     left = balls(columns(orthogonal(3, 53), [0]))
     right = balls(columns(orthogonal(3, 54), [0])).transpose()
     residual = left * arb_mat([[w**depth - 1]]) * right
-    found = arb_mat([[w ** (depth - 1)]]) * left.transpose() * residual
-    found += arb_mat([[number(DEEP_DECAY) * w]]) * right
-    return arb_mat(1, 3), found
+    slopes = arb_mat([[w ** (depth - 1)]]) * left.transpose() * residual
+    slopes += arb_mat([[number(DEEP_DECAY) * w]]) * right
+    return arb_mat(1, 3), slopes
 
 
 # On data ---------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ COSINES = (Fraction(4, 5), Fraction(5, 13))
 """Roots of ``1 - lambda / sigma^2``, of the encoder's directions."""
 
 
-def autoencoder(kept: int, power: int = 2) -> tuple[Layers, fmpq_mat, list[Fraction]]:
+def autoencoder(modes: int, power: int = 2) -> tuple[Layers, fmpq_mat, list[Fraction]]:
     """``W_1 = W_2^T = (I - lambda Sigma^-2)^(1/2) U_l^T`` at lambda = 1, data, and sigma^2.
 
     ``power`` is that of the root, 2 where it is right.
@@ -225,36 +225,36 @@ def autoencoder(kept: int, power: int = 2) -> tuple[Layers, fmpq_mat, list[Fract
     data_values = [Fraction(5, 3), Fraction(13, 12), Fraction(1, 2)]
     assert [v**2 for v in data_values] == squares
     data = left * diagonal(data_values, 3, 4) * right.transpose()
-    code = [c if power == 2 else c**2 for c in COSINES[:kept]]
+    code = [c if power == 2 else c**2 for c in COSINES[:modes]]
     first = diagonal(code, 2, 3) * left.transpose()
     return [first, first.transpose()], data, squares
 
 
 def autoencoder_gradient(power: int = 2) -> Sides:
     """The gradient of ``||X - W_2 W_1 X||^2 + lambda (||W_1||^2 + ||W_2||^2)`` is 0 there."""
-    seen = []
-    for kept in (0, 1, 2):
-        layers, data, _ = autoencoder(kept, power)
-        found = gradients(layers, lambda w, data=data: (w * data - data) * data.transpose())
-        seen += [2 * g + 2 * w for g, w in zip(found, layers, strict=True)]
-    found = column_of(*seen)
-    return zeros(found.nrows(), 1), found
+    slopes = []
+    for modes in (0, 1, 2):
+        layers, data, _ = autoencoder(modes, power)
+        parts = gradients(layers, lambda w, data=data: (w * data - data) * data.transpose())
+        slopes += [2 * g + 2 * w for g, w in zip(parts, layers, strict=True)]
+    stacked = column_of(*slopes)
+    return zeros(stacked.nrows(), 1), stacked
 
 
 def autoencoder_loss(correction: bool = True) -> Sides:
     """``sum_kept (2 lambda - lambda^2/sigma^2) + sum_rest sigma^2`` and the loss."""
-    theory, seen = [], []
-    for kept in (0, 1, 2):
-        layers, data, squares = autoencoder(kept)
-        inside = [2 - (1 / s if correction else 0) for s in squares[:kept]]
-        theory.append(number(sum(inside + squares[kept:], Fraction(0))))
+    theory, measured = [], []
+    for modes in (0, 1, 2):
+        layers, data, squares = autoencoder(modes)
+        inside = [2 - (1 / s if correction else 0) for s in squares[:modes]]
+        theory.append(number(sum(inside + squares[modes:], Fraction(0))))
         penalty = sum((squared_norm(w) for w in layers), fmpq(0))
-        seen.append(squared_norm(data - chain(layers) * data) + penalty)
-    return theory, seen
+        measured.append(squared_norm(data - chain(layers) * data) + penalty)
+    return theory, measured
 
 
 def identities() -> list[ExactIdentity]:
-    """All of Theorem 1."""
+    """All identities of Theorem 1."""
 
     def stated(
         claim: str, statement: str, instance: str, sides: Both, wrong: Both, mistake: str
@@ -262,7 +262,7 @@ def identities() -> list[ExactIdentity]:
         return ExactIdentity("theorem1", claim, statement, instance, sides, wrong, mistake)
 
     two = f"{ROWS} x {COLUMNS}, r = {WIDTH}, all sets"
-    made = [
+    listed = [
         stated(
             "critical_gradient",
             "gradient = 0 at sum_S (sigma - lambda) u v^T",
@@ -280,21 +280,21 @@ def identities() -> list[ExactIdentity]:
             "lambda^2/2 left out",
         ),
     ]
-    for kept in ((0, 1), (1,), ()):
-        named = "{" + ", ".join(str(i + 1) for i in kept) + "}"
-        made.append(
+    for modes in ((0, 1), (1,), ()):
+        named = "{" + ", ".join(str(i + 1) for i in modes) + "}"
+        listed.append(
             stated(
                 "spectrum",
                 "det(x I - Hessian) = prod (x - value)",
                 f"{ROWS} x {COLUMNS}, r = {WIDTH}, S = {named}",
-                lambda kept=kept: spectrum(kept),
-                lambda kept=kept: spectrum(kept, DECAY / 2),
+                lambda modes=modes: spectrum(modes),
+                lambda modes=modes: spectrum(modes, DECAY / 2),
                 "values of another decay",
             )
         )
     for depth in (3, 4):
         deep_at = f"3 x 3, r = 2, L = {depth}, one mode of two"
-        made += [
+        listed += [
             stated(
                 "rest",
                 "gradient = 0 at sigma = w^L + lambda w^(2-L)",
@@ -329,7 +329,7 @@ def identities() -> list[ExactIdentity]:
             ),
         ]
     on_data = "3 x 4, r = 2, l = 0, 1, 2"
-    made += [
+    listed += [
         stated(
             "autoencoder_gradient",
             "gradient = 0 at U (I - lambda Sigma^-2) U^T",
@@ -347,4 +347,4 @@ def identities() -> list[ExactIdentity]:
             "2 lambda alone",
         ),
     ]
-    return made
+    return listed

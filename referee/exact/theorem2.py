@@ -117,10 +117,10 @@ def rho(of: ExactRun, power: int = 2, product: bool = True) -> list[fmpq]:
 
 def all_rho(values: list[fmpq]) -> fmpq:
     """The product over the layers."""
-    made = fmpq(1)
+    product = fmpq(1)
     for value in values:
-        made *= value
-    return made
+        product *= value
+    return product
 
 
 def bulk_blocks(of: ExactRun, values: list[fmpq]) -> Sides:
@@ -129,32 +129,32 @@ def bulk_blocks(of: ExactRun, values: list[fmpq]) -> Sides:
         value * turn * of.outside(l)
         for l, (value, turn) in enumerate(zip(values, of.turns, strict=True))
     ]
-    seen = [of.outside(l + 1) * w * of.outside(l) for l, w in enumerate(of.layers)]
-    return column_of(*theory), column_of(*seen)
+    measured = [of.outside(l + 1) * w * of.outside(l) for l, w in enumerate(of.layers)]
+    return column_of(*theory), column_of(*measured)
 
 
 def off_blocks(of: ExactRun) -> Sides:
     """``(I - P_{l+1}) W_l P_l = 0`` and ``P_{l+1} W_l (I - P_l) = 0``."""
-    seen = []
+    blocks = []
     for l, w in enumerate(of.layers):
-        seen += [of.outside(l + 1) * w * of.frames[l], of.frames[l + 1] * w * of.outside(l)]
-    found = column_of(*seen)
-    return zeros(found.nrows(), 1), found
+        blocks += [of.outside(l + 1) * w * of.frames[l], of.frames[l + 1] * w * of.outside(l)]
+    stacked = column_of(*blocks)
+    return zeros(stacked.nrows(), 1), stacked
 
 
 def mean_rho(of: ExactRun, values: list[fmpq]) -> Sides:
     """rho_l and ``tr(Q_l^T W_l (I - P_l)) / m``."""
-    seen = [
+    measured = [
         trace(turn.transpose() * w * of.outside(l)) / of.bulk
         for l, (turn, w) in enumerate(zip(of.turns, of.layers, strict=True))
     ]
-    return fmpq_mat([values]), fmpq_mat([seen])
+    return fmpq_mat([values]), fmpq_mat([measured])
 
 
 def moving_blocks(of: ExactRun, moving: Layers) -> Sides:
     """``M_l`` and ``P_{l+1} W_l P_l``."""
-    seen = [of.frames[l + 1] * w * of.frames[l] for l, w in enumerate(of.layers)]
-    return column_of(*moving), column_of(*seen)
+    measured = [of.frames[l + 1] * w * of.frames[l] for l, w in enumerate(of.layers)]
+    return column_of(*moving), column_of(*measured)
 
 
 def transposed_target(of: ExactRun) -> Layers:
@@ -247,13 +247,13 @@ def class_bulk(of: ExactClassifier, product: bool = False) -> Sides:
     if product:
         factor -= number(of.rate * of.scale**4)
     size = of.frames[0].nrows()
-    theory, seen = [], []
+    theory, measured = [], []
     for l, (turn, frame, w) in enumerate(zip(of.turns, of.frames, of.layers, strict=True)):
         outside = identity(size) - frame
         value = number(of.scale) * factor**STEPS if l + 1 < len(of.layers) else fmpq(0)
         theory.append(value * turn * outside)
-        seen.append(w * outside)
-    return column_of(*theory), column_of(*seen)
+        measured.append(w * outside)
+    return column_of(*theory), column_of(*measured)
 
 
 def of_layers(depth: int, size: int, rank: int) -> list[ExactIdentity]:
@@ -318,10 +318,10 @@ def of_layers(depth: int, size: int, rank: int) -> list[ExactIdentity]:
     ]
 
 
-def of_compression(depth: int, size: int, rank: int, kept: int) -> list[ExactIdentity]:
+def of_compression(depth: int, size: int, rank: int, compressed_rank: int) -> list[ExactIdentity]:
     """Corollary 1 at one shape."""
-    compressed = run(depth, size, rank, 2 * (kept - rank))
-    instance = f"d = {size}, L = {depth}, r = {rank}, r^ = {kept}"
+    compressed = run(depth, size, rank, 2 * (compressed_rank - rank))
+    instance = f"d = {size}, L = {depth}, r = {rank}, r^ = {compressed_rank}"
     return [
         ExactIdentity(
             "corollary1",
@@ -329,7 +329,7 @@ def of_compression(depth: int, size: int, rank: int, kept: int) -> list[ExactIde
             "||f - f_C||^2 = (d-2r^) prod rho^2",
             instance,
             lambda: compression_error(compressed),
-            lambda: compression_error(compressed, size - kept),
+            lambda: compression_error(compressed, size - compressed_rank),
             "d - r^ dimensions",
         ),
         ExactIdentity(

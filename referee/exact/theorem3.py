@@ -34,8 +34,8 @@ Mask = tuple[int, ...]
 def masks(units: int, keep: Fraction = KEEP) -> Iterator[tuple[Fraction, Mask]]:
     """All masks of independent units with their probabilities."""
     for mask in cartesian((0, 1), repeat=units):
-        kept = sum(mask)
-        yield keep**kept * (1 - keep) ** (units - kept), mask
+        count = sum(mask)
+        yield keep**count * (1 - keep) ** (units - count), mask
 
 
 def in_blocks(blocks: int, size: int) -> Iterator[tuple[Fraction, Mask]]:
@@ -82,11 +82,11 @@ def mask_identity(kind: str, covariances: bool = True) -> Sides:
         covariance = sum((p * m[i] * m[j] for p, m in table), fmpq(0)) - mean[i] * mean[j]
         if covariances or i == j:
             theory += covariance / (mean[i] * mean[j]) * inner(parts[i], parts[j])
-    seen = fmpq(0)
+    measured = fmpq(0)
     for p, mask in table:
         masked = [(fmpq(m) / mu) * z for m, mu, z in zip(mask, mean, parts, strict=True)]
-        seen += p * squared_norm(goal - sum(masked, zeros(3, 5)))
-    return theory, seen
+        measured += p * squared_norm(goal - sum(masked, zeros(3, 5)))
+    return theory, measured
 
 
 # Dropout of one hidden layer --------------------------------------------------------------------
@@ -127,10 +127,10 @@ def unscaled_masks(shrunk: bool = True) -> Sides:
     hidden = first * data
     theory = squared_norm(goal - (number(KEEP) if shrunk else fmpq(1)) * second * hidden)
     theory += number(KEEP * (1 - KEEP)) * sum(unit_sizes(second, hidden), fmpq(0))
-    seen = expectation(
+    measured = expectation(
         masks(UNITS), lambda mask: squared_norm(goal - second * spread(mask) * hidden)
     )
-    return theory, seen
+    return theory, measured
 
 
 def frame(count: int) -> fmpq_mat:
@@ -161,7 +161,7 @@ def equalised_penalty(turned: bool = True) -> Sides:
 
 
 def width_free(own: bool = True) -> Sides:
-    """With ``theta(h) = p / (h - (h-1) p)`` it is ``((1-p)/p) ||Z||_*^2``."""
+    """With ``theta(h) = p / (h - (h-1) p)`` the least penalty is ``((1-p)/p) ||Z||_*^2``."""
     p = Fraction(3, 5)
     keep = p / (UNITS - (UNITS - 1) * p) if own else p
     second, hidden = equalised()
@@ -172,9 +172,9 @@ def width_free(own: bool = True) -> Sides:
 def fixed_keep_prob(copies: int = 4) -> Sides:
     """One unit, and four halves of it: copies divide the penalty by their number."""
     second, hidden = integers(3, 1, 65), integers(1, 5, 66)
-    one = dropout_loss(second, hidden, second * hidden)
+    whole = dropout_loss(second, hidden, second * hidden)
     halves = beside(*[second / 2] * 4), beside(*[hidden.transpose() / 2] * 4).transpose()
-    return one / copies, dropout_loss(*halves, second * hidden)
+    return whole / copies, dropout_loss(*halves, second * hidden)
 
 
 def minimiser(smaller: bool = True) -> Sides:
@@ -190,12 +190,12 @@ def minimiser(smaller: bool = True) -> Sides:
     goal = goal * columns(orthogonal(5, 64), range(2)).transpose()
     seen_second, seen_hidden = zeros(3, UNITS), zeros(UNITS, 5)
     for p, mask in masks(UNITS):
-        kept = spread(mask) / number(KEEP)
-        residual = second * kept * hidden - goal
-        seen_second += number(p) * residual * (kept * hidden).transpose()
-        seen_hidden += number(p) * (second * kept).transpose() * residual
-    found = fmpq_mat([[*seen_second.entries(), *seen_hidden.entries()]])
-    return fmpq_mat(1, found.ncols()), found
+        scaled = spread(mask) / number(KEEP)
+        residual = second * scaled * hidden - goal
+        seen_second += number(p) * residual * (scaled * hidden).transpose()
+        seen_hidden += number(p) * (second * scaled).transpose() * residual
+    stacked = fmpq_mat([[*seen_second.entries(), *seen_hidden.entries()]])
+    return fmpq_mat(1, stacked.ncols()), stacked
 
 
 def shrunk(squared: bool = True) -> Sides:
@@ -213,8 +213,8 @@ def shrunk(squared: bool = True) -> Sides:
     goal = left * arb_mat([[3, 0], [0, 2]]) * right.transpose()
     gradient = arb_mat(3, UNITS)
     for p, mask in masks(UNITS):
-        kept = balls(spread(mask) / number(KEEP))
-        part = (second * kept * hidden - goal) * (kept * hidden).transpose()
+        scaled = balls(spread(mask) / number(KEEP))
+        part = (second * scaled * hidden - goal) * (scaled * hidden).transpose()
         gradient += part * arb(number(p))
     return arb_mat(3, UNITS), gradient
 
@@ -243,14 +243,14 @@ def layers(jointly: bool = True) -> Sides:
     if jointly:
         theory = trace(moment) - trace(plain)
     whole = weights[2] * weights[1] * weights[0] * data
-    seen = fmpq(0)
+    measured = fmpq(0)
     for p, first in masks(3):
         for q, second in masks(4):
-            made = weights[0] * data
-            made = weights[1] * (spread(first) / number(KEEP)) * made
-            made = weights[2] * (spread(second) / number(KEEP)) * made
-            seen += number(p * q) * squared_norm(whole - made)
-    return theory, seen
+            output = weights[0] * data
+            output = weights[1] * (spread(first) / number(KEEP)) * output
+            output = weights[2] * (spread(second) / number(KEEP)) * output
+            measured += number(p * q) * squared_norm(whole - output)
+    return theory, measured
 
 
 def layers_rank_two(schatten: bool = True) -> Sides:
@@ -260,13 +260,13 @@ def layers_rank_two(schatten: bool = True) -> Sides:
     third = number(LAMBDA**2 / UNITS**2) * (count**3 if schatten else count**2)
     theory = number(2 * LAMBDA / UNITS) * count**2 + third
     middle = turned.transpose() * turned
-    seen = fmpq(0)
+    measured = fmpq(0)
     for p, first in masks(UNITS):
         for q, second in masks(UNITS):
-            kept = spread(second) * middle * spread(first) / number(KEEP**2)
-            made = turned * kept * turned.transpose()
-            seen += number(p * q) * squared_norm(diagonal([1, 1]) - made)
-    return theory, seen
+            masked = spread(second) * middle * spread(first) / number(KEEP**2)
+            output = turned * masked * turned.transpose()
+            measured += number(p * q) * squared_norm(diagonal([1, 1]) - output)
+    return theory, measured
 
 
 def dropconnect(of_input: bool, as_input: bool) -> Sides:
@@ -282,16 +282,16 @@ def dropconnect(of_input: bool, as_input: bool) -> Sides:
         else:
             theory += size * squared_norm(rows(hidden, [i]))
     whole = second * hidden
-    seen = fmpq(0)
+    measured = fmpq(0)
     for p, mask in masks(6):
         if of_input:
-            kept = [[first[i, k] * mask[2 * i + k] for k in range(2)] for i in range(3)]
-            made = second * fmpq_mat(kept) * data / number(KEEP)
+            masked = [[first[i, k] * mask[2 * i + k] for k in range(2)] for i in range(3)]
+            output = second * fmpq_mat(masked) * data / number(KEEP)
         else:
-            kept = [[second[k, i] * mask[3 * k + i] for i in range(3)] for k in range(2)]
-            made = fmpq_mat(kept) * hidden / number(KEEP)
-        seen += number(p) * squared_norm(whole - made)
-    return number(LAMBDA) * theory, seen
+            masked = [[second[k, i] * mask[3 * k + i] for i in range(3)] for k in range(2)]
+            output = fmpq_mat(masked) * hidden / number(KEEP)
+        measured += number(p) * squared_norm(whole - output)
+    return number(LAMBDA) * theory, measured
 
 
 def dropblock(in_units: bool = False) -> Sides:

@@ -35,7 +35,7 @@ def regression(w: fmpq_mat) -> fmpq:
 
 
 def regression_gradient(w: Any) -> Any:
-    """Its gradient, by hand."""
+    """The gradient of ``1/2 ||C W - Y||_F^2``, by hand."""
     known, wanted = integers(5, ROWS, 131), integers(5, COLUMNS, 132)
     if isinstance(w, arb_mat):
         known, wanted = balls(known), balls(wanted)
@@ -44,13 +44,13 @@ def regression_gradient(w: Any) -> Any:
 
 def entrywise(loss: Callable[[fmpq_mat], fmpq], at: fmpq_mat, degree: int = 2) -> fmpq_mat:
     """The gradient of a loss, entry by entry, by differences that are exact."""
-    made = zeros(at.nrows(), at.ncols())
+    gradient = zeros(at.nrows(), at.ncols())
     for i in range(at.nrows()):
         for j in range(at.ncols()):
             unit = zeros(at.nrows(), at.ncols())
             unit[i, j] = fmpq(1)
-            made[i, j] = derivative(lambda t, unit=unit: loss(at + t * unit), degree)
-    return made
+            gradient[i, j] = derivative(lambda t, unit=unit: loss(at + t * unit), degree)
+    return gradient
 
 
 @cache
@@ -176,13 +176,13 @@ def adam_path(adapter: bool, eps: fmpq | None = None) -> arb_mat:
     small = arb(eps if eps is not None else fmpq(1, 100))
     b1, b2 = arb(fmpq(9, 10)), arb(fmpq(99, 100))
     for t in range(1, 4):
-        seen = w + p * a
+        weights = w + p * a
         if adapter:  # dL/dA of 1/2 ||C (W + P A) - Y||^2 as a regression on C P
             known = balls(integers(5, ROWS, 131))
             target = balls(integers(5, COLUMNS, 132)) - known * w
             g = (known * p).transpose() * ((known * p) * a - target)
         else:
-            g = p.transpose() * regression_gradient(seen)
+            g = p.transpose() * regression_gradient(weights)
         squares = arb_mat([[x * x for x in row] for row in g.tolist()])
         first = first * b1 + g * (1 - b1)
         second = second * b2 + squares * (1 - b2)
@@ -344,12 +344,12 @@ def dora_step(held: bool = True) -> Sides:
         scale = diagonal([x / n for x, n in zip(m, norms, strict=True)])
         return fourth_powers(scale * (w + s * (b * a)))
 
-    seen = column_of(
+    measured = column_of(
         entrywise(lambda moved: loss(moved, a, m), b, 4),
         entrywise(lambda moved: loss(b, moved, m), a, 4),
         entrywise(lambda moved: loss(b, a, moved.entries()), fmpq_mat([m]), 4),
     )
-    return theory, seen
+    return theory, measured
 
 
 def pissa_residual(taken: int = 2) -> Sides:
@@ -373,9 +373,9 @@ def identities() -> list[ExactIdentity]:
     ) -> ExactIdentity:
         return ExactIdentity(theorem, claim, statement, at, sides, wrong, mistake)
 
-    made = []
+    listed = []
     for side in ("left", "right"):
-        made.append(
+        listed.append(
             stated(
                 "theorem4",
                 "weights",
@@ -387,7 +387,7 @@ def identities() -> list[ExactIdentity]:
             )
         )
         for policy, other in (("keep", "reset"), ("reset", "keep"), ("transport", "keep")):
-            made.append(
+            listed.append(
                 stated(
                     "theorem4",
                     "policy_weights",
@@ -401,7 +401,7 @@ def identities() -> list[ExactIdentity]:
                 )
             )
     for policy, other in (("keep", "transport"), ("reset", "keep"), ("transport", "keep")):
-        made.append(
+        listed.append(
             stated(
                 "theorem4",
                 "lifted",
@@ -418,7 +418,7 @@ def identities() -> list[ExactIdentity]:
                 f"the momentum of {other}",
             )
         )
-    made += [
+    listed += [
         stated(
             "theorem4",
             "weights",
@@ -510,4 +510,4 @@ def identities() -> list[ExactIdentity]:
             "one value more",
         ),
     ]
-    return made
+    return listed

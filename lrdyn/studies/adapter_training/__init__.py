@@ -67,10 +67,10 @@ def _about(settings: Mapping[str, Any]) -> str:
 def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """Take no more layers and tokens than the encoder at hand has, unless they were asked for."""
     try:
-        found = encoder.config_of(sentences.folder_of(settings["encoder"]))
+        config = encoder.config_of(sentences.folder_of(settings["encoder"]))
     except (ValueError, OSError):  # said before a run begins, as is what else is wrong
         return settings
-    most = {"layers": found.num_hidden_layers, "length": found.max_position_embeddings}
+    most = {"layers": config.num_hidden_layers, "length": config.max_position_embeddings}
     return settings | {n: min(settings[n], m) for n, m in most.items() if n not in given}
 
 

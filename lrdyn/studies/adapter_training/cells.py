@@ -78,7 +78,7 @@ drawn and A = 0; full training of the same matrices."""
 
 
 class Cell(NamedTuple):
-    """What one training left."""
+    """Result of one training: how well it does, its losses, norms and singular values."""
 
     pearson: Float[np.ndarray, ""]
     """Correlation on texts that were not trained on, 0 where the outputs are constant."""
@@ -91,13 +91,13 @@ class Cell(NamedTuple):
 
 
 class TrainingRequest(NamedTuple):
-    """Which training."""
+    """Everything that tells one training from another on the same task."""
 
     method: str
     rank: int
     examples: int
     rate: float
-    """At the start; it falls linearly to 0."""
+    """Rate of Adam at the start; it falls linearly to 0."""
     steps: int
     eps: float
     """Scale of the start of small factors."""
@@ -139,11 +139,11 @@ class SentenceTraining:
         return getattr(self.net.model.layers[int(layer)].attention, name)
 
     def batch(self, rows: Int[Array, "batch"], scores: Float[Array, "n"]) -> Examples:
-        """Some of the texts."""
+        """Batch of the texts of these rows, with their scores."""
         return Examples(self.examples.hidden[rows], self.examples.mask[rows], scores[rows])
 
     def loss(self, net: CrossEncoder, now: dict[str, Any], batch: Examples) -> Any:
-        """Mean squared error, and nothing else."""
+        """Mean squared error of a batch, in the form that a training takes."""
         return squared_error(net, now, None, batch, None, rooms=self.rooms)
 
     def pearson(self, net: CrossEncoder, added: dict[str, Any], part: str) -> Float[Array, ""]:
@@ -180,16 +180,16 @@ class Bench:
         rows = self.drawn(rows_key, asked.examples, part)
         order = self.batches(order_key, rows, asked.steps)
         scores = self.ground.scores
-        # The mean is the head's bias: outputs are compared with what is left of the scores.
+        # The mean of the scores is the head's bias: what is left of them is learned.
         centred = scores - jnp.mean(scores[rows])
         rate = jnp.asarray(asked.rate, head.dtype)
         program, digest = self.program(asked, (begun, head, order, centred, rate))
         tested = scores[self.ground.rows[f"{part}test"]]
         key_of_cell = digest_of([(begun, head, order, centred, rate), tested], digest, part)
         name = " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in asked)
-        kept = self.keeper.load(key_of_cell, self.blank(asked), name)
-        if kept is not None:
-            return Cell(*map(np.asarray, kept[1]))
+        checkpoint = self.keeper.load(key_of_cell, self.blank(asked), name)
+        if checkpoint is not None:
+            return Cell(*map(np.asarray, checkpoint[1]))
         now, losses, norms = program(begun, head, order, centred, rate)
         net = eqx.tree_at(lambda net: net.head, self.net, head)
         added = {path: self.added(path, adapter) for path, adapter in now.items()}
@@ -243,8 +243,8 @@ class Bench:
         place = (asked.method, asked.rank, asked.steps, asked.eps, shapes)
         if place not in self.programs:
             function = partial(self.trained, METHODS[asked.method].ratio, asked.steps)
-            made = Program(function, like, donate=False)
-            self.programs[place] = made, digest_of([made])
+            program = Program(function, like, donate=False)
+            self.programs[place] = program, digest_of([program])
         return self.programs[place]
 
     def trained(
@@ -294,7 +294,7 @@ class Bench:
         return most if METHODS[asked.method].method is None else min(asked.rank, most)
 
     def blank(self, asked: TrainingRequest) -> Cell:
-        """Arrays as a cell has them."""
+        """Cell of zeros, in whose form a checkpoint is read."""
         dtype = self.net.head.dtype
         times, count = len(recorded(asked.steps)), len(self.paths)
         return Cell(
@@ -306,7 +306,7 @@ class Bench:
 
 
 def _unit(adapter: Any) -> Any:
-    """Entries of N(0, 1) where LoRA's A is drawn; ours have variance 1 over their length."""
+    """Adapter whose drawn A has entries of N(0, 1), and not of variance 1 over its length."""
     return eqx.tree_at(lambda a: a.A, adapter, adapter.A * np.sqrt(adapter.A.shape[1]))
 
 

@@ -35,7 +35,7 @@ class Headed(eqx.Module):
     head: Float[Array, "width"]
 
     def __call__(self, images: Float[Array, "batch pixels"]) -> Float[Array, "batch"]:
-        """Scores."""
+        """Scores of images, one example a row."""
         return self.model.features(images.T).T @ self.head
 
 
@@ -102,11 +102,11 @@ class Digits:
         return self.net.model.weights[int(path.rpartition(".")[2])]
 
     def batch(self, rows: Int[Array, "batch"], scores: Float[Array, "n"]) -> DigitBatch:
-        """Some of the digits."""
+        """Batch of the digits of these rows, with their scores."""
         return DigitBatch(self.images[rows], scores[rows])
 
     def loss(self, net: Headed, now: dict[str, Any], batch: DigitBatch) -> Any:
-        """Mean squared error, and nothing else."""
+        """Mean squared error of a batch, in the form that a training takes."""
         outputs = adapters.apply(net, now)(batch.images)
         return jnp.mean((outputs - batch.scores) ** 2), (None, {})
 

@@ -55,21 +55,21 @@ def measure_factors(case: Tuning, keeper: Keeper = FORGETFUL) -> FactorsMeasured
     runs = [
         bench.run(
             TrainingRequest(
-                name, case.rank, case.examples, one.chosen.rate, case.steps, case.init_scale
+                name, case.rank, case.examples, search.chosen.rate, case.steps, case.init_scale
             ),
             case.key,
         )
-        for name, one in zip(COMPARED, tried, strict=True)
+        for name, search in zip(COMPARED, tried, strict=True)
     ]
     return FactorsMeasured(
         norm_B=np.stack([run.norms[..., 0] for run in runs]),
         norm_A=np.stack([run.norms[..., 1] for run in runs]),
         pearson=np.array([float(run.pearson) for run in runs]),
         loss=np.array([float(np.mean(run.losses[-LAST:])) for run in runs]),
-        rate=np.array([one.chosen.rate for one in tried]),
-        tried=np.stack([padded(one.chosen.tried) for one in tried]),
-        tried_pearson=np.stack([padded(one.chosen.scores) for one in tried]),
-        tried_loss=np.stack([padded(one.losses) for one in tried]),
+        rate=np.array([search.chosen.rate for search in tried]),
+        tried=np.stack([padded(search.chosen.tried) for search in tried]),
+        tried_pearson=np.stack([padded(search.chosen.scores) for search in tried]),
+        tried_loss=np.stack([padded(search.losses) for search in tried]),
         step=cells.recorded(case.steps),
         diverged_at=np.array(-1),
     )

@@ -82,14 +82,14 @@ class Searched(NamedTuple):
 
 @lru_cache(maxsize=2)
 def ground_of(task: tasks.Task, precision: str) -> SentenceTraining | Digits:
-    """What a task is about, once for all points."""
+    """Data and network of a task, made once for all points of a sweep."""
     if task.name == tasks.DIGITS:
         return Digits(precision)
     return SentenceTraining(tasks.encoded(task, precision))
 
 
 def bench_of(case: Tuning, keeper: Keeper) -> Bench:
-    """What the case's task is about, and who trains on it."""
+    """Bench that trains on the task of a case."""
     return Bench(ground_of(tuning.task_of(case), tuning.precision()), keeper)
 
 
@@ -99,30 +99,30 @@ def searched(bench: Bench, case: Tuning, method: str, rank: int, examples: int) 
     known = bench.ground.searched.get(place_of)
     if known is not None:
         return known
-    found: dict[float, list[Cell]] = {}
+    by_rate: dict[float, list[Cell]] = {}
 
     def score(rate: float) -> Float[np.ndarray, "seed"]:
         asked = TrainingRequest(method, rank, examples, rate, case.steps, case.init_scale)
-        found[rate] = [
+        by_rate[rate] = [
             bench.run(asked, cells.seed_of_rates(place), part="rate_")
             for place in range(case.rate_seeds)
         ]
-        return np.array([float(cell.pearson) for cell in found[rate]])
+        return np.array([float(cell.pearson) for cell in by_rate[rate]])
 
     best = rates.chosen(score, METHODS[method].guess)
-    losses = [[float(np.mean(c.losses[-LAST:])) for c in found[rate]] for rate in best.tried]
+    losses = [[float(np.mean(c.losses[-LAST:])) for c in by_rate[rate]] for rate in best.tried]
     bench.ground.searched[place_of] = Searched(best, np.array(losses))
     return bench.ground.searched[place_of]
 
 
 def padded(array: np.ndarray) -> np.ndarray:
-    """As many candidates as there can be, NaN behind those that there are."""
+    """Rows for as many rates as can be tried, NaN behind those that were."""
     more = [(0, ROOM - len(array)), *((0, 0) for _ in array.shape[1:])]
     return np.pad(array.astype(float), more, constant_values=np.nan)
 
 
 def ridge_pearson(bench: Bench, case: Tuning, examples: int) -> float:
-    """What a ridge reaches on the same examples, with the penalty that is best elsewhere."""
+    """Correlation that a ridge reaches on the same examples, its penalty chosen on other ones."""
     data = bench.ground
     scores = np.asarray(data.scores, np.float64)
 
@@ -134,7 +134,7 @@ def ridge_pearson(bench: Bench, case: Tuning, examples: int) -> float:
     def score(penalty: float) -> Float[np.ndarray, "seed"]:
         keys = [cells.seed_of_rates(place) for place in range(case.rate_seeds)]
         rows = [bench.drawn(jax.random.split(key, 4)[0], examples, "rate_") for key in keys]
-        return np.array([reached(one, data.rows["rate_test"], penalty) for one in rows])
+        return np.array([reached(subset, data.rows["rate_test"], penalty) for subset in rows])
 
     best = rates.chosen(score, PENALTY)
     rows = bench.drawn(jax.random.split(case.key, 4)[0], examples)
@@ -142,12 +142,12 @@ def ridge_pearson(bench: Bench, case: Tuning, examples: int) -> float:
 
 
 def measure_few_shot(case: Tuning, keeper: Keeper = FORGETFUL) -> FewShotMeasured:
-    """Every method on every number of examples, at the rate that is best for it elsewhere."""
+    """Train every method on every number of examples, its rate chosen on other texts and seeds."""
     bench = bench_of(case, keeper)
     size = max(bench.weight(bench.paths[0]).shape)
-    found: dict[str, list[list[Any]]] = {name: [] for name in FewShotMeasured._fields}
+    collected: dict[str, list[list[Any]]] = {name: [] for name in FewShotMeasured._fields}
     for name in case.method:
-        row: dict[str, list[Any]] = {field: [] for field in found}
+        row: dict[str, list[Any]] = {field: [] for field in collected}
         for count in case.examples:
             tried = searched(bench, case, name, case.rank, count)
             best = tried.chosen
@@ -162,8 +162,8 @@ def measure_few_shot(case: Tuning, keeper: Keeper = FORGETFUL) -> FewShotMeasure
             row["tried_pearson"].append(padded(best.scores))
             row["tried_loss"].append(padded(tried.losses))
         for field, values in row.items():
-            found[field].append(values)
-    arrays = {name: np.array(values) for name, values in found.items() if values[0]}
+            collected[field].append(values)
+    arrays = {name: np.array(values) for name, values in collected.items() if values[0]}
     return FewShotMeasured(
         **arrays,
         ridge=np.array([ridge_pearson(bench, case, count) for count in case.examples]),
@@ -194,7 +194,7 @@ def cell_of(
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """One less the other, of the same seed; empty if one of them was not run."""
+    """First values less the second, seed by seed; empty if one of them was not run."""
     return first - second if len(first) == len(second) else np.zeros(0)
 
 

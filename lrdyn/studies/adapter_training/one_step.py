@@ -63,7 +63,7 @@ class EncoderStep(eqx.Module):
 
     @property
     def weight(self) -> Float[Array, "m n"]:
-        """W_0."""
+        """Pretrained value matrix W_0."""
         return value_of(self.net)
 
 
@@ -78,7 +78,10 @@ def make_step(
     pool: str,
     rank: int,
 ) -> EncoderStep:
-    """A batch and factors; rates of the size of 1 / ||G||, so that no term is negligible."""
+    """Draw a batch and factors away from 0, with rates of the size of 1 / ||G||.
+
+    With such rates none of the three terms of the step is negligible.
+    """
     path, layer = value_matrix(sentences.read(sentences.folder_of(encoder)).model)
     data_key, head_key, key = jax.random.split(key, 3)
     net, batch = drawn(
@@ -99,7 +102,7 @@ def make_step(
 
 
 def merged(case: EncoderStep) -> Float[Array, "m n"]:
-    """W_0 + s B A."""
+    """Adapted value matrix, W_0 + s B A."""
     return case.adapter.onto(case.weight)
 
 

@@ -27,7 +27,7 @@ PUBLISHED = {
 
 
 def _published_change(method: str) -> float:
-    """At the largest rank less that at the smallest."""
+    """Published correlation at the largest rank less that at the smallest."""
     return round(PUBLISHED[method][64] - PUBLISHED[method][8], 3)
 
 
@@ -59,7 +59,7 @@ class RanksMeasured(NamedTuple):
 
 
 def measure_ranks(case: Tuning, keeper: Keeper = FORGETFUL) -> RanksMeasured:
-    """Every method at every rank, on one set of examples."""
+    """Train every method at every rank, on one set of examples."""
     bench = bench_of(case, keeper)
     pearson, ranks, own, bracketed = [], [], [], []
     for name in case.method:

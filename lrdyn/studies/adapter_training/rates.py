@@ -24,7 +24,7 @@ class Chosen(NamedTuple):
 
 
 def rate_at(place: int) -> float:
-    """The rates are 10^(k/2).
+    """Rate number k of the grid, 10^(k/2).
 
     Example:
         >>> rate_at(-8), round(rate_at(-5), 5)
@@ -46,20 +46,20 @@ def chosen(score: Callable[[float], Float[np.ndarray, "seed"]], guess: int) -> C
         >>> best.rate, best.bracketed, len(best.tried)
         (0.1, True, 8)
     """
-    found = {k: score(rate_at(k)) for k in range(guess - SIDE, guess + SIDE + 1)}
+    scores = {k: score(rate_at(k)) for k in range(guess - SIDE, guess + SIDE + 1)}
 
     def best() -> int:
-        return max(found, key=lambda k: float(np.mean(np.nan_to_num(found[k], nan=-1.0))))
+        return max(scores, key=lambda k: float(np.mean(np.nan_to_num(scores[k], nan=-1.0))))
 
     # The edge itself is never taken: the grid grows until a worse rate lies beyond the best one.
-    while best() in (min(found), max(found)) and len(found) < 2 * SIDE + 1 + FARTHEST:
-        further = min(found) - 1 if best() == min(found) else max(found) + 1
-        found[further] = score(rate_at(further))
-    tried = sorted(found)
+    while best() in (min(scores), max(scores)) and len(scores) < 2 * SIDE + 1 + FARTHEST:
+        further = min(scores) - 1 if best() == min(scores) else max(scores) + 1
+        scores[further] = score(rate_at(further))
+    tried = sorted(scores)
     return Chosen(
         rate_at(best()),
         np.array([rate_at(k) for k in tried]),
-        np.stack([found[k] for k in tried]),
+        np.stack([scores[k] for k in tried]),
         best() not in (tried[0], tried[-1]),
     )
 
@@ -85,7 +85,7 @@ def ridge(
     mean, level = features.mean(axis=0), float(scores.mean())
     H, y = features - mean, scores - level
     size = float(np.mean(H**2))
-    # Of more features than examples the dual is the smaller system.
+    # With more features than examples the dual system, n x n, is the smaller one.
     K = H @ H.T / len(y) + penalty * size * np.eye(len(y))
     weights = H.T @ np.linalg.solve(K, y) / len(y)
     return Ridge(penalty, weights, level - float(mean @ weights))

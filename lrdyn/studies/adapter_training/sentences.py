@@ -69,7 +69,7 @@ def folder_of(name: str) -> Path:
 
 @lru_cache(maxsize=1)
 def read(folder: Path) -> encoder.Encoder:
-    """An encoder, read once."""
+    """Read an encoder from its folder, once for each folder."""
     return encoder.read(folder)
 
 
@@ -102,7 +102,7 @@ def texts_of_pairs(pairs: Pairs) -> Texts:
 
 
 def some(texts: Texts, rows: np.ndarray) -> Texts:
-    """Some of the texts."""
+    """Texts of these rows, with their scores."""
     second = None if texts.second is None else [texts.second[i] for i in rows]
     return Texts([texts.first[i] for i in rows], second, texts.scores[rows])
 
@@ -180,7 +180,7 @@ def packed(examples: Examples) -> Tested:
 
 
 def next_multiple(number: int, step: int) -> int:
-    """The next multiple.
+    """Least multiple of a step that is not below a number.
 
     Example:
         >>> next_multiple(9, 8), next_multiple(8, 8)
@@ -190,7 +190,7 @@ def next_multiple(number: int, step: int) -> int:
 
 
 def rows_of(pairs: int) -> int:
-    """Rows of a batch of so many pairs."""
+    """Number of rows in which a batch of so many pairs is packed."""
     return -(-pairs // SIDE)
 
 

@@ -71,12 +71,12 @@ class Snapshot(NamedTuple):
 
 
 def layers_of(adapter: Any) -> Weights:
-    """W_1, the first to act, to W_L."""
+    """Layers of an adapter from W_1, the first to act, to W_L."""
     return tuple(reversed(adapter.factors))
 
 
 def gaps(frame: Frame, layers: Weights, moving: int) -> Float[Array, "depth"]:
-    """What of each layer is not ``U_l blkdiag(Wt_l, rho_l I) V_l^T``, Theorem 2's form."""
+    """Distance of each layer from Theorem 2's form, ``U_l blkdiag(Wt_l, rho_l I) V_l^T``."""
     parts = []
     for U, V, W in zip(frame.left, frame.right, layers, strict=True):
         inner = U.T @ W @ V
@@ -150,7 +150,7 @@ def measure_evolution(case: Tuning, keeper: Keeper = FORGETFUL) -> EvolutionMeas
         pearson=pearson,
         loss=np.stack([run.metrics["loss"] for run in runs]),
         step=steps,
-        # A run of SGD that is lost leaves NaN beside Adam's.
+        # Adam's alone: a run of SGD that diverges leaves NaN in its own rows.
         diverged_at=np.array(runs[0].diverged_at),
     )
 
@@ -187,7 +187,7 @@ def _angle(outcome: Measured, place: int) -> np.ndarray:
 def _findings(
     rule: str, text: str, center: str, more: str
 ) -> tuple[Finding[Any, EvolutionMeasured], Finding[Any, EvolutionMeasured]]:
-    """Of runs from eps = 1, as the survey captions them, with one rule."""
+    """Findings about runs with one rule from eps = 1, the scale of the survey's caption."""
 
     def of(value: Callable[[Measured, int], np.ndarray]) -> Callable[[Measured], np.ndarray]:
         def of_point(outcome: Measured) -> np.ndarray:

@@ -84,8 +84,8 @@ def read_sentiment(text_file: str, data_dir: str = "") -> Texts:
         ValueError: the file has fewer than two scores.
     """
     if text_file == AUTO:
-        found = find(names_of(), data_dir)
-        read = vader(found, data_dir=data_dir)
+        path = find(names_of(), data_dir)
+        read = vader(path, data_dir=data_dir)
     else:
         read = scored(text_file)
     # A sentence that stands in a file twice could be trained on and tested on.
@@ -194,7 +194,7 @@ def features(
     their longest: few programs are compiled.
     """
     sizes = np.asarray(lengths(examples.mask))
-    order, found = (
+    order, vectors = (
         np.argsort(sizes, kind="stable"),
         np.zeros((len(sizes), len(model.embeddings.norm.gain))),
     )
@@ -206,5 +206,5 @@ def features(
         )
         hidden, mask = examples.hidden[filled, :longest], examples.mask[filled, :longest]
         states = _read(model, hidden, mask, layer, pool)
-        found[rows] = np.asarray(states)[: len(rows)]
-    return found
+        vectors[rows] = np.asarray(states)[: len(rows)]
+    return vectors

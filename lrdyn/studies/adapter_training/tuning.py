@@ -43,7 +43,7 @@ class CrossEncoder(eqx.Module):
     def __call__(
         self, hidden: Float[Array, "batch length width"], mask: Bool[Array, "batch length"]
     ) -> Float[Array, "batch"]:
-        """Scores."""
+        """Scores of the texts of a batch."""
         above = self.model.above(hidden, mask, self.layer)
         pooled = mean_pooled(above, mask) if self.pool == "mean" else self.model.pooled(above)
         return pooled @ self.head
@@ -107,7 +107,7 @@ def make_tuning(
     init_scale: float,
     center: str,
 ) -> Tuning:
-    """Nothing is drawn yet."""
+    """Case of a tuning: its settings and its key, of which nothing is drawn yet."""
     return Tuning(
         key,
         str(task),
@@ -153,7 +153,7 @@ def precision() -> str:
 
 
 def model_of(case: Tuning) -> Bert:
-    """The encoder, whole."""
+    """Pretrained encoder of a case, with its tables."""
     return sentences.read(sentences.folder_of(case.encoder)).model
 
 

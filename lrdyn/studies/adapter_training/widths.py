@@ -39,9 +39,9 @@ class WidthTheory(NamedTuple):
     width_B: Float[Array, "pair_of_rates"] = ABSENT
     """-beta, of the move of b."""
     ratio_A: Float[Array, ""] = ABSENT
-    """That of a with a fixed ratio of the rates, -1/2."""
+    """Exponent of the move of a with a fixed ratio of the rates, -1/2."""
     ratio_B: Float[Array, ""] = ABSENT
-    """That of b with a fixed ratio of the rates, -1/2."""
+    """Exponent of the move of b with a fixed ratio of the rates, -1/2."""
 
 
 class WidthMeasured(NamedTuple):
@@ -68,7 +68,7 @@ class Toy(eqx.Module):
 
 
 def make_toy(key: Key[Array, ""]) -> Toy:
-    """Nothing to choose: widths and rates are those of the table."""
+    """Case of the toy: a random key alone, for widths and rates are those of the tables."""
     return Toy(key)
 
 
@@ -149,13 +149,13 @@ def _exponents(predicted: Array | np.ndarray, measured: Array | np.ndarray) -> E
 
 
 def _other_rates(case: Toy) -> WidthTheory:
-    """The table one row further."""
+    """Predict by the table of rates shifted by one row."""
     theory = predict_widths(case)
     return WidthTheory(width_A=jnp.roll(theory.width_A, 1), width_B=jnp.roll(theory.width_B, 1))
 
 
 def _rates_of_signs(case: Toy) -> WidthTheory:
-    """What holds of sign descent, as Adam begins: n^(1 - alpha - beta)."""
+    """Predict what holds of sign descent, as Adam begins: n^(1 - alpha - beta)."""
     alpha, beta = jnp.asarray(RATES).T
     return WidthTheory(width_A=1 - alpha - beta)
 

@@ -29,11 +29,11 @@ class Spectra(NamedTuple):
     """Singular values of H / sqrt(n)."""
 
     activations: Float[Array, "index"]
-    """Of H as it is."""
+    """Singular values of H as it is, over sqrt(n)."""
     activations_rank: Float[Array, ""]
     """Their effective rank."""
     balanced: Float[Array, "index"]
-    """Of H with balanced rows."""
+    """Singular values of H with balanced rows, over sqrt(n)."""
     balanced_rank: Float[Array, ""]
     """Their effective rank."""
 
@@ -120,7 +120,7 @@ def spectra(hidden: Float[Array, "h n"], last: Float[Array, "m h"]) -> Spectra:
 
 
 class NetworkTraining(NamedTuple):
-    """What one training leaves."""
+    """Records of one training with dropout or without, and how well it learned."""
 
     records: Any
     """:class:`Spectra` at the recorded steps, the steps as first axis."""

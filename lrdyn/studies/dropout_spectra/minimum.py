@@ -72,7 +72,7 @@ class Linear(eqx.Module):
 
     @property
     def keep_prob(self) -> Float[Array, ""]:
-        """That of the last hidden layer, theta."""
+        """Keep probability theta of the last hidden layer."""
         return self.keep_probs[-1]
 
     @property
@@ -203,7 +203,7 @@ def measure_minimum(case: Linear, scale: Any = 1.0) -> MinimumMeasured:
 
 
 def _still_moving(outcome: Outcome[MinimumTheory, MinimumMeasured]) -> str:
-    """Theory gives no number of steps here: the measured gradient decides, as in Theorem 3."""
+    """Why the end of descent cannot be judged; its gradient decides, for want of a step number."""
     gradient = outcome.measured.gradient
     if not np.isfinite(gradient):
         return ""  # under a stable step a run that diverged is judged, and lost

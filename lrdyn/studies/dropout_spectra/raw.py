@@ -115,9 +115,10 @@ def measure_raw(case: Linear) -> RawMeasured:
 
 
 def _exponent(outcome: Outcome[RawTheory, RawMeasured]) -> Stated:
-    """That of the distance from the limit over all starts, in powers of the step, less 1.
+    """Compare with 1 the power of the step that the distance from the limit follows.
 
-    Three distances ``C eta^p (1 + b eta)`` give p: the next order is taken out.
+    The distance is a root mean square over all starts. Three distances ``C eta^p (1 + b eta)``
+    give p: the next order is taken out.
     """
     offsets = np.asarray(outcome.measured.raw_spectrum - outcome.predicted.limit)
     distance = np.sqrt(np.mean(offsets**2, axis=(1, 2)))
@@ -129,7 +130,7 @@ def _exponent(outcome: Outcome[RawTheory, RawMeasured]) -> Stated:
 
 
 def _still_moving(outcome: Outcome[RawTheory, RawMeasured]) -> str:
-    """What descent still has to go must not be seen beside a drift of about 1e-3."""
+    """Why runs cannot be judged: what is left of descent would be seen beside a drift of 1e-3."""
     gradient = outcome.measured.gradient
     if not np.all(np.isfinite(gradient)):
         return ""
@@ -137,7 +138,7 @@ def _still_moving(outcome: Outcome[RawTheory, RawMeasured]) -> str:
 
 
 def _unbalanced(key: Key[Array, ""], case: Linear, amount: Array) -> Linear:
-    """Beside the balanced start of its product: W_1 ten times too large, W_2 ten times too small.
+    """Unbalance the start: W_1 is ten times too large for its product, W_2 ten times too small.
 
     That start is a tenth of this one: with a larger W_1 than here no stable step arrives in time.
     """

@@ -59,7 +59,7 @@ def make_resnet(
     resnet_epochs: int,
     batch_size: int,
 ) -> Residual:
-    """ResNet-18, its stages from one width to eight times it."""
+    """Draw a ResNet-18, its stages from one width to eight times it."""
     start_key, key = jax.random.split(key)
     data_set = images(data, data_dir)
     net = networks.resnet(

@@ -86,7 +86,7 @@ def make_synthetic(
 
 
 def identity(x: Array) -> Array:
-    """No activation."""
+    """Activation of a linear network, the identity."""
     return x
 
 

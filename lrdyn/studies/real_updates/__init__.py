@@ -89,16 +89,16 @@ def _about(settings: Mapping[str, Any]) -> str:
 
 def _files(settings: Mapping[str, Any]) -> tuple[Path, ...]:
     """The files of both checkpoints, as far as they are there."""
-    found: list[Path] = []
+    files: list[Path] = []
     for name in ("before", "after"):
         path = Path(settings.get(name, NONE))
         if path.is_dir():
-            found += [file for end in FILES for file in sorted(path.glob(end))]
+            files += [file for end in FILES for file in sorted(path.glob(end))]
         elif path.is_file():
-            found.append(path)
+            files.append(path)
             if path.name.endswith(".index.json"):
-                found += sorted(path.parent.glob("*.safetensors"))
-    return tuple(found)
+                files += sorted(path.parent.glob("*.safetensors"))
+    return tuple(files)
 
 
 REAL_UPDATES = Study(

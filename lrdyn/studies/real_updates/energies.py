@@ -48,7 +48,7 @@ class EnergyMeasured(NamedTuple):
 
 
 class CheckpointPair(NamedTuple):
-    """Two sets of weights."""
+    """Where two sets of weights are, and which of their matrices are compared."""
 
     before: str
     after: str
@@ -61,7 +61,7 @@ class CheckpointPair(NamedTuple):
 def make_checkpoints(
     key: Key[Array, ""], *, before: str, after: str, select: str, outputs: int
 ) -> CheckpointPair:
-    """Nothing is drawn, and nothing is read yet."""
+    """Case of two checkpoints, of which nothing is read yet."""
     return CheckpointPair(before, after, select, outputs, np.dtype(jnp.zeros(()).dtype))
 
 
@@ -81,6 +81,7 @@ def predict_energies(case: CheckpointPair) -> EnergyTheory:
     with blas_threads(1):
         for pair in pairs(case):
             update = pair.update
+            # In float64: a sum of millions of squares in float32 is no theory to compare with.
             energies.append(np.sum(update.astype(np.float64) ** 2))
             r = rank_with(values_of(update), SHARES[0])
             left, values, right = leading(update, r) if r else (update[:, :0], 0.0, update[:0].T)
@@ -93,9 +94,9 @@ def measure_energies(case: CheckpointPair) -> EnergyMeasured:
     values, ranks, floors, shapes, names = [], [], [], [], []
     with blas_threads(1):
         for pair in pairs(case):
-            found = values_of(pair.update)
-            values.append(found)
-            ranks.append([rank_with(found, share) for share in SHARES])
+            spectrum = values_of(pair.update)
+            values.append(spectrum)
+            ranks.append([rank_with(spectrum, share) for share in SHARES])
             epsilons = reading.epsilon(pair.types[0]), reading.epsilon(pair.types[1])
             after = pair.whole_after
             before = after if pair.before is None else pair.before
@@ -104,7 +105,7 @@ def measure_energies(case: CheckpointPair) -> EnergyMeasured:
             names.append([ord(letter) for letter in pair.name])
     heads = np.array(ranks)[:, 0]
     return EnergyMeasured(
-        energy=np.array([np.sum(found**2) for found in values]),
+        energy=np.array([np.sum(spectrum**2) for spectrum in values]),
         tail=np.array([np.sum(v[r:] ** 2) for v, r in zip(values, heads, strict=True)]),
         values=filled(values, np.nan),
         rank_with=np.array(ranks),
@@ -126,19 +127,19 @@ def filled(rows: list[Any], rest: float | int) -> np.ndarray:
 
 
 def without_the_largest(case: CheckpointPair) -> EnergyMeasured:
-    """The sum of squares without the largest singular value."""
+    """Measure the sum of squares without the largest singular value."""
     run = measure_energies(case)
     return EnergyMeasured(energy=run.energy - run.values[:, 0] ** 2)
 
 
 def of_the_weights(case: CheckpointPair) -> EnergyTheory:
-    """||W after||_F^2 in the place of the update's."""
+    """Predict ||W after||_F^2 in the place of the squared norm of the update."""
     energies = [np.sum(pair.whole_after.astype(np.float64) ** 2) for pair in pairs(case)]
     return EnergyTheory(energy=np.array(energies))
 
 
 def one_rank_less(case: CheckpointPair) -> EnergyMeasured:
-    """What is behind the first r - 1 values."""
+    """Measure the squares behind the first r - 1 values in the place of r."""
     run = measure_energies(case)
     ranks = np.maximum(run.rank_with[:, 0] - 1, 0)
     tails = [np.nansum(v[r:] ** 2) for v, r in zip(run.values, ranks, strict=True)]

@@ -52,6 +52,7 @@ def energies_at(values: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """
     known = values[np.isfinite(values)]
     sums = np.concatenate([[0.0], np.cumsum(known**2)])
+    # An update that is 0 has no shares: its curve is 0.
     return np.interp(shares, np.arange(len(sums)) / len(known), sums / max(sums[-1], 1e-300))
 
 

@@ -77,6 +77,7 @@ def adam(warmup: float) -> Callable[[int], optax.GradientTransformation]:
         if not warmup:
             return optax.adam(RATE)
         rises = max(1, round(warmup * steps))
+        # optax wants one step at least after the rise.
         falling = optax.warmup_cosine_decay_schedule(0.0, RATE, rises, max(steps, rises + 1))
         return optax.adam(falling)
 
@@ -95,7 +96,7 @@ def make_mlp(
     mlp_epochs: int,
     batch_size: int,
 ) -> ClassifierTraining:
-    """Layers of one width, ReLU, plain descent on mini-batches."""
+    """Draw a perceptron of layers of one width, ReLU, for plain descent on mini-batches."""
 
     def draw(key: Key[Array, ""], data_set: Images) -> MLP:
         sizes = (data_set.train_inputs[0].size, *[mlp_width] * (mlp_depth - 1), data_set.classes)
@@ -136,7 +137,7 @@ def make_vgg(
     warmup: float,
     batch_size: int,
 ) -> ClassifierTraining:
-    """The variant with a hidden layer of 512 x 512."""
+    """Draw a VGG, of the variant with a hidden layer of 512 x 512."""
 
     def draw(key: Key[Array, ""], data_set: Images) -> VGG:
         _, side, _, channels = data_set.train_inputs.shape
@@ -179,7 +180,10 @@ def make_resnet(
     warmup: float,
     batch_size: int,
 ) -> ClassifierTraining:
-    """ResNet-18, its stages from one width to eight times it; penultimate is the last kernel."""
+    """Draw a ResNet-18, its stages from one width to eight times it.
+
+    Its penultimate matrix is the last kernel.
+    """
 
     def draw(key: Key[Array, ""], data_set: Images) -> ResNet:
         return resnet(
@@ -215,7 +219,7 @@ def make_vit(
     warmup: float,
     batch_size: int,
 ) -> ClassifierTraining:
-    """Pre-norm blocks with perceptrons four times as wide."""
+    """Draw a vision transformer, pre-norm blocks with perceptrons four times as wide."""
 
     def draw(key: Key[Array, ""], data_set: Images) -> ViT:
         _, side, _, channels = data_set.train_inputs.shape

@@ -168,7 +168,7 @@ def _edge_of(
 
 
 def _gaussian(key: Key[Array, ""], case: Classification, amount: Array) -> Classification:
-    """A Gaussian start of the same norm."""
+    """Start from Gaussian layers of the same norm, which are not orthogonal."""
     widths = (*[len(case.inputs)] * DEPTH, len(case.outputs))
     drawn = gaussian_layers(key, widths, case.scales)
     return dataclasses.replace(case, weights=tuple(drawn))

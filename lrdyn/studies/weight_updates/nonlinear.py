@@ -72,17 +72,17 @@ class ReachMeasured(NamedTuple):
 
 
 def leaky(x: Array, kink: Array) -> Array:
-    """x, or (1 - kink) x where it is negative."""
+    """Leaky slope: x, or (1 - kink) x where it is negative."""
     return jnp.where(x > 0, x, (1 - kink) * x)
 
 
 def without_kink(x: Array, kink: Array) -> Array:
-    """(1 - kink / 2) x: the mean of the two slopes, on both sides."""
+    """Straight line of the mean of the two slopes, (1 - kink / 2) x."""
     return (1 - kink / 2) * x
 
 
 def bent(x: Array, bend: Array) -> Array:
-    """tanh(b x) / b."""
+    """Curve tanh(b x) / b, which is x for b = 0."""
     return jnp.tanh(bend * x) / bend
 
 
@@ -105,7 +105,7 @@ def make_nonlinear(key: Key[Array, ""], *, reach_width: int, reach_depth: int) -
 
 
 def predict_nonlinear(case: Classification) -> ReachTheory:
-    """First order in 1 - a, and in b^2 by the cubic term of tanh; energies are squares."""
+    """Exponents of first order in 1 - a, and in b^2 by tanh's cubic term; energies are squares."""
     return ReachTheory(
         leaky_residual=jnp.ones(()),
         leaky_energy=2 * jnp.ones(()),
