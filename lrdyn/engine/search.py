@@ -338,6 +338,7 @@ def climb(search: Search, court: Court, start: WorstCase, number: int) -> list[R
     rng = source(search.experiment, search.seed, 2**31 + number)
     place = np.array([to_unit(flag, start.asked[flag.name]) for flag in flags])
     first = place + LOCAL * rng.standard_normal((WIDE, len(flags)))
+    # A quarter begins anywhere, lest all of them share one hill; the point itself is one of them.
     first[WIDE * 3 // 4 :] = rng.random((WIDE - WIDE * 3 // 4, len(flags)))
     first[0] = place
 
@@ -355,6 +356,7 @@ def climb(search: Search, court: Court, start: WorstCase, number: int) -> list[R
             return np.zeros(len(asked))
         record = court.record(start.scenario, start.precision, [start.claim], points)
         records.append(record)
+        # SciPy compares numbers: for it a point that is not judged is the worst, a lost one the best.
         over = np.nan_to_num(ratios(record, 1)[0][0], nan=0.0, posinf=1e300)
         values = dict(zip(map(id, points), over, strict=True))
         return np.array(
@@ -366,6 +368,7 @@ def climb(search: Search, court: Court, start: WorstCase, number: int) -> list[R
         [(0.0, 1.0)] * len(flags),
         init=np.clip(first, 0.0, 1.0),  # pyright: ignore[reportArgumentType]
         maxiter=generations(search.points),
+        # No early end and no gradient steps; "deferred" hands over a generation at a time, a batch.
         tol=0.0,
         polish=False,
         updating="deferred",
