@@ -356,7 +356,7 @@ def climb(search: Search, court: Court, start: WorstCase, number: int) -> list[R
             return np.zeros(len(asked))
         record = court.record(start.scenario, start.precision, [start.claim], points)
         records.append(record)
-        # SciPy compares numbers: for it a point that is not judged is the worst, a lost one the best.
+        # SciPy compares numbers: a point that is not judged is the worst for it, inf the best.
         over = np.nan_to_num(ratios(record, 1)[0][0], nan=0.0, posinf=1e300)
         values = dict(zip(map(id, points), over, strict=True))
         return np.array(
