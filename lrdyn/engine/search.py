@@ -157,15 +157,15 @@ class Once:
 
     def points(self, scenario: Scenario, asked: Sequence[Point]) -> list[DrawnPoint]:
         """The points of a scenario that have not been run often enough yet."""
-        drawn_points = []
+        fresh = []
         for asked_point in asked:
             for point in points_of(self.experiment, scenario, asked_point):
                 mine = taken(scenario.case, dict(point))
                 key = canonical([scenario.id, mine])
                 self.times_drawn[key] += 1
                 if self.times_drawn[key] <= REPEATS:
-                    drawn_points.append(DrawnPoint(asked_point, point))
-        return drawn_points
+                    fresh.append(DrawnPoint(asked_point, point))
+        return fresh
 
 
 # Batches --------------------------------------------------------------------------------------
