@@ -103,7 +103,7 @@ def test_when_all_trainings_are_lost_the_verdict_is_open(command_line, tmp_path)
     words = (*SMALL, "--learning-rate", "1e6", "--out", tmp_path, "--seeds", "3")
     status, text, errors = command_line(training.TEACHER, *words)
     assert status == 4
-    assert errors.count("lost at step") == 3
+    assert errors.count("diverged at step") == 3
     assert f"in_the_teachers_rank: undecided, {LOST} (1)" in text
     finding = entries(tmp_path)["share"]["finding"]
     assert (finding["value"], finding["seeds"]) == (None, 0)
@@ -112,7 +112,7 @@ def test_when_all_trainings_are_lost_the_verdict_is_open(command_line, tmp_path)
 def test_when_one_is_lost_the_others_go_on(command_line, tmp_path):
     words = ("--learning-rate", "1e6", "0.3", "--out", tmp_path, "--seeds", "3")
     status, _, errors = command_line(training.TEACHER, *SMALL, *words)
-    assert errors.count("lost at step") == 3
+    assert errors.count("diverged at step") == 3
     claim = entries(tmp_path)["in_the_teachers_rank"]
     assert (claim["cases"], claim["cases_total"]) == (1, 2)
     assert status in (0, 1)

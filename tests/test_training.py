@@ -55,8 +55,8 @@ class Remembers(Checkpoints):
         super().tell(moment, name)
         self.told.append(moment.step)
 
-    def save(self, key, step, kept):
-        super().save(key, step, kept)
+    def save(self, key, step, state):
+        super().save(key, step, state)
         if len(self.told) >= self.stop_after:
             raise KeyboardInterrupt
 
@@ -270,7 +270,7 @@ def test_a_lost_run_ends_and_its_last_finite_checkpoint_stays(tmp_path):
     assert np.isfinite(run.records[:2]).all()
     assert np.isnan(run.records[2])
     (note,) = told.notes
-    assert note.startswith(f"one seed=1: lost at step {run.diverged_at}")
+    assert note.startswith(f"one seed=1: diverged at step {run.diverged_at}")
     (tmp_path / whole_files.MARK).touch()
     checkpoints.clear(tmp_path)
     paths = sorted(tmp_path.rglob("*.ckpt"))

@@ -70,22 +70,22 @@ def parser() -> Parser:
         type=whole("top", 1),
         default=8,
         metavar="K",
-        help="how many singular values are the first ones (default: 8)",
+        help="how many leading singular values are described (default: 8)",
     )
     flags.add_argument(
         "--sketch",
         type=whole("sketch", 1),
         metavar="K",
-        help="compute the first K singular values of large matrices alone, and bound the rest: for "
+        help="compute only the first K singular values of large matrices, and bound the rest: for "
         "checkpoints of many gigabytes",
     )
     flags.add_argument(
         "--bulk",
         action="store_true",
-        help="describe W behind the first K, too; takes three times as long",
+        help="describe W beyond its first K values, too; takes three times as long",
     )
     flags.add_argument(
-        "--every", action="store_true", help="list each matrix, also of more than 24"
+        "--every", action="store_true", help="list each matrix, even if there are more than 24"
     )
     flags.add_argument(
         "--json", action="store_true", help="print every number as JSON, and nothing else"
@@ -94,12 +94,12 @@ def parser() -> Parser:
     flags.add_argument(
         "--extract", type=folder, metavar="DIR", help="write the update as an adapter of PEFT"
     )
-    flags.add_argument("--rank", type=whole("rank", 1), metavar="R", help="its rank")
+    flags.add_argument("--rank", type=whole("rank", 1), metavar="R", help="rank of that adapter")
     flags.add_argument(
         "--energy",
         type=share("energy"),
         metavar="E",
-        help="or the share of the squared norm it must have (default: .9)",
+        help="or the share of the squared norm that it must keep (default: .9)",
     )
     flags.add_argument(
         "--save-module",
@@ -126,7 +126,7 @@ def parser() -> Parser:
         "--budget",
         type=whole("budget", 1),
         metavar="N",
-        help="parameters that all factors may have",
+        help="parameters of all factors together",
     )
     flags.add_argument(
         "--error", type=share("error"), metavar="E", help="or the relative error of the update"

@@ -97,7 +97,7 @@ def run(prog: str, command: Callable[[], Ending], *, own_process: bool = False) 
         try:
             status, line = _failed(error)
         except BaseException:  # a user's class whose __str__ or name raises
-            status, line = FAULT, "internal error, of which nothing can be said"
+            status, line = FAULT, "internal error, which cannot be described"
         if os.environ.get("LRDYN_DEBUG") and (status == FAULT or error.__cause__):
             printer.complain("".join(traceback.format_exception(error)).rstrip())
         # Words of the user, such as file names, may hold line breaks.

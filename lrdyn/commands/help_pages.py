@@ -31,7 +31,7 @@ OVERVIEW = """usage: lrdyn COMMAND [...]
   figures init                   make a folder `figures` with an example, for your repository
   figures draw|check|baseline    draw those of that folder, compare them with their baselines
   completion bash|zsh|fish       what your shell needs to complete these words
-  help [COMMAND [...]]           this page, or that of a command, as --help behind it
+  help [COMMAND [...]]           this page, or that of a command, as its --help
   --version                      the version of lrdyn
 
 examples:
@@ -135,7 +135,9 @@ def of_help() -> Parser:
         Example("lrdyn help diagnose", "the page of one"),
         Example("lrdyn help verify theorem2", "the flags of a theorem"),
     ]
-    parser = Parser("lrdyn help", "The page of a command, as --help behind it.", examples=examples)
+    parser = Parser(
+        "lrdyn help", "The page of a command, as its --help shows it.", examples=examples
+    )
     parser.add_argument("command", nargs="*", metavar="COMMAND", help="its words (default: none)")
     return parser
 

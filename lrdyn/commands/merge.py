@@ -33,22 +33,26 @@ def parser() -> Parser:
     """
     flags = Parser("lrdyn merge", DESCRIPTION, EPILOG, examples=EXAMPLES)
     flags.add_argument(
-        "adapters", nargs="+", type=folder, metavar="ADAPTER[:WEIGHT]", help="what is added"
+        "adapters", nargs="+", type=folder, metavar="ADAPTER[:WEIGHT]", help="adapters to add up"
+    )
+    flags.add_argument("--out", type=folder, metavar="DIR", required=True, help="folder to write")
+    flags.add_argument(
+        "--resize", type=whole("resize", 1), metavar="R", help="largest r of a matrix"
     )
     flags.add_argument(
-        "--out", type=folder, metavar="DIR", required=True, help="where it is written"
+        "--energy",
+        type=share("energy"),
+        metavar="E",
+        help="or the share of its squared norm to keep",
     )
     flags.add_argument(
-        "--resize", type=whole("resize", 1), metavar="R", help="r of each matrix, at most"
+        "--budget",
+        type=whole("budget", 1),
+        metavar="N",
+        help="or the parameters of all factors together",
     )
     flags.add_argument(
-        "--energy", type=share("energy"), metavar="E", help="or the least share of its squared norm"
-    )
-    flags.add_argument(
-        "--budget", type=whole("budget", 1), metavar="N", help="or parameters of all factors"
-    )
-    flags.add_argument(
-        "--error", type=share("error"), metavar="E", help="or the relative error of all"
+        "--error", type=share("error"), metavar="E", help="or the relative error of the whole"
     )
     return flags
 

@@ -88,7 +88,7 @@ def size(theorem: Theorem) -> int:
 
 
 ALL = (
-    "Run every theorem and print one table. A flag that is none of those below goes to the "
+    "Run every theorem and print one table. Any flag other than those below goes to the "
     "theorems that have it."
 )
 

@@ -111,7 +111,7 @@ def add_run_flags(
         "--precision",
         default=usual["precision"],
         choices=tuple(MATMULS),
-        help="of the inputs of matmuls in float32 (default: highest)",
+        help="precision of the inputs of float32 matmuls (default: highest)",
     )
     parser.add_argument(
         "--memory",
@@ -161,13 +161,16 @@ def _seeds(theorem: Experiment) -> str:
 def _add_training_flags(parser: Parser) -> None:
     """Add the flags that all studies share."""
     parser.add_argument(
-        "--data-dir", type=folder, metavar="DIR", help="where data sets are looked for first"
+        "--data-dir",
+        type=folder,
+        metavar="DIR",
+        help="folder in which data sets are looked for first",
     )
     parser.add_argument(
         "--checkpoint-every",
         type=whole("checkpoint-every", 1),
         metavar="N",
-        help="steps between two checkpoints (default: one in 30 s)",
+        help="steps between two checkpoints (default: one every 30 s)",
     )
 
 

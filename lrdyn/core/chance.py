@@ -184,8 +184,11 @@ def gaussian_singular_values(rows: int, columns: int) -> Float[np.ndarray, "k"]:
     # x = a + (b - a) sin^2 t makes the integrand smooth at both edges.
     t = np.linspace(0, np.pi / 2, GRID)
     x = least + (most - least) * np.sin(t) ** 2
+    # (b - x)(x - a) = (b - a)^2 sin^2 t cos^2 t, and dx = 2 (b - a) sin t cos t dt. At x = 0, which
+    # a square matrix has, the quotient below has the limit b.
     squares = (most - least) ** 2 * np.sin(t) ** 2 * np.cos(t) ** 2
     density = np.divide(squares, x, out=np.full(GRID, most), where=x > 0) / (np.pi * ratio)
+    # Divided by the whole, so that errors of the trapezoidal rule do not move the last quantile.
     mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(t))])
     levels = 1 - (np.arange(count) + 0.5) / count
     return np.sqrt(longest * np.interp(levels, mass / mass[-1], x))

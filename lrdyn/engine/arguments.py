@@ -240,7 +240,7 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--deterministic",
         action="store_true",
-        help="the same bits each time on a GPU, too, where that is slower (a CPU gives them)",
+        help="give the same bits each time on a GPU, too, which is slower (a CPU always does)",
     )
 
 

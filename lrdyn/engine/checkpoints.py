@@ -107,7 +107,7 @@ class Checkpoints:
         stays = (
             f"the checkpoint {checkpoints[-1]} stays" if checkpoints else "no checkpoint before it"
         )
-        self.progress.note(f"{run}: lost at step {step}, the loss is no number; {stays}")
+        self.progress.note(f"{run}: diverged at step {step}; {stays}")
         if checkpoints:
             files.write_json(folder / LOST, {"run": run, "step": step})
 

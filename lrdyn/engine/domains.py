@@ -19,7 +19,7 @@ def edge(inside: Callable[[Any], bool], within: float, without: float) -> float:
         >>> round(edge(lambda x: x < 3, 1.0, 10.0), 9)
         3.0
     """
-    for _ in range(80):
+    for _ in range(80):  # halvings of a ratio of up to ten, past the last digit of float64
         # Powers of ten: the decades of small numbers count as much as those of large ones.
         middle = math.sqrt(within) * math.sqrt(without)
         within, without = (middle, without) if inside(middle) else (within, middle)

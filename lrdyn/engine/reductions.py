@@ -145,6 +145,7 @@ class Quantiles(Reduction):
 
     @property
     def _ratio(self) -> float:
+        # The middle of a bin between x and ratio x is then within ``within`` of all its numbers.
         return (1 + self.within) / (1 - self.within)
 
     def of_part(self, values: np.ndarray) -> Numbers:
@@ -156,6 +157,7 @@ class Quantiles(Reduction):
         place = np.ceil(np.log(finite) / np.log(self._ratio)) + self._offset
         place = np.where(there == 0, 0, np.sign(there) * place).astype(np.int64)
         bins, counts = np.unique(place, return_counts=True)
+        # The ends are kept beside the bins: the smallest and the largest entry stay exact.
         ends = np.array([there.min(initial=np.inf), there.max(initial=-np.inf)])
         return {
             "bins": bins,
@@ -190,6 +192,7 @@ class Quantiles(Reduction):
             ranks = np.floor(q * (total - 1))
             at = numbers["bins"][np.searchsorted(np.cumsum(numbers["counts"]), ranks, side="right")]
             with np.errstate(over="ignore"):  # the last bin ends beyond the largest number
+                # 2 ratio^k / (ratio + 1) has the same relative distance to both ends of the bin.
                 middle = 2 / (self._ratio + 1) * self._ratio ** (np.abs(at) - self._offset)
             quantiles = np.clip(np.where(at == 0, 0.0, np.sign(at) * middle), *numbers["ends"])
             quantiles = np.where(ranks == 0, numbers["ends"][0], quantiles)

@@ -201,7 +201,7 @@ def _about_nothing(verification: Verification) -> bool:
 def _nothing_applies(theorem: Experiment, verification: Verification) -> str:
     claims = verification.verdict["claims"]
     if any(claim.get("decided_by", {}).get("trivial") for claim in claims):
-        return f"{theorem.name}: every case is trivial: theory says 0 there, as anybody would"
+        return f"{theorem.name}: every case is trivial: theory says 0 there, as anybody would guess"
     root = verification.groups["/"]
     unmet = [str(n)[4:] for n in root if str(n).startswith("met_") and not root[n].values.any()]
     names = ", ".join(unmet) or "those of each claim"

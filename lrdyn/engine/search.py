@@ -157,15 +157,15 @@ class Once:
 
     def points(self, scenario: Scenario, asked: Sequence[Point]) -> list[DrawnPoint]:
         """The points of a scenario that have not been run often enough yet."""
-        drawn_points = []
+        fresh = []
         for asked_point in asked:
             for point in points_of(self.experiment, scenario, asked_point):
                 mine = taken(scenario.case, dict(point))
                 key = canonical([scenario.id, mine])
                 self.times_drawn[key] += 1
                 if self.times_drawn[key] <= REPEATS:
-                    drawn_points.append(DrawnPoint(asked_point, point))
-        return drawn_points
+                    fresh.append(DrawnPoint(asked_point, point))
+        return fresh
 
 
 # Batches --------------------------------------------------------------------------------------
@@ -352,6 +352,7 @@ def climb(
     rng = source(search.experiment, search.seed, 2**31 + number)
     place = np.array([to_unit(flag, start.asked[flag.name]) for flag in flags])
     first = place + LOCAL * rng.standard_normal((WIDE, len(flags)))
+    # A quarter begins anywhere, lest all of them share one hill; the point itself is one of them.
     first[WIDE * 3 // 4 :] = rng.random((WIDE - WIDE * 3 // 4, len(flags)))
     first[0] = place
 
@@ -367,13 +368,16 @@ def climb(
         if not points:
             return np.zeros(len(asked))
         fits, values = iter(points), dict(zip(map(id, points), over(points), strict=True))
-        return np.array([-values[id(next(fits))] if one is not None else 0.0 for one in asked])
+        return np.array(
+            [-values[id(next(fits))] if shifted is not None else 0.0 for shifted in asked]
+        )
 
     differential_evolution(
         lost,
         [(0.0, 1.0)] * len(flags),
         init=np.clip(first, 0.0, 1.0),  # pyright: ignore[reportArgumentType]
         maxiter=most,
+        # No early end and no gradient steps; "deferred" hands over a generation at a time, a batch.
         tol=0.0,
         polish=False,
         updating="deferred",
@@ -423,6 +427,7 @@ def searched(
         def over(points: Sequence[DrawnPoint], start: WorstCase = start) -> np.ndarray:
             record = court.record(start.scenario, start.precision, [start.claim], points)
             records.append(record)
+            # SciPy compares numbers: a point that is not judged is the worst for it, inf the best.
             return np.nan_to_num(ratios(record, 1)[0][0], nan=0.0, posinf=1e300)
 
         climb(search, start, number, over, generations(search.points))

@@ -132,6 +132,8 @@ def _compare_exactly(
 def _compare_numbers(
     name: str, actual: xr.DataArray, wanted: xr.DataArray
 ) -> list[CurveDifference]:
+    # Where a side is not finite there is no difference to measure: both must be the same there, NaN
+    # equal to NaN.
     infinite = ~np.isfinite(wanted.values)
     odd = np.where(infinite | ~np.isfinite(actual.values), actual.values != wanted.values, False)
     odd &= ~(np.isnan(actual.values) & np.isnan(wanted.values))

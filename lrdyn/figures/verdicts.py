@@ -29,15 +29,7 @@ def draw(experiment: Experiment, verification: Verification, path: Path) -> None
     dtype = verification.verdict["environment"]["dtype"]
     first, runs = experiment.scenarios[0], precisions(experiment, experiment.scenarios[0], dtype)
     if departures := plotting.departures(experiment, verification.groups, runs):
-        _save(plotting.perturb_figure(experiment
-<<<<<<< lrdyn/figures/verdicts.py
-, verification
-||||||| lrdyn/figures/verdicts.py
-, found
-======= lrdyn/figures/verdicts.py
-
->>>>>>> lrdyn/figures/verdicts.py
-.name, departures), path / "perturb")
+        _save(plotting.perturb_figure(experiment.name, departures), path / "perturb")
     ratios = {p: worst_ratio(first.claims, verification.legs, p) for p in runs}
     if any(map(plotting.swept_axes, ratios.values())):
         figure = plotting.sweep_figure(experiment.name, ratios, experiment.axes)

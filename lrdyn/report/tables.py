@@ -203,7 +203,7 @@ def _left_out(claim: Mapping[str, Any]) -> str:
 
 def findings(verdict: Mapping[str, Any], label: str) -> Markup:
     """Table of the findings, with the interval of each mean; empty without findings."""
-    entries = [one for one in verdict["claims"] if one["kind"] == "finding"]
+    entries = [claim for claim in verdict["claims"] if claim["kind"] == "finding"]
     if not entries:
         return Markup("")
     rows = []

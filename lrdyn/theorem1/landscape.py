@@ -228,7 +228,7 @@ def hessian(
 
 
 class CriticalPoint(NamedTuple):
-    """What :func:`find_critical_point` returns."""
+    """A critical point that a search found: what :func:`find_critical_point` returns."""
 
     weights: Weights
     """Where the search ended."""

@@ -32,7 +32,7 @@ class Keeper(Protocol):
         """Whether this step is to be kept."""
         ...
 
-    def save(self, key: str, step: int, kept: PyTree) -> None:
+    def save(self, key: str, step: int, state: PyTree) -> None:
         """Keep all that a run needs to continue at this step."""
 
     def tell(self, moment: Moment, name: str) -> None:
@@ -54,7 +54,7 @@ class Forgetful:
         """Whether this step is to be kept: none is."""
         return False
 
-    def save(self, key: str, step: int, kept: PyTree) -> None:
+    def save(self, key: str, step: int, state: PyTree) -> None:
         """Leave the step alone: nothing is kept."""
 
     def tell(self, moment: Moment, name: str) -> None:
