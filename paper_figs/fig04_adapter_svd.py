@@ -21,7 +21,11 @@ from paper_figs import paired
 
 CURVES = ("sigma", "right_angle")
 """Over the steps, along ``curve``: of some values where they are kept as a baseline."""
-SETTLED = ("move", "value_move", "count", "value_count", "random_move", "value_random_move")
+SETTLED = tuple(
+    f"{begin}{name}"
+    for begin in ("", "value_")
+    for name in ("move", "count", "random_move", "random_count")
+)
 """Of every value at the end, and counts over the steps."""
 TOLERANCES = dict.fromkeys((*CURVES, *SETTLED, "gap", "pearson", "largest"), 0.05)
 """Of another training in float32, on another machine or with other kernels."""
@@ -64,21 +68,29 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     run = fields.of_run(first_seed, EvolutionMeasured)
     spectra = run(lambda run: run.sigma), run(lambda run: run.value_sigma)
     moved, value_moved = (moves_of(sigma) for sigma in spectra)
+    random, value_random = run(lambda run: run.random_move), run(lambda run: run.value_random_move)
+
+    def captioned(array: xr.DataArray) -> xr.DataArray:
+        """Of the init scale that the survey captions, as it is."""
+        return array.sel(init_scale=whole.init_scale.values.max()).isel(center=0)
+
     drawn = xr.Dataset(
         {
-            "sigma": spectra[0].rename(index="curve"),
-            "right_angle": run(lambda run: run.right_angle).rename(index="curve"),
+            "sigma": spectra[0].isel(rule=RULES.index("adam")).rename(index="curve"),
+            "right_angle": captioned(run(lambda run: run.right_angle)).rename(index="curve"),
             "move": moved.isel(step=-1),
             "value_move": value_moved.isel(step=-1),
             "count": counted(moved),
             "value_count": counted(value_moved),
-            "random_move": run(lambda run: run.random_move),
-            "value_random_move": run(lambda run: run.value_random_move),
+            "random_move": captioned(random),
+            "value_random_move": captioned(value_random),
+            "random_count": counted(random.isel(level=0)),
+            "value_random_count": counted(value_random.isel(level=0)),
             "largest": spectra[1].isel(step=0, rule=0).max("index"),
             "gap": run(lambda run: run.gap),
             "pearson": run(lambda run: run.pearson),
         }
-    ).astype(float)
+    ).astype(np.float32)  # as they were trained: a baseline of half the size
     index = np.arange(1, drawn.sizes["index"] + 1)
     drawn = drawn.assign_coords(rule=list(RULES), index=index, curve=index)
     drawn["step"] = run(lambda run: run.step)
@@ -124,8 +136,8 @@ def _facts(drawn: xr.Dataset, rates: xr.DataArray) -> dict[str, Any]:
         return " / ".join(format(array.sel(rule=rule).item(), form) for rule in RULES)
 
     def end(run: xr.Dataset, name: str) -> str:
-        random = counted(run[f"{name}random_move"].isel(level=0))
-        return f"{pair(run[f'{name}count'].isel(step=-1), '.0f')} (chance {pair(random, '.0f')})"
+        by_chance = pair(run[f"{name}random_count"], ".0f")
+        return f"{pair(run[f'{name}count'].isel(step=-1), '.0f')} (chance {by_chance})"
 
     rates = rates.assign_coords(rule=list(RULES))
     for eps, center, text in runs_of(drawn):
@@ -148,10 +160,10 @@ def _facts(drawn: xr.Dataset, rates: xr.DataArray) -> dict[str, Any]:
 
 
 def thin(dataset: xr.Dataset) -> xr.Dataset:
-    """Part kept as a baseline: curves of the first and last 24 values, and of every 12th."""
+    """Part kept as a baseline: curves of the first and last 20 values, and of every 16th."""
     place = np.arange(dataset.sizes["curve"])
-    ends = (place < 24) | (place >= len(place) - 24)
-    return dataset.isel(curve=np.nonzero(ends | (place % 12 == 0))[0])
+    ends = (place < 20) | (place >= len(place) - 20)
+    return dataset.isel(curve=np.nonzero(ends | (place % 16 == 0))[0])
 
 
 def draw(dataset: xr.Dataset) -> Any:
@@ -190,7 +202,7 @@ def moved_curves(run: xr.Dataset, rule: str) -> np.ndarray:
 
 def plot_values(ax: Any, run: xr.Dataset) -> None:
     """The singular values of P under Adam that are above the round-off of the largest."""
-    sigma = run.sigma.sel(rule="adam").transpose("step", "curve")
+    sigma = run.sigma.transpose("step", "curve")
     values, steps = sigma.values, run.step.values
     least = int(run.width) * np.finfo(np.float32).eps * values.max(axis=1, keepdims=True)
     known, moved = np.where(values > least, values, np.nan), moved_curves(run, "adam")
@@ -228,7 +240,7 @@ def plot_counts(ax: Any, run: xr.Dataset) -> None:
             count = run[f"{begin}count"].sel(rule=rule).values
             words = f"{label}, {LABELS[rule]}"
             ax.plot(run.step, count, DASHES[rule], color=color, lw=1.0, label=words)
-            random = counted(run[f"{begin}random_move"].sel(rule=rule).isel(level=0)).item()
+            random = run[f"{begin}random_count"].sel(rule=rule).item()
             ax.plot([last], [random], mark, color=color, mfc="white", ms=4, clip_on=False)
     ax.set(xlabel="step t", xlim=(0, last), yscale="symlog", ylim=(0, 30 * int(run.width)))
     ax.set_yticks((0, 1, 10, 100), ("0", "1", "10", "100"))
@@ -282,8 +294,10 @@ FIGURE = Figure(
         "sigma": "ae",
         "move": "bad",
         "value_move": "b",
-        "random_move": "bc",
-        "value_random_move": "bc",
+        "random_move": "b",
+        "value_random_move": "b",
+        "random_count": "c",
+        "value_random_count": "c",
         "count": "c",
         "value_count": "c",
         "right_angle": "d",

@@ -120,7 +120,7 @@ def test_all_runs_one_theorem_at_a_time_on_a_card_and_opens_none_to_know(card, m
         raise AssertionError("opened")
 
     monkeypatch.setattr(process, "setup", opened)
-    monkeypatch.setattr(accelerators, "opened", opened)
+    monkeypatch.setattr(accelerators, "open_devices", opened)
     monkeypatch.setattr(process, "cores", lambda: 4)
     assert pool.take_jobs(["--seeds", "3"]) == (1, ["--seeds", "3"])
     assert pool.take_jobs(["--jobs", "3"]) == (3, [])

@@ -516,11 +516,13 @@ def test_all_theorems_share_local_workers(monkeypatch, certificates, capsys):
 
     @contextlib.contextmanager
     def given(*found):
-        yield found[0] if len(found) == 1 else SimpleNamespace(said=lambda: f"cluster: {found}")
+        yield (
+            found[0] if len(found) == 1 else SimpleNamespace(described=lambda: f"cluster: {found}")
+        )
 
     there = local_workers.Local("tls://127.0.0.1:9", str(certificates[0]))
     monkeypatch.setattr(clusters, "started", lambda count: given(there))
-    monkeypatch.setattr(clusters, "at", given)
+    monkeypatch.setattr(clusters, "connected", given)
     with pool._one_cluster("local:2", {"theorem1": ["--cluster", "local:2"]}) as dealt:
         options = cli.parse(theorem("theorem1"), dealt["theorem1"]).options
     assert (options.cluster, options.cluster_security) == there

@@ -73,7 +73,7 @@ def merged(parts: WeightParts, scale: Any = 1.0) -> PyTree:
 
     Example:
         >>> import lrdyn
-        >>> merged(Parts(jnp.ones(2), lrdyn.adapters.Identity(), jnp.ones(2))).tolist()
+        >>> merged(WeightParts(jnp.ones(2), lrdyn.adapters.Identity(), jnp.ones(2))).tolist()
         [2.0, 2.0]
     """
     if parts.coordinates is None:
@@ -90,7 +90,7 @@ def layered(parts: WeightParts, scale: Any = 1.0) -> PyTree:
     Example:
         >>> import lrdyn
         >>> S = lrdyn.adapters.Projector(jnp.ones((2, 1)), "left")
-        >>> layer = layered(Parts(jnp.eye(2), S, jnp.ones((1, 2))))
+        >>> layer = layered(WeightParts(jnp.eye(2), S, jnp.ones((1, 2))))
         >>> layer.adapter.B.shape, (layer @ jnp.ones(2)).tolist()
         ((2, 1), [3.0, 3.0])
     """
@@ -107,7 +107,7 @@ def restarted(old: WeightParts, weights: PyTree, maps: PyTree) -> WeightParts:
     Example:
         >>> import lrdyn
         >>> W, S = jnp.ones(2), lrdyn.adapters.Identity()
-        >>> restarted(Parts(W, S, W), 2 * W, S).coordinates.tolist()
+        >>> restarted(WeightParts(W, S, W), 2 * W, S).coordinates.tolist()
         [0.0, 0.0]
     """
     leaves, structure = jax.tree.flatten(maps, is_leaf=is_map)
@@ -121,11 +121,11 @@ class Method(NamedTuple):
 
     Example:
         >>> import lrdyn
-        >>> parts = Parts("W", "S", "A")
+        >>> parts = WeightParts("W", "S", "A")
         >>> [method.split(parts) for method in (lrdyn.GALORE, lrdyn.RELORA_FROZEN, lrdyn.RELORA)]
-        [Split(trained='W', frozen='S'),
-         Split(trained='A', frozen=('W', 'S')),
-         Split(trained=('S', 'A'), frozen='W')]
+        [SplitParts(trained='W', frozen='S'),
+         SplitParts(trained='A', frozen=('W', 'S')),
+         SplitParts(trained=('S', 'A'), frozen='W')]
     """
 
     split: Callable[[WeightParts], SplitParts]

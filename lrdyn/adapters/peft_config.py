@@ -76,7 +76,7 @@ class PeftConfig:
         """The scale s of a module: alpha / r, or alpha / sqrt(r) of rsLoRA (arXiv 2312.03732).
 
         Example:
-            >>> Config(Path(), {"r": 4, "lora_alpha": 8, "use_rslora": True}).scale("q")
+            >>> PeftConfig(Path(), {"r": 4, "lora_alpha": 8, "use_rslora": True}).scale("q")
             4.0
         """
         rank = self.rank(module)
@@ -86,7 +86,7 @@ class PeftConfig:
         """Whether the module is one of ``target_modules``.
 
         Example:
-            >>> Config(Path(), {"target_modules": ["query"]}).adapts("layer.0.query")
+            >>> PeftConfig(Path(), {"target_modules": ["query"]}).adapts("layer.0.query")
             True
         """
         target = self.get("target_modules")
@@ -186,7 +186,7 @@ def checked(config: PeftConfig) -> PeftConfig:
         Refused: a key holds what is not read.
 
     Example:
-        >>> checked(Config(Path("a"), {"peft_type": "LORA", "r": 0}))
+        >>> checked(PeftConfig(Path("a"), {"peft_type": "LORA", "r": 0}))
         Traceback (most recent call last):
         lrdyn.data.guarded.Refused: a: r: got 0, wanted an integer >= 1
     """

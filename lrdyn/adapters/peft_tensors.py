@@ -42,7 +42,7 @@ def checked(
 
     Example:
         >>> from pathlib import Path
-        >>> checked(Tensors(Path("a"), {}, {}), Config(Path("b"), {}), None)
+        >>> checked(Tensors(Path("a"), {}, {}), PeftConfig(Path("b"), {}), None)
         ({}, {})
     """
     parts, others = _grouped(tensors)

@@ -82,7 +82,7 @@ def run(prog: str, command: Callable[[], Ending], *, own_process: bool = False) 
         The exit status.
 
     Example:
-        >>> run("compare", lambda: Compared(same=False))
+        >>> run("compare", lambda: Sameness(same=False))
         1
     """
     if own_process:

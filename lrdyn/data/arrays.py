@@ -57,7 +57,7 @@ def read(path: Path, known: Mapping[str, ArrayFormat]) -> dict[str, np.ndarray]:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp(), "a.npz")
         >>> np.savez(path, y=np.arange(3))
-        >>> read(path, {"y": Known("i", shaped((3,)))})["y"]
+        >>> read(path, {"y": ArrayFormat("i", shaped((3,)))})["y"]
         array([0, 1, 2])
     """
     wanted = f"an npz of {', '.join(name for name, entry in known.items() if not entry.optional)}"

@@ -169,7 +169,7 @@ def check(tensors: Tensors, known: Mapping[str, TensorFormat], *, more: bool = F
 
     Example:
         >>> tensors = Tensors(Path("a"), {"W": Info(Path("a"), "float32", (2, 3))}, {})
-        >>> check(tensors, {"W": Known((3, 2))})
+        >>> check(tensors, {"W": TensorFormat((3, 2))})
         Traceback (most recent call last):
         lrdyn.data.guarded.Refused: a: W: got shape (2, 3), wanted (3, 2)
     """

@@ -126,9 +126,9 @@ def sentences(matrices: Sequence[MatrixUpdate], changed: bool) -> list[str]:
         changed: whether other arrays changed.
 
     Example:
-        >>> from lrdyn.diagnosis.comparison import Pair
+        >>> from lrdyn.diagnosis.comparison import ArrayPair
         >>> from lrdyn.diagnosis.updates import Settings, of_pair
-        >>> pair = Pair("q.weight", np.eye(2), np.eye(2), ("float32", "float32"))
+        >>> pair = ArrayPair("q.weight", np.eye(2), np.eye(2), ("float32", "float32"))
         >>> sentences([of_pair(pair, Settings(1)).update], False)
         ['The two sets of weights are identical: there is nothing to adapt.']
     """

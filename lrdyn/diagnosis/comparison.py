@@ -274,7 +274,7 @@ def digest(pair: ArrayPair) -> bytes:
     """Equal for pairs that are equal on both sides, as tied weights are.
 
     Example:
-        >>> pair = Pair("a", np.eye(2), np.ones((2, 2)), ("float64", "float64"))
+        >>> pair = ArrayPair("a", np.eye(2), np.ones((2, 2)), ("float64", "float64"))
         >>> digest(pair) == digest(pair._replace(name="b"))
         True
     """

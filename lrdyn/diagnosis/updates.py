@@ -193,7 +193,7 @@ def of_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = None) -
     """Measure the update of one matrix, and the matrix before and after if that is asked for.
 
     Example:
-        >>> pair = Pair("W", np.eye(2), np.diag([3.0, 1.0]), ("float64", "float64"))
+        >>> pair = ArrayPair("W", np.eye(2), np.diag([3.0, 1.0]), ("float64", "float64"))
         >>> update = of_pair(pair, Settings(1, bulk=True)).update
         >>> update.rank, update.mean_before, update.mean_after
         (1, 1.0, 1.0)

@@ -169,7 +169,8 @@ def shortfall_line(precision: str, measured: Measured) -> str:
     """Say in a line what is worse than the reference.
 
     Example:
-        >>> said("float64", {"matmuls": "highest", "products": "pairs of float32", "add": 16.0})
+        >>> measured = {"matmuls": "highest", "products": "pairs of float32", "add": 16.0}
+        >>> shortfall_line("float64", measured)
         'float64: arithmetic of this device: products are pairs of float32; add 16 eps of 0.5'
     """
     ends = {"smallest": "smallest number", "largest": "largest number"}

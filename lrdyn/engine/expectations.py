@@ -137,10 +137,10 @@ def came_of(expected: Expectation, draws: np.ndarray, intervals: int = 1) -> dic
         mean is on the side that was expected, whatever its error) and ``outcome``.
 
     Example:
-        >>> came = found(Expectation(above=0.0), np.array([0.1, 0.2, 0.15]))
+        >>> came = came_of(Expectation(above=0.0), np.array([0.1, 0.2, 0.15]))
         >>> came["expected"], came["came_true"], came["outcome"]
         ('above 0', True, 'above 0')
-        >>> found(Expectation(above=0.0), np.array([0.1]))["outcome"]
+        >>> came_of(Expectation(above=0.0), np.array([0.1]))["outcome"]
         'one seed'
     """
     entry = {

@@ -68,7 +68,7 @@ def read(folder: Path) -> SavedDiagnosis:
 
     Raises:
         results.Unreadable: the file is missing or damaged.
-        pictures.Damaged: its picture is no whole PNG.
+        pictures.DamagedPicture: its picture is no whole PNG.
         OSError: the machine could not read a file.
     """
     path = folder / NAME

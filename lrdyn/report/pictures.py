@@ -67,12 +67,12 @@ def parsed(content: bytes) -> tuple[int, int, str]:
     """Width and height in pixels, and the caption in a PNG; each part must be whole.
 
     Raises:
-        Damaged: it is no PNG, or a part has another checksum, or the end is missing.
+        DamagedPicture: it is no PNG, or a part has another checksum, or the end is missing.
 
     Example:
         >>> parsed(b"GIF89a")
         Traceback (most recent call last):
-        lrdyn.report.pictures.Damaged: got no PNG
+        lrdyn.report.pictures.DamagedPicture: got no PNG
     """
     if not content.startswith(SIGNATURE):
         raise DamagedPicture("got no PNG")

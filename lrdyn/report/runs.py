@@ -43,7 +43,7 @@ def read(folder: Path, command: str = "") -> SavedRun:
     Raises:
         results.Unreadable: a file is missing or damaged, or the results are not those of the
             verdict.
-        pictures.Damaged: a picture is no whole PNG.
+        pictures.DamagedPicture: a picture is no whole PNG.
         OSError: the machine could not read a file.
     """
     verdict = results.read_verdict(folder)

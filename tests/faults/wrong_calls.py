@@ -90,7 +90,7 @@ BETTER: dict[str, dict[str, Any]] = {
         "values": np.ones(2),
     },
     "sense": {"measurements": np.ones((2, 3, 4)), "target": LONG},
-    "relative_response": {"one": np.ones(3), "other": np.ones(3) / 2, "scale": np.ones(())},
+    "relative_response": {"first": np.ones(3), "second": np.ones(3) / 2, "scale": np.ones(())},
 }
 
 # What is outside the domain of a number, by the name of its argument; NaN always is.

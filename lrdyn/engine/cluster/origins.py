@@ -163,7 +163,7 @@ def resolved(source: Origin) -> Any:
     """Import the object of an origin, where the origin is importable.
 
     Example:
-        >>> found(Origin("lrdyn.theorem2.statement:THEOREM2")).name
+        >>> resolved(Origin("lrdyn.theorem2.statement:THEOREM2")).name
         'theorem2'
     """
     if not source.texts:
