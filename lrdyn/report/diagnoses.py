@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lrdyn.data import guarded
 from lrdyn.diagnosis.advice import kind_of
-from lrdyn.engine import results
 from lrdyn.engine.verdict_schema import COUNT, NUMBER, TEXT, Each, Entries, Form
-from lrdyn.report import pictures, runs, tables
+from lrdyn.report import pictures, runs, saved, tables
 from lrdyn.report.markup import Markup, element
 from lrdyn.report.pictures import Picture
 
@@ -71,17 +68,10 @@ def read(folder: Path) -> SavedDiagnosis:
         pictures.DamagedPicture: its picture is no whole PNG.
         OSError: the machine could not read a file.
     """
-    path = folder / NAME
-    try:
-        written = guarded.content(path, most=MOST)
-        content = guarded.parsed(written, path, "a diagnosis")
-    except guarded.Refused as error:
-        raise results.Damaged(path, error.why) from None
-    if why := WHOLE.amiss(content):
-        raise results.Damaged(path, why)
+    content, digest = saved.read_json(folder / NAME, "a diagnosis", WHOLE, MOST)
     drawn = folder / "diagnosis.png"
     drawings = [pictures.read(drawn)] if drawn.is_file() else []
-    return SavedDiagnosis(folder, content, hashlib.sha256(written).hexdigest(), drawings)
+    return SavedDiagnosis(folder, content, digest, drawings)
 
 
 def section(diagnosis: SavedDiagnosis, fits: Sequence[bool], anchor: str, level: int) -> Markup:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lrdyn.data import guarded
 from lrdyn.engine import results
 from lrdyn.engine.verdict_schema import (
     COUNT,
@@ -19,7 +17,7 @@ from lrdyn.engine.verdict_schema import (
     Entries,
     Form,
 )
-from lrdyn.report import runs, tables
+from lrdyn.report import runs, saved, tables
 from lrdyn.report.markup import Markup, element
 from lrdyn.report.mathematics import mathematics
 
@@ -104,16 +102,11 @@ def read(folder: Path) -> SearchResult:
         OSError: the machine could not read it.
     """
     path = folder / NAME
-    try:
-        written = guarded.content(path, most=MOST)
-        content = guarded.parsed(written, path, "a search")
-    except guarded.Refused as error:
-        raise results.Damaged(path, error.why) from None
-    why = WHOLE.amiss(content)
-    missing = [] if why else [name for name in OF_KIND[content["kind"]] if name not in content]
-    if why or missing:
-        raise results.Damaged(path, why or f"{missing[0]}: got nothing, wanted it")
-    return SearchResult(folder, content, hashlib.sha256(written).hexdigest())
+    content, digest = saved.read_json(path, "a search", WHOLE, MOST)
+    missing = [name for name in OF_KIND[content["kind"]] if name not in content]
+    if missing:
+        raise results.Damaged(path, f"{missing[0]}: got nothing, wanted it")
+    return SearchResult(folder, content, digest)
 
 
 def section(search: SearchResult, anchor: str, level: int) -> Markup:

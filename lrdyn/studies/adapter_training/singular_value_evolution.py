@@ -244,13 +244,17 @@ def _gap(outcome: Measured, place: int) -> np.ndarray:
     return outcome.measured.gap[:, place, -1]
 
 
+def _moved(sigma: np.ndarray, place: int) -> np.ndarray:
+    """Which singular values have moved at the end, over seeds, with the rule of a place."""
+    return has_moved(moves(sigma[:, place])[:, -1])
+
+
 def _count(outcome: Measured, place: int) -> np.ndarray:
-    return has_moved(moves(outcome.measured.sigma[:, place])[:, -1]).sum(axis=-1).astype(float)
+    return _moved(outcome.measured.sigma, place).sum(axis=-1).astype(float)
 
 
 def _value_count(outcome: Measured, place: int) -> np.ndarray:
-    sigma = outcome.measured.value_sigma[:, place]
-    return has_moved(moves(sigma)[:, -1]).sum(axis=-1).astype(float)
+    return _moved(outcome.measured.value_sigma, place).sum(axis=-1).astype(float)
 
 
 def _value_count_above(outcome: Measured, place: int) -> np.ndarray:
@@ -261,7 +265,7 @@ def _value_count_above(outcome: Measured, place: int) -> np.ndarray:
 
 def _angle(outcome: Measured, place: int) -> np.ndarray:
     """Mean over the singular values of the product that moved; NaN where none did."""
-    moved = has_moved(moves(outcome.measured.sigma[:, place])[:, -1])
+    moved = _moved(outcome.measured.sigma, place)
     angles = np.where(moved, outcome.measured.right_angle[:, place, -1], 0.0)
     return angles.sum(axis=-1) / np.where(moved.any(axis=-1), moved.sum(axis=-1), np.nan)
 

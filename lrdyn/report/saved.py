@@ -1,0 +1,34 @@
+"""Files that a command left, read for a report: whole, of the right form, with their checksum."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from lrdyn.data import guarded
+from lrdyn.engine import results
+from lrdyn.engine.verdict_schema import Entries
+
+
+def read_json(path: Path, what: str, form: Entries, most: int) -> tuple[Any, str]:
+    """Read a JSON file of a known form, and its SHA-256.
+
+    Args:
+        path: of the file.
+        what: it is, in the words of a refusal.
+        form: what its entries must be.
+        most: bytes, at most.
+
+    Raises:
+        results.Unreadable: the file is missing or damaged, or of another form.
+        OSError: the machine could not read it.
+    """
+    try:
+        written = guarded.content(path, most=most)
+        content = guarded.parsed(written, path, what)
+    except guarded.Refused as error:
+        raise results.Damaged(path, error.why) from None
+    if why := form.amiss(content):
+        raise results.Damaged(path, why)
+    return content, hashlib.sha256(written).hexdigest()
