@@ -113,6 +113,7 @@ docs: $(READY) $(SPHINX)/.ready-$(KEY) ## the site, in build/site; warnings are 
 	@PYTHONPATH=$(SPHINX) $(RUN) -m sphinx --quiet --fail-on-warning --keep-going \
 		-c docs -d build/doctrees -b html . build/site
 	@PYTHONPATH=$(SPHINX) $(RUN) -m pytest -q -p no:cacheprovider tests/test_site.py
+	@echo "docs: build/site/index.html"
 
 $(SPHINX)/.ready-$(KEY): $(BUILDERS) $(LOCKED)
 	@rm -rf $(SPHINX)

@@ -24,7 +24,15 @@ INTRODUCTION = """\
 # Figures and tables
 
 Every figure and table with its caption and the command that makes it, as PNG, PDF and text, in
-`results/figures/`. Here they are drawn from the committed numbers in `paper_figs/baselines/`, by
+`results/figures/`. The commands are typed [in a clone](commands.md#where-commands-run).
+
+Most compute their numbers, in seconds to half a minute. The figures of trainings do not train
+unless asked to: `python -m paper_figs %s` draws them from results that are there, else from the
+committed numbers, and the caption says which. `--train` makes results anew: that takes data sets
+and minutes to hours ([which](studies.md)). Sizes are those of the preset `quick`; `--preset paper`
+has those of the survey, where they are known.
+
+On this page all are drawn from the committed numbers in `paper_figs/baselines/`, by
 `python -m docs.gallery`. `python -m paper_figs check` compares new numbers with these, and how they
 are drawn ([how](ci.md)).
 """
@@ -67,7 +75,8 @@ def escaped(text: str) -> str:
 def written() -> str:
     """The whole page."""
     sections = ("\n".join(section(exhibit)) for exhibit in EXHIBITS)
-    return "\n".join([INTRODUCTION, *(f"{text}\n" for text in sections)])
+    trained = " ".join(exhibit.name for exhibit in EXHIBITS if exhibit.long)
+    return "\n".join([INTRODUCTION % trained, *(f"{text}\n" for text in sections)])
 
 
 def draw(names: list[str]) -> None:

@@ -303,13 +303,15 @@ def _called(words: list[str], folder: Path) -> None:
         case ["make", *rest]:
             targets = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.M)
             _known([word for word in rest if "=" not in word], targets)
-        case ["python", "-m", module, *rest]:
+        case ["python" | "python3", "-m", module, *rest]:
             _module(module, rest, folder)
         case ["python", file, *rest]:
             _script(file, rest, folder)
         case ["lrdyn", *rest]:
             _lrdyn(rest, folder)
-        case ["pip", "install", *_]:
+        case ["pip", "install" | "wheel", *_]:
+            pass
+        case [".", script] if script.endswith("/bin/activate"):
             pass
         case [file, *_] if (ROOT / file).is_file():
             pass

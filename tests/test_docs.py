@@ -141,6 +141,10 @@ shown, not compared
         ("make test", "make tests", "got tests"),
         ("examples/balance.py --p", "examples/balances.py --p", "balances.py"),
         ("PYTHON=python3.13 make", "cmake", "no such command"),
+        ("PYTHON=python3.13 make verify", ". .venv/bin/activate", None),
+        ("PYTHON=python3.13 make verify", ". verify", "no such command"),
+        ("PYTHON=python3.13 make verify", "python3 -m venv mine", None),
+        ("PYTHON=python3.13 make verify", "python3 -m venvs mine", "no such module"),
     ],
 )
 def test_a_page_that_is_wrong_is_found(old, new, said, tmp_path):

@@ -38,8 +38,8 @@ def test_figures(tmp_path, monkeypatch):
 '''
 SCRIPT = """\
 #!/bin/sh
-# For any CI, after `pip install lrdyn`: every theorem in theorems/, every figure in figures/, and
-# one page of what came of them. Status 1 if one fails; the page is written all the same.
+# For any CI with lrdyn installed: every theorem in theorems/, every figure in figures/, and one
+# page of what came of them. Status 1 if one fails; the page is written all the same.
 cd "$(dirname "$0")/.." || exit 1
 results=${1:-results}
 failed=""
