@@ -547,7 +547,7 @@ def listening(pid):
 
 def test_without_what_makes_certificates_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "cryptography", None)
-    with pytest.raises(BadInput, match=r"'cryptography', wanted the extra 'cluster': pip install"):
+    with pytest.raises(BadInput, match=r"'cryptography', wanted the extra 'cluster': pip install '"):
         credentials.make(tmp_path)
 
 
@@ -555,7 +555,7 @@ def test_without_dask_the_extra_is_named(monkeypatch, unchecked):
     monkeypatch.setitem(sys.modules, "distributed", None)
     monkeypatch.delitem(sys.modules, "lrdyn.engine.cluster.client")
     monkeypatch.delattr("lrdyn.engine.cluster.client")
-    with pytest.raises(BadInput, match=r"pip install lrdyn\[cluster\]"):
+    with pytest.raises(BadInput, match=r"pip install 'lrdyn\[cluster\]'"):
         verify.clusters()
 
 

@@ -95,6 +95,30 @@ def test_damaged_and_unfinished_runs_are_listed(lrdyn, tmp_path):
     assert "damaged" in said["results/a/two"]
 
 
+def test_searches_are_listed_with_what_came_of_them(lrdyn, tmp_path):
+    found = {
+        "search-1": {"points": 64, "holds": True},
+        "search-2": {"points": 640, "holds": False},
+        "beyond-3": {"points": 64},
+        "search-4": {"points": "many", "holds": True},
+        "search-5": [],
+    }
+    for name, content in found.items():
+        (tmp_path / "results/a" / name / "parts").mkdir(parents=True)
+        (tmp_path / "results/a" / name / "search.json").write_text(json.dumps(content))
+    (tmp_path / "results/a/search-6/parts").mkdir(parents=True)  # has not ended
+    (tmp_path / "results/a/search-6/search.json.part").touch()
+    status, out, err = lrdyn("runs")
+    assert (status, err) == (0, "")
+    said = {line.rpartition("/")[2]: line for line in out.splitlines()[1:]}
+    assert re.search(" a +search holds +--search 64 ", said["search-1"])
+    assert re.search(" a +search IS FALSE +--search 640 ", said["search-2"])
+    assert re.search(" a +search +--search 64 ", said["beyond-3"])
+    assert " damaged " in said["search-4"]
+    assert " damaged " in said["search-5"]
+    assert " unfinished " in said["search-6"]
+
+
 CONFIG = {"preset": "quick", "seed": 0, "seeds": 2, "dtype": "float64", "perturb": False}
 CLAIMED = {
     "id": "sums",

@@ -129,8 +129,11 @@ def test_a_fault_at_the_end_of_a_range_is_found_by_the_search_and_by_no_preset(t
     (entry,) = found_in(tmp_path)["claims"]
     assert entry["ratios"]["float64"] > 1e9
     assert not found_in(tmp_path)["holds"]
-    assert entry["command"] in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert entry["command"] in said
+    assert "\nABOVE ITS THRESHOLD: cubed\n" in said
     assert cli.main(RIGHT, ["--search", "64", "--out", str(tmp_path / "right")]) == 0
+    assert "\nnothing is above its threshold\n" in capsys.readouterr().out
 
 
 def test_the_command_that_is_printed_gives_the_ratio_that_is_printed(tmp_path):

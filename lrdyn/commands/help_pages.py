@@ -151,7 +151,7 @@ def completion(shell: str) -> str:
     try:
         import shtab
     except ModuleNotFoundError:
-        wanted = "the extra 'completion': pip install lrdyn[completion]"
+        wanted = "the extra 'completion': pip install 'lrdyn[completion]'"
         raise BadInput(f"completion: got no package 'shtab', wanted {wanted}") from None
     return shtab.complete(tree(shtab.FILE, shtab.DIRECTORY), shell)
 

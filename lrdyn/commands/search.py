@@ -13,7 +13,7 @@ import numpy as np
 
 from lrdyn.commands.ending import UNDECIDED, Sameness, Status
 from lrdyn.core.show import aligned
-from lrdyn.engine import claims, files, measured_arithmetic, parts, progress
+from lrdyn.engine import claims, files, measured_arithmetic, parts, progress, results
 from lrdyn.engine.arguments import whole
 from lrdyn.engine.batches import Evaluator
 from lrdyn.engine.beyond import Edge, Unrun, searched_beyond
@@ -39,7 +39,7 @@ from lrdyn.engine.verify import meter_of, verify_run
 from lrdyn.engine.work import DEFAULT, Context
 from lrdyn.system.printer import say
 
-FILE = "search.json"
+FILE = results.SEARCH
 """File of the results of a search, in its folder."""
 
 NOT_BESIDE = (
@@ -175,6 +175,8 @@ def _inside(asked: SearchCommand) -> Sameness | Status:
         files.write_json(asked.folder / FILE, written)
     say(f"{search.experiment.name}: {search.experiment.summary}")
     say("\n".join(_table(entries)))
+    above = ", ".join(entry["id"] for entry in entries if _above(entry))
+    say(f"ABOVE ITS THRESHOLD: {above}" if above else "nothing is above its threshold")
     say(f"{search.points:,} points and what the climbs added: {asked.folder / FILE}")
     if over:
         return Sameness(same=False)

@@ -264,7 +264,7 @@ def clusters() -> Any:
     try:
         from lrdyn.engine.cluster import client
     except ModuleNotFoundError as error:
-        wanted = "the extra 'cluster': pip install lrdyn[cluster]"
+        wanted = "the extra 'cluster': pip install 'lrdyn[cluster]'"
         raise BadInput(f"--cluster: got no package {error.name!r}, wanted {wanted}") from None
     return client
 

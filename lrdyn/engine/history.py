@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn.core.show import aligned, printable, shortened
+from lrdyn.data import guarded
 from lrdyn.engine import parts, results
 from lrdyn.engine.configuration import BadInput, run_of, typed
 from lrdyn.engine.report import word
@@ -28,7 +29,7 @@ def table(folder: Path, known: Mapping[str, Experiment]) -> list[str]:
     """
     rows = [("ended (UTC)", "name", "verdict", "settings", "folder")]
     for when, path, fault in sorted(_runs(folder)):
-        ended = datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%d %H:%M") if when else "-"
+        ended = _minute(when)
         try:
             if fault:
                 raise results.Damaged(path, fault)
@@ -36,7 +37,7 @@ def table(folder: Path, known: Mapping[str, Experiment]) -> list[str]:
             if not _is_there(path / results.NAME):
                 raise results.Damaged(path, f"no {results.NAME}")
         except results.Missing:
-            rows.append(("-", path.parent.name, "unfinished", "", str(path)))
+            rows.append(_without_verdict(path))
         except (results.Unreadable, OSError) as error:
             rows.append((ended, path.parent.name, "damaged", _reason(error), str(path)))
         else:
@@ -46,6 +47,27 @@ def table(folder: Path, known: Mapping[str, Experiment]) -> list[str]:
             judged += " (changed)" if verdict.get("changed") else ""
             rows.append((ended, shortened(name), judged, settings, str(path)))
     return aligned(rows)
+
+
+def _without_verdict(path: Path) -> tuple[str, str, str, str, str]:
+    """The line of a run that has not ended, or of a search, which leaves no verdict."""
+    name, file = path.parent.name, path / results.SEARCH
+    if not os.path.lexists(file):
+        return "-", name, "unfinished", "", str(path)
+    ended = _minute(_time(file))
+    try:
+        content = guarded.read_json(file, "a search", most=results.VERDICT)
+        # One beyond the hypotheses says nothing of the theorem: what fails there fails no claim.
+        outcome = {True: " holds", False: " IS FALSE", None: ""}[content.get("holds")]
+        return ended, name, f"search{outcome}", f"--search {content['points']:d}", str(path)
+    except (guarded.Refused, OSError) as error:
+        return ended, name, "damaged", shortened(str(error)), str(path)
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return ended, name, "damaged", "no search", str(path)
+
+
+def _minute(when: float) -> str:
+    return datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%d %H:%M") if when else "-"
 
 
 def _runs(folder: Path) -> Iterator[tuple[float, Path, str]]:

@@ -26,6 +26,8 @@ SCHEMA = 2
 """Version of the format of ``results.nc`` and ``verdict.json``."""
 
 NAME = "results.nc"
+SEARCH = "search.json"
+"""File that a search leaves, in a folder of its own."""
 
 
 class Unreadable(ValueError):

@@ -21,7 +21,7 @@ from lrdyn.report import runs, saved, tables
 from lrdyn.report.markup import Markup, element
 from lrdyn.report.mathematics import mathematics
 
-NAME = "search.json"
+NAME = results.SEARCH
 MOST = 2**26
 """Bytes of that file, at most."""
 KINDS = ("search", "beyond")

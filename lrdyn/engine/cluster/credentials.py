@@ -49,7 +49,7 @@ def make(folder: Path) -> Security:
     try:
         security = Security.temporary()
     except ImportError:
-        wanted = "the extra 'cluster': pip install lrdyn[cluster]"
+        wanted = "the extra 'cluster': pip install 'lrdyn[cluster]'"
         raise BadInput(f"--cluster: got no package 'cryptography', wanted {wanted}") from None
     texts = (security.tls_ca_file, security.tls_client_cert, security.tls_client_key)
     for name, text in zip((AUTHORITY, CERTIFICATE, KEY), texts, strict=True):
