@@ -5,6 +5,7 @@ import importlib.util
 import os
 import pkgutil
 import re
+import shutil
 import sys
 import threading
 
@@ -192,6 +193,7 @@ OF_OTHERS = (
     "--host",
     "--interface",
     "--log",
+    "--no-deps",
     "--nthreads",
     "--no-dashboard",
     "--nworkers",
@@ -214,7 +216,7 @@ OF_OTHERS = (
     "--tiny",
     "--write",
 )
-"""Flags of Dask and of Slurm on the page of clusters, of the tools of the tests, and of what a page
+"""Flags of pip, of Dask and of Slurm on the page of clusters, of the tools of the tests, and of what a page
 of accelerators starts."""
 
 
@@ -400,6 +402,19 @@ def test_a_referee_without_the_library(tmp_path_factory):
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == [theorem.name for theorem in theorems()]
     assert all(line.endswith("as the verdict says") for line in lines)
+
+
+def test_that_referee_takes_the_runs_that_are_there(tmp_path_factory, tmp_path):
+    """One theorem, and a search beside its run."""
+    folder = finished("corollary1", tmp_path_factory.getbasetemp()).folder
+    shutil.copytree(folder, tmp_path / "mine" / "corollary1" / folder.name)
+    (tmp_path / "mine" / "corollary1" / "search-1").mkdir()
+    done = python(EXAMPLES / "referee.py", "mine", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert said.pop("corollary1").endswith("as the verdict says")
+    assert said
+    assert all(line.endswith(": no run in mine") for line in said.values())
 
 
 def test_exported_names_in_the_documents_exist():

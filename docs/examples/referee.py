@@ -54,10 +54,14 @@ def tolerance(group: h5py.Group, case: dict, claim: str) -> float:
 
 
 for theorem, (name, claim, residual) in CHECKS.items():
-    folders = sorted(Path(sys.argv[1]).glob(f"{theorem}/*/"), key=lambda path: path.stat().st_mtime)
-    verdict = json.loads((folders[-1] / "verdict.json").read_text())
+    verdicts = Path(sys.argv[1]).glob(f"{theorem}/*/verdict.json")
+    newest = max(verdicts, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        print(f"{theorem} {claim}: no run in {sys.argv[1]}")
+        continue
+    verdict = json.loads(newest.read_text())
     (entry,) = [entry for entry in verdict["claims"] if entry["id"] == claim]
-    with h5py.File(folders[-1] / "results.nc") as file:
+    with h5py.File(newest.with_name("results.nc")) as file:
         group = file[name]
         met = [c for c in cases(group) if all(v for n, v in c.items() if n.startswith("met_"))]
         met = [c for c in met if c.get(group.attrs["diverges"], -1) < 0]
