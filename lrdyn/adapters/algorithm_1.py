@@ -191,6 +191,7 @@ def _fresh(
     method: Method, optimizer: optax.GradientTransformation, parts: WeightParts
 ) -> DescentState:
     split = method.split(parts)
+    # GaLore's optimiser sees coordinates alone: its state must have their shapes, not those of W.
     visible = method.sees(split, split.trained)
     return DescentState(split, optimizer.init(jax.tree.map(jnp.zeros_like, visible)))
 
@@ -223,6 +224,8 @@ def refresh(
     """
     old = method.parts(state.split)
     weights = merged(old, scale)
+    # The gradient at the merged weights, before anything is restarted:
+    # all methods look at the same point, as Theorem 4 needs.
     maps = _fitted(method, choose(key, jax.grad(loss)(weights)), weights)
     fresh = _fresh(method, optimizer, method.restart(old, weights, maps))
     return fresh._replace(optimizer=policy(fresh.optimizer, state.optimizer, old.maps, maps))
@@ -269,6 +272,7 @@ def _moved(
 
     (value, other), gradients = jax.value_and_grad(of_trained, has_aux=True)(split.trained)
     visible, parameters = (method.sees(split, tree) for tree in (gradients, split.trained))
+    # Parameters are projected like gradients, so that decay acts in the same coordinates.
     updates, inner = optimizer.update(visible, inner, parameters)
     return value, other, DescentState(method.move(split, updates, scale), inner)
 
@@ -447,6 +451,7 @@ def low_rank_descent(
         return cost(arrays), None
 
     def renew(t: Array, run: _Run) -> _Run:
+        # The key of a refresh depends on its step alone: recording at other steps changes no draw.
         key_now = None if key is None else jax.random.fold_in(key, t)
         assert rule.refresh is not None
         return run._replace(state=rule.refresh(key_now, alone, run.state))
@@ -457,6 +462,8 @@ def low_rank_descent(
 
     def segment(run: _Run, times: tuple[Array, Array, Array]) -> tuple[_Run, PyTree]:
         start, stop, is_refresh = times
+        # Outside of the loop over steps, and not batched: whether there is a refresh is the same
+        # for all runs under ``vmap``, so that this stays a branch.
         run = jax.lax.cond(is_refresh, renew, lambda t, run: run, start, run)
         run = jax.lax.fori_loop(start, stop, advance, run)
         return run, record(whole(rule.weights(run.state)))
@@ -465,6 +472,8 @@ def low_rank_descent(
     first = _Run(one_for_each_run(rule.begin(arrays), limit), diverged_at)
     last, records = scan_records(segment, first, (starts, stops, is_refresh))
     weights = rule.weights(last.state)
+    # The loop looks at the loss before each step: that
+    # of the last weights is still to be looked at.
     diverged_at = first_divergence(cost(weights), stops[-1], limit, last.diverged_at)
     records = jax.tree.map(lambda leaf: leaf[recorded_at] if eqx.is_array(leaf) else leaf, records)
     return Trajectory(whole(weights), records, diverged_at)
@@ -473,10 +482,13 @@ def low_rank_descent(
 def _segments(steps: np.ndarray | tuple[int, ...], period: int):
     """Cut a run at refreshes and at recorded steps: starts, stops, is there a refresh, records."""
     recorded = np.asarray(checks.steps(steps)).tolist()
+    # Without a period one refresh at 0. A run of no steps
+    # has none, and range wants a step of 1 or more.
     refreshes = range(0, recorded[-1], period or max(1, recorded[-1]))
     cuts = sorted({0, *refreshes, *recorded})
     # A segment of no step looks at the start before anything is chosen.
     starts, stops = np.array([0, *cuts[:-1]]), np.array(cuts)
+    # The empty segment [0, 0] also starts at a refresh, and must leave it to the one behind it.
     is_refresh = np.isin(starts, refreshes) & (stops > starts)
     # int32, like all indices: threads of both precisions can share a trace of int64.
     recorded_at = np.searchsorted(stops, recorded).astype(np.int32)

@@ -115,6 +115,7 @@ def adapter_of(S: Parametrization, coordinates: Any, scale: Any, *, both: bool =
     """
     _check_map(S)
     if isinstance(S, Adapter):
+        # An adapter has a scale of its own, by which that of Algorithm 1 is multiplied.
         return eqx.combine(coordinates, S).scaled(scale)
     if isinstance(S, Identity):
         return Shift(coordinates)
@@ -191,6 +192,7 @@ def resolve_side(shape: tuple[int, ...], side: Side) -> Literal["left", "right"]
     """
     checks.sizes("shape", shape, 2, 2)
     m, n = shape
+    # A square matrix is projected from the left by either word, as GaLore's paper and optax do.
     sides = {"left": True, "right": False, "smaller": m <= n, "larger": m >= n}
     if side not in sides:
         raise ValueError(f"side: got {side!r}, wanted one of {', '.join(get_args(Side))}")
@@ -328,6 +330,7 @@ def matrices_alone(
         ('left', Identity())
     """
     leaves, structure = jax.tree.flatten(gradients)
+    # A key for every leaf, whether it is drawn or not: which of them are matrices moves no other key.
     keys = jax.random.split(checks.key(key), len(leaves))
     pairs = zip(keys, leaves, strict=True)
     return structure.unflatten(draw(key, G) if G.ndim == 2 else Identity() for key, G in pairs)

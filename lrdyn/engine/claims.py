@@ -130,6 +130,8 @@ def surprise(p: float) -> float:
         >>> surprise(1e-6)
         6.0
     """
+    # A p-value can underflow to 0. The clip keeps its residual finite, since verdict.json admits no
+    # infinity, and far above any tolerance; a NaN passes through it, and fails.
     return float(-np.log10(np.clip(p, 1e-300, 1.0)))
 
 
@@ -148,6 +150,7 @@ def student_p(expected: float | np.ndarray, draws: np.ndarray) -> float:
     error = standard_error(draws)
     if not error > 0:
         return float("nan")
+    # The lower tail, doubled: 1 minus the upper one would lose every p-value below machine epsilon.
     return float(2 * stdtr(len(draws) - 1, -np.abs(np.mean(draws) - expected) / error))
 
 
@@ -166,6 +169,8 @@ def above_p(threshold: float, draws: np.ndarray) -> float:
         return float("nan")
     error, ahead = standard_error(draws), np.mean(draws) - threshold
     if not error > 0:
+        # Draws without spread leave no doubt: a p-value
+        # of 0 or 1. With a NaN among them there is none.
         return float(ahead <= 0) if error == 0 else float("nan")
     return float(stdtr(len(draws) - 1, -ahead / error))
 
@@ -179,6 +184,8 @@ def chi_square_p(value: float, degrees: int) -> float:
     """
     from scipy.special import chdtr, chdtrc
 
+    # The survival function is computed by itself, not
+    # as 1 - cdf, for the digits of a small p-value.
     nearer = np.minimum(chdtr(degrees, value), chdtrc(degrees, value))
     return float(np.minimum(1.0, 2 * nearer))  # a NaN stays NaN: the judge counts it as a failure
 
@@ -241,6 +248,7 @@ def _judge(
     worst: Callable[[np.ndarray], Any],
     fails: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> Judgement:
+    # Flat, so that ``worst`` is one index; :func:`lrdyn.engine.judging.point_of` unravels it again.
     residuals, tolerances, applies = (np.ravel(a) for a in (residuals, tolerances, applies))
     (cases,) = np.nonzero(applies)
     if not len(cases):
@@ -269,5 +277,7 @@ def scales_with_epsilon(float64: float, float32: float, steps: int = 0) -> bool:
         (True, False)
     """
     eps64, eps32 = (float(np.finfo(t).eps) for t in (np.float64, np.float32))
+    # Only the float32 residual has a floor: one for
+    # float64 would let a coincidence of that size pass.
     least = eps32 * float(np.sqrt(1 + steps))
     return float64 <= SCALING_SLACK * eps64 / eps32 * max(float32, least)

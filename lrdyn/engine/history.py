@@ -60,6 +60,7 @@ def _runs(folder: Path) -> Iterator[tuple[float, Path, str]]:
             results_file = path / results.NAME
             yield _time(results_file if _is_there(results_file) else path), path, ""
             inside = (parts.FOLDER, whole_files.VERDICT)
+            # In place: this is how ``os.walk`` is told not to enter them.
             folders[:] = [name for name in folders if name not in inside]
     for error in unreadable:
         yield _time(Path(error.filename)), Path(error.filename), error.strerror or "unreadable"
@@ -94,6 +95,7 @@ def settings_text(config: Mapping[str, Any], experiment: Experiment | None) -> s
         >>> settings_text({"dim": [3, 4], "target": None, "seed": 1}, None)
         '--dim 3 4 --seed 1'
     """
+    # Without an experiment, one of somebody's own file, nothing is known of its preset.
     usual = run_of(experiment, preset=config["preset"]).config if experiment else {}
     shown = [
         f"{typed(name)} {_words(value)}"

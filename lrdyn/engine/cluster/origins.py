@@ -48,6 +48,8 @@ def origin(value: Any, what: str) -> Origin:
         >>> origin(hashlib.sha256, "function").name.rpartition(":")[2]
         'sha256'
     """
+    # By identity: a theorem is a value, which does not
+    # know in which module and by what name it stands.
     places = [(m, name) for m in _modules() for name, held in vars(m).items() if held is value]
     named = [(m, name) for m, name in places if _installed(m)]
     for module, name in named[:1]:
@@ -124,6 +126,7 @@ def importable(source: Origin) -> Iterator[Path | None]:
     folder = _written(source)
     mine = _HELD.setdefault(folder, {})
     sys.path.insert(0, str(folder))
+    # The modules of earlier tasks of this origin: executed again, they would be other classes.
     sys.modules.update(mine)
     try:
         yield folder
