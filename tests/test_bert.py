@@ -246,11 +246,11 @@ EMPTY: dict[str, Any] = {}
 @pytest.mark.parametrize(
     ("tensors", "config", "message"),
     [
-        ({VALUE: None}, {}, f"{VALUE}: got no such tensor, wanted it: it is missing"),
+        ({VALUE: None}, {}, f"{VALUE}: got no tensor of this name, wanted one: it is missing"),
         (
             {"pooler.dense.bias": None},
             {},
-            r"pooler\.dense\.bias: got no such tensor, wanted it: it is missing",
+            r"pooler\.dense\.bias: got no tensor of this name, wanted one: it is missing",
         ),
         ({"encoder.layer.3.x": np.ones(2)}, {}, "layer.3.x: got an extra tensor, wanted no tensor"),
         ({VALUE: np.ones((24, 23), np.float32)}, {}, rf"{VALUE}: got shape \(24, 23\), want"),
@@ -322,7 +322,7 @@ def test_a_panic_of_rust_is_a_line(tmp_path, capfd):
     path = changed(tmp_path / "a") / "tokenizer.json"
     path.write_text(split(12 * "a*" + "$"))
     tokenizer = encoder._tokenizer(path, 123)
-    with pytest.raises(Refused, match=r"tokenizer.json: got a file that its library fails on, wa"):
+    with pytest.raises(Refused, match=r"tokenizer.json: got a file on which its reader fails, wa"):
         encoder.tokens(tokenizer, [80 * "a" + "!"])
     assert capfd.readouterr() == ("", "")
 

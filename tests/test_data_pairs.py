@@ -138,12 +138,15 @@ def test_jpegs_are_converted(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"off": np.arange(13)[::-1]}, "other offsets, wanted increasing ones within buf"),
-        ({"off": np.arange(13) + 10**6}, "other offsets"),
+        (
+            {"off": np.arange(13)[::-1]},
+            "offsets that decrease or leave buf, wanted increasing ones within buf",
+        ),
+        ({"off": np.arange(13) + 10**6}, "offsets that decrease or leave buf"),
         ({"off": np.arange(13)}, r"a damaged file \(UnidentifiedImageError\), wanted JPEGs"),
         ({"off": np.arange(12)}, r"off.npy of shape \(12,\)"),
-        ({"y": np.full(12, 10)}, "other labels, wanted 0 to 9"),
-        ({"y": np.full(12, 256)}, "other labels, wanted 0 to 9"),
+        ({"y": np.full(12, 10)}, "labels beyond the classes, wanted 0 to 9"),
+        ({"y": np.full(12, 256)}, "labels beyond the classes, wanted 0 to 9"),
         ({"inputs": np.zeros((12, 8, 16, 3), np.uint8)}, "a JPEG of 16 x 8, wanted 32 x 32"),
     ],
     ids="falling outside none count label wraps size".split(),

@@ -114,11 +114,11 @@ def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
 
 
 OF_A_FILE = [
-    (b"", None, "5 bytes where it ends, wanted 8: it is truncated"),
+    (b"", None, "5 bytes before its end, wanted 8: it is truncated"),
     ({"a": entry()}, 1000, "a header of 1000 bytes in a file of 7[0-9], wanted safetensors: it is"),
     (b"{]", None, r"a damaged file \(JSONDecodeError\)"),
     (b"\xff\xfe", None, r"a damaged file \(UnicodeDecodeError\)"),
-    (b"[" * 100_000, None, "JSON that nests deep, wanted at most 32 levels"),
+    (b"[" * 100_000, None, "JSON that nests too deeply, wanted at most 32 levels"),
     ([1], None, "a header that is a list"),
     ({"a": entry(data_offsets=(0, 4), shape=(1,))}, None, "4 bytes after the last tensor"),
     ({"__metadata__": {"a": entry()}, "a": entry()}, None, None),
@@ -275,7 +275,7 @@ def test_a_sharded_checkpoint_is_read_by_its_index_or_folder(tmp_path):
 
 
 def test_a_folder_with_one_file_is_read(tmp_path):
-    with pytest.raises(Refused, match=r"a folder without them, wanted model.safetensors.index"):
+    with pytest.raises(Refused, match=r"a folder without weights, wanted model.safetensors.index"):
         opened(tmp_path)
     write(tmp_path / "model.safetensors", {"a": np.ones(2)})
     same(opened(tmp_path), {"a": np.ones(2)})
@@ -336,7 +336,7 @@ def test_an_index_that_is_none_is_refused(text, said, tmp_path):
         ("W", np.array([None]), r"tensors\['W'\]: got dtype object"),
         ("W", np.ones(2, ml_dtypes.float8_e4m3fn), r"tensors\['W'\]: got dtype float8_e4m3fn"),
         ("W", np.array([np.nan, 1]), r"tensors\['W'\]: got 1 NaN, wanted numbers"),
-        ("__metadata__", np.ones(2), "tensors: got the name '__metadata__', wanted another text"),
+        ("__metadata__", np.ones(2), "tensors: got the name '__metadata__', wanted another name"),
         ("", np.ones(2), "tensors: got the name ''"),
     ],
 )

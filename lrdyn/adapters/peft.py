@@ -388,10 +388,12 @@ def converted(adapter: Stored, initial: Stored) -> Stored:
     if config.get("use_dora"):
         checks.refuse("adapter", "DoRA", "LoRA or rsLoRA: its lengths are of no sum of two factors")
     if config.get("use_rslora") and patterns:
-        checks.refuse("adapter", "rsLoRA with rank_pattern or alpha_pattern", "one of the two")
+        checks.refuse(
+            "adapter", "rsLoRA with rank_pattern or alpha_pattern", "rsLoRA without, or LoRA"
+        )
     if set(initial.factors) != set(adapter.factors):
         got = min(set(initial.factors) ^ set(adapter.factors))
-        checks.refuse("initial", f"{got} in one of the two", "the same modules")
+        checks.refuse("initial", f"{got} in one of the two alone", "the same modules in both")
     factors = {}
     for module, stored in adapter.factors.items():
         start = initial.factors[module]

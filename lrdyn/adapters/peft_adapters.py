@@ -125,9 +125,9 @@ def _torch_name(path: str) -> str:
     return head + WEIGHT if f".{leaf}" in FLAX else path
 
 
-def _add(what: str, by_name: dict[str, Any], name: str, value: Any) -> None:
+def _add(argument: str, by_name: dict[str, Any], name: str, value: Any) -> None:
     if name in by_name:
-        checks.refuse(what, f"two for {name}", "names apart")
+        checks.refuse(argument, f"two for {name}", "a name for each")
     by_name[name] = value
 
 

@@ -209,13 +209,14 @@ def tokens(
     """
     if not len(first) or len(first) != len(first if second is None else second):
         got = f"{len(first)} and {len(first if second is None else second)} sentences"
-        checks.refuse("first", got, "as many of both, at least one")
+        checks.refuse("first", got, "as many second sentences as first ones, at least one")
     if length is None:
         tokenizer.no_truncation()
     else:
         marks = tokenizer.num_special_tokens_to_add(second is not None)
         checks.integer("length", length, marks + 1)
         tokenizer.enable_truncation(length)
+    # After truncation, and also without it: rows of one array have one length.
     tokenizer.enable_padding(length=length)
     texts = list(first) if second is None else list(zip(first, second, strict=True))
     with panics(Path(TOKENIZER), "one that makes tokens of these texts"):

@@ -197,6 +197,7 @@ def _factors(both: Compared, name: str) -> tuple[np.ndarray, np.ndarray] | None:
         if not alone:
             return None
         return after if before is None else (-before[0], before[1])
+    # The difference of two products is one of twice the rank: no matrix is built.
     return np.concatenate([after[0], -before[0]], axis=1), np.concatenate([after[1], before[1]])
 
 
@@ -260,9 +261,9 @@ def some(names: Iterable[str]) -> str:
 
     Example:
         >>> some(["a\n", "b"]), some([])
-        ('a\\n, b', 'none that are there')
+        ('a\\n, b', 'none, since there are no matrices')
     """
-    return printable(", ".join(islice(names, 4))) or "none that are there"
+    return printable(", ".join(islice(names, 4))) or "none, since there are no matrices"
 
 
 def as_lines(notes: Mapping[str, str]) -> list[str]:
@@ -278,6 +279,7 @@ def digest(pair: ArrayPair) -> bytes:
         >>> digest(pair) == digest(pair._replace(name="b"))
         True
     """
+    # The types belong to it: equal bytes of two types are two matrices.
     hasher = hashlib.blake2b(key=repr(pair.types).encode())
     for array in (pair.stored_before, pair.stored_after, *(pair.factors or ())):
         shape = () if array is None else array.shape

@@ -80,8 +80,8 @@ def orientation(
                 "stored in x out (--fan-in-fan-out)"
             )
             return Orientation(True, names, reason)
-        what = ", ".join(types) or "no model_type"
-        return Orientation(False, None, f"config.json says {what}: weights are stored out x in")
+        named = ", ".join(types) or "no model_type"
+        return Orientation(False, None, f"config.json says {named}: weights are stored out x in")
     for module in modules:
         if module.rpartition(".")[2] in GPT:
             checks.refuse(

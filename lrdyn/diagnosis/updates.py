@@ -208,6 +208,7 @@ def of_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = None) -
     if pair.factors is not None:
         B, A = pair.factors
         start = math.nan if pair.before is None else norm(pair.before)
+        # A product of factors was never stored as a matrix, so that no stored type has rounded it.
         shape, floor, eps = (len(B), A.shape[1]), 0.0, float(np.finfo(np.float32).eps)
         decomposition = of_product(B, A, wanted)
         missed = math.sqrt(_behind(decomposition))
@@ -223,6 +224,7 @@ def of_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = None) -
         decomposition = decompose(update, wanted, settings.sketch)
         missed = 0.0
         if decomposition.factors is not None:
+            # Measured, not taken from the values behind the rank: the factors are rounded, too.
             missed = norm(update - decomposition.factors[0] @ decomposition.factors[1])
     update = _measured(pair.name, shape, decomposition, k=k, eps=eps, floor=floor)
     (mean_before, spread_before), (mean_after, spread_after) = bulks
@@ -233,6 +235,7 @@ def of_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = None) -
         mean_after=mean_after,
         spread_after=spread_after,
     )
+    # One matrix a core is in memory at a time; the list of all must not hold them.
     light = pair._replace(stored_before=None, stored_after=None, factors=None)
     return Examined(light, update, decomposition.factors, missed, digest)
 

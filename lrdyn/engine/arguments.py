@@ -85,7 +85,7 @@ class Parser(argparse.ArgumentParser):
             epilog: lines below the flags.
             examples: command lines, the last lines of the page.
         """
-        shown = [f"  $ {line}\n      {what}" for line, what in examples]
+        shown = [f"  $ {line}\n      {purpose}" for line, purpose in examples]
         super().__init__(
             prog,
             description=description,

@@ -164,17 +164,17 @@ def _facts(claim: Mapping[str, Any]) -> dict[str, Any]:
     return {name: claim.get(name) for name in FACTS}
 
 
-def _unequal_entries(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+def _unequal_entries(label: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     lines = []
     for name in dict.fromkeys([*before, *after]):
         if name not in before or name not in after:
-            lines.append(f"{what} {name}: only in the {'first' if name in before else 'second'}")
+            lines.append(f"{label} {name}: only in the {'first' if name in before else 'second'}")
         elif isinstance(before[name], Mapping) and isinstance(after[name], Mapping):
-            lines += _unequal_entries(f"{what} {name}:", before[name], after[name])
+            lines += _unequal_entries(f"{label} {name}:", before[name], after[name])
         else:
-            lines += _unequal(f"{what} {name}", before[name], after[name])
+            lines += _unequal(f"{label} {name}", before[name], after[name])
     return lines
 
 
-def _unequal(what: str, before: Any, after: Any) -> list[str]:
-    return [] if before == after else [f"{what}: {before} -> {after}"]
+def _unequal(label: str, before: Any, after: Any) -> list[str]:
+    return [] if before == after else [f"{label}: {before} -> {after}"]

@@ -89,9 +89,9 @@ def check_products(word: str, meter: Meter) -> None:
     if word == "highest":
         return
     for measures in meter("float32", word):
-        for what in ("products", "convolutions"):
-            if measures[what] != PRODUCTS[word]:
-                raise _refused(word, f"whose {what} are {measures[what]}")
+        for kind in ("products", "convolutions"):
+            if measures[kind] != PRODUCTS[word]:
+                raise _refused(word, f"whose {kind} are {measures[kind]}")
 
 
 def _refused(word: str, why: str) -> BadInput:
@@ -190,8 +190,8 @@ def decompositions(precision: str, draw: int = 0) -> dict[str, float]:
             off = [_transposed(q) @ q - np.eye(q.shape[-1]) for q in factors]
             two = {name: [_norm(again - whole) / _norm(whole)]}
             two[f"orthogonal_{name}"] = [_norm(gram_error) for gram_error in off]
-            for what, errors in two.items():
-                errors_of[what] = max(errors_of.get(what, 0.0), float(np.max(errors)) / eps)
+            for measure, errors in two.items():
+                errors_of[measure] = max(errors_of.get(measure, 0.0), float(np.max(errors)) / eps)
     return _short(errors_of)
 
 

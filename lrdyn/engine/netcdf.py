@@ -149,7 +149,8 @@ def _axes(name: str, array: Any, axes: Mapping[int, str]) -> tuple[str, ...]:
     file = array.file.id
     return tuple(
         # The last reference, which h5netcdf takes, if an axis has several scales.
-        axes[_address(h5py.h5r.dereference(references[-1], file))] for references in listed
+        axes[_address(h5py.h5r.dereference(references[-1], file))]
+        for references in listed
     )
 
 

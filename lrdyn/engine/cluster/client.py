@@ -228,8 +228,8 @@ class Cluster:
 
     def executor(self, recipe: Recipe, progress: Progress) -> "ClusterParts":
         """The executor of the parts of a sweep."""
-        what = "experiment" if isinstance(recipe.subject, Experiment) else "function"
-        source = origin(recipe.subject, what)
+        argument = "experiment" if isinstance(recipe.subject, Experiment) else "function"
+        source = origin(recipe.subject, argument)
         # The subject goes by its name or as the text of its file: pickled,
         # it would ask for a module that a worker may not have.
         return ClusterParts(self, source, pickle.dumps(recipe._replace(subject=None)), progress)

@@ -38,11 +38,11 @@ class Origin(NamedTuple):
         return hashlib.sha256(repr(self.texts).encode()).hexdigest()
 
 
-def origin(value: Any, what: str) -> Origin:
+def origin(value: Any, argument: str) -> Origin:
     """The origin of an object at the top level of some module.
 
     Raises:
-        ValueError: it is in none; ``what`` is the name of the argument.
+        ValueError: it is in none; ``argument`` is its name in the message.
 
     Example:
         >>> origin(hashlib.sha256, "function").name.rpartition(":")[2]
@@ -59,7 +59,7 @@ def origin(value: Any, what: str) -> Origin:
             return Origin(f"{path.name}:{name}", _texts(path))
     shown = getattr(value, "__qualname__", None) or getattr(value, "name", None) or repr(value)
     raise ValueError(
-        f"{what}: got {shown}, wanted one at the top level of a module, which a worker can import"
+        f"{argument}: got {shown}, wanted one at the top level of a module, which a worker can import"
     )
 
 
