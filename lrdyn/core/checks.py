@@ -117,11 +117,13 @@ def _shaped(name: str, x: Any, axes: Axes, lengths: Lengths) -> None:
     shape = np.shape(x)
     first, several, last = _split(axes)
     end = len(shape) - len(last)
+    # No axis may be empty: a maximum or a mean over none has no value.
     fits = 0 not in shape and (end >= len(first) if several else end == len(first))
     new: Lengths = {}
     for axis, length in zip(first + last, shape[: len(first)] + shape[end:], strict=False):
         if isinstance(axis, int):
             fits &= axis == length
+        # One name twice within a shape is one length, too: hence both comparisons.
         elif axis[0] != "_":
             fits &= lengths.get(axis, new.setdefault(axis, length)) == length == new[axis]
     if several and several != "...":
@@ -154,6 +156,7 @@ def _number(
     """Check a number or an array: its kind, its shape and its domain."""
     number = _typed(name, x, kind)
     _shaped(name, x, axes, {})
+    # Not ``np.any`` of the opposite, which a NaN would pass.
     if inside and not isinstance(x, Tracer) and not np.all(inside(np.asarray(x))):
         raise OutsideDomain(f"{name}: got {np.asarray(x).tolist()}, wanted {domain}")
     return number
@@ -182,6 +185,7 @@ def spectrum(name: str, x: Any, axes: Axes = ("...",)) -> Any:
 
 def integer(name: str, x: Any, low: int = 1, high: int | None = None, axes: Axes = ()) -> Any:
     """Check integers from ``low`` to ``high``, which must fit into 64 bits."""
+    # NumPy would make an object of it, and JAX overflow, before any check could name it.
     if type(x) is int and x >= 2**63:
         refuse(name, x, f"an integer below {2**63 if high is None else high + 1}")
     domain = f"at least {low}" if high is None else f"{low} to {high}"
@@ -206,6 +210,7 @@ def key(x: Any) -> Any:
 def steps(x: Any) -> Any:
     """Check increasing step numbers, which must fit into 32 bits."""
     x, wanted = np.array(x) if isinstance(x, tuple | list) else x, "increasing integers >= 0"
+    # The ends say that the first is 0 or more and that the last has room in 32 bits.
     gaps = partial(np.diff, prepend=-1, append=np.int64(2**31))
     kind = NumberKind(INTEGERS.types, wanted)
     return _number("steps", x, ("times",), kind, lambda x: gaps(x) > 0, wanted)
@@ -334,6 +339,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         ValueError: vector: got shape (3,), wanted (2,)
     """
     plan: list[tuple[int, str, Check]] = []
+    # Texts are evaluated, as annotations are under ``from __future__ import annotations``.
     parameters = inspect.signature(function, eval_str=True).parameters.values()
     for place, parameter in enumerate(parameters):
         is_several = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
@@ -343,6 +349,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         if check is None:
             continue
         keyword_only = parameter.kind is parameter.KEYWORD_ONLY
+        # What can only be given by name is at no position.
         plan.append((sys.maxsize if keyword_only else place, parameter.name, check))
     if not plan:
         raise TypeError(f"checked: got {function}, wanted annotations that say something")

@@ -93,6 +93,7 @@ def iterate(
         state = steps_between(ends, step, state, length)
         return state, state if small else record(state)
 
+    # The first interval begins at step 0, whichever step is recorded first.
     starts = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
     last, records = scan_records(interval, state, (starts, ends))
     return last, _records_of(record, records) if small else records
@@ -145,6 +146,7 @@ def steps_between(
     # branches of a cond must return equal types.
     untyped = any(jax.typeof(leaf).weak_type for leaf in jax.tree.leaves(state))
     if length is None or untyped:
+        # Bounds that are traced: one program serves any numbers of steps.
         return jax.lax.fori_loop(first, last, step, state)
 
     # A loop of known length looks at no counter, which on a GPU takes longer than a small step. The
@@ -319,6 +321,7 @@ def one_for_each_run(state: State, of_a_run: Float[Array, ""]) -> State:
         >>> start["sum"].tolist(), start["steps"]
         ([0.0, 0.0], 3)
     """
+    # Always false, which XLA sees and ``vmap`` does not.
     never = jnp.zeros((), bool) & (of_a_run > 0)
 
     def chosen(leaf: Any) -> Any:
@@ -427,6 +430,7 @@ def simulate_until(
 
     def unfinished(state: tuple[PyTree, Array, Array]) -> Array:
         _, value, steps = state
+        # A NaN fails both comparisons, so that a diverged run ends, too.
         return (value > tolerance) & (value < jnp.inf) & (steps < max_steps)
 
     def block(state: tuple[PyTree, Array, Array]) -> tuple[PyTree, Array, Array]:
@@ -493,6 +497,8 @@ def simulate_lanes(
     )
     return Trajectory(
         weights(last, state),
+        # Records have steps first and runs second: as
+        # everywhere else, runs come first in the result.
         jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), records),
         over_runs(lambda loss, _, rule, s: _end(loss, rule, s, ended), 0)(last, state),
     )

@@ -128,6 +128,8 @@ def gaussian_layers(
         (5, 3)
     """
     scales, draws = _layer_gaussians(key, widths, scales)
+    # A semi-orthogonal matrix has min(d_l, d_{l-1}) unit singular values: entries of variance 1
+    # over the longer side have that squared norm in the mean.
     return tuple(scale * G / jnp.sqrt(max(G.shape)) for scale, G in zip(scales, draws, strict=True))
 
 

@@ -43,6 +43,7 @@ def observe(key: Key[Array, ""], shape: tuple[int, int], fraction: Scalar) -> Fl
     checks.sizes("shape", shape, 2, 2)
     checks.allocation({"shape": shape}, shape)
     fraction = checks.fraction("fraction", fraction)
+    # Uniform numbers are below 1: with the probability 1 every entry is observed.
     return jnp.where(jax.random.uniform(key, shape) < fraction, 1.0, 0.0)
 
 
@@ -244,6 +245,7 @@ def exact_expectation(
         3.0
     """
     probabilities = checks.nonnegative("probabilities", probabilities, ("points",))
+    # Beyond that in batches, since all losses at once may not fit into memory.
     if len(masks) <= AT_ONCE:
         values = jax.vmap(loss)(masks)
     else:
