@@ -109,6 +109,7 @@ def command(
             raise BadInput(f"{flag}: got it beside --search, wanted it without")
     held = {f.name: getattr(options, f.name) for f in theorem.flags if f.name in vars(options)}
     for flag in theorem.flags:
+        # A command line that repeats the worst case has no room for an array.
         if flag.name in held and flag.type == "array":
             raise BadInput(f"{typed(flag.name)}: got it beside --search, wanted it without")
     held = {name: v if isinstance(v, list) else [v] for name, v in held.items()}
@@ -222,6 +223,8 @@ def repeated(experiment: Experiment, worst: WorstCase, context: Context, tests: 
     settings = {n: [v] for n, v in worst.asked.items() if n != "seed" and v is not None}
     seed = worst.asked["seed"]
     run = run_with(alone, settings, seed=seed, seeds=1, dtype=worst.precision)
+    # In a program of its own: a batch of other width rounds differently, and the worst case must be
+    # one that a user sees again.
     leg = verify_run(run, context).legs[worst.claim.id][worst.precision]
     if is_test(worst.claim):
         limit = claims.tolerance("statistical", worst.precision, tests=tests)

@@ -119,6 +119,7 @@ class Attention(eqx.Module):
         queries, keys, values = (jnp.moveaxis(x, 2, 0) for x in apart)
         if rotary is not None:
             queries, keys = jax.vmap(rotary)(queries), jax.vmap(rotary)(keys)
+        # Neighbouring heads share keys and values: ``repeat`` puts copies behind each other.
         if (kinds := keys.shape[1]) < self.heads:
             keys, values = (jnp.repeat(x, self.heads // kinds, axis=1) for x in (keys, values))
         scores = jnp.einsum("shdk,shdq->shkq", keys, queries) / math.sqrt(size)

@@ -48,6 +48,7 @@ class BatchNorm(eqx.Module):
         mean, variance = state[self.place]
         if training:
             mean = jax.lax.pmean(jnp.mean(hidden, axis=(1, 2)), AXIS)
+            # Centred first: a mean of squares less a square of the mean would cancel.
             centred = hidden - mean[:, None, None]
             variance = jax.lax.pmean(jnp.mean(centred**2, axis=(1, 2)), AXIS)
             count = hidden.shape[1] * hidden.shape[2] * jax.lax.axis_size(AXIS)
