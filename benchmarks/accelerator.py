@@ -195,7 +195,7 @@ def opened(path: Path, of: Numbers) -> Numbers:
         return {"of": of, "stages": {}}
     measured = json.loads(path.read_text())
     if measured["of"] != of:
-        raise BadInput(f"--out: got {path}, of {measured['of']}, wanted one of {of}")
+        raise BadInput(f"--out: got {path} with measurements of {measured['of']}, wanted {of}")
     return measured
 
 
@@ -231,7 +231,8 @@ def main(words: Sequence[str]) -> Status:
     given: argparse.Namespace = parser.parse(words)
     cli.setup("float32")
     missing = carried_out(given.stage, given.out, given.tiny, given.minutes)
-    say(f"stage {given.stage}: {'all there' if not missing else 'missing: ' + ', '.join(missing)}")
+    left = "nothing is missing" if not missing else f"still missing: {', '.join(missing)}"
+    say(f"stage {given.stage}: {left}")
     return Status(bool(missing))
 
 

@@ -89,6 +89,6 @@ def report(
     rows = [compare(dim, fraction, steps, repeats) for fraction in fractions]
     title = (
         f"completion, time of one step: d = {dim}, r = {RANK}, L = {DEPTH}, float64\n"
-        f"best of {repeats} runs without compilation; in brackets how far the median lies above"
+        f"best of {repeats} runs without compilation; in brackets: how far the median lies above"
     )
     return f"{title}\n{table(HEADER, rows)}"

@@ -248,6 +248,6 @@ def report(case: Case | None = None, *, repeats: int = 7) -> str:
     title = (
         f"GaLore with Adam: {case.runs} runs of {case.steps} steps, {case.rows} x {case.cols}, "
         f"r = {case.rank}, T = {case.period}, float64\n"
-        f"best of {repeats} calls; in brackets how far the median lies above; faster than the first"
+        f"best of {repeats} calls; in brackets: how far the median lies above; ratios to row 1"
     )
     return f"{title}\n{table(('', *HEADER), rows)}"

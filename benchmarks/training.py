@@ -290,8 +290,8 @@ def report(case: Case | None = None, *, repeats: int = 5) -> str:
     title = (
         f"training: {case.inputs}-{case.width}-{case.width}-10, Adam, {case.batch} of "
         f"{case.examples:,} images a step, {case.steps} steps, float32, one device\n"
-        "wanted: train at least 0.90x of the plain loop, waiting below 2 %, 100 MB within 1 s\n"
-        f"median of {repeats} runs that take turns; in brackets how far the slowest lies above"
+        "wanted: train at 0.90x of the plain loop or more, waiting below 2 %, 100 MB within 1 s\n"
+        f"median of {repeats} runs that take turns; in brackets: how far the slowest lies above"
     )
     of_checkpoint = (
         f"checkpoint of {case.checkpoint / 1e6:.3g} MB: written in {write:.2f} s, "

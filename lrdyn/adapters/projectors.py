@@ -330,7 +330,8 @@ def matrices_alone(
         ('left', Identity())
     """
     leaves, structure = jax.tree.flatten(gradients)
-    # A key for every leaf, whether it is drawn or not: which of them are matrices moves no other key.
+    # A key for every leaf, whether it is drawn or not: which of them are matrices moves no other
+    # key.
     keys = jax.random.split(checks.key(key), len(leaves))
     pairs = zip(keys, leaves, strict=True)
     return structure.unflatten(draw(key, G) if G.ndim == 2 else Identity() for key, G in pairs)

@@ -147,7 +147,8 @@ class Target:
             for name in large:
                 v = labels.variables[name]
                 dims = lead | dict(zip(v.axes, v.shape, strict=True))
-                # One chunk for each point: parts arrive in any order, and each point is written at once.
+                # One chunk for each point: parts arrive in any order, and each point is written at
+                # once.
                 chunks = (*(1 for _ in lead), *v.shape)
                 self.stored[name] = self.file.create(name, dims, v.dtype, chunks)
 

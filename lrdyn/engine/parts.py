@@ -71,7 +71,8 @@ class Store(NamedTuple):
             for name, array in arrays.items():
                 # The size is not known when the member is opened, and may pass 2 GiB.
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    # Not pickled, and stored as it is: reading it back can run no code, and costs no time.
+                    # Not pickled, and stored as it is: reading it back can run no code, and costs
+                    # no time.
                     np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
     def _path(self, key: str) -> Path:

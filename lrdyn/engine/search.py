@@ -437,7 +437,8 @@ def searched(
         def over(points: Sequence[DrawnPoint], start: WorstCase = start) -> np.ndarray:
             record = court.record(start.scenario, start.precision, [start.claim], points)
             records.append(record)
-            # SciPy compares numbers: a point that is not judged is the worst for it, infinity the best.
+            # SciPy compares numbers: a point that is not judged is the worst for it, infinity the
+            # best.
             # One test: the number of all of them changes as
             # the climb goes on, and would move the hill.
             return np.nan_to_num(ratios(record, 1)[0][0], nan=0.0, posinf=1e300)

@@ -56,9 +56,12 @@ def numbers(
     runs = exhibit.sources(**settings)
     made_from = {"settings": results.canonical(settings), "digest": _digest(exhibit, runs)}
     saved = None if recompute else load(where(exhibit, out), report=report)
+    # Settings and sources are compared, not times: a
+    # file that was copied or checked out is as good.
     if saved is not None and made_from.items() <= saved.attrs.items():
         return Rendered(saved, False, ())
     groups, ran = _results(runs, out, recompute, report)
+    # Loaded before the files of results are closed or replaced.
     dataset = exhibit.numbers(groups, **settings).load()
     first = next(iter(runs.values()))
     record = {

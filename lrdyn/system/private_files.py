@@ -146,7 +146,8 @@ def _read(folder: int, name: str, path: Path, forbidden: int, *, touch: bool = F
     with _open(folder, name, path, os.O_RDONLY | os.O_NONBLOCK) as handle:
         _check(handle, path / name, forbidden)
         if touch:
-            # Programs that were used longest ago are removed first, and reading alone may leave no trace.
+            # Programs that were used longest ago are removed first, and reading alone may leave no
+            # trace.
             os.utime(handle)
         with open(handle, "rb", closefd=False) as file:
             return file.read()

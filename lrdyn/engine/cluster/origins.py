@@ -59,7 +59,8 @@ def origin(value: Any, argument: str) -> Origin:
             return Origin(f"{path.name}:{name}", _texts(path))
     shown = getattr(value, "__qualname__", None) or getattr(value, "name", None) or repr(value)
     raise ValueError(
-        f"{argument}: got {shown}, wanted one at the top level of a module, which a worker can import"
+        f"{argument}: got {shown}, wanted one at the top level of a module, which a "
+        "worker can import"
     )
 
 
