@@ -47,6 +47,7 @@ def evaluated(
     def part(net: networks.Network, state: PyTree, pixels: Array) -> Array:
         return jax.vmap(lambda image: call(net, image, state))(read(pixels, net))
 
+    # So many at a time: activations of all images at once may not fit into memory.
     size = min(250, len(inputs))
     full = len(inputs) - len(inputs) % size
     pieces = [inputs[i : i + size] for i in range(0, full, size)] + [inputs[full:]]

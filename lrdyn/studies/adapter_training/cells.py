@@ -113,6 +113,7 @@ def as_long_as_signs() -> optax.GradientTransformation:
     def update(updates: PyTree, state: Any, params: Any = None) -> tuple[PyTree, Any]:
         arrays = jax.tree.leaves(updates)
         norm, count = jnp.sqrt(sum(jnp.sum(G**2) for G in arrays)), sum(G.size for G in arrays)
+        # A first gradient of 0 has no direction: its factor is 0, and the next one sets it.
         first = jnp.sqrt(count) / jnp.where(norm > 0, norm, jnp.inf)
         factor = jnp.where(state > 0, state, first.astype(state.dtype))
         return jax.tree.map(lambda G: factor * G, updates), factor
@@ -255,6 +256,8 @@ class Bench:
         begun = self.beginning(asked, key, part=part)
         program, digest = self.program(asked, norms_of, recorded(asked.steps), begun)
         tested = self.ground.scores[self.ground.rows[f"{part}test"]]
+        # The scores that are tested on belong to the key:
+        # they decide the result, and no program has them.
         key_of_cell = digest_of([begun, tested], digest, part)
         name = name_of(asked)
         checkpoint = self.keeper.load(key_of_cell, self.blank(asked), name)
@@ -264,6 +267,8 @@ class Bench:
         added = {path: self.added(path, adapter) for path, adapter in now.items()}
         r = self.values_of(asked)
         cell = Cell(
+            # Constant outputs have no correlation: they count as 0, so that a rate which learns
+            # nothing is not chosen and a mean over seeds stays a number.
             np.nan_to_num(
                 np.asarray(self.ground.pearson(self.headed(begun.head), added, f"{part}test"))
             ),
@@ -344,6 +349,8 @@ class Bench:
         rows = self.ground.rows[f"{part}train"]
         if count > len(rows):
             raise ValueError(f"--examples: got {count}, wanted at most the {len(rows)} there")
+        # A prefix of one random order: 64 examples contain the
+        # 16, so that more examples are more and not others.
         return rows[Batches(np.arange(len(rows)), 1).order(key, 0)[:count]]
 
     def batches(
@@ -363,9 +370,11 @@ class Bench:
         """The program of a method at a rank, and its digest."""
         begun, *seen = like
         shapes = str(jax.tree.map(jnp.shape, like))
+        # Rate and seed are arguments of the program and no part of its place.
         place = (asked.method, asked.rank, asked.steps, asked.eps, look, shapes)
         if place not in self.programs:
             function = partial(self.trained, WAYS[asked.method], asked.steps, look, times)
+            # Not donated: what a training begins with is part of its key, and is read again.
             program = Program(function, (*begun, *seen), donate=False)
             self.programs[place] = program, digest_of([program])
         return self.programs[place]
@@ -405,6 +414,7 @@ class Bench:
                 now = look(algorithm.weights(held), *seen)
                 return jax.tree.map(lambda all, new: all.at[at].set(new), looks, now)
 
+            # Beyond the last moment the index is clamped to it, and the comparison fails.
             looks = jax.lax.cond(moments[at] == t + 1, seen_now, lambda: looks)
             return held, losses.at[t].set(value), looks
 
@@ -439,6 +449,7 @@ class Bench:
 
 def _unit(adapter: Any) -> Any:
     """Adapter whose drawn A has entries of N(0, 1), and not of variance 1 over its length."""
+    # The library draws A with variance 1 / n, n the number of its columns.
     return eqx.tree_at(lambda a: a.A, adapter, adapter.A * np.sqrt(adapter.A.shape[1]))
 
 
@@ -455,6 +466,7 @@ def singular_values(added: Float[np.ndarray, "m n"], count: int) -> Float[np.nda
     """The first singular values of what a matrix was given; NaN of one that is not finite."""
     if not np.isfinite(added).all():
         return np.full(count, np.nan)
+    # In float64, for a rank is counted down to eps32 of the largest.
     return np.linalg.svd(added.astype(np.float64), compute_uv=False)[:count]
 
 

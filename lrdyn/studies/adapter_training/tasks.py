@@ -123,6 +123,8 @@ def parts_of(count: int, tested: int, *, own_test: bool) -> dict[str, Int[np.nda
         >>> {name: len(rows) for name, rows in parts_of(4200, 1500, own_test=False).items()}
         {'test': 1050, 'rate_test': 350, 'rate_train': 1050, 'train': 1750}
     """
+    # Raw words of Philox, whose numbers are the same in all releases of NumPy: the split of the
+    # texts is part of what a result means.
     raw = np.random.Philox(np.random.SeedSequence(ORDER)).random_raw(count)
     order, parts = np.argsort(raw, kind="stable"), {}
     for name, share in SHARES.items():
