@@ -104,6 +104,11 @@ def layered(parts: WeightParts, scale: Any = 1.0) -> PyTree:
 def restarted(old: WeightParts, weights: PyTree, maps: PyTree) -> WeightParts:
     """W is what was merged, S is new, A begins (at 0); only mistakes look at the parts before.
 
+    Args:
+        old: the parts before.
+        weights: what they were merged to.
+        maps: the new S, one for each parameter.
+
     Example:
         >>> import lrdyn
         >>> W, S = jnp.ones(2), lrdyn.adapters.Identity()
@@ -172,6 +177,12 @@ def begin(
 ) -> DescentState:
     """Begin a run of a method from the weights W with given maps S.
 
+    Args:
+        method: the method.
+        optimizer: opt, any optax transformation.
+        weights: W, a PyTree of arrays.
+        maps: S, a linear map or an adapter for each parameter.
+
     Example:
         >>> import lrdyn
         >>> S = lrdyn.adapters.Projector(jnp.ones((2, 1)), "left")
@@ -210,6 +221,16 @@ def refresh(
 ) -> DescentState:
     """Lines 2 to 4 of Algorithm 1: ``choose`` makes new maps S of the key and the gradients.
 
+    Args:
+        method: the method.
+        loss: f, of the merged weights.
+        optimizer: opt.
+        state: the run before the refresh.
+        choose: makes the new maps of the key and the gradients at the merged weights.
+        key: random key, where maps are drawn.
+        policy: what becomes of the state of the optimiser.
+        scale: s.
+
     Example:
         >>> import lrdyn
         >>> from lrdyn.adapters.state import POLICIES
@@ -244,6 +265,14 @@ def step(
     """Lines 6 to 8 of Algorithm 1: the loss before the step, and the run after it.
 
     ``network`` makes of the parts what the loss is given, :func:`merged` or :func:`layered`.
+
+    Args:
+        method: the method.
+        loss: f, of what ``network`` makes.
+        optimizer: opt.
+        state: the run before the step.
+        scale: s.
+        network: :func:`merged` or :func:`layered`.
 
     Example:
         >>> import lrdyn

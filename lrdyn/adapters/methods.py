@@ -522,6 +522,12 @@ def full_width_layers(
 
     W_L is m x n if m >= n, and W_1 if not; its columns, or rows, are orthonormal.
 
+    Args:
+        key: random key.
+        shape: (m, n), that of the matrix that is adapted.
+        depth: L, number of layers.
+        init_scale: eps.
+
     Example:
         >>> [W.shape for W in full_width_layers(jax.random.key(0), (2, 5), 3, 0.1)]
         [(2, 5), (2, 2), (2, 2)]

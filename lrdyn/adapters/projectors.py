@@ -108,6 +108,12 @@ def begun(S: Parametrization, weight: Array) -> tuple[Parametrization, Any]:
 def adapter_of(S: Parametrization, coordinates: Any, scale: Any, *, both: bool = True) -> Adapter:
     """The adapter with these coordinates; ``both`` says that a projector is trained as well.
 
+    Args:
+        S: what was chosen for the parameter.
+        coordinates: R, or what is trained of an adapter.
+        scale: s.
+        both: whether both factors of a projector are trained, or its coordinates alone.
+
     Example:
         >>> P = Projector(jnp.ones((2, 1)), "left")
         >>> adapter_of(P, jnp.ones((1, 3)), 2.0, both=False).trained
@@ -156,6 +162,12 @@ def project(maps: PyTree, gradients: PyTree) -> PyTree:
 
 def lift_onto(weights: PyTree, maps: PyTree, coordinates: PyTree, scale: Any = 1.0) -> PyTree:
     """W + s S^T R for every parameter that is projected, W + R for every other.
+
+    Args:
+        weights: W, a PyTree of arrays.
+        maps: S for each of them.
+        coordinates: R for each of them.
+        scale: s.
 
     Example:
         >>> W, P = jnp.zeros((2, 1)), Projector(jnp.array([[1.0], [0.0]]), "left")
@@ -322,6 +334,11 @@ def matrices_alone(
     draw: Callable[[Key[Array, ""], Array], Any], key: Key[Array, ""] | None, gradients: PyTree
 ) -> PyTree:
     """``draw(key, G)`` for each matrix, with a key of its own, and the identity for the rest.
+
+    Args:
+        draw: ``draw(key, G)``: what is chosen for a matrix.
+        key: random key; each leaf has one of its own.
+        gradients: PyTree of arrays, of which the matrices are looked at.
 
     Example:
         >>> maps = matrices_alone(

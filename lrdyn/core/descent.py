@@ -163,6 +163,11 @@ def scan_records(
 ) -> tuple[State, Record]:
     """``jax.lax.scan`` whose outputs may have leaves other than arrays and numbers: they stay.
 
+    Args:
+        function: ``function(state, input)``: the next state and what is recorded.
+        state: state at the start.
+        inputs: PyTree of arrays with a leading axis, over which the scan runs.
+
     Example:
         >>> add = lambda total, x: (total + x, {"name": "sum", "total": total + x})
         >>> _, records = scan_records(add, jnp.asarray(0), jnp.arange(3))
@@ -348,6 +353,12 @@ def first_divergence(
     value: Float[Array, ""], t: Any, limit: Float[Array, ""], found: Int[Array, ""]
 ) -> Int[Array, ""]:
     """First step whose loss is past a limit or no number: the one ``found`` before, or t, or -1.
+
+    Args:
+        value: loss at step t.
+        t: the present step.
+        limit: loss past which the run counts as diverged, of :func:`divergence_limit`.
+        found: the step that was found before, or -1.
 
     Example:
         >>> int(first_divergence(jnp.nan * jnp.ones(()), 7, jnp.inf * jnp.ones(()), jnp.array(-1)))

@@ -36,6 +36,11 @@ def masked_loss(
 def observe(key: Key[Array, ""], shape: tuple[int, int], fraction: Scalar) -> Float[Array, "k d"]:
     """Draw a mask, 1 where an entry is observed, independently with a probability, and 0 elsewhere.
 
+    Args:
+        key: random key.
+        shape: (k, d), that of the matrix.
+        fraction: probability that an entry is observed, above 0 and at most 1.
+
     Example:
         >>> float(observe(jax.random.key(0), (2, 2), 1.0).sum())
         4.0
@@ -137,6 +142,11 @@ def draw_mask(
 def block_covariance(size: int, block: int, keep_prob: Scalar) -> Float[Array, "terms terms"]:
     """Covariance of block masks, ``theta (1 - theta)`` within a block and 0 elsewhere.
 
+    Args:
+        size: number of entries of a mask.
+        block: entries of a block, a divisor of ``size``.
+        keep_prob: theta, the probability that a block is kept.
+
     Raises:
         ValueError: ``block`` does not divide ``size``.
 
@@ -205,6 +215,12 @@ def deterministic_equivalent(
 
     ``E ||Y - sum_i (R_i/mu_i) Z_i||_F^2 = ||Y - sum_i Z_i||_F^2 + sum_ij C_ij/(mu_i mu_j) <Z_i,
     Z_j>``, the general identity of Theorem 3: the loss of the mean prediction and a penalty.
+
+    Args:
+        target: Y.
+        terms: Z_i, one matrix for each entry of a mask.
+        mean: mu, nowhere zero; ones for masks that are not scaled.
+        covariance: C of the masks.
 
     Raises:
         ValueError: ``mean`` or ``covariance`` does not have an entry for each term.

@@ -312,7 +312,13 @@ OLD = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"
 
 
 def blank(key: Key[Array, ""], config: BertConfig, pooled: bool) -> Bert:
-    """A BERT of this shape with arbitrary weights."""
+    """A BERT of this shape with arbitrary weights.
+
+    Args:
+        key: random key, used for the shape of the pooler alone.
+        config: the shape of the BERT.
+        pooled: whether it has a pooler.
+    """
     width, inner = config.hidden_size, config.intermediate_size
     bias, square = jnp.zeros(width), jnp.zeros((width, width))
     norm = LayerNorm(bias, bias, config.layer_norm_eps)

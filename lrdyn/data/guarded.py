@@ -289,6 +289,11 @@ def check_room(path: Path, largest: int, total: int, stored: int) -> None:
 def exactly(file: Readable, size: int, path: Path) -> bytes:
     """Read this many bytes, and never more.
 
+    Args:
+        file: an open file, or a stream that decompresses one.
+        size: number of bytes.
+        path: of the file, for the message.
+
     Raises:
         Refused: the file ends before.
 

@@ -204,6 +204,12 @@ def _factors(both: Compared, name: str) -> tuple[np.ndarray, np.ndarray] | None:
 def finite(weights: Weights, name: str, when: str, notes: dict[str, str]) -> np.ndarray | None:
     """One array as it is stored; None and a note if it is not finite.
 
+    Args:
+        weights: weights by name.
+        name: of the array.
+        when: ``before`` or ``after``, for the note.
+        notes: where a note is added.
+
     Example:
         >>> notes = {}
         >>> finite(reading.weights("", {"b": np.array([np.inf])}), "b", "after", notes), notes

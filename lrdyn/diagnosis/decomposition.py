@@ -102,6 +102,12 @@ def projected(
 ) -> tuple[np.ndarray, np.ndarray]:
     """B = U sqrt(S) and A = U^T W / sqrt(S): their product is W on its first r left directions.
 
+    Args:
+        matrix: W, m x n.
+        left: U, its left singular vectors as columns.
+        values: S, decreasing.
+        rank: r.
+
     Example:
         >>> B, A = projected(np.diag([4.0, 1.0]), np.eye(2), np.array([4.0, 1.0]), 1)
         >>> (B @ A).tolist()

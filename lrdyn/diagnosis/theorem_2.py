@@ -91,6 +91,11 @@ def _sum(first: np.ndarray, second: np.ndarray) -> float:
 def energy_chance(rows: int, columns: int, k: int) -> float:
     """Share of the squared norm of a Gaussian matrix in its first k singular values.
 
+    Args:
+        rows: m.
+        columns: n.
+        k: how many singular values.
+
     Example:
         >>> round(energy_chance(150, 150, 20), 2)
         0.4

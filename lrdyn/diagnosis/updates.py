@@ -175,6 +175,11 @@ def examine_all(
 def multiplications(both: Compared, name: str, settings: Settings) -> float:
     """How many multiplications the update of a matrix takes, about; an adapter's far fewer.
 
+    Args:
+        both: what is compared.
+        name: of the matrix.
+        settings: of the examination.
+
     Example:
         >>> sides = (reading.weights("", {"W": np.eye(20)}) for _ in range(2))
         >>> multiplications(comparison.compared(*sides, "*"), "W", Settings(1))
@@ -191,6 +196,11 @@ def multiplications(both: Compared, name: str, settings: Settings) -> float:
 
 def of_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = None) -> Examined:
     """Measure the update of one matrix, and the matrix before and after if that is asked for.
+
+    Args:
+        pair: the matrix before and after.
+        settings: of the examination.
+        wanted: the rank of the factors, from the singular values; without it none are made.
 
     Example:
         >>> pair = ArrayPair("W", np.eye(2), np.diag([3.0, 1.0]), ("float64", "float64"))

@@ -210,6 +210,11 @@ class Judgement(NamedTuple):
 def judge(residuals: np.ndarray, tolerances: np.ndarray, applies: np.ndarray) -> Judgement:
     """Judge a claim: every case to which it applies must stay within its tolerance; a NaN fails.
 
+    Args:
+        residuals: of all cases.
+        tolerances: of all cases, in the same shape.
+        applies: whether each case is judged.
+
     Example:
         >>> judge(np.array([1.0, 9.0]), np.array([2.0, 2.0]), np.array([True, False])).holds
         True
@@ -227,6 +232,11 @@ def judge_control(
 
     A NaN is no clear failure, and ``worst`` is the case that failed least clearly. The tolerance of
     a statistical claim is as clear as it gets: there ``clearly`` is 1.
+
+    Args:
+        residuals: of all cases.
+        tolerances: of all cases, in the same shape.
+        clearly: how many tolerances a residual must reach.
 
     Example:
         >>> judge_control(np.array([1.0, 0.5]), np.array([0.01, 0.01])).holds
@@ -271,6 +281,11 @@ def scales_with_epsilon(float64: float, float32: float, steps: int = 0) -> bool:
     precisions at the same settings (their random draws differ). The float32 residual is taken as at
     least ``eps32 sqrt(1 + steps)``, a random walk of one rounding a step, since a lucky run can be
     exact: where steps are below the last digit of float32 nothing is rounded at all.
+
+    Args:
+        float64: residual of the run in float64.
+        float32: residual of the run in float32.
+        steps: number of steps of the run.
 
     Example:
         >>> scales_with_epsilon(1e-15, 1e-6), scales_with_epsilon(1e-12, 1e-6)

@@ -15,6 +15,11 @@ NEAR = 0.15
 def edge(inside: Callable[[Any], bool], within: float, without: float) -> float:
     """Find by bisection the last positive number towards ``without`` that a domain contains.
 
+    Args:
+        inside: whether a number lies in the domain.
+        within: a positive number inside.
+        without: a positive number outside, on the side of the end that is looked for.
+
     Example:
         >>> round(edge(lambda x: x < 3, 1.0, 10.0), 9)
         3.0

@@ -57,6 +57,11 @@ class Verdict(NamedTuple):
 def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
     """Judge every claim and control of a theorem on the content of ``results.nc``.
 
+    Args:
+        theorem: the theorem.
+        groups: content of ``results.nc``, group -> dataset.
+        dtype: the precision that was asked for.
+
     Raises:
         MissingArray: a group, or an array that a claim reads, is not there.
         ValueError: an array has a shape that a claim cannot compare.
@@ -244,6 +249,13 @@ def residuals(
     The columns lie over the axes of the points, for a claim over seeds without ``seed``. With
     ``power`` a case that passes is left out if it could not have failed; a control, which must
     fail, needs no such question.
+
+    Args:
+        claim: the claim.
+        scenario: its scenario.
+        results: arrays of the scenario, or of a control.
+        precision: of the run that left them.
+        power: whether a case that passes must show that it could have failed.
     """
     import xarray as xr
 
@@ -264,7 +276,14 @@ def residuals(
 
 
 def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = False) -> Row:
-    """Residual, tolerance and whether it counts, of one outcome."""
+    """Residual, tolerance and whether it counts, of one outcome.
+
+    Args:
+        claim: the claim.
+        scenario: its scenario.
+        outcome: what it is judged on.
+        power: whether a case that passes must show that it could have failed.
+    """
     limit, condition = claim.tolerance, 1.0
     # That of a statistical test is preliminary:
     # :func:`_share_the_alarms` replaces it when all tests are counted.
@@ -354,7 +373,14 @@ def _reason(claim: Claim, scenario: Scenario, outcome: Outcome, limit: float) ->
 def reasons_against(
     claim: Claim, scenario: Scenario, outcome: Outcome, limit: float
 ) -> Iterator[str]:
-    """Every reason for which a claim itself leaves a case out; the first one is reported."""
+    """Every reason for which a claim itself leaves a case out; the first one is reported.
+
+    Args:
+        claim: the claim.
+        scenario: its scenario.
+        outcome: what it is judged on.
+        limit: tolerance times condition.
+    """
     if scenario.trains and _lost(scenario, outcome):
         yield LOST
     seeds = np.ravel(outcome.point["seed"]) if claim.seeds else np.array([])
@@ -492,6 +518,11 @@ def control_entry(control: Control, claim: Claim, legs: Legs) -> dict[str, Any]:
     """Entry of ``verdict.json`` of a control: its claim is judged everywhere and fails clearly.
 
     The check of a hypothesis that it breaks must notice, and no other reason may leave a case out.
+
+    Args:
+        control: the control.
+        claim: the claim that it breaks.
+        legs: precision -> what :func:`residuals` gives of it.
     """
     fit = {p: leg for p, leg in legs.items() if not np.all(leg.reason == arithmetic.REASON)}
     if next(iter(legs)) not in fit or all(map(_says_nothing, legs.values())):
@@ -621,6 +652,11 @@ def ratio_of(
 
     It is infinite where the residual is lost, and NaN where the case is left out unless
     ``everything`` is asked for.
+
+    Args:
+        leg: what :func:`residuals` gives.
+        precision: of the run.
+        everything: whether cases that are left out count, too.
     """
     limit = leg.tolerance.values
     ratio = leg.residual.values / np.where(limit > 0, limit, np.finfo(precision).eps)

@@ -88,6 +88,12 @@ def outcomes(
 
     The order is that of the axes of the points. Arrays are cut to their true lengths; large ones
     are read slab by slab.
+
+    Args:
+        claim: the claim.
+        scenario: its scenario.
+        results: arrays of the scenario, or of a control.
+        precision: of the run that left them.
     """
     lead = lead_of(results)
     saved = saved_names(claim, scenario, map(str, results.variables))

@@ -200,7 +200,16 @@ def planned(
     perturb: bool,
     thorough: bool,
 ) -> Iterator[Planned]:
-    """Describe each job of a run, without tracing or reading anything."""
+    """Describe each job of a run, without tracing or reading anything.
+
+    Args:
+        experiment: the experiment.
+        settings: a value for each flag.
+        dtype: ``float64`` or ``float32``, the precision that was asked for.
+        seeds: seeds to sweep, or those of each scenario.
+        perturb: whether the distance from each hypothesis is swept, too.
+        thorough: whether controls run in both precisions.
+    """
     for scenario in experiment.scenarios:
         mine = seeds(scenario) if callable(seeds) else seeds
         # The first seeds, and as many as a claim over seeds needs.

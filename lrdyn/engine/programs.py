@@ -238,7 +238,16 @@ def trace_part(
     most: int,
     plan: SweepPlan,
 ) -> Group:
-    """Trace the program of a part that another process cut, for at most ``most`` points."""
+    """Trace the program of a part that another process cut, for at most ``most`` points.
+
+    Args:
+        function: the function of the sweep.
+        shape: names and values of the axes that decide shapes.
+        values: values of the points of the part on the traced axes.
+        lanes: points of a batch.
+        most: points of the largest part of the program.
+        plan: how the sweep runs.
+    """
     traced = cache(lambda: _traced(function, dict(shape), values, lanes, plan))
     parts, devices = [np.arange(most)], plan.devices[:1]
     group = Group(plan, traced, {}, parts, values, lanes, devices, "", shape)

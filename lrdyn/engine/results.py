@@ -60,6 +60,17 @@ def write(
     """Write ``results.nc``, atomically, with what made it: every setting and the sources.
 
     ``judges`` is the digest of what judged it first.
+
+    Args:
+        path: of the file.
+        groups: group -> dataset; ``"/"`` is the root.
+        name: of the experiment.
+        title: one line.
+        about: a line about what was run, or an empty text.
+        config: every setting.
+        digest: of the sources of the experiment and of its data.
+        judges: of what judged it first.
+        dtype: the precision that was asked for.
     """
     machine = environment(dtype)
     record = {

@@ -61,6 +61,11 @@ def open_run_folder(run: Run, out: Path | str) -> Iterator[Path]:
 def held_folder(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
     """Make a folder below a given one and lock it; yields the folders that were made for it.
 
+    Args:
+        path: the folder.
+        given: the folder that the user named, at or above it.
+        flag: by which it was named, for messages.
+
     Raises:
         BadInput: it cannot be made, another process has it, or a symbolic link stands in it.
         OSError: the disk or the system fails.
@@ -131,6 +136,13 @@ def carry_out(
 
     A terminal shows a ``bar``; lines suit several processes that share one. Parts are kept in the
     store of the ``context``, or beside the results.
+
+    Args:
+        run: the configuration.
+        out: folder of the results, in which the run gets one of its own.
+        draw: draws what was verified.
+        bar: whether a terminal shows a bar.
+        context: where and how it is computed.
 
     Raises:
         BadInput: data are missing, the folder cannot be used, or no claim applies.
@@ -218,7 +230,14 @@ def _nothing_applies(theorem: Experiment, verification: Verification) -> str:
 
 
 def save(run: Run, verification: Verification, path: Path, draw: Draw | None) -> None:
-    """Write ``results.nc``, the figures and ``verdict.json``, in this order."""
+    """Write ``results.nc``, the figures and ``verdict.json``, in this order.
+
+    Args:
+        run: the configuration.
+        verification: what was verified; its verdict gets the checksum of the results.
+        path: folder of the run.
+        draw: draws what was verified.
+    """
     experiment, verdict = run.experiment, verification.verdict
     with whole_files.replacing(path / results.NAME) as temporary:
         results.write(

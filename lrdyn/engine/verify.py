@@ -170,7 +170,13 @@ def verify_run(run: Run, context: Context) -> Verification:
 
 
 def judged(theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: str) -> Verification:
-    """Judge the content of ``results.nc``; :func:`judge_results` says what it refuses."""
+    """Judge the content of ``results.nc``; :func:`judge_results` says what it refuses.
+
+    Args:
+        theorem: the theorem, without scenarios that the settings do not concern.
+        groups: content of ``results.nc``.
+        dtype: the precision that was asked for.
+    """
     judgement = judge_results(theorem, groups, dtype)
     record = environment(dtype)
     verdict = {

@@ -119,6 +119,15 @@ def plot_compared(
     """Draw a prediction as a line and what was measured as open markers on it.
 
     There is one marker each ``every`` points; ``(start, every)`` staggers coincident curves.
+
+    Args:
+        ax: the axes.
+        x: abscissae.
+        predicted: ordinates of the line.
+        measured: ordinates of the markers.
+        color: of both.
+        marker: shape of the markers.
+        every: points from one marker to the next, or the first one and that number.
     """
     ax.plot(x, predicted, color=color, lw=1.0)
     markers = {**OPEN, "marker": marker, "mec": color, "markevery": every}
@@ -142,7 +151,15 @@ def key(ax: Axes, entries: Sequence[Line2D] | None, loc: Any, **place: Any) -> A
 def label_ends(
     ax: Axes, values: Sequence[float], texts: Sequence[str], colors: Sequence[Any], title: str = ""
 ) -> Axes:
-    """Write labels right of an axis, whose limits are final, at the ends of its curves."""
+    """Write labels right of an axis, whose limits are final, at the ends of its curves.
+
+    Args:
+        ax: the axes.
+        values: ordinates of the ends.
+        texts: a label for each.
+        colors: a colour for each.
+        title: what stands above the labels.
+    """
     to_axis = ax.transData + ax.transAxes.inverted()
     heights = np.array([to_axis.transform((ax.get_xlim()[1], value))[1] for value in values])
     for height, text, color in zip(spread(heights, 0.075), texts, colors, strict=True):

@@ -109,6 +109,15 @@ def convolution(
 ) -> Convolution:
     """A kernel that keeps the size at stride 1, normalised where there are places for statistics.
 
+    Args:
+        key: random key.
+        inputs: channels that come in.
+        outputs: channels that come out.
+        kernel: pixels of a side of the kernel.
+        stride: pixels from one place of the kernel to the next.
+        bias: whether each channel has a bias.
+        places: numbers of the running statistics, of which the next one is taken; no norm if None.
+
     Example:
         >>> layer = convolution(jax.random.key(0), 3, 5)
         >>> layer(jnp.ones((3, 4, 4)), training=False, state=None)[0].shape

@@ -211,6 +211,12 @@ def set_aside(
 ) -> Path:
     """Rename a damaged file to ``<name>.damaged``, so that it is kept for inspection, and say so.
 
+    Args:
+        path: the damaged file.
+        why: what is wrong with it.
+        note: is given the line about it.
+        then: what becomes of its content, for that line.
+
     Example:
         >>> path = Path(tempfile.mkdtemp()) / "a.nc"
         >>> _ = path.write_text("half")
