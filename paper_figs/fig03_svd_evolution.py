@@ -63,7 +63,7 @@ class Start(NamedTuple):
     frame: lrdyn.theorem2.Frame
     reduced_target: jax.Array
     learning_rate: float
-    """Of gradient descent on the mean loss, as ``weight_decay``."""
+    """Rate of gradient descent on the mean loss, as is ``weight_decay``."""
     weight_decay: float
     steps: np.ndarray
 

@@ -131,7 +131,7 @@ class MaskedTheory(NamedTuple):
     values: Float[Array, "mask index"] = ABSENT
     """Singular values of Z / sqrt(n) at the minimum."""
     data_values: Float[Array, "index"] = ABSENT
-    """Those of X / sqrt(n)."""
+    """Singular values of X / sqrt(n)."""
 
 
 class MaskedRun(NamedTuple):

@@ -43,7 +43,7 @@ class Stored(NamedTuple):
     """An adapter as PEFT stores it."""
 
     factors: dict[str, StoredFactors]
-    """By the name of the module in the base, such as ``encoder.layer.0.attention.self.query``."""
+    """Factors by the name of their module, such as ``encoder.layer.0.attention.self.query``."""
     saved: dict[str, Any]
     """Tensors in the place of the base's (``modules_to_save``, biases), by their name in it."""
     config: dict[str, Any]

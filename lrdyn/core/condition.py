@@ -142,7 +142,7 @@ def pushed(
 
 @checked
 def conditions(runs: Twins, look: Callable[[PyTree], PyTree] = lambda result: result) -> PyTree:
-    """By how much a run amplifies a small error of its data, for each array that it returns.
+    """Condition of each array of a run: the factor by which a small error of the data is amplified.
 
     Args:
         runs: the run and its twins.

@@ -27,7 +27,7 @@ class Pairs(NamedTuple):
     sentence1: list[str]
     sentence2: list[str]
     scores: Float[np.ndarray, "n"]
-    """From 0 to the highest score; NaN where the file has no scores."""
+    """Scores from 0 to the highest one; NaN where the file has none."""
 
 
 def stsb_names(split: str) -> tuple[str, ...]:

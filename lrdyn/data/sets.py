@@ -88,7 +88,7 @@ FOUR = (
 
 
 def known(name: str) -> ImageSet:
-    """What is known of a set.
+    """Look up what is known of a set of images.
 
     Raises:
         ValueError: there is no set of this name.

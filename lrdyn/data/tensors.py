@@ -249,7 +249,7 @@ def _library() -> Any:
 
 
 def pieces(array: np.ndarray) -> Iterator[np.ndarray]:
-    """An array in pieces that fit into a core's cache: of what is made of each, no page is new.
+    """Cut an array into pieces that fit into a core's cache, so that temporaries reuse its pages.
 
     Example:
         >>> [len(piece) for piece in pieces(np.zeros((3, 70000)))]

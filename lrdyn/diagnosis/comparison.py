@@ -1,4 +1,4 @@
-"""Two sets of weights side by side: what of them can be compared, and what is said of the rest."""
+"""Two sets of weights side by side: which arrays can be compared, and notes on the others."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,11 +25,11 @@ class ArrayPair(NamedTuple):
 
     name: str
     stored_before: np.ndarray | None
-    """As it was stored; None where an adapter stands alone."""
+    """W before, as it was stored; None where an adapter stands alone."""
     stored_after: np.ndarray | None
-    """None where the update is known by its factors."""
+    """W after, as it was stored; None where the update is known by its factors."""
     types: tuple[str, str]
-    """In which they were stored."""
+    """Types in which they were stored."""
     factors: tuple[np.ndarray, np.ndarray] | None = None
     """B and A, whose product is the update, of an adapter."""
 

@@ -20,7 +20,7 @@ class Decomposition(NamedTuple):
     """Singular values, and a product of two factors."""
 
     values: np.ndarray
-    """Those that were computed, decreasing, float64."""
+    """The singular values that were computed, decreasing, in float64."""
     rest: float
     """Squared norm of the matrix behind them: 0 where all were computed."""
     factors: tuple[np.ndarray, np.ndarray] | None
@@ -145,7 +145,7 @@ class Product(NamedTuple):
     right: np.ndarray
     """n x r, orthonormal columns."""
     kind: np.dtype
-    """In which the factors were."""
+    """Type in which the factors were given."""
 
     def cut(self, rank: int) -> tuple[np.ndarray, np.ndarray]:
         """Factors of the nearest matrix of a rank, equally long, in the type of B and A.

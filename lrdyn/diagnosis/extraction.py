@@ -131,7 +131,7 @@ class _Whole(NamedTuple):
 
     modules: frozenset[str]
     biases: str
-    """As PEFT calls it: none, lora_only, all."""
+    """Which biases are saved, by PEFT's words: none, lora_only, all."""
 
 
 def extract(

@@ -30,7 +30,7 @@ class Orientation(NamedTuple):
     modules: frozenset[str] | None
     """The last parts of the names of those that are; None for all but embeddings."""
     said: str
-    """Where that is known from."""
+    """How this is known, in words."""
 
     def is_transposed(self, module: str) -> bool:
         """Whether the weight of a module, which is no embedding, is stored in x out.

@@ -125,7 +125,7 @@ class Plan(NamedTuple):
     left_out: tuple[str, ...]
     """Matrices that are no ``<module>.weight``."""
     said: str = ""
-    """Where it is known from which way round the weights are stored."""
+    """How it is known which way round the weights are stored."""
 
     def lines(self) -> list[str]:
         """Lines of text: ranks, parameters and error of the plan, and what it leaves out."""

@@ -42,16 +42,16 @@ class Spectrum(NamedTuple):
 
 
 class Measures(NamedTuple):
-    """What is said of one update."""
+    """Norm, ranks and energy of one update."""
 
     norm: float
     """Frobenius norm of the update."""
     rank: int
     """Singular values above what rounding makes; -1 if not all entries are finite."""
     effective_rank: float
-    """At most, where not all singular values were computed: the others equal."""
+    """Effective rank; where not all singular values were computed, the most that it can be."""
     effective_rank_least: float
-    """At least: see :func:`least_effective_rank`; equal to the other where all were computed."""
+    """The least that it can be (:func:`least_effective_rank`); the same where all were computed."""
     stable_rank: float
     energy: float
     """Share of the squared norm in the first k."""
@@ -67,7 +67,7 @@ def _blas() -> Any:
 
 
 def blas_threads(count: int) -> AbstractContextManager[Any]:
-    """So many BLAS threads: beside other work, more of them make an SVD several times slower.
+    """Limit the BLAS threads: beside other work, more of them make an SVD several times slower.
 
     Example:
         >>> with blas_threads(1):

@@ -1,4 +1,4 @@
-"""What is said of the update of one matrix, and the examination of many, on all cores."""
+"""Measures of the update of one matrix, and the examination of many matrices on all cores."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class MatrixUpdate(NamedTuple):
     rank: int
     """Singular values above what rounding makes, of those that were computed."""
     effective_rank: float
-    """At most, where not all singular values were computed."""
+    """Effective rank; an upper bound where not all singular values were computed."""
     stable_rank: float
     energy: float
     """Share of the squared norm in the first k singular values."""
@@ -109,10 +109,10 @@ SHOWN = ("moved", "rank", "stable", "r 90 %", "r 99 %", "noise")
 
 
 class Examined(NamedTuple):
-    """One matrix: what is said of it, and factors of the rank that was wanted."""
+    """One matrix: the measures of its update, and factors of the rank that was asked for."""
 
     pair: ArrayPair
-    """Without its arrays."""
+    """The pair, without its arrays."""
     update: MatrixUpdate
     factors: tuple[np.ndarray, np.ndarray] | None
     missed: float
@@ -251,7 +251,7 @@ def of_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = None) -
 
 
 class Difference(NamedTuple):
-    """W after - W before, and what is said of the two."""
+    """The difference W after - W before, the norm of W before, and the size of the rounding."""
 
     update: np.ndarray
     start: float

@@ -44,7 +44,7 @@ PRODUCTS: Mapping[str, str] = {"tf32": "TF32", "bfloat16": "bfloat16"}
 REASON = "arithmetic of this device"
 """Why a precision is left out of a verdict."""
 WORSE = 8.0
-"""So many times the reference is another arithmetic, or another algorithm."""
+"""An error of more than this many times the reference shows another arithmetic or algorithm."""
 REFERENCE: Mapping[str, Mapping[str, float]] = {
     "float64": {
         "add": 0.5,

@@ -259,7 +259,7 @@ Judge = Callable[[Search, Evaluator, Scenario, str, Sequence[DrawnPoint]], Itera
 
 
 class BatchJudge:
-    """Judges batches, and keeps what was found of them."""
+    """Judges batches, and stores the judged cases."""
 
     def __init__(self, search: Search, evaluator: Evaluator, store: Store | None):
         self.search, self.evaluator, self.store = search, evaluator, store

@@ -31,7 +31,7 @@ class Equal(NamedTuple):
     predicted: Numbers
     measured: Numbers
     scale: Numbers | None = None
-    """Of the data: a number, or an array against which both broadcast. If None, the largest
+    """Scale of the data: a number, or an array that broadcasts against both. If None, the largest
     absolute value of both."""
     null: Numbers = 0.0
     """The prediction of somebody who does not know the theory."""
@@ -86,7 +86,7 @@ class Zero(NamedTuple):
 
     values: Numbers
     scale: Numbers
-    """Of the data whose rounding is in the values."""
+    """Scale of the data whose rounding is in the values."""
     alternative: Numbers
     """The size that the values would have if theory were wrong, in their unit."""
 
@@ -113,7 +113,7 @@ class _Bound(NamedTuple):
     """What must stay on one side."""
     bound: Numbers
     scale: Numbers | None = None
-    """Of the data: a number or an array. If None, the larger of value and bound, entry by entry."""
+    """Scale of the data, a number or an array; if None, the larger of value and bound, by entry."""
 
     def threshold(self, limit: float) -> float:
         """Largest excess over the bound that passes, over the entries."""
@@ -150,7 +150,7 @@ class AtLeast(_Bound):
         return _excess(np.subtract(self.bound, self.value), self.scales())
 
     def without_power(self, limit: float) -> str:
-        """Trivial for a bound of 0 on what is not negative; else as of any bound."""
+        """Trivial for a bound of 0 on what cannot be negative; else see :class:`_Bound`."""
         return super().without_power(limit) if np.any(self.bound) else TRIVIAL
 
 
@@ -193,7 +193,7 @@ class Test(NamedTuple):
     p: float
     """Probability, were the claim true, of draws as far away as these or further."""
     alternative: float
-    """That of the same draws under the alternative that the claim states."""
+    """P-value of the same draws under the alternative that the claim states."""
 
     def residual(self) -> float:
         """The residual ``-log10 p``."""

@@ -217,7 +217,7 @@ class KeptPrograms(NamedTuple):
         return value
 
     def place(self, identity: str, *context: Any) -> StoredProgram:
-        """Where a program is kept: what it is, and all else that decides it."""
+        """Place of a program on disk, from its identity and all else that decides it."""
         decided_by = (self.code, _below(), identity, context, _config())
         digest = hashlib.sha256(repr(decided_by).encode())
         return StoredProgram(self.folder, f"lrdyn-{digest.hexdigest()[:32]}")

@@ -1,4 +1,4 @@
-"""Where ``results.nc`` keeps what, and outcomes: what a claim is judged on, point by point."""
+"""Groups of ``results.nc``, and the outcomes on which a claim is judged, point by point."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -93,7 +93,7 @@ class Group(NamedTuple):
         return {name: column[part] for name, column in self.columns.items()}
 
     def key(self, part: np.ndarray, reduction: str = "") -> str:
-        """Name of a part in a store; ``reduction`` names what is kept instead of its results."""
+        """Name of a part in a store; ``reduction`` describes what replaces its results."""
         digest = hashlib.sha256(f"{self.digest}{self.plan.shared.digest}{reduction}".encode())
         for column in self.values(part).values():
             digest.update(column.tobytes())

@@ -258,7 +258,7 @@ class Histogram(Reduction):
 
 
 Reductions = Mapping[str, Reduction]
-"""Name in the dataset -> what is kept under it."""
+"""Name in the dataset -> the reduction that is kept under it."""
 
 
 def check(reductions: Reductions, outputs: Sequence[Mapping[str, Any]]) -> None:

@@ -141,8 +141,8 @@ class Part(NamedTuple):
     indices: np.ndarray
     """Indices of its points in the sweep."""
     ask: Callable[[], PartRequest]
-    """Makes what another process is told of it: there may be more parts than should be described
-    at a time."""
+    """Makes its description for another process, when it is needed: there may be too many parts
+    to describe all of them at once."""
     begin: "Callable[[Programs], Callable[[], Arrays]]"
     """Start to compute; what comes back waits for the arrays, which have the points in front."""
     group: Group | None = None

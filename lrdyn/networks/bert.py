@@ -103,7 +103,7 @@ class BertLayer(eqx.Module):
 
 
 class Bert(eqx.Module):
-    """Embeddings, layers, and what is made of the first token.
+    """Embeddings, layers, and a pooler of the first token.
 
     Leaves have paths such as ``layers.3.attention.value``, which patterns of
     :func:`lrdyn.adapters.init` select. A call is ``above(below(tokens, l), tokens.mask, l)`` for

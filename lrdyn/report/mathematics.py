@@ -66,7 +66,7 @@ class MarkedFormula(NamedTuple):
 
     html: Markup
     bare: Markup | None = None
-    """Without its parentheses, if it is one pair of them."""
+    """The markup without its parentheses, if one pair of them encloses it."""
     relates: bool = False
     """Whether these hold a relation: behind a space they are a remark, ``2 lambda (r = 1)``."""
 

@@ -85,7 +85,7 @@ class SearchResult(NamedTuple):
     digest: str
     """SHA-256 of the file."""
     pictures: tuple[()] = ()
-    """None are drawn of a search."""
+    """Pictures of a search: there are none."""
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ TESTED = 1000
 
 
 def spread_out(count: int, total: int) -> np.ndarray:
-    """So many places out of all, evenly spread: a file can be sorted by class.
+    """Choose places, evenly spread over all of them: a file can be sorted by class.
 
     Example:
         >>> spread_out(3, 9).tolist(), spread_out(5, 2).tolist()

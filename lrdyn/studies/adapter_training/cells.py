@@ -45,7 +45,7 @@ from lrdyn.training.program import Program, digest_of
 FOLDER = "LRDYN_TRAININGS"
 """Variable that names a folder in which trainings stay."""
 MATRICES = ("attention.query", "attention.value")
-"""Of each adapted layer, as LoRA's authors and those of Deep LoRA choose them."""
+"""Matrices of a layer that are adapted, as LoRA's authors and those of Deep LoRA choose them."""
 POINTS = 11
 """Steps at which norms are recorded."""
 
@@ -54,7 +54,7 @@ class Way(NamedTuple):
     """How a method starts and is trained."""
 
     method: Callable[[float], Method] | None
-    """From eps; None trains the matrices themselves."""
+    """Maps eps to the method; None trains the matrices themselves."""
     guess: int
     """Its rates are tried from 10^(k/2) on, k around this; the best one is bracketed."""
     ratio: float = 1.0
@@ -130,7 +130,7 @@ WAYS = METHODS | {
     for name, rule, guess in (("adam", adam, -6), ("sgd", _descent, -6))
     for more, centred in (("", False), ("_centred", True))
 }
-"""Those of Figures 5, 7 and 8, and the products of Figure 4 under Adam and under descent."""
+"""The methods of Figures 5, 7 and 8, and the products of Figure 4 under Adam and under descent."""
 
 
 class Cell(NamedTuple):
@@ -167,7 +167,7 @@ class Beginning(NamedTuple):
     order: Int[Array, "steps batch"]
     """Rows of the batch of every step."""
     scores: Float[Array, "n"]
-    """Of all texts, less the mean of those that are trained on."""
+    """Scores of all texts, less the mean over those that are trained on."""
     rate: Float[Array, ""]
 
 
@@ -246,7 +246,7 @@ class Bench:
         self.net, self.paths, self.weight = ground.net, ground.paths, ground.weight
 
     def run(self, asked: TrainingRequest, key: Key[Array, ""], *, part: str = "") -> Cell:
-        """Train and test, or take what was kept.
+        """Train and test, or read the result that was kept.
 
         Args:
             asked: which training.
@@ -289,7 +289,7 @@ class Bench:
         times: Int[np.ndarray, "times"],
         *seen: PyTree,
     ) -> PyTree:
-        """What is seen of a reported training at some steps, or what was kept of it.
+        """Record a training at some steps, or read the records that were kept of it.
 
         Args:
             asked: which training.
@@ -315,7 +315,7 @@ class Bench:
     def beginning(
         self, asked: TrainingRequest, key: Key[Array, ""], *, part: str = ""
     ) -> "Beginning":
-        """Where a training begins."""
+        """Adapters, head, batches and centred scores with which a training begins."""
         rows_key, head_key, start_key, order_key = jax.random.split(key, 4)
         begun = self.started(start_key, asked)
         head = HEAD * jax.random.normal(head_key, self.net.head.shape)

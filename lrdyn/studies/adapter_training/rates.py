@@ -17,7 +17,7 @@ class Chosen(NamedTuple):
 
     rate: float
     tried: Float[np.ndarray, "tried"]
-    """In increasing order."""
+    """Rates that were tried, in increasing order."""
     scores: Float[np.ndarray, "tried seed"]
     bracketed: bool
     """Whether worse rates lie on both sides of the best one."""

@@ -38,7 +38,7 @@ class Examples(NamedTuple):
     hidden: Float[Array, "n length width"]
     mask: Bool[Array, "n length"]
     scores: Float[Array, "n"]
-    """From 0 to 1."""
+    """Scores from 0 to 1."""
 
 
 class Texts(NamedTuple):
@@ -46,9 +46,9 @@ class Texts(NamedTuple):
 
     first: list[str]
     second: list[str] | None
-    """None of single texts."""
+    """The second text of each pair; None if there are single texts."""
     scores: Float[np.ndarray, "n"]
-    """From 0 to 1."""
+    """Scores from 0 to 1."""
 
 
 class Tested(NamedTuple):

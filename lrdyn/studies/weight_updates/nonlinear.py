@@ -26,9 +26,9 @@ CLASSES = 3
 KINKS = np.geomspace(1e-3, 1e-2, 6)
 """1 - a: linear there with as many examples as dimensions, and well above float32's rounding."""
 BENDS = np.geomspace(0.1, 0.3, 6)
-"""b."""
+"""Sizes of b, the coefficient of the curved activation."""
 WITHIN, WITHIN_SQUARES = 0.05, 0.15
-"""Of an exponent of residuals and of energies: the next order is still seen at the larger sizes."""
+"""Margins of an exponent, of residuals and of energies: the larger sizes show the next order."""
 
 Activation = Callable[[Array, Array], Array]
 
