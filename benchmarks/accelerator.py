@@ -83,6 +83,7 @@ def product_rate(size: int, dtype: str, algorithm: Any) -> Numbers:
     with jax.enable_x64(dtype == "float64"):
         A = jnp.ones((size, size), dtype)
         multiply = jax.jit(lambda A: jnp.matmul(A, A, precision=algorithm))
+        # A product of n x n matrices has 2 n^3 operations.
         return {"rate": 2.0 * size**3 / best(lambda: multiply(A))}
 
 
@@ -121,13 +122,14 @@ def ceilings(tiny: bool) -> Pieces:
         "float64": ("float64", "highest"),
     }
     pieces: Pieces = {
-        f"product {size} {kind}": partial(product_rate, size, *what)
+        f"product {size} {kind}": partial(product_rate, size, *dtype_and_algorithm)
         for size in ((32,) if tiny else (1024, 4096, 8192))
-        for kind, what in kinds.items()
+        for kind, dtype_and_algorithm in kinds.items()
     }
     for lanes in (2, 4) if tiny else (16, 256, 4096):
         pieces[f"lanes {lanes}"] = partial(lane_rate, lanes, 10 if tiny else 1000)
     for size in (6,) if tiny else (6, 16, 32, 64, 128, 256, 512):
+        # Fewer of the larger ones, so that each size takes about as long.
         count = 4 if tiny else max(4, 256 // max(1, size // 32))
         pieces[f"SVD {size}"] = partial(svd_times, size, count)
     return pieces

@@ -169,6 +169,7 @@ def trajectories(
             return train(method, dtype, kind, one_policy(policy))
 
         each = jax.vmap(jax.vmap(run, (None, 0)), (0, None))
+        # As float64 also from a run in single precision: differences of the two are taken below.
         return each(kinds, policies).astype(float)
 
     def train_both(kind: Any) -> jax.Array:

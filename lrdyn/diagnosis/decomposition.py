@@ -81,6 +81,7 @@ def _of_gram(squared: np.ndarray, wanted: Wanted) -> tuple[np.ndarray, np.ndarra
         squared.T, lower=1, lwork=work, overwrite_a=1
     )
     squares, status = lapack.dsterf(diagonal, beside)
+    # DSTERF gives the number of off-diagonal entries that did not vanish.
     if status:
         raise np.linalg.LinAlgError("eigenvalues did not converge")
     values = np.sqrt(np.maximum(squares[::-1], 0.0))

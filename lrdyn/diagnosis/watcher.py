@@ -262,6 +262,7 @@ class Watcher:
         for (name, start), observation in zip(self._start.items(), last, strict=False):
             measures = observation.measures
             cells = {x: f"{getattr(measures, x):.4g}" for x in columns}
+            # Where not all values were computed, the effective rank is known as a range.
             least = f"{measures.effective_rank_least:.4g}"
             if least != cells["effective_rank"]:
                 cells["effective_rank"] = f"{least} to {cells['effective_rank']}"

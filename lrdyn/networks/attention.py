@@ -122,6 +122,7 @@ class Attention(eqx.Module):
         # Neighbouring heads share keys and values: ``repeat`` puts copies behind each other.
         if (kinds := keys.shape[1]) < self.heads:
             keys, values = (jnp.repeat(x, self.heads // kinds, axis=1) for x in (keys, values))
+        # Keys before queries, for tokens are columns: the softmax runs over axis 2.
         scores = jnp.einsum("shdk,shdq->shkq", keys, queries) / math.sqrt(size)
         if mask is not None:
             allowed = jnp.expand_dims(mask, -3)
