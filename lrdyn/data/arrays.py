@@ -136,7 +136,7 @@ def opened(path: Path) -> Arrays:
             for entry in archive.infolist():
                 name = entry.filename.removesuffix(".npy")
                 if name in infos or name == entry.filename:
-                    raise refused(path, f"the member {entry.filename}", "files .npy, each once")
+                    raise refused(path, f"the member {entry.filename}", ".npy files, each once")
                 with archive.open(entry) as member:
                     shape, _, dtype = _described(member, entry.filename, "fiub", 16, path)
                 infos[name] = Info(path, dtype.name, shape)
