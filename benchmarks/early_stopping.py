@@ -66,8 +66,8 @@ def per_point(run: Callable, alphas: Sequence[float]) -> Callable[[], list[int]]
         steps = []
         for alpha in alphas:
             if alpha not in compiled:
-                # A number of Python's is built into the program:
-                # that is why authors' scripts compile each time.
+                # A number of Python's is built into the program: that is why authors' scripts
+                # compile each time.
                 compiled[alpha] = jax.jit(lambda alpha=alpha: run(alpha))
             steps.append(int(compiled[alpha]()["steps"]))
         return steps

@@ -109,8 +109,8 @@ def numpy_descent(
         np.matmul(back, first_t, out=slope)
         np.matmul(second_t, back, out=error)
         second -= slope
-        # The first layer last: its own gradient, in ``error``,
-        # was made of the second one before its step.
+        # The first layer last: its own gradient, in ``error``, was made of the second one before
+        # its step.
         first -= error
     residual = third @ (second @ first) - target
     return 0.5 * float(np.vdot(residual, residual))

@@ -102,8 +102,8 @@ def compiled(device: str, names: Sequence[str], wheels: Path, limit: int, keep: 
             if begun is None and status:
                 raise RuntimeError(f"{device}: {errors.read()[-2000:]}")
             if begun is not None:
-                # The program that ended its child has a row of
-                # its own, and the next child goes on behind it.
+                # The program that ended its child has a row of its own, and the next child goes on
+                # behind it.
                 names.remove(begun)
                 keep({"name": begun, "device": device, "fault": ended(status, limit, errors)})
 

@@ -136,8 +136,8 @@ def program(
     weights, held = jax.eval_shape(start, jax.eval_shape(lambda: jax.random.key(0)), W)
 
     def init(weights: Any) -> Any:
-        # Zeros stand for the maps: memory depends on
-        # shapes alone, and a refresh comes first anyway.
+        # Zeros stand for the maps: memory depends on shapes alone, and a refresh comes first
+        # anyway.
         frozen = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), held[0])
         parts = method.parts(together(weights, (frozen, None)).split)
         return apart(method, begin(method, optimizer, parts.weights, parts.maps))[1]

@@ -68,8 +68,8 @@ class Adapter(eqx.Module):
             return ()
         scale: Any = None if self.scale is None else self.value_of("scale")
         moving = Term(scale, factors)
-        # A term of its own, not factors that are subtracted: at the
-        # start both products are equal to the bit, and the sum is W.
+        # A term of its own, not factors that are subtracted: at the start both products are equal
+        # to the bit, and the sum is W.
         return (moving,) if self.start is None else (moving, Term(-scale, self.value_of("start")))
 
     def onto(self, weight: Array) -> Array:

@@ -245,8 +245,8 @@ def refresh(
     """
     old = method.parts(state.split)
     weights = merged(old, scale)
-    # The gradient at the merged weights, before anything is restarted:
-    # all methods look at the same point, as Theorem 4 needs.
+    # The gradient at the merged weights, before anything is restarted: all methods look at the same
+    # point, as Theorem 4 needs.
     maps = _fitted(method, choose(key, jax.grad(loss)(weights)), weights)
     fresh = _fresh(method, optimizer, method.restart(old, weights, maps))
     return fresh._replace(optimizer=policy(fresh.optimizer, state.optimizer, old.maps, maps))
@@ -501,8 +501,8 @@ def low_rank_descent(
     first = _Run(one_for_each_run(rule.begin(arrays), limit), diverged_at)
     last, records = scan_records(segment, first, (starts, stops, is_refresh))
     weights = rule.weights(last.state)
-    # The loop looks at the loss before each step: that
-    # of the last weights is still to be looked at.
+    # The loop looks at the loss before each step: that of the last weights is still to be looked
+    # at.
     diverged_at = first_divergence(cost(weights), stops[-1], limit, last.diverged_at)
     records = jax.tree.map(lambda leaf: leaf[recorded_at] if eqx.is_array(leaf) else leaf, records)
     return Trajectory(whole(weights), records, diverged_at)
@@ -511,8 +511,8 @@ def low_rank_descent(
 def _segments(steps: np.ndarray | tuple[int, ...], period: int):
     """Cut a run at refreshes and at recorded steps: starts, stops, is there a refresh, records."""
     recorded = np.asarray(checks.steps(steps)).tolist()
-    # Without a period one refresh at 0. A run of no steps
-    # has none, and range wants a step of 1 or more.
+    # Without a period one refresh at 0. A run of no steps has none, and range wants a step of 1 or
+    # more.
     refreshes = range(0, recorded[-1], period or max(1, recorded[-1]))
     cuts = sorted({0, *refreshes, *recorded})
     # A segment of no step looks at the start before anything is chosen.

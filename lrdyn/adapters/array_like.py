@@ -100,8 +100,8 @@ class Adapted(eqx.Module, metaclass=_Named):
         gain = self.adapter.gain(self.weight)
         if gain is None:
             return outputs
-        # A gain belongs to a row of W, which is an entry
-        # of a vector and a row of a matrix of outputs.
+        # A gain belongs to a row of W, which is an entry of a vector and a row of a matrix of
+        # outputs.
         column = gain if outputs.ndim == 1 else gain[:, None]
         return jnp.broadcast_to(column, outputs.shape) * outputs
 

@@ -322,8 +322,8 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
         with mistakes.named(mistakes.folders_of(theorem)):
             options = parser_of(theorem, typed_as).parse(words)
             if getattr(options, "judge", None) is not None:
-                # Settings are those of the run: others beside
-                # them would not be those that were judged.
+                # Settings are those of the run: others beside them would not be those that were
+                # judged.
                 others = [word for word in words if word not in ("--changed", "--report")]
                 if len(others) != (1 if others[0].startswith("--judge=") else 2):
                     wanted = "wanted none but --changed or --report: the settings are saved"

@@ -508,8 +508,8 @@ def simulate_lanes(
     )
     return Trajectory(
         weights(last, state),
-        # Records have steps first and runs second: as
-        # everywhere else, runs come first in the result.
+        # Records have steps first and runs second: as everywhere else, runs come first in the
+        # result.
         jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), records),
         over_runs(lambda loss, _, rule, s: _end(loss, rule, s, ended), 0)(last, state),
     )

@@ -215,8 +215,8 @@ def _described(
     member: Any, name: str, kinds: str, itemsize: int, path: Path
 ) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, order and type of a member, of which the header is read."""
-    # Later versions exist for headers above 64 kB and field
-    # names beyond Latin-1: none is an array of numbers.
+    # Later versions exist for headers above 64 kB and field names beyond Latin-1: none is an array
+    # of numbers.
     if np.lib.format.read_magic(member) != (1, 0):
         raise refused(path, f"{name} of another version of its format", "npy 1.0")
     header = np.lib.format.read_array_header_1_0(member, max_header_size=HEADER)

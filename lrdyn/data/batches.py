@@ -142,7 +142,7 @@ def _look_through(content: bytes, path: Path, count: int) -> None:
             raise refused(path, f"a pickle with {value}", "a batch of CIFAR-10")
         # The place of a note is memory that the unpickler takes.
         far = code.name.endswith("PUT") and isinstance(value, int) and value > most
-        # The number of instructions is bounded, for a short
-        # pickle can run for ever or double a list often.
+        # The number of instructions is bounded, for a short pickle can run for ever or double a
+        # list often.
         if code.name not in OPCODES or number > most or far:
             raise refused(path, f"a pickle with {code.name}", "a batch of CIFAR-10")

@@ -159,8 +159,8 @@ def _check_inside(file: Path, folder: Path) -> None:
             entry for entry in file.parent.iterdir() if entry.suffix in (".safetensors", ".bin")
         ]
     for path in files:
-        # The hub's cache is all links, into the blobs of
-        # the same model: others were put there by somebody.
+        # The hub's cache is all links, into the blobs of the same model: others were put there by
+        # somebody.
         if not path.resolve().is_relative_to(folder.resolve()):
             raise refused(
                 path, "a link that leads out of its folder", "one to the blobs of this model"
@@ -258,8 +258,8 @@ def torch_weights(path: Path) -> dict[str, Any]:
     # Refuses what is no regular file; torch opens it by its name.
     guarded.opened(path).close()
     with reading(path, "weights that torch's weights-only reader takes"):
-        # ``mmap`` reads a tensor when it is used; files
-        # from before torch 1.6 are no zips, and have none.
+        # ``mmap`` reads a tensor when it is used; files from before torch 1.6 are no zips, and have
+        # none.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     for key in STATES:
         if isinstance(content, dict) and isinstance(content.get(key), dict):

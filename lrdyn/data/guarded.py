@@ -251,8 +251,8 @@ def unpacked(path: Path) -> Iterator[gzip.GzipFile | io.BufferedReader]:
         b'abc'
     """
     with opened(path) as file:
-        # By the name, not by the first bytes: a reader
-        # is told what to expect, and refuses the rest.
+        # By the name, not by the first bytes: a reader is told what to expect, and refuses the
+        # rest.
         yield gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
 
 

@@ -136,8 +136,8 @@ def _rows(path: Path, limit: int) -> list[tuple[int, list[str]]]:
         lines = csv.reader(
             io.StringIO(content, newline=""),
             delimiter="\t" if plain else ",",
-            # GLUE's sentences have single quotation marks,
-            # behind which a reader of CSV would take in lines.
+            # GLUE's sentences have single quotation marks, behind which a reader of CSV would take
+            # in lines.
             quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
             strict=True,
         )

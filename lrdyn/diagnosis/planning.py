@@ -89,8 +89,8 @@ def choose(
         if len(sizes.squares) and sizes.squares[0] > 0
     ]
     heapq.heapify(waiting)
-    # A rounding above the goal counts as reached: an error that was
-    # asked for at exactly a rank's own would else cost one more.
+    # A rounding above the goal counts as reached: an error that was asked for at exactly a rank's
+    # own would else cost one more.
     while waiting and (error is None or missing.sum() > goal * (1 + 1e-12)):
         _, order, name = heapq.heappop(waiting)
         sizes = matrices[name]

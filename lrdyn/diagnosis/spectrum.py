@@ -291,8 +291,8 @@ def measured(spectrum: Spectrum, *, k: int, side: int, eps: float, floor: float)
         return NOT_FINITE._replace(norm=0.0, rank=0)
     # The values are float64 whatever JAX is set to: this may be called from a user's training.
     with jax.enable_x64(True):
-        # What the decomposition rounds and what the
-        # stored types round, each over the largest value.
+        # What the decomposition rounds and what the stored types round, each over the largest
+        # value.
         limit = max(side * eps, floor / largest)
         rank, effective, *others = _ranks(spectrum.values, limit, k, spectrum.computed, side)
     most, norm = float(effective), math.sqrt(float(spectrum.values @ spectrum.values))

@@ -85,8 +85,8 @@ def open_devices() -> list[Any]:
     except (RuntimeError, AssertionError) as error:  # JAX only asserts that there is some device
         if not _named():
             raise
-        # Between "Unable to initialize backend 'NAME': "
-        # and JAX's advice, which names the variable again.
+        # Between "Unable to initialize backend 'NAME': " and JAX's advice, which names the variable
+        # again.
         message = str(error).partition("': ")[2].partition(" (set JAX_PLATFORMS")[0]
         why = shortened(message or "no such device", 60)
         wanted = "cpu, or a platform with its plugin (lrdyn[cuda], lrdyn[tpu]) and a device"

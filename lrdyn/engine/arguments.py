@@ -120,8 +120,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse arguments; a number may be written with a minus, as in ``-inf`` or ``-1e-3``."""
-        # argparse takes ``-inf`` for a flag, but no word that
-        # begins with a space; readers of numbers strip it.
+        # argparse takes ``-inf`` for a flag, but no word that begins with a space; readers of
+        # numbers strip it.
         return self.parse_args([f" {word}" if _is_negative_number(word) else word for word in argv])
 
 
@@ -140,8 +140,8 @@ def _value(flag: Flag) -> Callable[[str], Any]:
         try:
             value = convert(text)
         except ValueError:
-            # No domain contains NaN, so that a word that is
-            # no number is refused below, by the same message.
+            # No domain contains NaN, so that a word that is no number is refused below, by the same
+            # message.
             value = math.nan
         if not flag.accepts(value):
             raise argparse.ArgumentTypeError(

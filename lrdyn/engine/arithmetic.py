@@ -144,8 +144,8 @@ def worse(precision: str, measured: Measured) -> dict[str, float]:
         if name in free or name not in measured:
             continue
         got = measured[name]
-        # The largest number of a precision is worse when
-        # it is smaller, all others when they are larger.
+        # The largest number of a precision is worse when it is smaller, all others when they are
+        # larger.
         times = (usual / got if got else float("inf")) if name == "largest" else got / usual
         # Not ``times > WORSE``, which a NaN would pass: a device that returns one is no better.
         if not times <= WORSE:

@@ -184,8 +184,8 @@ def cases(
     """A claim at points, judged whatever is lost; ``dropped`` is what the formula goes without."""
     every = zip(points, outcomes(claim, scenario, dataset, precision), strict=True)
     for place, (drawn, outcome) in enumerate(every):
-        # A wrong formula must fail, as a control must;
-        # whether it could have passed is no question then.
+        # A wrong formula must fail, as a control must; whether it could have passed is no question
+        # then.
         row = judging.row_of(claim, scenario, outcome, power=not dropped)
         if row.reason not in NO_LOSS:
             lost = lost_hypotheses(claim, scenario, outcome, row.tolerance)

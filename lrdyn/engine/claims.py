@@ -169,8 +169,8 @@ def above_p(threshold: float, draws: np.ndarray) -> float:
         return float("nan")
     error, ahead = standard_error(draws), np.mean(draws) - threshold
     if not error > 0:
-        # Draws without spread leave no doubt: a p-value
-        # of 0 or 1. With a NaN among them there is none.
+        # Draws without spread leave no doubt: a p-value of 0 or 1. With a NaN among them there is
+        # none.
         return float(ahead <= 0) if error == 0 else float("nan")
     return float(stdtr(len(draws) - 1, -ahead / error))
 
@@ -184,8 +184,8 @@ def chi_square_p(value: float, degrees: int) -> float:
     """
     from scipy.special import chdtr, chdtrc
 
-    # The survival function is computed by itself, not
-    # as 1 - cdf, for the digits of a small p-value.
+    # The survival function is computed by itself, not as 1 - cdf, for the digits of a small
+    # p-value.
     nearer = np.minimum(chdtr(degrees, value), chdtrc(degrees, value))
     return float(np.minimum(1.0, 2 * nearer))  # a NaN stays NaN: the judge counts it as a failure
 
@@ -292,7 +292,7 @@ def scales_with_epsilon(float64: float, float32: float, steps: int = 0) -> bool:
         (True, False)
     """
     eps64, eps32 = (float(np.finfo(t).eps) for t in (np.float64, np.float32))
-    # Only the float32 residual has a floor: one for
-    # float64 would let a coincidence of that size pass.
+    # Only the float32 residual has a floor: one for float64 would let a coincidence of that size
+    # pass.
     least = eps32 * float(np.sqrt(1 + steps))
     return float64 <= SCALING_SLACK * eps64 / eps32 * max(float32, least)

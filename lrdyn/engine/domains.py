@@ -49,8 +49,8 @@ def range_of(flag: Flag) -> Range:
         Range(least=0.001, most=1000.0, zero=False)
     """
     assert flag.domain is not None
-    # The domain is known by ``contains`` alone, so that
-    # the search for its ends needs a number inside.
+    # The domain is known by ``contains`` alone, so that the search for its ends needs a number
+    # inside.
     some = next(x for x in (*flag.quick, *flag.paper, 1.0) if x > 0 and flag.domain.contains(x))
     # All normal powers of ten of float64: subnormal numbers have fewer digits.
     powers = [10.0**k for k in range(-307, 309)]
@@ -101,13 +101,13 @@ def value(flag: Flag, rng: np.random.Generator, *, far: bool) -> Any:
         return str(rng.choice(words_of(flag)))
     if flag.type is float:
         drawn = _number(flag, rng, far=far)
-        # A domain need not be an interval: where it refuses
-        # a number between its ends, another is drawn.
+        # A domain need not be an interval: where it refuses a number between its ends, another is
+        # drawn.
         return drawn if flag.domain.contains(drawn) else value(flag, rng, far=far)
     whole = integers_of(flag)
     if not far and flag.from_usual:
-        # Up to a quarter more: a longer run costs that
-        # much time, and a shorter one has rarely arrived.
+        # Up to a quarter more: a longer run costs that much time, and a shorter one has rarely
+        # arrived.
         usual = range(max(flag.quick), max(flag.quick) * 5 // 4 + 1)
         whole = [n for n in usual if flag.domain.contains(n)]
     elif not far:
@@ -167,8 +167,8 @@ def to_unit(flag: Flag, value: int | float) -> float:
     if value == 0:
         return first / 2
     if _bounded(ends):
-        # Decades of the distance to the nearer end, so
-        # that numbers near 1 are as dense as those near 0.
+        # Decades of the distance to the nearer end, so that numbers near 1 are as dense as those
+        # near 0.
         side = -math.log10(2 * value) if value < 0.5 else math.log10(2 * (1 - value))
         return 0.5 - max(-1.0, min(1.0, side / FINEST)) / 2
     low, high = math.log10(ends.least), math.log10(ends.most)

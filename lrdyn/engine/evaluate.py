@@ -80,8 +80,8 @@ def evaluate_controls(
                 cases[_broken_by(control)] = moved
         once = OnceEach()
         if scenario.traced:
-            # One loop over the cases of all controls compiles
-            # once, where each by itself compiles again.
+            # One loop over the cases of all controls compiles once, where each by itself compiles
+            # again.
             once.together((scenario.predict, scenario.measure, facts), list(cases.values()))
         for control in controls:
             case = cases[_broken_by(control)]

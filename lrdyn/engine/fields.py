@@ -45,8 +45,8 @@ def names_of(read: Callable[..., Any], sides: int = 1) -> tuple[str, ...]:
         >>> names_of(lambda theory, run: (theory.rho, run.rho, run.step), 2)
         ('rho', 'step')
     """
-    # The lambda is called on names: what it returns
-    # says what it would read, before there are arrays.
+    # The lambda is called on names: what it returns says what it would read, before there are
+    # arrays.
     fields = read(*[_Names()] * sides)
     return tuple(dict.fromkeys(fields if isinstance(fields, tuple) else (fields,)))
 

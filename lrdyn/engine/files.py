@@ -70,8 +70,8 @@ class NetCDF:
         # In memory no write can fail, so that HDF5 needs no file object in between.
         self.disk = None if in_memory else _Disk(path)
         how = {"driver": "core", "backing_store": False} if in_memory else {}
-        # Arrays are read back in the order in which they
-        # were written: tables and figures follow it.
+        # Arrays are read back in the order in which they were written: tables and figures follow
+        # it.
         self.file = h5py.File(self.disk or path, "w", track_order=True, **how)
         self.enter("/")
 

@@ -52,12 +52,12 @@ class Equal(NamedTuple):
         null = np.broadcast_to(np.asarray(self.null, np.float64), predicted.shape)
         if not np.any(predicted) and not np.any(null):
             return TRIVIAL
-        # The same residual as of the claim itself: what
-        # it would say of somebody who guessed the null.
+        # The same residual as of the claim itself: what it would say of somebody who guessed the
+        # null.
         if self._replace(predicted=null).residual() <= limit:
             return BELOW_SIGHT
-        # A form with one scale for all entries and one
-        # with a scale for each are tried in the same way.
+        # A form with one scale for all entries and one with a scale for each are tried in the same
+        # way.
         scales = np.broadcast_to(self._scales(), measured.shape).ravel()
         # A scale can be so large that single entries are compared with nothing. The first, the
         # largest and the last one stand for all: a move of SEEN thresholds must show in each.
@@ -121,8 +121,8 @@ class _Bound(NamedTuple):
 
     def without_power(self, limit: float) -> str:
         """Open where the bound is too small to be told from rounding, or infinite."""
-        # One entry with a bound that means something is
-        # enough: beside it others may be 0 or infinite.
+        # One entry with a bound that means something is enough: beside it others may be 0 or
+        # infinite.
         sizes = np.abs(np.asarray(self.bound, np.float64)) / self.scales()
         return "" if np.any(np.isfinite(sizes) & (sizes > limit)) else BELOW_SIGHT
 
@@ -272,8 +272,8 @@ def start_of(values: Numbers, axis: int = 0) -> np.ndarray:
 
 def residual_of(forms: Sequence[Form]) -> float:
     """Largest residual of the forms of a claim; NaN, which fails, if any is not a number."""
-    # ``np.max``, for it hands on a NaN wherever it stands;
-    # the order decides what ``max`` of Python does.
+    # ``np.max``, for it hands on a NaN wherever it stands; the order decides what ``max`` of Python
+    # does.
     return float(np.max([form.residual() for form in forms]))
 
 

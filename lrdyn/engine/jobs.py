@@ -97,8 +97,8 @@ class Job(NamedTuple):
             dataset = run_sweep(self.sweep(context), context._replace(store=store), recipe)
         except Mislabelled as error:
             run = self.scenario.train or self.scenario.measure
-            # The label says which side returned the array,
-            # and so whose function is to be looked at.
+            # The label says which side returned the array, and so whose function is to be looked
+            # at.
             theirs = self.scenario.predict if "_predicted'" in str(error) else run
             raise BadInput(f"{place(theirs)}: {error}") from error
         return self.named(dataset)
@@ -129,8 +129,8 @@ class Job(NamedTuple):
             self.function,
             self.points,
             self.dims,
-            # Called in Python, a training may reach any code
-            # of the library: an edit there begins it anew.
+            # Called in Python, a training may reach any code of the library: an edit there begins
+            # it anew.
             digest=f"{self.digest}{library_digest()}{context.precision}",
             beside=partial(self._keeper, context, log),
             scope=scope,

@@ -74,8 +74,8 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
         named = groups_of(theorem, scenario, dtype)
         mine = {p: _group(groups, g, f"scenario {scenario.id!r}") for p, g in named.items()}
         for claim in scenario.claims:
-            # Keys of claims and controls share this mapping,
-            # which Experiment has checked for doubles.
+            # Keys of claims and controls share this mapping, which Experiment has checked for
+            # doubles.
             legs[claim.id] = {
                 p: residuals(claim, scenario, r, p, power=True) for p, r in mine.items()
             }
@@ -122,8 +122,8 @@ def _set_aside(leg: "xarray.Dataset") -> "xarray.Dataset":
     """Mark all cases of a leg as left out, because of the arithmetic of the device."""
     # Too few seeds stays the reason: more of them are something the user can ask for.
     reason = np.where(leg.reason.values == TOO_FEW_SEEDS, TOO_FEW_SEEDS, arithmetic.REASON)
-    # A hypothesis that was found broken in a bad
-    # arithmetic may not be: rounding alone can break it.
+    # A hypothesis that was found broken in a bad arithmetic may not be: rounding alone can break
+    # it.
     blank = np.full(leg.reason.shape, "", object)
     return leg.assign(
         reason=leg.reason.copy(data=reason.astype(object)), unmet=leg.unmet.copy(data=blank)
@@ -285,8 +285,8 @@ def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = 
         power: whether a case that passes must show that it could have failed.
     """
     limit, condition = claim.tolerance, 1.0
-    # That of a statistical test is preliminary:
-    # :func:`_share_the_alarms` replaces it when all tests are counted.
+    # That of a statistical test is preliminary: :func:`_share_the_alarms` replaces it when all
+    # tests are counted.
     if limit is None:
         limit = claims.tolerance(claim.kind, outcome.dtype, steps=outcome.steps, size=outcome.size)
     if claim.condition:
@@ -309,8 +309,8 @@ def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = 
             alternative = max((claims.surprise(test.alternative) for test in tests), default=np.nan)
             certified = bool(claim.certified and claim.certified(outcome))
             two_sided = any(isinstance(form, forms.Equal) for form in compared)
-            # Statistical tests are asked later, by
-            # :func:`_share_the_alarms`, when their limit is known.
+            # Statistical tests are asked later, by :func:`_share_the_alarms`, when their limit is
+            # known.
             if power and not reason and not _tests(claim) and residual <= limit:
                 reason = forms.without_power(compared, limit)
         except OutsideDomain:  # no run leaves such numbers, so that they fail, too
@@ -504,8 +504,8 @@ def _equal_to_the_bit(claim: Claim, leg: "xarray.Dataset") -> bool:
 
 def _p_value(claim: Claim, residual: float | None) -> float | None:
     """The p-value of a claim, from its residual ``-log10 p``; the residual itself of others."""
-    # A statistical claim with a tolerance of its own
-    # has no p-value: its residual is what it computed.
+    # A statistical claim with a tolerance of its own has no p-value: its residual is what it
+    # computed.
     return residual if residual is None or not _tests(claim) else 10**-residual
 
 

@@ -112,8 +112,8 @@ class StoredProgram(NamedTuple):
                 jax.errors.JaxRuntimeError,
             ):  # this backend cannot
                 return program
-            # The fastest level: each compiled program passes
-            # through here, and machine code packs well anyway.
+            # The fastest level: each compiled program passes through here, and machine code packs
+            # well anyway.
             write(self.folder, name, zlib.compress(payload, 1))
         like = [(n, (like.shape, str(like.dtype))) for n, like in facts.outputs.items()]
         known = {"outputs": like, "size": facts.size, "digest": facts.digest, "program": name}

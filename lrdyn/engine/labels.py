@@ -93,8 +93,8 @@ class Labels:
         large = {
             name
             for name, v in self.variables.items()
-            # Not on disk: single numbers, empty arrays, which HDF5 cannot
-            # cut into chunks, and coordinates, which xarray reads anyway.
+            # Not on disk: single numbers, empty arrays, which HDF5 cannot cut into chunks, and
+            # coordinates, which xarray reads anyway.
             if v.shape and 0 not in v.shape and v.axes != (name,)
         }
         if folder is None or self.nbytes <= memory:

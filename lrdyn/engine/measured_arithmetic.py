@@ -48,8 +48,8 @@ def measured(
     word = word if precision == "float32" else "highest"
     if programs is None:
         return _measured(precision, word)
-    # What is measured depends on these files alone; the
-    # library's digest would measure anew after every edit.
+    # What is measured depends on these files alone; the library's digest would measure anew after
+    # every edit.
     sources = [Path(__file__), Path(__file__).with_name("arithmetic.py"), Path(linalg.__file__)]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     device, version = jax.local_devices()[0].device_kind, get_backend().platform_version
@@ -204,8 +204,8 @@ def _ran(program: Any, inputs: Any, precision: str, word: str = "highest") -> An
 
 def _exact(arrays: Any) -> Any:
     """Arrays in the longest floating-point numbers of this machine."""
-    # On x86 these have 64 bits of mantissa: reference
-    # sums in float64 would round like what they judge.
+    # On x86 these have 64 bits of mantissa: reference sums in float64 would round like what they
+    # judge.
     return jax.tree.map(lambda array: np.asarray(array).astype(np.longdouble), arrays)
 
 

@@ -212,8 +212,8 @@ def _outcome(
 ) -> Outcome:
     sides: dict[str, dict[str, np.ndarray]] = {"predicted": {}, "measured": {}}
     for name, array in arrays.items():
-        # A field may end in these words itself; it is one
-        # of two sides only if something stands before.
+        # A field may end in these words itself; it is one of two sides only if something stands
+        # before.
         base, _, side = name.rpartition("_")
         if side in sides and base:
             sides[side][base] = array

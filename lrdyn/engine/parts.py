@@ -39,16 +39,16 @@ class Store(NamedTuple):
                 zipfile.ZipFile(file) as archive,
             ):
                 check_members(archive, file, path)
-                # The checksums of the archive first: they are
-                # cheaper than SHA-256, and name the member.
+                # The checksums of the archive first: they are cheaper than SHA-256, and name the
+                # member.
                 if broken := archive.testzip():
                     raise zipfile.BadZipFile(f"{broken} does not match its checksum")
                 manifest = guarded.parsed(
                     archive.read(MANIFEST), path, "what a part says of itself"
                 )
                 arrays = {name: _array(archive, name) for name in manifest["arrays"]}
-                # A file that was renamed, or changed together
-                # with its archive's checksums, fails here.
+                # A file that was renamed, or changed together with its archive's checksums, fails
+                # here.
                 if manifest != _manifest(key, arrays):
                     raise ValueError(
                         f"it holds part {manifest['key']!r}, or other arrays than it says"
@@ -98,8 +98,8 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 def clear(run: Path) -> None:
     """Remove the parts of a run, by their names."""
-    # Names that this library gives, lest a store in
-    # somebody's own folder takes their files with it.
+    # Names that this library gives, lest a store in somebody's own folder takes their files with
+    # it.
     part = r"[0-9]+-[0-9a-f]{20}\.npz(\.damaged)?"
     whole_files.clear(run, FOLDER, "[0-9a-f]{12}", f"{part}|{whole_files.SCRATCH}")
 

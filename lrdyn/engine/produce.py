@@ -52,8 +52,8 @@ def produce(
     """
     refuse_without_jit()
     mine = concerned(experiment, settings)
-    # All of them before any runs: their points are announced
-    # together, for a time left that means something.
+    # All of them before any runs: their points are announced together, for a time left that means
+    # something.
     jobs = list(jobs_of(mine, settings, dtype, seeds, perturb, thorough))
     context.progress.expect(sum(job.points.size for job in jobs))
     progress = _Announced(context.progress)

@@ -179,8 +179,8 @@ def prune(base: Path, most: int) -> None:
                     facts = entry.stat(follow_symlinks=False)
                     # Somebody may have pointed the cache at a folder with files of their own.
                     if PROGRAMS.fullmatch(entry.name) and stat.S_ISREG(facts.st_mode):
-                        # Many file systems are mounted so that
-                        # reading does not update the time of access.
+                        # Many file systems are mounted so that reading does not update the time of
+                        # access.
                         used = max(facts.st_atime, facts.st_mtime)
                         files.append((used, facts.st_size, entry.name, folder))
         total = sum(count for _, count, _, _ in files)

@@ -142,8 +142,8 @@ def trace(
     traced = cache(lambda: _traced(function, known, columns, lanes, plan))
     group = Group(plan, traced, {}, [], columns, lanes, devices, "", shape)
     types = [(name, str(column.dtype)) for name, column in columns.items()]
-    # ``most`` enters only where it is given, so that the programs
-    # of sweeps that are not cut anew keep the names they had.
+    # ``most`` enters only where it is given, so that the programs of sweeps that are not cut anew
+    # keep the names they had.
     signature = (shape, types, len(devices), plan.batched, *_context(group), *[most][:most])
     there = plan.programs and plan.programs.place(
         plan.identity, plan.memory, len(indices), *signature
@@ -368,8 +368,8 @@ def _lowered(group: Group) -> Any:
 
     def call(values: Values, shared: Any) -> Values:
         flat = jaxpr_as_fun(group.traced().jaxpr)
-        # The traced function has this argument, and uses it
-        # nowhere: whether a slot is used is decided around it.
+        # The traced function has this argument, and uses it nowhere: whether a slot is used is
+        # decided around it.
         unused = jnp.ones(jax.tree.leaves(values)[0].shape, bool)
         return jax.tree.unflatten(structure, flat(*jax.tree.leaves((values, unused, shared))))
 
@@ -429,8 +429,8 @@ def _one_by_one(
     def skip(point: Values) -> Values:
         return jax.tree.map(lambda o: jnp.zeros(o.shape, o.dtype), jax.eval_shape(run, point))
 
-    # A branch that is really skipped, for this is a loop and no
-    # ``vmap``: slots that only fill up the part cost nothing.
+    # A branch that is really skipped, for this is a loop and no ``vmap``: slots that only fill up
+    # the part cost nothing.
     return jax.lax.map(lambda slot: jax.lax.cond(slot[1], run, skip, slot[0]), (values, used))
 
 
@@ -456,8 +456,8 @@ def start(group: Group, compiled: Any, part: np.ndarray) -> Values:
 
 def ended(group: Group, part: np.ndarray, outputs: Values) -> dict[str, np.ndarray]:
     """Wait for a part, and put its results in the order of its points."""
-    # The inverse of the order in which points were dealt
-    # to the slots; slots beyond the part drop out.
+    # The inverse of the order in which points were dealt to the slots; slots beyond the part drop
+    # out.
     place = np.argsort(_order(group))[: len(part)]
     return {name: array[place] for name, array in jax.device_get(outputs).items()}
 

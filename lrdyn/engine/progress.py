@@ -107,8 +107,8 @@ class _Counted:
         if self.saved:
             parts.append(f"{self.saved:,} from an earlier run")
         if computed:
-            # By the points of this run: parts that an earlier run has
-            # saved come at once, and tell nothing of those that are left.
+            # By the points of this run: parts that an earlier run has saved come at once, and tell
+            # nothing of those that are left.
             left = (self.total - self.done - self.fraction) / rate
             parts += [f"{rate:.3g} a second"] if self.what else []
             parts.append(f"{duration(left)} left")

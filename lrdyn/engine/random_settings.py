@@ -129,8 +129,8 @@ def values(
     """
     flags, values_of = point_flags(experiment), {}
     for n, flag in enumerate(flags):
-        # The doublings are shared among the flags: the first
-        # get one more where they do not come out even.
+        # The doublings are shared among the flags: the first get one more where they do not come
+        # out even.
         doubled = np.log2(several) + len(flags) - 1 - n
         count = 2 ** int(doubled // len(flags))
         drawn = set()

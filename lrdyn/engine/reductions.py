@@ -84,8 +84,8 @@ class Worst(Reduction):
         return self._first(flat[places].max(axis=1, initial=-np.inf), places, missing.sum())
 
     def _first(self, values: np.ndarray, places: np.ndarray, missing: Any) -> Numbers:
-        # The last key counts first: by value, and among
-        # equal ones by place, whatever order parts have.
+        # The last key counts first: by value, and among equal ones by place, whatever order parts
+        # have.
         order = np.lexsort((places, -values))[: self.count]
         return {"values": values[order], "places": places[order], "nan": np.asarray(missing)}
 

@@ -50,8 +50,8 @@ def open_run_folder(run: Run, out: Path | str) -> Iterator[Path]:
         try:
             yield path
         except BadInput:
-            # What was computed from bad input is worth nothing;
-            # after any other error the parts stay, for the next attempt.
+            # What was computed from bad input is worth nothing; after any other error the parts
+            # stay, for the next attempt.
             parts.clear(path)
             remove_empty(path, new_folders)
             raise
@@ -77,8 +77,8 @@ def held_folder(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
         try:
             whole_files.folder(path, below=given)
             stack.enter_context(files.locked(path))
-            # After the lock, so that nobody else of this library
-            # changes the folder while it is looked through.
+            # After the lock, so that nobody else of this library changes the folder while it is
+            # looked through.
             whole_files.refuse_links(path)
             try:
                 whole_files.remove_scratch(path)
@@ -158,8 +158,8 @@ def carry_out(
             )
         if experiment.judged and _about_nothing(verification):
             raise BadInput(_nothing_applies(experiment, verification))
-        # The parts go only when everything else is on
-        # disk: a kill before that costs no computation.
+        # The parts go only when everything else is on disk: a kill before that costs no
+        # computation.
         save(run, verification, path, draw)
         checkpoints.gather_logs(folder, path)
         parts.clear(folder)

@@ -109,8 +109,8 @@ def combinations(search: Search) -> list[Settings]:
 
 def drawn_points(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
     """The points of the n-th batch, from 0 on: near the quick preset, or one or two flags far."""
-    # Random numbers of their own for each batch, so that a longer search
-    # repeats those of a shorter one; 0 is the draw of the shapes.
+    # Random numbers of their own for each batch, so that a longer search repeats those of a shorter
+    # one; 0 is the draw of the shapes.
     experiment, rng = search.experiment, source(search.experiment, search.seed, n + 1)
     shape, points = known[n % len(known)], []
     wanted = min(WIDE, search.points - n * WIDE)
@@ -196,8 +196,8 @@ class Court:
         """Judge claims at points that share a program, or read the judgements from the store."""
         words = [*self.made_by, scenario.id, precision, [c.id for c in claims]]
         words += [dict(drawn_point.point) for drawn_point in points]
-        # A number, a dash and the digest: parts have such
-        # names, and ``parts.clear`` removes no other.
+        # A number, a dash and the digest: parts have such names, and ``parts.clear`` removes no
+        # other.
         key = "0-" + hashlib.sha256(canonical(words).encode()).hexdigest()[:20]
         columns = self.store.load(key) if self.store else None
         if columns is None:
@@ -438,9 +438,8 @@ def searched(
             record = court.record(start.scenario, start.precision, [start.claim], points)
             records.append(record)
             # SciPy compares numbers: a point that is not judged is the worst for it, infinity the
-            # best.
-            # One test: the number of all of them changes as
-            # the climb goes on, and would move the hill.
+            # best. One test: the number of all of them changes as the climb goes on, and would move
+            # the hill.
             return np.nan_to_num(ratios(record, 1)[0][0], nan=0.0, posinf=1e300)
 
         climb(search, start, number, over, generations(search.points))

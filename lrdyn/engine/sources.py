@@ -189,8 +189,8 @@ def _code(content: bytes) -> tuple[ast.Module, list[tuple[str, tuple[str, ...]]]
                 | ast.FunctionDef(body=body)
                 | ast.AsyncFunctionDef(body=body)
             ):
-                # The tree is changed in place; ``_code`` is
-                # cached, and nobody needs the docstrings.
+                # The tree is changed in place; ``_code`` is cached, and nobody needs the
+                # docstrings.
                 if ast.get_docstring(node, clean=False) is not None:
                     del body[0]
     return tree, imports
@@ -227,8 +227,8 @@ def _files(functions: Sequence[Any]) -> set[Path]:
         if _general(path) or not (path.parent in beside or _of_theorems(path)):
             continue
         files.add(path)
-        # What a module has taken by ``from`` shows in the
-        # objects, what it imported whole as a module.
+        # What a module has taken by ``from`` shows in the objects, what it imported whole as a
+        # module.
         within = [getattr(value, "__module__", None) for value in vars(module).values()]
         within += [value.__name__ for value in vars(module).values() if inspect.ismodule(value)]
         names |= {other for other in within if isinstance(other, str)} - visited

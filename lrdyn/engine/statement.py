@@ -450,8 +450,8 @@ class Experiment:
         entries = [
             entry.id for s in self.scenarios for entry in (*s.claims, *s.controls, *s.findings)
         ]
-        # Groups of results.nc lie side by side: a scenario
-        # that is called as one of them would overwrite it.
+        # Groups of results.nc lie side by side: a scenario that is called as one of them would
+        # overwrite it.
         groups = [*RESERVED, *(scenario.id for scenario in self.scenarios)]
         for ids in (entries, groups):
             doubles = {name for name in ids if ids.count(name) > 1}

@@ -123,8 +123,8 @@ def sweep(
     memory = usual_memory(device) if memory is None else memory
     how: dict[str, Any] = {"batched": batched, "lanes": lanes, "memory": memory}
     how["reduce"] = dict(reduce or {})
-    # JAX's settings belong to this process: a worker
-    # that makes the sweep again must be told of them.
+    # JAX's settings belong to this process: a worker that makes the sweep again must be told of
+    # them.
     how |= {"compiler_options": options, "shared": shared, "x64": jax.config.jax_enable_x64}  # pyright: ignore[reportAttributeAccessIssue]
     how["matmuls"] = of_matmuls()
     # A worker has one device.

@@ -220,7 +220,7 @@ def holds(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> bool | No
     if any(claim["holds"] is False for claim in claims):
         return False
     carriers = {claim.id for claim in theorem.scenarios[0].claims if claim.carries}
-    # One is enough: claims that no case meets say
-    # nothing, and those left open are in ``undecided``.
+    # One is enough: claims that no case meets say nothing, and those left open are in
+    # ``undecided``.
     carried = any(claim["holds"] for claim in claims if claim["id"] in carriers)
     return True if carried and not undecided(theorem, claims) else None

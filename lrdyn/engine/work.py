@@ -248,8 +248,8 @@ def run_sweep(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "
         parts_store = stack.enter_context(open_store(store, progress.note)) if store else None
         ended = _each(sweep, parts, parts_store, context, executor)
         if sweep.plan is None:  # an untraced function's results are known only when it has run
-            # A cluster returns parts as they end, and shapes
-            # are collected in the order of the points.
+            # A cluster returns parts as they end, and shapes are collected in the order of the
+            # points.
             ended = sorted(ended, key=lambda each: int(each[0].indices[0]))
             outputs = [
                 {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in arrays.items()}
@@ -262,8 +262,8 @@ def run_sweep(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "
             labels = Labels(sweep.points, sweep.dims, outputs)
             progress.expect_bytes(labels.nbytes)
             target = labels.allocate(context.memory, parts_store and parts_store.folder)
-            # Closes the file of large arrays after a failure,
-            # too; after success it is closed already.
+            # Closes the file of large arrays after a failure, too; after success it is closed
+            # already.
             stack.callback(target.abandon)
         for part, arrays in ended:
             target.place(part.indices, arrays)
@@ -280,8 +280,8 @@ def _each(
     """Every part and its arrays; the parts of a long program are cut anew after a few."""
     # By identity, for a group holds lists and arrays and cannot be hashed.
     groups = {id(part.group): part.group for part in parts if part.group}.values()
-    # Where the memory admits no larger part there is
-    # nothing to measure: all are as large as can be.
+    # Where the memory admits no larger part there is nothing to measure: all are as large as can
+    # be.
     long = [g for g in groups if len(g.parts) > MANY and g.fit > len(g.parts[0])]
     few = [part for part in parts if not any(part.group is group for group in long)]
     cut = []

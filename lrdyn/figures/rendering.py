@@ -63,8 +63,8 @@ def numbers(
     runs = exhibit.sources(**settings)
     made_from = {"settings": results.canonical(settings), "digest": _digest(exhibit, runs)}
     saved = None if recompute else load(where(exhibit, out), report=report)
-    # Settings and sources are compared, not times: a
-    # file that was copied or checked out is as good.
+    # Settings and sources are compared, not times: a file that was copied or checked out is as
+    # good.
     if saved is not None and made_from.items() <= saved.attrs.items():
         return Rendered(saved, False, ())
     groups, ran = _results(runs, out, recompute, report)

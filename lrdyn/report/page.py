@@ -158,6 +158,7 @@ def _page(contents: Contents, fits: Sequence[bool], version: str) -> str:
     anchors = [f"results-{place + 1}" for place in range(len(owners))]
     of_searches = anchors[len(contents.runs) :][: len(contents.searches)]
     of_diagnoses = anchors[len(contents.runs) + len(contents.searches) :]
+    # Taken from the front, section by section, in the order in which ``report`` lists the pictures.
     left = list(fits)
 
     def take(owned: Sequence[Picture]) -> list[bool]:
@@ -295,6 +296,8 @@ def is_report(path: Path) -> bool:
     """Whether a file is a report, which another may replace."""
     try:
         with guarded.opened(path) as file:
+            # The mark is in the first lines of the head: a large file of somebody else is not read
+            # whole.
             return GENERATOR.encode() in file.read(2000)
     except (guarded.Refused, OSError):
         return False

@@ -189,8 +189,8 @@ def move(source: Path, target: Path) -> None:
         'a'
     """
     with replacing(target) as temporary:
-        # A file of ``tempfile`` has mode 0600, and a new
-        # one of this user has what the umask leaves.
+        # A file of ``tempfile`` has mode 0600, and a new one of this user has what the umask
+        # leaves.
         os.chmod(source, stat.S_IMODE(temporary.stat().st_mode))
         os.replace(source, temporary)
 

@@ -195,13 +195,13 @@ class Cluster:
                 measured_arithmetic.measured,
                 precision,
                 word,
-                # Keys are shared by all users of a scheduler, and
-                # a result under a known key is not computed again.
+                # Keys are shared by all users of a scheduler, and a result under a known key is not
+                # computed again.
                 key=f"lrdyn_arithmetic-{uuid.uuid4().hex}",
                 resources={self.release.label: 1},
                 workers=of_kind,
-                # A worker of this kind may end before it has
-                # measured; any other answer is better than none.
+                # A worker of this kind may end before it has measured; any other answer is better
+                # than none.
                 allow_other_workers=True,
             )
             for of_kind in (*kinds.values(),) or (None,)
@@ -230,8 +230,8 @@ class Cluster:
         """The executor of the parts of a sweep."""
         argument = "experiment" if isinstance(recipe.subject, Experiment) else "function"
         source = origin(recipe.subject, argument)
-        # The subject goes by its name or as the text of its file: pickled,
-        # it would ask for a module that a worker may not have.
+        # The subject goes by its name or as the text of its file: pickled, it would ask for a
+        # module that a worker may not have.
         return ClusterParts(self, source, pickle.dumps(recipe._replace(subject=None)), progress)
 
     def window(self) -> int:
@@ -269,8 +269,8 @@ class Cluster:
             self._greet(new)
             alive = self.alive()  # workers may have been lost during the greeting
         fit = set(alive) & self.greeted.keys()
-        # None of those that were at work is left: all
-        # tasks that the scheduler held are lost with them.
+        # None of those that were at work is left: all tasks that the scheduler held are lost with
+        # them.
         self.generation += bool(fit and not fit & self.at_work)
         self.at_work = fit
 
@@ -365,8 +365,8 @@ class ClusterParts:
                 future.release()
                 if not isinstance(result, _Asked):
                     in_vain = 0
-                # Not raised at once: the others are computed and
-                # kept first, so that a correction costs one part.
+                # Not raised at once: the others are computed and kept first, so that a correction
+                # costs one part.
                 if isinstance(result, TaskFailure):
                     failures.append((task, result))
                 elif isinstance(result, _Asked):
@@ -379,8 +379,8 @@ class ClusterParts:
                 elif store and (arrays := shared_folder.arrived(store, task.part.key)) is not None:
                     yield task.part, arrays
                 else:
-                    # The worker saw the folder and this machine does
-                    # not see the part: it is to come back by itself.
+                    # The worker saw the folder and this machine does not see the part: it is to
+                    # come back by itself.
                     left.append(task._replace(shared=False))
         finally:
             self._drop([future for future, _ in asked.values()])

@@ -115,8 +115,8 @@ def remove_left_behind() -> None:
 
 def _is_left_behind(folder: Path) -> bool:
     facts = folder.lstat()
-    # ``lstat``, and only folders of this user: what is
-    # left behind is removed with all that is in it.
+    # ``lstat``, and only folders of this user: what is left behind is removed with all that is in
+    # it.
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
         return False
     try:

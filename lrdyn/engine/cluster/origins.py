@@ -48,8 +48,8 @@ def origin(value: Any, argument: str) -> Origin:
         >>> origin(hashlib.sha256, "function").name.rpartition(":")[2]
         'sha256'
     """
-    # By identity: a theorem is a value, which does not
-    # know in which module and by what name it stands.
+    # By identity: a theorem is a value, which does not know in which module and by what name it
+    # stands.
     places = [(m, name) for m in _modules() for name, held in vars(m).items() if held is value]
     named = [(m, name) for m, name in places if _installed(m)]
     for module, name in named[:1]:

@@ -256,8 +256,8 @@ class Bench:
         begun = self.beginning(asked, key, part=part)
         program, digest = self.program(asked, norms_of, recorded(asked.steps), begun)
         tested = self.ground.scores[self.ground.rows[f"{part}test"]]
-        # The scores that are tested on belong to the key:
-        # they decide the result, and no program has them.
+        # The scores that are tested on belong to the key: they decide the result, and no program
+        # has them.
         key_of_cell = digest_of([begun, tested], digest, part)
         name = name_of(asked)
         checkpoint = self.keeper.load(key_of_cell, self.blank(asked), name)
@@ -349,8 +349,8 @@ class Bench:
         rows = self.ground.rows[f"{part}train"]
         if count > len(rows):
             raise ValueError(f"--examples: got {count}, wanted at most the {len(rows)} there")
-        # A prefix of one random order: 64 examples contain the
-        # 16, so that more examples are more and not others.
+        # A prefix of one random order: 64 examples contain the 16, so that more examples are more
+        # and not others.
         return rows[Batches(np.arange(len(rows)), 1).order(key, 0)[:count]]
 
     def batches(
