@@ -66,7 +66,7 @@ def download(name: str, *, address: str | None = None, folder: str | Path | None
     Raises:
         ValueError: this one cannot be downloaded.
         ImportError: the package ``pooch`` of the extra ``data`` is not installed.
-        Failed: there is no connection, what came is another file, or it cannot be written.
+        DownloadFailed: there is no connection, what came is another file, or it cannot be written.
 
     Example:
         >>> download("cifar10").name  # doctest: +SKIP
