@@ -145,6 +145,7 @@ def weights_held(method: Held, m: int, n: int, r: int) -> int:
 
 def _sides(m: int, n: int) -> tuple[int, int]:
     m, n = checks.integer("m", m), checks.integer("n", n)
+    # The formulas are in m <= n: a layer and its transpose hold the same.
     return min(m, n), max(m, n)
 
 

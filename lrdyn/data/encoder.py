@@ -123,6 +123,8 @@ def config_of(path: str | Path | None = None) -> BertConfig:
         "is_decoder": False,
     }
     for name, value in known.items():
+        # Configurations of earlier releases of transformers lack some of these: the defaults held
+        # then.
         if (got := content.get(name, value)) != value:
             raise refused(path, repr(got), repr(value), name)
     *sizes, eps = BertConfig._fields

@@ -88,6 +88,7 @@ class Diagnosis(NamedTuple):
 
     def _cost(self, share: str, ranks: list[int | None]) -> str:
         """What LoRA at these ranks trains and holds, beside full fine-tuning."""
+        # A matrix that did not move needs no adapter.
         used = [(matrix, r) for matrix, r in zip(self.matrices, ranks, strict=True) if r != 0]
         if unknown := sum(r is None for _, r in used):
             return f"{share}: r is larger than the sketch shows for {unknown} matrices"

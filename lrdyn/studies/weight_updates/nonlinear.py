@@ -158,6 +158,7 @@ def departure(case: Classification, activation: Activation, size: Array) -> tupl
 
 def _exponent(sizes: Float[Array, "n"], values: Float[Array, "n"]) -> Float[Array, ""]:
     """Exponent of a power law, by least squares of logarithms."""
+    # Without a kink, as in a control, a value may be 0, whose logarithm no fit survives.
     x, y = jnp.log(sizes), jnp.log(jnp.maximum(values, jnp.finfo(values.dtype).tiny))
     x = x - jnp.mean(x)
     return jnp.sum(x * y) / jnp.sum(x**2)
