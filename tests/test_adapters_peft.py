@@ -242,7 +242,7 @@ def refused(file, said, folder, base=None):
         ("r", 2.0, "r: got 2.0, wanted an integer"),
         ("r", True, "r: got True, wanted an integer"),
         ("lora_alpha", "3", "lora_alpha: got 3, wanted a number"),
-        ("lora_alpha", float("inf"), ": got Infinity, wanted numbers"),
+        ("lora_alpha", float("inf"), ": got Infinity, wanted a number"),
         pytest.param(
             "lora_alpha", 10**400, "lora_alpha: got an integer of more than 64 bits", id="10**400"
         ),

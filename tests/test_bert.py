@@ -256,7 +256,7 @@ EMPTY: dict[str, Any] = {}
         ({VALUE: np.ones((24, 23), np.float32)}, {}, rf"{VALUE}: got shape \(24, 23\), want"),
         ({VALUE: np.ones((24, 24), int)}, {}, f"{VALUE}: got type int64, wanted float16 or"),
         ({}, {"num_hidden_layers": 2}, r"layer\.2\..*: got an extra tensor, wanted no tensor"),
-        ({}, {"num_hidden_layers": 10**9}, r"layer\.\d+.*: got no such tensor, wanted it"),
+        ({}, {"num_hidden_layers": 10**9}, r"layer\.\d+.*: got no tensor of this name, wanted one"),
         ({}, {"vocab_size": 200}, r"word_embeddings.weight: got shape \(123, 24\), wanted \(200,"),
         ({}, {"vocab_size": 2**31 - 1}, r"got shape \(123, 24\), wanted \(2147483647, 24\)"),
         ({}, {"intermediate_size": 2**31 - 1}, r"weight: got shape \(\d+, 24\), wanted \(2147"),

@@ -149,7 +149,7 @@ ONE = json.dumps(entry())
         ),
         ({"a": entry(shape=(3,))}, r"8 bytes, wanted 12 of float32 of shape \(3,\)"),
         ({"a": entry(shape=(2**62, 2**62))}, "8 bytes, wanted 8507"),
-        ({"a": entry(data_offsets=(4, 8), shape=(1,))}, "bytes from 4, wanted from 0"),
+        ({"a": entry(data_offsets=(4, 8), shape=(1,))}, "bytes from place 4 on, wanted from 0"),
         ({"a": entry(shape=(-2,))}, r"shape \[-2\], wanted integers >= 0"),
         ({"a": entry(shape=(2.0,))}, r"shape \[2.0\], wanted integers"),
         ({"a": entry(shape=(True, 2))}, r"shape \[True, 2\], wanted integers"),
@@ -169,7 +169,9 @@ def test_a_key_of_an_entry_that_stands_twice_is_refused(tmp_path):
 
 def test_overlapping_tensors_are_refused(tmp_path):
     header = {"a": entry(), "b": entry(data_offsets=(4, 12))}
-    refused(raw(tmp_path / "a.safetensors", header, bytes(12)), "from 4, wanted from 8", "b")
+    refused(
+        raw(tmp_path / "a.safetensors", header, bytes(12)), "from place 4 on, wanted from 8", "b"
+    )
 
 
 def test_a_truncated_file_is_refused(tmp_path):
@@ -229,7 +231,7 @@ def test_no_file_and_no_package(tmp_path, monkeypatch):
         (
             {"W": TensorFormat((2, 3)), "c": TensorFormat(())},
             True,
-            "c: got no such tensor, wanted it: it is mis",
+            "c: got no tensor of this name, wanted one: it is mis",
         ),
         ({"W": TensorFormat((3, 2))}, True, r"W: got shape \(2, 3\), wanted \(3, 2\)"),
         (
