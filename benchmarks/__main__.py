@@ -47,7 +47,9 @@ TINY: dict[str, Callable[[], str]] = {
     "many": lambda: many.report(40, 10, 20, rival_runs=1),
     "streamed": lambda: streamed.report((2000,), 10),
     "early": lambda: early_stopping.report(20, (1.0, 2.0, 4.0), 10, 50, repeats=1),
-    "completion": lambda: completion.report(20, (0.5,), steps=10, repeats=1),
+    "completion": lambda: completion.report(
+        20, (0.5,), steps=10, repeats=1, sizes=(20,), ranks=(2,), scanned=(0.5,)
+    ),
     "galore": lambda: galore.report(galore.Case(6, 5, 2, 3, 10, 2), repeats=1),
     "training": lambda: training.report(training.Case(6, 5, 4, 10, 7, 4000), repeats=1),
     "adapters": lambda: adapters.report(adapters.Case(8, 2, 4, 3, 2), repeats=1),

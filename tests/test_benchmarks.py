@@ -165,9 +165,12 @@ def test_early_stopping_prints_its_rivals_and_their_steps_are_equal():
 
 
 def test_completion_by_entries_is_completion_by_matrices():
-    (row,) = columns("completion", completion.HEADER)
+    row, _, _, fractions, scanned = columns("completion", completion.HEADER)
     assert row[0] == "50%"
     assert float(row[-1]) < 1e-12
+    assert fractions == ["d", "r", "50%"]
+    assert scanned[:2] == ["20", "2"]
+    assert float(scanned[2].removesuffix("x")) > 0
 
 
 SMALL_GALORE = galore.Case(rows=6, cols=5, rank=2, period=3, steps=10, runs=2)
