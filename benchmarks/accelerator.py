@@ -197,7 +197,9 @@ def opened(path: Path, of: Numbers) -> Numbers:
         return {"of": of, "stages": {}}
     measured = json.loads(path.read_text())
     if measured["of"] != of:
-        raise BadInput(f"--out: got {path} with measurements of {measured['of']}, wanted {of}")
+        raise BadInput(
+            f"--out: got {path} with measurements of {measured['of']}, wanted those of {of}"
+        )
     return measured
 
 
