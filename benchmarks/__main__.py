@@ -15,6 +15,7 @@ from benchmarks import (
     early_stopping,
     galore,
     kept,
+    lanes,
     many,
     reduced,
     streamed,
@@ -29,6 +30,7 @@ FULL: dict[str, Callable[[], str]] = {
     "reduced": reduced.report,
     "sweeps": sweeps.report,
     "many": many.report,
+    "lanes": lanes.report,
     "streamed": streamed.report,
     "early": early_stopping.report,
     "completion": completion.report,
@@ -45,6 +47,7 @@ TINY: dict[str, Callable[[], str]] = {
     "reduced": lambda: reduced.report((24,), rank=3, steps=20, repeats=1),
     "sweeps": lambda: sweeps.report((sweeps.Case(8, 20, 20),), repeats=1, gemm_size=64),
     "many": lambda: many.report(40, 10, 20, rival_runs=1),
+    "lanes": lambda: lanes.report(((8, 5), (100, 5)), repeats=1),
     "streamed": lambda: streamed.report((2000,), 10),
     "early": lambda: early_stopping.report(20, (1.0, 2.0, 4.0), 10, 50, repeats=1),
     "completion": lambda: completion.report(
