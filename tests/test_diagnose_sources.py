@@ -286,7 +286,10 @@ def test_several_steps_and_several_trees_are_refused(tmp_path):
     made_step(tmp_path / "other" / "5", "actor", "critic")
     for folder, said in (
         ("run", r"2 steps of orbax \(10, 5\), wanted the folder of one of them"),
-        ("other", r"a step with actor, critic, wanted the folder of the one with the parameters"),
+        (
+            "other",
+            r"a step with actor, critic, wanted the folder of the tree that has the parameters",
+        ),
     ):
         with pytest.raises(Refused, match=said):
             checkpoints.located(tmp_path / folder)
