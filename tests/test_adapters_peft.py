@@ -80,6 +80,13 @@ def test_the_adapted_network_is_that_of_peft(kind):
     assert adapter.config["peft_version"]
 
 
+def test_a_row_of_zeros_with_a_magnitude_stays_one():
+    factors = StoredFactors(np.zeros((2, 1)), np.ones((1, 2)), 1.0, magnitude=np.array([3.0, 4.0]))
+    adapter = described({"q": factors})
+    found = merged(adapter, {"q.weight": np.diag([0.0, 2.0])})["q.weight"]
+    np.testing.assert_array_equal(found, np.diag([0.0, 4.0]))
+
+
 @pytest.mark.parametrize("kind", ["pissa", "rspissa"])
 def test_pissa_beside_its_residual_or_converted(kind):
     adapter, residual = read(MADE / kind), opened(MADE / f"{kind}_residual.safetensors")

@@ -339,7 +339,9 @@ def merged(
         # In the type of the product: a scale of another would change that of the sum.
         whole = (tail(W, stored.A.shape[0]) if start else W) + kind.type(stored.scale) * (B @ A)
         if stored.magnitude is not None:
-            rows = np.asarray(stored.magnitude, kind) / np.linalg.norm(whole, axis=1)
+            norms = np.linalg.norm(whole, axis=1)
+            # A row of zeros stays one, as in a training: it has no direction.
+            rows = np.asarray(stored.magnitude, kind) / np.where(norms > 0, norms, 1)
             whole = rows[:, None] * whole
         result[name] = whole.astype(result[name].dtype)
     return result

@@ -29,10 +29,14 @@ STATES = ("state_dict", "model_state_dict", "model", "module", "params")
 PARAMETERS = ("params", "parameters", "model", "state.params", "train_state.params")
 """Where a tree of orbax has the parameters."""
 QUANTISED = re.compile(
-    r".*\.(qweight|qzeros|scales|g_idx|absmax|quant_map|nested_absmax|quant_state\..*|SCB|"
+    r".*\.(qweight|qzeros|g_idx|absmax|quant_map|nested_absmax|quant_state\..*|SCB|"
     r"weight_scale|weight_scale_inv|weight_format|weight_packed)"
 )
-"""Names of arrays beside quantised weights: GPTQ, AWQ, bitsandbytes, block-scaled fp8."""
+"""Names of arrays beside quantised weights: GPTQ, AWQ, bitsandbytes, block-scaled fp8.
+
+``scales`` is not among them: a norm of full weights may be called so, and where GPTQ and AWQ have
+them ``qweight`` stands beside.
+"""
 FULL = "weights that are not quantised"
 
 

@@ -29,9 +29,9 @@ LEAST = 4
 """Points of the smallest part of a longer sweep, however small the budget."""
 
 
-ONE_AT_A_TIME = threading.Lock()
-"""For tracing, where dozens of jobs wait side by side: it gains nothing from threads, and constants
-of two precisions that are traced at once were seen to take the type of the other."""
+ONE_AT_A_TIME = threading.RLock()
+"""For tracing: it gains nothing from threads, and constants of two precisions that are traced at
+once were seen to take the type of the other."""
 
 Values = dict[str, Any]  # arrays and, where a result is a constant, NumPy's
 PointsFunction = Callable[[Values, Any], Values]

@@ -375,6 +375,15 @@ class Scenario(Generic[C, T, M]):
         return tuple(name.rstrip("_") for name in getattr(kind, "_fields", ()))
 
     def __post_init__(self) -> None:
+        names = {*self.fields("theory"), *self.fields("run")}
+        for name in sorted(names):
+            # A field of both sides is saved as <name>_predicted and <name>_measured.
+            base, _, side = name.rpartition("_")
+            if base in names and side in ("predicted", "measured"):
+                raise ValueError(
+                    f"scenario {self.id!r}: got fields {base!r} and {name!r}, wanted another name "
+                    "for the second"
+                )
         for claim in self.claims:
             for side, name in claim.sides_read:
                 self._refuse_unknown(claim, side, name)

@@ -240,7 +240,7 @@ def run_sweep(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "
         return elsewhere.executor(recipe, progress)
 
     with sweep.scope(), ExitStack() as stack:
-        with programs.ONE_AT_A_TIME if elsewhere is not None else nullcontext():
+        with programs.ONE_AT_A_TIME:
             parts, outputs = sweep.parts()
         # What is no longer wanted ends here, before it makes a folder.
         progress.expect(sum(len(part.indices) for part in parts))
