@@ -93,6 +93,7 @@ def iterate(
         state = steps_between(ends, step, state, length)
         return state, state if small else record(state)
 
+    # The first interval begins at step 0, whichever step is recorded first.
     starts = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
     last, records = scan_records(interval, state, (starts, ends))
     return last, _records_of(record, records) if small else records
@@ -145,6 +146,7 @@ def steps_between(
     # branches of a cond must return equal types.
     untyped = any(jax.typeof(leaf).weak_type for leaf in jax.tree.leaves(state))
     if length is None or untyped:
+        # Bounds that are traced: one program serves any numbers of steps.
         return jax.lax.fori_loop(first, last, step, state)
 
     # A loop of known length looks at no counter, which on a GPU takes longer than a small step. The
@@ -160,6 +162,11 @@ def scan_records(
     function: Callable[[State, Any], tuple[State, Record]], state: State, inputs: PyTree
 ) -> tuple[State, Record]:
     """``jax.lax.scan`` whose outputs may have leaves other than arrays and numbers: they stay.
+
+    Args:
+        function: ``function(state, input)``: the next state and what is recorded.
+        state: state at the start.
+        inputs: PyTree of arrays with a leading axis, over which the scan runs.
 
     Example:
         >>> add = lambda total, x: (total + x, {"name": "sum", "total": total + x})
@@ -319,6 +326,7 @@ def one_for_each_run(state: State, of_a_run: Float[Array, ""]) -> State:
         >>> start["sum"].tolist(), start["steps"]
         ([0.0, 0.0], 3)
     """
+    # Always false, which XLA sees and ``vmap`` does not.
     never = jnp.zeros((), bool) & (of_a_run > 0)
 
     def chosen(leaf: Any) -> Any:
@@ -345,6 +353,12 @@ def first_divergence(
     value: Float[Array, ""], t: Any, limit: Float[Array, ""], found: Int[Array, ""]
 ) -> Int[Array, ""]:
     """First step whose loss is past a limit or no number: the one ``found`` before, or t, or -1.
+
+    Args:
+        value: loss at step t.
+        t: the present step.
+        limit: loss past which the run counts as diverged, of :func:`divergence_limit`.
+        found: the step that was found before, or -1.
 
     Example:
         >>> int(first_divergence(jnp.nan * jnp.ones(()), 7, jnp.inf * jnp.ones(()), jnp.array(-1)))
@@ -427,6 +441,7 @@ def simulate_until(
 
     def unfinished(state: tuple[PyTree, Array, Array]) -> Array:
         _, value, steps = state
+        # A NaN fails both comparisons, so that a diverged run ends, too.
         return (value > tolerance) & (value < jnp.inf) & (steps < max_steps)
 
     def block(state: tuple[PyTree, Array, Array]) -> tuple[PyTree, Array, Array]:
@@ -444,6 +459,14 @@ Problem = tuple[Loss, PyTree, optax.GradientTransformation]
 """A loss, where its descent starts, and the optimiser."""
 
 
+RUNS_AT_ONCE = {"cpu": 64}
+"""Runs of :func:`simulate_lanes` that take their steps together, by platform; elsewhere all do.
+
+From about 128 on XLA computes the sums of a product by another kernel, which is seven times slower
+for matrices of a few rows, and 64 runs of three 6 x 6 layers are 55 kB: a core's first cache.
+"""
+
+
 @checked
 @full_precision
 def simulate_lanes(
@@ -457,13 +480,17 @@ def simulate_lanes(
 
     Inside it is the last one. For matrices of a few rows this is several times faster than
     ``vmap``, which puts the runs first, if the loss multiplies them by
-    :func:`lrdyn.core.small_matmul`. About 64 runs stay in the cache.
+    :func:`lrdyn.core.small_matmul`. On a CPU they are taken :data:`RUNS_AT_ONCE` at a time, so that
+    a run takes as long among 64 as among 100,000.
 
     Args:
         problem: maps the data of one run to its loss, starting parameters and optimiser.
         data: PyTree of arrays with a leading axis of runs.
         steps: increasing step numbers at which to record, the same for all runs.
         record: maps the parameters of one run to a PyTree of arrays.
+
+    Raises:
+        ValueError: the arrays of ``data`` have no first axis in common.
 
     Example:
         >>> def problem(rate):
@@ -473,6 +500,30 @@ def simulate_lanes(
         [[1.0, 0.5, 0.25], [1.0, 0.0, 0.0]]
     """
     steps = checks.steps(steps)
+    some = partial(_simulate_lanes, problem, steps=steps, record=record)
+    heads = sorted({jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(data)})
+    if len(heads) != 1 or not heads[0]:
+        checks.refuse(
+            "data", f"arrays with first axes {heads}", "arrays with one first axis, of runs"
+        )
+    ((count,),) = heads
+    parts = -(-count // RUNS_AT_ONCE.get(jax.default_backend(), max(1, count)))
+    if parts <= 1:
+        return some(data)
+    # Parts of one size, so that one program is enough; the last run fills up the last of them. A
+    # size of whole vectors (8 numbers of AVX-512) takes a third less time than one that is not.
+    size = -(-count // (8 * parts)) * 8
+    index = jnp.minimum(jnp.arange(parts * size), count - 1).reshape(parts, size)
+    found = jax.lax.map(lambda runs: some(jax.tree.map(lambda array: array[runs], data)), index)
+    return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:count], found)
+
+
+def _simulate_lanes(
+    problem: Callable[[PyTree], Problem],
+    data: PyTree,
+    steps: Steps,
+    record: Callable[[PyTree], PyTree],
+) -> Trajectory:
     last = jax.tree.map(lambda array: jnp.moveaxis(array, 0, -1), data)
 
     def over_runs(function: Callable[..., Any], axis: int) -> Callable[..., Any]:
@@ -493,6 +544,8 @@ def simulate_lanes(
     )
     return Trajectory(
         weights(last, state),
+        # Records have steps first and runs second: as everywhere else, runs come first in the
+        # result.
         jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), records),
         over_runs(lambda loss, _, rule, s: _end(loss, rule, s, ended), 0)(last, state),
     )
