@@ -217,8 +217,8 @@ OF_OTHERS = (
     "--tiny",
     "--write",
 )
-"""Flags of pip, of Dask and of Slurm on the page of clusters, of the tools of the tests, and of what a page
-of accelerators starts."""
+"""Flags of pip, of Dask and of Slurm on the page of clusters, of the tools of the tests, and of
+what a page of accelerators starts."""
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
