@@ -106,7 +106,8 @@ BASIS = Scenario[Recovery, BasisTheory, BasisMeasured](
     claims=(
         Claim(
             "basis",
-            "all entries observed: the basis of the gradient spans V_{1,1} of Theorem 2",
+            "if all entries are observed, the top-r right singular vectors of the gradient G in "
+            "W_1 at the start, and those of G^T W_1, span the columns of V_{1,1} of Theorem 2",
             form=lambda outcome: Equal(
                 outcome.predicted.basis,
                 outcome.measured.basis,
@@ -117,7 +118,8 @@ BASIS = Scenario[Recovery, BasisTheory, BasisMeasured](
         ),
         Claim(
             "basis_gap",
-            "its gap sigma_{r+1} / sigma_r is at most e / (sigma_r(Phi) - e), e = prod eps_l",
+            "if all entries are observed, the gradient in W_1 at the start has the gap "
+            "sigma_{r+1} / sigma_r <= e / (sigma_r(Phi) - e), e = prod_l eps_l",
             kind="bound",
             form=lambda outcome: AtMost(
                 outcome.measured.basis_gap,

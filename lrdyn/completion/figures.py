@@ -37,7 +37,11 @@ def plot_recovery(groups: Mapping[str, xr.Dataset]) -> Figure:
                         plotting.ORANGE,
                         "--",
                     ),
-                    "the same basis, fixed": (run(lambda run: run.fixed_error), plotting.PINK, "-"),
+                    "compressed, fixed gradient basis": (
+                        run(lambda run: run.fixed_error),
+                        plotting.PINK,
+                        "-",
+                    ),
                 }
             steps = theory(lambda theory: theory.step)
             for label, (error, color, dashes) in curves.items():

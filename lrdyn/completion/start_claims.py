@@ -72,9 +72,9 @@ def _one_entry_off(case: Recovery) -> Recovery:
 
 START = Claim[CompletionTheory, CompletionMeasured](
     "start",
-    "what is hidden plays no part: with 0 in place of every hidden entry of Phi the networks "
-    "start from the same subspaces and the loss has the same slope there (of masks, not of "
-    "recovery: the verdict does not rest on it)",
+    "hidden entries play no part at the start: with 0 in place of each of them the compressed "
+    "networks start from the same subspaces and the loss has the same slope there (of masks, not "
+    "of recovery: the verdict does not rest on it)",
     form=lambda outcome: Equal(
         outcome.predicted.start,
         outcome.measured.start,

@@ -228,7 +228,8 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
     claims=(
         Claim(
             "error_identity",
-            "||f(t) - f_C(t)||_F = sqrt(d - 2 r^) prod_l |rho_l(t)| for all t",
+            "the compressed network f_C of width 2 r^, r^ >= r, has the error ||f(t) - "
+            "f_C(t)||_F = sqrt(d - 2 r^) prod_l |rho_l(t)| for all t",
             form=_error,
             reads=lambda theory, run: (theory.error, run.error, run.scale, theory.bound),
             condition=lambda theory: theory.condition,
@@ -236,8 +237,9 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
         ),
         Claim(
             "error_bound",
-            "||f(t) - f_C(t)||_F <= sqrt(d - 2 r^) prod_l eps_l "
-            "if |1 - eta lambda_l - eta prod_{k != l} rho_k^2| <= 1",
+            "if |1 - eta lambda_l - eta prod_{k != l} rho_k^2| <= 1 for all l and t, ||f(t) - "
+            "f_C(t)||_F <= sqrt(d - 2 r^) prod_l eps_l for all t, f_C the compressed network of "
+            "width 2 r^",
             kind="bound",
             form=_below_bound,
             reads=lambda theory, run: (run.error, theory.bound, run.scale, theory.contraction),
@@ -247,14 +249,16 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
         ),
         Claim(
             "bound_attained",
-            "at t = 0 the two are equal",
+            "at t = 0 the bound of Corollary 1 is attained: ||f(0) - f_C(0)||_F = sqrt(d - 2 r^) "
+            "prod_l eps_l",
             form=_at_the_start,
             reads=lambda theory, run: (run.error, theory.bound),
             undecided=_undecided,
         ),
         Claim(
             "parameters",
-            "L d^2 parameters become 4 d r^ + 4 L r^^2, inner layers 4 L r^^2",
+            "the full network has L d^2 parameters and the compressed one 4 d r^ + 4 L r^^2, of "
+            "which 4 L r^^2 are those of its inner layers",
             kind="exact",
             compares=lambda theory, run: (theory.parameters, run.parameters),
             carries=False,

@@ -436,10 +436,11 @@ PATH = Scenario[GaloreTraining, PathTheory, PathMeasured](
         ),
         Claim(
             "optax_precise",
-            "and with P from an SVD in the precision of the run, of the same signs, up to the "
-            "rounding of float32 at each refresh times the run's response to it: the residual is "
-            "in units of the tolerance of an identity in float32 of t/T steps, plus that of the "
-            "run itself, times the condition",
+            "optax.contrib.galore takes the path of Algorithm 1 with P from an SVD in the "
+            "precision of the run, of the same signs, up to the rounding of float32 at each "
+            "refresh times the run's response to it (the residual is in units of that: the "
+            "tolerance of an identity in float32 of t/T steps plus that of the run itself, times "
+            "the condition)",
             kind="limit",
             form=_precise,
             reads=lambda theory, run: (
@@ -454,7 +455,8 @@ PATH = Scenario[GaloreTraining, PathTheory, PathMeasured](
         ),
         Claim(
             "optax_decay",
-            "weight_decay of the wrapper adds -eta lambda W to an update, in all directions",
+            "weight_decay of optax.contrib.galore adds -eta lambda W to an update, in all "
+            "directions",
             # A difference of two updates is rounded like them.
             form=lambda outcome: Equal(
                 outcome.predicted.optax_decay,

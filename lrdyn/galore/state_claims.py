@@ -146,7 +146,8 @@ STATE = Scenario[Layers, StateTheory, StateMeasured](
     claims=(
         Claim(
             "optax_shapes",
-            "its state holds P of max(m, n) x r and moments of r x min(m, n) (transposed if m < n)",
+            "the state of optax.contrib.galore holds P of max(m, n) x r and moments of r x "
+            "min(m, n) (transposed if m < n)",
             kind="exact",
             compares=lambda theory, run: (theory.optax_shapes, run.optax_shapes),
             reads=lambda theory, run: (theory.optax_shapes, run.optax_shapes, run.optax_release),
@@ -155,7 +156,8 @@ STATE = Scenario[Layers, StateTheory, StateMeasured](
         ),
         Claim(
             "optax_held",
-            "with Adam that is nr + 2mr entries for m <= n, and two int32, in bytes",
+            "with Adam the state of optax.contrib.galore holds nr + 2mr entries for m <= n, and "
+            "two int32, in bytes",
             kind="exact",
             compares=lambda theory, run: (theory.optax_held, run.optax_held),
             reads=lambda theory, run: (theory.optax_held, run.optax_held, run.optax_release),

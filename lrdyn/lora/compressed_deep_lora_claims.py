@@ -344,16 +344,18 @@ COMPRESSED = Scenario[AroundPretrained, CompressedTheory, CompressedMeasured](
     claims=(
         Claim(
             "deep_lora",
-            "W_0 + W_L ... W_1 and W_0 + U (W_L ... W_1) V^T of width 2 r, U and V from a gradient "
-            "and frozen: ||f - f_C||_F = sqrt(d - 2 r) prod_l |rho_l| at every step of descent "
-            "from an orthogonal start, if T - W_0 has rank r",
+            "if T - W_0 has rank r and the start is orthogonal, f = W_0 + W_L ... W_1 and f_C = "
+            "W_0 + U (W_L ... W_1) V^T of width 2 r, U and V from a gradient and frozen, have "
+            "the distance ||f - f_C||_F = sqrt(d - 2 r) prod_l |rho_l| at every step of descent",
             form=_apart,
             reads=lambda theory, run: (theory.deep_lora, run.deep_lora, theory.scale),
             condition=lambda theory: theory.condition,
         ),
         Claim(
             "deep_lora_centred",
-            "less the products at their starts, on both sides: the two are equal, the bulk stays",
+            "with the products at the start subtracted on both sides, Deep LoRA of full width "
+            "and its compressed form of width 2 r are equal at every step: the bulk does not "
+            "move",
             # The bulk of the centred product has no gradient. Were it to move as that of the plain
             # one does, the distance of that one would be left.
             form=lambda outcome: Zero(

@@ -325,8 +325,9 @@ ONE_STEP = Scenario[OneStep, StepTheory, StepMeasured](
     claims=(
         Claim(
             "one_step",
-            "a step of SGD changes s B A by - eta_A s^2 B B^T G - eta_B s^2 G A^T A + eta_A eta_B "
-            "s^3 G A^T B^T G for any loss, G its gradient in W; LoRA+ has two rates",
+            "a step of SGD with the rates eta_A and eta_B (LoRA+) changes s B A by - eta_A s^2 B "
+            "B^T G - eta_B s^2 G A^T A + eta_A eta_B s^3 G A^T B^T G for any loss, G its "
+            "gradient in W",
             form=lambda outcome: _of_each_loss(
                 outcome.predicted.one_step,
                 outcome.measured.one_step,
@@ -337,15 +338,15 @@ ONE_STEP = Scenario[OneStep, StepTheory, StepMeasured](
         ),
         Claim(
             "pissa_residual",
-            "the residual of PiSSA has the singular values of W beyond the r-th",
+            "the matrix that PiSSA freezes has the singular values of W beyond the r-th",
             form=_decomposed,
             reads=lambda theory, run: (theory.pissa_residual, run.pissa_residual, theory.largest),
             sides="the singular values of W against those of the base of the adapters",
         ),
         Claim(
             "dora_step",
-            "gradients of DoRA with constant norms: dB = s D G A^T, dA = s B^T D G, dm = "
-            "diag(G V^T) / norms, V = W + s B A, D = diag(m / norms)",
+            "with constant norms the gradients of DoRA are dB = s D G A^T, dA = s B^T D G and dm "
+            "= diag(G V^T) / norms, V = W + s B A, D = diag(m / norms)",
             form=lambda outcome: _of_each_loss(
                 outcome.predicted.dora_step,
                 outcome.measured.dora_step,
@@ -355,7 +356,7 @@ ONE_STEP = Scenario[OneStep, StepTheory, StepMeasured](
         ),
         Claim(
             "zero_factors",
-            "both factors 0: every entry of the gradient is exactly 0",
+            "if both factors of LoRA are 0, every entry of its gradient is exactly 0",
             kind="exact",
             compares=lambda theory, run: (theory.zero_factors, run.zero_factors),
             carries=False,

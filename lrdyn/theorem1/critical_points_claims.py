@@ -302,9 +302,9 @@ def _outside(outcome: CriticalOutcome) -> Equal:
 CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
     Claim(
         "critical_gradient",
-        "at W_1 = (Sigma_S - lambda I)^{1/2} V_S^T, W_2 = U_S (Sigma_S - lambda I)^{1/2} the "
-        "gradient is 0, for every S with |S| <= r and sigma_i > lambda in S (with half of these "
-        "layers it would be 3/8 (sigma_i - lambda)^{3/2})",
+        "with two layers, the gradient is 0 at W_1 = (Sigma_S - lambda I)^{1/2} V_S^T, W_2 = U_S "
+        "(Sigma_S - lambda I)^{1/2} for every S with |S| <= r and sigma_i > lambda in S (at half "
+        "of these layers it would be 3/8 (sigma_i - lambda)^{3/2})",
         form=lambda outcome: Zero(
             outcome.measured.critical_gradient,
             scale=_scale(outcome) ** 1.5,  # a singular value times the root of one
@@ -316,20 +316,22 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
     ),
     Claim(
         "critical_loss",
-        "the loss there is sum_S (lambda sigma_i - lambda^2/2) + sum_rest sigma_i^2/2",
+        "with two layers, the loss at the critical point of each set S of at most r indices is "
+        "sum_S (lambda sigma_i - lambda^2/2) + sum_rest sigma_i^2/2",
         compares=lambda theory, run: (theory.critical_loss, run.critical_loss),
     ),
     Claim(
         "spectrum",
-        "all r (k + d) eigenvalues of the Hessian there are those of "
-        "lrdyn.theorem1.hessian_spectrum",
+        "with two layers, the r (k + d) eigenvalues of the Hessian at the critical point of each "
+        "set S of at most r indices are those of lrdyn.theorem1.hessian_spectrum",
         compares=lambda theory, run: (theory.spectrum, run.spectrum),
     ),
     Claim(
         "smallest",
-        "the smallest is the least of 0 (lambda = 0, or S not empty and r >= 2), 2 lambda and "
-        "2 (sigma_i - lambda) (r = 1), min sigma(S) - max sigma(S^c), lambda - max sigma(S^c) "
-        "(|S| < r)",
+        "with two layers, the smallest eigenvalue of the Hessian at the critical point of a set "
+        "S is the least of 0 (if lambda = 0, or S is not empty and r >= 2), 2 lambda and 2 "
+        "(sigma_i - lambda) (if r = 1 and S = {i}), min sigma(S) - max sigma(S^c) (if S is not "
+        "empty) and lambda - max sigma(S^c) (if |S| < r)",
         # Rounding of a spectrum lives on the scale of its largest value.
         form=lambda outcome: Equal(
             outcome.predicted.smallest,
@@ -340,7 +342,8 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
     ),
     Claim(
         "global",
-        "it is negative at all of them but one, S = {i <= r: sigma_i > lambda}: strict saddles",
+        "with two layers, the Hessian has a negative eigenvalue at every critical point but that "
+        "of S = {i <= r: sigma_i > lambda}: all the others are strict saddles",
         kind="exact",
         form=_without_descent,
         reads=lambda theory, run: (
@@ -354,7 +357,8 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
     ),
     Claim(
         "search",
-        "Newton's method from random starts finds no critical product outside the family",
+        "with two layers, every critical point that Newton's method finds from random starts has "
+        "the product sum_S (sigma_i - lambda) u_i v_i^T for a set S of at most r indices",
         form=_outside,
         reads=lambda theory, run: (
             run.found,
@@ -369,8 +373,8 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
     ),
     Claim(
         "deep_origin",
-        "three layers and four, lambda = 0: the Hessian at the origin is 0, no strict saddle (with "
-        "two layers it has the eigenvalue -sigma_1)",
+        "with three or four layers and lambda = 0, the Hessian at the origin is 0: the origin is "
+        "no strict saddle (with two layers the Hessian has the eigenvalue -sigma_1 there)",
         form=lambda outcome: Zero(
             outcome.measured.deep_origin - outcome.predicted.deep_origin,
             scale=_scale(outcome),
@@ -457,7 +461,7 @@ CONTROLS: tuple[Control[Instance, CriticalTheory, CriticalMeasured], ...] = (
     ),
     Control(
         "spectrum_without_decay",
-        "spectra with lambda = 0",
+        "spectra without decay",
         "spectrum",
         predict=lambda case: _with_decay(case, 0 * case.weight_decay),
     ),
@@ -481,7 +485,7 @@ CONTROLS: tuple[Control[Instance, CriticalTheory, CriticalMeasured], ...] = (
     ),
     Control(
         "found_without_decay",
-        "critical points of lambda = 0",
+        "searches for critical points without decay",
         "search",
         measure=lambda case: _searched(
             dataclasses.replace(case, weight_decay=0 * case.weight_decay)

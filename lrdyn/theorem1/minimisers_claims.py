@@ -249,16 +249,16 @@ def _claim_of_rest(
 CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
     _claim_of_two_layers(
         "minimiser",
-        "two layers: gradient descent ends at W_2 W_1 = U_r (Sigma_r - lambda I)_+ V_r^T; if "
-        "sigma_r = sigma_{r+1}, at sum_above s_i u_i v_i^T + s_r U_t Q V_t^T with an orthogonal "
-        "projector Q in the tied space",
+        "with two layers, gradient descent ends at W_2 W_1 = U_r (Sigma_r - lambda I)_+ V_r^T "
+        "or, if sigma_r = sigma_{r+1}, at sum_above s_i u_i v_i^T + s_r U_t Q V_t^T with s_i = "
+        "(sigma_i - lambda)_+ and an orthogonal projector Q in the tied space",
         form=_at_minimiser,
         reads=lambda theory, run: (theory.shrunk,),
     ),
     _claim_of_two_layers(
         "minimum",
-        "at the value sum_{i<=r, sigma_i > lambda} (lambda sigma_i - lambda^2/2) + sum_rest "
-        "sigma_i^2/2, with a tie too",
+        "with two layers, gradient descent ends at the loss sum_{i<=r, sigma_i > lambda} (lambda "
+        "sigma_i - lambda^2/2) + sum_rest sigma_i^2/2, even if sigma_r = sigma_{r+1}",
         form=lambda outcome: Equal(
             outcome.predicted.loss, outcome.measured.loss, scale=_loss_scale(outcome)
         ),
@@ -266,7 +266,8 @@ CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
     ),
     _claim_of_two_layers(
         "schatten",
-        "the singular values of the product minimise 1/2 (s - sigma)^2 + lambda s",
+        "with two layers, gradient descent ends at a product whose singular values minimise 1/2 "
+        "(s - sigma_i)^2 + lambda s, each for its own i <= r",
         form=lambda outcome: Equal(
             outcome.predicted.singular_values,
             outcome.measured.singular_values,
@@ -276,9 +277,9 @@ CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
     ),
     _claim_of_rest(
         "rest",
-        "three layers and more: a run at rest (its gradient is rounding) is at one of P_q = "
-        "sum_{i<=q} w_i^L u_i v_i^T, q = 0, 1, ..., r, with the larger root of w_i^{2L-2} - "
-        "sigma_i w_i^{L-2} + lambda = 0 (with a tie at q, in its family), whose values have one",
+        "with three layers or more, a run whose gradient is down to rounding is at P_q = "
+        "sum_{i<=q} w_i^L u_i v_i^T for some q <= r, w_i the larger root of w_i^{2L-2} - sigma_i "
+        "w_i^{L-2} + lambda = 0 (at a tie, in the family of P_q)",
         form=lambda outcome: Equal(
             _rest_point(outcome)[1], outcome.measured.product, scale=_largest(outcome)
         ),
@@ -286,8 +287,8 @@ CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
     ),
     _claim_of_rest(
         "rest_loss",
-        "with the loss sum_{i<=q} (1/2 (w_i^L - sigma_i)^2 + lambda L/2 w_i^2) + sum_{i>q} "
-        "sigma_i^2/2",
+        "with three layers or more, a run at rest at P_q = sum_{i<=q} w_i^L u_i v_i^T has the "
+        "loss sum_{i<=q} (1/2 (w_i^L - sigma_i)^2 + lambda L/2 w_i^2) + sum_{i>q} sigma_i^2/2",
         form=lambda outcome: Equal(
             outcome.predicted.rest_losses[_rest_point(outcome)[0]],
             outcome.measured.loss,
@@ -297,8 +298,9 @@ CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
     ),
     Claim(
         "balanced",
-        "lambda > 0: W_{l+1}^T W_{l+1} = W_l W_l^T, wherever descent ends; without decay what "
-        "they differ by at the start would stay",
+        "if lambda > 0, W_{l+1}^T W_{l+1} = W_l W_l^T for all l < L wherever descent ends "
+        "(without decay gradient flow would keep the difference that the two sides have at the "
+        "start)",
         form=lambda outcome: Zero(
             outcome.measured.imbalance,
             scale=_largest(outcome) ** (2 / outcome.point["depth"]),
@@ -321,9 +323,9 @@ CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
     ),
     Claim(
         "lower_bound",
-        "the loss is never below the global minimum, sum_{i<=r} min_s (1/2 (s - sigma_i)^2 + "
-        "lambda L/2 s^{2/L}) + sum_{i>r} sigma_i^2/2, at no recorded step of any run (of any "
-        "weights at all: no run breaks it, only a wrong loss)",
+        "at every recorded step of every run the loss is at least the global minimum, sum_{i<=r} "
+        "min_s (1/2 (s - sigma_i)^2 + lambda L/2 s^{2/L}) + sum_{i>r} sigma_i^2/2 (true of any "
+        "weights: only a wrong loss breaks it)",
         kind="bound",
         form=lambda outcome: AtLeast(
             outcome.measured.objective, outcome.predicted.loss, scale=_loss_scale(outcome)

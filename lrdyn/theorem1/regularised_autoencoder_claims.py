@@ -383,8 +383,8 @@ def _claim_of_the_end(
 CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
     _claim_of_the_end(
         "autoencoder",
-        "||X - W_2 W_1 X||^2 + lambda (||W_1||^2 + ||W_2||^2) on MNIST: descent ends at W_2 W_1 "
-        "= U_l (I - lambda Sigma_l^{-2}) U_l^T, l = min(width, #{sigma_i^2 > lambda})",
+        "descent on ||X - W_2 W_1 X||^2 + lambda (||W_1||^2 + ||W_2||^2), X of MNIST, ends at "
+        "W_2 W_1 = U_l (I - lambda Sigma_l^{-2}) U_l^T, l = min(width, #{sigma_i^2 > lambda})",
         # The gains are at most 1, whatever the scale of the data.
         form=lambda outcome: Equal(
             outcome.predicted.autoencoder, outcome.measured.autoencoder, scale=1.0
@@ -393,7 +393,8 @@ CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
     ),
     _claim_of_the_end(
         "autoencoder_loss",
-        "at the value sum_{i<=l} (2 lambda - lambda^2 / sigma_i^2) + sum_rest sigma_i^2",
+        "descent on the regularised linear autoencoder ends at the loss sum_{i<=l} (2 lambda - "
+        "lambda^2 / sigma_i^2) + sum_rest sigma_i^2, l = min(width, #{sigma_i^2 > lambda})",
         form=lambda outcome: Equal(
             outcome.predicted.autoencoder_loss,
             outcome.measured.autoencoder_loss,
@@ -403,7 +404,8 @@ CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
     ),
     _claim_of_the_end(
         "transposed",
-        "lambda > 0: there W_1 = W_2^T, which are apart at the start",
+        "if lambda > 0, descent on the regularised linear autoencoder ends where W_1 = W_2^T, "
+        "which are apart at the start",
         form=lambda outcome: Zero(
             outcome.measured.asymmetry, scale=1.0, alternative=outcome.predicted.start_asymmetry
         ),
@@ -412,9 +414,9 @@ CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
     ),
     Claim(
         "autoencoder_gradient",
-        "the gradient is 0 at W_1 = W_2^T = (I - lambda Sigma_S^{-2})^{1/2} U_S^T for all sets S "
-        "of leading directions (with half of these layers it would be 3/4 sigma_i^2 (1 - lambda "
-        "sigma_i^{-2})^{3/2})",
+        "the gradient of the regularised linear autoencoder is 0 at W_1 = W_2^T = (I - lambda "
+        "Sigma_S^{-2})^{1/2} U_S^T for every set S of leading directions (at half of these "
+        "layers it would be 3/4 sigma_i^2 (1 - lambda sigma_i^{-2})^{3/2})",
         form=lambda outcome: Zero(
             outcome.measured.autoencoder_gradient - outcome.predicted.autoencoder_gradient,
             scale=_squares(outcome)[0],
@@ -431,8 +433,9 @@ CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
     ),
     Claim(
         "all_transposed",
-        "lambda > 0: Newton's method from random starts finds no critical point, of any kind, "
-        "but with W_1 = W_2^T, on the leading directions of the images",
+        "if lambda > 0, every critical point of the regularised linear autoencoder that Newton's "
+        "method finds from random starts, of any kind, has W_1 = W_2^T (on the leading "
+        "directions of the images)",
         form=_asymmetries,
         reads=lambda theory, run: (
             theory.asymmetries,
@@ -472,7 +475,7 @@ CONTROLS: tuple[Control[Autoencoder, AutoencoderTheory, AutoencoderMeasured], ..
     ),
     Control(
         "unregularised_value",
-        "the value of lambda = 0",
+        "the least loss without decay",
         "autoencoder_loss",
         predict=lambda case: AutoencoderTheory(
             autoencoder_loss=jnp.sum(singular_values(case.factor)[case.width :] ** 2)
@@ -480,7 +483,7 @@ CONTROLS: tuple[Control[Autoencoder, AutoencoderTheory, AutoencoderMeasured], ..
     ),
     Control(
         "decay_on_the_decoder",
-        "decay on the decoder alone (there autoencoder and autoencoder_loss fail too)",
+        "decay on the decoder alone (autoencoder and autoencoder_loss fail, too)",
         "transposed",
         case=_decay_decoder,
         breaks="equal_decays",
@@ -493,7 +496,7 @@ CONTROLS: tuple[Control[Autoencoder, AutoencoderTheory, AutoencoderMeasured], ..
     ),
     Control(
         "searches_without_decay",
-        "critical points of lambda = 0",
+        "searches for critical points without decay",
         "all_transposed",
         # Where W_1 and W_2^T need not be equal.
         measure=lambda case: _searched(

@@ -344,10 +344,10 @@ def _claim_of_the_minimum(
 CLAIMS: tuple[Claim[BasinsTheory, BasinsMeasured], ...] = (
     _claim_of_the_minimum(
         "deep_minimiser",
-        "three layers and more, lambda > 0: descent from where the loss is below that of every "
+        "with three layers or more and lambda > 0, descent that starts below the loss of every "
         "critical point but the minimum, with a step of at most 1 over a bound of the Hessian "
-        "there, ends at W_L...W_1 = U_r s(Sigma_r) V_r^T, s minimising 1/2 (s - sigma)^2 + "
-        "(lambda L/2) s^{2/L}",
+        "there, ends at W_L...W_1 = U_r s(Sigma_r) V_r^T, where s(sigma) minimises 1/2 (s - "
+        "sigma)^2 + (lambda L/2) s^{2/L}",
         form=lambda outcome: Equal(
             np.broadcast_to(outcome.predicted.minimiser, outcome.measured.near_products.shape),
             outcome.measured.near_products,
@@ -357,8 +357,9 @@ CLAIMS: tuple[Claim[BasinsTheory, BasinsMeasured], ...] = (
     ),
     _claim_of_the_minimum(
         "deep_minimum",
-        "at the value sum_{i<=r} (1/2 (s_i - sigma_i)^2 + (lambda L/2) s_i^{2/L}) + sum_{i>r} "
-        "sigma_i^2/2",
+        "with three layers or more and lambda > 0, descent that starts below the loss of every "
+        "critical point but the minimum ends at the loss sum_{i<=r} (1/2 (s_i - sigma_i)^2 + "
+        "(lambda L/2) s_i^{2/L}) + sum_{i>r} sigma_i^2/2, the least over s_i >= 0",
         form=lambda outcome: Equal(
             np.broadcast_to(outcome.predicted.minimum, outcome.measured.near_ends.shape),
             outcome.measured.near_ends,
@@ -427,8 +428,8 @@ def _without_the_last(key: Key[Array, ""], case: Basins, amount: Array) -> Basin
 CONTROLS: tuple[Control[Basins, BasinsTheory, BasinsMeasured], ...] = (
     Control(
         "another_basin",
-        "starts near the local minimum that keeps one singular value less (there deep_minimum "
-        "fails, too)",
+        "starts near the local minimum that keeps one singular value less (deep_minimum fails, "
+        "too)",
         "deep_minimiser",
         case=_without_the_last,
         breaks="applies",

@@ -259,8 +259,9 @@ CLASSIFICATION = Scenario[Classification, ClassificationTheory, ClassificationMe
     claims=(
         zero_claim(
             "class_off_block",
-            "classifier on whitened data: off-diagonal blocks and W_L V_{L,2} are zero, m = d - 2K "
-            "(the formula is that of the frame: the other side is 0)",
+            "for a classifier on whitened data, the off-diagonal blocks of every layer l < L and "
+            "W_L V_{L,2} are 0 in the frame, with m = d - 2K bulk directions (theory gives the "
+            "frame; the blocks are compared with 0)",
             lambda run: run.class_off_block,
             moves=lambda theory: theory.class_product,
             scale=lambda run: run.singular_values,
@@ -268,7 +269,8 @@ CLASSIFICATION = Scenario[Classification, ClassificationTheory, ClassificationMe
         ),
         Claim(
             "class_rho",
-            "rho_l(t) = eps_l (1 - eta lambda_l)^t for l < L",
+            "for a classifier on whitened data, the bulk of every layer l < L only decays: "
+            "rho_l(t) = eps_l (1 - eta lambda_l)^t",
             form=_bulk,
             reads=lambda theory, run: (
                 theory.class_rho,
@@ -280,7 +282,8 @@ CLASSIFICATION = Scenario[Classification, ClassificationTheory, ClassificationMe
         ),
         Claim(
             "class_product",
-            "W(t) V_{1,1} follows the reduced problem of width 2K",
+            "for a classifier on whitened data, W_L...W_1 V_{1,1} follows gradient descent on "
+            "the reduced problem of width 2K",
             compares=lambda theory, run: (theory.class_product, run.class_product),
             condition=lambda theory: theory.condition_product,
             undecided=setting.undecided_below(lambda theory: theory.class_product),

@@ -136,8 +136,9 @@ COLLAPSE = Scenario[Classification, CollapseTheory, CollapseMeasured](
     claims=(
         Claim(
             "collapse",
-            "D_{l+1} / D_l is about eps^2 / n^{1/L} at convergence without decay; approximate, "
-            "gap c_0 / n + c_2 eps^2: here 1 to 2 %, tolerance 3 %",
+            "at convergence without decay, D_{l+1} / D_l of a classifier is about eps^2 / "
+            "n^{1/L} (geometric mean over the layers), D_l = tr Sigma_W / tr Sigma_B behind "
+            "layer l; the gap is c_0 / n + c_2 eps^2: here 1 to 2 %, tolerance 3 %",
             kind="limit",
             compares=lambda theory, run: (theory.collapse, run.collapse),
             reads=lambda theory, run: (theory.collapse, run.collapse, theory.collapse_loss),
@@ -146,8 +147,9 @@ COLLAPSE = Scenario[Classification, CollapseTheory, CollapseMeasured](
         ),
         Claim(
             "collapse_interval",
-            "p ((d-2K)/(d-K))^{1/(L-1)} (1-p)^{1/L} <= (D_{L-1}/D_0)^{1/(L-1)} <= p, "
-            "p = eps^2 / n^{1/L}",
+            "at convergence without decay, p ((d-2K)/(d-K))^{1/(L-1)} (1-p)^{1/L} <= "
+            "(D_{L-1}/D_0)^{1/(L-1)} <= p, p = eps^2 / n^{1/L}, D_l = tr Sigma_W / tr Sigma_B "
+            "behind layer l of a classifier",
             kind="bound",
             form=_interval,
             reads=lambda theory, run: (
@@ -160,7 +162,8 @@ COLLAPSE = Scenario[Classification, CollapseTheory, CollapseMeasured](
         ),
         Claim(
             "collapse_loss",
-            "on the way there f(t) is the loss of the problem of width 2K",
+            "without decay, the loss f(t) of a classifier is that of the reduced problem of "
+            "width 2K at every step up to convergence",
             compares=lambda theory, run: (theory.collapse_loss, run.collapse_loss),
         ),
     ),

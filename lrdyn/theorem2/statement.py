@@ -189,8 +189,9 @@ FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMe
     claims=(
         zero_claim(
             "off_block",
-            "U_l^T W_l(t) V_l has zero off-diagonal blocks for all t "
-            "(the formula is that of the frame: the other side is 0)",
+            "in the frame U_l, V_l that start and target fix, the off-diagonal blocks of U_l^T "
+            "W_l(t) V_l are 0 for all l and t (theory gives the frame; the blocks are compared "
+            "with 0)",
             lambda run: run.off_block,
             moves=lambda theory: theory.reduced,
             scale=lambda run: run.singular_values,
@@ -198,7 +199,8 @@ FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMe
         ),
         zero_claim(
             "bulk",
-            "its bulk block is a multiple of the identity (the other side is 0)",
+            "in the frame of Theorem 2 the bulk block U_{l,2}^T W_l(t) V_{l,2} is a multiple of "
+            "the identity for all l and t (what is left beside the multiple is compared with 0)",
             lambda run: run.bulk_deviation,
             moves=lambda theory: theory.reduced,
             scale=lambda run: run.singular_values,
@@ -206,28 +208,32 @@ FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMe
         ),
         weights_claim(
             "rho",
-            "rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta prod_{k != l} rho_k(t)^2)",
+            "the bulk singular values follow rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta "
+            "prod_{k != l} rho_k(t)^2) from rho_l(0) = eps_l",
             lambda theory, run: (theory.rho, run.rho),
             scale=lambda run: run.singular_values,
             condition=lambda theory: theory.condition_bulk,
         ),
         weights_claim(
             "reduced",
-            "Wt_l is gradient descent on the 2r-dimensional problem from eps_l I",
+            "the moving blocks Wt_l = U_{l,1}^T W_l V_{l,1} follow gradient descent on the "
+            "problem of width 2r with the target U_{L,1}^T Phi V_{1,1}, from eps_l I",
             lambda theory, run: (theory.reduced, run.reduced),
             scale=lambda run: run.singular_values,
             condition=lambda theory: theory.condition_inner,
         ),
         weights_claim(
             "spectra",
-            "singular values of W_l(t) are those of Wt_l(t) and |rho_l(t)|, d - 2r times",
+            "the singular values of W_l(t) are those of the moving block Wt_l(t) and, d - 2r "
+            "times, |rho_l(t)|",
             lambda theory, run: (theory.singular_values, run.singular_values),
             scale=lambda run: run.singular_values,
             condition=lambda theory: theory.condition,
         ),
         Claim(
             "loss",
-            "f(t) = 1/2 ||Wt_L...Wt_1 - Phi~||^2 + (d - 2r)/2 prod rho_l^2",
+            "the loss is f(t) = 1/2 ||Wt_L...Wt_1 - Phi~||^2 + (d - 2r)/2 prod_l rho_l^2 for all "
+            "t, Phi~ = U_{L,1}^T Phi V_{1,1}",
             compares=lambda theory, run: (theory.loss, run.loss),
             condition=lambda theory: theory.condition,
             undecided=setting.undecided_below(lambda theory: theory.loss),
@@ -382,7 +388,8 @@ MEAN_LOSS = Scenario[DeepFactorization, MeanLossTheory, MeanLossMeasured](
     claims=(
         weights_claim(
             "mean_loss",
-            "1/2 mean over d^2 entries: the same trajectory with eta / d^2 and lambda d^2",
+            "gradient descent with eta and lambda on half the mean over d^2 entries takes the "
+            "trajectory of half the sum with eta / d^2 and lambda d^2",
             lambda theory, run: (theory.mean_rho, run.mean_rho),
             lambda theory, run: (theory.mean_reduced, run.mean_reduced),
             scale=lambda run: run.singular_values,
@@ -409,7 +416,8 @@ MEAN_LOSS = Scenario[DeepFactorization, MeanLossTheory, MeanLossMeasured](
     diverges=lambda theory: theory.diverges,
     diverged=lambda run: run.diverged_at,
     at=setting.AT | {"weight_decay": 1e-3},
-    sides="the same, against the mean loss with eta d^2 and lambda / d^2",
+    sides="2r x 2r layers and L scalars against dense layers on the mean loss with eta d^2 and "
+    "lambda / d^2",
 )
 
 THEOREM2 = Theorem(

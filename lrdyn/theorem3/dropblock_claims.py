@@ -245,20 +245,22 @@ DROPBLOCK = Scenario[BlockFactorization, BlocksTheory, BlocksMeasured](
     claims=(
         Claim(
             "dropblock",
-            "masks on blocks of b units add ((1-theta)/theta) sum_j ||U_j V_j^T||_F^2, over all "
-            "masks",
+            "masks on blocks of b hidden units add ((1-theta)/theta) sum_j ||U_j V_j^T||_F^2 to "
+            "the expected loss, over all masks",
             compares=lambda theory, run: (theory.dropblock, run.dropblock),
         ),
         lower_bound(
             "dropblock_bound",
-            "with theta(h) = b p/(h - (h-b) p) every factorisation of Z has a penalty of at least "
-            "((1-p)/p) times the square of its spectral b-support norm",
+            "with theta(h) = b p/(h - (h-b) p) every factorisation of Z has a DropBlock penalty "
+            "of at least ((1-p)/p) times the square of the spectral b-support norm of Z",
             compares=lambda theory, run: (theory.dropblock_bound, run.dropblock_bound),
             condition=lambda theory: theory.rounded_chance,
         ),
         Claim(
             "dropblock_least",
-            "attained with enough blocks",
+            "with theta(h) = b p/(h - (h-b) p) and enough blocks, the least DropBlock penalty of "
+            "a factorisation of Z is ((1-p)/p) times the square of the spectral b-support norm "
+            "of Z",
             compares=lambda theory, run: (theory.dropblock_least, run.dropblock_least),
             reads=lambda theory, run: (theory.enough_blocks,),
             applies=_enough_blocks,
@@ -266,7 +268,8 @@ DROPBLOCK = Scenario[BlockFactorization, BlocksTheory, BlocksMeasured](
         ),
         Claim(
             "dropblock_product",
-            "by factors whose product is Z",
+            "the factors with the least DropBlock penalty, if there are enough blocks, have the "
+            "product Z",
             compares=lambda theory, run: (theory.dropblock_product, run.dropblock_product),
             steps=DECOMPOSED,
             reads=lambda theory, run: (theory.enough_blocks,),
@@ -300,14 +303,14 @@ DROPBLOCK = Scenario[BlockFactorization, BlocksTheory, BlocksMeasured](
         ),
         Control(
             "too_few_blocks",
-            "two blocks",
+            "two blocks alone",
             "dropblock_product",
             case=_too_few,
             breaks="applies",
         ),
         Control(
             "one_block",
-            "the best that a single block can be, of rank b",
+            "the best approximation that a single block can be, of rank b",
             "dropblock_product",
             measure=lambda case: BlocksMeasured(dropblock_product=_best_of_rank_b(case)),
         ),

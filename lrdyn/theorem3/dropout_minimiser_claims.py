@@ -503,8 +503,8 @@ def _other_run(case: DropoutRegression) -> MinimiserMeasured:
 # The scenario --------------------------------------------------------------------------------
 
 _STUDENT = (
-    f"Student's test of {RUNS} runs, {RUNS - 1} degrees of freedom, its p times the factor by "
-    "which the skewness of rare masks can falsify it"
+    f"Student's test of {RUNS} runs, its p times the factor by which the skewness of rare masks "
+    "can falsify it"
 )
 
 MINIMISER = Scenario[DropoutRegression, MinimiserTheory, MinimiserMeasured](
@@ -517,9 +517,10 @@ MINIMISER = Scenario[DropoutRegression, MinimiserTheory, MinimiserMeasured](
     claims=(
         Claim(
             "dropout_minimiser",
-            "gradient descent on the expected loss ends at Z = U (Sigma - mu_q I)_+ V^T, from Y P "
-            "= U Sigma V^T and c = (1-theta)/(theta h) (undecided while the gradient is not down "
-            "to rounding times the gap: no number of steps is known)",
+            "gradient descent on the expected loss of dropout ends at Z = U (Sigma - mu_q I)_+ "
+            "V^T with Y P = U Sigma V^T, mu_q = c/(1 + c q) sum_{i<=q} sigma_i, c = "
+            "(1-theta)/(theta h) (undecided while the gradient is above rounding times the gap: "
+            "no number of steps is known)",
             compares=lambda theory, run: (theory.dropout_minimiser, run.dropout_minimiser),
             reads=lambda theory, run: (
                 run.gradient,
@@ -532,8 +533,9 @@ MINIMISER = Scenario[DropoutRegression, MinimiserTheory, MinimiserMeasured](
         ),
         Claim(
             "dropout_minimum",
-            "the expected loss there is the minimum of ||Y - Z||_F^2 + c ||Z||_*^2 over rank Z <= "
-            "h",
+            "gradient descent on the expected loss of dropout ends at the minimum of ||Y - "
+            "Z||_F^2 + c ||Z||_*^2 over all Z of rank h or less with rows in the row space of X, "
+            "c = (1-theta)/(theta h)",
             compares=lambda theory, run: (theory.dropout_minimum, run.dropout_minimum),
             reads=lambda theory, run: (
                 run.gradient,
@@ -547,9 +549,10 @@ MINIMISER = Scenario[DropoutRegression, MinimiserTheory, MinimiserMeasured](
         Claim(
             "stochastic",
             "training the last layer with random masks, from 0 above the first layer of the "
-            "minimiser, ends there: the mean of sum_{i<=q} u_i^T Z v_i is sum_{i<=q} (sigma_i - "
-            "mu_q) (1 - prod_t (1 - eta_t sigma_i)), ||Z||_* if sigma_q sum_t eta_t >= "
-            f"{STEADY:g} (and h > 1); {_STUDENT}; alternative: ends larger or smaller by a tenth",
+            "minimiser, ends at the minimiser: the mean of sum_{i<=q} u_i^T Z v_i is sum_{i<=q} "
+            "(sigma_i - mu_q) (1 - prod_t (1 - eta_t sigma_i)), which is ||Z||_* if sigma_q "
+            f"sum_t eta_t >= {STEADY:g} (and h > 1); {_STUDENT}; alternative: ends larger or "
+            "smaller by a tenth",
             kind="statistical",
             form=_end_test,
             reads=lambda theory, run: (
@@ -563,9 +566,10 @@ MINIMISER = Scenario[DropoutRegression, MinimiserTheory, MinimiserMeasured](
         ),
         Claim(
             "stochastic_drift",
-            "training both layers with random masks moves them, in the mean, against the gradient "
-            "of the expected loss: the mean of <W(0), W(T) - W(0) + sum_t eta_t grad(W(t))> is 0; "
-            f"{_STUDENT}; alternative: odds larger or smaller by a quarter",
+            "training both layers with random masks moves them, in the mean, against the "
+            "gradient of the expected loss: <W(0), W(T) - W(0) + sum_t eta_t grad(W(t))> has the "
+            f"mean 0; {_STUDENT}; alternative: odds (1-theta)/theta larger or smaller by a "
+            "quarter",
             kind="statistical",
             form=_drift_test,
             reads=lambda theory, run: (
@@ -578,9 +582,10 @@ MINIMISER = Scenario[DropoutRegression, MinimiserTheory, MinimiserMeasured](
         ),
         Claim(
             "stochastic_noise",
-            "the masks of successive steps are independent: with n_t the part of step t along W(0) "
-            "that the gradient of the expected loss leaves unexplained, sum_t n_t n_{t+1} has "
-            f"the mean 0; {_STUDENT}; alternative: every mask used for two steps, sum_t n_t^2 / 2",
+            "the masks of successive steps are independent: sum_t n_t n_{t+1} has the mean 0, "
+            "n_t the part of step t along W(0) that the gradient of the expected loss does not "
+            f"explain; {_STUDENT}; alternative: every mask used for two steps, for which the mean "
+            "is that of sum_t n_t^2 / 2",
             kind="statistical",
             form=_independence_test,
             reads=lambda theory, run: (

@@ -334,15 +334,16 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
     claims=(
         Claim(
             "marginal",
-            "E ||X - A(M*X)||^2 / n = tr[(I - pA) S (I - pA)^T] + p(1-p) tr(A D A^T)",
+            "E ||X - A(M*X)||^2 / n = tr[(I - pA) S (I - pA)^T] + p(1-p) tr(A D A^T) for any A, "
+            "over all masks M of features or patches, S = X X^T / n, D its diagonal blocks",
             form=on_each_data_set(lambda theory, run: (theory.marginal, run.marginal)),
             reads=lambda theory, run: (theory.marginal, run.marginal),
             applies=_asked("all"),
         ),
         Claim(
             "optimum",
-            "training reaches A = S Q^{-1}, Q = p S + (1-p) D (if Q is not singular: no patch has "
-            "more features than X has rank)",
+            "a masked autoencoder trained on all entries reaches A = S Q^{-1}, Q = p S + (1-p) "
+            "D, if Q is not singular (no patch has more features than X has rank)",
             form=on_each_data_set(lambda theory, run: (theory.optimum, run.optimum)),
             reads=lambda theory, run: (
                 theory.optimum,
@@ -356,7 +357,8 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
         ),
         Claim(
             "rank",
-            "it has the rank of X: no direction is cut off",
+            "a masked autoencoder trained on all entries has the rank of X: masks cut no "
+            "direction off",
             kind="exact",
             form=equal_ranks,
             reads=lambda theory, run: (
@@ -370,7 +372,8 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
         ),
         Claim(
             "bottleneck",
-            "at width r it reaches U_r U_r^T S Q^{-1}, U_r the left of S Q^{-1/2}",
+            "a masked autoencoder of width r trained on all entries reaches A = U_r U_r^T S "
+            "Q^{-1}, U_r the first r left singular vectors of S Q^{-1/2}, Q = p S + (1-p) D",
             form=on_each_data_set(lambda theory, run: (theory.bottleneck, run.bottleneck)),
             reads=lambda theory, run: (
                 theory.bottleneck,
@@ -384,7 +387,8 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
         ),
         Claim(
             "bottleneck_value",
-            "with the loss tr S - p sum_{i <= r} sigma_i(S Q^{-1/2})^2",
+            "a masked autoencoder of width r trained on all entries reaches the loss tr S - p "
+            "sum_{i <= r} sigma_i(S Q^{-1/2})^2, Q = p S + (1-p) D",
             form=value,
             reads=lambda theory, run: (
                 theory.bottleneck_value,
@@ -400,20 +404,23 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
         dataclasses.replace(
             lower_bound(
                 "nuclear_bound",
-                "p(1-p) tr(A D A^T) >= p(1-p) ||A X||_*^2 / (n m) for any A",
+                "the penalty of input masks is at least a squared nuclear norm: p(1-p) tr(A D "
+                "A^T) >= p(1-p) ||A X||_*^2 / (n m) for any A",
                 compares=lambda theory, run: (theory.nuclear_bound, run.penalty),
             ),
             applies=_asked("all"),
         ),
         Claim(
             "attained",
-            "with equality at A = I, if the rows of X are orthogonal and of equal norm",
+            "if the rows of X are orthogonal and of equal norm, p(1-p) tr(A D A^T) = p(1-p) ||A "
+            "X||_*^2 / (n m) at A = I",
             compares=lambda theory, run: (theory.attained, run.attained),
             applies=_asked("all"),
         ),
         Claim(
             "masked_marginal",
-            "on the masked entries alone: 1 - p times the loss of A without its diagonal blocks",
+            "the expected loss of a masked autoencoder A on the masked entries alone is 1 - p "
+            "times the loss on all entries of A without its diagonal blocks",
             form=on_each_data_set(
                 lambda theory, run: (theory.masked_marginal, run.masked_marginal)
             ),
@@ -422,7 +429,8 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
         ),
         Claim(
             "masked_optimum",
-            "training on these reaches A = (S - blkdiag M_b) Q^{-1} outside the blocks",
+            "a masked autoencoder trained on the masked entries alone reaches A = (S - blkdiag "
+            "M_b) Q^{-1} outside the diagonal blocks, M_b = (S Q^{-1})_bb ((Q^{-1})_bb)^{-1}",
             form=on_each_data_set(lambda theory, run: (theory.masked_optimum, run.masked_optimum)),
             reads=lambda theory, run: (
                 theory.masked_optimum,
@@ -436,7 +444,8 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
         ),
         Claim(
             "unidentified",
-            "and leaves the diagonal blocks where they started",
+            "training a masked autoencoder A on the masked entries alone leaves its diagonal "
+            "blocks where they started",
             form=stays,
             reads=lambda theory, run: (theory.unidentified, run.unidentified),
             applies=_asked("masked"),
@@ -479,7 +488,7 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
         ),
         Control(
             "attained_twofold",
-            "twice the bound",
+            "twice the squared nuclear norm",
             "attained",
             predict=lambda case, once=each_time: MaskedAutoencoderTheory(
                 attained=2 * once(predict, case).attained

@@ -520,24 +520,25 @@ MASKS = Scenario[MaskedSum, MasksTheory, MasksMeasured](
     claims=(
         Claim(
             "mask_identity",
-            "E ||Y - sum (R_i/mu_i) Z_i||_F^2 = ||Y - sum Z_i||_F^2 + sum C_ij/(mu_i mu_j) <Z_i, "
-            f"Z_j>, over all masks of the kind (of the first {MOST_MASKS} terms or blocks, if "
-            "there are more)",
+            "E ||Y - sum_i (R_i/mu_i) Z_i||_F^2 = ||Y - sum_i Z_i||_F^2 + sum_ij C_ij/(mu_i "
+            "mu_j) <Z_i, Z_j> over all masks R of a kind, of means mu and covariance C (of the "
+            f"first {MOST_MASKS} terms or blocks, if there are more)",
             compares=lambda theory, run: (theory.mask_identity, run.mask_identity),
         ),
         Claim(
             "any_masks",
-            "the same for masks of real entries, dependent and of unequal means",
+            "E ||Y - sum_i (R_i/mu_i) Z_i||_F^2 = ||Y - sum_i Z_i||_F^2 + sum_ij C_ij/(mu_i "
+            "mu_j) <Z_i, Z_j> for masks R of real entries, dependent and of unequal means",
             compares=lambda theory, run: (theory.any_masks, run.any_masks),
         ),
         Claim(
             "monte_carlo",
-            f"the mean loss of random masks agrees: Student's test of {REPEATS} estimates, "
-            f"{REPEATS - 1} degrees of freedom, each the mean of {DRAWS[1]} draws, and of as many, "
-            f"each of {DRAWS[2]} draws of the first term or block alone, all others being kept; "
-            "the smaller p of both, times the factor by which the skewness of the losses, known "
-            "from all masks, can falsify it (near theta = 0 and 1 it decides nothing: undecided); "
-            f"alternative: expected losses off by {SHIFT:g} deviations of one loss",
+            "the mean loss of random masks is the expected loss of the formula: Student's test "
+            f"of {REPEATS} estimates of {DRAWS[1]} draws each, and of as many of {DRAWS[2]} draws "
+            "of the first term or block alone, all others being kept; the smaller p, times the "
+            "factor by which the skewness of the losses can falsify it (undecided near theta = 0 "
+            f"and 1); alternative: expected losses off by {SHIFT:g} standard deviations of one "
+            "loss",
             kind="statistical",
             form=_mean_test,
             reads=lambda theory, run: (
@@ -550,12 +551,11 @@ MASKS = Scenario[MaskedSum, MasksTheory, MasksMeasured](
         ),
         Claim(
             "monte_carlo_rate",
-            f"the error of the mean of n = {', '.join(map(str, DRAWS))} draws (the most of the "
-            "first term or block alone) is the deviation of one, known from all masks, over "
-            f"n^(1/2): the sum of the squared errors of {REPEATS} estimates against the shifted "
-            "gamma law of its mean, variance and skewness, known from the moments of the losses; "
-            "the smallest p of the three, corrected for the fourth moment; alternative: errors "
-            "larger or smaller by a tenth",
+            "the mean loss of n random masks has the standard error that theory gives, the "
+            f"deviation of one loss over n^(1/2), for n = {', '.join(map(str, DRAWS))} (the most "
+            f"of the first term or block alone): the sum of {REPEATS} squared errors against the "
+            "shifted gamma law of its mean, variance and skewness; the smallest p of the three, "
+            "corrected for the fourth moment; alternative: errors larger or smaller by a tenth",
             kind="statistical",
             form=_scatter_test,
             reads=lambda theory, run: (

@@ -393,9 +393,9 @@ DUALITY = Scenario[DualRegression, DualityTheory, DualityMeasured](
     claims=(
         Claim(
             "duality",
-            "theta <- theta + S^T opt(S g) is theta_0 + S^T Lambda with Lambda trained by opt, for "
-            "any matrix S (judged where its rows are not orthonormal); SGD, momentum, Adam, "
-            "RMSProp, Adagrad",
+            "projected descent theta <- theta + S^T opt(S g) is the adapter theta_0 + S^T Lambda "
+            "with Lambda trained by opt, for any matrix S (judged where its rows are not "
+            "orthonormal) and SGD, momentum, Adam, RMSProp, Adagrad",
             form=_of_each_rule(lambda theory, run: (theory.duality, run.duality)),
             reads=lambda theory, run: (theory.duality, run.duality, theory.away_from_isometry),
             undecided=lambda outcome: (
@@ -404,7 +404,8 @@ DUALITY = Scenario[DualRegression, DualityTheory, DualityMeasured](
         ),
         Claim(
             "both_trained",
-            "one differentiates in the k entries of Lambda and the other in the n of theta",
+            "the adapter differentiates in the k entries of Lambda, projected descent in the n "
+            "of theta",
             kind="exact",
             compares=lambda theory, run: (theory.both_trained, run.both_trained),
             carries=False,
@@ -412,23 +413,27 @@ DUALITY = Scenario[DualRegression, DualityTheory, DualityMeasured](
         ),
         _scale_claim(
             "scale_linear",
-            "theta_0 + s S^T Lambda is theta <- theta + s^2 S^T opt(S g) for SGD and momentum",
+            "for SGD and momentum the adapter theta_0 + s S^T Lambda is theta <- theta + s^2 S^T "
+            "opt(S g)",
             lambda theory, run: (theory.scale_linear, run.scale_linear),
         ),
         _scale_claim(
             "scale_adam",
-            "it is theta <- theta + s S^T opt(S g) for Adam, whose eps is divided by s there",
+            "for Adam the adapter theta_0 + s S^T Lambda is theta <- theta + s S^T opt(S g), "
+            "with eps divided by s there",
             lambda theory, run: (theory.scale_adam, run.scale_adam),
         ),
         _scale_claim(
             "scale_roots",
-            "the same for RMSProp and Adagrad, whose constants in roots are divided by s^2",
+            "for RMSProp and Adagrad the adapter theta_0 + s S^T Lambda is theta <- theta + s "
+            "S^T opt(S g), with the constants in roots divided by s^2 there",
             lambda theory, run: (theory.scale_roots, run.scale_roots),
         ),
         Claim(
             "same_eps",
-            "with equal eps the first steps of Adam are s rate S^T [g/(|g| + eps/s) - "
-            "g/(|g| + eps)] apart, in proportion to eps where it is small",
+            "with equal eps the first steps of Adam for the adapter theta_0 + s S^T Lambda and "
+            "for theta <- theta + s S^T opt(S g) are s eta S^T [g/(|g| + eps/s) - g/(|g| + eps)] "
+            "apart, in proportion to eps where it is small",
             # Differences of two values of theta after a step are rounded like theta.
             form=lambda outcome: Equal(
                 outcome.predicted.same_eps,

@@ -366,16 +366,18 @@ GRADIENT_RANK = Scenario[Recursion, RecursionTheory, RecursionMeasured](
     claims=(
         Claim(
             "gradient_path",
-            "G_t = sum_j (1 - eta l_j)^t <V_j, G_0> V_j for W <- W + eta G, G = (1/N) sum_i (A_i - "
-            f"B_i W C_i), of up to {LARGEST_GRADIENT[0]} x {LARGEST_GRADIENT[1]} entries",
+            "under W <- W + eta G, G = (1/N) sum_i (A_i - B_i W C_i) of up to "
+            f"{LARGEST_GRADIENT[0]} x {LARGEST_GRADIENT[1]} entries, the gradient is G_t = sum_j "
+            "(1 - eta l_j)^t <V_j, G_0> V_j, l_j and V_j the eigenvalues and eigenvectors of the "
+            "map from G to (1/N) sum_i B_i G C_i",
             compares=lambda theory, run: (theory.gradient_path, run.gradient_path),
             sides="eigenvectors of the operator against gradients of a loss, differentiated",
         ),
         Claim(
             "stable_rank_bound",
-            "sr(G_t) <= (||G_par||_F^2 + q^2t ||D||_F^2) / (||G_par||_2 - q^t ||D||_F)^2 where the "
-            "bracket is positive (G_par is not 0), D = G_0 - G_par, "
-            "q = (1 - eta l_2)/(1 - eta l_1)",
+            "sr(G_t) <= (||G_par||_F^2 + q^2t ||D||_F^2) / (||G_par||_2 - q^t ||D||_F)^2 where "
+            "the bracket is positive, G_par the part of G_0 in the eigenspace of l_1 (not 0), D "
+            "= G_0 - G_par, q = (1 - eta l_2)/(1 - eta l_1)",
             kind="bound",
             form=lambda outcome: _at_most(outcome, outcome.predicted.stable_rank_bound),
             reads=lambda theory, run: (
@@ -388,7 +390,8 @@ GRADIENT_RANK = Scenario[Recursion, RecursionTheory, RecursionMeasured](
         ),
         Claim(
             "stable_rank_floor",
-            "sr(G_t) >= ||G_par||_F^2 / (||G_par||_2 + q^t ||D||_F)^2",
+            "sr(G_t) >= ||G_par||_F^2 / (||G_par||_2 + q^t ||D||_F)^2, G_par the part of G_0 in "
+            "the eigenspace of l_1, D = G_0 - G_par, q = (1 - eta l_2)/(1 - eta l_1)",
             kind="bound",
             form=_at_least,
             reads=lambda theory, run: (
@@ -401,8 +404,9 @@ GRADIENT_RANK = Scenario[Recursion, RecursionTheory, RecursionMeasured](
         ),
         Claim(
             "lemma_3_3",
-            "sr(G_t) <= sr(G_par) + q^2t ||D||_F^2 / ||G_par||_2^2 if the top singular pair of "
-            "G_par lies in the eigenspace of l_1 (here: N = 1, B or C nonsingular)",
+            "if the top singular pair of G_par lies in the eigenspace of l_1 (here: N = 1, B or "
+            "C nonsingular), sr(G_t) <= sr(G_par) + q^2t ||D||_F^2 / ||G_par||_2^2, D = G_0 - "
+            "G_par, q = (1 - eta l_2)/(1 - eta l_1)",
             kind="bound",
             form=lambda outcome: _at_most(outcome, outcome.predicted.lemma_3_3, ALIGNED),
             reads=lambda theory, run: (

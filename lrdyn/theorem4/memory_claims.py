@@ -125,8 +125,8 @@ MEMORY = Scenario[LayerShape, MemoryHeld, MemoryHeld](
         ),
         Claim(
             "state_held",
-            "Adam and P hold 2mn (full), 2r(m + n) (LoRA, ReLoRA), 2nr (B frozen) or mr + 2nr "
-            "(GaLore) entries for m <= n, and an int32, in bytes",
+            "for m <= n Adam and P hold 2mn entries (full training), 2r(m + n) (LoRA, ReLoRA), "
+            "2nr (ReLoRA with B frozen) or mr + 2nr (GaLore), and an int32, in bytes",
             kind="exact",
             compares=lambda theory, run: (theory.state_held, run.state_held),
             carries=False,

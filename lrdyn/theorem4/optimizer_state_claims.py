@@ -284,7 +284,8 @@ OPTIMIZER_STATE = Scenario[LowRankRun, PoliciesTheory, PoliciesMeasured](
     claims=(
         Claim(
             "policy_weights",
-            "GaLore and ReLoRA with a frozen factor agree whether both keep, reset or transport",
+            "GaLore and ReLoRA with a frozen factor have the same weights at every step, whether "
+            "both keep, reset or transport the optimiser's state at a refresh",
             compares=lambda theory, run: (theory.policy_weights, run.policy_weights),
             reads=lambda theory, run: (
                 theory.policy_weights,
@@ -297,8 +298,9 @@ OPTIMIZER_STATE = Scenario[LowRankRun, PoliciesTheory, PoliciesMeasured](
         trained_claim("policy_trained", lambda theory, run: (theory.trained, run.trained)),
         Claim(
             "lifted",
-            "with momentum the path is that of W <- W - eta M, M <- mu M + P P^T G, where M "
-            "becomes P_new P_old^T M (keep), 0 (reset), P_new P_new^T M (transport) at a refresh",
+            "with momentum GaLore and ReLoRA with a frozen factor take the path W <- W - eta M, "
+            "M <- mu M + P P^T G, where a refresh turns M into P_new P_old^T M (keep), 0 (reset) "
+            "or P_new P_new^T M (transport)",
             compares=lambda theory, run: (theory.lifted, run.lifted),
             reads=lambda theory, run: (theory.lifted, run.lifted, *problems.watched(theory)),
             undecided=problems.undecided,
@@ -307,8 +309,9 @@ OPTIMIZER_STATE = Scenario[LowRankRun, PoliciesTheory, PoliciesMeasured](
         ),
         Claim(
             "signs",
-            "after a reset or a transport the path does not depend on the signs of singular "
-            "vectors, as that of a kept state does (no formula: both sides are runs)",
+            "after a reset or a transport of the state the path does not depend on the signs of "
+            "singular vectors, on which that of a kept state depends (no formula: both sides are "
+            "runs)",
             # In every bit, since a change of signs rounds nothing. Where the two rules agree at
             # every refresh a kept state goes the same way, too, and nothing is shown.
             form=lambda outcome: Zero(

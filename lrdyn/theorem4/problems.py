@@ -442,7 +442,7 @@ def trained_claim(
     return Claim(
         id,
         "ReLoRA differentiates in the r n (m r on the right) entries of A for each m x n, and in "
-        "biases: it is not GaLore again" + more,
+        "biases: what is measured is not GaLore again" + more,
         kind="exact",
         compares=compares,
         carries=False,

@@ -190,7 +190,7 @@ def _same_path(prefix: str = "", more: str = "") -> tuple[Claim[T, M], ...]:
         ),
         claim(
             "training_loss",
-            "and the same loss",
+            "GaLore and ReLoRA with a frozen factor have the same loss at every step",
             lambda theory, run: (theory.training_loss, run.training_loss),
         ),
         trained_claim(prefix + "trained", lambda theory, run: (theory.trained, run.trained), more),
@@ -324,8 +324,8 @@ TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
         *_same_path(),
         Claim(
             "top_directions",
-            "between two refreshes W moves in the span of the top r left (right) singular vectors "
-            "of the gradient at the first: on the others it is zero",
+            "between two refreshes W moves only in the span of the top r left (right) singular "
+            "vectors of the gradient at the first of them",
             form=_outside,
             reads=lambda theory, run: (
                 theory.top_directions,
@@ -340,8 +340,8 @@ TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
         ),
         Claim(
             "sum_excess",
-            "W(t) - W(0) has rank at most r K after K refreshes: sigma_{rK+1} = 0 (true of any sum "
-            "of K terms of rank r: no verdict rests on it)",
+            "after K refreshes W(t) - W(0) has rank at most r K: sigma_{rK+1} = 0 (true of any "
+            "sum of K terms of rank r: no verdict rests on it)",
             kind="bound",
             form=_excess,
             reads=lambda theory, run: (
@@ -360,7 +360,8 @@ TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
         ),
         Claim(
             "sum_rank",
-            "and no less if the subspaces are independent: steps of rank r, a sum of rank r K",
+            "after K refreshes W(t) - W(0) has rank r K if the subspaces of the K projectors are "
+            "independent: steps of rank r, a sum of rank r K",
             kind="exact",
             form=_ranks,
             reads=lambda theory, run: (
@@ -509,7 +510,11 @@ OTHER_PROBLEMS = dataclasses.replace(
     id="other_problems",
     predict=galore,
     measure=relora,
-    claims=_same_path("network_", ", whether both keep, reset or transport (controls: above)"),
+    claims=_same_path(
+        "network_",
+        " (on the other problems, whether both keep, reset or transport the state; controls as on "
+        "the first problem)",
+    ),
     controls=(),
     narrow=_other_problems,
 )
