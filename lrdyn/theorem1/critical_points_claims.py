@@ -41,7 +41,7 @@ DEEP = (3, 4)
 """L of the origins that are no strict saddles."""
 
 LARGEST = 10**7
-"""Most entries of the Hessians of all critical points of an instance."""
+"""Most entries of the Hessians of all critical points of an instance: 80 MB in float64."""
 
 
 class Instance(eqx.Module):
@@ -86,7 +86,7 @@ class Instance(eqx.Module):
 
 
 class CriticalTheory(NamedTuple):
-    """The critical points in closed form; 0 for a set that belongs to none of its own."""
+    """The critical points in closed form; 0 for a set without a critical point of its own."""
 
     critical_loss: Float[Array, "set"] = ABSENT
     """sum_S (lambda sigma_i - lambda^2/2) + sum_rest sigma_i^2/2, the loss there."""
@@ -111,7 +111,7 @@ class CriticalTheory(NamedTuple):
 
 
 class CriticalMeasured(NamedTuple):
-    """What JAX finds at those points, and a search elsewhere; 0 for sets without a point."""
+    """Derivatives by JAX at those points, and a search elsewhere; 0 for sets without a point."""
 
     critical_loss: Float[Array, "set"] = ABSENT
     """The loss."""
@@ -147,12 +147,15 @@ def make_case(
 ) -> Instance:
     """Draw an instance; start from layers about as large as those of the critical points."""
     sets = sum(comb(min(rows, cols), size) for size in range(rank + 1))
+    # All Hessians are in memory at once.
     whole = sets * (rank * (rows + cols)) ** 2 <= LARGEST
     rows, cols, rank = (rows, cols, rank) if whole else (1, 1, 1)
     of_target = {"rank_deficit": rank_deficit, "tie": tie}
     of_target |= {"target_scale": target_scale, "target_condition": target_condition}
+    # Both layers in one row, as Newton's method has them.
     shape = (SEARCHES, rank * (rows + cols))
     target, (starts,) = setting.draw_target(key, rows, cols, [shape], rank=rank, **of_target)
+    # Layers of the critical points have the norm sigma_1^{1/2} at most.
     size = jnp.sqrt(jnp.asarray(target_scale, target.dtype) / rank)
     return Instance(target, jnp.asarray(weight_decay, target.dtype), size * starts, whole)
 
@@ -180,6 +183,7 @@ def separation(values: Float[Array, "n"], decay: Float[Array, ""]) -> Float[Arra
 
 def _zero_elsewhere(case: Instance, values: Float[Array, "n"], arrays: Side) -> Side:
     """Put 0 for every set that belongs to no critical point of its own."""
+    # On both sides: the point of such a set is that of a smaller one, and counted there.
     valid = landscape.admissible(case.sets, values, case.weight_decay)
     return jax.tree.map(
         lambda array: jnp.where(valid.reshape(-1, *(1,) * (array.ndim - 1)), array, 0), arrays
@@ -189,6 +193,7 @@ def _zero_elsewhere(case: Instance, values: Float[Array, "n"], arrays: Side) -> 
 def predict(case: Instance) -> CriticalTheory:
     """Values and spectra of all critical points in closed form."""
     sets, values, decay = case.sets, case.values, case.weight_decay
+    # A spare slot is -1, as in the sets.
     best = jnp.where(values > decay, np.arange(len(values)), -1)[: case.rank]
     is_best = jnp.all(jnp.sort(sets, axis=1) == jnp.sort(best)[None, :], axis=1)
     of_sets = CriticalTheory(
@@ -256,12 +261,13 @@ def _hessian_of_the_origin(case: Instance, depth: int) -> Float[Array, "params p
 
 
 def _scale(outcome: CriticalOutcome) -> float:
-    """sigma_1; a number of NumPy's, whose powers are NaN if it is negative, and not complex."""
+    """Largest singular value sigma_1 of the target."""
+    # A NumPy number: if a control makes it negative, its powers are NaN and not complex.
     return np.float64(outcome.predicted.target_values[0])
 
 
 def _kept(outcome: CriticalOutcome) -> float:
-    """What decay leaves of sigma_1, (sigma_1 - lambda)_+."""
+    """Singular value (sigma_1 - lambda)_+ that decay leaves of sigma_1."""
     return max(float(_scale(outcome)) - outcome.point["weight_decay"], 0.0)
 
 
@@ -273,6 +279,7 @@ def _resolved(outcome: CriticalOutcome, distance: Any) -> bool:
 def _without_descent(outcome: CriticalOutcome) -> Count:
     """Count the sets whose curvature has no negative value, told apart at half the margin."""
     theory, curvature = outcome.predicted, outcome.measured.smallest
+    # At a saddle the smallest eigenvalue is -margin or less, at the minimum 0 or more.
     is_minimum = (theory.admissible > 0) & (curvature > -theory.margin / 2)
     minima = np.where(is_minimum, 1.0, 0.0)
     minima[np.isnan(curvature + theory.admissible)] = np.nan  # what is lost is no saddle
@@ -286,7 +293,7 @@ def _converged(outcome: CriticalOutcome) -> np.ndarray:
 
 
 def _outside(outcome: CriticalOutcome) -> Equal:
-    """What the searches found that converged against the nearest member of the family.
+    """Compare each search that converged with the nearest member of the family.
 
     A gradient g leaves a point within g / curvature of a critical one, and the least curvature is
     the separation.
@@ -295,6 +302,7 @@ def _outside(outcome: CriticalOutcome) -> Equal:
     products, family = outcome.measured.found[_converged(outcome)], theory.family
     family = family[theory.admissible > 0]
     gaps = np.abs(products[:, None] - family[None])
+    # Of the products, since the layers are known up to a rotation only.
     nearest = np.argmin(np.max(gaps, axis=(2, 3)), axis=1)
     return Equal(family[nearest], products, scale=_scale(outcome) ** 2 / theory.separation)
 
@@ -378,6 +386,7 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
         form=lambda outcome: Zero(
             outcome.measured.deep_origin - outcome.predicted.deep_origin,
             scale=_scale(outcome),
+            # With two layers the largest entries would be those of the target.
             alternative=_scale(outcome),
         ),
         reads=lambda theory, run: (theory.deep_origin, run.deep_origin, theory.target_values),
@@ -389,6 +398,7 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
 
 
 def _at_half_threshold(case: Instance) -> CriticalMeasured:
+    """Derivatives at the points of lambda/2, which are not critical."""
     points = landscape.critical_points(case.target, case.sets, case.weight_decay / 2)
     return _zero_elsewhere(case, case.values, _derivatives_at(case, points))
 

@@ -34,17 +34,18 @@ from lrdyn.theorem1.descent import (
 
 
 def _decay(outcome: DescentOutcome) -> float:
-    """Lambda, of the layer with most of it."""
+    """Largest decay of a layer."""
     return float(np.max(outcome.predicted.decay))
 
 
 def _largest(outcome: DescentOutcome) -> float:
-    """sigma_1; a number of NumPy's, whose powers are NaN if it is negative, and not complex."""
+    """Largest singular value sigma_1 of the target."""
+    # A NumPy number: if a control makes it negative, its powers are NaN and not complex.
     return np.float64(outcome.predicted.target_values[0])
 
 
 def _loss_scale(outcome: DescentOutcome) -> float:
-    """The loss of layers that are 0."""
+    """Loss of layers that are 0: the scale of all losses."""
     return 0.5 * float(np.sum(outcome.predicted.target_values**2))
 
 
@@ -122,21 +123,23 @@ def _not_at_rest(outcome: DescentOutcome) -> str:
 
 
 def _not_balanced_yet(outcome: DescentOutcome) -> str:
-    """Why layers need not be balanced: lambda ||W'^T W' - W W^T|| = ||W'^T g' - g W^T|| anywhere.
+    """Why layers need not be balanced yet; nothing if their gradients are rounding.
 
-    W and W' are neighbours, g and g' their gradients.
+    Anywhere ``lambda ||W'^T W' - W W^T|| = ||W'^T g' - g W^T||``, W and W' neighbours and g and g'
+    their gradients: docs/theorems/theorem1.md, Why 4.
     """
     number = _steps_needed(outcome)
     if number is not None:
         return setting.too_few(outcome, number)
     run = outcome.measured
+    # Two terms, each at most the product of these norms.
     bound = float(2 * np.max(run.norms) * np.max(run.gradient_norms) / _decay(outcome))
     scale = _largest(outcome) ** (2 / outcome.point["depth"])
     return "" if setting.at_rest(outcome, bound, scale) else "still moving"
 
 
 def _overflows(outcome: DescentOutcome) -> str:
-    """Why a loss that is no number is not judged: no bound of the step, or a step above it."""
+    """Why a loss that overflows is not judged: there is no bound of the step, or it is above it."""
     if np.all(np.isfinite(outcome.measured.objective)):
         return ""
     steepest = convergence.sharpness(_start(outcome), _largest(outcome), _decay(outcome))
@@ -158,6 +161,7 @@ def _nearest(outcome: DescentOutcome, values: np.ndarray, count: int) -> np.ndar
     left, right = np.asarray(theory.left, float), np.asarray(theory.right, float)
     sigma = np.asarray(theory.target_values)
     spectrum = np.where(np.arange(len(sigma)) < count, values, 0.0)
+    # The judge is NumPy in float64, but a run in float32 knows ties to half of its digits.
     tied = np.abs(sigma - sigma[count - 1]) <= setting.close(outcome, sigma[0])
     family = count > 0 and values[count - 1] > 0 and np.any(tied[count:])
     if not (family and np.all(np.isfinite(product))):
@@ -180,6 +184,7 @@ def _rest_point(outcome: DescentOutcome) -> tuple[int, np.ndarray]:
     """Number q and product P_q, of the P_q that is nearest to the product of the run."""
     product, values = outcome.measured.product, np.asarray(outcome.predicted.local_values)
     points = [_nearest(outcome, values, q) for q in range(outcome.point["rank"] + 1)]
+    # Theory does not say which P_q a start leads to: the nearest one.
     q = int(np.argmin([np.max(np.abs(point - product)) for point in points]))
     return q, points[q]
 
@@ -190,7 +195,7 @@ def _claim_of_two_layers(
     form: Callable[[DescentOutcome], Equal],
     reads: Callable[[DescentTheory, DescentMeasured], tuple[Any, ...]],
 ) -> Claim[DescentTheory, DescentMeasured]:
-    """A claim about the end of two layers: what decides whether a run is there is read, too."""
+    """Claim about the end of two layers; it also reads what decides whether a run is there."""
     return Claim(
         id,
         statement,
@@ -223,7 +228,7 @@ def _claim_of_rest(
     form: Callable[[DescentOutcome], Equal],
     reads: Callable[[DescentTheory, DescentMeasured], tuple[Any, ...]],
 ) -> Claim[DescentTheory, DescentMeasured]:
-    """A claim about a point of rest of more layers: what finds the nearest one is read, too."""
+    """Claim about a point of rest of more layers; it also reads what tells the nearest one."""
     return Claim(
         id,
         statement,
@@ -360,13 +365,14 @@ def _unequal_decay(key: Key[Array, ""], case: Factorization, amount: Array) -> F
 
 
 DEEP = {"depth": 3, "weight_decay": 0.1, "tie": 0, "steps": 4000}
-"""Where three layers that start at scale 1 are at rest in time, and have kept something, whatever
-the seed, of 60 that were tried in both precisions."""
+"""Settings at which three layers from a start of scale 1 are at rest in time and have kept a
+singular value, for each of 60 seeds in both precisions."""
 
 
 def _root_of_another_power(case: Factorization) -> DescentTheory:
     """The larger root of ``w^{2L} - sigma w^{L-2} + lambda``, by Newton's method from above."""
     depth, w = case.depth, jnp.maximum(case.values, 1.0)
+    # From above, where the polynomial is convex and rises, Newton's method descends to the root.
     for _ in range(40):
         value = w ** (2 * depth) - case.values * w ** (depth - 2) + case.decay
         slope = 2 * depth * w ** (2 * depth - 1) - (depth - 2) * case.values * w ** (depth - 3)
@@ -385,7 +391,7 @@ CONTROLS: tuple[Control[Factorization, DescentTheory, DescentMeasured], ...] = (
         "unique_despite_tie",
         "U_r (Sigma_r - lambda I)_+ V_r^T claimed the only minimiser with sigma_r = sigma_{r+1}",
         "minimiser",
-        # As if nothing were left beyond sigma_r.
+        # As if nothing were left beyond sigma_r: the judge then sees no tie.
         predict=lambda case: DescentTheory(
             target_values=case.values.at[case.rank :].set(0.0),
         ),
