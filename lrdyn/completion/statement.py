@@ -69,7 +69,7 @@ def _left(case: Recovery, power: int = 1) -> Float[Array, ""]:
 
 
 def _full(case: Recovery, factor: float = 1.0) -> CompletionTheory:
-    """The full network, which the compressed ones are measured against, and where it may end."""
+    """The full network, which compressed ones are compared with, and the level at which it ends."""
     rule = gradient_descent(factor * case.learning_rate)
     run = case.train(end_to_end, case.weights, rule)
     return CompletionTheory(
@@ -100,6 +100,7 @@ def _spectral(case: Recovery, ratio: float | Float[Array, ""]) -> CompletionMeas
 def _from_basis(case: Recovery, *, fixed_ratio: float = 0.0) -> CompletionMeasured:
     """Compressed networks from the basis of the gradient: moving and fixed."""
     network = gradient_network(case.weights, case.basis.columns)
+    # Both in one program: they differ in a step size alone.
     ratios = jnp.stack([case.outer_ratio, jnp.asarray(fixed_ratio, case.outer_ratio.dtype)])
     run = jax.vmap(lambda ratio: _train(case, network, ratio))(ratios)
     return CompletionMeasured(
@@ -112,13 +113,14 @@ def _from_basis(case: Recovery, *, fixed_ratio: float = 0.0) -> CompletionMeasur
 
 def _floor(case: Recovery, size: int) -> Float[Array, ""]:
     """The smallest recovery error between the subspaces of the first columns of the basis."""
+    # P and Q are projectors onto the columns of its outer factors, which are orthonormal.
     network = gradient_network(case.weights, case.basis.columns[:, :size])
     best = network.left @ (network.left.T @ case.target @ network.right) @ network.right.T
     return recovery.recovery_error(best, case.target)
 
 
 def predict(case: Recovery) -> CompletionTheory:
-    """The full network, the smallest error between the subspaces of the basis, what is seen."""
+    """The full network, the smallest error between the subspaces of the basis, and the start."""
     start = start_of_what_is_seen(case)
     return _full(case)._replace(
         start=start.start,
@@ -168,7 +170,7 @@ def _arrived(outcome: CompletionOutcome) -> bool:
 
 
 def _finds(outcome: CompletionOutcome) -> bool:
-    """Whether the full network finds Phi, or may still: it fits what is seen by no other matrix."""
+    """Whether the full network finds Phi, or may still: it has fitted no other matrix."""
     theory = outcome.predicted
     # The loss is a square: at the target it has fallen by the square of what is left.
     fits = theory.full_loss[-1] <= theory.level**2 * theory.full_loss[0]
@@ -345,6 +347,7 @@ BASIS_FINDINGS: tuple[Finding[CompletionTheory, CompletionMeasured], ...] = (
 
 
 def _slow(case: Recovery) -> CompletionMeasured:
+    """The compressed network with outer factors at a tenth of the inner step."""
     return _spectral(case, 0.1)
 
 

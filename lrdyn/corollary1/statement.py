@@ -73,7 +73,7 @@ def check(point: Mapping[str, Any]) -> None:
 
 
 class CompressionTheory(NamedTuple):
-    """What the scalar recursion and formulas say of compressed networks."""
+    """Errors, bounds and sizes of compressed networks, from the scalar recursion and formulas."""
 
     error: Float[Array, "network step"] = ABSENT
     """||f - f_C||_F = sqrt(d - 2 r^) prod_l |rho_l|."""
@@ -92,7 +92,7 @@ class CompressionTheory(NamedTuple):
 
 
 class CompressionMeasured(NamedTuple):
-    """What the full and the compressed networks leave when both are trained."""
+    """Differences of full and compressed networks, both trained."""
 
     error: Float[Array, "network step"] = ABSENT
     """||f - f_C||_F, from the products of both networks."""
@@ -150,6 +150,7 @@ def measure(case: Compression) -> CompressionMeasured:
     """Train the full and the compressed networks and subtract them."""
     fixed = case.frame
     full = setting.dense_run(case, fixed)
+    # Widths differ: a program for each r^.
     trained = [_train_compressed(case, fixed, rank) for rank in case.ranks]
     compressed = jnp.stack([products for products, _ in trained])
     counts = [[compression.count(x) for x in (case.weights, net, net.inner)] for _, net in trained]
@@ -168,8 +169,8 @@ def measure(case: Compression) -> CompressionMeasured:
 
 
 def _error(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> Form:
-    # The difference of two products lives on the scale of the products. Somebody who knows nothing
-    # says that the compressed network is the full one.
+    # A difference of two products is rounded on the scale of the products. Who knows nothing says
+    # that the compressed network is the full one: no error.
     theory, run = outcome.predicted, outcome.measured
     return Equal(theory.error, run.error, scale=run.scale, null=0.0)
 
@@ -189,7 +190,8 @@ _undecided = setting.undecided_below(lambda theory: theory.bound)
 
 
 def _unstable_bulk(key: Key[Array, ""], case: Compression, amount: Array) -> Compression:
-    """Start where the condition of the bound fails, as in the survey: eps = (2, .1), eta = .6."""
+    """Start where the condition of the bound fails: eps = (2, .1), at eta = .6."""
+    # The factors of the first step are .994 and -1.4: the product grows (corollary1.md, Why 4).
     scales = jnp.array([2.0, 0.1])
     weights = [W * to / of for W, to, of in zip(case.weights, scales, case.scales, strict=True)]
     return dataclasses.replace(case, weights=tuple(weights), scales=scales)
@@ -270,6 +272,8 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
             "compressed_below_r",
             "compressed network with r^ = r - 1",
             "error_identity",
+            # Then the frame has less than row(Phi) and its image, and a moving direction is left
+            # out.
             case=lambda key, case, amount: dataclasses.replace(case, ranks=(case.rank - 1,)),
             breaks="compressed_rank_at_least_r",
         ),
@@ -279,6 +283,7 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
             "error_bound",
             case=_unstable_bulk,
             breaks="applies",
+            # Two layers, for two scales; five steps, before other steps shrink the product again.
             at={"depth": 2, "learning_rate": 0.6, "steps": 5},
         ),
         Control(

@@ -35,14 +35,14 @@ from lrdyn.theorem2.subspace import product_of_others, reduced_spectra
 
 
 class FactorizationTheory(NamedTuple):
-    """What the frame, 2r x 2r blocks and L scalars say of a whole run."""
+    """A whole run, from the frame, 2r x 2r blocks and L scalars."""
 
     rho: Float[Array, "step layer"] = ABSENT
     """rho_l, the value that d - 2r singular values of a layer share, up to its sign."""
     reduced: Float[Array, "step layer row column"] = ABSENT
     """Wt_l, layers of gradient descent on the 2r-dimensional problem from eps_l I."""
     singular_values: Float[Array, "step layer index"] = ABSENT
-    """Those of W_l: of Wt_l, and d - 2r times |rho_l|; largest first."""
+    """Singular values of W_l: of Wt_l, and d - 2r times |rho_l|; largest first."""
     loss: Float[Array, "step"] = ABSENT
     """1/2 ||Wt_L ... Wt_1 - Phi~||_F^2 + (d - 2r) / 2 prod_l rho_l^2."""
     diverges: Int[Array, ""] = ABSENT
@@ -58,7 +58,7 @@ class FactorizationTheory(NamedTuple):
 
 
 class FactorizationMeasured(NamedTuple):
-    """What is seen of dense layers that descend, in the frame of the start."""
+    """Dense layers that descend, in the frame of the start."""
 
     rho: Float[Array, "step layer"] = ABSENT
     """Mean of the diagonal of the bulk block U_{l,2}^T W_l V_{l,2}."""
@@ -83,6 +83,8 @@ def predict(case: DeepFactorization) -> FactorizationTheory:
     dim, moving, bulk = len(case.target), 2 * case.rank, case.bulk
     runs = setting.theory_run(case, jnp.stack)
     inner = setting.parts_of(runs.run.records, moving)["inner"]
+    # Each claim has the amplification of its own blocks: bulk and moving part are apart to first
+    # order.
     of_parts = conditions(runs, lambda run: setting.parts_of(run.records, moving))
     products = jax.vmap(lambda layers: end_to_end(tuple(layers)))(inner)
     moving_loss = 0.5 * linalg.frobenius(products - case.reduced_target[None]) ** 2
@@ -92,6 +94,7 @@ def predict(case: DeepFactorization) -> FactorizationTheory:
         singular_values=jax.vmap(lambda W, b: reduced_spectra(W, b, dim))(inner, bulk),
         loss=moving_loss + _bulk_loss(case, bulk),
         diverges=runs.run.diverged_at,
+        # Spectra and losses mix all blocks.
         condition=jnp.max(jnp.stack(jax.tree.leaves(of_parts))),
         condition_inner=of_parts["inner"],
         condition_off_block=of_parts["off_block"],
@@ -108,7 +111,10 @@ def measure(
     optimizer: optax.GradientTransformation | None = None,
     fixed: subspace.Frame | None = None,
 ) -> FactorizationMeasured:
-    """Dense gradient descent with automatic gradients, or another optimiser, or frame."""
+    """Dense gradient descent with automatic gradients.
+
+    Controls train with another optimiser, or measure in another frame.
+    """
     run = setting.dense_run(case, case.frame if fixed is None else fixed, optimizer=optimizer)
     return FactorizationMeasured(
         rho=run.rho,
@@ -125,7 +131,7 @@ def measure(
 def _wrong_rho(
     others: Callable[[Float[Array, "depth"]], Float[Array, "depth"]],
 ) -> Callable[[DeepFactorization], FactorizationTheory]:
-    """The recursion with the product over the other layers replaced."""
+    """Make a theory whose recursion has something else for the product over the other layers."""
 
     def predict_wrong(case: DeepFactorization) -> FactorizationTheory:
         def step(_: Array, values: Array) -> Array:
@@ -138,17 +144,18 @@ def _wrong_rho(
 
 
 def _adam(case: DeepFactorization) -> FactorizationMeasured:
+    # A first step of Adam moves every entry by its rate, however small the gradient.
     return measure(case, optax.adam(0.1 * case.learning_rate))
 
 
 def _frame_of_the_rows(case: DeepFactorization) -> FactorizationMeasured:
-    """Blocks in a frame that spans row(Phi), and otherwise whatever completes it."""
+    """Blocks in a frame of row(Phi) and arbitrary directions, without those of the start."""
     rows = linalg.svd(case.target)[2][: case.rank].T
     return measure(case, fixed=subspace.propagate(case.weights, linalg.complete_basis(rows)))
 
 
 def _one_entry(row: int, column: int) -> Callable[[DeepFactorization], FactorizationMeasured]:
-    """Layers of the start with one entry off the blocks."""
+    """Make a run that returns the layers of the start with one entry outside of the blocks."""
 
     def measure_wrong(case: DeepFactorization) -> FactorizationMeasured:
         (U, V), mixed = case.frame, jnp.zeros_like(case.target).at[row, column].set(0.1)
@@ -318,7 +325,7 @@ FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMe
 
 
 class MeanLossTheory(NamedTuple):
-    """What is predicted of a descent on the mean loss: that of the sum with rates of its own."""
+    """Descent on the mean loss, predicted as that on the sum with other rates."""
 
     mean_rho: Float[Array, "step layer"] = ABSENT
     """rho_l of the theorem."""
@@ -331,7 +338,7 @@ class MeanLossTheory(NamedTuple):
 
 
 class MeanLossMeasured(NamedTuple):
-    """What is seen of dense layers that descend on the mean loss, in the frame of the start."""
+    """Dense layers that descend on the mean loss, in the frame of the start."""
 
     mean_rho: Float[Array, "step layer"] = ABSENT
     """Mean of the diagonal of the bulk block."""
