@@ -272,8 +272,7 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
             "compressed_below_r",
             "compressed network with r^ = r - 1",
             "error_identity",
-            # Then the frame has less than row(Phi) and its image, and a moving direction is left
-            # out.
+            # Two of the 2r directions that move are then left out of the inner layers.
             case=lambda key, case, amount: dataclasses.replace(case, ranks=(case.rank - 1,)),
             breaks="compressed_rank_at_least_r",
         ),

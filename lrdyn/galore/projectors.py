@@ -9,7 +9,7 @@ from lrdyn.core import linalg
 
 
 def single_precision_projector(gradient: Float[Array, "m n"], rank: int, side: Side) -> Projector:
-    """P from an SVD in float32, with the signs that LAPACK gives it: that of optax.
+    """Projector P of optax: from an SVD in float32, with the signs that LAPACK leaves.
 
     Args:
         gradient: G, in the precision of the run.

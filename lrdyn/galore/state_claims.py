@@ -33,7 +33,7 @@ class Layers(NamedTuple):
 
 
 class StateTheory(NamedTuple):
-    """What the state holds, from r times the sides."""
+    """Shapes and bytes of the state, from r times the sides."""
 
     optax_shapes: Int[Array, "layer size"] = ABSENT
     """Rows and columns of P, and of each moment."""
@@ -42,7 +42,7 @@ class StateTheory(NamedTuple):
 
 
 class StateMeasured(NamedTuple):
-    """What the arrays of optax's state hold."""
+    """Shapes and bytes of the arrays of optax's state."""
 
     optax_shapes: Int[Array, "layer size"] = ABSENT
     """Rows and columns of P, and of the first moment."""
@@ -58,7 +58,7 @@ def make_layers(key: Key[Array, ""], *, rows: int, cols: int, rank: int) -> Laye
 
 
 def predict_state(case: Layers) -> StateTheory:
-    """P on the larger side; bytes from the formula of Table 1."""
+    """Shapes with P on the larger side, and bytes from the formula of Table 1."""
 
     def shapes(m: int, n: int) -> list[int]:
         r = min(case.rank, m, n)
@@ -98,6 +98,8 @@ def measure_state(
     shapes = []
     for W in case.weights:
         state = jax.eval_shape(adam.init, W)[0]
+        # Names of optax's own state: an attribute that is gone is an error here, and no silent
+        # pass.
         shapes.append(state.projector.shape + state.base_optimizer_state.mu.shape)
     return StateMeasured(
         optax_shapes=jnp.asarray(shapes),

@@ -17,11 +17,15 @@ from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Scenario
 
 RANK = 8
+"""r, of all adapters that are counted."""
 MATRICES = ["encoder.*", "pooler.*", "embeddings.word_embeddings.weight"]
+"""Patterns of the names of the matrices that have adapters."""
 WITH_POSITIONS = [*MATRICES, "embeddings.position_embeddings.weight"]
+"""These, and the table of positions."""
 SHAPES = {"bert": (768, 3072, 28996, 12), "minilm": (384, 1536, 30522, 6)}
 """Width, width of the perceptron, words and layers of BERT-base (cased) and MiniLM-L6."""
 ROWS = [("bert", MATRICES), ("bert", WITH_POSITIONS), ("minilm", MATRICES)]
+"""Models and selections that are counted."""
 KNOWN = [
     [74, 1_577_504, 1_582_240, 1_591_712],
     [75, 1_587_744, 1_592_544, 1_602_144],
@@ -31,10 +35,10 @@ KNOWN = [
 
 
 class Counts(NamedTuple):
-    """Known numbers, or those that are counted."""
+    """Numbers of trained parameters, known or counted."""
 
     parameters: Int[Array, "model number"] = ABSENT
-    """Of each model and selection the number of matrices, and what each method trains."""
+    """Number of matrices and of parameters of each method, for each model and selection."""
 
 
 @cache
@@ -80,7 +84,7 @@ def _counted(name: str, select: tuple[str, ...]) -> list[int]:
 
 
 def counted(name: str, select: Patterns) -> list[int]:
-    """Matrices, and what the methods train of them.
+    """Count the matrices of a model that are selected, and the parameters of each method.
 
     Args:
         name: of the model, one of :data:`SHAPES`.
@@ -90,7 +94,7 @@ def counted(name: str, select: Patterns) -> list[int]:
 
 
 def make_nothing(key: Key[Array, ""]) -> Float[Array, ""]:
-    """A case without content: shapes alone decide."""
+    """Make a case without content: shapes alone decide."""
     return jnp.zeros(())
 
 

@@ -169,7 +169,6 @@ def product_of_others(values: Float[Array, "depth"]) -> Float[Array, "depth"]:
         >>> product_of_others(jnp.array([2.0, 0.0, 5.0])).tolist()
         [0.0, 10.0, 0.0]
     """
-    # Row l has a 1 in the place of values_l.
     others = jnp.where(jnp.eye(values.shape[0], dtype=bool), 1.0, values[None, :])
     return jnp.prod(others, axis=1)
 

@@ -33,7 +33,7 @@ SHARE = 24
 """Gradient descent takes so many times the steps of a stochastic run."""
 
 HALVES = 2
-"""The steps of a stochastic run are halved after this part of it, and end at 1/3."""
+"""A stochastic run has halved its step size after 1 / HALVES of its steps; it ends at a third."""
 
 STEP = 0.5
 """First step of a stochastic run, over theta and the largest singular value of Y P, which is 1."""
@@ -45,7 +45,7 @@ LARGEST = 4 / 3
 """Largest singular value of X."""
 
 STEADY = 10.0
-"""Time over which a transient must decay, in units of its own: to 5e-5."""
+"""Time over which a transient must decay, in units of its own time: to exp(-10), or 5e-5."""
 
 
 class DropoutRegression(MaskedCase):
@@ -64,7 +64,7 @@ class DropoutRegression(MaskedCase):
 
 
 class MinimiserTheory(NamedTuple):
-    """What is predicted from the singular values of Y P, and what it takes to get there."""
+    """Minimiser and means of training from the singular values of Y P, and what they take."""
 
     dropout_minimiser: Float[Array, "row column"] = ABSENT
     """Z at the minimum of the expected loss."""
@@ -87,7 +87,7 @@ class MinimiserTheory(NamedTuple):
 
 
 class MinimiserMeasured(NamedTuple):
-    """What is measured of descent on the expected loss, and of training with random masks."""
+    """Descent on the expected loss, and training with random masks."""
 
     dropout_minimiser: Float[Array, "row column"] = ABSENT
     """Z at the end of descent."""
@@ -144,6 +144,7 @@ def make_case(
     small = jnp.sqrt(0.3 / ((1 + np.sqrt(width / rows)) ** 2 + 2 * (1 - keep_prob) / keep_prob))
     return DropoutRegression(
         inputs=(left * scales[None, :]) @ lines,
+        # A part that no network can reach, outside of the rows of X.
         target=reached + 0.1 * (noise - (noise @ lines.T) @ lines),
         weights=(small * first / np.sqrt(rows), small * second / np.sqrt(rows)),
         fitted=((hidden @ lines.T / scales[None, :]) @ left.T, fitted),
@@ -188,6 +189,8 @@ def _attained(case: DropoutRegression, minimiser: dropout_minimum.Shrinkage) -> 
     strength = dropout_penalties.dropout_strength(case.keep_prob, case.width)
     fit = jnp.sum((case.target - minimiser.product) ** 2)
     steps = stochastic_steps(case)
+    # What is left of each direction: the mean of the last layer follows descent on the expected
+    # loss (dropout.md, Why 7).
     left = jnp.prod(1 - steps[:, None] * _spectrum(case)[None, :], axis=0)
     return MinimiserTheory(
         dropout_minimiser=minimiser.product,
@@ -235,7 +238,7 @@ def _curvature(case: DropoutRegression) -> Float[Array, ""]:
 
 
 def descend(case: DropoutRegression) -> MinimiserMeasured:
-    """Gradient descent on the expected loss."""
+    """Gradient descent on the expected loss, which knows the penalty by its formula."""
     rule, ends = gradient_descent(case.learning_rate), np.asarray([0, case.steps])
     run = simulate(lambda W: expected_loss(case, W), case.weights, rule, ends)
     slopes = jax.grad(lambda W: expected_loss(case, W))(run.params)
@@ -265,6 +268,7 @@ def train_last(case: DropoutRegression, keep_prob: Array) -> Float[Array, "runs 
         u_i^T Z v_i at the end of each run, 0 where the minimiser has no such direction.
     """
     minimiser, steps = closed_form(case), stochastic_steps(case)
+    # The first layer of a minimiser: equalised factors, of which the right one is W_1 X.
     _, right = dropout_penalties.equalized_factors(minimiser.product, case.width)
     first = dropout_minimum.input_layer(right, case.inputs)
 
@@ -372,6 +376,7 @@ def gap(outcome: MinimiserOutcome) -> float:
     """Least distance of a singular value of Y P from being chosen otherwise, over the largest."""
     spectrum, threshold = outcome.predicted.spectrum, outcome.predicted.threshold
     width = int(outcome.point["width"])
+    # A value at the threshold is kept or not by rounding.
     distance = np.min(np.abs(spectrum[:width] - threshold))
     if width < len(spectrum) and spectrum[width - 1] > threshold:
         # A full choice can be exchanged for what was left out.
@@ -439,13 +444,15 @@ def too_rare_for_products(outcome: MinimiserOutcome) -> str:
 def _end_test(outcome: MinimiserOutcome) -> Test:
     """Test of the nuclear norms ``sum_{i<=q} u_i^T Z v_i`` at the end of each run."""
     expected = float(np.sum(outcome.predicted.stochastic_values))
+    # Their sum: directions of one run are not independent, and one test has one alarm.
     ends, skewness = np.sum(outcome.measured.stochastic_ends, axis=1), _skewness(outcome, LAST)
     off = max(mean_p(factor * expected, ends, skewness) for factor in (0.9, 1.1))
     return Test(mean_p(expected, ends, skewness), off)
 
 
 def _drift_test(outcome: MinimiserOutcome) -> Test:
-    """Test of how far each run moved, less what pulled it: the fit and the odds times the units."""
+    """Test of how far each run moved, less the pulls of the fit and of the odds times the units."""
+    # The odds come in here, so that other odds are judged from the same runs: the alternative.
     fit, units = np.asarray(outcome.measured.pulled).T
 
     def p_if_odds(odds: Any) -> float:
@@ -474,12 +481,14 @@ def _independence_test(outcome: MinimiserOutcome) -> Test:
 
 
 def _without_width(case: DropoutRegression) -> MinimiserTheory:
+    """Minimiser with (1-theta)/theta for c, without the width."""
     target = dropout_minimum.project_rows(case.target, case.inputs)
     strength = dropout_penalties.odds(case.keep_prob)
     return _attained(case, dropout_minimum.shrink_squared(target, strength, case.width))
 
 
 def _not_projected(case: DropoutRegression) -> MinimiserTheory:
+    """Minimiser for Y itself, of which the rows of X reach a part only."""
     strength = dropout_penalties.dropout_strength(case.keep_prob, case.width)
     return _attained(case, dropout_minimum.shrink_squared(case.target, strength, case.width))
 
@@ -494,7 +503,7 @@ def _soft_thresholded(case: DropoutRegression) -> MinimiserTheory:
 
 
 def _other_run(case: DropoutRegression) -> MinimiserMeasured:
-    """Descent, to its end, at a theta of theta^2; masks drawn with it; or masks used twice."""
+    """Runs of several controls: descent and masks at theta^2 for theta, and masks used twice."""
     squared = case.keep_prob**2
     run = _trained(case, descend(eqx.tree_at(lambda c: c.keep_prob, case, squared)), squared)
     return run._replace(products=train_both(case, case.keep_prob, uses=2).products)

@@ -81,7 +81,7 @@ class Dropout(eqx.Module):
 
 
 class DropoutTheory(NamedTuple):
-    """What is predicted from norms and formulas, Z = W_2 W_1 X and c = (1-theta)/(theta h)."""
+    """Losses and penalties from norms and formulas, Z = W_2 W_1 X and c = (1-theta)/(theta h)."""
 
     penalty: Float[Array, ""] = ABSENT
     """Fit and ``(1-theta)/theta sum_i ||u_i||^2 ||v_i||^2``: expected loss of masks over theta."""
@@ -122,7 +122,7 @@ class DropoutTheory(NamedTuple):
 
 
 class DropoutMeasured(NamedTuple):
-    """What is measured: sums over all masks, and penalties of factors by the masks of each unit."""
+    """Sums over all masks, and penalties of factors by the masks of each unit."""
 
     penalty: Float[Array, ""] = ABSENT
     """Loss summed over all masks over theta."""
@@ -147,13 +147,13 @@ class DropoutMeasured(NamedTuple):
     layers: Float[Array, ""] = ABSENT
     """Loss of three layers summed over all masks of both hidden layers."""
     layers_bound: Float[Array, ""] = ABSENT
-    """What these masks add to the output of three layers."""
+    """Penalty that these masks add for three layers."""
     layers_rank_one: Float[Array, ""] = ABSENT
-    """What they add to that of a map of rank one, spread evenly."""
+    """Penalty for a map of rank one, spread evenly."""
     layers_schatten: Float[Array, ""] = ABSENT
-    """What they add to that of three layers, as in ``layers_bound``; the other bound's side."""
+    """Penalty for three layers, as in ``layers_bound``, against the other bound."""
     layers_rank_two: Float[Array, ""] = ABSENT
-    """What they add to that of a map of two equal singular values, spread evenly."""
+    """Penalty for a map of two equal singular values, spread evenly."""
     dropconnect_input: Float[Array, ""] = ABSENT
     """Loss of the tiny network summed over all masks of the weights of W_1."""
     dropconnect_output: Float[Array, ""] = ABSENT
@@ -186,7 +186,7 @@ def _deep_loss(case: Dropout, penalty: Array) -> Float[Array, ""]:
 
 
 def _layer_bounds(case: Dropout, widths: tuple[int, ...]) -> DropoutTheory:
-    """The bound on the penalty of the deeper network, and that of two maps that are simple."""
+    """Bound of the penalty of the deeper network, and penalties of two simple maps."""
     inputs = case.network.inputs
     nu = several_dropout_layers.layers_strength(case.network.keep_prob, widths)
     rank_one = case.column[:, None] * (case.row @ inputs)[None, :]
@@ -266,7 +266,7 @@ def _losses(case: Dropout, deep: MaskDistribution, single: MaskDistribution) -> 
 
 
 def _deep_penalties(case: Dropout, divisor: Array) -> DropoutMeasured:
-    """What masks over a divisor add to the output of layers, over all masks of all layers."""
+    """Penalties of masks over a divisor for several layers, over all masks of all layers."""
     inputs = case.network.inputs
     # The layers of the identity on two dimensions, spread evenly.
     eye = jnp.eye(2, dtype=inputs.dtype)
@@ -304,7 +304,7 @@ def _two_units(outcome: Outcome[DropoutTheory, DropoutMeasured]) -> bool:
 
 
 # What is broken ------------------------------------------------------------------------------
-# Each function returns what its controls look at, and no more: a control is compiled like a claim.
+# Each function returns what its controls look at and no more: what is returned is compiled.
 
 
 def _without_width(case: Dropout) -> DropoutTheory:

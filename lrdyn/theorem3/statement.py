@@ -45,8 +45,10 @@ from lrdyn.theorem3.statistics import (
 )
 
 KINDS = ("dropout", "dropblock", "input", "patch")
+"""Masks of single hidden units, of blocks of them, of single inputs, and of patches of these."""
 
 LOSSES = ("all", "masked")
+"""Entries that a masked autoencoder is trained to give back."""
 
 FLAGS = (
     Flag(
@@ -159,14 +161,15 @@ KEYS = 16
 """Keys of an estimate. Where it has more draws each makes several masks, which costs less."""
 
 REPEATS = 3500
-"""How often each estimate is made. Errors larger or smaller by a tenth are then false in 99 of 100
-runs, at the chance of a false alarm of 24 tests."""
+"""How often each estimate is made. Errors larger or smaller by a tenth are then noticed in 99 of
+100 runs, at the chance of a false alarm that a command of 24 tests has."""
 
 TENTH = 1.1
-"""Factor by which errors are off that must be seen."""
+"""Factor by which errors must not be off unnoticed; 2 - TENTH on the other side."""
 
 SHIFT = 1 / 80
-"""Deviations of one loss by which a mean is off that must be seen: 11.5 and 46 standard errors."""
+"""Standard deviations of one loss by which a mean must not be off unnoticed: 11.8 and 47.3 standard
+errors of the mean of all estimates of 256 and of 4096 draws."""
 
 
 class MaskedSum(EnumeratedCase):
@@ -197,7 +200,7 @@ class MaskedSum(EnumeratedCase):
 
 
 class MasksTheory(NamedTuple):
-    """What is predicted: expected losses of two moments, and how losses scatter."""
+    """Expected losses from two moments, and how losses scatter."""
 
     mask_identity: Float[Array, ""] = ABSENT
     """Expected loss over the masks of the kind, from their mean and covariance."""
@@ -212,7 +215,7 @@ class MasksTheory(NamedTuple):
 
 
 class MasksMeasured(NamedTuple):
-    """What is measured: sums over masks, and means over random draws."""
+    """Sums over masks, and means over random draws."""
 
     mask_identity: Float[Array, ""] = ABSENT
     """Loss summed over all masks of the kind with their probabilities."""
@@ -237,6 +240,7 @@ def make_case(
     shapes = [(rows, cols), (rows, cols), (width, rows), (rows, width)]
     hidden = mask in ("dropout", "dropblock")
     block = {"dropblock": block_size, "patch": patch_size}.get(mask, 1)
+    # More terms than can be enumerated are left out.
     count = min(width if hidden else rows, MOST_MASKS * block)
     *draws, others = gaussians(key, [*shapes, (ANY, count + 1)])
     target, inputs, first, second = (G / np.sqrt(rows) for G in draws)
@@ -270,7 +274,7 @@ def _first_alone(case: MaskedSum) -> tuple[MaskDistribution, Array]:
 
 
 class _Losses(NamedTuple):
-    """What is known of the loss of a random mask by enumeration."""
+    """Scatter of the loss of a random mask, by enumeration."""
 
     deviation: Float[Array, ""]
     """Standard deviation."""
@@ -280,6 +284,7 @@ class _Losses(NamedTuple):
 
 def _law(case: MaskedSum, masks: MaskDistribution, mean: Array) -> _Losses:
     losses = jax.vmap(lambda mask: _loss(case, mask, mean))(masks.support)
+    # From centred losses: differences of raw moments of order 8 would cancel.
     centred = losses - masks.probabilities @ losses
     deviation = jnp.sqrt(masks.probabilities @ centred**2)
     powers = (centred / deviation)[None, :] ** np.arange(3, 9)[:, None]
@@ -290,6 +295,7 @@ def _expected_of_draws(case: MaskedSum, covariance: Array) -> Float[Array, "draw
     """Expected losses of what is drawn, by the theorem, if masks have that covariance."""
     mean_alone = _first_alone(case)[1]
     first = mean_alone < 1
+    # Terms that are always kept have no variance.
     alone = jnp.where(first[:, None] & first[None, :], covariance, 0.0)
     of_all = case.expected(case.mean, covariance)
     return jnp.stack([of_all, of_all, case.expected(mean_alone, alone)])
@@ -329,6 +335,7 @@ def _estimates(
     def draw(key: Key[Array, ""]) -> Array:
         size = together * blocks * case.block
         mask = masking.draw_mask(key, size, keep_prob, block=case.block)
+        # Terms of a block share one bit.
         return mask.reshape(together, blocks, case.block)[:, :, 0]
 
     def loss(masks: Array) -> Array:
@@ -414,6 +421,7 @@ def _mean_test(outcome: MasksOutcome) -> Test:
     theory, estimates = outcome.predicted, np.asarray(outcome.measured.estimates)
 
     def p_if_off(index: int, by: float) -> float:
+        # The rate is that of a mean of DRAWS losses; times their root it is the deviation of one.
         off = by * theory.monte_carlo_rate[index] * np.sqrt(DRAWS[index])
         expected, rounding = float(theory.monte_carlo[index] + off), _rounding(outcome, index)
         mean = float(np.mean(estimates[index], dtype=float))
@@ -422,6 +430,7 @@ def _mean_test(outcome: MasksOutcome) -> Test:
 
     right = np.min([p_if_off(index, 0.0) for index in LARGER])
     off = max(p_if_off(index, by) for index in LARGER for by in (-SHIFT, SHIFT))
+    # Two tests have two chances of a false alarm.
     return Test(*(of_several(float(p), len(LARGER)) for p in (right, off)))
 
 

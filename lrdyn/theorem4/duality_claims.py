@@ -31,13 +31,13 @@ from lrdyn.engine.forms import Equal, start_of
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 
 MOST_STEPS = 60
-"""Most steps."""
+"""Most steps of a run, whatever --steps says."""
 
 SCALE = 2.0
 """s, of an adapter theta_0 + s S^T Lambda."""
 
 EPSILON = 0.3
-"""What Adam adds to the root of its second moment: not tiny, so that it is seen."""
+"""Number that Adam adds to the root of its second moment; it is not tiny, so that it shows."""
 
 PARTS = (1.0, 0.1, 0.01)
 """Parts of it, at which the gap between equal eps is measured."""
@@ -174,6 +174,7 @@ def make_regression(
     return DualRegression(
         matrix=matrix / np.sqrt(rows),
         inputs=inputs / np.sqrt(rows),
+        # Large residuals: there the loss, (1 + x^2)^{1/2}, is far from quadratic.
         outputs=3 * outputs[0],
         start=start[0],
         rules=(*LINEAR, *ROOTS),
@@ -209,7 +210,13 @@ def side_by_side(rules: Sequence[optax.GradientTransformation]) -> optax.Gradien
 def paths(
     method: Method, case: DualRegression, settings: list[tuple[float, float]]
 ) -> Float[Array, "settings times rules n"]:
-    """Train with every optimiser, for each scale and part of eps."""
+    """Train with every optimiser, for each scale and part of eps.
+
+    Args:
+        method: of the adapters, or of projected gradients.
+        case: the regression and its map.
+        settings: pairs of a scale (of the adapter, or alpha) and a part of eps.
+    """
     every = jnp.tile(case.start[None], (len(case.rules), 1))
 
     def train(scale: Array, part: Array) -> Array:
@@ -219,6 +226,7 @@ def paths(
             every,
             side_by_side(case.optimizers(part)),
             choose=lambda key, gradients: Dense(case.matrix),
+            # One period: S is given, and never refreshed.
             period=case.steps[-1],
             steps=case.steps,
             scale=scale,
@@ -252,7 +260,7 @@ MULTIPLIED = [(SCALE, part * SCALE) for part in PARTS]
 """Those of the adapter times s, where they are to be divided: a mistake."""
 
 FIRST, MIDDLE = len(LINEAR), len(LINEAR) + 1
-"""Where Adam is found among the rules, and where the other rules with roots begin."""
+"""Place of Adam among the rules, and that of the first of the other rules with roots."""
 
 
 def predict_duality(case: DualRegression) -> DualityTheory:
@@ -313,12 +321,13 @@ ISOMETRY = 0.01
 def _of_each_rule(
     compares: Callable[[DualityTheory, DualityMeasured], tuple[Array, Array]],
 ) -> Callable[[DualityOutcome], tuple[Equal, ...]]:
-    """Compare the paths of each rule, the second axis, on a scale of its own; each must move."""
+    """Make a comparison of the paths of each rule, the second axis, on a scale of its own."""
 
     def forms(outcome: DualityOutcome) -> tuple[Equal, ...]:
         both = compares(outcome.predicted, outcome.measured)
         predicted, measured = (np.moveaxis(np.asarray(side), 1, 0) for side in both)
         return tuple(
+            # Who knows nothing says that theta stays; so each path must move by itself.
             Equal(path, run, null=start_of(path))
             for path, run in zip(predicted, measured, strict=True)
         )
@@ -335,7 +344,7 @@ def _scale_claim(
 
 
 def _gradients_only(case: DualRegression) -> Array:
-    """Every optimiser makes the same update at two values of the parameters."""
+    """Whether every optimiser makes the same update at two values of the parameters."""
     rules = side_by_side(case.optimizers(1.0))
     row = Dense(case.matrix).project(case.start)
     gradients = jnp.tile(row[None], (len(case.rules), 1))
@@ -343,11 +352,13 @@ def _gradients_only(case: DualRegression) -> Array:
     def update(values: Array) -> Array:
         return jnp.asarray(rules.update(gradients, rules.init(values), values)[0])
 
+    # Parameters of another norm and other signs, which decay and trust ratios would notice.
     both = jax.vmap(update)(jnp.stack([gradients, 1 - 2 * gradients]))
     return jnp.all(both[0] == both[1])
 
 
 def _only(rule: str) -> Callable[[Array, DualRegression, Array], DualRegression]:
+    """Make a departure to one optimiser, which breaks the hypothesis."""
     return lambda key, case, amount: dataclasses.replace(case, rules=(rule,))
 
 

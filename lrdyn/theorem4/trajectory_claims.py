@@ -30,14 +30,14 @@ from lrdyn.theorem4.problems import LowRankRun, trained_claim
 
 
 class TrajectoryTheory(NamedTuple):
-    """GaLore, and what its projectors say."""
+    """Run of GaLore, with its projectors and what follows from them."""
 
     weights: Float[Array, "step entry"] = ABSENT
     """All parameters at each recorded step."""
     training_loss: Float[Array, "step"] = ABSENT
     """Loss at each recorded step."""
     trained: Int[Array, ""] = ABSENT
-    """How many numbers ReLoRA differentiates in."""
+    """Number of entries in which ReLoRA differentiates."""
     condition: Float[Array, ""] = ABSENT
     """By how much GaLore's run amplifies a small error of its start and data."""
     galore_diverges_at: Int[Array, ""] = ABSENT
@@ -68,7 +68,7 @@ class TrajectoryMeasured(NamedTuple):
     training_loss: Float[Array, "step"] = ABSENT
     """Loss at each recorded step."""
     trained: Int[Array, ""] = ABSENT
-    """How many numbers the method differentiates in."""
+    """Number of entries in which the method differentiates."""
     moves: Float[Array, "refresh row column"] = ABSENT
     """What is added to the first matrix from each refresh to the next."""
     sum_values: Float[Array, "refreshes index"] = ABSENT
@@ -85,7 +85,7 @@ TrajectoryOutcome = Outcome[TrajectoryTheory, TrajectoryMeasured]
 
 
 def predict_trajectory(case: LowRankRun) -> TrajectoryTheory:
-    """GaLore, and what its projectors say."""
+    """Run GaLore, and look at its gradients once more for what its projectors are."""
     records, condition = with_condition(
         lambda both: problems.train(case, GALORE, both).records, (case.params, case.data)
     )
@@ -116,7 +116,7 @@ def _recorded(case: LowRankRun, records: Float[Array, "times entries"]) -> Array
 def measure_trajectory(
     case: LowRankRun, *, method: Method = RELORA_FROZEN, **how: Any
 ) -> TrajectoryMeasured:
-    """ReLoRA with a frozen factor, or something else with the arguments of its run."""
+    """Run ReLoRA with a frozen factor; controls run another method, or with other arguments."""
     run = problems.train(case, method, **how)
     recorded = _recorded(case, run.records)
     return TrajectoryMeasured(
@@ -168,7 +168,12 @@ M = TypeVar("M", bound=Paths)
 
 
 def _same_path(prefix: str = "", more: str = "") -> tuple[Claim[T, M], ...]:
-    """Claims that GaLore and ReLoRA agree: of a scenario whose two sides have these fields."""
+    """Claims that GaLore and ReLoRA take one path, for scenarios whose sides have these fields.
+
+    Args:
+        prefix: of the names of the claims.
+        more: text behind each statement.
+    """
 
     def claim(
         name: str, statement: str, compares: Callable[[T, M], tuple[Array, Array]]
@@ -253,7 +258,7 @@ def _leaves_no_choice(outcome: TrajectoryOutcome) -> bool:
 
 
 def _outside(outcome: TrajectoryOutcome) -> Zero:
-    """What is added between refreshes outside of the span of theory's singular vectors.
+    """Compare the moves between refreshes, outside of the span of theory's vectors, with 0.
 
     The last singular vectors in the place of the first would leave all of it there.
     """
@@ -291,7 +296,9 @@ def _other_side(case: LowRankRun) -> TrajectoryTheory:
 
 
 ADAM = {"optimizer": "adam", "state": "reset", "steps": 20}
-# Each once, so that the controls of several claims share its runs.
+"""Settings of controls about the state, which SGD has none of."""
+
+# One object for all controls that use it: they share its runs.
 _unmerged = partial(measure_trajectory, method=UNMERGED)
 _both_trained = partial(measure_trajectory, method=RELORA)
 
@@ -308,6 +315,7 @@ def _first_problem(settings: dict[str, Any]) -> dict[str, Any]:
 
     The other scenarios run on the last side.
     """
+    # The paper preset; the quick one saves the second side here, since other scenarios have it.
     broad = max(len(settings[name]) for name in ("rank", "period", "state")) > 1
     sides = settings["side"] if broad else settings["side"][:1]
     return settings | {"problem": settings["problem"][:1], "side": sides}
@@ -494,9 +502,9 @@ TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
 
 
 def _other_problems(settings: dict[str, Any]) -> dict[str, Any]:
-    """The other problems, briefly: they amplify rounding the more the longer they are trained.
+    """Settings of the other problems, in few steps: their runs amplify rounding at every step.
 
-    All policies are run anyway.
+    All policies are run, whatever --state says.
     """
     names = ("optimizer", "rank", "period", "side", "learning_rate")
     last = {name: settings[name][-1:] for name in names}
