@@ -149,8 +149,8 @@ COLLAPSE = Scenario[Classification, CollapseTheory, CollapseMeasured](
         ),
         Claim(
             "collapse_interval",
-            "at convergence without decay, p ((d-2K)/(d-K))^{1/(L-1)} (1-p)^{1/L} <= "
-            "(D_{L-1}/D_0)^{1/(L-1)} <= p, p = eps^2 / n^{1/L}, D_l = tr Sigma_W / tr Sigma_B "
+            "at convergence without decay on d examples, p ((d-2K)/(d-K))^{1/(L-1)} (1-p)^{1/L} "
+            "<= (D_{L-1}/D_0)^{1/(L-1)} <= p, p = eps^2 / n^{1/L}, D_l = tr Sigma_W / tr Sigma_B "
             "behind layer l of a classifier",
             kind="bound",
             form=_interval,
@@ -164,8 +164,8 @@ COLLAPSE = Scenario[Classification, CollapseTheory, CollapseMeasured](
         ),
         Claim(
             "collapse_loss",
-            "without decay, the loss f(t) of a classifier is that of the reduced problem of "
-            "width 2K at every step up to convergence",
+            "without decay on d whitened examples, the loss f(t) of a classifier is that of the "
+            "reduced problem of width 2K at every step up to convergence",
             compares=lambda theory, run: (theory.collapse_loss, run.collapse_loss),
         ),
     ),
