@@ -371,6 +371,7 @@ def _decay_in_coordinates(case: GaloreTraining) -> PathTheory:
     """Decay of the part of W in r directions, which a base optimiser sees (any: here the first)."""
 
     def part(W: Array) -> Array:
+        # Which r directions does not matter: a decay in any of them leaves the others alone.
         axes = Projector(jnp.eye(len(W), case.rank, dtype=W.dtype), "left")
         return axes.lift(axes.project(W)) if W.ndim == 2 else W
 
@@ -382,6 +383,7 @@ def _another_run(case: GaloreTraining) -> PathMeasured:
     """Optax with a refresh each T + 1 steps; a decay that the optimiser sees in its gradients."""
 
     def both(case: GaloreTraining) -> tuple[Array, Array]:
+        # Both runs in one program: the controls of two claims share it.
         later = dataclasses.replace(case, period=case.period + 1)
         return train(later)[0], _decay_in_gradients(case)
 

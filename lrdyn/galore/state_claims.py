@@ -93,6 +93,7 @@ def measure_state(
     case: Layers, optimizer: optax.GradientTransformation | None = None
 ) -> StateMeasured:
     """Look at the arrays that optax makes, with Adam unless another optimiser is given."""
+    # Shapes do not depend on the step size: any will do.
     adam = optax.contrib.galore(1.0, rank=case.rank)
     rule = optax.contrib.galore(1.0, rank=case.rank, base_optimizer=optimizer)
     shapes = []

@@ -118,6 +118,7 @@ def predict_compression(case: AroundPretrained) -> CompressedTheory:
         pair = setting.theory_run(case, end_to_end, centred)
         return conditions(pair, lambda run: run.records), pair.run.diverged_at
 
+    # 0 and 1: nothing subtracted, and the product at the start.
     condition, diverges = jax.vmap(of_run)(jnp.arange(2, dtype=case.target.dtype))
     return CompressedTheory(
         deep_lora=compression_error(case.bulk, dim, case.rank),
@@ -163,6 +164,7 @@ def train_adapter(
     net = {"W": pretrained}
     factors = tuple(reversed(layers))
     if compress:
+        # The gradient at W_0 with X X^T = I: its singular vectors are those of T - W_0.
         factors, _ = compressed_factors(layers, pretrained - target, 2 * case.rank)
     # A multiple of the start is subtracted: one factor carries the multiple.
     start = (jnp.asarray(centred, target.dtype) * factors[0], *factors[1:])

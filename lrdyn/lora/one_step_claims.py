@@ -137,6 +137,7 @@ def _amplification(case: OneStep, name: str, V: Float[Array, "m n"]) -> Float[Ar
     a sine of 1000 has lost three digits.
     """
     Z = V @ case.inputs - case.outputs
+    # f' acts entry by entry: one derivative in the direction of ones gives every f''.
     slope, bend = jax.jvp(jax.grad(LOSSES[name]), (Z,), (jnp.ones_like(Z),))
     moved = jnp.abs(bend) * (jnp.abs(V) @ jnp.abs(case.inputs) + jnp.abs(case.outputs))
     G = slope @ case.inputs.T
@@ -159,6 +160,7 @@ def _dora_by_hand(case: OneStep, name: str) -> Float[Array, "entry"]:
     V = _adapted(case)
     norms = jnp.linalg.norm(V, axis=1)[:, None]
     G = case.slope(name, _directed(case))
+    # The chain rule through D V with D held constant; `norms_differentiated` lets D vary.
     of_V = case.magnitude[:, None] / norms * G
     of_m = jnp.sum(G * V / norms, axis=1)
     return _flat(case.scale * of_V @ case.A.T, case.scale * case.B.T @ of_V, of_m)
@@ -235,6 +237,7 @@ def measure_step(case: OneStep, rates: Float[Array, "2"] | None = None) -> StepM
     started = adapters.init(
         jax.random.key(0), net, rank=rank, method=adapters.PISSA, scale=case.scale
     )
+    # PiSSA trains the top r values and freezes the rest, which `rebase` subtracts.
     base, _ = adapters.rebase(net, started)
     return StepMeasured(
         one_step=jnp.stack([_stepped(case, name, rates) for name in LOSSES]),

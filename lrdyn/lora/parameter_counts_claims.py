@@ -76,6 +76,7 @@ def _counted(name: str, select: tuple[str, ...]) -> list[int]:
             how = {"select": list(select), "rank": RANK, "method": once, "gradients": net}
             return adapters.init(jax.random.key(0), net, **how)
 
+        # Shapes alone: the weights of BERT-base would take 400 MB.
         return jax.eval_shape(begin, net)
 
     methods = (adapters.LORA, adapters.deep_lora(), adapters.compressed_deep_lora())

@@ -345,6 +345,7 @@ def dense_run(
     """
 
     def record(weights: Weights) -> dict[str, Array]:
+        # Reduced while the run goes on: only blocks and spectra of the records are kept.
         blocks = subspace.blocks(fixed, weights, 2 * case.rank)
         return {
             "rho": blocks.rho,
@@ -430,6 +431,7 @@ def orthogonal_start(case: OrthogonalDescent) -> Array:
 
 def _rank_at_most_r(case: DeepFactorization) -> Array:
     values = singular_values(case.target)
+    # The next singular value of a target of rank r is rounding, on the scale of sigma_1.
     limit = tolerance("identity", values.dtype, size=len(case.target))
     return values[case.rank] <= limit * values[0]
 
@@ -449,6 +451,7 @@ def toward_gaussian(
     dim, depth = case.target.shape[0], len(case.weights)
     gaussian = initialization.gaussian_layers(key, (dim,) * (depth + 1), case.scales)
     mixed = [(1 - amount) * W + amount * G for W, G in zip(case.weights, gaussian, strict=True)]
+    # The norm of eps_l times an orthogonal matrix: the start is as large as before.
     sizes = case.scales * jnp.sqrt(1.0 * dim)
     weights = [W * (size / linalg.frobenius(W)) for W, size in zip(mixed, sizes, strict=True)]
     return dataclasses.replace(case, weights=tuple(weights))

@@ -150,6 +150,7 @@ def _adam(case: DeepFactorization) -> FactorizationMeasured:
 
 def _frame_of_the_rows(case: DeepFactorization) -> FactorizationMeasured:
     """Blocks in a frame of row(Phi) and arbitrary directions, without those of the start."""
+    # Half of the space of step 1: without Q^T col(Phi).
     rows = linalg.svd(case.target)[2][: case.rank].T
     return measure(case, fixed=subspace.propagate(case.weights, linalg.complete_basis(rows)))
 
@@ -174,6 +175,7 @@ def _transposed(case: DeepFactorization) -> FactorizationTheory:
 
 def _bulk_beyond_r(case: DeepFactorization, once: Once = each_time) -> FactorizationTheory:
     right, rank = once(predict, case), case.rank
+    # As if only r directions moved, where 2r do: those of Phi and those of the start.
     values = jax.vmap(lambda W: singular_values(W)[:, :rank])(right.reduced)
     shape = (*right.rho.shape, len(case.target) - rank)
     still = jnp.broadcast_to(jnp.abs(right.rho)[:, :, None], shape)
@@ -367,6 +369,7 @@ def measure_mean_loss(
     case: DeepFactorization, decay_factor: float | None = None
 ) -> MeanLossMeasured:
     """Descend on the mean over d^2 entries with eta d^2 and lambda / d^2, or another quotient."""
+    # Step 5 of the proof read backwards: eta' = eta d^2 and lambda' = lambda / d^2.
     entries = case.target.size
     rule = gradient_descent(
         case.learning_rate * entries, case.weight_decay / (decay_factor or entries)

@@ -157,6 +157,7 @@ def propagate(weights: Square, right: Float[Array, "d d"]) -> Frame:
     """
     bases = [right]
     for W, scale in zip(weights, start_scales(weights), strict=True):
+        # Orthogonal if W / eps_l is; no QR, which would hide it if a start is not.
         bases.append(W @ bases[-1] / scale)
     return Frame(jnp.stack(bases[1:]), jnp.stack(bases[:-1]))
 
@@ -197,6 +198,8 @@ def rho(
     length = interval_length(checks.steps(steps))
 
     def step(_: Any, values: Array) -> Array:
+        # Step 3 of the proof: in the bulk the target is 0, so that the gradient in the l-th layer
+        # is rho_l times the squares of the others.
         return values * (1 - learning_rate * (weight_decay + product_of_others(values**2)))
 
     # Loops of its own: it shares none with the descent that it is compared with.
@@ -229,6 +232,7 @@ def reduced_target(frame: Frame, target: Float[Array, "d d"], size: int) -> Floa
         (2, 2)
     """
     checks.integer("size", size, 1, len(target))
+    # The target stands between the outer sides of the product: those of the last and first layer.
     return frame.left[-1, :, :size].T @ target @ frame.right[0, :, :size]
 
 
@@ -379,6 +383,7 @@ def reduced_spectra(
     checks.integer("dim", dim, reduced.shape[1])
     checks.allocation({"dim": dim}, (len(reduced), dim), dtype=reduced.dtype)
     moving = singular_values(reduced)
+    # rho_l may be negative after a step that is too large; a singular value is its size.
     still = jnp.broadcast_to(jnp.abs(bulk)[:, None], (bulk.shape[0], dim - moving.shape[1]))
     return jnp.sort(jnp.concatenate([moving, still], axis=1), axis=1, descending=True)
 

@@ -82,6 +82,7 @@ def gradient_path(
     learning_rate = checks.nonnegative("learning_rate", learning_rate)
     steps = checks.steps(steps)
     times = jnp.asarray(steps, start.dtype)
+    # A power of the step number, and no loop: the descent that it is compared with is one.
     factors = (1 - learning_rate * modes.values)[None, :] ** times[:, None]
     # S is symmetric, its eigenvectors orthonormal: coordinates are inner products.
     coordinates = modes.vectors.T @ start.ravel()
@@ -111,8 +112,7 @@ def spectral_edges(modes: GradientModes, tolerance: float | None = None) -> Edge
     Args:
         modes: eigenvalues.
         tolerance: eigenvalues closer to l_1 than this part of the largest absolute one count as
-            l_1; by default
-            :func:`lrdyn.core.half_of_the_digits`.
+            l_1; by default :func:`lrdyn.core.half_of_the_digits`.
 
     Example:
         >>> modes = GradientModes(jnp.array([0.0, 1e-9, 0.5, 1.0]), jnp.eye(4))
@@ -168,6 +168,8 @@ def misalignment(
         0.2
     """
     _require_fit("part", part, modes)
+    # First-order change of ||G_par||_2 in the direction R_t: <u v^T, R_t>, 0 if u v^T is in the
+    # eigenspace (gradient_rank.md, "As printed it is false").
     left, _, right = linalg.svd(part)
     pair = left[:, :1] @ right[:1]
     return jnp.linalg.norm(pair - slowest_part(modes, pair, tolerance))

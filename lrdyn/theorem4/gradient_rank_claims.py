@@ -247,6 +247,7 @@ class Gaps(NamedTuple):
 
 def _gaps(case: Recursion) -> Gaps:
     values, edges = case.modes.values, case.edges
+    # The largest absolute value, for l_max may be smaller than |l_1|: only the order matters.
     scale = jnp.max(jnp.abs(values), axis=1)
     # With one distinct eigenvalue l_2 is l_max: then all of them count as l_1.
     slow = (values < edges.second[:, None]) | (edges.second == edges.last)[:, None]

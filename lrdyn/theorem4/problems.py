@@ -350,6 +350,7 @@ def refreshed(case: LowRankRun, records: Float[Array, "times entries"]) -> Refre
     def of_matrix(G: Array):
         left, values, right = linalg.svd(G)
         rank = min(case.rank, len(values))
+        # With r = min(m, n) the r-th value has no neighbour: its gap is that to 0.
         values = jnp.append(values, 0.0)
         vectors = left if case.side == "left" else right.T
         gap, largest = values[rank - 1] - values[rank], values[0]
@@ -456,6 +457,7 @@ def moves(
 ) -> Float[Array, "refreshes m n"]:
     """Change of the first matrix between each refresh and the next, or the end."""
     ends = np.append(refreshes(case)[1:], case.steps[-1])
+    # Merged weights, not A: at a refresh A begins anew, and W goes on.
     matrices = jax.vmap(lambda vector: first_matrix(unflat(case)(vector)))(records)
     return matrices[at(case, ends)] - matrices[at(case, refreshes(case))]
 

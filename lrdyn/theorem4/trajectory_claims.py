@@ -2,8 +2,8 @@
 
 Weights and losses are equal at every recorded step, whatever the P_k are. That these are the top r
 singular vectors of the gradients is seen in what is added between two refreshes, P_k A_k. After K
-refreshes W(t) - W(0) is a sum of K such terms, of rank r K at most, and of that rank if the
-subspaces of the P_k are independent.
+refreshes W(t) - W(0) is a sum of K such terms, of rank r K at most, and of that rank if the columns
+of [P_1 ... P_K] and the rows of A_1, ..., A_K are independent.
 """
 
 import dataclasses
@@ -86,6 +86,7 @@ TrajectoryOutcome = Outcome[TrajectoryTheory, TrajectoryMeasured]
 
 def predict_trajectory(case: LowRankRun) -> TrajectoryTheory:
     """Run GaLore, and look at its gradients once more for what its projectors are."""
+    # Start and data are disturbed together: a run may amplify either.
     records, condition = with_condition(
         lambda both: problems.train(case, GALORE, both).records, (case.params, case.data)
     )
@@ -209,6 +210,7 @@ INDEPENDENT = 0.1
 def _relative_values(outcome: TrajectoryOutcome) -> np.ndarray:
     """Singular values of the sums over their largest, and 0 beyond the last: nothing is there."""
     values = np.pad(outcome.measured.sum_values, ((0, 0), (0, 1)))
+    # A sum that is 0 has no scale: its values stay 0.
     largest = values[:, :1]
     return values / np.where(largest == 0, 1.0, largest)
 
@@ -248,6 +250,8 @@ def _uncounted(outcome: TrajectoryOutcome) -> str:
     counted = _independent(outcome)
     if not np.any(counted):
         return "dependent subspaces"
+    # The rows of the A_k must be independent, too. A first step of Adam is made of signs, up to its
+    # eps: where A_1 = A_2 but for that, P_1 A_1 + P_2 A_2 has the rank of one of them.
     least = np.min(outcome.predicted.sum_spread[counted])
     return "" if least > CLEARLY * _rounding(outcome) else "rank below rounding"
 
@@ -368,8 +372,9 @@ TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
         ),
         Claim(
             "sum_rank",
-            "after K refreshes W(t) - W(0) has rank r K if the subspaces of the K projectors are "
-            "independent: steps of rank r, a sum of rank r K",
+            "after K refreshes W(t) - W(0) = sum_k P_k A_k has rank r K if the columns of [P_1 "
+            "... P_K] and the rows of A_1, ..., A_K are independent: steps of low rank, a sum of "
+            "higher rank",
             kind="exact",
             form=_ranks,
             reads=lambda theory, run: (
