@@ -143,7 +143,8 @@ def enough_blocks(matrix: Float[Array, "m n"], block: int, blocks: int) -> Array
     shares = _shares(values, min(block, len(values)))
     rounding = len(values) * jnp.finfo(values.dtype).eps
     inside = (shares > rounding) & (1 - shares > rounding) & (values > rounding * values[0])
-    rare, common = blocks * shares >= 2 - rounding, blocks * (1 - shares) >= 2 - rounding
+    # Shares are rounded, and not their products with the number of blocks.
+    rare, common = shares >= 2 / blocks - rounding, 1 - shares >= 2 / blocks - rounding
     return jnp.all(~inside | (rare & common))
 
 
