@@ -7,21 +7,48 @@ residual and automatic gradients, as the authors do; ``entries`` is the same des
 :func:`lrdyn.completion.entries_loss`, which touches observed entries only. The last column is the
 largest relative difference of the two compressed networks after the steps.
 
+The second table finds from which fraction observed whole matrices are the faster, for some sizes
+and ranks: what :func:`lrdyn.completion.faster_loss` goes by.
+
 Compilation and the listing of the entries are not timed.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float
 
 import lrdyn
 from benchmarks.common import table, timed
 
 DEPTH, RANK, EPS, ETA, RATIO = 3, 5, 1e-2, 10.0, 5.0
 HEADER = ("observed", "full", "compressed", "entries", "full / comp.", "comp. / entries", "differ")
+SCANNED = (0.02, 0.05, 0.08, 0.12, 0.2, 0.35)
+"""Fractions observed, of the second table."""
+OPERATIONS = 3e7
+"""Of each run of the second table: its steps are this over d^2."""
+
+
+class Problem(NamedTuple):
+    """A target of which a part is seen, and the start of the compressed network."""
+
+    target: Float[Array, "d d"]
+    mask: Float[Array, "d d"]
+    start: lrdyn.corollary1.CompressedNetwork
+
+
+def problem(dim: int, rank: int, fraction: float) -> Problem:
+    """The target of Kwon et al., its largest singular value 1, and the spectral start."""
+    keys = jax.random.split(jax.random.key(0))
+    target = lrdyn.completion.spread_target(keys[0], (dim, dim), rank)
+    target /= lrdyn.singular_values(target)[0]
+    mask = lrdyn.core.observe(keys[1], (dim, dim), fraction)
+    seen = lrdyn.completion.surrogate(target, mask)
+    return Problem(target, mask, lrdyn.completion.spectral_network(seen, 2 * rank, EPS, DEPTH))
 
 
 def trained(loss: Callable, rule: optax.GradientTransformation, steps: int) -> Callable:
@@ -32,42 +59,47 @@ def trained(loss: Callable, rule: optax.GradientTransformation, steps: int) -> C
     )
 
 
-def compare(dim: int, fraction: float, steps: int, repeats: int) -> tuple[str, ...]:
-    """One row of the table."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    target = lrdyn.completion.spread_target(keys[0], (dim, dim), RANK)
-    target /= lrdyn.singular_values(target)[0]
-    mask = lrdyn.core.observe(keys[1], (dim, dim), fraction)
+def both_ways(given: Problem, steps: int) -> dict[str, Callable]:
+    """Training of the compressed network by whole matrices, and by entries."""
+    target, mask, start = given
     entries = lrdyn.completion.observed_entries(target, mask)
-    layers = lrdyn.orthogonal_layers(keys[2], (dim,) * (DEPTH + 1), jnp.full(DEPTH, EPS))
-    small = lrdyn.completion.spectral_network(
-        lrdyn.completion.surrogate(target, mask), 2 * RANK, EPS, DEPTH
-    )
     rule = lrdyn.completion.discrepant_rates(ETA, RATIO)
+    losses = {
+        "dense": lambda network: lrdyn.completion.completion_loss(network, target, mask),
+        "entries": lambda network: lrdyn.completion.entries_loss(network, entries),
+    }
+    programs = {way: trained(loss, rule, steps) for way, loss in losses.items()}
+    return {way: lambda program=program: program(start) for way, program in programs.items()}
+
+
+def compare(dim: int, fraction: float, steps: int, repeats: int) -> tuple[str, ...]:
+    """One row of the first table."""
+    given = problem(dim, RANK, fraction)
+    layers = lrdyn.orthogonal_layers(jax.random.key(1), (dim,) * (DEPTH + 1), jnp.full(DEPTH, EPS))
     full = trained(
-        lambda W: lrdyn.completion.observed_loss(lrdyn.end_to_end(W), target, mask),
+        lambda W: lrdyn.completion.observed_loss(lrdyn.end_to_end(W), given.target, given.mask),
         lrdyn.gradient_descent(ETA),
         max(1, steps // 10),
     )
-    dense = trained(lambda net: lrdyn.completion.completion_loss(net, target, mask), rule, steps)
-    sparse = trained(lambda net: lrdyn.completion.entries_loss(net, entries), rule, steps)
-    times = timed(
-        {
-            "full": lambda: full(layers),
-            "dense": lambda: dense(small),
-            "sparse": lambda: sparse(small),
-        },
-        repeats,
-    )
-    taken = {"full": max(1, steps // 10), "dense": steps, "sparse": steps}
+    ways = both_ways(given, steps)
+    times = timed({"full": lambda: full(layers), **ways}, repeats)
+    taken = {"full": max(1, steps // 10), "dense": steps, "entries": steps}
     seconds = {name: times_of.best / taken[name] for name, times_of in times.items()}
     return (
         f"{fraction:.0%}",
         *(f"{1e3 * seconds[n]:.3g} ms (+{times[n].spread:.0%})" for n in seconds),
         f"{seconds['full'] / seconds['dense']:.1f}x",
-        f"{seconds['dense'] / seconds['sparse']:.1f}x",
-        f"{difference(dense(small), sparse(small)):.1e}",
+        f"{seconds['dense'] / seconds['entries']:.1f}x",
+        f"{difference(ways['dense'](), ways['entries']()):.1e}",
     )
+
+
+def scan(dim: int, rank: int, fractions: Sequence[float], repeats: int) -> tuple[str, ...]:
+    """One row of the second table: time by whole matrices over that by entries."""
+    steps = max(3, int(OPERATIONS / dim**2))
+    times = [timed(both_ways(problem(dim, rank, p), steps), repeats) for p in fractions]
+    ratios = (f"{of['dense'].best / of['entries'].best:.2f}x" for of in times)
+    return (str(dim), str(rank), *ratios)
 
 
 def difference(
@@ -84,6 +116,9 @@ def report(
     *,
     steps: int = 200,
     repeats: int = 3,
+    sizes: Sequence[int] = (100, 300, 1000, 2000),
+    ranks: Sequence[int] = (2, 5, 20),
+    scanned: Sequence[float] = SCANNED,
 ) -> str:
     """Measure and lay out."""
     rows = [compare(dim, fraction, steps, repeats) for fraction in fractions]
@@ -91,4 +126,7 @@ def report(
         f"completion, time of one step: d = {dim}, r = {RANK}, L = {DEPTH}, float64\n"
         f"best of {repeats} runs without compilation; in brackets how far the median lies above"
     )
-    return f"{title}\n{table(HEADER, rows)}"
+    scans = [scan(size, rank, scanned, repeats) for size in sizes for rank in ranks]
+    header = ("d", "r", *(f"{fraction:.0%}" for fraction in scanned))
+    second = "whole matrices over entries, by the fraction observed"
+    return f"{title}\n{table(HEADER, rows)}\n\n{second}\n{table(header, scans)}"

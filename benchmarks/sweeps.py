@@ -57,11 +57,22 @@ class Case(NamedTuple):
     """Steps of each run of the sweep."""
     numpy_steps: int
     """Steps of the NumPy loop."""
-    lanes: int = 16
-    """Runs batched at a time on each device."""
+    lanes: int | None = None
+    """Runs batched at a time on each device; as the library chooses if None."""
 
 
-CASES = (Case(100, 300, 500), Case(30, 3000, 5000))
+CASES = (
+    Case(2, 20_000, 20_000),
+    Case(10, 10_000, 10_000),
+    Case(30, 3000, 5000),
+    Case(60, 600, 1000),
+    Case(100, 200, 300),
+    Case(150, 60, 100),
+    Case(200, 25, 50),
+    Case(300, 8, 15),
+    Case(500, 2, 4),
+    Case(1000, 1, 1),
+)
 LEARNING_RATES, SCALES = np.linspace(0.01, 0.02, 4), np.linspace(0.5, 1.0, 8)
 
 
@@ -69,11 +80,11 @@ def problem(dim: int) -> tuple[Weights, jax.Array]:
     """Layers of scale 1 and a target."""
     for_weights, for_target = jax.random.split(jax.random.key(0))
     weights = lrdyn.orthogonal_layers(for_weights, (dim,) * (DEPTH + 1), jnp.ones(DEPTH))
-    values = lrdyn.spaced_singular_values(3, 5.0)
+    values = lrdyn.spaced_singular_values(min(3, dim), 5.0)
     return weights, lrdyn.low_rank_target(for_target, (dim, dim), values)
 
 
-def run_sweep(dim: int, steps: int, lanes: int, devices: Sequence[Any] | None = None):
+def run_sweep(dim: int, steps: int, lanes: int | None, devices: Sequence[Any] | None = None):
     """The sweep under test, as a user writes it."""
     weights, target = problem(dim)
     loss = partial(lrdyn.factorization_loss, target=target)
@@ -170,7 +181,7 @@ def row(case: Case, repeats: int, gemm_size: int) -> tuple[tuple[str, ...], floa
     return cells, peak
 
 
-def report(cases: Sequence[Case] = CASES, *, repeats: int = 12, gemm_size: int = 2000) -> str:
+def report(cases: Sequence[Case] = CASES, *, repeats: int = 5, gemm_size: int = 2000) -> str:
     """Measure and lay out."""
     rows = [row(case, repeats, gemm_size) for case in cases]
     peaks = ", ".join(
@@ -180,7 +191,7 @@ def report(cases: Sequence[Case] = CASES, *, repeats: int = 12, gemm_size: int =
         f"sweep of {len(LEARNING_RATES) * len(SCALES)} runs, L = {DEPTH}, float64, over "
         f"{len(jax.local_devices())} devices: time a step and run, 12 d^3 operations each\n"
         f"GEMM of size {gemm_size} in the same run: {peaks}\n"
-        "wanted: at d = 100 at least 60% of GEMM, at d = 30 at least 2.5x NumPy\n"
+        "wanted: 60% of GEMM at d = 100, 65% from 150 on, 75% at 200, and 1x NumPy at every d\n"
         f"best of {repeats} runs without compilation; in brackets how far the median lies above"
     )
     return f"{title}\n{table(HEADER, [cells for cells, _ in rows])}"

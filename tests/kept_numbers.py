@@ -1,4 +1,4 @@
-"""Numbers that a training left once, kept in ``tests/data/studies`` and compared.
+"""Numbers that a run left once, kept in ``tests/data`` and compared.
 
 ``LRDYN_RECORD=1 pytest FILE`` writes them anew, after a change that is meant.
 """
@@ -45,6 +45,23 @@ def as_kept(name, found):
     wanted = json.loads(path.read_text())
     assert found.keys() == wanted.keys()
     assert not list(filter(None, (differs(n, found[n], wanted[n]) for n in wanted)))
+
+
+def committed(path, theorem, found):
+    """The part of a theorem of a file of numbers; ``found`` is put there first if that is asked."""
+    if os.environ.get("LRDYN_RECORD"):
+        every = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(by_theorem(every | {theorem: found}))
+    return json.loads(path.read_text())[theorem]
+
+
+def by_theorem(every):
+    """The text of such a file, one line for each number's name."""
+    parts = []
+    for theorem, found in sorted(every.items()):
+        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found[name])}" for name in found)
+        parts.append(f" {json.dumps(theorem)}: {{\n{lines}\n }}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def differs(name, found, wanted):

@@ -1,6 +1,7 @@
 """Benchmarks at tiny sizes: they run, both sides agree, and the columns are printed."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from benchmarks import (
     early_stopping,
     galore,
     kept,
+    lanes,
     many,
     reduced,
     streamed,
@@ -165,9 +167,25 @@ def test_early_stopping_prints_its_rivals_and_their_steps_are_equal():
 
 
 def test_completion_by_entries_is_completion_by_matrices():
-    (row,) = columns("completion", completion.HEADER)
+    row, _, _, fractions, scanned = columns("completion", completion.HEADER)
     assert row[0] == "50%"
     assert float(row[-1]) < 1e-12
+    assert fractions == ["d", "r", "50%"]
+    assert scanned[:2] == ["20", "2"]
+    assert float(scanned[2].removesuffix("x")) > 0
+
+
+def test_runs_of_the_reduced_integrator_are_those_of_a_kernel_in_c(monkeypatch):
+    rows = columns("lanes", lanes.HEADER)
+    kernels = [row for row in rows if row[1] == "C"]
+    assert len(rows) == 4 + len(kernels)
+    assert all(float(row[-1]) < {"float64": 1e-14, "float32": 1e-6}[row[0]] for row in rows)
+    lanes.compiled.cache_clear()
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    text = lanes.report(((8, 2),), repeats=1)
+    assert text.endswith("no cc, or no AVX-512: the kernel in C is left out")
+    assert " C " not in text.replace("in C is", "")
+    lanes.compiled.cache_clear()
 
 
 SMALL_GALORE = galore.Case(rows=6, cols=5, rank=2, period=3, steps=10, runs=2)

@@ -266,6 +266,43 @@ def test_lanes_are_the_same_as_one_by_one(optimizer):
     assert np.array_equal(found.diverged_at, expected.diverged_at)
 
 
+@pytest.mark.parametrize(("count", "at_once"), [(64, 64), (65, 40), (130, 48), (1000, 64)])
+def test_many_runs_are_taken_some_at_a_time_on_a_cpu(count, at_once):
+    rates = jnp.linspace(0.05, 0.2, count)
+
+    def problem(rate):
+        return bowl, jnp.ones(2), lr.gradient_descent(rate)
+
+    @jax.jit
+    def run(rates):
+        return simulate_lanes(problem, rates, np.array([0, 3, 7]), record=jnp.sum)
+
+    text = run.lower(rates).as_text()
+    assert f"tensor<2x{at_once}xf64>" in text  # the weights in the loop
+    found, powers = run(rates), np.array([0, 3, 7])
+    assert_close(found.records, 2 * (1 - np.asarray(rates))[:, None] ** powers, steps=7)
+    assert_close(found.params[:, 0], (1 - np.asarray(rates)) ** 7, steps=7)
+    assert found.diverged_at.tolist() == [-1] * count
+
+
+test_arrays_of_unequal_numbers_of_runs_are_refused = refuses(
+    (
+        lambda: simulate_lanes(
+            lambda data: (bowl, data[0], lr.gradient_descent(0.1)),
+            (jnp.ones((3, 2)), jnp.ones(2)),
+            np.array([1]),
+        ),
+        "data: got arrays with first axes",
+    ),
+    (
+        lambda: simulate_lanes(
+            lambda rate: (bowl, rate, lr.gradient_descent(0.1)), jnp.ones(()), np.array([1])
+        ),
+        "data: got arrays with first axes",
+    ),
+)
+
+
 def test_a_lane_that_diverges_is_marked_alone():
     def problem(rate):
         return bowl, jnp.ones(1), lr.gradient_descent(rate)

@@ -57,6 +57,22 @@ def test_many_networks_at_once():
     assert_close(jax.tree.map(lambda x: x[1], found), alone, size=14)
 
 
+@pytest.mark.parametrize(
+    ("fraction", "platform", "whole"),
+    [(0.05, "cpu", False), (0.3, "cpu", True), (0.05, "a platform of tomorrow", True)],
+)
+def test_the_faster_loss_forms_a_matrix_where_much_is_seen(fraction, platform, whole, monkeypatch):
+    network, target, mask = problem((40, 30), fraction)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    loss = entries.faster_loss(jnp.asarray(target), jnp.asarray(mask))
+    network = jax.tree.map(jnp.asarray, network)
+    made = jax.make_jaxpr(jax.grad(loss))(network).eqns
+    shapes = {out.aval.shape for equation in made for out in equation.outvars}
+    assert ((40, 30) in shapes) == whole
+    assert_close(loss(network), value_and_slope(network, listed(target, mask))[0], size=1200)
+
+
 test_nothing_observed_is_refused = refuses(
+    (lambda: entries.faster_loss(jnp.eye(3), jnp.zeros((3, 3))), "mask: got no observed entry"),
     (lambda: listed(np.eye(3), np.zeros((3, 3))), "mask: got no observed entry, wanted at least"),
 )

@@ -1,5 +1,6 @@
 """Sentences that share rows: each is what it is alone, and little is filled up."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,35 +16,43 @@ from tests.test_bert import tiny
 
 LENGTHS = (3, 14, 1, 9, 9, 2, 5)
 
+# Each of these calls compiles once; outside of jit, each of their operations would.
+packed_into = jax.jit(pack, static_argnames=("rows", "room"))
+room_of = jax.jit(room_for, static_argnames="rows")
+
+
+@eqx.filter_jit
+def above(model, hidden, mask):
+    return model.above(hidden, mask, 0)
+
 
 def masks(lengths, length=14):
-    return jnp.arange(length)[None] < jnp.asarray(lengths)[:, None]
+    return np.arange(length) < np.asarray(lengths)[:, None]
 
 
 @given(st.lists(st.integers(1, 14), min_size=1, max_size=20), st.integers(1, 6))
 def test_every_token_stands_once_and_no_row_is_fuller_than_said(found, rows):
     mask, length = masks(found), 14
-    hidden = jnp.arange(1.0, 1 + len(found) * length).reshape(-1, length, 1)
-    room = int(room_for(mask, rows))
-    packed = pack(hidden, mask, rows, room)
-    there = np.asarray(packed.owner) >= 0
+    hidden = np.arange(1.0, 1 + len(found) * length).reshape(-1, length, 1)
+    room = int(room_of(mask, rows))
+    packed = jax.device_get(packed_into(jnp.asarray(hidden), mask, rows, room))
+    there = packed.owner >= 0
     np.testing.assert_array_equal(np.sort(packed.hidden[there][:, 0]), np.sort(hidden[mask][:, 0]))
-    assert (np.asarray(packed.hidden)[~there] == 0).all()
+    assert (packed.hidden[~there] == 0).all()
     assert there.sum(axis=1).max() == room
-    owners = np.asarray(packed.owner)[there]
-    np.testing.assert_array_equal(owners, (np.asarray(packed.hidden)[there][:, 0] - 1) // length)
+    np.testing.assert_array_equal(packed.owner[there], (packed.hidden[there][:, 0] - 1) // length)
 
 
 @given(st.lists(st.integers(1, 14), min_size=8, max_size=20), st.data())
 def test_the_longest_sentences_need_the_most_room(found, data):
     some = data.draw(st.permutations(found))[:8]
     longest = sorted(found)[-8:]
-    assert room_for(masks(some), 3) <= room_for(masks(longest), 3)
+    assert room_of(masks(some), 3) <= room_of(masks(longest), 3)
 
 
 def test_rows_are_equally_full():
     drawn = np.random.default_rng(0).integers(5, 60, 64)
-    room = int(room_for(masks(drawn, 64), 16))
+    room = int(room_of(masks(drawn, 64), 16))
     assert drawn.sum() / 16 <= room < 1.1 * drawn.sum() / 16
 
 
@@ -53,13 +62,13 @@ def test_a_sentence_is_what_it_is_alone(rows, room):
     model, mask = tiny().model, masks(LENGTHS)
     width = len(model.embeddings.norm.gain)
     hidden = jax.random.normal(jax.random.key(0), (*mask.shape, width))
-    alone = model.above(hidden, mask, 0)
-    packed = pack(hidden, mask, rows, int(room_for(mask, rows)) + room)
-    found = model.above(packed.hidden, packed.mask(), 0)
+    alone = above(model, hidden, mask)
+    packed = packed_into(hidden, mask, rows, int(room_of(mask, rows)) + room)
+    found = above(model, packed.hidden, packed.mask())
     slack = 100 * tolerance("identity", "float32", size=width)
+    owner, states, states_alone = jax.device_get((packed.owner, found, alone))
     for i, n in enumerate(LENGTHS):
-        there = found[packed.owner == i]
-        np.testing.assert_allclose(there, alone[i, :n], rtol=0, atol=slack)
+        np.testing.assert_allclose(states[owner == i], states_alone[i, :n], rtol=0, atol=slack)
     np.testing.assert_allclose(packed.means(found, 7), mean_pooled(alone, mask), atol=slack)
     np.testing.assert_allclose(packed.firsts(found, 7), alone[:, 0], atol=slack)
 
@@ -67,15 +76,15 @@ def test_a_sentence_is_what_it_is_alone(rows, room):
 def test_tokens_look_at_their_neighbours_in_a_row_without_the_mask():
     model, mask = tiny().model, masks(LENGTHS)
     hidden = jax.random.normal(jax.random.key(0), (*mask.shape, len(model.embeddings.norm.gain)))
-    packed = pack(hidden, mask, 3, int(room_for(mask, 3)))
-    found = model.above(packed.hidden, packed.owner >= 0, 0)
-    difference = packed.means(found, 7) - mean_pooled(model.above(hidden, mask, 0), mask)
+    packed = packed_into(hidden, mask, 3, int(room_of(mask, 3)))
+    found = above(model, packed.hidden, packed.owner >= 0)
+    difference = packed.means(found, 7) - mean_pooled(above(model, hidden, mask), mask)
     assert jnp.max(jnp.abs(difference)) > 1e-2
 
 
 def test_places_between_tokens_are_no_tokens():
     mask = jnp.array([[True, False, True, False]])
-    packed = pack(jnp.ones((1, 4, 1)), mask, 1, 4)
+    packed = packed_into(jnp.ones((1, 4, 1)), mask, 1, 4)
     assert packed.owner.tolist() == [[0, -1, 0, -1]]
     assert packed.means(packed.hidden, 2).tolist() == [[1.0], [0.0]]
 

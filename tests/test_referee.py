@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from referee import __main__ as referee
 from referee import draws
 from referee.redone import Redone
 from referee.results import SavedScenario, scenarios
+from tests.kept_numbers import committed
 from tests.runs import finished
 
 THEOREMS = list(registry.REGISTRY)
@@ -82,12 +82,9 @@ def let_pass(theorem, factory):
 def test_what_the_referee_lets_pass_is_what_it_was(theorem, tmp_path_factory):
     """A loosened referee is seen; ``LRDYN_RECORD=1`` writes the file anew."""
     now = let_pass(theorem, tmp_path_factory)
-    if os.environ.get("LRDYN_RECORD"):
-        every = json.loads(LET_PASS.read_text()) if LET_PASS.exists() else {}
-        LET_PASS.write_text(json.dumps(every | {theorem: now}, indent=1, sort_keys=True) + "\n")
-    committed = json.loads(LET_PASS.read_text())[theorem]
-    assert now.keys() == committed.keys()
-    for claim, before in committed.items():
+    wanted = committed(LET_PASS, theorem, now)
+    assert now.keys() == wanted.keys()
+    for claim, before in wanted.items():
         # A condition is measured with a disturbance, which another release rounds otherwise.
         assert now[claim] == pytest.approx(before, rel=0.2, abs=0), claim
 

@@ -82,6 +82,29 @@ def test_product_equals_a_loop(function, lanes):
     assert found["n"].values.tolist() == [2, 4]
 
 
+@pytest.mark.parametrize(("size", "at_once"), [(30, 16), (200, 2), (1000, 1)])
+def test_points_that_leave_the_cache_of_a_cpu_are_batched_less(size, at_once, monkeypatch):
+    seen, compile = [], jax.stages.Lowered.compile
+
+    def noted(self, **how):
+        seen.append(self.as_text())
+        return compile(self, **how)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", noted)
+
+    def function(x):
+        matrix = jnp.full((size, size), x)
+        return {"y": jnp.sum(matrix * jnp.roll(matrix, 1))}
+
+    found = lr.sweep(function, lr.product(x=[float(x) for x in range(32)]))
+    assert np.array_equal(found["y"], size**2 * np.arange(32.0) ** 2)
+    batch = f"{at_once}x{size}x{size}" if at_once > 1 else f"<{size}x{size}"
+    assert any(f"{batch}xf64" in text for text in seen)
+    every = lr.sweep(function, lr.product(x=[float(x) for x in range(32)]), lanes=16)
+    assert f"16x{size}x{size}xf64" in seen[-1]  # what is asked for is done
+    assert every.equals(found)
+
+
 def test_a_list_of_points_equals_a_loop():
     points = [{"x": 2.0, "n": 3}, {"x": 0.5, "n": 1}, {"x": 1.5, "n": 3}]
     found = lr.sweep(power, lr.listed(points), shapes=("n",))

@@ -7,7 +7,6 @@ meant.
 """
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 
 from lrdyn.engine import results
 from lrdyn.registry import REGISTRY
+from tests.kept_numbers import committed
 from tests.runs import finished
 
 FILE = Path(__file__).parent / "data" / "theorem_numbers.json"
@@ -46,22 +46,10 @@ def numbers(theorem, factory):
 @pytest.mark.parametrize("theorem", REGISTRY)
 def test_the_numbers_of_a_theorem_are_as_they_were(theorem, tmp_path_factory):
     found = numbers(theorem, tmp_path_factory)
-    if os.environ.get("LRDYN_RECORD"):
-        every = json.loads(FILE.read_text()) if FILE.exists() else {}
-        FILE.write_text(written(every | {theorem: found}))
-    wanted = json.loads(FILE.read_text())[theorem]
+    wanted = committed(FILE, theorem, found)
     assert found.keys() == wanted.keys()
     assert {n: (found[n], wanted[n]) for n in wanted if not same(found[n], wanted[n])} == {}
 
 
 def same(found, wanted):
     return found[0] == wanted[0] and found[1:] == pytest.approx(wanted[1:], rel=TOLERANCE, abs=0)
-
-
-def written(every):
-    """One line for each array."""
-    parts = []
-    for theorem, found in sorted(every.items()):
-        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found[name])}" for name in found)
-        parts.append(f" {json.dumps(theorem)}: {{\n{lines}\n }}")
-    return "{\n" + ",\n".join(parts) + "\n}\n"

@@ -8,6 +8,7 @@ from lrdyn.completion.entries import Lines as Lines
 from lrdyn.completion.entries import ObservedEntries as ObservedEntries
 from lrdyn.completion.entries import Slopes as Slopes
 from lrdyn.completion.entries import entries_loss as entries_loss
+from lrdyn.completion.entries import faster_loss as faster_loss
 from lrdyn.completion.entries import observed_entries as observed_entries
 from lrdyn.completion.recovery import completion_loss as completion_loss
 from lrdyn.completion.recovery import discrepant_rates as discrepant_rates

@@ -37,7 +37,8 @@ def one_by_one_on_cpu(function: Function) -> Function:
         results = jax.lax.platform_dependent(*data, cpu=each, default=together)
         return results, jax.tree.map(lambda _: True, results)
 
-    return wraps(function)(single)  # pyright: ignore[reportReturnType]
+    # Called outside of a program it is one program; inside of one nothing of it is seen.
+    return wraps(function)(jax.jit(single, inline=True))  # pyright: ignore[reportReturnType]
 
 
 def _guard(matrix: Float[Array, "m n"]) -> tuple[Float[Array, "m n"], Float[Array, ""]]:

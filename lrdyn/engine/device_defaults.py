@@ -4,6 +4,10 @@ from typing import Any
 
 ON_A_CPU = 2**30
 """Bytes for the arrays of one part of a sweep."""
+IN_CACHE = 6 * 2**20
+"""Bytes of the arrays that the points of a batch on a CPU may make, all that is ever computed
+together: about ten times what is in use at a time. With more of them a batch leaves the cache of a
+core, and one point after another is faster: ``python -m benchmarks sweeps``."""
 ON_A_CARD = 4096
 """Points at a time on an accelerator, if its memory holds them: it is as fast with one of them as
 with as many as keep all of it busy."""
@@ -18,6 +22,21 @@ def usual_lanes(device: Any, on_a_cpu: int = 16) -> int:
         16
     """
     return on_a_cpu if device.platform == "cpu" else ON_A_CARD
+
+
+def lanes_in_cache(nbytes: int) -> int:
+    """Points of a batch on a CPU that stay in a cache.
+
+    A power of two, so that few bytes more or less change nothing.
+
+    Args:
+        nbytes: bytes of all arrays that the program of a point makes.
+
+    Example:
+        >>> lanes_in_cache(2**20), lanes_in_cache(2**30)
+        (4, 1)
+    """
+    return 2 ** (max(1, IN_CACHE // max(1, nbytes)).bit_length() - 1)
 
 
 def usual_memory(device: Any) -> int:

@@ -16,6 +16,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from lrdyn.engine.device_defaults import lanes_in_cache
 from lrdyn.engine.kept_programs import OURS, Facts, KeptPrograms, StoredProgram
 from lrdyn.engine.mistakes import BadInput
 from lrdyn.engine.points import Column, Points
@@ -50,6 +51,8 @@ class SweepPlan(NamedTuple):
     """Programs on disk."""
     identity: str = ""
     """Identifies the function in the names of these programs."""
+    in_cache: bool = False
+    """Whether a CPU takes fewer lanes if they leave its cache."""
 
 
 class Group(NamedTuple):
@@ -153,6 +156,9 @@ def trace(
         return trace(
             function, shape, indices, points, plan._replace(lanes=max(2, fit // len(devices))), most
         )
+    if plan.in_cache and devices[0].platform == "cpu" and lanes_in_cache(facts.size) < lanes:
+        fewer = plan._replace(lanes=lanes_in_cache(facts.size), in_cache=False)
+        return trace(function, shape, indices, points, fewer, most)
     parts = _cut(indices, fit, most or CHUNKS * plan.lanes)
     return group._replace(parts=parts, stored=there, fit=fit, **facts._asdict())
 

@@ -63,8 +63,9 @@ def sweep(
             is named like its only axis becomes the coordinate of that axis.
         batched: ``function`` takes 1-d arrays of ``lanes`` values and returns results with that
             leading axis, instead of being vmapped.
-        lanes: how many points are batched at a time on each device; by default 16 on a CPU, and on
-            a GPU or TPU 4096, or as many as ``memory`` holds.
+        lanes: how many points are batched at a time on each device; by default 16 on a CPU, or as
+            many as its cache holds (matrices of 100 x 100 come one by one), and on a GPU or TPU
+            4096, or as many as ``memory`` holds.
         memory: bytes that the arrays of one part may take; by default 1 GiB on a CPU, and half of
             the memory of a GPU or TPU. Parts follow from the points, the lanes,
             what is shared and this budget alone; with a store, larger results stay on disk.
@@ -119,9 +120,11 @@ def sweep(
         check_taken(function, points.axes)
     options = dict(compiler_options or {})
     device = (devices or jax.local_devices())[0]
+    in_cache = lanes is None and not batched  # what is batched was written for its lanes
     lanes = usual_lanes(device) if lanes is None else lanes
     memory = usual_memory(device) if memory is None else memory
     how: dict[str, Any] = {"batched": batched, "lanes": lanes, "memory": memory}
+    how["in_cache"] = in_cache
     how["reduce"] = dict(reduce or {})
     how |= {"compiler_options": options, "shared": shared, "x64": jax.config.jax_enable_x64}  # pyright: ignore[reportAttributeAccessIssue]
     how["matmuls"] = of_matmuls()
@@ -146,6 +149,7 @@ def sweep_of(
     devices: Sequence[Any] | None = None,
     batched: bool,
     lanes: int,
+    in_cache: bool,
     memory: int,
     compiler_options: dict[str, Any],
     shared: PyTree,
@@ -167,6 +171,7 @@ def sweep_of(
 
     devices = jax.local_devices()[: context and 1] if devices is None else devices
     plan = SweepPlan(batched, lanes, memory, devices, compiler_options, Shared(shared))
+    plan = plan._replace(in_cache=in_cache)
     return Sweep(function, points, dims or {}, plan, shapes, scope=scope, reduce=reduce)
 
 

@@ -307,8 +307,8 @@ def reduced_lanes(
     """Run :func:`reduced_dynamics` for many runs at once, several times faster than by ``vmap``.
 
     Its arguments and its :class:`~lrdyn.Trajectory` have a leading axis of runs; steps and recorder
-    are the same for all. For ``sweep(..., batched=True, lanes=64)``: more runs at a time fall out
-    of the cache, and from blocks of about 20 x 20 on ``vmap`` is as fast.
+    are the same for all. For ``sweep(..., batched=True, lanes=64)``, or for any number of runs at a
+    time; from blocks of about 20 x 20 on ``vmap`` is as fast.
 
     Args:
         targets: reduced targets, one a run.

@@ -293,6 +293,8 @@ def wrong_calls(module: Any, name: str, function: Callable[..., Any]) -> Iterato
         if hint in (Any, PyTree) or isinstance(hint, TypeVar):
             continue  # any tree is right
         for kind, value, same, longer in wrong_values(name, argument, x):
+            if (value is None or type(value) is str) and is_bearable(value, hint):
+                continue  # none, or a pattern of names, is among what is wanted
             others = (v if v is None else {**right, argument: v} for v in (same, longer))
             yield Wrong(function, name, argument, kind, {**right, argument: value}, *others)
 
