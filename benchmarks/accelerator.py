@@ -83,6 +83,7 @@ def product_rate(size: int, dtype: str, algorithm: Any) -> Numbers:
     with jax.enable_x64(dtype == "float64"):
         A = jnp.ones((size, size), dtype)
         multiply = jax.jit(lambda A: jnp.matmul(A, A, precision=algorithm))
+        # A product of n x n matrices has 2 n^3 operations.
         return {"rate": 2.0 * size**3 / best(lambda: multiply(A))}
 
 
@@ -121,13 +122,14 @@ def ceilings(tiny: bool) -> Pieces:
         "float64": ("float64", "highest"),
     }
     pieces: Pieces = {
-        f"product {size} {kind}": partial(product_rate, size, *what)
+        f"product {size} {kind}": partial(product_rate, size, *dtype_and_algorithm)
         for size in ((32,) if tiny else (1024, 4096, 8192))
-        for kind, what in kinds.items()
+        for kind, dtype_and_algorithm in kinds.items()
     }
     for lanes in (2, 4) if tiny else (16, 256, 4096):
         pieces[f"lanes {lanes}"] = partial(lane_rate, lanes, 10 if tiny else 1000)
     for size in (6,) if tiny else (6, 16, 32, 64, 128, 256, 512):
+        # Fewer of the larger ones, so that each size takes about as long.
         count = 4 if tiny else max(4, 256 // max(1, size // 32))
         pieces[f"SVD {size}"] = partial(svd_times, size, count)
     return pieces
@@ -195,7 +197,9 @@ def opened(path: Path, of: Numbers) -> Numbers:
         return {"of": of, "stages": {}}
     measured = json.loads(path.read_text())
     if measured["of"] != of:
-        raise BadInput(f"--out: got {path}, of {measured['of']}, wanted one of {of}")
+        raise BadInput(
+            f"--out: got {path} with measurements of {measured['of']}, wanted those of {of}"
+        )
     return measured
 
 
@@ -231,7 +235,8 @@ def main(words: Sequence[str]) -> Status:
     given: argparse.Namespace = parser.parse(words)
     cli.setup("float32")
     missing = carried_out(given.stage, given.out, given.tiny, given.minutes)
-    say(f"stage {given.stage}: {'all there' if not missing else 'missing: ' + ', '.join(missing)}")
+    left = "nothing is missing" if not missing else f"still missing: {', '.join(missing)}"
+    say(f"stage {given.stage}: {left}")
     return Status(bool(missing))
 
 

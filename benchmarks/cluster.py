@@ -124,7 +124,7 @@ def report(sizes: Sizes | None = None) -> str:
         many, seconds = growth(cluster, sizes.many)
     rows = [
         (f"{sizes.runs:,} runs on {len(jax.local_devices())} devices here", f"{here:.2f} s"),
-        (f"{sizes.runs:,} runs on two workers", f"{there:.2f} s ({here / there:.2f} of the rate)"),
+        (f"{sizes.runs:,} runs on two workers", f"{there:.2f} s ({here / there:.2f} of that rate)"),
         ("largest relative difference", f"{apart:.1e}"),
         ("a part that costs nothing", f"{1e3 * ours:.2f} ms"),
         ("an empty task of Dask", f"{1e3 * empty:.2f} ms"),
@@ -132,7 +132,7 @@ def report(sizes: Sizes | None = None) -> str:
         (f"memory for {sizes.many:,} reduced runs", f"{many:.0f} MB, in {seconds:.0f} s"),
     ]
     title = (
-        "workers of Dask on this machine: wanted at least .9 of the rate of its devices, under\n"
-        f"20 ms for a part, and memory that does not grow with the runs; best of {sizes.repeats}"
+        "workers of Dask on this machine; wanted: at least .9 of the rate of its devices, below\n"
+        f"20 ms for a part, memory that does not grow with the runs; best of {sizes.repeats}"
     )
     return f"{title}\n{table(('', 'measured'), rows)}"

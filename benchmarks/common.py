@@ -110,7 +110,7 @@ def machine() -> str:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > 1:
         lines.append(
-            f"note: load average {load:.1f}: other jobs share the cores, repeat when quiet"
+            f"note: load average {load:.1f}: other jobs share the cores, repeat this when they end"
         )
     for name in ("OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "NPROC"):
         if name in os.environ:

@@ -124,7 +124,7 @@ def report(
     rows = [compare(dim, fraction, steps, repeats) for fraction in fractions]
     title = (
         f"completion, time of one step: d = {dim}, r = {RANK}, L = {DEPTH}, float64\n"
-        f"best of {repeats} runs without compilation; in brackets how far the median lies above"
+        f"best of {repeats} runs without compilation; in brackets: how far the median lies above"
     )
     scans = [scan(size, rank, scanned, repeats) for size in sizes for rank in ranks]
     header = ("d", "r", *(f"{fraction:.0%}" for fraction in scanned))

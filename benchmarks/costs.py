@@ -101,6 +101,8 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> tuple[float, fl
     """
     x, y = np.log(sizes), np.log(values)
     away = x - x.mean()
+    # Least squares on logarithms: the exponent of a power law, with the error of an ordinary
+    # regression.
     slope = float(away @ y / (away @ away))
     rest = y - y.mean() - slope * away
     return slope, float(np.sqrt(rest @ rest / (len(x) - 2) / (away @ away)))

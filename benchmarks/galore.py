@@ -129,6 +129,7 @@ def by_lrdyn(case: Case, choose: Choice | None = None) -> Callable[[jax.Array], 
 def top_vectors(gradients: np.ndarray, rank: int) -> np.ndarray:
     """Leading left singular vectors of a batch, the largest entry of each positive."""
     vectors = np.linalg.svd(gradients, full_matrices=False)[0][..., :rank]
+    # The rule of signs of this library: a momentum that is kept at a refresh depends on it.
     largest = np.argmax(np.abs(vectors), axis=1)[:, None]
     return vectors * np.sign(np.take_along_axis(vectors, largest, axis=1))
 
@@ -156,6 +157,7 @@ def numpy_galore(case: Case, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
         if t % case.period == 0:
             P = top_vectors(slope, case.rank)
             P_t = np.swapaxes(P, 1, 2)
+        # Moments in place, each product into a buffer that exists: allocations would cost as much.
         np.matmul(P_t, slope, out=projected)
         first *= 0.9
         first += np.multiply(projected, 0.1, out=update)
@@ -248,6 +250,6 @@ def report(case: Case | None = None, *, repeats: int = 7) -> str:
     title = (
         f"GaLore with Adam: {case.runs} runs of {case.steps} steps, {case.rows} x {case.cols}, "
         f"r = {case.rank}, T = {case.period}, float64\n"
-        f"best of {repeats} calls; in brackets how far the median lies above; faster than the first"
+        f"best of {repeats} calls; in brackets: how far the median lies above; ratios to row 1"
     )
     return f"{title}\n{table(('', *HEADER), rows)}"

@@ -123,7 +123,7 @@ def measured(run: Run, count: int, **options: Any) -> tuple[float, float | None,
         results = sweep(run, points(count), store=Path(store), **options)
         seconds, after = time.perf_counter() - begin, peak()
         if int((results["diverged_at"] >= 0).sum()):
-            raise RuntimeError("a run diverged")
+            raise RuntimeError("many: got a run that diverged, wanted none")
         size = results.nbytes
         results.close()
     return seconds, None if after is None or before is None else after - before, size

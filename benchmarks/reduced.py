@@ -130,6 +130,6 @@ def report(
     title = (
         f"full against reduced gradient descent: L = {DEPTH}, r = {rank}, eps = {EPS}, mean loss, "
         f"{steps} steps, float64\n"
-        f"best of {repeats} runs without compilation; in brackets how far the median lies above"
+        f"best of {repeats} runs without compilation; in brackets: how far the median lies above"
     )
     return f"{title}\n{table(HEADER, rows)}"

@@ -104,7 +104,7 @@ def training_step(training: Callable[[], Any]) -> Step:
     except _Found as raised:
         program: Program = raised.args[0]
     else:
-        raise ValueError("training: got one that compiles nothing")
+        raise ValueError("training: got one that compiles nothing, wanted one that compiles a step")
     jaxpr, structure = program.closed.jaxpr, jax.tree.structure(program.out)
 
     def call(first: Any, rest: Any, constants: Any) -> Any:

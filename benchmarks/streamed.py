@@ -82,11 +82,12 @@ def report(counts: Sequence[int] = (100_000, 1_000_000, 10_000_000), steps: int 
         results = sweep(batch, points(count), progress=parts, **how)
         seconds, after = time.perf_counter() - begin, peak()
         if int(results["count"].sum()) != count:
-            raise RuntimeError(f"{count} runs: got {int(results['count'].sum())} in the histogram")
+            got = int(results["count"].sum())
+            raise RuntimeError(f"streamed: got {got} runs in the histogram, wanted {count}")
         known = before is not None and after is not None
         used = f"{(after - before) / 1e6:.0f} MB" if known else "-"
         each = f"{1e6 * seconds / count / steps:.3g} us"
         longest = f"{parts.longest:.2g} s"
         rows.append((f"{count:,}", f"{seconds:.1f} s", each, str(parts.count), longest, used))
-    title = f"reduced runs, reduced as they come: L = {DEPTH}, r = {RANK}, {steps} steps, float64"
+    title = f"reduced runs, summarised as they end: L = {DEPTH}, r = {RANK}, {steps} steps, float64"
     return f"{title}\n{table(HEADER, rows)}"

@@ -120,6 +120,8 @@ def numpy_descent(
         np.matmul(back, first_t, out=slope)
         np.matmul(second_t, back, out=error)
         second -= slope
+        # The first layer last: its own gradient, in ``error``, was made of the second one before
+        # its step.
         first -= error
     residual = third @ (second @ first) - target
     return 0.5 * float(np.vdot(residual, residual))
@@ -162,11 +164,13 @@ def measure(case: Case, repeats: int, gemm_size: int) -> dict[str, Times]:
 def row(case: Case, repeats: int, gemm_size: int) -> tuple[tuple[str, ...], float]:
     """One row of the table, and the GEMM rate in GF/s."""
     times = measure(case, repeats, gemm_size)
+    # A product of two n x n matrices has 2 n^3 operations.
     peak = 2e-9 * gemm_size**3 / min(t.best for name, t in times.items() if "gemm" in name)
     runs = case.steps * len(LEARNING_RATES) * len(SCALES)
     ours = 1e6 * (times["long"].best - times["short"].best) / runs
     single = 1e6 * (times["one long"].best - times["one short"].best) / runs
     theirs = 1e6 * times["numpy"].best / case.numpy_steps
+    # 12 d^3 operations in ``ours`` microseconds, as 1e9 operations a second.
     rate = 12e-3 * case.dim**3 / ours
     cells = (
         str(case.dim),
@@ -192,6 +196,6 @@ def report(cases: Sequence[Case] = CASES, *, repeats: int = 5, gemm_size: int = 
         f"{len(jax.local_devices())} devices: time a step and run, 12 d^3 operations each\n"
         f"GEMM of size {gemm_size} in the same run: {peaks}\n"
         "wanted: 60% of GEMM at d = 100, 65% from 150 on, 75% at 200, and 1x NumPy at every d\n"
-        f"best of {repeats} runs without compilation; in brackets how far the median lies above"
+        f"best of {repeats} runs without compilation; in brackets: how far the median lies above"
     )
     return f"{title}\n{table(HEADER, [cells for cells, _ in rows])}"

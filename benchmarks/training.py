@@ -140,6 +140,7 @@ def by_hand(case: Case, batches: Batches, whole: bool) -> Timed:
     data, key = jax.device_put(batches.data, jax.local_devices()[0]), order_key()
     order, t = batches.order(key, 0), np.int32(0)
     body = partial(epoch if whole else step, static, batches)
+    # Compiled before the clock starts, and donated, as :func:`lrdyn.training.train` does.
     done = jax.jit(body, donate_argnums=0).lower(run, data, order, t).compile()
     jax.block_until_ready((run, data))
     start, cpu = time.perf_counter(), time.process_time()
@@ -205,6 +206,7 @@ class Clock(Forgetful):
             program.compile()
             jax.block_until_ready(arguments)  # an order of examples that is not made yet
             if program.donate:
+                # From the first piece on: what is before belongs to the set-up.
                 self.cpu = self.cpu or time.process_time()
                 self.begun.append(time.perf_counter())
             return call(program, *arguments)
@@ -290,8 +292,8 @@ def report(case: Case | None = None, *, repeats: int = 5) -> str:
     title = (
         f"training: {case.inputs}-{case.width}-{case.width}-10, Adam, {case.batch} of "
         f"{case.examples:,} images a step, {case.steps} steps, float32, one device\n"
-        "wanted: train at least 0.90x of the plain loop, waiting below 2 %, 100 MB within 1 s\n"
-        f"median of {repeats} runs that take turns; in brackets how far the slowest lies above"
+        "wanted: train at 0.90x of the plain loop or more, waiting below 2 %, 100 MB within 1 s\n"
+        f"median of {repeats} runs that take turns; in brackets: how far the slowest lies above"
     )
     of_checkpoint = (
         f"checkpoint of {case.checkpoint / 1e6:.3g} MB: written in {write:.2f} s, "

@@ -56,11 +56,12 @@ def child(device: str, names: Sequence[str], limit: int) -> None:
         try:
             step = steps.in_precision(making[name], name.endswith("float64"))
             with jax.enable_x64(step.x64), jax.default_matmul_precision("highest"):
-                found = ahead.compile_for(device, step.function, step.arguments, step.donate)
-                row |= found._asdict() | {"peak": found.peak} | work_of(step)
+                program = ahead.compile_for(device, step.function, step.arguments, step.donate)
+                row |= program._asdict() | {"peak": program.peak} | work_of(step)
         except Exception as error:  # of XLA
             row["fault"] = (str(error).splitlines() or [type(error).__name__])[0][:120]
         print(json.dumps(row), flush=True)
+        # Else compiled programs pile up in this process.
         jax.clear_caches()
 
 
@@ -101,6 +102,8 @@ def compiled(device: str, names: Sequence[str], wheels: Path, limit: int, keep: 
             if begun is None and status:
                 raise RuntimeError(f"{device}: {errors.read()[-2000:]}")
             if begun is not None:
+                # The program that ended its child has a row of its own, and the next child goes on
+                # behind it.
                 names.remove(begun)
                 keep({"name": begun, "device": device, "fault": ended(status, limit, errors)})
 
@@ -111,18 +114,18 @@ def ended(status: int, limit: int, errors: Any) -> str:
         times = 1 if status == -signal.SIGXCPU else 20
         return f"no end in {times * limit} {NO_END[status]}"
     failed = re.findall(r"[\w./]+:\d+\] (Check failed: .*)|(F\d{4}.*)", errors.read())
-    said = next((part for found in failed for part in found if part), "")
+    said = next((part for groups in failed for part in groups if part), "")
     name = signal.Signals(-status).name if status < 0 else f"status {status}"
     return f"aborts ({name}{f', {said[:80]}' if said else ''})"
 
 
 def releases(wheels: Path) -> dict[str, str]:
     """Package -> release, of those that decide what is found."""
-    found = {}
-    for one in (*distributions(), *distributions(path=[os.fspath(wheels)])):
-        if (name := one.metadata["Name"]) in RELEASES:
-            found[name] = one.version
-    return {name: found[name] for name in RELEASES if name in found}
+    known = {}
+    for distribution in (*distributions(), *distributions(path=[os.fspath(wheels)])):
+        if (name := distribution.metadata["Name"]) in RELEASES:
+            known[name] = distribution.version
+    return {name: known[name] for name in RELEASES if name in known}
 
 
 # The page ------------------------------------------------------------------------------------
@@ -152,12 +155,12 @@ def measured(path: Path = MEASURED) -> dict[tuple[str, str], str]:
     """Program and device -> seconds of a run, from what was measured, if anything was."""
     if not path.exists():
         return {}
-    found = json.loads(path.read_text())
-    device = next((name for name in ahead.PLATFORMS if name in found["of"]["device"]), "")
+    measurements = json.loads(path.read_text())
+    device = next((name for name in ahead.PLATFORMS if name in measurements["of"]["device"]), "")
     return {
         (name.removesuffix(" highest"), device): seconds(numbers["seconds"])
         for stage in ("3", "4")
-        for name, numbers in found["stages"].get(stage, {}).items()
+        for name, numbers in measurements["stages"].get(stage, {}).items()
         if name.endswith(" highest") and "seconds" in numbers
     }
 
@@ -172,14 +175,14 @@ def seconds(value: float) -> str:
     return f"{1e3 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
 
 
-def tables(found: Mapping[str, Any]) -> str:
+def tables(compilations: Mapping[str, Any]) -> str:
     """The tables of the page."""
-    rows: list[Row] = found["rows"]
+    rows: list[Row] = compilations["rows"]
     names = list(dict.fromkeys(row["name"] for row in rows))
     by_place = {(row["name"], row["device"]): row for row in rows}
     ran = measured()
-    said = ", ".join(f"{name} {version}" for name, version in found["releases"].items())
-    lines = [f"Releases: {said}. A program has {found['limit']} CPU seconds.", ""]
+    said = ", ".join(f"{name} {version}" for name, version in compilations["releases"].items())
+    lines = [f"Releases: {said}. A program has {compilations['limit']} CPU seconds.", ""]
     for device, platform in ahead.PLATFORMS.items():
         mine = [by_place[name, device] for name in names if (name, device) in by_place]
         if not mine:
@@ -210,16 +213,16 @@ def tables(found: Mapping[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def page(text: str, found: Mapping[str, Any]) -> str:
+def page(text: str, compilations: Mapping[str, Any]) -> str:
     """The page with these tables between its two marks."""
     head, _, rest = text.partition(BEGIN)
-    return f"{head}{BEGIN}\n\n{tables(found)}\n\n{END}{rest.partition(END)[2]}"
+    return f"{head}{BEGIN}\n\n{tables(compilations)}\n\n{END}{rest.partition(END)[2]}"
 
 
-def write(found: Mapping[str, Any]) -> None:
-    """Write what was found, and the page."""
-    FOUND.write_text(json.dumps(found, indent=1) + "\n")
-    PAGE.write_text(page(PAGE.read_text(), found))
+def write(compilations: Mapping[str, Any]) -> None:
+    """Write what came of the compilations, and the page."""
+    FOUND.write_text(json.dumps(compilations, indent=1) + "\n")
+    PAGE.write_text(page(PAGE.read_text(), compilations))
 
 
 def main(words: Sequence[str]) -> int:
@@ -243,7 +246,11 @@ def main(words: Sequence[str]) -> int:
 
     names = given.names or list(steps.compiled_ahead())
     rows: list[Row] = json.loads(FOUND.read_text())["rows"] if given.resume else []
-    found = {"releases": releases(given.wheels.resolve()), "limit": given.limit, "rows": rows}
+    compilations = {
+        "releases": releases(given.wheels.resolve()),
+        "limit": given.limit,
+        "rows": rows,
+    }
     begin = time.monotonic()
     for device in ahead.PLATFORMS if given.device is None else (given.device,):
         there = {row["name"] for row in rows if row["device"] == device}
@@ -251,9 +258,9 @@ def main(words: Sequence[str]) -> int:
 
         def keep(row: Row) -> None:
             rows.append(row)
-            write(found)
-            what = row.get("fault") or f"{row['seconds']:.1f} CPU s, {row['launches']} launches"
-            print(f"{row['device']}: {row['name']}: {what}", flush=True)
+            write(compilations)
+            outcome = row.get("fault") or f"{row['seconds']:.1f} CPU s, {row['launches']} launches"
+            print(f"{row['device']}: {row['name']}: {outcome}", flush=True)
 
         compiled(device, missing, given.wheels.resolve(), given.limit, keep)
     print(f"\n{len(rows)} programs, {time.monotonic() - begin:.0f} s: {PAGE.name}, {FOUND.name}")

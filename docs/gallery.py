@@ -31,9 +31,9 @@ are drawn ([how](ci.md)).
 
 
 def numbers(exhibit: exhibits.Exhibit) -> xr.Dataset:
-    """The committed ones."""
-    found = results.load(BASELINES / f"{exhibit.name}.nc")["/"]
-    return found.assign_attrs(drawn_from=long.COMMITTED) if exhibit.long else found
+    """Load the committed numbers of a figure or table."""
+    committed = results.load(BASELINES / f"{exhibit.name}.nc")["/"]
+    return committed.assign_attrs(drawn_from=long.COMMITTED) if exhibit.long else committed
 
 
 def section(exhibit: exhibits.Exhibit) -> Iterator[str]:

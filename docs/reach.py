@@ -32,13 +32,15 @@ def has_degrees(theorem: Theorem) -> bool:
 
 def newest(folder: Path) -> Reach:
     """What the newest perturbed run of each theorem found."""
-    found = {}
+    by_theorem = {}
     for theorem in filter(has_degrees, theorems()):
         runs = precisions(theorem, theorem.scenarios[0], "float64")
         paths = folder.glob(f"{theorem.name}/*/perturb.png")
         run = max(paths, key=lambda path: path.stat().st_mtime).parent
-        found[theorem.name] = plotting.departures(theorem, results.load(run / "results.nc"), runs)
-    return found
+        by_theorem[theorem.name] = plotting.departures(
+            theorem, results.load(run / "results.nc"), runs
+        )
+    return by_theorem
 
 
 def saved(reach: Reach) -> str:
@@ -49,13 +51,13 @@ def saved(reach: Reach) -> str:
 
     content = {
         name: {
-            control: one._replace(
-                amounts=one.amounts.tolist(),
-                residuals={p: short(values) for p, values in one.residuals.items()},
+            control: departure._replace(
+                amounts=departure.amounts.tolist(),
+                residuals={p: short(values) for p, values in departure.residuals.items()},
             )._asdict()
-            for control, one in found.items()
+            for control, departure in departures.items()
         }
-        for name, found in reach.items()
+        for name, departures in reach.items()
     }
     return json.dumps(content, indent=1) + "\n"
 
@@ -63,21 +65,21 @@ def saved(reach: Reach) -> str:
 def committed() -> Reach:
     """The numbers of the pictures."""
 
-    def departure(one: dict) -> Departure:
-        residuals = {p: np.array(values) for p, values in one["residuals"].items()}
-        return Departure(**one | {"amounts": np.array(one["amounts"]), "residuals": residuals})
+    def departure(entry: dict) -> Departure:
+        residuals = {p: np.array(values) for p, values in entry["residuals"].items()}
+        return Departure(**entry | {"amounts": np.array(entry["amounts"]), "residuals": residuals})
 
     content = json.loads(NUMBERS.read_text())
     return {
-        name: {control: departure(one) for control, one in found.items()}
-        for name, found in content.items()
+        name: {control: departure(entry) for control, entry in entries.items()}
+        for name, entries in content.items()
     }
 
 
 def draw() -> None:
     """Draw a picture for each theorem."""
-    for name, found in committed().items():
-        gallery.save(plotting.perturb_figure(name, found), f"reach_{name}")
+    for name, departures in committed().items():
+        gallery.save(plotting.perturb_figure(name, departures), f"reach_{name}")
 
 
 if __name__ == "__main__":

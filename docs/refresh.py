@@ -128,11 +128,11 @@ def written(verdicts: Verdicts) -> str:
 
 def newest(results: Path) -> Verdicts:
     """The newest verdict of each theorem in a folder of results."""
-    found = {}
+    by_theorem = {}
     for theorem in theorems():
         paths = sorted(results.glob(f"{theorem.name}/*/verdict.json"), key=_age)
-        found[theorem.name] = json.loads(paths[-1].read_text())
-    return found
+        by_theorem[theorem.name] = json.loads(paths[-1].read_text())
+    return by_theorem
 
 
 def _age(path: Path) -> float:

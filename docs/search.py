@@ -52,42 +52,43 @@ Found = Mapping[str, Any]
 
 def newest(results: Path, kind: str) -> dict[str, Found]:
     """The newest search of each theorem."""
-    found = {}
+    by_theorem = {}
     for theorem in theorems():
         paths = sorted(results.glob(f"{theorem.name}/{kind}-*/{FILE}"), key=_age)
         if paths:
-            found[theorem.name] = json.loads(paths[-1].read_text())
-    return found
+            by_theorem[theorem.name] = json.loads(paths[-1].read_text())
+    return by_theorem
 
 
 def _age(path: Path) -> float:
     return path.stat().st_mtime
 
 
-def about(one: Found) -> str:
+def about(search: Found) -> str:
     """Command, date and size of a search, in a sentence."""
-    environment = one["environment"]
+    environment = search["environment"]
     return (
-        f"`{one['command']}`, {one['date']}, seed {one['seed']}, {one['points']:,} points, "
-        f"{one['cpu_seconds']:.0f} CPU seconds (JAX {environment['jax']} on a "
+        f"`{search['command']}`, {search['date']}, seed {search['seed']}, "
+        f"{search['points']:,} points, "
+        f"{search['cpu_seconds']:.0f} CPU seconds (JAX {environment['jax']} on a "
         f"{environment['platform'].upper()}, {environment['git'] or 'an installed release'})."
     )
 
 
-def inside(one: Found) -> Iterator[str]:
+def inside(search: Found) -> Iterator[str]:
     """What a search says of every claim."""
     precisions = ("float64", "float32")
-    yield about(one)
+    yield about(search)
     yield ""
     yield row(("claim", "judged", "excused", "outside", *precisions, "repeated"))
     yield "|" + "---|" * 7
-    for entry in one["claims"]:
+    for entry in search["claims"]:
         again = "-" if entry["repeated"] is None else f"{entry['repeated']:.2g}"
         counts = [f"{entry[name]:,}" for name in ("judged", "excused", "outside")]
         ratios = [short(entry, precision) for precision in precisions]
         yield row((f"`{entry['id']}`", *counts, *ratios, again))
     worst = max(
-        (entry for entry in one["claims"] if entry["repeated"] is not None),
+        (entry for entry in search["claims"] if entry["repeated"] is not None),
         key=lambda entry: entry["repeated"],
         default=None,
     )
@@ -96,15 +97,15 @@ def inside(one: Found) -> Iterator[str]:
         yield f"The worst of all again, `{worst['id']}`: `{worst['command']}`"
 
 
-def beyond(one: Found) -> Iterator[str]:
+def beyond(search: Found) -> Iterator[str]:
     """Which hypothesis costs which claim."""
-    yield about(one)
+    yield about(search)
     yield ""
     yield row(
         ("without", "claim", "precision", "fails at", "first at", "largest ratio", "condition")
     )
     yield "|" + "---|" * 7
-    for edge in one["edges"]:
+    for edge in search["edges"]:
         if edge["fails"]:
             ratio = "lost" if edge["ratio"] is None else f"{edge['ratio']:.2g}"
             counts = f"{edge['fails']} of {edge['points']}"
@@ -112,7 +113,7 @@ def beyond(one: Found) -> Iterator[str]:
             condition = "infinite" if least is None else "" if least == 1 else f"from {least:.1e}"
             where = edge["hypothesis"], f"`{edge['claim']}`", edge["precision"]
             yield row((*where, counts, f"{edge['found_after']:,}", ratio, condition))
-    for case in one["not_run"]:
+    for case in search["not_run"]:
         yield ""
         yield f"Without {case['hypothesis']} `{case['scenario']}` cannot be run: {case['why']}."
 
@@ -124,9 +125,9 @@ def written(results: Path) -> str:
     parts = (("Within the hypotheses", "search", inside), ("Beyond them", "beyond", beyond))
     for heading, kind, lines in parts:
         text += f"\n## {heading}\n"
-        for name, one in newest(results, kind).items():
+        for name, search in newest(results, kind).items():
             text += f"\n### {title(known[name])}{' beyond' if kind == 'beyond' else ''}\n\n"
-            text += "\n".join(lines(one)) + "\n"
+            text += "\n".join(lines(search)) + "\n"
     return text
 
 

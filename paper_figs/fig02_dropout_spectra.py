@@ -74,7 +74,7 @@ TOLERANCES = {
     "as_it_is": 0.01,
     "distance": 0.02,
 }
-"""Of another training in float32, on another machine or with other kernels."""
+"""Differences to another training in float32, on another machine or with other kernels."""
 IDENTITIES = ("at_minimum", "predicted")
 """The minimum in float64, found by descent and by formula."""
 

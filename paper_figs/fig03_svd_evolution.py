@@ -63,7 +63,7 @@ class Start(NamedTuple):
     frame: lrdyn.theorem2.Frame
     reduced_target: jax.Array
     learning_rate: float
-    """Of gradient descent on the mean loss, as ``weight_decay``."""
+    """Rate of gradient descent on the mean loss, as is ``weight_decay``."""
     weight_decay: float
     steps: np.ndarray
 
@@ -173,7 +173,9 @@ def growth(descent: np.ndarray, init_scale: float, depth: int) -> tuple[np.ndarr
     eigenvectors of the symmetric part of D, here fastest growing first. To grow is to grow above
     the bulk.
     """
+    # Symmetric by construction, so that singular vectors at t -> 0+ are its eigenvectors.
     rates, directions = np.linalg.eigh(descent)
+    # The gradient of eps I on the bulk, where the target is 0: -eps^(2L-1).
     bulk_rate = -init_scale * init_scale ** (2 * (depth - 1))
     return directions[:, ::-1], int(np.sum(rates > bulk_rate))
 
@@ -192,6 +194,7 @@ def decompose(
     everything = np.arange(layers.shape[1])
     rest = np.array([np.setdiff1d(everything, row) for row in chosen], dtype=int)
     order = np.concatenate([chosen, rest], axis=1)
+    # At time 0 all singular values are equal, and an order of them means nothing.
     sigma = np.concatenate([sigma[:1], np.take_along_axis(sigma[1:], order, axis=1)])
     angles = [
         _angles(np.take_along_axis(columns[1:], order[:, None, :], axis=2), begin, moving)

@@ -20,15 +20,15 @@ from lrdyn.studies.adapter_training.singular_value_evolution import (
 from paper_figs import paired
 
 CURVES = ("sigma", "right_angle")
-"""Over the steps, along ``curve``: of some values where they are kept as a baseline."""
+"""Variables over the steps, along ``curve``; a baseline keeps some of the values."""
 SETTLED = tuple(
     f"{begin}{name}"
     for begin in ("", "value_")
     for name in ("move", "count", "random_move", "random_count")
 )
-"""Of every value at the end, and counts over the steps."""
+"""Variables of every value at the end, and counts over the steps."""
 TOLERANCES = dict.fromkeys((*CURVES, *SETTLED, "gap", "pearson", "largest"), 0.05)
-"""Of another training in float32, on another machine or with other kernels."""
+"""Differences to another training in float32, on another machine or with other kernels."""
 OWN = "that value matrix alone"
 LABELS = {"adam": "Adam", "sgd": "SGD"}
 DASHES = {"adam": "-", "sgd": "--"}
@@ -72,7 +72,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     random, value_random = run(lambda run: run.random_move), run(lambda run: run.value_random_move)
 
     def captioned(array: xr.DataArray) -> xr.DataArray:
-        """Of the init scale that the survey captions, as it is."""
+        """Select the init scale that the survey captions, and the product as it is."""
         return array.sel(init_scale=whole.init_scale.values.max()).isel(center=0)
 
     drawn = xr.Dataset(

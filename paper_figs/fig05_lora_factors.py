@@ -22,7 +22,7 @@ TOLERANCES = {
     "tried_loss": 0.05,
     "move": 0.02,
 }
-"""Of another training in float32, on another machine or with other kernels."""
+"""Differences to another training in float32, on another machine or with other kernels."""
 A_SIDE, B_SIDE = 0, 1
 """Quantities of the toy: what the moves of a and of b change f by."""
 

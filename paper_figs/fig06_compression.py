@@ -196,6 +196,7 @@ def seconds_per_step(run: Callable[[int], Any], steps: int) -> float:
         begin = time.perf_counter()
         jax.block_until_ready(run(steps))
         times.append(time.perf_counter() - begin)
+    # The least, which other work on the machine disturbed least; the first call has compiled.
     return min(times[1:]) / steps
 
 

@@ -15,7 +15,7 @@ from paper_figs.paired import TASKS, TITLES
 from paper_figs.shared import counted, judged
 
 TOLERANCES = {"pearson": 0.05, "energy_rank": 0.05, "ridge": 0.02}
-"""Of another training in float32, on another machine or with other kernels."""
+"""Differences to another training in float32, on another machine or with other kernels."""
 
 CAPTION = """\
 The survey's own Figure 7 was not available: this one is ours. {what}, rank {rank}, {seeds},

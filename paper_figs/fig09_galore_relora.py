@@ -114,7 +114,7 @@ class Trajectories(NamedTuple):
     relora_float64: Float[Array, "optimizer policy step row column"] = ABSENT
     """With a frozen factor, under every policy."""
     galore_float32: Float[Array, "optimizer first_policy step row column"] = ABSENT
-    """In single precision under the first policy alone."""
+    """Path of GaLore in single precision, under the first policy alone."""
     relora_float32: Float[Array, "optimizer first_policy step row column"] = ABSENT
     """With a frozen factor, in single precision under the first policy alone."""
     both: Float[Array, "optimizer step row column"] = ABSENT
@@ -129,9 +129,9 @@ class Peaks(NamedTuple):
     """Peak memory of a step of each program, in bytes."""
 
     peak_predicted: Int[np.ndarray, "program"] = ABSENT
-    """By the formulas of Table 1."""
+    """Bytes at the peak, by the formulas of Table 1."""
     peak_measured: Int[np.ndarray, "program"] = ABSENT
-    """By the compiler."""
+    """Bytes at the peak, by the compiler."""
 
 
 def trajectories(
@@ -169,6 +169,7 @@ def trajectories(
             return train(method, dtype, kind, one_policy(policy))
 
         each = jax.vmap(jax.vmap(run, (None, 0)), (0, None))
+        # As float64 also from a run in single precision: differences of the two are taken below.
         return each(kinds, policies).astype(float)
 
     def train_both(kind: Any) -> jax.Array:

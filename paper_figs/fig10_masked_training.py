@@ -131,7 +131,7 @@ class MaskedTheory(NamedTuple):
     values: Float[Array, "mask index"] = ABSENT
     """Singular values of Z / sqrt(n) at the minimum."""
     data_values: Float[Array, "index"] = ABSENT
-    """Those of X / sqrt(n)."""
+    """Singular values of X / sqrt(n)."""
 
 
 class MaskedRun(NamedTuple):
@@ -165,6 +165,7 @@ def descend(case: Case, weights: Each) -> tuple[dict[str, jax.Array], dict[str, 
 
     def loss(weights: Each) -> jax.Array:
         Z, added = reconstruct(weights, data, keep_prob), penalties(weights, data, keep_prob)
+        # The two networks share no weight, so that descent on the sum is descent on each.
         both = jnp.stack([jnp.sum((data - Z[kind]) ** 2) + added[kind] for kind in KINDS])
         return 0.5 * jnp.sum(both)
 
@@ -190,6 +191,7 @@ def descend_with_masks(key: jax.Array, case: Case, weights: Each) -> dict[str, j
         return 0.5 * jnp.sum(residuals[0] ** 2) + 0.5 * jnp.sum(residuals[1] ** 2)
 
     def step(t: jax.Array, weights: Each) -> Each:
+        # One draw for both networks, a row each.
         masks = lrdyn.core.observe(jax.random.fold_in(key, t), (2, len(data)), keep_prob)
         gradient = jax.grad(loss)(weights, masks)
         rate = decreasing_step(t, case.stochastic_rate, keep_prob, case.halve_after)

@@ -113,12 +113,12 @@ class Paired(NamedTuple):
     wins: int
     seeds: int
     p: float
-    """Of the two-sided sign test; ties are left out."""
+    """P-value of the two-sided sign test; ties are left out."""
     draws: np.ndarray
     """The difference of each seed."""
 
     def __str__(self) -> str:
-        """In words."""
+        """Say the result in words."""
         wins = f"ahead in {self.wins} of {self.seeds} seeds"
         if self.seeds < 2:
             return f"{self.mean:+.3f} ({wins})"
@@ -163,12 +163,12 @@ class Compared(NamedTuple):
     high: float
     """Ends of its simultaneous interval, by Bonferroni."""
     p: float
-    """Of Student's test, corrected by Holm."""
+    """P-value of Student's test, corrected by Holm."""
     least: float
     """The difference that this spread would show with probability .8 at that level."""
 
     def __str__(self) -> str:
-        """In words."""
+        """Say the result in words."""
         return f"{self.label} {self.paired.mean:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
 
 

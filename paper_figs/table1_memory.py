@@ -132,9 +132,12 @@ def program(
     def start(key: jax.Array, W: jax.Array) -> tuple[Any, Any]:
         return apart(method, begin(method, optimizer, W, choose(key, W)))
 
+    # Shapes alone: at the paper's sizes the arrays themselves would not fit.
     weights, held = jax.eval_shape(start, jax.eval_shape(lambda: jax.random.key(0)), W)
 
     def init(weights: Any) -> Any:
+        # Zeros stand for the maps: memory depends on shapes alone, and a refresh comes first
+        # anyway.
         frozen = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), held[0])
         parts = method.parts(together(weights, (frozen, None)).split)
         return apart(method, begin(method, optimizer, parts.weights, parts.maps))[1]

@@ -148,5 +148,5 @@ def test_kernels_and_embeddings_of_flax_are_written_as_torch_has_them(tmp_path):
     np.testing.assert_allclose(found["norm.weight"], whole["norm"]["scale"], atol=1e-12)
     assert stored.embeddings == {"tokens"}
     one = Factors(jnp.ones((2, 1)), jnp.ones((1, 2)))
-    with pytest.raises(ValueError, match=r"adapters: got two for q, wanted names apart"):
+    with pytest.raises(ValueError, match=r"adapters: got two for q, wanted a name for each"):
         stored_of({"q.weight": one, "q.kernel": one})

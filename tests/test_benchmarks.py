@@ -279,5 +279,5 @@ def test_a_stage_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert accelerator.carried_out(1, path, True, 7) == ["b"]
     assert accelerator.carried_out(1, path, True, 7) == []
     assert calls == ["a", "b", "c", "b"]
-    with pytest.raises(ValueError, match="wanted one of"):
+    with pytest.raises(ValueError, match="wanted those of"):
         accelerator.carried_out(1, path, False, 7)

@@ -246,17 +246,17 @@ EMPTY: dict[str, Any] = {}
 @pytest.mark.parametrize(
     ("tensors", "config", "message"),
     [
-        ({VALUE: None}, {}, f"{VALUE}: got no such tensor, wanted it: it is missing"),
+        ({VALUE: None}, {}, f"{VALUE}: got no tensor of this name, wanted one: it is missing"),
         (
             {"pooler.dense.bias": None},
             {},
-            r"pooler\.dense\.bias: got no such tensor, wanted it: it is missing",
+            r"pooler\.dense\.bias: got no tensor of this name, wanted one: it is missing",
         ),
         ({"encoder.layer.3.x": np.ones(2)}, {}, "layer.3.x: got an extra tensor, wanted no tensor"),
         ({VALUE: np.ones((24, 23), np.float32)}, {}, rf"{VALUE}: got shape \(24, 23\), want"),
         ({VALUE: np.ones((24, 24), int)}, {}, f"{VALUE}: got type int64, wanted float16 or"),
         ({}, {"num_hidden_layers": 2}, r"layer\.2\..*: got an extra tensor, wanted no tensor"),
-        ({}, {"num_hidden_layers": 10**9}, r"layer\.\d+.*: got no such tensor, wanted it"),
+        ({}, {"num_hidden_layers": 10**9}, r"layer\.\d+.*: got no tensor of this name, wanted one"),
         ({}, {"vocab_size": 200}, r"word_embeddings.weight: got shape \(123, 24\), wanted \(200,"),
         ({}, {"vocab_size": 2**31 - 1}, r"got shape \(123, 24\), wanted \(2147483647, 24\)"),
         ({}, {"intermediate_size": 2**31 - 1}, r"weight: got shape \(\d+, 24\), wanted \(2147"),
@@ -322,7 +322,7 @@ def test_a_panic_of_rust_is_a_line(tmp_path, capfd):
     path = changed(tmp_path / "a") / "tokenizer.json"
     path.write_text(split(12 * "a*" + "$"))
     tokenizer = encoder._tokenizer(path, 123)
-    with pytest.raises(Refused, match=r"tokenizer.json: got a file that its library fails on, wa"):
+    with pytest.raises(Refused, match=r"tokenizer.json: got a file on which its reader fails, wa"):
         encoder.tokens(tokenizer, [80 * "a" + "!"])
     assert capfd.readouterr() == ("", "")
 

@@ -179,8 +179,8 @@ def test_the_command_lists_every_set(tmp_path, capsys, no_mlxtend):
     ("words", "said"),
     [
         (["upload"], "action: got 'upload', wanted one of "),
-        (["download"], "download: got '', wanted cifar10, vader"),
-        (["download", "mnist"], "download: got 'mnist', wanted cifar10, vader"),
+        (["download"], "download: got '', wanted one of cifar10, vader"),
+        (["download", "mnist"], "download: got 'mnist', wanted one of cifar10, vader"),
         (["--data-dir"], "--data-dir: got nothing, wanted one argument"),
         (["--data-dir", ""], "--data-dir: got '', wanted a folder"),
         (["download", "cifar10", "more"], "more: got an unknown argument"),

@@ -105,10 +105,10 @@ def test_a_download_shows_its_progress_on_a_terminal(server, tmp_path, monkeypat
     ("change", "said"),
     [
         ({"checksum": "md5:" + "0" * 32}, "got another checksum, wanted the file with md5:000000"),
-        ({"address": "none"}, "got answer 404, wanted a download"),
-        ({"address": "cut"}, "got (ChunkedEncodingError|ConnectionError), wanted a download"),
-        ({"address": "endless"}, r"got more than \d+ bytes, wanted these"),
-        ({"address": "http://127.0.0.1:9/a"}, "got ConnectionError, wanted a download"),
+        ({"address": "none"}, "got answer 404, wanted the file"),
+        ({"address": "cut"}, "got (ChunkedEncodingError|ConnectionError), wanted the file"),
+        ({"address": "endless"}, r"got more bytes than the \d+ wanted"),
+        ({"address": "http://127.0.0.1:9/a"}, "got ConnectionError, wanted the file"),
     ],
     ids=["checksum", "absent", "cut", "endless", "connection"],
 )

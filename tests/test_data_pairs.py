@@ -61,8 +61,16 @@ def test_other_pairs_by_the_names_of_their_columns(tmp_path):
         ("a.tsv", b"", "the columns , wanted one named sentence1"),
         ("a.tsv", b"sentence1\tscore\n", "the columns sentence1, score, wanted one named"),
         ("a.tsv", TSV.encode() + b"2\tA\n", "2 columns in line 4, wanted 4"),
-        ("a.tsv", TSV.replace("5.000", "5.1").encode(), "the score 5.1 in line 3, wanted 0 to 5"),
-        ("a.tsv", TSV.replace("5.000", "nan").encode(), "the score nan in line 3, wanted 0 to 5"),
+        (
+            "a.tsv",
+            TSV.replace("5.000", "5.1").encode(),
+            "the score 5.1 in line 3, wanted a score from 0 to 5",
+        ),
+        (
+            "a.tsv",
+            TSV.replace("5.000", "nan").encode(),
+            "the score nan in line 3, wanted a score from 0 to 5",
+        ),
         ("a.tsv", TSV.replace("5.000", "x").encode(), r"\(ValueError\), wanted a number as score"),
         ("a.tsv", b"\xff" + TSV.encode(), r"\(UnicodeDecodeError\), wanted UTF-8"),
         ("a.csv", b"A,B\n", "2 columns in line 1, wanted 3"),
@@ -138,12 +146,15 @@ def test_jpegs_are_converted(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"off": np.arange(13)[::-1]}, "other offsets, wanted increasing ones within buf"),
-        ({"off": np.arange(13) + 10**6}, "other offsets"),
+        (
+            {"off": np.arange(13)[::-1]},
+            "offsets that decrease or leave buf, wanted increasing ones within buf",
+        ),
+        ({"off": np.arange(13) + 10**6}, "offsets that decrease or leave buf"),
         ({"off": np.arange(13)}, r"a damaged file \(UnidentifiedImageError\), wanted JPEGs"),
         ({"off": np.arange(12)}, r"off.npy of shape \(12,\)"),
-        ({"y": np.full(12, 10)}, "other labels, wanted 0 to 9"),
-        ({"y": np.full(12, 256)}, "other labels, wanted 0 to 9"),
+        ({"y": np.full(12, 10)}, "labels beyond the classes, wanted 0 to 9"),
+        ({"y": np.full(12, 256)}, "labels beyond the classes, wanted 0 to 9"),
         ({"inputs": np.zeros((12, 8, 16, 3), np.uint8)}, "a JPEG of 16 x 8, wanted 32 x 32"),
     ],
     ids="falling outside none count label wraps size".split(),
@@ -221,7 +232,11 @@ def test_a_table_of_tweets_comes_before_the_archive(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "name", "said"),
     [
-        ("1\t4.5\ta\n", "tweets_GroundTruth.txt", "the score 4.5 in line 1, wanted -4 to 4"),
+        (
+            "1\t4.5\ta\n",
+            "tweets_GroundTruth.txt",
+            "the score 4.5 in line 1, wanted a score from -4 to 4",
+        ),
         ("1\ta\n", "tweets_GroundTruth.txt", "got 2 columns in line 1 of tweets, wanted 3"),
         ("1\t1\ta\n", "nytEditorialSnippets_GroundTruth.txt", "got no tweets_GroundTruth.txt"),
         ("1\t1\ta\n", "evil.txt", "got the unknown member hutto_ICWSM_2014/evil.txt"),

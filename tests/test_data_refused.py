@@ -39,10 +39,10 @@ pytestmark = pytest.mark.usefixtures("small_sets")
     [
         (PICTURES, idx_bytes(GREY[0], (2**31, 28, 28)), "IDX of 2147483648 x 28 x 28, wanted IDX"),
         (PICTURES, idx_bytes(GREY[0][:5]), "IDX of 5 x 28 x 28"),
-        (PICTURES, idx_bytes(GREY[0])[:-1], "4703 bytes where it ends, wanted 4704: it is trunc"),
+        (PICTURES, idx_bytes(GREY[0])[:-1], "4703 bytes before its end, wanted 4704: it is trunc"),
         (PICTURES, idx_bytes(GREY[0]) + b"0", "more bytes"),
         (PICTURES, idx_bytes(GREY[0].reshape(6, -1)), "the magic number 0x00000802"),
-        (PICTURES, b"", "0 bytes where it ends"),
+        (PICTURES, b"", "0 bytes before its end"),
         (LABELS, idx_bytes(GREY[1] + 5), "labels from 5 to 10, wanted 0 to 9"),
     ],
     ids=["announces", "count", "truncated", "longer", "magic", "empty", "labels"],
@@ -89,7 +89,7 @@ SPARSE = {"GNU.sparse.map": "0,4", "GNU.sparse.size": "4"}
         (member("/etc/passwd"), "the unknown member /etc/passwd"),
         (in_folder(PYTHON, "../../evil"), "the unknown member cifar-10-batches-py/../../evil"),
         (member("readme.html"), "the unknown member readme.html"),
-        (in_folder(PYTHON, "test_batch"), "twice the member cifar-10-batches-py/test_batch"),
+        (in_folder(PYTHON, "test_batch"), "a second member cifar-10-batches-py/test_batch"),
         (in_folder(PYTHON, "readme.html", type=tarfile.SYMTYPE, linkname="/"), "which is no file"),
         (in_folder(PYTHON, "readme.html", type=tarfile.LNKTYPE, linkname="/"), "which is no file"),
         (in_folder(PYTHON, "readme.html", type=tarfile.FIFOTYPE), "which is no file"),
@@ -115,7 +115,7 @@ def test_a_batch_above_the_known_size_is_refused(version, known, tmp_path):
 
 def test_a_batch_below_the_known_size_is_refused(tmp_path):
     path = write_cifar(tmp_path, BINARY, {NAMES[BINARY].format("test_batch"): bytes(3073)})
-    refused(path, "a batch of 3073 bytes, wanted 2 images a batch", data.cifar10)
+    refused(path, "a batch of 3073 bytes, wanted 6146, those of 2 images", data.cifar10)
 
 
 def test_a_missing_batch_is_refused(tmp_path):
@@ -187,7 +187,7 @@ ROWS = planes(COLOUR[2])
         (pickle2(ROWS, [1, 2])[:-9], r"a damaged file"),
         (pickle2(ROWS, [1, 2], shape=(3, 3072)), r"a damaged file \(TypeError\)"),
         (pickle2(ROWS[:1], [1, 2]), r"a damaged file"),
-        (pickle2(ROWS, [1]), "other labels, wanted 2 integers a batch"),
+        (pickle2(ROWS, [1]), "a batch with other labels, wanted 2 integers"),
         (b"\x80\x02}.", r"a damaged file \(KeyError\)"),
         (b"\x80\x02K\x01.", r"a damaged file \(TypeError\)"),
     ],
@@ -264,7 +264,7 @@ REST = {"y_train": b"", "x_test": b"", "y_test": b""}
     ("body", "said"),
     [
         (npy((2**40, 32, 32, 3)), r"x_train.npy of shape \(1099511627776, "),
-        (npy((10, 32, 32, 3)) + bytes(9), "9 bytes where it ends, wanted 30720: it is truncated"),
+        (npy((10, 32, 32, 3)) + bytes(9), "9 bytes before its end, wanted 30720: it is truncated"),
         (npy((10, 32, 32, 3)) + bytes(2**24), "more bytes"),
         (b"no npy", r"a damaged file \(ValueError\)"),
         (b"\x93NUMPY\x03\x00", "x_train.npy of another version"),
@@ -282,7 +282,7 @@ def test_a_truncated_npz_is_refused(tmp_path):
     whole = path.read_bytes()
     for kept in (0, 30, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:kept])
-        refused(path, "no directory where it ends", data.cifar10)
+        refused(path, "no zip directory at its end", data.cifar10)
 
 
 def test_a_wrong_checksum_in_an_npz_is_refused(tmp_path):
@@ -297,7 +297,7 @@ def test_a_long_directory_is_not_read(tmp_path):
     with zipfile.ZipFile(tmp_path / "cifar10.npz", "w") as archive:
         for number in range(100):
             archive.writestr(f"{number}.npy", b"")
-    refused(tmp_path / "cifar10.npz", "a long directory", data.cifar10)
+    refused(tmp_path / "cifar10.npz", "a long zip directory", data.cifar10)
 
 
 def test_a_directory_elsewhere_is_not_read(tmp_path):
@@ -305,4 +305,4 @@ def test_a_directory_elsewhere_is_not_read(tmp_path):
     path = write_npz(tmp_path / "cifar10.npz", COLOUR)
     whole = path.read_bytes()
     path.write_bytes(whole[:-22] + b"PK\6\7" + bytes(16) + whole[-22:])
-    refused(path, "a long directory", data.cifar10)
+    refused(path, "a long zip directory", data.cifar10)

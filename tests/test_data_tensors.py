@@ -114,11 +114,11 @@ def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
 
 
 OF_A_FILE = [
-    (b"", None, "5 bytes where it ends, wanted 8: it is truncated"),
+    (b"", None, "5 bytes before its end, wanted 8: it is truncated"),
     ({"a": entry()}, 1000, "a header of 1000 bytes in a file of 7[0-9], wanted safetensors: it is"),
     (b"{]", None, r"a damaged file \(JSONDecodeError\)"),
     (b"\xff\xfe", None, r"a damaged file \(UnicodeDecodeError\)"),
-    (b"[" * 100_000, None, "JSON that nests deep, wanted at most 32 levels"),
+    (b"[" * 100_000, None, "JSON that nests too deeply, wanted at most 32 levels"),
     ([1], None, "a header that is a list"),
     ({"a": entry(data_offsets=(0, 4), shape=(1,))}, None, "4 bytes after the last tensor"),
     ({"__metadata__": {"a": entry()}, "a": entry()}, None, None),
@@ -149,7 +149,7 @@ ONE = json.dumps(entry())
         ),
         ({"a": entry(shape=(3,))}, r"8 bytes, wanted 12 of float32 of shape \(3,\)"),
         ({"a": entry(shape=(2**62, 2**62))}, "8 bytes, wanted 8507"),
-        ({"a": entry(data_offsets=(4, 8), shape=(1,))}, "bytes from 4, wanted from 0"),
+        ({"a": entry(data_offsets=(4, 8), shape=(1,))}, "bytes from place 4 on, wanted from 0"),
         ({"a": entry(shape=(-2,))}, r"shape \[-2\], wanted integers >= 0"),
         ({"a": entry(shape=(2.0,))}, r"shape \[2.0\], wanted integers"),
         ({"a": entry(shape=(True, 2))}, r"shape \[True, 2\], wanted integers"),
@@ -169,7 +169,9 @@ def test_a_key_of_an_entry_that_stands_twice_is_refused(tmp_path):
 
 def test_overlapping_tensors_are_refused(tmp_path):
     header = {"a": entry(), "b": entry(data_offsets=(4, 12))}
-    refused(raw(tmp_path / "a.safetensors", header, bytes(12)), "from 4, wanted from 8", "b")
+    refused(
+        raw(tmp_path / "a.safetensors", header, bytes(12)), "from place 4 on, wanted from 8", "b"
+    )
 
 
 def test_a_truncated_file_is_refused(tmp_path):
@@ -229,7 +231,7 @@ def test_no_file_and_no_package(tmp_path, monkeypatch):
         (
             {"W": TensorFormat((2, 3)), "c": TensorFormat(())},
             True,
-            "c: got no such tensor, wanted it: it is mis",
+            "c: got no tensor of this name, wanted one: it is mis",
         ),
         ({"W": TensorFormat((3, 2))}, True, r"W: got shape \(2, 3\), wanted \(3, 2\)"),
         (
@@ -275,7 +277,7 @@ def test_a_sharded_checkpoint_is_read_by_its_index_or_folder(tmp_path):
 
 
 def test_a_folder_with_one_file_is_read(tmp_path):
-    with pytest.raises(Refused, match=r"a folder without them, wanted model.safetensors.index"):
+    with pytest.raises(Refused, match=r"a folder without weights, wanted model.safetensors.index"):
         opened(tmp_path)
     write(tmp_path / "model.safetensors", {"a": np.ones(2)})
     same(opened(tmp_path), {"a": np.ones(2)})
@@ -336,7 +338,7 @@ def test_an_index_that_is_none_is_refused(text, said, tmp_path):
         ("W", np.array([None]), r"tensors\['W'\]: got dtype object"),
         ("W", np.ones(2, ml_dtypes.float8_e4m3fn), r"tensors\['W'\]: got dtype float8_e4m3fn"),
         ("W", np.array([np.nan, 1]), r"tensors\['W'\]: got 1 NaN, wanted numbers"),
-        ("__metadata__", np.ones(2), "tensors: got the name '__metadata__', wanted another text"),
+        ("__metadata__", np.ones(2), "tensors: got the name '__metadata__', wanted another name"),
         ("", np.ones(2), "tensors: got the name ''"),
     ],
 )

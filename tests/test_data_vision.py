@@ -147,7 +147,11 @@ def altered(tmp_path, name, **changes):
 
 
 LINE: dict[str, Any] = {
-    "missing": ("vgg", {"classifier.3.bias": None}, r"classifier\.3\.bias: got no such tensor"),
+    "missing": (
+        "vgg",
+        {"classifier.3.bias": None},
+        r"classifier\.3\.bias: got no tensor of this name",
+    ),
     "shape": ("vit", {"pos_embed": np.ones((1, 4, 6))}, r"pos_embed: got shape \(1, 4, 6\), want"),
     "fused": ("vit", {"blocks.1.attn.qkv.bias": np.ones(6)}, r"qkv.bias: got shape \(6,\), wanted"),
     "type": ("resnet", {"bn1.running_var": np.ones(4, int)}, "bn1.running_var: got type int64"),
@@ -176,6 +180,6 @@ test_readers_refuse = refuses(
     (lambda: head(keep="tail.*"), "keep: got 'tail.*', wanted a pattern of some arrays among"),
     (lambda: head("vit", keep=3), "keep: got 3, wanted a glob, a regular expression"),
     (lambda: vision.read(file("vgg"), mlp(KEY, (3, 2))), "network: got type MLP, wanted a VGG,"),
-    (lambda: vision.read(file("vgg"), small("resnet")), "conv1.weight: got no such tensor"),
+    (lambda: vision.read(file("vgg"), small("resnet")), "conv1.weight: got no tensor of this name"),
     (lambda: vgg(KEY, size=32, pool=0), "pool: got 0, wanted at least 1"),
 )

@@ -147,7 +147,7 @@ def test_table_csv_and_what_else_changed(found):
     text = str(report)
     assert "bulk: values of W" in text
     assert "bulk" not in str(lrdyn.diagnose(START, END, k=K))
-    assert "no matrices, and changed (by how much of their norm): " in text
+    assert "changed besides the matrices (by this share of the norm): " in text
     assert "norm.weight (1.0e-01)" in text
     assert set(report.changed) == {"a.bias", "norm.weight"}
     np.testing.assert_allclose(report.changed["norm.weight"], 0.1, rtol=1e-5)
@@ -377,7 +377,7 @@ def test_selected_matrices():
         (lambda: lrdyn.diagnose(START, END, select="z"), "select: got 'z', wanted some matrices"),
         (lambda: lrdyn.diagnose(START, {}), "select: got .*both sides have, among a.weight"),
         (lambda: lrdyn.diagnose(START, END, k=0), "k: got 0, wanted"),
-        (lambda: lrdyn.diagnose({"W": object()}, END), "among none that are there"),
+        (lambda: lrdyn.diagnose({"W": object()}, END), "among none, since there are no matrices"),
         (lambda: diagnosis.extract(START, END, rank=0), "rank: got 0, wanted"),
         (lambda: diagnosis.extract(START, END, rank=1, energy=0.5), "energy: got 0.5 beside"),
         (lambda: diagnosis.extract(START, END, energy=1.5), "energy: got 1.5, wanted above 0"),
@@ -448,7 +448,7 @@ def test_what_is_left_out_is_named():
     found = diagnosis.extract(START, END)
     assert set(found.left_out) == {"a.bias", "norm.weight"}
     text = "\n".join(found.lines())
-    assert "changed and left out (by how much of its norm): a.bias (" in text
+    assert "changed and left out (by this share of the norm): a.bias (" in text
     assert "saved whole" not in text
     other = diagnosis.extract(START, END, save=["norm", "a.bias"])
     assert not other.left_out
@@ -479,7 +479,7 @@ def test_new_rows_are_said_or_saved(tmp_path):
     found = diagnosis.extract(before, after, rank=1)
     assert found.adapter.factors["head"].B.shape == (5, 1)
     assert found.notes["head.weight"].endswith(
-        "compared on the first 5 rows; others are lost unless the module is saved"
+        "compared on the first 5 rows; other rows are lost unless the module is saved"
     )
     whole = diagnosis.extract(before, after, rank=1, save="head")
     np.testing.assert_array_equal(whole.adapter.saved["head.weight"], after["head.weight"])
@@ -497,7 +497,9 @@ def test_tied_weights_are_written_once():
     after = {name: W + np.outer(W[:, 0], np.ones(6)) for name, W in before.items()}
     found = diagnosis.extract(before, after, rank=1)
     assert set(found.errors) == {"embed_tokens", "q"}
-    assert found.notes["head.weight"].startswith("tied with embed_tokens.weight: written once")
+    assert found.notes["head.weight"].startswith(
+        "tied with embed_tokens.weight: factors are written once"
+    )
     assert found.adapter.embeddings == {"embed_tokens"}
     assert "taken for embeddings: embed_tokens" in found.lines()
     assert not found.left_out
@@ -573,7 +575,7 @@ def test_the_command_prints_and_writes(command, tmp_path):
     assert "kind of layer" in out
     assert "relative error of the whole update: " in out
     assert "saved whole: norm.bias, norm.weight" in out
-    assert "left out (by how much of its norm): a.bias (" in out
+    assert "left out (by this share of the norm): a.bias (" in out
     files = [f"diagnosis.{kind}" for kind in ("csv", "json", "pdf", "png")]
     assert tree(tmp_path / "new") == [*files, "found"]
     found = peft.read("adapter", base=tensors.opened("before.safetensors"))

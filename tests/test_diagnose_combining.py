@@ -95,7 +95,7 @@ def dora():
         (lambda: combine([adapter(2)], [0.0]), "adapters: got a sum of 0"),
         (
             lambda: combine([adapter(2), adapter(2, saved={"n.weight": np.ones(2)})]),
-            r"adapters\[1\]: got tensors saved whole",
+            r"adapters\[1\]: got several adapters, and tensors saved whole in this one",
         ),
         (
             lambda: combine([adapter(2), adapter(2, shapes={"a.q": (3, 3)})]),

@@ -68,7 +68,7 @@ def test_a_gpt2_gets_transposed_factors_from_its_configuration(model):
         assert error < 0.35
     assert "config.json says gpt2" in "\n".join(written.lines())
     # Its head is a Linear, which an adapter of Conv1D does not hold.
-    assert "a Linear beside Conv1D" in written.notes["score.weight"]
+    assert "a Linear beside Conv1D: one adapter cannot hold both" in written.notes["score.weight"]
     assert set(written.left_out) == {"score.weight"}
     whole = diagnosis.extract(model / "before", model / "after", save="score")
     assert not whole.left_out

@@ -222,6 +222,14 @@ def test_quantised_weights_are_refused_by_name(name, content, said, tmp_path):
             lrdyn.diagnose(path, AFTER)
 
 
+def test_a_norm_may_have_scales(tmp_path):
+    before = {"q.weight": np.eye(3), "norm.scales": np.ones(3)}
+    tensors.write(tmp_path / "a.safetensors", before)
+    after = before | {"q.weight": np.eye(3) + np.diag([1.0, 0, 0])}
+    (matrix,) = lrdyn.diagnose(tmp_path / "a.safetensors", after).matrices
+    assert matrix.name == "q.weight"
+
+
 def test_a_configuration_of_quantised_weights_is_refused(tmp_path):
     tensors.write(tmp_path / "model.safetensors", BEFORE)
     (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
@@ -286,7 +294,10 @@ def test_several_steps_and_several_trees_are_refused(tmp_path):
     made_step(tmp_path / "other" / "5", "actor", "critic")
     for folder, said in (
         ("run", r"2 steps of orbax \(10, 5\), wanted the folder of one of them"),
-        ("other", r"a step with actor, critic, wanted the folder of the one with the parameters"),
+        (
+            "other",
+            r"a step with actor, critic, wanted the folder of the tree that has the parameters",
+        ),
     ):
         with pytest.raises(Refused, match=said):
             checkpoints.located(tmp_path / folder)

@@ -479,7 +479,17 @@ def scenario(*controls):
     return Scenario("s", dict, theory=Number, measured=Number, claims=(claim(),), controls=controls)
 
 
+class Ambiguous(NamedTuple):
+    """A field with the name under which that of both sides is saved."""
+
+    value_measured: Any = None
+
+
 test_statements_refuse = refuses(
+    (
+        lambda: Scenario("s", dict, theory=Number, measured=Ambiguous, claims=()),
+        "scenario 's': got fields 'value' and 'value_measured', wanted another name for the second",
+    ),
     (control, "control 'c': wanted exactly one of case, predict, measure"),
     (lambda: control(predict=abs, measure=abs), "control 'c': wanted exactly one of case, predict"),
     (lambda: control(predict=abs, amounts=(1.0,)), "control 'c': got amounts, wanted case beside"),

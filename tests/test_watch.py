@@ -290,8 +290,8 @@ HALF: Any = 1.5
     [
         (lambda W: lrdyn.watch({"W": W}, "V"), "select: got 'V', wanted a pattern of some"),
         (lambda W: lrdyn.watch({"W": W}, THREE), "select: got 3, wanted a glob"),
-        (lambda W: lrdyn.watch({"b": W[0]}), "select: got .* matrices among none that are there"),
-        (lambda W: lrdyn.watch("text"), "select: got .* among none that are there"),
+        (lambda W: lrdyn.watch({"b": W[0]}), "select: got .* matrices among none, since there are"),
+        (lambda W: lrdyn.watch("text"), "select: got .* among none, since there are"),
         (lambda W: lrdyn.watch({"W": W}, k=0), "k: got 0, wanted at least 1"),
         (lambda W: lrdyn.watch({"W": W}, k=HALF), "k: got 1.5, wanted an integer"),
         (lambda W: lrdyn.watch({"W": W})({"V": W}, 1), r"params\['W'\]: got no such array"),

@@ -209,7 +209,7 @@ def with_formulas(lines: list[str]) -> list[str]:
             result.append(line)
         elif not paragraph and indent > above and result:
             literal = indent
-            written = next((one for one in reversed(result) if one), "").endswith("::")
+            written = next((earlier for earlier in reversed(result) if earlier), "").endswith("::")
             # As a paragraph of its own the marker leaves no colon behind.
             result += [line] if written else [" " * above + "::", "", line]
         else:

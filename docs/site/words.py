@@ -43,9 +43,9 @@ def measured(theorem: str, claims: list[str]) -> str:
         "| claim | cases judged | float64 (tolerance) | float32 (tolerance) | least of a control |",
         "|---|---|---|---|---|",
     ]
-    found = rows(theorem)
+    by_claim = rows(theorem)
     for claim in claims:
-        name, _, _, judged, double, of_double, single, of_single, controls = found[claim]
+        name, _, _, judged, double, of_double, single, of_single, controls = by_claim[claim]
         each = [float(number) for number in re.findall(r" ([0-9][-0-9.e]*)(?:,|$)", controls)]
         least = f"{min(each):.2g} of {len(each)}" if each else "-"
         lines.append(

@@ -68,6 +68,8 @@ class Adapter(eqx.Module):
             return ()
         scale: Any = None if self.scale is None else self.value_of("scale")
         moving = Term(scale, factors)
+        # A term of its own, not factors that are subtracted: at the start both products are equal
+        # to the bit, and the sum is W.
         return (moving,) if self.start is None else (moving, Term(-scale, self.value_of("start")))
 
     def onto(self, weight: Array) -> Array:
@@ -91,6 +93,7 @@ class Adapter(eqx.Module):
         """
         if self.gain(merged) is not None:
             checks.refuse("adapters", "one of DoRA", "others: its norms are lost in a merge")
+        # Exact only up to round-off: the sum has been rounded at the size of the larger of both.
         return merged - sum(term.array() for term in self.terms())
 
     def scaled(self: Any, scale: Any) -> "Adapter":
@@ -107,6 +110,7 @@ class Adapter(eqx.Module):
         """The adapter with nothing to subtract."""
         if self.start is None:
             return self
+        # ``tree_at`` must take the whole tuple as one leaf, in the place of which None can stand.
         is_start = lambda node: node is self.start  # noqa: E731
         return eqx.tree_at(lambda adapter: adapter.start, self, None, is_leaf=is_start)
 
@@ -315,6 +319,7 @@ def row_norms(weight: Float[Array, "m n"], terms: tuple[Term, ...] = ()) -> Floa
     """
     squares = jnp.sum(weight**2, axis=1)
     if terms:
+        # The scale goes into B alone: squared it appears once, in B A A^T B^T.
         B = jnp.concatenate([s * reduce(matmul, F[:-1]) for s, F in terms], axis=1)
         A = jnp.concatenate([F[-1] for _, F in terms], axis=0)
         squares = squares + jnp.sum(B * (2 * (weight @ A.T) + B @ (A @ A.T)), axis=1)

@@ -104,6 +104,11 @@ def layered(parts: WeightParts, scale: Any = 1.0) -> PyTree:
 def restarted(old: WeightParts, weights: PyTree, maps: PyTree) -> WeightParts:
     """W is what was merged, S is new, A begins (at 0); only mistakes look at the parts before.
 
+    Args:
+        old: the parts before.
+        weights: what they were merged to.
+        maps: the new S, one for each parameter.
+
     Example:
         >>> import lrdyn
         >>> W, S = jnp.ones(2), lrdyn.adapters.Identity()
@@ -172,6 +177,12 @@ def begin(
 ) -> DescentState:
     """Begin a run of a method from the weights W with given maps S.
 
+    Args:
+        method: the method.
+        optimizer: opt, any optax transformation.
+        weights: W, a PyTree of arrays.
+        maps: S, a linear map or an adapter for each parameter.
+
     Example:
         >>> import lrdyn
         >>> S = lrdyn.adapters.Projector(jnp.ones((2, 1)), "left")
@@ -191,6 +202,7 @@ def _fresh(
     method: Method, optimizer: optax.GradientTransformation, parts: WeightParts
 ) -> DescentState:
     split = method.split(parts)
+    # GaLore's optimiser sees coordinates alone: its state must have their shapes, not those of W.
     visible = method.sees(split, split.trained)
     return DescentState(split, optimizer.init(jax.tree.map(jnp.zeros_like, visible)))
 
@@ -209,6 +221,16 @@ def refresh(
 ) -> DescentState:
     """Lines 2 to 4 of Algorithm 1: ``choose`` makes new maps S of the key and the gradients.
 
+    Args:
+        method: the method.
+        loss: f, of the merged weights.
+        optimizer: opt.
+        state: the run before the refresh.
+        choose: makes the new maps of the key and the gradients at the merged weights.
+        key: random key, where maps are drawn.
+        policy: what becomes of the state of the optimiser.
+        scale: s.
+
     Example:
         >>> import lrdyn
         >>> from lrdyn.adapters.state import POLICIES
@@ -223,6 +245,8 @@ def refresh(
     """
     old = method.parts(state.split)
     weights = merged(old, scale)
+    # The gradient at the merged weights, before anything is restarted: all methods look at the same
+    # point, as Theorem 4 needs.
     maps = _fitted(method, choose(key, jax.grad(loss)(weights)), weights)
     fresh = _fresh(method, optimizer, method.restart(old, weights, maps))
     return fresh._replace(optimizer=policy(fresh.optimizer, state.optimizer, old.maps, maps))
@@ -241,6 +265,14 @@ def step(
     """Lines 6 to 8 of Algorithm 1: the loss before the step, and the run after it.
 
     ``network`` makes of the parts what the loss is given, :func:`merged` or :func:`layered`.
+
+    Args:
+        method: the method.
+        loss: f, of what ``network`` makes.
+        optimizer: opt.
+        state: the run before the step.
+        scale: s.
+        network: :func:`merged` or :func:`layered`.
 
     Example:
         >>> import lrdyn
@@ -269,6 +301,7 @@ def _moved(
 
     (value, other), gradients = jax.value_and_grad(of_trained, has_aux=True)(split.trained)
     visible, parameters = (method.sees(split, tree) for tree in (gradients, split.trained))
+    # Parameters are projected like gradients, so that decay acts in the same coordinates.
     updates, inner = optimizer.update(visible, inner, parameters)
     return value, other, DescentState(method.move(split, updates, scale), inner)
 
@@ -447,6 +480,7 @@ def low_rank_descent(
         return cost(arrays), None
 
     def renew(t: Array, run: _Run) -> _Run:
+        # The key of a refresh depends on its step alone: recording at other steps changes no draw.
         key_now = None if key is None else jax.random.fold_in(key, t)
         assert rule.refresh is not None
         return run._replace(state=rule.refresh(key_now, alone, run.state))
@@ -457,6 +491,8 @@ def low_rank_descent(
 
     def segment(run: _Run, times: tuple[Array, Array, Array]) -> tuple[_Run, PyTree]:
         start, stop, is_refresh = times
+        # Outside of the loop over steps, and not batched: whether there is a refresh is the same
+        # for all runs under ``vmap``, so that this stays a branch.
         run = jax.lax.cond(is_refresh, renew, lambda t, run: run, start, run)
         run = jax.lax.fori_loop(start, stop, advance, run)
         return run, record(whole(rule.weights(run.state)))
@@ -465,6 +501,8 @@ def low_rank_descent(
     first = _Run(one_for_each_run(rule.begin(arrays), limit), diverged_at)
     last, records = scan_records(segment, first, (starts, stops, is_refresh))
     weights = rule.weights(last.state)
+    # The loop looks at the loss before each step: that of the last weights is still to be looked
+    # at.
     diverged_at = first_divergence(cost(weights), stops[-1], limit, last.diverged_at)
     records = jax.tree.map(lambda leaf: leaf[recorded_at] if eqx.is_array(leaf) else leaf, records)
     return Trajectory(whole(weights), records, diverged_at)
@@ -473,10 +511,13 @@ def low_rank_descent(
 def _segments(steps: np.ndarray | tuple[int, ...], period: int):
     """Cut a run at refreshes and at recorded steps: starts, stops, is there a refresh, records."""
     recorded = np.asarray(checks.steps(steps)).tolist()
+    # Without a period one refresh at 0. A run of no steps has none, and range wants a step of 1 or
+    # more.
     refreshes = range(0, recorded[-1], period or max(1, recorded[-1]))
     cuts = sorted({0, *refreshes, *recorded})
     # A segment of no step looks at the start before anything is chosen.
     starts, stops = np.array([0, *cuts[:-1]]), np.array(cuts)
+    # The empty segment [0, 0] also starts at a refresh, and must leave it to the one behind it.
     is_refresh = np.isin(starts, refreshes) & (stops > starts)
     # int32, like all indices: threads of both precisions can share a trace of int64.
     recorded_at = np.searchsorted(stops, recorded).astype(np.int32)

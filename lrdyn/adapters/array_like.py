@@ -100,6 +100,8 @@ class Adapted(eqx.Module, metaclass=_Named):
         gain = self.adapter.gain(self.weight)
         if gain is None:
             return outputs
+        # A gain belongs to a row of W, which is an entry of a vector and a row of a matrix of
+        # outputs.
         column = gain if outputs.ndim == 1 else gain[:, None]
         return jnp.broadcast_to(column, outputs.shape) * outputs
 
@@ -114,6 +116,7 @@ class Adapted(eqx.Module, metaclass=_Named):
         return outputs
 
     def __getitem__(self, ids: Any) -> Float[Array, "..."]:
+        # A column, or an entry, would need the whole product of the factors.
         if self.transposed or isinstance(ids, tuple):
             raise TypeError(f"ids: got {type(ids).__name__} for {type(self)!r}")
         rows = self.weight[ids]

@@ -103,6 +103,13 @@ def footprint(method: Held) -> Footprint:
 def entries(formula: Formula, m: int, n: int, r: int, b: int = 0) -> int:
     """Number of entries that a formula gives for these sizes.
 
+    Args:
+        formula: the formula.
+        m: rows of the matrix, or its shorter side, as the formula has it.
+        n: columns, or the longer side.
+        r: rank.
+        b: examples of a batch.
+
     Example:
         >>> entries(Formula("2mn", ("mb", "nr")), 2, 3, 1, 5)
         22
@@ -122,6 +129,12 @@ def _sum(text: str, sizes: dict[str, int]) -> int:
 def weights_held(method: Held, m: int, n: int, r: int) -> int:
     """Count the weights held for a matrix: mn, and r(m + n) more for adapters.
 
+    Args:
+        method: the method, or its footprint.
+        m: rows of the matrix.
+        n: columns.
+        r: rank.
+
     Example:
         >>> import lrdyn
         >>> weights_held(lrdyn.FULL, 20, 30, 2), weights_held(lrdyn.LORA, 20, 30, 2)
@@ -132,6 +145,7 @@ def weights_held(method: Held, m: int, n: int, r: int) -> int:
 
 def _sides(m: int, n: int) -> tuple[int, int]:
     m, n = checks.integer("m", m), checks.integer("n", n)
+    # The formulas are in m <= n: a layer and its transpose hold the same.
     return min(m, n), max(m, n)
 
 
@@ -139,6 +153,12 @@ def adam_state(method: Held, m: int, n: int, r: int) -> int:
     """Count the entries of Adam's state, and of P: 2mn, 2r(m + n), 2nr or mr + 2nr.
 
     Step counters are not included; see :class:`Footprint`.
+
+    Args:
+        method: the method, or its footprint.
+        m: rows of the matrix.
+        n: columns.
+        r: rank.
 
     Example:
         >>> from lrdyn import (FULL, GALORE, LORA, RELORA_FROZEN)
@@ -150,6 +170,13 @@ def adam_state(method: Held, m: int, n: int, r: int) -> int:
 
 def state_bytes(method: Held, m: int, n: int, r: int, itemsize: int = 4) -> int:
     """Bytes of Adam's state, of P and of the step counters, with ``itemsize`` bytes an entry.
+
+    Args:
+        method: the method, or its footprint.
+        m: rows of the matrix.
+        n: columns.
+        r: rank.
+        itemsize: bytes of an entry, 4 for float32.
 
     Example:
         >>> from lrdyn.adapters.methods import (FULL, OPTAX_GALORE)
@@ -166,6 +193,15 @@ def temporaries(
     """Count the entries that a step holds at its fullest moment beside weights, state and batch.
 
     With ``layered`` it computes W x + B (A x) and not (W + B A) x; a ``refresh`` has its own.
+
+    Args:
+        method: the method, or its footprint.
+        m: rows of the matrix, at most n.
+        n: columns.
+        r: rank.
+        b: examples of a batch.
+        layered: whether the step computes W x + B (A x).
+        refresh: whether the program is that of a refresh.
 
     Raises:
         ValueError: the method has no such program, or m > n.
@@ -185,6 +221,11 @@ def temporaries(
 
 def program_formula(method: Held, *, layered: bool = False, refresh: bool = False) -> Formula:
     """Look up the temporaries of one program of a method, see :func:`temporaries`.
+
+    Args:
+        method: the method, or its footprint.
+        layered: whether a step computes W x + B (A x).
+        refresh: whether the program is that of a refresh.
 
     Raises:
         ValueError: the method has no such program.

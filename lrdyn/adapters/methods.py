@@ -203,6 +203,7 @@ def lora(*, zero: Literal["A", "B"] = "B", law: Law = "gaussian") -> Method:
         checks.refuse("zero", repr(zero), "'A' or 'B'")
     if law not in get_args(Law):
         checks.refuse("law", repr(law), f"one of {', '.join(get_args(Law))}")
+    # The map S is the factor that is drawn, and coordinates begin at 0: S on the right is A.
     side = "right" if zero == "B" else "left"
     return LORA._replace(choose=partial(draw_projectors, law=law), side=side)
 
@@ -271,6 +272,7 @@ def by_label(
         >>> updates["W"].B.tolist(), updates["W"].A.tolist()
         ([[-2.0], [-2.0]], [[-1.0, -1.0]])
     """
+    # optax wants an optimiser for each label that occurs, and none besides.
     words = labels(adapters)
     every = {"frozen": optax.set_to_zero(), **rules}
     used = set(jax.tree.leaves(words))
@@ -335,9 +337,11 @@ def principal_factors(S: Any, weight: Array, scale: Any) -> Any:
     dtype = jnp.promote_types(weight.dtype, jnp.float32)  # LAPACK has no narrower one
     left, values, right = linalg.svd(weight.astype(dtype))
     rank = S.basis.shape[1]
+    # Split evenly, so that B and A have the same norm and move at the same speed.
     roots = jnp.sqrt(values[:rank] / jnp.asarray(scale, dtype))
     B = (left[:, :rank] * roots[None]).astype(weight.dtype)
     A = (roots[:, None] * right[:rank]).astype(weight.dtype)
+    # The scale 1 stands for "not yet": ``adapter_of`` multiplies it by s.
     return Factors(B, A, jnp.ones((), weight.dtype), (B, A))
 
 
@@ -436,6 +440,7 @@ def deep_lora(*, depth: int = 3, init_scale: float = 1e-3, centred: bool = False
             (m, n), width = G.shape, min(rank, *G.shape)
             scales = jnp.full(depth, init_scale, G.dtype)
             layers = orthogonal_layers(key, (n, *[width] * (depth - 1), m), scales)
+            # Layers are numbered from the input on, and a product is written from the output.
             factors = tuple(W.astype(G.dtype) for W in reversed(layers))
             start = factors if centred else None
             return DeepFactors(factors, jnp.ones((), G.dtype), start)
@@ -516,6 +521,12 @@ def full_width_layers(
     """The layers W_1(0), ..., W_L(0) that are compressed: eps * orthogonal, of width min(m, n).
 
     W_L is m x n if m >= n, and W_1 if not; its columns, or rows, are orthonormal.
+
+    Args:
+        key: random key.
+        shape: (m, n), that of the matrix that is adapted.
+        depth: L, number of layers.
+        init_scale: eps.
 
     Example:
         >>> [W.shape for W in full_width_layers(jax.random.key(0), (2, 5), 3, 0.1)]

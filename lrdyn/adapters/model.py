@@ -127,7 +127,10 @@ def init(
 
     def start(path: str, S: Parametrization, W: Array) -> Adapter:
         s = 1.0 if isinstance(S, Identity) else of_path("scale", scale, path)
+        # The rank that the matrix really gets: alpha / r of a rank that was cut would be too small.
         s = s(min(of_path("rank", rank, path), *W.shape)) if callable(s) else s
+        # An array, not a Python number: a scale that is swept must not be compiled into the
+        # program.
         s = jnp.asarray(checks.positive("scale", s), W.dtype)
         return adapter_of(*begun(method.fit(S, W, s), W), s, both=both)
 
@@ -149,6 +152,8 @@ def _placed(params: PyTree, adapters: Adapters, place: Callable[[Adapter, Any], 
         checks.instance(f"adapters[{name!r}]", adapter, Adapter)
         if not is_floating(leaf):
             checks.refuse("adapters", f"one for {name}", "paths of arrays of params")
+        # By shapes alone, so that an adapter of another shape is refused before anything is
+        # computed, and broadcasts onto no matrix.
         shape = jax.eval_shape(adapter.onto, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)).shape
         if shape != leaf.shape:
             checks.refuse(f"adapters[{name!r}]", f"one of shape {shape}", f"one of {leaf.shape}")

@@ -43,7 +43,7 @@ class Stored(NamedTuple):
     """An adapter as PEFT stores it."""
 
     factors: dict[str, StoredFactors]
-    """By the name of the module in the base, such as ``encoder.layer.0.attention.self.query``."""
+    """Factors by the name of their module, such as ``encoder.layer.0.attention.self.query``."""
     saved: dict[str, Any]
     """Tensors in the place of the base's (``modules_to_save``, biases), by their name in it."""
     config: dict[str, Any]
@@ -85,6 +85,7 @@ def read(
         pickle_alone = (file / PICKLE).is_file() and not (file / NAME).is_file()
         file = file / (PICKLE if pickle_alone else NAME)
     tensors = opened(file)
+    # Names, shapes and types come from the header: a refusal costs no reading of tensors.
     known = peft_config.read(Path(config) if config else file.with_name(peft_config.NAME))
     parts, saved = peft_tensors.checked(tensors, known, base)
     if not parts:
@@ -190,6 +191,7 @@ def configuration(
         >>> content["r"], content["rank_pattern"], content["target_modules"]
         (2, {'^v': 3}, 'q|v')
     """
+    # The commonest value becomes that of all, and only the others need a pattern.
     rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
     content = {
         "peft_type": "LORA",
@@ -261,6 +263,7 @@ def write(folder: str | Path, adapter: Stored) -> None:
         >>> read(folder).factors["q"].scale
         1.5
     """
+    # All is checked, and the text is made, before the first file is touched: a refusal leaves none.
     arrays = _named(adapter)
     text = json.dumps(adapter.config, indent=2, sort_keys=True, allow_nan=False)
     folder = Path(folder)
@@ -330,12 +333,15 @@ def merged(
         got = result[name].shape if name in result else "no such weight"
         if got != shape:
             checks.refuse(f"weights[{name!r}]", got, f"shape {shape}")
+        # float32 at least: products of half-precision factors would overflow or lose their digits.
         kind = np.result_type(result[name].dtype, np.float32)
         W, B, A = (np.asarray(x, kind) for x in (result[name], stored.B, stored.A))
         # In the type of the product: a scale of another would change that of the sum.
         whole = (tail(W, stored.A.shape[0]) if start else W) + kind.type(stored.scale) * (B @ A)
         if stored.magnitude is not None:
-            rows = np.asarray(stored.magnitude, kind) / np.linalg.norm(whole, axis=1)
+            norms = np.linalg.norm(whole, axis=1)
+            # A row of zeros stays one, as in a training: it has no direction.
+            rows = np.asarray(stored.magnitude, kind) / np.where(norms > 0, norms, 1)
             whole = rows[:, None] * whole
         result[name] = whole.astype(result[name].dtype)
     return result
@@ -384,10 +390,12 @@ def converted(adapter: Stored, initial: Stored) -> Stored:
     if config.get("use_dora"):
         checks.refuse("adapter", "DoRA", "LoRA or rsLoRA: its lengths are of no sum of two factors")
     if config.get("use_rslora") and patterns:
-        checks.refuse("adapter", "rsLoRA with rank_pattern or alpha_pattern", "one of the two")
+        checks.refuse(
+            "adapter", "rsLoRA with rank_pattern or alpha_pattern", "rsLoRA without, or LoRA"
+        )
     if set(initial.factors) != set(adapter.factors):
         got = min(set(initial.factors) ^ set(adapter.factors))
-        checks.refuse("initial", f"{got} in one of the two", "the same modules")
+        checks.refuse("initial", f"{got} in one of the two alone", "the same modules in both")
     factors = {}
     for module, stored in adapter.factors.items():
         start = initial.factors[module]

@@ -105,6 +105,7 @@ def stored_of(
         if _is_kernel(path):
             if stored.magnitude is not None:
                 checks.refuse(f"adapters[{path!r}]", "DoRA of a kernel", "LoRA, or a weight")
+            # A kernel of flax is the transpose of torch's weight: (B A)^T = A^T B^T.
             stored = stored._replace(B=stored.A.T, A=stored.B.T)
         module = _torch_name(place).removesuffix(WEIGHT)
         if path.endswith(".embedding"):
@@ -125,9 +126,9 @@ def _torch_name(path: str) -> str:
     return head + WEIGHT if f".{leaf}" in FLAX else path
 
 
-def _add(what: str, by_name: dict[str, Any], name: str, value: Any) -> None:
+def _add(argument: str, by_name: dict[str, Any], name: str, value: Any) -> None:
     if name in by_name:
-        checks.refuse(what, f"two for {name}", "names apart")
+        checks.refuse(argument, f"two for {name}", "a name for each")
     by_name[name] = value
 
 
@@ -146,6 +147,8 @@ def _bias(
     if not alone:
         return "none"
     kind = "lora_only" if alone <= set(factors) else "all"
+    # PEFT loads every bias of the kind that its configuration names: those that were not trained
+    # are saved as they are.
     for path in weights.keys() if weights is not None else ():
         place = _torch_name(names(path) if names else path)
         asked = kind == "all" or place.removesuffix(BIAS) in factors
@@ -166,5 +169,6 @@ def _stored_factors(name: str, adapter: Adapter) -> StoredFactors:
     B, A = np.asarray(adapter.B), np.asarray(adapter.A)
     if adapter.start is not None:
         B0, A0 = map(np.asarray, adapter.start)
+        # B A - B_0 A_0 is one product of twice the rank, which is all that PEFT knows.
         B, A = np.concatenate([B, -B0], axis=1), np.concatenate([A, A0])
     return StoredFactors(B, A, float(adapter.scale), magnitude)

@@ -207,12 +207,14 @@ def checked(config: PeftConfig) -> PeftConfig:
         wanted = "false beside use_dora: magnitudes of a transposed weight are not read"
         raise config.refused("fan_in_fan_out", True, wanted)
     for key, value in config.content.items():
+        # Refused, not ignored: an unknown switch that is on may change what the tensors mean.
         if key not in READ | KEPT and value not in (None, False, "", [], {}):
             raise config.refused(key, value, "it off (null, false or empty): it is not read")
     return config
 
 
 def _number(x: Any) -> bool:
+    # ``type`` and not ``isinstance``: a bool is an int of Python's, and of JSON something else.
     return (type(x) is int and abs(x) < 2**64) or (type(x) is float and math.isfinite(x))
 
 

@@ -173,6 +173,7 @@ def _check_against(
     """Every module of the base that is adapted, and every tensor saved whole, is there and fits."""
     for name, shape in sizes.items():
         module, _, leaf = name.rpartition(".")
+        # PEFT saves an embedding unasked when its vocabulary has changed: it may be there or not.
         unasked = peft_config.is_embedding(module) and not config.saves_module(module)
         if config.saves(name, adapted) and not unasked and name not in saved:
             raise missing(tensors.path, PREFIX + name)
@@ -184,6 +185,7 @@ def _check_against(
         if name not in sizes:
             raise extra(tensors.path, place)
         got, wanted = tensors.infos[place].shape, sizes[name]
+        # Tokens that were added are rows at the end; the length of their vectors stays.
         grown = peft_config.is_embedding(name.rpartition(".")[0]) and got[1:] == wanted[1:]
         if got != wanted and not grown:
             raise refused(tensors.path, f"shape {got}", f"{wanted}", place)

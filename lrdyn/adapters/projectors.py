@@ -108,6 +108,12 @@ def begun(S: Parametrization, weight: Array) -> tuple[Parametrization, Any]:
 def adapter_of(S: Parametrization, coordinates: Any, scale: Any, *, both: bool = True) -> Adapter:
     """The adapter with these coordinates; ``both`` says that a projector is trained as well.
 
+    Args:
+        S: what was chosen for the parameter.
+        coordinates: R, or what is trained of an adapter.
+        scale: s.
+        both: whether both factors of a projector are trained, or its coordinates alone.
+
     Example:
         >>> P = Projector(jnp.ones((2, 1)), "left")
         >>> adapter_of(P, jnp.ones((1, 3)), 2.0, both=False).trained
@@ -115,6 +121,7 @@ def adapter_of(S: Parametrization, coordinates: Any, scale: Any, *, both: bool =
     """
     _check_map(S)
     if isinstance(S, Adapter):
+        # An adapter has a scale of its own, by which that of Algorithm 1 is multiplied.
         return eqx.combine(coordinates, S).scaled(scale)
     if isinstance(S, Identity):
         return Shift(coordinates)
@@ -156,6 +163,12 @@ def project(maps: PyTree, gradients: PyTree) -> PyTree:
 def lift_onto(weights: PyTree, maps: PyTree, coordinates: PyTree, scale: Any = 1.0) -> PyTree:
     """W + s S^T R for every parameter that is projected, W + R for every other.
 
+    Args:
+        weights: W, a PyTree of arrays.
+        maps: S for each of them.
+        coordinates: R for each of them.
+        scale: s.
+
     Example:
         >>> W, P = jnp.zeros((2, 1)), Projector(jnp.array([[1.0], [0.0]]), "left")
         >>> sums = lift_onto((W, W), (P, Identity()), (jnp.ones((1, 1)), W + 1), 2.0)
@@ -191,6 +204,7 @@ def resolve_side(shape: tuple[int, ...], side: Side) -> Literal["left", "right"]
     """
     checks.sizes("shape", shape, 2, 2)
     m, n = shape
+    # A square matrix is projected from the left by either word, as GaLore's paper and optax do.
     sides = {"left": True, "right": False, "smaller": m <= n, "larger": m >= n}
     if side not in sides:
         raise ValueError(f"side: got {side!r}, wanted one of {', '.join(get_args(Side))}")
@@ -321,6 +335,11 @@ def matrices_alone(
 ) -> PyTree:
     """``draw(key, G)`` for each matrix, with a key of its own, and the identity for the rest.
 
+    Args:
+        draw: ``draw(key, G)``: what is chosen for a matrix.
+        key: random key; each leaf has one of its own.
+        gradients: PyTree of arrays, of which the matrices are looked at.
+
     Example:
         >>> maps = matrices_alone(
         ...     lambda key, G: Projector(G, "left"), jax.random.key(0), [jnp.eye(2), jnp.ones(2)])
@@ -328,6 +347,8 @@ def matrices_alone(
         ('left', Identity())
     """
     leaves, structure = jax.tree.flatten(gradients)
+    # A key for every leaf, whether it is drawn or not: which of them are matrices moves no other
+    # key.
     keys = jax.random.split(checks.key(key), len(leaves))
     pairs = zip(keys, leaves, strict=True)
     return structure.unflatten(draw(key, G) if G.ndim == 2 else Identity() for key, G in pairs)

@@ -48,6 +48,7 @@ def transport_moments(fresh: PyTree, state: PyTree, old: PyTree, new: PyTree) ->
         [[0.0, 0.0]]
     """
     nodes = jax.tree.leaves(state, is_leaf=_is_moment)
+    # A state of scalars alone, as that of plain descent, has nothing to move.
     if not any(map(_is_moment, nodes)) and any(jnp.ndim(node) for node in nodes):
         raise ValueError(
             "state: got 'transport' and an optimizer without a first moment, wanted one that keeps "
@@ -61,6 +62,7 @@ def transport_moments(fresh: PyTree, state: PyTree, old: PyTree, new: PyTree) ->
         return node._replace(**{name: moved(getattr(node, name)) for name in known})
 
     def moved(moments: PyTree) -> PyTree:
+        # Where maps are trained, moments have their leaves as well, and no map belongs to those.
         if jax.tree.structure(moments) != jax.tree.structure(old, is_leaf=is_map):
             raise ValueError(
                 "state: got 'transport' and moments of maps that are trained, wanted frozen ones"

@@ -150,6 +150,7 @@ def main(words: Sequence[str]) -> None:
         if path and not may_be_a_folder(Path(path)):
             raise BadInput(f"{flag}: got {shortened(path)!r}, wanted a folder: that is a file")
         if path:
+            # All folders before any work: decompositions of a large model take minutes.
             whole_files.refuse_links(Path(path), names)
     how: dict[str, Any] = {
         "select": options.select,
@@ -211,6 +212,7 @@ def _renaming(words: Sequence[str]) -> dict[str, str] | None:
     for word in words:
         old, sign, new = word.partition("=")
         try:
+            # Tried on nothing: the text may name a group that the expression does not have.
             re.sub(old, new, "")
         except (re.error, IndexError):
             sign = ""
@@ -271,6 +273,7 @@ def user_files(what: str, wanted: str = "weights") -> Iterator[None]:
             message = flag + message.removeprefix(name) if message.startswith(name) else message
         raise BadInput(message) from None
     except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
+        # The name that failed, which may be that of a shard and not what was typed.
         name, there = str(error.filename), Path(str(error.filename)).parent
         beside = os.listdir(there) if there.is_dir() else []
         got = f"{shortened(name, 120)!r} ({error.strerror}){near(Path(name).name, beside)}"

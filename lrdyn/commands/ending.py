@@ -85,6 +85,7 @@ def run(prog: str, command: Callable[[], Ending], *, own_process: bool = False) 
         >>> run("compare", lambda: Sameness(same=False))
         1
     """
+    # A notebook or a test goes on after the command, and keeps its signals and its warnings.
     if own_process:
         interrupts.end_at_once()
         _speak_plainly()

@@ -67,6 +67,7 @@ def main(
     options.out = Path(options.out)
     _writable(options.out)
     _known_preset(options.preset, chosen)
+    # Refused at once, not after the figures are drawn.
     if action == "baseline" and not options.yes and not _terminal():
         raise BadInput("--yes: got a baseline to write and no terminal to ask, wanted this flag")
     named = bool(set(options.figures) - set(ACTIONS))
@@ -276,6 +277,7 @@ def _in_precision(
     )
     if dtype == "float64":
         return list(exhibits)
+    # Once more: :func:`begin` has set the process to float64.
     setup(dtype)
     if why:
         say(f"{prog}: in float32. {why}")

@@ -34,6 +34,7 @@ def own_experiment(text: str) -> Experiment:
             raise BadInput(f"{got}{meant}, wanted the name of a theorem of that file")
         return every[name]
     stated = {n: experiment for n, experiment in every.items() if not _known(experiment)}
+    # One theorem may have two names in its file.
     if len(set(map(id, stated.values()))) != 1:
         wanted = "one of " + ", ".join(f"{file}:{n}" for n in stated)
         raise BadInput(f"{got}, wanted {wanted if stated else 'a file that states a theorem'}")
@@ -58,6 +59,7 @@ def imported(given: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # Before it runs, as Python does: dataclasses and pickles look their module up there.
     sys.modules[name] = module
     sys.path.insert(0, os.fspath(path.parent))  # as Python does for a script
     try:

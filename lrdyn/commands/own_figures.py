@@ -110,6 +110,7 @@ def init() -> None:
             f"init: got an existing {os.fspath(FOLDER)!r}, wanted no folder or file of that name"
         )
     setup("float64")
+    # In the working folder, so that giving it its name is one rename.
     with whole_files.scratch_folder(Path()) as scratch:
         folder = scratch / FOLDER
         folder.mkdir()

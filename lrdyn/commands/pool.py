@@ -41,6 +41,7 @@ def shares(argv: Sequence[str], of: Sequence[Theorem]) -> list[list[str]]:
     known = [verify.flags_of(theorem) for theorem in of]
     every = set().union(*known)
     mine: list[list[str]] = [[] for _ in of]
+    # Words before the first flag go to all, which refuse them.
     takers = mine
     for word in argv:
         if word.startswith("--"):
@@ -55,6 +56,7 @@ def shares(argv: Sequence[str], of: Sequence[Theorem]) -> list[list[str]]:
 
 def verify_one(name: str, share: list[str], jobs: int) -> Ended:
     """Run one theorem with its share of the arguments, ``jobs`` at a time."""
+    # Processes side by side share the cores: one device for each core of its own share.
     devices = max(1, process.cores() // jobs)
     command = verify.parse(theorem(name), share)
     verification, path = verify.verify_command(command, host_devices=devices, bar=jobs == 1)
@@ -70,6 +72,7 @@ def verify_all(dealt: dict[str, list[str]], jobs: int) -> list[Ended]:
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
     with contextlib.ExitStack() as stack:
         with interrupts.starting_workers():
+            # Started inside ``starting_workers``: children must inherit its mask and its variable.
             pool = stack.enter_context(ProcessPoolExecutor(jobs, context, process.collect_rarely))
             futures = {n: pool.submit(verify_one, n, dealt[n], jobs) for n in order}
         try:
@@ -77,6 +80,7 @@ def verify_all(dealt: dict[str, list[str]], jobs: int) -> list[Ended]:
                 future.result()
             return [futures[name].result() for name in dealt]
         except BaseException:  # a failure or interrupt stops the other theorems, too
+            # Killed, for a computation of XLA cannot be interrupted; finished parts are on disk.
             for child in multiprocessing.active_children():
                 child.kill()
             raise
@@ -137,7 +141,9 @@ def run_all(argv: list[str], prog: str = "python -m experiments all") -> Judged:
     dealt = dict(zip((theorem.name for theorem in every), shares(rest, every), strict=True))
     # Bad input for the last theorem is found before the first one runs.
     parsed = [verify.parse(theorem, dealt[theorem.name]) for theorem in every]
+    # Before hours of work, not when the summary is to be written.
     whole_files.refuse_links(Path(parsed[0].options.out), [SUMMARY])
+    # Several processes open the same card.
     accelerators.share_memory()
     verify.run_deterministically("all", parsed[0].options)
     with _one_cluster(parsed[0].options.cluster, dealt) as dealt:
@@ -145,6 +151,7 @@ def run_all(argv: list[str], prog: str = "python -m experiments all") -> Judged:
     diverged = [f"{o.verdict['name']}: {line}" for o in outcomes for line in o.diverged]
     say("\n".join([*report.summary([(o.verdict, o.path) for o in outcomes]), *diverged]))
     verdicts = [outcome.verdict["holds"] for outcome in outcomes]
+    # One false theorem decides, and one that is undecided leaves the whole so.
     holds = False if False in verdicts else None if None in verdicts else True
     content = {"schema": results.SCHEMA, "holds": holds, "theorems": list(map(_summary, outcomes))}
     path = Path(parsed[0].options.out) / SUMMARY

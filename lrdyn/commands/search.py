@@ -109,6 +109,7 @@ def command(
             raise BadInput(f"{flag}: got it beside --search, wanted it without")
     held = {f.name: getattr(options, f.name) for f in theorem.flags if f.name in vars(options)}
     for flag in theorem.flags:
+        # A command line that repeats the worst case has no room for an array.
         if flag.name in held and flag.type == "array":
             raise BadInput(f"{typed(flag.name)}: got it beside --search, wanted it without")
     held = {name: v if isinstance(v, list) else [v] for name, v in held.items()}
@@ -222,6 +223,8 @@ def repeated(experiment: Experiment, worst: WorstCase, context: Context, tests: 
     settings = {n: [v] for n, v in worst.asked.items() if n != "seed" and v is not None}
     seed = worst.asked["seed"]
     run = run_with(alone, settings, seed=seed, seeds=1, dtype=worst.precision)
+    # In a program of its own: a batch of other width rounds differently, and the worst case must be
+    # one that a user sees again.
     leg = verify_run(run, context).legs[worst.claim.id][worst.precision]
     if is_test(worst.claim):
         limit = claims.tolerance("statistical", worst.precision, tests=tests)
@@ -297,8 +300,8 @@ def _beyond(asked: SearchCommand) -> Sameness:
     with _opened(asked) as (store, shown):
         edges, unrun = searched_beyond(search, evaluator, store, shown)
         written = _header(asked, "beyond", began) | {
-            "edges": [_edge(one, asked.prog) for one in edges],
-            "not_run": [_unrun(one, asked.prog) for one in unrun],
+            "edges": [_edge(entry, asked.prog) for entry in edges],
+            "not_run": [_unrun(entry, asked.prog) for entry in unrun],
         }
         files.write_json(asked.folder / FILE, written)
     say(f"{search.experiment.name}: {search.experiment.summary}")
@@ -311,20 +314,20 @@ def _beyond_command(prog: str, point: Mapping[str, Any]) -> str:
     return " ".join([prog, "--search 1 --beyond", *words_of(point)])
 
 
-def _edge(one: Edge, prog: str) -> dict[str, Any]:
-    own = one.hypothesis == OWN_HYPOTHESES[0]
+def _edge(edge: Edge, prog: str) -> dict[str, Any]:
+    own = edge.hypothesis == OWN_HYPOTHESES[0]
     return {
-        "hypothesis": f"condition of {one.claim.id}" if own else one.hypothesis,
-        "claim": one.claim.id,
-        "statement": one.claim.statement,
-        "precision": one.precision,
-        "points": one.points,
-        "fails": one.fails,
-        "ratio": _number(one.worst.ratio),
-        "condition": _number(one.worst.condition),
-        "least_condition": _number(one.least),
-        "found_after": one.found_after,
-        "command": _beyond_command(prog, one.worst.asked),
+        "hypothesis": f"condition of {edge.claim.id}" if own else edge.hypothesis,
+        "claim": edge.claim.id,
+        "statement": edge.claim.statement,
+        "precision": edge.precision,
+        "points": edge.points,
+        "fails": edge.fails,
+        "ratio": _number(edge.worst.ratio),
+        "condition": _number(edge.worst.condition),
+        "least_condition": _number(edge.least),
+        "found_after": edge.found_after,
+        "command": _beyond_command(prog, edge.worst.asked),
     }
 
 

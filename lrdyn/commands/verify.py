@@ -220,6 +220,7 @@ def verify_command(
     """
     run, options = command
     theorem = run.experiment
+    # Before the cluster: JAX takes the settings of its process at the first computation.
     machine = setup(run.dtype, host_devices=host_devices, host_only=options.cluster is not None)
     with _cluster(options, theorem.name if bar else "") as elsewhere:
         context = Context(
@@ -281,6 +282,7 @@ def is_ours(theorem: Experiment) -> bool:
 
     One of somebody else may have the same name.
     """
+    # By identity, for programs are found by name, and loading one executes it.
     return theorem.name in REGISTRY and resolve_name(REGISTRY[theorem.name]) is theorem
 
 
@@ -316,13 +318,17 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
     typed_as = prog or (started_as() if argv is None else "")
 
     def judged() -> Ending:
+        # Only here does a user's own code run, so that only here can it be at fault.
         with mistakes.named(mistakes.folders_of(theorem)):
             options = parser_of(theorem, typed_as).parse(words)
             if getattr(options, "judge", None) is not None:
+                # Settings are those of the run: others beside them would not be those that were
+                # judged.
                 others = [word for word in words if word not in ("--changed", "--report")]
                 if len(others) != (1 if others[0].startswith("--judge=") else 2):
                     wanted = "wanted none but --changed or --report: the settings are saved"
                     raise BadInput(f"--judge: got other arguments beside it, {wanted}")
+                # Judging is NumPy: a card may stay with the processes that need it.
                 setup("float64", host_only=True)
                 path = Path(options.judge)
                 verification, notes = judge_again(
@@ -350,6 +356,7 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
                 say(f"{theorem.name} claims nothing: {path}")
             if options.report:
                 say(f"report: {report_command.written(path, typed_as)}")
+        # The file, not the verdict in memory: what a status says must stand on disk.
         return Judged(path / "verdict.json", verification.verdict["holds"], theorem.judged)
 
     return run(theorem.name, judged, own_process=argv is None)

@@ -30,7 +30,7 @@ class Algorithm(NamedTuple):
     refresh: Callable[[Any, Cost, PyTree], PyTree] | None = None
     """``refresh(key, cost, held)`` comes before the first step and every ``period`` steps."""
     period: int = 0
-    """In steps; 0 to refresh at the start alone."""
+    """Steps between two refreshes; 0 to refresh at the start alone."""
 
 
 @checked

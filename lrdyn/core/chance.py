@@ -119,8 +119,10 @@ def principal_angles(dim: int, first: int, second: int, draws: int = DRAWS) -> C
     rng = np.random.default_rng(0)
     angles = []
     for _ in range(draws):
+        # The signs that QR chooses do not matter here: angles are those of spans.
         basis, _ = np.linalg.qr(rng.normal(size=(dim, second)))
         cosines = np.linalg.svd(basis[:first], compute_uv=False)
+        # Rounding may leave a cosine above 1.
         angles.append(np.degrees(np.arccos(np.minimum(cosines, 1.0))))
     return _summed(np.array(angles))
 

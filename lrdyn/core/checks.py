@@ -59,12 +59,24 @@ class OutsideDomain(ValueError):
 
 
 def refuse(name: str, got: object, wanted: str) -> NoReturn:
-    """Raise an error that names an argument, what it got and what it wanted."""
+    """Raise an error that names an argument, what it got and what it wanted.
+
+    Args:
+        name: of the argument.
+        got: what it got, in words or as a value.
+        wanted: what it should be.
+    """
     raise ValueError(f"{name}: got {got}, wanted {wanted}")
 
 
 def instance(name: str, x: Any, kind: Any = Callable) -> Any:
-    """Check that an argument is an instance of a class, or callable."""
+    """Check that an argument is an instance of a class, or callable.
+
+    Args:
+        name: of the argument.
+        x: the argument.
+        kind: the class, or ``Callable``.
+    """
     if not isinstance(x, kind):
         refuse(name, f"type {type(x).__name__}", f"a {kind.__name__}")
     return x
@@ -117,11 +129,13 @@ def _shaped(name: str, x: Any, axes: Axes, lengths: Lengths) -> None:
     shape = np.shape(x)
     first, several, last = _split(axes)
     end = len(shape) - len(last)
+    # No axis may be empty: a maximum or a mean over none has no value.
     fits = 0 not in shape and (end >= len(first) if several else end == len(first))
     new: Lengths = {}
     for axis, length in zip(first + last, shape[: len(first)] + shape[end:], strict=False):
         if isinstance(axis, int):
             fits &= axis == length
+        # One name twice within a shape is one length, too: hence both comparisons.
         elif axis[0] != "_":
             fits &= lengths.get(axis, new.setdefault(axis, length)) == length == new[axis]
     if several and several != "...":
@@ -154,6 +168,7 @@ def _number(
     """Check a number or an array: its kind, its shape and its domain."""
     number = _typed(name, x, kind)
     _shaped(name, x, axes, {})
+    # Not ``np.any`` of the opposite, which a NaN would pass.
     if inside and not isinstance(x, Tracer) and not np.all(inside(np.asarray(x))):
         raise OutsideDomain(f"{name}: got {np.asarray(x).tolist()}, wanted {domain}")
     return number
@@ -166,7 +181,16 @@ def floats(
     inside: Callable[[Any], Any] | None = None,
     domain: str = "",
 ) -> Any:
-    """Check floating-point numbers of this shape; integers are converted."""
+    """Check floating-point numbers of this shape; integers are converted.
+
+    Args:
+        name: of the argument.
+        x: a number or an array of NumPy or JAX, traced or not.
+        axes: the shape that it should have.
+        inside: maps an array to whether its entries lie in the domain; a traced argument is not
+            asked.
+        domain: the domain in words, for the message.
+    """
     return _number(name, x, axes, FLOATS, inside, domain)
 
 
@@ -176,12 +200,27 @@ fraction = partial(floats, inside=lambda x: (x > 0) & (x <= 1), domain="above 0,
 
 
 def spectrum(name: str, x: Any, axes: Axes = ("...",)) -> Any:
-    """Check singular values; a NaN, as of a run that diverged, passes."""
+    """Check singular values; a NaN, as of a run that diverged, passes.
+
+    Args:
+        name: of the argument.
+        x: the singular values.
+        axes: the shape that they should have.
+    """
     return floats(name, x, axes, lambda x: ~(x < 0), "none below 0")
 
 
 def integer(name: str, x: Any, low: int = 1, high: int | None = None, axes: Axes = ()) -> Any:
-    """Check integers from ``low`` to ``high``, which must fit into 64 bits."""
+    """Check integers from ``low`` to ``high``, which must fit into 64 bits.
+
+    Args:
+        name: of the argument.
+        x: an integer or an array of integers.
+        low: the least that is accepted.
+        high: the most that is accepted; no bound if None.
+        axes: the shape that it should have.
+    """
+    # NumPy would make an object of it, and JAX overflow, before any check could name it.
     if type(x) is int and x >= 2**63:
         refuse(name, x, f"an integer below {2**63 if high is None else high + 1}")
     domain = f"at least {low}" if high is None else f"{low} to {high}"
@@ -194,7 +233,13 @@ def integer(name: str, x: Any, low: int = 1, high: int | None = None, axes: Axes
 
 
 def booleans(name: str, x: Any, axes: Axes = ()) -> Any:
-    """Check boolean arrays of a shape."""
+    """Check boolean arrays of a shape.
+
+    Args:
+        name: of the argument.
+        x: a boolean or an array of them.
+        axes: the shape that it should have.
+    """
     return _number(name, x, axes, BOOLEANS, None, "")
 
 
@@ -206,13 +251,21 @@ def key(x: Any) -> Any:
 def steps(x: Any) -> Any:
     """Check increasing step numbers, which must fit into 32 bits."""
     x, wanted = np.array(x) if isinstance(x, tuple | list) else x, "increasing integers >= 0"
+    # The ends say that the first is 0 or more and that the last has room in 32 bits.
     gaps = partial(np.diff, prepend=-1, append=np.int64(2**31))
     kind = NumberKind(INTEGERS.types, wanted)
     return _number("steps", x, ("times",), kind, lambda x: gaps(x) > 0, wanted)
 
 
 def sizes(name: str, x: Any, least: int, most: int | None = None) -> None:
-    """Check a tuple of lengths, each 1 or more."""
+    """Check a tuple of lengths, each 1 or more.
+
+    Args:
+        name: of the argument.
+        x: the lengths.
+        least: how many there must be at least.
+        most: how many there may be at most; any number if None.
+    """
     good = isinstance(x, tuple | list) and least <= len(x) <= (most or len(x))
     if not good or not all(_is(n, INTEGERS.types) and np.shape(n) == () and n >= 1 for n in x):
         refuse(name, x, f"{least}{'' if least == most else ' or more'} integers >= 1")
@@ -266,6 +319,13 @@ def layers(
     """``count`` layers (W_1, ..., W_L), each with as many columns as the one before has rows.
 
     ``outside`` are the axes of their product.
+
+    Args:
+        x: the layers, ``W_l`` of shape (out, in).
+        count: how many there must be; one or more if None.
+        name: of the argument.
+        outside: the axes of their product.
+        lengths: lengths of named axes that are known already; those of these layers are added.
     """
     _several(name, x, count or "layers")
     lengths = {} if lengths is None else lengths
@@ -334,6 +394,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         ValueError: vector: got shape (3,), wanted (2,)
     """
     plan: list[tuple[int, str, Check]] = []
+    # Texts are evaluated, as annotations are under ``from __future__ import annotations``.
     parameters = inspect.signature(function, eval_str=True).parameters.values()
     for place, parameter in enumerate(parameters):
         is_several = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
@@ -343,6 +404,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         if check is None:
             continue
         keyword_only = parameter.kind is parameter.KEYWORD_ONLY
+        # What can only be given by name is at no position.
         plan.append((sys.maxsize if keyword_only else place, parameter.name, check))
     if not plan:
         raise TypeError(f"checked: got {function}, wanted annotations that say something")

@@ -25,6 +25,11 @@ def relative_response(
     The scale is their largest entry if none is given. The response is 0 for two arrays of zeros and
     NaN if any entry is not finite.
 
+    Args:
+        first: the one array.
+        second: the other, of the same shape.
+        scale: what their difference is divided by.
+
     Example:
         >>> float(relative_response(jnp.array([1.0, 4.0]), jnp.array([1.0, 3.0])))
         0.25
@@ -137,7 +142,7 @@ def pushed(
 
 @checked
 def conditions(runs: Twins, look: Callable[[PyTree], PyTree] = lambda result: result) -> PyTree:
-    """By how much a run amplifies a small error of its data, for each array that it returns.
+    """Condition of each array of a run: the factor by which a small error of the data is amplified.
 
     Args:
         runs: the run and its twins.

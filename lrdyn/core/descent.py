@@ -93,6 +93,7 @@ def iterate(
         state = steps_between(ends, step, state, length)
         return state, state if small else record(state)
 
+    # The first interval begins at step 0, whichever step is recorded first.
     starts = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
     last, records = scan_records(interval, state, (starts, ends))
     return last, _records_of(record, records) if small else records
@@ -145,6 +146,7 @@ def steps_between(
     # branches of a cond must return equal types.
     untyped = any(jax.typeof(leaf).weak_type for leaf in jax.tree.leaves(state))
     if length is None or untyped:
+        # Bounds that are traced: one program serves any numbers of steps.
         return jax.lax.fori_loop(first, last, step, state)
 
     # A loop of known length looks at no counter, which on a GPU takes longer than a small step. The
@@ -160,6 +162,11 @@ def scan_records(
     function: Callable[[State, Any], tuple[State, Record]], state: State, inputs: PyTree
 ) -> tuple[State, Record]:
     """``jax.lax.scan`` whose outputs may have leaves other than arrays and numbers: they stay.
+
+    Args:
+        function: ``function(state, input)``: the next state and what is recorded.
+        state: state at the start.
+        inputs: PyTree of arrays with a leading axis, over which the scan runs.
 
     Example:
         >>> add = lambda total, x: (total + x, {"name": "sum", "total": total + x})
@@ -319,6 +326,7 @@ def one_for_each_run(state: State, of_a_run: Float[Array, ""]) -> State:
         >>> start["sum"].tolist(), start["steps"]
         ([0.0, 0.0], 3)
     """
+    # Always false, which XLA sees and ``vmap`` does not.
     never = jnp.zeros((), bool) & (of_a_run > 0)
 
     def chosen(leaf: Any) -> Any:
@@ -345,6 +353,12 @@ def first_divergence(
     value: Float[Array, ""], t: Any, limit: Float[Array, ""], found: Int[Array, ""]
 ) -> Int[Array, ""]:
     """First step whose loss is past a limit or no number: the one ``found`` before, or t, or -1.
+
+    Args:
+        value: loss at step t.
+        t: the present step.
+        limit: loss past which the run counts as diverged, of :func:`divergence_limit`.
+        found: the step that was found before, or -1.
 
     Example:
         >>> int(first_divergence(jnp.nan * jnp.ones(()), 7, jnp.inf * jnp.ones(()), jnp.array(-1)))
@@ -427,6 +441,7 @@ def simulate_until(
 
     def unfinished(state: tuple[PyTree, Array, Array]) -> Array:
         _, value, steps = state
+        # A NaN fails both comparisons, so that a diverged run ends, too.
         return (value > tolerance) & (value < jnp.inf) & (steps < max_steps)
 
     def block(state: tuple[PyTree, Array, Array]) -> tuple[PyTree, Array, Array]:
@@ -529,6 +544,8 @@ def _simulate_lanes(
     )
     return Trajectory(
         weights(last, state),
+        # Records have steps first and runs second: as everywhere else, runs come first in the
+        # result.
         jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), records),
         over_runs(lambda loss, _, rule, s: _end(loss, rule, s, ended), 0)(last, state),
     )

@@ -16,6 +16,11 @@ from lrdyn.core.factorization import Scalar, Weights
 def layer_scales(scale: Scalar, spread: Scalar, depth: int) -> Float[Array, "depth"]:
     """Geometric scales per layer with geometric mean ``scale`` and last / first = ``spread``.
 
+    Args:
+        scale: geometric mean of the scales.
+        spread: last scale over the first.
+        depth: L, number of layers.
+
     Raises:
         ValueError: ``depth`` is smaller than 2.
 
@@ -128,6 +133,8 @@ def gaussian_layers(
         (5, 3)
     """
     scales, draws = _layer_gaussians(key, widths, scales)
+    # A semi-orthogonal matrix has min(d_l, d_{l-1}) unit singular values: entries of variance 1
+    # over the longer side have that squared norm in the mean.
     return tuple(scale * G / jnp.sqrt(max(G.shape)) for scale, G in zip(scales, draws, strict=True))
 
 
@@ -179,6 +186,11 @@ def truncated_gaussian_target(
     key: Key[Array, ""], shape: tuple[int, int], rank: int
 ) -> Float[Array, "k d"]:
     """Best rank-r approximation of a standard Gaussian matrix (the target of Figure 3).
+
+    Args:
+        key: random key.
+        shape: (k, d).
+        rank: r, from 1 to min(k, d).
 
     Example:
         >>> int(jnp.linalg.matrix_rank(truncated_gaussian_target(jax.random.key(0), (9, 9), 2)))

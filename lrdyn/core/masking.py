@@ -36,6 +36,11 @@ def masked_loss(
 def observe(key: Key[Array, ""], shape: tuple[int, int], fraction: Scalar) -> Float[Array, "k d"]:
     """Draw a mask, 1 where an entry is observed, independently with a probability, and 0 elsewhere.
 
+    Args:
+        key: random key.
+        shape: (k, d), that of the matrix.
+        fraction: probability that an entry is observed, above 0 and at most 1.
+
     Example:
         >>> float(observe(jax.random.key(0), (2, 2), 1.0).sum())
         4.0
@@ -43,6 +48,7 @@ def observe(key: Key[Array, ""], shape: tuple[int, int], fraction: Scalar) -> Fl
     checks.sizes("shape", shape, 2, 2)
     checks.allocation({"shape": shape}, shape)
     fraction = checks.fraction("fraction", fraction)
+    # Uniform numbers are below 1: with the probability 1 every entry is observed.
     return jnp.where(jax.random.uniform(key, shape) < fraction, 1.0, 0.0)
 
 
@@ -136,6 +142,11 @@ def draw_mask(
 def block_covariance(size: int, block: int, keep_prob: Scalar) -> Float[Array, "terms terms"]:
     """Covariance of block masks, ``theta (1 - theta)`` within a block and 0 elsewhere.
 
+    Args:
+        size: number of entries of a mask.
+        block: entries of a block, a divisor of ``size``.
+        keep_prob: theta, the probability that a block is kept.
+
     Raises:
         ValueError: ``block`` does not divide ``size``.
 
@@ -205,6 +216,12 @@ def deterministic_equivalent(
     ``E ||Y - sum_i (R_i/mu_i) Z_i||_F^2 = ||Y - sum_i Z_i||_F^2 + sum_ij C_ij/(mu_i mu_j) <Z_i,
     Z_j>``, the general identity of Theorem 3: the loss of the mean prediction and a penalty.
 
+    Args:
+        target: Y.
+        terms: Z_i, one matrix for each entry of a mask.
+        mean: mu, nowhere zero; ones for masks that are not scaled.
+        covariance: C of the masks.
+
     Raises:
         ValueError: ``mean`` or ``covariance`` does not have an entry for each term.
 
@@ -244,6 +261,7 @@ def exact_expectation(
         3.0
     """
     probabilities = checks.nonnegative("probabilities", probabilities, ("points",))
+    # Beyond that in batches, since all losses at once may not fit into memory.
     if len(masks) <= AT_ONCE:
         values = jax.vmap(loss)(masks)
     else:

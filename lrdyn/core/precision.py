@@ -35,6 +35,7 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        # At each call, not when the function is made: somebody may set it in between.
         with jax.default_matmul_precision(of_matmuls()):
             return function(*args, **kwargs)
 

@@ -72,6 +72,7 @@ def numerical_rank(
     else:
         reach = checks.nonnegative("tolerance", tolerance)
     values = jnp.asarray(values)
+    # Above, not at: of a matrix of zeros no value counts.
     return jnp.sum(values > reach * values[..., :1], axis=-1)
 
 

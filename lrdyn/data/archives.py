@@ -33,6 +33,7 @@ def members(
     with unpacked(path) as file, reading(path, f"a tar.gz of {title}"):
         limited: Any = Limited(file, most, path)
         read_names: set[str] = set()
+        # As a stream, member by member: nothing is unpacked to the disk.
         with tarfile.open(fileobj=limited, mode="r|") as archive:
             for member in archive:
                 if member.isdir() and member.name == folder:
@@ -50,10 +51,11 @@ def _checked(
     """The name of a member below the folder, if it is one of the known ones, once, and a file."""
     name = member.name.removeprefix(folder + "/")
     if member.name != f"{folder}/{name}" or name not in sizes or name in read_names:
-        got = "twice the" if name in read_names else "the unknown"
-        raise refused(path, f"{got} member {member.name}", f"{', '.join(sizes)} in {folder}")
+        which = "a second" if name in read_names else "the unknown"
+        wanted = f"{', '.join(sizes)} in {folder}, each once"
+        raise refused(path, f"{which} member {member.name}", wanted)
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
-        raise refused(path, f"the member {member.name}, which is no file", "files, and no link")
+        raise refused(path, f"the member {member.name}, which is no file", "regular files alone")
     if member.size > sizes[name]:
         got = f"the member {member.name} of {member.size} bytes"
         raise refused(path, got, f"at most {sizes[name]}")

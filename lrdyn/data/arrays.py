@@ -21,6 +21,16 @@ DIRECTORY = 4_000_000
 """Bytes of the directory of any archive, at most."""
 
 
+KINDS = {
+    "f": "floating-point numbers",
+    "i": "integers",
+    "u": "integers >= 0",
+    "b": "booleans",
+    "U": "texts",
+}
+"""Kinds of types that are read, in words."""
+
+
 class ArrayFormat(NamedTuple):
     """The expected type and shape of an array, checked before it is read."""
 
@@ -116,7 +126,7 @@ def opened(path: Path) -> Arrays:
         >>> np.savez(path, names=np.array(["a"], object))
         >>> opened(path)
         Traceback (most recent call last):
-        lrdyn.data.guarded.Refused: ...: got names.npy of type object, wanted a type of kind fiub
+        lrdyn.data.guarded.Refused: ...: got names.npy of type object, wanted floating-point ...
     """
     infos: dict[str, Info] = {}
     with guarded.opened(path) as file, reading(path, "an npz of arrays"):
@@ -126,7 +136,7 @@ def opened(path: Path) -> Arrays:
             for entry in archive.infolist():
                 name = entry.filename.removesuffix(".npy")
                 if name in infos or name == entry.filename:
-                    raise refused(path, f"the member {entry.filename}", "arrays, each once")
+                    raise refused(path, f"the member {entry.filename}", ".npy files, each once")
                 with archive.open(entry) as member:
                     shape, _, dtype = _described(member, entry.filename, "fiub", 16, path)
                 infos[name] = Info(path, dtype.name, shape)
@@ -174,13 +184,17 @@ def check_members(archive: zipfile.ZipFile, file: io.BufferedReader, path: Path)
 
 def _check_directory(file: io.BufferedReader, path: Path, most: int) -> None:
     """Refuse a long directory: Python reads it whole when it opens the archive."""
+    # The end record has 22 bytes, and 20 before it point to the directory of a zip64.
     file.seek(max(0, file.seek(0, 2) - 42))
     before, last = (part := file.read(42))[:-22], part[-22:]
     if not last.startswith(b"PK\5\6"):
-        raise refused(path, "no directory where it ends", "an npz: it is truncated or another file")
+        raise refused(
+            path, "no zip directory at its end", "an npz: it is truncated or another file"
+        )
     size, comment = struct.unpack("<12xI4xH", last)
+    # NumPy writes no comment, behind which another end record could hide, and no zip64 below 4 GiB.
     if size > most or comment or before.startswith(b"PK\6\7"):
-        raise refused(path, "a long directory", f"one of at most {most} bytes")
+        raise refused(path, "a long zip directory", f"one of at most {most} bytes")
 
 
 def _array(
@@ -189,7 +203,9 @@ def _array(
     with archive.open(info) as member:
         shape, fortran, dtype = _described(member, info.filename, known.kinds, known.itemsize, path)
         if not known.fits(shape):
-            raise refused(path, f"{info.filename} of shape {shape}", "the known one")
+            raise refused(
+                path, f"{info.filename} of shape {shape}", "the shape that it should have"
+            )
         content = exactly(member, math.prod(shape) * dtype.itemsize, path)
         ended(member, path)
     return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
@@ -199,10 +215,12 @@ def _described(
     member: Any, name: str, kinds: str, itemsize: int, path: Path
 ) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, order and type of a member, of which the header is read."""
+    # Later versions exist for headers above 64 kB and field names beyond Latin-1: none is an array
+    # of numbers.
     if np.lib.format.read_magic(member) != (1, 0):
-        raise refused(path, f"{name} of another version", "npy 1.0")
+        raise refused(path, f"{name} of another version of its format", "npy 1.0")
     header = np.lib.format.read_array_header_1_0(member, max_header_size=HEADER)
     dtype = header[2]
     if dtype.hasobject or dtype.kind not in kinds or dtype.itemsize > itemsize:
-        raise refused(path, f"{name} of type {dtype}", f"a type of kind {kinds}")
+        raise refused(path, f"{name} of type {dtype}", " or ".join(KINDS[kind] for kind in kinds))
     return header

@@ -54,7 +54,8 @@ def binary(content: bytes, path: Path, count: int) -> Batch:
         array([0])
     """
     if len(content) != count * (1 + PIXELS):
-        raise refused(path, f"a batch of {len(content)} bytes", f"{count} images a batch")
+        wanted = f"{count * (1 + PIXELS)}, those of {count} images"
+        raise refused(path, f"a batch of {len(content)} bytes", wanted)
     rows = np.frombuffer(content, np.uint8).reshape(count, 1 + PIXELS)
     return Batch(pictures(rows[:, 1:]), rows[:, 0].astype(np.int64))
 
@@ -128,7 +129,7 @@ def pickled(content: bytes, path: Path, count: int) -> Batch:
         rows = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if fortran else "C")
         labels = batch[b"labels"]
         if len(labels) != count or not all(type(label) is int for label in labels):
-            raise refused(path, "other labels", f"{count} integers a batch")
+            raise refused(path, "a batch with other labels", f"{count} integers")
         return Batch(pictures(rows), np.array(labels, np.int64))
 
 
@@ -141,5 +142,7 @@ def _look_through(content: bytes, path: Path, count: int) -> None:
             raise refused(path, f"a pickle with {value}", "a batch of CIFAR-10")
         # The place of a note is memory that the unpickler takes.
         far = code.name.endswith("PUT") and isinstance(value, int) and value > most
+        # The number of instructions is bounded, for a short pickle can run for ever or double a
+        # list often.
         if code.name not in OPCODES or number > most or far:
             raise refused(path, f"a pickle with {code.name}", "a batch of CIFAR-10")

@@ -29,10 +29,15 @@ STATES = ("state_dict", "model_state_dict", "model", "module", "params")
 PARAMETERS = ("params", "parameters", "model", "state.params", "train_state.params")
 """Where a tree of orbax has the parameters."""
 QUANTISED = re.compile(
-    r".*\.(qweight|qzeros|scales|g_idx|absmax|quant_map|nested_absmax|quant_state\..*|SCB|"
+    r".*\.(qweight|qzeros|g_idx|absmax|quant_map|nested_absmax|quant_state\..*|SCB|"
     r"weight_scale|weight_scale_inv|weight_format|weight_packed)"
 )
-"""Names of arrays beside quantised weights: GPTQ, AWQ, bitsandbytes, block-scaled fp8."""
+"""Names of arrays beside quantised weights: GPTQ, AWQ, bitsandbytes, block-scaled fp8.
+
+``scales`` is not among them: a norm of full weights may be called so, and where GPTQ and AWQ have
+them ``qweight`` stands beside.
+"""
+FULL = "weights that are not quantised"
 
 
 def located(path: str | Path) -> Path:
@@ -64,6 +69,7 @@ def located(path: str | Path) -> Path:
     named = [path / name for name in (*NAMES, ADAPTER, TORCH_INDEX, TORCH)]
     weights = next((file for file in named if file.is_file()), None)
     if weights is not None:
+        # An adapter is read as a folder, with its configuration and its tensors.
         weights = path if weights.name == ADAPTER else weights
     elif (tree := _orbax_tree(path)) is not None:
         return tree
@@ -75,7 +81,7 @@ def located(path: str | Path) -> Path:
 
 
 def _gguf(path: Path) -> Exception:
-    wanted = "weights that are not quantised: the safetensors that the file was made of"
+    wanted = f"{FULL}: the safetensors that the file was made of"
     return refused(path, "GGUF", wanted)
 
 
@@ -87,7 +93,9 @@ def _only(folder: Path) -> Path:
         return files[0]
     if files:
         some = ", ".join(file.name for file in files[:3])
-        raise refused(folder, f"{len(files)} files of weights ({some})", "an index, or one of them")
+        raise refused(
+            folder, f"{len(files)} files of weights ({some})", "one file, or an index of all"
+        )
     if any(file.suffix == ".gguf" for file in folder.iterdir()):
         raise _gguf(folder)
     wanted = ", ".join((*NAMES, TORCH, ADAPTER)) + ", or a folder of orbax"
@@ -105,7 +113,7 @@ def _orbax_tree(folder: Path) -> Path | None:
         if named or len(trees) == 1:
             return (named or trees)[0]
         got = f"a step with {', '.join(tree.name for tree in trees[:3]) or 'no tree'}"
-        raise refused(folder, got, "the folder of the one with the parameters")
+        raise refused(folder, got, "the folder of the tree that has the parameters")
     steps = [step for step in inside if (step / ORBAX_STEP).is_file()]
     if len(steps) > 1:
         names = ", ".join(step.name for step in steps[:3])
@@ -155,8 +163,12 @@ def _check_inside(file: Path, folder: Path) -> None:
             entry for entry in file.parent.iterdir() if entry.suffix in (".safetensors", ".bin")
         ]
     for path in files:
+        # The hub's cache is all links, into the blobs of the same model: others were put there by
+        # somebody.
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise refused(path, "a link that leads out of its folder", "one into its blobs")
+            raise refused(
+                path, "a link that leads out of its folder", "one to the blobs of this model"
+            )
 
 
 def check_full(path: Path, names: Iterable[str], config: Mapping[str, Any] | None) -> None:
@@ -173,15 +185,15 @@ def check_full(path: Path, names: Iterable[str], config: Mapping[str, Any] | Non
     Example:
         >>> check_full(Path("a"), ["q.qweight"], None)
         Traceback (most recent call last):
-        lrdyn.data.guarded.Refused: a: q.qweight: got quantised weights, wanted the full ones
+        lrdyn.data.guarded.Refused: a: q.qweight: got quantised weights, wanted weights ...
     """
     how = (config or {}).get("quantization_config")
     if isinstance(how, Mapping):
         method = str(how.get("quant_method", "of an unknown method"))
-        raise refused(path, f"quantised weights ({method})", "the full ones", "config.json")
+        raise refused(path, f"quantised weights ({method})", FULL, "config.json")
     for name in names:
         if QUANTISED.fullmatch(name):
-            raise refused(path, "quantised weights", "the full ones", name)
+            raise refused(path, "quantised weights", FULL, name)
 
 
 def config_beside(path: Path) -> dict[str, Any] | None:
@@ -234,6 +246,7 @@ def torch_weights(path: Path) -> dict[str, Any]:
             raise refused(path, "no weight_map", "the index of a sharded checkpoint")
         tensors: dict[str, Any] = {}
         for file in dict.fromkeys(places.values()):
+            # An index must not lead out of its folder.
             if not isinstance(file, str) or Path(file).name != file or not file.endswith(".bin"):
                 raise refused(path, f"{file!r}", "a .bin file of the same folder")
             tensors |= torch_weights(path.with_name(file))
@@ -246,8 +259,11 @@ def torch_weights(path: Path) -> dict[str, Any]:
             "torch, or convert: model.save_pretrained(FOLDER)"
         )
         raise refused(path, f"a {path.suffix} file", wanted) from None
+    # Refuses what is no regular file; torch opens it by its name.
     guarded.opened(path).close()
     with reading(path, "weights that torch's weights-only reader takes"):
+        # ``mmap`` reads a tensor when it is used; files from before torch 1.6 are no zips, and have
+        # none.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     for key in STATES:
         if isinstance(content, dict) and isinstance(content.get(key), dict):

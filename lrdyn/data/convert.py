@@ -48,7 +48,7 @@ def convert(source: str | Path, target: str | Path) -> Path:
     inputs = _decoded(path, content["buf"], content["off"].astype(np.int64), known.shape)
     labels = content["y"].astype(np.uint8)
     if not (content["y"] == labels).all() or labels.max() >= known.classes:
-        raise refused(path, "other labels", f"0 to {known.classes - 1}")
+        raise refused(path, "labels beyond the classes", f"0 to {known.classes - 1}")
     with replacing(Path(target)) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
@@ -68,7 +68,7 @@ def _decoded(
     shape: tuple[int, int, int],
 ) -> UInt8[np.ndarray, "m height width channels"]:
     if ends[0] < 0 or ends[-1] > len(content) or (np.diff(ends) <= 0).any():
-        raise refused(path, "other offsets", "increasing ones within buf")
+        raise refused(path, "offsets that decrease or leave buf", "increasing ones within buf")
     images = np.empty((len(ends) - 1, *shape), np.uint8)
     with reading(path, "JPEGs"):
         for place in range(len(images)):

@@ -66,7 +66,7 @@ def download(name: str, *, address: str | None = None, folder: str | Path | None
     Raises:
         ValueError: this one cannot be downloaded.
         ImportError: the package ``pooch`` of the extra ``data`` is not installed.
-        Failed: there is no connection, what came is another file, or it cannot be written.
+        DownloadFailed: there is no connection, what came is another file, or it cannot be written.
 
     Example:
         >>> download("cifar10").name  # doctest: +SKIP
@@ -74,7 +74,7 @@ def download(name: str, *, address: str | None = None, folder: str | Path | None
     """
     if name not in REMOTE:
         got, wanted = repr(shortened(name)), ", ".join(REMOTE)
-        raise ValueError(f"download: got {got}, wanted {wanted}")
+        raise ValueError(f"download: got {got}, wanted one of {wanted}")
     try:
         import pooch
         from requests.exceptions import RequestException
@@ -89,7 +89,7 @@ def download(name: str, *, address: str | None = None, folder: str | Path | None
     except RequestException as error:
         answer: Any = error.response
         reason = type(error).__name__ if answer is None else f"answer {answer.status_code}"
-        raise DownloadFailed(f"{remote.file}: got {reason}, wanted a download") from None
+        raise DownloadFailed(f"{remote.file}: got {reason}, wanted the file") from None
     except ValueError:  # from pooch, which has removed the file
         wanted = f"the file with {remote.checksum}"
         raise DownloadFailed(f"{remote.file}: got another checksum, wanted {wanted}") from None
@@ -126,6 +126,7 @@ def _remove_killed(parts: Path, remote: Remote) -> None:
     names = rf"tmp[a-z0-9_]{{8}}|[0-9]+-{re.escape(remote.file)}"
     for left in (path for path in parts.iterdir() if re.fullmatch(names, path.name)):
         with contextlib.suppress(FileNotFoundError):
+            # A download that still runs writes more often than its timeout.
             if time.time() - left.lstat().st_mtime > 10 * TIMEOUT:
                 whole_files.remove(left)
 
@@ -157,7 +158,7 @@ class _Bar:
         self.done += size
         if self.done > self.remote.size + 2**20:
             raise DownloadFailed(
-                f"{self.remote.file}: got more than {self.remote.size} bytes, wanted these"
+                f"{self.remote.file}: got more bytes than the {self.remote.size} wanted"
             )
         if self.shown:
             self.shown.update(self.task, completed=self.done)

@@ -123,6 +123,8 @@ def config_of(path: str | Path | None = None) -> BertConfig:
         "is_decoder": False,
     }
     for name, value in known.items():
+        # Configurations of earlier releases of transformers lack some of these: the defaults held
+        # then.
         if (got := content.get(name, value)) != value:
             raise refused(path, repr(got), repr(value), name)
     *sizes, eps = BertConfig._fields
@@ -209,13 +211,14 @@ def tokens(
     """
     if not len(first) or len(first) != len(first if second is None else second):
         got = f"{len(first)} and {len(first if second is None else second)} sentences"
-        checks.refuse("first", got, "as many of both, at least one")
+        checks.refuse("first", got, "as many second sentences as first ones, at least one")
     if length is None:
         tokenizer.no_truncation()
     else:
         marks = tokenizer.num_special_tokens_to_add(second is not None)
         checks.integer("length", length, marks + 1)
         tokenizer.enable_truncation(length)
+    # After truncation, and also without it: rows of one array have one length.
     tokenizer.enable_padding(length=length)
     texts = list(first) if second is None else list(zip(first, second, strict=True))
     with panics(Path(TOKENIZER), "one that makes tokens of these texts"):
@@ -311,7 +314,13 @@ OLD = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"
 
 
 def blank(key: Key[Array, ""], config: BertConfig, pooled: bool) -> Bert:
-    """A BERT of this shape with arbitrary weights."""
+    """A BERT of this shape with arbitrary weights.
+
+    Args:
+        key: random key, used for the shape of the pooler alone.
+        config: the shape of the BERT.
+        pooled: whether it has a pooler.
+    """
     width, inner = config.hidden_size, config.intermediate_size
     bias, square = jnp.zeros(width), jnp.zeros((width, width))
     norm = LayerNorm(bias, bias, config.layer_norm_eps)

@@ -97,6 +97,7 @@ def reading(path: Path, wanted: str) -> Iterator[None]:
     except Refused:
         raise
     except BaseException as error:
+        # Ctrl-C, SystemExit and what ends a generator are no faults of the file.
         if not isinstance(error, Exception) and not _is_panic(error):
             raise
         # Parsers raise an OSError without a number, or seek to where no file can be.
@@ -130,13 +131,14 @@ def panics(path: Path, wanted: str) -> Iterator[None]:
         except BaseException as error:
             if not _is_panic(error):
                 raise
-            raise refused(path, "a file that its library fails on", wanted) from None
+            raise refused(path, "a file on which its reader fails", wanted) from None
 
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
     """Discard everything that the process writes to its standard error."""
     try:
+        # The file descriptor, not ``sys.stderr``: Rust writes past Python.
         before = os.dup(2)
     except OSError:  # stderr is closed, so that nothing can be written there
         yield
@@ -200,10 +202,11 @@ def opened(path: Path, *, most: int | None = None, links: bool = True) -> io.Buf
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | follow)
     file = os.fdopen(handle, "rb")
     try:
+        # Of the handle, which is what will be read, and not of the name.
         about = os.fstat(handle)
         _check_kind(path, about)
         if most is not None and about.st_size > most:
-            raise refused(path, f"{about.st_size} bytes", f"at most {most}")
+            raise refused(path, f"{about.st_size} bytes", f"at most {most} bytes")
     except BaseException:
         file.close()
         raise
@@ -228,9 +231,10 @@ def content(path: Path, *, most: int) -> bytes:
         >>> _ = path.write_bytes(b"abc")
         >>> content(path, most=2)
         Traceback (most recent call last):
-        lrdyn.data.guarded.Refused: ...a: got 3 bytes, wanted at most 2
+        lrdyn.data.guarded.Refused: ...a: got 3 bytes, wanted at most 2 bytes
     """
     with opened(path, most=most) as file:
+        # The file may have grown since its size was looked at.
         return Limited(file, most, path).read(most + 1)
 
 
@@ -247,6 +251,8 @@ def unpacked(path: Path) -> Iterator[gzip.GzipFile | io.BufferedReader]:
         b'abc'
     """
     with opened(path) as file:
+        # By the name, not by the first bytes: a reader is told what to expect, and refuses the
+        # rest.
         yield gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
 
 
@@ -270,15 +276,23 @@ def check_room(path: Path, largest: int, total: int, stored: int) -> None:
         Traceback (most recent call last):
         lrdyn.data.guarded.Refused: a: got arrays of 100000000000 bytes in a file of ...
     """
+    # A small file may be padded a lot, within what any machine can spare: hence the floor.
     if total > (most := max(FLOOR, RATIO * stored)):
-        got = f"arrays of {total} bytes in a file of {stored}"
-        raise refused(path, got, f"at most {most}")
+        got = f"arrays of {total} bytes in a file of {stored} bytes"
+        raise refused(path, got, f"at most {most} bytes of arrays")
     if largest > (most := os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")):
-        raise refused(path, f"an array of {largest} bytes", f"at most {most}, as memory has")
+        raise refused(
+            path, f"an array of {largest} bytes", f"at most {most}, the memory of this machine"
+        )
 
 
 def exactly(file: Readable, size: int, path: Path) -> bytes:
     """Read this many bytes, and never more.
+
+    Args:
+        file: an open file, or a stream that decompresses one.
+        size: number of bytes.
+        path: of the file, for the message.
 
     Raises:
         Refused: the file ends before.
@@ -286,11 +300,11 @@ def exactly(file: Readable, size: int, path: Path) -> bytes:
     Example:
         >>> exactly(io.BytesIO(b"abc"), 4, Path("a"))
         Traceback (most recent call last):
-        lrdyn.data.guarded.Refused: a: got 3 bytes where it ends, wanted 4: it is truncated
+        lrdyn.data.guarded.Refused: a: got 3 bytes before its end, wanted 4: it is truncated
     """
     content = file.read(size)
     if len(content) != size:
-        raise refused(path, f"{len(content)} bytes where it ends", f"{size}: it is truncated")
+        raise refused(path, f"{len(content)} bytes before its end", f"{size}: it is truncated")
     return content
 
 
@@ -300,10 +314,10 @@ def ended(file: Readable, path: Path) -> None:
     Example:
         >>> ended(io.BytesIO(b"a"), Path("a"))
         Traceback (most recent call last):
-        lrdyn.data.guarded.Refused: a: got more bytes, wanted its end after what it announces
+        lrdyn.data.guarded.Refused: a: got more bytes than its header announces, wanted its end
     """
     if file.read(1):
-        raise refused(path, "more bytes", "its end after what it announces")
+        raise refused(path, "more bytes than its header announces", "its end")
 
 
 class Limited:
@@ -312,7 +326,7 @@ class Limited:
     Example:
         >>> Limited(io.BytesIO(b"abc"), 2, Path("a")).read(3)
         Traceback (most recent call last):
-        lrdyn.data.guarded.Refused: a: got more than 2 bytes, wanted at most these
+        lrdyn.data.guarded.Refused: a: got more than 2 bytes, wanted at most 2
     """
 
     def __init__(self, file: Readable, most: int, path: Path):
@@ -321,10 +335,11 @@ class Limited:
 
     def read(self, size: int) -> bytes:
         """Read up to ``size`` bytes."""
+        # One byte more than is left, by which "too long" is told from "just as long".
         content = self.file.read(min(size, self.left + 1))
         self.left -= len(content)
         if self.left < 0:
-            raise refused(self.path, f"more than {self.most} bytes", "at most these")
+            raise refused(self.path, f"more than {self.most} bytes", f"at most {self.most}")
         return content
 
 
@@ -371,7 +386,7 @@ def parsed(text: bytes | str, path: Path, wanted: str, *, depth: int = DEPTH) ->
     Example:
         >>> parsed(b'{"lora_alpha": 1e999}', Path("a"), "numbers")
         Traceback (most recent call last):
-        lrdyn.data.guarded.Refused: a: lora_alpha: got a number beyond floats, wanted a finite one
+        lrdyn.data.guarded.Refused: a: lora_alpha: got a number too large for float64, wanted a ...
     """
 
     def once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -383,14 +398,15 @@ def parsed(text: bytes | str, path: Path, wanted: str, *, depth: int = DEPTH) ->
         return entries
 
     def no_number(word: str) -> None:
-        raise refused(path, word, "numbers: it is no JSON")
+        raise refused(path, word, f"a number: JSON has no {word}")
 
     with reading(path, wanted):
+        # Within ``reading``, so that what is no UTF-8 is a refusal, too.
         text = text.decode() if isinstance(text, bytes) else text
         try:
             value = json.loads(text, object_pairs_hook=once, parse_constant=no_number)
         except RecursionError:
-            raise refused(path, "JSON that nests deep", f"at most {depth} levels") from None
+            raise refused(path, "JSON that nests too deeply", f"at most {depth} levels") from None
         _check_values(value, path, depth)
     return value
 
@@ -402,13 +418,14 @@ def _check_values(value: Any, path: Path, depth: int) -> None:
         name, value, level = left.pop()
         if isinstance(value, dict | list):
             if level == depth:
-                raise refused(path, "JSON that nests deeper", f"at most {depth} levels", name)
+                raise refused(path, "JSON that nests too deeply", f"at most {depth} levels", name)
             entries = value.items() if isinstance(value, dict) else ((name, x) for x in value)
             left += ((key, x, level + 1) for key, x in entries)
         elif isinstance(value, float) and not math.isfinite(value):
-            raise refused(path, "a number beyond floats", "a finite one", name)
+            raise refused(path, "a number too large for float64", "a finite number", name)
+        # NumPy has no wider ones, and a reader should not meet an OverflowError of its own.
         elif type(value) is int and not -(2**63) <= value < 2**64:
-            raise refused(path, "an integer beyond 64 bits", "one of 64", name)
+            raise refused(path, "an integer of more than 64 bits", "one of at most 64", name)
         for text in (name, value):
             if isinstance(text, str) and not text.isascii():
                 text.encode()  # half of a surrogate pair is not valid text, and cannot be printed

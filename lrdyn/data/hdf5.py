@@ -49,6 +49,7 @@ def check(path: Path) -> None:
     with opened(path) as file, reading(path, "netCDF"):
         stored = file.seek(0, 2)
         file.seek(0)
+        # The open file, not its name, under which another one could lie by now.
         with h5py.File(file, "r") as content:
             largest = total = texts = 0
             for place, node in _objects(content.id, path):
@@ -87,13 +88,16 @@ def _objects(root: Any, path: Path) -> Iterator[tuple[str, Any]]:
             if group.links.get_info(name).type != h5l.TYPE_HARD:
                 raise refused(path, "a link to elsewhere", wanted, where)
             about = h5o.get_info(group, name)
+            # A group that holds itself would be walked for ever.
             if about.addr in addresses:
-                raise refused(path, "another name of an object", wanted, where)
+                raise refused(path, "a second name of an object", wanted, where)
             addresses.add(about.addr)
             if about.type not in (h5o.TYPE_GROUP, h5o.TYPE_DATASET):
-                raise refused(path, "a type with a name", wanted, where)
+                raise refused(path, "a type that is stored by itself", wanted, where)
             if len(addresses) > OBJECTS or where.count("/") > LEVELS:
-                raise refused(path, "more objects", f"{OBJECTS}, {LEVELS} deep, at most", where)
+                raise refused(
+                    path, "more objects", f"at most {OBJECTS}, nested {LEVELS} deep", where
+                )
             node = h5o.open(group, name)
             yield where, node
             if about.type == h5o.TYPE_GROUP:
@@ -113,7 +117,7 @@ def _check_attributes(node: Any, place: str, path: Path) -> int:
         if kind.get_class() == TEXT and kind.is_variable_str():
             # Many entries may name one long text: it would be read once for each.
             if attribute.get_space().get_simple_extent_npoints() > 1:
-                raise refused(path, "a list of texts as attribute", "one text", place)
+                raise refused(path, "an attribute that is a list of texts", "one text", place)
             entry = np.empty((), object)
             attribute.read(entry)
             size += len(entry.item() or b"")
@@ -134,6 +138,7 @@ def _announced(array: Any, place: str, path: Path) -> int:
     if settings.get_layout() == h5py.h5d.VIRTUAL or settings.get_external_count():
         raise refused(path, "an array in other files", "one in this file", place)
     filters = [settings.get_filter(number)[0] for number in range(settings.get_nfilters())]
+    # Deflate twice makes a million bytes of one; an unknown filter would load a plugin.
     if len(set(filters)) != len(filters) or not {*filters} <= {DEFLATE, SHUFFLE, CHECKSUM}:
         raise refused(path, f"the filters {filters}", "deflate and shuffle, each once", place)
     # A chunk is made whole, even that of an array of one entry.

@@ -1,4 +1,4 @@
-"""Where data sets are looked for: ``--data-dir``, ``$LRDYN_DATA``, the user's cache."""
+"""Places in which data sets are looked for: ``--data-dir``, ``$LRDYN_DATA``, the user's cache."""
 
 import os
 from collections.abc import Sequence

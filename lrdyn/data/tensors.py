@@ -101,6 +101,8 @@ class Tensors:
         if (array.dtype.name, array.shape) != (dtype, shape):
             got = f"{array.dtype.name} of shape {array.shape}"
             raise refused(file, got, f"{dtype} of shape {shape}, as when it was opened", name)
+        # A NaN would spread through every norm and singular value before anybody sees where it
+        # comes from.
         if count := _nans(array):
             raise refused(file, f"{count} NaN", "numbers", name)
         return array
@@ -151,7 +153,7 @@ def opened(path: str | Path) -> Tensors:
     if path.is_dir():
         files = [path / name for name in NAMES if (path / name).is_file()]
         if not files:
-            raise refused(path, "a folder without them", " or ".join(NAMES))
+            raise refused(path, "a folder without weights", " or ".join(NAMES))
         path = files[0]
     return _sharded(path) if path.suffix == ".json" else _of_file(path)
 
@@ -187,7 +189,7 @@ def check(tensors: Tensors, known: Mapping[str, TensorFormat], *, more: bool = F
 
 def missing(path: Path, name: str) -> ValueError:
     """Make the error for a tensor that is missing."""
-    return refused(path, "no such tensor", "it: it is missing", name)
+    return refused(path, "no tensor of this name", "one: it is missing", name)
 
 
 def extra(path: Path, name: str) -> ValueError:
@@ -220,8 +222,9 @@ def write(
     # The library copies bytes as they lie: a transposed view would be written in another order.
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     for name, array in arrays.items():
+        # The header has its words under this name, and would lose the tensor.
         if not isinstance(name, str) or name in ("", "__metadata__"):
-            checks.refuse("tensors", f"the name {name!r}", "another text")
+            checks.refuse("tensors", f"the name {name!r}", "another name")
         if array.dtype.name not in DTYPES.values():
             checks.refuse(f"tensors[{name!r}]", f"dtype {array.dtype}", "a type of safetensors")
         if count := _nans(array):
@@ -246,7 +249,7 @@ def _library() -> Any:
 
 
 def pieces(array: np.ndarray) -> Iterator[np.ndarray]:
-    """An array in pieces that fit into a core's cache: of what is made of each, no page is new.
+    """Cut an array into pieces that fit into a core's cache, so that temporaries reuse its pages.
 
     Example:
         >>> [len(piece) for piece in pieces(np.zeros((3, 70000)))]
@@ -275,9 +278,9 @@ def _type(name: str) -> np.dtype:
     return np.dtype(getattr(ml_dtypes, name, name))
 
 
-def _pickled(path: Path, what: str) -> NoReturn:
+def _pickled(path: Path, got: str) -> NoReturn:
     wanted = "safetensors: it is a pickle, and to read one runs the code in it"
-    raise refused(path, what, wanted)
+    raise refused(path, got, wanted)
 
 
 def _of_file(path: Path) -> Tensors:
@@ -299,6 +302,7 @@ def _header(file: io.BufferedReader, path: Path) -> tuple[dict[str, Any], int]:
     size, wanted = os.fstat(file.fileno()).st_size, "safetensors"
     first = exactly(file, 8, path)
     length = int.from_bytes(first, "little")
+    # A pickle's first bytes, read as a length, are a huge number: this is where it shows.
     if length > size - 8:
         if first.startswith((b"\x80\2", b"\x80\4", b"PK\3\4")):
             _pickled(path, "a file as torch.save writes it")
@@ -317,14 +321,15 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[Info, tuple[int, int]]:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise refused(path, f"{entry!r}", "dtype, shape and data_offsets", name)
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    for what, numbers in (("shape", shape), ("data_offsets", offsets)):
+    for field, numbers in (("shape", shape), ("data_offsets", offsets)):
         if not isinstance(numbers, list) or not all(type(n) is int and n >= 0 for n in numbers):
-            raise refused(path, f"{what} {numbers!r}", "integers >= 0", name)
+            raise refused(path, f"{field} {numbers!r}", "integers >= 0", name)
     known = DTYPES | EIGHT_BITS
     if not isinstance(dtype, str) or dtype not in known:
         raise refused(path, f"the unknown type {dtype!r}", f"one of {', '.join(known)}", name)
     if len(offsets) != 2:
-        raise refused(path, f"data_offsets {offsets}", "two", name)
+        raise refused(path, f"data_offsets {offsets}", "two integers", name)
+    # Offsets and shape say the same twice: where they differ, one of them is wrong.
     kind = known[dtype]
     itemsize = _type(kind).itemsize
     size = math.prod(shape) * itemsize
@@ -338,9 +343,10 @@ def _check_places(path: Path, entries: Mapping[str, tuple[Info, tuple[int, int]]
     """Refuse tensors that overlap, or bytes that belong to none."""
     end = 0
     for name, (_, place) in sorted(entries.items(), key=lambda item: item[1][1]):
+        # Gaps could hide bytes from whoever checks the file, and overlaps make one tensor two.
         if place[0] != end:
-            got = f"bytes from {place[0]}"
-            raise refused(path, got, f"from {end}, where the tensor before ends", name)
+            got = f"bytes from place {place[0]} on"
+            raise refused(path, got, f"from {end}, where the tensor before it ends", name)
         end = place[1]
         if end > room:
             got = f"{room} bytes where the file ends"

@@ -72,7 +72,7 @@ class _Place(NamedTuple):
 
 
 def _places(network: Network) -> dict[str, _Place]:
-    """By the path of a leaf of the network; statistics by that of their norm."""
+    """Places in the file by the path of a leaf; running statistics by the path of their norm."""
     if not isinstance(network, VGG | ResNet | ViT):
         checks.refuse("network", f"type {type(network).__name__}", "a VGG, ResNet or ViT")
     if isinstance(network, ViT):

@@ -70,6 +70,7 @@ def kind_of(name: str) -> str:
     """
     parts = name.removesuffix(".weight").split(".")
     last = max((i for i, part in enumerate(parts) if part.isdigit()), default=-1)
+    # A name that ends in a number, as of a list of matrices, has no kind behind it.
     if last == len(parts) - 1:
         return ".".join("*" if part.isdigit() else part for part in parts)
     return ".".join(parts[last + 1 :])

@@ -80,7 +80,7 @@ def combine(
     """
     stored = [_read(f"adapters[{i}]", adapter) for i, adapter in enumerate(adapters)]
     if not stored:
-        checks.refuse("adapters", "none", "one at least")
+        checks.refuse("adapters", "none", "at least one")
     weights = [1.0] * len(stored) if weights is None else list(weights)
     if len(weights) != len(stored) or not np.isfinite(weights).all():
         checks.refuse("weights", weights, f"{len(stored)} finite numbers, one for each adapter")
@@ -153,8 +153,9 @@ def _modules(stored: Sequence[Stored]) -> list[str]:
     first = stored[0]
     for i, other in enumerate(stored[1:], 1):
         if other.saved or first.saved:
-            got = f"tensors saved whole in {'one' if other.saved else 'the first'} of several"
-            checks.refuse(f"adapters[{i}]", got, "factors alone")
+            whose = "this one" if other.saved else "the first"
+            got = f"several adapters, and tensors saved whole in {whose}"
+            checks.refuse(f"adapters[{i}]", got, "adapters of factors alone")
         ways = [bool(x.config.get("fan_in_fan_out")) for x in (first, other)]
         if ways[0] != ways[1]:
             checks.refuse(f"adapters[{i}]", f"fan_in_fan_out {ways[1]}", f"{ways[0]}, as the first")
@@ -174,6 +175,7 @@ def _product(
         if Bs and (len(B), A.shape[1]) != (len(Bs[0]), As[0].shape[1]):
             got = f"shape {(len(B), A.shape[1])} for {module}"
             checks.refuse(f"adapters[{i}]", got, f"{(len(Bs[0]), As[0].shape[1])}")
+        # In the type of B: a scale that is a float64 of NumPy would make it one.
         Bs.append(B * B.dtype.type(weight * scale))
         As.append(A)
     return np.concatenate(Bs, axis=1), np.concatenate(As)

@@ -1,4 +1,4 @@
-"""Two sets of weights side by side: what of them can be compared, and what is said of the rest."""
+"""Two sets of weights side by side: which arrays can be compared, and notes on the others."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,11 +25,11 @@ class ArrayPair(NamedTuple):
 
     name: str
     stored_before: np.ndarray | None
-    """As it was stored; None where an adapter stands alone."""
+    """W before, as it was stored; None where an adapter stands alone."""
     stored_after: np.ndarray | None
-    """None where the update is known by its factors."""
+    """W after, as it was stored; None where the update is known by its factors."""
     types: tuple[str, str]
-    """In which they were stored."""
+    """Types in which they were stored."""
     factors: tuple[np.ndarray, np.ndarray] | None = None
     """B and A, whose product is the update, of an adapter."""
 
@@ -197,11 +197,18 @@ def _factors(both: Compared, name: str) -> tuple[np.ndarray, np.ndarray] | None:
         if not alone:
             return None
         return after if before is None else (-before[0], before[1])
+    # The difference of two products is one of twice the rank: no matrix is built.
     return np.concatenate([after[0], -before[0]], axis=1), np.concatenate([after[1], before[1]])
 
 
 def finite(weights: Weights, name: str, when: str, notes: dict[str, str]) -> np.ndarray | None:
     """One array as it is stored; None and a note if it is not finite.
+
+    Args:
+        weights: weights by name.
+        name: of the array.
+        when: ``before`` or ``after``, for the note.
+        notes: where a note is added.
 
     Example:
         >>> notes = {}
@@ -260,9 +267,9 @@ def some(names: Iterable[str]) -> str:
 
     Example:
         >>> some(["a\n", "b"]), some([])
-        ('a\\n, b', 'none that are there')
+        ('a\\n, b', 'none, since there are no matrices')
     """
-    return printable(", ".join(islice(names, 4))) or "none that are there"
+    return printable(", ".join(islice(names, 4))) or "none, since there are no matrices"
 
 
 def as_lines(notes: Mapping[str, str]) -> list[str]:
@@ -278,6 +285,7 @@ def digest(pair: ArrayPair) -> bytes:
         >>> digest(pair) == digest(pair._replace(name="b"))
         True
     """
+    # The types belong to it: equal bytes of two types are two matrices.
     hasher = hashlib.blake2b(key=repr(pair.types).encode())
     for array in (pair.stored_before, pair.stored_after, *(pair.factors or ())):
         shape = () if array is None else array.shape

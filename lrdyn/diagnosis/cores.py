@@ -76,5 +76,6 @@ def on_all_cores(
         try:
             return [waiting[place].result() for place in range(len(items))]
         except BaseException:
+            # Ctrl-C must not wait for all that is queued.
             pool.shutdown(wait=False, cancel_futures=True)
             raise

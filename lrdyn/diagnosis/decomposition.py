@@ -20,7 +20,7 @@ class Decomposition(NamedTuple):
     """Singular values, and a product of two factors."""
 
     values: np.ndarray
-    """Those that were computed, decreasing, float64."""
+    """The singular values that were computed, decreasing, in float64."""
     rest: float
     """Squared norm of the matrix behind them: 0 where all were computed."""
     factors: tuple[np.ndarray, np.ndarray] | None
@@ -81,6 +81,7 @@ def _of_gram(squared: np.ndarray, wanted: Wanted) -> tuple[np.ndarray, np.ndarra
         squared.T, lower=1, lwork=work, overwrite_a=1
     )
     squares, status = lapack.dsterf(diagonal, beside)
+    # DSTERF gives the number of off-diagonal entries that did not vanish.
     if status:
         raise np.linalg.LinAlgError("eigenvalues did not converge")
     values = np.sqrt(np.maximum(squares[::-1], 0.0))
@@ -101,6 +102,12 @@ def projected(
     matrix: np.ndarray, left: np.ndarray, values: np.ndarray, rank: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """B = U sqrt(S) and A = U^T W / sqrt(S): their product is W on its first r left directions.
+
+    Args:
+        matrix: W, m x n.
+        left: U, its left singular vectors as columns.
+        values: S, decreasing.
+        rank: r.
 
     Example:
         >>> B, A = projected(np.diag([4.0, 1.0]), np.eye(2), np.array([4.0, 1.0]), 1)
@@ -139,7 +146,7 @@ class Product(NamedTuple):
     right: np.ndarray
     """n x r, orthonormal columns."""
     kind: np.dtype
-    """In which the factors were."""
+    """Type in which the factors were given."""
 
     def cut(self, rank: int) -> tuple[np.ndarray, np.ndarray]:
         """Factors of the nearest matrix of a rank, equally long, in the type of B and A.

@@ -73,7 +73,7 @@ class Extraction(NamedTuple):
             lines.append(f"saved whole: {', '.join(self.adapter.saved)}")
         if self.left_out:
             changes = comparison.listed(self.left_out)
-            lines.append(f"changed and left out (by how much of its norm): {changes}")
+            lines.append(f"changed and left out (by this share of the norm): {changes}")
         return [show.printable(line) for line in lines + comparison.as_lines(self.notes)]
 
     def write(self, folder: str | Path, progress: Progress | None = None) -> Extraction:
@@ -131,7 +131,7 @@ class _Whole(NamedTuple):
 
     modules: frozenset[str]
     biases: str
-    """As PEFT calls it: none, lora_only, all."""
+    """Which biases are saved, by PEFT's words: none, lora_only, all."""
 
 
 def extract(
@@ -208,6 +208,7 @@ def extract(
         checks.refuse("select", repr(select), f"some matrices that both sides have, among {some}")
     names = {n for n in matrices if n.endswith(WEIGHT) and _module(n) not in modules}
     if isinstance(rank, Mapping):
+        # A plan names the matrices that get factors; others stay as they are.
         names &= set(rank)
     notes = dict(both.notes)
     tables = {n for n in both.matrices if fits(_module(n), embeddings)}
@@ -217,7 +218,9 @@ def extract(
     if way.modules is not None:
         for name in sorted(names - tables):
             if not way.is_transposed(_module(name)):
-                notes[name] = "a Linear beside Conv1D, which one adapter does not hold: save it"
+                notes[name] = (
+                    "a Linear beside Conv1D: one adapter cannot hold both, save its module"
+                )
         names = {n for n in names if n in tables or way.is_transposed(_module(n))}
 
     def wanted(name: str) -> Wanted | None:
@@ -242,11 +245,13 @@ def extract(
         name, module = matrix.update.name, _module(matrix.update.name)
         # Rows that the training removed; of an adapter alone there are none.
         rows = both.before.infos[name].shape[0] if name in both.before.infos else len(B)
+        # Where rows were removed the update is known on the others alone: there it is taken to be
+        # 0.
         B = np.pad(B, ((0, rows - len(B)), (0, 0)))
         errors[module] = parts.add(matrix.update.norm, matrix.missed)
         factors[module] = StoredFactors(B, A, 1.0)
     if not factors:
-        checks.refuse("after", "no <module>.weight that moved and is not saved", "one at least")
+        checks.refuse("after", "no <module>.weight that moved and is not saved", "at least one")
     which = "none" if not biases else "lora_only" if biases <= set(factors) else "all"
     whole = _Whole(modules, which)
     saved = dict(_saved(both, whole, set(factors), notes))
@@ -297,7 +302,9 @@ def _untied(examined: Iterable[Examined], notes: dict[str, str]) -> Iterator[Exa
             continue
         name = matrix.update.name
         if matrix.digest in written:
-            notes[name] = f"{TIED} {written[matrix.digest]}: written once, merge it into both"
+            notes[name] = (
+                f"{TIED} {written[matrix.digest]}: factors are written once, merge them into both"
+            )
             continue
         written[matrix.digest] = name
         yield matrix
@@ -318,7 +325,7 @@ def _wanted(both: Compared, save: Patterns) -> tuple[frozenset[str], set[str]]:
             alone = name.endswith(BIAS) and not fits(_module(name), pattern)
             (biases if alone else modules).add(_module(name))
     if "" in modules | biases:
-        checks.refuse("save", "an array outside of any module", "modules")
+        checks.refuse("save", "an array outside of any module", "names of modules")
     # PEFT looks for these names at the end of a module's, so that it saves more than those asked.
     config = PeftConfig(Path(NAME), {"modules_to_save": sorted(modules)})
     every = {_module(name) for name in names}
@@ -345,7 +352,7 @@ def _rest(
 ) -> dict[str, float]:
     """Count in all other arrays, and name those that changed and are left out."""
     for name in adapted & set(notes):
-        notes[name] += "; others are lost unless the module is saved"
+        notes[name] += "; other rows are lost unless the module is saved"
     tied = {name for name, note in notes.items() if note.startswith(TIED)}
     left_out: dict[str, float] = {}
     names = [n for n in (*both.matrices, *both.vectors) if n not in adapted | tied]

@@ -113,6 +113,7 @@ def floor(values: np.ndarray, shape: tuple[int, int]) -> Noise | None:
         if not variance:
             return None
         # Johnstone, On the distribution of the largest eigenvalue in PCA, 2001.
+        # Centre and spread of the largest eigenvalue, which has Tracy and Widom's law between them.
         first, second = math.sqrt(columns - 1), math.sqrt(rows)
         spread = (first + second) * (1 / first + 1 / second) ** (1 / 3)
         edge = math.sqrt(variance * ((first + second) ** 2 + TRACY_WIDOM * spread))

@@ -30,7 +30,7 @@ class Orientation(NamedTuple):
     modules: frozenset[str] | None
     """The last parts of the names of those that are; None for all but embeddings."""
     said: str
-    """Where that is known from."""
+    """How this is known, in words."""
 
     def is_transposed(self, module: str) -> bool:
         """Whether the weight of a module, which is no embedding, is stored in x out.
@@ -80,8 +80,8 @@ def orientation(
                 "stored in x out (--fan-in-fan-out)"
             )
             return Orientation(True, names, reason)
-        what = ", ".join(types) or "no model_type"
-        return Orientation(False, None, f"config.json says {what}: weights are stored out x in")
+        named = ", ".join(types) or "no model_type"
+        return Orientation(False, None, f"config.json says {named}: weights are stored out x in")
     for module in modules:
         if module.rpartition(".")[2] in GPT:
             checks.refuse(

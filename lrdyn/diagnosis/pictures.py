@@ -1,4 +1,4 @@
-"""Figures of what was watched, and of what was found between two checkpoints."""
+"""Figures of a watched training, and of the update between two checkpoints."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _spectrum(ax: Axes, update: MatrixUpdate, look: dict[str, Any]) -> None:
 
 
 def _by_kind(ax: Axes, groups: Sequence[advice.MatrixKind]) -> None:
-    """From the least to the largest r, for 90 and for 99 %."""
+    """Draw the least to the largest r of each kind of layer, for 90 and for 99 %."""
     for height, kind in enumerate(groups):
         for share, color, shift in ((90, SHADES[0], -0.15), (99, SHADES[2], 0.15)):
             ranks = [matrix.rank_90 if share == 90 else matrix.rank_99 for matrix in kind.matrices]

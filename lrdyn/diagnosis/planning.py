@@ -71,7 +71,7 @@ def choose(
         checks.fraction("error", error)
     total = sum(float(np.sum(sizes.squares)) + sizes.rest for sizes in matrices.values())
     if not total:
-        checks.refuse("matrices", "an update of 0", "one that moved")
+        checks.refuse("matrices", "an update that is 0", "one that is not")
     ranks, order_of = dict.fromkeys(matrices, 0), {name: i for i, name in enumerate(matrices)}
     # What each rank misses, summed from the least on: a difference would be rounded by eps times
     # the whole.
@@ -83,11 +83,14 @@ def choose(
     # Squared: tails are sums of squares.
     goal = 0.0 if error is None else error**2 * total
     waiting = [
+        # Equal gains are taken in the order of the names, so that a plan repeats.
         (-float(sizes.squares[0]) / sizes.cost, order_of[name], name)
         for name, sizes in matrices.items()
         if len(sizes.squares) and sizes.squares[0] > 0
     ]
     heapq.heapify(waiting)
+    # A rounding above the goal counts as reached: an error that was asked for at exactly a rank's
+    # own would else cost one more.
     while waiting and (error is None or missing.sum() > goal * (1 + 1e-12)):
         _, order, name = heapq.heappop(waiting)
         sizes = matrices[name]
@@ -122,7 +125,7 @@ class Plan(NamedTuple):
     left_out: tuple[str, ...]
     """Matrices that are no ``<module>.weight``."""
     said: str = ""
-    """Where it is known from which way round the weights are stored."""
+    """How it is known which way round the weights are stored."""
 
     def lines(self) -> list[str]:
         """Lines of text: ranks, parameters and error of the plan, and what it leaves out."""
@@ -146,7 +149,9 @@ class Plan(NamedTuple):
             some = ", ".join(without[:4]) + (f" and {len(without) - 4} more" * (len(without) > 4))
             lines.append(f"not in target_modules (r = 0): {some}")
         if self.left_out:
-            lines.append(f"left out, no <module>.weight: {', '.join(self.left_out[:4])}")
+            lines.append(
+                f"left out, since PEFT adapts <module>.weight alone: {', '.join(self.left_out[:4])}"
+            )
         lines.append("the error is one of weights, not of the loss")
         lines += [self.said] if self.said else []
         return [show.printable(line) for line in lines]

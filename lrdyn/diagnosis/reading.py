@@ -88,7 +88,7 @@ class Renamed:
             for pattern, text in names.items():
                 new = re.sub(pattern, text, new)
             if new in self._old:
-                checks.refuse("rename", f"{new} for {self._old[new]} and {old}", "names apart")
+                checks.refuse("rename", f"{new} for {self._old[new]} and {old}", "a name for each")
             self._old[new] = old
         self.infos = {new: inner.infos[old] for new, old in self._old.items()}
         self.path = getattr(inner, "path", Path(name))
@@ -121,6 +121,7 @@ def of_any_framework(name: str, x: Any) -> np.ndarray:
     ways = [("__dlpack__", np.from_dlpack), ("__dlpack__", jax.dlpack.from_dlpack)]
     failure = ""
     for attribute, way in [*ways, ("__array__", np.asarray)]:
+        # DLPack first, which shares the memory; ``__array__`` may copy.
         if hasattr(x, attribute):
             try:  # bfloat16 is no type of NumPy's DLPack, and of JAX's it is
                 return np.asarray(way(x))

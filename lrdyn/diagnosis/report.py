@@ -83,14 +83,15 @@ class Diagnosis(NamedTuple):
             ]
         if self.changed:
             changes = comparison.listed(self.changed)
-            lines.append(f"no matrices, and changed (by how much of their norm): {changes}")
+            lines.append(f"changed besides the matrices (by this share of the norm): {changes}")
         return [show.printable(line) for line in lines + comparison.as_lines(self.notes)]
 
     def _cost(self, share: str, ranks: list[int | None]) -> str:
         """What LoRA at these ranks trains and holds, beside full fine-tuning."""
+        # A matrix that did not move needs no adapter.
         used = [(matrix, r) for matrix, r in zip(self.matrices, ranks, strict=True) if r != 0]
         if unknown := sum(r is None for _, r in used):
-            return f"{share}: more than the sketch shows of {unknown} matrices"
+            return f"{share}: r is larger than the sketch shows for {unknown} matrices"
         known = [(matrix, r) for matrix, r in used if r is not None]
         trained = sum(matrix.lora(r) for matrix, r in known)
         full = sum(matrix.full for matrix in self.matrices)
@@ -259,13 +260,13 @@ def opened(
     first = reading.weights("before", before)
     if after is None:
         if not isinstance(first, Products):
-            checks.refuse("after", "nothing beside weights", "weights, or an adapter alone")
+            checks.refuse("after", "nothing beside weights", "weights after the training")
         return comparison.compared(reading.Leaves("before", {}), first, select)
     second = reading.weights("after", after, rename)
     if isinstance(second, Products) and not isinstance(first, Products):
         second = second.beside(first)
     elif isinstance(first, Products) and not isinstance(second, Products):
-        checks.refuse("before", "an adapter beside weights", "two adapters, or weights before")
+        checks.refuse("before", "an adapter beside weights", "weights, or adapters on both sides")
     return comparison.compared(first, second, select)
 
 

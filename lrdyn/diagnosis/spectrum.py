@@ -42,16 +42,16 @@ class Spectrum(NamedTuple):
 
 
 class Measures(NamedTuple):
-    """What is said of one update."""
+    """Norm, ranks and energy of one update."""
 
     norm: float
     """Frobenius norm of the update."""
     rank: int
     """Singular values above what rounding makes; -1 if not all entries are finite."""
     effective_rank: float
-    """At most, where not all singular values were computed: the others equal."""
+    """Effective rank; where not all singular values were computed, the most that it can be."""
     effective_rank_least: float
-    """At least: see :func:`least_effective_rank`; equal to the other where all were computed."""
+    """The least that it can be (:func:`least_effective_rank`); the same where all were computed."""
     stable_rank: float
     energy: float
     """Share of the squared norm in the first k."""
@@ -67,7 +67,7 @@ def _blas() -> Any:
 
 
 def blas_threads(count: int) -> AbstractContextManager[Any]:
-    """So many BLAS threads: beside other work, more of them make an SVD several times slower.
+    """Limit the BLAS threads: beside other work, more of them make an SVD several times slower.
 
     Example:
         >>> with blas_threads(1):
@@ -89,6 +89,7 @@ def gram(matrix: np.ndarray) -> np.ndarray:
     """
     short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     total = np.zeros((len(short), len(short)))
+    # In blocks: a float64 copy of the whole would take twice the memory of the matrix.
     for start in range(0, short.shape[1], BLOCK):
         block = short[:, start : start + BLOCK].astype(np.float64)
         total += block @ block.T
@@ -124,6 +125,7 @@ def leading(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     import scipy.linalg
 
     size = len(matrix)
+    # LAPACK counts eigenvalues upwards; the last k are the largest.
     squares, vectors = scipy.linalg.eigh(gram(matrix), subset_by_index=[size - k, size - 1])
     left = vectors[:, ::-1]
     # Columns of length s_i: QR makes unit vectors of them, where s_i is 0 too.
@@ -151,6 +153,7 @@ def sketch(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     start = np.random.default_rng(0).standard_normal((matrix.shape[1], size), matrix.dtype)
     basis = np.linalg.qr(matrix @ start)[0]
     for _ in range(POWERS):
+        # A QR at each half step: without it all columns would turn into the first direction.
         basis = np.linalg.qr(matrix @ np.linalg.qr(matrix.T @ basis)[0])[0]
     inner, values, right_transposed = np.linalg.svd(basis.T @ matrix, full_matrices=False)
     return basis @ inner, values.astype(np.float64), right_transposed.T
@@ -286,7 +289,10 @@ def measured(spectrum: Spectrum, *, k: int, side: int, eps: float, floor: float)
     largest = float(spectrum.values[0])
     if largest == 0:
         return NOT_FINITE._replace(norm=0.0, rank=0)
+    # The values are float64 whatever JAX is set to: this may be called from a user's training.
     with jax.enable_x64(True):
+        # What the decomposition rounds and what the stored types round, each over the largest
+        # value.
         limit = max(side * eps, floor / largest)
         rank, effective, *others = _ranks(spectrum.values, limit, k, spectrum.computed, side)
     most, norm = float(effective), math.sqrt(float(spectrum.values @ spectrum.values))

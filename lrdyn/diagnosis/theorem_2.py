@@ -76,6 +76,7 @@ def bulk(
     if length <= np.finfo(update.dtype).eps * both or not free:
         return UNKNOWN
     inner, size = _sum(R, start), _sum(R, R)
+    # A random R lies along B as a random direction of ``free`` dimensions lies along a line.
     law = chance.direction_share(free, 1) if free > 1 else None
     high = 1.0 if law is None else float(law.high)
     along = inner**2 / (size * length) if size else math.nan
@@ -90,6 +91,11 @@ def _sum(first: np.ndarray, second: np.ndarray) -> float:
 @cache
 def energy_chance(rows: int, columns: int, k: int) -> float:
     """Share of the squared norm of a Gaussian matrix in its first k singular values.
+
+    Args:
+        rows: m.
+        columns: n.
+        k: how many singular values.
 
     Example:
         >>> round(energy_chance(150, 150, 20), 2)

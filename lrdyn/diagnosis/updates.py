@@ -1,4 +1,4 @@
-"""What is said of the update of one matrix, and the examination of many, on all cores."""
+"""Measures of the update of one matrix, and the examination of many matrices on all cores."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class MatrixUpdate(NamedTuple):
     rank: int
     """Singular values above what rounding makes, of those that were computed."""
     effective_rank: float
-    """At most, where not all singular values were computed."""
+    """Effective rank; an upper bound where not all singular values were computed."""
     stable_rank: float
     energy: float
     """Share of the squared norm in the first k singular values."""
@@ -109,10 +109,10 @@ SHOWN = ("moved", "rank", "stable", "r 90 %", "r 99 %", "noise")
 
 
 class Examined(NamedTuple):
-    """One matrix: what is said of it, and factors of the rank that was wanted."""
+    """One matrix: the measures of its update, and factors of the rank that was asked for."""
 
     pair: ArrayPair
-    """Without its arrays."""
+    """The pair, without its arrays."""
     update: MatrixUpdate
     factors: tuple[np.ndarray, np.ndarray] | None
     missed: float
@@ -175,6 +175,11 @@ def examine_all(
 def multiplications(both: Compared, name: str, settings: Settings) -> float:
     """How many multiplications the update of a matrix takes, about; an adapter's far fewer.
 
+    Args:
+        both: what is compared.
+        name: of the matrix.
+        settings: of the examination.
+
     Example:
         >>> sides = (reading.weights("", {"W": np.eye(20)}) for _ in range(2))
         >>> multiplications(comparison.compared(*sides, "*"), "W", Settings(1))
@@ -192,6 +197,11 @@ def multiplications(both: Compared, name: str, settings: Settings) -> float:
 def of_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = None) -> Examined:
     """Measure the update of one matrix, and the matrix before and after if that is asked for.
 
+    Args:
+        pair: the matrix before and after.
+        settings: of the examination.
+        wanted: the rank of the factors, from the singular values; without it none are made.
+
     Example:
         >>> pair = ArrayPair("W", np.eye(2), np.diag([3.0, 1.0]), ("float64", "float64"))
         >>> update = of_pair(pair, Settings(1, bulk=True)).update
@@ -208,6 +218,7 @@ def of_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = None) -
     if pair.factors is not None:
         B, A = pair.factors
         start = math.nan if pair.before is None else norm(pair.before)
+        # A product of factors was never stored as a matrix, so that no stored type has rounded it.
         shape, floor, eps = (len(B), A.shape[1]), 0.0, float(np.finfo(np.float32).eps)
         decomposition = of_product(B, A, wanted)
         missed = math.sqrt(_behind(decomposition))
@@ -223,6 +234,7 @@ def of_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = None) -
         decomposition = decompose(update, wanted, settings.sketch)
         missed = 0.0
         if decomposition.factors is not None:
+            # Measured, not taken from the values behind the rank: the factors are rounded, too.
             missed = norm(update - decomposition.factors[0] @ decomposition.factors[1])
     update = _measured(pair.name, shape, decomposition, k=k, eps=eps, floor=floor)
     (mean_before, spread_before), (mean_after, spread_after) = bulks
@@ -233,12 +245,13 @@ def of_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = None) -
         mean_after=mean_after,
         spread_after=spread_after,
     )
+    # One matrix a core is in memory at a time; the list of all must not hold them.
     light = pair._replace(stored_before=None, stored_after=None, factors=None)
     return Examined(light, update, decomposition.factors, missed, digest)
 
 
 class Difference(NamedTuple):
-    """W after - W before, and what is said of the two."""
+    """The difference W after - W before, the norm of W before, and the size of the rounding."""
 
     update: np.ndarray
     start: float

@@ -127,6 +127,7 @@ class Watcher:
             if known is None or known.shape != W.shape or not reading.is_matrix(known):
                 got = f"{known.dtype} of shape {known.shape}" if known else "no such array"
                 checks.refuse(f"params[{name!r}]", got, f"floating-point numbers of {W.shape}")
+        # Beside a training that uses all cores more threads only wait for each other.
         with blas_threads(1):
             self._rows.append([self._look(name, now) for name in self._start])
         self._steps.append(int(step))
@@ -151,6 +152,7 @@ class Watcher:
         # Copies: views that are kept would keep the rest alive.
         directions = leading.left[:, :count].copy(), leading.right[:, :count].copy()
         last, first = self._last.get(name), self._first.get(name, directions)
+        # Of an update of 0, at the first step perhaps, there are no directions to remember.
         if measures.rank:
             self._first.setdefault(name, directions)
             self._last[name] = directions
@@ -253,13 +255,14 @@ class Watcher:
 
     def _table(self) -> list[tuple[str, ...]]:
         """Rows of a table: ranks and energy of each matrix at the last call."""
-        what = ("rank", "effective_rank", "stable_rank", "energy")
+        columns = ("rank", "effective_rank", "stable_rank", "energy")
         when = f"at step {self._steps[-1]}" if self._steps else "not called yet"
-        rows = [(f"matrix, {when}", *(name.replace("_", " ") for name in what))]
+        rows = [(f"matrix, {when}", *(name.replace("_", " ") for name in columns))]
         last = self._rows[-1] if self._rows else ()
         for (name, start), observation in zip(self._start.items(), last, strict=False):
             measures = observation.measures
-            cells = {x: f"{getattr(measures, x):.4g}" for x in what}
+            cells = {x: f"{getattr(measures, x):.4g}" for x in columns}
+            # Where not all values were computed, the effective rank is known as a range.
             least = f"{measures.effective_rank_least:.4g}"
             if least != cells["effective_rank"]:
                 cells["effective_rank"] = f"{least} to {cells['effective_rank']}"

@@ -50,6 +50,7 @@ def accelerator() -> str:
 
 def _named() -> str:
     """What ``JAX_PLATFORMS`` or the configuration of JAX names."""
+    # The configuration holds the variable, too, and what a program has set in its place.
     return jax.config.values.get("jax_platforms") or ""
 
 
@@ -59,6 +60,7 @@ def _installed() -> Iterator[str]:
         yield "tpu"
     names = [entry.name for entry in entry_points(group="jax_plugins")]
     if spec := find_spec("jax_plugins"):
+        # The two ways in which JAX itself looks for plugins.
         names += [module.name for module in pkgutil.iter_modules(spec.submodule_search_locations)]
     for name in dict.fromkeys(names):
         yield next((platform for platform in FILES if platform in name), name)
@@ -66,6 +68,7 @@ def _installed() -> Iterator[str]:
 
 def _there(platform: str) -> bool:
     """Whether there are devices of a platform, as far as the file system shows it."""
+    # The driver's own way to say that there are no cards, although their files are there.
     if platform == "cuda" and os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
     return platform not in FILES or any(map(glob, FILES[platform]))
@@ -82,6 +85,8 @@ def open_devices() -> list[Any]:
     except (RuntimeError, AssertionError) as error:  # JAX only asserts that there is some device
         if not _named():
             raise
+        # Between "Unable to initialize backend 'NAME': " and JAX's advice, which names the variable
+        # again.
         message = str(error).partition("': ")[2].partition(" (set JAX_PLATFORMS")[0]
         why = shortened(message or "no such device", 60)
         wanted = "cpu, or a platform with its plugin (lrdyn[cuda], lrdyn[tpu]) and a device"
@@ -93,6 +98,7 @@ def share_memory() -> None:
 
     Without effect once JAX has opened the card. What somebody set about that memory stays.
     """
+    # Releases of JAX differ in the prefix of these names.
     if not any("MEM_FRACTION" in name or "CLIENT_ALLOCATOR" in name for name in os.environ):
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
@@ -106,6 +112,7 @@ def host_devices_asked() -> int | None:
     """
     given = os.environ.get("JAX_NUM_CPU_DEVICES", "")
     flag = r"--xla_force_host_platform_device_count=([0-9]+)"
+    # XLA takes the last of several.
     given = given or next(iter(re.findall(flag, os.environ.get("XLA_FLAGS", ""))[-1:]), "")
     return int(given) if given.isdecimal() and int(given) else None
 
@@ -118,6 +125,7 @@ def run_deterministically() -> str:
     if (platform := accelerator()) in ("", "tpu"):
         return f"--deterministic: nothing to do on a {platform.upper() or 'CPU'}"
     flags = os.environ.get("XLA_FLAGS", "").split()
+    # At the end, where it overrides one that says false.
     os.environ["XLA_FLAGS"] = " ".join([*(f for f in flags if f != DETERMINISTIC), DETERMINISTIC])
     return f"--deterministic: {DETERMINISTIC} on {platform}"
 

@@ -59,7 +59,9 @@ def started_as() -> str:
 
     That is ``python -m experiments.lora``, ``python my_theorem.py`` or the name of a command.
     """
+    # ``sys.argv`` names the file behind ``-m``; only the original words show how it was started.
     words = sys.orig_argv
+    # Without the last word: ``-m`` with nothing behind it names no module.
     if "-m" in words[:-1]:
         return f"python -m {words[words.index('-m') + 1]}"
     name = os.path.basename(sys.argv[0])
@@ -83,7 +85,7 @@ class Parser(argparse.ArgumentParser):
             epilog: lines below the flags.
             examples: command lines, the last lines of the page.
         """
-        shown = [f"  $ {line}\n      {what}" for line, what in examples]
+        shown = [f"  $ {line}\n      {purpose}" for line, purpose in examples]
         super().__init__(
             prog,
             description=description,
@@ -118,6 +120,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse arguments; a number may be written with a minus, as in ``-inf`` or ``-1e-3``."""
+        # argparse takes ``-inf`` for a flag, but no word that begins with a space; readers of
+        # numbers strip it.
         return self.parse_args([f" {word}" if _is_negative_number(word) else word for word in argv])
 
 
@@ -136,6 +140,8 @@ def _value(flag: Flag) -> Callable[[str], Any]:
         try:
             value = convert(text)
         except ValueError:
+            # No domain contains NaN, so that a word that is no number is refused below, by the same
+            # message.
             value = math.nan
         if not flag.accepts(value):
             raise argparse.ArgumentTypeError(
@@ -163,6 +169,7 @@ def _array(flag: Flag) -> Callable[[str], np.ndarray]:
             raise argparse.ArgumentTypeError(f"got {shown}{reason}, wanted {wanted}") from None
         if not flag.accepts(array):
             raise argparse.ArgumentTypeError(f"got {_entry(flag, array)}{shown}, wanted {wanted}")
+        # float64 whatever the file has: the precision of a run is no matter of its target.
         return array.astype(float)
 
     return read
@@ -304,5 +311,6 @@ def add_flag(group: Any, flag: Flag) -> None:
         nargs="+" if flag.swept else None,
         metavar=flag.name.upper(),
         default=argparse.SUPPRESS,
+        # argparse formats the text of a help with ``%``.
         help=text.replace("%", "%%"),
     )

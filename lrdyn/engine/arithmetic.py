@@ -44,7 +44,7 @@ PRODUCTS: Mapping[str, str] = {"tf32": "TF32", "bfloat16": "bfloat16"}
 REASON = "arithmetic of this device"
 """Why a precision is left out of a verdict."""
 WORSE = 8.0
-"""So many times the reference is another arithmetic, or another algorithm."""
+"""An error of more than this many times the reference shows another arithmetic or algorithm."""
 REFERENCE: Mapping[str, Mapping[str, float]] = {
     "float64": {
         "add": 0.5,
@@ -109,6 +109,7 @@ def scope(precision: str, word: str = "highest") -> Iterator[None]:
         ...     str(jnp.ones(1).dtype)
         'float32'
     """
+    # On a CPU "highest" is what it does anyway; a GPU would take TF32, and a TPU bfloat16.
     matmuls = MATMULS[word if precision == "float32" else "highest"]
     with jax.enable_x64(precision == "float64"), jax.default_matmul_precision(matmuls):
         yield
@@ -143,7 +144,10 @@ def worse(precision: str, measured: Measured) -> dict[str, float]:
         if name in free or name not in measured:
             continue
         got = measured[name]
+        # The largest number of a precision is worse when it is smaller, all others when they are
+        # larger.
         times = (usual / got if got else float("inf")) if name == "largest" else got / usual
+        # Not ``times > WORSE``, which a NaN would pass: a device that returns one is no better.
         if not times <= WORSE:
             ratios[name] = times
     return ratios

@@ -103,6 +103,8 @@ class Evaluator:
         if not scenario.traced:
             return self._named(run_sweep(job.sweep(self.context), self.context), job)
         width = FEW if len(points) <= FEW else WIDE
+        # Two widths only: one more program for every number of points would cost more than the
+        # points.
         filled = [*points, *[points[-1]] * (width - len(points))]
         job = self._job(scenario, precision, filled, controls)
         dataset = self._computed(self._program(job, scenario, points[0], width), job)

@@ -116,6 +116,7 @@ def combinations_beyond(search: Search) -> list[Settings]:
 
     The refused ones differ in their reason, as far as there are several reasons.
     """
+    # Half inside and half outside: a claim that also fails inside says nothing of a hypothesis.
     free, half = search._replace(experiment=unchecked(search.experiment)), SHAPES // 2
     inside: list[Settings] = []
     outside: dict[str, list[Settings]] = {}
@@ -142,6 +143,7 @@ def drawn_beyond(search: Search, known: Sequence[Settings], n: int) -> list[Poin
     rng, shape = source(free, search.seed, n + 1), known[n % len(known)]
     points = []
     for k in range(min(WIDE, search.points - n * WIDE)):
+        # The shape last, for all points of a batch share one program.
         settings = values_of_a_point(free, rng) | chosen(dict(search.held), rng) | shape
         points.append(
             asked_for(free, run_with(free, settings).settings, search.seed + n * WIDE + k)
@@ -182,6 +184,8 @@ def cases(
     """A claim at points, judged whatever is lost; ``dropped`` is what the formula goes without."""
     every = zip(points, outcomes(claim, scenario, dataset, precision), strict=True)
     for place, (drawn, outcome) in enumerate(every):
+        # A wrong formula must fail, as a control must; whether it could have passed is no question
+        # then.
         row = judging.row_of(claim, scenario, outcome, power=not dropped)
         if row.reason not in NO_LOSS:
             lost = lost_hypotheses(claim, scenario, outcome, row.tolerance)
@@ -255,7 +259,7 @@ Judge = Callable[[Search, Evaluator, Scenario, str, Sequence[DrawnPoint]], Itera
 
 
 class BatchJudge:
-    """Judges batches, and keeps what was found of them."""
+    """Judges batches, and stores the judged cases."""
 
     def __init__(self, search: Search, evaluator: Evaluator, store: Store | None):
         self.search, self.evaluator, self.store = search, evaluator, store

@@ -55,10 +55,13 @@ def arrays_of(case: Any, room: int) -> dict[str, Any]:
         {'case.rate': (), 'case.weights.0': (2, 3), 'case.weights.1': (0, 0)}
     """
     arrays = {}
+    # The smallest first: one large array must not take the room of a hundred numbers.
     entries = sorted(_entries("", case), key=lambda entry: math.prod(entry[1].shape))
     for path, array in entries:
+        # As float64 in both precisions, so that both leave out the same arrays.
         size = 8 * math.prod(array.shape)
         room -= size
+        # A number is always kept: it costs nothing, and a case without its step size says nothing.
         fits = room >= 0 or not array.shape
         arrays[MARK + (path or GROUP)] = (
             array if fits else jnp.zeros((0,) * array.ndim, array.dtype)
@@ -114,6 +117,7 @@ def split(
     (``recipe``) and which arrays were left out at some setting (``left_out``).
     """
     names = [str(name) for name in dataset.data_vars if _marked(str(name))]
+    # A slice, not an index: the axis of the seeds stays, and says which one it was.
     cases, left_out = dataset[names].isel(seed=slice(1)), []
     for name in [name for name in names if name.startswith(MARK)]:
         array = cases[name]

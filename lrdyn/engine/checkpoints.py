@@ -70,6 +70,7 @@ class Checkpoints:
                 continue
             self._forget_log(self._run(name), checkpoint[0])
             return checkpoint
+        # No checkpoint: the training begins anew, and so do its lines.
         self._forget_log(self._run(name), -1)
         return None
 
@@ -84,6 +85,7 @@ class Checkpoints:
         folder = self._of(key)
         folder.mkdir(parents=True, exist_ok=True)
         write(folder / f"step-{step:010}.ckpt", key, step, state)
+        # Two: where the last one is found damaged, the training goes on from the one before it.
         for path in _checkpoints(folder)[:-KEPT]:
             whole_files.remove(path)
         self.last = time.monotonic()
@@ -146,12 +148,14 @@ def read(path: Path, key: str, like: PyTree) -> tuple[int, PyTree]:
         ValueError: it is damaged, or of another training.
     """
     with guarded.opened(path, links=False) as file:
+        # A damaged file may have no line break at all: no more than a head can have is read.
         head = guarded.parsed(file.readline(1000), path, "what a checkpoint says of itself")
         body = file.read()
     if head["key"] != key:
         raise ValueError("it is of another training")
     if head["bytes"] != len(body) or head["sha256"] != _sha256(body):
         raise ValueError("its checksum differs")
+    # Only behind the checksum: the reader of arrays trusts what it is given.
     return head["step"], eqx.tree_deserialise_leaves(io.BytesIO(body), like)
 
 

@@ -130,6 +130,8 @@ def surprise(p: float) -> float:
         >>> surprise(1e-6)
         6.0
     """
+    # A p-value can underflow to 0. The clip keeps its residual finite, since verdict.json admits no
+    # infinity, and far above any tolerance; a NaN passes through it, and fails.
     return float(-np.log10(np.clip(p, 1e-300, 1.0)))
 
 
@@ -148,6 +150,7 @@ def student_p(expected: float | np.ndarray, draws: np.ndarray) -> float:
     error = standard_error(draws)
     if not error > 0:
         return float("nan")
+    # The lower tail, doubled: 1 minus the upper one would lose every p-value below machine epsilon.
     return float(2 * stdtr(len(draws) - 1, -np.abs(np.mean(draws) - expected) / error))
 
 
@@ -166,6 +169,8 @@ def above_p(threshold: float, draws: np.ndarray) -> float:
         return float("nan")
     error, ahead = standard_error(draws), np.mean(draws) - threshold
     if not error > 0:
+        # Draws without spread leave no doubt: a p-value of 0 or 1. With a NaN among them there is
+        # none.
         return float(ahead <= 0) if error == 0 else float("nan")
     return float(stdtr(len(draws) - 1, -ahead / error))
 
@@ -179,6 +184,8 @@ def chi_square_p(value: float, degrees: int) -> float:
     """
     from scipy.special import chdtr, chdtrc
 
+    # The survival function is computed by itself, not as 1 - cdf, for the digits of a small
+    # p-value.
     nearer = np.minimum(chdtr(degrees, value), chdtrc(degrees, value))
     return float(np.minimum(1.0, 2 * nearer))  # a NaN stays NaN: the judge counts it as a failure
 
@@ -203,6 +210,11 @@ class Judgement(NamedTuple):
 def judge(residuals: np.ndarray, tolerances: np.ndarray, applies: np.ndarray) -> Judgement:
     """Judge a claim: every case to which it applies must stay within its tolerance; a NaN fails.
 
+    Args:
+        residuals: of all cases.
+        tolerances: of all cases, in the same shape.
+        applies: whether each case is judged.
+
     Example:
         >>> judge(np.array([1.0, 9.0]), np.array([2.0, 2.0]), np.array([True, False])).holds
         True
@@ -220,6 +232,11 @@ def judge_control(
 
     A NaN is no clear failure, and ``worst`` is the case that failed least clearly. The tolerance of
     a statistical claim is as clear as it gets: there ``clearly`` is 1.
+
+    Args:
+        residuals: of all cases.
+        tolerances: of all cases, in the same shape.
+        clearly: how many tolerances a residual must reach.
 
     Example:
         >>> judge_control(np.array([1.0, 0.5]), np.array([0.01, 0.01])).holds
@@ -241,6 +258,7 @@ def _judge(
     worst: Callable[[np.ndarray], Any],
     fails: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> Judgement:
+    # Flat, so that ``worst`` is one index; :func:`lrdyn.engine.judging.point_of` unravels it again.
     residuals, tolerances, applies = (np.ravel(a) for a in (residuals, tolerances, applies))
     (cases,) = np.nonzero(applies)
     if not len(cases):
@@ -264,10 +282,17 @@ def scales_with_epsilon(float64: float, float32: float, steps: int = 0) -> bool:
     least ``eps32 sqrt(1 + steps)``, a random walk of one rounding a step, since a lucky run can be
     exact: where steps are below the last digit of float32 nothing is rounded at all.
 
+    Args:
+        float64: residual of the run in float64.
+        float32: residual of the run in float32.
+        steps: number of steps of the run.
+
     Example:
         >>> scales_with_epsilon(1e-15, 1e-6), scales_with_epsilon(1e-12, 1e-6)
         (True, False)
     """
     eps64, eps32 = (float(np.finfo(t).eps) for t in (np.float64, np.float32))
+    # Only the float32 residual has a floor: one for float64 would let a coincidence of that size
+    # pass.
     least = eps32 * float(np.sqrt(1 + steps))
     return float64 <= SCALING_SLACK * eps64 / eps32 * max(float32, least)

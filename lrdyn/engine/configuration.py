@@ -58,6 +58,7 @@ class Run(NamedTuple):
 
     def folder(self, out: Path | str) -> Path:
         """Where the results belong: ``<out>/<name>/<hash of configuration, sources and data>``."""
+        # Twelve hexadecimal digits: two of a million runs share a name with a probability of 0.2 %.
         made_from = [self.config, source_digest(self.experiment, self.settings)]
         digest = hashlib.sha256(results.canonical(made_from).encode()).hexdigest()[:12]
         return Path(out) / self.experiment.name / digest
@@ -141,11 +142,14 @@ def configured(
     """
     settings = {flag.name: flag.default(common["preset"]) for flag in experiment.flags}
     several = {flag.name for flag in experiment.flags if flag.swept and flag.type != "array"}
+    # A value given twice is one point: axes of results.nc have each label once.
     settings |= {n: tuple(dict.fromkeys(v)) if n in several else v for n, v in given.items()}
     settings[DATA_DIR] = data_dir and os.path.abspath(data_dir)
     run = Run(experiment, settings, experiment, **common)
+    # The float32 run has integers of 32 bits, and the seed is one of them.
     if run.seed + (run.seeds or 0) > 2**31:
         raise BadInput(f"--seed: got {run.seed}, wanted all seeds below 2^31")
+    # Before ``prepare``, which may read data or make arrays of the sizes that were asked for.
     if memory is not None:
         _refuse_too_large(run, memory)
     try:
@@ -167,6 +171,7 @@ def _refuse_too_large(run: Run, memory: int) -> None:
     """
     flags = {flag.name: flag for flag in run.experiment.flags}
     swept = {n: run.settings[n] if flag.swept else (run.settings[n],) for n, flag in flags.items()}
+    # Only such flags can make a case larger; of the others any value stands for all.
     sizes = {n: max(v) for n, v in swept.items() if flags[n].type is int and flags[n].shapes}
     largest = {n: sizes.get(n, v[0]) for n, v in swept.items()}
     case = int(np.dtype(run.dtype).itemsize * run.experiment.numbers(largest))

@@ -50,4 +50,5 @@ def usual_memory(device: Any) -> int:
     if device.platform == "cpu":
         return ON_A_CPU
     stats = device.memory_stats() or {}
+    # Half: programs, and gaps that the allocator cannot join, need room beside the arrays.
     return stats["bytes_limit"] // 2 if "bytes_limit" in stats else ON_A_CPU

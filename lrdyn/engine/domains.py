@@ -15,12 +15,18 @@ NEAR = 0.15
 def edge(inside: Callable[[Any], bool], within: float, without: float) -> float:
     """Find by bisection the last positive number towards ``without`` that a domain contains.
 
+    Args:
+        inside: whether a number lies in the domain.
+        within: a positive number inside.
+        without: a positive number outside, on the side of the end that is looked for.
+
     Example:
         >>> round(edge(lambda x: x < 3, 1.0, 10.0), 9)
         3.0
     """
     for _ in range(80):  # halvings of a ratio of up to ten, past the last digit of float64
-        # Powers of ten: the decades of small numbers count as much as those of large ones.
+        # The middle by decades, which count alike for small and large numbers. Two roots, since the
+        # product of the ends would under- or overflow near those of float64.
         middle = math.sqrt(within) * math.sqrt(without)
         within, without = (middle, without) if inside(middle) else (within, middle)
     return within
@@ -43,10 +49,14 @@ def range_of(flag: Flag) -> Range:
         Range(least=0.001, most=1000.0, zero=False)
     """
     assert flag.domain is not None
+    # The domain is known by ``contains`` alone, so that the search for its ends needs a number
+    # inside.
     some = next(x for x in (*flag.quick, *flag.paper, 1.0) if x > 0 and flag.domain.contains(x))
+    # All normal powers of ten of float64: subnormal numbers have fewer digits.
     powers = [10.0**k for k in range(-307, 309)]
     inside = [x for x in (*powers, some) if flag.domain.contains(x)]
     least, most = min(inside), max(inside)
+    # The domain may end between two powers of ten; where it holds all of them it has no end.
     if least > powers[0]:
         least = edge(flag.domain.contains, least, least / 10)
     if most < powers[-1]:
@@ -91,9 +101,13 @@ def value(flag: Flag, rng: np.random.Generator, *, far: bool) -> Any:
         return str(rng.choice(words_of(flag)))
     if flag.type is float:
         drawn = _number(flag, rng, far=far)
+        # A domain need not be an interval: where it refuses a number between its ends, another is
+        # drawn.
         return drawn if flag.domain.contains(drawn) else value(flag, rng, far=far)
     whole = integers_of(flag)
     if not far and flag.from_usual:
+        # Up to a quarter more: a longer run costs that much time, and a shorter one has rarely
+        # arrived.
         usual = range(max(flag.quick), max(flag.quick) * 5 // 4 + 1)
         whole = [n for n in usual if flag.domain.contains(n)]
     elif not far:
@@ -108,7 +122,9 @@ def value(flag: Flag, rng: np.random.Generator, *, far: bool) -> Any:
 def _number(flag: Flag, rng: np.random.Generator, *, far: bool) -> float:
     ends = range_of(flag)
     if far and rng.random() < 0.5:
+        # Ends are where formulas break, and a draw by decades would hardly ever hit one.
         return float(rng.choice([ends.least, ends.most, *([0.0] if ends.zero else [])]))
+    # A usual value of 0 has no decade to lie near: half of the time it stays, half of it becomes 1.
     usual = float(rng.choice(flag.quick)) or (0.0 if rng.random() < 0.5 else 1.0)
     if not far and not usual:
         return usual
@@ -120,6 +136,7 @@ def _number(flag: Flag, rng: np.random.Generator, *, far: bool) -> float:
     drawn = 10.0 ** rng.uniform(low, high)
     # A bounded number, such as a probability, comes as near to 1 as to 0.
     drawn = 1 - drawn if far and ends.most < 1 and rng.random() < 0.5 else drawn
+    # Four digits: a case that fails is repeated from a command line that one can read and type.
     return float(f"{np.clip(drawn, ends.least, ends.most):.4g}")
 
 
@@ -143,12 +160,15 @@ def to_unit(flag: Flag, value: int | float) -> float:
     if flag.type is int:
         whole = integers_of(flag)
         nearest = min(range(len(whole)), key=lambda n: abs(whole[n] - value))
+        # The middle of its share, so that rounding on the way back stays within it.
         return (nearest + 0.5) / len(whole)
     ends = range_of(flag)
     first = ZERO if ends.zero else 0.0
     if value == 0:
         return first / 2
     if _bounded(ends):
+        # Decades of the distance to the nearer end, so that numbers near 1 are as dense as those
+        # near 0.
         side = -math.log10(2 * value) if value < 0.5 else math.log10(2 * (1 - value))
         return 0.5 - max(-1.0, min(1.0, side / FINEST)) / 2
     low, high = math.log10(ends.least), math.log10(ends.most)
@@ -165,6 +185,7 @@ def from_unit(flag: Flag, place: float) -> Any:
     """
     if flag.type is int:
         whole = integers_of(flag)
+        # Place 1.0 itself would be one past the last.
         return whole[min(int(place * len(whole)), len(whole) - 1)]
     ends = range_of(flag)
     first = ZERO if ends.zero else 0.0

@@ -75,10 +75,13 @@ def evaluate_controls(
                 cases[None] = whole
             elif _broken_by(control) not in cases:
                 distance = jnp.asarray(control.amount if amount is None else amount)
+                # A key of its own: what moves a case must not depend on the draws that made it.
                 moved = control.case(jax.random.fold_in(key, 1), whole, distance)
                 cases[_broken_by(control)] = moved
         once = OnceEach()
         if scenario.traced:
+            # One loop over the cases of all controls compiles once, where each by itself compiles
+            # again.
             once.together((scenario.predict, scenario.measure, facts), list(cases.values()))
         for control in controls:
             case = cases[_broken_by(control)]
@@ -241,6 +244,7 @@ def _in_a_loop(functions: Sequence[Callable[[Any], Any]], cases: Sequence[Any]) 
 def _facts(scenario: Scenario, case: Any) -> dict[str, Any]:
     """What the judge needs to know of a case: its longest axis, and which hypotheses it meets."""
     met = {f"met_{name}": jnp.asarray(check(case)) for name, check in scenario.hypotheses.items()}
+    # 32 bits also in a float64 run: one type in the files of both precisions.
     return met | {SIZE: jnp.asarray(longest_axis(scenario.summed(case)), jnp.int32)}
 
 

@@ -150,6 +150,7 @@ def came_of(expected: Expectation, draws: np.ndarray, intervals: int = 1) -> dic
         "came_true": None,
         "outcome": None,
     }
+    # One training that was lost is no number, and a mean without it would not be that of the seeds.
     if not expected.sides or not len(draws) or not np.all(np.isfinite(draws)):
         return entry
     entry |= {"came_true": expected.met_by(float(np.mean(draws))), "outcome": ONE_SEED}

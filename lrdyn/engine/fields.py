@@ -27,6 +27,7 @@ class _Names:
         self._side = side
 
     def __getattr__(self, name: str) -> str:
+        # Python and its tools ask any object for such names, ``__deepcopy__`` for example.
         if name.startswith("_"):
             raise AttributeError(name)
         return self._side + name.rstrip("_")
@@ -44,6 +45,8 @@ def names_of(read: Callable[..., Any], sides: int = 1) -> tuple[str, ...]:
         >>> names_of(lambda theory, run: (theory.rho, run.rho, run.step), 2)
         ('rho', 'step')
     """
+    # The lambda is called on names: what it returns says what it would read, before there are
+    # arrays.
     fields = read(*[_Names()] * sides)
     return tuple(dict.fromkeys(fields if isinstance(fields, tuple) else (fields,)))
 
@@ -78,8 +81,10 @@ def axes_of(kind: type | None) -> dict[str, tuple[str, ...]]:
         >>> axes_of(Theory)
         {'rho': ('step', 'layer')}
     """
+    # ``get_type_hints`` resolves annotations that are texts, as under ``from __future__``.
     hints = get_type_hints(kind) if kind else {}
     axes = {name.rstrip("_"): getattr(hint, "dim_str", "...") for name, hint in hints.items()}
+    # An array of any shape gets axes named after itself when it is labelled.
     return {name: tuple(text.split()) for name, text in axes.items() if "..." not in text}
 
 

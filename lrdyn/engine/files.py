@@ -30,9 +30,11 @@ def locked(folder: Path) -> Iterator[None]:
         Traceback (most recent call last):
         lrdyn.engine.files.InUse: ...
     """
+    # The folder itself is locked: a lock file would have to be made, and would be left behind.
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
+            # Not ``lockf``, whose locks end as soon as this process closes any handle of the file.
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InUse(f"{folder} is in use by another run") from None
@@ -65,8 +67,11 @@ class NetCDF:
         """Make the file, or its image in memory, and enter its root."""
         import h5py
 
+        # In memory no write can fail, so that HDF5 needs no file object in between.
         self.disk = None if in_memory else _Disk(path)
         how = {"driver": "core", "backing_store": False} if in_memory else {}
+        # Arrays are read back in the order in which they were written: tables and figures follow
+        # it.
         self.file = h5py.File(self.disk or path, "w", track_order=True, **how)
         self.enter("/")
 
@@ -94,6 +99,7 @@ class NetCDF:
         """
         # A fill value marks missing entries, which only floating-point numbers have.
         fill = {"fillvalue": np.nan} if dtype.kind == "f" else {}
+        # netCDF has no booleans.
         kind = np.dtype("int8") if dtype.kind == "b" else dtype
         shape = tuple(dims.values())
         array = self.group.create_dataset(name, shape, kind, chunks=chunks, **fill, **how)
@@ -142,6 +148,7 @@ class NetCDF:
 
     def check(self) -> None:
         """Raise the error of a write that failed since the file was made."""
+        # HDF5 has swallowed the error by now, and would go on for hours without writing anything.
         if self.disk and self.disk.failed:
             raise self.disk.failed
 
@@ -168,9 +175,11 @@ class _Disk(io.FileIO):
         rest = memoryview(data).cast("B")
         try:
             while rest and not self.failed:
+                # A nearly full disk takes a part of the bytes before it refuses the others.
                 rest = rest[super().write(rest) :]
         except OSError as error:
             self.failed = error
+        # The whole length even after a failure, which ``NetCDF.check`` raises in the place of HDF5.
         return len(data)
 
     def truncate(self, size: int | None = None) -> int:
@@ -208,6 +217,7 @@ def _write_group(target: NetCDF, dataset: Any) -> None:
     if labels:  # this word tells xarray that they are coordinates, not results
         target.attributes({"coordinates": " ".join(labels)})
     for name in axes:
+        # Before the arrays: h5py can attach a scale only when it is there.
         target.coordinate(str(name), dataset[name].values)
     for name, variable in dataset.variables.items():
         dims = dict(zip(map(str, variable.dims), variable.shape, strict=True))
@@ -232,6 +242,7 @@ def _write_large(target: NetCDF, name: str, variable: Any) -> None:
     for length in reversed(inner):
         chunks.append(max(1, min(length, room)))
         room //= max(1, length)
+    # Shuffled, bytes of equal significance lie together, which packs floating-point numbers better.
     how = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
     dims = dict(zip(map(str, variable.dims), variable.shape, strict=True))
     array = target.create(name, dims, variable.dtype, tuple(reversed(chunks)), **how)
@@ -248,6 +259,7 @@ def slabs(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
         [(slice(0, 2, None),), (slice(2, 3, None),)]
     """
     cut = 0
+    # The axes before ``cut`` are taken entry by entry, that one in pieces, those behind it whole.
     while cut < len(shape) - 1 and int(np.prod(shape[cut + 1 :])) * itemsize > SLAB:
         cut += 1
     whole = tuple(slice(0, n) for n in shape[cut + 1 :])

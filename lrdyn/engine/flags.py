@@ -124,6 +124,8 @@ class Flag:
             return bool(real and np.all((value < 1e15) & (value > -1e15)))
         if self.type is str:
             return isinstance(value, str) and bool(self.domain and self.domain.contains(value))
+        # Numbers of NumPy are of these kinds, too; a bool is an Integral, and as a number a
+        # mistake.
         kind = numbers.Integral if self.type is int else numbers.Real
         if not isinstance(value, kind) or isinstance(value, bool):
             return False

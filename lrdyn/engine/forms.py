@@ -31,7 +31,7 @@ class Equal(NamedTuple):
     predicted: Numbers
     measured: Numbers
     scale: Numbers | None = None
-    """Of the data: a number, or an array against which both broadcast. If None, the largest
+    """Scale of the data: a number, or an array that broadcasts against both. If None, the largest
     absolute value of both."""
     null: Numbers = 0.0
     """The prediction of somebody who does not know the theory."""
@@ -48,11 +48,16 @@ class Equal(NamedTuple):
     def without_power(self, limit: float) -> str:
         """Why a case that passes shows nothing; empty if it does."""
         predicted, measured = self._sides()
+        # The null of an array over steps is its first record, which stands for every later one.
         null = np.broadcast_to(np.asarray(self.null, np.float64), predicted.shape)
         if not np.any(predicted) and not np.any(null):
             return TRIVIAL
+        # The same residual as of the claim itself: what it would say of somebody who guessed the
+        # null.
         if self._replace(predicted=null).residual() <= limit:
             return BELOW_SIGHT
+        # A form with one scale for all entries and one with a scale for each are tried in the same
+        # way.
         scales = np.broadcast_to(self._scales(), measured.shape).ravel()
         # A scale can be so large that single entries are compared with nothing. The first, the
         # largest and the last one stand for all: a move of SEEN thresholds must show in each.
@@ -81,12 +86,13 @@ class Zero(NamedTuple):
 
     values: Numbers
     scale: Numbers
-    """Of the data whose rounding is in the values."""
+    """Scale of the data whose rounding is in the values."""
     alternative: Numbers
     """The size that the values would have if theory were wrong, in their unit."""
 
     def residual(self) -> float:
         """Largest absolute value over its scale."""
+        # float64 also for integers, whose absolute value overflows at the smallest one.
         values = np.asarray(self.values, np.float64)
         return _relative(np.zeros_like(values), values, self.scale)
 
@@ -107,7 +113,7 @@ class _Bound(NamedTuple):
     """What must stay on one side."""
     bound: Numbers
     scale: Numbers | None = None
-    """Of the data: a number or an array. If None, the larger of value and bound, entry by entry."""
+    """Scale of the data, a number or an array; if None, the larger of value and bound, by entry."""
 
     def threshold(self, limit: float) -> float:
         """Largest excess over the bound that passes, over the entries."""
@@ -115,6 +121,8 @@ class _Bound(NamedTuple):
 
     def without_power(self, limit: float) -> str:
         """Open where the bound is too small to be told from rounding, or infinite."""
+        # One entry with a bound that means something is enough: beside it others may be 0 or
+        # infinite.
         sizes = np.abs(np.asarray(self.bound, np.float64)) / self.scales()
         return "" if np.any(np.isfinite(sizes) & (sizes > limit)) else BELOW_SIGHT
 
@@ -142,7 +150,7 @@ class AtLeast(_Bound):
         return _excess(np.subtract(self.bound, self.value), self.scales())
 
     def without_power(self, limit: float) -> str:
-        """Trivial for a bound of 0 on what is not negative; else as of any bound."""
+        """Trivial for a bound of 0 on what cannot be negative; else see :class:`_Bound`."""
         return super().without_power(limit) if np.any(self.bound) else TRIVIAL
 
 
@@ -154,6 +162,7 @@ def _relative(predicted: np.ndarray, measured: np.ndarray, scales: Numbers) -> f
 
 
 def _excess(above: Any, scales: np.ndarray) -> float:
+    # ``np.maximum`` hands on a NaN, where ``max(above, 0.0)`` of Python might not: it must fail.
     return float(np.max(np.maximum(above, 0.0) / scales))
 
 
@@ -184,7 +193,7 @@ class Test(NamedTuple):
     p: float
     """Probability, were the claim true, of draws as far away as these or further."""
     alternative: float
-    """That of the same draws under the alternative that the claim states."""
+    """P-value of the same draws under the alternative that the claim states."""
 
     def residual(self) -> float:
         """The residual ``-log10 p``."""
@@ -245,6 +254,7 @@ def scale_of_each(predicted: Numbers, measured: Numbers, axis: int = 0) -> np.nd
     """
     both = np.maximum(np.abs(predicted), np.abs(measured))
     others = tuple(n for n in range(both.ndim) if n != axis % both.ndim)
+    # The axes stay, so that the scales broadcast against the arrays that they belong to.
     largest = np.max(both, axis=others, keepdims=True)
     return np.where(largest > 0, largest, 1.0)
 
@@ -262,6 +272,8 @@ def start_of(values: Numbers, axis: int = 0) -> np.ndarray:
 
 def residual_of(forms: Sequence[Form]) -> float:
     """Largest residual of the forms of a claim; NaN, which fails, if any is not a number."""
+    # ``np.max``, for it hands on a NaN wherever it stands; the order decides what ``max`` of Python
+    # does.
     return float(np.max([form.residual() for form in forms]))
 
 
@@ -278,4 +290,4 @@ def without_power(forms: Sequence[Form], limit: float) -> str:
     others = [reason for reason in reasons if reason != TRIVIAL]
     if not others:
         return TRIVIAL
-    return max(others)  # the empty reason is the least
+    return max(others)  # the empty text is the least: it wins only if every form has power

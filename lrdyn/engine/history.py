@@ -60,6 +60,7 @@ def _runs(folder: Path) -> Iterator[tuple[float, Path, str]]:
             results_file = path / results.NAME
             yield _time(results_file if _is_there(results_file) else path), path, ""
             inside = (parts.FOLDER, whole_files.VERDICT)
+            # In place: this is how ``os.walk`` is told not to enter them.
             folders[:] = [name for name in folders if name not in inside]
     for error in unreadable:
         yield _time(Path(error.filename)), Path(error.filename), error.strerror or "unreadable"
@@ -94,6 +95,7 @@ def settings_text(config: Mapping[str, Any], experiment: Experiment | None) -> s
         >>> settings_text({"dim": [3, 4], "target": None, "seed": 1}, None)
         '--dim 3 4 --seed 1'
     """
+    # Without an experiment, one of somebody's own file, nothing is known of its preset.
     usual = run_of(experiment, preset=config["preset"]).config if experiment else {}
     shown = [
         f"{typed(name)} {_words(value)}"
@@ -162,17 +164,17 @@ def _facts(claim: Mapping[str, Any]) -> dict[str, Any]:
     return {name: claim.get(name) for name in FACTS}
 
 
-def _unequal_entries(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+def _unequal_entries(label: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     lines = []
     for name in dict.fromkeys([*before, *after]):
         if name not in before or name not in after:
-            lines.append(f"{what} {name}: only in the {'first' if name in before else 'second'}")
+            lines.append(f"{label} {name}: only in the {'first' if name in before else 'second'}")
         elif isinstance(before[name], Mapping) and isinstance(after[name], Mapping):
-            lines += _unequal_entries(f"{what} {name}:", before[name], after[name])
+            lines += _unequal_entries(f"{label} {name}:", before[name], after[name])
         else:
-            lines += _unequal(f"{what} {name}", before[name], after[name])
+            lines += _unequal(f"{label} {name}", before[name], after[name])
     return lines
 
 
-def _unequal(what: str, before: Any, after: Any) -> list[str]:
-    return [] if before == after else [f"{what}: {before} -> {after}"]
+def _unequal(label: str, before: Any, after: Any) -> list[str]:
+    return [] if before == after else [f"{label}: {before} -> {after}"]

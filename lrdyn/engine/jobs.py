@@ -90,12 +90,15 @@ class Job(NamedTuple):
         """Run the job: group -> results; its parts lie below the store of the context."""
         store = context.store
         if store:
+            # A digest, since the ids of many controls can be longer than a file name may be.
             name = "-".join([self.group.strip("/"), *(c.id for c in self.controls)])
             store = store / hashlib.sha256(name.encode()).hexdigest()[:12]
         try:
             dataset = run_sweep(self.sweep(context), context._replace(store=store), recipe)
         except Mislabelled as error:
             run = self.scenario.train or self.scenario.measure
+            # The label says which side returned the array, and so whose function is to be looked
+            # at.
             theirs = self.scenario.predict if "_predicted'" in str(error) else run
             raise BadInput(f"{place(theirs)}: {error}") from error
         return self.named(dataset)
@@ -106,6 +109,7 @@ class Job(NamedTuple):
         scope = partial(arithmetic.scope, self.precision, context.precision)
         if self.scenario.traced and not trains:
             elsewhere = worker or context.elsewhere is not None  # a worker has one device
+            # The client must cut parts as workers compute them.
             devices = jax.local_devices()[: 1 if elsewhere else None]
             plan = SweepPlan(
                 batched=False,
@@ -125,6 +129,8 @@ class Job(NamedTuple):
             self.function,
             self.points,
             self.dims,
+            # Called in Python, a training may reach any code of the library: an edit there begins
+            # it anew.
             digest=f"{self.digest}{library_digest()}{context.precision}",
             beside=partial(self._keeper, context, log),
             scope=scope,
@@ -136,6 +142,7 @@ class Job(NamedTuple):
         """The keeper of the trainings of a point, with checkpoints beside the store of all jobs."""
         if context.store is None:
             return {}
+        # Only what differs within the sweep tells a reader which training a line is about.
         several = {n: v for n, v in point.items() if len(set(self.points.axes[n].tolist())) > 1}
         words = [self.scenario.id, *(c.id for c in self.controls)]
         words += [f"{name}={v}" for name, v in {**several, "seed": point["seed"]}.items()]
@@ -167,6 +174,7 @@ class Job(NamedTuple):
 def of_control(results: "xarray.Dataset", control: Control) -> "xarray.Dataset":
     """Results of one control, its arrays named as in its scenario."""
     prefixes = (f"{control.id}.", f"length_{control.id}.")
+    # Results of all controls lie in one dataset, each under the id of its control and a dot.
     mine = results[[name for name in results if str(name).startswith(prefixes)]]
     names = [n for n in (*mine.variables, *mine.dims) if str(n).startswith(prefixes)]
     return mine.rename({name: str(name).replace(f"{control.id}.", "", 1) for name in names})
@@ -246,6 +254,7 @@ def planned_controls(
     Of the ``given`` settings they take those that say what cases are made of.
     """
     point = {f.name: f.quick[0] if f.quick else None for f in experiment.flags}
+    # A control of a study must fail on the user's data, which may be all that there are.
     point |= {f.name: given[f.name] for f in experiment.flags if f.source and given}
     swept, fixed = split_settings(experiment, {**point, **scenario.at, **controls[0].at})
     axes = {"amount": amounts} if amounts else {}
@@ -325,6 +334,7 @@ def _training_digest(
     digest.update(data_digest(experiment.data(settings) if settings else ()).encode())
     for name, value in sorted(fixed.items()):
         array = isinstance(value, np.ndarray)
+        # The shape beside the bytes: a row and a column have the same ones.
         digest.update(f"{name} {(value.tobytes(), value.shape) if array else value}".encode())
     return digest.hexdigest()
 
@@ -351,6 +361,7 @@ def unoptimized(level: int = 0) -> dict[str, Any] | None:
     plain: dict[str, Any] = {"xla_backend_optimization_level": level}
     older = plain | OLDER_KERNELS
     try:
+        # The release is asked by trying: XLA refuses an option that it does not know.
         jax.jit(jnp.negative).lower(0.0).compile(compiler_options=older)
     except jax.errors.JaxRuntimeError:
         return plain

@@ -57,17 +57,25 @@ class Verdict(NamedTuple):
 def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
     """Judge every claim and control of a theorem on the content of ``results.nc``.
 
+    Args:
+        theorem: the theorem.
+        groups: content of ``results.nc``, group -> dataset.
+        dtype: the precision that was asked for.
+
     Raises:
         MissingArray: a group, or an array that a claim reads, is not there.
         ValueError: an array has a shape that a claim cannot compare.
     """
     legs, diverged = {}, []
+    # From the file, not from this machine: results may be judged again somewhere else.
     unfit = set(arithmetic.unfit(arithmetic_of(groups)))
     findings: list[dict[str, Any]] = []
     for scenario in theorem.scenarios:
         named = groups_of(theorem, scenario, dtype)
         mine = {p: _group(groups, g, f"scenario {scenario.id!r}") for p, g in named.items()}
         for claim in scenario.claims:
+            # Keys of claims and controls share this mapping, which Experiment has checked for
+            # doubles.
             legs[claim.id] = {
                 p: residuals(claim, scenario, r, p, power=True) for p, r in mine.items()
             }
@@ -112,7 +120,10 @@ def arithmetic_of(groups: Groups) -> dict[str, arithmetic.Measured]:
 
 def _set_aside(leg: "xarray.Dataset") -> "xarray.Dataset":
     """Mark all cases of a leg as left out, because of the arithmetic of the device."""
+    # Too few seeds stays the reason: more of them are something the user can ask for.
     reason = np.where(leg.reason.values == TOO_FEW_SEEDS, TOO_FEW_SEEDS, arithmetic.REASON)
+    # A hypothesis that was found broken in a bad arithmetic may not be: rounding alone can break
+    # it.
     blank = np.full(leg.reason.shape, "", object)
     return leg.assign(
         reason=leg.reason.copy(data=reason.astype(object)), unmet=leg.unmet.copy(data=blank)
@@ -132,6 +143,7 @@ def _share_the_alarms(theorem: Experiment, legs: Mapping[str, Legs]) -> int:
         # A test under which the alternative would pass as well is no evidence.
         blind = (left_out(leg) == "") & (leg.residual <= limit) & (leg.alternative <= limit)
         leg.reason[:] = np.where(blind, forms.BELOW_SIGHT, leg.reason)
+    # Counted again, without the blind ones: this is the number that the verdict reports.
     return sum(int(np.sum(left_out(leg) == "")) for leg in mine)
 
 
@@ -237,6 +249,13 @@ def residuals(
     The columns lie over the axes of the points, for a claim over seeds without ``seed``. With
     ``power`` a case that passes is left out if it could not have failed; a control, which must
     fail, needs no such question.
+
+    Args:
+        claim: the claim.
+        scenario: its scenario.
+        results: arrays of the scenario, or of a control.
+        precision: of the run that left them.
+        power: whether a case that passes must show that it could have failed.
     """
     import xarray as xr
 
@@ -250,20 +269,31 @@ def residuals(
         name: (lead, np.asarray(column).reshape(shape))
         for name, column in zip(Row._fields, zip(*rows, strict=True), strict=True)
     }
+    # NumPy gave the texts the length of the longest one, which would cut any that replaces them.
     columns["reason"] = (lead, columns["reason"][1].astype(object))
     coordinates = {name: c for name, c in results.coords.items() if set(c.dims) <= set(lead)}
     return xr.Dataset(columns, coordinates, results.attrs)
 
 
 def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = False) -> Row:
-    """Residual, tolerance and whether it counts, of one outcome."""
+    """Residual, tolerance and whether it counts, of one outcome.
+
+    Args:
+        claim: the claim.
+        scenario: its scenario.
+        outcome: what it is judged on.
+        power: whether a case that passes must show that it could have failed.
+    """
     limit, condition = claim.tolerance, 1.0
+    # That of a statistical test is preliminary: :func:`_share_the_alarms` replaces it when all
+    # tests are counted.
     if limit is None:
         limit = claims.tolerance(claim.kind, outcome.dtype, steps=outcome.steps, size=outcome.size)
     if claim.condition:
         condition = float(outcome.predicted[claim.condition_name])
         # Rounding is amplified as the twin's disturbance is, so that it may be as much larger.
         limit *= condition
+    # The first one stands for all in the table; results.nc has each as an array ``met_...``.
     unmet = next((name for name, met in outcome.hypotheses.items() if not np.all(met)), "")
     threshold = alternative = float("nan")
     certified = two_sided = False
@@ -275,9 +305,12 @@ def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = 
             residual = forms.residual_of(compared)
             threshold = max(form.threshold(limit) for form in compared)
             tests = [form for form in compared if isinstance(form, forms.Test)]
+            # The most surprising alternative: one of several tests that excludes it is enough.
             alternative = max((claims.surprise(test.alternative) for test in tests), default=np.nan)
             certified = bool(claim.certified and claim.certified(outcome))
             two_sided = any(isinstance(form, forms.Equal) for form in compared)
+            # Statistical tests are asked later, by :func:`_share_the_alarms`, when their limit is
+            # known.
             if power and not reason and not _tests(claim) and residual <= limit:
                 reason = forms.without_power(compared, limit)
         except OutsideDomain:  # no run leaves such numbers, so that they fail, too
@@ -309,6 +342,7 @@ def forms_of(claim: Claim, scenario: Scenario, outcome: Outcome) -> tuple[Form, 
             return (forms.Count(predicted, measured),)
         axes = scenario.axes.get(names_of(claim.compares, 2)[0], ())
         over_steps = "step" in axes
+        # A claim over seeds has these as first axis, which ``scenario.axes`` does not count.
         axis = axes.index("step") + bool(claim.seeds) if over_steps else 0
         null = forms.start_of(predicted, axis) if over_steps else 0.0
         return (forms.Equal(predicted, measured, null=null),)
@@ -339,16 +373,25 @@ def _reason(claim: Claim, scenario: Scenario, outcome: Outcome, limit: float) ->
 def reasons_against(
     claim: Claim, scenario: Scenario, outcome: Outcome, limit: float
 ) -> Iterator[str]:
-    """Every reason for which a claim itself leaves a case out; the first one is reported."""
+    """Every reason for which a claim itself leaves a case out; the first one is reported.
+
+    Args:
+        claim: the claim.
+        scenario: its scenario.
+        outcome: what it is judged on.
+        limit: tolerance times condition.
+    """
     if scenario.trains and _lost(scenario, outcome):
         yield LOST
     seeds = np.ravel(outcome.point["seed"]) if claim.seeds else np.array([])
+    # In a study seed 0 has set what is expected, and must not confirm it.
     if len(seeds[seeds > 0] if scenario.trains else seeds) < claim.seeds:
         yield TOO_FEW_SEEDS
     if claim.applies is not None and not claim.applies(outcome):
         yield OWN_HYPOTHESES[0]
     if scenario.diverges and np.any(outcome.predicted[scenario.diverges_name] >= 0):
         yield "diverges"
+    # Not ``limit > RESOLVED``: a condition that is NaN leaves no digits either.
     if claim.condition and not limit <= claims.RESOLVED:
         yield "ill-conditioned"
     if claim.undecided and (why := claim.undecided(outcome)):
@@ -374,6 +417,7 @@ def _found(
     )
     every = outcomes(claim, scenario, results, precision)
     judged = [outcome for outcome in every if not _reason(claim, scenario, outcome, 0.0)]
+    # An empty array first, since nothing can be concatenated to nothing.
     values = np.concatenate(
         [np.array([]), *(np.ravel(finding.value(outcome)) for outcome in judged)]
     )
@@ -427,6 +471,7 @@ def claim_entry(claim: Claim, legs: Legs) -> dict[str, Any]:
         holds = holds and scaling
     met = bool(np.any(applies(next(iter(legs.values())))))
     entry = _entry(claim.id, claim.kind, claim.statement, met, judged, holds, legs)
+    # Counts of the precision asked for; those of the other one stand under ``judged``.
     first = next(iter(legs.values()))
     entry["decided_by"] = _decided_by(first)
     entry["equal_to_the_bit"] = _equal_to_the_bit(claim, first)
@@ -459,6 +504,8 @@ def _equal_to_the_bit(claim: Claim, leg: "xarray.Dataset") -> bool:
 
 def _p_value(claim: Claim, residual: float | None) -> float | None:
     """The p-value of a claim, from its residual ``-log10 p``; the residual itself of others."""
+    # A statistical claim with a tolerance of its own has no p-value: its residual is what it
+    # computed.
     return residual if residual is None or not _tests(claim) else 10**-residual
 
 
@@ -471,6 +518,11 @@ def control_entry(control: Control, claim: Claim, legs: Legs) -> dict[str, Any]:
     """Entry of ``verdict.json`` of a control: its claim is judged everywhere and fails clearly.
 
     The check of a hypothesis that it breaks must notice, and no other reason may leave a case out.
+
+    Args:
+        control: the control.
+        claim: the claim that it breaks.
+        legs: precision -> what :func:`residuals` gives of it.
     """
     fit = {p: leg for p, leg in legs.items() if not np.all(leg.reason == arithmetic.REASON)}
     if next(iter(legs)) not in fit or all(map(_says_nothing, legs.values())):
@@ -566,6 +618,7 @@ def _diverged(results: "xarray.Dataset", scenario: Scenario) -> list[str]:
     if scenario.diverged_name not in results:
         return []
     steps = results[scenario.diverged_name]
+    # -1 says that a run did not diverge.
     (lost,) = np.nonzero(steps.values.ravel() >= 0)
     lines = []
     for index in lost[:SHOWN]:
@@ -588,6 +641,7 @@ def worst_ratio(
         ratio_of(legs[claim.id][precision], precision) for claim in several if not claim.seeds
     ]
     # A NaN, which stands for a claim that was not judged, gives way to a number.
+    # Ratios are not negative: -1 gives way to every number, and NaN > -1 is false.
     return reduce(lambda a, b: a.where(~(b > a.fillna(-1)), b), ratios)
 
 
@@ -598,6 +652,11 @@ def ratio_of(
 
     It is infinite where the residual is lost, and NaN where the case is left out unless
     ``everything`` is asked for.
+
+    Args:
+        leg: what :func:`residuals` gives.
+        precision: of the run.
+        everything: whether cases that are left out count, too.
     """
     limit = leg.tolerance.values
     ratio = leg.residual.values / np.where(limit > 0, limit, np.finfo(precision).eps)

@@ -96,6 +96,7 @@ class StoredProgram(NamedTuple):
             arguments: stand-ins of what it takes.
             devices: that it runs on.
         """
+        # The text says nothing of the settings and releases with which XLA compiles it.
         decided_by = (_below(), _config(), sorted(options.items()), len(devices))
         digest = hashlib.sha256(repr(decided_by).encode())
         digest.update(lowered.as_text().encode())
@@ -111,6 +112,8 @@ class StoredProgram(NamedTuple):
                 jax.errors.JaxRuntimeError,
             ):  # this backend cannot
                 return program
+            # The fastest level: each compiled program passes through here, and machine code packs
+            # well anyway.
             write(self.folder, name, zlib.compress(payload, 1))
         like = [(n, (like.shape, str(like.dtype))) for n, like in facts.outputs.items()]
         known = {"outputs": like, "size": facts.size, "digest": facts.digest, "program": name}
@@ -122,11 +125,14 @@ class StoredProgram(NamedTuple):
         return None if content is None else json.loads(content)
 
     def _loaded(self, name: str, arguments: Any, outputs: Any, devices: Any) -> Any | None:
+        # Positional arguments and no keywords, as the program was lowered.
         trees = jax.tree.structure((arguments, {})), jax.tree.structure(outputs)
         try:
             # What is loaded are the bytes that were checked, not what the file holds by now.
             if (content := read(self.folder, name)) is None:
                 return None
+            # JAX loads the pointers to these routines when it lowers one; a loaded program is not
+            # lowered, and would call through a pointer that nobody has set.
             _find_lapack()
             return serialize_executable.deserialize_and_load(
                 zlib.decompress(content), *trees, execution_devices=devices
@@ -211,7 +217,7 @@ class KeptPrograms(NamedTuple):
         return value
 
     def place(self, identity: str, *context: Any) -> StoredProgram:
-        """Where a program is kept: what it is, and all else that decides it."""
+        """Place of a program on disk, from its identity and all else that decides it."""
         decided_by = (self.code, _below(), identity, context, _config())
         digest = hashlib.sha256(repr(decided_by).encode())
         return StoredProgram(self.folder, f"lrdyn-{digest.hexdigest()[:32]}")
@@ -219,6 +225,7 @@ class KeptPrograms(NamedTuple):
 
 def let_jax_keep(folder: str | None) -> None:
     """Set the folder in which JAX keeps what it compiles from now on; None for no folder."""
+    # Resetting the cache drops what JAX has read from it: not for a folder that it has already.
     if folder != jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", folder)
         compilation_cache.reset_cache()  # JAX looks only once in a process whether a folder is set
@@ -244,5 +251,6 @@ def _below() -> tuple:
 
 def _config() -> list[tuple[str, Any]]:
     """JAX's current settings, except those of its own cache."""
+    # Where the cache lies decides nothing, and differs between users of one folder.
     names = sorted(name for name in jax.config.values if "cache" not in name)
     return [(name, getattr(jax.config, name, None)) for name in names]

@@ -63,6 +63,7 @@ class Labels:
         }
         lengths: dict[str, set[int]] = {}
         for name, v in self.variables.items():
+            # An array that a program lacks has a length at its points, too, and -1 stands for that.
             absent = {-1} if len(every[name]) < len(outputs) else set()
             for place, axis in enumerate(v.axes):
                 sizes = {like.shape[place] for like in every[name]}
@@ -92,6 +93,8 @@ class Labels:
         large = {
             name
             for name, v in self.variables.items()
+            # Not on disk: single numbers, empty arrays, which HDF5 cannot cut into chunks, and
+            # coordinates, which xarray reads anyway.
             if v.shape and 0 not in v.shape and v.axes != (name,)
         }
         if folder is None or self.nbytes <= memory:
@@ -144,6 +147,8 @@ class Target:
             for name in large:
                 v = labels.variables[name]
                 dims = lead | dict(zip(v.axes, v.shape, strict=True))
+                # One chunk for each point: parts arrive in any order, and each point is written at
+                # once.
                 chunks = (*(1 for _ in lead), *v.shape)
                 self.stored[name] = self.file.create(name, dims, v.dtype, chunks)
 
@@ -157,6 +162,7 @@ class Target:
             if name in self.arrays:
                 self.arrays[name][(indices, *inner)] = rows
                 continue
+            # One by one: HDF5 takes no list of indices along several axes.
             for index, row in zip(indices, rows, strict=True):
                 where = np.unravel_index(index, self.labels.lead_shape)
                 self.stored[name][(*map(int, where), *inner)] = row
@@ -177,6 +183,7 @@ class Target:
     def _measure(self, name: str, indices: np.ndarray, rows: np.ndarray) -> None:
         for axis, length in zip(self.labels.variables[name].axes, rows.shape[1:], strict=True):
             if axis in self.lengths:
+                # -1 where no result of this point has had the axis yet.
                 known = self.lengths[axis][indices]
                 if np.any((known != length) & (known >= 0)):
                     raise Mislabelled(
@@ -199,6 +206,8 @@ class Target:
             variables |= {name: stored[name].variable for name in self.large}
         for name, array in self.arrays.items():
             v = labels.variables[name]
+            # Named as its only axis and the same at all points: it labels the axis. With lengths or
+            # values that differ it stays an array, for a coordinate can be only one.
             if v.axes == (name,) and not v.ragged and (array == array[:1]).all():
                 coordinates[name] = array[0]
             else:
@@ -206,6 +215,7 @@ class Target:
                 variables[name] = (labels.lead + v.axes, shaped)
         for axis, lengths in self.lengths.items():
             variables[f"length_{axis}"] = (labels.lead, lengths.reshape(labels.lead_shape))
+        # In the order in which the function returned them, wherever they were kept.
         ordered = {name: variables[name] for name in labels.variables if name in variables}
         ordered |= {name: v for name, v in variables.items() if name not in ordered}
         return xarray.Dataset(ordered, coordinates)

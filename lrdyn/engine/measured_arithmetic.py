@@ -48,6 +48,8 @@ def measured(
     word = word if precision == "float32" else "highest"
     if programs is None:
         return _measured(precision, word)
+    # What is measured depends on these files alone; the library's digest would measure anew after
+    # every edit.
     sources = [Path(__file__), Path(__file__).with_name("arithmetic.py"), Path(linalg.__file__)]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     device, version = jax.local_devices()[0].device_kind, get_backend().platform_version
@@ -87,9 +89,9 @@ def check_products(word: str, meter: Meter) -> None:
     if word == "highest":
         return
     for measures in meter("float32", word):
-        for what in ("products", "convolutions"):
-            if measures[what] != PRODUCTS[word]:
-                raise _refused(word, f"whose {what} are {measures[what]}")
+        for kind in ("products", "convolutions"):
+            if measures[kind] != PRODUCTS[word]:
+                raise _refused(word, f"whose {kind} are {measures[kind]}")
 
 
 def _refused(word: str, why: str) -> BadInput:
@@ -118,6 +120,7 @@ def rounding(precision: str, word: str = "highest", draw: int = 0) -> dict[str, 
     inputs = {name: numbers.uniform(1, 2, shape) for name, shape in shapes.items()}
     inputs |= {name: numbers.standard_normal((64, 64)) for name in ("a", "b")}
     powers = np.array(POWERS[precision])
+    # Squared on the device, they give the powers: a constant would only be copied.
     inputs["root"] = 10.0 ** (powers / 2)
     inputs = {name: array.astype(precision) for name, array in inputs.items()}
 
@@ -148,6 +151,7 @@ def rounding(precision: str, word: str = "highest", draw: int = 0) -> dict[str, 
     }
     most = abs(x["a"]) @ abs(x["b"])
     errors["dot"] = float(np.max(np.abs(got["dot"] - x["a"] @ x["b"]) / most)) / eps
+    # 1e-3: is it this number, and not 0 or infinity? How exact it is, the other errors say.
     there = powers[np.abs(got["reach"].astype(float) / 10.0**powers - 1) < 1e-3]
     ends = {"smallest": 10.0 ** min([0, *there]), "largest": 10.0 ** max([0, *there])}
     return _short(errors | ends)
@@ -166,6 +170,7 @@ def decompositions(precision: str, draw: int = 0) -> dict[str, float]:
         return {
             size: {
                 "svd": jax.vmap(linalg.svd)(a),
+                # A sum is symmetric to the bit, whatever the device rounds.
                 "eigh": jax.vmap(linalg.eigh)(a + jnp.swapaxes(a, 1, 2)),
                 "qr": jax.vmap(linalg.orthogonal_factor)(a),
             }
@@ -185,8 +190,8 @@ def decompositions(precision: str, draw: int = 0) -> dict[str, float]:
             off = [_transposed(q) @ q - np.eye(q.shape[-1]) for q in factors]
             two = {name: [_norm(again - whole) / _norm(whole)]}
             two[f"orthogonal_{name}"] = [_norm(gram_error) for gram_error in off]
-            for what, errors in two.items():
-                errors_of[what] = max(errors_of.get(what, 0.0), float(np.max(errors)) / eps)
+            for measure, errors in two.items():
+                errors_of[measure] = max(errors_of.get(measure, 0.0), float(np.max(errors)) / eps)
     return _short(errors_of)
 
 
@@ -199,6 +204,8 @@ def _ran(program: Any, inputs: Any, precision: str, word: str = "highest") -> An
 
 def _exact(arrays: Any) -> Any:
     """Arrays in the longest floating-point numbers of this machine."""
+    # On x86 these have 64 bits of mantissa: reference sums in float64 would round like what they
+    # judge.
     return jax.tree.map(lambda array: np.asarray(array).astype(np.longdouble), arrays)
 
 

@@ -67,6 +67,7 @@ def _whole(path: Path) -> dict[str, "xarray.Dataset"]:
             for group, named in nodes.items()
         }
         every = [array for named in arrays.values() for array in named.values()]
+        # A large file is left to xarray, which reads a piece of an array when it is used.
         if sum(math.prod(array.shape) * array.dtype.itemsize for array in every) > SLAB:
             raise _Other
         axes = {
@@ -115,6 +116,7 @@ def _attributes(node: Any) -> dict[str, Any]:
     """The user's attributes of an array or group; as in xarray, a list of one is its entry."""
     attributes = {}
     for name in node.attrs:
+        # Written by netCDF's own library for axes in another order, which is not followed here.
         if name.startswith("_Netcdf4"):
             raise _Other
         if name not in OF_FORMAT:
@@ -146,7 +148,9 @@ def _axes(name: str, array: Any, axes: Mapping[int, str]) -> tuple[str, ...]:
         raise _Other
     file = array.file.id
     return tuple(
-        axes[_address(h5py.h5r.dereference(references[-1], file))] for references in listed
+        # The last reference, which h5netcdf takes, if an axis has several scales.
+        axes[_address(h5py.h5r.dereference(references[-1], file))]
+        for references in listed
     )
 
 

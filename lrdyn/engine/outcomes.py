@@ -1,4 +1,4 @@
-"""Where ``results.nc`` keeps what, and outcomes: what a claim is judged on, point by point."""
+"""Groups of ``results.nc``, and the outcomes on which a claim is judged, point by point."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -88,6 +88,12 @@ def outcomes(
 
     The order is that of the axes of the points. Arrays are cut to their true lengths; large ones
     are read slab by slab.
+
+    Args:
+        claim: the claim.
+        scenario: its scenario.
+        results: arrays of the scenario, or of a control.
+        precision: of the run that left them.
     """
     lead = lead_of(results)
     saved = saved_names(claim, scenario, map(str, results.variables))
@@ -96,6 +102,7 @@ def outcomes(
     names += [str(name) for name in results if str(name).startswith("length_")]
     arrays = {name: _leading(array_of(results, name), lead) for name in dict.fromkeys(names)}
     shape = tuple(results.sizes[dim] for dim in lead)
+    # Bytes of one point over all arrays: slabs are cut so that this many fit into memory.
     each = sum(array.nbytes for array in arrays.values()) // max(1, int(np.prod(shape)))
     fixed = json.loads(results.attrs.get("fixed", "{}"))
     for slab in _settings(shape) if claim.seeds else slabs(shape, each):
@@ -113,6 +120,7 @@ def saved_names(claim: Claim, scenario: Scenario, available: Iterable[str]) -> d
     """
     available = set(available)
     names = {}
+    # Trainings that were lost are left out by :func:`_over_seeds`, whatever the claim itself reads.
     lost = scenario.diverged_name if scenario.trains else ""
     for name in (*claim.arrays, claim.condition_name, scenario.diverges_name, lost):
         both = [f"{name}_predicted", f"{name}_measured"]
@@ -165,11 +173,13 @@ def _points_of(
     """Flags and arrays of each point of a slab."""
     varies = {n: set(lead) <= set(array.dims) for n, array in arrays.items()}
     parts = {n: array[slab].values if varies[n] else array.values for n, array in arrays.items()}
+    # SIZE has the axes of the points and no other, so that its shape is that of the slab.
     inside = parts[SIZE].shape
     flat = {n: p.reshape(-1, *p.shape[len(lead) :]) if varies[n] else p for n, p in parts.items()}
     axes = {n: array.dims[len(lead) :] for n, array in arrays.items() if varies[n]}
     flags = _flags(results, lead)
     for index, place in enumerate(np.ndindex(*inside)):
+        # ``slice(None)``, of all seeds, has no start.
         starts = (part.start or 0 for part in slab)
         at = {dim: start + i for dim, start, i in zip(lead, starts, place, strict=True)}
         point = {n: column[at[n if n in at else "point"]] for n, column in flags.items()}
@@ -202,6 +212,8 @@ def _outcome(
 ) -> Outcome:
     sides: dict[str, dict[str, np.ndarray]] = {"predicted": {}, "measured": {}}
     for name, array in arrays.items():
+        # A field may end in these words itself; it is one of two sides only if something stands
+        # before.
         base, _, side = name.rpartition("_")
         if side in sides and base:
             sides[side][base] = array
@@ -233,6 +245,8 @@ def _over_seeds(each: list[Outcome], scenario: Scenario) -> Outcome:
     Seeds that do not meet the hypotheses are no evidence; if none does, all stay to show it. So it
     is with trainings that were lost, and with seed 0 of a study, which set what is expected.
     """
+    # In this order: hypotheses, then divergence, then seed 0. Where nothing is left, the step
+    # before stands, so that the judge can name the reason.
     met = [outcome for outcome in each if all(map(np.all, outcome.hypotheses.values()))] or each
     name = scenario.diverged_name
     ended = [

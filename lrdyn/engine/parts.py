@@ -39,12 +39,16 @@ class Store(NamedTuple):
                 zipfile.ZipFile(file) as archive,
             ):
                 check_members(archive, file, path)
+                # The checksums of the archive first: they are cheaper than SHA-256, and name the
+                # member.
                 if broken := archive.testzip():
                     raise zipfile.BadZipFile(f"{broken} does not match its checksum")
                 manifest = guarded.parsed(
                     archive.read(MANIFEST), path, "what a part says of itself"
                 )
                 arrays = {name: _array(archive, name) for name in manifest["arrays"]}
+                # A file that was renamed, or changed together with its archive's checksums, fails
+                # here.
                 if manifest != _manifest(key, arrays):
                     raise ValueError(
                         f"it holds part {manifest['key']!r}, or other arrays than it says"
@@ -65,7 +69,10 @@ class Store(NamedTuple):
         with whole_files.replacing(self._path(key)) as path, zipfile.ZipFile(path, "w") as archive:
             archive.writestr(MANIFEST, json.dumps(_manifest(key, arrays)))
             for name, array in arrays.items():
+                # The size is not known when the member is opened, and may pass 2 GiB.
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    # Not pickled, and stored as it is: reading it back can run no code, and costs
+                    # no time.
                     np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
     def _path(self, key: str) -> Path:
@@ -79,6 +86,7 @@ def _manifest(key: str, arrays: Arrays) -> dict[str, Any]:
 
 def _facts(array: np.ndarray) -> list[Any]:
     """Type, shape and SHA-256 of an array."""
+    # A view of the bytes: a copy would double the memory of the largest array.
     content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     return [str(array.dtype), list(array.shape), hashlib.sha256(content).hexdigest()]
 
@@ -90,6 +98,8 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 def clear(run: Path) -> None:
     """Remove the parts of a run, by their names."""
+    # Names that this library gives, lest a store in somebody's own folder takes their files with
+    # it.
     part = r"[0-9]+-[0-9a-f]{20}\.npz(\.damaged)?"
     whole_files.clear(run, FOLDER, "[0-9a-f]{12}", f"{part}|{whole_files.SCRATCH}")
 

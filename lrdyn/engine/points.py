@@ -28,6 +28,7 @@ class Column(NamedTuple):
 
     def __getitem__(self, indices: Any) -> Any:
         """The values at some points."""
+        # A mixed-radix number: the stride is the product of the lengths of all faster axes.
         return self.values[np.asarray(indices) // self.stride % len(self.values)]
 
     def value(self, index: int) -> Any:
@@ -61,6 +62,7 @@ class Points(NamedTuple):
 
     def __hash__(self) -> int:
         """A hash that is equal for equal points."""
+        # Names alone: arrays have no hash, and ``__eq__`` tells the rest apart.
         return hash((self.crossed, frozenset(self.axes)))
 
     @property

@@ -43,13 +43,16 @@ def setup(
     """
     if dtype not in ("float64", "float32"):
         raise ValueError(f"dtype: got {dtype!r}, wanted 'float64' or 'float32'")
+    # First of all: LLVM ends the process without a word when it gets no memory.
     memory_limit.require(memory_limit.COMPUTING + memory_limit.CORE * cores())
     jax.config.update("jax_enable_x64", dtype == "float64")
+    # A GPU would multiply float32 as TF32, with three correct digits.
     jax.config.update("jax_default_matmul_precision", "highest")
     _one_blas_thread()
     count = accelerators.host_devices_asked() or host_devices or cores()
     with contextlib.suppress(RuntimeError):  # the backend has started: keep its devices
         jax.config.update("jax_num_cpu_devices", count)
+    # Before the devices are opened: a card that was opened is held until the process ends.
     if host_only and accelerators.accelerator():
         jax.config.update("jax_platforms", "cpu")
     accelerators.open_devices()
@@ -62,6 +65,7 @@ def setup(
 
 def collect_rarely() -> None:
     """Look for garbage less often: tracing makes many objects that stay, and little garbage."""
+    # Everything imported so far stays to the end: it need not be looked through each time.
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
 

@@ -52,6 +52,8 @@ def produce(
     """
     refuse_without_jit()
     mine = concerned(experiment, settings)
+    # All of them before any runs: their points are announced together, for a time left that means
+    # something.
     jobs = list(jobs_of(mine, settings, dtype, seeds, perturb, thorough))
     context.progress.expect(sum(job.points.size for job in jobs))
     progress = _Announced(context.progress)
@@ -147,6 +149,7 @@ def concerned(experiment: Experiment, settings: Mapping[str, Any]) -> Experiment
 
     def asked_for(scenario: Scenario) -> bool:
         swept, _ = split_settings(experiment, own_settings(experiment, scenario, settings))
+        # An empty tuple leaves a scenario without a single point.
         return all(map(len, swept.values()))
 
     return replace(experiment, scenarios=(first, *filter(asked_for, rest)))
@@ -197,7 +200,16 @@ def planned(
     perturb: bool,
     thorough: bool,
 ) -> Iterator[Planned]:
-    """Describe each job of a run, without tracing or reading anything."""
+    """Describe each job of a run, without tracing or reading anything.
+
+    Args:
+        experiment: the experiment.
+        settings: a value for each flag.
+        dtype: ``float64`` or ``float32``, the precision that was asked for.
+        seeds: seeds to sweep, or those of each scenario.
+        perturb: whether the distance from each hypothesis is swept, too.
+        thorough: whether controls run in both precisions.
+    """
     for scenario in experiment.scenarios:
         mine = seeds(scenario) if callable(seeds) else seeds
         # The first seeds, and as many as a claim over seeds needs.
@@ -213,6 +225,7 @@ def planned(
                     yield planned_controls(experiment, scenario, controls, fixed, p, given=settings)
             for control in controls_of(scenario, p):
                 if perturb and control.amounts:
+                    # Amount 0 is no move: the sweep begins where the claim must still hold.
                     amounts = (0.0, *control.amounts)
                     yield planned_controls(
                         experiment, scenario, (control,), fixed, p, amounts, settings
@@ -228,6 +241,7 @@ def with_equal_settings(controls: Sequence[Control]) -> list[tuple[Control, ...]
     """Controls that one program can run: their settings are the same."""
     groups: dict[str, list[Control]] = {}
     for control in controls:
+        # By their text: values of settings may be lists, which cannot be keys.
         groups.setdefault(repr(sorted(control.at.items())), []).append(control)
     return [tuple(controls) for controls in groups.values()]
 

@@ -59,9 +59,11 @@ def keep(base: str | os.PathLike) -> kept_programs.KeptPrograms | None:
     except NotPrivate as error:
         kept_programs.warn_once(folder, f"{error}; no program is taken from there or kept")
         folder = None
+    # Without a cache everything still runs, only more slowly: no reason to stop or to warn.
     except OSError:  # a file system that is full, or read only
         folder = None
     _let_jax_keep(folder)
+    # JAX's default is a second, and most programs here compile faster than that.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     return None if folder is None else kept_programs.KeptPrograms(folder, library_digest())
 
@@ -97,6 +99,7 @@ _SIGNED: dict[str, SignedFolder] = {}
 
 def _of_path(path: str) -> Any:
     """The cache object in which JAX keeps programs in a folder."""
+    # JAX expects a cache and its path, as its own function returns them.
     return (SignedCache(_SIGNED[path]), path) if path in _SIGNED else _PLAIN(path)
 
 
@@ -174,7 +177,10 @@ def prune(base: Path, most: int) -> None:
             with contextlib.suppress(OSError), os.scandir(folder) as entries:
                 for entry in entries:
                     facts = entry.stat(follow_symlinks=False)
+                    # Somebody may have pointed the cache at a folder with files of their own.
                     if PROGRAMS.fullmatch(entry.name) and stat.S_ISREG(facts.st_mode):
+                        # Many file systems are mounted so that reading does not update the time of
+                        # access.
                         used = max(facts.st_atime, facts.st_mtime)
                         files.append((used, facts.st_size, entry.name, folder))
         total = sum(count for _, count, _, _ in files)

@@ -29,9 +29,9 @@ LEAST = 4
 """Points of the smallest part of a longer sweep, however small the budget."""
 
 
-ONE_AT_A_TIME = threading.Lock()
-"""For tracing, where dozens of jobs wait side by side: it gains nothing from threads, and constants
-of two precisions that are traced at once were seen to take the type of the other."""
+ONE_AT_A_TIME = threading.RLock()
+"""For tracing: it gains nothing from threads, and constants of two precisions that are traced at
+once were seen to take the type of the other."""
 
 Values = dict[str, Any]  # arrays and, where a result is a constant, NumPy's
 PointsFunction = Callable[[Values, Any], Values]
@@ -96,7 +96,7 @@ class Group(NamedTuple):
         return {name: column[part] for name, column in self.columns.items()}
 
     def key(self, part: np.ndarray, reduction: str = "") -> str:
-        """Name of a part in a store; ``reduction`` names what is kept instead of its results."""
+        """Name of a part in a store; ``reduction`` describes what replaces its results."""
         digest = hashlib.sha256(f"{self.digest}{self.plan.shared.digest}{reduction}".encode())
         for column in self.values(part).values():
             digest.update(column.tobytes())
@@ -139,11 +139,14 @@ def trace(
 
     # A batch of width 1 is compiled to other kernels and rounds differently: never use it unless
     # the whole group is one point, or every point is to run by itself.
+    # So many devices at most that each has two points, unless points run one by one anyway.
     devices = plan.devices[: -(-len(indices) // min(2, plan.lanes))]
     lanes = min(plan.lanes, max(-(-len(indices) // len(devices)), min(2, len(indices))))
     traced = cache(lambda: _traced(function, known, columns, lanes, plan))
     group = Group(plan, traced, {}, [], columns, lanes, devices, "", shape)
     types = [(name, str(column.dtype)) for name, column in columns.items()]
+    # ``most`` enters only where it is given, so that the programs of sweeps that are not cut anew
+    # keep the names they had.
     signature = (shape, types, len(devices), plan.batched, *_context(group), *[most][:most])
     there = plan.programs and plan.programs.place(
         plan.identity, plan.memory, len(indices), *signature
@@ -151,6 +154,7 @@ def trace(
     facts = (there and there.facts()) or _facts(group, there)
     # Two parts are in memory, one that runs and one that is saved; shared arrays only once.
     fit = (plan.memory - plan.shared.nbytes) // (2 * max(1, facts.size))
+    # How much a point takes is known only when it has been traced, so that it is traced once more.
     if devices[0].platform != "cpu" and max(2, fit // len(devices)) < lanes:
         # An accelerator is given as many lanes as its memory holds, at least two.
         return trace(
@@ -183,6 +187,7 @@ def _context(group: Group) -> tuple:
 def _facts(group: Group, there: StoredProgram | None) -> Facts:
     """Facts that need tracing; a program kept on disk is named by its sources, not its text."""
     traced = group.traced()
+    # What ``vmap`` traced has the arrays of all lanes.
     size = _jaxpr_bytes(traced.jaxpr.jaxpr) // (group.lanes if group.several else 1)
     digest = there.digest if there else _digest(traced.jaxpr, _context(group))
     return Facts(_outputs(group), size, digest)
@@ -207,6 +212,7 @@ def equations(jaxpr: Any, within: bool = False) -> Iterator[tuple[Any, bool]]:
         branches = within or equation.primitive.name == "cond"
         parameters = equation.params
         if platforms := parameters.get("branches_platforms"):  # of jax.lax.platform_dependent
+            # Only one branch is compiled, so that the others are no part of this program.
             chosen = parameters["branches"][_of_this_platform(platforms)]
             parameters, branches = {"branches": chosen}, within
         for parameter in jax.tree.leaves(tuple(parameters.values())):
@@ -218,6 +224,7 @@ def equations(jaxpr: Any, within: bool = False) -> Iterator[tuple[Any, bool]]:
 def _of_this_platform(platforms: Sequence[tuple[str, ...] | None]) -> int:
     """Index of the branch that the default platform takes; None stands for all other platforms."""
     backend = jax.default_backend()
+    # JAX calls the backend of either maker "gpu", and names the makers in its branches.
     mine = {"cuda", "rocm"} if backend == "gpu" else {backend}
     fits = [names is None or not mine.isdisjoint(names) for names in platforms]
     return fits.index(True)
@@ -237,7 +244,16 @@ def trace_part(
     most: int,
     plan: SweepPlan,
 ) -> Group:
-    """Trace the program of a part that another process cut, for at most ``most`` points."""
+    """Trace the program of a part that another process cut, for at most ``most`` points.
+
+    Args:
+        function: the function of the sweep.
+        shape: names and values of the axes that decide shapes.
+        values: values of the points of the part on the traced axes.
+        lanes: points of a batch.
+        most: points of the largest part of the program.
+        plan: how the sweep runs.
+    """
     traced = cache(lambda: _traced(function, dict(shape), values, lanes, plan))
     parts, devices = [np.arange(most)], plan.devices[:1]
     group = Group(plan, traced, {}, parts, values, lanes, devices, "", shape)
@@ -351,12 +367,15 @@ def _arguments(group: Group) -> tuple:
 
 
 def _lowered(group: Group) -> Any:
+    # One batch on the default device: what was traced is already the whole program.
     if group.slots == group.lanes > 1 and group.devices == jax.local_devices()[:1]:
         return group.traced().lower()
     sharding, structure = _sharding(group), jax.tree.structure(group.outputs)
 
     def call(values: Values, shared: Any) -> Values:
         flat = jaxpr_as_fun(group.traced().jaxpr)
+        # The traced function has this argument, and uses it nowhere: whether a slot is used is
+        # decided around it.
         unused = jnp.ones(jax.tree.leaves(values)[0].shape, bool)
         return jax.tree.unflatten(structure, flat(*jax.tree.leaves((values, unused, shared))))
 
@@ -367,6 +386,8 @@ def _lowered(group: Group) -> Any:
     # Compiling a further layer around it costs a small sweep as much as the function itself.
     if len(group.devices) > 1:
         specs = (sharding.spec, sharding.spec, PartitionSpec())
+        # No check of varying types: it refuses every loop of a user whose carry begins as a
+        # constant and ends as something that differs from device to device.
         local = jax.shard_map(
             local, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec, check_vma=False
         )
@@ -379,6 +400,7 @@ def _lowered(group: Group) -> Any:
 
 def as_jax_has_it(name: str, column: np.ndarray) -> np.ndarray:
     """Convert a column to the run's precision; what is too large for float32 becomes infinite."""
+    # A setting too large for float32 is infinite there, and its cases diverge: that is no warning.
     with np.errstate(over="ignore"):
         converted = column.astype(jax.dtypes.canonicalize_dtype(column.dtype), copy=False)
     if column.dtype.kind in "iu" and (converted != column).any():  # NumPy drops bits
@@ -391,6 +413,7 @@ def _chunks(
     run_lanes: PointsFunction, lanes: int, values: Values, used: Array, shared: Any
 ) -> Values:
     """The program of one device: chunks of ``lanes`` points, one chunk after another."""
+    # A loop of one turn would still be compiled as a loop.
     if len(used) == lanes:
         return run_lanes(values, shared)
     chunks = jax.tree.map(lambda v: v.reshape(-1, lanes), values)
@@ -412,6 +435,8 @@ def _one_by_one(
     def skip(point: Values) -> Values:
         return jax.tree.map(lambda o: jnp.zeros(o.shape, o.dtype), jax.eval_shape(run, point))
 
+    # A branch that is really skipped, for this is a loop and no ``vmap``: slots that only fill up
+    # the part cost nothing.
     return jax.lax.map(lambda slot: jax.lax.cond(slot[1], run, skip, slot[0]), (values, used))
 
 
@@ -427,6 +452,7 @@ def _order(group: Group) -> np.ndarray:
 
 def start(group: Group, compiled: Any, part: np.ndarray) -> Values:
     """Begin to compute a part, which need not have ended on return."""
+    # Sent as one pytree: each ``device_put`` has a cost of its own.
     order = _order(group)
     # Slots beyond the part repeat its last point, so that all parts share one program.
     values = group.values(part[np.minimum(order, len(part) - 1)])
@@ -436,6 +462,8 @@ def start(group: Group, compiled: Any, part: np.ndarray) -> Values:
 
 def ended(group: Group, part: np.ndarray, outputs: Values) -> dict[str, np.ndarray]:
     """Wait for a part, and put its results in the order of its points."""
+    # The inverse of the order in which points were dealt to the slots; slots beyond the part drop
+    # out.
     place = np.argsort(_order(group))[: len(part)]
     return {name: array[place] for name, array in jax.device_get(outputs).items()}
 

@@ -77,6 +77,7 @@ class _Counted:
     def expect_bytes(self, count: int) -> None:
         with self.lock:
             before, self.bytes = self.bytes, self.bytes + count
+        # Only by the job whose results pass the mark, so that it is said once.
         if before < LARGE <= self.bytes:
             self.note(f"the results will take {size_of(self.bytes)} or more on disk")
 
@@ -106,6 +107,8 @@ class _Counted:
         if self.saved:
             parts.append(f"{self.saved:,} from an earlier run")
         if computed:
+            # By the points of this run: parts that an earlier run has saved come at once, and tell
+            # nothing of those that are left.
             left = (self.total - self.done - self.fraction) / rate
             parts += [f"{rate:.3g} a second"] if self.what else []
             parts.append(f"{duration(left)} left")
@@ -235,6 +238,7 @@ def shown(
         'sweep: a line\n'
     """
     stream = stream or sys.stderr
+    # Python has no stderr where it was started with that stream closed.
     if stream is None:
         yield Silent()
     elif bar and stream is sys.stderr and in_notebook():

@@ -41,6 +41,7 @@ def point_flags(experiment: Experiment) -> list[Flag]:
 
 def source(experiment: Experiment, seed: int, n: int) -> np.random.Generator:
     """Generator of the random numbers of the n-th draw of an experiment."""
+    # CRC-32, since ``hash`` of a text differs from one process to the next.
     return np.random.default_rng([seed, n, zlib.crc32(experiment.name.encode())])
 
 
@@ -128,6 +129,8 @@ def values(
     """
     flags, values_of = point_flags(experiment), {}
     for n, flag in enumerate(flags):
+        # The doublings are shared among the flags: the first get one more where they do not come
+        # out even.
         doubled = np.log2(several) + len(flags) - 1 - n
         count = 2 ** int(doubled // len(flags))
         drawn = set()

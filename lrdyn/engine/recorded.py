@@ -131,6 +131,7 @@ def _steps(
         return
     step = results["step"]
     wanted = words[flag] if flag in words else results[flag] if flag in results.coords else None
+    # A number of steps that is neither a flag nor fixed cannot be checked here.
     if wanted is None or not step.size:
         return
     first, last = step.min("step"), step.max("step")

@@ -84,6 +84,8 @@ class Worst(Reduction):
         return self._first(flat[places].max(axis=1, initial=-np.inf), places, missing.sum())
 
     def _first(self, values: np.ndarray, places: np.ndarray, missing: Any) -> Numbers:
+        # The last key counts first: by value, and among equal ones by place, whatever order parts
+        # have.
         order = np.lexsort((places, -values))[: self.count]
         return {"values": values[order], "places": places[order], "nan": np.asarray(missing)}
 
@@ -153,6 +155,8 @@ class Quantiles(Reduction):
         flat = np.asarray(values, np.float64).ravel()
         there = flat[~np.isnan(flat)]
         # Signed bins in the order of the numbers; 0 is between them, infinity at the ends.
+        # Below the smallest normal number the width of a
+        # bin would be less than what numbers differ by.
         finite = np.clip(np.abs(there), np.finfo(float).tiny, np.finfo(float).max)
         place = np.ceil(np.log(finite) / np.log(self._ratio)) + self._offset
         place = np.where(there == 0, 0, np.sign(there) * place).astype(np.int64)
@@ -194,6 +198,7 @@ class Quantiles(Reduction):
             with np.errstate(over="ignore"):  # the last bin ends beyond the largest number
                 # 2 ratio^k / (ratio + 1) has the same relative distance to both ends of the bin.
                 middle = 2 / (self._ratio + 1) * self._ratio ** (np.abs(at) - self._offset)
+            # The middle of an outermost bin may lie beyond the entries that are in it.
             quantiles = np.clip(np.where(at == 0, 0.0, np.sign(at) * middle), *numbers["ends"])
             quantiles = np.where(ranks == 0, numbers["ends"][0], quantiles)
             quantiles = np.where(ranks == total - 1, numbers["ends"][1], quantiles)
@@ -253,7 +258,7 @@ class Histogram(Reduction):
 
 
 Reductions = Mapping[str, Reduction]
-"""Name in the dataset -> what is kept under it."""
+"""Name in the dataset -> the reduction that is kept under it."""
 
 
 def check(reductions: Reductions, outputs: Sequence[Mapping[str, Any]]) -> None:

@@ -127,6 +127,7 @@ def nearest(claims: Sequence[Mapping[str, Any]]) -> str:
         for leg in ("", "_float32")
         if c.get(f"residual{leg}") is not None and c[f"tolerance{leg}"]
     ]
+    # Pairs compare by their ratio first.
     return "{:.2f} {}".format(*max(ratios)) if ratios else "-"
 
 

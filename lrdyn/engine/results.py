@@ -60,6 +60,17 @@ def write(
     """Write ``results.nc``, atomically, with what made it: every setting and the sources.
 
     ``judges`` is the digest of what judged it first.
+
+    Args:
+        path: of the file.
+        groups: group -> dataset; ``"/"`` is the root.
+        name: of the experiment.
+        title: one line.
+        about: a line about what was run, or an empty text.
+        config: every setting.
+        digest: of the sources of the experiment and of its data.
+        judges: of what judged it first.
+        dtype: the precision that was asked for.
     """
     machine = environment(dtype)
     record = {
@@ -95,6 +106,7 @@ def read(path: Path) -> dict[str, "xarray.Dataset"]:
         raise Damaged(path, error.why) from None
     with _damage_named(path):
         groups = netcdf.read_groups(path)
+    # HDF5 makes the groups between, ``/controls`` for example, which hold nothing themselves.
     return {group: d for group, d in groups.items() if d.variables or group == "/"}
 
 
@@ -166,6 +178,7 @@ def _version(package: str) -> str | None:
 def _revision() -> str | None:
     # The revision of the checkout that this code runs from; an installed package has none.
     here = Path(__file__).resolve().parent
+    # Twelve digits whatever the repository's size and git's configuration, so that texts compare.
     command = ["git", "-C", os.fspath(here), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         described = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)

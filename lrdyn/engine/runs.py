@@ -50,6 +50,8 @@ def open_run_folder(run: Run, out: Path | str) -> Iterator[Path]:
         try:
             yield path
         except BadInput:
+            # What was computed from bad input is worth nothing; after any other error the parts
+            # stay, for the next attempt.
             parts.clear(path)
             remove_empty(path, new_folders)
             raise
@@ -59,16 +61,24 @@ def open_run_folder(run: Run, out: Path | str) -> Iterator[Path]:
 def held_folder(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
     """Make a folder below a given one and lock it; yields the folders that were made for it.
 
+    Args:
+        path: the folder.
+        given: the folder that the user named, at or above it.
+        flag: by which it was named, for messages.
+
     Raises:
         BadInput: it cannot be made, another process has it, or a symbolic link stands in it.
         OSError: the disk or the system fails.
     """
+    # The deepest first, the order in which empty folders can be removed again.
     new_folders = [p for p in (path, *path.parents) if not os.path.exists(p)]
     got = f"{flag}: got {os.fspath(given)!r}"
     with contextlib.ExitStack() as stack:
         try:
             whole_files.folder(path, below=given)
             stack.enter_context(files.locked(path))
+            # After the lock, so that nobody else of this library changes the folder while it is
+            # looked through.
             whole_files.refuse_links(path)
             try:
                 whole_files.remove_scratch(path)
@@ -127,6 +137,13 @@ def carry_out(
     A terminal shows a ``bar``; lines suit several processes that share one. Parts are kept in the
     store of the ``context``, or beside the results.
 
+    Args:
+        run: the configuration.
+        out: folder of the results, in which the run gets one of its own.
+        draw: draws what was verified.
+        bar: whether a terminal shows a bar.
+        context: where and how it is computed.
+
     Raises:
         BadInput: data are missing, the folder cannot be used, or no claim applies.
     """
@@ -141,6 +158,8 @@ def carry_out(
             )
         if experiment.judged and _about_nothing(verification):
             raise BadInput(_nothing_applies(experiment, verification))
+        # The parts go only when everything else is on disk: a kill before that costs no
+        # computation.
         save(run, verification, path, draw)
         checkpoints.gather_logs(folder, path)
         parts.clear(folder)
@@ -156,6 +175,7 @@ def _keeping(run: Run, store: Path | str, results_folder: Path) -> Iterator[Path
         BadInput: it cannot be made, another process has it, or a symbolic link stands in it.
     """
     path = run.folder(store)
+    # By the file system, not by name: one folder may be given in two ways.
     if path.exists() and path.samefile(results_folder):  # this process has locked it already
         yield path
         return
@@ -188,6 +208,7 @@ def intact(folder: Path) -> Groups:
     path = folder / results.NAME
     groups = results.read(path)
     # A verdict on a changed file has no checksum.
+    # None, of a verdict on changed results, equals no checksum, and so counts as damaged, too.
     if results.checksum(path) != results.read_verdict(folder)["results_sha256"]:
         raise results.Damaged(path, "its checksum differs")
     return groups
@@ -209,7 +230,14 @@ def _nothing_applies(theorem: Experiment, verification: Verification) -> str:
 
 
 def save(run: Run, verification: Verification, path: Path, draw: Draw | None) -> None:
-    """Write ``results.nc``, the figures and ``verdict.json``, in this order."""
+    """Write ``results.nc``, the figures and ``verdict.json``, in this order.
+
+    Args:
+        run: the configuration.
+        verification: what was verified; its verdict gets the checksum of the results.
+        path: folder of the run.
+        draw: draws what was verified.
+    """
     experiment, verdict = run.experiment, verification.verdict
     with whole_files.replacing(path / results.NAME) as temporary:
         results.write(
@@ -375,6 +403,7 @@ def _recorded(theorem: Experiment, attributes: Mapping[str, Any]) -> Run:
         raise results.Damaged(Path(results.NAME), why)
     if why := verdict_schema.CONFIG.amiss(config):
         raise results.Damaged(Path(results.NAME), f"its settings: {why}")
+    # JSON has no tuples, which is what settings of swept flags are.
     values = {n: tuple(v) if isinstance(v, list) else v for n, v in config.items()}
     settings = {flag.name: values[flag.name] for flag in theorem.flags}
     others = {name: config[name] for name in COMMON if name in config}

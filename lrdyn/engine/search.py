@@ -109,9 +109,12 @@ def combinations(search: Search) -> list[Settings]:
 
 def drawn_points(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
     """The points of the n-th batch, from 0 on: near the quick preset, or one or two flags far."""
+    # Random numbers of their own for each batch, so that a longer search repeats those of a shorter
+    # one; 0 is the draw of the shapes.
     experiment, rng = search.experiment, source(search.experiment, search.seed, n + 1)
     shape, points = known[n % len(known)], []
     wanted = min(WIDE, search.points - n * WIDE)
+    # Not ``while``: an experiment may refuse nearly all points of a combination of shapes.
     for _ in range(TRIES * WIDE):
         if len(points) == wanted:
             break
@@ -193,6 +196,8 @@ class Court:
         """Judge claims at points that share a program, or read the judgements from the store."""
         words = [*self.made_by, scenario.id, precision, [c.id for c in claims]]
         words += [dict(drawn_point.point) for drawn_point in points]
+        # A number, a dash and the digest: parts have such names, and ``parts.clear`` removes no
+        # other.
         key = "0-" + hashlib.sha256(canonical(words).encode()).hexdigest()[:20]
         columns = self.store.load(key) if self.store else None
         if columns is None:
@@ -214,6 +219,7 @@ def cut(
     experiment: Experiment, scenario: Scenario, points: Sequence[DrawnPoint]
 ) -> Iterator[list[DrawnPoint]]:
     """Cut points into batches that share a program."""
+    # By identity, for several commands can ask for equal points of a scenario.
     places = {id(drawn_point.point): drawn_point for drawn_point in points}
     for batch in batches_of(experiment, scenario, [drawn_point.point for drawn_point in points]):
         yield [places[id(point)] for point in batch]
@@ -252,6 +258,7 @@ def ratios(record: Record, tests: int) -> tuple[np.ndarray, np.ndarray]:
     A residual that is no number counts as infinite. All statistical tests share the false alarms of
     one command.
     """
+    # Copies: the limits of tests are replaced below, and differ with the number of tests.
     columns = {name: np.array(column) for name, column in record.columns.items()}
     limits, reasons = columns["tolerance"], columns["reason"].astype(object)
     limit = judging_claims.tolerance("statistical", "float64", tests=tests)
@@ -260,6 +267,7 @@ def ratios(record: Record, tests: int) -> tuple[np.ndarray, np.ndarray]:
             limits[row] = limit
             blind = (columns["residual"][row] <= limit) & (columns["alternative"][row] <= limit)
             reasons[row] = np.where((reasons[row] == "") & blind, forms.BELOW_SIGHT, reasons[row])
+    # An exact claim has tolerance 0; one rounding takes its place, so that the ratio is a number.
     limits = np.where(limits > 0, limits, np.finfo(record.precision).eps)
     over = columns["residual"] / limits
     over = np.where(np.isnan(over), np.inf, over)
@@ -302,6 +310,7 @@ def starts(worst: Sequence[WorstCase]) -> list[WorstCase]:
     A statistical claim would climb to the seed's luck, and a count has no slope.
     """
     rows = [w for w in worst if w.claim.kind != "statistical" and w.claim.kind != "exact"]
+    # From 0 there is no slope to climb, and from infinity nothing higher.
     rows = sorted((w for w in rows if 0 < w.ratio < np.inf), key=lambda w: -w.ratio)
     place: Counter = Counter()
     ranked = []
@@ -349,6 +358,7 @@ def climb(
     flags = traced_flags(search, start)
     if not flags:
         return
+    # Beyond the numbers of all batches, which are below 2^31.
     rng = source(search.experiment, search.seed, 2**31 + number)
     place = np.array([to_unit(flag, start.asked[flag.name]) for flag in flags])
     first = place + LOCAL * rng.standard_normal((WIDE, len(flags)))
@@ -427,7 +437,9 @@ def searched(
         def over(points: Sequence[DrawnPoint], start: WorstCase = start) -> np.ndarray:
             record = court.record(start.scenario, start.precision, [start.claim], points)
             records.append(record)
-            # SciPy compares numbers: a point that is not judged is the worst for it, inf the best.
+            # SciPy compares numbers: a point that is not judged is the worst for it, infinity the
+            # best. One test: the number of all of them changes as the climb goes on, and would move
+            # the hill.
             return np.nan_to_num(ratios(record, 1)[0][0], nan=0.0, posinf=1e300)
 
         climb(search, start, number, over, generations(search.points))

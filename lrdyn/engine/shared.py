@@ -40,6 +40,8 @@ class Shared:
                 where = jax.tree_util.keystr(path)
                 raise ValueError(f"{NAME}{where}: got {leaf!r:.50}, wanted an array of numbers")
         self.tree = tree
+        # As JAX will see them: with 64-bit numbers switched off, a float64 array has half of its
+        # bytes.
         self.like = jax.eval_shape(lambda tree: tree, tree)
         self.placed: dict[Any, list] = {}
 
@@ -78,6 +80,8 @@ class Shared:
                 self.placed[device] = jax.device_put(leaves, device)
         everywhere, copies = _everywhere(devices), zip(*map(self.placed.get, devices), strict=True)
         arrays = [
+            # One array with a copy on each device, made of those that are there: nothing is moved
+            # again.
             jax.make_array_from_single_device_arrays(each[0].shape, everywhere, list(each))
             for each in copies
         ]

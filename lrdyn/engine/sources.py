@@ -50,6 +50,7 @@ def judges_digest(experiment: Experiment) -> str:
         return path in theirs or path.is_relative_to(engine) or _draws(path)
 
     names = [name for path in theirs for name in _imported(path, _package(path))]
+    # The files of the theorem itself are left out here: ``source_digest`` counts them already.
     reached = _reached(names, judges_nothing)
     judges = {engine / f"{name}.py" for name in JUDGES}
     digest = hashlib.sha256()
@@ -71,6 +72,7 @@ def code_digest(functions: Sequence[Any], data: Sequence[Path] = ()) -> str:
     digest = hashlib.sha256()
     for path in sorted(_files(functions)):
         digest.update(path.read_bytes())
+    # Sorted, since the order in which functions are found is no property of the theorem.
     for code in sorted(f.__code__.co_code for f in functions if not _in_file(f)):
         digest.update(code)  # written in a notebook or at a prompt
     for path in data:
@@ -82,6 +84,7 @@ def code_digest(functions: Sequence[Any], data: Sequence[Path] = ()) -> str:
 def library_digest() -> str:
     """SHA-256 of all source files of the library."""
     digest = hashlib.sha256()
+    # By their parts: sorted as texts, ``a-b/c`` and ``a/c`` change places with the separator.
     for path in sorted(PACKAGE.rglob("*.py"), key=lambda path: path.relative_to(PACKAGE).parts):
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
@@ -110,6 +113,7 @@ def code_that_decides(theorem: str) -> str:
         >>> two == code_that_decides("lrdyn.lora.statement")
         False
     """
+    # ``ast.dump`` leaves out lines and columns, so that a comment above a function changes nothing.
     codes = {path: ast.dump(_code(path.read_bytes())[0]) for path in deciding(theorem)}
     lines = [f"{path.relative_to(PACKAGE).as_posix()} {codes[path]}" for path in sorted(codes)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -147,6 +151,7 @@ def _imported(path: Path, package: str) -> Iterator[str]:
             continue  # a file beside a user's own file
         base = importlib.util.resolve_name(module, package)
         inner = [f"{base}.{name}" for name in taken]
+        # A name taken from a package may be a module of it or something in its ``__init__``.
         yield from inner
         if not taken or not all(map(_module_file, inner)):
             yield base
@@ -184,6 +189,8 @@ def _code(content: bytes) -> tuple[ast.Module, list[tuple[str, tuple[str, ...]]]
                 | ast.FunctionDef(body=body)
                 | ast.AsyncFunctionDef(body=body)
             ):
+                # The tree is changed in place; ``_code`` is cached, and nobody needs the
+                # docstrings.
                 if ast.get_docstring(node, clean=False) is not None:
                     del body[0]
     return tree, imports
@@ -194,6 +201,7 @@ def data_digest(data: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in data:
         facts = path.stat()
+        # The name without its folder: data may lie elsewhere on another machine.
         digest.update(f"{path.name}{_of_file(path, facts.st_size, facts.st_mtime_ns)}".encode())
     return digest.hexdigest() if data else ""
 
@@ -219,6 +227,8 @@ def _files(functions: Sequence[Any]) -> set[Path]:
         if _general(path) or not (path.parent in beside or _of_theorems(path)):
             continue
         files.add(path)
+        # What a module has taken by ``from`` shows in the objects, what it imported whole as a
+        # module.
         within = [getattr(value, "__module__", None) for value in vars(module).values()]
         within += [value.__name__ for value in vars(module).values() if inspect.ismodule(value)]
         names |= {other for other in within if isinstance(other, str)} - visited

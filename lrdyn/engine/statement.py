@@ -119,6 +119,7 @@ class Claim(Generic[T, M]):
         if self.compares is None and self.reads is None:
             raise ValueError(f"claim {self.id!r}: got form alone, wanted reads beside it")
         if self.compares is not None:
+            # Two arrays of the same side would agree whatever the theorem says.
             sides = [side for side, _ in sides_of(self.compares)]
             if sides != ["theory", "run"]:
                 raise ValueError(
@@ -181,6 +182,7 @@ class Finding(Generic[T, M]):
             raise ValueError(f"finding {self.id!r}: got within={self.within}, wanted low < high")
         if self.source is None:
             return
+        # An expectation that its own source does not meet could never be called replicated.
         if not expected.met_by(self.source) or self.within is not None:
             raise ValueError(
                 f"finding {self.id!r}: got source={self.source:g}, wanted it on the side of above "
@@ -249,6 +251,7 @@ class Control(Generic[C, T, M]):
                 f"control {self.id!r}: got breaks={self.breaks!r}, wanted the hypothesis that case "
                 "breaks, and none without it"
             )
+        # Only a case can be moved by degrees; a wrong formula is wrong, or it is not.
         if self.amounts and self.case is None:
             raise ValueError(f"control {self.id!r}: got amounts, wanted case beside them")
         if self.drops and self.predict is None:
@@ -372,6 +375,15 @@ class Scenario(Generic[C, T, M]):
         return tuple(name.rstrip("_") for name in getattr(kind, "_fields", ()))
 
     def __post_init__(self) -> None:
+        names = {*self.fields("theory"), *self.fields("run")}
+        for name in sorted(names):
+            # A field of both sides is saved as <name>_predicted and <name>_measured.
+            base, _, side = name.rpartition("_")
+            if base in names and side in ("predicted", "measured"):
+                raise ValueError(
+                    f"scenario {self.id!r}: got fields {base!r} and {name!r}, wanted another name "
+                    "for the second"
+                )
         for claim in self.claims:
             for side, name in claim.sides_read:
                 self._refuse_unknown(claim, side, name)
@@ -393,6 +405,7 @@ class Scenario(Generic[C, T, M]):
                 )
 
     def _refuse_unknown(self, claim: Claim, side: str, name: str) -> None:
+        # At once and by name, not when a run of hours comes to its judge.
         mine = self.fields(side)
         if name not in mine:
             near = difflib.get_close_matches(name, mine, 3)
@@ -446,6 +459,8 @@ class Experiment:
         entries = [
             entry.id for s in self.scenarios for entry in (*s.claims, *s.controls, *s.findings)
         ]
+        # Groups of results.nc lie side by side: a scenario that is called as one of them would
+        # overwrite it.
         groups = [*RESERVED, *(scenario.id for scenario in self.scenarios)]
         for ids in (entries, groups):
             doubles = {name for name in ids if ids.count(name) > 1}
@@ -513,5 +528,6 @@ def longest_axis(case: PyTree) -> int:
         >>> longest_axis({"weights": (jnp.ones((3, 7)), jnp.ones(2)), "activation": jnp.tanh})
         7
     """
+    # Array-like, not array: a Python number is an array of one entry, and a function is none.
     arrays = jax.tree.leaves(eqx.filter(case, eqx.is_array_like))
     return max((side for array in arrays for side in jnp.shape(array)), default=1)

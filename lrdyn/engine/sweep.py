@@ -126,6 +126,8 @@ def sweep(
     how: dict[str, Any] = {"batched": batched, "lanes": lanes, "memory": memory}
     how["in_cache"] = in_cache
     how["reduce"] = dict(reduce or {})
+    # JAX's settings belong to this process: a worker that makes the sweep again must be told of
+    # them.
     how |= {"compiler_options": options, "shared": shared, "x64": jax.config.jax_enable_x64}  # pyright: ignore[reportAttributeAccessIssue]
     how["matmuls"] = of_matmuls()
     # A worker has one device.

@@ -144,6 +144,7 @@ def verify_run(run: Run, context: Context) -> Verification:
     sweeps spend their time in the compiler.
     """
     meter = meter_of(context)
+    # First: a precision that the device cannot follow is refused before anything is computed.
     measured_arithmetic.check_products(run.precision, meter)
     measured = {p: worst(p, meter(p, run.precision)) for p in PRECISIONS}
     groups = produce(
@@ -155,6 +156,7 @@ def verify_run(run: Run, context: Context) -> Verification:
         thorough=run.preset == "paper",
         context=context._replace(precision=run.precision),
     )
+    # With the results, since whoever judges them again has another device.
     groups["/"] = groups["/"].assign_attrs(arithmetic=canonical(measured))
     try:
         verification = judged(run.concerned, groups, run.dtype)
@@ -168,7 +170,13 @@ def verify_run(run: Run, context: Context) -> Verification:
 
 
 def judged(theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: str) -> Verification:
-    """Judge the content of ``results.nc``; :func:`judge_results` says what it refuses."""
+    """Judge the content of ``results.nc``; :func:`judge_results` says what it refuses.
+
+    Args:
+        theorem: the theorem, without scenarios that the settings do not concern.
+        groups: content of ``results.nc``.
+        dtype: the precision that was asked for.
+    """
     judgement = judge_results(theorem, groups, dtype)
     record = environment(dtype)
     verdict = {
@@ -212,5 +220,7 @@ def holds(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> bool | No
     if any(claim["holds"] is False for claim in claims):
         return False
     carriers = {claim.id for claim in theorem.scenarios[0].claims if claim.carries}
+    # One is enough: claims that no case meets say nothing, and those left open are in
+    # ``undecided``.
     carried = any(claim["holds"] for claim in claims if claim["id"] in carriers)
     return True if carried and not undecided(theorem, claims) else None

@@ -141,8 +141,8 @@ class Part(NamedTuple):
     indices: np.ndarray
     """Indices of its points in the sweep."""
     ask: Callable[[], PartRequest]
-    """Makes what another process is told of it: there may be more parts than should be described
-    at a time."""
+    """Makes its description for another process, when it is needed: there may be too many parts
+    to describe all of them at once."""
     begin: "Callable[[Programs], Callable[[], Arrays]]"
     """Start to compute; what comes back waits for the arrays, which have the points in front."""
     group: Group | None = None
@@ -240,7 +240,7 @@ def run_sweep(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "
         return elsewhere.executor(recipe, progress)
 
     with sweep.scope(), ExitStack() as stack:
-        with programs.ONE_AT_A_TIME if elsewhere is not None else nullcontext():
+        with programs.ONE_AT_A_TIME:
             parts, outputs = sweep.parts()
         # What is no longer wanted ends here, before it makes a folder.
         progress.expect(sum(len(part.indices) for part in parts))
@@ -248,6 +248,8 @@ def run_sweep(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "
         parts_store = stack.enter_context(open_store(store, progress.note)) if store else None
         ended = _each(sweep, parts, parts_store, context, executor)
         if sweep.plan is None:  # an untraced function's results are known only when it has run
+            # A cluster returns parts as they end, and shapes are collected in the order of the
+            # points.
             ended = sorted(ended, key=lambda each: int(each[0].indices[0]))
             outputs = [
                 {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in arrays.items()}
@@ -260,6 +262,8 @@ def run_sweep(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "
             labels = Labels(sweep.points, sweep.dims, outputs)
             progress.expect_bytes(labels.nbytes)
             target = labels.allocate(context.memory, parts_store and parts_store.folder)
+            # Closes the file of large arrays after a failure, too; after success it is closed
+            # already.
             stack.callback(target.abandon)
         for part, arrays in ended:
             target.place(part.indices, arrays)
@@ -274,7 +278,10 @@ def _each(
     executor: Callable[[], Executor],
 ) -> Iterator[tuple[Part, Arrays]]:
     """Every part and its arrays; the parts of a long program are cut anew after a few."""
+    # By identity, for a group holds lists and arrays and cannot be hashed.
     groups = {id(part.group): part.group for part in parts if part.group}.values()
+    # Where the memory admits no larger part there is nothing to measure: all are as large as can
+    # be.
     long = [g for g in groups if len(g.parts) > MANY and g.fit > len(g.parts[0])]
     few = [part for part in parts if not any(part.group is group for group in long)]
     cut = []
@@ -289,6 +296,7 @@ def _each(
             yield from _in_turn(some, store, context, executor, took)
         if not most:
             size = len(tried[0].indices)
+            # Rounded up, by // of the negative: with parts of this size at least MANY remain.
             alike = -(-size * len(group.parts) // MANY)
             most = min(_most(size, took[1:] if context.elsewhere is None else took), alike)
             most = max(most, size)
@@ -299,6 +307,7 @@ def _each(
 
 def _most(size: int, took: Sequence[float]) -> int:
     """Number of points that take ``SECONDS``, from the times of parts of ``size`` points."""
+    # The fastest of them: whatever else the machine does can only make a part slower.
     return int(SECONDS * size / min(took)) if took else size
 
 
@@ -329,6 +338,7 @@ def _in_turn(
     for part in parts:
         arrays = store.load(part.key) if store else None
         if arrays is None:
+            # All of these go to the executor at once, which can then compile ahead of them.
             missing.append(part)
         else:
             context.progress.advance(len(part.indices), saved=True)

@@ -56,6 +56,7 @@ def allowed(kind: str, dtype: Any) -> float:
         return 0.0
     if kind not in DIGITS:
         raise ValueError(f"kind: got {kind!r}, wanted {' or '.join(map(repr, DIGITS))}")
+    # A power of eps keeps a share of the digits: those behind it may differ.
     return float(np.finfo(dtype).eps) ** DIGITS[kind]
 
 

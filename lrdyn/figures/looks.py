@@ -162,6 +162,7 @@ def _key(handle: Any) -> Any:
 
 def _label(artist: Artist) -> str:
     label = str(artist.get_label())
+    # Matplotlib's own, ``_child3``, which count what was drawn before.
     return "" if label.startswith("_") else label
 
 
@@ -200,6 +201,8 @@ def _plain(part: Any) -> Any:
     if isinstance(part, list | tuple | np.ndarray):
         return [_plain(inner) for inner in part]
     if isinstance(part, float):
+        # Nine digits are more than SAME looks at, and few enough for a committed file that people
+        # read.
         return float(f"{part:.9g}") if np.isfinite(part) else None
     return part
 
@@ -220,6 +223,7 @@ def _differences(present: Any, wanted: Any) -> Iterator[str]:
         if not _same(present, wanted):
             yield f"got {_said(present)}, wanted {_said(wanted)}"
         return
+    # The order is that of drawing: what comes later covers what comes before.
     if present.keys() == wanted.keys() and list(present) != list(wanted):
         yield f"got the order {_said(list(present))}, wanted {_said(list(wanted))}"
     for name in [*wanted, *(name for name in present if name not in wanted)]:

@@ -46,6 +46,7 @@ def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG without its text, which it loses, atomically."""
     without_text(figure)
     with plotting.style(), whole_files.replacing(path) as temporary:
+        # Without the name of the release, which would change the committed bytes at every upgrade.
         figure.savefig(temporary, dpi=DPI, metadata={"Software": None})
 
 

@@ -119,6 +119,15 @@ def plot_compared(
     """Draw a prediction as a line and what was measured as open markers on it.
 
     There is one marker each ``every`` points; ``(start, every)`` staggers coincident curves.
+
+    Args:
+        ax: the axes.
+        x: abscissae.
+        predicted: ordinates of the line.
+        measured: ordinates of the markers.
+        color: of both.
+        marker: shape of the markers.
+        every: points from one marker to the next, or the first one and that number.
     """
     ax.plot(x, predicted, color=color, lw=1.0)
     markers = {**OPEN, "marker": marker, "mec": color, "markevery": every}
@@ -142,7 +151,15 @@ def key(ax: Axes, entries: Sequence[Line2D] | None, loc: Any, **place: Any) -> A
 def label_ends(
     ax: Axes, values: Sequence[float], texts: Sequence[str], colors: Sequence[Any], title: str = ""
 ) -> Axes:
-    """Write labels right of an axis, whose limits are final, at the ends of its curves."""
+    """Write labels right of an axis, whose limits are final, at the ends of its curves.
+
+    Args:
+        ax: the axes.
+        values: ordinates of the ends.
+        texts: a label for each.
+        colors: a colour for each.
+        title: what stands above the labels.
+    """
     to_axis = ax.transData + ax.transAxes.inverted()
     heights = np.array([to_axis.transform((ax.get_xlim()[1], value))[1] for value in values])
     for height, text, color in zip(spread(heights, 0.075), texts, colors, strict=True):
@@ -162,6 +179,7 @@ def spread(heights: np.ndarray, gap: float) -> np.ndarray:
         >>> spread(np.array([0.5, 0.5, 2.0]), 0.1).round(6).tolist()
         [0.45, 0.55, 2.0]
     """
+    # Stable: labels of equal height stay in the order of their curves.
     order = np.argsort(heights, kind="stable")
     slots = gap * np.arange(len(heights))
     pools: list[list[float]] = []
@@ -256,7 +274,9 @@ def verdict_figure(verdict: Mapping[str, Any], legs: Mapping[str, Legs]) -> Figu
         ax.set_title(f"{verdict['name']} {held}: claims left of 1, controls right of it")
         dot = {"ls": "none", "marker": "o", "ms": 3, "mew": 0}
         entries = [
-            entry(", ".join(what), c, **dot) for what, c in VERDICT_COLORS.items() if what in drawn
+            entry(", ".join(kind_and_precision), c, **dot)
+            for kind_and_precision, c in VERDICT_COLORS.items()
+            if kind_and_precision in drawn
         ]
         ax.legend(handles=entries, **BESIDE)
     figure.set_label(
@@ -267,6 +287,7 @@ def verdict_figure(verdict: Mapping[str, Any], legs: Mapping[str, Legs]) -> Figu
 
 
 def _strip(ax: Axes, ratios: np.ndarray, height: float, color: str, worst: Callable) -> None:
+    # The axis is logarithmic, and a residual of 0 would be nowhere.
     shown = np.maximum(ratios[np.isfinite(ratios)], LEAST_RATIO)
     heights = np.full(shown.shape, height)
     ax.plot(shown, heights, ls="none", marker=".", ms=3, mew=0, color=color, alpha=0.5)
@@ -304,6 +325,7 @@ def sweep_figure(
     axes = swept_axes(main, first)[:3]
     panels = main[axes[2]].values if len(axes) > 2 else [None]
     values = np.concatenate([ratio.values.ravel() for ratio in ratios.values()])
+    # Above the line at 1 in any case, which is what the figure is about.
     top = 3.0 * max(1.0, np.max(values, initial=0.0, where=np.isfinite(values)))
     with style():
         figure = blank(2.6)
@@ -375,7 +397,7 @@ def departures(
     theorem: Experiment, groups: Mapping[str, xr.Dataset], precisions: Sequence[str]
 ) -> dict[str, Departure]:
     """Control -> how its claim breaks, from the groups that ``--perturb`` adds to a run."""
-    found = {}
+    by_control = {}
     for scenario in theorem.scenarios:
         for control in scenario.controls:
             names = {p: control_group(control, p, perturb=True) for p in precisions}
@@ -385,7 +407,7 @@ def departures(
             claim = claim_of(control, scenario)
             legs = {p: residuals(claim, scenario, data, p) for p, data in mine.items()}
             first, data = next(iter(legs.values())), next(iter(mine.values()))
-            found[control.id] = Departure(
+            by_control[control.id] = Departure(
                 title=data.attrs["title"],
                 label=data.attrs["amount_label"],
                 amounts=first["amount"].values,
@@ -397,25 +419,25 @@ def departures(
                     p: float(leg["tolerance"].values.ravel()[0]) for p, leg in legs.items()
                 },
             )
-    return found
+    return by_control
 
 
-def perturb_figure(name: str, found: Mapping[str, Departure]) -> Figure:
+def perturb_figure(name: str, by_control: Mapping[str, Departure]) -> Figure:
     """Draw how a claim breaks as its hypotheses are left: residual against the distance from each.
 
     Lines are the medians over seeds, the dashed lines the tolerances; amount 0, the hypothesis met,
     is the point at the left edge.
     """
-    columns = 2 if len(found) in (2, 4) else min(3, len(found))
-    rows = -(-len(found) // columns)
+    columns = 2 if len(by_control) in (2, 4) else min(3, len(by_control))
+    rows = -(-len(by_control) // columns)
     with style():
         figure = blank(0.5 + 2.0 * rows)
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-        for ax, departure in zip(axes, found.values(), strict=False):
+        for ax, departure in zip(axes, by_control.values(), strict=False):
             _depart(ax, departure)
-        for ax in axes[len(found) :]:
+        for ax in axes[len(by_control) :]:
             ax.remove()
-        for ax in axes[: len(found) : columns]:
+        for ax in axes[: len(by_control) : columns]:
             ax.set_ylabel("relative residual")
         # Outside: within, it would lie on a line of some panel.
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)

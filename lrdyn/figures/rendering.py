@@ -52,13 +52,23 @@ def numbers(
     are saved results. Experiments without results are run; to ``recompute`` is to use nothing that
     was saved. The numbers are not saved. Their attributes are ``name``, ``title``, ``settings``,
     ``sources`` (source -> folder of its results), ``environment`` (JSON) and ``digest``.
+
+    Args:
+        exhibit: the figure or table.
+        out: folder of the results.
+        settings: those of a preset.
+        recompute: whether nothing that was saved is used.
+        report: is given each line about a file that is damaged.
     """
     runs = exhibit.sources(**settings)
     made_from = {"settings": results.canonical(settings), "digest": _digest(exhibit, runs)}
     saved = None if recompute else load(where(exhibit, out), report=report)
+    # Settings and sources are compared, not times: a file that was copied or checked out is as
+    # good.
     if saved is not None and made_from.items() <= saved.attrs.items():
         return Rendered(saved, False, ())
     groups, ran = _results(runs, out, recompute, report)
+    # Loaded before the files of results are closed or replaced.
     dataset = exhibit.numbers(groups, **settings).load()
     first = next(iter(runs.values()))
     record = {
@@ -122,6 +132,15 @@ def render(
 
     One that takes long is not run, unless ``train`` asks for it: see
     :func:`lrdyn.figures.long.numbers`, which may use the ``baselines``.
+
+    Args:
+        exhibit: the figure or table.
+        out: folder of the results.
+        preset: whose settings are taken.
+        recompute: whether nothing that was saved is used.
+        train: whether a long one may run its trainings.
+        baselines: folder of the baselines.
+        report: is given each line about a file that is damaged.
     """
     path, settings = where(exhibit, out), exhibit.presets[preset]
     if exhibit.long:

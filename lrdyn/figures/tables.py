@@ -135,6 +135,11 @@ def as_csv(grid: Grid, *, mathematics: bool = True) -> str:
 def as_latex(grid: Grid, caption: str, label: str) -> str:
     r"""A floating table with rules of the package booktabs, in ASCII.
 
+    Args:
+        grid: the cells.
+        caption: text below the table.
+        label: by which LaTeX refers to it.
+
     Example:
         >>> grid = Grid(["what", "name", "bytes"], {"state": [["$2mn$", 12000]]})
         >>> print(as_latex(grid, "A.", "t"))

@@ -119,8 +119,10 @@ class Attention(eqx.Module):
         queries, keys, values = (jnp.moveaxis(x, 2, 0) for x in apart)
         if rotary is not None:
             queries, keys = jax.vmap(rotary)(queries), jax.vmap(rotary)(keys)
+        # Neighbouring heads share keys and values: ``repeat`` puts copies behind each other.
         if (kinds := keys.shape[1]) < self.heads:
             keys, values = (jnp.repeat(x, self.heads // kinds, axis=1) for x in (keys, values))
+        # Keys before queries, for tokens are columns: the softmax runs over axis 2.
         scores = jnp.einsum("shdk,shdq->shkq", keys, queries) / math.sqrt(size)
         if mask is not None:
             allowed = jnp.expand_dims(mask, -3)

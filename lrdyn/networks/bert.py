@@ -103,7 +103,7 @@ class BertLayer(eqx.Module):
 
 
 class Bert(eqx.Module):
-    """Embeddings, layers, and what is made of the first token.
+    """Embeddings, layers, and a pooler of the first token.
 
     Leaves have paths such as ``layers.3.attention.value``, which patterns of
     :func:`lrdyn.adapters.init` select. A call is ``above(below(tokens, l), tokens.mask, l)`` for
@@ -187,6 +187,7 @@ def mean_pooled(
         [[2.0]]
     """
     mask = jnp.asarray(mask)
+    # ``where`` and not a product: hidden states of what is filled up may be anything, NaN too.
     total = jnp.sum(jnp.where(mask[..., None], hidden, 0), axis=1)
     count = jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
     return total / count.astype(hidden.dtype)

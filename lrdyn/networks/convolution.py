@@ -48,6 +48,7 @@ class BatchNorm(eqx.Module):
         mean, variance = state[self.place]
         if training:
             mean = jax.lax.pmean(jnp.mean(hidden, axis=(1, 2)), AXIS)
+            # Centred first: a mean of squares less a square of the mean would cancel.
             centred = hidden - mean[:, None, None]
             variance = jax.lax.pmean(jnp.mean(centred**2, axis=(1, 2)), AXIS)
             count = hidden.shape[1] * hidden.shape[2] * jax.lax.axis_size(AXIS)
@@ -107,6 +108,15 @@ def convolution(
     places: Iterator[int] | None = None,
 ) -> Convolution:
     """A kernel that keeps the size at stride 1, normalised where there are places for statistics.
+
+    Args:
+        key: random key.
+        inputs: channels that come in.
+        outputs: channels that come out.
+        kernel: pixels of a side of the kernel.
+        stride: pixels from one place of the kernel to the next.
+        bias: whether each channel has a bias.
+        places: numbers of the running statistics, of which the next one is taken; no norm if None.
 
     Example:
         >>> layer = convolution(jax.random.key(0), 3, 5)

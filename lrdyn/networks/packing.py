@@ -32,6 +32,7 @@ class Packed(NamedTuple):
         """Means over the tokens of each of so many sentences, as ``mean_pooled`` has them."""
         tokens = self._of(jnp.arange(count)).astype(hidden.dtype)
         total = tokens @ hidden.reshape(-1, hidden.shape[-1])
+        # A sentence without a token has the mean 0.
         return total / jnp.maximum(jnp.sum(tokens, axis=1, keepdims=True), 1)
 
     def firsts(
@@ -125,5 +126,6 @@ def _placed(sizes: Int[Array, "n"], rows: int) -> tuple[Int[Array, "n"], Int[Arr
     row = jnp.where(lap % 2 == 0, at, rows - 1 - at)
     before = (row[:, None] == row[None]) & (turn[None] < turn[:, None])
     first = jnp.sum(jnp.where(before, sizes[order][None], 0), axis=1)
+    # The inverse of the order, for results in that of the sentences.
     back = jnp.argsort(order)
     return row[back], first[back]

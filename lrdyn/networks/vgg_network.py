@@ -96,6 +96,7 @@ def mean_pool(
 
     def means(n: int) -> Float[Array, "size n"]:
         first, pixel = np.arange(size)[:, None], np.arange(n)
+        # Floor and ceiling in integers: in floating point a border could fall on either side.
         inside = (pixel >= first * n // size) & (pixel < -(-(first + 1) * n // size))
         return jnp.asarray(inside / inside.sum(axis=1, keepdims=True), hidden.dtype)
 

@@ -51,6 +51,8 @@ def repeating(command: str, config: Mapping[str, Any], worst: Mapping[str, Any])
     """
     if not worst:
         return ""
+    # The preset stays although every flag is typed out: it also decides how XLA compiles, and in
+    # which precisions controls run.
     words = ["--preset", config["preset"]] if config["preset"] != "quick" else []
     for name, value in config.items():
         if name in (*COMMON, "data_files") or value in (None, []):

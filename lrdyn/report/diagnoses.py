@@ -96,7 +96,7 @@ def section(diagnosis: SavedDiagnosis, fits: Sequence[bool], anchor: str, level:
         parts += [element(inner, "Figures"), pictures.block(diagnosis.pictures, list(fits), label)]
     parts += [element(inner, "Every matrix"), _matrices(content["matrices"], label)]
     if content["changed"]:
-        words = "No matrices, and changed: by how much of their norm."
+        words = "Changed besides the matrices, by this share of the norm."
         pairs = [(name, _digits(value, "from 0")) for name, value in content["changed"].items()]
         parts += [element(inner, "What else changed"), element("p", words), tables.listed(pairs)]
     if content["notes"]:

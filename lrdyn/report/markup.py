@@ -52,6 +52,7 @@ def element(name: str, /, *children: object, **attributes: object) -> Markup:
             words.append(shown)
         elif value is not None:
             words.append(f'{shown}="{text(value)}"')
+    # Names of elements and attributes are ours; only values and children come from data.
     head = f"<{' '.join(words)}>"
     return Markup(head if name in EMPTY else f"{head}{''.join(map(text, children))}</{name}>")
 

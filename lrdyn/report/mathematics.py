@@ -41,6 +41,8 @@ no statement that anybody reads, and stays text."""
 LONG = 28
 """Characters of a formula that has no place to break a line."""
 
+# The first alternative that fits is taken: abbreviations stand before letters, numbers with commas
+# before others, names with subscripts before names, signs of two letters before single ones.
 TOKEN = re.compile(
     r"e\.g\.|i\.e\.|'[a-z]+|[0-9][0-9,]*[0-9](?:\.[0-9]+)?(?:e[+-]?[0-9]+)?"
     r"|[0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?"
@@ -66,7 +68,7 @@ class MarkedFormula(NamedTuple):
 
     html: Markup
     bare: Markup | None = None
-    """Without its parentheses, if it is one pair of them."""
+    """The markup without its parentheses, if one pair of them encloses it."""
     relates: bool = False
     """Whether these hold a relation: behind a space they are a remark, ``2 lambda (r = 1)``."""
 
@@ -109,6 +111,8 @@ class _Reader:
         self.tokens, self.place, self.flat = tokens, 0, False
         self.open: tuple[str, ...] = ()
         self.worded, self.ahead = False, 0
+        # A failed attempt is read again in another way, and each may begin others: without a bound,
+        # brackets within brackets that never close would take exponentially long.
         self.left = EFFORT * (len(tokens) + 1)
 
     def word(self, ahead: int = 0) -> str:
@@ -189,10 +193,12 @@ class _Reader:
             following = self.attempt(self.times)
             if following is not None:
                 return following
+        # A number behind a symbol begins something else ("W 3 times"), and a dot ends the sentence.
         if word[:1].isdigit() or word == "." or word in SUMS:
             raise _NoFormula
         if word == "a" and not self.tight() and self.word(1)[:1].isalpha():  # the article
             raise _NoFormula
+        # Brackets that hold a relation are a factor only where they touch what stands before them.
         apart = not self.tight()
         following = self.factor()
         if apart and following.relates:
@@ -211,6 +217,7 @@ class _Reader:
             return upper
         self.place += 1
         lower = self.operand()
+        # Within a script a fraction with a bar would be too small to read.
         if self.flat:
             return MarkedFormula(joined(upper.html, element("mo", "/"), lower.html))
         above, below = (element("mrow", part.bare or part.html) for part in (upper, lower))
@@ -281,6 +288,8 @@ class _Reader:
             return MarkedFormula(wide)
         if re.fullmatch("[A-Za-z]'?", word, re.ASCII):
             return MarkedFormula(element("mi", word.replace("'", "′")))
+        # Only within the argument of a function, ``rank(update)``: elsewhere any word would be a
+        # symbol.
         if self.worded and re.fullmatch("[A-Za-z]+", word):
             return MarkedFormula(element("mi", word))
         raise _NoFormula
@@ -292,6 +301,7 @@ class _Reader:
         name = element("mo" if word in LARGE else "mi", LARGE.get(word, word))
         if not bound or self.word() not in ("(", "["):
             return MarkedFormula(name)
+        # Not put back where reading fails: the attempt that began it restores the state as a whole.
         outside, self.worded = self.worded, True
         argument = self.group()
         self.worded = outside
@@ -301,6 +311,8 @@ class _Reader:
         """Whether what a large operator or a function needs comes next."""
         if self.ahead == DEPTH:
             return False
+        # Looking ahead reads a factor, which may look ahead itself: each level reads the rest once
+        # more.
         place, self.ahead = self.place, self.ahead + 1
         factor = self.attempt(self.factor)
         self.place, self.ahead = place, self.ahead - 1
@@ -457,6 +469,7 @@ def spans(statement: str) -> Iterator[Span]:
             parts = []
         if parts and _is_formula(tokens, first, reader.place):
             end = tokens[reader.place - 1].end
+            # Prose since the last formula, in one piece.
             if start > done:
                 yield Span(statement[done:start])
             yield Span(statement[start:end], _broken(parts, end - start))

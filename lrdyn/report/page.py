@@ -80,8 +80,8 @@ def contents(folder: Path, command: str = "") -> Contents:
     """
     got = f"report: got {os.fspath(folder)!r}"
     if not os.path.isdir(folder):
-        what = "a file" if os.path.lexists(folder) else "no such folder"
-        raise BadInput(f"{got} ({what}), wanted a folder of results")
+        kind = "a file" if os.path.lexists(folder) else "no such folder"
+        raise BadInput(f"{got} ({kind}), wanted a folder of results")
     try:
         return _read(folder, command)
     except (results.Unreadable, pictures.DamagedPicture, guarded.Refused) as error:
@@ -142,6 +142,7 @@ def report(contents: Contents, version: str) -> str:
     owners = [*contents.runs, *contents.searches, *contents.diagnoses]
     every = [*(picture for owner in owners for picture in owner.pictures), *contents.figures]
     bare = _page(contents, [False] * len(every), version)
+    # 2,000 bytes beside each picture: its element, its caption and its alternative text.
     room = MOST - len(bare.encode()) - 2000 * len(every)
     if room < 0:
         size = f"{len(bare.encode()) / 1e6:.0f} MB"
@@ -157,6 +158,7 @@ def _page(contents: Contents, fits: Sequence[bool], version: str) -> str:
     anchors = [f"results-{place + 1}" for place in range(len(owners))]
     of_searches = anchors[len(contents.runs) :][: len(contents.searches)]
     of_diagnoses = anchors[len(contents.runs) + len(contents.searches) :]
+    # Taken from the front, section by section, in the order in which ``report`` lists the pictures.
     left = list(fits)
 
     def take(owned: Sequence[Picture]) -> list[bool]:
@@ -279,6 +281,7 @@ def write(text: str, path: Path) -> None:
     got = f"--out: got {os.fspath(path)!r}"
     if os.path.isdir(path):
         raise BadInput(f"{got} (a folder), wanted a file")
+    # A thesis may be called report.html, too; a link is refused below, by ``replacing``.
     if path.exists() and not path.is_symlink() and not is_report(path):
         raise BadInput(f"{got} (a file that is no report), wanted a new name")
     try:
@@ -293,6 +296,8 @@ def is_report(path: Path) -> bool:
     """Whether a file is a report, which another may replace."""
     try:
         with guarded.opened(path) as file:
+            # The mark is in the first lines of the head: a large file of somebody else is not read
+            # whole.
             return GENERATOR.encode() in file.read(2000)
     except (guarded.Refused, OSError):
         return False

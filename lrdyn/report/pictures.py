@@ -42,7 +42,7 @@ def read(path: Path) -> Picture:
     """Read a PNG with its caption: that of a text file beside it, else that within it.
 
     Raises:
-        Damaged: it is none, or not a whole one.
+        DamagedPicture: it is none, or not a whole one.
         OSError: it cannot be read.
     """
     try:
@@ -82,6 +82,8 @@ def parsed(content: bytes) -> tuple[int, int, str]:
             size = struct.unpack(">II", data[:8])
         keyword, _, rest = data.partition(b"\0")
         if kind == b"tEXt" and keyword == CAPTION.encode():
+            # tEXt is Latin-1 by the PNG specification; for letters outside of it Pillow writes
+            # iTXt, in UTF-8.
             caption = rest.decode("latin-1")
         elif kind == b"iTXt" and keyword == CAPTION.encode() and rest[:1] == b"\0":
             caption = rest[2:].split(b"\0", 2)[-1].decode("utf-8", "replace")

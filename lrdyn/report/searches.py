@@ -85,7 +85,7 @@ class SearchResult(NamedTuple):
     digest: str
     """SHA-256 of the file."""
     pictures: tuple[()] = ()
-    """None are drawn of a search."""
+    """Pictures of a search: there are none."""
 
     @property
     def name(self) -> str:
@@ -128,7 +128,8 @@ def section(search: SearchResult, anchor: str, level: int) -> Markup:
     ]
     if not inside and content["not_run"]:
         pairs = [
-            (f"{one['hypothesis']}: {one['scenario']}", one["why"]) for one in content["not_run"]
+            (f"{scenario['hypothesis']}: {scenario['scenario']}", scenario["why"])
+            for scenario in content["not_run"]
         ]
         parts += [element(inner, "What cannot be run"), tables.listed(pairs)]
     held = [f"{name} {' '.join(map(str, values))}" for name, values in content["held"].items()]
@@ -152,15 +153,15 @@ def section(search: SearchResult, anchor: str, level: int) -> Markup:
 
 def _verdict(content: Mapping[str, Any]) -> tuple[bool | None, str]:
     """Whether every claim held at every point, and the worst of them, in a sentence."""
-    judged = [one for one in content["claims"] if one["repeated"] is not None]
+    judged = [claim for claim in content["claims"] if claim["repeated"] is not None]
     if not judged and content["holds"]:
         return None, f"{content['name']}: no point was judged."
-    above = [one["id"] for one in content["claims"] if _above(one)]
+    above = [claim["id"] for claim in content["claims"] if _above(claim)]
     points = f"{content['points']:,} random points and the climbs from the worst of them"
     if above or not content["holds"]:
         which = ", ".join(above) or "a claim"
         return False, f"{content['name']}: among {points} {which} passes its threshold."
-    worst = max(judged, key=lambda one: one["repeated"])
+    worst = max(judged, key=lambda claim: claim["repeated"])
     return True, (
         f"{content['name']}: no claim passes its threshold among {points}; the nearest is "
         f"{worst['id']}, at {worst['repeated']:.2g} of it."
@@ -173,7 +174,7 @@ def _above(claim: Mapping[str, Any]) -> bool:
 
 
 def _beyond(content: Mapping[str, Any]) -> tuple[None, str]:
-    needed = sorted({one["hypothesis"] for one in content["edges"] if one["fails"]})
+    needed = sorted({edge["hypothesis"] for edge in content["edges"] if edge["fails"]})
     return None, (
         f"{content['name']}: {content['points']:,} random points without the hypotheses. Claims "
         f"fail where one of these alone is lost: {', '.join(needed) or 'none'}."

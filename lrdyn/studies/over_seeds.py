@@ -9,7 +9,7 @@ from lrdyn.engine.claims import above_p
 from lrdyn.engine.forms import Stated
 
 ALPHA, SEEDS = 0.01, 3
-"""Of every claim over seeds of a study, and how many of them it needs."""
+"""Level of every claim over seeds of a study, and the number of seeds that it needs."""
 
 
 def above(threshold: float, draws: np.ndarray) -> Stated:

@@ -16,7 +16,7 @@ TESTED = 1000
 
 
 def spread_out(count: int, total: int) -> np.ndarray:
-    """So many places out of all, evenly spread: a file can be sorted by class.
+    """Choose places, evenly spread over all of them: a file can be sorted by class.
 
     Example:
         >>> spread_out(3, 9).tolist(), spread_out(5, 2).tolist()
@@ -47,6 +47,7 @@ def evaluated(
     def part(net: networks.Network, state: PyTree, pixels: Array) -> Array:
         return jax.vmap(lambda image: call(net, image, state))(read(pixels, net))
 
+    # So many at a time: activations of all images at once may not fit into memory.
     size = min(250, len(inputs))
     full = len(inputs) - len(inputs) % size
     pieces = [inputs[i : i + size] for i in range(0, full, size)] + [inputs[full:]]

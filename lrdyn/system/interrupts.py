@@ -37,6 +37,7 @@ def importing() -> Iterator[None]:
     ``-m`` in the place of the file. A script is its own master again afterwards.
     """
     parent = _parent(os.environ.pop(PARENT, ""))
+    # ``python script.py``: elsewhere, in pytest or a notebook, a signal belongs to that program.
     script = sys.orig_argv[1:2] == sys.argv[:1] and "".join(sys.argv[:1]).endswith(".py")
     if parent:
         threading.Thread(target=_follow, args=(parent,), daemon=True).start()
@@ -88,6 +89,7 @@ def _refuse(error: Exception) -> NoReturn:
         traceback.print_exc()
     lines = "".join(traceback.format_exception_only(error)).splitlines() or [""]
     complain(f"error: got {lines[-1]} from an import, wanted an installation that can be imported")
+    # Not ``sys.exit``: handlers of half-imported modules could fail and change the status.
     os._exit(3)
 
 
@@ -114,6 +116,7 @@ def end_at_once() -> Callable[[], None] | None:
     if not heard:
         return None
     read, write = os.pipe()
+    # The C handler must never wait, be it that the pipe is full of signals.
     os.set_blocking(write, False)
     # The C handler writes the number of the signal here, whatever Python is doing.
     before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -162,6 +165,7 @@ def leave(number: signal.Signals) -> None:
         line = f"{shown}error: {SIGNALS[number]}; finished parts are kept, to continue: {again}\n"
         os.write(2, line.encode(errors="replace"))
     finally:
+        # What a shell says of a process that a signal ended.
         _end(128 + number)
 
 
@@ -188,6 +192,7 @@ def starting_workers() -> Iterator[None]:
     with _environment("PYTHONWARNINGS", "ignore"):
         resource_tracker.ensure_running()
     with _environment(PARENT, str(os.getpid())):
+        # Children inherit the mask; they end when this process does (:func:`_follow`).
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             yield
@@ -212,5 +217,6 @@ def _environment(name: str, value: str) -> Iterator[None]:
 def _follow(parent: int) -> None:
     """End this worker when its parent has ended, which shows as a changed parent process."""
     while os.getppid() == parent:
+        # Asked and not told: macOS has no signal for the end of a parent.
         time.sleep(0.2)
     _end(128 + signal.SIGKILL)

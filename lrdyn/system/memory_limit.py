@@ -34,6 +34,7 @@ def size_of(count: int) -> str:
 def address_space() -> int | None:
     """Bytes of address space that ``ulimit -v`` leaves this process; None if it sets no limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    # The soft limit is the one that the system keeps to.
     return None if soft == resource.RLIM_INFINITY else soft
 
 

@@ -77,6 +77,7 @@ class SignedFolder(NamedTuple):
         with contextlib.suppress(FileNotFoundError), self.opened() as (base, folder):
             signed = _read(folder, name, self.path, OTHERS_WRITE, touch=True)
             tag, content = signed[:LENGTH], signed[LENGTH:]
+            # In constant time, as always with signatures.
             if not hmac.compare_digest(tag, self._hmac(base, name, content)):
                 wanted = "a file that you signed"
                 raise NotPrivate(self.path / name, "its HMAC does not fit", wanted)
@@ -103,6 +104,7 @@ class SignedFolder(NamedTuple):
             FileNotFoundError: one is missing and not to be made.
         """
         if make:
+            # Nobody else may write there, nor learn from the names what this user runs.
             self.base.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _handle(os.open(self.base, os.O_RDONLY | os.O_DIRECTORY)) as base:
             _check(base, self.base, OTHERS_WRITE, folder=True)
@@ -126,6 +128,7 @@ class SignedFolder(NamedTuple):
         try:
             key = _read(base, KEY, self.base, OTHERS)
         except FileNotFoundError:
+            # Two processes may come here at once: the first key stays, and both read that one.
             whole_files.write_within(base, KEY, secrets.token_bytes(LENGTH), new=True)
             key = _read(base, KEY, self.base, OTHERS)
         if len(key) != LENGTH:
@@ -143,6 +146,8 @@ def _read(folder: int, name: str, path: Path, forbidden: int, *, touch: bool = F
     with _open(folder, name, path, os.O_RDONLY | os.O_NONBLOCK) as handle:
         _check(handle, path / name, forbidden)
         if touch:
+            # Programs that were used longest ago are removed first, and reading alone may leave no
+            # trace.
             os.utime(handle)
         with open(handle, "rb", closefd=False) as file:
             return file.read()

@@ -50,6 +50,7 @@ def scratch(folder: Path, suffix: str) -> Path:
     """
     with _LOCK:  # never given back by a process that ends on a signal: nothing new is made then
         path = folder / f".lrdyn-{secrets.token_hex(8)}{suffix}"
+        # O_EXCL refuses a name that is there, a link among them; the umask narrows the mode.
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
         _UNDERWAY.add(path)
         try:
@@ -95,6 +96,7 @@ def remove_all_scratch() -> None:
     A thread that misses what is removed here waits for the lock until the process has ended: its
     error, which would have a status of its own, is not one of the run.
     """
+    # Not for ever: the thread that holds it may be the one that was interrupted.
     _LOCK.acquire(timeout=1.0)
     for path in [*_UNDERWAY]:
         _remove_underway(path)
@@ -187,6 +189,8 @@ def move(source: Path, target: Path) -> None:
         'a'
     """
     with replacing(target) as temporary:
+        # A file of ``tempfile`` has mode 0600, and a new one of this user has what the umask
+        # leaves.
         os.chmod(source, stat.S_IMODE(temporary.stat().st_mode))
         os.replace(source, temporary)
 
@@ -206,6 +210,12 @@ def set_aside(
     path: Path, why: object, note: Callable[[str], None], then: str = "computed again"
 ) -> Path:
     """Rename a damaged file to ``<name>.damaged``, so that it is kept for inspection, and say so.
+
+    Args:
+        path: the damaged file.
+        why: what is wrong with it.
+        note: is given the line about it.
+        then: what becomes of its content, for that line.
 
     Example:
         >>> path = Path(tempfile.mkdtemp()) / "a.nc"
@@ -302,6 +312,7 @@ def folder(path: Path, *, below: Path) -> Path:
     for name in path.relative_to(below).parts:
         way.append(way[-1] / name)
     for step in way:
+        # Before ``mkdir``, which takes a link to a folder for the folder.
         if step != below and step.is_symlink():
             raise Linked(step)
         try:

@@ -86,7 +86,13 @@ class Batches:
         return np.argsort(drawn, kind="stable").astype(np.int32)
 
     def at(self, data: PyTree, order: Int[Array | np.ndarray, "examples"], t: Any) -> PyTree:
-        """The batch of step t, in a traced program: of the data and the order of its epoch."""
+        """The batch of step t, in a traced program: of the data and the order of its epoch.
+
+        Args:
+            data: the data, as the program has it.
+            order: of the examples in the epoch of this step.
+            t: number of the step.
+        """
         if not self.size:
             return data
         first = (t % self.epoch) * self.size

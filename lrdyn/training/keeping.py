@@ -1,4 +1,4 @@
-"""Who keeps a training: where its checkpoints go, and who is told of its progress."""
+"""Keepers of trainings: they take the checkpoints and hear of the progress."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -26,7 +26,7 @@ class Keeper(Protocol):
     """Steps between two checkpoints; none to leave it to :meth:`due`."""
 
     def load(self, key: str, like: PyTree, name: str) -> tuple[int, PyTree] | None:
-        """Last step that was kept, and what was kept of it, in the form of ``like``."""
+        """Load the step and the state of the last checkpoint, in the form of ``like``, if any."""
 
     def due(self, step: int) -> bool:
         """Whether this step is to be kept."""

@@ -110,6 +110,7 @@ def train(
     algorithm = optimizer if isinstance(optimizer, Algorithm) else of_optimizer(optimizer)
     if not devices:
         devices = jax.local_devices()
+        # One CPU device uses all cores by itself; cards share a batch only in equal parts.
         if devices[0].platform == "cpu" or batches.examples % len(devices):
             devices = devices[:1]
     devices = tuple(devices)
@@ -134,6 +135,7 @@ class _Programs:
         devices: tuple[Any, ...],
     ):
         _, arrays, self.whole = on_arrays(lambda model: model, params)
+        # Three keys, so that dropout does not change the order of the examples, nor the maps.
         self.order_key, self.noise_key, self.map_key = jax.random.split(key, 3)
         self.loss, self.algorithm, self.batches, self.devices = loss, algorithm, batches, devices
         self.data = replicated(batches.data, devices)
@@ -193,6 +195,7 @@ class _Programs:
         """The run after a piece, diverged also where its weights are no numbers."""
         arrays = jax.tree.leaves(self.algorithm.weights(run.held))
         finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(array)) for array in arrays]))
+        # Weights can be lost in the last step of a piece, whose loss nobody has computed yet.
         lost = jnp.where(~finite & (run.diverged_at < 0), stop, run.diverged_at)
         return run._replace(diverged_at=lost)
 
@@ -264,6 +267,7 @@ class _Loop:
             metrics = {n: float(value) for n, value in run.metrics.items() if not value.ndim}
             moment = keeping.Moment(self.at, last, metrics, rate * programs.batches.examples)
             self.keeper.tell(moment, self.name)
+            # The last step too: a study that is killed later then trains nothing again.
             if self.at == last or self.keeper.due(self.at):
                 self.keeper.save(self.key, self.at, (run, self.records))
         if int(run.diverged_at) >= 0:
@@ -280,6 +284,7 @@ class _Loop:
             return run
         self.at, (run, records) = checkpoint
         self.records = jax.tree.map(np.array, records)
+        # Records up to this step are in the checkpoint.
         self.count = int(np.searchsorted(self.steps, self.at, "right"))
         return replicated(run, self.programs.devices)
 

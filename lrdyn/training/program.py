@@ -23,6 +23,7 @@ class Program:
     """
 
     def __init__(self, function: Callable[..., PyTree], like: tuple, *, donate: bool = True):
+        # Traced once, for the digest and for the program.
         closed, self.out = jax.make_jaxpr(function, return_shape=True)(*like)
         # Addresses of functions change from process to process; the digest of a run must not.
         self.text = re.sub(r"0x[0-9a-f]+", "", str(closed.jaxpr))

@@ -92,6 +92,7 @@ def connect(address: str, security: str | None = None) -> Client:
         BadInput: nothing answers there.
     """
     got = f"--cluster: got {address!r}"
+    # Dask logs every lost worker with a traceback; what a user should know of it, a note says.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
         secure = credentials(security) if security else Security()
@@ -194,9 +195,13 @@ class Cluster:
                 measured_arithmetic.measured,
                 precision,
                 word,
+                # Keys are shared by all users of a scheduler, and a result under a known key is not
+                # computed again.
                 key=f"lrdyn_arithmetic-{uuid.uuid4().hex}",
                 resources={self.release.label: 1},
                 workers=of_kind,
+                # A worker of this kind may end before it has measured; any other answer is better
+                # than none.
                 allow_other_workers=True,
             )
             for of_kind in (*kinds.values(),) or (None,)
@@ -207,6 +212,7 @@ class Cluster:
         """The return value of a task, or what it raised."""
         pool = ThreadPoolExecutor(1)
         try:
+            # In a thread, since a future of Dask waits for ever when its scheduler is gone.
             coming = pool.submit(future.result)
             while True:
                 with contextlib.suppress(TimeoutError):
@@ -222,12 +228,15 @@ class Cluster:
 
     def executor(self, recipe: Recipe, progress: Progress) -> "ClusterParts":
         """The executor of the parts of a sweep."""
-        what = "experiment" if isinstance(recipe.subject, Experiment) else "function"
-        source = origin(recipe.subject, what)
+        argument = "experiment" if isinstance(recipe.subject, Experiment) else "function"
+        source = origin(recipe.subject, argument)
+        # The subject goes by its name or as the text of its file: pickled, it would ask for a
+        # module that a worker may not have.
         return ClusterParts(self, source, pickle.dumps(recipe._replace(subject=None)), progress)
 
     def window(self) -> int:
         """Number of parts of a sweep that are submitted at a time."""
+        # Two for each worker: one that it computes, and one that it need not wait for.
         return 2 * max(2, len(self.at_work))
 
     def alive(self) -> list[str]:
@@ -260,6 +269,8 @@ class Cluster:
             self._greet(new)
             alive = self.alive()  # workers may have been lost during the greeting
         fit = set(alive) & self.greeted.keys()
+        # None of those that were at work is left: all tasks that the scheduler held are lost with
+        # them.
         self.generation += bool(fit and not fit & self.at_work)
         self.at_work = fit
 
@@ -354,6 +365,8 @@ class ClusterParts:
                 future.release()
                 if not isinstance(result, _Asked):
                     in_vain = 0
+                # Not raised at once: the others are computed and kept first, so that a correction
+                # costs one part.
                 if isinstance(result, TaskFailure):
                     failures.append((task, result))
                 elif isinstance(result, _Asked):
@@ -362,9 +375,12 @@ class ClusterParts:
                     if store:
                         store.save(task.part.key, result)
                     yield task.part, result
+                # The worker has written it into the store that both see.
                 elif store and (arrays := shared_folder.arrived(store, task.part.key)) is not None:
                     yield task.part, arrays
                 else:
+                    # The worker saw the folder and this machine does not see the part: it is to
+                    # come back by itself.
                     left.append(task._replace(shared=False))
         finally:
             self._drop([future for future, _ in asked.values()])

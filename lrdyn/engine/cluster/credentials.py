@@ -53,6 +53,8 @@ def make(folder: Path) -> Security:
         raise BadInput(f"--cluster: got no package 'cryptography', wanted {wanted}") from None
     texts = (security.tls_ca_file, security.tls_client_cert, security.tls_client_key)
     for name, text in zip((AUTHORITY, CERTIFICATE, KEY), texts, strict=True):
+        # The mode with the creation: between ``open`` and ``chmod`` somebody could have opened the
+        # file.
         handle = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(handle, "w", encoding="ascii") as file:
             file.write(text)
@@ -64,6 +66,7 @@ def _check(path: Path, forbidden: int) -> None:
     use = "read" if forbidden == OTHERS else "write"
     wanted = f"a file of yours that nobody else can {use}"
     try:
+        # Without O_NONBLOCK a FIFO under this name would be waited for.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         got = error.strerror or "not readable"

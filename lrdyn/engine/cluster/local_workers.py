@@ -115,9 +115,12 @@ def remove_left_behind() -> None:
 
 def _is_left_behind(folder: Path) -> bool:
     facts = folder.lstat()
+    # ``lstat``, and only folders of this user: what is left behind is removed with all that is in
+    # it.
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
         return False
     try:
+        # Anybody can put a link or a FIFO under such a name into a temporary folder.
         handle = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         # A worker that outlived its command for a moment wrote while the folder was removed. Where

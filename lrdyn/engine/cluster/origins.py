@@ -38,16 +38,18 @@ class Origin(NamedTuple):
         return hashlib.sha256(repr(self.texts).encode()).hexdigest()
 
 
-def origin(value: Any, what: str) -> Origin:
+def origin(value: Any, argument: str) -> Origin:
     """The origin of an object at the top level of some module.
 
     Raises:
-        ValueError: it is in none; ``what`` is the name of the argument.
+        ValueError: it is in none; ``argument`` is its name in the message.
 
     Example:
         >>> origin(hashlib.sha256, "function").name.rpartition(":")[2]
         'sha256'
     """
+    # By identity: a theorem is a value, which does not know in which module and by what name it
+    # stands.
     places = [(m, name) for m in _modules() for name, held in vars(m).items() if held is value]
     named = [(m, name) for m, name in places if _installed(m)]
     for module, name in named[:1]:
@@ -57,7 +59,8 @@ def origin(value: Any, what: str) -> Origin:
             return Origin(f"{path.name}:{name}", _texts(path))
     shown = getattr(value, "__qualname__", None) or getattr(value, "name", None) or repr(value)
     raise ValueError(
-        f"{what}: got {shown}, wanted one at the top level of a module, which a worker can import"
+        f"{argument}: got {shown}, wanted one at the top level of a module, which a "
+        "worker can import"
     )
 
 
@@ -124,6 +127,7 @@ def importable(source: Origin) -> Iterator[Path | None]:
     folder = _written(source)
     mine = _HELD.setdefault(folder, {})
     sys.path.insert(0, str(folder))
+    # The modules of earlier tasks of this origin: executed again, they would be other classes.
     sys.modules.update(mine)
     try:
         yield folder

@@ -64,6 +64,8 @@ def compute_part(recipe: bytes, task: bytes) -> Arrays | TaskFailure | None:
         Store(Path(part.folder), print).save(part.key, arrays)
     except Exception as error:
         line = (str(error).splitlines() or [""])[0]
+        # As text: an exception of a user's own class cannot be unpickled where that class is not
+        # imported.
         return TaskFailure(f"{type(error).__name__}: {line}", traceback.format_exc())
     return None
 
@@ -74,6 +76,7 @@ SMALL = 2**16
 
 def _sweep(recipe: bytes, origin: Origin, store: Path | None, topic: str) -> Sweep:
     unpickled: Recipe = pickle.loads(recipe)
+    # The client has cut the parts already: the memory that decides it is not asked for here.
     context = Context(memory=0, store=store, progress=_Relay(topic))
     return unpickled._replace(subject=resolved(origin)).sweep(context)
 
@@ -88,6 +91,7 @@ _PROGRAMS: OrderedDict[Any, tuple[programs.Group, Any]] = OrderedDict()
 def _traced(recipe: bytes, task: PartTask, sweep: Sweep) -> Arrays:
     asked = task.asked
     kinds = tuple((name, str(column.dtype)) for name, column in asked.values.items())
+    # All that the program is made of, and not the values of the points: parts of a sweep share it.
     known = (recipe, task.origin, asked.point, asked.lanes, asked.most, kinds)
     if known not in _PROGRAMS:
         assert sweep.plan is not None

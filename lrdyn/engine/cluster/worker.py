@@ -45,6 +45,7 @@ async def begin(wanted: tuple[str, ...], dask_worker: Any) -> dict[str, Any]:
     mine = release()
     if mine != Release(*wanted):
         return {"refused": f"got {mine}, wanted {Release(*wanted)}"}
+    # A second client of the same release finds a worker that is set up already.
     if mine.label not in dask_worker.state.total_resources:
         take_one_card(dask_worker.name)
         share_memory()

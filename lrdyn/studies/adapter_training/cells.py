@@ -45,7 +45,7 @@ from lrdyn.training.program import Program, digest_of
 FOLDER = "LRDYN_TRAININGS"
 """Variable that names a folder in which trainings stay."""
 MATRICES = ("attention.query", "attention.value")
-"""Of each adapted layer, as LoRA's authors and those of Deep LoRA choose them."""
+"""Matrices of a layer that are adapted, as LoRA's authors and those of Deep LoRA choose them."""
 POINTS = 11
 """Steps at which norms are recorded."""
 
@@ -54,7 +54,7 @@ class Way(NamedTuple):
     """How a method starts and is trained."""
 
     method: Callable[[float], Method] | None
-    """From eps; None trains the matrices themselves."""
+    """Maps eps to the method; None trains the matrices themselves."""
     guess: int
     """Its rates are tried from 10^(k/2) on, k around this; the best one is bracketed."""
     ratio: float = 1.0
@@ -113,6 +113,7 @@ def as_long_as_signs() -> optax.GradientTransformation:
     def update(updates: PyTree, state: Any, params: Any = None) -> tuple[PyTree, Any]:
         arrays = jax.tree.leaves(updates)
         norm, count = jnp.sqrt(sum(jnp.sum(G**2) for G in arrays)), sum(G.size for G in arrays)
+        # A first gradient of 0 has no direction: its factor is 0, and the next one sets it.
         first = jnp.sqrt(count) / jnp.where(norm > 0, norm, jnp.inf)
         factor = jnp.where(state > 0, state, first.astype(state.dtype))
         return jax.tree.map(lambda G: factor * G, updates), factor
@@ -129,7 +130,7 @@ WAYS = METHODS | {
     for name, rule, guess in (("adam", adam, -6), ("sgd", _descent, -6))
     for more, centred in (("", False), ("_centred", True))
 }
-"""Those of Figures 5, 7 and 8, and the products of Figure 4 under Adam and under descent."""
+"""The methods of Figures 5, 7 and 8, and the products of Figure 4 under Adam and under descent."""
 
 
 class Cell(NamedTuple):
@@ -166,7 +167,7 @@ class Beginning(NamedTuple):
     order: Int[Array, "steps batch"]
     """Rows of the batch of every step."""
     scores: Float[Array, "n"]
-    """Of all texts, less the mean of those that are trained on."""
+    """Scores of all texts, less the mean over those that are trained on."""
     rate: Float[Array, ""]
 
 
@@ -245,7 +246,7 @@ class Bench:
         self.net, self.paths, self.weight = ground.net, ground.paths, ground.weight
 
     def run(self, asked: TrainingRequest, key: Key[Array, ""], *, part: str = "") -> Cell:
-        """Train and test, or take what was kept.
+        """Train and test, or read the result that was kept.
 
         Args:
             asked: which training.
@@ -255,6 +256,8 @@ class Bench:
         begun = self.beginning(asked, key, part=part)
         program, digest = self.program(asked, norms_of, recorded(asked.steps), begun)
         tested = self.ground.scores[self.ground.rows[f"{part}test"]]
+        # The scores that are tested on belong to the key: they decide the result, and no program
+        # has them.
         key_of_cell = digest_of([begun, tested], digest, part)
         name = name_of(asked)
         checkpoint = self.keeper.load(key_of_cell, self.blank(asked), name)
@@ -264,6 +267,8 @@ class Bench:
         added = {path: self.added(path, adapter) for path, adapter in now.items()}
         r = self.values_of(asked)
         cell = Cell(
+            # Constant outputs have no correlation: they count as 0, so that a rate which learns
+            # nothing is not chosen and a mean over seeds stays a number.
             np.nan_to_num(
                 np.asarray(self.ground.pearson(self.headed(begun.head), added, f"{part}test"))
             ),
@@ -284,7 +289,7 @@ class Bench:
         times: Int[np.ndarray, "times"],
         *seen: PyTree,
     ) -> PyTree:
-        """What is seen of a reported training at some steps, or what was kept of it.
+        """Record a training at some steps, or read the records that were kept of it.
 
         Args:
             asked: which training.
@@ -310,7 +315,7 @@ class Bench:
     def beginning(
         self, asked: TrainingRequest, key: Key[Array, ""], *, part: str = ""
     ) -> "Beginning":
-        """Where a training begins."""
+        """Adapters, head, batches and centred scores with which a training begins."""
         rows_key, head_key, start_key, order_key = jax.random.split(key, 4)
         begun = self.started(start_key, asked)
         head = HEAD * jax.random.normal(head_key, self.net.head.shape)
@@ -344,6 +349,8 @@ class Bench:
         rows = self.ground.rows[f"{part}train"]
         if count > len(rows):
             raise ValueError(f"--examples: got {count}, wanted at most the {len(rows)} there")
+        # A prefix of one random order: 64 examples contain the 16, so that more examples are more
+        # and not others.
         return rows[Batches(np.arange(len(rows)), 1).order(key, 0)[:count]]
 
     def batches(
@@ -363,9 +370,11 @@ class Bench:
         """The program of a method at a rank, and its digest."""
         begun, *seen = like
         shapes = str(jax.tree.map(jnp.shape, like))
+        # Rate and seed are arguments of the program and no part of its place.
         place = (asked.method, asked.rank, asked.steps, asked.eps, look, shapes)
         if place not in self.programs:
             function = partial(self.trained, WAYS[asked.method], asked.steps, look, times)
+            # Not donated: what a training begins with is part of its key, and is read again.
             program = Program(function, (*begun, *seen), donate=False)
             self.programs[place] = program, digest_of([program])
         return self.programs[place]
@@ -405,6 +414,7 @@ class Bench:
                 now = look(algorithm.weights(held), *seen)
                 return jax.tree.map(lambda all, new: all.at[at].set(new), looks, now)
 
+            # Beyond the last moment the index is clamped to it, and the comparison fails.
             looks = jax.lax.cond(moments[at] == t + 1, seen_now, lambda: looks)
             return held, losses.at[t].set(value), looks
 
@@ -439,6 +449,7 @@ class Bench:
 
 def _unit(adapter: Any) -> Any:
     """Adapter whose drawn A has entries of N(0, 1), and not of variance 1 over its length."""
+    # The library draws A with variance 1 / n, n the number of its columns.
     return eqx.tree_at(lambda a: a.A, adapter, adapter.A * np.sqrt(adapter.A.shape[1]))
 
 
@@ -455,6 +466,7 @@ def singular_values(added: Float[np.ndarray, "m n"], count: int) -> Float[np.nda
     """The first singular values of what a matrix was given; NaN of one that is not finite."""
     if not np.isfinite(added).all():
         return np.full(count, np.nan)
+    # In float64, for a rank is counted down to eps32 of the largest.
     return np.linalg.svd(added.astype(np.float64), compute_uv=False)[:count]
 
 

@@ -17,7 +17,7 @@ from lrdyn.training import FORGETFUL, Keeper
 
 COMPARED = ("lora", "lora_plus_4", "lora_plus_16")
 EXAMPLES = 64
-"""Where they are asked for; else the most that are."""
+"""Examples of the figure if they are asked for; else the largest number that is."""
 
 
 class FactorsMeasured(NamedTuple):

@@ -66,7 +66,7 @@ class FewShotMeasured(NamedTuple):
     examples: Int[np.ndarray, "examples"] = ABSENT
     """Numbers of examples."""
     tested: Int[np.ndarray, ""] = ABSENT
-    """SentenceTraining that are tested on."""
+    """Texts that are tested on, how many."""
     diverged_at: Int[np.ndarray, ""] = ABSENT
     """-1: a rate at which the reported training diverges is not chosen."""
 

@@ -142,6 +142,7 @@ def _stepped(case: EncoderStep, rates: Float[Array, "2"]) -> Float[Array, "m n"]
 
     moves, _ = rule.update(jax.grad(loss)(before), rule.init(before), before)
     after: Any = optax.apply_updates(before, moves)
+    # Onto zeros: a difference of two sums with W_0 would lose the digits of the step.
     zero = jnp.zeros_like(case.weight)
     return after[case.path].onto(zero) - case.adapter.onto(zero)
 

@@ -17,7 +17,7 @@ class Chosen(NamedTuple):
 
     rate: float
     tried: Float[np.ndarray, "tried"]
-    """In increasing order."""
+    """Rates that were tried, in increasing order."""
     scores: Float[np.ndarray, "tried seed"]
     bracketed: bool
     """Whether worse rates lie on both sides of the best one."""
@@ -52,6 +52,7 @@ def chosen(score: Callable[[float], Float[np.ndarray, "seed"]], guess: int) -> C
         return max(scores, key=lambda k: float(np.mean(np.nan_to_num(scores[k], nan=-1.0))))
 
     # The edge itself is never taken: the grid grows until a worse rate lies beyond the best one.
+    # Bounded: scores that only rise towards one end would be followed for ever.
     while best() in (min(scores), max(scores)) and len(scores) < 2 * SIDE + 1 + FARTHEST:
         further = min(scores) - 1 if best() == min(scores) else max(scores) + 1
         scores[further] = score(rate_at(further))

@@ -38,7 +38,7 @@ class Examples(NamedTuple):
     hidden: Float[Array, "n length width"]
     mask: Bool[Array, "n length"]
     scores: Float[Array, "n"]
-    """From 0 to 1."""
+    """Scores from 0 to 1."""
 
 
 class Texts(NamedTuple):
@@ -46,9 +46,9 @@ class Texts(NamedTuple):
 
     first: list[str]
     second: list[str] | None
-    """None of single texts."""
+    """The second text of each pair; None if there are single texts."""
     scores: Float[np.ndarray, "n"]
-    """From 0 to 1."""
+    """Scores from 0 to 1."""
 
 
 class Tested(NamedTuple):
@@ -127,6 +127,7 @@ def upper(model: Bert, precision: Any) -> Bert:
     def tables(model: Any) -> Any:  # tree_at asks with its own leaves for the places, too
         return model.embeddings.words, model.embeddings.positions, model.embeddings.types
 
+    # Of no rows rather than None: the width of the model is read off them.
     empty = tuple(jnp.zeros((0, table.shape[1])) for table in tables(model))
     bare = eqx.tree_at(tables, model, empty)
     return jax.tree.map(lambda x: x.astype(precision) if eqx.is_inexact_array(x) else x, bare)
@@ -204,6 +205,7 @@ def rooms(mask: Bool[Array, "n length"], batch: int) -> tuple[int, ...]:
     count = rows_of(batch)
     longest = jnp.argsort(-lengths(mask))[:batch]
     rng = np.random.default_rng(0)
+    # 200 batches: enough for the quantile .95, and the same ones at every call.
     drawn = jnp.asarray([rng.permutation(len(mask))[:batch] for _ in range(200)])
     usual = np.quantile(jax.vmap(lambda rows: room_for(mask[rows], count))(drawn), 0.95)
     most = room_for(mask[longest], count)

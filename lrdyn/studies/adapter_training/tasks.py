@@ -29,7 +29,7 @@ POOLS = ("mean", "pooler")
 MOST = {"train": 2000, "rate_train": 1100, "rate_test": 350}
 """Texts of a part, at most; those that are tested on are as many as the flag says."""
 SHARES = {"test": 1 / 4, "rate_test": 1 / 12, "rate_train": 1 / 4}
-"""Of all texts of a file, in the order in which parts are cut off; the rest is ``train``."""
+"""Shares of the texts of a file, in the order in which parts are cut off; the rest is ``train``."""
 PARTS = ("train", "test", "rate_train", "rate_test")
 ORDER = 38
 """Seed of the order in which a file is cut into parts: the same for all runs."""
@@ -39,29 +39,29 @@ class Task(NamedTuple):
     """What is read for a task, and how."""
 
     name: str
-    """Of :data:`TASKS`."""
+    """One of :data:`TASKS`."""
     encoder: str
     text_file: str
-    """Of sentiment."""
+    """File of the texts with a sentiment."""
     train_file: str
     dev_file: str
-    """Of similarity."""
+    """File of the pairs that are tested on, for similarity."""
     data_dir: str
     tested: int
     """Texts that are tested on, at most."""
     layers: int
-    """That are adapted, the last ones."""
+    """Number of layers that are adapted, the last ones."""
     length: int
     """Tokens of a text, at most."""
     pool: str = "mean"
-    """Of :data:`POOLS`."""
+    """One of :data:`POOLS`."""
 
 
 class Encoded(NamedTuple):
     """The texts of a task as the first adapted layer gets them."""
 
     model: Bert
-    """Without its tables."""
+    """The encoder, without its tables."""
     layer: int
     """The first adapted one."""
     pool: str
@@ -123,6 +123,8 @@ def parts_of(count: int, tested: int, *, own_test: bool) -> dict[str, Int[np.nda
         >>> {name: len(rows) for name, rows in parts_of(4200, 1500, own_test=False).items()}
         {'test': 1050, 'rate_test': 350, 'rate_train': 1050, 'train': 1750}
     """
+    # Raw words of Philox, whose numbers are the same in all releases of NumPy: the split of the
+    # texts is part of what a result means.
     raw = np.random.Philox(np.random.SeedSequence(ORDER)).random_raw(count)
     order, parts = np.argsort(raw, kind="stable"), {}
     for name, share in SHARES.items():

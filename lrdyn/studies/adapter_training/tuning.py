@@ -27,7 +27,7 @@ HEAD = 0.02
 """Standard deviation of the head's entries, as BERT's classifiers start."""
 BATCH, DEPTH = 16, 3
 BETAS, EPS = (0.9, 0.999), 1e-6
-"""Of Adam; there is no decay."""
+"""Constants of Adam; there is no decay."""
 
 
 class CrossEncoder(eqx.Module):
@@ -37,7 +37,7 @@ class CrossEncoder(eqx.Module):
     head: Float[Array, "width"]
     layer: int = eqx.field(static=True)
     pool: str = eqx.field(static=True)
-    """Of :data:`lrdyn.studies.adapter_training.tasks.POOLS`."""
+    """How a text becomes one vector, one of :data:`lrdyn.studies.adapter_training.tasks.POOLS`."""
 
     def __call__(
         self, hidden: Float[Array, "batch length width"], mask: Bool[Array, "batch length"]
@@ -244,6 +244,7 @@ def squared_error(
         outputs = scores(*rooms)
     else:
         fits = room_for(batch.mask, side) <= rooms[0]
+        # A real branch, for a training is not batched: 19 of 20 steps take the smaller room.
         outputs = jax.lax.cond(fits, *(partial(scores, room) for room in rooms))
     return jnp.mean((outputs - batch.scores) ** 2), (None, {})
 

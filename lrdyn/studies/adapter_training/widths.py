@@ -28,7 +28,7 @@ FIXED = 16.0
 """A fixed ratio eta_B / eta_A, of eta_A = n^(-1/2)."""
 DRAWS = 4096
 WITHIN = 0.06
-"""Of an exponent: the medians of 4,096 starts leave about .01."""
+"""Margin of an exponent: the medians of 4,096 starts leave an error of about .01."""
 
 
 class WidthTheory(NamedTuple):

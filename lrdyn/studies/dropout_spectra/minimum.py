@@ -97,6 +97,8 @@ def regression(
     )
     left, rows, columns, turn = map(orthogonal, frames)
     reached = (columns * jnp.asarray(SPECTRUM, noise.dtype)[None, :]) @ turn @ rows
+    # Noise that is orthogonal to the rows of the inputs: it adds to the loss of every network
+    # alike, and moves no minimum.
     return (left * singular_values[None, :]) @ rows, reached + 0.1 * (noise - noise @ rows.T @ rows)
 
 

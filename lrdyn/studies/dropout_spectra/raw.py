@@ -32,7 +32,7 @@ from lrdyn.studies.dropout_spectra.minimum import (
 from lrdyn.theorem3 import dropout_minimum
 
 STARTS = 8
-"""Of one case: from a single start the linear part of the drift can happen to be small."""
+"""Starts of one case: from a single one the linear part of the drift can happen to be small."""
 SCALE = 0.4
 """Standard deviation of the entries times sqrt(width); above 1/2 the drift is not linear in eta."""
 RATES = (0.3, 0.15, 0.075)
@@ -40,7 +40,7 @@ RATES = (0.3, 0.15, 0.075)
 TIME = 600.0
 """eta / theta times the number of steps."""
 WITHIN = 0.03
-"""Of an exponent: for the order after the next, and for what float32 leaves of such distances."""
+"""Margin of an exponent, for the order after the next and for the rounding of float32."""
 SEEN = 3e-5
 """Distance from the minimum that is not seen in such an exponent: in float32 descent stops where a
 step is below the last digit of the weights, some 1e-5 away."""

@@ -26,6 +26,8 @@ from lrdyn.studies.dropout_spectra.activations import (
 from lrdyn.theorem3 import dropout_minimum, dropout_penalties
 from lrdyn.training import FORGETFUL, Batches, Keeper, train
 
+# White inputs make the minimum of the expected loss a formula of the target alone; the noise gives
+# dropout something of full rank to leave out.
 INPUTS, OUTPUTS, RANK, NOISE = 64, 32, 8, 0.1
 HELD_OUT = 1000
 QUALITY = "share of the held-out targets' squared norm that is missed"

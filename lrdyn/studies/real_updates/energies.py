@@ -16,7 +16,7 @@ from lrdyn.engine.forms import Equal
 from lrdyn.engine.statement import Claim, Control, Scenario
 
 SHARES = (0.9, 0.99)
-"""Of the energy, of which the smallest rank is given."""
+"""Shares of the energy for which the smallest rank is given."""
 
 
 class EnergyTheory(NamedTuple):
@@ -48,14 +48,14 @@ class EnergyMeasured(NamedTuple):
 
 
 class CheckpointPair(NamedTuple):
-    """Where two sets of weights are, and which of their matrices are compared."""
+    """Two sets of weights, by their places, and the pattern of the matrices that are compared."""
 
     before: str
     after: str
     select: str
     outputs: int
     dtype: Any
-    """In which everything is computed."""
+    """Type in which everything is computed."""
 
 
 def make_checkpoints(

@@ -84,9 +84,9 @@ def _files(settings: Mapping[str, Any]) -> list[Path]:
 
 
 NETWORKS = ("dln", "mlp", "vgg", "vit")
-"""Those of the quick preset."""
+"""Networks of the quick preset."""
 PICTURED = ("vgg", "resnet", "vit")
-"""Those that read images as images."""
+"""Networks that read images as images, not as vectors."""
 
 WARMUP = Domain("a number from 0 to below 1", lambda x: 0 <= x < 1)
 

@@ -96,6 +96,7 @@ def on_images(
     labels = data_set.train_labels[chosen]
     count = len(labels)
     pixels = data_set.train_inputs[chosen].reshape(count, -1).T / 255.0
+    # X X^T = I, and not n I: the step size then means the same for any number of images.
     inputs = whiten(pixels, directions) / np.sqrt(count)
     # Columns of this norm leave Phi = Y X^T singular values of about one.
     one_hot = np.eye(data_set.classes)[labels].T * np.sqrt(data_set.classes / count)

@@ -60,5 +60,5 @@ def plot_powers(
     ax.set(xscale="log", yscale="log", xlabel=label)
     ax.set_xticks([sizes[0], sizes[-1]], [f"{size:g}" for size in (sizes[0], sizes[-1])])
     ax.minorticks_off()
-    texts = [f"{what}, power {n}" for what, n in zip(("block", "energy"), powers, strict=True)]
+    texts = [f"{name}, power {n}" for name, n in zip(("block", "energy"), powers, strict=True)]
     plotting.label_ends(ax, ends, texts, colors)

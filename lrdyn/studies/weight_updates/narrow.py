@@ -105,6 +105,8 @@ def _beyond(outcome: NarrowOutcome) -> tuple[Zero, ...]:
         for values, rank, edge in zip(spectra, ranks, theory.gaussian_edges, strict=True)
         if rank < len(values)  # an update may have no more of them than its rank is predicted to be
     ]
+    # Without anything beyond the ranks there is nothing to see: an alternative of 0 leaves the case
+    # open.
     return tuple(forms) or (Zero(0.0, scale=1.0, alternative=0.0),)
 
 

@@ -26,9 +26,9 @@ CLASSES = 3
 KINKS = np.geomspace(1e-3, 1e-2, 6)
 """1 - a: linear there with as many examples as dimensions, and well above float32's rounding."""
 BENDS = np.geomspace(0.1, 0.3, 6)
-"""b."""
+"""Sizes of b, the coefficient of the curved activation."""
 WITHIN, WITHIN_SQUARES = 0.05, 0.15
-"""Of an exponent of residuals and of energies: the next order is still seen at the larger sizes."""
+"""Margins of an exponent, of residuals and of energies: the larger sizes show the next order."""
 
 Activation = Callable[[Array, Array], Array]
 
@@ -158,6 +158,7 @@ def departure(case: Classification, activation: Activation, size: Array) -> tupl
 
 def _exponent(sizes: Float[Array, "n"], values: Float[Array, "n"]) -> Float[Array, ""]:
     """Exponent of a power law, by least squares of logarithms."""
+    # Without a kink, as in a control, a value may be 0, whose logarithm no fit survives.
     x, y = jnp.log(sizes), jnp.log(jnp.maximum(values, jnp.finfo(values.dtype).tiny))
     x = x - jnp.mean(x)
     return jnp.sum(x * y) / jnp.sum(x**2)

@@ -127,6 +127,7 @@ def measured_update(
         start=np.asarray(start),
         rows=np.asarray(before.shape[0]),
         columns=np.asarray(before.shape[1]),
+        # Above 1 % of the largest, far from what rounding makes of a value that stays.
         moved=np.asarray(jnp.mean(1.0 * (jnp.abs(end - start) > 0.01 * jnp.max(end)))),
         train_accuracy=np.asarray(train_accuracy),
         test_accuracy=np.asarray(test_accuracy),
