@@ -32,7 +32,7 @@ with its tolerance ([how a verdict is reached](claims.md)), and its controls wit
 residual that each left in float64. A control must leave ten tolerances or more, that of a
 statistical claim one. The residual of a statistical claim is `-log10 p` of its test. This page is
 written by `python -m docs.refresh` from the theorems and from the verdicts of a run.
-[Theory](theory.md) derives the scenarios.
+Each section names the pages that derive its claims.
 """
 
 Verdicts = Mapping[str, Mapping[str, Any]]
@@ -88,12 +88,27 @@ def title(theorem: Theorem) -> str:
     return re.sub(r"(\d)", r" \1", theorem.name).capitalize()
 
 
+def derivations(name: str) -> Iterator[str]:
+    """Items of a list: the pages in ``docs/theorems`` whose command is that of a theorem."""
+    pages = sorted(
+        (PAGE.parent / "theorems").glob("*.md"), key=lambda page: (page.stem != name, page.stem)
+    )
+    for page in pages:
+        heading, _, command, *_ = page.read_text().splitlines()
+        if command.startswith(f"`python -m experiments.{name}`"):
+            yield f"- [{heading.removeprefix('# ')}](theorems/{page.name})"
+
+
 def section(theorem: Theorem, verdict: Mapping[str, Any]) -> Iterator[str]:
     """Lines about one theorem."""
     entries = {entry["id"]: entry for entry in verdict["claims"]}
     yield f"## {title(theorem)}"
     yield ""
     yield f"`python -m experiments.{theorem.name}`: {theorem.summary}."
+    yield ""
+    yield "Derived on these pages:"
+    yield ""
+    yield from derivations(theorem.name)
     yield ""
     yield row(HEADER)
     yield "|" + "---|" * len(HEADER)

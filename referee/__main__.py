@@ -74,21 +74,23 @@ NOT_REDONE = {
 """Command or claim -> why it is not computed again. There is no other without a referee."""
 
 ROOM = 4.0
-"""How many times the rounding of one side two computations of it may be apart."""
+"""Largest distance of two computations of one side, in units of the rounding of one: both are
+rounded, and its amplification is measured by a few disturbances alone."""
 
 
 class Line(NamedTuple):
-    """What is said of one claim."""
+    """Line of the table: a claim, its verdict, and what was computed here."""
 
     claim: str
     theirs: float | None
-    """The residual of the verdict."""
+    """The residual in the verdict."""
     mine: float | None
     """The largest residual here."""
     apart: float
     """The largest distance of a saved side from the one computed here, over its rounding."""
     points: int
     said: str
+    """The last cell: in capital letters where something is wrong."""
     agrees: bool | None
     """None: not computed again."""
 
@@ -102,6 +104,7 @@ class ClaimAtPoint(NamedTuple):
     @property
     def worst(self) -> Redone:
         """The part that is furthest from being true, over what rounding explains."""
+        # A count has no rounding: there the residual itself is compared.
         return max(self.parts, key=lambda part: part.residual / (part.limit(self.steps) or 1))
 
     @property
@@ -116,9 +119,10 @@ class ClaimAtPoint(NamedTuple):
 
 
 def redone(claim: Claim, scenario: SavedScenario) -> list[ClaimAtPoint]:
-    """A claim at every point whose hypotheses are met."""
+    """Compute a claim at every point whose hypotheses are met."""
     computed = []
     for point in scenario.points:
+        # Where theory's own run diverges lrdyn judges nothing either.
         if int(point.found.get("diverges", -1)) >= 0:
             continue
         both = claim(point)
@@ -134,6 +138,7 @@ def line(entry: Mapping[str, Any], claim: Claim, scenario: SavedScenario) -> Lin
     name, theirs = entry["id"], entry["residual"]
     if scenario.left_out:
         return Line(name, theirs, None, 0, 0, f"not saved: {', '.join(scenario.left_out)}", None)
+    # A side that overflows has a residual that is no number, and no claim holds with it.
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         computed = redone(claim, scenario)
@@ -154,7 +159,7 @@ def line(entry: Mapping[str, Any], claim: Claim, scenario: SavedScenario) -> Lin
 
 
 def not_redone(command: str, entry: Mapping[str, Any]) -> Line:
-    """What is said of a claim that no function here computes again."""
+    """Line of a claim that no function here computes again."""
     reason = NOT_REDONE.get(entry["id"]) or NOT_REDONE.get(command)
     remark, agrees = (reason, None) if reason else ("NO REFEREE OF THIS CLAIM", False)
     return Line(entry["id"], entry["residual"], None, 0, 0, remark, agrees)
@@ -169,6 +174,7 @@ def lines(folder: Path) -> list[Line]:
     for entry in verdict["claims"]:
         if entry["kind"] in ("control", "finding"):
             continue
+        # A claim id belongs to one scenario of a theorem.
         name = where.get(entry["id"])
         if name is None:
             compared.append(not_redone(verdict["name"], entry))
@@ -178,10 +184,11 @@ def lines(folder: Path) -> list[Line]:
 
 
 def folders(given: Sequence[str]) -> list[Path]:
-    """The runs in or below these folders."""
+    """Find the runs in or below these folders."""
     runs = []
     for word in given:
         below = sorted(path.parent for path in Path(word).glob("**/verdict.json"))
+        # A run that was stopped has no results yet.
         below = [path for path in below if (path / "results.nc").exists()]
         if not below:
             raise ValueError(
@@ -192,7 +199,7 @@ def folders(given: Sequence[str]) -> list[Path]:
 
 
 def printed(line: Line) -> tuple[str, ...]:
-    """The cells of a line."""
+    """Cells of a line of the table."""
     theirs = "" if line.theirs is None else f"{line.theirs:.1e}"
     mine = "" if line.mine is None else f"{line.mine:.1e}"
     apart = f"{line.apart:.2g}" if line.points else ""

@@ -52,13 +52,13 @@ class CompletionCase(NamedTuple):
 
     @property
     def share(self) -> float:
-        """How many numbers are seen of each entry."""
+        """Share p: the number of measured numbers over that of the entries."""
         if self.measurements is None:
             return float(np.mean(self.mask))
         return len(self.measurements) / self.target.size
 
     def observed(self, matrix: np.ndarray) -> np.ndarray:
-        """What is seen of a matrix, over the share: the second derivative of the loss, applied."""
+        """Second derivative of the loss, applied to a matrix: its observed part over the share."""
         if self.measurements is None:
             return self.mask * matrix / self.share
         shown = self.measurements @ matrix.ravel()
@@ -108,6 +108,7 @@ def least_curvature(of: CompletionCase) -> float:
     """The least eigenvalue of the loss along ``{U X^T + Z V^T}``, the tangents of rank r at Phi."""
     left, _, right = np.linalg.svd(of.target)
     r, d = of.rank, len(of.target)
+    # u_i v_j^T of the full SVD with i <= r or j <= r: an orthonormal basis of the tangent space.
     pairs = [(i, j) for i in range(d) for j in range(d) if i < r or j < r]
     tangents = [np.outer(left[:, i], right[j]) for i, j in pairs]
     images = np.array([of.observed(matrix).ravel() for matrix in tangents])
@@ -138,7 +139,7 @@ def largest_curvature(of: CompletionCase) -> float:
 
 
 def grown(alpha: float, ratio: float) -> float:
-    """``g = u^2 w``, by how much noise has grown when the target is found."""
+    """Growth ``g = u^2 w`` of noise until the target is found: completion.md, Why 1 and 2."""
     k = math.sqrt(alpha - 1)
     u = k / math.sinh((1 - ratio) * math.asinh(k))
     return u**2 * math.sqrt(1 + (u**2 - 1) / alpha)
@@ -146,13 +147,14 @@ def grown(alpha: float, ratio: float) -> float:
 
 @once
 def stable(point: Point) -> bool:
-    """Whether steps and start are small, and enough is seen."""
+    """Whether all hypotheses are met: small steps, a small start, enough seen."""
     of = setting_of(point)
     top = float(np.linalg.norm(of.target, 2))
     factor = max(of.alpha ** (2 / 3), 1 + 2 / 3 * of.gamma * top ** (2 / 3))
     # Descent leaves a minimum where step times curvature is 2; 1.7 and .1 are those of lrdyn.
     if of.rate * largest_curvature(of) * factor > 1.7 or of.level > 0.1:
         return False
+    # From here on what lrdyn calls enough_seen: completion.md, Why 2 and 3.
     values, r, d = np.linalg.svd(of.surrogate, compute_uv=False), of.rank, len(of.target)
     least, ratio = least_curvature(of), float(values[r] / values[r - 1])
     if least < LEAST_SEEN or ratio >= 1:
@@ -175,6 +177,7 @@ def curve(of: CompletionCase, start: Layers, rates: float | list[float]) -> Curv
     """Recovery errors of descent from a start, and by how much it amplifies a disturbance."""
     run = lambda layers: of.errors(layers, rates)  # noqa: E731
     errors = run(start)
+    # Errors are relative to ||Phi||, so that 1 is their scale.
     return Curve(errors, amplification(run, start, 1.0, errors))
 
 
@@ -203,6 +206,8 @@ def spectral(point: Point) -> Curve:
 def span(matrix: np.ndarray, rank: int) -> np.ndarray:
     """Orthonormal columns that span the first right singular vectors: ``M^T U_r``."""
     left = np.linalg.svd(matrix)[0][:, :rank]
+    # LAPACK turns singular vectors by many roundings of sigma_1; in the range of M^T U_r that is
+    # times sigma_{r+1} / sigma_r only.
     return np.linalg.qr(matrix.T @ left)[0]
 
 
@@ -226,6 +231,7 @@ def on_basis(point: Point) -> tuple[float, Curve]:
     left = chain(of.layers) @ right / np.prod(of.scales)
     least = left @ left.T @ of.target @ right @ right.T
     inner = [scale * np.eye(right.shape[1]) for scale in of.scales]
+    # A rate of 0 holds the outer factors.
     run = curve(of, [right.T, *inner, left], [0.0, *[of.rate] * len(inner), 0.0])
     return float(np.linalg.norm(of.target - least)) / of.size, run
 
@@ -239,7 +245,7 @@ def arrived(point: Point) -> bool:
 
 
 def saved_errors(point: Point) -> Iterator[Redone]:
-    """What was saved of both networks, and of what their starts leave."""
+    """Saved errors of both networks, and the saved level, beside those computed here."""
     of, saved = setting_of(point), point.found
     for name, run in (("full_error", full(point)), ("spectral_error", spectral(point))):
         yield saved_as(run.errors, saved[name], condition=run.condition)
@@ -252,6 +258,7 @@ def recovery(point: Point) -> Iterator[Redone]:
     if not arrived(point):
         return
     of, of_full, of_spectral = setting_of(point), full(point), spectral(point)
+    # Behind its level the full network bounds nothing.
     before = of_full.errors >= of.level
     bound = of_full.errors[before] + of.left
     condition = max(of_full.condition, of_spectral.condition)
@@ -273,6 +280,7 @@ def fixed_basis(point: Point) -> Iterator[Redone]:
     if not stable(point):
         return
     least, run = on_basis(point)
+    # The basis is an SVD's, which rounding turns.
     theory, condition = np.full(len(run.errors), least), turned(setting_of(point))
     yield Redone(theory, run.errors, 1.0, condition, "at least")
     yield saved_as(least, point.found["floor"], condition=condition)
@@ -307,6 +315,7 @@ def start(point: Point) -> Iterator[Redone]:
         return
     seen_alone = of._replace(target=np.where(of.mask == 1, of.target, 0.0))
     both = [beginnings(each) for each in (seen_alone, of)]
+    # The surrogate is divided by the share, and so is its rounding.
     condition = max(over_gap(of.surrogate, 2 * of.rank) / of.share, turned(of))
     names = ("start_predicted", "start_measured")
     for i, (theory, run) in enumerate(zip(*both, strict=True)):
@@ -321,6 +330,7 @@ def whole_basis(point: Point) -> Redone | None:
         return None
     left, values, right = np.linalg.svd(of.target)
     e, r = float(np.prod(of.scales)), of.rank
+    # r singular values of W - Phi are sigma_r - e or more, the others at most e.
     gap = float(values[r - 1]) - 2 * e
     if gap <= 0:
         return None

@@ -33,6 +33,7 @@ def error_identity(point: Point) -> Redone | None:
     measured = np.array(
         [np.linalg.norm(whole - compressed_product(of, r), axis=(1, 2)) for r in ranks]
     )
+    # The difference of two products is rounded like the products.
     scale = max(float(np.linalg.norm(whole, axis=(1, 2)).max()), float(np.abs(theory).max()))
     condition = amplification(run, of.layers, float(np.abs(whole).max()), whole)
     saved = saved_sides(point, "error")
@@ -40,12 +41,17 @@ def error_identity(point: Point) -> Redone | None:
 
 
 def error_bound(point: Point, first_alone: bool = False) -> Redone | None:
-    """``||f - f_C||_F <= sqrt(d - 2 r^) prod eps_l``, wherever every step contracts."""
+    """``||f - f_C||_F <= sqrt(d - 2 r^) prod eps_l``, wherever every step contracts.
+
+    With ``first_alone`` both sides at the start, where they are equal whatever follows.
+    """
     if (of := setting_of(point)) is None or (redone := error_identity(point)) is None:
         return None
+    # All steps: between two records a factor could pass 1.
     every = of._replace(times=list(range(max(of.times) + 1)))
     path = rho(every)
     ratio = path[1:] / np.where(path[:-1], path[:-1], 1)
+    # A factor of exactly 1, as of a tiny step, may round above it.
     if np.max(np.abs(ratio), initial=0) > 1 + 1e-12 and not first_alone:
         return None
     bound = np.sqrt(len(of.target) - 2 * point.case["ranks"]) * np.prod(of.scales)
@@ -72,6 +78,7 @@ def parameters(point: Point) -> Redone | None:
             for r in point.case["ranks"]
         ]
     )
+    # Counted from shapes, where theory has a formula.
     shapes = [[(2 * r, 2 * r)] * depth for r in point.case["ranks"]]
     inner = np.array([sum(a * b for a, b in layers) for layers in shapes])
     outer = 4 * d * point.case["ranks"]

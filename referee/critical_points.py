@@ -29,6 +29,8 @@ class SavedFactorization(NamedTuple):
 
     def admissible(self, indices: Iterable[int]) -> bool:
         """Whether a set has a critical point of its own."""
+        # An SVD knows sigma_i to about n eps sigma_1, and sigma_i = lambda has the point of S
+        # without i.
         rounding = self.values[0] * len(self.values) * EPS
         return all(self.values[i] > self.decay + rounding for i in indices)
 
@@ -37,6 +39,7 @@ class SavedFactorization(NamedTuple):
         first = np.zeros((self.width, self.target.shape[1]))
         second = np.zeros((self.target.shape[0], self.width))
         for slot, i in enumerate(indices):
+            # Sets that are not admissible are asked, too, and put to 0 later.
             size = np.sqrt(max(self.values[i] - self.decay, 0.0))
             first[slot], second[:, slot] = size * self.right[i], size * self.left[:, i]
         return first, second
@@ -53,6 +56,7 @@ class SavedFactorization(NamedTuple):
 
     def hessian(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """The derivative of the gradient along every entry, by the product rule."""
+        # d(W_2^T R + lambda W_1) and d(R W_1^T + lambda W_2), along one entry at a time.
         error, rows = second @ first - self.target, []
         for layer, moved in ((0, first), (1, second)):
             for place in np.ndindex(moved.shape):
@@ -81,6 +85,7 @@ class SavedFactorization(NamedTuple):
         for i, j in combinations(indices, 2):
             both = sigma[i] + sigma[j]
             eigenvalues += [both, both - 2 * decay, 2 * decay, 0.0]
+        # A kept and a spare slot turn into one another at no cost.
         eigenvalues += [2 * decay, 0.0] * (len(indices) * spare)
         eigenvalues += slots * (sum(self.target.shape) - 2 * n)
         return np.sort(eigenvalues)
@@ -99,7 +104,7 @@ def instance(point: Point) -> SavedFactorization | None:
 
 
 def of_sets(of: SavedFactorization, function: Callable[[tuple[int, ...]], Any]) -> np.ndarray:
-    """A number, or several, of every set; 0 of those without a critical point."""
+    """Values of a function at every set; 0 for a set without a critical point of its own."""
     values = [(of.admissible(s), function(s)) for s in of.sets]
     return np.array([value if admitted else np.zeros_like(value) for admitted, value in values])
 
@@ -146,7 +151,7 @@ def spectrum(point: Point) -> Redone | None:
 
 
 def least_curvature(of: SavedFactorization, indices: tuple[int, ...]) -> float:
-    """The smallest eigenvalue, by cases."""
+    """Smallest eigenvalue of the Hessian at the critical point of a set, by cases."""
     outside = max((of.values[j] for j in range(len(of.values)) if j not in indices), default=0.0)
     candidates = []
     if of.decay == 0 or (indices and of.width >= 2):
@@ -194,6 +199,7 @@ def global_(point: Point) -> list[Redone] | None:
         return None
     best = tuple(i for i in range(of.width) if i < len(of.values) and of.values[i] > of.decay)
     theory = of_sets(of, lambda s: int(s == best))
+    # A saddle has an eigenvalue of -margin or less, the minimum none below 0.
     rises = lambda s: int(measured_spectrum(of, s)[0] > -margin(of) / 2)  # noqa: E731
     return [
         Redone(theory, of_sets(of, rises), 1.0, 1.0, "count", point.found["global"]),
@@ -224,8 +230,10 @@ def search(point: Point) -> list[Redone] | None:
         ended = root(slope, start, jac=lambda x: of.hessian(*layers(x)), method="lm", tol=1e-14)
         if np.linalg.norm(slope(ended.x)) <= 1e-13 * of.values[0] ** 1.5:
             products.append(np.matmul(*layers(ended.x)[::-1]))
+    # The limit by which lrdyn counts a search as converged: of those saved the others say nothing.
     limit = 8 * EPS * np.sqrt(float(point.found["longest_axis"])) * of.values[0] ** 1.5
     saved = point.found["found"][point.found["found_gradient"] <= limit]
+    # A gradient that is rounding leaves a distance of it over the least curvature.
     scale = of.values[0] ** 2 / separation(of)
     return [
         Redone(min(family, key=lambda f: np.max(np.abs(f - product))), product, scale)
@@ -240,6 +248,8 @@ def deep_origin(point: Point) -> Redone | None:
     largest = []
     for depth in (3, 4):
         widths = (of.target.shape[1], *[of.width] * (depth - 1), of.target.shape[0])
+        # The second derivative of a product in two of its layers has the other layers as factors:
+        # 0. What is left is <target, product> with two layers that are 1.
         pairs = combinations(range(depth), 2)
         entry = 0.0
         for moved in pairs:

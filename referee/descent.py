@@ -10,7 +10,7 @@ Layers = list[np.ndarray]
 """W_1, ..., W_L, the first acts first."""
 
 Record = Callable[[Layers], Any]
-"""What is recorded of layers."""
+"""Maps layers to what is recorded."""
 
 
 def chain(layers: Sequence[np.ndarray]) -> np.ndarray:
@@ -20,6 +20,7 @@ def chain(layers: Sequence[np.ndarray]) -> np.ndarray:
 
 def gradients(layers: Layers, residual: np.ndarray) -> Layers:
     """``(W_L ... W_{l+1})^T R (W_{l-1} ... W_1)^T`` for each l."""
+    # Both partial products are carried along: each is formed once.
     below = [np.eye(layers[0].shape[1])]
     for layer in layers[:-1]:
         below.append(layer @ below[-1])
@@ -40,7 +41,13 @@ def descend(
 ) -> list[Any]:
     """``W <- (1 - eta lambda) W - eta gradient``; what is recorded at the times.
 
-    Layers can have rates of their own.
+    Args:
+        layers: at the start.
+        residual: maps the product to the gradient of the loss in it.
+        rate: eta, or one for each layer.
+        decay: lambda of each layer.
+        times: step numbers at which layers are recorded; the last one ends the run.
+        record: maps layers to what is recorded.
     """
     records, rates = [], np.broadcast_to(rate, len(layers))
     for t in range(max(times) + 1):
@@ -63,7 +70,11 @@ def amplification(
 ) -> float:
     """By how much a run amplifies a disturbance of its start, from its undisturbed result.
 
-    The disturbance is in units of the scale.
+    Args:
+        run: maps layers at the start to a result.
+        layers: at the undisturbed start.
+        scale: of the result, and unit of the disturbance.
+        result: of the undisturbed start.
     """
     # Far above the rounding of both runs, and small enough that the response is linear in it.
     size = 1e-7 * scale

@@ -10,7 +10,9 @@ Key = np.ndarray
 """Two words; of several keys along the first axes."""
 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+"""Bits by which a word is turned in each round, four rounds with the one or the other row."""
 PARITY = np.uint32(0x1BD11BDA)
+"""Constant of the key schedule: without it a key of zeros would have a third word of 0."""
 
 
 def rotated(word: np.ndarray, bits: int) -> np.ndarray:
@@ -25,6 +27,7 @@ def threefry(key: Key, high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, n
     schedule = (first, second, first ^ second ^ PARITY)
     x, y = high + schedule[0], low + schedule[1]
     for i in range(5):
+        # Twenty rounds: five times four, and the key is added behind each four.
         for bits in ROTATIONS[i % 2]:
             x = x + y
             y = rotated(y, bits) ^ x
@@ -34,7 +37,8 @@ def threefry(key: Key, high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, n
 
 
 def folded(key: Key, number: int | np.ndarray) -> Key:
-    """The key of a number, such as that of a step."""
+    """Derive the key of a number, such as that of a step."""
+    # Negative numbers, too: as JAX has them, modulo 2^32.
     low = np.asarray(number, np.int64).astype(np.uint32)
     return np.stack(threefry(np.asarray(key), np.zeros_like(low), low), axis=-1)
 
@@ -45,7 +49,7 @@ def counters(count: int) -> np.ndarray:
 
 
 def split(key: Key, count: int) -> Key:
-    """So many keys out of each."""
+    """Derive so many keys from each."""
     low = counters(count)
     return np.stack(threefry(np.asarray(key)[..., None, :], np.zeros_like(low), low), axis=-1)
 
@@ -55,6 +59,7 @@ def uniform(key: Key, shape: tuple[int, ...]) -> np.ndarray:
     low = counters(int(np.prod(shape)))
     high, low = threefry(np.asarray(key)[..., None, :], np.zeros_like(low), low)
     bits = high.astype(np.uint64) << np.uint64(32) | low.astype(np.uint64)
+    # JAX fills the 52 bits of a mantissa in [1, 2) and subtracts 1.
     numbers = (bits >> np.uint64(12)) * 2.0**-52
     return numbers.reshape(numbers.shape[:-1] + shape)
 

@@ -18,6 +18,7 @@ class SplitSpectrum:
         self.support = k = min(block, len(self.values))
         # For each r the largest k - r - 1 values keep their size, the others have a common one.
         levels = [float(self.values[k - r - 1 :].sum()) / (r + 1) for r in range(k)]
+        # With r = k - 1 no value keeps its size, and the condition is met.
         above = [math.inf if r == k - 1 else float(self.values[k - r - 2]) for r in range(k)]
         r = next(r for r in range(k) if above[r] > levels[r])
         self.level, self.whole = levels[r], k - r - 1
@@ -43,6 +44,7 @@ class SplitSpectrum:
     def products(self, blocks: int) -> np.ndarray:
         """``U_j V_j^T = (1/B) U S^(1/2) P_j S^(1/2) V^T`` of each block."""
         vectors = unit_vectors(blocks * self.shares, blocks * self.support)
+        # In turn: vectors that are B apart share no entry, so that those of a block are orthogonal.
         dealt = vectors.reshape(self.support, blocks, -1).swapaxes(0, 1)
         scaled = dealt * np.sqrt(self.sizes / blocks)
         return (self.left @ scaled.swapaxes(1, 2)) @ (scaled @ self.right)
@@ -51,6 +53,7 @@ class SplitSpectrum:
 def unit_vectors(weights: np.ndarray, count: int) -> np.ndarray:
     """Vectors of norm 1, of at most two entries, with ``sum_l f_l f_l^T = diag(weights)``."""
     rest, vectors, i = weights.copy(), [], 0
+    # Rounding of the weights: an entry is counted as whole or as used up.
     few = 1e-13 * count
     while len(vectors) < count:
         while i < len(rest) - 1 and rest[i] <= few:
@@ -75,7 +78,7 @@ def keep_prob(p: float, block: int, width: int) -> float:
 
 
 def amplified(p: float, blocks: int) -> float:
-    """By how much the odds of theta(h) amplify its rounding."""
+    """Amplification 1 / (1 - theta(h)) of the rounding of theta(h) in its odds."""
     return (blocks - (blocks - 1) * p) / (blocks * (1 - p))
 
 
@@ -96,6 +99,7 @@ class SavedBlockNetwork(SavedNetwork):
     def attained(self) -> float:
         """The penalty of the factors made for it, each block by its two masks."""
         theta = keep_prob(self.keep, self.block, self.blocks * self.block)
+        # Variance of a mask over theta, from its two values: no formula for the odds.
         both = theta * (1 / theta - 1) ** 2 + (1 - theta)
         return both * square(self.split.products(self.blocks))
 

@@ -41,7 +41,7 @@ class SavedNetwork:
 
 
 def added(left: np.ndarray, right: np.ndarray, keep: float, block: int = 1) -> float:
-    """What masks over theta add to the loss of a product: over all masks of the units."""
+    """Penalty of masks over theta for a product, over all masks of the units."""
     whole = left @ right
     return expected(
         masks(left.shape[1], keep, block), lambda m: square((left * m / keep) @ right - whole)
@@ -49,7 +49,7 @@ def added(left: np.ndarray, right: np.ndarray, keep: float, block: int = 1) -> f
 
 
 def added_unit_by_unit(left: np.ndarray, right: np.ndarray, keep: float) -> float:
-    """What masks of independent units add to the loss of a product, each unit by its two masks."""
+    """Penalty of masks of independent units for a product, each unit by its two masks."""
     per_unit = [square(np.outer(u, v)) for u, v in zip(left.T, right, strict=True)]
     both = keep * (1 / keep - 1) ** 2 + (1 - keep)
     return both * math.fsum(per_unit)
@@ -61,15 +61,18 @@ def equalised_factors(whole: np.ndarray, width: int) -> tuple[np.ndarray, np.nda
     rank = min(width, len(values))
     size = np.zeros(width)
     size[:rank] = values[:rank]
+    # Balanced factors share the matrix diag(sigma): its diagonal is the squared size of each unit.
     turn, moment, mean = np.eye(width), np.diag(size), size.sum() / width
     # A turn sets one entry to the mean, for good: after width - 1 turns all are equal.
     for _ in range(width - 1):
         entries = np.diag(moment)
         i, j = int(np.argmin(entries)), int(np.argmax(entries))
+        # Equal up to rounding: an angle out of rounding would undo what is there.
         if entries[j] - entries[i] <= 1e-15 * size.sum():
             break
         # The angle at which entry i of the turned matrix is the mean.
         a, b, c = entries[i], entries[j], moment[i, j]
+        # Real, since the mean lies between both entries; the smaller one turns less.
         roots = np.roots([b - mean, 2 * c, a - mean])
         tangent = float(np.real(roots[np.argmin(np.abs(roots))]))
         cosine = 1 / math.sqrt(1 + tangent**2)
@@ -131,6 +134,7 @@ def equalised_product(point: Point) -> Redone:
 
 
 COPIES = (1, 3)
+"""Widths, as multiples of h, that stand for all."""
 
 
 def equalised_penalty(point: Point) -> Redone:
@@ -160,6 +164,7 @@ def width_free(point: Point) -> Redone:
         measured.append(
             added_unit_by_unit(*equalised_factors(of.product, h), p / (h - (h - 1) * p))
         )
+    # 1 / (1 - theta(h)): theta(h) is rounded, and its odds amplify that.
     condition = (of.width - (of.width - 1) * p) / (of.width * (1 - p))
     return Redone(
         theory, np.array(measured), None, condition, "equal", *saved_sides(point, "width_free")

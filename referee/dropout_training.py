@@ -22,7 +22,7 @@ RUNS = 256
 DRIFT = 64
 """Steps of those that train both layers."""
 SHARE = 24
-"""Descent takes so many times the steps of a run that trains the last layer."""
+"""Steps of descent for each step of a run that trains the last layer."""
 ENUMERATED = 10
 """Most units whose masks are summed over."""
 
@@ -42,7 +42,7 @@ class SavedRegression:
         self.left, self.sigma, self.right = np.linalg.svd(self.target @ onto, full_matrices=False)
 
     def shrunk(self) -> tuple[np.ndarray, float]:
-        """``(sigma_i - mu_q)_+`` on q directions, and mu_q."""
+        """Singular values ``(sigma_i - mu_q)_+`` of the minimiser on q directions, and mu_q."""
         c = self.odds / self.width
         q, mu = 0, 0.0
         for i in range(1, min(self.width, len(self.sigma)) + 1):
@@ -108,6 +108,7 @@ def trained(point: Point) -> np.ndarray | None:
         layers = [w - of.rate * g for w, g in zip(layers, of.slopes(layers), strict=True)]
     slope = math.sqrt(sum(square(g) for g in of.slopes(layers)))
     numbers = max(of.target.shape)
+    # Rounding, so much smaller that it chooses no other directions: lrdyn judges by the same.
     rests = slope <= 8 * EPS * math.sqrt(numbers) * of.gap()
     return np.stack([layers[0], layers[1].T]) if rests else None
 
@@ -129,6 +130,7 @@ def dropout_minimum(point: Point) -> Redone | None:
     values, _ = of.shrunk()
     theory = square(of.target - of.matrix_of(values)) + of.odds / of.width * values.sum() ** 2
     left, right = layers[1].T, layers[0] @ of.inputs
+    # 2^h losses: beyond that the penalty by its formula, which `penalty` checks.
     if of.width <= ENUMERATED:
         loss = lambda m: square(of.target - (left * m / of.keep) @ right)  # noqa: E731
         measured = expected(masks(of.width, of.keep), loss)
@@ -162,10 +164,12 @@ def last_layer(point: Point) -> LastLayer:
     values, _ = of.shrunk()
     count = max(1, of.steps // SHARE)
     half = max(1, count // 2)
+    # sigma_1 = 1: half of theta at first, and half of that behind half of the steps.
     rates = [of.keep / (2 * (1 + t / half)) for t in range(count)]
     left_over = np.prod([1 - rate * of.sigma for rate in rates], axis=0)
     _, hidden = equalised_factors(of.matrix_of(values), of.width)
     moment, with_target = hidden @ hidden.T, of.target @ hidden.T
+    # The loss is quadratic in the last layer, and the odds weigh each unit's own square.
     curvature = moment + of.odds * np.diag(np.diag(moment))
     mean = np.zeros((len(of.target), of.width))
     runs, rng = np.zeros((RUNS, *mean.shape)), np.random.default_rng(0)
@@ -222,6 +226,7 @@ class NoisyRuns(NamedTuple):
 def both_layers(point: Point) -> NoisyRuns:
     """Train both layers with the masks of the key of the run."""
     of = regression(point)
+    # A unit that is kept weighs 1/theta and is curved by 1/theta^2.
     rate = 0.1 * of.keep**2
     layers = [np.broadcast_to(w, (RUNS, *w.shape)) for w in of.fitted]
 
@@ -231,6 +236,7 @@ def both_layers(point: Point) -> NoisyRuns:
 
     steps, pulls = [], []
     for t in range(DRIFT):
+        # Negative numbers: the masks of the last layer have the others.
         mask = draws.kept(draws.folded(of.key, -1 - t), (RUNS, of.width), of.keep)
         slopes = of.masked_slopes(layers, mask)
         steps.append(along(slopes))

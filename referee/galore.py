@@ -46,6 +46,7 @@ def setting_of(point: Point) -> LowRankCase:
 def single(gradient: np.ndarray, rank: int) -> np.ndarray:
     """P of an SVD in float32, on the larger side (left of a square), with LAPACK's signs."""
     rounded = gradient.astype(np.float32)
+    # SciPy's: NumPy's would compute it in float64, and choose other signs.
     left, _, right = svd(rounded, full_matrices=False, check_finite=False)
     m, n = gradient.shape
     return (left if m >= n else right.T)[:, :rank].astype(float)
@@ -65,7 +66,13 @@ Basis = Callable[[np.ndarray, int], np.ndarray]
 def larger_side(
     of: LowRankCase, basis: Basis, noise: float = 0.0
 ) -> Callable[[Sequence[np.ndarray]], list[Map]]:
-    """P of every matrix on its larger side; the SVD sees gradients with relative noise."""
+    """Make a choice of P for every matrix, on its larger side.
+
+    Args:
+        of: its rank.
+        basis: P of a gradient and a rank.
+        noise: relative noise of the gradients that the SVD sees.
+    """
     rng = np.random.default_rng(0)
 
     def chosen(G: np.ndarray) -> Map:
@@ -155,6 +162,8 @@ def paths(point: Point) -> SavedGalorePaths:
     of, name = setting_of(point), point.flags["optimizer"]
     plain = galore(of, "keep", larger_side(of, double))
     looks, conditions = [of.looks.index(t) for t in of.times], []
+    # The larger one may turn a singular vector further than in proportion; the smaller one is still
+    # far above rounding.
     for size in (1e-8, 1e-11):
         moved = of.disturbed(size)
         other = galore(moved, "keep", larger_side(moved, double, size))
@@ -197,6 +206,7 @@ def optax_precise(point: Point) -> list[Redone] | None:
         return None
     of, numbers = run.of, run.double.shape[1]
     refreshes = len(of.refreshes)
+    # The roundings of so many refreshes, as of so many steps: see `redone`.
     of_all = np.sqrt(numbers * (1 + refreshes)) + refreshes / 2
     unit = float(SINGLE * of_all * run.condition)
     adapted = relora(of, "keep", larger_side(of, double))[[of.looks.index(t) for t in of.times]]
@@ -220,6 +230,7 @@ def optax_decay(point: Point) -> Redone:
     start = np.concatenate([w.ravel() for w in of.start])
     plain, decayed = (optax_path(first, name, share)[0] - start for share in (0.0, decay))
     saved = saved_sides(point, "optax_decay")
+    # Both updates are differences of weights, and rounded like these.
     scale = max(np.abs(plain).max(), np.abs(start).max())
     return Redone(-of.rate * decay * start, decayed - plain, scale, 1.0, "equal", *saved)
 

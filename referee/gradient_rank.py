@@ -44,6 +44,7 @@ class GradientProblem(NamedTuple):
         """Whether the eigenvalues that count as l_1 are apart by rounding alone."""
         values = self.values
         spread = (values[self.slow].max() - values[0]) / np.abs(values).max()
+        # The rounding of one step over as many numbers as the operator has: len(values) squared.
         return bool(spread <= 8 * self.rounding * (len(values) * np.sqrt(2) + 0.5))
 
     def part(self, matrix: np.ndarray) -> np.ndarray:
@@ -92,6 +93,7 @@ def problems(point: Point) -> list[GradientProblem] | None:
     c, dtype = point.case, point.flags["dtype"]
     each = zip(c["targets"], c["left"], c["right"], c["learning_rate"], strict=True)
     every = [with_modes(A, B, C, float(eta), dtype) for A, B, C, eta in each]
+    # A step at its largest value may be rounded above it.
     digits = np.sqrt(np.finfo(dtype).eps)
     if max(np.abs(side - side.mT).max() for side in (c["left"], c["right"])) > digits:
         return None
@@ -133,6 +135,7 @@ def decay(of: GradientProblem, times: list[int]) -> tuple[float, float, np.ndarr
 def upper(of: GradientProblem, times: list[int]) -> np.ndarray:
     """``(||G_par||_F^2 + q^2t ||D||_F^2) / (||G_par||_2 - q^t ||D||_F)^2``, or infinite."""
     top, size, left = decay(of, times)
+    # A bracket that is not positive bounds nothing.
     return np.where(top > left, (size**2 + left**2) / (top - left) ** 2, np.inf)
 
 

@@ -24,7 +24,7 @@ BENDS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
 
 
 def rounding(point: Point, w: np.ndarray, bend: Callable[[np.ndarray], np.ndarray]) -> float:
-    """How much of G at W is lost where ``W X - Y`` is rounded, in units in the last place of 1."""
+    """Loss of digits of G at W by the rounding of ``W X - Y``, in units in the last place of 1."""
     x, y = point.case["inputs"], point.case["outputs"]
     lost = np.abs(bend(w @ x - y)) * (np.abs(w) @ np.abs(x) + np.abs(y))
     return float(np.max(lost @ np.abs(x).T))
@@ -47,6 +47,7 @@ def one_step(point: Point) -> Iterable[Redone]:
         # In the factors: what B and A see of the data and of the errors.
         new_b = b - rate_b * s * errors @ (a @ x).T
         new_a = a - rate_a * s * (b.T @ errors) @ x.T
+        # Terms of opposite signs are rounded by their sizes, not by their sum.
         largest = np.max(sum(np.abs(term) for term in terms))
         lost = rounding(point, w, bend) / np.max(np.abs(g))
         scale = largest * max(1.0, lost) + np.max(np.abs(s * b @ a))
@@ -131,6 +132,7 @@ def around_pretrained(
     full = np.eye(len(base))
     frames = theorem2.frame(of.layers, of.target, of.rank)
     k = 2 * of.rank
+    # In the frame of Theorem 2 the layers start as multiples of I.
     small = [s * np.eye(k) for s in of.scales]
     difference = trained(of.layers, full, full) - trained(
         small, frames[-1][:, :k], frames[0][:, :k]
@@ -181,6 +183,7 @@ def parameters(point: Point) -> Redone:
         layer = [(width, width)] * 4 + [(inner, width), (width, inner)]
         shapes = layer * depth + [(words, width), (width, width)]
         shapes += [(512, width)] if positions else []
+        # r = 8: r (m + n), and r^2 or 3 r^2 more for each matrix.
         plain = sum(8 * (m + n) for m, n in shapes)
         each = [len(shapes), plain, plain + 64 * len(shapes), plain + 192 * len(shapes)]
         counted.append(each)

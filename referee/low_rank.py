@@ -116,6 +116,7 @@ def setting_of(point: Point) -> LowRankCase:
 def largest_positive(vectors: np.ndarray) -> np.ndarray:
     """The first entry within a thousandth of the largest is positive."""
     sizes = np.abs(vectors)
+    # Of entries that are about equal the first decides: rounding must not.
     first = np.argmax(sizes >= (1 - 1e-3) * sizes.max(0), axis=0)
     return vectors * np.sign(vectors[first, np.arange(vectors.shape[1])])
 
@@ -148,10 +149,11 @@ def basis_of(of: LowRankCase, gradient: np.ndarray, signs: Signs) -> np.ndarray:
 
 
 def after_refresh(policy: str, state: MomentState, old: Map, new: Map) -> MomentState:
-    """What becomes of the state: as it was, that of a new run, or ``P_new^T P_old M``."""
+    """State after a refresh: as it was, that of a new run, or ``P_new^T P_old M``."""
     if policy == "reset":
         return begun(state.first)
     if policy == "transport":
+        # The first moment alone: squares have no sign to turn, and would become negative.
         return state._replace(first=new.project(old.lift(state.first)))
     return state
 
@@ -203,6 +205,7 @@ def relora(of: LowRankCase, policy: str = "keep", choose: Choice | None = None) 
         if t % of.period == 0:
             weights = merged(weights, maps, factors)
             old, maps = maps, choose(of.gradient(weights))
+            # A begins at 0, so that the merge changes no function.
             factors = [0 * m.project(w) for m, w in zip(maps, weights, strict=True)]
             states = renewed(policy, states, old, maps, factors)
         if t in of.looks:
@@ -245,6 +248,7 @@ def lifted_momentum(of: LowRankCase, policy: str, mu: float = 0.9) -> np.ndarray
             records.append(flat(weights))
         gradients = of.gradient(weights)
         if t % of.period == 0:
+            # Before the first refresh M is 0, and any P will do.
             old, maps = maps or choose(gradients), choose(gradients)
             triples = list(zip(old, maps, moments, strict=True))
             moments = {
@@ -305,13 +309,14 @@ class MethodPair(NamedTuple):
     def condition(self, look: Callable[[PolicyRuns], np.ndarray], scale: float = 0.0) -> float:
         """By how much what is looked at amplifies a disturbance, in units of its size."""
         plain = look(self.galore)
+        # A run that stays at 0 has no scale of its own.
         size = scale or float(np.abs(plain).max()) or 1.0
         apart = [np.abs(look(run) - plain).max() / size / much for much, run in self.twins]
         return float(max(apart))
 
 
 DISTURBANCES = (1e-8, 1e-11)
-"""Of which the larger may turn a singular vector further than it is proportional to."""
+"""Sizes of disturbances: a larger one may turn a singular vector further than in proportion."""
 
 
 def pair_of(of: LowRankCase, policies: Sequence[str]) -> MethodPair:
@@ -331,9 +336,10 @@ def lost(of: PolicyRuns) -> bool:
 
 
 def undetermined(of: PolicyRuns, digits: float) -> bool:
-    """Whether a P is a matter of rounding: a gradient of rank below r, or a tie at the r-th value.
+    """Whether rounding decides a P: at a gradient of rank below r, or a tie at the r-th value.
 
-    The gap counts as a part of the largest gradient of its matrix in the run.
+    The gap counts as a part of the largest gradient of its matrix in the run, on whose scale
+    gradients are rounded.
     """
     for of_policy in of.refreshed():
         spectra = [

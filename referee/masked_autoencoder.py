@@ -11,7 +11,9 @@ from referee.redone import EPS, Redone, saved_as, saved_sides
 from referee.results import Point, once
 
 STEPS = 24_000
+"""Most steps of training, as many as lrdyn takes."""
 MOMENTUM = 0.9
+"""Momentum of Nesterov's method."""
 
 
 class SavedAutoencoding(NamedTuple):
@@ -61,7 +63,7 @@ class SavedAutoencoding(NamedTuple):
         return float(np.trace(rest @ self.moment @ rest.T) + p * (1 - p) * ridge)
 
     def added(self, autoencoder: np.ndarray) -> float:
-        """What masks add to the loss at the mean of the masks, over all of them."""
+        """Penalty that masks add to the loss at their mean, over all of them."""
 
         def of(mask: np.ndarray) -> float:
             return square(autoencoder @ ((mask - self.keep)[:, None] * self.data))
@@ -82,6 +84,7 @@ class SavedAutoencoding(NamedTuple):
     def root_of_inverse(self) -> np.ndarray:
         """``Q^{-1/2}``, on the range of Q."""
         values, vectors = np.linalg.eigh(self.masked_moment)
+        # Features that never vary have no weight: the pseudo-inverse.
         there = values > len(values) * EPS * values[-1]
         return (vectors[:, there] / np.sqrt(values[there])) @ vectors[:, there].T
 
@@ -119,6 +122,7 @@ class SavedAutoencoding(NamedTuple):
         whole = self.moment @ inverse
         for number in np.unique(self.patch):
             block = np.ix_(self.patch == number, self.patch == number)
+            # M_b (Q^{-1})_bb = (S Q^{-1})_bb, solved for M_b.
             multiplier[block] = np.linalg.solve(inverse[block].T, whole[block].T).T
         return (self.moment - multiplier) @ inverse
 
@@ -135,7 +139,7 @@ def data_sets(point: Point) -> list[SavedAutoencoding]:
 
 
 class TrainedAutoencoders(NamedTuple):
-    """What training on the sums over all masks reaches."""
+    """Autoencoders that training on the sums over all masks reaches."""
 
     full: np.ndarray
     narrow: np.ndarray
@@ -153,6 +157,7 @@ def descended(
         speeds = [g + MOMENTUM * v for g, v in zip(gradients, speeds, strict=True)]
         moves = [g + MOMENTUM * v for g, v in zip(gradients, speeds, strict=True)]
         layers = [w - rate * move for w, move in zip(layers, moves, strict=True)]
+        # Now and then only: comparing all numbers costs as much as a step.
         if step % 100 == 0 and all(map(np.array_equal, layers, before)):
             break
     return layers
@@ -169,6 +174,7 @@ def trained(point: Point, number: int) -> TrainedAutoencoders:
     hidden = np.array([sum(p * (1 - m[i]) * np.outer(m, m) for p, m in shown) for i in rows(of)])
     of_hidden = hidden * moment / (1 - of.keep)
     to_hidden = sum(p * np.outer(1 - m, m) for p, m in shown) * moment / (1 - of.keep)
+    # The Frobenius norm is at least the largest curvature.
     rate = 1 / float(np.linalg.norm(together))
     slower = (of.keep + (1 - of.keep) / (int(of.patch.max()) + 1)) / 8
 
@@ -189,7 +195,7 @@ def rows(of: SavedAutoencoding) -> range:
 
 
 def decayed(condition: float, rate: float = 1.0) -> bool:
-    """Whether the slowest error is gone, squared, at the end."""
+    """Whether the slowest error has fallen to rounding squared at the end."""
     return STEPS / (1 - MOMENTUM) * rate / condition >= -2 * math.log(EPS)
 
 

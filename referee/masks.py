@@ -71,6 +71,7 @@ class Masked:
 
     def first_alone(self) -> "Masked":
         """The first block alone masked: all other terms belong to the target."""
+        # Not from a point: its parts are those of this one.
         alone = object.__new__(Masked)
         alone.target = self.target - self.terms[self.block :].sum(0)
         alone.terms, alone.mean = self.terms[: self.block], self.mean[: self.block]
@@ -100,7 +101,9 @@ def any_masks(point: Point) -> Redone:
 
 
 DRAWS = (16, 256, 4096)
+"""Draws of an estimate."""
 REPEATS = 3500
+"""Estimates of each number of draws."""
 REPEATED = 64
 """Estimates whose masks are drawn again from the key of the run."""
 KEYS = 16
@@ -110,13 +113,13 @@ SURPRISE = 9.0
 
 
 class MonteCarloMeans(NamedTuple):
-    """Estimates of an expected loss, each the mean of a number of draws."""
+    """Estimates of an expected loss, each the mean of as many draws."""
 
     draws: int
     mean: float
-    """What they are in the mean, by the formula."""
+    """Expected loss, by the formula."""
     deviation: float
-    """Of one loss, over all masks."""
+    """Standard deviation of one loss, over all masks."""
     shape: np.ndarray
     """Standardised moments of one loss, of order 3 to 8."""
     estimates: tuple[np.ndarray, np.ndarray]
@@ -143,6 +146,7 @@ def of_draws(point: Point) -> list[MonteCarloMeans]:
         p, losses = np.array([(p, of.loss(mask, of.mean)) for p, mask in of.masks()]).T
         centred = losses - p @ losses
         deviation = math.sqrt(float(p @ centred**2))
+        # How often each mask is drawn is all that a mean of losses knows.
         own = rng.multinomial(count, p / p.sum(), size=REPEATS) @ losses / count
         drawn = MonteCarloMeans(
             draws=count,
@@ -211,8 +215,11 @@ def monte_carlo_rate(point: Point) -> Iterator[Redone]:
         for estimates in drawn.estimates:
             errors = (estimates - drawn.mean) / error
             excess = drawn.shape[1] - 3
+            # Losses of two equally likely values have no excess to spare: the variance must stay
+            # positive.
             spread = math.sqrt(len(errors) * max(2 + excess / drawn.draws, 0.1))
             size, lost = math.sqrt(float(np.mean(errors**2))), drawn.rounding / error
+            # Rounding moves all errors alike: the nearest size that it allows.
             nearest = min(max(1.0, size - lost), size + lost)
             deviations = len(errors) * abs(nearest**2 - 1) / spread
             yield surprise(2 * float(stats.norm.sf(deviations)))

@@ -61,12 +61,12 @@ METHODS: tuple[Callable[[int, int, int], Held], ...] = (
 
 
 def entries(shapes: Shapes) -> int:
-    """How many numbers arrays hold, counted in arrays."""
+    """Count the numbers of arrays of these shapes, in arrays."""
     return sum(np.zeros(shape).size for shape in shapes)
 
 
 def state_bytes(held: Held, size: int) -> int:
-    """Two moments, P, and an int32 for each counter."""
+    """Bytes of two moments, P, and an int32 for each counter."""
     return size * (2 * entries(held.trained) + entries(held.projector)) + 4 * held.counters
 
 

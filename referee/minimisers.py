@@ -74,6 +74,7 @@ def descended(
     for t in range(max(times) + 1):
         if t in times:
             losses.append(loss(layers, target, decay))
+        # The last loss is recorded before a step that nobody asked for.
         if t < max(times):
             steps = zip(layers, slopes(layers, target, decay), strict=True)
             layers = [w - rate * g for w, g in steps]
@@ -110,6 +111,7 @@ def larger_root(sigma: float, decay: float, depth: int) -> float:
     coefficients = np.zeros(2 * depth - 1)
     coefficients[0], coefficients[depth], coefficients[-1] = 1, -sigma, decay
     roots = np.roots(coefficients)
+    # Near a double root the eigenvalues of the companion matrix are complex by rounding.
     real = roots.real[(abs(roots.imag) < 1e-12 * max(1, sigma)) & (roots.real > 0)]
     w = float(max(real, default=0.0))
     for _ in range(3):  # Newton's method, for the last digits
@@ -122,6 +124,7 @@ def larger_root(sigma: float, decay: float, depth: int) -> float:
 
 def least_loss(of: SavedDescent) -> float:
     """``sum_{i<=r} min_s (...) + sum_{i>r} sigma_i^2/2``, each by its root and a grid."""
+    # Directions beyond the rank cannot be fitted.
     total = float(np.sum(of.values[of.width :] ** 2)) / 2
     for sigma in of.values[: of.width]:
 
@@ -129,13 +132,15 @@ def least_loss(of: SavedDescent) -> float:
             return (w**of.depth - sigma) ** 2 / 2 + of.decay * of.depth / 2 * w**2
 
         at = [0.0, shrunk(float(sigma), of.decay, of.depth) ** (1 / of.depth)]
+        # Points of a grid beside the root: if the formula named too large a loss, one of them would
+        # be below it.
         at += list(np.linspace(0.3, 1, 15) * float(sigma) ** (1 / of.depth))
         total += min(map(cost, at))
     return total
 
 
 def tied(of: SavedDescent) -> int:
-    """How many of the values that are kept are tied with the first one that is not."""
+    """Number of the values that are kept and tied with the first one that is not."""
     r = of.width
     if r >= len(of.values) or of.values[r - 1] - of.values[r] > 1e-12 * of.values[0]:
         return 0
@@ -150,6 +155,7 @@ def nearest_minimiser(of: SavedDescent) -> np.ndarray:
     above = of.width - ties
     same = np.abs(of.values - of.values[of.width - 1]) <= 1e-12 * of.values[0]
     left, right = of.left[:, same], of.right[same]
+    # Which member of the family a run reaches is its own choice: the nearest projector is taken.
     turned = left.T @ chain(of.layers) @ right.T
     _, vectors = np.linalg.eigh((turned + turned.T) / 2)
     onto = vectors[:, -ties:] @ vectors[:, -ties:].T
@@ -157,12 +163,13 @@ def nearest_minimiser(of: SavedDescent) -> np.ndarray:
 
 
 def distance_bound(of: SavedDescent) -> float:
-    """By how much more than its gradient a run of two layers may be from the minimiser.
+    """Largest ratio of the distance of two layers from the minimiser to their gradient.
 
-    The gradient over the least curvature that is not 0; infinite where that is 0.
+    It is sigma_1 over the least curvature that is not 0; infinite where that is 0.
     """
     above = of.values[: of.width][of.values[: of.width] > of.decay]
     q, sigma = len(above), of.values
+    # The list of lrdyn's page on convergence, written once more.
     least = [2 * (above[-1] - of.decay)] if q else [of.decay - sigma[0]]
     if of.decay and q:
         least.append(2 * of.decay)
@@ -179,6 +186,7 @@ def at_the_minimum(point: Point) -> SavedDescent | None:
     """A run of two layers that rests, where that says that it is near the minimum."""
     if (of := run_of(point)) is None or of.depth != 2 or not of.rests:
         return None
+    # Beyond that the distance that rounding leaves has no digits worth a comparison.
     return of if distance_bound(of) < 1e6 else None
 
 
@@ -222,6 +230,7 @@ def rest_points(of: SavedDescent) -> list[list[float]]:
     if of.decay == 0:
         there = of.values[: of.width] > 1e-12 * of.values[0]
         roots = [w if rises else 0.0 for w, rises in zip(roots, there, strict=True)]
+    # Values decrease: behind the first without a root there is none with one.
     most = next((i for i, w in enumerate(roots) if not w), len(roots))
     return [[w**of.depth for w in roots[:q]] for q in range(most + 1)]
 
@@ -233,7 +242,7 @@ def nearest_rest_point(of: SavedDescent) -> list[float]:
 
 
 def rest_condition(of: SavedDescent) -> float:
-    """By how much more than its gradient a point at rest may be from a minimum."""
+    """Largest ratio of the distance of more layers from a minimum to their gradient."""
     roots = [larger_root(float(s), of.decay, of.depth) for s in of.values]
     depth, amplifications = of.depth, [1.0]
     for i, w in enumerate(roots[: of.width]):
@@ -346,6 +355,7 @@ class SavedAutoencoder(NamedTuple):
 
     def slopes(self, encoder: np.ndarray, decoder: np.ndarray) -> Layers:
         """The gradient of ``||X - W_2 W_1 X||^2 + lambda (||W_1||^2 + ||W_2||^2)``."""
+        # The loss knows the images by their moment alone.
         moment = self.inputs @ self.inputs.T
         error = decoder @ encoder @ moment - moment
         first = 2 * (decoder.T @ error + self.decay * encoder)
@@ -390,7 +400,7 @@ def gains_of(of: SavedAutoencoder) -> np.ndarray:
 
 
 def of_autoencoder(of: SavedAutoencoder) -> float:
-    """By how much more than its gradient a trained autoencoder may be from the minimum."""
+    """Largest ratio of the distance of a trained autoencoder from the minimum to its gradient."""
     gaps = np.abs(np.diff(of.squares[: len(of.encoder) + 1]))
     return float(of.squares[0] / min(of.decay, gaps.min()))
 
@@ -462,6 +472,7 @@ def all_transposed(point: Point) -> list[Redone] | None:
             both = encoder.reshape(width, leading), decoder.reshape(leading, width)
             return np.concatenate([g.ravel() for g in small.slopes(*both)])
 
+        # MINPACK's method with derivatives by differences: another one than Newton's of lrdyn.
         ended = root(slope, flat, method="lm", tol=1e-15)
         if np.linalg.norm(slope(ended.x)) <= FEW * EPS * of.squares[0]:
             encoder = ended.x[: width * leading].reshape(width, leading)

@@ -57,6 +57,7 @@ def logistic(parameters: Parameters, data: Sequence[np.ndarray]) -> tuple[float,
 
 def softmax(scores: np.ndarray, axis: int = 0) -> np.ndarray:
     """``exp z_i / sum exp z``."""
+    # Less the largest, against overflow: the shares stay as they are.
     powers = np.exp(scores - scores.max(axis, keepdims=True))
     return powers / powers.sum(axis, keepdims=True)
 
@@ -122,6 +123,7 @@ def normalised(
         of_unit = gain[:, None] * errors
         along = (of_unit * unit).mean(0)
         return (
+            # Mean and spread depend on the column: their parts are taken off.
             (of_unit - of_unit.mean(0) - unit * along) / spread,
             (errors * unit).sum(1),
             errors.sum(1),
@@ -143,6 +145,7 @@ def attention(
     def back(errors: np.ndarray) -> tuple[np.ndarray, ...]:
         e = apart(errors)
         of_shares = v.mT @ e
+        # The derivative of softmax: diag(p) - p p^T.
         of_scores = shares * (of_shares - (shares * of_shares).sum(1, keepdims=True)) / root
         return together(k @ of_scores), together(q @ of_scores.mT), together(e @ shares.mT)
 

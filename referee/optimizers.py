@@ -10,7 +10,7 @@ from referee.results import Point, once
 
 
 class MomentState(NamedTuple):
-    """What an optimiser remembers of one array of gradients."""
+    """State of an optimiser for one array of gradients."""
 
     steps: int
     """Steps so far."""
@@ -83,11 +83,11 @@ def adagrad(rate: float, constant: float) -> Rule:
 NAMES = ("sgd", "momentum", "adam", "rmsprop", "adagrad")
 LINEAR, ADAM, ROOTS = slice(0, 2), slice(2, 3), slice(3, 5)
 PARTS = (1.0, 0.1, 0.01)
-"""Of eps, at which the gap between equal eps is measured."""
+"""Parts of eps at which the gap between equal eps is measured."""
 
 
 def rule_of(name: str, rate: float, eps: float) -> tuple[Rule, float]:
-    """An optimiser, and what its sum of squares begins with: squares stand beside ``eps^2``."""
+    """Make an optimiser, and the start of its sum of squares: beside squares stands ``eps^2``."""
     rules: dict[str, tuple[Rule, float]] = {
         "sgd": (sgd(rate), 0.0),
         "momentum": (momentum(rate), 0.0),
@@ -162,6 +162,7 @@ def response(
     """By how much each optimiser's path amplifies a disturbance of start, map and data."""
     rng, size, responses = np.random.default_rng(0), 1e-7, []
     plain = run(of)
+    # Two draws, the larger of both: one may miss the direction that grows.
     for _ in range(2):
         noise = lambda a: a + size * np.abs(a).max() * rng.standard_normal(a.shape)  # noqa: E731
         moved = of._replace(
@@ -178,7 +179,16 @@ def response(
 def same_paths(
     point: Point, name: str, scale: float, alpha: float, part: float, rules: slice
 ) -> Iterable[Redone]:
-    """An adapter of a scale against alpha and a part of eps, for some optimisers."""
+    """Compare an adapter with projected descent, for some optimisers.
+
+    Args:
+        point: the regression.
+        name: of the saved sides.
+        scale: s, of the adapter.
+        alpha: of projected descent.
+        part: part of eps with which that descends.
+        rules: which optimisers.
+    """
     of = regression(point)
     theory, run = of.adapted(scale)[:, rules], of.projected(alpha, part)[:, rules]
     conditions = response(of, lambda other: other.adapted(scale)[:, rules])
@@ -236,6 +246,7 @@ def same_eps(point: Point) -> Redone:
         first = of._replace(times=[1])
         measured.append(first.projected(s, part)[0, ADAM] - first.projected(s, part / s)[0, ADAM])
     saved = saved_sides(point, "same_eps")
+    # Differences of theta are rounded like theta.
     scale = np.abs(of.start)
     return Redone(np.array(theory), np.array(measured), scale, 1.0, "equal", *saved)
 

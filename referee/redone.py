@@ -13,10 +13,11 @@ import numpy as np
 from referee.results import Point
 
 EPS = float(np.finfo(float).eps)
+"""Machine epsilon of the arithmetic here, float64."""
 
 
 def coarser(array: np.ndarray) -> float:
-    """How many times the rounding of an array is that of float64."""
+    """Ratio of the rounding of an array to that of float64."""
     return float(np.finfo(array.dtype).eps) / EPS if array.dtype.kind == "f" else 1.0
 
 
@@ -44,6 +45,7 @@ class Redone(NamedTuple):
         if self.scale is not None:
             return float(np.max(np.abs(self.scale)))
         sides = (np.max(np.abs(np.asarray(side, float)), initial=0) for side in self[:2])
+        # Sides that are 0 have no scale: their difference counts as it is.
         return float(max(sides)) or 1.0
 
     @property
@@ -62,10 +64,13 @@ class Redone(NamedTuple):
         return self.rounding(steps)
 
     def rounding(self, steps: int) -> float:
-        """By how much rounding puts two computations of a side apart."""
+        """Distance by which rounding may put two computations of a side apart."""
         if self.kind == "count":
             return 0.0
+        # The last axis stands for the length of a dot product.
         numbers = max(np.asarray(self.theory).shape[-1:] or (1,))
+        # Dot products and steps are rounded independently, like a random walk; while a run waits at
+        # a saddle it rounds the same way at each step. 8: many entries, many points.
         return 8 * EPS * (np.sqrt(numbers * (1 + steps)) + steps / 2) * max(self.condition, 1.0)
 
     def apart(self) -> float:
@@ -89,7 +94,13 @@ def saved_sides(point: Point, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def saved_as(mine: Any, saved: Any, *, condition: float = 1.0) -> Redone:
-    """A part of a claim that needs no comparison but that of what was saved."""
+    """Part of a claim that only compares what was saved with what is computed here.
+
+    Args:
+        mine: computed here.
+        saved: of the run.
+        condition: by how much rounding is amplified in it.
+    """
     return Redone(mine, mine, None, condition, "equal", saved)
 
 

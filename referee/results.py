@@ -11,7 +11,7 @@ import numpy as np
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 MARK = "case."
-"""Begin of the names of the arrays of a case."""
+"""Beginning of the names of the arrays of a case."""
 
 
 class Point(NamedTuple):
@@ -44,6 +44,7 @@ def once(function: Function) -> Function:
 
     @wraps(function)
     def remembered(point: Point, *rest: Any) -> Any:
+        # By the function itself: names are shared between modules.
         key = (function, *rest)
         if key not in point.memory:
             point.memory[key] = function(point, *rest)
@@ -106,6 +107,7 @@ def _arrays(group: h5py.Group, points: list[str], names: dict[int, str]) -> dict
     for name, array in group.items():
         if isinstance(array, h5py.Dataset):
             axes = _axes(array, names)
+            # An array without the axes of the points is a coordinate, and no result.
             if axes[: len(points)] == points:
                 padded[name] = _Padded(array[()], axes[len(points) :])
     return padded
@@ -113,6 +115,7 @@ def _arrays(group: h5py.Group, points: list[str], names: dict[int, str]) -> dict
 
 def _cut(arrays: Mapping[str, _Padded], place: tuple[int, ...]) -> dict[str, np.ndarray]:
     """The arrays of a point without their padding."""
+    # length_AXIS says where the padding of an axis begins.
     ends = {n[7:]: int(a.values[place]) for n, a in arrays.items() if n.startswith("length_")}
     return {
         name: np.asarray(array.values[place])[tuple(slice(ends.get(axis)) for axis in array.axes)]

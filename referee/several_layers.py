@@ -30,14 +30,14 @@ def through(
 
 
 def added_to_layers(layers: Sequence[np.ndarray], inputs: np.ndarray, keep: float) -> float:
-    """What masks of both hidden layers add to the output, over all of them."""
+    """Penalty of masks of both hidden layers, over all of them."""
     whole = layers[2] @ layers[1] @ layers[0] @ inputs
     units = len(layers[0]) + len(layers[1])
     return expected(masks(units, keep), lambda m: square(through(layers, inputs, m, keep) - whole))
 
 
 def joint_penalty(layers: Sequence[np.ndarray], inputs: np.ndarray, keep: float) -> float:
-    """``tr M_L - tr(W C W^T)``, the difference carried along."""
+    """Penalty ``tr M_L - tr(W C W^T)``, without the difference of two traces."""
     odds = (1 - keep) / keep
     plain = layers[0] @ inputs @ inputs.T @ layers[0].T
     more = np.zeros_like(plain)
@@ -76,6 +76,7 @@ def layers_schatten(point: Point) -> Redone:
     """Dropout of two hidden layers adds at least the bound with the 2/3-norm."""
     of, layers = deep(point)
     whole = layers[2] @ layers[1] @ layers[0] @ of.inputs
+    # Beyond the narrowest layer values are rounding, whose power 2/3 is not small.
     values = np.linalg.svd(whole, compute_uv=False)[: len(layers[0])]
     first, second = (of.odds / len(layer) for layer in layers[:2])
     theory = (first + second) * values.sum() ** 2 + first * second * np.sum(values ** (2 / 3)) ** 3
@@ -88,6 +89,7 @@ def layers_rank_one(point: Point) -> Redone:
     of, layers = deep(point)
     column, row, d = point.case["column"], point.case["row"], len(layers[1])
     theory = strength(of.keep, [d, d]) * square(np.outer(column, row @ of.inputs))
+    # Every unit has the same share of the map.
     even = np.full(d, d**-0.5)
     even_layers = [np.outer(even, row), np.outer(even, even), np.outer(column, even)]
     measured = added_to_layers(even_layers, of.inputs, of.keep)
@@ -100,7 +102,9 @@ def layers_rank_two(point: Point) -> Redone | None:
     d = len(layers[1])
     if d < 2:
         return None
+    # Of the identity on two dimensions: nuclear norm 2, and (1 + 1)^3 = 8.
     theory = 2 * of.odds / d * 4 + (of.odds / d) ** 2 * 8
+    # Vectors evenly around a circle are a tight frame; two of them must be orthogonal instead.
     angles = 2 * np.pi * np.arange(d) / d if d > 2 else np.array([0, np.pi / 2])
     turned = np.sqrt(2 / d) * np.stack([np.cos(angles), np.sin(angles)])
     measured = added_to_layers([turned.T, turned.T @ turned, turned], np.eye(2), of.keep)
@@ -108,10 +112,11 @@ def layers_rank_two(point: Point) -> Redone | None:
 
 
 TINY = 3
+"""Most rows and columns of a layer whose weights are masked one by one."""
 
 
 def dropconnect(point: Point, of_first: bool) -> Redone:
-    """Masks on the weights of one layer."""
+    """Masks on the weights of one layer, the first or the second."""
     of = SavedNetwork(point)
     first, second = of.first[:TINY, :TINY], of.second[:TINY, :TINY]
     inputs, target = of.inputs[:TINY], of.target[:TINY]

@@ -42,6 +42,7 @@ def setting_of(point: Point) -> FactorizationCase | None:
     turned = [w @ w.T / s**2 - np.eye(len(w)) for w, s in zip(layers, scales, strict=True)]
     sigma = values(target)
     rank = int(case["rank"])
+    # Far above rounding, and far below what the controls add.
     low = np.all(sigma[rank:] <= 1e-10 * sigma[0])
     if not (low and np.max(np.abs(turned)) < 1e-10 and "noise" not in case and "mask" not in case):
         return None
@@ -59,6 +60,8 @@ def setting_of(point: Point) -> FactorizationCase | None:
 def frame(layers: Layers, target: np.ndarray, rank: int) -> list[np.ndarray]:
     """V_1, ..., V_{L+1}: the first 2r columns of V_1 span ``row(Phi) + W^T col(Phi)``."""
     spanning = np.hstack([target.T, chain(layers).T @ target])
+    # By Phi and its image, not by singular vectors of Phi: another frame of the same subspace than
+    # that of lrdyn.
     left, values, _ = np.linalg.svd(spanning)
     numerical_rank = int(np.sum(values > 1e-10 * values[0]))
     assert numerical_rank <= 2 * rank
@@ -75,6 +78,7 @@ def rho(of: FactorizationCase) -> np.ndarray:
     for t in range(max(of.times) + 1):
         if t in of.times:
             path.append(value)
+        # No division by rho_l, which may be 0.
         others = np.array([np.prod(np.delete(value, l)) ** 2 for l in range(len(value))])
         value = value * (1 - of.rate * of.decay - of.rate * others)
     return np.array(path)
@@ -127,6 +131,7 @@ def bulk(point: Point) -> Redone | None:
         return None
     k, m = 2 * run.of.rank, run.of.bulk
     inner = run.path[..., k:, k:]
+    # The multiple of the identity that is nearest to the block.
     mean = np.trace(inner, axis1=-2, axis2=-1) / m
     rest = np.abs(inner - mean[..., None, None] * np.eye(m)).max((-2, -1))
     saved = point.found["bulk_deviation"]
@@ -172,7 +177,7 @@ def reduced(point: Point, mean: bool = False, name: str = "reduced") -> list[Red
 
 
 def values(blocks: np.ndarray) -> np.ndarray:
-    """Singular values, along the last axis."""
+    """Singular values of matrices, along the last axis."""
     return np.linalg.svd(blocks, compute_uv=False)
 
 
@@ -347,6 +352,7 @@ def scatter_ratio(features: np.ndarray, labels: np.ndarray) -> float:
     """``tr Sigma_W / tr Sigma_B``, the global mean removed."""
     means = {k: features[:, labels == k].mean(1, keepdims=True) for k in np.unique(labels)}
     within = sum(np.sum((features[:, labels == k] - m) ** 2) for k, m in means.items())
+    # Sums over examples on both sides: their number cancels.
     centre = features.mean(1, keepdims=True)
     between = sum(np.sum(labels == k) * np.sum((m - centre) ** 2) for k, m in means.items())
     return float(within / between)

@@ -40,6 +40,7 @@ def same(
         return None
     theory, run = look(both.galore), look(both.relora)
     saved, saved_run = (point.found[f"{name}_{side}"] for side in ("predicted", "measured"))
+    # One policy alone has no axis in the file.
     theory, run = theory.reshape(saved.shape), run.reshape(saved_run.shape)
     return Redone(theory, run, None, both.condition(look), "equal", saved, saved_run)
 
@@ -93,7 +94,7 @@ def ends(run: PolicyRuns) -> list[int]:
 
 
 def moves(run: PolicyRuns) -> np.ndarray:
-    """What is added to the first matrix between each refresh and the next."""
+    """Change of the first matrix between each refresh and the next."""
     return (run.matrices(ends(run)) - run.matrices(run.of.refreshes))[0]
 
 
@@ -119,6 +120,7 @@ def top_directions(point: Point) -> Iterable[Redone] | None:
     if both is None or r == min(both.galore.matrices([0]).shape[-2:]):
         return None
     left, scale = both.galore.of.left, float(np.abs(both.galore.recorded).max())
+    # Projectors, for signs and turns within the span are free.
     P, run = onto(bases(both.galore)), moves(both.relora)
     rest = outside(run, P, left)
     saved_P, saved_moves = onto(point.found["top_directions"]), point.found["moves"]
@@ -203,7 +205,7 @@ def policy_weights(point: Point) -> Redone | None:
 
 
 def lifted(point: Point) -> Redone | None:
-    """With momentum both follow the path of a momentum of the size of W."""
+    """With momentum ReLoRA follows the path of a momentum of the size of W."""
     if (both := policies(point)) is None:
         return None
     of = both.galore.of
@@ -214,7 +216,7 @@ def lifted(point: Point) -> Redone | None:
 
 
 def of_signs(of: LowRankCase, method: Callable[..., np.ndarray], policy: str) -> np.ndarray:
-    """How far apart a run is by two rules for signs, over the largest weight by the first."""
+    """Distance of two runs with two rules for signs, over the largest weight of the first."""
     rules = (low_rank.largest_positive, low_rank.first_positive)
     rows = [method(of, policy, top_vectors(of, signs)) for signs in rules]
     plain, other = (PolicyRuns(of, each[None]).recorded[0] for each in rows)

@@ -428,6 +428,9 @@ def test_an_unknown_command(capsys):
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "got 'theorem5' (did you mean 'theorem4'?), wanted 'all'" in err
     assert all(theorem.name in err for theorem in THEOREMS)
+    status, out, err = experiments(capsys, "theorem4")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "got 'theorem4', wanted it behind a dot: experiments.theorem4" in err
 
 
 def test_a_flag_goes_to_the_theorems_that_have_it():

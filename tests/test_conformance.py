@@ -131,7 +131,7 @@ def moves(entry, claim, theorem):
     if not np.isfinite(entry):
         return []
     if claim.kind in ("identity", "exact"):
-        steps = [SEEN * COMMITTED[theorem.name][claim.id] or 1.0]
+        steps = [SEEN * COMMITTED[theorem.name][claim.id]["first"] or 1.0]
     else:
         steps = np.geomspace(1e-15, 1e3, 19) * max(abs(float(entry)), 1e-3)
     return [float(entry) + sign * step for step in steps for sign in (1, -1)]

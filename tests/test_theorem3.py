@@ -354,6 +354,12 @@ def test_a_split_without_search_is_seen(monkeypatch):
     assert said == {"dropblock": True, "dropblock_least": False, "dropblock_bound": True}
 
 
+def test_enough_blocks_are_so_in_both_precisions(dtype):
+    """Shares of 1, 2/3 and 1/3 want six blocks; their rounding must not want a seventh."""
+    matrix = jnp.diag(jnp.array([3.0, 2.0, 1.0], dtype))
+    assert [bool(dropblock.enough_blocks(matrix, 2, blocks)) for blocks in (5, 6)] == [False, True]
+
+
 def test_a_norm_that_is_too_large_is_seen(monkeypatch):
     monkeypatch.setattr(dropblock, "support_norm", lambda values, k: 1.01 * jnp.sum(values))
     names = "dropblock_least", "dropblock_bound"

@@ -235,12 +235,12 @@ def test_other_singular_vectors_are_seen():
     assert oracles.residual(path, wrong.weights) < 100 * limit
 
 
-def of_sums(values, ranks, independence=1.0):
+def of_sums(values, ranks, independence=1.0, spread=0.5):
     """What is claimed of the sums after each refresh, with the limit of one rounding."""
     arrays: dict[str, Any] = {
         "sum_rank": np.array(ranks),
         "independence": np.full(len(ranks), independence),
-        "sum_spread": np.full(len(ranks), 0.5),
+        "sum_spread": np.full(len(ranks), spread),
         "sum_rounding": np.array(2.0),
         "rank_margin": np.ones((len(ranks), 1)),
     }
@@ -274,6 +274,12 @@ def test_what_is_beyond_the_rank_is_seen_after_each_refresh(refresh):
 def test_ranks_of_subspaces_that_meet_are_not_counted():
     (_, _, reason), _ = of_sums([[1.0, 0.5, 0.0]], [2], independence=0.09)
     assert reason == "dependent subspaces"
+
+
+def test_ranks_of_adapters_that_share_their_rows_are_not_counted():
+    """P_1 A + P_2 A has the rank of A, however independent the subspaces are."""
+    (_, _, reason), _ = of_sums([[1.0, 0.0, 0.0]], [2], spread=0.0)
+    assert reason == "rank below rounding"
 
 
 FEW = {"rows": 2, "cols": 6, "rank": 1, "steps": 40}

@@ -226,6 +226,10 @@ def main(argv: list[str]) -> Judged | None:
         return None
     if argv[0] != "all":
         names = [experiment.name for experiment in (*theorems(), *studies())]
+        if argv[0] in names:
+            raise BadInput(
+                f"command: got {argv[0]!r}, wanted it behind a dot: experiments.{argv[0]}"
+            )
         got = f"{shortened(argv[0])!r}{near(argv[0], ['all', *names])}"
         # The line has room for the theorems; the list has the studies, too.
         wanted = f"'all', {', '.join(experiment.name for experiment in theorems())} or a study"

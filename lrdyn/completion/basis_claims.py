@@ -24,20 +24,20 @@ from lrdyn.theorem2.subspace import frame, start_scales
 
 
 class BasisTheory(NamedTuple):
-    """What Theorem 2 says of the basis."""
+    """Span of the basis and bound of its gap, from Theorem 2."""
 
     basis: Float[Array, "row column"] = ABSENT
     """Projector onto V_{1,1}."""
     basis_gap: Float[Array, ""] = ABSENT
     """Bound of the gap, infinite if the start is too large for one."""
     basis_condition: Float[Array, ""] = ABSENT
-    """What amplifies rounding errors of the basis."""
+    """By how much rounding errors of the basis are amplified."""
     gap_condition: Float[Array, ""] = ABSENT
-    """What amplifies those of the gap."""
+    """By how much rounding errors of the gap are amplified."""
 
 
 class BasisMeasured(NamedTuple):
-    """What the SVD of one gradient says."""
+    """Span of the basis and its gap, from the SVD of one gradient."""
 
     basis: Float[Array, "row column"] = ABSENT
     """Projector onto its basis."""
@@ -55,7 +55,7 @@ def _gap_bound(case: Recovery, power: int = 1) -> Float[Array, ""]:
 
 
 def _conditions(case: Recovery) -> BasisTheory:
-    """What amplifies rounding errors: how near the singular values of the gradient are, and angles.
+    """Amplification of rounding errors: by near singular values of the gradient, and by angles.
 
     On the scale of W - Phi, of which the gradient is an isometry's multiple, r of its singular
     values are at least sigma_r - e and the others at most e = prod eps_l. The basis joins row(Phi)
@@ -72,13 +72,14 @@ def _conditions(case: Recovery) -> BasisTheory:
         return jnp.where(gap > 0, (largest + e) / jnp.abs(gap), without)
 
     return BasisTheory(
+        # r values are sigma_r - e or more and the others e or less: between them are sigma_r - 2 e.
         basis_condition=over(smallest - 2 * e, jnp.inf) / angle,
         gap_condition=over(smallest - e, 1.0),  # without a gap the bound is infinite
     )
 
 
 def predict(case: Recovery) -> BasisTheory:
-    """The span from the frame of Theorem 2, a bound from its scales, and what amplifies errors."""
+    """The span from the frame of Theorem 2, a bound from its scales, and the amplification."""
     exact = frame(case.weights, case.target, case.rank).right[0, :, : 2 * case.rank]
     return _conditions(case)._replace(basis=_projector(exact), basis_gap=_gap_bound(case))
 
@@ -106,7 +107,8 @@ BASIS = Scenario[Recovery, BasisTheory, BasisMeasured](
     claims=(
         Claim(
             "basis",
-            "all entries observed: the basis of the gradient spans V_{1,1} of Theorem 2",
+            "if all entries are observed, the top-r right singular vectors of the gradient G in "
+            "W_1 at the start, and those of G^T W_1, span the columns of V_{1,1} of Theorem 2",
             form=lambda outcome: Equal(
                 outcome.predicted.basis,
                 outcome.measured.basis,
@@ -117,7 +119,8 @@ BASIS = Scenario[Recovery, BasisTheory, BasisMeasured](
         ),
         Claim(
             "basis_gap",
-            "its gap sigma_{r+1} / sigma_r is at most e / (sigma_r(Phi) - e), e = prod eps_l",
+            "if all entries are observed, the gradient in W_1 at the start has the gap "
+            "sigma_{r+1} / sigma_r <= e / (sigma_r(Phi) - e), e = prod_l eps_l",
             kind="bound",
             form=lambda outcome: AtMost(
                 outcome.measured.basis_gap,

@@ -75,6 +75,7 @@ def _lines(observed: np.ndarray, values: np.ndarray) -> Lines:
     weights = (is_entry / observed.sum()).astype(values.dtype)
 
     def blocked(lines: np.ndarray) -> Array:
+        # Empty lines up to a whole block: their weights are 0.
         padded = np.pad(lines, ((0, -len(observed) % BLOCK), (0, 0)))
         return jnp.asarray(padded.reshape(-1, BLOCK, longest))
 
@@ -133,6 +134,8 @@ Slopes = tuple[Float[Array, "k s"], Float[Array, "d s"]]
 """Gradients with respect to the left and the right factor."""
 
 
+# The derivative of the gather `others[places]` would be a scatter, which is slow on a CPU. So each
+# factor has its gradient from a pass over its own lines, and both are made where the loss is.
 @jax.custom_vjp
 def _loss(left: Array, right: Array, entries: ObservedEntries) -> Float[Array, ""]:
     return _pass(left, right, entries.rows)[0]
@@ -144,6 +147,7 @@ def _forward(left: Array, right: Array, entries: ObservedEntries) -> tuple[Array
 
 
 def _backward(slopes: Slopes, cotangent: Array) -> tuple[Array, Array, None]:
+    # None: the entries are data, in which nothing is differentiated.
     return cotangent * slopes[0], cotangent * slopes[1], None
 
 
@@ -153,7 +157,7 @@ _loss.defvjp(_forward, _backward)
 def _pass(
     factor: Float[Array, "k s"], others: Float[Array, "d s"], lines: Lines
 ) -> tuple[Float[Array, ""], Float[Array, "k s"]]:
-    """Loss, and its slope in the factor whose rows the lines are."""
+    """Loss, and its gradient in the factor whose rows the lines belong to."""
     rows, size = factor.shape
     blocks = jnp.pad(factor, ((0, -rows % BLOCK), (0, 0))).reshape(-1, BLOCK, size)
 

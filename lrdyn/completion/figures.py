@@ -37,7 +37,11 @@ def plot_recovery(groups: Mapping[str, xr.Dataset]) -> Figure:
                         plotting.ORANGE,
                         "--",
                     ),
-                    "the same basis, fixed": (run(lambda run: run.fixed_error), plotting.PINK, "-"),
+                    "compressed, fixed gradient basis": (
+                        run(lambda run: run.fixed_error),
+                        plotting.PINK,
+                        "-",
+                    ),
                 }
             steps = theory(lambda theory: theory.step)
             for label, (error, color, dashes) in curves.items():
@@ -47,5 +51,6 @@ def plot_recovery(groups: Mapping[str, xr.Dataset]) -> Figure:
                 lines[0].set_label(label)
             ax.set(yscale="log", xlabel="step t", xlim=(0, int(steps[-1])))
         axes[0].set_ylabel(r"recovery error $\Vert f - \Phi \Vert_F / \Vert \Phi \Vert_F$")
+        # The left panel has all curves, and only beside the right one there is room.
         axes[1].legend(handles=axes[0].get_legend_handles_labels()[0], **plotting.BESIDE)
     return figure

@@ -39,9 +39,9 @@ class CompletionRun(NamedTuple):
 
 
 class CompletionTheory(NamedTuple):
-    """What compressed networks are measured against: the full network, and the basis itself.
+    """The full network, which compressed ones are compared with, and the basis itself.
 
-    Of measurements the fields from ``start`` on are absent.
+    In sensing the fields from ``start`` on are absent.
     """
 
     full_error: Float[Array, "step"] = ABSENT
@@ -57,9 +57,9 @@ class CompletionTheory(NamedTuple):
     step: Int[Array, "step"] = ABSENT
     """Recorded steps."""
     start: Float[Array, "part row column"] = ABSENT
-    """As that of the run, with 0 in place of every hidden entry of Phi."""
+    """Start as in the run, with 0 in place of every hidden entry of Phi."""
     start_condition: Float[Array, ""] = ABSENT
-    """What amplifies rounding errors of that start."""
+    """By how much rounding errors of that start are amplified."""
     floor: Float[Array, ""] = ABSENT
     """||Phi - P Phi Q||_F / ||Phi||_F, P and Q onto the subspaces of the basis."""
     hidden: Int[Array, ""] = ABSENT
@@ -67,7 +67,7 @@ class CompletionTheory(NamedTuple):
 
 
 class CompletionMeasured(NamedTuple):
-    """What compressed networks do; of measurements that from the spectral start alone."""
+    """Compressed networks while they are trained; in sensing from the spectral start alone."""
 
     spectral_error: Float[Array, "step"] = ABSENT
     """Recovery error from the spectral start."""
@@ -146,7 +146,13 @@ class Recovery(Recorded):
         start: PyTree,
         rule: optax.GradientTransformation,
     ) -> CompletionRun:
-        """Train a network and look at its product at the recorded steps."""
+        """Train a network, and record error and loss of its product.
+
+        Args:
+            product: maps the network to its product.
+            start: the network at the start, any PyTree.
+            rule: the optimiser.
+        """
 
         def loss(network: PyTree) -> Float[Array, ""]:
             return self.loss(product(network))
@@ -160,7 +166,7 @@ class Recovery(Recorded):
 
 
 def seen_alone(case: Recovery) -> Recovery:
-    """The case with 0 in place of what is hidden of its target."""
+    """The case with 0 in place of each hidden entry of its target."""
     return dataclasses.replace(case, target=jnp.where(case.mask == 1, case.target, 0.0))
 
 
@@ -272,6 +278,7 @@ def _conditioned(target: Float[Array, "d d"], rank: int, condition: Any) -> Floa
     left, values, right = linalg.svd(target)
     # From sigma_i / sigma_1 <= 1 one power makes any condition, and keeps their order.
     relative = values[:rank] / values[0]
+    # relative[-1] ** power is 1 / condition.
     power = jnp.log(jnp.where(condition == 0, 1.0, condition)) / -jnp.log(relative[-1])
     changed = (left[:, :rank] * relative[None, :] ** power) @ right[:rank]
     return jnp.where(condition == 0, target, changed)
@@ -291,11 +298,13 @@ def make_entries(
     **rates: Any,
 ) -> Recovery:
     """Draw a target of which some entries are seen, from the flags."""
+    # Draws are instances of one seed: their targets are independent.
     for_target, for_weights, for_view = jax.random.split(jax.random.fold_in(key, draw), 3)
     target = recovery.spread_target(for_target, (dim, dim), rank)
     target = _conditioned(target, rank, target_condition)
     target *= target_scale / singular_values(target)[0]
     mask = observe(for_view, (dim, dim), observed)
+    # The second derivative of the loss in the product, entry by entry: 1 in the mean over masks.
     weight = mask * mask.size / jnp.sum(mask)
 
     def curvature(direction: Float[Array, "d d"]) -> Float[Array, "d d"]:
@@ -319,6 +328,7 @@ def make_measurements(
     """Draw the target of :func:`make_entries`, seen by p d^2 Gaussian measurements."""
     case = make_entries(key, dim=dim, observed=observed, draw=draw, **flags)
     shape = (max(1, round(observed * dim * dim)), dim, dim)
+    # The third key again: target and weights are those of `make_entries`.
     for_view = jax.random.split(jax.random.fold_in(key, draw), 3)[2]
     draws = jax.random.normal(for_view, shape, case.target.dtype)
 
@@ -395,14 +405,16 @@ def small_start(case: Recovery) -> Bool[Array, ""]:
 
 
 LEAST_SEEN = 1 / 16
-"""Smallest curvature along matrices of rank r: errors within are at most 4 times those outside.
+"""Smallest curvature along the matrices of rank r at which enough is seen.
 
-Where less is seen of some direction it is learned so late that noise goes on growing meanwhile.
+An error outside of their tangent space then leaves one within that is at most ``4 p^{-1/2}`` times
+as large, p the share observed. Where less is seen of some direction it is learned so late that
+noise goes on growing meanwhile.
 """
 
 
 def noise_growth(alpha: Any, ratio: Any) -> Any:
-    """How many times the noise has grown when the target is found.
+    """Factor by which noise has grown when the target is found.
 
     While a network is small its residual is the surrogate S, and its product moves along each
     singular direction of S on its own: with ``tau = sigma eps t``, and outer layers u = v and an
@@ -434,9 +446,11 @@ def amplification(case: Recovery) -> Float[Array, ""]:
     size, r, least = len(case.target), case.rank, case.least_curvature
     values = singular_values(case.surrogate)
     ratio = values[r] / values[r - 1]
+    # Without a gap noise escapes with the target; what is not seen at all is never learned.
     possible = (ratio < 1) & (least > 0)
     grown = noise_growth(case.step_ratio, jnp.where(possible, ratio, 0.0))
     seen_curvature = jnp.where(possible, least * case.share, 1.0)
+    # Noise counts d - r directions, what the start leaves d - 2r.
     beside = (size - r) / (size - 2 * r)
     return jnp.where(possible, grown * jnp.sqrt(beside / seen_curvature), jnp.inf)
 

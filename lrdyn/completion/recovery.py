@@ -71,6 +71,11 @@ def sensing_loss(
 
     For standard Gaussian A_i its expectation is ``1/2 ||f - Phi||_F^2``.
 
+    Args:
+        product: f.
+        measurements: A_i.
+        values: y_i.
+
     Example:
         >>> float(sensing_loss(jnp.eye(2), jnp.ones((1, 2, 2)), jnp.zeros(1)))
         2.0
@@ -139,6 +144,11 @@ def observed_loss(
 ) -> Float[Array, ""]:
     """Half the mean square on the observed entries, ``1/2 ||M * (f - Phi)||_F^2 / sum M``.
 
+    Args:
+        product: f.
+        target: Phi.
+        mask: M.
+
     Example:
         >>> float(observed_loss(jnp.zeros((2, 2)), jnp.ones((2, 2)), jnp.eye(2)))
         0.5
@@ -162,6 +172,11 @@ def completion_loss(
     network: CompressedNetwork, target: Float[Array, "k d"], mask: Float[Array, "k d"]
 ) -> Float[Array, ""]:
     """Loss of a compressed network on the observed entries, ``1/2 ||M * (f_C - Phi)||^2 / sum M``.
+
+    Args:
+        network: f_C.
+        target: Phi.
+        mask: M.
 
     Example:
         >>> network = spectral_network(jnp.eye(4), 2, 1.0)
@@ -209,6 +224,7 @@ def sharpness(
     def normalized(X: Float[Array, "k d"]) -> Float[Array, "k d"]:
         return X / jnp.linalg.norm(X)
 
+    # K A is no symmetric map, but similar to K^{1/2} A K^{1/2}: its eigenvalues are real.
     top = jax.lax.fori_loop(0, iterations, lambda _, X: normalized(flow(X)), normalized(target))
     return jnp.linalg.norm(flow(top))
 
@@ -222,9 +238,10 @@ def tangent_curvature(
     """Smallest curvature of a loss along the matrices of rank r: how well it sees the target.
 
     The smallest eigenvalue of ``P_T A P_T`` on ``T = {U X^T + Z V^T}``, the tangent space of the
-    matrices of rank r at ``Phi = U S V^T``, A the second derivative of the loss in the product. Of
-    a loss that sees everything it is 1. It is 0 where some matrix of rank r close to the target has
-    nearly the same loss; between, what is lost outside T counts ``1 / sqrt`` of it times within.
+    matrices of rank r at ``Phi = U S V^T``, A the second derivative of the loss in the product. A
+    loss that sees everything has 1. It is 0 where some matrix of rank r close to the target has
+    nearly the same loss. In between, with c this number and a the largest eigenvalue of A, an error
+    outside of T can leave one within T that is ``(a / c)^{1/2}`` times as large.
 
     Args:
         target: Phi.
@@ -242,6 +259,8 @@ def tangent_curvature(
 
     def of_coordinates(coordinates: Float[Array, "n"]) -> Float[Array, "k d"]:
         X, Z = jnp.split(coordinates, [rank * columns])
+        # Orthonormal coordinates: the second part is orthogonal to U, so that no direction counts
+        # twice.
         return U @ X.reshape(rank, columns) + beside @ Z.reshape(rows - rank, rank) @ V.T
 
     def column(coordinates: Float[Array, "n"]) -> Float[Array, "n"]:
@@ -251,6 +270,7 @@ def tangent_curvature(
     # One direction of T at a time: all at once are as many k x d matrices as T has dimensions.
     directions = jnp.eye(rank * (rows + columns - rank), dtype=target.dtype)
     matrix = jax.lax.map(column, directions)
+    # Symmetric up to rounding.
     return linalg.eigh((matrix + matrix.T) / 2)[0][0]
 
 

@@ -27,21 +27,21 @@ def spectral_start(case: Recovery, scale: float | Float[Array, ""]) -> Compresse
 
 
 def begin(case: Recovery) -> Float[Array, "part d d"]:
-    """Where compressed networks of scale 1 start, and where the loss first moves them."""
+    """Product and basis at the start of compressed networks of scale 1, and slope of the loss."""
     start = compressed_product(spectral_start(case, 1.0))
     columns = case.basis.columns
     return jnp.stack([start, columns @ columns.T, jax.grad(case.loss)(start)])
 
 
 def start_of_what_is_seen(case: Recovery) -> CompletionTheory:
-    """Starts with 0 in place of every hidden entry of Phi, and what amplifies errors there."""
+    """Starts with 0 in place of every hidden entry of Phi, and the amplification of errors."""
     zeroed = seen_alone(case)
     start = begin(zeroed)
     return CompletionTheory(start=start, start_condition=_condition(zeroed, start))
 
 
 def _condition(case: Recovery, start: Float[Array, "part d d"]) -> Float[Array, ""]:
-    """What amplifies rounding errors of a start: largest singular values over gaps, and an angle.
+    """Amplification of rounding errors of a start: largest values over gaps, and over an angle.
 
     U_2r V_2r^T of the surrogate turns by the rounding of sigma_1 over sigma_2r - sigma_{2r+1}, and
     is not determined without that gap; the slope adds as much on its own scale, the largest entry.
@@ -72,9 +72,9 @@ def _one_entry_off(case: Recovery) -> Recovery:
 
 START = Claim[CompletionTheory, CompletionMeasured](
     "start",
-    "what is hidden plays no part: with 0 in place of every hidden entry of Phi the networks "
-    "start from the same subspaces and the loss has the same slope there (of masks, not of "
-    "recovery: the verdict does not rest on it)",
+    "hidden entries play no part at the start: with 0 in place of each of them the compressed "
+    "networks start from the same subspaces and the loss has the same slope there (of masks, not "
+    "of recovery: the verdict does not rest on it)",
     form=lambda outcome: Equal(
         outcome.predicted.start,
         outcome.measured.start,

@@ -54,6 +54,9 @@ REACHED = 1e-2
 """The recovery error at which a network counts as having found the target, if its start is small
 enough for that."""
 
+ENTRIES, MEASUREMENTS = "observed entries", "Gaussian measurements"
+"""What is seen of the target, as statements have it."""
+
 
 # The runs ------------------------------------------------------------------------------------
 
@@ -66,7 +69,7 @@ def _left(case: Recovery, power: int = 1) -> Float[Array, ""]:
 
 
 def _full(case: Recovery, factor: float = 1.0) -> CompletionTheory:
-    """The full network, which the compressed ones are measured against, and where it may end."""
+    """The full network, which compressed ones are compared with, and the level at which it ends."""
     rule = gradient_descent(factor * case.learning_rate)
     run = case.train(end_to_end, case.weights, rule)
     return CompletionTheory(
@@ -97,6 +100,7 @@ def _spectral(case: Recovery, ratio: float | Float[Array, ""]) -> CompletionMeas
 def _from_basis(case: Recovery, *, fixed_ratio: float = 0.0) -> CompletionMeasured:
     """Compressed networks from the basis of the gradient: moving and fixed."""
     network = gradient_network(case.weights, case.basis.columns)
+    # Both in one program: they differ in a step size alone.
     ratios = jnp.stack([case.outer_ratio, jnp.asarray(fixed_ratio, case.outer_ratio.dtype)])
     run = jax.vmap(lambda ratio: _train(case, network, ratio))(ratios)
     return CompletionMeasured(
@@ -109,13 +113,14 @@ def _from_basis(case: Recovery, *, fixed_ratio: float = 0.0) -> CompletionMeasur
 
 def _floor(case: Recovery, size: int) -> Float[Array, ""]:
     """The smallest recovery error between the subspaces of the first columns of the basis."""
+    # P and Q are projectors onto the columns of its outer factors, which are orthonormal.
     network = gradient_network(case.weights, case.basis.columns[:, :size])
     best = network.left @ (network.left.T @ case.target @ network.right) @ network.right.T
     return recovery.recovery_error(best, case.target)
 
 
 def predict(case: Recovery) -> CompletionTheory:
-    """The full network, the smallest error between the subspaces of the basis, what is seen."""
+    """The full network, the smallest error between the subspaces of the basis, and the start."""
     start = start_of_what_is_seen(case)
     return _full(case)._replace(
         start=start.start,
@@ -165,7 +170,7 @@ def _arrived(outcome: CompletionOutcome) -> bool:
 
 
 def _finds(outcome: CompletionOutcome) -> bool:
-    """Whether the full network finds Phi, or may still: it fits what is seen by no other matrix."""
+    """Whether the full network finds Phi, or may still: it has fitted no other matrix."""
     theory = outcome.predicted
     # The loss is a square: at the target it has fallen by the square of what is left.
     fits = theory.full_loss[-1] <= theory.level**2 * theory.full_loss[0]
@@ -188,13 +193,14 @@ def _no_worse(outcome: CompletionOutcome) -> AtMost:
     return AtMost(error, bound, scale=1.0)
 
 
-def _claims(prefix: str) -> tuple[Claim[CompletionTheory, CompletionMeasured], ...]:
+def _claims(prefix: str, seen: str) -> tuple[Claim[CompletionTheory, CompletionMeasured], ...]:
     return (
         Claim(
             f"{prefix}recovery",
-            "recovery error of the compressed network <= that of the full one + left at every "
-            f"recorded t, until the full one's has fallen to {MISSED:g} left, if it does; left = "
-            "sqrt(d - 2r) prod eps_l / ||Phi||_F, by which two starts differ",
+            f"the recovery error of the compressed network, trained on {seen}, is at most that of "
+            "the full network plus delta at every recorded t, until the latter has fallen to "
+            f"{MISSED:g} delta, if it does; delta = sqrt(d - 2r) prod_l eps_l / ||Phi||_F, by "
+            "which two starts differ",
             kind="bound",
             form=_no_worse,
             reads=lambda theory, run: (
@@ -209,8 +215,9 @@ def _claims(prefix: str) -> tuple[Claim[CompletionTheory, CompletionMeasured], .
         ),
         Claim(
             f"{prefix}recovered",
-            f"its recovery error ends within {MISSED:g} sqrt(d - 2r) prod eps_l / ||Phi||_F, too "
-            "(both stop where their starts leave them)",
+            f"the compressed network, trained on {seen}, ends with a recovery error of at most "
+            f"{MISSED:g} sqrt(d - 2r) prod_l eps_l / ||Phi||_F if the full network does (both "
+            "stop where their starts leave them)",
             kind="bound",
             form=lambda outcome: AtMost(
                 outcome.measured.spectral_error[-1], MISSED * outcome.predicted.left, scale=1.0
@@ -231,8 +238,9 @@ def _claims(prefix: str) -> tuple[Claim[CompletionTheory, CompletionMeasured], .
 BASIS_CLAIMS: tuple[Claim[CompletionTheory, CompletionMeasured], ...] = (
     Claim(
         "fixed_basis",
-        "with fixed outer factors the recovery error stays above ||Phi - P Phi Q||_F / ||Phi||_F "
-        "(by construction: the verdict does not rest on it)",
+        "with fixed outer factors the recovery error of the compressed network never falls below "
+        "||Phi - P Phi Q||_F / ||Phi||_F, P and Q the projectors onto their spans (by "
+        "construction: the verdict does not rest on it)",
         kind="bound",
         form=lambda outcome: AtLeast(
             outcome.measured.fixed_error, outcome.predicted.floor, scale=1.0
@@ -287,11 +295,11 @@ def _over_floor(outcome: CompletionOutcome) -> np.ndarray:
     return np.divide(outcome.measured.basis_error[places, -1], outcome.predicted.floor[places])
 
 
-def _sooner_than_full(prefix: str) -> Finding[CompletionTheory, CompletionMeasured]:
+def _sooner_than_full(prefix: str, seen: str) -> Finding[CompletionTheory, CompletionMeasured]:
     return Finding(
         f"{prefix}sooner",
-        f"from the spectral start recovery error {REACHED:g}, or the level at which the full "
-        "network has ended, is reached so many times sooner than by the full network",
+        f"steps of the full network, trained on {seen}, until its recovery error is {REACHED:g} "
+        "(or where it ends), over those of the compressed network from the spectral start",
         _sooner,
         reads=lambda theory, run: (
             run.spectral_error,
@@ -306,8 +314,8 @@ def _sooner_than_full(prefix: str) -> Finding[CompletionTheory, CompletionMeasur
 BASIS_FINDINGS: tuple[Finding[CompletionTheory, CompletionMeasured], ...] = (
     Finding(
         "same_time",
-        "from the basis of the gradient the loss has fallen by 10 % at another step than that of "
-        "the full network, by this part of it",
+        "relative difference of the steps at which the loss has fallen by 10 %, from the basis "
+        "of the gradient and of the full network",
         _apart_in_time,
         reads=lambda theory, run: (
             run.basis_loss,
@@ -320,8 +328,8 @@ BASIS_FINDINGS: tuple[Finding[CompletionTheory, CompletionMeasured], ...] = (
     ),
     Finding(
         "discrepant_rates",
-        "with outer factors trained at gamma eta the recovery error ends at so much of "
-        "||Phi - P Phi Q||_F / ||Phi||_F, below which fixed ones cannot",
+        "recovery error at the end with outer factors trained at gamma eta, over ||Phi - P Phi "
+        "Q||_F / ||Phi||_F, the least that fixed outer factors can reach",
         _over_floor,
         reads=lambda theory, run: (
             run.basis_error,
@@ -339,6 +347,7 @@ BASIS_FINDINGS: tuple[Finding[CompletionTheory, CompletionMeasured], ...] = (
 
 
 def _slow(case: Recovery) -> CompletionMeasured:
+    """The compressed network with outer factors at a tenth of the inner step."""
     return _spectral(case, 0.1)
 
 
@@ -407,8 +416,8 @@ COMPLETION_BY_ENTRIES = Scenario[Recovery, CompletionTheory, CompletionMeasured]
     measure,
     theory=CompletionTheory,
     measured=CompletionMeasured,
-    claims=(*_claims(""), *BASIS_CLAIMS),
-    findings=(_sooner_than_full(""), *BASIS_FINDINGS),
+    claims=(*_claims("", ENTRIES), *BASIS_CLAIMS),
+    findings=(_sooner_than_full("", ENTRIES), *BASIS_FINDINGS),
     controls=(*_controls(""), *BASIS_CONTROLS),
     hypotheses=HYPOTHESES,
     steps="steps",
@@ -425,8 +434,8 @@ SENSING = Scenario[Recovery, CompletionTheory, CompletionMeasured](
     lambda case: _spectral(case, case.step_ratio),
     theory=CompletionTheory,
     measured=CompletionMeasured,
-    claims=_claims("sensing_"),
-    findings=(_sooner_than_full("sensing_"),),
+    claims=_claims("sensing_", MEASUREMENTS),
+    findings=(_sooner_than_full("sensing_", MEASUREMENTS),),
     controls=_controls("sensing_"),
     hypotheses=HYPOTHESES,
     steps="steps",
@@ -442,7 +451,8 @@ SENSING = Scenario[Recovery, CompletionTheory, CompletionMeasured](
 
 COMPLETION = Theorem(
     "completion",
-    "where enough is seen, compressed networks complete a matrix no later and no worse",
+    "where enough is seen, compressed networks complete a matrix no later and no worse than full "
+    "ones",
     FLAGS,
     (COMPLETION_BY_ENTRIES, SENSING, BASIS),
     plots={"recovery": plot_recovery},

@@ -33,7 +33,7 @@ class CompressedNetwork(NamedTuple):
 
 @checked
 def checked_network(network: CompressedNetwork) -> CompressedNetwork:
-    """A compressed network whose factors fit to one another.
+    """Check that the factors of a compressed network fit to one another, and return it.
 
     Example:
         >>> checked_network(CompressedNetwork(jnp.ones((3, 2)), (jnp.eye(2),), jnp.ones((3, 1))))
@@ -75,7 +75,7 @@ def compressed_product(network: CompressedNetwork) -> Float[Array, "k d"]:
 
 
 class GradientBasis(NamedTuple):
-    """Where the first layer of a run will move, seen from one gradient."""
+    """Directions in which the first layer of a run will move, from one gradient."""
 
     columns: Float[Array, "d s"]
     """Orthonormal; s = 2 r. They span ``V_{1,1}`` of Theorem 2, exactly or approximately."""
@@ -106,6 +106,7 @@ def gradient_basis(weights: Square, gradient: Float[Array, "d d"], rank: int) ->
         ([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], 0.01)
     """
     checks.integer("rank", rank, 1, len(gradient) - 1)
+    # Each space from a decomposition of its own, then one basis of both.
     right, values = _right_subspace(gradient, rank)
     turned, _ = _right_subspace(gradient.T @ weights[0], rank)
     both = jnp.concatenate([right, turned], axis=1)
@@ -190,12 +191,18 @@ def compression_error(rho: Float[Array, "... depth"], dim: int, rank: int) -> Fl
 def compression_bound(scales: Float[Array, "depth"], dim: int, rank: int) -> Float[Array, ""]:
     """Bound of Corollary 1, ``||f - f_C||_F <= sqrt(d - 2 r^) prod_l eps_l``.
 
-    It holds at all times if :func:`bulk_contracts`.
+    It holds at all times if :func:`bulk_contracts` is at most 1.
+
+    Args:
+        scales: ``(eps_1, ..., eps_L)``.
+        dim: d.
+        rank: r^ >= r, half the size of the inner layers.
 
     Example:
         >>> float(compression_bound(jnp.ones(3), 8, 2))
         2.0
     """
+    # The error where every rho_l is as at the start (corollary1.md, Why 3).
     return compression_error(scales, dim, rank)
 
 
@@ -247,6 +254,7 @@ def parameter_counts(dim: int, depth: int, rank: int) -> dict[str, int]:
     checks.integer("dim", dim)
     checks.integer("depth", depth)
     checks.integer("rank", rank)
+    # Outer factors are d x 2 r^, inner layers 2 r^ x 2 r^.
     inner = depth * (2 * rank) ** 2
     return {"full": depth * dim**2, "compressed": 2 * dim * 2 * rank + inner, "inner": inner}
 

@@ -73,7 +73,7 @@ def check(point: Mapping[str, Any]) -> None:
 
 
 class CompressionTheory(NamedTuple):
-    """What the scalar recursion and formulas say of compressed networks."""
+    """Errors, bounds and sizes of compressed networks, from the scalar recursion and formulas."""
 
     error: Float[Array, "network step"] = ABSENT
     """||f - f_C||_F = sqrt(d - 2 r^) prod_l |rho_l|."""
@@ -92,7 +92,7 @@ class CompressionTheory(NamedTuple):
 
 
 class CompressionMeasured(NamedTuple):
-    """What the full and the compressed networks leave when both are trained."""
+    """Differences of full and compressed networks, both trained."""
 
     error: Float[Array, "network step"] = ABSENT
     """||f - f_C||_F, from the products of both networks."""
@@ -150,6 +150,7 @@ def measure(case: Compression) -> CompressionMeasured:
     """Train the full and the compressed networks and subtract them."""
     fixed = case.frame
     full = setting.dense_run(case, fixed)
+    # Widths differ: a program for each r^.
     trained = [_train_compressed(case, fixed, rank) for rank in case.ranks]
     compressed = jnp.stack([products for products, _ in trained])
     counts = [[compression.count(x) for x in (case.weights, net, net.inner)] for _, net in trained]
@@ -168,8 +169,8 @@ def measure(case: Compression) -> CompressionMeasured:
 
 
 def _error(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> Form:
-    # The difference of two products lives on the scale of the products. Somebody who knows nothing
-    # says that the compressed network is the full one.
+    # A difference of two products is rounded on the scale of the products. Who knows nothing says
+    # that the compressed network is the full one: no error.
     theory, run = outcome.predicted, outcome.measured
     return Equal(theory.error, run.error, scale=run.scale, null=0.0)
 
@@ -189,7 +190,8 @@ _undecided = setting.undecided_below(lambda theory: theory.bound)
 
 
 def _unstable_bulk(key: Key[Array, ""], case: Compression, amount: Array) -> Compression:
-    """Start where the condition of the bound fails, as in the survey: eps = (2, .1), eta = .6."""
+    """Start where the condition of the bound fails: eps = (2, .1), at eta = .6."""
+    # The factors of the first step are .994 and -1.4: the product grows (corollary1.md, Why 4).
     scales = jnp.array([2.0, 0.1])
     weights = [W * to / of for W, to, of in zip(case.weights, scales, case.scales, strict=True)]
     return dataclasses.replace(case, weights=tuple(weights), scales=scales)
@@ -228,7 +230,8 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
     claims=(
         Claim(
             "error_identity",
-            "||f(t) - f_C(t)||_F = sqrt(d - 2 r^) prod_l |rho_l(t)| for all t",
+            "the compressed network f_C of width 2 r^, r^ >= r, has the error ||f(t) - "
+            "f_C(t)||_F = sqrt(d - 2 r^) prod_l |rho_l(t)| for all t",
             form=_error,
             reads=lambda theory, run: (theory.error, run.error, run.scale, theory.bound),
             condition=lambda theory: theory.condition,
@@ -236,8 +239,9 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
         ),
         Claim(
             "error_bound",
-            "||f(t) - f_C(t)||_F <= sqrt(d - 2 r^) prod_l eps_l "
-            "if |1 - eta lambda_l - eta prod_{k != l} rho_k^2| <= 1",
+            "if |1 - eta lambda_l - eta prod_{k != l} rho_k^2| <= 1 for all l and t, ||f(t) - "
+            "f_C(t)||_F <= sqrt(d - 2 r^) prod_l eps_l for all t, f_C the compressed network of "
+            "width 2 r^",
             kind="bound",
             form=_below_bound,
             reads=lambda theory, run: (run.error, theory.bound, run.scale, theory.contraction),
@@ -247,14 +251,16 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
         ),
         Claim(
             "bound_attained",
-            "at t = 0 the two are equal",
+            "at t = 0 the bound of Corollary 1 is attained: ||f(0) - f_C(0)||_F = sqrt(d - 2 r^) "
+            "prod_l eps_l",
             form=_at_the_start,
             reads=lambda theory, run: (run.error, theory.bound),
             undecided=_undecided,
         ),
         Claim(
             "parameters",
-            "L d^2 parameters become 4 d r^ + 4 L r^^2, inner layers 4 L r^^2",
+            "the full network has L d^2 parameters and the compressed one 4 d r^ + 4 L r^^2, of "
+            "which 4 L r^^2 are those of its inner layers",
             kind="exact",
             compares=lambda theory, run: (theory.parameters, run.parameters),
             carries=False,
@@ -266,6 +272,7 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
             "compressed_below_r",
             "compressed network with r^ = r - 1",
             "error_identity",
+            # Two of the 2r directions that move are then left out of the inner layers.
             case=lambda key, case, amount: dataclasses.replace(case, ranks=(case.rank - 1,)),
             breaks="compressed_rank_at_least_r",
         ),
@@ -275,6 +282,7 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
             "error_bound",
             case=_unstable_bulk,
             breaks="applies",
+            # Two layers, for two scales; five steps, before other steps shrink the product again.
             at={"depth": 2, "learning_rate": 0.6, "steps": 5},
         ),
         Control(

@@ -1,4 +1,4 @@
-"""What is drawn of optax's GaLore: how far it is from Algorithm 1, with three projectors."""
+"""Figure of optax's GaLore: its distance from Algorithm 1, with three projectors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEAST = 1e-18
-"""Where an agreement to the last bit is drawn on the log axis."""
+"""Height at which an agreement to the last bit is drawn on the log axis."""
 
 
 def plot_distances(groups: Mapping[str, xr.Dataset]) -> Figure:

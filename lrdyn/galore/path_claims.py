@@ -69,7 +69,7 @@ class GaloreTraining(Recorded):
 
 
 class PathTheory(NamedTuple):
-    """Algorithm 1, and what is read off it."""
+    """Paths of Algorithm 1, and their condition."""
 
     optax_same: Float[Array, "step weight"] = ABSENT
     """Weights of Algorithm 1 on the larger side, P from an SVD in float32."""
@@ -84,7 +84,7 @@ class PathTheory(NamedTuple):
 
 
 class PathMeasured(NamedTuple):
-    """What optax computes, initialised, updated and applied as its users do."""
+    """Weights and updates of optax, initialised, updated and applied as its users do."""
 
     optax_same: Float[Array, "step weight"] = ABSENT
     """Weights at the recorded steps."""
@@ -148,7 +148,7 @@ def training_loss(weights: PyTree, inputs: Array, outputs: Array) -> Float[Array
 
 
 def _alone(function: Callable[[PyTree], PyTree], data: PyTree) -> PyTree:
-    """One run at a time on a CPU: there a batched SVD that is spread over devices can deadlock."""
+    """Run one case at a time on a CPU: there a batched SVD over several devices can deadlock."""
     arrays, rest = eqx.partition(data, eqx.is_array)
     return linalg.one_by_one_on_cpu(lambda arrays: function(eqx.combine(arrays, rest)))(arrays)
 
@@ -173,7 +173,7 @@ def galore_path(
 
 
 def _single(gradients: PyTree, rank: int, side: Side) -> PyTree:
-    """Projectors of optax, or on another side; a bias is trained as it is."""
+    """Projectors as optax chooses them, on any side; a bias is trained as it is."""
 
     def choose(G: Array) -> LinearMap:
         return single_precision_projector(G, rank, side) if G.ndim == 2 else Identity()
@@ -254,7 +254,7 @@ def train(
 
 
 def _decayed(case: GaloreTraining) -> tuple[Array, Array]:
-    """What a decay of the wrapper adds to its first update, and the largest entry of that."""
+    """Change of the first update by a decay of the wrapper, and the largest entry of an update."""
     rule = rule_of(case, weight_decay=DECAY)
     gradient = jax.grad(case.loss)(case.weights)
 
@@ -287,6 +287,7 @@ def measure_path(case: GaloreTraining) -> PathMeasured:
 def _unit(outcome: PathOutcome) -> float:
     """Error that an SVD in float32 causes: one rounding at each refresh, and those of the steps."""
     refreshes = -(-outcome.steps // int(outcome.point["period"]))
+    # At each refresh one more rounding of float32, and at each step one of the run's precision.
     chosen = tolerance("identity", "float32", steps=refreshes, size=outcome.size)
     own = tolerance("identity", outcome.dtype, steps=outcome.steps, size=outcome.size)
     return float(outcome.predicted.condition) * (chosen + own)
@@ -367,9 +368,10 @@ def _signs_by_rule(case: GaloreTraining) -> PathTheory:
 
 
 def _decay_in_coordinates(case: GaloreTraining) -> PathTheory:
-    """What a base optimiser could decay: the part of W in r directions (any: here the first)."""
+    """Decay of the part of W in r directions, which a base optimiser sees (any: here the first)."""
 
     def part(W: Array) -> Array:
+        # Which r directions does not matter: a decay in any of them leaves the others alone.
         axes = Projector(jnp.eye(len(W), case.rank, dtype=W.dtype), "left")
         return axes.lift(axes.project(W)) if W.ndim == 2 else W
 
@@ -381,6 +383,7 @@ def _another_run(case: GaloreTraining) -> PathMeasured:
     """Optax with a refresh each T + 1 steps; a decay that the optimiser sees in its gradients."""
 
     def both(case: GaloreTraining) -> tuple[Array, Array]:
+        # Both runs in one program: the controls of two claims share it.
         later = dataclasses.replace(case, period=case.period + 1)
         return train(later)[0], _decay_in_gradients(case)
 
@@ -436,10 +439,11 @@ PATH = Scenario[GaloreTraining, PathTheory, PathMeasured](
         ),
         Claim(
             "optax_precise",
-            "and with P from an SVD in the precision of the run, of the same signs, up to the "
-            "rounding of float32 at each refresh times the run's response to it: the residual is "
-            "in units of the tolerance of an identity in float32 of t/T steps, plus that of the "
-            "run itself, times the condition",
+            "optax.contrib.galore takes the path of Algorithm 1 with P from an SVD in the "
+            "precision of the run, of the same signs, up to the rounding of float32 at each "
+            "refresh times the run's response to it (the residual is in units of that: the "
+            "tolerance of an identity in float32 of t/T steps plus that of the run itself, times "
+            "the condition)",
             kind="limit",
             form=_precise,
             reads=lambda theory, run: (
@@ -454,7 +458,8 @@ PATH = Scenario[GaloreTraining, PathTheory, PathMeasured](
         ),
         Claim(
             "optax_decay",
-            "weight_decay of the wrapper adds -eta lambda W to an update, in all directions",
+            "weight_decay of optax.contrib.galore adds -eta lambda W to an update, in all "
+            "directions",
             # A difference of two updates is rounded like them.
             form=lambda outcome: Equal(
                 outcome.predicted.optax_decay,

@@ -9,7 +9,7 @@ from lrdyn.core import linalg
 
 
 def single_precision_projector(gradient: Float[Array, "m n"], rank: int, side: Side) -> Projector:
-    """P from an SVD in float32, with the signs that LAPACK gives it: that of optax.
+    """Projector P of optax: from an SVD in float32, with the signs that LAPACK leaves.
 
     Args:
         gradient: G, in the precision of the run.
@@ -23,6 +23,7 @@ def single_precision_projector(gradient: Float[Array, "m n"], rank: int, side: S
         >>> P.side, jnp.abs(P.basis).tolist()
         ('left', [[0.0], [1.0], [0.0]])
     """
+    # In float32 and without a rule for signs, as optax has it: another SVD would give other P.
     left, _, right = linalg.svd(gradient.astype(jnp.float32))
     side = adapter_projectors.resolve_side(gradient.shape, side)
     vectors = (left if side == "left" else right.T)[:, :rank]
@@ -42,5 +43,6 @@ def aligned(projector: Projector, other: Projector) -> Projector:
         >>> bool(jnp.all(aligned(P, Q).basis == Q.basis))
         True
     """
+    # Close projectors have columns with inner products near 1 or -1: none is near 0.
     signs = jnp.sign(jnp.sum(projector.basis * other.basis, axis=0, keepdims=True))
     return Projector(projector.basis * signs, projector.side)

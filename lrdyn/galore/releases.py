@@ -1,4 +1,4 @@
-"""Releases of optax: on which of them its GaLore was looked at, and what a newer one means.
+"""Releases of optax on which its GaLore was examined, and what a newer one means.
 
 optax may change what its GaLore computes. That would make no claim of this project false, so that
 on a release which nobody has looked at every claim is undecided, and its controls are open.

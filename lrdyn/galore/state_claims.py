@@ -33,7 +33,7 @@ class Layers(NamedTuple):
 
 
 class StateTheory(NamedTuple):
-    """What the state holds, from r times the sides."""
+    """Shapes and bytes of the state, from r times the sides."""
 
     optax_shapes: Int[Array, "layer size"] = ABSENT
     """Rows and columns of P, and of each moment."""
@@ -42,7 +42,7 @@ class StateTheory(NamedTuple):
 
 
 class StateMeasured(NamedTuple):
-    """What the arrays of optax's state hold."""
+    """Shapes and bytes of the arrays of optax's state."""
 
     optax_shapes: Int[Array, "layer size"] = ABSENT
     """Rows and columns of P, and of the first moment."""
@@ -58,7 +58,7 @@ def make_layers(key: Key[Array, ""], *, rows: int, cols: int, rank: int) -> Laye
 
 
 def predict_state(case: Layers) -> StateTheory:
-    """P on the larger side; bytes from the formula of Table 1."""
+    """Shapes with P on the larger side, and bytes from the formula of Table 1."""
 
     def shapes(m: int, n: int) -> list[int]:
         r = min(case.rank, m, n)
@@ -93,11 +93,14 @@ def measure_state(
     case: Layers, optimizer: optax.GradientTransformation | None = None
 ) -> StateMeasured:
     """Look at the arrays that optax makes, with Adam unless another optimiser is given."""
+    # Shapes do not depend on the step size: any will do.
     adam = optax.contrib.galore(1.0, rank=case.rank)
     rule = optax.contrib.galore(1.0, rank=case.rank, base_optimizer=optimizer)
     shapes = []
     for W in case.weights:
         state = jax.eval_shape(adam.init, W)[0]
+        # Names of optax's own state: an attribute that is gone is an error here, and no silent
+        # pass.
         shapes.append(state.projector.shape + state.base_optimizer_state.mu.shape)
     return StateMeasured(
         optax_shapes=jnp.asarray(shapes),
@@ -146,7 +149,8 @@ STATE = Scenario[Layers, StateTheory, StateMeasured](
     claims=(
         Claim(
             "optax_shapes",
-            "its state holds P of max(m, n) x r and moments of r x min(m, n) (transposed if m < n)",
+            "the state of optax.contrib.galore holds P of max(m, n) x r and moments of r x "
+            "min(m, n) (transposed if m < n)",
             kind="exact",
             compares=lambda theory, run: (theory.optax_shapes, run.optax_shapes),
             reads=lambda theory, run: (theory.optax_shapes, run.optax_shapes, run.optax_release),
@@ -155,7 +159,8 @@ STATE = Scenario[Layers, StateTheory, StateMeasured](
         ),
         Claim(
             "optax_held",
-            "with Adam that is nr + 2mr entries for m <= n, and two int32, in bytes",
+            "with Adam the state of optax.contrib.galore holds nr + 2mr entries for m <= n, and "
+            "two int32, in bytes",
             kind="exact",
             compares=lambda theory, run: (theory.optax_held, run.optax_held),
             reads=lambda theory, run: (theory.optax_held, run.optax_held, run.optax_release),

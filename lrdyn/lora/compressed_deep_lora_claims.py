@@ -46,12 +46,12 @@ class AroundPretrained(DeepFactorization):
 
 
 class CompressedTheory(NamedTuple):
-    """The error of Corollary 1 from the scalar recursions alone."""
+    """Error of Corollary 1, from the scalar recursions alone."""
 
     deep_lora: Float[Array, "step"] = ABSENT
     """sqrt(d - 2r) prod_l |rho_l|."""
     scale: Float[Array, ""] = ABSENT
-    """Largest Frobenius norm of what is subtracted."""
+    """Largest Frobenius norm of the two changes of W that are subtracted."""
     condition: Float[Array, ""] = ABSENT
     """By how much theory's own run amplifies a small error of its product."""
     diverges: Int[Array, ""] = ABSENT
@@ -63,7 +63,7 @@ class CompressedTheory(NamedTuple):
 
 
 class CompressedMeasured(NamedTuple):
-    """The adapters of full width and the compressed ones, trained and subtracted."""
+    """Differences of the adapters of full width and the compressed ones, both trained."""
 
     deep_lora: Float[Array, "step"] = ABSENT
     """||f - f_C||_F."""
@@ -118,6 +118,7 @@ def predict_compression(case: AroundPretrained) -> CompressedTheory:
         pair = setting.theory_run(case, end_to_end, centred)
         return conditions(pair, lambda run: run.records), pair.run.diverged_at
 
+    # 0 and 1: nothing subtracted, and the product at the start.
     condition, diverges = jax.vmap(of_run)(jnp.arange(2, dtype=case.target.dtype))
     return CompressedTheory(
         deep_lora=compression_error(case.bulk, dim, case.rank),
@@ -163,7 +164,9 @@ def train_adapter(
     net = {"W": pretrained}
     factors = tuple(reversed(layers))
     if compress:
+        # The gradient at W_0 with X X^T = I: its singular vectors are those of T - W_0.
         factors, _ = compressed_factors(layers, pretrained - target, 2 * case.rank)
+    # A multiple of the start is subtracted: one factor carries the multiple.
     start = (jnp.asarray(centred, target.dtype) * factors[0], *factors[1:])
     adapter = DeepFactors(factors, start=start, framed=compress)
     trained, fixed = adapters.split({"W": adapter})
@@ -234,6 +237,7 @@ def _rectangular(case: AroundPretrained, aspects: tuple[float, ...]) -> Float[Ar
     heights = [round(aspect * n) for aspect in aspects]
 
     def drawn(m: int) -> tuple[Weights, Array]:
+        # Semi-orthogonal where W is not square, which the theorem does not cover.
         layers = full_width_layers(keys[0], (m, n), depth, 1.0)
         *inner, last = (W * scale for W, scale in zip(layers, case.scales, strict=True))
         target = initialization.low_rank_target(keys[1], (m, n), values)
@@ -268,6 +272,7 @@ def _other_losses(case: AroundPretrained) -> CompressedMeasured:
     Both in one program: the controls of either claim share it.
     """
     eye = jnp.eye(len(case.target), dtype=case.target.dtype)
+    # X X^T is near the identity in the mean, but far from it in each draw.
     raw = jax.random.normal(case.draw, eye.shape, eye.dtype) / np.sqrt(len(eye))
 
     def of_loss(inputs: Array, quartic: Array) -> CompressedMeasured:
@@ -295,6 +300,7 @@ def _trained_frame(case: AroundPretrained, once: Once = each_time) -> Compressed
 
 
 def _one_side(case: AroundPretrained, once: Once = each_time) -> CompressedMeasured:
+    # Reversed: the plain run of one adapter beside the centred one of the other.
     return _apart_by(once(_full, case)[0], once(_small, case)[0][::-1])
 
 
@@ -306,7 +312,7 @@ def _half_as_high_again(case: AroundPretrained) -> CompressedMeasured:
 def _controls(
     claim: str, prefix: str
 ) -> tuple[Control[Any, CompressedTheory, CompressedMeasured], ...]:
-    """Moves away from the hypotheses, and other runs, of either claim."""
+    """Controls of either claim: departures from the hypotheses, and other runs."""
     moves = (
         ("gaussian_start", "Gaussian start", setting.toward_gaussian, "orthogonal_start"),
         ("rank_above_r", "T - W_0 of rank above r", setting.add_tail, "rank_at_most_r"),
@@ -328,7 +334,7 @@ def _controls(
 
 
 def _apart(outcome: Outcome[CompressedTheory, CompressedMeasured]) -> tuple[Equal, Equal]:
-    """The distance is told from none, and from that of the starts."""
+    """Compare the distance with its formula, told apart from 0 and from that of the starts."""
     theory, run = outcome.predicted, outcome.measured
     from_none = Equal(theory.deep_lora, run.deep_lora, theory.scale)
     return from_none, from_none._replace(null=start_of(theory.deep_lora))
@@ -344,16 +350,18 @@ COMPRESSED = Scenario[AroundPretrained, CompressedTheory, CompressedMeasured](
     claims=(
         Claim(
             "deep_lora",
-            "W_0 + W_L ... W_1 and W_0 + U (W_L ... W_1) V^T of width 2 r, U and V from a gradient "
-            "and frozen: ||f - f_C||_F = sqrt(d - 2 r) prod_l |rho_l| at every step of descent "
-            "from an orthogonal start, if T - W_0 has rank r",
+            "if T - W_0 has rank r and the start is orthogonal, f = W_0 + W_L ... W_1 and f_C = "
+            "W_0 + U (W_L ... W_1) V^T of width 2 r, U and V from a gradient and frozen, have "
+            "the distance ||f - f_C||_F = sqrt(d - 2 r) prod_l |rho_l| at every step of descent",
             form=_apart,
             reads=lambda theory, run: (theory.deep_lora, run.deep_lora, theory.scale),
             condition=lambda theory: theory.condition,
         ),
         Claim(
             "deep_lora_centred",
-            "less the products at their starts, on both sides: the two are equal, the bulk stays",
+            "with the products at the start subtracted on both sides, Deep LoRA of full width "
+            "and its compressed form of width 2 r are equal at every step: the bulk does not "
+            "move",
             # The bulk of the centred product has no gradient. Were it to move as that of the plain
             # one does, the distance of that one would be left.
             form=lambda outcome: Zero(

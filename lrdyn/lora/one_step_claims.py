@@ -80,7 +80,7 @@ class StepTheory(NamedTuple):
 
 
 class StepMeasured(NamedTuple):
-    """What the adapters of this library compute for a step."""
+    """Steps, starts and gradients of the adapters of this library."""
 
     one_step: Float[Array, "loss row column"] = ABSENT
     """Change of the merged adapter by one step."""
@@ -109,6 +109,7 @@ def make_step(
         weight=W / np.sqrt(cols),
         B=B / np.sqrt(rank),
         A=A / np.sqrt(cols),
+        # Positive, and not the norms of the rows, which DoRA starts from.
         magnitude=1 + m[0] ** 2,
         scale=jnp.asarray(adapter_scale, W.dtype),
         rates=jnp.stack([learning_rate, rate_ratio * learning_rate]).astype(W.dtype),
@@ -124,17 +125,19 @@ def _terms(case: OneStep, name: str) -> Float[Array, "3 m n"]:
     """The three terms of the change of s B A."""
     (eta_A, eta_B), s, B, A = case.rates, case.scale, case.B, case.A
     G = case.slope(name, case.weight + s * B @ A)
+    # dA = s B^T G and dB = s G A^T (lora.md, Why 1).
     of_A, of_B = -eta_A * s**2 * B @ (B.T @ G), -eta_B * s**2 * G @ A.T @ A
     return jnp.stack([of_A, of_B, eta_A * eta_B * s**3 * G @ A.T @ (B.T @ G)])
 
 
 def _amplification(case: OneStep, name: str, V: Float[Array, "m n"]) -> Float[Array, ""]:
-    """By how much more than its own size G = f'(Z) X^T is rounded, Z = V X - Y; at least 1.
+    """Rounding of G = f'(Z) X^T, Z = V X - Y, in units of that of its own size; at least 1.
 
     Z is rounded on the scale of what it is added up from, which moves f'(Z) by f''(Z) times that:
     a sine of 1000 has lost three digits.
     """
     Z = V @ case.inputs - case.outputs
+    # f' acts entry by entry: one derivative in the direction of ones gives every f''.
     slope, bend = jax.jvp(jax.grad(LOSSES[name]), (Z,), (jnp.ones_like(Z),))
     moved = jnp.abs(bend) * (jnp.abs(V) @ jnp.abs(case.inputs) + jnp.abs(case.outputs))
     G = slope @ case.inputs.T
@@ -157,6 +160,7 @@ def _dora_by_hand(case: OneStep, name: str) -> Float[Array, "entry"]:
     V = _adapted(case)
     norms = jnp.linalg.norm(V, axis=1)[:, None]
     G = case.slope(name, _directed(case))
+    # The chain rule through D V with D held constant; `norms_differentiated` lets D vary.
     of_V = case.magnitude[:, None] / norms * G
     of_m = jnp.sum(G * V / norms, axis=1)
     return _flat(case.scale * of_V @ case.A.T, case.scale * case.B.T @ of_V, of_m)
@@ -205,6 +209,7 @@ def _stepped(case: OneStep, name: str, rates: Float[Array, "2"]) -> Float[Array,
     slope = jax.grad(lambda a: case.loss(name, adapters.apply(net, a)))(before)
     moves, _ = rule.update(slope, rule.init(before), before)
     after: Any = optax.apply_updates(before, moves)
+    # Merged into 0: beside W the change would be rounded on the scale of W.
     zero = {"W": jnp.zeros_like(case.weight)}
     return adapters.merge(zero, after)["W"] - adapters.merge(zero, before)["W"]
 
@@ -218,6 +223,7 @@ def _dora_gradient(case: OneStep, name: str) -> Float[Array, "entry"]:
 
 def _moving_entries(case: OneStep, B: Float[Array, "m r"]) -> Int[Array, ""]:
     """Entries of the gradient that are not 0, of A = 0 and this B."""
+    # With A = 0 the gradient in B is 0, and that in A is s B^T G.
     adapter = {"W": Factors(B, jnp.zeros_like(case.A), case.scale)}
     net = {"W": case.weight}
     slope = jax.grad(lambda a: case.loss("sines", adapters.apply(net, a)))(adapter)["W"]
@@ -225,12 +231,13 @@ def _moving_entries(case: OneStep, B: Float[Array, "m r"]) -> Int[Array, ""]:
 
 
 def measure_step(case: OneStep, rates: Float[Array, "2"] | None = None) -> StepMeasured:
-    """Step, start and differentiate the adapters, with the rates of the case or with others."""
+    """Step, start and differentiate the adapters, at the rates of the case or of a control."""
     rates = case.rates if rates is None else rates
     net, rank = {"W": case.weight}, case.A.shape[0]
     started = adapters.init(
         jax.random.key(0), net, rank=rank, method=adapters.PISSA, scale=case.scale
     )
+    # PiSSA trains the top r values and freezes the rest, which `rebase` subtracts.
     base, _ = adapters.rebase(net, started)
     return StepMeasured(
         one_step=jnp.stack([_stepped(case, name, rates) for name in LOSSES]),
@@ -247,7 +254,7 @@ Side = Array | np.ndarray
 
 
 def _of_each_loss(predicted: Side, measured: Side, scales: Side) -> tuple[Equal, ...]:
-    """Each loss on a scale of its own, and each must be seen."""
+    """Compare each loss on a scale of its own, so that each must agree by itself."""
     each = zip(predicted, measured, scales, strict=True)
     return tuple(Equal(theory, run, scale) for theory, run, scale in each)
 
@@ -268,7 +275,7 @@ def svd_cutoff(dtype: Any) -> float:
 
 
 def _decomposed(outcome: Outcome[StepTheory, StepMeasured]) -> Equal:
-    """W beyond its r-th value and the residual, on the scale of W.
+    """Compare the values of W beyond the r-th with those of the residual, on the scale of W.
 
     The SVD of which the residual is the rest is that of a matrix nearby: each of the n - 1 entries
     beside the diagonal is dropped once, at :func:`svd_cutoff` at most.
@@ -295,6 +302,7 @@ def _overflows(scales: Side, dtype: np.dtype) -> str:
 
 
 def _first_order(case: OneStep) -> StepTheory:
+    """Change of s B A without the product of both steps."""
     terms = jnp.stack([_terms(case, name) for name in LOSSES])
     return StepTheory(one_step=jnp.sum(terms[:, :2], axis=1))
 
@@ -305,6 +313,8 @@ def _another_rank(case: OneStep) -> StepTheory:
 
 
 def _norms_differentiated(case: OneStep) -> StepMeasured:
+    """Gradients of DoRA through its norms, which it holds constant."""
+
     def gradient(name: str) -> Array:
         def loss(B: Array, A: Array, m: Array) -> Array:
             V = case.weight + case.scale * B @ A
@@ -325,8 +335,9 @@ ONE_STEP = Scenario[OneStep, StepTheory, StepMeasured](
     claims=(
         Claim(
             "one_step",
-            "a step of SGD changes s B A by - eta_A s^2 B B^T G - eta_B s^2 G A^T A + eta_A eta_B "
-            "s^3 G A^T B^T G for any loss, G its gradient in W; LoRA+ has two rates",
+            "a step of SGD with the rates eta_A and eta_B (LoRA+) changes s B A by - eta_A s^2 B "
+            "B^T G - eta_B s^2 G A^T A + eta_A eta_B s^3 G A^T B^T G for any loss, G its "
+            "gradient in W",
             form=lambda outcome: _of_each_loss(
                 outcome.predicted.one_step,
                 outcome.measured.one_step,
@@ -337,15 +348,15 @@ ONE_STEP = Scenario[OneStep, StepTheory, StepMeasured](
         ),
         Claim(
             "pissa_residual",
-            "the residual of PiSSA has the singular values of W beyond the r-th",
+            "the matrix that PiSSA freezes has the singular values of W beyond the r-th",
             form=_decomposed,
             reads=lambda theory, run: (theory.pissa_residual, run.pissa_residual, theory.largest),
             sides="the singular values of W against those of the base of the adapters",
         ),
         Claim(
             "dora_step",
-            "gradients of DoRA with constant norms: dB = s D G A^T, dA = s B^T D G, dm = "
-            "diag(G V^T) / norms, V = W + s B A, D = diag(m / norms)",
+            "with constant norms the gradients of DoRA are dB = s D G A^T, dA = s B^T D G and dm "
+            "= diag(G V^T) / norms, V = W + s B A, D = diag(m / norms)",
             form=lambda outcome: _of_each_loss(
                 outcome.predicted.dora_step,
                 outcome.measured.dora_step,
@@ -355,7 +366,7 @@ ONE_STEP = Scenario[OneStep, StepTheory, StepMeasured](
         ),
         Claim(
             "zero_factors",
-            "both factors 0: every entry of the gradient is exactly 0",
+            "if both factors of LoRA are 0, every entry of its gradient is exactly 0",
             kind="exact",
             compares=lambda theory, run: (theory.zero_factors, run.zero_factors),
             carries=False,

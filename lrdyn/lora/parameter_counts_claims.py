@@ -17,11 +17,15 @@ from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Claim, Control, Scenario
 
 RANK = 8
+"""r, of all adapters that are counted."""
 MATRICES = ["encoder.*", "pooler.*", "embeddings.word_embeddings.weight"]
+"""Patterns of the names of the matrices that have adapters."""
 WITH_POSITIONS = [*MATRICES, "embeddings.position_embeddings.weight"]
+"""These, and the table of positions."""
 SHAPES = {"bert": (768, 3072, 28996, 12), "minilm": (384, 1536, 30522, 6)}
 """Width, width of the perceptron, words and layers of BERT-base (cased) and MiniLM-L6."""
 ROWS = [("bert", MATRICES), ("bert", WITH_POSITIONS), ("minilm", MATRICES)]
+"""Models and selections that are counted."""
 KNOWN = [
     [74, 1_577_504, 1_582_240, 1_591_712],
     [75, 1_587_744, 1_592_544, 1_602_144],
@@ -31,10 +35,10 @@ KNOWN = [
 
 
 class Counts(NamedTuple):
-    """Known numbers, or those that are counted."""
+    """Numbers of trained parameters, known or counted."""
 
     parameters: Int[Array, "model number"] = ABSENT
-    """Of each model and selection the number of matrices, and what each method trains."""
+    """Number of matrices and of parameters of each method, for each model and selection."""
 
 
 @cache
@@ -72,6 +76,7 @@ def _counted(name: str, select: tuple[str, ...]) -> list[int]:
             how = {"select": list(select), "rank": RANK, "method": once, "gradients": net}
             return adapters.init(jax.random.key(0), net, **how)
 
+        # Shapes alone: the weights of BERT-base would take 400 MB.
         return jax.eval_shape(begin, net)
 
     methods = (adapters.LORA, adapters.deep_lora(), adapters.compressed_deep_lora())
@@ -80,7 +85,7 @@ def _counted(name: str, select: tuple[str, ...]) -> list[int]:
 
 
 def counted(name: str, select: Patterns) -> list[int]:
-    """Matrices, and what the methods train of them.
+    """Count the matrices of a model that are selected, and the parameters of each method.
 
     Args:
         name: of the model, one of :data:`SHAPES`.
@@ -90,7 +95,7 @@ def counted(name: str, select: Patterns) -> list[int]:
 
 
 def make_nothing(key: Key[Array, ""]) -> Float[Array, ""]:
-    """A case without content: shapes alone decide."""
+    """Make a case without content: shapes alone decide."""
     return jnp.zeros(())
 
 
@@ -113,9 +118,9 @@ COUNTS = Scenario[Array, Counts, Counts](
     claims=(
         Claim(
             "parameters",
-            "r = 8: BERT-base's 74 matrices have 1,577,504 parameters of LoRA and 1,582,240 of "
-            "Deep LoRA, 1,591,712 compressed, with positions 1,587,744, 1,592,544 and 1,602,144; "
-            "MiniLM's 38 585,168, 587,600 and 592,464",
+            "with r = 8, of BERT-base's 74 matrices LoRA trains 1,577,504 parameters, Deep LoRA "
+            "1,582,240 and its compressed form 1,591,712 (with positions 1,587,744, 1,592,544 "
+            "and 1,602,144), of MiniLM's 38 matrices 585,168, 587,600 and 592,464",
             kind="exact",
             compares=lambda theory, run: (theory.parameters, run.parameters),
             carries=False,

@@ -28,17 +28,18 @@ class Curvature(NamedTuple):
     """Extreme eigenvalues of the Hessian at the balanced global minimum."""
 
     least: float
-    """mu, the smallest that is not 0; 0 if the minimum is degenerate, and descent as slow as a
-    power of time."""
+    """mu, the smallest eigenvalue that is not 0. At a degenerate minimum it is 0, and descent is as
+    slow as a power of time."""
     largest: float
     """mu_max; a step of 2 / mu_max or more leaves the minimum."""
 
 
 class Start(NamedTuple):
-    """What the number of steps depends on of the layers at the start."""
+    """The layers at the start, as far as the number of steps depends on them."""
 
     modes: Float[np.ndarray, "n r"]
-    """``(U^T W_2 + V^T W_1^T) / 2``, U and V the singular vectors of the target: what grows."""
+    """``(U^T W_2 + V^T W_1^T) / 2``, U and V the singular vectors of the target: its rows grow
+    from a small start, at rates of their own."""
     first: Float[np.ndarray, "r r"]
     """``W_1 W_1^T``."""
     last: Float[np.ndarray, "r r"]
@@ -57,7 +58,7 @@ class Start(NamedTuple):
 
 @checked
 def threshold(decay: float, depth: int = 2) -> float:
-    """Least singular value of which a minimiser keeps something.
+    """Singular value of the target up to which a minimiser is 0 in that direction.
 
     lambda for two layers. For more the two minima of ``1/2 (s - sigma)^2 + (lambda L/2) s^{2/L}``
     cost the same at ``s = (lambda (L - 2))^{L/(2L-2)}``, ``sigma = s (L - 1) / (L - 2)``.
@@ -92,7 +93,14 @@ def curvature_at_minimum(
 
     and mu_max the greatest of ``2 (sigma_1 - lambda)``, ``sigma_1 + sigma_2`` and ``2 lambda``, or
     ``lambda + sigma_1`` if q = 0. A tie of ``sigma_q`` with those left out makes a manifold of
-    minimisers and no slow direction; ``sigma_i = lambda`` makes one. ``shape`` is (k, d).
+    minimisers and no slow direction; ``sigma_i = lambda`` makes one.
+
+    Args:
+        values: sigma, all min(k, d) singular values of the target.
+        rank: r.
+        shape: (k, d).
+        decay: lambda.
+        close: values at most so far apart are equal.
 
     Example:
         >>> curvature_at_minimum(np.array([1.0, 0.75, 0.5]), 2, (3, 3), 0.125)
@@ -102,6 +110,8 @@ def curvature_at_minimum(
     decay, close = map(checks.nonnegative, ("decay", "close"), (decay, close))
     checks.integer("rank", rank, 1, len(values))
     checks.sizes("shape", shape, 2, 2)
+    # With a single value the pair sigma_1 + sigma_2 is sigma_1, which decides nothing: one of the
+    # other two is as large, since they add up to 2 sigma_1.
     first, second = (*values, 0.0)[:2]
     above = values[:rank][values[:rank] > decay + close]
     rest = values[len(above) :]
@@ -110,8 +120,10 @@ def curvature_at_minimum(
     eigenvalues = [*gaps[gaps > close]]
     if len(above) < rank:
         eigenvalues.append(decay - rest[0])
+    # Nothing is kept: every unit is spare, and all blocks are [[lambda, -sigma], [-sigma, lambda]].
     if not len(above):
         return Curvature(float(max(0.0, *eigenvalues)), float(decay + first))
+    # Without decay the imbalance of a kept slot costs nothing: no eigenvalue, but a gauge.
     eigenvalues += [2 * (above[-1] - decay), *([2 * decay] if decay > 0 else [])]
     # With sigma_i = lambda the loss rises along mode i as its fourth power: no rate is exponential.
     degenerate = np.any(np.abs(values[:rank] - decay) <= close)
@@ -135,6 +147,12 @@ def autoencoder_curvature(
       + w_a y')^2 + 2 lambda ((x - y')^2 + (x' - y)^2)``, with an eigenvalue 0 for the turn of the
       hidden basis (two without decay).
 
+    Args:
+        values: sigma, all singular values of X.
+        width: number of hidden units.
+        decay: lambda.
+        close: squares of singular values at most so far apart are equal.
+
     Example:
         >>> [round(e, 2) for e in autoencoder_curvature(np.array([2.0, 1.0]), 1, 1.0)]
         [2.74, 12.0]
@@ -154,10 +172,12 @@ def autoencoder_curvature(
         eigenvalues += [*(2 * (decay - rest)), *(2 * (decay + rest))]
     for a in above:
         for j in rest:
+            # The entries (a, j) of W_1 and (j, a) of W_2, in this order.
             block = [[2 * (j * (1 - decay / a) + decay), -2 * j], [-2 * j, 2 * a]]
             eigenvalues += [*np.linalg.eigvalsh(np.array(block))]
     for a, b in combinations(above, 2):
         eigenvalues += [*np.linalg.eigvalsh(_of_two_units(a, b, decay))[flat:]]
+    # A kept direction that is tied with one left out has no curvature either.
     degenerate = np.any(np.abs(squares[:width] - decay) <= close) or min(eigenvalues) <= close
     return Curvature(0.0 if degenerate else float(min(eigenvalues)), float(max(eigenvalues)))
 
@@ -178,12 +198,18 @@ def sharpness(start: Start, largest: float, decay: float = 0.0) -> float:
     ``3/2 z + E + sigma_1 + lambda`` with ``z = max(||(W_2; W_1^T)||^2, m + (m^2 + E^2)^{1/2})``,
     ``m = (sigma_1 - lambda)_+`` and the :attr:`Start.imbalance` E.
 
+    Args:
+        start: the layers at the start.
+        largest: sigma_1.
+        decay: lambda.
+
     Example:
         >>> sharpness(Start(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1))), 1.0)
         4.0
     """
     largest, decay = map(checks.nonnegative, ("largest", "decay"), (largest, decay))
     most = max(largest - decay, 0.0)
+    # z at any later time: convergence.md, Why 3, where its derivative changes sign.
     size = max(start.size, most + float(np.hypot(most, start.imbalance)))
     return 1.5 * size + start.imbalance + largest + decay
 
@@ -206,6 +232,15 @@ def steps_to_arrive(
     then what is left shrinks by ``c = max(1 - eta mu, eta mu_max - 1)`` at each step, until it is
     within the tolerance, relative to sigma_1.
 
+    Args:
+        start: the layers at the start.
+        values: sigma, all min(k, d) singular values of the target.
+        shape: (k, d).
+        decay: lambda.
+        rate: eta.
+        tolerance: distance from the minimum, relative to sigma_1, that counts as arrived.
+        close: values at most so far apart are equal.
+
     Returns:
         The number of steps; infinite for a degenerate minimum. None where theory gives none: the
         step is ``2 / mu_max`` or more, or ``2 /`` :func:`sharpness`; or lambda = 0 and the
@@ -224,7 +259,9 @@ def steps_to_arrive(
     above = values[:rank][values[:rank] > decay + close]
     # Without decay the imbalance of the start stays, and the Hessian at the end is another one:
     # such runs took up to six times the steps of this formula.
+    # The quarter is measured: docs/theorems/convergence.md.
     unbalanced = decay == 0 and len(above) and start.imbalance > above[-1] / 4
+    # Not `>= 2`: of a NaN there is no number, too.
     if unbalanced or not rate * sharpness(start, values[0], decay) < 2:
         return None
     wait = 0.0
@@ -233,6 +270,7 @@ def steps_to_arrive(
         # All that is tied with sigma_q grows at its rate: the q-th mode may lie in any of it.
         tied = int(np.sum(values >= above[-1] - close))
         wait = _escape(start, tied, len(above), growth, rate * growth)
+    # What must vanish is at first as large as the start or the target, whichever is larger.
     return _steps(wait, curvature, rate, max(start.size / values[0], 1.0) / tolerance)
 
 
@@ -248,15 +286,23 @@ def autoencoder_steps(
 ) -> float | None:
     """Steps after which descent on a linear autoencoder must be at the minimum of its loss.
 
-    The loss is the regularised one, ``||X - W_2 W_1 X||_F^2 + lambda (||W_1||^2 + ||W_2||^2)``.
+    The loss is the regularised one, ``||X - W_2 W_1 X||_F^2 + lambda (||W_1||^2 + ||W_2||^2)``. The
+    number is that of :func:`steps_to_arrive` with :func:`autoencoder_curvature`, the size
+    ``w_q^2 = 1 - lambda / kappa_q`` at the end, and growth by ``1 + 2 eta (kappa_q - lambda)`` at
+    each step. That a step below ``2 / (2 kappa_1)`` over the :func:`sharpness` of target I is small
+    enough is measured and not derived (``docs/theorems/autoencoder.md``).
 
-    With :func:`autoencoder_curvature`, ``w_q^2 = 1 - lambda / kappa_q`` for the end, and growth by
-    ``1 + 2 eta (kappa_q - lambda)`` at each step. That a step below ``2 / (2 kappa_1)`` over the
-    :func:`sharpness` of target I is small enough is measured and not derived
-    (``docs/theorems/autoencoder.md``).
+    Args:
+        start: the layers at the start.
+        values: sigma, all singular values of X.
+        decay: lambda.
+        rate: eta.
+        tolerance: distance from the minimum that counts as arrived; gains are at most 1.
+        close: squares of singular values at most so far apart are equal.
 
     Returns:
-        As :func:`steps_to_arrive`; without decay, and with steps beyond that, there is no number.
+        The number of steps; infinite for a degenerate minimum. None without decay, or where the
+        step is larger than that.
 
     Example:
         >>> start = Start(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)))
@@ -275,6 +321,7 @@ def autoencoder_steps(
     wait = 0.0
     if len(above):
         growth = above[-1] - decay
+        # The gradient of this loss has the factor 2 that half a square has not.
         wait = _escape(start, len(above), len(above), growth / above[-1], 2 * rate * growth)
     return _steps(wait, curvature, rate, max(start.size, 1.0) / tolerance)
 
@@ -283,10 +330,12 @@ def _escape(start: Start, count: int, number: int, end: float, growth: float) ->
     """Steps in which the ``number``-th mode of the first ``count`` grows to its size at the end."""
     least = np.linalg.svd(start.modes[:count], compute_uv=False)[number - 1]
     with np.errstate(divide="ignore"):  # a start without this mode stays without it
+        # Layers end at the root of what the product keeps.
         return float(np.maximum(0.5 * np.log(end) - np.log(least), 0.0) / np.log1p(growth))
 
 
 def _steps(wait: float, curvature: Curvature, rate: float, reduction: float) -> float | None:
+    """Steps of the escape and of the approach, with the safety factor; None if descent leaves."""
     if not rate * curvature.largest < 2:
         return None
     # 1 - c, which a tiny step must not round to 0; a curvature of 1 / eta alone arrives at once.
@@ -298,7 +347,7 @@ def _steps(wait: float, curvature: Curvature, rate: float, reduction: float) -> 
 
 
 class End(NamedTuple):
-    """Where a descent is: its outer layers, and the gradients of the whole loss there."""
+    """Outer layers and product of a descent, with the gradients of the whole loss there."""
 
     first: Float[np.ndarray, "r d"]
     """W_1."""
@@ -322,7 +371,7 @@ def distance_bound(
     *,
     close: float = 0.0,
 ) -> float:
-    """Bound of ``||P - P*||_F``, the distance of a product from the minimiser, by gradients.
+    """Bound of the distance ``||P - P*||_F`` of a product from the minimiser, by gradients.
 
     With ``U s V^T`` the rank-q SVD of P, ``h = V^T W_1^T g_1 V + U^T g_L W_L^T U``, ``beta =
     ||V^T W_1^T W_1 V + U^T W_L W_L^T U - 2 s^{2/L}||_F``, ``o_1 = ||s^{-1} V^T W_1^T g_1
@@ -334,6 +383,14 @@ def distance_bound(
     P_q is the minimiser of another target within e of Phi, and C the Lipschitz constant of the
     minimiser in between. For two layers without a tie it is proved; with ``sigma_q =
     sigma_{q+1}`` (P* the nearest minimiser) and for more layers C is twice that of first order.
+
+    Args:
+        end: layers, gradients and product of the descent.
+        target: Phi.
+        rank: r.
+        decay: lambda.
+        depth: L.
+        close: singular values at most so far apart are equal.
 
     Returns:
         The bound; infinite where there is none, near a saddle for example.
@@ -352,9 +409,12 @@ def distance_bound(
     left, spectrum, right = np.linalg.svd(end.product)
     left, s, right = left[:, :count], spectrum[:count], right[:count].T
     outside = float(np.linalg.norm(spectrum[count:]))
+    # If the minimiser is 0 the distance is the product itself; without q values of its own the
+    # product is near a saddle, and there is no bound.
     if not count or s[-1] <= 0:
         return float("inf") if count else outside
     error = _error(end, left, s, right, decay, depth)
+    # (I - U U^T) Phi (I - V V^T), whose norm is N in convergence.md.
     rest = target - left @ (left.T @ target)
     rest -= (rest @ right) @ right.T
     largest = float(np.linalg.norm(rest, 2))
@@ -364,7 +424,8 @@ def distance_bound(
 def _error(
     end: End, left: np.ndarray, s: np.ndarray, right: np.ndarray, decay: float, depth: int
 ) -> float:
-    """e, the distance of the target from one that P_q minimises."""
+    """e, the distance of the target from one that P_q minimises: convergence.md, Why 4."""
+    # W_1^T g_1 and g_L W_L^T, from which h and beta are made.
     inner, outer = end.first.T @ end.first_gradient, end.last_gradient @ end.last.T
     squares = end.first.T @ end.first, end.last @ end.last.T
     inside = right.T @ inner @ right + left.T @ outer @ left

@@ -41,7 +41,7 @@ DEEP = (3, 4)
 """L of the origins that are no strict saddles."""
 
 LARGEST = 10**7
-"""Most entries of the Hessians of all critical points of an instance."""
+"""Most entries of the Hessians of all critical points of an instance: 80 MB in float64."""
 
 
 class Instance(eqx.Module):
@@ -86,7 +86,7 @@ class Instance(eqx.Module):
 
 
 class CriticalTheory(NamedTuple):
-    """The critical points in closed form; 0 for a set that belongs to none of its own."""
+    """The critical points in closed form; 0 for a set without a critical point of its own."""
 
     critical_loss: Float[Array, "set"] = ABSENT
     """sum_S (lambda sigma_i - lambda^2/2) + sum_rest sigma_i^2/2, the loss there."""
@@ -111,7 +111,7 @@ class CriticalTheory(NamedTuple):
 
 
 class CriticalMeasured(NamedTuple):
-    """What JAX finds at those points, and a search elsewhere; 0 for sets without a point."""
+    """Derivatives by JAX at those points, and a search elsewhere; 0 for sets without a point."""
 
     critical_loss: Float[Array, "set"] = ABSENT
     """The loss."""
@@ -147,12 +147,15 @@ def make_case(
 ) -> Instance:
     """Draw an instance; start from layers about as large as those of the critical points."""
     sets = sum(comb(min(rows, cols), size) for size in range(rank + 1))
+    # All Hessians are in memory at once.
     whole = sets * (rank * (rows + cols)) ** 2 <= LARGEST
     rows, cols, rank = (rows, cols, rank) if whole else (1, 1, 1)
     of_target = {"rank_deficit": rank_deficit, "tie": tie}
     of_target |= {"target_scale": target_scale, "target_condition": target_condition}
+    # Both layers in one row, as Newton's method has them.
     shape = (SEARCHES, rank * (rows + cols))
     target, (starts,) = setting.draw_target(key, rows, cols, [shape], rank=rank, **of_target)
+    # Layers of the critical points have the norm sigma_1^{1/2} at most.
     size = jnp.sqrt(jnp.asarray(target_scale, target.dtype) / rank)
     return Instance(target, jnp.asarray(weight_decay, target.dtype), size * starts, whole)
 
@@ -180,6 +183,7 @@ def separation(values: Float[Array, "n"], decay: Float[Array, ""]) -> Float[Arra
 
 def _zero_elsewhere(case: Instance, values: Float[Array, "n"], arrays: Side) -> Side:
     """Put 0 for every set that belongs to no critical point of its own."""
+    # On both sides: the point of such a set is that of a smaller one, and counted there.
     valid = landscape.admissible(case.sets, values, case.weight_decay)
     return jax.tree.map(
         lambda array: jnp.where(valid.reshape(-1, *(1,) * (array.ndim - 1)), array, 0), arrays
@@ -189,6 +193,7 @@ def _zero_elsewhere(case: Instance, values: Float[Array, "n"], arrays: Side) -> 
 def predict(case: Instance) -> CriticalTheory:
     """Values and spectra of all critical points in closed form."""
     sets, values, decay = case.sets, case.values, case.weight_decay
+    # A spare slot is -1, as in the sets.
     best = jnp.where(values > decay, np.arange(len(values)), -1)[: case.rank]
     is_best = jnp.all(jnp.sort(sets, axis=1) == jnp.sort(best)[None, :], axis=1)
     of_sets = CriticalTheory(
@@ -256,12 +261,13 @@ def _hessian_of_the_origin(case: Instance, depth: int) -> Float[Array, "params p
 
 
 def _scale(outcome: CriticalOutcome) -> float:
-    """sigma_1; a number of NumPy's, whose powers are NaN if it is negative, and not complex."""
+    """Largest singular value sigma_1 of the target."""
+    # A NumPy number: if a control makes it negative, its powers are NaN and not complex.
     return np.float64(outcome.predicted.target_values[0])
 
 
 def _kept(outcome: CriticalOutcome) -> float:
-    """What decay leaves of sigma_1, (sigma_1 - lambda)_+."""
+    """Singular value (sigma_1 - lambda)_+ that decay leaves of sigma_1."""
     return max(float(_scale(outcome)) - outcome.point["weight_decay"], 0.0)
 
 
@@ -273,6 +279,7 @@ def _resolved(outcome: CriticalOutcome, distance: Any) -> bool:
 def _without_descent(outcome: CriticalOutcome) -> Count:
     """Count the sets whose curvature has no negative value, told apart at half the margin."""
     theory, curvature = outcome.predicted, outcome.measured.smallest
+    # At a saddle the smallest eigenvalue is -margin or less, at the minimum 0 or more.
     is_minimum = (theory.admissible > 0) & (curvature > -theory.margin / 2)
     minima = np.where(is_minimum, 1.0, 0.0)
     minima[np.isnan(curvature + theory.admissible)] = np.nan  # what is lost is no saddle
@@ -286,7 +293,7 @@ def _converged(outcome: CriticalOutcome) -> np.ndarray:
 
 
 def _outside(outcome: CriticalOutcome) -> Equal:
-    """What the searches found that converged against the nearest member of the family.
+    """Compare each search that converged with the nearest member of the family.
 
     A gradient g leaves a point within g / curvature of a critical one, and the least curvature is
     the separation.
@@ -295,6 +302,7 @@ def _outside(outcome: CriticalOutcome) -> Equal:
     products, family = outcome.measured.found[_converged(outcome)], theory.family
     family = family[theory.admissible > 0]
     gaps = np.abs(products[:, None] - family[None])
+    # Of the products, since the layers are known up to a rotation only.
     nearest = np.argmin(np.max(gaps, axis=(2, 3)), axis=1)
     return Equal(family[nearest], products, scale=_scale(outcome) ** 2 / theory.separation)
 
@@ -302,9 +310,9 @@ def _outside(outcome: CriticalOutcome) -> Equal:
 CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
     Claim(
         "critical_gradient",
-        "at W_1 = (Sigma_S - lambda I)^{1/2} V_S^T, W_2 = U_S (Sigma_S - lambda I)^{1/2} the "
-        "gradient is 0, for every S with |S| <= r and sigma_i > lambda in S (with half of these "
-        "layers it would be 3/8 (sigma_i - lambda)^{3/2})",
+        "with two layers, the gradient is 0 at W_1 = (Sigma_S - lambda I)^{1/2} V_S^T, W_2 = U_S "
+        "(Sigma_S - lambda I)^{1/2} for every S with |S| <= r and sigma_i > lambda in S (at half "
+        "of these layers it would be 3/8 (sigma_i - lambda)^{3/2})",
         form=lambda outcome: Zero(
             outcome.measured.critical_gradient,
             scale=_scale(outcome) ** 1.5,  # a singular value times the root of one
@@ -316,20 +324,22 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
     ),
     Claim(
         "critical_loss",
-        "the loss there is sum_S (lambda sigma_i - lambda^2/2) + sum_rest sigma_i^2/2",
+        "with two layers, the loss at the critical point of each set S of at most r indices is "
+        "sum_S (lambda sigma_i - lambda^2/2) + sum_rest sigma_i^2/2",
         compares=lambda theory, run: (theory.critical_loss, run.critical_loss),
     ),
     Claim(
         "spectrum",
-        "all r (k + d) eigenvalues of the Hessian there are those of "
-        "lrdyn.theorem1.hessian_spectrum",
+        "with two layers, the r (k + d) eigenvalues of the Hessian at the critical point of each "
+        "set S of at most r indices are those of lrdyn.theorem1.hessian_spectrum",
         compares=lambda theory, run: (theory.spectrum, run.spectrum),
     ),
     Claim(
         "smallest",
-        "the smallest is the least of 0 (lambda = 0, or S not empty and r >= 2), 2 lambda and "
-        "2 (sigma_i - lambda) (r = 1), min sigma(S) - max sigma(S^c), lambda - max sigma(S^c) "
-        "(|S| < r)",
+        "with two layers, the smallest eigenvalue of the Hessian at the critical point of a set "
+        "S is the least of 0 (if lambda = 0, or S is not empty and r >= 2), 2 lambda and 2 "
+        "(sigma_i - lambda) (if r = 1 and S = {i}), min sigma(S) - max sigma(S^c) (if S is not "
+        "empty) and lambda - max sigma(S^c) (if |S| < r)",
         # Rounding of a spectrum lives on the scale of its largest value.
         form=lambda outcome: Equal(
             outcome.predicted.smallest,
@@ -340,7 +350,8 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
     ),
     Claim(
         "global",
-        "it is negative at all of them but one, S = {i <= r: sigma_i > lambda}: strict saddles",
+        "with two layers, the Hessian has a negative eigenvalue at every critical point but that "
+        "of S = {i <= r: sigma_i > lambda}: all the others are strict saddles",
         kind="exact",
         form=_without_descent,
         reads=lambda theory, run: (
@@ -354,7 +365,8 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
     ),
     Claim(
         "search",
-        "Newton's method from random starts finds no critical product outside the family",
+        "with two layers, every critical point that Newton's method finds from random starts has "
+        "the product sum_S (sigma_i - lambda) u_i v_i^T for a set S of at most r indices",
         form=_outside,
         reads=lambda theory, run: (
             run.found,
@@ -369,11 +381,12 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
     ),
     Claim(
         "deep_origin",
-        "three layers and four, lambda = 0: the Hessian at the origin is 0, no strict saddle (with "
-        "two layers it has the eigenvalue -sigma_1)",
+        "with three or four layers and lambda = 0, the Hessian at the origin is 0: the origin is "
+        "no strict saddle (with two layers the Hessian has the eigenvalue -sigma_1 there)",
         form=lambda outcome: Zero(
             outcome.measured.deep_origin - outcome.predicted.deep_origin,
             scale=_scale(outcome),
+            # With two layers the largest entries would be those of the target.
             alternative=_scale(outcome),
         ),
         reads=lambda theory, run: (theory.deep_origin, run.deep_origin, theory.target_values),
@@ -385,6 +398,7 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
 
 
 def _at_half_threshold(case: Instance) -> CriticalMeasured:
+    """Derivatives at the points of lambda/2, which are not critical."""
     points = landscape.critical_points(case.target, case.sets, case.weight_decay / 2)
     return _zero_elsewhere(case, case.values, _derivatives_at(case, points))
 
@@ -457,7 +471,7 @@ CONTROLS: tuple[Control[Instance, CriticalTheory, CriticalMeasured], ...] = (
     ),
     Control(
         "spectrum_without_decay",
-        "spectra with lambda = 0",
+        "spectra without decay",
         "spectrum",
         predict=lambda case: _with_decay(case, 0 * case.weight_decay),
     ),
@@ -481,7 +495,7 @@ CONTROLS: tuple[Control[Instance, CriticalTheory, CriticalMeasured], ...] = (
     ),
     Control(
         "found_without_decay",
-        "critical points of lambda = 0",
+        "searches for critical points without decay",
         "search",
         measure=lambda case: _searched(
             dataclasses.replace(case, weight_decay=0 * case.weight_decay)

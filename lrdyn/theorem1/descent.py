@@ -44,7 +44,7 @@ class Factorization(Descent):
 
     @property
     def decay(self) -> Float[Array, ""]:
-        """Lambda, of the layer with most of it."""
+        """Largest decay of a layer; the theorem wants all of them equal."""
         return jnp.max(self.weight_decay)
 
 
@@ -72,11 +72,11 @@ class DescentTheory(NamedTuple):
     rest_losses: Float[Array, "modes"] = ABSENT
     """The loss at P_0, ..., P_r: see :mod:`lrdyn.theorem1.rest_points`."""
     rest_condition: Float[Array, ""] = ABSENT
-    """By how much a small gradient is exceeded by the distance from the nearest of them."""
+    """Largest ratio of the distance from the nearest of them to a small gradient."""
     start_imbalance: Float[Array, ""] = ABSENT
     """Largest entry of W_{l+1}^T W_{l+1} - W_l W_l^T over all l, at the start."""
     start_modes: Float[Array, "target_index slot"] = ABSENT
-    """As those of :class:`lrdyn.theorem1.Start`."""
+    """The modes of :class:`lrdyn.theorem1.Start`."""
     start_first: Float[Array, "slot other_slot"] = ABSENT
     """W_1 W_1^T at the start."""
     start_last: Float[Array, "slot other_slot"] = ABSENT
@@ -84,7 +84,7 @@ class DescentTheory(NamedTuple):
 
 
 class DescentMeasured(NamedTuple):
-    """What descent with decay leaves, at its last step unless an axis says otherwise."""
+    """State of descent with decay, at its last step unless an axis says otherwise."""
 
     product: Float[Array, "row column"] = ABSENT
     """W_L ... W_1."""
@@ -133,9 +133,12 @@ def make_case(
     """Draw a target and the Gaussian layers from which descent starts."""
     widths = (cols, *(rank,) * (depth - 1), rows)
     layers = list(zip(widths[1:], widths[:-1], strict=True))
+    # One draw for all: each would be a program of its own.
     target, starts = setting.draw_target(key, rows, cols, layers, rank=rank, **of_target)
     return Factorization(
         target=target,
+        # A Gaussian matrix has about the root of its longer side for a norm: eps is that of a
+        # layer.
         weights=tuple(init_scale * W / float(np.sqrt(max(W.shape))) for W in starts),
         weight_decay=jnp.full(depth, weight_decay, target.dtype),
         learning_rate=jnp.asarray(learning_rate, target.dtype),
@@ -147,7 +150,7 @@ def make_case(
 
 
 def predict(case: Factorization) -> DescentTheory:
-    """Minimiser, minimum, points of rest and their losses in closed form; what decides when."""
+    """Minimiser, minimum and points of rest in closed form; what tells when a run has arrived."""
     theory = minimiser(case, case.decay)
     modes, first, last = setting.start_of(case.weights, theory.left, theory.right)
     values, depth = theory.target_values, case.depth
@@ -169,7 +172,7 @@ def _norms(weights: Weights) -> Float[Array, "depth"]:
 
 
 def minimiser(case: Factorization, decay: Float[Array, ""]) -> DescentTheory:
-    """Minimiser and minimum in closed form, with the decay of a control too."""
+    """Minimiser and minimum in closed form, for the decay of the case or that of a control."""
     rank, (left, values, right) = case.rank, linalg.svd(case.target)
     shrunk = shrinkage.shrink(values, decay, case.depth)
     return DescentTheory(
@@ -193,6 +196,7 @@ def measure(case: Factorization) -> DescentMeasured:
 
     run = case.descend(loss, case.weights, record)
     products, losses = run.records
+    # The rule of descent decays by itself; the gradient of the whole loss has both parts.
     slopes = jax.grad(loss)(run.params)
     decayed = zip(slopes, case.weight_decay, run.params, strict=True)
     gradients = tuple(slope + decay * W for slope, decay, W in decayed)

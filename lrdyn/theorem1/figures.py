@@ -26,8 +26,9 @@ PANELS = 3
 def landscape_figure(groups: Mapping[str, Any]) -> Figure | None:
     """Draw all critical points: loss above the minimum against the smallest Hessian eigenvalue.
 
-    Circles are the closed form, dots what JAX finds at the same points, labels the sets S; a panel
-    for each decay, nothing if none leaves a saddle or there are too many points.
+    Circles are the closed form, dots the derivatives by JAX at the same points, labels the sets S.
+    There is a panel for each decay; nothing is drawn if none leaves a saddle or if there are too
+    many points.
     """
     results = plotting.first_point(groups["/critical_points"], "weight_decay")
     decays = _with_saddles(results)
@@ -73,6 +74,7 @@ def _landscape(ax: Axes, case: xr.Dataset) -> None:
     measured_x = run(lambda run: run.smallest).values[admissible]
     measured_y = run(lambda run: run.critical_loss).values[admissible]
     lowest = float(y[best].min())
+    # Where a point has a direction of descent.
     ax.axvspan(-10, 0, color="#F2F2F2", lw=0, zorder=0)
     for chosen, color, label in (
         (~best, plotting.BLUE, "saddle"),
@@ -182,6 +184,7 @@ def _shares(ax: Axes, results: xr.Dataset, depth: int) -> None:
         modes_kept(sigma, local, values, slopes, depth, ends.dtype)
         for sigma, local, values, slopes in arrays
     ]
+    # The seeds are so many starts more of one scale.
     modes, most = np.concatenate([q for q, _ in each], axis=1), max(most for _, most in each)
     below, place = np.zeros(len(modes)), np.arange(len(modes))
     labels = {**{q: f"{q}" for q in range(most + 1)}, -1: "still moving"}
@@ -213,6 +216,7 @@ def _shrinkage(ax: Axes, results: xr.Dataset, depth: int) -> None:
     colors = dict(zip(results["weight_decay"].values, plotting.SHADES * 9, strict=False))
     for decay, color in colors.items():
         sigma, left = what_is_left(float(decay), depth, 1.08 * largest)
+        # Below the threshold nothing is left; dotted: the jump of three layers and more.
         ax.plot([0, sigma[0]], [0, 0], color=color, lw=1.0)
         ax.plot(sigma[[0, 0]], [0, left[0]], color=color, lw=0.7, ls=":")
         ax.plot(sigma, left, color=color, lw=1.0, label=_decay_title(decay))
@@ -222,6 +226,7 @@ def _shrinkage(ax: Axes, results: xr.Dataset, depth: int) -> None:
         x = x.isel(target_index=slice(runs.sizes["index"])).rename(target_index="index")
         ends = run(lambda run: run.singular_values).transpose(*x.dims)
         gaps = abs(ends - theory(lambda theory: theory.singular_values))
+        # Another basin is off by a whole singular value; how precise a run is, claims judge.
         landed = gaps < 0.01 * largest
         for chosen, marker, size in ((landed, "o", 4), (~landed, "x", 5)):
             look = plotting.OPEN | {"marker": marker, "ms": size, "mec": color}

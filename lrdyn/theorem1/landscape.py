@@ -89,6 +89,7 @@ def critical_points(
     sets = checks.integer("sets", sets, -1, min(target.shape) - 1, ("...",))
     decay = checks.nonnegative("decay", decay)
     left, values, right = linalg.svd(target)
+    # Below lambda there is no real root; such sets are not admissible.
     roots = jnp.where(sets >= 0, jnp.sqrt(jnp.maximum(values - decay, 0.0))[sets], 0.0)
     return roots[:, :, None] * right[sets], jnp.swapaxes(roots[:, :, None] * left.T[sets], 1, 2)
 
@@ -100,6 +101,11 @@ def critical_values(
     """Loss at the critical point of each set.
 
     ``lambda sigma_i - lambda^2 / 2`` summed over S, ``sigma_i^2 / 2`` over the rest.
+
+    Args:
+        values: all singular values of the target, decreasing.
+        sets: S, admissible ones.
+        decay: lambda.
 
     Example:
         >>> critical_values(jnp.array([2.0, 1.0]), index_sets(2, 1)).tolist()
@@ -141,7 +147,12 @@ def smallest_curvature(
     * ``min sigma(S) - max sigma(S^c)``, if S is not empty;
     * ``lambda - max sigma(S^c)``, if |S| < r.
 
-    Negative at every critical point that is no global minimiser: its saddles are strict.
+    Negative at every critical point that is no global minimiser: all saddles are strict.
+
+    Args:
+        values: all singular values of the target, decreasing.
+        sets: S, admissible ones.
+        decay: lambda.
 
     Example:
         >>> smallest_curvature(jnp.array([3.0, 2.0, 1.0]), index_sets(3, 1), 0.5).tolist()
@@ -155,6 +166,7 @@ def smallest_curvature(
     is_full, is_some = (sets >= 0).all(axis=1), (sets >= 0).any(axis=1)
     outside = jnp.max(jnp.where(inside, 0.0, values[None]), axis=1)
     least = jnp.min(jnp.where(inside, values[None], jnp.inf), axis=1)
+    # The lines of the docstring, infinite where their condition is not met.
     bounds = [
         jnp.where((decay == 0) | (is_some & (rank >= 2)), 0.0, jnp.inf),
         jnp.where(is_some & (rank == 1), 2 * jnp.minimum(decay, least - decay), jnp.inf),
@@ -180,6 +192,12 @@ def hessian_spectrum(
     * ``2 lambda`` and 0 for each pair of a kept and a spare slot;
     * ``mu_a`` for each slot a, k + d - 2 min(k, d) times: the longer side.
 
+    Args:
+        values: all min(k, d) singular values of the target, decreasing.
+        sets: S, admissible ones.
+        shape: (k, d).
+        decay: lambda.
+
     Raises:
         ValueError: the number of values does not fit the shape.
 
@@ -204,7 +222,9 @@ def hessian_spectrum(
     low = jnp.where(later, own + other - 2 * decay, 0.0)
     high = jnp.where(later, own + other, 2 * decay)
     low = jnp.where(same, 2 * (own - decay), low)
+    # Slot and direction j outside of S: mu_a +- sigma_j (critical_points.md, Why 2).
     pairs = [jnp.where(in_set, low, own - other), jnp.where(in_set, high, own + other)]
+    # On the longer side Phi has no singular values: they count as sigma_j = 0, once.
     longer = jnp.broadcast_to(own, (*sets.shape, sum(shape) - 2 * count))
     every = jnp.concatenate([*pairs, longer], axis=2)
     return jnp.sort(every.reshape(len(sets), -1), axis=1)
@@ -228,7 +248,7 @@ def hessian(
 
 
 class CriticalPoint(NamedTuple):
-    """A critical point that a search found: what :func:`find_critical_point` returns."""
+    """End of a search, as :func:`find_critical_point` returns it."""
 
     weights: Weights
     """Where the search ended."""
@@ -273,6 +293,8 @@ def find_critical_point(
         return (
             jnp.where(better, tried, x),
             jnp.where(better, there, gradient),
+            # The usual factors: less damping behind a step that helped, more behind one that did
+            # not.
             jnp.where(better, 0.25, 4.0) * factor,
         )
 

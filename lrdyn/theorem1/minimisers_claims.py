@@ -34,17 +34,18 @@ from lrdyn.theorem1.descent import (
 
 
 def _decay(outcome: DescentOutcome) -> float:
-    """Lambda, of the layer with most of it."""
+    """Largest decay of a layer."""
     return float(np.max(outcome.predicted.decay))
 
 
 def _largest(outcome: DescentOutcome) -> float:
-    """sigma_1; a number of NumPy's, whose powers are NaN if it is negative, and not complex."""
+    """Largest singular value sigma_1 of the target."""
+    # A NumPy number: if a control makes it negative, its powers are NaN and not complex.
     return np.float64(outcome.predicted.target_values[0])
 
 
 def _loss_scale(outcome: DescentOutcome) -> float:
-    """The loss of layers that are 0."""
+    """Loss of layers that are 0: the scale of all losses."""
     return 0.5 * float(np.sum(outcome.predicted.target_values**2))
 
 
@@ -122,21 +123,23 @@ def _not_at_rest(outcome: DescentOutcome) -> str:
 
 
 def _not_balanced_yet(outcome: DescentOutcome) -> str:
-    """Why layers need not be balanced: lambda ||W'^T W' - W W^T|| = ||W'^T g' - g W^T|| anywhere.
+    """Why layers need not be balanced yet; nothing if their gradients are rounding.
 
-    W and W' are neighbours, g and g' their gradients.
+    Anywhere ``lambda ||W'^T W' - W W^T|| = ||W'^T g' - g W^T||``, W and W' neighbours and g and g'
+    their gradients: docs/theorems/theorem1.md, Why 4.
     """
     number = _steps_needed(outcome)
     if number is not None:
         return setting.too_few(outcome, number)
     run = outcome.measured
+    # Two terms, each at most the product of these norms.
     bound = float(2 * np.max(run.norms) * np.max(run.gradient_norms) / _decay(outcome))
     scale = _largest(outcome) ** (2 / outcome.point["depth"])
     return "" if setting.at_rest(outcome, bound, scale) else "still moving"
 
 
 def _overflows(outcome: DescentOutcome) -> str:
-    """Why a loss that is no number is not judged: no bound of the step, or a step above it."""
+    """Why a loss that overflows is not judged: there is no bound of the step, or it is above it."""
     if np.all(np.isfinite(outcome.measured.objective)):
         return ""
     steepest = convergence.sharpness(_start(outcome), _largest(outcome), _decay(outcome))
@@ -158,6 +161,7 @@ def _nearest(outcome: DescentOutcome, values: np.ndarray, count: int) -> np.ndar
     left, right = np.asarray(theory.left, float), np.asarray(theory.right, float)
     sigma = np.asarray(theory.target_values)
     spectrum = np.where(np.arange(len(sigma)) < count, values, 0.0)
+    # The judge is NumPy in float64, but a run in float32 knows ties to half of its digits.
     tied = np.abs(sigma - sigma[count - 1]) <= setting.close(outcome, sigma[0])
     family = count > 0 and values[count - 1] > 0 and np.any(tied[count:])
     if not (family and np.all(np.isfinite(product))):
@@ -180,6 +184,7 @@ def _rest_point(outcome: DescentOutcome) -> tuple[int, np.ndarray]:
     """Number q and product P_q, of the P_q that is nearest to the product of the run."""
     product, values = outcome.measured.product, np.asarray(outcome.predicted.local_values)
     points = [_nearest(outcome, values, q) for q in range(outcome.point["rank"] + 1)]
+    # Theory does not say which P_q a start leads to: the nearest one.
     q = int(np.argmin([np.max(np.abs(point - product)) for point in points]))
     return q, points[q]
 
@@ -190,7 +195,7 @@ def _claim_of_two_layers(
     form: Callable[[DescentOutcome], Equal],
     reads: Callable[[DescentTheory, DescentMeasured], tuple[Any, ...]],
 ) -> Claim[DescentTheory, DescentMeasured]:
-    """A claim about the end of two layers: what decides whether a run is there is read, too."""
+    """Claim about the end of two layers; it also reads what decides whether a run is there."""
     return Claim(
         id,
         statement,
@@ -223,7 +228,7 @@ def _claim_of_rest(
     form: Callable[[DescentOutcome], Equal],
     reads: Callable[[DescentTheory, DescentMeasured], tuple[Any, ...]],
 ) -> Claim[DescentTheory, DescentMeasured]:
-    """A claim about a point of rest of more layers: what finds the nearest one is read, too."""
+    """Claim about a point of rest of more layers; it also reads what tells the nearest one."""
     return Claim(
         id,
         statement,
@@ -249,16 +254,16 @@ def _claim_of_rest(
 CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
     _claim_of_two_layers(
         "minimiser",
-        "two layers: gradient descent ends at W_2 W_1 = U_r (Sigma_r - lambda I)_+ V_r^T; if "
-        "sigma_r = sigma_{r+1}, at sum_above s_i u_i v_i^T + s_r U_t Q V_t^T with an orthogonal "
-        "projector Q in the tied space",
+        "with two layers, gradient descent ends at W_2 W_1 = U_r (Sigma_r - lambda I)_+ V_r^T "
+        "or, if sigma_r = sigma_{r+1}, at sum_above s_i u_i v_i^T + s_r U_t Q V_t^T with s_i = "
+        "(sigma_i - lambda)_+ and an orthogonal projector Q in the tied space",
         form=_at_minimiser,
         reads=lambda theory, run: (theory.shrunk,),
     ),
     _claim_of_two_layers(
         "minimum",
-        "at the value sum_{i<=r, sigma_i > lambda} (lambda sigma_i - lambda^2/2) + sum_rest "
-        "sigma_i^2/2, with a tie too",
+        "with two layers, gradient descent ends at the loss sum_{i<=r, sigma_i > lambda} (lambda "
+        "sigma_i - lambda^2/2) + sum_rest sigma_i^2/2, even if sigma_r = sigma_{r+1}",
         form=lambda outcome: Equal(
             outcome.predicted.loss, outcome.measured.loss, scale=_loss_scale(outcome)
         ),
@@ -266,7 +271,8 @@ CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
     ),
     _claim_of_two_layers(
         "schatten",
-        "the singular values of the product minimise 1/2 (s - sigma)^2 + lambda s",
+        "with two layers, gradient descent ends at a product whose singular values minimise 1/2 "
+        "(s - sigma_i)^2 + lambda s, each for its own i <= r",
         form=lambda outcome: Equal(
             outcome.predicted.singular_values,
             outcome.measured.singular_values,
@@ -276,9 +282,9 @@ CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
     ),
     _claim_of_rest(
         "rest",
-        "three layers and more: a run at rest (its gradient is rounding) is at one of P_q = "
-        "sum_{i<=q} w_i^L u_i v_i^T, q = 0, 1, ..., r, with the larger root of w_i^{2L-2} - "
-        "sigma_i w_i^{L-2} + lambda = 0 (with a tie at q, in its family), whose values have one",
+        "with three layers or more, a run whose gradient is down to rounding is at P_q = "
+        "sum_{i<=q} w_i^L u_i v_i^T for some q <= r, w_i the larger root of w_i^{2L-2} - sigma_i "
+        "w_i^{L-2} + lambda = 0 (at a tie, in the family of P_q)",
         form=lambda outcome: Equal(
             _rest_point(outcome)[1], outcome.measured.product, scale=_largest(outcome)
         ),
@@ -286,8 +292,8 @@ CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
     ),
     _claim_of_rest(
         "rest_loss",
-        "with the loss sum_{i<=q} (1/2 (w_i^L - sigma_i)^2 + lambda L/2 w_i^2) + sum_{i>q} "
-        "sigma_i^2/2",
+        "with three layers or more, a run at rest at P_q = sum_{i<=q} w_i^L u_i v_i^T has the "
+        "loss sum_{i<=q} (1/2 (w_i^L - sigma_i)^2 + lambda L/2 w_i^2) + sum_{i>q} sigma_i^2/2",
         form=lambda outcome: Equal(
             outcome.predicted.rest_losses[_rest_point(outcome)[0]],
             outcome.measured.loss,
@@ -297,8 +303,9 @@ CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
     ),
     Claim(
         "balanced",
-        "lambda > 0: W_{l+1}^T W_{l+1} = W_l W_l^T, wherever descent ends; without decay what "
-        "they differ by at the start would stay",
+        "if lambda > 0, W_{l+1}^T W_{l+1} = W_l W_l^T for all l < L wherever descent ends "
+        "(without decay gradient flow would keep the difference that the two sides have at the "
+        "start)",
         form=lambda outcome: Zero(
             outcome.measured.imbalance,
             scale=_largest(outcome) ** (2 / outcome.point["depth"]),
@@ -321,9 +328,9 @@ CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
     ),
     Claim(
         "lower_bound",
-        "the loss is never below the global minimum, sum_{i<=r} min_s (1/2 (s - sigma_i)^2 + "
-        "lambda L/2 s^{2/L}) + sum_{i>r} sigma_i^2/2, at no recorded step of any run (of any "
-        "weights at all: no run breaks it, only a wrong loss)",
+        "at every recorded step of every run the loss is at least the global minimum, sum_{i<=r} "
+        "min_s (1/2 (s - sigma_i)^2 + lambda L/2 s^{2/L}) + sum_{i>r} sigma_i^2/2 (true of any "
+        "weights: only a wrong loss breaks it)",
         kind="bound",
         form=lambda outcome: AtLeast(
             outcome.measured.objective, outcome.predicted.loss, scale=_loss_scale(outcome)
@@ -358,13 +365,14 @@ def _unequal_decay(key: Key[Array, ""], case: Factorization, amount: Array) -> F
 
 
 DEEP = {"depth": 3, "weight_decay": 0.1, "tie": 0, "steps": 4000}
-"""Where three layers that start at scale 1 are at rest in time, and have kept something, whatever
-the seed, of 60 that were tried in both precisions."""
+"""Settings at which three layers from a start of scale 1 are at rest in time and have kept a
+singular value, for each of 60 seeds in both precisions."""
 
 
 def _root_of_another_power(case: Factorization) -> DescentTheory:
     """The larger root of ``w^{2L} - sigma w^{L-2} + lambda``, by Newton's method from above."""
     depth, w = case.depth, jnp.maximum(case.values, 1.0)
+    # From above, where the polynomial is convex and rises, Newton's method descends to the root.
     for _ in range(40):
         value = w ** (2 * depth) - case.values * w ** (depth - 2) + case.decay
         slope = 2 * depth * w ** (2 * depth - 1) - (depth - 2) * case.values * w ** (depth - 3)
@@ -383,7 +391,7 @@ CONTROLS: tuple[Control[Factorization, DescentTheory, DescentMeasured], ...] = (
         "unique_despite_tie",
         "U_r (Sigma_r - lambda I)_+ V_r^T claimed the only minimiser with sigma_r = sigma_{r+1}",
         "minimiser",
-        # As if nothing were left beyond sigma_r.
+        # As if nothing were left beyond sigma_r: the judge then sees no tie.
         predict=lambda case: DescentTheory(
             target_values=case.values.at[case.rank :].set(0.0),
         ),

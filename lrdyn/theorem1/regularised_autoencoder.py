@@ -20,7 +20,12 @@ from lrdyn.core.factorization import Scalar, Weights
 def autoencoder_loss(
     weights: Annotated[Weights, "h d", "d h"], inputs: Float[Array, "d n"], decay: Scalar
 ) -> Float[Array, ""]:
-    """Regularised linear autoencoder, ``||X - W_2 W_1 X||_F^2 + lambda (||W_1||^2 + ||W_2||^2)``.
+    """Loss of a linear autoencoder, ``||X - W_2 W_1 X||_F^2 + lambda (||W_1||^2 + ||W_2||^2)``.
+
+    Args:
+        weights: encoder W_1 and decoder W_2.
+        inputs: X, one example a column.
+        decay: lambda.
 
     Example:
         >>> float(autoencoder_loss((jnp.ones((1, 2)), jnp.zeros((2, 1))), jnp.eye(2), 0.5))
@@ -34,7 +39,7 @@ def autoencoder_loss(
 
 @checked
 def autoencoder_gains(values: Float[Array, "n"], decay: Scalar) -> Float[Array, "n"]:
-    """What a regularised autoencoder keeps of each direction, ``(1 - lambda / sigma^2)_+``.
+    """Gain of a regularised autoencoder in each direction, ``(1 - lambda / sigma^2)_+``.
 
     Example:
         >>> autoencoder_gains(jnp.array([2.0, 1.0, 0.5]), 1.0).tolist()
@@ -44,6 +49,7 @@ def autoencoder_gains(values: Float[Array, "n"], decay: Scalar) -> Float[Array, 
     decay = checks.nonnegative("decay", decay)
     squares = values**2
     above = squares > decay
+    # No division by 0: its NaN would reach derivatives through the branch that is not taken.
     return jnp.where(above, 1 - decay / jnp.where(above, squares, 1.0), 0.0)
 
 
@@ -54,6 +60,11 @@ def autoencoder_minimiser(
     """Global minimiser ``W_2 W_1 = U_l (I - lambda Sigma_l^{-2}) U_l^T``: Theorem 1, item 5.
 
     ``l = min(width, #{sigma_i^2 > lambda})``.
+
+    Args:
+        inputs: X, one example a column.
+        width: number of hidden units.
+        decay: lambda.
 
     Example:
         >>> autoencoder_minimiser(jnp.diag(jnp.array([2.0, 1.0])), 1, 1.0).round(6).tolist()
@@ -74,6 +85,11 @@ def autoencoder_minimum(
 
     ``2 lambda - lambda^2 / sigma_i^2`` for the directions kept, ``sigma_i^2`` for the others.
 
+    Args:
+        values: all singular values of X, decreasing.
+        width: number of hidden units.
+        decay: lambda.
+
     Example:
         >>> float(autoencoder_minimum(jnp.array([2.0, 1.0]), 1, 1.0))
         2.75
@@ -82,5 +98,6 @@ def autoencoder_minimum(
     checks.integer("width", width)
     decay = checks.nonnegative("decay", decay)
     gains = autoencoder_gains(values[:width], decay)
+    # Fit and decay of w^2 = gain; where nothing is kept that is sigma_i^2.
     costs = (1 - gains) ** 2 * values[:width] ** 2 + 2 * decay * gains
     return jnp.sum(costs) + jnp.sum(values[width:] ** 2)

@@ -31,19 +31,20 @@ from lrdyn.theorem1 import convergence, landscape, regularised_autoencoder, sett
 from lrdyn.theorem2.setting import Descent
 
 EVERY = 10
-"""One image in so many is used, 50 of each digit."""
+"""Every so-many-th image is used, 50 of each digit."""
 
 WIDEST = 6
 """Largest width that is run: the sets of leading directions are 2^(width + 2) or so."""
 
 SPARE = 2
-"""Directions beyond the width among which critical points are looked at and searched for."""
+"""Directions beyond the width that critical points may use, given or searched for: some of those
+that the minimiser leaves out."""
 
 SEARCHES = 6
 """Random starts of the search for critical points."""
 
 SEARCH_STEPS = 40
-"""Steps of Newton's method."""
+"""Steps of Newton's method, as for the critical points of a factorisation."""
 
 
 @cache
@@ -84,7 +85,7 @@ class Autoencoder(Descent):
 
     @property
     def decay(self) -> Float[Array, ""]:
-        """Lambda, of the layer with most of it."""
+        """Largest decay of a layer; the theorem wants both equal."""
         return jnp.max(self.weight_decay)
 
     @property
@@ -109,7 +110,7 @@ class AutoencoderTheory(NamedTuple):
     decay: Float[Array, "layer"] = ABSENT
     """lambda of each layer; a control makes them differ, so that the flag does not tell."""
     start_modes: Float[Array, "input_index slot"] = ABSENT
-    """As those of :class:`lrdyn.theorem1.Start`."""
+    """The modes of :class:`lrdyn.theorem1.Start`."""
     start_first: Float[Array, "slot other_slot"] = ABSENT
     """W_1 W_1^T at the start."""
     start_last: Float[Array, "slot other_slot"] = ABSENT
@@ -123,7 +124,7 @@ class AutoencoderTheory(NamedTuple):
 
 
 class AutoencoderMeasured(NamedTuple):
-    """What training leaves, and what JAX and Newton's method find beside it."""
+    """End of training, gradients at given points, and ends of Newton's method."""
 
     autoencoder: Float[Array, "row column"] = ABSENT
     """W_2 W_1 at the end."""
@@ -162,9 +163,11 @@ def make_case(
 ) -> Autoencoder:
     """Build a run from the flags: real data, a random start."""
     scaled, real = images()
+    # A width that is too large is a hypothesis that fails, not bad input: a sweep goes on.
     whole, rank = rank <= WIDEST, rank if rank <= WIDEST else 1
     size = jnp.sqrt(jnp.asarray(target_scale, jnp.zeros(()).dtype))
     dim = len(scaled)
+    # A key of its own: the start of descent does not depend on how many searches there are.
     (starts,) = gaussians(jax.random.fold_in(key, 1), [(SEARCHES, 2 * rank * (rank + SPARE))])
     return Autoencoder(
         inputs=size * jnp.asarray(scaled, size.dtype),
@@ -180,7 +183,7 @@ def make_case(
 
 
 def predict(case: Autoencoder) -> AutoencoderTheory:
-    """Minimiser and minimum in closed form; what decides when descent must be there."""
+    """Minimiser and minimum in closed form; what tells when descent must be there."""
     left, values, _ = linalg.svd(case.factor)
     sets = landscape.index_sets(case.leading, case.width)
     modes, first, last = setting.start_of(case.weights, left, left.T)
@@ -238,7 +241,8 @@ def _asymmetry(weights: Weights) -> Float[Array, ""]:
 def _gradients(case: Autoencoder, power: int = 2) -> Float[Array, "sets"]:
     """Largest entry of each gradient at ``W_2 = W_1^T = U_S (I - lambda Sigma_S^{-2})^{1/2}``.
 
-    S are all sets of leading directions, which include some that the minimiser leaves out.
+    S are all sets of leading directions, which include some that the minimiser leaves out. The
+    power of the singular values in the gains is 2; 1 is a mistake, for a control.
     """
     sets = landscape.index_sets(case.leading, case.width)
     left, values, _ = linalg.svd(case.factor)
@@ -250,6 +254,7 @@ def _gradients(case: Autoencoder, power: int = 2) -> Float[Array, "sets"]:
 
 def _searched(case: Autoencoder) -> AutoencoderMeasured:
     """Critical points of the loss on the leading directions of the data, from random starts."""
+    # On the axes, since the loss knows X by its singular values alone; few, for Hessians are dense.
     inputs = jnp.diag(singular_values(case.factor)[: case.leading])
 
     def search(start: Float[Array, "params"]) -> landscape.CriticalPoint:
@@ -270,7 +275,7 @@ def _searched(case: Autoencoder) -> AutoencoderMeasured:
 
 
 def _decay(outcome: AutoencoderOutcome) -> float:
-    """Lambda, of the layer with most of it."""
+    """Largest decay of a layer."""
     return float(np.max(outcome.predicted.decay))
 
 
@@ -301,6 +306,7 @@ def _not_at_the_end(outcome: AutoencoderOutcome) -> str:
     number = _steps_needed(outcome)
     if number is not None:
         return setting.too_few(outcome, number)
+    # 1 is the scale of the product, whose gains are at most 1.
     if setting.at_rest(outcome, _distance(outcome), 1.0):
         return ""
     run = outcome.measured
@@ -325,6 +331,7 @@ def _distance(outcome: AutoencoderOutcome) -> float:
     convex = np.all(run.gains >= gains / 3)
     if not (decay > 0 and convex and curvature.least > 0):
         return float("inf")
+    # A distance of the layers moves the product by up to their norm times it.
     return max(1.0, float(run.size)) * float(run.slope) / curvature.least
 
 
@@ -335,7 +342,7 @@ def _converged(outcome: AutoencoderOutcome) -> np.ndarray:
 
 
 def _kept(outcome: AutoencoderOutcome) -> float:
-    """What decay leaves of the first direction, (1 - lambda / sigma_1^2)_+."""
+    """Gain (1 - lambda / sigma_1^2)_+ of the first direction."""
     return max(1 - _decay(outcome) / _squares(outcome)[0], 0.0)
 
 
@@ -358,7 +365,7 @@ def _claim_of_the_end(
     reads: Callable[[AutoencoderTheory, AutoencoderMeasured], tuple[Any, ...]],
     applies: Callable[[AutoencoderOutcome], bool] | None = None,
 ) -> Claim[AutoencoderTheory, AutoencoderMeasured]:
-    """A claim about the end of training: what decides whether the run is there is read besides."""
+    """Claim about the end of training; it also reads what decides whether a run is there."""
     return Claim(
         id,
         statement,
@@ -383,8 +390,8 @@ def _claim_of_the_end(
 CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
     _claim_of_the_end(
         "autoencoder",
-        "||X - W_2 W_1 X||^2 + lambda (||W_1||^2 + ||W_2||^2) on MNIST: descent ends at W_2 W_1 "
-        "= U_l (I - lambda Sigma_l^{-2}) U_l^T, l = min(width, #{sigma_i^2 > lambda})",
+        "descent on ||X - W_2 W_1 X||^2 + lambda (||W_1||^2 + ||W_2||^2), X of MNIST, ends at "
+        "W_2 W_1 = U_l (I - lambda Sigma_l^{-2}) U_l^T, l = min(width, #{sigma_i^2 > lambda})",
         # The gains are at most 1, whatever the scale of the data.
         form=lambda outcome: Equal(
             outcome.predicted.autoencoder, outcome.measured.autoencoder, scale=1.0
@@ -393,7 +400,8 @@ CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
     ),
     _claim_of_the_end(
         "autoencoder_loss",
-        "at the value sum_{i<=l} (2 lambda - lambda^2 / sigma_i^2) + sum_rest sigma_i^2",
+        "descent on the regularised linear autoencoder ends at the loss sum_{i<=l} (2 lambda - "
+        "lambda^2 / sigma_i^2) + sum_rest sigma_i^2, l = min(width, #{sigma_i^2 > lambda})",
         form=lambda outcome: Equal(
             outcome.predicted.autoencoder_loss,
             outcome.measured.autoencoder_loss,
@@ -403,7 +411,8 @@ CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
     ),
     _claim_of_the_end(
         "transposed",
-        "lambda > 0: there W_1 = W_2^T, which are apart at the start",
+        "if lambda > 0, descent on the regularised linear autoencoder ends where W_1 = W_2^T, "
+        "which are apart at the start",
         form=lambda outcome: Zero(
             outcome.measured.asymmetry, scale=1.0, alternative=outcome.predicted.start_asymmetry
         ),
@@ -412,9 +421,9 @@ CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
     ),
     Claim(
         "autoencoder_gradient",
-        "the gradient is 0 at W_1 = W_2^T = (I - lambda Sigma_S^{-2})^{1/2} U_S^T for all sets S "
-        "of leading directions (with half of these layers it would be 3/4 sigma_i^2 (1 - lambda "
-        "sigma_i^{-2})^{3/2})",
+        "the gradient of the regularised linear autoencoder is 0 at W_1 = W_2^T = (I - lambda "
+        "Sigma_S^{-2})^{1/2} U_S^T for every set S of leading directions (at half of these "
+        "layers it would be 3/4 sigma_i^2 (1 - lambda sigma_i^{-2})^{3/2})",
         form=lambda outcome: Zero(
             outcome.measured.autoencoder_gradient - outcome.predicted.autoencoder_gradient,
             scale=_squares(outcome)[0],
@@ -431,8 +440,9 @@ CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
     ),
     Claim(
         "all_transposed",
-        "lambda > 0: Newton's method from random starts finds no critical point, of any kind, "
-        "but with W_1 = W_2^T, on the leading directions of the images",
+        "if lambda > 0, every critical point of the regularised linear autoencoder that Newton's "
+        "method finds from random starts, of any kind, has W_1 = W_2^T (on the leading "
+        "directions of the images)",
         form=_asymmetries,
         reads=lambda theory, run: (
             theory.asymmetries,
@@ -451,6 +461,7 @@ CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
 
 
 def _inverse_not_squared(case: Autoencoder) -> AutoencoderTheory:
+    """Minimiser with lambda / sigma in place of lambda / sigma^2."""
     left, values, _ = linalg.svd(case.factor)
     gains = regularised_autoencoder.autoencoder_gains(jnp.sqrt(values), case.decay)[: case.width]
     product = (left[:, : case.width] * gains[None, :]) @ left[:, : case.width].T
@@ -472,7 +483,7 @@ CONTROLS: tuple[Control[Autoencoder, AutoencoderTheory, AutoencoderMeasured], ..
     ),
     Control(
         "unregularised_value",
-        "the value of lambda = 0",
+        "the least loss without decay",
         "autoencoder_loss",
         predict=lambda case: AutoencoderTheory(
             autoencoder_loss=jnp.sum(singular_values(case.factor)[case.width :] ** 2)
@@ -480,7 +491,7 @@ CONTROLS: tuple[Control[Autoencoder, AutoencoderTheory, AutoencoderMeasured], ..
     ),
     Control(
         "decay_on_the_decoder",
-        "decay on the decoder alone (there autoencoder and autoencoder_loss fail too)",
+        "decay on the decoder alone (autoencoder and autoencoder_loss fail, too)",
         "transposed",
         case=_decay_decoder,
         breaks="equal_decays",
@@ -493,7 +504,7 @@ CONTROLS: tuple[Control[Autoencoder, AutoencoderTheory, AutoencoderMeasured], ..
     ),
     Control(
         "searches_without_decay",
-        "critical points of lambda = 0",
+        "searches for critical points without decay",
         "all_transposed",
         # Where W_1 and W_2^T need not be equal.
         measure=lambda case: _searched(

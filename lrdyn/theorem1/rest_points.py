@@ -41,6 +41,12 @@ def rest_losses(
     ``1/2 (s_i - sigma_i)^2 + (lambda L / 2) s_i^{2/L}`` for i <= q, ``sigma_i^2 / 2`` for the rest.
     A value without a root has s_i = 0, so that the last of these losses can be equal.
 
+    Args:
+        values: sigma.
+        rank: r.
+        decay: lambda.
+        depth: L.
+
     Example:
         >>> rest_losses(jnp.array([1.0, 0.5]), 1, 0.1, 3).round(4).tolist()
         [0.625, 0.2698]
@@ -63,11 +69,17 @@ def _gains(values: Array, decay: Scalar, depth: int) -> Array:
 def next_critical_value(
     values: Float[Array, "n"], rank: int, decay: Scalar, depth: int
 ) -> Float[Array, ""]:
-    """Loss of the second lowest kind of critical point: below it there is the minimum alone.
+    """Loss of the second lowest critical point: below it there is the minimum alone.
 
     A smaller root costs more than 0, which leaves four ways to the second lowest set of roots:
     give up the value that gains least; exchange it for the next one, if all r are used; or else
     keep the next one, with its larger root, or one with its smaller root, which cost something.
+
+    Args:
+        values: sigma.
+        rank: r.
+        decay: lambda.
+        depth: L.
 
     Returns:
         The loss; infinite if there is no other critical point, and the minimum if there is another
@@ -87,9 +99,11 @@ def next_critical_value(
     rooted = local_minimum(values, decay, depth) > 0
     place = np.arange(len(values))
     chosen = (gains > 0) & (place < rank)
+    # The largest gain among the values that are not used; 0 if none gains.
     left = jnp.max(jnp.where(chosen, -jnp.inf, jnp.maximum(gains, 0.0)), initial=0.0)
     least = jnp.min(jnp.where(chosen, gains, jnp.inf))
     full = jnp.all(chosen[:rank])
+    # Smaller roots of values that are used cost more than giving these up.
     climbs = schatten_loss(hill, values, decay, depth) - 0.5 * values**2
     more = jnp.min(jnp.where(rooted & ~chosen, jnp.minimum(-gains, climbs), jnp.inf))
     step = jnp.where(full, least - left, jnp.minimum(least, more))
@@ -100,7 +114,7 @@ def next_critical_value(
 def sublevel_curvature(
     loss: Scalar, values: Float[Array, "n"], rank: int, decay: Scalar, depth: int
 ) -> Float[Array, ""]:
-    """Bound of the Hessian wherever the loss is at most so large; lambda > 0.
+    """Bound of the Hessian wherever the loss is at most a given one; lambda > 0.
 
     There ``sum_l ||W_l||_F^2 <= X = 2 (loss - 1/2 sum_{i>r} sigma_i^2) / lambda`` and ``||P -
     Phi||_F <= (2 loss)^{1/2}``. With ``x = X / L`` the derivative of the product is at most ``(L
@@ -112,6 +126,13 @@ def sublevel_curvature(
     Gradient descent with a step below 2 over it never raises the loss, stays where this bound
     holds, and converges to a critical point of a lower loss than its start's.
 
+    Args:
+        loss: the loss up to which the bound holds, for example that of a start.
+        values: sigma.
+        rank: r.
+        decay: lambda, positive.
+        depth: L.
+
     Example:
         >>> float(sublevel_curvature(0.3, jnp.array([1.0, 0.5]), 1, 0.1, 3).round(3))
         6.233
@@ -121,6 +142,7 @@ def sublevel_curvature(
     checks.integer("depth", depth, 3)
     loss, decay = checks.positive("loss", loss), checks.positive("decay", decay)
     x = 2 * (loss - 0.5 * jnp.sum(values[rank:] ** 2)) / (decay * depth)
+    # The square of the second term: ||P - Phi|| times the second derivative of the product.
     bend = 2 * loss * depth * (depth - 1) * x ** (depth - 2)
     return jnp.asarray(depth * x ** (depth - 1) + jnp.sqrt(bend) + decay)
 
@@ -134,7 +156,7 @@ def rest_condition(
     depth: int,
     gradient: Scalar,
 ) -> Float[Array, ""]:
-    """By how much a small gradient can be exceeded by the distance from the nearest P_q.
+    """Largest ratio of the distance from the nearest P_q to a small gradient.
 
     The distance of products is relative to sigma_1, the ``gradient`` of all layers to
     ``sigma_1^{2-1/L}``; their ratio is a curvature in the layers. With ``w_i`` the larger root it
@@ -169,10 +191,12 @@ def rest_condition(
     first = values[:rank]
     w = local_minimum(first, decay, depth) ** (1 / depth)
     rooted = w > 0
+    # Curvature along a mode in all layers (rest_points.md, Why 2), 0 at a double root.
     slope = depth * w ** (2 * depth - 2) - (depth - 2) * decay
     along = depth * (w * size) ** (depth - 1) / jnp.where(rooted, slope, 1.0)
     others = values if shape[0] == shape[1] else jnp.append(values, 0.0)
     gaps = first[:, None] - others[None]
+    # Closer values are a tie, where P_q is a family, of which the nearest is meant.
     apart = rooted[:, None] & (gaps > half_of_the_digits(values.dtype) * values[0])
     across = w[:, None] * size ** (depth - 1) / jnp.where(apart, gaps, 1.0)
     # Where the polynomial of a value without a root is least.
@@ -231,6 +255,7 @@ def deep_curvature(
     rest = values[len(w) :] if shape[0] == shape[1] else np.append(values[len(w) :], 0.0)
     across = (w ** (depth - 2))[:, None] * (values[: len(w), None] + np.append(rest, -rest))
     eigenvalues = [*(depth * w ** (2 * depth - 2) - (depth - 2) * decay), *across.ravel()]
+    # Neighbouring layers turned against each other, and spare units (rest_points.md, Why 2).
     eigenvalues += [2 * decay] * bool(len(w)) + [decay] * (len(w) < rank)
     for i, j in combinations(range(len(w)), 2):
         block = _of_two_modes(w[[i, j]], values[[i, j]], decay, depth)
@@ -258,8 +283,8 @@ def _of_two_modes(w: np.ndarray, values: np.ndarray, decay: float, depth: int) -
 
 
 NEAR = 1.25
-"""Factor of the number of steps of a start near the minimum, which nothing is to be escaped from.
-Measured: see ``docs/theorems/rest_points.md``."""
+"""Safety factor of the number of steps from a start near the minimum: there is no saddle to escape
+from. Measured: see ``docs/theorems/rest_points.md``."""
 
 
 @checked
@@ -271,11 +296,18 @@ def steps_to_approach(
     ``5/4 ln(distance / tolerance) / -ln c``: what is left shrinks by ``c = max(1 - eta mu, eta
     mu_max - 1)`` at each step.
 
+    Args:
+        distance: of the start from the minimum.
+        curvature: mu and mu_max.
+        rate: eta.
+        tolerance: the distance that counts as arrived, in the unit of the first.
+
     Example:
         >>> round(steps_to_approach(0.1, Curvature(0.5, 1.0), 0.1, 1e-6), 1)
         280.6
     """
     rate, tolerance = map(checks.positive, ("rate", "tolerance"), (rate, tolerance))
+    # Not 0, which has no logarithm: a step of 1 over the only curvature arrives at once.
     slowest = max(1 - rate * curvature.least, rate * curvature.largest - 1, np.finfo(float).tiny)
     if slowest >= 1:
         return float("inf")

@@ -72,7 +72,7 @@ class Basins(Recorded):
 
     @property
     def near_rates(self) -> Float[Array, "near"]:
-        """Steps with which the loss never rises from there: 1 over a bound of the Hessian."""
+        """Step sizes with which the loss never rises from there: 1 over a bound of the Hessian."""
         bound = jax.vmap(
             lambda loss: rest_points.sublevel_curvature(
                 loss, self.values, self.rank, self.weight_decay, self.depth
@@ -86,7 +86,7 @@ class Basins(Recorded):
 
 
 class BasinsTheory(NamedTuple):
-    """What is known of the starts and of the minima before descent."""
+    """Starts and minima, as they are known before descent."""
 
     minimiser: Float[Array, "row column"] = ABSENT
     """U_r s(Sigma_r) V_r^T."""
@@ -99,7 +99,7 @@ class BasinsTheory(NamedTuple):
     near_distances: Float[Array, "near_start"] = ABSENT
     """Distance of its product from that of the minimiser, Frobenius norm."""
     near_rates: Float[Array, "near_start"] = ABSENT
-    """Its step."""
+    """Its step size."""
     target_values: Float[Array, "target_index"] = ABSENT
     """sigma_i."""
     shrunk: Float[Array, "target_index"] = ABSENT
@@ -118,7 +118,7 @@ class BasinsMeasured(NamedTuple):
     ends: Float[Array, "start_scale start slot"] = ABSENT
     """Singular values of the products of the runs from random layers, as many as the rank."""
     end_gradients: Float[Array, "start_scale start"] = ABSENT
-    """Norm of their gradient, decay included, of the layer with most of it."""
+    """Largest norm of their gradient in a layer, decay included."""
     start_scale: Float[Array, "start_scale"] = ABSENT
     """Scale of the random layers."""
 
@@ -142,6 +142,7 @@ def make_case(
     """Draw a target with distinct singular values, and starts."""
     widths = (cols, *(rank,) * (depth - 1), rows)
     shapes = list(zip(widths[1:], widths[:-1], strict=True))
+    # All starts in one draw, a row each: a draw of its own is a program of its own.
     count = NEAR + len(SCALES) * STARTS
     target, drawn = setting.draw_target(
         key,
@@ -155,6 +156,7 @@ def make_case(
         target_condition=target_condition,
     )
     layers = [G.reshape(count, *shape) for G, shape in zip(drawn, shapes, strict=True)]
+    # Layers that share a singular value sigma_1 of the product equally.
     size = jnp.asarray(target_scale, target.dtype) ** (1 / depth)
     scales = size * jnp.repeat(jnp.asarray(SCALES, target.dtype), STARTS)[:, None, None]
     decay = jnp.asarray(weight_decay, target.dtype)
@@ -179,6 +181,7 @@ def _balanced(
     left, _, right = linalg.svd(target)
     roots = values[:rank] ** (1 / depth)
     inner = [jnp.diag(roots)] * (depth - 2)
+    # The same w_i in every layer: W_{l+1}^T W_{l+1} = W_l W_l^T = diag(w_i^2).
     return (roots[:, None] * right[:rank], *inner, left[:, :rank] * roots[None, :])
 
 
@@ -228,6 +231,7 @@ def measure(case: Basins) -> BasinsMeasured:
         steepest = jnp.max(jnp.stack([linalg.frobenius(G) for G in slopes]))
         return end_to_end(run.params), case.loss(run.params), steepest
 
+    # One batch of as many steps; the starts near the minimiser have step sizes of their own.
     starts = tuple(jnp.concatenate(pair) for pair in zip(case.near, case.random, strict=True))
     rates = jnp.full(len(case.random[0]), case.learning_rate)
     products, losses, gradients = jax.vmap(end)(starts, jnp.append(case.near_rates, rates))
@@ -311,6 +315,7 @@ def modes_kept(
     most = int(np.sum(values > 0))
     points = np.where(np.arange(len(values)) < np.arange(most + 1)[:, None], values, 0.0)
     distances = np.max(np.abs(ends[..., None, :] - points), axis=-1)
+    # A gradient of layers of size sigma_1^{1/L} has the size sigma_1^{2-1/L}.
     rests = gradients <= setting.FEW * np.finfo(dtype).eps * sigma[0] ** (2 - 1 / depth)
     return np.where(rests, np.argmin(distances, axis=-1), -1), most
 
@@ -321,7 +326,7 @@ def _claim_of_the_minimum(
     form: Callable[[BasinsOutcome], Equal],
     reads: Callable[[BasinsTheory, BasinsMeasured], tuple[Any, ...]],
 ) -> Claim[BasinsTheory, BasinsMeasured]:
-    """A claim about the minimum: what decides whether a run must be there is read, too."""
+    """Claim about the minimum; it also reads what decides whether a run must be there."""
     return Claim(
         id,
         statement,
@@ -344,10 +349,10 @@ def _claim_of_the_minimum(
 CLAIMS: tuple[Claim[BasinsTheory, BasinsMeasured], ...] = (
     _claim_of_the_minimum(
         "deep_minimiser",
-        "three layers and more, lambda > 0: descent from where the loss is below that of every "
+        "with three layers or more and lambda > 0, descent that starts below the loss of every "
         "critical point but the minimum, with a step of at most 1 over a bound of the Hessian "
-        "there, ends at W_L...W_1 = U_r s(Sigma_r) V_r^T, s minimising 1/2 (s - sigma)^2 + "
-        "(lambda L/2) s^{2/L}",
+        "there, ends at W_L...W_1 = U_r s(Sigma_r) V_r^T, where s(sigma) minimises 1/2 (s - "
+        "sigma)^2 + (lambda L/2) s^{2/L}",
         form=lambda outcome: Equal(
             np.broadcast_to(outcome.predicted.minimiser, outcome.measured.near_products.shape),
             outcome.measured.near_products,
@@ -357,8 +362,9 @@ CLAIMS: tuple[Claim[BasinsTheory, BasinsMeasured], ...] = (
     ),
     _claim_of_the_minimum(
         "deep_minimum",
-        "at the value sum_{i<=r} (1/2 (s_i - sigma_i)^2 + (lambda L/2) s_i^{2/L}) + sum_{i>r} "
-        "sigma_i^2/2",
+        "with three layers or more and lambda > 0, descent that starts below the loss of every "
+        "critical point but the minimum ends at the loss sum_{i<=r} (1/2 (s_i - sigma_i)^2 + "
+        "(lambda L/2) s_i^{2/L}) + sum_{i>r} sigma_i^2/2, the least over s_i >= 0",
         form=lambda outcome: Equal(
             np.broadcast_to(outcome.predicted.minimum, outcome.measured.near_ends.shape),
             outcome.measured.near_ends,
@@ -375,7 +381,7 @@ CLAIMS: tuple[Claim[BasinsTheory, BasinsMeasured], ...] = (
 def _share_of_most_modes(
     name: str, scale: float, **expected: Any
 ) -> Finding[BasinsTheory, BasinsMeasured]:
-    """Share of the runs at rest, of random starts of one scale, that keep as much as can be."""
+    """Share of runs at rest, from random starts of one scale, that keep all that can be kept."""
 
     def shares(outcome: BasinsOutcome) -> list[float]:
         theory, run = outcome.predicted, outcome.measured
@@ -384,6 +390,7 @@ def _share_of_most_modes(
         for arrays in zip(*sides, strict=True):  # of one seed
             modes, most = modes_kept(*arrays, outcome.point["depth"], outcome.dtype)
             at_rest = modes[SCALES.index(scale)] >= 0
+            # A target of which no minimum keeps anything, or runs that all move, say nothing.
             if most and np.any(at_rest):
                 of_seeds.append(float(np.mean(modes[SCALES.index(scale)][at_rest] == most)))
         return of_seeds
@@ -420,6 +427,7 @@ def _without_the_last(key: Key[Array, ""], case: Basins, amount: Array) -> Basin
     there, elsewhere = (
         _balanced(case.target, values, case.rank, case.depth) for values in (shrunk, less)
     )
+    # The noise stays as it was drawn: only its centre moves.
     moved = (W + (B - A)[None] for W, A, B in zip(case.near, there, elsewhere, strict=True))
     return dataclasses.replace(case, near=tuple(moved))
 
@@ -427,8 +435,8 @@ def _without_the_last(key: Key[Array, ""], case: Basins, amount: Array) -> Basin
 CONTROLS: tuple[Control[Basins, BasinsTheory, BasinsMeasured], ...] = (
     Control(
         "another_basin",
-        "starts near the local minimum that keeps one singular value less (there deep_minimum "
-        "fails, too)",
+        "starts near the local minimum that keeps one singular value less (deep_minimum fails, "
+        "too)",
         "deep_minimiser",
         case=_without_the_last,
         breaks="applies",

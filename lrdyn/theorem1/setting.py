@@ -153,6 +153,7 @@ def draw_target(
     count = min(rows, cols)
     left, right, *rest = gaussians(key, [(rows, count), (count, cols), *others])
     values, place = target_values(count, target_scale, target_condition), np.arange(count)
+    # Zeros first: they would undo a tie.
     values = jnp.where(place < count - rank_deficit, values, 0.0)
     values = jnp.where((place == rank) & (tie == 1), values[rank - 1], values)
     return (orthogonal(left) * values[None, :]) @ orthogonal(right), rest
@@ -162,6 +163,7 @@ def prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """Leave out default deficits that small targets have no room for."""
     room = min(settings["rows"] + settings["cols"])
     fitting = tuple(d for d in settings["rank_deficit"] if d < room)
+    # A deficit that was asked for is kept, and refused by `check`.
     return settings if "rank_deficit" in given else settings | {"rank_deficit": fitting}
 
 
@@ -185,8 +187,9 @@ def numbers(point: Mapping[str, Any]) -> int:
 # What the claims ask of a run -------------------------------------------------------------------
 
 FEW = 64
-"""Units in the last place that the gradient may leave to go. What it leaves does not grow with the
-steps before: a claim about a point of rest has the tolerance of so many steps."""
+"""Units in the last place below which a gradient is rounding. The distance that such a gradient
+leaves does not grow with the steps before it, so that a claim about a point of rest has the
+tolerance of so many steps."""
 
 
 def start_of(
@@ -203,7 +206,7 @@ def close(outcome: Outcome, largest: Any) -> float:
 
 
 def nearness(outcome: Outcome) -> float:
-    """How near to its end theory must know a run to be, relative to the scale of the claim."""
+    """Distance from its end, relative to the scale of a claim, at which a run has arrived."""
     # Without the factor that covers many entries and cases: what a run still has to go is then a
     # part of what its rounding may leave.
     rounding = tolerance("identity", outcome.dtype, steps=outcome.steps, size=outcome.size)
@@ -211,9 +214,10 @@ def nearness(outcome: Outcome) -> float:
 
 
 def at_rest(outcome: Outcome, distance: Any, scale: float) -> Any:
-    """Whether a gradient, or a bound by it, is round-off alone: some digits of the last place.
+    """Whether a gradient, or a distance bounded by it, is round-off alone.
 
-    A remainder that a run still has to go would not scale with epsilon.
+    A distance that a run still has to go would not shrink with machine epsilon, and an identity
+    would be taken for false.
     """
     least = min(nearness(outcome), FEW * float(np.finfo(outcome.dtype).eps))
     return distance <= least * scale
@@ -222,9 +226,9 @@ def at_rest(outcome: Outcome, distance: Any, scale: float) -> Any:
 def rest_condition(
     target: Float[Array, "k d"], rank: int, decay: Array, depth: int
 ) -> Float[Array, ""]:
-    """Condition of a point of rest, by how far from it a gradient of :data:`FEW` digits may be.
+    """Condition of a point of rest: by how much its distance exceeds a gradient that is rounding.
 
-    1 for two layers, of which other claims are made.
+    It is 1 for two layers, of which no claim is about a point of rest.
     """
     if depth == 2:
         return jnp.ones((), target.dtype)

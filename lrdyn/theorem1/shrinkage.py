@@ -36,9 +36,15 @@ def decayed_loss(
 def schatten_loss(
     shrunk: Float[Array, "*n"], values: Float[Array, "*n"], decay: Scalar, depth: int
 ) -> Float[Array, "*n"]:
-    """What one singular value costs, ``1/2 (s - sigma)^2 + (lambda L / 2) s^{2/L}``.
+    """Cost of one singular value, ``1/2 (s - sigma)^2 + (lambda L / 2) s^{2/L}``.
 
     The second term is the least decay of L layers whose product has the singular value s.
+
+    Args:
+        shrunk: s.
+        values: sigma.
+        decay: lambda.
+        depth: L.
 
     Example:
         >>> schatten_loss(jnp.array([0.0, 1.0]), jnp.ones(2), 0.25, 2).tolist()
@@ -109,9 +115,9 @@ def local_minimum(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> F
 def barrier(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[Array, "n"]:
     """Local maximum of :func:`schatten_loss` between 0 and the other minimum.
 
-    From below it gradient descent runs to 0, whatever costs less: with three layers and more and
-    lambda > 0 the origin is a local minimum. Where there is no other minimum the number says
-    nothing.
+    From below it gradient descent runs to 0, even if the other minimum costs less: with three
+    layers or more and lambda > 0 the origin is a local minimum. Where there is no other minimum the
+    number has no meaning.
 
     Returns:
         The value s of the maximum, 0 without decay; two layers have no barrier.
@@ -125,7 +131,9 @@ def barrier(values: Float[Array, "n"], decay: Scalar, depth: int = 2) -> Float[A
     checks.integer("depth", depth, 2)
     if depth == 2:
         return jnp.zeros_like(values)
+    # Below it the slope falls from lambda: the root there, if any, is the maximum.
     high = _turning_point(values, depth)
+    # In w = s^{1/L}, in which the slope is a polynomial: near s = 0 that of the cost is infinite.
     return _bisect(lambda w: _slope(w, values, decay, depth) > 0, 0 * high, high) ** depth
 
 
@@ -162,6 +170,12 @@ def minimiser(
     :func:`shrink` for more. It is the only one if ``sigma_r > sigma_{r+1}``, or if nothing is left
     of ``sigma_r``.
 
+    Args:
+        target: Phi.
+        rank: r.
+        decay: lambda.
+        depth: L.
+
     Raises:
         ValueError: ``rank`` is out of range.
 
@@ -183,7 +197,14 @@ def minimum(
     """Least value of :func:`decayed_loss`: Theorem 1, item 1.
 
     Two layers: ``lambda sigma_i - lambda^2 / 2`` for i <= r with ``sigma_i > lambda``, and
-    ``sigma_i^2 / 2`` for every other i.
+    ``sigma_i^2 / 2`` for every other i. With more layers :func:`schatten_loss` at what
+    :func:`shrink` leaves takes the place of the former.
+
+    Args:
+        values: sigma, all of them.
+        rank: r.
+        decay: lambda.
+        depth: L.
 
     Example:
         >>> float(minimum(jnp.array([3.0, 2.0, 1.0]), 2, 0.5))

@@ -17,7 +17,7 @@ from lrdyn.theorem1.setting import FLAGS, check, numbers, prepare
 
 THEOREM1 = Theorem(
     "theorem1",
-    "minimisers shrink the singular values of the target, and all saddles are strict",
+    "minimisers shrink the singular values of the target; with two layers all saddles are strict",
     FLAGS,
     (DESCENT, BASINS, CRITICAL_POINTS, AUTOENCODER),
     plots={

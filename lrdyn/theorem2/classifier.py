@@ -68,6 +68,8 @@ def classifier_frame(weights: Annotated[Weights, "k d"], target: Float[Array, "k
         wanted = "more than twice as many columns as rows"
         checks.refuse("target", f"shape {target.shape}", wanted)
     size = linalg.frobenius(target)
+    # On the scale of the product beside it: how independent columns are is judged relative to the
+    # largest.
     unit = target / jnp.where(size > 0, size, 1.0)
     spanning = jnp.concatenate([unit.T, unscaled_product(weights).T], axis=1)
     return propagate(weights[:-1], linalg.complete_basis(spanning))
@@ -94,6 +96,7 @@ def classifier_blocks(frame: Frame, weights: Annotated[Weights, "k d"], size: in
     dim = _square_but_last(weights, len(frame.left))
     checks.integer("size", size, 1, dim - 1)
     square = blocks(frame, weights[:-1], size)
+    # V_L = U_{L-1}: the last layer has no frame of its own on its left side.
     last = jnp.max(jnp.abs(weights[-1] @ frame.left[-1, :, size:]))
     return square._replace(off_block=jnp.append(square.off_block, last))
 
@@ -143,5 +146,6 @@ def classifier_rho(
     learning_rate = checks.nonnegative("learning_rate", learning_rate)
     weight_decay = decays(weight_decay)
     steps = checks.steps(steps)
+    # A step so large that the factor is negative has its powers, too: exponents are whole numbers.
     factor = 1 - learning_rate * jnp.broadcast_to(weight_decay, scales.shape)
     return scales[None, :] * factor[None, :] ** jnp.asarray(steps, scales.dtype)[:, None]

@@ -62,8 +62,8 @@ def make_classifier(
 ) -> Classification:
     """Draw a classifier of K = ``rank`` classes, whose labels have the norm ``target_scale``.
 
-    So the steps of a deep factorisation suit it, too. Labels are what they are: a target that is
-    given says nothing here, nor does a condition.
+    With that norm step sizes that suit a deep factorisation suit the classifier, too. ``target``
+    and ``target_condition`` are ignored: the labels decide both.
     """
     weights_key, inputs_key = jax.random.split(key)
     # 2 d examples or more: X X^T = I takes at least d.
@@ -71,6 +71,7 @@ def make_classifier(
     labels = jnp.arange(rank * per_class) % rank
     one_hot = (labels[None, :] == jnp.arange(rank)[:, None]) * 1.0
     return Classification(
+        # Orthonormal rows are whitened data; the rows of Y are orthogonal, of norm target_scale.
         inputs=orthogonal(jax.random.normal(inputs_key, (dim, len(labels)))),
         outputs=one_hot * target_scale / jnp.sqrt(1.0 * per_class),
         labels=labels,
@@ -142,7 +143,7 @@ class ClassificationTheory(NamedTuple):
 
 
 class ClassificationMeasured(NamedTuple):
-    """What is seen of a classifier that descends, in the frame of its start."""
+    """Layers of a classifier that descends, in the frame of its start."""
 
     class_rho: Float[Array, "step square_layer"] = ABSENT
     """Mean of the diagonal of the bulk block of each layer but the last."""
@@ -186,7 +187,10 @@ def measure_classifier(
     optimizer: optax.GradientTransformation | None = None,
     fixed: Frame | None = None,
 ) -> ClassificationMeasured:
-    """Train the classifier and look at its layers in its frame; or by another rule, in another."""
+    """Train the classifier and measure its layers in its frame.
+
+    Controls train with another optimiser, or measure in another frame.
+    """
     fixed = fixed or classifier.classifier_frame(case.weights, case.target)
     size = 2 * len(case.outputs)
 
@@ -206,11 +210,12 @@ def measure_classifier(
 def _whitened(case: Classification) -> Array:
     dim, count = case.inputs.shape
     error = jnp.max(jnp.abs(case.inputs @ case.inputs.T - jnp.eye(dim)))
+    # An entry of X X^T is a sum over the examples.
     return error <= tolerance("identity", error.dtype, size=count)
 
 
 def _bulk(outcome: Outcome[ClassificationTheory, ClassificationMeasured]) -> Form:
-    """The bulk as predicted; without decay it stays, and its change is a zero."""
+    """Compare the bulk with its formula; without decay it stays, and its change must be 0."""
     theory, run = outcome.predicted, outcome.measured
     scale = np.max(run.singular_values)
     if setting.change_of(theory.class_rho) > 0:
@@ -233,6 +238,7 @@ def colour(key: Key[Array, ""], case: Classification, amount: Array) -> Classifi
 
 
 def _from_identity(case: Classification) -> ClassificationTheory:
+    """Reduced problem whose last layer starts from the first K rows of eps_L I."""
     target, _ = reduced_problem(case)
     *square, last = reduced_start(case.scales, target.shape[1])
     run = reduced_run(case, target, (*square, last[: len(target)]), end_to_end)
@@ -244,7 +250,7 @@ def _adam(case: Classification) -> ClassificationMeasured:
 
 
 def _frame_of_the_target(case: Classification) -> ClassificationMeasured:
-    """Blocks in a frame that spans row(Phi), and otherwise whatever completes it."""
+    """Blocks in a frame of row(Phi) and arbitrary directions, without those of the start."""
     rows = linalg.complete_basis(case.target.T)
     return measure_classifier(case, fixed=propagate(case.weights[:-1], rows))
 
@@ -259,8 +265,9 @@ CLASSIFICATION = Scenario[Classification, ClassificationTheory, ClassificationMe
     claims=(
         zero_claim(
             "class_off_block",
-            "classifier on whitened data: off-diagonal blocks and W_L V_{L,2} are zero, m = d - 2K "
-            "(the formula is that of the frame: the other side is 0)",
+            "for a classifier on whitened data, the off-diagonal blocks of every layer l < L and "
+            "W_L V_{L,2} are 0 in the frame, with m = d - 2K bulk directions (theory gives the "
+            "frame; the blocks are compared with 0)",
             lambda run: run.class_off_block,
             moves=lambda theory: theory.class_product,
             scale=lambda run: run.singular_values,
@@ -268,7 +275,8 @@ CLASSIFICATION = Scenario[Classification, ClassificationTheory, ClassificationMe
         ),
         Claim(
             "class_rho",
-            "rho_l(t) = eps_l (1 - eta lambda_l)^t for l < L",
+            "for a classifier on whitened data, the bulk of every layer l < L only decays: "
+            "rho_l(t) = eps_l (1 - eta lambda_l)^t",
             form=_bulk,
             reads=lambda theory, run: (
                 theory.class_rho,
@@ -280,7 +288,8 @@ CLASSIFICATION = Scenario[Classification, ClassificationTheory, ClassificationMe
         ),
         Claim(
             "class_product",
-            "W(t) V_{1,1} follows the reduced problem of width 2K",
+            "for a classifier on whitened data, W_L...W_1 V_{1,1} follows gradient descent on "
+            "the reduced problem of width 2K",
             compares=lambda theory, run: (theory.class_product, run.class_product),
             condition=lambda theory: theory.condition_product,
             undecided=setting.undecided_below(lambda theory: theory.class_product),
@@ -323,7 +332,7 @@ CLASSIFICATION = Scenario[Classification, ClassificationTheory, ClassificationMe
     ),
     hypotheses=HYPOTHESES,
     narrow=lambda settings: (
-        # Labels have the condition that they have: no row says another.
+        # The labels decide the condition: no row of the table must name another.
         setting.first_shapes(settings) | {"target_condition": (setting.USUAL_CONDITION,)}
     ),
     steps="steps",

@@ -47,10 +47,13 @@ def collapse_metrics(
 
     def ratio(features: Array) -> Array:
         means = features @ membership / jnp.sum(membership, axis=0, keepdims=True)
+        # Both are means: over the examples, and over classes of equal size.
         within = jnp.sum((features - means @ membership.T) ** 2) / features.shape[1]
         between = jnp.sum((means - jnp.mean(means, axis=1, keepdims=True)) ** 2) / classes
         return within / between
 
+    # D_0 to D_{L-1}: behind the last layer, which has learned the labels, the scatter within
+    # classes is the error that is left.
     features, ratios = inputs, []
     for W in weights:
         ratios.append(ratio(features))
@@ -81,7 +84,7 @@ def collapse_ratio(scale: Number, per_class: int, depth: int) -> Number:
 
 @checked
 def collapse_lower_bound(ratio: Number, dim: int, classes: int, depth: int) -> Number:
-    """How far below :func:`collapse_ratio` the collapse per layer can be at convergence.
+    """Lower bound of the collapse per layer at convergence, over :func:`collapse_ratio`.
 
     Within-class variance lives in d - K directions. The bulk, d - 2K of them, shrinks by exactly
     eps at each layer, the others by less than that; the signal of layer l has

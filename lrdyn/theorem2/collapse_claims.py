@@ -27,10 +27,11 @@ from lrdyn.theorem2.classifier_claims import (
 )
 
 PER_CLASS = 10
+"""n, examples of a class, as in the published slopes."""
 
 
 class CollapseTheory(NamedTuple):
-    """What is predicted of the classes between the layers, without decay."""
+    """Collapse between the layers, as theory has it without decay."""
 
     collapse: Float[Array, ""] = ABSENT
     """p = eps^2 / n^{1/L}, the ratio of neighbouring layers' collapse metrics."""
@@ -43,10 +44,10 @@ class CollapseTheory(NamedTuple):
 
 
 class CollapseMeasured(NamedTuple):
-    """What is measured of a classifier that descends."""
+    """Collapse between the layers of a classifier that has descended."""
 
     collapse: Float[Array, ""] = ABSENT
-    """(D_{L-1} / D_0)^{1/(L-1)}: a geometric mean over the layers, so that no fit is to explain."""
+    """(D_{L-1} / D_0)^{1/(L-1)}: a geometric mean over the layers, which needs no fit."""
     collapse_metric: Float[Array, "square_layer"] = ABSENT
     """D_l, scatter within classes over scatter between them, behind each layer but the last."""
     collapse_loss: Float[Array, "step"] = ABSENT
@@ -58,11 +59,12 @@ class CollapseMeasured(NamedTuple):
 
 
 def make_collapse(key: Key[Array, ""], *, depth: int, **flags: Any) -> Classification:
-    """Draw a classifier with half the step at which its minimum turns unstable.
+    """Draw a classifier with half the step size at which descent leaves its minimum.
 
-    The curvature there is L n^{(L-1)/L}.
+    The curvature of the minimum is L n^{(L-1)/L}.
     """
     stable = 1 / (depth * PER_CLASS ** ((depth - 1) / depth))
+    # With rows of norm n^{1/2} the entries of Y are 0 and 1.
     flags |= {"learning_rate": stable, "target_scale": PER_CLASS**0.5}
     return make_classifier(key, depth=depth, per_class=PER_CLASS, **flags)
 
@@ -108,7 +110,7 @@ def _interval(outcome: Outcome[CollapseTheory, CollapseMeasured]) -> tuple[Form,
 
 
 def _decayed(case: Classification) -> CollapseMeasured:
-    """Descent with decay, by which the bulk fades."""
+    """Descent with decay, under which the bulk shrinks at every step."""
     return measure_collapse(dataclasses.replace(case, weight_decay=case.weight_decay + 0.1))
 
 
@@ -136,8 +138,9 @@ COLLAPSE = Scenario[Classification, CollapseTheory, CollapseMeasured](
     claims=(
         Claim(
             "collapse",
-            "D_{l+1} / D_l is about eps^2 / n^{1/L} at convergence without decay; approximate, "
-            "gap c_0 / n + c_2 eps^2: here 1 to 2 %, tolerance 3 %",
+            "at convergence without decay, D_{l+1} / D_l of a classifier is about eps^2 / "
+            "n^{1/L} (geometric mean over the layers), D_l = tr Sigma_W / tr Sigma_B behind "
+            "layer l; the gap is c_0 / n + c_2 eps^2: here 1 to 2 %, tolerance 3 %",
             kind="limit",
             compares=lambda theory, run: (theory.collapse, run.collapse),
             reads=lambda theory, run: (theory.collapse, run.collapse, theory.collapse_loss),
@@ -146,8 +149,9 @@ COLLAPSE = Scenario[Classification, CollapseTheory, CollapseMeasured](
         ),
         Claim(
             "collapse_interval",
-            "p ((d-2K)/(d-K))^{1/(L-1)} (1-p)^{1/L} <= (D_{L-1}/D_0)^{1/(L-1)} <= p, "
-            "p = eps^2 / n^{1/L}",
+            "at convergence without decay on d examples, p ((d-2K)/(d-K))^{1/(L-1)} (1-p)^{1/L} "
+            "<= (D_{L-1}/D_0)^{1/(L-1)} <= p, p = eps^2 / n^{1/L}, D_l = tr Sigma_W / tr Sigma_B "
+            "behind layer l of a classifier",
             kind="bound",
             form=_interval,
             reads=lambda theory, run: (
@@ -160,7 +164,8 @@ COLLAPSE = Scenario[Classification, CollapseTheory, CollapseMeasured](
         ),
         Claim(
             "collapse_loss",
-            "on the way there f(t) is the loss of the problem of width 2K",
+            "without decay on d whitened examples, the loss f(t) of a classifier is that of the "
+            "reduced problem of width 2K at every step up to convergence",
             compares=lambda theory, run: (theory.collapse_loss, run.collapse_loss),
         ),
     ),

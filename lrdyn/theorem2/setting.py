@@ -107,7 +107,9 @@ SIZE = between(1e-12, 1e12)
 """Where float32 loses nothing: a gradient below its least number, 1e-38, times the largest step
 does not reach the last digit of the smallest layer, 1e-15 with the largest spread."""
 DECAY = between(1e-12, 1e12, zero=True)
+"""Weight decays: 0, or sizes for which float32 loses nothing."""
 SPREAD = between(1e-6, 1e6)
+"""Ratios of the last layer to the first."""
 
 CONDITION = Flag(
     "target_condition",
@@ -210,7 +212,7 @@ AXES = ("init_scale", "depth", "rank")
 
 
 def numbers(point: Mapping[str, Any]) -> int:
-    """Numbers of a case: the layers at their start and while they are trained, and the target."""
+    """Count the numbers of a case: layers at their start, layers in training, and target."""
     return (2 * point["depth"] + 1) * point["dim"] ** 2
 
 
@@ -247,7 +249,7 @@ def target_values(rank: int, scale: Any, condition: Any = 2.0) -> Float[Array, "
         ([1.0, 0.75, 0.5], [1.0, 0.5625, 0.25])
     """
     even = initialization.spaced_singular_values(rank)
-    # A power of 1 may round.
+    # log2(2) and a power of 1 may round: the usual target is to be evenly spaced exactly.
     return scale * jnp.where(condition == 2, even, even ** jnp.log2(condition))
 
 
@@ -305,7 +307,7 @@ def check(point: Mapping[str, Any]) -> None:
 
 
 class DenseRun(NamedTuple):
-    """What is seen of the dense layers while they descend."""
+    """Dense layers while they descend, in the frame and by their SVD."""
 
     rho: Float[Array, "step layer"]
     """rho_l, the mean of the diagonal of the bulk block of U_l^T W_l V_l."""
@@ -333,9 +335,17 @@ def dense_run(
     loss: Callable[[Weights], Float[Array, ""]] | None = None,
     optimizer: optax.GradientTransformation | None = None,
 ) -> DenseRun:
-    """Train the dense layers and look at them in a frame and by their SVD."""
+    """Train the dense layers and measure them in a frame and by their SVD.
+
+    Args:
+        case: start, target and rates.
+        fixed: the frame, which does not move with the layers.
+        loss: another loss than that of the case, for a control or the mean loss.
+        optimizer: another optimiser than gradient descent at the rates of the case.
+    """
 
     def record(weights: Weights) -> dict[str, Array]:
+        # Reduced while the run goes on: only blocks and spectra of the records are kept.
         blocks = subspace.blocks(fixed, weights, 2 * case.rank)
         return {
             "rho": blocks.rho,
@@ -356,7 +366,8 @@ def dense_run(
 
 
 SPARE = 2
-"""Dimensions of the bulk that theory's own run keeps: one would not see that it stays symmetric."""
+"""Dimensions of the bulk that theory's own run keeps: with one alone the bulk block would be a
+multiple of the identity whatever happened."""
 
 
 def theory_run(
@@ -373,8 +384,14 @@ def theory_run(
     before the next, which the rounding of the first reaches while it is small; and where an orbit
     becomes unstable what leaves it has been small for long. All three are a
     :class:`~lrdyn.core.Trajectory`.
+
+    Args:
+        case: start, target and rates.
+        record: maps the layers of theory's own run to what its twins are compared in.
+        centred: how many times the product at the start is subtracted, 0 or 1.
     """
     moving = 2 * case.rank
+    # The bulk may have a single dimension.
     spare = min(SPARE, len(case.target) - moving)
 
     def run(data: tuple[Array, Weights, Weights]) -> Trajectory:
@@ -398,11 +415,12 @@ def parts_of(layers: Float[Array, "... s s"], moving: int) -> dict[str, Array]:
 
 
 def orthogonal_start(case: OrthogonalDescent) -> Array:
-    """Check that every layer starts as its scale times (semi-)orthogonal, wide or square."""
+    """Check that every layer starts as its scale times a matrix with orthonormal rows."""
 
     def error(W: Array, scale: Array) -> Array:
         return jnp.max(jnp.abs((W / scale) @ (W / scale).T - jnp.eye(W.shape[0])))
 
+    # Layers of one shape in one batch, which compiles once.
     if len({W.shape for W in case.weights}) == 1:
         errors = jax.vmap(error)(jnp.stack(case.weights), case.scales)
     else:
@@ -413,6 +431,7 @@ def orthogonal_start(case: OrthogonalDescent) -> Array:
 
 def _rank_at_most_r(case: DeepFactorization) -> Array:
     values = singular_values(case.target)
+    # The next singular value of a target of rank r is rounding, on the scale of sigma_1.
     limit = tolerance("identity", values.dtype, size=len(case.target))
     return values[case.rank] <= limit * values[0]
 
@@ -432,6 +451,7 @@ def toward_gaussian(
     dim, depth = case.target.shape[0], len(case.weights)
     gaussian = initialization.gaussian_layers(key, (dim,) * (depth + 1), case.scales)
     mixed = [(1 - amount) * W + amount * G for W, G in zip(case.weights, gaussian, strict=True)]
+    # The norm of eps_l times an orthogonal matrix: the start is as large as before.
     sizes = case.scales * jnp.sqrt(1.0 * dim)
     weights = [W * (size / linalg.frobenius(W)) for W, size in zip(mixed, sizes, strict=True)]
     return dataclasses.replace(case, weights=tuple(weights))
@@ -465,6 +485,8 @@ AT = {"dim": 16, "depth": 3, "rank": 2, "init_scale": 1.0, "steps": 50}
 
 def departures(claim: str, prefix: str = "") -> tuple[Control[Any, Any, Any], ...]:
     """Controls that leave the hypotheses by degrees, until a claim fails."""
+    # From where nothing shows in float64 to where everything does. Entries are hidden in whole
+    # numbers: a smaller share than 0.004 hides none of 16 x 16.
     wide, entries = (1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0), (0.004, 0.02, 0.1, 0.3, 0.5)
     return (
         Control(
@@ -517,7 +539,7 @@ def weights_claim(
     scale: Callable[[M], Any],
     condition: Callable[[T], Any],
 ) -> Claim[T, M]:
-    """Arrays of weights agree on the scale of the weights.
+    """Claim that arrays of weights agree, on the scale of the weights.
 
     Args:
         id: short name of the claim.
@@ -534,6 +556,7 @@ def weights_claim(
         largest = np.max(scale(outcome.measured))
         pairs = [pair(outcome.predicted, outcome.measured) for pair in compares]
         return tuple(
+            # Who knows nothing says that nothing moves.
             Equal(predicted, measured, scale=largest, null=start_of(predicted))
             for predicted, measured in pairs
         )
@@ -550,7 +573,7 @@ def zero_claim(
     scale: Callable[[M], Any],
     condition: Callable[[T], Any],
 ) -> Claim[T, M]:
-    """An array of no negative entries is zero on the scale of the weights.
+    """Claim that an array without negative entries is zero, on the scale of the weights.
 
     Args:
         id: short name of the claim.
@@ -584,7 +607,11 @@ def change_of(values: Numbers) -> float:
 
 
 def undecided_below(product: Callable[[T], Any]) -> Callable[[Outcome[T, M]], str]:
-    """Why products of layers cannot be compared, from one that theory predicts (see ``Claim``)."""
+    """Make the ``undecided`` of a claim about products of layers: why they have no digits.
+
+    Args:
+        product: ``lambda theory: theory.loss``, the products that theory predicts.
+    """
     (name,) = names_of(product)
 
     def reason(outcome: Outcome[T, M]) -> str:

@@ -35,14 +35,14 @@ from lrdyn.theorem2.subspace import product_of_others, reduced_spectra
 
 
 class FactorizationTheory(NamedTuple):
-    """What the frame, 2r x 2r blocks and L scalars say of a whole run."""
+    """A whole run, from the frame, 2r x 2r blocks and L scalars."""
 
     rho: Float[Array, "step layer"] = ABSENT
     """rho_l, the value that d - 2r singular values of a layer share, up to its sign."""
     reduced: Float[Array, "step layer row column"] = ABSENT
     """Wt_l, layers of gradient descent on the 2r-dimensional problem from eps_l I."""
     singular_values: Float[Array, "step layer index"] = ABSENT
-    """Those of W_l: of Wt_l, and d - 2r times |rho_l|; largest first."""
+    """Singular values of W_l: of Wt_l, and d - 2r times |rho_l|; largest first."""
     loss: Float[Array, "step"] = ABSENT
     """1/2 ||Wt_L ... Wt_1 - Phi~||_F^2 + (d - 2r) / 2 prod_l rho_l^2."""
     diverges: Int[Array, ""] = ABSENT
@@ -58,7 +58,7 @@ class FactorizationTheory(NamedTuple):
 
 
 class FactorizationMeasured(NamedTuple):
-    """What is seen of dense layers that descend, in the frame of the start."""
+    """Dense layers that descend, in the frame of the start."""
 
     rho: Float[Array, "step layer"] = ABSENT
     """Mean of the diagonal of the bulk block U_{l,2}^T W_l V_{l,2}."""
@@ -83,6 +83,8 @@ def predict(case: DeepFactorization) -> FactorizationTheory:
     dim, moving, bulk = len(case.target), 2 * case.rank, case.bulk
     runs = setting.theory_run(case, jnp.stack)
     inner = setting.parts_of(runs.run.records, moving)["inner"]
+    # Each claim has the amplification of its own blocks: bulk and moving part are apart to first
+    # order.
     of_parts = conditions(runs, lambda run: setting.parts_of(run.records, moving))
     products = jax.vmap(lambda layers: end_to_end(tuple(layers)))(inner)
     moving_loss = 0.5 * linalg.frobenius(products - case.reduced_target[None]) ** 2
@@ -92,6 +94,7 @@ def predict(case: DeepFactorization) -> FactorizationTheory:
         singular_values=jax.vmap(lambda W, b: reduced_spectra(W, b, dim))(inner, bulk),
         loss=moving_loss + _bulk_loss(case, bulk),
         diverges=runs.run.diverged_at,
+        # Spectra and losses mix all blocks.
         condition=jnp.max(jnp.stack(jax.tree.leaves(of_parts))),
         condition_inner=of_parts["inner"],
         condition_off_block=of_parts["off_block"],
@@ -108,7 +111,10 @@ def measure(
     optimizer: optax.GradientTransformation | None = None,
     fixed: subspace.Frame | None = None,
 ) -> FactorizationMeasured:
-    """Dense gradient descent with automatic gradients, or another optimiser, or frame."""
+    """Dense gradient descent with automatic gradients.
+
+    Controls train with another optimiser, or measure in another frame.
+    """
     run = setting.dense_run(case, case.frame if fixed is None else fixed, optimizer=optimizer)
     return FactorizationMeasured(
         rho=run.rho,
@@ -125,7 +131,7 @@ def measure(
 def _wrong_rho(
     others: Callable[[Float[Array, "depth"]], Float[Array, "depth"]],
 ) -> Callable[[DeepFactorization], FactorizationTheory]:
-    """The recursion with the product over the other layers replaced."""
+    """Make a theory whose recursion has something else for the product over the other layers."""
 
     def predict_wrong(case: DeepFactorization) -> FactorizationTheory:
         def step(_: Array, values: Array) -> Array:
@@ -138,17 +144,19 @@ def _wrong_rho(
 
 
 def _adam(case: DeepFactorization) -> FactorizationMeasured:
+    # A first step of Adam moves every entry by its rate, however small the gradient.
     return measure(case, optax.adam(0.1 * case.learning_rate))
 
 
 def _frame_of_the_rows(case: DeepFactorization) -> FactorizationMeasured:
-    """Blocks in a frame that spans row(Phi), and otherwise whatever completes it."""
+    """Blocks in a frame of row(Phi) and arbitrary directions, without those of the start."""
+    # Half of the space of step 1: without Q^T col(Phi).
     rows = linalg.svd(case.target)[2][: case.rank].T
     return measure(case, fixed=subspace.propagate(case.weights, linalg.complete_basis(rows)))
 
 
 def _one_entry(row: int, column: int) -> Callable[[DeepFactorization], FactorizationMeasured]:
-    """Layers of the start with one entry off the blocks."""
+    """Make a run that returns the layers of the start with one entry outside of the blocks."""
 
     def measure_wrong(case: DeepFactorization) -> FactorizationMeasured:
         (U, V), mixed = case.frame, jnp.zeros_like(case.target).at[row, column].set(0.1)
@@ -167,6 +175,7 @@ def _transposed(case: DeepFactorization) -> FactorizationTheory:
 
 def _bulk_beyond_r(case: DeepFactorization, once: Once = each_time) -> FactorizationTheory:
     right, rank = once(predict, case), case.rank
+    # As if only r directions moved, where 2r do: those of Phi and those of the start.
     values = jax.vmap(lambda W: singular_values(W)[:, :rank])(right.reduced)
     shape = (*right.rho.shape, len(case.target) - rank)
     still = jnp.broadcast_to(jnp.abs(right.rho)[:, :, None], shape)
@@ -189,8 +198,9 @@ FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMe
     claims=(
         zero_claim(
             "off_block",
-            "U_l^T W_l(t) V_l has zero off-diagonal blocks for all t "
-            "(the formula is that of the frame: the other side is 0)",
+            "in the frame U_l, V_l that start and target fix, the off-diagonal blocks of U_l^T "
+            "W_l(t) V_l are 0 for all l and t (theory gives the frame; the blocks are compared "
+            "with 0)",
             lambda run: run.off_block,
             moves=lambda theory: theory.reduced,
             scale=lambda run: run.singular_values,
@@ -198,7 +208,8 @@ FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMe
         ),
         zero_claim(
             "bulk",
-            "its bulk block is a multiple of the identity (the other side is 0)",
+            "in the frame of Theorem 2 the bulk block U_{l,2}^T W_l(t) V_{l,2} is a multiple of "
+            "the identity for all l and t (what is left beside the multiple is compared with 0)",
             lambda run: run.bulk_deviation,
             moves=lambda theory: theory.reduced,
             scale=lambda run: run.singular_values,
@@ -206,28 +217,32 @@ FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMe
         ),
         weights_claim(
             "rho",
-            "rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta prod_{k != l} rho_k(t)^2)",
+            "the bulk singular values follow rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta "
+            "prod_{k != l} rho_k(t)^2) from rho_l(0) = eps_l",
             lambda theory, run: (theory.rho, run.rho),
             scale=lambda run: run.singular_values,
             condition=lambda theory: theory.condition_bulk,
         ),
         weights_claim(
             "reduced",
-            "Wt_l is gradient descent on the 2r-dimensional problem from eps_l I",
+            "the moving blocks Wt_l = U_{l,1}^T W_l V_{l,1} follow gradient descent on the "
+            "problem of width 2r with the target U_{L,1}^T Phi V_{1,1}, from eps_l I",
             lambda theory, run: (theory.reduced, run.reduced),
             scale=lambda run: run.singular_values,
             condition=lambda theory: theory.condition_inner,
         ),
         weights_claim(
             "spectra",
-            "singular values of W_l(t) are those of Wt_l(t) and |rho_l(t)|, d - 2r times",
+            "the singular values of W_l(t) are those of the moving block Wt_l(t) and, d - 2r "
+            "times, |rho_l(t)|",
             lambda theory, run: (theory.singular_values, run.singular_values),
             scale=lambda run: run.singular_values,
             condition=lambda theory: theory.condition,
         ),
         Claim(
             "loss",
-            "f(t) = 1/2 ||Wt_L...Wt_1 - Phi~||^2 + (d - 2r)/2 prod rho_l^2",
+            "the loss is f(t) = 1/2 ||Wt_L...Wt_1 - Phi~||^2 + (d - 2r)/2 prod_l rho_l^2 for all "
+            "t, Phi~ = U_{L,1}^T Phi V_{1,1}",
             compares=lambda theory, run: (theory.loss, run.loss),
             condition=lambda theory: theory.condition,
             undecided=setting.undecided_below(lambda theory: theory.loss),
@@ -312,7 +327,7 @@ FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMe
 
 
 class MeanLossTheory(NamedTuple):
-    """What is predicted of a descent on the mean loss: that of the sum with rates of its own."""
+    """Descent on the mean loss, predicted as that on the sum with other rates."""
 
     mean_rho: Float[Array, "step layer"] = ABSENT
     """rho_l of the theorem."""
@@ -325,7 +340,7 @@ class MeanLossTheory(NamedTuple):
 
 
 class MeanLossMeasured(NamedTuple):
-    """What is seen of dense layers that descend on the mean loss, in the frame of the start."""
+    """Dense layers that descend on the mean loss, in the frame of the start."""
 
     mean_rho: Float[Array, "step layer"] = ABSENT
     """Mean of the diagonal of the bulk block."""
@@ -354,6 +369,7 @@ def measure_mean_loss(
     case: DeepFactorization, decay_factor: float | None = None
 ) -> MeanLossMeasured:
     """Descend on the mean over d^2 entries with eta d^2 and lambda / d^2, or another quotient."""
+    # Step 5 of the proof read backwards: eta' = eta d^2 and lambda' = lambda / d^2.
     entries = case.target.size
     rule = gradient_descent(
         case.learning_rate * entries, case.weight_decay / (decay_factor or entries)
@@ -382,7 +398,8 @@ MEAN_LOSS = Scenario[DeepFactorization, MeanLossTheory, MeanLossMeasured](
     claims=(
         weights_claim(
             "mean_loss",
-            "1/2 mean over d^2 entries: the same trajectory with eta / d^2 and lambda d^2",
+            "gradient descent with eta and lambda on half the mean over d^2 entries takes the "
+            "trajectory of half the sum with eta / d^2 and lambda d^2",
             lambda theory, run: (theory.mean_rho, run.mean_rho),
             lambda theory, run: (theory.mean_reduced, run.mean_reduced),
             scale=lambda run: run.singular_values,
@@ -409,7 +426,8 @@ MEAN_LOSS = Scenario[DeepFactorization, MeanLossTheory, MeanLossMeasured](
     diverges=lambda theory: theory.diverges,
     diverged=lambda run: run.diverged_at,
     at=setting.AT | {"weight_decay": 1e-3},
-    sides="the same, against the mean loss with eta d^2 and lambda / d^2",
+    sides="2r x 2r layers and L scalars against dense layers on the mean loss with eta d^2 and "
+    "lambda / d^2",
 )
 
 THEOREM2 = Theorem(

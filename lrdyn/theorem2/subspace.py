@@ -48,7 +48,7 @@ class Frame(NamedTuple):
 
 @checked
 def checked_frame(frame: Frame) -> Frame:
-    """A frame with as many square matrices on either side.
+    """Check that a frame has as many square matrices on either side, and return it.
 
     Example:
         >>> checked_frame(Frame(jnp.ones((2, 3, 3)), jnp.ones((1, 3, 3))))
@@ -61,7 +61,13 @@ def checked_frame(frame: Frame) -> Frame:
 def square_layers(
     weights: Weights, depth: int | None = None, dim: int | None = None, name: str = "weights"
 ) -> tuple[Weights, int]:
-    """Square layers of one size, and that size; ``depth`` and ``dim`` if they are given.
+    """Check that layers are square and of one size, and return them with that size.
+
+    Args:
+        weights: the layers.
+        depth: how many there must be, if it is given.
+        dim: their size, if it is given; else that of the first.
+        name: what messages call them.
 
     Example:
         >>> square_layers((jnp.ones((2, 2)), jnp.ones((3, 2))))
@@ -83,6 +89,7 @@ def start_scales(weights: Weights) -> Float[Array, "depth"]:
         >>> start_scales((3 * jnp.eye(4),)).tolist()
         [3.0]
     """
+    # Layers of one shape in one batch, which compiles once.
     if len({W.shape for W in weights}) == 1:
         return linalg.frobenius(jnp.stack(weights)) / jnp.sqrt(min(weights[0].shape))
     return jnp.stack([linalg.frobenius(W) / jnp.sqrt(min(W.shape)) for W in weights])
@@ -119,6 +126,8 @@ def frame(weights: Square, target: Float[Array, "d d"], rank: int) -> Frame:
     dim = len(target)
     if dim <= 2 * rank:
         checks.refuse("rank", f"{rank} with dim {dim}", "dim > 2 rank")
+    # r columns for each space, whatever the rank of Phi: where they are dependent, others of the
+    # complement take their place.
     left, _, right = linalg.svd(target)
     spanning = [right[:rank].T, unscaled_product(weights).T @ left[:, :rank]]
     return propagate(weights, linalg.complete_basis(jnp.concatenate(spanning, axis=1)))
@@ -148,6 +157,7 @@ def propagate(weights: Square, right: Float[Array, "d d"]) -> Frame:
     """
     bases = [right]
     for W, scale in zip(weights, start_scales(weights), strict=True):
+        # Orthogonal if W / eps_l is; no QR, which would hide it if a start is not.
         bases.append(W @ bases[-1] / scale)
     return Frame(jnp.stack(bases[1:]), jnp.stack(bases[:-1]))
 
@@ -188,6 +198,8 @@ def rho(
     length = interval_length(checks.steps(steps))
 
     def step(_: Any, values: Array) -> Array:
+        # Step 3 of the proof: in the bulk the target is 0, so that the gradient in the l-th layer
+        # is rho_l times the squares of the others.
         return values * (1 - learning_rate * (weight_decay + product_of_others(values**2)))
 
     # Loops of its own: it shares none with the descent that it is compared with.
@@ -220,6 +232,7 @@ def reduced_target(frame: Frame, target: Float[Array, "d d"], size: int) -> Floa
         (2, 2)
     """
     checks.integer("size", size, 1, len(target))
+    # The target stands between the outer sides of the product: those of the last and first layer.
     return frame.left[-1, :, :size].T @ target @ frame.right[0, :, :size]
 
 
@@ -259,7 +272,7 @@ def reduced_dynamics(
         weight_decay: lambda, or one for each layer (mean loss: lambda d^2).
         steps: increasing step numbers at which to record.
         start: other reduced weights to start from, for example those of an earlier run.
-        record: maps the reduced weights to what is kept.
+        record: maps the reduced weights to what is recorded.
 
     Example:
         >>> run = reduced_dynamics(jnp.eye(2), jnp.ones(2) / 2, 0.1, 0.0, jnp.array([0, 500]))
@@ -297,6 +310,14 @@ def reduced_lanes(
     are the same for all. For ``sweep(..., batched=True, lanes=64)``, or for any number of runs at a
     time; from blocks of about 20 x 20 on ``vmap`` is as fast.
 
+    Args:
+        targets: reduced targets, one a run.
+        scales: ``(eps_1, ..., eps_L)`` of each run.
+        learning_rate: eta of each run.
+        weight_decay: lambda of each run, or of each of its layers.
+        steps: increasing step numbers at which to record.
+        record: maps the reduced weights of a run to what is recorded.
+
     Example:
         >>> targets, ones = jnp.stack([jnp.eye(2), 2 * jnp.eye(2)]), jnp.ones(2)
         >>> run = reduced_lanes(targets, jnp.ones((2, 2)), 0.1 * ones, 0.0 * ones, jnp.array([300]))
@@ -324,6 +345,11 @@ def expand(
 ) -> Weights:
     """Full weights from the reduced ones, ``U_l blkdiag(Wt_l, rho_l I) V_l^T``.
 
+    Args:
+        frame: frame of Theorem 2.
+        reduced: reduced layers ``Wt_l``.
+        bulk: rho_l.
+
     Example:
         >>> identity = Frame(jnp.eye(3)[None], jnp.eye(3)[None])
         >>> expand(identity, (jnp.ones((1, 1)),), jnp.array([2.0]))[0].diagonal().tolist()
@@ -333,6 +359,7 @@ def expand(
     s = len(reduced[0])
     checks.integer("the size of reduced", s, 1, frame.left.shape[1])
     return tuple(
+        # Thin products: the d x d block matrix is never formed.
         U[:, :s] @ Wt @ V[:, :s].T + rho * U[:, s:] @ V[:, s:].T
         for U, V, Wt, rho in zip(frame.left, frame.right, reduced, bulk, strict=True)
     )
@@ -344,6 +371,11 @@ def reduced_spectra(
 ) -> Float[Array, "depth d"]:
     """Singular values of the full layers, decreasing: of ``Wt_l``, and |rho_l| d - s times.
 
+    Args:
+        reduced: reduced layers ``Wt_l``, s x s.
+        bulk: rho_l.
+        dim: d.
+
     Example:
         >>> reduced_spectra(jnp.full((1, 1, 1), 2.0), jnp.array([-3.0]), 3).tolist()
         [[3.0, 3.0, 2.0]]
@@ -351,6 +383,7 @@ def reduced_spectra(
     checks.integer("dim", dim, reduced.shape[1])
     checks.allocation({"dim": dim}, (len(reduced), dim), dtype=reduced.dtype)
     moving = singular_values(reduced)
+    # rho_l may be negative after a step that is too large; a singular value is its size.
     still = jnp.broadcast_to(jnp.abs(bulk)[:, None], (bulk.shape[0], dim - moving.shape[1]))
     return jnp.sort(jnp.concatenate([moving, still], axis=1), axis=1, descending=True)
 
@@ -372,6 +405,11 @@ class Blocks(NamedTuple):
 def blocks(frame: Frame, weights: Square, size: int) -> Blocks:
     """Measure layers in the frame: blocks of ``U_l^T W_l V_l`` split after ``size``.
 
+    Args:
+        frame: frame of Theorem 2.
+        weights: square layers at any time.
+        size: 2r, of the moving block.
+
     Example:
         >>> identity = Frame(jnp.eye(3)[None], jnp.eye(3)[None])
         >>> blocks(identity, (jnp.diag(jnp.array([5.0, 2.0, 2.0])),), 1).rho.tolist()
@@ -388,6 +426,7 @@ def blocks(frame: Frame, weights: Square, size: int) -> Blocks:
         jnp.max(jnp.abs(rotated[:, size:, :size]), axis=(1, 2)),
     )
     bulk = rotated[:, size:, size:]
+    # The multiple of I that is nearest to the block in the Frobenius norm.
     mean = jnp.trace(bulk, axis1=1, axis2=2) / bulk.shape[-1]
     identity = jnp.eye(bulk.shape[-1], dtype=bulk.dtype)
     deviation = jnp.max(jnp.abs(bulk - mean[:, None, None] * identity[None]), axis=(1, 2))

@@ -22,9 +22,11 @@ from lrdyn.theorem3.masked_autoencoder import patches, pool_images, within_patch
 from lrdyn.theorem3.network import EnumeratedCase
 
 STEPS = 24_000
-"""Steps of training."""
+"""Steps of training: with the momentum enough for conditions up to 3,300 in float64 and 7,500 in
+float32 (see :func:`lrdyn.theorem3.masked_autoencoder_claims.too_short`)."""
 
 MOMENTUM = 0.9
+"""Momentum of Nesterov's method."""
 
 START = 0.2
 """Scale of the factors of the narrow autoencoder where training starts."""
@@ -63,7 +65,7 @@ class Autoencoding(EnumeratedCase):
 
 
 class MaskedAutoencoderMeasured(NamedTuple):
-    """What is measured on each data set: sums over all masks, and trained autoencoders."""
+    """Sums over all masks and trained autoencoders, for each data set."""
 
     marginal: Float[Array, "data"] = ABSENT
     """Loss of the autoencoder that is no minimiser, summed over all masks."""
@@ -76,9 +78,9 @@ class MaskedAutoencoderMeasured(NamedTuple):
     bottleneck_value: Float[Array, "data"] = ABSENT
     """Its loss, summed over all masks."""
     penalty: Float[Array, "data autoencoder"] = ABSENT
-    """What masks add at their mean to A = I, and to an A that is no minimiser."""
+    """Penalties of masks for A = I, and for an A that is no minimiser."""
     attained: Float[Array, ""] = ABSENT
-    """What they add to A = I on data whose rows are orthogonal and of equal norm."""
+    """Penalty for A = I on data whose rows are orthogonal and of equal norm."""
     masked_marginal: Float[Array, "data"] = ABSENT
     """Loss on the masked entries alone of the one that is no minimiser."""
     masked_optimum: Float[Array, "data row column"] = ABSENT
@@ -126,6 +128,7 @@ def _data(frame: Float[Array, "m m"], cols: int) -> Float[Array, "sets m n"]:
     values = np.pad(np.geomspace(1.0, 1 / 8, rank), (0, rows - rank))
     sets = [_examples(frame, values, count)]
     if HAS_MNIST:
+        # Only singular vectors and values of the images: the examples are rotated, see `_examples`.
         left, values = (jnp.asarray(x, frame.dtype) for x in _digits(rows))
         sets.append(_examples(left, values, count))
     return jnp.stack(sets)
@@ -145,6 +148,7 @@ def _examples(left: Array, values: np.ndarray | Array, count: int) -> Float[Arra
 @functools.cache
 def _digits(rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Left singular vectors and values of the 5,000 images of MNIST, on a grid of so many cells."""
+    # The grid of so many cells that is nearest to a square.
     across = max(c for c in range(1, int(rows**0.5) + 1) if rows % c == 0)
     features = pool_images(mnist().inputs, (rows // across, across))
     left, values, _ = np.linalg.svd(features / np.sqrt(features.shape[1]), full_matrices=False)
@@ -176,7 +180,9 @@ def _expected(
 
 
 def _added(case: Autoencoding, autoencoder: Array, data: Array) -> Float[Array, ""]:
-    """What masks add to the loss at their mean: of the expected loss it may be a small part."""
+    """Penalty that masks add to the loss at their mean."""
+    # Summed on its own: near p = 1 it is a small part of the expected loss, and the difference of
+    # two losses would cancel.
     mean = case.masks.probabilities @ case.all_masks
 
     def squared_distance(mask: Array) -> Array:
@@ -206,6 +212,7 @@ class Quadratic(eqx.Module):
 def _summed(case: Autoencoding, moment: Array, weights: Float[Array, "k rows"]) -> Quadratic:
     """Half the loss, but for a constant, summed over all masks weighted for each row of A."""
     masks = case.all_masks
+    # E M M^T over all masks, for each row of A: times S it is the second moment of what is seen.
     together = jnp.tensordot(weights.T, masks[:, :, None] * masks[:, None, :], 1)
     return Quadratic(together * moment[None], (weights.T @ masks) * moment)
 
@@ -215,9 +222,14 @@ Trained = tuple[Array, tuple[Array, Array], Array]
 
 
 def narrow_rate(keep_prob: Any, groups: np.ndarray) -> Any:
-    """Step of the factors over that of A: each is curved by the other, of norm^2 about that of A.
+    """Step size of the factors over that of A.
 
-    D is at least S over the number of patches, so that ``Q^{-1/2} S Q^{-1/2} <= 1 / least``.
+    Each factor is curved by the square of the other, which is about the norm of A. D is at least S
+    over the number of patches, so that ``Q^{-1/2} S Q^{-1/2} <= 1 / least``.
+
+    Args:
+        keep_prob: p.
+        groups: number of the patch of each feature.
     """
     least = keep_prob + (1 - keep_prob) / (int(max(groups)) + 1)
     return least / 8
@@ -229,6 +241,7 @@ def _train(case: Autoencoding, data: Array) -> Trained:
     weights = jnp.broadcast_to(probabilities, (len(probabilities), len(data)))
     of_all = _summed(case, moment, weights)
     of_hidden = _summed(case, moment, probabilities * (1 - case.all_masks))
+    # The Frobenius norm is at least the largest curvature.
     rate, theta = 1 / jnp.linalg.norm(of_all.second[0]), case.keep_prob
     # One run of one optimiser: a factor on the loss of the narrow one is a factor on its step.
     slower = narrow_rate(theta, case.patch_of)
@@ -255,6 +268,7 @@ def measure(case: Autoencoding) -> MaskedAutoencoderMeasured:
 def measure_untrained(case: Autoencoding) -> MaskedAutoencoderMeasured:
     """Losses without training, over masks that mostly show everything; diagonal blocks halved."""
     everything = jnp.all(case.masks.support == 1, axis=1)
+    # Far from the distribution of the case, so that no expected loss is near its formula.
     probabilities = 0.1 * case.masks.probabilities + 0.9 * everything
     other = dataclasses.replace(case, masks=case.masks._replace(probabilities=probabilities))
     start = (case.anything, case.factors, case.anything)
@@ -264,12 +278,12 @@ def measure_untrained(case: Autoencoding) -> MaskedAutoencoderMeasured:
 
 
 def added_at_identity(case: Autoencoding, data: Array) -> Float[Array, ""]:
-    """What masks add to the loss of A = I."""
+    """Penalty that masks add to the loss of A = I."""
     return _added(case, jnp.eye(len(data), dtype=data.dtype), data)
 
 
 def _measured(case: Autoencoding, data: Array, trained: Trained) -> MaskedAutoencoderMeasured:
-    """Everything of one data set."""
+    """All that is measured on one data set, with the autoencoders that were trained on it."""
     full, factors, guess = trained
     narrow, blocks = factors[1] @ factors[0], within_patches(guess, case.patch_of)
     return MaskedAutoencoderMeasured(

@@ -59,6 +59,7 @@ def support_norm(values: Float[Array, "d"], support: int) -> Float[Array, ""]:
     level = jnp.sum(jnp.where(beyond, values, 0.0), axis=1) / jnp.arange(
         1, support + 1, dtype=values.dtype
     )
+    # A row for each r; sorted below, since only the k largest entries decide its dual norm.
     dual = jnp.where(beyond, level[:, None], values[None, :])
     sizes = jnp.sqrt(jnp.sum(jnp.sort(dual, axis=1)[:, dim - support :] ** 2, axis=1))
     bounds = jnp.sum(dual * values[None, :], axis=1) / jnp.where(sizes == 0, 1.0, sizes)
@@ -116,10 +117,14 @@ def support_factors(
     left, values, right = linalg.svd(matrix)
     support = min(block, len(values))
     sizes, shares = _support_split(values, support)
+    # Dealt in turn: a block gets vectors that are B apart in the list, which share no entry if
+    # there are enough blocks, so that their sum of outer products is a projection.
     units = _tetris(blocks * shares, blocks * support).reshape(support, blocks, len(values))
     units = jnp.pad(units, ((0, block - support), (0, 0), (0, 0)))  # zeros fill larger blocks
     units = jnp.swapaxes(units, 0, 1).reshape(blocks * block, len(values))
     scaled = units * jnp.sqrt(sizes / blocks)[None, :]
+    # U diag(s)^{1/2} f_l for each unit, and its transpose in V: (1/B) sum_j U S^{1/2} P_j S^{1/2}
+    # V^T.
     return left @ scaled.T, scaled @ right
 
 
@@ -138,7 +143,8 @@ def enough_blocks(matrix: Float[Array, "m n"], block: int, blocks: int) -> Array
     shares = _shares(values, min(block, len(values)))
     rounding = len(values) * jnp.finfo(values.dtype).eps
     inside = (shares > rounding) & (1 - shares > rounding) & (values > rounding * values[0])
-    rare, common = blocks * shares >= 2 - rounding, blocks * (1 - shares) >= 2 - rounding
+    # Shares are rounded, and not their products with the number of blocks.
+    rare, common = shares >= 2 / blocks - rounding, 1 - shares >= 2 / blocks - rounding
     return jnp.all(~inside | (rare & common))
 
 
@@ -153,6 +159,7 @@ def _shares(values: Float[Array, "d"], support: int) -> Float[Array, "d"]:
     tiny = jnp.finfo(values.dtype).tiny
     # At the upper end the sum of w_i / level alone is at most k; tiny keeps 0 / 0 out where Z = 0.
     start = jnp.zeros_like(values[0]), jnp.sum(values) / support + tiny
+    # Twice the digits: the level can be small beside the interval.
     level = jax.lax.fori_loop(0, 2 * jnp.finfo(values.dtype).nmant + 20, halve, start)[1]
     return jnp.minimum(values / level, 1.0)
 

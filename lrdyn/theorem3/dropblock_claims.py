@@ -40,7 +40,7 @@ class BlockFactorization(eqx.Module):
 
 
 class BlocksTheory(NamedTuple):
-    """What is predicted of masks on blocks of b units, kept with probability theta."""
+    """Losses and penalties of masks on blocks of b units, kept with probability theta."""
 
     dropblock: Float[Array, ""] = ABSENT
     """Loss at the mean of the masks and ``(1-theta)/theta sum_j ||U_j V_j^T||_F^2``, in sum."""
@@ -57,7 +57,7 @@ class BlocksTheory(NamedTuple):
 
 
 class BlocksMeasured(NamedTuple):
-    """What is measured: sums over all masks, and penalties of factors."""
+    """Sums over all masks, and penalties of factors."""
 
     dropblock: Float[Array, ""] = ABSENT
     """Loss summed over all masks with their probabilities."""
@@ -80,6 +80,7 @@ def make_case(
     columns, lines = reflection(column[0])[:, :rank], reflection(line[0])[:rank]
     return BlockFactorization(
         network=make_network(draws, keep_prob, block_size),
+        # Spaced values are far from 0, so that rounding does not decide how Z is split.
         matrix=(columns * spaced_singular_values(rank)[None, :]) @ lines,
         # Enough for most matrices: the projections of rank b are split into so many parts.
         blocks=8 * rank,
@@ -90,7 +91,7 @@ def make_case(
 
 
 def _least_penalties(case: BlockFactorization, norm: Callable[[Array, int], Array]) -> BlocksTheory:
-    """The least penalties, if that is the norm whose square they are."""
+    """Least penalties, from the norm whose square they are: that of the theorem or another."""
     network = case.network
     factor = dropout_penalties.odds(network.keep_prob)
     bound = factor * norm(network.product, network.block) ** 2
@@ -131,6 +132,7 @@ def _penalties_of_product(case: BlockFactorization, scaled: bool) -> Float[Array
     """
     network = case.network
     theta, (left, right) = _keep_prob_at(case, network.width), network.factors
+    # Masks of their own probability: theta(h) is not that of the case.
     masks = block_masks(network.width, network.block, theta)
     divisor = theta if scaled else jnp.ones_like(theta)
 
@@ -149,7 +151,7 @@ def _penalties_of_product(case: BlockFactorization, scaled: bool) -> Float[Array
 
 
 def _penalty_of_factors(left: Array, right: Array, theta: Array, block: int) -> Float[Array, ""]:
-    """What masks of blocks add to the loss of factors, each block by its two masks.
+    """Penalty that masks of blocks add to the loss of factors, each block by its two masks.
 
     The factors are turned within each block first: the theorem holds in any basis of a block.
     """
@@ -191,6 +193,7 @@ def _enough_blocks(outcome: Outcome[BlocksTheory, BlocksMeasured]) -> bool:
 
 
 def _nuclear_for_support(case: BlockFactorization) -> BlocksTheory:
+    """Least penalties from the nuclear norm, that of blocks of one unit."""
     return _least_penalties(case, lambda matrix, block: nuclear(matrix))
 
 
@@ -204,6 +207,7 @@ def _blocks_as_units(case: BlockFactorization) -> BlocksTheory:
 
 
 def _fixed_theta(case: BlockFactorization) -> BlocksMeasured:
+    """Penalty of the best factors at p itself, whatever the width."""
     block = case.network.block
     left, right = dropblock.support_factors(case.matrix, block, case.blocks)
     return BlocksMeasured(
@@ -217,6 +221,7 @@ def _wrong_masks(case: BlockFactorization) -> BlocksMeasured:
     bounds = _penalties_of_product(case, scaled=False)
     return BlocksMeasured(
         dropblock=_expected_loss(network, block_masks(network.width, 1, network.keep_prob)),
+        # A penalty of Z in the place of that of the matrix, which the control leaves alone.
         dropblock_bound=jnp.append(bounds, bounds[0]),
     )
 
@@ -245,20 +250,22 @@ DROPBLOCK = Scenario[BlockFactorization, BlocksTheory, BlocksMeasured](
     claims=(
         Claim(
             "dropblock",
-            "masks on blocks of b units add ((1-theta)/theta) sum_j ||U_j V_j^T||_F^2, over all "
-            "masks",
+            "masks on blocks of b hidden units add ((1-theta)/theta) sum_j ||U_j V_j^T||_F^2 to "
+            "the expected loss, over all masks",
             compares=lambda theory, run: (theory.dropblock, run.dropblock),
         ),
         lower_bound(
             "dropblock_bound",
-            "with theta(h) = b p/(h - (h-b) p) every factorisation of Z has a penalty of at least "
-            "((1-p)/p) times the square of its spectral b-support norm",
+            "with theta(h) = b p/(h - (h-b) p) every factorisation of Z has a DropBlock penalty "
+            "of at least ((1-p)/p) times the square of the spectral b-support norm of Z",
             compares=lambda theory, run: (theory.dropblock_bound, run.dropblock_bound),
             condition=lambda theory: theory.rounded_chance,
         ),
         Claim(
             "dropblock_least",
-            "attained with enough blocks",
+            "with theta(h) = b p/(h - (h-b) p) and enough blocks, the least DropBlock penalty of "
+            "a factorisation of Z is ((1-p)/p) times the square of the spectral b-support norm "
+            "of Z",
             compares=lambda theory, run: (theory.dropblock_least, run.dropblock_least),
             reads=lambda theory, run: (theory.enough_blocks,),
             applies=_enough_blocks,
@@ -266,7 +273,8 @@ DROPBLOCK = Scenario[BlockFactorization, BlocksTheory, BlocksMeasured](
         ),
         Claim(
             "dropblock_product",
-            "by factors whose product is Z",
+            "the factors with the least DropBlock penalty, if there are enough blocks, have the "
+            "product Z",
             compares=lambda theory, run: (theory.dropblock_product, run.dropblock_product),
             steps=DECOMPOSED,
             reads=lambda theory, run: (theory.enough_blocks,),
@@ -300,14 +308,14 @@ DROPBLOCK = Scenario[BlockFactorization, BlocksTheory, BlocksMeasured](
         ),
         Control(
             "too_few_blocks",
-            "two blocks",
+            "two blocks alone",
             "dropblock_product",
             case=_too_few,
             breaks="applies",
         ),
         Control(
             "one_block",
-            "the best that a single block can be, of rank b",
+            "the best approximation that a single block can be, of rank b",
             "dropblock_product",
             measure=lambda case: BlocksMeasured(dropblock_product=_best_of_rank_b(case)),
         ),

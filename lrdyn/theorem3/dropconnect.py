@@ -19,7 +19,7 @@ def dropconnect_penalty(
     *,
     layer: int,
 ) -> Float[Array, ""]:
-    """What masks on the weights of one of two layers add (DropConnect).
+    """Penalty that masks on the weights of one of two layers add (DropConnect).
 
     On ``W_2`` it is the penalty of dropout; on ``W_1`` it is ``((1-theta)/theta) sum_ik
     ||w_{2,i}||^2 W_{1,ik}^2 ||x_k||^2`` with ``x_k`` the k-th row of X.

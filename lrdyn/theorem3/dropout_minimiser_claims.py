@@ -33,7 +33,7 @@ SHARE = 24
 """Gradient descent takes so many times the steps of a stochastic run."""
 
 HALVES = 2
-"""The steps of a stochastic run are halved after this part of it, and end at 1/3."""
+"""A stochastic run has halved its step size after 1 / HALVES of its steps; it ends at a third."""
 
 STEP = 0.5
 """First step of a stochastic run, over theta and the largest singular value of Y P, which is 1."""
@@ -45,7 +45,7 @@ LARGEST = 4 / 3
 """Largest singular value of X."""
 
 STEADY = 10.0
-"""Time over which a transient must decay, in units of its own: to 5e-5."""
+"""Time over which a transient must decay, in units of its own time: to exp(-10), or 5e-5."""
 
 
 class DropoutRegression(MaskedCase):
@@ -64,7 +64,7 @@ class DropoutRegression(MaskedCase):
 
 
 class MinimiserTheory(NamedTuple):
-    """What is predicted from the singular values of Y P, and what it takes to get there."""
+    """Minimiser and means of training from the singular values of Y P, and what they take."""
 
     dropout_minimiser: Float[Array, "row column"] = ABSENT
     """Z at the minimum of the expected loss."""
@@ -87,7 +87,7 @@ class MinimiserTheory(NamedTuple):
 
 
 class MinimiserMeasured(NamedTuple):
-    """What is measured of descent on the expected loss, and of training with random masks."""
+    """Descent on the expected loss, and training with random masks."""
 
     dropout_minimiser: Float[Array, "row column"] = ABSENT
     """Z at the end of descent."""
@@ -144,6 +144,7 @@ def make_case(
     small = jnp.sqrt(0.3 / ((1 + np.sqrt(width / rows)) ** 2 + 2 * (1 - keep_prob) / keep_prob))
     return DropoutRegression(
         inputs=(left * scales[None, :]) @ lines,
+        # A part that no network can reach, outside of the rows of X.
         target=reached + 0.1 * (noise - (noise @ lines.T) @ lines),
         weights=(small * first / np.sqrt(rows), small * second / np.sqrt(rows)),
         fitted=((hidden @ lines.T / scales[None, :]) @ left.T, fitted),
@@ -188,6 +189,8 @@ def _attained(case: DropoutRegression, minimiser: dropout_minimum.Shrinkage) -> 
     strength = dropout_penalties.dropout_strength(case.keep_prob, case.width)
     fit = jnp.sum((case.target - minimiser.product) ** 2)
     steps = stochastic_steps(case)
+    # What is left of each direction: the mean of the last layer follows descent on the expected
+    # loss (dropout.md, Why 7).
     left = jnp.prod(1 - steps[:, None] * _spectrum(case)[None, :], axis=0)
     return MinimiserTheory(
         dropout_minimiser=minimiser.product,
@@ -235,7 +238,7 @@ def _curvature(case: DropoutRegression) -> Float[Array, ""]:
 
 
 def descend(case: DropoutRegression) -> MinimiserMeasured:
-    """Gradient descent on the expected loss."""
+    """Gradient descent on the expected loss, which knows the penalty by its formula."""
     rule, ends = gradient_descent(case.learning_rate), np.asarray([0, case.steps])
     run = simulate(lambda W: expected_loss(case, W), case.weights, rule, ends)
     slopes = jax.grad(lambda W: expected_loss(case, W))(run.params)
@@ -265,6 +268,7 @@ def train_last(case: DropoutRegression, keep_prob: Array) -> Float[Array, "runs 
         u_i^T Z v_i at the end of each run, 0 where the minimiser has no such direction.
     """
     minimiser, steps = closed_form(case), stochastic_steps(case)
+    # The first layer of a minimiser: equalised factors, of which the right one is W_1 X.
     _, right = dropout_penalties.equalized_factors(minimiser.product, case.width)
     first = dropout_minimum.input_layer(right, case.inputs)
 
@@ -372,6 +376,7 @@ def gap(outcome: MinimiserOutcome) -> float:
     """Least distance of a singular value of Y P from being chosen otherwise, over the largest."""
     spectrum, threshold = outcome.predicted.spectrum, outcome.predicted.threshold
     width = int(outcome.point["width"])
+    # A value at the threshold is kept or not by rounding.
     distance = np.min(np.abs(spectrum[:width] - threshold))
     if width < len(spectrum) and spectrum[width - 1] > threshold:
         # A full choice can be exchanged for what was left out.
@@ -439,13 +444,15 @@ def too_rare_for_products(outcome: MinimiserOutcome) -> str:
 def _end_test(outcome: MinimiserOutcome) -> Test:
     """Test of the nuclear norms ``sum_{i<=q} u_i^T Z v_i`` at the end of each run."""
     expected = float(np.sum(outcome.predicted.stochastic_values))
+    # Their sum: directions of one run are not independent, and one test has one alarm.
     ends, skewness = np.sum(outcome.measured.stochastic_ends, axis=1), _skewness(outcome, LAST)
     off = max(mean_p(factor * expected, ends, skewness) for factor in (0.9, 1.1))
     return Test(mean_p(expected, ends, skewness), off)
 
 
 def _drift_test(outcome: MinimiserOutcome) -> Test:
-    """Test of how far each run moved, less what pulled it: the fit and the odds times the units."""
+    """Test of how far each run moved, less the pulls of the fit and of the odds times the units."""
+    # The odds come in here, so that other odds are judged from the same runs: the alternative.
     fit, units = np.asarray(outcome.measured.pulled).T
 
     def p_if_odds(odds: Any) -> float:
@@ -474,12 +481,14 @@ def _independence_test(outcome: MinimiserOutcome) -> Test:
 
 
 def _without_width(case: DropoutRegression) -> MinimiserTheory:
+    """Minimiser with (1-theta)/theta for c, without the width."""
     target = dropout_minimum.project_rows(case.target, case.inputs)
     strength = dropout_penalties.odds(case.keep_prob)
     return _attained(case, dropout_minimum.shrink_squared(target, strength, case.width))
 
 
 def _not_projected(case: DropoutRegression) -> MinimiserTheory:
+    """Minimiser for Y itself, of which the rows of X reach a part only."""
     strength = dropout_penalties.dropout_strength(case.keep_prob, case.width)
     return _attained(case, dropout_minimum.shrink_squared(case.target, strength, case.width))
 
@@ -494,7 +503,7 @@ def _soft_thresholded(case: DropoutRegression) -> MinimiserTheory:
 
 
 def _other_run(case: DropoutRegression) -> MinimiserMeasured:
-    """Descent, to its end, at a theta of theta^2; masks drawn with it; or masks used twice."""
+    """Runs of several controls: descent and masks at theta^2 for theta, and masks used twice."""
     squared = case.keep_prob**2
     run = _trained(case, descend(eqx.tree_at(lambda c: c.keep_prob, case, squared)), squared)
     return run._replace(products=train_both(case, case.keep_prob, uses=2).products)
@@ -503,8 +512,8 @@ def _other_run(case: DropoutRegression) -> MinimiserMeasured:
 # The scenario --------------------------------------------------------------------------------
 
 _STUDENT = (
-    f"Student's test of {RUNS} runs, {RUNS - 1} degrees of freedom, its p times the factor by "
-    "which the skewness of rare masks can falsify it"
+    f"Student's test of {RUNS} runs, its p times the factor by which the skewness of rare masks "
+    "can falsify it"
 )
 
 MINIMISER = Scenario[DropoutRegression, MinimiserTheory, MinimiserMeasured](
@@ -517,9 +526,10 @@ MINIMISER = Scenario[DropoutRegression, MinimiserTheory, MinimiserMeasured](
     claims=(
         Claim(
             "dropout_minimiser",
-            "gradient descent on the expected loss ends at Z = U (Sigma - mu_q I)_+ V^T, from Y P "
-            "= U Sigma V^T and c = (1-theta)/(theta h) (undecided while the gradient is not down "
-            "to rounding times the gap: no number of steps is known)",
+            "gradient descent on the expected loss of dropout ends at Z = U (Sigma - mu_q I)_+ "
+            "V^T with Y P = U Sigma V^T, mu_q = c/(1 + c q) sum_{i<=q} sigma_i, c = "
+            "(1-theta)/(theta h) (undecided while the gradient is above rounding times the gap: "
+            "no number of steps is known)",
             compares=lambda theory, run: (theory.dropout_minimiser, run.dropout_minimiser),
             reads=lambda theory, run: (
                 run.gradient,
@@ -532,8 +542,9 @@ MINIMISER = Scenario[DropoutRegression, MinimiserTheory, MinimiserMeasured](
         ),
         Claim(
             "dropout_minimum",
-            "the expected loss there is the minimum of ||Y - Z||_F^2 + c ||Z||_*^2 over rank Z <= "
-            "h",
+            "gradient descent on the expected loss of dropout ends at the minimum of ||Y - "
+            "Z||_F^2 + c ||Z||_*^2 over all Z of rank h or less with rows in the row space of X, "
+            "c = (1-theta)/(theta h)",
             compares=lambda theory, run: (theory.dropout_minimum, run.dropout_minimum),
             reads=lambda theory, run: (
                 run.gradient,
@@ -547,9 +558,10 @@ MINIMISER = Scenario[DropoutRegression, MinimiserTheory, MinimiserMeasured](
         Claim(
             "stochastic",
             "training the last layer with random masks, from 0 above the first layer of the "
-            "minimiser, ends there: the mean of sum_{i<=q} u_i^T Z v_i is sum_{i<=q} (sigma_i - "
-            "mu_q) (1 - prod_t (1 - eta_t sigma_i)), ||Z||_* if sigma_q sum_t eta_t >= "
-            f"{STEADY:g} (and h > 1); {_STUDENT}; alternative: ends larger or smaller by a tenth",
+            "minimiser, ends at the minimiser: the mean of sum_{i<=q} u_i^T Z v_i is sum_{i<=q} "
+            "(sigma_i - mu_q) (1 - prod_t (1 - eta_t sigma_i)), which is ||Z||_* if sigma_q "
+            f"sum_t eta_t >= {STEADY:g} (and h > 1); {_STUDENT}; alternative: ends larger or "
+            "smaller by a tenth",
             kind="statistical",
             form=_end_test,
             reads=lambda theory, run: (
@@ -563,9 +575,10 @@ MINIMISER = Scenario[DropoutRegression, MinimiserTheory, MinimiserMeasured](
         ),
         Claim(
             "stochastic_drift",
-            "training both layers with random masks moves them, in the mean, against the gradient "
-            "of the expected loss: the mean of <W(0), W(T) - W(0) + sum_t eta_t grad(W(t))> is 0; "
-            f"{_STUDENT}; alternative: odds larger or smaller by a quarter",
+            "training both layers with random masks moves them, in the mean, against the "
+            "gradient of the expected loss: <W(0), W(T) - W(0) + sum_t eta_t grad(W(t))> has the "
+            f"mean 0; {_STUDENT}; alternative: odds (1-theta)/theta larger or smaller by a "
+            "quarter",
             kind="statistical",
             form=_drift_test,
             reads=lambda theory, run: (
@@ -578,9 +591,10 @@ MINIMISER = Scenario[DropoutRegression, MinimiserTheory, MinimiserMeasured](
         ),
         Claim(
             "stochastic_noise",
-            "the masks of successive steps are independent: with n_t the part of step t along W(0) "
-            "that the gradient of the expected loss leaves unexplained, sum_t n_t n_{t+1} has "
-            f"the mean 0; {_STUDENT}; alternative: every mask used for two steps, sum_t n_t^2 / 2",
+            "the masks of successive steps are independent: sum_t n_t n_{t+1} has the mean 0, "
+            "n_t the part of step t along W(0) that the gradient of the expected loss does not "
+            f"explain; {_STUDENT}; alternative: every mask used for two steps, for which the mean "
+            "is that of sum_t n_t^2 / 2",
             kind="statistical",
             form=_independence_test,
             reads=lambda theory, run: (

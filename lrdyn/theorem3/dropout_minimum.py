@@ -49,8 +49,9 @@ class Shrinkage(NamedTuple):
     rank: Int[Array, ""]
     """q."""
     left: Float[Array, "m k"]
+    """Left singular vectors of Z, and of the matrix that was shrunk."""
     right: Float[Array, "k n"]
-    """Singular vectors of Z, and of the matrix that was shrunk."""
+    """Right singular vectors, as rows."""
 
 
 @checked
@@ -66,8 +67,8 @@ def shrink_squared(matrix: Float[Array, "m n"], strength: Scalar, width: int) ->
         width: h.
 
     Example:
-        >>> found = shrink_squared(jnp.diag(jnp.array([3.0, 1.0, 0.1])), 0.5, 3)
-        >>> found.values.tolist(), int(found.rank)
+        >>> shrunk = shrink_squared(jnp.diag(jnp.array([3.0, 1.0, 0.1])), 0.5, 3)
+        >>> shrunk.values.tolist(), int(shrunk.rank)
         ([2.0, 0.0, 0.0], 1)
     """
     strength = checks.nonnegative("strength", strength)
@@ -83,6 +84,11 @@ def shrink_squared_values(
 ) -> tuple[Float[Array, "k"], Float[Array, ""], Int[Array, ""]]:
     """Singular values at the minimum, for :func:`shrink_squared`.
 
+    Args:
+        values: singular values of Y, decreasing.
+        strength: c >= 0.
+        width: h.
+
     Returns:
         The shrunk values, the threshold mu_q and q.
 
@@ -96,6 +102,7 @@ def shrink_squared_values(
     count = jnp.arange(1, len(values) + 1)
     of_size = count.astype(values.dtype)
     thresholds = strength / (1 + strength * of_size) * jnp.cumsum(values)
+    # Up to q the thresholds rise with each value that is above them, and from there on none is.
     rank = jnp.max(jnp.where((values > thresholds) & (count <= width), count, 0))
     threshold = jnp.where(rank > 0, thresholds[jnp.maximum(rank - 1, 0)], 0.0)
     return jnp.where(count <= rank, values - threshold, 0.0), threshold, rank
@@ -109,6 +116,12 @@ def dropout_minimiser(
 
     It minimises ``||Y P - Z||_F^2 + ((1-theta)/(theta h)) ||Z||_*^2`` over rank Z <= h, where P
     projects onto the row space of X: the rest of Y is a constant.
+
+    Args:
+        target: Y.
+        inputs: X, one example a column.
+        keep_prob: theta.
+        width: h.
 
     Example:
         >>> dropout_minimiser(2 * jnp.eye(1), jnp.eye(1), 0.5, 1).product.tolist()
@@ -132,6 +145,7 @@ def input_layer(right: Float[Array, "h n"], inputs: Float[Array, "d n"]) -> Floa
         [[0.5, 0.0], [0.0, 0.5]]
     """
     left, values, rows, has_data = _data_directions(inputs)
+    # The pseudo-inverse: directions without data have no weight in the smallest layer.
     inverse = jnp.where(has_data, 1 / jnp.where(has_data, values, 1.0), 0.0)
     return ((right @ rows.T) * inverse[None, :]) @ left.T
 
@@ -242,6 +256,7 @@ def dropout_descent(
 
     def step(t: Array, weights: Layers) -> Layers:
         rate = decreasing_step(t.astype(inputs.dtype), learning_rate, keep_prob, halve_after)
+        # The mask of a step depends on its number alone, so that any step can be drawn again.
         mask = draw_mask(jax.random.fold_in(key, t), weights[0].shape[0], keep_prob)
         return dropout_step(mask, weights, inputs, target, keep_prob, rate)
 

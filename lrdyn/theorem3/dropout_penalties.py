@@ -1,4 +1,4 @@
-"""What dropout of one hidden layer adds to the squared loss, and the factors that keep it least."""
+"""Penalty that dropout of one hidden layer adds to the squared loss, and factors with the least."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def _term_sizes(
 def dropout_penalty(
     left: Float[Array, "m h"], right: Float[Array, "h n"], keep_prob: Scalar, *, block: int = 1
 ) -> Float[Array, ""]:
-    """What dropout adds to the squared loss, ``((1-theta)/theta) sum_j ||U_j V_j||_F^2``.
+    """Penalty that dropout adds to the squared loss, ``((1-theta)/theta) sum_j ||U_j V_j||_F^2``.
 
     The sum is over hidden units (dropout) or over blocks of them (DropBlock).
 
@@ -74,6 +74,13 @@ def dropout_loss(
     block: int = 1,
 ) -> Float[Array, ""]:
     """Expected squared loss of dropout, ``||Y - U V||_F^2`` and :func:`dropout_penalty`.
+
+    Args:
+        left: U = W_2.
+        right: V = W_1 X.
+        target: Y.
+        keep_prob: theta; masks are scaled by 1/theta.
+        block: b, hidden units that are dropped together.
 
     Returns:
         The loss, a scalar (without the factor 1/2 of the losses that are trained).
@@ -167,6 +174,7 @@ def equalize(
         turn = eye + pair.T @ (jnp.stack([cos, -sin, sin, cos]).reshape(2, 2) - eye2) @ pair
         return turn.T @ spread @ turn, turns @ turn
 
+    # The last entry needs no turn: what is left of the trace is the mean.
     _, turns = jax.lax.fori_loop(0, width - 1, rotate, (left.T @ left, eye))
     return left @ turns, turns.T @ right
 
@@ -207,5 +215,7 @@ def equalized_factors(
     left, values, right = linalg.svd(matrix)
     roots = jnp.sqrt(values[:width])
     more = max(width - len(roots), 0)
+    # Balanced factors of the SVD, U^T U = V V^T = diag(sigma); units beyond the rank are 0 at
+    # first.
     left = jnp.pad(left[:, :width] * roots[None, :], ((0, 0), (0, more)))
     return equalize(left, jnp.pad(roots[:, None] * right[:width], ((0, more), (0, 0))))

@@ -81,7 +81,7 @@ class Dropout(eqx.Module):
 
 
 class DropoutTheory(NamedTuple):
-    """What is predicted from norms and formulas, Z = W_2 W_1 X and c = (1-theta)/(theta h)."""
+    """Losses and penalties from norms and formulas, Z = W_2 W_1 X and c = (1-theta)/(theta h)."""
 
     penalty: Float[Array, ""] = ABSENT
     """Fit and ``(1-theta)/theta sum_i ||u_i||^2 ||v_i||^2``: expected loss of masks over theta."""
@@ -122,7 +122,7 @@ class DropoutTheory(NamedTuple):
 
 
 class DropoutMeasured(NamedTuple):
-    """What is measured: sums over all masks, and penalties of factors by the masks of each unit."""
+    """Sums over all masks, and penalties of factors by the masks of each unit."""
 
     penalty: Float[Array, ""] = ABSENT
     """Loss summed over all masks over theta."""
@@ -147,13 +147,13 @@ class DropoutMeasured(NamedTuple):
     layers: Float[Array, ""] = ABSENT
     """Loss of three layers summed over all masks of both hidden layers."""
     layers_bound: Float[Array, ""] = ABSENT
-    """What these masks add to the output of three layers."""
+    """Penalty that these masks add for three layers."""
     layers_rank_one: Float[Array, ""] = ABSENT
-    """What they add to that of a map of rank one, spread evenly."""
+    """Penalty for a map of rank one, spread evenly."""
     layers_schatten: Float[Array, ""] = ABSENT
-    """What they add to that of three layers, as in ``layers_bound``; the other bound's side."""
+    """Penalty for three layers, as in ``layers_bound``, against the other bound."""
     layers_rank_two: Float[Array, ""] = ABSENT
-    """What they add to that of a map of two equal singular values, spread evenly."""
+    """Penalty for a map of two equal singular values, spread evenly."""
     dropconnect_input: Float[Array, ""] = ABSENT
     """Loss of the tiny network summed over all masks of the weights of W_1."""
     dropconnect_output: Float[Array, ""] = ABSENT
@@ -186,7 +186,7 @@ def _deep_loss(case: Dropout, penalty: Array) -> Float[Array, ""]:
 
 
 def _layer_bounds(case: Dropout, widths: tuple[int, ...]) -> DropoutTheory:
-    """The bound on the penalty of the deeper network, and that of two maps that are simple."""
+    """Bound of the penalty of the deeper network, and penalties of two simple maps."""
     inputs = case.network.inputs
     nu = several_dropout_layers.layers_strength(case.network.keep_prob, widths)
     rank_one = case.column[:, None] * (case.row @ inputs)[None, :]
@@ -266,7 +266,7 @@ def _losses(case: Dropout, deep: MaskDistribution, single: MaskDistribution) -> 
 
 
 def _deep_penalties(case: Dropout, divisor: Array) -> DropoutMeasured:
-    """What masks over a divisor add to the output of layers, over all masks of all layers."""
+    """Penalties of masks over a divisor for several layers, over all masks of all layers."""
     inputs = case.network.inputs
     # The layers of the identity on two dimensions, spread evenly.
     eye = jnp.eye(2, dtype=inputs.dtype)
@@ -304,7 +304,7 @@ def _two_units(outcome: Outcome[DropoutTheory, DropoutMeasured]) -> bool:
 
 
 # What is broken ------------------------------------------------------------------------------
-# Each function returns what its controls look at, and no more: a control is compiled like a claim.
+# Each function returns what its controls look at and no more: what is returned is compiled.
 
 
 def _without_width(case: Dropout) -> DropoutTheory:
@@ -384,102 +384,111 @@ DROPOUT = Scenario[Dropout, DropoutTheory, DropoutMeasured](
         Claim(
             "penalty",
             "E ||Y - W_2 diag(R/theta) W_1 X||_F^2 = ||Y - W_2 W_1 X||_F^2 + ((1-theta)/theta) "
-            "sum_i ||w_{2,i}||^2 ||w_{1,i}^T X||^2, over all 2^h masks",
+            "sum_i ||w_{2,i}||^2 ||w_{1,i}^T X||^2 over all 2^h masks R of dropout",
             compares=lambda theory, run: (theory.penalty, run.penalty),
         ),
         Claim(
             "unscaled_masks",
             "E ||Y - W_2 diag(R) W_1 X||_F^2 = ||Y - theta W_2 W_1 X||_F^2 + theta (1-theta) "
-            "sum_i ...",
+            "sum_i ||w_{2,i}||^2 ||w_{1,i}^T X||^2 over all 2^h masks R, not divided by theta",
             compares=lambda theory, run: (theory.unscaled_masks, run.unscaled_masks),
         ),
         lower_bound(
             "factorisations",
-            "every factorisation of Z has a penalty of at least ((1-theta)/(theta h)) ||Z||_*^2",
+            "every factorisation of Z with h units has a dropout penalty of at least "
+            "((1-theta)/(theta h)) ||Z||_*^2",
             compares=lambda theory, run: (theory.factorisations, run.factorisations),
         ),
         Claim(
             "equalised",
-            "the equalised factors have terms of the same norm, ||Z||_*/h",
+            "all units of the equalised factors U, V of Z have terms of the same norm, ||u_i|| "
+            "||v_i|| = ||Z||_*/h",
             compares=lambda theory, run: (theory.equalised, run.equalised),
         ),
         Claim(
             "equalised_product",
-            "their product is Z",
+            "the product of the equalised factors of Z is Z",
             compares=lambda theory, run: (theory.equalised_product, run.equalised_product),
             steps=DECOMPOSED,
         ),
         Claim(
             "equalised_penalty",
-            "their penalty is ((1-theta)/(theta h)) ||Z||_*^2: the minimum",
+            "the dropout penalty of the equalised factors of Z is the least one, "
+            "((1-theta)/(theta h)) ||Z||_*^2",
             compares=lambda theory, run: (theory.equalised_penalty, run.equalised_penalty),
         ),
         Claim(
             "width_free",
-            "with theta(h') = p/(h' - (h'-1) p) the least penalty is ((1-p)/p) ||Z||_*^2 for h' = "
-            "h and 3 h (theta(h') is a rounded number: an error of it counts 1/(1 - theta(h)) "
-            "times)",
+            "with theta(h') = p/(h' - (h'-1) p) the least dropout penalty is ((1-p)/p) ||Z||_*^2 "
+            "at the widths h' = h and 3 h (theta(h') is a rounded number: an error of it counts "
+            "1/(1 - theta(h)) times)",
             compares=lambda theory, run: (theory.width_free, run.width_free),
             condition=lambda theory: theory.rounded_chance,
         ),
         Claim(
             "envelope_above",
-            "networks of a single unit have the mean Z and, at theta = p, the mean penalty "
+            "the networks of single units whose mean is Z have, at theta = p, the mean penalty "
             "((1-p)/p) ||Z||_*^2: no convex function below the penalties is larger at Z",
             compares=lambda theory, run: (theory.envelope_above, run.envelope_above),
         ),
         lower_bound(
             "envelope_below",
-            "((1-p)/p) (2 ||Z||_* <U V^T, M> - ||Z||_*^2), affine in M and ((1-p)/p) ||Z||_*^2 at "
-            "M = Z, lies below the penalty of every single unit M: the squared nuclear norm is "
-            "the convex envelope",
+            "((1-p)/p) (2 ||Z||_* <U V^T, M> - ||Z||_*^2), affine in M and ((1-p)/p) ||Z||_*^2 "
+            "at M = Z = U Sigma V^T, lies below the penalty of every single unit M: the squared "
+            "nuclear norm is the convex envelope",
             compares=lambda theory, run: (theory.envelope_below, run.envelope_below),
         ),
         Claim(
             "fixed_keep_prob",
-            "at fixed theta the penalty of k copies of every unit is 1/k of it: it vanishes with "
-            "width",
+            "at fixed theta, k copies of every hidden unit have 1/k of the dropout penalty: it "
+            "vanishes with the width",
             compares=lambda theory, run: (theory.fixed_keep_prob, run.fixed_keep_prob),
         ),
         Claim(
             "layers",
-            "dropout after each hidden layer adds tr M_L - tr(W C W^T), M_{l+1} = W_{l+1} (M_l + "
-            "((1-theta)/theta) Diag M_l) W_{l+1}^T, over all masks of all layers",
+            "dropout after each hidden layer adds tr M_L - tr(W C W^T) to the expected loss, "
+            "M_{l+1} = W_{l+1} (M_l + ((1-theta)/theta) Diag M_l) W_{l+1}^T, M_1 = W_1 C W_1^T, "
+            "C = X X^T, over all masks of all layers",
             compares=lambda theory, run: (theory.layers, run.layers),
         ),
         lower_bound(
             "layers_bound",
-            "that is at least nu ||W C^(1/2)||_*^2, nu = prod_i (1 + (1-theta)/(theta d_i)) - 1",
+            "dropout after each hidden layer, of widths d_i, adds at least nu ||W C^(1/2)||_*^2, "
+            "nu = prod_i (1 + (1-theta)/(theta d_i)) - 1, C = X X^T",
             compares=lambda theory, run: (theory.layers_bound, run.layers_bound),
         ),
         Claim(
             "layers_rank_one",
-            "and equal to it for a rank-one map spread evenly over the units",
+            "for a rank-one map W spread evenly over the units, dropout after each hidden layer "
+            "adds exactly nu ||W C^(1/2)||_*^2, nu = prod_i (1 + (1-theta)/(theta d_i)) - 1",
             compares=lambda theory, run: (theory.layers_rank_one, run.layers_rank_one),
         ),
         lower_bound(
             "layers_schatten",
-            "it is at least (lambda/d_1 + lambda/d_2) ||Z||_*^2 + lambda^2/(d_1 d_2) (sum_i "
-            "sigma_i^(2/3))^3, Z = W X, lambda = (1-theta)/theta: more than nu ||Z||_*^2 beyond "
-            "rank one",
+            "dropout after each of two hidden layers adds at least (lambda/d_1 + lambda/d_2) "
+            "||Z||_*^2 + lambda^2/(d_1 d_2) (sum_i sigma_i^(2/3))^3, Z = W X, lambda = "
+            "(1-theta)/theta: more than nu ||Z||_*^2 beyond rank one",
             compares=lambda theory, run: (theory.layers_schatten, run.layers_schatten),
         ),
         Claim(
             "layers_rank_two",
-            "and equal to that for two equal singular values spread evenly: at rank two nu "
-            "||Z||_*^2 is not attained (if there are two units or more)",
+            "for two equal singular values spread evenly over two or more units, dropout after "
+            "each of two hidden layers adds exactly (lambda/d_1 + lambda/d_2) ||Z||_*^2 + "
+            "lambda^2/(d_1 d_2) (sum_i sigma_i^(2/3))^3, lambda = (1-theta)/theta: nu ||Z||_*^2 "
+            "is not attained at rank two",
             compares=lambda theory, run: (theory.layers_rank_two, run.layers_rank_two),
             applies=_two_units,
         ),
         Claim(
             "dropconnect_input",
-            "masks on the weights of W_1 add ((1-theta)/theta) sum_ik ||w_{2,i}||^2 W_{1,ik}^2 "
-            "||x_k||^2, over all masks",
+            "masks on the single weights of W_1 add ((1-theta)/theta) sum_ik ||w_{2,i}||^2 "
+            "W_{1,ik}^2 ||x_k||^2 to the expected loss, x_k the rows of X, over all masks",
             compares=lambda theory, run: (theory.dropconnect_input, run.dropconnect_input),
         ),
         Claim(
             "dropconnect_output",
-            "masks on the weights of W_2 add what dropout adds",
+            "masks on the single weights of W_2 add what dropout adds, ((1-theta)/theta) sum_i "
+            "||w_{2,i}||^2 ||w_{1,i}^T X||^2, over all masks",
             compares=lambda theory, run: (theory.dropconnect_output, run.dropconnect_output),
         ),
     ),
@@ -496,7 +505,7 @@ DROPOUT = Scenario[Dropout, DropoutTheory, DropoutMeasured](
         *(
             Control(control, statement, claim, measure=_wrong_factors)
             for control, statement, claim in (
-                ("factors_not_rotated", "factors of the SVD", "equalised"),
+                ("factors_not_rotated", "factors of the SVD, not rotated", "equalised"),
                 ("one_factor_rotated", "only the left factor rotated", "equalised_product"),
                 ("fixed_theta_width_free", "fixed theta claimed to be width-free", "width_free"),
             )
@@ -531,8 +540,12 @@ DROPOUT = Scenario[Dropout, DropoutTheory, DropoutMeasured](
                 ("last_direction_lost", "Z without its smallest direction", "equalised_product"),
                 ("width_free_with_width", "c with its h at every width", "width_free"),
                 ("envelope_not_squared", "((1-p)/p) ||Z||_*", "envelope_above"),
-                ("envelope_too_steep", "twice the slope", "envelope_below"),
-                ("schatten_bound_tenfold", "ten times the bound", "layers_schatten"),
+                ("envelope_too_steep", "an affine function of twice the slope", "envelope_below"),
+                (
+                    "schatten_bound_tenfold",
+                    "ten times the bound with the 2/3-norm",
+                    "layers_schatten",
+                ),
             )
         ),
         Control(

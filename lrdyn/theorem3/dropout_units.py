@@ -1,4 +1,4 @@
-"""Theorem 3, part A: penalties of single units, and the factors that have the least."""
+"""Example 4.1 of Theorem 3: penalties of single units, and the factors that have the least."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -38,7 +38,7 @@ def strengths(network: EnumeratedNetwork, width: int) -> Float[Array, "copies"]:
 
 
 def least(network: EnumeratedNetwork, width: int) -> dict[str, Array]:
-    """The least penalties of its product, if its layers have that width."""
+    """Least penalties of the product of a network, if its hidden layer had that width."""
     penalties = strengths(network, width) * nuclear(network.product) ** 2
     factorisations = jnp.full(len(network.mixers) + 1, penalties[0])
     return {"factorisations": factorisations, "equalised_penalty": penalties}
@@ -69,13 +69,14 @@ Factors = tuple[Array, Array]
 def _single_units(network: EnumeratedNetwork, equal: Factors) -> Float[Array, "units m n"]:
     """Networks of one unit: those of Z, and those of its equalised factors, h times as large."""
     every = [network.factors, equal]
-    terms = [left.T[:, :, None] * right[:, None, :] for left, right in every]
-    return network.width * jnp.concatenate(terms)
+    products = [left.T[:, :, None] * right[:, None, :] for left, right in every]
+    return network.width * jnp.concatenate(products)
 
 
 def minorant(network: EnumeratedNetwork, slope: float) -> Float[Array, "units"]:
     """The affine function ``k (2 ||Z||_* <U V^T, M> - ||Z||_*^2)`` at networks M of one unit."""
     left, values, right = linalg.svd(network.product)
+    # Beyond the width singular values are rounding, and their vectors arbitrary.
     leading = jnp.arange(len(values)) < network.width
     polar, norm = (left * leading[None, :]) @ right, jnp.sum(values)
     units = _single_units(
@@ -96,7 +97,13 @@ def equalised(network: EnumeratedNetwork) -> list[Factors]:
 def penalties(
     factors: Iterable[tuple[Array, Array]], chances: Iterable[Any], divisor: Any = None
 ) -> Float[Array, "factors"]:
-    """What masks of the units of factors add, each unit by its two masks."""
+    """Penalties of factors, each unit by its two masks.
+
+    Args:
+        factors: pairs U, V.
+        chances: the keep probability for each pair.
+        divisor: what masks are divided by, the keep probability if none is given.
+    """
     pairs = zip(factors, chances, strict=True)
     return jnp.stack(
         [variation(chance, divisor) * jnp.sum(terms(*pair) ** 2) for pair, chance in pairs]
@@ -123,11 +130,13 @@ def unit_penalties(
 
     def of_mixed(G: Array, H: Array):
         U, V = left @ G, H @ right
+        # The mean output, by which masks over another divisor shrink or stretch Z.
         mean = (theta / divisor) * (U @ V)
         return added_by_masks(lambda mask: (U * (mask / divisor)[None, :]) @ V, network.masks, mean)
 
     mixed = jax.vmap(of_mixed)(network.mixers, network.unmixers)
     same = [theta] * len(COPIES)
+    # The product stays: every copy has 1/k of its unit.
     copied = [(jnp.tile(left, (1, k)) / k, jnp.tile(right, (k, 1))) for k in COPIES]
     fixed = penalties(equal, same, divisor)
     alone = variation(theta, divisor) * jnp.sum(_single_units(network, equal[0]) ** 2, axis=(1, 2))
@@ -135,6 +144,7 @@ def unit_penalties(
         "factorisations": jnp.append(mixed, fixed[0]),
         "equalised_penalty": fixed,
         "fixed_keep_prob": penalties(copied, same, divisor),
+        # The equalised units come second; h times as large, their mean is Z.
         "envelope_above": jnp.mean(alone[network.width :]),
         "envelope_below": alone,
     }
@@ -156,7 +166,7 @@ def measure_units(network: EnumeratedNetwork) -> dict[str, Array]:
 
 
 def without_last(network: EnumeratedNetwork) -> Float[Array, "m n"]:
-    """Z but for its smallest direction."""
+    """Product Z without its smallest direction."""
     left, values, right = linalg.svd(network.product)
     rank = min(network.width, len(values))
     return (left * jnp.where(jnp.arange(len(values)) < rank - 1, values, 0.0)[None, :]) @ right

@@ -112,6 +112,7 @@ def _plot_widths(ax: Axes, results: xr.Dataset) -> None:
         ),
     ):
         ax.plot(x, line, color=color, lw=1.0, label=text)
+        # In units of the penalty of a single unit, which no width changes.
         ratio = penalty / theory(lambda theory: theory.width_free)
         ratio = ratio.transpose("width", "copies").values
         ax.plot(widths.ravel(), ratio.ravel(), ls="none", marker=marker, mfc="white", mec=color)

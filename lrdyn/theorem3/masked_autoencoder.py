@@ -92,7 +92,7 @@ def within_patches(matrix: Float[Array, "m m"], groups: Groups) -> Float[Array, 
 
 
 class MaskedMoments(NamedTuple):
-    """What masks see of data; made by :func:`masked_moments`."""
+    """Second moments of data and of masked data, as :func:`masked_moments` makes them."""
 
     keep_prob: Scalar
     """p, the probability that a patch is shown."""
@@ -136,7 +136,7 @@ def masked_moments(data: Float[Array, "m n"], groups: Groups, keep_prob: Scalar)
 
 @checked
 def masking_penalty(autoencoder: Float[Array, "m m"], moments: MaskedMoments) -> Float[Array, ""]:
-    """What masks add to the loss at their mean, ``p (1 - p) tr(A D A^T)``: a ridge on A.
+    """Penalty that masks add to the loss at their mean, ``p (1 - p) tr(A D A^T)``: a ridge on A.
 
     Example:
         >>> moments = masked_moments(jnp.ones((2, 1)), jnp.arange(2), 0.5)
@@ -158,6 +158,11 @@ def nuclear_norm_bound(
     ``sum_b ||Z_b||_F^2 >= ||sum_b Z_b||_*^2 / m``. Equality needs parts with orthogonal row and
     column spaces and equal singular values, for example A = I and orthogonal features of equal
     norm. For dropout the same bound is attained by the best factors; here it is not in general.
+
+    Args:
+        autoencoder: A.
+        data: X, one example a column.
+        keep_prob: p.
 
     Example:
         >>> float(nuclear_norm_bound(jnp.eye(2), jnp.eye(2), 0.5))
@@ -233,6 +238,7 @@ def optimal_masked_only(moments: MaskedMoments) -> Float[Array, "m m"]:
     _numbers(moments.groups)
     inverse = moments.root @ moments.root
     blocks = within_patches(moments.whole @ inverse, moments.groups)
+    # The inverse of a block-diagonal matrix is that of its blocks.
     multiplier = blocks @ _power(within_patches(inverse, moments.groups), -1.0)
     return (moments.whole - multiplier) @ inverse
 
@@ -255,6 +261,10 @@ def bottleneck_autoencoder(moments: MaskedMoments, width: int) -> Bottleneck:
     ``A = U_r U_r^T S Q^{-1}``, U_r the first r left singular vectors of ``S Q^{-1/2}``. It is
     unique if ``sigma_r > sigma_{r+1}``.
 
+    Args:
+        moments: S, D and Q of the data.
+        width: r.
+
     Raises:
         ValueError: ``width`` is not between 1 and m.
 
@@ -267,6 +277,7 @@ def bottleneck_autoencoder(moments: MaskedMoments, width: int) -> Bottleneck:
     _numbers(moments.groups)
     checks.integer("width", width, 1, len(moments.whole))
     whole = moments.whole
+    # (A - S Q^{-1}) Q (A - S Q^{-1})^T is to be least over A of rank r: Eckart-Young for A Q^{1/2}.
     left, values, _ = linalg.svd(whole @ moments.root)
     best = left[:, :width] @ (left[:, :width].T @ optimal_autoencoder(moments))
     loss = jnp.trace(whole) - moments.keep_prob * jnp.sum(values[:width] ** 2)

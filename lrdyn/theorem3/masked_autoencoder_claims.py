@@ -37,7 +37,7 @@ from lrdyn.theorem3.network import MOST_MASKS, lower_bound
 
 
 class MaskedAutoencoderTheory(NamedTuple):
-    """What is predicted from S, D and p, of each data set."""
+    """Losses and minimisers from S, D and p, for each data set."""
 
     marginal: Float[Array, "data"] = ABSENT
     """Expected loss of an autoencoder that is no minimiser."""
@@ -80,7 +80,7 @@ def _moments(case: Autoencoding, data: Array) -> MaskedMoments:
 
 
 def _bounds(case: Autoencoding, data: Array) -> Float[Array, "2"]:
-    """Bounds on the penalties of A = I, whose bound can be attained, and of any other A."""
+    """Bounds of the penalties of A = I, for which it can be attained, and of an A drawn."""
     both = jnp.stack([jnp.eye(len(data), dtype=data.dtype), case.anything])
     return jax.vmap(lambda A: nuclear_norm_bound(A, data, case.keep_prob))(both)
 
@@ -95,9 +95,11 @@ class _Conditions(NamedTuple):
 
 def _conditions(case: Autoencoding, moments: MaskedMoments, values: Array) -> _Conditions:
     inverse = moments.root @ moments.root
+    # At least the condition of Q: also the slowness of training, whose curvature is Q.
     inverting = jnp.linalg.norm(moments.masked) * jnp.linalg.norm(inverse)
     squares = jnp.append(values, jnp.zeros(1, values.dtype)) ** 2
     gap = squares[case.width - 1] - squares[case.width]
+    # Infinite at a tie, where the first r directions are not determined.
     choosing = jnp.maximum(inverting, squares[0] / jnp.where(gap > 0, gap, 0.0))
     # Q^{-1/2} Q Q^{-1/2} projects onto the range of Q: its trace is the rank of Q.
     rank = jnp.sum(moments.root * (moments.masked @ moments.root))
@@ -105,7 +107,7 @@ def _conditions(case: Autoencoding, moments: MaskedMoments, values: Array) -> _C
 
 
 def predict(case: Autoencoding) -> MaskedAutoencoderTheory:
-    """Everything from S, D and p."""
+    """All closed forms, from S, D and p."""
 
     def of_data(data: Array) -> tuple[MaskedAutoencoderTheory, _Conditions]:
         moments = _moments(case, data)
@@ -153,7 +155,7 @@ Fields = Callable[[MaskedAutoencoderTheory, MaskedAutoencoderMeasured], tuple[An
 
 
 def on_each_data_set(compares: Fields) -> Callable[[AutoencoderOutcome], Equal]:
-    """What compares two arrays whose parts, one a data set, have scales of their own."""
+    """Make a comparison of two arrays whose parts, one a data set, have scales of their own."""
 
     def form(outcome: AutoencoderOutcome) -> Equal:
         theory, run = compares(outcome.predicted, outcome.measured)
@@ -203,6 +205,7 @@ def too_short(outcome: AutoencoderOutcome, rate: float, condition: float) -> str
     """
     # Momentum makes steps 1 / (1 - momentum) times as long.
     time = autoencoder_training_claims.STEPS / (1 - autoencoder_training_claims.MOMENTUM)
+    # The exponent by which the slowest error has fallen at the end.
     decay = time * rate / condition
     return "" if decay >= -2 * np.log(np.finfo(outcome.dtype).eps) else "too few steps"
 
@@ -226,12 +229,15 @@ def narrow_too_short(outcome: AutoencoderOutcome) -> str:
 
 
 def _asked(loss: str) -> Callable[[AutoencoderOutcome], bool]:
-    """Whether a loss was asked for."""
+    """Make a test of whether a loss was asked for."""
     return lambda outcome: loss in outcome.point["loss"].split()
 
 
 def _asked_and_unique(loss: str) -> Callable[[AutoencoderOutcome], bool]:
-    """Whether a loss was asked for and Q is regular: training does not move A on its kernel."""
+    """Make a test of whether a loss was asked for and Q is regular.
+
+    On the kernel of Q training does not move A.
+    """
     asked = _asked(loss)
     return lambda outcome: asked(outcome) and bool(outcome.predicted.unique)
 
@@ -242,6 +248,8 @@ def _asked_and_unique(loss: str) -> Callable[[AutoencoderOutcome], bool]:
 def _fixed_number(key: Key[Array, ""], case: Autoencoding, amount: Array) -> Autoencoding:
     """About p of the patches shown, as in practice: the right mean, but not independent."""
     shown = jnp.sum(case.masks.support, axis=1)
+    # Weights of the two whole numbers around p times the patches, so that the mean is p; each is
+    # shared by all ways of showing so many.
     near = jnp.maximum(0.0, 1 - jnp.abs(shown - case.keep_prob * case.masks.support.shape[1]))
     ways = jnp.sum(shown[:, None] == shown[None, :], axis=1)
     masks = case.masks._replace(probabilities=near / ways)
@@ -299,9 +307,10 @@ def _wrong_formulas(case: Autoencoding) -> dict[str, MaskedAutoencoderTheory]:
 
 
 def _control(id: str, statement: str, claim: str) -> Control[Autoencoding, Any, Any]:
-    """One field of theory is wrong, and the tolerance is that without a condition."""
+    """Make a control whose theory has one wrong field, with the tolerance of a condition of 1."""
 
     def predicted(case: Autoencoding, once: Once = each_time) -> MaskedAutoencoderTheory:
+        # All wrong formulas are computed once, and shared by their controls.
         wrong = arrays_in(once(_wrong_formulas, case)[id])
         unconditioned = jnp.ones((), case.data.dtype)
         return MaskedAutoencoderTheory(**wrong, inverting=unconditioned, choosing=unconditioned)
@@ -334,15 +343,16 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
     claims=(
         Claim(
             "marginal",
-            "E ||X - A(M*X)||^2 / n = tr[(I - pA) S (I - pA)^T] + p(1-p) tr(A D A^T)",
+            "E ||X - A(M*X)||^2 / n = tr[(I - pA) S (I - pA)^T] + p(1-p) tr(A D A^T) for any A, "
+            "over all masks M of features or patches, S = X X^T / n, D its diagonal blocks",
             form=on_each_data_set(lambda theory, run: (theory.marginal, run.marginal)),
             reads=lambda theory, run: (theory.marginal, run.marginal),
             applies=_asked("all"),
         ),
         Claim(
             "optimum",
-            "training reaches A = S Q^{-1}, Q = p S + (1-p) D (if Q is not singular: no patch has "
-            "more features than X has rank)",
+            "a masked autoencoder trained on all entries reaches A = S Q^{-1}, Q = p S + (1-p) "
+            "D, if Q is not singular (no patch has more features than X has rank)",
             form=on_each_data_set(lambda theory, run: (theory.optimum, run.optimum)),
             reads=lambda theory, run: (
                 theory.optimum,
@@ -356,7 +366,8 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
         ),
         Claim(
             "rank",
-            "it has the rank of X: no direction is cut off",
+            "a masked autoencoder trained on all entries has the rank of X: masks cut no "
+            "direction off",
             kind="exact",
             form=equal_ranks,
             reads=lambda theory, run: (
@@ -370,7 +381,8 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
         ),
         Claim(
             "bottleneck",
-            "at width r it reaches U_r U_r^T S Q^{-1}, U_r the left of S Q^{-1/2}",
+            "a masked autoencoder of width r trained on all entries reaches A = U_r U_r^T S "
+            "Q^{-1}, U_r the first r left singular vectors of S Q^{-1/2}, Q = p S + (1-p) D",
             form=on_each_data_set(lambda theory, run: (theory.bottleneck, run.bottleneck)),
             reads=lambda theory, run: (
                 theory.bottleneck,
@@ -384,7 +396,8 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
         ),
         Claim(
             "bottleneck_value",
-            "with the loss tr S - p sum_{i <= r} sigma_i(S Q^{-1/2})^2",
+            "a masked autoencoder of width r trained on all entries reaches the loss tr S - p "
+            "sum_{i <= r} sigma_i(S Q^{-1/2})^2, Q = p S + (1-p) D",
             form=value,
             reads=lambda theory, run: (
                 theory.bottleneck_value,
@@ -400,20 +413,23 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
         dataclasses.replace(
             lower_bound(
                 "nuclear_bound",
-                "p(1-p) tr(A D A^T) >= p(1-p) ||A X||_*^2 / (n m) for any A",
+                "the penalty of input masks is at least a squared nuclear norm: p(1-p) tr(A D "
+                "A^T) >= p(1-p) ||A X||_*^2 / (n m) for any A",
                 compares=lambda theory, run: (theory.nuclear_bound, run.penalty),
             ),
             applies=_asked("all"),
         ),
         Claim(
             "attained",
-            "with equality at A = I, if the rows of X are orthogonal and of equal norm",
+            "if the rows of X are orthogonal and of equal norm, p(1-p) tr(A D A^T) = p(1-p) ||A "
+            "X||_*^2 / (n m) at A = I",
             compares=lambda theory, run: (theory.attained, run.attained),
             applies=_asked("all"),
         ),
         Claim(
             "masked_marginal",
-            "on the masked entries alone: 1 - p times the loss of A without its diagonal blocks",
+            "the expected loss of a masked autoencoder A on the masked entries alone is 1 - p "
+            "times the loss on all entries of A without its diagonal blocks",
             form=on_each_data_set(
                 lambda theory, run: (theory.masked_marginal, run.masked_marginal)
             ),
@@ -422,7 +438,8 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
         ),
         Claim(
             "masked_optimum",
-            "training on these reaches A = (S - blkdiag M_b) Q^{-1} outside the blocks",
+            "a masked autoencoder trained on the masked entries alone reaches A = (S - blkdiag "
+            "M_b) Q^{-1} outside the diagonal blocks, M_b = (S Q^{-1})_bb ((Q^{-1})_bb)^{-1}",
             form=on_each_data_set(lambda theory, run: (theory.masked_optimum, run.masked_optimum)),
             reads=lambda theory, run: (
                 theory.masked_optimum,
@@ -436,7 +453,8 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
         ),
         Claim(
             "unidentified",
-            "and leaves the diagonal blocks where they started",
+            "training a masked autoencoder A on the masked entries alone leaves its diagonal "
+            "blocks where they started",
             form=stays,
             reads=lambda theory, run: (theory.unidentified, run.unidentified),
             applies=_asked("masked"),
@@ -479,7 +497,7 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
         ),
         Control(
             "attained_twofold",
-            "twice the bound",
+            "twice the squared nuclear norm",
             "attained",
             predict=lambda case, once=each_time: MaskedAutoencoderTheory(
                 attained=2 * once(predict, case).attained

@@ -1,4 +1,4 @@
-"""Theorem 3, part A: the network that is masked, and what the scenarios about it share."""
+"""Example 4.1 of Theorem 3: the network that is masked, and what the scenarios about it share."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -23,9 +23,9 @@ MOST_MASKS = 12
 """Most independent masks whose combinations are enumerated here: 4096 losses."""
 
 DECOMPOSED = 16
-"""Steps whose rounding a product of factors from a singular value decomposition is granted. LAPACK
-iterates: of 1,500 random 7 x 4 matrices U S V^T is off by 34 roundings of the largest singular
-value at most, and by 2 in the median; a product alone is granted 34."""
+"""Steps whose rounding a product of factors of an SVD is granted. LAPACK iterates: for 1,500 random
+7 x 4 matrices U S V^T was off by 34 roundings of the largest singular value at most, by 2 in the
+median; the tolerance of a product alone is 34 of them."""
 
 
 class MaskedCase(eqx.Module):
@@ -86,6 +86,7 @@ def make_network(draws: Sequence[Array], keep_prob: Any, block: int = 1) -> Enum
     reflections = jax.vmap(reflection)(vectors)
     scales = jnp.stack([jnp.linspace(1.0, 3.0, width), jnp.linspace(2.0, 0.5, width)])
     return EnumeratedNetwork(
+        # Layers of norm about 1, whatever their width.
         weights=tuple(W / np.sqrt(max(W.shape)) for W in weights),
         inputs=inputs,
         target=target,
@@ -98,7 +99,7 @@ def make_network(draws: Sequence[Array], keep_prob: Any, block: int = 1) -> Enum
 
 
 def only(kind: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Settings of a scenario about one kind of mask."""
+    """Make the ``narrow`` of a scenario about one kind of mask."""
     return lambda settings: (
         settings | {"mask": tuple(name for name in settings["mask"] if name == kind)}
     )
@@ -116,7 +117,7 @@ def true_widths(settings: dict[str, Any], most: int) -> dict[str, Any]:
 def variation(theta: Array, divisor: Any = None) -> Float[Array, ""]:
     """Variance of a mask over its divisor, theta if none is given, from its two values.
 
-    What independent masks add is this times the squares of their terms.
+    The penalty of independent masks is this times the squares of their terms.
     """
     # From (R - theta)^2, not E R^2 - theta^2: the latter cancels near theta = 1.
     whole = 1 / (theta if divisor is None else divisor)
@@ -127,7 +128,7 @@ def variation(theta: Array, divisor: Any = None) -> Float[Array, ""]:
 def added_by_masks(
     output: Callable[[Array], Array], masks: MaskDistribution, mean: Array
 ) -> Float[Array, ""]:
-    """``E ||output(R) - mean||_F^2`` over all masks: what they add to the loss at their mean."""
+    """``E ||output(R) - mean||_F^2`` over all masks: their penalty."""
     return exact_expectation(lambda mask: jnp.sum((output(mask) - mean) ** 2), *masks)
 
 

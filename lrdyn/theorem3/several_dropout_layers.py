@@ -1,4 +1,4 @@
-"""Dropout after every hidden layer: what it adds, bounds, and layers that attain them."""
+"""Dropout after every hidden layer: its penalty, lower bounds, and layers that attain them."""
 
 from itertools import pairwise
 from typing import Annotated
@@ -19,7 +19,7 @@ def layers_penalty(
     moment: Float[Array, "d d"],
     keep_prob: Scalar | Float[Array, "hidden"],
 ) -> Float[Array, ""]:
-    """What dropout after every hidden layer adds, ``tr M_L - tr(W C W^T)``.
+    """Penalty of dropout after every hidden layer, ``tr M_L - tr(W C W^T)``.
 
     ``M_1 = W_1 C W_1^T`` and ``M_{l+1} = W_{l+1} (M_l + ((1-theta)/theta) Diag M_l) W_{l+1}^T``.
 

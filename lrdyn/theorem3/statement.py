@@ -45,8 +45,10 @@ from lrdyn.theorem3.statistics import (
 )
 
 KINDS = ("dropout", "dropblock", "input", "patch")
+"""Masks of single hidden units, of blocks of them, of single inputs, and of patches of these."""
 
 LOSSES = ("all", "masked")
+"""Entries that a masked autoencoder is trained to give back."""
 
 FLAGS = (
     Flag(
@@ -159,14 +161,15 @@ KEYS = 16
 """Keys of an estimate. Where it has more draws each makes several masks, which costs less."""
 
 REPEATS = 3500
-"""How often each estimate is made. Errors larger or smaller by a tenth are then false in 99 of 100
-runs, at the chance of a false alarm of 24 tests."""
+"""How often each estimate is made. Errors larger or smaller by a tenth are then noticed in 99 of
+100 runs, at the chance of a false alarm that a command of 24 tests has."""
 
 TENTH = 1.1
-"""Factor by which errors are off that must be seen."""
+"""Factor by which errors must not be off unnoticed; 2 - TENTH on the other side."""
 
 SHIFT = 1 / 80
-"""Deviations of one loss by which a mean is off that must be seen: 11.5 and 46 standard errors."""
+"""Standard deviations of one loss by which a mean must not be off unnoticed: 11.8 and 47.3 standard
+errors of the mean of all estimates of 256 and of 4096 draws."""
 
 
 class MaskedSum(EnumeratedCase):
@@ -197,7 +200,7 @@ class MaskedSum(EnumeratedCase):
 
 
 class MasksTheory(NamedTuple):
-    """What is predicted: expected losses of two moments, and how losses scatter."""
+    """Expected losses from two moments, and how losses scatter."""
 
     mask_identity: Float[Array, ""] = ABSENT
     """Expected loss over the masks of the kind, from their mean and covariance."""
@@ -212,7 +215,7 @@ class MasksTheory(NamedTuple):
 
 
 class MasksMeasured(NamedTuple):
-    """What is measured: sums over masks, and means over random draws."""
+    """Sums over masks, and means over random draws."""
 
     mask_identity: Float[Array, ""] = ABSENT
     """Loss summed over all masks of the kind with their probabilities."""
@@ -237,6 +240,7 @@ def make_case(
     shapes = [(rows, cols), (rows, cols), (width, rows), (rows, width)]
     hidden = mask in ("dropout", "dropblock")
     block = {"dropblock": block_size, "patch": patch_size}.get(mask, 1)
+    # More terms than can be enumerated are left out.
     count = min(width if hidden else rows, MOST_MASKS * block)
     *draws, others = gaussians(key, [*shapes, (ANY, count + 1)])
     target, inputs, first, second = (G / np.sqrt(rows) for G in draws)
@@ -270,7 +274,7 @@ def _first_alone(case: MaskedSum) -> tuple[MaskDistribution, Array]:
 
 
 class _Losses(NamedTuple):
-    """What is known of the loss of a random mask by enumeration."""
+    """Scatter of the loss of a random mask, by enumeration."""
 
     deviation: Float[Array, ""]
     """Standard deviation."""
@@ -280,6 +284,7 @@ class _Losses(NamedTuple):
 
 def _law(case: MaskedSum, masks: MaskDistribution, mean: Array) -> _Losses:
     losses = jax.vmap(lambda mask: _loss(case, mask, mean))(masks.support)
+    # From centred losses: differences of raw moments of order 8 would cancel.
     centred = losses - masks.probabilities @ losses
     deviation = jnp.sqrt(masks.probabilities @ centred**2)
     powers = (centred / deviation)[None, :] ** np.arange(3, 9)[:, None]
@@ -290,6 +295,7 @@ def _expected_of_draws(case: MaskedSum, covariance: Array) -> Float[Array, "draw
     """Expected losses of what is drawn, by the theorem, if masks have that covariance."""
     mean_alone = _first_alone(case)[1]
     first = mean_alone < 1
+    # Terms that are always kept have no variance.
     alone = jnp.where(first[:, None] & first[None, :], covariance, 0.0)
     of_all = case.expected(case.mean, covariance)
     return jnp.stack([of_all, of_all, case.expected(mean_alone, alone)])
@@ -329,6 +335,7 @@ def _estimates(
     def draw(key: Key[Array, ""]) -> Array:
         size = together * blocks * case.block
         mask = masking.draw_mask(key, size, keep_prob, block=case.block)
+        # Terms of a block share one bit.
         return mask.reshape(together, blocks, case.block)[:, :, 0]
 
     def loss(masks: Array) -> Array:
@@ -414,6 +421,7 @@ def _mean_test(outcome: MasksOutcome) -> Test:
     theory, estimates = outcome.predicted, np.asarray(outcome.measured.estimates)
 
     def p_if_off(index: int, by: float) -> float:
+        # The rate is that of a mean of DRAWS losses; times their root it is the deviation of one.
         off = by * theory.monte_carlo_rate[index] * np.sqrt(DRAWS[index])
         expected, rounding = float(theory.monte_carlo[index] + off), _rounding(outcome, index)
         mean = float(np.mean(estimates[index], dtype=float))
@@ -422,6 +430,7 @@ def _mean_test(outcome: MasksOutcome) -> Test:
 
     right = np.min([p_if_off(index, 0.0) for index in LARGER])
     off = max(p_if_off(index, by) for index in LARGER for by in (-SHIFT, SHIFT))
+    # Two tests have two chances of a false alarm.
     return Test(*(of_several(float(p), len(LARGER)) for p in (right, off)))
 
 
@@ -520,24 +529,25 @@ MASKS = Scenario[MaskedSum, MasksTheory, MasksMeasured](
     claims=(
         Claim(
             "mask_identity",
-            "E ||Y - sum (R_i/mu_i) Z_i||_F^2 = ||Y - sum Z_i||_F^2 + sum C_ij/(mu_i mu_j) <Z_i, "
-            f"Z_j>, over all masks of the kind (of the first {MOST_MASKS} terms or blocks, if "
-            "there are more)",
+            "E ||Y - sum_i (R_i/mu_i) Z_i||_F^2 = ||Y - sum_i Z_i||_F^2 + sum_ij C_ij/(mu_i "
+            "mu_j) <Z_i, Z_j> over all masks R of a kind, of means mu and covariance C (of the "
+            f"first {MOST_MASKS} terms or blocks, if there are more)",
             compares=lambda theory, run: (theory.mask_identity, run.mask_identity),
         ),
         Claim(
             "any_masks",
-            "the same for masks of real entries, dependent and of unequal means",
+            "E ||Y - sum_i (R_i/mu_i) Z_i||_F^2 = ||Y - sum_i Z_i||_F^2 + sum_ij C_ij/(mu_i "
+            "mu_j) <Z_i, Z_j> for masks R of real entries, dependent and of unequal means",
             compares=lambda theory, run: (theory.any_masks, run.any_masks),
         ),
         Claim(
             "monte_carlo",
-            f"the mean loss of random masks agrees: Student's test of {REPEATS} estimates, "
-            f"{REPEATS - 1} degrees of freedom, each the mean of {DRAWS[1]} draws, and of as many, "
-            f"each of {DRAWS[2]} draws of the first term or block alone, all others being kept; "
-            "the smaller p of both, times the factor by which the skewness of the losses, known "
-            "from all masks, can falsify it (near theta = 0 and 1 it decides nothing: undecided); "
-            f"alternative: expected losses off by {SHIFT:g} deviations of one loss",
+            "the mean loss of random masks is the expected loss of the formula: Student's test "
+            f"of {REPEATS} estimates of {DRAWS[1]} draws each, and of as many of {DRAWS[2]} draws "
+            "of the first term or block alone, all others being kept; the smaller p, times the "
+            "factor by which the skewness of the losses can falsify it (undecided near theta = 0 "
+            f"and 1); alternative: expected losses off by {SHIFT:g} standard deviations of one "
+            "loss",
             kind="statistical",
             form=_mean_test,
             reads=lambda theory, run: (
@@ -550,12 +560,11 @@ MASKS = Scenario[MaskedSum, MasksTheory, MasksMeasured](
         ),
         Claim(
             "monte_carlo_rate",
-            f"the error of the mean of n = {', '.join(map(str, DRAWS))} draws (the most of the "
-            "first term or block alone) is the deviation of one, known from all masks, over "
-            f"n^(1/2): the sum of the squared errors of {REPEATS} estimates against the shifted "
-            "gamma law of its mean, variance and skewness, known from the moments of the losses; "
-            "the smallest p of the three, corrected for the fourth moment; alternative: errors "
-            "larger or smaller by a tenth",
+            "the mean loss of n random masks has the standard error that theory gives, the "
+            f"deviation of one loss over n^(1/2), for n = {', '.join(map(str, DRAWS))} (the most "
+            f"of the first term or block alone): the sum of {REPEATS} squared errors against the "
+            "shifted gamma law of its mean, variance and skewness; the smallest p of the three, "
+            "corrected for the fourth moment; alternative: errors larger or smaller by a tenth",
             kind="statistical",
             form=_scatter_test,
             reads=lambda theory, run: (

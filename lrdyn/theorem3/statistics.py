@@ -92,7 +92,10 @@ def law_of_squares(moments: np.ndarray, draws: int, number: int) -> Law:
     """
     of_one = _cumulants(np.array([0.0, 1.0, *moments]))
     orders = np.arange(1, len(of_one) + 1)
+    # Cumulants add up: of a standardised mean of n draws that of order k is n^{1 - k/2} times as
+    # large.
     of_mean = _moments(of_one * float(draws) ** (1 - orders / 2))
+    # Even moments of a mean are the moments of its square.
     _, second, third, fourth = _cumulants(of_mean[1::2])  # of the square of the mean
     return Law(
         number,
@@ -104,6 +107,7 @@ def law_of_squares(moments: np.ndarray, draws: int, number: int) -> Law:
 
 def _cumulants(moments: np.ndarray) -> np.ndarray:
     """Cumulants of order 1, 2, ... from the moments about 0."""
+    # m_{n+1} = sum_{k <= n} C(n, k) c_{k+1} m_{n-k}, solved for the last cumulant.
     cumulants: list[float] = []
     for n, moment in enumerate(moments):
         earlier = sum(math.comb(n, k) * cumulants[k] * moments[n - 1 - k] for k in range(n))
@@ -141,12 +145,14 @@ def scatter_p(squares: float, law: Law) -> float:
         >>> round(scatter_p(2.0, law), 4), round(chi_square_p(2.0, 2), 4)
         (0.7358, 0.7358)
     """
+    # Where it is needed alone: it is no small import.
     from scipy.special import gammainc, gammaincc
 
     deviations = (squares - law.number) / math.sqrt(law.variance)
     # A gamma law of skewness s has the shape 4 / s^2, its mean, and the deviation 2 / s.
     shape = (2 / law.skewness) ** 2
     value = np.maximum(shape + 2 / law.skewness * deviations, 0.0)  # a NaN stays one
+    # The smaller tail by its own function: 1 minus the other one would have no digits.
     nearer = np.minimum(gammainc(shape, value), gammaincc(shape, value))
     p = float(np.minimum(1.0, 2 * nearer))
     return _times(p, scatter_allowance(_deviations(p), law))

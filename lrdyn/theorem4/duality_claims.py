@@ -31,13 +31,13 @@ from lrdyn.engine.forms import Equal, start_of
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 
 MOST_STEPS = 60
-"""Most steps."""
+"""Most steps of a run, whatever --steps says."""
 
 SCALE = 2.0
 """s, of an adapter theta_0 + s S^T Lambda."""
 
 EPSILON = 0.3
-"""What Adam adds to the root of its second moment: not tiny, so that it is seen."""
+"""Number that Adam adds to the root of its second moment; it is not tiny, so that it shows."""
 
 PARTS = (1.0, 0.1, 0.01)
 """Parts of it, at which the gap between equal eps is measured."""
@@ -174,6 +174,7 @@ def make_regression(
     return DualRegression(
         matrix=matrix / np.sqrt(rows),
         inputs=inputs / np.sqrt(rows),
+        # Large residuals: there the loss, (1 + x^2)^{1/2}, is far from quadratic.
         outputs=3 * outputs[0],
         start=start[0],
         rules=(*LINEAR, *ROOTS),
@@ -209,7 +210,13 @@ def side_by_side(rules: Sequence[optax.GradientTransformation]) -> optax.Gradien
 def paths(
     method: Method, case: DualRegression, settings: list[tuple[float, float]]
 ) -> Float[Array, "settings times rules n"]:
-    """Train with every optimiser, for each scale and part of eps."""
+    """Train with every optimiser, for each scale and part of eps.
+
+    Args:
+        method: of the adapters, or of projected gradients.
+        case: the regression and its map.
+        settings: pairs of a scale (of the adapter, or alpha) and a part of eps.
+    """
     every = jnp.tile(case.start[None], (len(case.rules), 1))
 
     def train(scale: Array, part: Array) -> Array:
@@ -219,6 +226,7 @@ def paths(
             every,
             side_by_side(case.optimizers(part)),
             choose=lambda key, gradients: Dense(case.matrix),
+            # One period: S is given, and never refreshed.
             period=case.steps[-1],
             steps=case.steps,
             scale=scale,
@@ -252,7 +260,7 @@ MULTIPLIED = [(SCALE, part * SCALE) for part in PARTS]
 """Those of the adapter times s, where they are to be divided: a mistake."""
 
 FIRST, MIDDLE = len(LINEAR), len(LINEAR) + 1
-"""Where Adam is found among the rules, and where the other rules with roots begin."""
+"""Place of Adam among the rules, and that of the first of the other rules with roots."""
 
 
 def predict_duality(case: DualRegression) -> DualityTheory:
@@ -313,12 +321,13 @@ ISOMETRY = 0.01
 def _of_each_rule(
     compares: Callable[[DualityTheory, DualityMeasured], tuple[Array, Array]],
 ) -> Callable[[DualityOutcome], tuple[Equal, ...]]:
-    """Compare the paths of each rule, the second axis, on a scale of its own; each must move."""
+    """Make a comparison of the paths of each rule, the second axis, on a scale of its own."""
 
     def forms(outcome: DualityOutcome) -> tuple[Equal, ...]:
         both = compares(outcome.predicted, outcome.measured)
         predicted, measured = (np.moveaxis(np.asarray(side), 1, 0) for side in both)
         return tuple(
+            # Who knows nothing says that theta stays; so each path must move by itself.
             Equal(path, run, null=start_of(path))
             for path, run in zip(predicted, measured, strict=True)
         )
@@ -335,7 +344,7 @@ def _scale_claim(
 
 
 def _gradients_only(case: DualRegression) -> Array:
-    """Every optimiser makes the same update at two values of the parameters."""
+    """Whether every optimiser makes the same update at two values of the parameters."""
     rules = side_by_side(case.optimizers(1.0))
     row = Dense(case.matrix).project(case.start)
     gradients = jnp.tile(row[None], (len(case.rules), 1))
@@ -343,11 +352,13 @@ def _gradients_only(case: DualRegression) -> Array:
     def update(values: Array) -> Array:
         return jnp.asarray(rules.update(gradients, rules.init(values), values)[0])
 
+    # Parameters of another norm and other signs, which decay and trust ratios would notice.
     both = jax.vmap(update)(jnp.stack([gradients, 1 - 2 * gradients]))
     return jnp.all(both[0] == both[1])
 
 
 def _only(rule: str) -> Callable[[Array, DualRegression, Array], DualRegression]:
+    """Make a departure to one optimiser, which breaks the hypothesis."""
     return lambda key, case, amount: dataclasses.replace(case, rules=(rule,))
 
 
@@ -393,9 +404,9 @@ DUALITY = Scenario[DualRegression, DualityTheory, DualityMeasured](
     claims=(
         Claim(
             "duality",
-            "theta <- theta + S^T opt(S g) is theta_0 + S^T Lambda with Lambda trained by opt, for "
-            "any matrix S (judged where its rows are not orthonormal); SGD, momentum, Adam, "
-            "RMSProp, Adagrad",
+            "projected descent theta <- theta + S^T opt(S g) is the adapter theta_0 + S^T Lambda "
+            "with Lambda trained by opt, for any matrix S (judged where its rows are not "
+            "orthonormal) and SGD, momentum, Adam, RMSProp, Adagrad",
             form=_of_each_rule(lambda theory, run: (theory.duality, run.duality)),
             reads=lambda theory, run: (theory.duality, run.duality, theory.away_from_isometry),
             undecided=lambda outcome: (
@@ -404,7 +415,8 @@ DUALITY = Scenario[DualRegression, DualityTheory, DualityMeasured](
         ),
         Claim(
             "both_trained",
-            "one differentiates in the k entries of Lambda and the other in the n of theta",
+            "the adapter differentiates in the k entries of Lambda, projected descent in the n "
+            "of theta",
             kind="exact",
             compares=lambda theory, run: (theory.both_trained, run.both_trained),
             carries=False,
@@ -412,23 +424,27 @@ DUALITY = Scenario[DualRegression, DualityTheory, DualityMeasured](
         ),
         _scale_claim(
             "scale_linear",
-            "theta_0 + s S^T Lambda is theta <- theta + s^2 S^T opt(S g) for SGD and momentum",
+            "for SGD and momentum the adapter theta_0 + s S^T Lambda is theta <- theta + s^2 S^T "
+            "opt(S g)",
             lambda theory, run: (theory.scale_linear, run.scale_linear),
         ),
         _scale_claim(
             "scale_adam",
-            "it is theta <- theta + s S^T opt(S g) for Adam, whose eps is divided by s there",
+            "for Adam the adapter theta_0 + s S^T Lambda is theta <- theta + s S^T opt(S g), "
+            "with eps divided by s there",
             lambda theory, run: (theory.scale_adam, run.scale_adam),
         ),
         _scale_claim(
             "scale_roots",
-            "the same for RMSProp and Adagrad, whose constants in roots are divided by s^2",
+            "for RMSProp and Adagrad the adapter theta_0 + s S^T Lambda is theta <- theta + s "
+            "S^T opt(S g), with the constants in roots divided by s^2 there",
             lambda theory, run: (theory.scale_roots, run.scale_roots),
         ),
         Claim(
             "same_eps",
-            "with equal eps the first steps of Adam are s rate S^T [g/(|g| + eps/s) - "
-            "g/(|g| + eps)] apart, in proportion to eps where it is small",
+            "with equal eps the first steps of Adam for the adapter theta_0 + s S^T Lambda and "
+            "for theta <- theta + s S^T opt(S g) are s eta S^T [g/(|g| + eps/s) - g/(|g| + eps)] "
+            "apart, in proportion to eps where it is small",
             # Differences of two values of theta after a step are rounded like theta.
             form=lambda outcome: Equal(
                 outcome.predicted.same_eps,

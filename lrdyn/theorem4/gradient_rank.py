@@ -56,6 +56,7 @@ def gradient_modes(
         [2.0, 6.0]
     """
     terms, m, n = len(left), left.shape[-1], right.shape[-1]
+    # (B W C)_ia = sum_jb B_ij C_ab W_jb for symmetric C, with rows (i, a) and columns (j, b).
     products = jnp.einsum("kij,kab->iajb", left, right) / terms
     return GradientModes(*linalg.eigh(products.reshape(m * n, m * n)))
 
@@ -81,6 +82,7 @@ def gradient_path(
     learning_rate = checks.nonnegative("learning_rate", learning_rate)
     steps = checks.steps(steps)
     times = jnp.asarray(steps, start.dtype)
+    # A power of the step number, and no loop: the descent that it is compared with is one.
     factors = (1 - learning_rate * modes.values)[None, :] ** times[:, None]
     # S is symmetric, its eigenvectors orthonormal: coordinates are inner products.
     coordinates = modes.vectors.T @ start.ravel()
@@ -110,8 +112,7 @@ def spectral_edges(modes: GradientModes, tolerance: float | None = None) -> Edge
     Args:
         modes: eigenvalues.
         tolerance: eigenvalues closer to l_1 than this part of the largest absolute one count as
-            l_1; by default
-            :func:`lrdyn.core.half_of_the_digits`.
+            l_1; by default :func:`lrdyn.core.half_of_the_digits`.
 
     Example:
         >>> modes = GradientModes(jnp.array([0.0, 1e-9, 0.5, 1.0]), jnp.eye(4))
@@ -119,6 +120,7 @@ def spectral_edges(modes: GradientModes, tolerance: float | None = None) -> Edge
         [0.0, 0.5, 1.0]
     """
     values = modes.values
+    # Where all values count as l_1 the largest is left, and l_2 = l_max.
     others = jnp.where(_slow(modes, tolerance), values[-1], values)
     return Edges(values[0], jnp.min(others), values[-1])
 
@@ -128,6 +130,11 @@ def slowest_part(
     modes: GradientModes, matrix: Float[Array, "m n"], tolerance: float | None = None
 ) -> Float[Array, "m n"]:
     """Project a matrix onto the eigenspace of l_1, see :func:`spectral_edges`: G_par of G_0.
+
+    Args:
+        modes: eigenvalues and eigenvectors.
+        matrix: G_0.
+        tolerance: as of :func:`spectral_edges`.
 
     Example:
         >>> B = jnp.diag(jnp.array([1.0, 0.0]))[None]
@@ -146,6 +153,11 @@ def misalignment(
 ) -> Float[Array, ""]:
     """Distance of the top singular pair u v^T of G_par from the eigenspace of l_1.
 
+    Args:
+        modes: eigenvalues and eigenvectors.
+        part: G_par.
+        tolerance: as of :func:`spectral_edges`.
+
     Returns:
         A number from 0, where Lemma 3.3 of GaLore holds as printed, to 1.
 
@@ -156,6 +168,8 @@ def misalignment(
         0.2
     """
     _require_fit("part", part, modes)
+    # First-order change of ||G_par||_2 in the direction R_t: <u v^T, R_t>, 0 if u v^T is in the
+    # eigenspace (gradient_rank.md, "As printed it is false").
     left, _, right = linalg.svd(part)
     pair = left[:, :1] @ right[:1]
     return jnp.linalg.norm(pair - slowest_part(modes, pair, tolerance))
@@ -193,7 +207,7 @@ class StableRankBounds(NamedTuple):
 def stable_rank_bounds(
     part: Float[Array, "m n"], rest: Float[Array, "m n"], ratio: Scalar, steps: Steps
 ) -> StableRankBounds:
-    """Bound sr(G_t) by what is left of D = G_0 - G_par: it goes to sr(G_par) at the rate q.
+    """Bounds of sr(G_t), which goes to sr(G_par) as D = G_0 - G_par shrinks by q at each step.
 
     ::
 

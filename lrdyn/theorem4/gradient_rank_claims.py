@@ -38,14 +38,15 @@ TERMS = 3
 """N."""
 
 MOST_STEPS = 100
-"""Most steps."""
+"""Most steps of a run, whatever --steps says."""
 
 NAMES = ("full", "kernel", "printed_fails", "printed_slack", "regular", "right", "left")
 """Terms of full rank; of half rank; the counterexample to Lemma 3.3 and its mirror image; and a
 single term, of regular B and C, regular B alone and regular C alone."""
 
 ALIGNED = NAMES.index("regular")
-"""From here on the top singular pair of G_par lies in the eigenspace of l_1."""
+"""Place of the first problem whose top singular pair of G_par lies in the eigenspace of l_1; those
+behind it are such problems, too."""
 
 FRACTIONS = (1.0, 0.5, 0.5, 0.5, 0.5, 1.0, 0.5)
 """Step sizes, as parts of 2/(l_2 + l_max)."""
@@ -83,6 +84,7 @@ class Recursion(Recorded):
     def loss(self, weights: Float[Array, "problems m n"]) -> Float[Array, ""]:
         """The sum over the problems, so that each has minus its own gradient for a derivative."""
         terms = weights[:, None]
+        # <W, B W C> / 2 - <A, W>, whose derivative is B W C - A.
         rest = (self.left @ terms @ self.right) / 2 - self.targets
         return jnp.sum(rest * terms) / TERMS
 
@@ -133,15 +135,19 @@ def _spectra(size: int) -> np.ndarray:
 
 
 def _side(gaussian: Float[Array, "rows k"], order: list[int]) -> Array:
-    """B_i, or C_i, of every problem; the single terms with these of the spectra."""
+    """Make B_i, or C_i, of every problem; single terms have the spectra in this order."""
     size = gaussian.shape[1]
     rows = np.stack([np.ones(size), np.arange(size) < max(size // 2, 1)])  # full and half rank
     factors = gaussian.reshape(1, TERMS, size, size) * jnp.asarray(rows)[:, None, :, None]
+    # Gram matrices: positive semidefinite, of the rank that the rows have.
     several = jnp.swapaxes(factors, 2, 3) @ factors / size
     vectors, values = reflection(gaussian[0])[None], jnp.asarray(_spectra(size)[order])
+    # A reflection is symmetric, and its own inverse.
     single = (vectors * values[:, None, :]) @ vectors
+    # B = C = diag(1, 0, ...), of the counterexample to Lemma 3.3 and of its mirror image.
     corner = jnp.zeros((2, size, size)).at[:, 0, 0].set(1.0)
     same = jnp.concatenate([corner, single])[:, None]
+    # N equal terms are one.
     return jnp.concatenate([several, jnp.tile(same, (1, TERMS, 1, 1))])
 
 
@@ -151,6 +157,7 @@ an infinite bound says nothing."""
 
 
 def _near(modes: GradientModes, drawn: Float[Array, "m n"]) -> Float[Array, "m n"]:
+    """Scale the part of a draw outside of the eigenspace of l_1 down to :data:`NEAR`."""
     part = gradient_rank.slowest_part(modes, drawn)
     rest = drawn - part
     return part + NEAR * jnp.linalg.norm(part) / jnp.linalg.norm(rest) * rest
@@ -171,6 +178,7 @@ def make_recursion(key: Key[Array, ""], *, rows: int, cols: int, steps: int) -> 
     examples[:, :2, :2] = [[[-0.75, 0.5], [0.5, 0.75]], [[0.75, 0.5], [0.5, 0.75]]]
     start = jnp.concatenate([near, jnp.asarray(examples), drawn[ALIGNED:]])
     noise = noise.reshape(count, TERMS, m, n)
+    # Terms A_i that differ, with the mean G_0.
     noise = noise - jnp.mean(noise, axis=1, keepdims=True)
     edges = jax.vmap(gradient_rank.spectral_edges)(modes)
     return Recursion(
@@ -239,7 +247,9 @@ class Gaps(NamedTuple):
 
 def _gaps(case: Recursion) -> Gaps:
     values, edges = case.modes.values, case.edges
+    # The largest absolute value, for l_max may be smaller than |l_1|: only the order matters.
     scale = jnp.max(jnp.abs(values), axis=1)
+    # With one distinct eigenvalue l_2 is l_max: then all of them count as l_1.
     slow = (values < edges.second[:, None]) | (edges.second == edges.last)[:, None]
     slow = slow & (values - values[:, :1] <= half_of_the_digits(values.dtype) * scale[:, None])
     spread = jnp.max(jnp.where(slow, values, values[:, :1]), axis=1) - edges.first
@@ -278,6 +288,7 @@ def _at_most(outcome: RecursionOutcome, bound: np.ndarray | Array, first: int = 
     """
     theory, run = outcome.predicted, outcome.measured
     bound = np.where(_distinct(outcome)[:, None], np.asarray(bound), np.inf)[first:]
+    # An infinite bound holds on any scale.
     size = np.where(np.isfinite(bound), bound, 1.0)
     return AtMost(run.stable_rank[first:], bound, size / theory.resolution[first:])
 
@@ -293,6 +304,7 @@ def _close(outcome: RecursionOutcome) -> str:
 
 
 def _bounded(outcome: RecursionOutcome) -> str:
+    # Before the bracket is positive the bound says nothing: at the end it must.
     unknown = np.any(np.isinf(outcome.predicted.stable_rank_bound[:, -1]))
     return "bound is infinite" if unknown else _close(outcome)
 
@@ -321,7 +333,7 @@ def _large_step(key: Key[Array, ""], case: Recursion, amount: Array) -> Recursio
 
 
 def _both_singular(key: Key[Array, ""], case: Recursion, amount: Array) -> Recursion:
-    """The counterexample in place of problems of one nonsingular side."""
+    """Put the counterexample in the place of the problems with a nonsingular side."""
     bad = NAMES.index("printed_fails")
     return jax.tree.map(lambda leaf: leaf.at[ALIGNED:].set(leaf[bad]), case)
 
@@ -349,7 +361,7 @@ def _ascent(case: Recursion) -> RecursionMeasured:
 
 
 def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
-    """As many rows, columns and steps as this scenario takes; of the rank nothing is needed."""
+    """Rows, columns and steps up to what this scenario takes; the rank decides nothing here."""
     sizes = {"steps": min(settings["steps"], MOST_STEPS), "rank": (1,)}
     for name, largest in zip(("rows", "cols"), LARGEST_GRADIENT, strict=True):
         sizes[name] = tuple(dict.fromkeys(min(size, largest) for size in settings[name]))
@@ -366,16 +378,18 @@ GRADIENT_RANK = Scenario[Recursion, RecursionTheory, RecursionMeasured](
     claims=(
         Claim(
             "gradient_path",
-            "G_t = sum_j (1 - eta l_j)^t <V_j, G_0> V_j for W <- W + eta G, G = (1/N) sum_i (A_i - "
-            f"B_i W C_i), of up to {LARGEST_GRADIENT[0]} x {LARGEST_GRADIENT[1]} entries",
+            "under W <- W + eta G, G = (1/N) sum_i (A_i - B_i W C_i) of up to "
+            f"{LARGEST_GRADIENT[0]} x {LARGEST_GRADIENT[1]} entries, the gradient is G_t = sum_j "
+            "(1 - eta l_j)^t <V_j, G_0> V_j, l_j and V_j the eigenvalues and eigenvectors of the "
+            "map from G to (1/N) sum_i B_i G C_i",
             compares=lambda theory, run: (theory.gradient_path, run.gradient_path),
             sides="eigenvectors of the operator against gradients of a loss, differentiated",
         ),
         Claim(
             "stable_rank_bound",
-            "sr(G_t) <= (||G_par||_F^2 + q^2t ||D||_F^2) / (||G_par||_2 - q^t ||D||_F)^2 where the "
-            "bracket is positive (G_par is not 0), D = G_0 - G_par, "
-            "q = (1 - eta l_2)/(1 - eta l_1)",
+            "sr(G_t) <= (||G_par||_F^2 + q^2t ||D||_F^2) / (||G_par||_2 - q^t ||D||_F)^2 where "
+            "the bracket is positive, G_par the part of G_0 in the eigenspace of l_1 (not 0), D "
+            "= G_0 - G_par, q = (1 - eta l_2)/(1 - eta l_1)",
             kind="bound",
             form=lambda outcome: _at_most(outcome, outcome.predicted.stable_rank_bound),
             reads=lambda theory, run: (
@@ -388,7 +402,8 @@ GRADIENT_RANK = Scenario[Recursion, RecursionTheory, RecursionMeasured](
         ),
         Claim(
             "stable_rank_floor",
-            "sr(G_t) >= ||G_par||_F^2 / (||G_par||_2 + q^t ||D||_F)^2",
+            "sr(G_t) >= ||G_par||_F^2 / (||G_par||_2 + q^t ||D||_F)^2, G_par the part of G_0 in "
+            "the eigenspace of l_1, D = G_0 - G_par, q = (1 - eta l_2)/(1 - eta l_1)",
             kind="bound",
             form=_at_least,
             reads=lambda theory, run: (
@@ -401,8 +416,9 @@ GRADIENT_RANK = Scenario[Recursion, RecursionTheory, RecursionMeasured](
         ),
         Claim(
             "lemma_3_3",
-            "sr(G_t) <= sr(G_par) + q^2t ||D||_F^2 / ||G_par||_2^2 if the top singular pair of "
-            "G_par lies in the eigenspace of l_1 (here: N = 1, B or C nonsingular)",
+            "if the top singular pair of G_par lies in the eigenspace of l_1 (here: N = 1, B or "
+            "C nonsingular), sr(G_t) <= sr(G_par) + q^2t ||D||_F^2 / ||G_par||_2^2, D = G_0 - "
+            "G_par, q = (1 - eta l_2)/(1 - eta l_1)",
             kind="bound",
             form=lambda outcome: _at_most(outcome, outcome.predicted.lemma_3_3, ALIGNED),
             reads=lambda theory, run: (

@@ -40,7 +40,7 @@ class LayerShape(NamedTuple):
 
 
 class MemoryHeld(NamedTuple):
-    """What each method holds: by its formula, or counted in arrays."""
+    """Weights and state of each method, by its formula or counted in arrays."""
 
     weights_held: Int[Array, "method"] = ABSENT
     """Entries of the weights, and of the factors of an adapter."""
@@ -49,7 +49,7 @@ class MemoryHeld(NamedTuple):
 
 
 def make_layer(key: Key[Array, ""], *, rows: int, cols: int, rank: int) -> LayerShape:
-    """One matrix in the precision of the run."""
+    """Make one matrix in the precision of the run."""
     return LayerShape(jnp.zeros((rows, cols)), rank)
 
 
@@ -78,6 +78,7 @@ def count_arrays(
             return parts.weights, (inner, parts.maps)
         return (parts.weights, parts.maps, parts.coordinates), inner
 
+    # Shapes decide: no array of the size of a layer is made.
     weights, state = jax.eval_shape(start, case.weight, jax.eval_shape(lambda: jax.random.key(0)))
     return MemoryHeld(
         weights_held=jnp.asarray(sum(leaf.size for leaf in jax.tree.leaves(weights))),
@@ -92,12 +93,13 @@ def measure_memory(
 ) -> MemoryHeld:
     """Count the arrays of each method, with Adam unless another optimiser is given."""
     rule = optimizer or optax.adam(1.0)
+    # The rate of Adam is no array, and counts nothing.
     counts = [count_arrays(method, rule, case) for method in METHODS.values()]
     return MemoryHeld(*map(jnp.stack, zip(*counts, strict=True)))
 
 
 def _without_factor(case: LayerShape) -> MemoryHeld:
-    """One m r less: no factor in the weights, and in the state no P."""
+    """Formulas less m r: a factor is missing from the weights, and P from the state."""
     formulas, least = predict_memory(case), case.rank * min(case.weight.shape)
     less = least * np.array([0, 1, 1, 1, 1])
     return MemoryHeld(formulas.weights_held - less, formulas.state_held - less)
@@ -125,8 +127,8 @@ MEMORY = Scenario[LayerShape, MemoryHeld, MemoryHeld](
         ),
         Claim(
             "state_held",
-            "Adam and P hold 2mn (full), 2r(m + n) (LoRA, ReLoRA), 2nr (B frozen) or mr + 2nr "
-            "(GaLore) entries for m <= n, and an int32, in bytes",
+            "for m <= n Adam and P hold 2mn entries (full training), 2r(m + n) (LoRA, ReLoRA), "
+            "2nr (ReLoRA with B frozen) or mr + 2nr (GaLore), and an int32, in bytes",
             kind="exact",
             compares=lambda theory, run: (theory.state_held, run.state_held),
             carries=False,

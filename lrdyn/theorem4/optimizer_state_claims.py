@@ -41,7 +41,7 @@ def _select(number: Int[Array, ""], choices: Sequence[PyTree]) -> PyTree:
 
 
 def one_policy(number: Int[Array, ""]) -> StatePolicy:
-    """The policy of a traced number, so that one program serves all."""
+    """Make the policy of a traced number: one program serves all policies."""
     number = number.astype(jnp.int32)
 
     def policy(fresh: PyTree, state: PyTree, old: PyTree, new: PyTree):
@@ -62,9 +62,17 @@ def other_signs(maps: PyTree) -> PyTree:
 def lanes(
     case: LowRankRun, method: Method, params_and_data: Any = None, flipped: Any = False
 ) -> RunRecord:
-    """Runs with each policy; the signs of the singular vectors by one rule or by the other."""
+    """Run a method with each policy.
+
+    Args:
+        case: the problem and its settings.
+        method: GaLore, ReLoRA, ...
+        params_and_data: start and data in the place of those of the case.
+        flipped: whether the signs of singular vectors follow the other rule.
+    """
 
     def choose(key: Any, gradients: PyTree):
+        # Only the rule for signs differs, so that both runs have the same subspaces.
         maps = choose_projectors(gradients, case.rank, case.side)
         return jax.tree.map(lambda a, b: jnp.where(flipped, a, b), other_signs(maps), maps)
 
@@ -124,6 +132,7 @@ def lifted_momentum(case: LowRankRun, number: Int[Array, ""]) -> Float[Array, "t
         weights = jax.tree.map(lambda W, M: W - case.learning_rate * M, state.weights, momentum)
         return Lifted(weights, momentum, state.maps)
 
+    # Placeholders: step 0 is a refresh, and the momentum before it is 0.
     maps = choose_projectors(gradient(case.params), case.rank, case.side)
     start = Lifted(case.params, jax.tree.map(jnp.zeros_like, case.params), maps)
     times = problems.times(case)
@@ -141,7 +150,7 @@ class PoliciesTheory(NamedTuple):
     training_loss: Float[Array, "policy step"] = ABSENT
     """Loss at each recorded step."""
     trained: Int[Array, "policy"] = ABSENT
-    """How many numbers ReLoRA differentiates in."""
+    """Number of entries in which ReLoRA differentiates."""
     galore_diverges_at: Int[Array, "policy"] = ABSENT
     """First recorded step at which GaLore has diverged, or -1."""
     moved: Float[Array, ""] = ABSENT
@@ -159,14 +168,14 @@ class PoliciesTheory(NamedTuple):
 
 
 class PoliciesMeasured(NamedTuple):
-    """What ReLoRA with a frozen factor does under each policy."""
+    """ReLoRA with a frozen factor under each policy."""
 
     weights: Float[Array, "policy step entry"] = ABSENT
     """All parameters at each recorded step, P A merged."""
     training_loss: Float[Array, "policy step"] = ABSENT
     """Loss at each recorded step."""
     trained: Int[Array, "policy"] = ABSENT
-    """How many numbers the method differentiates in."""
+    """Number of entries in which the method differentiates."""
     policy_weights: Float[Array, "policy step entry"] = ABSENT
     """The weights, for the claim about policies."""
     lifted: Float[Array, "policy step entry"] = ABSENT
@@ -227,7 +236,7 @@ def _lifted(case: LowRankRun) -> Float[Array, "policy step entry"]:
 
 
 def _two_rules(case: LowRankRun) -> tuple[Array, Array, Array]:
-    """ReLoRA with each policy and either rule for the signs; and how many numbers it trains."""
+    """ReLoRA with each policy and either rule for the signs, and the number of its entries."""
     rules = jnp.array([False, True])
     runs = jax.vmap(lambda flipped: lanes(case, RELORA_FROZEN, flipped=flipped))(rules)
     plain, flipped = jax.vmap(partial(_recorded, case))(runs.records)
@@ -263,12 +272,13 @@ def _other_runs(case: LowRankRun) -> PoliciesMeasured:
 
 def _other_formulas(case: LowRankRun) -> PoliciesTheory:
     """Momentum that is lifted with each policy under the name of another, as both predictions."""
+    # Each policy has another one for a prediction.
     wrong = jnp.roll(_lifted(case), 1, axis=0)
     return PoliciesTheory(policy_weights=wrong, lifted=wrong)
 
 
 def _momentum(settings: dict[str, Any]) -> dict[str, Any]:
-    """Momentum, on the first problem and the last side; all policies are run anyway."""
+    """Settings with momentum alone, the first problem and the last side; all policies are run."""
     optimizers = tuple(name for name in settings["optimizer"] if name == "momentum")
     first = {name: settings[name][:1] for name in ("state", "problem")}
     return settings | first | {"optimizer": optimizers, "side": settings["side"][-1:]}
@@ -284,7 +294,8 @@ OPTIMIZER_STATE = Scenario[LowRankRun, PoliciesTheory, PoliciesMeasured](
     claims=(
         Claim(
             "policy_weights",
-            "GaLore and ReLoRA with a frozen factor agree whether both keep, reset or transport",
+            "GaLore and ReLoRA with a frozen factor have the same weights at every step, whether "
+            "both keep, reset or transport the optimiser's state at a refresh",
             compares=lambda theory, run: (theory.policy_weights, run.policy_weights),
             reads=lambda theory, run: (
                 theory.policy_weights,
@@ -297,8 +308,9 @@ OPTIMIZER_STATE = Scenario[LowRankRun, PoliciesTheory, PoliciesMeasured](
         trained_claim("policy_trained", lambda theory, run: (theory.trained, run.trained)),
         Claim(
             "lifted",
-            "with momentum the path is that of W <- W - eta M, M <- mu M + P P^T G, where M "
-            "becomes P_new P_old^T M (keep), 0 (reset), P_new P_new^T M (transport) at a refresh",
+            "with momentum GaLore and ReLoRA with a frozen factor take the path W <- W - eta M, "
+            "M <- mu M + P P^T G, where a refresh turns M into P_new P_old^T M (keep), 0 (reset) "
+            "or P_new P_new^T M (transport)",
             compares=lambda theory, run: (theory.lifted, run.lifted),
             reads=lambda theory, run: (theory.lifted, run.lifted, *problems.watched(theory)),
             undecided=problems.undecided,
@@ -307,8 +319,9 @@ OPTIMIZER_STATE = Scenario[LowRankRun, PoliciesTheory, PoliciesMeasured](
         ),
         Claim(
             "signs",
-            "after a reset or a transport the path does not depend on the signs of singular "
-            "vectors, as that of a kept state does (no formula: both sides are runs)",
+            "after a reset or a transport of the state the path does not depend on the signs of "
+            "singular vectors, on which that of a kept state depends (no formula: both sides are "
+            "runs)",
             # In every bit, since a change of signs rounds nothing. Where the two rules agree at
             # every refresh a kept state goes the same way, too, and nothing is shown.
             form=lambda outcome: Zero(

@@ -141,6 +141,7 @@ def with_gap(
     if rank >= min(len(outputs), len(inputs)):
         return outputs
     left, values, right = linalg.svd((products - outputs) @ inputs.T)
+    # u v^T is added to G through Y: (X^T)^+ undoes the product with X^T.
     raised = (1 - gap) * (values[rank - 1] - values[rank])
     of_inputs, sizes, examples = linalg.svd(inputs)
     inverse = (right[rank] @ of_inputs / sizes) @ examples
@@ -210,7 +211,7 @@ def times(case: LowRankRun) -> np.ndarray:
 
 
 def at(case: LowRankRun, wanted: Any) -> np.ndarray:
-    """Where steps stand among the times.
+    """Places of steps among the times.
 
     Indices are int32 throughout: two threads, one of them in float64, can share a trace of int64.
     """
@@ -223,14 +224,14 @@ def flat(params: PyTree) -> Float[Array, "entries"]:
 
 
 class RunRecord(NamedTuple):
-    """What is looked at in a run."""
+    """Parameters of a run at recorded steps and refreshes, and what it trains."""
 
     records: Float[Array, "times entries"]
     """All parameters at the recorded steps and the refreshes."""
     diverged_at: Int[Array, ""]
     """Step at which the run diverged, or -1."""
     trained: Int[Array, ""]
-    """How many numbers its method differentiates in: it tells GaLore and ReLoRA apart."""
+    """Number of entries in which its method differentiates: it tells GaLore and ReLoRA apart."""
 
 
 def train(
@@ -317,7 +318,7 @@ def diverges(case: LowRankRun, losses: Float[Array, "times"]) -> Int[Array, ""]:
 
 
 def moved(records: Float[Array, "*lanes times entries"]) -> Float[Array, ""]:
-    """Longest way of a parameter from its start, over the largest one; the least of all lanes."""
+    """Largest change of a parameter since the start, over the largest one; least over all lanes."""
     way = jnp.max(jnp.abs(records - records[..., :1, :]), axis=(-2, -1))
     return jnp.min(way / jnp.max(jnp.abs(records), axis=(-2, -1)))
 
@@ -349,6 +350,7 @@ def refreshed(case: LowRankRun, records: Float[Array, "times entries"]) -> Refre
     def of_matrix(G: Array):
         left, values, right = linalg.svd(G)
         rank = min(case.rank, len(values))
+        # With r = min(m, n) the r-th value has no neighbour: its gap is that to 0.
         values = jnp.append(values, 0.0)
         vectors = left if case.side == "left" else right.T
         gap, largest = values[rank - 1] - values[rank], values[0]
@@ -367,7 +369,7 @@ def refreshed(case: LowRankRun, records: Float[Array, "times entries"]) -> Refre
 
 @runtime_checkable
 class Watched(Protocol):
-    """What theory says of a run of GaLore, by which two paths can be compared."""
+    """Fields of theory about a run of GaLore that decide whether paths can be compared."""
 
     @property
     def singular_gap(self) -> Array:
@@ -432,17 +434,17 @@ S = TypeVar("S")
 def trained_claim(
     id: str, compares: Callable[[S, M], tuple[Any, Any]], more: str = ""
 ) -> Claim[S, M]:
-    """The claim that the measured run is not GaLore's; a count.
+    """Claim, by a count, that what is measured is not another run of GaLore.
 
     Args:
         id: of the claim.
-        compares: how many numbers are trained, by theory and in the run.
-        more: what follows the statement.
+        compares: the number of trained entries, by theory and in the run.
+        more: text behind the statement.
     """
     return Claim(
         id,
         "ReLoRA differentiates in the r n (m r on the right) entries of A for each m x n, and in "
-        "biases: it is not GaLore again" + more,
+        "biases: what is measured is not GaLore again" + more,
         kind="exact",
         compares=compares,
         carries=False,
@@ -453,14 +455,16 @@ def trained_claim(
 def moves(
     case: LowRankRun, records: Float[Array, "times entries"]
 ) -> Float[Array, "refreshes m n"]:
-    """What is added to the first matrix between each refresh and the next, or the end."""
+    """Change of the first matrix between each refresh and the next, or the end."""
     ends = np.append(refreshes(case)[1:], case.steps[-1])
+    # Merged weights, not A: at a refresh A begins anew, and W goes on.
     matrices = jax.vmap(lambda vector: first_matrix(unflat(case)(vector)))(records)
     return matrices[at(case, ends)] - matrices[at(case, refreshes(case))]
 
 
 def deficient(case: LowRankRun) -> int:
     """K_max: refreshes after which r K < min(m, n) still holds; at least 1."""
+    # A sum of full rank would show nothing: there must be a singular value to be 0.
     room = (min(first_matrix(case.params).shape) - 1) // case.rank
     return int(np.clip(room, 1, len(refreshes(case))))
 
@@ -477,9 +481,9 @@ def sum_values(
 def sum_rounding(
     case: LowRankRun, records: Float[Array, "times entries"], values: Float[Array, "refreshes k"]
 ) -> Float[Array, ""]:
-    """Largest entry of the first matrix over the largest singular value of what was added to it.
+    """Largest entry of the first matrix over the largest singular value of W(t) - W(0); at least 1.
 
-    W(t) - W(0) is rounded like W, however little it is; at least 1.
+    W(t) - W(0) is rounded like W, however small it is.
     """
     largest = jax.vmap(lambda vector: jnp.max(jnp.abs(first_matrix(unflat(case)(vector)))))
     return jnp.maximum(1.0, jnp.max(largest(records)) / jnp.min(values[:, 0]))

@@ -2,8 +2,8 @@
 
 Weights and losses are equal at every recorded step, whatever the P_k are. That these are the top r
 singular vectors of the gradients is seen in what is added between two refreshes, P_k A_k. After K
-refreshes W(t) - W(0) is a sum of K such terms, of rank r K at most, and of that rank if the
-subspaces of the P_k are independent.
+refreshes W(t) - W(0) is a sum of K such terms, of rank r K at most, and of that rank if the columns
+of [P_1 ... P_K] and the rows of A_1, ..., A_K are independent.
 """
 
 import dataclasses
@@ -30,14 +30,14 @@ from lrdyn.theorem4.problems import LowRankRun, trained_claim
 
 
 class TrajectoryTheory(NamedTuple):
-    """GaLore, and what its projectors say."""
+    """Run of GaLore, with its projectors and what follows from them."""
 
     weights: Float[Array, "step entry"] = ABSENT
     """All parameters at each recorded step."""
     training_loss: Float[Array, "step"] = ABSENT
     """Loss at each recorded step."""
     trained: Int[Array, ""] = ABSENT
-    """How many numbers ReLoRA differentiates in."""
+    """Number of entries in which ReLoRA differentiates."""
     condition: Float[Array, ""] = ABSENT
     """By how much GaLore's run amplifies a small error of its start and data."""
     galore_diverges_at: Int[Array, ""] = ABSENT
@@ -68,7 +68,7 @@ class TrajectoryMeasured(NamedTuple):
     training_loss: Float[Array, "step"] = ABSENT
     """Loss at each recorded step."""
     trained: Int[Array, ""] = ABSENT
-    """How many numbers the method differentiates in."""
+    """Number of entries in which the method differentiates."""
     moves: Float[Array, "refresh row column"] = ABSENT
     """What is added to the first matrix from each refresh to the next."""
     sum_values: Float[Array, "refreshes index"] = ABSENT
@@ -85,7 +85,8 @@ TrajectoryOutcome = Outcome[TrajectoryTheory, TrajectoryMeasured]
 
 
 def predict_trajectory(case: LowRankRun) -> TrajectoryTheory:
-    """GaLore, and what its projectors say."""
+    """Run GaLore, and look at its gradients once more for what its projectors are."""
+    # Start and data are disturbed together: a run may amplify either.
     records, condition = with_condition(
         lambda both: problems.train(case, GALORE, both).records, (case.params, case.data)
     )
@@ -116,7 +117,7 @@ def _recorded(case: LowRankRun, records: Float[Array, "times entries"]) -> Array
 def measure_trajectory(
     case: LowRankRun, *, method: Method = RELORA_FROZEN, **how: Any
 ) -> TrajectoryMeasured:
-    """ReLoRA with a frozen factor, or something else with the arguments of its run."""
+    """Run ReLoRA with a frozen factor; controls run another method, or with other arguments."""
     run = problems.train(case, method, **how)
     recorded = _recorded(case, run.records)
     return TrajectoryMeasured(
@@ -168,7 +169,12 @@ M = TypeVar("M", bound=Paths)
 
 
 def _same_path(prefix: str = "", more: str = "") -> tuple[Claim[T, M], ...]:
-    """Claims that GaLore and ReLoRA agree: of a scenario whose two sides have these fields."""
+    """Claims that GaLore and ReLoRA take one path, for scenarios whose sides have these fields.
+
+    Args:
+        prefix: of the names of the claims.
+        more: text behind each statement.
+    """
 
     def claim(
         name: str, statement: str, compares: Callable[[T, M], tuple[Array, Array]]
@@ -190,7 +196,7 @@ def _same_path(prefix: str = "", more: str = "") -> tuple[Claim[T, M], ...]:
         ),
         claim(
             "training_loss",
-            "and the same loss",
+            "GaLore and ReLoRA with a frozen factor have the same loss at every step",
             lambda theory, run: (theory.training_loss, run.training_loss),
         ),
         trained_claim(prefix + "trained", lambda theory, run: (theory.trained, run.trained), more),
@@ -204,6 +210,7 @@ INDEPENDENT = 0.1
 def _relative_values(outcome: TrajectoryOutcome) -> np.ndarray:
     """Singular values of the sums over their largest, and 0 beyond the last: nothing is there."""
     values = np.pad(outcome.measured.sum_values, ((0, 0), (0, 1)))
+    # A sum that is 0 has no scale: its values stay 0.
     largest = values[:, :1]
     return values / np.where(largest == 0, 1.0, largest)
 
@@ -243,6 +250,8 @@ def _uncounted(outcome: TrajectoryOutcome) -> str:
     counted = _independent(outcome)
     if not np.any(counted):
         return "dependent subspaces"
+    # The rows of the A_k must be independent, too. A first step of Adam is made of signs, up to its
+    # eps: where A_1 = A_2 but for that, P_1 A_1 + P_2 A_2 has the rank of one of them.
     least = np.min(outcome.predicted.sum_spread[counted])
     return "" if least > CLEARLY * _rounding(outcome) else "rank below rounding"
 
@@ -253,7 +262,7 @@ def _leaves_no_choice(outcome: TrajectoryOutcome) -> bool:
 
 
 def _outside(outcome: TrajectoryOutcome) -> Zero:
-    """What is added between refreshes outside of the span of theory's singular vectors.
+    """Compare the moves between refreshes, outside of the span of theory's vectors, with 0.
 
     The last singular vectors in the place of the first would leave all of it there.
     """
@@ -291,7 +300,9 @@ def _other_side(case: LowRankRun) -> TrajectoryTheory:
 
 
 ADAM = {"optimizer": "adam", "state": "reset", "steps": 20}
-# Each once, so that the controls of several claims share its runs.
+"""Settings of controls about the state, which SGD has none of."""
+
+# One object for all controls that use it: they share its runs.
 _unmerged = partial(measure_trajectory, method=UNMERGED)
 _both_trained = partial(measure_trajectory, method=RELORA)
 
@@ -308,6 +319,7 @@ def _first_problem(settings: dict[str, Any]) -> dict[str, Any]:
 
     The other scenarios run on the last side.
     """
+    # The paper preset; the quick one saves the second side here, since other scenarios have it.
     broad = max(len(settings[name]) for name in ("rank", "period", "state")) > 1
     sides = settings["side"] if broad else settings["side"][:1]
     return settings | {"problem": settings["problem"][:1], "side": sides}
@@ -324,8 +336,8 @@ TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
         *_same_path(),
         Claim(
             "top_directions",
-            "between two refreshes W moves in the span of the top r left (right) singular vectors "
-            "of the gradient at the first: on the others it is zero",
+            "between two refreshes W moves only in the span of the top r left (right) singular "
+            "vectors of the gradient at the first of them",
             form=_outside,
             reads=lambda theory, run: (
                 theory.top_directions,
@@ -340,8 +352,8 @@ TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
         ),
         Claim(
             "sum_excess",
-            "W(t) - W(0) has rank at most r K after K refreshes: sigma_{rK+1} = 0 (true of any sum "
-            "of K terms of rank r: no verdict rests on it)",
+            "after K refreshes W(t) - W(0) has rank at most r K: sigma_{rK+1} = 0 (true of any "
+            "sum of K terms of rank r: no verdict rests on it)",
             kind="bound",
             form=_excess,
             reads=lambda theory, run: (
@@ -360,7 +372,9 @@ TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
         ),
         Claim(
             "sum_rank",
-            "and no less if the subspaces are independent: steps of rank r, a sum of rank r K",
+            "after K refreshes W(t) - W(0) = sum_k P_k A_k has rank r K if the columns of [P_1 "
+            "... P_K] and the rows of A_1, ..., A_K are independent: steps of low rank, a sum of "
+            "higher rank",
             kind="exact",
             form=_ranks,
             reads=lambda theory, run: (
@@ -493,9 +507,9 @@ TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
 
 
 def _other_problems(settings: dict[str, Any]) -> dict[str, Any]:
-    """The other problems, briefly: they amplify rounding the more the longer they are trained.
+    """Settings of the other problems, in few steps: their runs amplify rounding at every step.
 
-    All policies are run anyway.
+    All policies are run, whatever --state says.
     """
     names = ("optimizer", "rank", "period", "side", "learning_rate")
     last = {name: settings[name][-1:] for name in names}
@@ -509,7 +523,11 @@ OTHER_PROBLEMS = dataclasses.replace(
     id="other_problems",
     predict=galore,
     measure=relora,
-    claims=_same_path("network_", ", whether both keep, reset or transport (controls: above)"),
+    claims=_same_path(
+        "network_",
+        " (on the other problems, whether both keep, reset or transport the state; controls as on "
+        "the first problem)",
+    ),
     controls=(),
     narrow=_other_problems,
 )

@@ -15,7 +15,7 @@ def identities() -> list[ExactIdentity]:
 
 
 def outcome(answered: Answer) -> str:
-    """What is said of an identity."""
+    """Cell of the table about an identity."""
     if not answered.agree:
         return "NOT EQUAL"
     if not answered.told_apart:

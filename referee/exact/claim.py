@@ -1,4 +1,4 @@
-"""What one line of the table is: an identity with its instance and a formula that is wrong."""
+"""Line of the table: an identity, its instance, and a formula that is wrong."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from referee.exact.balls import compared
 
 Sides = tuple[Any, Any]
-"""What theory says and what the run or the enumeration gives."""
+"""Theory's side, and that of the run or the enumeration."""
 
 Both = Callable[[], Sides]
 
@@ -20,13 +20,13 @@ class ExactIdentity(NamedTuple):
     instance: str
     sides: Both
     wrong: Both
-    """The same with a formula that is not true."""
+    """Both sides with a formula that is not true."""
     mistake: str
     """What is wrong with it."""
 
 
 class Answer(NamedTuple):
-    """What was found of an identity."""
+    """Outcome of an identity."""
 
     identity: ExactIdentity
     agree: bool

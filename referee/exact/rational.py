@@ -49,6 +49,7 @@ def orthogonal(size: int, seed: int) -> fmpq_mat:
     """The Cayley transform ``(I - A)(I + A)^-1`` of a skew matrix: rational and orthogonal."""
     drawn = integers(size, size, seed, 1)
     skew = (drawn - drawn.transpose()) / 2
+    # I + A is never singular, since A has imaginary eigenvalues.
     return (identity(size) - skew) * (identity(size) + skew).inv()
 
 
@@ -92,6 +93,7 @@ def projector(spanning: fmpq_mat) -> fmpq_mat:
 
 def independent(matrix: fmpq_mat) -> fmpq_mat:
     """A basis of the column space, made of columns of the matrix."""
+    # The pivot columns of the matrix itself, whose digits are fewer than those of the reduced one.
     reduced, rank = matrix.rref()
     listed = reduced.tolist()
     return columns(
@@ -159,6 +161,7 @@ def derivative(function: Callable[[fmpq], Any], degree: int) -> Any:
 
     Of so low a degree they are exact, and they know nothing of how the function is computed.
     """
+    # 2 points + 1 values fix a polynomial of that degree; the one at 0 drops out of its slope.
     points = (degree + 1) // 2
     weights = []
     for k in range(1, points + 1):  # Lagrange's polynomials through -points, ..., points

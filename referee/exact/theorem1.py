@@ -115,6 +115,7 @@ def predicted_spectrum(modes: Sequence[int], decay: Rational = DECAY) -> list[Fr
 def spectrum(modes: Sequence[int], decay: Rational = DECAY) -> Sides:
     """The characteristic polynomial of the Hessian, by its eigenvalues and by its entries."""
     theory = with_roots(number(v) for v in predicted_spectrum(modes, decay))
+    # The gradient is a polynomial of degree 3: 4 points are enough, and exact.
     whole = hessian(lambda layers: slope(layers, target(), DECAY), critical(modes), 4)
     return theory, whole.charpoly()
 
@@ -172,6 +173,7 @@ def deep_curvature(depth: int, sign: int = 1) -> Sides:
         Fraction(0),
     ]
     gradient = lambda moved: slope(moved, of, DEEP_DECAY)  # noqa: E731
+    # The gradient of L layers is a polynomial of degree 2L - 1.
     polynomial = hessian(gradient, layers, 2 * depth - 1).charpoly()
     return [fmpq(0)] * len(named), [polynomial(number(value)) for value in named]
 

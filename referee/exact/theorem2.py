@@ -89,6 +89,8 @@ def run(
     spanning = independent(spanning)
     if more or source == "rows":
         wanted = 2 * rank + more
+        # Unit vectors in general position: any directions do, if they are independent of the
+        # others.
         spanning = beside(spanning, columns(identity(size), range(wanted - spanning.ncols())))
     frames = [projector(spanning)]
     for turn in turns:
@@ -171,6 +173,7 @@ def spectra(of: ExactRun, multiplicity: int) -> Sides:
     """``(x - rho_l^2)^m`` divides the characteristic polynomial of ``W_l^T W_l``."""
     left = []
     for value, w in zip(rho(of), of.layers, strict=True):
+        # Squares of singular values are eigenvalues: no root is needed.
         remainder = (w.transpose() * w).charpoly() % with_roots([value**2] * multiplicity)
         left.append(remainder)
     return [remainder * 0 for remainder in left], left
@@ -360,7 +363,7 @@ def of_classifiers() -> list[ExactIdentity]:
         ExactIdentity(
             "theorem2",
             "class_off_block",
-            "the same: nothing of W (I - P) beside the bulk",
+            "W_l (I - P) is rho Q (I - P) alone, 0 at l = L",
             instance,
             lambda: class_bulk(classifier()),
             lambda: class_bulk(classifier(whitened=False)),

@@ -67,6 +67,7 @@ def mask_identity(kind: str, covariances: bool = True) -> Sides:
     goal = integers(3, 5, 75)
     parts = [integers(3, 5, 80 + i) for i in range(UNITS)]
     if kind == "dependent":  # nine masks of real entries, whatever they are
+        # Entries from -4 to 4; with 5 added they are positive, and so are their means.
         drawn = integers(9, UNITS + 1, 90, 4)
         weight = [abs(drawn[k, UNITS]) + 1 for k in range(9)]
         table = [
@@ -155,6 +156,7 @@ def equalised_penalty(turned: bool = True) -> Sides:
     """``c ||Z||_*^2``, ``c = (1-theta)/(theta h)``, and the penalty of the factors."""
     second, hidden = equalised(turned)
     nuclear = sum((r**2 for r in ROOT), Fraction(0))
+    # Roots are rational, so that the nuclear norm is, too.
     theory = number(LAMBDA / UNITS * nuclear**2)
     goal = second * hidden
     return theory, dropout_loss(second, hidden, goal)
@@ -380,7 +382,7 @@ def identities() -> list[ExactIdentity]:
         ),
         stated(
             "dropout_minimiser",
-            "the same with roots, enclosed",
+            "gradient = 0 at U (Sigma - mu) V^T, roots enclosed",
             "sigma = 3, 2",
             shrunk,
             lambda: shrunk(squared=False),

@@ -111,6 +111,7 @@ def relora(how: Path) -> fmpq_mat:
     """W + B A with B = P frozen: A is trained and merged, its gradient taken by differences."""
     w, state = started(how)
     spaces = subspaces(how.side)
+    # A begins at 0, as ReLoRA's frozen form does.
     adapter = zeros(state.nrows(), state.ncols())
 
     def added(a: fmpq_mat, p: fmpq_mat) -> fmpq_mat:
@@ -217,6 +218,7 @@ def quartic(theta: fmpq_mat) -> fmpq:
 def duality(scale: int = 2, power: int = 2, momentum: bool = True) -> Sides:
     """``theta <- theta + s^2 S^T opt(S g)`` is ``theta_0 + s S^T Lambda``."""
     onto = integers(2, 5, 153)
+    # A small step: the digits of a quartic loss grow with every step, its size must not.
     small = fmpq(1, 5000)
     theta = integers(5, 1, 154) / 5
     weights = theta
@@ -391,7 +393,7 @@ def identities() -> list[ExactIdentity]:
                 stated(
                     "theorem4",
                     "policy_weights",
-                    f"the same weights, momentum, {policy}",
+                    f"GaLore and ReLoRA: the same weights, momentum, {policy}",
                     f"{shape}, {side}",
                     lambda side=side, policy=policy: same_path(Path(True, policy, side)),
                     lambda side=side, policy=policy, other=other: same_path(
@@ -422,7 +424,7 @@ def identities() -> list[ExactIdentity]:
         stated(
             "theorem4",
             "weights",
-            "the same weights, Adam, enclosed",
+            "GaLore and ReLoRA: the same weights, Adam, enclosed",
             f"{ROWS} x {COLUMNS}, r = {RANK}, 3 steps",
             adam,
             lambda: adam(same_eps=False),
