@@ -62,15 +62,15 @@ class Case(NamedTuple):
 
 
 CASES = (
-    Case(2, 20_000, 20_000),
-    Case(10, 10_000, 10_000),
-    Case(30, 3000, 5000),
-    Case(60, 600, 1000),
-    Case(100, 200, 300),
-    Case(150, 60, 100),
-    Case(200, 25, 50),
-    Case(300, 8, 15),
-    Case(500, 2, 4),
+    Case(2, 5000, 10_000),
+    Case(10, 4000, 5000),
+    Case(30, 1500, 2000),
+    Case(60, 400, 500),
+    Case(100, 100, 150),
+    Case(150, 40, 60),
+    Case(200, 15, 30),
+    Case(300, 5, 10),
+    Case(500, 1, 3),
     Case(1000, 1, 1),
 )
 LEARNING_RATES, SCALES = np.linspace(0.01, 0.02, 4), np.linspace(0.5, 1.0, 8)
@@ -185,7 +185,7 @@ def row(case: Case, repeats: int, gemm_size: int) -> tuple[tuple[str, ...], floa
     return cells, peak
 
 
-def report(cases: Sequence[Case] = CASES, *, repeats: int = 5, gemm_size: int = 2000) -> str:
+def report(cases: Sequence[Case] = CASES, *, repeats: int = 3, gemm_size: int = 2000) -> str:
     """Measure and lay out."""
     rows = [row(case, repeats, gemm_size) for case in cases]
     peaks = ", ".join(
