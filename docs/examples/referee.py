@@ -15,10 +15,6 @@ def relative(case: dict, name: str, scale: float | np.ndarray | None = None) -> 
     return np.max(abs(predicted - measured) / scale)
 
 
-def one_step(case: dict) -> float:
-    return relative(case, "one_step", case["step_scale"][:, None, None])  # of each loss
-
-
 CHECKS = {  # theorem: group, claim, its residual
     "theorem1": ("critical_points", "critical_loss", lambda c: relative(c, "critical_loss")),
     "theorem2": ("/", "rho", lambda c: relative(c, "rho", c["singular_values_measured"].max())),
@@ -27,7 +23,7 @@ CHECKS = {  # theorem: group, claim, its residual
     "theorem3": ("/", "mask_identity", lambda c: relative(c, "mask_identity")),
     "theorem4": ("gradient_rank", "gradient_path", lambda c: relative(c, "gradient_path")),
     "galore": ("/", "optax_decay", lambda c: relative(c, "optax_decay", c["update_scale"])),
-    "lora": ("/", "one_step", one_step),
+    "lora": ("/", "one_step", lambda c: relative(c, "one_step", c["step_scale"][:, None, None])),
 }
 
 
