@@ -310,7 +310,7 @@ def test_another_release_is_refused(local, monkeypatch):
 def test_another_program_is_refused(mine):
     """As a worker would whose library traces to something else."""
     how = {"batched": False, "lanes": 2, "memory": 1, "compiler_options": {}, "shared": None}
-    how |= {"x64": True, "matmuls": "highest", "reduce": {}}
+    how |= {"in_cache": False, "x64": True, "matmuls": "highest", "reduce": {}}
     recipe = Recipe(None, "lrdyn.engine.sweep:sweep_of", how)
     outputs = (("B", (2, 2), "float32"),)
     asked = PartRequest((("size", 2),), {"seed": np.arange(4)}, lanes=2, most=4, outputs=outputs)

@@ -171,7 +171,7 @@ def test_completion_needs_its_package_and_says_so(lrdyn, monkeypatch):
     assert lrdyn("completion", "bash")[::2] == (
         2,
         "lrdyn: error: completion: got no package 'shtab', wanted the extra 'completion': pip "
-        "install lrdyn[completion]\n",
+        "install 'lrdyn[completion]'\n",
     )
 
 
