@@ -17,12 +17,12 @@ from lrdyn.corollary1.compression import CompressedNetwork
 BLOCK = 4
 """Rows at a time: with a few hundred entries each and s = 10 their factors stay in the cache."""
 
-DENSE_FROM = {"cpu": 0.1}
+DENSE_FROM = {"cpu": 0.08}
 """Fraction observed from which whole matrices take less time, by platform.
 
-On two cores of a CPU it lies between 7 % (100 x 100) and 15 % (2000 x 2000), in either precision:
-``python -m benchmarks completion``. A platform that is not named was not measured: there whole
-matrices are taken, whose products it does best.
+On two cores of a CPU it is about 8 % for networks of width 10 and more, from 100 x 100 to 2000 x
+2000, and up to 18 % for narrower ones: ``python -m benchmarks completion``. A platform that is not
+named was not measured: there whole matrices are taken, whose products it does best.
 """
 
 
