@@ -184,8 +184,8 @@ def page(record: dict[str, Any]) -> str:
         f"{ended[ALIVE]} alive. The score, killed over those that are not equivalent, is "
         f"**{whole.share:.3f}**; with 95 % confidence a mutant drawn so is killed with probability "
         f"{whole.lower:.3f} or more (Clopper and Pearson, one-sided).\n",
-        "Mutants that stayed alive became tests: this score is of what was looked at, and that of "
-        "another seed, on the same tests, of what was not.\n",
+        "From mutants that stay alive tests are written, one by one: this score is of what was "
+        "looked at, and that of another seed, on the same tests, of what was not.\n",
         *_table("kind of module", "kind", entries),
         "",
         *_table("operator", "operator", entries),
