@@ -124,8 +124,10 @@ def faster_loss(
         >>> float(loss(spectral_network(jnp.eye(4), 2, 1.0)))
         0.0625
     """
-    entries = observed_entries(target, mask)
-    if np.mean(np.asarray(mask) > 0) < DENSE_FROM.get(jax.default_backend(), 0.0):
+    fraction = np.mean(np.asarray(mask) > 0)
+    # Without an observed entry it is the listing that refuses.
+    if fraction == 0 or fraction < DENSE_FROM.get(jax.default_backend(), 0.0):
+        entries = observed_entries(target, mask)
         return lambda network: entries_loss(network, entries)
     return lambda network: completion_loss(network, target, mask)
 

@@ -123,8 +123,8 @@ def sweep(
     in_cache = lanes is None and not batched  # what is batched was written for its lanes
     lanes = usual_lanes(device) if lanes is None else lanes
     memory = usual_memory(device) if memory is None else memory
-    how: dict[str, Any] = {"batched": batched, "lanes": lanes, "memory": memory}
-    how["in_cache"] = in_cache
+    how: dict[str, Any] = {"batched": batched, "lanes": lanes, "in_cache": in_cache}
+    how["memory"] = memory
     how["reduce"] = dict(reduce or {})
     # JAX's settings belong to this process: a worker that makes the sweep again must be told of
     # them.
@@ -172,8 +172,9 @@ def sweep_of(
             yield
 
     devices = jax.local_devices()[: context and 1] if devices is None else devices
-    plan = SweepPlan(batched, lanes, memory, devices, compiler_options, Shared(shared))
-    plan = plan._replace(in_cache=in_cache)
+    plan = SweepPlan(
+        batched, lanes, memory, devices, compiler_options, Shared(shared), in_cache=in_cache
+    )
     return Sweep(function, points, dims or {}, plan, shapes, scope=scope, reduce=reduce)
 
 
