@@ -25,6 +25,12 @@ SCENARIOS = [
 ]
 
 
+@eqx.filter_jit
+def _arrays(case, settings):
+    leaves = jax.tree.leaves(eqx.filter(case(jax.random.key(0), **settings), eqx.is_array))
+    return [jax.random.key_data(a) if is_key(a) else a for a in leaves]
+
+
 class Cases:
     """The cases of a scenario, at its usual settings and at others."""
 
@@ -53,12 +59,8 @@ class Cases:
         return jax.eval_shape(case), rest[0]
 
     def arrays(self, **changed):
-        @jax.jit
-        def case():
-            made = self.scenario.case(jax.random.key(0), **self.of_case | changed)
-            return jax.tree.leaves(eqx.filter(made, eqx.is_array))
-
-        return [np.asarray(jax.random.key_data(a) if is_key(a) else a) for a in case()]
+        """Arrays of a case, compiled once for all values of the numbers."""
+        return [np.asarray(a) for a in _arrays(self.scenario.case, self.of_case | changed)]
 
     def takes(self, flag, value, **changed):
         """Whether the scenario runs with another value of a flag, the others as they are."""
@@ -92,10 +94,8 @@ def test_no_number_among_the_flags_is_ignored(theorem, scenario):
 
     Every array of the case is compared: some must be another when a flag has another value.
     """
-    usual = {f.name: f.quick[0] if f.quick else None for f in theorem.flags} | dict(scenario.at)
-    if usual.get("rank") == 1:
-        usual["rank"] = 2  # of rank 1 a target has no condition
-    of_case = taken(scenario.case, usual)
+    cases = Cases(theorem, scenario)
+    of_case = taken(scenario.case, cases.usual)
     traced = [f for f in theorem.flags if f.type is float and not f.shapes and f.name in of_case]
     # No spread of zeros.
     numbers = {
@@ -105,19 +105,12 @@ def test_no_number_among_the_flags_is_ignored(theorem, scenario):
     others = {flag.name: other_value(flag, numbers[flag.name]) for flag in traced}
     asked = {name: (value,) for name, value in others.items()}
     # A scenario can have settings of its own, whatever the flags are.
-    quick = {f.name: f.quick if f.swept else usual[f.name] for f in theorem.flags}
-    swept = scenario.narrow(quick | asked)
+    swept = scenario.narrow(cases.swept | asked)
     others = {name: value for name, value in others.items() if swept[name] == asked[name]}
-
-    @jax.jit
-    def arrays(numbers):
-        case = scenario.case(jax.random.key(0), **of_case | numbers)
-        leaves = jax.tree.leaves(eqx.filter(case, eqx.is_array))
-        return [jax.random.key_data(a) if is_key(a) else a for a in leaves]
-
-    before = arrays(numbers)
+    as_arrays = {name: jnp.asarray(number) for name, number in numbers.items()}
+    before = cases.arrays(**as_arrays)
     for name, value in others.items():
-        after = arrays(numbers | {name: value})
+        after = cases.arrays(**as_arrays | {name: jnp.asarray(value)})
         same = [np.array_equal(a, b, equal_nan=True) for a, b in zip(before, after, strict=True)]
         assert not all(same), (name, numbers[name], value)
 
