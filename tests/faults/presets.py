@@ -23,7 +23,7 @@ from lrdyn.engine.mistakes import Lacking, described
 from lrdyn.engine.points import product
 from lrdyn.engine.process import setup
 from lrdyn.engine.runs import about
-from lrdyn.engine.statement import Experiment, Scenario, Theorem
+from lrdyn.engine.statement import Experiment, Scenario
 from lrdyn.engine.work import Context
 from lrdyn.figures.exhibits import missing
 from lrdyn.registry import theorems
@@ -42,7 +42,7 @@ FEW = {
 def short(one: Experiment) -> dict[str, Any]:
     """Flags with which each network of a study takes one step; sizes stay those of the preset."""
     lengths = [flag.name for flag in one.flags if flag.name.endswith(("epochs", "steps"))]
-    once = {} if isinstance(one, Theorem) else dict.fromkeys(lengths, 1)
+    once = dict.fromkeys(lengths, 1) if any(s.trains for s in one.scenarios) else {}
     return once | FEW.get(one.name, {})
 
 
