@@ -341,11 +341,11 @@ def forms_of(claim: Claim, scenario: Scenario, outcome: Outcome) -> tuple[Form, 
         if claim.kind == "exact":
             return (forms.Count(predicted, measured),)
         axes = scenario.axes.get(names_of(claim.compares, 2)[0], ())
-        over_steps = "step" in axes
+        if "step" not in axes:
+            return (forms.Equal(predicted, measured),)
         # A claim over seeds has these as first axis, which ``scenario.axes`` does not count.
-        axis = axes.index("step") + bool(claim.seeds) if over_steps else 0
-        null = forms.start_of(predicted, axis) if over_steps else 0.0
-        return (forms.Equal(predicted, measured, null=null),)
+        start = forms.start_of(predicted, axes.index("step") + bool(claim.seeds))
+        return (forms.Equal(predicted, measured, null=start),)
     assert claim.form is not None
     compared = claim.form(outcome)
     several = (compared,) if isinstance(compared, Form) else compared
@@ -641,8 +641,7 @@ def worst_ratio(
         ratio_of(legs[claim.id][precision], precision) for claim in several if not claim.seeds
     ]
     # A NaN, which stands for a claim that was not judged, gives way to a number.
-    # Ratios are not negative: -1 gives way to every number, and NaN > -1 is false.
-    return reduce(lambda a, b: a.where(~(b > a.fillna(-1)), b), ratios)
+    return reduce(np.fmax, ratios)
 
 
 def ratio_of(
