@@ -641,7 +641,7 @@ def worst_ratio(
         ratio_of(legs[claim.id][precision], precision) for claim in several if not claim.seeds
     ]
     # A NaN, which stands for a claim that was not judged, gives way to a number.
-    return reduce(np.fmax, ratios)
+    return reduce(lambda a, b: a.copy(data=np.fmax(a.values, b.values)), ratios)
 
 
 def ratio_of(
