@@ -177,7 +177,8 @@ def scenario_of(*parts: Any, left_out=(), **found):
     """A scenario of as many points as there are lists of parts, and the claim about it."""
     points = [made_point({"number": k}, found, first=k == 0) for k in range(len(parts))]
     saved = SavedScenario("made", points, list(left_out))
-    return lambda point: parts[int(point.case["number"])], saved
+    claim: Any = lambda point: parts[int(point.case["number"])]  # noqa: E731
+    return claim, saved
 
 
 TRUE = {"id": "made", "residual": 0.5, "holds": True}
@@ -220,7 +221,11 @@ def test_a_line_says_what_was_found(parts, holds, said, agrees, points):
 
 def test_a_case_that_was_too_large_to_save_is_named_and_not_computed():
     _, saved = scenario_of(PASSES, left_out=("target", "weights.0"))
-    line = referee.line(TRUE, lambda point: 1 / 0, saved)
+
+    def computed(point):
+        raise AssertionError("its case is not there")
+
+    line = referee.line(TRUE, computed, saved)
     assert line == ("made", 0.5, None, 0, 0, "not saved: target, weights.0", None)
 
 
