@@ -184,3 +184,8 @@ def test_the_floor_of_float32_is_a_random_walk(steps, walk):
     for residual, most in ((0.0, walk), (walk * eps32, walk), (4 * walk * eps32, 4 * walk)):
         assert scales_with_epsilon(99.99 * eps64 * most, residual, steps)
         assert not scales_with_epsilon(100.01 * eps64 * most, residual, steps)
+
+
+def test_without_a_scale_it_is_the_larger_side():
+    small, large = np.array([1.0, -2.0]), np.array([1.0, -8.0])
+    assert lr.relative_difference(small, large) == lr.relative_difference(large, small) == 0.75

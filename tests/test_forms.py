@@ -216,3 +216,9 @@ def test_the_start_is_the_first_entry_of_its_axis():
     values = np.arange(6.0).reshape(2, 3)
     assert start_of(values, 0).tolist() == [[0.0, 1.0, 2.0]]
     assert start_of(values, 1).tolist() == [[0.0], [3.0]]
+
+
+def test_without_an_axis_parts_and_records_lie_along_the_first():
+    values = np.array([[1.0, 2.0], [3.0, 8.0]])
+    assert scale_of_each(values, values).tolist() == [[2.0], [8.0]]
+    assert start_of(values).tolist() == [[1.0, 2.0]]

@@ -163,6 +163,12 @@ def test_steps_are_those_of_the_claim_or_of_the_run():
     assert {o.steps for o in seen_of(CLAIM, two_axes(), single)} == {1}
 
 
+@pytest.mark.parametrize("fixed", ["{}", '{"other": 7}'])
+def test_a_run_without_its_number_of_steps_is_one_step(fixed):
+    data = two_axes().assign_attrs(fixed=fixed)
+    assert {o.steps for o in seen_of(CLAIM, data)} == {1}
+
+
 # Which seeds count ----------------------------------------------------------------------------
 
 
@@ -222,6 +228,16 @@ def test_seeds_that_count_of_a_setting(lost, met, trains, seeds, reason):
     assert outcome.hypotheses["even"].tolist() == [seed not in met for seed in seeds]
     leg = residuals(claim, scenario, data, "float32")
     assert leg.reason.values.item() == reason
+
+
+@pytest.mark.parametrize("broken", ["even", "other"])
+def test_a_seed_counts_if_it_meets_every_hypothesis(broken):
+    data = four_seeds().assign(met_other=("seed", np.ones(4, bool)))
+    data[f"met_{broken}"][1] = False
+    checks = dict.fromkeys(("even", "other"), SCENARIO.hypotheses["even"])
+    scenario = dataclasses.replace(SCENARIO, hypotheses=checks)
+    (outcome,) = outcomes.outcomes(over(2, []), scenario, data, "float64")
+    assert outcome.point["seed"].tolist() == [0, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 import lrdyn as lr
 from lrdyn.engine import arithmetic, forms, judging, verify
-from lrdyn.engine.claims import UNSEEN_RELEASE
+from lrdyn.engine.claims import UNSEEN_RELEASE, surprise
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.judging import LOST, TOO_FEW_SEEDS
 from lrdyn.engine.outcomes import MissingArray
@@ -186,6 +186,32 @@ def test_a_test_holds_fails_or_says_nothing(p, alternative, holds, tests):
     assert found.legs["rare"]["float32"].reason.values.tolist() == wanted
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_test_has_the_whole_chance(count):
+    claim = dataclasses.replace(a_test(0.5, 1e-9), id="rare")
+    theorem = Theorem("t", "", (SIZES,), (dataclasses.replace(SCENARIO, claims=(claim,)),))
+    data = produced(EXACT, EXACT).isel(seed=slice(count))
+    found = judging.judge_results(theorem, {"/": data}, "float32")
+    assert found.tests == count
+    assert found.claims[0]["tolerance"] == surprise(1e-6 / count)
+    assert found.claims[0]["p"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        (lambda outcome: (), "got nothing, wanted a form"),
+        (lambda outcome: 0.5, "got float, wanted a form"),
+        (lambda outcome: (forms.Stated(0.0, 1.0), "x"), "got str, wanted a form"),
+        (lambda outcome: forms.Equal(EXACT[0], EXACT), r"got shape \(3,\) of 'value', "),
+    ],
+)
+def test_what_is_no_form_is_refused(form, said, unchecked):
+    claim = dataclasses.replace(stated(lambda outcome: 0.0), form=form)
+    with pytest.raises(ValueError, match=said):
+        judging.residuals(claim, SCENARIO, produced(EXACT, EXACT), "float64")
+
+
 # Controls -------------------------------------------------------------------------------------
 
 BROKEN = lr.Control("broken", "something", "value", predict=lambda case: Made())
@@ -321,7 +347,9 @@ def without_other(theorem):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_precision_that_the_device_does_not_have_is_set_aside(dtype, monkeypatch):
     monkeypatch.setattr(arithmetic, "unfit", lambda measured: {"float32"})
-    theorem, groups = of_both(controls=(BROKEN,))
+    alone = dataclasses.replace(BROKEN, id="alone", precision="float64")  # has no other leg
+    theorem, groups = of_both(controls=(BROKEN, alone))
+    groups["/controls/alone/float64"] = produced(EXACT, 2 * EXACT)
     wrong = produced(EXACT, 2 * EXACT, met=[True, False])
     for name in ("float64", "float32"):
         groups[f"/controls/broken/{name}"] = produced(EXACT, 2 * EXACT)
@@ -332,13 +360,22 @@ def test_a_precision_that_the_device_does_not_have_is_set_aside(dtype, monkeypat
         left_out = judging.left_out(found.legs[name]["float32"]).tolist()
         assert left_out == [arithmetic.REASON] * 2
     holds = [entry["holds"] for entry in found.claims]
-    assert holds == ([True, True] if dtype == "float64" else [None, None])
+    assert holds == ([True, True, True] if dtype == "float64" else [None, None])
 
 
 def test_too_few_seeds_stay_the_reason_whatever_the_device_has():
     found = judging._set_aside(leg(reason=[TOO_FEW_SEEDS, "diverges"], unmet=["even", ""]))
     assert found.reason.values.tolist() == [TOO_FEW_SEEDS, arithmetic.REASON]
     assert found.unmet.values.tolist() == ["", ""]
+
+
+@pytest.mark.parametrize("measured", ['{"float13": {}}', "[]", "1"])
+def test_an_arithmetic_that_no_run_measured_is_refused(measured):
+    _, groups = of_both()
+    groups["/"] = groups["/"].assign_attrs(arithmetic=measured)
+    with pytest.raises(ValueError, match="arithmetic: "):
+        judging.arithmetic_of(groups)
+    assert judging.arithmetic_of({"/": groups["/"].assign_attrs(arithmetic="{}")}) == {}
 
 
 # Findings -------------------------------------------------------------------------------------
@@ -461,18 +498,34 @@ def test_a_ratio_is_infinite_where_a_residual_is_lost(residual, tolerance, ratio
 # Asking for a verdict -------------------------------------------------------------------------
 
 
+SIZED = Scenario[Any, Made, Made](
+    "made", lambda key, *, size: size, claims=(CLAIM,), theory=Made, measured=Made
+)
+TRACED = Theorem("t", "", (SIZES,), (SIZED,))
+
+
 @pytest.mark.parametrize("lanes", [None, 1, 2])
 def test_any_number_of_lanes_from_one_on_is_taken(lanes, monkeypatch, unchecked):
     asked = []
     monkeypatch.setattr(verify, "verify_run", lambda run, context: asked.append(context.lanes))
-    scenario = Scenario[Any, Made, Made](
-        "made", lambda key, *, size: size, claims=(CLAIM,), theory=Made, measured=Made
-    )
-    theorem = Theorem("t", "", (SIZES,), (scenario,))
-    verify.verify(theorem, lanes=lanes, dtype="float64")
+    verify.verify(TRACED, lanes=lanes, dtype="float64")
     assert asked == [lanes]
     with pytest.raises(ValueError, match="lanes: got 0, wanted at least 1"):
-        verify.verify(theorem, lanes=0)
+        verify.verify(TRACED, lanes=0)
+
+
+@pytest.mark.parametrize(("preset", "thorough"), [("quick", False), ("paper", True)])
+def test_the_paper_preset_is_produced_thoroughly(preset, thorough, monkeypatch, unchecked):
+    asked = []
+
+    def noting(experiment, settings, **how):
+        asked.append(how)
+        raise MissingArray("enough")
+
+    monkeypatch.setattr(verify, "produce", noting)
+    with pytest.raises(MissingArray):
+        verify.verify(TRACED, preset=preset, dtype="float64")
+    assert [how["thorough"] for how in asked] == [thorough]
 
 
 @pytest.mark.parametrize("excused", [0, 2])

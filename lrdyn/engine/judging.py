@@ -347,8 +347,10 @@ def forms_of(claim: Claim, scenario: Scenario, outcome: Outcome) -> tuple[Form, 
         start = forms.start_of(predicted, axes.index("step") + bool(claim.seeds))
         return (forms.Equal(predicted, measured, null=start),)
     assert claim.form is not None
-    compared = claim.form(outcome)
-    several = (compared,) if isinstance(compared, Form) else compared
+    compared: Any = claim.form(outcome)
+    # A form is a tuple, too; what is neither is named below.
+    one = isinstance(compared, Form) or not isinstance(compared, tuple | list)
+    several = (compared,) if one else compared
     wrong = [form for form in several if not isinstance(form, Form)]
     if wrong or not several:
         got = type(wrong[0]).__name__ if wrong else "nothing"
