@@ -350,7 +350,7 @@ def forms_of(claim: Claim, scenario: Scenario, outcome: Outcome) -> tuple[Form, 
     compared: Any = claim.form(outcome)
     # A form is a tuple, too; what is neither is named below.
     one = isinstance(compared, Form) or not isinstance(compared, tuple | list)
-    several = (compared,) if one else compared
+    several: tuple[Any, ...] = (compared,) if one else tuple(compared)
     wrong = [form for form in several if not isinstance(form, Form)]
     if wrong or not several:
         got = type(wrong[0]).__name__ if wrong else "nothing"
