@@ -188,6 +188,7 @@ def test_an_entry_that_is_moved_is_part_of_the_scale():
         (AtMost(np.array([3.0, 6.0, 0.0]), np.array([2.0, 4.0, 9.0])), 1 / 3, 9.0),
         (AtLeast(np.array([2.0, 4.0, 9.0]), np.array([3.0, 6.0, 0.0])), 1 / 3, 9.0),
         (AtLeast(np.array([-5.0]), np.array([-4.0])), 0.2, 5.0),
+        (AtMost(np.array([-1.0]), np.array([-4.0])), 0.75, 4.0),
         (AtMost(0 * ONES, 0 * ONES), 0.0, 1.0),
         (AtMost(np.array([3.0, 6.0]), 2.0, np.array([1.0, 8.0])), 1.0, 8.0),
         (Count(np.array([1, 7, 3]), np.array([1, 4, 3])), 3.0, 1.0),

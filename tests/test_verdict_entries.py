@@ -186,6 +186,23 @@ def test_a_test_holds_fails_or_says_nothing(p, alternative, holds, tests):
     assert found.legs["rare"]["float32"].reason.values.tolist() == wanted
 
 
+def test_a_test_that_was_left_out_keeps_its_reason():
+    """Whatever its draws could have shown."""
+    excused = dataclasses.replace(a_test(0.5, 0.5), id="rare", undecided=lambda o: "too skewed")
+    theorem = Theorem("t", "", (SIZES,), (dataclasses.replace(SCENARIO, claims=(excused,)),))
+    found = judging.judge_results(theorem, {"/": produced(EXACT, EXACT)}, "float32")
+    assert found.legs["rare"]["float32"].reason.values.tolist() == ["too skewed"] * 2
+
+
+def test_a_test_of_its_own_tolerance_reports_what_it_computed():
+    """That is no p-value; a claim without a judged case has none."""
+    own = dataclasses.replace(a_test(1e-3), id="own", tolerance=2.0)
+    for claim, p in ((own, pytest.approx(3.0)), (a_test(1e-3), pytest.approx(1e-3))):
+        leg_of = judging.residuals(claim, SCENARIO, produced(EXACT, EXACT), "float64")
+        assert judging.claim_entry(claim, {"float64": leg_of})["p"] == p
+    assert judging.claim_entry(own, {"float64": leg(unmet="even")})["p"] is None
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_one_test_has_the_whole_chance(count):
     claim = dataclasses.replace(a_test(0.5, 1e-9), id="rare")
