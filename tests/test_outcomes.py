@@ -192,6 +192,14 @@ def four_seeds(lost=(-1,) * 4, met=(True,) * 4):
     )
 
 
+def test_a_claim_over_seeds_has_one_outcome_for_each_setting():
+    seen = seen_of(dataclasses.replace(CLAIM, seeds=1), two_axes())
+    assert [outcome.point["rate"] for outcome in seen] == [0.1, 0.2, 0.3]
+    assert [outcome.point["seed"].tolist() for outcome in seen] == [[0, 1]] * 3
+    firsts = [outcome.predicted.value[:, 0].tolist() for outcome in seen]
+    assert firsts == [[0.0, 6.0], [2.0, 8.0], [4.0, 10.0]]
+
+
 LOSES = (5, 0, 7, 3)
 """Steps at which trainings are lost: the first one, too."""
 
