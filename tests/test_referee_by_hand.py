@@ -20,6 +20,7 @@ from referee import (
     descent,
     dropout_training,
     masked_autoencoder,
+    masks,
     minimisers,
     theorem2,
     trajectories,
@@ -851,3 +852,20 @@ def test_paths_that_are_lost_or_whose_subspace_is_not_decided_are_not_compared(t
     tied = in_the_case(point, **alike)  # of inputs that are all alike the gradient has rank 1
     assert point.case["rank"] > 1
     assert trajectories.pair(tied) is None
+
+
+@pytest.mark.parametrize(
+    ("squares", "decay", "wanted"), [([9.0, 6.0, 5.0, 4.9], 2.0, 9.0), ([9.0, 6.0, 2.0], 0.5, 18.0)]
+)
+def test_the_distance_of_an_autoencoder_from_its_minimum(squares, decay, wanted):
+    """sigma_1^2 over the decay, or over a gap between the first three, for a code of two."""
+    unit = np.eye(2, 4)
+    of = minimisers.SavedAutoencoder(unit, decay, unit, unit.T, unit, np.array(squares))
+    assert minimisers.of_autoencoder(of) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(("mean", "cancelled"), [(0.5, 1.0), (-3.0, 1.5)])
+def test_digits_that_a_loss_loses_to_its_mean(mean, cancelled):
+    drawn = masks.MonteCarloMeans(16, mean, 2.0, ONES, (ONES, ONES), ONES)
+    assert drawn.cancelled == cancelled
+    assert drawn.rounding == 4 * EPS * abs(mean)
