@@ -141,7 +141,9 @@ def top_vectors(of: LowRankCase, signs: Signs = largest_positive) -> Choice:
 
 def basis_of(of: LowRankCase, gradient: np.ndarray, signs: Signs) -> np.ndarray:
     """P, the leading singular vectors of a gradient with their signs fixed."""
-    left, _, right = np.linalg.svd(gradient, full_matrices=False)
+    # Of a run that was lost any P will do: its weights remain what they are, no numbers.
+    known = np.where(np.isfinite(gradient), gradient, 0)
+    left, _, right = np.linalg.svd(known, full_matrices=False)
     return signs((left if of.left else right.T)[:, : of.rank])
 
 

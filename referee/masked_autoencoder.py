@@ -122,8 +122,8 @@ class SavedAutoencoding(NamedTuple):
         whole = self.moment @ inverse
         for number in np.unique(self.patch):
             block = np.ix_(self.patch == number, self.patch == number)
-            # M_b (Q^{-1})_bb = (S Q^{-1})_bb, solved for M_b.
-            multiplier[block] = np.linalg.solve(inverse[block].T, whole[block].T).T
+            # M_b (Q^{-1})_bb = (S Q^{-1})_bb, solved for M_b; Q is symmetric.
+            multiplier[block] = np.linalg.solve(inverse[block], whole[block].T).T
         return (self.moment - multiplier) @ inverse
 
 

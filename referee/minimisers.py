@@ -109,10 +109,12 @@ def larger_root(sigma: float, decay: float, depth: int) -> float:
     if decay == 0:
         return sigma ** (1 / depth)
     coefficients = np.zeros(2 * depth - 1)
-    coefficients[0], coefficients[depth], coefficients[-1] = 1, -sigma, decay
+    coefficients[0] = 1
+    coefficients[depth] -= sigma
+    coefficients[-1] += decay  # with two layers the same one
     roots = np.roots(coefficients)
     # Near a double root the eigenvalues of the companion matrix are complex by rounding.
-    real = roots.real[(abs(roots.imag) < 1e-12 * max(1, sigma)) & (roots.real > 0)]
+    real = roots.real[(abs(roots.imag) < 1e-12 * sigma ** (1 / depth)) & (roots.real > 0)]
     w = float(max(real, default=0.0))
     for _ in range(3):  # Newton's method, for the last digits
         if w:
@@ -244,14 +246,15 @@ def nearest_rest_point(of: SavedDescent) -> list[float]:
 def rest_condition(of: SavedDescent) -> float:
     """Largest ratio of the distance of more layers from a minimum to their gradient."""
     roots = [larger_root(float(s), of.decay, of.depth) for s in of.values]
-    depth, amplifications = of.depth, [1.0]
+    depth, amplifications = of.depth, [0.0]
     for i, w in enumerate(roots[: of.width]):
         if w and of.decay:
             curvature = depth * w ** (2 * depth - 2) - (depth - 2) * of.decay
             amplifications.append(depth * w ** (depth - 1) / curvature)
             gaps = [of.values[i] - s for s in of.values[i + 1 :]]
-            amplifications.append(w / min(gaps) if gaps and min(gaps) > 0 else 1.0)
-    return max(amplifications)
+            amplifications.append(w / min(gaps) if gaps and min(gaps) > 0 else 0.0)
+    # A gradient is measured by sigma_1 w^(L-1), as `rests` does.
+    return max(1.0, float(of.values[0] ** (1 - 1 / depth)) * max(amplifications))
 
 
 def rest(point: Point) -> list[Redone] | None:
@@ -288,7 +291,7 @@ def balanced(point: Point) -> Redone | None:
     pairs = zip(of.layers, of.layers[1:], strict=False)
     measured = max(float(np.max(np.abs(b.T @ b - a @ a.T))) for a, b in pairs)
     scale = of.values[0] ** (2 / of.depth)
-    condition = FEW * of.values[0] / of.decay
+    condition = FEW * of.values[0] ** (2 - 2 / of.depth) / of.decay
     return Redone(0.0, measured, scale, condition, "zero", None, point.found["imbalance"])
 
 

@@ -8,10 +8,12 @@ from scipy import stats
 import lrdyn as lr
 from lrdyn.engine.claims import (
     CLEARLY,
+    above_p,
     chi_square_p,
     judge,
     judge_control,
     scales_with_epsilon,
+    standard_error,
     student_p,
     surprise,
     tolerance,
@@ -148,3 +150,42 @@ def test_the_page_has_the_formula_of_the_tolerance():
         known = {"eps": float(np.finfo(dtype).eps), "steps": steps, "size": size, "sqrt": np.sqrt}
         on_page = eval(formula.replace("eps (", "* eps * (").replace("size (", "size * ("), known)
         assert tolerance("identity", dtype, steps=steps, size=size) == pytest.approx(on_page)
+
+
+def test_tolerance_without_sizes_is_that_of_one_step_one_number_and_one_test():
+    eps = float(np.finfo("float64").eps)
+    assert tolerance("identity", "float64") == 8 * eps * (np.sqrt(2) + 1 / 2)
+    assert tolerance("identity", "float64", steps=3) == 8 * eps * (2 + 3 / 2)
+    assert tolerance("bound", "float64", size=2, steps=0) == 8 * eps * np.sqrt(2)
+    assert tolerance("statistical", "float64") == surprise(1e-6) == 6.0
+
+
+@pytest.mark.parametrize("count", [2, 3, 24])
+def test_p_values_of_one_side_are_those_of_scipy(count):
+    draws = np.random.default_rng(count).normal(0.3, 2.0, count)
+    for threshold in (-1.0, 0.1, 2.0):
+        wanted = stats.ttest_1samp(draws, threshold, alternative="greater")[1]
+        assert above_p(threshold, draws) == pytest.approx(wanted, rel=1e-10)
+    assert standard_error(draws) == pytest.approx(stats.sem(draws), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("draws", "p"),
+    [([2.0, 2.0], 0.0), ([1.0, 1.0], 1.0), ([0.5, 0.5], 1.0), ([2.0, NAN], NAN), ([2.0], NAN)],
+)
+def test_draws_without_spread_are_above_a_threshold_or_not(draws, p):
+    np.testing.assert_equal(above_p(1.0, np.array(draws)), p)
+
+
+@pytest.mark.parametrize(("steps", "walk"), [(0, 1.0), (3, 2.0), (99, 10.0)])
+def test_the_floor_of_float32_is_a_random_walk(steps, walk):
+    """The largest float64 residual is 100 eps64 times the walk, or in proportion to float32's."""
+    eps64, eps32 = (float(np.finfo(dtype).eps) for dtype in ("float64", "float32"))
+    for residual, most in ((0.0, walk), (walk * eps32, walk), (4 * walk * eps32, 4 * walk)):
+        assert scales_with_epsilon(99.99 * eps64 * most, residual, steps)
+        assert not scales_with_epsilon(100.01 * eps64 * most, residual, steps)
+
+
+def test_without_a_scale_it_is_the_larger_side():
+    small, large = np.array([1.0, -2.0]), np.array([1.0, -8.0])
+    assert lr.relative_difference(small, large) == lr.relative_difference(large, small) == 0.75

@@ -122,3 +122,104 @@ def test_one_form_of_several_that_could_not_fail_opens_the_case():
     assert without_power([seen, trivial], LIMIT) == ""
     assert without_power([trivial, trivial], LIMIT) == "trivial"
     assert without_power([small, trivial], LIMIT) == BELOW
+
+
+# Where each judgement turns: exact in binary, so that one bit more is another answer -------------
+
+EXACT_LIMIT = 2.0**-20
+MORE = 1 + 2.0**-52
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        # Guessing the null leaves the limit itself, or a bit more.
+        (Equal(EXACT_LIMIT * ONES, EXACT_LIMIT * ONES, 1.0), BELOW),
+        (Equal(EXACT_LIMIT * MORE * ONES, EXACT_LIMIT * MORE * ONES, 1.0), ""),
+        (Zero(0 * ONES, 2.0, alternative=30 * EXACT_LIMIT * 2), ""),
+        (Zero(0 * ONES, 2.0, alternative=30 * EXACT_LIMIT * 2 / MORE), BELOW),
+        # The largest of several decides.
+        (Zero(0 * ONES, 1.0, alternative=np.array([0.0, 1.0, 0.0])), ""),
+        (Zero(0 * ONES, np.array([1.0, 1e9, 1e9]), alternative=1.0), ""),
+        (AtMost(0.0, EXACT_LIMIT, 1.0), BELOW),
+        (AtMost(0.0, EXACT_LIMIT * MORE, 1.0), ""),
+        (AtMost(0.0, -2 * EXACT_LIMIT, 1.0), ""),
+        # A bound of 0 is trivial from below, unless another entry has one.
+        (AtLeast(ONES, np.array([0.0, 1.0, 0.0]), 1.0), ""),
+        (AtLeast(ONES, 0 * ONES, 1.0), "trivial"),
+        (AtMost(-ONES, 0 * ONES, 1.0), BELOW),
+        (Stated(0.0, alternative=EXACT_LIMIT), BELOW),
+        (Stated(0.0, alternative=EXACT_LIMIT * MORE), ""),
+        (Count(ONES, ONES), ""),
+    ],
+)
+def test_power_begins_where_it_is_said(form, said):
+    assert form.without_power(EXACT_LIMIT) == said
+
+
+def test_a_test_has_power_where_its_alternative_surprises_more_than_the_limit():
+    form = Test(0.5, alternative=1e-9)
+    limit = form._replace(p=form.alternative).residual()
+    assert form.without_power(limit) == BELOW
+    assert form.without_power(limit * (1 - 1e-9)) == ""
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_entry_counts_where_thirty_thresholds_move_it_by_more_than_its_rounding(place):
+    for scale, said in ((1e-10, ""), (1e-12, BELOW)):
+        values, scales = np.array([1.0, 2.0, 1.0]), np.ones(3)
+        scales[place] = scale
+        assert Equal(values, values, scales).without_power(LIMIT) == said
+
+
+def test_an_entry_that_is_moved_is_part_of_the_scale():
+    """It moves up, to 1 + 30 L: its residual, 30 L / (1 + 30 L), is L where L is 29/30."""
+    assert Equal(ONES, ONES).without_power(0.96) == ""
+    assert Equal(ONES, ONES).without_power(0.97) == BELOW
+
+
+@pytest.mark.parametrize(
+    ("form", "residual", "threshold"),
+    [
+        (Equal(np.array([1.0, 2.0]), np.array([1.0, -2.0])), 2.0, 2.0),
+        (Equal(np.array([1.0, 8.0]), np.array([2.0, 8.0]), np.array([4.0, 2.0])), 0.25, 4.0),
+        (Equal(0 * ONES, 0 * ONES), 0.0, 0.0),
+        (Zero(np.array([1.0, -3.0, 2.0]), np.array([2.0, 4.0, 16.0]), 1.0), 0.75, 16.0),
+        (AtMost(np.array([3.0, 6.0, 0.0]), np.array([2.0, 4.0, 9.0])), 1 / 3, 9.0),
+        (AtLeast(np.array([2.0, 4.0, 9.0]), np.array([3.0, 6.0, 0.0])), 1 / 3, 9.0),
+        (AtLeast(np.array([-5.0]), np.array([-4.0])), 0.2, 5.0),
+        (AtMost(np.array([-1.0]), np.array([-4.0])), 0.75, 4.0),
+        (AtMost(0 * ONES, 0 * ONES), 0.0, 1.0),
+        (AtMost(np.array([3.0, 6.0]), 2.0, np.array([1.0, 8.0])), 1.0, 8.0),
+        (Count(np.array([1, 7, 3]), np.array([1, 4, 3])), 3.0, 1.0),
+        (Test(1e-3, 0.0), 3.0, 1.0),
+        (Stated(0.25, 1.0), 0.25, 1.0),
+        (Stated(0.0, 1.0), 0.0, 1.0),
+    ],
+)
+def test_residuals_and_thresholds_by_hand(form, residual, threshold):
+    assert form.residual() == pytest.approx(residual, rel=1e-15)
+    assert form.threshold(1.0) == threshold
+    assert form.threshold(0.5) == threshold / 2
+
+
+@pytest.mark.parametrize(
+    ("axis", "wanted"), [(0, [[8.0], [3.0], [1.0]]), (1, [[3.0, 8.0]]), (-1, [[3.0, 8.0]])]
+)
+def test_each_part_has_the_scale_of_its_largest_entry(axis, wanted):
+    one, other = np.array([[1.0, -8.0], [2.0, 0.0], [0.0, 0.0]]), np.zeros((3, 2))
+    other[1, 0] = -3.0
+    assert scale_of_each(one, other, axis).tolist() == wanted
+    assert scale_of_each(other, one, axis).tolist() == wanted
+
+
+def test_the_start_is_the_first_entry_of_its_axis():
+    values = np.arange(6.0).reshape(2, 3)
+    assert start_of(values, 0).tolist() == [[0.0, 1.0, 2.0]]
+    assert start_of(values, 1).tolist() == [[0.0], [3.0]]
+
+
+def test_without_an_axis_parts_and_records_lie_along_the_first():
+    values = np.array([[1.0, 2.0], [3.0, 8.0]])
+    assert scale_of_each(values, values).tolist() == [[2.0], [8.0]]
+    assert start_of(values).tolist() == [[1.0, 2.0]]

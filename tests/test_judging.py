@@ -21,83 +21,27 @@ from lrdyn.engine.claims import RESOLVED
 from lrdyn.engine.configuration import run_of
 from lrdyn.engine.evaluate import evaluate, evaluate_controls
 from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.flags import Flag, at_least
-from lrdyn.engine.forms import AtLeast, AtMost, Count, Equal, Stated, Test, Zero
+from lrdyn.engine.forms import AtLeast, AtMost, Count, Equal, Stated, Zero
 from lrdyn.engine.judging import claim_entry, control_entry, judge_results, residuals, row_of
 from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.sources import code_digest, source_digest
 from lrdyn.engine.statement import Claim, Experiment, Outcome, Scenario, Theorem
 from lrdyn.engine.work import Context, Sweep, run_sweep
+from tests.made_up import (
+    CLAIM,
+    EVEN,
+    EXACT,
+    SCENARIO,
+    SIZES,
+    TOLERANCE,
+    Made,
+    a_test,
+    judged,
+    produced,
+    stated,
+)
 from tests.oracles import refuses
 from tests.runs import results_of, verdict_of
-
-
-class Made(NamedTuple):
-    """What either side of a made-up run may have: a vector, and marks of one number."""
-
-    value: Float[Array, "index"] = ABSENT
-    other: Float[Array, "index"] = ABSENT
-    lost: Int[Array, ""] = ABSENT
-    """Step at which a run diverged, or -1."""
-    amplified: Float[Array, ""] = ABSENT
-    """Condition of theory's own run."""
-    short: Int[Array, ""] = ABSENT
-    outside: Int[Array, ""] = ABSENT
-    extra: Float[Array, "extra_0"] = ABSENT
-
-
-CLAIM = Claim[Made, Made](
-    "value",
-    "the two values agree",
-    compares=lambda theory, run: (theory.value, run.value),
-)
-
-
-def stated(difference, **changes):
-    """The claim that a number, made of an outcome, is small."""
-    return dataclasses.replace(
-        CLAIM,
-        compares=None,
-        form=lambda outcome: Stated(difference(outcome), 1.0),
-        **changes,
-        reads=lambda theory, run: (theory.value, run.value),
-    )
-
-
-def a_test(p, alternative=0.0):
-    """A statistical claim of this p-value."""
-    return dataclasses.replace(
-        stated(lambda outcome: 0.0), kind="statistical", form=lambda outcome: Test(p, alternative)
-    )
-
-
-EVEN = {"even": lambda case: jnp.asarray(True)}
-SCENARIO = Scenario[Any, Made, Made](
-    "made", dict, claims=(CLAIM,), hypotheses=EVEN, steps="steps", theory=Made, measured=Made
-)
-SIZES = Flag("size", (2, 4), at_least(1), int, "n", "numbers", shapes=True)
-TOLERANCE = lr.tolerance("identity", "float64", steps=3, size=5)
-
-
-def produced(predicted, measured, *, lengths=None, met: Any = True, size: Any = 5, **more):
-    """Arrays of two seeds, as a sweep would leave them."""
-    shape = (2,)
-    arrays = {
-        "value_predicted": (("seed", "index"), np.asarray(predicted)),
-        "value_measured": (("seed", "index"), np.asarray(measured)),
-        "longest_axis": ("seed", np.full(shape, size)),
-        "met_even": ("seed", np.broadcast_to(met, shape)),
-    }
-    if lengths is not None:
-        arrays["length_index"] = ("seed", np.asarray(lengths))
-    return xr.Dataset(arrays | more, {"seed": [0, 1]}, {"fixed": json.dumps({"steps": 3})})
-
-
-def judged(dataset, claim=CLAIM, scenario=SCENARIO):
-    return claim_entry(claim, {"float64": residuals(claim, scenario, dataset, "float64")})
-
-
-EXACT = np.array([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0]])
 
 
 def test_an_exact_match_holds():

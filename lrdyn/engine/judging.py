@@ -342,14 +342,16 @@ def forms_of(claim: Claim, scenario: Scenario, outcome: Outcome) -> tuple[Form, 
         if claim.kind == "exact":
             return (forms.Count(predicted, measured),)
         axes = scenario.axes.get(names_of(claim.compares, 2)[0], ())
-        over_steps = "step" in axes
+        if "step" not in axes:
+            return (forms.Equal(predicted, measured),)
         # A claim over seeds has these as first axis, which ``scenario.axes`` does not count.
-        axis = axes.index("step") + bool(claim.seeds) if over_steps else 0
-        null = forms.start_of(predicted, axis) if over_steps else 0.0
-        return (forms.Equal(predicted, measured, null=null),)
+        start = forms.start_of(predicted, axes.index("step") + bool(claim.seeds))
+        return (forms.Equal(predicted, measured, null=start),)
     assert claim.form is not None
-    compared = claim.form(outcome)
-    several = (compared,) if isinstance(compared, Form) else compared
+    compared: Any = claim.form(outcome)
+    # A form is a tuple, too; what is neither is named below.
+    one = isinstance(compared, Form) or not isinstance(compared, tuple | list)
+    several: tuple[Any, ...] = (compared,) if one else tuple(compared)
     wrong = [form for form in several if not isinstance(form, Form)]
     if wrong or not several:
         got = type(wrong[0]).__name__ if wrong else "nothing"
@@ -644,8 +646,7 @@ def worst_ratio(
         ratio_of(legs[claim.id][precision], precision) for claim in several if not claim.seeds
     ]
     # A NaN, which stands for a claim that was not judged, gives way to a number.
-    # Ratios are not negative: -1 gives way to every number, and NaN > -1 is false.
-    return reduce(lambda a, b: a.where(~(b > a.fillna(-1)), b), ratios)
+    return reduce(lambda a, b: a.copy(data=np.fmax(a.values, b.values)), ratios)
 
 
 def ratio_of(

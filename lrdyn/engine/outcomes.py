@@ -219,7 +219,7 @@ def _outcome(
             sides[side][base] = array
             continue
         on = [side for side in ("theory", "run") if name in scenario.fields(side)]
-        if len(on) == 2 and {("theory", name), ("run", name)} <= set(claim.sides_read):
+        if {("theory", name), ("run", name)} <= set(claim.sides_read):
             # The one that is there must not stand in for the other side's.
             why = f"got array {name!r} of one side alone, wanted it of theory and of the run"
             raise MissingArray(f"{why} for claim {claim.id!r}")
