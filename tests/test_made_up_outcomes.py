@@ -1,0 +1,144 @@
+"""What every claim and finding says of outcomes that no run leaves is committed.
+
+A small run holds, and takes few of the ways through a claim: nearly nothing is left out, nothing
+diverges, no bound is infinite. Here each array that a claim reads is moved in turn, and each flag,
+by much; what the claim leaves out then and why, what it lets pass and by how much it fails, stands
+in ``tests/data/made_up_outcomes.json``. A hypothesis that is dropped, an excuse that always or
+never holds, a scale, a power or a part of what is compared that is another: each moves one of these
+lines. ``LRDYN_RECORD=1 pytest tests/test_made_up_outcomes.py`` writes the file anew, after a change
+that is meant.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lrdyn.engine import judging
+from lrdyn.engine.outcomes import groups_of, outcomes
+from lrdyn.engine.statement import Claim, Finding
+from lrdyn.registry import REGISTRY, theorem
+from tests.kept_numbers import committed
+from tests.runs import finished
+from tests.test_theorem_numbers import UNDECIDED
+
+FILE = Path(__file__).parent / "data" / "made_up_outcomes.json"
+DIGITS = 1e-8
+"""Of the largest entry of an array: what is below is rounding, and taken off before all else."""
+MOVES = {
+    "zero": np.zeros_like,
+    "triple": lambda x: x + x + x,
+    "infinite": lambda x: np.full_like(x, np.inf),
+}
+FAILS = 1e-2
+"""Residual from which on it is compared; a smaller one is rounding."""
+
+
+def cleaned(array, *, undecided=False):
+    """An array as it is whatever rounded it; one that rounding decides is a diagonal of ones."""
+    if array.dtype.kind != "f" or not array.size:
+        return array
+    if undecided:
+        return np.broadcast_to(np.eye(*array.shape[-2:]) if array.ndim > 1 else 0.0, array.shape)
+    finite = np.abs(array[np.isfinite(array)])
+    unit = DIGITS * np.max(finite, initial=0.0)
+    if unit < DIGITS**2:
+        return np.where(np.isfinite(array), 0.0, array)
+    return np.round(array / unit) * unit
+
+
+def with_side(outcome, side, arrays):
+    kind = type(getattr(outcome, side))
+    return replace(outcome, **{side: kind(arrays, KeyError)})
+
+
+def made_up(outcome):
+    """What is moved -> an outcome with only that moved."""
+    sides = {side: getattr(outcome, side) for side in ("predicted", "measured")}
+    yield "nothing", outcome
+    for side, arrays in sides.items():
+        every = {name: arrays[name] for name in arrays}
+        for name, array in every.items():
+            for how, move in MOVES.items():
+                if array.dtype.kind in "fi" and (array.dtype.kind == "f" or how != "infinite"):
+                    moved = np.asarray(move(array)).astype(array.dtype)
+                    yield f"{side} {name} {how}", with_side(outcome, side, every | {name: moved})
+    for name, value in outcome.point.items():
+        if isinstance(value, int | float) and name != "seed":
+            for how, other in (("more", 2 * value + 1), ("less", value / 2)):
+                number = type(value)(other)
+                yield f"{name} {how}", replace(outcome, point={**outcome.point, name: number})
+    yield "float32", replace(outcome, dtype=np.dtype("float32"))
+    yield "steps", replace(outcome, steps=50 * outcome.steps)
+
+
+def said(statement, scenario, outcome):
+    """Why a claim leaves an outcome out, what it lets pass, and by how much it fails."""
+    if isinstance(statement, Finding):
+        with np.errstate(all="ignore"):
+            return [number(x) for x in np.ravel(statement.value(outcome))[:3]]
+    row = judging.row_of(statement, scenario, outcome)
+    residual = row.residual if not row.residual < FAILS else 0.0
+    certified = ["certified"] if row.certified else []
+    return [row.reason, number(row.threshold), number(residual), *certified]
+
+
+def number(x):
+    return float(f"{x:.4g}") if np.isfinite(x) else str(x)
+
+
+def read_by(statement):
+    """A finding reads as a claim of it would."""
+    if isinstance(statement, Claim):
+        return statement
+    return Claim(statement.id, "", form=lambda outcome: None, reads=statement.reads, seeds=1)
+
+
+def lines(name, base):
+    """Statement and what is moved -> what is said then, where that is something else."""
+    of, groups = theorem(name), finished(name, base).groups()
+    listed = set(json.loads(UNDECIDED.read_text())[name])
+    for scenario in of.scenarios:
+        group = groups_of(of, scenario, "float64")["float64"]
+        run, place = groups[group], group.strip("/")
+        run = run.assign(
+            {
+                n: run[n].copy(
+                    data=cleaned(run[n].values, undecided=f"{place}/{n}".strip("/") in listed)
+                )
+                for n in run.data_vars
+            }
+        )
+        for statement in (*scenario.claims, *scenario.findings):
+            first, *others = outcomes(read_by(statement), scenario, run, "float64")
+            usual = said(statement, scenario, first)
+            yield f"{statement.id}, first", usual
+            for moved, one in made_up(others[-1] if others else first):
+                try:
+                    answer = said(statement, scenario, one)
+                except Exception as error:  # noqa: BLE001 (what is said of nonsense)
+                    answer = [type(error).__name__]
+                if answer != usual:
+                    yield f"{statement.id}, {moved}", answer
+                if moved == "nothing":
+                    usual = answer
+
+
+def differs(found, wanted):
+    return len(found) != len(wanted) or any(map(apart, found, wanted))
+
+
+def apart(one, other):
+    if isinstance(one, float) and isinstance(other, float):
+        return one != pytest.approx(other, rel=0.02, abs=0)
+    return one != other
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_what_is_said_of_outcomes_that_no_run_leaves(name, tmp_path_factory):
+    found = dict(lines(name, tmp_path_factory.getbasetemp()))
+    wanted = committed(FILE, name, found)
+    assert found.keys() == wanted.keys()
+    assert {n: (found[n], wanted[n]) for n in wanted if differs(found[n], wanted[n])} == {}
