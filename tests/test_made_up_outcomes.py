@@ -32,6 +32,9 @@ MOVES = {
     "triple": lambda x: x + x + x,
     "infinite": lambda x: np.full_like(x, np.inf),
 }
+EVEN = {"all one": (1.0, 1.0), "all one, three measured": (1.0, 3.0), "all zero": (0.0, 0.0)}
+"""What all arrays of theory and of the run are filled with: there every inequality is an equality,
+as no run has it."""
 FAILS = 1e-2
 """Residual from which on it is compared; a smaller one is rounding."""
 
@@ -47,6 +50,10 @@ def cleaned(array, *, undecided=False):
     if unit < DIGITS**2:
         return np.where(np.isfinite(array), 0.0, array)
     return np.round(array / unit) * unit
+
+
+def filled(array, number):
+    return np.full_like(array, number) if array.dtype.kind == "f" else array
 
 
 def with_side(outcome, side, arrays):
@@ -65,6 +72,12 @@ def made_up(outcome):
                 if array.dtype.kind in "fi" and (array.dtype.kind == "f" or how != "infinite"):
                     moved = np.asarray(move(array)).astype(array.dtype)
                     yield f"{side} {name} {how}", with_side(outcome, side, every | {name: moved})
+    for words, numbers in EVEN.items():
+        one = outcome
+        for (side, arrays), number in zip(sides.items(), numbers, strict=True):
+            even = {n: filled(arrays[n], number) for n in arrays}
+            one = with_side(one, side, even)
+        yield words, one
     for name, value in outcome.point.items():
         if isinstance(value, int | float) and name != "seed":
             for how, other in (("more", 2 * value + 1), ("less", value / 2)):
