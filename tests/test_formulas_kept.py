@@ -10,10 +10,10 @@ values, which a release may choose, changes them. ``LRDYN_RECORD=1 pytest
 tests/test_formulas_kept.py`` writes the file anew, after a change that is meant.
 """
 
-import dataclasses
 import inspect
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +33,19 @@ from lrdyn.theorem1 import convergence, landscape, minimisers_claims, rest_point
 from lrdyn.theorem1 import setting as setting_of_two_layers
 from lrdyn.theorem2 import collapse, subspace
 from lrdyn.theorem2 import setting as setting_of_all_layers
-from lrdyn.theorem3 import dropblock, dropout_minimum, dropout_penalties, masked_autoencoder
-from lrdyn.theorem3 import masked_autoencoder_claims, network, several_dropout_layers
+from lrdyn.theorem3 import (
+    dropblock,
+    dropout_minimum,
+    dropout_penalties,
+    masked_autoencoder,
+    masked_autoencoder_claims,
+    network,
+    several_dropout_layers,
+)
 from lrdyn.theorem4 import gradient_rank, memory_claims, problems
 from tests.faults import wrong_calls
 from tests.kept_numbers import committed
-from tests.oracles import normal, rotated
+from tests.oracles import normal
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -200,11 +207,15 @@ CALLS = {
         STEPS,
     ),
     "spaced_singular_values": lambda: initialization.spaced_singular_values(4, 0.7),
-    "gaussian_layers": lambda: initialization.gaussian_layers(KEY, (4, 2, 5), jnp.array([0.3, 2.0])),
+    "gaussian_layers": lambda: initialization.gaussian_layers(
+        KEY, (4, 2, 5), jnp.array([0.3, 2.0])
+    ),
     "layer_scales": lambda: initialization.layer_scales(0.7, 3.0, 4),
     "block_covariance": lambda: masking.block_covariance(6, 3, 0.2),
     "effective_rank": lambda: spectra.effective_rank(jnp.asarray(VALUES)),
-    "numerical_rank": lambda: [spectra.numerical_rank(jnp.array([1.0, 1e-3, s]), 9) for s in (1e-15, 1e-13)],
+    "numerical_rank": lambda: [
+        spectra.numerical_rank(jnp.array([1.0, 1e-3, least]), 9) for least in (1e-15, 1e-13)
+    ],
     # theorem 1
     "shrink at the jump": lambda: shrinkage.shrink(jnp.array([2.0, 2.01, 1.99]), 1.0, 3),
     "shrink": lambda: [
@@ -227,8 +238,11 @@ CALLS = {
                 for gradient in (1e-14, 0.3)
             ],
         )
-        for values in map(jnp.asarray, (VALUES, TIED))
-        for rank, decay, depth in ((2, 0.1, 3), (3, 0.4, 3), (4, 0.3, 4), (1, 0.9, 4), (4, 3.0, 3))
+        for spectrum, rank, decay, depth in (
+            *((VALUES, 2, 0.1, 3), (VALUES, 4, 0.3, 4), (VALUES, 4, 3.0, 3)),
+            *((TIED, 3, 0.4, 3), (TIED, 1, 0.9, 4)),
+        )
+        for values in [jnp.asarray(spectrum)]
     ],
     "deep_curvature": lambda: [
         rest_points.deep_curvature(VALUES, np.asarray(kept), rank, shape, decay, depth)
@@ -279,7 +293,7 @@ CALLS = {
     ],
     "start_of": lambda: setting_of_two_layers.start_of((FLAT, TALL[:, :2]), WIDE.T @ SQUARE, WIDE),
     "root of another power": lambda: minimisers_claims._root_of_another_power(
-        Recovered(jnp.array([100.0, 3.0, 1.4]), jnp.asarray(0.1), 4)
+        SimpleNamespace(values=jnp.array([100.0, 3.0, 1.4]), decay=jnp.asarray(0.1), depth=4)
     ),
     "landscape": lambda: [
         (
@@ -366,6 +380,17 @@ CALLS = {
         masked_autoencoder.bottleneck_autoencoder(CONTINUED, 2),
         masked_autoencoder.nuclear_norm_bound(SQUARE, WIDE, 0.4),
     ],
+    "data of one dimension less": lambda: [
+        masked_autoencoder_claims._conditions(SimpleNamespace(width=2), moments, VALUES).regular
+        for seed in range(12)
+        for (data,) in [normal(seed, (4, 6))]
+        for lost in (0, 1)
+        for moments in [
+            masked_autoencoder.masked_moments(
+                jnp.asarray(data).at[:lost].set(0.0), jnp.array([0, 0, 1, 2]), 0.7
+            )
+        ]
+    ],
     "rounded_chance": lambda: [network.rounded_chance(jnp.asarray(0.7), h) for h in (1, 3, 7)],
     # theorem 4
     "stable_rank_bounds": lambda: gradient_rank.stable_rank_bounds(
@@ -424,7 +449,12 @@ CALLS = {
     "one layer": lambda: methods.full_width_layers(KEY, (3, 5), 1, 0.1),
     "a covariance of a huge size": lambda: masking.block_covariance(2**40, 2, 0.5),
     "fewer steps than between two looks": lambda: descent.simulate_until(
-        lambda w: w**2, jnp.ones(()), descent.gradient_descent(0.1), 1e-3, check_every=5, max_steps=0
+        lambda w: w**2,
+        jnp.ones(()),
+        descent.gradient_descent(0.1),
+        1e-3,
+        check_every=5,
+        max_steps=0,
     ),
 }
 
@@ -445,15 +475,6 @@ def _pushed_twice():
     held = rule.init((FLAT,))
     first, held = rule.update((FLAT / 3,), held, (FLAT,))
     return first, rule.update((FLAT / 3,), held, (FLAT,))[0]
-
-
-@dataclasses.dataclass
-class Recovered:
-    """A case of two numbers, for a formula that reads these alone."""
-
-    values: jax.Array
-    decay: jax.Array
-    depth: int
 
 
 def found_in(path):

@@ -98,6 +98,41 @@ def said(statement, scenario, outcome):
     return [row.reason, number(row.threshold), number(residual), *certified]
 
 
+def alternatives(statement, scenario, outcome):
+    """What a claim would be told from: the size of each null and each alternative."""
+    if isinstance(statement, Finding):
+        return []
+    with np.errstate(all="ignore"):
+        forms = judging.forms_of(statement, scenario, outcome)
+    others = [getattr(f, n) for f in forms for n in ("null", "alternative") if hasattr(f, n)]
+    return [number(np.max(np.abs(each))) for each in others]
+
+
+def at_rest(statement, scenario, outcome):
+    """From how small a gradient on a claim takes a run as ended, in powers of two, of each array.
+
+    Theory's arrays are not of size 1, whose powers are all the same.
+    """
+    theory = {n: outcome.predicted[n] for n in outcome.predicted}
+    large = {n: np.asarray(3 * x) if x.dtype.kind == "f" else x for n, x in theory.items()}
+    outcome = with_side(outcome, "predicted", large)
+    run = {name: outcome.measured[name] for name in outcome.measured}
+    gradients = [name for name in run if "gradient" in name or name == "slope"]
+    if not isinstance(statement, Claim) or not statement.undecided or not gradients:
+        return []
+    found = []
+    for name in gradients:
+        zero = run | {other: np.zeros_like(run[other]) for other in gradients}
+        reasons = [
+            statement.undecided(
+                with_side(outcome, "measured", zero | {name: np.full_like(run[name], 2.0**-k)})
+            )
+            for k in range(0, 50, 2)
+        ]
+        found.append(sum(reason != reasons[0] for reason in reasons))
+    return found
+
+
 def number(x):
     return float(f"{x:.4g}") if np.isfinite(x) else str(x)
 
@@ -115,23 +150,22 @@ def lines(name, base):
     listed = set(json.loads(UNDECIDED.read_text())[name])
     for scenario in of.scenarios:
         group = groups_of(of, scenario, "float64")["float64"]
-        run, place = groups[group], group.strip("/")
-        run = run.assign(
-            {
-                n: run[n].copy(
-                    data=cleaned(run[n].values, undecided=f"{place}/{n}".strip("/") in listed)
-                )
-                for n in run.data_vars
-            }
-        )
+        run, place = groups[group].copy(), group.strip("/")
+        for name_of, array in run.data_vars.items():
+            path = f"{place}/{name_of}".strip("/")
+            run[name_of].variable.values = cleaned(array.values, undecided=path in listed)
         for statement in (*scenario.claims, *scenario.findings):
             first, *others = outcomes(read_by(statement), scenario, run, "float64")
             usual = said(statement, scenario, first)
             yield f"{statement.id}, first", usual
-            for moved, one in made_up(others[-1] if others else first):
+            last = others[-1] if others else first
+            for words, of_last in (("told from", alternatives), ("at rest", at_rest)):
+                if any(answer := of_last(statement, scenario, last)):
+                    yield f"{statement.id}, {words}", answer
+            for moved, one in made_up(last):
                 try:
                     answer = said(statement, scenario, one)
-                except Exception as error:  # noqa: BLE001 (what is said of nonsense)
+                except Exception as error:
                     answer = [type(error).__name__]
                 if answer != usual:
                     yield f"{statement.id}, {moved}", answer
