@@ -11,10 +11,12 @@ tests/test_formulas_kept.py`` writes the file anew, after a change that is meant
 """
 
 import inspect
+import re
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +37,7 @@ from lrdyn.theorem2 import collapse, subspace
 from lrdyn.theorem2 import setting as setting_of_all_layers
 from lrdyn.theorem3 import (
     dropblock,
+    dropout_minimiser_claims,
     dropout_minimum,
     dropout_penalties,
     masked_autoencoder,
@@ -92,7 +95,8 @@ def answer(name, call):
         with np.errstate(all="ignore"):
             return digest(name, call())
     except (ValueError, TypeError) as refused:
-        return {"refused": str(refused).split(" at 0x")[0][:160]}
+        ours = re.match(r"[\w\[\].]+: got .*?(?=, for which| at 0x|$)", str(refused))
+        return {"refused": ours[0][:160] if ours else type(refused).__name__}
 
 
 SPECTRA = ("values", "singular_values", "shrunk", "scales", "rho")
@@ -131,7 +135,10 @@ def by_rule(module, name, function):
     for argument, x in right.items():
         if type(x) is int:
             yield f"{argument} more", partial(call, right | {argument: x + 1})
-            yield f"{argument} below", partial(call, right | {argument: -1})
+        if type(x) in (int, float):
+            yield f"{argument} below", partial(call, right | {argument: type(x)(-1)})
+        elif argument in SPECTRA and hasattr(x, "dtype"):
+            yield f"{argument} below", partial(call, right | {argument: -x})
 
 
 WIDE, TALL, SQUARE, FLAT = (jnp.asarray(x) for x in normal(3, (4, 6), (6, 4), (4, 4), (2, 6)))
@@ -142,19 +149,21 @@ STEPS = jnp.array([0, 2, 3, 7])
 KEY = jax.random.key(5)
 
 
-def ended(scale):
-    """Layers near a minimum, with gradients that leave its subspaces."""
-    first, last, *gradients = (scale * x for x in normal(8, (2, 4), (4, 2), (2, 4), (4, 2)))
-    root = np.sqrt(VALUES[:2])
-    first[:, :2] += np.diag(root)
-    last[:2] += np.diag(root)
-    return convergence.End(first, last, *gradients, last @ first)
+def bound_of_distance(values, decay, depth, *, rank=2, close=0.0, scale=1e-3):
+    """Bound near the minimum of a target, with gradients that leave the subspaces of the layers.
 
-
-def bound_of_distance(values, rank, decay, depth, close=0.0, scale=1e-3):
-    return convergence.distance_bound(
-        ended(scale), np.diag(values), rank, decay, depth, close=close
+    ``values`` are what is kept of the target, and behind the rank its own.
+    """
+    first, last, *gradients, rest = (
+        scale * x for x in normal(8, (rank, 4), (4, rank), (rank, 4), (4, rank), (4, 4))
     )
+    root = np.diag(values[:rank] ** (1 / depth))
+    first[:, :rank] += root
+    last[:rank] += root
+    kept = np.where(np.arange(4) < rank, values, 0.0)
+    above = np.where(np.arange(4) < rank, decay * values ** (2 / depth - 1), 0.0)
+    end = convergence.End(first, last, *gradients, np.diag(kept) + rest)
+    return convergence.distance_bound(end, np.diag(values + above), rank, decay, depth, close=close)
 
 
 def of_adapters(call):
@@ -174,7 +183,7 @@ def of_adapters(call):
 def in_factors(adapter):
     W = Adapted(WIDE, adapter)
     rows = W[jnp.array([0, 3])]
-    return W @ TALL, FLAT.T[0] @ W.T, W.T @ WIDE[:, 0], W.T @ WIDE, SQUARE @ W, TALL.T @ W.T, rows
+    return W @ TALL, FLAT[0] @ W.T, W.T @ WIDE[:, 0], W.T @ WIDE, SQUARE @ W, TALL.T @ W.T, rows
 
 
 def of_chosen(method, **how):
@@ -241,6 +250,8 @@ CALLS = {
         for spectrum, rank, decay, depth in (
             *((VALUES, 2, 0.1, 3), (VALUES, 4, 0.3, 4), (VALUES, 4, 3.0, 3)),
             *((TIED, 3, 0.4, 3), (TIED, 1, 0.9, 4)),
+            # Values with a larger root that costs more than 0.
+            (np.array([1.9, 0.95, 0.93, 0.2]), 4, 0.4, 3),
         )
         for values in [jnp.asarray(spectrum)]
     ],
@@ -249,6 +260,15 @@ CALLS = {
         for rank, decay, depth in ((2, 0.1, 3), (4, 0.15, 4), (3, 0.05, 5), (2, 4.0, 3))
         for kept in [shrinkage.shrink(jnp.asarray(VALUES), decay, depth)]
         for shape in ((4, 4), (4, 6))
+    ],
+    "curvature of layers that are no minimiser": lambda: [
+        rest_points.deep_curvature(np.array([5.0]), np.ones(1), 1, shape, 0.1, 3)
+        for shape in ((1, 1), (1, 2))
+    ],
+    "steps": lambda: [
+        convergence._steps(wait, convergence.Curvature(0.5, 4.0), rate, 1e3)
+        for wait in (0.0, 7.0)
+        for rate in (0.1, 0.45, 0.6, 3.0)
     ],
     "steps_to_approach": lambda: [
         rest_points.steps_to_approach(0.3, convergence.Curvature(0.4, 2.5), rate, 1e-5)
@@ -284,16 +304,19 @@ CALLS = {
         for rate in (0.02, 0.06, 0.1, 0.5, 0.8)
     ],
     "distance_bound": lambda: [
-        bound_of_distance(values, 2, decay, depth, close, scale)
-        for values in (VALUES, TIED, np.array([1.9, 1.1, 1.1, 0.2]))
-        for decay in (0.0, 0.05, 0.9, 3.0)
+        bound_of_distance(values, decay, depth, close=close, scale=scale)
+        for values in (VALUES, np.array([1.9, 1.1, 1.1, 0.2]), np.array([1.2, 0.6, 0.3, 0.3]))
+        for decay in (0.0, 0.05, 0.4)
         for depth in (2, 3, 4)
         for close in (0.0, 1e-9)
-        for scale in (1e-4, 1e-2)
+        for scale in (1e-4, 3e-3)
+    ],
+    "distance_bound where nothing is kept": lambda: [
+        bound_of_distance(0.1 * VALUES, decay, depth) for decay in (0.5, 3.0) for depth in (2, 3)
     ],
     "start_of": lambda: setting_of_two_layers.start_of((FLAT, TALL[:, :2]), WIDE.T @ SQUARE, WIDE),
     "root of another power": lambda: minimisers_claims._root_of_another_power(
-        SimpleNamespace(values=jnp.array([100.0, 3.0, 1.4]), decay=jnp.asarray(0.1), depth=4)
+        SimpleNamespace(values=jnp.array([100.0, 3.0, 1.4, 0.33]), decay=jnp.asarray(0.1), depth=4)
     ),
     "landscape": lambda: [
         (
@@ -338,8 +361,13 @@ CALLS = {
             dropblock._support_split(values, support),
             dropblock._shares(values, support),
         )
-        for values in (jnp.asarray(VALUES), jnp.array([5.0, 0.4, 0.3, 0.2]), jnp.ones(4))
+        for values in map(jnp.array, (VALUES, [5.0, 0.4, 0.3, 0.2], [1.0, 0.5, 0.4, 0.3]))
         for support in (1, 2, 3, 4)
+    ],
+    "unit vectors of given weights": lambda: [
+        (jnp.sum(units, axis=0), units.T @ units)
+        for weights in ([0.4, 1.6, 2.0, 3.0], [2.3, 0.7, 1.2, 0.8], [1.0, 0.5, 0.5, 2.0])
+        for units in [dropblock._tetris(jnp.array(weights), round(sum(weights)))]
     ],
     "support_factors": lambda: [
         (left @ right, jnp.linalg.norm(left), dropblock.enough_blocks(WIDE, block, blocks))
@@ -351,20 +379,19 @@ CALLS = {
         for strength, width in ((0.5, 2), (0.5, 4), (0.02, 4), (7.0, 3), (1e17, 3))
     ],
     "penalties": lambda: [
-        f(WIDE, TALL, keep_prob, block)
-        for f in (dropout_penalties.dropout_penalty,)
+        dropout_penalties.dropout_penalty(WIDE, TALL, keep_prob, block=block)
         for keep_prob, block in ((0.3, 1), (0.8, 2), (0.5, 3))
     ],
     "width_free_keep_prob": lambda: [
-        dropout_penalties.width_free_keep_prob(0.4, width, 2) for width in (2, 6, 10)
+        dropout_penalties.width_free_keep_prob(0.4, width, block=2) for width in (2, 6, 10)
     ],
     "layers_penalty": lambda: [
         several_dropout_layers.layers_penalty((FLAT, SQUARE[:, :2], WIDE[:2, :4]), TALL @ TALL.T, p)
         for p in (0.4, jnp.array([0.4, 0.9]))
     ],
     "layers": lambda: (
-        several_dropout_layers.layers_strength(0.4, (2, 3, 5)),
-        several_dropout_layers.layers_schatten_bound(jnp.asarray(VALUES), 0.4, (2, 3, 5)),
+        several_dropout_layers.layers_strength(0.4, (3, 5)),
+        several_dropout_layers.layers_schatten_bound(jnp.asarray(VALUES), 0.4, (3, 5)),
     ),
     "masked autoencoder": lambda: [
         f(SQUARE, CONTINUED)
@@ -391,6 +418,17 @@ CALLS = {
             )
         ]
     ],
+    "curvature of dropout": lambda: [
+        dropout_minimiser_claims._curvature(
+            eqx.tree_at(lambda c: c.weights, case, tuple(scale * W for W in case.weights))
+        )
+        for case in [
+            dropout_minimiser_claims.make_case(
+                *(KEY,), rows=4, cols=5, width=3, keep_prob=0.6, learning_rate=0.1, steps=10
+            )
+        ]
+        for scale in (1.0, 8.0)
+    ],
     "rounded_chance": lambda: [network.rounded_chance(jnp.asarray(0.7), h) for h in (1, 3, 7)],
     # theorem 4
     "stable_rank_bounds": lambda: gradient_rank.stable_rank_bounds(
@@ -415,14 +453,18 @@ CALLS = {
     "one entry of an adapted matrix": lambda: of_adapters(lambda a: Adapted(WIDE, a)[0, 1]),
     "a row of a transpose": lambda: of_adapters(lambda a: Adapted(WIDE, a).T[jnp.array(0)]),
     "nothing is added": lambda: (Frozen(), Frozen().onto(WIDE)),
+    "nothing is added, and nothing subtracted": lambda: Frozen(start=None),
     "choices": lambda: {
         name: of_chosen(method, side=side)
         for name, method in (
             *memory_claims.METHODS.items(),
             ("Deep", methods.deep_lora(depth=4, init_scale=0.2)),
             ("Deep, centred", methods.deep_lora(depth=4, init_scale=0.2, centred=True)),
-            ("Compressed", methods.compressed_deep_lora(depth=4, init_scale=0.2)),
-            ("Compressed, centred", methods.compressed_deep_lora(4, 0.2, centred=True)),
+            ("Compressed", methods.compressed_deep_lora(depth=3, init_scale=0.2)),
+            (
+                "Compressed, centred",
+                methods.compressed_deep_lora(depth=3, init_scale=0.2, centred=True),
+            ),
         )
         for side in ("left", "right", "smaller")
     },
@@ -437,11 +479,17 @@ CALLS = {
     "transport of a schedule beside moments": lambda: state.transport_moments(
         *[(optax.TraceState(FLAT), optax.ScaleByScheduleState(jnp.ones((), int)))] * 2, *_two_maps()
     ),
+    "no matrix, and a rank of 0": lambda: projectors.choose_projectors({"b": FLAT[0]}, 0),
     "what is no map": lambda: projectors.adapter_of("text", FLAT, 1.0),
     "memory": lambda: [
         f(method, 20, 30, 3)
         for method in memory_claims.METHODS.values()
-        for f in (memory.weights_held, memory.adam_state, memory.state_bytes, memory.temporaries)
+        for f in (memory.weights_held, memory.adam_state, memory.state_bytes)
+    ],
+    "temporaries": lambda: [
+        memory.temporaries(method, 20, 30, 3, 4, layered=layered, refresh=refresh)
+        for method in (methods.GALORE, methods.RELORA)
+        for layered, refresh in ((False, False), (True, False), (False, True))
     ],
     # refused
     "patches of a huge number of rows": lambda: masked_autoencoder.patches(2**60, 3),
