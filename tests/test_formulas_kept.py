@@ -27,7 +27,7 @@ from lrdyn import adapters
 from lrdyn.adapters import memory, methods, projectors, state
 from lrdyn.adapters.adapter import Frozen
 from lrdyn.adapters.array_like import Adapted
-from lrdyn.completion import recovery
+from lrdyn.completion import problem, recovery
 from lrdyn.core import chance, condition, descent, initialization, masking, spectra
 from lrdyn.corollary1 import compression
 from lrdyn.registry import REGISTRY
@@ -353,6 +353,10 @@ CALLS = {
     # completion
     "sharpness of a target": lambda: recovery.sharpness(WIDE @ WIDE.T, 2, lambda X: 0.4 * X, 30),
     "tangent_curvature": lambda: recovery.tangent_curvature(WIDE, 2, lambda X: X * WIDE**2),
+    "measurements without their values": lambda: problem.Recovery.loss(
+        SimpleNamespace(measurements=WIDE[None], values=None, target=WIDE, mask=1.0 * (WIDE > 0)),
+        WIDE[::-1],
+    ),
     "surrogate": lambda: recovery.surrogate(WIDE, jnp.asarray(WIDE > 0, float)),
     # theorem 3
     "support norms": lambda: [
@@ -488,8 +492,10 @@ CALLS = {
     ],
     "temporaries": lambda: [
         memory.temporaries(method, 20, 30, 3, 4, layered=layered, refresh=refresh)
-        for method in (methods.GALORE, methods.RELORA)
-        for layered, refresh in ((False, False), (True, False), (False, True))
+        for method, layered, refresh in (
+            *((methods.GALORE, False, False), (methods.GALORE, False, True)),
+            *((methods.RELORA, False, False), (methods.RELORA, True, False)),
+        )
     ],
     # refused
     "patches of a huge number of rows": lambda: masked_autoencoder.patches(2**60, 3),
