@@ -370,7 +370,7 @@ CALLS = {
     ],
     "unit vectors of given weights": lambda: [
         (jnp.sum(units, axis=0), units.T @ units)
-        for weights in ([0.4, 1.6, 2.0, 3.0], [2.3, 0.7, 1.2, 0.8], [1.0, 0.5, 0.5, 2.0])
+        for weights in ([3.0, 2.3, 3.7], [2.0, 3.0], [1.5, 2.5, 1.3, 3.7])
         for units in [dropblock._tetris(jnp.array(weights), round(sum(weights)))]
     ],
     "support_factors": lambda: [
