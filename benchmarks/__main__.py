@@ -17,6 +17,7 @@ from benchmarks import (
     kept,
     lanes,
     many,
+    pages,
     reduced,
     streamed,
     sweeps,
@@ -37,6 +38,7 @@ FULL: dict[str, Callable[[], str]] = {
     "galore": galore.report,
     "training": training.report,
     "adapters": adapters.report,
+    "pages": pages.report,
     "diagnosis": diagnosis.report,
     "cached": cached.report,
     "kept": kept.report,
@@ -56,12 +58,20 @@ TINY: dict[str, Callable[[], str]] = {
     "galore": lambda: galore.report(galore.Case(6, 5, 2, 3, 10, 2), repeats=1),
     "training": lambda: training.report(training.Case(6, 5, 4, 10, 7, 4000), repeats=1),
     "adapters": lambda: adapters.report(adapters.Case(8, 2, 4, 3, 2), repeats=1),
+    "pages": lambda: pages.report(
+        pages.Case((1, 8, 2, 2, 4, 2), (2,), (8, 4), 2, 16),
+        turns=1,
+        repeats=1,
+        pages_of={"2 MiB": pages.PAGES["2 MiB"]},
+    ),
     "diagnosis": lambda: diagnosis.report(diagnosis.Case((6, 5, 2), 4, 1, 2, (6, 9), 1, (100, 90))),
     "cached": lambda: cached.report(cached.Case(2, 8, 2, 1, 2, 6, 1), repeats=1),
     "kept": lambda: kept.report(tiny=True),
     "cluster": lambda: cluster.report(cluster.Sizes(40, 4, 200, 1)),
     "costs": lambda: costs.report(
-        costs.Sizes((4, 5, 6), (2, 3, 4), (1, 2, 3), (32, 48, 64), 5, 4, 10_000)
+        costs.Sizes(
+            (4, 5, 6), (2, 3, 4), (1, 2, 3), (2, 4, 6), (32, 48, 64), (128, 192, 256), 4, 10**6, 10
+        )
     ),
 }
 

@@ -1,21 +1,24 @@
-"""What runs cost: time and memory against d, L, r and runs, and what many workers make of it.
+"""What runs cost against d, L, r, steps and runs, on one device and on many workers.
 
-*One device.* A program of 16 runs batched, float64, compiled before: seconds for each run and
-step, and the bytes that XLA plans for temporaries and results. The full run is gradient descent on
-L matrices of d x d; the reduced one on L matrices of 2r x 2r, whatever d is. Exponents are slopes
-of the logarithms by least squares, with their standard error: at these sizes they grow still, as
-small matrices are dear.
+*One device.* A program of 16 runs batched (of the reduced integrator 64), float64, compiled before:
+seconds for each run and step, and the bytes that XLA plans for temporaries and results. The full
+run is gradient descent on L matrices of d x d; the reduced one on L matrices of 2r x 2r, whatever d
+is. Against steps and runs it is the time of the whole call, of a program and of a sweep. Exponents
+are slopes of the logarithms by least squares, with their standard error: at these sizes they grow
+still, as small matrices are dear.
 
-*Many workers.* A simulation, event by event. N parts of 512 runs are handed out by one server,
-which is busy for a while with each (scheduler and client, measured below: the time of the
-processor that this process takes for a part, in which both run); M workers compute each part for
-as long as one took here. Each worker has two parts at a time, as the client asks for. What a
-network adds is not in it.
+*Many workers.* A part of a long sweep is cut to ten seconds. What client and scheduler take for
+one is measured below, the time of the processor that this process takes for a part, in which both
+run, where results come back and where each worker reduces its own. A simulation, event by event,
+hands out the parts: one server is busy for a while with each, M workers compute each part for ten
+seconds. Each worker has two parts at a time, as the client asks for. What a network adds is not in
+it.
 """
 
 import heapq
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,25 +27,29 @@ import jax.numpy as jnp
 import numpy as np
 
 import lrdyn
-from benchmarks import cluster_runs
-from benchmarks.common import seconds_of, table
+from benchmarks import cluster_runs, streamed
+from benchmarks.common import table, timed
+from lrdyn.engine import work
+from lrdyn.engine.reductions import Quantiles
 from lrdyn.engine.sweep import sweep
 
-LANES = 16
-PART = 512
-"""Runs of a part of a long sweep."""
+LANES, REDUCED_LANES = 16, 64
+REDUCES = "each worker reduces its own"
 
 
 class Sizes(NamedTuple):
-    """What is measured."""
+    """What is measured, and what is worked out from it."""
 
     dims: Sequence[int] = (32, 48, 64, 96, 128)
     depths: Sequence[int] = (2, 3, 4, 6, 8)
-    ranks: Sequence[int] = (2, 4, 8, 16, 24)
+    ranks: Sequence[int] = (2, 3, 4, 8, 16)
+    steps: Sequence[int] = (50, 100, 200, 400)
     runs: Sequence[int] = (1024, 2048, 4096, 8192)
-    steps: int = 100
+    reduced_runs: Sequence[int] = (100_000, 200_000, 400_000, 800_000)
     parts: int = 300
-    many: int = 1_000_000
+    many: int = 10**9
+    many_steps: int = 500
+    """Of these runs."""
 
 
 class Cost(NamedTuple):
@@ -54,9 +61,14 @@ class Cost(NamedTuple):
     """While it runs."""
 
 
-def full(seed: Any, dim: int, depth: int, steps: int) -> Any:
-    """The last loss of a run in d x d."""
-    for_weights, for_target = jax.random.split(jax.random.key(seed))
+def full(seeds: Any, dim: int, depth: int, steps: int) -> Any:
+    """The last losses of runs in d x d."""
+    return jax.vmap(partial(full_run, dim=dim, depth=depth, steps=steps))(seeds)
+
+
+def full_run(seed: Any, dim: int, depth: int, steps: int) -> Any:
+    """The last loss of one."""
+    for_weights, for_target = jax.random.split(jax.random.key(seed.astype(int)))
     scales = jnp.full(depth, 0.5)
     weights = lrdyn.gaussian_layers(for_weights, (dim,) * (depth + 1), scales)
     target = jax.random.normal(for_target, (dim, dim)) / dim
@@ -65,30 +77,31 @@ def full(seed: Any, dim: int, depth: int, steps: int) -> Any:
     return lrdyn.simulate(loss, weights, rule, np.array([steps]), record=loss).records
 
 
-def reduced(seed: Any, rank: int, depth: int, steps: int) -> Any:
-    """The same of a reduced run, in 2r x 2r."""
-    target = jax.random.normal(jax.random.key(seed), (2 * rank, 2 * rank)) / rank
-    scales = jnp.full(depth, 0.5)
-    record = partial(lrdyn.factorization_loss, target=target)
-    last = np.array([steps])
-    return lrdyn.reduced_dynamics(target, scales, 0.01, 0.0, last, record=record).records
+def reduced(seeds: Any, rank: int, depth: int, steps: int) -> Any:
+    """The same of many reduced runs, in 2r x 2r."""
+    shape = (len(seeds), 2 * rank, 2 * rank)
+    targets = jax.random.normal(jax.random.key(0), shape) / rank + 0.0 * seeds[:, None, None]
+    rates = jnp.full(len(seeds), 0.01)
+    scales, last = jnp.full((len(seeds), depth), 0.5), np.array([steps])
+    record = lambda layers: jnp.linalg.norm(lrdyn.end_to_end(layers))  # noqa: E731
+    run = lrdyn.theorem2.reduced_lanes
+    return run(targets, scales, rates, 0.0 * rates, last, record=record).records
 
 
-def cost(run: Callable[..., Any], steps: int, repeats: int = 3) -> Cost:
-    """Measure a function of a seed and of the number of steps."""
-    seeds = jnp.arange(LANES)
+def timed_program(run: Callable[..., Any], lanes: int, steps: int) -> tuple[float, int]:
+    """Best seconds of a program of runs after it was compiled, and the bytes that it plans."""
+    seeds = jnp.arange(lanes, dtype=float)
+    compiled = jax.jit(partial(run, steps=steps)).lower(seeds).compile()
+    seconds = timed({"": lambda: compiled(seeds)}, 3)[""].best
+    memory = compiled.memory_analysis()
+    return seconds, memory.temp_size_in_bytes + memory.output_size_in_bytes
 
-    def best(count: int) -> tuple[float, Any]:
-        compiled = jax.jit(jax.vmap(partial(run, steps=count))).lower(seeds).compile()
-        jax.block_until_ready(compiled(seeds))
-        return min(
-            seconds_of(lambda: jax.block_until_ready(compiled(seeds))) for _ in range(repeats)
-        ), (compiled.memory_analysis())
 
-    (short, _), (long, memory) = best(1), best(steps + 1)
-    size = memory.temp_size_in_bytes + memory.output_size_in_bytes
+def cost(run: Callable[..., Any], lanes: int, steps: int) -> Cost:
+    """Measure a function of seeds and of the number of steps."""
+    (short, _), (long, size) = (timed_program(run, lanes, count) for count in (1, steps + 1))
     # Of tiny sizes the difference may be noise.
-    return Cost(max(long - short, 1e-9) / steps / LANES, size / LANES)
+    return Cost(max(long - short, 1e-9) / steps / lanes, size / lanes)
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
@@ -130,23 +143,27 @@ def against_runs(counts: Sequence[int], devices: int) -> list[float]:
         points = lrdyn.product(seed=range(count), init_scale=[0.3])
         sweep(cluster_runs.full, points, devices=local)
 
-    times = []
-    for count in counts:
-        swept(count)
-        times.append(seconds_of(lambda count=count: swept(count)))
-    return times
+    return [timed({"": lambda count=count: swept(count)}, 1)[""].best for count in counts]
 
 
-def service(parts: int) -> float:
+def against_reduced_runs(counts: Sequence[int], devices: int) -> list[float]:
+    """The same of reduced runs of 20 steps, summarised as they end (:mod:`benchmarks.streamed`)."""
+    local, batch = jax.local_devices()[:devices], streamed.run(20)
+    how = {"batched": True, "lanes": REDUCED_LANES, "reduce": streamed.KEPT, "devices": local}
+
+    def swept(count: int) -> None:
+        sweep(batch, streamed.points(count), **how)
+
+    return [timed({"": lambda count=count: swept(count)}, 1)[""].best for count in counts]
+
+
+def service(cluster: Any, parts: int, **how: Any) -> float:
     """Seconds of the processor that client and scheduler take for a part, in one process."""
-    from lrdyn.engine.cluster import client as clusters
-
-    work = lrdyn.product(x=np.arange(4.0 * parts))
-    with clusters.open_cluster("local:1") as cluster:
-        sweep(cluster_runs.nothing, work, memory=1, client=cluster)
-        begin = time.process_time()
-        sweep(cluster_runs.nothing, work, memory=1, client=cluster)
-        return (time.process_time() - begin) / parts
+    points = lrdyn.product(x=np.arange(4.0 * parts))
+    sweep(cluster_runs.nothing, points, memory=1, client=cluster, **how)
+    begin = time.process_time()
+    sweep(cluster_runs.nothing, points, memory=1, client=cluster, **how)
+    return (time.process_time() - begin) / parts
 
 
 def makespan(parts: int, workers: int, seconds: float, busy: float) -> float:
@@ -170,51 +187,89 @@ def makespan(parts: int, workers: int, seconds: float, busy: float) -> float:
     return ended
 
 
-def many_workers(sizes: Sizes, seconds: float, busy: float) -> list[tuple[str, ...]]:
+def many_workers(parts: int, busy: float) -> list[tuple[str, ...]]:
     """A line for each number of workers: how long, and how much of them is used."""
-    parts = -(-sizes.many // PART)
     rows = []
     for workers in (1, 64, 1000):
-        took = makespan(parts, workers, seconds, busy)
-        rows.append(
-            (
-                f"{workers:,}",
-                f"{took:.0f} s",
-                f"{parts * seconds / workers / took:.2f}",
-            )
-        )
+        took = makespan(parts, workers, work.SECONDS, busy)
+        used = parts * work.SECONDS / workers / took
+        rows.append((f"{workers:,}", f"{took / 3600:.3g} h", f"{used:.2f}"))
     return rows
+
+
+def growing(name: str, sizes: Sequence[int], seconds: Sequence[float]) -> tuple[str, ...]:
+    """One line of the table of whole calls."""
+    slope = "{:.2f} +- {:.2f}".format(*exponent(sizes, seconds))
+    return name, f"{sizes[0]:,} to {sizes[-1]:,}", f"{seconds[0]:.3g} to {seconds[-1]:.3g} s", slope
+
+
+def by_size(s: Sizes) -> dict[str, tuple[Sequence[int], list[Cost]]]:
+    """Row -> its sizes, and what a run of each costs."""
+    d, r = s.dims[1], s.ranks[1]
+    of_full = {
+        "full, d (L = 3)": (s.dims, [partial(full, dim=n, depth=3) for n in s.dims]),
+        f"full, L (d = {d})": (s.depths, [partial(full, dim=d, depth=n) for n in s.depths]),
+    }
+    of_reduced = {
+        "reduced, r (L = 3)": (s.ranks, [partial(reduced, rank=n, depth=3) for n in s.ranks]),
+        f"reduced, L (r = {r})": (s.depths, [partial(reduced, rank=r, depth=n) for n in s.depths]),
+    }
+    return {
+        name: (numbers, [cost(run, lanes, s.steps[1]) for run in runs])
+        for lanes, rows in ((LANES, of_full), (REDUCED_LANES, of_reduced))
+        for name, (numbers, runs) in rows.items()
+    }
+
+
+def whole_calls(s: Sizes) -> Iterator[tuple[str, ...]]:
+    """Lines of the table of whole calls: programs against steps, sweeps against runs."""
+    d, r = s.dims[1], s.ranks[1]
+    for name, run, lanes in (
+        (f"full, d = {d}", partial(full, dim=d, depth=3), LANES),
+        (f"reduced, r = {r}", partial(reduced, rank=r, depth=3), REDUCED_LANES),
+    ):
+        times = [timed_program(run, lanes, count)[0] for count in s.steps]
+        yield growing(f"{name}, {lanes} runs: steps", s.steps, times)
+    for devices, on in ((1, "one device"), (2, "two devices")):
+        times = against_runs(s.runs, devices)
+        yield growing(f"Theorem 2, d = 20, 200 steps, {on}: runs", s.runs, times)
+        times = against_reduced_runs(s.reduced_runs, devices)
+        yield growing(f"reduced, r = 3, 20 steps, {on}: runs", s.reduced_runs, times)
+
+
+def services(parts: int) -> dict[str, float]:
+    """What becomes of results -> seconds of client and scheduler for a part."""
+    from lrdyn.engine.cluster import client as clusters
+
+    reducing = {"reduce": {"least": Quantiles("y", (0.0,))}}
+    with clusters.open_cluster("local:1") as cluster:
+        return {
+            "results come back": service(cluster, parts),
+            REDUCES: service(cluster, parts, **reducing),
+        }
 
 
 def report(sizes: Sizes | None = None) -> str:
     """Measure, fit, simulate and lay out."""
     s = Sizes() if sizes is None else sizes
-    by_dim = [cost(partial(full, dim=d, depth=3), s.steps) for d in s.dims]
-    by_depth = [cost(partial(full, dim=s.dims[1], depth=n), s.steps) for n in s.depths]
-    by_rank = [cost(partial(reduced, rank=r, depth=3), s.steps) for r in s.ranks]
-    of_depth = [cost(partial(reduced, rank=s.ranks[1], depth=n), s.steps) for n in s.depths]
+    costs, calls, busy = by_size(s), list(whole_calls(s)), services(s.parts)
     head = ("", "sizes", "each run and step", "exponent", "memory of a run", "exponent")
-    costs = table(
-        head,
+    each = costs["reduced, r (L = 3)"][1][1].seconds
+    parts = math.ceil(s.many * s.many_steps * each / work.SECONDS)
+    return "\n".join(
         [
-            row("full, d (L = 3)", s.dims, by_dim),
-            row(f"full, L (d = {s.dims[1]})", s.depths, by_depth),
-            row("reduced, r (L = 3)", s.ranks, by_rank),
-            row(f"reduced, L (r = {s.ranks[1]})", s.depths, of_depth),
-        ],
-    )
-    alone, on_two = (against_runs(s.runs, devices) for devices in (1, 2))
-    slope = "{:.2f} +- {:.2f}".format(*exponent(s.runs, alone))
-    runs = (
-        f"{s.runs[-1]:,} runs of Theorem 2 (d = 20, 200 steps): {alone[-1]:.2f} s on one device, "
-        f"{on_two[-1]:.2f} s on two; exponent in the runs {slope}"
-    )
-    each = max(alone[-1] - alone[0], 1e-9) / (s.runs[-1] - s.runs[0])
-    seconds, busy = each * PART, service(s.parts)
-    simulated = table(("workers", "time", "used"), many_workers(s, seconds, busy))
-    return (
-        f"{costs}\n{runs}\n\n"
-        f"{s.many:,} such runs in parts of {PART}, by simulation: a part takes {seconds:.2f} s and "
-        f"keeps client and scheduler busy for {1e3 * busy:.2f} ms;\n"
-        f"they saturate at {seconds / busy:.0f} workers\n{simulated}"
+            table(head, [row(name, *measured) for name, measured in costs.items()]),
+            "",
+            table(("whole calls", "sizes", "time", "exponent"), calls),
+            "",
+            *(
+                f"where {which}, a part keeps client and scheduler busy for {1e3 * seconds:.2f} "
+                f"ms: they saturate at {work.SECONDS / seconds:,.0f} workers"
+                for which, seconds in busy.items()
+            ),
+            f"{s.many:.0e} reduced runs (L = 3, r = {s.ranks[1]}) of {s.many_steps} steps, "
+            f"{1e9 * each:.3g} ns each run and step:",
+            f"{parts:,} parts of {work.SECONDS:.0f} s, by simulation",
+            table(("workers", "time", "used"), many_workers(parts, busy[REDUCES])),
+        ]
     )

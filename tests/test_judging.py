@@ -419,6 +419,25 @@ def test_a_control_that_can_show_nothing_has_no_case():
     assert (entry["cases"], entry["cases_total"], entry["worst_case"]) == (0, 2, {})
 
 
+@pytest.mark.parametrize(
+    ("measured", "reasons", "seen"),
+    [
+        ([2.0, 1.0], ["", "ill-conditioned"], True),
+        ([1.0, 2.0], ["ill-conditioned", ""], True),
+        ([1.0, 2.0], ["", "ill-conditioned"], False),  # the seed that decides sees nothing
+        ([2.0, 2.0], ["ill-conditioned", "ill-conditioned"], False),  # nobody decides
+        ([2.0, 2.0], ["", "no digits"], False),  # no reason of theory's own run
+    ],
+)
+def test_a_seed_that_theory_calls_ill_conditioned_decides_nothing(measured, reasons, seen):
+    factors = np.array(measured).reshape(-1, *[1] * (EXACT.ndim - 1))
+    leg = residuals(CLAIM, SCENARIO, produced(EXACT, factors * EXACT), "float64")
+    leg["reason"] = leg.reason.copy(data=reasons)
+    entry = control_entry(broken(), CLAIM, {"float64": leg})
+    assert entry["holds"] is seen
+    assert entry["cases"] == reasons.count("") + reasons.count("no digits")
+
+
 def test_a_control_says_what_it_breaks(unchecked):
     with pytest.raises(ValueError, match="control 'broken': got breaks='', wanted the hypothesis"):
         broken(case=BY_CASE["case"])

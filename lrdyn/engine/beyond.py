@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 NO_LOSS = (forms.TRIVIAL, forms.BELOW_SIGHT, judging.TOO_FEW_SEEDS)
 """Reasons for leaving a case out that are not hypotheses."""
 
-ILL_CONDITIONED = "ill-conditioned"
-
 RAISED = (ValueError, TypeError, ZeroDivisionError, IndexError)
 """Exceptions that a function raises for shapes for which it was not written."""
 
@@ -358,7 +356,7 @@ def worst_conditioned(experiment: Experiment, cases: Sequence[Case]) -> Iterator
     """Find ill-conditioned cases to climb from, worst first, of claims that none of them fails."""
     groups: dict[tuple[str, str], list[Case]] = {}
     for case in cases:
-        if case.lost == [ILL_CONDITIONED]:
+        if case.lost == [judging.ILL_CONDITIONED]:
             groups.setdefault((case.claim.id, case.precision), []).append(case)
     scenarios = {claim.id: s for s in experiment.scenarios for claim in s.claims}
     worst = (max(several, key=lambda case: case.ratio) for several in groups.values())
@@ -388,7 +386,7 @@ def climbed(
         judged = keeper.cases(judged_beyond, start.scenario, start.precision, points)
         ratios = np.zeros(len(points))
         for case in judged:
-            if case.claim.id == start.claim.id and case.lost == [ILL_CONDITIONED]:
+            if case.claim.id == start.claim.id and case.lost == [judging.ILL_CONDITIONED]:
                 ratios[case.place] = min(case.ratio, 1e300)
                 cases.append(case._replace(reached=tried + case.place + 1))
         tried += len(points)

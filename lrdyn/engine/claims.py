@@ -226,7 +226,10 @@ def judge(residuals: np.ndarray, tolerances: np.ndarray, applies: np.ndarray) ->
 
 
 def judge_control(
-    residuals: np.ndarray, tolerances: np.ndarray, clearly: float = CLEARLY
+    residuals: np.ndarray,
+    tolerances: np.ndarray,
+    clearly: float = CLEARLY,
+    shown: np.ndarray | None = None,
 ) -> Judgement:
     """Judge a control: every case must break the claim clearly (10 tolerances or more).
 
@@ -237,18 +240,19 @@ def judge_control(
         residuals: of all cases.
         tolerances: of all cases, in the same shape.
         clearly: how many tolerances a residual must reach.
+        shown: cases that can show it; all by default.
 
     Example:
         >>> judge_control(np.array([1.0, 0.5]), np.array([0.01, 0.01])).holds
         True
     """
-    everywhere = np.ones(np.shape(residuals), bool)
+    shown = np.ones(np.shape(residuals), bool) if shown is None else shown
 
     def unclear(residual: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
         # An exact claim has tolerance 0, ten times which an equal pair would reach.
         return ~((residual > tolerance) & (residual >= clearly * tolerance))
 
-    return _judge(residuals, tolerances, everywhere, np.argmin, unclear)
+    return _judge(residuals, tolerances, shown, np.argmin, unclear)
 
 
 def _judge(

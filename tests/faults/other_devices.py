@@ -2,8 +2,9 @@
 
 A device (:mod:`tests.emulated`) that has the arithmetic of a precision leaves the verdict as it is;
 one that lacks it leaves it undecided, status 4, where that precision was asked for, and else judges
-the other one; a theorem is false only where ``--precision`` asked for rounded products. A line for
-each run; the status is 1 if one ended otherwise.
+the other one; a theorem is false only where ``--precision`` asked for rounded products. Where
+float32 is judged alone, two theorems have a claim that it cannot resolve, and are undecided, as
+they are in float32 on a CPU. A line for each run; the status is 1 if one ended otherwise.
 """
 
 import os
@@ -40,11 +41,24 @@ CASES = (
 )
 
 
+UNRESOLVED = ("theorem4", "galore")
+"""Theorems with a path that amplifies rounding too much for float32: of a perceptron, of optax's
+GaLore."""
+
+
+def expected(theorem: str, case: Case) -> Case:
+    """What a run must end with."""
+    in_float32 = case.status == 0 and case.device != "deaf"
+    if in_float32 and theorem in UNRESOLVED:
+        return case._replace(status=4, said="ill-conditioned")
+    return case
+
+
 def main(names: list[str]) -> int:
     """Run every case of the theorems named, or of all; 1 if one ended otherwise."""
     bad = 0
     for theorem in [one.name for one in theorems() if not names or one.name in names]:
-        for case in CASES:
+        for case in (expected(theorem, each) for each in CASES):
             with tempfile.TemporaryDirectory() as out:
                 words = ("verify", theorem, *TINY[theorem], *case.words, "--out", out)
                 done = python("-m", "tests.emulated", case.device, *words)

@@ -1,4 +1,4 @@
-"""Every paper preset begins on a CPU: ``python -m tests.faults.presets [NAME ...]``.
+"""Every paper preset begins on a CPU: ``python -m tests.faults.presets [NAME[/SCENARIO] ...]``.
 
 Of each scenario of each theorem, of each study and of what figures are drawn from, one point is
 computed, that of the largest sizes; of a study one step of each network, at its full size. What a
@@ -23,7 +23,7 @@ from lrdyn.engine.mistakes import Lacking, described
 from lrdyn.engine.points import product
 from lrdyn.engine.process import setup
 from lrdyn.engine.runs import about
-from lrdyn.engine.statement import Scenario
+from lrdyn.engine.statement import Experiment, Scenario, Theorem
 from lrdyn.engine.work import Context
 from lrdyn.figures.exhibits import missing
 from lrdyn.registry import theorems
@@ -31,27 +31,19 @@ from lrdyn.studies import studies, study
 from paper_figs import EXHIBITS
 from tests.sentences import BERT, write_pairs
 
-SHORT = {
+FEW = {
     "completion": {"steps": 50},
-    "weight_updates": {
-        "examples": 128,
-        "batch_size": 128,
-        "mlp_epochs": 1,
-        "vgg_epochs": 1,
-        "vit_epochs": 1,
-        "linear_steps": 1,
-        "edge_steps": 1,
-    },
-    "dropout_spectra": {
-        "examples": 1000,
-        "batch_size": 1000,
-        "resnet_epochs": 1,
-        "synthetic_epochs": 1,
-        "steps": 1,
-    },
-    "adapters": {"steps": 1},
+    "weight_updates": {"examples": 128, "batch_size": 128},
+    "dropout_spectra": {"examples": 1000, "batch_size": 1000},
 }
-"""Name -> flags with which networks of a study take one step; sizes stay those of the preset."""
+"""Name -> flags with which a training has one batch, or a run few steps."""
+
+
+def short(one: Experiment) -> dict[str, Any]:
+    """Flags with which each network of a study takes one step; sizes stay those of the preset."""
+    lengths = [flag.name for flag in one.flags if flag.name.endswith(("epochs", "steps"))]
+    once = {} if isinstance(one, Theorem) else dict.fromkeys(lengths, 1)
+    return once | FEW.get(one.name, {})
 
 
 def stand_ins(folder: Path) -> dict[str, str]:
@@ -68,8 +60,7 @@ def beginnings(folder: Path) -> Iterator[tuple[str, Run, Scenario]]:
     """What is begun: its name, and a scenario of a run at the paper preset."""
     runs: dict[str, Run] = {}
     for one in (*theorems(), *studies()):
-        given: dict[str, Any] = SHORT.get(one.name, {})
-        given = given | (stand_ins(folder) if one.name == "adapters" else {})
+        given = short(one) | (stand_ins(folder) if one.name == "adapters" else {})
         runs[one.name] = run_of(one, preset="paper", **given)
     for exhibit in EXHIBITS:
         if missing(exhibit):
@@ -106,7 +97,7 @@ def main(names: Sequence[str]) -> int:
     faults, rows = 0, [("preset", "scenario", "seconds", "seen")]
     with tempfile.TemporaryDirectory() as folder:
         for name, run, scenario in beginnings(Path(folder)):
-            if names and name not in names:
+            if names and not {name, f"{name}/{scenario.id}"} & set(names):
                 continue
             start, seen = time.monotonic(), "begins"
             try:
