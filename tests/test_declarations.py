@@ -16,6 +16,7 @@ import itertools
 import json
 import pkgutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,7 +36,7 @@ APART = {"claims", "controls", "findings", "scenarios", "flags"}
 STATED = Flag | Claim | Control | Finding | Scenario | Experiment
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """A value as JSON has it; of a function, that there is one."""
     match value:
         case None | bool() | int() | str():
@@ -48,8 +49,8 @@ def plain(value):
             return value.wanted
         case set() | frozenset():
             return sorted(map(plain, value))
-        case tuple() if hasattr(value, "_fields"):
-            return plain(value._asdict())
+        case tuple() if names := getattr(value, "_fields", ()):
+            return plain(dict(zip(names, value, strict=True)))
         case tuple() | list() | range():
             return [plain(each) for each in value]
         case dict():

@@ -15,6 +15,7 @@ import re
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -103,7 +104,7 @@ SPECTRA = ("values", "singular_values", "shrunk", "scales", "rho")
 CHANCES = ("keep_prob", "fraction", "at_block")
 
 
-def other(name, x):
+def other(name, x: Any):
     """Another number, or array of the same shape, of the same kind."""
     if isinstance(x, bool | str | None) or callable(x):
         return x
@@ -113,7 +114,7 @@ def other(name, x):
         if not np.ndim(x) or name in SPECTRA:
             return 1.3 * x
         pattern = np.cos(np.arange(np.size(x)) ** 2).reshape(np.shape(x))
-        return x + 0.1 * pattern.astype(x.dtype)
+        return x + 0.1 * pattern.astype(np.asarray(x).dtype)
     if type(x) is tuple and x and all(map(wrong_calls._is_array, x)):
         return tuple(other("", each) for each in x)
     return x
@@ -162,7 +163,8 @@ def bound_of_distance(values, decay, depth, *, rank=2, close=0.0, scale=1e-3):
     last[:rank] += root
     kept = np.where(np.arange(4) < rank, values, 0.0)
     above = np.where(np.arange(4) < rank, decay * values ** (2 / depth - 1), 0.0)
-    end = convergence.End(first, last, *gradients, np.diag(kept) + rest)
+    product = np.diag(kept) + rest
+    end = convergence.End(first, last, gradients[0], gradients[1], product)
     return convergence.distance_bound(end, np.diag(values + above), rank, decay, depth, close=close)
 
 
@@ -200,6 +202,17 @@ def kept_by_adam(policy):
     return policy(rule.init(FLAT), before, old, new)
 
 
+STAND_IN: Any = SimpleNamespace
+"""A case or a network of which a formula reads a few fields alone."""
+FROZEN: Any = Frozen
+SHAPE: Any = jax.ShapeDtypeStruct((5, 9), "float64")
+TEXT: Any = "text"
+CURVATURES: Any = (
+    (convergence.curvature_at_minimum, 2, (4, 5)),
+    (convergence.curvature_at_minimum, 3, (4, 4)),
+    (convergence.autoencoder_curvature, 2),
+    (convergence.autoencoder_curvature, 3),
+)
 CONTINUED = masked_autoencoder.masked_moments(WIDE, jnp.array([0, 0, 1, 2]), 0.7)
 CALLS = {
     # core
@@ -280,12 +293,7 @@ CALLS = {
         for values in (VALUES, TIED)
         for decay in (0.0, 0.3, 0.75, 1.5)
         for close in (0.0, 0.06)
-        for f, *more in (
-            (convergence.curvature_at_minimum, 2, (4, 5)),
-            (convergence.curvature_at_minimum, 3, (4, 4)),
-            (convergence.autoencoder_curvature, 2),
-            (convergence.autoencoder_curvature, 3),
-        )
+        for f, *more in CURVATURES
     ],
     "curvature of a square near the decay": lambda: convergence.autoencoder_curvature(
         np.array([2.0, 0.5]), 2, 0.25 + 0.09, close=0.1
@@ -316,7 +324,7 @@ CALLS = {
     ],
     "start_of": lambda: setting_of_two_layers.start_of((FLAT, TALL[:, :2]), WIDE.T @ SQUARE, WIDE),
     "root of another power": lambda: minimisers_claims._root_of_another_power(
-        SimpleNamespace(values=jnp.array([100.0, 3.0, 1.4, 0.33]), decay=jnp.asarray(0.1), depth=4)
+        STAND_IN(values=jnp.array([100.0, 3.0, 1.4, 0.33]), decay=jnp.asarray(0.1), depth=4)
     ),
     "landscape": lambda: [
         (
@@ -349,12 +357,14 @@ CALLS = {
         compression.bulk_contracts(jnp.array([0.9, 0.5, 1.2]), rate, 0.1, 7) for rate in (0.2, 2.5)
     ],
     "parameter_counts": lambda: compression.parameter_counts(31, 4, 3),
-    "gradient_gap_bound": lambda: compression.gradient_gap_bound(jnp.array([0.3, 0.2, 0.4]), 0.7),
+    "gradient_gap_bound": lambda: compression.gradient_gap_bound(
+        jnp.array([0.3, 0.2, 0.4]), jnp.asarray(0.7)
+    ),
     # completion
     "sharpness of a target": lambda: recovery.sharpness(WIDE @ WIDE.T, 2, lambda X: 0.4 * X, 30),
     "tangent_curvature": lambda: recovery.tangent_curvature(WIDE, 2, lambda X: X * WIDE**2),
     "measurements without their values": lambda: problem.Recovery.loss(
-        SimpleNamespace(measurements=WIDE[None], values=None, target=WIDE, mask=1.0 * (WIDE > 0)),
+        STAND_IN(measurements=WIDE[None], values=None, target=WIDE, mask=1.0 * (WIDE > 0)),
         WIDE[::-1],
     ),
     "surrogate": lambda: recovery.surrogate(WIDE, jnp.asarray(WIDE > 0, float)),
@@ -412,7 +422,9 @@ CALLS = {
         masked_autoencoder.nuclear_norm_bound(SQUARE, WIDE, 0.4),
     ],
     "data of one dimension less": lambda: [
-        masked_autoencoder_claims._conditions(SimpleNamespace(width=2), moments, VALUES).regular
+        masked_autoencoder_claims._conditions(
+            STAND_IN(width=2), moments, jnp.asarray(VALUES)
+        ).regular
         for seed in range(12)
         for (data,) in [normal(seed, (4, 6))]
         for lost in (0, 1)
@@ -445,7 +457,7 @@ CALLS = {
         for network_of, data in [draw(KEY, 3, 5)]
     ],
     "measure_memory": lambda: memory_claims.measure_memory(
-        memory_claims.LayerShape(weight=jax.ShapeDtypeStruct((5, 9), "float64"), rank=2),
+        memory_claims.LayerShape(weight=SHAPE, rank=2),
         optax.sgd(0.1, momentum=0.9),
     ),
     # adapters
@@ -457,7 +469,7 @@ CALLS = {
     "one entry of an adapted matrix": lambda: of_adapters(lambda a: Adapted(WIDE, a)[0, 1]),
     "a row of a transpose": lambda: of_adapters(lambda a: Adapted(WIDE, a).T[jnp.array(0)]),
     "nothing is added": lambda: (Frozen(), Frozen().onto(WIDE)),
-    "nothing is added, and nothing subtracted": lambda: Frozen(start=None),
+    "nothing is added, and nothing subtracted": lambda: FROZEN(start=None),
     "choices": lambda: {
         name: of_chosen(method, side=side)
         for name, method in (
@@ -484,7 +496,7 @@ CALLS = {
         *[(optax.TraceState(FLAT), optax.ScaleByScheduleState(jnp.ones((), int)))] * 2, *_two_maps()
     ),
     "no matrix, and a rank of 0": lambda: projectors.choose_projectors({"b": FLAT[0]}, 0),
-    "what is no map": lambda: projectors.adapter_of("text", FLAT, 1.0),
+    "what is no map": lambda: projectors.adapter_of(TEXT, FLAT, 1.0),
     "memory": lambda: [
         f(method, 20, 30, 3)
         for method in memory_claims.METHODS.values()

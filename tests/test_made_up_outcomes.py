@@ -141,7 +141,7 @@ def read_by(statement):
     """A finding reads as a claim of it would."""
     if isinstance(statement, Claim):
         return statement
-    return Claim(statement.id, "", form=lambda outcome: None, reads=statement.reads, seeds=1)
+    return Claim(statement.id, "", form=lambda outcome: (), reads=statement.reads, seeds=1)
 
 
 def lines(name, base):
