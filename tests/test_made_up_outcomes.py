@@ -52,6 +52,10 @@ def cleaned(array, *, undecided=False):
     return np.round(array / unit) * unit
 
 
+BASES = ("left", "right")
+"""Singular vectors, the signs of which a release chooses."""
+
+
 def filled(array, number):
     return np.full_like(array, number) if array.dtype.kind == "f" else array
 
@@ -153,7 +157,9 @@ def lines(name, base):
         run, place = groups[group].copy(), group.strip("/")
         for name_of, array in run.data_vars.items():
             path = f"{place}/{name_of}".strip("/")
-            run[name_of].variable.values = cleaned(array.values, undecided=path in listed)
+            run[name_of].variable.values = cleaned(
+                array.values, undecided=path in listed or name_of in BASES
+            )
         for statement in (*scenario.claims, *scenario.findings):
             first, *others = outcomes(read_by(statement), scenario, run, "float64")
             usual = said(statement, scenario, first)
