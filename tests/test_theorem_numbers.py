@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lrdyn import registry
 from lrdyn.engine import results
 from lrdyn.registry import REGISTRY
 from tests.kept_numbers import committed
@@ -28,15 +29,18 @@ than 1e-4. A turned basis, signs of equal entries, draws that a step decides."""
 def numbers(theorem, factory):
     """Array -> its entries, its norm and its largest entry, in float64, of controls as well.
 
+    The steps and other places along its axes are among them, settings are not.
+
     Neither a sign nor a turned basis changes them.
     """
     folder = finished(theorem, factory.getbasetemp()).folder
     found, left_out = {}, set(json.loads(UNDECIDED.read_text())[theorem])
+    settings = {"seed", *(flag.name for flag in registry.theorem(theorem).flags)}
     for group, run in results.load(folder / results.NAME).items():
         if not group.endswith("float32"):
-            for name, array in run.data_vars.items():
+            for name, array in run.variables.items():
                 place = f"{group.strip('/')}/{name}".strip("/")
-                if array.dtype.kind in "fib" and place not in left_out:
+                if name not in settings and array.dtype.kind in "fib" and place not in left_out:
                     finite = array.values[np.isfinite(array.values)].astype(float)
                     norm, largest = np.linalg.norm(finite), np.max(np.abs(finite), initial=0.0)
                     found[place] = [finite.size, float(f"{norm:.7g}"), float(f"{largest:.7g}")]

@@ -187,6 +187,7 @@ def rest_condition(
     checks.sizes("shape", shape, 2, 2)
     checks.integer("depth", depth, 3)
     decay = checks.nonnegative("decay", decay)
+    gradient = checks.nonnegative("gradient", gradient)
     size = values[0] ** (1 / depth)
     first = values[:rank]
     w = local_minimum(first, decay, depth) ** (1 / depth)
