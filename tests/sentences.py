@@ -19,3 +19,14 @@ def write_pairs(path: Path, count: int, seed: int = 0) -> Path:
             second = [*first[:shared], *rng.choice(WORDS, 5 - shared)]
             csv.writer(file).writerow([" ".join(first), " ".join(second), f"{shared:.1f}"])
     return path
+
+
+def write_sentences(path: Path, count: int, seed: int = 1) -> Path:
+    """Sentences whose score is how many of their words are of music, with some noise."""
+    rng = np.random.default_rng(seed)
+    with path.open("w") as file:
+        for _ in range(count):
+            words = rng.choice(WORDS, 6)
+            score = sum(word in ("guitar", "music", "plays") for word in words)
+            file.write(f"{score + 0.1 * rng.normal():.4f}\t{' '.join(words)}\n")
+    return path

@@ -41,18 +41,7 @@ from paper_figs import (
 )
 from tests.kept_numbers import as_kept, kept
 from tests.runs import results_of, verdict_of
-from tests.sentences import BERT, WORDS, write_pairs
-
-
-def write_sentences(path, count, seed=1):
-    """Sentences whose score is how many of their words are of music, with some noise."""
-    rng = np.random.default_rng(seed)
-    with path.open("w") as file:
-        for _ in range(count):
-            words = rng.choice(WORDS, 6)
-            score = sum(word in ("guitar", "music", "plays") for word in words)
-            file.write(f"{score + 0.1 * rng.normal():.4f}\t{' '.join(words)}\n")
-    return path
+from tests.sentences import BERT, write_pairs, write_sentences
 
 
 @pytest.fixture(scope="module")

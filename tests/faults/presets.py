@@ -29,7 +29,7 @@ from lrdyn.figures.exhibits import missing
 from lrdyn.registry import theorems
 from lrdyn.studies import studies, study
 from paper_figs import EXHIBITS
-from tests.sentences import BERT, write_pairs
+from tests.sentences import BERT, write_pairs, write_sentences
 
 FEW = {
     "completion": {"steps": 50},
@@ -47,12 +47,14 @@ def short(one: Experiment) -> dict[str, Any]:
 
 
 def stand_ins(folder: Path) -> dict[str, str]:
-    """An encoder and pairs of the tests, where ``auto`` finds none here."""
+    """An encoder and texts of the tests, where ``auto`` finds none here."""
     try:
         about(run_of(study("adapters"), preset="paper"))
     except Lacking:
-        train, dev = (write_pairs(folder / f"{name}.csv", 300) for name in ("train", "dev"))
-        return {"encoder": str(BERT), "train_file": str(train), "dev_file": str(dev)}
+        pairs = [write_pairs(folder / f"{name}.csv", 6000) for name in ("train", "dev")]
+        texts = write_sentences(folder / "sentences.tsv", 6000)
+        names = ("encoder", "train_file", "dev_file", "text_file")
+        return dict(zip(names, map(str, (BERT, *pairs, texts)), strict=True))
     return {}
 
 
@@ -60,7 +62,9 @@ def beginnings(folder: Path) -> Iterator[tuple[str, Run, Scenario]]:
     """What is begun: its name, and a scenario of a run at the paper preset."""
     runs: dict[str, Run] = {}
     for one in (*theorems(), *studies()):
-        given = short(one) | (stand_ins(folder) if one.name == "adapters" else {})
+        given: dict[str, Any] = short(one)
+        if one.name == "adapters":
+            given |= stand_ins(folder)
         runs[one.name] = run_of(one, preset="paper", **given)
     for exhibit in EXHIBITS:
         if missing(exhibit):
@@ -69,7 +73,11 @@ def beginnings(folder: Path) -> Iterator[tuple[str, Run, Scenario]]:
         for run in exhibit.sources(**exhibit.presets["paper"]).values():
             runs.setdefault(run.experiment.name, run)
     for name, run in runs.items():
-        about(run)
+        try:
+            about(run)
+        except Lacking as lacking:
+            print(f"{name}: left out, {lacking}", flush=True)
+            continue
         for scenario in run.concerned.scenarios:
             yield name, run, scenario
 
