@@ -99,7 +99,7 @@ def timed_program(run: Callable[..., Any], lanes: int, steps: int) -> tuple[floa
 
 def cost(run: Callable[..., Any], lanes: int, steps: int) -> Cost:
     """Measure a function of seeds and of the number of steps."""
-    (short, _), (long, size) = (timed_program(run, lanes, count) for count in (1, steps + 1))
+    (short, _), (long, size) = (timed_program(run, lanes, count) for count in (steps, 2 * steps))
     # Of tiny sizes the difference may be noise.
     return Cost(max(long - short, 1e-9) / steps / lanes, size / lanes)
 

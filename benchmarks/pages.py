@@ -143,11 +143,11 @@ def measured(case: Case, repeats: int, tunables: str) -> list[tuple[str, str, Ta
 def report(
     case: Case = SIZES,
     *,
-    turns: int = 2,
+    turns: int = 1,
     repeats: int = 3,
     pages_of: Mapping[str, str] = MappingProxyType(PAGES),
 ) -> str:
-    """A row for each network, size of pages and way to call; the better of two processes."""
+    """A row for each network, size of pages and way to call; the best of so many processes."""
     rows: dict[tuple[str, str, str], Taken] = {}
     for _ in range(turns):
         for pages, tunables in pages_of.items():

@@ -29,6 +29,7 @@ from lrdyn.figures.exhibits import missing
 from lrdyn.registry import theorems
 from lrdyn.studies import studies, study
 from paper_figs import EXHIBITS
+from tests import test_real_updates
 from tests.sentences import BERT, write_pairs, write_sentences
 
 FEW = {
@@ -46,16 +47,26 @@ def short(one: Experiment) -> dict[str, Any]:
     return once | FEW.get(one.name, {})
 
 
-def stand_ins(folder: Path) -> dict[str, str]:
+def texts(folder: Path) -> dict[str, str]:
     """An encoder and texts of the tests, where ``auto`` finds none here."""
     try:
         about(run_of(study("adapters"), preset="paper"))
     except Lacking:
         pairs = [write_pairs(folder / f"{name}.csv", 6000) for name in ("train", "dev")]
-        texts = write_sentences(folder / "sentences.tsv", 6000)
+        scored = write_sentences(folder / "sentences.tsv", 6000)
         names = ("encoder", "train_file", "dev_file", "text_file")
-        return dict(zip(names, map(str, (BERT, *pairs, texts)), strict=True))
+        return dict(zip(names, map(str, (BERT, *pairs, scored)), strict=True))
     return {}
+
+
+def checkpoints(folder: Path) -> dict[str, str]:
+    """Weights of the tests before and after a training, as nobody has any by default."""
+    test_real_updates.made(folder)
+    return {name: str(folder / f"{name}.safetensors") for name in ("before", "after")}
+
+
+STAND_INS = {"adapters": texts, "real_updates": checkpoints}
+"""Study -> what makes files that it reads, in a folder, and the flags that name them."""
 
 
 def beginnings(folder: Path) -> Iterator[tuple[str, Run, Scenario]]:
@@ -63,8 +74,8 @@ def beginnings(folder: Path) -> Iterator[tuple[str, Run, Scenario]]:
     runs: dict[str, Run] = {}
     for one in (*theorems(), *studies()):
         given: dict[str, Any] = short(one)
-        if one.name == "adapters":
-            given |= stand_ins(folder)
+        if one.name in STAND_INS:
+            given |= STAND_INS[one.name](folder)
         runs[one.name] = run_of(one, preset="paper", **given)
     for exhibit in EXHIBITS:
         if missing(exhibit):
@@ -73,11 +84,7 @@ def beginnings(folder: Path) -> Iterator[tuple[str, Run, Scenario]]:
         for run in exhibit.sources(**exhibit.presets["paper"]).values():
             runs.setdefault(run.experiment.name, run)
     for name, run in runs.items():
-        try:
-            about(run)
-        except Lacking as lacking:
-            print(f"{name}: left out, {lacking}", flush=True)
-            continue
+        about(run)
         for scenario in run.concerned.scenarios:
             yield name, run, scenario
 
