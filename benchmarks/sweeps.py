@@ -148,7 +148,7 @@ def check(case: Case, loop: Callable[[int], float], steps: int = 20) -> None:
 def measure(case: Case, repeats: int, gemm_size: int) -> dict[str, Times]:
     """Time everything that a row of the table needs."""
     loop = rival(case)
-    check(case, loop)
+    check(case, loop, min(20, 4 * case.steps))
     one_device = jax.local_devices()[:1]
     work = {
         **gemm(gemm_size),
