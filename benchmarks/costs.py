@@ -68,7 +68,7 @@ def full(seeds: Any, dim: int, depth: int, steps: int) -> Any:
 
 def full_run(seed: Any, dim: int, depth: int, steps: int) -> Any:
     """The last loss of one."""
-    for_weights, for_target = jax.random.split(jax.random.key(seed.astype(int)))
+    for_weights, for_target = jax.random.split(jax.random.key(seed))
     scales = jnp.full(depth, 0.5)
     weights = lrdyn.gaussian_layers(for_weights, (dim,) * (depth + 1), scales)
     target = jax.random.normal(for_target, (dim, dim)) / dim
@@ -80,17 +80,23 @@ def full_run(seed: Any, dim: int, depth: int, steps: int) -> Any:
 def reduced(seeds: Any, rank: int, depth: int, steps: int) -> Any:
     """The same of many reduced runs, in 2r x 2r."""
     shape = (len(seeds), 2 * rank, 2 * rank)
+    # With the seeds, though they change nothing: without an argument XLA would run it beforehand.
     targets = jax.random.normal(jax.random.key(0), shape) / rank + 0.0 * seeds[:, None, None]
     rates = jnp.full(len(seeds), 0.01)
     scales, last = jnp.full((len(seeds), depth), 0.5), np.array([steps])
-    record = lambda layers: jnp.linalg.norm(lrdyn.end_to_end(layers))  # noqa: E731
-    run = lrdyn.theorem2.reduced_lanes
-    return run(targets, scales, rates, 0.0 * rates, last, record=record).records
+    return lrdyn.theorem2.reduced_lanes(
+        targets,
+        scales,
+        rates,
+        0.0 * rates,
+        last,
+        record=lambda layers: jnp.linalg.norm(lrdyn.end_to_end(layers)),
+    ).records
 
 
 def timed_program(run: Callable[..., Any], lanes: int, steps: int) -> tuple[float, int]:
     """Best seconds of a program of runs after it was compiled, and the bytes that it plans."""
-    seeds = jnp.arange(lanes, dtype=float)
+    seeds = jnp.arange(lanes)
     compiled = jax.jit(partial(run, steps=steps)).lower(seeds).compile()
     seconds = timed({"": lambda: compiled(seeds)}, 3)[""].best
     memory = compiled.memory_analysis()
@@ -135,6 +141,11 @@ def row(name: str, sizes: Sequence[int], costs: Sequence[Cost]) -> tuple[str, ..
     )
 
 
+def of_counts(swept: Callable[[int], None], counts: Sequence[int]) -> list[float]:
+    """Seconds of a sweep of each number of runs; compiled before."""
+    return [timed({"": partial(swept, count)}, 1)[""].best for count in counts]
+
+
 def against_runs(counts: Sequence[int], devices: int) -> list[float]:
     """Seconds of sweeps of so many runs of Theorem 2, d = 20, 200 steps; compiled before."""
     local = jax.local_devices()[:devices]
@@ -143,7 +154,7 @@ def against_runs(counts: Sequence[int], devices: int) -> list[float]:
         points = lrdyn.product(seed=range(count), init_scale=[0.3])
         sweep(cluster_runs.full, points, devices=local)
 
-    return [timed({"": lambda count=count: swept(count)}, 1)[""].best for count in counts]
+    return of_counts(swept, counts)
 
 
 def against_reduced_runs(counts: Sequence[int], devices: int) -> list[float]:
@@ -154,7 +165,7 @@ def against_reduced_runs(counts: Sequence[int], devices: int) -> list[float]:
     def swept(count: int) -> None:
         sweep(batch, streamed.points(count), **how)
 
-    return [timed({"": lambda count=count: swept(count)}, 1)[""].best for count in counts]
+    return of_counts(swept, counts)
 
 
 def service(cluster: Any, parts: int, **how: Any) -> float:

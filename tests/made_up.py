@@ -60,6 +60,14 @@ EVEN = {"even": lambda case: jnp.asarray(True)}
 SCENARIO = Scenario[Any, Made, Made](
     "made", dict, claims=(CLAIM,), hypotheses=EVEN, steps="steps", theory=Made, measured=Made
 )
+TRAINED = dataclasses.replace(
+    SCENARIO,
+    id="learned",
+    train=lambda case, keeper: Made(),
+    diverged=lambda run: run.lost,
+    claims=(),
+)
+"""The same scenario, whose run is a training."""
 SIZES = Flag("size", (2, 4), at_least(1), int, "n", "numbers", shapes=True)
 TOLERANCE = lr.tolerance("identity", "float64", steps=3, size=5)
 

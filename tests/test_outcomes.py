@@ -12,15 +12,8 @@ from lrdyn.engine import outcomes
 from lrdyn.engine.judging import LOST, TOO_FEW_SEEDS, residuals
 from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.statement import Experiment, Study, Theorem
-from tests.made_up import CLAIM, EXACT, SCENARIO, SIZES, Made, produced, stated
+from tests.made_up import CLAIM, EXACT, SCENARIO, SIZES, TRAINED, Made, produced, stated
 
-TRAINED = dataclasses.replace(
-    SCENARIO,
-    id="learned",
-    train=lambda case, keeper: Made(),
-    diverged=lambda run: run.lost,
-    claims=(),
-)
 BOTH = (SCENARIO, TRAINED)
 KINDS = {
     "experiment": Experiment("e", "", (SIZES,), BOTH),

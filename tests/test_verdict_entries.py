@@ -16,7 +16,7 @@ from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.judging import LOST, TOO_FEW_SEEDS
 from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.statement import Claim, Experiment, Finding, Outcome, Scenario, Study, Theorem
-from tests.made_up import CLAIM, EXACT, SCENARIO, SIZES, Made, a_test, produced, stated
+from tests.made_up import CLAIM, EXACT, SCENARIO, SIZES, TRAINED, Made, a_test, produced, stated
 
 NAN, INFINITE = float("nan"), float("inf")
 
@@ -438,14 +438,7 @@ def test_a_finding_is_a_mean_over_seeds(values, value, spread, outcome):
     ("lost", "value", "seeds"), [((-1, -1), 7.0, 1), ((5, -1), 7.0, 1), ((-1, 5), None, 0)]
 )
 def test_a_finding_of_trainings_leaves_out_seed_0_and_those_that_were_lost(lost, value, seeds):
-    trained = dataclasses.replace(
-        SCENARIO,
-        id="learned",
-        train=lambda case, keeper: Made(),
-        diverged=lambda run: run.lost,
-        claims=(),
-        findings=(MEASURED,),
-    )
+    trained = dataclasses.replace(TRAINED, findings=(MEASURED,))
     data = produced(EXACT, [[3.0] * 3, [7.0] * 3], lost=("seed", list(lost)))
     study = Study("s", "", (SIZES,), (SCENARIO, trained))
     groups = {"/": produced(EXACT, EXACT), "/float64": produced(EXACT, EXACT), "/learned": data}

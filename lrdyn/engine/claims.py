@@ -231,7 +231,7 @@ def judge_control(
     clearly: float = CLEARLY,
     shown: np.ndarray | None = None,
 ) -> Judgement:
-    """Judge a control: every case must break the claim clearly (10 tolerances or more).
+    """Judge a control: every case that can must break the claim clearly (10 tolerances or more).
 
     A NaN is no clear failure, and ``worst`` is the case that failed least clearly. The tolerance of
     a statistical claim is as clear as it gets: there ``clearly`` is 1.

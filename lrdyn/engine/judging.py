@@ -223,6 +223,7 @@ LOST = "lost"
 
 TOO_FEW_SEEDS = "too few seeds"
 ILL_CONDITIONED = "ill-conditioned"
+"""Reason where theory's own run amplifies rounding too much for the precision."""
 OWN_HYPOTHESES = ("claim does not apply", TOO_FEW_SEEDS)
 """Reasons that are hypotheses of a claim; with any other the claim applies and is not judged."""
 
@@ -520,7 +521,8 @@ def _unamplified(leg: "xarray.Dataset", judgement: Judgement) -> float:
 def control_entry(control: Control, claim: Claim, legs: Legs) -> dict[str, Any]:
     """Entry of ``verdict.json`` of a control: its claim is judged everywhere and fails clearly.
 
-    The check of a hypothesis that it breaks must notice, and no other reason may leave a case out.
+    The check of a hypothesis that it breaks must notice, and no other reason may leave a case out,
+    but that theory calls it ill-conditioned: then another case must show it.
 
     Args:
         control: the control.
