@@ -21,6 +21,7 @@ from benchmarks import (
     kept,
     lanes,
     many,
+    pages,
     reduced,
     streamed,
     sweeps,
@@ -243,6 +244,24 @@ def test_workers_give_the_bits_of_devices():
     measured = {name.strip(): value for name, value in rows.items()}
     assert float(measured["largest relative difference"]) < 1e-12
     assert measured["a part that costs nothing"].endswith(" ms")
+
+
+def test_steps_are_timed_in_a_process_that_begins_with_the_size_of_its_pages(monkeypatch):
+    begun, run = [], pages.subprocess.run
+
+    def noted(words, env, **how):
+        begun.append(env.get(pages.TUNABLES))
+        return run(words, env=env, **how)
+
+    monkeypatch.setattr(pages.subprocess, "run", noted)
+    rows = columns("pages", pages.HEADER)[:-1]
+    assert begun == [pages.PAGES["2 MiB"]]
+    assert [" ".join(row[:-5]) for row in rows] == [
+        "encoder 2 MiB a call each",
+        "encoder 2 MiB in a loop",
+        "VGG 2 MiB a call each",
+    ]
+    assert all(float(row[-5]) > 0 for row in rows)
 
 
 @pytest.mark.parametrize("stage", accelerator.STAGES)
