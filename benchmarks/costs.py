@@ -30,6 +30,7 @@ import lrdyn
 from benchmarks import cluster_runs, streamed
 from benchmarks.common import table, timed
 from lrdyn.engine import work
+from lrdyn.engine.device_defaults import usual_options
 from lrdyn.engine.reductions import Quantiles
 from lrdyn.engine.sweep import sweep
 
@@ -97,7 +98,8 @@ def reduced(seeds: Any, rank: int, depth: int, steps: int) -> Any:
 def timed_program(run: Callable[..., Any], lanes: int, steps: int) -> tuple[float, int]:
     """Best seconds of a program of runs after it was compiled, and the bytes that it plans."""
     seeds = jnp.arange(lanes)
-    compiled = jax.jit(partial(run, steps=steps)).lower(seeds).compile()
+    lowered = jax.jit(partial(run, steps=steps)).lower(seeds)
+    compiled = lowered.compile(compiler_options=dict(usual_options("cpu")))  # as a sweep does
     seconds = timed({"": lambda: compiled(seeds)}, 3)[""].best
     memory = compiled.memory_analysis()
     return seconds, memory.temp_size_in_bytes + memory.output_size_in_bytes

@@ -24,6 +24,7 @@ from benchmarks import (
     pages,
     reduced,
     streamed,
+    sums,
     sweeps,
     training,
 )
@@ -51,6 +52,13 @@ def test_reduced_prints_its_columns_and_agrees():
     rows = columns("reduced", reduced.HEADER)
     assert [row[0] for row in rows] == ["24"]
     assert max(map(float, rows[0][-2:])) < 1e-12
+
+
+def test_sums_are_the_same_however_they_are_compiled():
+    rows = columns("sums", sums.HEADER[1:])
+    assert [row[0] for row in rows] == ["loss,", "reduced,"] * 2
+    assert max(float(row[-1]) for row in rows[:2]) < 1e-14
+    assert max(float(row[-1]) for row in rows[2:]) < 1e-6
 
 
 def test_step_size_at_the_size_of_the_issue():

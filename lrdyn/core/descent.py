@@ -462,8 +462,9 @@ Problem = tuple[Loss, PyTree, optax.GradientTransformation]
 RUNS_AT_ONCE = {"cpu": 64}
 """Runs of :func:`simulate_lanes` that take their steps together, by platform; elsewhere all do.
 
-From about 128 on XLA computes the sums of a product by another kernel, which is seven times slower
-for matrices of a few rows, and 64 runs of three 6 x 6 layers are 55 kB: a core's first cache.
+64 runs of three 6 x 6 layers are 55 kB: a core's first cache. In a program of your own XLA may take
+sums over 4,096 numbers and more, of more runs or larger matrices, from a library that is two to
+twenty times slower here; :func:`lrdyn.sweep` tells it not to.
 """
 
 

@@ -7,12 +7,11 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lrdyn.engine import arithmetic, cases
 from lrdyn.engine.checkpoints import FOLDER, LOG, Checkpoints, log_of
-from lrdyn.engine.device_defaults import usual_lanes
+from lrdyn.engine.device_defaults import known, usual_lanes
 from lrdyn.engine.evaluate import DATA_DIR, evaluate, evaluate_controls, refuse_unknown, taken
 from lrdyn.engine.kept_programs import identity
 from lrdyn.engine.labels import Mislabelled
@@ -358,11 +357,4 @@ def unoptimized(level: int = 0) -> dict[str, Any] | None:
     """
     if jax.default_backend() != "cpu":
         return None
-    plain: dict[str, Any] = {"xla_backend_optimization_level": level}
-    older = plain | OLDER_KERNELS
-    try:
-        # The release is asked by trying: XLA refuses an option that it does not know.
-        jax.jit(jnp.negative).lower(0.0).compile(compiler_options=older)
-    except jax.errors.JaxRuntimeError:
-        return plain
-    return older
+    return {"xla_backend_optimization_level": level, **known(OLDER_KERNELS)}

@@ -16,7 +16,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from lrdyn.engine.device_defaults import lanes_in_cache
+from lrdyn.engine.device_defaults import lanes_in_cache, usual_options
 from lrdyn.engine.kept_programs import OURS, Facts, KeptPrograms, StoredProgram
 from lrdyn.engine.mistakes import BadInput
 from lrdyn.engine.points import Column, Points
@@ -180,8 +180,13 @@ def columns_of(points: Points, known: Mapping[str, Any]) -> dict[str, Column]:
 
 def _context(group: Group) -> tuple:
     """Everything besides the program that decides the bits of its results."""
-    options = sorted(group.plan.compiler_options.items())
+    options = sorted(_options(group).items())
     return jax.__version__, group.devices[0].device_kind, group.lanes, options
+
+
+def _options(group: Group) -> dict[str, Any]:
+    """Options for XLA: the usual ones of the platform, beside those that were asked for."""
+    return {**usual_options(group.devices[0].platform), **group.plan.compiler_options}
 
 
 def _facts(group: Group, there: StoredProgram | None) -> Facts:
@@ -348,7 +353,7 @@ def compiled(group: Group) -> Any:
 
 
 def _compile(lowered: Any, group: Group) -> Any:
-    options = group.plan.compiler_options
+    options = _options(group)
     if not group.stored:
         return lowered.compile(compiler_options=options)
     facts = Facts(group.outputs, group.size, group.digest)

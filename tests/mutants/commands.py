@@ -18,34 +18,63 @@ from lrdyn.registry import REGISTRY, theorem
 from referee import __main__ as referee
 from referee.results import SavedScenario, scenarios
 from tests import oracles
+from tests import test_theorem_numbers as theorem_numbers
+from tests.jobs import controls_job
 from tests.runs import TINY, finished
 
 SCENARIOS = [(name, scenario.id) for name in REGISTRY for scenario in theorem(name).scenarios]
 
 
 def flags_of(words: list[str]) -> dict[str, Any]:
-    """Flags of a command line, each with the last of its values."""
-    found, flag = {}, ""
+    """Flags of a command line."""
+    found: dict[str, list[int | float]] = {}
     for word in words:
         if word.startswith("--"):
-            flag = word.removeprefix("--").replace("-", "_")
+            values = found[word.removeprefix("--").replace("-", "_")] = []
         else:
-            found[flag] = float(word)
-    whole = {name: int(value) if value.is_integer() else value for name, value in found.items()}
-    return {name: value for name, value in whole.items() if name != "seeds"}
+            values.append(int(word) if word.isdigit() else float(word))
+    return {name: some if some[1:] else some[0] for name, some in found.items() if name != "seeds"}
+
+
+def were_moved(name: str, group: str, run: Any) -> dict[str, Any]:
+    """Arrays of a group that a test of the suite, which looks at the whole run, finds moved."""
+    wanted = json.loads(theorem_numbers.FILE.read_text())[name]
+    found = theorem_numbers.numbers_of_group(name, group, run)
+    return theorem_numbers.moved(
+        {place: found[place] for place in found.keys() & wanted.keys()}, wanted
+    )
 
 
 @pytest.mark.parametrize(("name", "scenario"), SCENARIOS)
 def test_the_scenario_holds(name, scenario):
+    """And its numbers are what they were."""
     of = theorem(name)
     (one,) = (each for each in of.scenarios if each.id == scenario)
-    _, legs = oracles.judged(of, one, flags_of(TINY[name]))
+    run, legs = oracles.judged(of, one, flags_of(TINY[name]))
     false = {
         id: leg.residual.values.max()
         for id, leg in legs.items()
         if not np.all((leg.residual <= leg.tolerance) | (leg.reason != ""))
     }
     assert false == {}
+    assert were_moved(name, "" if one is of.scenarios[0] else scenario, run) == {}
+
+
+CONTROLS = [
+    (name, scenario.id, control.claim, control.id)
+    for name in REGISTRY
+    for scenario in theorem(name).scenarios
+    for control in scenario.controls
+]
+
+
+@pytest.mark.parametrize(("name", "scenario", "claim", "control"), CONTROLS)
+def test_the_numbers_of_a_control_are_what_they_were(name, scenario, claim, control):
+    of = theorem(name)
+    (one,) = (each for each in of.scenarios if each.id == scenario)
+    (it,) = (each for each in one.controls if each.id == control)
+    for group, run in controls_job(of, one, (it,), (0, 1), "float64").run().items():
+        assert were_moved(name, group, run) == {}
 
 
 @pytest.mark.parametrize("name", REGISTRY)

@@ -39,8 +39,9 @@ LOOKS = 1.0
 
 COMMANDS = "tests/mutants/commands.py"
 JUDGED, RAN = f"{COMMANDS}::test_saved_results_hold", f"{COMMANDS}::test_the_run_holds"
-SCENARIO, REFEREE = (
+SCENARIO, CONTROL, REFEREE = (
     f"{COMMANDS}::test_the_scenario_holds",
+    f"{COMMANDS}::test_the_numbers_of_a_control_are_what_they_were",
     f"{COMMANDS}::test_the_referee_agrees",
 )
 
@@ -171,10 +172,10 @@ class Workshop:
         if of_referee and not mutant.file.startswith("referee/exact/"):
             found[REFEREE] = 0
         elif theorems and not of_referee:
-            found |= {JUDGED: 1} if judges else {SCENARIO: 0, RAN: 1}
+            found |= {JUDGED: 1} if judges else {SCENARIO: 0, CONTROL: 1, RAN: 1}
         blamed = {attempt.named(test) for test, passes in self.passes.items() if not passes}
         guessed = {id: WHOLE if id in whole else UNKNOWN for id in found}
-        guessed |= dict.fromkeys((SCENARIO, REFEREE), SCENARIOS)
+        guessed |= dict.fromkeys((SCENARIO, CONTROL, REFEREE), SCENARIOS)
         known = {id: self.seconds.get(id, guessed[id]) for id in found}
         seconds = {id: max(known[id], WHOLE) if id in anew else known[id] for id in found}
         price = {id: (1 + far) * (UNKNOWN + seconds[id]) for id, far in found.items()}
@@ -267,7 +268,7 @@ class Workshop:
             shutil.copy2(source, target)
 
     def _learn(self, report: Report) -> None:
-        new = {n: s for n, s in report.seconds.items() if n not in (SCENARIO, REFEREE)}
+        new = {n: s for n, s in report.seconds.items() if n not in (SCENARIO, CONTROL, REFEREE)}
         self.seconds |= {n: s for n, s in new.items() if s > self.seconds.get(n, 0.0)}
         self._write("seconds.json", self.seconds)
         self.passes |= {test: True for test in report.passed if self.passes.get(test, True)}
