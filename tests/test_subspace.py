@@ -378,23 +378,29 @@ test_frame_refuses = oracles.refuses(
 # Many reduced runs at once
 
 
-@pytest.mark.parametrize(("depth", "decays"), [(2, (5,)), (2, (5, 2)), (4, (5,))])
-def test_reduced_lanes_are_reduced_runs(depth, decays, dtype):
+# Blocks of 18 x 18 are multiplied as matrices, 16 runs at a time.
+@pytest.mark.parametrize(
+    ("depth", "decays", "size"),
+    [(2, (5,), 3), (2, (5, 2), 3), (4, (5,), 3), (2, (20, 2), 18)],
+)
+def test_reduced_lanes_are_reduced_runs(depth, decays, size, dtype):
     """Each lane against plain NumPy descent from its own scales, step size and decays."""
-    rng, steps = np.random.default_rng(0), np.array([0, 7, 40])
-    targets, scales = rng.normal(size=(5, 3, 3)) / 2, rng.uniform(0.2, 0.8, (5, depth))
-    eta, decay = rng.uniform(0.02, 0.1, 5), rng.uniform(0, 0.1, decays)
+    rng, steps, lanes = np.random.default_rng(0), np.array([0, 7, 40]), decays[0]
+    targets, scales = rng.normal(size=(lanes, size, size)), rng.uniform(0.2, 0.8, (lanes, depth))
+    targets *= np.sqrt(3 / size) / 2  # as large for each size
+    eta, decay = rng.uniform(0.02, 0.1, lanes), rng.uniform(0, 0.1, decays)
     given = (jnp.asarray(x, dtype) for x in (targets, scales, eta, decay))
     run = compiled.reduced_lanes(*given, steps)
-    for lane in range(5):
-        start, slope = [eps * np.eye(3) for eps in scales[lane]], oracles.sum_slope(targets[lane])
+    for lane in range(lanes):
+        start = [eps * np.eye(size) for eps in scales[lane]]
+        slope = oracles.sum_slope(targets[lane])
         layers = np.broadcast_to(decay[lane], depth)
         expected = oracles.descend(start, slope, eta[lane], layers, steps)
         found = tuple(np.asarray(layer)[lane] for layer in run.records)
         assert {layer.dtype for layer in found} == {np.dtype(dtype)}
-        assert_close(found, tuple(expected), steps=40, size=3)
+        assert_close(found, tuple(expected), steps=40, size=size)
     assert_close(run.params, tuple(layer[:, -1] for layer in double(run.records)))
-    assert run.diverged_at.tolist() == [-1] * 5
+    assert run.diverged_at.tolist() == [-1] * lanes
 
 
 def test_the_layout_puts_the_runs_last():

@@ -148,10 +148,10 @@ the largest, a flag that is ignored, a mask that is used twice. Each runs in a c
 against the command and against the tests whose code reaches what was changed, the nearest and
 cheapest first. The command is the small run of its theorem, whole, or of one scenario or control
 alone, whose numbers must be what they were; of what only judges, saved results judged again; of the
-referee, a claim of them computed again. A mutant is killed if one of these fails that passes without it. One of what only judges has
-10 seconds of a processor, another one 60; one that takes three times as much hangs, which kills it,
-too. `--seconds` gives less: then most are killed as well, and what stays alive may have had too
-little time; `--again` tries it anew.
+referee, a claim of them computed again. A mutant is killed if one of these fails that passes
+without it. One of what only judges has 10 seconds of a processor, another one 60; one that takes
+three times as much hangs, which kills it, too. `--seconds` gives less: then most are killed as
+well, and what stays alive may have had too little time; `--again` tries it anew.
 
 The library is imported once, with all its checks. For each mutant a process is forked from there,
 and the functions that it changes get its code; where a change is of what the import ran, the fork
