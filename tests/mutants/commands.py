@@ -28,11 +28,13 @@ SCENARIOS = [(name, scenario.id) for name in REGISTRY for scenario in theorem(na
 def flags_of(words: list[str]) -> dict[str, Any]:
     """Flags of a command line."""
     found: dict[str, list[int | float]] = {}
+    flag = ""
     for word in words:
         if word.startswith("--"):
-            values = found[word.removeprefix("--").replace("-", "_")] = []
+            flag = word.removeprefix("--").replace("-", "_")
+            found[flag] = []
         else:
-            values.append(int(word) if word.isdigit() else float(word))
+            found[flag].append(int(word) if word.isdigit() else float(word))
     return {name: some if some[1:] else some[0] for name, some in found.items() if name != "seeds"}
 
 
