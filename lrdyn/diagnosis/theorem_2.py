@@ -68,7 +68,8 @@ def bulk(
     """
     R = update - left @ (left.T @ update)
     R -= (R @ right) @ right.T
-    beside = [left.T @ start, start @ right, left.T @ start @ right]
+    in_left = left.T @ start
+    beside = [in_left, start @ right, in_left @ right]
     both, by_left, by_right, shared = (_sum(x, x) for x in (start, *beside))
     # The part of W(0) itself is not built: a sum of squares, less by rounding where it is 0.
     length = both - by_left - by_right + shared
