@@ -98,8 +98,8 @@ def reduced(seeds: Any, rank: int, depth: int, steps: int) -> Any:
 def timed_program(run: Callable[..., Any], lanes: int, steps: int) -> tuple[float, int]:
     """Best seconds of a program of runs after it was compiled, and the bytes that it plans."""
     seeds = jnp.arange(lanes)
-    lowered = jax.jit(partial(run, steps=steps)).lower(seeds)
-    compiled = lowered.compile(compiler_options=dict(usual_options("cpu")))  # as a sweep does
+    options = dict(usual_options(jax.default_backend()))  # as a sweep does
+    compiled = jax.jit(partial(run, steps=steps)).lower(seeds).compile(compiler_options=options)
     seconds = timed({"": lambda: compiled(seeds)}, 3)[""].best
     memory = compiled.memory_analysis()
     return seconds, memory.temp_size_in_bytes + memory.output_size_in_bytes

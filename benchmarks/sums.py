@@ -74,19 +74,17 @@ FULL = Sizes()
 
 def report(sizes: Sizes = FULL, *, repeats: int = 3) -> str:
     """Measure and lay out."""
+    each = 1 / (sizes.steps * RUNS)
     rows = []
     for dtype in ("float64", "float32"):
-        for dim in sizes.dims:
-            own, ours, differ = both(*loss(dim, dtype), repeats)
-            times = f"{1e3 * own:.3g} ms", f"{1e3 * ours:.3g} ms"
-            rows.append((f"loss, d = {dim}", dtype, *times, f"{ours / own:.2f}", f"{differ:.1e}"))
+        cases = [(f"loss, d = {d}", loss(d, dtype), 1e3, "ms") for d in sizes.dims]
         for rank in sizes.ranks:
-            own, ours, differ = both(*reduced(rank, sizes.steps, dtype), repeats)
-            each = 1e6 / (sizes.steps * RUNS)
-            times = f"{each * own:.3g} us", f"{each * ours:.3g} us"
-            rows.append(
-                (f"reduced, r = {rank}", dtype, *times, f"{ours / own:.2f}", f"{differ:.1e}")
-            )
+            run = reduced(rank, sizes.steps, dtype)
+            cases.append((f"reduced, r = {rank}", run, 1e6 * each, "us"))
+        for name, program, scale, unit in cases:
+            own, ours, differ = both(*program, repeats)
+            times = (f"{scale * seconds:.3g} {unit}" for seconds in (own, ours))
+            rows.append((name, dtype, *times, f"{ours / own:.2f}", f"{differ:.1e}"))
     title = (
         f"sums on a CPU, L = {DEPTH}, one device: the loss once; a step of a run of the reduced "
         f"integrator, {RUNS} runs of {sizes.steps} steps; best of {repeats}"

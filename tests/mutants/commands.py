@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from lrdyn.engine import results
+from lrdyn.engine.produce import CONTROL_SEEDS
 from lrdyn.engine.verify import judged
 from lrdyn.registry import REGISTRY, theorem
 from referee import __main__ as referee
@@ -75,7 +76,7 @@ def test_the_numbers_of_a_control_are_what_they_were(name, scenario, claim, cont
     of = theorem(name)
     (one,) = (each for each in of.scenarios if each.id == scenario)
     (it,) = (each for each in one.controls if each.id == control)
-    for group, run in controls_job(of, one, (it,), (0, 1), "float64").run().items():
+    for group, run in controls_job(of, one, (it,), range(CONTROL_SEEDS), "float64").run().items():
         assert were_moved(name, group, run) == {}
 
 

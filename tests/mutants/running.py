@@ -44,6 +44,8 @@ SCENARIO, CONTROL, REFEREE = (
     f"{COMMANDS}::test_the_numbers_of_a_control_are_what_they_were",
     f"{COMMANDS}::test_the_referee_agrees",
 )
+PARTS = (SCENARIO, CONTROL, REFEREE)
+"""Tests of which a mutant sees what it reaches, so that their seconds are of no use to others."""
 
 FIRST = 300.0
 """Seconds of the processor for a small run whose programs nobody has compiled yet."""
@@ -179,7 +181,7 @@ class Workshop:
             found |= {JUDGED: 1} if judges else {SCENARIO: 0, CONTROL: 1, RAN: 1}
         blamed = {attempt.named(test) for test, passes in self.passes.items() if not passes}
         guessed = {id: WHOLE if id in whole else UNKNOWN for id in found}
-        guessed |= dict.fromkeys((SCENARIO, CONTROL, REFEREE), SCENARIOS)
+        guessed |= dict.fromkeys(PARTS, SCENARIOS)
         known = {id: self.seconds.get(id, guessed[id]) for id in found}
         seconds = {id: max(known[id], WHOLE) if id in anew else known[id] for id in found}
         price = {id: (1 + far) * (UNKNOWN + seconds[id]) for id, far in found.items()}
@@ -272,7 +274,7 @@ class Workshop:
             shutil.copy2(source, target)
 
     def _learn(self, report: Report) -> None:
-        new = {n: s for n, s in report.seconds.items() if n not in (SCENARIO, CONTROL, REFEREE)}
+        new = {n: s for n, s in report.seconds.items() if n not in PARTS}
         self.seconds |= {n: s for n, s in new.items() if s > self.seconds.get(n, 0.0)}
         self._write("seconds.json", self.seconds)
         self.passes |= {test: True for test in report.passed if self.passes.get(test, True)}
