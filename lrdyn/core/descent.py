@@ -33,7 +33,8 @@ Loss = Callable[[PyTree], Float[Array, ""]]
 
 TOGETHER = 2**22
 """Bytes of the recorded states of one run up to which they are kept until its end and then recorded
-together: on a GPU or TPU their decompositions are one call."""
+together on a GPU or TPU, where their decompositions are one call. On a CPU each is recorded when it
+is reached: to keep them takes longer than it saves."""
 
 
 class Trajectory(NamedTuple):
@@ -85,38 +86,59 @@ def iterate(
     """
     steps = checks.steps(steps)
     length, ends = interval_length(steps), jnp.asarray(steps, jnp.int32)
-    # States that fit are recorded together: decompositions of a batch are one call on a GPU. Under
-    # ``vmap`` these are the bytes of one run.
-    small = len(ends) * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) <= TOGETHER
-
-    def interval(state: State, ends: tuple[Array, Array]) -> tuple[State, Any]:
-        state = steps_between(ends, step, state, length)
-        return state, state if small else record(state)
-
     # The first interval begins at step 0, whichever step is recorded first.
     starts = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
-    last, records = scan_records(interval, state, (starts, ends))
-    return last, _records_of(record, records) if small else records
+
+    @jax.jit  # traced once for both ways of recording
+    def advanced(state: State, ends: tuple[Array, Array]) -> State:
+        return steps_between(ends, step, state, length)
+
+    def one_by_one(state: State, intervals: tuple[Array, Array]) -> tuple[State, Record]:
+        def interval(state: State, ends: tuple[Array, Array]) -> tuple[State, Record]:
+            state = advanced(state, ends)
+            return state, record(state)
+
+        return scan_records(interval, state, intervals)
+
+    def together(state: State, intervals: tuple[Array, Array]) -> tuple[State, Record]:
+        def interval(state: State, ends: tuple[Array, Array]) -> tuple[State, State]:
+            state = advanced(state, ends)
+            return state, state
+
+        last, states = jax.lax.scan(interval, state, intervals)
+        return last, _records_of(record, states)
+
+    # Under ``vmap`` these are the bytes of one run.
+    if len(ends) * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) > TOGETHER:
+        return one_by_one(state, (starts, ends))
+    return _by_platform(one_by_one, together, state, (starts, ends))
+
+
+def _by_platform(on_cpu: Callable, elsewhere: Callable, *operands: PyTree) -> PyTree:
+    """What one function returns on a CPU and another elsewhere; they differ in arrays alone."""
+    on_cpu, whole = _arrays_alone(on_cpu)
+    elsewhere, _ = _arrays_alone(elsewhere)
+    return whole(jax.lax.platform_dependent(*operands, cpu=on_cpu, default=elsewhere))
 
 
 def _records_of(record: Callable[[State], Record], states: State) -> Record:
-    """Records of states along a leading axis, one after another on a CPU, else all at once."""
+    """Records of states along a leading axis, all at once."""
+    arrays_of, whole = _arrays_alone(record)
+    # Else XLA (of JAX 0.10, for a GPU) takes what moves the axes of batches into a product of
+    # matrices, and then refuses its shape.
+    return whole(jax.vmap(arrays_of)(jax.lax.optimization_barrier(states)))
+
+
+def _arrays_alone(function: Callable) -> tuple[Callable, Callable[[PyTree], PyTree]]:
+    """A function without what is no array among its results, and what puts that back into them."""
     others = []
 
-    def arrays_alone(state: State) -> PyTree:
-        arrays, other = eqx.partition(record(state), eqx.is_array_like)
-        others.append(other)
+    def arrays_of(*operands: PyTree) -> PyTree:
+        arrays, other = eqx.partition(function(*operands), eqx.is_array_like)
+        others.append(other)  # no tracer in it: it may leave the trace
         return arrays
 
-    def together(states: State) -> PyTree:
-        # Else XLA (of JAX 0.10, for a GPU) takes what moves the axes of batches into a product of
-        # matrices, and then refuses its shape.
-        return jax.vmap(arrays_alone)(jax.lax.optimization_barrier(states))
-
-    arrays = jax.lax.platform_dependent(
-        states, cpu=partial(jax.lax.map, arrays_alone), default=together
-    )
-    return eqx.combine(arrays, others[-1])
+    return arrays_of, lambda arrays: eqx.combine(arrays, others[-1])
 
 
 @checked
@@ -174,16 +196,8 @@ def scan_records(
         >>> records["name"], records["total"].tolist()
         ('sum', [0, 1, 3])
     """
-    others = []
-
-    def arrays_alone(state: State, at: Any) -> tuple[State, PyTree]:
-        state, record = function(state, at)
-        arrays, other = eqx.partition(record, eqx.is_array_like)
-        others.append(other)  # no tracer in it: it may leave the trace
-        return state, arrays
-
-    state, records = jax.lax.scan(arrays_alone, state, inputs)
-    return state, eqx.combine(records, others[-1])
+    arrays_of, whole = _arrays_alone(function)
+    return whole(jax.lax.scan(arrays_of, state, inputs))
 
 
 @checked

@@ -21,7 +21,8 @@ from lrdyn.diagnosis.cores import Told, on_all_cores
 from lrdyn.diagnosis.decomposition import Wanted
 from lrdyn.diagnosis.orientation import Orientation, orientation
 from lrdyn.diagnosis.report import Diagnosis, checked_settings, opened
-from lrdyn.diagnosis.updates import Examined, examine_all, norm, rank_for
+from lrdyn.diagnosis.spectrum import norm
+from lrdyn.diagnosis.updates import Examined, examine_all, rank_for
 from lrdyn.engine.progress import Progress
 
 EMBEDDINGS = tuple(

@@ -8,7 +8,7 @@ float64 matrix are LAPACK's.
 
 import math
 from contextlib import AbstractContextManager
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -134,10 +134,17 @@ def leading(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     return left, np.sqrt(np.maximum(squares[::-1], 0.0)), right * signs
 
 
-def sketch(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def sketch(matrix: np.ndarray, k: int, draw: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Approximate the first k + 10 singular triples, from products with that many vectors.
 
-    The values are at most the true ones, and nearly these where the spectrum falls behind k.
+    The values are at most the true ones, and nearly these where the spectrum falls behind k. Where
+    it is flat, the directions lean towards the random vectors: of two matrices whose directions
+    are compared each wants a draw of its own.
+
+    Args:
+        matrix: m x n.
+        k: how many are wanted.
+        draw: which random vectors; with the same ones the same matrix has the same numbers.
 
     Example:
         >>> wide = np.outer(np.arange(1.0, 3.0), np.ones(300))
@@ -149,14 +156,19 @@ def sketch(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
         Halko, Martinsson and Tropp, arXiv 0909.4061, algorithm 4.4.
     """
     size = min(k + OVERSAMPLING, *matrix.shape)
-    # One fixed draw: the same matrix has the same numbers.
-    start = np.random.default_rng(0).standard_normal((matrix.shape[1], size), matrix.dtype)
-    basis = np.linalg.qr(matrix @ start)[0]
+    basis = np.linalg.qr(matrix @ _drawn(draw, matrix.shape[1], size, matrix.dtype))[0]
     for _ in range(POWERS):
         # A QR at each half step: without it all columns would turn into the first direction.
         basis = np.linalg.qr(matrix @ np.linalg.qr(matrix.T @ basis)[0])[0]
     inner, values, right_transposed = np.linalg.svd(basis.T @ matrix, full_matrices=False)
     return basis @ inner, values.astype(np.float64), right_transposed.T
+
+
+@lru_cache(maxsize=12)  # a model has few shapes, and a draw below an eighth of its matrix
+def _drawn(draw: int, columns: int, size: int, dtype: np.dtype) -> np.ndarray:
+    start = np.random.default_rng(draw).standard_normal((columns, size), dtype)
+    start.flags.writeable = False
+    return start
 
 
 def is_sketched(shape: tuple[int, ...], k: int) -> bool:
@@ -169,8 +181,13 @@ def is_sketched(shape: tuple[int, ...], k: int) -> bool:
     return min(shape) >= FAR_BELOW * (k + OVERSAMPLING)
 
 
-def spectrum(matrix: np.ndarray, k: int) -> Spectrum:
+def spectrum(matrix: np.ndarray, k: int, draw: int = 0) -> Spectrum:
     """Singular values and the first k directions: exact, or by :func:`sketch` if k is far below.
+
+    Args:
+        matrix: m x n.
+        k: how many directions.
+        draw: of the sketch.
 
     Example:
         >>> result = spectrum(np.diag([2.0, 1.0, 1.0]), 1)
@@ -180,50 +197,26 @@ def spectrum(matrix: np.ndarray, k: int) -> Spectrum:
     if not is_sketched(matrix.shape, k):
         left, values, right = leading(matrix, min(matrix.shape))
         return Spectrum(values, len(values), left[:, :k], right[:, :k])
-    left, values, right = sketch(matrix, k)
+    left, values, right = sketch(matrix, k, draw)
     computed, others = len(values), min(matrix.shape) - len(values)
     # A difference of squares would be rounded by eps times the whole.
     rest = matrix - (left * values.astype(matrix.dtype)) @ right.T
-    energy = float(np.einsum("ij,ij->", rest, rest, dtype=np.float64))
-    values = np.append(values, np.full(others, math.sqrt(energy / others)))
+    values = np.append(values, np.full(others, norm(rest) / math.sqrt(others)))
     return Spectrum(values, computed, left[:, :k], right[:, :k])
 
 
-def rounding(before: np.ndarray, after: np.ndarray, epsilons: tuple[float, float]) -> float:
-    """The largest singular value that independent rounding errors of two matrices have, about.
-
-    The error of an entry w is uniform within eps |w| / 2 at most, of variance eps^2 w^2 / 12. A
-    matrix of independent entries is about as long as its longest row and column together
-    (Bandeira and van Handel, arXiv 1408.6185).
-
-    Args:
-        before: as it was stored.
-        after: likewise.
-        epsilons: machine epsilon of the type in which each was stored.
+def norm(array: np.ndarray) -> float:
+    """Frobenius norm, summed in float64 a row at a time.
 
     Example:
-        >>> eps, ones = 2.0**-8, np.ones((2, 2))
-        >>> round(rounding(ones, ones, (eps, eps)) / eps, 3)
-        1.155
+        >>> norm(np.array([[3.0, 4.0]], np.float32))
+        5.0
     """
-    by_row, by_column = np.zeros(len(before)), np.zeros(before.shape[1])
-    for eps, matrix in zip(epsilons, (before, after), strict=True):
-        sums = square_sums(matrix)
-        by_row += eps**2 * sums.by_row
-        by_column += eps**2 * sums.by_column
-    return rounding_of(by_row, by_column)
-
-
-def rounding_of(by_row: np.ndarray, by_column: np.ndarray) -> float:
-    """Largest singular value of rounding errors, from the sums of eps^2 w^2 by row and by column.
-
-    See :func:`rounding`.
-
-    Example:
-        >>> rounding_of(np.array([12.0]), np.array([0.0]))
-        1.0
-    """
-    return float(np.sqrt(np.max(by_row)) + np.sqrt(np.max(by_column))) / math.sqrt(12)
+    rows = array.reshape(len(array) if array.ndim else 1, -1)
+    total = float(np.sum(np.vecdot(rows, rows), dtype=np.float64))
+    if not 1e-30 < total < math.inf:  # float32 may have left its range
+        total = float(np.einsum("ij,ij->", rows, rows, dtype=np.float64))
+    return math.sqrt(total)
 
 
 class SquareSums(NamedTuple):
@@ -245,6 +238,41 @@ def square_sums(matrix: np.ndarray) -> SquareSums:
         full = matrix.astype(np.float64)
         sums = [np.einsum(axes, full, full) for axes in ("ij,ij->i", "ij,ij->j")]
     return SquareSums(*(part.astype(np.float64) for part in sums))
+
+
+def rounding(before: SquareSums, after: SquareSums, epsilons: tuple[float, float]) -> float:
+    """The largest singular value that independent rounding errors of two matrices have, about.
+
+    The error of an entry w is uniform within eps |w| / 2 at most, of variance eps^2 w^2 / 12. A
+    matrix of independent entries is about as long as its longest row and column together
+    (Bandeira and van Handel, arXiv 1408.6185).
+
+    Args:
+        before: sums of the matrix as it was stored.
+        after: likewise.
+        epsilons: machine epsilon of the type in which each was stored.
+
+    Example:
+        >>> eps, ones = 2.0**-8, square_sums(np.ones((2, 2)))
+        >>> round(rounding(ones, ones, (eps, eps)) / eps, 3)
+        1.155
+    """
+    pairs = tuple(zip(epsilons, (before, after), strict=True))
+    by_row = sum(eps**2 * sums.by_row for eps, sums in pairs)
+    by_column = sum(eps**2 * sums.by_column for eps, sums in pairs)
+    return rounding_of(np.asarray(by_row), np.asarray(by_column))
+
+
+def rounding_of(by_row: np.ndarray, by_column: np.ndarray) -> float:
+    """Largest singular value of rounding errors, from the sums of eps^2 w^2 by row and by column.
+
+    See :func:`rounding`.
+
+    Example:
+        >>> rounding_of(np.array([12.0]), np.array([0.0]))
+        1.0
+    """
+    return float(np.sqrt(np.max(by_row)) + np.sqrt(np.max(by_column))) / math.sqrt(12)
 
 
 def least_effective_rank(values: np.ndarray, computed: int) -> float:
@@ -294,11 +322,12 @@ def measured(spectrum: Spectrum, *, k: int, side: int, eps: float, floor: float)
         # What the decomposition rounds and what the stored types round, each over the largest
         # value.
         limit = max(side * eps, floor / largest)
-        rank, effective, *others = _ranks(spectrum.values, limit, k, spectrum.computed, side)
-    most, norm = float(effective), math.sqrt(float(spectrum.values @ spectrum.values))
+        ranks = jax.device_get(_ranks(spectrum.values, limit, k, spectrum.computed, side))
+    rank, most, *others = map(float, ranks)
+    norm = math.sqrt(float(spectrum.values @ spectrum.values))
     is_whole = spectrum.computed == len(spectrum.values)
     least = most if is_whole else least_effective_rank(spectrum.values, spectrum.computed)
-    return Measures(norm, int(rank), most, least, *map(float, others))
+    return Measures(norm, int(rank), most, least, *others)
 
 
 @partial(jax.jit, static_argnames=("k", "computed", "side"))

@@ -77,16 +77,19 @@ def bulk(
     if length <= np.finfo(update.dtype).eps * both or not free:
         return UNKNOWN
     inner, size = _sum(R, start), _sum(R, R)
-    # A random R lies along B as a random direction of ``free`` dimensions lies along a line.
-    law = chance.direction_share(free, 1) if free > 1 else None
-    high = 1.0 if law is None else float(law.high)
     along = inner**2 / (size * length) if size else math.nan
-    return Bulk(inner / length, math.sqrt(high * size / length), along, 1 / free)
+    return Bulk(inner / length, math.sqrt(_high_share(free) * size / length), along, 1 / free)
+
+
+@cache
+def _high_share(dim: int) -> float:
+    """What 2.5 % of random directions exceed: the share along a line, as a random R along B."""
+    return float(chance.direction_share(dim, 1).high) if dim > 1 else 1.0
 
 
 def _sum(first: np.ndarray, second: np.ndarray) -> float:
     """Inner product, summed in float64 a row at a time."""
-    return float(np.sum(np.einsum("ij,ij->i", first, second), dtype=np.float64))
+    return float(np.sum(np.vecdot(first, second), dtype=np.float64))
 
 
 @cache

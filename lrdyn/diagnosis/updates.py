@@ -22,6 +22,7 @@ from lrdyn.diagnosis.spectrum import (
     Spectrum,
     is_sketched,
     measured,
+    norm,
     rounding_of,
     square_sums,
     values_of,
@@ -290,21 +291,6 @@ def difference(before: np.ndarray, after: np.ndarray, epsilons: tuple[float, flo
     if not 1e-30 < squares < math.inf:  # float32 may have left its range
         squares = norm(reading.in_full(before)) ** 2
     return Difference(update, math.sqrt(squares), rounding_of(by_row, by_column))
-
-
-def norm(array: np.ndarray) -> float:
-    """Frobenius norm, summed in float64 a row at a time.
-
-    Example:
-        >>> norm(np.array([[3.0, 4.0]], np.float32))
-        5.0
-    """
-    rows = array.reshape(len(array) if array.ndim else 1, -1)
-    squares = np.einsum("ij,ij->i", rows, rows)
-    total = float(np.sum(squares, dtype=np.float64))
-    if not 1e-30 < total < math.inf:  # float32 may have left its range
-        total = float(np.einsum("ij,ij->", rows, rows, dtype=np.float64))
-    return math.sqrt(total)
 
 
 def _behind(decomposition: Decomposition) -> float:

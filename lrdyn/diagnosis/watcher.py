@@ -21,6 +21,7 @@ from lrdyn.diagnosis.spectrum import (
     measured,
     rounding,
     spectrum,
+    square_sums,
 )
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class Watcher:
         self.k = k
         # A copy: torch trains in place, and JAX may be given the memory back.
         self._start = {name: np.array(reading.in_full(start[name])) for name in names}
+        self._squares = {name: square_sums(W) for name, W in self._start.items()}
         self._types = {name: start.infos[name].dtype for name in names}
         self._first: dict[str, Directions] = {}
         self._last: dict[str, Directions] = {}
@@ -139,14 +141,16 @@ class Watcher:
         nothing = np.full((len(SIDES), self.k), np.nan)
         if not np.isfinite(update).all():
             return Observation(NOT_FINITE, nothing[0], 0, nothing, nothing, theorem_2.UNKNOWN)
-        leading = spectrum(update, k)
+        # Directions that are compared have draws of their own: the first, and each with the last.
+        draw = 1 + len(self._rows) % 2 if name in self._first else 0
+        leading = spectrum(update, k, draw)
         epsilons = reading.epsilon(self._types[name]), reading.epsilon(now.infos[name].dtype)
         measures = measured(
             leading,
             k=k,
             side=max(update.shape),
             eps=reading.epsilon(update.dtype.name),
-            floor=rounding(before, after, epsilons),
+            floor=rounding(self._squares[name], square_sums(after), epsilons),
         )
         count = min(measures.rank, k)
         # Copies: views that are kept would keep the rest alive.

@@ -126,6 +126,7 @@ def importable(source: Origin) -> Iterator[Path | None]:
         return
     folder = _written(source)
     mine = _HELD.setdefault(folder, {})
+    others = set(sys.modules)
     sys.path.insert(0, str(folder))
     # The modules of earlier tasks of this origin: executed again, they would be other classes.
     sys.modules.update(mine)
@@ -133,9 +134,10 @@ def importable(source: Origin) -> Iterator[Path | None]:
         yield folder
     finally:
         sys.path.remove(str(folder))
-        within = f"{folder}{os.sep}"  # comparing texts, since there are thousands of modules
-        for name, module in list(sys.modules.items()):
-            if (getattr(module, "__file__", None) or "").startswith(within):
+        within = f"{folder}{os.sep}"
+        # There are thousands of modules, and few of them are new.
+        for name in (sys.modules.keys() - others) | mine.keys():
+            if (getattr(sys.modules.get(name), "__file__", None) or "").startswith(within):
                 mine[name] = sys.modules.pop(name)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.diagnosis import comparison, reading
 from lrdyn.diagnosis.comparison import ArrayPair
-from lrdyn.diagnosis.spectrum import blas_threads, leading, rounding, values_of
+from lrdyn.diagnosis.spectrum import blas_threads, leading, rounding, square_sums, values_of
 from lrdyn.diagnosis.updates import rank_with
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.forms import Equal
@@ -100,7 +100,7 @@ def measure_energies(case: CheckpointPair) -> EnergyMeasured:
             epsilons = reading.epsilon(pair.types[0]), reading.epsilon(pair.types[1])
             after = pair.whole_after
             before = after if pair.before is None else pair.before
-            floors.append(rounding(before, after, epsilons))
+            floors.append(rounding(square_sums(before), square_sums(after), epsilons))
             shapes.append(pair.update.shape)
             names.append([ord(letter) for letter in pair.name])
     heads = np.array(ranks)[:, 0]
