@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from lrdyn.core import checks, show
 from lrdyn.core.algorithm import Algorithm, of_optimizer
 from lrdyn.core.checks import checked
-from lrdyn.core.factorization import Decay, Scalar, Steps, decays
+from lrdyn.core.factorization import Decay, Scalar, Steps, decays, runs_side_by_side
 from lrdyn.core.precision import full_precision
 from lrdyn.core.recording import interval_length
 
@@ -549,7 +549,8 @@ def _simulate_lanes(
         return jax.vmap(of_a_run, -1, axis)
 
     def step(t: Array, state: _State) -> _State:
-        return over_runs(lambda loss, _, rule, s: _step(loss, rule, t, s), -1)(last, state)
+        state = over_runs(lambda loss, _, rule, s: _step(loss, rule, t, s), -1)(last, state)
+        return jax.tree.map(runs_side_by_side, state)
 
     record_runs = over_runs(lambda loss, _, rule, s: record(rule.weights(s.held)), 0)
     weights = over_runs(lambda loss, _, rule, s: rule.weights(s.held), 0)
