@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.experimental.layout import Layout, with_layout_constraint
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from lrdyn.core import checks
 from lrdyn.core.checks import checked
@@ -74,7 +74,7 @@ def _over_runs(
     return jnp.moveaxis(runs_side_by_side(product), -1, 0), True
 
 
-def runs_side_by_side(array: Float[Array, "... runs"]) -> Float[Array, "... runs"]:
+def runs_side_by_side(array: Shaped[Array, "... runs"]) -> Shaped[Array, "... runs"]:
     """Fix the order of an array in memory: the last axis, of the runs, changes fastest.
 
     Left to itself XLA (of JAX 0.10) puts the runs outermost in the loops of a program that is

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 ON_A_CPU = 2**30
 """Bytes for the arrays of one part of a sweep."""
-IN_CACHE = 6 * 2**20
-"""Bytes of the arrays that the points of a batch on a CPU may make, all that is ever computed
-together: about ten times what is in use at a time. With more of them a batch leaves the cache of a
-core, and one point after another is faster: ``python -m benchmarks sweeps``."""
+IN_CACHE = 3 * 2**20
+"""Bytes of the arrays that the points of a batch on a CPU may make in a turn of a loop: about four
+times what is in use at a time. With more of them a batch leaves the cache of a core, and one point
+after another is faster: ``python -m benchmarks sweeps``."""
 ON_A_CARD = 4096
 """Points at a time on an accelerator, if its memory holds them: it is as fast with one of them as
 with as many as keep all of it busy."""
@@ -43,11 +43,11 @@ def lanes_in_cache(nbytes: int) -> int:
     A power of two, so that few bytes more or less change nothing.
 
     Args:
-        nbytes: bytes of all arrays that the program of a point makes.
+        nbytes: bytes of all arrays that the largest loop of a point makes in a turn.
 
     Example:
         >>> lanes_in_cache(2**20), lanes_in_cache(2**30)
-        (4, 1)
+        (2, 1)
     """
     return 2 ** (max(1, IN_CACHE // max(1, nbytes)).bit_length() - 1)
 

@@ -160,9 +160,11 @@ def trace(
         return trace(
             function, shape, indices, points, plan._replace(lanes=max(2, fit // len(devices))), most
         )
-    if plan.in_cache and devices[0].platform == "cpu" and lanes_in_cache(facts.size) < lanes:
-        fewer = plan._replace(lanes=lanes_in_cache(facts.size), in_cache=False)
-        return trace(function, shape, indices, points, fewer, most)
+    if plan.in_cache and devices[0].platform == "cpu":
+        turn = _bytes_of_a_turn(group.traced().jaxpr.jaxpr) // (lanes if group.several else 1)
+        if lanes_in_cache(turn) < lanes:
+            fewer = plan._replace(lanes=lanes_in_cache(turn), in_cache=False)
+            return trace(function, shape, indices, points, fewer, most)
     parts = _cut(indices, fit, most or CHUNKS * plan.lanes)
     return group._replace(parts=parts, stored=there, fit=fit, **facts._asdict())
 
@@ -214,16 +216,22 @@ def equations(jaxpr: Any, within: bool = False) -> Iterator[tuple[Any, bool]]:
     """
     for equation in jaxpr.eqns:
         yield equation, within
-        branches = within or equation.primitive.name == "cond"
-        parameters = equation.params
-        if platforms := parameters.get("branches_platforms"):  # of jax.lax.platform_dependent
-            # Only one branch is compiled, so that the others are no part of this program.
-            chosen = parameters["branches"][_of_this_platform(platforms)]
-            parameters, branches = {"branches": chosen}, within
-        for parameter in jax.tree.leaves(tuple(parameters.values())):
-            inner = getattr(parameter, "jaxpr", parameter)
-            if hasattr(inner, "eqns"):
-                yield from equations(inner, branches)
+        by_platform = "branches_platforms" in equation.params
+        branches = within or (equation.primitive.name == "cond" and not by_platform)
+        for inner in _parts_of(equation):
+            yield from equations(inner, branches)
+
+
+def _parts_of(equation: Any) -> Iterator[Any]:
+    """Iterate over the programs inside an equation: of a loop, of branches, of a call."""
+    parameters = equation.params
+    if platforms := parameters.get("branches_platforms"):  # of jax.lax.platform_dependent
+        # Only one branch is compiled, so that the others are no part of this program.
+        parameters = {"branches": parameters["branches"][_of_this_platform(platforms)]}
+    for parameter in jax.tree.leaves(tuple(parameters.values())):
+        inner = getattr(parameter, "jaxpr", parameter)
+        if hasattr(inner, "eqns"):
+            yield inner
 
 
 def _of_this_platform(platforms: Sequence[tuple[str, ...] | None]) -> int:
@@ -320,7 +328,33 @@ def _cut(indices: np.ndarray, fit: int, most: int) -> list[np.ndarray]:
 
 def _jaxpr_bytes(jaxpr: Any) -> int:
     """Bytes of all intermediate arrays together: an upper bound on the memory at any time."""
-    avals = (variable.aval for equation, _ in equations(jaxpr) for variable in equation.outvars)
+    return sum(_nbytes(equation.outvars) for equation, _ in equations(jaxpr))
+
+
+def _bytes_of_a_turn(jaxpr: Any) -> int:
+    """Bytes of all arrays that the largest loop makes in a turn, without those of loops inside it.
+
+    Of a program without a loop it is all that it makes.
+    """
+    turns = []
+
+    def bytes_outside_loops(jaxpr: Any) -> int:
+        total = 0
+        for equation in jaxpr.eqns:
+            total += _nbytes(equation.outvars)
+            parts = sum(map(bytes_outside_loops, _parts_of(equation)))
+            if equation.primitive.name in ("while", "scan"):
+                turns.append(parts)
+            else:
+                total += parts
+        return total
+
+    whole = bytes_outside_loops(jaxpr)
+    return max(turns, default=whole)
+
+
+def _nbytes(variables: Sequence[Any]) -> int:
+    avals = (variable.aval for variable in variables)
     return sum(math.prod(a.shape) * getattr(a.dtype, "itemsize", 8) for a in avals)
 
 
