@@ -14,11 +14,11 @@ import lrdyn as lr
 from lrdyn.core import masking
 from lrdyn.core.factorization import mean_factorization_loss
 from lrdyn.engine.claims import scales_with_epsilon
-from lrdyn.engine.device_defaults import usual_options
 from lrdyn.engine.programs import equations
 from lrdyn.theorem2 import subspace
 from tests import oracles
 from tests.oracles import assert_apart, assert_close, assert_zero, double, problem, residual
+from tests.runs import python
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -420,26 +420,33 @@ def test_the_layout_puts_the_runs_last():
     assert "dot_general" not in {e.primitive.name for e, _ in equations(body)}
 
 
+ON_TWO_DEVICES = """
+import jax, jax.numpy as jnp, numpy as np
+from lrdyn import cli
+cli.setup(host_devices=2)
+from lrdyn.engine.device_defaults import usual_options
+from lrdyn.theorem2 import reduced_lanes
+
+ones, spec = jnp.ones(64), jax.sharding.PartitionSpec("run")
+
+def final(targets):
+    return reduced_lanes(targets, jnp.ones((64, 3)), ones, 0 * ones, np.array([5])).params
+
+over_both = jax.shard_map(
+    lambda chunks: jax.lax.map(final, chunks),
+    mesh=jax.sharding.Mesh(np.array(jax.devices()), ("run",)),
+    in_specs=spec, out_specs=spec, check_vma=False,
+)
+lowered = jax.jit(over_both).lower(jnp.ones((4, 64, 6, 6)))
+print(lowered.compile(compiler_options=dict(usual_options("cpu"))).as_text())
+"""
+
+
 def test_a_program_that_is_spread_over_devices_keeps_runs_side_by_side():
     """Left to itself XLA puts them outermost in its loop, and a step takes 2.5 times as long."""
-    mesh = jax.make_mesh((2,), ("run",), devices=jax.devices()[:2])
-    spec = jax.sharding.PartitionSpec("run")
-    ones = jnp.ones(64)
-
-    def final(targets):
-        scales = jnp.ones((64, 3))
-        return subspace.reduced_lanes(targets, scales, ones, 0 * ones, np.array([5])).params
-
-    over_both = jax.shard_map(
-        lambda chunks: jax.lax.map(final, chunks),
-        mesh=mesh,
-        in_specs=spec,
-        out_specs=spec,
-        check_vma=False,
-    )
-    lowered = jax.jit(over_both).lower(jnp.ones((4, 64, 6, 6)))
-    text = lowered.compile(compiler_options=dict(usual_options("cpu"))).as_text()
-    loops = [line for line in text.splitlines() if " while(" in line and "[6,6,64]" in line]
+    done = python("-c", ON_TWO_DEVICES)
+    assert done.returncode == 0, done.stderr
+    loops = [line for line in done.stdout.splitlines() if " while(" in line and "[6,6,64]" in line]
     assert loops
     assert all("[6,6,64]{2,1,0}" in line for line in loops)
     assert not any("[6,6,64]{1,0,2}" in line for line in loops)
