@@ -82,7 +82,7 @@ def test_product_equals_a_loop(function, lanes):
     assert found["n"].values.tolist() == [2, 4]
 
 
-@pytest.mark.parametrize(("size", "at_once"), [(30, 16), (200, 2), (1000, 1)])
+@pytest.mark.parametrize(("size", "at_once"), [(30, 16), (150, 2), (1000, 1)])
 def test_points_that_leave_the_cache_of_a_cpu_are_batched_less(size, at_once, monkeypatch):
     seen, compile = [], jax.stages.Lowered.compile
 
@@ -103,6 +103,25 @@ def test_points_that_leave_the_cache_of_a_cpu_are_batched_less(size, at_once, mo
     every = lr.sweep(function, lr.product(x=[float(x) for x in range(32)]), lanes=16)
     assert f"16x{size}x{size}xf64" in seen[-1]  # what is asked for is done
     assert every.equals(found)
+
+
+def test_what_a_loop_makes_in_a_turn_decides_how_many_points_are_batched(monkeypatch):
+    """A large start beside a small loop, in which the time goes."""
+    seen, compile = [], jax.stages.Lowered.compile
+
+    def noted(self, **how):
+        seen.append(self.as_text())
+        return compile(self, **how)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", noted)
+
+    def function(x):
+        large = jnp.full((600, 600), x)
+        start = jnp.sum(large * jnp.roll(large, 1)) * jnp.ones((20, 20))
+        return {"y": jax.lax.fori_loop(0, 50, lambda _, W: 0.5 * W + 1, start)[0, 0]}
+
+    lr.sweep(function, lr.product(x=[float(x) for x in range(32)]))
+    assert any("16x20x20xf64" in text for text in seen)
 
 
 def test_a_list_of_points_equals_a_loop():

@@ -165,7 +165,7 @@ def trace(
         if lanes_in_cache(turn) < lanes:
             fewer = plan._replace(lanes=lanes_in_cache(turn), in_cache=False)
             return trace(function, shape, indices, points, fewer, most)
-    parts = _cut(indices, fit, most or CHUNKS * plan.lanes)
+    parts = _cut(indices, min(fit, most or CHUNKS * plan.lanes), plan.lanes)
     return group._replace(parts=parts, stored=there, fit=fit, **facts._asdict())
 
 
@@ -320,10 +320,21 @@ def _one_lane(
     return {n: jax.ShapeDtypeStruct(o.shape[1:], o.dtype) for n, o in outputs.items()}
 
 
-def _cut(indices: np.ndarray, fit: int, most: int) -> list[np.ndarray]:
-    """Parts of at most ``fit`` and ``most`` points, as even as can be."""
-    size = max(LEAST, min(fit, most))
-    return np.array_split(indices, -(-len(indices) // size))
+def _cut(indices: np.ndarray, most: int, lanes: int) -> list[np.ndarray]:
+    """Parts of at most so many points: of 2, 4, 8, ... batches, or of less than two.
+
+    A batch that is not full takes as long as a full one, so that 7 of them on two devices take as
+    long as 8. How many devices there are must not matter: a store goes on with others.
+
+    Example:
+        >>> [len(part) for part in _cut(np.arange(100), 70, 16)]
+        [64, 36]
+    """
+    most = max(LEAST, most)
+    if most < lanes:
+        return np.array_split(indices, -(-len(indices) // most))
+    size = lanes * 2 ** ((most // lanes).bit_length() - 1)
+    return [indices[first : first + size] for first in range(0, len(indices), size)]
 
 
 def _jaxpr_bytes(jaxpr: Any) -> int:

@@ -280,9 +280,9 @@ def _each(
     """Every part and its arrays; the parts of a long program are cut anew after a few."""
     # By identity, for a group holds lists and arrays and cannot be hashed.
     groups = {id(part.group): part.group for part in parts if part.group}.values()
-    # Where the memory admits no larger part there is nothing to measure: all are as large as can
-    # be.
-    long = [g for g in groups if len(g.parts) > MANY and g.fit > len(g.parts[0])]
+    # Where the memory admits no part of twice as many points there is nothing to measure: all are
+    # as large as can be.
+    long = [g for g in groups if len(g.parts) > MANY and g.fit >= 2 * len(g.parts[0])]
     few = [part for part in parts if not any(part.group is group for group in long)]
     cut = []
     for group in long:
