@@ -81,7 +81,7 @@ def runs_side_by_side(array: Shaped[Array, "... runs"]) -> Shaped[Array, "... ru
     spread over devices, which then take two and a half times as long.
 
     Example:
-        >>> jax.jit(runs_side_by_side)(jnp.ones((2, 3))).shape
+        >>> runs_side_by_side(jnp.ones((2, 3))).shape
         (2, 3)
     """
     return with_layout_constraint(array, Layout(tuple(range(array.ndim))))
