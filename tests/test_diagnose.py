@@ -657,8 +657,8 @@ def test_the_difference_is_that_of_the_whole_matrices(kind):
     assert found.update.dtype == before.dtype
     close = lrdyn.tolerance("identity", "float32", size=1000)
     assert found.start == pytest.approx(np.linalg.norm(before.astype(float)), rel=close)
-    sums = (spectrum.square_sums(matrix.astype(float)) for matrix in (before, after))
-    whole = spectrum.rounding(*sums, epsilons)
+    first, last = (spectrum.square_sums(matrix.astype(float)) for matrix in (before, after))
+    whole = spectrum.rounding(first, last, epsilons)
     assert found.rounding == pytest.approx(whole, rel=close)
 
 
