@@ -82,16 +82,21 @@ def test_product_equals_a_loop(function, lanes):
     assert found["n"].values.tolist() == [2, 4]
 
 
-@pytest.mark.parametrize(("size", "at_once"), [(30, 16), (150, 2), (1000, 1)])
-def test_points_that_leave_the_cache_of_a_cpu_are_batched_less(size, at_once, monkeypatch):
-    seen, compile = [], jax.stages.Lowered.compile
+@pytest.fixture
+def compiled(monkeypatch):
+    """Texts of the programs that a test compiles."""
+    texts, compile = [], jax.stages.Lowered.compile
 
     def noted(self, **how):
-        seen.append(self.as_text())
+        texts.append(self.as_text())
         return compile(self, **how)
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", noted)
+    return texts
 
+
+@pytest.mark.parametrize(("size", "at_once"), [(30, 16), (200, 2), (1000, 1)])
+def test_points_that_leave_the_cache_of_a_cpu_are_batched_less(size, at_once, compiled):
     def function(x):
         matrix = jnp.full((size, size), x)
         return {"y": jnp.sum(matrix * jnp.roll(matrix, 1))}
@@ -99,21 +104,14 @@ def test_points_that_leave_the_cache_of_a_cpu_are_batched_less(size, at_once, mo
     found = lr.sweep(function, lr.product(x=[float(x) for x in range(32)]))
     assert np.array_equal(found["y"], size**2 * np.arange(32.0) ** 2)
     batch = f"{at_once}x{size}x{size}" if at_once > 1 else f"<{size}x{size}"
-    assert any(f"{batch}xf64" in text for text in seen)
+    assert any(f"{batch}xf64" in text for text in compiled)
     every = lr.sweep(function, lr.product(x=[float(x) for x in range(32)]), lanes=16)
-    assert f"16x{size}x{size}xf64" in seen[-1]  # what is asked for is done
+    assert f"16x{size}x{size}xf64" in compiled[-1]  # what is asked for is done
     assert every.equals(found)
 
 
-def test_what_a_loop_makes_in_a_turn_decides_how_many_points_are_batched(monkeypatch):
+def test_what_a_loop_makes_in_a_turn_decides_how_many_points_are_batched(compiled):
     """A large start beside a small loop, in which the time goes."""
-    seen, compile = [], jax.stages.Lowered.compile
-
-    def noted(self, **how):
-        seen.append(self.as_text())
-        return compile(self, **how)
-
-    monkeypatch.setattr(jax.stages.Lowered, "compile", noted)
 
     def function(x):
         large = jnp.full((600, 600), x)
@@ -121,7 +119,7 @@ def test_what_a_loop_makes_in_a_turn_decides_how_many_points_are_batched(monkeyp
         return {"y": jax.lax.fori_loop(0, 50, lambda _, W: 0.5 * W + 1, start)[0, 0]}
 
     lr.sweep(function, lr.product(x=[float(x) for x in range(32)]))
-    assert any("16x20x20xf64" in text for text in seen)
+    assert any("16x20x20xf64" in text for text in compiled)
 
 
 def test_a_list_of_points_equals_a_loop():

@@ -124,8 +124,8 @@ def _by_platform(on_cpu: Callable, elsewhere: Callable, *operands: PyTree) -> Py
 def _records_of(record: Callable[[State], Record], states: State) -> Record:
     """Records of states along a leading axis, all at once."""
     arrays_of, whole = _arrays_alone(record)
-    # Else XLA (of JAX 0.10, for a GPU) takes what moves the axes of batches into a product of
-    # matrices, and then refuses its shape.
+    # Without the barrier XLA (of JAX 0.10, for a GPU) takes what moves the axes of batches into a
+    # product of matrices, and then refuses its shape.
     return whole(jax.vmap(arrays_of)(jax.lax.optimization_barrier(states)))
 
 

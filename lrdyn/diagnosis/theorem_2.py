@@ -83,7 +83,7 @@ def bulk(
 
 @cache
 def _high_share(dim: int) -> float:
-    """What 2.5 % of random directions exceed: the share along a line, as a random R along B."""
+    """The share along a line that 2.5 % of random directions exceed, as R has along B by chance."""
     return float(chance.direction_share(dim, 1).high) if dim > 1 else 1.0
 
 

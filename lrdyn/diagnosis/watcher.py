@@ -141,7 +141,8 @@ class Watcher:
         nothing = np.full((len(SIDES), self.k), np.nan)
         if not np.isfinite(update).all():
             return Observation(NOT_FINITE, nothing[0], 0, nothing, nothing, theorem_2.UNKNOWN)
-        # Directions that are compared have draws of their own: the first, and each with the last.
+        # Each look is compared with the first and with the one before: from one draw all three
+        # would lean the same way.
         draw = 1 + len(self._rows) % 2 if name in self._first else 0
         leading = spectrum(update, k, draw)
         epsilons = reading.epsilon(self._types[name]), reading.epsilon(now.infos[name].dtype)

@@ -321,7 +321,7 @@ def _one_lane(
 
 
 def _cut(indices: np.ndarray, most: int, lanes: int) -> list[np.ndarray]:
-    """Parts of at most so many points: of 2, 4, 8, ... batches, or of less than two.
+    """Parts of at most so many points: of 1, 2, 4, 8, ... batches, or of less than one.
 
     A batch that is not full takes as long as a full one, so that 7 of them on two devices take as
     long as 8. How many devices there are must not matter: a store goes on with others.
@@ -345,7 +345,8 @@ def _jaxpr_bytes(jaxpr: Any) -> int:
 def _bytes_of_a_turn(jaxpr: Any) -> int:
     """Bytes of all arrays that the largest loop makes in a turn, without those of loops inside it.
 
-    Of a program without a loop it is all that it makes.
+    Of a program without a loop it is half of all that it makes, since no array is made again: so
+    many points of it fit into a cache (:data:`lrdyn.engine.device_defaults.IN_CACHE`).
     """
     turns = []
 
@@ -361,7 +362,7 @@ def _bytes_of_a_turn(jaxpr: Any) -> int:
         return total
 
     whole = bytes_outside_loops(jaxpr)
-    return max(turns, default=whole)
+    return max(turns, default=whole // 2)
 
 
 def _nbytes(variables: Sequence[Any]) -> int:
