@@ -31,6 +31,7 @@ from benchmarks import cluster_runs, streamed
 from benchmarks.common import table, timed
 from lrdyn.engine import work
 from lrdyn.engine.device_defaults import usual_options
+from lrdyn.engine.programs import in_batches
 from lrdyn.engine.reductions import Quantiles
 from lrdyn.engine.sweep import sweep
 
@@ -200,12 +201,12 @@ def makespan(parts: int, workers: int, seconds: float, busy: float) -> float:
     return ended
 
 
-def many_workers(parts: int, busy: float) -> list[tuple[str, ...]]:
+def many_workers(parts: int, seconds: float, busy: float) -> list[tuple[str, ...]]:
     """A line for each number of workers: how long, and how much of them is used."""
     rows = []
     for workers in (1, 64, 1000):
-        took = makespan(parts, workers, work.SECONDS, busy)
-        used = parts * work.SECONDS / workers / took
+        took = makespan(parts, workers, seconds, busy)
+        used = parts * seconds / workers / took
         rows.append((f"{workers:,}", f"{took / 3600:.3g} h", f"{used:.2f}"))
     return rows
 
@@ -268,7 +269,8 @@ def report(sizes: Sizes | None = None) -> str:
     costs, calls, busy = by_size(s), list(whole_calls(s)), services(s.parts)
     head = ("", "sizes", "each run and step", "exponent", "memory of a run", "exponent")
     each = costs["reduced, r (L = 3)"][1][1].seconds
-    parts = math.ceil(s.many * s.many_steps * each / work.SECONDS)
+    size = in_batches(int(work.SECONDS / s.many_steps / each), REDUCED_LANES)
+    parts, of_a_part = math.ceil(s.many / size), size * s.many_steps * each
     return "\n".join(
         [
             table(head, [row(name, *measured) for name, measured in costs.items()]),
@@ -282,7 +284,7 @@ def report(sizes: Sizes | None = None) -> str:
             ),
             f"{s.many:.0e} reduced runs (L = 3, r = {s.ranks[1]}) of {s.many_steps} steps, "
             f"{1e9 * each:.3g} ns each run and step:",
-            f"{parts:,} parts of {work.SECONDS:.0f} s, by simulation",
-            table(("workers", "time", "used"), many_workers(parts, busy[REDUCES])),
+            f"{parts:,} parts of {size:,} runs and {of_a_part:.1f} s, by simulation",
+            table(("workers", "time", "used"), many_workers(parts, of_a_part, busy[REDUCES])),
         ]
     )

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections import Counter
 from typing import NamedTuple
 
 import jax
@@ -23,7 +24,9 @@ from lrdyn.engine.forms import AtMost, Test
 from lrdyn.engine.produce import jobs_of, produce
 from lrdyn.engine.progress import Silent
 from lrdyn.engine.search import (
+    REPEATS,
     Court,
+    Once,
     Search,
     combinations,
     count_of_tests,
@@ -36,6 +39,7 @@ from lrdyn.engine.search import (
     worst_of,
 )
 from lrdyn.engine.statement import Claim, Scenario, Theorem
+from lrdyn.theorem2.statement import THEOREM2
 
 
 class Cube(NamedTuple):
@@ -249,6 +253,17 @@ def test_every_point_is_accepted_and_has_a_seed_of_its_own():
     found = drawn_points(held, combinations(held), 0)
     assert {point["dim"] for point in found} == {9}
     assert {point["learning_rate"] for point in found} == {0.1, 0.2}
+
+
+def test_a_scenario_with_settings_of_its_own_is_run_with_a_few_seeds():
+    once, search = Once(THEOREM2), Search(THEOREM2, 64)
+    asked = drawn_points(search, combinations(search), 0)
+    (collapse,) = (one for one in THEOREM2.scenarios if one.id == "collapse")
+    found = once.points(collapse, asked)
+    depths = Counter(one.point["depth"] for one in found)
+    assert len(depths) > 1
+    assert set(depths.values()) == {REPEATS}
+    assert len(once.points(THEOREM2.scenarios[0], asked)) == len(asked)
 
 
 def test_statistical_claims_share_their_alarms_over_all_points_and_do_not_climb():

@@ -17,6 +17,7 @@ import lrdyn as lr
 from lrdyn import networks
 from lrdyn.core import checks
 from lrdyn.core.condition import pushed
+from lrdyn.core.factorization import _sum_of_squares
 from lrdyn.system import memory_limit
 from tests.faults import wrong_calls
 
@@ -193,7 +194,7 @@ def test_checks_add_no_equation():
 
     def plain(W, V, target, decay):
         squares = sum(jnp.sum(layer**2) for layer in (W, V))
-        return 0.5 * jnp.sum((V @ W - target) ** 2) + 0.5 * decay * squares
+        return 0.5 * _sum_of_squares(V @ W - target) + 0.5 * decay * squares
 
     def checked(W, V, target, decay):
         return lr.theorem1.decayed_loss((W, V), target, decay)

@@ -333,8 +333,18 @@ def _cut(indices: np.ndarray, most: int, lanes: int) -> list[np.ndarray]:
     most = max(LEAST, most)
     if most < lanes:
         return np.array_split(indices, -(-len(indices) // most))
-    size = lanes * 2 ** ((most // lanes).bit_length() - 1)
+    size = in_batches(most, lanes)
     return [indices[first : first + size] for first in range(0, len(indices), size)]
+
+
+def in_batches(most: int, lanes: int) -> int:
+    """Points of 1, 2, 4, 8, ... batches, as many as at most so many points are.
+
+    Example:
+        >>> in_batches(70, 16)
+        64
+    """
+    return lanes * 2 ** ((most // lanes).bit_length() - 1)
 
 
 def _jaxpr_bytes(jaxpr: Any) -> int:

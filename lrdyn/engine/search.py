@@ -163,8 +163,8 @@ class Once:
         fresh = []
         for asked_point in asked:
             for point in points_of(self.experiment, scenario, asked_point):
-                mine = taken(scenario.case, dict(point))
-                key = canonical([scenario.id, mine])
+                settings = {name: v for name, v in point.items() if name != "seed"}
+                key = canonical([scenario.id, taken(scenario.case, settings)])
                 self.times_drawn[key] += 1
                 if self.times_drawn[key] <= REPEATS:
                     fresh.append(DrawnPoint(asked_point, point))
