@@ -7,11 +7,12 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.mutants import __main__ as command
-from tests.mutants import drawing, operators, record, running, swapping
+from tests.mutants import attempt, drawing, operators, record, running, swapping
 from tests.mutants.references import Graph
 from tests.mutants.running import Note, Workshop
 
@@ -198,6 +199,24 @@ def test_tests_that_run_whole_commands_are_known(graph):
     whole = {test.id.partition("::")[2] for test in graph.tests(start) if test.whole}
     assert "test_formulas_of_theorem_4_that_are_wrong_on_both_sides_hold_and_are_refused" in whole
     assert "test_small_problems" not in whole
+
+
+def test_a_test_of_every_module_is_tried_for_the_one_that_is_changed(graph, tmp_path):
+    test = "tests/test_formulas_kept.py::test_a_public_function_gives_what_it_gave"
+    start = graph.node("lrdyn/corollary1/compression.py", "bulk_contracts")
+    (found,) = (one for one in graph.tests(start) if one.id == test)
+    assert not found.general
+    assert found.distance == 3
+    task = attempt.Task([test], [], [], [], [], 1.0, "", module="corollary1.compression")
+    watch = attempt.Watch(task, tmp_path / "now")
+    of = {
+        name: SimpleNamespace(nodeid=test, callspec=SimpleNamespace(params={"path": name}))
+        for name in ("corollary1.compression", "core.masking")
+    }
+    assert {name: watch._concerned(item) for name, item in of.items()} == {
+        "corollary1.compression": True,
+        "core.masking": False,
+    }
 
 
 # A toy library with its tests ------------------------------------------------------------------

@@ -15,7 +15,7 @@ from lrdyn.commands.ending import UNDECIDED, Sameness, Status
 from lrdyn.core.show import aligned
 from lrdyn.engine import claims, files, measured_arithmetic, parts, progress, results
 from lrdyn.engine.arguments import whole
-from lrdyn.engine.batches import Evaluator
+from lrdyn.engine.batches import REPAID, Evaluator
 from lrdyn.engine.beyond import Edge, Unrun, searched_beyond
 from lrdyn.engine.configuration import BadInput, typed
 from lrdyn.engine.judging import OWN_HYPOTHESES, ratio_of
@@ -148,9 +148,14 @@ def _opened(asked: SearchCommand) -> Iterator[tuple[parts.Store, progress.Progre
             raise
 
 
+def _evaluator(asked: SearchCommand) -> Evaluator:
+    search = asked.search
+    return Evaluator(search.experiment, asked.context, optimize=search.points >= REPAID)
+
+
 def _inside(asked: SearchCommand) -> Sameness | Status:
     search, began = asked.search, time.process_time()
-    evaluator = Evaluator(search.experiment, asked.context)
+    evaluator = _evaluator(asked)
     with _opened(asked) as (store, shown):
         records = searched(search, evaluator, store, shown)
         summaries, tests = summary(search, records), count_of_tests(records)
@@ -298,7 +303,7 @@ def short(entry: Mapping[str, Any], precision: str) -> str:
 
 def _beyond(asked: SearchCommand) -> Sameness:
     search, began = asked.search, time.process_time()
-    evaluator = Evaluator(search.experiment, asked.context)
+    evaluator = _evaluator(asked)
     with _opened(asked) as (store, shown):
         edges, unrun = searched_beyond(search, evaluator, store, shown)
         written = _header(asked, "beyond", began) | {

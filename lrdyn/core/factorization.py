@@ -36,6 +36,10 @@ Steps = Int[Array, "times"] | np.ndarray
 """Increasing step numbers; they may be traced."""
 Matmul = Callable[[Float[Array, "m k"], Float[Array, "k n"]], Float[Array, "m n"]]
 """How two matrices are multiplied."""
+SMALL_BLOCK = 1200
+"""Bytes of the largest matrix that many runs at once multiply by :func:`small_matmul`, 12 x 12
+numbers in float64, 17 x 17 in float32: on a CPU larger ones are multiplied sooner as matrices,
+those of 32 x 32 in a sixth of the time (``python -m benchmarks costs``)."""
 
 
 @jax.custom_vjp

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 WIDE, FEW = 64, 4
 """Slots of a program: for a whole batch, and for the few points that remain."""
 
+REPAID = 1000
+"""Points of a search from which on optimised programs repay what their compilation takes longer."""
+
 Point = Mapping[str, Any]
 """Value of each flag, and ``seed``."""
 
@@ -77,8 +80,12 @@ class CompiledJob(NamedTuple):
 class Evaluator:
     """Computes batches and keeps the programs that it has compiled."""
 
-    def __init__(self, experiment: Experiment, context: Context = DEFAULT):
+    def __init__(
+        self, experiment: Experiment, context: Context = DEFAULT, *, optimize: bool = False
+    ):
         self.experiment, self.context = experiment, context._replace(store=None)
+        self.optimize = optimize
+        """Whether XLA optimises the programs of whole batches."""
         self.programs: dict[str, CompiledJob] = {}
 
     def results(
@@ -118,7 +125,7 @@ class Evaluator:
         rows = [{n: v for n, v in point.items() if n not in fixed} for point in points]
         name = f"/points/{scenario.id}/{precision}"
         plan = Planned(scenario, precision, name, listed(rows), fixed, controls)
-        return job_for(self.experiment, plan, fixed, optimize=False)
+        return job_for(self.experiment, plan, fixed, optimize=self.optimize)
 
     def _program(self, job: Job, scenario: Scenario, point: Point, width: int) -> CompiledJob:
         shape = {name: point[name] for name in job.shapes}

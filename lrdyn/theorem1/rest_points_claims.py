@@ -9,6 +9,7 @@ any of the P_q: how often, and from which scale, is a finding.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +18,14 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from lrdyn.core import linalg
-from lrdyn.core.descent import gradient_descent, simulate
-from lrdyn.core.factorization import Weights, end_to_end, factorization_loss
+from lrdyn.core.descent import Problem, gradient_descent, simulate_lanes
+from lrdyn.core.factorization import (
+    SMALL_BLOCK,
+    Weights,
+    end_to_end,
+    factorization_loss,
+    small_matmul,
+)
 from lrdyn.core.recording import Recorded
 from lrdyn.core.spectra import singular_values
 from lrdyn.engine.fields import ABSENT
@@ -216,25 +223,27 @@ def _minimum(case: Basins, decay: Float[Array, ""]) -> BasinsTheory:
 
 def measure(case: Basins) -> BasinsMeasured:
     """Gradient descent with decay from all starts, side by side."""
+    small = case.target.size * case.target.dtype.itemsize <= SMALL_BLOCK
+    matmul = small_matmul if small else jnp.matmul
+
+    def problem(start: tuple[Weights, Float[Array, ""]]) -> Problem:
+        weights, rate = start
+        loss = partial(factorization_loss, target=case.target, matmul=matmul)
+        return loss, weights, gradient_descent(rate, case.weight_decay)
 
     def end(
-        weights: Weights, rate: Float[Array, ""]
+        weights: Weights,
     ) -> tuple[Float[Array, "k d"], Float[Array, ""], Float[Array, ""]]:
-        run = simulate(
-            lambda layers: factorization_loss(layers, case.target),
-            weights,
-            gradient_descent(rate, case.weight_decay),
-            case.times,
-            record=lambda layers: None,
-        )
-        slopes = jax.grad(case.loss)(run.params)
+        slopes = jax.grad(case.loss)(weights)
         steepest = jnp.max(jnp.stack([linalg.frobenius(G) for G in slopes]))
-        return end_to_end(run.params), case.loss(run.params), steepest
+        return end_to_end(weights), case.loss(weights), steepest
 
     # One batch of as many steps; the starts near the minimiser have step sizes of their own.
     starts = tuple(jnp.concatenate(pair) for pair in zip(case.near, case.random, strict=True))
     rates = jnp.full(len(case.random[0]), case.learning_rate)
-    products, losses, gradients = jax.vmap(end)(starts, jnp.append(case.near_rates, rates))
+    data = starts, jnp.append(case.near_rates, rates)
+    run = simulate_lanes(problem, data, case.times, record=lambda layers: None)
+    products, losses, gradients = jax.vmap(end)(run.params)
     values = singular_values(products[NEAR:])[:, : case.rank]
     return BasinsMeasured(
         near_products=products[:NEAR],

@@ -22,6 +22,7 @@ from lrdyn.core import checks, linalg
 from lrdyn.core.checks import checked
 from lrdyn.core.descent import Problem, Trajectory, gradient_descent, simulate, simulate_lanes
 from lrdyn.core.factorization import (
+    SMALL_BLOCK,
     Decay,
     Scalar,
     Steps,
@@ -36,10 +37,6 @@ from lrdyn.core.spectra import singular_values
 
 Square = tuple[Float[Array, "d d"], ...]
 """Square layers of one size."""
-SMALL_BLOCK = 1200
-"""Bytes of the largest block that :func:`reduced_lanes` multiplies by sums over neighbouring runs,
-12 x 12 numbers in float64, 17 x 17 in float32: on a CPU larger ones are multiplied sooner as
-matrices, those of r = 16 in a sixth of the time (``python -m benchmarks costs``)."""
 
 
 class Frame(NamedTuple):
@@ -313,8 +310,8 @@ def reduced_lanes(
 
     Its arguments and its :class:`~lrdyn.Trajectory` have a leading axis of runs; steps and recorder
     are the same for all. For ``sweep(..., batched=True, lanes=64)``, or for any number of runs at a
-    time. Blocks above :data:`SMALL_BLOCK` are multiplied by the library of matrices, 16 runs at a
-    time on a CPU.
+    time. Blocks above :data:`lrdyn.core.factorization.SMALL_BLOCK` are multiplied by the library of
+    matrices, 16 runs at a time on a CPU.
 
     Args:
         targets: reduced targets, one a run.

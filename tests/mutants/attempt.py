@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import resource
 import sys
 from collections import defaultdict
@@ -53,6 +54,8 @@ class Task(NamedTuple):
     """Folder for what the tests write."""
     scenarios: list[str] = []  # noqa: RUF012 (a tuple would come back as a list)
     """Of one that runs for each scenario, only these are tried."""
+    module: str = ""
+    """Of a test that runs for each of several modules, only this one is tried: ``core.spectra``."""
     saved: str = ""
     """Folder of the small runs that are looked at, where they need not be made anew."""
     to_the_end: bool = False
@@ -85,6 +88,12 @@ def used() -> float:
 def named(nodeid: str) -> str:
     """A test without its parameters."""
     return nodeid.partition("[")[0]
+
+
+def is_module(name: str) -> bool:
+    """Whether a module of the library is called so, as ``core.spectra`` is."""
+    path = re.fullmatch(r"\w+(\.\w+)+", name)
+    return path is not None and Path("lrdyn", *name.split(".")).with_suffix(".py").exists()
 
 
 class Watch:
@@ -125,6 +134,9 @@ class Watch:
         only = self.task.scenarios
         if only and scenario and isinstance(scenario, str) and scenario not in only:
             return False
+        modules = [x for x in values if isinstance(x, str) and is_module(x)]
+        if modules:
+            return self.task.module in modules
         names = [x if isinstance(x, str) else getattr(x, "name", None) for x in values]
         theorems = [name for name in names if isinstance(name, str) and name in self.task.known]
         if not theorems:

@@ -140,12 +140,21 @@ class Graph:
                     name, _, of_it = text.partition(":")
                     if name in self.modules:
                         yield (name, of_it)
+                case ast.Constant(str(text)) if module.name.startswith("tests."):
+                    yield from self._of_paths(text)
                 case ast.FunctionDef(args=args) if module.name.startswith("tests."):
                     for arg in args.args:  # a fixture
                         for home in (module.name, "tests.conftest"):
                             if arg.arg in self.modules[home].names:
                                 yield (home, arg.arg)
                                 break
+
+    def _of_paths(self, text: str) -> Iterator[Node]:
+        """What modules of the library offer that a test names as ``core.spectra``."""
+        for name in (f"lrdyn.{word}" for word in text.split() if "." in word):
+            if name in self.modules:
+                offered = self.modules[name].names
+                yield from ((name, of_it) for of_it in offered if not of_it.startswith("_"))
 
     def _resolved(self, module: Module, chain: list[str]) -> Iterator[Node]:
         """What a dotted name leads to."""

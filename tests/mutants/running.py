@@ -195,8 +195,9 @@ class Workshop:
         claims = sorted(self.graph.claims_of(start))
         scratch = str(self.folder / "scratch")
         of = sorted(self.graph.scenarios_of(start))
-        saved = str(self.saved) if judges else ""
-        return Task(chosen, list(REGISTRY), theorems, general, claims, budget, scratch, of, saved)
+        saved, module = str(self.saved) if judges else "", start[0].removeprefix("lrdyn.")
+        every = list(REGISTRY)
+        return Task(chosen, every, theorems, general, claims, budget, scratch, of, module, saved)
 
     def _seconds(self, test: str) -> float:
         return self.seconds.get(test, UNKNOWN)
@@ -241,9 +242,8 @@ class Workshop:
                 [],
                 RUNS * len(unknown),
                 scratch,
-                [],
-                str(self.saved),
-                True,
+                saved=str(self.saved),
+                to_the_end=True,
             )
             _, report = self._attempt(task)
             self._learn(report)
@@ -323,7 +323,7 @@ class Workshop:
             if not (self.saved / f"{name}.json").exists():
                 scratch = str(self.folder / "scratch")
                 saved = str(self.saved)
-                task = Task([RAN], list(REGISTRY), [name], [], [], FIRST, scratch, [], saved)
+                task = Task([RAN], list(REGISTRY), [name], [], [], FIRST, scratch, saved=saved)
                 _, report = self._attempt(task, cold=True)
                 if report.failed or not report.ran:
                     raise RuntimeError(f"{name}: the small run fails without a mutant: {report}")
