@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests import test_formulas_kept
 from tests.mutants import __main__ as command
 from tests.mutants import attempt, drawing, operators, record, running, swapping
 from tests.mutants.references import Graph
@@ -217,6 +218,22 @@ def test_a_test_of_every_module_is_tried_for_the_one_that_is_changed(graph, tmp_
         "corollary1.compression": True,
         "core.masking": False,
     }
+
+
+def test_a_table_of_calls_begins_with_those_that_name_what_is_changed(tmp_path):
+    task = attempt.Task(
+        [], [], [], [], [], 1.0, "", module="theorem1.convergence", function="autoencoder_curvature"
+    )
+    watch = attempt.Watch(task, tmp_path / "now")
+    test = test_formulas_kept.test_formulas_give_what_they_gave_far_from_their_examples
+    names = "curvature of a square near the decay", "curvatures", "threshold", "distance"
+    found = {
+        name: watch._calls_others(
+            SimpleNamespace(function=test, callspec=SimpleNamespace(params={"name": name}))
+        )
+        for name in names
+    }
+    assert list(found.values()) == [0, 0, 1, 2]
 
 
 # A toy library with its tests ------------------------------------------------------------------

@@ -16,6 +16,7 @@ import resource
 import sys
 from collections import defaultdict
 from pathlib import Path
+from types import CodeType
 from typing import Any, NamedTuple
 
 import jax
@@ -56,6 +57,8 @@ class Task(NamedTuple):
     """Of one that runs for each scenario, only these are tried."""
     module: str = ""
     """Of a test that runs for each of several modules, only this one is tried: ``core.spectra``."""
+    function: str = ""
+    """What is changed at the top of its module: a table of calls begins with those that name it."""
     saved: str = ""
     """Folder of the small runs that are looked at, where they need not be made anew."""
     to_the_end: bool = False
@@ -90,6 +93,14 @@ def named(nodeid: str) -> str:
     return nodeid.partition("[")[0]
 
 
+def names_in(code: CodeType | None) -> set[str]:
+    """Names that a function uses, with the functions inside it."""
+    if code is None:
+        return set()
+    inner = [one for one in code.co_consts if isinstance(one, CodeType)]
+    return {*code.co_names, *(name for one in inner for name in names_in(one))}
+
+
 def is_module(name: str) -> bool:
     """Whether a module of the library is called so, as ``core.spectra`` is."""
     path = re.fullmatch(r"\w+(\.\w+)+", name)
@@ -122,7 +133,12 @@ class Watch:
             return
         chosen = [item for item in items if named(item.nodeid) in order and self._concerned(item)]
         items[:] = sorted(
-            chosen, key=lambda item: (self._of_other_claim(item), order[named(item.nodeid)])
+            chosen,
+            key=lambda item: (
+                self._of_other_claim(item),
+                order[named(item.nodeid)],
+                self._calls_others(item),
+            ),
         )
 
     def _parameters(self, item: Any) -> list[Any]:
@@ -153,6 +169,23 @@ class Watch:
         theorems = [x.theorem for x in values if isinstance(getattr(x, "theorem", None), str)]
         elsewhere = theorems and theorems[0] not in self.task.theorems
         return bool(elsewhere or (self.task.claims and ids and ids[0] not in self.task.claims))
+
+    def _calls_others(self, item: Any) -> int:
+        """Of a test that goes through a table of calls: 0 for one that names what is changed.
+
+        1 for one that names its module, 2 for any other.
+        """
+        known = getattr(getattr(item, "function", None), "__globals__", {})
+        tables = [table for table in known.values() if isinstance(table, dict)]
+        keys = [x for x in self._parameters(item) if isinstance(x, str)]
+        calls = [table[key] for table in tables for key in keys if key in table]
+        names = {name for call in calls for name in names_in(getattr(call, "__code__", None))}
+        for listed in (known[name] for name in names & known.keys()):
+            if isinstance(listed, tuple):
+                rows = [one if isinstance(one, tuple) else (one,) for one in listed]
+                names |= {getattr(x, "__name__", "") for row in rows for x in row}
+        module = self.task.module.rpartition(".")[2]
+        return 0 if self.task.function in names else 1 if module in names else 2
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: Any) -> bool | None:

@@ -195,9 +195,12 @@ class Workshop:
         claims = sorted(self.graph.claims_of(start))
         scratch = str(self.folder / "scratch")
         of = sorted(self.graph.scenarios_of(start))
-        saved, module = str(self.saved) if judges else "", start[0].removeprefix("lrdyn.")
-        every = list(REGISTRY)
-        return Task(chosen, every, theorems, general, claims, budget, scratch, of, module, saved)
+        return Task(
+            *(chosen, list(REGISTRY), theorems, general, claims, budget, scratch, of),
+            module=start[0].removeprefix("lrdyn."),
+            function=start[1],
+            saved=str(self.saved) if judges else "",
+        )
 
     def _seconds(self, test: str) -> float:
         return self.seconds.get(test, UNKNOWN)
