@@ -44,7 +44,11 @@ SCENARIO, CONTROL, REFEREE = (
     f"{COMMANDS}::test_the_numbers_of_a_control_are_what_they_were",
     f"{COMMANDS}::test_the_referee_agrees",
 )
-PARTS = (SCENARIO, CONTROL, REFEREE)
+FORMULAS = (
+    "tests/test_formulas_kept.py::test_a_public_function_gives_what_it_gave",
+    "tests/test_formulas_kept.py::test_formulas_give_what_they_gave_far_from_their_examples",
+)
+PARTS = (SCENARIO, CONTROL, REFEREE, *FORMULAS)
 """Tests of which a mutant sees what it reaches, so that their seconds are of no use to others."""
 
 FIRST = 300.0
