@@ -231,7 +231,8 @@ def search(point: Point) -> list[Redone] | None:
         if np.linalg.norm(slope(ended.x)) <= 1e-13 * of.values[0] ** 1.5:
             products.append(np.matmul(*layers(ended.x)[::-1]))
     # The limit by which lrdyn counts a search as converged: of those saved the others say nothing.
-    limit = 8 * EPS * np.sqrt(float(point.found["longest_axis"])) * of.values[0] ** 1.5
+    limit = 8 / 3 * EPS * np.sqrt(float(point.found["longest_axis"]))
+    limit = min(limit, (separation(of) / of.values[0]) ** 2 / 16) * of.values[0] ** 1.5
     saved = point.found["found"][point.found["found_gradient"] <= limit]
     # A gradient that is rounding leaves a distance of it over the least curvature.
     scale = of.values[0] ** 2 / separation(of)

@@ -263,6 +263,25 @@ def test_where_theory_has_no_number_it_says_so():
     assert convergence.autoencoder_steps(large, values, 0.1, 0.1, 1e-9) is None
 
 
+def test_a_mode_that_rounding_drowns_has_no_number_of_steps():
+    """The second mode is 1e-9 when the first has grown, and grows by 1e-10 at each step."""
+    values, layers = np.array([2.5, 1.87]), 1e-12 * np.eye(2)
+    start = convergence.Start(layers, layers @ layers, layers @ layers)
+    steps = partial(convergence.steps_to_arrive, start, values, (2, 2), 1.62, 0.23, 1e-6)
+    exact = steps()
+    assert 0 < exact < 2000
+    assert steps(rounding=float(np.finfo("float64").eps)) == exact
+    assert steps(rounding=float(np.finfo("float32").eps)) is None
+    of_autoencoder = partial(
+        convergence.autoencoder_steps, start, np.sqrt(values), 1.62, 0.11, 1e-6
+    )
+    assert of_autoencoder(rounding=float(np.finfo("float64").eps)) == of_autoencoder()
+    assert of_autoencoder(rounding=float(np.finfo("float32").eps)) is None
+    one = convergence.Start(layers[:, :1], np.zeros((1, 1)), np.zeros((1, 1)))
+    alone = partial(convergence.steps_to_arrive, one, values, (2, 2), 1.62, 0.23, 1e-6)
+    assert alone(rounding=1e-7) == alone()  # from nothing but itself a mode grows
+
+
 def test_a_slow_approach_at_the_edge_of_stability_is_counted():
     """There ``eta mu_max - 1`` decides, not ``1 - eta mu``: W_1 = -W_2 turns at every step."""
     first, decay, rate = np.full((1, 1), 1e-3), 1.5, 0.79

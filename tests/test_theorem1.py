@@ -27,7 +27,12 @@ from lrdyn.theorem1 import (
     rest_points_claims,
     setting,
 )
-from lrdyn.theorem1.critical_points_claims import CRITICAL_POINTS
+from lrdyn.theorem1.critical_points_claims import (
+    CRITICAL_POINTS,
+    CriticalMeasured,
+    CriticalTheory,
+    _converged,
+)
 from lrdyn.theorem1.descent import DescentMeasured, DescentTheory
 from lrdyn.theorem1.figures import (
     basins_figure,
@@ -418,6 +423,29 @@ def test_the_search_is_judged_at_the_ends_of_the_domain():
     leg = legs["search"].squeeze()
     assert reasons(leg, weight_decay=0.0) == {""}
     assert ((leg.residual <= leg.tolerance) | (leg.reason != "")).all()
+
+
+@pytest.mark.parametrize(
+    ("separation", "gradient", "converged"),
+    [(0.5, 2e-6, True), (0.5, 5e-6, False), (0.009, 2e-6, True), (0.004, 2e-6, False)],
+)
+def test_a_search_has_converged_where_its_gradient_bounds_the_distance(
+    separation, gradient, converged
+):
+    """In units of sigma_1; 1 / 110 of it lay between two products, of which one was 0.003 away."""
+    for scale in (1e-3, 1.0):
+        outcome: Any = Outcome(
+            point={},
+            predicted=CriticalTheory(
+                target_values=np.array([scale, 0.1 * scale]), separation=separation * scale
+            ),
+            measured=CriticalMeasured(found_gradient=np.array([gradient * scale**1.5])),
+            hypotheses={},
+            dtype=np.dtype("float32"),
+            steps=0,
+            size=60,
+        )
+        assert _converged(outcome).tolist() == [converged]
 
 
 JUDGED = {

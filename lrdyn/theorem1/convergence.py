@@ -224,6 +224,7 @@ def steps_to_arrive(
     tolerance: float,
     *,
     close: float = 0.0,
+    rounding: float = 0.0,
 ) -> float | None:
     """Steps after which gradient descent on two layers must be at the minimum.
 
@@ -240,11 +241,12 @@ def steps_to_arrive(
         rate: eta.
         tolerance: distance from the minimum, relative to sigma_1, that counts as arrived.
         close: values at most so far apart are equal.
+        rounding: machine epsilon of the descent, 0 for exact arithmetic.
 
     Returns:
         The number of steps; infinite for a degenerate minimum. None where theory gives none: the
-        step is ``2 / mu_max`` or more, or ``2 /`` :func:`sharpness`; or lambda = 0 and the
-        imbalance of the start is above ``sigma_q / 4``.
+        step is ``2 / mu_max`` or more, or ``2 /`` :func:`sharpness`; lambda = 0 and the imbalance
+        of the start is above ``sigma_q / 4``; or rounding decides whether the q-th mode grows.
 
     Example:
         >>> start = Start(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)))
@@ -254,6 +256,7 @@ def steps_to_arrive(
         True
     """
     rate, tolerance = map(checks.positive, ("rate", "tolerance"), (rate, tolerance))
+    rounding = checks.nonnegative("rounding", rounding)
     rank = start.modes.shape[1]
     curvature = curvature_at_minimum(values, rank, shape, decay, close=close)
     above = values[:rank][values[:rank] > decay + close]
@@ -270,6 +273,8 @@ def steps_to_arrive(
         # All that is tied with sigma_q grows at its rate: the q-th mode may lie in any of it.
         tied = int(np.sum(values >= above[-1] - close))
         wait = _escape(start, tied, len(above), growth, rate * growth)
+        if _drowns(start, tied, above - decay, rate * (above - decay), rounding):
+            return None
     # What must vanish is at first as large as the start or the target, whichever is larger.
     return _steps(wait, curvature, rate, max(start.size / values[0], 1.0) / tolerance)
 
@@ -283,6 +288,7 @@ def autoencoder_steps(
     tolerance: float,
     *,
     close: float = 0.0,
+    rounding: float = 0.0,
 ) -> float | None:
     """Steps after which descent on a linear autoencoder must be at the minimum of its loss.
 
@@ -299,10 +305,11 @@ def autoencoder_steps(
         rate: eta.
         tolerance: distance from the minimum that counts as arrived; gains are at most 1.
         close: squares of singular values at most so far apart are equal.
+        rounding: machine epsilon of the descent, 0 for exact arithmetic.
 
     Returns:
-        The number of steps; infinite for a degenerate minimum. None without decay, or where the
-        step is larger than that.
+        The number of steps; infinite for a degenerate minimum. None without decay, where the step
+        is larger than that, or where rounding decides whether the q-th mode grows.
 
     Example:
         >>> start = Start(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)))
@@ -311,6 +318,7 @@ def autoencoder_steps(
     """
     values = checks.spectrum("values", values)
     rate, tolerance = map(checks.positive, ("rate", "tolerance"), (rate, tolerance))
+    rounding = checks.nonnegative("rounding", rounding)
     width, squares = start.modes.shape[1], values**2
     curvature = autoencoder_curvature(values, width, decay, close=close)
     above = squares[:width][squares[:width] > decay + close]
@@ -323,6 +331,9 @@ def autoencoder_steps(
         growth = above[-1] - decay
         # The gradient of this loss has the factor 2 that half a square has not.
         wait = _escape(start, len(above), len(above), growth / above[-1], 2 * rate * growth)
+        ends, gains = 1 - decay / above, 2 * rate * (above - decay)
+        if _drowns(start, len(above), ends, gains, rounding):
+            return None
     return _steps(wait, curvature, rate, max(start.size, 1.0) / tolerance)
 
 
@@ -332,6 +343,24 @@ def _escape(start: Start, count: int, number: int, end: float, growth: float) ->
     with np.errstate(divide="ignore"):  # a start without this mode stays without it
         # Layers end at the root of what the product keeps.
         return float(np.maximum(0.5 * np.log(end) - np.log(least), 0.0) / np.log1p(growth))
+
+
+def _drowns(
+    start: Start, count: int, ends: np.ndarray, growth: np.ndarray, rounding: float
+) -> bool:
+    """Whether the last mode moves by less than rounding when the first one has come to its end.
+
+    From then on entries have the size of the first mode. What a step of a small mode adds to them
+    is lost where it is less than their last digit, and the mode may never grow: convergence.md.
+    """
+    sizes = np.linalg.svd(start.modes[:count], compute_uv=False)
+    first, last = sizes[0], sizes[len(ends) - 1]
+    if len(ends) == 1 or not rounding or not last:  # without this mode a start stays without it
+        return False
+    wait = max(0.5 * np.log(ends[0]) - np.log(first), 0.0) / np.log1p(growth[0])
+    then = np.log(last) + wait * np.log1p(growth[-1])
+    entries = np.log(max(np.sqrt(ends[0]), first))
+    return bool(then + np.log(growth[-1]) < np.log(rounding) + entries)
 
 
 def _steps(wait: float, curvature: Curvature, rate: float, reduction: float) -> float | None:

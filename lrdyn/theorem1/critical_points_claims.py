@@ -287,17 +287,19 @@ def _without_descent(outcome: CriticalOutcome) -> Count:
 
 
 def _converged(outcome: CriticalOutcome) -> np.ndarray:
-    """Which searches ended at a critical point, by the scale of a gradient, sigma_1^{3/2}."""
-    limit = tolerance("identity", outcome.dtype, size=outcome.size)
-    return np.asarray(outcome.measured.found_gradient <= limit * _scale(outcome) ** 1.5)
+    """Which searches ended so near to a critical point that their gradient bounds the distance.
+
+    With ``|g| <= mu^2 / (16 sigma_1^{1/2})``, mu the least curvature, one lies within ``2 |g| /
+    mu``; and a third of the rounding of a gradient, on the scale ``sigma_1^{3/2}``, moves the
+    product by ``sigma_1^2 / mu`` times the rounding at most (docs/theorems/critical_points.md).
+    """
+    scale, limit = _scale(outcome), tolerance("identity", outcome.dtype, size=outcome.size)
+    near = (outcome.predicted.separation / scale) ** 2 / 16
+    return np.asarray(outcome.measured.found_gradient <= min(limit / 3, near) * scale**1.5)
 
 
 def _outside(outcome: CriticalOutcome) -> Equal:
-    """Compare each search that converged with the nearest member of the family.
-
-    A gradient g leaves a point within g / curvature of a critical one, and the least curvature is
-    the separation.
-    """
+    """Compare each search that converged with the nearest member of the family."""
     theory = outcome.predicted
     products, family = outcome.measured.found[_converged(outcome)], theory.family
     family = family[theory.admissible > 0]

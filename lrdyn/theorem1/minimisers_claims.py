@@ -74,6 +74,7 @@ def _steps_needed(outcome: DescentOutcome) -> float | None:
         outcome.point["learning_rate"],
         setting.nearness(outcome),
         close=setting.close(outcome, _largest(outcome)),
+        rounding=float(np.finfo(outcome.dtype).eps),
     )
 
 

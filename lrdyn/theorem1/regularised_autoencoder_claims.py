@@ -298,6 +298,7 @@ def _steps_needed(outcome: AutoencoderOutcome) -> float | None:
         outcome.point["learning_rate"],
         setting.nearness(outcome),
         close=setting.close(outcome, _squares(outcome)[0]),
+        rounding=float(np.finfo(outcome.dtype).eps),
     )
 
 
