@@ -48,6 +48,7 @@ FORMULAS = (
     "tests/test_formulas_kept.py::test_a_public_function_gives_what_it_gave",
     "tests/test_formulas_kept.py::test_formulas_give_what_they_gave_far_from_their_examples",
 )
+"""Formulas at arguments far from the usual ones: a mutant begins with those that name it."""
 PARTS = (SCENARIO, CONTROL, REFEREE, *FORMULAS)
 """Tests of which a mutant sees what it reaches, so that their seconds are of no use to others."""
 
@@ -185,7 +186,7 @@ class Workshop:
             found |= {JUDGED: 1} if judges else {SCENARIO: 0, CONTROL: 1, RAN: 1}
         blamed = {attempt.named(test) for test, passes in self.passes.items() if not passes}
         guessed = {id: WHOLE if id in whole else UNKNOWN for id in found}
-        guessed |= dict.fromkeys(PARTS, SCENARIOS)
+        guessed |= dict.fromkeys(PARTS, SCENARIOS) | dict.fromkeys(FORMULAS, UNKNOWN)
         known = {id: self.seconds.get(id, guessed[id]) for id in found}
         seconds = {id: max(known[id], WHOLE) if id in anew else known[id] for id in found}
         price = {id: (1 + far) * (UNKNOWN + seconds[id]) for id, far in found.items()}
