@@ -182,36 +182,45 @@ def _single(gradients: PyTree, rank: int, side: Side) -> PyTree:
 
 
 def _paths(case: GaloreTraining) -> tuple[Array, Array]:
-    """Algorithm 1 with SVDs in float32 and in the run's precision, and the latter's condition."""
+    """Algorithm 1 with SVDs in float32 and in the run's precision, and the latter's condition.
+
+    Both take their steps together, since the second has the signs of the first at each refresh: an
+    SVD in float32 of its own gradients, which differ in the last digit, may have others.
+    """
     ones = jax.tree.map(jnp.ones_like, case.weights)
     data = (case.weights, case.inputs, case.outputs, ones)
 
-    def projector(G: Array, single: Any, precise: Array) -> Any:
+    def projector(G: Array, single: Any) -> Any:
         if G.ndim != 2:
             return single
-        double = aligned(adapter_projectors.top_singular_projector(G, case.rank, "larger"), single)
-        return Projector(jnp.where(precise, double.basis, single.basis), single.side)
+        return aligned(adapter_projectors.top_singular_projector(G, case.rank, "larger"), single)
 
-    def path(lane: Any) -> Array:
-        training, factors, precise = lane
+    def paths(lane: Any) -> Array:
+        plain, disturbed, factors = lane
 
         def choose(gradients: PyTree) -> PyTree:
+            single = _single(gradients[0], plain.rank, "larger")
             # What the SVD sees has rounding errors of its own: a twin sees another matrix.
-            rounded = jax.tree.map(jnp.multiply, gradients, factors)
-            single = _single(rounded, case.rank, "larger")
-            return jax.tree.map(lambda G, P: projector(G, P, precise), rounded, single)
+            rounded = jax.tree.map(jnp.multiply, gradients[1], factors)
+            return single, jax.tree.map(projector, rounded, single)
 
-        return galore_path(training, choose)
+        run = low_rank_descent(
+            GALORE,
+            lambda both: plain.loss(both[0]) + disturbed.loss(both[1]),
+            (plain.weights, disturbed.weights),
+            OPTIMIZERS[plain.optimizer](plain.learning_rate),
+            choose=lambda key, G: choose(G),
+            period=plain.period,
+            steps=plain.steps,
+            record=lambda both: jnp.stack([flat(both[0]), flat(both[1])]),
+        )
+        return jnp.swapaxes(run.records, 0, 1)
 
-    def run(disturbed: PyTree) -> Array:
-        def lane(precise: Array) -> Array:
-            # The other lane has no twin: its float32 would respond by more than the disturbance.
-            chosen = jax.tree.map(lambda d, plain: jnp.where(precise, d, plain), disturbed, data)
-            weights, inputs, outputs, factors = chosen
-            training = dataclasses.replace(case, weights=weights, inputs=inputs, outputs=outputs)
-            return _alone(path, (training, factors, precise))
-
-        return jax.vmap(lane)(jnp.array([False, True]))
+    def run(twin: PyTree) -> Array:
+        # The path in float32 has no twin: it would respond by more than the disturbance.
+        weights, inputs, outputs, factors = twin
+        disturbed = dataclasses.replace(case, weights=weights, inputs=inputs, outputs=outputs)
+        return _alone(paths, (case, disturbed, factors))
 
     return with_condition(run, data)
 
