@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import chex
@@ -305,6 +306,22 @@ def test_what_shows_nothing_is_left_out_by_theory(rate, reason):
     assert (found["galore_diverges_at"].item() >= 0) == (reason == "diverges")
     if reason != "diverges":
         assert legs["sum_excess"].residual <= legs["sum_excess"].tolerance
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_run_has_diverged_when_its_loss_has_lost_half_of_the_digits(dtype):
+    """A perceptron whose loss rose 1e9-fold took a step with half of its digits: tanh saturates."""
+    case: Any = SimpleNamespace(
+        loss=lambda params, data: jnp.asarray(2.0, dtype), params=(), data=(), steps=(0, 3, 5, 7)
+    )
+    few, many = {"float64": (1e7, 1e8), "float32": (2e3, 4e3)}[dtype]
+
+    def found(*rises):
+        return int(problems.diverges(case, 2 * jnp.asarray((1.0, *rises), dtype)))
+
+    assert found(1.0, few, few) == -1
+    assert found(1.0, many, 1.0) == 5
+    assert found(np.nan, 1.0, 1.0) == 3
 
 
 @pytest.mark.parametrize("rate", ["1e-307", "1e13"])
