@@ -158,7 +158,7 @@ def factorization_loss(
 
 
 def _sum_of_squares(residual: Float[Array, "k d"]) -> Float[Array, ""]:
-    """Squared Frobenius norm."""
+    """Square of the Frobenius norm, ``sum x_ij^2``."""
     if jax.default_backend() != "cpu":
         return jnp.sum(residual**2)
     # XLA adds the numbers of one sum one after another, but columns side by side. The barrier keeps
