@@ -269,6 +269,7 @@ def test_a_mode_that_rounding_drowns_has_no_number_of_steps():
     start = convergence.Start(layers, layers @ layers, layers @ layers)
     steps = partial(convergence.steps_to_arrive, start, values, (2, 2), 1.62, 0.23, 1e-6)
     exact = steps()
+    assert exact is not None
     assert 0 < exact < 2000
     assert steps(rounding=float(np.finfo("float64").eps)) == exact
     assert steps(rounding=float(np.finfo("float32").eps)) is None

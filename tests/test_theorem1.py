@@ -437,9 +437,9 @@ def test_a_search_has_converged_where_its_gradient_bounds_the_distance(
         outcome: Any = Outcome(
             point={},
             predicted=CriticalTheory(
-                target_values=np.array([scale, 0.1 * scale]), separation=separation * scale
+                target_values=jnp.array([scale, 0.1 * scale]), separation=separation * scale
             ),
-            measured=CriticalMeasured(found_gradient=np.array([gradient * scale**1.5])),
+            measured=CriticalMeasured(found_gradient=jnp.array([gradient * scale**1.5])),
             hypotheses={},
             dtype=np.dtype("float32"),
             steps=0,
