@@ -1,5 +1,6 @@
 """The search for the worst case: faults that no preset sees, what it says, how it goes on."""
 
+import dataclasses
 import json
 import math
 import re
@@ -166,6 +167,20 @@ def test_a_climb_finds_a_fault_between_the_points_that_are_drawn():
     before = max(worst.ratio for worst in worst_of(first, 1))
     assert len(records) > len(first)
     assert max(worst.ratio for worst in worst_of(records, 1)) > before
+
+
+def test_a_climb_goes_through_points_with_which_a_scenario_is_not_concerned():
+    (scenario,) = RIGHT.scenarios
+
+    def narrow(settings):
+        return settings | {"rate": tuple(rate for rate in settings["rate"] if rate > 1)}
+
+    narrowed = (dataclasses.replace(scenario, narrow=narrow),)
+    search = Search(dataclasses.replace(RIGHT, scenarios=narrowed), 64)
+    records = searched(search, Evaluator(search.experiment))
+    rates = [drawn_point.asked["rate"] for record in records for drawn_point in record.points]
+    assert min(rates) > 1
+    assert {len(record.points) for record in records} > {64}  # some generations are whole
 
 
 # Going on ---------------------------------------------------------------------------------------

@@ -368,19 +368,15 @@ def climb(
 
     def lost(places: np.ndarray) -> np.ndarray:
         """Minus the ratio at each place of a generation; 0 where it is not judged."""
-        asked = [moved(search, flags, start.asked, column) for column in places.T]
-        points = [
-            DrawnPoint(shifted, point)
-            for shifted in asked
-            if shifted is not None
-            for point in points_of(search.experiment, start.scenario, shifted)[:1]
-        ]
-        if not points:
-            return np.zeros(len(asked))
-        fits, values = iter(points), dict(zip(map(id, points), over(points), strict=True))
-        return np.array(
-            [-values[id(next(fits))] if shifted is not None else 0.0 for shifted in asked]
-        )
+        points, found = {}, np.zeros(places.shape[1])
+        for column, at in enumerate(places.T):
+            # None where the experiment refuses it; no point where the scenario is not concerned.
+            asked = moved(search, flags, start.asked, at)
+            for point in points_of(search.experiment, start.scenario, asked)[:1] if asked else ():
+                points[column] = DrawnPoint(asked, point)
+        if points:
+            found[list(points)] = -over(list(points.values()))
+        return found
 
     differential_evolution(
         lost,
