@@ -31,8 +31,8 @@ judged) and outside, climbs and both precisions counted, and the one command tha
 point again. A claim with a ratio above 1 is false there, or its tolerance is; it stands here with
 its command until that is decided. `repeated` is the ratio of that command, which computes one point
 where the search computes 64: its last bits are others. The status is 1 if a ratio passes 1 or is
-`lost`, no number. Statistical claims share a probability of 1e-6 of a false alarm over all points, and do not climb. A
-kill loses at most one batch of 64 points of a scenario; the same command goes on, and a larger N
+`lost`, no number. Statistical claims share a probability of 1e-6 of a false alarm over all points,
+and do not climb. A kill loses at most one batch of 64 points of a scenario; the same command goes on, and a larger N
 goes on from a smaller. From 1,000 points on XLA optimises the programs.
 
 `--beyond` drops the hypotheses: what the flags leave, what a claim leaves out, what the controls
