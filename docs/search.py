@@ -32,8 +32,8 @@ point again. A claim with a ratio above 1 is false there, or its tolerance is; i
 its command until that is decided. `repeated` is the ratio of that command, which computes one point
 where the search computes 64: its last bits are others. The status is 1 if a ratio passes 1 or is
 `lost`, no number. Statistical claims share a probability of 1e-6 of a false alarm over all points,
-and do not climb. A kill loses at most one batch of 64 points of a scenario; the same command goes on, and a larger N
-goes on from a smaller. From 1,000 points on XLA optimises the programs.
+and do not climb. A kill loses at most one batch of 64 points of a scenario; the same command goes
+on, and a larger N goes on from a smaller. From 1,000 points on XLA optimises the programs.
 
 `--beyond` drops the hypotheses: what the flags leave, what a claim leaves out, what the controls
 break. It says which of them, lost alone, costs which claim, at which of the points first (the first
