@@ -314,8 +314,8 @@ def lost_at(
 def diverges(case: LowRankRun, losses: Float[Array, "times"]) -> Int[Array, ""]:
     """First recorded step at which a case has diverged, from its losses; -1 if it has not."""
     start = case.loss(case.params, case.data)
-    # Half of the digits: a run that explodes further may have its next steps from units that are
-    # saturated, whose derivative 1 - tanh^2 has none left, and its twins do not see that.
+    # Half of the digits: where weights explode further, the next step may hang on a pre-activation
+    # of size 1 that is a difference of terms of size 1e5. Twins show less than its rounding does.
     limit = divergence_limit(start) * half_of_the_digits(start.dtype)
     return lost_at(losses, limit, np.asarray(case.steps))
 
