@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from docs.refresh import row, title
-from lrdyn.commands.search import FILE, short
+from lrdyn.commands.search import FILE, above, short
 from lrdyn.registry import theorems
 
 PAGE = Path(__file__).with_name("search.md")
@@ -89,7 +89,7 @@ def inside(search: Found) -> Iterator[str]:
         ratios = [short(entry, precision) for precision in precisions]
         yield row((f"`{entry['id']}`", *counts, *ratios, again))
     for entry in search["claims"]:
-        if any(ratio > 1 for ratio in entry["ratios"].values()) or entry["lost"]:
+        if above(entry):
             yield ""
             yield f"Above its threshold, `{entry['id']}`: `{entry['command']}`"
     worst = max(

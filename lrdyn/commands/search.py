@@ -170,7 +170,7 @@ def _inside(asked: SearchCommand) -> Sameness | Status:
             _entry(summary_of_claim, again.get(summary_of_claim.claim.id), asked.prog)
             for summary_of_claim in summaries
         ]
-        over = any(_above(entry) for entry in entries)
+        over = any(above(entry) for entry in entries)
         points = sum(len(record.points) for record in records)
         written = _header(asked, "search", began) | {
             "computed": points,
@@ -181,8 +181,8 @@ def _inside(asked: SearchCommand) -> Sameness | Status:
         files.write_json(asked.folder / FILE, written)
     say(f"{search.experiment.name}: {search.experiment.summary}")
     say("\n".join(_table(entries)))
-    above = ", ".join(entry["id"] for entry in entries if _above(entry))
-    say(f"ABOVE ITS THRESHOLD: {above}" if above else "nothing is above its threshold")
+    found = ", ".join(entry["id"] for entry in entries if above(entry))
+    say(f"ABOVE ITS THRESHOLD: {found}" if found else "nothing is above its threshold")
     say(f"{search.points:,} points and what the climbs added: {asked.folder / FILE}")
     if over:
         return Sameness(same=False)
@@ -270,7 +270,7 @@ def _entry(claim_summary: Summary, again: float | None, prog: str) -> dict[str, 
     return entry
 
 
-def _above(entry: Mapping[str, Any]) -> bool:
+def above(entry: Mapping[str, Any]) -> bool:
     """Whether a claim was above its threshold, in the batch or when it was repeated."""
     several = [*entry["ratios"].values(), entry["repeated"]]
     return entry["lost"] or any(ratio is not None and ratio > 1 for ratio in several)

@@ -269,12 +269,12 @@ def steps_to_arrive(
         return None
     wait = 0.0
     if len(above):
-        growth = above[-1] - decay
+        ends = above - decay
         # All that is tied with sigma_q grows at its rate: the q-th mode may lie in any of it.
         tied = int(np.sum(values >= above[-1] - close))
-        wait = _escape(start, tied, len(above), growth, rate * growth)
-        if _drowns(start, tied, above - decay, rate * (above - decay), rounding):
+        if _drowns(start, tied, ends, rate * ends, rounding):
             return None
+        wait = _escape(start, tied, len(above), ends[-1], rate * ends[-1])
     # What must vanish is at first as large as the start or the target, whichever is larger.
     return _steps(wait, curvature, rate, max(start.size / values[0], 1.0) / tolerance)
 
@@ -328,12 +328,11 @@ def autoencoder_steps(
         return None
     wait = 0.0
     if len(above):
-        growth = above[-1] - decay
         # The gradient of this loss has the factor 2 that half a square has not.
-        wait = _escape(start, len(above), len(above), growth / above[-1], 2 * rate * growth)
-        ends, gains = 1 - decay / above, 2 * rate * (above - decay)
-        if _drowns(start, len(above), ends, gains, rounding):
+        ends, growth = (above - decay) / above, 2 * rate * (above - decay)
+        if _drowns(start, len(above), ends, growth, rounding):
             return None
+        wait = _escape(start, len(above), len(above), ends[-1], growth[-1])
     return _steps(wait, curvature, rate, max(start.size, 1.0) / tolerance)
 
 
@@ -357,7 +356,7 @@ def _drowns(
     first, last = sizes[0], sizes[len(ends) - 1]
     if len(ends) == 1 or not rounding or not last:  # without this mode a start stays without it
         return False
-    wait = max(0.5 * np.log(ends[0]) - np.log(first), 0.0) / np.log1p(growth[0])
+    wait = _escape(start, count, 1, ends[0], growth[0])
     then = np.log(last) + wait * np.log1p(growth[-1])
     entries = np.log(max(np.sqrt(ends[0]), first))
     return bool(then + np.log(growth[-1]) < np.log(rounding) + entries)
