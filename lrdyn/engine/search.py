@@ -372,7 +372,9 @@ def climb(
         for column, at in enumerate(places.T):
             # None where the experiment refuses it; no point where the scenario is not concerned.
             asked = moved(search, flags, start.asked, at)
-            for point in points_of(search.experiment, start.scenario, asked)[:1] if asked else ():
+            if asked is None:
+                continue
+            for point in points_of(search.experiment, start.scenario, asked)[:1]:
                 points[column] = DrawnPoint(asked, point)
         if points:
             found[list(points)] = -over(list(points.values()))
