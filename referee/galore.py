@@ -151,9 +151,24 @@ class SavedGalorePaths(NamedTuple):
     """Algorithm 1 with P from float64."""
     optax: np.ndarray
     known: np.ndarray
-    """Recorded steps up to which rounding chooses no sign and no last digit of float32."""
+    """Recorded steps up to which both sides see the same digits of float32 in every gradient."""
     condition: float
     """By how much the path amplifies a disturbance of the data or of what the SVD sees."""
+
+
+def given_to_svds(of: LowRankCase, rows: np.ndarray) -> np.ndarray:
+    """The gradients of the matrices at the refreshes, one row each."""
+    every = [of.gradient(of.apart(rows[of.looks.index(t)])) for t in of.refreshes]
+    return np.array([np.concatenate([G.ravel() for G in gs if G.ndim == 2]) for gs in every])
+
+
+def to_a_tie(numbers: np.ndarray) -> float:
+    """The distance of the nearest of them from a number half way between two of float32."""
+    # Twice the number has its ties where the sum of two neighbours lies.
+    below, above = (np.nextafter(np.float32(numbers), np.float32(x)) for x in (-np.inf, np.inf))
+    middle = np.float32(numbers).astype(float)
+    sums = np.array([middle + below, middle + above])
+    return float(np.abs(sums - 2 * numbers).min()) / 2
 
 
 @once
@@ -161,24 +176,32 @@ def paths(point: Point) -> SavedGalorePaths:
     """The paths of a point."""
     of, name = setting_of(point), point.flags["optimizer"]
     plain = galore(of, "keep", larger_side(of, double))
-    looks, conditions = [of.looks.index(t) for t in of.times], []
+    looks, conditions, of_gradients = [of.looks.index(t) for t in of.times], [], []
+    gradients = given_to_svds(of, plain)
     # The larger one may turn a singular vector further than in proportion; the smaller one is still
     # far above rounding.
     for size in (1e-8, 1e-11):
         moved = of.disturbed(size)
         other = galore(moved, "keep", larger_side(moved, double, size))
         conditions.append(np.abs(other - plain).max() / np.abs(plain).max() / size)
+        apart = np.abs(given_to_svds(moved, other) - gradients).max(1)
+        of_gradients.append(apart / np.abs(gradients).max(1) / size)
     condition = max(conditions)
+    rounded = galore(of, "keep", larger_side(of, single))
     times = np.array(of.times)
     if point.flags["dtype"] == "float64":
-        # A last digit of float32 differs with the chance of one rounding over the other.
-        chance = len(plain[0]) * EPS * condition / SINGLE
-        known = times * chance <= 1e-3 * of.period
+        # Rounding in the units of an identity: see `redone`.
+        steps, longest = np.array(of.refreshes), max(max(a.shape) for a in of.start)
+        rounding = EPS * (np.sqrt(longest * (1 + steps)) + steps / 2)
+        given = given_to_svds(of, rounded)
+        ties = [to_a_tie(G) / np.abs(G).max() for G in given]
+        near = steps[ties <= rounding * np.maximum(1, np.max(of_gradients, 0))]
+        known = times <= min([*near, max(times)])
     else:
-        known = (times <= of.period) | (name == "sgd")
+        known = times <= of.period
     return SavedGalorePaths(
         of,
-        galore(of, "keep", larger_side(of, single))[looks],
+        rounded[looks],
         plain[looks],
         optax_path(of, name),
         known,

@@ -277,15 +277,20 @@ def test_the_condition_is_that_of_the_projectors():
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "dtype", "steps", "reason"),
+    ("optimizer", "dtype", "steps", "reason", "of_digits"),
     [
-        ("adam", "float32", [0, 10, 20], "signs by rounding"),  # all behind a refresh but the start
-        ("adam", "float32", [0, 5, 20], ""),
-        ("sgd", "float32", [0, 10, 20], ""),  # no state that a sign would change
-        ("adam", "float64", [0, 10, 20], ""),
+        # all behind a refresh but the start
+        ("adam", "float32", [0, 10, 20], "signs by rounding", "signs by rounding"),
+        ("adam", "float32", [0, 5, 20], "", ""),
+        # no state that a sign would change, but another P
+        ("sgd", "float32", [0, 10, 20], "", "digits of float32 by rounding"),
+        ("sgd", "float32", [0, 5, 20], "", ""),
+        ("adam", "float64", [0, 10, 20], "", ""),
     ],
 )
-def test_a_run_whose_first_record_is_behind_a_refresh_is_left_open(optimizer, dtype, steps, reason):
+def test_a_run_whose_first_record_is_behind_a_refresh_is_left_open(
+    optimizer, dtype, steps, reason, of_digits
+):
     """Of which the start alone would be compared, and hold."""
     # As a judge has them: NumPy's.
     numbers: Any = np.asarray(numbers_of(optax.__version__))
@@ -294,7 +299,7 @@ def test_a_run_whose_first_record_is_behind_a_refresh_is_left_open(optimizer, dt
     condition: Any = np.array(1e-9)
     outcome: Any = Outcome(
         {"optimizer": optimizer, "period": 5},
-        og.PathTheory(condition=condition),
+        og.PathTheory(condition=condition, gradient_condition=np.ones(4), tie_distance=np.ones(4)),
         og.PathMeasured(optax_release=numbers, step=at, optax_same=same),
         {},
         np.dtype(dtype),
@@ -302,10 +307,45 @@ def test_a_run_whose_first_record_is_behind_a_refresh_is_left_open(optimizer, dt
         steps=20,
     )
     by_id = {claim.id: claim for claim in og.PATH.claims}
-    for id in ("optax_same", "optax_precise"):
+    for id, expected in {"optax_same": of_digits, "optax_precise": reason}.items():
         undecided = by_id[id].undecided
         assert undecided is not None
-        assert undecided(outcome) == reason
+        assert undecided(outcome) == expected
+
+
+@pytest.mark.parametrize(
+    ("distances", "conditions", "records"),
+    [
+        ([1e-3, 1e-3, 1e-3, 1e-3], [1, 1, 1, 1], 4),
+        # The second refresh, at step 5, gives another P: the record at 5 is the last before it.
+        ([1e-3, 1e-17, 1e-3, 1e-3], [1, 1, 1, 1], 2),
+        ([1e-3, 1e-12, 1e-3, 1e-3], [1, 1e6, 1, 1], 2),
+        ([1e-3, 1e-12, 1e-3, 1e-17], [1, 1, 1, 1], 3),
+        ([0.0, 1e-3, 1e-3, 1e-3], [1, 1, 1, 1], 1),
+    ],
+)
+def test_a_run_is_compared_until_a_digit_of_float32_is_decided_by_rounding(
+    distances, conditions, records
+):
+    theory: Any = og.PathTheory(
+        tie_distance=np.array(distances), gradient_condition=np.array(conditions)
+    )
+    measured: Any = og.PathMeasured(step=np.array([0, 5, 12, 20]))
+    point = {"optimizer": "adam", "period": 5}
+    how = {"size": 4, "steps": 20}
+    outcome: Any = Outcome(point, theory, measured, {}, np.dtype("float64"), **how)
+    found = og._same_digits(outcome)
+    assert found.tolist() == [k < records for k in range(4)]
+
+
+def test_an_entry_near_a_tie_is_seen_at_its_refresh():
+    """The distance is that of the entry which float32 rounds either way after a small move."""
+    numbers = np.array([0.3, -7.0, 1e-9, 2.0**-20])
+    distance = float(jax.jit(og.distance_from_ties)(numbers))
+    for size, flips in ((0.99, False), (1.01, True)):
+        moved = [numbers + sign * size * distance for sign in (-1, 1)]
+        changed = [np.any(np.float32(other) != np.float32(numbers)) for other in moved]
+        assert any(changed) is flips
 
 
 def test_the_two_predictions_differ_by_the_float32_of_an_svd():

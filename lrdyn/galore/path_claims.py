@@ -25,11 +25,11 @@ from lrdyn.adapters.algorithm_1 import low_rank_descent
 from lrdyn.adapters.methods import GALORE
 from lrdyn.adapters.projectors import Identity, LinearMap, Projector, Side, choose_projectors
 from lrdyn.core import linalg
-from lrdyn.core.condition import with_condition
+from lrdyn.core.condition import Twins, conditions, twins
 from lrdyn.core.descent import divergence_limit, simulate
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.recording import Recorded, recorded_steps
-from lrdyn.engine.claims import RESOLVED, tolerance
+from lrdyn.engine.claims import RESOLVED, ROUNDING_SAFETY, tolerance
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.forms import Equal, start_of
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
@@ -39,6 +39,9 @@ from lrdyn.theorem4.problems import OPTIMIZERS, flat, lost_at, with_gap
 
 DECAY = 0.1
 """lambda of the claim about decay."""
+
+MATRICES = ("first", "second")
+"""The weights that have a projector."""
 
 THEIRS: dict[str, optax.GradientTransformation | None] = {
     "sgd": optax.identity(),
@@ -63,6 +66,11 @@ class GaloreTraining(Recorded):
     decay: float = eqx.field(static=True, default=DECAY)
     """lambda, saved with the case for whoever computes both sides again."""
 
+    @property
+    def refreshes(self) -> range:
+        """Steps at which P is chosen: 0, T, 2T, ..."""
+        return range(0, self.steps[-1], self.period)
+
     def loss(self, weights: PyTree) -> Float[Array, ""]:
         """Loss of weights on the data of the case, see :func:`training_loss`."""
         return training_loss(weights, self.inputs, self.outputs)
@@ -79,6 +87,10 @@ class PathTheory(NamedTuple):
     """-eta lambda W."""
     condition: Float[Array, ""] = ABSENT
     """By how much the path of the precise P amplifies a small error of its data and gradients."""
+    gradient_condition: Float[Array, "refresh"] = ABSENT
+    """The same of its gradients at each refresh."""
+    tie_distance: Float[Array, "refresh"] = ABSENT
+    """:func:`distance_from_ties` of the gradients that give P, over their largest entry."""
     galore_diverges_at: Int[Array, ""] = ABSENT
     """First recorded step at which the loss is past its limit, or -1."""
 
@@ -181,8 +193,13 @@ def _single(gradients: PyTree, rank: int, side: Side) -> PyTree:
     return jax.tree.map(choose, gradients)
 
 
-def _paths(case: GaloreTraining) -> tuple[Array, Array]:
-    """Algorithm 1 with SVDs in float32 and in the run's precision, and the latter's condition.
+def _looks(case: GaloreTraining) -> np.ndarray:
+    """Steps at which weights are kept: the recorded ones and the refreshes."""
+    return np.union1d(case.times, case.refreshes).astype(np.int32)
+
+
+def _paths(case: GaloreTraining) -> Twins:
+    """Algorithm 1 with SVDs in float32 and in the run's precision, and twins of the latter.
 
     Both take their steps together, since the second has the signs of the first at each refresh: an
     SVD in float32 of its own gradients, which differ in the last digit, may have others.
@@ -211,7 +228,7 @@ def _paths(case: GaloreTraining) -> tuple[Array, Array]:
             OPTIMIZERS[plain.optimizer](plain.learning_rate),
             choose=lambda key, G: choose(G),
             period=plain.period,
-            steps=plain.steps,
+            steps=tuple(_looks(plain).tolist()),
             record=lambda both: jnp.stack([flat(both[0]), flat(both[1])]),
         )
         return jnp.swapaxes(run.records, 0, 1)
@@ -222,20 +239,55 @@ def _paths(case: GaloreTraining) -> tuple[Array, Array]:
         disturbed = dataclasses.replace(case, weights=weights, inputs=inputs, outputs=outputs)
         return _alone(paths, (case, disturbed, factors))
 
-    return with_condition(run, data)
+    return twins(run, data)
+
+
+def distance_from_ties(numbers: Float[Array, "*shape"]) -> Float[Array, ""]:
+    """Smallest distance of a number from one half way between two neighbours of float32.
+
+    There the last digit changes that the number has in float32.
+
+    Args:
+        numbers: in float64.
+
+    Example:
+        >>> float(distance_from_ties(jnp.array([1.0, 4.0]))) == 2**-25
+        True
+    """
+    nearest = numbers.astype(jnp.float32)
+
+    def distance(direction: float) -> Array:
+        neighbour = jnp.nextafter(nearest, jnp.float32(direction)).astype(numbers.dtype)
+        return jnp.abs((nearest + neighbour) / 2 - numbers)
+
+    return jnp.min(jnp.minimum(distance(-jnp.inf), distance(jnp.inf)))
 
 
 def predict_path(case: GaloreTraining) -> PathTheory:
     """Algorithm 1 with both SVDs, and a decay of the weights."""
-    (single, double), condition = _paths(case)
+    runs, looks = _paths(case), _looks(case)
+    recorded, refreshes = (np.searchsorted(looks, steps) for steps in (case.times, case.refreshes))
+    single, double = runs.run[:, recorded]
     unflatten = ravel_pytree(case.weights)[1]
+
+    def given(path: Array) -> Array:
+        """The gradients of which an SVD is taken: refresh x entry."""
+        slopes = jax.vmap(lambda weights: jax.grad(case.loss)(unflatten(weights)))(path[refreshes])
+        return jnp.concatenate([slopes[name].reshape(len(refreshes), -1) for name in MATRICES], 1)
+
+    def at_a_refresh(*gradients: Array) -> Array:
+        return conditions(Twins(*gradients, runs.disturbances))
+
+    rounded = given(runs.run[0])
     losses = jax.vmap(lambda weights: case.loss(unflatten(weights)))(single)
     limit = divergence_limit(case.loss(case.weights))
     return PathTheory(
         optax_same=single,
         optax_precise=double,
         optax_decay=-case.learning_rate * DECAY * flat(case.weights),
-        condition=condition,
+        condition=conditions(runs, lambda paths: paths[:, recorded]),
+        gradient_condition=jax.vmap(at_a_refresh)(*(given(side[1]) for side in runs[:3])),
+        tie_distance=jax.vmap(distance_from_ties)(rounded) / jnp.max(jnp.abs(rounded), axis=1),
         galore_diverges_at=lost_at(losses, limit, np.asarray(case.steps)),
     )
 
@@ -313,27 +365,25 @@ def _known(outcome: PathOutcome) -> np.ndarray:
     return np.asarray(outcome.measured.step <= last)
 
 
-FLIPS = 1e-3
-"""Chance that a digit which the SVD is given in float32 differs between two equal runs."""
+def _same_digits(outcome: PathOutcome) -> np.ndarray:
+    """Up to which record both sides give every SVD the same matrix of float32.
 
-
-def _unflipped(outcome: PathOutcome) -> np.ndarray:
-    """Which records are compared to round-off: those that a digit has flipped by :data:`FLIPS`.
-
-    Two runs that agree to the rounding of float64, times the condition, give the SVD another last
-    digit of float32 where theirs lie on two sides of its rounding: at each refresh, for each entry,
-    with the chance of that rounding over the one of float32.
+    In float32 they do so for the first period only. In float64 they do while no entry lies nearer
+    to a tie than its rounding: that of an identity, without the factor for the maximum over many
+    cases, which would leave out what can be compared.
     """
-    rounding = np.finfo(outcome.dtype).eps * float(outcome.predicted.condition)
-    entries = outcome.measured.optax_same.shape[-1]
-    double = outcome.dtype == np.float64
-    chance = entries * rounding / np.finfo("float32").eps if double else 0.0
-    rare = outcome.measured.step * chance <= FLIPS * int(outcome.point["period"])
-    return _known(outcome) & rare
+    period, theory = int(outcome.point["period"]), outcome.predicted
+    if outcome.dtype != np.float64:
+        return np.asarray(outcome.measured.step <= period)
+    steps = period * np.arange(len(theory.tie_distance))
+    units = [tolerance("identity", "float64", steps=t, size=outcome.size) for t in steps.tolist()]
+    rounding = np.array(units) / ROUNDING_SAFETY * np.asarray(theory.gradient_condition)
+    near = steps[np.asarray(theory.tie_distance) <= rounding]
+    return np.asarray(outcome.measured.step <= np.min(near, initial=outcome.steps))
 
 
 def _same(outcome: PathOutcome) -> Equal:
-    records = _unflipped(outcome)
+    records = _same_digits(outcome)
     path, run = outcome.predicted.optax_same[records], outcome.measured.optax_same[records]
     return Equal(path, run, null=start_of(path))
 
@@ -353,7 +403,7 @@ def _signs(outcome: PathOutcome) -> str:
 
 
 def _digits(outcome: PathOutcome) -> str:
-    rounding = "" if np.any(_unflipped(outcome)[1:]) else "digits of float32 by rounding"
+    rounding = "" if np.any(_same_digits(outcome)[1:]) else "digits of float32 by rounding"
     return _signs(outcome) or rounding
 
 
@@ -432,15 +482,17 @@ PATH = Scenario[GaloreTraining, PathTheory, PathMeasured](
         Claim(
             "optax_same",
             "optax.contrib.galore takes the path of Algorithm 1 on the larger side, state kept, if "
-            "both take P from an SVD in float32 with LAPACK's signs (a run in float32 is compared "
-            "for one period, unless it is SGD: then rounding decides on signs; one in float64 as "
-            "long as rounding decides on a last digit of float32 with a chance below .001)",
+            "both take P from an SVD in float32 with LAPACK's signs (as long as both give the SVD "
+            "the same digits: a run in float32 for one period, one in float64 until an entry of a "
+            "gradient lies within its rounding of a tie between two numbers of float32)",
             form=_same,
             reads=lambda theory, run: (
                 theory.optax_same,
                 run.optax_same,
                 run.step,
                 theory.condition,
+                theory.gradient_condition,
+                theory.tie_distance,
                 run.optax_release,
             ),
             undecided=_digits,
