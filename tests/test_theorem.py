@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 import lrdyn as lr
 from lrdyn import cli
-from lrdyn.core.condition import relative_response
+from lrdyn.core.condition import conditions, relative_response, twins
 from lrdyn.core.show import shortened
 from lrdyn.engine import files, results
 from lrdyn.engine.evaluate import each_time, evaluate_controls
@@ -725,6 +725,35 @@ def test_a_chaotic_run_has_no_condition(dtype):
     assert np.isinf(lr.with_condition(lambda x: x / 0.0, x)[1])
     # As small as what it wanders in may be: errors of every size end at a hundredth here.
     assert np.isinf(lr.with_condition(lambda x: 1 + 0.01 * run(x), x)[1])
+
+
+def test_a_third_twin_shows_the_digits_that_a_run_itself_loses():
+    """Of 1 - tanh^2, the derivative of a saturated unit, half of the digits are rounding."""
+
+    def slope(x):
+        return 1 - jnp.tanh(8 + (x - 1e3)) ** 2
+
+    # As many, since one rounding of x reaches the last digit of few.
+    x = 1e3 + jnp.linspace(0, 1e-3, 20000)
+    of_twins, one, many = (
+        float(lr.with_condition(slope, x, roundings=allowed)[1]) for allowed in (None, 1.0, 20.0)
+    )
+    # Of x itself: 2 x slope / slope.
+    assert 1e3 < of_twins < 1e4
+    assert one > 1e6
+    assert many == pytest.approx(one / 20)
+    assert np.isinf(lr.with_condition(lambda x: x / 0.0, x, roundings=1e9)[1])
+
+
+def test_a_run_that_loses_no_digit_has_the_condition_of_its_twins(dtype):
+    x = jnp.array([1.0, 0.5, 0.25])
+    plain, allowed = (
+        float(lr.with_condition(lambda x: 1 + 30 * (x - x[0]), x, roundings=roundings)[1])
+        for roundings in (None, 20.0)
+    )
+    assert plain == allowed
+    with pytest.raises(ValueError, match=r"^runs: got no rounded twin, wanted those of"):
+        conditions(twins(lambda x: x, x), roundings=1.0)
 
 
 # Flags of words, and plots of a theorem's own ---------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 from lrdyn import cli
 from lrdyn.adapters.methods import GALORE, RELORA_FROZEN
 from lrdyn.adapters.projectors import Projector
-from lrdyn.core.condition import with_condition
+from lrdyn.core.condition import conditions, twins, with_condition
 from lrdyn.engine.evaluate import taken
 from lrdyn.engine.jobs import own_settings
 from lrdyn.engine.produce import concerned, validate
@@ -322,6 +322,31 @@ def test_a_run_has_diverged_when_its_loss_has_lost_half_of_the_digits(dtype):
     assert found(1.0, few, few) == -1
     assert found(1.0, many, 1.0) == 5
     assert found(np.nan, 1.0, 1.0) == 3
+
+
+def test_a_perceptron_that_loses_digits_is_judged_by_those_that_are_left():
+    """Found by a scan: its loss rises 6e6-fold, and two runs part by 80 times what twins show."""
+    flags = {"rows": 7, "cols": 8, "rank": 2, "period": 9, "steps": 8, "side": "right"}
+    how: Any = {
+        "optimizer": "momentum",
+        "state": "keep",
+        "problem": "mlp",
+        "learning_rate": 3.05270,
+    }
+    case = problems.make_run(jax.random.key(127), **flags, **how)
+    given, allowed = (case.params, case.data), problems.roundings(case)
+
+    @jax.jit
+    def both(given):
+        runs = twins(lambda d: problems.train(case, GALORE, d).records, given, rounded=True)
+        other = problems.train(case, params_and_data=given).records
+        return runs.run, other, conditions(runs), conditions(runs, roundings=allowed)
+
+    one, other, of_twins, known = both(given)
+    assert float(known) > 10 * float(of_twins) > 1e4
+    tolerance = oracles.tolerance("identity", "float64", steps=8, size=16)
+    assert tolerance == pytest.approx(8 * np.finfo("float64").eps * allowed)
+    assert oracles.residual(one, other) <= float(known) * tolerance
 
 
 @pytest.mark.parametrize("rate", ["1e-307", "1e13"])

@@ -54,10 +54,12 @@ class Twins(NamedTuple):
     """What it returned for data that were disturbed less."""
     disturbances: tuple[float, float]
     """How far the data of both were moved, relative to their largest entries."""
+    rounded: PyTree = None
+    """What it returned for data that were moved by one rounding, if that was asked for."""
 
 
 @checked
-def twins(run: Callable[[PyTree], PyTree], data: PyTree) -> Twins:
+def twins(run: Callable[[PyTree], PyTree], data: PyTree, *, rounded: bool = False) -> Twins:
     """Run, and run twice more from data that are a little wrong.
 
     Args:
@@ -66,6 +68,7 @@ def twins(run: Callable[[PyTree], PyTree], data: PyTree) -> Twins:
         data: PyTree; a twin gets data whose every array of floating-point numbers is disturbed by
             machine epsilon to the power 1/2 (far) or 3/4 (near), relative to its largest entry, and
             each in a direction of its own: one alone may lie across what grows.
+        rounded: whether there is a third one, whose data are disturbed by machine epsilon.
 
     Example:
         >>> runs = twins(lambda x: 2 * x, jnp.ones(3))
@@ -81,19 +84,22 @@ def twins(run: Callable[[PyTree], PyTree], data: PyTree) -> Twins:
     # its disturbance, while in a bounded chaotic run both end equally far away.
     far = half_of_the_digits(leaves[0].dtype)
     near = far**1.5
+    sizes = [far, near, *([far**2] if rounded else [])]
 
     def with_twins(number: int, array: Array) -> Array:
         # Fixed patterns without symmetries, so that no invariant of the run can hide an error. They
         # are cosines of squares, not random numbers: a condition is the same in every run.
         size, place = jnp.max(jnp.abs(array)), jnp.arange(array.size, dtype=array.dtype)
-        patterns = jnp.cos(number + (place[None] + jnp.arange(2)[:, None]) ** 2)
-        moves = (jnp.asarray([far, near], array.dtype) * size)[:, None] * patterns
-        return jnp.concatenate([array[None], array[None] + moves.reshape(2, *array.shape)])
+        patterns = jnp.cos(number + (place[None] + jnp.arange(len(sizes))[:, None]) ** 2)
+        moves = (jnp.asarray(sizes, array.dtype) * size)[:, None] * patterns
+        return jnp.concatenate([array[None], array[None] + moves.reshape(-1, *array.shape)])
 
     lanes = [with_twins(number, leaf) for number, leaf in enumerate(leaves)]
     results = jax.vmap(lambda twin: run(eqx.combine(twin, rest)))(structure.unflatten(lanes))
-    first, second, third = (jax.tree.map(lambda leaf, i=i: leaf[i], results) for i in range(3))
-    return Twins(first, second, third, (far, near))
+    first, *others = (
+        jax.tree.map(lambda leaf, i=i: leaf[i], results) for i in range(1 + len(sizes))
+    )
+    return Twins(first, *others[:2], (far, near), *others[2:])
 
 
 @checked
@@ -141,12 +147,21 @@ def pushed(
 
 
 @checked
-def conditions(runs: Twins, look: Callable[[PyTree], PyTree] = lambda result: result) -> PyTree:
+def conditions(
+    runs: Twins,
+    look: Callable[[PyTree], PyTree] = lambda result: result,
+    *,
+    roundings: float | None = None,
+) -> PyTree:
     """Condition of each array of a run: the factor by which a small error of the data is amplified.
 
     Args:
         runs: the run and its twins.
         look: maps what the run returned to the arrays whose condition is asked for.
+        roundings: by how many roundings a run may differ that amplifies none. Where the twin that
+            was disturbed by one differs by more, the condition is at least by how many times more:
+            a step that loses digits does so in every run, and twins that are further apart than
+            these digits do not show it.
 
     Returns:
         In place of each array of floating-point numbers the response of a twin over its
@@ -179,10 +194,21 @@ def conditions(runs: Twins, look: Callable[[PyTree], PyTree] = lambda result: re
     # disturbance, the mark of chaos; above 10 % a response is no longer that to a small error.
     most = (runs.disturbances[0] / runs.disturbances[1]) ** 0.5
     known = jnp.all((responses[:, 0] < 0.1) & (fine <= most * coarse))
-    return structure.unflatten(jnp.where(known, jnp.maximum(coarse, fine), jnp.inf))
+    largest = jnp.maximum(coarse, fine)
+    if roundings is not None:
+        if runs.rounded is None:
+            checks.refuse("runs", "no rounded twin", "those of twins(..., rounded=True)")
+        last = jax.tree.leaves(eqx.filter(look(runs.rounded), eqx.is_inexact_array))
+        apart = [relative_response(a, b, scale) for a, b in zip(leaves, last, strict=True)]
+        lost = jnp.stack(apart) / (roundings * jnp.finfo(scale.dtype).eps)
+        # A comparison with NaN is false: a twin that is lost leaves nothing known.
+        known, largest = known & jnp.all(lost < jnp.inf), jnp.maximum(largest, lost)
+    return structure.unflatten(jnp.where(known, largest, jnp.inf))
 
 
-def with_condition(run: Callable[[PyTree], PyTree], data: PyTree) -> tuple[PyTree, PyTree]:
+def with_condition(
+    run: Callable[[PyTree], PyTree], data: PyTree, *, roundings: float | None = None
+) -> tuple[PyTree, PyTree]:
     """Run, and measure by how much the run amplifies a small error of its data.
 
     Beyond the edge of stability gradient descent can be bounded and chaotic: a theorem that is
@@ -191,6 +217,8 @@ def with_condition(run: Callable[[PyTree], PyTree], data: PyTree) -> tuple[PyTre
     Args:
         run: maps the data to a PyTree of arrays, see :func:`twins`.
         data: PyTree with arrays of floating-point numbers.
+        roundings: by how many roundings a run may differ that amplifies none; a third twin shows
+            the digits that the run itself loses, see :func:`conditions`.
 
     Returns:
         What ``run`` returns, and the condition of each of its arrays, see :func:`conditions`.
@@ -200,5 +228,5 @@ def with_condition(run: Callable[[PyTree], PyTree], data: PyTree) -> tuple[PyTre
         >>> result.tolist(), 50 < float(condition) < 150
         ([1.0, 1.0, 1.0], True)
     """
-    runs = twins(run, data)
-    return runs.run, conditions(runs)
+    runs = twins(run, data, rounded=roundings is not None)
+    return runs.run, conditions(runs, roundings=roundings)

@@ -191,7 +191,9 @@ class PoliciesMeasured(NamedTuple):
 def galore(case: LowRankRun) -> PoliciesTheory:
     """Run GaLore with each policy, and look at its paths and its refreshes."""
     runs, condition = with_condition(
-        lambda both: lanes(case, GALORE, both).records, (case.params, case.data)
+        lambda both: lanes(case, GALORE, both).records,
+        (case.params, case.data),
+        roundings=problems.roundings(case),
     )
     paths, refreshed = _recorded(case, runs), jax.vmap(partial(problems.refreshed, case))(runs)
     losses = jax.vmap(partial(problems.losses, case))(paths)

@@ -88,7 +88,9 @@ def predict_trajectory(case: LowRankRun) -> TrajectoryTheory:
     """Run GaLore, and look at its gradients once more for what its projectors are."""
     # Start and data are disturbed together: a run may amplify either.
     records, condition = with_condition(
-        lambda both: problems.train(case, GALORE, both).records, (case.params, case.data)
+        lambda both: problems.train(case, GALORE, both).records,
+        (case.params, case.data),
+        roundings=problems.roundings(case),
     )
     refreshed, recorded = problems.refreshed(case, records), _recorded(case, records)
     losses, values = problems.losses(case, recorded), problems.sum_values(case, records)
