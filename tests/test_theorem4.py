@@ -334,7 +334,7 @@ def test_a_perceptron_that_loses_digits_is_judged_by_those_that_are_left():
         "learning_rate": 3.05270,
     }
     case = problems.make_run(jax.random.key(127), **flags, **how)
-    given, allowed = (case.params, case.data), problems.roundings(case)
+    given, allowed = (case.params, case.data), problems.roundings_of(case)
 
     @jax.jit
     def both(given):

@@ -30,6 +30,22 @@ RESOLVED = 1.3e-3
 UNSEEN_RELEASE = "unseen release: "
 
 
+def roundings(steps: int = 1, size: int = 1) -> float:
+    """By how many roundings two equal runs may differ that amplify none: see :func:`tolerance`.
+
+    Args:
+        steps: number of steps of the run.
+        size: length of the longest dot product.
+
+    Example:
+        >>> roundings(steps=99, size=16)
+        89.5
+    """
+    checks.integer("steps", steps, 0)
+    checks.integer("size", size)
+    return math.sqrt(size * (1 + steps)) + steps / 2
+
+
 def tolerance(kind: Kind, dtype: Any, *, steps: int = 1, size: int = 1, tests: int = 1) -> float:
     """Largest relative residual that a true claim of this kind may leave.
 
@@ -67,7 +83,7 @@ def tolerance(kind: Kind, dtype: Any, *, steps: int = 1, size: int = 1, tests: i
         return 0.0
     if kind in ("identity", "bound"):
         rounding = float(np.finfo(np.dtype(dtype)).eps)
-        return ROUNDING_SAFETY * rounding * (math.sqrt(size * (1 + steps)) + steps / 2)
+        return ROUNDING_SAFETY * rounding * roundings(steps, size)
     if kind == "statistical":
         return surprise(FALSE_ALARM / tests)
     raise ValueError(f"kind: got {kind!r}, wanted 'exact', 'identity', 'bound' or 'statistical'")

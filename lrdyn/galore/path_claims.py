@@ -29,7 +29,7 @@ from lrdyn.core.condition import Twins, conditions, twins
 from lrdyn.core.descent import divergence_limit, simulate
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.recording import Recorded, recorded_steps
-from lrdyn.engine.claims import RESOLVED, ROUNDING_SAFETY, tolerance
+from lrdyn.engine.claims import RESOLVED, roundings, tolerance
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.forms import Equal, start_of
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
@@ -239,7 +239,7 @@ def _paths(case: GaloreTraining) -> Twins:
         disturbed = dataclasses.replace(case, weights=weights, inputs=inputs, outputs=outputs)
         return _alone(paths, (case, disturbed, factors))
 
-    return twins(run, data)
+    return twins(run, data, rounded=True)
 
 
 def distance_from_ties(numbers: Float[Array, "*shape"]) -> Float[Array, ""]:
@@ -285,7 +285,11 @@ def predict_path(case: GaloreTraining) -> PathTheory:
         optax_same=single,
         optax_precise=double,
         optax_decay=-case.learning_rate * DECAY * flat(case.weights),
-        condition=conditions(runs, lambda paths: paths[:, recorded]),
+        condition=conditions(
+            runs,
+            lambda paths: paths[:, recorded],
+            roundings=roundings(case.steps[-1], max(case.weights["first"].shape)),
+        ),
         gradient_condition=jax.vmap(at_a_refresh)(*(given(side[1]) for side in runs[:3])),
         tie_distance=jax.vmap(distance_from_ties)(rounded) / jnp.max(jnp.abs(rounded), axis=1),
         galore_diverges_at=lost_at(losses, limit, np.asarray(case.steps)),
@@ -376,8 +380,8 @@ def _same_digits(outcome: PathOutcome) -> np.ndarray:
     if outcome.dtype != np.float64:
         return np.asarray(outcome.measured.step <= period)
     steps = period * np.arange(len(theory.tie_distance))
-    units = [tolerance("identity", "float64", steps=t, size=outcome.size) for t in steps.tolist()]
-    rounding = np.array(units) / ROUNDING_SAFETY * np.asarray(theory.gradient_condition)
+    several = np.array([roundings(t, outcome.size) for t in steps.tolist()])
+    rounding = np.finfo("float64").eps * several * np.asarray(theory.gradient_condition)
     near = steps[np.asarray(theory.tie_distance) <= rounding]
     return np.asarray(outcome.measured.step <= np.min(near, initial=outcome.steps))
 

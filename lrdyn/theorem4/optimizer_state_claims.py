@@ -193,7 +193,7 @@ def galore(case: LowRankRun) -> PoliciesTheory:
     runs, condition = with_condition(
         lambda both: lanes(case, GALORE, both).records,
         (case.params, case.data),
-        roundings=problems.roundings(case),
+        roundings=problems.roundings_of(case),
     )
     paths, refreshed = _recorded(case, runs), jax.vmap(partial(problems.refreshed, case))(runs)
     losses = jax.vmap(partial(problems.losses, case))(paths)

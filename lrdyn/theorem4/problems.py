@@ -24,7 +24,7 @@ from lrdyn.core.descent import divergence_limit
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.recording import Recorded, recorded_steps
 from lrdyn.core.spectra import half_of_the_digits
-from lrdyn.engine.claims import CLEARLY, ROUNDING_SAFETY, tolerance
+from lrdyn.engine.claims import CLEARLY, roundings, tolerance
 from lrdyn.engine.statement import Claim, Outcome
 from lrdyn.networks import mlp, transformer
 
@@ -299,11 +299,10 @@ def first_matrix(params: PyTree) -> Float[Array, "m n"]:
     return next(leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
 
 
-def roundings(case: LowRankRun) -> float:
+def roundings_of(case: LowRankRun) -> float:
     """By how many roundings two runs of a case may differ: an identity's, for one entry."""
     size = max(max(leaf.shape) for leaf in jax.tree.leaves((case.params, case.data)) if leaf.ndim)
-    unit = ROUNDING_SAFETY * float(np.finfo("float64").eps)
-    return tolerance("identity", "float64", steps=case.steps[-1], size=size) / unit
+    return roundings(case.steps[-1], size)
 
 
 # What is looked at in a run --------------------------------------------------------------------

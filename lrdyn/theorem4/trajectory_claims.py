@@ -90,7 +90,7 @@ def predict_trajectory(case: LowRankRun) -> TrajectoryTheory:
     records, condition = with_condition(
         lambda both: problems.train(case, GALORE, both).records,
         (case.params, case.data),
-        roundings=problems.roundings(case),
+        roundings=problems.roundings_of(case),
     )
     refreshed, recorded = problems.refreshed(case, records), _recorded(case, records)
     losses, values = problems.losses(case, recorded), problems.sum_values(case, records)
