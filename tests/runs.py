@@ -29,8 +29,10 @@ UNOPTIMIZED = {"xla_backend_optimization_level": 0} | (
 )
 XLA_FLAGS = " ".join(f"--{name}={int(value)}" for name, value in UNOPTIMIZED.items())
 """For the programs of the tests: most of their time is XLA's, which then compiles twice as fast."""
-DEEP = ["--dim", "9", "--depth", "3", "--rank", "2", "--steps", "1000", "--seeds", "1"]
-DECAYED = ["--depth", "2", "3", "--weight-decay", "0", "0.1", "--seeds", "1"]
+# Of a size at which a scale shows its exponent: all powers of 1 are 1.
+SCALED = ["--target-scale", "0.7", "--seeds", "1"]
+DEEP = ["--dim", "9", "--depth", "3", "--rank", "2", "--steps", "1000", *SCALED]
+DECAYED = ["--depth", "2", "3", "--weight-decay", "0", "0.1", *SCALED]
 MASKED = ["--rows", "6", "--cols", "8", "--keep-prob", "0.5", "0.7", "--seeds", "1"]
 LOW_RANK = ["--rows", "6", "--cols", "8", "--period", "10", "--steps", "40", "--seeds", "1"]
 TINY = {

@@ -452,9 +452,9 @@ JUDGED = {
     "minimiser": (32, 16, 16),
     "minimum": (32, 14, 14),
     "schatten": (32, 16, 16),
-    "rest": (32, 16, 16),
+    "rest": (32, 16, 15),
     "rest_loss": (32, 14, 14),
-    "balanced": (32, 16, 12),
+    "balanced": (32, 16, 16),
     "lower_bound": (32, 28, 28),
     "deep_minimiser": (1, 1, 1),
     "deep_minimum": (1, 1, 1),
@@ -537,7 +537,7 @@ def points_of(ax, marker):
 
 def test_the_landscape_shows_every_critical_point(groups):
     figure: Any = landscape_figure(groups)
-    values, sets = jnp.array([1, 5 / 6, 4 / 6, 1 / 2]), lr.theorem1.index_sets(4, 2)
+    values, sets = 0.7 * jnp.array([1, 5 / 6, 4 / 6, 1 / 2]), lr.theorem1.index_sets(4, 2)
     for ax, decay in zip(figure.axes, (0.0, 0.1), strict=True):
         losses = lr.theorem1.critical_values(values, sets, decay)
         smallest = lr.theorem1.smallest_curvature(values, sets, decay)
