@@ -47,12 +47,20 @@ def as_kept(name, found):
     assert not list(filter(None, (differs(n, found[n], wanted[n]) for n in wanted)))
 
 
-def committed(path, theorem, found):
-    """The part of a theorem of a file of numbers; ``found`` is put there first if that is asked."""
+def committed(path, theorem, found, mine=lambda name: True):
+    """Numbers of a theorem in a file; those that were found are put there first if that is asked.
+
+    Args:
+        path: of the file.
+        theorem: its name.
+        found: name -> number, as it is now.
+        mine: whether a name is one of those that were looked for; all are unless this is said.
+    """
     if os.environ.get("LRDYN_RECORD"):
         every = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(by_theorem(every | {theorem: found}))
-    return json.loads(path.read_text())[theorem]
+        others = {name: x for name, x in every.get(theorem, {}).items() if not mine(name)}
+        path.write_text(by_theorem(every | {theorem: others | found}))
+    return {name: x for name, x in json.loads(path.read_text())[theorem].items() if mine(name)}
 
 
 def by_theorem(every):

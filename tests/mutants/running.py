@@ -49,7 +49,12 @@ FORMULAS = (
     "tests/test_formulas_kept.py::test_formulas_give_what_they_gave_far_from_their_examples",
 )
 """Formulas at arguments far from the usual ones: a mutant begins with those that name it."""
-PARTS = (SCENARIO, CONTROL, REFEREE, *FORMULAS)
+OUTCOMES = (
+    "tests/test_thresholds.py::test_what_a_claim_lets_pass_is_what_it_was",
+    "tests/test_made_up_outcomes.py::test_what_is_said_of_outcomes_that_no_run_leaves",
+)
+"""What claims say of saved results, and of what no run leaves: the nearest tests of a judge."""
+PARTS = (SCENARIO, CONTROL, REFEREE, *FORMULAS, *OUTCOMES)
 """Tests of which a mutant sees what it reaches, so that their seconds are of no use to others."""
 
 FIRST = 300.0
@@ -183,7 +188,8 @@ class Workshop:
         if of_referee and not mutant.file.startswith("referee/exact/"):
             found[REFEREE] = 0
         elif theorems and not of_referee:
-            found |= {JUDGED: 1} if judges else {SCENARIO: 0, CONTROL: 1, RAN: 1}
+            nearest = {JUDGED: 1} | dict.fromkeys(OUTCOMES, 0)
+            found |= nearest if judges else {SCENARIO: 0, CONTROL: 1, RAN: 1}
         blamed = {attempt.named(test) for test, passes in self.passes.items() if not passes}
         guessed = {id: WHOLE if id in whole else UNKNOWN for id in found}
         guessed |= dict.fromkeys(PARTS, SCENARIOS) | dict.fromkeys(FORMULAS, UNKNOWN)
