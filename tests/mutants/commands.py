@@ -19,6 +19,7 @@ from lrdyn.registry import REGISTRY, theorem
 from referee import __main__ as referee
 from referee.results import SavedScenario, scenarios
 from tests import oracles
+from tests import test_referee as of_referee
 from tests import test_theorem_numbers as theorem_numbers
 from tests.jobs import controls_job
 from tests.runs import TINY, finished
@@ -110,9 +111,22 @@ def saved_by(path: Path) -> dict[str, SavedScenario]:
 
 @pytest.mark.parametrize(("theorem", "scenario", "id"), CLAIMS)
 def test_the_referee_agrees(theorem, scenario, id, tmp_path_factory):
-    """On one claim, of small runs that are saved."""
+    """On one claim, of small runs that are saved; what it computes and lets pass is what it was.
+
+    Tests of the suite look at the same numbers, those of all claims of a theorem.
+    """
     folder = finished(theorem, tmp_path_factory.getbasetemp()).folder
     entries = json.loads((folder / "verdict.json").read_text())["claims"]
     (entry,) = (entry for entry in entries if entry["id"] == id)
     saved = saved_by(folder / "results.nc")[scenario]
     assert referee.line(entry, referee.CLAIMS[scenario][id], saved).agrees is not False
+    points = referee.redone(referee.CLAIMS[scenario][id], saved)
+    found = of_referee.Computed(points, [])
+    passes, parts = (
+        json.loads(path.read_text())[theorem][id]
+        for path in (of_referee.LET_PASS, of_referee.SIDES)
+    )
+    of_referee.pass_as_before({id: found}, {id: passes})
+    # By what runs were disturbed depends on the claims that were computed before.
+    now = of_referee.sides(id, found) | {"disturbed": parts["disturbed"]}
+    of_referee.are_as_before(id, now, parts)
