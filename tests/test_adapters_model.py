@@ -382,3 +382,18 @@ test_wrong_calls = oracles.refuses(
     (lambda: any_.draw_projectors(KEY, NET, 1, law="cauchy"), "law: got 'cauchy', wanted one of"),
     (lambda: any_.by_label({"A": optax.sgd(1.0)}, {"W": FACTORS}), "got A, wanted one for B"),
 )
+
+
+def test_what_stands_for_a_matrix_has_the_names_of_an_array_and_no_others():
+    """One of an array is refused with its name; another is not there, as ``hasattr`` asks."""
+    adapted = ad.Adapted(jnp.ones((2, 3)), ad.Factors(B=jnp.ones((2, 1)), A=jnp.ones((1, 3))))
+    assert not hasattr(adapted, "nonsense")
+    with pytest.raises(TypeError, match=r"^reshape: got "):
+        adapted.reshape  # noqa: B018 (to look at it is what is refused)
+
+
+def test_what_an_adapter_trains_is_said_by_its_name():
+    shift: Any = ad.Shift
+    with pytest.raises(TypeError):
+        shift(jnp.ones(2), ("value",))
+    assert shift(jnp.ones(2), trained=()).trained == ()

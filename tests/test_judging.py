@@ -50,6 +50,17 @@ def test_an_exact_match_holds():
     assert found["tolerance"] == TOLERANCE
 
 
+def test_a_false_claim_is_false_even_where_a_true_one_would_show_nothing():
+    """Theory says 0 everywhere: had the run been 0, too, the case would be trivial."""
+
+    def entry(measured):
+        leg = residuals(CLAIM, SCENARIO, produced(0 * EXACT, measured), "float64", power=True)
+        return claim_entry(CLAIM, {"float64": leg})
+
+    assert entry(0 * EXACT)["cases"] == 0
+    assert (entry(EXACT)["holds"], entry(EXACT)["cases"]) == (False, 2)
+
+
 @pytest.mark.parametrize("place", list(np.ndindex(2, 3)))
 @pytest.mark.parametrize("side", ["predicted", "measured"])
 def test_one_entry_off_by_ten_tolerances_is_seen_wherever_it_stands(place, side):

@@ -95,6 +95,19 @@ def test_the_target_has_the_condition_of_its_flag_but_for_what_is_0_or_tied():
         oracles.assert_close(values, np.array([1, 5 / 6, 4 / 6, 1 / 2]) ** 4, size=6)
 
 
+def test_random_starts_end_with_the_gradients_of_their_ends():
+    """After one step none is at rest; each is the largest norm of a layer's gradient."""
+    flags = {**FLAGS, "depth": 3, "steps": 1, "weight_decay": 0.1}
+    case = rest_points_claims.make_case(KEY, **taken(rest_points_claims.make_case, flags))
+    found = jax.jit(rest_points_claims.measure)(case)
+    rate = float(case.learning_rate)
+    starts = [np.asarray(W) for W in case.random]
+    slopes = jax.vmap(jax.grad(lambda layers: case.loss(layers)))
+    ends = [W - rate * np.asarray(G) for W, G in zip(starts, slopes(tuple(starts)), strict=True)]
+    norms = [np.linalg.norm(G, axis=(1, 2)) for G in slopes(tuple(map(jnp.asarray, ends)))]
+    oracles.assert_close(np.ravel(found.end_gradients), np.max(norms, axis=0), size=6, steps=2)
+
+
 @pytest.mark.parametrize("depth", [2, 3, 4])
 def test_the_run_is_gradient_descent_with_decay_by_hand(depth):
     case = descent.make_case(KEY, **{**FLAGS, "depth": depth})

@@ -56,6 +56,12 @@ def one_case(**flags):
     return deep_factorization.make_case(jax.random.key(0), **FLAGS | flags)
 
 
+@pytest.mark.parametrize(("noise", "exact"), [(None, True), (0.0, True), (1e-9, False)])
+def test_a_gradient_without_noise_is_exact(noise, exact):
+    case = dataclasses.replace(one_case(), noise=None if noise is None else jnp.asarray(noise))
+    assert bool(deep_factorization.HYPOTHESES["exact_gradient"](case)) is exact
+
+
 @pytest.mark.parametrize("target_scale", [1.0, 7.5])
 def test_the_target_is_as_large_as_its_flag_says(target_scale):
     values = np.linalg.svd(one_case(target_scale=target_scale).target, compute_uv=False)

@@ -360,6 +360,12 @@ def test_enough_blocks_are_so_in_both_precisions(dtype):
     assert [bool(dropblock.enough_blocks(matrix, 2, blocks)) for blocks in (5, 6)] == [False, True]
 
 
+def test_enough_blocks_are_too_few_for_what_is_in_nearly_all_of_them():
+    """Shares of .8, .6 and .6: all in two of five blocks, but the first outside of only one."""
+    matrix = jnp.diag(jnp.array([8.0, 6.0, 6.0]))
+    assert [bool(dropblock.enough_blocks(matrix, 2, blocks)) for blocks in (5, 10)] == [False, True]
+
+
 def test_a_norm_that_is_too_large_is_seen(monkeypatch):
     monkeypatch.setattr(dropblock, "support_norm", lambda values, k: 1.01 * jnp.sum(values))
     names = "dropblock_least", "dropblock_bound"

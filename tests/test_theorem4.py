@@ -349,6 +349,14 @@ def test_a_perceptron_that_loses_digits_is_judged_by_those_that_are_left():
     assert oracles.residual(one, other) <= float(known) * tolerance
 
 
+def test_a_sum_is_rounded_like_the_largest_weight_of_any_record():
+    case = make(rank=1, period=4)
+    records = jnp.ones((len(problems.times(case)), 24)).at[2, 3].set(-7.0)
+    values = jnp.array([[0.5, 0.1], [2.0, 0.1]])
+    assert float(problems.sum_rounding(case, records, values)) == 14.0
+    assert float(problems.sum_rounding(case, records, 100 * values)) == 1.0
+
+
 @pytest.mark.parametrize("rate", ["1e-307", "1e13"])
 def test_a_step_whose_updates_have_no_digits_is_refused(rate):
     with pytest.raises(cli.BadInput, match=r"--learning-rate: got .*wanted a number from 1e-12"):
