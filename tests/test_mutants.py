@@ -101,6 +101,21 @@ def test_words_annotations_and_errors_are_left_as_they_are():
     assert changes('FLAGS = (Flag("dim", (16,), least(3)),)\n') == []
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x = 0.0\n",
+        "def f(n) -> Array:\n    return jnp.zeros(n)\n",
+        "x = Theory(rho=jnp.zeros(3), scale=0.0)\n",
+        "x = Claim(tolerance=0.0)\n",
+        "x = dict(zip(y, z, strict=True))\n",
+    ],
+)
+def test_what_would_change_nothing_is_no_mutant(source):
+    """A multiple of 0, and a check that lists are as long, which they are in every run."""
+    assert changes(source) == []
+
+
 def test_a_place_behind_letters_of_several_bytes_is_found():
     (mutant,) = operators.mutants("toy.py", 'x = ("θ — α", 5)\n', {})
     assert operators.applied('x = ("θ — α", 5)\n', mutant) == 'x = ("θ — α", 6)\n'

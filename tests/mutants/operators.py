@@ -221,6 +221,16 @@ def _text(node: ast.AST) -> str:
 # Operators ------------------------------------------------------------------------------------
 
 
+def _is_zero(node: ast.AST) -> bool:
+    """Whether it is 0 as it is written: no factor changes it."""
+    match node:
+        case ast.Constant(int() | float() as value):
+            return value == 0
+        case ast.Call(func):
+            return ast.unparse(func).rpartition(".")[2] in ("zeros", "zeros_like")
+    return False
+
+
 def _of_arithmetic(node: ast.BinOp) -> Iterator[Change]:
     left, op, right = node.left, node.op, node.right
     words = (ast.JoinedStr, ast.List, ast.Tuple, ast.ListComp)
@@ -241,6 +251,8 @@ def _of_arithmetic(node: ast.BinOp) -> Iterator[Change]:
 
 def _of_numbers(node: ast.Constant, parent: ast.AST, within: tuple[str, ...]) -> Iterator[Change]:
     value = node.value
+    if isinstance(parent, ast.keyword) and parent.arg == "strict":
+        return  # of a zip, whose lists are as long in every run that ends
     if isinstance(value, bool):
         yield node, "condition", str(not value)
     elif isinstance(value, int):
@@ -250,7 +262,7 @@ def _of_numbers(node: ast.Constant, parent: ast.AST, within: tuple[str, ...]) ->
             return  # -1, the last, is left to those that take the first
         else:
             yield node, "number", str(value + 1)
-    elif isinstance(value, float):
+    elif isinstance(value, float) and value:  # twice 0.0 is 0.0
         of_module = len(within) == 1 and within[0].isupper()
         for factor in (10, 0.1) if of_module else (2,):
             yield node, "tolerance" if of_module else "number", repr(float(f"{factor * value:.6g}"))
@@ -283,6 +295,8 @@ def _of_calls(node: ast.Call) -> Iterator[Change]:
 def _of_keywords(node: ast.Call, name: str) -> Iterator[Change]:
     for keyword in node.keywords:
         value = keyword.value
+        if _is_zero(value):
+            continue
         if name in ("Claim", "Finding") and keyword.arg in ("applies", "undecided"):
             always = {"applies": "lambda outcome: False", "undecided": "lambda outcome: 'excused'"}
             yield value, "excuse more", always[keyword.arg]
@@ -303,6 +317,6 @@ def _of_keywords(node: ast.Call, name: str) -> Iterator[Change]:
 def _of_returns(node: ast.FunctionDef) -> Iterator[Change]:
     for statement in ast.walk(node):
         value = getattr(statement, "value", None)
-        if isinstance(statement, ast.Return) and value is not None:
+        if isinstance(statement, ast.Return) and value is not None and not _is_zero(value):
             if not isinstance(value, ast.Constant | ast.Tuple | ast.Dict | ast.List):
                 yield value, "scale", f"2 * ({ast.unparse(value)})"
