@@ -106,7 +106,7 @@ def test_words_annotations_and_errors_are_left_as_they_are():
     [
         "x = 0.0\n",
         "def f(n) -> Array:\n    return jnp.zeros(n)\n",
-        "x = Theory(rho=jnp.zeros(3), scale=0.0)\n",
+        "x = Theory(rho=jnp.zeros(n), scale=0.0)\n",
         "x = Claim(tolerance=0.0)\n",
         "x = dict(zip(y, z, strict=True))\n",
     ],
