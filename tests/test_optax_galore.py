@@ -7,6 +7,7 @@ rests on how another library is written.
 import dataclasses
 import re
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import chex
@@ -297,9 +298,10 @@ def test_a_run_whose_first_record_is_behind_a_refresh_is_left_open(
     at: Any = np.array(steps)
     same: Any = np.zeros((3, 4))
     condition: Any = np.array(1e-9)
+    ones: Any = np.ones(4)
     outcome: Any = Outcome(
         {"optimizer": optimizer, "period": 5},
-        og.PathTheory(condition=condition, gradient_condition=np.ones(4), tie_distance=np.ones(4)),
+        og.PathTheory(condition=condition, gradient_condition=ones, tie_distance=ones),
         og.PathMeasured(optax_release=numbers, step=at, optax_same=same),
         {},
         np.dtype(dtype),
@@ -327,10 +329,10 @@ def test_a_run_whose_first_record_is_behind_a_refresh_is_left_open(
 def test_a_run_is_compared_until_a_digit_of_float32_is_decided_by_rounding(
     distances, conditions, records
 ):
-    theory: Any = og.PathTheory(
+    theory: Any = SimpleNamespace(
         tie_distance=np.array(distances), gradient_condition=np.array(conditions)
     )
-    measured: Any = og.PathMeasured(step=np.array([0, 5, 12, 20]))
+    measured: Any = SimpleNamespace(step=np.array([0, 5, 12, 20]))
     point = {"optimizer": "adam", "period": 5}
     how = {"size": 4, "steps": 20}
     outcome: Any = Outcome(point, theory, measured, {}, np.dtype("float64"), **how)

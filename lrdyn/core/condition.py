@@ -96,10 +96,10 @@ def twins(run: Callable[[PyTree], PyTree], data: PyTree, *, rounded: bool = Fals
 
     lanes = [with_twins(number, leaf) for number, leaf in enumerate(leaves)]
     results = jax.vmap(lambda twin: run(eqx.combine(twin, rest)))(structure.unflatten(lanes))
-    first, *others = (
+    first, second, third, *fourth = (
         jax.tree.map(lambda leaf, i=i: leaf[i], results) for i in range(1 + len(sizes))
     )
-    return Twins(first, *others[:2], (far, near), *others[2:])
+    return Twins(first, second, third, (far, near), fourth[0] if rounded else None)
 
 
 @checked

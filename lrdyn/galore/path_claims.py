@@ -275,8 +275,8 @@ def predict_path(case: GaloreTraining) -> PathTheory:
         slopes = jax.vmap(lambda weights: jax.grad(case.loss)(unflatten(weights)))(path[refreshes])
         return jnp.concatenate([slopes[name].reshape(len(refreshes), -1) for name in MATRICES], 1)
 
-    def at_a_refresh(*gradients: Array) -> Array:
-        return conditions(Twins(*gradients, runs.disturbances))
+    def at_a_refresh(run: Array, far: Array, near: Array) -> Array:
+        return conditions(Twins(run, far, near, runs.disturbances))
 
     rounded = given(runs.run[0])
     losses = jax.vmap(lambda weights: case.loss(unflatten(weights)))(single)

@@ -27,6 +27,9 @@ MADE = {
 }
 """What is made of sources, or is no source: none of it is copied."""
 
+RUN = ("lrdyn", "experiments")
+"""Folders of what makes results."""
+
 JUDGES, RUNS = 10.0, 60.0
 """Seconds of the processor for a mutant of what only judges, on saved results, and for others."""
 
@@ -161,6 +164,8 @@ class Workshop:
             if not target.exists() or _facts(source) != _facts(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
+                if source.relative_to(self.root).parts[0] in RUN or source.name == "runs.py":
+                    shutil.rmtree(self.saved, ignore_errors=True)  # results of other code
                 if target.parent.name != "mutants" or target.name == Path(COMMANDS).name:
                     self.passes = {}  # of tests that may be others now
         for path in _files(self.tree):
