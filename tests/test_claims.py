@@ -12,6 +12,7 @@ from lrdyn.engine.claims import (
     chi_square_p,
     judge,
     judge_control,
+    roundings,
     scales_with_epsilon,
     standard_error,
     student_p,
@@ -30,6 +31,12 @@ def test_tolerance_of_rounding_scales_with_epsilon_and_grows_like_a_random_walk(
     assert tolerance(kind, dtype, steps=0) == 8 * eps
     assert tolerance(kind, dtype, steps=99, size=4) == 8 * eps * (20 + 99 / 2)
     assert tolerance(kind, np.dtype(dtype), size=8) == 8 * eps * (4 + 1 / 2)
+
+
+@pytest.mark.parametrize("name", ["steps", "size"])
+def test_a_run_has_no_negative_number_of_roundings(name):
+    with pytest.raises(ValueError, match=f"^{name}: got -1, wanted"):
+        roundings(**{name: -1})
 
 
 def test_tolerance_of_other_kinds():

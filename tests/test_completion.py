@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from lrdyn import cli
-from lrdyn.completion import basis_claims, recovery
+from lrdyn.completion import basis_claims, recovery, statement
 from lrdyn.completion.figures import plot_recovery
 from lrdyn.completion.problem import (
     CompletionMeasured,
@@ -119,6 +119,30 @@ def test_residuals_of_compressed_networks(claim, curve, expected):
     lost = asked(CLAIMS[claim].form, outcome(FULL, {"spectral_error": [*curve[:3], np.nan]}))
     assert isinstance(lost, AtMost)
     assert np.isnan(lost.residual())
+
+
+def test_a_full_network_at_the_level_has_not_ended():
+    """It must lie below: at the level itself it still bounds the compressed one."""
+    full = FULL | {"full_error": [1.0, 0.1, 9e-3, 1e-3]}
+    form = asked(CLAIMS["recovery"].form, outcome(full, {"spectral_error": [1, 0.1, 9e-3, 0.5]}))
+    oracles.assert_close(form.residual(), 0.5 - 1e-3 - 1e-3 / 32, scale=1.0)
+
+
+def test_an_error_is_over_its_floor_where_something_is_hidden():
+    """Without an entry that is not seen the floor is rounding, and no ratio is made of it."""
+    seeds: Any = outcome(
+        {
+            "full_error": [[1.0, 1e-4]] * 3,
+            "level": [1e-3] * 3,
+            "hidden": [2, 0, 5],
+            "floor": [2, 0, 4],
+        },
+        {"basis_error": [[1.0, 3.0], [1.0, 5.0], [1.0, 6.0]]},
+    )
+    met = dataclasses.replace(seeds, hypotheses={"all": np.array([True, True, True])})
+    assert statement._over_floor(met).tolist() == [1.5, 1.5]
+    some = dataclasses.replace(seeds, hypotheses={"all": np.array([False, True, True])})
+    assert statement._over_floor(some).tolist() == [1.5]
 
 
 @pytest.mark.parametrize("claim", ["recovery", "recovered"])

@@ -202,7 +202,8 @@ class Graph:
     def node(self, file: str, within: str) -> Node:
         """Where a mutant is."""
         name = ".".join(Path(file).with_suffix("").parts).removesuffix(".__init__")
-        return name, within.split(".")[0]
+        # Of several variables that are assigned in one line, the first.
+        return name, within.strip("(").split(",")[0].split(".")[0]
 
     def distances(self, start: Node, *, by_list: bool = True) -> dict[Node, int]:
         """Everybody who refers to it, directly or not, and in how many steps.

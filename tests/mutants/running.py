@@ -1,5 +1,6 @@
 """Running mutants: each in a copy of the tree, in processes that end with it, within its time."""
 
+import ast
 import contextlib
 import functools
 import json
@@ -18,6 +19,7 @@ from lrdyn.registry import REGISTRY
 from tests.mutants import attempt, operators
 from tests.mutants.attempt import Order, Report, Task
 from tests.mutants.drawing import Drawn
+from tests.mutants.operators import Mutant
 from tests.mutants.references import Graph
 from tests.runs import FINISHED, ROOT
 
@@ -57,7 +59,8 @@ OUTCOMES = (
     "tests/test_made_up_outcomes.py::test_what_is_said_of_outcomes_that_no_run_leaves",
 )
 """What claims say of saved results, and of what no run leaves: the nearest tests of a judge."""
-PARTS = (SCENARIO, CONTROL, REFEREE, *FORMULAS, *OUTCOMES)
+SIDES = "tests/test_referee.py::test_both_sides_that_the_referee_computes_are_what_they_were"
+PARTS = (SCENARIO, CONTROL, REFEREE, SIDES, *FORMULAS, *OUTCOMES)
 """Tests of which a mutant sees what it reaches, so that their seconds are of no use to others."""
 
 FIRST = 300.0
@@ -127,7 +130,10 @@ class Workshop:
     def __init__(self, folder: Path, root: Path = ROOT):
         self.tree, self.saved = folder / "tree", folder / "saved"
         self.folder, self.root = folder, root
-        self.seconds: dict[str, float] = {RAN: COMPILED} | self._read("seconds.json")
+        known = self._read("seconds.json")
+        for id in PARTS:  # from when they were no parts
+            known.pop(id, None)
+        self.seconds: dict[str, float] = {RAN: COMPILED} | known
         self.passes: dict[str, bool] = self._read("passes.json")
         """Whether a test passes without a mutant, or passed with one that it does not see."""
         self.younger = int(time.time())
@@ -179,7 +185,7 @@ class Workshop:
         mutant = one.mutant
         start = self.graph.node(mutant.file, mutant.within)
         of_referee = one.kind == "referee"
-        judges = of_referee or self.graph.only_judges(start)
+        judges = of_referee or (self.graph.only_judges(start) and not self._of_a_control(mutant))
         budget = JUDGES if judges else RUNS
         if of_referee:
             theorems = self.graph.refereed(start)[:FAMILIAR] or list(REGISTRY)
@@ -191,7 +197,7 @@ class Workshop:
         anew = {test.id for test in tests if test.shared and not judges}  # its small run
         whole = anew | {test.id for test in tests if test.whole}
         if of_referee and not mutant.file.startswith("referee/exact/"):
-            found[REFEREE] = 0
+            found |= {REFEREE: 0, SIDES: 1}
         elif theorems and not of_referee:
             nearest = {JUDGED: 1} | dict.fromkeys(OUTCOMES, 0)
             found |= nearest if judges else {SCENARIO: 0, CONTROL: 1, RAN: 1}
@@ -217,6 +223,19 @@ class Workshop:
             function=start[1],
             saved=str(self.saved) if judges else "",
         )
+
+    def _of_a_control(self, mutant: Mutant) -> bool:
+        """Whether it is in the run or the prediction of a control, which is no judge's."""
+        source = (self.root / mutant.file).read_text()
+        line = source[: mutant.start].count("\n") + 1
+        for node in ast.walk(ast.parse(source)):
+            match node:
+                case ast.Call(ast.Name("Control"), keywords=keywords):
+                    for keyword in keywords:
+                        lines = range(keyword.lineno, (keyword.end_lineno or 0) + 1)
+                        if keyword.arg in ("predict", "measure", "case") and line in lines:
+                            return True
+        return False
 
     def _seconds(self, test: str) -> float:
         return self.seconds.get(test, UNKNOWN)
