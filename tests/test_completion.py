@@ -124,7 +124,8 @@ def test_residuals_of_compressed_networks(claim, curve, expected):
 def test_a_full_network_at_the_level_has_not_ended():
     """It must lie below: at the level itself it still bounds the compressed one."""
     full = FULL | {"full_error": [1.0, 0.1, 9e-3, 1e-3]}
-    form = asked(CLAIMS["recovery"].form, outcome(full, {"spectral_error": [1, 0.1, 9e-3, 0.5]}))
+    run = {"spectral_error": [1, 0.1, 9e-3, 0.5]}
+    form: Any = asked(CLAIMS["recovery"].form, outcome(full, run))
     oracles.assert_close(form.residual(), 0.5 - 1e-3 - 1e-3 / 32, scale=1.0)
 
 
