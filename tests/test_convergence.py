@@ -283,6 +283,16 @@ def test_a_mode_that_rounding_drowns_has_no_number_of_steps():
     assert alone(rounding=1e-7) == alone()  # from nothing but itself a mode grows
 
 
+def test_a_large_mode_of_the_start_decides_what_rounding_drowns():
+    """A step adds 2.5e-16 to a mode: less than the last digit of 3, and more than that of the end."""
+    values, modes = np.array([2.5, 1.87]), np.diag([3.0, 1e-12])
+    start = convergence.Start(modes, modes @ modes, modes @ modes)
+    steps = partial(convergence.steps_to_arrive, start, values, (2, 2), 1.62, 1e-3, 1e-6)
+    assert steps() is not None
+    assert steps(rounding=float(np.finfo("float64").eps)) is None
+    assert steps(rounding=float(np.finfo("float64").eps) / 5) == steps()
+
+
 def test_a_slow_approach_at_the_edge_of_stability_is_counted():
     """There ``eta mu_max - 1`` decides, not ``1 - eta mu``: W_1 = -W_2 turns at every step."""
     first, decay, rate = np.full((1, 1), 1e-3), 1.5, 0.79

@@ -19,6 +19,7 @@ from referee import (
     compression,
     descent,
     dropout_training,
+    gradient_rank,
     masked_autoencoder,
     masks,
     minimisers,
@@ -615,6 +616,19 @@ def test_on_the_mean_steps_are_larger_and_decay_is_smaller():
     plain, mean = (of.dense(of.layers, np.array, kind) for kind in (False, True))
     np.testing.assert_allclose(mean, plain, rtol=1e-12)
     assert np.abs(plain[-1] - plain[0]).max() > 0.03
+
+
+@pytest.mark.parametrize(
+    ("apart", "slow", "distinct"), [(0.0, 2, True), (1e-9, 2, False), (1e-3, 1, True)]
+)
+def test_eigenvalues_that_count_as_the_least_are_told_from_one_by_more_than_rounding(
+    apart, slow, distinct
+):
+    """Within half of the digits of l_1 they count as it; then they must be equal to the last."""
+    sides = np.diag([1.0, 1.0 + apart, 3.0])[None], np.ones((1, 1, 1))
+    of = gradient_rank.with_modes(np.ones((1, 3, 1)), *sides, 0.1, "float64")
+    assert np.sum(of.slow) == slow
+    assert of.distinct is distinct
 
 
 def test_rho_by_hand():
