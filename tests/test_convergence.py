@@ -284,7 +284,7 @@ def test_a_mode_that_rounding_drowns_has_no_number_of_steps():
 
 
 def test_a_large_mode_of_the_start_decides_what_rounding_drowns():
-    """A step adds 2.5e-16 to a mode: less than the last digit of 3, and more than that of the end."""
+    """A step adds 2.5e-16 to a mode: less than a digit of 3, more than one of where it ends."""
     values, modes = np.array([2.5, 1.87]), np.diag([3.0, 1e-12])
     start = convergence.Start(modes, modes @ modes, modes @ modes)
     steps = partial(convergence.steps_to_arrive, start, values, (2, 2), 1.62, 1e-3, 1e-6)
