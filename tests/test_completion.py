@@ -48,17 +48,17 @@ def test_the_time_at_which_a_curve_first_falls(values, level, expected):
     oracles.assert_close(step, expected, scale=60.0)
 
 
-@pytest.mark.parametrize("condition", [0.0, 1.0, 50.0])
-def test_the_target_has_the_condition_of_its_flag(condition):
-    settings = {flag.name: flag.quick[0] for flag in COMPLETION.flags} | {"dim": 14, "rank": 3}
+@pytest.mark.parametrize(("condition", "rank"), [(0.0, 3), (1.0, 3), (50.0, 3), (50.0, 2)])
+def test_the_target_has_the_condition_of_its_flag(condition, rank):
+    settings = {flag.name: flag.quick[0] for flag in COMPLETION.flags} | {"dim": 14, "rank": rank}
     case = make_entries(jax.random.key(0), **settings | {"target_condition": condition})
     values = np.linalg.svd(case.target, compute_uv=False)
     if condition:
-        oracles.assert_close(values[2] / values[0], 1 / condition, size=14)
+        oracles.assert_close(values[rank - 1] / values[0], 1 / condition, size=14)
     else:
         plain = {name: x for name, x in settings.items() if name != "target_condition"}
         assert np.array_equal(case.target, make_entries(jax.random.key(0), **plain).target)
-    oracles.assert_close(values[3:], np.zeros(11), scale=1.0, size=14)
+    oracles.assert_close(values[rank:], np.zeros(14 - rank), scale=1.0, size=14)
 
 
 # What is judged ------------------------------------------------------------------------------

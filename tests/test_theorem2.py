@@ -56,6 +56,13 @@ def one_case(**flags):
     return deep_factorization.make_case(jax.random.key(0), **FLAGS | flags)
 
 
+@pytest.mark.parametrize(("move", "whitened"), [(0.0, True), (1e-9, False)])
+def test_inputs_are_whitened_in_every_entry(move, whitened):
+    case = classification.make_classifier(jax.random.key(0), **FLAGS)
+    moved = dataclasses.replace(case, inputs=case.inputs.at[0, 0].add(move))
+    assert bool(classification._whitened(moved)) is whitened
+
+
 @pytest.mark.parametrize(("noise", "exact"), [(None, True), (0.0, True), (1e-9, False)])
 def test_a_gradient_without_noise_is_exact(noise, exact):
     case = dataclasses.replace(one_case(), noise=None if noise is None else jnp.asarray(noise))
