@@ -387,6 +387,7 @@ test_wrong_calls = oracles.refuses(
 def test_what_stands_for_a_matrix_has_the_names_of_an_array_and_no_others():
     """One of an array is refused with its name; another is not there, as ``hasattr`` asks."""
     adapted = ad.Adapted(jnp.ones((2, 3)), ad.Factors(B=jnp.ones((2, 1)), A=jnp.ones((1, 3))))
+    assert (adapted.shape, adapted.size, len(adapted)) == ((2, 3), 6, 2)
     assert not hasattr(adapted, "nonsense")
     with pytest.raises(TypeError, match=r"^reshape: got "):
         adapted.reshape  # noqa: B018 (to look at it is what is refused)

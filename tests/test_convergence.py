@@ -283,6 +283,17 @@ def test_a_mode_that_rounding_drowns_has_no_number_of_steps():
     assert alone(rounding=1e-7) == alone()  # from nothing but itself a mode grows
 
 
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+def test_one_entry_that_is_lost_leaves_no_bound(lost):
+    root, zero = np.eye(2), np.zeros((2, 2))
+    wrong = zero.copy()
+    wrong[0, 1] = lost
+    end = convergence.End(root, root, 0.1 * root, zero, root)
+    assert np.isfinite(convergence.distance_bound(end, 0.9 * root, 1))
+    assert convergence.distance_bound(end._replace(last_gradient=wrong), 0.9 * root, 1) == np.inf
+    assert convergence.distance_bound(end, 0.9 * root + wrong, 1) == np.inf
+
+
 def test_a_large_mode_of_the_start_decides_what_rounding_drowns():
     """A step adds 2.5e-16 to a mode: less than a digit of 3, more than one of where it ends."""
     values, modes = np.array([2.5, 1.87]), np.diag([3.0, 1e-12])

@@ -8,7 +8,7 @@ import pytest
 
 from lrdyn.engine.statement import Outcome
 from lrdyn.theorem1 import rest_points, shrinkage
-from lrdyn.theorem1.rest_points_claims import BASINS, BasinsMeasured, BasinsTheory
+from lrdyn.theorem1.rest_points_claims import BASINS, BasinsMeasured, BasinsTheory, modes_kept
 from tests import oracles
 
 compiled = oracles.Compiled(rest_points)
@@ -229,3 +229,11 @@ def test_an_end_is_claimed_of_starts_below_every_other_critical_value(loss, belo
     theory = BasinsTheory(near_losses=jnp.array([0.5, loss]), next_value=jnp.array(1.0))
     outcome = Outcome({}, theory, BasinsMeasured(), {}, np.dtype(float), 6, 9)
     assert [claim.applies and claim.applies(outcome) for claim in BASINS.claims] == [below, below]
+
+
+def test_a_run_is_where_all_of_its_modes_are_nearest():
+    """One mode fits two minima to the digit; the other tells them apart."""
+    ends = np.array([[1.0, 0.4], [1.0, 0.1], [0.1, 0.0]])
+    sigma, local_values = np.array([1.2, 0.7]), np.array([1.0, 0.5])
+    kept, most = modes_kept(sigma, local_values, ends, np.zeros(3), 3, "float64")
+    assert (kept.tolist(), most) == ([2, 1, 0], 2)
