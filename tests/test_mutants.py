@@ -550,14 +550,15 @@ def test_the_lower_bound_is_exact():
     assert record.Score(5, 5).lower == pytest.approx(0.05 ** (1 / 5))
 
 
-def test_the_committed_record_is_of_this_drawing_and_the_page_says_it():
-    committed = record.read()
-    assert {entry["ended"] for entry in committed["mutants"]} <= {
-        *record.KILLED,
-        record.EQUIVALENT,
-        record.ALIVE,
-    }
+@pytest.mark.parametrize("file", [record.FILE, record.FRESH])
+def test_a_committed_record_has_reasons_for_what_it_sets_aside(file):
+    committed = record.read(file)
+    ended = {entry["ended"] for entry in committed["mutants"]}
+    assert ended <= {*record.KILLED, record.EQUIVALENT, record.ALIVE}
     equivalent = [e for e in committed["mutants"] if e["ended"] == record.EQUIVALENT]
     assert len(equivalent) <= record.MOST_EQUIVALENT * len(committed["mutants"])
     assert all(entry["reason"] for entry in equivalent)
-    assert record.PAGE.read_text() == record.page(committed)
+
+
+def test_the_page_says_what_the_records_say():
+    assert record.PAGE.read_text() == record.page()

@@ -5,7 +5,8 @@ it ends; the same call goes on there, also after a kill, and in a new folder beh
 ones. ``--again`` tries those anew that stayed
 alive, ``--only`` those whose place has these words in it. ``--seconds`` gives each less than its 60
 seconds, in which most are killed; ``--again`` is for the rest. ``--write`` tries none: it puts what
-was tried into the committed record and the page about it (``docs/mutants.md``). The status is 1 if
+was tried into the committed record, or into that of a fresh seed, and the page about them
+(``docs/mutants.md``). The status is 1 if
 the lower bound of the score is below ``--least``.
 """
 
@@ -105,7 +106,8 @@ def main(argv: list[str] | None = None) -> int:
     chosen = [one for one in several if words in f"{one.mutant.file} {one.mutant.within}"]
     most = -1.0 if options.write else 60 * options.minutes
     running.RUNS, running.JUDGES = options.seconds, min(running.JUDGES, options.seconds)
-    before = record.read()
+    file = record.FILE if options.seed == SEED else record.FRESH
+    before = record.read(file)
     known = list(record.notes_of(before)) if before.get("seed") == options.seed else []
     workshop = running.Workshop(options.folder)
     try:
@@ -118,8 +120,8 @@ def main(argv: list[str] | None = None) -> int:
     last = options.seconds
     made = record.recorded(options.seed, options.sample, today, chosen, notes, before, last)
     if options.write:
-        record.FILE.write_text(record.written(made))
-        record.PAGE.write_text(record.page(made))
+        file.write_text(record.written(made))
+        record.PAGE.write_text(record.page())
     print(record.summary(made["mutants"]))
     return int(record.score(made["mutants"]).lower < options.least)
 

@@ -16,6 +16,8 @@ from tests.mutants.running import RUNS, Note
 from tests.runs import ROOT
 
 FILE = ROOT / "tests" / "data" / "mutants.json"
+FRESH = FILE.with_name("mutants_fresh.json")
+"""Of a drawing whose mutants nobody has written tests for."""
 PAGE = ROOT / "docs" / "mutants.md"
 
 KILLED = ("command", "tests", "time")
@@ -134,9 +136,9 @@ def written(record: dict[str, Any]) -> str:
     return f'{{\n{words},\n "mutants": [\n{lines}\n ]\n}}\n'
 
 
-def read() -> dict[str, Any]:
+def read(path: Path = FILE) -> dict[str, Any]:
     """The committed record; an empty one if there is none."""
-    return json.loads(FILE.read_text()) if FILE.exists() else {}
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 # The page -------------------------------------------------------------------------------------
@@ -165,41 +167,51 @@ all others drawn as they are.
 $ make mutants                                    # goes on where it was stopped
 $ python -m tests.mutants --sample 300 --seed 7   # the score of another drawing
 $ python -m tests.mutants --write                 # tests/data/mutants.json, and this page
+$ python -m tests.mutants --sample 300 --seed 7 --write   # its score, too
 ```
 """
 
 
-def page(record: dict[str, Any]) -> str:
-    """``docs/mutants.md``."""
+def page() -> str:
+    """``docs/mutants.md``, of the committed records."""
+    record, fresh = read(), read(FRESH)
+    lines = [HEAD, *_drawing(record, LOOKED_AT), *(_drawing(fresh, UNSEEN) if fresh else [])]
+    return "\n".join(lines) + "\n"
+
+
+LOOKED_AT = (
+    "From mutants that stay alive tests are written, one by one: this score is of what was looked "
+    "at, and that of another seed, on the same tests, of what was not.\n"
+)
+UNSEEN = "No test was written for what stays alive here before this score was known.\n"
+
+
+def _drawing(record: dict[str, Any], about: str) -> Iterator[str]:
     entries, wanted = record["mutants"], record["wanted"]
     ended, seconds = Counter(entry["ended"] for entry in entries), record["seconds"]
     whole = score(entries)
     tried = "All" if len(entries) == wanted else f"{len(entries):,}"
-    lines = [
-        HEAD,
-        f"## Seed {record['seed']}, {record['date']}\n",
+    yield f"## Seed {record['seed']}, {record['date']}\n"
+    yield (
         f"{tried} of {wanted:,} mutants were tried, each for at most {seconds:g} seconds. "
         f"Killed: {ended['command']} by the command, {ended['tests']} by tests, "
         f"{ended['time']} by time; {ended[EQUIVALENT]} are equivalent, "
         f"{ended[ALIVE]} alive. The score, killed over those that are not equivalent, is "
         f"**{whole.share:.3f}**; with 95 % confidence a mutant drawn so is killed with probability "
-        f"{whole.lower:.3f} or more (Clopper and Pearson, one-sided).\n",
-        "From mutants that stay alive tests are written, one by one: this score is of what was "
-        "looked at, and that of another seed, on the same tests, of what was not.\n",
-        *_table("kind of module", "kind", entries),
-        "",
-        *_table("operator", "operator", entries),
-    ]
+        f"{whole.lower:.3f} or more (Clopper and Pearson, one-sided).\n"
+    )
+    yield about
+    yield from _table("kind of module", "kind", entries)
+    yield ""
+    yield from _table("operator", "operator", entries)
     for word, title in ((ALIVE, "Alive"), (EQUIVALENT, "Equivalent")):
-        chosen = [entry for entry in entries if entry["ended"] == word]
-        if chosen:
-            lines += [
-                f"\n## {title}\n",
-                "| place | within | change |" + " reason |" * (word != ALIVE),
-            ]
-            lines += ["|---|---|---|" + "---|" * (word != ALIVE)]
-            lines += [_row(entry) for entry in sorted(chosen, key=_place)]
-    return "\n".join(lines) + "\n"
+        if chosen := [entry for entry in entries if entry["ended"] == word]:
+            reason = word == EQUIVALENT
+            yield f"\n### {title}, of seed {record['seed']}\n"
+            yield "| place | within | change |" + " reason |" * reason
+            yield "|---|---|---|" + "---|" * reason
+            yield from (_row(entry) for entry in sorted(chosen, key=_place))
+    yield ""
 
 
 def _table(title: str, by: str, entries: Sequence[dict[str, Any]]) -> Iterator[str]:
