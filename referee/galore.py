@@ -9,7 +9,7 @@ from scipy.linalg import svd
 from referee.low_rank import LowRankCase, Map, galore, relora
 from referee.networks import Slope
 from referee.optimizers import Rule, adam, begun, momentum, sgd
-from referee.redone import EPS, Claim, Redone, saved_sides
+from referee.redone import EPS, Claim, Redone, roundings, saved_sides
 from referee.results import Point, once
 
 ORDER = ("bias", "first", "second")
@@ -152,6 +152,8 @@ class SavedGalorePaths(NamedTuple):
     optax: np.ndarray
     known: np.ndarray
     """Recorded steps up to which both sides see the same digits of float32 in every gradient."""
+    signed: np.ndarray
+    """Recorded steps up to which rounding chooses no sign that a kept state would notice."""
     condition: float
     """By how much the path amplifies a disturbance of the data or of what the SVD sees."""
 
@@ -188,11 +190,10 @@ def paths(point: Point) -> SavedGalorePaths:
         of_gradients.append(apart / np.abs(gradients).max(1) / size)
     condition = max(conditions)
     rounded = galore(of, "keep", larger_side(of, single))
-    times = np.array(of.times)
-    if point.flags["dtype"] == "float64":
-        # Rounding in the units of an identity: see `redone`.
+    times, precise = np.array(of.times), point.flags["dtype"] == "float64"
+    if precise:
         steps, longest = np.array(of.refreshes), max(max(a.shape) for a in of.start)
-        rounding = EPS * (np.sqrt(longest * (1 + steps)) + steps / 2)
+        rounding = EPS * roundings(longest, steps)
         given = given_to_svds(of, rounded)
         ties = [to_a_tie(G) / np.abs(G).max() for G in given]
         near = steps[ties <= rounding * np.maximum(1, np.max(of_gradients, 0))]
@@ -205,6 +206,7 @@ def paths(point: Point) -> SavedGalorePaths:
         plain[looks],
         optax_path(of, name),
         known,
+        (times <= of.period) | precise | (name == "sgd"),
         condition,
     )
 
@@ -224,14 +226,13 @@ def optax_precise(point: Point) -> list[Redone] | None:
     """With P from float64 both paths are apart by the rounding of float32 times the response."""
     run = paths(point)
     # A last digit of float32 is within this claim's tolerance; in a run in float32 signs are not.
-    known = run.known | (point.flags["dtype"] == "float64")
+    known = run.signed
     if not known[1:].any():
         return None
     of, numbers = run.of, run.double.shape[1]
     refreshes = len(of.refreshes)
-    # The roundings of so many refreshes, as of so many steps: see `redone`.
-    of_all = np.sqrt(numbers * (1 + refreshes)) + refreshes / 2
-    unit = float(SINGLE * of_all * run.condition)
+    # Those of so many refreshes, as of so many steps.
+    unit = float(SINGLE * roundings(numbers, refreshes) * run.condition)
     adapted = relora(of, "keep", larger_side(of, double))[[of.looks.index(t) for t in of.times]]
     theory, measured = run.double[known], run.optax[known]
     saved, saved_run = (point.found[f"optax_precise_{s}"] for s in ("predicted", "measured"))

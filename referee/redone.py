@@ -21,6 +21,11 @@ def coarser(array: np.ndarray) -> float:
     return float(np.finfo(array.dtype).eps) / EPS if array.dtype.kind == "f" else 1.0
 
 
+def roundings(numbers: int, steps: Any) -> Any:
+    """By how many roundings two descents may differ, but for the 8: ``sqrt(n (1 + t)) + t/2``."""
+    return np.sqrt(numbers * (1 + steps)) + steps / 2
+
+
 class Redone(NamedTuple):
     """Both sides of a claim at one point, computed again, and what was saved of them."""
 
@@ -71,7 +76,7 @@ class Redone(NamedTuple):
         numbers = max(np.asarray(self.theory).shape[-1:] or (1,))
         # Dot products and steps are rounded independently, like a random walk; while a run waits at
         # a saddle it rounds the same way at each step. 8: many entries, many points.
-        return 8 * EPS * (np.sqrt(numbers * (1 + steps)) + steps / 2) * max(self.condition, 1.0)
+        return 8 * EPS * float(roundings(numbers, steps)) * max(self.condition, 1.0)
 
     def apart(self) -> float:
         """How far the saved sides are from these, in units of the scale.

@@ -19,6 +19,7 @@ from referee import (
     compression,
     descent,
     dropout_training,
+    galore,
     gradient_rank,
     masked_autoencoder,
     masks,
@@ -629,6 +630,21 @@ def test_eigenvalues_that_count_as_the_least_are_told_from_one_by_more_than_roun
     of = gradient_rank.with_modes(np.ones((1, 3, 1)), *sides, 0.1, "float64")
     assert np.sum(of.slow) == slow
     assert of.distinct is distinct
+
+
+@pytest.mark.parametrize(("optimizer", "whole"), [("sgd", True), ("adam", False)])
+def test_in_float32_signs_matter_to_a_kept_state_alone(optimizer, whole, tmp_path_factory):
+    """The digits of an SVD differ behind the first period whatever the optimiser is."""
+    (point,) = saved_points("galore", "optax", tmp_path_factory)
+    changed = point._replace(flags={**point.flags, "optimizer": optimizer, "dtype": "float32"})
+    run = galore.paths(changed)
+    first = np.array(run.of.times) <= run.of.period
+    assert run.known.tolist() == first.tolist()
+    assert not run.known.all()
+    assert run.signed.all() if whole else run.signed.tolist() == first.tolist()
+    parts = galore.optax_precise(changed)
+    assert parts is not None
+    assert len(parts[0].theory) == (len(first) if whole else first.sum())
 
 
 def test_rho_by_hand():

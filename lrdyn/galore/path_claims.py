@@ -28,13 +28,14 @@ from lrdyn.core import linalg
 from lrdyn.core.condition import Twins, conditions, twins
 from lrdyn.core.descent import divergence_limit, simulate
 from lrdyn.core.initialization import gaussians
-from lrdyn.core.recording import Recorded, recorded_steps
+from lrdyn.core.recording import recorded_steps
 from lrdyn.engine.claims import RESOLVED, roundings, tolerance
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.forms import Equal, start_of
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.galore.projectors import aligned, single_precision_projector
 from lrdyn.galore.releases import newer, running_release
+from lrdyn.theorem4 import problems
 from lrdyn.theorem4.problems import OPTIMIZERS, flat, lost_at, with_gap
 
 DECAY = 0.1
@@ -52,7 +53,7 @@ THEIRS: dict[str, optax.GradientTransformation | None] = {
 step size; None is Adam, optax's own choice."""
 
 
-class GaloreTraining(Recorded):
+class GaloreTraining(problems.Refreshed):
     """A network with a tall and a wide layer and a bias, as a user trains it."""
 
     weights: dict[str, Array]
@@ -62,14 +63,8 @@ class GaloreTraining(Recorded):
     learning_rate: Float[Array, ""]
     optimizer: str = eqx.field(static=True)
     rank: int = eqx.field(static=True)
-    period: int = eqx.field(static=True)
     decay: float = eqx.field(static=True, default=DECAY)
     """lambda, saved with the case for whoever computes both sides again."""
-
-    @property
-    def refreshes(self) -> range:
-        """Steps at which P is chosen: 0, T, 2T, ..."""
-        return range(0, self.steps[-1], self.period)
 
     def loss(self, weights: PyTree) -> Float[Array, ""]:
         """Loss of weights on the data of the case, see :func:`training_loss`."""
@@ -193,11 +188,6 @@ def _single(gradients: PyTree, rank: int, side: Side) -> PyTree:
     return jax.tree.map(choose, gradients)
 
 
-def _looks(case: GaloreTraining) -> np.ndarray:
-    """Steps at which weights are kept: the recorded ones and the refreshes."""
-    return np.union1d(case.times, case.refreshes).astype(np.int32)
-
-
 def _paths(case: GaloreTraining) -> Twins:
     """Algorithm 1 with SVDs in float32 and in the run's precision, and twins of the latter.
 
@@ -228,7 +218,7 @@ def _paths(case: GaloreTraining) -> Twins:
             OPTIMIZERS[plain.optimizer](plain.learning_rate),
             choose=lambda key, G: choose(G),
             period=plain.period,
-            steps=tuple(_looks(plain).tolist()),
+            steps=problems.times(plain),
             record=lambda both: jnp.stack([flat(both[0]), flat(both[1])]),
         )
         return jnp.swapaxes(run.records, 0, 1)
@@ -265,8 +255,9 @@ def distance_from_ties(numbers: Float[Array, "*shape"]) -> Float[Array, ""]:
 
 def predict_path(case: GaloreTraining) -> PathTheory:
     """Algorithm 1 with both SVDs, and a decay of the weights."""
-    runs, looks = _paths(case), _looks(case)
-    recorded, refreshes = (np.searchsorted(looks, steps) for steps in (case.times, case.refreshes))
+    runs = _paths(case)
+    recorded = problems.at(case, case.steps)
+    refreshes = problems.at(case, problems.refreshes(case))
     single, double = runs.run[:, recorded]
     unflatten = ravel_pytree(case.weights)[1]
 
@@ -288,7 +279,7 @@ def predict_path(case: GaloreTraining) -> PathTheory:
         condition=conditions(
             runs,
             lambda paths: paths[:, recorded],
-            roundings=roundings(case.steps[-1], max(case.weights["first"].shape)),
+            roundings=problems.roundings_of(case),
         ),
         gradient_condition=jax.vmap(at_a_refresh)(*(given(side[1]) for side in runs[:3])),
         tie_distance=jax.vmap(distance_from_ties)(rounded) / jnp.max(jnp.abs(rounded), axis=1),

@@ -25,7 +25,7 @@ from lrdyn.core.initialization import gaussians
 from lrdyn.core.recording import Recorded, recorded_steps
 from lrdyn.core.spectra import half_of_the_digits
 from lrdyn.engine.claims import CLEARLY, roundings, tolerance
-from lrdyn.engine.statement import Claim, Outcome
+from lrdyn.engine.statement import Claim, Outcome, longest_axis
 from lrdyn.networks import mlp, transformer
 
 Data = tuple[Array, Array]
@@ -151,7 +151,14 @@ def with_gap(
 # Cases -----------------------------------------------------------------------------------------
 
 
-class LowRankRun(Recorded):
+class Refreshed(Recorded):
+    """A case whose projectors are chosen each T steps."""
+
+    period: int = eqx.field(static=True, kw_only=True)
+    """T."""
+
+
+class LowRankRun(Refreshed):
     """A problem and how it is trained."""
 
     params: PyTree
@@ -160,7 +167,6 @@ class LowRankRun(Recorded):
     learning_rate: Float[Array, ""]
     loss: Callable[[PyTree, Data], Array] = eqx.field(static=True)
     rank: int = eqx.field(static=True)
-    period: int = eqx.field(static=True)
     optimizer: str = eqx.field(static=True)
     state: str = eqx.field(static=True)
     side: Side = eqx.field(static=True)
@@ -200,17 +206,17 @@ def make_run(
     )
 
 
-def refreshes(case: LowRankRun) -> np.ndarray:
+def refreshes(case: Refreshed) -> np.ndarray:
     """Steps at which projectors are chosen."""
     return np.arange(0, case.steps[-1], case.period)
 
 
-def times(case: LowRankRun) -> np.ndarray:
+def times(case: Refreshed) -> np.ndarray:
     """Recorded steps, and the refreshes."""
     return np.union1d(case.steps, refreshes(case))
 
 
-def at(case: LowRankRun, wanted: Any) -> np.ndarray:
+def at(case: Refreshed, wanted: Any) -> np.ndarray:
     """Places of steps among the times.
 
     Indices are int32 throughout: two threads, one of them in float64, can share a trace of int64.
@@ -299,10 +305,9 @@ def first_matrix(params: PyTree) -> Float[Array, "m n"]:
     return next(leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
 
 
-def roundings_of(case: LowRankRun) -> float:
+def roundings_of(case: Recorded) -> float:
     """By how many roundings two runs of a case may differ: an identity's, for one entry."""
-    size = max(max(leaf.shape) for leaf in jax.tree.leaves((case.params, case.data)) if leaf.ndim)
-    return roundings(case.steps[-1], size)
+    return roundings(case.steps[-1], longest_axis(case))
 
 
 # What is looked at in a run --------------------------------------------------------------------

@@ -2,12 +2,11 @@
 
 Without a seed it is the committed drawing (``tests/data/mutants.json``). Every mutant is noted when
 it ends; the same call goes on there, also after a kill, and in a new folder behind the committed
-ones. ``--again`` tries those anew that stayed
-alive, ``--only`` those whose place has these words in it. ``--seconds`` gives each less than its 60
-seconds, in which most are killed; ``--again`` is for the rest. ``--write`` tries none: it puts what
-was tried into the committed record, or into that of a fresh seed, and the page about them
-(``docs/mutants.md``). The status is 1 if
-the lower bound of the score is below ``--least``.
+ones. ``--again`` tries those anew that stayed alive, ``--only`` those whose place has these words
+in it. ``--seconds`` gives each less than its 60 seconds, in which most are killed; ``--again`` is
+for the rest. ``--write`` tries none: it puts what was tried into the committed record, or into that
+of a fresh seed, and the page about them (``docs/mutants.md``). The status is 1 if the lower bound
+of the score is below ``--least``.
 """
 
 import argparse

@@ -167,7 +167,7 @@ all others drawn as they are.
 $ make mutants                                    # goes on where it was stopped
 $ python -m tests.mutants --sample 300 --seed 7   # the score of another drawing
 $ python -m tests.mutants --write                 # tests/data/mutants.json, and this page
-$ python -m tests.mutants --sample 300 --seed 7 --write   # its score, too
+$ python -m tests.mutants --sample 300 --seed 7 --write   # tests/data/mutants_fresh.json
 ```
 """
 
