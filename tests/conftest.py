@@ -23,7 +23,7 @@ collect_ignore_glob = ["data/*"]
 HOOK = jaxtyping.install_import_hook("lrdyn", typed.NAME)
 
 from lrdyn.engine import accelerators, process  # noqa: E402  (after the hook)
-from tests import programs  # noqa: E402
+from tests import contexts, programs  # noqa: E402
 from tests.runs import XLA_FLAGS  # noqa: E402
 
 accelerators.share_memory()
@@ -34,6 +34,7 @@ if "XLA_FLAGS" not in os.environ:
     del os.environ["XLA_FLAGS"]
 
 programs.keep()
+contexts.share()
 os.environ.setdefault("LRDYN_CACHE", os.fspath(programs.FOLDER))  # not in a home: for `setup`
 
 process.collect_rarely()

@@ -26,7 +26,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -48,6 +47,7 @@ from lrdyn.registry import REGISTRY, theorem, theorems
 from lrdyn.studies import REGISTRY as STUDIES
 from lrdyn.studies import study
 from paper_figs import EXHIBITS
+from tests import forked
 from tests.runs import ROOT, python
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -203,7 +203,8 @@ def check_excerpt(block: Block) -> None:
 # Commands ---------------------------------------------------------------------------------------
 
 
-SHELL = 'python() { "$PYTHON" "$@"; }; lrdyn() { python -m lrdyn "$@"; }; (exit $STATUS)\n'
+BEGINNING = 'python() {{ {} "$@"; }}; lrdyn() {{ python -m lrdyn "$@"; }}; (exit $STATUS)\n'
+"""What a shell is told before a command, with the words for an interpreter."""
 STATUS_SHOWN = "echo $?"
 
 
@@ -224,6 +225,7 @@ def commands_of(block: Block) -> Iterator[tuple[str, list[str]]]:
 def run_console(blocks: Sequence[Block], folder: Path) -> None:
     """Run the commands of a page one after the other; a failure must be shown by ``echo $?``."""
     status, names = 0, {}
+    beginning = BEGINNING.format(shlex.join(forked.interpreter()))
     for block in blocks:
         for line, shown in commands_of(block):
             if status and line != STATUS_SHOWN:
@@ -231,7 +233,7 @@ def run_console(blocks: Sequence[Block], folder: Path) -> None:
             for name, mine in names.items():
                 line = line.replace(name, mine)
             done = subprocess.run(
-                ["bash", "-c", SHELL + line],
+                ["bash", "-c", beginning + line],
                 cwd=folder,
                 text=True,
                 capture_output=True,
@@ -254,7 +256,6 @@ def run_console(blocks: Sequence[Block], folder: Path) -> None:
 
 def _environment(folder: Path, status: int) -> dict[str, str]:
     return {
-        "PYTHON": sys.executable,
         "PYTHONPATH": os.fspath(ROOT),
         "STATUS": str(status),
         "LRDYN_CACHE": os.fspath(folder.parent / "cache"),

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from lrdyn.engine import results
 from lrdyn.engine.jobs import OLDER_KERNELS
 from lrdyn.figures import exhibits, rendering
 from lrdyn.system import interrupts
-from tests import programs
+from tests import forked, programs
 
 ROOT = Path(__file__).parents[1]
 UNOPTIMIZED = {"xla_backend_optimization_level": 0} | (
@@ -77,13 +77,14 @@ def started(
     stdin: int | None = None,
     stderr: int = subprocess.PIPE,
     process_group: int | None = None,
+    interpreter: Sequence[str] = (sys.executable,),
     **more: str,
 ) -> subprocess.Popen:
     """Start Python away from this process, with more in its environment."""
     paths = {"LRDYN_CACHE": os.fspath(cache), "PYTHONPATH": os.fspath(ROOT)}
     with default_signals():
         return subprocess.Popen(
-            [sys.executable, *words],
+            [*interpreter, *words],
             cwd=cwd,
             env=os.environ | paths | more,
             text=True,
@@ -116,7 +117,8 @@ def python(
 ) -> Printed:
     """Run Python away from this process, with a time-out; ``-`` reads the source."""
     stdin = None if source is None else subprocess.PIPE
-    with started(*words, cwd=cwd, cache=cache, stdin=stdin) as process:
+    how = {"stdin": stdin, "interpreter": forked.interpreter()}
+    with started(*words, cwd=cwd, cache=cache, **how) as process:
         try:
             out, err = process.communicate(source, timeout=500)
         finally:

@@ -1,0 +1,49 @@
+"""Commands that tests start, in processes forked from one that has imported what they import.
+
+A command takes one to two seconds of a core to import JAX, optax, xarray and matplotlib, before it
+does anything, and the tests start some two hundred. A server imports them once, and forks: the
+command then has a process, a working directory, an environment and streams of its own, as always.
+"""
+
+import atexit
+import functools
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CLIENT = Path(__file__).with_name("client.py")
+
+
+def interpreter() -> list[str]:
+    """Words that stand for ``python`` in a command line that needs no interpreter of its own.
+
+    The command runs in a new interpreter after all if what libraries read of the environment when
+    they are imported is another than it was.
+    """
+    if any(name.startswith("COVERAGE_") for name in os.environ):  # each process is watched
+        return [sys.executable]
+    return [sys.executable, "-I", "-S", os.fspath(CLIENT), _server()]
+
+
+@functools.cache
+def _server() -> str:
+    """Start the server of this process, and return where it listens."""
+    place = os.path.join(tempfile.mkdtemp(prefix="lrdyn-"), "socket")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.forked.server", place],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.fspath(ROOT)},
+        stdin=subprocess.PIPE,  # its end, with this process, ends the server
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for the tests
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    atexit.register(process.wait)
+    atexit.register(process.stdin.close)
+    if not process.stdout.readline():
+        raise RuntimeError("the server of commands did not start: python -m tests.forked.server")
+    return place
