@@ -150,8 +150,11 @@ def moved_to_ten_tolerances(theorem, claim, scenario, outcome, sides, name, plac
 
 
 @pytest.mark.parametrize(("theorem", "scenario", "claim"), everywhere("claims"))
-def test_a_changed_entry_turns_the_verdict(theorem, scenario, claim, tmp_path_factory):
-    """Wherever it stands: no maximum skips it, no case hides it, and neither does a NaN."""
+def test_a_changed_entry_turns_the_verdict(theorem, scenario, claim, tmp_path_factory, unchecked):
+    """Wherever it stands: no maximum skips it, no case hides it, and neither does a NaN.
+
+    A judge is asked thousands of times: annotations are checked where it is asked once.
+    """
     ran = finished(theorem.name, tmp_path_factory.getbasetemp())
     results = ran.groups()[groups_of(theorem, scenario, "float64")["float64"]]
     leg = residuals(claim, scenario, results, "float64", power=True)

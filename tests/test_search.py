@@ -127,6 +127,7 @@ def found_in(folder):
 # Faults -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_fault_at_the_end_of_a_range_is_found_by_the_search_and_by_no_preset(tmp_path, capsys):
     for preset in ("quick", "paper"):
         assert cli.main(FAULTY, ["--preset", preset, "--out", str(tmp_path)]) == 0
@@ -152,6 +153,7 @@ def test_the_command_that_is_printed_gives_the_ratio_that_is_printed(tmp_path):
     assert claim["residual"] / claim["tolerance"] == entry["repeated"]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_climb_finds_a_fault_between_the_points_that_are_drawn():
     """A slope that points to a place: no point that is drawn is nearer than one of the climb."""
 
@@ -186,6 +188,7 @@ def test_a_climb_goes_through_points_with_which_a_scenario_is_not_concerned():
 # Going on ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_search_goes_on_after_a_kill_and_a_longer_one_from_a_shorter(tmp_path, monkeypatch):
     computed, most = [], [3]
     whole = Evaluator.results
@@ -346,6 +349,7 @@ def test_the_way_through_a_domain_goes_from_end_to_end(flag):
 # Beyond -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_beyond_names_the_hypothesis_that_a_claim_needs_and_repeats_it(tmp_path, capsys):
     bounded = theorem(right, BELOW)
     assert cli.main(bounded, ["--search", "64", "--beyond", "--out", str(tmp_path)]) == 0
@@ -360,6 +364,7 @@ def test_beyond_names_the_hypothesis_that_a_claim_needs_and_repeats_it(tmp_path,
     assert re.search(r"condition of below +below +float64 +1/1 ", out), out
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_the_flags_may_not_be_is_tried_beyond(tmp_path):
     """The experiment refuses it, and the claim fails there."""
 
@@ -375,6 +380,7 @@ def test_what_the_flags_may_not_be_is_tried_beyond(tmp_path):
     assert {(edge["claim"], edge["hypothesis"]) for edge in costly} == {("cubed", "x <= 1000")}
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_climb_beyond_finds_where_ill_conditioning_costs_a_claim(tmp_path):
     """Between the points that are drawn, in a narrow range of one flag."""
 

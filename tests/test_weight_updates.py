@@ -139,8 +139,8 @@ def test_singular_values_are_of_the_square_layers_alone(edge_case):
     oracles.assert_close(values, np.full(12, 0.3), size=12)
 
 
-def many_images(monkeypatch, tmp_path, count=200, tested=40):
-    """CIFAR-10 of two hundred images in an npz, as a user could have it."""
+def many_images(monkeypatch, tmp_path, count=80, tested=20):
+    """MNIST of a few images in an npz, as a user could have it."""
     from lrdyn.data import sets
     from tests.datasets import write_npz
 
