@@ -1,4 +1,4 @@
-"""A context of MLIR for many programs: JAX makes one for each, 4 of the 16 ms of a small program."""
+"""A context of MLIR for many programs: JAX makes one for each, 4 of the 16 ms of a small one."""
 
 import functools
 import threading

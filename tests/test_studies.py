@@ -14,10 +14,13 @@ from docs.examples import training
 from lrdyn.engine.judging import LOST, TOO_FEW_SEEDS
 from lrdyn.engine.statement import Finding, Study
 from lrdyn.studies import studies
+from tests import programs
 from tests.runs import ROOT, results_of, started, verdict_of
 
 EXAMPLE = ROOT / "docs" / "examples" / "training.py"
 SMALL = ("--width", "10", "--steps", "40")
+CACHE = programs.of_command("teacher")
+"""Programs that the runs of the example share."""
 
 
 def entries(folder):
@@ -28,7 +31,8 @@ def entries(folder):
 def several(tmp_path_factory):
     """The example with seeds 0 to 3, in a process of its own."""
     out = tmp_path_factory.mktemp("several")
-    with started(EXAMPLE, *SMALL, "--seed", "0", "--seeds", "4", "--out", out, cwd=out) as process:
+    words = (EXAMPLE, *SMALL, "--seed", "0", "--seeds", "4", "--out", out)
+    with started(*words, cwd=out, cache=CACHE) as process:
         text, errors = process.communicate(timeout=300)
     assert process.returncode in (0, 1), errors
     return out, text, errors
@@ -132,14 +136,14 @@ def test_a_killed_study_ends_with_the_bits_of_one_that_was_not(several, tmp_path
     words = (*words, "--out", tmp_path)
     log = "teacher/*/metrics.csv"
     for _ in range(3):
-        with started(*words, cwd=tmp_path) as process:
+        with started(*words, cwd=tmp_path, cache=CACHE) as process:
             lines = _lines(tmp_path, log)
             while process.poll() is None and _lines(tmp_path, log) <= lines + 3:
                 time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
             process.communicate(timeout=300)
         assert process.returncode == -signal.SIGKILL
-    with started(*words, cwd=tmp_path) as process:
+    with started(*words, cwd=tmp_path, cache=CACHE) as process:
         _, errors = process.communicate(timeout=300)
         assert process.returncode in (0, 1), errors
     equal(several[0], tmp_path)
@@ -150,7 +154,8 @@ def _lines(folder, pattern):
 
 
 def test_ctrl_c_says_what_to_type(tmp_path):
-    with started(EXAMPLE, "--steps", "1000000", "--out", tmp_path, cwd=tmp_path) as process:
+    words = (EXAMPLE, "--steps", "1000000", "--out", tmp_path)
+    with started(*words, cwd=tmp_path, cache=CACHE) as process:
         while not _lines(tmp_path, "teacher/*/metrics.csv"):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
