@@ -17,13 +17,16 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn
 
+BEGUN = dict(os.environ)
+"""The environment, before libraries add to it."""
+
+from tests import contexts, programs  # noqa: E402  (after the environment)
+
 LIBRARIES = (
     *("jax.numpy", "jax.scipy.linalg", "optax", "equinox", "h5netcdf", "xarray"),
     *("matplotlib.pyplot", "matplotlib.backends.backend_pdf", "rich.progress", "scipy.stats"),
 )
 OURS = ("lrdyn.cli", "lrdyn.commands.pool", "lrdyn.commands.diagnose", "lrdyn.commands.merge")
-BEGUN = dict(os.environ)
-"""The environment, before libraries add to it."""
 READ_LATE = re.compile("LRDYN_.*|XDG_.*|HOME|PWD|OLDPWD|SHLVL|_|PYTHON|STATUS|PYTEST_CURRENT_TEST")
 """Variables that nothing reads when it is imported."""
 
@@ -84,6 +87,7 @@ def run(words: Sequence[str]) -> None:
             sys.path[0] = os.getcwd()
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         case ["-", *rest]:
+            programs.keep()  # a command of ours keeps its own
             sys.argv[:] = ["-", *rest]
             sys.path[0] = ""
             main = sys.modules["__main__"] = types.ModuleType("__main__")
@@ -176,6 +180,7 @@ def serve(place: str) -> Order | None:
 if __name__ == "__main__":
     for name in (*LIBRARIES, *OURS):
         importlib.import_module(name)
+    contexts.share()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that attend
     found = serve(sys.argv[1])
