@@ -123,7 +123,7 @@ def test_the_shrunk_spectrum_is_that_of_the_data_themselves():
 
 
 def test_the_study_runs_on_a_set_of_the_readers_own(command_line, monkeypatch, tmp_path):
-    many_images(monkeypatch, tmp_path)
+    many_images(monkeypatch, tmp_path, count=80)
     words = ("--data", "mnist", "--data-dir", tmp_path, "--out", tmp_path / "out")
     status, text, errors = command_line(DROPOUT_SPECTRA, *SMALL, *words)
     assert status == 0, errors + text

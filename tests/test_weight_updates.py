@@ -139,7 +139,21 @@ def test_singular_values_are_of_the_square_layers_alone(edge_case):
     oracles.assert_close(values, np.full(12, 0.3), size=12)
 
 
-def many_images(monkeypatch, tmp_path, count=80, tested=20):
+@pytest.mark.parametrize("n", [4, 6, 9])
+def test_the_moments_have_the_loss_of_all_examples(n):
+    rng = np.random.default_rng(n)
+    X, Y, W = (rng.normal(size=shape) for shape in ((6, n), (3, n), (3, 6)))
+    A, B = linear.moments(X, Y)
+    assert (A.shape, B.shape) == ((6, 6), (3, 6))
+
+    def loss(W):
+        return np.sum((W @ A - B) ** 2) / 2 - np.sum(B**2) / 2
+
+    whole = np.sum((W @ X - Y) ** 2) / (2 * n) - np.sum(Y**2) / (2 * n)
+    oracles.assert_close(loss(W), whole, size=9)
+
+
+def many_images(monkeypatch, tmp_path, count=200, tested=20):
     """MNIST of a few images in an npz, as a user could have it."""
     from lrdyn.data import sets
     from tests.datasets import write_npz
@@ -160,7 +174,7 @@ SMALL = (
 
 
 def test_the_study_runs_on_a_set_of_the_readers_own(command_line, monkeypatch, tmp_path):
-    many_images(monkeypatch, tmp_path)
+    many_images(monkeypatch, tmp_path, count=80)
     words = ("--data", "mnist", "--data-dir", tmp_path, "--out", tmp_path / "out")
     status, text, errors = command_line(WEIGHT_UPDATES, *SMALL, *words)
     assert status == 0, errors + text
@@ -225,6 +239,15 @@ def test_sizes_that_do_not_fit_are_refused_before_anything_runs(
     status, _, errors = command_line(WEIGHT_UPDATES, *where, *words)
     assert (status, errors.count("\n")) == (2, 1)
     assert message in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_set_of_too_few_images_for_the_controls_is_refused(command_line, monkeypatch, tmp_path):
+    many_images(monkeypatch, tmp_path, count=63)
+    words = ("--data", "mnist", "--data-dir", tmp_path, "--out", tmp_path / "out")
+    status, _, errors = command_line(WEIGHT_UPDATES, *SMALL, *words)
+    assert (status, errors.count("\n")) == (2, 1)
+    assert "--flat-data: got 63 images of 64 pixels, wanted 64 or more of both" in errors
     assert not (tmp_path / "out").exists()
 
 

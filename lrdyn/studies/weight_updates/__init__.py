@@ -21,6 +21,9 @@ from lrdyn.studies.weight_updates.linear import LINEAR
 from lrdyn.studies.weight_updates.narrow import NARROW
 from lrdyn.studies.weight_updates.nonlinear import NONLINEAR
 
+EDGE_WIDTH = 64
+"""Principal coordinates of the quick preset, and of every control."""
+
 
 def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """Say which data ``auto`` means here: MNIST as vectors, for images the first set there is."""
@@ -36,7 +39,12 @@ def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
 def _check(settings: Mapping[str, Any]) -> None:
     """Refuse sizes that do not fit together, or not to the images."""
     flat, networks = _images(settings, "flat_data").train_inputs, settings["network"]
-    most = min(EXAMPLES, len(flat), flat[0].size)
+    most, least = min(EXAMPLES, len(flat), flat[0].size), EDGE_WIDTH
+    if most < least:
+        raise ValueError(
+            f"--flat-data: got {len(flat)} images of {flat[0].size} pixels, wanted {least} or more "
+            "of both: controls take so many principal coordinates"
+        )
     if settings["edge_width"] > most:
         raise ValueError(
             f"--edge-width: got {settings['edge_width']}, wanted at most {most}, the principal "
@@ -313,7 +321,7 @@ FLAGS = (
     ),
     Flag(
         "edge_width",
-        (64,),
+        (EDGE_WIDTH,),
         at_least(21),
         int,
         symbol="d",

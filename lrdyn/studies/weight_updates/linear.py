@@ -36,16 +36,18 @@ def moments(inputs: Float[np.ndarray, "d n"], outputs: Float[np.ndarray, "k n"])
     """Compress ``n`` examples: ``1/(2n) ||W X - Y||^2 = 1/2 ||W A - B||^2 + c`` for every W.
 
     With ``X^T = Q R``: ``A = R^T / sqrt n``, ``B = Y Q / sqrt n``. No covariance is formed, so that
-    small losses keep their digits.
+    small losses keep their digits. Fewer examples than inputs are filled up with zeros, which add
+    nothing to the loss.
 
     Example:
         >>> A, B = moments(np.array([[3.0, 4.0]]), np.array([[3.0, 4.0]]))
         >>> round(float(B[0, 0] / A[0, 0]), 6)
         1.0
     """
-    n = inputs.shape[1]
-    Q, R = np.linalg.qr(inputs.T)
-    return Moments(R.T / np.sqrt(n), outputs @ Q / np.sqrt(n))
+    d, n = inputs.shape
+    zeros = [(0, 0), (0, max(d - n, 0))]
+    Q, R = np.linalg.qr(np.pad(inputs, zeros).T)
+    return Moments(R.T / np.sqrt(n), np.pad(outputs, zeros) @ Q / np.sqrt(n))
 
 
 class LinearCase(NamedTuple):
