@@ -74,7 +74,8 @@ def test_the_command_sees_what_it_would_see_in_an_interpreter_of_its_own(
     assert mine == theirs
 
 
-def test_libraries_are_there_already(tmp_path):
+def test_libraries_are_there_already(tmp_path, monkeypatch):
+    monkeypatch.setenv("KMP_DUPLICATE_LIB_OK", "True")  # as another library leaves it behind
     source = "import sys; print('jax' in sys.modules, 'jax' in dir())"
     run = [
         told([*words, "-"], tmp_path, input=source)

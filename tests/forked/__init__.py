@@ -35,7 +35,8 @@ def _server() -> str:
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.forked.server", place],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": os.fspath(ROOT)},
+        # XLA reads the level when JAX is imported; a command of ours would set it before.
+        env=os.environ | {"PYTHONPATH": os.fspath(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
         stdin=subprocess.PIPE,  # its end, with this process, ends the server
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for the tests

@@ -27,8 +27,10 @@ LIBRARIES = (
     *("matplotlib.pyplot", "matplotlib.backends.backend_pdf", "rich.progress", "scipy.stats"),
 )
 OURS = ("lrdyn.cli", "lrdyn.commands.pool", "lrdyn.commands.diagnose", "lrdyn.commands.merge")
-READ_LATE = re.compile("LRDYN_.*|XDG_.*|HOME|PWD|OLDPWD|SHLVL|_|PYTHON|STATUS|PYTEST_CURRENT_TEST")
-"""Variables that nothing reads when it is imported."""
+READ_EARLY = re.compile(
+    "((JAX|JAXTYPING|EQX|XLA|CUDA|OMP|OPENBLAS|MKL|GLIBC|LD|LC)_|MPL|PYTHON).+|LANG|TZ|NPROC"
+)
+"""Variables that an interpreter or a library reads when it starts or is imported."""
 
 
 class Order(NamedTuple):
@@ -54,8 +56,8 @@ def order(client: socket.socket) -> Order:
 
 
 def of_import(environment: dict[str, str]) -> dict[str, str]:
-    """What libraries may have read of an environment when they were imported."""
-    return {n: value for n, value in environment.items() if not READ_LATE.fullmatch(n)}
+    """What was read of an environment before a command begins."""
+    return {name: value for name, value in environment.items() if READ_EARLY.fullmatch(name)}
 
 
 def become(asked: Order) -> None:
