@@ -116,17 +116,22 @@ def test_a_variable_that_is_read_at_import_gets_an_interpreter_of_its_own(variab
     assert done.stdout == "False\n", done.stderr
 
 
-def test_a_command_is_killed_with_what_started_it(tmp_path):
-    source = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)"
-    with subprocess.Popen(
-        [*forked.interpreter(), "-"],
+def begun(source, folder):
+    """A script that is running, forked."""
+    (folder / "begun.py").write_text(source)
+    return subprocess.Popen(
+        [*forked.interpreter(), "begun.py"],
+        cwd=folder,
         env=os.environ | {"PYTHONPATH": os.fspath(forked.ROOT)},
-        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    ) as process:
-        process.stdin.write(source)
-        process.stdin.close()
+    )
+
+
+def test_a_command_is_killed_with_what_started_it(tmp_path):
+    source = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)"
+    with begun(source, tmp_path) as process:
+        assert process.stdout is not None
         number = int(process.stdout.readline())
         assert os.path.exists(f"/proc/{number}")
         process.kill()
@@ -139,20 +144,10 @@ def test_a_command_is_killed_with_what_started_it(tmp_path):
 def test_two_run_at_the_same_time(tmp_path):
     """The first waits for a file that the second makes."""
     wait = "import os, time\nwhile not os.path.exists('made'): time.sleep(.01)\nprint('seen')"
-    with subprocess.Popen(
-        [*forked.interpreter(), "-"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.fspath(forked.ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as first:
-        first.stdin.write(wait)
-        first.stdin.close()
-        assert (
-            told([*forked.interpreter(), "-"], tmp_path, input="open('made', 'w')").returncode == 0
-        )
-        assert first.stdout.read() == "seen\n"
+    with begun(wait, tmp_path) as first:
+        done = told([*forked.interpreter(), "-"], tmp_path, input="open('made', 'w')")
+        assert done.returncode == 0
+        assert first.communicate(timeout=60)[0] == "seen\n"
 
 
 def test_where_each_process_is_watched_none_is_forked(monkeypatch):

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import functools
 import gc
 import importlib
 import os
@@ -115,10 +116,10 @@ def end(command: Callable[[], None]) -> NoReturn:
         else:
             print(status, file=sys.stderr)
             status = 1
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
         status = 1
-    threading._shutdown()
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -188,4 +189,4 @@ if __name__ == "__main__":
     found = serve(sys.argv[1])
     if found is not None:
         become(found)
-        end(lambda: run(found.words))
+        end(functools.partial(run, found.words))
