@@ -22,11 +22,11 @@ The survey's own Figure 7 was not available: this one is ours. {what}, rank {ran
 {dtype}, {tested} tested. (a) Pearson correlation at the last step, mean and standard error; dotted:
 ridge on the frozen network ({verdict}). {authors}(b) Paired differences: seeds, mean, simultaneous
 95 % interval (Bonferroni, {intervals}); p after Holm, of {pairs}: {smallest}. The seeds would show
-{least}. (c) Singular values with 99 % of the energy of what each matrix was given, n = {most}, mean
-over matrices: {ranks}.
+{least}. (c) Singular values with 99 % of the energy of what each matrix was given, mean over
+matrices.
 """
 NOTES = """\
-How: {how}
+(c) At n = {most}: {ranks}. How: {how}
 """
 
 

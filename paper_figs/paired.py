@@ -31,7 +31,7 @@ COLORS = {
     "lora_unit": plotting.GREY,
     "lora": plotting.ORANGE,
     "deep_lora": plotting.BLUE,
-    "two_factors": plotting.BLUES[2],
+    "two_factors": plotting.BLUES[0],
     "lora_plus_4": plotting.GREEN,
     "lora_plus_16": plotting.ORANGES[0],
     "lora_b": plotting.PINK,
