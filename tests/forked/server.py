@@ -90,7 +90,9 @@ def run(words: Sequence[str]) -> None:
             sys.path[0] = os.getcwd()
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         case ["-", *rest]:
-            programs.keep()  # a command of ours keeps its own
+            # Of blocks of pages; commands of ours keep their own. JAX begins here: a script that
+            # chooses its devices is a file.
+            programs.keep()
             sys.argv[:] = ["-", *rest]
             sys.path[0] = ""
             main = sys.modules["__main__"] = types.ModuleType("__main__")
