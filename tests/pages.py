@@ -160,7 +160,7 @@ def run_python(blocks: Sequence[Block], folder: Path) -> None:
     if not pairs:
         return
     source = f"\nprint({END!r})\n".join("\n".join(block.lines) for block, _ in pairs)
-    done = python("-", cwd=folder, source=source)
+    done = python("-m", "tests.forked.block", cwd=folder, source=source)
     if done.returncode:
         raise Wrong(f"{pairs[0][0].place} or below: {done.stderr}")
     shown = [below for _, below in pairs]

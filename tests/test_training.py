@@ -350,9 +350,7 @@ except ValueError as error:
 
 
 def test_one_two_and_eight_devices_agree(tmp_path):
-    script = tmp_path / "devices.py"  # which chooses its devices: none are there before it begins
-    script.write_text(DEVICES)
-    done = python(script, cwd=tmp_path)
+    done = python("-", source=DEVICES, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "True",

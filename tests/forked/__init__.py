@@ -23,7 +23,8 @@ def interpreter() -> list[str]:
     The command runs in a new interpreter after all if what libraries read of the environment when
     they are imported is another than it was.
     """
-    if any(name.startswith("COVERAGE_") for name in os.environ):  # each process is watched
+    watched = any(name.startswith("COVERAGE_") for name in os.environ)  # each process by itself
+    if watched or not hasattr(os, "pidfd_open"):  # which is Linux's alone
         return [sys.executable]
     return [sys.executable, "-I", "-S", os.fspath(CLIENT), _server()]
 

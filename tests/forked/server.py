@@ -21,7 +21,7 @@ from typing import NamedTuple, NoReturn
 BEGUN = dict(os.environ)
 """The environment, before libraries add to it."""
 
-from tests import contexts, programs  # noqa: E402  (after the environment)
+from tests import contexts  # noqa: E402  (after the environment)
 
 LIBRARIES = (
     *("jax.numpy", "jax.scipy.linalg", "optax", "equinox", "h5netcdf", "xarray"),
@@ -90,9 +90,6 @@ def run(words: Sequence[str]) -> None:
             sys.path[0] = os.getcwd()
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         case ["-", *rest]:
-            # Of blocks of pages; commands of ours keep their own. JAX begins here: a script that
-            # chooses its devices is a file.
-            programs.keep()
             sys.argv[:] = ["-", *rest]
             sys.path[0] = ""
             main = sys.modules["__main__"] = types.ModuleType("__main__")

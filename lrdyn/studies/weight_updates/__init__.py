@@ -39,11 +39,11 @@ def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
 def _check(settings: Mapping[str, Any]) -> None:
     """Refuse sizes that do not fit together, or not to the images."""
     flat, networks = _images(settings, "flat_data").train_inputs, settings["network"]
-    most, least = min(EXAMPLES, len(flat), flat[0].size), EDGE_WIDTH
-    if most < least:
+    most = min(EXAMPLES, len(flat), flat[0].size)
+    if most < EDGE_WIDTH:
         raise ValueError(
-            f"--flat-data: got {len(flat)} images of {flat[0].size} pixels, wanted {least} or more "
-            "of both: controls take so many principal coordinates"
+            f"--flat-data: got {len(flat)} images of {flat[0].size} pixels, wanted {EDGE_WIDTH} or "
+            "more of both: controls take so many principal coordinates"
         )
     if settings["edge_width"] > most:
         raise ValueError(
