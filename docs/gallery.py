@@ -1,5 +1,6 @@
 """Write ``figures.md`` and its images from the committed numbers: ``python -m docs.gallery``."""
 
+import json
 import re
 import sys
 import textwrap
@@ -12,7 +13,7 @@ import xarray as xr
 from PIL import Image
 
 from lrdyn.engine import results
-from lrdyn.figures import exhibits, long, plotting
+from lrdyn.figures import baselines, exhibits, long, plotting
 from paper_figs import BASELINES, EXHIBITS
 
 PAGE = Path(__file__).with_name("figures.md")
@@ -29,19 +30,28 @@ Every figure and table with its caption and the command that makes it, as PNG, P
 Most compute their numbers, in seconds to half a minute. The figures of trainings do not train
 unless asked to: `python -m paper_figs %s` draws them from results that are there, else from the
 committed numbers, and the caption says which. `--train` makes results anew: that takes data sets
-and minutes to hours ([which](studies.md)). Sizes are those of the preset `quick`; `--preset paper`
-has those of the survey, where they are known.
+and minutes to hours ([which](studies.md)). What computes has the sizes of the preset `quick`, and
+stands here at those of `paper`, too, with the minutes that it took, where they are others.
 
 On this page all are drawn from the committed numbers in `paper_figs/baselines/`, by
 `python -m docs.gallery`. `python -m paper_figs check` compares new numbers with these, and how they
-are drawn ([how](ci.md)).
+are drawn ([how](ci.md)); with `--preset paper` it compares those of that preset.
 """
 
 
-def numbers(exhibit: exhibits.Exhibit) -> xr.Dataset:
+QUICK, PAPER = "quick", "paper"
+
+
+def numbers(exhibit: exhibits.Exhibit, preset: str = QUICK) -> xr.Dataset:
     """Load the committed numbers of a figure or table."""
-    committed = results.load(BASELINES / f"{exhibit.name}.nc")["/"]
+    folder = baselines.folder_of(exhibit, BASELINES, preset)
+    committed = results.load(folder / f"{exhibit.name}.nc")["/"]
     return committed.assign_attrs(drawn_from=long.COMMITTED) if exhibit.long else committed
+
+
+def has_two(exhibit: exhibits.Exhibit) -> bool:
+    """Whether numbers of both presets are committed."""
+    return baselines.folder_of(exhibit, BASELINES, PAPER) != BASELINES
 
 
 def section(exhibit: exhibits.Exhibit) -> Iterator[str]:
@@ -65,6 +75,30 @@ def section(exhibit: exhibits.Exhibit) -> Iterator[str]:
     if exhibit.notes:
         yield ""
         yield escaped(" ".join(exhibits.notes(exhibit, dataset).split()))
+    if has_two(exhibit):
+        yield from at_paper_preset(exhibit)
+
+
+def at_paper_preset(exhibit: exhibits.Exhibit) -> Iterator[str]:
+    """Lines about the same figure at the preset ``paper``: what it took, and its own numbers."""
+    dataset = numbers(exhibit, PAPER)
+    minutes = dataset.attrs["seconds_taken"] / 60
+    where = json.loads(dataset.attrs["environment"])
+    yield ""
+    yield f"### {exhibit.name} at the preset paper"
+    yield ""
+    yield f"![{exhibit.title}, preset paper](images/{image_of(exhibit.name, PAPER)}.png)"
+    yield ""
+    yield f"`python -m paper_figs {exhibit.name} --preset paper`: {minutes:.1f} minutes on a"
+    yield f"{where['platform'].upper()} (JAX {where['jax']}, revision {where['git']})."
+    yield ""
+    text = " ".join(exhibits.caption(exhibit, dataset).split())
+    yield escaped(text.removeprefix(f"{exhibit.name}. {exhibit.title}. "))
+
+
+def image_of(name: str, preset: str) -> str:
+    """Stem of the image of a figure."""
+    return name if preset == QUICK else f"{name}_{preset}"
 
 
 def escaped(text: str) -> str:
@@ -82,8 +116,10 @@ def written() -> str:
 def draw(names: list[str]) -> None:
     """Draw the images, those of these figures or, without a name, all."""
     for exhibit in EXHIBITS:
-        if isinstance(exhibit, exhibits.Figure) and (not names or exhibit.name in names):
-            save(exhibit.drawn(numbers(exhibit)), exhibit.name)
+        if not isinstance(exhibit, exhibits.Figure) or (names and exhibit.name not in names):
+            continue
+        for preset in (QUICK, PAPER) if has_two(exhibit) else (QUICK,):
+            save(exhibit.drawn(numbers(exhibit, preset)), image_of(exhibit.name, preset))
 
 
 def save(figure: Any, name: str) -> None:

@@ -393,9 +393,9 @@ def plot_losses(ax: Any, dataset: xr.Dataset) -> None:
 LOOKS = {
     "full": plotting.BLACK,
     "galore_optax": plotting.PINK,
+    "relora_frozen": plotting.ORANGE,
     "galore": plotting.BLUE,
     "lora": plotting.GREEN,
-    "relora_frozen": plotting.ORANGE,
 }
 
 
@@ -411,7 +411,8 @@ def plot_memory(ax: Any, dataset: xr.Dataset) -> None:
     ax.set_xticks(ranks, [str(r) for r in ranks])
     ax.minorticks_off()
     methods = [plotting.entry(table1_memory.NAMES[name], color) for name, color in LOOKS.items()]
-    plotting.key(ax, methods, "upper left", bbox_to_anchor=(0.0, 0.8), ncols=2)
+    place = {"bbox_to_anchor": (0.0, 0.75), "ncols": 2, "columnspacing": 1.0, "handlelength": 1.3}
+    plotting.key(ax, methods, "upper left", **place)
 
 
 def draw(dataset: xr.Dataset) -> Any:

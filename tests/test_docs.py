@@ -276,7 +276,9 @@ def test_the_page_of_figures_says_what_the_captions_say():
     assert gallery.PAGE.read_text() == gallery.written()
     images = {path.stem for path in gallery.IMAGES.glob("*.png")}
     reaches = {f"reach_{theorem.name}" for theorem in theorems() if reach.has_degrees(theorem)}
-    assert images == reaches | {one.name for one in EXHIBITS if isinstance(one, exhibits.Figure)}
+    figures = [one for one in EXHIBITS if isinstance(one, exhibits.Figure)]
+    papers = {gallery.image_of(one.name, "paper") for one in figures if gallery.has_two(one)}
+    assert images == reaches | papers | {one.name for one in figures}
 
 
 # Pages of theorems ------------------------------------------------------------------------------

@@ -16,8 +16,14 @@ from paper_figs import BASELINES, EXHIBITS
 FIGURES = {one.name: one for one in EXHIBITS if isinstance(one, exhibits.Figure)}
 
 
-def committed(name):
-    return results.load(BASELINES / f"{name}.nc")["/"]
+PAPER = BASELINES / "paper"
+AT_PAPER = [
+    name for name, one in FIGURES.items() if baselines.folder_of(one, BASELINES, "paper") == PAPER
+]
+
+
+def committed(name, folder=BASELINES):
+    return results.load(folder / f"{name}.nc")["/"]
 
 
 @pytest.fixture(scope="module", params=FIGURES)
@@ -225,6 +231,20 @@ def test_a_picture_is_as_committed(figure):
 def test_pictures_are_small():
     assert sum(path.stat().st_size for path in BASELINES.glob("*.png")) < 800_000
     assert {path.stem for path in BASELINES.glob("*.png")} == {*FIGURES}
+    assert sum(path.stat().st_size for path in PAPER.glob("*.png")) < 500_000
+
+
+@pytest.mark.parametrize("figure", AT_PAPER)
+def test_a_figure_of_the_preset_paper_is_as_committed(figure):
+    """Its settings, its looks and its picture, and how long it took."""
+    numbers, exhibit = committed(figure, PAPER), FIGURES[figure]
+    assert numbers.attrs["settings"] == results.canonical(exhibit.presets["paper"])
+    assert (PAPER / f"{figure}.nc").stat().st_size < 100_000
+    assert 0 < numbers.attrs["seconds_taken"] < 3600
+    assert not json.loads(numbers.attrs["environment"])["git"].endswith("dirty")
+    assert exhibit.drawn_otherwise(numbers, PAPER / figure) == []
+    moved = numbers.assign({name: numbers[name] ** 1.5 for name in exhibit.panels})
+    assert exhibit.drawn_otherwise(moved, PAPER / figure) != []
 
 
 @pytest.mark.parametrize("figure", ["fig01", "fig03", "theorem2"])

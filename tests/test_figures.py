@@ -382,6 +382,36 @@ def test_check_computes_what_is_missing_and_keeps_other_presets(tmp_path):
     assert paper.read_bytes() == before
 
 
+def test_each_preset_has_a_baseline_of_its_own(tmp_path):
+    lines, out = [], tmp_path / "out"
+    baselines.write_baseline(PLAIN, out, tmp_path)
+    assert not baselines.check(PLAIN, out, tmp_path, "paper", report=lines.append)
+    assert lines == [f"toy: no baseline in {tmp_path / 'paper'}"]
+    baselines.write_baseline(PLAIN, out, tmp_path, "paper")
+    quick, paper = (rendering.load(tmp_path / one / "toy.nc") for one in ("", "paper"))
+    assert (quick.line.max(), paper.line.max()) == (2, 3)
+    assert baselines.check(PLAIN, out, tmp_path, "paper")
+    assert baselines.check(PLAIN, out, tmp_path)
+    rendering.save(altered(paper, "line", (0, 4), 2.0), tmp_path / "paper/toy.nc")
+    assert baselines.check(PLAIN, out, tmp_path)
+    assert not baselines.check(PLAIN, out, tmp_path, "paper", report=lines.append)
+    assert lines[-1].startswith("toy: line[curve=steep, t=1.0]: got 3, wanted 2")
+
+
+def test_presets_of_equal_settings_and_those_of_a_long_figure_share_one(tmp_path):
+    presets = PARTS["presets"]
+    same = dataclasses.replace(PLAIN, presets=presets | {"paper": presets["quick"]})
+    for exhibit in (same, dataclasses.replace(PLAIN, long=True)):
+        assert {baselines.folder_of(exhibit, tmp_path, name) for name in presets} == {tmp_path}
+
+
+def test_numbers_say_how_long_they_took_where_nothing_was_there_before(tmp_path, monkeypatch):
+    ticks = iter([10.0, 73.26, 100.0, 101.0])
+    monkeypatch.setattr(rendering.time, "perf_counter", lambda: next(ticks))
+    assert rendering.numbers(PLAIN, tmp_path, {"slope": 2.5}).dataset.seconds_taken == 63.3
+    assert "seconds_taken" not in rendering.numbers(PLAIN, tmp_path, {"slope": 2.5}).dataset.attrs
+
+
 def test_check_without_a_baseline_fails_and_a_damaged_one_stays(tmp_path):
     lines = []
     path, check = tmp_path / "toy.nc", partial(baselines.check, PLAIN, tmp_path / "out", tmp_path)

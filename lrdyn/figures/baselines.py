@@ -178,6 +178,27 @@ def _got(actual: xr.DataArray, wanted: xr.DataArray, position: int) -> str:
     return f"got {got}, wanted {want}"
 
 
+def folder_of(exhibit: Exhibit, baselines: Path, preset: str) -> Path:
+    """Folder of the baseline of a figure or table: ``baselines`` itself, or a preset's below it.
+
+    A baseline is that of the preset ``quick``, of another with the same settings, or of a long
+    figure, whose committed numbers stand for every preset.
+
+    Example:
+        >>> f = Exhibit(
+        ...     name="f", title="", caption="", sources=dict, numbers=xr.Dataset,
+        ...     presets={"quick": {"steps": 10}, "paper": {"steps": 1000}})
+        >>> folder_of(f, Path("baselines"), "paper").as_posix()
+        'baselines/paper'
+    """
+    one_for_all = exhibit.long or exhibit.presets[preset] == exhibit.presets.get(QUICK)
+    return baselines if one_for_all else baselines / preset
+
+
+QUICK = "quick"
+"""The preset whose baselines stand in the folder itself."""
+
+
 def check(
     exhibit: Exhibit,
     out: Path | str,
@@ -192,16 +213,17 @@ def check(
     settings (another preset) are left as they are. One line is reported if all agrees, or one for
     each curve and each part of a panel that differs.
     """
+    folder = folder_of(exhibit, baselines, preset)
     try:
-        baseline = results.load(baselines / f"{exhibit.name}.nc")["/"]
+        baseline = results.load(folder / f"{exhibit.name}.nc")["/"]
     except results.Missing:
-        report(f"{exhibit.name}: no baseline in {baselines}")
+        report(f"{exhibit.name}: no baseline in {folder}")
         return False
     except results.Damaged as error:
         report(f"{exhibit.name}: no baseline, {error}")
         return False
     differences, agreement = _numbers(exhibit, out, baselines, preset, baseline, report)
-    differences += exhibit.drawn_otherwise(baseline, baselines / exhibit.name)
+    differences += exhibit.drawn_otherwise(baseline, folder / exhibit.name)
     for line in differences or [agreement]:
         report(f"{exhibit.name}: {line}")
     return not differences
@@ -262,7 +284,8 @@ def write_baseline(
     Returns:
         Whether it was written.
     """
-    path = baselines / f"{exhibit.name}.nc"
+    folder = folder_of(exhibit, baselines, preset)
+    path = folder / f"{exhibit.name}.nc"
     done = rendering.render(exhibit, out, preset, baselines=baselines, report=report)
     as_committed = exhibit.long and not done.computed
     numbers = results.load(path)["/"] if as_committed else exhibit.thin(done.dataset)
@@ -273,7 +296,7 @@ def write_baseline(
         return False
     if not as_committed:
         rendering.save(numbers, path)
-    whole_files.folder(baselines, below=baselines.parent)
+    whole_files.folder(folder, below=baselines.parent)
     for written in (path, *exhibit.keep(results.load(path)["/"], path.with_suffix(""))):
         report(f"{exhibit.name}: {written} ({written.stat().st_size / 1000:.0f} kB)")
     return True

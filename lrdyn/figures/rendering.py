@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,7 +52,8 @@ def numbers(
     Saved numbers are used if their settings and everything that made them are those asked for; so
     are saved results. Experiments without results are run; to ``recompute`` is to use nothing that
     was saved. The numbers are not saved. Their attributes are ``name``, ``title``, ``settings``,
-    ``sources`` (source -> folder of its results), ``environment`` (JSON) and ``digest``.
+    ``sources`` (source -> folder of its results), ``environment`` (JSON), ``digest``, and, where
+    nothing that was saved was used, ``seconds_taken`` by runs and numbers.
 
     Args:
         exhibit: the figure or table.
@@ -67,16 +69,19 @@ def numbers(
     # good.
     if saved is not None and made_from.items() <= saved.attrs.items():
         return Rendered(saved, False, ())
+    begin = time.perf_counter()
     groups, ran = _results(runs, out, recompute, report)
     # Loaded before the files of results are closed or replaced.
     dataset = exhibit.numbers(groups, **settings).load()
     first = next(iter(runs.values()))
-    record = {
+    record: dict[str, Any] = {
         "name": exhibit.name,
         "title": exhibit.title,
         "sources": results.canonical({n: run.folder("").as_posix() for n, run in runs.items()}),
         "environment": results.canonical(results.environment(first.dtype)),
     }
+    if len(ran) == len(runs):
+        record["seconds_taken"] = round(time.perf_counter() - begin, 1)
     return Rendered(dataset.assign_attrs(made_from | record), True, ran)
 
 
