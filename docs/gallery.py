@@ -75,6 +75,9 @@ def section(exhibit: exhibits.Exhibit) -> Iterator[str]:
     if exhibit.notes:
         yield ""
         yield escaped(" ".join(exhibits.notes(exhibit, dataset).split()))
+    if not exhibit.long and not has_two(exhibit):
+        yield ""
+        yield f"The preset `paper` is the same: {took(dataset)}."
     if has_two(exhibit):
         yield from at_paper_preset(exhibit)
 
@@ -82,18 +85,23 @@ def section(exhibit: exhibits.Exhibit) -> Iterator[str]:
 def at_paper_preset(exhibit: exhibits.Exhibit) -> Iterator[str]:
     """Lines about the same figure at the preset ``paper``: what it took, and its own numbers."""
     dataset = numbers(exhibit, PAPER)
-    minutes = dataset.attrs["seconds_taken"] / 60
-    where = json.loads(dataset.attrs["environment"])
     yield ""
     yield f"### {exhibit.name} at the preset paper"
     yield ""
     yield f"![{exhibit.title}, preset paper](images/{image_of(exhibit.name, PAPER)}.png)"
     yield ""
-    yield f"`python -m paper_figs {exhibit.name} --preset paper`: {minutes:.1f} minutes on a"
-    yield f"{where['platform'].upper()} (JAX {where['jax']}, revision {where['git']})."
+    yield f"`python -m paper_figs {exhibit.name} --preset paper`: {took(dataset)}."
     yield ""
     text = " ".join(exhibits.caption(exhibit, dataset).split())
     yield escaped(text.removeprefix(f"{exhibit.name}. {exhibit.title}. "))
+
+
+def took(dataset: xr.Dataset) -> str:
+    """How long numbers took, on what, in words."""
+    where = json.loads(dataset.attrs["environment"])
+    minutes = dataset.attrs["seconds_taken"] / 60
+    on = f"JAX {where['jax']}, revision {where['git']}"
+    return f"{minutes:.2g} minutes on a {where['platform'].upper()} ({on})"
 
 
 def image_of(name: str, preset: str) -> str:
