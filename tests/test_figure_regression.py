@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import rcParams
 from matplotlib.colors import to_rgb
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from lrdyn.engine import results
 from lrdyn.figures import baselines, exhibits, looks, pictures, plotting
@@ -385,3 +388,20 @@ def test_fonts_are_embedded_as_outlines_of_truetype(tmp_path):
     assert b"/FontFile2" in content
     assert b"/CIDFontType2" in content or b"/Subtype /TrueType" in content
     assert b"/Type3" not in content
+
+
+WIDEST = 7.0
+"""Inches of the text of a page, over both columns: no figure is made smaller to fit."""
+
+
+def test_text_and_lines_can_be_read_in_print(name, drawn):
+    """Seven points at the least, lines of half a point, at the size at which a figure is made."""
+    assert drawn.get_size_inches()[0] <= WIDEST
+    with plotting.style():
+        assert rcParams["savefig.dpi"] >= 300
+    texts = [one for one in drawn.findobj(Text) if one.get_visible() and one.get_text().strip()]
+    assert len(texts) > 10
+    assert min(one.get_fontsize() for one in texts) >= 7
+    lines = [one for one in drawn.findobj(Line2D) if one.get_visible() and len(one.get_xdata())]
+    drawn_lines = [one for one in lines if one.get_linestyle() != "None"]
+    assert min(one.get_linewidth() for one in drawn_lines) >= 0.5
