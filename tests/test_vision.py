@@ -1,8 +1,10 @@
 """Networks of images: parameters; outputs and gradients of torchvision and timm; training."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,7 @@ from lrdyn.networks import (
     vgg,
     vit,
 )
+from lrdyn.networks.convolution import convolution, convolved
 from lrdyn.training import Batches, train
 from tests.oracles import refuses
 
@@ -254,6 +257,23 @@ def test_a_kernel_as_a_matrix_maps_a_patch():
     expected = [np.sum(one * patch) for one in np.asarray(layer.convolution.weight)]
     found = np.asarray(matrices(network)["layers[2].convolution.weight"]) @ patch.ravel()
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("sides", "kernel", "stride"), [((2, 2), 3, 1), ((1, 5), 3, 2), ((4, 1), 5, 1)]
+)
+def test_images_smaller_than_a_kernel_are_convolved_as_others_are(sides, kernel, stride):
+    """Values and both gradients, where XLA's own convolution is slow on a CPU."""
+    layer = convolution(KEY, 3, 4, kernel=kernel, stride=stride, bias=True).convolution
+    image = jax.random.normal(KEY, (3, *sides))
+
+    @partial(jax.jit, static_argnums=0)
+    def both(apply, layer, image):
+        values, pull = jax.vjp(apply, layer, image)
+        return values, pull(jnp.sin(values))
+
+    plain = both(lambda layer, image: layer(image), layer, image)
+    chex.assert_trees_all_close(both(convolved, layer, image), plain, atol=1e-13)
 
 
 def test_how_weights_start():
