@@ -111,11 +111,11 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
 
 
 def draw(dataset: xr.Dataset) -> Any:
-    """Draw Figure 5."""
-    titles = ["norms", "loss over the rate", "Pearson over the rate"]
-    figure, axes = plotting.panels(
-        [*titles, "toy: move of a", "toy: move of b"], rows=2, height=4.4
-    )
+    """Draw Figure 5, with all keys in the place of a sixth panel."""
+    figure = plotting.blank(4.4)
+    axes = figure.subplots(2, 3).ravel()
+    titles = ("norms", "loss over the rate", "Pearson over the rate")
+    plotting.entitle(axes, (*titles, "toy: move of a", "toy: move of b"))
     plot_norms(axes[0], dataset)
     for ax, name, text in (
         (axes[1], "tried_loss", "training loss"),
@@ -124,17 +124,23 @@ def draw(dataset: xr.Dataset) -> Any:
         plot_tried(ax, dataset, name)
         ax.set(xscale="log", xlabel="rate of A", ylabel=text)
     axes[1].set(yscale="log")
-    plotting.key(axes[1], None, "lower left", fontsize=7)
     plot_widths(axes[3], dataset.move.isel(quantity=0), lambda alpha, beta: 1 - alpha - 2 * beta)
     plot_widths(axes[4], dataset.move.isel(quantity=1), lambda alpha, beta: -beta)
-    figure.legend(
-        *axes[3].get_legend_handles_labels(),
-        loc="outside lower right",
-        ncols=5,
-        fontsize=7,
-        title=r"$\eta_A, \eta_B$ of (d), (e)",
-        title_fontsize=7,
-    )
+    axes[5].axis("off")
+    methods = [
+        plotting.entry(TITLES[name], COLORS[name], marker=MARKS[name], ms=3.5)
+        for name in map(str, dataset.adapter.values)
+    ]
+    norms = [plotting.entry("‖A‖"), plotting.entry("‖B‖", ls="--")]
+    _, texts = axes[3].get_legend_handles_labels()
+    entries = [
+        plotting.entry("(a)-(c)", ls="None"),
+        *methods,
+        *norms,
+        plotting.entry(r"(d), (e): $\eta_A, \eta_B$", ls="None"),
+        *(plotting.entry(text, **toy_look(place)) for place, text in enumerate(texts)),
+    ]
+    plotting.key(axes[5], entries, "center left", ncols=2, fontsize=7, columnspacing=1.0)
     return figure
 
 
@@ -142,12 +148,9 @@ def plot_norms(ax: Any, dataset: xr.Dataset) -> None:
     """Means over the matrices."""
     for name in dataset.adapter.values:
         for norm, dash in ((dataset.norm_A, "-"), (dataset.norm_B, "--")):
-            norms = norm.sel(adapter=name).mean("matrix").values
-            mean = np.where(norms > 0, norms, np.nan)  # a factor starts at 0
+            mean = norm.sel(adapter=name).mean("matrix").values
             ax.plot(dataset.step, mean, color=COLORS[name], ls=dash, lw=1.0)
     ax.set(xlabel="step t", xlim=(0, int(dataset.step[-1])), ylim=(0, None))
-    entries = [plotting.entry("‖A‖"), plotting.entry("‖B‖", ls="--")]
-    plotting.key(ax, entries, "upper left", fontsize=7)
 
 
 def plot_tried(ax: Any, dataset: xr.Dataset, name: str) -> None:
@@ -174,9 +177,14 @@ def plot_widths(ax: Any, moves: xr.DataArray, exponent: Any) -> None:
     for place, ((alpha, beta), text) in enumerate(zip(RATES, texts, strict=True)):
         move, color = moves.transpose("n", "all_rates").values[:, place], plotting.SHADES[place]
         ax.plot(n, move[0] * (n / n[0]) ** exponent(alpha, beta), color=color, lw=0.8)
-        look = plotting.OPEN | {"mec": color, "ms": 7 - place}  # some of them coincide
-        ax.plot(n, move, color=color, label=f"${text}$", **look)
+        ax.plot(n, move, label=f"${text}$", **toy_look(place))
     ax.set(xscale="log", yscale="log", xlabel="width n")
+
+
+def toy_look(place: int) -> dict[str, Any]:
+    """Markers of a pair of rates: the later ones are smaller, since some of them coincide."""
+    color = plotting.SHADES[place]
+    return plotting.OPEN | {"color": color, "mec": color, "ms": 7 - place}
 
 
 FIGURE = Figure(
