@@ -10,6 +10,7 @@ from benchmarks import (
     cached,
     cluster,
     completion,
+    convolutions,
     costs,
     diagnosis,
     early_stopping,
@@ -41,6 +42,7 @@ FULL: dict[str, Callable[[], str]] = {
     "training": training.report,
     "adapters": adapters.report,
     "pages": pages.report,
+    "convolutions": convolutions.report,
     "diagnosis": diagnosis.report,
     "cached": cached.report,
     "kept": kept.report,
@@ -66,6 +68,9 @@ TINY: dict[str, Callable[[], str]] = {
         turns=1,
         repeats=1,
         pages_of={"2 MiB": pages.PAGES["2 MiB"]},
+    ),
+    "convolutions": lambda: convolutions.report(
+        (1, 2), 2, 2, layers=(2, "pool"), side=2, repeats=1
     ),
     "diagnosis": lambda: diagnosis.report(diagnosis.Case((6, 5, 2), 4, 1, 2, (6, 9), 1, (100, 90))),
     "cached": lambda: cached.report(cached.Case(2, 8, 2, 1, 2, 6, 1), repeats=1),

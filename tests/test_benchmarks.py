@@ -15,6 +15,7 @@ from benchmarks import (
     cached,
     common,
     completion,
+    convolutions,
     diagnosis,
     early_stopping,
     galore,
@@ -270,6 +271,12 @@ def test_steps_are_timed_in_a_process_that_begins_with_the_size_of_its_pages(mon
         "VGG 2 MiB a call each",
     ]
     assert all(float(row[-5]) > 0 for row in rows)
+
+
+def test_convolutions_prints_its_columns():
+    rows = columns("convolutions", convolutions.HEADER)
+    assert [" ".join(row[:-5]) for row in rows] == ["1 x 1", "2 x 2", "VGG-16"]
+    assert all(float(row[-1]) > 0 for row in rows)
 
 
 @pytest.mark.parametrize("stage", accelerator.STAGES)
