@@ -71,17 +71,28 @@ TINY: dict[str, tuple[Any, str, dict[str, Any]]] = {
         "mlp",
         {**FLAT, **TRAINED, "mlp_width": 40, "mlp_depth": 3, "mlp_rate": 0.1, "mlp_epochs": 3},
     ),
-    "vgg": (WEIGHT_UPDATES, "vgg", {**IMAGES, **TRAINED, **VGG, "vgg_norm": "no", "warmup": 0.0}),
+    "vgg": (
+        WEIGHT_UPDATES,
+        "vgg",
+        {**IMAGES, **TRAINED, **VGG, "vgg_norm": "no", "warmup": 0.0, "augment": "no"},
+    ),
     "residual_network": (
         WEIGHT_UPDATES,
         "resnet",
-        {**IMAGES, **TRAINED, "resnet_width": 2, "resnet_epochs": 1, "warmup": 0.5},
+        {
+            **IMAGES,
+            **TRAINED,
+            "resnet_width": 2,
+            "resnet_epochs": 1,
+            "warmup": 0.5,
+            "augment": "no",
+        },
     ),
     "vision_transformer": (
         WEIGHT_UPDATES,
         "vit",
         {**IMAGES, **TRAINED, "vit_patch": 4, "vit_width": 24, "vit_depth": 1, "vit_heads": 2}
-        | {"vit_epochs": 3, "warmup": 0.0},
+        | {"vit_epochs": 3, "warmup": 0.0, "augment": "yes"},
     ),
     "dropout_linear": (DROPOUT_SPECTRA, "dln", SYNTHETIC),
     "dropout_perceptron": (DROPOUT_SPECTRA, "mlp", SYNTHETIC),

@@ -8,6 +8,7 @@ import pytest
 import lrdyn
 from lrdyn.data import Images
 from lrdyn.engine.claims import CLEARLY, above_p, tolerance
+from lrdyn.studies import pictures
 from lrdyn.studies.weight_updates import (
     WEIGHT_UPDATES,
     classifiers,
@@ -267,3 +268,31 @@ def test_a_warm_up_rises_in_a_line_and_falls_to_nothing():
     np.testing.assert_allclose(risen[:11], np.arange(11) / 10, rtol=1e-6, atol=1e-12)
     falling = (1 + np.cos(np.pi * np.arange(30) / 30)) / 2
     np.testing.assert_allclose(risen[10:], falling, rtol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_are_moved_and_those_in_colour_mirrored(channels):
+    """By -4 to 4 pixels to each side, every move as often as others; black moves in."""
+    count, side = 4050, 11
+    image = np.zeros((side, side, channels), np.uint8)
+    image[5, 4:7] = np.array([7, 8, 9])[:, None]
+    varied = pictures.varied(jnp.tile(image, (count, 1, 1, 1)), jax.random.key(0))
+    moved = np.asarray(varied)[..., 0]
+    assert (moved.sum(axis=(1, 2)) == 24).sum() == (moved.max(axis=(1, 2)) == 9).sum() == count
+    rows, columns = (np.argmax((moved == 8).any(axis=axis), axis=1) for axis in (2, 1))
+    moves = np.bincount(rows * side + columns, minlength=side**2).reshape(side, side)[1:10, 1:10]
+    assert moves.sum() == count
+    assert abs(moves / (count / 81) - 1).max() < 5 / np.sqrt(count / 81)
+    left, right = (moved[np.arange(count), rows, columns + step] for step in (-1, 1))
+    mirrored = left > right
+    assert (left + right == 16).all()
+    assert mirrored.mean() == (0 if channels == 1 else pytest.approx(0.5, abs=0.03))
+
+
+def test_a_training_on_varied_images_sees_other_ones_at_each_step():
+    net = lrdyn.networks.mlp(jax.random.key(0), (81, 3))
+    batch = {"x": jnp.arange(2 * 81, dtype=jnp.uint8).reshape(2, 9, 9, 1), "y": jnp.array([0, 2])}
+    keys = jax.random.split(jax.random.key(1), 3)
+    losses = {float(pictures.varied_cross_entropy(net, None, batch, key)[0]) for key in keys}
+    losses.add(float(pictures.cross_entropy(net, None, batch, keys[0])[0]))
+    assert len(losses) == 4

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Int, Key, PyTree, UInt8
 
 from lrdyn import networks
 
@@ -81,3 +81,38 @@ def cross_entropy(net: networks.Network, state: PyTree, batch: dict[str, Array],
     logits, after = (returned, None) if state is None else returned
     correct = jnp.mean(1.0 * (jnp.argmax(logits, axis=-1) == batch["y"]))
     return networks.cross_entropy(logits, batch["y"]), (after, {"accuracy": correct})
+
+
+FARTHEST = 4
+"""Pixels by which a training moves images, at most, to each side."""
+
+
+def varied(images: UInt8[Array, "n height width channels"], key: Key[Array, ""]) -> Array:
+    """Move each image by up to :data:`FARTHEST` pixels, and mirror every second one, at random.
+
+    What moves in is black. Images of one channel are not mirrored: a mirrored digit is none.
+
+    Example:
+        >>> varied(jnp.ones((5, 8, 8, 3), jnp.uint8), jax.random.key(0)).shape
+        (5, 8, 8, 3)
+    """
+    count, height, width, channels = images.shape
+    of_places, of_mirrors = jax.random.split(key)
+    border = ((0, 0), (FARTHEST, FARTHEST), (FARTHEST, FARTHEST), (0, 0))
+    places = jax.random.randint(of_places, (count, 2), 0, 2 * FARTHEST + 1, jnp.int32)
+
+    def cut(image: Array, place: Array) -> Array:
+        begin = (*place, jnp.int32(0))  # one type for all, also with 64 bits
+        return jax.lax.dynamic_slice(image, begin, (height, width, channels))
+
+    moved = jax.vmap(cut)(jnp.pad(images, border), places)
+    mirrored = jax.random.bernoulli(of_mirrors, 0.5, (count, 1, 1, 1)) & (channels > 1)
+    return jnp.where(mirrored, moved[:, :, ::-1], moved)
+
+
+def varied_cross_entropy(
+    net: networks.Network, state: PyTree, batch: dict[str, Array], key: Key[Array, ""]
+) -> Any:
+    """:func:`cross_entropy` of images that are :func:`varied` anew at each step."""
+    inputs = varied(batch["x"], jax.random.fold_in(key, 1))  # dropout has the key itself
+    return cross_entropy(net, state, batch | {"x": inputs}, key)

@@ -276,6 +276,16 @@ FLAGS = (
         swept=False,
     ),
     Flag(
+        "augment",
+        ("no",),
+        one_of("no", "yes"),
+        str,
+        help="whether their images are moved by up to 4 pixels, and those in colour mirrored",
+        paper=("yes",),
+        shapes=True,
+        swept=False,
+    ),
+    Flag(
         "vit_patch",
         (4,),
         at_least(1),

@@ -19,7 +19,13 @@ from lrdyn.core.spectra import singular_values, top_share
 from lrdyn.data import Images, images
 from lrdyn.engine.statement import Finding
 from lrdyn.networks import MLP, VGG, VGG11, VGG16, ResNet, ViT, mlp, resnet, vgg, vit
-from lrdyn.studies.pictures import TESTED, accuracy, cross_entropy, spread_out
+from lrdyn.studies.pictures import (
+    TESTED,
+    accuracy,
+    cross_entropy,
+    spread_out,
+    varied_cross_entropy,
+)
 from lrdyn.studies.weight_updates.updates import (
     UpdateMeasured,
     UpdateSpectrum,
@@ -50,6 +56,8 @@ class ClassifierTraining(NamedTuple):
     """Steps of the training -> its optimiser."""
     shuffled: bool = False
     """Whether another network is trained on shuffled labels beside it."""
+    augment: bool = False
+    """Whether images are moved and mirrored at random at each step."""
 
 
 def classifier(
@@ -135,6 +143,7 @@ def make_vgg(
     vgg_norm: str,
     vgg_epochs: int,
     warmup: float,
+    augment: str,
     batch_size: int,
 ) -> ClassifierTraining:
     """Draw a VGG, of the variant with a hidden layer of 512 x 512."""
@@ -166,6 +175,7 @@ def make_vgg(
         batch=batch_size,
         epochs=vgg_epochs,
         rule=adam(warmup),
+        augment=augment == "yes",
     )
 
 
@@ -178,6 +188,7 @@ def make_resnet(
     resnet_width: int,
     resnet_epochs: int,
     warmup: float,
+    augment: str,
     batch_size: int,
 ) -> ClassifierTraining:
     """Draw a ResNet-18, its stages from one width to eight times it.
@@ -202,6 +213,7 @@ def make_resnet(
         batch=batch_size,
         epochs=resnet_epochs,
         rule=adam(warmup),
+        augment=augment == "yes",
     )
 
 
@@ -217,6 +229,7 @@ def make_vit(
     vit_heads: int,
     vit_epochs: int,
     warmup: float,
+    augment: str,
     batch_size: int,
 ) -> ClassifierTraining:
     """Draw a vision transformer, pre-norm blocks with perceptrons four times as wide."""
@@ -244,6 +257,7 @@ def make_vit(
         batch=batch_size,
         epochs=vit_epochs,
         rule=adam(warmup),
+        augment=augment == "yes",
     )
 
 
@@ -267,7 +281,7 @@ def measure_classifier(case: ClassifierTraining, keeper: Keeper = FORGETFUL) -> 
         steps = recorded_steps(case.epochs * batches.epoch, POINTS)
         run = train(
             case.key,
-            cross_entropy,
+            varied_cross_entropy if case.augment else cross_entropy,
             case.net,
             case.rule(int(steps[-1])),
             batches,
@@ -308,7 +322,9 @@ def measure_classifier(case: ClassifierTraining, keeper: Keeper = FORGETFUL) -> 
     order = np.asarray(jax.random.permutation(shuffle_key, len(labels)))
     shuffled, _ = train_on(labels[order], "shuffled labels")
     values = singular_values(penultimate(shuffled.params) - before)
-    return measured._replace(share_shuffled=np.asarray(top_share(values, directions)))
+    return measured._replace(
+        share_shuffled=np.asarray(top_share(values, directions)), update_shuffled=np.asarray(values)
+    )
 
 
 PERCEPTRON = trained_scenario(

@@ -71,6 +71,8 @@ class UpdateMeasured(NamedTuple):
     """Columns of these matrices."""
     share_shuffled: Float[np.ndarray, ""] = ABSENT
     """``share_end`` of a training on labels that say nothing. Of the perceptron alone."""
+    update_shuffled: Float[np.ndarray, "index"] = ABSENT
+    """Singular values of its update at the end."""
     diverged_at: Int[np.ndarray, ""] = ABSENT
     """Step at which the training diverged, or -1."""
 
