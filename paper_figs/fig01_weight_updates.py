@@ -333,6 +333,7 @@ FIGURE = Figure(
     presets={"quick": QUICK, "paper": PAPER},
     thin=thin,
     long=True,
+    turn=5,
     says=says,
     notes=NOTES,
     panels={"singular_value": "abcdefghij", "step": "abcde"},

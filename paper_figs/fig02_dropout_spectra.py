@@ -363,6 +363,7 @@ FIGURE = Figure(
     says=says,
     notes=NOTES,
     long=True,
+    turn=6,
     panels={
         **dict.fromkeys(("at_minimum", "predicted", "as_it_is"), "a"),
         **{f"{kind}_rank": "bcd" for kind in KINDS},

@@ -290,6 +290,7 @@ FIGURE = Figure(
     thin=thin,
     presets={"quick": paired.QUICK, "paper": paired.PAPER},
     long=True,
+    turn=3,
     groups=("/evolution",),
     panels={
         "sigma": "ae",

@@ -197,6 +197,7 @@ FIGURE = Figure(
     draw=draw,
     presets={"quick": paired.QUICK, "paper": paired.PAPER},
     long=True,
+    turn=4,
     groups=("/factors", "/widths"),
     says=_facts,
     panels={"norm_A": "a", "norm_B": "a", "tried_loss": "b", "tried_pearson": "c", "move": "de"},

@@ -171,6 +171,7 @@ FIGURE = Figure(
     draw=draw,
     presets={"quick": paired.QUICK, "paper": paired.PAPER},
     long=True,
+    turn=1,
     groups=("/few_shot",),
     says=_facts,
     panels={"pearson": "ab", "ridge": "a", "energy_rank": "c"},

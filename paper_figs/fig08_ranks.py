@@ -135,6 +135,7 @@ FIGURE = Figure(
     draw=draw,
     presets={"quick": paired.QUICK, "paper": paired.PAPER},
     long=True,
+    turn=2,
     groups=("/ranks",),
     says=_facts,
     panels={"pearson": "abcde", "used": ""},

@@ -493,6 +493,24 @@ def test_all_figures_are_drawn_but_those_that_lack_something(tmp_path, capsys):
     assert not (tmp_path / "figures/absent.pdf").exists()
 
 
+def test_what_takes_seconds_is_made_before_trainings_and_those_in_their_turn(tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr(
+        figures, "_act", lambda action, exhibit, *_: order.append(exhibit.name) is None
+    )
+    words = ["--preset", "paper", "--out", str(tmp_path)]
+    names = [one.name for one in EXHIBITS if not exhibits.missing(one)]
+    figures.main(EXHIBITS, BASELINES, words)
+    assert order == names
+    order.clear()
+    figures.main(EXHIBITS, BASELINES, [*words, "--train"])
+    wanted_most = ["fig07", "fig08", "fig04", "fig05", "fig01", "fig02"]
+    assert order == [*(name for name in names if name not in wanted_most), *wanted_most]
+    order.clear()
+    figures.main(EXHIBITS, BASELINES, [*words, "--train", "fig02", "fig03", "fig07"])
+    assert order == ["fig02", "fig03", "fig07"]
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

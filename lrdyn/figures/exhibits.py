@@ -50,6 +50,7 @@ class Exhibit:
         long: whether the runs take above a minute: then they are not run unless asked for, and the
             numbers are those of results that are there, or the committed ones. A curve states the
             ``tolerance`` within which another training may differ.
+        turn: place among the long ones where all of them are trained, the smallest first.
         groups: groups of ``results.nc`` without which a long one is not drawn from results.
         precisions: those in which its runs show what it says.
         says: ``says(dataset)``: what the caption says of the numbers shown, name -> value; it is
@@ -65,6 +66,7 @@ class Exhibit:
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     thin: Callable[[xr.Dataset], xr.Dataset] = lambda dataset: dataset
     long: bool = False
+    turn: int = 0
     groups: tuple[str, ...] = ()
     precisions: tuple[str, ...] = PRECISIONS
     notes: str = ""

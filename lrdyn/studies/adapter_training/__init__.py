@@ -265,7 +265,7 @@ ADAPTERS = Study(
     "adapters",
     "Figures 4, 5, 7, 8: adapters on a pretrained encoder",
     FLAGS,
-    (REAL_STEP, WIDTH_SWEEP, EVOLUTION, FACTORS, FEW_SHOT, RANKS),
+    (REAL_STEP, WIDTH_SWEEP, FEW_SHOT, RANKS, EVOLUTION, FACTORS),
     prepare=_prepare,
     data=_files,
     about=_about,
