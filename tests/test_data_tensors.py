@@ -71,6 +71,13 @@ def test_every_type(dtype, tmp_path):
     same(opened(tmp_path / "a.safetensors"), wanted)
 
 
+def test_others_may_read_a_file_as_any_new_file_of_this_user(tmp_path):
+    write(tmp_path / "a.safetensors", {"W": np.ones(2, np.float32)})
+    (tmp_path / "plain").touch()
+    modes = [(tmp_path / name).stat().st_mode for name in ("a.safetensors", "plain")]
+    assert modes[0] == modes[1]
+
+
 def test_views_and_arrays_of_jax_are_written_as_they_are(tmp_path):
     """The package copies memory: a transposed view would come back as another matrix."""
     W = np.arange(6.0).reshape(2, 3)

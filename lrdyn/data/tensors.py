@@ -7,6 +7,7 @@ package safetensors, when it is asked for. Pickles are refused: to read one runs
 import io
 import math
 import os
+import stat
 from collections.abc import Iterator, KeysView, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -232,10 +233,13 @@ def write(
     words = None if metadata is None else dict(metadata)
     library = _library()
     with replacing(path) as temporary:
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         try:
             library.numpy.save_file(arrays, temporary, words)
         except library.SafetensorError as error:
             raise OSError(None, str(error), os.fspath(path)) from None
+        # Newer releases put a file of their own in its place, which no one else may read.
+        temporary.chmod(mode)
 
 
 def _library() -> Any:
