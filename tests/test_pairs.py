@@ -79,17 +79,26 @@ def test_a_language_model_leaves_three_files_of_which_pairs_are_read(tmp_path, c
     np.testing.assert_allclose(np.sort(energies), np.sort(expected), rtol=1e-5)
 
 
-def test_images_leave_kernels_as_matrices(tmp_path, monkeypatch, capsys):
-    rng, sizes = np.random.default_rng(0), (512, 40)
-    known = sets.KNOWN["mnist"]._replace(train=sizes[0], test=sizes[1], shape=(8, 8, 1))
+TINY = {
+    "mlp": ({"mlp_width": 6, "mlp_depth": 3}, "weights_0", (6, 64)),
+    "resnet": ({"resnet_width": 2}, "stem.convolution.weight", (2, 9)),
+    "vit": ({"vit_width": 8, "vit_depth": 1, "vit_heads": 2}, "head.weight", (10, 8)),
+}
+
+
+@pytest.mark.parametrize("network", TINY)
+def test_classifiers_leave_all_their_matrices(network, tmp_path, monkeypatch, capsys):
+    sizes, matrix, shape = TINY[network]
+    monkeypatch.setitem(pairs.SIZES, network, pairs.SIZES[network] | sizes)
+    rng, counts = np.random.default_rng(0), (512, 40)
+    known = sets.KNOWN["mnist"]._replace(train=counts[0], test=counts[1], shape=(8, 8, 1))
     monkeypatch.setitem(sets.KNOWN, "mnist", known)
-    parts = [(rng.integers(0, 256, (n, 8, 8), np.uint8), np.arange(n) % 10) for n in sizes]
+    parts = [(rng.integers(0, 256, (n, 8, 8), np.uint8), np.arange(n) % 10) for n in counts]
     write_npz(tmp_path / "mnist.npz", (*parts[0], *parts[1]), described="made up")
-    words = ("--data", "mnist", "--data-dir", tmp_path, "--epochs", "1", "--width", "2")
+    words = ("--network", network, "--data", "mnist", "--data-dir", tmp_path, "--epochs", "1")
     assert run("images", tmp_path / "made", *words, "--examples", "256") == 0
     start, trained = weights(tmp_path / "made", "start", "trained")
-    assert start["stem.convolution.weight"].shape == (2, 9)
-    assert start["head.weight"].shape == (10, 16)
+    assert start[matrix].shape == shape
     assert moved(start, trained) == set(start)
     said, right = capsys.readouterr().out.split(": ")
     assert said == "accuracy on 40 images that are not trained on"

@@ -26,6 +26,7 @@ from lrdyn.networks import MLP, Attention, Bert, LayerNorm, Tokens, attention, m
 from lrdyn.networks.weights import drawn
 from lrdyn.studies import pictures
 from lrdyn.studies.adapter_training import sentences, tasks, tuning
+from lrdyn.studies.weight_updates import classifiers
 from lrdyn.system import whole_files
 from lrdyn.system.printer import complain, say
 from lrdyn.training import Batches, train
@@ -35,6 +36,12 @@ HELD_OUT = 20  # one part in so many of a text, its end, is not trained on
 WINDOWS, SENTENCES = 256, 500  # that are tested, at most
 IMAGES = 128  # of a mini-batch
 RATE, TUNING_RATE, WARMUP = 1e-3, 3e-4, 0.05
+SIZES = {
+    "mlp": {"mlp_width": 512, "mlp_depth": 4, "mlp_rate": 0.1},
+    "vgg": {"vgg_layers": "16", "vgg_norm": "yes"},
+    "resnet": {"resnet_width": 16},
+    "vit": {"vit_patch": 4, "vit_width": 128, "vit_depth": 6, "vit_heads": 4},
+}
 DEVIATION = 0.02  # of the language model's weights at the start, as GPT-2 has it
 
 
@@ -182,21 +189,30 @@ def language(options):
         net = leave(name, run.params)
 
 
+def drawn_classifier(options):
+    """Draw one of the networks of Figure 1, as the study ``weight_updates`` trains it."""
+    name, key = options.network, jax.random.key(options.seed)
+    how = {f"{name}_epochs": options.epochs, "batch_size": IMAGES, **SIZES[name]}
+    how |= {"data_dir": options.data_dir, "examples": options.examples}
+    if name == "mlp":
+        return classifiers.make_mlp(key, flat_data=options.data, **how)
+    make = getattr(classifiers, f"make_{name}")
+    return make(key, data=options.data, warmup=WARMUP, augment="yes", **how)
+
+
 def images(options):
-    """Train a ResNet-18 to classify images that are moved and mirrored."""
+    """Train a classifier of images, which are moved and mirrored but for the perceptron."""
     with user_files("--data-dir", "images"):
-        found = data.images(options.data, options.data_dir)
+        case = drawn_classifier(options)
+    found, net = case.images, case.net
     chosen = pictures.spread_out(options.examples, len(found.train_labels))
     inputs, labels = found.train_inputs[chosen], found.train_labels[chosen].astype(np.int32)
-    start_key, key = jax.random.split(jax.random.key(options.seed))
-    widths = [options.width * 2**stage for stage in range(4)]
-    ends = {"channels": inputs.shape[3], "classes": found.classes}
-    net = networks.resnet(start_key, widths=widths, **ends)
     write(options.folder, "start", net)
-    batches = Batches({"x": inputs, "y": labels}, min(IMAGES, len(inputs)))
+    batches = Batches({"x": inputs, "y": labels}, min(case.batch, len(inputs)))
     steps = options.epochs * batches.epoch
-    loss, state = pictures.varied_cross_entropy, networks.initial_state(net)
-    run = trained("images", key, loss, net, adam(RATE, steps), batches, steps, state)
+    loss = pictures.varied_cross_entropy if case.augment else pictures.cross_entropy
+    state = networks.initial_state(net) or None
+    run = trained(options.network, case.key, loss, net, case.rule(steps), batches, steps, state)
     write(options.folder, "trained", run.params)
     chosen = pictures.spread_out(pictures.TESTED, len(found.test_labels))
     tested = found.test_inputs[chosen], found.test_labels[chosen]
@@ -265,7 +281,8 @@ def parser():
     add = word("language", language, steps=2000, tuning_steps=500, **shape)
     add("--text", required=True, metavar="FILE", help="bytes of the first stage")
     add("--tuned-on", required=True, metavar="FILE", help="bytes of the second")
-    add = word("images", images, examples=50_000, epochs=10, width=16)
+    add = word("images", images, examples=50_000, epochs=10)
+    add("--network", choices=SIZES, default="resnet", help="default: %(default)s")
     add("--data", choices=data.IMAGES, default="cifar10", help="default: %(default)s")
     add("--data-dir", default="", metavar="DIR", help="where they are looked for first")
     add = word("encoder", tune, examples=1024, steps=300, length=40)
