@@ -14,6 +14,7 @@ from matplotlib.text import Text
 
 from lrdyn.engine import results
 from lrdyn.figures import baselines, exhibits, looks, pictures, plotting
+from lrdyn.studies.adapter_training.few_shot import COMPARED
 from paper_figs import BASELINES, EXHIBITS
 
 FIGURES = {one.name: one for one in EXHIBITS if isinstance(one, exhibits.Figure)}
@@ -264,6 +265,48 @@ def test_changes_of_a_picture_are_caught_and_placed(figure):
         next(steps)
     drawn.axes[1].remove()
     assert "root mean square" in pictures.difference(drawn, path)
+
+
+# Records of trainings -----------------------------------------------------------------------------
+
+RECORDS = {path.name.removesuffix("_record.json"): path for path in BASELINES.glob("*_record.json")}
+
+
+@pytest.mark.parametrize("figure", RECORDS)
+def test_a_record_is_of_a_clean_revision_and_of_the_run_of_the_numbers(figure):
+    exhibit, numbers = FIGURES[figure], committed(figure)
+    assert exhibit.long
+    for name, record in json.loads(RECORDS[figure].read_text()).items():
+        verdict = record["verdict"]
+        assert verdict["holds"]
+        assert re.fullmatch("[0-9a-f]{12}", verdict["environment"]["git"])
+        assert verdict["config"] == json.loads(numbers.attrs["settings"])[name]
+        assert verdict["environment"] == json.loads(numbers.attrs["environment"])
+    assert RECORDS[figure].stat().st_size < 100_000
+
+
+def findings(figure):
+    """Values of the findings in the record of a figure of one study."""
+    (record,) = json.loads(RECORDS[figure].read_text()).values()
+    claims = record["verdict"]["claims"]
+    return {claim["id"]: claim["finding"] for claim in claims if claim["kind"] == "finding"}
+
+
+def test_figure_7_has_the_differences_of_its_findings():
+    pearson, found = committed("fig07").pearson, findings("fig07")
+    for first, second in COMPARED:
+        for n in pearson.examples.values:
+            pair = pearson.sel(adapter=[first, second], examples=n).values.T
+            mean, spread = np.mean(pair[0] - pair[1]), np.std(pair[0] - pair[1], ddof=1)
+            finding = found[f"sentiment_{first}_less_{second}_{n}"]
+            np.testing.assert_allclose([finding["value"], finding["spread"]], [mean, spread], 1e-6)
+
+
+def test_figure_5_has_the_differences_of_its_findings():
+    pearson, found = committed("fig05").pearson, findings("fig05")
+    for name in ("lora_plus_4", "lora_plus_16"):
+        mean = float((pearson.sel(adapter=name) - pearson.sel(adapter="lora")).mean())
+        assert found[f"factors_{name}_ahead"]["value"] == pytest.approx(mean, rel=1e-6)
 
 
 # For every reader's eyes and printer -------------------------------------------------------------

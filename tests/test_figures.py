@@ -43,7 +43,7 @@ from paper_figs import (
     tracking,
 )
 from tests import oracles
-from tests.runs import numbers_of
+from tests.runs import numbers_of, verdict_of
 from tests.test_tables import check_latex
 from tests.tiny import Value
 
@@ -403,6 +403,27 @@ def test_presets_of_equal_settings_and_those_of_a_long_figure_share_one(tmp_path
     same = dataclasses.replace(PLAIN, presets=presets | {"paper": presets["quick"]})
     for exhibit in (same, dataclasses.replace(PLAIN, long=True)):
         assert {baselines.folder_of(exhibit, tmp_path, name) for name in presets} == {tmp_path}
+
+
+def test_a_long_figure_keeps_the_verdict_of_its_run_and_some_of_its_losses(tmp_path):
+    shown = dataclasses.replace(PLAIN, long=True, caption="Top {top:.1f}.")
+    out = tmp_path / "out"
+    path = tmp_path / "toy_record.json"
+    rendering.numbers(PLAIN, out, {"slope": 2.0})
+    folder = RUN.folder(out)
+    rows = [f"a,{step},{name},{step / 2}" for step in range(1, 121) for name in ("loss", "rate")]
+    (folder / "metrics.csv").write_text("\n".join(["run,step,name,value", *rows, "b,1,loss,3.0"]))
+    baselines.write_baseline(shown, out, tmp_path)
+    record = json.loads(path.read_text())["counted"]
+    assert record["verdict"] == verdict_of(out)
+    losses = [[step, step / 2] for step in range(1, 121, 3)]
+    assert record["losses"] == {"a": losses, "b": [[1, 3.0]]}
+    (folder / "metrics.csv").unlink()
+    baselines.write_baseline(shown, out, tmp_path)
+    assert json.loads(path.read_text())["counted"]["losses"] == {}
+    # What is drawn from the committed numbers leaves the record as it is.
+    baselines.write_baseline(shown, tmp_path / "none", tmp_path)
+    assert json.loads(path.read_text())["counted"]["verdict"] == record["verdict"]
 
 
 def test_numbers_say_how_long_they_took_where_nothing_was_there_before(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -297,7 +298,12 @@ def write_baseline(
     if not as_committed:
         rendering.save(numbers, path)
     whole_files.folder(folder, below=baselines.parent)
-    for written in (path, *exhibit.keep(results.load(path)["/"], path.with_suffix(""))):
+    kept = [path, *exhibit.keep(results.load(path)["/"], path.with_suffix(""))]
+    if record := long.record(exhibit, out, preset) if exhibit.long else {}:
+        kept.append(path.with_name(f"{exhibit.name}_record.json"))
+        with whole_files.replacing(kept[-1]) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n")
+    for written in kept:
         report(f"{exhibit.name}: {written} ({written.stat().st_size / 1000:.0f} kB)")
     return True
 

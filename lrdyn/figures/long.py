@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import xarray as xr
 
 from lrdyn.engine import results
+from lrdyn.engine.checkpoints import LOG
 from lrdyn.engine.configuration import Run
 from lrdyn.engine.judging import Groups
 from lrdyn.engine.mistakes import Lacking
 from lrdyn.engine.runs import intact, saved
-from lrdyn.figures.exhibits import Exhibit, Results
+from lrdyn.figures.exhibits import Exhibit
 
 
 class Undrawable(Lacking):
@@ -21,6 +25,15 @@ class Undrawable(Lacking):
 
 
 SAVED, COMMITTED = "saved results", "the committed numbers"
+STEPS = 50
+"""Steps of a training whose loss stands in the record of a figure, at most."""
+
+
+class Found(NamedTuple):
+    """Saved results of one source."""
+
+    folder: Path
+    groups: Groups
 
 
 def numbers(exhibit: Exhibit, out: Path | str, baselines: Path | None, preset: str) -> xr.Dataset:
@@ -33,9 +46,10 @@ def numbers(exhibit: Exhibit, out: Path | str, baselines: Path | None, preset: s
         Undrawable: there are neither.
     """
     settings = exhibit.presets[preset]
-    groups = _saved(exhibit.sources(**settings), Path(out), exhibit.groups)
-    if groups is None:
+    found = _saved(exhibit.sources(**settings), Path(out), exhibit.groups)
+    if found is None:
         return _committed(exhibit, baselines)
+    groups = {name: one.groups for name, one in found.items()}
     configs = {name: json.loads(group["/"].attrs["config"]) for name, group in groups.items()}
     first = next(iter(groups.values()))["/"].attrs
     record = {
@@ -59,19 +73,46 @@ def _committed(exhibit: Exhibit, baselines: Path | None) -> xr.Dataset:
     return dataset.assign_attrs(drawn_from=COMMITTED)
 
 
-def _saved(runs: Mapping[str, Run], out: Path, groups: tuple[str, ...]) -> Results | None:
+def record(exhibit: Exhibit, out: Path | str, preset: str) -> dict[str, Any]:
+    """What is kept beside the numbers of a long figure: source -> its verdict and its losses.
+
+    The verdict is that of the run, with all claims and findings and the revision; ``losses`` has,
+    for each training that told of itself, the loss at :data:`STEPS` steps at most, as pairs.
+    Empty without saved results.
+    """
+    found = _saved(exhibit.sources(**exhibit.presets[preset]), Path(out), exhibit.groups)
+    return {
+        name: {"verdict": results.read_verdict(one.folder), "losses": _losses(one.folder)}
+        for name, one in (found or {}).items()
+    }
+
+
+def _losses(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Loss over the step of each training, some steps of it."""
+    try:
+        text = (folder / LOG).read_text()
+    except OSError:  # only what trains through the loop tells of itself
+        return {}
+    by_run: dict[str, list[tuple[int, float]]] = {}
+    for run, step, name, value in csv.reader(io.StringIO(text)):
+        if name == "loss":
+            by_run.setdefault(run, []).append((int(step), float(value)))
+    return {run: told[:: -(-len(told) // STEPS)] for run, told in by_run.items()}
+
+
+def _saved(runs: Mapping[str, Run], out: Path, groups: tuple[str, ...]) -> dict[str, Found] | None:
     """Saved results of every source, with these groups; None if one has none."""
     by_source = {name: _last(run, out, groups) for name, run in runs.items()}
-    if any(groups is None for groups in by_source.values()):
+    if any(found is None for found in by_source.values()):
         return None
-    return {name: groups for name, groups in by_source.items() if groups is not None}
+    return {name: found for name, found in by_source.items() if found is not None}
 
 
-def _last(run: Run, out: Path, groups: tuple[str, ...]) -> Groups | None:
+def _last(run: Run, out: Path, groups: tuple[str, ...]) -> Found | None:
     """Results of a run or, without them, the last ones of its experiment that have the groups."""
     known = saved(run, out)
     if known is not None and known.keys() >= set(groups):
-        return known
+        return Found(run.folder(out), known)
     verdicts = [*(out / run.experiment.name).glob("*/verdict.json")]
     for path in sorted(verdicts, key=lambda path: -path.stat().st_mtime):
         try:
@@ -79,7 +120,7 @@ def _last(run: Run, out: Path, groups: tuple[str, ...]) -> Groups | None:
         except results.Unreadable:
             continue
         if groups_of.keys() >= set(groups):
-            return groups_of
+            return Found(path.parent, groups_of)
     return None
 
 
