@@ -361,6 +361,8 @@ def _script(file: str, rest: list[str], folder: Path) -> None:
     path = here if here.is_file() else EXAMPLES / STANDS_FOR.get(file, Path(file).name)
     if "cli.main(" in path.read_text():
         _theorem(own_experiment(os.fspath(path)), rest, folder)
+    elif "def parser()" in path.read_text():
+        importlib.import_module(f"docs.examples.{path.stem}").parser().parse(rest)
     else:
         _known([word for word in rest if word.startswith("--")], [])
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import os
 import pkgutil
 import re
@@ -10,10 +11,11 @@ import sys
 import threading
 import types
 
+import numpy as np
 import pytest
 
 import lrdyn
-from docs import gallery, reach
+from docs import gallery, reach, updates
 from docs.refresh import INTRODUCTION, written
 from lrdyn import __main__ as command
 from lrdyn import cli
@@ -22,6 +24,7 @@ from lrdyn.corollary1.statement import COROLLARY1
 from lrdyn.figures import exhibits
 from lrdyn.registry import theorems
 from lrdyn.studies import studies
+from lrdyn.studies.real_updates import REAL_UPDATES
 from paper_figs import EXHIBITS
 from tests import pages
 from tests.pages import EXAMPLES
@@ -278,7 +281,82 @@ def test_the_page_of_figures_says_what_the_captions_say():
     reaches = {f"reach_{theorem.name}" for theorem in theorems() if reach.has_degrees(theorem)}
     figures = [one for one in EXHIBITS if isinstance(one, exhibits.Figure)]
     papers = {gallery.image_of(one.name, "paper") for one in figures if gallery.has_two(one)}
-    assert images == reaches | papers | {one.name for one in figures}
+    assert images == reaches | papers | {one.name for one in figures} | {updates.IMAGE}
+
+
+def test_the_page_of_updates_says_what_is_kept_of_their_runs():
+    assert updates.PAGE.read_text() == updates.written()
+    kept = json.loads(updates.KEPT.read_text())
+    assert [*kept] == [*updates.PAIRS]
+    for pair in kept.values():
+        assert re.fullmatch("[0-9a-f]{12}", pair["environment"]["git"])
+        assert sum(one["energy"] for one in pair["kinds"]) == pytest.approx(1, abs=1e-3)
+        for one in pair["kinds"]:
+            # What holds .9 of the energy of the median matrix holds about as much in the mean.
+            most, largest = (min(shape) for shape in one["shapes"])
+            if most < largest or one["ranks"][0] < 0.1 * most:  # finer than the grid
+                continue
+            assert one["ranks"][0] <= one["ranks"][1] <= most
+            at = np.interp(np.array(one["ranks"]) / most, updates.GRID, one["shares"])
+            assert (np.abs(at - (0.9, 0.99)) < 0.1).all() or most < 20, one
+
+
+def test_what_is_said_of_updates_is_what_was_measured():
+    kept = json.loads(updates.KEPT.read_text())
+    kinds = {name: {one["kind"]: one for one in pair["kinds"]} for name, pair in kept.items()}
+
+    def of_chance(names, *parts):
+        """Least and largest share of chance, for .9 and .99."""
+        chosen = [
+            np.array(one["ranks"]) / one["chance"]
+            for name in names
+            for kind, one in kinds[name].items()
+            if kind.startswith(parts)
+        ]
+        ends = zip(np.min(chosen, axis=0), np.max(chosen, axis=0), strict=True)
+        return [tuple(f"{end:.2f}"[1:] for end in pair) for pair in ends]
+
+    text = " ".join(updates.READING.replace("> ", "").split())
+    inner = ("attention.", "mlp.")
+    (low, high), (low99, high99) = of_chance(("language", "language_tuned", "encoder"), *inner)
+    assert f"need {low} to {high} of the values" in text
+    (few, more), (few99, more99) = of_chance(("vit",), *inner)
+    assert f"and {few} to {more} in the vision transformer" in text
+    assert f"need {low99} to {high99} and {few99} to {more99}." in text
+    ((low, high), _) = of_chance(("resnet",), "first", "second")
+    assert f"({low} and {high} of it)" in text
+    hidden = [one["ranks"][0] for kind, one in kinds["vit"].items() if kind != "head"]
+    assert max(hidden) <= 20 < kinds["mlp"]["weights_0"]["ranks"][0]
+    assert max(kinds["mlp"][f"weights_{i}"]["ranks"][0] for i in (1, 2, 3)) <= 20
+    for kind in ("attention.query", "mlp.weights_0"):
+        before, after = (kinds[name][kind]["ranks"][0] for name in ("language", "language_tuned"))
+        assert before < after
+        assert re.search(rf"{before:g}\b.* and {after:g}\b", text)
+    assert kinds["language_tuned"]["unembedding"]["ranks"][0] == 1
+
+
+def test_what_is_kept_of_an_update_is_counted_in_its_results(tmp_path, command_line):
+    """Of a matrix of rank one among others, and of two of one kind."""
+    rng = np.random.default_rng(0)
+    before = {f"layers.{i}.W": rng.normal(size=(6, 4)).astype(np.float32) for i in range(2)}
+    before["head"] = rng.normal(size=(3, 5)).astype(np.float32)
+    after = {name: W + np.float32(0.1) for name, W in before.items()}
+    for name, weights in (("before", before), ("after", after)):
+        np.savez(tmp_path / f"{name}.npz", **weights)
+    files = [tmp_path / f"{name}.npz" for name in ("before", "after")]
+    words = ("--before", files[0], "--after", files[1], "--out", tmp_path / "out")
+    assert command_line(REAL_UPDATES, *words)[0] == 0
+    (results,) = (tmp_path / "out").glob("*/*/results.nc")
+    kinds = {one["kind"]: one for one in updates.found(results)["kinds"]}
+    assert kinds.keys() == {"W", "head"}
+    assert [kinds["W"][name] for name in ("matrices", "shapes", "ranks")] == [
+        2,
+        [[6, 4]] * 2,
+        [1, 1],
+    ]
+    assert kinds["W"]["energy"] == pytest.approx(48 / 63, abs=1e-3)
+    assert kinds["head"]["chance"] == [2, 3]
+    np.testing.assert_allclose(kinds["W"]["shares"][10:], 1, atol=1e-4)
 
 
 # Pages of theorems ------------------------------------------------------------------------------

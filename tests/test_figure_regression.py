@@ -299,7 +299,8 @@ def test_figure_7_has_the_differences_of_its_findings():
             pair = pearson.sel(adapter=[first, second], examples=n).values.T
             mean, spread = np.mean(pair[0] - pair[1]), np.std(pair[0] - pair[1], ddof=1)
             finding = found[f"sentiment_{first}_less_{second}_{n}"]
-            np.testing.assert_allclose([finding["value"], finding["spread"]], [mean, spread], 1e-6)
+            assert finding["value"] == pytest.approx(mean, rel=1e-6)
+            assert finding["spread"] == pytest.approx(spread, rel=1e-6)
 
 
 def test_figure_5_has_the_differences_of_its_findings():

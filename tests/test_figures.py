@@ -388,7 +388,7 @@ def test_each_preset_has_a_baseline_of_its_own(tmp_path):
     assert not baselines.check(PLAIN, out, tmp_path, "paper", report=lines.append)
     assert lines == [f"toy: no baseline in {tmp_path / 'paper'}"]
     baselines.write_baseline(PLAIN, out, tmp_path, "paper")
-    quick, paper = (rendering.load(tmp_path / one / "toy.nc") for one in ("", "paper"))
+    quick, paper = (results.load(tmp_path / one / "toy.nc")["/"] for one in ("", "paper"))
     assert (quick.line.max(), paper.line.max()) == (2, 3)
     assert baselines.check(PLAIN, out, tmp_path, "paper")
     assert baselines.check(PLAIN, out, tmp_path)
