@@ -10,12 +10,14 @@ import shutil
 import sys
 import threading
 import types
+from functools import partial
 
 import numpy as np
 import pytest
 
 import lrdyn
 from docs import gallery, reach, updates
+from docs.examples import pairs
 from docs.refresh import INTRODUCTION, written
 from lrdyn import __main__ as command
 from lrdyn import cli
@@ -176,6 +178,8 @@ def test_flags_exist(capsys):
     assert cli.run("figures", lambda: figures.main([], ROOT, ["--help"])) == 0
     assert command.main(["diagnose", "--help"]) == 0
     assert command.main(["merge", "--help"]) == 0
+    for word in ("language", "images", "encoder"):
+        assert cli.run("pairs", partial(pairs.main, [word, "--help"])) == 0
     of_studies = flags(capsys.readouterr().out)
     for theorem in theorems():
         assert cli.main(theorem, ["--help"]) == 0
@@ -342,7 +346,7 @@ def test_what_is_kept_of_an_update_is_counted_in_its_results(tmp_path, command_l
     before["head"] = rng.normal(size=(3, 5)).astype(np.float32)
     after = {name: W + np.float32(0.1) for name, W in before.items()}
     for name, weights in (("before", before), ("after", after)):
-        np.savez(tmp_path / f"{name}.npz", **weights)
+        np.savez(tmp_path / f"{name}.npz", allow_pickle=False, **weights)
     files = [tmp_path / f"{name}.npz" for name in ("before", "after")]
     words = ("--before", files[0], "--after", files[1], "--out", tmp_path / "out")
     assert command_line(REAL_UPDATES, *words)[0] == 0

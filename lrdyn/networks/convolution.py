@@ -103,6 +103,15 @@ def convolved(convolution: eqx.nn.Conv2d, hidden: Float[Array, "_ _ _"]) -> Floa
     An image that is smaller than the kernel is multiplied place by place of the kernel: for it XLA
     has no fast convolution on a CPU, and takes up to a hundred times as long for 512 channels of
     2 x 2 pixels, the last ones of a VGG on images of 32 x 32.
+
+    Args:
+        convolution: kernels and bias.
+        hidden: channels of one example.
+
+    Example:
+        >>> layer = convolution(jax.random.key(0), 3, 5).convolution
+        >>> convolved(layer, jnp.ones((3, 2, 2))).shape
+        (5, 2, 2)
     """
     kernel, stride = convolution.kernel_size[0], convolution.stride[0]
     sides, reach = hidden.shape[1:], kernel // 2
