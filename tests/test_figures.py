@@ -412,7 +412,9 @@ def test_a_long_figure_keeps_the_verdict_of_its_run_and_some_of_its_losses(tmp_p
     rendering.numbers(PLAIN, out, {"slope": 2.0})
     folder = RUN.folder(out)
     rows = [f"a,{step},{name},{step / 2}" for step in range(1, 121) for name in ("loss", "rate")]
-    (folder / "metrics.csv").write_text("\n".join(["run,step,name,value", *rows, "b,1,loss,3.0"]))
+    (folder / "metrics.csv").write_text(
+        "\n".join(["run,step,name,value", *rows, "b,1,loss,3.0", "b,2,loss,nan"])
+    )
     baselines.write_baseline(shown, out, tmp_path)
     record = json.loads(path.read_text())["counted"]
     assert record["verdict"] == verdict_of(out)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import xarray as xr
 
 from lrdyn.engine import results
@@ -95,7 +96,7 @@ def _losses(folder: Path) -> dict[str, list[tuple[int, float]]]:
         return {}
     by_run: dict[str, list[tuple[int, float]]] = {}
     for run, step, name, value in csv.reader(io.StringIO(text)):
-        if name == "loss":
+        if name == "loss" and np.isfinite(float(value)):  # JSON has no words for others
             by_run.setdefault(run, []).append((int(step), float(value)))
     return {run: told[:: -(-len(told) // STEPS)] for run, told in by_run.items()}
 

@@ -88,7 +88,7 @@ FARTHEST = 4
 
 
 def varied(images: UInt8[Array, "n height width channels"], key: Key[Array, ""]) -> Array:
-    """Move each image by up to :data:`FARTHEST` pixels, and mirror every second one, at random.
+    """Move each image by up to :data:`FARTHEST` pixels, and mirror it with probability 1/2.
 
     What moves in is black. Images of one channel are not mirrored: a mirrored digit is none.
 
