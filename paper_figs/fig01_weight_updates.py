@@ -35,7 +35,7 @@ PAPER = {
     "vit_heads": 4,
     "vit_epochs": 20,
 }
-"""As far as some ten hours of a core bring them; the study's own preset wants a GPU."""
+"""As far as some six hours of a core bring them; the study's own preset wants a GPU."""
 TITLES = {
     "dln": "linear network",
     "mlp": "perceptron",

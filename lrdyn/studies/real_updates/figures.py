@@ -3,9 +3,10 @@
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from lrdyn.core import chance
 from lrdyn.engine import fields
@@ -56,23 +57,35 @@ def energies_at(values: np.ndarray, shares: np.ndarray) -> np.ndarray:
     return np.interp(shares, np.arange(len(sums)) / len(known), sums / max(sums[-1], 1e-300))
 
 
+class Updates(NamedTuple):
+    """What a run counted, and its matrices by kind."""
+
+    values: Float[np.ndarray, "matrix index"]
+    ranks: Float[np.ndarray, "matrix share"]
+    shapes: Int[np.ndarray, "matrix side"]
+    kinds: dict[str, list[int]]
+    """Kind -> places of its matrices that moved."""
+
+
+def read_updates(root: Any) -> Updates:
+    """Read what the dataset of a run, of its first seed, says of each update."""
+    run = fields.of_run(root.isel(seed=0), EnergyMeasured)
+    values = run(lambda run: run.values).values
+    kinds: dict[str, list[int]] = {}
+    for place, letters in enumerate(run(lambda run: run.name).values):
+        if np.nansum(values[place] ** 2) > 0:
+            kinds.setdefault(kind_of(name_of(letters)), []).append(place)
+    ranks, shapes = run(lambda run: run.rank_with).values, run(lambda run: run.shape).values
+    return Updates(values, ranks, shapes.astype(int), kinds)
+
+
 def plot_energies(groups: Mapping[str, Any]) -> Any:
     """Energies of all matrices by kind beside chance and 2K, and ranks with .9 and .99 of them."""
     from lrdyn.figures import plotting
 
     root = groups["/"]
-    run = fields.of_run(root.isel(seed=0), EnergyMeasured)
-    values, ranks, shapes, letters = (
-        run(lambda run: run.values).values,
-        run(lambda run: run.rank_with).values,
-        run(lambda run: run.shape).values.astype(int),
-        run(lambda run: run.name).values,
-    )
+    values, ranks, shapes, kinds = read_updates(root)
     outputs = int(json.loads(root.attrs["fixed"]).get("outputs", 0))
-    kinds: dict[str, list[int]] = {}
-    for place, row in enumerate(letters):
-        if np.nansum(values[place] ** 2) > 0:
-            kinds.setdefault(kind_of(name_of(row)), []).append(place)
     order = sorted(kinds, key=lambda kind: -np.nansum(values[kinds[kind]] ** 2))[:MOST]
     with plotting.style():
         height = max(2.6, 0.9 + 0.26 * len(order))
