@@ -23,10 +23,12 @@ collect_ignore_glob = ["data/*"]
 HOOK = jaxtyping.install_import_hook("lrdyn", typed.NAME)
 
 from lrdyn.engine import accelerators, process  # noqa: E402  (after the hook)
-from tests import contexts, programs  # noqa: E402
-from tests.runs import XLA_FLAGS  # noqa: E402
 
 accelerators.share_memory()
+
+from tests import contexts, programs  # noqa: E402  (commands begin with the environment of here)
+from tests.runs import XLA_FLAGS  # noqa: E402
+
 if "XLA_FLAGS" not in os.environ:
     # `XLA_FLAGS= make test` compiles as users do. So do commands that tests start.
     os.environ["XLA_FLAGS"] = XLA_FLAGS

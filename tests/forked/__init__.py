@@ -15,6 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 CLIENT = Path(__file__).with_name("client.py")
+BEGUN = dict(os.environ)
+"""The environment before any test changes it: whichever starts the server."""
 
 
 def interpreter() -> list[str]:
@@ -37,7 +39,7 @@ def _server() -> str:
         [sys.executable, "-m", "tests.forked.server", place],
         cwd=ROOT,
         # XLA reads the level when JAX is imported; a command of ours would set it before.
-        env=os.environ | {"PYTHONPATH": os.fspath(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env=BEGUN | {"PYTHONPATH": os.fspath(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
         stdin=subprocess.PIPE,  # its end, with this process, ends the server
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for the tests

@@ -54,7 +54,7 @@ def started(count: int) -> Iterator[Local]:
         "distributed.scheduler.http.routes": [],  # Dask's pages ask for no key
     }
     remove_left_behind()
-    with _scratch_folder() as folder:
+    with _variables_put_back(), _scratch_folder() as folder:
         security = credentials.make(folder)
         settings["temporary-directory"] = os.fspath(folder)  # that of the scheduler
         with dask.config.set(settings), interrupts.starting_workers():
@@ -82,6 +82,23 @@ def started(count: int) -> Iterator[Local]:
             ended.set()
             with contextlib.suppress(Exception):  # workers that do not end by themselves are killed
                 local.close(timeout=5)
+
+
+@contextlib.contextmanager
+def _variables_put_back() -> Iterator[None]:
+    """Put back what Dask sets here for the interpreters of its workers, and leaves behind.
+
+    What this process starts later would have one thread and hashes that do not vary.
+    """
+    names = [*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"]
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _replace(local: LocalCluster, count: int, ended: threading.Event) -> None:
