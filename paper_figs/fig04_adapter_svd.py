@@ -100,7 +100,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     task = str(np.ravel(whole["task"].values)[0])
     rank = int(whole["rank"].values.ravel()[0])
     bracketed = bool(np.all(run(lambda run: run.bracketed).values))
-    how = paired.how(groups, task, bracketed, adapted=OWN)
+    how = paired.how(groups, [task], bracketed, adapted=OWN)
     return drawn.assign_attrs(
         _facts(drawn, run(lambda run: run.rate))
         | {"how": how["how"], "dtype": how["dtype"], "frame": 2 * rank}

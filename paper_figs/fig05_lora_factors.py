@@ -83,8 +83,9 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     ]
     inside = all(0 < i < count - 1 for i, count in zip(best, places, strict=True))
     return drawn.assign_attrs(
-        paired.how(groups, task, inside)
+        paired.how(groups, [task], inside)
         | {
+            "task": task,
             "seed": int(whole.seed[0]),
             "examples": int(np.ravel(whole["examples"].values)[0]),
             "rank": int(np.ravel(whole["rank"].values)[0]),

@@ -1,7 +1,7 @@
 """What Figures 4, 5, 7 and 8 share: the study, its judged seeds, two methods beside each other."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +44,9 @@ TASKS = {
     "similarity": "similarity of pairs (STS-B)",
     "digits": "digits 5 to 9",
 }
+SHORT = {"sentiment": "sentiment", "similarity": "STS-B", "digits": "digits"}
+OF_TASKS = ((plotting.BLUE, "o"), (plotting.ORANGE, "s"), (plotting.BLACK, "^"))
+"""Colour and mark of the differences of each task."""
 EVERY_MATRIX = "query and value of its last {layers} layers"
 OF_TEXTS = (
     "an encoder ({about}); {adapted}, a random head that stays as it is with the mean score as "
@@ -63,13 +66,13 @@ def sources(**settings: Any) -> Mapping[str, Run]:
 
 
 def how(
-    groups: Groups, task: str, bracketed: bool, *, adapted: str = EVERY_MATRIX
+    groups: Groups, learned: Sequence[str], bracketed: bool, *, adapted: str = EVERY_MATRIX
 ) -> dict[str, Any]:
     """What a caption says of the trainings.
 
     Args:
         groups: the results.
-        task: what is learned.
+        learned: the tasks.
         bracketed: whether worse rates lie on both sides of each that is chosen.
         adapted: the matrices that are trained, in words.
     """
@@ -78,10 +81,10 @@ def how(
     about = root["about"].partition(":")[0].removeprefix("on an encoder ")
     adapted = adapted.format(layers=config["layers"])
     texts = OF_TEXTS.format(about=about, adapted=adapted, length=config["length"])
+    whats = dict.fromkeys(OF_DIGITS if task == tasks.DIGITS else texts for task in learned)
     return {
-        "task": task,
         "how": HOW.format(
-            what=OF_DIGITS if task == tasks.DIGITS else texts,
+            what="; ".join(whats),
             batch=tuning.BATCH,
             steps=config["steps"],
             rate_seeds=config["rate_seeds"],
@@ -200,6 +203,39 @@ def compared(differences: Mapping[str, np.ndarray]) -> list[Compared]:
     return comparisons
 
 
+def compared_in_tasks(
+    drawn: xr.Dataset, differences: Callable[[xr.Dataset], Mapping[str, np.ndarray]]
+) -> dict[str, list[Compared]]:
+    """Differences within each task; intervals and p-values hold for those of all tasks at once.
+
+    Args:
+        drawn: numbers over the tasks.
+        differences: numbers of one task -> label -> one number for each seed.
+    """
+    each = {str(task): differences(drawn.sel(task=task)) for task in drawn.task.values}
+    every = {(task, label): draws for task, found in each.items() for label, draws in found.items()}
+    comparisons = compared({": ".join(place): draws for place, draws in every.items()})
+    in_tasks: dict[str, list[Compared]] = {task: [] for task in each}
+    for (task, label), comparison in zip(every, comparisons, strict=True):
+        in_tasks[task].append(comparison._replace(label=label))
+    return in_tasks
+
+
+def in_words(in_tasks: Mapping[str, Sequence[Compared]]) -> list[Compared]:
+    """All differences, labelled with their task where there are several."""
+    return [
+        found._replace(label=f"{SHORT[task]}: {found.label}") if len(in_tasks) > 1 else found
+        for task, comparisons in in_tasks.items()
+        for found in comparisons
+    ]
+
+
+def least_shown(comparisons: Sequence[Compared]) -> str:
+    """Between what the least differences lie that the seeds can show, in words."""
+    least = [comparison.least for comparison in comparisons]
+    return f"{min(least):.3f} to {max(least):.3f}"
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """Corrected p-values: the i-th smallest of k times k - i + 1, none below one before it.
 
@@ -254,19 +290,41 @@ def plot_methods(
     ax.minorticks_off()
 
 
-def plot_compared(ax: Any, comparisons: list[Compared]) -> None:
-    """A line for each difference: its seeds, its mean and its simultaneous interval."""
-    for row, comparison in enumerate(comparisons):
-        y = len(comparisons) - 1 - row
-        ax.plot(
-            comparison.paired.draws, np.full(comparison.paired.seeds, y), ".", color="#B3B3B3", ms=3
-        )
-        ax.plot([comparison.low, comparison.high], [y, y], color=plotting.BLUE, lw=1.2)
-        ax.plot([comparison.paired.mean], [y], "o", color=plotting.BLUE, ms=4)
+def plot_compared(ax: Any, in_tasks: Mapping[str, Sequence[Compared]]) -> None:
+    """A line for each difference: its seeds, its mean and its simultaneous interval.
+
+    A task has a colour and a mark; its lines lie below those of the one before.
+    """
+    labels = [comparison.label for comparison in next(iter(in_tasks.values()))]
+    for place, ((task, comparisons), (color, mark)) in enumerate(
+        zip(in_tasks.items(), OF_TASKS, strict=False)
+    ):
+        below = 0.4 * (place - (len(in_tasks) - 1) / 2)
+        for row, comparison in enumerate(comparisons):
+            y = len(labels) - 1 - row - below
+            seeds = np.full(comparison.paired.seeds, y)
+            ax.plot(comparison.paired.draws, seeds, ".", color="#B3B3B3", ms=3)
+            ax.plot([comparison.low, comparison.high], [y, y], color=color, lw=1.2)
+            ax.plot(
+                [comparison.paired.mean],
+                [y],
+                marker=mark,
+                color=color,
+                ms=4,
+                label=f"difference, {SHORT[task]}" if row == 0 and len(in_tasks) > 1 else None,
+            )
     ax.axvline(0, color="k", lw=0.8)
-    ax.set_yticks(
-        range(len(comparisons)),
-        [comparison.label for comparison in reversed(comparisons)],
+    ax.set_yticks(range(len(labels)), labels[::-1], fontsize=7)
+    ax.set(xlabel="difference of Pearson", ylim=(-0.6, len(labels) - 0.4))
+
+
+def add_key(figure: Any, *axes: Any) -> None:
+    """The key of the methods, and of the tasks if there are several, below all panels."""
+    pairs = [ax.get_legend_handles_labels() for ax in axes]
+    figure.legend(
+        [handle for handles, _ in pairs for handle in handles],
+        [label for _, labels in pairs for label in labels],
+        loc="outside lower center",
+        ncols=4,
         fontsize=7,
     )
-    ax.set(xlabel="difference of Pearson", ylim=(-0.6, len(comparisons) - 0.4))

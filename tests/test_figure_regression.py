@@ -294,13 +294,27 @@ def findings(figure):
 
 def test_figure_7_has_the_differences_of_its_findings():
     pearson, found = committed("fig07").pearson, findings("fig07")
-    for first, second in COMPARED:
-        for n in pearson.examples.values:
-            pair = pearson.sel(adapter=[first, second], examples=n).values.T
-            mean, spread = np.mean(pair[0] - pair[1]), np.std(pair[0] - pair[1], ddof=1)
-            finding = found[f"sentiment_{first}_less_{second}_{n}"]
-            assert finding["value"] == pytest.approx(mean, rel=1e-6)
-            assert finding["spread"] == pytest.approx(spread, rel=1e-6)
+    for task in pearson.task.values:
+        for first, second in COMPARED:
+            for n in pearson.examples.values:
+                pair = pearson.sel(task=task, adapter=[first, second], examples=n)
+                ahead = pair.sel(adapter=first).values - pair.sel(adapter=second).values
+                finding = found[f"{task}_{first}_less_{second}_{n}"]
+                assert finding["value"] == pytest.approx(np.mean(ahead), rel=1e-6)
+                assert finding["spread"] == pytest.approx(np.std(ahead, ddof=1), rel=1e-6)
+
+
+def test_figure_8_has_the_changes_of_its_findings():
+    pearson, found = committed("fig08").pearson, findings("fig08")
+    for task in pearson.task.values:
+        for name in pearson.adapter.values:
+            for n in pearson.examples.values:
+                for kind in ("own", "first"):
+                    of_ranks = pearson.sel(task=task, adapter=name, examples=n, kind_of_rate=kind)
+                    change = (of_ranks.sel(rank=64) - of_ranks.sel(rank=4)).values
+                    finding = found[f"ranks_{task}_{n}_{name}_{kind}"]
+                    assert finding["value"] == pytest.approx(np.mean(change), rel=1e-6)
+                    assert finding["spread"] == pytest.approx(np.std(change, ddof=1), rel=1e-6)
 
 
 def test_figure_5_has_the_differences_of_its_findings():

@@ -239,8 +239,8 @@ def results_made_up():
     raw = indexed(group(RawMeasured, rng), "rate")
     spectra["/raw"] = raw.assign(limit=group(RawTheory, rng)["limit"])
     config |= {"rate_seeds": 2, "task": ["digits"]}
-    task = {"task": "digits", "rank": 8}
-    few = indexed(group(FewShotMeasured, rng), "method", "examples").assign_coords(task)
+    few = indexed(group(FewShotMeasured, rng), "method", "examples")
+    few = few.expand_dims(task=["digits"]).assign_coords(rank=8)
     adapters = {"/": xr.Dataset(attrs={**attrs, "config": json.dumps(config)}), "/few_shot": few}
     return {"weight_updates": updates, "dropout_spectra": spectra, "adapters": adapters}
 
