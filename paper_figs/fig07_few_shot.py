@@ -194,5 +194,5 @@ FIGURE = Figure(
     turn=1,
     groups=("/few_shot",),
     says=_facts,
-    panels={"pearson": "acd", "ridge": "ad", "energy_rank": "be"},
+    panels={"pearson": "ac", "ridge": "a", "energy_rank": "b"},
 )

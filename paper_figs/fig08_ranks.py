@@ -21,9 +21,9 @@ TOLERANCES = {"pearson": 0.05, "used": 0.05}
 CAPTION = """\
 The survey's own Figure 8 was not available: this one is ours. {what}; {seeds}, {dtype}. Pearson
 correlation over the rank r, mean and standard error: {own} at the rate that is best at each r,
-{one} all at the one that is best at r = {first}; n = {counts}. {authors}({last}) From the smallest
-r to the largest: seeds, mean, simultaneous 95 % interval ({pairs} by Bonferroni). {outcome} The
-seeds would show {least}.
+{one} all at the one that is best at r = {first}; n = {counts}. {authors}({last}) Largest r less
+smallest: seeds, mean, simultaneous 95 % interval ({pairs} by Bonferroni). {outcome} The seeds would
+show {least}.
 """
 NOTES = """\
 The column r = {first} is that of Figure 7, the same trainings, where both are drawn from one task.
@@ -174,5 +174,5 @@ FIGURE = Figure(
     turn=2,
     groups=("/ranks",),
     says=_facts,
-    panels={"pearson": "abcdefghi", "used": ""},
+    panels={"pearson": "abcde", "used": ""},
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib import rcParams
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
@@ -322,6 +323,27 @@ def test_figure_5_has_the_differences_of_its_findings():
     for name in ("lora_plus_4", "lora_plus_16"):
         mean = float((pearson.sel(adapter=name) - pearson.sel(adapter="lora")).mean())
         assert found[f"factors_{name}_ahead"]["value"] == pytest.approx(mean, rel=1e-6)
+
+
+@pytest.mark.parametrize(("figure", "panels"), [("fig07", "abcde"), ("fig08", "abcdefghi")])
+def test_another_task_has_a_row_of_its_own(figure, panels):
+    """And its differences stand beside those of the first, corrected for twice as many."""
+    exhibit, numbers = FIGURES[figure], committed(figure).isel(task=[0])
+    shifted = numbers.assign_coords(task=["similarity"]).assign(pearson=numbers.pearson**2)
+    both = xr.concat([numbers.assign_coords(task=["sentiment"]), shifted], "task", data_vars="all")
+    caption = exhibits.caption(exhibit, both)
+    assert len(caption.split()) <= 120
+    assert f"{'28' if figure == 'fig07' else '12'}" in exhibits.caption(exhibit, numbers)
+    assert f"{'56' if figure == 'fig07' else '24'}" in caption
+    drawn = exhibit.drawn(both)
+    assert sorted(ax.get_title("left")[1] for ax in drawn.axes) == list(panels)
+    (key,) = drawn.legends
+    told = [text.get_text() for text in key.get_texts()]
+    assert {"difference, sentiment", "difference, STS-B"} <= set(told)
+    circles = [line for ax in drawn.axes for line in ax.lines if line.get_ls() == ":"]
+    assert len([line for line in circles if line.get_marker() == "o"]) == (
+        2 if figure == "fig07" else 4
+    )
 
 
 # For every reader's eyes and printer -------------------------------------------------------------
