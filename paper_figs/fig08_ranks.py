@@ -123,12 +123,14 @@ def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 8: two rows for each task, the changes of all beside them."""
     names, counts = [str(task) for task in dataset.task.values], dataset.examples.values[:2]
     figure = plotting.blank(4.6 if len(names) == 1 else 7.2)
-    rows = [
-        [*(f"{task}, {kind}, {int(n)}" for n in counts), "changes"]
-        for task in names
-        for kind in KINDS
-    ]
-    places = figure.subplot_mosaic(rows, width_ratios=(*[1] * len(counts), 1.2))
+    places = figure.subplot_mosaic(
+        [
+            [*(f"{task}, {kind}, {int(n)}" for n in counts), "changes"]
+            for task in names
+            for kind in KINDS
+        ],
+        width_ratios=(*[1] * len(counts), 1.2),
+    )
     panels, titles = list(panels_of(dataset).values()), {"changes": "change with r"}
     for task in names:
         for kind in KINDS:
@@ -142,7 +144,7 @@ def draw(dataset: xr.Dataset) -> Any:
     if in_tasks:
         paired.plot_compared(places["changes"], in_tasks)
         places["changes"].set_xlabel("change of Pearson")
-    paired.add_key(figure, places[rows[0][0]], places["changes"])
+    paired.add_key(figure, places[panels[0]], places["changes"])
     return figure
 
 
