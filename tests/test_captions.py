@@ -141,7 +141,7 @@ def figure_2(patch):
     patch.setattr(synthetic, "train", train)
     quick = {flag.name: flag.default("quick") for flag in DROPOUT_SPECTRA.flags}
     names = ("dropout", "synthetic_rate", "synthetic_epochs", "batch_size", "synthetic_depth")
-    sizes = {"examples": 200, "synthetic_width": 5}
+    sizes = {"synthetic_examples": 200, "synthetic_width": 5}
     for linear_one, activation in ((True, lambda x: x), (False, lambda x: np.maximum(x, 0))):
         case = synthetic.make_synthetic(
             jax.random.key(0), linear=linear_one, **{n: quick[n] for n in names}, **sizes

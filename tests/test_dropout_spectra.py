@@ -14,8 +14,8 @@ from tests.runs import results_of, verdict_of
 from tests.test_weight_updates import many_images
 
 SMALL = (
-    "--depth 2 --network dln resnet --examples 1000 --synthetic-width 24 --synthetic-epochs 2 "
-    "--resnet-width 2 --resnet-epochs 1 --batch-size 50 --seeds 1"
+    "--depth 2 --network dln resnet --examples 1000 --synthetic-examples 1000 --synthetic-width 24 "
+    "--synthetic-epochs 2 --resnet-width 2 --resnet-epochs 1 --batch-size 50 --seeds 1"
 ).split()
 
 
@@ -106,7 +106,7 @@ def test_the_shrunk_spectrum_is_that_of_the_data_themselves():
         jax.random.key(0),
         linear=True,
         dropout=0.6,
-        examples=100,
+        synthetic_examples=100,
         synthetic_width=9,
         synthetic_depth=2,
         synthetic_rate=0.1,
@@ -151,7 +151,12 @@ def test_a_dropout_outside_its_domain_is_refused(command_line, tmp_path, value):
 
 
 def test_without_the_residual_network_no_images_are_read():
-    settings = {"network": ["dln"], "data": "no such set", "examples": 1000, "batch_size": 50}
+    settings = {
+        "network": ["dln"],
+        "data": "no such set",
+        "synthetic_examples": 1000,
+        "batch_size": 50,
+    }
     assert DROPOUT_SPECTRA.prepare(settings, set()) == settings
     assert DROPOUT_SPECTRA.data(settings) == ()
     assert DROPOUT_SPECTRA.about(settings) == "synthetic data"

@@ -38,7 +38,7 @@ FLAT = {"flat_data": "mnist", "data_dir": "."}
 TRAINED = {"examples": 240, "batch_size": 40}
 SYNTHETIC = {
     "dropout": 0.6,
-    "examples": 200,
+    "synthetic_examples": 200,
     "synthetic_width": 24,
     "synthetic_depth": 3,
     "synthetic_rate": 1e-2,
@@ -99,7 +99,7 @@ TINY: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "dropout_residual": (
         DROPOUT_SPECTRA,
         "resnet",
-        {**IMAGES, **TRAINED, "dropout": 0.6, "resnet_width": 2, "resnet_epochs": 2},
+        {**IMAGES, **TRAINED, "dropout": 0.6, "resnet_width": 2, "resnet_epochs": 2, "warmup": 0.0},
     ),
     "factors": (ADAPTERS, "factors", {**DIGITS, "method": "lora", "rank": 2, "examples": 16}),
     "few_shot": (

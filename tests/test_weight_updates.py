@@ -256,12 +256,12 @@ def test_a_warm_up_rises_in_a_line_and_falls_to_nothing():
     """The steps of Adam on a constant gradient are as long as its rate."""
 
     def lengths(warmup, steps=40):
-        rule, weights = classifiers.adam(warmup)(steps), jnp.ones(1)
+        rule, weights = pictures.adam(warmup)(steps), jnp.ones(1)
         state, found = rule.init(weights), []
         for _ in range(steps):
             update, state = rule.update(jnp.ones(1), state, weights)
             found.append(-np.asarray(update)[0])
-        return np.array(found) / classifiers.RATE
+        return np.array(found) / pictures.RATE
 
     np.testing.assert_allclose(lengths(0.0), 1.0, rtol=1e-6)
     risen = lengths(0.25)

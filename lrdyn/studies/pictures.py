@@ -7,12 +7,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Int, Key, PyTree, UInt8
 
 from lrdyn import networks
+from lrdyn.engine.flags import Domain
 
 TESTED = 1000
 """Images that a network is tested on."""
+RATE = 1e-3
+"""Largest step size of Adam, its own default; no decay."""
+WARMUP = Domain("a number from 0 to below 1", lambda x: 0 <= x < 1)
 
 
 def spread_out(count: int, total: int) -> np.ndarray:
@@ -25,11 +30,29 @@ def spread_out(count: int, total: int) -> np.ndarray:
     return np.linspace(0, total - 1, min(count, total)).astype(int)
 
 
-def check_batch(settings: Mapping[str, Any], images: int) -> None:
+def adam(warmup: float) -> Callable[[int], optax.GradientTransformation]:
+    """Adam at a constant rate, or at one that rises in a line and falls as a cosine.
+
+    Args:
+        warmup: share of the steps over which the rate rises from 0; at 0 it is constant.
+    """
+
+    def rule(steps: int) -> optax.GradientTransformation:
+        if not warmup:
+            return optax.adam(RATE)
+        rises = max(1, round(warmup * steps))
+        # optax wants one step at least after the rise.
+        falling = optax.warmup_cosine_decay_schedule(0.0, RATE, rises, max(steps, rises + 1))
+        return optax.adam(falling)
+
+    return rule
+
+
+def check_batch(settings: Mapping[str, Any], examples: int) -> None:
     """Refuse batches that are larger than what there is to train on."""
-    count, batch = min(settings["examples"], images), settings["batch_size"]
-    if batch > count:
-        raise ValueError(f"--batch-size: got {batch}, wanted at most the {count} examples")
+    batch = settings["batch_size"]
+    if batch > examples:
+        raise ValueError(f"--batch-size: got {batch}, wanted at most the {examples} examples")
 
 
 def read(pixels: Array, net: networks.Network) -> Array:

@@ -87,14 +87,14 @@ WRONG = (
     ),
     Wrong(
         "VGG takes plain descent",
-        UPDATES + "classifiers.py",
+        STUDIES + "pictures.py",
         "return optax.adam(RATE)",
         "return optax.sgd(RATE)",
         trained("vgg"),
     ),
     Wrong(
         "the rate does not rise and fall",
-        UPDATES + "classifiers.py",
+        STUDIES + "pictures.py",
         "return optax.adam(falling)",
         "return optax.adam(RATE)",
         trained("residual_network"),

@@ -11,17 +11,18 @@ from lrdyn.studies.dropout_spectra.minimum import MINIMUM
 from lrdyn.studies.dropout_spectra.raw import RAW
 from lrdyn.studies.dropout_spectra.residual import RESIDUAL
 from lrdyn.studies.dropout_spectra.synthetic import LINEAR, PERCEPTRON
-from lrdyn.studies.pictures import check_batch
+from lrdyn.studies.pictures import WARMUP, check_batch
 
 
 def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """Say which data ``auto`` means here; only the residual network reads images."""
+    if {"dln", "mlp"} & set(settings["network"]):
+        check_batch(settings, settings["synthetic_examples"])
     if "resnet" not in settings["network"]:
-        check_batch(settings, settings["examples"])
         return settings
     settings = settings | {"data": resolve(settings["data"], settings["data_dir"])}
     data_set = images(settings["data"], settings["data_dir"])
-    check_batch(settings, len(data_set.train_inputs))
+    check_batch(settings, min(settings["examples"], len(data_set.train_inputs)))
     return settings
 
 
@@ -98,10 +99,10 @@ FLAGS = (
     Flag(
         "examples",
         (4000,),
-        at_least(1000),
+        at_least(30),
         int,
         symbol="n",
-        help="examples to train on",
+        help="images to train on",
         paper=(50_000,),
         swept=False,
     ),
@@ -114,11 +115,20 @@ FLAGS = (
         swept=False,
     ),
     Flag(
+        "synthetic_examples",
+        (4000,),
+        at_least(1000),
+        int,
+        help="examples of the linear network and of the perceptron",
+        paper=(50_000,),
+        swept=False,
+    ),
+    Flag(
         "synthetic_width",
         (128,),
         at_least(1),
         int,
-        help="width of the linear network and of the perceptron",
+        help="their width",
         paper=(512,),
         swept=False,
     ),
@@ -165,6 +175,16 @@ FLAGS = (
         int,
         help="its epochs",
         paper=(100,),
+        swept=False,
+    ),
+    Flag(
+        "warmup",
+        (0.0,),
+        WARMUP,
+        float,
+        help="share of its steps over which Adam's rate rises, to fall as a cosine after it; 0 "
+        "keeps it constant",
+        paper=(0.05,),
         swept=False,
     ),
 )

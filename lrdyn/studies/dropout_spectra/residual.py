@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Key, PyTree
 
 from lrdyn import networks
@@ -23,6 +22,7 @@ from lrdyn.studies.dropout_spectra.activations import (
 from lrdyn.studies.pictures import (
     TESTED,
     accuracy,
+    adam,
     cross_entropy,
     features,
     read,
@@ -30,8 +30,6 @@ from lrdyn.studies.pictures import (
 )
 from lrdyn.training import FORGETFUL, Batches, Keeper, train
 
-RATE = 1e-3
-"""Step size of Adam, its own default."""
 POINTS = 11
 """Recorded steps: at each a thousand images are evaluated."""
 
@@ -46,6 +44,8 @@ class Residual(NamedTuple):
     dropout: float
     batch: int
     epochs: int
+    warmup: float
+    """Share of the steps over which Adam's rate rises; at 0 it is constant."""
 
 
 def make_resnet(
@@ -57,6 +57,7 @@ def make_resnet(
     dropout: float,
     resnet_width: int,
     resnet_epochs: int,
+    warmup: float,
     batch_size: int,
 ) -> Residual:
     """Draw a ResNet-18, its stages from one width to eight times it."""
@@ -68,7 +69,7 @@ def make_resnet(
         channels=data_set.train_inputs.shape[3],
         classes=data_set.classes,
     )
-    return Residual(key, net, data_set, examples, dropout, batch_size, resnet_epochs)
+    return Residual(key, net, data_set, examples, dropout, batch_size, resnet_epochs, warmup)
 
 
 def measure_resnet(case: Residual, keeper: Keeper = FORGETFUL) -> TrainedDropoutMeasured:
@@ -93,7 +94,7 @@ def measure_resnet(case: Residual, keeper: Keeper = FORGETFUL) -> TrainedDropout
             case.key,
             cross_entropy,
             net,
-            optax.adam(RATE),
+            adam(case.warmup)(int(steps[-1])),
             batches,
             steps,
             state=networks.initial_state(net),

@@ -53,7 +53,7 @@ def make_synthetic(
     *,
     linear: bool,
     dropout: float,
-    examples: int,
+    synthetic_examples: int,
     synthetic_width: int,
     synthetic_depth: int,
     synthetic_rate: float,
@@ -69,7 +69,7 @@ def make_synthetic(
         X = jnp.sqrt(1.0 * count) * orthogonal(jax.random.normal(inputs_key, (INPUTS, count)))
         return X, teacher @ X + NOISE * jax.random.normal(noise_key, (OUTPUTS, count))
 
-    inputs, target = draw(examples, *keys[1:3])
+    inputs, target = draw(synthetic_examples, *keys[1:3])
     held_inputs, held_target = draw(HELD_OUT, *keys[3:5])
     sizes = (INPUTS, *[synthetic_width] * (synthetic_depth - 1), OUTPUTS)
     activation = identity if linear else jax.nn.relu

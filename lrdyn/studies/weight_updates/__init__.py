@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn.data import AUTO, IMAGES, Images, image_files, images, resolve
-from lrdyn.engine.flags import POSITIVE, Domain, Flag, at_least, one_of
+from lrdyn.engine.flags import POSITIVE, Flag, at_least, one_of
 from lrdyn.engine.statement import Study
-from lrdyn.studies.pictures import check_batch
+from lrdyn.studies.pictures import WARMUP, check_batch
 from lrdyn.studies.weight_updates.classifiers import (
     CONFIGURATIONS,
     CONVOLUTIONAL,
@@ -51,11 +51,11 @@ def _check(settings: Mapping[str, Any]) -> None:
             "coordinates that there are"
         )
     if "mlp" in networks:
-        check_batch(settings, len(flat))
+        check_batch(settings, min(settings["examples"], len(flat)))
     if not {*PICTURED} & set(networks):
         return
     count, side, *_ = _images(settings, "data").train_inputs.shape
-    check_batch(settings, count)
+    check_batch(settings, min(settings["examples"], count))
     if "vit" in networks:
         patch, width, heads = (settings[f"vit_{name}"] for name in ("patch", "width", "heads"))
         if side % patch:
@@ -95,8 +95,6 @@ NETWORKS = ("dln", "mlp", "vgg", "vit")
 """Networks of the quick preset."""
 PICTURED = ("vgg", "resnet", "vit")
 """Networks that read images as images, not as vectors."""
-
-WARMUP = Domain("a number from 0 to below 1", lambda x: 0 <= x < 1)
 
 FLAGS = (
     Flag(

@@ -22,6 +22,7 @@ from lrdyn.networks import MLP, VGG, VGG11, VGG16, ResNet, ViT, mlp, resnet, vgg
 from lrdyn.studies.pictures import (
     TESTED,
     accuracy,
+    adam,
     cross_entropy,
     spread_out,
     varied_cross_entropy,
@@ -38,8 +39,6 @@ from lrdyn.training import FORGETFUL, Batches, Keeper, train
 POINTS = 26
 TOP = 64
 """Singular values that are saved of the updates of all matrices."""
-RATE = 1e-3
-"""Largest step size of Adam, its own default; no decay."""
 CONFIGURATIONS = {"11": VGG11, "16": VGG16}
 
 
@@ -72,24 +71,6 @@ def classifier(
     start_key, key = jax.random.split(key)
     data_set = images(data, data_dir)
     return ClassifierTraining(key, draw(start_key, data_set), data_set, **settings)
-
-
-def adam(warmup: float) -> Callable[[int], optax.GradientTransformation]:
-    """Adam at a constant rate, or at one that rises in a line and falls as a cosine.
-
-    Args:
-        warmup: share of the steps over which the rate rises from 0; at 0 it is constant.
-    """
-
-    def rule(steps: int) -> optax.GradientTransformation:
-        if not warmup:
-            return optax.adam(RATE)
-        rises = max(1, round(warmup * steps))
-        # optax wants one step at least after the rise.
-        falling = optax.warmup_cosine_decay_schedule(0.0, RATE, rises, max(steps, rises + 1))
-        return optax.adam(falling)
-
-    return rule
 
 
 def make_mlp(
