@@ -11,7 +11,6 @@ from lrdyn.engine.claims import CLEARLY, above_p, tolerance
 from lrdyn.studies import pictures
 from lrdyn.studies.weight_updates import (
     WEIGHT_UPDATES,
-    classifiers,
     edge,
     linear,
     nonlinear,
