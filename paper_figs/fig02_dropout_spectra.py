@@ -54,6 +54,9 @@ KINDS = {
     "plain_activations": Kind(lambda run: run.plain_activations, "H", plotting.GREY, "-"),
     "plain_balanced": Kind(lambda run: run.plain_balanced, "balanced", plotting.GREY, "--"),
 }
+SIDES = {"above 0": "lower", "below 0": "higher", "one seed": "one seed"}
+"""Outcome of the rank without dropout less that with it -> what dropout did to the rank; of others
+it is not told."""
 FORGOTTEN = 29
 """Step from which a network with running statistics is drawn: (1 - .1)^29 < .05 of them is still
 that of the untrained network."""
@@ -76,6 +79,7 @@ TOLERANCES = {
     "balanced_rank": 0.05,
     "plain_activations_rank": 0.05,
     "plain_balanced_rank": 0.05,
+    "drop": 0.05,
     "quality": 0.02,
     "plain_quality": 0.02,
     "shrunk": 0.01,
@@ -89,12 +93,12 @@ IDENTITIES = ("at_minimum", "predicted")
 """The minimum in float64, found by descent and by formula."""
 
 CAPTION = """\
-The survey says that dropout gradually lowers the rank of the last hidden activations H. Found:
-effective rank with (without) dropout {found}; with balanced rows {found_balanced}: that one falls.
-(a) Linear network at the minimum of the expected loss: crosses, balanced; line, sqrt(s) of Theorem
-3; points, H. (b-{last}) Effective rank over the steps, solid of H, dashed balanced, blue with
-dropout, grey without; dotted: a Gaussian H. ({drift}) Distance of H from c^(1/4) sqrt(s) over the
-step size, slope 1. ({ends}) Spectra at the end over their largest. {missing}
+The survey says that dropout gradually lowers the rank of the last activations H. Found: effective
+rank without dropout, with it ({held} intervals held at once) {found}; rows balanced
+{found_balanced}. (a) Linear network at the minimum of the expected loss: crosses, balanced; line,
+sqrt(s) of Theorem 3; points, H. (b-{last}) Effective rank over the steps; dotted: a Gaussian H.
+({drift}) Distance of H from c^(1/4) sqrt(s) over the step size, slope 1. ({ends}) Spectra at the
+end.
 """
 NOTES = """\
 Singular values are those on 1,000 examples that were not trained on, over the square root of their
@@ -103,8 +107,8 @@ number, in evaluation, not centred, with dropout of {percent:g} % of the last hi
 ({drift}) Two layers, white inputs, {starts} starts balanced unit by unit, root mean square.
 Balanced: each row of H over (||h_i|| / ||w_i||)^(1/2), w_i the weights that read it. Dropout leaves
 W D and D^-1 H as good as W and H for every positive diagonal D: the raw spectrum depends on that
-free scale of the units, the balanced one does not. Blue with dropout, grey without from the same
-start. {networks} Running statistics of batch normalisation are drawn from step {forgotten} on,
+free scale of the units, the balanced one does not. Curves: blue with dropout, grey without from the
+same start. {networks} Running statistics of batch normalisation are drawn from step {forgotten} on,
 where less than .05 of them is of the untrained network.
 """
 NETWORK_TEXT = {
@@ -171,24 +175,35 @@ def _spectra(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
 
 
 def _ranks(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
-    """Effective ranks over the steps, mean over seeds and standard error, padded with NaN."""
+    """Effective ranks over the steps, mean over seeds and standard error, padded with NaN.
+
+    ``drop`` is the rank at the end without dropout less that with it, of each seed.
+    """
     sets = []
     for name, results in runs.items():
         run = fields.of_run(judged(results), TrainedDropoutMeasured)
         ranks = [run(MEANS[f"{kind}_rank"]) for kind in KINDS]
         flat = [r.transpose("seed", ..., "step").values.reshape(r.sizes["seed"], -1) for r in ranks]
+        with_dropout, without = np.split(np.array(flat)[..., -1], 2)
         points = flat[0].shape[1]
         sets.append(
             xr.Dataset(
                 {
                     "rank": (("network", "kind", "point"), [[x.mean(axis=0) for x in flat]]),
                     "rank_error": (("network", "kind", "point"), [[error(x) for x in flat]]),
+                    "drop": (("network", "of", "judged_seed"), [without - with_dropout]),
                     "step": (
                         ("network", "point"),
                         _first(run(lambda run: run.step), "step").values[None].astype(float),
                     ),
                 },
-                {"network": [name], "kind": list(KINDS), "point": np.arange(points)},
+                {
+                    "network": [name],
+                    "kind": list(KINDS),
+                    "of": list(KINDS)[:2],
+                    "point": np.arange(points),
+                    "judged_seed": np.arange(len(flat[0])),
+                },
             )
         )
     merged = xr.merge(sets, join="outer", compat="no_conflicts")
@@ -241,25 +256,23 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
     names = [str(name) for name in drawn.network.values]
     width = int(drawn.attrs["resnet_width"])
     how = {"width": width, "widest": 8 * width, "described": drawn.attrs["described"]}
-    texts, ranks_at_end, balanced = [], [], []
+    texts, raw, balanced = [], [], []
     for name in names:
         network = drawn.sel(network=name)
         means = {mean: float(network[mean]) for mean in MEANS}
         title, seeds = capital(TITLES[name]), counted(int(network["seeds"]))
-        ranks = means["activations_rank"], means["plain_activations_rank"]
-        ranks_at_end.append("{} {:.1f} ({:.1f})".format(TITLES[name], *ranks))
-        ranks = means["balanced_rank"], means["plain_balanced_rank"]
-        balanced.append("{:.1f} ({:.1f})".format(*ranks))
+        raw.append(f"{TITLES[name]} {_found(network, 'activations')}")
+        balanced.append(f"{_found(network, 'balanced')}")
         result = RESULT_TEXT.format(title=title, quality_text=QUALITY[name], seeds=seeds, **means)
         texts += [NETWORK_TEXT[name].format(**how), result]
     last = len(names)
     return {
-        "found": ", ".join(ranks_at_end),
-        "found_balanced": ", ".join(balanced),
-        "last": LETTERS[last],
-        "drift": LETTERS[last + 1],
-        "ends": f"{LETTERS[last + 2]}-{LETTERS[2 * last + 1]}",
-        "missing": "" if "rank" in drawn else "Points: earlier ranks were not kept.",
+        "held": DROPOUT_SPECTRA.intervals,
+        "found": "; ".join(raw),
+        "found_balanced": "; ".join(balanced),
+        "last": plotting.LETTERS[last],
+        "drift": plotting.LETTERS[last + 1],
+        "ends": f"{plotting.LETTERS[last + 2]}-{plotting.LETTERS[2 * last + 1]}",
         "depths": " and ".join(str(n) for n in drawn.depth.values),
         "identity": float(np.abs(drawn["at_minimum"] - drawn["predicted"]).max()),
         "networks": " ".join(texts),
@@ -267,7 +280,13 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
     }
 
 
-LETTERS = "abcdefghij"
+def _found(network: xr.Dataset, kind: str) -> str:
+    """A rank at the end without dropout, that with it, and what the interval of the seeds tells."""
+    draws = network["drop"].sel(of=kind).values[: int(network["seeds"])]
+    finding = f"{network.network.item()}_{kind}_drop"
+    told = SIDES.get(DROPOUT_SPECTRA.came_of(finding, draws)["outcome"], "not told")
+    ranks = float(network[f"plain_{kind}_rank"]), float(network[f"{kind}_rank"])
+    return "{:.1f}, {:.1f}, {}".format(*ranks, told)
 
 
 def thin(dataset: xr.Dataset) -> xr.Dataset:
@@ -323,25 +342,17 @@ def plot_drift(ax: Any, dataset: xr.Dataset) -> None:
 
 
 def plot_ranks(ax: Any, run: xr.Dataset, first: int) -> None:
-    """Draw the effective rank over the steps if it was recorded, else at the end."""
+    """Draw the effective rank over the steps, mean over seeds and its standard error."""
     chance_rank = chance.gaussian_effective_rank(int(run["width"]), EXAMPLES)
-    places = np.arange(1, len(KINDS) + 1)
-    for place, (name, kind) in zip(places, KINDS.items(), strict=True):
-        look = {"color": kind.color, "ls": kind.dash, "lw": 1.0}
-        if "rank" in run:
-            drawn = np.isfinite(run["step"].values) & (run["step"].values >= first)
-            steps, curve = run["step"].values[drawn], run.sel(kind=name).isel(point=drawn)
-            ax.plot(steps, curve["rank"], **look)
-            mean, width = curve["rank"].values, np.nan_to_num(curve["rank_error"].values)
-            ax.fill_between(steps, mean - width, mean + width, color=kind.color, alpha=0.2, lw=0)
-            ax.set(xscale="log", xlabel="step t")
-        else:
-            mark = {"marker": "o", "ms": 5, "mfc": kind.color if kind.dash == "-" else "white"}
-            ax.plot(place, float(run[f"{name}_rank"]), color=kind.color, **mark)
-            ax.set(xlim=(0.3, 4.7), xlabel="at the end")
-            ax.set_xticks(places, ["H", "bal.", "H", "bal."])
+    every = run["step"].values
+    drawn = every >= min(first, np.nanmax(every))  # of a short training its end
+    for name, kind in KINDS.items():
+        steps, curve = every[drawn], run.sel(kind=name).isel(point=drawn)
+        mean, width = curve["rank"].values, np.nan_to_num(curve["rank_error"].values)
+        ax.plot(steps, mean, color=kind.color, ls=kind.dash, lw=1.0)
+        ax.fill_between(steps, mean - width, mean + width, color=kind.color, alpha=0.2, lw=0)
     ax.axhline(chance_rank, color="k", lw=0.7, ls=":")
-    ax.set_ylim(0, 1.08 * chance_rank)
+    ax.set(xscale="log", xlabel="step t", ylim=(0, 1.08 * chance_rank))
 
 
 EXAMPLES = 1000
@@ -363,7 +374,7 @@ def plot_ends(ax: Any, run: xr.Dataset, *, with_limit: bool) -> None:
 
 FIGURE = Figure(
     name="fig02",
-    title="Dropout lowers the balanced rank of the last activations, not always the raw one",
+    title="What dropout does to the rank of the last activations, raw and balanced",
     caption=CAPTION,
     sources=sources,
     numbers=numbers,
@@ -376,7 +387,7 @@ FIGURE = Figure(
     turn=6,
     panels={
         **dict.fromkeys(("at_minimum", "predicted", "as_it_is"), "a"),
-        **{f"{kind}_rank": "bcd" for kind in KINDS},
+        **dict.fromkeys(("rank", "rank_error"), "bcd"),
         "distance": "e",
         "spectrum": "fgh",
         "shrunk": "f",

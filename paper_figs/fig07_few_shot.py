@@ -22,12 +22,16 @@ CAPTION = """\
 The survey's own Figure 7 was not available: this one is ours. {what}; rank {rank}, {seeds},
 {dtype}. {pearson} Pearson correlation at the last step, mean and standard error; dotted: ridge on
 the frozen network ({verdict}). {authors}{used} Singular values with 99 % of the energy of what each
-matrix was given, mean over matrices. (c) Paired differences: seeds, mean, simultaneous 95 %
-interval ({intervals} by Bonferroni). The seeds would show {least}.
+matrix was given, mean over matrices.{compared}
 """
+COMPARISONS = (
+    " ({letter}) Paired differences: seeds, mean, 95 % interval ({held} held at once, Bonferroni). "
+    "The seeds would show differences {least}."
+)
 NOTES = """\
-{used} At n = {most}: {ranks}. (c) The p after Holm, of {pairs}: {smallest}. How: {how}
+{used} At n = {most}: {ranks}.{smallest} How: {how}
 """
+SMALLEST = " Least p after Holm, of {count} differences: {p:.2g} ({label})."
 
 
 def numbers(results: Results, **settings: Any) -> xr.Dataset:
@@ -67,12 +71,6 @@ def differences(drawn: xr.Dataset) -> dict[str, np.ndarray]:
     }
 
 
-def compared(drawn: xr.Dataset) -> dict[str, list[paired.Compared]]:
-    """The differences of each task; none of one seed, or where no two methods were run."""
-    some = drawn.sizes["seed"] > 1 and differences(drawn.isel(task=0))
-    return paired.compared_in_tasks(drawn, differences) if some else {}
-
-
 def beaten(drawn: xr.Dataset) -> str:
     """Where the ridge on the frozen network is ahead of all methods in one task, in words."""
     ahead = drawn.ridge.mean("seed") - drawn.pearson.mean("seed").max("adapter")
@@ -96,29 +94,40 @@ def _ranks(drawn: xr.Dataset) -> str:
     return ", ".join(f"{TITLES[n]} {float(ranks.sel(adapter=n)):.1f}" for n in drawn.adapter.values)
 
 
-def _letters(column: int, count: int) -> str:
-    """Letters of the panels of a column, of so many tasks."""
-    return ", ".join(f"({'abdefg'[2 * row + column]})" for row in range(count))
+def rows_of(drawn: xr.Dataset) -> list[list[tuple[str, str]]]:
+    """Task and kind of the panels: a row for each task."""
+    return [[(str(task), kind) for kind in ("Pearson", "rank")] for task in drawn.task.values]
 
 
 def _facts(drawn: xr.Dataset) -> dict[str, Any]:
     """Values of the results that the caption quotes."""
-    comparisons = paired.in_words(compared(drawn))
+    comparisons = paired.labelled(paired.compared_in_tasks(drawn, differences))
     small = min(comparisons, key=lambda comparison: comparison.p, default=None)
     tested = zip(drawn.task.values, drawn.tested.values, strict=True)
     what = " and ".join(f"{TASKS[task]} ({int(count):,} tested)" for task, count in tested)
+    letters = paired.lettered(rows_of(drawn), beside=bool(comparisons))
     is_stsb = "similarity" in drawn.task.values
+
+    def lettered(kind: str) -> str:
+        return ", ".join(f"({letter})" for name, letter in letters.items() if kind in name)
+
+    count, compared, smallest = len(comparisons), "", ""
+    if small:
+        compared = COMPARISONS.format(
+            letter=letters[paired.BESIDE],
+            held=paired.held_at_once(count),
+            least=paired.least_shown(comparisons),
+        )
+        smallest = SMALLEST.format(count=count, p=small.p, label=small.label)
     return {
         "what": what[:1].upper() + what[1:],
         "seeds": counted(drawn.sizes["seed"]),
-        "pearson": _letters(0, drawn.sizes["task"]),
-        "used": _letters(1, drawn.sizes["task"]),
+        "pearson": lettered("Pearson"),
+        "used": lettered("rank"),
         "verdict": _of_tasks(drawn, beaten),
-        "authors": ("Open circles: the authors', bert-base-cased, 500 steps. " if is_stsb else ""),
-        "intervals": max(ADAPTERS.intervals, len(comparisons)),
-        "pairs": f"{len(comparisons)} differences" if comparisons else "no difference",
-        "smallest": f"the least {small.p:.2g} ({small.label})" if small else "none",
-        "least": f"a difference of {paired.least_shown(comparisons)}" if comparisons else "none",
+        "authors": "Open circles: the authors', bert-base-cased, 500 steps. " if is_stsb else "",
+        "compared": compared,
+        "smallest": smallest,
         "most": int(drawn.examples.values.max()),
         "ranks": _of_tasks(drawn, _ranks),
     }
@@ -126,29 +135,23 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
 
 def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 7: a row for each task, the differences of all beside them."""
-    in_tasks, names = compared(dataset), [str(task) for task in dataset.task.values]
-    rows = max((len(found) for found in in_tasks.values()), default=1)
-    figure = plotting.blank(max(2.6 if len(names) == 1 else 4.4, 0.9 + 0.16 * rows))
-    places = figure.subplot_mosaic(
-        [[f"{task}, Pearson", f"{task}, rank", "differences"] for task in names],
-        width_ratios=(1.1, 0.9, 1.5),
-    )
-    titles = {}
-    for row, task in enumerate(names):
-        wins = beaten(dataset.sel(task=task)) == "all methods lose to it"
-        first = "the frozen ridge wins" if wins else "Pearson"
-        titles[f"{task}, Pearson"] = f"{SHORT[task]}: {first}"
-        titles[f"{task}, rank"] = "rank used"
-        if row == 0:
-            titles["differences"] = "paired differences"
-    plotting.entitle([places[name] for name in titles], titles.values())
-    for task in names:
+    in_tasks, rows = paired.compared_in_tasks(dataset, differences), rows_of(dataset)
+    lines = max((len(found) for found in in_tasks.values()), default=1)
+    figure = plotting.blank(max(0.8 + 1.8 * len(rows), 0.9 + 0.16 * lines))
+    places = paired.subplots(figure, rows, (1.1, 0.9, 1.5), beside=bool(in_tasks))
+    titles = {paired.BESIDE: "paired differences"}
+    for task in map(str, dataset.task.values):
         values = dataset.sel(task=task, drop=True)
-        plot_pearson(places[f"{task}, Pearson"], values, PUBLISHED if task == "similarity" else {})
-        plot_ranks(places[f"{task}, rank"], values.energy_rank.mean("seed"))
+        wins = beaten(values) == "all methods lose to it"
+        first = "the frozen ridge wins" if wins else "Pearson"
+        titles[task, "Pearson"], titles[task, "rank"] = f"{SHORT[task]}: {first}", "rank used"
+        plot_pearson(places[task, "Pearson"], values, PUBLISHED if task == "similarity" else {})
+        plot_ranks(places[task, "rank"], values.energy_rank.mean("seed"))
     if in_tasks:
-        paired.plot_compared(places["differences"], in_tasks)
-    paired.add_key(figure, places[f"{names[0]}, Pearson"], places["differences"])
+        paired.plot_compared(places[paired.BESIDE], in_tasks)
+    names = list(paired.lettered(rows, beside=bool(in_tasks)))
+    plotting.entitle([places[name] for name in names], [titles[name] for name in names])
+    paired.add_key(figure, places[names[0]], places.get(paired.BESIDE))
     return figure
 
 

@@ -1,6 +1,6 @@
 """Figure 8: the rank that an adapter may have, at one rate for all and at the best of each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,21 +15,24 @@ from paper_figs import paired
 from paper_figs.paired import SHORT, TASKS, TITLES
 from paper_figs.shared import counted, judged
 
-TOLERANCES = {"pearson": 0.05, "used": 0.05}
+TOLERANCES = {"pearson": 0.05, "used": 0.05, "best_rate": 0.05}
 """Differences to another training in float32, on another machine or with other kernels."""
 
 CAPTION = """\
 The survey's own Figure 8 was not available: this one is ours. {what}; {seeds}, {dtype}. Pearson
 correlation over the rank r, mean and standard error: {own} at the rate that is best at each r,
-{one} all at the one that is best at r = {first}; n = {counts}. {authors}({last}) Largest r less
-smallest: seeds, mean, simultaneous 95 % interval ({pairs} by Bonferroni). {outcome} The seeds would
-show {least}.
+{one} all at the one that is best at r = {first}; n = {counts}.{authors}{compared}
 """
+COMPARISONS = (
+    " ({letter}) From r = {first} to {last}: seeds, mean, 95 % interval ({held} held at once, "
+    "Bonferroni): {above} of {count} above 0, {below} below. The seeds would show changes {least}."
+)
 NOTES = """\
-The column r = {first} is that of Figure 7, the same trainings, where both are drawn from one task.
-Changes whose p after Holm is below .05: {told}. How: {how}
+The column r = {first} is that of Figure 7, the same trainings, where both are drawn from one
+task.{told} How: {how}
 """
-RATES = {"own": "best rate of each r", "first": "one rate"}
+TOLD = " Changes whose interval does not hold 0, with p after Holm: {}."
+RATES = {"own": "own rates", "first": "one rate"}
 """Kind of the rates, in words."""
 
 
@@ -41,6 +44,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     run = fields.of_run(paired.named(plain), RanksMeasured)
     drawn = xr.Dataset({"pearson": run(lambda run: run.pearson)}).astype(float)
     drawn["used"] = run(lambda run: run.energy_rank).mean(("seed", "matrix")).astype(float)
+    drawn["best_rate"] = run(lambda run: run.rate).isel(seed=0, drop=True).astype(float)
     drawn = drawn.assign_coords(kind_of_rate=list(KINDS)).sortby("rank")
     bracketed = bool(run(lambda run: run.bracketed).values.all())
     for name, tolerance in TOLERANCES.items():
@@ -52,11 +56,13 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
 
 
 def changes(drawn: xr.Dataset) -> dict[str, np.ndarray]:
-    """Pearson at the largest rank less that at the smallest, of the same seed and task."""
-    words = {"own": "own rates", "first": "one rate"}
-    ends = drawn.pearson.isel(rank=-1) - drawn.pearson.isel(rank=0)
+    """Pearson at the largest rank less that at the first, of the same seed, in one task."""
+    first, last = drawn.attrs["first"], int(drawn["rank"].max())
+    if first == last:
+        return {}
+    ends = drawn.pearson.sel(rank=last) - drawn.pearson.sel(rank=first)
     return {
-        f"{TITLES[name]}, {words[kind]}, n = {int(n)}": ends.sel(
+        f"{TITLES[name]}, {RATES[kind]}, n = {int(n)}": ends.sel(
             adapter=name, kind_of_rate=kind, examples=n
         ).values
         for n in drawn.examples.values
@@ -65,40 +71,35 @@ def changes(drawn: xr.Dataset) -> dict[str, np.ndarray]:
     }
 
 
-def compared(drawn: xr.Dataset) -> dict[str, list[paired.Compared]]:
-    """The changes in each task; none of one seed or one rank."""
-    several = drawn.sizes["seed"] > 1 and drawn.sizes["rank"] > 1
-    return paired.compared_in_tasks(drawn, changes) if several else {}
-
-
-def panels_of(drawn: xr.Dataset) -> dict[str, str]:
-    """Letter -> the panel that has it, in the order of reading."""
-    names = [
-        [f"{task}, {kind}, {int(n)}" for n in drawn.examples.values[:2]]
+def rows_of(drawn: xr.Dataset) -> list[list[tuple[str, str, int]]]:
+    """Task, kind of rate and number of examples of the panels: two rows for each task."""
+    return [
+        [(str(task), kind, int(n)) for n in drawn.examples.values]
         for task in drawn.task.values
         for kind in KINDS
     ]
-    # The tall panel begins at the right of the first two rows, which are those of one task.
-    first, rest = [*names[0], *names[1], "changes"], [name for row in names[2:] for name in row]
-    return dict(zip("abcdefghijklm", [*first, *rest], strict=False))
-
-
-def outcome(comparisons: Sequence[paired.Compared]) -> str:
-    """How many intervals lie on which side of 0, in words."""
-    above, below = sum(one.low > 0 for one in comparisons), sum(one.high < 0 for one in comparisons)
-    held = len(comparisons) - above - below
-    return f"Of these {above} lie above 0, {below} below, {held} hold it." if comparisons else ""
 
 
 def _facts(drawn: xr.Dataset) -> dict[str, Any]:
     """What the caption says of the results."""
-    comparisons = paired.in_words(compared(drawn))
-    distinguished = [str(comparison) for comparison in comparisons if comparison.p < 0.05]
-    letters = panels_of(drawn)
+    comparisons = paired.labelled(paired.compared_in_tasks(drawn, changes))
+    letters = paired.lettered(rows_of(drawn), beside=bool(comparisons))
     what = " and ".join(TASKS[task] for task in drawn.task.values)
+    compared, told = "", [one for one in comparisons if one.low > 0 or one.high < 0]
+    if comparisons:
+        compared = COMPARISONS.format(
+            letter=letters[paired.BESIDE],
+            first=drawn.attrs["first"],
+            last=int(drawn["rank"].max()),
+            held=paired.held_at_once(len(comparisons)),
+            count=len(comparisons),
+            above=sum(one.low > 0 for one in told),
+            below=sum(one.high < 0 for one in told),
+            least=paired.least_shown(comparisons),
+        )
 
     def lettered(kind: str) -> str:
-        return ", ".join(f"({at})" for at, name in letters.items() if f", {kind}, " in name)
+        return ", ".join(f"({letter})" for name, letter in letters.items() if kind in name)
 
     return {
         "what": what[:1].upper() + what[1:],
@@ -106,54 +107,45 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
         "counts": ", ".join(f"{int(n)}" for n in drawn.examples.values),
         "own": lettered("own"),
         "one": lettered("first"),
-        "last": next(letter for letter, name in letters.items() if name == "changes"),
         "authors": (
-            "Open circles: the authors', bert-base-cased, 200 steps. "
+            " Open circles: the authors', bert-base-cased, 200 steps."
             if "similarity" in drawn.task.values
             else ""
         ),
-        "pairs": f"{len(comparisons)} changes" if comparisons else "no change",
-        "outcome": outcome(comparisons),
-        "told": "; ".join(distinguished) or "none",
-        "least": f"a change of {paired.least_shown(comparisons)}" if comparisons else "none",
+        "compared": compared,
+        "told": TOLD.format("; ".join(f"{one}, p = {one.p:.2g}" for one in told)) if told else "",
     }
 
 
 def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 8: two rows for each task, the changes of all beside them."""
-    names, counts = [str(task) for task in dataset.task.values], dataset.examples.values[:2]
-    figure = plotting.blank(4.6 if len(names) == 1 else 7.2)
-    places = figure.subplot_mosaic(
-        [
-            [*(f"{task}, {kind}, {int(n)}" for n in counts), "changes"]
-            for task in names
-            for kind in KINDS
-        ],
-        width_ratios=(*[1] * len(counts), 1.2),
-    )
-    panels, titles = list(panels_of(dataset).values()), {"changes": "change with r"}
-    for task in names:
-        for kind in KINDS:
-            for n in counts:
-                where = f"{SHORT[task]}, n = {int(n)}" if len(names) > 1 else f"n = {int(n)}"
-                titles[f"{task}, {kind}, {int(n)}"] = f"{where}: {RATES[kind]}"
-    plotting.entitle([places[name] for name in panels], [titles[name] for name in panels])
-    for task in names:
+    in_tasks, rows = paired.compared_in_tasks(dataset, changes), rows_of(dataset)
+    figure = plotting.blank(1.4 + 1.6 * len(rows))
+    ratios = (*[1] * len(rows[0]), 1.2)
+    places = paired.subplots(figure, rows, ratios, beside=bool(in_tasks))
+    ends = dataset.attrs["first"], int(dataset["rank"].max())
+    titles: dict[Any, str] = {paired.BESIDE: "change from r = {} to {}".format(*ends)}
+    for task in map(str, dataset.task.values):
         plot_task(places, dataset.sel(task=task, drop=True), task)
-    in_tasks = compared(dataset)
+    for row in rows:
+        for task, kind, n in row:
+            where = f"{SHORT[task]}, n = {n}" if dataset.sizes["task"] > 1 else f"n = {n}"
+            titles[task, kind, n] = f"{where}, {RATES[kind]}"
     if in_tasks:
-        paired.plot_compared(places["changes"], in_tasks)
-        places["changes"].set_xlabel("change of Pearson")
-    paired.add_key(figure, places[panels[0]], places["changes"])
+        paired.plot_compared(places[paired.BESIDE], in_tasks)
+        places[paired.BESIDE].set_xlabel("change of Pearson")
+    names = list(paired.lettered(rows, beside=bool(in_tasks)))
+    plotting.entitle([places[name] for name in names], [titles[name] for name in names])
+    paired.add_key(figure, places[names[0]], places.get(paired.BESIDE))
     return figure
 
 
-def plot_task(places: Mapping[str, Any], values: xr.Dataset, task: str) -> None:
+def plot_task(places: Mapping[Any, Any], values: xr.Dataset, task: str) -> None:
     """What the methods reach in one task, in panels of one height."""
     axes = []
     for kind in KINDS:
-        for n in values.examples.values[:2]:
-            axes.append(places[f"{task}, {kind}, {int(n)}"])
+        for n in map(int, values.examples.values):
+            axes.append(places[task, kind, n])
             is_published = task == "similarity" and n == 16
             pearson = values.pearson.sel(kind_of_rate=kind, examples=n)
             paired.plot_methods(axes[-1], pearson, "rank", PUBLISHED if is_published else None)

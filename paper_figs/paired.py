@@ -1,7 +1,7 @@
 """What Figures 4, 5, 7 and 8 share: the study, its judged seeds, two methods beside each other."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,8 +45,10 @@ TASKS = {
     "digits": "digits 5 to 9",
 }
 SHORT = {"sentiment": "sentiment", "similarity": "STS-B", "digits": "digits"}
-OF_TASKS = ((plotting.BLUE, "o"), (plotting.ORANGE, "s"), (plotting.BLACK, "^"))
-"""Colour and mark of the differences of each task."""
+OF_TASKS = dict(zip(TASKS, (("#8A3800", "o"), ("#56B4E9", "s"), ("#7A7A7A", "^")), strict=True))
+"""Colour and mark of the differences of each task; no method has that colour."""
+BESIDE = "differences"
+"""The panel beside all rows."""
 EVERY_MATRIX = "query and value of its last {layers} layers"
 OF_TEXTS = (
     "an encoder ({about}); {adapted}, a random head that stays as it is with the mean score as "
@@ -178,8 +180,8 @@ class Compared(NamedTuple):
 def compared(differences: Mapping[str, np.ndarray]) -> list[Compared]:
     """Differences of the same seeds, with intervals and p-values that hold for all of them.
 
-    Intervals are those of the study's table: as many hold at once as it states expectations, or as
-    there are differences.
+    As many intervals hold at once as the study states expectations, or as there are differences if
+    they are more: none is shorter than that of the study's own table.
 
     Args:
         differences: label -> one number for each seed, two or more.
@@ -203,10 +205,17 @@ def compared(differences: Mapping[str, np.ndarray]) -> list[Compared]:
     return comparisons
 
 
+def held_at_once(count: int) -> int:
+    """How many intervals hold at once where so many differences are drawn."""
+    return max(ADAPTERS.intervals, count)
+
+
 def compared_in_tasks(
     drawn: xr.Dataset, differences: Callable[[xr.Dataset], Mapping[str, np.ndarray]]
 ) -> dict[str, list[Compared]]:
     """Differences within each task; intervals and p-values hold for those of all tasks at once.
+
+    Of one seed there are none, nor where nothing is compared.
 
     Args:
         drawn: numbers over the tasks.
@@ -214,14 +223,16 @@ def compared_in_tasks(
     """
     each = {str(task): differences(drawn.sel(task=task)) for task in drawn.task.values}
     every = {(task, label): draws for task, found in each.items() for label, draws in found.items()}
-    comparisons = compared({": ".join(place): draws for place, draws in every.items()})
+    if drawn.sizes["seed"] < 2 or not every:
+        return {}
+    comparisons = compared({str(place): draws for place, draws in every.items()})
     in_tasks: dict[str, list[Compared]] = {task: [] for task in each}
     for (task, label), comparison in zip(every, comparisons, strict=True):
         in_tasks[task].append(comparison._replace(label=label))
     return in_tasks
 
 
-def in_words(in_tasks: Mapping[str, Sequence[Compared]]) -> list[Compared]:
+def labelled(in_tasks: Mapping[str, Sequence[Compared]]) -> list[Compared]:
     """All differences, labelled with their task where there are several."""
     return [
         found._replace(label=f"{SHORT[task]}: {found.label}") if len(in_tasks) > 1 else found
@@ -230,10 +241,35 @@ def in_words(in_tasks: Mapping[str, Sequence[Compared]]) -> list[Compared]:
     ]
 
 
+def lettered(rows: Sequence[Sequence[Hashable]], beside: bool) -> dict[Hashable, str]:
+    """Panel -> its letter, row after row; the one beside all rows is the last.
+
+    Example:
+        >>> lettered([["one", "two"], ["three", "four"]], beside=True)["differences"]
+        'e'
+    """
+    names = [name for row in rows for name in row] + [BESIDE] * beside
+    return dict(zip(names, plotting.LETTERS, strict=False))
+
+
+def subplots(
+    figure: Any, rows: Sequence[Sequence[Hashable]], ratios: Sequence[float], beside: bool
+) -> dict[Any, Any]:
+    """Axes of the panels: rows, and one beside all of them, whose ratio is the last."""
+    columns = len(rows[0]) + beside
+    grid = figure.add_gridspec(len(rows), columns, width_ratios=ratios[:columns])
+    places = {
+        name: figure.add_subplot(grid[line, column])
+        for line, row in enumerate(rows)
+        for column, name in enumerate(row)
+    }
+    return places | ({BESIDE: figure.add_subplot(grid[:, -1])} if beside else {})
+
+
 def least_shown(comparisons: Sequence[Compared]) -> str:
     """Between what the least differences lie that the seeds can show, in words."""
     least = [comparison.least for comparison in comparisons]
-    return f"{min(least):.3f} to {max(least):.3f}"
+    return f"between {min(least):.3f} and {max(least):.3f}"
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -296,10 +332,9 @@ def plot_compared(ax: Any, in_tasks: Mapping[str, Sequence[Compared]]) -> None:
     A task has a colour and a mark; its lines lie below those of the one before.
     """
     labels = [comparison.label for comparison in next(iter(in_tasks.values()))]
-    for place, ((task, comparisons), (color, mark)) in enumerate(
-        zip(in_tasks.items(), OF_TASKS, strict=False)
-    ):
-        below = 0.4 * (place - (len(in_tasks) - 1) / 2)
+    for place, (task, comparisons) in enumerate(in_tasks.items()):
+        color, mark = OF_TASKS[task]
+        below = 0.7 / len(in_tasks) * (place - (len(in_tasks) - 1) / 2)
         for row, comparison in enumerate(comparisons):
             y = len(labels) - 1 - row - below
             seeds = np.full(comparison.paired.seeds, y)
@@ -318,13 +353,10 @@ def plot_compared(ax: Any, in_tasks: Mapping[str, Sequence[Compared]]) -> None:
     ax.set(xlabel="difference of Pearson", ylim=(-0.6, len(labels) - 0.4))
 
 
-def add_key(figure: Any, *axes: Any) -> None:
+def add_key(figure: Any, first: Any, beside: Any | None) -> None:
     """The key of the methods, and of the tasks if there are several, below all panels."""
-    pairs = [ax.get_legend_handles_labels() for ax in axes]
-    figure.legend(
-        [handle for handles, _ in pairs for handle in handles],
-        [label for _, labels in pairs for label in labels],
-        loc="outside lower center",
-        ncols=4,
-        fontsize=7,
-    )
+    handles, labels = first.get_legend_handles_labels()
+    if beside is not None:
+        more = beside.get_legend_handles_labels()
+        handles, labels = [*handles, *more[0]], [*labels, *more[1]]
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)

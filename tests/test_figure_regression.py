@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import xarray as xr
 from matplotlib import rcParams
 from matplotlib.colors import to_rgb
@@ -312,7 +313,7 @@ def test_figure_8_has_the_changes_of_its_findings():
             for n in pearson.examples.values:
                 for kind in ("own", "first"):
                     of_ranks = pearson.sel(task=task, adapter=name, examples=n, kind_of_rate=kind)
-                    change = (of_ranks.sel(rank=64) - of_ranks.sel(rank=4)).values
+                    change = (of_ranks.sel(rank=64) - of_ranks.sel(rank=8)).values
                     finding = found[f"ranks_{task}_{n}_{name}_{kind}"]
                     assert finding["value"] == pytest.approx(np.mean(change), rel=1e-6)
                     assert finding["spread"] == pytest.approx(np.std(change, ddof=1), rel=1e-6)
@@ -325,25 +326,54 @@ def test_figure_5_has_the_differences_of_its_findings():
         assert found[f"factors_{name}_ahead"]["value"] == pytest.approx(mean, rel=1e-6)
 
 
-@pytest.mark.parametrize(("figure", "panels"), [("fig07", "abcde"), ("fig08", "abcdefghi")])
-def test_another_task_has_a_row_of_its_own(figure, panels):
-    """And its differences stand beside those of the first, corrected for twice as many."""
+def test_figure_2_has_the_ranks_of_its_findings():
+    numbers, found = committed("fig02"), findings("fig02")
+    for name in numbers.network.values:
+        for kind in ("activations", "balanced"):
+            of_kind = numbers.sel(network=name, of=kind)
+            rank = found[f"{name}_{kind}_rank"]["value"]
+            assert rank == pytest.approx(float(of_kind[f"{kind}_rank"]), rel=1e-5)
+            drop = found[f"{name}_{kind}_drop"]
+            assert drop["value"] == pytest.approx(np.mean(of_kind["drop"]), rel=1e-5)
+            assert drop["spread"] == pytest.approx(np.std(of_kind["drop"], ddof=1), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("figure", "held", "held_by_both", "panels"),
+    [("fig07", 28, 56, "abcde"), ("fig08", 12, 24, "abcdefghi")],
+)
+def test_another_task_has_panels_of_its_own(figure, held, held_by_both, panels):
+    """And its differences stand beside those of the first, held at once with them."""
     exhibit, numbers = FIGURES[figure], committed(figure).isel(task=[0])
     shifted = numbers.assign_coords(task=["similarity"]).assign(pearson=numbers.pearson**2)
     both = xr.concat([numbers.assign_coords(task=["sentiment"]), shifted], "task", data_vars="all")
     caption = exhibits.caption(exhibit, both)
     assert len(caption.split()) <= 120
-    assert f"{'28' if figure == 'fig07' else '12'}" in exhibits.caption(exhibit, numbers)
-    assert f"{'56' if figure == 'fig07' else '24'}" in caption
+    assert f"({held} held at once, Bonferroni)" in exhibits.caption(exhibit, numbers)
+    assert f"({held_by_both} held at once, Bonferroni)" in " ".join(caption.split())
     drawn = exhibit.drawn(both)
     assert sorted(ax.get_title("left")[1] for ax in drawn.axes) == list(panels)
     (key,) = drawn.legends
     told = [text.get_text() for text in key.get_texts()]
     assert {"difference, sentiment", "difference, STS-B"} <= set(told)
     circles = [line for ax in drawn.axes for line in ax.lines if line.get_ls() == ":"]
-    assert len([line for line in circles if line.get_marker() == "o"]) == (
-        2 if figure == "fig07" else 4
-    )
+    published = [line for line in circles if line.get_marker() == "o"]
+    assert len(published) == {"fig07": 2, "fig08": 4}[figure]
+    # The interval of the first difference, from the seeds that are drawn.
+    beside = max(drawn.axes, key=lambda ax: ax.get_position().height)
+    seeds, interval = beside.lines[0].get_xdata(), beside.lines[1].get_xdata()
+    t = scipy.stats.t.ppf(1 - 0.05 / (2 * held_by_both), len(seeds) - 1)
+    half = t * scipy.stats.sem(seeds)
+    np.testing.assert_allclose(interval, [np.mean(seeds) - half, np.mean(seeds) + half])
+
+
+@pytest.mark.parametrize("figure", ["fig07", "fig08"])
+def test_of_one_seed_nothing_is_compared(figure):
+    exhibit, numbers = FIGURES[figure], committed(figure).isel(seed=[0])
+    caption = exhibits.caption(exhibit, numbers)
+    assert "held at once" not in caption
+    assert "none" not in caption + exhibits.notes(exhibit, numbers)
+    assert len(exhibit.drawn(numbers).axes) == len(exhibit.drawn(committed(figure)).axes) - 1
 
 
 # For every reader's eyes and printer -------------------------------------------------------------

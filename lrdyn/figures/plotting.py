@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -100,9 +101,13 @@ def drawn(
     return figure
 
 
+LETTERS = string.ascii_lowercase
+"""Of the panels of a figure, in their order."""
+
+
 def entitle(axes: Iterable[Axes], titles: Iterable[str]) -> None:
     """Give each panel its letter and its title."""
-    for letter, title, ax in zip("abcdefghijkl", titles, axes, strict=False):
+    for letter, (title, ax) in zip(LETTERS, zip(titles, axes, strict=True), strict=False):
         ax.set_title(f"({letter}) {title}")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 CLIENT = Path(__file__).with_name("client.py")
 BEGUN = dict(os.environ)
-"""The environment before any test changes it: whichever starts the server."""
+"""The environment before any test changes it: whichever test starts the server finds this one."""
 
 
 def interpreter() -> list[str]:

@@ -75,11 +75,13 @@ def started(count: int) -> Iterator[Local]:
         assert local.scheduler is not None
         local.scheduler.services.pop("dashboard", None)
         ended = threading.Event()
-        threading.Thread(target=_replace, args=(local, count, ended), daemon=True).start()
+        replacing = threading.Thread(target=_replace, args=(local, count, ended), daemon=True)
+        replacing.start()
         try:
             yield Local(local.scheduler_address, os.fspath(folder))
         finally:
             ended.set()
+            replacing.join(timeout=5)  # a worker that starts now would set its variables once more
             with contextlib.suppress(Exception):  # workers that do not end by themselves are killed
                 local.close(timeout=5)
 
@@ -88,7 +90,7 @@ def started(count: int) -> Iterator[Local]:
 def _variables_put_back() -> Iterator[None]:
     """Put back what Dask sets here for the interpreters of its workers, and leaves behind.
 
-    What this process starts later would have one thread and hashes that do not vary.
+    What this process starts after them would have one thread and hashes that do not vary.
     """
     names = [*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"]
     before = {name: os.environ.get(name) for name in names}
