@@ -116,7 +116,7 @@ def draw(dataset: xr.Dataset) -> Any:
     figure = plotting.blank(4.4)
     axes = figure.subplots(2, 3).ravel()
     titles = ("norms", "loss over the rate", "Pearson over the rate")
-    plotting.entitle(axes, (*titles, "toy: move of a", "toy: move of b"))
+    plotting.entitle(axes[:5], (*titles, "toy: move of a", "toy: move of b"))
     plot_norms(axes[0], dataset)
     for ax, name, text in (
         (axes[1], "tried_loss", "training loss"),
