@@ -94,7 +94,7 @@ def _ranks(drawn: xr.Dataset) -> str:
     return ", ".join(f"{TITLES[n]} {float(ranks.sel(adapter=n)):.1f}" for n in drawn.adapter.values)
 
 
-def rows_of(drawn: xr.Dataset) -> list[list[tuple[str, str]]]:
+def rows_of(drawn: xr.Dataset) -> list[list[paired.Panel]]:
     """Task and kind of the panels: a row for each task."""
     return [[(str(task), kind) for kind in ("Pearson", "rank")] for task in drawn.task.values]
 
@@ -139,7 +139,7 @@ def draw(dataset: xr.Dataset) -> Any:
     lines = max((len(found) for found in in_tasks.values()), default=1)
     figure = plotting.blank(max(0.8 + 1.8 * len(rows), 0.9 + 0.16 * lines))
     places = paired.subplots(figure, rows, (1.1, 0.9, 1.5), beside=bool(in_tasks))
-    titles = {paired.BESIDE: "paired differences"}
+    titles: dict[paired.Panel, str] = {paired.BESIDE: "paired differences"}
     for task in map(str, dataset.task.values):
         values = dataset.sel(task=task, drop=True)
         wins = beaten(values) == "all methods lose to it"

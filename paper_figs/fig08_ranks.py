@@ -71,7 +71,7 @@ def changes(drawn: xr.Dataset) -> dict[str, np.ndarray]:
     }
 
 
-def rows_of(drawn: xr.Dataset) -> list[list[tuple[str, str, int]]]:
+def rows_of(drawn: xr.Dataset) -> list[list[paired.Panel]]:
     """Task, kind of rate and number of examples of the panels: two rows for each task."""
     return [
         [(str(task), kind, int(n)) for n in drawn.examples.values]
@@ -124,7 +124,7 @@ def draw(dataset: xr.Dataset) -> Any:
     ratios = (*[1] * len(rows[0]), 1.2)
     places = paired.subplots(figure, rows, ratios, beside=bool(in_tasks))
     ends = dataset.attrs["first"], int(dataset["rank"].max())
-    titles: dict[Any, str] = {paired.BESIDE: "change from r = {} to {}".format(*ends)}
+    titles: dict[paired.Panel, str] = {paired.BESIDE: "change from r = {} to {}".format(*ends)}
     for task in map(str, dataset.task.values):
         plot_task(places, dataset.sel(task=task, drop=True), task)
     for row in rows:
@@ -140,7 +140,7 @@ def draw(dataset: xr.Dataset) -> Any:
     return figure
 
 
-def plot_task(places: Mapping[Any, Any], values: xr.Dataset, task: str) -> None:
+def plot_task(places: Mapping[paired.Panel, Any], values: xr.Dataset, task: str) -> None:
     """What the methods reach in one task, in panels of one height."""
     axes = []
     for kind in KINDS:

@@ -1,7 +1,7 @@
 """What Figures 4, 5, 7 and 8 share: the study, its judged seeds, two methods beside each other."""
 
 import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,7 +47,9 @@ TASKS = {
 SHORT = {"sentiment": "sentiment", "similarity": "STS-B", "digits": "digits"}
 OF_TASKS = dict(zip(TASKS, (("#8A3800", "o"), ("#56B4E9", "s"), ("#7A7A7A", "^")), strict=True))
 """Colour and mark of the differences of each task; no method has that colour."""
-BESIDE = "differences"
+Panel = tuple[Any, ...]
+"""What a panel shows: a task first, then what tells it from the others of the task."""
+BESIDE: Panel = ("differences",)
 """The panel beside all rows."""
 EVERY_MATRIX = "query and value of its last {layers} layers"
 OF_TEXTS = (
@@ -241,11 +243,11 @@ def labelled(in_tasks: Mapping[str, Sequence[Compared]]) -> list[Compared]:
     ]
 
 
-def lettered(rows: Sequence[Sequence[Hashable]], beside: bool) -> dict[Hashable, str]:
+def lettered(rows: Sequence[Sequence[Panel]], beside: bool) -> dict[Panel, str]:
     """Panel -> its letter, row after row; the one beside all rows is the last.
 
     Example:
-        >>> lettered([["one", "two"], ["three", "four"]], beside=True)["differences"]
+        >>> lettered([[("one", 1), ("one", 2)], [("two", 1), ("two", 2)]], beside=True)[BESIDE]
         'e'
     """
     names = [name for row in rows for name in row] + [BESIDE] * beside
@@ -253,8 +255,8 @@ def lettered(rows: Sequence[Sequence[Hashable]], beside: bool) -> dict[Hashable,
 
 
 def subplots(
-    figure: Any, rows: Sequence[Sequence[Hashable]], ratios: Sequence[float], beside: bool
-) -> dict[Any, Any]:
+    figure: Any, rows: Sequence[Sequence[Panel]], ratios: Sequence[float], beside: bool
+) -> dict[Panel, Any]:
     """Axes of the panels: rows, and one beside all of them, whose ratio is the last."""
     columns = len(rows[0]) + beside
     grid = figure.add_gridspec(len(rows), columns, width_ratios=ratios[:columns])
