@@ -137,13 +137,13 @@ def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 7: a row for each task, the differences of all beside them."""
     in_tasks, rows = paired.compared_in_tasks(dataset, differences), rows_of(dataset)
     lines = max((len(found) for found in in_tasks.values()), default=1)
-    figure = plotting.blank(max(0.8 + 1.8 * len(rows), 0.9 + 0.16 * lines))
+    figure = plotting.blank(max(0.8 + 1.8 * len(rows), 0.9 + (0.12 + 0.04 * len(rows)) * lines))
     places = paired.subplots(figure, rows, (1.1, 0.9, 1.5), beside=bool(in_tasks))
     titles: dict[paired.Panel, str] = {paired.BESIDE: "paired differences"}
     for task in map(str, dataset.task.values):
         values = dataset.sel(task=task, drop=True)
         wins = beaten(values) == "all methods lose to it"
-        first = "the frozen ridge wins" if wins else "Pearson"
+        first = "the ridge wins" if wins else "Pearson"
         titles[task, "Pearson"], titles[task, "rank"] = f"{SHORT[task]}: {first}", "rank used"
         plot_pearson(places[task, "Pearson"], values, PUBLISHED if task == "similarity" else {})
         plot_ranks(places[task, "rank"], values.energy_rank.mean("seed"))

@@ -129,8 +129,9 @@ def draw(dataset: xr.Dataset) -> Any:
         plot_task(places, dataset.sel(task=task, drop=True), task)
     for row in rows:
         for task, kind, n in row:
-            where = f"{SHORT[task]}, n = {n}" if dataset.sizes["task"] > 1 else f"n = {n}"
-            titles[task, kind, n] = f"{where}, {RATES[kind]}"
+            titles[task, kind, n] = f"n = {n}, {RATES[kind]}"
+            if dataset.sizes["task"] > 1:
+                places[task, kind, n].set_ylabel(f"Pearson, {SHORT[task]}")
     if in_tasks:
         paired.plot_compared(places[paired.BESIDE], in_tasks)
         places[paired.BESIDE].set_xlabel("change of Pearson")
