@@ -35,7 +35,7 @@ PAPER = {
     "resnet_width": 8,
     "resnet_epochs": 8,
 }
-"""What two core hours bring: the study's preset ``paper`` wants a GPU."""
+"""What 75 minutes of a core bring: the study's preset ``paper`` wants a GPU."""
 TITLES = {"dln": "linear network", "mlp": "perceptron", "resnet": "ResNet"}
 
 
@@ -93,8 +93,8 @@ IDENTITIES = ("at_minimum", "predicted")
 """The minimum in float64, found by descent and by formula."""
 
 CAPTION = """\
-The survey says that dropout gradually lowers the rank of the last activations H. Found: effective
-rank without dropout, with it ({held} intervals held at once) {found}; rows balanced
+The survey: dropout gradually lowers the rank of the last activations H. Found, effective rank
+without dropout to with it ({held} intervals held at once): {found}; rows balanced:
 {found_balanced}. (a) Linear network at the minimum of the expected loss: crosses, balanced; line,
 sqrt(s) of Theorem 3; points, H. (b-{last}) Effective rank over the steps; dotted: a Gaussian H.
 ({drift}) Distance of H from c^(1/4) sqrt(s) over the step size, slope 1. ({ends}) Spectra at the
@@ -262,7 +262,7 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
         means = {mean: float(network[mean]) for mean in MEANS}
         title, seeds = capital(TITLES[name]), counted(int(network["seeds"]))
         raw.append(f"{TITLES[name]} {_found(network, 'activations')}")
-        balanced.append(f"{_found(network, 'balanced')}")
+        balanced.append(_found(network, "balanced"))
         result = RESULT_TEXT.format(title=title, quality_text=QUALITY[name], seeds=seeds, **means)
         texts += [NETWORK_TEXT[name].format(**how), result]
     last = len(names)
@@ -286,7 +286,7 @@ def _found(network: xr.Dataset, kind: str) -> str:
     finding = f"{network.network.item()}_{kind}_drop"
     told = SIDES.get(DROPOUT_SPECTRA.came_of(finding, draws)["outcome"], "not told")
     ranks = float(network[f"plain_{kind}_rank"]), float(network[f"{kind}_rank"])
-    return "{:.1f}, {:.1f}, {}".format(*ranks, told)
+    return "{:.1f} to {:.1f}, {}".format(*ranks, told)
 
 
 def thin(dataset: xr.Dataset) -> xr.Dataset:

@@ -13,7 +13,7 @@ from lrdyn.studies.adapter_training import ADAPTERS
 from lrdyn.studies.adapter_training.few_shot import COMPARED, PUBLISHED, FewShotMeasured
 from paper_figs import paired
 from paper_figs.paired import SHORT, TASKS, TITLES
-from paper_figs.shared import counted, judged
+from paper_figs.shared import capital, counted, judged
 
 TOLERANCES = {"pearson": 0.05, "energy_rank": 0.05, "ridge": 0.02}
 """Differences to another training in float32, on another machine or with other kernels."""
@@ -107,10 +107,6 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
     what = " and ".join(f"{TASKS[task]} ({int(count):,} tested)" for task, count in tested)
     letters = paired.lettered(rows_of(drawn), beside=bool(comparisons))
     is_stsb = "similarity" in drawn.task.values
-
-    def lettered(kind: str) -> str:
-        return ", ".join(f"({letter})" for name, letter in letters.items() if kind in name)
-
     count, compared, smallest = len(comparisons), "", ""
     if small:
         compared = COMPARISONS.format(
@@ -120,10 +116,10 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
         )
         smallest = SMALLEST.format(count=count, p=small.p, label=small.label)
     return {
-        "what": what[:1].upper() + what[1:],
+        "what": capital(what),
         "seeds": counted(drawn.sizes["seed"]),
-        "pearson": lettered("Pearson"),
-        "used": lettered("rank"),
+        "pearson": paired.letters_of(letters, "Pearson"),
+        "used": paired.letters_of(letters, "rank"),
         "verdict": _of_tasks(drawn, beaten),
         "authors": "Open circles: the authors', bert-base-cased, 500 steps. " if is_stsb else "",
         "compared": compared,
@@ -149,9 +145,8 @@ def draw(dataset: xr.Dataset) -> Any:
         plot_ranks(places[task, "rank"], values.energy_rank.mean("seed"))
     if in_tasks:
         paired.plot_compared(places[paired.BESIDE], in_tasks)
-    names = list(paired.lettered(rows, beside=bool(in_tasks)))
-    plotting.entitle([places[name] for name in names], [titles[name] for name in names])
-    paired.add_key(figure, places[names[0]], places.get(paired.BESIDE))
+    plotting.entitle(places.values(), [titles[panel] for panel in places])
+    paired.add_key(figure, places)
     return figure
 
 

@@ -13,7 +13,7 @@ from lrdyn.studies.adapter_training import ADAPTERS
 from lrdyn.studies.adapter_training.ranks import KINDS, PUBLISHED, RanksMeasured
 from paper_figs import paired
 from paper_figs.paired import SHORT, TASKS, TITLES
-from paper_figs.shared import counted, judged
+from paper_figs.shared import capital, counted, judged
 
 TOLERANCES = {"pearson": 0.05, "used": 0.05, "best_rate": 0.05}
 """Differences to another training in float32, on another machine or with other kernels."""
@@ -98,15 +98,12 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
             least=paired.least_shown(comparisons),
         )
 
-    def lettered(kind: str) -> str:
-        return ", ".join(f"({letter})" for name, letter in letters.items() if kind in name)
-
     return {
-        "what": what[:1].upper() + what[1:],
+        "what": capital(what),
         "seeds": counted(drawn.sizes["seed"]),
         "counts": ", ".join(f"{int(n)}" for n in drawn.examples.values),
-        "own": lettered("own"),
-        "one": lettered("first"),
+        "own": paired.letters_of(letters, "own"),
+        "one": paired.letters_of(letters, "first"),
         "authors": (
             " Open circles: the authors', bert-base-cased, 200 steps."
             if "similarity" in drawn.task.values
@@ -135,9 +132,8 @@ def draw(dataset: xr.Dataset) -> Any:
     if in_tasks:
         paired.plot_compared(places[paired.BESIDE], in_tasks)
         places[paired.BESIDE].set_xlabel("change of Pearson")
-    names = list(paired.lettered(rows, beside=bool(in_tasks)))
-    plotting.entitle([places[name] for name in names], [titles[name] for name in names])
-    paired.add_key(figure, places[names[0]], places.get(paired.BESIDE))
+    plotting.entitle(places.values(), [titles[panel] for panel in places])
+    paired.add_key(figure, places)
     return figure
 
 

@@ -179,6 +179,11 @@ class Compared(NamedTuple):
         return f"{self.label} {self.paired.mean:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
 
 
+def held_at_once(count: int) -> int:
+    """How many intervals hold at once where so many differences are drawn."""
+    return max(ADAPTERS.intervals, count)
+
+
 def compared(differences: Mapping[str, np.ndarray]) -> list[Compared]:
     """Differences of the same seeds, with intervals and p-values that hold for all of them.
 
@@ -195,7 +200,7 @@ def compared(differences: Mapping[str, np.ndarray]) -> list[Compared]:
     """
     from scipy.stats import norm
 
-    count = max(ADAPTERS.intervals, len(differences))
+    count = held_at_once(len(differences))
     raw = [claims.student_p(0.0, values) for values in differences.values()]
     comparisons = []
     for (label, values), p in zip(differences.items(), holm(raw), strict=True):
@@ -205,11 +210,6 @@ def compared(differences: Mapping[str, np.ndarray]) -> list[Compared]:
         zero = np.zeros(len(values))
         comparisons.append(Compared(label, paired(values, zero), low, high, p, least))
     return comparisons
-
-
-def held_at_once(count: int) -> int:
-    """How many intervals hold at once where so many differences are drawn."""
-    return max(ADAPTERS.intervals, count)
 
 
 def compared_in_tasks(
@@ -254,10 +254,20 @@ def lettered(rows: Sequence[Sequence[Panel]], beside: bool) -> dict[Panel, str]:
     return dict(zip(names, plotting.LETTERS, strict=False))
 
 
+def letters_of(letters: Mapping[Panel, str], kind: str) -> str:
+    """Letters of the panels of a kind, as a caption has them.
+
+    Example:
+        >>> letters_of({("one", "rank"): "a", ("two", "rank"): "b"}, "rank")
+        '(a), (b)'
+    """
+    return ", ".join(f"({letter})" for panel, letter in letters.items() if kind in panel)
+
+
 def subplots(
     figure: Any, rows: Sequence[Sequence[Panel]], ratios: Sequence[float], beside: bool
 ) -> dict[Panel, Any]:
-    """Axes of the panels: rows, and one beside all of them, whose ratio is the last."""
+    """Axes of the panels as they are lettered; the ratio of the one beside all rows is the last."""
     columns = len(rows[0]) + beside
     grid = figure.add_gridspec(len(rows), columns, width_ratios=ratios[:columns])
     places = {
@@ -355,10 +365,10 @@ def plot_compared(ax: Any, in_tasks: Mapping[str, Sequence[Compared]]) -> None:
     ax.set(xlabel="difference of Pearson", ylim=(-0.6, len(labels) - 0.4))
 
 
-def add_key(figure: Any, first: Any, beside: Any | None) -> None:
+def add_key(figure: Any, places: Mapping[Panel, Any]) -> None:
     """The key of the methods, and of the tasks if there are several, below all panels."""
-    handles, labels = first.get_legend_handles_labels()
-    if beside is not None:
-        more = beside.get_legend_handles_labels()
+    handles, labels = next(iter(places.values())).get_legend_handles_labels()
+    if BESIDE in places:
+        more = places[BESIDE].get_legend_handles_labels()
         handles, labels = [*handles, *more[0]], [*labels, *more[1]]
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)

@@ -203,15 +203,22 @@ def starting_workers() -> Iterator[None]:
 @contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
     """Set a variable for the processes that are started inside."""
-    before = os.environ.get(name)
-    os.environ[name] = value
+    with variables_put_back(name):
+        os.environ[name] = value
+        yield
+
+
+@contextmanager
+def variables_put_back(*names: str) -> Iterator[None]:
+    """Give variables of the environment, at the end, the values that they have now."""
+    before = {name: os.environ.get(name) for name in names}
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _follow(parent: int) -> None:

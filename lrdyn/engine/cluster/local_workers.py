@@ -53,8 +53,11 @@ def started(count: int) -> Iterator[Local]:
         "distributed.deploy.lost-worker-timeout": "5s",
         "distributed.scheduler.http.routes": [],  # Dask's pages ask for no key
     }
+    # Dask sets them here for the interpreters of its workers, and leaves them behind: what this
+    # process starts after them would have one thread and hashes that do not vary.
+    variables = [*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"]
     remove_left_behind()
-    with _variables_put_back(), _scratch_folder() as folder:
+    with interrupts.variables_put_back(*variables), _scratch_folder() as folder:
         security = credentials.make(folder)
         settings["temporary-directory"] = os.fspath(folder)  # that of the scheduler
         with dask.config.set(settings), interrupts.starting_workers():
@@ -84,23 +87,6 @@ def started(count: int) -> Iterator[Local]:
             replacing.join(timeout=5)  # a worker that starts now would set its variables once more
             with contextlib.suppress(Exception):  # workers that do not end by themselves are killed
                 local.close(timeout=5)
-
-
-@contextlib.contextmanager
-def _variables_put_back() -> Iterator[None]:
-    """Put back what Dask sets here for the interpreters of its workers, and leaves behind.
-
-    What this process starts after them would have one thread and hashes that do not vary.
-    """
-    names = [*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"]
-    before = {name: os.environ.get(name) for name in names}
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 def _replace(local: LocalCluster, count: int, ended: threading.Event) -> None:
