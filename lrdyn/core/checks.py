@@ -225,11 +225,11 @@ def integer(name: str, x: Any, low: int = 1, high: int | None = None, axes: Axes
         refuse(name, x, f"an integer below {2**63 if high is None else high + 1}")
     domain = f"at least {low}" if high is None else f"{low} to {high}"
     kind = NumberKind(INTEGERS.types, f"an integer, {domain}")
+    return _number(name, x, axes, kind, partial(_inside, low, high), domain)
 
-    def inside(x: Any) -> Any:
-        return (low <= x) & (high is None or x <= high)
 
-    return _number(name, x, axes, kind, inside, domain)
+def _inside(low: int, high: int | None, x: Any) -> Any:
+    return (low <= x) & (high is None or x <= high)
 
 
 def booleans(name: str, x: Any, axes: Axes = ()) -> Any:

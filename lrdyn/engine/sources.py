@@ -49,7 +49,8 @@ def judges_digest(experiment: Experiment) -> str:
     def judges_nothing(path: Path) -> bool:
         return path in theirs or path.is_relative_to(engine) or _draws(path)
 
-    names = [name for path in theirs for name in _imported(path, _package(path))]
+    known = _module_files()
+    names = [name for path in theirs for name in _imported(path, known)]
     # The files of the theorem itself are left out here: ``source_digest`` counts them already.
     reached = _reached(names, judges_nothing)
     judges = {engine / f"{name}.py" for name in JUDGES}
@@ -113,8 +114,7 @@ def code_that_decides(theorem: str) -> str:
         >>> two == code_that_decides("lrdyn.lora.statement")
         False
     """
-    # ``ast.dump`` leaves out lines and columns, so that a comment above a function changes nothing.
-    codes = {path: ast.dump(_code(path.read_bytes())[0]) for path in deciding(theorem)}
+    codes = {path: dumped(path.read_bytes()) for path in deciding(theorem)}
     lines = [f"{path.relative_to(PACKAGE).as_posix()} {codes[path]}" for path in sorted(codes)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -128,12 +128,12 @@ def deciding(theorem: str) -> set[Path]:
 
 def _reached(names: Sequence[str], left_out: Callable[[Path], bool]) -> set[Path]:
     """Files of modules and of all that they import, directly or not, except some."""
-    left, files = list(names), set[Path]()
+    known, left, files = _module_files(), list(names), set[Path]()
     while left:
-        path = _module_file(left.pop())
+        path = known.get(left.pop())
         if path is not None and path not in files and not left_out(path):
             files.add(path)
-            left += _imported(path, _package(path))
+            left += _imported(path, known)
     return files
 
 
@@ -144,8 +144,9 @@ def _package(path: Path) -> str:
     return ".".join(path.parent.relative_to(PACKAGE.parent).parts)
 
 
-def _imported(path: Path, package: str) -> Iterator[str]:
+def _imported(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
     """Names of the modules that a file imports, and of a package where a name is no module."""
+    package = _package(path)
     for module, taken in _code(path.read_bytes())[1]:
         if module.startswith(".") and not package:
             continue  # a file beside a user's own file
@@ -153,16 +154,17 @@ def _imported(path: Path, package: str) -> Iterator[str]:
         inner = [f"{base}.{name}" for name in taken]
         # A name taken from a package may be a module of it or something in its ``__init__``.
         yield from inner
-        if not taken or not all(map(_module_file, inner)):
+        if not taken or not known.keys() >= set(inner):
             yield base
 
 
-def _module_file(name: str) -> Path | None:
-    """The file of a module; None if the library has none of that name."""
-    first, *rest = name.split(".")
-    stem = PACKAGE.joinpath(*rest)
-    files = (stem / "__init__.py", stem.with_name(f"{stem.name}.py"))
-    return next((file for file in files if first == "lrdyn" and file.is_file()), None)
+def _module_files() -> dict[str, Path]:
+    """The files of the library by the names of their modules."""
+    names = {}
+    for file in sorted(PACKAGE.rglob("*.py"), reverse=True):  # a package before its namesake
+        parts = file.relative_to(PACKAGE).with_suffix("").parts
+        names[".".join(("lrdyn", *parts)).removesuffix(".__init__")] = file
+    return names
 
 
 def _draws(path: Path) -> bool:
@@ -194,6 +196,13 @@ def _code(content: bytes) -> tuple[ast.Module, list[tuple[str, tuple[str, ...]]]
                 if ast.get_docstring(node, clean=False) is not None:
                     del body[0]
     return tree, imports
+
+
+@cache
+def dumped(content: bytes) -> str:
+    """The code of a file as a text, without what decides nothing."""
+    # ``ast.dump`` leaves out lines and columns, so that a comment above a function changes nothing.
+    return ast.dump(_code(content)[0])
 
 
 def data_digest(data: Sequence[Path]) -> str:
