@@ -192,5 +192,5 @@ FIGURE = Figure(
     turn=1,
     groups=("/few_shot",),
     says=_facts,
-    panels={"pearson": "ac", "ridge": "a", "energy_rank": "b"},
+    panels={"pearson": "ace", "ridge": "ac", "energy_rank": "bd"},
 )

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from lrdyn.engine import results
-from lrdyn.figures import baselines, exhibits, looks, pictures, plotting
+from lrdyn.figures import baselines, exhibits, long, looks, pictures, plotting
 from lrdyn.studies.adapter_training.few_shot import COMPARED
 from paper_figs import BASELINES, EXHIBITS
 
@@ -285,6 +286,24 @@ def test_a_record_is_of_a_clean_revision_and_of_the_run_of_the_numbers(figure):
         assert verdict["config"] == json.loads(numbers.attrs["settings"])[name]
         assert verdict["environment"] == json.loads(numbers.attrs["environment"])
     assert RECORDS[figure].stat().st_size < 100_000
+
+
+def words_of(record):
+    """All texts within a record."""
+    if isinstance(record, dict | list):
+        inner = record.values() if isinstance(record, dict) else record
+        return [word for each in inner for word in words_of(each)]
+    return [record] if isinstance(record, str) else []
+
+
+@pytest.mark.parametrize("figure", [name for name, one in FIGURES.items() if one.long])
+def test_what_is_committed_of_a_training_names_no_place_of_a_machine(figure):
+    records = [json.loads(committed(figure).attrs[name]) for name in ("settings", "environment")]
+    records += [json.loads(RECORDS[figure].read_text())] if figure in RECORDS else []
+    words = words_of(records)
+    assert words
+    assert not [word for word in words if Path(word).is_absolute()]
+    assert long.portable({"encoder": ["/a/b/c", "auto", "d/e"]}) == {"encoder": ["b/c", "auto", "d/e"]}
 
 
 def findings(figure):

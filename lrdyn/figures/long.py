@@ -41,7 +41,8 @@ def numbers(exhibit: Exhibit, out: Path | str, baselines: Path | None, preset: s
     """Numbers from saved results, else those that are committed; the caption says which.
 
     Results of the preset come first, else the last ones of each experiment, whatever their
-    settings. The attribute ``settings`` has those of the results, source -> configuration.
+    settings. The attribute ``settings`` has those of the results, source -> configuration, without
+    where files lie on this machine.
 
     Raises:
         Undrawable: there are neither.
@@ -57,7 +58,7 @@ def numbers(exhibit: Exhibit, out: Path | str, baselines: Path | None, preset: s
         "name": exhibit.name,
         "title": exhibit.title,
         "drawn_from": SAVED,
-        "settings": results.canonical(configs),
+        "settings": results.canonical(portable(configs)),
         "environment": first["environment"],
     }
     return exhibit.numbers(groups, **settings).load().assign_attrs(record)
@@ -83,9 +84,29 @@ def record(exhibit: Exhibit, out: Path | str, preset: str) -> dict[str, Any]:
     """
     found = _saved(exhibit.sources(**exhibit.presets[preset]), Path(out), exhibit.groups)
     return {
-        name: {"verdict": results.read_verdict(one.folder), "losses": _losses(one.folder)}
+        name: {
+            "verdict": portable(results.read_verdict(one.folder)),
+            "losses": _losses(one.folder),
+        }
         for name, one in (found or {}).items()
     }
+
+
+def portable(record: Any) -> Any:
+    """A record without where files lie on this machine: of an absolute path the last two names.
+
+    Example:
+        >>> portable({"encoder": "/home/me/minilm/model", "rank": [4, 8]})
+        {'encoder': 'minilm/model', 'rank': [4, 8]}
+    """
+    match record:
+        case dict():
+            return {name: portable(value) for name, value in record.items()}
+        case list() | tuple():
+            return [portable(value) for value in record]
+        case str() if Path(record).is_absolute():
+            return "/".join(Path(record).parts[-2:])
+    return record
 
 
 def _losses(folder: Path) -> dict[str, list[tuple[int, float]]]:
