@@ -303,7 +303,7 @@ def test_what_is_committed_of_a_training_names_no_place_of_a_machine(figure):
     words = words_of(records)
     assert words
     assert not [word for word in words if Path(word).is_absolute()]
-    assert long.portable({"encoder": ["/a/b/c", "auto", "d/e"]}) == {"encoder": ["b/c", "auto", "d/e"]}
+    assert long.portable({"files": ["/a/b/c", "auto", "d/e"]}) == {"files": ["b/c", "auto", "d/e"]}
 
 
 def findings(figure):
