@@ -94,6 +94,8 @@ mutants: $(READY) ## wrong lines of formulas, claims and judges: which are notic
 
 env: $(READY) ## the environment alone
 
+packages: $(LOCKED) ## what the lock holds, without this library
+
 lock: interpreter ## hashes of what the locks hold; ARGS=--upgrade takes the newest releases
 	@$(PYTHON) -m requirements.lock $(ARGS)
 	@$(PYTHON) -m requirements.licences
