@@ -28,8 +28,8 @@ COMPARISONS = (
     "Bonferroni): {above} of {count} above 0, {below} below. The seeds would show changes {least}."
 )
 NOTES = """\
-The column r = {first} is that of Figure 7, the same trainings, where both are drawn from one
-task.{told} How: {how}
+The column r = {first} is that of Figure 7, the same trainings, of the tasks that both
+have.{told} How: {how}
 """
 TOLD = " Changes whose interval does not hold 0, with p after Holm: {}."
 RATES = {"own": "own rates", "first": "one rate"}

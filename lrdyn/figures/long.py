@@ -95,6 +95,8 @@ def record(exhibit: Exhibit, out: Path | str, preset: str) -> dict[str, Any]:
 def portable(record: Any) -> Any:
     """A record without where files lie on this machine: of an absolute path the last two names.
 
+    Records that differ in nothing else are those of one configuration.
+
     Example:
         >>> portable({"encoder": "/home/me/minilm/model", "rank": [4, 8]})
         {'encoder': 'minilm/model', 'rank': [4, 8]}
@@ -105,7 +107,7 @@ def portable(record: Any) -> Any:
         case list() | tuple():
             return [portable(value) for value in record]
         case str() if Path(record).is_absolute():
-            return "/".join(Path(record).parts[-2:])
+            return "/".join(Path(record).parts[1:][-2:])
     return record
 
 

@@ -340,8 +340,8 @@ WRONG = (
     Wrong(
         "the rank that is used is LoRA's for both",
         ADAPTERS + "few_shot.py",
-        "_mean_rank(outcome, method, 64)",
-        '_mean_rank(outcome, "lora", 64)',
+        "task=task, method=method, examples=64",
+        'task=task, method="lora", examples=64',
         found("adapters"),
     ),
     Wrong(

@@ -1,7 +1,7 @@
 """Figure 7: adapters beside each other on few examples, each at a rate of its own."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -225,9 +225,11 @@ def _ahead(task: str, pair: tuple[str, str], examples: int) -> Callable[[Measure
     return ahead
 
 
-def _mean_rank(outcome: Measured, method: str, examples: int) -> np.ndarray:
+def _mean_rank(outcome: Measured, task: str, method: str, examples: int) -> np.ndarray:
     """Mean over the matrices of how many values hold 99 % of the energy."""
     run = outcome.measured
+    if outcome.point["task"] != task:
+        return np.zeros(0)
     ranks = cell_of(run.energy_rank, run.method, run.examples, method, examples)
     return ranks.mean(axis=-1) if ranks.size else ranks
 
@@ -279,11 +281,12 @@ FEW_SHOT = Scenario[Tuning, Any, FewShotMeasured](
         ),
         *(
             Finding(
-                f"few_shot_rank_{method}",
-                f"{method}: values that hold 99 % of the energy, mean over matrices, n = 64",
-                lambda outcome, method=method: _mean_rank(outcome, method, 64),
+                f"{task}_rank_{method}",
+                f"{task}, n = 64: values of {method} with 99 % of the energy, mean over matrices",
+                partial(_mean_rank, task=task, method=method, examples=64),
                 reads=lambda theory, run: (run.energy_rank, run.method, run.examples),
             )
+            for task in (*tasks.TASKS, tasks.DIGITS)
             for method in ("lora", "deep_lora")
         ),
     ),
