@@ -52,7 +52,7 @@ def judges_digest(experiment: Experiment) -> str:
     known = _module_files()
     names = [name for path in theirs for name in _imported(path, known)]
     # The files of the theorem itself are left out here: ``source_digest`` counts them already.
-    reached = _reached(names, judges_nothing)
+    reached = _reached(names, known, judges_nothing)
     judges = {engine / f"{name}.py" for name in JUDGES}
     digest = hashlib.sha256()
     for path in sorted(reached | judges):
@@ -121,14 +121,16 @@ def code_that_decides(theorem: str) -> str:
 
 def deciding(theorem: str) -> set[Path]:
     """The source files whose code can decide the programs of a theorem."""
-    files = _reached([theorem, *ENGINE], _draws)
+    files = _reached([theorem, *ENGINE], _module_files(), _draws)
     folders = {folder for path in files for folder in path.relative_to(PACKAGE).parents}
     return files | {PACKAGE / folder / "__init__.py" for folder in folders}
 
 
-def _reached(names: Sequence[str], left_out: Callable[[Path], bool]) -> set[Path]:
+def _reached(
+    names: Sequence[str], known: Mapping[str, Path], left_out: Callable[[Path], bool]
+) -> set[Path]:
     """Files of modules and of all that they import, directly or not, except some."""
-    known, left, files = _module_files(), list(names), set[Path]()
+    left, files = list(names), set[Path]()
     while left:
         path = known.get(left.pop())
         if path is not None and path not in files and not left_out(path):
@@ -161,7 +163,9 @@ def _imported(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
 def _module_files() -> dict[str, Path]:
     """The files of the library by the names of their modules."""
     names = {}
-    for file in sorted(PACKAGE.rglob("*.py"), reverse=True):  # a package before its namesake
+    for file in sorted(
+        PACKAGE.rglob("*.py"), reverse=True
+    ):  # a package comes last: it hides a namesake
         parts = file.relative_to(PACKAGE).with_suffix("").parts
         names[".".join(("lrdyn", *parts)).removesuffix(".__init__")] = file
     return names

@@ -211,25 +211,29 @@ COMPARED = (
 """Differences that are looked at, on every number of examples."""
 
 
-def _ahead(task: str, pair: tuple[str, str], examples: int) -> Callable[[Measured], np.ndarray]:
+def at_point(
+    value: Callable[[Outcome[Any, Any]], np.ndarray], **point: str | int
+) -> Callable[[Outcome[Any, Any]], np.ndarray]:
+    """A value of the runs at one point alone, such as one task; empty elsewhere."""
+
+    def there(outcome: Outcome[Any, Any]) -> np.ndarray:
+        mine = all(outcome.point[name] == x for name, x in point.items())
+        return value(outcome) if mine else np.zeros(0)
+
+    return there
+
+
+def _ahead(outcome: Measured, pair: tuple[str, str], examples: int) -> np.ndarray:
     """Pearson of one method less that of another, of the same seed."""
-
-    def ahead(outcome: Measured) -> np.ndarray:
-        run = outcome.measured
-        if outcome.point["task"] != task:
-            return np.zeros(0)
-        return difference(
-            *(cell_of(run.pearson, run.method, run.examples, name, examples) for name in pair)
-        )
-
-    return ahead
+    run = outcome.measured
+    return difference(
+        *(cell_of(run.pearson, run.method, run.examples, name, examples) for name in pair)
+    )
 
 
-def _mean_rank(outcome: Measured, task: str, method: str, examples: int) -> np.ndarray:
+def _mean_rank(outcome: Measured, method: str, examples: int) -> np.ndarray:
     """Mean over the matrices of how many values hold 99 % of the energy."""
     run = outcome.measured
-    if outcome.point["task"] != task:
-        return np.zeros(0)
     ranks = cell_of(run.energy_rank, run.method, run.examples, method, examples)
     return ranks.mean(axis=-1) if ranks.size else ranks
 
@@ -255,7 +259,7 @@ def _finding(task: str, pair: tuple[str, str], examples: int) -> Finding[Any, Fe
     return Finding(
         f"{task}_{first}_less_{second}_{examples}",
         f"{task}, n = {examples}: Pearson of {first} less that of {second}",
-        _ahead(task, pair, examples),
+        at_point(partial(_ahead, pair=pair, examples=examples), task=task),
         reads=lambda theory, run: (run.pearson, run.method, run.examples),
         above=0.0 if stated else None,
         source=gain if task == "similarity" else None,
@@ -283,7 +287,7 @@ FEW_SHOT = Scenario[Tuning, Any, FewShotMeasured](
             Finding(
                 f"{task}_rank_{method}",
                 f"{task}, n = 64: values of {method} with 99 % of the energy, mean over matrices",
-                partial(_mean_rank, task=task, method=method, examples=64),
+                at_point(partial(_mean_rank, method=method, examples=64), task=task),
                 reads=lambda theory, run: (run.energy_rank, run.method, run.examples),
             )
             for task in (*tasks.TASKS, tasks.DIGITS)

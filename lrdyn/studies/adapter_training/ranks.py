@@ -4,6 +4,7 @@ At each rank a method is trained at its own rate, the best there, and at the one
 first rank: a fall with the rank that the second alone shows is a fall of the rate's.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.adapter_training import cells, tasks, tuning
 from lrdyn.studies.adapter_training.cells import METHODS, TrainingRequest
-from lrdyn.studies.adapter_training.few_shot import bench_of, cell_of, searched
+from lrdyn.studies.adapter_training.few_shot import at_point, bench_of, cell_of, searched
 from lrdyn.studies.adapter_training.tuning import Tuning
 from lrdyn.studies.over_seeds import only
 from lrdyn.training import FORGETFUL, Keeper
@@ -112,17 +113,6 @@ def _change(outcome: Measured, method: str, kind: str) -> np.ndarray:
     return at_last - at_first
 
 
-def _at(task: str, examples: int, value: Any) -> Any:
-    """A value at one task and number of examples alone."""
-
-    def at(outcome: Measured) -> np.ndarray:
-        point = outcome.point
-        mine = point["task"] == task and point["examples"] == examples
-        return value(outcome) if mine else np.zeros(0)
-
-    return at
-
-
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     """The methods whose ranks are compared, on few examples."""
     at = tuple(n for n in settings["examples"] if n in AT) or settings["examples"][:1]
@@ -149,7 +139,7 @@ def _findings(task: str, examples: int) -> tuple[Finding[Any, RanksMeasured], ..
         return Finding(
             f"ranks_{task}_{examples}_{method}_{kind}",
             f"{where}, {method}: Pearson at the largest rank less that at the first, {words[kind]}",
-            _at(task, examples, lambda outcome: _change(outcome, method, kind)),
+            at_point(partial(_change, method=method, kind=kind), task=task, examples=examples),
             reads=reads,
             below=0.0 if fall else None,
             above=0.0 if stated and not fall else None,
