@@ -34,7 +34,7 @@ INSTALL = $(PIP) install --quiet --no-deps --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env verify report test referee notebooks figures lint format bench faults fuzz mutants lock encoder aot docs release coverage clean interpreter
+.PHONY: help env verify report test tools referee notebooks figures lint format bench faults fuzz mutants lock encoder aot docs release coverage clean interpreter
 
 help: ## this list
 	@echo "usage: [PYTHON=python3.13] make TARGET"
@@ -56,10 +56,13 @@ verify: $(READY) ## every theorem at its quick preset, the quick figures and tab
 report: $(READY) ## one page of what `make verify` left: results/report.html
 	@$(RUN) -m lrdyn report results $(ARGS)
 
-test: $(READY) ## the tests; ARGS="-k name" passes arguments to pytest
-	@$(RUN) -m pytest -n auto --dist loadfile $(ARGS)
+test: $(READY) ## the tests of the library; ARGS="-k name" passes arguments to pytest
+	@$(RUN) -m pytest -n auto --dist loadfile -m "not tools" $(ARGS)
 
-referee: $(READY) ## both sides of every claim once more, by NumPy alone, from small runs; part of the tests
+tools: $(READY) ## the tests of what looks at it: referee, commands of the pages, benchmarks, faults, mutants
+	@$(RUN) -m pytest -n auto --dist loadfile -m tools $(ARGS)
+
+referee: $(READY) ## both sides of every claim once more, by NumPy alone, from small runs; part of make tools
 	@$(RUN) -m pytest -n auto --dist loadfile tests/test_referee*.py $(ARGS)
 
 notebooks: $(READY) ## every notebook from a clean kernel, two at a time

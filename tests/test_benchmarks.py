@@ -32,6 +32,8 @@ from benchmarks import (
 from lrdyn import cli
 from tests.runs import python
 
+pytestmark = pytest.mark.tools
+
 TINY = sweeps.Case(dim=8, steps=20, numpy_steps=20)
 
 

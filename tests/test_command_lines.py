@@ -7,6 +7,8 @@ import pytest
 
 from tests.faults import command_lines, whole_runs
 
+pytestmark = pytest.mark.tools
+
 
 @pytest.fixture(scope="module")
 def everywhere():

@@ -13,6 +13,8 @@ from lrdyn.registry import REGISTRY, theorem
 from tests.faults import configurations
 from tests.faults.configurations import FILE, POINTS, Note
 
+pytestmark = pytest.mark.tools
+
 SEED = 7
 COMMITTED = json.loads(FILE.read_text())
 DRAWN = {

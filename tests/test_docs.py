@@ -44,6 +44,7 @@ PAGES = sorted(
 BLOCKS = [*PAGES, ROOT / "CONTRIBUTING.md"]
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize("page", BLOCKS, ids=lambda page: page.name)
 def test_blocks_run_and_print_what_is_shown(page, tmp_path):
     pages.check(page, tmp_path)
@@ -262,6 +263,7 @@ def rows_of(text):
     }
 
 
+@pytest.mark.tools
 def test_the_table_of_results_says_what_the_theorems_say(tmp_path_factory):
     """Written from a run it has the same rows, words and controls; only numbers differ."""
     base = tmp_path_factory.getbasetemp()
@@ -580,6 +582,7 @@ def test_no_module_holds_what_a_computation_reads():
         assert not kept or path.name == "printer.py", path
 
 
+@pytest.mark.tools
 def test_the_way_of_one_run(tmp_path, monkeypatch):
     """The page names functions in the order in which a run comes to them."""
     monkeypatch.setenv("LRDYN_CACHE", "")  # programs that are kept are not traced

@@ -11,7 +11,10 @@ import pytest
 
 from tests import forked
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="Linux alone forks commands")
+pytestmark = [
+    pytest.mark.tools,
+    pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="Linux alone forks commands"),
+]
 
 TELL = """
 import json, os, signal, sys

@@ -17,6 +17,8 @@ from tests.mutants import attempt, drawing, operators, record, running, swapping
 from tests.mutants.references import Graph
 from tests.mutants.running import Note, Workshop
 
+pytestmark = pytest.mark.tools
+
 SOURCE = '''
 """A module."""
 

@@ -14,6 +14,8 @@ from lrdyn.registry import theorems
 from notebooks import __main__ as notebooks
 from tests.runs import ROOT, started
 
+pytestmark = pytest.mark.tools
+
 NAMES = notebooks.names()
 
 

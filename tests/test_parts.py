@@ -252,7 +252,6 @@ def start_killed(store, result):
     return started("-c", KILLED, store, result, cache=result.parent / "cache")
 
 
-@pytest.mark.slow
 def test_kill_minus_9_loses_nothing(tmp_path):
     reference = start_killed(tmp_path / "a", tmp_path / "a.nc")
     assert reference.stdout

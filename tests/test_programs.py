@@ -20,6 +20,8 @@ from tests import (
 )
 from tests.runs import python
 
+pytestmark = pytest.mark.tools
+
 
 def names(base: Path) -> set[str]:
     return {path.name for path in base.rglob("*-cache")}

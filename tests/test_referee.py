@@ -26,6 +26,8 @@ from referee.results import SavedScenario, scenarios
 from tests.kept_numbers import committed
 from tests.runs import finished
 
+pytestmark = pytest.mark.tools
+
 THEOREMS = list(registry.REGISTRY)
 ELSEWHERE = ("theorem4", "galore")
 """Theorems whose wrong formulas are in another file."""

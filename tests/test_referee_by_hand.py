@@ -31,6 +31,8 @@ from referee.redone import EPS, Redone, coarser, saved_as
 from referee.results import Point, SavedScenario, once, scenarios
 from tests.runs import finished
 
+pytestmark = pytest.mark.tools
+
 NAN = float("nan")
 ONES = np.ones(4)
 

@@ -25,6 +25,8 @@ from referee import galore as of_optax
 from referee import low_rank, networks
 from tests.runs import TINY, finished
 
+pytestmark = pytest.mark.tools
+
 THEOREMS = {"theorem4": THEOREM4, "galore": GALORE}
 CLAIMS = [
     pytest.param(name, claim.id, id=claim.id)

@@ -11,6 +11,8 @@ from lrdyn.engine import runs
 from lrdyn.engine.configuration import run_of
 from referee import __main__ as referee
 
+pytestmark = pytest.mark.tools
+
 
 def times(*names: str) -> Callable[[Any], Any]:
     """A case of which these numbers are larger by a hundredth; ``a.b`` is the b of its a."""

@@ -14,6 +14,8 @@ from release import __main__ as command
 from release import build, installed, stated
 from release.stated import ROOT, Refused, Statement
 
+pytestmark = pytest.mark.tools
+
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SECTIONS = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security", "Numbers that moved"]

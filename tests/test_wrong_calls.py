@@ -21,7 +21,7 @@ from lrdyn.core.factorization import _sum_of_squares
 from lrdyn.system import memory_limit
 from tests.faults import wrong_calls
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = [pytest.mark.tools, pytest.mark.usefixtures("unchecked")]
 
 # Refused at the door: what is allowed costs seconds of compilation.
 KINDS = ("one more axis", "None", "5.5", "negative", "a text", "complex", "scalar", "-1.0", "nan")
