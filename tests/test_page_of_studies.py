@@ -1,0 +1,273 @@
+"""Numbers of the pages on trainings: each is one of the committed numbers of a figure, rounded."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from lrdyn.engine import results
+from lrdyn.studies.adapter_training import few_shot
+from paper_figs import BASELINES, fig07_few_shot, fig08_ranks, paired
+from tests.runs import ROOT
+
+PAGE = (ROOT / "docs/studies.md").read_text()
+SLOGANS = (ROOT / "docs/slogans.md").read_text()
+INTERVAL = re.compile(r"([+-]?\.\d{3}) to ([+-]?\.\d{3})")
+FIGURES = {"fig07": fig07_few_shot.differences, "fig08": fig08_ranks.changes}
+METHODS = {
+    "LoRA, A ~ N(0, 1)": "lora_unit",
+    "LoRA, N(0, 1/d)": "lora",
+    "Deep LoRA": "deep_lora",
+    "two small factors": "two_factors",
+    "LoRA+, ratio 4": "lora_plus_4",
+    "ratio 16": "lora_plus_16",
+    "full": "full",
+}
+PUBLISHED_GAINS = [
+    few_shot.PUBLISHED["deep_lora"][n] - few_shot.PUBLISHED["lora_unit"][n] for n in (16, 64, 256)
+]
+RATES = {"best of each r": "own", "best of r = 8": "first"}
+
+
+def numbers(name):
+    return results.load(BASELINES / f"{name}.nc")["/"]
+
+
+def part(after, before):
+    """The text of the page between two texts, each of which it has once."""
+    assert PAGE.count(after) == PAGE.count(before) == 1, (after, before)
+    return PAGE.partition(after)[2].partition(before)[0]
+
+
+def table(text):
+    """The first table of a text: titles, and the cells of each row."""
+    lines = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines[0].splitlines()]
+    return rows[0], rows[2:]
+
+
+def short(number, digits=3):
+    return f"{number:.{digits}f}".replace("0.", ".", 1)
+
+
+def cell(seeds):
+    """Mean and standard error, as a table has them."""
+    return f"{short(float(seeds.mean()))} ({short(float(paired.error(np.asarray(seeds))))})"
+
+
+def count(text):
+    return int(text.replace(",", ""))
+
+
+@pytest.mark.parametrize(
+    ("task", "title"),
+    [
+        ("sentiment", "Sentiment of tweets with MiniLM, r = 8"),
+        ("similarity", "Similarity of pairs (STS-B), the same"),
+    ],
+)
+def test_the_tables_of_figure_7(task, title):
+    drawn = numbers("fig07").sel(task=task)
+    titles, rows = table(PAGE.partition(title)[2])
+    assert titles == ["n", "frozen ridge", *METHODS]
+    assert [count(row[0]) for row in rows] == drawn.examples.values.tolist()
+    for n, ridge, *cells in rows:
+        at = drawn.sel(examples=count(n))
+        assert ridge == cell(at.ridge.values), n
+        wanted = [cell(at.pearson.sel(adapter=name).values) for name in METHODS.values()]
+        assert cells == wanted, n
+
+
+TABLES_OF_RANKS = {"sentiment": "Figure 8, the same texts over the rank"}
+
+
+@pytest.mark.parametrize("task", TABLES_OF_RANKS)
+def test_the_tables_of_figure_8(task):
+    drawn = numbers("fig08").sel(task=task)
+    titles, rows = table(PAGE.partition(TABLES_OF_RANKS[task])[2])
+    ranks = [int(title.removeprefix("r = ")) for title in titles[3:]]
+    assert ranks == drawn["rank"].values.tolist()
+    assert (
+        len(rows) == drawn.sizes["examples"] * drawn.sizes["adapter"] * drawn.sizes["kind_of_rate"]
+    )
+    for n, method, rate, *cells in rows:
+        at = drawn.sel(examples=count(n), kind_of_rate=RATES[rate], adapter=METHODS[method])
+        assert cells == [cell(at.pearson.sel(rank=r).values) for r in ranks], (n, method, rate)
+
+
+def test_all_tasks_have_their_tables():
+    assert {*numbers("fig08").task.values.tolist()} == {*TABLES_OF_RANKS}
+
+
+def ends(low, high):
+    """An interval as a page may write it: of a less b, of b less a, or sizes without signs."""
+    either = [(low, high), (-high, -low)]
+    signed = {tuple(f"{end:+.3f}".replace("0.", ".", 1) for end in pair) for pair in either}
+    return signed | {(short(abs(one)), short(abs(other))) for one, other in either}
+
+
+def intervals(name):
+    """All intervals that hold at once, what the seeds would show, and those of the record."""
+    compared = paired.labelled(paired.compared_in_tasks(numbers(name), FIGURES[name]))
+    found = [ends(one.low, one.high) for one in compared]
+    least = [one.least for one in compared]
+    record = json.loads((BASELINES / f"{name}_record.json").read_text())["adapters"]["verdict"]
+    findings = [one["finding"] for one in record["claims"] if one["kind"] == "finding"]
+    found += [ends(*one["interval"]) for one in findings if one["interval"]]
+    return {*ends(min(least), max(least)), *(pair for pairs in found for pair in pairs)}
+
+
+@pytest.mark.parametrize(
+    ("name", "after", "before", "least"),
+    [
+        ("fig07", "Differences are paired, and ", "Figure 5, n = 64: ", 25),
+        ("fig08", "From r = 8 to 64, as the authors", "Figure 4's numbers are", 8),
+    ],
+)
+def test_intervals_in_the_text(name, after, before, least):
+    text = " ".join(part(after, before).split())
+    named = INTERVAL.findall(text)
+    assert len(named) >= least
+    assert [pair for pair in named if pair not in intervals(name)] == []
+
+
+def findings(name):
+    """Findings of the committed record of a figure."""
+    (run,) = json.loads((BASELINES / f"{name}_record.json").read_text()).values()
+    claims = run["verdict"]["claims"]
+    return {one["id"]: one["finding"] for one in claims if one["kind"] == "finding"}
+
+
+def assert_said(page, text):
+    assert " ".join(text.split()) in " ".join(page.split())
+
+
+def test_figure_1_in_words():
+    drawn = numbers("fig01")
+    accuracy = {name: short(float(drawn.accuracy.sel(trained=name)), 2) for name in ("vgg", "vit")}
+    assert_said(
+        PAGE,
+        "VGG classifies {vgg} of the test images and the vision transformer {vit}:".format(
+            **accuracy
+        ),
+    )
+    digits = {"dln": 4, "mlp": 3, "vgg": 2, "vit": 2}
+    shares = {name: short(float(drawn.share.sel(trained=name)), to) for name, to in digits.items()}
+    said = (
+        "hold {dln} of the squared update in a deep linear network, {mlp} in a perceptron, "
+        "{vgg} in a VGG, {vit} of 64 in a small vision transformer"
+    )
+    assert_said(SLOGANS, said.format(**shares))
+
+
+def test_figure_2_in_words():
+    found = findings("fig02")
+    ranks, by = {}, {}
+    for network in ("dln", "resnet", "mlp"):
+        for kind in ("activations", "balanced"):
+            rank, drop = (found[f"{network}_{kind}_{what}"] for what in ("rank", "drop"))
+            ranks[network, kind] = f"{rank['value'] + drop['value']:.1f} to {rank['value']:.1f}"
+            low, high = sorted(map(abs, drop["interval"]))
+            by[network, kind] = f"{low:.1f} to {high:.1f}"
+    raw = [
+        (ranks[name, "activations"], by[name, "activations"]) for name in ("dln", "resnet", "mlp")
+    ]
+    even = [(ranks[name, "balanced"], by[name, "balanced"]) for name in ("dln", "resnet", "mlp")]
+    assert_said(
+        PAGE,
+        f"""of the linear network H falls from {raw[0][0]} (by {raw[0][1]}), of the ResNet from
+        {raw[1][0]} ({raw[1][1]}), and of the perceptron it *rises* from {raw[2][0]} (by
+        {raw[2][1]}); with balanced rows all three fall, from {even[0][0]} ({even[0][1]}), from
+        {even[1][0]} ({even[1][1]}) and from {even[2][0]} ({even[2][1]}).""",
+    )
+    with_it, without = (short(found[f"resnet_{of}quality"]["value"], 2) for of in ("", "plain_"))
+    assert_said(PAGE, f"reaches {with_it} with dropout and {without} without")
+
+
+def test_figure_4_in_words():
+    found = findings("fig04")
+    moved, of_value, angle = (
+        {rule: found[f"evolution_{what}_{rule}"] for rule in ("adam", "sgd")}
+        for what in ("moved", "value_moved", "angle")
+    )
+    assert_said(
+        PAGE,
+        f"""{moved["sgd"]["value"]:.1f} (standard deviation {moved["sgd"]["spread"]:.1f}) of 384 end
+        10 % or more from their start, and their right vectors lie at
+        {angle["sgd"]["value"]:.0f} ({angle["sgd"]["spread"]:.0f}) degrees""",
+    )
+    assert_said(
+        PAGE,
+        f"""Under Adam {moved["adam"]["value"]:.0f} ({moved["adam"]["spread"]:.0f}) do, at
+        {angle["adam"]["value"]:.0f} degrees""",
+    )
+    assert_said(
+        PAGE,
+        f"""{of_value["adam"]["value"]:.0f} move under Adam and {of_value["sgd"]["value"]:.0f} under
+        descent""",
+    )
+
+
+def test_figure_5_in_words():
+    drawn, found = numbers("fig05"), findings("fig05")
+    names = ("lora", "lora_plus_4", "lora_plus_16")
+    rates = [
+        short(float(drawn.rate.sel(adapter=name)), to)
+        for name, to in zip(names, (2, 2, 3), strict=True)
+    ]
+    first, second, third = (found[f"factors_A_{name}"]["value"] for name in names)
+    assert_said(
+        PAGE,
+        f"""LoRA at its best rate, {rates[0]}, makes A {first:.1f} times as long as it starts, LoRA+
+        {second:.1f} (ratio 4, rate {rates[1]}) and {third:.2f} (ratio 16, rate {rates[2]})""",
+    )
+    ahead = [found[f"factors_lora_plus_{ratio}_ahead"]["interval"] for ratio in (4, 16)]
+    one, other = (" to ".join(f"{end:+.3f}".replace("0.", ".") for end in pair) for pair in ahead)
+    assert_said(PAGE, f"LoRA+ is ahead by {one} and by {other}")
+    tried = drawn.tried_pearson.mean("rate_seed")
+
+    def reached(name, rate):
+        """Mean over the seeds on which rates are chosen."""
+        of_method = drawn.tried.sel(adapter=name).values
+        (place,) = np.flatnonzero(np.isclose(of_method, rate, rtol=0.1))
+        return short(float(tried.sel(adapter=name).isel(candidate=place)), 2)
+
+    small, more, middle = (
+        [reached(name, rate) for name in names] for rate in (1e-4, 3.16e-4, 1e-3)
+    )
+    best = [short(float(tried.sel(adapter=name).max()), 2) for name in names]
+    assert_said(
+        PAGE,
+        f"""(1e-4: {small[0]} of LoRA, {small[1]}, {small[2]} with the larger ratio; 3e-4:
+        {more[0]}, {more[1]}, {more[2]}) and not at .001 ({middle[0]}, {middle[1]},
+        {middle[2]}); from .001 to .03 LoRA goes from {middle[0]} to {reached("lora", 0.0316)},
+        and the best of each are {best[0]}, {best[1]} and {best[2]}.""",
+    )
+    least = [float(drawn.tried_loss.sel(adapter=name).mean("rate_seed").min()) for name in names]
+    losses = [f"{loss:.0e}".replace("e-0", "e-") for loss in least]
+    assert_said(PAGE, f"are {losses[0]}, {losses[1]} and {losses[2]}.")
+
+
+def mean_difference(name, task, label):
+    """Mean over the seeds of one comparison of a figure."""
+    return float(FIGURES[name](numbers(name).sel(task=task))[label].mean())
+
+
+def test_figure_7_in_the_table_of_slogans():
+    def ahead(task, start, n):
+        label = f"Deep LoRA less LoRA, {start}, n = {n}"
+        return short(mean_difference("fig07", task, label), 2)
+
+    pairs = [ahead("similarity", "N(0, 1)", n) for n in (16, 64, 256)]
+    texts = [ahead("sentiment", "N(0, 1)", n) for n in (64, 256)]
+    source = [short(by, 2) for by in PUBLISHED_GAINS]
+    assert short(PUBLISHED_GAINS[0], 2) == pairs[0]
+    assert_said(
+        SLOGANS,
+        f"""on STS-B by {pairs[0]} in Pearson's correlation at n = 16, as there, and by {pairs[1]}
+        and {pairs[2]} at 64 and 256, where the source has {source[1]} and {source[2]} (MiniLM,
+        r = 8, 30 seeds). On sentiment of sentences by {texts[0]} and {texts[1]} at 64 and 256,
+        and not told at 16 and 1,024. Of LoRA from its usual start, N(0, 1/d): by
+        {ahead("similarity", "N(0, 1/d)", 16)} on STS-B at n = 16, else not""",
+    )
