@@ -59,7 +59,7 @@ report: $(READY) ## one page of what `make verify` left: results/report.html
 test: $(READY) ## the tests of the library; ARGS="-k name" passes arguments to pytest
 	@$(RUN) -m pytest -n auto --dist loadfile -m "not tools" $(ARGS)
 
-tools: $(READY) ## the tests of what looks at it: referee, commands of the pages, benchmarks, faults, mutants
+tools: $(READY) ## the tests of what looks at it: referee, searches, faults, mutants, pages, benchmarks
 	@$(RUN) -m pytest -n auto --dist loadfile -m tools $(ARGS)
 
 referee: $(READY) ## both sides of every claim once more, by NumPy alone, from small runs; part of make tools

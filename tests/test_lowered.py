@@ -10,6 +10,8 @@ from lrdyn.engine.programs import equations
 from lrdyn.registry import REGISTRY
 from tests.faults import lowered
 
+pytestmark = pytest.mark.tools
+
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_the_main_program_of_a_theorem_is_known_calls_and_full_products(name):

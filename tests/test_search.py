@@ -42,6 +42,8 @@ from lrdyn.engine.search import (
 from lrdyn.engine.statement import Claim, Scenario, Theorem
 from lrdyn.theorem2.statement import THEOREM2
 
+pytestmark = pytest.mark.tools
+
 
 class Cube(NamedTuple):
     """The cubes of a vector, and a number."""

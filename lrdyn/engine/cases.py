@@ -118,18 +118,21 @@ def split(
     """
     names = [str(name) for name in dataset.data_vars if _marked(str(name))]
     # A slice, not an index: the axis of the seeds stays, and says which one it was.
-    cases, left_out = dataset[names].isel(seed=slice(1)), []
+    cases, left_out, changed, empty = dataset[names].isel(seed=slice(1)), [], {}, []
     for name in [name for name in names if name.startswith(MARK)]:
-        array = cases[name]
-        lengths = [f"length_{axis}" for axis in array.dims if f"length_{axis}" in names]
-        if not array.size or any(bool((cases[length] == 0).any()) for length in lengths):
+        array = cases.variables[name]
+        sizes = {f"length_{axis}" for axis in array.dims} & {*names}
+        lengths = {size: changed.get(size, cases.variables[size]) for size in sizes}
+        if not array.size or any(bool((length == 0).any()) for length in lengths.values()):
             left_out.append(name)
         if not array.size:
-            cases = cases.drop_vars([name, *lengths])
+            empty += [name, *lengths]
             continue
-        cases[name] = array.astype(np.float64) if array.dtype.kind == "f" else array
+        changed[name] = array.astype(np.float64) if array.dtype.kind == "f" else array
         # A network of fewer layers has no such array: its length was never set.
-        cases.update({length: cases[length].clip(0) for length in lengths})
+        changed |= {size: length.clip(0) for size, length in lengths.items()}
+    # All at once: xarray copies a dataset, and compares its axes, at each assignment.
+    cases = cases.drop_vars(empty).assign(changed)
     cases = cases.assign_attrs(
         title=f"cases of {scenario.id}, of one seed",
         recipe=f"{_named(scenario.case)}(jax.random.key(seed), **flags)",
