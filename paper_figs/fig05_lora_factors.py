@@ -35,9 +35,10 @@ standard error. (d), (e) A toy of width n: how much the second step's moves of a
 theory's lines; only rates 1/n and 1 let both move f alike.
 """
 NOTES = """\
-(a) is the mean over {matrices} matrices. On {seeds} of the report, each method at its best rate:
-{ahead}. (d), (e) f = (W* + b a^T) x; changes over |U|, medians of starts; the lines are n^(1 -
-alpha - 2 beta) and n^-beta for rates n^-alpha of a and n^-beta of b. How: {how}
+(a) is the mean over {matrices} matrices. On {seeds} of the report, each method at its best rate,
+{held} intervals held at once: {ahead}. (d), (e) f = (W* + b a^T) x; changes over |U|, medians of
+starts; the lines are n^(1 - alpha - 2 beta) and n^-beta for rates n^-alpha of a and n^-beta of b.
+How: {how}
 """
 
 
@@ -96,11 +97,11 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
 def _facts(drawn: xr.Dataset) -> dict[str, Any]:
     """Values of the results that the caption quotes."""
     growth = (drawn.norm_A.isel(step=-1) / drawn.norm_A.isel(step=0)).mean("matrix")
-    plain = drawn.pearson.sel(adapter="lora").values
-    ahead = [
-        f"{TITLES[name]} less LoRA {paired.paired(drawn.pearson.sel(adapter=name).values, plain)}"
-        for name in COMPARED[1:]
-    ]
+    plain, ahead = drawn.pearson.sel(adapter="lora").values, []
+    for name in COMPARED[1:]:
+        difference = paired.paired(drawn.pearson.sel(adapter=name).values, plain)
+        came = difference.came_of(f"factors_{name}_ahead")
+        ahead.append(f"{TITLES[name]} less LoRA {difference.mean:+.3f} ({came})")
     return {
         "what": TASKS[drawn.attrs["task"]],
         "grown": ", ".join(f"{float(growth.sel(adapter=name)):.2f}" for name in COMPARED),
@@ -108,6 +109,7 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
         "seeds": counted(drawn.sizes["seed"]),
         "tried": drawn.sizes["rate_seed"],
         "ahead": "; ".join(ahead),
+        "held": ADAPTERS.intervals,
     }
 
 

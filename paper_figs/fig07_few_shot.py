@@ -9,7 +9,7 @@ import xarray as xr
 from lrdyn.engine import fields
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results
-from lrdyn.studies.adapter_training import ADAPTERS
+from lrdyn.studies.adapter_training import ADAPTERS, cells
 from lrdyn.studies.adapter_training.few_shot import COMPARED, PUBLISHED, FewShotMeasured
 from paper_figs import paired
 from paper_figs.paired import SHORT, TASKS, TITLES
@@ -22,12 +22,13 @@ CAPTION = """\
 The survey's own Figure 7 was not available: this one is ours. {what}; rank {rank}, {seeds},
 {dtype}. {pearson} Pearson correlation at the last step, mean and standard error; dotted: ridge on
 the frozen network ({verdict}). {authors}{used} Singular values with 99 % of the energy of what each
-matrix was given, mean over matrices.{compared}
+matrix was given, mean over those that moved; dashed: random ones.{compared}
 """
 COMPARISONS = (
-    " ({letter}) Paired differences: seeds, mean, 95 % interval ({held} held at once, Bonferroni). "
-    "The seeds would show differences {least}."
+    " ({letter}) Paired differences: seeds, mean (filled: not 0), 95 % interval ({held} held at "
+    "once, Bonferroni).{source} The seeds would show differences {least}."
 )
+SOURCE = " Deep LoRA's published gains over N(0, 1): {}."
 NOTES = """\
 {used} At n = {most}: {ranks}.{smallest} How: {how}
 """
@@ -42,10 +43,13 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     drawn = xr.Dataset(
         {
             "pearson": run(lambda run: run.pearson),
-            "energy_rank": run(lambda run: run.energy_rank).mean("matrix"),
+            "energy_rank": _ranks_of_moved(run),
+            "random_rank": run(lambda run: run.random_rank).isel(seed=0, drop=True).mean("matrix"),
             "ridge": run(lambda run: run.ridge),
             "rate": run(lambda run: run.rate).isel(seed=0, drop=True),
             "tested": run(lambda run: run.tested).isel(seed=0, drop=True),
+            "tried": run(lambda run: run.tried).isel(seed=0, drop=True),
+            "tried_pearson": run(lambda run: run.tried_pearson).isel(seed=0, drop=True),
         }
     ).astype(float)
     bracketed = bool(run(lambda run: run.bracketed).values.all())
@@ -55,6 +59,13 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     return drawn.assign_attrs(
         paired.how(groups, drawn.task.values.tolist(), bracketed) | {"rank": rank}
     )
+
+
+def _ranks_of_moved(run: Any) -> xr.DataArray:
+    """Mean rank of the matrices that moved."""
+    ranks, final = run(lambda run: run.energy_rank), run(lambda run: run.final_rank)
+    over = {"input_core_dims": [["matrix"], ["matrix"]]}
+    return xr.apply_ufunc(cells.mean_rank, ranks, final, **over)
 
 
 def differences(drawn: xr.Dataset) -> dict[str, np.ndarray]:
@@ -71,13 +82,26 @@ def differences(drawn: xr.Dataset) -> dict[str, np.ndarray]:
     }
 
 
+def lost(drawn: xr.Dataset) -> list[int]:
+    """Numbers of examples at which the ridge is ahead of all methods in one task."""
+    ahead = drawn.ridge.mean("seed") > drawn.pearson.mean("seed").max("adapter")
+    return [int(n) for n in drawn.examples.values[ahead.values]]
+
+
 def beaten(drawn: xr.Dataset) -> str:
     """Where the ridge on the frozen network is ahead of all methods in one task, in words."""
-    ahead = drawn.ridge.mean("seed") - drawn.pearson.mean("seed").max("adapter")
-    places = [f"n = {int(n)}" for n, gap in zip(drawn.examples, ahead, strict=True) if gap > 0]
-    if len(places) == drawn.sizes["examples"]:
+    places = ", ".join(f"n = {n}" for n in lost(drawn))
+    if len(lost(drawn)) == drawn.sizes["examples"]:
         return "all methods lose to it"
-    return f"all methods lose to it at {', '.join(places)}" if places else "the best method wins"
+    return f"all methods lose to it at {places}" if places else "the best method wins"
+
+
+def title(drawn: xr.Dataset) -> str:
+    """What a panel of one task is called: where all methods lose to the ridge, it says so."""
+    if len(lost(drawn)) == drawn.sizes["examples"]:
+        return "the ridge wins"
+    places = ", ".join(f"{n}" for n in lost(drawn))
+    return f"the ridge wins at n = {places}" if places else "Pearson"
 
 
 def _of_tasks(drawn: xr.Dataset, say: Callable[[xr.Dataset], str]) -> str:
@@ -90,7 +114,7 @@ def _of_tasks(drawn: xr.Dataset, say: Callable[[xr.Dataset], str]) -> str:
 
 def _ranks(drawn: xr.Dataset) -> str:
     """Ranks that the methods use in one task with the most examples."""
-    ranks = drawn.energy_rank.mean("seed").isel(examples=-1)
+    ranks = drawn.energy_rank.isel(examples=-1).mean("seed")
     return ", ".join(f"{TITLES[n]} {float(ranks.sel(adapter=n)):.1f}" for n in drawn.adapter.values)
 
 
@@ -112,6 +136,7 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
         compared = COMPARISONS.format(
             letter=letters[paired.BESIDE],
             held=paired.held_at_once(count),
+            source=_of_source(drawn) if is_stsb else "",
             least=paired.least_shown(comparisons),
         )
         smallest = SMALLEST.format(count=count, p=small.p, label=small.label)
@@ -129,6 +154,18 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
     }
 
 
+def _of_source(drawn: xr.Dataset) -> str:
+    """What came of the gains that the authors of Deep LoRA report, in words."""
+    found = differences(drawn.sel(task="similarity", drop=True))
+    came = []
+    for n in PUBLISHED["deep_lora"]:
+        label = f"{TITLES['deep_lora']} less {TITLES['lora_unit']}, n = {n}"
+        if label in found:
+            finding = f"similarity_deep_lora_less_lora_unit_{n}"
+            came.append(f"n = {n} {ADAPTERS.came_of(finding, found[label])['outcome']}")
+    return SOURCE.format(", ".join(came)) if came else ""
+
+
 def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 7: a row for each task, the differences of all beside them."""
     in_tasks, rows = paired.compared_in_tasks(dataset, differences), rows_of(dataset)
@@ -138,11 +175,10 @@ def draw(dataset: xr.Dataset) -> Any:
     titles: dict[paired.Panel, str] = {paired.BESIDE: "paired differences"}
     for task in map(str, dataset.task.values):
         values = dataset.sel(task=task, drop=True)
-        wins = beaten(values) == "all methods lose to it"
-        first = "the ridge wins" if wins else "Pearson"
-        titles[task, "Pearson"], titles[task, "rank"] = f"{SHORT[task]}: {first}", "rank used"
+        titles[task, "Pearson"] = f"{SHORT[task]}: {title(values)}"
+        titles[task, "rank"] = "rank used"
         plot_pearson(places[task, "Pearson"], values, PUBLISHED if task == "similarity" else {})
-        plot_ranks(places[task, "rank"], values.energy_rank.mean("seed"))
+        plot_ranks(places[task, "rank"], values.energy_rank.mean("seed"), values.random_rank)
     if in_tasks:
         paired.plot_compared(places[paired.BESIDE], in_tasks)
     plotting.entitle(places.values(), [titles[panel] for panel in places])
@@ -159,9 +195,11 @@ def plot_pearson(ax: Any, values: xr.Dataset, authors: Mapping[str, Any]) -> Non
     ax.set_xlabel("examples n")
 
 
-def plot_ranks(ax: Any, ranks: xr.DataArray) -> None:
-    """Values with 99 % of the energy, over the examples."""
+def plot_ranks(ax: Any, ranks: xr.DataArray, by_chance: xr.DataArray) -> None:
+    """Values with 99 % of the energy over the examples, and those of random matrices."""
     places = ranks.examples.values
+    for rank in np.unique(by_chance.values):
+        ax.axhline(rank, ls="--", color=plotting.GREY, lw=0.8, zorder=1)
     for name in ranks.adapter.values:
         ax.plot(
             places,

@@ -623,9 +623,13 @@ def test_ranks_are_trained_at_their_own_rates_and_at_the_first(files, monkeypatc
     monkeypatch.setattr(
         ranks, "searched", lambda bench, case, name, r, n: Searched(chosen[r], np.zeros((1, 1)))
     )
+    monkeypatch.setattr(ranks, "ridge_pearson", lambda bench, case, n: n / 100)
     found = ranks.measure_ranks(case_of(files, rank=(2, 4, 8)))
     assert asked == [(r, rate) for r in best for rate in (best[r], best[2])]
     assert found.rate.tolist() == [list(best.values())]
+    assert found.tried[..., 0].tolist() == found.rate.tolist()
+    assert np.isnan(found.tried[..., 1:]).all()
+    assert found.ridge == 0.16
 
 
 def test_a_figure_needs_its_own_part_of_the_results(tmp_path):
@@ -637,16 +641,16 @@ def test_a_figure_needs_its_own_part_of_the_results(tmp_path):
 
 def test_what_two_methods_differ_by():
     difference = paired.paired(np.array([0.5, 0.2, 0.9, 0.4]), np.array([0.4, 0.3, 0.5, 0.4]))
-    assert (difference.wins, difference.seeds) == (2, 4)
+    assert difference.seeds == 4
     assert difference.mean == pytest.approx(0.1)
     assert difference.error == pytest.approx(np.std([0.1, -0.1, 0.4, 0.0], ddof=1) / 2)
-    assert difference.p == 1.0  # 2 of 3, the tie left out: 2 (3 + 1) / 8
-    assert paired.paired(np.arange(1.0, 7), np.zeros(6)).p == pytest.approx(2 / 2**6)
 
 
 def test_captions_say_what_the_findings_of_the_study_say():
-    """Each finding that states an expectation has its part of .05."""
-    stated = [one for one in ADAPTERS.findings.values() if one.expected.sides]
+    """Each finding that an interval decides has its part of .05."""
+    stated = [one for one in ADAPTERS.findings.values() if one.expected.decided]
+    # Eight differences at four n and six changes at two, of two tasks, and two of Figure 5.
+    assert len(stated) == ADAPTERS.intervals == 2 * (8 * 4 + 6 * 2) + 2
     found = paired.paired(np.array([0.5, 0.4, 0.7, 0.4]), np.array([0.4, 0.3, 0.5, 0.4]))
     low, high = stats.t.interval(1 - 0.05 / len(stated), 3, 0.1, found.error)
     name = "similarity_deep_lora_less_lora_unit_16"
@@ -669,9 +673,8 @@ def test_intervals_and_p_values_hold_for_all_differences_at_once():
     order = np.argsort(raw)
     corrected = np.maximum.accumulate([(4 - i) * raw[k] for i, k in enumerate(order)])
     # As many intervals hold at once as the table of the study has.
-    assert ADAPTERS.intervals == 12
     for one, (label, values) in zip(found, draws.items(), strict=True):
-        t = stats.t.ppf(1 - 0.05 / 24, 11)
+        t = stats.t.ppf(1 - 0.05 / (2 * ADAPTERS.intervals), 11)
         error = stats.sem(values)
         assert one.label == label
         assert one.low == pytest.approx(values.mean() - t * error)

@@ -479,6 +479,7 @@ def test_the_tables_of_departures_are_those_of_the_pictures():
         assert all(0.95 < a / b < 1.05 for a, b in zip(said[1:], largest[1:], strict=True)), name
 
 
+@pytest.mark.tools
 def test_a_referee_without_the_library(tmp_path_factory):
     base = tmp_path_factory.getbasetemp()
     folders = [finished(theorem.name, base).folder for theorem in theorems()]
@@ -492,6 +493,7 @@ def test_a_referee_without_the_library(tmp_path_factory):
     assert all(line.endswith("as the verdict says") for line in lines)
 
 
+@pytest.mark.tools
 def test_that_referee_takes_the_runs_that_are_there(tmp_path_factory, tmp_path):
     """One theorem, and a search beside its run."""
     folder = finished("corollary1", tmp_path_factory.getbasetemp()).folder

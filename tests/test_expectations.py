@@ -1,5 +1,7 @@
 """What came of an expectation: every outcome at both of its edges, and what decides it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -70,6 +72,10 @@ def test_all_intervals_together_hold_their_means_as_often_as_they_say():
         (Expectation(above=0.0), [], None, None),
         (Expectation(above=0.0), [0.1, np.nan], None, None),
         (Expectation(), [0.1, 0.2], None, None),
+        (Expectation(against=0.0), [0.1], None, "one seed"),
+        (Expectation(against=0.0), [0.2, 0.2, 0.2], None, "above 0"),
+        (Expectation(against=0.1), [0.0, 0.0, 0.0], None, "below 0.1"),
+        (Expectation(against=0.0), [-0.1, 0.3], None, "not told from 0"),
         (Expectation(above=0.0), [0.2, 0.2, 0.2], True, "above 0"),  # no spread
         (Expectation(above=0.0), [-0.1, 0.3], True, "not told from 0"),
         (Expectation(below=0.0), [-0.1, 0.3], False, "not told from 0"),
@@ -84,13 +90,27 @@ def test_what_is_kept_of_an_expectation(expected, draws, came_true, wanted):
 
 
 def test_findings_of_one_experiment_share_the_probability_of_a_miss():
-    """Those that state an expectation, whichever scenario they belong to; not the others."""
+    """Those that an interval decides, whichever scenario they belong to; not the others.
+
+    Also where one scenario alone is run.
+    """
 
     def finding(id, **expected):
         return Finding(id, "", lambda outcome: np.zeros(1), lambda theory, run: (), **expected)
 
     first = Scenario("a", lambda key: key, findings=(finding("one", above=0.0), finding("free")))
-    other = Scenario("b", lambda key: key, findings=(finding("two", within=(-1.0, 1.0)),))
-    both, draws = Experiment("e", "", (), (first, other)), np.array([0.1, 0.3, 0.4])
-    assert both.came_of("one", draws)["interval"] == pytest.approx(simultaneous_interval(draws, 2))
-    assert both.came_of("free", draws)["interval"] is None
+    other = Scenario(
+        "b",
+        lambda key: key,
+        findings=(finding("two", within=(-1.0, 1.0)), finding("three", against=0.0)),
+    )
+    all_, draws = Experiment("e", "", (), (first, other)), np.array([0.1, 0.3, 0.4])
+    for run in (all_, dataclasses.replace(all_, scenarios=(first,))):
+        interval = run.came_of("one", draws)["interval"]
+        assert interval == pytest.approx(simultaneous_interval(draws, 3))
+        assert run.came_of("free", draws)["interval"] is None
+
+
+def test_what_is_expected_is_not_compared_besides():
+    with pytest.raises(ValueError, match="got against=0, wanted none beside what is expected"):
+        Finding("one", "", np.sum, lambda theory, run: (), above=0.0, against=0.0)

@@ -19,7 +19,8 @@ NOT_REPLICATED = "not replicated"
 class Expectation(NamedTuple):
     """What the mean over seeds was expected to be, before seeds above 0 were run.
 
-    One of ``above``, ``below`` and ``within``, or none of them where nothing was expected.
+    One of ``above``, ``below`` and ``within``, or none of them where nothing was expected; then
+    ``against`` may name a number with which the mean is compared.
     """
 
     above: float | None = None
@@ -30,6 +31,8 @@ class Expectation(NamedTuple):
     """No effect: the mean lies between these two, a margin that was stated beforehand."""
     source: float | None = None
     """The number of the source, if it has one: it is above, or below, what its side says."""
+    against: float | None = None
+    """A number with which the mean is compared, though nothing was expected of it."""
 
     @property
     def sides(self) -> int:
@@ -37,10 +40,15 @@ class Expectation(NamedTuple):
         return sum(side is not None for side in (self.above, self.below, self.within))
 
     @property
+    def decided(self) -> bool:
+        """Whether an interval decides anything: something is expected, or compared."""
+        return self.sides > 0 or self.against is not None
+
+    @property
     def bound(self) -> float:
-        """The number that the mean should exceed, or stay under; NaN for neither."""
-        bound = self.below if self.above is None else self.above
-        return float("nan") if bound is None else bound
+        """The number that the mean should exceed, stay under or is compared with; NaN for none."""
+        stated = (side for side in (self.above, self.below, self.against) if side is not None)
+        return next(stated, float("nan"))
 
     def met_by(self, mean: float) -> bool:
         """Whether a mean is on the side that was expected."""
@@ -92,10 +100,11 @@ def outcome(expected: Expectation, low: float, high: float) -> str:
     number, ``replicated`` if it holds that number alone, ``same sign, other size`` if it holds
     neither and lies on the side of that number, else ``not replicated``. With a margin of no
     effect: ``replicated`` if the interval lies within it, ``too wide`` if partly, else ``not
-    replicated``. With a bound alone: ``above``, ``below`` or ``not told from`` it.
+    replicated``. With a bound alone, or a number to compare with: ``above``, ``below`` or ``not
+    told from`` it.
 
     Args:
-        expected: what was expected, of one side.
+        expected: what was expected, of one side, or compared.
         low: lower end of the interval.
         high: upper end.
 
@@ -125,12 +134,12 @@ def outcome(expected: Expectation, low: float, high: float) -> str:
 def came_of(expected: Expectation, draws: np.ndarray, intervals: int = 1) -> dict[str, Any]:
     """Outcome of an expectation, as ``verdict.json``, the table and the captions report it.
 
-    What is not known (no draws, draws that are no numbers, nothing expected) is None.
+    What is not known (no draws, draws that are no numbers, nothing expected or compared) is None.
 
     Args:
         expected: what was expected.
         draws: one number for each seed.
-        intervals: how many findings of the experiment state an expectation.
+        intervals: how many findings of the experiment an interval decides.
 
     Returns:
         ``expected`` in words, ``source``, ``interval`` (two numbers), ``came_true`` (whether the
@@ -151,9 +160,10 @@ def came_of(expected: Expectation, draws: np.ndarray, intervals: int = 1) -> dic
         "outcome": None,
     }
     # One training that was lost is no number, and a mean without it would not be that of the seeds.
-    if not expected.sides or not len(draws) or not np.all(np.isfinite(draws)):
+    if not expected.decided or not len(draws) or not np.all(np.isfinite(draws)):
         return entry
-    entry |= {"came_true": expected.met_by(float(np.mean(draws))), "outcome": ONE_SEED}
+    came_true = expected.met_by(float(np.mean(draws))) if expected.sides else None
+    entry |= {"came_true": came_true, "outcome": ONE_SEED}
     if len(draws) < 2:
         return entry
     low, high = simultaneous_interval(draws, intervals)

@@ -160,6 +160,8 @@ class Finding(Generic[T, M]):
         within: or to lie between, where the source says that there is no effect: a margin that was
             stated before. Without any of these nothing is expected.
         source: the number that the source has for it, on the side that is expected.
+        against: a number with which the mean is compared where nothing is expected: 0 of a
+            difference that is looked at.
     """
 
     id: str
@@ -170,9 +172,15 @@ class Finding(Generic[T, M]):
     below: float | None = None
     within: tuple[float, float] | None = None
     source: float | None = None
+    against: float | None = None
 
     def __post_init__(self) -> None:
         expected = self.expected
+        if expected.sides and self.against is not None:
+            raise ValueError(
+                f"finding {self.id!r}: got against={self.against:g}, wanted none beside what is "
+                "expected"
+            )
         if expected.sides > 1:
             raise ValueError(
                 f"finding {self.id!r}: got {expected.sides} of above, below and within, wanted at "
@@ -192,7 +200,7 @@ class Finding(Generic[T, M]):
     @property
     def expected(self) -> Expectation:
         """What is expected of the mean over seeds."""
-        return Expectation(self.above, self.below, self.within, self.source)
+        return Expectation(self.above, self.below, self.within, self.source, self.against)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -439,6 +447,8 @@ class Experiment:
         about: ``about(settings)``: a line about what is run, said before it: the data of a study.
         numbers: ``numbers(point)``: how many numbers a case has at least, from the values of the
             flags; what does not fit into memory is then refused before anything is made.
+        intervals: how many intervals of findings hold at once, also where some scenarios alone are
+            run; one for each finding that an interval decides, unless it is given.
     """
 
     name: str
@@ -454,8 +464,12 @@ class Experiment:
     data: Callable[[Mapping[str, Any]], Sequence[Path]] = lambda settings: ()
     numbers: Callable[[Mapping[str, Any]], int] = lambda point: 0
     about: Callable[[Mapping[str, Any]], str] = lambda settings: ""
+    intervals: int = 0
 
     def __post_init__(self) -> None:
+        if not self.intervals:
+            decided = sum(finding.expected.decided for finding in self.findings.values())
+            object.__setattr__(self, "intervals", max(1, decided))
         entries = [
             entry.id for s in self.scenarios for entry in (*s.claims, *s.controls, *s.findings)
         ]
@@ -479,15 +493,10 @@ class Experiment:
         """Findings of all scenarios, by their ids."""
         return {finding.id: finding for s in self.scenarios for finding in s.findings}
 
-    @property
-    def intervals(self) -> int:
-        """How many intervals hold at once: one for each finding that states an expectation."""
-        return max(1, sum(finding.expected.sides for finding in self.findings.values()))
-
     def came_of(self, id: str, draws: np.ndarray) -> dict[str, Any]:
         """Outcome of the expectation of a finding, see :func:`lrdyn.engine.expectations.came_of`.
 
-        All findings that state an expectation share the probability that an interval misses.
+        All findings that an interval decides share the probability that one misses.
 
         Args:
             id: of the finding.

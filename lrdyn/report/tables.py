@@ -219,13 +219,15 @@ def findings(verdict: Mapping[str, Any], label: str) -> Markup:
             _number(numbers.get("source")),
         ]
         name = joined(element("code", entry["id"]), ": ", mathematics(entry["statement"]))
-        outcome = numbers.get("outcome")
+        outcome, came_true = numbers.get("outcome"), numbers.get("came_true")
+        # Nothing was expected of what is compared alone.
+        said = outcome or "-" if came_true is None else mark(came_true, outcome)
         rows.append(
             element(
                 "tr",
                 element("th", name, scope="row"),
                 *(element("td", cell, class_="number") for cell in cells),
-                element("td", mark(numbers.get("came_true"), outcome) if outcome else "-"),
+                element("td", said),
             )
         )
     columns = head(

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from lrdyn import adapters
 from lrdyn.adapters import Method
 from lrdyn.adapters.adapter import Shift
+from lrdyn.core import chance
 from lrdyn.core.algorithm import of_optimizer
 from lrdyn.core.recording import recorded_steps
 from lrdyn.engine.checkpoints import Checkpoints
@@ -499,3 +500,41 @@ def energy_rank(values: Float[np.ndarray, "rank"], share: float = 0.99) -> int:
     """
     energies = np.cumsum(values**2)
     return int(np.searchsorted(energies, share * energies[-1]) + 1) if energies[-1] > 0 else 0
+
+
+def random_rank(shape: Sequence[int], rank: int) -> int:
+    """:func:`energy_rank` by chance: of two Gaussian factors, m x r and r x n, multiplied.
+
+    Of full rank it is that of a Gaussian matrix.
+
+    Example:
+        >>> random_rank((384, 384), 8), random_rank((384, 384), 384)
+        (8, 296)
+    """
+    rows, columns = shape
+    if rank >= min(shape):
+        return energy_rank(chance.gaussian_singular_values(rows, columns))
+    rng = np.random.default_rng(0)
+    product = rng.normal(size=(rows, rank)) @ rng.normal(size=(rank, columns))
+    return energy_rank(np.linalg.svd(product, compute_uv=False)[:rank])
+
+
+def mean_rank(
+    ranks: Int[np.ndarray, "*seed matrix"], final: Int[np.ndarray, "*seed matrix"]
+) -> Float[np.ndarray, "*seed"]:
+    """Mean of ranks over the matrices that moved; NaN where none did.
+
+    What rounding left of a matrix that hardly moved has a rank, too, and it means nothing.
+
+    Args:
+        ranks: what :func:`energy_rank` says of each matrix.
+        final: what :func:`final_rank` says, 0 of one that hardly moved.
+
+    Example:
+        >>> mean_rank(np.array([[1, 8], [7, 8]]), np.array([[4, 0], [0, 0]]))
+        array([ 1., nan])
+    """
+    moved = final > 0
+    count = moved.sum(axis=-1)
+    total = np.where(moved, ranks, 0).sum(axis=-1)
+    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)

@@ -46,9 +46,11 @@ class FewShotMeasured(NamedTuple):
     pearson: Float[np.ndarray, "method examples"] = ABSENT
     """Correlation at the last step on texts that were not trained on, each at its own rate."""
     final_rank: Int[np.ndarray, "method examples matrix"] = ABSENT
-    """Rank of what each matrix was given: singular values above round-off."""
+    """Rank of what each matrix was given: singular values above round-off; 0 if it hardly moved."""
     energy_rank: Int[np.ndarray, "method examples matrix"] = ABSENT
     """How many of them hold 99 % of the squared norm."""
+    random_rank: Int[np.ndarray, "method matrix"] = ABSENT
+    """The same of a random matrix: of two Gaussian factors of that rank, or of full rank."""
     rate: Float[np.ndarray, "method examples"] = ABSENT
     """The rate of each method, the best on seeds and texts of their own."""
     bracketed: Int[np.ndarray, "method examples"] = ABSENT
@@ -146,14 +148,15 @@ def measure_few_shot(case: Tuning, keeper: Keeper = FORGETFUL) -> FewShotMeasure
     """Train every method on every number of examples, its rate chosen on other texts and seeds."""
     bench = bench_of(case, keeper)
     size = max(bench.weight(bench.paths[0]).shape)
+    shapes, by_chance = [bench.weight(path).shape for path in bench.paths], []
     collected: dict[str, list[list[Any]]] = {name: [] for name in FewShotMeasured._fields}
     for name in case.method:
         row: dict[str, list[Any]] = {field: [] for field in collected}
+        asked = TrainingRequest(name, case.rank, 0, 0.0, case.steps, case.init_scale)
         for count in case.examples:
             tried = searched(bench, case, name, case.rank, count)
             best = tried.chosen
-            asked = TrainingRequest(name, case.rank, count, best.rate, case.steps, case.init_scale)
-            cell = bench.run(asked, case.key)
+            cell = bench.run(asked._replace(examples=count, rate=best.rate), case.key)
             row["pearson"].append(float(cell.pearson))
             row["final_rank"].append([cells.final_rank(v, size) for v in cell.values])
             row["energy_rank"].append([cells.energy_rank(v) for v in cell.values])
@@ -162,11 +165,13 @@ def measure_few_shot(case: Tuning, keeper: Keeper = FORGETFUL) -> FewShotMeasure
             row["tried"].append(padded(best.tried))
             row["tried_pearson"].append(padded(best.scores))
             row["tried_loss"].append(padded(tried.losses))
+        by_chance.append([cells.random_rank(shape, bench.values_of(asked)) for shape in shapes])
         for field, values in row.items():
             collected[field].append(values)
     arrays = {name: np.array(values) for name, values in collected.items() if values[0]}
     return FewShotMeasured(
         **arrays,
+        random_rank=np.array(by_chance),
         ridge=np.array([ridge_pearson(bench, case, count) for count in case.examples]),
         method=np.array([list(METHODS).index(name) for name in case.method]),
         examples=np.array(case.examples),
@@ -204,6 +209,7 @@ COMPARED = (
     ("deep_lora", "lora"),
     ("deep_lora", "two_factors"),
     ("lora", "lora_unit"),
+    ("two_factors", "lora_unit"),
     ("lora_plus_4", "lora"),
     ("lora_plus_16", "lora"),
     ("full", "lora"),
@@ -232,10 +238,16 @@ def _ahead(outcome: Measured, pair: tuple[str, str], examples: int) -> np.ndarra
 
 
 def _mean_rank(outcome: Measured, method: str, examples: int) -> np.ndarray:
-    """Mean over the matrices of how many values hold 99 % of the energy."""
+    """Mean of how many values hold 99 % of the energy, over the matrices that moved.
+
+    NaN where none did.
+    """
     run = outcome.measured
-    ranks = cell_of(run.energy_rank, run.method, run.examples, method, examples)
-    return ranks.mean(axis=-1) if ranks.size else ranks
+    ranks, final = (
+        cell_of(array, run.method, run.examples, method, examples)
+        for array in (run.energy_rank, run.final_rank)
+    )
+    return cells.mean_rank(ranks, final) if ranks.size else ranks
 
 
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -263,6 +275,7 @@ def _finding(task: str, pair: tuple[str, str], examples: int) -> Finding[Any, Fe
         reads=lambda theory, run: (run.pearson, run.method, run.examples),
         above=0.0 if stated else None,
         source=gain if task == "similarity" else None,
+        against=0.0 if task in tasks.TASKS and not stated else None,
     )
 
 
@@ -286,9 +299,15 @@ FEW_SHOT = Scenario[Tuning, Any, FewShotMeasured](
         *(
             Finding(
                 f"{task}_rank_{method}",
-                f"{task}, n = 64: values of {method} with 99 % of the energy, mean over matrices",
+                f"{task}, n = 64: values of {method} with 99 % of the energy, mean over the "
+                "matrices that moved",
                 at_point(partial(_mean_rank, method=method, examples=64), task=task),
-                reads=lambda theory, run: (run.energy_rank, run.method, run.examples),
+                reads=lambda theory, run: (
+                    run.energy_rank,
+                    run.final_rank,
+                    run.method,
+                    run.examples,
+                ),
             )
             for task in (*tasks.TASKS, tasks.DIGITS)
             for method in ("lora", "deep_lora")

@@ -14,7 +14,14 @@ from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.adapter_training import cells, tasks, tuning
 from lrdyn.studies.adapter_training.cells import METHODS, TrainingRequest
-from lrdyn.studies.adapter_training.few_shot import at_point, bench_of, cell_of, searched
+from lrdyn.studies.adapter_training.few_shot import (
+    at_point,
+    bench_of,
+    cell_of,
+    padded,
+    ridge_pearson,
+    searched,
+)
 from lrdyn.studies.adapter_training.tuning import Tuning
 from lrdyn.studies.over_seeds import only
 from lrdyn.training import FORGETFUL, Keeper
@@ -51,6 +58,12 @@ class RanksMeasured(NamedTuple):
     """The best rate at each rank, on seeds and texts of their own."""
     bracketed: Int[np.ndarray, "method rank"] = ABSENT
     """Whether worse rates lie on both sides of it."""
+    tried: Float[np.ndarray, "method rank candidate"] = ABSENT
+    """Rates that were tried, NaN behind them."""
+    tried_pearson: Float[np.ndarray, "method rank candidate rate_seed"] = ABSENT
+    """What they reach there."""
+    ridge: Float[np.ndarray, ""] = ABSENT
+    """Correlation of a ridge on the network as it is, on the same examples."""
     method: Int[np.ndarray, "method"] = ABSENT
     """Places of the methods in METHODS."""
     rank: Int[np.ndarray, "rank"] = ABSENT
@@ -62,7 +75,7 @@ class RanksMeasured(NamedTuple):
 def measure_ranks(case: Tuning, keeper: Keeper = FORGETFUL) -> RanksMeasured:
     """Train every method at every rank, on one set of examples."""
     bench = bench_of(case, keeper)
-    pearson, ranks, own, bracketed = [], [], [], []
+    pearson, ranks, searches = [], [], []
     for name in case.method:
         best = [searched(bench, case, name, rank, case.examples).chosen for rank in case.rank]
         kinds = [(chosen.rate, best[0].rate) for chosen in best]
@@ -80,13 +93,15 @@ def measure_ranks(case: Tuning, keeper: Keeper = FORGETFUL) -> RanksMeasured:
         ranks.append(
             [[[cells.energy_rank(v) for v in cell.values] for cell in pair] for pair in runs]
         )
-        own.append([chosen.rate for chosen in best])
-        bracketed.append([int(chosen.bracketed) for chosen in best])
+        searches.append(best)
     return RanksMeasured(
         pearson=np.array(pearson),
         energy_rank=np.array(ranks),
-        rate=np.array(own),
-        bracketed=np.array(bracketed),
+        rate=np.array([[chosen.rate for chosen in best] for best in searches]),
+        bracketed=np.array([[int(chosen.bracketed) for chosen in best] for best in searches]),
+        tried=np.array([[padded(chosen.tried) for chosen in best] for best in searches]),
+        tried_pearson=np.array([[padded(chosen.scores) for chosen in best] for best in searches]),
+        ridge=np.array(ridge_pearson(bench, case, case.examples)),
         method=np.array([list(METHODS).index(name) for name in case.method]),
         rank=np.array(case.rank),
         diverged_at=np.array(-1),
@@ -144,6 +159,7 @@ def _findings(task: str, examples: int) -> tuple[Finding[Any, RanksMeasured], ..
             below=0.0 if fall else None,
             above=0.0 if stated and not fall else None,
             source=_published_change(method) if stated and task == "similarity" else None,
+            against=0.0 if task in tasks.TASKS and not stated else None,
         )
 
     return tuple(change(method, kind) for method in OF_RANKS for kind in words)
