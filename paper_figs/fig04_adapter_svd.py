@@ -1,6 +1,6 @@
 """Figure 4: the SVD of a product of three full-width factors that is added to one value matrix."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -19,7 +19,7 @@ from lrdyn.studies.adapter_training.singular_value_evolution import (
 )
 from paper_figs import paired
 
-CURVES = ("sigma", "right_angle")
+CURVES = ("sigma", "right_angle", "value_sigma", "value_right_angle")
 """Variables over the steps, along ``curve``; a baseline keeps some of the values."""
 SETTLED = tuple(
     f"{begin}{name}"
@@ -35,11 +35,11 @@ DASHES = {"adam": "-", "sgd": "--"}
 
 CAPTION = """\
 P, a product of three full-width factors, eps times orthogonal at first, is added to a value matrix
-W and trained alone; eps = {captioned:g}, in (e) {small:g}. (a) Singular values of P, Adam; blue: 10
-% or more from their start at last. (b) How far each moved; dashed: SGD; thin, bands:
-random matrices. (c) How many moved by 10 %; marks: chance. (d) Angles of their right vectors to
-Theorem 2's {frame} directions; band: chance. (e) Dotted: the largest of W. (f) Distance of the
-factors from Theorem 2's form. {counts}
+W and trained alone; eps = {captioned:g}, in (g) {small:g}. Singular values of (a) P and (b) W + P,
+Adam; coloured: 10 % or more from their start at last. (c) How far each moved; dashed: SGD; thin,
+bands: random matrices. (d) How many moved by 10 %; marks: chance. Angles to Theorem 2's {frame}
+directions of the right vectors of those alone, (e) of P, (f) of W + P; band: chance. (g) Dotted:
+the largest of W. (h) Distance of the factors from Theorem 2's form; dotted: chance. {counts}
 """
 NOTES = """\
 P = W_3 W_2 W_1 has {width} singular values. The value matrix is that of the encoder's second-last
@@ -50,12 +50,12 @@ starts unchanged. The survey's message is that few singular values move. Counted
 value, {width} eps32 sigma_1, is neither drawn nor counted. Chance: Gaussian matrices of the norm
 of P(T) - P(0) added to P(0), or to W with it. The frame is made with the gradient of the loss at
 the start in the place of the target; at t = 0 all values of P are equal and its vectors arbitrary,
-so they are compared with the frame from the first recorded step on. (f) Theorem 2's form is U_l
+so they are compared with the frame from the first recorded step on. (h) Theorem 2's form is U_l
 blkdiag(W~_l, rho_l I) V_l^T; the largest distance of the three, over how far they moved. Adam /
 SGD at the end: {table}. The theorem is about descent on a linear loss with whitened inputs;
 neither holds here. Trained: {how} A step of SGD is measured in Adam's: at the same rate the first
-is as long. Rates: {rates}. Of the curves in (a), (d) and (e) the committed numbers hold the first
-and the last 20 values and every 16th, and draw no others.
+is as long. Rates: {rates}. Of the curves in (a), (b) and (e) to (g) the committed numbers hold the
+first and the last 20 values and every 16th, and draw no others.
 """
 
 
@@ -79,6 +79,12 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
         {
             "sigma": spectra[0].isel(rule=RULES.index("adam")).rename(index="curve"),
             "right_angle": captioned(run(lambda run: run.right_angle)).rename(index="curve"),
+            "value_sigma": captioned(spectra[1])
+            .isel(rule=RULES.index("adam"))
+            .rename(index="curve"),
+            "value_right_angle": captioned(run(lambda run: run.value_right_angle)).rename(
+                index="curve"
+            ),
             "move": moved.isel(step=-1),
             "value_move": value_moved.isel(step=-1),
             "count": counted(moved),
@@ -173,42 +179,54 @@ def draw(dataset: xr.Dataset) -> Any:
     plain = dataset.sel(init_scale=first, center=dataset.center.values[0])
     titles = [
         rf"$\sigma_i(t)$ of P, $\epsilon$ = {first:g}",
+        rf"of W + P, $\epsilon$ = {first:g}",
         "how far each moved",
-        "how many moved by 10 %",
-        "angles to the frame",
+        "moved by 10 %",
+        "angles, P",
+        "angles, W + P",
         rf"$\sigma_i(t)$ of P, $\epsilon$ = {small:g}",
-        "distance from Theorem 2",
+        "from Theorem 2",
     ]
     figure, axes = plotting.panels(titles, rows=2, height=4.2)
-    plot_values(axes[0], plain)
-    plot_moves(axes[1], plain)
-    plot_counts(axes[2], plain)
-    plot_angles(axes[3], plain)
+    for ax, matrix in zip(axes, MATRICES, strict=False):
+        plot_values(ax, plain, matrix)
+    plot_moves(axes[2], plain)
+    plot_counts(axes[3], plain)
+    for ax, matrix in zip(axes[4:], MATRICES, strict=False):
+        plot_angles(ax, plain, matrix)
     last = dataset.sel(init_scale=small, center=dataset.center.values[-1])
-    plot_values(axes[4], last)
-    axes[4].axhline(float(last.largest), color="k", ls=":", lw=0.8)
-    plot_gaps(axes[5], dataset)
+    plot_values(axes[6], last, MATRICES[0])
+    axes[6].axhline(float(last.largest), color="k", ls=":", lw=0.8)
+    plot_gaps(axes[7], dataset)
     return figure
 
 
-MATRICES = (("", plotting.BLUE, "P"), ("value_", plotting.ORANGE, "W + P"))
-"""Beginning of the names of arrays, colour, label."""
+class Shown(NamedTuple):
+    """A matrix whose singular values are followed."""
+
+    begin: str
+    """Beginning of the names of its arrays."""
+    color: str
+    label: str
 
 
-def moved_curves(run: xr.Dataset, rule: str) -> np.ndarray:
-    """Which of the curves are of values of P that moved under a rule."""
-    move = run.move.sel(rule=rule).sel(index=run.curve.values)
+MATRICES = (Shown("", plotting.BLUE, "P"), Shown("value_", plotting.ORANGE, "W + P"))
+
+
+def moved_curves(run: xr.Dataset, rule: str, matrix: Shown) -> np.ndarray:
+    """Which of the curves are of values of a matrix that moved under a rule."""
+    move = run[f"{matrix.begin}move"].sel(rule=rule).sel(index=run.curve.values)
     return has_moved(move.values)
 
 
-def plot_values(ax: Any, run: xr.Dataset) -> None:
-    """The singular values of P under Adam that are above the round-off of the largest."""
-    sigma = run.sigma.transpose("step", "curve")
+def plot_values(ax: Any, run: xr.Dataset, matrix: Shown) -> None:
+    """The singular values of a matrix under Adam that are above the round-off of the largest."""
+    sigma = run[f"{matrix.begin}sigma"].transpose("step", "curve")
     values, steps = sigma.values, run.step.values
     least = int(run.width) * np.finfo(np.float32).eps * values.max(axis=1, keepdims=True)
-    known, moved = np.where(values > least, values, np.nan), moved_curves(run, "adam")
+    known, moved = np.where(values > least, values, np.nan), moved_curves(run, "adam", matrix)
     ax.plot(steps, known[:, ~moved], color="#B3B3B3", lw=0.5, zorder=1)
-    ax.plot(steps, known[:, moved], color=plotting.BLUE, lw=0.8, zorder=2)
+    ax.plot(steps, known[:, moved], color=matrix.color, lw=0.8, zorder=2)
     ax.set(xlabel="step t", xlim=(0, int(steps[-1])))
     most, least = np.nanmax(known), np.nanmin(known)
     if most > 20 * least:
@@ -243,27 +261,28 @@ def plot_counts(ax: Any, run: xr.Dataset) -> None:
             ax.plot(run.step, count, DASHES[rule], color=color, lw=1.0, label=words)
             random = run[f"{begin}random_count"].sel(rule=rule).item()
             ax.plot([last], [random], mark, color=color, mfc="white", ms=4, clip_on=False)
-    ax.set(xlabel="step t", xlim=(0, last), yscale="symlog", ylim=(0, 30 * int(run.width)))
+    ax.set(xlabel="step t", xlim=(0, last), yscale="symlog", ylim=(0, 3000 * int(run.width)))
     ax.set_yticks((0, 1, 10, 100), ("0", "1", "10", "100"))
-    plotting.key(ax, None, "upper left", fontsize=7, ncols=2)
+    plotting.key(ax, None, "upper left", fontsize=7)
 
 
-def plot_angles(ax: Any, run: xr.Dataset) -> None:
-    """Angles to the frame of the right vectors of the values of P that moved, in degrees."""
+def plot_angles(ax: Any, run: xr.Dataset, matrix: Shown) -> None:
+    """Angles to the frame of the right vectors of the values that moved, in degrees."""
     steps = run.step.values[1:]
+    every = run[f"{matrix.begin}right_angle"].transpose("rule", "step", "curve")
     for rule, color, width in (("adam", plotting.BLUE, 0.5), ("sgd", plotting.ORANGE, 1.0)):
-        moved = moved_curves(run, rule)
-        angles = run.right_angle.sel(rule=rule).transpose("step", "curve").values[1:, moved]
+        moved = moved_curves(run, rule, matrix)
+        angles = every.sel(rule=rule).values[1:, moved]
         for place, curve in enumerate(angles.T):
             words = LABELS[rule] if place == 0 else None
             ax.plot(steps, curve, DASHES[rule], color=color, lw=width, label=words)
     random = chance.direction_angle(int(run.width), int(run.frame))
     ax.axhspan(float(random.low), float(random.high), color="#D9D9D9", lw=0, zorder=0)
     ax.axhline(float(random.value), color="k", ls=":", lw=0.8)
-    ax.set(xlabel="step t", xlim=(0, int(steps[-1])), ylim=(-2, 92), yticks=(0, 30, 60, 90))
+    ax.set(xlabel="step t", xlim=(0, int(steps[-1])), ylim=(-25, 92), yticks=(0, 30, 60, 90))
     ax.set(ylabel="degrees")
     if ax.get_legend_handles_labels()[0]:
-        plotting.key(ax, None, "lower right", fontsize=7, ncols=2)
+        plotting.key(ax, None, "lower right", fontsize=7, handlelength=1.2)
 
 
 def plot_gaps(ax: Any, dataset: xr.Dataset) -> None:
@@ -275,8 +294,11 @@ def plot_gaps(ax: Any, dataset: xr.Dataset) -> None:
             label = text if rule == "adam" else None
             gap = run.gap.sel(rule=rule).values[1:]
             ax.plot(run.step[1:], gap, DASHES[rule], color=color, lw=1.0, label=label)
+    # Of n^2 directions the form has (2r)^2 and the multiple of the identity.
+    free = 1 - (int(dataset.frame) ** 2 + 1) / int(dataset.width) ** 2
+    ax.axhline(np.sqrt(free), color="k", ls=":", lw=0.8)
     ax.set(xlabel="step t", xlim=(0, int(dataset.step[-1])), ylim=(0, 1.05))
-    plotting.key(ax, None, "lower right", fontsize=7)
+    plotting.key(ax, None, "lower right", fontsize=7, handlelength=1.0)
 
 
 FIGURE = Figure(
@@ -293,17 +315,19 @@ FIGURE = Figure(
     turn=3,
     groups=("/evolution",),
     panels={
-        "sigma": "ae",
-        "move": "bad",
-        "value_move": "b",
-        "random_move": "b",
-        "value_random_move": "b",
-        "random_count": "c",
-        "value_random_count": "c",
-        "count": "c",
-        "value_count": "c",
-        "right_angle": "d",
-        "largest": "e",
-        "gap": "f",
+        "sigma": "ag",
+        "value_sigma": "b",
+        "move": "ace",
+        "value_move": "bcf",
+        "random_move": "c",
+        "value_random_move": "c",
+        "random_count": "d",
+        "value_random_count": "d",
+        "count": "d",
+        "value_count": "d",
+        "right_angle": "e",
+        "value_right_angle": "f",
+        "largest": "g",
+        "gap": "h",
     },
 )
