@@ -78,12 +78,12 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     drawn = xr.Dataset(
         {
             "sigma": spectra[0].isel(rule=RULES.index("adam")).rename(index="curve"),
-            "right_angle": captioned(run(lambda run: run.right_angle)).rename(index="curve"),
+            "right_angle": captioned(of_moved(run(lambda run: run.right_angle), moved)),
             "value_sigma": captioned(spectra[1])
             .isel(rule=RULES.index("adam"))
             .rename(index="curve"),
-            "value_right_angle": captioned(run(lambda run: run.value_right_angle)).rename(
-                index="curve"
+            "value_right_angle": captioned(
+                of_moved(run(lambda run: run.value_right_angle), value_moved)
             ),
             "move": moved.isel(step=-1),
             "value_move": value_moved.isel(step=-1),
@@ -118,6 +118,12 @@ def moves_of(sigma: xr.DataArray) -> xr.DataArray:
     """How far each singular value is from its start, NaN below round-off."""
     ordered = sigma.transpose(..., "step", "index")
     return ordered.copy(data=moves(ordered.values))
+
+
+def of_moved(angles: xr.DataArray, move: xr.DataArray) -> xr.DataArray:
+    """Angles of the vectors whose values have moved at the end, NaN of the others, as curves."""
+    last = move.isel(step=-1)
+    return angles.where(last.copy(data=has_moved(last.values))).rename(index="curve")
 
 
 def counted(move: xr.DataArray) -> xr.DataArray:
