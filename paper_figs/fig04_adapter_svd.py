@@ -34,12 +34,12 @@ LABELS = {"adam": "Adam", "sgd": "SGD"}
 DASHES = {"adam": "-", "sgd": "--"}
 
 CAPTION = """\
-P, a product of three full-width factors, eps times orthogonal at first, is added to a value matrix
-W and trained alone; eps = {captioned:g}, in (g) {small:g}. Singular values of (a) P and (b) W + P,
-Adam; coloured: 10 % or more from their start at last. (c) How far each moved; dashed: SGD; thin,
-bands: random matrices. (d) How many moved by 10 %; marks: chance. Angles to Theorem 2's {frame}
-directions of the right vectors of those alone, (e) of P, (f) of W + P; band: chance. (g) Dotted:
-the largest of W. (h) Distance of the factors from Theorem 2's form; dotted: chance. {counts}
+P, three full-width factors, eps times orthogonal at first, is added to a value matrix W and trained
+alone; eps = {captioned:g}, in (g) {small:g}. Singular values of (a) P and (b) W + P, Adam;
+coloured: 10 % or more from their start at last. (c) How far each moved; dashed: SGD; thin, bands:
+random matrices. (d) How many by 10 %; marks: chance. (e), (f) Angles of their right vectors to
+Theorem 2's {frame} directions; band: chance. (g) Dotted: the largest of W. (h) Distance from Theorem
+2's form; dotted: chance. {counts}
 """
 NOTES = """\
 P = W_3 W_2 W_1 has {width} singular values. The value matrix is that of the encoder's second-last
@@ -55,7 +55,7 @@ blkdiag(W~_l, rho_l I) V_l^T; the largest distance of the three, over how far th
 SGD at the end: {table}. The theorem is about descent on a linear loss with whitened inputs;
 neither holds here. Trained: {how} A step of SGD is measured in Adam's: at the same rate the first
 is as long. Rates: {rates}. Of the curves in (a), (b) and (e) to (g) the committed numbers hold the
-first and the last 16 values and every 20th, and draw no others.
+first and the last 16 values and every 24th, and draw no others.
 """
 
 
@@ -173,10 +173,10 @@ def _facts(drawn: xr.Dataset, rates: xr.DataArray) -> dict[str, Any]:
 
 
 def thin(dataset: xr.Dataset) -> xr.Dataset:
-    """Part kept as a baseline: curves of the first and last 16 values, and of every 20th."""
+    """Part kept as a baseline: curves of the first and last 16 values, and of every 24th."""
     place = np.arange(dataset.sizes["curve"])
     ends = (place < 16) | (place >= len(place) - 16)
-    return dataset.isel(curve=np.nonzero(ends | (place % 20 == 0))[0])
+    return dataset.isel(curve=np.nonzero(ends | (place % 24 == 0))[0])
 
 
 def draw(dataset: xr.Dataset) -> Any:
