@@ -36,10 +36,10 @@ DASHES = {"adam": "-", "sgd": "--"}
 CAPTION = """\
 P, three full-width factors, eps times orthogonal at first, is added to a value matrix W and trained
 alone; eps = {captioned:g}, in (g) {small:g}. Singular values of (a) P and (b) W + P, Adam;
-coloured: 10 % or more from their start at last. (c) How far each moved; dashed: SGD; thin, bands:
-random matrices. (d) How many by 10 %; marks: chance. (e), (f) Angles of their right vectors to
-Theorem 2's {frame} directions; band: chance. (g) Dotted: the largest of W. (h) Distance from Theorem
-2's form; dotted: chance. {counts}
+coloured: moved by 10 %. (c) How far each moved; dashed: SGD; thin, bands: random matrices. (d) How
+many by 10 %; marks: chance. (e), (f) Angles of their right vectors to Theorem 2's {frame}
+directions; band: chance. (g) Dotted: the largest of W. (h) Distance from Theorem 2's form; dotted:
+chance. {counts}
 """
 NOTES = """\
 P = W_3 W_2 W_1 has {width} singular values. The value matrix is that of the encoder's second-last
