@@ -112,9 +112,9 @@ $ python -m experiments.real_updates --before OUT/text.safetensors --after OUT/t
 ![Energy in the first r singular values of updates, by kind of layer](images/updates.png)
 
 Share of ||W after - W before||\\_F^2 in the first r singular values, over r / min(m, n); each curve
-is the mean over the matrices of one kind, of the kinds with the most energy. Dashed: a Gaussian
-matrix as large as the largest of the first kind; dotted: 2K of a classifier with K classes, where
-all matrices of the first kind are of one size.
+is the mean over the matrices of one kind, of the kinds with the most energy. Dashed, in the colour
+of a kind: a Gaussian matrix as large as its largest; dotted: 2K of a classifier with K classes,
+where all matrices of the first kind are of one size.
 """
 READING = """\
 > **Measured.** For .9 of the energy the matrices of attention and of the perceptrons need .27 to
@@ -204,9 +204,9 @@ def plot_pair(ax: Any, kinds: list[dict[str, Any]], outputs: int) -> None:
     """Energies of each kind beside those of a Gaussian matrix and 2K."""
     for one, color in zip(kinds, plotting.SHADES, strict=False):
         ax.plot(GRID, one["shares"], color=color, lw=1.1, label=one["kind"][-24:])
+        by_chance = energies_at(chance.gaussian_singular_values(*one["shapes"][1]), GRID)
+        ax.plot(GRID, by_chance, "--", color=color, lw=0.7)
     least, most = kinds[0]["shapes"]
-    by_chance = energies_at(chance.gaussian_singular_values(*most), GRID)
-    ax.plot(GRID, by_chance, "--", color=plotting.GREY, lw=0.8)
     if outputs and min(least) == min(most):  # else 2K is at another place for each matrix
         ax.axvline(2 * outputs / min(most), color="k", lw=0.8, ls=":")
     ax.set(xlabel="r / min(m, n)", xlim=(0, 1), ylim=(0, 1.02))

@@ -17,7 +17,7 @@ from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.judging import Groups
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results
-from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA
+from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA, synthetic
 from lrdyn.studies.dropout_spectra.activations import TrainedDropoutMeasured
 from lrdyn.studies.dropout_spectra.minimum import MinimumMeasured, MinimumTheory
 from lrdyn.studies.dropout_spectra.raw import RawMeasured, RawTheory
@@ -96,9 +96,8 @@ CAPTION = """\
 The survey: dropout gradually lowers the rank of the last activations H. Found, effective rank
 without dropout to with it ({held} intervals held at once): {found}; rows balanced:
 {found_balanced}. (a) Linear network at the minimum of the expected loss: crosses, balanced; line,
-sqrt(s) of Theorem 3; points, H. (b-{last}) Effective rank over the steps; dotted: a Gaussian H.
-({drift}) Distance of H from c^(1/4) sqrt(s) over the step size, slope 1. ({ends}) Spectra at the
-end.
+sqrt(s) of Theorem 3; points, H. (b-{last}) Effective rank over the steps; ({ends}) spectra at the
+end; dotted: a Gaussian H. ({drift}) Distance of H from c^(1/4) sqrt(s) over the step size, slope 1.
 """
 NOTES = """\
 Singular values are those on 1,000 examples that were not trained on, over the square root of their
@@ -108,12 +107,13 @@ number, in evaluation, not centred, with dropout of {percent:g} % of the last hi
 Balanced: each row of H over (||h_i|| / ||w_i||)^(1/2), w_i the weights that read it. Dropout leaves
 W D and D^-1 H as good as W and H for every positive diagonal D: the raw spectrum depends on that
 free scale of the units, the balanced one does not. Curves: blue with dropout, grey without from the
-same start. {networks} Running statistics of batch normalisation are drawn from step {forgotten} on,
+same start. The linear network's H is a matrix times {inputs} inputs: so is its Gaussian one.
+{networks} Running statistics of batch normalisation are drawn from step {forgotten} on,
 where less than .05 of them is of the untrained network.
 """
 NETWORK_TEXT = {
     "dln": "Linear network and perceptron (ReLU): Adam on the squared error of mini-batches, white "
-    "Gaussian inputs, a teacher of rank 8 and noise; dotted: sqrt(s).",
+    "Gaussian inputs, a teacher of rank 8 and noise; orange: sqrt(s).",
     "mlp": "",
     "resnet": "ResNet-18 of {width} to {widest} channels: Adam on the cross-entropy of "
     "mini-batches of {described}.",
@@ -277,6 +277,7 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
         "identity": float(np.abs(drawn["at_minimum"] - drawn["predicted"]).max()),
         "networks": " ".join(texts),
         "forgotten": FORGOTTEN,
+        "inputs": synthetic.INPUTS,
     }
 
 
@@ -343,7 +344,7 @@ def plot_drift(ax: Any, dataset: xr.Dataset) -> None:
 
 def plot_ranks(ax: Any, run: xr.Dataset, first: int) -> None:
     """Draw the effective rank over the steps, mean over seeds and its standard error."""
-    chance_rank = chance.gaussian_effective_rank(int(run["width"]), EXAMPLES)
+    chance_rank = chance.gaussian_effective_rank(*size_of(run))
     every = run["step"].values
     drawn = every >= min(first, np.nanmax(every))  # of a short training its end
     for name, kind in KINDS.items():
@@ -359,6 +360,14 @@ EXAMPLES = 1000
 """Columns of H."""
 
 
+def size_of(run: xr.Dataset) -> tuple[int, int]:
+    """Size of a Gaussian matrix with the spectrum of a Gaussian H, but for a factor.
+
+    The linear network's H is W X, and X is white: the singular values are those of W.
+    """
+    return int(run["width"]), synthetic.INPUTS if run.network.item() == "dln" else EXAMPLES
+
+
 def plot_ends(ax: Any, run: xr.Dataset, *, with_limit: bool) -> None:
     """The four spectra at the end, over their largest."""
     index = run.index.values
@@ -368,7 +377,10 @@ def plot_ends(ax: Any, run: xr.Dataset, *, with_limit: bool) -> None:
         ax.plot(index, values / values[0], lw=1.0, **look)
     if with_limit:
         limit = run.shrunk.values
-        ax.plot(index, np.where(limit > 0, limit, np.nan) / limit[0], ":", color="k", lw=1.5)
+        known = np.where(limit > 0, limit, np.nan)
+        ax.plot(index, known / limit[0], ":", color=plotting.ORANGE, lw=1.5)
+    random = chance.gaussian_singular_values(*size_of(run))
+    ax.plot(1 + np.arange(len(random)), random / random[0], ":", color="k", lw=0.7, zorder=1)
     ax.set(xscale="log", yscale="log", xlabel="index i", ylim=(1e-3, 2))
 
 

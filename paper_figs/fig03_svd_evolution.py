@@ -9,6 +9,7 @@ import xarray as xr
 from jaxtyping import Array, Float, Int
 
 import lrdyn
+from lrdyn.core import chance
 from lrdyn.engine import fields
 from lrdyn.engine.fields import ABSENT
 from lrdyn.figures import plotting
@@ -40,8 +41,9 @@ Phi is the rank-{rank} truncation of a standard Gaussian matrix; the step is {le
 loss half the mean squared error (seed {seed}, double precision). The {moving} directions move as
 the {moving} x {moving} reduced dynamics say, the others as rho(t). At t = 0 all singular values are
 equal, so vectors are not defined there: for the moving directions v_i(0) and u_i(0) are the limits
-for t -> 0+ of the reduced dynamics; of a bulk direction the angle to the bulk subspace is shown: of
-a random direction of its size it would be nearly 90 degrees. Curves are followed by overlap, not by
+for t -> 0+ of the reduced dynamics; of a bulk direction the angle to the bulk subspace is shown.
+Chance: a random direction lies at {turned:.0f} degrees to v_i(0), and at {left:.0f} to the bulk
+subspace. Curves are followed by overlap, not by
 size. All iterations are in fig03.nc.
 """
 
@@ -279,6 +281,13 @@ def numbers(results: Results, *, init_scale: float, depth: int, **_: Any) -> xr.
     )
 
 
+def says(drawn: xr.Dataset) -> dict[str, Any]:
+    """Angles of random directions, for the caption."""
+    dim = drawn.sizes["index"]
+    turned, left = (chance.direction_angle(dim, size) for size in (1, drawn.bulk))
+    return {"turned": float(turned.value), "left": float(left.value)}
+
+
 def curve_colors(dataset: xr.Dataset) -> list[str]:
     """Colour of each index: blues grow, oranges shrink, black is the bulk."""
     growing, shrinking = dataset.growing, dataset.moving - dataset.growing
@@ -339,6 +348,7 @@ FIGURE = Figure(
     sources=drawn_from(EVOLUTION),
     numbers=numbers,
     draw=draw,
+    says=says,
     presets={"quick": PRESET, "paper": PRESET},
     panels={
         f"{name}_{side}": panel
