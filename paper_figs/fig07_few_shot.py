@@ -44,6 +44,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
         {
             "pearson": run(lambda run: run.pearson),
             "energy_rank": _ranks_of_moved(run),
+            "moved": (run(lambda run: run.final_rank) > 0).mean(("seed", "matrix")),
             "random_rank": run(lambda run: run.random_rank).isel(seed=0, drop=True).mean("matrix"),
             "ridge": run(lambda run: run.ridge),
             "rate": run(lambda run: run.rate).isel(seed=0, drop=True),

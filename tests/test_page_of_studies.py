@@ -13,7 +13,6 @@ from tests.runs import ROOT
 
 PAGE = (ROOT / "docs/studies.md").read_text()
 SLOGANS = (ROOT / "docs/slogans.md").read_text()
-INTERVAL = re.compile(r"([+-]?\.\d{3}) to ([+-]?\.\d{3})")
 FIGURES = {"fig07": fig07_few_shot.differences, "fig08": fig08_ranks.changes}
 METHODS = {
     "LoRA, A ~ N(0, 1)": "lora_unit",
@@ -100,36 +99,100 @@ def test_all_tasks_have_their_tables():
     assert {*numbers("fig08").task.values.tolist()} == {*TABLES_OF_RANKS}
 
 
-def ends(low, high):
-    """An interval as a page may write it: of a less b, of b less a, or sizes without signs."""
-    either = [(low, high), (-high, -low)]
-    signed = {tuple(f"{end:+.3f}".replace("0.", ".", 1) for end in pair) for pair in either}
-    return signed | {(short(abs(one)), short(abs(other))) for one, other in either}
-
-
 def intervals(name):
-    """All intervals that hold at once, what the seeds would show, and those of the record."""
-    compared = paired.labelled(paired.compared_in_tasks(numbers(name), FIGURES[name]))
-    found = [ends(one.low, one.high) for one in compared]
-    least = [one.least for one in compared]
-    record = json.loads((BASELINES / f"{name}_record.json").read_text())["adapters"]["verdict"]
-    findings = [one["finding"] for one in record["claims"] if one["kind"] == "finding"]
-    found += [ends(*one["interval"]) for one in findings if one["interval"]]
-    return {*ends(min(least), max(least)), *(pair for pairs in found for pair in pairs)}
+    """Task and label -> the interval of a difference, as a table has it: bold without 0."""
+    in_tasks = paired.compared_in_tasks(numbers(name), FIGURES[name])
+    return {
+        (task, one.label): marked(one.low, one.high)
+        for task, compared in in_tasks.items()
+        for one in compared
+    }
 
 
-@pytest.mark.parametrize(
-    ("name", "after", "before", "least"),
-    [
-        ("fig07", "Differences are paired, and ", "Figure 5, n = 64: ", 25),
-        ("fig08", "From r = 8 to 64, as the authors", "Figure 4's numbers are", 8),
-    ],
-)
-def test_intervals_in_the_text(name, after, before, least):
-    text = " ".join(part(after, before).split())
-    named = INTERVAL.findall(text)
-    assert len(named) >= least
-    assert [pair for pair in named if pair not in intervals(name)] == []
+def marked(low, high):
+    """An interval, in bold type if it does not hold 0."""
+    words = " to ".join(f"{end:+.3f}".replace("0.", ".", 1) for end in (low, high))
+    return f"**{words}**" if low > 0 or high < 0 else words
+
+
+TASKS = {"sentences": "sentiment", "pairs": "similarity"}
+
+
+def test_the_table_of_differences_of_figure_7():
+    wanted = intervals("fig07")
+    titles, rows = table(PAGE.partition("Differences of Figure 7")[2])
+    examples = [count(title.removeprefix("n = ")) for title in titles[2:]]
+    found = {
+        (TASKS[task], f"{pair}, n = {n}"): cell
+        for pair, task, *cells in rows
+        for n, cell in zip(examples, cells, strict=True)
+    }
+    assert found == wanted
+
+
+def test_the_table_of_changes_of_figure_8():
+    wanted = intervals("fig08")
+    titles, rows = table(PAGE.partition("Changes of Figure 8")[2])
+    examples = [count(title.removeprefix("n = ")) for title in titles[3:]]
+    found = {
+        (TASKS[task], f"{method}, {rate}, n = {n}"): cell
+        for method, rate, task, *cells in rows
+        for n, cell in zip(examples, cells, strict=True)
+    }
+    assert found == wanted
+
+
+def test_what_the_seeds_would_show_is_a_share_of_the_interval():
+    compared = [
+        one
+        for name in FIGURES
+        for found in paired.compared_in_tasks(numbers(name), FIGURES[name]).values()
+        for one in found
+    ]
+    shares = {short(one.least / (one.high - one.low), 2) for one in compared}
+    (share,) = shares
+    assert_said(PAGE, f"a difference of {share} of the length of its interval")
+    assert_said(PAGE, f"{paired.held_at_once(1)} intervals hold at once")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_verdict_has_the_intervals_of_the_figure(name):
+    """The record of the run and the figure say the same of every difference."""
+    compared = paired.compared_in_tasks(numbers(name), FIGURES[name])
+    drawn = sorted(
+        (round(one.low, 6), round(one.high, 6)) for found in compared.values() for one in found
+    )
+    decided = [one["interval"] for one in findings(name).values() if one["interval"]]
+    assert sorted((round(low, 6), round(high, 6)) for low, high in decided) == drawn
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_each_rate_is_bracketed_among_those_that_were_tried(name):
+    """Five or more were tried, and worse ones lie on both sides of the best."""
+    drawn = numbers(name)
+    chosen = drawn["rate" if name == "fig07" else "best_rate"]
+    axes = [axis for axis in chosen.dims if chosen.sizes[axis]]
+    tried = drawn.tried.transpose(*axes, "candidate").values
+    scores = drawn.tried_pearson.transpose(*axes, "candidate", "rate_seed").values.mean(axis=-1)
+    for place in np.ndindex(chosen.transpose(*axes).shape):
+        known = np.isfinite(tried[place])
+        rates, reached = tried[place][known], scores[place][known]
+        best = int(np.argmax(reached))
+        assert len(rates) >= 5
+        assert 0 < best < len(rates) - 1
+        assert rates[best] == chosen.transpose(*axes).values[place]
+
+
+def test_the_numbers_of_trainings():
+    """Of each task: four seeds at each rate that was tried, and thirty that are reported."""
+    for name, task, words in (
+        ("fig07", "sentiment", "{} trainings of sentences"),
+        ("fig07", "similarity", "{} of pairs"),
+    ):
+        drawn = numbers(name).sel(task=task)
+        rates = int(np.isfinite(drawn.tried.values).sum()) * drawn.sizes["rate_seed"]
+        reported = drawn.sizes["adapter"] * drawn.sizes["examples"] * drawn.sizes["seed"]
+        assert_said(PAGE, words.format(f"{rates + reported:,}"))
 
 
 def findings(name):
