@@ -97,12 +97,12 @@ def beaten(drawn: xr.Dataset) -> str:
     return f"all methods lose to it at {places}" if places else "the best method wins"
 
 
-def title(drawn: xr.Dataset) -> str:
+def title(drawn: xr.Dataset, name: str) -> str:
     """What a panel of one task is called: where all methods lose to the ridge, it says so."""
     if len(lost(drawn)) == drawn.sizes["examples"]:
         return "the ridge wins"
     places = ", ".join(f"{n}" for n in lost(drawn))
-    return f"the ridge wins at n = {places}" if places else "Pearson"
+    return f"the ridge wins at n = {places}" if places else name
 
 
 def _of_tasks(drawn: xr.Dataset, say: Callable[[xr.Dataset], str]) -> str:
@@ -172,13 +172,14 @@ def draw(dataset: xr.Dataset) -> Any:
     in_tasks, rows = paired.compared_in_tasks(dataset, differences), rows_of(dataset)
     lines = max((len(found) for found in in_tasks.values()), default=1)
     figure = plotting.blank(max(0.8 + 1.8 * len(rows), 0.9 + (0.12 + 0.04 * len(rows)) * lines))
-    places = paired.subplots(figure, rows, (1.1, 0.9, 1.5), beside=bool(in_tasks))
-    titles: dict[paired.Panel, str] = {paired.BESIDE: "paired differences"}
+    places = paired.subplots(figure, rows, (1.7, 1.0, 1.6), beside=bool(in_tasks))
+    titles: dict[paired.Panel, str] = {paired.BESIDE: "differences"}
     for task in map(str, dataset.task.values):
         values = dataset.sel(task=task, drop=True)
-        titles[task, "Pearson"] = f"{SHORT[task]}: {title(values)}"
+        titles[task, "Pearson"] = title(values, SHORT[task])
         titles[task, "rank"] = "rank used"
         plot_pearson(places[task, "Pearson"], values, PUBLISHED if task == "similarity" else {})
+        places[task, "Pearson"].set_ylabel(f"Pearson, {SHORT[task]}")
         plot_ranks(places[task, "rank"], values.energy_rank.mean("seed"), values.random_rank)
     if in_tasks:
         paired.plot_compared(places[paired.BESIDE], in_tasks)

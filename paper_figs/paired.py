@@ -331,7 +331,8 @@ def plot_compared(ax: Any, in_tasks: Mapping[str, Sequence[Compared]]) -> None:
     A task has a colour and a mark; its lines lie below those of the one before. A mark is filled
     where the interval does not hold 0.
     """
-    labels = [comparison.label for comparison in next(iter(in_tasks.values()))]
+    compared = next(iter(in_tasks.values()))
+    labels = [comparison.label.replace(" less LoRA, ", " less ") for comparison in compared]
     for place, (task, comparisons) in enumerate(in_tasks.items()):
         color, mark = OF_TASKS[task]
         below = 0.7 / len(in_tasks) * (place - (len(in_tasks) - 1) / 2)
