@@ -55,7 +55,7 @@ blkdiag(W~_l, rho_l I) V_l^T; the largest distance of the three, over how far th
 SGD at the end: {table}. The theorem is about descent on a linear loss with whitened inputs;
 neither holds here. Trained: {how} A step of SGD is measured in Adam's: at the same rate the first
 is as long. Rates: {rates}. Of the curves in (a), (b) and (e) to (g) the committed numbers hold the
-first and the last 16 values and every 24th, and draw no others.
+first and the last 16 values and every 32nd, and draw no others.
 """
 
 
@@ -173,10 +173,10 @@ def _facts(drawn: xr.Dataset, rates: xr.DataArray) -> dict[str, Any]:
 
 
 def thin(dataset: xr.Dataset) -> xr.Dataset:
-    """Part kept as a baseline: curves of the first and last 16 values, and of every 24th."""
+    """Part kept as a baseline: curves of the first and last 16 values, and of every 32nd."""
     place = np.arange(dataset.sizes["curve"])
     ends = (place < 16) | (place >= len(place) - 16)
-    return dataset.isel(curve=np.nonzero(ends | (place % 24 == 0))[0])
+    return dataset.isel(curve=np.nonzero(ends | (place % 32 == 0))[0])
 
 
 def draw(dataset: xr.Dataset) -> Any:

@@ -20,17 +20,18 @@ TOLERANCES = {"pearson": 0.05, "energy_rank": 0.05, "ridge": 0.02}
 
 CAPTION = """\
 The survey's own Figure 7 was not available: this one is ours. {what}; rank {rank}, {seeds},
-{dtype}. {pearson} Pearson correlation at the last step, mean and standard error; dotted: ridge on
-the frozen network ({verdict}). {authors}{used} Singular values with 99 % of the energy of what each
-matrix was given, mean over those that moved; dashed: random ones.{compared}
+{dtype}. {pearson} Pearson correlation at the end, mean and standard error; dotted: ridge on the
+frozen network ({verdict}). {authors}{used} Singular values with 99 % of the energy added, mean over
+matrices that moved; dashed: random.{compared}
 """
 COMPARISONS = (
-    " ({letter}) Paired differences: seeds, mean (filled: not 0), 95 % interval ({held} held at "
-    "once, Bonferroni).{source} The seeds would show differences {least}."
+    " ({letter}) Differences: seeds, mean (filled: not 0), interval ({held} held at once, "
+    "Bonferroni).{source}"
 )
-SOURCE = " Deep LoRA's published gains over N(0, 1): {}."
+SOURCE = " Deep LoRA's published gains: {}."
+LEAST = " The seeds would show differences {}."
 NOTES = """\
-{used} At n = {most}: {ranks}.{smallest} How: {how}
+{used} At n = {most}: {ranks}.{least}{smallest} How: {how}
 """
 SMALLEST = " Least p after Holm, of {count} differences: {p:.2g} ({label})."
 
@@ -132,14 +133,14 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
     what = " and ".join(f"{TASKS[task]} ({int(count):,} tested)" for task, count in tested)
     letters = paired.lettered(rows_of(drawn), beside=bool(comparisons))
     is_stsb = "similarity" in drawn.task.values
-    count, compared, smallest = len(comparisons), "", ""
+    count, compared, smallest, least = len(comparisons), "", "", ""
     if small:
         compared = COMPARISONS.format(
             letter=letters[paired.BESIDE],
             held=paired.held_at_once(count),
             source=_of_source(drawn) if is_stsb else "",
-            least=paired.least_shown(comparisons),
         )
+        least = LEAST.format(paired.least_shown(comparisons))
         smallest = SMALLEST.format(count=count, p=small.p, label=small.label)
     return {
         "what": capital(what),
@@ -150,6 +151,7 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
         "authors": "Open circles: the authors', bert-base-cased, 500 steps. " if is_stsb else "",
         "compared": compared,
         "smallest": smallest,
+        "least": least,
         "most": int(drawn.examples.values.max()),
         "ranks": _of_tasks(drawn, _ranks),
     }
@@ -158,13 +160,14 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
 def _of_source(drawn: xr.Dataset) -> str:
     """What came of the gains that the authors of Deep LoRA report, in words."""
     found = differences(drawn.sel(task="similarity", drop=True))
-    came = []
+    came: dict[str, list[str]] = {}
     for n in PUBLISHED["deep_lora"]:
         label = f"{TITLES['deep_lora']} less {TITLES['lora_unit']}, n = {n}"
         if label in found:
             finding = f"similarity_deep_lora_less_lora_unit_{n}"
-            came.append(f"n = {n} {ADAPTERS.came_of(finding, found[label])['outcome']}")
-    return SOURCE.format(", ".join(came)) if came else ""
+            came.setdefault(ADAPTERS.came_of(finding, found[label])["outcome"], []).append(f"{n}")
+    said = (f"{outcome} (n = {', '.join(places)})" for outcome, places in came.items())
+    return SOURCE.format("; ".join(said)) if came else ""
 
 
 def draw(dataset: xr.Dataset) -> Any:

@@ -26,13 +26,13 @@ network.{authors}{compared}
 """
 COMPARISONS = (
     " ({letter}) From r = {first} to {last}: seeds, mean, 95 % interval ({held} held at once, "
-    "Bonferroni): {above} of {count} above 0, {below} below.{source} The seeds would show changes "
-    "{least}."
+    "Bonferroni): {above} of {count} above 0, {below} below.{source}"
 )
+LEAST = " The seeds would show changes {}."
 SOURCE = " Published changes: {}."
 NOTES = """\
 The column r = {first} is that of Figure 7, the same trainings, of the tasks that both
-have.{told} How: {how}
+have.{told}{least} How: {how}
 """
 TOLD = " Changes whose interval does not hold 0, with p after Holm: {}."
 RATES = {"own": "own rates", "first": "one rate"}
@@ -105,7 +105,6 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
             above=sum(one.low > 0 for one in told),
             below=sum(one.high < 0 for one in told),
             source=_of_source(drawn) if "similarity" in drawn.task.values else "",
-            least=paired.least_shown(comparisons),
         )
 
     return {
@@ -120,6 +119,7 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
             else ""
         ),
         "compared": compared,
+        "least": LEAST.format(paired.least_shown(comparisons)) if comparisons else "",
         "told": TOLD.format("; ".join(f"{one}, p = {one.p:.2g}" for one in told)) if told else "",
     }
 
