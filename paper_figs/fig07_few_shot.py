@@ -20,9 +20,9 @@ TOLERANCES = {"pearson": 0.05, "energy_rank": 0.05, "ridge": 0.02}
 
 CAPTION = """\
 The survey's own Figure 7 was not available: this one is ours. {what}; rank {rank}, {seeds},
-{dtype}. {pearson} Pearson correlation at the end, mean and standard error; dotted: ridge on the
+{dtype}. {pearson} Final Pearson correlation, means and errors; dotted: ridge on the
 frozen network ({verdict}). {authors}{used} Singular values with 99 % of the energy added, mean over
-matrices that moved; dashed: random.{compared}
+moved matrices; dashed: random.{compared}
 """
 COMPARISONS = (
     " ({letter}) Differences: seeds, mean (filled: not 0), interval ({held} held at once, "
@@ -148,7 +148,7 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
         "pearson": paired.letters_of(letters, "Pearson"),
         "used": paired.letters_of(letters, "rank"),
         "verdict": _of_tasks(drawn, beaten),
-        "authors": "Open circles: the authors', bert-base-cased, 500 steps. " if is_stsb else "",
+        "authors": "Circles: the authors', bert-base-cased, 500 steps. " if is_stsb else "",
         "compared": compared,
         "smallest": smallest,
         "least": least,
