@@ -312,6 +312,33 @@ def test_figure_5_in_words():
     assert_said(PAGE, f"are {losses[0]}, {losses[1]} and {losses[2]}.")
 
 
+def test_ranks_of_figure_7_in_words():
+    drawn = numbers("fig07")
+    used = drawn.energy_rank.mean("seed")
+
+    def between(array, digits):
+        ends = (float(array.min()), float(array.max()))
+        return " to ".join(short(end, digits) if end < 1 else f"{end:.{digits}f}" for end in ends)
+
+    def of(method, digits=1):
+        return between(used.sel(adapter=method), digits)
+
+    moved = {task: drawn.moved.sel(task=task, adapter="deep_lora") for task in TASKS.values()}
+    others = [name for name in METHODS.values() if name != "deep_lora"]
+    assert bool((drawn.moved.sel(adapter=others) == 1).all())
+    assert between(moved["similarity"], 2) == ".50 to .50"
+    by_chance = sorted({f"{rank:.0f}" for rank in drawn.random_rank.values.ravel()}, key=float)
+    assert_said(
+        PAGE,
+        f"""Of those of Deep LoRA a share of .50 moves on pairs, of
+        {between(moved["sentiment"], 2)} on sentences, of other methods all. For 99 % of the energy
+        Deep LoRA's then need {of("deep_lora")} values of 8, those of two factors
+        {of("two_factors")}, those of LoRA from its usual start {of("lora")}, and those of full
+        tuning {of("full", 0)} of 384. A random product of two such factors needs {by_chance[0]}, a
+        Gaussian matrix {by_chance[1]}.""",
+    )
+
+
 def mean_difference(name, task, label):
     """Mean over the seeds of one comparison of a figure."""
     return float(FIGURES[name](numbers(name).sel(task=task))[label].mean())
