@@ -66,8 +66,8 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
 def _ranks_of_moved(run: Any) -> xr.DataArray:
     """Mean rank of the matrices that moved."""
     ranks, final = run(lambda run: run.energy_rank), run(lambda run: run.final_rank)
-    over = {"input_core_dims": [["matrix"], ["matrix"]]}
-    return xr.apply_ufunc(cells.mean_rank, ranks, final, **over)
+    over = [["matrix"], ["matrix"]]
+    return xr.apply_ufunc(cells.mean_rank, ranks, final, input_core_dims=over)
 
 
 def differences(drawn: xr.Dataset) -> dict[str, np.ndarray]:

@@ -174,8 +174,8 @@ def held_at_once(count: int) -> int:
 def compared(differences: Mapping[str, np.ndarray]) -> list[Compared]:
     """Differences of the same seeds, with intervals and p-values that hold for all of them.
 
-    As many intervals hold at once as the study states expectations, or as there are differences if
-    they are more: none is shorter than that of the study's own table.
+    As many intervals hold at once as findings of the study are decided by one, or as there are
+    differences if they are more: those of the study's own table are these.
 
     Args:
         differences: label -> one number for each seed, two or more.

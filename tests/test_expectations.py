@@ -113,4 +113,6 @@ def test_findings_of_one_experiment_share_the_probability_of_a_miss():
 
 def test_what_is_expected_is_not_compared_besides():
     with pytest.raises(ValueError, match="got against=0, wanted none beside what is expected"):
-        Finding("one", "", np.sum, lambda theory, run: (), above=0.0, against=0.0)
+        Finding(
+            "one", "", lambda outcome: np.zeros(1), lambda theory, run: (), above=0.0, against=0.0
+        )

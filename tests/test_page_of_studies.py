@@ -41,8 +41,8 @@ def part(after, before):
 
 def table(text):
     """The first table of a text: titles, and the cells of each row."""
-    lines = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
-    rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines[0].splitlines()]
+    lines = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)[0].splitlines()
+    rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
     return rows[0], rows[2:]
 
 
