@@ -191,5 +191,5 @@ FIGURE = Figure(
     turn=2,
     groups=("/ranks",),
     says=_facts,
-    panels={"pearson": "abcde", "ridge": "abcd"},
+    panels={"pearson": "abcdefghi", "ridge": "abcdefgh"},
 )

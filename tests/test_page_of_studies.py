@@ -78,7 +78,10 @@ def test_the_tables_of_figure_7(task, title):
         assert cells == wanted, n
 
 
-TABLES_OF_RANKS = {"sentiment": "Figure 8, the same texts over the rank"}
+TABLES_OF_RANKS = {
+    "sentiment": "Figure 8, the same texts over the rank",
+    "similarity": "Figure 8, pairs over the rank",
+}
 
 
 @pytest.mark.parametrize("task", TABLES_OF_RANKS)
