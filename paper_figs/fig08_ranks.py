@@ -139,10 +139,10 @@ def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 8: two rows for each task, the changes of all beside them."""
     in_tasks, rows = paired.compared_in_tasks(dataset, changes), rows_of(dataset)
     figure = plotting.blank(1.4 + 1.6 * len(rows))
-    ratios = (*[1] * len(rows[0]), 1.2)
+    ratios = (*[1.25] * len(rows[0]), 1.1)
     places = paired.subplots(figure, rows, ratios, beside=bool(in_tasks))
     ends = dataset.attrs["first"], int(dataset["rank"].max())
-    titles: dict[paired.Panel, str] = {paired.BESIDE: "change from r = {} to {}".format(*ends)}
+    titles: dict[paired.Panel, str] = {paired.BESIDE: "from r = {} to {}".format(*ends)}
     for task in map(str, dataset.task.values):
         plot_task(places, dataset.sel(task=task, drop=True), task)
     for row in rows:

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from lrdyn.engine import results
 from lrdyn.studies.adapter_training import few_shot
@@ -364,3 +365,39 @@ def test_figure_7_in_the_table_of_slogans():
         and not told at 16 and 1,024. Of LoRA from its usual start, N(0, 1/d): by
         {ahead("similarity", "N(0, 1/d)", 16)} on STS-B at n = 16, else not""",
     )
+
+
+def test_figure_8_in_the_table_of_slogans():
+    told = intervals("fig08")
+
+    def by(method, task, n):
+        label = f"{method}, one rate, n = {n}"
+        assert told[task, label].startswith("**")
+        return short(abs(mean_difference("fig08", task, label)), 2)
+
+    at_16 = [told[task, label] for task, label in told if label.endswith("one rate, n = 16")]
+    assert not any(words.startswith("**") for words in at_16)
+    gain = by("LoRA, N(0, 1)", "sentiment", 64)
+    loss, of_pairs = (by("LoRA, N(0, 1/d)", task, 64) for task in ("sentiment", "similarity"))
+    assert_said(
+        SLOGANS,
+        f"""At n = 64 LoRA from N(0, 1) gains {gain} on sentiment, from N(0, 1/d) it loses {loss} there
+        and {of_pairs} on STS-B, Deep LoRA loses {by("Deep LoRA", "sentiment", 64)} on sentiment.""",
+    )
+    own = {key for key, words in told.items() if "own rates" in key[1] and words.startswith("**")}
+    assert own == {
+        ("sentiment", "LoRA, N(0, 1), own rates, n = 16"),
+        ("sentiment", "LoRA, N(0, 1), own rates, n = 64"),
+        ("similarity", "LoRA, N(0, 1), own rates, n = 64"),
+    }
+
+
+def test_the_numbers_of_trainings_of_figure_8():
+    """Besides those at the first rank, which are Figure 7's."""
+    for task, words in (("sentiment", "{} more of sentences"), ("similarity", "{} more of pairs")):
+        drawn = numbers("fig08").sel(task=task)
+        tried = np.isfinite(drawn.tried).sum("candidate") * drawn.sizes["rate_seed"]
+        kept = drawn.best_rate == drawn.best_rate.sel(rank=drawn.attrs["first"])
+        every = tried + drawn.sizes["seed"] * xr.where(kept, 1, 2)
+        beside = int(every.sum() - every.sel(rank=drawn.attrs["first"]).sum())
+        assert_said(PAGE, words.format(f"{beside:,}"))
