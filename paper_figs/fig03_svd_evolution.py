@@ -284,7 +284,7 @@ def numbers(results: Results, *, init_scale: float, depth: int, **_: Any) -> xr.
 def says(drawn: xr.Dataset) -> dict[str, Any]:
     """Angles of random directions, for the caption."""
     dim = drawn.sizes["index"]
-    turned, left = (chance.direction_angle(dim, size) for size in (1, drawn.bulk))
+    turned, left = (chance.direction_angle(dim, size) for size in (1, int(drawn.bulk)))
     return {"turned": float(turned.value), "left": float(left.value)}
 
 

@@ -21,8 +21,7 @@ TOLERANCES = {"pearson": 0.05, "ridge": 0.02, "best_rate": 0.05}
 CAPTION = """\
 The survey's own Figure 8 was not available: this one is ours. {what}; {seeds}, {dtype}. Pearson
 correlation over the rank r, mean and standard error: {own} at the rate that is best at each r,
-{one} all at the one that is best at r = {first}; n = {counts}; dotted: ridge on the frozen
-network.{authors}{compared}
+{one} at the one that is best at r = {first}; n = {counts}; dotted: frozen ridge.{authors}{compared}
 """
 COMPARISONS = (
     " ({letter}) From r = {first} to {last}: seeds, mean, 95 % interval ({held} held at once, "

@@ -381,8 +381,9 @@ def test_figure_8_in_the_table_of_slogans():
     loss, of_pairs = (by("LoRA, N(0, 1/d)", task, 64) for task in ("sentiment", "similarity"))
     assert_said(
         SLOGANS,
-        f"""At n = 64 LoRA from N(0, 1) gains {gain} on sentiment, from N(0, 1/d) it loses {loss} there
-        and {of_pairs} on STS-B, Deep LoRA loses {by("Deep LoRA", "sentiment", 64)} on sentiment.""",
+        f"""At n = 64 LoRA from N(0, 1) gains {gain} on sentiment, from N(0, 1/d) it loses {loss}
+        there and {of_pairs} on STS-B, Deep LoRA loses {by("Deep LoRA", "sentiment", 64)} on
+        sentiment.""",
     )
     own = {key for key, words in told.items() if "own rates" in key[1] and words.startswith("**")}
     assert own == {
