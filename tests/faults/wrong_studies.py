@@ -401,17 +401,17 @@ WRONG = (
         SMALL,
     ),
     Wrong(
-        "Figure 8 shows the largest rank that is used",
+        "Figure 8 shows what remains to 1 of the ridge's correlation",
         "paper_figs/fig08_ranks.py",
-        'run.energy_rank).mean(("seed", "matrix"))',
-        'run.energy_rank).max(("seed", "matrix"))',
+        '"ridge": run(lambda run: run.ridge),',
+        '"ridge": 1 - run(lambda run: run.ridge),',
         SMALL,
     ),
     Wrong(
         "Figure 7 shows the largest rank that is used",
-        "paper_figs/fig07_few_shot.py",
-        'run.energy_rank).mean("matrix")',
-        'run.energy_rank).max("matrix")',
+        "lrdyn/studies/adapter_training/cells.py",
+        "np.where(moved, ranks, 0).sum(axis=-1)",
+        "count * np.where(moved, ranks, 0).max(axis=-1)",
         drawn("fig07"),
     ),
 )
