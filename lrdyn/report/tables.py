@@ -219,9 +219,9 @@ def findings(verdict: Mapping[str, Any], label: str) -> Markup:
             _number(numbers.get("source")),
         ]
         name = joined(element("code", entry["id"]), ": ", mathematics(entry["statement"]))
-        outcome, came_true = numbers.get("outcome"), numbers.get("came_true")
+        outcome, came_true = numbers.get("outcome") or "-", numbers.get("came_true")
         # Nothing was expected of what is compared alone.
-        said = outcome or "-" if came_true is None else mark(came_true, outcome)
+        said = outcome if came_true is None else mark(came_true, outcome)
         rows.append(
             element(
                 "tr",
