@@ -24,8 +24,8 @@ correlation over the rank r, mean and standard error: {own} at the rate that is 
 {one} at the one that is best at r = {first}; n = {counts}; dotted: frozen ridge.{authors}{compared}
 """
 COMPARISONS = (
-    " ({letter}) From r = {first} to {last}: seeds, mean, 95 % interval ({held} held at once, "
-    "Bonferroni): {above} of {count} above 0, {below} below.{source}"
+    " ({letter}) From r = {first} to {last}: seeds, mean (filled: not 0), interval ({held} held at "
+    "once, Bonferroni): {above} of {count} above 0, {below} below.{source}"
 )
 LEAST = " The seeds would show changes {}."
 SOURCE = " Published changes: {}."

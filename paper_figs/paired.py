@@ -183,7 +183,7 @@ def compared(differences: Mapping[str, np.ndarray]) -> list[Compared]:
     Example:
         >>> found = compared({"a": np.array([0.1, 0.2, 0.3]), "b": np.array([0.0, 0.2, -0.2])})
         >>> [round(one.p, 3) for one in found], round(found[0].low, 3)
-        ([0.148, 1.0], -0.692)
+        ([0.148, 1.0], -2.248)
     """
     from scipy.stats import norm
 
