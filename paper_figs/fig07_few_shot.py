@@ -20,18 +20,18 @@ TOLERANCES = {"pearson": 0.05, "energy_rank": 0.05, "ridge": 0.02}
 
 CAPTION = """\
 The survey's own Figure 7 was not available: this one is ours. {what}; rank {rank}, {seeds},
-{dtype}. {pearson} Final Pearson correlation, means and errors; dotted: ridge on the
-frozen network ({verdict}). {authors}{used} Singular values with 99 % of the energy added, mean over
-moved matrices; dashed: random.{compared}
+{dtype}. {pearson} Final Pearson correlation, mean and standard error; dotted: frozen ridge
+({verdict}). {authors}{used} Singular values with 99 % of an update's energy, mean over matrices
+that moved; dashed: random.{compared}
 """
 COMPARISONS = (
-    " ({letter}) Differences: seeds, mean (filled: not 0), interval ({held} held at once, "
+    " ({letter}) Differences: seeds, mean (filled: not 0), 95 % interval ({held} held at once, "
     "Bonferroni).{source}"
 )
 SOURCE = " Deep LoRA's published gains: {}."
 LEAST = " The seeds would show differences {}."
 NOTES = """\
-{used} At n = {most}: {ranks}.{least}{smallest} How: {how}
+{used} At n = {most}: {ranks}. Tested on {texts}.{least}{smallest} How: {how}
 """
 SMALLEST = " Least p after Holm, of {count} differences: {p:.2g} ({label})."
 
@@ -129,8 +129,7 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
     """Values of the results that the caption quotes."""
     comparisons = paired.labelled(paired.compared_in_tasks(drawn, differences))
     small = min(comparisons, key=lambda comparison: comparison.p, default=None)
-    tested = zip(drawn.task.values, drawn.tested.values, strict=True)
-    what = " and ".join(f"{TASKS[task]} ({int(count):,} tested)" for task, count in tested)
+    what = " and ".join(TASKS[task] for task in drawn.task.values)
     letters = paired.lettered(rows_of(drawn), beside=bool(comparisons))
     is_stsb = "similarity" in drawn.task.values
     count, compared, smallest, least = len(comparisons), "", "", ""
@@ -152,6 +151,7 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
         "compared": compared,
         "smallest": smallest,
         "least": least,
+        "texts": _of_tasks(drawn, lambda task: f"{int(task.tested):,}"),
         "most": int(drawn.examples.values.max()),
         "ranks": _of_tasks(drawn, _ranks),
     }
@@ -159,15 +159,13 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
 
 def _of_source(drawn: xr.Dataset) -> str:
     """What came of the gains that the authors of Deep LoRA report, in words."""
-    found = differences(drawn.sel(task="similarity", drop=True))
-    came: dict[str, list[str]] = {}
+    found, stated = differences(drawn.sel(task="similarity", drop=True)), []
     for n in PUBLISHED["deep_lora"]:
         label = f"{TITLES['deep_lora']} less {TITLES['lora_unit']}, n = {n}"
         if label in found:
             finding = f"similarity_deep_lora_less_lora_unit_{n}"
-            came.setdefault(ADAPTERS.came_of(finding, found[label])["outcome"], []).append(f"{n}")
-    said = (f"{outcome} (n = {', '.join(places)})" for outcome, places in came.items())
-    return SOURCE.format("; ".join(said)) if came else ""
+            stated.append((finding, found[label], f"n = {n}"))
+    return SOURCE.format(paired.came_of_source(stated)) if stated else ""
 
 
 def draw(dataset: xr.Dataset) -> Any:

@@ -21,11 +21,11 @@ TOLERANCES = {"pearson": 0.05, "ridge": 0.02, "best_rate": 0.05}
 CAPTION = """\
 The survey's own Figure 8 was not available: this one is ours. {what}; {seeds}, {dtype}. Pearson
 correlation over the rank r, mean and standard error: {own} at the rate that is best at each r,
-{one} at the one that is best at r = {first}; n = {counts}; dotted: frozen ridge.{authors}{compared}
+{one} at that of r = {first}; n = {counts}; dotted: frozen ridge.{authors}{compared}
 """
 COMPARISONS = (
-    " ({letter}) From r = {first} to {last}: seeds, mean (filled: not 0), interval ({held} held at "
-    "once, Bonferroni): {above} of {count} above 0, {below} below.{source}"
+    " ({letter}) Change from r = {first} to {last}: seeds, mean (filled: not 0), 95 % interval "
+    "({held} held at once, Bonferroni): {above} of {count} above 0, {below} below.{source}"
 )
 LEAST = " The seeds would show changes {}."
 SOURCE = " Published changes: {}."
@@ -125,13 +125,12 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
 
 def _of_source(drawn: xr.Dataset) -> str:
     """What came of the changes that the authors of Deep LoRA report, in words."""
-    found, came = changes(drawn.sel(task="similarity", drop=True)), []
+    found, stated = changes(drawn.sel(task="similarity", drop=True)), []
     for name in PUBLISHED:
         label = f"{TITLES[name]}, {RATES['first']}, n = 16"
         if label in found and drawn.attrs["first"] == 8 and int(drawn["rank"].max()) == 64:
-            outcome = ADAPTERS.came_of(f"ranks_similarity_16_{name}_first", found[label])["outcome"]
-            came.append(f"{TITLES[name]} {outcome}")
-    return SOURCE.format(", ".join(came)) if came else ""
+            stated.append((f"ranks_similarity_16_{name}_first", found[label], TITLES[name]))
+    return SOURCE.format(paired.came_of_source(stated)) if stated else ""
 
 
 def draw(dataset: xr.Dataset) -> Any:

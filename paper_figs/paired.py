@@ -265,6 +265,18 @@ def subplots(
     return places | ({BESIDE: figure.add_subplot(grid[:, -1])} if beside else {})
 
 
+def came_of_source(found: Sequence[tuple[str, np.ndarray, str]]) -> str:
+    """What came of numbers of a source, outcome by outcome, in words; empty without any.
+
+    Args:
+        found: id of a finding of the study, its number for each seed, and what it is of.
+    """
+    by_outcome: dict[str, list[str]] = {}
+    for finding, draws, words in found:
+        by_outcome.setdefault(ADAPTERS.came_of(finding, draws)["outcome"], []).append(words)
+    return "; ".join(f"{outcome} ({', '.join(of)})" for outcome, of in by_outcome.items())
+
+
 def least_shown(comparisons: Sequence[Compared]) -> str:
     """Between what the least differences lie that the seeds can show, in words."""
     least = [comparison.least for comparison in comparisons]

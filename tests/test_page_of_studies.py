@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from lrdyn.core import chance
 from lrdyn.engine import results
 from lrdyn.studies.adapter_training import few_shot
 from paper_figs import BASELINES, fig07_few_shot, fig08_ranks, paired
@@ -32,12 +33,6 @@ RATES = {"best of each r": "own", "best of r = 8": "first"}
 
 def numbers(name):
     return results.load(BASELINES / f"{name}.nc")["/"]
-
-
-def part(after, before):
-    """The text of the page between two texts, each of which it has once."""
-    assert PAGE.count(after) == PAGE.count(before) == 1, (after, before)
-    return PAGE.partition(after)[2].partition(before)[0]
 
 
 def table(text):
@@ -115,35 +110,30 @@ def intervals(name):
 
 def marked(low, high):
     """An interval, in bold type if it does not hold 0."""
-    words = " to ".join(f"{end:+.3f}".replace("0.", ".", 1) for end in (low, high))
-    return f"**{words}**" if low > 0 or high < 0 else words
+    return f"**{signed(low, high)}**" if low > 0 or high < 0 else signed(low, high)
+
+
+def signed(low, high):
+    return " to ".join(f"{end:+.3f}".replace("0.", ".", 1) for end in (low, high))
 
 
 TASKS = {"sentences": "sentiment", "pairs": "similarity"}
 
 
-def test_the_table_of_differences_of_figure_7():
-    wanted = intervals("fig07")
-    titles, rows = table(PAGE.partition("Differences of Figure 7")[2])
-    examples = [count(title.removeprefix("n = ")) for title in titles[2:]]
+@pytest.mark.parametrize(
+    ("name", "title", "words"),
+    [("fig07", "Differences of Figure 7", 1), ("fig08", "Changes of Figure 8", 2)],
+)
+def test_the_tables_of_intervals(name, title, words):
+    """Of a row the first words are its label, then comes the task, then a cell for each n."""
+    titles, rows = table(PAGE.partition(title)[2])
+    examples = titles[words + 1 :]
     found = {
-        (TASKS[task], f"{pair}, n = {n}"): cell
-        for pair, task, *cells in rows
-        for n, cell in zip(examples, cells, strict=True)
+        (TASKS[row[words]], ", ".join([*row[:words], n.replace(",", "")])): cell
+        for row in rows
+        for n, cell in zip(examples, row[words + 1 :], strict=True)
     }
-    assert found == wanted
-
-
-def test_the_table_of_changes_of_figure_8():
-    wanted = intervals("fig08")
-    titles, rows = table(PAGE.partition("Changes of Figure 8")[2])
-    examples = [count(title.removeprefix("n = ")) for title in titles[3:]]
-    found = {
-        (TASKS[task], f"{method}, {rate}, n = {n}"): cell
-        for method, rate, task, *cells in rows
-        for n, cell in zip(examples, cells, strict=True)
-    }
-    assert found == wanted
+    assert found == intervals(name)
 
 
 def test_what_the_seeds_would_show_is_a_share_of_the_interval():
@@ -175,25 +165,22 @@ def test_each_rate_is_bracketed_among_those_that_were_tried(name):
     """Five or more were tried, and worse ones lie on both sides of the best."""
     drawn = numbers(name)
     chosen = drawn["rate" if name == "fig07" else "best_rate"]
-    axes = [axis for axis in chosen.dims if chosen.sizes[axis]]
+    axes = chosen.dims
     tried = drawn.tried.transpose(*axes, "candidate").values
     scores = drawn.tried_pearson.transpose(*axes, "candidate", "rate_seed").values.mean(axis=-1)
-    for place in np.ndindex(chosen.transpose(*axes).shape):
+    for place in np.ndindex(chosen.shape):
         known = np.isfinite(tried[place])
         rates, reached = tried[place][known], scores[place][known]
         best = int(np.argmax(reached))
         assert len(rates) >= 5
         assert 0 < best < len(rates) - 1
-        assert rates[best] == chosen.transpose(*axes).values[place]
+        assert rates[best] == chosen.values[place]
 
 
 def test_the_numbers_of_trainings():
     """Of each task: four seeds at each rate that was tried, and thirty that are reported."""
-    for name, task, words in (
-        ("fig07", "sentiment", "{} trainings of sentences"),
-        ("fig07", "similarity", "{} of pairs"),
-    ):
-        drawn = numbers(name).sel(task=task)
+    for task, words in (("sentiment", "{} trainings of sentences"), ("similarity", "{} of pairs")):
+        drawn = numbers("fig07").sel(task=task)
         rates = int(np.isfinite(drawn.tried.values).sum()) * drawn.sizes["rate_seed"]
         reported = drawn.sizes["adapter"] * drawn.sizes["examples"] * drawn.sizes["seed"]
         assert_said(PAGE, words.format(f"{rates + reported:,}"))
@@ -274,6 +261,20 @@ def test_figure_4_in_words():
         f"""{of_value["adam"]["value"]:.0f} move under Adam and {of_value["sgd"]["value"]:.0f} under
         descent""",
     )
+    drawn = numbers("fig04")
+    ends = drawn.value_right_angle.sel(rule="adam").isel(step=-1).dropna("curve")
+    assert ends.curve.values[0] == 1
+    assert (ends.curve.values[1:] > 378).all()
+    first, *others = ends.values
+    random = chance.direction_angle(int(drawn.width), int(drawn.frame))
+    assert_said(
+        PAGE,
+        f"""its right vector ends at {first:.0f} degrees to the frame. The others are among the last
+        six, and theirs lie at {min(others):.0f} to {max(others):.0f}, of random directions 95 % at
+        {float(random.low):.0f} to {float(random.high):.0f}.""",
+    )
+    least, most = (100 * float(end) for end in (drawn.gap[..., -1].min(), drawn.gap[..., -1].max()))
+    assert_said(PAGE, f"{least:.0f} to {most:.0f} % of what they move by is off it")
 
 
 def test_figure_5_in_words():
@@ -290,8 +291,7 @@ def test_figure_5_in_words():
         {second:.1f} (ratio 4, rate {rates[1]}) and {third:.2f} (ratio 16, rate {rates[2]})""",
     )
     ahead = [found[f"factors_lora_plus_{ratio}_ahead"]["interval"] for ratio in (4, 16)]
-    one, other = (" to ".join(f"{end:+.3f}".replace("0.", ".") for end in pair) for pair in ahead)
-    assert_said(PAGE, f"LoRA+ is ahead by {one} and by {other}")
+    assert_said(PAGE, f"LoRA+ is ahead by {signed(*ahead[0])} and by {signed(*ahead[1])}")
     tried = drawn.tried_pearson.mean("rate_seed")
 
     def reached(name, rate):
