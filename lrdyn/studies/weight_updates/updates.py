@@ -59,7 +59,7 @@ class UpdateMeasured(NamedTuple):
     moved: Float[np.ndarray, ""] = ABSENT
     """Share of W's singular values that moved by more than 1 % of the largest at the end."""
     train_accuracy: Float[np.ndarray, ""] = ABSENT
-    """Share of the training images that are classified correctly at the end."""
+    """Share of up to 5,000 training images that are classified correctly at the end."""
     test_accuracy: Float[np.ndarray, ""] = ABSENT
     """The share of images that were not trained on."""
     matrix_update: Float[np.ndarray, "matrix top"] = ABSENT
