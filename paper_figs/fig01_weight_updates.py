@@ -27,13 +27,13 @@ PAPER = {
     "preset": "paper",
     "seed": 1,
     "linear_steps": 10_000,
-    "vgg_epochs": 5,
+    "vgg_epochs": 3,
     "resnet_width": 16,
-    "resnet_epochs": 12,
+    "resnet_epochs": 10,
     "vit_width": 128,
     "vit_depth": 6,
     "vit_heads": 4,
-    "vit_epochs": 8,
+    "vit_epochs": 4,
 }
 """As far as some three hours of a core bring them; the study's own preset wants a GPU."""
 TITLES = {
@@ -48,6 +48,8 @@ EDGE = "edge"
 
 TOLERANCES = {
     "singular_value": 0.02,
+    "shuffled_value": 0.02,
+    "share_over_steps": 0.02,
     "share": 0.01,
     "effective_rank": 0.05,
     "accuracy": 0.02,
@@ -57,12 +59,12 @@ TOLERANCES = {
 some thousands over the steps, and the spread over seeds is of this size."""
 
 CAPTION = """\
-(a-{last}) Singular values of W(t) - W(0) of the penultimate layer over training, dark blue up to
-K = {classes}, light blue up to 2K = {rank}; titles: test accuracy. ({ends}) The spectrum at the end
-over its largest value; dashed: a Gaussian matrix of that size; dotted: K and 2K; titles: share of
-the squared norm in the first 2K (of the Gaussian). On whitened images the edge at 2K is exact:
-sigma_(2K+1) / sigma_(2K) = {edge:.0e}. Elsewhere the values fall fast and go on behind it: {ratios}
-(Gaussian {gaussian_ratios}).
+(a-{last}) Singular values of W(t) - W(0), penultimate layer, over training: dark blue up to
+K = {classes}, light blue up to 2K = {rank}; titles: test accuracy. ({ends}) At the end, over the
+largest; orange: labels shuffled; dashed: a Gaussian matrix; dotted: K and 2K; titles: share of the
+squared norm in the first 2K (Gaussian). ({over}) This share over training. On whitened images the
+edge at 2K is exact: sigma_(2K+1) / sigma_(2K) = {edge:.0e}. Elsewhere the values fall fast and go
+on behind it: {ratios} (Gaussian {gaussian_ratios}).
 """
 NOTES = """\
 Trained on {described} (seed {seed}, {dtype}: rounding lies some 1e-6 below the largest value).
@@ -96,50 +98,54 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     """Singular values over network, index and point, and what is measured over seeds."""
     groups = results[WEIGHT_UPDATES.name]
     names = [name for name in TITLES if f"/{name}" in groups]
-    spectra, steps, ends, shapes = {}, {}, [], []
-    for name in names:
-        run = fields.of_run(groups[f"/{name}"], UpdateMeasured)
-        spectra[name] = _first(run(lambda run: run.update))
-        steps[name] = run(lambda run: run.step).values
-        shapes.append([int(_first(run(side))) for side in SIDES])
-        over_seeds = fields.of_run(judged(groups[f"/{name}"]), UpdateMeasured)
-        accuracy = over_seeds(lambda run: run.test_accuracy)
-        ends.append(
-            {
-                "share": float(over_seeds(lambda run: run.share)[..., -1].mean()),
-                "effective_rank": float(over_seeds(lambda run: run.effective_rank)[..., -1].mean()),
-                "accuracy": float(accuracy.mean()),
-                "shuffled": _shuffled(groups[f"/{name}"]),
-                "seeds": accuracy.sizes["seed"],
-            }
-        )
-    # The identity in float64, whichever precision was asked for.
-    edge = fields.of_run(groups["/float64" if "/float64" in groups else "/"], EdgeMeasured)
-    spectra[EDGE] = _first(edge(lambda run: run.update))[:, -1]
-    steps[EDGE] = edge(lambda run: run.step).values
-    shapes.append([spectra[EDGE].shape[-1]] * 2)
-    drawn = _padded(spectra, steps)
-    for name in ("share", "effective_rank", "accuracy", "shuffled", "seeds"):
-        values = [end[name] for end in ends]
-        if np.isfinite(values).any():  # no network need have been trained on shuffled labels
-            drawn[name] = ("trained", values)
-    for place, name in enumerate(("rows", "columns")):
-        drawn[name] = ("network", [shape[place] for shape in shapes])
+    sets = [*(_trained(name, groups[f"/{name}"]) for name in names), _whitened(groups)]
+    # Sizes differ: what a network does not have is NaN.
+    drawn = xr.merge(sets, join="outer", compat="no_conflicts")
+    assert isinstance(drawn, xr.Dataset)
+    drawn = drawn.sel(network=[*names, EDGE], trained=names)
     for name in TOLERANCES.keys() & drawn.keys():
         drawn[name].attrs.update(kind="training", tolerance=TOLERANCES[name])
     drawn["singular_value"].attrs["curve_along"] = "point"
-    return drawn.assign_coords(trained=names).assign_attrs(_facts(groups))
+    return drawn.assign_attrs(_facts(groups))
 
 
-SIDES = (lambda run: run.rows, lambda run: run.columns)
+def _trained(name: str, results: xr.Dataset) -> xr.Dataset:
+    """Spectra of the first seed of a network, and means over the seeds above 0."""
+    run = fields.of_run(results, UpdateMeasured)
+    over_seeds = fields.of_run(judged(results), UpdateMeasured)
+    shares, accuracy = over_seeds(lambda run: run.share), over_seeds(lambda run: run.test_accuracy)
+    rank = over_seeds(lambda run: run.effective_rank)[..., -1]
+    sides = {"rows": run(lambda run: run.rows), "columns": run(lambda run: run.columns)}
+    over_steps = shares.mean([axis for axis in shares.dims if axis != "step"])
+    ends = {
+        "share": over_steps.values[-1],
+        "effective_rank": float(rank.mean()),
+        "accuracy": float(accuracy.mean()),
+        "seeds": accuracy.sizes["seed"],
+    }
+    shuffled = {}
+    if "share_shuffled" in results:
+        ends["shuffled"] = float(over_seeds(lambda run: run.share_shuffled).mean())
+        values = _first(run(lambda run: run.update_shuffled))
+        shuffled["shuffled_value"] = (("network", "index"), values[None])
+    return _spectra(
+        name,
+        _first(run(lambda run: run.update)),
+        run(lambda run: run.step).values,
+        share_over_steps=(("network", "point"), over_steps.values[None]),
+        **{side: ("network", [int(_first(size))]) for side, size in sides.items()},
+        **{end: ("trained", [value]) for end, value in ends.items()},
+        **shuffled,
+    ).assign_coords(trained=[name])
 
 
-def _shuffled(results: xr.Dataset) -> float:
-    """Mean share of trainings on shuffled labels, NaN where there are none."""
-    if "share_shuffled" not in results:
-        return float("nan")
-    shares = fields.of_run(judged(results), UpdateMeasured)(lambda run: run.share_shuffled)
-    return float(shares.mean())
+def _whitened(groups: Groups) -> xr.Dataset:
+    """Spectra of the network on whitened images, of the layer before the last."""
+    # The identity in float64, whichever precision was asked for.
+    run = fields.of_run(groups["/float64" if "/float64" in groups else "/"], EdgeMeasured)
+    values = _first(run(lambda run: run.update))[:, -1]
+    sides = {side: ("network", [values.shape[-1]]) for side in ("rows", "columns")}
+    return _spectra(EDGE, values, run(lambda run: run.step).values, **sides)
 
 
 def _first(array: xr.DataArray) -> np.ndarray:
@@ -147,23 +153,16 @@ def _first(array: xr.DataArray) -> np.ndarray:
     return array.isel(seed=0).squeeze(drop=True).values
 
 
-def _padded(spectra: Mapping[str, np.ndarray], steps: Mapping[str, np.ndarray]) -> xr.Dataset:
-    """Spectra (step, index) of different sizes in one dataset, padded with NaN."""
-    points, width = (max(values.shape[i] for values in spectra.values()) for i in (0, 1))
-
-    def pad(values: np.ndarray, *sizes: int) -> np.ndarray:
-        room = [(0, size - n) for size, n in zip(sizes, values.shape, strict=True)]
-        return np.pad(values.astype(float), room, constant_values=np.nan)
-
+def _spectra(name: str, values: np.ndarray, steps: np.ndarray, **others: Any) -> xr.Dataset:
+    """Spectra (point, index) of one network at its recorded steps, and what else it has."""
+    points, width = values.shape
     return xr.Dataset(
         {
-            "singular_value": (
-                ("network", "point", "index"),
-                np.stack([pad(values, points, width) for values in spectra.values()]),
-            ),
-            "step": (("network", "point"), np.stack([pad(t, points) for t in steps.values()])),
+            "singular_value": (("network", "point", "index"), values[None].astype(float)),
+            "step": (("network", "point"), steps[None].astype(float)),
+            **others,
         },
-        {"network": list(spectra), "index": np.arange(1, width + 1)},
+        {"network": [name], "point": np.arange(points), "index": np.arange(1, width + 1)},
     )
 
 
@@ -205,11 +204,11 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
         texts += [NETWORK_TEXT[name].format(**how), result]
     shares = drawn["shuffled"].dropna("trained") if "shuffled" in drawn else ()
     shuffled = [f"{TITLES[str(share.trained.item())]} {share.item():.2f}" for share in shares]
-    letters = "abcdefghijkl"[: 2 * drawn.sizes["network"]]
     half = drawn.sizes["network"]
     return {
-        "last": letters[half - 1],
-        "ends": f"{letters[half]}-{letters[-1]}",
+        "last": plotting.LETTERS[half - 1],
+        "ends": f"{plotting.LETTERS[half]}-{plotting.LETTERS[2 * half - 1]}",
+        "over": plotting.LETTERS[2 * half],
         "edge": _ratio(drawn, EDGE),
         "edge_width": int(drawn["rows"].sel(network=EDGE)),
         "ratios": ", ".join(ratios),
@@ -245,29 +244,53 @@ def thin(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.isel(index=np.nonzero((index <= 40) | (index % 50 == 0))[0])
 
 
+COLUMNS = 3
+COLORS = {
+    "dln": plotting.BLACK,
+    "mlp": plotting.ORANGE,
+    "vgg": plotting.BLUE,
+    "resnet": plotting.GREEN,
+    "vit": plotting.PINK,
+}
+
+
 def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 1."""
     names = [str(name) for name in dataset.network.values]
-    titles = [TITLES[name] + _accuracy(dataset, name) for name in names]
-    figure, axes = plotting.panels(
-        [*titles, *(_shares(dataset, n) for n in names)], rows=2, height=3.9
+    rows = -(-len(names) // COLUMNS)
+    figure = plotting.blank(1.3 * (2 * rows + 1) + 0.3)
+    grid = figure.add_gridspec(2 * rows + 1, COLUMNS)
+    above, below = (
+        [figure.add_subplot(grid[begin + place]) for place in range(len(names))]
+        for begin in (0, rows * COLUMNS)
     )
+    over = figure.add_subplot(grid[-1, :2])
+    accuracies = [TITLES[name] + _accuracy(dataset, name) for name in names]
+    ends = [f"{TITLES[name]}, {_shares(dataset, name)}" for name in names]
+    plotting.entitle([*above, *below, over], [*accuracies, *ends, "share in the first 2K"])
     rank, classes = int(dataset.attrs["rank"]), int(dataset.attrs["classes"])
-    for above, below, name in zip(axes, axes[len(names) :], names, strict=False):
+    for ax, end, name in zip(above, below, names, strict=True):
         run = dataset.sel(network=name)
         least = LEAST[name == EDGE]
-        plot_steps(above, run.step.values, run.singular_value.values.T, (classes, rank), least)
-        plot_end(below, dataset, name, LOWEST[name == EDGE])
-    axes[0].set_ylabel("singular values")
-    axes[len(names)].set_ylabel("over the largest")
-    plotting.key(
-        axes[-2],
-        [
-            plotting.entry("update", plotting.BLUES[1]),
-            plotting.entry("Gaussian", plotting.GREY, ls="--"),
-        ],
-        "lower left",
-    )
+        plot_steps(ax, run.step.values, run.singular_value.values.T, (classes, rank), least)
+        plot_end(end, dataset, name, LOWEST[name == EDGE])
+    plot_shares(over, dataset)
+    for row in range(0, len(names), COLUMNS):
+        above[row].set_ylabel("singular values")
+        below[row].set_ylabel("over the largest")
+    for column in range(COLUMNS):
+        above[column:][::COLUMNS][-1].set_xlabel("step t")
+        below[column:][::COLUMNS][-1].set_xlabel("index i")
+    entries = [
+        plotting.entry("up to K", plotting.BLUES[0]),
+        plotting.entry("up to 2K", plotting.BLUES[2]),
+        plotting.entry("behind", PALE),
+        plotting.entry("at the end", plotting.BLUES[1]),
+        plotting.entry("Gaussian", plotting.GREY, ls="--"),
+    ]
+    if "shuffled_value" in dataset:
+        entries.append(plotting.entry("shuffled labels", plotting.ORANGE, lw=0.8))
+    figure.legend(handles=entries, loc="outside lower center", ncols=len(entries))
     return figure
 
 
@@ -278,6 +301,7 @@ def _accuracy(dataset: xr.Dataset, name: str) -> str:
     return f", {float(dataset['accuracy'].sel(trained=name)):.2f}"
 
 
+PALE = "#BDBDBD"
 LEAST = (1e-8, 1e-18)
 """Lower end of the log axes over the steps, of a training in float32 and of the identity in
 float64."""
@@ -301,12 +325,12 @@ def plot_steps(
     values = values[np.isfinite(values[:, -1])]
     positive = np.where(values > 0, values, np.nan)
     classes, rank = marks
-    ax.plot(steps, positive[rank:].T, color="#BDBDBD", lw=0.5, rasterized=True, zorder=1)
+    ax.plot(steps, positive[rank:].T, color=PALE, lw=0.5, rasterized=True, zorder=1)
     ax.plot(steps, positive[classes:rank].T, color=plotting.BLUES[2], lw=0.6, zorder=2)
     ax.plot(steps, positive[:classes].T, color=plotting.BLUES[0], lw=0.6, zorder=3)
     last = values[:, -1]
     least = max(float(last[last > 0][-1]) / 3, lowest)
-    ax.set(yscale="log", xlabel="step t", xlim=(0, int(steps[-1])), ylim=(least, 3 * last[0]))
+    ax.set(yscale="log", xlim=(0, int(steps[-1])), ylim=(least, 3 * last[0]))
     ax.set_xticks([0, int(steps[-1])])
 
 
@@ -318,9 +342,31 @@ def plot_end(ax: Any, dataset: xr.Dataset, name: str, lowest: float) -> None:
     gaussian = chance.gaussian_singular_values(*shape)
     ax.plot(1 + np.arange(len(gaussian)), gaussian / gaussian[0], "--", color=plotting.GREY, lw=0.8)
     ax.plot(dataset.index.values[drawn], values[drawn] / values[0], color=plotting.BLUES[1], lw=1.0)
+    if "shuffled_value" in dataset:
+        shuffled = dataset["shuffled_value"].sel(network=name).values
+        there = np.isfinite(shuffled) & (shuffled > 0)
+        indices, others = dataset.index.values[there], shuffled[there]
+        if others.size:
+            ax.plot(indices, others / others[0], color=plotting.ORANGE, lw=0.8)
     for mark in (classes, rank):
         ax.axvline(mark, color="k", lw=0.5, ls=":")
-    ax.set(xscale="log", yscale="log", xlabel="index i", ylim=(lowest, 3))
+    ax.set(xscale="log", yscale="log", ylim=(lowest, 3))
+
+
+def plot_shares(ax: Any, dataset: xr.Dataset) -> None:
+    """Share of the update in its first 2K over the steps of each training; dashed: a Gaussian."""
+    names = [str(name) for name in dataset.trained.values]
+    rank = int(dataset.attrs["rank"])
+    for name in names:
+        run, color = dataset.sel(network=name), COLORS[name]
+        there = run.step.values > 0  # at the start there is no update
+        shares, steps = run["share_over_steps"].values[there], run.step.values[there]
+        ax.plot(steps / steps[-1], shares, color=color, lw=1.0, label=TITLES[name])
+        gaussian = chance.gaussian_energy(*_shape(dataset, name), rank)
+        ax.axhline(gaussian, color=color, lw=0.8, ls="--")
+    ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="step over the last step")
+    # It lies in the cell beside, which is empty.
+    ax.legend(**plotting.BESIDE).set_in_layout(False)
 
 
 FIGURE = Figure(
@@ -336,5 +382,10 @@ FIGURE = Figure(
     turn=5,
     says=says,
     notes=NOTES,
-    panels={"singular_value": "abcdefghij", "step": "abcde"},
+    panels={
+        "singular_value": "abcdefghijkl",
+        "step": "abcdef",
+        "shuffled_value": "h",
+        "share_over_steps": "m",
+    },
 )

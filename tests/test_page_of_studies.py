@@ -10,7 +10,7 @@ import xarray as xr
 from lrdyn.core import chance
 from lrdyn.engine import results
 from lrdyn.studies.adapter_training import few_shot
-from paper_figs import BASELINES, fig07_few_shot, fig08_ranks, paired
+from paper_figs import BASELINES, fig01_weight_updates, fig07_few_shot, fig08_ranks, paired
 from tests.runs import ROOT
 
 PAGE = (ROOT / "docs/studies.md").read_text()
@@ -199,20 +199,40 @@ def assert_said(page, text):
 
 def test_figure_1_in_words():
     drawn = numbers("fig01")
-    accuracy = {name: short(float(drawn.accuracy.sel(trained=name)), 2) for name in ("vgg", "vit")}
-    assert_said(
-        PAGE,
-        "VGG classifies {vgg} of the test images and the vision transformer {vit}:".format(
-            **accuracy
-        ),
+    names, rank = [str(name) for name in drawn.trained.values], drawn.attrs["rank"]
+    _, rows = table(PAGE.partition("Figure 1 at the end")[2])
+    assert [row[0] for row in rows] == [fig01_weight_updates.TITLES[name] for name in names]
+    said = {}
+    for name, row in zip(names, rows, strict=True):
+        network, end = drawn.sel(network=name), drawn.sel(trained=name)
+        shape = int(network["rows"]), int(network["columns"])
+        values = network.singular_value.values[np.isfinite(network.step.values)][-1]
+        ratio, by_chance = values[rank] / values[rank - 1], chance.gaussian_ratio(*shape, rank)
+        share, of_gaussian = float(end.share), short(chance.gaussian_energy(*shape, rank), 2)
+        said[name] = f"{short(share, DIGITS[name])}", of_gaussian
+        assert row[1:] == [
+            f"{shape[0]} x {shape[1]}",
+            str(int(end.seeds)),
+            short(float(end.accuracy), 2),
+            f"{short(share, 4)} ({of_gaussian})",
+            f"{short(ratio, 2)} ({short(by_chance, 2)})",
+            f"{float(end.effective_rank):.1f} ({chance.gaussian_effective_rank(*shape):.1f})",
+        ]
+    # Of the perceptron, and at the first and the last record of all.
+    assert_said(PAGE, f"on shuffled labels {short(float(drawn.shuffled.sel(trained='mlp')), 2)}")
+    for name in names:
+        shares = drawn.share_over_steps.sel(network=name).values
+        first, last = (short(share, 2) for share in shares[np.isfinite(shares)][[0, -1]])
+        assert_said(PAGE, f"{first} to {last} ({fig01_weight_updates.TITLES[name]})")
+    shares = (
+        "hold {} of the squared update in a deep linear network, {} in a perceptron, {} in a VGG, "
+        "{} of 128 in a ResNet, {} of 128 in a small vision transformer; in a Gaussian matrix of "
+        "that size {}, {}, {}, {} and {}"
     )
-    digits = {"dln": 4, "mlp": 3, "vgg": 2, "vit": 2}
-    shares = {name: short(float(drawn.share.sel(trained=name)), to) for name, to in digits.items()}
-    said = (
-        "hold {dln} of the squared update in a deep linear network, {mlp} in a perceptron, "
-        "{vgg} in a VGG, {vit} of 64 in a small vision transformer"
-    )
-    assert_said(SLOGANS, said.format(**shares))
+    assert_said(SLOGANS, shares.format(*(said[n][i] for i in (0, 1) for n in names)))
+
+
+DIGITS = {"dln": 4, "mlp": 3, "vgg": 2, "resnet": 2, "vit": 2}
 
 
 def test_figure_2_in_words():

@@ -382,8 +382,8 @@ WRONG = (
     Wrong(
         "Figure 1 shows shares of the first step",
         "paper_figs/fig01_weight_updates.py",
-        "over_seeds(lambda run: run.share)[..., -1]",
-        "over_seeds(lambda run: run.share)[..., 0]",
+        "over_steps.values[-1]",
+        "over_steps.values[1]",
         drawn("fig01"),
     ),
     Wrong(
