@@ -384,7 +384,7 @@ FIGURE = Figure(
     notes=NOTES,
     panels={
         "singular_value": "abcdefghijkl",
-        "step": "abcdef",
+        "step": "abcdefm",
         "shuffled_value": "h",
         "share_over_steps": "m",
     },
