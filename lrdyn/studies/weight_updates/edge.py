@@ -193,7 +193,7 @@ EDGE = Scenario[Classification, EdgeTheory, EdgeMeasured](
             "whitened_edge",
             "deep linear classifier on whitened images: sigma_{2K+1} of W_l(t) - W_l(0) is zero "
             "for l < L, relative to sigma_1 (the formula is that of the frame: the other side "
-            "is 0)",
+            "is 0; the tolerance of float32 is as large as what other inputs or another start do)",
             form=lambda outcome: Zero(
                 outcome.measured.edge,
                 scale=1.0,
@@ -210,6 +210,7 @@ EDGE = Scenario[Classification, EdgeTheory, EdgeMeasured](
             "whitened_edge",
             case=colour,
             breaks="whitened_inputs",
+            precision="float64",
         ),
         Control(
             "edge_gaussian_start",
@@ -217,6 +218,7 @@ EDGE = Scenario[Classification, EdgeTheory, EdgeMeasured](
             "whitened_edge",
             case=_gaussian,
             breaks="orthogonal_start",
+            precision="float64",
         ),
         Control(
             "edge_decayed",
@@ -226,7 +228,13 @@ EDGE = Scenario[Classification, EdgeTheory, EdgeMeasured](
                 dataclasses.replace(case, weight_decay=case.weight_decay + 0.01)
             ),
         ),
-        Control("edge_in_batches", "every third example", "whitened_edge", measure=_in_batches),
+        Control(
+            "edge_in_batches",
+            "every third example",
+            "whitened_edge",
+            measure=_in_batches,
+            precision="float64",
+        ),
         Control(
             "edge_too_early",
             "sigma_{2K-1} in place of sigma_{2K+1}",

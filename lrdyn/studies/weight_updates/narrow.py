@@ -138,7 +138,8 @@ NARROW = Scenario[Classification, NarrowTheory, NarrowMeasured](
             "narrow_edge",
             "with d_0 whitened dimensions below the width d the update of an inner layer has "
             "rank min(2K, d_0) + min(K, d - d_0), that of the first min(2K, d_0): what is "
-            "beyond is zero on the scale of the weights (the other side is 0)",
+            "beyond is zero on the scale of the weights (the other side is 0; the last of these "
+            "directions move by as little as the rounding of float32)",
             form=_beyond,
             reads=lambda theory, run: (
                 theory.narrow_rank,
@@ -157,12 +158,14 @@ NARROW = Scenario[Classification, NarrowTheory, NarrowMeasured](
             "narrow_edge",
             # 2K, as if there were as many inputs as the layers are wide.
             predict=lambda case: NarrowTheory(narrow_rank=jnp.full(2, 2 * len(case.outputs))),
+            precision="float64",
         ),
         Control(
             "narrow_one_less",
             "one less",
             "narrow_edge",
             predict=lambda case: NarrowTheory(narrow_rank=predict_narrow(case).narrow_rank - 1),
+            precision="float64",
         ),
         Control(
             "narrow_decayed",
