@@ -199,7 +199,7 @@ def assert_said(page, text):
 
 def test_figure_1_in_words():
     drawn = numbers("fig01")
-    names, rank = [str(name) for name in drawn.trained.values], drawn.attrs["rank"]
+    names, rank = [str(name) for name in drawn.trained.values], int(drawn.attrs["rank"])
     _, rows = table(PAGE.partition("Figure 1 at the end")[2])
     assert [row[0] for row in rows] == [fig01_weight_updates.TITLES[name] for name in names]
     said = {}
@@ -209,7 +209,7 @@ def test_figure_1_in_words():
         values = network.singular_value.values[np.isfinite(network.step.values)][-1]
         ratio, by_chance = values[rank] / values[rank - 1], chance.gaussian_ratio(*shape, rank)
         share, of_gaussian = float(end.share), short(chance.gaussian_energy(*shape, rank), 2)
-        said[name] = f"{short(share, DIGITS[name])}", of_gaussian
+        said[name] = short(share, DIGITS[name]), of_gaussian
         assert row[1:] == [
             f"{shape[0]} x {shape[1]}",
             str(int(end.seeds)),
@@ -226,8 +226,8 @@ def test_figure_1_in_words():
         assert_said(PAGE, f"{first} to {last} ({fig01_weight_updates.TITLES[name]})")
     shares = (
         "hold {} of the squared update in a deep linear network, {} in a perceptron, {} in a VGG, "
-        "{} of 128 in a ResNet, {} of 128 in a small vision transformer; in a Gaussian matrix of "
-        "that size {}, {}, {}, {} and {}"
+        "{} in a ResNet and {} in a small vision transformer; in a Gaussian matrix of that size "
+        "{}, {}, {}, {} and {}"
     )
     assert_said(SLOGANS, shares.format(*(said[n][i] for i in (0, 1) for n in names)))
 
