@@ -63,8 +63,8 @@ CAPTION = """\
 K = {classes}, light blue up to 2K = {rank}; titles: test accuracy. ({ends}) At the end, over the
 largest; orange: labels shuffled; dashed: a Gaussian matrix; dotted: K and 2K; titles: share of the
 squared norm in the first 2K (Gaussian). ({over}) This share over training. On whitened images the
-edge at 2K is exact: sigma_(2K+1) / sigma_(2K) = {edge:.0e}. Elsewhere the values fall fast and go
-on behind it: {ratios} (Gaussian {gaussian_ratios}).
+edge at 2K is exact: sigma_(2K+1) / sigma_(2K) = {edge:.0e}. Elsewhere the values fall and go on
+behind it: {ratios} (Gaussian {gaussian_ratios}).
 """
 NOTES = """\
 Trained on {described} (seed {seed}, {dtype}: rounding lies some 1e-6 below the largest value).
@@ -302,6 +302,7 @@ def _accuracy(dataset: xr.Dataset, name: str) -> str:
 
 
 PALE = "#BDBDBD"
+"""Of the values behind 2K."""
 LEAST = (1e-8, 1e-18)
 """Lower end of the log axes over the steps, of a training in float32 and of the identity in
 float64."""
@@ -365,13 +366,13 @@ def plot_shares(ax: Any, dataset: xr.Dataset) -> None:
         gaussian = chance.gaussian_energy(*_shape(dataset, name), rank)
         ax.axhline(gaussian, color=color, lw=0.8, ls="--")
     ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="step over the last step")
-    # It lies in the cell beside, which is empty.
+    # Left out of the layout, which would make room for it: the cell beside is empty.
     ax.legend(**plotting.BESIDE).set_in_layout(False)
 
 
 FIGURE = Figure(
     name="fig01",
-    title="Weight updates: an exact edge on whitened images, a fast decay without one elsewhere",
+    title="Weight updates: an exact edge on whitened images, a decay without one elsewhere",
     caption=CAPTION,
     sources=sources,
     numbers=numbers,

@@ -193,7 +193,7 @@ EDGE = Scenario[Classification, EdgeTheory, EdgeMeasured](
             "whitened_edge",
             "deep linear classifier on whitened images: sigma_{2K+1} of W_l(t) - W_l(0) is zero "
             "for l < L, relative to sigma_1 (the formula is that of the frame: the other side "
-            "is 0; the tolerance of float32 is as large as what other inputs or another start do)",
+            "is 0; float32 cannot tell such an update from one of other inputs or another start)",
             form=lambda outcome: Zero(
                 outcome.measured.edge,
                 scale=1.0,

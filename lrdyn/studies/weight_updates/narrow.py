@@ -138,8 +138,8 @@ NARROW = Scenario[Classification, NarrowTheory, NarrowMeasured](
             "narrow_edge",
             "with d_0 whitened dimensions below the width d the update of an inner layer has "
             "rank min(2K, d_0) + min(K, d - d_0), that of the first min(2K, d_0): what is "
-            "beyond is zero on the scale of the weights (the other side is 0; the last of these "
-            "directions move by as little as the rounding of float32)",
+            "beyond is zero on the scale of the weights (the other side is 0; float32 rounds "
+            "by as much as the last directions within it move)",
             form=_beyond,
             reads=lambda theory, run: (
                 theory.narrow_rank,
