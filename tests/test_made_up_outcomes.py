@@ -38,6 +38,9 @@ EVEN = {"all one": (1.0, 1.0), "all one, three measured": (1.0, 3.0), "all zero"
 as no run has it."""
 FAILS = 1e-2
 """Residual from which on it is compared; a smaller one is rounding."""
+ROUNDING = {"optax_precise": 1.0}
+"""The same of claims whose residual is in units of what float32's rounding may do: up to 1 it is
+that of one CPU, and another one has another."""
 
 
 def cleaned(array, *, undecided=False):
@@ -98,7 +101,7 @@ def said(statement, scenario, outcome):
         with np.errstate(all="ignore"):
             return [number(x) for x in np.ravel(statement.value(outcome))[:3]]
     row = judging.row_of(statement, scenario, outcome)
-    residual = row.residual if not row.residual < FAILS else 0.0
+    residual = row.residual if not row.residual < ROUNDING.get(statement.id, FAILS) else 0.0
     certified = ["certified"] if row.certified else []
     return [row.reason, number(row.threshold), number(residual), *certified]
 
