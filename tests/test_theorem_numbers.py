@@ -23,7 +23,8 @@ TOLERANCE = 1e-3
 """Of norms. Between JAX 0.10 and 0.12 nearly all are equal to seven digits, conditions to four."""
 UNDECIDED = Path(__file__).parent / "data" / "theorem_numbers_undecided.json"
 """Arrays that are rounding, or that rounding decides: between JAX 0.10 and 0.12 they differ by more
-than 1e-4. A turned basis, signs of equal entries, draws that a step decides."""
+than 1e-4, or between two CPUs. A turned basis, signs of equal entries, draws that a step decides,
+how near a float32 number lies to a tie."""
 
 
 def numbers(theorem, factory):
