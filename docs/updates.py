@@ -77,6 +77,14 @@ PAIRS = {
         "Figure 1's perceptron (4 layers of width 512), 10 epochs of 20,000 images of MNIST",
         10,
     ),
+    "vgg": Pair(
+        "VGG-16",
+        "images OUT --network vgg --examples 20000 --epochs 3",
+        "start",
+        "trained",
+        "Figure 1's VGG-16 with batch normalisation, 3 epochs of 20,000 images of CIFAR-10",
+        10,
+    ),
     "resnet": Pair(
         "ResNet-18",
         "images OUT --network resnet --examples 20000",

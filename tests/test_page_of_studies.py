@@ -218,12 +218,17 @@ def test_figure_1_in_words():
             f"{short(ratio, 2)} ({short(by_chance, 2)})",
             f"{float(end.effective_rank):.1f} ({chance.gaussian_effective_rank(*shape):.1f})",
         ]
-    # Of the perceptron, and at the first and the last record of all.
-    assert_said(PAGE, f"on shuffled labels {short(float(drawn.shuffled.sel(trained='mlp')), 2)}")
+    # At the first and the last record, and at the last on shuffled labels.
     for name in names:
-        shares = drawn.share_over_steps.sel(network=name).values
+        shares, title = (
+            drawn.share_over_steps.sel(network=name).values,
+            fig01_weight_updates.TITLES[name],
+        )
         first, last = (short(share, 2) for share in shares[np.isfinite(shares)][[0, -1]])
-        assert_said(PAGE, f"{first} to {last} ({fig01_weight_updates.TITLES[name]})")
+        assert_said(PAGE, f"{first} to {last} ({title})")
+        _, shuffled, true = fig01_weight_updates.shuffled_share(drawn, name)
+        both = f"{short(shuffled, DIGITS[name])} and {short(true, DIGITS[name])}"
+        assert_said(PAGE, f"{both} ({title})")
     shares = (
         "hold {} of the squared update in a deep linear network, {} in a perceptron, {} in a VGG, "
         "{} in a ResNet and {} in a small vision transformer; in a Gaussian matrix of that size "

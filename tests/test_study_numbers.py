@@ -60,6 +60,7 @@ DIGITS = {
     "init_scale": 1.0,
     "center": "no",
 }
+SHUFFLED = {"shuffled_epochs": 1}
 VGG = {"vgg_layers": "11", "vgg_epochs": 1}
 TINY: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "linear_network": (
@@ -76,24 +77,20 @@ TINY: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "vgg": (
         WEIGHT_UPDATES,
         "vgg",
-        {**IMAGES, **TRAINED, **VGG, "vgg_norm": "no", "warmup": 0.0, "augment": "no"},
+        {**IMAGES, **TRAINED, **VGG, **SHUFFLED}
+        | {"vgg_norm": "no", "warmup": 0.0, "augment": "no"},
     ),
     "residual_network": (
         WEIGHT_UPDATES,
         "resnet",
-        {
-            **IMAGES,
-            **TRAINED,
-            "resnet_width": 2,
-            "resnet_epochs": 1,
-            "warmup": 0.5,
-            "augment": "no",
-        },
+        {**IMAGES, **TRAINED, **SHUFFLED, "resnet_width": 2, "resnet_epochs": 1}
+        | {"warmup": 0.5, "augment": "no"},
     ),
     "vision_transformer": (
         WEIGHT_UPDATES,
         "vit",
-        {**IMAGES, **TRAINED, "vit_patch": 4, "vit_width": 24, "vit_depth": 1, "vit_heads": 2}
+        {**IMAGES, **TRAINED, **SHUFFLED}
+        | {"vit_patch": 4, "vit_width": 24, "vit_depth": 1, "vit_heads": 2}
         | {"vit_epochs": 3, "warmup": 0.0, "augment": "yes"},
     ),
     "dropout_linear": (DROPOUT_SPECTRA, "dln", SYNTHETIC),

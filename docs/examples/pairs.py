@@ -197,7 +197,8 @@ def drawn_classifier(options):
     if name == "mlp":
         return classifiers.make_mlp(key, flat_data=options.data, **how)
     make = getattr(classifiers, f"make_{name}")
-    return make(key, data=options.data, warmup=WARMUP, augment="yes", **how)
+    how |= {"data": options.data, "warmup": WARMUP, "augment": "yes"}
+    return make(key, shuffled_epochs=1, **how)  # no such training is made here
 
 
 def images(options):

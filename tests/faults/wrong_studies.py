@@ -115,9 +115,9 @@ WRONG = (
     ),
     Wrong(
         "labels are not shuffled",
-        UPDATES + "classifiers.py",
-        "train_on(labels[order]",
-        "train_on(labels",
+        UPDATES + "updates.py",
+        "return labels[np.asarray(order)]",
+        "return labels",
         trained("perceptron"),
     ),
     Wrong(
@@ -157,9 +157,9 @@ WRONG = (
     ),
     Wrong(
         "the share on shuffled labels is added",
-        UPDATES + "classifiers.py",
-        "share_end - outcome.measured.share_shuffled",
-        "share_end + outcome.measured.share_shuffled",
+        UPDATES + "updates.py",
+        "run.share[..., last] - run.share_shuffled[..., last]",
+        "run.share[..., last] + run.share_shuffled[..., last]",
         found("weight_updates"),
     ),
     Wrong(

@@ -264,6 +264,16 @@ FLAGS = (
         swept=False,
     ),
     Flag(
+        "shuffled_epochs",
+        (1,),
+        at_least(1),
+        int,
+        help="epochs of VGG, ResNet and the transformer on shuffled labels, at most those on true "
+        "ones; the training goes on to the next step that is recorded",
+        paper=(100,),
+        swept=False,
+    ),
+    Flag(
         "warmup",
         (0.0,),
         WARMUP,

@@ -7,17 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from lrdyn.core.descent import gradient_descent
+from lrdyn.core.descent import Trajectory, gradient_descent
 from lrdyn.core.factorization import Weights
 from lrdyn.core.initialization import orthogonal_layers
 from lrdyn.core.recording import recorded_steps
 from lrdyn.data import Images, images
 from lrdyn.studies.pictures import spread_out
 from lrdyn.studies.weight_updates.updates import (
+    SHUFFLED,
     UpdateMeasured,
     UpdateSpectrum,
     measured_update,
     of_update,
+    on_shuffled,
+    shuffled_labels,
     trained_scenario,
 )
 from lrdyn.training import FORGETFUL, Batches, Keeper, train
@@ -104,30 +107,35 @@ def measure_linear(case: LinearCase, keeper: Keeper = FORGETFUL) -> UpdateMeasur
     """Train, and look at the update of the penultimate layer."""
     chosen = spread_out(case.examples, len(case.images.train_labels))
     inputs, labels = case.images.train_inputs[chosen], case.images.train_labels[chosen]
-    data = moments(pixels(inputs), np.eye(case.images.classes)[labels].T)
-    data = jax.tree.map(lambda array: array.astype(case.start[0].dtype), data)
     before, directions = case.start[-2], 2 * case.images.classes
 
-    def look(weights: Weights, state: PyTree) -> UpdateSpectrum:
-        # At the start there is no update: its ranks are those of nothing, NaN.
-        return of_update(weights[-2] - before, directions)
+    def train_on(labels: np.ndarray, name: str) -> Trajectory:
+        data = moments(pixels(inputs), np.eye(case.images.classes)[labels].T)
+        data = jax.tree.map(lambda array: array.astype(case.start[0].dtype), data)
 
-    run = train(
-        case.key,
-        linear_loss,
-        case.start,
-        gradient_descent(case.learning_rate),
-        Batches(data, count=len(chosen)),
-        case.steps,
-        record=look,
-        keeper=keeper,
-    )
+        def look(weights: Weights, state: PyTree) -> UpdateSpectrum:
+            # At the start there is no update: its ranks are those of nothing, NaN.
+            return of_update(weights[-2] - before, directions)
+
+        return train(
+            case.key,
+            linear_loss,
+            case.start,
+            gradient_descent(case.learning_rate),
+            Batches(data, count=len(chosen)),
+            case.steps,
+            record=look,
+            keeper=keeper,
+            name=name,
+        )
+
+    run = train_on(labels, "")
     end = np.asarray(product_of(run.params))
 
     def accuracy(inputs: np.ndarray, labels: np.ndarray) -> float:
         return float(np.mean(np.argmax(end @ pixels(inputs), axis=0) == labels))
 
-    return measured_update(
+    measured = measured_update(
         case.key,
         before,
         run.params[-2],
@@ -137,6 +145,8 @@ def measure_linear(case: LinearCase, keeper: Keeper = FORGETFUL) -> UpdateMeasur
         train_accuracy=accuracy(inputs, labels),
         test_accuracy=accuracy(case.images.test_inputs, case.images.test_labels),
     )
+    shuffled = train_on(shuffled_labels(case.key, labels), SHUFFLED)
+    return measured._replace(**on_shuffled(shuffled))
 
 
 LINEAR = trained_scenario(

@@ -69,10 +69,10 @@ class UpdateMeasured(NamedTuple):
     """Rows of these matrices."""
     matrix_columns: Int[np.ndarray, "matrix"] = ABSENT
     """Columns of these matrices."""
-    share_shuffled: Float[np.ndarray, ""] = ABSENT
-    """``share_end`` of a training on labels that say nothing. Of the perceptron alone."""
+    share_shuffled: Float[np.ndarray, "early"] = ABSENT
+    """``share`` of a training on shuffled labels, at the first of the recorded steps."""
     update_shuffled: Float[np.ndarray, "index"] = ABSENT
-    """Singular values of its update at the end."""
+    """Singular values of its update at the last of them."""
     diverged_at: Int[np.ndarray, ""] = ABSENT
     """Step at which the training diverged, or -1."""
 
@@ -137,6 +137,38 @@ def measured_update(
     )
 
 
+SHUFFLED = "shuffled labels"
+"""Name of the second training of a network."""
+
+
+def shuffled_labels(key: Key[Array, ""], labels: np.ndarray) -> np.ndarray:
+    """The labels in a random order: they say nothing of their images."""
+    # The trainings have the key itself.
+    order = jax.random.permutation(jax.random.fold_in(key, 7), len(labels))
+    return labels[np.asarray(order)]
+
+
+def recorded_until(steps: np.ndarray, step: int) -> np.ndarray:
+    """The recorded steps up to the first that is not before a step; all where there is none.
+
+    Example:
+        >>> recorded_until(np.array([0, 4, 8, 12]), 6).tolist()
+        [0, 4, 8]
+    """
+    return steps[: np.searchsorted(steps, step) + 1]
+
+
+def on_shuffled(run: Trajectory) -> dict[str, np.ndarray]:
+    """What is kept of a training on shuffled labels."""
+    return {"share_shuffled": run.records.share, "update_shuffled": run.records.update[-1]}
+
+
+def by_labels(run: UpdateMeasured) -> Float[np.ndarray, "..."]:
+    """The share less that on shuffled labels, at the last step of the training on these."""
+    last = run.share_shuffled.shape[-1] - 1
+    return run.share[..., last] - run.share_shuffled[..., last]
+
+
 def trained_scenario(
     network: str,
     make: Callable[..., Any],
@@ -144,7 +176,6 @@ def trained_scenario(
     *,
     threshold: float | None = None,
     seed0: str = "",
-    findings: tuple[Finding[Any, UpdateMeasured], ...] = (),
     steps: str = "",
     seeds: int = 1,
 ) -> Scenario[Any, Any, UpdateMeasured]:
@@ -156,7 +187,6 @@ def trained_scenario(
         train: trains it.
         threshold: what the mean share is claimed to exceed; nothing is claimed without one.
         seed0: the shares that seed 0 had, in words.
-        findings: what is measured beside what is measured of every network.
         steps: flag that counts its steps, if there is one.
         seeds: how many seeds it runs with unless the number is given.
     """
@@ -216,7 +246,14 @@ def trained_scenario(
                 lambda outcome: outcome.measured.test_accuracy,
                 reads=lambda theory, run: (run.test_accuracy,),
             ),
-            *findings,
+            Finding(
+                f"{network}_shuffled",
+                "share of the top 2K directions, less that of a training on shuffled labels at its "
+                "last step",
+                lambda outcome: by_labels(outcome.measured),
+                reads=lambda theory, run: (run.share, run.share_shuffled),
+                above=0.0,
+            ),
         ),
         narrow=lambda settings: only(network, settings),
         steps=steps,
