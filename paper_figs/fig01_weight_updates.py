@@ -61,18 +61,17 @@ some thousands over the steps, and the spread over seeds is of this size."""
 
 CAPTION = """\
 (a-{last}) Singular values of W(t) - W(0), penultimate layer: dark blue up to K = {classes}, light
-blue up to 2K = {rank}; titles: test accuracy. ({ends}) At the end, over the largest; orange: labels
-shuffled{early}; dashed: Gaussian; dotted: K and 2K; titles: share of the squared norm in the first
-2K (Gaussian). ({over}) This share over training; dotted: labels shuffled. On whitened images the
-edge at 2K is exact: sigma_(2K+1) / sigma_(2K) = {edge:.0e}. Elsewhere the values fall and go on
-behind it: {ratios} (Gaussian {gaussian_ratios}).
+blue up to 2K = {rank}; titles: test accuracy (whitened: of training images). ({ends}) At the end,
+over the largest; orange: labels shuffled{early}; dashed: Gaussian; dotted: K and 2K; titles: share
+of the squared norm in the first 2K (Gaussian). ({over}) This share over training; dotted: labels
+shuffled. On whitened images the edge at 2K is exact: sigma_(2K+1) / sigma_(2K) = {edge:.0e}.
+Elsewhere the values fall and go on behind it: {ratios} (Gaussian {gaussian_ratios}).
 """
 NOTES = """\
 Trained on {described} (seed {seed}, {dtype}: rounding lies some 1e-6 below the largest value).
 {networks} Share on shuffled labels, which the same network is trained on with the same rates, and
 at the same step on true ones: {shuffled}. The whitened network is linear, in float64, on the first
-{edge_width} principal coordinates; its accuracy is not kept. A Gaussian matrix has the size of the
-update.
+{edge_width} principal coordinates of 600 images. A Gaussian matrix has the size of the update.
 """
 NETWORK_TEXT = {
     "dln": "Deep linear network: full-batch gradient descent on half the mean squared error "
@@ -123,7 +122,6 @@ def _trained(name: str, results: xr.Dataset) -> xr.Dataset:
     ends = {
         "share": over_steps.values[-1],
         "effective_rank": float(rank.mean()),
-        "accuracy": float(accuracy.mean()),
         "seeds": accuracy.sizes["seed"],
     }
     shuffled = over_seeds(lambda run: run.share_shuffled)
@@ -142,6 +140,7 @@ def _trained(name: str, results: xr.Dataset) -> xr.Dataset:
             ("network", "index"),
             _first(run(lambda run: run.update_shuffled))[None],
         ),
+        accuracy=("network", [float(accuracy.mean())]),
         **{side: ("network", [int(_first(size))]) for side, size in sides.items()},
         **{end: ("trained", [value]) for end, value in ends.items()},
     ).assign_coords(trained=[name])
@@ -153,7 +152,9 @@ def _whitened(groups: Groups) -> xr.Dataset:
     run = fields.of_run(groups["/float64" if "/float64" in groups else "/"], EdgeMeasured)
     values = _first(run(lambda run: run.update))[:, -1]
     sides = {side: ("network", [values.shape[-1]]) for side in ("rows", "columns")}
-    return _spectra(EDGE, values, run(lambda run: run.step).values, **sides)
+    accuracy = float(_first(run(lambda run: run.edge_accuracy)))
+    steps = run(lambda run: run.step).values
+    return _spectra(EDGE, values, steps, accuracy=("network", [accuracy]), **sides)
 
 
 def _first(array: xr.DataArray) -> np.ndarray:
@@ -225,7 +226,7 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
         "gaussian_ratios": f"{min(gaussian_ratios):.2f} to {max(gaussian_ratios):.2f}",
         "networks": " ".join(texts),
         "shuffled": ", ".join(shuffled),
-        "early": f" ({', '.join(early)} early)" if early else "",
+        "early": f" ({', '.join(early)}: early in training)" if early else "",
     }
 
 
@@ -284,7 +285,9 @@ def draw(dataset: xr.Dataset) -> Any:
         for begin in (0, rows * COLUMNS)
     )
     over = figure.add_subplot(grid[-1, :2])
-    accuracies = [TITLES[name] + _accuracy(dataset, name) for name in names]
+    accuracies = [
+        f"{TITLES[name]}, {float(dataset['accuracy'].sel(network=name)):.2f}" for name in names
+    ]
     ends = [f"{TITLES[name]}, {_shares(dataset, name)}" for name in names]
     plotting.entitle([*above, *below, over], [*accuracies, *ends, "share in the first 2K"])
     rank, classes = int(dataset.attrs["rank"]), int(dataset.attrs["classes"])
@@ -310,13 +313,6 @@ def draw(dataset: xr.Dataset) -> Any:
     entries.append(plotting.entry("shuffled labels", plotting.ORANGE, lw=0.8))
     figure.legend(handles=entries, loc="outside lower center", ncols=len(entries))
     return figure
-
-
-def _accuracy(dataset: xr.Dataset, name: str) -> str:
-    """Words of a title about the accuracy of a network, if it is known."""
-    if name not in dataset.trained.values:
-        return ""
-    return f", {float(dataset['accuracy'].sel(trained=name)):.2f}"
 
 
 PALE = "#BDBDBD"

@@ -213,7 +213,7 @@ def test_figure_1_in_words():
         assert row[1:] == [
             f"{shape[0]} x {shape[1]}",
             str(int(end.seeds)),
-            short(float(end.accuracy), 2),
+            short(float(network.accuracy), 2),
             f"{short(share, 4)} ({of_gaussian})",
             f"{short(ratio, 2)} ({short(by_chance, 2)})",
             f"{float(end.effective_rank):.1f} ({chance.gaussian_effective_rank(*shape):.1f})",

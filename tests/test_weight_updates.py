@@ -122,12 +122,15 @@ def test_the_whitened_update_has_rank_2k_and_a_coloured_one_has_not(edge_case):
             steps = (B.T @ C.T @ missed @ X.T, C.T @ missed @ (A @ X).T, missed @ (B @ A @ X).T)
             layers = [W - 0.1 * G for W, G in zip(layers, steps, strict=True)]
         values = np.linalg.svd(layers[1] - start, compute_uv=False)
-        return values[6] / values[0], values
+        A, B, C = layers
+        right = np.argmax(C @ B @ A @ X, axis=0) == np.asarray(edge_case.labels)
+        return values[6] / values[0], values, right.mean()
 
     measured = edge.measure_edge(edge_case)
-    white, values = tail(X)
+    white, values, accuracy = tail(X)
     oracles.assert_close(measured.update[-1, 1], values, size=60, steps=100)
     assert white <= slack
+    assert measured.edge_accuracy == pytest.approx(accuracy)
     assert float(measured.edge[1]) <= slack
     assert tail(np.linspace(0.5, 1.5, 12)[:, None] * X)[0] > CLEARLY * slack
 

@@ -54,6 +54,8 @@ class EdgeMeasured(NamedTuple):
     """Recorded steps."""
     classes: Int[Array, ""] = ABSENT
     """K."""
+    edge_accuracy: Float[Array, ""] = ABSENT
+    """Share of the images, which are trained on, that are classified correctly at the end."""
     diverged_at: Int[Array, ""] = ABSENT
     """Step at which the run diverged, or -1."""
 
@@ -153,11 +155,15 @@ def measure_edge(case: Classification) -> EdgeMeasured:
         return jnp.stack([svdvals(now - before) for now, before in pairs])
 
     run = case.descend(case.loss, case.weights, spectra)
+    scores = case.inputs
+    for W in run.params:
+        scores = W @ scores
     return EdgeMeasured(
         edge=_edge_of(run.records, 2 * len(case.outputs)),
         update=run.records,
         step=jnp.asarray(case.steps),
         classes=jnp.asarray(len(case.outputs)),
+        edge_accuracy=jnp.mean(1.0 * (jnp.argmax(scores, axis=0) == case.labels)),
         diverged_at=run.diverged_at,
     )
 
