@@ -331,7 +331,9 @@ def test_what_is_said_of_updates_is_what_was_measured():
     assert f"and {few} to {more} in the vision transformer" in text
     assert f"need {low99} to {high99} and {few99} to {more99}." in text
     ((low, high), _) = of_chance(("resnet",), "first", "second")
-    assert f"({low} and {high} of it)" in text
+    ((of_vgg, _), _) = of_chance(("vgg",), "convolution")
+    assert f"({low} and {high} of it in ResNet, {of_vgg} in VGG)" in text
+    assert f"is not: {kinds['vgg']['classifier.0']['ranks'][0]:g} values hold .9." in text
     hidden = [one["ranks"][0] for kind, one in kinds["vit"].items() if kind != "head"]
     assert max(hidden) <= 20 < kinds["mlp"]["weights_0"]["ranks"][0]
     assert max(kinds["mlp"][f"weights_{i}"]["ranks"][0] for i in (1, 2, 3)) <= 20
