@@ -128,10 +128,10 @@ READING = """\
 > **Measured.** For .9 of the energy the matrices of attention and of the perceptrons need .27 to
 > .60 of the values that a Gaussian matrix of their size needs in the language model and the
 > encoder, and .08 to .11 in the vision transformer; for .99 they need .47 to .85 and .21 to .36.
-> Kernels are close to chance (.75 and .80 of it in ResNet, .81 in VGG), the hidden layer above VGG's
-> is not: 6 values hold .9. So updates are concentrated, with no edge, and how much so depends on the
-> network: in the perceptron and the vision transformer, which learn ten classes, 2K = 20 values hold
-> .9 in all but the first layer of the perceptron.
+> Kernels are close to chance (.75 and .80 of it in ResNet, .81 in VGG), the hidden layer above
+> VGG's is not: 6 values hold .9. So updates are concentrated, with no edge, and how much so depends
+> on the network: in the perceptron and the vision transformer, which learn ten classes, 2K = 20
+> values hold .9 in all but the first layer of the perceptron.
 
 > **Measured.** Tuning is not of lower rank than training here: for .9 the queries of the language
 > model need 20 values when it is trained and 25.5 when it is tuned, its perceptrons 45 and 55. The
