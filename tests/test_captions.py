@@ -105,7 +105,7 @@ def figure_1(patch):
     few = Images("mnist", "a few", 10, pixels, labels, pixels, labels)
     patch.setattr(linear, "images", lambda name, data_dir: few)
 
-    def train(key, loss, start, rule, batches, steps, record, keeper):
+    def train(key, loss, start, rule, batches, steps, record, keeper, name):
         raise Started((loss, start, rule, batches, steps))
 
     patch.setattr(linear, "train", train)
