@@ -127,19 +127,15 @@ def _trained(name: str, results: xr.Dataset) -> xr.Dataset:
     shuffled = over_seeds(lambda run: run.share_shuffled)
     shuffled = shuffled.mean([axis for axis in shuffled.dims if axis != "early"]).values
     behind = over_steps.size - shuffled.size  # steps that this training does not have
+    padded = np.pad(shuffled, (0, behind), constant_values=np.nan)
+    shuffled_values = _first(run(lambda run: run.update_shuffled))
     return _spectra(
         name,
         _first(run(lambda run: run.update)),
         run(lambda run: run.step).values,
         share_over_steps=(("network", "point"), over_steps.values[None]),
-        shuffled_over_steps=(
-            ("network", "point"),
-            np.pad(shuffled, (0, behind), constant_values=np.nan)[None],
-        ),
-        shuffled_value=(
-            ("network", "index"),
-            _first(run(lambda run: run.update_shuffled))[None],
-        ),
+        shuffled_over_steps=(("network", "point"), padded[None]),
+        shuffled_value=(("network", "index"), shuffled_values[None]),
         accuracy=("network", [float(accuracy.mean())]),
         **{side: ("network", [int(_first(size))]) for side, size in sides.items()},
         **{end: ("trained", [value]) for end, value in ends.items()},
@@ -309,8 +305,8 @@ def draw(dataset: xr.Dataset) -> Any:
         plotting.entry("behind", PALE),
         plotting.entry("at the end", plotting.BLUES[1]),
         plotting.entry("Gaussian", plotting.GREY, ls="--"),
+        plotting.entry("shuffled labels", plotting.ORANGE, lw=0.8),
     ]
-    entries.append(plotting.entry("shuffled labels", plotting.ORANGE, lw=0.8))
     figure.legend(handles=entries, loc="outside lower center", ncols=len(entries))
     return figure
 

@@ -38,9 +38,9 @@ EVEN = {"all one": (1.0, 1.0), "all one, three measured": (1.0, 3.0), "all zero"
 as no run has it."""
 FAILS = 1e-2
 """Residual from which on it is compared; a smaller one is rounding."""
-ROUNDING = {"optax_precise": 1.0}
-"""The same of claims whose residual is in units of what float32's rounding may do: up to 1 it is
-that of one CPU, and another one has another."""
+ROUNDING = {"optax_precise": 0.1}
+"""The same of claims whose residual is in units of what float32's rounding may do, where each CPU
+leaves something else: .007 and .011 were seen, and a mistake leaves thousands."""
 
 
 def cleaned(array, *, undecided=False):

@@ -202,7 +202,7 @@ def test_figure_1_in_words():
     names, rank = [str(name) for name in drawn.trained.values], int(drawn.attrs["rank"])
     _, rows = table(PAGE.partition("Figure 1 at the end")[2])
     assert [row[0] for row in rows] == [fig01_weight_updates.TITLES[name] for name in names]
-    said = {}
+    said, labels = {}, {}
     for name, row in zip(names, rows, strict=True):
         network, end = drawn.sel(network=name), drawn.sel(trained=name)
         shape = int(network["rows"]), int(network["columns"])
@@ -220,21 +220,25 @@ def test_figure_1_in_words():
         ]
     # At the first and the last record, and at the last on shuffled labels.
     for name in names:
-        shares, title = (
-            drawn.share_over_steps.sel(network=name).values,
-            fig01_weight_updates.TITLES[name],
-        )
+        shares = drawn.share_over_steps.sel(network=name).values
+        title = fig01_weight_updates.TITLES[name]
         first, last = (short(share, 2) for share in shares[np.isfinite(shares)][[0, -1]])
         assert_said(PAGE, f"{first} to {last} ({title})")
         _, shuffled, true = fig01_weight_updates.shuffled_share(drawn, name)
-        both = f"{short(shuffled, DIGITS[name])} and {short(true, DIGITS[name])}"
-        assert_said(PAGE, f"{both} ({title})")
+        labels[name] = short(shuffled, DIGITS[name]), short(true, DIGITS[name])
+        assert_said(PAGE, f"{' and '.join(labels[name])} ({title})")
     shares = (
         "hold {} of the squared update in a deep linear network, {} in a perceptron, {} in a VGG, "
         "{} in a ResNet and {} in a small vision transformer; in a Gaussian matrix of that size "
         "{}, {}, {}, {} and {}"
     )
     assert_said(SLOGANS, shares.format(*(said[n][i] for i in (0, 1) for n in names)))
+    on_shuffled = (
+        "{} in the perceptron ({} on true ones), and after an epoch {} in the VGG ({}), {} in the "
+        "ResNet ({})"
+    )
+    of_labels = [share for name in ("mlp", "vgg", "resnet") for share in labels[name]]
+    assert_said(SLOGANS, on_shuffled.format(*of_labels))
 
 
 DIGITS = {"dln": 4, "mlp": 3, "vgg": 2, "resnet": 2, "vit": 2}

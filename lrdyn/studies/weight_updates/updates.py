@@ -70,9 +70,9 @@ class UpdateMeasured(NamedTuple):
     matrix_columns: Int[np.ndarray, "matrix"] = ABSENT
     """Columns of these matrices."""
     share_shuffled: Float[np.ndarray, "early"] = ABSENT
-    """``share`` of a training on shuffled labels, at the first of the recorded steps."""
+    """``share`` of a training on shuffled labels, at the same steps as far as it goes."""
     update_shuffled: Float[np.ndarray, "index"] = ABSENT
-    """Singular values of its update at the last of them."""
+    """Singular values of its update at its last step."""
     diverged_at: Int[np.ndarray, ""] = ABSENT
     """Step at which the training diverged, or -1."""
 
