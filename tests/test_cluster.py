@@ -33,8 +33,8 @@ from lrdyn.engine.reductions import Quantiles, Worst
 from lrdyn.engine.work import Context, PartRequest, Recipe
 from lrdyn.registry import theorem
 from lrdyn.training import loop
-from tests.runs import XLA_FLAGS, Told, python, results_of, verdict_of
-from tests.workers import until, write_mine
+from tests.runs import XLA_FLAGS, Told, python, results_of, started, verdict_of
+from tests.workers import Site, kill, until, write_mine
 
 POINTS = lr.product(seed=range(40), size=[2, 3])
 
@@ -272,6 +272,47 @@ def test_all_workers_lost_then_new_ones(cluster, mine, whole, tmp_path):
     assert run(mine, client=cluster, store=tmp_path).load().identical(whole)
     killed.join()
     assert run(mine, client=cluster).identical(whole)
+
+
+def begun(site, *words):
+    """The command of the user's file on a cluster that has no worker yet, waiting for one."""
+    mine = f"{write_mine(site.folder)}:DOUBLE"
+    where = ("--cluster", site.address, "--out", site.folder / "out")
+    line = ("-u", "-m", "lrdyn", "verify", mine, "--memory", "1B", *where, *words)
+    process = started(*line, cwd=site.folder, cache=site.cache)
+    assert process.stdout is not None
+    process.stdout.readline()  # that the scheduler is without TLS
+    line = process.stdout.readline()
+    assert line.startswith(f"double: cluster: no workers at {site.address}")
+    assert line.endswith(", waiting for one\n")
+    time.sleep(5)
+    assert process.poll() is None
+    return process
+
+
+def test_a_command_waits_for_a_first_worker_and_says_one_line_of_a_lost_scheduler(tmp_path):
+    """As under Slurm: the scheduler answers at once, and workers come when there is room."""
+    with Site(tmp_path, workers=0) as site:
+        process = begun(site, "--seeds", "60")
+        site.workers.append(site.worker())
+        until(lambda: list(tmp_path.rglob("*.npz")), 60)
+        kill(site.scheduler)
+        _, errors = process.communicate(timeout=120)
+        lost = f"{site.address}: the scheduler is lost; finished parts are kept"
+        assert (process.returncode, errors) == (3, f"double: error: {lost}\n")
+        site.restart()
+        process = begun(site, "--seeds", "2")
+        site.workers.append(site.worker())
+        _, errors = process.communicate(timeout=120)
+        assert (process.returncode, errors) == (0, "")
+
+
+def test_waiting_ends_with_the_reason_if_the_first_worker_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "release", lambda real=worker.release(): real._replace(jax="0.1"))
+    with Site(tmp_path, workers=0) as site, clusters.connected(site.address) as cluster:
+        site.workers.append(site.worker())
+        with pytest.raises(BadInput, match=r"--cluster: worker tcp://\S+: got .*, wanted .* JAX 0.1"):
+            cluster.measured("float32", "highest")
 
 
 def test_each_look_sees_all_workers(local):

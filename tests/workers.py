@@ -121,9 +121,21 @@ class Site:
     def __init__(self, folder: Path, workers: int = 2):
         self.folder, self.cache = folder, folder / "cache"
         self.file = folder / "scheduler.json"
-        self.scheduler = self._dask("scheduler", "--scheduler-file", self.file, "--port", "0")
-        until(lambda: self.file.exists() and self.file.stat().st_size)
+        self.scheduler = self._scheduler("0")
         self.workers = [self.worker() for _ in range(workers)]
+
+    def _scheduler(self, port: str) -> subprocess.Popen:
+        self.file.unlink(missing_ok=True)
+        process = self._dask("scheduler", "--scheduler-file", self.file, "--port", port)
+        until(lambda: self.file.exists() and self.file.stat().st_size)
+        return process
+
+    def restart(self) -> None:
+        """Another scheduler at the same address, without workers."""
+        port = self.address.rpartition(":")[2]
+        for process in (self.scheduler, *self.workers):
+            kill(process)
+        self.scheduler, self.workers = self._scheduler(port), []
 
     def worker(self) -> subprocess.Popen:
         """Start a worker that nobody looks after."""

@@ -54,6 +54,10 @@ class PartFailed(RuntimeError):
     """The computation of a part raised; the message names its first point."""
 
 
+class _Replaced(Exception):
+    """All workers that were asked are lost, and others have come."""
+
+
 @contextlib.contextmanager
 def open_cluster(address: str, security: str | None = None) -> Iterator["Cluster"]:
     """Connect to a scheduler, or start one with N workers here for ``local:N``.
@@ -92,8 +96,7 @@ def connect(address: str, security: str | None = None) -> Client:
         BadInput: nothing answers there.
     """
     got = f"--cluster: got {address!r}"
-    # Dask logs every lost worker with a traceback; what a user should know of it, a note says.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    _silence()
     try:
         secure = credentials(security) if security else Security()
         context = secure.get_connection_args("client").get("ssl_context")
@@ -107,6 +110,15 @@ def connect(address: str, security: str | None = None) -> Client:
         return Client(address, timeout=TIMEOUT, set_as_default=False, security=secure)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise BadInput(f"{got} ({_line(error)}), wanted {CLUSTER}") from None
+
+
+def _silence() -> None:
+    """Silence Dask's logs: a line of ours says what a user should know of a lost worker."""
+    # Dask gives its loggers levels of their own, so that the level of the whole package decides
+    # nothing for them.
+    for name in ("distributed", *logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _line(error: Exception) -> str:
@@ -153,20 +165,19 @@ class Cluster:
         self.generation = 0
         """Increases whenever workers join after there were none."""
         self._look()
-        if self.refused and not self.greeted:
-            address, why = next(iter(self.refused.items()))
-            raise BadInput(f"--cluster: worker {address}: {why}")
+        self._refuse_unfit()
         threading.Thread(target=self._watch, name="workers", daemon=True).start()
 
     def described(self) -> str:
         """The scheduler, its workers and its dashboard in a line."""
         count = len(self.greeted)
-        workers = "1 worker" if count == 1 else f"{count} workers"
+        workers = "1 worker" if count == 1 else f"{count or 'no'} workers"
+        waits = "" if count else ", waiting for one"
         try:
             board = f", dashboard {self.client.dashboard_link}"
         except KeyError:  # a scheduler without a dashboard
             board = ""
-        return f"cluster: {workers} at {self.address}{board}"
+        return f"cluster: {workers} at {self.address}{board}{waits}"
 
     def close(self) -> None:
         """Stop looking for new workers."""
@@ -182,33 +193,54 @@ class Cluster:
         """Measure the arithmetic of each kind of worker's device; waits for a first worker.
 
         Raises:
-            BadInput: one has no such products.
+            BadInput: one has no such products, or no worker has this release of the library.
             PartFailed: workers ended over it.
             Lost: the scheduler is.
         """
-        kinds: dict[tuple, list[str]] = {}
-        for address in self.at_work:
-            facts = self.greeted[address]
-            kinds.setdefault((facts["device"], facts["jaxlib"]), []).append(address)
-        asked = [
-            self.client.submit(
-                measured_arithmetic.measured,
-                precision,
-                word,
-                # Keys are shared by all users of a scheduler, and a result under a known key is not
-                # computed again.
-                key=f"lrdyn_arithmetic-{uuid.uuid4().hex}",
-                resources={self.release.label: 1},
-                workers=of_kind,
-                # A worker of this kind may end before it has measured; any other answer is better
-                # than none.
-                allow_other_workers=True,
-            )
-            for of_kind in (*kinds.values(),) or (None,)
-        ]
-        return [self._waited_for(future) for future in asked]
+        while True:
+            # Before anything is asked, for the scheduler would never assign it.
+            generation = self._first_worker()
+            kinds: dict[tuple, list[str]] = {}
+            for address in self.at_work:
+                facts = self.greeted[address]
+                kinds.setdefault((facts["device"], facts["jaxlib"]), []).append(address)
+            asked = [
+                self.client.submit(
+                    measured_arithmetic.measured,
+                    precision,
+                    word,
+                    # Keys are shared by all users of a scheduler, and a result under a known key
+                    # is not computed again.
+                    key=f"lrdyn_arithmetic-{uuid.uuid4().hex}",
+                    resources={self.release.label: 1},
+                    workers=of_kind,
+                    # A worker of this kind may end before it has measured; any other answer is
+                    # better than none.
+                    allow_other_workers=True,
+                )
+                for of_kind in kinds.values()
+            ]
+            with contextlib.suppress(_Replaced):
+                return [self._waited_for(future, generation) for future in asked]
 
-    def _waited_for(self, future: Future) -> Any:
+    def _first_worker(self) -> int:
+        """Wait until there is a worker; the generation that is at work."""
+        while True:
+            # The generation before the workers: if others replace these, what was asked of them
+            # is asked again.
+            generation = self.generation
+            if self.at_work:
+                return generation
+            self.check()
+            self._refuse_unfit()
+            self.ended.wait(EVERY)
+
+    def _refuse_unfit(self) -> None:
+        if self.refused and not self.greeted:
+            address, why = next(iter(self.refused.items()))
+            raise BadInput(f"--cluster: worker {address}: {why}")
+
+    def _waited_for(self, future: Future, generation: int) -> Any:
         """The return value of a task, or what it raised."""
         pool = ThreadPoolExecutor(1)
         try:
@@ -218,6 +250,9 @@ class Cluster:
                 with contextlib.suppress(TimeoutError):
                     return coming.result(timeout=0.5)
                 self.check()
+                if generation != self.generation:
+                    future.cancel()  # which ends the thread, too
+                    raise _Replaced
         except (KilledWorker, FutureCancelledError, OSError) as error:
             self.check()
             raise PartFailed(
