@@ -64,6 +64,15 @@ def contents(folder):
     }
 
 
+@pytest.mark.parametrize("place", ["sub", "sub/deeper", "beside/it", ".."])
+def test_a_theorem_is_the_same_from_any_folder(place, mine, tmp_path, monkeypatch):
+    """A folder of a file is no file of it, however the file is called from there."""
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path / place)
+    file = os.path.relpath(tmp_path / "mine.py")
+    assert parse(own.own_experiment(file), WORDS).run.folder("out") == mine.folder("out")
+
+
 LINKS = [
     "",
     "parts",

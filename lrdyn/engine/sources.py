@@ -236,7 +236,9 @@ def _files(functions: Sequence[Any]) -> set[Path]:
         name = names.pop()
         visited.add(name)
         module = sys.modules.get(name)
-        path = Path(getattr(module, "__file__", None) or "").resolve()
+        if not (file := getattr(module, "__file__", None)):
+            continue  # a built-in one, such as ``sys``: an empty path would be the working folder
+        path = Path(file).resolve()
         if _general(path) or not (path.parent in beside or _of_theorems(path)):
             continue
         files.add(path)
