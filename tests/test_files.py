@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 import h5py
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from lrdyn.engine import files, netcdf
+from lrdyn.engine import files, netcdf, results
 from lrdyn.system import whole_files
 
 
@@ -254,3 +255,56 @@ def test_an_error_is_not_hidden_by_that_of_its_clearing(path, monkeypatch):
     with whole_files.replacing(path) as temporary:  # of which nothing is left to clear
         temporary.write_text("after")
     assert path.read_text() == "after"
+
+
+def repository(folder, *tracked):
+    """A repository with one commit of these files; its revision."""
+    for name in tracked:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(folder.name)
+    names = {f"user.{name}": "nobody@localhost" for name in ("name", "email")}
+    how = [word for name, text in names.items() for word in ("-c", f"{name}={text}")]
+
+    def git(*words):
+        command = ["git", "-C", folder, *how, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "--quiet")
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "one", "--allow-empty")
+    git("worktree", "add", "--quiet", folder.with_name(f"{folder.name}-beside"))
+    return git("rev-parse", "--short=12", "HEAD")
+
+
+@pytest.mark.parametrize("hook", [False, True])
+def test_a_revision_is_that_of_a_checkout_of_the_library_alone(hook, tmp_path, monkeypatch):
+    """Not of a project that its environment lies in, nor of that whose hook is running."""
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    ours = "lrdyn/engine/results.py"
+    revision = repository(tmp_path / "checkout", ours)
+    repository(tmp_path / "project", "project.py")
+    repository(tmp_path / "monorepo", f"vendor/{ours}")
+    if hook:
+        monkeypatch.setenv("GIT_DIR", os.fspath(tmp_path / "project" / ".git"))
+        monkeypatch.setenv("GIT_WORK_TREE", os.fspath(tmp_path / "project"))
+        monkeypatch.setenv("GIT_INDEX_FILE", os.fspath(tmp_path / "project" / ".git" / "index"))
+    wanted = {
+        "checkout": revision,
+        "checkout-beside": revision,
+        "project/.venv/lib/python3/site-packages": None,
+        "project": None,  # pip install --target .
+        "monorepo/vendor": None,
+        "nowhere": None,
+    }
+    found = {}
+    for folder in wanted:
+        file = tmp_path / folder / ours
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        monkeypatch.setattr(results, "__file__", os.fspath(file))
+        found[folder] = results._revision.__wrapped__()
+    assert found == wanted
+    (tmp_path / "checkout" / ours).write_text("changed")
+    monkeypatch.setattr(results, "__file__", os.fspath(tmp_path / "checkout" / ours))
+    assert results._revision.__wrapped__() == f"{revision}-dirty"

@@ -178,15 +178,28 @@ def _version(package: str) -> str | None:
 
 @cache
 def _revision() -> str | None:
-    # The revision of the checkout that this code runs from; an installed package has none.
-    here = Path(__file__).resolve().parent
-    # Twelve digits whatever the repository's size and git's configuration, so that texts compare.
-    command = ["git", "-C", os.fspath(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    # The revision of the checkout that this code runs from; an installed package has none, also
+    # within a repository of somebody else, such as that of a project whose .venv it lies in.
+    file = Path(__file__).resolve()
+    root = file.parents[2]
+    # A hook of git has variables that name its own repository, wherever git is asked.
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", os.fspath(root), *words]
+        how: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10, "check": True}
+        return subprocess.run(command, env=variables, **how).stdout.strip()
+
     try:
-        described = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
+        # Its name below the top of the repository, if that keeps it.
+        name = git("ls-files", "--full-name", "--error-unmatch", os.fspath(file))
+        if name != file.relative_to(root).as_posix():
+            return None
+        # Twelve digits whatever the repository's size and git's configuration, so that texts
+        # compare.
+        return git("describe", "--always", "--dirty", "--abbrev=12") or None
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
-    return described.stdout.strip() or None
 
 
 # Verdicts -----------------------------------------------------------------------------------------
