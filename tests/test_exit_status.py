@@ -297,6 +297,31 @@ def test_a_bad_variable_is_bad_input_of_every_command(line, lrdyn, monkeypatch):
     assert figures_command.main(["--help"]) == 2
 
 
+@pytest.mark.parametrize("name", ["n" * 5000, "circle"], ids=["long", "circle"])
+@pytest.mark.parametrize("of", ["summary", "index", "words", "judge", "target"])
+def test_a_name_that_no_file_has_is_bad_input(name, of, lrdyn, tmp_path):
+    """Be it among the words or in a file that somebody sent: the machine has no fault."""
+    summary = {"theorems": [{"name": "plain", "folder": f"results/{name}/0"}]}
+    Path("summary.json").write_text(json.dumps(summary))
+    file = f"{name}.safetensors"
+    index = json.dumps({"weight_map": {"weight": file}})
+    Path("model.safetensors.index.json").write_text(index)
+    for link in ("circle", "circle.safetensors"):
+        Path(link).symlink_to(link)
+    line = {
+        "summary": ["report", "."],
+        "index": ["diagnose", ".", "."],
+        "words": ["diagnose", file, file],
+        "judge": ["verify", "corollary1", "--judge", name],
+        "target": ["verify", "corollary1", "--target", name],
+    }[of]
+    status, out, err = lrdyn(*line)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert name[:20] in err or "model.safetensors.index.json" in err
+    assert "wanted" in err
+    assert "parts are kept" not in err
+
+
 def test_without_compiling_there_is_no_run(lrdyn, tmp_path):
     Path("mine.py").write_text(MY_THEOREM)
     before = tree(tmp_path)

@@ -15,6 +15,7 @@ a reader that has gone. A command that only prints ends with 3 where stdout is l
 reader of a pipe has gone, as after ``| head``, it has read what it wanted, and the status is 0.
 """
 
+import errno
 import io
 import json
 import logging
@@ -38,6 +39,13 @@ DONE = 0
 VERDICTS = {True: HOLDS, False: FAILS, None: UNDECIDED}
 LINE = 200
 """Longest message, in characters."""
+
+
+NO_NAMES = {
+    errno.ENAMETOOLONG: "a name that is too long",
+    errno.ELOOP: "links that lead in a circle",
+}
+"""Numbers of errors that say nothing of the machine -> what a user's words or files named."""
 
 
 class Status(int):
@@ -150,6 +158,9 @@ def _failed(error: BaseException) -> tuple[int, str]:
             return INTERRUPTED, "interrupted; finished parts are kept"
         case Linked():
             return BAD_INPUT, f"{shortened(os.fspath(error.filename), 120)}: got {error.strerror}"
+        case OSError(errno=number) if number in NO_NAMES and error.filename:
+            name = shortened(os.fspath(error.filename), 120)
+            return BAD_INPUT, f"{name}: got {NO_NAMES[number]}, wanted that of a file or folder"
         case OSError():
             # If a file has vanished, finished parts may have, too: promise nothing.
             parts = "" if isinstance(error, FileNotFoundError) else "; finished parts are kept"
