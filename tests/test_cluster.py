@@ -308,10 +308,11 @@ def test_a_command_waits_for_a_first_worker_and_says_one_line_of_a_lost_schedule
 
 
 def test_waiting_ends_with_the_reason_if_the_first_worker_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "release", lambda real=worker.release(): real._replace(jax="0.1"))
+    other = worker.release()._replace(jax="0.1")
+    monkeypatch.setattr(worker, "release", lambda: other)
     with Site(tmp_path, workers=0) as site, clusters.connected(site.address) as cluster:
         site.workers.append(site.worker())
-        with pytest.raises(BadInput, match=r"--cluster: worker tcp://\S+: got .*, wanted .* JAX 0.1"):
+        with pytest.raises(BadInput, match=r"worker tcp://\S+: got .*, wanted .* JAX 0.1"):
             cluster.measured("float32", "highest")
 
 

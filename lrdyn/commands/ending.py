@@ -110,7 +110,7 @@ def run(prog: str, command: Callable[[], Ending], *, own_process: bool = False) 
         if os.environ.get("LRDYN_DEBUG") and (status == FAULT or error.__cause__):
             printer.complain("".join(traceback.format_exception(error)).rstrip())
         # Words of the user, such as file names, may hold line breaks.
-        line = " ".join(f"{prog}: error: {line}".splitlines())
+        line = " ".join(f"{shortened(str(prog), 60)}: error: {line}".splitlines())
         printer.complain(shortened(printer.printable(line), LINE))
         return Status(status)
 

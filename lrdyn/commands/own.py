@@ -64,7 +64,7 @@ def imported(given: Path) -> ModuleType:
     sys.path.insert(0, os.fspath(path.parent))  # as Python does for a script
     try:
         spec.loader.exec_module(module)
-    except (KeyboardInterrupt, MemoryError):
+    except KeyboardInterrupt:
         raise
     except BaseException as error:
         message = f"got {described(error)}, wanted a file that can be imported"

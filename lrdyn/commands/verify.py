@@ -49,7 +49,11 @@ def parser_of(theorem: Experiment, prog: str = "") -> Parser:
     Args:
         theorem: the theorem.
         prog: the command as one types it; the theorem's name by default.
+
+    Raises:
+        BadInput: the theorem's names or presets make no command.
     """
+    mistakes.check_statement(theorem)
     prog = prog or theorem.name
     parser = Parser(prog, theorem.summary, examples=_examples(theorem, prog))
     usual = defaults(theorem)
@@ -73,7 +77,10 @@ def parser_of(theorem: Experiment, prog: str = "") -> Parser:
         _add_training_flags(parser)
     group = parser.add_argument_group("settings (several values make a sweep)")
     for flag in theorem.flags:
-        add_flag(group, flag)
+        try:
+            add_flag(group, flag)
+        except argparse.ArgumentError:  # another option has this name
+            raise mistakes.taken_name(theorem, flag) from None
     return parser
 
 

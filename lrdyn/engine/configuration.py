@@ -13,7 +13,7 @@ from lrdyn.engine import results
 from lrdyn.engine.evaluate import DATA_DIR
 from lrdyn.engine.flags import Flag, at_least, one_of
 from lrdyn.engine.mistakes import BadInput as BadInput
-from lrdyn.engine.mistakes import refused
+from lrdyn.engine.mistakes import check_statement, folders_of, named, refused
 from lrdyn.engine.produce import concerned, validate
 from lrdyn.engine.sources import source_digest
 from lrdyn.engine.statement import Experiment, Scenario, Study
@@ -106,6 +106,7 @@ def run_of(
             experiment.
     """
     known = defaults(experiment)
+    check_statement(experiment, ("experiment", "memory", *known))
     common = {**known, **{name: given.pop(name) for name in known if name in given}}
     common["preset"] = preset
     flags = {flag.name: flag for flag in experiment.flags}
@@ -153,9 +154,10 @@ def configured(
     if memory is not None:
         _refuse_too_large(run, memory)
     try:
-        settings = experiment.prepare(settings, set(given))
-        mine = concerned(experiment, settings)
-        validate(mine, settings)
+        with named(folders_of(experiment), of=experiment):
+            settings = experiment.prepare(settings, set(given))
+            mine = concerned(experiment, settings)
+            validate(mine, settings)
     except ValueError as error:
         raise refused(error) from None
     return run._replace(settings=settings, concerned=mine)

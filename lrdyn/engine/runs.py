@@ -149,7 +149,7 @@ def carry_out(
     """
     experiment = run.experiment
     about(run)
-    theirs = named(folders_of(experiment))
+    theirs = named(folders_of(experiment), of=experiment)
     store = context.store or out
     with open_run_folder(run, out) as path, _keeping(run, store, path) as folder, theirs:
         with progress.shown(experiment.name, bar=bar) as shown:

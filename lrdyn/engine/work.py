@@ -6,6 +6,7 @@ context says so, elsewhere.
 """
 
 import hashlib
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,12 +26,13 @@ import numpy as np
 
 from lrdyn.engine import programs, reductions
 from lrdyn.engine.kept_programs import KeptPrograms
-from lrdyn.engine.labels import Labels, Outputs, Target
+from lrdyn.engine.labels import Labels, Mislabelled, Outputs, Target
 from lrdyn.engine.parts import Arrays, Store, open_store
 from lrdyn.engine.points import Points
 from lrdyn.engine.programs import Group, SweepPlan
 from lrdyn.engine.progress import Progress, Silent
 from lrdyn.engine.reductions import Reductions, RunningReductions
+from lrdyn.system.memory_limit import memory, size_of
 
 if TYPE_CHECKING:
     import xarray
@@ -260,6 +262,7 @@ def run_sweep(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "
             target: Target | RunningReductions = RunningReductions(sweep.reduce, sweep.points)
         else:
             labels = Labels(sweep.points, sweep.dims, outputs)
+            _refuse_too_large(labels)
             progress.expect_bytes(labels.nbytes)
             target = labels.allocate(context.memory, parts_store and parts_store.folder)
             # Closes the file of large arrays after a failure, too; after success it is closed
@@ -268,6 +271,17 @@ def run_sweep(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "
         for part, arrays in ended:
             target.place(part.indices, arrays)
         return target.dataset()
+
+
+def _refuse_too_large(labels: Labels) -> None:
+    """Refuse a result that cannot be held for a single point, before anything runs."""
+    sizes = {n: math.prod(v.shape) * v.dtype.itemsize for n, v in labels.variables.items()}
+    name = max(sizes, key=lambda name: sizes[name], default="")
+    if name and sizes[name] > (most := memory()):
+        raise Mislabelled(
+            f"results: got {size_of(sizes[name])} in {name!r} at each point, wanted at most "
+            f"{size_of(most)}, the memory of this machine"
+        )
 
 
 def _each(
