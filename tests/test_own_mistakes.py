@@ -67,6 +67,7 @@ DOUBLING = lrdyn.Scenario(
     ),
     hypotheses={"positive": positive},
 )
+FLAG = lrdyn.Flag("steps", (2,))
 THEOREM = lrdyn.Theorem(
     "mine",
     "twice is once and once",
@@ -93,7 +94,7 @@ PRESETS = [
 PRESETS += ["np.float32(1)", "np.int64(3)", "jnp.ones(())", "np.ones(3)"]
 """What is no value of a flag."""
 NAMES = ["", ".", "..", "a/b", "/abs", "../up", "a\\0b", "\\ud800", "a\\nb", "\\x1b[2J", "\\u202e"]
-NAMES += ["n" * 300]
+NAMES += ["n" * 300, "\\U0001f600" * 80]
 """What is no name, as it stands in a source."""
 NAMED = ['"mine"', '"doubling"', '"double"', '"treble"', '"positive"', '"rate"']
 """Where a name stands."""
@@ -135,6 +136,7 @@ MISTAKES = {
 """Mistake -> what of the theorem it stands in the place of, and the mistake, on one line of it."""
 ELSEWHERE = {
     "array": ('beside=case["x"]', f'beside=jnp.sort(jnp.full({HUGE}, case["rate"]))[:1]'),
+    "one flag and no tuple": (MINE[MINE.index("    (\n") : MINE.index("    (DOUBL")], "FLAG,\n"),
     "narrow": ("hypotheses=", "narrow=lambda settings: None, hypotheses="),
     "narrow, nothing left": ("hypotheses=", "narrow=lambda settings: {}, hypotheses="),
     "narrow to a number": ("hypotheses=", "narrow=lambda s: s | {'size': 3}, hypotheses="),

@@ -236,8 +236,9 @@ def check_statement(experiment: Experiment, taken: Collection[str] = ()) -> None
     Raises:
         BadInput: the line of the file, what it has and what was wanted.
     """
-    for got, wanted, name in _unusable(experiment, {*taken, *PASSED}):
-        raise _misstated(experiment, name, got, wanted)
+    with named(folders_of(experiment), of=experiment):
+        for got, wanted, name in _unusable(experiment, {*taken, *PASSED}):
+            raise _misstated(experiment, name, got, wanted)
 
 
 def taken_name(experiment: Experiment, flag: Flag) -> BadInput:
@@ -298,13 +299,13 @@ def _unusable(experiment: Experiment, taken: Collection[str]) -> Iterator[tuple[
 
 def _wanted_of_a_name(name: object) -> str:
     """What is wanted in the place of a name of a folder, group or array; empty if it will do."""
-    if not (isinstance(name, str) and name.isprintable() and 0 < len(name) <= LONGEST):
-        return f"printable text of up to {LONGEST} letters"
+    if not (isinstance(name, str) and name.isprintable() and 0 < len(name.encode()) <= LONGEST):
+        return f"printable text of up to {LONGEST} bytes"
     return "one without / that begins with no dot" if "/" in name or name[0] == "." else ""
 
 
-LONGEST = 100
-"""Letters of a name, at most: with an ending it must fit into that of a file, 255 bytes."""
+LONGEST = 200
+"""Bytes of a name, at most: with an ending it must fit into that of a file, 255 bytes."""
 
 
 def _statements(experiment: Experiment) -> Iterator[Any]:

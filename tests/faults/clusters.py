@@ -36,12 +36,12 @@ def command(folder: Path, *more: object, **how: object) -> subprocess.Popen:
 
 
 def ended(process: subprocess.Popen, seconds: float = 120.0) -> tuple[int, str]:
-    """Its status and the last line of its errors."""
+    """Its status and its errors, without the last line break."""
     try:
         _, errors = process.communicate(timeout=seconds)
     finally:
         process.kill()
-    return process.returncode, (errors.splitlines() or [""])[-1]
+    return process.returncode, errors.removesuffix("\n")
 
 
 def undisturbed(folder: Path) -> Path:
@@ -111,7 +111,8 @@ def lost_scheduler(folder: Path) -> list[str]:
         status, line = ended(run)
         seconds = time.monotonic() - begin
     kept = parts(out)
-    found = [] if status == 3 and "scheduler is lost" in line else [f"status {status}: {line}"]
+    alone = "scheduler is lost" in line and "\n" not in line
+    found = [] if status == 3 and alone else [f"status {status}: {line}"]
     found += [f"{seconds:.0f} s"] if seconds > 30 else []
     found += [] if kept else ["no part is kept"]
     status, line = ended(command(folder, "--out", out))
