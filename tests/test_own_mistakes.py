@@ -10,7 +10,7 @@ from lrdyn import __main__ as command
 from lrdyn.commands import own
 from lrdyn.engine.configuration import BadInput, run_of
 from lrdyn.engine.mistakes import check_statement
-from lrdyn.registry import theorems
+from lrdyn.registry import REGISTRY, theorem
 from tests.runs import python
 
 MINE = """
@@ -209,5 +209,5 @@ def test_it_is_the_same_however_the_file_is_run(mistake, verify, tmp_path):
 
 
 def test_what_the_library_states_can_be_used():
-    for theorem in theorems():
-        check_statement(theorem)
+    for name in REGISTRY:
+        check_statement(theorem(name))

@@ -282,8 +282,9 @@ def _unusable(experiment: Experiment, taken: Collection[str]) -> Iterator[tuple[
             yield *why, flag.name
     for number, scenario in enumerate(experiment.scenarios):
         field_of = {axis: field for field, axes in scenario.axes.items() for axis in axes}
+        swept = {f.name for f in experiment.flags if f.swept} - {*scenario.whole}
         # The arrays of the first scenario lie beside the groups of the others.
-        saved = {*flags, "seed", "amount", *(RESERVED if number else groups)}
+        saved = {*swept, "seed", "amount", *(RESERVED if number else groups)}
         for axis, field in field_of.items():
             if wanted := _wanted_of_a_name(axis):
                 yield f"{_brief(axis)} as a name of an axis", wanted, field
