@@ -1,5 +1,6 @@
 """Judging: tolerances with their reasons, and verdicts over many cases."""
 
+import enum
 import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -206,8 +207,53 @@ def chi_square_p(value: float, degrees: int) -> float:
     return float(np.minimum(1.0, 2 * nearer))  # a NaN stays NaN: the judge counts it as a failure
 
 
+def refuse_truth(instead: str) -> Callable[[Any], bool]:
+    """Make the ``__bool__`` of an object that reads like a verdict and is none.
+
+    Python takes every object for true, so that ``assert verify(...)`` would pass whatever was
+    found.
+
+    Args:
+        instead: what to write in its place.
+    """
+
+    def __bool__(self: Any) -> bool:
+        name = type(self).__name__
+        raise TypeError(f"{name}: is neither true nor false by itself, write {instead}")
+
+    return __bool__
+
+
+class Decision(enum.Enum):
+    """What a verdict says.
+
+    Example:
+        >>> Decision.of(None) is Decision.UNDECIDED
+        True
+        >>> bool(Decision.FALSE)
+        Traceback (most recent call last):
+        TypeError: Decision: is neither true nor false by itself, write ... is Decision.HOLDS
+    """
+
+    HOLDS = "holds"
+    """Every claim that applies holds, every control was seen to fail, and something was judged."""
+    FALSE = "is false"
+    """A claim is false, or a control was not seen to fail."""
+    UNDECIDED = "is undecided"
+    """A claim that carries could not be judged at these settings, or nothing was."""
+
+    __bool__ = refuse_truth("... is Decision.HOLDS")
+
+    @classmethod
+    def of(cls, holds: bool | None) -> "Decision":
+        """The decision of an entry ``holds`` of ``verdict.json``: true, false or null."""
+        return {True: cls.HOLDS, False: cls.FALSE, None: cls.UNDECIDED}[holds]
+
+
 class Judgement(NamedTuple):
     """Residuals of one claim, judged over the cases that meet its hypotheses."""
+
+    __bool__ = refuse_truth(".holds, which is None if nothing was judged")
 
     residual: float | None
     """Residual of the worst case (largest residual / tolerance)."""

@@ -44,6 +44,8 @@ Legs = dict[str, "xarray.Dataset"]
 class Verdict(NamedTuple):
     """The judged claims of a run: what :func:`judge_results` returns."""
 
+    __bool__ = claims.refuse_truth("[entry['holds'] for entry in verdict.claims]")
+
     claims: list[dict[str, Any]]
     """Entries of ``verdict.json``."""
     tests: int
