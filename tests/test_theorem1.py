@@ -316,6 +316,24 @@ def test_a_run_at_its_end_has_only_its_last_digits_to_go(steps, digits):
     assert reasons == ["", "too few steps", "no curvature"]
 
 
+@pytest.mark.parametrize("depth", [2, 3, 5])
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+def test_whether_layers_rest_does_not_depend_on_the_unit_of_the_weights(depth, unit):
+    """Weights times a: the target, a product of L, times a^L; a gradient times a^(2L-1)."""
+    largest = np.full(2, 0.7)
+    rests = setting.FEW * float(np.finfo("float32").eps) * largest[0] ** (2 - 1 / depth)
+
+    def reason(slope):
+        theory = DescentTheory(target_values=largest * unit**depth)
+        run = DescentMeasured(gradient_norms=np.array([slope * unit ** (2 * depth - 1)]))
+        point = {"depth": depth}
+        return minimisers_claims._not_at_rest(
+            Outcome(point, theory, run, {}, np.dtype("float32"), 6, 4000)
+        )
+
+    assert [reason(0.99 * rests), reason(1.02 * rests)] == ["", "still moving"]
+
+
 def test_the_gradient_is_taken_at_the_point_of_every_set():
     """At points that are none of the family, where it differs from set to set, in NumPy."""
     flags = {**FLAGS, "rank": 1, "steps": 1, "target_scale": 4.0}

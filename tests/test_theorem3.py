@@ -310,6 +310,18 @@ def test_estimates_of_fewer_draws_are_seen(monkeypatch, lost):
     assert said == {"monte_carlo": True, "monte_carlo_rate": lost == 1}
 
 
+@pytest.mark.parametrize("draws", statement.DRAWS)
+def test_every_estimate_has_draws_of_its_own(draws):
+    """Half as many keys, each for two estimates, would be half of the evidence that is stated.
+
+    Losses that no mean of others meets tell the masks of every estimate.
+    """
+    case = statement.make_case(jax.random.key(0), **taken(statement.make_case, FLAGS))
+    losses = jnp.asarray(np.random.default_rng(0).normal(size=2**8))
+    every = np.asarray(statement._estimates(case, losses, draws, jnp.asarray(0.5), 400))
+    assert len(np.unique(every)) == 400
+
+
 def test_estimates_of_196_draws_in_the_place_of_256_are_seen(monkeypatch):
     right = statement._estimates
 
