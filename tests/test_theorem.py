@@ -1,6 +1,8 @@
 """A theorem of one's own, in a file outside the repository, from its claims to exit status."""
 
 import dataclasses
+import html
+import json
 import os
 import re
 import runpy
@@ -19,6 +21,7 @@ from lrdyn import cli
 from lrdyn.core.condition import conditions, relative_response, twins
 from lrdyn.core.show import shortened
 from lrdyn.engine import files, results
+from lrdyn.engine.claims import MoreSteps
 from lrdyn.engine.evaluate import each_time, evaluate_controls
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import Flag, one_of
@@ -377,6 +380,58 @@ def test_what_cannot_be_judged_is_undecided(words, said, theorem, command, comma
     assert (found["holds"], found["undecided"]) == (None, ["decay"])
     assert (entry(tmp_path, "decay")["holds"], entry(tmp_path, "decay")["cases"]) == (None, 0)
     assert results_of(tmp_path)["decay_measured"].size
+
+
+ASKED = {
+    "known": (lambda: MoreSteps(49.5, flag="steps"), "too few steps (1): --steps 50 would do"),
+    "unknown": (
+        lambda: MoreSteps(flag="steps"),
+        "too few steps (1): how many --steps would do is not known",
+    ),
+    "words": (
+        lambda: "too few steps",
+        "too few steps (1): how many --steps would do is not known",
+    ),
+    "fixed": (lambda: MoreSteps(50), "too few steps (1): 50 would do, no flag sets it"),
+    "nothing": (
+        MoreSteps,
+        "too few steps (1): how many would do is not known, and no flag sets them",
+    ),
+    "other": (lambda: "no curvature", "no curvature (1)"),
+}
+"""What a claim may say -> the line of the command."""
+
+
+@pytest.mark.parametrize("which", ASKED)
+def test_an_undecided_claim_says_how_many_steps_it_asks_for(
+    which, theorem, command, command_line, tmp_path
+):
+    """In the table, in the line, in verdict.json, in the report, and when it is judged again."""
+    reason, line = ASKED[which]
+    (scenario,) = theorem.scenarios
+    claim = dataclasses.replace(
+        scenario.claims[0], undecided=lambda one: reason() if one.steps < 50 else ""
+    )
+    short = changed(theorem, claims=(claim,), at={"steps": 60})
+    assert command(short, "--rate", "0.1", "--steps", "9")[0] == 4
+    folder = next(tmp_path.rglob("verdict.json")).parent
+    (leg,) = {json.dumps(leg) for leg in entry(tmp_path, "decay")["judged"].values()}
+    asked = json.loads(leg).get("more_steps")
+    numbers = {"known": 50, "fixed": 50}
+    if which == "other":
+        assert asked is None
+    else:
+        flag = None if which in ("fixed", "nothing") else "steps"
+        assert asked == {"needed": numbers.get(which), "flag": flag}
+    status, out, _ = command_line(short, "--judge", folder, "--report")
+    assert status == 4
+    lines = out.splitlines()
+    assert f"decay: undecided, {line}" in lines
+    assert any(row.startswith("decay ") and row.endswith(f"undecided: {line}") for row in lines)
+    page = " ".join(html.unescape((folder / "report.html").read_text()).split())
+    assert page.count(line.replace(" (1)", "\u00a0(1)")) + page.count(line) >= 2
+    if which == "known":
+        assert command(short, "--rate", "0.1", "--steps", "50")[0] == 0
 
 
 def test_a_side_statement_does_not_carry_a_verdict(theorem, command, tmp_path):

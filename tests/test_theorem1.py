@@ -211,7 +211,27 @@ def test_a_step_that_underflows_arrives_nowhere():
     found, legs = oracles.judged(THEOREM1, BASINS, FLAGS | grid, dtype="float32")
     assert not np.any(found.near_rates)
     for claim in ("deep_minimiser", "deep_minimum"):
-        assert legs[claim].reason.item() == "too few steps"
+        assert legs[claim].reason.item() == "no step in this precision"
+
+
+@pytest.mark.parametrize(
+    ("scenario", "claim", "flags"),
+    [
+        (DESCENT, "minimiser", {}),
+        (DESCENT, "balanced", {"init_scale": 0.3}),
+        (AUTOENCODER, "autoencoder", {"init_scale": 0.1}),
+        (BASINS, "deep_minimiser", {"depth": 3}),
+    ],
+)
+def test_so_many_steps_as_a_claim_asks_for_would_do(scenario, claim, flags, dtype):
+    """The number is that of theory at too few steps; after it nothing is too short."""
+    _, short = oracles.judged(THEOREM1, scenario, FLAGS | {"steps": 8} | flags, dtype=dtype)
+    leg = short[claim]
+    assert (leg.reason.item(), leg.steps_flag.item()) == ("too few steps", "steps")
+    needed = int(leg.steps_needed.item())
+    assert 8 < needed < 10**6
+    _, long = oracles.judged(THEOREM1, scenario, FLAGS | flags | {"steps": needed}, dtype=dtype)
+    assert long[claim].reason.item() == ""
 
 
 @pytest.mark.parametrize(

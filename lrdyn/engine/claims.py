@@ -31,6 +31,38 @@ RESOLVED = 1.3e-3
 UNSEEN_RELEASE = "unseen release: "
 
 
+TOO_FEW_STEPS = "too few steps"
+
+
+class MoreSteps(str):
+    """The reason ``too few steps``, with the number of steps that would do where it is known.
+
+    Where no number of steps would do the reason is another one.
+
+    Args:
+        needed: steps after which theory says that the case can be judged; None if it does not say.
+        flag: the flag that sets them; empty if none does.
+
+    Example:
+        >>> reason = MoreSteps(1234.5, flag="steps")
+        >>> reason, reason.needed, reason.flag
+        ('too few steps', 1235, 'steps')
+        >>> MoreSteps().needed is None
+        True
+    """
+
+    needed: int | None
+    flag: str
+
+    def __new__(cls, needed: float | None = None, *, flag: str = "") -> "MoreSteps":
+        """Make the reason."""
+        reason = super().__new__(cls, TOO_FEW_STEPS)
+        known = needed is not None and math.isfinite(needed)
+        reason.needed = math.ceil(needed) if known else None
+        reason.flag = flag
+        return reason
+
+
 def roundings(steps: int = 1, size: int = 1) -> float:
     """By how many roundings two equal runs may differ that amplify none: see :func:`tolerance`.
 
