@@ -434,6 +434,37 @@ def test_an_undecided_claim_says_how_many_steps_it_asks_for(
         assert command(short, "--rate", "0.1", "--steps", "50")[0] == 0
 
 
+@pytest.mark.parametrize("where", ["hypothesis", "applies"])
+def test_an_open_side_statement_does_not_hide_that_nothing_of_the_main_one_applies(
+    where, theorem, command, command_line, tmp_path
+):
+    """The line names the side claim alone: more of what that asks for would decide nothing."""
+    (scenario,) = theorem.scenarios
+    claim = scenario.claims[0]
+    open_claim = dataclasses.replace(claim, id="side", undecided=lambda one: "too coarse")
+    side = dataclasses.replace(scenario, id="aside", claims=(open_claim,), controls=())
+    if where == "hypothesis":
+        parts, unmet = {"hypotheses": {"never": lambda case: jnp.asarray(False)}}, "never (2)"
+    else:
+        outside = dataclasses.replace(claim, applies=lambda one: False)
+        parts, unmet = {"claims": (outside,)}, "claim does not apply (2)"
+    vacuous = changed(theorem, controls=(), **parts)
+    both = dataclasses.replace(theorem, scenarios=(*vacuous.scenarios, side))
+    said = f"no claim of the main scenario applies, hypotheses not met: {unmet}"
+    runs_of_it = [command(both, "--rate", "0.1", "0.2")]
+    folder = next(tmp_path.rglob("verdict.json")).parent
+    runs_of_it.append(command_line(both, "--judge", folder, "--report"))
+    for status, out, _ in runs_of_it:
+        lines = out.splitlines()
+        assert status == 4
+        assert lines.index(said) < lines.index("side: undecided, too coarse (2)")
+    assert said in html.unescape((folder / "report.html").read_text())
+    # Where the main statement applies and the side one is open the line says nothing of it.
+    applies = dataclasses.replace(theorem, scenarios=(scenario, side))
+    status, out, _ = command(applies, "--rate", "0.1", "0.2")
+    assert (status, "main scenario" in out) == (4, False)
+
+
 def test_a_side_statement_does_not_carry_a_verdict(theorem, command, tmp_path):
     """A scenario at settings of its own holds even if the main one is about nothing."""
     (scenario,) = theorem.scenarios
@@ -441,7 +472,9 @@ def test_a_side_statement_does_not_carry_a_verdict(theorem, command, tmp_path):
     side = dataclasses.replace(scenario, id="aside", claims=(claim,), controls=())
     vacuous = changed(theorem, hypotheses={"never": lambda case: jnp.asarray(False)}, controls=())
     both = dataclasses.replace(theorem, scenarios=(*vacuous.scenarios, side))
-    assert command(both)[0] == 2
+    status, _, err = command(both)
+    assert status == 2
+    assert "no claim of the main scenario applies, hypotheses not met: never" in err
     assert list(tmp_path.iterdir()) == []
 
 

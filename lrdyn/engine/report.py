@@ -153,9 +153,19 @@ def devices(verdict: Mapping[str, Any]) -> list[str]:
 
 
 def why_undecided(verdict: Mapping[str, Any]) -> list[str]:
-    """One line for each claim that keeps a verdict open, with what left its cases out."""
+    """One line for each claim that keeps a verdict open, with what left its cases out.
+
+    Before them one that says so if no claim of the first scenario applies: what is open is then
+    something else.
+    """
+    lines = []
+    if verdict["holds"] is None and (unmet := verdict.get("nothing_applies")):
+        listed = ", ".join(f"{reason} ({n})" for reason, n in unmet.items())
+        lines = [f"no claim of the main scenario applies, hypotheses not met: {listed}"]
     undecided = [c for c in verdict["claims"] if c["id"] in verdict["undecided"]]
-    return [f"{c['id']}: undecided, {reasons(next(iter(c['judged'].values())))}" for c in undecided]
+    return lines + [
+        f"{c['id']}: undecided, {reasons(next(iter(c['judged'].values())))}" for c in undecided
+    ]
 
 
 def reasons(counts: Mapping[str, Any]) -> str:

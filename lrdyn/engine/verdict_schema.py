@@ -195,8 +195,9 @@ WHOLE = Entries(
         "undecided": Each(list, TEXT),
         "statistics": Entries({"false_alarm": NUMBER, "tests": COUNT}),
         "arithmetic": Each(dict, ARITHMETIC),
+        "nothing_applies": Each(dict, COUNT),
     },
-    optional=frozenset({"undecided", "statistics", "changed", "arithmetic"}),
+    optional=frozenset({"undecided", "statistics", "changed", "arithmetic", "nothing_applies"}),
 )
 """The whole file."""
 

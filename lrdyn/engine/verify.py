@@ -209,7 +209,23 @@ def judged(theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: s
         "arithmetic": arithmetic_of(groups),
         "environment": record,
     }
+    if reasons := unmet_by_all(theorem, judgement.claims):
+        verdict["nothing_applies"] = reasons
     return Verification(verdict, Results(groups), judgement.diverged, judgement.legs)
+
+
+def unmet_by_all(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Why no claim of the first scenario that carries applies, and to how many cases.
+
+    Empty if one applies. A side scenario may leave a verdict open that is about nothing else.
+    """
+    carriers = {claim.id for s in theorem.scenarios[:1] for claim in s.claims if claim.carries}
+    mine = [claim for claim in claims if claim["id"] in carriers]
+    if any(claim["hypotheses_met"] for claim in mine):
+        return {}
+    counts = [next(iter(claim["judged"].values()))["left_out"] for claim in mine]
+    reasons = sorted({reason for left_out in counts for reason in left_out})
+    return {reason: max(left_out.get(reason, 0) for left_out in counts) for reason in reasons}
 
 
 def undecided(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> list[str]:
