@@ -355,6 +355,7 @@ def test_training_of_so_many_steps_as_its_claim_asks_for_is_judged(condition, mo
     ):
         short = too_short(outcome({name: 10 * condition}))
         assert isinstance(short, MoreSteps)
+        assert short.needed is not None
         assert not short.flag
         for steps, reason in ((short.needed, ""), (short.needed - 1, "too few steps")):
             with monkeypatch.context() as patch:

@@ -345,7 +345,7 @@ def test_whether_layers_rest_does_not_depend_on_the_unit_of_the_weights(depth, u
 
     def reason(slope):
         theory = DescentTheory(target_values=largest * unit**depth)
-        run = DescentMeasured(gradient_norms=np.array([slope * unit ** (2 * depth - 1)]))
+        run = DescentMeasured(gradient_norms=jnp.array([slope * unit ** (2 * depth - 1)]))
         point = {"depth": depth}
         return minimisers_claims._not_at_rest(
             Outcome(point, theory, run, {}, np.dtype("float32"), 6, 4000)

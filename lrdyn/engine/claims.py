@@ -57,8 +57,9 @@ class MoreSteps(str):
     def __new__(cls, needed: float | None = None, *, flag: str = "") -> "MoreSteps":
         """Make the reason."""
         reason = super().__new__(cls, TOO_FEW_STEPS)
-        known = needed is not None and math.isfinite(needed)
-        reason.needed = math.ceil(needed) if known else None
+        reason.needed = None
+        if needed is not None and math.isfinite(needed):
+            reason.needed = math.ceil(needed)
         reason.flag = flag
         return reason
 
