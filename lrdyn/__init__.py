@@ -50,7 +50,7 @@ with interrupts.importing():
         with_condition,
     )
     from lrdyn.diagnosis import diagnose, watch
-    from lrdyn.engine.claims import relative_difference, tolerance
+    from lrdyn.engine.claims import Decision, relative_difference, tolerance
     from lrdyn.engine.flags import FRACTION, NON_NEGATIVE, POSITIVE, Flag, at_least, one_of
     from lrdyn.engine.points import listed, product, sampled, zipped
     from lrdyn.engine.statement import Claim, Control, Experiment, Outcome, Scenario, Theorem
@@ -70,6 +70,7 @@ __all__ = [
     "RELORA_FROZEN",
     "Claim",
     "Control",
+    "Decision",
     "Experiment",
     "Flag",
     "Outcome",

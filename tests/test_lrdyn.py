@@ -1,5 +1,6 @@
 """The command ``lrdyn``, ``lrdyn.verify``, and how commands end on a signal."""
 
+import dataclasses
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
@@ -20,11 +22,13 @@ import xarray as xr
 
 import lrdyn as lr
 from lrdyn import __main__ as command
-from lrdyn.commands import own, pool
+from lrdyn.commands import ending, own, pool
 from lrdyn.engine import files, history, parts, progress, report, results, runs
 from lrdyn.engine import verify as verify_module
+from lrdyn.engine.claims import judge
 from lrdyn.engine.configuration import run_of
 from lrdyn.engine.history import settings_text
+from lrdyn.engine.judging import Verdict
 from lrdyn.engine.outcomes import PRECISIONS
 from lrdyn.figures import plotting
 from lrdyn.registry import REGISTRY, theorem, theorems
@@ -523,6 +527,36 @@ def test_a_verdict_shows_itself(verified):
     assert "<b>sums holds</b>" in page
     root = ElementTree.fromstring(f"<div>{page.replace('<br>', '<br/>')}</div>")
     assert [e.text for e in root.iter("td")][:3] == ["value", "identity", "6/6"]
+
+
+@pytest.mark.parametrize("holds", [True, False, None])
+def test_a_verdict_holds_only_if_it_says_so(holds, verified):
+    """None, undecided, is neither: it does not hold, and is not false."""
+    said = dataclasses.replace(verified, verdict=verified.verdict | {"holds": holds})
+    names = {True: "HOLDS", False: "FALSE", None: "UNDECIDED"}
+    assert said.outcome is lr.Decision[names[holds]]
+    assert said.holds is (holds is True)
+
+
+def test_what_reads_like_a_verdict_is_not_true_by_being_there(verified):
+    """``assert lrdyn.verify(...)`` would pass whatever was found."""
+    judged = judge(np.array([9.0]), np.array([1.0]), np.array([True]))
+    whole = Verdict([{"holds": False}], 0, {}, [])
+    endings = ending.Sameness(same=False), ending.Judged(Path("verdict.json"), holds=False)
+    for found in (verified, verified.outcome, judged, whole, *endings):
+        with pytest.raises(TypeError, match=f"^{type(found).__name__}: is neither .*, write "):
+            assert found
+    with pytest.raises(TypeError, match=r"write \.holds, or \.outcome"):
+        all([verified])
+
+
+def test_a_verdict_is_no_tuple(verified):
+    """Its first entry was the verdict, whatever one meant by unpacking it or counting in it."""
+    with pytest.raises(TypeError, match="unpack"):
+        _, *_ = verified
+    with pytest.raises(TypeError, match="subscriptable"):
+        verified[0]
+    assert not {"count", "index", "__len__", "__iter__"} & set(dir(verified))
 
 
 def test_a_notebook_shows_why_a_claim_is_undecided(verified):

@@ -12,10 +12,15 @@ import pytest
 
 import lrdyn as lr
 from lrdyn.data import mnist
+from lrdyn.engine.claims import MoreSteps
 from lrdyn.engine.evaluate import taken
 from lrdyn.engine.jobs import own_settings
 from lrdyn.engine.statement import Outcome
-from lrdyn.theorem3 import masked_autoencoder, masked_autoencoder_claims
+from lrdyn.theorem3 import (
+    autoencoder_training_claims,
+    masked_autoencoder,
+    masked_autoencoder_claims,
+)
 from lrdyn.theorem3.autoencoder_training_claims import MaskedAutoencoderMeasured
 from lrdyn.theorem3.masked_autoencoder_claims import AUTOENCODER, MaskedAutoencoderTheory
 from lrdyn.theorem3.statement import THEOREM3
@@ -280,17 +285,31 @@ def test_the_images_of_the_statement_have_the_moments_of_mnist():
 
 def test_only_input_masks_are_swept():
     settings = {"mask": ("dropout", "input"), "loss": ("masked", "all")}
-    settings |= {"rows": (6, 8), "width": (2, 9)}
+    settings |= {"rows": (6, 8), "cols": (8,), "width": (2, 9)}
     others = {"block_size": (2, 4), "learning_rate": (0.1, 0.2), "steps": 100}
     narrow = AUTOENCODER.narrow(settings | others)
     assert (narrow["mask"], narrow["loss"]) == (("input",), ("all masked",))
     assert (narrow["rows"], narrow["width"]) == ((6, 8), (2,))
-    assert AUTOENCODER.narrow(settings | others | {"width": (9,)})["width"] == (5,)
+    assert AUTOENCODER.narrow(settings | others | {"width": (9,)})["width"] == (4,)
     others |= {"keep_prob": (0.5, 0.6), "patch_size": (1, 2)}
-    rest = {"cols": (8,)}
-    own = own_settings(THEOREM3, AUTOENCODER, settings | others | rest)
+    own = own_settings(THEOREM3, AUTOENCODER, settings | others)
     assert [own[name] for name in others] == [(2,), (0.1,), 100, (0.5, 0.6), (1, 2)]
     assert AUTOENCODER.narrow(settings | others | {"mask": ("dropout",)})["mask"] == ()
+
+
+@pytest.mark.parametrize("rows", [2, 3, 6])
+@pytest.mark.parametrize("cols", [1, 2, 5, 9])
+def test_a_bottleneck_is_narrower_than_the_rank_of_the_data(rows, cols):
+    """Beyond the rank nothing tells the directions apart, and no number of steps would."""
+    for width in range(1, 9):
+        settings = {"mask": ("input",), "loss": ("all",), "rows": (rows,), "cols": (cols,)}
+        (narrow,) = AUTOENCODER.narrow(settings | {"width": (width,)})["width"]
+        flags = FLAGS | {"rows": rows, "cols": cols, "width": narrow, "mask": "input"}
+        case = AUTOENCODER.case(
+            jax.random.key(0), **taken(AUTOENCODER.case, flags | {"keep_prob": 0.5})
+        )
+        rank = np.linalg.matrix_rank(double(case).data[0], tol=1e-6)
+        assert narrow == min(width, max(1, rank - 1))
 
 
 @pytest.mark.parametrize("loss", ["all", "masked"])
@@ -314,15 +333,34 @@ def outcome(theory: dict[str, Any], run: Any = (), dtype="float64"):
 
 def test_training_that_has_not_ended_is_not_judged():
     reason = masked_autoencoder_claims.narrow_too_short
-    for condition in (500.0, 1e4, np.inf, np.nan):
+    for condition in (500.0, 1e4, np.nan):
         assert reason(outcome({"choosing": condition})) == "too few steps"
+    # sigma_r = sigma_{r+1}: no number of steps would do.
+    assert reason(outcome({"choosing": np.inf})) == "no curvature"
     assert reason(outcome({"choosing": 10.0})) == ""
     assert reason(outcome({"choosing": 500.0}, dtype="float32")) == ""
     # Without a bottleneck steps are longer, and a small gap is no obstacle.
     reason = masked_autoencoder_claims.whole_too_short
     assert reason(outcome({"inverting": 2e3})) == ""
-    for condition in (4e3, np.inf, np.nan):
+    for condition in (4e3, np.nan):
         assert reason(outcome({"inverting": condition})) == "too few steps"
+    assert reason(outcome({"inverting": np.inf})) == "no curvature"
+
+
+@pytest.mark.parametrize("condition", [500.0, 1e4, 1e7])
+def test_training_of_so_many_steps_as_its_claim_asks_for_is_judged(condition, monkeypatch):
+    for too_short, name in (
+        (masked_autoencoder_claims.narrow_too_short, "choosing"),
+        (masked_autoencoder_claims.whole_too_short, "inverting"),
+    ):
+        short = too_short(outcome({name: 10 * condition}))
+        assert isinstance(short, MoreSteps)
+        assert short.needed is not None
+        assert not short.flag
+        for steps, reason in ((short.needed, ""), (short.needed - 1, "too few steps")):
+            with monkeypatch.context() as patch:
+                patch.setattr(autoencoder_training_claims, "STEPS", steps)
+                assert too_short(outcome({name: 10 * condition})) == reason
 
 
 def test_each_claim_has_the_condition_of_what_it_compares():

@@ -213,6 +213,26 @@ def test_the_words_of_a_verdict():
     )
 
 
+def test_a_report_says_how_many_steps_a_claim_asks_for(tmp_path):
+    """A verdict of an earlier release does not know."""
+    counts = {"drawn": 4, "judged": 0, "left_out": {"too few steps": 4}}
+    for more, said in (
+        ({}, "how many would do is not known"),
+        ({"more_steps": {"needed": 700, "flag": "steps"}}, "--steps 700 would do"),
+    ):
+        claim = reports.entry(
+            "a",
+            "bound",
+            holds=None,
+            cases=0,
+            judged={"float64": counts | more},
+            decided_by={"excused": 4},
+        )
+        folder = saved(tmp_path / said, holds=None, claims=[claim], undecided=["a"])
+        page = made(folder)
+        assert page.count(f"too few steps (4): {said}") == 3  # the sentence, the table, the claim
+
+
 def test_a_picture_comes_with_its_caption_and_no_damaged_one_is_shown(tmp_path):
     folder = saved(tmp_path / "a", picture="Drawn – of σ.")
     (path,) = folder.glob("*.png")

@@ -1,6 +1,8 @@
 """A theorem of one's own, in a file outside the repository, from its claims to exit status."""
 
 import dataclasses
+import html
+import json
 import os
 import re
 import runpy
@@ -19,6 +21,7 @@ from lrdyn import cli
 from lrdyn.core.condition import conditions, relative_response, twins
 from lrdyn.core.show import shortened
 from lrdyn.engine import files, results
+from lrdyn.engine.claims import MoreSteps
 from lrdyn.engine.evaluate import each_time, evaluate_controls
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.flags import Flag, one_of
@@ -379,6 +382,89 @@ def test_what_cannot_be_judged_is_undecided(words, said, theorem, command, comma
     assert results_of(tmp_path)["decay_measured"].size
 
 
+ASKED = {
+    "known": (lambda: MoreSteps(49.5, flag="steps"), "too few steps (1): --steps 50 would do"),
+    "unknown": (
+        lambda: MoreSteps(flag="steps"),
+        "too few steps (1): how many --steps would do is not known",
+    ),
+    "words": (
+        lambda: "too few steps",
+        "too few steps (1): how many --steps would do is not known",
+    ),
+    "fixed": (lambda: MoreSteps(50), "too few steps (1): 50 would do, no flag sets it"),
+    "nothing": (
+        MoreSteps,
+        "too few steps (1): how many would do is not known, and no flag sets them",
+    ),
+    "other": (lambda: "no curvature", "no curvature (1)"),
+}
+"""What a claim may say -> the line of the command."""
+
+
+@pytest.mark.parametrize("which", ASKED)
+def test_an_undecided_claim_says_how_many_steps_it_asks_for(
+    which, theorem, command, command_line, tmp_path
+):
+    """In the table, in the line, in verdict.json, in the report, and when it is judged again."""
+    reason, line = ASKED[which]
+    (scenario,) = theorem.scenarios
+    claim = dataclasses.replace(
+        scenario.claims[0], undecided=lambda one: reason() if one.steps < 50 else ""
+    )
+    short = changed(theorem, claims=(claim,), at={"steps": 60})
+    assert command(short, "--rate", "0.1", "--steps", "9")[0] == 4
+    folder = next(tmp_path.rglob("verdict.json")).parent
+    (leg,) = {json.dumps(leg) for leg in entry(tmp_path, "decay")["judged"].values()}
+    asked = json.loads(leg).get("more_steps")
+    numbers = {"known": 50, "fixed": 50}
+    if which == "other":
+        assert asked is None
+    else:
+        flag = None if which in ("fixed", "nothing") else "steps"
+        assert asked == {"needed": numbers.get(which), "flag": flag}
+    status, out, _ = command_line(short, "--judge", folder, "--report")
+    assert status == 4
+    lines = out.splitlines()
+    assert f"decay: undecided, {line}" in lines
+    assert any(row.startswith("decay ") and row.endswith(f"undecided: {line}") for row in lines)
+    page = " ".join(html.unescape((folder / "report.html").read_text()).split())
+    assert page.count(line.replace(" (1)", "\u00a0(1)")) + page.count(line) >= 2
+    if which == "known":
+        assert command(short, "--rate", "0.1", "--steps", "50")[0] == 0
+
+
+@pytest.mark.parametrize("where", ["hypothesis", "applies"])
+def test_an_open_side_statement_does_not_hide_that_nothing_of_the_main_one_applies(
+    where, theorem, command, command_line, tmp_path
+):
+    """The line names the side claim alone: more of what that asks for would decide nothing."""
+    (scenario,) = theorem.scenarios
+    claim = scenario.claims[0]
+    open_claim = dataclasses.replace(claim, id="side", undecided=lambda one: "too coarse")
+    side = dataclasses.replace(scenario, id="aside", claims=(open_claim,), controls=())
+    if where == "hypothesis":
+        parts, unmet = {"hypotheses": {"never": lambda case: jnp.asarray(False)}}, "never (2)"
+    else:
+        outside = dataclasses.replace(claim, applies=lambda one: False)
+        parts, unmet = {"claims": (outside,)}, "claim does not apply (2)"
+    vacuous = changed(theorem, controls=(), **parts)
+    both = dataclasses.replace(theorem, scenarios=(*vacuous.scenarios, side))
+    said = f"no claim of the main scenario applies, hypotheses not met: {unmet}"
+    runs_of_it = [command(both, "--rate", "0.1", "0.2")]
+    folder = next(tmp_path.rglob("verdict.json")).parent
+    runs_of_it.append(command_line(both, "--judge", folder, "--report"))
+    for status, out, _ in runs_of_it:
+        lines = out.splitlines()
+        assert status == 4
+        assert lines.index(said) < lines.index("side: undecided, too coarse (2)")
+    assert said in html.unescape((folder / "report.html").read_text())
+    # Where the main statement applies and the side one is open the line says nothing of it.
+    applies = dataclasses.replace(theorem, scenarios=(scenario, side))
+    status, out, _ = command(applies, "--rate", "0.1", "0.2")
+    assert (status, "main scenario" in out) == (4, False)
+
+
 def test_a_side_statement_does_not_carry_a_verdict(theorem, command, tmp_path):
     """A scenario at settings of its own holds even if the main one is about nothing."""
     (scenario,) = theorem.scenarios
@@ -386,7 +472,9 @@ def test_a_side_statement_does_not_carry_a_verdict(theorem, command, tmp_path):
     side = dataclasses.replace(scenario, id="aside", claims=(claim,), controls=())
     vacuous = changed(theorem, hypotheses={"never": lambda case: jnp.asarray(False)}, controls=())
     both = dataclasses.replace(theorem, scenarios=(*vacuous.scenarios, side))
-    assert command(both)[0] == 2
+    status, _, err = command(both)
+    assert status == 2
+    assert "no claim of the main scenario applies, hypotheses not met: never" in err
     assert list(tmp_path.iterdir()) == []
 
 

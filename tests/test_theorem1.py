@@ -211,7 +211,27 @@ def test_a_step_that_underflows_arrives_nowhere():
     found, legs = oracles.judged(THEOREM1, BASINS, FLAGS | grid, dtype="float32")
     assert not np.any(found.near_rates)
     for claim in ("deep_minimiser", "deep_minimum"):
-        assert legs[claim].reason.item() == "too few steps"
+        assert legs[claim].reason.item() == "no step in this precision"
+
+
+@pytest.mark.parametrize(
+    ("scenario", "claim", "flags"),
+    [
+        (DESCENT, "minimiser", {}),
+        (DESCENT, "balanced", {"init_scale": 0.3}),
+        (AUTOENCODER, "autoencoder", {"init_scale": 0.1}),
+        (BASINS, "deep_minimiser", {"depth": 3}),
+    ],
+)
+def test_so_many_steps_as_a_claim_asks_for_would_do(scenario, claim, flags, dtype):
+    """The number is that of theory at too few steps; after it nothing is too short."""
+    _, short = oracles.judged(THEOREM1, scenario, FLAGS | {"steps": 8} | flags, dtype=dtype)
+    leg = short[claim]
+    assert (leg.reason.item(), leg.steps_flag.item()) == ("too few steps", "steps")
+    needed = int(leg.steps_needed.item())
+    assert 8 < needed < 10**6
+    _, long = oracles.judged(THEOREM1, scenario, FLAGS | flags | {"steps": needed}, dtype=dtype)
+    assert long[claim].reason.item() == ""
 
 
 @pytest.mark.parametrize(
@@ -314,6 +334,24 @@ def test_a_run_at_its_end_has_only_its_last_digits_to_go(steps, digits):
     assert not setting.at_rest(outcome, 1.02 * digits * eps, 1.0)
     reasons = [setting.too_few(outcome, number) for number in (1.0 * steps, steps + 0.5, np.inf)]
     assert reasons == ["", "too few steps", "no curvature"]
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+def test_whether_layers_rest_does_not_depend_on_the_unit_of_the_weights(depth, unit):
+    """Weights times a: the target, a product of L, times a^L; a gradient times a^(2L-1)."""
+    largest = np.full(2, 0.7)
+    rests = setting.FEW * float(np.finfo("float32").eps) * largest[0] ** (2 - 1 / depth)
+
+    def reason(slope):
+        theory = DescentTheory(target_values=largest * unit**depth)
+        run = DescentMeasured(gradient_norms=jnp.array([slope * unit ** (2 * depth - 1)]))
+        point = {"depth": depth}
+        return minimisers_claims._not_at_rest(
+            Outcome(point, theory, run, {}, np.dtype("float32"), 6, 4000)
+        )
+
+    assert [reason(0.99 * rests), reason(1.02 * rests)] == ["", "still moving"]
 
 
 def test_the_gradient_is_taken_at_the_point_of_every_set():

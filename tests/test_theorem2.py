@@ -56,6 +56,18 @@ def one_case(**flags):
     return deep_factorization.make_case(jax.random.key(0), **FLAGS | flags)
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("many", range(1, 8))
+def test_a_target_has_rank_r_if_no_value_behind_the_first_r_is_more_than_rounding(many, scale):
+    """Not only the last one: at r = 2 of 7 a rank of 3 to 6 breaks the hypothesis as 7 does."""
+    case = one_case()
+    left, values, right = np.linalg.svd(np.random.default_rng(many).normal(size=(7, 7)))
+    values = scale * values[0] * np.where(np.arange(7) < many, np.linspace(1, 0.1, 7), 0)
+    target = dataclasses.replace(case, target=jnp.asarray((left * values) @ right))
+    met = deep_factorization.HYPOTHESES["rank_at_most_r"](target)
+    assert bool(met) is (many <= case.rank)
+
+
 @pytest.mark.parametrize(("move", "whitened"), [(0.0, True), (1e-9, False)])
 def test_inputs_are_whitened_in_every_entry(move, whitened):
     case = classification.make_classifier(jax.random.key(0), **FLAGS)

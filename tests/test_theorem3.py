@@ -1,5 +1,6 @@
 """Theorem 3's verdicts: what is judged, what is left out and why, and what must turn them."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -29,7 +30,7 @@ from lrdyn.theorem3 import (
 )
 from lrdyn.theorem3.autoencoder_training_claims import MaskedAutoencoderMeasured
 from lrdyn.theorem3.dropblock_claims import DROPBLOCK
-from lrdyn.theorem3.dropout_minimiser_claims import MINIMISER
+from lrdyn.theorem3.dropout_minimiser_claims import MINIMISER, STEADY
 from lrdyn.theorem3.dropout_penalty_claims import DROPOUT
 from lrdyn.theorem3.figures import minimisers
 from lrdyn.theorem3.masked_autoencoder_claims import AUTOENCODER, MaskedAutoencoderTheory
@@ -124,6 +125,22 @@ def test_an_unfinished_transient_is_not_judged():
     """``theorem3 --rows 6 --cols 9 --keep-prob 0.35 --mask dropout --width 11 --steps 500``."""
     point = {"rows": 6, "cols": 9, "keep_prob": 0.35, "width": 11, "steps": 500}
     assert verdicts(rows(MINIMISER, "stochastic", **point)) == {"stochastic": "too few steps"}
+
+
+@pytest.mark.parametrize("steps", [24, 300, 500])
+@pytest.mark.parametrize("keep_prob", [0.35, 0.8])
+def test_a_transient_has_gone_after_the_steps_that_its_claim_asks_for(steps, keep_prob):
+    point = {"rows": 6, "cols": 9, "keep_prob": keep_prob, "width": 11}
+    short = rows(MINIMISER, "stochastic", **point, steps=steps)["stochastic"]
+    assert (short.reason, short.steps_flag) == ("too few steps", "steps")
+    case = MINIMISER.case(
+        jax.random.key(0),
+        **taken(MINIMISER.case, FLAGS | point | {"steps": int(short.steps_needed)}),
+    )
+    assert float(dropout_minimiser_claims.predict(case).transient) >= STEADY
+    # Not many more than that.
+    fewer = dataclasses.replace(case, steps=int(0.7 * short.steps_needed))
+    assert float(dropout_minimiser_claims.predict(fewer).transient) < STEADY
 
 
 def test_descent_that_has_not_ended_and_steps_too_large_are_not_judged():
@@ -308,6 +325,18 @@ def test_estimates_of_fewer_draws_are_seen(monkeypatch, lost):
     monkeypatch.setattr(masking, "monte_carlo", fewer)
     said = verdicts(rows(statement.MASKS, "monte_carlo", "monte_carlo_rate"))
     assert said == {"monte_carlo": True, "monte_carlo_rate": lost == 1}
+
+
+@pytest.mark.parametrize("draws", statement.DRAWS)
+def test_every_estimate_has_draws_of_its_own(draws):
+    """Half as many keys, each for two estimates, would be half of the evidence that is stated.
+
+    Losses that no mean of others meets tell the masks of every estimate.
+    """
+    case = statement.make_case(jax.random.key(0), **taken(statement.make_case, FLAGS))
+    losses = jnp.asarray(np.random.default_rng(0).normal(size=2**8))
+    every = np.asarray(statement._estimates(case, losses, draws, jnp.asarray(0.5), 400))
+    assert len(np.unique(every)) == 400
 
 
 def test_estimates_of_196_draws_in_the_place_of_256_are_seen(monkeypatch):

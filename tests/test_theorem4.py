@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import lrdyn as lr
 from lrdyn import cli
 from lrdyn.adapters.methods import GALORE, RELORA_FROZEN
 from lrdyn.adapters.projectors import Projector
 from lrdyn.core.condition import conditions, twins, with_condition
+from lrdyn.engine.configuration import BadInput, run_of
 from lrdyn.engine.evaluate import taken
-from lrdyn.engine.jobs import own_settings
+from lrdyn.engine.jobs import own_settings, split_settings
 from lrdyn.engine.produce import concerned, validate
 from lrdyn.engine.statement import Outcome
 from lrdyn.galore.path_claims import PATH
@@ -78,6 +80,44 @@ def test_a_gap_moves_one_singular_value_of_the_first_gradient(gap, side):
     oracles.assert_close(values(moved), expected, size=6)
     if gap == 1:
         assert np.array_equal(make(rank=2, side=side).data[1], moved.data[1])
+
+
+@pytest.mark.parametrize(
+    ("theorem", "flags"),
+    [
+        (theorem, {"rank": rank, **others})
+        for theorem in (THEOREM4, OF_OPTAX)
+        for rank in ((2,), (4,), (2, 4))
+        for others in (
+            [{}, {"problem": ("mlp",)}, {"problem": ("mlp", "regression")}]
+            if theorem is THEOREM4
+            else [{}]
+        )
+    ],
+)
+def test_several_gaps_are_several_cases_or_refused(theorem, flags):
+    """At r = min(m, n) and in a network a gap moves nothing: the same case would count twice."""
+    sizes = {"rows": 5, "cols": 4, "gradient_gap": (1.0, 0.3), "steps": 3}
+    distinct = flags["rank"] == (2,) and "problem" not in flags
+    one_gap = run_of(theorem, **sizes | flags | {"gradient_gap": (0.3,)})
+    assert one_gap.settings["gradient_gap"] == (0.3,)
+    if not distinct:
+        refused = r"^--gradient-gap: got 1 0\.3 with --(rank 4|problem mlp)"
+        with pytest.raises(BadInput, match=refused):
+            run_of(theorem, **sizes | flags)
+        return
+    run = run_of(theorem, **sizes | flags)
+    for scenario in run.concerned.scenarios:
+        swept, fixed = split_settings(theorem, own_settings(theorem, scenario, run.settings))
+        columns = lr.product(**swept).columns
+        points = [
+            fixed | dict(zip(columns, values, strict=True))
+            for values in zip(*columns.values(), strict=True)
+        ]
+        cases = [scenario.case(jax.random.key(0), **taken(scenario.case, p)) for p in points]
+        forms = [(str(jax.tree.structure(c)), *map(np.asarray, jax.tree.leaves(c))) for c in cases]
+        told = {(form, *(array.tobytes() for array in arrays)) for form, *arrays in forms}
+        assert len(told) == len(cases), scenario.id
 
 
 def test_a_gap_of_a_gradient_without_a_value_beyond_r_changes_nothing():

@@ -19,6 +19,7 @@ from lrdyn.engine.statement import Claim, Experiment, Finding, Outcome, Scenario
 from tests.made_up import CLAIM, EXACT, SCENARIO, SIZES, TRAINED, Made, a_test, produced, stated
 
 NAN, INFINITE = float("nan"), float("inf")
+TEXTS = ("unmet", "reason", "steps_flag")
 
 
 def leg(residual=(0.0, 0.0), **columns):
@@ -33,11 +34,13 @@ def leg(residual=(0.0, 0.0), **columns):
         "alternative": NAN,
         "certified": False,
         "two_sided": True,
+        "steps_needed": NAN,
+        "steps_flag": "",
     }
     every = {"residual": residual} | usual | columns
     arrays = {}
     for name, column in every.items():
-        values = np.empty(2, object) if name in ("unmet", "reason") else np.empty(2)
+        values = np.empty(2, object) if name in TEXTS else np.empty(2)
         values[:] = column
         arrays[name] = (
             "seed",

@@ -30,6 +30,7 @@ from typing import NamedTuple
 from lrdyn.core.show import shortened
 from lrdyn.engine import process, program_cache
 from lrdyn.engine.arguments import Help
+from lrdyn.engine.claims import refuse_truth
 from lrdyn.engine.mistakes import BadInput, first_line
 from lrdyn.system import interrupts, printer
 from lrdyn.system.whole_files import Linked
@@ -55,6 +56,8 @@ class Status(int):
 class Judged(NamedTuple):
     """A verdict, and the file in which it stands."""
 
+    __bool__ = refuse_truth(".holds, which is None if undecided")
+
     file: Path
     holds: bool | None
     claims: bool = True
@@ -63,6 +66,8 @@ class Judged(NamedTuple):
 
 class Sameness(NamedTuple):
     """The end of a command that compares: whether both sides were the same."""
+
+    __bool__ = refuse_truth(".same")
 
     same: bool
 

@@ -46,6 +46,7 @@ from lrdyn.corollary1.compression import (
     compression_bound,
     gradient_network,
 )
+from lrdyn.engine.claims import MoreSteps
 from lrdyn.engine.forms import AtLeast, AtMost, Numbers
 from lrdyn.engine.statement import Claim, Control, Finding, Scenario, Theorem
 from lrdyn.theorem2.subspace import start_scales
@@ -178,7 +179,7 @@ def _finds(outcome: CompletionOutcome) -> bool:
 
 
 def _too_few(outcome: CompletionOutcome) -> str:
-    return "" if _arrived(outcome) else "too few steps"
+    return "" if _arrived(outcome) else MoreSteps(flag="steps")
 
 
 def _no_worse(outcome: CompletionOutcome) -> AtMost:

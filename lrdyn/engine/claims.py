@@ -1,5 +1,6 @@
 """Judging: tolerances with their reasons, and verdicts over many cases."""
 
+import enum
 import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -28,6 +29,39 @@ RESOLVED = 1.3e-3
 # Beginning of a reason that leaves controls open, too: a claim is about another library, and it
 # has a release that nobody has looked at. Whether a control would fail there is not known either.
 UNSEEN_RELEASE = "unseen release: "
+
+
+TOO_FEW_STEPS = "too few steps"
+
+
+class MoreSteps(str):
+    """The reason ``too few steps``, with the number of steps that would do where it is known.
+
+    Where no number of steps would do the reason is another one.
+
+    Args:
+        needed: steps after which theory says that the case can be judged; None if it does not say.
+        flag: the flag that sets them; empty if none does.
+
+    Example:
+        >>> reason = MoreSteps(1234.5, flag="steps")
+        >>> reason, reason.needed, reason.flag
+        ('too few steps', 1235, 'steps')
+        >>> MoreSteps().needed is None
+        True
+    """
+
+    needed: int | None
+    flag: str
+
+    def __new__(cls, needed: float | None = None, *, flag: str = "") -> "MoreSteps":
+        """Make the reason."""
+        reason = super().__new__(cls, TOO_FEW_STEPS)
+        reason.needed = None
+        if needed is not None and math.isfinite(needed):
+            reason.needed = math.ceil(needed)
+        reason.flag = flag
+        return reason
 
 
 def roundings(steps: int = 1, size: int = 1) -> float:
@@ -206,8 +240,53 @@ def chi_square_p(value: float, degrees: int) -> float:
     return float(np.minimum(1.0, 2 * nearer))  # a NaN stays NaN: the judge counts it as a failure
 
 
+def refuse_truth(instead: str) -> Callable[[Any], bool]:
+    """Make the ``__bool__`` of an object that reads like a verdict and is none.
+
+    Python takes every object for true, so that ``assert verify(...)`` would pass whatever was
+    found.
+
+    Args:
+        instead: what to write in its place.
+    """
+
+    def __bool__(self: Any) -> bool:
+        name = type(self).__name__
+        raise TypeError(f"{name}: is neither true nor false by itself, write {instead}")
+
+    return __bool__
+
+
+class Decision(enum.Enum):
+    """What a verdict says.
+
+    Example:
+        >>> Decision.of(None) is Decision.UNDECIDED
+        True
+        >>> bool(Decision.FALSE)
+        Traceback (most recent call last):
+        TypeError: Decision: is neither true nor false by itself, write ... is Decision.HOLDS
+    """
+
+    HOLDS = "holds"
+    """Every claim that applies holds, every control was seen to fail, and something was judged."""
+    FALSE = "is false"
+    """A claim is false, or a control was not seen to fail."""
+    UNDECIDED = "is undecided"
+    """A claim that carries could not be judged at these settings, or nothing was."""
+
+    __bool__ = refuse_truth("... is Decision.HOLDS")
+
+    @classmethod
+    def of(cls, holds: bool | None) -> "Decision":
+        """The decision of an entry ``holds`` of ``verdict.json``: true, false or null."""
+        return {True: cls.HOLDS, False: cls.FALSE, None: cls.UNDECIDED}[holds]
+
+
 class Judgement(NamedTuple):
     """Residuals of one claim, judged over the cases that meet its hypotheses."""
+
+    __bool__ = refuse_truth(".holds, which is None if nothing was judged")
 
     residual: float | None
     """Residual of the worst case (largest residual / tolerance)."""

@@ -44,6 +44,8 @@ Legs = dict[str, "xarray.Dataset"]
 class Verdict(NamedTuple):
     """The judged claims of a run: what :func:`judge_results` returns."""
 
+    __bool__ = claims.refuse_truth("[entry['holds'] for entry in verdict.claims]")
+
     claims: list[dict[str, Any]]
     """Entries of ``verdict.json``."""
     tests: int
@@ -216,6 +218,10 @@ class Row(NamedTuple):
     """Whether the run itself showed that it had arrived."""
     two_sided: bool
     """Whether two arrays are compared, one of theory and one of the run."""
+    steps_needed: float
+    """Steps that would do where there were too few; infinite if not known, NaN elsewhere."""
+    steps_flag: str
+    """The flag that sets them; empty if none does."""
 
 
 LOST = "lost"
@@ -322,6 +328,7 @@ def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = 
             name = names_of(claim.compares, 2)[0] if claim.compares else claim.id
             got = f"shape {predicted} of {name!r}, wanted that of measured, {measured}"
             raise BadInput(f"{place(scenario.predict)}: got {got}") from None
+    needed, flag = _more_steps(reason, scenario)
     return Row(
         residual,
         limit,
@@ -333,7 +340,18 @@ def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = 
         alternative,
         certified,
         two_sided,
+        needed,
+        flag,
     )
+
+
+def _more_steps(reason: str, scenario: Scenario) -> tuple[float, str]:
+    """How many steps a reason asks for, and the flag that sets them; as those of a row."""
+    if reason != claims.TOO_FEW_STEPS:
+        return np.nan, ""
+    if not isinstance(reason, claims.MoreSteps):  # the words alone
+        return np.inf, scenario.steps
+    return float("inf" if reason.needed is None else reason.needed), reason.flag
 
 
 def forms_of(claim: Claim, scenario: Scenario, outcome: Outcome) -> tuple[Form, ...]:
@@ -605,7 +623,16 @@ def _entry(
 def _counts(leg: "xarray.Dataset") -> dict[str, Any]:
     reasons = left_out(leg).ravel().tolist()
     counts = {name: reasons.count(name) for name in sorted(set(reasons) - {""})}
-    return {"drawn": len(reasons), "judged": reasons.count(""), "left_out": counts}
+    entry = {"drawn": len(reasons), "judged": reasons.count(""), "left_out": counts}
+    short = left_out(leg) == claims.TOO_FEW_STEPS
+    if not np.any(short):
+        return entry
+    # The largest: so many would do for all of these cases.
+    needed = float(np.max(leg.steps_needed.values[short]))
+    flag = str(leg.steps_flag.values[short].flat[0])
+    return entry | {
+        "more_steps": {"needed": int(needed) if np.isfinite(needed) else None, "flag": flag or None}
+    }
 
 
 def _finite(value: float | None) -> float | None:

@@ -8,7 +8,8 @@ from typing import Any
 from lrdyn.core import show
 from lrdyn.core.show import aligned
 from lrdyn.engine import arithmetic
-from lrdyn.engine.claims import UNSEEN_RELEASE
+from lrdyn.engine.claims import TOO_FEW_STEPS, UNSEEN_RELEASE
+from lrdyn.engine.configuration import typed
 from lrdyn.engine.forms import TRIVIAL
 from lrdyn.engine.judging import TOO_FEW_SEEDS
 
@@ -152,15 +153,38 @@ def devices(verdict: Mapping[str, Any]) -> list[str]:
 
 
 def why_undecided(verdict: Mapping[str, Any]) -> list[str]:
-    """One line for each claim that keeps a verdict open, with what left its cases out."""
+    """One line for each claim that keeps a verdict open, with what left its cases out.
+
+    Before them one that says so if no claim of the first scenario applies: what is open is then
+    something else.
+    """
+    lines = []
+    if verdict["holds"] is None and (unmet := verdict.get("nothing_applies")):
+        listed = ", ".join(f"{reason} ({n})" for reason, n in unmet.items())
+        lines = [f"no claim of the main scenario applies, hypotheses not met: {listed}"]
     undecided = [c for c in verdict["claims"] if c["id"] in verdict["undecided"]]
-    return [
-        f"{c['id']}: undecided, {_reasons(next(iter(c['judged'].values())))}" for c in undecided
+    return lines + [
+        f"{c['id']}: undecided, {reasons(next(iter(c['judged'].values())))}" for c in undecided
     ]
 
 
-def _reasons(counts: dict[str, Any]) -> str:
-    return ", ".join(f"{reason} ({n})" for reason, n in counts["left_out"].items())
+def reasons(counts: Mapping[str, Any]) -> str:
+    """The reasons for which cases were left out, how many, and how many steps would do."""
+    words = []
+    for reason, n in counts["left_out"].items():
+        asked = f": {_more_steps(counts.get('more_steps'))}" if reason == TOO_FEW_STEPS else ""
+        words.append(f"{reason} ({n}){asked}")
+    return ", ".join(words)
+
+
+def _more_steps(asked: Mapping[str, Any] | None) -> str:
+    """Which number of steps would do; verdicts of earlier releases do not know."""
+    needed, flag = (asked["needed"], asked["flag"]) if asked else (None, None)
+    if needed is not None:
+        return f"{typed(flag)} {needed} would do" if flag else f"{needed} would do, no flag sets it"
+    how_many = f"how many {typed(flag)}" if flag else "how many"
+    no_flag = ", and no flag sets them" if asked and not flag else ""
+    return f"{how_many} would do is not known{no_flag}"
 
 
 def outcome(claim: Mapping[str, Any]) -> str:
@@ -181,8 +205,8 @@ def outcome(claim: Mapping[str, Any]) -> str:
         if not claim["hypotheses_met"]:
             return TOO_FEW_SEEDS if TOO_FEW_SEEDS in first["left_out"] else "does not apply"
         excused = claim.get("decided_by", {}).get("excused", 1)
-        return f"undecided: {_reasons(first)}" if excused else TRIVIAL
-    silent = [f" (not judged in {p}: {_reasons(leg)})" for p, leg in others if not leg["judged"]]
+        return f"undecided: {reasons(first)}" if excused else TRIVIAL
+    silent = [f" (not judged in {p}: {reasons(leg)})" for p, leg in others if not leg["judged"]]
     return "holds" + _besides(claim) + "".join(silent)
 
 

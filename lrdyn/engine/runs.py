@@ -226,7 +226,10 @@ def _nothing_applies(theorem: Experiment, verification: Verification) -> str:
     root = verification.groups["/"]
     unmet = [str(n)[4:] for n in root if str(n).startswith("met_") and not root[n].values.any()]
     names = ", ".join(unmet) or "those of each claim"
-    return f"{theorem.name}: no claim applies, hypotheses not met: {names}"
+    # A side scenario at settings of its own may have been judged.
+    judged = any(claim["cases"] for claim in claims if claim["kind"] != "control")
+    which = "no claim of the main scenario applies" if judged else "no claim applies"
+    return f"{theorem.name}: {which}, hypotheses not met: {names}"
 
 
 def save(run: Run, verification: Verification, path: Path, draw: Draw | None) -> None:

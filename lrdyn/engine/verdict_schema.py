@@ -106,7 +106,22 @@ SCALAR = Form("a text, a number, true, false or null", _is_scalar)
 SETTING = Form("a value, a list of values, or an array's shape and sha256", _is_setting)
 PRECISION = Form("float64 or float32", lambda value: value in ("float64", "float32"))
 
-JUDGED = Entries({"drawn": COUNT, "judged": COUNT, "left_out": Each(dict, COUNT)})
+MORE_STEPS = Entries(
+    {
+        "needed": Form("an integer >= 0 or null", lambda value: value is None or COUNT.fits(value)),
+        "flag": Form("a text or null", lambda value: value is None or TEXT.fits(value)),
+    }
+)
+"""Steps that would do where there were too few, null if not known, and the flag that sets them."""
+JUDGED = Entries(
+    {
+        "drawn": COUNT,
+        "judged": COUNT,
+        "left_out": Each(dict, COUNT),
+        "more_steps": MORE_STEPS,
+    },
+    optional=frozenset({"more_steps"}),
+)
 FINDING = Entries(
     {
         "value": NUMBER,
@@ -180,8 +195,9 @@ WHOLE = Entries(
         "undecided": Each(list, TEXT),
         "statistics": Entries({"false_alarm": NUMBER, "tests": COUNT}),
         "arithmetic": Each(dict, ARITHMETIC),
+        "nothing_applies": Each(dict, COUNT),
     },
-    optional=frozenset({"undecided", "statistics", "changed", "arithmetic"}),
+    optional=frozenset({"undecided", "statistics", "changed", "arithmetic", "nothing_applies"}),
 )
 """The whole file."""
 

@@ -1,9 +1,10 @@
 """Verifying a theorem: produce its arrays, then judge them."""
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 
@@ -11,7 +12,7 @@ from lrdyn.core import show
 from lrdyn.engine import measured_arithmetic, report
 from lrdyn.engine import progress as progresses
 from lrdyn.engine.arithmetic import PRECISIONS, Meter, worst
-from lrdyn.engine.claims import FALSE_ALARM
+from lrdyn.engine.claims import FALSE_ALARM, Decision, refuse_truth
 from lrdyn.engine.configuration import Run, run_of
 from lrdyn.engine.device_defaults import ON_A_CPU, usual_memory
 from lrdyn.engine.judging import Legs, arithmetic_of, judge_results
@@ -28,8 +29,13 @@ if TYPE_CHECKING:
     import xarray
 
 
-class Verification(NamedTuple):
-    """The verdict on a theorem and the arrays behind it: what :func:`verify` returns."""
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Verification:
+    """The verdict on a theorem and the arrays behind it: what :func:`verify` returns.
+
+    By itself it is neither true nor false: ``bool`` of it raises. In a test write ``assert
+    verify(...).holds``.
+    """
 
     verdict: dict[str, Any]
     """Content of ``verdict.json``."""
@@ -39,6 +45,18 @@ class Verification(NamedTuple):
     """One line for each configuration whose step size diverged."""
     legs: Mapping[str, Legs]
     """Claim or control -> precision -> residual and tolerance of every case."""
+
+    @property
+    def outcome(self) -> Decision:
+        """What the verdict says: HOLDS, FALSE or UNDECIDED."""
+        return Decision.of(self.verdict["holds"])
+
+    @property
+    def holds(self) -> bool:
+        """Whether the verdict is HOLDS; one that is undecided does not hold."""
+        return self.outcome is Decision.HOLDS
+
+    __bool__ = refuse_truth(".holds, or .outcome where UNDECIDED is not to count as FALSE")
 
     def __repr__(self) -> str:
         """The text that the command prints."""
@@ -191,7 +209,23 @@ def judged(theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: s
         "arithmetic": arithmetic_of(groups),
         "environment": record,
     }
+    if reasons := unmet_by_all(theorem, judgement.claims):
+        verdict["nothing_applies"] = reasons
     return Verification(verdict, Results(groups), judgement.diverged, judgement.legs)
+
+
+def unmet_by_all(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Why no claim of the first scenario that carries applies, and to how many cases.
+
+    Empty if one applies. A side scenario may leave a verdict open that is about nothing else.
+    """
+    carriers = {claim.id for s in theorem.scenarios[:1] for claim in s.claims if claim.carries}
+    mine = [claim for claim in claims if claim["id"] in carriers]
+    if any(claim["hypotheses_met"] for claim in mine):
+        return {}
+    counts = [next(iter(claim["judged"].values()))["left_out"] for claim in mine]
+    reasons = sorted({reason for left_out in counts for reason in left_out})
+    return {reason: max(left_out.get(reason, 0) for left_out in counts) for reason in reasons}
 
 
 def undecided(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> list[str]:

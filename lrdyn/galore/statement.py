@@ -39,6 +39,7 @@ GALORE = Theorem(
     (PATH, STATE),
     plots={"distances": plot_distances},
     numbers=lambda point: 8 * point["rows"] * point["cols"],  # two layers: W, G and two moments
+    prepare=theorem4.refuse_equal_cases,
     check=theorem4.check,
     axes=("rank",),
 )

@@ -194,8 +194,7 @@ def _decided(claim: Mapping[str, Any]) -> str:
 
 def _left_out(claim: Mapping[str, Any]) -> str:
     """Why cases of the first precision were not judged, and how many."""
-    counts = next(iter(claim["judged"].values()), {"left_out": {}})
-    return ", ".join(f"{reason} ({n})" for reason, n in counts["left_out"].items())
+    return report.reasons(next(iter(claim["judged"].values()), {"left_out": {}}))
 
 
 # Findings -----------------------------------------------------------------------------------------

@@ -277,7 +277,7 @@ def _not_there_yet(outcome: BasinsOutcome) -> str:
         return ""  # lost, and it must fail
     if np.any(theory.near_rates == 0):
         # 1 over a bound that is no number of this precision: no step, and no way to the minimum.
-        return "too few steps"
+        return "no step in this precision"
     curvature = rest_points.deep_curvature(
         values,
         np.asarray(theory.shrunk, float),

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 from lrdyn.core.factorization import Weights
 from lrdyn.core.initialization import gaussians, orthogonal
 from lrdyn.core.spectra import half_of_the_digits, singular_values
-from lrdyn.engine.claims import ROUNDING_SAFETY, tolerance
+from lrdyn.engine.claims import ROUNDING_SAFETY, MoreSteps, tolerance
 from lrdyn.engine.flags import Domain, Flag, at_least, between
 from lrdyn.engine.statement import Outcome
 from lrdyn.theorem1 import rest_points
@@ -242,4 +242,4 @@ def too_few(outcome: Outcome, number: float) -> str:
     """Why a run need not be at its end yet; nothing if it has the steps that theory asks for."""
     if np.isinf(number):
         return "no curvature"
-    return "" if outcome.steps >= number else "too few steps"
+    return "" if outcome.steps >= number else MoreSteps(number, flag="steps")

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core.factorization import factorization_loss
+from lrdyn.engine.claims import MoreSteps
 from lrdyn.engine.evaluate import each_time
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.forms import AtLeast, AtMost, Form
@@ -100,7 +101,8 @@ def measure_collapse(case: Classification) -> CollapseMeasured:
 def _too_few_steps(outcome: Outcome[CollapseTheory, CollapseMeasured]) -> str:
     # The collapse metric is a square, so the loss must be as small as the rounding of a square.
     loss = outcome.predicted.collapse_loss
-    return "" if loss[-1] <= 100 * np.finfo(outcome.dtype).eps * loss[0] else "too few steps"
+    # The scenario has a number of steps of its own.
+    return "" if loss[-1] <= 100 * np.finfo(outcome.dtype).eps * loss[0] else MoreSteps()
 
 
 def _interval(outcome: Outcome[CollapseTheory, CollapseMeasured]) -> tuple[Form, ...]:

@@ -18,7 +18,7 @@ from lrdyn.core.factorization import Weights, end_to_end
 from lrdyn.core.initialization import gaussians, reflection, spaced_singular_values
 from lrdyn.core.masking import observe
 from lrdyn.core.spectra import singular_values
-from lrdyn.engine.claims import tolerance
+from lrdyn.engine.claims import MoreSteps, tolerance
 from lrdyn.engine.fields import ABSENT, arrays_in
 from lrdyn.engine.forms import Test
 from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
@@ -424,10 +424,23 @@ def noisy(outcome: MinimiserOutcome) -> bool:
     return int(outcome.point["width"]) > 1
 
 
+def _steps_to_forget(outcome: MinimiserOutcome) -> float:
+    """Steps of descent that give a stochastic run the time over which a transient must decay.
+
+    With k steps, halved after h = k / HALVES of them, that time is ``sum_t 1 / (1 + t / h)`` times
+    the first step, and at least ``h log(1 + HALVES)`` times it.
+    """
+    count = max(1, outcome.steps // SHARE)
+    time = np.sum(1 / (1 + np.arange(count) / max(1, count // HALVES)))
+    halved_after = STEADY / outcome.predicted.transient * time / np.log(1 + HALVES)
+    # One more each: k / HALVES is rounded down, as k is.
+    return SHARE * np.ceil(HALVES * (halved_after + 1))
+
+
 def too_short(outcome: MinimiserOutcome) -> str:
     """Why training of the last layer cannot be judged; nothing if it can."""
     if not outcome.predicted.transient >= STEADY:
-        return "too few steps"
+        return MoreSteps(_steps_to_forget(outcome), flag="steps")
     return "" if mean_decides(_skewness(outcome, LAST)) else "masks too rare"
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Key
 from lrdyn.core import linalg
 from lrdyn.core.condition import relative_response
 from lrdyn.core.spectra import half_of_the_digits, singular_values
-from lrdyn.engine.claims import tolerance
+from lrdyn.engine.claims import MoreSteps, tolerance
 from lrdyn.engine.evaluate import Once, each_time
 from lrdyn.engine.fields import ABSENT, arrays_in
 from lrdyn.engine.forms import Count, Equal, Zero, scale_of_each
@@ -205,9 +205,13 @@ def too_short(outcome: AutoencoderOutcome, rate: float, condition: float) -> str
     """
     # Momentum makes steps 1 / (1 - momentum) times as long.
     time = autoencoder_training_claims.STEPS / (1 - autoencoder_training_claims.MOMENTUM)
+    if np.isinf(condition):
+        return "no curvature"
     # The exponent by which the slowest error has fallen at the end.
-    decay = time * rate / condition
-    return "" if decay >= -2 * np.log(np.finfo(outcome.dtype).eps) else "too few steps"
+    decay, wanted = time * rate / condition, -2 * np.log(np.finfo(outcome.dtype).eps)
+    if decay >= wanted:
+        return ""
+    return MoreSteps(autoencoder_training_claims.STEPS * wanted / decay)
 
 
 def whole_too_short(outcome: AutoencoderOutcome) -> str:
@@ -324,11 +328,13 @@ def _control(id: str, statement: str, claim: str) -> Control[Autoencoding, Any, 
 def _narrow(settings: dict[str, Any]) -> dict[str, Any]:
     """Input masks only, and both losses in one program.
 
-    At a width of the rank of the random data, m - 1, or more there is no bottleneck.
+    At a width of the rank of the random data, min(m - 1, n), there is no bottleneck, and training
+    ends late; beyond it nothing determines the other directions. Such widths become one less.
     """
     words = tuple(word for word in settings["mask"] if word in ("input", "patch"))
     losses = " ".join(sorted(settings["loss"]))
-    most = max(1, min(settings["rows"]) - 1)
+    rank = min(min(settings["rows"]) - 1, *settings["cols"])
+    most = max(1, rank - 1)
     narrow = tuple(width for width in settings["width"] if width <= most) or (most,)
     return settings | {"mask": words, "loss": (losses,), "width": narrow}
 

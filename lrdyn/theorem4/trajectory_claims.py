@@ -516,7 +516,8 @@ def _other_problems(settings: dict[str, Any]) -> dict[str, Any]:
     names = ("optimizer", "rank", "period", "side", "learning_rate")
     last = {name: settings[name][-1:] for name in names}
     steps = min(settings["steps"], 30)
-    first = {"state": settings["state"][:1]}
+    # The gap is one of the regression, which is the first problem where several are swept.
+    first = {name: settings[name][:1] for name in ("state", "gradient_gap")}
     return settings | last | first | {"problem": settings["problem"][1:], "steps": steps}
 
 
