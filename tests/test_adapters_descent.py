@@ -152,7 +152,7 @@ def test_mistakes_at_a_refresh_by_hand(method, mistake):
     oracles.assert_apart(found[5:], right[5:])
 
 
-COSINE = optax.cosine_decay_schedule(0.1, 20)
+COSINE: Any = optax.cosine_decay_schedule(0.1, 20)
 DECAYS = {
     "adamw": optax.adamw(0.1, weight_decay=0.5),
     "scheduled": optax.adamw(COSINE, weight_decay=0.5),

@@ -132,7 +132,7 @@ BLOCKS = {"blocks": jnp.ones((4, 3, 3)), "head": jnp.ones((3, 3))}
 
 def descend_blocks(method, params=BLOCKS, **how):
     how = {"rank": 1, "period": 0 if method.once else 1, "key": jax.random.key(0)} | how
-    loss = lambda net: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(net))  # noqa: E731
+    loss = lambda net: optax.tree.norm(net, squared=True)  # noqa: E731
     return lr.low_rank_descent(method, loss, params, optax.adam(0.1), steps=(1,), **how)
 
 

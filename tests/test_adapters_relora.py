@@ -156,7 +156,7 @@ def test_the_recipe_resets_moments_keeps_the_count_and_falls_to_zero_at_each_mer
 
 @pytest.mark.parametrize("method", [lr.RELORA_FROZEN, lr.RELORA])
 def test_as_published_adam_counts_anew_and_a_schedule_goes_on(method):
-    rate = optax.cosine_decay_schedule(ETA, 13)
+    rate: Any = optax.cosine_decay_schedule(ETA, 13)
     X, Y, W = map(jnp.asarray, problem())
     frozen = method is lr.RELORA_FROZEN
     for rule in (optax.adam(rate), optax.inject_hyperparams(optax.adam)(rate)):

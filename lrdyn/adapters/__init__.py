@@ -23,6 +23,7 @@ from lrdyn.adapters.decay import in_coordinates as in_coordinates
 from lrdyn.adapters.memory import Footprint as Footprint
 from lrdyn.adapters.memory import adam_state as adam_state
 from lrdyn.adapters.memory import measured_memory as measured_memory
+from lrdyn.adapters.memory import model_bytes as model_bytes
 from lrdyn.adapters.memory import weights_held as weights_held
 from lrdyn.adapters.methods import DORA as DORA
 from lrdyn.adapters.methods import FULL as FULL

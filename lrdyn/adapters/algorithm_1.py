@@ -145,8 +145,19 @@ def restarted(old: WeightParts, weights: PyTree, maps: PyTree) -> WeightParts:
     return WeightParts(weights, fixed, coordinates)
 
 
+@checked
 def frozen_weights(parts: WeightParts) -> PyTree:
-    """W of the adapted parameters; None for those trained as they are, which are held once."""
+    """W of the adapted parameters; None for those trained as they are, which are held once.
+
+    Args:
+        parts: the parts of the weights.
+
+    Example:
+        >>> import lrdyn
+        >>> maps = {"W": lrdyn.adapters.Projector(jnp.ones((2, 1)), "left"), "b": Identity()}
+        >>> frozen_weights(WeightParts({"W": "matrix", "b": "bias"}, maps, None))
+        {'W': 'matrix', 'b': None}
+    """
     return over_maps(lambda S, W: None if isinstance(S, Identity) else W, parts.maps, parts.weights)
 
 
@@ -393,7 +404,8 @@ def algorithm1(
 ) -> Algorithm:
     """Algorithm 1 for :func:`lrdyn.training.train`: :func:`low_rank_descent` has its arguments.
 
-    On mini-batches the maps of a refresh come from the gradient of one batch.
+    On mini-batches the maps of a refresh come from the gradient of one batch. By GaLore a decay of
+    the optimiser is one of W, by LoRA and ReLoRA one of the factors, as there.
 
     Raises:
         ValueError: the period is not positive, or there is one and no refresh, or the state policy
@@ -493,11 +505,14 @@ def low_rank_descent(
             :data:`~lrdyn.LORA`, :data:`~lrdyn.FULL` or another :class:`Method`.
         loss: f, maps the model to a scalar.
         params: W, any PyTree, an ``equinox.nn`` model for example: of its inexact arrays matrices
-            get factors, and all others are trained as they are; whatever else it has stays.
-        optimizer: opt, any optax transformation whose state does not begin as a copy of the
-            parameters; its updates include the step size. One that looks at the parameters (decay,
-            trust ratio) is given what is trained, by GaLore in coordinates: Theorem 4 is about
-            those that do not.
+            get factors, vectors and numbers are trained as they are; whatever else it has stays.
+            Of others :func:`lrdyn.adapters.choose_by_path` says what they are.
+        optimizer: opt, any optax transformation; its updates include the step size. Theorem 4 is
+            about those that look at gradients alone. A decay is one of what is trained: by FULL and
+            GaLore of W, by LoRA and ReLoRA of the factors, which pulls towards what was merged last
+            and not towards 0; of a parameter that is trained as it is always of itself. With GaLore
+            it must be decoupled, as that of ``optax.adamw``; what else looks at the parameters is
+            refused, see :func:`lrdyn.adapters.in_coordinates`.
         steps: increasing step numbers at which ``record`` is called; the run ends at the last.
         rank: r; not needed with ``choose``.
         period: T, in steps; none for a method without a refresh.
@@ -508,7 +523,9 @@ def low_rank_descent(
             parameter; if not given, as the method was published.
         key: random key of the factors that are drawn; that of a refresh is ``fold_in(key, t)``.
         state: policy at a refresh, or a function, see
-            :data:`~lrdyn.adapters.state.StatePolicy`; if not given, as the method was published.
+            :data:`~lrdyn.adapters.state.StatePolicy`; if not given, as the method was published. It
+            is about the adapted parameters, their moments and Adam's count; a schedule goes on, and
+            so do the moments and the count of what is trained as it is.
         scale: s.
         network: what the loss is given: :func:`merged` or :func:`layered` weights.
         record: maps the model, its weights merged, to a PyTree, whose arrays are stacked.
@@ -516,7 +533,9 @@ def low_rank_descent(
     Raises:
         ValueError: the rank or the period is not positive, there is a period and no refresh, the
             steps do not increase from 0 or more, the side or the policy is unknown, a key is
-            missing, or ``params`` has no inexact array.
+            missing, ``params`` has no inexact array, or one of three axes or more of which
+            ``choose`` does not say what it is, or GaLore's optimiser looks at the parameters
+            otherwise than by a decoupled decay.
 
     Example:
         >>> import lrdyn

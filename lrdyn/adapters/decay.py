@@ -53,6 +53,7 @@ def in_coordinates(optimizer: optax.GradientTransformation) -> optax.GradientTra
     return InCoordinates(*optimizer)
 
 
+@checked
 def of_weights(
     optimizer: optax.GradientTransformation,
     owners: Owners,

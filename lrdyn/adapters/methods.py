@@ -108,7 +108,7 @@ FACTORS = Formula("mn + mr + nr")
 RELORA_FROZEN = Method(
     split=lambda parts: SplitParts(parts.coordinates, (frozen_weights(parts), parts.maps)),
     parts=lambda split: WeightParts(
-        all_weights(*split.frozen, split.trained), split.frozen[1], split.trained
+        all_weights(split.frozen[0], split.frozen[1], split.trained), split.frozen[1], split.trained
     ),
     choose=by_svd,
     gradients=True,
@@ -154,8 +154,9 @@ def jagged(schedule: optax.Schedule, *, period: int, warmup: int, start: int = 0
     """ReLoRA's schedule: at each refresh the rate falls to 0 and comes back within a few steps.
 
     At t = start + T, start + 2 T, ... it is multiplied by 0, 1 / k, 2 / k, ... up to 1, k the
-    ``warmup``. The optimiser must keep its count at a refresh, :func:`lrdyn.adapters.reset` with
-    ``count=False``. A full-rank warm start of so many steps is a run of :data:`lrdyn.FULL` before.
+    ``warmup``. The schedule's count goes on over a refresh. ReLoRA's code keeps Adam's as well:
+    ``state=lrdyn.adapters.reset(count=False)``. A full-rank warm start of so many steps is a run of
+    :data:`lrdyn.FULL` before.
 
     Args:
         schedule: the rate without the falls.
@@ -186,7 +187,11 @@ def jagged(schedule: optax.Schedule, *, period: int, warmup: int, start: int = 0
 LORA = RELORA._replace(once=True, memory=RELORA.memory._replace(refresh=None))
 """W + s B A. Both factors are trained, from a Gaussian A and B = 0, and W is frozen for ever (arXiv
 2106.09685): ReLoRA that never merges. The scale s is alpha / r there, :func:`over_rank`, and
-alpha / sqrt(r) in rsLoRA (arXiv 2312.03732), :func:`over_root`."""
+alpha / sqrt(r) in rsLoRA (arXiv 2312.03732), :func:`over_root`.
+
+A, on the right, is on the side of the inputs of a W that multiplies as W x (PyTorch, equinox), as
+PEFT has it. For kernels of inputs x outputs, x W (flax), the same start is ``lora(zero="A")``: its
+random factor is B, on the left. With ``law="kaiming"`` it has PEFT's distribution."""
 
 
 def lora(*, zero: Literal["A", "B"] = "B", law: Law = "gaussian") -> Method:

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from lrdyn.adapters.projectors import is_map, over_maps
+from lrdyn.core.checks import checked
 
 Policy = Literal["keep", "reset", "transport"]
 FIRST_MOMENTS = ("mu", "trace")
@@ -230,6 +231,7 @@ class Owners(NamedTuple):
         return structure.unflatten(b if role in roles else a for role, a, b in triples)
 
 
+@checked
 def owners_of(optimizer: optax.GradientTransformation, seen: PyTree, adapted: PyTree) -> Owners:
     """Find out by an abstract call of ``optimizer.init`` whose each array of its state is.
 

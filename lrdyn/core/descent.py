@@ -129,6 +129,7 @@ def _records_of(record: Callable[[State], Record], states: State) -> Record:
     return whole(jax.vmap(arrays_of)(jax.lax.optimization_barrier(states)))
 
 
+@checked
 def arrays_alone(function: Callable) -> tuple[Callable, Callable[[PyTree], PyTree]]:
     """A function without what is no array among its results, and what puts that back into them.
 
