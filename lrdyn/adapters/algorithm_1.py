@@ -162,7 +162,17 @@ def frozen_weights(parts: WeightParts) -> PyTree:
 
 
 def all_weights(frozen: PyTree, maps: PyTree, coordinates: PyTree) -> PyTree:
-    """W of all parameters, from :func:`frozen_weights` and those that are trained as they are."""
+    """W of all parameters: of :func:`frozen_weights`, and those that are trained as they are.
+
+    Args:
+        frozen: W of the adapted parameters.
+        maps: S for each parameter.
+        coordinates: of the parts of the weights.
+
+    Example:
+        >>> all_weights({"b": None}, {"b": Identity()}, {"b": "bias"})
+        {'b': 'bias'}
+    """
     return over_maps(lambda S, W, R: R if isinstance(S, Identity) else W, maps, frozen, coordinates)
 
 

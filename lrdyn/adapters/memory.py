@@ -222,7 +222,7 @@ def model_bytes(
     for name, leaf in arrays(params):
         if kinds.get(name) == "adapted":
             *layers, m, n = leaf.shape
-            r = min(of_path("rank", rank, name), m, n)
+            r = min(checks.integer("rank", of_path("rank", rank, name)), m, n)
             held = weights_held(method, m, n, r) + adam_state(method, m, n, r)
             total += leaf.dtype.itemsize * math.prod(layers) * held
         else:
