@@ -156,6 +156,16 @@ def test_an_array_of_three_axes_is_never_trained_as_it_is_without_a_word(name):
     descend_blocks(lr.FULL, period=0)
 
 
+def test_galore_by_path_leaves_nothing_frozen():
+    params = {"W": jnp.ones((3, 3)), "head": jnp.ones((3, 3))}
+    choose = lr.adapters.choose_by_path(lr.GALORE, select="W", rank=1)
+    with pytest.raises(ValueError, match=r"extra: got .*, wanted one that fits head, too"):
+        descend_blocks(lr.GALORE, params, choose=choose)
+    said = lr.adapters.choose_by_path(lr.GALORE, select="W", rank=1, extra="*")
+    moved = descend_blocks(lr.GALORE, params, choose=said).params["head"]
+    assert (moved != params["head"]).all()
+
+
 def test_what_is_stacked_for_an_adapter_of_single_matrices_is_refused():
     for method in (lr.adapters.deep_lora(), lr.adapters.PISSA):
         choose = lr.adapters.choose_by_path(method, rank=1, stacks="blocks")

@@ -74,8 +74,9 @@ def choose_by_path(
             the layers of a scan are; each matrix is adapted by itself.
 
     Raises:
-        ValueError: a pattern fits nothing; a stack is adapted by a method that has no projector; or
-            ``select`` fits an array of three axes or more of which nothing else is said.
+        ValueError: a pattern fits nothing; a stack is adapted by a method that has no projector;
+            ``select`` fits an array of three axes or more of which nothing else is said; or
+            something is left for GaLore to freeze, which trains the model itself.
 
     Example:
         >>> import lrdyn
@@ -91,6 +92,9 @@ def choose_by_path(
             # Frozen without a word it would be a layer that is not trained.
             if name not in kinds and fits(name, select):
                 is_matrix(name, leaf)
+            if name not in kinds and method.projects:
+                wanted = f"one that fits {name}, too: this method trains all of a model"
+                checks.refuse("extra", repr(extra), wanted)
         return kinds
 
     return _choice(method, rank, kinds_of)
