@@ -103,7 +103,8 @@ def loss_on(batch: Batch) -> Callable[[Any], jax.Array]:
 
 def apart(method: Method, state: DescentState) -> tuple[Any, Any]:
     """Weights, and what is held beside them: P of GaLore, unknown to the network, and the state."""
-    split, inner = state
+    # One matrix: there are no counts beside those in the state.
+    split, inner, _ = state
     if method.parts(split).coordinates is None:
         return split.trained, (split.frozen, inner)
     return split, ((), inner)

@@ -151,8 +151,11 @@ def basis_of(of: LowRankCase, gradient: np.ndarray, signs: Signs) -> np.ndarray:
 
 
 def after_refresh(policy: str, state: MomentState, old: Map, new: Map) -> MomentState:
-    """State after a refresh: as it was, that of a new run, or ``P_new^T P_old M``."""
-    if policy == "reset":
+    """State after a refresh: as it was, that of a new run, or ``P_new^T P_old M``.
+
+    Of a vector, which is trained as it is, nothing changes.
+    """
+    if policy == "reset" and new.basis is not None:
         return begun(state.first)
     if policy == "transport":
         # The first moment alone: squares have no sign to turn, and would become negative.
@@ -255,7 +258,7 @@ def lifted_momentum(of: LowRankCase, policy: str, mu: float = 0.9) -> np.ndarray
             triples = list(zip(old, maps, moments, strict=True))
             moments = {
                 "keep": [new.lift(last.project(M)) for last, new, M in triples],
-                "reset": [0 * M for M in moments],
+                "reset": [M if new.basis is None else 0 * M for _, new, M in triples],
                 "transport": [new.lift(new.project(M)) for _, new, M in triples],
             }[policy]
         pairs = zip(maps, moments, gradients, strict=True)

@@ -128,10 +128,13 @@ def adapters_by_hand(
             G = turn(slopes(whole, b)[0])
             P = start(t, G) if start else vectors(G, rank)
             W, R = whole if merge else W, R * (not restart)
-            if t == 0 or state == "reset":
+            if t == 0:
                 rules = [Optimizer(kind, eta) for _ in range(3)]
+            # The bias is trained as it is: nothing of its state changes.
+            elif state == "reset":
+                rules = [Optimizer(kind, eta), Optimizer(kind, eta), rules[2]]
             elif state == "moments":
-                for rule in rules:
+                for rule in rules[:2]:
                     rule.first = rule.second = 0.0
         for rule in rules:
             rule.eta = eta / ETA * rate(t)

@@ -154,6 +154,29 @@ def test_the_recipe_resets_moments_keeps_the_count_and_falls_to_zero_at_each_mer
     oracles.assert_close(found["moments"][5], found["moments"][4])  # the rate is 0
 
 
+@pytest.mark.parametrize("method", [lr.RELORA_FROZEN, lr.RELORA])
+def test_as_published_adam_counts_anew_and_a_schedule_goes_on(method):
+    rate: Any = optax.cosine_decay_schedule(ETA, 13)
+    X, Y, W = map(jnp.asarray, problem())
+    frozen = method is lr.RELORA_FROZEN
+    for rule in (optax.adam(rate), optax.inject_hyperparams(optax.adam)(rate)):
+        found = lr.low_rank_descent(
+            method,
+            lambda W: 0.5 * jnp.sum((W @ X - Y) ** 2),
+            W,
+            rule,
+            choose=by_svd("left"),
+            period=4,
+            steps=tuple(range(14)),
+        ).records
+        how: Any = {"period": 4, "side": "left", "frozen": frozen}
+        path, _ = adapters_by_hand("adam", **how, rate=lambda t: float(rate(t)))
+        oracles.assert_close(found, path, **HOW)
+        # With the count of a run that goes on it is another algorithm.
+        other, _ = adapters_by_hand("adam", **how, state="keep", rate=lambda t: float(rate(t)))
+        oracles.assert_apart(found, other)
+
+
 RESETS = {
     "moments": lr.adapters.reset(count=False),
     "keep": lr.adapters.reset(moments=False, count=False),

@@ -107,6 +107,45 @@ def test_algorithm_1_runs_in_it(method):
     assert np.abs(small.records[-1] - run.records[-1]).max() > 1e-4
 
 
+@pytest.mark.parametrize("method", [None, lrdyn.GALORE, lrdyn.RELORA])
+def test_a_model_is_recorded_with_all_its_leaves(method, tmp_path):
+    """Functions, texts, integers and None among them, without a recorder and from a checkpoint."""
+    rule = optax.adam(0.01)
+    if method is not None:
+        rule = algorithm1(method, rule, rank=2, period=7)
+    net = {"net": network(), "name": "mlp", "nothing": None, "order": jnp.arange(6), "size": 3}
+
+    def of_net(model, state, batch, key):
+        assert (model["name"], model["nothing"], model["size"]) == ("mlp", None, 3)
+        return loss(model["net"], state, {**batch, "x": batch["x"][:, model["order"]]}, key)
+
+    def run(keeper):
+        return train(KEY, of_net, net, rule, Batches(data()), STEPS, keeper=keeper)
+
+    found = run(Checkpoints(tmp_path))
+    for again in (found, run(Checkpoints(tmp_path))):
+        assert again.records["name"] == "mlp"
+        assert again.records["net"].activation is net["net"].activation
+        assert again.records["order"].shape == (len(STEPS), 6)
+        last = jax.tree.map(
+            lambda leaf: leaf[-1] if eqx.is_array_like(leaf) else leaf, again.records
+        )
+        assert eqx.tree_equal(
+            eqx.filter(last, eqx.is_inexact_array_like),
+            eqx.filter(found.params, eqx.is_inexact_array),
+        )
+
+
+def test_records_of_half_precision_behind_a_loss_are_no_numbers():
+    def fits(w, state, batch, key):
+        return jnp.mean((w - batch) ** 2).astype(jnp.float32), (state, {})
+
+    start = jnp.ones((), jnp.bfloat16)
+    run = train(KEY, fits, start, optax.sgd(50.0), Batches(np.zeros(2)), (0, 900))
+    assert run.diverged_at > 0
+    assert np.isnan(run.records[1].astype(float))
+
+
 def test_gradients_are_accumulated_to_the_large_batch():
     def run(size, rule, steps):
         batches = Batches(data(), size)

@@ -19,9 +19,11 @@ from lrdyn.adapters.algorithm_1 import layered as layered
 from lrdyn.adapters.algorithm_1 import low_rank_descent as low_rank_descent
 from lrdyn.adapters.algorithm_1 import merged as merged
 from lrdyn.adapters.array_like import Adapted as Adapted
+from lrdyn.adapters.decay import in_coordinates as in_coordinates
 from lrdyn.adapters.memory import Footprint as Footprint
 from lrdyn.adapters.memory import adam_state as adam_state
 from lrdyn.adapters.memory import measured_memory as measured_memory
+from lrdyn.adapters.memory import model_bytes as model_bytes
 from lrdyn.adapters.memory import weights_held as weights_held
 from lrdyn.adapters.methods import DORA as DORA
 from lrdyn.adapters.methods import FULL as FULL

@@ -13,8 +13,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from lrdyn.adapters import decay
 from lrdyn.adapters.memory import Footprint
 from lrdyn.adapters.projectors import (
+    Identity,
+    Parametrization,
     Side,
     adapter_of,
     begun,
@@ -22,8 +25,9 @@ from lrdyn.adapters.projectors import (
     is_map,
     lift_onto,
     over_maps,
+    project,
 )
-from lrdyn.adapters.state import Policy, StatePolicy, resolve_policy
+from lrdyn.adapters.state import Owners, Policy, StatePolicy, owners_of, resolve_policy
 from lrdyn.core import checks
 from lrdyn.core.algorithm import Algorithm, Cost
 from lrdyn.core.checks import checked
@@ -55,7 +59,8 @@ class WeightParts(NamedTuple):
     """S: for each parameter a :class:`~lrdyn.adapters.LinearMap`, or of an
     :class:`~lrdyn.adapters.Adapter` what is not trained, as chosen at the last refresh."""
     coordinates: PyTree
-    """A (B, if S is on the right; the rest of an adapter); None if there is nothing to merge."""
+    """A (B, if S is on the right; the rest of an adapter), or of a parameter that is trained as it
+    is the parameter itself; None if there is nothing to merge."""
 
 
 class SplitParts(NamedTuple):
@@ -73,19 +78,26 @@ def merged(parts: WeightParts, scale: Any = 1.0) -> PyTree:
 
     Example:
         >>> import lrdyn
-        >>> merged(WeightParts(jnp.ones(2), lrdyn.adapters.Identity(), jnp.ones(2))).tolist()
-        [2.0, 2.0]
+        >>> S = lrdyn.adapters.Projector(jnp.ones((2, 1)), "left")
+        >>> merged(WeightParts(jnp.eye(2), S, jnp.ones((1, 2)))).tolist()
+        [[2.0, 1.0], [1.0, 2.0]]
     """
-    if parts.coordinates is None:
-        return parts.weights
-    return lift_onto(parts.weights, parts.maps, parts.coordinates, scale)
+    W, S, A = parts
+    if A is None:
+        return W
+    return over_maps(lambda S, W, A: _merged(S, W, A, scale), S, W, A)
+
+
+def _merged(S: Parametrization, W: Array, A: Any, scale: Any) -> Array:
+    return A if isinstance(S, Identity) else lift_onto(W, S, A, scale)
 
 
 @checked
 def layered(parts: WeightParts, scale: Any = 1.0) -> PyTree:
     """W + s S^T A, an :class:`~lrdyn.adapters.Adapted` for each matrix that has factors.
 
-    For a loss that uses a matrix as ``W @ x`` or ``x @ W`` only: W x + s B (A x).
+    For a loss that uses a matrix as ``W @ x`` or ``x @ W`` only: W x + s B (A x). Layers that are
+    stacked in one array for a scan are merged.
 
     Example:
         >>> import lrdyn
@@ -97,12 +109,20 @@ def layered(parts: WeightParts, scale: Any = 1.0) -> PyTree:
     if parts.coordinates is None:
         return parts.weights
     W, S, A = parts
-    return over_maps(lambda S, W, A: adapter_of(S, A, scale).layer(W), S, W, A)
+
+    def layer(S: Parametrization, W: Array, A: Any) -> Any:
+        if isinstance(S, Identity) or W.ndim > 2:
+            return _merged(S, W, A, scale)
+        return adapter_of(S, A, scale).layer(W)
+
+    return over_maps(layer, S, W, A)
 
 
 @checked
 def restarted(old: WeightParts, weights: PyTree, maps: PyTree) -> WeightParts:
     """W is what was merged, S is new, A begins (at 0); only mistakes look at the parts before.
+
+    A parameter that is trained as it is goes on from where it is.
 
     Args:
         old: the parts before.
@@ -111,14 +131,49 @@ def restarted(old: WeightParts, weights: PyTree, maps: PyTree) -> WeightParts:
 
     Example:
         >>> import lrdyn
-        >>> W, S = jnp.ones(2), lrdyn.adapters.Identity()
-        >>> restarted(WeightParts(W, S, W), 2 * W, S).coordinates.tolist()
-        [0.0, 0.0]
+        >>> W, S = jnp.ones((2, 2)), lrdyn.adapters.Projector(jnp.ones((2, 1)), "left")
+        >>> restarted(WeightParts(W, S, W[:1]), 2 * W, S).coordinates.tolist()
+        [[0.0, 0.0]]
     """
     leaves, structure = jax.tree.flatten(maps, is_leaf=is_map)
-    pairs = [begun(S, W) for S, W in zip(leaves, structure.flatten_up_to(weights), strict=True)]
+
+    def begin_one(S: Parametrization, W: Array) -> tuple[Parametrization, Any]:
+        return (S, W) if isinstance(S, Identity) else begun(S, W)
+
+    pairs = [begin_one(S, W) for S, W in zip(leaves, structure.flatten_up_to(weights), strict=True)]
     fixed, coordinates = (structure.unflatten(pair[i] for pair in pairs) for i in (0, 1))
     return WeightParts(weights, fixed, coordinates)
+
+
+@checked
+def frozen_weights(parts: WeightParts) -> PyTree:
+    """W of the adapted parameters; None for those trained as they are, which are held once.
+
+    Args:
+        parts: the parts of the weights.
+
+    Example:
+        >>> import lrdyn
+        >>> maps = {"W": lrdyn.adapters.Projector(jnp.ones((2, 1)), "left"), "b": Identity()}
+        >>> frozen_weights(WeightParts({"W": "matrix", "b": "bias"}, maps, None))
+        {'W': 'matrix', 'b': None}
+    """
+    return over_maps(lambda S, W: None if isinstance(S, Identity) else W, parts.maps, parts.weights)
+
+
+def all_weights(frozen: PyTree, maps: PyTree, coordinates: PyTree) -> PyTree:
+    """W of all parameters: of :func:`frozen_weights`, and those that are trained as they are.
+
+    Args:
+        frozen: W of the adapted parameters.
+        maps: S for each parameter.
+        coordinates: of the parts of the weights.
+
+    Example:
+        >>> all_weights({"b": None}, {"b": Identity()}, {"b": "bias"})
+        {'b': 'bias'}
+    """
+    return over_maps(lambda S, W, R: R if isinstance(S, Identity) else W, maps, frozen, coordinates)
 
 
 class Method(NamedTuple):
@@ -145,12 +200,9 @@ class Method(NamedTuple):
     """Line 4, as published: what becomes of the state of the optimiser."""
     memory: Footprint
     """What it holds for one matrix and Adam."""
-    sees: Callable[[SplitParts, PyTree], PyTree] = lambda split, gradients: gradients
-    """Line 6: what the optimiser sees of what is trained, or of a gradient in it."""
-    move: Callable[[SplitParts, PyTree, Any], SplitParts] = lambda split, updates, scale: (
-        split._replace(trained=optax.apply_updates(split.trained, updates))
-    )
-    """Line 8: apply the update that the optimiser gives."""
+    projects: bool = False
+    """Lines 6 and 8: W is trained, frozen are the maps S; the optimiser sees S G, and its update is
+    lifted. If not, it sees the gradient in what is trained."""
     fit: Callable[[Any, Array, Any], Any] = lambda S, weight, scale: S
     """Line 3, continued: S for a parameter W at a scale s, where a method starts from W."""
     restart: Callable[[WeightParts, PyTree, PyTree], WeightParts] = restarted
@@ -169,6 +221,10 @@ class DescentState(NamedTuple):
 
     split: SplitParts
     optimizer: PyTree
+    """State of the optimiser, its counts those of the parameters that are trained as they are."""
+    counts: tuple[Array, ...] = ()
+    """Counts of the adapted parameters' steps, if there are parameters of both kinds: a reset
+    begins these anew and leaves the others."""
 
 
 @checked
@@ -203,8 +259,30 @@ def _fresh(
 ) -> DescentState:
     split = method.split(parts)
     # GaLore's optimiser sees coordinates alone: its state must have their shapes, not those of W.
-    visible = method.sees(split, split.trained)
-    return DescentState(split, optimizer.init(jax.tree.map(jnp.zeros_like, visible)))
+    inner = optimizer.init(_seen(method, split, split.trained))
+    owners = _owners(method, optimizer, split)
+    return DescentState(split, inner, () if method.once else owners.second_counts(inner))
+
+
+def _seen(method: Method, split: SplitParts, trained: PyTree) -> PyTree:
+    """What the optimiser sees of a gradient: line 6."""
+    return project(split.frozen, trained) if method.projects else trained
+
+
+def _owners(method: Method, optimizer: optax.GradientTransformation, split: SplitParts) -> Owners:
+    """Which parts of the optimiser's state belong to parameters that are adapted."""
+    parts = method.parts(split)
+
+    def marked(part: PyTree) -> PyTree:
+        """Whether a parameter is adapted, in the place of each of its arrays."""
+        return over_maps(
+            lambda S, node: jax.tree.map(lambda _: not isinstance(S, Identity), node),
+            parts.maps,
+            part,
+        )
+
+    adapted = method.split(WeightParts(*(p if p is None else marked(p) for p in parts))).trained
+    return owners_of(optimizer, _seen(method, split, split.trained), adapted)
 
 
 @checked
@@ -221,6 +299,10 @@ def refresh(
 ) -> DescentState:
     """Lines 2 to 4 of Algorithm 1: ``choose`` makes new maps S of the key and the gradients.
 
+    The policy is about the adapted parameters: their moments, and the counts of their steps beside
+    these. What belongs to parameters that are trained as they are goes on as if there were no
+    refresh, and so does all else in the state: the count of a schedule, its hyperparameters.
+
     Args:
         method: the method.
         loss: f, of the merged weights.
@@ -228,7 +310,7 @@ def refresh(
         state: the run before the refresh.
         choose: makes the new maps of the key and the gradients at the merged weights.
         key: random key, where maps are drawn.
-        policy: what becomes of the state of the optimiser.
+        policy: what becomes of the state of the adapted parameters.
         scale: s.
 
     Example:
@@ -249,7 +331,10 @@ def refresh(
     # point, as Theorem 4 needs.
     maps = _fitted(method, choose(key, jax.grad(loss)(weights)), weights)
     fresh = _fresh(method, optimizer, method.restart(old, weights, maps))
-    return fresh._replace(optimizer=policy(fresh.optimizer, state.optimizer, old.maps, maps))
+    owners = _owners(method, optimizer, fresh.split)
+    present = owners.with_counts(state.optimizer, state.counts)
+    renewed = policy(fresh.optimizer, present, old.maps, maps)
+    return DescentState(fresh.split, *owners.renew(state.optimizer, state.counts, renewed))
 
 
 @checked
@@ -294,16 +379,24 @@ def _moved(
     scale: Any,
     network: Callable[[WeightParts, Any], PyTree],
 ) -> tuple[Float[Array, ""], Any, DescentState]:
-    split, inner = state
+    split, inner, counts = state
 
     def of_trained(trained: PyTree) -> tuple[Float[Array, ""], Any]:
         return cost(network(method.parts(split._replace(trained=trained)), scale))
 
     (value, other), gradients = jax.value_and_grad(of_trained, has_aux=True)(split.trained)
-    visible, parameters = (method.sees(split, tree) for tree in (gradients, split.trained))
-    # Parameters are projected like gradients, so that decay acts in the same coordinates.
-    updates, inner = optimizer.update(visible, inner, parameters)
-    return value, other, DescentState(method.move(split, updates, scale), inner)
+    owners, seen = _owners(method, optimizer, split), _seen(method, split, gradients)
+    if not method.projects:
+        updates, inner, counts = owners.update(optimizer, seen, inner, counts, split.trained)
+        trained = optax.apply_updates(split.trained, updates)
+        return value, other, DescentState(split._replace(trained=trained), inner, counts)
+    W, S = split
+    parameters, decayed = decay.of_weights(optimizer, owners, S, seen, inner, W)
+    updates, inner, counts = owners.update(optimizer, seen, inner, counts, parameters)
+    trained = lift_onto(W, S, updates, scale)
+    if decayed is not None:
+        trained = optax.apply_updates(trained, decayed)
+    return value, other, DescentState(split._replace(trained=trained), inner, counts)
 
 
 @checked
@@ -321,7 +414,8 @@ def algorithm1(
 ) -> Algorithm:
     """Algorithm 1 for :func:`lrdyn.training.train`: :func:`low_rank_descent` has its arguments.
 
-    On mini-batches the maps of a refresh come from the gradient of one batch.
+    On mini-batches the maps of a refresh come from the gradient of one batch. By GaLore a decay of
+    the optimiser is one of W, by LoRA and ReLoRA one of the factors, as there.
 
     Raises:
         ValueError: the period is not positive, or there is one and no refresh, or the state policy
@@ -421,11 +515,14 @@ def low_rank_descent(
             :data:`~lrdyn.LORA`, :data:`~lrdyn.FULL` or another :class:`Method`.
         loss: f, maps the model to a scalar.
         params: W, any PyTree, an ``equinox.nn`` model for example: of its inexact arrays matrices
-            get factors, and all others are trained as they are; whatever else it has stays.
-        optimizer: opt, any optax transformation whose state does not begin as a copy of the
-            parameters; its updates include the step size. One that looks at the parameters (decay,
-            trust ratio) is given what is trained, by GaLore in coordinates: Theorem 4 is about
-            those that do not.
+            get factors, vectors and numbers are trained as they are; whatever else it has stays.
+            Of others :func:`lrdyn.adapters.choose_by_path` says what they are.
+        optimizer: opt, any optax transformation; its updates include the step size. Theorem 4 is
+            about those that look at gradients alone. A decay is one of what is trained: by FULL and
+            GaLore of W, by LoRA and ReLoRA of the factors, which pulls towards what was merged last
+            and not towards 0; of a parameter that is trained as it is always of itself. With GaLore
+            it must be decoupled, as that of ``optax.adamw``; what else looks at the parameters is
+            refused, see :func:`lrdyn.adapters.in_coordinates`.
         steps: increasing step numbers at which ``record`` is called; the run ends at the last.
         rank: r; not needed with ``choose``.
         period: T, in steps; none for a method without a refresh.
@@ -436,7 +533,9 @@ def low_rank_descent(
             parameter; if not given, as the method was published.
         key: random key of the factors that are drawn; that of a refresh is ``fold_in(key, t)``.
         state: policy at a refresh, or a function, see
-            :data:`~lrdyn.adapters.state.StatePolicy`; if not given, as the method was published.
+            :data:`~lrdyn.adapters.state.StatePolicy`; if not given, as the method was published. It
+            is about the adapted parameters, their moments and Adam's count; a schedule goes on, and
+            so do the moments and the count of what is trained as it is.
         scale: s.
         network: what the loss is given: :func:`merged` or :func:`layered` weights.
         record: maps the model, its weights merged, to a PyTree, whose arrays are stacked.
@@ -444,7 +543,9 @@ def low_rank_descent(
     Raises:
         ValueError: the rank or the period is not positive, there is a period and no refresh, the
             steps do not increase from 0 or more, the side or the policy is unknown, a key is
-            missing, or ``params`` has no inexact array.
+            missing, ``params`` has no inexact array, or one of three axes or more of which
+            ``choose`` does not say what it is, or GaLore's optimiser looks at the parameters
+            otherwise than by a decoupled decay.
 
     Example:
         >>> import lrdyn

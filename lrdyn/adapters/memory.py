@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+from jaxtyping import PyTree
 
 from lrdyn.core import checks
 from lrdyn.core.checks import checked
+from lrdyn.core.selection import Patterns, PerPath, arrays, of_path, selected
 
 COUNTER_BYTES = 4
 """optax counts steps in one int32 for each transformation that needs their number."""
@@ -23,6 +25,8 @@ ADDRESS_BYTES = 8
 
 class Formula(NamedTuple):
     """A number of entries: a sum of monomials in m, n, r, b, and the largest of some others.
+
+    A scale that an adapter holds is one entry.
 
     Args:
         always: the sum, such as ``mn + 2nr``.
@@ -55,6 +59,8 @@ class Footprint(NamedTuple):
     """State of the optimiser, and P if there is one."""
     counters: int
     """Step counters in that state."""
+    by_sides: bool = True
+    """Whether m is the shorter side of W, whichever that is; if not, m counts its rows."""
     merged: Formula | None = None
     """Temporaries of a step that forms the weights as one m x n array: W, or W + B A."""
     layered: Formula | None = None
@@ -122,8 +128,11 @@ def entries(formula: Formula, m: int, n: int, r: int, b: int = 0) -> int:
 
 
 def _sum(text: str, sizes: dict[str, int]) -> int:
-    terms = re.findall(r"(\d*)([a-z]+)", text)
-    return sum(int(c or 1) * math.prod(sizes[letter] for letter in word) for c, word in terms)
+    terms = re.findall(r"(\d*)([a-z]*)", text)
+    # A term without letters is a number, and an empty match is none.
+    return sum(
+        int(c or 1) * math.prod(sizes[letter] for letter in word) for c, word in terms if c or word
+    )
 
 
 def weights_held(method: Held, m: int, n: int, r: int) -> int:
@@ -140,13 +149,13 @@ def weights_held(method: Held, m: int, n: int, r: int) -> int:
         >>> weights_held(lrdyn.FULL, 20, 30, 2), weights_held(lrdyn.LORA, 20, 30, 2)
         (600, 700)
     """
-    return entries(footprint(method).weights, *_sides(m, n), r)
+    return entries(footprint(method).weights, *_sides(method, m, n), r)
 
 
-def _sides(m: int, n: int) -> tuple[int, int]:
+def _sides(method: Held, m: int, n: int) -> tuple[int, int]:
     m, n = checks.integer("m", m), checks.integer("n", n)
-    # The formulas are in m <= n: a layer and its transpose hold the same.
-    return min(m, n), max(m, n)
+    # The formulas are in m <= n where a layer and its transpose hold the same.
+    return (min(m, n), max(m, n)) if footprint(method).by_sides else (m, n)
 
 
 def adam_state(method: Held, m: int, n: int, r: int) -> int:
@@ -165,7 +174,7 @@ def adam_state(method: Held, m: int, n: int, r: int) -> int:
         >>> [adam_state(method, 20, 30, 2) for method in (FULL, LORA, RELORA_FROZEN, GALORE)]
         [1200, 200, 120, 160]
     """
-    return entries(footprint(method).state, *_sides(m, n), r)
+    return entries(footprint(method).state, *_sides(method, m, n), r)
 
 
 def state_bytes(method: Held, m: int, n: int, r: int, itemsize: int = 4) -> int:
@@ -185,6 +194,42 @@ def state_bytes(method: Held, m: int, n: int, r: int, itemsize: int = 4) -> int:
     """
     checks.integer("itemsize", itemsize)
     return itemsize * adam_state(method, m, n, r) + COUNTER_BYTES * footprint(method).counters
+
+
+def model_bytes(
+    method: Held, params: PyTree, rank: PerPath, select: Patterns = "*", stacks: Patterns = ()
+) -> int:
+    """Bytes of the weights and of Adam's state of a whole model, P and step counters included.
+
+    The formulas of the method for each matrix that is adapted, with the rank min(r, m, n); three
+    numbers for each that is trained as it is: itself and its two moments. A parameter is held once.
+    Where a method refreshes and has parameters of both kinds, the counters are held twice.
+
+    Args:
+        method: the method, or its footprint.
+        params: the model, or its shapes.
+        rank: r, or patterns with ranks.
+        select: which matrices are adapted; all else is trained as it is.
+        stacks: which arrays are stacked matrices, see :func:`lrdyn.adapters.choose_by_path`.
+
+    Example:
+        >>> import lrdyn, jax.numpy as jnp
+        >>> params = {"W": jnp.ones((20, 30), "float32"), "b": jnp.ones(20, "float32")}
+        >>> model_bytes(lrdyn.LORA, params, 2), 4 * (700 + 200 + 3 * 20) + 4
+        (3844, 3844)
+    """
+    kinds, total = selected(params, select, stacks=stacks), 0
+    for name, leaf in arrays(params):
+        if kinds.get(name) == "adapted":
+            *layers, m, n = leaf.shape
+            r = min(checks.integer("rank", of_path("rank", rank, name)), m, n)
+            held = weights_held(method, m, n, r) + adam_state(method, m, n, r)
+            total += leaf.dtype.itemsize * math.prod(layers) * held
+        else:
+            total += 3 * leaf.dtype.itemsize * leaf.size
+    is_mixed = len(kinds) < len(list(arrays(params)))
+    refreshes = footprint(method).refresh is not None
+    return total + COUNTER_BYTES * footprint(method).counters * (1 + (is_mixed and refreshes))
 
 
 def temporaries(
@@ -213,7 +258,7 @@ def temporaries(
         >>> temporaries(RELORA_FROZEN, 20, 30, 2, 4, layered=True)
         168
     """
-    if _sides(m, n) != (m, n):
+    if checks.integer("m", m) > checks.integer("n", n):
         raise ValueError(f"m, n: got {m} and {n}, wanted m <= n")
     formula = program_formula(method, layered=layered, refresh=refresh)
     return entries(formula, m, n, r, b)

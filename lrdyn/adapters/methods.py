@@ -27,7 +27,13 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn.adapters.adapter import DeepFactors, DirectedFactors, Factors, labels, row_norms
-from lrdyn.adapters.algorithm_1 import Method, SplitParts, WeightParts
+from lrdyn.adapters.algorithm_1 import (
+    Method,
+    SplitParts,
+    WeightParts,
+    all_weights,
+    frozen_weights,
+)
 from lrdyn.adapters.memory import DECOMPOSED, PROJECTED, SVD, Footprint, Formula
 from lrdyn.adapters.projectors import (
     Identity,
@@ -38,14 +44,14 @@ from lrdyn.adapters.projectors import (
     by_svd,
     draw_projectors,
     identities,
-    lift_onto,
+    is_matrix,
     matrices_alone,
-    project,
 )
 from lrdyn.core import checks, linalg
 from lrdyn.core.checks import checked
 from lrdyn.core.factorization import Scalar, Weights
 from lrdyn.core.initialization import orthogonal_layers
+from lrdyn.core.selection import name_of
 from lrdyn.corollary1 import compression
 from lrdyn.theorem2.subspace import unscaled_product
 
@@ -54,10 +60,7 @@ from lrdyn.theorem2.subspace import unscaled_product
 GALORE = Method(
     split=lambda parts: SplitParts(parts.weights, parts.maps),
     parts=lambda split: WeightParts(split.trained, split.frozen, None),
-    sees=lambda split, gradients: project(split.frozen, gradients),
-    move=lambda split, updates, scale: split._replace(
-        trained=lift_onto(split.trained, split.frozen, updates, scale)
-    ),
+    projects=True,
     choose=by_svd,
     gradients=True,
     side="smaller",
@@ -103,8 +106,10 @@ FACTORS = Formula("mn + mr + nr")
 """W, B and A."""
 
 RELORA_FROZEN = Method(
-    split=lambda parts: SplitParts(parts.coordinates, (parts.weights, parts.maps)),
-    parts=lambda split: WeightParts(*split.frozen, coordinates=split.trained),
+    split=lambda parts: SplitParts(parts.coordinates, (frozen_weights(parts), parts.maps)),
+    parts=lambda split: WeightParts(
+        all_weights(split.frozen[0], split.frozen[1], split.trained), split.frozen[1], split.trained
+    ),
     choose=by_svd,
     gradients=True,
     side="smaller",
@@ -122,8 +127,8 @@ RELORA_FROZEN = Method(
 steps, and the state of the optimiser is reset. Line 3 of Algorithm 1 chooses P."""
 
 RELORA = Method(
-    split=lambda parts: SplitParts((parts.maps, parts.coordinates), parts.weights),
-    parts=lambda split: WeightParts(split.frozen, *split.trained),
+    split=lambda parts: SplitParts((parts.maps, parts.coordinates), frozen_weights(parts)),
+    parts=lambda split: WeightParts(all_weights(split.frozen, *split.trained), *split.trained),
     choose=draw_projectors,
     side="right",
     state="reset",
@@ -149,8 +154,9 @@ def jagged(schedule: optax.Schedule, *, period: int, warmup: int, start: int = 0
     """ReLoRA's schedule: at each refresh the rate falls to 0 and comes back within a few steps.
 
     At t = start + T, start + 2 T, ... it is multiplied by 0, 1 / k, 2 / k, ... up to 1, k the
-    ``warmup``. The optimiser must keep its count at a refresh, :func:`lrdyn.adapters.reset` with
-    ``count=False``. A full-rank warm start of so many steps is a run of :data:`lrdyn.FULL` before.
+    ``warmup``. The schedule's count goes on over a refresh. ReLoRA's code keeps Adam's as well:
+    ``state=lrdyn.adapters.reset(count=False)``. A full-rank warm start of so many steps is a run of
+    :data:`lrdyn.FULL` before.
 
     Args:
         schedule: the rate without the falls.
@@ -181,7 +187,11 @@ def jagged(schedule: optax.Schedule, *, period: int, warmup: int, start: int = 0
 LORA = RELORA._replace(once=True, memory=RELORA.memory._replace(refresh=None))
 """W + s B A. Both factors are trained, from a Gaussian A and B = 0, and W is frozen for ever (arXiv
 2106.09685): ReLoRA that never merges. The scale s is alpha / r there, :func:`over_rank`, and
-alpha / sqrt(r) in rsLoRA (arXiv 2312.03732), :func:`over_root`."""
+alpha / sqrt(r) in rsLoRA (arXiv 2312.03732), :func:`over_root`.
+
+A, on the right, is on the side of the inputs of a W that multiplies as W x (PyTorch, equinox), as
+PEFT has it. For kernels of inputs x outputs, x W (flax), the same start is ``lora(zero="A")``: its
+random factor is B, on the left. With ``law="kaiming"`` it has PEFT's distribution."""
 
 
 def lora(*, zero: Literal["A", "B"] = "B", law: Law = "gaussian") -> Method:
@@ -241,6 +251,7 @@ LORA_FA = RELORA_FROZEN._replace(
         weights=FACTORS,
         state=Formula("2mr"),
         counters=1,
+        by_sides=False,
         # W + B A and then its gradient, with E, or with that of B.
         merged=Formula("mn", ("mb", "mr")),
         # A X is kept; with it W X and B (A X), or E and the gradient of B.
@@ -348,12 +359,12 @@ def principal_factors(S: Any, weight: Array, scale: Any) -> Any:
 def _of_rank(key: Key[Array, ""] | None, gradients: PyTree, rank: int, side: Side) -> PyTree:
     """Projectors of the rank, which are 0: :func:`principal_factors` takes their place."""
 
-    def choose(G: Array) -> LinearMap:
-        if G.ndim != 2:
+    def choose(path: tuple[Any, ...], G: Array) -> LinearMap:
+        if not is_matrix(name_of(path), G):
             return Identity()
         return Projector(jnp.zeros((G.shape[1], min(rank, *G.shape)), G.dtype), "right")
 
-    return jax.tree.map(choose, gradients)
+    return jax.tree_util.tree_map_with_path(choose, gradients)
 
 
 PISSA: Method = RELORA_FROZEN._replace(
@@ -362,7 +373,7 @@ PISSA: Method = RELORA_FROZEN._replace(
     gradients=False,
     once=True,
     memory=Footprint(
-        weights=Formula("mn + 2mr + 2nr"),
+        weights=Formula("mn + 2mr + 2nr + 1"),
         state=Formula("2mr + 2nr"),
         counters=1,
     ),
@@ -402,9 +413,10 @@ DORA: Method = RELORA_FROZEN._replace(
     gradients=False,
     once=True,
     memory=Footprint(
-        weights=Formula("mn + mr + nr + m"),
+        weights=Formula("mn + mr + nr + m + 1"),
         state=Formula("2mr + 2nr + 2m"),
         counters=1,
+        by_sides=False,
     ),
 )
 """W' = diag(m / ||W + s B A||) (W + s B A), the norms those of the rows and held constant in the
@@ -448,7 +460,7 @@ def deep_lora(*, depth: int = 3, init_scale: float = 1e-3, centred: bool = False
         return matrices_alone(draw, key, gradients)
 
     # Between the outer factors, m x r and r x n, stand depth - 2 of r x r: at depth 2 none.
-    memory = _deep_footprint(depth - 2, centred)
+    memory = _deep_footprint(depth - 2, centred, numbers=1)
     return RELORA_FROZEN._replace(
         choose=choose, side="right", gradients=False, once=True, memory=memory
     )
@@ -460,12 +472,12 @@ def _check_deep(depth: int, init_scale: float, centred: bool) -> None:
     checks.instance("centred", centred, bool)
 
 
-def _deep_footprint(inner: int, centred: bool) -> Footprint:
-    """What a product with so many factors of r x r between the outer two holds."""
+def _deep_footprint(inner: int, centred: bool, numbers: int) -> Footprint:
+    """What a product with so many factors of r x r between the outer two, and numbers, holds."""
     # The factors at the start are held as well, where they are subtracted.
     times = 2 if centred else 1
     return Footprint(
-        weights=Formula(f"mn + {times}mr + {times * inner}rr + {times}nr"),
+        weights=Formula(f"mn + {times}mr + {times * inner}rr + {times}nr + {numbers}"),
         state=Formula(f"2mr + {2 * inner}rr + 2nr"),
         counters=1,
     )
@@ -504,14 +516,18 @@ def compressed_deep_lora(
         def draw(key: Key[Array, ""], G: Array) -> DeepFactors:
             m, n = G.shape
             layers = full_width_layers(key, (m, n), depth, init_scale)
-            layers = tuple(W.astype(G.dtype) for W in layers)
-            factors, gap = compressed_factors(layers, G, rank)
-            start = factors if centred else None
+            wide = jnp.promote_types(G.dtype, jnp.float32)  # LAPACK has no narrower one
+            layers = tuple(W.astype(wide) for W in layers)
+            found, gap = compressed_factors(layers, G.astype(wide), rank)
+            factors = tuple(F.astype(G.dtype) for F in found)
+            start, gap = factors if centred else None, gap.astype(G.dtype)
             return DeepFactors(factors, jnp.ones((), G.dtype), start, gap, framed=True)
 
         return matrices_alone(draw, key, gradients)
 
-    return RELORA_FROZEN._replace(choose=choose, once=True, memory=_deep_footprint(depth, centred))
+    # Beside the scale it holds the gap.
+    memory = _deep_footprint(depth, centred, numbers=2)
+    return RELORA_FROZEN._replace(choose=choose, once=True, memory=memory)
 
 
 @checked

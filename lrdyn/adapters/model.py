@@ -14,7 +14,8 @@ Example:
     True
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from zlib import crc32
 
@@ -26,16 +27,31 @@ from jaxtyping import Array, Key, PyTree
 from lrdyn.adapters.adapter import Adapter, Frozen
 from lrdyn.adapters.algorithm_1 import Method, SplitParts, WeightParts
 from lrdyn.adapters.methods import LORA
-from lrdyn.adapters.projectors import Identity, Parametrization, adapter_of, begun, is_map
+from lrdyn.adapters.projectors import (
+    Identity,
+    Parametrization,
+    Projector,
+    adapter_of,
+    begun,
+    is_map,
+    is_matrix,
+)
 from lrdyn.core import checks
 from lrdyn.core.checks import checked
-from lrdyn.core.selection import Patterns, is_floating, name_of, of_path, selected
+from lrdyn.core.selection import (
+    Patterns,
+    PerPath,
+    arrays,
+    fits,
+    is_floating,
+    name_of,
+    of_path,
+    selected,
+)
 from lrdyn.corollary1 import compression
 
 Adapters = dict[str, Any]
 """Path of a leaf -> its :class:`~lrdyn.adapters.Adapter`."""
-PerPath = Any | Mapping[Any, Any]
-"""A value for all paths, or a dictionary from patterns to values: the first that fits counts."""
 
 
 @checked
@@ -45,6 +61,7 @@ def choose_by_path(
     select: Patterns = "*",
     rank: PerPath = 8,
     extra: Patterns = (),
+    stacks: Patterns = (),
 ) -> Callable[[Key[Array, ""] | None, PyTree], PyTree]:
     """The argument ``choose`` of :func:`lrdyn.low_rank_descent`, for some leaves of a model.
 
@@ -53,6 +70,13 @@ def choose_by_path(
         select: which matrices are adapted.
         rank: r, or patterns with ranks.
         extra: which other leaves are trained as they are; the rest is frozen.
+        stacks: which arrays of three axes or more are matrices stacked along the leading axes, as
+            the layers of a scan are; each matrix is adapted by itself.
+
+    Raises:
+        ValueError: a pattern fits nothing; a stack is adapted by a method that has no projector;
+            ``select`` fits an array of three axes or more of which nothing else is said; or
+            something is left for GaLore to freeze, which trains the model itself.
 
     Example:
         >>> import lrdyn
@@ -62,8 +86,27 @@ def choose_by_path(
         ((2, 1), Frozen())
     """
 
+    def kinds_of(gradients: PyTree) -> dict[str, str]:
+        kinds = selected(gradients, select, extra, stacks)
+        for name, leaf in arrays(gradients):
+            # Frozen without a word it would be a layer that is not trained.
+            if name not in kinds and fits(name, select):
+                is_matrix(name, leaf)
+            if name not in kinds and method.projects:
+                wanted = f"one that fits {name}, too: this method trains all of a model"
+                checks.refuse("extra", repr(extra), wanted)
+        return kinds
+
+    return _choice(method, rank, kinds_of)
+
+
+def _choice(
+    method: Method, rank: PerPath, kinds_of: Callable[[PyTree], dict[str, str]]
+) -> Callable[[Key[Array, ""] | None, PyTree], PyTree]:
+    """The argument ``choose`` for leaves of some kinds, see :func:`selected`."""
+
     def choose(key: Key[Array, ""] | None, gradients: PyTree) -> PyTree:
-        kinds = selected(gradients, select, extra)
+        kinds = kinds_of(gradients)
 
         def choose_leaf(path: tuple[Any, ...], G: Any) -> Parametrization:
             name = name_of(path)
@@ -72,11 +115,26 @@ def choose_by_path(
             # A draw depends on its own path, and not on what else is selected.
             leaf_key = None if key is None else jax.random.fold_in(key, crc32(name.encode()))
             leaf_rank = checks.integer("rank", of_path("rank", rank, name))
-            return method.choose(leaf_key, G, leaf_rank, method.side)
+            return _choose_layers(method, leaf_key, G, leaf_rank)
 
         return jax.tree_util.tree_map_with_path(choose_leaf, gradients)
 
     return choose
+
+
+def _choose_layers(
+    method: Method, key: Key[Array, ""] | None, G: Any, rank: int
+) -> Parametrization:
+    """What a method chooses for a matrix, or for each of the matrices of a stack."""
+    if G.ndim == 2:
+        return method.choose(key, G, rank, method.side)
+    keys = None if key is None else jax.random.split(key, len(G))
+    S = jax.vmap(partial(_choose_layers, method, rank=rank), (None if key is None else 0, 0))(
+        keys, G
+    )
+    if not isinstance(S, Projector):
+        checks.refuse("stacks", "a method that adapts single matrices", "GaLore, ReLoRA or LoRA")
+    return S
 
 
 @checked
@@ -121,7 +179,7 @@ def init(
         checks.refuse("gradients", "none", "those of a batch, from which this method starts")
     floating = lambda tree: jax.tree.map(lambda x: x if is_floating(x) else None, tree)  # noqa: E731
     weights = floating(params)
-    choose = choose_by_path(method, select=select, rank=rank, extra=extra)
+    choose = _choice(method, rank, lambda gradients: selected(gradients, select, extra))
     maps = choose(key, weights if gradients is None else floating(gradients))
     both = "S" in split.trained
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from lrdyn.adapters.adapter import Adapter, Factors, Shift
 from lrdyn.core import checks, linalg
 from lrdyn.core.checks import checked
+from lrdyn.core.selection import name_of
 
 Side = Literal["left", "right", "smaller", "larger"]
 
@@ -38,6 +39,8 @@ class LinearMap(eqx.Module):
 class Projector(LinearMap):
     """A factor P on one side of a matrix: S G = P^T G and S^T R = P R, or G P and R P^T.
 
+    Matrices that are stacked along leading axes have one each.
+
     Args:
         basis: P; its columns are orthonormal if it comes from an SVD.
         side: ``left`` or ``right``.
@@ -49,14 +52,14 @@ class Projector(LinearMap):
         ([[1.0, 2.0]], [[1.0, 2.0], [0.0, 0.0]])
     """
 
-    basis: Float[Array, "length rank"]
+    basis: Float[Array, "*layers length rank"]
     side: str = eqx.field(static=True)
 
-    def project(self, gradient: Float[Array, "m n"]) -> Float[Array, "..."]:
+    def project(self, gradient: Float[Array, "*layers m n"]) -> Float[Array, "..."]:
         """P^T G (r x n), or G P (m x r)."""
-        return self.basis.T @ gradient if self.side == "left" else gradient @ self.basis
+        return self.basis.mT @ gradient if self.side == "left" else gradient @ self.basis
 
-    def lift(self, coordinates: Float[Array, "..."]) -> Float[Array, "m n"]:
+    def lift(self, coordinates: Float[Array, "..."]) -> Float[Array, "*layers m n"]:
         """B A: P R, or R P^T (m x n)."""
         B, A = self.factors(coordinates)
         return B @ A
@@ -64,7 +67,7 @@ class Projector(LinearMap):
     def factors(self, coordinates: Float[Array, "..."]) -> tuple[Array, Array]:
         """B and A: P and R, or R and P^T."""
         left = self.side == "left"
-        return (self.basis, coordinates) if left else (coordinates, self.basis.T)
+        return (self.basis, coordinates) if left else (coordinates, self.basis.mT)
 
 
 @final
@@ -245,6 +248,8 @@ def top_singular_projector(
         rank: r; min(m, n) if that is less.
         side: see :func:`resolve_side`.
 
+    A gradient narrower than float32 is decomposed in float32; P has the type of the gradient.
+
     Raises:
         ValueError: the rank is not positive, or the side unknown.
 
@@ -255,18 +260,24 @@ def top_singular_projector(
     """
     checks.integer("rank", rank)
     side = resolve_side(gradient.shape, side)
-    left, _, right = linalg.svd(gradient)
+    # LAPACK has no narrower type.
+    wide = gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32))
+    left, _, right = linalg.svd(wide)
     vectors = left if side == "left" else right.T
-    return Projector(signed(vectors[:, :rank]), side)
+    return Projector(signed(vectors[:, :rank]).astype(gradient.dtype), side)
 
 
 def choose_projectors(gradients: PyTree, rank: int, side: Side = "smaller") -> PyTree:
-    """One linear map for each parameter: a projector for matrices, the identity for the rest.
+    """One linear map for each parameter: a projector for matrices, the identity for vectors.
 
     Args:
         gradients: gradients, a PyTree like the parameters.
         rank: r.
         side: see :func:`resolve_side`.
+
+    Raises:
+        ValueError: an array has three axes or more: whether it is a stack of matrices or a kernel
+            is for :func:`lrdyn.adapters.choose_by_path` to say.
 
     Example:
         >>> maps = choose_projectors({"W": jnp.eye(3), "b": jnp.ones(3)}, 2)
@@ -274,9 +285,36 @@ def choose_projectors(gradients: PyTree, rank: int, side: Side = "smaller") -> P
         ((3, 2), Identity())
     """
     checks.integer("rank", rank)
-    return jax.tree.map(
-        lambda G: top_singular_projector(G, rank, side) if G.ndim == 2 else Identity(), gradients
-    )
+
+    def choose(path: tuple[Any, ...], G: Array) -> LinearMap:
+        is_projected = is_matrix(name_of(path), G)
+        return top_singular_projector(G, rank, side) if is_projected else Identity()
+
+    return jax.tree_util.tree_map_with_path(choose, gradients)
+
+
+def is_matrix(name: str, array: Any) -> bool:
+    """Whether an array is a matrix, and not a vector or a number.
+
+    Args:
+        name: path of the array in a model.
+        array: the array, or its shape.
+
+    Raises:
+        ValueError: it has three axes or more.
+
+    Example:
+        >>> is_matrix("W", jnp.ones((2, 3))), is_matrix("b", jnp.ones(3))
+        (True, False)
+    """
+    if array.ndim > 2:
+        checks.refuse(
+            "params",
+            f"{name or 'an array'} of shape {array.shape}",
+            "matrices and vectors: choose=lrdyn.adapters.choose_by_path(method, ..., "
+            f'stacks="{name}") adapts each of stacked matrices, extra="{name}" trains it as it is',
+        )
+    return array.ndim == 2
 
 
 Law = Literal["gaussian", "kaiming"]
@@ -333,12 +371,15 @@ def draw_projectors(
 def matrices_alone(
     draw: Callable[[Key[Array, ""], Array], Any], key: Key[Array, ""] | None, gradients: PyTree
 ) -> PyTree:
-    """``draw(key, G)`` for each matrix, with a key of its own, and the identity for the rest.
+    """``draw(key, G)`` for each matrix, with a key of its own, and the identity for vectors.
 
     Args:
         draw: ``draw(key, G)``: what is chosen for a matrix.
         key: random key; each leaf has one of its own.
         gradients: PyTree of arrays, of which the matrices are looked at.
+
+    Raises:
+        ValueError: an array has three axes or more.
 
     Example:
         >>> maps = matrices_alone(
@@ -346,12 +387,14 @@ def matrices_alone(
         >>> maps[0].side, maps[1]
         ('left', Identity())
     """
-    leaves, structure = jax.tree.flatten(gradients)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(gradients)
     # A key for every leaf, whether it is drawn or not: which of them are matrices moves no other
     # key.
     keys = jax.random.split(checks.key(key), len(leaves))
-    pairs = zip(keys, leaves, strict=True)
-    return structure.unflatten(draw(key, G) if G.ndim == 2 else Identity() for key, G in pairs)
+    return structure.unflatten(
+        draw(key, G) if is_matrix(name_of(path), G) else Identity()
+        for key, (path, G) in zip(keys, leaves, strict=True)
+    )
 
 
 # As a method chooses them: from a random key, the gradients, r and the side -----------------------

@@ -116,21 +116,28 @@ def iterate(
 
 def _by_platform(on_cpu: Callable, elsewhere: Callable, *operands: PyTree) -> PyTree:
     """What one function returns on a CPU and another elsewhere; they differ in arrays alone."""
-    on_cpu, whole = _arrays_alone(on_cpu)
-    elsewhere, _ = _arrays_alone(elsewhere)
+    on_cpu, whole = arrays_alone(on_cpu)
+    elsewhere, _ = arrays_alone(elsewhere)
     return whole(jax.lax.platform_dependent(*operands, cpu=on_cpu, default=elsewhere))
 
 
 def _records_of(record: Callable[[State], Record], states: State) -> Record:
     """Records of states along a leading axis, all at once."""
-    arrays_of, whole = _arrays_alone(record)
+    arrays_of, whole = arrays_alone(record)
     # Without the barrier XLA (of JAX 0.10, for a GPU) takes what moves the axes of batches into a
     # product of matrices, and then refuses its shape.
     return whole(jax.vmap(arrays_of)(jax.lax.optimization_barrier(states)))
 
 
-def _arrays_alone(function: Callable) -> tuple[Callable, Callable[[PyTree], PyTree]]:
-    """A function without what is no array among its results, and what puts that back into them."""
+@checked
+def arrays_alone(function: Callable) -> tuple[Callable, Callable[[PyTree], PyTree]]:
+    """A function without what is no array among its results, and what puts that back into them.
+
+    Example:
+        >>> arrays_of, whole = arrays_alone(lambda x: {"x": x, "f": "name"})
+        >>> arrays_of(1.0), whole({"x": 2.0, "f": None})
+        ({'f': None, 'x': 1.0}, {'f': 'name', 'x': 2.0})
+    """
     others = []
 
     def arrays_of(*operands: PyTree) -> PyTree:
@@ -196,7 +203,7 @@ def scan_records(
         >>> records["name"], records["total"].tolist()
         ('sum', [0, 1, 3])
     """
-    arrays_of, whole = _arrays_alone(function)
+    arrays_of, whole = arrays_alone(function)
     return whole(jax.lax.scan(arrays_of, state, inputs))
 
 

@@ -5,10 +5,14 @@ spread over host devices can deadlock (JAX 0.10). There a batch is a loop over s
 which cannot, and which is no slower: LAPACK itself loops. On a GPU or TPU such a loop would wait
 for one small kernel after another, so there a batch is one call. Which of the two a program has is
 decided where it is lowered: one that is exported has that of its platform.
+
+On a CPU LAPACK has one thread here, see :func:`one_thread`.
 """
 
+import os
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -28,7 +32,13 @@ def one_by_one_on_cpu(function: Function) -> Function:
         >>> ["while" in program.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda")]
         [True, False]
     """
-    single, loop = custom_vmap(function), sequential_vmap(function)
+
+    @wraps(function)
+    def traced(*data: PyTree) -> PyTree:
+        one_thread()
+        return function(*data)
+
+    single, loop = custom_vmap(traced), sequential_vmap(function)
 
     @single.def_vmap
     def batch(_: int, batched: list[PyTree], *data: PyTree) -> tuple[PyTree, PyTree]:
@@ -39,6 +49,34 @@ def one_by_one_on_cpu(function: Function) -> Function:
 
     # Called outside of a program it is one program; inside of one nothing of it is seen.
     return wraps(function)(jax.jit(single, inline=True))  # pyright: ignore[reportReturnType]
+
+
+THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "BLIS_NUM_THREADS")
+"""Variables by which a user says how many threads BLAS has."""
+
+
+@cache
+def one_thread() -> None:
+    """Give the LAPACK that JAX calls on a CPU one thread, unless a user has said how many.
+
+    XLA has threads of its own, and decompositions of some hundred rows take longer with more: they
+    wait for each other, busily. It is for the process and for the library that SciPy brings; NumPy
+    has another one, where both come as wheels. A thread count cannot be set around a call that is
+    in the midst of a compiled program, so this is when such a program is traced.
+    """
+    if jax.default_backend() != "cpu" or any(map(os.environ.get, THREADS)):
+        return
+    import scipy.linalg.lapack  # noqa: F401  (loads it)
+    from threadpoolctl import ThreadpoolController
+
+    found = ThreadpoolController().select(user_api="blas").lib_controllers
+    of_scipy = [
+        library
+        for library in found
+        if any(part.startswith("scipy") for part in Path(library.filepath).parent.parts)
+    ]
+    for library in of_scipy or found:
+        library.set_num_threads(1)
 
 
 def _guard(matrix: Float[Array, "m n"]) -> tuple[Float[Array, "m n"], Float[Array, ""]]:

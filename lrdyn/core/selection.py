@@ -14,6 +14,8 @@ from lrdyn.core import checks
 Pattern = str | re.Pattern[str]
 """A glob (``*.weight``; ``*`` also crosses dots), or a regular expression for the whole path."""
 Patterns = Pattern | Sequence[Pattern]
+PerPath = Any | Mapping[Any, Any]
+"""A value for all paths, or a dictionary from patterns to values: the first that fits counts."""
 
 
 def name_of(path: tuple[Any, ...]) -> str:
@@ -99,11 +101,14 @@ def is_floating(leaf: Any) -> bool:
     return eqx.is_inexact_array(leaf) or (shape and leaf.dtype.kind in "fcV")
 
 
-def selected(params: PyTree, select: Patterns, extra: Patterns = ()) -> dict[str, str]:
+def selected(
+    params: PyTree, select: Patterns, extra: Patterns = (), stacks: Patterns = ()
+) -> dict[str, str]:
     """Select leaves that are adapted, or trained as they are: path -> ``adapted`` or ``extra``.
 
-    Matrices that fit ``select`` are adapted. What fits ``extra`` and is not adapted is trained
-    as it is. All else is left alone: functions, integers, kernels of a convolution.
+    Matrices that fit ``select`` are adapted, and those stacked in arrays that fit ``stacks``. What
+    fits ``extra`` and is not adapted is trained as it is. All else is left alone: functions,
+    integers, kernels of a convolution.
 
     Raises:
         ValueError: a pattern fits none.
@@ -115,15 +120,25 @@ def selected(params: PyTree, select: Patterns, extra: Patterns = ()) -> dict[str
         {'W': 'adapted', 'b': 'extra'}
     """
     select, extra = checked_patterns("select", select), checked_patterns("extra", extra)
+    stacks = checked_patterns("stacks", stacks)
     kinds: dict[str, str] = {}
     for path, leaf in arrays(params):
-        if leaf.ndim == 2 and fits(path, select):
+        if (leaf.ndim == 2 and fits(path, select)) or (leaf.ndim > 2 and fits(path, stacks)):
             kinds[path] = "adapted"
         elif fits(path, extra):
             kinds[path] = "extra"
-    for name, patterns, wanted in (("select", select, "matrices"), ("extra", extra, "arrays")):
+    of_name = {
+        "select": [p for p, leaf in arrays(params) if leaf.ndim == 2 or kinds.get(p) == "adapted"],
+        "extra": [p for p, _ in arrays(params)],
+        "stacks": [p for p, leaf in arrays(params) if leaf.ndim > 2],
+    }
+    for name, patterns, wanted in (
+        ("select", select, "matrices"),
+        ("extra", extra, "arrays"),
+        ("stacks", stacks, "arrays of three axes or more"),
+    ):
         for pattern in [patterns] if isinstance(patterns, str | re.Pattern) else patterns:
-            fitting = (p for p, leaf in arrays(params) if name == "extra" or leaf.ndim == 2)
+            fitting = of_name[name]
             if not any(fits(path, pattern) for path in fitting):
                 text = pattern if isinstance(pattern, str) else pattern.pattern
                 paths = [path for path, _ in arrays(params)]

@@ -22,6 +22,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.adapters.algorithm_1 import Method, begin, low_rank_descent
+from lrdyn.adapters.decay import in_coordinates
 from lrdyn.adapters.methods import GALORE, RELORA_FROZEN
 from lrdyn.adapters.projectors import LinearMap
 from lrdyn.core.initialization import gaussians
@@ -224,7 +225,8 @@ def paths(
             method,
             case.loss,
             every,
-            side_by_side(case.optimizers(part)),
+            # AdamW and LAMB see on both sides what is trained in coordinates.
+            in_coordinates(side_by_side(case.optimizers(part))),
             choose=lambda key, gradients: Dense(case.matrix),
             # One period: S is given, and never refreshed.
             period=case.steps[-1],

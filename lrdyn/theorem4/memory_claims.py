@@ -72,7 +72,7 @@ def count_arrays(
 
     def start(W: Array, key: Array) -> tuple[PyTree, PyTree]:
         maps = method.choose(key, W, case.rank, method.side)
-        split, inner = begin(method, rule, W, maps)
+        split, *inner = begin(method, rule, W, maps)
         parts = method.parts(split)
         if parts.coordinates is None:  # P is no factor of the network: it is held beside the state
             return parts.weights, (inner, parts.maps)

@@ -18,7 +18,13 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from lrdyn.adapters.algorithm_1 import Method
 from lrdyn.adapters.methods import GALORE, RELORA_FROZEN
-from lrdyn.adapters.projectors import choose_projectors, lift_onto, project
+from lrdyn.adapters.projectors import (
+    Identity,
+    choose_projectors,
+    lift_onto,
+    over_maps,
+    project,
+)
 from lrdyn.adapters.state import POLICIES, StatePolicy
 from lrdyn.core.condition import with_condition
 from lrdyn.core.descent import iterate
@@ -120,7 +126,8 @@ def lifted_momentum(case: LowRankRun, number: Int[Array, ""]) -> Float[Array, "t
         maps = choose_projectors(gradient(old.weights), case.rank, case.side)
         moments = [
             through(old.maps, maps, old.momentum),  # the coordinates stay, the directions turn
-            jax.tree.map(jnp.zeros_like, old.momentum),
+            # A bias has no coordinates, and nothing of its own begins anew.
+            over_maps(lambda S, M: M if isinstance(S, Identity) else 0 * M, maps, old.momentum),
             through(maps, maps, old.momentum),
         ]
         return Lifted(old.weights, _select(number, moments), maps)

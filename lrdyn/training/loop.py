@@ -19,7 +19,13 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from lrdyn.core import checks
 from lrdyn.core.algorithm import Algorithm, of_optimizer
 from lrdyn.core.checks import checked
-from lrdyn.core.descent import Trajectory, divergence_limit, first_divergence, on_arrays
+from lrdyn.core.descent import (
+    Trajectory,
+    arrays_alone,
+    divergence_limit,
+    first_divergence,
+    on_arrays,
+)
 from lrdyn.core.factorization import Steps
 from lrdyn.core.precision import full_precision
 from lrdyn.training import keeping
@@ -84,7 +90,8 @@ def train(
         batches: the data and how they are cut.
         steps: increasing step numbers at which ``record`` is called; the run ends at the last.
         state: arrays that the loss hands on from step to step.
-        record: ``record(params, state)`` is traced and compiled; its arrays are stacked.
+        record: ``record(params, state)`` is traced and compiled; its arrays are stacked, and other
+            leaves, the functions of a model for example, stay.
         devices: each takes an equal share of a batch; parameters are on all of them. By default
             all accelerators, where a batch is a multiple of them, or one CPU device, which uses all
             cores by itself.
@@ -236,11 +243,12 @@ class _Loop:
         def look(run: _Run) -> PyTree:
             return record(programs.model(run), run.state), run.metrics
 
-        self.look = Program(look, (programs.start,), donate=False)
+        arrays_of, self.whole = arrays_alone(look)
+        self.look = Program(arrays_of, (programs.start,), donate=False)
 
         def room(record: Any) -> np.ndarray:
             # Where records go: NaN, or zeros of a type that has none, until they are taken.
-            empty = np.nan if record.dtype.kind in "fc" else 0
+            empty = np.nan if jnp.issubdtype(record.dtype, jnp.inexact) else 0
             return np.full((len(steps), *record.shape), empty, record.dtype)
 
         self.records = jax.tree.map(room, self.look.out)
@@ -273,7 +281,7 @@ class _Loop:
         if int(run.diverged_at) >= 0:
             self.keeper.lost(int(run.diverged_at), self.name, self.key)
         run = jax.device_put(run, programs.devices[0])
-        records, metrics = self.records
+        records, metrics = self.whole(self.records)
         return Trajectory(programs.model(run), records, run.diverged_at, run.state, metrics)
 
     def _resumed(self) -> _Run:
