@@ -22,6 +22,7 @@ from lrdyn.adapters import peft
 from lrdyn.adapters.peft_convention import WrittenAdapter
 from lrdyn.commands import diagnose as diagnose_command
 from lrdyn.diagnosis import reading
+from lrdyn.diagnosis.products import Products
 from tests.test_adapters_peft import BASE, KINDS, MADE
 
 RNG = np.random.default_rng(11)
@@ -72,7 +73,7 @@ def test_the_update_of_an_adapter_is_that_which_peft_merges(model, kind):
 def test_an_adapter_alone_has_the_same_matrices(model, kind):
     adapter = MODELS / model / kind
     if "dora" in kind:
-        with pytest.raises(ValueError, match="got an adapter without its base for lm_head.weight"):
+        with pytest.raises(ValueError, match=r"an adapter without its base for lm_head\.weight"):
             lrdyn.diagnose(adapter)
         return
     beside = lrdyn.diagnose(MODELS / model / "base", adapter)
@@ -118,7 +119,7 @@ def test_every_kind_of_adapter_is_diagnosed_as_its_merged_weights(kind):
     assert found.changed == pytest.approx(wanted.changed)
 
 
-# What is made here, in PEFT's form -----------------------------------------------------------------
+# What is made here, in PEFT's form ----------------------------------------------------------------
 
 
 SCHEMES = {
@@ -206,6 +207,7 @@ def test_embeddings_are_taken_for_such_by_their_names(scheme, tmp_path):
     for name, W in base.items():
         is_conv1d = SCHEMES[scheme][name.removesuffix(".weight")] == "conv1d"
         applied = written.applied(name, W, is_conv1d=is_conv1d)
+        assert applied is not None
         np.testing.assert_allclose(applied, after[name], atol=1e-4)
 
 
@@ -250,6 +252,7 @@ def test_what_is_written_is_read_back_beside_the_weight_that_it_brings(tmp_path)
     peft.write(tmp_path, adapter)
     factors = adapter.factors["lm_head"]
     applied = WrittenAdapter(tmp_path).applied("lm_head.weight", W)
+    assert applied is not None
     np.testing.assert_allclose(applied, W + 1 + factors.B @ factors.A, atol=1e-5)
 
 
@@ -293,7 +296,7 @@ def test_factors_lie_as_the_modules_of_the_base_do(tmp_path):
         product = products[module].T if modules[module] == "conv1d" else products[module]
         values = np.linalg.svd(np.eye(6) + product, compute_uv=False)
         np.testing.assert_allclose(matrix.mean_after, values[1:].mean(), rtol=1e-5)
-    both = reading.weights("after", peft.described(factors)).beside(
+    both = Products("after", tmp_path, peft.described(factors)).beside(
         reading.weights("before", tmp_path), {"model_type": "gpt2"}
     )
     for module, kind in modules.items():
@@ -347,7 +350,7 @@ def test_an_adapter_keeps_the_way_round_that_it_has(tmp_path):
     assert found.error < 1e-6
 
 
-# Names and messages --------------------------------------------------------------------------------
+# Names and messages -------------------------------------------------------------------------------
 
 
 VIT = {"vit.encoder.layer.0.attention.attention.query": "linear"}

@@ -38,8 +38,8 @@ OUTPUTS, ERRORS = 1e-5, 1e-3
 MAKE = ROOT / "tests" / "data" / "make_peft_models.py"
 MODULES = {"vit"}
 """Models whose files have other names than their modules: ``state_dict`` has these."""
-HOW = {"mixtral": {"rank": 2}}
-"""How all weights that moved are extracted: PEFT wants one rank beside experts, which it stacks."""
+RANKS = {"mixtral": 2}
+"""Rank of all weights that moved: PEFT wants one beside experts, which it stacks."""
 
 MODELS = """
 import sys
@@ -240,7 +240,9 @@ def models(interpreter: str, folder: Path) -> list[str]:
             extracted = diagnosis.extract(base, model / kind, rank=1)
             wanted[what] = extracted.write(model / "found" / kind).error
         moved = model / f"moved{end}"
-        extracted = diagnosis.extract(base, moved, **HOW.get(model.name, {"energy": 0.9}))
+        rank = RANKS.get(model.name)
+        energy = None if rank else 0.9
+        extracted = diagnosis.extract(base, moved, rank=rank, energy=energy)
         wanted[f"{model.name} moved"] = extracted.write(model / "found" / "moved").error
     said = run(interpreter, str(MAKE), "--check", str(folder))
     seen = json.loads(said.partition("FOUND ")[2])
