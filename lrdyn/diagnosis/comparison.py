@@ -152,14 +152,15 @@ def _beside_its_base(before: Weights, after: Products, name: str) -> tuple[str, 
             )
             note = f"{note}; {tied}" if note else tied
         return note, comparable
-    if after.factors(name) is not None:
-        return "not in the base, whose config.json ties weights: known by its factors alone", True
+    if after.is_product(name):
+        # Files have one of two tied weights.
+        return "not in the base, as if tied with another: known by its factors alone", True
     return f"only after, of shape {info.shape}", False
 
 
 def _alone(after: Products, name: str) -> tuple[str, bool]:
     """Likewise without its base."""
-    if after.factors(name) is not None:
+    if after.is_product(name):
         return "", True
     if after.adapts(name):
         _refuse_without_base(after, name)
@@ -172,7 +173,7 @@ def _beside_another(before: Products, after: Products, name: str) -> tuple[str, 
     for side in sides:
         if (
             side.adapts(name)
-            and side.factors(name) is None
+            and not side.is_product(name)
             and not all(other.knows(name) for other in (before, after))
         ):
             _refuse_without_base(side, name)

@@ -112,13 +112,17 @@ class Products:
         """Whether there are factors of this weight."""
         return name.endswith(WEIGHT) and name.removesuffix(WEIGHT) in self.stored.factors
 
+    def is_product(self, name: str) -> bool:
+        """Whether what is added to a weight is s B A; of DoRA and PiSSA it is not."""
+        if not self.adapts(name) or self.stored.config.get("init_lora_weights") == "pissa":
+            return False
+        return self.stored.factors[name.removesuffix(WEIGHT)].magnitude is None
+
     def factors(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """Factors s B and A of a weight; None where what is added is no product: DoRA, PiSSA."""
-        if not self.adapts(name) or self._is_pissa:
+        """Factors s B and A of a weight; None where what is added is no such product."""
+        if not self.is_product(name):
             return None
         factors = self.stored.factors[name.removesuffix(WEIGHT)]
-        if factors.magnitude is not None:
-            return None
         B, A = (np.asarray(x, np.result_type(x.dtype, np.float32)) for x in factors[:2])
         return B * B.dtype.type(factors.scale), A
 
@@ -137,10 +141,6 @@ class Products:
         """
         in_base = self.base is not None and name in self.base.infos
         return name in self.stored.saved or (self.adapts(name) and in_base)
-
-    @property
-    def _is_pissa(self) -> bool:
-        return self.stored.config.get("init_lora_weights") == "pissa"
 
     def __getitem__(self, name: str) -> np.ndarray:
         """One array of the model with the adapter in it."""
