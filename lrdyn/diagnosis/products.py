@@ -70,10 +70,8 @@ class Products:
         if known is None:
             # Of two tied weights a file has one.
             if own is None and not self.may_be_tied(weight):
-                wanted = (
-                    f"{shape}: an adapter has the names of the model's modules, which its files "
-                    "may not have; rename them (--rename), or give the base as model.state_dict()"
-                )
+                # PEFT has the names of the model's modules, which its files may not have.
+                wanted = f"{shape}: --rename it, or give the base as model.state_dict()"
                 checks.refuse(f"{self.name}: {weight}", "no such weight in its base", wanted)
         elif known.shape != shape and (own is None or known.shape[1:] != shape[1:]):
             got, wanted = f"shape {known.shape} in its base", f"{shape}"
