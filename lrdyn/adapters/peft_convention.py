@@ -75,13 +75,16 @@ class WrittenAdapter:
             ValueError: the product has another shape than the weight: PEFT does not load the file.
         """
         module, _, leaf = name.rpartition(".")
-        for whole in (FRONT + name, f"{FRONT}{module}.base_layer.{leaf}"):
-            if whole in self._tensors:
-                return self._tensors[whole]
+        if FRONT + name in self._tensors:
+            return self._tensors[FRONT + name]
+        # What the module wraps: a weight with what its factors add, or a bias.
+        inner = f"{FRONT}{module}.base_layer.{leaf}"
+        replaced = self._tensors[inner] if inner in self._tensors else None
         A_name = f"{FRONT}{module}.lora_A.weight"
         is_embedding = f"{FRONT}{module}.lora_embedding_A" in self._tensors
         if leaf != "weight" or not (is_embedding or A_name in self._tensors):
-            return None
+            return replaced
+        weight = weight if replaced is None else replaced
         r, scaling = self._scaling(module)
         if is_embedding:
             A = self._tensors[f"{FRONT}{module}.lora_embedding_A"]

@@ -176,7 +176,7 @@ def main(words: Sequence[str]) -> None:
         with user_files("BEFORE, AFTER"), timed("reading the adapter back") as progress:
             adapter = adapter.write(options.extract, progress=progress)
         if not options.json:
-            lines = [*adapter.lines(), f"adapter, read back as PEFT reads it: {options.extract}"]
+            lines = [*adapter.lines(), f"adapter, read back by PEFT's rules: {options.extract}"]
             say("\n".join(["", *lines]))
     if planned is not None:
         planned.write(options.plan)
@@ -257,6 +257,7 @@ def _planned(options: argparse.Namespace, diagnosis: Diagnosis) -> Plan:
 def user_files(what: str, wanted: str = "weights") -> Iterator[None]:
     """Turn errors about the user's files into bad input: they are no fault of the machine."""
     flags = {
+        "before: ": "BEFORE: ",
         "after: ": "AFTER: ",
         "save: ": "--save-module: ",
         "select: ": "--select: ",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lrdyn.core import show
+from lrdyn.diagnosis.comparison import SHOWN
 from lrdyn.diagnosis.updates import MatrixUpdate
 
 WIDTH = 80
@@ -138,8 +139,8 @@ def sentences(matrices: Sequence[MatrixUpdate], changed: bool) -> list[str]:
         which = "matrices" if changed else "sets of weights"
         return [f"The two {which} are identical: there is nothing to adapt."]
     lines = [_first(moved), *_where_not(moved), _sure(moved)]
-    if still := len(matrices) - len(moved):
-        lines.insert(1, f"{still} of {len(matrices)} matrices did not change.")
+    if len(moved) < len(matrices):
+        lines.insert(1, _still(matrices))
     return [line for text in lines for line in textwrap.wrap(show.printable(text), WIDTH)]
 
 
@@ -174,6 +175,22 @@ def _first(moved: Sequence[MatrixUpdate]) -> str:
         full = sum(matrix.full for matrix in moved)
         parts[0] += f" (one r = {most} for all: {_share(one_for_all / full)})"
     return f"{like}. {parts[0]}; {parts[1]}."
+
+
+def _still(matrices: Sequence[MatrixUpdate]) -> str:
+    """Sentence on the matrices that did not change: by name if they are few, else by kind."""
+    still = [matrix for matrix in matrices if not matrix.norm > 0]
+    names = [matrix.name.removesuffix(".weight") for matrix in still]
+    if len(still) > NAMED:
+        counts = {kind.name: len(kind.matrices) for kind in kinds(matrices)}
+        of_kinds = [(kind.name, len(kind.matrices)) for kind in kinds(still)]
+        names = [
+            name if count == counts[name] else f"{name} ({count} of {counts[name]})"
+            for name, count in of_kinds
+        ]
+    more = f" and {len(names) - SHOWN} kinds more" if len(names) > SHOWN else ""
+    which = f"{', '.join(names[:SHOWN])}{more}"
+    return f"{len(still)} of {len(matrices)} matrices did not change: {which}."
 
 
 def _where_not(moved: Sequence[MatrixUpdate]) -> list[str]:

@@ -116,24 +116,78 @@ def compared(before: Weights, after: Weights, select: Patterns) -> Compared:
 
 def _adapted(before: Weights, after: Products, select: Patterns) -> Compared:
     """What an adapter changes of its base, or of another adapter of it."""
-    infos = dict(after.infos)
-    if isinstance(before, Products):
-        infos = before.infos | infos
-    matrices = [name for name in infos if name in set(reading.matrices(infos, select))]
-    vectors = [
-        name
-        for name, info in infos.items()
-        if not reading.is_matrix(info) and name in before.infos and name in after.infos
-    ]
-    notes = {
-        name: "saved by one side only"
-        for name, info in infos.items()
-        if not reading.is_matrix(info) and name not in vectors
-    }
+    other = before if isinstance(before, Products) else None
+    infos = after.infos if other is None else other.infos | after.infos
+    fitting = set(reading.matrices(infos, select))
+    matrices, vectors, notes = [], [], {}
+    for name, info in infos.items():
+        is_matrix = reading.is_matrix(info)
+        if is_matrix and name not in fitting:
+            continue
+        if other is not None:
+            note, comparable = _beside_another(other, after, name)
+        elif after.base is None:
+            note, comparable = _alone(after, name)
+        else:
+            note, comparable = _beside_its_base(before, after, name)
+        if note:
+            notes[name] = note
+        if comparable:
+            (matrices if is_matrix else vectors).append(name)
     if not matrices:
         among = some(reading.matrices(infos, "*"))
         checks.refuse("select", repr(select), f"some matrices of the adapter, among {among}")
     return Compared(before, after, tuple(matrices), tuple(vectors), notes)
+
+
+def _beside_its_base(before: Weights, after: Products, name: str) -> tuple[str, bool]:
+    """Note on an array that an adapter changes, and whether its change is known."""
+    info, known = after.infos[name], before.infos.get(name)
+    if known is not None:
+        note, comparable = _compare(known, info)
+        if after.adapts(name) and after.may_be_tied(name):
+            tied = (
+                "where the model has a head tied with it (config.json), PEFT moves this one alone "
+                "beside the base, and both when it merges"
+            )
+            note = f"{note}; {tied}" if note else tied
+        return note, comparable
+    if after.is_product(name):
+        # Files have one of two tied weights.
+        return "not in the base, as if tied with another: known by its factors alone", True
+    return f"only after, of shape {info.shape}", False
+
+
+def _alone(after: Products, name: str) -> tuple[str, bool]:
+    """Likewise without its base."""
+    if after.is_product(name):
+        return "", True
+    if after.adapts(name):
+        _refuse_without_base(after, name)
+    return "saved whole: what changed is seen beside its base", False
+
+
+def _beside_another(before: Products, after: Products, name: str) -> tuple[str, bool]:
+    """Likewise beside another adapter; where one of the two lacks it, it adds nothing."""
+    sides = [side for side in (before, after) if name in side.infos]
+    for side in sides:
+        if (
+            side.adapts(name)
+            and not side.is_product(name)
+            and not all(other.knows(name) for other in (before, after))
+        ):
+            _refuse_without_base(side, name)
+    if len(sides) == 1:
+        adapts = sides[0].adapts(name)
+        return ("" if adapts else "saved whole by one side only"), adapts
+    if before.adapts(name) != after.adapts(name) and not (before.knows(name) and after.knows(name)):
+        return "factors on one side, saved whole on the other: compare each with the base", False
+    return _compare(before.infos[name], after.infos[name])
+
+
+def _refuse_without_base(adapter: Products, name: str) -> None:
+    got = f"an adapter without its base for {name}, whose change is no product of factors"
+    checks.refuse(adapter.name, got, "its base before it: BASE ADAPTER")
 
 
 def _compare(info: Info, other: Info | None) -> tuple[str, bool]:
@@ -176,18 +230,32 @@ def pairs(both: Compared, names: tuple[str, ...], notes: dict[str, str]) -> Iter
             array = finite(weights, name, when, notes)
             if array is not None:
                 sides[when] = array
+        rows = _common_rows(both, name)
+        before, after = (
+            None if side is None else side[:rows] if side.ndim else side
+            for side in (sides.get("before"), sides.get("after"))
+        )
         if factors is not None:
-            yield ArrayPair(name, sides.get("before"), None, ("float32", "float32"), factors)
-        elif len(sides) == 2:
-            rows = min(map(len, sides.values())) if sides["before"].ndim else None
-            before, after = (side[:rows] if rows else side for side in sides.values())
+            yield ArrayPair(
+                name, before, None, ("float32", "float32"), (factors[0][:rows], factors[1])
+            )
+        elif before is not None and after is not None:
             types = both.before.infos[name].dtype, both.after.infos[name].dtype
             yield ArrayPair(name, before, after, types)
 
 
+def _common_rows(both: Compared, name: str) -> int | None:
+    """Rows that both sides have of an array."""
+    infos = (side.infos.get(name) for side in (both.before, both.after))
+    lengths = [info.shape[0] for info in infos if info is not None and info.shape]
+    return min(lengths, default=None)
+
+
 def _factors(both: Compared, name: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Factors of the update, if it is a product, or the difference of two."""
-    after = both.after.factors(name) if isinstance(both.after, Products) else None
+    if not isinstance(both.after, Products) or _has_other_start(both, name):
+        return None
+    after = both.after.factors(name)
     if not isinstance(both.before, Products):
         return after
     before = both.before.factors(name)
@@ -196,9 +264,32 @@ def _factors(both: Compared, name: str) -> tuple[np.ndarray, np.ndarray] | None:
         alone = name not in both.before.infos or name not in both.after.infos
         if not alone:
             return None
-        return after if before is None else (-before[0], before[1])
+        if before is None:
+            return after
+        return -before[0], before[1]
+    rows = _common_rows(both, name)
     # The difference of two products is one of twice the rank: no matrix is built.
-    return np.concatenate([after[0], -before[0]], axis=1), np.concatenate([after[1], before[1]])
+    left = [after[0][:rows], -before[0][:rows]]
+    return np.concatenate(left, axis=1), np.concatenate([after[1], before[1]])
+
+
+def _has_other_start(both: Compared, name: str) -> bool:
+    """Whether an adapter stands beside another W than that of the other side, and brings it."""
+    before, after = both.before, both.after
+    assert isinstance(after, Products)
+    if not after.adapts(name) or name not in after.stored.saved or name not in before.infos:
+        return False
+    own = np.asarray(after.stored.saved[name])
+    if isinstance(before, Products):
+        if not before.adapts(name) or name not in before.stored.saved:
+            return False
+        base = np.asarray(before.stored.saved[name])
+    else:
+        base = finite(before, name, "before", {})
+    if base is None:  # which is noted where it is read
+        return False
+    rows = min(len(base), len(own))
+    return not np.array_equal(reading.in_full(base[:rows]), reading.in_full(own[:rows]))
 
 
 def finite(weights: Weights, name: str, when: str, notes: dict[str, str]) -> np.ndarray | None:

@@ -20,6 +20,7 @@ from lrdyn.diagnosis.comparison import Compared
 from lrdyn.diagnosis.cores import Told, on_all_cores
 from lrdyn.diagnosis.decomposition import Wanted
 from lrdyn.diagnosis.orientation import Orientation, orientation
+from lrdyn.diagnosis.products import Products
 from lrdyn.diagnosis.report import Diagnosis, checked_settings, opened
 from lrdyn.diagnosis.spectrum import norm
 from lrdyn.diagnosis.updates import Examined, examine_all, rank_for
@@ -28,12 +29,16 @@ from lrdyn.engine.progress import Progress
 EMBEDDINGS = tuple(
     f"{front}{name}"
     for name in "embed_tokens embed_positions word_embeddings position_embeddings "
-    "token_type_embeddings tok_embeddings embeddings embedding wte wpe shared".split()
+    "token_type_embeddings tok_embeddings embeddings embedding word_embedding token_embedding "
+    "position_embedding tokens_embed positions_embed embed_in relative_attention_bias wte wpe "
+    "shared".split()
     for front in ("", "*.")
 )
 """Modules that are taken for embeddings, of which PEFT stores the factors transposed."""
 WEIGHT, BIAS = ".weight", ".bias"
 TIED = "tied with"
+EXPERT = re.compile(r"\.experts\.\d+\.")
+"""What stands in the names of an expert's modules."""
 
 
 class Extraction(NamedTuple):
@@ -70,12 +75,31 @@ class Extraction(NamedTuple):
         )
         lines.append(f"relative error of the whole update: {self.error:.2e}")
         lines.append(self.orientation.said)
+        lines += self._of_names()
         if self.adapter.saved:
             lines.append(f"saved whole: {', '.join(self.adapter.saved)}")
         if self.left_out:
             changes = comparison.listed(self.left_out)
             lines.append(f"changed and left out (by this share of the norm): {changes}")
         return [show.printable(line) for line in lines + comparison.as_lines(self.notes)]
+
+    def _of_names(self) -> list[str]:
+        """What was not looked up in a model of transformers, where the files are of one."""
+        config = _config(self.both)
+        if config is None or not isinstance(config.get("model_type"), str):
+            return []
+        lines = [
+            "names of modules are those of the files, not looked up in the model: what it calls "
+            "otherwise (as transformers 5 does in ViT) PEFT leaves out; extract then from files of "
+            "torch.save(model.state_dict(), FILE)"
+        ]
+        ranks = {factors.A.shape[0] for factors in self.adapter.factors.values()}
+        if len(ranks) > 1 and any(map(EXPERT.search, self.adapter.factors)):
+            lines.append(
+                "there are experts, and modules of several ranks: where transformers stacks "
+                f"experts (since release 5) PEFT wants one rank of all: --rank {min(ranks)}"
+            )
+        return lines
 
     def write(self, folder: str | Path, progress: Progress | None = None) -> Extraction:
         """Write the adapter, and read it back as PEFT does.
@@ -111,7 +135,8 @@ class Extraction(NamedTuple):
                     return moved, norm(base + update - reading.in_full(applied)[:rows])
             return 0.0, 0.0
 
-        shapes = [self.both.after.infos[name].shape for name in names]
+        known = {**self.both.before.infos, **self.both.after.infos}
+        shapes = [known[name].shape for name in names]
         ranks = {module: factors.A.shape[0] for module, factors in self.adapter.factors.items()}
         counts = [
             float(np.prod(shape)) * (10 + ranks.get(_module(name), 0))
@@ -212,10 +237,8 @@ def extract(
         # A plan names the matrices that get factors; others stay as they are.
         names &= set(rank)
     notes = dict(both.notes)
-    tables = {n for n in both.matrices if fits(_module(n), embeddings)}
-    way = orientation(
-        [_module(name) for name in sorted(names - tables)], _config(both), fan_in_fan_out
-    )
+    tables = _tables(both, embeddings)
+    way = _orientation(both, [_module(name) for name in sorted(names - tables)], fan_in_fan_out)
     if way.modules is not None:
         for name in sorted(names - tables):
             if not way.is_transposed(_module(name)):
@@ -240,7 +263,8 @@ def extract(
         settings.k,
     )
     factors, errors, parts = {}, {}, _Parts()
-    for matrix in _untied(examined, notes):
+    written: dict[bytes, str] = {}
+    for matrix in _untied(examined, written, notes):
         assert matrix.factors is not None
         B, A = matrix.factors
         name, module = matrix.update.name, _module(matrix.update.name)
@@ -256,16 +280,41 @@ def extract(
     which = "none" if not biases else "lora_only" if biases <= set(factors) else "all"
     whole = _Whole(modules, which)
     saved = dict(_saved(both, whole, set(factors), notes))
-    left_out = _rest(both, {module + WEIGHT for module in factors}, set(saved), notes, parts)
+    adapted = {module + WEIGHT for module in factors}
+    left_out = _rest(both, adapted, written, set(saved), notes, parts)
     adapter = described(
         factors,
         saved=saved,
         bias=whole.biases,
         fan_in_fan_out=way.fan_in_fan_out,
-        embeddings=[module for module in factors if fits(module, embeddings)],
+        embeddings=[module for module in factors if module + WEIGHT in tables],
         others={_module(name) for name in both.before.infos},
     )
     return Extraction(adapter, errors, parts.error, left_out, notes, diagnosis, both, way)
+
+
+def _tables(both: Compared, embeddings: Patterns) -> set[str]:
+    """The matrices that are those of embeddings: an adapter knows of its own."""
+    known: dict[str, bool] = {}
+    for side in (both.before, both.after):
+        if isinstance(side, Products):
+            stored = side.stored
+            known |= {module + WEIGHT: module in stored.embeddings for module in stored.factors}
+    return {name for name in both.matrices if known.get(name, fits(_module(name), embeddings))}
+
+
+def _orientation(
+    both: Compared, modules: Iterable[str], fan_in_fan_out: bool | None
+) -> Orientation:
+    """Which way round weights are stored: as is said, as config.json or as the adapter says."""
+    config = _config(both)
+    if fan_in_fan_out is None and config is None and isinstance(both.after, Products):
+        is_turned = bool(both.after.stored.config.get("fan_in_fan_out"))
+        way = "in x out" if is_turned else "out x in"
+        return Orientation(
+            is_turned, None, f"weights are stored {way}, as the adapter's configuration says"
+        )
+    return orientation(modules, config, fan_in_fan_out)
 
 
 def _config(both: Compared) -> dict[str, Any] | None:
@@ -295,20 +344,26 @@ def _module(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _untied(examined: Iterable[Examined], notes: dict[str, str]) -> Iterator[Examined]:
-    """Matrices that move and have factors; of tied ones, equal before and after, the first."""
-    written: dict[bytes, str] = {}
+def _untied(
+    examined: Iterable[Examined], written: dict[bytes, str], notes: dict[str, str]
+) -> Iterator[Examined]:
+    """Matrices that move and have factors; of tied ones, equal before and after, the first.
+
+    ``written`` is filled with the name of each by its digest.
+    """
     for matrix in examined:
         if matrix.factors is None or not matrix.factors[0].shape[1]:
             continue
         name = matrix.update.name
         if matrix.digest in written:
-            notes[name] = (
-                f"{TIED} {written[matrix.digest]}: factors are written once, merge them into both"
-            )
+            notes[name] = _tied_note(written[matrix.digest])
             continue
         written[matrix.digest] = name
         yield matrix
+
+
+def _tied_note(name: str) -> str:
+    return f"{TIED} {name}: factors are written once, merge them into both"
 
 
 def _wanted(both: Compared, save: Patterns) -> tuple[frozenset[str], set[str]]:
@@ -349,7 +404,12 @@ def _saved(
 
 
 def _rest(
-    both: Compared, adapted: set[str], saved: set[str], notes: dict[str, str], parts: _Parts
+    both: Compared,
+    adapted: set[str],
+    written: Mapping[bytes, str],
+    saved: set[str],
+    notes: dict[str, str],
+    parts: _Parts,
 ) -> dict[str, float]:
     """Count in all other arrays, and name those that changed and are left out."""
     for name in adapted & set(notes):
@@ -358,7 +418,14 @@ def _rest(
     left_out: dict[str, float] = {}
     names = [n for n in (*both.matrices, *both.vectors) if n not in adapted | tied]
     for pair in comparison.pairs(both, tuple(names), notes):
-        if change := norm(pair.update):
+        update = pair.update
+        if change := norm(update):
+            # A head that can have no factors beside Conv1D may be tied with an embedding that has.
+            if update.ndim == 2 and pair.name not in saved:
+                tied_with = written.get(comparison.digest(pair))
+                if tied_with is not None:
+                    notes[pair.name] = _tied_note(tied_with)
+                    continue
             parts.add(change, 0.0 if pair.name in saved else change)
             if pair.name not in saved:
                 start = 0.0 if pair.before is None else norm(pair.before)

@@ -72,9 +72,9 @@ def orientation(
         return Orientation(fan_in_fan_out, names, f"weights are stored {way}, as was said")
     if config is not None:
         types = sorted(set(_types(config)))
-        known = [kind for kind in types if kind in FAMILIES]
-        if known:
-            names = frozenset().union(*(FAMILIES[kind] for kind in known))
+        names = family(config)
+        if names:
+            known = [kind for kind in types if kind in FAMILIES]
             reason = (
                 f"config.json says {', '.join(known)}: {', '.join(sorted(names))} are Conv1D, "
                 "stored in x out (--fan-in-fan-out)"
@@ -93,6 +93,17 @@ def orientation(
     return Orientation(
         False, None, "no config.json: weights were taken to be stored out x in, as by nn.Linear"
     )
+
+
+def family(config: Mapping[str, Any] | None) -> frozenset[str]:
+    """The modules that are a ``Conv1D`` in a model of this configuration, by their last parts.
+
+    Example:
+        >>> sorted(family({"model_type": "clvp"})), sorted(family({"model_type": "llama"}))
+        (['c_fc', 'c_proj'], [])
+    """
+    types = set() if config is None else set(_types(config))
+    return frozenset().union(*(names for kind, names in FAMILIES.items() if kind in types))
 
 
 def _types(config: Mapping[str, Any]) -> Iterator[str]:

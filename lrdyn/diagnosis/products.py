@@ -1,5 +1,6 @@
 """An adapter of PEFT as weights: W + s B A of a base, or s B A alone, known by their factors."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from lrdyn.adapters import peft
-from lrdyn.adapters.peft import Stored
+from lrdyn.adapters.peft import Stored, StoredFactors
 from lrdyn.core import checks
 from lrdyn.data.tensors import Info
+from lrdyn.diagnosis.orientation import family
 
 WEIGHT = ".weight"
 
@@ -17,12 +19,16 @@ WEIGHT = ".weight"
 class Products:
     """What an adapter makes of the matrices that it adapts, by their names in the base.
 
+    PEFT saves W beside the factors of an embedding or a head (``<module>.base_layer.weight``). It
+    is what the factors stand beside, in the place of the base's: more rows if tokens were added.
+
     Args:
         name: what it is called in messages.
         path: of the adapter.
         stored: the adapter.
-        base: weights of the base, if there are any: W is needed for DoRA, and where the other side
-            is no adapter.
+        base: weights of the base, if there are any: W is needed for DoRA and PiSSA, and where the
+            other side is no adapter.
+        config: the content of the base's ``config.json``, if there is one.
 
     Example:
         >>> factors = peft.StoredFactors(np.ones((3, 1)), np.ones((1, 2)), 2.0)
@@ -31,48 +37,154 @@ class Products:
         ([2.0, 2.0, 2.0], (3, 2))
     """
 
-    def __init__(self, name: str, path: Path, stored: Stored, base: Any = None):
-        self.name, self.path, self.stored, self.base = name, path, stored, base
-        if stored.config.get("init_lora_weights") == "pissa":
-            checks.refuse(
-                name,
-                "a PiSSA adapter, which does not stand beside the base",
-                "a LoRA: lrdyn.adapters.peft.converted makes one of it",
-            )
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        stored: Stored,
+        base: Any = None,
+        config: Mapping[str, Any] | None = None,
+    ):
+        self.name, self.path, self.base = name, path, base
+        self._as_read, self.stored = stored, _turned(name, stored, config)
+        self.tied = _tied_sizes(config)
         self.infos: dict[str, Info] = {}
-        for module, factors in stored.factors.items():
-            kind = np.result_type(factors.B.dtype, np.float32).name
-            shape = (len(factors.B), factors.A.shape[1])
-            known = getattr(base, "infos", {}).get(module + WEIGHT)
-            if base is not None and (known is None or known.shape != shape):
-                got = "no such weight" if known is None else f"shape {known.shape}"
-                checks.refuse(f"{name}: {module}{WEIGHT}", f"{got} in its base", f"{shape}")
-            self.infos[module + WEIGHT] = Info(path, kind, shape)
+        for module, factors in self.stored.factors.items():
+            weight = module + WEIGHT
+            self.infos[weight] = Info(
+                path,
+                np.result_type(factors.B.dtype, np.float32).name,
+                (len(factors.B), factors.A.shape[1]),
+            )
+            if base is not None:
+                self._check_beside(base, weight)
         for saved, array in stored.saved.items():
-            self.infos[saved] = Info(path, array.dtype.name, array.shape)
+            # The type of W is that in which W + s B A is rounded: that of the factors is not.
+            shape = self.infos[saved].shape if saved in self.infos else array.shape
+            self.infos[saved] = Info(path, array.dtype.name, shape)
 
-    def beside(self, base: Any) -> "Products":
-        """This adapter beside the weights of a base."""
-        return Products(self.name, self.path, self.stored, base)
+    def _check_beside(self, base: Any, weight: str) -> None:
+        """The base has that weight, of that shape, or the adapter brings it."""
+        shape, own = self.infos[weight].shape, self.stored.saved.get(weight)
+        known = base.infos.get(weight)
+        if known is None:
+            # Of two tied weights a file has one.
+            if own is None and not self.may_be_tied(weight):
+                # PEFT has the names of the model's modules, which its files may not have.
+                wanted = f"{shape}: --rename it, or give the base as model.state_dict()"
+                checks.refuse(f"{self.name}: {weight}", "no such weight in its base", wanted)
+        elif known.shape != shape and (own is None or known.shape[1:] != shape[1:]):
+            got, wanted = f"shape {known.shape} in its base", f"{shape}"
+            if known.shape == shape[::-1]:
+                wanted += ", or the model's config.json beside the base, if it is a Conv1D"
+            checks.refuse(f"{self.name}: {weight}", got, wanted)
+
+    def beside(self, base: Any, config: Mapping[str, Any] | None = None) -> "Products":
+        """This adapter beside the weights of a base, and the content of its ``config.json``."""
+        return Products(self.name, self.path, self._as_read, base, config)
+
+    def renamed(self, names: Mapping[str, str]) -> "Products":
+        """This adapter with other names: regular expression -> what takes the place of a match."""
+
+        def new(name: str) -> str:
+            for pattern, text in names.items():
+                name = re.sub(pattern, text, name)
+            return name
+
+        factors, saved = {}, {}
+        for module, stored in self.stored.factors.items():
+            _add(factors, new(module + WEIGHT).removesuffix(WEIGHT), stored)
+        for name, array in self.stored.saved.items():
+            _add(saved, new(name), array)
+        embeddings = {new(m + WEIGHT).removesuffix(WEIGHT) for m in self.stored.embeddings}
+        stored = self.stored._replace(
+            factors=factors, saved=saved, embeddings=frozenset(embeddings)
+        )
+        return Products(self.name, self.path, stored)
+
+    def may_be_tied(self, name: str) -> bool:
+        """Whether the base's configuration ties weights with as many rows as this one has."""
+        return self.infos[name].shape[0] in self.tied
+
+    def adapts(self, name: str) -> bool:
+        """Whether there are factors of this weight."""
+        return name.endswith(WEIGHT) and name.removesuffix(WEIGHT) in self.stored.factors
+
+    def is_product(self, name: str) -> bool:
+        """Whether what is added to a weight is s B A; of DoRA and PiSSA it is not."""
+        if not self.adapts(name) or self.stored.config.get("init_lora_weights") == "pissa":
+            return False
+        return self.stored.factors[name.removesuffix(WEIGHT)].magnitude is None
 
     def factors(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """Factors s B and A of a weight; None where it is saved whole, or scaled by DoRA."""
-        module = name.removesuffix(WEIGHT)
-        factors = self.stored.factors.get(module)
-        if factors is None or factors.magnitude is not None or name in self.stored.saved:
+        """Factors s B and A of a weight; None where what is added is no such product."""
+        if not self.is_product(name):
             return None
+        factors = self.stored.factors[name.removesuffix(WEIGHT)]
         B, A = (np.asarray(x, np.result_type(x.dtype, np.float32)) for x in factors[:2])
         return B * B.dtype.type(factors.scale), A
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        """One array of the model with the adapter in it."""
+    def start(self, name: str) -> np.ndarray | None:
+        """W beside which the factors of a weight stand; None where nobody has it."""
         if name in self.stored.saved:
             return np.asarray(self.stored.saved[name])
-        if self.base is None:
-            checks.refuse(self.name, f"an adapter without its base for {name}", "its base: --base")
-        module = name.removesuffix(WEIGHT)
+        if self.base is None or name not in self.base.infos:
+            return None
+        return np.asarray(self.base[name])
+
+    def knows(self, name: str) -> bool:
+        """Whether an array of the model with the adapter in it is known, and not its change alone.
+
+        Nothing is read.
+        """
+        in_base = self.base is not None and name in self.base.infos
+        return name in self.stored.saved or (self.adapts(name) and in_base)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """One array of the model with the adapter in it."""
+        if not self.adapts(name):
+            return np.asarray(self.stored.saved[name])
+        module, weight = name.removesuffix(WEIGHT), self.start(name)
+        assert weight is not None, f"{name}: {self.name} does not know it"
         adapter = self.stored._replace(factors={module: self.stored.factors[module]}, saved={})
-        weight: Mapping[str, Any] = {name: np.asarray(self.base[name])}
         # In full precision: half precision would round what the adapter adds.
-        full = {name: weight[name].astype(np.result_type(weight[name].dtype, np.float32))}
+        full = {name: weight.astype(np.result_type(weight.dtype, np.float32))}
         return peft.merged(adapter, full)[name]
+
+
+def _add(by_name: dict[str, Any], name: str, value: Any) -> None:
+    if name in by_name:
+        checks.refuse("rename", f"{name} for two", "a name for each")
+    by_name[name] = value
+
+
+def _turned(name: str, stored: Stored, config: Mapping[str, Any] | None) -> Stored:
+    """Factors the way round in which a base of this configuration stores each module's weight.
+
+    PEFT goes by the class of a module, and writes into ``fan_in_fan_out`` what the last one of them
+    needed: beside the head of a GPT-2, a ``Linear``, its ``Conv1D`` are written as if they were
+    such, too.
+    """
+    conv1d = family(config)
+    if not conv1d:
+        return stored
+    as_read, factors = bool(stored.config.get("fan_in_fan_out")), {}
+    for module, own in stored.factors.items():
+        is_conv1d = module.rpartition(".")[2] in conv1d
+        if module in stored.embeddings or is_conv1d == as_read:
+            factors[module] = own
+        elif own.magnitude is not None:
+            checks.refuse(f"{name}: {module}", "DoRA of a Conv1D", "LoRA of it, or DoRA of others")
+        else:
+            factors[module] = StoredFactors(own.A.T, own.B.T, own.scale)
+    return stored._replace(factors=factors)
+
+
+def _tied_sizes(config: Mapping[str, Any] | None) -> frozenset[int]:
+    """Rows of the embeddings that a configuration ties with a head."""
+    parts = [] if config is None else [config, *config.values()]
+    parts = [part for part in parts if isinstance(part, Mapping)]
+    if not any(part.get("tie_word_embeddings") is True for part in parts):
+        return frozenset()
+    sizes = (part.get("vocab_size") for part in parts)
+    return frozenset(size for size in sizes if type(size) is int)

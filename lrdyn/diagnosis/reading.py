@@ -35,7 +35,8 @@ class Leaves:
         params: the tree.
 
     Raises:
-        ValueError: two leaves have one name, or one is traced or lies where NumPy cannot read it.
+        ValueError: two leaves have one name, one is traced or lies where NumPy cannot read it, or
+            one is a module of torch.
 
     Example:
         >>> leaves = Leaves("params", {"layer": {"W": np.ones((2, 3)), "f": abs}})
@@ -51,6 +52,9 @@ class Leaves:
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             place = name_of(path)
             if not hasattr(leaf, "__array__") and not hasattr(leaf, "__dlpack__"):
+                if hasattr(leaf, "state_dict") and hasattr(leaf, "named_parameters"):
+                    got = f"a module of torch ({type(leaf).__name__})"
+                    checks.refuse(name, got, "its weights by name: model.state_dict()")
                 continue
             if place in self._leaves:
                 checks.refuse(name, f"two leaves called {place}", "names that differ")
@@ -152,7 +156,7 @@ def weights(name: str, source: Any, rename: Mapping[str, str] | None = None) -> 
     opened = _opened(name, source)
     if rename:
         if isinstance(opened, Products):
-            checks.refuse("rename", f"an adapter as {name}", "weights: an adapter keeps its names")
+            return opened.renamed(rename)
         return Renamed(name, opened, rename)
     return opened
 

@@ -264,7 +264,7 @@ def opened(
         return comparison.compared(reading.Leaves("before", {}), first, select)
     second = reading.weights("after", after, rename)
     if isinstance(second, Products) and not isinstance(first, Products):
-        second = second.beside(first)
+        second = second.beside(first, reading.config_of(first))
     elif isinstance(first, Products) and not isinstance(second, Products):
         checks.refuse("before", "an adapter beside weights", "weights, or adapters on both sides")
     return comparison.compared(first, second, select)

@@ -186,7 +186,7 @@ def multiplications(both: Compared, name: str, settings: Settings) -> float:
         >>> multiplications(comparison.compared(*sides, "*"), "W", Settings(1))
         16000.0
     """
-    m, n = both.after.infos[name].shape
+    m, n = (both.after if name in both.after.infos else both.before).infos[name].shape
     short = min(m, n)
     if settings.sketch is not None and is_sketched((m, n), settings.sketch):
         count = 10.0 * m * n * (settings.sketch + OVERSAMPLING)

@@ -5,7 +5,10 @@ one. Where it has not, a line says so and nothing is checked. LoRA, rsLoRA, DoRA
 written again and PEFT's outputs compared with those of the committed ones; the same four are made
 of a model of this library, and PEFT's outputs compared with the model's; of a GPT-2 and a Llama,
 whose weights move at random, the update is extracted, resized and planned, and PEFT must find the
-error that was printed, the rank that was asked for, and the modules that were planned.
+error that was printed, the rank that was asked for, and the modules that were planned. Of models
+of nine architectures and adapters of every kind that is read (``tests/data/make_peft_models.py``),
+the diagnosis of an adapter must be that of what PEFT merges, and PEFT must find the error of what
+was extracted of each, and of all weights that moved.
 """
 
 import json
@@ -19,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import lrdyn
 from lrdyn import adapters, diagnosis
 from lrdyn.adapters import peft
 from lrdyn.adapters.peft_adapters import stored_of
@@ -30,6 +34,12 @@ MADE = ROOT / "tests" / "data" / "peft_adapters"
 KINDS = ("lora", "rslora", "dora", "pissa", "embedding", "conv1d", "saved")
 OUTPUTS, ERRORS = 1e-5, 1e-3
 """Allowed: of PEFT's outputs, and of its error beside the printed one."""
+
+MAKE = ROOT / "tests" / "data" / "make_peft_models.py"
+MODULES = {"vit"}
+"""Models whose files have other names than their modules: ``state_dict`` has these."""
+RANKS = {"mixtral": 2}
+"""Rank of all weights that moved: PEFT wants one beside experts, which it stacks."""
 
 MODELS = """
 import sys
@@ -193,6 +203,58 @@ def updates(interpreter: str, folder: Path) -> list[str]:
     return faults
 
 
+def spectra(base: Path, after: Path) -> dict[str, np.ndarray]:
+    """Singular values of every update that there is."""
+    report = lrdyn.diagnose(base, after)
+    return {matrix.name: matrix.values for matrix in report.matrices if matrix.norm > 0}
+
+
+def models(interpreter: str, folder: Path) -> list[str]:
+    """What PEFT merges of adapters of many kinds and models, and what it misses of extracted ones.
+
+    Of two tied weights PEFT moves both when it merges, and files name the first: the update is then
+    that of another name.
+    """
+    run(interpreter, str(MAKE), "--out", str(folder))
+    faults, wanted = [], {}
+    for model in sorted(folder.iterdir()):
+        end = ".safetensors" if model.name in MODULES else ""
+        base = model / f"base{end}"
+        kinds = sorted(path.parent.name for path in model.glob("*/adapter_config.json"))
+        for kind in kinds:
+            found, merged = (
+                spectra(base, after) for after in (model / kind, model / f"{kind}.safetensors")
+            )
+            what, names = f"{model.name} {kind}", sorted(found)
+            theirs, ours = sorted(set(merged) - set(found)), sorted(set(found) - set(merged))
+            if len(theirs) == len(ours) == 1:
+                merged[ours[0]] = merged.pop(theirs[0])
+            if names != sorted(merged):
+                faults.append(f"{what}: {names} moved, and with PEFT {sorted(merged)}")
+                continue
+            for name, values in found.items():
+                rank = min(len(values), len(merged[name]))
+                within = 1e-4 * merged[name][0]
+                if not np.allclose(values[:rank], merged[name][:rank], rtol=0, atol=within):
+                    faults.append(f"{what}: {name}: {values}, and with PEFT {merged[name]}")
+            extracted = diagnosis.extract(base, model / kind, rank=1)
+            wanted[what] = extracted.write(model / "found" / kind).error
+        moved = model / f"moved{end}"
+        rank = RANKS.get(model.name)
+        energy = None if rank else 0.9
+        extracted = diagnosis.extract(base, moved, rank=rank, energy=energy)
+        wanted[f"{model.name} moved"] = extracted.write(model / "found" / "moved").error
+    said = run(interpreter, str(MAKE), "--check", str(folder))
+    seen = json.loads(said.partition("FOUND ")[2])
+    for what, error in wanted.items():
+        if not (isinstance(seen[what], float) and np.isclose(seen[what], error, rtol=ERRORS)):
+            faults.append(f"{what}: PEFT finds {seen[what]}, wanted {error}")
+    print(
+        f"{len(wanted)} extracted adapters of {len(list(folder.iterdir()))} models loaded by PEFT"
+    )
+    return faults
+
+
 def main(words: list[str]) -> int:
     """Print what PEFT finds otherwise; 1 if there is any."""
     interpreter = words[0] if words else sys.executable
@@ -202,7 +264,7 @@ def main(words: list[str]) -> int:
         print("torch, peft and transformers are not installed there: nothing was checked")
         return 0
     faults = []
-    for check in (outputs, of_a_model, updates):
+    for check in (outputs, of_a_model, updates, models):
         with tempfile.TemporaryDirectory() as folder:
             faults += check(interpreter, Path(folder))
     print(f"peft and torch: {there.stdout.strip()}; {len(faults)} faults")
