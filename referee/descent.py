@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from referee.redone import EPS
+
 Layers = list[np.ndarray]
 """W_1, ..., W_L, the first acts first."""
 
@@ -57,6 +59,16 @@ def descend(
         parts = zip(layers, slopes, decay, rates, strict=True)
         layers = [(1 - rate * d) * w - rate * g for w, g, d, rate in parts]
     return records
+
+
+def diverged(losses: np.ndarray) -> bool:
+    """Whether a loss is no number, or beyond the first one over machine epsilon.
+
+    The digits of the first loss are then below the last one of the present loss.
+    """
+    start = np.abs(losses[0])
+    limit = start / EPS if start else np.inf
+    return not bool(np.all(np.abs(losses) < limit))  # a NaN is not below
 
 
 def disturbed(layers: Layers, size: float) -> Layers:

@@ -9,7 +9,7 @@ from scipy.linalg import svd
 from referee.low_rank import LowRankCase, Map, galore, relora
 from referee.networks import Slope
 from referee.optimizers import Rule, adam, begun, momentum, sgd
-from referee.redone import EPS, Claim, Redone, roundings, saved_sides
+from referee.redone import EPS, Claim, Redone, largest, roundings, saved_sides
 from referee.results import Point, once
 
 ORDER = ("bias", "first", "second")
@@ -188,7 +188,7 @@ def paths(point: Point) -> SavedGalorePaths:
         conditions.append(np.abs(other - plain).max() / np.abs(plain).max() / size)
         apart = np.abs(given_to_svds(moved, other) - gradients).max(1)
         of_gradients.append(apart / np.abs(gradients).max(1) / size)
-    condition = max(conditions)
+    condition = largest(conditions)
     rounded = galore(of, "keep", larger_side(of, single))
     times, precise = np.array(of.times), point.flags["dtype"] == "float64"
     if precise:
@@ -255,7 +255,7 @@ def optax_decay(point: Point) -> Redone:
     plain, decayed = (optax_path(first, name, share)[0] - start for share in (0.0, decay))
     saved = saved_sides(point, "optax_decay")
     # Both updates are differences of weights, and rounded like these.
-    scale = max(np.abs(plain).max(), np.abs(start).max())
+    scale = largest([np.abs(plain).max(), np.abs(start).max()])
     return Redone(-of.rate * decay * start, decayed - plain, scale, 1.0, "equal", *saved)
 
 

@@ -14,7 +14,7 @@ from referee.low_rank import (
     relora,
     top_vectors,
 )
-from referee.redone import EPS, Claim, Redone, saved_sides
+from referee.redone import EPS, Claim, Redone, largest, saved_sides
 from referee.results import Point, once
 
 
@@ -148,7 +148,7 @@ def sums(run: PolicyRuns) -> np.ndarray:
 def scale_of_sums(both: MethodPair) -> float:
     """W(t) - W(0) is rounded like W: the larger of its values and of the entries of W."""
     return float(
-        max(np.abs(both.galore.matrices(ends(both.galore))).max(), sums(both.galore).max())
+        largest([np.abs(both.galore.matrices(ends(both.galore))).max(), sums(both.galore).max()])
     )
 
 
