@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from referee.descent import Layers, amplification, chain, descend
+from referee.descent import Layers, amplification, chain, descend, diverged
 from referee.redone import Redone, largest, saved_as, saved_sides
 from referee.results import Point, once
 
@@ -367,3 +367,12 @@ CLAIMS = {
     "basis": {"basis": whole_basis, "basis_gap": basis_gap},
 }
 """Scenario -> claim -> both of its sides."""
+
+
+def diverges(point: Point) -> bool:
+    """Whether the full network of a point diverges."""
+    return diverged(full(point).errors ** 2, point.epsilon)
+
+
+DIVERGES = {"completion": diverges, "sensing": diverges}
+"""Scenario -> whether the run of a point diverges, where nothing is claimed."""

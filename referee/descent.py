@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from referee.redone import EPS
-
 Layers = list[np.ndarray]
 """W_1, ..., W_L, the first acts first."""
 
@@ -61,13 +59,17 @@ def descend(
     return records
 
 
-def diverged(losses: np.ndarray) -> bool:
+def diverged(losses: np.ndarray, epsilon: float) -> bool:
     """Whether a loss is no number, or beyond the first one over machine epsilon.
 
     The digits of the first loss are then below the last one of the present loss.
+
+    Args:
+        losses: at the recorded steps.
+        epsilon: of the precision of the run that this one repeats.
     """
     start = np.abs(losses[0])
-    limit = start / EPS if start else np.inf
+    limit = start / epsilon if start else np.inf
     return not bool(np.all(np.abs(losses) < limit))  # a NaN is not below
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import svd
 
+from referee.descent import diverged
 from referee.low_rank import LowRankCase, Map, galore, relora
 from referee.networks import Slope
 from referee.optimizers import Rule, adam, begun, momentum, sgd
@@ -259,6 +260,13 @@ def optax_decay(point: Point) -> Redone:
     return Redone(-of.rate * decay * start, decayed - plain, scale, 1.0, "equal", *saved)
 
 
+def diverges(point: Point) -> bool:
+    """Whether the path of a point diverges."""
+    run = paths(point)
+    losses = [run.of.loss(run.of.apart(row), run.of.data)[0] for row in run.single]
+    return diverged(np.array(losses), point.epsilon)
+
+
 CLAIMS: dict[str, dict[str, Claim]] = {
     "optax": {
         "optax_same": optax_same,
@@ -267,3 +275,5 @@ CLAIMS: dict[str, dict[str, Claim]] = {
     },
 }
 """Scenario -> claim -> both of its sides."""
+DIVERGES = {"optax": diverges}
+"""Scenario -> whether the run of a point diverges, where nothing is claimed."""

@@ -333,9 +333,9 @@ def pair_of(of: LowRankCase, policies: Sequence[str]) -> MethodPair:
     return MethodPair(run(of, galore), run(of, relora), twins)
 
 
-def lost(of: PolicyRuns) -> bool:
-    """Whether a loss is no number, or beyond the first one over machine epsilon."""
-    return diverged(of.losses.ravel())
+def lost(of: PolicyRuns, digits: float) -> bool:
+    """Whether a loss is no number, or beyond the first one over half of the digits."""
+    return diverged(of.losses.ravel(), digits)
 
 
 def undetermined(of: PolicyRuns, digits: float) -> bool:

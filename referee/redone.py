@@ -75,6 +75,14 @@ class Redone(NamedTuple):
             return float(np.max(np.maximum(signs[self.kind] * (run - theory), 0) / self.size))
         return float(np.max(np.abs(theory - run), initial=0) / self.size)
 
+    @property
+    def saved_residual(self) -> float:
+        """The residual of the saved sides; 0 where one that is needed was not compared."""
+        theory = 0 * np.asarray(self.theory) if self.kind == "zero" else self.saved_theory
+        if theory is None or self.saved_run is None:
+            return 0.0
+        return self._replace(theory=theory, run=self.saved_run).residual
+
     def limit(self, steps: int) -> float:
         """The largest residual that rounding, or a tolerance that was given, explains."""
         if self.tolerance is not None:

@@ -27,6 +27,11 @@ class Point(NamedTuple):
     """What was computed here already, see :func:`once`."""
 
     @property
+    def epsilon(self) -> float:
+        """Machine epsilon of the precision that was asked for."""
+        return float(np.finfo(self.flags["dtype"]).eps)
+
+    @property
     def times(self) -> list[int]:
         """The recorded steps, as whole numbers."""
         return [int(t) for t in np.atleast_1d(self.case["steps"])]

@@ -25,11 +25,6 @@ class FactorizationCase(NamedTuple):
         """``m = d - 2r``."""
         return len(self.target) - 2 * self.rank
 
-    @property
-    def diverges(self) -> bool:
-        """Whether the dense run diverges."""
-        return diverged(self.dense(self.layers, self.loss))
-
     def loss(self, layers: Layers) -> float:
         """``1/2 ||W_L ... W_1 - Phi||_F^2``."""
         return float(np.sum((chain(layers) - self.target) ** 2)) / 2
@@ -251,11 +246,6 @@ class Labelled(NamedTuple):
         residual = lambda w: (w @ self.inputs - self.outputs) @ self.inputs.T  # noqa: E731
         return np.array(descend(layers, residual, self.rate, self.decay, self.times, record))
 
-    @property
-    def diverges(self) -> bool:
-        """Whether the run diverges."""
-        return diverged(self.descend(self.layers, self.loss))
-
     def loss(self, layers: Layers) -> float:
         """``1/2 ||W X - Y||_F^2``."""
         return float(np.sum((chain(layers) @ self.inputs - self.outputs) ** 2)) / 2
@@ -436,14 +426,14 @@ def collapse_loss(point: Point) -> Redone | None:
 def factorization_diverges(point: Point) -> bool:
     """Whether the dense run of a point diverges."""
     of = setting_of(point)
-    return of is not None and of.diverges
+    return of is not None and diverged(of.dense(of.layers, of.loss), point.epsilon)
 
 
 @once
 def classifier_diverges(point: Point) -> bool:
     """Whether the training of a point diverges."""
     of = labelled(point)
-    return of is not None and of.diverges
+    return of is not None and diverged(of.descend(of.layers, of.loss), point.epsilon)
 
 
 CLAIMS = {
