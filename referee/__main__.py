@@ -35,8 +35,10 @@ from referee import (
     theorem2,
     trajectories,
 )
+from referee.machine import another_blas
 from referee.redone import Claim, Redone, largest
 from referee.results import Point, SavedScenario, scenarios
+from referee.words import contradictions
 
 MODULES = {
     "theorem1": (minimisers, critical_points),
@@ -74,11 +76,20 @@ ROOM = 4.0
 """Largest distance of two computations of one side, in units of the rounding of one: both are
 rounded, and its amplification is measured by a few disturbances alone."""
 UNITS = 100.0
-"""By how much a residual of the verdict may differ from that of the saved sides in the unit here."""
+"""By how much the units of a residual may differ between lrdyn and the referee."""
+ANOTHER = "A SAVED SIDE IS ANOTHER"
 DIVERGED = ("diverges", "galore_diverges_at", "full_diverged_at")
 """Saved steps at which theory's own run diverges, after which lrdyn judges nothing; or -1."""
-DAMAGE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
-"""What computing from a case raises that is not what a run saves: a NaN in an SVD, for example."""
+DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    OSError,
+    TypeError,
+    ValueError,
+)
+"""What reading or computing raises where files are not what a run saves, as by a NaN in an SVD."""
 
 
 class Line(NamedTuple):
@@ -163,8 +174,8 @@ def excuse(point: Point) -> str:
 
 def owed(entry: Mapping[str, Any], points: int) -> int:
     """The least number of points that the verdict has judged at the seed of the cases."""
-    judged = next(iter(entry["judged"].values()), {"drawn": 0, "judged": 0})
-    # All others that were left out may be of that seed.
+    judged = next(iter(entry["judged"].values()))
+    # All that were left out may be of that seed.
     return max(0, points - (judged["drawn"] - judged["judged"]))
 
 
@@ -224,7 +235,7 @@ def difference(
     if holds != entry["holds"]:
         return "HOLDS HERE" if holds else "DOES NOT HOLD HERE"
     if not apart <= ROOM:  # a number that was lost is another, too
-        return "A SAVED SIDE IS ANOTHER"
+        return ANOTHER
     if len(computed) < (all_of := owed(entry, points)):
         return f"NOT COMPUTED AGAIN AT {all_of - len(computed)} OF {all_of} POINTS"
     saved = largest(at.saved_residual for at in computed)
@@ -247,10 +258,14 @@ def claims_of(command: str, scenario: str) -> Iterator[str]:
         yield from module.CLAIMS.get(scenario, ())
 
 
+def read_verdict(folder: Path) -> dict[str, Any]:
+    """The verdict of a run."""
+    return json.loads((folder / "verdict.json").read_text())
+
+
 def lines(folder: Path) -> list[Line]:
     """Every claim of one run that is no control, those that its verdict does not mention, too."""
-    verdict = json.loads((folder / "verdict.json").read_text())
-    saved = scenarios(folder / "results.nc")
+    verdict, saved = read_verdict(folder), scenarios(folder / "results.nc")
     where = {claim: name for name in saved for claim in CLAIMS.get(name, ())}
     compared = []
     for entry in verdict["claims"]:
@@ -262,6 +277,12 @@ def lines(folder: Path) -> list[Line]:
             compared.append(not_redone(verdict["name"], entry))
         else:
             compared.append(line(entry, CLAIMS[name][entry["id"]], saved[name]))
+    if another_blas(verdict.get("environment", {})):
+        # It turns and flips singular vectors.
+        compared = [
+            line._replace(said=f"{ANOTHER} UNDER ANOTHER BLAS") if line.said == ANOTHER else line
+            for line in compared
+        ]
     known = {entry["id"] for entry in verdict["claims"]}
     return compared + [
         Line(claim, None, None, 0, 0, "NOT IN THE VERDICT", False)
@@ -305,15 +326,26 @@ def main(words: Sequence[str] | None = None) -> int:
         return 2
     status = 0
     for run in runs:
-        compared = lines(run)
+        try:
+            verdict = read_verdict(run)
+            compared, wrong = lines(run), contradictions(verdict, run)
+        except DAMAGE as error:
+            print(f"{run}: damaged ({type(error).__name__}: {error})")
+            status = 1
+            continue
         head = ("claim", "residual", "here", "apart", "points", "")
         rows = [head, *map(printed, compared)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         print(run)
         for row in rows:
             print("  " + "  ".join(map(str.ljust, row, widths)).rstrip())
+        for text in wrong:
+            print(f"  verdict.json: {text}")
+        if why := another_blas(verdict.get("environment", {})):
+            print(f"  {why}")
         agree = sum(entry.agrees is True for entry in compared)
         other = [entry.claim for entry in compared if entry.agrees is False]
+        other += ["verdict.json"] if wrong else []
         print(f"{agree} of {len(compared)} claims computed again and agreed", end="")
         print(f"; DIFFERENT: {', '.join(other)}" if other else "")
         status = max(status, 1 if other else 0)

@@ -67,6 +67,31 @@ class SavedScenario(NamedTuple):
     """Arrays of cases that were too large to be saved."""
 
 
+class Record(NamedTuple):
+    """What a file says of its run."""
+
+    name: str
+    schema: int
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    arithmetic: dict[str, Any]
+    controls: set[str]
+    """Those with arrays of their own."""
+
+
+def record(path: Path) -> Record:
+    """Read what a file says of its run."""
+    with h5py.File(path) as file:
+        about = {name: json.loads(_text(file.attrs.get(name, "{}"))) for name in RECORDED}
+        controls = file.get("controls")
+        name, schema = _text(file.attrs["name"]), int(np.ravel(file.attrs["schema"])[0])
+        return Record(name, schema, **about, controls={*(controls or ())})
+
+
+RECORDED = ("config", "environment", "arithmetic")
+"""Attributes in JSON."""
+
+
 def scenarios(path: Path) -> dict[str, SavedScenario]:
     """Every scenario of a file, by its name."""
     by_name, names = {}, dict[int, str]()
