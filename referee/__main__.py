@@ -312,7 +312,7 @@ def printed(line: Line) -> tuple[str, ...]:
     theirs = "" if line.theirs is None else f"{line.theirs:.1e}"
     mine = "" if line.mine is None else f"{line.mine:.1e}"
     apart = f"{line.apart:.2g}" if line.points else ""
-    return line.claim, theirs, mine, apart, str(line.points or ""), line.said
+    return str(line.claim), theirs, mine, apart, str(line.points or ""), line.said
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -347,7 +347,7 @@ def main(words: Sequence[str] | None = None) -> int:
         other = [entry.claim for entry in compared if entry.agrees is False]
         other += ["verdict.json"] if wrong else []
         print(f"{agree} of {len(compared)} claims computed again and agreed", end="")
-        print(f"; DIFFERENT: {', '.join(other)}" if other else "")
+        print(f"; DIFFERENT: {', '.join(map(str, other))}" if other else "")
         status = max(status, 1 if other else 0)
     return status
 
