@@ -245,7 +245,8 @@ def array_changes(run: Saved) -> Iterator[tuple[str, str, dict[str, Callable]]]:
         for path in paths[:1]:
             group, _, name = f"/{path}".rpartition("/")
             yield text, "one entry", {path: one_entry}
-            if run.groups[group or "/"][name].dtype.kind == "f" and kind.array != "axis":
+            number = run.groups[group or "/"][name].dtype.kind == "f"
+            if number and (kind.group == "case" or kind.array in ("predicted", "measured")):
                 yield text, "a NaN", {path: lost}
     for group in ("scenario", "other precision", "control"):
         for path in kinds.get(Kind(group, "predicted"), [])[:1]:
@@ -263,11 +264,13 @@ def who_sees_the_arrays(run: Saved, changed: Mapping[str, Callable]) -> set[str]
         with h5py.File(path, "r+") as file:
             for place, change in changed.items():
                 array: Any = file[place]
-                array[...] = change(array[...])
                 group, _, name = f"/{place}".rpartition("/")
                 held = groups[group or "/"][name]
-                new = {name: held.copy(data=change(held.values))}
-                groups[group or "/"] = groups[group or "/"].assign(new)
+                # As xarray reads them: truths are integers in the file.
+                new = change(held.values)
+                array[...] = new.astype(array.dtype)
+                dataset = groups[group or "/"].assign({name: held.copy(data=new)})
+                groups[group or "/"] = dataset
         verdict = run.verdict | {"results_sha256": results.checksum(path)}
         (run.into / "verdict.json").write_text(json.dumps(verdict))
         points = first_points(run.into)

@@ -21,6 +21,7 @@ from referee import (
     dropout_training,
     galore,
     gradient_rank,
+    machine,
     masked_autoencoder,
     masks,
     minimisers,
@@ -968,3 +969,66 @@ def test_digits_that_a_loss_loses_to_its_mean(mean, cancelled):
     drawn = masks.MonteCarloMeans(16, mean, 2.0, ONES, (ONES, ONES), ONES)
     assert drawn.cancelled == cancelled
     assert drawn.rounding == 4 * EPS * abs(mean)
+
+
+def test_a_lost_estimate_is_no_estimate_of_the_right_size(tmp_path_factory):
+    """Beyond those that are drawn again, where only their statistics see them."""
+    point = saved_points("theorem3", "masks", tmp_path_factory)[0]
+    saved = SavedScenario("masks", [point], [])
+    limits = [part.residual <= part.limit(0) for part in masks.monte_carlo_rate(point)]
+    assert all(limits)
+    estimates = point.found["estimates"].copy()
+    estimates[0, -1] = NAN
+    lost = point._replace(found={**point.found, "estimates": estimates}, memory={})
+    computed = referee.redone(masks.monte_carlo_rate, saved._replace(points=[lost]))
+    assert not any(at.holds for at in computed)
+
+
+def test_amplification_is_the_slope_of_the_response():
+    """Of ``3 w + w^2`` at 1 it is 5: neither rounding nor the square shows in six digits."""
+    layers = [np.ones((3, 3))]
+    run = lambda layers: 3 * layers[0] + layers[0] ** 2  # noqa: E731
+    noise = descent.disturbed([np.zeros((3, 3))], 1.0)[0]
+    found = descent.amplification(run, layers, 1.0, run(layers))
+    assert found == pytest.approx(5 * np.abs(noise).max(), rel=2e-6)
+
+
+def test_a_network_that_has_not_found_the_target_bounds_nothing(tmp_path_factory):
+    point = next(
+        p
+        for p in saved_points("completion", "completion", tmp_path_factory)
+        if completion.arrived(p)
+    )
+    assert list(completion.recovered(point))
+    at_the_start = in_the_case(point, steps=np.array([0, 1]))
+    assert completion.stable(at_the_start)
+    assert not list(completion.recovered(at_the_start))
+    assert not list(completion.recovery(at_the_start))
+
+
+def test_a_run_with_too_large_a_step_is_known_to_diverge(tmp_path_factory):
+    point = saved_points("corollary1", "compression", tmp_path_factory)[0]
+    diverges = referee.DIVERGES["compression"]
+    assert not diverges(point)
+    with np.errstate(all="ignore"):
+        assert diverges(in_the_case(point, learning_rate=np.asarray(3.0)))
+
+
+@pytest.mark.parametrize("losses", [[1.0, 2.0], [1.0, 1e15], [0.0, 1e300], [-1.0, 3.0]])
+def test_a_loss_diverges_beyond_its_digits(losses):
+    assert not descent.diverged(np.array(losses), EPS)
+    for beyond in (NAN, np.inf):
+        assert descent.diverged(np.array([losses[0], beyond]), EPS)
+    assert descent.diverged(np.array([1.0, 1e8]), float(np.finfo(np.float32).eps))
+
+
+def test_another_blas_is_named(monkeypatch):
+    library = {"name": "openblas", "version": "0.3.30", "architecture": "SkylakeX", "threads": 1}
+    here = [{**library, "threads": 8}]
+    monkeypatch.setattr(machine, "libraries_here", lambda: here)
+    assert machine.another_blas({}) == ""  # of an earlier release
+    assert machine.another_blas({"blas": []}) == ""
+    assert machine.another_blas({"blas": [library]}) == ""
+    other = machine.another_blas({"blas": [{**library, "architecture": "Haswell"}]})
+    assert "openblas 0.3.30 Haswell" in other
+    assert "OPENBLAS_CORETYPE=Haswell" in other
