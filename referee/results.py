@@ -82,10 +82,12 @@ class Record(NamedTuple):
 def record(path: Path) -> Record:
     """Read what a file says of its run."""
     with h5py.File(path) as file:
-        about = {name: json.loads(_text(file.attrs.get(name, "{}"))) for name in RECORDED}
+        attributes: Any = file.attrs
+        about = {name: json.loads(_text(attributes.get(name, "{}"))) for name in RECORDED}
         controls = file.get("controls")
-        name, schema = _text(file.attrs["name"]), int(np.ravel(file.attrs["schema"])[0])
-        return Record(name, schema, **about, controls={*(controls or ())})
+        named = {str(name) for name in controls} if isinstance(controls, h5py.Group) else set()
+        schema = int(np.ravel(attributes["schema"])[0])
+        return Record(_text(attributes["name"]), schema, **about, controls=named)
 
 
 RECORDED = ("config", "environment", "arithmetic")
