@@ -16,7 +16,7 @@ from lrdyn.commands.ending import Ending, Fault, Sameness, run
 from lrdyn.commands.own import own_experiment
 from lrdyn.core.show import near, shortened
 from lrdyn.data import download
-from lrdyn.engine import history
+from lrdyn.engine import history, results
 from lrdyn.engine.arguments import no_such_file
 from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.statement import Experiment
@@ -78,8 +78,12 @@ def _meant(folder: Path) -> str:
 
 def diff(words: Sequence[str]) -> Sameness:
     """``lrdyn diff``: settings, claims and residuals in which two runs differ."""
-    lines = history.differences(*map(Path, help_pages.of_diff().parse(words).runs))
-    say("\n".join(lines or ["no difference"]))
+    runs = [Path(run) for run in help_pages.of_diff().parse(words).runs]
+    lines = history.differences(*runs)
+    # The same numbers from another machine are no difference, but worth knowing.
+    about = [] if lines else history.environment_differences(*map(results.read_verdict, runs))
+    same = ["environment only:", *about] if about else ["no difference"]
+    say("\n".join(lines or same))
     return Sameness(same=not lines)
 
 

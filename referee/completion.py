@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from referee.descent import Layers, amplification, chain, descend
-from referee.redone import Redone, saved_as, saved_sides
+from referee.descent import Layers, amplification, chain, descend, diverged
+from referee.redone import Redone, largest, saved_as, saved_sides
 from referee.results import Point, once
 
 MISSED = 32.0
@@ -150,7 +150,7 @@ def stable(point: Point) -> bool:
     """Whether all hypotheses are met: small steps, a small start, enough seen."""
     of = setting_of(point)
     top = float(np.linalg.norm(of.target, 2))
-    factor = max(of.alpha ** (2 / 3), 1 + 2 / 3 * of.gamma * top ** (2 / 3))
+    factor = largest([of.alpha ** (2 / 3), 1 + 2 / 3 * of.gamma * top ** (2 / 3)])
     # Descent leaves a minimum where step times curvature is 2; 1.7 and .1 are those of lrdyn.
     if of.rate * largest_curvature(of) * factor > 1.7 or of.level > 0.1:
         return False
@@ -261,7 +261,7 @@ def recovery(point: Point) -> Iterator[Redone]:
     # Behind its level the full network bounds nothing.
     before = of_full.errors >= of.level
     bound = of_full.errors[before] + of.left
-    condition = max(of_full.condition, of_spectral.condition)
+    condition = largest([of_full.condition, of_spectral.condition])
     yield Redone(bound, of_spectral.errors[before], 1.0, condition, "at most")
     yield from saved_errors(point)
 
@@ -299,7 +299,7 @@ def turned(of: CompletionCase) -> float:
     other = gradient.T @ of.layers[0]
     both = np.hstack([span(gradient, of.rank), span(other, of.rank)])
     least = np.linalg.svd(both, compute_uv=False)[-1]
-    return max(over_gap(gradient, of.rank), over_gap(other, of.rank)) / float(least)
+    return largest([over_gap(gradient, of.rank), over_gap(other, of.rank)]) / float(least)
 
 
 def beginnings(of: CompletionCase) -> list[np.ndarray]:
@@ -316,7 +316,7 @@ def start(point: Point) -> Iterator[Redone]:
     seen_alone = of._replace(target=np.where(of.mask == 1, of.target, 0.0))
     both = [beginnings(each) for each in (seen_alone, of)]
     # The surrogate is divided by the share, and so is its rounding.
-    condition = max(over_gap(of.surrogate, 2 * of.rank) / of.share, turned(of))
+    condition = largest([over_gap(of.surrogate, 2 * of.rank) / of.share, turned(of)])
     names = ("start_predicted", "start_measured")
     for i, (theory, run) in enumerate(zip(*both, strict=True)):
         saved = (point.found[name][i] for name in names)
@@ -367,3 +367,12 @@ CLAIMS = {
     "basis": {"basis": whole_basis, "basis_gap": basis_gap},
 }
 """Scenario -> claim -> both of its sides."""
+
+
+def diverges(point: Point) -> bool:
+    """Whether the full network of a point diverges."""
+    return diverged(full(point).errors ** 2, point.epsilon)
+
+
+DIVERGES = {"completion": diverges, "sensing": diverges}
+"""Scenario -> whether the run of a point diverges, where nothing is claimed."""

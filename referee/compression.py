@@ -3,9 +3,15 @@
 import numpy as np
 
 from referee.descent import amplification, chain, descend
-from referee.redone import Redone, saved_sides
+from referee.redone import Redone, largest, saved_sides
 from referee.results import Point, once
-from referee.theorem2 import FactorizationCase, frame, rho, setting_of
+from referee.theorem2 import (
+    FactorizationCase,
+    factorization_diverges,
+    frame,
+    rho,
+    setting_of,
+)
 
 
 def compressed_product(of: FactorizationCase, rank: int) -> np.ndarray:
@@ -34,7 +40,7 @@ def error_identity(point: Point) -> Redone | None:
         [np.linalg.norm(whole - compressed_product(of, r), axis=(1, 2)) for r in ranks]
     )
     # The difference of two products is rounded like the products.
-    scale = max(float(np.linalg.norm(whole, axis=(1, 2)).max()), float(np.abs(theory).max()))
+    scale = largest([np.linalg.norm(whole, axis=(1, 2)).max(), np.abs(theory).max()])
     condition = amplification(run, of.layers, float(np.abs(whole).max()), whole)
     saved = saved_sides(point, "error")
     return Redone(theory, measured, scale, condition, "equal", *saved)
@@ -97,3 +103,5 @@ CLAIMS = {
     },
 }
 """Scenario -> claim -> both of its sides."""
+DIVERGES = {"compression": factorization_diverges}
+"""Scenario -> whether the run of a point diverges, where nothing is claimed."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import root
 
-from referee.redone import EPS, Redone, saved_as, saved_sides
+from referee.redone import EPS, Redone, largest, saved_as, saved_sides
 from referee.results import Point, once
 
 
@@ -114,10 +114,10 @@ def critical_gradient(point: Point) -> Redone | None:
     if (of := instance(point)) is None or of.values[0] <= of.decay:
         return None
 
-    def largest(indices: tuple[int, ...]) -> float:
-        return max(np.max(np.abs(g)) for g in of.gradient(*of.layers(indices)))
+    def steepest(indices: tuple[int, ...]) -> float:
+        return largest(np.max(np.abs(g)) for g in of.gradient(*of.layers(indices)))
 
-    measured = of_sets(of, largest)
+    measured = of_sets(of, steepest)
     saved = point.found["critical_gradient"]
     return Redone(0 * measured, measured, of.values[0] ** 1.5, 1.0, "zero", None, saved)
 
@@ -246,7 +246,7 @@ def deep_origin(point: Point) -> Redone | None:
     """With three layers and four the Hessian at the origin is 0: other layers are 0."""
     if (of := instance(point)) is None:
         return None
-    largest = []
+    entries = []
     for depth in (3, 4):
         widths = (of.target.shape[1], *[of.width] * (depth - 1), of.target.shape[0])
         # The second derivative of a product in two of its layers has the other layers as factors:
@@ -258,10 +258,10 @@ def deep_origin(point: Point) -> Redone | None:
             whole = layers[0]
             for layer in layers[1:]:
                 whole = layer @ whole
-            entry = max(entry, float(np.abs(np.sum(of.target * whole))))
-        largest.append(entry)
+            entry = largest([entry, np.abs(np.sum(of.target * whole))])
+        entries.append(entry)
     saved = saved_sides(point, "deep_origin")
-    return Redone(np.zeros(2), np.array(largest), of.values[0], 1.0, "zero", *saved)
+    return Redone(np.zeros(2), np.array(entries), of.values[0], 1.0, "zero", *saved)
 
 
 CLAIMS = {

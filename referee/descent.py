@@ -59,6 +59,20 @@ def descend(
     return records
 
 
+def diverged(losses: np.ndarray, epsilon: float) -> bool:
+    """Whether a loss is no number, or beyond the first one over machine epsilon.
+
+    The digits of the first loss are then below the last one of the present loss.
+
+    Args:
+        losses: at the recorded steps.
+        epsilon: of the precision of the run that this one repeats.
+    """
+    start = np.abs(losses[0])
+    limit = start / epsilon if start else np.inf
+    return not bool(np.all(np.abs(losses) < limit))  # a NaN is not below
+
+
 def disturbed(layers: Layers, size: float) -> Layers:
     """Layers with noise of a size, the same in every call."""
     rng = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import numpy as np
 
 from referee.dropout import SavedNetwork, added
 from referee.masks import expected, masks, square
-from referee.redone import Redone, saved_sides
+from referee.redone import Redone, largest, saved_sides
 from referee.results import Point
 
 
@@ -90,7 +90,7 @@ class SavedBlockNetwork(SavedNetwork):
         self.matrix, self.blocks = point.case["matrix"], int(point.case["blocks"])
         self.split = SplitSpectrum(self.matrix, self.block)
         counts = (self.width // self.block, self.blocks)
-        self.condition = max(amplified(self.keep, count) for count in counts)
+        self.condition = largest(amplified(self.keep, count) for count in counts)
 
     def least(self) -> float:
         """``((1-p)/p) ||.||^2`` of the matrix."""

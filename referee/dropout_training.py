@@ -14,7 +14,7 @@ import numpy as np
 from referee import draws
 from referee.dropout import equalised_factors
 from referee.masks import expected, masks, square, student_p, surprise
-from referee.redone import EPS, Redone, saved_as, saved_sides
+from referee.redone import EPS, Redone, largest, saved_as, saved_sides
 from referee.results import Point, once
 
 RUNS = 256
@@ -23,6 +23,8 @@ DRIFT = 64
 """Steps of those that train both layers."""
 SHARE = 24
 """Steps of descent for each step of a run that trains the last layer."""
+FEW = 8
+"""Units of rounding at which the end of descent still counts as at rest."""
 ENUMERATED = 10
 """Most units whose masks are summed over."""
 
@@ -93,6 +95,15 @@ class SavedRegression:
         return [above @ self.inputs.T, residual @ np.swapaxes(hidden, -1, -2)]
 
 
+class Trained(NamedTuple):
+    """Layers at the end of descent on the expected loss."""
+
+    first: np.ndarray
+    second: np.ndarray
+    condition: float
+    """How far the end is from rest, in units of rounding; 1 if it is nearer."""
+
+
 @once
 def regression(point: Point) -> SavedRegression:
     """The regression of a point."""
@@ -100,36 +111,37 @@ def regression(point: Point) -> SavedRegression:
 
 
 @once
-def trained(point: Point) -> np.ndarray | None:
-    """``W_2 W_1`` after descent on the expected loss; None where it is not at rest."""
+def trained(point: Point) -> Trained | None:
+    """Layers after descent on the expected loss; None where it is not at rest."""
     of = regression(point)
     layers = of.start
     for _ in range(of.steps):
         layers = [w - of.rate * g for w, g in zip(layers, of.slopes(layers), strict=True)]
     slope = math.sqrt(sum(square(g) for g in of.slopes(layers)))
     numbers = max(of.target.shape)
-    # Rounding, so much smaller that it chooses no other directions: lrdyn judges by the same.
-    rests = slope <= 8 * EPS * math.sqrt(numbers) * of.gap()
-    return np.stack([layers[0], layers[1].T]) if rests else None
+    # In units of rounding that chooses no other directions. lrdyn judges at about one of them: a
+    # few more, by which a run here can round otherwise, are as much more of a distance.
+    left = slope / (8 * EPS * math.sqrt(numbers) * of.gap())
+    return Trained(layers[0], layers[1], largest([left, 1.0])) if left <= FEW else None
 
 
 def dropout_minimiser(point: Point) -> Redone | None:
     """Descent on the expected loss ends at ``U (Sigma - mu_q I)_+ V^T``."""
-    of, layers = regression(point), trained(point)
-    if layers is None:
+    of, run = regression(point), trained(point)
+    if run is None:
         return None
-    measured, saved = layers[1].T @ layers[0] @ of.inputs, saved_sides(point, "dropout_minimiser")
-    return Redone(of.matrix_of(of.shrunk()[0]), measured, None, 1.0, "equal", *saved)
+    measured, saved = run.second @ run.first @ of.inputs, saved_sides(point, "dropout_minimiser")
+    return Redone(of.matrix_of(of.shrunk()[0]), measured, None, run.condition, "equal", *saved)
 
 
 def dropout_minimum(point: Point) -> Redone | None:
     """The expected loss there is the least of ``||Y - Z||_F^2 + c ||Z||_*^2``."""
-    of, layers = regression(point), trained(point)
-    if layers is None:
+    of, run = regression(point), trained(point)
+    if run is None:
         return None
     values, _ = of.shrunk()
     theory = square(of.target - of.matrix_of(values)) + of.odds / of.width * values.sum() ** 2
-    left, right = layers[1].T, layers[0] @ of.inputs
+    left, right = run.second, run.first @ of.inputs
     # 2^h losses: beyond that the penalty by its formula, which `penalty` checks.
     if of.width <= ENUMERATED:
         loss = lambda m: square(of.target - (left * m / of.keep) @ right)  # noqa: E731

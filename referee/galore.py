@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import svd
 
+from referee.descent import diverged
 from referee.low_rank import LowRankCase, Map, galore, relora
 from referee.networks import Slope
 from referee.optimizers import Rule, adam, begun, momentum, sgd
-from referee.redone import EPS, Claim, Redone, roundings, saved_sides
+from referee.redone import EPS, Claim, Redone, largest, roundings, saved_sides
 from referee.results import Point, once
 
 ORDER = ("bias", "first", "second")
@@ -188,7 +189,7 @@ def paths(point: Point) -> SavedGalorePaths:
         conditions.append(np.abs(other - plain).max() / np.abs(plain).max() / size)
         apart = np.abs(given_to_svds(moved, other) - gradients).max(1)
         of_gradients.append(apart / np.abs(gradients).max(1) / size)
-    condition = max(conditions)
+    condition = largest(conditions)
     rounded = galore(of, "keep", larger_side(of, single))
     times, precise = np.array(of.times), point.flags["dtype"] == "float64"
     if precise:
@@ -255,8 +256,15 @@ def optax_decay(point: Point) -> Redone:
     plain, decayed = (optax_path(first, name, share)[0] - start for share in (0.0, decay))
     saved = saved_sides(point, "optax_decay")
     # Both updates are differences of weights, and rounded like these.
-    scale = max(np.abs(plain).max(), np.abs(start).max())
+    scale = largest([np.abs(plain).max(), np.abs(start).max()])
     return Redone(-of.rate * decay * start, decayed - plain, scale, 1.0, "equal", *saved)
+
+
+def diverges(point: Point) -> bool:
+    """Whether the path of a point diverges."""
+    run = paths(point)
+    losses = [run.of.loss(run.of.apart(row), run.of.data)[0] for row in run.single]
+    return diverged(np.array(losses), point.epsilon)
 
 
 CLAIMS: dict[str, dict[str, Claim]] = {
@@ -267,3 +275,5 @@ CLAIMS: dict[str, dict[str, Claim]] = {
     },
 }
 """Scenario -> claim -> both of its sides."""
+DIVERGES = {"optax": diverges}
+"""Scenario -> whether the run of a point diverges, where nothing is claimed."""

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from referee.redone import EPS, Claim, Redone, saved_sides
+from referee.redone import EPS, Claim, Redone, largest, saved_sides
 from referee.results import Point, once
 
 
@@ -95,10 +95,11 @@ def problems(point: Point) -> list[GradientProblem] | None:
     every = [with_modes(A, B, C, float(eta), dtype) for A, B, C, eta in each]
     # A step at its largest value may be rounded above it.
     digits = np.sqrt(np.finfo(dtype).eps)
-    if max(np.abs(side - side.mT).max() for side in (c["left"], c["right"])) > digits:
+    # Not ``> digits``: a NaN is not symmetric.
+    if not largest(np.abs(c[side] - c[side].mT).max() for side in ("left", "right")) <= digits:
         return None
-    largest = [2 / (second + last) for _, second, last in (of.edges for of in every)]
-    fits = [0 < of.rate <= most * (1 + digits) for of, most in zip(every, largest, strict=True)]
+    most = [2 / (second + last) for _, second, last in (of.edges for of in every)]
+    fits = [0 < of.rate <= top * (1 + digits) for of, top in zip(every, most, strict=True)]
     return every if all(fits) else None
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from referee import theorem2
 from referee.descent import Layers, amplification, chain, descend
-from referee.redone import Redone, saved_sides
+from referee.redone import Redone, largest, saved_sides
 from referee.results import Point
 
 SLOPES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
@@ -48,9 +48,9 @@ def one_step(point: Point) -> Iterable[Redone]:
         new_b = b - rate_b * s * errors @ (a @ x).T
         new_a = a - rate_a * s * (b.T @ errors) @ x.T
         # Terms of opposite signs are rounded by their sizes, not by their sum.
-        largest = np.max(sum(np.abs(term) for term in terms))
+        size = np.max(sum(np.abs(term) for term in terms))
         lost = rounding(point, w, bend) / np.max(np.abs(g))
-        scale = largest * max(1.0, lost) + np.max(np.abs(s * b @ a))
+        scale = size * largest([1.0, lost]) + np.max(np.abs(s * b @ a))
         measured = s * new_b @ new_a - s * b @ a
         saved = (point.found["one_step_predicted"][k], point.found["one_step_measured"][k])
         yield Redone(sum(terms), measured, scale, 1.0, "equal", *saved)
@@ -90,7 +90,7 @@ def dora_step(point: Point) -> Iterable[Redone]:
             of_m += errors[:, n] * (v @ sample) / norms
         formula, measured = flat(*theory), flat(of_b, of_a, of_m)
         lost = rounding(point, w, bend) / np.max(np.abs(g))
-        scale = np.max(np.abs(formula)) * max(1.0, lost)
+        scale = np.max(np.abs(formula)) * largest([1.0, lost])
         saved = (point.found["dora_step_predicted"][k], point.found["dora_step_measured"][k])
         yield Redone(formula, measured, scale, 1.0, "equal", *saved)
 
@@ -166,9 +166,7 @@ def deep_lora_centred(point: Point) -> Redone | None:
 def of_products(of: theorem2.FactorizationCase) -> tuple[float, float]:
     """The size of what is subtracted, and by how much the product amplifies a disturbance."""
     run = lambda start: of.dense(start, chain)  # noqa: E731
-    scale = max(
-        float(np.sqrt(len(of.target)) * np.prod(of.scales)), float(np.linalg.norm(of.target))
-    )
+    scale = largest([np.sqrt(len(of.target)) * np.prod(of.scales), np.linalg.norm(of.target)])
     return scale, amplification(run, of.layers, scale, run(of.layers))
 
 
@@ -187,8 +185,8 @@ def parameters(point: Point) -> Redone:
         plain = sum(8 * (m + n) for m, n in shapes)
         each = [len(shapes), plain, plain + 64 * len(shapes), plain + 192 * len(shapes)]
         counted.append(each)
-    saved = saved_sides(point, "parameters")
-    return Redone(saved[0], np.array(counted), 1.0, 1.0, "count", counted, counted)
+    counts = np.array(counted)
+    return Redone(counts, counts, 1.0, 1.0, "count", *saved_sides(point, "parameters"))
 
 
 CLAIMS = {
@@ -202,3 +200,5 @@ CLAIMS = {
     "counts": {"parameters": parameters},
 }
 """Scenario -> claim -> both of its sides."""
+DIVERGES = {"compressed": theorem2.factorization_diverges}
+"""Scenario -> whether the run of a point diverges, where nothing is claimed."""

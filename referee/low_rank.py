@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from referee.descent import diverged
 from referee.networks import LOSSES, AdaptedLayer, Loss, Slope
 from referee.optimizers import MomentState, Rule, adam, begun, momentum, sgd
+from referee.redone import largest
 from referee.results import Point
 
 RULES: dict[str, Callable[[float], Rule]] = {"sgd": sgd, "momentum": momentum, "adam": adam}
@@ -317,7 +319,7 @@ class MethodPair(NamedTuple):
         # A run that stays at 0 has no scale of its own.
         size = scale or float(np.abs(plain).max()) or 1.0
         apart = [np.abs(look(run) - plain).max() / size / much for much, run in self.twins]
-        return float(max(apart))
+        return largest(apart)
 
 
 DISTURBANCES = (1e-8, 1e-11)
@@ -334,10 +336,9 @@ def pair_of(of: LowRankCase, policies: Sequence[str]) -> MethodPair:
     return MethodPair(run(of, galore), run(of, relora), twins)
 
 
-def lost(of: PolicyRuns) -> bool:
-    """Whether a loss is no number, or beyond the first one over machine epsilon."""
-    losses = of.losses
-    return not bool(np.all(np.abs(losses) < losses[0, 0] / np.finfo(float).eps))
+def lost(of: PolicyRuns, digits: float) -> bool:
+    """Whether a loss is no number, or beyond the first one over half of the digits."""
+    return diverged(of.losses.ravel(), digits)
 
 
 def undetermined(of: PolicyRuns, digits: float) -> bool:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from referee.masks import expected, masks, nuclear, square
-from referee.redone import EPS, Redone, saved_as, saved_sides
+from referee.redone import EPS, Redone, largest, saved_as, saved_sides
 from referee.results import Point, once
 
 STEPS = 24_000
@@ -99,7 +99,7 @@ class SavedAutoencoding(NamedTuple):
         squares = np.append(self.narrow_values(), 0.0) ** 2
         r = len(self.factors[0])
         gap = squares[r - 1] - squares[r]
-        return max(self.inverting, float(squares[0] / gap) if gap > 0 else math.inf)
+        return largest([self.inverting, squares[0] / gap if gap > 0 else math.inf])
 
     def narrow_values(self) -> np.ndarray:
         """Singular values of ``S Q^{-1/2}``."""
@@ -211,7 +211,7 @@ def ended(point: Point, loss: str, narrow: bool = False) -> Iterator[tuple[int, 
         groups = int(of.patch.max()) + 1
         slower = (of.keep + (1 - of.keep) / groups) / 8
         conditions = [o.choosing() if narrow else o.inverting for o in data_sets(point)]
-        if decayed(max(conditions), slower if narrow else 1.0):
+        if decayed(largest(conditions), slower if narrow else 1.0):
             yield k, of
 
 

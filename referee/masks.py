@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from referee import draws
-from referee.redone import EPS, Redone, saved_as, saved_sides
+from referee.redone import EPS, Redone, largest, saved_as, saved_sides
 from referee.results import Point, once
 
 Mask = np.ndarray
@@ -135,7 +135,7 @@ class MonteCarloMeans(NamedTuple):
     @property
     def cancelled(self) -> float:
         """By how much rounding grows in what is left of a loss without its mean."""
-        return max(1.0, abs(self.mean) / self.deviation)
+        return largest([1.0, abs(self.mean) / self.deviation])
 
 
 @once
@@ -177,13 +177,15 @@ def repeated(of: Masked, key: draws.Key, count: int) -> np.ndarray:
 def student_p(estimates: np.ndarray, mean: float, rounding: float = 0.0) -> float:
     """The two-sided p-value of Student's test of a mean: of those within rounding, the nearest."""
     error = float(np.std(estimates, ddof=1)) / math.sqrt(len(estimates))
-    t = max(abs(float(np.mean(estimates)) - mean) - rounding, 0.0) / error
+    t = largest([abs(float(np.mean(estimates)) - mean) - rounding, 0.0]) / error
     return 2 * float(stats.t.sf(t, len(estimates) - 1))
 
 
 def surprise(p: float) -> Redone:
     """A p-value as a claim: -log10 p, 0 where nothing surprises."""
-    return Redone(0.0, -math.log10(max(p, 1e-300)), 1.0, kind="statistical", tolerance=SURPRISE)
+    return Redone(
+        0.0, -math.log10(largest([p, 1e-300])), 1.0, kind="statistical", tolerance=SURPRISE
+    )
 
 
 def monte_carlo(point: Point) -> Iterator[Redone]:
@@ -217,10 +219,11 @@ def monte_carlo_rate(point: Point) -> Iterator[Redone]:
             excess = drawn.shape[1] - 3
             # Losses of two equally likely values have no excess to spare: the variance must stay
             # positive.
-            spread = math.sqrt(len(errors) * max(2 + excess / drawn.draws, 0.1))
+            spread = math.sqrt(len(errors) * largest([2 + excess / drawn.draws, 0.1]))
             size, lost = math.sqrt(float(np.mean(errors**2))), drawn.rounding / error
             # Rounding moves all errors alike: the nearest size that it allows.
-            nearest = min(max(1.0, size - lost), size + lost)
+            # ``np.clip`` hands on a NaN, which would count as an error of the right size else.
+            nearest = float(np.clip(1.0, size - lost, size + lost))
             deviations = len(errors) * abs(nearest**2 - 1) / spread
             yield surprise(2 * float(stats.norm.sf(deviations)))
 

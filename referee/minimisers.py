@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import root
 
 from referee.descent import Layers, chain, gradients
-from referee.redone import EPS, Redone, saved_as, saved_sides
+from referee.redone import EPS, Redone, largest, saved_as, saved_sides
 from referee.results import Point, once
 
 FEW = 64
@@ -39,7 +39,7 @@ class SavedDescent(NamedTuple):
     @property
     def slope(self) -> float:
         """The norm of the gradient, of the layer with most of it."""
-        return max(float(np.linalg.norm(g)) for g in slopes(self.layers, self.target, self.decay))
+        return largest(np.linalg.norm(g) for g in slopes(self.layers, self.target, self.decay))
 
     @property
     def rests(self) -> bool:
@@ -152,16 +152,39 @@ def tied(of: SavedDescent) -> int:
 def nearest_minimiser(of: SavedDescent) -> np.ndarray:
     """The minimiser; with a tie the one of its family whose projector is the run's."""
     spectrum = [shrunk(float(s), of.decay, of.depth) for s in of.values[: of.width]]
-    if not (ties := tied(of)) or not spectrum[-1]:
+    return nearest_member(of, spectrum, chain(of.layers))
+
+
+def nearest_member(of: SavedDescent, spectrum: list[float], product: np.ndarray) -> np.ndarray:
+    """The matrix that keeps the first modes of the target with these singular values.
+
+    Where the last one that is kept is tied with the first that is not, every choice among the tied
+    ones is as good: then the member of the family whose projector is that of a product.
+    """
+    q = len(spectrum)
+    tie = 0 < q < len(of.values) and of.values[q - 1] - of.values[q] <= 1e-12 * of.values[0]
+    if not tie or not spectrum[-1]:
         return of.matrix_of(spectrum)
-    above = of.width - ties
-    same = np.abs(of.values - of.values[of.width - 1]) <= 1e-12 * of.values[0]
+    same = np.abs(of.values - of.values[q - 1]) <= 1e-12 * of.values[0]
+    above = int(np.argmax(same))
     left, right = of.left[:, same], of.right[same]
-    # Which member of the family a run reaches is its own choice: the nearest projector is taken.
-    turned = left.T @ chain(of.layers) @ right.T
+    turned = left.T @ product @ right.T
     _, vectors = np.linalg.eigh((turned + turned.T) / 2)
-    onto = vectors[:, -ties:] @ vectors[:, -ties:].T
+    onto = vectors[:, above - q :] @ vectors[:, above - q :].T
     return of.matrix_of(spectrum[:above]) + spectrum[-1] * left @ onto @ right
+
+
+def saved_products(
+    of: SavedDescent, spectrum: list[float], point: Point, condition: float
+) -> list[Redone]:
+    """Both saved products of a tied target, each beside the nearest member of the family.
+
+    Which member a run ends at is the choice of its start, and of its rounding.
+    """
+    return [
+        saved_as(nearest_member(of, spectrum, saved), saved, condition=condition)
+        for saved in saved_sides(point, "product")
+    ]
 
 
 def distance_bound(of: SavedDescent) -> float:
@@ -192,15 +215,18 @@ def at_the_minimum(point: Point) -> SavedDescent | None:
     return of if distance_bound(of) < 1e6 else None
 
 
-def minimiser(point: Point) -> Redone | None:
+def minimiser(point: Point) -> list[Redone] | None:
     """Two layers end at ``U_r (Sigma_r - lambda)_+ V_r^T``."""
     if (of := at_the_minimum(point)) is None:
         return None
     measured = chain(of.layers)
     theory, condition = nearest_minimiser(of), FEW * distance_bound(of)
-    # With a tie which of them is reached is the choice of a start, and of its rounding.
-    saved = (None, None) if tied(of) else saved_sides(point, "product")
-    return Redone(theory, measured, of.values[0], condition, "equal", *saved)
+    plain = Redone(theory, measured, of.values[0], condition, "equal")
+    if not tied(of):
+        saved_theory, saved_run = saved_sides(point, "product")
+        return [plain._replace(saved_theory=saved_theory, saved_run=saved_run)]
+    spectrum = [shrunk(float(s), of.decay, of.depth) for s in of.values[: of.width]]
+    return [plain, *saved_products(of, spectrum, point, condition)]
 
 
 def minimum(point: Point) -> Redone | None:
@@ -240,7 +266,11 @@ def rest_points(of: SavedDescent) -> list[list[float]]:
 def nearest_rest_point(of: SavedDescent) -> list[float]:
     """Singular values of the rest point P_q that a run is nearest to."""
     measured = chain(of.layers)
-    return min(rest_points(of), key=lambda s: float(np.max(np.abs(of.matrix_of(s) - measured))))
+
+    def distance(spectrum: list[float]) -> float:
+        return float(np.max(np.abs(nearest_member(of, spectrum, measured) - measured)))
+
+    return min(rest_points(of), key=distance)
 
 
 def rest_condition(of: SavedDescent) -> float:
@@ -251,29 +281,35 @@ def rest_condition(of: SavedDescent) -> float:
         if w and of.decay:
             curvature = depth * w ** (2 * depth - 2) - (depth - 2) * of.decay
             amplifications.append(depth * w ** (depth - 1) / curvature)
+            # Tied modes turn into one another at no cost.
             gaps = [of.values[i] - s for s in of.values[i + 1 :]]
-            amplifications.append(w / min(gaps) if gaps and min(gaps) > 0 else 0.0)
+            gaps = [gap for gap in gaps if gap > 1e-12 * of.values[0]]
+            amplifications.append(w / min(gaps) if gaps else 0.0)
     # A gradient is measured by sigma_1 w^(L-1), as `rests` does.
-    return max(1.0, float(of.values[0] ** (1 - 1 / depth)) * max(amplifications))
+    return largest([1.0, of.values[0] ** (1 - 1 / depth) * largest(amplifications)])
 
 
 def rest(point: Point) -> list[Redone] | None:
     """A run of more layers at rest is at one of the P_q."""
-    if (of := run_of(point)) is None or of.depth < 3 or not of.rests or tied(of):
+    if (of := run_of(point)) is None or of.depth < 3 or not of.rests:
         return None
-    theory, measured = of.matrix_of(nearest_rest_point(of)), chain(of.layers)
+    spectrum, measured = nearest_rest_point(of), chain(of.layers)
+    theory = nearest_member(of, spectrum, measured)
     _, saved = saved_sides(point, "product")
     condition = FEW * rest_condition(of)
     roots = [larger_root(float(sigma), of.decay, of.depth) ** of.depth for sigma in of.values]
+    # The saved run can be at another member of a family.
+    at_rest = measured if not tied(of) else nearest_member(of, spectrum, saved)
     return [
-        Redone(theory, measured, of.values[0], condition, "equal", None, saved),
+        Redone(theory, measured, of.values[0], condition, "equal"),
+        saved_as(at_rest, saved, condition=condition),
         saved_as(np.array(roots), point.found["local_values"], condition=condition),
     ]
 
 
 def rest_loss(point: Point) -> Redone | None:
     """At P_q the loss is ``sum 1/2 (s - sigma)^2 + (lambda L/2) s^(2/L)``."""
-    if (of := run_of(point)) is None or of.depth < 3 or not of.rests or tied(of):
+    if (of := run_of(point)) is None or of.depth < 3 or not of.rests:
         return None
     values = np.array(nearest_rest_point(of))
     penalty = of.decay * of.depth / 2 * np.sum(values ** (2 / of.depth))
@@ -289,7 +325,7 @@ def balanced(point: Point) -> Redone | None:
     if (of := run_of(point)) is None or not of.decay or not of.rests:
         return None
     pairs = zip(of.layers, of.layers[1:], strict=False)
-    measured = max(float(np.max(np.abs(b.T @ b - a @ a.T))) for a, b in pairs)
+    measured = largest(np.max(np.abs(b.T @ b - a @ a.T)) for a, b in pairs)
     scale = of.values[0] ** (2 / of.depth)
     condition = FEW * of.values[0] ** (2 - 2 / of.depth) / of.decay
     return Redone(0.0, measured, scale, condition, "zero", None, point.found["imbalance"])
@@ -447,13 +483,13 @@ def autoencoder_gradient(point: Point) -> Redone | None:
     if (of := autoencoder_of(point)) is None or of.squares[0] <= of.decay:
         return None
     width, leading = len(of.encoder), min(len(of.encoder) + 2, len(of.inputs))
-    largest = []
+    steepest = []
     for indices in (s for n in range(width + 1) for s in combinations(range(leading), n)):
         encoder = np.zeros_like(of.encoder)
         for slot, i in enumerate(indices):
             encoder[slot] = np.sqrt(max(1 - of.decay / of.squares[i], 0)) * of.left[:, i]
-        largest.append(max(np.max(np.abs(g)) for g in of.slopes(encoder, encoder.T)))
-    measured = np.array(largest)
+        steepest.append(largest(np.max(np.abs(g)) for g in of.slopes(encoder, encoder.T)))
+    measured = np.array(steepest)
     saved = point.found["autoencoder_gradient_measured"]
     # Ours are summed over the moments of 500 images, theirs over a factor of them.
     return Redone(0 * measured, measured, of.squares[0], 8.0, "zero", None, saved)
@@ -483,7 +519,7 @@ def all_transposed(point: Point) -> list[Redone] | None:
             asymmetries.append(float(np.max(np.abs(encoder - decoder.T))))
     limit = 8 * EPS * np.sqrt(float(point.found["longest_axis"])) * of.squares[0]
     asymmetries += list(point.found["asymmetries_measured"][point.found["found_gradient"] <= limit])
-    scale = max(1.0, of.squares[0] / of.decay)
+    scale = largest([1.0, of.squares[0] / of.decay])
     return [Redone(0.0, value, scale, FEW, "zero") for value in asymmetries]
 
 

@@ -16,6 +16,19 @@ EPS = float(np.finfo(float).eps)
 """Machine epsilon of the arithmetic here, float64."""
 
 
+def largest(numbers: Iterable[Any]) -> float:
+    """The largest of some numbers, 0 without any; NaN if one is, wherever it stands.
+
+    ``max`` of Python keeps a NaN only if it comes first: a number that was lost would count as
+    none.
+
+    Example:
+        >>> largest([1.0, np.nan]), max([1.0, np.nan]), largest([])
+        (nan, 1.0, 0.0)
+    """
+    return float(np.max([float(number) for number in numbers])) if (numbers := [*numbers]) else 0.0
+
+
 def coarser(array: np.ndarray) -> float:
     """Ratio of the rounding of an array to that of float64."""
     return float(np.finfo(array.dtype).eps) / EPS if array.dtype.kind == "f" else 1.0
@@ -51,7 +64,7 @@ class Redone(NamedTuple):
             return float(np.max(np.abs(self.scale)))
         sides = (np.max(np.abs(np.asarray(side, float)), initial=0) for side in self[:2])
         # Sides that are 0 have no scale: their difference counts as it is.
-        return float(max(sides)) or 1.0
+        return largest(sides) or 1.0
 
     @property
     def residual(self) -> float:
@@ -61,6 +74,14 @@ class Redone(NamedTuple):
         if self.kind in signs:
             return float(np.max(np.maximum(signs[self.kind] * (run - theory), 0) / self.size))
         return float(np.max(np.abs(theory - run), initial=0) / self.size)
+
+    @property
+    def saved_residual(self) -> float:
+        """The residual of the saved sides; 0 where one that is needed was not compared."""
+        theory = 0 * np.asarray(self.theory) if self.kind == "zero" else self.saved_theory
+        if theory is None or self.saved_run is None:
+            return 0.0
+        return self._replace(theory=theory, run=self.saved_run).residual
 
     def limit(self, steps: int) -> float:
         """The largest residual that rounding, or a tolerance that was given, explains."""
@@ -76,7 +97,7 @@ class Redone(NamedTuple):
         numbers = max(np.asarray(self.theory).shape[-1:] or (1,))
         # Dot products and steps are rounded independently, like a random walk; while a run waits at
         # a saddle it rounds the same way at each step. 8: many entries, many points.
-        return 8 * EPS * float(roundings(numbers, steps)) * max(self.condition, 1.0)
+        return 8 * EPS * float(roundings(numbers, steps)) * largest([self.condition, 1.0])
 
     def apart(self) -> float:
         """How far the saved sides are from these, in units of the scale.
@@ -90,7 +111,7 @@ class Redone(NamedTuple):
             for mine, saved in pairs
             if saved is not None
         ]
-        return max(distances, default=0.0) / self.size
+        return largest(distances) / self.size
 
 
 def saved_sides(point: Point, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -27,6 +27,11 @@ class Point(NamedTuple):
     """What was computed here already, see :func:`once`."""
 
     @property
+    def epsilon(self) -> float:
+        """Machine epsilon of the precision that was asked for."""
+        return float(np.finfo(self.flags["dtype"]).eps)
+
+    @property
     def times(self) -> list[int]:
         """The recorded steps, as whole numbers."""
         return [int(t) for t in np.atleast_1d(self.case["steps"])]
@@ -60,6 +65,33 @@ class SavedScenario(NamedTuple):
     points: list[Point]
     left_out: list[str]
     """Arrays of cases that were too large to be saved."""
+
+
+class Record(NamedTuple):
+    """What a file says of its run."""
+
+    name: str
+    schema: int
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    arithmetic: dict[str, Any]
+    controls: set[str]
+    """Those with arrays of their own."""
+
+
+def record(path: Path) -> Record:
+    """Read what a file says of its run."""
+    with h5py.File(path) as file:
+        attributes: Any = file.attrs
+        about = {name: json.loads(_text(attributes.get(name, "{}"))) for name in RECORDED}
+        controls = file.get("controls")
+        named = {str(name) for name in controls} if isinstance(controls, h5py.Group) else set()
+        schema = int(np.ravel(attributes["schema"])[0])
+        return Record(_text(attributes["name"]), schema, **about, controls=named)
+
+
+RECORDED = ("config", "environment", "arithmetic")
+"""Attributes in JSON."""
 
 
 def scenarios(path: Path) -> dict[str, SavedScenario]:

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from referee.descent import Layers, Record, amplification, chain, descend
-from referee.redone import Redone, saved_sides
+from referee.descent import Layers, Record, amplification, chain, descend, diverged
+from referee.redone import Redone, largest, saved_sides
 from referee.results import Point, once
 
 
@@ -24,6 +24,10 @@ class FactorizationCase(NamedTuple):
     def bulk(self) -> int:
         """``m = d - 2r``."""
         return len(self.target) - 2 * self.rank
+
+    def loss(self, layers: Layers) -> float:
+        """``1/2 ||W_L ... W_1 - Phi||_F^2``."""
+        return float(np.sum((chain(layers) - self.target) ** 2)) / 2
 
     def dense(self, layers: Layers, record: Record, mean: bool = False) -> np.ndarray:
         """Descent on half the sum of squares; on half the mean with eta d^2 and lambda / d^2."""
@@ -205,8 +209,7 @@ def loss(point: Point) -> Redone | None:
     goal = frames[-1][:, :k].T @ of.target @ frames[0][:, :k]
     moving = np.array([np.sum((chain(list(w)) - goal) ** 2) / 2 for w in small_run(of)])
     theory = moving + of.bulk / 2 * np.prod(rho(of), axis=1) ** 2
-    value = lambda layers: np.sum((chain(layers) - of.target) ** 2) / 2  # noqa: E731
-    run = lambda start: of.dense(start, value)  # noqa: E731
+    run = lambda start: of.dense(start, of.loss)  # noqa: E731
     measured = run(of.layers)
     condition = amplification(run, of.layers, float(measured.max()), measured)
     saved = saved_sides(point, "loss")
@@ -243,6 +246,10 @@ class Labelled(NamedTuple):
         residual = lambda w: (w @ self.inputs - self.outputs) @ self.inputs.T  # noqa: E731
         return np.array(descend(layers, residual, self.rate, self.decay, self.times, record))
 
+    def loss(self, layers: Layers) -> float:
+        """``1/2 ||W X - Y||_F^2``."""
+        return float(np.sum((chain(layers) @ self.inputs - self.outputs) ** 2)) / 2
+
     def frames(self) -> list[np.ndarray]:
         """V_1, ..., V_L: the first 2K columns of V_1 span ``row(Phi) + row(W_L ... W_1)``."""
         left, _, _ = np.linalg.svd(np.hstack([self.target.T, chain(self.layers).T]))
@@ -260,7 +267,8 @@ def labelled(point: Point) -> Labelled | None:
     layers, inputs, scales = point.parts("weights"), case["inputs"], case["scales"]
     white = np.max(np.abs(inputs @ inputs.T - np.eye(len(inputs)))) < 1e-10
     turned = [w @ w.T / s**2 - np.eye(len(w)) for w, s in zip(layers, scales, strict=True)]
-    if not white or max(np.max(np.abs(t)) for t in turned) > 1e-10:
+    # Not ``> 1e-10``: a start that holds a NaN is not orthogonal.
+    if not (white and largest(np.max(np.abs(t)) for t in turned) <= 1e-10):
         return None
     return Labelled(
         layers,
@@ -273,9 +281,9 @@ def labelled(point: Point) -> Labelled | None:
     )
 
 
-def largest(of: Labelled) -> float:
+def largest_norm(of: Labelled) -> float:
     """The largest singular value of any layer over the run."""
-    norms = lambda layers: max(np.linalg.norm(w, 2) for w in layers)  # noqa: E731
+    norms = lambda layers: largest(np.linalg.norm(w, 2) for w in layers)  # noqa: E731
     return float(of.descend(of.layers, norms).max())
 
 
@@ -289,10 +297,10 @@ def class_off_block(point: Point) -> Redone | None:
         entries = []
         for l, w in enumerate(layers[:-1]):
             block = frames[l + 1].T @ w @ frames[l]
-            entries.append(max(np.abs(block[k:, :k]).max(), np.abs(block[:k, k:]).max()))
+            entries.append(largest([np.abs(block[k:, :k]).max(), np.abs(block[:k, k:]).max()]))
         return np.array([*entries, np.abs(layers[-1] @ frames[-1][:, k:]).max()])
 
-    measured, scale = of.descend(of.layers, beside), largest(of)
+    measured, scale = of.descend(of.layers, beside), largest_norm(of)
     condition = amplification(lambda w: of.descend(w, beside), of.layers, scale, measured)
     saved = point.found["class_off_block"]
     return Redone(0 * measured, measured, scale, condition, "zero", None, saved)
@@ -310,7 +318,7 @@ def class_rho(point: Point) -> Redone | None:
 
     power = np.array(of.times)[:, None]
     theory = of.scales[:-1] * (1 - of.rate * of.decay[:-1]) ** power
-    measured, scale = of.descend(of.layers, mean), largest(of)
+    measured, scale = of.descend(of.layers, mean), largest_norm(of)
     condition = amplification(lambda w: of.descend(w, mean), of.layers, scale, measured)
     saved = saved_sides(point, "class_rho")
     return Redone(theory, measured, scale, condition, "equal", *saved)
@@ -409,10 +417,23 @@ def collapse_loss(point: Point) -> Redone | None:
         return None
     goal = of.target @ of.frames()[0][:, : 2 * len(of.outputs)]
     theory = small_classifier(of, lambda w: np.sum((chain(w) - goal) ** 2) / 2)
-    value = lambda w: np.sum((chain(w) @ of.inputs - of.outputs) ** 2) / 2  # noqa: E731
-    measured = of.descend(of.layers, value)
+    measured = of.descend(of.layers, of.loss)
     saved = saved_sides(point, "collapse_loss")
     return Redone(theory, measured, None, 1.0, "equal", *saved)
+
+
+@once
+def factorization_diverges(point: Point) -> bool:
+    """Whether the dense run of a point diverges."""
+    of = setting_of(point)
+    return of is not None and diverged(of.dense(of.layers, of.loss), point.epsilon)
+
+
+@once
+def classifier_diverges(point: Point) -> bool:
+    """Whether the training of a point diverges."""
+    of = labelled(point)
+    return of is not None and diverged(of.descend(of.layers, of.loss), point.epsilon)
 
 
 CLAIMS = {
@@ -437,3 +458,10 @@ CLAIMS = {
     },
 }
 """Scenario -> claim -> both of its sides."""
+DIVERGES = {
+    "factorization": factorization_diverges,
+    "mean_loss": factorization_diverges,
+    "classification": classifier_diverges,
+    "collapse": classifier_diverges,
+}
+"""Scenario -> whether the run of a point diverges, where nothing is claimed."""

@@ -14,7 +14,7 @@ from referee.low_rank import (
     relora,
     top_vectors,
 )
-from referee.redone import EPS, Claim, Redone, saved_sides
+from referee.redone import EPS, Claim, Redone, largest, saved_sides
 from referee.results import Point, once
 
 
@@ -24,11 +24,18 @@ def digits(point: Point) -> float:
 
 
 @once
+def runs_of(point: Point, policies: tuple[str, ...] = ()) -> MethodPair:
+    """The runs of a point, with its own policy unless others are given."""
+    return low_rank.pair_of(low_rank.setting_of(point), policies or (point.flags["state"],))
+
+
+@once
 def pair(point: Point, policies: tuple[str, ...] = ()) -> MethodPair | None:
-    """The runs of a point, with its own policy unless others are given; None if P is undecided."""
-    of = low_rank.setting_of(point)
-    both = low_rank.pair_of(of, policies or (point.flags["state"],))
-    hopeless = low_rank.lost(both.galore) or low_rank.undetermined(both.galore, digits(point))
+    """The runs of a point; None if they diverge, or if P is undecided."""
+    both = runs_of(point, policies)
+    hopeless = low_rank.lost(both.galore, digits(point)) or low_rank.undetermined(
+        both.galore, digits(point)
+    )
     return None if hopeless else both
 
 
@@ -148,7 +155,7 @@ def sums(run: PolicyRuns) -> np.ndarray:
 def scale_of_sums(both: MethodPair) -> float:
     """W(t) - W(0) is rounded like W: the larger of its values and of the entries of W."""
     return float(
-        max(np.abs(both.galore.matrices(ends(both.galore))).max(), sums(both.galore).max())
+        largest([np.abs(both.galore.matrices(ends(both.galore))).max(), sums(both.galore).max()])
     )
 
 
@@ -197,6 +204,16 @@ def sum_rank(point: Point) -> Iterable[Redone] | None:
 def policies(point: Point) -> MethodPair | None:
     """The runs of a point with all policies."""
     return pair(point, low_rank.POLICIES)
+
+
+def diverges(point: Point) -> bool:
+    """Whether GaLore diverges at a point."""
+    return low_rank.lost(runs_of(point).galore, digits(point))
+
+
+def policies_diverge(point: Point) -> bool:
+    """Whether GaLore diverges with any policy."""
+    return low_rank.lost(runs_of(point, low_rank.POLICIES).galore, digits(point))
 
 
 def policy_weights(point: Point) -> Redone | None:
@@ -268,3 +285,9 @@ CLAIMS: dict[str, dict[str, Claim]] = {
     },
 }
 """Scenario -> claim -> both of its sides."""
+DIVERGES = {
+    "trajectory": diverges,
+    "optimizer_state": policies_diverge,
+    "other_problems": policies_diverge,
+}
+"""Scenario -> whether the run of a point diverges, where nothing is claimed."""

@@ -309,6 +309,10 @@ CONFIG = VERDICT["config"]
         ({"claims": [CLAIM | {"finding": {}}]}, "finding: got an object, wanted a finding or null"),
         ({"claims": [CLAIM, CLAIM]}, "claims: got 'rho' twice"),
         ({"environment": {}}, "environment: dtype: got nothing"),
+        (
+            {"environment": {"dtype": "float64", "blas": [{"name": 3}]}},
+            "environment: blas: 0: name: got 3, wanted a text",
+        ),
         ({"results_sha256": "0"}, "results_sha256: got '0', wanted a SHA-256 in hexadecimal"),
         ({"holds": 1}, "holds: got 1, wanted true, false or null"),
         ({"name": None}, "name: got None, wanted a text"),

@@ -238,6 +238,15 @@ def test_diff_tells_of_other_sources_and_of_files_that_are_not_the_runs(lrdyn, t
     written("same", "a" * 64)
     written("other", "b" * 64)
     assert lrdyn("diff", "one", "same") == (0, "no difference\n", "")
+    path = tmp_path / "same/verdict.json"
+    verdict = json.loads(path.read_text())
+    kernels = {"name": "openblas", "version": "0.3.30", "architecture": "Haswell", "threads": 1}
+    elsewhere = {**verdict["environment"], "blas": [kernels]}
+    path.write_text(json.dumps(verdict | {"environment": elsewhere}))
+    status, out, _ = lrdyn("diff", "one", "same")
+    assert (status, out.splitlines()[0]) == (0, "environment only:")
+    assert "blas" in out
+    path.write_text(json.dumps(verdict))
     status, out, _ = lrdyn("diff", "one", "other")
     assert (status, out) == (1, f"sources (SHA-256): {'a' * 64} -> {'b' * 64}\n")
     shutil.copy(tmp_path / "other/results.nc", tmp_path / "same/results.nc")

@@ -85,7 +85,7 @@ def scales():
         return descent.amplification(run, layers, scale, result)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in referee.MODULES:
+        for module in referee.EVERY:
             if hasattr(module, "amplification"):
                 patch.setattr(module, "amplification", noting)
         yield kept

@@ -166,8 +166,32 @@ def differences(first: Path, second: Path) -> list[str]:
     lines += _unequal("verdict", before["holds"], after["holds"])
     claims = [{claim["id"]: _facts(claim) for claim in v["claims"]} for v in (before, after)]
     lines += _unequal_entries("claim", *claims)
-    about = _unequal_entries("environment", before["environment"], after["environment"])
-    return [printable(line) for line in ([*lines, *about] if lines else [])]
+    about = environment_differences(before, after)
+    return [*map(printable, lines), *(about if lines else [])]
+
+
+def environment_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """A line for each way in which two verdicts come from another environment.
+
+    Example:
+        >>> library = {"name": "openblas", "version": "0.3.30", "threads": 1}
+        >>> runs = [
+        ...     {"environment": {"jax": "0.10.2", "blas": [{**library, "architecture": kernels}]}}
+        ...     for kernels in ("SkylakeX", "Haswell")
+        ... ]
+        >>> environment_differences(*runs)
+        ['environment blas: openblas 0.3.30 SkylakeX 1 -> openblas 0.3.30 Haswell 1']
+    """
+    one, other = (_with_blas_in_words(verdict["environment"]) for verdict in (before, after))
+    return [printable(line) for line in _unequal_entries("environment", one, other)]
+
+
+def _with_blas_in_words(environment: Mapping[str, Any]) -> dict[str, Any]:
+    if "blas" not in environment:
+        return dict(environment)
+    names = ("name", "version", "architecture", "threads")
+    libraries = [" ".join(str(library[n]) for n in names) for library in environment["blas"]]
+    return {**environment, "blas": ", ".join(libraries)}
 
 
 def _source_digest(folder: Path) -> str:

@@ -155,7 +155,7 @@ def checksum(path: Path) -> str:
 
 
 def environment(dtype: str) -> dict[str, Any]:
-    """Versions, platform and revision that results or a verdict came from."""
+    """Versions, platform, BLAS and revision that results or a verdict came from."""
     return {
         "jax": jax.__version__,
         "jaxlib": _version("jaxlib"),
@@ -166,7 +166,37 @@ def environment(dtype: str) -> dict[str, Any]:
         "devices": jax.local_device_count(),
         "dtype": dtype,
         "git": _revision(),
+        "blas": blas(),
     }
+
+
+def blas() -> list[dict[str, Any]]:
+    """The BLAS libraries of this process, NumPy's and SciPy's, which JAX calls on a CPU.
+
+    Each has a ``name``, a ``version``, the ``architecture`` that its kernels are for, and its
+    number of ``threads``. Another kernel rounds otherwise, and can choose other signs of singular
+    vectors. The list is empty where no library is known.
+
+    Example:
+        >>> all("architecture" in library for library in blas())
+        True
+    """
+    import scipy.linalg.lapack  # noqa: F401  (loads the one that JAX calls)
+    from threadpoolctl import threadpool_info
+
+    keys = {
+        "name": "internal_api",
+        "version": "version",
+        "architecture": "architecture",
+        "threads": "num_threads",
+    }
+    found = [
+        {name: library.get(key) for name, key in keys.items()}
+        for library in threadpool_info()
+        if library["user_api"] == "blas"
+    ]
+    # Several packages can have one of their own, in an order that says nothing.
+    return [json.loads(text) for text in sorted({canonical(library) for library in found})]
 
 
 def _version(package: str) -> str | None:

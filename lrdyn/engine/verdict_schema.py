@@ -90,6 +90,7 @@ def _is_setting(value: Any) -> bool:
 
 
 TEXT = Form("a text", lambda value: type(value) is str)
+OPTIONAL_TEXT = Form("a text or null", lambda value: value is None or type(value) is str)
 TRUTH = Form("true or false", lambda value: type(value) is bool)
 MAYBE = Form("true, false or null", lambda value: value is None or type(value) is bool)
 NUMBER = Form("a number or null", lambda value: value is None or _is_number(value))
@@ -128,13 +129,17 @@ FINDING = Entries(
         "spread": NUMBER,
         "seeds": COUNT,
         "came_true": MAYBE,
-        "expected": Form("a text or null", lambda value: value is None or type(value) is str),
-        "outcome": Form("a text or null", lambda value: value is None or type(value) is str),
+        "expected": OPTIONAL_TEXT,
+        "outcome": OPTIONAL_TEXT,
         "source": NUMBER,
         "interval": Form("two numbers or null", _is_interval),
     },
     optional=frozenset({"source", "interval"}),
 )
+BLAS = Entries(
+    {"name": TEXT, "version": OPTIONAL_TEXT, "architecture": OPTIONAL_TEXT, "threads": COUNT}
+)
+"""Form of a BLAS library of the process."""
 ARITHMETIC = Entries(
     {"matmuls": TEXT, "products": TEXT, "convolutions": TEXT},
     optional=frozenset({"convolutions"}),
@@ -191,7 +196,9 @@ WHOLE = Entries(
         "claims": Each(list, CLAIM),
         "results_sha256": CHECKSUM,
         "changed": TRUTH,
-        "environment": Entries({"dtype": PRECISION}),
+        "environment": Entries(
+            {"dtype": PRECISION, "blas": Each(list, BLAS)}, optional=frozenset({"blas"})
+        ),
         "undecided": Each(list, TEXT),
         "statistics": Entries({"false_alarm": NUMBER, "tests": COUNT}),
         "arithmetic": Each(dict, ARITHMETIC),
