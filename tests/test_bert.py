@@ -21,10 +21,12 @@ from lrdyn.data.guarded import panics
 from lrdyn.data.pairs import stsb_names
 from lrdyn.data.tensors import opened, write
 from lrdyn.networks import MLP, Tokens, mean_pooled, sentence_vectors
+from paper_figs import fig07_few_shot
 from tests.oracles import refuses
 
 DATA = Path(__file__).with_name("data")
 POOLED, HEADED = DATA / "bert", DATA / "bert_for_masked_lm"
+MINILM = fig07_few_shot.UNTRAINED[f"{encoder.PACKAGE}/model"]
 TEXTS = {
     kind: json.loads(texts)
     for kind, texts in opened(POOLED / "outputs.safetensors").metadata.items()
@@ -488,7 +490,7 @@ test_a_bert_refuses = refuses(
 
 
 @pytest.mark.encoder
-@pytest.mark.parametrize(("split", "expected"), [("dev", 0.870), ("test", 0.827)])
+@pytest.mark.parametrize(("split", "expected"), [("dev", MINILM), ("test", 0.827)])
 def test_cosines_of_minilm_on_stsb(split, expected):
     try:
         model, tokenizer = encoder.read()
