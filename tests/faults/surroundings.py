@@ -200,6 +200,8 @@ def told(case: Case, cache: str) -> str:
             )
         except subprocess.TimeoutExpired:
             return "hangs"
+        except PermissionError:
+            return "not tried: the interpreter is of root alone" if case.user else "not started"
         verdicts = list(top.rglob("verdict.json"))
     return _judged(ended, bool(verdicts))
 
