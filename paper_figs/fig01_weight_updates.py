@@ -61,10 +61,10 @@ some thousands over the steps, and the spread over seeds is of this size."""
 
 CAPTION = """\
 (a-{last}) Singular values of W(t) - W(0), penultimate layer: dark blue up to K = {classes}, light
-blue up to 2K = {rank}; titles: test accuracy (whitened: of training images). ({ends}) At the end,
-over the largest; orange: labels shuffled{early}; dashed: Gaussian; dotted: K and 2K; titles: share
-of the squared norm in the first 2K (Gaussian). ({over}) This share over training; dotted: labels
-shuffled. On whitened images the edge at 2K is exact: sigma_(2K+1) / sigma_(2K) = {edge:.0e}.
+blue up to 2K = {rank}; titles: test accuracy (whitened: of training images). ({ends}) At the last
+step, over the largest; orange: labels shuffled{early}; dashed: Gaussian; dotted: K and 2K; titles:
+share of the squared norm in the first 2K (Gaussian). ({over}) This share over training; dotted:
+labels shuffled. On whitened images the edge at 2K is exact: sigma_(2K+1) / sigma_(2K) = {edge:.0e}.
 Elsewhere the values fall and go on behind it: {ratios} (Gaussian {gaussian_ratios}).
 """
 NOTES = """\

@@ -97,7 +97,8 @@ The survey: dropout gradually lowers the rank of the last activations H. Found, 
 without dropout to with it ({held} intervals held at once): {found}; rows balanced:
 {found_balanced}. (a) Linear network at the minimum of the expected loss: crosses, balanced; line,
 sqrt(s) of Theorem 3; points, H. (b-{last}) Effective rank over the steps; ({ends}) spectra at the
-end; dotted: a Gaussian H. ({drift}) Distance of H from c^(1/4) sqrt(s) over the step size, slope 1.
+last, not at rest; dotted: a Gaussian H. ({drift}) Distance of H from c^(1/4) sqrt(s) over the step
+size, slope 1.
 """
 NOTES = """\
 Singular values are those on 1,000 examples that were not trained on, over the square root of their

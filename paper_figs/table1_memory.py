@@ -42,7 +42,7 @@ The survey's own table of this number was not available; the methods are those o
 and their relatives, and the sizes are ours. Memory of one layer $y = W x$, $W$ of {rows} x
 {columns} ($m$ x $n$, those of an MLP in a 7B transformer), rank $r$ = {rank}, loss
 $||W X - Y||_F^2 / 2$ on $b$ = {batch} examples, Adam, {dtype}. Predictions count entries and are
-given in bytes; $c$ is an int32 step counter. Measured: the memory analysis of the compiled program
+given in bytes; $c$ is an int32 step counter. Compiled: the memory analysis of the compiled program
 (CPU, the program's code aside, all that may be overwritten donated); nothing is run. The peak is
 weights, state, batch ($nb + mb$) and the temporaries named. Weights and state agree to the byte.
 What peaks differ by: some hundred bytes are scalars and addresses. LoRA in the form
@@ -336,7 +336,7 @@ SECTIONS = {
 
 def tabulate(dataset: xr.Dataset) -> Grid:
     """Lay out Table 1."""
-    header = ("quantity", "method", "entries", "predicted", "measured", "difference")
+    header = ("quantity", "method", "entries", "predicted", "compiled", "difference")
     sections = {
         "weights held": _section(dataset, "weights"),
         "state of Adam, with $P$ of GaLore": _section(dataset, "state"),

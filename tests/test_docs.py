@@ -255,11 +255,26 @@ def test_no_path_of_a_machine(page):
 
 
 def rows_of(text):
-    """Claim -> the cells of its row."""
-    lines = [line for line in text.splitlines() if line.startswith("| `")]
-    return {
-        cells[0].strip("`"): cells[1:]
-        for cells in (re.split(r"(?<!\\) \| ", line[2:-2]) for line in lines)
+    """Section and claim -> the cells of its row: two theorems may have a claim of one name."""
+    rows, section = {}, ""
+    for line in text.splitlines():
+        if line.startswith("#"):
+            section = line
+        if line.startswith("| `"):
+            claim, *cells = re.split(r"(?<!\\) \| ", line[2:-2])
+            key = section, claim.strip("`")
+            assert key not in rows
+            rows[key] = cells
+    return rows
+
+
+def test_a_row_of_results_is_that_of_its_theorem():
+    text = (ROOT / "docs" / "results.md").read_text()
+    rows = rows_of(text)
+    assert len(rows) == sum(line.startswith("| `") for line in text.splitlines())
+    assert {section for section, claim in rows if claim == "parameters"} == {
+        "## Corollary 1",
+        "## Lora",
     }
 
 

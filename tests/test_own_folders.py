@@ -474,3 +474,21 @@ def test_all_removals_and_replacements_stand_in_one_module():
     found = [line for path in FILES if os.fspath(path) not in ALLOWED for line in changes(path)]
     assert [line for line in found if not line.endswith(NOT_OF_FILES)] == []
     assert changes(Path("lrdyn/system/whole_files.py"))  # it sees them
+
+
+@pytest.mark.parametrize("text", [1500 * "y/", "/".join(600 * ["y"])])
+def test_folders_in_one_another_are_counted(text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(MY_THEOREM)
+    assert command.main(["verify", "mine.py", *WORDS, "--out", text]) == 2
+    assert "folders in one another, wanted a folder" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["mine.py"]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems refuse such names")
+def test_an_own_file_lies_in_folders_whose_names_are_text(tmp_path):
+    folder = tmp_path / "\udcff"
+    folder.mkdir()
+    (folder / "mine.py").write_text(MY_THEOREM)
+    with pytest.raises(BadInput, match="a folder whose name is no text, wanted a file in folders"):
+        own.own_experiment(str(folder / "mine.py"))

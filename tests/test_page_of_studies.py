@@ -239,6 +239,13 @@ def test_figure_1_in_words():
     )
     of_labels = [share for name in ("mlp", "vgg", "resnet") for share in labels[name]]
     assert_said(SLOGANS, on_shuffled.format(*of_labels))
+    _, *shares = fig01_weight_updates.shuffled_share(drawn, "mlp")
+    shuffled, true = (1 - share for share in shares)
+    outside = (
+        f"{short(shuffled)} of the squared norm and {short(true)}, {shuffled / true:.0f} times"
+    )
+    assert_said(PAGE, f"in the perceptron {outside} as much")
+    assert_said(SLOGANS, f"lies {shuffled / true:.0f} times as much in the perceptron")
 
 
 DIGITS = {"dln": 4, "mlp": 3, "vgg": 2, "resnet": 2, "vit": 2}

@@ -37,6 +37,9 @@ MANY = [
     ("(((((a*)*b?)*c?)*d?)*!)", 50 * "abcd", False),
     ("(a|a)*(b?){500}(a{0,1000}){0,1000}!", 50 * "a", False),
     ("(.*){1000000}!", 100 * "a", False),
+    ("(((a*)*)*)*b|.*", 1700 * "a", True),
+    ("((a{1,1000}){1,1000}){1,1000}[bB]", 5000 * "a", False),
+    ("(?:(?:a{1000}){1000}){1000}[bB]", 5000 * "a", False),
     (r".*?(?:x|y).*?(?:attn|mlp).*?(?:q|k)_proj.*?", "m.x.l.0.self_attn.q_proj", True),
     (r"^(?!.*vision).*(q|v)_proj$", "m.layers.0.q_proj", True),
     (r"^(?!.*vision).*(q|v)_proj$", "m.vision.0.q_proj", False),
@@ -52,9 +55,9 @@ def test_many_ways_take_little_time(pattern, text, fits):
 
 def test_the_steps_of_all_matches_are_counted():
     patterns = Patterns(50)
-    assert not patterns.fullmatch("(a+)+!", "aaaa")
+    assert not patterns.fullmatch("(a+)+[!?]", "aaaa")
     with pytest.raises(Unsupported, match="it takes too long"):
-        patterns.fullmatch("(a+)+!", "aaaab")
+        [patterns.fullmatch("(a+)+[!?]", "aaaab") for _ in range(9)]
 
 
 @pytest.mark.parametrize(
@@ -69,6 +72,8 @@ def test_the_steps_of_all_matches_are_counted():
         "(?P<n>a)(?(n)b)",
         "(?<=a*)b",
         "(" * 5000,
+        "(" * 240 + "a" + ")" * 240 + "|.*",
+        "(?=" * 100 + "a" + ")" * 100,
         "a{99999999999999999999}",
     ],
 )

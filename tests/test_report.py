@@ -376,6 +376,67 @@ def test_bad_input_is_one_line_and_nothing_is_written(spoil, words, said, lrdyn)
     assert Path("mine.html").read_text() == "<p>mine"
 
 
+LINKED = (
+    "one/new/verdict.json",
+    "one/new/results.nc",
+    "one/new/spectrum.png",
+    "one/new/spectrum.txt",
+    "one/new",
+    "one",
+    "found/diagnosis.json",
+    "found/diagnosis.png",
+    "figures/fig03.png",
+    "figures/fig03.txt",
+    "figures",
+    "summary.json",
+)
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_no_link_below_a_reported_folder_is_followed(name, lrdyn):
+    folder = Path("results")
+    drawn = saved(folder / "one" / "new") / "spectrum.png"
+    diagnosed(folder / "found")
+    (folder / "figures").mkdir()
+    shutil.copy(drawn, folder / "figures" / "fig03.png")
+    for picture in (drawn, folder / "figures" / "fig03.png"):
+        picture.with_suffix(".txt").write_text("A caption.")
+    (folder / "summary.json").write_text(json.dumps({"theorems": [{"folder": "x/one/new"}]}))
+    assert lrdyn("report", "results")[0] == 0
+    (folder / "report.html").unlink()
+    # Of the same content, so that the link alone is what is wrong.
+    shutil.move(folder / name, "elsewhere")
+    (folder / name).symlink_to(Path("elsewhere").absolute())
+    status, out, err = lrdyn("report", "results")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "link" in err
+    assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("x/..", "it names a folder above it"),
+        ("../..", "it names a folder above it"),
+        (f"x/{5000 * 'a'}", "it names a folder that is none: File name too long"),
+        ("x/a\0b", "a name with a NUL in it"),
+    ],
+)
+def test_a_summary_names_folders_below_its_own(named, said, lrdyn):
+    saved(Path("a/b"))
+    Path("a/summary.json").write_text(json.dumps({"theorems": [{"folder": named}]}))
+    status, out, err = lrdyn("report", "a")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert said in err
+
+
+def test_a_run_that_is_named_twice_is_reported_once(tmp_path):
+    saved(tmp_path / "a" / "b")
+    named = [{"folder": f"{where}/a/b"} for where in "xyx"]
+    (tmp_path / "summary.json").write_text(json.dumps({"theorems": named}))
+    assert len(page.contents(tmp_path).runs) == 1
+
+
 def test_results_that_were_changed_are_said_to_be(tmp_path):
     folder = saved(tmp_path / "a", changed=True, results_sha256=None)
     assert "The results were changed since their run" in made(folder)

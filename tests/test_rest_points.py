@@ -1,5 +1,6 @@
 """Rest points of three layers and more, against roots, Hessians and descents in NumPy."""
 
+from fractions import Fraction
 from itertools import combinations, product
 
 import jax.numpy as jnp
@@ -120,6 +121,25 @@ def test_all_but_these_points_have_a_direction_down(shape, rank, values, decay, 
         np.array(values), np.asarray(shrunk), rank, shape, decay, depth
     )
     np.testing.assert_allclose(curvature, (away[0], away[-1]), rtol=1e-8)
+
+
+@pytest.mark.parametrize("depth", [3, 4, 7])
+@pytest.mark.parametrize("w", [Fraction(1, 2), Fraction(5, 3)])
+def test_a_double_root_is_no_local_minimum(depth, w):
+    """In rational numbers: sigma has one root there, and the loss goes down below it."""
+    value = w**depth * Fraction(2 * depth - 2, depth - 2)
+    decay = w ** (2 * depth - 2) * Fraction(depth, depth - 2)
+
+    def gradient(w):
+        return w ** (2 * depth - 2) - value * w ** (depth - 2) + decay
+
+    def loss(w):
+        return (w**depth - value) ** 2 / 2 + decay * depth * w**2 / 2
+
+    assert gradient(w) == 0
+    places = [w * Fraction(k, 100) for k in range(1, 300) if k != 100]
+    assert all(gradient(place) > 0 for place in places)
+    assert loss(w * Fraction(99, 100)) < loss(w) < loss(w * Fraction(101, 100))
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """Minimisers with weight decay, against polynomial roots, optimality conditions and grids."""
 
+from fractions import Fraction
+
 import jax
 import numpy as np
 import pytest
 
+from lrdyn import theorem1
 from lrdyn.theorem1 import regularised_autoencoder, shrinkage
 from tests import oracles
 from tests.oracles import Compiled, assert_close, assert_zero, normal, refuses
@@ -71,6 +74,21 @@ def test_the_barrier_parts_the_basins(depth, decay):
     assert_close(compiled.barrier(np.ones(60), decay, depth), np.full(60, low), size=99)
     for start, end in ((0.99 * low, 0.0), (1.01 * low, high)):
         assert_close(descend(start, 1.0, decay, depth, rate=0.1), end, scale=1.0)
+
+
+@pytest.mark.parametrize("depth", [3, 4, 7])
+@pytest.mark.parametrize("w", [Fraction(1, 2), Fraction(5, 3)])
+def test_at_the_jump_two_values_cost_the_same(depth, w):
+    """In rational numbers, with s_0 = w^L: there the minimiser is not unique, without any tie."""
+    decay, kept = w ** (2 * depth - 2) / (depth - 2), w**depth
+    value = kept * Fraction(depth - 1, depth - 2)
+
+    def cost(w):
+        return (w**depth - value) ** 2 / 2 + decay * depth * w**2 / 2
+
+    assert cost(w) == cost(0)
+    assert all(cost(w * Fraction(k, 100)) > cost(0) for k in range(1, 300) if k != 100)
+    assert theorem1.threshold(float(decay), depth) == pytest.approx(float(value), rel=1e-14)
 
 
 def test_two_layers_and_no_decay_have_no_barrier():

@@ -269,7 +269,7 @@ def test_the_files_hold_the_same_numbers(written):
     assert len(rows) == 6 + 6 + 12
     for row in rows:
         assert f"{int(row['predicted']):,}" in text
-        assert int(row["measured"]) - int(row["predicted"]) == int(row["difference"])
+        assert int(row["compiled"]) - int(row["predicted"]) == int(row["difference"])
     found = {row["predicted"] for row in rows}
     for name in ("weights_predicted", "state_predicted", "peak_predicted"):
         values = done.dataset[name].values.ravel()

@@ -39,6 +39,14 @@ def test_csv_keeps_every_number():
     ]
 
 
+def test_csv_holds_nothing_that_a_terminal_obeys():
+    name = "a\x1b[2J\0\u202eb"
+    grid = tables.Grid(["part", name], {name: [[name]]})
+    text = tables.as_csv(grid, mathematics=False)
+    assert text.replace("\n", "").isprintable()
+    assert text.count(r"a\x1b[2J\x00\u202eb") == 3
+
+
 def check_latex(text):
     """What LaTeX would stop at: other letters, braces, environments, signs, columns."""
     assert text.isascii()

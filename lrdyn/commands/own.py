@@ -53,6 +53,12 @@ def imported(given: Path) -> ModuleType:
         BadInput: it cannot be imported; the line says where.
     """
     path, name = given.resolve(), given.stem
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        # XLA names the file of each operation, and fails on what is no text.
+        wanted = "a file in folders whose names are UTF-8"
+        raise BadInput(f"{given}: got a folder whose name is no text, wanted {wanted}") from None
     while name in sys.modules:  # the name of another module
         name += "_of_its_own"
     spec = importlib.util.spec_from_file_location(name, path)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Key
 
 from lrdyn.core import checks
 from lrdyn.core.selection import arrays
-from lrdyn.data import guarded, patterns
+from lrdyn.data import guarded, patterns, tokenizer_growth
 from lrdyn.data.guarded import panics, reading, refused
 from lrdyn.data.lookup import MissingData
 from lrdyn.data.pretrained import Source, filled
@@ -145,7 +145,7 @@ def _tokenizer(path: Path, size: int) -> Any:
     """Read a ``tokenizers.Tokenizer`` whose vocabulary has a known size.
 
     Raises:
-        Refused: it is damaged, or has another vocabulary.
+        Refused: it is damaged, has another vocabulary, or makes too much of a text.
         FileNotFoundError: it is not there.
     """
     try:
@@ -155,9 +155,12 @@ def _tokenizer(path: Path, size: int) -> Any:
             "encoders need the package tokenizers: pip install 'lrdyn[adapters]'"
         ) from None
     text = guarded.content(path, most=VOCABULARY)
-    _check_patterns(guarded.parsed(text, path, "a tokenizer"), path)
+    content = guarded.parsed(text, path, "a tokenizer")
+    _check_patterns(content, path)
+    tokenizer_growth.check(content, path)
     with reading(path, "a tokenizer"), panics(path, "a tokenizer"):
         tokenizer = Tokenizer.from_buffer(text)
+        tokenizer_growth.check_marks(tokenizer, path)
         ids = set(tokenizer.get_vocab(with_added_tokens=True).values())
     # The ids are distinct integers >= 0: if all lie below their number, none is missing.
     if len(ids) != size or max(ids) >= size:

@@ -197,6 +197,10 @@ def opened(path: Path, *, most: int | None = None, links: bool = True) -> io.Buf
         if isinstance(error, Refused):
             raise
         raise refused(path, "a name with a NUL in it", "the name of a file") from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise refused(path, "a name that is too long", "the name of a file") from None
     # Another file may have taken its place by now: do not wait for it, nor follow a link.
     follow = 0 if links else os.O_NOFOLLOW
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | follow)
@@ -218,8 +222,13 @@ def _check_kind(path: Path, about: os.stat_result) -> None:
         raise refused(path, KINDS.get(stat.S_IFMT(about.st_mode), "no regular file"), "a file")
 
 
-def content(path: Path, *, most: int) -> bytes:
+def content(path: Path, *, most: int, links: bool = True) -> bytes:
     """Read a regular file that has at most ``most`` bytes.
+
+    Args:
+        path: the file.
+        most: its bytes, at most.
+        links: whether the name may be that of a symbolic link.
 
     Raises:
         Refused: it is another kind of file, or larger.
@@ -233,7 +242,7 @@ def content(path: Path, *, most: int) -> bytes:
         Traceback (most recent call last):
         lrdyn.data.guarded.Refused: ...a: got 3 bytes, wanted at most 2 bytes
     """
-    with opened(path, most=most) as file:
+    with opened(path, most=most, links=links) as file:
         # The file may have grown since its size was looked at.
         return Limited(file, most, path).read(most + 1)
 

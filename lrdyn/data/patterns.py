@@ -1,20 +1,27 @@
 """Regular expressions from files: matched in polynomial time, or refused.
 
-Python's ``re`` tries one way after another, of which ``(a+)+!`` has exponentially many. Here each
-part of a pattern has a set of places at which it can end, never more than the text has letters.
-Whether a text fits does not depend on the order of the ways, so that the answer is that of ``re``,
-whose own parser reads the patterns.
+Python's ``re`` tries one way after another, of which ``(a+)+!`` has exponentially many. Here a part
+of a pattern takes all places at which it can begin to all at which it can end. Both are sets of
+bits of one integer, so that a step costs the same however many ways lead there. Whether a text fits
+does not depend on the order of the ways, so that the answer is that of ``re``, whose own parser
+reads the patterns. The package ``regex`` can stop a match after a time, but not what it does before
+one: ``(?:(?:a{1000}){1000}){1000}`` takes all memory there.
 """
 
 import re
 import re._parser as parser  # private modules, but the same in Python 3.11 to 3.14
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 STEPS = 3_000_000
-"""Steps of all matches for one file, at most, of some microseconds each. An image generator of 800
-modules, each with a rank and an alpha of its own, takes a step for each of 1.3 million pairs."""
+"""Steps of all matches for one file, at most, of about a microsecond each. An image generator of
+800 modules, each with a rank and an alpha of its own, takes a step for each of 1.3 million
+pairs."""
+LETTERS = 4096
+"""Letters of a text that a step may look at: those of longer texts count more."""
+DEPTH = 50
+"""How deep parts may stand within others; beyond some 300 Python's parser gives up."""
 UNBOUNDED = 2**32 - 1
 """How often the parser says that something is repeated that may be repeated for ever."""
 
@@ -39,11 +46,12 @@ class Patterns:
     """
 
     def __init__(self, most: int = STEPS):
-        self._left, self._parsed = most, {}
+        self._left = most
+        self._parsed: dict[str, tuple[str, Any]] = {}
 
     def fullmatch(self, pattern: str, text: str) -> bool:
         """Whether the pattern matches the whole text, as ``re.fullmatch`` says."""
-        return self._matches(pattern, text, [0], {len(text)})
+        return self._matches(pattern, text, lambda: 1, 1 << len(text))
 
     def ends_with(self, pattern: str, name: str) -> bool:
         r"""Whether a name with dots ends as the pattern, behind a dot or as a whole.
@@ -51,70 +59,41 @@ class Patterns:
         As ``re.match(rf"(.*\.)?({pattern})$", name)`` says, in which ``.*`` ends before a new line
         and ``$`` may stand before one.
         """
-        line = name.partition("\n")[0]
-        starts = [0, *(place + 1 for place, letter in enumerate(line) if letter == ".")]
-        ends = {len(name), len(name.removesuffix("\n"))}
-        return self._matches(pattern, name, starts, ends)
+        ends = 1 << len(name) | 1 << len(name.removesuffix("\n"))
+        return self._matches(pattern, name, lambda: _behind_dots(name), ends)
 
-    def _matches(self, pattern: str, text: str, starts: list[int], ends: set[int]) -> bool:
+    def _matches(self, pattern: str, text: str, starts: Callable[[], int], ends: int) -> bool:
         if pattern not in self._parsed:
-            self._parsed[pattern] = parsed(pattern)
-        parts = self._parsed[pattern]
-        if parts and isinstance(parts[0], _Text):  # most begin so, and most names otherwise
-            starts = [place for place in starts if text.startswith(parts[0].text, place)]
-        elif parts and parts[0] == _Place("AT_BEGINNING"):
-            starts = [0]
-        match = _Match(text, self._left - 1)
-        fits = any(not ends.isdisjoint(match.ends(parts, place)) for place in starts)
+            tree = parsed(pattern)
+            self._parsed[pattern] = _longest_text(tree), tree
+        needed, tree = self._parsed[pattern]
+        self._left -= 1 + len(text) // LETTERS
+        if self._left < 0:
+            raise Unsupported("it takes too long")
+        if needed not in text:  # so it is for most pairs of a pattern and a name
+            return False
+        match = _Match(text, self._left)
+        fits = match.ends(tree, starts()) & ends
         self._left = match.left
-        return fits
+        return bool(fits)
+
+
+def _behind_dots(name: str) -> int:
+    """Places of a name at its beginning and behind the dots of its first line, as bits."""
+    line = name.partition("\n")[0]
+    return 1 | _bits(letter == "." for letter in line) << 1
+
+
+def _bits(flags: Any) -> int:
+    """The integer whose bits are these, the lowest first."""
+    return int("".join("1" if flag else "0" for flag in flags)[::-1] or "0", 2)
 
 
 # What a pattern is made of ------------------------------------------------------------------------
 
-
-class _Text(NamedTuple):
-    """A part of a pattern that matches certain letters."""
-
-    text: str
-
-
-class _Letter(NamedTuple):
-    """A part that matches one letter of a kind."""
-
-    fits: Callable[[str], bool]
-
-
-class _Place(NamedTuple):
-    """A part that matches the beginning, the end, or a boundary of words."""
-
-    at: str
-
-
-class _Either(NamedTuple):
-    """An alternation of parts, or a group."""
-
-    branches: "tuple[Parts, ...]"
-
-
-class _Repeat(NamedTuple):
-    """A part repeated between two numbers of times."""
-
-    low: int
-    high: int
-    body: "Parts"
-
-
-class _Look(NamedTuple):
-    """A lookahead, or a lookbehind of fixed length; positive or negative."""
-
-    wanted: bool
-    behind: int | None
-    body: "Parts"
-
-
-Part = _Text | _Letter | _Place | _Either | _Repeat | _Look
-Parts = tuple[Part, ...]
+LETTER = ("LITERAL", "NOT_LITERAL", "ANY", "IN")
+REPEATS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
+LOOKS = ("ASSERT", "ASSERT_NOT")
 
 
 def is_plain(pattern: str) -> bool:
@@ -124,18 +103,18 @@ def is_plain(pattern: str) -> bool:
         >>> is_plain("layers"), is_plain("layers?")
         (True, False)
     """
-    return all(isinstance(part, _Text | _Letter | _Place) for part in parsed(pattern))
+    return all(code.name in (*LETTER, "AT") for code, _ in parsed(pattern))
 
 
-def parsed(pattern: str) -> Parts:
-    """The parts of a pattern, one behind the other.
+def parsed(pattern: str) -> Any:
+    """The parts of a pattern, one behind the other, as Python's parser has them.
 
     Raises:
         Unsupported: it is none of ``re``, or has flags, references to groups, or atomic parts.
 
     Example:
-        >>> parsed("query")
-        (_Text(text='query'),)
+        >>> len(parsed("query|key"))
+        1
         >>> parsed("(a)" + chr(92) + "1")
         Traceback (most recent call last):
         lrdyn.data.patterns.Unsupported: GROUPREF
@@ -144,70 +123,63 @@ def parsed(pattern: str) -> Parts:
         tree = _tree(pattern)
         if tree.state.flags & ~re.UNICODE:
             raise Unsupported("flags")
-        return _parts(tree)
+        _check(tree, 0)
+        return tree
     except (re.error, RecursionError, OverflowError) as error:
         raise Unsupported(type(error).__name__) from None
 
 
 def _tree(pattern: str) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # warnings about sets that a later release may read otherwise
+        # About sets that a later release may read otherwise.
+        warnings.simplefilter("ignore")
         return parser.parse(pattern)
 
 
-def _parts(tree: Any) -> Parts:
-    parts: list[Part] = []
+def _check(tree: Any, depth: int) -> None:
+    """Refuse what is not matched here.
+
+    Raises:
+        Unsupported: by what Python's parser calls it.
+    """
+    if depth > DEPTH:
+        raise Unsupported("parts that nest too deeply")
     for code, value in tree:
-        if code.name == "LITERAL":
-            before = parts[-1] if parts else None
-            if isinstance(before, _Text):
-                parts[-1] = _Text(before.text + chr(value))
-            else:
-                parts.append(_Text(chr(value)))
-        elif code.name in ("NOT_LITERAL", "ANY", "IN"):
-            parts.append(_Letter(_kind(code, value)))
-        elif code.name == "AT":
-            parts.append(_Place(value.name))
-        elif code.name == "BRANCH":
-            parts.append(_Either(tuple(map(_parts, value[1]))))
-        elif code.name == "SUBPATTERN" and not (value[1] or value[2]):
-            parts.append(_Either((_parts(value[3]),)))
-        elif code.name in ("MAX_REPEAT", "MIN_REPEAT"):
-            parts.append(_Repeat(int(value[0]), int(value[1]), _parts(value[2])))
-        elif code.name in ("ASSERT", "ASSERT_NOT"):
-            low, high = value[1].getwidth()
-            if value[0] < 0 and low != high:
-                raise Unsupported("a look behind of any length")
-            behind = low if value[0] < 0 else None
-            parts.append(_Look(code.name == "ASSERT", behind, _parts(value[1])))
-        else:
-            raise Unsupported(code.name)
-    return tuple(parts)
+        name = code.name
+        if name == "IN":
+            for member, of in value:
+                if member.name == "CATEGORY" and of.name not in CATEGORIES:
+                    raise Unsupported(of.name)
+        elif name == "SUBPATTERN" and (value[1] or value[2]):
+            raise Unsupported("flags")
+        elif name in LOOKS and value[0] < 0 and len(set(value[1].getwidth())) > 1:
+            raise Unsupported("a look behind of any length")
+        elif name not in (*LETTER, "AT", "BRANCH", "SUBPATTERN", *REPEATS[:2], *LOOKS):
+            raise Unsupported(name)
+        for body in _bodies(name, value):
+            _check(body, depth + 1)
 
 
-def _kind(code: Any, value: Any) -> Callable[[str], bool]:
-    """Whether a letter is of the kind of an instruction."""
-    if code.name == "NOT_LITERAL":
-        return lambda letter: ord(letter) != value
-    if code.name == "ANY":
-        return lambda letter: letter != "\n"
-    negated = value[0][0].name == "NEGATE"
-    members = [_member(*member) for member in value[negated:]]
-    return lambda letter: any(fits(letter) for fits in members) is not negated
+def _bodies(name: str, value: Any) -> list[Any]:
+    """The sequences of parts within a part."""
+    if name in REPEATS:
+        return [value[2]]
+    if name == "BRANCH":
+        return list(value[1])
+    if name == "SUBPATTERN":
+        return [value[3]]
+    if name in LOOKS:
+        return [value[1]]
+    if name == "ATOMIC_GROUP":
+        return [value]
+    return [branch for branch in value[1:] if branch] if name == "GROUPREF_EXISTS" else []
 
 
-def _member(code: Any, value: Any) -> Callable[[str], bool]:
-    """Whether a letter is a member of a set of letters, by the instruction for that member."""
-    if code.name == "LITERAL":
-        return lambda letter: ord(letter) == value
-    if code.name == "RANGE":
-        return lambda letter: value[0] <= ord(letter) <= value[1]
-    fits = CATEGORIES.get(value.name) if code.name == "CATEGORY" else None
-    if fits is None:
-        raise Unsupported(code.name)
-    return fits
+def _longest_text(tree: Any) -> str:
+    """The longest run of letters that every text that fits must have."""
+    letters = (chr(value) if code.name == "LITERAL" else "\0" for code, value in tree)
+    # A letter \0 of the pattern only parts a run.
+    return max("".join(letters).split("\0"), key=len)
 
 
 def _of_word(letter: str) -> bool:
@@ -223,80 +195,118 @@ CATEGORIES: dict[str, Callable[[str], bool]] = {
     "CATEGORY_NOT_WORD": lambda letter: not _of_word(letter),
 }
 
+WORD = parser.parse(r"[\w]")[0][1]
+
+
+def _fits(letter: str, name: str, value: Any) -> bool:
+    """Whether a letter is one of an instruction."""
+    if name == "ANY":
+        return letter != "\n"
+    if name != "IN":
+        return (ord(letter) == value) is (name == "LITERAL")
+    negated = value[0][0].name == "NEGATE"
+    return any(_is_member(letter, *member) for member in value[negated:]) is not negated
+
+
+def _is_member(letter: str, code: Any, value: Any) -> bool:
+    if code.name == "RANGE":
+        return value[0] <= ord(letter) <= value[1]
+    return ord(letter) == value if code.name == "LITERAL" else CATEGORIES[value.name](letter)
+
+
 # Matching -----------------------------------------------------------------------------------------
 
 
 class _Match:
-    """Matches against one text: where each part that begins at a place can end, memoised."""
+    """Matches against one text, of whose places, one more than letters, a set is an integer."""
 
     def __init__(self, text: str, left: int):
         self.text, self.left = text, left
-        self._known: dict[tuple[int, int], set[int]] = {}
+        self._places: dict[tuple[str, Any], int] = {}
 
-    def ends(self, parts: Parts, place: int) -> set[int]:
-        """Places at which a sequence of parts can end."""
-        places = {place}
-        for part in parts:
-            places = set().union(*(self._ends_of(part, place) for place in places))
+    def ends(self, tree: Any, places: int) -> int:
+        """Places at which a sequence of parts can end that begins at one of these."""
+        for code, value in tree:
             if not places:
                 break
+            places = self._ends_of(code.name, value, places)
         return places
 
-    def _ends_of(self, part: Part, place: int) -> set[int]:
-        self.left -= 1
+    def _ends_of(self, name: str, value: Any, places: int) -> int:
+        self._spend(1 + len(self.text) // LETTERS)
+        if name in LETTER:
+            return (places & self._places_of(name, value)) << 1
+        if name == "AT":
+            return places & self._boundaries(value.name)
+        if name in REPEATS:
+            low, high, body = value
+            return self._repeated(low, high, body, places)
+        if name in LOOKS:
+            direction, body = value
+            seen = self._seen(direction, body, places)
+            return places & (seen if name == "ASSERT" else ~seen)
+        ends = 0
+        for body in _bodies(name, value):
+            ends |= self.ends(body, places)
+        return ends
+
+    def _spend(self, steps: int) -> None:
+        self.left -= steps
         if self.left < 0:
             raise Unsupported("it takes too long")
-        if isinstance(part, _Text):
-            return {place + len(part.text)} if self.text.startswith(part.text, place) else set()
-        if isinstance(part, _Letter):
-            fits = place < len(self.text) and part.fits(self.text[place])
-            return {place + 1} if fits else set()
-        # A part lives as long as its pattern, so that its id is not reused.
-        key = (id(part), place)
-        if key not in self._known:
-            self._known[key] = self._found(part, place)
-        return self._known[key]
 
-    def _found(self, part: Part, place: int) -> set[int]:
-        if isinstance(part, _Either):
-            return set().union(*(self.ends(branch, place) for branch in part.branches))
-        if isinstance(part, _Repeat):
-            return self._repeated(part, place)
-        if isinstance(part, _Look):
-            begin = place if part.behind is None else place - part.behind
-            ends = self.ends(part.body, begin) if begin >= 0 else set()
-            fits = bool(ends) if part.behind is None else place in ends
-            return {place} if fits is part.wanted else set()
-        assert isinstance(part, _Place)
-        return {place} if self._stands(part.at, place) else set()
+    def _places_of(self, name: str, value: Any) -> int:
+        """Places of the letters that an instruction takes."""
+        # A set of letters is a list that lives as long as its pattern: its id is not reused.
+        key = (name, id(value) if name == "IN" else value)
+        if key not in self._places:
+            letters = set(self.text)
+            members = len(value) if name == "IN" else 1
+            self._spend((len(self.text) + len(letters) * members) // 16)
+            fitting = {letter for letter in letters if _fits(letter, name, value)}
+            self._places[key] = _bits(letter in fitting for letter in self.text)
+        return self._places[key]
 
-    def _repeated(self, part: _Repeat, place: int) -> set[int]:
-        places = {place}
-        for _ in range(part.low):
-            before, places = places, self._once_more(part, places)
+    def _boundaries(self, at: str) -> int:
+        """Places at the beginning, at the end, or at a boundary of words."""
+        size = len(self.text)
+        if at in ("AT_BEGINNING", "AT_BEGINNING_STRING"):
+            return 1
+        if at in ("AT_END", "AT_END_STRING"):
+            line = len(self.text.removesuffix("\n")) if at == "AT_END" else size
+            return 1 << size | 1 << line
+        words = self._places_of("IN", WORD)
+        boundaries = words ^ words << 1
+        # ``re`` finds neither a boundary nor none in an empty text.
+        every = (2 << size) - 1 if size else 0
+        return boundaries if at == "AT_BOUNDARY" else every & ~boundaries
+
+    def _repeated(self, low: int, high: int, body: Any, places: int) -> int:
+        for _ in range(low):
+            before, places = places, self.ends(body, places)
             if places == before:  # none, or what can be repeated without a letter
                 break
-        ends, new = set(places), places
-        for _ in range(part.high - part.low):
-            new = self._once_more(part, new) - ends
+        ends = new = places
+        for _ in range(high - low):
+            new = self.ends(body, new) & ~ends
             if not new:
                 break
             ends |= new
         return ends
 
-    def _once_more(self, part: _Repeat, places: set[int]) -> set[int]:
-        return set().union(*(self.ends(part.body, place) for place in places))
+    def _seen(self, direction: int, body: Any, places: int) -> int:
+        """Places before, or behind, which a part stands."""
+        if direction < 0:
+            width = body.getwidth()[0]
+            return self.ends(body, places >> width) if width <= len(self.text) else 0
+        return sum(place for place in _each(places) if self.ends(body, place))
 
-    def _stands(self, at: str, place: int) -> bool:
-        text = self.text
-        if at in ("AT_BEGINNING", "AT_BEGINNING_STRING"):
-            return place == 0
-        if at == "AT_END":
-            return place == len(text) or text[place:] == "\n"
-        if at == "AT_END_STRING":
-            return place == len(text)
-        before, behind = (bool(x) and _of_word(x) for x in (text[:place][-1:], text[place:][:1]))
-        return bool(text) and (before != behind) is (at == "AT_BOUNDARY")
+
+def _each(places: int) -> Iterator[int]:
+    """The places of a set, each as a set of its own."""
+    while places:
+        yield (place := places & -places)
+        places ^= place
 
 
 # Of patterns that others match --------------------------------------------------------------------
@@ -327,30 +337,19 @@ def exponential(pattern: str) -> str:
     return "without a repetition within a repetition" if nested else ""
 
 
-REPEATS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
-
-
 def _nests(tree: Any, *, repeated: bool) -> bool:
     for code, value in tree:
-        bodies: list[tuple[Any, bool]] = []
+        inside = repeated
         if code.name in REPEATS:
-            low, high, body = value
+            low, high, _ = value
             # Elsewhere a+{2}+ repeats a repetition, and here it keeps what it found.
             if (repeated and low != high) or (code.name == REPEATS[2] and 1 < high < UNBOUNDED):
                 return True
-            bodies = [(body, repeated or high > 1)]
+            inside = repeated or high > 1
         elif code.name == "BRANCH":
             if repeated:
                 return True
-            bodies = [(branch, False) for branch in value[1]]
-        elif code.name == "SUBPATTERN":
-            bodies = [(value[3], repeated)]
-        elif code.name in ("ASSERT", "ASSERT_NOT"):
-            bodies = [(value[1], repeated)]
-        elif code.name == "ATOMIC_GROUP":
-            bodies = [(value, repeated)]
-        elif code.name == "GROUPREF_EXISTS":
-            bodies = [(branch, repeated) for branch in value[1:] if branch]
-        if any(_nests(body, repeated=inside) for body, inside in bodies):
+            inside = False
+        if any(_nests(body, repeated=inside) for body in _bodies(code.name, value)):
             return True
     return False

@@ -192,11 +192,17 @@ def share(name: str) -> Callable[[str], float]:
     return _value(Flag(name, (), FRACTION))
 
 
+LEVELS = 500
+"""Folders in one another, at most: Python makes each by a call within that of the one below."""
+
+
 def folder(text: str) -> str:
     """Reader of a folder of a command line: argparse's ``type``."""
     text = text.removeprefix(" ")  # which keeps a negative number from being taken for a flag
     if not text:
         raise argparse.ArgumentTypeError("got '', wanted a folder")
+    if (levels := len(Path(text).parts)) > LEVELS:
+        raise argparse.ArgumentTypeError(f"got {levels} folders in one another, wanted a folder")
     return text
 
 

@@ -107,7 +107,8 @@ FORMULA = re.compile(r"[=+\-@\t\r]")
 def as_csv(grid: Grid, *, mathematics: bool = True) -> str:
     """Comma-separated values, numbers as they are, one header line.
 
-    A text that a spreadsheet would compute gets an apostrophe in front, as OWASP has it.
+    A text that a spreadsheet would compute gets an apostrophe in front, as OWASP has it; what a
+    terminal would obey is escaped.
 
     Example:
         >>> grid = Grid(["matrix", "rank"], {"=1+1": [[-2]], "x^$n$": [[3]]})
@@ -121,7 +122,7 @@ def as_csv(grid: Grid, *, mathematics: bool = True) -> str:
     def shown(cell: Cell) -> Cell:
         if not isinstance(cell, str):
             return cell
-        text = plain(cell) if mathematics else cell
+        text = printable(plain(cell) if mathematics else cell)
         return f"'{text}" if FORMULA.match(text) else text
 
     out = io.StringIO()

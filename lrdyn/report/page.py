@@ -10,7 +10,7 @@ from typing import NamedTuple
 from lrdyn.data import guarded
 from lrdyn.engine import results
 from lrdyn.engine.mistakes import BadInput
-from lrdyn.report import diagnoses, pictures, runs, searches
+from lrdyn.report import diagnoses, pictures, runs, saved, searches
 from lrdyn.report.diagnoses import SavedDiagnosis
 from lrdyn.report.markup import Markup, element, joined
 from lrdyn.report.pictures import Picture
@@ -101,6 +101,7 @@ def _read(folder: Path, command: str) -> Contents:
     chosen = below if named is None else named
     read_runs = [runs.read(path) for path in chosen]
     diagnosed = [diagnoses.read(path) for path in sorted(_below(folder, diagnoses.NAME))]
+    saved.check_no_link(folder / FIGURES)
     drawn = [pictures.read(path) for path in sorted((folder / FIGURES).glob("*.png"))]
     searched = [searches.read(path) for path in sorted(_below(folder, searches.NAME))]
     if not read_runs and not diagnosed and not searched:
@@ -120,13 +121,26 @@ def _summarised(folder: Path) -> list[Path] | None:
     path = folder / SUMMARY
     if not path.is_file():
         return None
+    saved.check_no_link(path)
     content = guarded.read_json(path, "a summary", most=results.VERDICT)
     try:
-        paths = [Path(entry["folder"]) for entry in content["theorems"]]
+        # One that is named twice is reported once.
+        paths = dict.fromkeys(Path(entry["folder"]) for entry in content["theorems"])
     except (TypeError, KeyError):
         raise results.Damaged(path, "it names no folders of theorems") from None
     # A folder of results is looked for where it lies now, whatever it was called then.
-    return [folder / path.parent.name / path.name for path in paths]
+    named = dict.fromkeys(folder / path.parent.name / path.name for path in paths)
+    for one in named:
+        if ".." in one.relative_to(folder).parts:
+            raise results.Damaged(path, "it names a folder above it")
+        try:
+            saved.check_no_link(one.parent)
+            saved.check_no_link(one)
+        except OSError as error:
+            raise results.Damaged(
+                path, f"it names a folder that is none: {error.strerror}"
+            ) from None
+    return list(named)
 
 
 def report(contents: Contents, version: str) -> str:

@@ -42,11 +42,11 @@ def read(path: Path) -> Picture:
     """Read a PNG with its caption: that of a text file beside it, else that within it.
 
     Raises:
-        DamagedPicture: it is none, or not a whole one.
+        DamagedPicture: it is none, or not a whole one, or a link.
         OSError: it cannot be read.
     """
     try:
-        content = guarded.content(path, most=MOST)
+        content = guarded.content(path, most=MOST, links=False)
     except guarded.Refused as error:
         raise DamagedPicture(f"{path}: damaged ({error.why})") from None
     try:
@@ -54,9 +54,9 @@ def read(path: Path) -> Picture:
     except DamagedPicture as error:
         raise DamagedPicture(f"{path}: damaged ({error})") from None
     beside = path.with_suffix(".txt")
-    if beside.is_file():
+    if beside.is_file() or beside.is_symlink():
         try:
-            text = guarded.content(beside, most=2**20)
+            text = guarded.content(beside, most=2**20, links=False)
         except guarded.Refused as error:
             raise DamagedPicture(f"{beside}: damaged ({error.why})") from None
         caption = text.decode("utf-8", "replace").strip()

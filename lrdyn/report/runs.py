@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lrdyn.engine import report, results
-from lrdyn.report import pictures, tables
+from lrdyn.report import pictures, saved, tables
 from lrdyn.report.commands import command_of
 from lrdyn.report.markup import Markup, element
 from lrdyn.report.mathematics import mathematics
@@ -41,11 +41,13 @@ def read(folder: Path, command: str = "") -> SavedRun:
         command: what verifies it; by default it is that of its name.
 
     Raises:
-        results.Unreadable: a file is missing or damaged, or the results are not those of the
-            verdict.
+        results.Unreadable: a file is missing, damaged or a link, or the results are not those of
+            the verdict.
         pictures.DamagedPicture: a picture is no whole PNG.
         OSError: the machine could not read a file.
     """
+    for name in (whole_files.VERDICT, results.NAME):
+        saved.check_no_link(folder / name)
     verdict = results.read_verdict(folder)
     if any(not entry["judged"] for entry in verdict["claims"]):
         why = "a claim that says of no precision what was judged"

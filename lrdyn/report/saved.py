@@ -11,6 +11,18 @@ from lrdyn.engine import results
 from lrdyn.engine.verdict_schema import Entries
 
 
+def check_no_link(path: Path) -> None:
+    """Refuse a symbolic link below a reported folder: who made the folder chose where it leads.
+
+    A report is sent to others, and so would be whatever this user may read.
+
+    Raises:
+        results.Damaged: it is one.
+    """
+    if path.is_symlink():
+        raise results.Damaged(path, "got a link, wanted what lies there itself")
+
+
 def read_json(path: Path, what: str, form: Entries, most: int) -> tuple[Any, str]:
     """Read a JSON file of a known form, and its SHA-256.
 
@@ -25,7 +37,7 @@ def read_json(path: Path, what: str, form: Entries, most: int) -> tuple[Any, str
         OSError: the machine could not read it.
     """
     try:
-        written = guarded.content(path, most=most)
+        written = guarded.content(path, most=most, links=False)
         content = guarded.parsed(written, path, what)
     except guarded.Refused as error:
         raise results.Damaged(path, error.why) from None

@@ -151,9 +151,9 @@ COLLAPSE = Scenario[Classification, CollapseTheory, CollapseMeasured](
         ),
         Claim(
             "collapse_interval",
-            "at convergence without decay on d examples, p ((d-2K)/(d-K))^{1/(L-1)} (1-p)^{1/L} "
-            "<= (D_{L-1}/D_0)^{1/(L-1)} <= p, p = eps^2 / n^{1/L}, D_l = tr Sigma_W / tr Sigma_B "
-            "behind layer l of a classifier",
+            "where gradient flow without decay converges to, on d examples, p "
+            "((d-2K)/(d-K))^{1/(L-1)} (1-p)^{1/L} <= (D_{L-1}/D_0)^{1/(L-1)} <= p, p = eps^2 / "
+            "n^{1/L}, D_l = tr Sigma_W / tr Sigma_B behind layer l of a classifier",
             kind="bound",
             form=_interval,
             reads=lambda theory, run: (

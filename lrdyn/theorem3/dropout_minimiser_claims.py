@@ -572,9 +572,9 @@ MINIMISER = Scenario[DropoutRegression, MinimiserTheory, MinimiserMeasured](
             "stochastic",
             "training the last layer with random masks, from 0 above the first layer of the "
             "minimiser, ends at the minimiser: the mean of sum_{i<=q} u_i^T Z v_i is sum_{i<=q} "
-            "(sigma_i - mu_q) (1 - prod_t (1 - eta_t sigma_i)), which is ||Z||_* if sigma_q "
-            f"sum_t eta_t >= {STEADY:g} (and h > 1); {_STUDENT}; alternative: ends larger or "
-            "smaller by a tenth",
+            "(sigma_i - mu_q) (1 - prod_t (1 - eta_t sigma_i)), which is ||Z||_* but for a share "
+            f"of at most e^{{-{STEADY:g}}} if sigma_q sum_t eta_t >= {STEADY:g} (and h > 1); "
+            f"{_STUDENT}; alternative: ends larger or smaller by a tenth",
             kind="statistical",
             form=_end_test,
             reads=lambda theory, run: (

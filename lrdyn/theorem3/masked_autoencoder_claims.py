@@ -372,8 +372,8 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
         ),
         Claim(
             "rank",
-            "a masked autoencoder trained on all entries has the rank of X: masks cut no "
-            "direction off",
+            "a masked autoencoder trained on all entries has the rank of X if Q = p S + (1-p) D is "
+            "regular: masks cut no direction off",
             kind="exact",
             form=equal_ranks,
             reads=lambda theory, run: (
@@ -388,7 +388,8 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
         Claim(
             "bottleneck",
             "a masked autoencoder of width r trained on all entries reaches A = U_r U_r^T S "
-            "Q^{-1}, U_r the first r left singular vectors of S Q^{-1/2}, Q = p S + (1-p) D",
+            "Q^{-1}, U_r the first r left singular vectors of S Q^{-1/2}, if Q = p S + (1-p) D is "
+            "regular and sigma_r > sigma_{r+1} of S Q^{-1/2}",
             form=on_each_data_set(lambda theory, run: (theory.bottleneck, run.bottleneck)),
             reads=lambda theory, run: (
                 theory.bottleneck,

@@ -54,6 +54,11 @@ FAULTS = {
     "disks": Fault(
         ("disks",), "a disk that is full when something is written", "3, one line, no half file"
     ),
+    "surroundings": Fault(
+        ("surroundings",),
+        "variables, limits, folders and users that are odd",
+        "0 and a verdict, or 2 or 3 and one line",
+    ),
     "system_calls": Fault(
         ("system_calls", "300"),
         "300 system calls fail, in turn",
