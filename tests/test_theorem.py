@@ -350,7 +350,7 @@ def test_hypotheses_met_nowhere_are_bad_input(where, theorem, command, tmp_path)
     status, out, err = command(vacuous, "--out", "new/deeper")
     (line,) = [line for line in err.splitlines() if not line.startswith("[")]
     assert (status, out) == (2, "")
-    assert line.startswith("my_theorem: error: my_theorem: no claim applies, hypotheses not met")
+    assert line.startswith("my_theorem: error: my_theorem: nothing judged: no case meets")
     assert where == "applies" or "never" in line
     assert list(tmp_path.iterdir()) == []
 

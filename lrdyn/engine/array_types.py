@@ -106,7 +106,7 @@ def _called(name: str) -> str:
 def difference(first: Any, second: Any) -> np.ndarray:
     """``first - second`` in float64, rounded as if it had been computed exactly.
 
-    Integers of 64 bits are cut in two halves, which float64 holds; in their own type a difference
+    Integers above 2^53 are cut in two halves, which float64 holds; in their own type a difference
     would overflow, and as float64 2^53 + 1 would be 2^53.
 
     Example:
@@ -118,15 +118,17 @@ def difference(first: Any, second: Any) -> np.ndarray:
     (high, low), (other_high, other_low) = _halves(first), _halves(second)
     # inf - inf is NaN, which must not warn: it is judged, and fails.
     with np.errstate(invalid="ignore"):
-        return (high - other_high) + (low - other_low)
+        return np.asarray((high - other_high) + (low - other_low))
 
 
 def _halves(values: Any) -> tuple[np.ndarray, np.ndarray]:
     """Two arrays of float64 whose sum is an array, exactly."""
     array = compared(values)
     if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
-        low = array & np.asarray(2**32 - 1, array.dtype)
-        return (array - low).astype(np.float64), low.astype(np.float64)
+        # What float64 holds stays whole: cut, it would lose digits beside a number like 0.001.
+        long = (array > 2**53) | (array < (-(2**53) if array.dtype.kind == "i" else 0))
+        low = np.where(long, array & np.asarray(2**32 - 1, array.dtype), np.asarray(0, array.dtype))
+        return np.asarray(array - low, np.float64), low.astype(np.float64)
     # float64 holds every shorter integer.
     return array.astype(np.float64, copy=False), np.zeros(array.shape)
 

@@ -161,11 +161,11 @@ class AtLeast(_Bound):
         return super().without_power(limit) if np.any(_float64(self.bound)) else TRIVIAL
 
 
-def _float64(values: Numbers) -> np.ndarray:
+def _float64(values: Any) -> np.ndarray:
     return compared(values).astype(np.float64, copy=False)
 
 
-def _relative(predicted: Numbers, measured: Numbers, scale: Numbers) -> float:
+def _relative(predicted: Any, measured: Any, scale: Any) -> float:
     """Largest difference over its scale, of two sides of one shape; a scale of 0 counts as 1.
 
     NaN if any difference is not finite: what was lost does not agree.
@@ -180,7 +180,7 @@ def _relative(predicted: Numbers, measured: Numbers, scale: Numbers) -> float:
     return float(np.max(apart / np.where(scales == 0, 1.0, scales)))
 
 
-def _refuse_nothing(differences: np.ndarray) -> None:
+def _refuse_nothing(differences: Any) -> None:
     if not differences.size:
         raise NothingCompared(differences.shape)
 

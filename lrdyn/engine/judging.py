@@ -13,9 +13,9 @@ import numpy as np
 
 from lrdyn.core.checks import OutsideDomain
 from lrdyn.engine import arithmetic, claims, forms, verdict_schema
+from lrdyn.engine.array_types import NotNumbers
 from lrdyn.engine.claims import Judgement
 from lrdyn.engine.fields import names_of
-from lrdyn.engine.array_types import NotNumbers
 from lrdyn.engine.flags import flag_text
 from lrdyn.engine.forms import Form
 from lrdyn.engine.mistakes import BadInput, place

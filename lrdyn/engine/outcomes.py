@@ -211,7 +211,7 @@ def _cut(
 def _is_met(answers: np.ndarray) -> np.ndarray:
     """Whether a hypothesis is met; what a file has in the place of an answer meets none."""
     # Of several shapes, answers are numbers. A NaN is no yes, and neither is no answer.
-    return (answers == 1) if answers.size else np.asarray(False)
+    return np.asarray(answers == 1 if answers.size else False)
 
 
 def _absent(side: str, name: str) -> MissingArray:

@@ -115,10 +115,8 @@ class Claim(Generic[T, M]):
     def __post_init__(self) -> None:
         kinds = [kind for kind in get_args(Kind) if kind != "control"]
         if self.kind not in kinds:
-            meant = near(str(self.kind), kinds)
-            raise Misstated(
-                f"claim {self.id!r}: got kind={self.kind!r}{meant}, wanted one of {', '.join(kinds)}"
-            )
+            got = f"kind={self.kind!r}{near(str(self.kind), kinds)}"
+            raise Misstated(f"claim {self.id!r}: got {got}, wanted one of {', '.join(kinds)}")
         if self.tolerance is None and self.kind in ("limit", "rate"):
             raise Misstated(
                 f"claim {self.id!r}: got kind={self.kind!r} without a tolerance, wanted one, with "
@@ -494,9 +492,7 @@ class Experiment:
         for ids in (entries, groups):
             doubles = {name for name in ids if ids.count(name) > 1}
             if doubles:
-                raise Misstated(
-                    f"theorem {self.name!r}: got ids {doubles} twice, wanted each once"
-                )
+                raise Misstated(f"theorem {self.name!r}: got ids {doubles} twice, wanted each once")
 
     @property
     def judged(self) -> bool:

@@ -155,8 +155,7 @@ class Part(NamedTuple):
 
 
 class PartFailed(RuntimeError):
-    """A part was not computed, or something else came back of it; the message names its first
-    point."""
+    """A part was not computed, or something else came back; the message names its first point."""
 
 
 def amiss(part: Part, arrays: Any, reduce: Reductions) -> str:
@@ -176,7 +175,9 @@ def amiss(part: Part, arrays: Any, reduce: Reductions) -> str:
         return f"got {got}, wanted arrays by their names"
     if part.group is None:
         short = next((n for n, a in arrays.items() if a.shape[:1] != (len(part.indices),)), None)
-        return f"got {short!r} of shape {arrays[short].shape}, wanted a point first" if short else ""
+        return (
+            f"got {short!r} of shape {arrays[short].shape}, wanted a point first" if short else ""
+        )
     planned = part.group.outputs
     if not reduce:
         return array_types.amiss(arrays, planned, len(part.indices))
