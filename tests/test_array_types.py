@@ -91,17 +91,24 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("scale", [None, 1.0, 64.0])
+def pairs_of(one, other):
+    """Pairs of numbers: all of one type, and of two each number with some of the other."""
+    first, second = numbers_of(one), numbers_of(other)
+    if one == other:
+        return itertools.product(first, second)
+    longest = max(len(first), len(second))
+    return ((first[n % len(first)], second[(n + n // 3) % len(second)]) for n in range(longest))
+
+
+@pytest.mark.parametrize("scale", [None, 64.0])
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_judges_every_type_as_rational_arithmetic_does(form, scale):
     make, oracle = FORMS[form]
     for one, other in itertools.product(EVERY, EVERY):
-        for p, m in itertools.product(numbers_of(one), numbers_of(other)):
+        for p, m in pairs_of(one, other):
             wanted = oracle(exact(p), exact(m), scale)
             with np.errstate(all="ignore"):
                 of_numbers = make(np.asarray(p), np.asarray(m), scale).residual()
-                of_arrays = make(np.full(2, p), np.full(2, m), scale).residual()
-            np.testing.assert_equal(of_arrays, of_numbers)
             if wanted is None:
                 assert not of_numbers <= np.finfo(float).max, (one, other, p, m)
             else:
@@ -137,10 +144,9 @@ def test_without_an_entry_nothing_is_compared(form, dtype):
 
 @pytest.mark.parametrize("dtype", EVERY, ids=str)
 def test_differences_are_exact(dtype):
-    values = [x for x in numbers_of(dtype) if not is_lost(exact(x))]
     for other in EVERY:
-        for one, two in itertools.product(values, numbers_of(other)):
-            if not is_lost(exact(two)):
+        for one, two in pairs_of(dtype, other):
+            if not is_lost(exact(one)) and not is_lost(exact(two)):
                 wanted = float(Fraction(exact(one)) - Fraction(exact(two)))
                 assert float(difference(one, two)) == pytest.approx(wanted, rel=5e-16, abs=0)
 
