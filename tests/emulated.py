@@ -79,7 +79,8 @@ DEVICES = {
     "tpu_decompositions": Device(decompositions=True),
     "pairs": Device(pairs=True),
 }
-"""``deaf`` computes every dot in TF32, whatever is asked for; ``deaf_to_batches`` those of a batch."""
+"""``deaf`` computes every dot in TF32, whatever is asked for.
+``deaf_to_batches`` does so with those of a batch."""
 
 
 def emulate(device: Device) -> None:

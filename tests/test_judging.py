@@ -238,7 +238,12 @@ def test_a_tolerance_without_three_digits_decides_nothing(limit, holds):
 
 def test_a_tolerance_is_left_out_when_it_passes_what_means_something():
     data = produced(EXACT, EXACT, amplified=("seed", [1.0, 1.0]))
-    claim = stated(lambda outcome: 1.0, kind="limit", condition=lambda theory: theory.amplified)
+    claim = stated(
+        lambda outcome: 1.0,
+        kind="limit",
+        tolerance=1.0,
+        condition=lambda theory: theory.amplified,
+    )
     for limit, holds in ((RESOLVED, False), (float(np.nextafter(RESOLVED, 1)), None)):
         assert judged(data, dataclasses.replace(claim, tolerance=limit))["holds"] is holds
 
@@ -313,7 +318,8 @@ VALUE, COUNT = ("value", "identity"), ("count", "exact")
         ([(*VALUE, True, True, 2), (*COUNT, None, True, 0)], True, []),
         ([(*VALUE, True, True, 2), (*COUNT, False, True, 2)], False, []),
         ([(*VALUE, True, True, 2), ("seen", "control", False, True, 2)], False, []),
-        ([(*VALUE, None, True, 0), ("seen", "control", False, True, 2)], False, ["value"]),
+        ([(*VALUE, None, True, 0), ("seen", "control", False, True, 2)], None, ["value"]),
+        ([(*VALUE, None, False, 0), ("seen", "control", False, True, 2)], None, []),
         ([("side", "identity", True, True, 2), ("seen", "control", True, True, 2)], None, []),
         ([(*VALUE, True, True, 2), ("side", "identity", None, True, 0)], None, ["side"]),
         ([(*VALUE, True, True, 2), ("side", "identity", False, True, 2)], False, []),
