@@ -86,7 +86,7 @@ FORMS = {
     "AtMost": (lambda p, m, s: AtMost(m, p, s), lambda p, m, s: above(m, p, s)),
     "AtLeast": (
         lambda p, m, s: AtLeast(m, p, s),
-        lambda p, m, s: above(*(-x for x in (m, p)), s),
+        lambda p, m, s: above(-m, -p, s),
     ),
 }
 

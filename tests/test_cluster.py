@@ -241,9 +241,7 @@ def test_a_point_that_raises_is_named_and_the_others_go_on(
     words = [*reached, "--out", str(tmp_path), "--seeds", "2"]
     assert cli.main(mine.SLOW, words) == 3
     said = capsys.readouterr().err.splitlines()[-1]
-    assert (
-        "error: seed=0, rate=0.3: ArithmeticError: the third rate (and 1 parts more)" in said
-    )
+    assert "error: seed=0, rate=0.3: ArithmeticError: the third rate (and 1 parts more)" in said
     assert len(list(tmp_path.rglob("*.npz"))) == 6
 
 
