@@ -47,6 +47,8 @@ class Device(NamedTuple):
     """Whether svd, eigh and qr are those of a TPU."""
     pairs: bool = False
     """Whether a float64 is a pair of float32."""
+    batches: bool = False
+    """Whether its dots are those of batches alone."""
 
 
 PASSES: Mapping[str, tuple[int, int]] = {
@@ -73,10 +75,12 @@ DEVICES = {
         pairs=True,
     ),
     "deaf": Device(dict.fromkeys(WORDS, "TF32")),
+    "deaf_to_batches": Device(dict.fromkeys(WORDS, "TF32"), batches=True),
     "tpu_decompositions": Device(decompositions=True),
     "pairs": Device(pairs=True),
 }
-"""``deaf`` computes every dot in TF32, whatever is asked for."""
+"""``deaf`` computes every dot in TF32, whatever is asked for.
+``deaf_to_batches`` does so with those of a batch."""
 
 
 def emulate(device: Device) -> None:
@@ -94,7 +98,7 @@ def emulate(device: Device) -> None:
     if device.decompositions:
         rules.decompose_as_a_tpu()
     if device.dots:
-        rules.round_factors(device.dots)
+        rules.round_factors(device.dots, batches=device.batches)
     if device.pairs:
         rules.round_results()
 
@@ -145,7 +149,8 @@ class _Rules:
         for primitive, rule in exchanged.items():
             self.exchange(primitive, rule)
 
-    def round_factors(self, dots: Mapping[str, str]) -> None:
+    def round_factors(self, dots: Mapping[str, str], *, batches: bool) -> None:
+        self.batches = batches
         for primitive in (primitives.dot_general_p, primitives.conv_general_dilated_p):
             self.exchange(primitive, partial(self._product, dots, self.of(primitive)))
 
@@ -157,6 +162,9 @@ class _Rules:
         word = "DEFAULT" if asked is None else getattr(asked, "name", str(asked))
         params["precision"] = None  # what the CPU is asked for
         product = partial(rule, ctx, **params)
+        numbers = params["dimension_numbers"]
+        if self.batches and not (isinstance(numbers, tuple) and numbers[1][0]):
+            return product(lhs, rhs)
         if word not in (*WORDS, *dots):
             raise ValueError(f"The precision {word} is not supported by this device")
         if word == "TF32_TF32_F32" and word not in dots:

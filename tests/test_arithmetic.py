@@ -325,6 +325,13 @@ def test_the_arithmetic_of_an_emulated_tpu_is_named():
     }
 
 
+def test_a_device_whose_batches_are_of_another_arithmetic_is_told_by_them():
+    """A sweep is a batch: single products in float32 say nothing of it."""
+    status, text = on("deaf_to_batches", "measured")
+    assert status == 0
+    assert json.loads(text)["HIGHEST"] == "TF32"
+
+
 LORA = "--adapter-scale 2 --rate-ratio 4 --init-scale 1 --seeds 1".split()
 ONE_STEP = """
 import dataclasses

@@ -51,9 +51,10 @@ def test_a_scale_of_zero_hides_nothing():
     assert Equal(0 * ONES, 0 * ONES).residual() == 0.0
 
 
-def test_nothing_compared_is_lost():
-    assert np.isnan(Equal(np.array([]), np.array([])).residual())
+def test_what_no_claim_computes_is_lost():
     assert np.isnan(Stated(-1.0, 1.0).residual())
+    assert np.isnan(Test(1.5, 0.0).residual())
+    assert np.isnan(Test(-0.5, 0.0).residual())
 
 
 @pytest.mark.parametrize("factor", [0.99, 1.01])

@@ -23,6 +23,7 @@ from lrdyn.engine.evaluate import evaluate, evaluate_controls
 from lrdyn.engine.fields import ABSENT
 from lrdyn.engine.forms import AtLeast, AtMost, Count, Equal, Stated, Zero
 from lrdyn.engine.judging import claim_entry, control_entry, judge_results, residuals, row_of
+from lrdyn.engine.mistakes import BadInput
 from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.sources import code_digest, source_digest
 from lrdyn.engine.statement import Claim, Experiment, Outcome, Scenario, Theorem
@@ -83,6 +84,18 @@ def test_what_is_no_number_fails(place, value):
     assert judged(produced(lost, lost))["holds"] is False
 
 
+@pytest.mark.parametrize("place", list(np.ndindex(2, 3)))
+def test_a_prediction_that_is_no_number_is_refused_where_the_claim_applies(place):
+    """No run could agree with it: the theory is wrong, or not one of this case."""
+    lost, (seed, entry) = EXACT.copy(), place
+    lost[place] = np.nan
+    for run in (EXACT, lost):
+        with pytest.raises(BadInput, match=rf"'value' is NaN at index {entry} \(seed={seed}\)"):
+            residuals(CLAIM, SCENARIO, produced(lost, run), "float64", power=True)
+    unmet = produced(lost, EXACT, met=np.array([False, False]))
+    assert set(residuals(CLAIM, SCENARIO, unmet, "float64", power=True).unmet.values) == {"even"}
+
+
 def test_padding_is_cut_off_and_nothing_else():
     ragged = EXACT.copy()
     ragged[1, 2] = np.nan
@@ -91,8 +104,16 @@ def test_padding_is_cut_off_and_nothing_else():
     assert judged(produced(ragged, ragged))["holds"] is False
 
 
-def test_an_empty_case_does_not_hold():
-    assert judged(produced(EXACT, EXACT, lengths=[3, 0]))["holds"] is False
+def test_a_case_without_an_entry_is_refused():
+    with pytest.raises(BadInput, match=r"got shape \(0,\) of 'value', wanted an entry at least"):
+        judged(produced(EXACT, EXACT, lengths=[3, 0]))
+
+
+@pytest.mark.parametrize("answer", [np.nan, 0.0, np.inf])
+def test_a_hypothesis_is_met_by_a_yes_alone(answer):
+    """In files of somebody else, where an answer may be any number."""
+    data = produced(EXACT, EXACT, met=np.array([1.0, answer]))
+    assert residuals(CLAIM, SCENARIO, data, "float64").unmet.values.tolist() == ["", "even"]
 
 
 def test_a_wrong_shape_is_refused():
@@ -217,7 +238,12 @@ def test_a_tolerance_without_three_digits_decides_nothing(limit, holds):
 
 def test_a_tolerance_is_left_out_when_it_passes_what_means_something():
     data = produced(EXACT, EXACT, amplified=("seed", [1.0, 1.0]))
-    claim = stated(lambda outcome: 1.0, kind="limit", condition=lambda theory: theory.amplified)
+    claim = stated(
+        lambda outcome: 1.0,
+        kind="limit",
+        tolerance=1.0,
+        condition=lambda theory: theory.amplified,
+    )
     for limit, holds in ((RESOLVED, False), (float(np.nextafter(RESOLVED, 1)), None)):
         assert judged(data, dataclasses.replace(claim, tolerance=limit))["holds"] is holds
 
@@ -292,7 +318,8 @@ VALUE, COUNT = ("value", "identity"), ("count", "exact")
         ([(*VALUE, True, True, 2), (*COUNT, None, True, 0)], True, []),
         ([(*VALUE, True, True, 2), (*COUNT, False, True, 2)], False, []),
         ([(*VALUE, True, True, 2), ("seen", "control", False, True, 2)], False, []),
-        ([(*VALUE, None, True, 0), ("seen", "control", False, True, 2)], False, ["value"]),
+        ([(*VALUE, None, True, 0), ("seen", "control", False, True, 2)], None, ["value"]),
+        ([(*VALUE, None, False, 0), ("seen", "control", False, True, 2)], None, []),
         ([("side", "identity", True, True, 2), ("seen", "control", True, True, 2)], None, []),
         ([(*VALUE, True, True, 2), ("side", "identity", None, True, 0)], None, ["side"]),
         ([(*VALUE, True, True, 2), ("side", "identity", False, True, 2)], False, []),
@@ -932,7 +959,7 @@ def test_nothing_that_applies_is_bad_input(folder, again):
     files.write_netcdf(folder / "results.nc", groups)
     status, out, err = again(saved_theorem(hypotheses=EVEN, controls=()), "--changed")
     assert (status, out) == (2, "")
-    assert "no claim applies, hypotheses not met: even" in err
+    assert "nothing judged: no case meets even" in err
 
 
 def test_results_of_another_theorem_are_refused(again):

@@ -95,7 +95,7 @@ def test_a_link_below_a_folder_that_was_named_is_refused_before_the_run(
     def ran(*given, **more):
         raise AssertionError("the run began")
 
-    monkeypatch.setattr(runs, "verify_run", ran)
+    monkeypatch.setattr(runs, "produced", ran)
     where = {"--out": tmp_path / "out", "--store": tmp_path / "store"}
     path = mine.folder(where[flag]) / link
     path.parent.mkdir(parents=True)

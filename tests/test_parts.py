@@ -16,7 +16,7 @@ import pytest
 import xarray as xr
 
 import lrdyn as lr
-from lrdyn.engine import files, parts, progress
+from lrdyn.engine import files, parts, progress, work
 from tests.runs import XLA_FLAGS, Told, python, started
 
 POINTS = lr.product(seed=range(40), size=[2, 3])
@@ -446,3 +446,75 @@ def test_a_terminal_gets_a_bar():
     assert "mine: a [bold] note" in text
     assert "10 of 10 points" in text
     assert "━" in text
+
+
+# What comes back -------------------------------------------------------------------------------
+
+
+class Elsewhere:
+    """Other processes, whose answers are changed on their way back."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def executor(self, recipe, progress):
+        def execute(parts, store):
+            answers = [*work.execute_here(parts, None)]
+            yield from self.change(answers)
+
+        return execute
+
+    def workers(self):
+        return []
+
+    def measured(self, precision, word):
+        return []
+
+
+def changed(one):
+    """Change the arrays of the first part alone."""
+
+    def change(answers):
+        (part, arrays), *others = answers
+        return [(part, one(dict(arrays))), *others]
+
+    return change
+
+
+ANSWERS = {
+    "nothing": changed(lambda arrays: None),
+    "an object": changed(lambda arrays: object()),
+    "no array": changed(lambda arrays: arrays | {"B": "B"}),
+    "an array less": changed(lambda arrays: {n: a for n, a in arrays.items() if n != "trace"}),
+    "an array more": changed(lambda arrays: arrays | {"other": arrays["B"]}),
+    "a column": changed(lambda arrays: arrays | {"B": arrays["B"][..., :1]}),
+    "a point less": changed(lambda arrays: {n: a[1:] for n, a in arrays.items()}),
+    "another type": changed(lambda arrays: arrays | {"B": arrays["B"].astype(complex)}),
+    "a part twice": lambda answers: [*answers, answers[0]],
+    "a part less": lambda answers: answers[1:],
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_what_comes_back_is_what_was_planned_or_one_line_says_what_is_not(answer):
+    """None of it fills other places, or leaves zeros in the place of results."""
+    with pytest.raises(work.PartFailed, match=r"seed.*: got .*, wanted "):
+        run(client=Elsewhere(ANSWERS[answer]))
+
+
+def test_what_comes_back_as_planned_is_taken(whole):
+    assert same(run(client=Elsewhere(lambda answers: answers[::-1])), whole)
+
+
+def test_a_stored_part_of_another_shape_is_computed_again(whole, tmp_path):
+    """Its file is whole and says itself what it holds: only the plan knows better."""
+    run(tmp_path)
+    path = min(tmp_path.rglob("*.npz"))
+    told = Told()
+    store = parts.Store(path.parent, told.note)
+    stored = store.load(path.stem)
+    assert stored is not None
+    store.save(path.stem, dict(stored) | {"B": stored["B"][..., :1]})
+    assert same(run(tmp_path, told), whole)
+    assert sum(told.computed) == len(stored["B"])
+    assert path.with_name(path.name + ".damaged").exists()

@@ -353,7 +353,7 @@ def test_hypotheses_met_nowhere_are_bad_input(where, theorem, command, tmp_path)
     status, out, err = command(vacuous, "--out", "new/deeper")
     (line,) = [line for line in err.splitlines() if not line.startswith("[")]
     assert (status, out) == (2, "")
-    assert line.startswith("my_theorem: error: my_theorem: no claim applies, hypotheses not met")
+    assert line.startswith("my_theorem: error: my_theorem: nothing judged: no case meets")
     assert where == "applies" or "never" in line
     assert list(tmp_path.iterdir()) == []
 
@@ -474,7 +474,7 @@ def test_a_side_statement_does_not_carry_a_verdict(theorem, command, tmp_path):
     both = dataclasses.replace(theorem, scenarios=(*vacuous.scenarios, side))
     status, _, err = command(both)
     assert status == 2
-    assert "no claim of the main scenario applies, hypotheses not met: never" in err
+    assert "nothing of the main scenario judged: no case meets never" in err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -124,8 +124,8 @@ def test_a_row_has_the_worst_of_its_forms():
     def several(outcome):
         return forms.Test(1e-2, 1e-5), forms.Test(1e-3, 1e-4), forms.Zero(1.0, 8.0, 1.0)
 
-    claim = dataclasses.replace(stated(lambda outcome: 0.0, kind="limit"), form=several)
-    claim = dataclasses.replace(claim, tolerance=2.0)
+    small = stated(lambda outcome: 0.0, kind="limit", tolerance=2.0)
+    claim = dataclasses.replace(small, form=several)
     found = judging.residuals(claim, SCENARIO, produced(EXACT, EXACT), "float64").isel(seed=0)
     assert (found.residual.item(), found.alternative.item()) == (3.0, pytest.approx(5.0))
     assert (found.threshold.item(), found.tolerance.item()) == (16.0, 2.0)

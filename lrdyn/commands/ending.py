@@ -32,6 +32,7 @@ from lrdyn.engine import process, program_cache
 from lrdyn.engine.arguments import Help
 from lrdyn.engine.claims import refuse_truth
 from lrdyn.engine.mistakes import BadInput, first_line
+from lrdyn.engine.work import PartFailed
 from lrdyn.system import interrupts, printer
 from lrdyn.system.whole_files import Linked
 
@@ -157,7 +158,7 @@ def _failed(error: BaseException) -> tuple[int, str]:
     match error:
         case BadInput():
             return BAD_INPUT, str(error)
-        case Fault():
+        case Fault() | PartFailed():
             return FAULT, str(error)
         case KeyboardInterrupt():
             return INTERRUPTED, "interrupted; finished parts are kept"

@@ -10,7 +10,7 @@ from types import ModuleType
 from lrdyn.core.show import near, shortened
 from lrdyn.engine.arguments import no_such_file
 from lrdyn.engine.mistakes import BadInput, described, named
-from lrdyn.engine.statement import Experiment
+from lrdyn.engine.statement import Experiment, Misstated
 
 
 def own_experiment(text: str) -> Experiment:
@@ -72,6 +72,9 @@ def imported(given: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except KeyboardInterrupt:
         raise
+    except Misstated as error:
+        # The file can be imported, and this line says by itself what is wanted.
+        raise BadInput(f"{given}{_line(error, path)}: {error}") from error
     except BaseException as error:
         message = f"got {described(error)}, wanted a file that can be imported"
         raise BadInput(f"{given}{_line(error, path)}: {message}") from error

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrdyn.engine import cases
+from lrdyn.engine import array_types, cases
 from lrdyn.engine.fields import arrays_in
 from lrdyn.engine.judging import claim_of
 from lrdyn.engine.mistakes import BadInput, place
@@ -109,20 +109,41 @@ def _broken_by(control: Control) -> Any:
 
 
 def _arrays(function: Callable[..., Any], returned: Any, traced: bool) -> dict[str, Any]:
-    """The fields that a prediction or a measurement returned, by name; arrays if traced.
+    """The fields that a prediction or a measurement returned, by name.
 
     Raises:
-        BadInput: it is something else.
+        BadInput: it is something else, or an array of a type that is not compared.
     """
-    wanted = "wanted a NamedTuple of arrays"
     if not hasattr(returned, "_asdict"):
-        raise BadInput(f"{place(function)}: got {type(returned).__name__} back, {wanted}")
+        got = type(returned).__name__
+        raise BadInput(f"{place(function)}: got {got} back, wanted a NamedTuple of arrays")
     arrays = arrays_in(returned)
-    numbers = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
-    for name, value in arrays.items() if traced else ():
-        if not isinstance(value, numbers):
-            raise BadInput(f"{place(function)}: got {type(value).__name__} as {name!r}, {wanted}")
-    return arrays
+    return {name: _array(function, name, value, traced) for name, value in arrays.items()}
+
+
+def _array(function: Callable[..., Any], name: str, value: Any, traced: bool) -> Any:
+    """What was returned under a name: a traced value as it is, any other one as a NumPy array."""
+    try:
+        if isinstance(value, jax.Array):
+            array_types.refuse_type(value.dtype, name)
+            return value
+        if traced and isinstance(value, list | tuple):  # which is a tree to JAX
+            got = type(value).__name__
+            raise array_types.NotNumbers(f"got {got} as {name!r}, wanted a NamedTuple of arrays")
+        array = array_types.as_array(value, name)
+        return _within_its_type(array, name) if traced else array
+    except array_types.NotNumbers as error:
+        raise BadInput(f"{place(function)}: {error}") from None
+
+
+def _within_its_type(array: np.ndarray, name: str) -> np.ndarray:
+    """Refuse integers that JAX would cut to 32 bits, where two that differ can become one."""
+    short = jax.dtypes.canonicalize_dtype(array.dtype)
+    if array.dtype.kind in "iu" and np.any(array.astype(short) != array):
+        largest = max(map(abs, (int(array.min()), int(array.max()))))
+        wanted = f"at most {np.iinfo(short).max} in a float32 run, or traced=False"
+        raise array_types.NotNumbers(f"got {largest} as {name!r}, wanted {wanted}")
+    return array
 
 
 def refuse_unknown(case: Callable[..., Any], flags: Mapping[str, Any]) -> None:
@@ -243,9 +264,27 @@ def _in_a_loop(functions: Sequence[Callable[[Any], Any]], cases: Sequence[Any]) 
 
 def _facts(scenario: Scenario, case: Any) -> dict[str, Any]:
     """What the judge needs to know of a case: its longest axis, and which hypotheses it meets."""
-    met = {f"met_{name}": jnp.asarray(check(case)) for name, check in scenario.hypotheses.items()}
+    met = {f"met_{n}": _met(n, check, case) for n, check in scenario.hypotheses.items()}
     # 32 bits also in a float64 run: one type in the files of both precisions.
     return met | {SIZE: jnp.asarray(longest_axis(scenario.summed(case)), jnp.int32)}
+
+
+def _met(name: str, check: Callable[[Any], Any], case: Any) -> Any:
+    """Whether a case meets a hypothesis.
+
+    Raises:
+        BadInput: the check says neither yes nor no; a NaN would count as yes.
+    """
+    value = check(case)
+    try:
+        answer = value if hasattr(value, "dtype") else array_types.as_array(value)
+        got = f"an array of {answer.dtype}" if answer.dtype != bool else ""
+        got = got or ("no entry" if not answer.size else "")
+    except array_types.NotNumbers:
+        got = type(value).__name__
+    if got:
+        raise BadInput(f"{place(check)}: got {got} of hypothesis {name!r}, wanted booleans")
+    return jnp.asarray(value)
 
 
 def _named(predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Shaped
 
-from lrdyn.engine.claims import relative_difference, surprise
+from lrdyn.engine.array_types import NotNumbers, compared, difference
+from lrdyn.engine.claims import surprise
 
 Numbers = Shaped[np.ndarray | Array, "..."] | np.number | float
 
@@ -38,8 +39,7 @@ class Equal(NamedTuple):
 
     def residual(self) -> float:
         """Largest difference over its scale."""
-        predicted, measured = self._sides()
-        return _relative(predicted, measured, self._scales())
+        return _relative(self.predicted, self.measured, self._scales())
 
     def threshold(self, limit: float) -> float:
         """Largest difference that passes, over the entries."""
@@ -49,7 +49,7 @@ class Equal(NamedTuple):
         """Why a case that passes shows nothing; empty if it does."""
         predicted, measured = self._sides()
         # The null of an array over steps is its first record, which stands for every later one.
-        null = np.broadcast_to(np.asarray(self.null, np.float64), predicted.shape)
+        null = np.broadcast_to(_float64(self.null), predicted.shape)
         if not np.any(predicted) and not np.any(null):
             return TRIVIAL
         # The same residual as of the claim itself: what it would say of somebody who guessed the
@@ -70,11 +70,11 @@ class Equal(NamedTuple):
         return ""
 
     def _sides(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.asarray(self.predicted, np.float64), np.asarray(self.measured, np.float64)
+        return _float64(self.predicted), _float64(self.measured)
 
     def _scales(self) -> np.ndarray:
         if self.scale is not None:
-            return np.asarray(self.scale, np.float64)
+            return _float64(self.scale)
         return np.asarray(max(np.max(np.abs(side), initial=0.0) for side in self._sides()))
 
 
@@ -92,19 +92,18 @@ class Zero(NamedTuple):
 
     def residual(self) -> float:
         """Largest absolute value over its scale."""
-        # float64 also for integers, whose absolute value overflows at the smallest one.
-        values = np.asarray(self.values, np.float64)
+        values = compared(self.values)
         return _relative(np.zeros_like(values), values, self.scale)
 
     def threshold(self, limit: float) -> float:
         """Largest size that passes, over the entries."""
-        return limit * float(np.max(self.scale))
+        return limit * float(np.max(_float64(self.scale)))
 
     def without_power(self, limit: float) -> str:
         """Open where the alternative is too small to be told from rounding."""
         # Theory says 0, so that a start as null says nothing: the claim itself states the size that
         # would stand there.
-        visible = np.max(np.abs(self.alternative) / np.asarray(self.scale, np.float64))
+        visible = np.max(np.abs(_float64(self.alternative)) / _float64(self.scale))
         return "" if visible >= SEEN * limit else BELOW_SIGHT
 
 
@@ -123,15 +122,23 @@ class _Bound(NamedTuple):
         """Open where the bound is too small to be told from rounding, or infinite."""
         # One entry with a bound that means something is enough: beside it others may be 0 or
         # infinite.
-        sizes = np.abs(np.asarray(self.bound, np.float64)) / self.scales()
+        sizes = np.abs(_float64(self.bound)) / self.scales()
         return "" if np.any(np.isfinite(sizes) & (sizes > limit)) else BELOW_SIGHT
 
     def scales(self) -> np.ndarray:
         """The scale of each entry."""
         if self.scale is not None:
-            return np.asarray(self.scale, np.float64)
-        larger = np.maximum(np.abs(self.value), np.abs(self.bound))
+            return _float64(self.scale)
+        larger = np.maximum(np.abs(_float64(self.value)), np.abs(_float64(self.bound)))
         return np.where(larger > 0, larger, 1.0)
+
+    def _excess(self, above: np.ndarray) -> float:
+        """Largest excess over its scale, of which positive ones break the bound."""
+        _refuse_nothing(above)
+        # ``np.maximum`` hands on a NaN, where ``max(above, 0.0)`` of Python might not: it must
+        # fail. So must a value that is infinite, on whichever side: it was lost. A bound may be.
+        lost = ~np.isfinite(_float64(self.value))
+        return float(np.max(np.where(lost, np.nan, np.maximum(above, 0.0) / self.scales())))
 
 
 class AtMost(_Bound):
@@ -139,7 +146,7 @@ class AtMost(_Bound):
 
     def residual(self) -> float:
         """Largest excess over its scale."""
-        return _excess(np.subtract(self.value, self.bound), self.scales())
+        return self._excess(difference(self.value, self.bound))
 
 
 class AtLeast(_Bound):
@@ -147,23 +154,35 @@ class AtLeast(_Bound):
 
     def residual(self) -> float:
         """Largest shortfall over its scale."""
-        return _excess(np.subtract(self.bound, self.value), self.scales())
+        return self._excess(difference(self.bound, self.value))
 
     def without_power(self, limit: float) -> str:
         """Trivial for a bound of 0 on what cannot be negative; else see :class:`_Bound`."""
-        return super().without_power(limit) if np.any(self.bound) else TRIVIAL
+        return super().without_power(limit) if np.any(_float64(self.bound)) else TRIVIAL
 
 
-def _relative(predicted: np.ndarray, measured: np.ndarray, scales: Numbers) -> float:
-    """Largest difference over its scale, of two sides of one shape."""
-    if predicted.shape != measured.shape:
-        raise OtherShapes(predicted.shape, measured.shape)
-    return relative_difference(predicted, measured, scales)
+def _float64(values: Any) -> np.ndarray:
+    return compared(values).astype(np.float64, copy=False)
 
 
-def _excess(above: Any, scales: np.ndarray) -> float:
-    # ``np.maximum`` hands on a NaN, where ``max(above, 0.0)`` of Python might not: it must fail.
-    return float(np.max(np.maximum(above, 0.0) / scales))
+def _relative(predicted: Any, measured: Any, scale: Any) -> float:
+    """Largest difference over its scale, of two sides of one shape; a scale of 0 counts as 1.
+
+    NaN if any difference is not finite: what was lost does not agree.
+    """
+    shapes = np.shape(predicted), np.shape(measured)
+    if shapes[0] != shapes[1]:
+        raise OtherShapes(*shapes)
+    apart, scales = np.abs(difference(predicted, measured)), _float64(scale)
+    _refuse_nothing(apart)
+    if not np.all(np.isfinite(apart)):
+        return float("nan")
+    return float(np.max(apart / np.where(scales == 0, 1.0, scales)))
+
+
+def _refuse_nothing(differences: Any) -> None:
+    if not differences.size:
+        raise NothingCompared(differences.shape)
 
 
 class Count(NamedTuple):
@@ -174,7 +193,7 @@ class Count(NamedTuple):
 
     def residual(self) -> float:
         """Largest difference of the two arrays."""
-        return _relative(np.asarray(self.predicted), np.asarray(self.measured), 1.0)
+        return _relative(self.predicted, self.measured, 1.0)
 
     def threshold(self, limit: float) -> float:
         """The difference that passes: 0."""
@@ -196,8 +215,10 @@ class Test(NamedTuple):
     """P-value of the same draws under the alternative that the claim states."""
 
     def residual(self) -> float:
-        """The residual ``-log10 p``."""
-        return surprise(self.p)
+        """The residual ``-log10 p``; NaN if p is no probability."""
+        p = _number(self.p)
+        # One rounding of a sum of probabilities is none of these.
+        return surprise(p) if 0 <= p <= 1 + 1e-9 else float("nan")
 
     def threshold(self, limit: float) -> float:
         """The largest ``-log10 p`` that passes."""
@@ -205,7 +226,7 @@ class Test(NamedTuple):
 
     def without_power(self, limit: float) -> str:
         """Open where the draws are too few to exclude the alternative."""
-        return "" if surprise(self.alternative) > limit else BELOW_SIGHT
+        return "" if surprise(_number(self.alternative)) > limit else BELOW_SIGHT
 
 
 class Stated(NamedTuple):
@@ -218,7 +239,7 @@ class Stated(NamedTuple):
 
     def residual(self) -> float:
         """The difference that the claim computed itself."""
-        value = float(self.difference)
+        value = _number(self.difference)
         return value if value >= 0 else float("nan")
 
     def threshold(self, limit: float) -> float:
@@ -227,11 +248,22 @@ class Stated(NamedTuple):
 
     def without_power(self, limit: float) -> str:
         """Open where the alternative would pass, too."""
-        return "" if self.alternative > limit else BELOW_SIGHT
+        return "" if _number(self.alternative) > limit else BELOW_SIGHT
+
+
+def _number(value: Any) -> float:
+    array = compared(value)
+    if array.size != 1:
+        raise NotNumbers(f"got an array of shape {array.shape}, wanted one number")
+    return float(array.item())
 
 
 class OtherShapes(ValueError):
     """Predicted and measured have other shapes: broadcasting would hide a mistake."""
+
+
+class NothingCompared(ValueError):
+    """Arrays without any entry: nothing agrees, and nothing fails."""
 
 
 Form = Equal | Zero | AtMost | AtLeast | Count | Test | Stated

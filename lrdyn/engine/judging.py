@@ -13,6 +13,7 @@ import numpy as np
 
 from lrdyn.core.checks import OutsideDomain
 from lrdyn.engine import arithmetic, claims, forms, verdict_schema
+from lrdyn.engine.array_types import NotNumbers
 from lrdyn.engine.claims import Judgement
 from lrdyn.engine.fields import names_of
 from lrdyn.engine.flags import flag_text
@@ -79,7 +80,9 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
             # Keys of claims and controls share this mapping, which Experiment has checked for
             # doubles.
             legs[claim.id] = {
-                p: residuals(claim, scenario, r, p, power=True) for p, r in mine.items()
+                # What is set aside below says nothing of theory either.
+                p: residuals(claim, scenario, r, p, power=p not in unfit)
+                for p, r in mine.items()
             }
         first = precision_of_controls(theorem, scenario, dtype)
         for control in controls_of(scenario, first):
@@ -272,7 +275,13 @@ def residuals(
         lead.remove("seed")
     shape = tuple(results.sizes[dim] for dim in lead)
     cases = outcomes(claim, scenario, results, precision)
-    rows = [row_of(claim, scenario, case, power=power) for case in cases]
+    rows = []
+    for case in cases:
+        row = row_of(claim, scenario, case, power=power)
+        # Of a control theory may be wrong in any way.
+        if power and np.isnan(row.residual) and not row.unmet and not row.reason:
+            _refuse_lost_theory(claim, scenario, case, results)
+        rows.append(row)
     columns = {
         name: (lead, np.asarray(column).reshape(shape))
         for name, column in zip(Row._fields, zip(*rows, strict=True), strict=True)
@@ -305,6 +314,7 @@ def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = 
     unmet = next((name for name, met in outcome.hypotheses.items() if not np.all(met)), "")
     threshold = alternative = float("nan")
     certified = two_sided = False
+    reason, residual = "", float("nan")
     # A NaN, after a divergence for example, needs no warning of NumPy's: its case fails.
     with np.errstate(all="ignore"):
         try:
@@ -325,9 +335,14 @@ def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = 
             reason, residual = "", float("nan")
         except forms.OtherShapes as error:
             predicted, measured = error.args
-            name = names_of(claim.compares, 2)[0] if claim.compares else claim.id
-            got = f"shape {predicted} of {name!r}, wanted that of measured, {measured}"
+            got = f"shape {predicted} of {_compared(claim)!r}, wanted that of measured, {measured}"
             raise BadInput(f"{place(scenario.predict)}: got {got}") from None
+        except forms.NothingCompared as error:
+            if not (unmet or reason):
+                got = f"shape {error.args[0]} of {_compared(claim)!r}, wanted an entry at least"
+                raise BadInput(f"{place(claim.form or scenario.predict)}: got {got}") from None
+        except NotNumbers as error:
+            raise BadInput(f"{place(claim.form or scenario.predict)}: {error}") from None
     needed, flag = _more_steps(reason, scenario)
     return Row(
         residual,
@@ -352,6 +367,45 @@ def _more_steps(reason: str, scenario: Scenario) -> tuple[float, str]:
     if not isinstance(reason, claims.MoreSteps):  # the words alone
         return np.inf, scenario.steps
     return float("inf" if reason.needed is None else reason.needed), reason.flag
+
+
+def _compared(claim: Claim) -> str:
+    """Name of the array that a claim compares, or of the claim."""
+    return names_of(claim.compares, 2)[0] if claim.compares else claim.id
+
+
+def _refuse_lost_theory(
+    claim: Claim, scenario: Scenario, outcome: Outcome, results: "xarray.Dataset"
+) -> None:
+    """Refuse a prediction that is NaN where the claim applies: no run can agree with it.
+
+    Raises:
+        BadInput: theory's array is, and it is not the run whose numbers were lost.
+    """
+    sides = {
+        side: [name for on, name in claim.sides_read if on == side] for side in ("theory", "run")
+    }
+    if claim.compares is not None:
+        names = [_compared(claim)]  # compared entry by entry, whatever the run left
+    elif any(np.isnan(outcome.measured[name]).any() for name in sides["run"]):
+        return
+    else:
+        names = sides["theory"]
+    for name in names:
+        lost = np.argwhere(np.isnan(outcome.predicted[name]))
+        if not len(lost):
+            continue
+        axes = ["seed"] * bool(claim.seeds) + list(scenario.axes.get(name, ()))
+        if len(axes) != lost.shape[1]:
+            axes = [f"axis {axis}" for axis in range(lost.shape[1])]
+        place_of = {axis: int(index) for axis, index in zip(axes, lost[0], strict=True)}
+        for axis in place_of.keys() & results.coords.keys() - {"seed"}:
+            place_of[axis] = results[axis].values[place_of[axis]].item()
+        at = " ".join(f"{axis} {index}" for axis, index in place_of.items())
+        known = {name: v for name, v in outcome.point.items() if name in results.coords}
+        point = " ".join(f"{n}={flag_text(v)}" for n, v in known.items() if np.ndim(v) == 0)
+        got = f"{name!r} is NaN{f' at {at}' if at else ''}{f' ({point})' if point else ''}"
+        raise BadInput(f"{place(scenario.predict)}: {got}, wanted a number where the claim applies")
 
 
 def forms_of(claim: Claim, scenario: Scenario, outcome: Outcome) -> tuple[Form, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from lrdyn.engine import files
+from lrdyn.engine import array_types, files
 from lrdyn.engine.cases import MARK
 from lrdyn.engine.points import Points
 from lrdyn.system import whole_files
@@ -121,7 +121,9 @@ def _variable(
     shapes = [output.shape for output in outputs]
     shape = tuple(int(n) for n in np.max(np.asarray(shapes, int), axis=0)) if axes else ()
     ragged = missing or any(other != shape for other in shapes)
-    dtype = np.result_type(*(output.dtype for output in outputs))
+    # What is no number, of a sweep of which nothing is judged, stays as it is.
+    kept = [array_types.kept_type(output.dtype) or output.dtype for output in outputs]
+    dtype = np.result_type(*kept)
     # Only a floating-point number can be NaN.
     return Variable(axes, shape, np.result_type(dtype, np.float32) if ragged else dtype, ragged)
 
@@ -158,6 +160,7 @@ class Target:
             if name not in self.labels.variables:
                 continue
             self._measure(name, indices, rows)
+            self._refuse_rounding(name, rows)
             inner = tuple(map(slice, rows.shape[1:]))
             if name in self.arrays:
                 self.arrays[name][(indices, *inner)] = rows
@@ -179,6 +182,17 @@ class Target:
         """Close the file after a failure, whose error must not be replaced by one of closing."""
         with contextlib.suppress(OSError):
             self.close()
+
+    def _refuse_rounding(self, name: str, rows: np.ndarray) -> None:
+        """Refuse integers that would be rounded, since padding made them floating-point numbers."""
+        dtype = self.labels.variables[name].dtype
+        if rows.dtype.kind in "iu" and dtype.kind == "f" and not name.startswith(MARK):
+            lost = array_types.difference(rows, rows.astype(dtype)) != 0
+            if np.any(lost):
+                raise Mislabelled(
+                    f"got {rows[lost][0]} in {name!r}, whose shape differs from point to point, "
+                    "wanted one shape, or integers up to 2^53"
+                )
 
     def _measure(self, name: str, indices: np.ndarray, rows: np.ndarray) -> None:
         for axis, length in zip(self.labels.variables[name].axes, rows.shape[1:], strict=True):

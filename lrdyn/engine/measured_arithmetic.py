@@ -114,7 +114,11 @@ def usual_precision(meter: Meter) -> tuple[str, str]:
 
 
 def rounding(precision: str, word: str = "highest", draw: int = 0) -> dict[str, float]:
-    """Measure how sums, products and dots round, and the range of the numbers."""
+    """Measure how sums, products and dots round, and the range of the numbers.
+
+    Products of single matrices and of a batch are measured, and the worse of the two counts: a
+    device has kernels of its own for a batch, in which sweeps run.
+    """
     numbers, eps = np.random.default_rng(draw), float(np.finfo(precision).eps)
     shapes = {"x": 2048, "y": 2048, "d": 16, "m": (16, 64)}  # between 1 and 2: no exponent changes
     inputs = {name: numbers.uniform(1, 2, shape) for name, shape in shapes.items()}
@@ -130,6 +134,8 @@ def rounding(precision: str, word: str = "highest", draw: int = 0) -> dict[str, 
             "multiply": x["x"] * x["y"],
             "product": jnp.diag(x["d"]) @ x["m"],  # one product, and zeros, in each sum
             "dot": x["a"] @ x["b"],
+            "batched_product": jax.vmap(jnp.diag)(_batch(x["d"])) @ _batch(x["m"]),
+            "batched_dot": _batch(x["a"]) @ _batch(x["b"]),
             "reach": x["root"] * x["root"],
         }
         if precision == "float32":
@@ -142,6 +148,7 @@ def rounding(precision: str, word: str = "highest", draw: int = 0) -> dict[str, 
         "add": x["x"] + x["y"],
         "multiply": x["x"] * x["y"],
         "product": x["d"][:, None] * x["m"],
+        "batched_product": _batch(x["d"])[:, :, None] * _batch(x["m"]),
         "convolution": x["d"][:, None] * x["m"][0],
     }
     errors = {
@@ -149,14 +156,24 @@ def rounding(precision: str, word: str = "highest", draw: int = 0) -> dict[str, 
         for name, exact in wanted.items()
         if name in got
     }
-    most = abs(x["a"]) @ abs(x["b"])
-    errors["dot"] = float(np.max(np.abs(got["dot"] - x["a"] @ x["b"]) / most)) / eps
+    errors["product"] = float(np.max([errors["product"], errors.pop("batched_product")]))
+    dots = {"dot": (x["a"], x["b"]), "batched_dot": (_batch(x["a"]), _batch(x["b"]))}
+    of_dots = [np.abs(got[name] - a @ b) / (abs(a) @ abs(b)) for name, (a, b) in dots.items()]
+    errors["dot"] = float(np.max([np.max(each) for each in of_dots])) / eps
     # 1e-3: is it this number, and not 0 or infinity? How exact it is, the other errors say.
     there = powers[np.abs(got["reach"].astype(float) / 10.0**powers - 1) < 1e-3]
     ends = {"smallest": 10.0 ** min([0, *there]), "largest": 10.0 ** max([0, *there])}
     return _short(errors | ends)
 
 
+def _batch(array: Any) -> Any:
+    """An array, and rolled ones: a batch of several that are not the same."""
+    roll = np.roll if isinstance(array, np.ndarray) else jnp.roll
+    return (np if roll is np.roll else jnp).stack([roll(array, n, 0) for n in range(BATCH)])
+
+
+BATCH = 3
+"""Matrices of a batch."""
 POWERS = {"float64": [-300, -200, -100, -37, 38, 100, 200, 300], "float32": [-37, 38]}
 """Powers of ten within the range of each precision: the ends of float32's, and of float64's."""
 

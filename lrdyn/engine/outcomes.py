@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lrdyn.engine.array_types import compared
 from lrdyn.engine.fields import Read
 from lrdyn.engine.files import slabs
 from lrdyn.engine.statement import (
@@ -175,7 +176,11 @@ def _points_of(
     parts = {n: array[slab].values if varies[n] else array.values for n, array in arrays.items()}
     # SIZE has the axes of the points and no other, so that its shape is that of the slab.
     inside = parts[SIZE].shape
-    flat = {n: p.reshape(-1, *p.shape[len(lead) :]) if varies[n] else p for n, p in parts.items()}
+    # Counted, not -1: NumPy cannot tell how many points an array without entries has.
+    count = int(np.prod(inside))
+    flat = {
+        n: p.reshape(count, *p.shape[len(lead) :]) if varies[n] else p for n, p in parts.items()
+    }
     axes = {n: array.dims[len(lead) :] for n, array in arrays.items() if varies[n]}
     flags = _flags(results, lead)
     for index, place in enumerate(np.ndindex(*inside)):
@@ -190,13 +195,23 @@ def _points_of(
 def _cut(
     arrays: Mapping[str, np.ndarray], axes: Mapping[str, Sequence[Any]]
 ) -> dict[str, np.ndarray]:
-    """Arrays of one point without padding, floating-point numbers as float64."""
+    """Arrays of one point without padding, in the types in which they are compared.
+
+    Raises:
+        NotNumbers: one is of a type that is not.
+    """
     ends = {n.removeprefix("length_"): int(v) for n, v in arrays.items() if n.startswith("length_")}
     cut = {
         name: np.asarray(values[tuple(slice(ends.get(axis)) for axis in axes.get(name, ()))])
         for name, values in arrays.items()
     }
-    return {n: v.astype(np.float64) if v.dtype.kind == "f" else v for n, v in cut.items()}
+    return {name: compared(values, name) for name, values in cut.items()}
+
+
+def _is_met(answers: np.ndarray) -> np.ndarray:
+    """Whether a hypothesis is met; what a file has in the place of an answer meets none."""
+    # Of several shapes, answers are numbers. A NaN is no yes, and neither is no answer.
+    return np.asarray(answers == 1 if answers.size else False)
 
 
 def _absent(side: str, name: str) -> MissingArray:
@@ -225,7 +240,7 @@ def _outcome(
             raise MissingArray(f"{why} for claim {claim.id!r}")
         for side in on:
             sides["predicted" if side == "theory" else "measured"][name] = array
-    met = {name: arrays[f"met_{name}"] for name in scenario.hypotheses}
+    met = {name: _is_met(arrays[f"met_{name}"]) for name in scenario.hypotheses}
     of_run = int(point.get(scenario.steps, 1)) if scenario.steps else 1
     steps = of_run if claim.steps is None else claim.steps
     return Outcome(

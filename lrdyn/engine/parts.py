@@ -64,6 +64,10 @@ class Store(NamedTuple):
             whole_files.set_aside(path, error, self.note)
             return None
 
+    def set_aside(self, key: str, why: str) -> None:
+        """Put a part aside that is none, and say why."""
+        whole_files.set_aside(self._path(key), why, self.note)
+
     def save(self, key: str, arrays: Arrays) -> None:
         """Write a finished part, whole or not at all."""
         with whole_files.replacing(self._path(key)) as path, zipfile.ZipFile(path, "w") as archive:

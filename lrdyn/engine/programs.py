@@ -16,6 +16,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from lrdyn.engine import array_types
 from lrdyn.engine.device_defaults import lanes_in_cache, usual_options
 from lrdyn.engine.kept_programs import OURS, Facts, KeptPrograms, StoredProgram
 from lrdyn.engine.mistakes import BadInput
@@ -526,7 +527,8 @@ def ended(group: Group, part: np.ndarray, outputs: Values) -> dict[str, np.ndarr
     # The inverse of the order in which points were dealt to the slots; slots beyond the part drop
     # out.
     place = np.argsort(_order(group))[: len(part)]
-    return {name: array[place] for name, array in jax.device_get(outputs).items()}
+    arrays = jax.device_get(outputs)
+    return {name: array_types.as_kept(array[place]) for name, array in arrays.items()}
 
 
 def described(group: Group) -> tuple[tuple[str, tuple[int, ...], str], ...]:

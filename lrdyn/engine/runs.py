@@ -18,7 +18,7 @@ from lrdyn.engine.outcomes import MissingArray, groups_of
 from lrdyn.engine.produce import concerned
 from lrdyn.engine.sources import judges_digest, source_digest
 from lrdyn.engine.statement import Experiment
-from lrdyn.engine.verify import Verification, judged, verify_run
+from lrdyn.engine.verify import Verification, judge_written, judged, produced
 from lrdyn.engine.work import DEFAULT, Context
 from lrdyn.system import whole_files
 
@@ -153,11 +153,16 @@ def carry_out(
     store = context.store or out
     with open_run_folder(run, out) as path, _keeping(run, store, path) as folder, theirs:
         with progress.shown(experiment.name, bar=bar) as shown:
-            verification = verify_run(
-                run, context._replace(store=folder / parts.FOLDER, progress=shown)
-            )
-        if experiment.judged and _about_nothing(verification):
-            raise BadInput(_nothing_applies(experiment, verification))
+            context = context._replace(store=folder / parts.FOLDER, progress=shown)
+            groups = produced(run, context)
+        with whole_files.replacing(path / results.NAME) as temporary:
+            write(run, groups, temporary)
+            # What is judged is what anybody will read.
+            verification = judge_written(run, groups, temporary, context)
+            if experiment.judged and _about_nothing(verification):
+                raise BadInput(_nothing_applies(experiment, verification))
+            # An earlier verdict must not stand beside results that it does not judge.
+            whole_files.remove(path / whole_files.VERDICT)
         # The parts go only when everything else is on disk: a kill before that costs no
         # computation.
         save(run, verification, path, draw)
@@ -225,15 +230,37 @@ def _nothing_applies(theorem: Experiment, verification: Verification) -> str:
         return f"{theorem.name}: every case is trivial: theory says 0 there, as anybody would guess"
     root = verification.groups["/"]
     unmet = [str(n)[4:] for n in root if str(n).startswith("met_") and not root[n].values.any()]
-    names = ", ".join(unmet) or "those of each claim"
+    names = ", ".join(unmet) or "the hypotheses of its claims"
     # A side scenario at settings of its own may have been judged.
     judged = any(claim["cases"] for claim in claims if claim["kind"] != "control")
-    which = "no claim of the main scenario applies" if judged else "no claim applies"
-    return f"{theorem.name}: {which}, hypotheses not met: {names}"
+    which = "nothing of the main scenario judged" if judged else "nothing judged"
+    return f"{theorem.name}: {which}: no case meets {names}"
+
+
+def write(run: Run, groups: Groups, path: Path) -> None:
+    """Write the ``results.nc`` of a run, with what made it.
+
+    Args:
+        run: the configuration.
+        groups: what was produced.
+        path: of the file.
+    """
+    experiment = run.experiment
+    results.write(
+        path,
+        described(experiment, groups, run.dtype),
+        name=experiment.name,
+        title=experiment.summary,
+        about=experiment.about(run.settings),
+        config=run.config,
+        digest=source_digest(experiment, run.settings),
+        judges=judges_digest(experiment),
+        dtype=run.dtype,
+    )
 
 
 def save(run: Run, verification: Verification, path: Path, draw: Draw | None) -> None:
-    """Write ``results.nc``, the figures and ``verdict.json``, in this order.
+    """Write the figures and ``verdict.json`` beside ``results.nc``, in this order.
 
     Args:
         run: the configuration.
@@ -242,20 +269,6 @@ def save(run: Run, verification: Verification, path: Path, draw: Draw | None) ->
         draw: draws what was verified.
     """
     experiment, verdict = run.experiment, verification.verdict
-    with whole_files.replacing(path / results.NAME) as temporary:
-        results.write(
-            temporary,
-            described(experiment, verification.groups, verdict["environment"]["dtype"]),
-            name=experiment.name,
-            title=experiment.summary,
-            about=experiment.about(run.settings),
-            config=verdict["config"],
-            digest=source_digest(experiment, run.settings),
-            judges=judges_digest(experiment),
-            dtype=verdict["environment"]["dtype"],
-        )
-        # An earlier verdict must not stand beside results that it does not judge.
-        whole_files.remove(path / whole_files.VERDICT)
     # The verdict comes last, when everything that it vouches for is on disk: a folder that has one
     # is a finished run.
     verdict["results_sha256"] = results.checksum(path / results.NAME)

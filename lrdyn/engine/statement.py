@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, get_args
 
 import equinox as eqx
 import jax
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from lrdyn.core.show import near
 from lrdyn.engine import expectations
 from lrdyn.engine.claims import Kind
 from lrdyn.engine.expectations import Expectation
@@ -32,6 +33,10 @@ T = TypeVar("T")
 """Type of what theory predicts: a NamedTuple of arrays (:mod:`lrdyn.engine.fields`)."""
 M = TypeVar("M")
 """Type of what is measured in a run: another one."""
+
+
+class Misstated(ValueError):
+    """A theorem, or a part of one, is stated wrongly; the message says what is wanted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,22 +113,30 @@ class Claim(Generic[T, M]):
     certified: Callable[[Outcome[T, M]], Any] | None = None
 
     def __post_init__(self) -> None:
+        kinds = [kind for kind in get_args(Kind) if kind != "control"]
+        if self.kind not in kinds:
+            got = f"kind={self.kind!r}{near(str(self.kind), kinds)}"
+            raise Misstated(f"claim {self.id!r}: got {got}, wanted one of {', '.join(kinds)}")
+        if self.tolerance is None and self.kind in ("limit", "rate"):
+            raise Misstated(
+                f"claim {self.id!r}: got kind={self.kind!r} without a tolerance, wanted one, with "
+                "its reason in the statement"
+            )
         if self.tolerance is not None and self.kind in ("identity", "bound", "exact"):
-            raise ValueError(
+            raise Misstated(
                 f"claim {self.id!r}: got tolerance={self.tolerance}, wanted none: that of kind "
                 f"{self.kind!r} is lrdyn.tolerance"
             )
-
         if (self.compares is None) == (self.form is None):
-            raise ValueError(f"claim {self.id!r}: wanted exactly one of compares and form")
+            raise Misstated(f"claim {self.id!r}: wanted exactly one of compares and form")
         if self.compares is None and self.reads is None:
-            raise ValueError(f"claim {self.id!r}: got form alone, wanted reads beside it")
+            raise Misstated(f"claim {self.id!r}: got form alone, wanted reads beside it")
         if self.compares is not None:
             # Two arrays of the same side would agree whatever the theorem says.
             sides = [side for side, _ in sides_of(self.compares)]
             if sides != ["theory", "run"]:
-                raise ValueError(
-                    f"claim {self.id!r}: compares got {' and '.join(sides)}, wanted an array of "
+                raise Misstated(
+                    f"claim {self.id!r}: got compares of {' and '.join(sides)}, wanted an array of "
                     "theory and one of the run"
                 )
 
@@ -177,22 +190,22 @@ class Finding(Generic[T, M]):
     def __post_init__(self) -> None:
         expected = self.expected
         if expected.sides and self.against is not None:
-            raise ValueError(
+            raise Misstated(
                 f"finding {self.id!r}: got against={self.against:g}, wanted none beside what is "
                 "expected"
             )
         if expected.sides > 1:
-            raise ValueError(
+            raise Misstated(
                 f"finding {self.id!r}: got {expected.sides} of above, below and within, wanted at "
                 "most one of them"
             )
         if self.within is not None and not self.within[0] < self.within[1]:
-            raise ValueError(f"finding {self.id!r}: got within={self.within}, wanted low < high")
+            raise Misstated(f"finding {self.id!r}: got within={self.within}, wanted low < high")
         if self.source is None:
             return
         # An expectation that its own source does not meet could never be called replicated.
         if not expected.met_by(self.source) or self.within is not None:
-            raise ValueError(
+            raise Misstated(
                 f"finding {self.id!r}: got source={self.source:g}, wanted it on the side of above "
                 "or below"
             )
@@ -251,19 +264,19 @@ class Control(Generic[C, T, M]):
     def __post_init__(self) -> None:
         broken = [self.case, self.predict, self.measure, self.swap or None]
         if sum(part is not None for part in broken) != 1:
-            raise ValueError(
+            raise Misstated(
                 f"control {self.id!r}: wanted exactly one of case, predict, measure and swap"
             )
         if (self.case is None) != (not self.breaks):
-            raise ValueError(
+            raise Misstated(
                 f"control {self.id!r}: got breaks={self.breaks!r}, wanted the hypothesis that case "
                 "breaks, and none without it"
             )
         # Only a case can be moved by degrees; a wrong formula is wrong, or it is not.
         if self.amounts and self.case is None:
-            raise ValueError(f"control {self.id!r}: got amounts, wanted case beside them")
+            raise Misstated(f"control {self.id!r}: got amounts, wanted case beside them")
         if self.drops and self.predict is None:
-            raise ValueError(f"control {self.id!r}: got drops, wanted predict beside it")
+            raise Misstated(f"control {self.id!r}: got drops, wanted predict beside it")
 
     @property
     def swapped(self) -> Mapping[str, str]:
@@ -388,7 +401,7 @@ class Scenario(Generic[C, T, M]):
             # A field of both sides is saved as <name>_predicted and <name>_measured.
             base, _, side = name.rpartition("_")
             if base in names and side in ("predicted", "measured"):
-                raise ValueError(
+                raise Misstated(
                     f"scenario {self.id!r}: got fields {base!r} and {name!r}, wanted another name "
                     "for the second"
                 )
@@ -398,17 +411,17 @@ class Scenario(Generic[C, T, M]):
         known = {claim.id for claim in self.claims}
         for control in self.controls:
             if self.trains and control.swap is None:
-                raise ValueError(
+                raise Misstated(
                     f"control {control.id!r}: got a run of its own, wanted swap, as the scenario "
                     "trains"
                 )
             if control.claim not in known:
-                raise ValueError(
+                raise Misstated(
                     f"control {control.id!r}: got claim {control.claim!r}, wanted one of {known}"
                 )
             wanted = {"", "applies", *self.hypotheses}
             if control.breaks not in wanted:
-                raise ValueError(
+                raise Misstated(
                     f"control {control.id!r}: got breaks={control.breaks!r}, wanted one of {wanted}"
                 )
 
@@ -420,7 +433,7 @@ class Scenario(Generic[C, T, M]):
             other = "run" if side == "theory" else "theory"
             wanted = f"{side}.{' or '.join(near)}" if near else f"a field of scenario {self.id!r}"
             wanted = f"{other}.{name}" if name in self.fields(other) and not near else wanted
-            raise ValueError(f"claim {claim.id!r}: got {side}.{name}, wanted {wanted}")
+            raise Misstated(f"claim {claim.id!r}: got {side}.{name}, wanted {wanted}")
 
 
 RESERVED = ["case", "controls", "perturb", "float32", "float64"]
@@ -479,9 +492,7 @@ class Experiment:
         for ids in (entries, groups):
             doubles = {name for name in ids if ids.count(name) > 1}
             if doubles:
-                raise ValueError(
-                    f"theorem {self.name!r}: got ids {doubles} twice, wanted each once"
-                )
+                raise Misstated(f"theorem {self.name!r}: got ids {doubles} twice, wanted each once")
 
     @property
     def judged(self) -> bool:
@@ -514,7 +525,7 @@ class Theorem(Experiment):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.judged:
-            raise ValueError(f"theorem {self.name!r}: got no claim, wanted one or an Experiment")
+            raise Misstated(f"theorem {self.name!r}: got no claim, wanted one or an Experiment")
 
 
 class Study(Theorem):
@@ -527,7 +538,7 @@ class Study(Theorem):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.scenarios[0].trains:
-            raise ValueError(f"study {self.name!r}: got a training first, wanted an identity")
+            raise Misstated(f"study {self.name!r}: got a training first, wanted an identity")
 
 
 def longest_axis(case: PyTree) -> int:

@@ -1,5 +1,6 @@
 """Verifying a theorem: produce its arrays, then judge them."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from lrdyn.core import show
-from lrdyn.engine import measured_arithmetic, report
+from lrdyn.engine import files, measured_arithmetic, report, results
 from lrdyn.engine import progress as progresses
 from lrdyn.engine.arithmetic import PRECISIONS, Meter, worst
 from lrdyn.engine.claims import FALSE_ALARM, Decision, refuse_truth
@@ -20,10 +21,11 @@ from lrdyn.engine.mistakes import BadInput, place
 from lrdyn.engine.outcomes import MissingArray
 from lrdyn.engine.produce import produce
 from lrdyn.engine.progress import Progress
-from lrdyn.engine.results import SCHEMA, canonical, environment
+from lrdyn.engine.results import SCHEMA, environment
 from lrdyn.engine.statement import Experiment
 from lrdyn.engine.sweep import cluster_of
 from lrdyn.engine.work import Context
+from lrdyn.system import whole_files
 
 if TYPE_CHECKING:
     import xarray
@@ -156,7 +158,16 @@ def in_usual_precision(run: Run, context: Context) -> tuple[Run, str]:
 
 
 def verify_run(run: Run, context: Context) -> Verification:
-    """Produce and judge what a configuration asks for.
+    """Produce what a configuration asks for, write it to a scratch file and judge that file."""
+    groups = produced(run, context)
+    with whole_files.scratch_folder(context.store) as folder:
+        path = folder / results.NAME
+        files.write_netcdf(path, groups)
+        return judge_written(run, groups, path, context)
+
+
+def produced(run: Run, context: Context) -> dict[str, "xarray.Dataset"]:
+    """Produce what a configuration asks for: the content of ``results.nc``, group -> dataset.
 
     At the quick preset controls run in one precision and XLA does not optimise the programs: small
     sweeps spend their time in the compiler.
@@ -175,12 +186,34 @@ def verify_run(run: Run, context: Context) -> Verification:
         context=context._replace(precision=run.precision),
     )
     # With the results, since whoever judges them again has another device.
-    groups["/"] = groups["/"].assign_attrs(arithmetic=canonical(measured))
-    try:
-        verification = judged(run.concerned, groups, run.dtype)
-    except MissingArray as error:
-        first = run.experiment.scenarios[0]
-        raise BadInput(f"{place(first.measure)}: {error}") from error
+    groups["/"] = groups["/"].assign_attrs(arithmetic=results.canonical(measured))
+    return groups
+
+
+def judge_written(
+    run: Run, groups: Mapping[str, "xarray.Dataset"], path: Path, context: Context
+) -> Verification:
+    """Judge what was written of a run, by the reader with which anybody judges it again.
+
+    Args:
+        run: the configuration.
+        groups: what was produced, for whoever goes on with it.
+        path: the file in which it was written.
+        context: where it was produced.
+
+    Raises:
+        BadInput: an array that a claim reads is missing, or is none that can be compared.
+    """
+    with contextlib.ExitStack() as opened:
+        saved = results.read(path)
+        for dataset in saved.values():
+            opened.enter_context(dataset)
+        try:
+            verification = judged(run.concerned, saved, run.dtype)
+        except MissingArray as error:
+            first = run.experiment.scenarios[0]
+            raise BadInput(f"{place(first.measure)}: {error}") from error
+    verification = dataclasses.replace(verification, groups=Results(groups))
     verification.verdict["config"] = run.config
     if context.elsewhere is not None:
         verification.verdict["environment"]["workers"] = context.elsewhere.workers()
@@ -247,11 +280,12 @@ def undecided(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> list[
 def holds(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> bool | None:
     """Verdict over the entries of all claims and controls.
 
-    False if any is false. None if a claim is undecided, or if none of the first scenario that can
-    carry a verdict was judged: side scenarios at settings of their own must not carry one about
-    nothing.
+    False if any is false, and any claim was judged: that of controls alone is a verdict about
+    nothing. None if a claim is undecided, or if none of the first scenario that can carry a verdict
+    was judged: side scenarios at settings of their own must not carry one about nothing, either.
     """
-    if any(claim["holds"] is False for claim in claims):
+    judged = any(c["kind"] != "control" and c["holds"] is not None for c in claims)
+    if judged and any(claim["holds"] is False for claim in claims):
         return False
     carriers = {claim.id for claim in theorem.scenarios[0].claims if claim.carries}
     # One is enough: claims that no case meets say nothing, and those left open are in

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from lrdyn.engine import programs, reductions
+from lrdyn.engine import array_types, programs, reductions
 from lrdyn.engine.kept_programs import KeptPrograms
 from lrdyn.engine.labels import Labels, Mislabelled, Outputs, Target
 from lrdyn.engine.parts import Arrays, Store, open_store
@@ -156,6 +156,40 @@ class Part(NamedTuple):
         return self.ask()
 
 
+class PartFailed(RuntimeError):
+    """A part was not computed, or something else came back; the message names its first point."""
+
+
+def amiss(part: Part, arrays: Any, reduce: Reductions) -> str:
+    """In what the arrays of a part differ from the plan; empty if in nothing.
+
+    Of a function that is called in Python the shapes are known from its arrays alone.
+
+    Args:
+        part: the part.
+        arrays: what came back of it.
+        reduce: reductions that are kept in the place of the arrays.
+    """
+    if not isinstance(arrays, Mapping) or not all(
+        isinstance(array, np.ndarray) for array in arrays.values()
+    ):
+        got = type(arrays).__name__ if not isinstance(arrays, Mapping) else "something else"
+        return f"got {got}, wanted arrays by their names"
+    if part.group is None:
+        short = next((n for n, a in arrays.items() if a.shape[:1] != (len(part.indices),)), None)
+        return (
+            f"got {short!r} of shape {arrays[short].shape}, wanted a point first" if short else ""
+        )
+    planned = part.group.outputs
+    if not reduce:
+        return array_types.amiss(arrays, planned, len(part.indices))
+    empty = {n: np.zeros((1, *like.shape), like.dtype) for n, like in planned.items()}
+    wanted = reductions.of_part(reduce, empty)
+    if {n: a.dtype.kind for n, a in arrays.items()} != {n: a.dtype.kind for n, a in wanted.items()}:
+        return f"got arrays {sorted(arrays)}, wanted reductions {sorted(wanted)}"
+    return ""
+
+
 class Sweep(NamedTuple):
     """A function and the points at which it is called."""
 
@@ -209,7 +243,7 @@ class Sweep(NamedTuple):
     def call(self, point: Mapping[str, Any], key: str) -> Arrays:
         """Call the function in Python at one point; its arrays have an axis of one point."""
         arrays = self.function(**point, **self.beside(point, key))
-        return {name: np.asarray(array)[None] for name, array in arrays.items()}
+        return {name: array_types.as_kept(np.asarray(a)[None]) for name, a in arrays.items()}
 
 
 class Recipe(NamedTuple):
@@ -268,8 +302,16 @@ def run_sweep(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "
             # Closes the file of large arrays after a failure, too; after success it is closed
             # already.
             stack.callback(target.abandon)
+        times = np.zeros(sweep.points.size, np.int64)
         for part, arrays in ended:
+            # Wherever it came from: what fits by broadcasting alone would stand for the rest.
+            if why := amiss(part, arrays, sweep.reduce):
+                raise PartFailed(f"{part.asked}: {why}")
+            np.add.at(times, part.indices, 1)
             target.place(part.indices, arrays)
+        if np.any(times != 1):
+            point = sweep.points.point(int(np.argmax(times != 1)))
+            raise PartFailed(f"{point}: got results {times[times != 1][0]} times, wanted them once")
         return target.dataset()
 
 
@@ -307,7 +349,7 @@ def _each(
         # at a time computes them beside each other.
         alone = [tried] if context.elsewhere is None else [[part] for part in tried]
         for some in alone:
-            yield from _in_turn(some, store, context, executor, took)
+            yield from _in_turn(some, store, context, executor, took, sweep.reduce)
         if not most:
             size = len(tried[0].indices)
             # Rounded up, by // of the negative: with parts of this size at least MANY remain.
@@ -316,7 +358,8 @@ def _each(
             most = max(most, size)
             _keep_cut(store, group, most)
         cut.append(sweep.cut_anew(group, np.concatenate(group.parts[TRIED:]), most))
-    yield from _in_turn([*few, *sweep.parts_of(cut)], store, context, executor, [])
+    rest = [*few, *sweep.parts_of(cut)]
+    yield from _in_turn(rest, store, context, executor, [], sweep.reduce)
 
 
 def _most(size: int, took: Sequence[float]) -> int:
@@ -346,11 +389,15 @@ def _in_turn(
     context: Context,
     executor: Callable[[], Executor],
     took: list[float],
+    reduce: Reductions,
 ) -> Iterator[tuple[Part, Arrays]]:
     """Parts and their arrays, those from the store first; how long each of the others took."""
     missing = []
     for part in parts:
         arrays = store.load(part.key) if store else None
+        if store and arrays is not None and (why := amiss(part, arrays, reduce)):
+            store.set_aside(part.key, why)
+            arrays = None
         if arrays is None:
             # All of these go to the executor at once, which can then compile ahead of them.
             missing.append(part)

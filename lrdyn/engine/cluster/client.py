@@ -32,8 +32,9 @@ from lrdyn.engine.cluster.tasks import SMALL, PartTask, TaskFailure, compute_par
 from lrdyn.engine.configuration import BadInput
 from lrdyn.engine.parts import Arrays, Store
 from lrdyn.engine.progress import Progress
+from lrdyn.engine.reductions import Reductions
 from lrdyn.engine.statement import Experiment
-from lrdyn.engine.work import Part, Recipe
+from lrdyn.engine.work import Part, PartFailed, Recipe, amiss
 from lrdyn.system.printer import say
 
 TIMEOUT = 10.0
@@ -48,10 +49,6 @@ class Lost(ConnectionError):
 
     def __init__(self, address: str):
         super().__init__(None, "the scheduler is lost", address)
-
-
-class PartFailed(RuntimeError):
-    """The computation of a part raised; the message names its first point."""
 
 
 class _Replaced(Exception):
@@ -267,7 +264,8 @@ class Cluster:
         source = origin(recipe.subject, argument)
         # The subject goes by its name or as the text of its file: pickled, it would ask for a
         # module that a worker may not have.
-        return ClusterParts(self, source, pickle.dumps(recipe._replace(subject=None)), progress)
+        pickled = pickle.dumps(recipe._replace(subject=None))
+        return ClusterParts(self, source, pickled, progress, recipe.arguments.get("reduce", {}))
 
     def window(self) -> int:
         """Number of parts of a sweep that are submitted at a time."""
@@ -338,8 +336,16 @@ class _Asked(NamedTuple):
 class ClusterParts:
     """Computes the parts of one sweep as tasks of a cluster."""
 
-    def __init__(self, cluster: Cluster, source: Origin, recipe: bytes, progress: Progress):
+    def __init__(
+        self,
+        cluster: Cluster,
+        source: Origin,
+        recipe: bytes,
+        progress: Progress,
+        reduce: Reductions,
+    ):
         self.cluster, self.source, self.progress = cluster, source, progress
+        self.reduce = reduce
         self.topic = f"lrdyn-{uuid.uuid4().hex}"
         self.recipe: Any = recipe
         self.small = len(recipe) <= SMALL
@@ -350,6 +356,7 @@ class ClusterParts:
 
         Raises:
             PartFailed: some raised; the others ended before.
+            BadInput: what a function returned was refused.
             Lost: the scheduler is.
         """
         if not parts:
@@ -407,12 +414,19 @@ class ClusterParts:
                 elif isinstance(result, _Asked):
                     left.append(result)
                 elif result is not None:
+                    # Before it is kept: a wrong part must not stand in the store.
+                    if why := amiss(task.part, result, self.reduce):
+                        failures.append((task, TaskFailure(f"a worker: {why}", "")))
+                        continue
                     if store:
                         store.save(task.part.key, result)
                     yield task.part, result
                 # The worker has written it into the store that both see.
                 elif store and (arrays := shared_folder.arrived(store, task.part.key)) is not None:
                     yield task.part, arrays
+                elif not (store and task.shared):
+                    lost = "a worker: got nothing, wanted arrays by their names"
+                    failures.append((task, TaskFailure(lost, "")))
                 else:
                     # The worker saw the folder and this machine does not see the part: it is to
                     # come back by itself.
@@ -420,7 +434,8 @@ class ClusterParts:
         finally:
             self._drop([future for future, _ in asked.values()])
         if failures:
-            raise PartFailed(_said(failures))
+            refused = all(failed.refused for _, failed in failures)
+            raise (BadInput if refused else PartFailed)(_said(failures))
 
     def _handed(self) -> Any:
         """The recipe, or if it is large a task that hands it to each worker once."""

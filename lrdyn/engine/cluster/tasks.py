@@ -13,6 +13,7 @@ import numpy as np
 from lrdyn.engine import programs
 from lrdyn.engine.cluster.origins import Origin, importable, resolved
 from lrdyn.engine.cluster.shared_folder import sees
+from lrdyn.engine.mistakes import BadInput
 from lrdyn.engine.parts import Arrays, Store
 from lrdyn.engine.progress import Silent
 from lrdyn.engine.work import Context, PartRequest, Recipe, Sweep, reduced
@@ -42,6 +43,8 @@ class TaskFailure(NamedTuple):
 
     line: str
     trace: str
+    refused: bool = False
+    """Whether what a function returned was refused, as bad input."""
 
 
 def compute_part(recipe: bytes, task: bytes) -> Arrays | TaskFailure | None:
@@ -62,6 +65,8 @@ def compute_part(recipe: bytes, task: bytes) -> Arrays | TaskFailure | None:
         if not shared:
             return arrays
         Store(Path(part.folder), print).save(part.key, arrays)
+    except BadInput as error:
+        return TaskFailure(str(error), traceback.format_exc(), refused=True)
     except Exception as error:
         line = (str(error).splitlines() or [""])[0]
         # As text: an exception of a user's own class cannot be unpickled where that class is not
