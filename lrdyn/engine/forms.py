@@ -136,8 +136,9 @@ class _Bound(NamedTuple):
         """Largest excess over its scale, of which positive ones break the bound."""
         _refuse_nothing(above)
         # ``np.maximum`` hands on a NaN, where ``max(above, 0.0)`` of Python might not: it must
-        # fail. So must a value that is infinite, on whichever side: it was lost. A bound may be.
-        lost = ~np.isfinite(_float64(self.value))
+        # fail. So must a value that is infinite on the side that is allowed: it was lost. A bound
+        # may be infinite.
+        lost = np.isinf(_float64(self.value)) & (above < 0)
         return float(np.max(np.where(lost, np.nan, np.maximum(above, 0.0) / self.scales())))
 
 
