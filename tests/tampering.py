@@ -4,6 +4,7 @@ The checksum in verdict.json is made to fit, as somebody who wants to deceive wo
 """
 
 import contextlib
+import dataclasses
 import functools
 import io
 import json
@@ -123,7 +124,7 @@ def named(place: tuple[Any, ...], verdict: Mapping[str, Any]) -> str:
 def who_sees_the_verdict(run: Saved, verdict: dict[str, Any]) -> set[str]:
     """Who sees that verdict.json is another, beside results that nobody changed."""
     with pytest.MonkeyPatch.context() as patch:
-        mine = run.judged._replace(verdict=dict(run.verdict))
+        mine = dataclasses.replace(run.judged, verdict=dict(run.verdict))
         patch.setattr(runs, "judged", lambda *given: mine)
         patch.setattr(results, "read", lambda path: run.groups)
         patch.setattr(referee, "scenarios", lambda path: run.points)
