@@ -119,8 +119,8 @@ def _beside_cosines(drawn: xr.Dataset) -> str:
     if cosine is None:
         return ""
     best = float(drawn.pearson.sel(task="similarity").mean("seed").max())
-    ahead = ", ahead of all" if cosine > best else ""
-    return f"; dash-dotted: cosines of the untrained encoder ({cosine:.2f}{ahead})"
+    ahead = ", above all" if cosine > best else ""
+    return f"; dash-dotted: untrained cosines, {cosine:.2f}{ahead}"
 
 
 def title(drawn: xr.Dataset, name: str) -> str:

@@ -54,13 +54,14 @@ def keep(base: str | os.PathLike) -> kept_programs.KeptPrograms | None:
     most_bytes = most()
     folder: SignedFolder | None = SignedFolder(Path(base), kind())
     try:
+        os.fspath(folder.base).encode()  # JAX takes no name that is no text
         folder.key()
         prune(folder.base, most_bytes)
     except NotPrivate as error:
         kept_programs.warn_once(folder, f"{error}; no program is taken from there or kept")
         folder = None
     # Without a cache everything still runs, only more slowly: no reason to stop or to warn.
-    except OSError:  # a file system that is full, or read only
+    except (OSError, UnicodeEncodeError):  # a file system that is full, or read only
         folder = None
     _let_jax_keep(folder)
     # JAX's default is a second, and most programs here compile faster than that.
