@@ -27,7 +27,7 @@ from benchmarks import (
 )
 from benchmarks.common import HOST_DEVICES, machine
 from lrdyn import cli
-from lrdyn.engine.arguments import Parser
+from lrdyn.commands.arguments import Parser
 
 FULL: dict[str, Callable[[], str]] = {
     "reduced": reduced.report,

@@ -24,15 +24,15 @@ import numpy as np
 from benchmarks import steps
 from benchmarks.common import timed
 from lrdyn import cli
+from lrdyn.commands.arguments import Parser, whole
 from lrdyn.commands.ending import Status
 from lrdyn.core import linalg
-from lrdyn.engine.arguments import Parser, whole
-from lrdyn.engine.mistakes import BadInput
-from lrdyn.engine.verify import verify
 from lrdyn.registry import REGISTRY, theorem
 from lrdyn.system.printer import say
 from lrdyn.system.whole_files import replacing
 from lrdyn.theorem2 import subspace
+from lrdyn.verification.runs.verify import verify
+from lrdyn.verification.stating.mistakes import BadInput
 
 FILE = Path(__file__).parents[1] / "docs" / "accelerators_measured.json"
 MOST = 10**6

@@ -23,7 +23,7 @@ import numpy as np
 import lrdyn
 from benchmarks import cluster_runs
 from benchmarks.common import seconds_of, table
-from lrdyn.engine.sweep import sweep
+from lrdyn.verification.running.sweep import sweep
 
 
 class Sizes(NamedTuple):
@@ -112,7 +112,7 @@ def resident() -> float:
 
 def report(sizes: Sizes | None = None) -> str:
     """Measure and lay out."""
-    from lrdyn.engine.cluster import client as clusters
+    from lrdyn.verification.cluster import client as clusters
 
     sizes = Sizes() if sizes is None else sizes
     with clusters.open_cluster("local:2") as cluster:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrdyn.engine.cluster.worker import processor
+from lrdyn.verification.cluster.worker import processor
 
 HOST_DEVICES = 2
 """CPU devices of every benchmark."""

@@ -29,11 +29,11 @@ import numpy as np
 import lrdyn
 from benchmarks import cluster_runs, streamed
 from benchmarks.common import table, timed
-from lrdyn.engine import work
-from lrdyn.engine.device_defaults import usual_options
-from lrdyn.engine.programs import in_batches
-from lrdyn.engine.reductions import Quantiles
-from lrdyn.engine.sweep import sweep
+from lrdyn.verification.machine.device_defaults import usual_options
+from lrdyn.verification.running import work
+from lrdyn.verification.running.programs import in_batches
+from lrdyn.verification.running.reductions import Quantiles
+from lrdyn.verification.running.sweep import sweep
 
 LANES, REDUCED_LANES = 16, 64
 REDUCES = "each worker reduces its own"
@@ -253,7 +253,7 @@ def whole_calls(s: Sizes) -> Iterator[tuple[str, ...]]:
 
 def services(parts: int) -> dict[str, float]:
     """What becomes of results -> seconds of client and scheduler for a part."""
-    from lrdyn.engine.cluster import client as clusters
+    from lrdyn.verification.cluster import client as clusters
 
     reducing = {"reduce": {"least": Quantiles("y", (0.0,))}}
     with clusters.open_cluster("local:1") as cluster:

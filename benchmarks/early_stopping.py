@@ -27,8 +27,8 @@ import numpy as np
 
 import lrdyn
 from benchmarks.common import table
-from lrdyn.engine.points import product
-from lrdyn.engine.sweep import sweep
+from lrdyn.verification.running.sweep import sweep
+from lrdyn.verification.stating.points import product
 
 ALPHAS = tuple(np.arange(0.5, 10.0, 0.25).tolist())
 RANK, SCALE, RATE, OBSERVED, TOLERANCE = 5, 1e-2, 10.0, 0.2, 1e-10

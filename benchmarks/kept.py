@@ -14,13 +14,13 @@ from typing import Any
 import jax
 
 from benchmarks.common import table
-from lrdyn.engine.configuration import run_of
-from lrdyn.engine.kept_programs import KeptPrograms
-from lrdyn.engine.produce import produce
-from lrdyn.engine.statement import Experiment
-from lrdyn.engine.work import Context
 from lrdyn.registry import theorem
 from lrdyn.system.private_files import SignedFolder
+from lrdyn.verification.machine.kept_programs import KeptPrograms
+from lrdyn.verification.running.configuration import run_of
+from lrdyn.verification.running.produce import produce
+from lrdyn.verification.running.work import Context
+from lrdyn.verification.stating.statement import Experiment
 
 HEADER = ("theorem", "cold, CPU seconds", "edited / cold", "warm / cold")
 

@@ -31,8 +31,8 @@ import lrdyn
 from benchmarks.common import blas_threads, table
 from benchmarks.sweeps import numpy_descent
 from lrdyn.core.factorization import Weights
-from lrdyn.engine.points import Points, zipped
-from lrdyn.engine.sweep import sweep
+from lrdyn.verification.running.sweep import sweep
+from lrdyn.verification.stating.points import Points, zipped
 
 RANK, DEPTH, RATE = 3, 3, 0.1
 HEADER = ("runs", "time", "per run", "per step and run", "peak memory", "results", "NumPy / this")

@@ -16,16 +16,16 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from lrdyn import adapters, networks
 from lrdyn.data import encoder
-from lrdyn.engine.configuration import run_of
-from lrdyn.engine.jobs import Job, job_for, planned_claims
-from lrdyn.engine.produce import jobs_of
-from lrdyn.engine.statement import Experiment
-from lrdyn.engine.work import DEFAULT
 from lrdyn.registry import REGISTRY, theorem
 from lrdyn.studies.adapter_training import sentences, tuning
 from lrdyn.studies.pictures import cross_entropy
 from lrdyn.training import Batches, train
 from lrdyn.training.program import Program
+from lrdyn.verification.running.configuration import run_of
+from lrdyn.verification.running.jobs import Job, job_for, planned_claims
+from lrdyn.verification.running.produce import jobs_of
+from lrdyn.verification.running.work import DEFAULT
+from lrdyn.verification.stating.statement import Experiment
 from paper_figs import table1_memory
 
 TINY: dict[str, dict[str, Any]] = {

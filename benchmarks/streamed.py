@@ -17,10 +17,10 @@ import numpy as np
 import lrdyn
 from benchmarks.common import table
 from benchmarks.many import DEPTH, RANK, RATE, peak
-from lrdyn.engine.points import Points, product
-from lrdyn.engine.progress import Silent
-from lrdyn.engine.reductions import Histogram, Quantiles, Worst
-from lrdyn.engine.sweep import sweep
+from lrdyn.system.progress import Silent
+from lrdyn.verification.running.reductions import Histogram, Quantiles, Worst
+from lrdyn.verification.running.sweep import sweep
+from lrdyn.verification.stating.points import Points, product
 
 LANES, RATES = 64, 1000
 HEADER = ("runs", "time", "per step and run", "parts", "longest part", "peak memory")

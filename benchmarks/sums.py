@@ -19,7 +19,7 @@ import numpy as np
 
 import lrdyn
 from benchmarks.common import table, timed
-from lrdyn.engine.device_defaults import usual_options
+from lrdyn.verification.machine.device_defaults import usual_options
 
 DEPTH, RUNS, EPS, ETA = 3, 64, 0.3, 1e-3
 HEADER = ("", "precision", "XLA's own", "as in a sweep", "of the first", "differ")

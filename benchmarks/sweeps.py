@@ -33,8 +33,8 @@ import numpy as np
 import lrdyn
 from benchmarks.common import Times, blas_threads, gemm, table, timed
 from lrdyn.core.factorization import Weights
-from lrdyn.engine.points import product
-from lrdyn.engine.sweep import sweep
+from lrdyn.verification.running.sweep import sweep
+from lrdyn.verification.stating.points import product
 
 DEPTH = 3
 HEADER = (

@@ -39,10 +39,10 @@ from jaxtyping import Array, PyTree
 
 from benchmarks.common import table
 from benchmarks.early_stopping import compilation_cache
-from lrdyn.engine import checkpoints
 from lrdyn.training import Batches, train
 from lrdyn.training.keeping import Forgetful, Moment
 from lrdyn.training.program import Program
+from lrdyn.verification.storing import checkpoints
 
 HEADER = (
     "set-up",

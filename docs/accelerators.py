@@ -42,7 +42,7 @@ def child(device: str, names: Sequence[str], limit: int) -> None:
     import jax
 
     from benchmarks import steps
-    from lrdyn.engine.process import setup
+    from lrdyn.verification.machine.process import setup
 
     setup("float32", host_devices=1)
     making = steps.compiled_ahead()

@@ -12,8 +12,8 @@ from typing import Any
 import xarray as xr
 from PIL import Image
 
-from lrdyn.engine import results
 from lrdyn.figures import baselines, exhibits, long, plotting
+from lrdyn.verification.storing import results_file
 from paper_figs import BASELINES, EXHIBITS
 
 PAGE = Path(__file__).with_name("figures.md")
@@ -45,7 +45,7 @@ QUICK, PAPER = baselines.QUICK, "paper"
 def numbers(exhibit: exhibits.Exhibit, preset: str = QUICK) -> xr.Dataset:
     """Load the committed numbers of a figure or table."""
     folder = baselines.folder_of(exhibit, BASELINES, preset)
-    committed = results.load(folder / f"{exhibit.name}.nc")["/"]
+    committed = results_file.load(folder / f"{exhibit.name}.nc")["/"]
     return committed.assign_attrs(drawn_from=long.COMMITTED) if exhibit.long else committed
 
 

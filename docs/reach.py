@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from docs import gallery
-from lrdyn.engine import results
-from lrdyn.engine.outcomes import precisions
-from lrdyn.engine.statement import Theorem
 from lrdyn.figures import plotting
 from lrdyn.figures.plotting import Departure
 from lrdyn.registry import theorems
+from lrdyn.verification.judging.outcomes import precisions
+from lrdyn.verification.stating.statement import Theorem
+from lrdyn.verification.storing import results_file
 
 NUMBERS = Path(__file__).with_name("reach.json")
 Reach = Mapping[str, Mapping[str, Departure]]
@@ -38,7 +38,7 @@ def newest(folder: Path) -> Reach:
         paths = folder.glob(f"{theorem.name}/*/perturb.png")
         run = max(paths, key=lambda path: path.stat().st_mtime).parent
         by_theorem[theorem.name] = plotting.departures(
-            theorem, results.load(run / "results.nc"), runs
+            theorem, results_file.load(run / "results.nc"), runs
         )
     return by_theorem
 

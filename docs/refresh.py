@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lrdyn.engine.statement import Claim, Scenario, Theorem
 from lrdyn.registry import theorems
+from lrdyn.verification.stating.statement import Claim, Scenario, Theorem
 
 PAGE = Path(__file__).with_name("results.md")
 HEADER = (

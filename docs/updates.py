@@ -16,10 +16,10 @@ from docs import gallery
 from docs.refresh import row
 from lrdyn.core import chance
 from lrdyn.diagnosis.updates import rank_with
-from lrdyn.engine import results
 from lrdyn.figures import plotting
 from lrdyn.studies.real_updates.energies import SHARES
 from lrdyn.studies.real_updates.figures import energies_at, read_updates
+from lrdyn.verification.storing import results_file
 
 PAGE = Path(__file__).with_name("updates.md")
 KEPT = Path(__file__).with_name("updates.json")
@@ -141,7 +141,7 @@ READING = """\
 
 def found(results_of: Path) -> dict[str, Any]:
     """What the page says of one run: of each kind of matrices ranks, energies and chance."""
-    root = results.read(results_of)["/"]
+    root = results_file.read(results_of)["/"]
     values, ranks, shapes, kinds = read_updates(root)
     energies = {kind: float(np.nansum(values[mine] ** 2)) for kind, mine in kinds.items()}
     total = sum(energies.values())
@@ -227,7 +227,7 @@ def main(words: list[str]) -> None:
     if words:
         kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
         for name in PAIRS:
-            runs = sorted(Path(words[0], name).glob(f"*/*/{results.NAME}"), key=_age)
+            runs = sorted(Path(words[0], name).glob(f"*/*/{results_file.NAME}"), key=_age)
             if runs:
                 kept[name] = found(runs[-1])
         lines = (f"{json.dumps(name)}: {json.dumps(kept[name])}" for name in PAIRS if name in kept)

@@ -50,13 +50,27 @@ with interrupts.importing():
         with_condition,
     )
     from lrdyn.diagnosis import diagnose, watch
-    from lrdyn.engine.claims import Decision, relative_difference, tolerance
-    from lrdyn.engine.flags import FRACTION, NON_NEGATIVE, POSITIVE, Flag, at_least, one_of
-    from lrdyn.engine.points import listed, product, sampled, zipped
-    from lrdyn.engine.statement import Claim, Control, Experiment, Outcome, Scenario, Theorem
-    from lrdyn.engine.sweep import sweep
-    from lrdyn.engine.verify import verify
     from lrdyn.theorem2 import expand, frame, reduced_dynamics, reduced_target, rho
+    from lrdyn.verification.running.sweep import sweep
+    from lrdyn.verification.runs.verify import verify
+    from lrdyn.verification.stating.claims import Decision, relative_difference, tolerance
+    from lrdyn.verification.stating.flags import (
+        FRACTION,
+        NON_NEGATIVE,
+        POSITIVE,
+        Flag,
+        at_least,
+        one_of,
+    )
+    from lrdyn.verification.stating.points import listed, product, sampled, zipped
+    from lrdyn.verification.stating.statement import (
+        Claim,
+        Control,
+        Experiment,
+        Outcome,
+        Scenario,
+        Theorem,
+    )
 
 __version__ = version("lrdyn")
 __all__ = [

@@ -12,18 +12,19 @@ from lrdyn.commands import help_pages, pool
 from lrdyn.commands import merge as merge_command
 from lrdyn.commands import report as report_command
 from lrdyn.commands import verify as of_theorem
+from lrdyn.commands.arguments import no_such_file
 from lrdyn.commands.ending import Ending, Fault, Sameness, run
 from lrdyn.commands.own import own_experiment
 from lrdyn.core.show import near, shortened
 from lrdyn.data import download
-from lrdyn.engine import history, results
-from lrdyn.engine.arguments import no_such_file
-from lrdyn.engine.configuration import BadInput
-from lrdyn.engine.statement import Experiment
 from lrdyn.registry import REGISTRY, theorem, theorems
 from lrdyn.studies import REGISTRY as STUDIES
 from lrdyn.studies import studies, study
 from lrdyn.system.printer import say
+from lrdyn.verification.running.configuration import BadInput
+from lrdyn.verification.runs import past_runs
+from lrdyn.verification.stating.statement import Experiment
+from lrdyn.verification.storing import results_file
 
 
 def verify(words: Sequence[str]) -> Ending:
@@ -64,7 +65,7 @@ def runs(words: Sequence[str]) -> None:
         raise BadInput(f"runs: got {got!r}{_meant(folder)}, wanted a folder of results")
     say(
         "\n".join(
-            history.table(
+            past_runs.table(
                 folder, {experiment.name: experiment for experiment in (*theorems(), *studies())}
             )
         )
@@ -79,9 +80,11 @@ def _meant(folder: Path) -> str:
 def diff(words: Sequence[str]) -> Sameness:
     """``lrdyn diff``: settings, claims and residuals in which two runs differ."""
     runs = [Path(run) for run in help_pages.of_diff().parse(words).runs]
-    lines = history.differences(*runs)
+    lines = past_runs.differences(*runs)
     # The same numbers from another machine are no difference, but worth knowing.
-    about = [] if lines else history.environment_differences(*map(results.read_verdict, runs))
+    about = (
+        [] if lines else past_runs.environment_differences(*map(results_file.read_verdict, runs))
+    )
     same = ["environment only:", *about] if about else ["no difference"]
     say("\n".join(lines or same))
     return Sameness(same=not lines)

@@ -3,5 +3,5 @@
 from lrdyn.commands.ending import run as run
 from lrdyn.commands.verify import main as main
 from lrdyn.commands.verify import parse as parse
-from lrdyn.engine.configuration import BadInput as BadInput
-from lrdyn.engine.process import setup as setup
+from lrdyn.verification.machine.process import setup as setup
+from lrdyn.verification.running.configuration import BadInput as BadInput

@@ -4,7 +4,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lrdyn.engine.statement import Theorem
+    from lrdyn.verification.stating.statement import Theorem
 
 REGISTRY = {
     "theorem1": "lrdyn.theorem1.statement:THEOREM1",

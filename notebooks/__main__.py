@@ -21,10 +21,10 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 from lrdyn.commands.ending import Sameness, run
-from lrdyn.engine import accelerators
-from lrdyn.engine.configuration import BadInput
 from lrdyn.system import whole_files
 from lrdyn.system.printer import say
+from lrdyn.verification.machine import accelerators
+from lrdyn.verification.running.configuration import BadInput
 
 FOLDER = Path(__file__).parent
 AT_A_TIME = 2

@@ -28,7 +28,7 @@ import numpy as np
 import lrdyn
 from lrdyn.cli import setup
 from lrdyn.corollary1.statement import COROLLARY1
-from lrdyn.engine import accelerators
+from lrdyn.verification.machine import accelerators
 
 print("before JAX starts:", accelerators.accelerator() or "no accelerator")
 accelerators.share_memory()  # another notebook may use the same card

@@ -12,14 +12,14 @@ import numpy as np
 import xarray as xr
 
 from lrdyn.core import chance
-from lrdyn.engine import fields
-from lrdyn.engine.configuration import Run, run_of
-from lrdyn.engine.judging import Groups
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.weight_updates import WEIGHT_UPDATES
 from lrdyn.studies.weight_updates.edge import EdgeMeasured
 from lrdyn.studies.weight_updates.updates import UpdateMeasured
+from lrdyn.verification.judging.judging import Groups
+from lrdyn.verification.running.configuration import Run, run_of
+from lrdyn.verification.stating import fields
 from paper_figs.shared import capital, counted, judged
 
 QUICK = {"preset": "quick", "seed": 1}

@@ -12,15 +12,15 @@ import numpy as np
 import xarray as xr
 
 from lrdyn.core import chance
-from lrdyn.engine import fields
-from lrdyn.engine.configuration import Run, run_of
-from lrdyn.engine.judging import Groups
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA, synthetic
 from lrdyn.studies.dropout_spectra.activations import TrainedDropoutMeasured
 from lrdyn.studies.dropout_spectra.minimum import MinimumMeasured, MinimumTheory
 from lrdyn.studies.dropout_spectra.raw import RawMeasured, RawTheory
+from lrdyn.verification.judging.judging import Groups
+from lrdyn.verification.running.configuration import Run, run_of
+from lrdyn.verification.stating import fields
 from paper_figs.paired import error
 from paper_figs.shared import capital, counted, judged
 

@@ -10,10 +10,10 @@ from jaxtyping import Array, Float, Int
 
 import lrdyn
 from lrdyn.core import chance
-from lrdyn.engine import fields
-from lrdyn.engine.fields import ABSENT
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results, drawn_from, one_seed
+from lrdyn.verification.stating import fields
+from lrdyn.verification.stating.fields import ABSENT
 from paper_figs import shared, tracking
 
 PRESET = {

@@ -6,7 +6,6 @@ import numpy as np
 import xarray as xr
 
 from lrdyn.core import chance
-from lrdyn.engine import fields
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.adapter_training import ADAPTERS
@@ -17,6 +16,7 @@ from lrdyn.studies.adapter_training.singular_value_evolution import (
     has_moved,
     moves,
 )
+from lrdyn.verification.stating import fields
 from paper_figs import paired
 
 CURVES = ("sigma", "right_angle", "value_sigma", "value_right_angle")

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from lrdyn.engine import fields
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.adapter_training import ADAPTERS
 from lrdyn.studies.adapter_training.factors import COMPARED, FactorsMeasured
 from lrdyn.studies.adapter_training.widths import RATES, WidthMeasured
+from lrdyn.verification.stating import fields
 from paper_figs import paired
 from paper_figs.paired import COLORS, MARKS, TASKS, TITLES
 from paper_figs.shared import counted, judged

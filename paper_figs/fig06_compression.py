@@ -13,12 +13,12 @@ import xarray as xr
 from jaxtyping import Array, Float, Int
 
 import lrdyn
-from lrdyn.engine import fields
-from lrdyn.engine.configuration import Run, run_of
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.flags import POSITIVE, Flag, at_least
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results, one_seed
+from lrdyn.verification.running.configuration import Run, run_of
+from lrdyn.verification.stating import fields
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.flags import POSITIVE, Flag, at_least
 from paper_figs.shared import DEPTH, DIM, LEARNING_RATE, RANK, STEPS, one_scenario
 
 QUICK = {

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from lrdyn.engine import fields
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.adapter_training import ADAPTERS, cells
 from lrdyn.studies.adapter_training.few_shot import COMPARED, PUBLISHED, FewShotMeasured
+from lrdyn.verification.stating import fields
 from paper_figs import paired
 from paper_figs.paired import SHORT, TASKS, TITLES
 from paper_figs.shared import capital, counted, judged

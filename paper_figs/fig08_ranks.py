@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from lrdyn.engine import fields
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.adapter_training import ADAPTERS
 from lrdyn.studies.adapter_training.ranks import KINDS, PUBLISHED, RanksMeasured
+from lrdyn.verification.stating import fields
 from paper_figs import paired
 from paper_figs.paired import SHORT, TASKS, TITLES
 from paper_figs.shared import capital, counted, judged

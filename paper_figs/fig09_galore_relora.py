@@ -15,13 +15,13 @@ from jaxtyping import Array, Float, Int
 import lrdyn
 from lrdyn.adapters.algorithm_1 import Method
 from lrdyn.adapters.state import POLICIES
-from lrdyn.engine.configuration import Run, run_of
-from lrdyn.engine.fields import ABSENT, of_run
-from lrdyn.engine.flags import POSITIVE, Flag, at_least
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results, one_seed
 from lrdyn.theorem4.optimizer_state_claims import one_policy
 from lrdyn.theorem4.problems import OPTIMIZERS
+from lrdyn.verification.running.configuration import Run, run_of
+from lrdyn.verification.stating.fields import ABSENT, of_run
+from lrdyn.verification.stating.flags import POSITIVE, Flag, at_least
 from paper_figs import table1_memory
 from paper_figs.shared import one_scenario
 

@@ -13,12 +13,12 @@ from jaxtyping import Array, Float, Int
 import lrdyn
 from lrdyn.core.recording import log_steps
 from lrdyn.data import mnist, mnist_file
-from lrdyn.engine.fields import ABSENT, of_run, of_theory
-from lrdyn.engine.flags import FRACTION, POSITIVE, Flag, at_least
-from lrdyn.engine.runs import Run
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results, drawn_from, one_seed
 from lrdyn.theorem3 import decreasing_step, dropout_minimiser, dropout_penalty, dropout_strength
+from lrdyn.verification.runs.run_folder import Run
+from lrdyn.verification.stating.fields import ABSENT, of_run, of_theory
+from lrdyn.verification.stating.flags import FRACTION, POSITIVE, Flag, at_least
 from paper_figs.shared import LEARNING_RATE, NEEDS_MNIST, STEPS, one_scenario
 
 QUICK = {

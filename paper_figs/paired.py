@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from lrdyn.engine import claims
-from lrdyn.engine.configuration import Run, run_of
-from lrdyn.engine.expectations import simultaneous_interval
-from lrdyn.engine.judging import Groups
 from lrdyn.figures import plotting
 from lrdyn.studies.adapter_training import ADAPTERS, tasks, tuning
 from lrdyn.studies.adapter_training.cells import METHODS
+from lrdyn.verification.judging.judging import Groups
+from lrdyn.verification.running.configuration import Run, run_of
+from lrdyn.verification.stating import claims
+from lrdyn.verification.stating.expectations import simultaneous_interval
 
 QUICK = {"preset": "quick", "seed": 1}
 PAPER = {"preset": "paper", "seed": 1, "seeds": 30}

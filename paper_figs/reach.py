@@ -17,13 +17,13 @@ from jaxtyping import Float
 
 import lrdyn
 from lrdyn.core.recording import log_steps
-from lrdyn.engine import fields
-from lrdyn.engine.configuration import Run, run_of
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.flags import Flag, at_least
-from lrdyn.engine.judging import Groups, residuals, worst_ratio
-from lrdyn.engine.statement import Experiment, Theorem
 from lrdyn.figures.exhibits import Results, one_seed
+from lrdyn.verification.judging.judging import Groups, residuals, worst_ratio
+from lrdyn.verification.running.configuration import Run, run_of
+from lrdyn.verification.stating import fields
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.flags import Flag, at_least
+from lrdyn.verification.stating.statement import Experiment, Theorem
 from paper_figs.shared import DIM, LEARNING_RATE, RANK, STEPS, one_scenario
 
 MAP_SCALES = [0.01, 0.03, 0.1, 0.3, 1.0]

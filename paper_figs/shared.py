@@ -6,8 +6,8 @@ from typing import Any
 
 import xarray as xr
 
-from lrdyn.engine.flags import NON_NEGATIVE, POSITIVE, Flag, at_least
-from lrdyn.engine.statement import Experiment, Scenario
+from lrdyn.verification.stating.flags import NON_NEGATIVE, POSITIVE, Flag, at_least
+from lrdyn.verification.stating.statement import Experiment, Scenario
 
 DIM = Flag("dim", (), at_least(3), int, "d", "width of the square layers", swept=False)
 RANK = Flag("rank", (), at_least(1), int, "r", "rank of the target Phi", swept=False)

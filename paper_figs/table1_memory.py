@@ -26,13 +26,13 @@ from lrdyn.adapters.algorithm_1 import (
 )
 from lrdyn.adapters.memory import Memory, measured_memory
 from lrdyn.adapters.state import POLICIES
-from lrdyn.engine import fields
-from lrdyn.engine.fields import of_run
-from lrdyn.engine.flags import Flag, at_least
 from lrdyn.figures.exhibits import Results, Table, drawn_from, one_seed
 from lrdyn.figures.tables import Cell, Grid
 from lrdyn.galore.state_claims import GALORE_OF_OPTAX
 from lrdyn.theorem4 import memory_claims
+from lrdyn.verification.stating import fields
+from lrdyn.verification.stating.fields import of_run
+from lrdyn.verification.stating.flags import Flag, at_least
 from paper_figs.shared import one_scenario
 
 PRESET = {"rows": 4096, "columns": 11008, "rank": 128, "batch": 256, "dtype": "float32"}

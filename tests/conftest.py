@@ -22,7 +22,10 @@ collect_ignore_glob = ["data/*"]
 
 HOOK = jaxtyping.install_import_hook("lrdyn", typed.NAME)
 
-from lrdyn.engine import accelerators, process  # noqa: E402  (after the hook)
+from lrdyn.verification.machine import (
+    accelerators,
+    process,
+)
 
 accelerators.share_memory()
 

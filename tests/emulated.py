@@ -224,15 +224,16 @@ def main(words: Sequence[str]) -> int:
 
 def products() -> dict[str, str]:
     """What is measured to be the arithmetic of a product, for whatever JAX is asked."""
-    from lrdyn.engine import arithmetic, measured_arithmetic
+    from lrdyn.verification.judging import rounding
+    from lrdyn.verification.running import arithmetic_probe
 
-    found = {"float64": measured_arithmetic.rounding("float64")["product"]}
+    found = {"float64": arithmetic_probe.rounding("float64")["product"]}
     for word in WORDS:
-        arithmetic.MATMULS[word] = word if "_" in word else word.lower()
+        rounding.MATMULS[word] = word if "_" in word else word.lower()
         with contextlib.suppress(ValueError, jax.errors.JaxRuntimeError):
-            found[word] = measured_arithmetic.rounding("float32", word)["product"]
+            found[word] = arithmetic_probe.rounding("float32", word)["product"]
     return {
-        word: arithmetic.name_of("float64" if word == "float64" else "float32", error)
+        word: rounding.name_of("float64" if word == "float64" else "float32", error)
         for word, error in found.items()
     }
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from lrdyn.adapters import peft
 from lrdyn.data import Refused, arrays, encoder, idx, pairs, tensors
-from lrdyn.engine import checkpoints, results
-from lrdyn.engine.parts import Store
+from lrdyn.verification.storing import checkpoints, results_file
+from lrdyn.verification.storing.parts import Store
 
 DATA = Path(__file__).with_name("data")
 FOREIGN, BERT, PEFT = DATA / "foreign", DATA / "bert", DATA / "peft_adapters" / "patterns"
@@ -65,8 +65,10 @@ READERS = {
         BERT / "config.json", encoder.read, (BERT / "model.safetensors", BERT / "tokenizer.json")
     ),
     "tokenizer": Reader(BERT / "tokenizer.json", _tokenizer),
-    "verdict": Reader(FOREIGN / "verdict.json", results.read_verdict),
-    "results": Reader(FOREIGN / "results.nc", lambda folder: results.load(folder / "results.nc")),
+    "verdict": Reader(FOREIGN / "verdict.json", results_file.read_verdict),
+    "results": Reader(
+        FOREIGN / "results.nc", lambda folder: results_file.load(folder / "results.nc")
+    ),
     "part": Reader(FOREIGN / "part.npz", lambda folder: Store(folder, _nowhere).load("part")),
     "checkpoint": Reader(FOREIGN / "step-0000000001.ckpt", _checkpoint),
     "idx": Reader(
@@ -135,7 +137,7 @@ def outcome(reader: Reader, folder: Path) -> str:
     """What is wrong with how a file is read; empty for a value, or one line that names the file."""
     try:
         reader.read(folder)
-    except (Refused, results.Unreadable, ValueError) as error:
+    except (Refused, results_file.Unreadable, ValueError) as error:
         line = str(error)
         if "MemoryError" in line:
             return f"more memory than there may be: {line}"

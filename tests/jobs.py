@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lrdyn.engine.jobs import Job, job_for, planned_claims, planned_controls
-from lrdyn.engine.statement import Control, Experiment, Scenario
+from lrdyn.verification.running.jobs import Job, job_for, planned_claims, planned_controls
+from lrdyn.verification.stating.statement import Control, Experiment, Scenario
 
 
 def claims_job(

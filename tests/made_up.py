@@ -10,11 +10,11 @@ import xarray as xr
 from jaxtyping import Array, Float, Int
 
 import lrdyn as lr
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.flags import Flag, at_least
-from lrdyn.engine.forms import Stated, Test
-from lrdyn.engine.judging import claim_entry, residuals
-from lrdyn.engine.statement import Claim, Scenario
+from lrdyn.verification.judging.judging import claim_entry, residuals
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.flags import Flag, at_least
+from lrdyn.verification.stating.forms import Stated, Test
+from lrdyn.verification.stating.statement import Claim, Scenario
 
 
 class Made(NamedTuple):

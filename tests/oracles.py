@@ -21,9 +21,9 @@ import scipy.linalg
 import xarray as xr
 
 import lrdyn as lr
-from lrdyn.engine.claims import tolerance
-from lrdyn.engine.judging import residuals
-from lrdyn.engine.statement import Experiment, Scenario
+from lrdyn.verification.judging.judging import residuals
+from lrdyn.verification.stating.claims import tolerance
+from lrdyn.verification.stating.statement import Experiment, Scenario
 from tests.jobs import claims_job
 
 # Comparing ------------------------------------------------------------------------------------

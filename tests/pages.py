@@ -40,12 +40,12 @@ from lrdyn.commands import diagnose as diagnose_command
 from lrdyn.commands import example, figures, help_pages, own_figures, pool, verify
 from lrdyn.commands import merge as merge_command
 from lrdyn.commands import report as report_command
+from lrdyn.commands.arguments import Help
 from lrdyn.commands.own import own_experiment
-from lrdyn.engine.arguments import Help
-from lrdyn.engine.statement import Experiment, Study
 from lrdyn.registry import REGISTRY, theorem, theorems
 from lrdyn.studies import REGISTRY as STUDIES
 from lrdyn.studies import study
+from lrdyn.verification.stating.statement import Experiment, Study
 from paper_figs import EXHIBITS
 from tests import forked
 from tests.runs import ROOT, python

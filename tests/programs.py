@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from lrdyn.engine import program_cache
+from lrdyn.verification.machine import program_cache
 
 FOLDER = Path(__file__).parents[1] / ".programs"
 """Where they are kept; ``make clean`` removes it."""

@@ -8,9 +8,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import lrdyn
-from lrdyn.engine import files, results
 from lrdyn.figures import plotting
 from lrdyn.report import page
+from lrdyn.verification.storing import files, results_file
 
 HOSTILE = (
     '<script>alert("1")</script><img src=x onerror=alert(2)> & \'quoted\' "twice" ]]> </style>'
@@ -96,8 +96,8 @@ def saved(folder: Path, text: str = "", *, picture: str | None = "", **changed: 
     """
     folder.mkdir(parents=True)
     content = verdict(text=text, **changed)
-    results.write(
-        folder / results.NAME,
+    results_file.write(
+        folder / results_file.NAME,
         {"/": xr.Dataset({"rho": ("step", np.zeros(3))})},
         name=content["name"],
         title=text or "rho stays below 2 r^",
@@ -107,7 +107,7 @@ def saved(folder: Path, text: str = "", *, picture: str | None = "", **changed: 
         judges=text or "e" * 64,
         dtype="float64",
     )
-    content["results_sha256"] = results.checksum(folder / results.NAME)
+    content["results_sha256"] = results_file.checksum(folder / results_file.NAME)
     content["changed"] = False
     if picture is not None:
         figure = Figure(figsize=(2, 1))

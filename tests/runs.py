@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import jax
 import xarray as xr
 
-from lrdyn.engine import results
-from lrdyn.engine.jobs import OLDER_KERNELS
 from lrdyn.figures import exhibits, rendering
 from lrdyn.system import interrupts
+from lrdyn.verification.running.jobs import OLDER_KERNELS
+from lrdyn.verification.storing import results_file
 from tests import forked, programs
 
 ROOT = Path(__file__).parents[1]
@@ -158,7 +158,7 @@ def finished(name: str, base: Path) -> Finished:
         return Finished(done, out, {}, lambda group: xr.Dataset(), dict)
     (folder,) = (out / name).iterdir()
     group = functools.cache(functools.partial(results_of, folder))
-    groups = functools.cache(functools.partial(results.load, folder / "results.nc"))
+    groups = functools.cache(functools.partial(results_file.load, folder / "results.nc"))
     return Finished(done, folder, verdict_of(folder), group, groups)
 
 

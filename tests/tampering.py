@@ -19,15 +19,16 @@ import numpy as np
 import pytest
 
 from lrdyn import registry
-from lrdyn.engine import history, recorded, results, runs, verify
-from lrdyn.engine.configuration import run_of
-from lrdyn.engine.mistakes import BadInput
+from lrdyn.verification.running.configuration import run_of
+from lrdyn.verification.runs import consistency, past_runs, run_folder, verify
+from lrdyn.verification.stating.mistakes import BadInput
+from lrdyn.verification.storing import results_file
 from referee import __main__ as referee
 
 JUDGE, DIFF, REFEREE = "--judge", "diff", "referee"
 
 
-PLANNED, REDONE = recorded.planned, referee.redone
+PLANNED, REDONE = consistency.planned, referee.redone
 
 
 class Saved(NamedTuple):
@@ -47,11 +48,11 @@ class Saved(NamedTuple):
 
 def saved(folder: Path, into: Path) -> Saved:
     """Read a run, and copy it."""
-    groups = results.load(folder / results.NAME)
+    groups = results_file.load(folder / results_file.NAME)
     theorem = registry.theorem(groups["/"].attrs["name"])
     # Judged by this revision, whichever made it.
     shutil.copytree(folder, into)
-    judged = runs.judge_again(theorem, into)[0]
+    judged = run_folder.judge_again(theorem, into)[0]
     of = run_of(theorem, **{n: v for n, v in judged.verdict["config"].items() if v is not None})
     planned = (of.concerned, of.settings, of.dtype, of.seeds_of, of.perturb, of.preset == "paper")
     return Saved(folder, into, judged.verdict, groups, judged, first_points(folder), planned)
@@ -59,7 +60,7 @@ def saved(folder: Path, into: Path) -> Saved:
 
 def first_points(folder: Path) -> dict[str, Any]:
     """The first point of each scenario: a claim that is wrong there is wrong."""
-    found = referee.scenarios(folder / results.NAME)
+    found = referee.scenarios(folder / results_file.NAME)
     return {name: s._replace(points=s.points[:1]) for name, s in found.items()}
 
 
@@ -125,8 +126,8 @@ def who_sees_the_verdict(run: Saved, verdict: dict[str, Any]) -> set[str]:
     """Who sees that verdict.json is another, beside results that nobody changed."""
     with pytest.MonkeyPatch.context() as patch:
         mine = dataclasses.replace(run.judged, verdict=dict(run.verdict))
-        patch.setattr(runs, "judged", lambda *given: mine)
-        patch.setattr(results, "read", lambda path: run.groups)
+        patch.setattr(run_folder, "judged", lambda *given: mine)
+        patch.setattr(results_file, "read", lambda path: run.groups)
         patch.setattr(referee, "scenarios", lambda path: run.points)
         return {*_judged(run, verdict), *_told_apart(run, verdict), *_refereed(run, verdict)}
 
@@ -142,9 +143,9 @@ def computed_once(run: Saved) -> Iterator[None]:
         return again(claim, scenario.name) if same else REDONE(claim, scenario)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recorded, "planned", lambda *given: plans(""))
-        patch.setattr(runs, "source_digest", lambda *given: "")
-        patch.setattr(runs, "judges_digest", lambda *given: "")
+        patch.setattr(consistency, "planned", lambda *given: plans(""))
+        patch.setattr(run_folder, "source_digest", lambda *given: "")
+        patch.setattr(run_folder, "judges_digest", lambda *given: "")
         patch.setattr(referee, "redone", redone)
         yield
 
@@ -153,7 +154,7 @@ def _judged(run: Saved, verdict: dict[str, Any]) -> Iterator[str]:
     path = run.into / "verdict.json"
     path.write_text(json.dumps(verdict))
     try:
-        runs.judge_again(registry.theorem(run.verdict["name"]), run.into)
+        run_folder.judge_again(registry.theorem(run.verdict["name"]), run.into)
     except BadInput:
         yield JUDGE
         return
@@ -164,7 +165,7 @@ def _judged(run: Saved, verdict: dict[str, Any]) -> Iterator[str]:
 def _told_apart(run: Saved, verdict: dict[str, Any]) -> Iterator[str]:
     (run.into / "verdict.json").write_text(json.dumps(verdict))
     try:
-        if history.differences(run.folder, run.into):
+        if past_runs.differences(run.folder, run.into):
             yield DIFF
     except BadInput:
         yield DIFF
@@ -240,7 +241,7 @@ def all_entries(values: np.ndarray) -> np.ndarray:
 
 def array_changes(run: Saved) -> Iterator[tuple[str, str, dict[str, Callable]]]:
     """Kind of array, what is done to it, and the change of one array of this kind, or of two."""
-    kinds = arrays_of(run.folder / results.NAME)
+    kinds = arrays_of(run.folder / results_file.NAME)
     for kind, paths in sorted(kinds.items()):
         text = f"{kind.group}: {kind.array}"
         for path in paths[:1]:
@@ -259,8 +260,8 @@ def who_sees_the_arrays(run: Saved, changed: Mapping[str, Callable]) -> set[str]
     """Who sees that arrays are others, by their paths; the verdict is judged on these."""
     seen = set()
     groups = dict(run.groups)
-    path = run.into / results.NAME
-    shutil.copy(run.folder / results.NAME, path)
+    path = run.into / results_file.NAME
+    shutil.copy(run.folder / results_file.NAME, path)
     try:
         with h5py.File(path, "r+") as file:
             for place, change in changed.items():
@@ -272,14 +273,14 @@ def who_sees_the_arrays(run: Saved, changed: Mapping[str, Callable]) -> set[str]
                 array[...] = new.astype(array.dtype)
                 dataset = groups[group or "/"].assign({name: held.copy(data=new)})
                 groups[group or "/"] = dataset
-        verdict = run.verdict | {"results_sha256": results.checksum(path)}
+        verdict = run.verdict | {"results_sha256": results_file.checksum(path)}
         (run.into / "verdict.json").write_text(json.dumps(verdict))
         points = first_points(run.into)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(results, "read", lambda path: groups)
+            patch.setattr(results_file, "read", lambda path: groups)
             patch.setattr(referee, "scenarios", lambda path: points)
             try:
-                again, _ = runs.judge_again(registry.theorem(run.verdict["name"]), run.into)
+                again, _ = run_folder.judge_again(registry.theorem(run.verdict["name"]), run.into)
                 if holds_of(again.verdict) != holds_of(run.verdict):
                     seen.add(JUDGE)
             except BadInput:
@@ -288,7 +289,7 @@ def who_sees_the_arrays(run: Saved, changed: Mapping[str, Callable]) -> set[str]
             verdict = json.loads((run.into / "verdict.json").read_text())
             return seen | {*_told_apart(run, verdict), *_refereed(run, verdict)}
     finally:
-        shutil.copy(run.folder / results.NAME, path)
+        shutil.copy(run.folder / results_file.NAME, path)
 
 
 def holds_of(verdict: Mapping[str, Any]) -> dict[str, Any]:

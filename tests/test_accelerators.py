@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from lrdyn.commands import pool, verify
-from lrdyn.engine import accelerators, process, program_cache
-from lrdyn.engine.configuration import BadInput
 from lrdyn.theorem2.statement import THEOREM2
+from lrdyn.verification.machine import accelerators, process, program_cache
+from lrdyn.verification.running.configuration import BadInput
 from notebooks import __main__ as notebooks
 from tests import conftest
 from tests.runs import started

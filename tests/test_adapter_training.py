@@ -12,7 +12,6 @@ import pytest
 from scipy import stats
 
 import lrdyn
-from lrdyn.engine.claims import CLEARLY, tolerance
 from lrdyn.figures import exhibits, plotting
 from lrdyn.figures.long import numbers as long_numbers
 from lrdyn.networks import packing
@@ -32,6 +31,7 @@ from lrdyn.studies.adapter_training.digits import Digits
 from lrdyn.studies.adapter_training.few_shot import Searched
 from lrdyn.studies.adapter_training.rates import Chosen
 from lrdyn.training import FORGETFUL
+from lrdyn.verification.stating.claims import CLEARLY, tolerance
 from paper_figs import (
     fig04_adapter_svd,
     fig05_lora_factors,

@@ -13,18 +13,19 @@ import pytest
 
 import lrdyn
 from lrdyn.core.precision import of_matmuls
-from lrdyn.engine import arithmetic, measured_arithmetic
-from lrdyn.engine.arithmetic import LADDER, REASON, REFERENCE, WORSE
-from lrdyn.engine.configuration import run_of
-from lrdyn.engine.judging import arithmetic_of
-from lrdyn.engine.kept_programs import KeptPrograms
-from lrdyn.engine.mistakes import BadInput
-from lrdyn.engine.verify import in_usual_precision
-from lrdyn.engine.work import Context
 from lrdyn.registry import theorem
 from lrdyn.system.private_files import SignedFolder
 from lrdyn.training import train
 from lrdyn.training.batches import Batches
+from lrdyn.verification.judging import rounding
+from lrdyn.verification.judging.judging import arithmetic_of
+from lrdyn.verification.judging.rounding import LADDER, REASON, REFERENCE, WORSE
+from lrdyn.verification.machine.kept_programs import KeptPrograms
+from lrdyn.verification.running import arithmetic_probe
+from lrdyn.verification.running.configuration import run_of
+from lrdyn.verification.running.work import Context
+from lrdyn.verification.runs.verify import in_usual_precision
+from lrdyn.verification.stating.mistakes import BadInput
 from tests import emulated
 from tests.runs import python, verdict_of
 from tests.test_theorem import MY_THEOREM
@@ -50,7 +51,7 @@ def device(monkeypatch):
             usual = {"matmuls": word, "products": precision, **REFERENCE[precision]}
             return usual | others.get(precision, {})
 
-        monkeypatch.setattr(measured_arithmetic, "measured", measured)
+        monkeypatch.setattr(arithmetic_probe, "measured", measured)
 
     return of
 
@@ -60,10 +61,10 @@ def device(monkeypatch):
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_this_machine_has_the_arithmetic_of_the_reference(precision):
-    found = measured_arithmetic.measured(precision)
+    found = arithmetic_probe.measured(precision)
     assert found["products"] == precision
     assert found.keys() >= REFERENCE[precision].keys()
-    assert arithmetic.worse(precision, found) == {}
+    assert rounding.worse(precision, found) == {}
     # What cannot be told from the reference would let worse pass.
     assert all(found[name] >= 0.2 * usual for name, usual in REFERENCE[precision].items())
 
@@ -99,36 +100,36 @@ def summed(x, y, bits, count):
 def test_a_product_is_told_by_its_error(name, bits, count):
     x, y = rounded(np.random.default_rng(1).uniform(1, 2, (2, 4096)), 24)
     error = np.max(np.abs(summed(x, y, bits, count) / (x * y) - 1)) / 2.0**-23
-    assert arithmetic.name_of("float32", error) == name
+    assert rounding.name_of("float32", error) == name
 
 
 def test_the_rungs_of_a_ladder_rise():
     for rungs in LADDER.values():
         assert sorted(rungs.values()) == list(rungs.values())
-    assert arithmetic.name_of("float32", 1e9) == "unknown"
+    assert rounding.name_of("float32", 1e9) == "unknown"
 
 
 def test_what_is_as_bad_as_the_limit_is_fit_and_beyond_it_is_not():
     fit: dict[str, Any] = {"matmuls": "highest"}
     fit |= {name: WORSE * usual for name, usual in REFERENCE["float32"].items()}
     fit["largest"] = REFERENCE["float32"]["largest"] / WORSE
-    assert arithmetic.worse("float32", fit) == {}
+    assert rounding.worse("float32", fit) == {}
     for name, value in fit.items():
         if name != "matmuls":
             bad = value / 1.01 if name == "largest" else value * 1.01
-            assert list(arithmetic.worse("float32", fit | {name: bad})) == [name]
-    assert list(arithmetic.worse("float32", fit | {"svd": float("nan")})) == ["svd"]
+            assert list(rounding.worse("float32", fit | {name: bad})) == [name]
+    assert list(rounding.worse("float32", fit | {"svd": float("nan")})) == ["svd"]
 
 
 def test_the_numbers_are_kept_for_other_processes(tmp_path, monkeypatch):
     kept = KeptPrograms(SignedFolder(tmp_path, "here"), "")
-    monkeypatch.setattr(measured_arithmetic, "_measured", lambda precision, word: {"add": 0.5})
-    assert measured_arithmetic.measured("float32", programs=kept) == {"add": 0.5}
-    monkeypatch.setattr(measured_arithmetic, "_measured", lambda *_: pytest.fail("measured again"))
-    assert measured_arithmetic.measured("float32", programs=kept) == {"add": 0.5}
+    monkeypatch.setattr(arithmetic_probe, "_measured", lambda precision, word: {"add": 0.5})
+    assert arithmetic_probe.measured("float32", programs=kept) == {"add": 0.5}
+    monkeypatch.setattr(arithmetic_probe, "_measured", lambda *_: pytest.fail("measured again"))
+    assert arithmetic_probe.measured("float32", programs=kept) == {"add": 0.5}
     for other in (("float64",), ("float32", "tf32")):
         with pytest.raises(pytest.fail.Exception, match="again"):
-            measured_arithmetic.measured(*other, programs=kept)
+            arithmetic_probe.measured(*other, programs=kept)
 
 
 OF_PAIRS = {"matmuls": "highest", "products": "pairs of float32", "product": 15.8}
@@ -154,9 +155,9 @@ def test_the_worst_kind_of_worker_decides_the_precision(kinds, dtype):
 
 def test_products_are_refused_if_one_kind_of_worker_has_others():
     kinds = [{"products": "TF32", "convolutions": word} for word in ("TF32", "float32")]
-    measured_arithmetic.check_products("tf32", lambda precision, word: kinds[:1])
+    arithmetic_probe.check_products("tf32", lambda precision, word: kinds[:1])
     with pytest.raises(BadInput, match="whose convolutions are float32"):
-        measured_arithmetic.check_products("tf32", lambda precision, word: kinds)
+        arithmetic_probe.check_products("tf32", lambda precision, word: kinds)
 
 
 # Verdicts -----------------------------------------------------------------------------------------
@@ -293,12 +294,12 @@ def test_programs_are_in_full_precision_whatever_jax_is_set_to(parabola):
 
 
 def test_jobs_have_their_precision_whatever_jax_is_set_to():
-    with jax.default_matmul_precision("tensorfloat32"), arithmetic.scope("float32"):
+    with jax.default_matmul_precision("tensorfloat32"), rounding.scope("float32"):
         assert of_matmuls() == "highest"
         assert jnp.ones(1).dtype == "float32"
-    with arithmetic.scope("float32", "tf32"):
+    with rounding.scope("float32", "tf32"):
         assert of_matmuls() == "TF32_TF32_F32"
-    with arithmetic.scope("float64", "tf32"):  # a word is for float32
+    with rounding.scope("float64", "tf32"):  # a word is for float32
         assert of_matmuls() == "highest"
 
 

@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrdyn.engine.array_types import NotNumbers, compared, difference
-from lrdyn.engine.configuration import run_of
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.flags import Flag, at_least
-from lrdyn.engine.forms import (
+from lrdyn.verification.running.configuration import run_of
+from lrdyn.verification.running.work import Context
+from lrdyn.verification.runs.verify import verify, verify_run
+from lrdyn.verification.stating.array_types import NotNumbers, compared, difference
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.flags import Flag, at_least
+from lrdyn.verification.stating.forms import (
     AtLeast,
     AtMost,
     Count,
@@ -25,10 +27,8 @@ from lrdyn.engine.forms import (
     Test,
     Zero,
 )
-from lrdyn.engine.mistakes import BadInput
-from lrdyn.engine.statement import Claim, Control, Misstated, Scenario, Theorem
-from lrdyn.engine.verify import verify, verify_run
-from lrdyn.engine.work import Context
+from lrdyn.verification.stating.mistakes import BadInput
+from lrdyn.verification.stating.statement import Claim, Control, Misstated, Scenario, Theorem
 
 INTEGERS = [np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
 FLOATS = [np.dtype(kind) for kind in (np.float16, jnp.bfloat16, np.float32, np.float64)]
@@ -296,7 +296,7 @@ def test_a_control_of_a_claim_that_nothing_meets_decides_nothing():
 
 def test_what_is_judged_was_written_and_read(monkeypatch):
     """A writer that loses a digit is seen, whatever the run had in memory."""
-    from lrdyn.engine import files
+    from lrdyn.verification.storing import files
 
     real = files.write_netcdf
 

@@ -15,13 +15,13 @@ import pytest
 import lrdyn
 from lrdyn.corollary1.statement import COROLLARY1
 from lrdyn.data import Images
-from lrdyn.engine.claims import tolerance
 from lrdyn.figures import plotting, rendering
 from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA, synthetic
 from lrdyn.studies.weight_updates import WEIGHT_UPDATES, linear
 from lrdyn.theorem2.statement import THEOREM2
 from lrdyn.theorem3 import dropout_minimiser_claims
 from lrdyn.theorem4.problems import OPTIMIZERS
+from lrdyn.verification.stating.claims import tolerance
 from paper_figs import (
     BASELINES,
     EXHIBITS,

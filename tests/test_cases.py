@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrdyn.engine.evaluate import taken
 from lrdyn.registry import theorems
+from lrdyn.verification.running.evaluate import taken
 from tests.kept_numbers import committed
 
 FILE = Path(__file__).parent / "data" / "cases.json"

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 import lrdyn as lr
-from lrdyn.engine.claims import (
+from lrdyn.verification.stating.claims import (
     CLEARLY,
     above_p,
     chi_square_p,

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 import lrdyn as lr
 from lrdyn.core.factorization import regression_loss
-from lrdyn.engine.statement import Outcome
 from lrdyn.theorem2 import classifier, collapse
 from lrdyn.theorem2.collapse_claims import COLLAPSE, CollapseMeasured, CollapseTheory
+from lrdyn.verification.stating.statement import Outcome
 from tests import oracles
 from tests.oracles import assert_apart, assert_close, assert_zero, classification, double, normal
 

@@ -24,15 +24,17 @@ import lrdyn as lr
 from docs.examples import training
 from lrdyn import cli
 from lrdyn.commands import own, pool, verify
-from lrdyn.engine import measured_arithmetic, program_cache, runs, work
-from lrdyn.engine.cluster import client as clusters
-from lrdyn.engine.cluster import credentials, local_workers, origins, tasks, worker
-from lrdyn.engine.configuration import BadInput, run_of
-from lrdyn.engine.produce import jobs_of, recipes_of
-from lrdyn.engine.reductions import Quantiles, Worst
-from lrdyn.engine.work import Context, PartRequest, Recipe
 from lrdyn.registry import theorem
 from lrdyn.training import loop
+from lrdyn.verification.cluster import client as clusters
+from lrdyn.verification.cluster import credentials, local_workers, origins, tasks, worker
+from lrdyn.verification.machine import program_cache
+from lrdyn.verification.running import arithmetic_probe, work
+from lrdyn.verification.running.configuration import BadInput, run_of
+from lrdyn.verification.running.produce import jobs_of, recipes_of
+from lrdyn.verification.running.reductions import Quantiles, Worst
+from lrdyn.verification.running.work import Context, PartRequest, Recipe
+from lrdyn.verification.runs import run_folder
 from tests.runs import XLA_FLAGS, Told, python, results_of, started, verdict_of
 from tests.workers import Site, kill, until, write_mine
 
@@ -163,7 +165,7 @@ def test_a_theorem_by_its_name(cluster):
 
 def test_the_arithmetic_is_that_of_the_workers(cluster):
     found = cluster.measured("float32", "highest")
-    assert found == [measured_arithmetic.measured("float32")]
+    assert found == [arithmetic_probe.measured("float32")]
     assert {"products", "svd"} <= found[0].keys()
     with pytest.raises(BadInput, match="tf32"):
         cluster.measured("float32", "tf32")
@@ -207,7 +209,7 @@ def test_a_study_trains_elsewhere_and_ends_here(reached, tmp_path, undrawn, caps
     there = [*words, *reached, "--store", str(tmp_path), "--out", str(tmp_path / "b")]
     assert cli.main(training.TEACHER, [*words, "--out", str(tmp_path / "a")]) == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "produced", interrupted(runs.produced))
+        patch.setattr(run_folder, "produced", interrupted(run_folder.produced))
         assert cli.main(training.TEACHER, there) == 130
     (kept,) = tmp_path.glob("teacher/*")
     assert list(kept.glob("checkpoints/*/step-*.ckpt"))
@@ -356,7 +358,7 @@ def test_another_program_is_refused(mine):
     """As a worker would whose library traces to something else."""
     how = {"batched": False, "lanes": 2, "memory": 1, "compiler_options": {}, "shared": None}
     how |= {"in_cache": False, "x64": True, "matmuls": "highest", "reduce": {}}
-    recipe = Recipe(None, "lrdyn.engine.sweep:sweep_of", how)
+    recipe = Recipe(None, "lrdyn.verification.running.sweep:sweep_of", how)
     outputs = (("B", (2, 2), "float32"),)
     asked = PartRequest((("size", 2),), {"seed": np.arange(4)}, lanes=2, most=4, outputs=outputs)
     task = tasks.PartTask(origins.origin(mine.chaotic, "function"), "key", asked)
@@ -598,8 +600,8 @@ def test_without_what_makes_certificates_the_extra_is_named(monkeypatch, tmp_pat
 
 def test_without_dask_the_extra_is_named(monkeypatch, unchecked):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    monkeypatch.delitem(sys.modules, "lrdyn.engine.cluster.client")
-    monkeypatch.delattr("lrdyn.engine.cluster.client")
+    monkeypatch.delitem(sys.modules, "lrdyn.verification.cluster.client")
+    monkeypatch.delattr("lrdyn.verification.cluster.client")
     with pytest.raises(BadInput, match=r"pip install 'lrdyn\[cluster\]'"):
         verify.clusters()
 

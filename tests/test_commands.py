@@ -14,7 +14,6 @@ from lrdyn import cli
 from lrdyn.commands import pool
 from lrdyn.completion.statement import COMPLETION
 from lrdyn.corollary1.statement import COROLLARY1
-from lrdyn.engine import files
 from lrdyn.registry import theorem as registered
 from lrdyn.registry import theorems
 from lrdyn.studies import studies
@@ -22,6 +21,7 @@ from lrdyn.theorem1.statement import THEOREM1
 from lrdyn.theorem2.statement import THEOREM2
 from lrdyn.theorem3.statement import THEOREM3
 from lrdyn.theorem4.statement import THEOREM4
+from lrdyn.verification.storing import files
 from tests.runs import TINY as TINY_RUNS
 from tests.runs import finished, python, results_of, verdict_of
 from tests.test_theorem import MY_THEOREM

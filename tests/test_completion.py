@@ -23,10 +23,10 @@ from lrdyn.completion.problem import (
 )
 from lrdyn.completion.start_claims import start_of_what_is_seen
 from lrdyn.completion.statement import COMPLETION, first_below
-from lrdyn.engine.forms import AtMost
-from lrdyn.engine.judging import left_out
-from lrdyn.engine.outcomes import SIZE
-from lrdyn.engine.statement import Outcome
+from lrdyn.verification.judging.judging import left_out
+from lrdyn.verification.judging.outcomes import SIZE
+from lrdyn.verification.stating.forms import AtMost
+from lrdyn.verification.stating.statement import Outcome
 from tests import oracles
 from tests.runs import finished
 

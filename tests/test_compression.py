@@ -10,9 +10,9 @@ import lrdyn as lr
 from lrdyn.core import masking
 from lrdyn.corollary1 import compression
 from lrdyn.corollary1.statement import COMPRESSION, CompressionMeasured, CompressionTheory
-from lrdyn.engine import forms
-from lrdyn.engine.judging import forms_of
-from lrdyn.engine.statement import Outcome
+from lrdyn.verification.judging.judging import forms_of
+from lrdyn.verification.stating import forms
+from lrdyn.verification.stating.statement import Outcome
 from tests import oracles
 from tests.oracles import Compiled, assert_apart, assert_close, double, problem
 

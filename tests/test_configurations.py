@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from lrdyn import cli
-from lrdyn.engine.domains import NEAR
-from lrdyn.engine.random_settings import SHAPES, shape_flags, shapes
 from lrdyn.registry import REGISTRY, theorem
+from lrdyn.verification.searching.domains import NEAR
+from lrdyn.verification.searching.random_settings import SHAPES, shape_flags, shapes
 from tests.faults import configurations
 from tests.faults.configurations import FILE, POINTS, Note
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from lrdyn.corollary1.statement import COROLLARY1
-from lrdyn.engine.claims import CLEARLY
-from lrdyn.engine.fields import Read
-from lrdyn.engine.forms import SEEN
-from lrdyn.engine.judging import (
+from lrdyn.registry import theorems
+from lrdyn.theorem2.statement import THEOREM2
+from lrdyn.verification.judging.judging import (
     claim_entry,
     claim_of,
     forms_of,
@@ -20,10 +19,18 @@ from lrdyn.engine.judging import (
     row_of,
     worst_ratio,
 )
-from lrdyn.engine.outcomes import PRECISIONS, SIZE, MissingArray, groups_of, outcomes, saved_names
-from lrdyn.engine.verify import verify
-from lrdyn.registry import theorems
-from lrdyn.theorem2.statement import THEOREM2
+from lrdyn.verification.judging.outcomes import (
+    PRECISIONS,
+    SIZE,
+    MissingArray,
+    groups_of,
+    outcomes,
+    saved_names,
+)
+from lrdyn.verification.runs.verify import verify
+from lrdyn.verification.stating.claims import CLEARLY
+from lrdyn.verification.stating.fields import Read
+from lrdyn.verification.stating.forms import SEEN
 from tests import oracles
 from tests.jobs import claims_job, controls_job
 from tests.runs import finished

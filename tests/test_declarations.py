@@ -22,9 +22,9 @@ import jax
 import numpy as np
 import pytest
 
-from lrdyn.engine.flags import Domain, Flag
-from lrdyn.engine.statement import Claim, Control, Experiment, Finding, Scenario
 from lrdyn.registry import REGISTRY, theorem, theorems
+from lrdyn.verification.stating.flags import Domain, Flag
+from lrdyn.verification.stating.statement import Claim, Control, Experiment, Finding, Scenario
 from tests.kept_numbers import committed
 
 FILE = Path(__file__).parent / "data" / "declarations.json"

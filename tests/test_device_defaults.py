@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import lrdyn
-from lrdyn.engine import programs
-from lrdyn.engine.device_defaults import usual_lanes, usual_memory, usual_options
-from lrdyn.engine.points import product
-from lrdyn.engine.programs import SweepPlan
-from lrdyn.engine.shared import Shared
+from lrdyn.verification.machine.device_defaults import usual_lanes, usual_memory, usual_options
+from lrdyn.verification.running import programs
+from lrdyn.verification.running.programs import SweepPlan
+from lrdyn.verification.running.shared import Shared
+from lrdyn.verification.stating.points import product
 
 
 def card(**told):

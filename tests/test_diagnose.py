@@ -27,8 +27,8 @@ from lrdyn.diagnosis import (
     spectrum,
     updates,
 )
-from lrdyn.engine import process
 from lrdyn.figures import plotting
+from lrdyn.verification.machine import process
 from tests.runs import ROOT
 
 RNG = np.random.default_rng(1)

@@ -10,12 +10,12 @@ import pytest
 import scipy.optimize
 
 import lrdyn as lr
-from lrdyn.engine.claims import tolerance
-from lrdyn.engine.statement import Outcome
 from lrdyn.theorem3 import dropout_minimiser_claims
 from lrdyn.theorem3.dropout_minimiser_claims import MinimiserMeasured, MinimiserTheory
 from lrdyn.theorem3.dropout_penalty_claims import DropoutMeasured, DropoutTheory
 from lrdyn.theorem3.network import lower_bound
+from lrdyn.verification.stating.claims import tolerance
+from lrdyn.verification.stating.statement import Outcome
 from tests import oracles
 from tests.oracles import assert_apart, assert_close, assert_zero, double, normal, rotated
 

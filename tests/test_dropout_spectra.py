@@ -7,8 +7,8 @@ import pytest
 
 from lrdyn import networks
 from lrdyn import theorem3 as dropout
-from lrdyn.engine.claims import tolerance
 from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA, activations, minimum, raw, synthetic
+from lrdyn.verification.stating.claims import tolerance
 from tests import oracles
 from tests.runs import results_of, verdict_of
 from tests.test_weight_updates import many_images

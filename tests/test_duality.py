@@ -12,7 +12,6 @@ import optax
 import pytest
 
 import lrdyn as lr
-from lrdyn.engine.statement import Outcome
 from lrdyn.theorem4 import duality_claims as duality
 from lrdyn.theorem4.duality_claims import (
     DUALITY,
@@ -26,6 +25,7 @@ from lrdyn.theorem4.duality_claims import (
     DualityTheory,
 )
 from lrdyn.theorem4.statement import THEOREM4
+from lrdyn.verification.stating.statement import Outcome
 from tests.oracles import Optimizer, assert_apart, assert_close, double, judged
 
 FLAGS = {"rows": 8, "cols": 6, "rank": 2}

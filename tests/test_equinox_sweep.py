@@ -12,9 +12,9 @@ import pytest
 from jaxtyping import Array, Float
 
 import lrdyn as lr
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.statement import longest_axis
-from lrdyn.engine.verify import verify
+from lrdyn.verification.runs.verify import verify
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.statement import longest_axis
 from tests.jobs import controls_job
 
 

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import lrdyn
 from lrdyn import cli
-from lrdyn.engine.arguments import Help
+from lrdyn.commands.arguments import Help
 
 PLACE, FACTOR, UNDECIDED = "nowhere", 1.0, ""
 

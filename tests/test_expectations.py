@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lrdyn.engine.expectations import Expectation, came_of, outcome, simultaneous_interval
-from lrdyn.engine.statement import Experiment, Finding, Scenario
+from lrdyn.verification.stating.expectations import (
+    Expectation,
+    came_of,
+    outcome,
+    simultaneous_interval,
+)
+from lrdyn.verification.stating.statement import Experiment, Finding, Scenario
 
 GAIN, LOSS = Expectation(above=0.5, source=1.0), Expectation(below=0.5, source=-1.0)
 NO_EFFECT = Expectation(within=(-0.1, 0.2))

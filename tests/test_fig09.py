@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from lrdyn.engine.claims import CLEARLY, tolerance
 from lrdyn.figures import baselines, rendering
+from lrdyn.verification.stating.claims import CLEARLY, tolerance
 from paper_figs import BASELINES, fig09_galore_relora
 from tests import algorithm1, oracles
 from tests.runs import numbers_of

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lrdyn.data import mnist
-from lrdyn.engine.claims import tolerance
+from lrdyn.verification.stating.claims import tolerance
 from paper_figs import fig10_masked_training
 from tests import oracles
 from tests.runs import numbers_of

@@ -14,9 +14,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-from lrdyn.engine import results
 from lrdyn.figures import baselines, exhibits, long, looks, pictures, plotting
 from lrdyn.studies.adapter_training.few_shot import COMPARED
+from lrdyn.verification.storing import results_file
 from paper_figs import BASELINES, EXHIBITS
 
 FIGURES = {one.name: one for one in EXHIBITS if isinstance(one, exhibits.Figure)}
@@ -29,7 +29,7 @@ AT_PAPER = [
 
 
 def committed(name, folder=BASELINES):
-    return results.load(folder / f"{name}.nc")["/"]
+    return results_file.load(folder / f"{name}.nc")["/"]
 
 
 @pytest.fixture(scope="module", params=FIGURES)
@@ -244,7 +244,7 @@ def test_pictures_are_small():
 def test_a_figure_of_the_preset_paper_is_as_committed(figure):
     """Its settings, its looks and its picture, and how long it took."""
     numbers, exhibit = committed(figure, PAPER), FIGURES[figure]
-    assert numbers.attrs["settings"] == results.canonical(exhibit.presets["paper"])
+    assert numbers.attrs["settings"] == results_file.canonical(exhibit.presets["paper"])
     assert (PAPER / f"{figure}.nc").stat().st_size < 100_000
     assert 0 < numbers.attrs["seconds_taken"] < 3600
     assert not json.loads(numbers.attrs["environment"])["git"].endswith("dirty")

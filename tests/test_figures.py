@@ -22,17 +22,18 @@ from PIL import Image
 import lrdyn
 from lrdyn import cli
 from lrdyn.commands import figures
+from lrdyn.commands.arguments import Help
 from lrdyn.commands.ending import BAD_INPUT, Sameness
-from lrdyn.engine import files, results, runs
-from lrdyn.engine.arguments import Help
-from lrdyn.engine.claims import CLEARLY, tolerance
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.judging import residuals, worst_ratio
-from lrdyn.engine.produce import produce
 from lrdyn.figures import baselines, exhibits, plotting, rendering, tables
 from lrdyn.figures.exhibits import one_seed
 from lrdyn.figures.rendering import render
 from lrdyn.theorem2.statement import THEOREM2
+from lrdyn.verification.judging.judging import residuals, worst_ratio
+from lrdyn.verification.running.produce import produce
+from lrdyn.verification.runs import run_folder
+from lrdyn.verification.stating.claims import CLEARLY, tolerance
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.storing import files, results_file
 from paper_figs import (
     BASELINES,
     EXHIBITS,
@@ -218,12 +219,12 @@ def test_saved_numbers_are_used_until_settings_differ(tmp_path):
 
 def test_a_figure_draws_results_that_are_there(tmp_path):
     """Those that the command of the experiment left, and those of another figure or preset."""
-    folder = runs.carry_out(RUN, tmp_path)[1]
+    folder = run_folder.carry_out(RUN, tmp_path)[1]
     begin = len(CALLS)
     first = render(PLAIN, tmp_path)
     assert (first.computed, first.ran, len(CALLS)) == (True, (), begin)
     assert json.loads(first.dataset.sources) == {"counted": f"counted/{folder.name}"}
-    kept = results.load(folder / results.NAME)["/"]
+    kept = results_file.load(folder / results_file.NAME)["/"]
     np.testing.assert_array_equal(first.dataset.seconds, one_seed({"/": kept}).seconds)
     assert not render(ROWS, tmp_path).ran
     assert render(PLAIN, tmp_path, "paper").ran == ("counted",)
@@ -234,9 +235,9 @@ def test_a_figure_draws_results_that_are_there(tmp_path):
 
 def test_the_record_of_numbers_is_that_of_results(tmp_path):
     dataset = render(PLAIN, tmp_path).dataset
-    root = results.read(RUN.folder(tmp_path) / results.NAME)["/"]
+    root = results_file.read(RUN.folder(tmp_path) / results_file.NAME)["/"]
     assert dataset.attrs["environment"] == root.attrs["environment"]
-    assert json.loads(dataset.environment) == results.environment("float64")
+    assert json.loads(dataset.environment) == results_file.environment("float64")
     assert json.loads(dataset.settings) == PLAIN.presets["quick"]
     assert {"schema", "config", "fixed", "scenario"}.isdisjoint(dataset.attrs)
 
@@ -268,7 +269,7 @@ def flipped(content):
 def test_damaged_results_are_named_set_aside_and_run_again(tmp_path, damage):
     lines = []
     folder = tmp_path / json.loads(render(PLAIN, tmp_path).dataset.sources)["counted"]
-    path = folder / results.NAME
+    path = folder / results_file.NAME
     content = damage(path.read_bytes())
     path.write_bytes(content)
     assert not render(PLAIN, tmp_path, report=lines.append).ran  # its numbers are there
@@ -281,14 +282,14 @@ def test_damaged_results_are_named_set_aside_and_run_again(tmp_path, damage):
 
 
 def test_results_that_another_run_writes_are_not_set_aside(tmp_path):
-    path = runs.carry_out(RUN, tmp_path)[1] / results.NAME
-    assert runs.saved(RUN, tmp_path) is not None
+    path = run_folder.carry_out(RUN, tmp_path)[1] / results_file.NAME
+    assert run_folder.saved(RUN, tmp_path) is not None
     path.write_bytes(b"new, its verdict is not there yet")
     with files.locked(path.parent):
-        assert runs.saved(RUN, tmp_path) is None
+        assert run_folder.saved(RUN, tmp_path) is None
     assert path.exists()
     with pytest.warns(UserWarning, match="damaged"):
-        assert runs.saved(RUN, tmp_path) is None
+        assert run_folder.saved(RUN, tmp_path) is None
     assert not path.exists()
 
 
@@ -388,7 +389,7 @@ def test_each_preset_has_a_baseline_of_its_own(tmp_path):
     assert not baselines.check(PLAIN, out, tmp_path, "paper", report=lines.append)
     assert lines == [f"toy: no baseline in {tmp_path / 'paper'}"]
     baselines.write_baseline(PLAIN, out, tmp_path, "paper")
-    quick, paper = (results.load(tmp_path / one / "toy.nc")["/"] for one in ("", "paper"))
+    quick, paper = (results_file.load(tmp_path / one / "toy.nc")["/"] for one in ("", "paper"))
     assert (quick.line.max(), paper.line.max()) == (2, 3)
     assert baselines.check(PLAIN, out, tmp_path, "paper")
     assert baselines.check(PLAIN, out, tmp_path)
@@ -590,7 +591,7 @@ def test_a_figure_of_the_registry_is_complete(figure):
     assert path.stat().st_size < 100_000
     saved = xr.load_dataset(path, engine="h5netcdf")
     if not figure.long:  # whose settings are those of the runs
-        assert saved.attrs["settings"] == results.canonical(figure.presets["quick"])
+        assert saved.attrs["settings"] == results_file.canonical(figure.presets["quick"])
     free = {name for name, values in saved.items() if not baselines.compared(values)}
     assert free == FREE.get(figure.name, set())
     caption, texts = exhibits.caption(figure, saved), figure.texts(saved)

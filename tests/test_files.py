@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from lrdyn.engine import files, netcdf, results
 from lrdyn.system import whole_files
+from lrdyn.verification.storing import files, netcdf, results_file
 
 
 @pytest.fixture
@@ -281,7 +281,7 @@ def test_a_revision_is_that_of_a_checkout_of_the_library_alone(hook, tmp_path, m
     """Not of a project that its environment lies in, nor of that whose hook is running."""
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
-    ours = "lrdyn/engine/results.py"
+    ours = "lrdyn/verification/storing/results_file.py"
     revision = repository(tmp_path / "checkout", ours)
     repository(tmp_path / "project", "project.py")
     repository(tmp_path / "monorepo", f"vendor/{ours}")
@@ -302,9 +302,9 @@ def test_a_revision_is_that_of_a_checkout_of_the_library_alone(hook, tmp_path, m
         file = tmp_path / folder / ours
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
-        monkeypatch.setattr(results, "__file__", os.fspath(file))
-        found[folder] = results._revision.__wrapped__()
+        monkeypatch.setattr(results_file, "__file__", os.fspath(file))
+        found[folder] = results_file._revision.__wrapped__()
     assert found == wanted
     (tmp_path / "checkout" / ours).write_text("changed")
-    monkeypatch.setattr(results, "__file__", os.fspath(tmp_path / "checkout" / ours))
-    assert results._revision.__wrapped__() == f"{revision}-dirty"
+    monkeypatch.setattr(results_file, "__file__", os.fspath(tmp_path / "checkout" / ours))
+    assert results_file._revision.__wrapped__() == f"{revision}-dirty"

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from lrdyn import cli
 from lrdyn.data import Refused, arrays, guarded
-from lrdyn.engine import results
-from lrdyn.engine.configuration import BadInput
-from lrdyn.engine.results import Damaged, Missing, Unreadable
 from lrdyn.registry import theorem
+from lrdyn.verification.running.configuration import BadInput
+from lrdyn.verification.storing import results_file
+from lrdyn.verification.storing.results_file import Damaged, Missing, Unreadable
 from tests.foreign import FOREIGN, READERS, WORDS, edited, outcome
 
 FOUND = sorted((FOREIGN / "found").iterdir())
@@ -222,7 +222,7 @@ def test_hdf5_is_refused_before_it_is_read(name, tmp_path):
     path = tmp_path / "results.nc"
     with h5py.File(path, "w") as file:
         make(file)
-    refused(lambda: results.read(path), said, path)
+    refused(lambda: results_file.read(path), said, path)
 
 
 def test_one_text_of_many_entries_is_not_read_for_each(tmp_path):
@@ -239,7 +239,7 @@ def test_one_text_of_many_entries_is_not_read_for_each(tmp_path):
         array: Any = file["x"]
         assert len(array[2000]) == 2**20
     tracemalloc.start()
-    refused(lambda: results.read(path), r"arrays of \d+ bytes in a file of", path)
+    refused(lambda: results_file.read(path), r"arrays of \d+ bytes in a file of", path)
     assert tracemalloc.get_traced_memory()[1] < 2**24
     tracemalloc.stop()
 
@@ -247,14 +247,14 @@ def test_one_text_of_many_entries_is_not_read_for_each(tmp_path):
 def test_results_that_are_none_are_named(tmp_path):
     path = tmp_path / "results.nc"
     with pytest.raises(Missing, match=r"results.nc: not found"):
-        results.read(path)
+        results_file.read(path)
     path.mkdir()
     with pytest.raises(Damaged, match=r"results.nc: damaged \(got a folder, wanted a file\)"):
-        results.read(path)
+        results_file.read(path)
     with pytest.raises(Damaged, match="got a folder"):
-        results.checksum(path)
+        results_file.checksum(path)
     shutil.copyfile(FOREIGN / "results.nc", tmp_path / "other.nc")
-    assert results.load(tmp_path / "other.nc")["/"].kind.values.tolist() == ["a", "b"]
+    assert results_file.load(tmp_path / "other.nc")["/"].kind.values.tolist() == ["a", "b"]
 
 
 # Archives and arrays ------------------------------------------------------------------------------
@@ -321,23 +321,23 @@ CONFIG = VERDICT["config"]
 )
 def test_a_verdict_is_refused(changes, said, tmp_path):
     (tmp_path / "verdict.json").write_text(json.dumps(VERDICT | changes))
-    refused(lambda: results.read_verdict(tmp_path), said, tmp_path / "verdict.json")
+    refused(lambda: results_file.read_verdict(tmp_path), said, tmp_path / "verdict.json")
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "[" * 5000, "NaN", '{"a": 1, "a": 2}', ""])
 def test_what_is_no_verdict_is_refused(text, tmp_path):
     (tmp_path / "verdict.json").write_text(text)
-    refused(lambda: results.read_verdict(tmp_path), "damaged", tmp_path / "verdict.json")
+    refused(lambda: results_file.read_verdict(tmp_path), "damaged", tmp_path / "verdict.json")
 
 
 def test_a_verdict_that_is_not_there(tmp_path):
     for folder in (tmp_path, tmp_path / "none", tmp_path / "file" / "below"):
         (tmp_path / "file").touch()
         with pytest.raises(Missing, match=r"verdict.json: not found"):
-            results.read_verdict(folder)
+            results_file.read_verdict(folder)
     (tmp_path / "verdict.json").mkdir()
     with pytest.raises(Unreadable, match="got a folder, wanted a file"):
-        results.read_verdict(tmp_path)
+        results_file.read_verdict(tmp_path)
 
 
 # Anything -----------------------------------------------------------------------------------------

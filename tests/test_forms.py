@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lrdyn.engine.forms import (
+from lrdyn.verification.stating.forms import (
     AtLeast,
     AtMost,
     Count,

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrdyn.engine.statement import Outcome
 from lrdyn.theorem4 import gradient_rank
 from lrdyn.theorem4.gradient_rank import GradientModes, spectral_edges
 from lrdyn.theorem4.gradient_rank_claims import ALIGNED, GRADIENT_RANK
 from lrdyn.theorem4.statement import THEOREM4
+from lrdyn.verification.stating.statement import Outcome
 from tests import oracles
 from tests.oracles import assert_close
 

@@ -9,7 +9,7 @@ import pytest
 
 from lrdyn import __main__ as command
 from lrdyn.commands import help_pages, pool, verify
-from lrdyn.engine.arguments import Help, no_such_file, started_as
+from lrdyn.commands.arguments import Help, no_such_file, started_as
 from lrdyn.registry import theorems
 from lrdyn.studies import studies
 from tests.runs import started

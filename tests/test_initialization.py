@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lrdyn as lr
-from lrdyn.engine.claims import tolerance
+from lrdyn.verification.stating.claims import tolerance
 from tests.oracles import Compiled, assert_apart, assert_close, double, normal, refuses
 
 pytestmark = pytest.mark.usefixtures("strict")

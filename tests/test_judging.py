@@ -16,18 +16,25 @@ from jaxtyping import Array, Float, Int
 
 import lrdyn as lr
 from lrdyn.core.checks import OutsideDomain
-from lrdyn.engine import files, results, runs, verify
-from lrdyn.engine.claims import RESOLVED
-from lrdyn.engine.configuration import run_of
-from lrdyn.engine.evaluate import evaluate, evaluate_controls
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import AtLeast, AtMost, Count, Equal, Stated, Zero
-from lrdyn.engine.judging import claim_entry, control_entry, judge_results, residuals, row_of
-from lrdyn.engine.mistakes import BadInput
-from lrdyn.engine.outcomes import MissingArray
-from lrdyn.engine.sources import code_digest, source_digest
-from lrdyn.engine.statement import Claim, Experiment, Outcome, Scenario, Theorem
-from lrdyn.engine.work import Context, Sweep, run_sweep
+from lrdyn.verification.judging.judging import (
+    claim_entry,
+    control_entry,
+    judge_results,
+    residuals,
+    row_of,
+)
+from lrdyn.verification.judging.outcomes import MissingArray
+from lrdyn.verification.running.configuration import run_of
+from lrdyn.verification.running.evaluate import evaluate, evaluate_controls
+from lrdyn.verification.running.work import Context, Sweep, run_sweep
+from lrdyn.verification.runs import run_folder, verify
+from lrdyn.verification.stating.claims import RESOLVED
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import AtLeast, AtMost, Count, Equal, Stated, Zero
+from lrdyn.verification.stating.mistakes import BadInput
+from lrdyn.verification.stating.sources import code_digest, source_digest
+from lrdyn.verification.stating.statement import Claim, Experiment, Outcome, Scenario, Theorem
+from lrdyn.verification.storing import files, results_file
 from tests.made_up import (
     CLAIM,
     EVEN,
@@ -802,7 +809,7 @@ def saved_theorem(**parts):
 def once(tmp_path_factory):
     """The folder of one run, to be copied."""
     run = run_of(saved_theorem(), size=[2, 4])
-    return runs.carry_out(run, tmp_path_factory.mktemp("saved"))[1]
+    return run_folder.carry_out(run, tmp_path_factory.mktemp("saved"))[1]
 
 
 @pytest.fixture
@@ -820,7 +827,7 @@ def again(folder, command_line):
 
 def content(folder):
     """All groups of saved results, in memory."""
-    return results.load(folder / "results.nc")
+    return results_file.load(folder / "results.nc")
 
 
 def test_judging_again_gives_the_same(folder, again):
@@ -844,7 +851,7 @@ def test_results_say_what_made_them(folder):
     assert json.loads(attributes["config"]) == verdict["config"]
     assert attributes["digest"] == source_digest(saved_theorem())
     assert json.loads(attributes["environment"]) == verdict["environment"]
-    assert verdict["results_sha256"] == results.checksum(folder / "results.nc")
+    assert verdict["results_sha256"] == results_file.checksum(folder / "results.nc")
 
 
 def test_a_changed_file_is_noticed_and_judged_if_asked_for(folder, again):
@@ -868,11 +875,11 @@ def test_a_changed_file_is_noticed_and_judged_if_asked_for(folder, again):
 
 
 def test_an_edited_judge_is_told_from_the_run(again, monkeypatch):
-    monkeypatch.setattr(runs, "source_digest", lambda theorem, config: "other")
+    monkeypatch.setattr(run_folder, "source_digest", lambda theorem, config: "other")
     status, out, _ = again()
     assert status == 0
     assert "the source of sums is not that of the run" in out
-    monkeypatch.setattr(runs, "judges_digest", lambda theorem: "other")
+    monkeypatch.setattr(run_folder, "judges_digest", lambda theorem: "other")
     assert "the judges of sums are not those of the run" in again()[1]
 
 

@@ -20,13 +20,16 @@ import pytest
 
 from lrdyn import cli
 from lrdyn.commands import ending, verify
-from lrdyn.engine import arithmetic, jobs, kept_programs, program_cache, programs, sources
-from lrdyn.engine.work import Context
 from lrdyn.registry import REGISTRY
 from lrdyn.system import private_files
 from lrdyn.system.private_files import NotPrivate, SignedFolder
 from lrdyn.theorem2 import subspace
 from lrdyn.theorem2.statement import THEOREM2
+from lrdyn.verification.judging import rounding
+from lrdyn.verification.machine import kept_programs, program_cache
+from lrdyn.verification.running import jobs, programs
+from lrdyn.verification.running.work import Context
+from lrdyn.verification.stating import sources
 from tests.jobs import claims_job
 from tests.programs import kept_at, of_command
 from tests.runs import TINY, Told, finished, python, results_of
@@ -115,7 +118,7 @@ def test_other_values_share_a_program(folder, untraceable, run):
         lambda patch: patch.setitem(SETTINGS, "steps", 6),
         lambda patch: patch.setitem(SETTINGS, "depth", (3,)),
         lambda patch: patch.setattr(jobs, "unoptimized", lambda level: {}),
-        lambda patch: patch.setitem(arithmetic.MATMULS, "highest", "BF16_BF16_F32"),
+        lambda patch: patch.setitem(rounding.MATMULS, "highest", "BF16_BF16_F32"),
     ],
     ids=["setting", "shape", "options", "precision"],
 )
@@ -196,10 +199,10 @@ MUTANTS = [
     ("core/linalg.py", "return ", "return 0 * "),
     ("core/descent.py", "return ", "return None or "),
     ("core/initialization.py", "return ", "return 2 * "),
-    ("engine/evaluate.py", "fold_in(key, 1)", "fold_in(key, 2)"),
-    ("engine/jobs.py", "True: 16", "True: 8"),
-    ("engine/programs.py", "LEAST = 4", "LEAST = 5"),
-    ("engine/process.py", '"highest"', '"high"'),
+    ("verification/running/evaluate.py", "fold_in(key, 1)", "fold_in(key, 2)"),
+    ("verification/running/jobs.py", "True: 16", "True: 8"),
+    ("verification/running/programs.py", "LEAST = 4", "LEAST = 5"),
+    ("verification/machine/process.py", '"highest"', '"high"'),
     ("training/program.py", "return ", "return None and "),
     ("__init__.py", "__version__ = ", "__version__ = '' or "),
 ]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import lrdyn as lr
-from lrdyn.engine import work
-from lrdyn.engine.reductions import Histogram, Quantiles, Worst
+from lrdyn.verification.running import work
+from lrdyn.verification.running.reductions import Histogram, Quantiles, Worst
 from tests.runs import Told
 
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrdyn.engine.judging import residuals
 from lrdyn.lora.compressed_deep_lora_claims import COMPRESSED
 from lrdyn.lora.one_step_claims import LOSSES, ONE_STEP, svd_cutoff
 from lrdyn.lora.statement import LORA
+from lrdyn.verification.judging.judging import residuals
 from tests import oracles
 
 FLAGS = {"rows": 4, "cols": 5, "rank": 2, "learning_rate": 0.1, "rate_ratio": 4.0}

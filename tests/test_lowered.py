@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks import steps
 from lrdyn.core import linalg
-from lrdyn.engine.programs import equations
 from lrdyn.registry import REGISTRY
+from lrdyn.verification.running.programs import equations
 from tests.faults import lowered
 
 pytestmark = pytest.mark.tools

@@ -23,17 +23,19 @@ import xarray as xr
 import lrdyn as lr
 from lrdyn import __main__ as command
 from lrdyn.commands import ending, own, pool
-from lrdyn.engine import files, history, parts, progress, report, results, runs
-from lrdyn.engine import verify as verify_module
-from lrdyn.engine.claims import judge
-from lrdyn.engine.configuration import run_of
-from lrdyn.engine.history import settings_text
-from lrdyn.engine.judging import Verdict
-from lrdyn.engine.outcomes import PRECISIONS
 from lrdyn.figures import plotting
 from lrdyn.registry import REGISTRY, theorem, theorems
 from lrdyn.studies import REGISTRY as STUDIES
-from lrdyn.system import interrupts, memory_limit, whole_files
+from lrdyn.system import interrupts, memory_limit, progress, whole_files
+from lrdyn.verification.judging import verdict_text
+from lrdyn.verification.judging.judging import Verdict
+from lrdyn.verification.judging.outcomes import PRECISIONS
+from lrdyn.verification.running.configuration import run_of
+from lrdyn.verification.runs import past_runs, run_folder
+from lrdyn.verification.runs import verify as verify_module
+from lrdyn.verification.runs.past_runs import settings_text
+from lrdyn.verification.stating.claims import judge
+from lrdyn.verification.storing import files, parts, results_file
 from tests.faults import signals
 from tests.runs import python, started
 from tests.test_commands import register, tree
@@ -206,7 +208,7 @@ def test_a_folder_that_cannot_be_opened_is_a_row(tmp_path, monkeypatch):
         onerror(denied)
 
     monkeypatch.setattr(os, "walk", refusing)
-    lines = {line.rpartition("/")[2]: line for line in history.table(tmp_path, {})}
+    lines = {line.rpartition("/")[2]: line for line in past_runs.table(tmp_path, {})}
     assert re.search(" damaged +Permission denied ", lines["secret"])
     assert " holds " in lines["good"]
 
@@ -231,7 +233,7 @@ def test_diff_tells_of_other_sources_and_of_files_that_are_not_the_runs(lrdyn, t
             folder / "results.nc", {"/": xr.Dataset({"x": 1.0}, attrs={"digest": digest})}
         )
         verdict = json.loads((folder / "verdict.json").read_text())
-        verdict["results_sha256"] = results.checksum(folder / "results.nc")
+        verdict["results_sha256"] = results_file.checksum(folder / "results.nc")
         (folder / "verdict.json").write_text(json.dumps(verdict))
 
     written("one", "a" * 64)
@@ -573,7 +575,7 @@ def test_a_notebook_shows_why_a_claim_is_undecided(verified):
     counts = {"float64": {"drawn": 6, "judged": 0, "left_out": {"t < 5 & d > 2": 6}}}
     open_claim = claim | {"holds": None, "residual": None, "judged": counts, "cases": 0}
     open_claim |= {"decided_by": {"excused": 6}}
-    page = report.html(
+    page = verdict_text.html(
         verified.verdict | {"holds": None, "undecided": ["value"], "claims": [open_claim, control]}
     )
     assert (
@@ -638,7 +640,7 @@ def test_arrays_say_in_symbols_what_they_are(verified):
     scenario = lr.Scenario("sums", dict, theory=Value, measured=Value, claims=(claim,))
     flag = lr.Flag("size", (2, 3), lr.at_least(1), int, "n", "length of x", shapes=True)
     theorem = lr.Theorem("sums", "", (flag,), (scenario,))
-    found = runs.described(theorem, verified.groups, "float64")
+    found = run_folder.described(theorem, verified.groups, "float64")
     assert found["/"]["size"].attrs == {"symbol": "n", "long_name": "length of x", "units": "1"}
     said = found["/"]["value_predicted"].attrs["long_name"]
     assert said == "predicted: value: 2 x = x + x"
@@ -742,7 +744,7 @@ LIMITED = """
 import resource, sys
 from lrdyn import cli
 from lrdyn.commands.own import own_experiment
-from lrdyn.engine import results
+from lrdyn.verification import results
 write = results.write
 def limited(*words, **more):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
@@ -764,7 +766,7 @@ def test_a_limit_of_the_size_of_files_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(results, "write"), (files, "_write_group"), (parts.Store, "save")]
+    ("owner", "name"), [(results_file, "write"), (files, "_write_group"), (parts.Store, "save")]
 )
 @pytest.mark.parametrize("slab", [100, 2**26])
 def test_a_folder_that_vanishes_is_one_line(owner, name, slab, lrdyn, tmp_path, monkeypatch):

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrdyn.engine import judging
-from lrdyn.engine.outcomes import groups_of, outcomes
-from lrdyn.engine.statement import Claim, Finding
 from lrdyn.registry import REGISTRY, theorem
+from lrdyn.verification.judging import judging
+from lrdyn.verification.judging.outcomes import groups_of, outcomes
+from lrdyn.verification.stating.statement import Claim, Finding
 from tests.kept_numbers import committed
 from tests.runs import finished
 from tests.test_theorem_numbers import UNDECIDED

@@ -12,10 +12,6 @@ import pytest
 
 import lrdyn as lr
 from lrdyn.data import mnist
-from lrdyn.engine.claims import MoreSteps
-from lrdyn.engine.evaluate import taken
-from lrdyn.engine.jobs import own_settings
-from lrdyn.engine.statement import Outcome
 from lrdyn.theorem3 import (
     autoencoder_training_claims,
     masked_autoencoder,
@@ -24,6 +20,10 @@ from lrdyn.theorem3 import (
 from lrdyn.theorem3.autoencoder_training_claims import MaskedAutoencoderMeasured
 from lrdyn.theorem3.masked_autoencoder_claims import AUTOENCODER, MaskedAutoencoderTheory
 from lrdyn.theorem3.statement import THEOREM3
+from lrdyn.verification.running.evaluate import taken
+from lrdyn.verification.running.jobs import own_settings
+from lrdyn.verification.stating.claims import MoreSteps
+from lrdyn.verification.stating.statement import Outcome
 from tests.oracles import (
     Compiled,
     assert_apart,

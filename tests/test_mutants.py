@@ -187,7 +187,7 @@ def test_the_nearest_tests_are_those_that_call_it(graph):
         ("lrdyn/theorem3/dropout_minimiser_claims.py", "not_at_the_end", True),
         ("lrdyn/theorem3/dropout_minimiser_claims.py", "train_last", False),
         ("lrdyn/theorem2/setting.py", "make_case", False),
-        ("lrdyn/engine/judging.py", "row_of", True),
+        ("lrdyn/verification/judging/judging.py", "row_of", True),
     ],
 )
 def test_what_only_judges_makes_no_result(graph, file, within, only):

@@ -20,8 +20,6 @@ import pytest
 import lrdyn as lr
 from lrdyn.commands import ending
 from lrdyn.commands import verify as verify_command
-from lrdyn.engine.programs import equations
-from lrdyn.engine.statement import Outcome
 from lrdyn.figures import verdicts
 from lrdyn.galore import aligned, single_precision_projector
 from lrdyn.galore import path_claims as og
@@ -29,6 +27,8 @@ from lrdyn.galore.figures import LEAST, plot_distances
 from lrdyn.galore.releases import RELEASES, newer, numbers_of
 from lrdyn.galore.statement import GALORE
 from lrdyn.theorem4.statement import THEOREM4
+from lrdyn.verification.running.programs import equations
+from lrdyn.verification.stating.statement import Outcome
 from tests import oracles
 from tests.algorithm1 import vectors
 from tests.runs import ROOT, finished, results_of, verdict_of

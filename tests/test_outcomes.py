@@ -8,10 +8,10 @@ import pytest
 import xarray as xr
 
 import lrdyn as lr
-from lrdyn.engine import outcomes
-from lrdyn.engine.judging import LOST, TOO_FEW_SEEDS, residuals
-from lrdyn.engine.outcomes import MissingArray
-from lrdyn.engine.statement import Experiment, Study, Theorem
+from lrdyn.verification.judging import outcomes
+from lrdyn.verification.judging.judging import LOST, TOO_FEW_SEEDS, residuals
+from lrdyn.verification.judging.outcomes import MissingArray
+from lrdyn.verification.stating.statement import Experiment, Study, Theorem
 from tests.made_up import CLAIM, EXACT, SCENARIO, SIZES, TRAINED, Made, produced, stated
 
 BOTH = (SCENARIO, TRAINED)

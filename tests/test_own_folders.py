@@ -20,10 +20,11 @@ from lrdyn.cli import parse
 from lrdyn.commands import diagnose as diagnose_command
 from lrdyn.commands import own, own_figures, pool
 from lrdyn.data import download
-from lrdyn.engine import checkpoints, files, parts, results, runs
-from lrdyn.engine.configuration import BadInput
-from lrdyn.engine.work import Context
 from lrdyn.system import interrupts, whole_files
+from lrdyn.verification.running.configuration import BadInput
+from lrdyn.verification.running.work import Context
+from lrdyn.verification.runs import run_folder
+from lrdyn.verification.storing import checkpoints, files, parts, results_file
 from tests.runs import ROOT, started
 from tests.test_theorem import MY_THEOREM
 
@@ -95,13 +96,13 @@ def test_a_link_below_a_folder_that_was_named_is_refused_before_the_run(
     def ran(*given, **more):
         raise AssertionError("the run began")
 
-    monkeypatch.setattr(runs, "produced", ran)
+    monkeypatch.setattr(run_folder, "produced", ran)
     where = {"--out": tmp_path / "out", "--store": tmp_path / "store"}
     path = mine.folder(where[flag]) / link
     path.parent.mkdir(parents=True)
     path.symlink_to(victim)
     with pytest.raises(BadInput) as refused:
-        runs.carry_out(mine, where["--out"], context=Context(store=Path(where["--store"])))
+        run_folder.carry_out(mine, where["--out"], context=Context(store=Path(where["--store"])))
     assert str(refused.value) == (
         f"{flag}: got {os.fspath(where[flag])!r} with a symbolic link {os.fspath(path)!r}, "
         "wanted none"
@@ -115,14 +116,16 @@ def test_a_run_clears_what_it_wrote_and_nothing_else(mine, victim, tmp_path):
         (tmp_path / "disk" / name).mkdir(parents=True)
         (tmp_path / name).symlink_to(tmp_path / "disk" / name)
     foreign = mine.folder(tmp_path / "store") / "parts" / "notes"
-    _, path = runs.carry_out(mine, tmp_path / "out", context=Context(store=tmp_path / "store"))
+    _, path = run_folder.carry_out(
+        mine, tmp_path / "out", context=Context(store=tmp_path / "store")
+    )
     assert (path / "verdict.json").is_file()
     assert contents(tmp_path / "store") == {}  # of its parts nothing is left, nor of its folders
     assert list((tmp_path / "store").iterdir()) == []
     foreign.mkdir(parents=True)
     (foreign / "thesis.tex").write_text("mine")
     (foreign / "0-0123456789abcdef0123.npz").write_text("mine")
-    runs.carry_out(mine, tmp_path / "out", context=Context(store=tmp_path / "store"))
+    run_folder.carry_out(mine, tmp_path / "out", context=Context(store=tmp_path / "store"))
     assert {path.name for path in foreign.iterdir()} == {"thesis.tex", "0-0123456789abcdef0123.npz"}
 
 
@@ -218,7 +221,7 @@ def test_a_second_run_on_one_store_is_bad_input(mine, tmp_path):
     store = mine.folder(tmp_path / "store")
     store.mkdir(parents=True)
     with files.locked(store), pytest.raises(BadInput, match=r"--store: got .* in use by another"):
-        runs.carry_out(mine, tmp_path / "out", context=Context(store=tmp_path / "store"))
+        run_folder.carry_out(mine, tmp_path / "out", context=Context(store=tmp_path / "store"))
 
 
 @pytest.mark.parametrize("written", ["relative", "absolute", "linked"])
@@ -229,7 +232,7 @@ def test_a_store_may_be_the_folder_of_the_results_by_another_name(written, mine,
     path.mkdir(parents=True)
     (path / checkpoints.LOG).write_text("run,step,name,value\na,1,loss,0.5\n")
     (path / whole_files.MARK).touch()
-    _, path = runs.carry_out(mine, "out", context=Context(store=Path(store)))
+    _, path = run_folder.carry_out(mine, "out", context=Context(store=Path(store)))
     assert (path / checkpoints.LOG).read_text() == "run,step,name,value\na,1,loss,0.5\n"
     assert not (path / parts.FOLDER).exists()
 
@@ -276,7 +279,7 @@ def test_a_folder_that_cannot_be_used_is_left_as_it_was(
 
     monkeypatch.setattr(owner, fails, failing)
     with pytest.raises(raised, match=os.strerror(number)):
-        runs.carry_out(mine, where["--out"], context=Context(store=Path(where["--store"])))
+        run_folder.carry_out(mine, where["--out"], context=Context(store=Path(where["--store"])))
     assert not where[flag].exists()
 
 
@@ -291,11 +294,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"Input/output error: '.*0-ab\.npz'"):
         store.load("0-ab")
     with pytest.raises(OSError, match=r"Input/output error: '.*0-ab\.npz'"):
-        results.checksum(tmp_path / "0-ab.npz")
+        results_file.checksum(tmp_path / "0-ab.npz")
 
 
 def test_no_earlier_verdict_stands_beside_new_results(mine, tmp_path, monkeypatch):
-    _, path = runs.carry_out(mine, tmp_path / "out")
+    _, path = run_folder.carry_out(mine, tmp_path / "out")
     before = (path / "verdict.json").read_text()
 
     def failing(*given):
@@ -304,11 +307,11 @@ def test_no_earlier_verdict_stands_beside_new_results(mine, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(files, "write_netcdf", failing)
         with pytest.raises(OSError, match="No space left"):
-            runs.carry_out(mine, tmp_path / "out")
+            run_folder.carry_out(mine, tmp_path / "out")
     assert (path / "verdict.json").read_text() == before
     monkeypatch.setattr(files, "write_json", failing)
     with pytest.raises(OSError, match="No space left"):
-        runs.carry_out(mine, tmp_path / "out")
+        run_folder.carry_out(mine, tmp_path / "out")
     assert not (path / "verdict.json").exists()
 
 

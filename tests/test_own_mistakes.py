@@ -8,9 +8,9 @@ import pytest
 
 from lrdyn import __main__ as command
 from lrdyn.commands import own
-from lrdyn.engine.configuration import BadInput, run_of
-from lrdyn.engine.mistakes import check_statement
 from lrdyn.registry import REGISTRY, theorem
+from lrdyn.verification.running.configuration import BadInput, run_of
+from lrdyn.verification.stating.mistakes import check_statement
 from tests.runs import python
 
 MINE = """

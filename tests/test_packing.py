@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrdyn.engine.claims import tolerance
 from lrdyn.networks import mean_pooled
 from lrdyn.networks.packing import lengths, pack, room_for
+from lrdyn.verification.stating.claims import tolerance
 from tests.oracles import refuses
 from tests.test_bert import tiny
 

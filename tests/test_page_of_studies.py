@@ -8,8 +8,8 @@ import pytest
 import xarray as xr
 
 from lrdyn.core import chance
-from lrdyn.engine import results
 from lrdyn.studies.adapter_training import few_shot
+from lrdyn.verification.storing import results_file
 from paper_figs import BASELINES, fig01_weight_updates, fig07_few_shot, fig08_ranks, paired
 from tests.runs import ROOT
 
@@ -32,7 +32,7 @@ RATES = {"best of each r": "own", "best of r = 8": "first"}
 
 
 def numbers(name):
-    return results.load(BASELINES / f"{name}.nc")["/"]
+    return results_file.load(BASELINES / f"{name}.nc")["/"]
 
 
 def table(text):

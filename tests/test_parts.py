@@ -16,7 +16,9 @@ import pytest
 import xarray as xr
 
 import lrdyn as lr
-from lrdyn.engine import files, parts, progress, work
+from lrdyn.system import progress
+from lrdyn.verification.running import work
+from lrdyn.verification.storing import files, parts
 from tests.runs import XLA_FLAGS, Told, python, started
 
 POINTS = lr.product(seed=range(40), size=[2, 3])
@@ -346,7 +348,7 @@ PEAK = """
 import sys
 import jax.numpy as jnp, numpy as np
 import lrdyn as lr
-from lrdyn.engine import files
+from lrdyn.verification import files
 store, memory = sys.argv[1] or None, int(sys.argv[2])
 
 def function(x):
@@ -425,7 +427,7 @@ def test_rate_and_time_left(monkeypatch):
 
 def test_a_terminal_gets_a_bar():
     script = (
-        "import sys, lrdyn.engine.progress as p\n"
+        "import sys, lrdyn.system.progress as p\n"
         "with p.shown('mine') as told:\n"
         "    told.expect(10); told.advance(4); told.note('a [bold] note'); told.advance(6)\n"
         "    told.bar.refresh()\n"

@@ -8,13 +8,13 @@ import pytest
 from lrdyn.commands import example, figures, verify
 from lrdyn.commands.ending import BAD_INPUT, FAULT, Fault
 from lrdyn.commands.ending import run as ended
-from lrdyn.engine import jobs
-from lrdyn.engine.configuration import BadInput, run_of
-from lrdyn.engine.mistakes import Lacking
-from lrdyn.engine.runs import about
 from lrdyn.figures.exhibits import missing
 from lrdyn.registry import theorems
 from lrdyn.studies import studies, study
+from lrdyn.verification.running import jobs
+from lrdyn.verification.running.configuration import BadInput, run_of
+from lrdyn.verification.runs.run_folder import about
+from lrdyn.verification.stating.mistakes import Lacking
 from paper_figs import EXHIBITS
 from tests.sentences import BERT, write_pairs
 from tests.test_figures import TOY

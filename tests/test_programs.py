@@ -8,8 +8,8 @@ import jax
 import pytest
 
 from lrdyn.core import factorization, initialization, masking, spectra
-from lrdyn.engine import kept_programs, process
 from lrdyn.system.private_files import SignedFolder
+from lrdyn.verification.machine import kept_programs, process
 from tests import (
     oracles,
     programs,
@@ -147,7 +147,7 @@ def test_what_is_kept_has_a_bound(tmp_path):
 AS_USERS_DO = """
 import sys
 import jax
-from lrdyn.engine import program_cache
+from lrdyn.verification import program_cache
 program_cache.keep(sys.argv[1])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_enable_x64", True)

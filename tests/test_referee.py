@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from lrdyn import registry
-from lrdyn.engine import results
-from lrdyn.engine.judging import judge_results
+from lrdyn.verification.judging.judging import judge_results
+from lrdyn.verification.storing import results_file
 from referee import __main__ as referee
 from referee import descent, draws
 from referee.redone import Redone
@@ -254,7 +254,7 @@ def judged(path: Path) -> dict[str, Any]:
     theorem = registry.theorem(path.parent.name)
     alone = tuple(dataclasses.replace(one, controls=()) for one in theorem.scenarios)
     theorem = dataclasses.replace(theorem, scenarios=alone)
-    found = judge_results(theorem, results.load(path), "float64")
+    found = judge_results(theorem, results_file.load(path), "float64")
     return {entry["id"]: entry["holds"] for entry in found.claims}
 
 

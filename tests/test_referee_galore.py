@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from lrdyn.adapters.methods import RELORA_FROZEN
-from lrdyn.engine import results
-from lrdyn.engine.judging import claim_entry, residuals
-from lrdyn.engine.outcomes import groups_of
 from lrdyn.galore import path_claims, state_claims
 from lrdyn.galore.statement import GALORE
 from lrdyn.theorem4 import gradient_rank, memory_claims, problems
 from lrdyn.theorem4.duality_claims import DualRegression
 from lrdyn.theorem4.gradient_rank_claims import TERMS, Recursion
 from lrdyn.theorem4.statement import THEOREM4
+from lrdyn.verification.judging.judging import claim_entry, residuals
+from lrdyn.verification.judging.outcomes import groups_of
+from lrdyn.verification.storing import results_file
 from referee import __main__ as referee
 from referee import galore as of_optax
 from referee import low_rank, networks
@@ -80,7 +80,7 @@ def when_all_are_off(name, base):
             for group in groups[scenario.id].values():
                 change(file[group], [claim.id for claim in scenario.claims])
     verdict = json.loads((folder / "verdict.json").read_text())
-    wrong = results.load(folder / "results.nc")
+    wrong = results_file.load(folder / "results.nc")
     verdict["claims"] = [
         claim_entry(
             claim, {p: residuals(claim, scenario, wrong[g], p, power=True) for p, g in mine.items()}

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from lrdyn import registry
-from lrdyn.engine import runs
-from lrdyn.engine.configuration import run_of
+from lrdyn.verification.running.configuration import run_of
+from lrdyn.verification.runs import run_folder
 from referee import __main__ as referee
 
 pytestmark = pytest.mark.tools
@@ -99,7 +99,7 @@ def planted(plant: Plant):
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: f"{plant.theorem}-{plant.scenario}")
 def test_a_wrong_number_on_both_sides_holds_and_is_refused(plant, tmp_path):
     run = run_of(planted(plant), seeds=1, **plant.settings)
-    found, folder = runs.carry_out(run, tmp_path, bar=False)
+    found, folder = run_folder.carry_out(run, tmp_path, bar=False)
     judged = {claim["id"]: claim["holds"] for claim in found.verdict["claims"]}
     assert judged[plant.claim]
     assert referee.main([str(folder)]) == 1

@@ -17,15 +17,15 @@ import pytest
 from lrdyn import __main__ as command
 from lrdyn import cli
 from lrdyn.commands import verify
-from lrdyn.engine import report as texts
-from lrdyn.engine.evaluate import DATA_DIR
-from lrdyn.engine.mistakes import BadInput
-from lrdyn.engine.produce import concerned
 from lrdyn.figures import verdicts
 from lrdyn.registry import theorems
 from lrdyn.report import commands, page, pictures, runs
 from lrdyn.report.markup import EMPTY, element, text
 from lrdyn.studies import studies
+from lrdyn.verification.judging import verdict_text as texts
+from lrdyn.verification.running.evaluate import DATA_DIR
+from lrdyn.verification.running.produce import concerned
+from lrdyn.verification.stating.mistakes import BadInput
 from tests import reports
 from tests.reports import HOSTILE, diagnosed, saved, searched
 from tests.runs import ROOT, finished

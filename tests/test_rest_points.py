@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrdyn.engine.statement import Outcome
 from lrdyn.theorem1 import rest_points, shrinkage
 from lrdyn.theorem1.rest_points_claims import BASINS, BasinsMeasured, BasinsTheory, modes_kept
+from lrdyn.verification.stating.statement import Outcome
 from tests import oracles
 
 compiled = oracles.Compiled(rest_points)

@@ -16,15 +16,13 @@ from jaxtyping import Array, Float
 from lrdyn import cli
 from lrdyn.commands import search as search_command
 from lrdyn.corollary1.statement import COROLLARY1
-from lrdyn.engine.batches import Evaluator
-from lrdyn.engine.configuration import BadInput
-from lrdyn.engine.domains import from_unit, to_unit
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.flags import FRACTION, Flag, at_least, between
-from lrdyn.engine.forms import AtMost, Test
-from lrdyn.engine.produce import jobs_of, produce
-from lrdyn.engine.progress import Silent
-from lrdyn.engine.search import (
+from lrdyn.system.progress import Silent
+from lrdyn.theorem2.statement import THEOREM2
+from lrdyn.verification.running.configuration import BadInput
+from lrdyn.verification.running.produce import jobs_of, produce
+from lrdyn.verification.searching.domains import from_unit, to_unit
+from lrdyn.verification.searching.evaluator import Evaluator
+from lrdyn.verification.searching.search import (
     REPEATS,
     Court,
     Once,
@@ -39,8 +37,10 @@ from lrdyn.engine.search import (
     summary,
     worst_of,
 )
-from lrdyn.engine.statement import Claim, Scenario, Theorem
-from lrdyn.theorem2.statement import THEOREM2
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.flags import FRACTION, Flag, at_least, between
+from lrdyn.verification.stating.forms import AtMost, Test
+from lrdyn.verification.stating.statement import Claim, Scenario, Theorem
 
 pytestmark = pytest.mark.tools
 

@@ -11,9 +11,9 @@ from scipy import stats
 
 import lrdyn
 from docs.examples import training
-from lrdyn.engine.judging import LOST, TOO_FEW_SEEDS
-from lrdyn.engine.statement import Finding, Study
 from lrdyn.studies import studies
+from lrdyn.verification.judging.judging import LOST, TOO_FEW_SEEDS
+from lrdyn.verification.stating.statement import Finding, Study
 from tests import programs
 from tests.runs import ROOT, results_of, started, verdict_of
 
@@ -213,8 +213,8 @@ def test_axes_that_do_not_fit_are_named_where_the_training_is_written(command_li
 
 
 def test_an_edited_study_has_another_folder():
-    from lrdyn.engine import sources
     from lrdyn.studies import weight_updates
+    from lrdyn.verification.stating import sources
 
     files = {path.name for path in sources._files([weight_updates.EDGE.measure])}
     assert {"edge.py", "pictures.py", "classifier_claims.py", "setting.py"} <= files

@@ -15,8 +15,6 @@ import pytest
 import xarray as xr
 
 from lrdyn.data import sets
-from lrdyn.engine import fields
-from lrdyn.engine.statement import Outcome
 from lrdyn.figures import exhibits
 from lrdyn.studies.adapter_training import ADAPTERS
 from lrdyn.studies.adapter_training.few_shot import FewShotMeasured
@@ -28,6 +26,8 @@ from lrdyn.studies.dropout_spectra.raw import RawMeasured, RawTheory
 from lrdyn.studies.weight_updates import WEIGHT_UPDATES, classifiers
 from lrdyn.studies.weight_updates.edge import EdgeMeasured
 from lrdyn.studies.weight_updates.updates import UpdateMeasured
+from lrdyn.verification.stating import fields
+from lrdyn.verification.stating.statement import Outcome
 from paper_figs import EXHIBITS
 from tests.datasets import write_npz
 from tests.faults import wrong_studies

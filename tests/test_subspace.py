@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 import lrdyn as lr
 from lrdyn.core import masking
 from lrdyn.core.factorization import mean_factorization_loss
-from lrdyn.engine.claims import scales_with_epsilon
-from lrdyn.engine.programs import equations
 from lrdyn.theorem2 import subspace
+from lrdyn.verification.running.programs import equations
+from lrdyn.verification.stating.claims import scales_with_epsilon
 from tests import oracles
 from tests.oracles import assert_apart, assert_close, assert_zero, double, problem, residual
 from tests.runs import python
@@ -424,7 +424,7 @@ ON_TWO_DEVICES = """
 import jax, jax.numpy as jnp, numpy as np
 from lrdyn import cli
 cli.setup(host_devices=2)
-from lrdyn.engine.device_defaults import usual_options
+from lrdyn.verification.machine.device_defaults import usual_options
 from lrdyn.theorem2 import reduced_lanes
 
 ones, spec = jnp.ones(64), jax.sharding.PartitionSpec("run")

@@ -12,12 +12,13 @@ import pytest
 from jaxtyping import Array, Float, Int
 from runs import verdict_of
 
-from lrdyn.engine import files, results, runs
-from lrdyn.engine.configuration import run_of
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.flags import Flag, at_least
-from lrdyn.engine.statement import Claim, Control, Scenario, Theorem
 from lrdyn.figures import verdicts
+from lrdyn.verification.running.configuration import run_of
+from lrdyn.verification.runs import run_folder
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.flags import Flag, at_least
+from lrdyn.verification.stating.statement import Claim, Control, Scenario, Theorem
+from lrdyn.verification.storing import files, results_file
 
 
 class Start(eqx.Module):
@@ -118,7 +119,7 @@ THEOREM = Theorem(
 
 @pytest.fixture(scope="module")
 def once(tmp_path_factory):
-    return runs.carry_out(run_of(THEOREM), tmp_path_factory.mktemp("saved"))[1]
+    return run_folder.carry_out(run_of(THEOREM), tmp_path_factory.mktemp("saved"))[1]
 
 
 @pytest.fixture
@@ -280,10 +281,10 @@ TAMPERINGS = {
 
 @pytest.mark.parametrize("name", TAMPERINGS)
 def test_changed_results_are_refused_or_said(name, folder, again):
-    groups = results.load(folder / results.NAME)
+    groups = results_file.load(folder / results_file.NAME)
     before = verdict_of(folder)
     TAMPERINGS[name].change(groups)
-    files.write_netcdf(folder / results.NAME, groups)
+    files.write_netcdf(folder / results_file.NAME, groups)
     status, out, err = again()
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "its checksum differs" in err
@@ -304,9 +305,9 @@ def test_changed_results_are_refused_or_said(name, folder, again):
 @pytest.mark.parametrize("name", TAMPERINGS)
 def test_a_checksum_made_to_fit_hides_numbers_but_no_axis(name, folder, again):
     _, said, judged = TAMPERINGS[name]
-    groups = results.load(folder / results.NAME)
+    groups = results_file.load(folder / results_file.NAME)
     TAMPERINGS[name].change(groups)
-    files.write_netcdf(folder / results.NAME, groups)
+    files.write_netcdf(folder / results_file.NAME, groups)
     fit(folder)
     ended, out, err = again()
     if not said:
@@ -320,7 +321,9 @@ def test_a_checksum_made_to_fit_hides_numbers_but_no_axis(name, folder, again):
 
 def fit(folder, **changes):
     """Make verdict.json fit the file beside it."""
-    verdict = verdict_of(folder) | {"results_sha256": results.checksum(folder / results.NAME)}
+    verdict = verdict_of(folder) | {
+        "results_sha256": results_file.checksum(folder / results_file.NAME)
+    }
     (folder / "verdict.json").write_text(json.dumps(verdict | changes))
 
 
@@ -357,10 +360,10 @@ def test_a_changed_verdict_is_refused(change, said, folder, again):
     ],
 )
 def test_other_settings_in_both_files_are_seen(settings, said, folder, again):
-    groups = results.load(folder / results.NAME)
+    groups = results_file.load(folder / results_file.NAME)
     config = json.loads(groups["/"].attrs["config"]) | settings
-    groups["/"].attrs["config"] = results.canonical(config)
-    files.write_netcdf(folder / results.NAME, groups)
+    groups["/"].attrs["config"] = results_file.canonical(config)
+    files.write_netcdf(folder / results_file.NAME, groups)
     fit(folder, config=config if "perturb" not in settings else verdict_of(folder)["config"])
     status, out, err = again()
     assert (status, out, err.count("\n")) == (2, "", 1)
@@ -376,9 +379,9 @@ def test_a_verdict_that_was_edited_is_written_anew(folder, again):
 
 
 def test_a_folder_of_an_earlier_release_is_judged(folder, again):
-    groups = results.load(folder / results.NAME)
+    groups = results_file.load(folder / results_file.NAME)
     del groups["/case"], groups["/"].attrs["judges"]
-    files.write_netcdf(folder / results.NAME, groups)
+    files.write_netcdf(folder / results_file.NAME, groups)
     verdict = verdict_of(folder)
     del verdict["changed"]
     (folder / "verdict.json").write_text(json.dumps(verdict))
@@ -390,7 +393,7 @@ def test_a_folder_of_an_earlier_release_is_judged(folder, again):
 
 
 def test_an_edited_judge_is_said(folder, again, monkeypatch):
-    monkeypatch.setattr(runs, "judges_digest", lambda theorem: "other")
+    monkeypatch.setattr(run_folder, "judges_digest", lambda theorem: "other")
     status, out, _ = again()
     assert (status, verdict_of(folder)["changed"]) == (0, False)
     assert "the judges of decay are not those of the run" in out
@@ -400,7 +403,7 @@ def test_an_edited_judge_is_said(folder, again, monkeypatch):
 
 
 def test_both_sides_follow_from_the_cases_with_numpy(folder):
-    groups = results.load(folder / results.NAME)
+    groups = results_file.load(folder / results_file.NAME)
     found, cases = groups["/"], groups["/case"]
     for place in np.ndindex(2, 2):
         size = int(found["size"][place[0]])

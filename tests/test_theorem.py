@@ -20,14 +20,14 @@ import lrdyn as lr
 from lrdyn import cli
 from lrdyn.core.condition import conditions, relative_response, twins
 from lrdyn.core.show import shortened
-from lrdyn.engine import files, results
-from lrdyn.engine.claims import MoreSteps
-from lrdyn.engine.evaluate import each_time, evaluate_controls
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.flags import Flag, one_of
-from lrdyn.engine.judging import ratio_of, residuals
-from lrdyn.engine.statement import Claim, Control, Scenario, Theorem
 from lrdyn.figures import plotting
+from lrdyn.verification.judging.judging import ratio_of, residuals
+from lrdyn.verification.running.evaluate import each_time, evaluate_controls
+from lrdyn.verification.stating.claims import MoreSteps
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.flags import Flag, one_of
+from lrdyn.verification.stating.statement import Claim, Control, Scenario, Theorem
+from lrdyn.verification.storing import files, results_file
 from tests.oracles import refuses
 from tests.runs import python, results_of, started, verdict_of
 from tests.tiny import Number
@@ -43,8 +43,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lrdyn import (Claim, Control, Flag, Scenario, Theorem, at_least, cli)
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.flags import Domain
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.flags import Domain
 
 
 class Theory(NamedTuple):
@@ -230,7 +230,7 @@ def test_perturbing_starts_where_the_claim_holds(finished, theorem):
 
 
 def test_the_picture_of_perturbing_shows_the_residuals_of_every_seed(finished, theorem):
-    groups = results.load(finished[1] / "results.nc")
+    groups = results_file.load(finished[1] / "results.nc")
     precisions = ("float64", "float32")
     found = plotting.departures(theorem, groups, precisions)
     assert list(found) == ["bent"]

@@ -13,12 +13,6 @@ import pytest
 
 import lrdyn as lr
 from lrdyn import cli
-from lrdyn.engine.claims import CLEARLY, tolerance
-from lrdyn.engine.evaluate import taken
-from lrdyn.engine.forms import Zero
-from lrdyn.engine.judging import forms_of, residuals
-from lrdyn.engine.outcomes import outcomes
-from lrdyn.engine.statement import Outcome
 from lrdyn.theorem1 import (
     critical_points_claims,
     descent,
@@ -44,6 +38,12 @@ from lrdyn.theorem1.minimisers_claims import DESCENT
 from lrdyn.theorem1.regularised_autoencoder_claims import AUTOENCODER
 from lrdyn.theorem1.rest_points_claims import BASINS
 from lrdyn.theorem1.statement import THEOREM1
+from lrdyn.verification.judging.judging import forms_of, residuals
+from lrdyn.verification.judging.outcomes import outcomes
+from lrdyn.verification.running.evaluate import taken
+from lrdyn.verification.stating.claims import CLEARLY, tolerance
+from lrdyn.verification.stating.forms import Zero
+from lrdyn.verification.stating.statement import Outcome
 from tests import oracles
 from tests.runs import finished
 

@@ -11,9 +11,6 @@ import pytest
 import lrdyn as lr
 from lrdyn.corollary1 import statement as corollary1
 from lrdyn.corollary1.statement import COMPRESSION, COROLLARY1, CompressionMeasured
-from lrdyn.engine import fields
-from lrdyn.engine.judging import forms_of, row_of
-from lrdyn.engine.statement import Outcome
 from lrdyn.theorem2 import classifier_claims as classification
 from lrdyn.theorem2 import setting as deep_factorization
 from lrdyn.theorem2 import statement as theorem2
@@ -24,6 +21,9 @@ from lrdyn.theorem2.statement import (
     FactorizationMeasured,
     FactorizationTheory,
 )
+from lrdyn.verification.judging.judging import forms_of, row_of
+from lrdyn.verification.stating import fields
+from lrdyn.verification.stating.statement import Outcome
 from tests import oracles
 from tests.jobs import claims_job
 from tests.oracles import assert_close, double

@@ -12,11 +12,6 @@ from scipy import stats
 from lrdyn import theorem3
 from lrdyn.core import masking
 from lrdyn.core.descent import gradient_descent
-from lrdyn.engine.claims import chi_square_p, tolerance
-from lrdyn.engine.evaluate import taken
-from lrdyn.engine.fields import Read, arrays_in
-from lrdyn.engine.judging import residuals, row_of
-from lrdyn.engine.statement import Outcome, longest_axis
 from lrdyn.theorem3 import (
     dropblock,
     dropconnect,
@@ -34,6 +29,11 @@ from lrdyn.theorem3.dropout_minimiser_claims import MINIMISER, STEADY
 from lrdyn.theorem3.dropout_penalty_claims import DROPOUT
 from lrdyn.theorem3.figures import minimisers
 from lrdyn.theorem3.masked_autoencoder_claims import AUTOENCODER, MaskedAutoencoderTheory
+from lrdyn.verification.judging.judging import residuals, row_of
+from lrdyn.verification.running.evaluate import taken
+from lrdyn.verification.stating.claims import chi_square_p, tolerance
+from lrdyn.verification.stating.fields import Read, arrays_in
+from lrdyn.verification.stating.statement import Outcome, longest_axis
 from tests import oracles
 from tests.oracles import assert_apart, assert_close, double, judged
 from tests.runs import finished

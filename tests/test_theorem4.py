@@ -16,11 +16,6 @@ from lrdyn import cli
 from lrdyn.adapters.methods import GALORE, RELORA_FROZEN
 from lrdyn.adapters.projectors import Projector
 from lrdyn.core.condition import conditions, twins, with_condition
-from lrdyn.engine.configuration import BadInput, run_of
-from lrdyn.engine.evaluate import taken
-from lrdyn.engine.jobs import own_settings, split_settings
-from lrdyn.engine.produce import concerned, validate
-from lrdyn.engine.statement import Outcome
 from lrdyn.galore.path_claims import PATH
 from lrdyn.galore.statement import GALORE as OF_OPTAX
 from lrdyn.theorem4 import duality_claims as duality
@@ -37,6 +32,11 @@ from lrdyn.theorem4.trajectory_claims import (
     TrajectoryTheory,
     measure_trajectory,
 )
+from lrdyn.verification.running.configuration import BadInput, run_of
+from lrdyn.verification.running.evaluate import taken
+from lrdyn.verification.running.jobs import own_settings, split_settings
+from lrdyn.verification.running.produce import concerned, validate
+from lrdyn.verification.stating.statement import Outcome
 from tests import oracles
 from tests.runs import finished
 

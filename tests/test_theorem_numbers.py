@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from lrdyn import registry
-from lrdyn.engine import results
 from lrdyn.registry import REGISTRY
+from lrdyn.verification.storing import results_file
 from tests.kept_numbers import committed
 from tests.runs import finished
 
@@ -31,7 +31,7 @@ def numbers(theorem, factory):
     """Numbers of all groups of the small run, in float64, of controls as well."""
     folder = finished(theorem, factory.getbasetemp()).folder
     found = {}
-    for group, run in results.load(folder / results.NAME).items():
+    for group, run in results_file.load(folder / results_file.NAME).items():
         if not group.endswith("float32"):
             found |= numbers_of_group(theorem, group, run)
     return found

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lrdyn.engine.judging import left_out, residuals
-from lrdyn.engine.outcomes import groups_of
 from lrdyn.registry import theorem, theorems
+from lrdyn.verification.judging.judging import left_out, residuals
+from lrdyn.verification.judging.outcomes import groups_of
 from tests.kept_numbers import committed
 from tests.runs import finished
 

@@ -13,10 +13,10 @@ import pytest
 
 import lrdyn
 from lrdyn.adapters import algorithm1
-from lrdyn.engine import checkpoints
-from lrdyn.engine.checkpoints import Checkpoints
 from lrdyn.system import whole_files
 from lrdyn.training import FORGETFUL, Batches, train
+from lrdyn.verification.storing import checkpoints
+from lrdyn.verification.storing.checkpoints import Checkpoints
 from tests.runs import Told, python
 
 KEY = jax.random.key(0)

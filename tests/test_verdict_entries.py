@@ -10,12 +10,22 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 import lrdyn as lr
-from lrdyn.engine import arithmetic, forms, judging, verify
-from lrdyn.engine.claims import UNSEEN_RELEASE, surprise
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.judging import LOST, TOO_FEW_SEEDS
-from lrdyn.engine.outcomes import MissingArray
-from lrdyn.engine.statement import Claim, Experiment, Finding, Outcome, Scenario, Study, Theorem
+from lrdyn.verification.judging import judging, rounding
+from lrdyn.verification.judging.judging import LOST, TOO_FEW_SEEDS
+from lrdyn.verification.judging.outcomes import MissingArray
+from lrdyn.verification.runs import verify
+from lrdyn.verification.stating import forms
+from lrdyn.verification.stating.claims import UNSEEN_RELEASE, surprise
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.statement import (
+    Claim,
+    Experiment,
+    Finding,
+    Outcome,
+    Scenario,
+    Study,
+    Theorem,
+)
 from tests.made_up import CLAIM, EXACT, SCENARIO, SIZES, TRAINED, Made, a_test, produced, stated
 
 NAN, INFINITE = float("nan"), float("inf")
@@ -236,8 +246,8 @@ def test_what_is_no_form_is_refused(form, said, unchecked):
 
 BROKEN = lr.Control("broken", "something", "value", predict=lambda case: Made())
 FAILS, AGREES = leg((10.0, 20.0)), leg((0.0, 20.0))
-SET_ASIDE = leg((10.0, 20.0), reason=arithmetic.REASON)
-ASIDE_ONCE = leg((10.0, 20.0), reason=[arithmetic.REASON, ""])
+SET_ASIDE = leg((10.0, 20.0), reason=rounding.REASON)
+ASIDE_ONCE = leg((10.0, 20.0), reason=[rounding.REASON, ""])
 UNMET = leg((10.0, 20.0), unmet="even")
 
 
@@ -366,7 +376,7 @@ def without_other(theorem):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_precision_that_the_device_does_not_have_is_set_aside(dtype, monkeypatch):
-    monkeypatch.setattr(arithmetic, "unfit", lambda measured: {"float32"})
+    monkeypatch.setattr(rounding, "unfit", lambda measured: {"float32"})
     alone = dataclasses.replace(BROKEN, id="alone", precision="float64")  # has no other leg
     theorem, groups = of_both(controls=(BROKEN, alone))
     groups["/controls/alone/float64"] = produced(EXACT, 2 * EXACT)
@@ -378,14 +388,14 @@ def test_a_precision_that_the_device_does_not_have_is_set_aside(dtype, monkeypat
     found = judging.judge_results(theorem, groups, dtype)
     for name in ("value", "broken"):
         left_out = judging.left_out(found.legs[name]["float32"]).tolist()
-        assert left_out == [arithmetic.REASON] * 2
+        assert left_out == [rounding.REASON] * 2
     holds = [entry["holds"] for entry in found.claims]
     assert holds == ([True, True, True] if dtype == "float64" else [None, None])
 
 
 def test_too_few_seeds_stay_the_reason_whatever_the_device_has():
     found = judging._set_aside(leg(reason=[TOO_FEW_SEEDS, "diverges"], unmet=["even", ""]))
-    assert found.reason.values.tolist() == [TOO_FEW_SEEDS, arithmetic.REASON]
+    assert found.reason.values.tolist() == [TOO_FEW_SEEDS, rounding.REASON]
     assert found.unmet.values.tolist() == ["", ""]
 
 

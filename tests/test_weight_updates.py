@@ -7,7 +7,6 @@ import pytest
 
 import lrdyn
 from lrdyn.data import Images
-from lrdyn.engine.claims import CLEARLY, above_p, tolerance
 from lrdyn.studies import pictures
 from lrdyn.studies.weight_updates import (
     WEIGHT_UPDATES,
@@ -16,6 +15,7 @@ from lrdyn.studies.weight_updates import (
     nonlinear,
     updates,
 )
+from lrdyn.verification.stating.claims import CLEARLY, above_p, tolerance
 from tests import oracles
 from tests.runs import results_of, verdict_of
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float
 
-from lrdyn.engine.fields import ABSENT
+from lrdyn.verification.stating.fields import ABSENT
 
 
 class Value(NamedTuple):

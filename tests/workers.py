@@ -20,7 +20,7 @@ from beside import FACTOR
 from jaxtyping import Array, Float
 
 from lrdyn import (Claim, Control, Experiment, Flag, Scenario, Theorem)
-from lrdyn.engine.fields import ABSENT
+from lrdyn.verification.stating.fields import ABSENT
 
 
 def chaotic(seed, size):

@@ -10,8 +10,8 @@ from balance_false import predict as conserved
 
 import lrdyn
 from lrdyn import cli
-from lrdyn.engine.forms import Equal, start_of
-from lrdyn.engine.statement import Control, Theorem
+from lrdyn.verification.stating.forms import Equal, start_of
+from lrdyn.verification.stating.statement import Control, Theorem
 
 
 def gradients(weights, target):

@@ -14,10 +14,10 @@ from jaxtyping import Array, Float, Int
 
 import lrdyn
 from lrdyn import cli
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.flags import POSITIVE, Flag, at_least
-from lrdyn.engine.forms import Zero
-from lrdyn.engine.statement import Claim, Control, Scenario, Theorem
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.flags import POSITIVE, Flag, at_least
+from lrdyn.verification.stating.forms import Zero
+from lrdyn.verification.stating.statement import Claim, Control, Scenario, Theorem
 
 
 class Run(eqx.Module):

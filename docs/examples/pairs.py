@@ -19,9 +19,9 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from lrdyn import cli, data, networks
+from lrdyn.commands.arguments import Parser, folder, share, whole
 from lrdyn.commands.diagnose import user_files
 from lrdyn.data import encoder, guarded, tensors
-from lrdyn.engine.arguments import Parser, folder, share, whole
 from lrdyn.networks import MLP, Attention, Bert, LayerNorm, Tokens, attention, mean_pooled
 from lrdyn.networks.weights import drawn
 from lrdyn.studies import pictures

@@ -11,10 +11,10 @@ from jaxtyping import Array, Float, Int
 
 import lrdyn
 from lrdyn import cli
-from lrdyn.engine import fields
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.flags import POSITIVE, Flag, at_least
-from lrdyn.engine.statement import Experiment, Scenario
+from lrdyn.verification.stating import fields
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.flags import POSITIVE, Flag, at_least
+from lrdyn.verification.stating.statement import Experiment, Scenario
 
 FLAGS = (
     Flag("dim", (10,), at_least(2), int, "d", "width of the layers", (30,), shapes=True),

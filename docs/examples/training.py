@@ -11,12 +11,12 @@ from jaxtyping import Array, Float, Int
 
 import lrdyn
 from lrdyn import cli
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import Zero
-from lrdyn.engine.statement import Finding, Study
 from lrdyn.networks import mlp
 from lrdyn.studies.over_seeds import above
 from lrdyn.training import Batches, train
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import Zero
+from lrdyn.verification.stating.statement import Finding, Study
 
 RANK, INPUTS = 2, 20
 

@@ -5,12 +5,12 @@ A number behind it is that of draws, of which the worst is shown.
 
 import sys
 
+from lrdyn.commands.arguments import Parser, whole
 from lrdyn.commands.ending import run
 from lrdyn.core.show import aligned
-from lrdyn.engine.arguments import Parser, whole
-from lrdyn.engine.arithmetic import REFERENCE
-from lrdyn.engine.measured_arithmetic import decompositions, rounding
 from lrdyn.system.printer import say
+from lrdyn.verification.judging.rounding import REFERENCE
+from lrdyn.verification.running.arithmetic_probe import decompositions, rounding
 
 
 def table(draws: int) -> list[str]:

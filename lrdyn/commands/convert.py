@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Sequence
 
+from lrdyn.commands.arguments import Parser
 from lrdyn.commands.ending import Fault, Status, run
 from lrdyn.data.convert import convert
-from lrdyn.engine.arguments import Parser
-from lrdyn.engine.configuration import BadInput
 from lrdyn.system.printer import say
+from lrdyn.verification.running.configuration import BadInput
 
 
 def main(argv: Sequence[str] | None = None) -> Status:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn.adapters import peft_tensors
+from lrdyn.commands.arguments import Example, Parser, folder, share, whole
 from lrdyn.core.show import near, shortened
 from lrdyn.data import checkpoints
 from lrdyn.diagnosis import reading
@@ -16,11 +17,9 @@ from lrdyn.diagnosis.extraction import extract
 from lrdyn.diagnosis.orientation import orientation
 from lrdyn.diagnosis.planning import Plan, plan
 from lrdyn.diagnosis.report import Diagnosis, diagnose
-from lrdyn.engine import progress
-from lrdyn.engine.arguments import Example, Parser, folder, share, whole
-from lrdyn.engine.configuration import BadInput
-from lrdyn.system import whole_files
+from lrdyn.system import progress, whole_files
 from lrdyn.system.printer import say
+from lrdyn.verification.running.configuration import BadInput
 
 DESCRIPTION = (
     "Which LoRA rank the update between two sets of weights needs, and what it would cost."

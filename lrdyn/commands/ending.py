@@ -27,14 +27,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from lrdyn.commands.arguments import Help
 from lrdyn.core.show import shortened
-from lrdyn.engine import process, program_cache
-from lrdyn.engine.arguments import Help
-from lrdyn.engine.claims import refuse_truth
-from lrdyn.engine.mistakes import BadInput, first_line
-from lrdyn.engine.work import PartFailed
 from lrdyn.system import interrupts, printer
 from lrdyn.system.whole_files import Linked
+from lrdyn.verification.machine import process, program_cache
+from lrdyn.verification.running.work import PartFailed
+from lrdyn.verification.stating.claims import refuse_truth
+from lrdyn.verification.stating.mistakes import BadInput, first_line
 
 HOLDS, FAILS, BAD_INPUT, FAULT, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 DONE = 0

@@ -9,10 +9,10 @@ import xarray as xr
 from jaxtyping import Array, Float, Int
 
 import lrdyn
-from lrdyn.engine import fields
-from lrdyn.engine.fields import ABSENT
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, drawn_from, one_seed
+from lrdyn.verification.stating import fields
+from lrdyn.verification.stating.fields import ABSENT
 
 SETTINGS = {"dim": 12, "rank": 2, "init_scale": 0.5, "learning_rate": 0.1, "steps": 100}
 

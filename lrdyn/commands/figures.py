@@ -11,21 +11,23 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from lrdyn.commands.arguments import Example, Parser, add_device_flags, folder
 from lrdyn.commands.ending import Fault, Sameness
 from lrdyn.core.show import near, shortened
-from lrdyn.engine import accelerators, measured_arithmetic, mistakes
-from lrdyn.engine.arguments import Example, Parser, add_device_flags, folder
-from lrdyn.engine.arithmetic import PRECISIONS
-from lrdyn.engine.configuration import BadInput
-from lrdyn.engine.kept_programs import KeptPrograms
-from lrdyn.engine.mistakes import Lacking, described
-from lrdyn.engine.process import setup
 from lrdyn.figures import long
 from lrdyn.figures.baselines import check, write_baseline
 from lrdyn.figures.exhibits import Exhibit, in_precision, missing
 from lrdyn.figures.rendering import render
 from lrdyn.system import whole_files
 from lrdyn.system.printer import say
+from lrdyn.verification.judging.rounding import PRECISIONS
+from lrdyn.verification.machine import accelerators
+from lrdyn.verification.machine.kept_programs import KeptPrograms
+from lrdyn.verification.machine.process import setup
+from lrdyn.verification.running import arithmetic_probe
+from lrdyn.verification.running.configuration import BadInput
+from lrdyn.verification.stating import mistakes
+from lrdyn.verification.stating.mistakes import Lacking, described
 
 ACTIONS = {
     "draw": "draw figures and write tables, running what has no results (default)",
@@ -166,7 +168,8 @@ def begin(argv: Sequence[str] | None, prog: str) -> KeptPrograms | None:
     """Set up the process for a command line, before importing figures, which may compute.
 
     Returns:
-        What :func:`lrdyn.engine.process.setup` does; None where a page of help is asked for.
+        What :func:`lrdyn.verification.machine.process.setup` does; None where a page of help is
+        asked for.
 
     Raises:
         BadInput: an argument is unknown.
@@ -276,7 +279,7 @@ def _in_precision(
     dtype, why = (
         (given, "")
         if given
-        else measured_arithmetic.usual_precision(measured_arithmetic.meter_here(machine))
+        else arithmetic_probe.usual_precision(arithmetic_probe.meter_here(machine))
     )
     if dtype == "float64":
         return list(exhibits)

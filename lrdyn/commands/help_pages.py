@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lrdyn.commands import diagnose, merge, pool, report, verify
+from lrdyn.commands.arguments import Example, Parser, folder
 from lrdyn.data import download
-from lrdyn.engine.arguments import Example, Parser, folder
-from lrdyn.engine.configuration import BadInput
 from lrdyn.registry import theorems
 from lrdyn.studies import studies
+from lrdyn.verification.running.configuration import BadInput
 
 OVERVIEW = """usage: lrdyn COMMAND [...]
 

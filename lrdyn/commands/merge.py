@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn.adapters import peft
+from lrdyn.commands.arguments import Example, Parser, folder, share, whole
 from lrdyn.commands.diagnose import ADAPTER, may_be_a_folder, timed, user_files
 from lrdyn.core.show import shortened
 from lrdyn.diagnosis.combining import combine
-from lrdyn.engine.arguments import Example, Parser, folder, share, whole
-from lrdyn.engine.configuration import BadInput
 from lrdyn.system import whole_files
 from lrdyn.system.printer import say
+from lrdyn.verification.running.configuration import BadInput
 
 DESCRIPTION = "The weighted sum of adapters of PEFT as one adapter, or a smaller one of one."
 EPILOG = "ADAPTER: a folder that PEFT wrote, LoRA or rsLoRA; behind a colon its weight (else 1)."

@@ -7,10 +7,10 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
+from lrdyn.commands.arguments import no_such_file
 from lrdyn.core.show import near, shortened
-from lrdyn.engine.arguments import no_such_file
-from lrdyn.engine.mistakes import BadInput, described, named
-from lrdyn.engine.statement import Experiment, Misstated
+from lrdyn.verification.stating.mistakes import BadInput, described, named
+from lrdyn.verification.stating.statement import Experiment, Misstated
 
 
 def own_experiment(text: str) -> Experiment:

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrdyn.commands import example, figures
+from lrdyn.commands.arguments import Example, Parser
 from lrdyn.commands.ending import Sameness
 from lrdyn.commands.own import imported
-from lrdyn.engine import mistakes
-from lrdyn.engine.arguments import Example, Parser
-from lrdyn.engine.configuration import BadInput
-from lrdyn.engine.process import setup
 from lrdyn.figures.baselines import write_baseline
 from lrdyn.figures.exhibits import Exhibit
 from lrdyn.system import whole_files
 from lrdyn.system.printer import say
+from lrdyn.verification.machine.process import setup
+from lrdyn.verification.running.configuration import BadInput
+from lrdyn.verification.stating import mistakes
 
 FOLDER = Path("figures")
 """Folder of the figures, below the one in which the command runs."""

@@ -9,16 +9,18 @@ from typing import Any, NamedTuple
 
 from lrdyn.commands import report as report_command
 from lrdyn.commands import verify
+from lrdyn.commands.arguments import Example, Parser, unknown_flag, whole
 from lrdyn.commands.ending import Judged
 from lrdyn.core.show import near, shortened
-from lrdyn.engine import accelerators, files, process, report, results
-from lrdyn.engine.arguments import Example, Parser, unknown_flag, whole
-from lrdyn.engine.configuration import BadInput, defaults
-from lrdyn.engine.statement import Theorem
 from lrdyn.registry import theorem, theorems
 from lrdyn.studies import studies
 from lrdyn.system import interrupts, whole_files
 from lrdyn.system.printer import say
+from lrdyn.verification.judging import verdict_text
+from lrdyn.verification.machine import accelerators, process
+from lrdyn.verification.running.configuration import BadInput, defaults
+from lrdyn.verification.stating.statement import Theorem
+from lrdyn.verification.storing import files, results_file
 
 SUMMARY = "summary.json"
 """File of the verdicts of all theorems."""
@@ -149,11 +151,15 @@ def run_all(argv: list[str], prog: str = "python -m experiments all") -> Judged:
     with _one_cluster(parsed[0].options.cluster, dealt) as dealt:
         outcomes = verify_all(dealt, min(jobs, len(every)))
     diverged = [f"{o.verdict['name']}: {line}" for o in outcomes for line in o.diverged]
-    say("\n".join([*report.summary([(o.verdict, o.path) for o in outcomes]), *diverged]))
+    say("\n".join([*verdict_text.summary([(o.verdict, o.path) for o in outcomes]), *diverged]))
     verdicts = [outcome.verdict["holds"] for outcome in outcomes]
     # One false theorem decides, and one that is undecided leaves the whole so.
     holds = False if False in verdicts else None if None in verdicts else True
-    content = {"schema": results.SCHEMA, "holds": holds, "theorems": list(map(_summary, outcomes))}
+    content = {
+        "schema": results_file.SCHEMA,
+        "holds": holds,
+        "theorems": list(map(_summary, outcomes)),
+    }
     path = Path(parsed[0].options.out) / SUMMARY
     files.write_json(path, content)
     say(f"\n{verdicts.count(True)} of {len(outcomes)} theorems hold")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from lrdyn.engine.arguments import Example, Parser, folder
+from lrdyn.commands.arguments import Example, Parser, folder
 from lrdyn.report import page
 from lrdyn.system.printer import say
 

@@ -11,20 +11,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lrdyn.commands.arguments import whole
 from lrdyn.commands.ending import UNDECIDED, Sameness, Status
 from lrdyn.core.show import aligned
-from lrdyn.engine import claims, files, measured_arithmetic, parts, progress, results
-from lrdyn.engine.arguments import whole
-from lrdyn.engine.batches import REPAID, Evaluator
-from lrdyn.engine.beyond import Edge, Unrun, searched_beyond
-from lrdyn.engine.configuration import BadInput, typed
-from lrdyn.engine.judging import OWN_HYPOTHESES, ratio_of
-from lrdyn.engine.kept_programs import KeptPrograms
-from lrdyn.engine.process import setup
-from lrdyn.engine.random_settings import run_with
-from lrdyn.engine.results import environment
-from lrdyn.engine.runs import held_folder, remove_empty
-from lrdyn.engine.search import (
+from lrdyn.system import progress
+from lrdyn.system.printer import say
+from lrdyn.verification.judging.judging import OWN_HYPOTHESES, ratio_of
+from lrdyn.verification.machine.kept_programs import KeptPrograms
+from lrdyn.verification.machine.process import setup
+from lrdyn.verification.running import arithmetic_probe
+from lrdyn.verification.running.configuration import BadInput, typed
+from lrdyn.verification.running.work import DEFAULT, Context
+from lrdyn.verification.runs.run_folder import held_folder, remove_empty
+from lrdyn.verification.runs.verify import meter_of, verify_run
+from lrdyn.verification.searching.beyond import Edge, Unrun, searched_beyond
+from lrdyn.verification.searching.evaluator import REPAID, Evaluator
+from lrdyn.verification.searching.random_settings import run_with
+from lrdyn.verification.searching.search import (
     Search,
     Summary,
     WorstCase,
@@ -34,12 +37,12 @@ from lrdyn.engine.search import (
     summary,
     words_of,
 )
-from lrdyn.engine.statement import Experiment
-from lrdyn.engine.verify import meter_of, verify_run
-from lrdyn.engine.work import DEFAULT, Context
-from lrdyn.system.printer import say
+from lrdyn.verification.stating import claims
+from lrdyn.verification.stating.statement import Experiment
+from lrdyn.verification.storing import files, parts, results_file
+from lrdyn.verification.storing.results_file import environment
 
-FILE = results.SEARCH
+FILE = results_file.SEARCH
 """File of the results of a search, in its folder."""
 
 NOT_BESIDE = (
@@ -117,7 +120,7 @@ def command(
     machine = setup(dtype or "float64")
     context = DEFAULT._replace(programs=kept_by(machine), machine=machine)
     if dtype is None:
-        dtype, why = measured_arithmetic.usual_precision(meter_of(context))
+        dtype, why = arithmetic_probe.usual_precision(meter_of(context))
     if why:
         say(f"{theorem.name}: in float32. {why}")
     search = Search(theorem, options.search, options.seed, held, dtype)

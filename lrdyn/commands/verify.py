@@ -13,9 +13,7 @@ import jax
 
 from lrdyn.commands import report as report_command
 from lrdyn.commands import search as searches
-from lrdyn.commands.ending import Ending, Judged, Status, run
-from lrdyn.engine import accelerators, mistakes, report
-from lrdyn.engine.arguments import (
+from lrdyn.commands.arguments import (
     Example,
     Parser,
     add_cluster_flags,
@@ -28,19 +26,23 @@ from lrdyn.engine.arguments import (
     started_as,
     whole,
 )
-from lrdyn.engine.arithmetic import MATMULS, PRECISIONS
-from lrdyn.engine.configuration import BadInput, Run, configured, defaults, typed
-from lrdyn.engine.device_defaults import ON_A_CPU, usual_memory
-from lrdyn.engine.flags import flag_text
-from lrdyn.engine.kept_programs import KeptPrograms
-from lrdyn.engine.process import setup
-from lrdyn.engine.runs import about, carry_out, judge_again
-from lrdyn.engine.statement import Experiment, Study
-from lrdyn.engine.verify import Verification, in_usual_precision
-from lrdyn.engine.work import Context
+from lrdyn.commands.ending import Ending, Judged, Status, run
 from lrdyn.figures import verdicts
 from lrdyn.registry import REGISTRY
 from lrdyn.system.printer import say
+from lrdyn.verification.judging import verdict_text
+from lrdyn.verification.judging.rounding import MATMULS, PRECISIONS
+from lrdyn.verification.machine import accelerators
+from lrdyn.verification.machine.device_defaults import ON_A_CPU, usual_memory
+from lrdyn.verification.machine.kept_programs import KeptPrograms
+from lrdyn.verification.machine.process import setup
+from lrdyn.verification.running.configuration import BadInput, Run, configured, defaults, typed
+from lrdyn.verification.running.work import Context
+from lrdyn.verification.runs.run_folder import about, carry_out, judge_again
+from lrdyn.verification.runs.verify import Verification, in_usual_precision
+from lrdyn.verification.stating import mistakes
+from lrdyn.verification.stating.flags import flag_text
+from lrdyn.verification.stating.statement import Experiment, Study
 
 
 def parser_of(theorem: Experiment, prog: str = "") -> Parser:
@@ -270,7 +272,7 @@ def clusters() -> Any:
         BadInput: Dask is not installed.
     """
     try:
-        from lrdyn.engine.cluster import client
+        from lrdyn.verification.cluster import client
     except ModuleNotFoundError as error:
         wanted = "the extra 'cluster': pip install 'lrdyn[cluster]'"
         raise BadInput(f"--cluster: got no package {error.name!r}, wanted {wanted}") from None
@@ -354,11 +356,11 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
                 (verification, path), notes = verify_command(command), []
             say(f"{theorem.name}: {theorem.summary}")
             if theorem.judged:
-                lines = [*report.table(verification.verdict), *verification.diverged, *notes]
-                lines += report.devices(verification.verdict)
-                say("\n".join([*lines, *report.why_undecided(verification.verdict)]))
+                lines = [*verdict_text.table(verification.verdict), *verification.diverged, *notes]
+                lines += verdict_text.devices(verification.verdict)
+                say("\n".join([*lines, *verdict_text.why_undecided(verification.verdict)]))
                 changed = "changed: " if verification.verdict["changed"] else ""
-                say(f"{changed}{theorem.name} {report.word(verification.verdict)}: {path}")
+                say(f"{changed}{theorem.name} {verdict_text.word(verification.verdict)}: {path}")
             else:
                 say(f"{theorem.name} claims nothing: {path}")
             if options.report:

@@ -16,11 +16,11 @@ from lrdyn.core import linalg
 from lrdyn.core.factorization import end_to_end
 from lrdyn.core.spectra import singular_values
 from lrdyn.corollary1.compression import gradient_gap_bound
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import AtMost, Equal
-from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.theorem2.setting import hide_entries
 from lrdyn.theorem2.subspace import frame, start_scales
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import AtMost, Equal
+from lrdyn.verification.stating.statement import Claim, Control, Scenario
 
 
 class BasisTheory(NamedTuple):

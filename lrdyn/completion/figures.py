@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lrdyn.completion.problem import CompletionMeasured, CompletionTheory
-from lrdyn.engine import fields
 from lrdyn.figures import plotting
+from lrdyn.verification.stating import fields
 
 if TYPE_CHECKING:
     import xarray as xr

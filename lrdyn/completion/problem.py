@@ -19,10 +19,10 @@ from lrdyn.core.masking import observe
 from lrdyn.core.recording import Recorded, recorded_steps
 from lrdyn.core.spectra import singular_values
 from lrdyn.corollary1.compression import GradientBasis, gradient_basis
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.flags import Domain, Flag, at_least, between
-from lrdyn.engine.statement import Outcome
 from lrdyn.theorem2 import setting
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.flags import Domain, Flag, at_least, between
+from lrdyn.verification.stating.statement import Outcome
 
 DEPTH = 3
 """L of the full network, and of the compressed one of Kwon et al., outer factors counted."""

@@ -17,8 +17,8 @@ from lrdyn.completion.problem import (
 from lrdyn.core import linalg
 from lrdyn.core.spectra import singular_values
 from lrdyn.corollary1.compression import CompressedNetwork, compressed_product
-from lrdyn.engine.forms import Equal, scale_of_each
-from lrdyn.engine.statement import Claim, Control
+from lrdyn.verification.stating.forms import Equal, scale_of_each
+from lrdyn.verification.stating.statement import Claim, Control
 
 
 def spectral_start(case: Recovery, scale: float | Float[Array, ""]) -> CompressedNetwork:

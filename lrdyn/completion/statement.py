@@ -46,10 +46,10 @@ from lrdyn.corollary1.compression import (
     compression_bound,
     gradient_network,
 )
-from lrdyn.engine.claims import MoreSteps
-from lrdyn.engine.forms import AtLeast, AtMost, Numbers
-from lrdyn.engine.statement import Claim, Control, Finding, Scenario, Theorem
 from lrdyn.theorem2.subspace import start_scales
+from lrdyn.verification.stating.claims import MoreSteps
+from lrdyn.verification.stating.forms import AtLeast, AtMost, Numbers
+from lrdyn.verification.stating.statement import Claim, Control, Finding, Scenario, Theorem
 
 REACHED = 1e-2
 """The recovery error at which a network counts as having found the target, if its start is small

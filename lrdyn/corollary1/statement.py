@@ -23,12 +23,12 @@ from lrdyn.core.condition import conditions
 from lrdyn.core.factorization import Weights, end_to_end
 from lrdyn.corollary1 import compression
 from lrdyn.corollary1.compression import CompressedNetwork, compression_error
-from lrdyn.engine.evaluate import Once, each_time
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.flags import Flag, at_least
-from lrdyn.engine.forms import AtMost, Equal, Form
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario, Theorem
 from lrdyn.theorem2 import setting, subspace
+from lrdyn.verification.running.evaluate import Once, each_time
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.flags import Flag, at_least
+from lrdyn.verification.stating.forms import AtMost, Equal, Form
+from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario, Theorem
 
 SHAPES = {"dim": (12,), "depth": (3,), "rank": (2,)}
 """Quick values of the flags that are compiled one by one: fewer than for Theorem 2."""

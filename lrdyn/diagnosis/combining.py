@@ -15,7 +15,7 @@ from lrdyn.diagnosis.cores import Told, on_all_cores
 from lrdyn.diagnosis.decomposition import product_svd
 from lrdyn.diagnosis.planning import Sizes, choose
 from lrdyn.diagnosis.updates import rank_with
-from lrdyn.engine.progress import Progress
+from lrdyn.system.progress import Progress
 
 WAYS = ("rank", "energy", "budget", "error")
 

@@ -6,8 +6,8 @@ from threading import Lock
 from typing import TypeVar
 
 from lrdyn.diagnosis.spectrum import blas_threads
-from lrdyn.engine.process import cores
-from lrdyn.engine.progress import Progress, Silent
+from lrdyn.system.progress import Progress, Silent
+from lrdyn.verification.machine.process import cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

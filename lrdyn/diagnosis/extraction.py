@@ -24,7 +24,7 @@ from lrdyn.diagnosis.products import Products
 from lrdyn.diagnosis.report import Diagnosis, checked_settings, opened
 from lrdyn.diagnosis.spectrum import norm
 from lrdyn.diagnosis.updates import Examined, examine_all, rank_for
-from lrdyn.engine.progress import Progress
+from lrdyn.system.progress import Progress
 
 EMBEDDINGS = tuple(
     f"{front}{name}"

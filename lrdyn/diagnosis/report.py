@@ -17,7 +17,7 @@ from lrdyn.diagnosis import advice, comparison, reading
 from lrdyn.diagnosis.comparison import Compared
 from lrdyn.diagnosis.products import Products
 from lrdyn.diagnosis.updates import SHOWN, MatrixUpdate, Settings, examine_all
-from lrdyn.engine.progress import Progress
+from lrdyn.system.progress import Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

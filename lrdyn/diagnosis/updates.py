@@ -27,7 +27,7 @@ from lrdyn.diagnosis.spectrum import (
     square_sums,
     values_of,
 )
-from lrdyn.engine.progress import Progress
+from lrdyn.system.progress import Progress
 
 if TYPE_CHECKING:
     from lrdyn.figures.tables import Cell

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from lrdyn.engine import results
 from lrdyn.figures import long, rendering
 from lrdyn.figures.exhibits import Exhibit
 from lrdyn.figures.rendering import Report
 from lrdyn.system import whole_files
+from lrdyn.verification.storing import results_file
 
 
 class CurveDifference(NamedTuple):
@@ -216,11 +216,11 @@ def check(
     """
     folder = folder_of(exhibit, baselines, preset)
     try:
-        baseline = results.load(folder / f"{exhibit.name}.nc")["/"]
-    except results.Missing:
+        baseline = results_file.load(folder / f"{exhibit.name}.nc")["/"]
+    except results_file.Missing:
         report(f"{exhibit.name}: no baseline in {folder}")
         return False
-    except results.Damaged as error:
+    except results_file.Damaged as error:
         report(f"{exhibit.name}: no baseline, {error}")
         return False
     differences, agreement = _numbers(exhibit, out, baselines, preset, baseline, report)
@@ -289,7 +289,7 @@ def write_baseline(
     path = folder / f"{exhibit.name}.nc"
     done = rendering.render(exhibit, out, preset, baselines=baselines, report=report)
     as_committed = exhibit.long and not done.computed
-    numbers = results.load(path)["/"] if as_committed else exhibit.thin(done.dataset)
+    numbers = results_file.load(path)["/"] if as_committed else exhibit.thin(done.dataset)
     for line in _change(exhibit, numbers, path):
         report(f"{exhibit.name}: {line}")
     if not agreed():
@@ -298,7 +298,7 @@ def write_baseline(
     if not as_committed:
         rendering.save(numbers, path)
     whole_files.folder(folder, below=baselines.parent)
-    kept = [path, *exhibit.keep(results.load(path)["/"], path.with_suffix(""))]
+    kept = [path, *exhibit.keep(results_file.load(path)["/"], path.with_suffix(""))]
     if record := long.record(exhibit, out, preset) if exhibit.long else {}:
         kept.append(path.with_name(f"{exhibit.name}_record.json"))
         with whole_files.replacing(kept[-1]) as temporary:
@@ -311,8 +311,8 @@ def write_baseline(
 def _change(exhibit: Exhibit, numbers: xr.Dataset, path: Path) -> list[str]:
     """Lines about the changes that a new baseline makes."""
     try:
-        lines = _lines(exhibit, numbers, results.load(path)["/"])
-    except results.Unreadable:
+        lines = _lines(exhibit, numbers, results_file.load(path)["/"])
+    except results_file.Unreadable:
         return ["a new baseline"]
     lines += exhibit.drawn_otherwise(numbers, path.with_suffix(""))
     return lines or ["no change beyond the tolerances"]

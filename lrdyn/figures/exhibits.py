@@ -18,12 +18,12 @@ from typing import Any
 
 import xarray as xr
 
-from lrdyn.engine.arithmetic import PRECISIONS
-from lrdyn.engine.configuration import Run, run_of
-from lrdyn.engine.judging import Groups
-from lrdyn.engine.outcomes import SIZE
-from lrdyn.engine.statement import Experiment, Study
 from lrdyn.figures import tables
+from lrdyn.verification.judging.judging import Groups
+from lrdyn.verification.judging.outcomes import SIZE
+from lrdyn.verification.judging.rounding import PRECISIONS
+from lrdyn.verification.running.configuration import Run, run_of
+from lrdyn.verification.stating.statement import Experiment, Study
 
 Results = Mapping[str, Groups]
 """Source -> content of its ``results.nc``."""
@@ -187,7 +187,7 @@ def drawn_from(
     lets XLA optimise the programs; ``quick`` suits those that take longer to compile than to run.
 
     Example:
-        >>> from lrdyn.engine.statement import Scenario
+        >>> from lrdyn.verification.stating.statement import Scenario
         >>> line = Experiment("line", "a line", (), (Scenario("line", lambda key: key),))
         >>> drawn_from(line)(seed=3)["line"].config["seed"]
         3
@@ -201,7 +201,7 @@ def in_precision(exhibit: Exhibit, dtype: str) -> Exhibit:
     """An exhibit whose runs have a precision; those of studies, which train, keep their own.
 
     Example:
-        >>> from lrdyn.engine.statement import Scenario
+        >>> from lrdyn.verification.stating.statement import Scenario
         >>> line = Experiment("line", "a line", (), (Scenario("line", lambda key: key),))
         >>> shown = Exhibit(name="f", title="", caption="", sources=drawn_from(line),
         ...                 numbers=xr.Dataset, presets={})

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from lrdyn.engine import results
-from lrdyn.engine.checkpoints import LOG
-from lrdyn.engine.configuration import Run
-from lrdyn.engine.judging import Groups
-from lrdyn.engine.mistakes import Lacking
-from lrdyn.engine.runs import intact, saved
 from lrdyn.figures.exhibits import Exhibit
+from lrdyn.verification.judging.judging import Groups
+from lrdyn.verification.running.configuration import Run
+from lrdyn.verification.runs.run_folder import intact, saved
+from lrdyn.verification.stating.mistakes import Lacking
+from lrdyn.verification.storing import results_file
+from lrdyn.verification.storing.checkpoints import LOG
 
 
 class Undrawable(Lacking):
@@ -58,7 +58,7 @@ def numbers(exhibit: Exhibit, out: Path | str, baselines: Path | None, preset: s
         "name": exhibit.name,
         "title": exhibit.title,
         "drawn_from": SAVED,
-        "settings": results.canonical(portable(configs)),
+        "settings": results_file.canonical(portable(configs)),
         "environment": first["environment"],
     }
     return exhibit.numbers(groups, **settings).load().assign_attrs(record)
@@ -67,8 +67,8 @@ def numbers(exhibit: Exhibit, out: Path | str, baselines: Path | None, preset: s
 def _committed(exhibit: Exhibit, baselines: Path | None) -> xr.Dataset:
     try:
         path = (baselines or Path()) / f"{exhibit.name}.nc"
-        dataset = results.load(path)["/"]
-    except results.Unreadable:
+        dataset = results_file.load(path)["/"]
+    except results_file.Unreadable:
         raise Undrawable(
             f"figure: got {exhibit.name!r}, wanted saved results of it, or --train"
         ) from None
@@ -85,7 +85,7 @@ def record(exhibit: Exhibit, out: Path | str, preset: str) -> dict[str, Any]:
     found = _saved(exhibit.sources(**exhibit.presets[preset]), Path(out), exhibit.groups)
     return {
         name: {
-            "verdict": portable(results.read_verdict(one.folder)),
+            "verdict": portable(results_file.read_verdict(one.folder)),
             "losses": _losses(one.folder),
         }
         for name, one in (found or {}).items()
@@ -141,7 +141,7 @@ def _last(run: Run, out: Path, groups: tuple[str, ...]) -> Found | None:
     for path in sorted(verdicts, key=lambda path: -path.stat().st_mtime):
         try:
             groups_of = intact(path.parent)
-        except results.Unreadable:
+        except results_file.Unreadable:
             continue
         if groups_of.keys() >= set(groups):
             return Found(path.parent, groups_of)
@@ -151,8 +151,8 @@ def _last(run: Run, out: Path, groups: tuple[str, ...]) -> Found | None:
 def uncompared(exhibit: Exhibit, out: Path | str, baselines: Path, preset: str) -> str:
     """Why the numbers of a figure are not compared with the committed ones; empty if they are."""
     try:
-        baseline = results.load(baselines / f"{exhibit.name}.nc")["/"]
-    except results.Unreadable:
+        baseline = results_file.load(baselines / f"{exhibit.name}.nc")["/"]
+    except results_file.Unreadable:
         return "no baseline"
     return comparable(numbers(exhibit, out, baselines, preset), baseline)
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lrdyn.engine.judging import claim_of, ratio_of, residuals
-from lrdyn.engine.outcomes import SIZE, control_group
 from lrdyn.system import whole_files
+from lrdyn.verification.judging.judging import claim_of, ratio_of, residuals
+from lrdyn.verification.judging.outcomes import SIZE, control_group
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    from lrdyn.engine.judging import Legs
-    from lrdyn.engine.statement import Experiment
+    from lrdyn.verification.judging.judging import Legs
+    from lrdyn.verification.stating.statement import Experiment
 
 STYLE = Path(__file__).with_name("lrdyn.mplstyle")
 BLUE, ORANGE, GREEN, PINK, BLACK, GREY = SHADES = (
@@ -253,7 +253,8 @@ def verdict_figure(verdict: Mapping[str, Any], legs: Mapping[str, Legs]) -> Figu
     """Draw every claim and control of a verdict: residual / tolerance of each case.
 
     Left of the line at 1 a claim holds, right of it it fails; a tick marks the worst case. ``legs``
-    has for each of them what :func:`lrdyn.engine.judging.residuals` found in each precision.
+    has for each of them what :func:`lrdyn.verification.judging.judging.residuals` found in each
+    precision.
     """
     claims = [claim for claim in verdict["claims"] if claim["id"] in legs]
     with style():

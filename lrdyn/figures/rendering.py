@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
-from lrdyn.engine import files, results
-from lrdyn.engine.configuration import Run
-from lrdyn.engine.runs import carry_out, saved
-from lrdyn.engine.sources import code_digest, functions_of
 from lrdyn.figures import long, verdicts
 from lrdyn.figures.exhibits import Exhibit, Results
 from lrdyn.system import whole_files
+from lrdyn.verification.running.configuration import Run
+from lrdyn.verification.runs.run_folder import carry_out, saved
+from lrdyn.verification.stating.sources import code_digest, functions_of
+from lrdyn.verification.storing import files, results_file
 
 Report = Callable[[str], None]
 
@@ -63,7 +63,7 @@ def numbers(
         report: is given each line about a file that is damaged.
     """
     runs = exhibit.sources(**settings)
-    made_from = {"settings": results.canonical(settings), "digest": _digest(exhibit, runs)}
+    made_from = {"settings": results_file.canonical(settings), "digest": _digest(exhibit, runs)}
     saved = None if recompute else load(where(exhibit, out), report=report)
     # Settings and sources are compared, not times: a file that was copied or checked out is as
     # good.
@@ -77,8 +77,10 @@ def numbers(
     record: dict[str, Any] = {
         "name": exhibit.name,
         "title": exhibit.title,
-        "sources": results.canonical({n: run.folder("").as_posix() for n, run in runs.items()}),
-        "environment": results.canonical(results.environment(first.dtype)),
+        "sources": results_file.canonical(
+            {n: run.folder("").as_posix() for n, run in runs.items()}
+        ),
+        "environment": results_file.canonical(results_file.environment(first.dtype)),
     }
     if len(ran) == len(runs):
         record["seconds_taken"] = round(time.perf_counter() - begin, 1)
@@ -93,7 +95,9 @@ def _results(
     for name, run in runs.items():
         known = None if recompute else saved(run, out, note=report)
         if known is None:
-            known = results.read(carry_out(run, out, draw=verdicts.draw)[1] / results.NAME)
+            known = results_file.read(
+                carry_out(run, out, draw=verdicts.draw)[1] / results_file.NAME
+            )
             ran.append(name)
         groups[name] = known
     return groups, tuple(ran)
@@ -103,7 +107,7 @@ def _digest(exhibit: Exhibit, runs: Mapping[str, Run]) -> str:
     """SHA-256 of the runs, whose folders name their sources, and of the exhibit's own."""
     parts = {name: run.folder("").as_posix() for name, run in runs.items()}
     own = code_digest(list(functions_of(exhibit)))
-    return hashlib.sha256(results.canonical({"own": own, "runs": parts}).encode()).hexdigest()
+    return hashlib.sha256(results_file.canonical({"own": own, "runs": parts}).encode()).hexdigest()
 
 
 def save(dataset: xr.Dataset, path: Path) -> None:
@@ -115,10 +119,10 @@ def save(dataset: xr.Dataset, path: Path) -> None:
 def load(path: Path, *, report: Report = print) -> xr.Dataset | None:
     """Read saved numbers; a damaged file is named, set aside as ``<name>.damaged`` and not used."""
     try:
-        return results.load(path)["/"]
-    except results.Missing:
+        return results_file.load(path)["/"]
+    except results_file.Missing:
         return None
-    except results.Damaged as error:
+    except results_file.Damaged as error:
         whole_files.set_aside(path, error.why, report)
         return None
 

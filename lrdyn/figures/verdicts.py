@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lrdyn.engine.judging import worst_ratio
-from lrdyn.engine.outcomes import precisions
-from lrdyn.engine.statement import Experiment
-from lrdyn.engine.verify import Verification
 from lrdyn.figures import plotting
+from lrdyn.verification.judging.judging import worst_ratio
+from lrdyn.verification.judging.outcomes import precisions
+from lrdyn.verification.runs.verify import Verification
+from lrdyn.verification.stating.statement import Experiment
 
 _save = partial(plotting.save, for_a_look=True)
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrdyn.engine.fields import of_run, of_theory
 from lrdyn.figures import plotting
 from lrdyn.galore.path_claims import PathMeasured, PathTheory
+from lrdyn.verification.stating.fields import of_run, of_theory
 
 if TYPE_CHECKING:
     import xarray as xr

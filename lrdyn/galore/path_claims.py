@@ -29,14 +29,14 @@ from lrdyn.core.condition import Twins, conditions, twins
 from lrdyn.core.descent import divergence_limit, simulate
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.recording import recorded_steps
-from lrdyn.engine.claims import RESOLVED, roundings, tolerance
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import Equal, start_of
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.galore.projectors import aligned, single_precision_projector
 from lrdyn.galore.releases import newer, running_release
 from lrdyn.theorem4 import problems
 from lrdyn.theorem4.problems import OPTIMIZERS, flat, lost_at, with_gap
+from lrdyn.verification.stating.claims import RESOLVED, roundings, tolerance
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import Equal, start_of
+from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
 DECAY = 0.1
 """lambda of the claim about decay."""

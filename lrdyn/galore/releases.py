@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int
 
-from lrdyn.engine.claims import UNSEEN_RELEASE
+from lrdyn.verification.stating.claims import UNSEEN_RELEASE
 
 RELEASES = ("0.2.8",)
 """Releases of optax on which the claims were judged, the newest last: those of the locks in

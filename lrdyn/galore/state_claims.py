@@ -15,10 +15,10 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from lrdyn.adapters import memory
 from lrdyn.adapters.methods import FULL, GALORE, OPTAX_GALORE
 from lrdyn.adapters.projectors import choose_projectors
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.galore.path_claims import AT
 from lrdyn.galore.releases import newer, running_release
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.statement import Claim, Control, Scenario
 
 GALORE_OF_OPTAX = FULL._replace(memory=OPTAX_GALORE)
 """GaLore of optax is an optimiser, by which W is trained as in full training."""

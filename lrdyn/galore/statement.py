@@ -6,13 +6,13 @@ compared with it. A release of optax that nobody has looked at leaves every clai
 
 import dataclasses
 
-from lrdyn.engine.flags import Flag
-from lrdyn.engine.statement import Theorem
 from lrdyn.galore.figures import plot_distances
 from lrdyn.galore.path_claims import PATH
 from lrdyn.galore.releases import RELEASES
 from lrdyn.galore.state_claims import STATE
 from lrdyn.theorem4 import statement as theorem4
+from lrdyn.verification.stating.flags import Flag
+from lrdyn.verification.stating.statement import Theorem
 
 OWN = {
     "optimizer": {"quick": ("adam",), "help": "base optimiser: sgd, momentum 0.9, or Adam"},

@@ -27,12 +27,12 @@ from lrdyn.core.condition import conditions
 from lrdyn.core.descent import simulate
 from lrdyn.core.factorization import Weights, end_to_end
 from lrdyn.corollary1.compression import compression_error
-from lrdyn.engine.evaluate import Once, each_time
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import Equal, Zero, start_of
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem2 import setting
 from lrdyn.theorem2.setting import DeepFactorization
+from lrdyn.verification.running.evaluate import Once, each_time
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import Equal, Zero, start_of
+from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
 ASPECTS = (1.0, 1.5, 2.0)
 """Rows over columns of the matrices whose distance is shown."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lrdyn.engine.fields import of_run
 from lrdyn.figures import plotting
 from lrdyn.lora.compressed_deep_lora_claims import CompressedMeasured
+from lrdyn.verification.stating.fields import of_run
 
 if TYPE_CHECKING:
     import xarray as xr

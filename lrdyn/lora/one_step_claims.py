@@ -25,10 +25,10 @@ from lrdyn import adapters
 from lrdyn.adapters import DirectedFactors, Factors
 from lrdyn.core import linalg
 from lrdyn.core.initialization import gaussians
-from lrdyn.engine.claims import tolerance
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import Equal
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.verification.stating.claims import tolerance
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import Equal
+from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
 LOSSES = {
     "squares": lambda Z: 0.5 * jnp.sum(Z**2),

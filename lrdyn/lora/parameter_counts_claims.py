@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from lrdyn import adapters
 from lrdyn.core.selection import Patterns
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.statement import Claim, Control, Scenario
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.statement import Claim, Control, Scenario
 
 RANK = 8
 """r, of all adapters that are counted."""

@@ -13,13 +13,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from lrdyn.engine.flags import Flag, at_least, between
-from lrdyn.engine.statement import Theorem
 from lrdyn.lora.compressed_deep_lora_claims import COMPRESSED
 from lrdyn.lora.figures import plot_aspects
 from lrdyn.lora.one_step_claims import ONE_STEP
 from lrdyn.lora.parameter_counts_claims import COUNTS
 from lrdyn.theorem2 import setting
+from lrdyn.verification.stating.flags import Flag, at_least, between
+from lrdyn.verification.stating.statement import Theorem
 
 QUICK = {"dim": (12,), "depth": (3,), "rank": (2,), "init_scale": (0.3, 1.0)}
 SHARED = ("dim", "depth", "rank", "init_scale", "learning_rate", "target_condition", "steps")

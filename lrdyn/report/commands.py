@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from lrdyn.engine.configuration import COMMON, typed
 from lrdyn.registry import REGISTRY, theorem
 from lrdyn.studies import REGISTRY as STUDIES
 from lrdyn.studies import study
+from lrdyn.verification.running.configuration import COMMON, typed
 
 OWN = "lrdyn verify FILE.py"
 """Command of a user's theorem, whose file the results do not name."""

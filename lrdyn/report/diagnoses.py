@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lrdyn.diagnosis.advice import kind_of
-from lrdyn.engine.verdict_schema import COUNT, NUMBER, TEXT, Each, Entries, Form
 from lrdyn.report import pictures, runs, saved, tables
 from lrdyn.report.markup import Markup, element
 from lrdyn.report.pictures import Picture
+from lrdyn.verification.storing.verdict_schema import COUNT, NUMBER, TEXT, Each, Entries, Form
 
 NAME = "diagnosis.json"
 MOST = 2**28

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lrdyn.data import guarded
-from lrdyn.engine import results
-from lrdyn.engine.mistakes import BadInput
 from lrdyn.report import diagnoses, pictures, runs, saved, searches
 from lrdyn.report.diagnoses import SavedDiagnosis
 from lrdyn.report.markup import Markup, element, joined
@@ -17,6 +15,8 @@ from lrdyn.report.pictures import Picture
 from lrdyn.report.runs import SavedRun
 from lrdyn.report.searches import SearchResult
 from lrdyn.system import whole_files
+from lrdyn.verification.stating.mistakes import BadInput
+from lrdyn.verification.storing import results_file
 
 FILE = "report.html"
 """Name of a report beside its results."""
@@ -84,7 +84,7 @@ def contents(folder: Path, command: str = "") -> Contents:
         raise BadInput(f"{got} ({kind}), wanted a folder of results")
     try:
         return _read(folder, command)
-    except (results.Unreadable, pictures.DamagedPicture, guarded.Refused) as error:
+    except (results_file.Unreadable, pictures.DamagedPicture, guarded.Refused) as error:
         why = f"{error}".removeprefix(f"{folder}{os.sep}")
         raise BadInput(f"{got} ({why}), wanted a folder of results") from None
 
@@ -122,22 +122,22 @@ def _summarised(folder: Path) -> list[Path] | None:
     if not path.is_file():
         return None
     saved.check_no_link(path)
-    content = guarded.read_json(path, "a summary", most=results.VERDICT)
+    content = guarded.read_json(path, "a summary", most=results_file.VERDICT)
     try:
         # One that is named twice is reported once.
         paths = dict.fromkeys(Path(entry["folder"]) for entry in content["theorems"])
     except (TypeError, KeyError):
-        raise results.Damaged(path, "it names no folders of theorems") from None
+        raise results_file.Damaged(path, "it names no folders of theorems") from None
     # A folder of results is looked for where it lies now, whatever it was called then.
     named = dict.fromkeys(folder / path.parent.name / path.name for path in paths)
     for one in named:
         if ".." in one.relative_to(folder).parts:
-            raise results.Damaged(path, "it names a folder above it")
+            raise results_file.Damaged(path, "it names a folder above it")
         try:
             saved.check_no_link(one.parent)
             saved.check_no_link(one)
         except OSError as error:
-            raise results.Damaged(
+            raise results_file.Damaged(
                 path, f"it names a folder that is none: {error.strerror}"
             ) from None
     return list(named)

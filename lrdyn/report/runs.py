@@ -7,13 +7,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lrdyn.engine import report, results
 from lrdyn.report import pictures, saved, tables
 from lrdyn.report.commands import command_of
 from lrdyn.report.markup import Markup, element
 from lrdyn.report.mathematics import mathematics
 from lrdyn.report.pictures import Picture
 from lrdyn.system import whole_files
+from lrdyn.verification.judging import verdict_text
+from lrdyn.verification.storing import results_file
 
 
 class SavedRun(NamedTuple):
@@ -46,20 +47,20 @@ def read(folder: Path, command: str = "") -> SavedRun:
         pictures.DamagedPicture: a picture is no whole PNG.
         OSError: the machine could not read a file.
     """
-    for name in (whole_files.VERDICT, results.NAME):
+    for name in (whole_files.VERDICT, results_file.NAME):
         saved.check_no_link(folder / name)
-    verdict = results.read_verdict(folder)
+    verdict = results_file.read_verdict(folder)
     if any(not entry["judged"] for entry in verdict["claims"]):
         why = "a claim that says of no precision what was judged"
-        raise results.Damaged(folder / whole_files.VERDICT, why)
-    path = folder / results.NAME
+        raise results_file.Damaged(folder / whole_files.VERDICT, why)
+    path = folder / results_file.NAME
     with ExitStack() as opened:
-        groups = results.read(path)
+        groups = results_file.read(path)
         for group in groups.values():
             opened.enter_context(group)
         record = {str(name): str(value) for name, value in groups["/"].attrs.items()}
-    if not verdict.get("changed") and results.checksum(path) != verdict["results_sha256"]:
-        raise results.Damaged(path, "its checksum is not that of its verdict")
+    if not verdict.get("changed") and results_file.checksum(path) != verdict["results_sha256"]:
+        raise results_file.Damaged(path, "its checksum is not that of its verdict")
     first = ("verdict", "sweep", "perturb")
     order = {name: place for place, name in enumerate(first)}
     drawings = [pictures.read(path) for path in sorted(folder.glob("*.png"))]
@@ -90,8 +91,8 @@ def sentence(verdict: Mapping[str, Any]) -> str:
     parts.append(f"{failing} of {len(controls)} controls were seen to fail, as they must")
     if unseen:
         parts.append(f"not seen to fail: {', '.join(unseen)}")
-    parts += report.why_undecided(verdict)
-    return f"{verdict['name']} {report.word(verdict)}: {'; '.join(parts)}."
+    parts += verdict_text.why_undecided(verdict)
+    return f"{verdict['name']} {verdict_text.word(verdict)}: {'; '.join(parts)}."
 
 
 def _claims(judged: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]]) -> str:
@@ -99,7 +100,7 @@ def _claims(judged: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, A
     open_ = len(claims) - len(judged)
     left = f" ({open_} not judged)" if open_ else ""
     most = max((claim.get("cases_total", claim["cases"]) for claim in claims), default=0)
-    near = report.nearest(claims)
+    near = verdict_text.nearest(claims)
     beside = (
         "" if near == "-" else f", the nearest its tolerance at {near.replace(' ', ' of it (')})"
     )
@@ -127,7 +128,7 @@ def section(run: SavedRun, fits: Sequence[bool], anchor: str, level: int) -> Mar
         parts.append(
             banner(False, "The results were changed since their run, and judged all the same.")
         )
-    parts += [banner(None, line) for line in report.devices(verdict)]
+    parts += [banner(None, line) for line in verdict_text.devices(verdict)]
     if any(entry["kind"] != "finding" for entry in verdict["claims"]):
         parts += [
             element(inner, "Claims"),
@@ -191,15 +192,15 @@ def overview(every: Sequence[SavedRun], anchors: Sequence[str]) -> Markup:
         claims = [claim for claim in entries if claim["kind"] != "control"]
         controls = [claim for claim in entries if claim["kind"] == "control"]
         cases = max((claim.get("cases_total", claim["cases"]) for claim in claims), default=0)
-        outcome = report.word(run.verdict) if claims else "no claims"
+        outcome = verdict_text.word(run.verdict) if claims else "no claims"
         rows.append(
             element(
                 "tr",
                 element("th", element("a", run.name, href=f"#{anchor}"), scope="row"),
-                element("td", report.held(claims), class_="number"),
+                element("td", verdict_text.held(claims), class_="number"),
                 element("td", str(cases), class_="number"),
-                element("td", report.nearest(claims)),
-                element("td", report.held(controls), class_="number"),
+                element("td", verdict_text.nearest(claims)),
+                element("td", verdict_text.held(controls), class_="number"),
                 element("td", tables.mark(run.verdict["holds"], outcome)),
                 element("td", mathematics(run.record.get("title", "")), class_="quiet wide"),
             )

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn.data import guarded
-from lrdyn.engine import results
-from lrdyn.engine.verdict_schema import Entries
+from lrdyn.verification.storing import results_file
+from lrdyn.verification.storing.verdict_schema import Entries
 
 
 def check_no_link(path: Path) -> None:
@@ -20,7 +20,7 @@ def check_no_link(path: Path) -> None:
         results.Damaged: it is one.
     """
     if path.is_symlink():
-        raise results.Damaged(path, "got a link, wanted what lies there itself")
+        raise results_file.Damaged(path, "got a link, wanted what lies there itself")
 
 
 def read_json(path: Path, what: str, form: Entries, most: int) -> tuple[Any, str]:
@@ -40,7 +40,7 @@ def read_json(path: Path, what: str, form: Entries, most: int) -> tuple[Any, str
         written = guarded.content(path, most=most, links=False)
         content = guarded.parsed(written, path, what)
     except guarded.Refused as error:
-        raise results.Damaged(path, error.why) from None
+        raise results_file.Damaged(path, error.why) from None
     if why := form.amiss(content):
-        raise results.Damaged(path, why)
+        raise results_file.Damaged(path, why)
     return content, hashlib.sha256(written).hexdigest()

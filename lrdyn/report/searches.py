@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lrdyn.engine import results
-from lrdyn.engine.verdict_schema import (
+from lrdyn.report import runs, saved, tables
+from lrdyn.report.markup import Markup, element
+from lrdyn.report.mathematics import mathematics
+from lrdyn.verification.storing import results_file
+from lrdyn.verification.storing.verdict_schema import (
     COUNT,
     MAYBE,
     NUMBER,
@@ -17,11 +20,8 @@ from lrdyn.engine.verdict_schema import (
     Entries,
     Form,
 )
-from lrdyn.report import runs, saved, tables
-from lrdyn.report.markup import Markup, element
-from lrdyn.report.mathematics import mathematics
 
-NAME = results.SEARCH
+NAME = results_file.SEARCH
 MOST = 2**26
 """Bytes of that file, at most."""
 KINDS = ("search", "beyond")
@@ -105,7 +105,7 @@ def read(folder: Path) -> SearchResult:
     content, digest = saved.read_json(path, "a search", WHOLE, MOST)
     missing = [name for name in OF_KIND[content["kind"]] if name not in content]
     if missing:
-        raise results.Damaged(path, f"{missing[0]}: got nothing, wanted it")
+        raise results_file.Damaged(path, f"{missing[0]}: got nothing, wanted it")
     return SearchResult(folder, content, digest)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lrdyn.engine import arithmetic, report
-from lrdyn.engine.configuration import COMMON, typed
 from lrdyn.report.commands import repeating
 from lrdyn.report.markup import Markup, element, joined
 from lrdyn.report.mathematics import mathematics
+from lrdyn.verification.judging import rounding, verdict_text
+from lrdyn.verification.running.configuration import COMMON, typed
 
 DECIDED = {
     "steps": "by theory's number of steps",
@@ -107,7 +107,7 @@ def _claim(
         "th",
         element("code", claim["id"], class_="name"),
         element("span", claim["kind"], class_="kind"),
-        mark(claim["holds"], report.outcome(claim)),
+        mark(claim["holds"], verdict_text.outcome(claim)),
         element("p", mathematics(claim["statement"]), class_="statement"),
         colspan=6,
         scope="rowgroup",
@@ -163,7 +163,7 @@ def _within(residual: float | None, tolerance: float | None) -> str:
 def _control(control: Mapping[str, Any]) -> Markup:
     words = control["statement"].removesuffix(f": {control.get('claim')} fails")
     name = joined("control ", element("code", control["id"]), ": ", mathematics(words))
-    outcome = mark(control["holds"], report.outcome(control))
+    outcome = mark(control["holds"], verdict_text.outcome(control))
     cases = f"{control['cases']}/{control.get('cases_total', control['cases'])}"
     return _row(name, control["residual"], control["tolerance"], cases, outcome)
 
@@ -194,7 +194,7 @@ def _decided(claim: Mapping[str, Any]) -> str:
 
 def _left_out(claim: Mapping[str, Any]) -> str:
     """Why cases of the first precision were not judged, and how many."""
-    return report.reasons(next(iter(claim["judged"].values()), {"left_out": {}}))
+    return verdict_text.reasons(next(iter(claim["judged"].values()), {"left_out": {}}))
 
 
 # Findings -----------------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def measured(by_precision: Mapping[str, Mapping[str, Any]], label: str) -> Marku
                 for precision, numbers in by_precision.items()
                 for cell in (
                     _digits(numbers.get(name)),
-                    _digits(arithmetic.REFERENCE.get(precision, {}).get(name)),
+                    _digits(rounding.REFERENCE.get(precision, {}).get(name)),
                 )
             ),
         )

@@ -1,10 +1,10 @@
-"""The registry of studies: experiments whose runs train (:class:`lrdyn.engine.statement.Study`)."""
+"""The registry of studies: experiments whose runs train (:class:`lrdyn.verification.stating.statement.Study`)."""
 
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lrdyn.engine.statement import Study
+    from lrdyn.verification.stating.statement import Study
 
 REGISTRY = {
     "weight_updates": "lrdyn.studies.weight_updates:WEIGHT_UPDATES",

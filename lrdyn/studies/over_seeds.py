@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from lrdyn.engine.claims import above_p
-from lrdyn.engine.forms import Stated
+from lrdyn.verification.stating.claims import above_p
+from lrdyn.verification.stating.forms import Stated
 
 ALPHA, SEEDS = 0.01, 3
 """Level of every claim over seeds of a study, and the number of seeds that it needs."""

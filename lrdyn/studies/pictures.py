@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Int, Key, PyTree, UInt8
 
 from lrdyn import networks
-from lrdyn.engine.flags import Domain
+from lrdyn.verification.stating.flags import Domain
 
 TESTED = 1000
 """Images that a network is tested on."""

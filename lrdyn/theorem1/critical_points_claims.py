@@ -20,13 +20,13 @@ from jaxtyping import Array, Float, Int, Key
 from lrdyn.core import linalg
 from lrdyn.core.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.core.spectra import half_of_the_digits, singular_values
-from lrdyn.engine.claims import tolerance
-from lrdyn.engine.evaluate import each_time
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import Count, Equal, Zero
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem1 import landscape, setting
 from lrdyn.theorem1.shrinkage import decayed_loss
+from lrdyn.verification.running.evaluate import each_time
+from lrdyn.verification.stating.claims import tolerance
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import Count, Equal, Zero
+from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
 Points = tuple[Float[Array, "sets r d"], Float[Array, "sets k r"]]
 """The two layers at many points."""

@@ -16,10 +16,10 @@ from lrdyn.core import linalg
 from lrdyn.core.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.core.recording import recorded_steps
 from lrdyn.core.spectra import singular_values
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.statement import Outcome
 from lrdyn.theorem1 import rest_points, setting, shrinkage
 from lrdyn.theorem2.setting import Descent
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.statement import Outcome
 
 
 class Factorization(Descent):

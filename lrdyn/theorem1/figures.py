@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrdyn.engine import fields
 from lrdyn.figures import plotting
 from lrdyn.theorem1.critical_points_claims import CriticalMeasured, CriticalTheory
 from lrdyn.theorem1.descent import DescentMeasured, DescentTheory
 from lrdyn.theorem1.landscape import index_sets
 from lrdyn.theorem1.rest_points_claims import BasinsMeasured, BasinsTheory, modes_kept
+from lrdyn.verification.stating import fields
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -15,9 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from lrdyn.engine.evaluate import each_time
-from lrdyn.engine.forms import AtLeast, Equal, Zero
-from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.theorem1 import convergence, setting, shrinkage
 from lrdyn.theorem1.descent import (
     DescentMeasured,
@@ -29,6 +26,9 @@ from lrdyn.theorem1.descent import (
     minimiser,
     predict,
 )
+from lrdyn.verification.running.evaluate import each_time
+from lrdyn.verification.stating.forms import AtLeast, Equal, Zero
+from lrdyn.verification.stating.statement import Claim, Control, Scenario
 
 # When a run is judged: decided by theory ---------------------------------------------------------
 

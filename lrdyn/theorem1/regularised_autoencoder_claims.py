@@ -23,12 +23,12 @@ from lrdyn.core.initialization import gaussian_layers, gaussians
 from lrdyn.core.recording import recorded_steps
 from lrdyn.core.spectra import singular_values
 from lrdyn.data import mnist
-from lrdyn.engine.claims import tolerance
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import Equal, Form, Zero
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem1 import convergence, landscape, regularised_autoencoder, setting
 from lrdyn.theorem2.setting import Descent
+from lrdyn.verification.stating.claims import tolerance
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import Equal, Form, Zero
+from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
 EVERY = 10
 """Every so-many-th image is used, 50 of each digit."""

@@ -28,10 +28,10 @@ from lrdyn.core.factorization import (
 )
 from lrdyn.core.recording import Recorded
 from lrdyn.core.spectra import singular_values
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import Equal
-from lrdyn.engine.statement import Claim, Control, Finding, Outcome, Scenario
 from lrdyn.theorem1 import rest_points, setting, shrinkage
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import Equal
+from lrdyn.verification.stating.statement import Claim, Control, Finding, Outcome, Scenario
 
 NEAR = 4
 """Starts near the minimiser."""

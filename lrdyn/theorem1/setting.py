@@ -11,11 +11,11 @@ from jaxtyping import Array, Float, Key
 from lrdyn.core.factorization import Weights
 from lrdyn.core.initialization import gaussians, orthogonal
 from lrdyn.core.spectra import half_of_the_digits, singular_values
-from lrdyn.engine.claims import ROUNDING_SAFETY, MoreSteps, tolerance
-from lrdyn.engine.flags import Domain, Flag, at_least, between
-from lrdyn.engine.statement import Outcome
 from lrdyn.theorem1 import rest_points
 from lrdyn.theorem2.setting import CONDITION, DECAY, SIZE, target_values
+from lrdyn.verification.stating.claims import ROUNDING_SAFETY, MoreSteps, tolerance
+from lrdyn.verification.stating.flags import Domain, Flag, at_least, between
+from lrdyn.verification.stating.statement import Outcome
 
 SCALE = between(1e-6, 1e6)
 """Scales of a target: the search for critical points squares gradients, and the square of the last

@@ -7,13 +7,13 @@ s minimises ``1/2 (s - sigma)^2 + (lambda L / 2) s^{2/L}``, and without decay th
 """
 
 from lrdyn.data import mnist_file
-from lrdyn.engine.statement import Theorem
 from lrdyn.theorem1.critical_points_claims import CRITICAL_POINTS
 from lrdyn.theorem1.figures import basins_figure, landscape_figure, shrinkage_figure
 from lrdyn.theorem1.minimisers_claims import DESCENT
 from lrdyn.theorem1.regularised_autoencoder_claims import AUTOENCODER
 from lrdyn.theorem1.rest_points_claims import BASINS
 from lrdyn.theorem1.setting import FLAGS, check, numbers, prepare
+from lrdyn.verification.stating.statement import Theorem
 
 THEOREM1 = Theorem(
     "theorem1",

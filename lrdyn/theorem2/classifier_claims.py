@@ -22,13 +22,13 @@ from lrdyn.core.descent import Trajectory
 from lrdyn.core.factorization import Weights, end_to_end, factorization_loss, regression_loss
 from lrdyn.core.initialization import orthogonal
 from lrdyn.core.spectra import singular_values
-from lrdyn.engine.claims import tolerance
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import Equal, Form, Zero, start_of
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem2 import classifier, setting
 from lrdyn.theorem2.setting import zero_claim
 from lrdyn.theorem2.subspace import Frame, propagate, reduced_start, rho
+from lrdyn.verification.stating.claims import tolerance
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import Equal, Form, Zero, start_of
+from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
 
 class Classification(setting.OrthogonalDescent):

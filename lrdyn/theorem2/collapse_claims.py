@@ -13,11 +13,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core.factorization import factorization_loss
-from lrdyn.engine.claims import MoreSteps
-from lrdyn.engine.evaluate import each_time
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import AtLeast, AtMost, Form
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem2 import collapse
 from lrdyn.theorem2.classifier_claims import (
     HYPOTHESES,
@@ -26,6 +21,11 @@ from lrdyn.theorem2.classifier_claims import (
     reduced_problem,
     reduced_run,
 )
+from lrdyn.verification.running.evaluate import each_time
+from lrdyn.verification.stating.claims import MoreSteps
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import AtLeast, AtMost, Form
+from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
 PER_CLASS = 10
 """n, examples of a class, as in the published slopes."""

@@ -19,12 +19,12 @@ from lrdyn.core.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.core.masking import masked_loss, observe
 from lrdyn.core.recording import Recorded, recorded_steps
 from lrdyn.core.spectra import numerical_rank, singular_values
-from lrdyn.engine.claims import tolerance
-from lrdyn.engine.fields import names_of
-from lrdyn.engine.flags import Flag, at_least, between
-from lrdyn.engine.forms import Equal, Form, Numbers, Zero, start_of
-from lrdyn.engine.statement import Claim, Control, Outcome
 from lrdyn.theorem2 import subspace
+from lrdyn.verification.stating.claims import tolerance
+from lrdyn.verification.stating.fields import names_of
+from lrdyn.verification.stating.flags import Flag, at_least, between
+from lrdyn.verification.stating.forms import Equal, Form, Numbers, Zero, start_of
+from lrdyn.verification.stating.statement import Claim, Control, Outcome
 
 T = TypeVar("T", default=Any)
 """What a scenario predicts."""

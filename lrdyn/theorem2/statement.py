@@ -24,14 +24,14 @@ from lrdyn.core.condition import conditions
 from lrdyn.core.descent import gradient_descent, iterate
 from lrdyn.core.factorization import Weights, end_to_end, mean_factorization_loss
 from lrdyn.core.spectra import singular_values
-from lrdyn.engine.evaluate import Once, each_time
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.statement import Claim, Control, Scenario, Theorem
 from lrdyn.theorem2 import setting, subspace
 from lrdyn.theorem2.classifier_claims import CLASSIFICATION
 from lrdyn.theorem2.collapse_claims import COLLAPSE
 from lrdyn.theorem2.setting import DeepFactorization, weights_claim, zero_claim
 from lrdyn.theorem2.subspace import product_of_others, reduced_spectra
+from lrdyn.verification.running.evaluate import Once, each_time
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.statement import Claim, Control, Scenario, Theorem
 
 
 class FactorizationTheory(NamedTuple):

@@ -17,9 +17,9 @@ from lrdyn.core.initialization import gaussians, orthogonal
 from lrdyn.core.masking import bernoulli_masks, exact_expectation
 from lrdyn.core.spectra import singular_values
 from lrdyn.data import mnist
-from lrdyn.engine.fields import ABSENT, arrays_in
 from lrdyn.theorem3.masked_autoencoder import patches, pool_images, within_patches
 from lrdyn.theorem3.network import EnumeratedCase
+from lrdyn.verification.stating.fields import ABSENT, arrays_in
 
 STEPS = 24_000
 """Steps of training: with the momentum enough for conditions up to 3,300 in float64 and 7,500 in

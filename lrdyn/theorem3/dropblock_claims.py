@@ -12,8 +12,6 @@ from jaxtyping import Array, Bool, Float, Key
 from lrdyn.core import linalg
 from lrdyn.core.initialization import gaussians, reflection, spaced_singular_values
 from lrdyn.core.masking import MaskDistribution, block_masks, exact_expectation
-from lrdyn.engine.fields import ABSENT, arrays_in
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem3 import dropblock, dropout_penalties
 from lrdyn.theorem3.network import (
     DECOMPOSED,
@@ -28,6 +26,8 @@ from lrdyn.theorem3.network import (
     true_widths,
     variation,
 )
+from lrdyn.verification.stating.fields import ABSENT, arrays_in
+from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
 
 class BlockFactorization(eqx.Module):

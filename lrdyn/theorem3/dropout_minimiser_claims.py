@@ -18,13 +18,13 @@ from lrdyn.core.factorization import Weights, end_to_end
 from lrdyn.core.initialization import gaussians, reflection, spaced_singular_values
 from lrdyn.core.masking import observe
 from lrdyn.core.spectra import singular_values
-from lrdyn.engine.claims import MoreSteps, tolerance
-from lrdyn.engine.fields import ABSENT, arrays_in
-from lrdyn.engine.forms import Test
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem3 import dropout_minimum, dropout_penalties
 from lrdyn.theorem3.network import MaskedCase, only
 from lrdyn.theorem3.statistics import mean_decides, mean_p
+from lrdyn.verification.stating.claims import MoreSteps, tolerance
+from lrdyn.verification.stating.fields import ABSENT, arrays_in
+from lrdyn.verification.stating.forms import Test
+from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
 RUNS = 256
 """Runs of stochastic training."""

@@ -11,8 +11,6 @@ from lrdyn.core.factorization import Weights, end_to_end
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.masking import MaskDistribution, bernoulli_masks, exact_expectation
 from lrdyn.core.spectra import singular_values
-from lrdyn.engine.fields import ABSENT, arrays_in
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem3 import dropconnect, dropout_penalties, several_dropout_layers
 from lrdyn.theorem3.dropout_units import (
     COPIES,
@@ -39,6 +37,8 @@ from lrdyn.theorem3.network import (
     only,
     true_widths,
 )
+from lrdyn.verification.stating.fields import ABSENT, arrays_in
+from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
 DEEP = 5
 """Most units of each of two hidden layers whose masks are enumerated together: 1024 losses."""

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrdyn.engine.claims import standard_error
-from lrdyn.engine.fields import of_run, of_theory
 from lrdyn.figures import plotting
 from lrdyn.theorem3.dropout_minimiser_claims import RUNS, MinimiserMeasured, MinimiserTheory
 from lrdyn.theorem3.dropout_penalty_claims import DropoutMeasured, DropoutTheory
 from lrdyn.theorem3.dropout_units import COPIES
+from lrdyn.verification.stating.claims import standard_error
+from lrdyn.verification.stating.fields import of_run, of_theory
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -20,11 +20,6 @@ from jaxtyping import Array, Bool, Float, Key
 from lrdyn.core import linalg
 from lrdyn.core.condition import relative_response
 from lrdyn.core.spectra import half_of_the_digits, singular_values
-from lrdyn.engine.claims import MoreSteps, tolerance
-from lrdyn.engine.evaluate import Once, each_time
-from lrdyn.engine.fields import ABSENT, arrays_in
-from lrdyn.engine.forms import Count, Equal, Zero, scale_of_each
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem3 import (
     autoencoder_training_claims,
     dropout_minimum,
@@ -34,6 +29,11 @@ from lrdyn.theorem3 import (
 from lrdyn.theorem3.autoencoder_training_claims import Autoencoding, MaskedAutoencoderMeasured
 from lrdyn.theorem3.masked_autoencoder import MaskedMoments, nuclear_norm_bound, within_patches
 from lrdyn.theorem3.network import MOST_MASKS, lower_bound
+from lrdyn.verification.running.evaluate import Once, each_time
+from lrdyn.verification.stating.claims import MoreSteps, tolerance
+from lrdyn.verification.stating.fields import ABSENT, arrays_in
+from lrdyn.verification.stating.forms import Count, Equal, Zero, scale_of_each
+from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
 
 class MaskedAutoencoderTheory(NamedTuple):

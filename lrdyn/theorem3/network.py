@@ -13,8 +13,8 @@ from lrdyn.core.factorization import Weights
 from lrdyn.core.initialization import reflection
 from lrdyn.core.masking import MaskDistribution, block_masks, exact_expectation
 from lrdyn.core.spectra import singular_values
-from lrdyn.engine.forms import AtLeast
-from lrdyn.engine.statement import Claim, Outcome
+from lrdyn.verification.stating.forms import AtLeast
+from lrdyn.verification.stating.statement import Claim, Outcome
 
 T = TypeVar("T")
 M = TypeVar("M")

@@ -22,12 +22,6 @@ from lrdyn.core import masking
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.masking import MaskDistribution, exact_expectation, mask_covariance, mask_mean
 from lrdyn.data import mnist_file
-from lrdyn.engine.claims import ROUNDING_SAFETY, tolerance
-from lrdyn.engine.evaluate import Once, each_time
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.flags import FRACTION, POSITIVE, Flag, at_least, one_of
-from lrdyn.engine.forms import Test
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario, Theorem
 from lrdyn.theorem3 import masked_autoencoder_claims
 from lrdyn.theorem3.dropblock_claims import DROPBLOCK
 from lrdyn.theorem3.dropout_minimiser_claims import MINIMISER
@@ -43,6 +37,12 @@ from lrdyn.theorem3.statistics import (
     scatter_decides,
     scatter_p,
 )
+from lrdyn.verification.running.evaluate import Once, each_time
+from lrdyn.verification.stating.claims import ROUNDING_SAFETY, tolerance
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.flags import FRACTION, POSITIVE, Flag, at_least, one_of
+from lrdyn.verification.stating.forms import Test
+from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario, Theorem
 
 KINDS = ("dropout", "dropblock", "input", "patch")
 """Masks of single hidden units, of blocks of them, of single inputs, and of patches of these."""

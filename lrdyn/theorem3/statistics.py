@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lrdyn.engine.claims import student_p, surprise
+from lrdyn.verification.stating.claims import student_p, surprise
 
 DECISIVE = 6.0
 """Standard deviations of a Gaussian that no command of a few hundred tests passes by chance."""
@@ -140,7 +140,7 @@ def scatter_p(squares: float, law: Law) -> float:
     """Largest two-sided p-value that a sum of squared, standardised errors can have.
 
     Example:
-        >>> from lrdyn.engine.claims import chi_square_p
+        >>> from lrdyn.verification.stating.claims import chi_square_p
         >>> law = law_of_squares(np.array([0.0, 3.0, 0.0, 15.0, 0.0, 105.0]), 16, 2)
         >>> round(scatter_p(2.0, law), 4), round(chi_square_p(2.0, 2), 4)
         (0.7358, 0.7358)

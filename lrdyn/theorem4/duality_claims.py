@@ -27,9 +27,9 @@ from lrdyn.adapters.methods import GALORE, RELORA_FROZEN
 from lrdyn.adapters.projectors import LinearMap
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.recording import Recorded, recorded_steps
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import Equal, start_of
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import Equal, start_of
+from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
 MOST_STEPS = 60
 """Most steps of a run, whatever --steps says."""

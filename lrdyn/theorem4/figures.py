@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrdyn.engine.claims import relative_difference
-from lrdyn.engine.fields import of_run, of_theory
 from lrdyn.figures import plotting
 from lrdyn.theorem4.trajectory_claims import TrajectoryMeasured, TrajectoryTheory
+from lrdyn.verification.stating.claims import relative_difference
+from lrdyn.verification.stating.fields import of_run, of_theory
 
 if TYPE_CHECKING:
     import xarray as xr

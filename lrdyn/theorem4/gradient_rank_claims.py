@@ -24,12 +24,12 @@ from lrdyn.core.descent import iterate
 from lrdyn.core.initialization import gaussians, reflection
 from lrdyn.core.recording import Recorded, log_steps
 from lrdyn.core.spectra import half_of_the_digits, singular_values
-from lrdyn.engine.claims import tolerance
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import AtLeast, AtMost
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem4 import gradient_rank
 from lrdyn.theorem4.gradient_rank import Edges, GradientModes, StableRankBounds
+from lrdyn.verification.stating.claims import tolerance
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import AtLeast, AtMost
+from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
 LARGEST_GRADIENT = (5, 6)
 """Most rows and columns: the operator on matrices is diagonalised as a whole."""

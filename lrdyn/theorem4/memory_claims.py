@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from lrdyn.adapters import memory
 from lrdyn.adapters.algorithm_1 import Method, begin
 from lrdyn.adapters.methods import FULL, GALORE, LORA, RELORA, RELORA_FROZEN
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.statement import Claim, Control, Scenario
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.statement import Claim, Control, Scenario
 
 METHODS: dict[str, Method] = {
     "full": FULL,

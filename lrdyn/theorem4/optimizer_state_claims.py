@@ -28,11 +28,11 @@ from lrdyn.adapters.projectors import (
 from lrdyn.adapters.state import POLICIES, StatePolicy
 from lrdyn.core.condition import with_condition
 from lrdyn.core.descent import iterate
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import Zero
-from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.theorem4 import problems
 from lrdyn.theorem4.problems import LowRankRun, RunRecord, trained_claim
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import Zero
+from lrdyn.verification.stating.statement import Claim, Control, Scenario
 
 KEEP, RESET, TRANSPORT = range(3)
 NAMES = tuple(POLICIES)

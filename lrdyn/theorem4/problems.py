@@ -24,9 +24,9 @@ from lrdyn.core.descent import divergence_limit
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.recording import Recorded, recorded_steps
 from lrdyn.core.spectra import half_of_the_digits
-from lrdyn.engine.claims import CLEARLY, roundings, tolerance
-from lrdyn.engine.statement import Claim, Outcome, longest_axis
 from lrdyn.networks import mlp, transformer
+from lrdyn.verification.stating.claims import CLEARLY, roundings, tolerance
+from lrdyn.verification.stating.statement import Claim, Outcome, longest_axis
 
 Data = tuple[Array, Array]
 M = TypeVar("M")

@@ -18,8 +18,6 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-from lrdyn.engine.flags import Flag, at_least, between, one_of
-from lrdyn.engine.statement import Theorem
 from lrdyn.theorem4.duality_claims import DUALITY
 from lrdyn.theorem4.figures import plot_paths
 from lrdyn.theorem4.gradient_rank_claims import GRADIENT_RANK
@@ -27,6 +25,8 @@ from lrdyn.theorem4.memory_claims import MEMORY
 from lrdyn.theorem4.optimizer_state_claims import NAMES, OPTIMIZER_STATE
 from lrdyn.theorem4.problems import OPTIMIZERS, PROBLEMS
 from lrdyn.theorem4.trajectory_claims import OTHER_PROBLEMS, TRAJECTORY
+from lrdyn.verification.stating.flags import Flag, at_least, between, one_of
+from lrdyn.verification.stating.statement import Theorem
 
 SIDES = ("left", "right")
 

@@ -19,14 +19,14 @@ from jaxtyping import Array, Float, Int
 from lrdyn.adapters.algorithm_1 import Method
 from lrdyn.adapters.methods import GALORE, RELORA, RELORA_FROZEN
 from lrdyn.core.condition import with_condition
-from lrdyn.engine.claims import CLEARLY, tolerance
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import Count, Zero
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.theorem4 import problems
 from lrdyn.theorem4.mistakes import STALE, UNMERGED, no_factors, pruned
 from lrdyn.theorem4.optimizer_state_claims import OPTIMIZER_STATE, galore, relora
 from lrdyn.theorem4.problems import LowRankRun, trained_claim
+from lrdyn.verification.stating.claims import CLEARLY, tolerance
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import Count, Zero
+from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
 
 class TrajectoryTheory(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from lrdyn.data import tensors
-from lrdyn.engine import checkpoints, files, parts
+from lrdyn.verification.storing import checkpoints, files, parts
 
 FOLDER = Path(__file__).with_name("foreign")
 RAMP = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -21,8 +21,8 @@ from unittest import mock
 from lrdyn import __main__ as command
 from lrdyn import cli
 from lrdyn.commands import figures, pool, verify
-from lrdyn.engine.statement import Experiment
 from lrdyn.registry import theorems
+from lrdyn.verification.stating.statement import Experiment
 from paper_figs import BASELINES, EXHIBITS
 
 WORDS = (

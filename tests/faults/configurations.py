@@ -29,9 +29,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrdyn import cli
-from lrdyn.engine.configuration import Run
-from lrdyn.engine.judging import worst_ratio
-from lrdyn.engine.random_settings import (
+from lrdyn.registry import REGISTRY, theorem
+from lrdyn.verification.judging.judging import worst_ratio
+from lrdyn.verification.running.configuration import Run
+from lrdyn.verification.running.work import DEFAULT
+from lrdyn.verification.runs.verify import Verification, verify_run
+from lrdyn.verification.searching.random_settings import (
     SHAPES,
     Settings,
     accepted,
@@ -42,10 +45,7 @@ from lrdyn.engine.random_settings import (
     values,
     written,
 )
-from lrdyn.engine.statement import Experiment
-from lrdyn.engine.verify import Verification, verify_run
-from lrdyn.engine.work import DEFAULT
-from lrdyn.registry import REGISTRY, theorem
+from lrdyn.verification.stating.statement import Experiment
 
 FILE = Path(__file__).parents[1] / "data" / "configurations.json"
 """What became of the commands that were run once: read by ``--check`` and the tests."""

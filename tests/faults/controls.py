@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from lrdyn import cli
-from lrdyn.engine.judging import claim_of, control_entry, residuals
-from lrdyn.engine.outcomes import PRECISIONS, control_group, controls_of
-from lrdyn.engine.produce import with_equal_settings
-from lrdyn.engine.statement import Scenario, Theorem
 from lrdyn.registry import REGISTRY, theorem
+from lrdyn.verification.judging.judging import claim_of, control_entry, residuals
+from lrdyn.verification.judging.outcomes import PRECISIONS, control_group, controls_of
+from lrdyn.verification.running.produce import with_equal_settings
+from lrdyn.verification.stating.statement import Scenario, Theorem
 from tests.jobs import controls_job
 
 SEEDS = 24

@@ -23,11 +23,11 @@ WORDS = (
 FILLED = """
 import importlib, sys
 from lrdyn import cli
-from lrdyn.engine import files
+from lrdyn.verification import files
 from lrdyn.commands.own import own_experiment
 module, _, name = sys.argv[1].rpartition(".")
-owner = importlib.import_module(module) if module != "lrdyn.engine.parts.Store" else (
-    importlib.import_module("lrdyn.engine.parts").Store)
+owner = importlib.import_module(module) if module != "lrdyn.verification.storing.parts.Store" else (
+    importlib.import_module("lrdyn.verification.storing.parts").Store)
 then, files.SLAB = getattr(owner, name), int(sys.argv[2])
 def full(*given, **more):
     with open("filler", "wb", buffering=0) as file:
@@ -39,10 +39,10 @@ setattr(owner, name, full)
 sys.exit(cli.run("mine", lambda: cli.main(own_experiment("mine.py"), sys.argv[3:])))
 """
 CASES = {
-    "a part": ("lrdyn.engine.parts.Store.save", 2**26),
-    "a small file": ("lrdyn.engine.results.write", 2**26),
-    "a file in pieces": ("lrdyn.engine.results.write", 100),
-    "a piece": ("lrdyn.engine.files._write_group", 100),
+    "a part": ("lrdyn.verification.storing.parts.Store.save", 2**26),
+    "a small file": ("lrdyn.verification.storing.results_file.write", 2**26),
+    "a file in pieces": ("lrdyn.verification.storing.results_file.write", 100),
+    "a piece": ("lrdyn.verification.storing.files._write_group", 100),
 }
 
 

@@ -13,8 +13,8 @@ import jax
 
 from benchmarks import steps
 from benchmarks.steps import TINY, TINY_STEPS, Step
-from lrdyn.engine.process import setup
 from lrdyn.registry import theorem
+from lrdyn.verification.machine.process import setup
 
 PLATFORMS = ("cuda", "tpu")
 KNOWN = {

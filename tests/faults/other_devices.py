@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import jax
 
-from lrdyn.engine.arithmetic import REASON
 from lrdyn.registry import theorems
+from lrdyn.verification.judging.rounding import REASON
 from tests.emulated import NO_RULES
 from tests.runs import TINY, python
 

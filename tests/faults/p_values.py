@@ -20,14 +20,14 @@ import jax
 import numpy as np
 from scipy.stats import kstest
 
-from lrdyn.engine.claims import above_p, tolerance
-from lrdyn.engine.evaluate import taken
-from lrdyn.engine.judging import residuals
 from lrdyn.studies.weight_updates import updates
 from lrdyn.theorem3 import statement
 from lrdyn.theorem3.dropout_minimiser_claims import DRIFT, MINIMISER, RUNS
 from lrdyn.theorem3.statement import DRAWS, MASKS, THEOREM3
 from lrdyn.theorem3.statistics import law_of_squares, mean_p, scatter_p
+from lrdyn.verification.judging.judging import residuals
+from lrdyn.verification.running.evaluate import taken
+from lrdyn.verification.stating.claims import above_p, tolerance
 from tests.oracles import judged
 
 NUMBER = 100_000

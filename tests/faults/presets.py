@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 
 from lrdyn.core.show import aligned
-from lrdyn.engine.configuration import Run, run_of
-from lrdyn.engine.jobs import job_for, planned_claims
-from lrdyn.engine.mistakes import Lacking, described
-from lrdyn.engine.points import product
-from lrdyn.engine.process import setup
-from lrdyn.engine.runs import about
-from lrdyn.engine.statement import Experiment, Scenario
-from lrdyn.engine.work import Context
 from lrdyn.figures.exhibits import missing
 from lrdyn.registry import theorems
 from lrdyn.studies import studies, study
+from lrdyn.verification.machine.process import setup
+from lrdyn.verification.running.configuration import Run, run_of
+from lrdyn.verification.running.jobs import job_for, planned_claims
+from lrdyn.verification.running.work import Context
+from lrdyn.verification.runs.run_folder import about
+from lrdyn.verification.stating.mistakes import Lacking, described
+from lrdyn.verification.stating.points import product
+from lrdyn.verification.stating.statement import Experiment, Scenario
 from paper_figs import EXHIBITS
 from tests import test_real_updates
 from tests.sentences import BERT, write_pairs, write_sentences

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from lrdyn.engine import files
+from lrdyn.verification.storing import files
 from tests.runs import TINY, started
 
 WITHIN = 5.0

@@ -29,10 +29,10 @@ from typing import NamedTuple
 from lrdyn import __main__ as command
 from lrdyn.commands import verify
 from lrdyn.core.show import aligned
-from lrdyn.engine import results
-from lrdyn.engine.runs import OF_THE_MACHINE
 from lrdyn.figures import plotting
 from lrdyn.system import whole_files
+from lrdyn.verification.runs.run_folder import OF_THE_MACHINE
+from lrdyn.verification.storing import results_file
 from tests.faults.disks import SMALL
 from tests.runs import ROOT
 from tests.test_theorem import MY_THEOREM
@@ -329,7 +329,7 @@ def _of_the_folder(
                 yield f"left {path.name}"
     for path in bench.out.rglob("verdict.json"):
         verdict = json.loads(path.read_text())
-        digest = results.checksum(path.with_name("results.nc"))
+        digest = results_file.checksum(path.with_name("results.nc"))
         if verdict["holds"] is not True or verdict["results_sha256"] != digest:
             yield "a verdict of other results"
 
@@ -357,7 +357,7 @@ def prepare(bench: Bench) -> set[str]:
     with path.with_name("results.nc").open("ab") as file:
         file.write(b"older")
     verdict = json.loads(path.read_text())
-    verdict["results_sha256"] = results.checksum(path.with_name("results.nc"))
+    verdict["results_sha256"] = results_file.checksum(path.with_name("results.nc"))
     path.write_text(json.dumps(verdict))
     shutil.copytree(bench.out, bench.folder / "states" / "older")
     calls = bench.calls("older")
@@ -388,7 +388,7 @@ def work(folder: Path, most: int) -> int:
     # What every fork would do again, and what is none of the command's own files.
     for name in ("h5netcdf", "xarray"):
         importlib.import_module(name)
-    results._revision()  # asks git
+    results_file._revision()  # asks git
     plotting.save(plotting.blank(1.0), folder / "home" / "fonts")
     for name in ("verdict_figure", "sweep_figure"):  # half of the seconds; saved as ever
         setattr(plotting, name, lambda *given: plotting.blank(1.0))

@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lrdyn.engine.domains import value
-from lrdyn.engine.statement import Experiment
 from lrdyn.registry import theorems
+from lrdyn.verification.searching.domains import value
+from lrdyn.verification.stating.statement import Experiment
 from tests.faults import command_lines
 from tests.runs import ROOT, TINY, started
 

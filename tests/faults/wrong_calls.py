@@ -60,7 +60,7 @@ MODULES = (
 ANY = {"count", "outside", "checked_frame", "checked_network", "square_layers", "is_map"}
 ANY |= {"by_svd", "identities", "begun", "decays", "enough_classes"}
 ONLY = {
-    "lrdyn.engine.claims": ("relative_difference", "tolerance"),
+    "lrdyn.verification.stating.claims": ("relative_difference", "tolerance"),
     "lrdyn.diagnosis.report": ("diagnose",),
 }
 

@@ -182,7 +182,7 @@ def serve(place: str) -> Order | None:
 if __name__ == "__main__":
     for name in (*LIBRARIES, *OURS):
         importlib.import_module(name)
-    sources = importlib.import_module("lrdyn.engine.sources")
+    sources = importlib.import_module("lrdyn.verification.stating.sources")
     contexts.share()
     for file in sources.PACKAGE.rglob("*.py"):
         sources.dumped(file.read_bytes())  # kept for each content: commands need not parse it

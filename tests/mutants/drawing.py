@@ -34,7 +34,8 @@ KINDS: dict[str, tuple[str, ...]] = {
         for name in ("*_claims", "statement", "setting", "problem", "problems")
     ),
     "judging": tuple(
-        f"lrdyn/engine/{name}.py" for name in ("judging", "forms", "claims", "outcomes", "verify")
+        f"lrdyn/verification/{name}.py"
+        for name in ("judging", "forms", "claims", "outcomes", "verify")
     ),
     "formulas": (
         *(f"lrdyn/{room}/*.py" for room in ROOMS),

@@ -257,7 +257,7 @@ class Graph:
     def only_judges(self, start: Node) -> bool:
         """Whether no result of a theorem depends on it."""
         reached = self.distances(start)
-        makes = {f"lrdyn.engine.{name}" for name in PRODUCING}
+        makes = {f"lrdyn.verification.{name}" for name in PRODUCING}
         return not any(node in self.produced or node[0] in makes for node in reached)
 
     def scenarios_of(self, start: Node) -> set[str]:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn.data import encoder
-from lrdyn.engine.flags import POSITIVE, Domain, Flag, at_least, one_of
-from lrdyn.engine.statement import Study
 from lrdyn.studies.adapter_training import sentences, tasks
 from lrdyn.studies.adapter_training.cells import METHODS
 from lrdyn.studies.adapter_training.factors import FACTORS
@@ -20,6 +18,8 @@ from lrdyn.studies.adapter_training.sentences import AUTO
 from lrdyn.studies.adapter_training.singular_value_evolution import EVOLUTION
 from lrdyn.studies.adapter_training.tasks import POOLS
 from lrdyn.studies.adapter_training.widths import WIDTH_SWEEP
+from lrdyn.verification.stating.flags import POSITIVE, Domain, Flag, at_least, one_of
+from lrdyn.verification.stating.statement import Study
 
 
 def _about(settings: Mapping[str, Any]) -> str:

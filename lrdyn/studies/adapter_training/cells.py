@@ -26,7 +26,6 @@ from lrdyn.adapters.adapter import Shift
 from lrdyn.core import chance
 from lrdyn.core.algorithm import of_optimizer
 from lrdyn.core.recording import recorded_steps
-from lrdyn.engine.checkpoints import Checkpoints
 from lrdyn.studies.adapter_training import sentences
 from lrdyn.studies.adapter_training.digits import Digits
 from lrdyn.studies.adapter_training.sentences import Examples
@@ -42,6 +41,7 @@ from lrdyn.studies.adapter_training.tuning import (
 from lrdyn.training import Batches, Keeper
 from lrdyn.training.keeping import Moment
 from lrdyn.training.program import Program, digest_of
+from lrdyn.verification.storing.checkpoints import Checkpoints
 
 FOLDER = "LRDYN_TRAININGS"
 """Variable that names a folder in which trainings stay."""

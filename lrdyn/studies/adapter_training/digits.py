@@ -15,10 +15,10 @@ from jaxtyping import Array, Float, Int
 
 from lrdyn import adapters, networks
 from lrdyn.data import mnist
-from lrdyn.engine.arithmetic import scope
 from lrdyn.networks import MLP, mlp
 from lrdyn.studies.adapter_training.tasks import parts_of
 from lrdyn.training import Batches, train
+from lrdyn.verification.judging.rounding import scope
 
 WIDTH, KNOWN = 64, 5
 """Hidden units of both layers; digits that the perceptron was trained on."""

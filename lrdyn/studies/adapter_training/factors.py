@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.adapter_training import cells, tuning
 from lrdyn.studies.adapter_training.cells import TrainingRequest
 from lrdyn.studies.adapter_training.few_shot import LAST, bench_of, padded, searched
 from lrdyn.studies.adapter_training.tuning import Tuning
 from lrdyn.studies.over_seeds import only
 from lrdyn.training import FORGETFUL, Keeper
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.statement import Finding, Outcome, Scenario
 
 COMPARED = ("lora", "lora_plus_4", "lora_plus_16")
 EXAMPLES = 64

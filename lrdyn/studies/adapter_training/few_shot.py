@@ -8,8 +8,6 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.adapter_training import cells, rates, tasks, tuning
 from lrdyn.studies.adapter_training.cells import (
     METHODS,
@@ -24,6 +22,8 @@ from lrdyn.studies.adapter_training.rates import Chosen
 from lrdyn.studies.adapter_training.tuning import Tuning
 from lrdyn.studies.over_seeds import only
 from lrdyn.training import FORGETFUL, Keeper
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.statement import Finding, Outcome, Scenario
 
 PUBLISHED = {
     "lora_unit": {16: 0.529, 64: 0.735, 256: 0.814},

@@ -16,9 +16,6 @@ from jaxtyping import Array, Float, Key
 from lrdyn import adapters
 from lrdyn.adapters import Factors
 from lrdyn.core.initialization import gaussians
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import Equal
-from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.studies.adapter_training import sentences, tasks
 from lrdyn.studies.adapter_training.sentences import Examples
 from lrdyn.studies.adapter_training.tuning import (
@@ -30,6 +27,9 @@ from lrdyn.studies.adapter_training.tuning import (
     value_of,
     value_slope,
 )
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import Equal
+from lrdyn.verification.stating.statement import Claim, Control, Scenario
 
 SCALE, RATIO = 2.0, 4.0
 """s, and eta_B over eta_A."""

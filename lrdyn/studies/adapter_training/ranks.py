@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.adapter_training import cells, tasks, tuning
 from lrdyn.studies.adapter_training.cells import METHODS, TrainingRequest
 from lrdyn.studies.adapter_training.few_shot import (
@@ -25,6 +23,8 @@ from lrdyn.studies.adapter_training.few_shot import (
 from lrdyn.studies.adapter_training.tuning import Tuning
 from lrdyn.studies.over_seeds import only
 from lrdyn.training import FORGETFUL, Keeper
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.statement import Finding, Outcome, Scenario
 
 PUBLISHED = {
     "lora_unit": {8: 0.539, 16: 0.524, 32: 0.456, 64: 0.175},

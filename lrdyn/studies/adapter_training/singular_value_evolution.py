@@ -18,8 +18,6 @@ from lrdyn.core import chance, linalg
 from lrdyn.core.factorization import Weights, end_to_end
 from lrdyn.core.recording import recorded_steps
 from lrdyn.core.spectra import sines
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.statement import Finding, Outcome, Scenario
 from lrdyn.studies.adapter_training import cells, tasks, tuning
 from lrdyn.studies.adapter_training.cells import Bench, SentenceTraining, TrainingRequest
 from lrdyn.studies.adapter_training.few_shot import padded, searched
@@ -28,6 +26,8 @@ from lrdyn.studies.over_seeds import only
 from lrdyn.theorem2 import subspace
 from lrdyn.theorem2.subspace import Frame
 from lrdyn.training import FORGETFUL, Keeper
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.statement import Finding, Outcome, Scenario
 
 POINTS = 26
 RULES = ("adam", "sgd")

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import Equal
-from lrdyn.engine.statement import Claim, Control, Scenario
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import Equal
+from lrdyn.verification.stating.statement import Claim, Control, Scenario
 
 WIDTHS = (64, 256, 1024, 4096)
 RATES = ((1.0, 0.0), (0.0, 0.0), (0.5, 0.5), (1.0, 1.0), (1 / 3, 1 / 3))

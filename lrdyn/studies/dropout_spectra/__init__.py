@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn.data import AUTO, IMAGES, image_files, images, resolve
-from lrdyn.engine.flags import POSITIVE, Domain, Flag, at_least, one_of
-from lrdyn.engine.statement import Study
 from lrdyn.studies.dropout_spectra.minimum import MINIMUM
 from lrdyn.studies.dropout_spectra.raw import RAW
 from lrdyn.studies.dropout_spectra.residual import RESIDUAL
 from lrdyn.studies.dropout_spectra.synthetic import LINEAR, PERCEPTRON
 from lrdyn.studies.pictures import WARMUP, check_batch
+from lrdyn.verification.stating.flags import POSITIVE, Domain, Flag, at_least, one_of
+from lrdyn.verification.stating.statement import Study
 
 
 def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:

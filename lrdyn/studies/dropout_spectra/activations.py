@@ -16,10 +16,10 @@ from jaxtyping import Array, Float, Int
 from lrdyn.core import linalg
 from lrdyn.core.recording import log_steps
 from lrdyn.core.spectra import effective_rank
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.statement import Claim, Control, Finding, Scenario
 from lrdyn.studies.over_seeds import ALPHA, SEEDS, above, first_lost, only
 from lrdyn.training import Keeper
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.statement import Claim, Control, Finding, Scenario
 
 POINTS = 26
 """Recorded steps, first (0) and last included."""

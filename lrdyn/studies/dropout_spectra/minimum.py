@@ -18,11 +18,11 @@ from lrdyn.core.descent import gradient_descent, simulate
 from lrdyn.core.factorization import Weights, end_to_end
 from lrdyn.core.initialization import gaussians, orthogonal
 from lrdyn.core.linalg import svdvals
-from lrdyn.engine.claims import tolerance
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.studies.dropout_spectra.activations import balanced
 from lrdyn.theorem3 import dropout_minimum, dropout_penalties, several_dropout_layers
+from lrdyn.verification.stating.claims import tolerance
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
 OUTPUTS, INPUTS, EXAMPLES = 6, 7, 12
 SPECTRUM = (1.0, 0.8, 0.6, 0.05, 0.04, 0.03)

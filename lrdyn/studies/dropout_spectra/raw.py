@@ -17,10 +17,6 @@ from jaxtyping import Array, Float, Int, Key
 from lrdyn.core.factorization import Weights
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.linalg import svdvals
-from lrdyn.engine.claims import tolerance
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import Stated
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.studies.dropout_spectra.minimum import (
     INPUTS,
     OUTPUTS,
@@ -30,6 +26,10 @@ from lrdyn.studies.dropout_spectra.minimum import (
     regression,
 )
 from lrdyn.theorem3 import dropout_minimum
+from lrdyn.verification.stating.claims import tolerance
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import Stated
+from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
 STARTS = 8
 """Starts of one case: from a single one the linear part of the drift can happen to be small."""

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Key, PyTree
 from lrdyn import networks
 from lrdyn.core.initialization import low_rank_target, orthogonal, spaced_singular_values
 from lrdyn.core.linalg import svdvals
-from lrdyn.engine.statement import Finding, Outcome
 from lrdyn.studies.dropout_spectra.activations import (
     NetworkTraining,
     Spectra,
@@ -25,6 +24,7 @@ from lrdyn.studies.dropout_spectra.activations import (
 )
 from lrdyn.theorem3 import dropout_minimum, dropout_penalties
 from lrdyn.training import FORGETFUL, Batches, Keeper, train
+from lrdyn.verification.stating.statement import Finding, Outcome
 
 # White inputs make the minimum of the expected loss a formula of the target alone; the noise gives
 # dropout something of full rank to leave out.

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn.diagnosis import comparison, reading
-from lrdyn.engine.flags import Domain, Flag, at_least
-from lrdyn.engine.statement import Study
 from lrdyn.studies.real_updates.energies import ENERGIES
 from lrdyn.studies.real_updates.figures import plot_energies
+from lrdyn.verification.stating.flags import Domain, Flag, at_least
+from lrdyn.verification.stating.statement import Study
 
 NONE = "none"
 """The value of a flag that must be given."""

@@ -11,9 +11,9 @@ from lrdyn.diagnosis import comparison, reading
 from lrdyn.diagnosis.comparison import ArrayPair
 from lrdyn.diagnosis.spectrum import blas_threads, leading, rounding, square_sums, values_of
 from lrdyn.diagnosis.updates import rank_with
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import Equal
-from lrdyn.engine.statement import Claim, Control, Scenario
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import Equal
+from lrdyn.verification.stating.statement import Claim, Control, Scenario
 
 SHARES = (0.9, 0.99)
 """Shares of the energy for which the smallest rank is given."""

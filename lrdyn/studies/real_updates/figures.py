@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lrdyn.core import chance
-from lrdyn.engine import fields
 from lrdyn.studies.real_updates.energies import EnergyMeasured
+from lrdyn.verification.stating import fields
 
 MOST = 8
 """Kinds that are drawn, the ones with the most energy."""

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn.data import AUTO, IMAGES, Images, image_files, images, resolve
-from lrdyn.engine.flags import POSITIVE, Flag, at_least, one_of
-from lrdyn.engine.statement import Study
 from lrdyn.studies.pictures import WARMUP, check_batch
 from lrdyn.studies.weight_updates.classifiers import (
     CONFIGURATIONS,
@@ -20,6 +18,8 @@ from lrdyn.studies.weight_updates.figures import plot_reach
 from lrdyn.studies.weight_updates.linear import LINEAR
 from lrdyn.studies.weight_updates.narrow import NARROW
 from lrdyn.studies.weight_updates.nonlinear import NONLINEAR
+from lrdyn.verification.stating.flags import POSITIVE, Flag, at_least, one_of
+from lrdyn.verification.stating.statement import Study
 
 EDGE_WIDTH = 64
 """Principal coordinates of the quick preset, and of every control."""

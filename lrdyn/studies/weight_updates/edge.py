@@ -18,13 +18,13 @@ from lrdyn.core.factorization import Weights
 from lrdyn.core.initialization import gaussian_layers
 from lrdyn.core.linalg import svdvals
 from lrdyn.data import Images, images
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import Zero
-from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.studies.pictures import spread_out
 from lrdyn.theorem2 import setting
 from lrdyn.theorem2.classifier_claims import HYPOTHESES, Classification, colour, theory_run
 from lrdyn.theorem2.setting import parts_of
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import Zero
+from lrdyn.verification.stating.statement import Claim, Control, Scenario
 
 DEPTH = 3
 EXAMPLES = 600

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from lrdyn.engine import fields
 from lrdyn.studies.weight_updates.nonlinear import ReachMeasured
+from lrdyn.verification.stating import fields
 
 
 def plot_reach(groups: Mapping[str, Any]) -> Any:

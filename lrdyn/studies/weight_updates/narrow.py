@@ -14,12 +14,12 @@ from jaxtyping import Array, Float, Int, Key
 from lrdyn.core.factorization import Weights
 from lrdyn.core.spectra import singular_values
 from lrdyn.data import images
-from lrdyn.engine.claims import tolerance
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import Zero
-from lrdyn.engine.statement import Claim, Control, Outcome, Scenario
 from lrdyn.studies.weight_updates.edge import gaussian_edge, on_images
 from lrdyn.theorem2.classifier_claims import HYPOTHESES, Classification
+from lrdyn.verification.stating.claims import tolerance
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import Zero
+from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
 FEWER = 0.4
 """Share of the width that the inputs have."""

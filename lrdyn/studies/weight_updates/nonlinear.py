@@ -16,11 +16,11 @@ from jaxtyping import Array, Float, Key
 
 from lrdyn.core.factorization import Weights
 from lrdyn.core.spectra import singular_values
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.forms import Equal
-from lrdyn.engine.statement import Claim, Control, Scenario
 from lrdyn.theorem2 import classifier
 from lrdyn.theorem2.classifier_claims import HYPOTHESES, Classification, make_classifier
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.forms import Equal
+from lrdyn.verification.stating.statement import Claim, Control, Scenario
 
 CLASSES = 3
 KINKS = np.geomspace(1e-3, 1e-2, 6)

@@ -10,10 +10,10 @@ from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core.descent import Trajectory
 from lrdyn.core.spectra import effective_rank, singular_values, top_share
-from lrdyn.engine.fields import ABSENT
-from lrdyn.engine.statement import Claim, Control, Finding, Scenario
 from lrdyn.studies.over_seeds import ALPHA, SEEDS, above, only
 from lrdyn.training import Keeper
+from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.statement import Claim, Control, Finding, Scenario
 
 
 class UpdateSpectrum(NamedTuple):

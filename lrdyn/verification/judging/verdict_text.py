@@ -1,0 +1,227 @@
+"""Verdicts as lines of text: every claim of one, or one line for each of several."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from lrdyn.core import show
+from lrdyn.core.show import aligned
+from lrdyn.verification.judging import rounding
+from lrdyn.verification.judging.judging import TOO_FEW_SEEDS
+from lrdyn.verification.running.configuration import typed
+from lrdyn.verification.stating.claims import TOO_FEW_STEPS, UNSEEN_RELEASE
+from lrdyn.verification.stating.forms import TRIVIAL
+
+
+def table(verdict: dict[str, Any]) -> list[str]:
+    """A heading, and one line for each claim and control of a verdict; then the findings."""
+    findings = _findings(verdict)
+    return [*aligned(_rows(verdict)), *(["", *aligned(findings)] if findings else [])]
+
+
+def html(verdict: dict[str, Any]) -> str:
+    """A verdict as HTML for a notebook: the table, with residual over tolerance drawn."""
+    gauges = ["residual&#160;/&#160;tolerance,<br>1e-6&#160;to&#160;1e6"]
+    for claim in _judged(verdict):
+        over = claim["residual"] is not None and claim["tolerance"]
+        color = "#d55e00" if claim["holds"] is False else "#0072b2"
+        gauges.append(show.gauge(claim["residual"] / claim["tolerance"] if over else None, color))
+    heading = f"{verdict['name']} {word(verdict)}"
+    reasons = "".join(f"<br>{escape(line)}" for line in why_undecided(verdict))
+    findings = _findings(verdict)
+    below = show.table(findings) if findings else ""
+    return f"<b>{escape(heading)}</b>{reasons}{show.table(_rows(verdict), gauges)}{below}"
+
+
+def _rows(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
+    other = _other_precision(verdict)
+    rows = [("claim", "kind", "cases", "residual", "tolerance", other, "tolerance", "")]
+    for claim in _judged(verdict):
+        rows.append(
+            (
+                claim["id"],
+                claim["kind"],
+                f"{claim['cases']}/{claim['cases_total']}",
+                _short(claim["residual"]),
+                _short(claim["tolerance"]),
+                _short(claim.get(f"residual_{other}")),
+                _short(claim.get(f"tolerance_{other}")),
+                outcome(claim),
+            )
+        )
+    return rows
+
+
+def _other_precision(verdict: dict[str, Any]) -> str:
+    """The precision that is judged beside the one asked for; of a study the finer one."""
+    finer = any("residual_float64" in claim for claim in verdict["claims"])
+    return "float64" if finer else "float32"
+
+
+def _judged(verdict: dict[str, Any]) -> list[dict[str, Any]]:
+    return [claim for claim in verdict["claims"] if claim["kind"] != "finding"]
+
+
+def _findings(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Rows of the findings: means over seeds, and whether expectations came true."""
+    findings = [(c["id"], c["finding"]) for c in verdict["claims"] if c["kind"] == "finding"]
+    rows = [("finding", "value", "spread", "seeds", "interval", "expected", "")]
+    for name, finding in findings:
+        rows.append(
+            (
+                name,
+                _number(finding["value"]),
+                _number(finding["spread"]),
+                str(finding["seeds"]),
+                _interval(finding.get("interval")),
+                finding["expected"] or "-",
+                finding["outcome"] or "",
+            )
+        )
+    return rows if findings else []
+
+
+def _interval(ends: Sequence[float] | None) -> str:
+    return "-" if ends is None else "{:.3g} to {:.3g}".format(*ends)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def summary(verdicts: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
+    """A heading, one line for each verdict and its folder, and one for each failure."""
+    rows = [("theorem", "claims", "cases", "nearest its tolerance", "controls", "", "")]
+    faults: list[list[str]] = [[]]
+    for verdict, path in verdicts:
+        claims, controls = (
+            [c for c in _judged(verdict) if (c["kind"] == "control") == wanted]
+            for wanted in (False, True)
+        )
+        rows.append(
+            (
+                verdict["name"],
+                held(claims),
+                str(max(c["cases_total"] for c in claims)),
+                nearest(claims),
+                held(controls),
+                word(verdict),
+                str(path),
+            )
+        )
+        faults.append([f"  {c['id']}: {outcome(c)}" for c in _judged(verdict) if not c["holds"]])
+    lines = aligned(rows)
+    return [line for pair in zip(lines, faults, strict=True) for line in (pair[0], *pair[1])]
+
+
+def held(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Number of claims or controls that hold, and of all, as ``3/4``."""
+    return f"{sum(bool(e['holds']) for e in entries)}/{len(entries)}"
+
+
+def nearest(claims: Sequence[Mapping[str, Any]]) -> str:
+    """Largest residual over tolerance of any claim in any precision, and which it is."""
+    ratios = [
+        (c[f"residual{leg}"] / c[f"tolerance{leg}"], c["id"])
+        for c in claims
+        for leg in ("", "_float32")
+        if c.get(f"residual{leg}") is not None and c[f"tolerance{leg}"]
+    ]
+    # Pairs compare by their ratio first.
+    return "{:.2f} {}".format(*max(ratios)) if ratios else "-"
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}"
+
+
+def word(verdict: Mapping[str, Any]) -> str:
+    """A verdict in a few words, which say what was not seen: a failure, two precisions."""
+    outcome = {True: "holds", False: "IS FALSE", None: "is undecided"}[verdict["holds"]]
+    control = any(claim["kind"] == "control" for claim in verdict["claims"])
+    scaling = not (verdict["holds"] and rounding.unfit(verdict.get("arithmetic", {})))
+    missing = {"no control": control, "scaling not claimed": scaling}
+    unseen = ", ".join(words for words, there in missing.items() if not there)
+    return f"{outcome} ({unseen})" if unseen else outcome
+
+
+def devices(verdict: Mapping[str, Any]) -> list[str]:
+    """One line for each precision that the device does not have, with what was measured."""
+    measured = verdict.get("arithmetic", {})
+    return [rounding.shortfall_line(p, measured[p]) for p in rounding.unfit(measured)]
+
+
+def why_undecided(verdict: Mapping[str, Any]) -> list[str]:
+    """One line for each claim that keeps a verdict open, with what left its cases out.
+
+    Before them one that says so if no claim of the first scenario applies: what is open is then
+    something else.
+    """
+    lines = []
+    if verdict["holds"] is None and (unmet := verdict.get("nothing_applies")):
+        listed = ", ".join(f"{reason} ({n})" for reason, n in unmet.items())
+        lines = [f"no claim of the main scenario applies, hypotheses not met: {listed}"]
+    undecided = [c for c in verdict["claims"] if c["id"] in verdict["undecided"]]
+    return lines + [
+        f"{c['id']}: undecided, {reasons(next(iter(c['judged'].values())))}" for c in undecided
+    ]
+
+
+def reasons(counts: Mapping[str, Any]) -> str:
+    """The reasons for which cases were left out, how many, and how many steps would do."""
+    words = []
+    for reason, n in counts["left_out"].items():
+        asked = f": {_more_steps(counts.get('more_steps'))}" if reason == TOO_FEW_STEPS else ""
+        words.append(f"{reason} ({n}){asked}")
+    return ", ".join(words)
+
+
+def _more_steps(asked: Mapping[str, Any] | None) -> str:
+    """Which number of steps would do; verdicts of earlier releases do not know."""
+    needed, flag = (asked["needed"], asked["flag"]) if asked else (None, None)
+    if needed is not None:
+        return f"{typed(flag)} {needed} would do" if flag else f"{needed} would do, no flag sets it"
+    how_many = f"how many {typed(flag)}" if flag else "how many"
+    no_flag = ", and no flag sets them" if asked and not flag else ""
+    return f"{how_many} would do is not known{no_flag}"
+
+
+def outcome(claim: Mapping[str, Any]) -> str:
+    """The outcome of a claim or a control, in words."""
+    if claim["kind"] == "control" and claim["holds"] is None:
+        open_on = [r for leg in claim["judged"].values() for r in leg["left_out"]]
+        if rounding.REASON in open_on:
+            return f"undecided: {rounding.REASON}"
+        unseen = any(reason.startswith(UNSEEN_RELEASE) for reason in open_on)
+        return UNSEEN_RELEASE.rstrip(": ") if unseen else TOO_FEW_SEEDS
+    if claim["kind"] == "control":
+        return "fails, as it must" if claim["holds"] else "NOT SEEN TO FAIL"
+    if claim["holds"] is False:
+        unscaled = claim.get("scales_with_epsilon") is False
+        return "FALSE (does not scale with epsilon)" if unscaled else "FALSE"
+    (_, first), *others = claim["judged"].items()
+    if claim["holds"] is None:
+        if not claim["hypotheses_met"]:
+            return TOO_FEW_SEEDS if TOO_FEW_SEEDS in first["left_out"] else "does not apply"
+        excused = claim.get("decided_by", {}).get("excused", 1)
+        return f"undecided: {reasons(first)}" if excused else TRIVIAL
+    silent = [f" (not judged in {p}: {reasons(leg)})" for p, leg in others if not leg["judged"]]
+    return "holds" + _besides(claim) + "".join(silent)
+
+
+def _besides(claim: Mapping[str, Any]) -> str:
+    """What a reader should know of a claim that holds: who decided, and what was not decided."""
+    by = claim.get("decided_by", {})
+    remarks = [
+        f"{by[name]} {words}"
+        for name, words in {
+            "certificate": "by the run's own certificate",
+            "trivial": TRIVIAL,
+            "excused": "excused",
+        }.items()
+        if by.get(name)
+    ]
+    if claim.get("equal_to_the_bit"):
+        remarks.append("residual 0 in every bit: are both sides computed apart?")
+    return f" ({', '.join(remarks)})" if remarks else ""

@@ -1,0 +1,1 @@
+"""What computes: devices, the settings of the process, compiled programs on disk."""

@@ -1,0 +1,256 @@
+"""Compiled programs of the library's theorems on disk: found again, they are not even traced.
+
+Tracing and lowering take most of the time of a small sweep that was compiled before. So a program
+has two names. The first is made of all that decides it before it is traced: the code of the
+library that its theorem can reach by imports, the releases of the packages below it, JAX's
+settings, and what the sweep is. Behind it
+stands the second, the lowered text: after an edit a program is traced and lowered anew, and
+compiled only if its text is another one. Theorems that somebody else wrote, whose sources nobody
+knows to the end, are traced always, and so is everything outside of the command line: a function
+that was exchanged in this process is in no file.
+
+JAX keeps what else is compiled, in the same folder and with the same checks
+(:mod:`lrdyn.verification.machine.program_cache`). Our programs do not pass through its cache: one
+that JAX has read there cannot be written down once more, what comes out lacks functions.
+
+To load a program is to execute it. So it lies in a folder of this user alone and carries an HMAC of
+its name and content (:mod:`lrdyn.system.private_files`); what does not pass is compiled again.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import sys
+import zlib
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
+
+from lrdyn.system.private_files import NotPrivate, SignedFolder
+from lrdyn.verification.stating.sources import code_that_decides, library_digest
+
+try:  # JAX has no public way to set this for one thread alone
+    from jax._src import config as jax_config
+
+    LEAST_SECONDS: Any = jax_config.persistent_cache_min_compile_time_secs
+except (ImportError, AttributeError):  # a release of JAX that moved it
+    LEAST_SECONDS = None
+
+BELOW = ("jax", "jaxlib", "numpy", "scipy", "equinox", "optax")
+"""Packages whose code is in the programs."""
+
+
+class Facts(NamedTuple):
+    """Facts of a program that a sweep needs before it runs: outputs, size, digest."""
+
+    outputs: dict[str, jax.ShapeDtypeStruct]
+    size: int
+    """Bytes of one point."""
+    digest: str
+
+
+OURS = "lrdyn_kept"
+"""Name of the functions whose programs are kept here, by which JAX's cache leaves them alone."""
+
+
+class StoredProgram(NamedTuple):
+    """The place of a compiled program on disk, whether it is there or not."""
+
+    folder: SignedFolder
+    digest: str
+    """Digest of all that decides the program, its code included."""
+
+    def facts(self) -> Facts | None:
+        """Facts of the program; None if it is missing, damaged or writable by other users."""
+        with contextlib.suppress(OSError, KeyError, ValueError, TypeError):
+            if known := self._known():
+                outputs = {n: jax.ShapeDtypeStruct(*like) for n, like in known["outputs"]}
+                return Facts(outputs, known["size"], known["digest"])
+        return None
+
+    def load(self, arguments: Any, outputs: Any, devices: Any) -> Any | None:
+        """Load the program onto these devices; None if missing, damaged or not this user's."""
+        with contextlib.suppress(OSError, KeyError, ValueError, TypeError):
+            if known := self._known():
+                return self._loaded(known["program"], arguments, outputs, devices)
+        return None
+
+    def compiled(
+        self, lowered: Any, options: Any, facts: Facts, arguments: Any, devices: Any
+    ) -> Any:
+        """Compile a lowered program, or load it if one of the same text was compiled before.
+
+        Args:
+            lowered: the program.
+            options: for XLA.
+            facts: what is kept of it.
+            arguments: stand-ins of what it takes.
+            devices: that it runs on.
+        """
+        # The text says nothing of the settings and releases with which XLA compiles it.
+        decided_by = (_below(), _config(), sorted(options.items()), len(devices))
+        digest = hashlib.sha256(repr(decided_by).encode())
+        digest.update(lowered.as_text().encode())
+        name = f"lrdyn-{digest.hexdigest()[:32]}.program"
+        program = self._loaded(name, arguments, facts.outputs, devices)
+        if program is None:
+            with _left_alone_by_jax():
+                program = lowered.compile(compiler_options=options)
+            try:
+                payload, _, _ = serialize_executable.serialize(program)
+            except (
+                ValueError,
+                jax.errors.JaxRuntimeError,
+            ):  # this backend cannot
+                return program
+            # The fastest level: each compiled program passes through here, and machine code packs
+            # well anyway.
+            write(self.folder, name, zlib.compress(payload, 1))
+        like = [(n, (like.shape, str(like.dtype))) for n, like in facts.outputs.items()]
+        known = {"outputs": like, "size": facts.size, "digest": facts.digest, "program": name}
+        write(self.folder, f"{self.digest}.json", json.dumps(known).encode())
+        return program
+
+    def _known(self) -> dict[str, Any] | None:
+        content = read(self.folder, f"{self.digest}.json")
+        return None if content is None else json.loads(content)
+
+    def _loaded(self, name: str, arguments: Any, outputs: Any, devices: Any) -> Any | None:
+        # Positional arguments and no keywords, as the program was lowered.
+        trees = jax.tree.structure((arguments, {})), jax.tree.structure(outputs)
+        try:
+            # What is loaded are the bytes that were checked, not what the file holds by now.
+            if (content := read(self.folder, name)) is None:
+                return None
+            # JAX loads the pointers to these routines when it lowers one; a loaded program is not
+            # lowered, and would call through a pointer that nobody has set.
+            _find_lapack()
+            return serialize_executable.deserialize_and_load(
+                zlib.decompress(content), *trees, execution_devices=devices
+            )
+        except Exception:  # whatever is wrong with the file, the program can be compiled anew
+            return None
+
+
+def read(folder: SignedFolder, name: str) -> bytes | None:
+    """The content of a file, if only this user can have written it; else one line says why not.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        return folder.read(name)
+    except NotPrivate as error:
+        warn_once(folder, f"{error}; such programs are compiled again")
+        return None
+
+
+def write(folder: SignedFolder, name: str, content: bytes) -> None:
+    """Write a file, if there is room, and the folder is open to nobody else."""
+    with contextlib.suppress(OSError):
+        try:
+            folder.write(name, content)
+        except NotPrivate as error:
+            warn_once(folder, f"{error}; programs are not kept")
+
+
+_WARNED: set[SignedFolder] = set()
+
+
+def warn_once(folder: SignedFolder, line: str) -> None:
+    """Write a line on stderr, one in a process for each folder.
+
+    A logger writes it, which fails at nothing: a command goes on when its errors cannot be written.
+    Its level is that which commands let through.
+    """
+    if folder not in _WARNED:
+        _WARNED.add(folder)
+        logging.getLogger("lrdyn").error("program cache: %s", line)
+
+
+@cache
+def _find_lapack() -> None:
+    """Let JAX look up LAPACK's routines, as it does when it lowers the first of them."""
+    jax.jit(jnp.linalg.svd).lower(jnp.ones((1, 1)))
+
+
+class KeptPrograms(NamedTuple):
+    """Compiled programs on disk, for theorems of the library alone: this process runs their files.
+
+    A theorem of somebody else may run code that no file of the library shows.
+    """
+
+    folder: SignedFolder
+    code: str
+    """SHA-256 of the code of the library that decides them."""
+
+    def of(self, theorem: str) -> "KeptPrograms":
+        """The place for the programs of a theorem that a module of this name states.
+
+        To find what decides them takes a while: as long as no file of the library is edited, it is
+        read from the folder.
+        """
+        decided_by = ("code", theorem, library_digest())
+        return self._replace(code=self.once(decided_by, lambda: code_that_decides(theorem)))
+
+    def once(self, decided_by: tuple, find: Callable[[], Any]) -> Any:
+        """Return a value that is computed once, and read from disk from then on.
+
+        It is named by all that decides it, releases of packages below the library included.
+        """
+        digest = hashlib.sha256(repr((decided_by, _below())).encode())
+        name = f"lrdyn-{digest.hexdigest()[:32]}.json"
+        with contextlib.suppress(OSError, KeyError, ValueError, TypeError):
+            if (content := read(self.folder, name)) is not None:
+                return json.loads(content)["found"]
+        value = find()
+        write(self.folder, name, json.dumps({"found": value}).encode())
+        return value
+
+    def place(self, identity: str, *context: Any) -> StoredProgram:
+        """Place of a program on disk, from its identity and all else that decides it."""
+        decided_by = (self.code, _below(), identity, context, _config())
+        digest = hashlib.sha256(repr(decided_by).encode())
+        return StoredProgram(self.folder, f"lrdyn-{digest.hexdigest()[:32]}")
+
+
+def let_jax_keep(folder: str | None) -> None:
+    """Set the folder in which JAX keeps what it compiles from now on; None for no folder."""
+    # Resetting the cache drops what JAX has read from it: not for a folder that it has already.
+    if folder != jax.config.jax_compilation_cache_dir:  # pyright: ignore[reportAttributeAccessIssue]
+        jax.config.update("jax_compilation_cache_dir", folder)
+        compilation_cache.reset_cache()  # JAX looks only once in a process whether a folder is set
+
+
+def _left_alone_by_jax() -> contextlib.AbstractContextManager:
+    """Keep JAX's cache out of what this thread compiles, which spares writing it out."""
+    return contextlib.nullcontext() if LEAST_SECONDS is None else LEAST_SECONDS(float("inf"))
+
+
+def identity(name: str, *words: Any, **settings: Any) -> str:
+    """Text that identifies a sweep of a theorem."""
+    arrays = {n: (v.shape, v.tobytes()) for n, v in settings.items() if isinstance(v, np.ndarray)}
+    return repr((name, words, sorted((settings | arrays).items())))
+
+
+@cache
+def _below() -> tuple:
+    """What decides programs outside the library: Python, the packages below it, XLA's flags."""
+    releases = [version(name) for name in BELOW]
+    return sys.version, releases, os.environ.get("XLA_FLAGS")
+
+
+def _config() -> list[tuple[str, Any]]:
+    """JAX's current settings, except those of its own cache."""
+    # Where the cache lies decides nothing, and differs between users of one folder.
+    names = sorted(name for name in jax.config.values if "cache" not in name)
+    return [(name, getattr(jax.config, name, None)) for name in names]

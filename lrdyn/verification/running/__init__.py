@@ -1,0 +1,1 @@
+"""From a configuration to arrays: jobs, sweeps, programs, and their labels."""

@@ -1,0 +1,294 @@
+"""The functions of one point: what a sweep calls for a scenario, and for its controls."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrdyn.training.keeping import FORGETFUL, Keeper
+from lrdyn.verification.judging.judging import claim_of
+from lrdyn.verification.judging.outcomes import SIZE
+from lrdyn.verification.stating import array_types
+from lrdyn.verification.stating.fields import arrays_in
+from lrdyn.verification.stating.mistakes import BadInput, place
+from lrdyn.verification.stating.statement import Control, Scenario, longest_axis
+from lrdyn.verification.storing import cases
+
+T = TypeVar("T")
+Point = Callable[..., dict[str, Any]]
+"""A function of ``seed`` and of the swept flags that returns named arrays."""
+
+
+DATA_DIR = "data_dir"
+"""Setting beside the flags: the folder searched first for data, or an empty text."""
+
+
+def evaluate(scenario: Scenario, fixed: Mapping[str, Any], room: int | None = None) -> Point:
+    """Build the function that produces the arrays of a scenario; ``fixed`` is not swept.
+
+    Where the scenario trains it takes a keeper, too. With ``room``, in bytes, it returns the case
+    beside them, see :mod:`lrdyn.verification.storing.cases`.
+    """
+    measure = scenario.measure
+
+    def point(seed: Any, keeper: Keeper = FORGETFUL, **flags: Any) -> dict[str, Any]:
+        case = scenario.case(jax.random.key(seed), **taken(scenario.case, {**fixed, **flags}))
+        once = OnceEach()
+        theory = once(scenario.predict, case)
+        run = scenario.train(case, keeper) if scenario.train else once(measure, case)
+        predicted, measured, compared = (
+            _arrays(function, returned, scenario.traced)
+            for function, returned in (
+                (scenario.predict, theory),
+                (scenario.train or measure, run),
+                (scenario.compare, scenario.compare(case, theory, run)),
+            )
+        )
+        beside = {} if room is None else cases.arrays_of(case, room)
+        return _facts(scenario, case) | _named(predicted, measured | compared) | beside
+
+    return point
+
+
+def evaluate_controls(
+    scenario: Scenario, fixed: Mapping[str, Any], controls: Sequence[Control]
+) -> Point:
+    """Build the function that runs controls: one program, what they share once.
+
+    It takes ``amount`` too, where that is not to be the controls' own. The names of its results
+    start with the id of the control. Only what the claim of a control reads is returned, so that
+    nothing else is compiled.
+    """
+    facts = partial(_facts, scenario)
+
+    def point(seed: Any, amount: Any = None, **flags: Any) -> dict[str, Any]:
+        key = jax.random.key(seed)
+        whole = scenario.case(key, **taken(scenario.case, {**fixed, **flags}))
+        outputs: dict[str, Any] = {}
+        cases: dict[Any, Any] = {}  # two claims that break the same way share their case
+        for control in controls:
+            if control.case is None:
+                cases[None] = whole
+            elif _broken_by(control) not in cases:
+                distance = jnp.asarray(control.amount if amount is None else amount)
+                # A key of its own: what moves a case must not depend on the draws that made it.
+                moved = control.case(jax.random.fold_in(key, 1), whole, distance)
+                cases[_broken_by(control)] = moved
+        once = OnceEach()
+        if scenario.traced:
+            # One loop over the cases of all controls compiles once, where each by itself compiles
+            # again.
+            once.together((scenario.predict, scenario.measure, facts), list(cases.values()))
+        for control in controls:
+            case = cases[_broken_by(control)]
+            predicted, measured = (
+                _arrays(function, once(function, case), scenario.traced)
+                for function in (scenario.predict, scenario.measure)
+            )
+            if (function := control.predict) is not None:
+                predicted |= _arrays(function, once(function, case), scenario.traced)
+            if (function := control.measure) is not None:
+                measured |= _arrays(function, once(function, case), scenario.traced)
+            claim = claim_of(control, scenario)
+            read = (*claim.arrays, claim.condition_name, scenario.diverges_name)
+            sides = ({n: a for n, a in side.items() if n in read} for side in (predicted, measured))
+            named = once(facts, case) | _named(*sides)
+            outputs |= {f"{control.id}.{name}": value for name, value in named.items()}
+        return outputs
+
+    return point
+
+
+def _broken_by(control: Control) -> Any:
+    """Key by which controls share a case: its change and amount; None for the unbroken case."""
+    return control.case and (control.case, control.amount)
+
+
+def _arrays(function: Callable[..., Any], returned: Any, traced: bool) -> dict[str, Any]:
+    """The fields that a prediction or a measurement returned, by name.
+
+    Raises:
+        BadInput: it is something else, or an array of a type that is not compared.
+    """
+    if not hasattr(returned, "_asdict"):
+        got = type(returned).__name__
+        raise BadInput(f"{place(function)}: got {got} back, wanted a NamedTuple of arrays")
+    arrays = arrays_in(returned)
+    return {name: _array(function, name, value, traced) for name, value in arrays.items()}
+
+
+def _array(function: Callable[..., Any], name: str, value: Any, traced: bool) -> Any:
+    """What was returned under a name: a traced value as it is, any other one as a NumPy array."""
+    try:
+        if isinstance(value, jax.Array):
+            array_types.refuse_type(value.dtype, name)
+            return value
+        if traced and isinstance(value, list | tuple):  # which is a tree to JAX
+            got = type(value).__name__
+            raise array_types.NotNumbers(f"got {got} as {name!r}, wanted a NamedTuple of arrays")
+        array = array_types.as_array(value, name)
+        return _within_its_type(array, name) if traced else array
+    except array_types.NotNumbers as error:
+        raise BadInput(f"{place(function)}: {error}") from None
+
+
+def _within_its_type(array: np.ndarray, name: str) -> np.ndarray:
+    """Refuse integers that JAX would cut to 32 bits, where two that differ can become one."""
+    short = jax.dtypes.canonicalize_dtype(array.dtype)
+    if array.dtype.kind in "iu" and np.any(array.astype(short) != array):
+        largest = max(map(abs, (int(array.min()), int(array.max()))))
+        wanted = f"at most {np.iinfo(short).max} in a float32 run, or traced=False"
+        raise array_types.NotNumbers(f"got {largest} as {name!r}, wanted {wanted}")
+    return array
+
+
+def refuse_unknown(case: Callable[..., Any], flags: Mapping[str, Any]) -> None:
+    """Refuse a case with an argument, behind the key, that is no flag.
+
+    Raises:
+        BadInput: it has one; the line is that of the case.
+
+    Example:
+        >>> refuse_unknown(lambda key, *, dim, size=1: None, {"dim": 3})
+    """
+    _, *arguments = inspect.signature(case).parameters.values()
+    several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    for argument in arguments:
+        optional = argument.default is not argument.empty or argument.kind in several
+        if not optional and argument.name not in (*flags, DATA_DIR):
+            wanted = ", ".join(name for name in flags if name != DATA_DIR)
+            raise BadInput(
+                f"{place(case)}: got an argument {argument.name!r}, wanted flags: {wanted}"
+            )
+
+
+def taken(case: Callable[..., Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that are arguments of a case, and where data are looked for if it asks for that.
+
+    Example:
+        >>> taken(lambda key, *, dim: None, {"dim": 3, "depth": 2})
+        {'dim': 3}
+    """
+    arguments = inspect.signature(case).parameters.values()
+    names = {argument.name for argument in arguments}
+    if any(argument.kind is argument.VAR_KEYWORD for argument in arguments):
+        names |= flags.keys() - {DATA_DIR}
+    return {name: value for name, value in flags.items() if name in names}
+
+
+Once = Callable[[Callable[[Any], T], Any], T]
+"""Signature of what calls a function on a case."""
+
+
+def each_time(function: Callable[[Any], T], case: Any) -> T:
+    """Call a function of a case: what :class:`OnceEach` does, without its memory.
+
+    Example:
+        >>> each_time(lambda case: 2 * case, 3)
+        6
+    """
+    return function(case)
+
+
+class OnceEach:
+    """Calls a function on a case once, however often it is asked to.
+
+    A prediction or a measurement that takes an argument ``once`` is given one that lives as long as
+    one program is traced: ``once(function, case)`` is traced once for all that ask for it.
+    """
+
+    def __init__(self):
+        self.returned: dict[tuple[Callable, int], tuple[Any, Any]] = {}
+
+    def __call__(self, function: Callable[[Any], T], case: Any) -> T:
+        """Call it, or return what it returned for this case."""
+        known = (function, id(case))
+        if known not in self.returned:
+            takes_it = "once" in inspect.signature(function).parameters
+            value = function(case, **({"once": self} if takes_it else {}))
+            self.returned[known] = case, value  # keeps the case, so that its id stays
+        return self.returned[known][1]
+
+    def together(self, functions: Sequence[Callable[[Any], Any]], cases: Sequence[Any]) -> None:
+        """Call functions on several cases; cases of one structure share a compiled loop.
+
+        Args:
+            functions: each is called on every case that is not the only one of its form.
+            cases: PyTrees; two have one form if they differ in the entries of their arrays alone.
+        """
+        for alike in _of_one_form(cases):
+            if len(alike) > 1:
+                returned = _in_a_loop(functions, alike)
+                for case, values in zip(alike, returned, strict=True):
+                    for function, value in zip(functions, values, strict=True):
+                        self.returned[function, id(case)] = case, value
+
+
+def _of_one_form(cases: Sequence[Any]) -> list[list[Any]]:
+    """Group cases that differ only in the entries of their arrays."""
+    groups: list[tuple[Any, list[Any]]] = []
+
+    def form(case: Any) -> tuple[Any, list[Any]]:
+        leaves, structure = jax.tree.flatten(case)
+        # What is no array stays as it is: it must be the same object.
+        return structure, [jax.typeof(a) if eqx.is_array(a) else id(a) for a in leaves]
+
+    for case in cases:
+        same = [alike for known, alike in groups if known == form(case)]
+        if same:
+            same[0].append(case)
+        else:
+            groups.append((form(case), [case]))
+    return [alike for _, alike in groups]
+
+
+def _in_a_loop(functions: Sequence[Callable[[Any], Any]], cases: Sequence[Any]) -> list[list[Any]]:
+    """What the functions return for each of some cases of one form."""
+    arrays = [eqx.filter(case, eqx.is_array) for case in cases]
+    others = []
+
+    def returned(arrays: Any) -> Any:
+        once, case = OnceEach(), eqx.combine(arrays, cases[0])
+        arrays_out, other = eqx.partition([once(f, case) for f in functions], eqx.is_array_like)
+        others.append(other)  # no tracer in it: it may leave the loop
+        return arrays_out
+
+    stacked = jax.lax.map(returned, jax.tree.map(lambda *each: jnp.stack(each), *arrays))
+    parts = (jax.tree.map(lambda array, n=n: array[n], stacked) for n in range(len(cases)))
+    return [eqx.combine(part, others[-1]) for part in parts]
+
+
+def _facts(scenario: Scenario, case: Any) -> dict[str, Any]:
+    """What the judge needs to know of a case: its longest axis, and which hypotheses it meets."""
+    met = {f"met_{n}": _met(n, check, case) for n, check in scenario.hypotheses.items()}
+    # 32 bits also in a float64 run: one type in the files of both precisions.
+    return met | {SIZE: jnp.asarray(longest_axis(scenario.summed(case)), jnp.int32)}
+
+
+def _met(name: str, check: Callable[[Any], Any], case: Any) -> Any:
+    """Whether a case meets a hypothesis.
+
+    Raises:
+        BadInput: the check says neither yes nor no; a NaN would count as yes.
+    """
+    value = check(case)
+    try:
+        answer = value if hasattr(value, "dtype") else array_types.as_array(value)
+        got = f"an array of {answer.dtype}" if answer.dtype != bool else ""
+        got = got or ("no entry" if not answer.size else "")
+    except array_types.NotNumbers:
+        got = type(value).__name__
+    if got:
+        raise BadInput(f"{place(check)}: got {got} of hypothesis {name!r}, wanted booleans")
+    return jnp.asarray(value)
+
+
+def _named(predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
+    both = predicted.keys() & measured.keys()
+    named = {f"{n}_predicted" if n in both else n: v for n, v in predicted.items()}
+    return named | {f"{n}_measured" if n in both else n: v for n, v in measured.items()}

@@ -1,0 +1,509 @@
+"""Work: a sweep is cut into parts, and a part is a name of its content and a call.
+
+Claims, controls, trainings and functions of users are the same here. Parts that a store has are
+taken from there; an executor carries out the others, in this process (:func:`here`) or, if the
+context says so, elsewhere.
+"""
+
+import hashlib
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor as Pool
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from pkgutil import resolve_name
+from time import perf_counter
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+
+from lrdyn.system.memory_limit import memory, size_of
+from lrdyn.system.progress import Progress, Silent
+from lrdyn.verification.machine.kept_programs import KeptPrograms
+from lrdyn.verification.running import programs, reductions
+from lrdyn.verification.running.labels import Labels, Mislabelled, Outputs, Target
+from lrdyn.verification.running.programs import Group, SweepPlan
+from lrdyn.verification.running.reductions import Reductions, RunningReductions
+from lrdyn.verification.stating import array_types
+from lrdyn.verification.stating.points import Points
+from lrdyn.verification.storing.parts import Arrays, Store, open_store
+
+if TYPE_CHECKING:
+    import xarray
+
+MANY = 64
+"""Programs with more parts than this have them cut by time; at least this many remain."""
+SECONDS = 10.0
+"""Seconds that such a part should take, which is what a kill loses."""
+TRIED = 3
+"""Number of parts that are timed for this."""
+AHEAD = 16
+"""Programs that a sweep holds at a time: more than there are cores to compile them on."""
+
+Scope = Callable[[], AbstractContextManager]
+
+
+Executor = Callable[[Sequence[Any], Store | None], Iterator[tuple[Any, Arrays]]]
+"""Carries out parts (:class:`lrdyn.verification.running.work.Part`): each and its arrays, as they
+end, which are in the store by then. It raises a RuntimeError if some part raised, when the others
+are computed, and an OSError if the connection is lost."""
+
+
+@runtime_checkable
+class Elsewhere(Protocol):
+    """Other processes that compute parts of sweeps."""
+
+    def executor(self, recipe: Any, progress: Progress) -> Executor:
+        """The executor of the parts of a sweep, which also reports progress within a part.
+
+        Args:
+            recipe: a :class:`lrdyn.verification.running.work.Recipe`, from which they make the
+            sweep.
+            progress: is told.
+
+        Raises:
+            ValueError: no other process could make it.
+        """
+        ...
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Hardware and versions of the processes that took part."""
+        ...
+
+    def measured(self, precision: str, word: str) -> Sequence[Mapping[str, Any]]:
+        """The arithmetic of each kind of device that takes part.
+
+        Raises:
+            BadInput: one has no such products.
+        """
+        ...
+
+
+class Context(NamedTuple):
+    """Where and how a run is carried out; none of it decides its results, but for ``precision``."""
+
+    memory: int = 2**30
+    """Bytes that the arrays of one part of a sweep may take."""
+    store: Path | None = None
+    """Folder of finished parts; checkpoints of trainings lie beside it."""
+    progress: Progress = Silent()
+    precision: str = "highest"
+    """Precision of inputs of float32 matmuls: a key of :data:`lrdyn.verification.judging.rounding.MATMULS`."""
+    every: int | None = None
+    """Steps between two checkpoints of a training; every 30 seconds if None."""
+    programs: KeptPrograms | None = None
+    """Compiled programs on disk; none are kept without."""
+    machine: KeptPrograms | None = None
+    """Store of the measured arithmetic of devices; without it each process measures anew."""
+    elsewhere: Elsewhere | None = None
+    """Other processes, which compute the parts in the place of this one."""
+    lanes: int | None = None
+    """Points of a sweep at a time on each device; as many as suit it if None."""
+
+
+DEFAULT = Context()
+"""A context that computes in this process, stores nothing and reports nothing."""
+
+
+class PartRequest(NamedTuple):
+    """Description of a part for another process, in plain values."""
+
+    point: tuple[tuple[str, Any], ...]
+    """Values of the axes that decide shapes; of what is not traced, the whole point."""
+    values: Mapping[str, np.ndarray] = {}
+    """Values of its points on the other axes."""
+    lanes: int = 0
+    most: int = 0
+    """Points of the largest part of the program."""
+    outputs: tuple[tuple[str, tuple[int, ...], str], ...] = ()
+    """Names, shapes and types of its arrays at one point."""
+
+    @property
+    def size(self) -> int:
+        """Number of points of the part."""
+        return max((len(column) for column in self.values.values()), default=1)
+
+    def __str__(self) -> str:
+        """Name the first point, and the number of further ones."""
+        first = {name: column[0].item() for name, column in self.values.items() if name}
+        words = ", ".join(f"{n}={value}" for n, value in {**dict(self.point), **first}.items())
+        return f"{words} and {self.size - 1} more" if self.size > 1 else words
+
+
+class Part(NamedTuple):
+    """Points of a sweep that are computed and kept together."""
+
+    key: str
+    """Key made of everything that decides the arrays."""
+    indices: np.ndarray
+    """Indices of its points in the sweep."""
+    ask: Callable[[], PartRequest]
+    """Makes its description for another process, when it is needed: there may be too many parts
+    to describe all of them at once."""
+    begin: "Callable[[Programs], Callable[[], Arrays]]"
+    """Start to compute; what comes back waits for the arrays, which have the points in front."""
+    group: Group | None = None
+    """The group whose program computes the part, if it is traced."""
+
+    @property
+    def asked(self) -> PartRequest:
+        """The description of the part for another process."""
+        return self.ask()
+
+
+class PartFailed(RuntimeError):
+    """A part was not computed, or something else came back; the message names its first point."""
+
+
+def amiss(part: Part, arrays: Any, reduce: Reductions) -> str:
+    """In what the arrays of a part differ from the plan; empty if in nothing.
+
+    Of a function that is called in Python the shapes are known from its arrays alone.
+
+    Args:
+        part: the part.
+        arrays: what came back of it.
+        reduce: reductions that are kept in the place of the arrays.
+    """
+    if not isinstance(arrays, Mapping) or not all(
+        isinstance(array, np.ndarray) for array in arrays.values()
+    ):
+        got = type(arrays).__name__ if not isinstance(arrays, Mapping) else "something else"
+        return f"got {got}, wanted arrays by their names"
+    if part.group is None:
+        short = next((n for n, a in arrays.items() if a.shape[:1] != (len(part.indices),)), None)
+        return (
+            f"got {short!r} of shape {arrays[short].shape}, wanted a point first" if short else ""
+        )
+    planned = part.group.outputs
+    if not reduce:
+        return array_types.amiss(arrays, planned, len(part.indices))
+    empty = {n: np.zeros((1, *like.shape), like.dtype) for n, like in planned.items()}
+    wanted = reductions.of_part(reduce, empty)
+    if {n: a.dtype.kind for n, a in arrays.items()} != {n: a.dtype.kind for n, a in wanted.items()}:
+        return f"got arrays {sorted(arrays)}, wanted reductions {sorted(wanted)}"
+    return ""
+
+
+class Sweep(NamedTuple):
+    """A function and the points at which it is called."""
+
+    function: Callable[..., Mapping[str, Any]]
+    points: Points
+    dims: Mapping[str, tuple[str, ...]]
+    plan: SweepPlan | None = None
+    """How its traced programs run; without one it is called in Python, point after point."""
+    shapes: Sequence[str] = ()
+    """Axes that decide the shapes of what is traced."""
+    digest: str = ""
+    """Digest of everything but the points that decides the results of an untraced function."""
+    beside: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = lambda point, key: {}
+    """What the function is given besides at a point, where it is not traced: who keeps its
+    training, for example. ``key`` is that of its part."""
+    scope: Scope = nullcontext
+    """Context manager of JAX's settings, for the thread that computes."""
+    reduce: Reductions = MappingProxyType({})
+    """Reductions kept in the place of all results, if any; for traced functions."""
+
+    def parts(self) -> tuple[list[Part], list[Outputs]]:
+        """The parts, and the results of one point, which are known of traced functions alone."""
+        if self.plan is None:
+            return [self._called(index) for index in range(self.points.size)], []
+        groups = [
+            programs.trace(self.function, values, indices, self.points, self.plan)
+            for values, indices in _by_shape(self.points, self.shapes).items()
+        ]
+        return self.parts_of(groups), [group.outputs for group in groups]
+
+    def parts_of(self, groups: Sequence[Group]) -> list[Part]:
+        """Parts of several programs, in their order."""
+        return [_traced(group, part, self.reduce) for group in groups for part in group.parts]
+
+    def cut_anew(self, group: Group, indices: np.ndarray, most: int) -> Group:
+        """Cut the points of a program into parts of at most ``most``."""
+        assert self.plan is not None
+        return programs.trace(self.function, group.shape, indices, self.points, self.plan, most)
+
+    def _called(self, index: int) -> Part:
+        point = self.points.point(index)
+        named = hashlib.sha256(f"{self.digest}{point}".encode()).hexdigest()[:20]
+        key = f"{index}-{named}"
+
+        def begin(ready: Programs) -> Callable[[], Arrays]:
+            # Nothing runs before the part in front of it is saved: a kill loses one training.
+            return partial(self.call, point, key)
+
+        return Part(key, np.array([index]), lambda: PartRequest(tuple(point.items())), begin)
+
+    def call(self, point: Mapping[str, Any], key: str) -> Arrays:
+        """Call the function in Python at one point; its arrays have an axis of one point."""
+        arrays = self.function(**point, **self.beside(point, key))
+        return {name: array_types.as_kept(np.asarray(a)[None]) for name, a in arrays.items()}
+
+
+class Recipe(NamedTuple):
+    """Description from which another process makes the same sweep."""
+
+    subject: Any
+    """An experiment or a function, which the other process finds by its name or its text."""
+    build: str
+    """``module:function`` that makes the :class:`Sweep` from the subject and a context."""
+    arguments: Mapping[str, Any]
+
+    def sweep(self, context: Context) -> Sweep:
+        """The sweep in a worker, whose parts have the points."""
+        return resolve_name(self.build)(self.subject, **self.arguments, context=context)
+
+
+def run_sweep(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "xarray.Dataset":
+    """Carry out all parts of a sweep and label the results.
+
+    Args:
+        sweep: the sweep.
+        context: where it is carried out.
+        recipe: needed where the context has other processes.
+    """
+    progress, elsewhere = context.progress, context.elsewhere
+
+    def executor() -> Executor:
+        if elsewhere is None or recipe is None:
+            return execute_here
+        return elsewhere.executor(recipe, progress)
+
+    with sweep.scope(), ExitStack() as stack:
+        with programs.ONE_AT_A_TIME:
+            parts, outputs = sweep.parts()
+        # What is no longer wanted ends here, before it makes a folder.
+        progress.expect(sum(len(part.indices) for part in parts))
+        store = context.store
+        parts_store = stack.enter_context(open_store(store, progress.note)) if store else None
+        ended = _each(sweep, parts, parts_store, context, executor)
+        if sweep.plan is None:  # an untraced function's results are known only when it has run
+            # A cluster returns parts as they end, and shapes are collected in the order of the
+            # points.
+            ended = sorted(ended, key=lambda each: int(each[0].indices[0]))
+            outputs = [
+                {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in arrays.items()}
+                for _, arrays in ended
+            ]
+        if sweep.reduce:
+            reductions.check(sweep.reduce, outputs)
+            target: Target | RunningReductions = RunningReductions(sweep.reduce, sweep.points)
+        else:
+            labels = Labels(sweep.points, sweep.dims, outputs)
+            _refuse_too_large(labels)
+            progress.expect_bytes(labels.nbytes)
+            target = labels.allocate(context.memory, parts_store and parts_store.folder)
+            # Closes the file of large arrays after a failure, too; after success it is closed
+            # already.
+            stack.callback(target.abandon)
+        times = np.zeros(sweep.points.size, np.int64)
+        for part, arrays in ended:
+            # Wherever it came from: what fits by broadcasting alone would stand for the rest.
+            if why := amiss(part, arrays, sweep.reduce):
+                raise PartFailed(f"{part.asked}: {why}")
+            np.add.at(times, part.indices, 1)
+            target.place(part.indices, arrays)
+        if np.any(times != 1):
+            point = sweep.points.point(int(np.argmax(times != 1)))
+            raise PartFailed(f"{point}: got results {times[times != 1][0]} times, wanted them once")
+        return target.dataset()
+
+
+def _refuse_too_large(labels: Labels) -> None:
+    """Refuse a result that cannot be held for a single point, before anything runs."""
+    sizes = {n: math.prod(v.shape) * v.dtype.itemsize for n, v in labels.variables.items()}
+    name = max(sizes, key=lambda name: sizes[name], default="")
+    if name and sizes[name] > (most := memory()):
+        raise Mislabelled(
+            f"results: got {size_of(sizes[name])} in {name!r} at each point, wanted at most "
+            f"{size_of(most)}, the memory of this machine"
+        )
+
+
+def _each(
+    sweep: Sweep,
+    parts: Sequence[Part],
+    store: Store | None,
+    context: Context,
+    executor: Callable[[], Executor],
+) -> Iterator[tuple[Part, Arrays]]:
+    """Every part and its arrays; the parts of a long program are cut anew after a few."""
+    # By identity, for a group holds lists and arrays and cannot be hashed.
+    groups = {id(part.group): part.group for part in parts if part.group}.values()
+    # Where the memory admits no part of twice as many points there is nothing to measure: all are
+    # as large as can be.
+    long = [g for g in groups if len(g.parts) > MANY and g.fit >= 2 * len(g.parts[0])]
+    few = [part for part in parts if not any(part.group is group for group in long)]
+    cut = []
+    for group in long:
+        tried = sweep.parts_of([group._replace(parts=group.parts[:TRIED])])
+        took: list[float] = []
+        most = _known_cut(store, group)
+        # In this process the first one waits for its program; a worker that is asked for several
+        # at a time computes them beside each other.
+        alone = [tried] if context.elsewhere is None else [[part] for part in tried]
+        for some in alone:
+            yield from _in_turn(some, store, context, executor, took, sweep.reduce)
+        if not most:
+            size = len(tried[0].indices)
+            # Rounded up, by // of the negative: with parts of this size at least MANY remain.
+            alike = -(-size * len(group.parts) // MANY)
+            most = min(_most(size, took[1:] if context.elsewhere is None else took), alike)
+            most = max(most, size)
+            _keep_cut(store, group, most)
+        cut.append(sweep.cut_anew(group, np.concatenate(group.parts[TRIED:]), most))
+    rest = [*few, *sweep.parts_of(cut)]
+    yield from _in_turn(rest, store, context, executor, [], sweep.reduce)
+
+
+def _most(size: int, took: Sequence[float]) -> int:
+    """Number of points that take ``SECONDS``, from the times of parts of ``size`` points."""
+    # The fastest of them: whatever else the machine does can only make a part slower.
+    return int(SECONDS * size / min(took)) if took else size
+
+
+def _cut_key(group: Group) -> str:
+    return group.key(group.parts[0], f"cut {len(group.parts)}")
+
+
+def _known_cut(store: Store | None, group: Group) -> int:
+    """Number of points of the parts that were cut before a kill; 0 if there were none."""
+    known = store.load(_cut_key(group)) if store else None
+    return int(known["most"]) if known else 0
+
+
+def _keep_cut(store: Store | None, group: Group, most: int) -> None:
+    if store:
+        store.save(_cut_key(group), {"most": np.asarray(most)})
+
+
+def _in_turn(
+    parts: Sequence[Part],
+    store: Store | None,
+    context: Context,
+    executor: Callable[[], Executor],
+    took: list[float],
+    reduce: Reductions,
+) -> Iterator[tuple[Part, Arrays]]:
+    """Parts and their arrays, those from the store first; how long each of the others took."""
+    missing = []
+    for part in parts:
+        arrays = store.load(part.key) if store else None
+        if store and arrays is not None and (why := amiss(part, arrays, reduce)):
+            store.set_aside(part.key, why)
+            arrays = None
+        if arrays is None:
+            # All of these go to the executor at once, which can then compile ahead of them.
+            missing.append(part)
+        else:
+            context.progress.advance(len(part.indices), saved=True)
+            yield part, arrays
+    begin = perf_counter()
+    for part, arrays in executor()(missing, store):
+        took.append(perf_counter() - begin)
+        begin = perf_counter()
+        context.progress.advance(len(part.indices))
+        yield part, arrays
+
+
+def execute_here(parts: Sequence[Part], store: Store | None) -> Iterator[tuple[Part, Arrays]]:
+    """Compute parts in this process; the next one is computed while one is saved."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        ready = Programs([part.group for part in parts if part.group], pool)
+        running: tuple[Part, Callable[[], Arrays]] | None = None
+        for part in parts:
+            # XLA computes in the background: the next part starts before this thread waits for, and
+            # writes, the one before it.
+            following = part, part.begin(ready)
+            if running:
+                yield _saved(*running, store)
+            running = following
+        if running:
+            yield _saved(*running, store)
+
+
+def _saved(part: Part, wait: Callable[[], Arrays], store: Store | None) -> tuple[Part, Arrays]:
+    arrays = wait()
+    if store:
+        store.save(part.key, arrays)
+    return part, arrays
+
+
+# Traced programs -----------------------------------------------------------------------------
+
+
+class Programs:
+    """Programs compiled ahead of their use and dropped after it.
+
+    Tracing holds the interpreter, XLA's compilation does not: programs are compiled side by side.
+    Each takes memory maps, of which a process may have so many only.
+    """
+
+    def __init__(self, groups: Sequence[Group], pool: Pool):
+        self.pool = pool
+        self.uses = Counter(group.digest for group in groups)
+        self.groups = iter({group.digest: group for group in groups}.values())
+        self.compiled: dict[str, Future] = {}
+        for group in islice(self.groups, AHEAD):
+            self.compile(group)
+
+    def compile(self, group: Group) -> None:
+        """Begin to compile a program, or to load it."""
+        self.compiled[group.digest] = programs.compile_in(self.pool, group)
+
+    def take(self, group: Group) -> Any:
+        """The program of a part, compiled."""
+        while group.digest not in self.compiled:
+            self.compile(next(self.groups))
+        program = self.compiled[group.digest].result()
+        self.uses[group.digest] -= 1
+        if not self.uses[group.digest]:
+            del self.compiled[group.digest]
+            for following in islice(self.groups, 1):
+                self.compile(following)
+        return program
+
+
+def _traced(group: Group, indices: np.ndarray, reduce: Reductions) -> Part:
+    def begin(ready: Programs) -> Callable[[], Arrays]:
+        outputs = programs.start(group, ready.take(group), indices)
+        return lambda: reduced(programs.ended(group, indices, outputs), reduce)
+
+    def ask() -> PartRequest:
+        largest, described = max(map(len, group.parts)), programs.described(group)
+        return PartRequest(group.shape, group.values(indices), group.lanes, largest, described)
+
+    return Part(group.key(indices, repr(reduce) if reduce else ""), indices, ask, begin, group)
+
+
+def reduced(arrays: Arrays, reduce: Reductions) -> Arrays:
+    """The arrays of a part, or their reductions if any are asked for."""
+    return reductions.of_part(reduce, arrays) if reduce else arrays
+
+
+def _by_shape(points: Points, shapes: Sequence[str]) -> dict[tuple, np.ndarray]:
+    """The points of each combination of the axes that decide shapes, in the order of the first."""
+    everything = np.arange(points.size)
+    if not shapes:
+        return {(): everything}
+    codes = np.zeros(points.size, np.int64)
+    for name in shapes:
+        column = points.column(name)
+        known: dict[Any, int] = {}
+        of_values = [known.setdefault(value, len(known)) for value in column.values.tolist()]
+        codes = codes * len(known) + column._replace(values=np.asarray(of_values))[everything]
+    _, first, codes = np.unique(codes, return_index=True, return_inverse=True)
+    groups = {}
+    for code in np.argsort(first):
+        values = (points.column(name).value(int(first[code])) for name in shapes)
+        indices = np.flatnonzero(codes == code) if len(first) > 1 else everything
+        groups[tuple(zip(shapes, values, strict=True))] = indices
+    return groups

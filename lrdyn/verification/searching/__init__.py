@@ -1,0 +1,1 @@
+"""The worst case of a theorem, within its hypotheses and beyond them."""

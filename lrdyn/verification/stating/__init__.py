@@ -1,0 +1,1 @@
+"""What an author of a theorem opens: flags, cases, fields, forms, claims, and its source."""

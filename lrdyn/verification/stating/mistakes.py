@@ -1,0 +1,346 @@
+"""Mistakes in somebody's own theorem or figure: bad input that names file, line and what to do."""
+
+import ast
+import inspect
+import keyword
+import math
+import os
+import re
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lrdyn.core.show import shortened
+from lrdyn.data.lookup import MissingData
+from lrdyn.system.memory_limit import memory, size_of
+from lrdyn.verification.judging.outcomes import SIZE
+from lrdyn.verification.stating.flags import Flag
+from lrdyn.verification.stating.sources import PACKAGE, written_for
+from lrdyn.verification.stating.statement import RESERVED, Experiment
+
+
+class BadInput(ValueError):
+    """Bad input of a command: one line, status 2, nothing written."""
+
+
+class Lacking(BadInput):
+    """Data or a package that a run needs is missing; the message says what to fetch."""
+
+
+def refused(error: Exception) -> BadInput:
+    """Turn the exception with which settings were refused before a run into bad input.
+
+    Example:
+        >>> type(refused(ImportError("needs the package tokenizers"))).__name__
+        'Lacking'
+    """
+    lacks = isinstance(error, MissingData | ImportError | FileNotFoundError)
+    return (Lacking if lacks else BadInput)(str(error))
+
+
+STATIC = "a Python number: shapes=True at the flag that decides it"
+TODO = {
+    jax.errors.TracerBoolConversionError: "jnp.where or jax.lax.cond on a traced value",
+    jax.errors.TracerArrayConversionError: "jax.numpy for a traced value, or traced=False",
+    jax.errors.TracerIntegerConversionError: STATIC,
+    jax.errors.NonConcreteBooleanIndexError: "jnp.where in the place of a boolean index",
+    jax.errors.UnexpectedTracerError: "a function that keeps nothing between calls",
+    jax.errors.ConcretizationTypeError: STATIC,
+}
+"""What JAX raises -> what to do; a class comes before what it is derived from."""
+OF_A_FILE = (
+    FileNotFoundError,
+    FileExistsError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
+"""What a wrong name of a file raises; any other OSError is a fault of the machine."""
+
+
+@contextmanager
+def named(folders: Collection[Path], of: Experiment | None = None) -> Iterator[None]:
+    """Turn what functions in these folders raise into :class:`BadInput`; elsewhere it stays.
+
+    The innermost line of a file of these folders is named, be it where something was raised or
+    where a function of the library was called with what it refuses. That holds for every exception,
+    ``SystemExit`` too, but Ctrl-C and faults of the machine: no memory, a full disk. An array that
+    is larger than the memory of the machine is no fault of the machine.
+
+    Args:
+        folders: where somebody states an experiment; empty for one of the library.
+        of: that experiment, while the library reads, labels and writes what it states. What is
+            raised over it is a mistake in it, too, and the line where it begins is named.
+
+    Raises:
+        BadInput: file, line and function, the exception, and what was wanted.
+    """
+    try:
+        yield
+    except (BadInput, KeyboardInterrupt):
+        raise
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not folders or (asked := _bytes_asked_for(error)) <= memory():
+            raise
+        where = _where(error, folders, of)
+        most = f"at most {size_of(memory())}, the memory of this machine"
+        raise BadInput(f"{where}got an array of {size_of(asked)}, wanted {most}") from error
+    except BaseException as error:
+        innermost = None if _of_the_machine(error) else _innermost(error, folders)
+        # What the machine reports, or a worker, is a RuntimeError or an OSError.
+        others = not isinstance(error, Exception) or isinstance(error, RuntimeError | OSError)
+        if innermost is None and (of is None or not folders or others):
+            raise
+        raised = innermost[0] if innermost else error
+        todo = _todo(raised) if innermost else RUN_AND_SAVED
+        where = _where(error, folders, of)
+        raise BadInput(f"{where}got {described(raised)}, wanted {todo}") from error
+
+
+RUN_AND_SAVED = "a theorem that can be run and saved (LRDYN_DEBUG=1 shows more)"
+
+
+def _where(error: BaseException, folders: Collection[Path], of: Experiment | None) -> str:
+    """The line of theirs that raised an exception, or else that where their experiment begins."""
+    if innermost := _innermost(error, folders):
+        _, frame, line = innermost
+        code = frame.f_code
+        return f"{_shown(code.co_filename)}:{line} ({code.co_name.strip('<>')}): "
+    return f"{line_of(of, of.name)}: " if of else ""
+
+
+def _bytes_asked_for(error: BaseException) -> int:
+    """Size of the array for which there was no memory; 0 if the exception does not say."""
+    if isinstance(error, MemoryError):  # NumPy's has the array, Python's own says nothing
+        shape, dtype = getattr(error, "shape", ()), getattr(error, "dtype", None)
+        return math.prod(shape) * dtype.itemsize if dtype is not None else 0
+    said = re.search(r"RESOURCE_EXHAUSTED: .*allocat\w+ (\d+) bytes", first_line(error))
+    return int(said[1]) if said else 0
+
+
+def folders_of(experiment: Experiment) -> set[Path]:
+    """The folders in which somebody states an experiment; none for one of the library."""
+    # A decorator of another package, such as one that checks types, is no file of theirs.
+    written = map(inspect.unwrap, written_for(experiment))
+    files = {Path(f.__code__.co_filename).resolve() for f in written}
+    return {file.parent for file in files if not file.is_relative_to(PACKAGE)}
+
+
+def place(function: Callable[..., Any]) -> str:
+    """File, line and name of a user's function.
+
+    Example:
+        >>> place(place).rpartition("/")[2].partition(":")[0]
+        'mistakes.py'
+    """
+    while isinstance(function, partial):
+        function = function.func
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None:
+        return repr(function)
+    return f"{_shown(code.co_filename)}:{code.co_firstlineno} ({code.co_name.strip('<>')})"
+
+
+def line_of(experiment: Experiment, name: object) -> str:
+    """File and line where somebody gives something a name; of their first function if unknown."""
+    written = map(inspect.unwrap, written_for(experiment))
+    files = {f.__code__.co_filename for f in written}
+    for file in sorted(files):
+        if Path(file).resolve().is_relative_to(PACKAGE):
+            continue
+        try:
+            tree = ast.parse(Path(file).read_bytes())
+        except (OSError, SyntaxError, ValueError):  # a notebook, for example
+            continue
+        if found := [at for node in ast.walk(tree) for at in _places(node, name)]:
+            return f"{_shown(file)}:{min(found)[1]}"
+    return place(experiment.scenarios[0].case)
+
+
+def _places(node: Any, name: object) -> Iterator[tuple[int, int]]:
+    """Where a node of a source has a name: 0 if it gives it, 1 if it mentions it; and the line."""
+    match node:
+        case ast.Call(args=[ast.Constant(value=first) as word, *_]) if first == name:
+            yield 0, word.lineno
+        case ast.keyword(arg="id" | "name", value=ast.Constant(value=first)) if first == name:
+            yield 0, node.lineno
+        case ast.AnnAssign(target=ast.Name(id=first)) if first == name:
+            yield 0, node.lineno
+        case ast.Constant(value=first) if first == name and type(first) is type(name):
+            yield 1, node.lineno
+
+
+def described(error: BaseException) -> str:
+    r"""Describe an exception in a few words, even if its own text cannot be made.
+
+    Example:
+        >>> described(ValueError("first line\nsecond line"))
+        'ValueError (first line)'
+    """
+    line = first_line(error)
+    return f"{type(error).__name__} ({shortened(line)})" if line else type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of the text of an exception; empty without one."""
+    try:
+        return (str.splitlines(str(error)) or [""])[0]
+    except BaseException:  # a user's __str__ may raise anything
+        return "no text: its __str__ raises"
+
+
+def _of_the_machine(error: BaseException) -> bool:
+    return isinstance(error, OSError) and not isinstance(error, OF_A_FILE)
+
+
+def _innermost(error: BaseException, folders: Collection[Path]) -> Any:
+    """The exception, frame and line in a user's file, looked for in the causes, too."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        file = frame.f_code.co_filename
+        # Python's own frozen modules are no files, whose folder would be the working one.
+        if not file.startswith("<frozen ") and Path(file).resolve().parent in folders:
+            return error, frame, line
+    return _innermost(error.__cause__, folders) if error.__cause__ else None
+
+
+def _todo(error: BaseException) -> str:
+    if isinstance(error, TypeError) and first_line(error).startswith("Shapes must be 1D"):
+        return STATIC
+    return next((todo for kind, todo in TODO.items() if isinstance(error, kind)), "code that runs")
+
+
+def _shown(file: str) -> str:
+    """A file's path relative to the working folder, if that is shorter."""
+    return min(file, os.path.relpath(file), key=len)
+
+
+# What a statement is called --------------------------------------------------------------------
+
+PASSED = ("key", "seed", "amount", "keeper", "data_dir")
+"""Arguments that functions of an experiment get beside its flags."""
+
+
+def check_statement(experiment: Experiment, taken: Collection[str] = ()) -> None:
+    """Refuse names and presets of which no flag, folder or file can be made.
+
+    Args:
+        experiment: the experiment.
+        taken: what every experiment has in the place of a flag.
+
+    Raises:
+        BadInput: the line of the file, what it has and what was wanted.
+    """
+    with named(folders_of(experiment), of=experiment):
+        for got, wanted, name in _unusable(experiment, {*taken, *PASSED}):
+            raise _misstated(experiment, name, got, wanted)
+
+
+def taken_name(experiment: Experiment, flag: Flag) -> BadInput:
+    """Bad input for a flag whose name every command has."""
+    return _misstated(experiment, flag.name, *_taken("a flag", flag.name))
+
+
+def _misstated(experiment: Experiment, name: object, got: str, wanted: str) -> BadInput:
+    return BadInput(f"{line_of(experiment, name)}: got {got}, wanted {wanted}")
+
+
+def _taken(kind: str, name: str) -> tuple[str, str]:
+    return f"{_brief(name)} as a name of {kind}, which is taken", "another one"
+
+
+def _unusable(experiment: Experiment, taken: Collection[str]) -> Iterator[tuple[str, str, object]]:
+    """What cannot be used, what was wanted, and the name at which it stands."""
+    for flag in experiment.flags:
+        if not isinstance(flag, Flag):
+            yield f"{_brief(flag)} among the flags", "a lrdyn.Flag", flag
+    for statement in _statements(experiment):
+        called = getattr(statement, "id", None) or getattr(statement, "name", None)
+        for field in fields(statement):
+            value = getattr(statement, field.name)
+            names = list(value) if isinstance(value, Mapping) else []
+            names += [value] if field.name in ("id", "name") else []
+            for name in names:
+                if wanted := _wanted_of_a_name(name):
+                    yield f"{_brief(name)} as a name", wanted, name
+            if isinstance(value, str) and not _can_be_saved(value):
+                yield f"{field.name}={_brief(value)}", "text of Unicode, without NUL", called
+    groups = {*RESERVED, *(scenario.id for scenario in experiment.scenarios[1:])}
+    flags = [flag.name for flag in experiment.flags]
+    for flag in experiment.flags:
+        if not flag.name.isidentifier() or keyword.iskeyword(flag.name):
+            wanted = "one that an argument of Python can have"
+            yield f"{_brief(flag.name)} as a name of a flag", wanted, flag.name
+        if flag.name in {*taken, *groups} or flags.count(flag.name) > 1:
+            yield *_taken("a flag", flag.name), flag.name
+        if why := _amiss_in_presets(flag):
+            yield *why, flag.name
+    for number, scenario in enumerate(experiment.scenarios):
+        field_of = {axis: field for field, axes in scenario.axes.items() for axis in axes}
+        swept = {f.name for f in experiment.flags if f.swept} - {*scenario.whole}
+        # The arrays of the first scenario lie beside the groups of the others.
+        saved = {*swept, "seed", "amount", *(RESERVED if number else groups)}
+        for axis, field in field_of.items():
+            if wanted := _wanted_of_a_name(axis):
+                yield f"{_brief(axis)} as a name of an axis", wanted, field
+            if axis in saved:
+                yield *_taken("an axis", axis), field
+        saved |= {SIZE, *(f"length_{axis}" for axis in field_of)}
+        saved |= {f"met_{hypothesis}" for hypothesis in scenario.hypotheses}
+        # A field of both sides is saved with an ending.
+        saved &= set(scenario.fields("theory")) ^ set(scenario.fields("run"))
+        for name in sorted(saved):
+            yield *_taken("a field", name), name
+
+
+def _wanted_of_a_name(name: object) -> str:
+    """What is wanted in the place of a name of a folder, group or array; empty if it will do."""
+    if not (isinstance(name, str) and name.isprintable() and 0 < len(name.encode()) <= LONGEST):
+        return f"printable text of up to {LONGEST} bytes"
+    return "one without / that begins with no dot" if "/" in name or name[0] == "." else ""
+
+
+LONGEST = 200
+"""Bytes of a name, at most: with an ending it must fit into that of a file, 255 bytes."""
+
+
+def _statements(experiment: Experiment) -> Iterator[Any]:
+    yield from (experiment, *experiment.flags)
+    for scenario in experiment.scenarios:
+        yield from (scenario, *scenario.claims, *scenario.controls, *scenario.findings)
+
+
+def _amiss_in_presets(flag: Flag) -> tuple[str, str] | None:
+    """What is wrong with the presets of a flag, and what was wanted; None if nothing is."""
+    for preset in ("quick", "paper"):
+        values = getattr(flag, preset)
+        if not isinstance(values, tuple) or not (
+            values or preset == "paper" or flag.type == "array"
+        ):
+            return f"{preset}={_brief(values)} of flag {flag.name!r}", "a tuple of values"
+        for value in values:
+            accepted = flag.accepts(value)
+            wanted = flag.wanted()
+            if isinstance(value, int) and abs(value) >= 2**31:
+                wanted, accepted = f"{wanted}, below 2^31", False
+            elif accepted and not isinstance(value, int | float | str):  # NumPy's are not JSON
+                wanted, accepted = f"{wanted} of Python", False
+            if not accepted:
+                return f"{_brief(value)} in {preset} of flag {flag.name!r}", wanted
+    return None
+
+
+def _can_be_saved(text: str) -> bool:
+    try:
+        return "\0" not in text and bool(text.encode() or True)
+    except UnicodeEncodeError:
+        return False
+
+
+def _brief(value: object) -> str:
+    return shortened(repr(value), 40)

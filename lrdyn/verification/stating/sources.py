@@ -1,0 +1,276 @@
+"""Digests of what results come from: the source files of an experiment and its data files."""
+
+import ast
+import hashlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from lrdyn.verification.stating.statement import Experiment
+
+PACKAGE = Path(__file__).resolve().parents[1]
+"""Folder of the library."""
+ROOMS = {
+    "studies",
+    *(file.parent.name for file in PACKAGE.glob("*/statement.py") if file.parent.name != "engine"),
+}
+"""Its folders that state theorems and studies, with their formulas."""
+
+
+def source_digest(experiment: Experiment, settings: Mapping[str, Any] | None = None) -> str:
+    """SHA-256 of the files in which the functions of an experiment are written, and of its data.
+
+    The library's general modules do not count: an edit there changes the traced programs, if
+    anything.
+    """
+    return code_digest(written_for(experiment), experiment.data(settings or {}))
+
+
+JUDGES = ("arithmetic", "claims", "fields", "forms", "judging", "outcomes", "statement", "verify")
+"""Modules of the engine in which every verdict is reached."""
+
+
+def judges_digest(experiment: Experiment) -> str:
+    """SHA-256 of what decides a verdict beside the files of the theorem.
+
+    These are :data:`JUDGES` and whatever of the library those files import, directly or not:
+    conditions, tolerances, the convergence of a run. The rest of the engine, and figures, judge
+    nothing.
+    """
+    engine = Path(__file__).parent
+    theirs = _files(written_for(experiment))
+
+    def judges_nothing(path: Path) -> bool:
+        return path in theirs or path.is_relative_to(engine) or _draws(path)
+
+    known = _module_files()
+    names = [name for path in theirs for name in _imported(path, known)]
+    # The files of the theorem itself are left out here: ``source_digest`` counts them already.
+    reached = _reached(names, known, judges_nothing)
+    judges = {engine / f"{name}.py" for name in JUDGES}
+    digest = hashlib.sha256()
+    for path in sorted(reached | judges):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def written_for(experiment: Experiment) -> list[Any]:
+    """The functions of an experiment."""
+    parts: list[Any] = [experiment]
+    for scenario in experiment.scenarios:
+        parts += [scenario, *scenario.claims, *scenario.controls, *scenario.findings]
+    return [f for part in parts for f in functions_of(part)]
+
+
+def code_digest(functions: Sequence[Any], data: Sequence[Path] = ()) -> str:
+    """SHA-256 of the source files of functions and of data files."""
+    digest = hashlib.sha256()
+    for path in sorted(_files(functions)):
+        digest.update(path.read_bytes())
+    # Sorted, since the order in which functions are found is no property of the theorem.
+    for code in sorted(f.__code__.co_code for f in functions if not _in_file(f)):
+        digest.update(code)  # written in a notebook or at a prompt
+    for path in data:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def library_digest() -> str:
+    """SHA-256 of all source files of the library."""
+    digest = hashlib.sha256()
+    # By their parts: sorted as texts, ``a-b/c`` and ``a/c`` change places with the separator.
+    for path in sorted(PACKAGE.rglob("*.py"), key=lambda path: path.relative_to(PACKAGE).parts):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+ENGINE = ("lrdyn.verification.running.produce", "lrdyn.verification.machine.process")
+"""Modules that make the programs of every theorem, and set how they run."""
+MODULE = re.compile(r"lrdyn(\.\w+)+(:\w+)?")
+"""A string that may be looked up as a module."""
+
+
+def code_that_decides(theorem: str) -> str:
+    """SHA-256 of the code that can decide the programs of a theorem.
+
+    That is the code of the module that states it and of the engine, and of all that they import,
+    directly or not, at the top of a file or within a function; a module that is named in a string
+    counts as imported. Comments, layout and docstrings are no code. What draws decides no program.
+    Of the packages around a module the ``__init__`` runs, too: it counts, and what it imports does
+    where a name is taken from it.
+
+    Args:
+        theorem: name of the module.
+
+    Example:
+        >>> two = code_that_decides("lrdyn.theorem2.statement")
+        >>> two == code_that_decides("lrdyn.lora.statement")
+        False
+    """
+    codes = {path: dumped(path.read_bytes()) for path in deciding(theorem)}
+    lines = [f"{path.relative_to(PACKAGE).as_posix()} {codes[path]}" for path in sorted(codes)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def deciding(theorem: str) -> set[Path]:
+    """The source files whose code can decide the programs of a theorem."""
+    files = _reached([theorem, *ENGINE], _module_files(), _draws)
+    folders = {folder for path in files for folder in path.relative_to(PACKAGE).parents}
+    return files | {PACKAGE / folder / "__init__.py" for folder in folders}
+
+
+def _reached(
+    names: Sequence[str], known: Mapping[str, Path], left_out: Callable[[Path], bool]
+) -> set[Path]:
+    """Files of modules and of all that they import, directly or not, except some."""
+    left, files = list(names), set[Path]()
+    while left:
+        path = known.get(left.pop())
+        if path is not None and path not in files and not left_out(path):
+            files.add(path)
+            left += _imported(path, known)
+    return files
+
+
+def _package(path: Path) -> str:
+    """Name of the package in which a file of the library stands, empty for another file."""
+    if not path.is_relative_to(PACKAGE):
+        return ""
+    return ".".join(path.parent.relative_to(PACKAGE.parent).parts)
+
+
+def _imported(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
+    """Names of the modules that a file imports, and of a package where a name is no module."""
+    package = _package(path)
+    for module, taken in _code(path.read_bytes())[1]:
+        if module.startswith(".") and not package:
+            continue  # a file beside a user's own file
+        base = importlib.util.resolve_name(module, package)
+        inner = [f"{base}.{name}" for name in taken]
+        # A name taken from a package may be a module of it or something in its ``__init__``.
+        yield from inner
+        if not taken or not known.keys() >= set(inner):
+            yield base
+
+
+def _module_files() -> dict[str, Path]:
+    """The files of the library by the names of their modules."""
+    names = {}
+    for file in sorted(
+        PACKAGE.rglob("*.py"), reverse=True
+    ):  # a package comes last: it hides a namesake
+        parts = file.relative_to(PACKAGE).with_suffix("").parts
+        names[".".join(("lrdyn", *parts)).removesuffix(".__init__")] = file
+    return names
+
+
+def _draws(path: Path) -> bool:
+    return "figures" in path.relative_to(PACKAGE).with_suffix("").parts
+
+
+@cache
+def _code(content: bytes) -> tuple[ast.Module, list[tuple[str, tuple[str, ...]]]]:
+    """The code of a file, and the modules that it imports, each with the names taken from it."""
+    imports: list[tuple[str, tuple[str, ...]]] = []
+    tree = ast.parse(content)
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names):
+                imports += [(alias.name, ()) for alias in names]
+            case ast.ImportFrom(module, names, level):
+                taken = tuple(alias.name for alias in names)
+                imports.append(("." * (level or 0) + (module or ""), taken))
+            case ast.Constant(str(text)) if MODULE.fullmatch(text):
+                imports.append((text.partition(":")[0], ()))
+            case (
+                ast.Module(body=body)
+                | ast.ClassDef(body=body)
+                | ast.FunctionDef(body=body)
+                | ast.AsyncFunctionDef(body=body)
+            ):
+                # The tree is changed in place; ``_code`` is cached, and nobody needs the
+                # docstrings.
+                if ast.get_docstring(node, clean=False) is not None:
+                    del body[0]
+    return tree, imports
+
+
+@cache
+def dumped(content: bytes) -> str:
+    """The code of a file as a text, without what decides nothing."""
+    # ``ast.dump`` leaves out lines and columns, so that a comment above a function changes nothing.
+    return ast.dump(_code(content)[0])
+
+
+def data_digest(data: Sequence[Path]) -> str:
+    """SHA-256 of the names and bytes of data files; empty without any."""
+    digest = hashlib.sha256()
+    for path in data:
+        facts = path.stat()
+        # The name without its folder: data may lie elsewhere on another machine.
+        digest.update(f"{path.name}{_of_file(path, facts.st_size, facts.st_mtime_ns)}".encode())
+    return digest.hexdigest() if data else ""
+
+
+@cache
+def _of_file(path: Path, size: int, modified: int) -> str:
+    """SHA-256 of a file, cached for its size and age, since every job of a study asks for it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(functions: Sequence[Any]) -> set[Path]:
+    """Files of the functions, and what these import of the theorems or from beside them."""
+    own = {Path(f.__code__.co_filename).resolve() for f in functions if _in_file(f)}
+    files = {path for path in own if not _general(path)}
+    beside = {path.parent for path in files}
+    names, visited = {f.__module__ for f in functions}, set()
+    while names:
+        name = names.pop()
+        visited.add(name)
+        module = sys.modules.get(name)
+        if not (file := getattr(module, "__file__", None)):
+            continue  # a built-in one, such as ``sys``: an empty path would be the working folder
+        path = Path(file).resolve()
+        if _general(path) or not (path.parent in beside or _of_theorems(path)):
+            continue
+        files.add(path)
+        # What a module has taken by ``from`` shows in the objects, what it imported whole as a
+        # module.
+        within = [getattr(value, "__module__", None) for value in vars(module).values()]
+        within += [value.__name__ for value in vars(module).values() if inspect.ismodule(value)]
+        names |= {other for other in within if isinstance(other, str)} - visited
+    return files
+
+
+def _of_theorems(path: Path) -> bool:
+    """Whether a file states a theorem or a study."""
+    return any(path.is_relative_to(PACKAGE / name) for name in ROOMS)
+
+
+def _general(path: Path) -> bool:
+    """Whether a file is a general one of the library, not part of a theorem or study."""
+    return path.is_relative_to(PACKAGE) and not _of_theorems(path)
+
+
+def _in_file(function: Any) -> bool:
+    return Path(function.__code__.co_filename).is_file()
+
+
+def functions_of(part: Any) -> Iterator[Any]:
+    """Functions among the fields of an instance of a dataclass, those in its mappings too."""
+    assert is_dataclass(part)
+    for field in fields(part):
+        value = getattr(part, field.name)
+        for entry in value.values() if isinstance(value, Mapping) else (value,):
+            while isinstance(entry, partial):
+                entry = entry.func
+            if inspect.isfunction(entry):
+                yield entry
