@@ -20,7 +20,6 @@ with interrupts.importing():
         corollary1,
         data,
         diagnosis,
-        engine,
         galore,
         lora,
         networks,
@@ -29,6 +28,7 @@ with interrupts.importing():
         theorem3,
         theorem4,
         training,
+        verification,
     )
     from lrdyn.adapters.algorithm_1 import low_rank_descent
     from lrdyn.adapters.methods import FULL, GALORE, LORA, RELORA, RELORA_FROZEN
@@ -102,7 +102,6 @@ __all__ = [
     "diagnosis",
     "effective_rank",
     "end_to_end",
-    "engine",
     "expand",
     "factorization_loss",
     "frame",
@@ -135,6 +134,7 @@ __all__ = [
     "tolerance",
     "training",
     "truncated_gaussian_target",
+    "verification",
     "verify",
     "watch",
     "with_condition",

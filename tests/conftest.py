@@ -22,10 +22,7 @@ collect_ignore_glob = ["data/*"]
 
 HOOK = jaxtyping.install_import_hook("lrdyn", typed.NAME)
 
-from lrdyn.verification.machine import (
-    accelerators,
-    process,
-)
+from lrdyn.verification.machine import accelerators, process  # noqa: E402  (after the hook)
 
 accelerators.share_memory()
 

@@ -542,7 +542,7 @@ ROOMS = (
     "training",
     "networks",
     "data",
-    "engine",
+    "verification",
     "figures",
     "theorem2",
     "corollary1",

@@ -173,7 +173,7 @@ ATTRIBUTES = {"words": "a b", "number": 3, "float": 2.5, "list": [1.0, 2.0]}
 
 
 @pytest.fixture
-def results_file(tmp_path):
+def written(tmp_path):
     """A file with all that results have."""
     data = xr.Dataset(
         {
@@ -194,8 +194,8 @@ def results_file(tmp_path):
     return path
 
 
-def test_groups_are_read_as_xarray_reads_them(results_file):
-    found, wanted = netcdf.read_groups(results_file), as_xarray_reads_it(results_file)
+def test_groups_are_read_as_xarray_reads_them(written):
+    found, wanted = netcdf.read_groups(written), as_xarray_reads_it(written)
     assert list(found) == list(wanted) == ["/", "/deep", "/deep/er", "/bare"]
     assert described(found) == described(wanted)
     for group, data in found.items():
@@ -203,11 +203,11 @@ def test_groups_are_read_as_xarray_reads_them(results_file):
         assert all(map(is_in_memory, data.data_vars.values()))
 
 
-def test_a_large_file_is_read_when_it_is_used(results_file, monkeypatch):
+def test_a_large_file_is_read_when_it_is_used(written, monkeypatch):
     monkeypatch.setattr(netcdf, "SLAB", 300)
-    found = netcdf.read_groups(results_file)
+    found = netcdf.read_groups(written)
     assert not is_in_memory(found["/"]["a"])
-    assert found["/"].identical(as_xarray_reads_it(results_file)["/"])
+    assert found["/"].identical(as_xarray_reads_it(written)["/"])
 
 
 @pytest.mark.parametrize(

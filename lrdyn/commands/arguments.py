@@ -14,8 +14,10 @@ import numpy as np
 
 from lrdyn.core.show import near, shortened
 from lrdyn.data.arrays import read_npy
-from lrdyn.verification.running.configuration import BadInput, typed
-from lrdyn.verification.stating.flags import FRACTION, Flag, at_least, flag_text
+from lrdyn.system.memory_limit import SIZE, read_size
+from lrdyn.verification.cluster import ADDRESS
+from lrdyn.verification.running.configuration import BadInput
+from lrdyn.verification.stating.flags import FRACTION, Flag, at_least, flag_text, typed
 
 
 class Help(Exception):
@@ -257,10 +259,6 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-CLUSTER = "local:N or the address of a Dask scheduler such as tls://127.0.0.1:8786"
-"""What ``--cluster`` takes, in words."""
-
-
 def check_cluster(options: argparse.Namespace) -> None:
     """Refuse certificates beside an address that would not use them.
 
@@ -277,22 +275,15 @@ def _cluster(text: str) -> str:
     known = r"local:[1-9][0-9]{0,3}|(?!local:)((\w+://)?[^\s/:]+:[0-9]{1,5}|\w+://\S+)"
     if re.fullmatch(known, text):
         return text
-    raise argparse.ArgumentTypeError(f"got {shortened(text)!r}, wanted {CLUSTER}")
-
-
-SIZES = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
-SIZES |= {f"{prefix}i": 1024.0**power for power, prefix in enumerate("kmgt", start=1)}
+    raise argparse.ArgumentTypeError(f"got {shortened(text)!r}, wanted {ADDRESS}")
 
 
 def size(text: str) -> int:
     """Reader of a number of bytes such as ``500MB`` or ``2GiB``."""
-    number = re.fullmatch(r"([0-9]+\.?[0-9]*)\s*([kmgt]?i?)b?", text.strip().lower())
-    count = float(number[1]) * SIZES[number[2]] if number and number[2] in SIZES else 0
-    if 1 <= count < math.inf:
-        return int(count)
-    raise argparse.ArgumentTypeError(
-        f"got {shortened(text)!r}, wanted a size such as 500MB or 2GiB"
-    )
+    count = read_size(text)
+    if count is None:
+        raise argparse.ArgumentTypeError(f"got {shortened(text)!r}, wanted {SIZE}")
+    return count
 
 
 def add_flag(group: Any, flag: Flag) -> None:

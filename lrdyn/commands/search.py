@@ -20,7 +20,7 @@ from lrdyn.verification.judging.judging import OWN_HYPOTHESES, ratio_of
 from lrdyn.verification.machine.kept_programs import KeptPrograms
 from lrdyn.verification.machine.process import setup
 from lrdyn.verification.running import arithmetic_probe
-from lrdyn.verification.running.configuration import BadInput, typed
+from lrdyn.verification.running.configuration import BadInput
 from lrdyn.verification.running.work import DEFAULT, Context
 from lrdyn.verification.runs.run_folder import held_folder, remove_empty
 from lrdyn.verification.runs.verify import meter_of, verify_run
@@ -38,6 +38,7 @@ from lrdyn.verification.searching.search import (
     words_of,
 )
 from lrdyn.verification.stating import claims
+from lrdyn.verification.stating.flags import typed
 from lrdyn.verification.stating.statement import Experiment
 from lrdyn.verification.storing import files, parts, results_file
 from lrdyn.verification.storing.results_file import environment

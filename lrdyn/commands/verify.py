@@ -36,12 +36,12 @@ from lrdyn.verification.machine import accelerators
 from lrdyn.verification.machine.device_defaults import ON_A_CPU, usual_memory
 from lrdyn.verification.machine.kept_programs import KeptPrograms
 from lrdyn.verification.machine.process import setup
-from lrdyn.verification.running.configuration import BadInput, Run, configured, defaults, typed
+from lrdyn.verification.running.configuration import BadInput, Run, configured, defaults
 from lrdyn.verification.running.work import Context
 from lrdyn.verification.runs.run_folder import about, carry_out, judge_again
 from lrdyn.verification.runs.verify import Verification, in_usual_precision
 from lrdyn.verification.stating import mistakes
-from lrdyn.verification.stating.flags import flag_text
+from lrdyn.verification.stating.flags import flag_text, typed
 from lrdyn.verification.stating.statement import Experiment, Study
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from lrdyn.registry import REGISTRY, theorem
 from lrdyn.studies import REGISTRY as STUDIES
 from lrdyn.studies import study
-from lrdyn.verification.running.configuration import COMMON, typed
+from lrdyn.verification.running.configuration import COMMON
+from lrdyn.verification.stating.flags import typed
 
 OWN = "lrdyn verify FILE.py"
 """Command of a user's theorem, whose file the results do not name."""

@@ -9,7 +9,8 @@ from lrdyn.report.commands import repeating
 from lrdyn.report.markup import Markup, element, joined
 from lrdyn.report.mathematics import mathematics
 from lrdyn.verification.judging import rounding, verdict_text
-from lrdyn.verification.running.configuration import COMMON, typed
+from lrdyn.verification.running.configuration import COMMON
+from lrdyn.verification.stating.flags import typed
 
 DECIDED = {
     "steps": "by theory's number of steps",

@@ -1,4 +1,4 @@
-"""The registry of studies: experiments whose runs train (:class:`lrdyn.verification.stating.statement.Study`)."""
+"""The registry of studies: experiments whose runs train (a ``Study``)."""
 
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING

@@ -5,7 +5,9 @@ memory.
 """
 
 import errno
+import math
 import os
+import re
 import resource
 from functools import cache
 
@@ -28,6 +30,24 @@ def size_of(count: int) -> str:
     while size >= 1000 and len(units) > 1:
         size, units = size / 1000, units[1:]
     return f"{size:.3g} {units[0]}"
+
+
+SIZE = "a size such as 500MB or 2GiB"
+"""What :func:`read_size` takes, in words."""
+UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+UNITS |= {f"{prefix}i": 1024.0**power for power, prefix in enumerate("kmgt", start=1)}
+
+
+def read_size(text: str) -> int | None:
+    """Read a number of bytes such as ``500MB`` or ``2GiB``; None if the text is no size.
+
+    Example:
+        >>> read_size("2kiB"), read_size("much")
+        (2048, None)
+    """
+    number = re.fullmatch(r"([0-9]+\.?[0-9]*)\s*([kmgt]?i?)b?", text.strip().lower())
+    count = float(number[1]) * UNITS[number[2]] if number and number[2] in UNITS else 0
+    return int(count) if 1 <= count < math.inf else None
 
 
 @cache

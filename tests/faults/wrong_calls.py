@@ -44,7 +44,7 @@ MODULES = (
     *"theorem1.shrinkage theorem1.regularised_autoencoder".split(),
     *"theorem1.landscape theorem1.convergence".split(),
     *"theorem2.subspace theorem2.classifier theorem2.collapse corollary1.compression".split(),
-    *"theorem3.masked_autoencoder theorem4.gradient_rank engine.claims".split(),
+    *"theorem3.masked_autoencoder theorem4.gradient_rank verification.stating.claims".split(),
     *"theorem3.dropout_penalties theorem3.dropout_minimum".split(),
     *"theorem3.several_dropout_layers theorem3.dropconnect theorem3.dropblock".split(),
     *"adapters.projectors adapters.methods adapters.memory".split(),
@@ -56,7 +56,7 @@ MODULES = (
 )
 
 # Functions whose arguments have no wrong values: any tree, or what is to be checked. Of the claims
-# those that the package offers; the others are the engine's.
+# those that the package offers; the others are those of ``lrdyn.verification``.
 ANY = {"count", "outside", "checked_frame", "checked_network", "square_layers", "is_map"}
 ANY |= {"by_svd", "identities", "begun", "decays", "enough_classes"}
 ONLY = {

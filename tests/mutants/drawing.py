@@ -35,7 +35,10 @@ KINDS: dict[str, tuple[str, ...]] = {
     ),
     "judging": tuple(
         f"lrdyn/verification/{name}.py"
-        for name in ("judging", "forms", "claims", "outcomes", "verify")
+        for name in (
+            *("judging/judging", "judging/outcomes", "stating/forms", "stating/claims"),
+            "runs/verify",
+        )
     ),
     "formulas": (
         *(f"lrdyn/{room}/*.py" for room in ROOMS),

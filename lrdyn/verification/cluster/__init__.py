@@ -1,4 +1,7 @@
 """Sweeps and studies over many machines: parts become tasks of Dask, which schedules them.
 
-Nothing here is imported unless a cluster is asked for, and only this package knows Dask.
+Its modules alone know Dask, and are imported when a cluster is asked for.
 """
+
+ADDRESS = "local:N or the address of a Dask scheduler such as tls://127.0.0.1:8786"
+"""What a command takes for a cluster, in words."""

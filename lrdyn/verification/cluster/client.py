@@ -19,11 +19,10 @@ from distributed.client import FutureCancelledError
 from distributed.comm.addressing import parse_address
 from distributed.security import Security
 
-from lrdyn.commands.arguments import CLUSTER
 from lrdyn.core.show import shortened
 from lrdyn.system.printer import say
 from lrdyn.system.progress import Progress
-from lrdyn.verification.cluster import shared_folder, worker
+from lrdyn.verification.cluster import ADDRESS, shared_folder, worker
 from lrdyn.verification.cluster.credentials import credentials
 from lrdyn.verification.cluster.local_workers import DEATHS
 from lrdyn.verification.cluster.local_workers import started as started
@@ -106,7 +105,7 @@ def connect(address: str, security: str | None = None) -> Client:
     try:
         return Client(address, timeout=TIMEOUT, set_as_default=False, security=secure)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise BadInput(f"{got} ({_line(error)}), wanted {CLUSTER}") from None
+        raise BadInput(f"{got} ({_line(error)}), wanted {ADDRESS}") from None
 
 
 def _silence() -> None:

@@ -9,8 +9,8 @@ from lrdyn.core import show
 from lrdyn.core.show import aligned
 from lrdyn.verification.judging import rounding
 from lrdyn.verification.judging.judging import TOO_FEW_SEEDS
-from lrdyn.verification.running.configuration import typed
 from lrdyn.verification.stating.claims import TOO_FEW_STEPS, UNSEEN_RELEASE
+from lrdyn.verification.stating.flags import typed
 from lrdyn.verification.stating.forms import TRIVIAL
 
 

@@ -8,7 +8,6 @@ JAX's: it reads and writes them through :class:`SignedCache`. JAX offers no publ
 where its releases change the private one, it keeps nothing.
 """
 
-import argparse
 import contextlib
 import hashlib
 import os
@@ -21,12 +20,13 @@ from typing import Any
 
 import jax
 
-from lrdyn.commands.arguments import size
+from lrdyn.core.show import shortened
 from lrdyn.system import whole_files
+from lrdyn.system.memory_limit import SIZE, read_size
 from lrdyn.system.private_files import NotPrivate, SignedFolder
 from lrdyn.verification.machine import accelerators, kept_programs
 from lrdyn.verification.machine.kept_programs import OURS
-from lrdyn.verification.running.configuration import BadInput
+from lrdyn.verification.stating.mistakes import BadInput
 from lrdyn.verification.stating.sources import library_digest
 
 try:  # JAX has no public way to plug in a cache
@@ -143,10 +143,10 @@ def most() -> int:
         BadInput: it says no size.
     """
     text = os.environ.get("LRDYN_CACHE_MAX", "")
-    try:
-        return size(text) if text else MOST
-    except argparse.ArgumentTypeError as error:
-        raise BadInput(f"LRDYN_CACHE_MAX: {error}") from None
+    count = read_size(text) if text else MOST
+    if count is None:
+        raise BadInput(f"LRDYN_CACHE_MAX: got {shortened(text)!r}, wanted {SIZE}")
+    return count
 
 
 FOLDERS = re.compile(r"jaxlib-[\w.+-]+-[0-9a-f]{12}")

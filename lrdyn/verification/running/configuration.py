@@ -13,7 +13,7 @@ from lrdyn.system.memory_limit import memory as memory_of_process
 from lrdyn.system.memory_limit import size_of
 from lrdyn.verification.running.evaluate import DATA_DIR
 from lrdyn.verification.running.produce import concerned, validate
-from lrdyn.verification.stating.flags import Flag, at_least, one_of
+from lrdyn.verification.stating.flags import Flag, at_least, one_of, typed
 from lrdyn.verification.stating.mistakes import BadInput as BadInput
 from lrdyn.verification.stating.mistakes import check_statement, folders_of, named, refused
 from lrdyn.verification.stating.sources import source_digest
@@ -214,11 +214,6 @@ def _accepted(flag: Flag, value: Any) -> Any:
         got = f"an array of {value.dtype}, shape {value.shape}" if array else repr(value)
         raise BadInput(f"{typed(flag.name)}: got {got}, wanted {flag.wanted(value)}")
     return value.astype(float) if isinstance(flag.type, str) else flag.type(value)
-
-
-def typed(name: str) -> str:
-    """A flag as it is typed."""
-    return f"--{name.replace('_', '-')}"
 
 
 def _plain(value: Any) -> Any:

@@ -95,7 +95,8 @@ class Context(NamedTuple):
     """Folder of finished parts; checkpoints of trainings lie beside it."""
     progress: Progress = Silent()
     precision: str = "highest"
-    """Precision of inputs of float32 matmuls: a key of :data:`lrdyn.verification.judging.rounding.MATMULS`."""
+    """Precision of inputs of float32 matmuls: a key of ``MATMULS`` in
+    :mod:`lrdyn.verification.judging.rounding`."""
     every: int | None = None
     """Steps between two checkpoints of a training; every 30 seconds if None."""
     programs: KeptPrograms | None = None

@@ -11,7 +11,8 @@ from lrdyn.core.show import aligned, printable, shortened
 from lrdyn.data import guarded
 from lrdyn.system import whole_files
 from lrdyn.verification.judging.verdict_text import word
-from lrdyn.verification.running.configuration import BadInput, run_of, typed
+from lrdyn.verification.running.configuration import BadInput, run_of
+from lrdyn.verification.stating.flags import typed
 from lrdyn.verification.stating.statement import Experiment
 from lrdyn.verification.storing import parts, results_file
 
@@ -79,8 +80,8 @@ def _runs(folder: Path) -> Iterator[tuple[float, Path, str]]:
     for here, folders, names in os.walk(folder, onerror=unreadable.append):
         path = Path(here)
         if parts.FOLDER in folders or whole_files.VERDICT in (*folders, *names):
-            results_file = path / results_file.NAME
-            yield _time(results_file if _is_there(results_file) else path), path, ""
+            saved = path / results_file.NAME
+            yield _time(saved if _is_there(saved) else path), path, ""
             inside = (parts.FOLDER, whole_files.VERDICT)
             # In place: this is how ``os.walk`` is told not to enter them.
             folders[:] = [name for name in folders if name not in inside]

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from lrdyn.verification.machine.device_defaults import ON_A_CPU
-from lrdyn.verification.running.configuration import BadInput, Run, run_of, typed
+from lrdyn.verification.running.configuration import BadInput, Run, run_of
 from lrdyn.verification.searching.domains import value, words_of
-from lrdyn.verification.stating.flags import Flag
+from lrdyn.verification.stating.flags import Flag, typed
 from lrdyn.verification.stating.statement import Experiment
 
 SHAPES = 6

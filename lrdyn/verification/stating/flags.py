@@ -149,3 +149,13 @@ class Flag:
 def flag_text(value: Any) -> str:
     """Write a value of a flag, a word or a number, for a reader."""
     return value if isinstance(value, str) else f"{value:g}"
+
+
+def typed(name: str) -> str:
+    """A flag as it is typed.
+
+    Example:
+        >>> typed("weight_decay")
+        '--weight-decay'
+    """
+    return f"--{name.replace('_', '-')}"

@@ -14,11 +14,11 @@ from typing import Any
 
 from lrdyn.verification.stating.statement import Experiment
 
-PACKAGE = Path(__file__).resolve().parents[1]
+PACKAGE = Path(__file__).resolve().parents[2]
 """Folder of the library."""
 ROOMS = {
     "studies",
-    *(file.parent.name for file in PACKAGE.glob("*/statement.py") if file.parent.name != "engine"),
+    *(file.parent.name for file in PACKAGE.glob("*/statement.py")),
 }
 """Its folders that state theorems and studies, with their formulas."""
 
@@ -32,28 +32,32 @@ def source_digest(experiment: Experiment, settings: Mapping[str, Any] | None = N
     return code_digest(written_for(experiment), experiment.data(settings or {}))
 
 
-JUDGES = ("arithmetic", "claims", "fields", "forms", "judging", "outcomes", "statement", "verify")
-"""Modules of the engine in which every verdict is reached."""
+JUDGES = (
+    *("judging/judging", "judging/outcomes", "judging/rounding", "runs/verify"),
+    *("stating/array_types", "stating/claims", "stating/fields", "stating/forms"),
+    "stating/statement",
+)
+"""Modules below ``lrdyn/verification`` in which every verdict is reached."""
 
 
 def judges_digest(experiment: Experiment) -> str:
     """SHA-256 of what decides a verdict beside the files of the theorem.
 
     These are :data:`JUDGES` and whatever of the library those files import, directly or not:
-    conditions, tolerances, the convergence of a run. The rest of the engine, and figures, judge
-    nothing.
+    conditions, tolerances, the convergence of a run. The rest of ``lrdyn/verification``, and
+    figures, judge nothing.
     """
-    engine = Path(__file__).parent
+    verification = PACKAGE / "verification"
     theirs = _files(written_for(experiment))
 
     def judges_nothing(path: Path) -> bool:
-        return path in theirs or path.is_relative_to(engine) or _draws(path)
+        return path in theirs or path.is_relative_to(verification) or _draws(path)
 
     known = _module_files()
     names = [name for path in theirs for name in _imported(path, known)]
     # The files of the theorem itself are left out here: ``source_digest`` counts them already.
     reached = _reached(names, known, judges_nothing)
-    judges = {engine / f"{name}.py" for name in JUDGES}
+    judges = {verification / f"{name}.py" for name in JUDGES}
     digest = hashlib.sha256()
     for path in sorted(reached | judges):
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
@@ -100,11 +104,11 @@ MODULE = re.compile(r"lrdyn(\.\w+)+(:\w+)?")
 def code_that_decides(theorem: str) -> str:
     """SHA-256 of the code that can decide the programs of a theorem.
 
-    That is the code of the module that states it and of the engine, and of all that they import,
-    directly or not, at the top of a file or within a function; a module that is named in a string
-    counts as imported. Comments, layout and docstrings are no code. What draws decides no program.
-    Of the packages around a module the ``__init__`` runs, too: it counts, and what it imports does
-    where a name is taken from it.
+    That is the code of the module that states it and of :data:`ENGINE`, and of all that they
+    import, directly or not, at the top of a file or within a function; a module that is named in a
+    string counts as imported. Comments, layout and docstrings are no code. What draws decides no
+    program. Of the packages around a module the ``__init__`` runs, too: it counts, and what it
+    imports does where a name is taken from it.
 
     Args:
         theorem: name of the module.

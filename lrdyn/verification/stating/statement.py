@@ -30,7 +30,8 @@ from lrdyn.verification.stating.forms import Form
 C = TypeVar("C")
 """Type of the cases of a scenario: any PyTree."""
 T = TypeVar("T")
-"""Type of what theory predicts: a NamedTuple of arrays (:mod:`lrdyn.verification.stating.fields`)."""
+"""Type of what theory predicts: a NamedTuple of arrays
+(:mod:`lrdyn.verification.stating.fields`)."""
 M = TypeVar("M")
 """Type of what is measured in a run: another one."""
 
@@ -506,8 +507,9 @@ class Experiment:
         return {finding.id: finding for s in self.scenarios for finding in s.findings}
 
     def came_of(self, id: str, draws: np.ndarray) -> dict[str, Any]:
-        """Outcome of the expectation of a finding, see
-        :func:`lrdyn.verification.stating.expectations.came_of`.
+        """Outcome of the expectation of a finding.
+
+        See :func:`lrdyn.verification.stating.expectations.came_of`.
 
         All findings that an interval decides share the probability that one misses.
 

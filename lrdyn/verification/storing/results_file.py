@@ -211,7 +211,7 @@ def _revision() -> str | None:
     # The revision of the checkout that this code runs from; an installed package has none, also
     # within a repository of somebody else, such as that of a project whose .venv it lies in.
     file = Path(__file__).resolve()
-    root = file.parents[2]
+    root = file.parents[3]
     # A hook of git has variables that name its own repository, wherever git is asked.
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
