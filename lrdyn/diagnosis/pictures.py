@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from lrdyn.diagnosis.report import Diagnosis
-
 ROWS = 14
 """Kinds of layers that have a row."""
 EFFECTIVE = "effective rank of the update"
@@ -80,21 +78,22 @@ def watched(dataset: xr.Dataset) -> Figure:
     return figure
 
 
-def diagnosed(diagnosis: Diagnosis) -> Figure:
+def diagnosed(matrices: Sequence[MatrixUpdate], k: int) -> Figure:
     """One page: spectra of the updates, energy that rank r leaves, r and its cost by kind.
 
     Where the bulk of W was asked for there is a panel of it in place of an empty one.
 
     Args:
-        diagnosis: what :func:`lrdyn.diagnose` gives.
+        matrices: the updates that :func:`lrdyn.diagnose` found.
+        k: how many singular values of W lie before its bulk.
 
     Example:
         >>> import lrdyn
         >>> diagnosis = lrdyn.diagnose({"W": np.eye(4, 3)}, {"W": 2 * np.eye(4, 3)}, k=1)
-        >>> len(diagnosed(diagnosis).axes)
+        >>> len(diagnosed(diagnosis.matrices, diagnosis.k).axes)
         4
     """
-    moved = [update for update in diagnosis.matrices if update.rank > 0]
+    moved = [update for update in matrices if update.rank > 0]
     names = [update.name for update in moved]
     has_bulk = any(np.isfinite(update.spread_before) for update in moved)
     titles = [
@@ -129,7 +128,7 @@ def diagnosed(diagnosis: Diagnosis) -> Figure:
         groups = advice.kinds(moved)[:ROWS]
         _by_kind(ranks, groups)
         if has_bulk:
-            _bulk(last, diagnosis, moved, _looks(names))
+            _bulk(last, k, moved, _looks(names))
         else:
             _costs(last, groups)
         _legend(left, names)
@@ -189,14 +188,12 @@ def _name_rows(ax: Axes, groups: Sequence[advice.MatrixKind]) -> None:
     ax.set_ylim(len(groups) - 0.5, -0.5)
 
 
-def _bulk(
-    ax: Axes, diagnosis: Diagnosis, moved: Sequence[MatrixUpdate], looks: Sequence[dict[str, Any]]
-) -> None:
+def _bulk(ax: Axes, k: int, moved: Sequence[MatrixUpdate], looks: Sequence[dict[str, Any]]) -> None:
     for update, look in zip(moved, looks, strict=True):
         how: dict[str, Any] = look | {"ls": "none", "marker": "o"}
         ax.plot(update.spread_before, update.spread_after, **how)
     ax.locator_params(nbins=4)
-    ax.set(xlabel=f"of W before, behind the first {diagnosis.k}", ylabel="after")
+    ax.set(xlabel=f"of W before, behind the first {k}", ylabel="after")
     # On the diagonal the bulk is as spread after as before.
     low, high = (f(*ax.get_xlim(), *ax.get_ylim()) for f in (min, max))
     ax.plot((low, high), (low, high), color=BLACK, lw=0.6, ls=DASHED, zorder=0)

@@ -169,7 +169,7 @@ class Diagnosis(NamedTuple):
         """A page: ranks by kind of layer, spectra of the updates with their noise floors, costs."""
         from lrdyn.diagnosis import pictures
 
-        return pictures.diagnosed(self)
+        return pictures.diagnosed(self.matrices, self.k)
 
     def __str__(self) -> str:
         return self.table()
