@@ -24,7 +24,7 @@ from lrdyn.completion.problem import (
 from lrdyn.completion.start_claims import start_of_what_is_seen
 from lrdyn.completion.statement import COMPLETION, first_below
 from lrdyn.verification.judging.judging import left_out
-from lrdyn.verification.judging.outcomes import SIZE
+from lrdyn.verification.stating.fields import SIZE
 from lrdyn.verification.stating.forms import AtMost
 from lrdyn.verification.stating.statement import Outcome
 from tests import oracles

@@ -21,7 +21,6 @@ from lrdyn.verification.judging.judging import (
 )
 from lrdyn.verification.judging.outcomes import (
     PRECISIONS,
-    SIZE,
     MissingArray,
     groups_of,
     outcomes,
@@ -29,7 +28,7 @@ from lrdyn.verification.judging.outcomes import (
 )
 from lrdyn.verification.runs.verify import verify
 from lrdyn.verification.stating.claims import CLEARLY
-from lrdyn.verification.stating.fields import Read
+from lrdyn.verification.stating.fields import SIZE, Read
 from lrdyn.verification.stating.forms import SEEN
 from tests import oracles
 from tests.jobs import claims_job, controls_job

@@ -591,6 +591,29 @@ def test_imports_go_one_way():
     assert seen == set(ROOMS)
 
 
+ROOMS_OF_VERIFICATION = (
+    *("stating", "storing", "judging", "machine", "running", "runs", "searching"),
+    "cluster",
+)
+"""Parts of ``lrdyn.verification``, in the order in which they may import each other."""
+
+
+def test_verification_knows_nothing_of_its_subject():
+    """It judges statements of whatever subject: no theorem, network or adapter is imported."""
+    package = ROOT / "lrdyn" / "verification"
+    order, seen = ROOMS_OF_VERIFICATION, set()
+    for path in sorted(package.rglob("*.py")):
+        seen |= {room := path.relative_to(package).parts[0]}
+        assert {*imported(path)} <= {"verification", "core", "data", "system", "training"}, path
+        for node in ast.walk(ast.parse(path.read_text())):
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            first, _, rest = module.removeprefix("lrdyn.").partition(".")
+            if first == "verification" and rest:
+                other = rest.partition(".")[0]
+                assert order.index(other) <= order.index(room), f"{path} imports {module}"
+    assert seen == {*order, "__init__.py"}
+
+
 def test_no_module_holds_what_a_computation_reads():
     """What a run needs is passed to it; of the terminal alone a module knows that it is gone."""
     for path in sorted((ROOT / "lrdyn").rglob("*.py")):

@@ -20,9 +20,9 @@ import xarray as xr
 
 from lrdyn.figures import tables
 from lrdyn.verification.judging.judging import Groups
-from lrdyn.verification.judging.outcomes import SIZE
 from lrdyn.verification.judging.rounding import PRECISIONS
 from lrdyn.verification.running.configuration import Run, run_of
+from lrdyn.verification.stating.fields import SIZE
 from lrdyn.verification.stating.statement import Experiment, Study
 
 Results = Mapping[str, Groups]

@@ -12,7 +12,8 @@ import numpy as np
 
 from lrdyn.system import whole_files
 from lrdyn.verification.judging.judging import claim_of, ratio_of, residuals
-from lrdyn.verification.judging.outcomes import SIZE, control_group
+from lrdyn.verification.judging.outcomes import control_group
+from lrdyn.verification.stating.fields import SIZE
 
 if TYPE_CHECKING:
     import xarray as xr

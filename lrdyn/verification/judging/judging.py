@@ -14,7 +14,6 @@ import numpy as np
 from lrdyn.core.checks import OutsideDomain
 from lrdyn.verification.judging import rounding
 from lrdyn.verification.judging.outcomes import (
-    SIZE,
     MissingArray,
     control_group,
     controls_of,
@@ -26,7 +25,7 @@ from lrdyn.verification.judging.outcomes import (
 from lrdyn.verification.stating import claims, forms
 from lrdyn.verification.stating.array_types import NotNumbers
 from lrdyn.verification.stating.claims import Judgement
-from lrdyn.verification.stating.fields import names_of
+from lrdyn.verification.stating.fields import SIZE, names_of
 from lrdyn.verification.stating.flags import flag_text
 from lrdyn.verification.stating.forms import Form
 from lrdyn.verification.stating.mistakes import BadInput, place

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrdyn.verification.stating.array_types import compared
-from lrdyn.verification.stating.fields import Read
+from lrdyn.verification.stating.fields import SIZE, Read
 from lrdyn.verification.stating.statement import (
     Claim,
     Control,
@@ -23,9 +23,6 @@ from lrdyn.verification.storing.files import slabs
 
 if TYPE_CHECKING:
     import xarray
-
-SIZE = "longest_axis"
-"""Array of every group: the longest axis of each case, which tolerances need."""
 
 
 # Groups of results.nc ----------------------------------------------------------------------

@@ -12,9 +12,8 @@ import numpy as np
 
 from lrdyn.training.keeping import FORGETFUL, Keeper
 from lrdyn.verification.judging.judging import claim_of
-from lrdyn.verification.judging.outcomes import SIZE
 from lrdyn.verification.stating import array_types
-from lrdyn.verification.stating.fields import arrays_in
+from lrdyn.verification.stating.fields import SIZE, arrays_in
 from lrdyn.verification.stating.mistakes import BadInput, place
 from lrdyn.verification.stating.statement import Control, Scenario, longest_axis
 from lrdyn.verification.storing import cases

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lrdyn.core.show import shortened
-from lrdyn.verification.judging.outcomes import SIZE, control_group, groups_of
+from lrdyn.verification.judging.outcomes import control_group, groups_of
 from lrdyn.verification.running.configuration import Run
 from lrdyn.verification.running.jobs import Planned, own_settings, split_settings
 from lrdyn.verification.running.produce import planned
+from lrdyn.verification.stating.fields import SIZE
 from lrdyn.verification.storing.cases import group_of
 
 if TYPE_CHECKING:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+SIZE = "longest_axis"
+"""Array of every group: the longest axis of each case, which tolerances need."""
 ABSENT: Any = None
 """Default of every field: a control returns only the fields that it makes wrong."""
 

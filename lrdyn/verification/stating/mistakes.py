@@ -19,7 +19,7 @@ import jax
 from lrdyn.core.show import shortened
 from lrdyn.data.lookup import MissingData
 from lrdyn.system.memory_limit import memory, size_of
-from lrdyn.verification.judging.outcomes import SIZE
+from lrdyn.verification.stating.fields import SIZE
 from lrdyn.verification.stating.flags import Flag
 from lrdyn.verification.stating.sources import PACKAGE, written_for
 from lrdyn.verification.stating.statement import RESERVED, Experiment
