@@ -138,7 +138,7 @@ def test_a_verdict_follows_the_schema(ran):
 def test_a_verdict_says_what_it_came_from(ran):
     name, environment = ran.verdict["name"], ran.verdict["environment"]
     names = {"jax", "jaxlib", "numpy", "python", "platform", "device_kind", "devices", "dtype"}
-    names |= {"git"}
+    names |= {"git", "blas"}
     assert set(environment) == names
     assert (environment["jax"], environment["dtype"]) == (jax.__version__, "float64")
     assert ran.verdict["config"] == cli.parse(registered(name), TINY_RUNS[name]).run.config

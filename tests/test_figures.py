@@ -856,7 +856,9 @@ def test_a_sweep_is_drawn_over_what_is_swept(axes):
 
 def test_check_says_last_what_had_nothing_to_be_compared_with(tmp_path, capsys):
     (figure,) = (one for one in EXHIBITS if one.name == "fig02")
-    assert figures.main([figure], BASELINES, ["check", "--out", str(tmp_path)])
+    ending = figures.main([figure], BASELINES, ["check", "--out", str(tmp_path)])
+    assert ending is not None
+    assert ending.same
     *_, last = capsys.readouterr().out.splitlines()
     assert last.startswith("numbers not compared of fig02: no results here (--train makes them)")
     figures.main([TOY], tmp_path, ["baseline", "--yes", "--out", str(tmp_path)])

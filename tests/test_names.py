@@ -1,8 +1,7 @@
-"""Names and docstrings: a class has one meaning, and a docstring's first line stands alone."""
+"""Docstrings: the first line stands alone."""
 
 import ast
 import re
-from collections import defaultdict
 
 import pytest
 
@@ -18,16 +17,6 @@ VERBS = set(
     "Put Raise Read Refuse Remove Report Return Run Save Say Show Split Start Stop Take Tell Test "
     "Train Turn Wait Warn Write".split()
 )
-
-
-def public_classes(trees):
-    """Name of a public class at the top of a module -> files that define one."""
-    where = defaultdict(list)
-    for path, tree in trees.items():
-        for node in tree.body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                where[node.name].append(path)
-    return where
 
 
 def documented(tree):
@@ -50,16 +39,6 @@ def amiss(line):
 
 
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
-
-
-def test_a_public_class_has_one_definition():
-    several = {name: files for name, files in public_classes(TREES).items() if len(files) > 1}
-    assert not several
-
-
-def test_a_second_definition_is_noticed():
-    trees = {"a": ast.parse("class Run: ..."), "b": ast.parse("class Run: ...\nclass _Run: ...")}
-    assert public_classes(trees) == {"Run": ["a", "b"]}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -51,7 +51,7 @@ def measured(
         return _measured(precision, word)
     # What is measured depends on these files alone; the library's digest would measure anew after
     # every edit.
-    sources = [Path(__file__), Path(inspect.getfile(Measured)), Path(linalg.__file__)]
+    sources = [Path(__file__), Path(inspect.getfile(worst)), Path(linalg.__file__)]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     device, version = jax.local_devices()[0].device_kind, get_backend().platform_version
     decided_by = ("arithmetic", precision, word, device, version, digest)

@@ -15,7 +15,13 @@ from lrdyn.verification.running.evaluate import DATA_DIR
 from lrdyn.verification.running.produce import concerned, validate
 from lrdyn.verification.stating.flags import Flag, at_least, one_of, typed
 from lrdyn.verification.stating.mistakes import BadInput as BadInput
-from lrdyn.verification.stating.mistakes import check_statement, folders_of, named, refused
+from lrdyn.verification.stating.mistakes import (
+    check_statement,
+    folders_of,
+    named,
+    no_values,
+    refused,
+)
 from lrdyn.verification.stating.sources import source_digest
 from lrdyn.verification.stating.statement import Experiment, Scenario, Study
 from lrdyn.verification.storing import results_file
@@ -145,6 +151,11 @@ def configured(
     several = {flag.name for flag in experiment.flags if flag.swept and flag.type != "array"}
     # A value given twice is one point: axes of results.nc have each label once.
     settings |= {n: tuple(dict.fromkeys(v)) if n in several else v for n, v in given.items()}
+    for flag in experiment.flags:
+        # Those of a figure have no presets: it gives each of them.
+        needed = flag.type != "array" and flag.name not in given
+        if needed and settings[flag.name] in ((), None):
+            raise no_values(experiment, flag)
     settings[DATA_DIR] = data_dir and os.path.abspath(data_dir)
     run = Run(experiment, settings, experiment, **common)
     # The float32 run has integers of 32 bits, and the seed is one of them.
@@ -153,13 +164,13 @@ def configured(
     # Before ``prepare``, which may read data or make arrays of the sizes that were asked for.
     if memory is not None:
         _refuse_too_large(run, memory)
-    try:
-        with named(folders_of(experiment), of=experiment):
+    with named(folders_of(experiment), of=experiment):
+        try:
             settings = experiment.prepare(settings, set(given))
             mine = concerned(experiment, settings)
             validate(mine, settings)
-    except ValueError as error:
-        raise refused(error) from None
+        except ValueError as error:  # how an experiment refuses a combination
+            raise refused(error) from None
     return run._replace(settings=settings, concerned=mine)
 
 

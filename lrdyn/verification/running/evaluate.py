@@ -40,8 +40,10 @@ def evaluate(scenario: Scenario, fixed: Mapping[str, Any], room: int | None = No
         once = OnceEach()
         theory = once(scenario.predict, case)
         run = scenario.train(case, keeper) if scenario.train else once(measure, case)
+        # A table of which nothing is judged may have columns of words.
+        words = not (scenario.claims or scenario.findings)
         predicted, measured, compared = (
-            _arrays(function, returned, scenario.traced)
+            _arrays(function, returned, scenario.traced, words=words)
             for function, returned in (
                 (scenario.predict, theory),
                 (scenario.train or measure, run),
@@ -108,7 +110,9 @@ def _broken_by(control: Control) -> Any:
     return control.case and (control.case, control.amount)
 
 
-def _arrays(function: Callable[..., Any], returned: Any, traced: bool) -> dict[str, Any]:
+def _arrays(
+    function: Callable[..., Any], returned: Any, traced: bool, *, words: bool = False
+) -> dict[str, Any]:
     """The fields that a prediction or a measurement returned, by name.
 
     Raises:
@@ -118,7 +122,16 @@ def _arrays(function: Callable[..., Any], returned: Any, traced: bool) -> dict[s
         got = type(returned).__name__
         raise BadInput(f"{place(function)}: got {got} back, wanted a NamedTuple of arrays")
     arrays = arrays_in(returned)
-    return {name: _array(function, name, value, traced) for name, value in arrays.items()}
+    return {
+        name: np.asarray(value)
+        if words and _is_text(value)
+        else _array(function, name, value, traced)
+        for name, value in arrays.items()
+    }
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str | np.ndarray) and np.asarray(value).dtype.kind == "U"
 
 
 def _array(function: Callable[..., Any], name: str, value: Any, traced: bool) -> Any:

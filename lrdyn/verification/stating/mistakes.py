@@ -246,6 +246,11 @@ def taken_name(experiment: Experiment, flag: Flag) -> BadInput:
     return _misstated(experiment, flag.name, *_taken("a flag", flag.name))
 
 
+def no_values(experiment: Experiment, flag: Flag) -> BadInput:
+    """Bad input for a flag that has no values, neither given nor in a preset."""
+    return _misstated(experiment, flag.name, f"quick=() of flag {flag.name!r}", "a tuple of values")
+
+
 def _misstated(experiment: Experiment, name: object, got: str, wanted: str) -> BadInput:
     return BadInput(f"{line_of(experiment, name)}: got {got}, wanted {wanted}")
 
@@ -319,9 +324,7 @@ def _amiss_in_presets(flag: Flag) -> tuple[str, str] | None:
     """What is wrong with the presets of a flag, and what was wanted; None if nothing is."""
     for preset in ("quick", "paper"):
         values = getattr(flag, preset)
-        if not isinstance(values, tuple) or not (
-            values or preset == "paper" or flag.type == "array"
-        ):
+        if not isinstance(values, tuple):
             return f"{preset}={_brief(values)} of flag {flag.name!r}", "a tuple of values"
         for value in values:
             accepted = flag.accepts(value)
