@@ -744,7 +744,7 @@ LIMITED = """
 import resource, sys
 from lrdyn import cli
 from lrdyn.commands.own import own_experiment
-from lrdyn.verification import results
+from lrdyn.verification.storing import results_file as results
 write = results.write
 def limited(*words, **more):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))

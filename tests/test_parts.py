@@ -348,7 +348,7 @@ PEAK = """
 import sys
 import jax.numpy as jnp, numpy as np
 import lrdyn as lr
-from lrdyn.verification import files
+from lrdyn.verification.storing import files
 store, memory = sys.argv[1] or None, int(sys.argv[2])
 
 def function(x):

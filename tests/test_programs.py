@@ -147,7 +147,7 @@ def test_what_is_kept_has_a_bound(tmp_path):
 AS_USERS_DO = """
 import sys
 import jax
-from lrdyn.verification import program_cache
+from lrdyn.verification.machine import program_cache
 program_cache.keep(sys.argv[1])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_enable_x64", True)

@@ -23,7 +23,7 @@ WORDS = (
 FILLED = """
 import importlib, sys
 from lrdyn import cli
-from lrdyn.verification import files
+from lrdyn.verification.storing import files
 from lrdyn.commands.own import own_experiment
 module, _, name = sys.argv[1].rpartition(".")
 owner = importlib.import_module(module) if module != "lrdyn.verification.storing.parts.Store" else (
