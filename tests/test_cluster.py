@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 import xarray as xr
+from cryptography.hazmat.primitives import serialization
 
 import lrdyn as lr
 from docs.examples import training
@@ -425,6 +426,14 @@ def certificates(tmp_path_factory):
     return folders
 
 
+def encrypted(path):
+    """A private key as its owner would protect it with a pass phrase."""
+    key = serialization.load_pem_private_key(path.read_bytes(), None)
+    how = serialization.BestAvailableEncryption(b"pass phrase")
+    coding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    return key.private_bytes(coding, form, how)
+
+
 UNFIT = {
     "missing": (lambda path, other: (path / "ca.pem").unlink(), "ca.pem.*No such file"),
     "readable": (lambda path, other: (path / "key.pem").chmod(0o640), "key.pem.*mode 640"),
@@ -438,6 +447,10 @@ UNFIT = {
         "wanted ca.pem, cert.pem and key.pem that belong together",
     ),
     "empty": (lambda path, other: (path / "cert.pem").write_text(""), "that belong together"),
+    "encrypted": (
+        lambda path, other: (path / "key.pem").write_bytes(encrypted(path / "key.pem")),
+        "key.pem.*encrypted.*wanted a key without a pass phrase",
+    ),
 }
 
 

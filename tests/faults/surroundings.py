@@ -48,7 +48,7 @@ ENVIRONMENT: Mapping[str, Sequence[str | None]] = {
     "TERM": (None, "", "dumb", "no-such"),
     "COLUMNS": ("0", "-1", "x", "99999999999999999999"),
     "PATH": (None, ""),
-    "PYTHONWARNINGS": ("error", "no such"),
+    "PYTHONWARNINGS": ("error",),
     "PYTHONHASHSEED": ("0", "random"),
     "PYTHONIOENCODING": ("ascii", "latin-1:strict", "utf-16"),
     "PYTHONUTF8": ("0", "1"),

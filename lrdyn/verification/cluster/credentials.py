@@ -20,12 +20,17 @@ def credentials(folder: str | os.PathLike) -> Security:
         folder: it holds ``ca.pem``, ``cert.pem`` and ``key.pem``.
 
     Raises:
-        BadInput: one is missing, open to others, or does not fit the others.
+        BadInput: one is missing, open to others, or does not fit the others; or the key is
+            encrypted.
     """
     authority, certificate, key = (Path(folder, name) for name in (AUTHORITY, CERTIFICATE, KEY))
     _check(authority, OTHERS_WRITE)
     _check(certificate, OTHERS_WRITE)
     _check(key, OTHERS)
+    # OpenSSL would ask the terminal for its pass phrase, and wait.
+    if b"ENCRYPTED" in key.read_bytes():
+        got = f"{os.fspath(key)!r} (encrypted)"
+        raise BadInput(f"--cluster-security: got {got}, wanted a key without a pass phrase")
     # Dask's Security takes a text with line breaks for the certificate itself, not for a path.
     roles = {f"tls_{role}_cert": str(certificate) for role in ("client", "scheduler", "worker")}
     roles |= {f"tls_{role}_key": str(key) for role in ("client", "scheduler", "worker")}
