@@ -98,6 +98,18 @@ def test_a_platform_that_is_not_there_is_one_line(platform, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("flags", ["--no_such_flag", "nofile"])
+def test_flags_that_xla_does_not_know_are_one_line_and_no_verdict(flags, tmp_path):
+    """XLA ends the process with status 1, by which a command says that a claim is false."""
+    words = ("-m", "lrdyn", "verify", "lora", "--out", tmp_path)
+    with started(*words, cwd=tmp_path, XLA_FLAGS=flags) as process:
+        out, err = process.communicate(timeout=500)
+    assert (process.returncode, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"lora: error: XLA_FLAGS: got '{flags}' (")
+    assert err.endswith("wanted flags that XLA knows\n")
+    assert not list(tmp_path.iterdir())
+
+
 # How it is shared --------------------------------------------------------------------------------
 
 

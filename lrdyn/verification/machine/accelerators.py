@@ -3,6 +3,7 @@
 A process that opens a card takes memory there, by default three quarters of it, until it ends.
 """
 
+import contextlib
 import os
 import pkgutil
 import re
@@ -78,8 +79,11 @@ def open_devices() -> list[Any]:
     """The devices of this process, which opens them.
 
     Raises:
-        BadInput: ``JAX_PLATFORMS`` names a platform of which there is no plugin, or no device.
+        BadInput: ``JAX_PLATFORMS`` names a platform of which there is no plugin, or no device, or
+            XLA does not know ``XLA_FLAGS``.
     """
+    if os.environ.get("XLA_FLAGS"):
+        _try_flags()
     try:
         return jax.local_devices()
     except (RuntimeError, AssertionError) as error:  # JAX only asserts that there is some device
@@ -91,6 +95,38 @@ def open_devices() -> list[Any]:
         why = shortened(message or "no such device", 60)
         wanted = "cpu, or a platform with its plugin (lrdyn[cuda], lrdyn[tpu]) and a device"
         raise BadInput(f"JAX_PLATFORMS: got {_named()!r} ({why}), wanted {wanted}") from error
+
+
+def _try_flags() -> None:
+    """Let another process read ``XLA_FLAGS``, for a flag that XLA does not know ends it.
+
+    It would end this one with status 1, which says that a claim is false.
+
+    Raises:
+        BadInput: XLA does not know them; its reason is given.
+    """
+    try:  # JAX has no public way to have the flags read, nor to ask whether they were
+        from jax._src.lib import xla_client  # pyright: ignore[reportPrivateImportUsage]
+        from jax._src.xla_bridge import backends_are_initialized
+    except ImportError:
+        return
+    if backends_are_initialized():  # they were read
+        return
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(theirs, 2)
+        with contextlib.suppress(AttributeError):  # a release of JAX that moved it
+            xla_client.CompileOptions()
+        os._exit(0)
+    os.close(theirs)
+    with open(ours, errors="replace") as said:
+        reason = said.read()
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        # After the time and the place in XLA's own source.
+        lines = reason.partition("] ")[2].splitlines() or ["it ends the process"]
+        got = f"{shortened(os.environ['XLA_FLAGS'])!r} ({shortened(lines[0], 80)})"
+        raise BadInput(f"XLA_FLAGS: got {got}, wanted flags that XLA knows")
 
 
 def share_memory() -> None:
