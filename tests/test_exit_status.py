@@ -15,6 +15,7 @@ from lrdyn import __main__ as command
 from lrdyn.commands import ending as commands
 from lrdyn.commands.ending import Judged, Sameness, Status
 from lrdyn.system import interrupts, whole_files
+from lrdyn.verification.storing import results_file
 from paper_figs import __main__ as figures_command
 from tests.runs import ROOT, python
 from tests.test_commands import tree
@@ -331,6 +332,20 @@ def test_without_compiling_there_is_no_run(lrdyn, tmp_path):
     said = "JAX_DISABLE_JIT: got it set, wanted it unset: sweeps run compiled programs"
     assert (status, out, err) == (2, "", f"my_theorem: error: {said}\n")
     assert {path for path in tree(tmp_path) if "__pycache__" not in str(path)} == set(before)
+
+
+def test_results_that_cannot_be_read_back_are_a_fault_of_the_machine(lrdyn, monkeypatch):
+    """They were written a moment ago: neither the theorem nor its user is wrong."""
+
+    def lost(path):
+        raise results_file.Damaged(path, "Input/output error")
+
+    monkeypatch.setattr("lrdyn.verification.runs.verify.results_file.read", lost)
+    Path("mine.py").write_text(MY_THEOREM)
+    status, out, err = lrdyn("verify", "mine.py", "--dim", "2", "--seeds", "1")
+    said = "results.nc: cannot be read back as it was written; finished parts are kept"
+    assert (status, out, err) == (3, "", f"my_theorem: error: {said}\n")
+    assert not list(Path().rglob("verdict.json"))
 
 
 @pytest.mark.parametrize("text", ["1", "x", "", "-5", "9" * 400])

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -211,9 +212,13 @@ def judge_written(
 
     Raises:
         BadInput: an array that a claim reads is missing, or is none that can be compared.
+        OSError: the file is not what was written.
     """
     with contextlib.ExitStack() as opened:
-        saved = results_file.read(path)
+        try:
+            saved = results_file.read(path)
+        except results_file.Unreadable as error:
+            raise _not_read_back() from error
         for dataset in saved.values():
             opened.enter_context(dataset)
         try:
@@ -221,11 +226,18 @@ def judge_written(
         except MissingArray as error:
             first = run.experiment.scenarios[0]
             raise BadInput(f"{place(first.measure)}: {error}") from error
+        except results_file.Unreadable as error:
+            raise _not_read_back() from error
     verification = dataclasses.replace(verification, groups=Results(groups))
     verification.verdict["config"] = run.config
     if context.elsewhere is not None:
         verification.verdict["environment"]["workers"] = context.elsewhere.workers()
     return verification
+
+
+def _not_read_back() -> OSError:
+    # It was written a moment ago: the machine lost it, and neither the theorem nor its user did.
+    return OSError(errno.EIO, "cannot be read back as it was written", results_file.NAME)
 
 
 def judged(theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: str) -> Verification:
