@@ -218,7 +218,7 @@ def judge_written(
         try:
             saved = results_file.read(path)
         except results_file.Unreadable as error:
-            raise _not_read_back() from error
+            raise _not_read_back(path) from error
         for dataset in saved.values():
             opened.enter_context(dataset)
         try:
@@ -227,7 +227,7 @@ def judge_written(
             first = run.experiment.scenarios[0]
             raise BadInput(f"{place(first.measure)}: {error}") from error
         except results_file.Unreadable as error:
-            raise _not_read_back() from error
+            raise _not_read_back(path) from error
     verification = dataclasses.replace(verification, groups=Results(groups))
     verification.verdict["config"] = run.config
     if context.elsewhere is not None:
@@ -235,9 +235,10 @@ def judge_written(
     return verification
 
 
-def _not_read_back() -> OSError:
+def _not_read_back(path: Path) -> OSError:
     # It was written a moment ago: the machine lost it, and neither the theorem nor its user did.
-    return OSError(errno.EIO, "cannot be read back as it was written", results_file.NAME)
+    name = os.fspath(path.with_name(results_file.NAME))
+    return OSError(errno.EIO, "cannot be read back as it was written", name)
 
 
 def judged(theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: str) -> Verification:
