@@ -214,31 +214,24 @@ def judge_written(
         BadInput: an array that a claim reads is missing, or is none that can be compared.
         OSError: the file is not what was written.
     """
-    with contextlib.ExitStack() as opened:
-        try:
+    try:
+        with contextlib.ExitStack() as opened:
             saved = results_file.read(path)
-        except results_file.Unreadable as error:
-            raise _not_read_back(path) from error
-        for dataset in saved.values():
-            opened.enter_context(dataset)
-        try:
+            for dataset in saved.values():
+                opened.enter_context(dataset)
             verification = judged(run.concerned, saved, run.dtype)
-        except MissingArray as error:
-            first = run.experiment.scenarios[0]
-            raise BadInput(f"{place(first.measure)}: {error}") from error
-        except results_file.Unreadable as error:
-            raise _not_read_back(path) from error
+    except MissingArray as error:
+        first = run.experiment.scenarios[0]
+        raise BadInput(f"{place(first.measure)}: {error}") from error
+    except results_file.Unreadable as error:
+        # It was written a moment ago: the machine lost it, neither the theorem nor its user did.
+        name = os.fspath(path.with_name(results_file.NAME))
+        raise OSError(errno.EIO, "cannot be read back as it was written", name) from error
     verification = dataclasses.replace(verification, groups=Results(groups))
     verification.verdict["config"] = run.config
     if context.elsewhere is not None:
         verification.verdict["environment"]["workers"] = context.elsewhere.workers()
     return verification
-
-
-def _not_read_back(path: Path) -> OSError:
-    # It was written a moment ago: the machine lost it, and neither the theorem nor its user did.
-    name = os.fspath(path.with_name(results_file.NAME))
-    return OSError(errno.EIO, "cannot be read back as it was written", name)
 
 
 def judged(theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: str) -> Verification:
