@@ -37,6 +37,26 @@ class Linked(OSError):
         super().__init__(errno.ELOOP, "a symbolic link, wanted a file or folder", os.fspath(path))
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let the error of what is done by a handle name its file: a path that can be looked for.
+
+    Example:
+        >>> with naming(Path("folder")):
+        ...     raise OSError(errno.EIO, "Input/output error")
+        Traceback (most recent call last):
+        OSError: [Errno 5] Input/output error: 'folder'
+    """
+    try:
+        yield
+    except OSError as error:
+        # The error of a file has no name, of an open folder its number, of a name in it that alone.
+        name = error.filename if isinstance(error.filename, str) else ""
+        if not os.path.dirname(name):
+            error.filename = os.path.join(path, name) if name else os.fspath(path)
+        raise
+
+
 # Scratch ------------------------------------------------------------------------------------------
 
 _UNDERWAY: set[Path] = set()
@@ -54,7 +74,8 @@ def scratch(folder: Path, suffix: str) -> Path:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
         _UNDERWAY.add(path)
         try:
-            os.close(handle)  # where a full disk may be noticed
+            with naming(path):
+                os.close(handle)  # where a full disk may be noticed
         except OSError:
             _remove_underway(path)
             raise
@@ -119,7 +140,8 @@ def remove_scratch(folder: Path) -> None:
         >>> list(folder.iterdir())
         []
     """
-    with _opened(folder.resolve()) as handle:  # the name that the caller gave may itself be a link
+    folder = folder.resolve()  # the name that the caller gave may itself be a link
+    with naming(folder), _opened(folder) as handle:
         _remove_files(handle, SCRATCH)
 
 
@@ -338,7 +360,7 @@ def refuse_links(folder: Path, names: Iterable[str] | None = None) -> None:
             if path.is_symlink():
                 raise Linked(path)
         return
-    with os.scandir(folder) as entries:
+    with naming(folder), os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_symlink():
                 raise Linked(entry.path)
@@ -396,7 +418,7 @@ def clear(folder: Path, *names: str, unless: str = "") -> None:
     """
     if not (folder / MARK).is_file():
         return
-    with _opened(folder) as handle:
+    with naming(folder), _opened(folder) as handle:
         _clear(handle, names, unless)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lrdyn.system.whole_files import replacing
+from lrdyn.system.whole_files import naming, replacing
 
 
 class InUse(Exception):
@@ -35,7 +35,8 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         try:
             # Not ``lockf``, whose locks end as soon as this process closes any handle of the file.
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with naming(folder):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InUse(f"{folder} is in use by another run") from None
         yield

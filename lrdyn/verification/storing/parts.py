@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -34,6 +33,7 @@ class Store(NamedTuple):
         path = self._path(key)
         try:
             with (
+                whole_files.naming(path),
                 guarded.opened(path, links=False) as file,
                 guarded.reading(path, "a part"),
                 zipfile.ZipFile(file) as archive,
@@ -56,9 +56,7 @@ class Store(NamedTuple):
                 return arrays
         except FileNotFoundError:
             return None
-        except OSError as error:
-            # The error of a failed read has no file name.
-            error.filename = error.filename or os.fspath(path)
+        except OSError:
             raise
         except Exception as error:  # a damaged archive raises whatever its reader runs into
             whole_files.set_aside(path, error, self.note)

@@ -17,6 +17,7 @@ import numpy as np
 
 from lrdyn.data import guarded, hdf5
 from lrdyn.data.guarded import Refused
+from lrdyn.system import whole_files
 from lrdyn.verification.storing import files, netcdf, verdict_schema
 
 if TYPE_CHECKING:
@@ -145,13 +146,10 @@ def checksum(path: Path) -> str:
         OSError: there is no such file, or the machine could not read it.
     """
     try:
-        with guarded.opened(path) as file:
+        with whole_files.naming(path), guarded.opened(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except Refused as error:
         raise Damaged(path, error.why) from None
-    except OSError as error:
-        error.filename = os.fspath(path)  # a failed read names none
-        raise
 
 
 def environment(dtype: str) -> dict[str, Any]:
