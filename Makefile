@@ -34,7 +34,7 @@ INSTALL = $(PIP) install --quiet --no-deps --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env verify report test tools referee notebooks figures lint format bench faults fuzz mutants lock encoder aot docs release coverage clean interpreter
+.PHONY: help env verify refresh report test tools referee notebooks figures lint format bench faults fuzz mutants lock encoder aot docs release coverage clean interpreter
 
 help: ## this list
 	@echo "usage: [PYTHON=python3.13] make TARGET"
@@ -52,6 +52,9 @@ verify: $(READY) ## every theorem at its quick preset, the quick figures and tab
 	echo "verify: theorems $$(said $$theorems), figures $$(said $$figures)," \
 		"their numbers $$(said $$numbers)"; \
 	[ $$theorems -eq 0 ] && [ $$figures -eq 0 ] && [ $$numbers -eq 0 ]
+
+refresh: $(READY) ## what the pages list of the theorems, from results and the registry
+	@$(RUN) -m docs.refresh results
 
 report: $(READY) ## one page of what `make verify` left: results/report.html
 	@$(RUN) -m lrdyn report results $(ARGS)

@@ -66,7 +66,7 @@ def verdicts(tiny: bool) -> Pieces:
     names = ("corollary1",) if tiny else tuple(REGISTRY)
     return {
         f"{name} {precision}": partial(
-            verdict, name, asked, {**steps.TINY[name], "seeds": 1} if tiny else {}
+            verdict, name, asked, {**steps.smallest(name), "seeds": 1} if tiny else {}
         )
         for name in names
         for precision, asked in PRECISIONS.items()

@@ -28,17 +28,6 @@ from lrdyn.verification.running.work import DEFAULT
 from lrdyn.verification.stating.statement import Experiment
 from paper_figs import table1_memory
 
-TINY: dict[str, dict[str, Any]] = {
-    "theorem1": {"depth": (2,), "weight_decay": (0.1,)},
-    "theorem2": {"dim": (9,), "depth": (3,), "rank": (2,), "steps": 25},
-    "corollary1": {"dim": (9,), "depth": (3,), "rank": (2,), "steps": 25},
-    "completion": {},
-    "theorem3": {"rows": (6,), "cols": (8,), "keep_prob": (0.5,)},
-    "theorem4": {"rows": (6,), "cols": (8,), "period": (10,), "steps": 40},
-    "galore": {"rows": (6,), "cols": (8,), "period": (10,), "steps": 40},
-    "lora": {"adapter_scale": (2.0,), "rate_ratio": (4.0,), "init_scale": (1.0,)},
-}
-"""Settings at which a theorem is compiled in seconds."""
 LANES = 16
 """Points of a chunk, each another seed."""
 
@@ -54,6 +43,12 @@ class Step(NamedTuple):
     """Whether JAX has 64-bit numbers where it is traced, lowered and compiled."""
 
 
+def smallest(name: str) -> dict[str, Any]:
+    """Settings at which a theorem is compiled in seconds: of each small value the first."""
+    small = theorem(name).small.items()
+    return {flag: value[:1] if isinstance(value, tuple) else value for flag, value in small}
+
+
 def traced_jobs(experiment: Experiment, **settings: Any) -> Iterator[Job]:
     """All sweeps of an experiment whose functions are traced, of claims and of controls."""
     run = run_of(experiment, **settings)
@@ -66,7 +61,7 @@ def traced_jobs(experiment: Experiment, **settings: Any) -> Iterator[Job]:
 def main_job(name: str, precision: str, **settings: Any) -> Job:
     """The sweep of a theorem that carries its verdict: its first traced scenario over seeds."""
     stated = theorem(name)
-    run = run_of(stated, **{**TINY[name], **settings})
+    run = run_of(stated, **{**smallest(name), **settings})
     first = next(s for s in run.concerned.scenarios if s.traced and not s.trains)
     plan = planned_claims(stated, first, run.settings, range(LANES), "/", precision)
     return job_for(stated, plan, run.settings, True)

@@ -1,15 +1,26 @@
-"""Write ``results.md`` from theorems and verdicts: ``python -m docs.refresh [RESULTS]``."""
+"""Write what the pages list of the theorems: ``make refresh``.
 
+Between ``<!-- NAME, written by make refresh -->`` and ``<!-- end -->`` of any page stands what
+:data:`TABLES` has of that name, from the registry, the theorems and the files. ``results.md`` is
+written from the newest verdicts in a folder of results, ``python -m docs.refresh [RESULTS]``; a
+theorem without one keeps its section.
+"""
+
+import ast
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lrdyn.registry import theorems
+from lrdyn.registry import REGISTRY, theorems
+from lrdyn.studies import studies
+from lrdyn.verification.stating.flags import typed
 from lrdyn.verification.stating.statement import Claim, Scenario, Theorem
+from paper_figs import EXHIBITS
 
+ROOT = Path(__file__).parents[1]
 PAGE = Path(__file__).with_name("results.md")
 HEADER = (
     "claim",
@@ -31,7 +42,7 @@ brackets those that theory's number of steps does not decide), the worst residua
 with its tolerance ([how a verdict is reached](claims.md)), and its controls with the smallest
 residual that each left in float64. A control must leave ten tolerances or more, that of a
 statistical claim one. The residual of a statistical claim is `-log10 p` of its test. This page is
-written by `python -m docs.refresh` from the theorems and from the verdicts of a run.
+written by `make refresh` from the theorems and from the verdicts of a run.
 Each section names the pages that derive its claims.
 """
 
@@ -83,32 +94,30 @@ def cells(claim: Claim, scenario: Scenario, entries: Mapping[str, Any]) -> tuple
     )
 
 
-def title(theorem: Theorem) -> str:
-    """Its name as words."""
-    return re.sub(r"(\d)", r" \1", theorem.name).capitalize()
+def pages_of(name: str) -> list[Path]:
+    """The pages in ``docs/theorems`` whose command is that of an experiment, its own first."""
+    command = re.compile(rf"`python -m experiments\.{name}`")
+    pages = (PAGE.parent / "theorems").glob("*.md")
+    mine = (page for page in pages if command.match(page.read_text().splitlines()[2]))
+    return sorted(mine, key=lambda page: (page.stem != name, page.stem))
 
 
-def derivations(name: str) -> Iterator[str]:
-    """Items of a list: the pages in ``docs/theorems`` whose command is that of a theorem."""
-    pages = sorted(
-        (PAGE.parent / "theorems").glob("*.md"), key=lambda page: (page.stem != name, page.stem)
-    )
-    for page in pages:
-        heading, _, command, *_ = page.read_text().splitlines()
-        if command.startswith(f"`python -m experiments.{name}`"):
-            yield f"- [{heading.removeprefix('# ')}](theorems/{page.name})"
+def heading(page: Path) -> str:
+    """The first line of a page."""
+    return page.read_text().partition("\n")[0].removeprefix("# ")
 
 
 def section(theorem: Theorem, verdict: Mapping[str, Any]) -> Iterator[str]:
     """Lines about one theorem."""
     entries = {entry["id"]: entry for entry in verdict["claims"]}
-    yield f"## {title(theorem)}"
+    yield f"## {theorem.title}"
     yield ""
     yield f"`python -m experiments.{theorem.name}`: {theorem.summary}."
     yield ""
     yield "Derived on these pages:"
     yield ""
-    yield from derivations(theorem.name)
+    for page in pages_of(theorem.name):
+        yield f"- [{heading(page)}](theorems/{page.name})"
     yield ""
     yield row(HEADER)
     yield "|" + "---|" * len(HEADER)
@@ -117,21 +126,38 @@ def section(theorem: Theorem, verdict: Mapping[str, Any]) -> Iterator[str]:
             yield row(cells(claim, scenario, entries))
 
 
-def written(verdicts: Verdicts) -> str:
-    """The whole page."""
+def sections(text: str) -> dict[str, str]:
+    """Name of a theorem -> its section of the page of results."""
+    parts = re.split(r"(?m)^(?=## )", text)[1:]
+    command = re.compile(r"`python -m experiments\.(\w+)`")
+    return {found[1]: part for part in parts if (found := command.search(part))}
+
+
+def written(verdicts: Verdicts, before: str = "") -> str:
+    """The whole page of results.
+
+    Args:
+        verdicts: those that there are.
+        before: the page as it was, of which a theorem without a verdict keeps its section.
+    """
     environment = next(iter(verdicts.values()))["environment"]
     text = INTRODUCTION.format(jax=environment["jax"], platform=environment["platform"].upper())
+    kept = sections(before)
     for theorem in theorems():
-        text += "\n" + "\n".join(section(theorem, verdicts[theorem.name])) + "\n"
+        if theorem.name in verdicts:
+            text += "\n" + "\n".join(section(theorem, verdicts[theorem.name])) + "\n"
+        elif theorem.name in kept:
+            text += "\n" + kept[theorem.name].rstrip() + "\n"
     return text
 
 
 def newest(results: Path) -> Verdicts:
-    """The newest verdict of each theorem in a folder of results."""
+    """The newest verdict of each theorem of which a folder of results has one."""
     by_theorem = {}
     for theorem in theorems():
         paths = sorted(results.glob(f"{theorem.name}/*/verdict.json"), key=_age)
-        by_theorem[theorem.name] = json.loads(paths[-1].read_text())
+        if paths:
+            by_theorem[theorem.name] = json.loads(paths[-1].read_text())
     return by_theorem
 
 
@@ -139,5 +165,111 @@ def _age(path: Path) -> float:
     return path.stat().st_mtime
 
 
+# Tables -------------------------------------------------------------------------------------------
+
+
+def theorem_table() -> Iterator[str]:
+    """What each theorem and study says, its command and its figures."""
+    yield from ("| theorem or study | says | command | figures |", "|---|---|---|---|")
+    for one in (*theorems(), *studies()):
+        shown = ", ".join(f"`{exhibit.name}`" for exhibit in EXHIBITS if one.name in exhibit.shows)
+        yield row((f"`{one.name}`", one.summary, f"`python -m experiments.{one.name}`", shown))
+
+
+def flag_table() -> Iterator[str]:
+    """The flags of all theorems, what they mean, and to which theorems it."""
+    yield from ("| flag | symbol | meaning | values |", "|---|---|---|---|")
+    stated = [(one, flag) for one in theorems() for flag in one.flags]
+    for name in dict.fromkeys(flag.name for _, flag in stated):
+        mine = [(one, flag) for one, flag in stated if flag.name == name]
+        symbols = ", ".join(dict.fromkeys(flag.symbol for _, flag in mine if flag.symbol))
+        values = "; ".join(dict.fromkeys(flag.wanted() for _, flag in mine))
+        meanings: dict[str, list[str]] = {}
+        for one, flag in mine:
+            meanings.setdefault(flag.help, []).append(one.name)
+        said = "; ".join(f"{', '.join(of)}: {text}" for text, of in meanings.items())
+        yield row((f"`{typed(name)}`", symbols, said, values))
+
+
+def page_table() -> Iterator[str]:
+    """The pages of each theorem, and those of studies that have one among them."""
+    yield from ("| item | pages | command |", "|---|---|---|")
+    for one in (*theorems(), *studies()):
+        links = [f"[{heading(page)}](theorems/{page.name})" for page in pages_of(one.name)]
+        if links:
+            yield row((one.title, "<br>".join(links), f"`python -m experiments.{one.name}`"))
+
+
+def room_table() -> Iterator[str]:
+    """The files of formulas in the room of each theorem, with what they say of themselves."""
+    yield from ("| item | file in `lrdyn/` | what stands there |", "|---|---|---|")
+    for one in theorems():
+        for path in sorted((ROOT / "lrdyn" / room_of(one.name)).glob("*.py")):
+            usual = path.stem in ("__init__", "figures", "statement")
+            if not usual and not path.stem.endswith("_claims"):
+                said = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+                yield row((one.title, f"`{path.parent.name}/{path.name}`", said.rstrip(".")))
+
+
+def room_of(name: str) -> str:
+    """The folder of a theorem in ``lrdyn/``."""
+    return REGISTRY[name].split(".")[1]
+
+
+def toctree() -> Iterator[str]:
+    """The pages of theorems in the table of contents of the site."""
+    yield from (":::{toctree}", ":caption: Theorems", ":hidden:", "theory")
+    for one in (*theorems(), *studies()):
+        yield from (f"theorems/{page.stem}" for page in pages_of(one.name))
+    yield from ("results", ":::")
+
+
+def share_table() -> Iterator[str]:
+    """Which share of random points is judged, of theorems with a committed log."""
+    log = json.loads((ROOT / "tests" / "data" / "configurations.json").read_text())["theorems"]
+    yield from ("| theorem | points judged |", "|---|---|")
+    for name in (name for name in REGISTRY if name in log):
+        yield row((f"`{name}`", f"{log[name]['share']:.0%}"))
+
+
+TABLES: Mapping[str, Callable[[], Iterator[str]]] = {
+    "theorems": theorem_table,
+    "pages": page_table,
+    "rooms": room_table,
+    "contents": toctree,
+    "shares": share_table,
+    "flags": flag_table,
+}
+"""Name in a marker -> the lines behind it."""
+MARKED = re.compile(r"(<!-- (\w+), written by make refresh -->\n).*?(<!-- end -->)", re.S)
+
+
+def refreshed(text: str) -> str:
+    """A page with its tables as they should be.
+
+    Raises:
+        KeyError: a marker names no table.
+    """
+
+    def table(found: re.Match[str]) -> str:
+        return f"{found[1]}\n{chr(10).join(TABLES[found[2]]())}\n\n{found[3]}"
+
+    return MARKED.sub(table, text)
+
+
+def marked_pages() -> list[Path]:
+    """Pages with a marker."""
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    return [page for page in sorted(pages) if MARKED.search(page.read_text())]
+
+
+def main(results: Path) -> None:
+    """Write all of it."""
+    if verdicts := newest(results):
+        PAGE.write_text(written(verdicts, PAGE.read_text()))
+    for page in marked_pages():
+        page.write_text(refreshed(page.read_text()))
+
+
 if __name__ == "__main__":
-    PAGE.write_text(written(newest(Path(sys.argv[1] if len(sys.argv) > 1 else "results"))))
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "results"))

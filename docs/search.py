@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from docs.refresh import row, title
+from docs.refresh import row
 from lrdyn.commands.search import FILE, above, short
 from lrdyn.registry import theorems
 
@@ -131,7 +131,7 @@ def written(results: Path) -> str:
     for heading, kind, lines in parts:
         text += f"\n## {heading}\n"
         for name, search in newest(results, kind).items():
-            text += f"\n### {title(known[name])}{' beyond' if kind == 'beyond' else ''}\n\n"
+            text += f"\n### {known[name].title}{' beyond' if kind == 'beyond' else ''}\n\n"
             text += "\n".join(lines(search)) + "\n"
     return text
 

@@ -1,12 +1,13 @@
 """Low-rank learning dynamics: theorems, checked on the code that runs.
 
 The names that the README uses are here; the rest is reached by the items of the survey, as in
-``lrdyn.theorem2.blocks``. Rooms that draw, train studies or run commands are imported when they are
-asked for.
+``lrdyn.theorem2.blocks``. Rooms of theorems, and those that draw, train studies or run commands,
+are imported when they are asked for.
 """
 
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from types import ModuleType
 
 from lrdyn.system import interrupts, memory_limit
@@ -15,18 +16,10 @@ with interrupts.importing():
     memory_limit.require(memory_limit.IMPORTING)
     from lrdyn import (
         adapters,
-        completion,
         core,
-        corollary1,
         data,
         diagnosis,
-        galore,
-        lora,
         networks,
-        theorem1,
-        theorem2,
-        theorem3,
-        theorem4,
         training,
         verification,
     )
@@ -94,9 +87,7 @@ __all__ = [
     "__version__",
     "adapters",
     "at_least",
-    "completion",
     "core",
-    "corollary1",
     "data",
     "diagnose",
     "diagnosis",
@@ -105,11 +96,9 @@ __all__ = [
     "expand",
     "factorization_loss",
     "frame",
-    "galore",
     "gaussian_layers",
     "gradient_descent",
     "listed",
-    "lora",
     "low_rank_descent",
     "low_rank_target",
     "networks",
@@ -127,10 +116,6 @@ __all__ = [
     "singular_values",
     "spaced_singular_values",
     "sweep",
-    "theorem1",
-    "theorem2",
-    "theorem3",
-    "theorem4",
     "tolerance",
     "training",
     "truncated_gaussian_target",
@@ -141,10 +126,8 @@ __all__ = [
     "zipped",
 ]
 
-_ON_DEMAND = ("commands", "figures", "studies")
-
 
 def __getattr__(name: str) -> ModuleType:
-    if name in _ON_DEMAND:
-        return import_module(f"lrdyn.{name}")
-    raise AttributeError(f"module 'lrdyn' has no attribute {name!r}")
+    if not name.startswith("_") and find_spec(f"{__name__}.{name}"):
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

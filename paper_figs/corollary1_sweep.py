@@ -42,6 +42,7 @@ def draw(dataset: xr.Dataset) -> Any:
 
 FIGURE = Figure(
     name="corollary1",
+    shows=("corollary1",),
     title="Corollary 1 over depth, rank and init scale",
     caption=CAPTION,
     notes=NOTES,

@@ -389,6 +389,7 @@ def plot_shares(ax: Any, dataset: xr.Dataset) -> None:
 
 FIGURE = Figure(
     name="fig01",
+    shows=("weight_updates", "theorem2"),
     title="Weight updates: an exact edge on whitened images, a decay without one elsewhere",
     caption=CAPTION,
     sources=sources,

@@ -387,6 +387,7 @@ def plot_ends(ax: Any, run: xr.Dataset, *, with_limit: bool) -> None:
 
 FIGURE = Figure(
     name="fig02",
+    shows=("dropout_spectra", "theorem3"),
     title="What dropout does to the rank of the last activations, raw and balanced",
     caption=CAPTION,
     sources=sources,

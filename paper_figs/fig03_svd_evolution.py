@@ -342,6 +342,7 @@ def _label_values(ax: Any, dataset: xr.Dataset) -> None:
 
 FIGURE = Figure(
     name="fig03",
+    shows=("theorem2",),
     title="SVD of the first layer during deep matrix factorisation",
     caption=CAPTION,
     notes=NOTES,

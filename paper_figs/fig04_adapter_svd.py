@@ -309,6 +309,7 @@ def plot_gaps(ax: Any, dataset: xr.Dataset) -> None:
 
 FIGURE = Figure(
     name="fig04",
+    shows=("adapters", "lora"),
     title="SVD of a deep adapter of one value matrix",
     caption=CAPTION,
     notes=NOTES,

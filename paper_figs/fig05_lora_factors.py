@@ -192,6 +192,7 @@ def toy_look(place: int) -> dict[str, Any]:
 
 FIGURE = Figure(
     name="fig05",
+    shows=("adapters", "lora"),
     title="LoRA's factors, one rate and two",
     caption=CAPTION,
     notes=NOTES,

@@ -383,6 +383,7 @@ def draw(dataset: xr.Dataset) -> Any:
 
 FIGURE = Figure(
     name="fig06",
+    shows=("corollary1", "completion"),
     title="The compressed network follows the full one",
     caption=CAPTION,
     notes=NOTES,

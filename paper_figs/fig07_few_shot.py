@@ -261,6 +261,7 @@ def plot_ranks(ax: Any, ranks: xr.DataArray, by_chance: xr.DataArray) -> None:
 
 FIGURE = Figure(
     name="fig07",
+    shows=("adapters",),
     title="Adapters on few examples",
     caption=CAPTION,
     notes=NOTES,

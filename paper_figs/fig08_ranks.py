@@ -178,6 +178,7 @@ def plot_task(places: Mapping[paired.Panel, Any], values: xr.Dataset, task: str)
 
 FIGURE = Figure(
     name="fig08",
+    shows=("adapters",),
     title="Adapters over the rank",
     caption=CAPTION,
     notes=NOTES,

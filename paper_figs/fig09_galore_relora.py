@@ -428,6 +428,7 @@ def draw(dataset: xr.Dataset) -> Any:
 
 FIGURE = Figure(
     name="fig09",
+    shows=("theorem4",),
     title="GaLore is ReLoRA with a frozen factor",
     caption=CAPTION,
     notes=NOTES,

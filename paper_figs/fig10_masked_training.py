@@ -377,6 +377,7 @@ def draw(dataset: xr.Dataset) -> Any:
 
 FIGURE = Figure(
     name="fig10",
+    shows=("theorem3",),
     title="Masked training: dropout is a nuclear norm, masked inputs are a ridge",
     caption=CAPTION,
     notes=NOTES,

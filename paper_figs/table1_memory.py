@@ -365,6 +365,7 @@ def _section(dataset: xr.Dataset, quantity: str) -> list[list[Cell]]:
 
 TABLE = Table(
     name="table1",
+    shows=("theorem4",),
     title="Memory of full training, LoRA, ReLoRA and GaLore",
     caption=CAPTION,
     sources=drawn_from(MEMORY),

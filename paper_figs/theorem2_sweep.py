@@ -43,6 +43,7 @@ def draw(dataset: xr.Dataset) -> Any:
 
 FIGURE = Figure(
     name="theorem2",
+    shows=("theorem2",),
     title="Theorem 2 over depth, rank and init scale",
     caption=CAPTION,
     notes=NOTES,

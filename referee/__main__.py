@@ -1,76 +1,28 @@
 """``python -m referee FOLDER ...``: both sides of every claim again, by NumPy, from results.nc.
 
 A folder holds one run (``results.nc`` and ``verdict.json``), or runs below it. The status is 0 if
-every claim agrees with its verdict, or is among those that nobody computes again, which the table
-names with the reason, and if verdict.json says what its own numbers and ``results.nc`` do. It is 1
-if a claim does not agree, or is called true and could not be computed again; 2 for what is no run.
+every claim agrees with its verdict, or is of a study, whose file here says why nothing of it is
+computed again, and if verdict.json says what its own numbers and ``results.nc`` do. It is 1 if a
+claim does not agree, or is called true and could not be computed again; 2 for what is no run.
 """
 
 import argparse
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from referee import (
-    completion,
-    compression,
-    critical_points,
-    dropblock,
-    dropout,
-    dropout_training,
-    galore,
-    gradient_rank,
-    lora,
-    masked_autoencoder,
-    masks,
-    memory,
-    minimisers,
-    optimizers,
-    several_layers,
-    theorem2,
-    trajectories,
-)
 from referee.machine import another_blas
 from referee.redone import Claim, Redone, largest
 from referee.results import Point, SavedScenario, scenarios
 from referee.words import contradictions
-
-MODULES = {
-    "theorem1": (minimisers, critical_points),
-    "theorem2": (theorem2,),
-    "corollary1": (compression,),
-    "completion": (completion,),
-    "theorem3": (masks, dropout, several_layers, dropout_training, dropblock, masked_autoencoder),
-    "theorem4": (trajectories, memory, optimizers, gradient_rank),
-    "galore": (galore, memory),
-    "lora": (lora,),
-}
-"""Command -> what computes its claims again; a scenario can be divided among several."""
-
-EVERY = tuple(dict.fromkeys(module for modules in MODULES.values() for module in modules))
-
-CLAIMS: dict[str, dict[str, Claim]] = {}
-"""Scenario -> claim -> both of its sides."""
-DIVERGES: dict[str, Callable[[Point], bool]] = {}
-"""Scenario -> whether the run of a point diverges, where it can."""
-for module in EVERY:
-    for scenario, claims in module.CLAIMS.items():
-        CLAIMS.setdefault(scenario, {}).update(claims)
-    DIVERGES |= getattr(module, "DIVERGES", {})
-
-STUDY = "a study, no theorem: what it trains is not trained again"
-NOT_REDONE = {
-    "adapters": STUDY,  # a transformer, among others
-    "dropout_spectra": STUDY,
-    "real_updates": STUDY,
-    "weight_updates": STUDY,
-}
-"""Command or claim -> why it is not computed again. There is no other without a referee."""
 
 ROOM = 4.0
 """Largest distance of two computations of one side, in units of the rounding of one: both are
@@ -107,6 +59,44 @@ class Line(NamedTuple):
     """The last cell: in capital letters where something is wrong."""
     agrees: bool | None
     """None: not computed again."""
+
+
+class Referee(NamedTuple):
+    """What computes the claims of a theorem again."""
+
+    claims: Mapping[str, Mapping[str, Claim]]
+    """Scenario -> claim -> both of its sides."""
+    diverges: Mapping[str, Callable[[Point], bool]]
+    """Scenario -> whether the run of a point diverges, where it can."""
+    reason: str = ""
+    """Why nothing is computed again, of what trains."""
+
+    def where(self, claim: str, scenarios: Iterable[str]) -> str | None:
+        """The scenario of a claim, whose id belongs to one scenario of a theorem."""
+        return next((name for name in scenarios if claim in self.claims.get(name, {})), None)
+
+
+@cache
+def referee_of(command: str) -> Referee:
+    """The referee of a theorem or a study: ``referee/NAME.py``, if there is one.
+
+    Example:
+        >>> "loss" in referee_of("theorem2").claims["factorization"]
+        True
+        >>> referee_of("my_theorem").claims
+        {}
+    """
+    name = f"referee.{command}"
+    if not command.isidentifier() or find_spec(name) is None:
+        return Referee({}, {})
+    module = import_module(name)
+    found = (getattr(module, part, {}) for part in ("CLAIMS", "DIVERGES"))
+    return Referee(*found, getattr(module, "NOT_REDONE", ""))
+
+
+def never(point: Point) -> bool:
+    """Whether a run that cannot diverge does."""
+    return False
 
 
 class ClaimAtPoint(NamedTuple):
@@ -148,13 +138,14 @@ class ClaimAtPoint(NamedTuple):
         return largest(part.saved_residual for part in self.parts)
 
 
-def redone(claim: Claim, scenario: SavedScenario) -> list[ClaimAtPoint]:
-    """Compute a claim at every point whose hypotheses are met."""
-    diverges = DIVERGES.get(scenario.name)
+def redone(
+    claim: Claim, scenario: SavedScenario, diverges: Callable[[Point], bool] = never
+) -> list[ClaimAtPoint]:
+    """Compute a claim at every point whose hypotheses are met, and whose run does not diverge."""
     computed = []
     for point in scenario.points:
         # Computed here: a file that says so of a run that does not would excuse any number.
-        if diverges and diverges(point):
+        if diverges(point):
             continue
         both = claim(point)
         steps = max(point.times) if "steps" in point.case else 0
@@ -179,7 +170,12 @@ def owed(entry: Mapping[str, Any], points: int) -> int:
     return max(0, points - (judged["drawn"] - judged["judged"]))
 
 
-def line(entry: Mapping[str, Any], claim: Claim, scenario: SavedScenario) -> Line:
+def line(
+    entry: Mapping[str, Any],
+    claim: Claim,
+    scenario: SavedScenario,
+    diverges: Callable[[Point], bool] = never,
+) -> Line:
     """Compare a claim of a verdict with both of its sides computed here."""
     name, theirs, holds = entry["id"], entry["residual"], entry["holds"]
     # A claim that is called true must be computed, whatever the file says of why it cannot be.
@@ -190,7 +186,7 @@ def line(entry: Mapping[str, Any], claim: Claim, scenario: SavedScenario) -> Lin
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
-            computed = redone(claim, scenario)
+            computed = redone(claim, scenario, diverges)
         except DAMAGE as error:
             return nothing._replace(
                 said=f"CANNOT BE COMPUTED: {type(error).__name__}", agrees=False
@@ -245,17 +241,10 @@ def difference(
     return ""
 
 
-def not_redone(command: str, entry: Mapping[str, Any]) -> Line:
-    """Line of a claim that no function here computes again."""
-    reason = NOT_REDONE.get(entry["id"]) or NOT_REDONE.get(command)
+def not_redone(entry: Mapping[str, Any], reason: str) -> Line:
+    """Line of a claim that no function here computes again, for this reason or for none."""
     remark, agrees = (reason, None) if reason else ("NO REFEREE OF THIS CLAIM", False)
     return Line(entry["id"], entry["residual"], None, 0, 0, remark, agrees)
-
-
-def claims_of(command: str, scenario: str) -> Iterator[str]:
-    """The claims of a scenario of a command."""
-    for module in MODULES.get(command, ()):
-        yield from module.CLAIMS.get(scenario, ())
 
 
 def read_verdict(folder: Path) -> dict[str, Any]:
@@ -266,17 +255,17 @@ def read_verdict(folder: Path) -> dict[str, Any]:
 def lines(folder: Path) -> list[Line]:
     """Every claim of one run that is no control, those that its verdict does not mention, too."""
     verdict, saved = read_verdict(folder), scenarios(folder / "results.nc")
-    where = {claim: name for name in saved for claim in CLAIMS.get(name, ())}
+    mine = referee_of(verdict["name"])
     compared = []
     for entry in verdict["claims"]:
         if entry["kind"] in ("control", "finding"):
             continue
-        # A claim id belongs to one scenario of a theorem.
-        name = where.get(entry["id"])
+        name = mine.where(entry["id"], saved)
         if name is None:
-            compared.append(not_redone(verdict["name"], entry))
+            compared.append(not_redone(entry, mine.reason))
         else:
-            compared.append(line(entry, CLAIMS[name][entry["id"]], saved[name]))
+            claim, diverges = mine.claims[name][entry["id"]], mine.diverges.get(name, never)
+            compared.append(line(entry, claim, saved[name], diverges))
     if another_blas(verdict.get("environment", {})):
         # It turns and flips singular vectors.
         compared = [
@@ -287,7 +276,7 @@ def lines(folder: Path) -> list[Line]:
     return compared + [
         Line(claim, None, None, 0, 0, "NOT IN THE VERDICT", False)
         for name in saved
-        for claim in claims_of(verdict["name"], name)
+        for claim in mine.claims.get(name, ())
         if claim not in known
     ]
 

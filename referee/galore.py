@@ -8,6 +8,7 @@ from scipy.linalg import svd
 
 from referee.descent import diverged
 from referee.low_rank import LowRankCase, Map, galore, relora
+from referee.memory import OF_OPTAX
 from referee.networks import Slope
 from referee.optimizers import Rule, adam, begun, momentum, sgd
 from referee.redone import EPS, Claim, Redone, largest, roundings, saved_sides
@@ -273,6 +274,7 @@ CLAIMS: dict[str, dict[str, Claim]] = {
         "optax_precise": optax_precise,
         "optax_decay": optax_decay,
     },
+    "optax_state": OF_OPTAX,
 }
 """Scenario -> claim -> both of its sides."""
 DIVERGES = {"optax": diverges}

@@ -126,6 +126,7 @@ def optax_held(point: Point) -> Redone:
 
 CLAIMS: dict[str, dict[str, Claim]] = {
     "memory": {"weights_held": weights_held, "state_held": state_held},
-    "optax_state": {"optax_shapes": optax_shapes, "optax_held": optax_held},
 }
 """Scenario -> claim -> both of its sides."""
+OF_OPTAX: dict[str, Claim] = {"optax_shapes": optax_shapes, "optax_held": optax_held}
+"""Claims of what optax's GaLore holds."""

@@ -6,6 +6,7 @@ itself, by a second descent from a disturbed start.
 """
 
 from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -132,3 +133,19 @@ def saved_as(mine: Any, saved: Any, *, condition: float = 1.0) -> Redone:
 
 Claim = Callable[[Point], "Redone | Iterable[Redone] | None"]
 """A claim at a point; None where its hypotheses are not met."""
+
+
+def together(*parts: ModuleType) -> tuple[dict[str, dict[str, Claim]], dict[str, Any]]:
+    """The claims of a theorem that several files compute again, and which of its runs diverge.
+
+    Args:
+        *parts: the files, each with ``CLAIMS`` and where runs can diverge with ``DIVERGES``. Two
+            may have claims of one scenario.
+    """
+    claims: dict[str, dict[str, Claim]] = {}
+    diverges: dict[str, Any] = {}
+    for part in parts:
+        for scenario, mine in part.CLAIMS.items():
+            claims.setdefault(scenario, {}).update(mine)
+        diverges |= getattr(part, "DIVERGES", {})
+    return claims, diverges

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import xarray as xr
 
 from lrdyn.figures import exhibits, rendering
+from lrdyn.registry import theorem
 from lrdyn.system import interrupts
 from lrdyn.verification.running.jobs import OLDER_KERNELS
+from lrdyn.verification.stating.flags import typed
 from lrdyn.verification.storing import results_file
 from tests import forked, programs
 
@@ -29,25 +32,21 @@ UNOPTIMIZED = {"xla_backend_optimization_level": 0} | (
 )
 XLA_FLAGS = " ".join(f"--{name}={int(value)}" for name, value in UNOPTIMIZED.items())
 """For the programs of the tests: most of their time is XLA's, which then compiles twice as fast."""
-# Of a size at which a scale shows its exponent: all powers of 1 are 1.
-SCALED = ["--target-scale", "0.7", "--seeds", "1"]
-DEEP = ["--dim", "9", "--depth", "3", "--rank", "2", "--steps", "1000", *SCALED]
-DECAYED = ["--depth", "2", "3", "--weight-decay", "0", "0.1", *SCALED]
-MASKED = ["--rows", "6", "--cols", "8", "--keep-prob", "0.5", "0.7", "--seeds", "1"]
-LOW_RANK = ["--rows", "6", "--cols", "8", "--period", "10", "--steps", "40", "--seeds", "1"]
-TINY = {
-    "theorem1": DECAYED,
-    "theorem2": DEEP,
-    "corollary1": DEEP,
-    "completion": ["--seeds", "1"],
-    "theorem3": MASKED,
-    "theorem4": LOW_RANK,
-    "galore": LOW_RANK,
-    "lora": ["--adapter-scale", "2", "--rate-ratio", "4", "--init-scale", "1", "--seeds", "1"],
-}
-"""Arguments of the small run of each theorem."""
 FINISHED = "LRDYN_FINISHED"
 """Variable of the environment: a folder of small runs that were made before."""
+
+
+def small_words(name: str) -> list[str]:
+    """Arguments of the small run of a theorem, of one seed.
+
+    Example:
+        >>> small_words("theorem4")[:4]
+        ['--rows', '6', '--cols', '8']
+    """
+    words = ["--seeds", "1"]
+    for flag, value in reversed(theorem(name).small.items()):
+        words = [typed(flag), *map(str, np.ravel(value)), *words]
+    return words
 
 
 class Printed(NamedTuple):
@@ -150,7 +149,7 @@ def finished(name: str, base: Path) -> Finished:
     with (base / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
-            words = ("-m", f"experiments.{name}", *TINY[name], "--out", out)
+            words = ("-m", f"experiments.{name}", *small_words(name), "--out", out)
             ended = python(*words, cache=programs.of_command(name))
             kept.write_text(json.dumps(ended))
     done = Printed(*json.loads(kept.read_text()))

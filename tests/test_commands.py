@@ -22,8 +22,7 @@ from lrdyn.theorem2.statement import THEOREM2
 from lrdyn.theorem3.statement import THEOREM3
 from lrdyn.theorem4.statement import THEOREM4
 from lrdyn.verification.storing import files
-from tests.runs import TINY as TINY_RUNS
-from tests.runs import finished, python, results_of, verdict_of
+from tests.runs import finished, python, results_of, small_words, verdict_of
 from tests.test_theorem import MY_THEOREM
 
 THEOREMS = theorems()
@@ -141,7 +140,7 @@ def test_a_verdict_says_what_it_came_from(ran):
     names |= {"git", "blas"}
     assert set(environment) == names
     assert (environment["jax"], environment["dtype"]) == (jax.__version__, "float64")
-    assert ran.verdict["config"] == cli.parse(registered(name), TINY_RUNS[name]).run.config
+    assert ran.verdict["config"] == cli.parse(registered(name), small_words(name)).run.config
 
 
 def test_a_configuration_is_flags_and_defaults(deep):

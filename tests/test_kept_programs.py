@@ -32,7 +32,7 @@ from lrdyn.verification.running.work import Context
 from lrdyn.verification.stating import sources
 from tests.jobs import claims_job
 from tests.programs import kept_at, of_command
-from tests.runs import TINY, Told, finished, python, results_of
+from tests.runs import Told, finished, python, results_of, small_words
 
 SMALL = ["--dim", "6", "--depth", "2", "--rank", "1", "--steps", "5"]
 SETTINGS: dict[str, Any] = dict(cli.parse(THEOREM2, SMALL).run.settings)
@@ -623,7 +623,9 @@ def test_a_command_that_ran_before_traces_nothing(tmp_path, tmp_path_factory):
         return {path: path.stat() for path in cache.rglob("lrdyn-*.*")}
 
     before = kept()
-    again = python("-m", "experiments.theorem1", *TINY["theorem1"], "--out", out, cache=cache)
+    again = python(
+        "-m", "experiments.theorem1", *small_words("theorem1"), "--out", out, cache=cache
+    )
     assert again.returncode == 0, again.stderr
     assert results_of(out).identical(ran.group("/"))
     after = kept()

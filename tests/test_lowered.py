@@ -25,10 +25,6 @@ def test_a_step_of_a_study_is_known_calls_and_full_products(name):
     assert list(lowered.faults_of(step)) == []
 
 
-def test_every_theorem_has_settings_at_which_it_is_lowered():
-    assert steps.TINY.keys() == REGISTRY.keys()
-
-
 @pytest.mark.parametrize("platform", lowered.PLATFORMS)
 def test_a_batch_of_decompositions_is_one_call_but_on_a_cpu(platform):
     """Also of batches within batches, and of functions that decompose more than once."""

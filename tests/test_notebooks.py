@@ -10,17 +10,12 @@ import jupytext
 import pytest
 
 from lrdyn.commands import ending as commands
-from lrdyn.registry import theorems
 from notebooks import __main__ as notebooks
 from tests.runs import ROOT, started
 
 pytestmark = pytest.mark.tools
 
 NAMES = notebooks.names()
-
-
-def test_there_is_one_for_each_theorem():
-    assert {theorem.name for theorem in theorems()} <= {*NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -65,12 +65,17 @@ class Computed(NamedTuple):
 def computed(path: Path) -> dict[str, Computed]:
     """Every claim of a small run, computed once for all tests."""
     every, theorem = {}, registry.theorem(path.parent.parent.name)
+    mine = referee.referee_of(theorem.name)
     for scenario in theorem.scenarios:
         for claim in (claim.id for claim in scenario.claims):
             saved = read(path)[scenario.id]
             with warnings.catch_warnings(), np.errstate(all="ignore"), scales() as disturbed:
                 warnings.simplefilter("ignore")
-                points = referee.redone(referee.CLAIMS[scenario.id][claim], saved)
+                points = referee.redone(
+                    mine.claims[scenario.id][claim],
+                    saved,
+                    mine.diverges.get(scenario.id, referee.never),
+                )
             every[claim] = Computed(points, disturbed)
     return every
 
@@ -85,8 +90,9 @@ def scales():
         return descent.amplification(run, layers, scale, result)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in referee.EVERY:
-            if hasattr(module, "amplification"):
+        mine = [m for name, m in sys.modules.items() if name.startswith("referee.")]
+        for module in mine:
+            if hasattr(module, "amplification") and module is not descent:
                 patch.setattr(module, "amplification", noting)
         yield kept
 
@@ -97,14 +103,14 @@ def of_run(theorem, factory):
 
 @pytest.mark.parametrize("theorem", THEOREMS)
 def test_every_claim_is_computed_again_and_agrees(theorem, tmp_path_factory, monkeypatch):
-    every = of_run(theorem, tmp_path_factory)
+    every, mine = of_run(theorem, tmp_path_factory), referee.referee_of(theorem)
     known = {
-        (referee.CLAIMS[scenario.id][claim.id], scenario.id): every[claim.id].points
+        (mine.claims[scenario.id][claim.id], scenario.id): every[claim.id].points
         for scenario in registry.theorem(theorem).scenarios
         for claim in scenario.claims
     }
     monkeypatch.setattr(referee, "scenarios", read)
-    monkeypatch.setattr(referee, "redone", lambda claim, scenario: known[claim, scenario.name])
+    monkeypatch.setattr(referee, "redone", lambda claim, scenario, _: known[claim, scenario.name])
     found = referee.lines(run_of(theorem, tmp_path_factory).folder)
     assert len(found) == sum(len(s.claims) for s in registry.theorem(theorem).scenarios)
     assert {line.claim: line.said for line in found if not line.agrees} == {}
@@ -276,7 +282,7 @@ def test_what_is_wrong_on_both_sides_holds_and_is_refused(
     folder = run_of(theorem, tmp_path_factory).folder
     entries = json.loads((folder / "verdict.json").read_text())["claims"]
     (entry,) = (entry for entry in entries if entry["id"] == id)
-    claim = referee.CLAIMS[name][id]
+    claim = referee.referee_of(theorem).claims[name][id]
     place, zero = judged_place(claim, saved_by(folder / "results.nc")[name])
     # Of what is said to be 0 there is one side alone, and nothing that both could be off by.
     path = changed(folder, somewhere(f"zero-{zero}"), moved if zero else larger)
@@ -304,14 +310,15 @@ def test_a_folder_without_a_run_is_bad_input(tmp_path, capsys):
 def test_a_verdict_that_is_not_confirmed_ends_with_1(tmp_path_factory, monkeypatch, capsys):
     folder = run_of("corollary1", tmp_path_factory).folder
     wrong = Redone(np.ones(2), np.zeros(2))
-    monkeypatch.setitem(referee.CLAIMS["compression"], "error_identity", lambda point: wrong)
+    mine = referee.referee_of("corollary1").claims["compression"]
+    monkeypatch.setitem(mine, "error_identity", lambda point: wrong)
     assert referee.main([str(folder)]) == 1
     assert "DIFFERENT: error_identity" in capsys.readouterr().out
 
 
 def test_a_claim_without_a_referee_ends_with_1(tmp_path_factory, monkeypatch, capsys):
     folder = run_of("lora", tmp_path_factory).folder
-    monkeypatch.delitem(referee.CLAIMS["one_step"], "dora_step")
+    monkeypatch.delitem(referee.referee_of("lora").claims["one_step"], "dora_step")
     assert referee.main([str(folder)]) == 1
     assert "NO REFEREE OF THIS CLAIM" in capsys.readouterr().out
 
@@ -320,8 +327,9 @@ def test_a_reason_why_a_claim_is_not_computed_again_is_printed(
     tmp_path_factory, monkeypatch, capsys
 ):
     folder = run_of("lora", tmp_path_factory).folder
-    monkeypatch.delitem(referee.CLAIMS["one_step"], "dora_step")
-    monkeypatch.setitem(referee.NOT_REDONE, "dora_step", "it is too long ago")
+    monkeypatch.delitem(referee.referee_of("lora").claims["one_step"], "dora_step")
+    mine = referee.referee_of("lora")._replace(reason="it is too long ago")
+    monkeypatch.setattr(referee, "referee_of", lambda command: mine)
     assert referee.main([str(folder)]) == 0
     assert "it is too long ago" in capsys.readouterr().out
 

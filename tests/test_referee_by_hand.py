@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lrdyn.studies import STUDIES
 from referee import __main__ as referee
 from referee import (
     completion,
-    compression,
+    corollary1,
     descent,
     dropout_training,
     galore,
@@ -262,12 +263,11 @@ def test_a_word_of_the_file_alone_excuses_no_point(word, holds):
     assert referee.line(TRUE, claim, saved).agrees
 
 
-def test_a_point_that_diverges_here_is_excused(monkeypatch):
+def test_a_point_that_diverges_here_is_excused():
     claim, saved = scenario_of(PASSES, FAILS)
-    monkeypatch.setitem(referee.DIVERGES, "made", lambda point: int(point.case["number"]) == 1)
-    assert referee.line(TRUE, claim, saved).agrees
-    monkeypatch.setitem(referee.DIVERGES, "made", lambda point: True)
-    assert referee.line(TRUE, claim, saved).agrees is False
+    second = referee.line(TRUE, claim, saved, lambda point: int(point.case["number"]) == 1)
+    assert second.agrees
+    assert referee.line(TRUE, claim, saved, lambda point: True).agrees is False
 
 
 def test_every_point_that_was_judged_is_computed():
@@ -307,14 +307,22 @@ def test_steps_are_the_last_recorded_one():
     assert (still.steps, moving.steps) == (0, 40)
 
 
-def test_a_claim_without_a_referee_needs_a_reason(monkeypatch):
+def test_a_claim_without_a_referee_needs_a_reason():
     entry = {"id": "mine", "residual": 0.5}
-    line = referee.not_redone("theorem9", entry)
+    line = referee.not_redone(entry, "")
     assert line == ("mine", 0.5, None, 0, 0, "NO REFEREE OF THIS CLAIM", False)
-    for known, reason in (("mine", "too long ago"), ("theorem9", "a study")):
-        monkeypatch.setattr(referee, "NOT_REDONE", {known: reason})
-        assert referee.not_redone("theorem9", entry) == ("mine", 0.5, None, 0, 0, reason, None)
-    assert set(referee.not_redone("adapters", entry)._asdict()) == set(referee.Line._fields)
+    assert referee.not_redone(entry, "a study") == ("mine", 0.5, None, 0, 0, "a study", None)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_says_why_nothing_of_it_is_computed_again(name):
+    assert referee.referee_of(name).reason
+    assert not referee.referee_of(name).claims
+
+
+@pytest.mark.parametrize("name", ["my_theorem", "redone", "exact", "a.b", "", "__main__"])
+def test_a_name_that_is_no_theorem_of_ours_has_no_referee(name):
+    assert referee.referee_of(name) == referee.Referee({}, {})
 
 
 AGREES = referee.Line("rho", 1e-16, 2e-16, 0.125, 4, "agrees", True)
@@ -733,18 +741,18 @@ def test_rho_by_hand():
 def test_a_first_step_that_expands_is_not_judged_however_short_the_run_is(rate, judged, steps):
     """rho is multiplied by ``1 - eta / 4``, which is -1 at eta = 8; later ones are nearer to 1."""
     point = deep_point(rate=rate, steps=steps)
-    assert (compression.error_bound(point) is not None) is judged
-    assert compression.bound_attained(point) is not None
+    assert (corollary1.error_bound(point) is not None) is judged
+    assert corollary1.bound_attained(point) is not None
 
 
 def test_the_error_of_a_compressed_network_by_hand():
     """At the start it is ``sqrt(d - 2 r) e``; one step multiplies both factors by 1 - eta / 4."""
-    both = compression.error_identity(deep_point(rate=0.4, steps=(0, 1)))
+    both = corollary1.error_identity(deep_point(rate=0.4, steps=(0, 1)))
     assert both is not None
     wanted = [[2 * 0.25, 2 * (0.5 * 0.9) ** 2]]
     np.testing.assert_allclose(both.theory, wanted, rtol=1e-13)
     np.testing.assert_allclose(both.run, wanted, rtol=1e-13)
-    bound = compression.error_bound(deep_point(rate=0.4, steps=(0, 1)))
+    bound = corollary1.error_bound(deep_point(rate=0.4, steps=(0, 1)))
     assert bound is not None
     np.testing.assert_allclose(bound.theory, [[0.5, 0.5]], rtol=1e-13)
     assert bound.kind == "at most"
@@ -1009,7 +1017,7 @@ def test_a_network_that_has_not_found_the_target_bounds_nothing(tmp_path_factory
 
 def test_a_run_with_too_large_a_step_is_known_to_diverge(tmp_path_factory):
     point = saved_points("corollary1", "compression", tmp_path_factory)[0]
-    diverges = referee.DIVERGES["compression"]
+    diverges = referee.referee_of("corollary1").diverges["compression"]
     assert not diverges(point)
     with np.errstate(all="ignore"):
         assert diverges(in_the_case(point, learning_rate=np.asarray(3.0)))

@@ -23,7 +23,7 @@ from lrdyn.verification.storing import results_file
 from referee import __main__ as referee
 from referee import galore as of_optax
 from referee import low_rank, networks
-from tests.runs import TINY, finished
+from tests.runs import finished, small_words
 
 pytestmark = pytest.mark.tools
 
@@ -115,7 +115,7 @@ def without_controls(theorem, **others):
 
 def refused(command_line, theorem, folder):
     """The claims that hold by the verdict of a command, and those that the referee refuses."""
-    _, out, err = command_line(theorem, *TINY[theorem.name], "--out", folder)
+    _, out, err = command_line(theorem, *small_words(theorem.name), "--out", folder)
     assert "holds" in out, err
     (path,) = folder.glob("*/*/verdict.json")
     entries = json.loads(path.read_text())["claims"]

@@ -28,10 +28,6 @@ def times(*names: str) -> Callable[[Any], Any]:
     return wrong
 
 
-ELSEWHERE = ("theorem4", "galore")
-"""Theorems whose plants are in another file."""
-
-
 class Plant(NamedTuple):
     """What both sides of a scenario read in place of the numbers of the case."""
 
@@ -105,13 +101,3 @@ def test_a_wrong_number_on_both_sides_holds_and_is_refused(plant, tmp_path):
     assert referee.main([str(folder)]) == 1
     (line,) = (line for line in referee.lines(folder) if line.claim == plant.claim)
     assert line.agrees is False
-
-
-def test_every_scenario_is_planted():
-    known = {
-        (name, scenario.id)
-        for name in registry.REGISTRY
-        if name not in ELSEWHERE
-        for scenario in registry.theorem(name).scenarios
-    }
-    assert {(plant.theorem, plant.scenario) for plant in PLANTS} == known

@@ -15,6 +15,7 @@ from sphinx.environment import BuildEnvironment
 
 from docs.site import docstrings
 from docs.site.docstrings import ROOT, Entry
+from lrdyn.registry import REGISTRY
 
 PAGES = ROOT / "docs" / "api"
 
@@ -26,6 +27,13 @@ class Topic(NamedTuple):
     title: str
     modules: tuple[str, ...]
     """Packages, for what they hand out, and modules, for what they define."""
+
+
+def room(name: str) -> Topic:
+    """The topic of a theorem: what its room hands out."""
+    module = REGISTRY[name].partition(".statement")[0]
+    first = (docstrings.module_docstring(module) or name).partition("\n")[0]
+    return Topic(name, first.rstrip("."), (module,))
 
 
 TOPICS = (
@@ -45,12 +53,7 @@ TOPICS = (
         ),
     ),
     Topic("core", "Descent, losses, starts and spectra", ("lrdyn.core",)),
-    Topic("theorem1", "Theorem 1: regularised factorisation", ("lrdyn.theorem1",)),
-    Topic("theorem2", "Theorem 2: a subspace of 2r dimensions", ("lrdyn.theorem2",)),
-    Topic("corollary1", "Corollary 1: the compressed network", ("lrdyn.corollary1",)),
-    Topic("completion", "Completion and sensing", ("lrdyn.completion",)),
-    Topic("theorem3", "Theorem 3: masks as penalties", ("lrdyn.theorem3",)),
-    Topic("theorem4", "Theorem 4: low-rank gradients", ("lrdyn.theorem4", "lrdyn.galore")),
+    *(room(name) for name in REGISTRY),
     Topic(
         "adapters",
         "Algorithm 1: adapters for any model",

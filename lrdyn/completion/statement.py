@@ -460,4 +460,5 @@ COMPLETION = Theorem(
     check=check,
     axes=("init_scale", "rank"),
     numbers=lambda point: 7 * point["dim"] ** 2,  # as that of a network of three layers
+    title="Completion and sensing",
 )

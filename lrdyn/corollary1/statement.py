@@ -336,4 +336,6 @@ COROLLARY1 = Theorem(
     check=check,
     axes=setting.AXES,
     numbers=setting.numbers,
+    title="Corollary 1",
+    small=setting.SMALL,
 )

@@ -55,6 +55,7 @@ class Exhibit:
         precisions: those in which its runs show what it says.
         says: ``says(dataset)``: what the caption says of the numbers shown, name -> value; it is
             worked out whenever a caption is written, from the committed numbers as from new ones.
+        shows: names of the theorems and studies whose claims it shows; a page lists it beside them.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Exhibit:
     precisions: tuple[str, ...] = PRECISIONS
     notes: str = ""
     says: Callable[[xr.Dataset], Mapping[str, Any]] = lambda dataset: {}
+    shows: tuple[str, ...] = ()
 
     def texts(self, dataset: xr.Dataset) -> Mapping[str, str]:
         """Texts to be saved: suffix of a file -> its text. ``.txt`` is one of them."""

@@ -69,4 +69,6 @@ LORA = Theorem(
     check=check,
     axes=("init_scale", "rank"),
     numbers=numbers,
+    title="LoRA and its relatives",
+    small={"adapter_scale": (2.0,), "rate_ratio": (4.0,), "init_scale": (1.0,)},
 )

@@ -30,4 +30,6 @@ THEOREM1 = Theorem(
     axes=("init_scale", "depth", "rank"),
     data=lambda settings: mnist_file(),
     numbers=numbers,
+    title="Theorem 1",
+    small={"depth": (2, 3), "weight_decay": (0.0, 0.1), "target_scale": (0.7,)},
 )

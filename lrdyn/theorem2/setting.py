@@ -209,6 +209,8 @@ FLAGS = (
 
 AXES = ("init_scale", "depth", "rank")
 """What a sweep is drawn over: abscissa, curves, panels."""
+SMALL = {"dim": (9,), "depth": (3,), "rank": (2,), "steps": 1000, "target_scale": (0.7,)}
+"""Settings of a run of seconds. The scale is none of which all powers are alike, as those of 1."""
 
 
 def numbers(point: Mapping[str, Any]) -> int:

@@ -439,4 +439,6 @@ THEOREM2 = Theorem(
     check=setting.check,
     axes=setting.AXES,
     numbers=setting.numbers,
+    title="Theorem 2",
+    small=setting.SMALL,
 )

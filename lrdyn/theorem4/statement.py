@@ -143,6 +143,9 @@ FLAGS = (
     ),
 )
 
+SMALL = {"rows": (6,), "cols": (8,), "period": (10,), "steps": 40}
+"""Settings of a run of seconds."""
+
 
 def check(point: Mapping[str, Any]) -> None:
     """Refuse combinations outside the theorem."""
@@ -187,4 +190,6 @@ THEOREM4 = Theorem(
     prepare=refuse_equal_cases,
     check=check,
     axes=("rank",),
+    title="Theorem 4",
+    small=SMALL,
 )

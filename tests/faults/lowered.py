@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 import jax
 
 from benchmarks import steps
-from benchmarks.steps import TINY, TINY_STEPS, Step
-from lrdyn.registry import theorem
+from benchmarks.steps import TINY_STEPS, Step
+from lrdyn.registry import REGISTRY, theorem
 from lrdyn.verification.machine.process import setup
 
 PLATFORMS = ("cuda", "tpu")
@@ -74,7 +74,7 @@ def faults_of(step: Step) -> Iterator[str]:
 def programs(names: Sequence[str]) -> Iterator[tuple[str, Step]]:
     """All programs of these theorems, and the small steps of the studies."""
     for name in names:
-        for job in steps.traced_jobs(theorem(name), seeds=2, **TINY[name]):
+        for job in steps.traced_jobs(theorem(name), seeds=2, **steps.smallest(name)):
             for number, step in enumerate(steps.programs_of(job)):
                 yield f"{job.group} {job.precision} {number}", step
     for name, make in TINY_STEPS.items():
@@ -85,7 +85,7 @@ def main(names: Sequence[str]) -> int:
     """Lower them all; 1 if something is wrong with one."""
     setup("float64", host_devices=1)
     count, bad = 0, 0
-    for name, step in programs(names or list(TINY)):
+    for name, step in programs(names or list(REGISTRY)):
         count += 1
         for fault in faults_of(step):
             bad += 1

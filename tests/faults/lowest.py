@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from lrdyn.core.show import aligned
 from requirements import lock
-from tests.runs import ROOT, TINY
+from tests.runs import ROOT, small_words
 
 
 class Tried(NamedTuple):
@@ -32,7 +32,7 @@ TRIED = {
     "user": Tried(
         ("lrdyn", "adapters", "cluster", "build"),
         (
-            ("-m", "lrdyn", "verify", "lora", *TINY["lora"]),
+            ("-m", "lrdyn", "verify", "lora", *small_words("lora")),
             ("-c", "import distributed; distributed.Security.temporary()"),
             ("-c", "import lrdyn.data.tensors, safetensors.numpy, tokenizers"),
         ),

@@ -17,7 +17,7 @@ import jax
 from lrdyn.registry import theorems
 from lrdyn.verification.judging.rounding import REASON
 from tests.emulated import NO_RULES
-from tests.runs import TINY, python
+from tests.runs import python, small_words
 
 
 class Case(NamedTuple):
@@ -59,7 +59,7 @@ def main(names: list[str]) -> int:
     for theorem in [one.name for one in theorems() if not names or one.name in names]:
         for case in (expected(theorem, each) for each in CASES):
             with tempfile.TemporaryDirectory() as out:
-                words = ("verify", theorem, *TINY[theorem], *case.words, "--out", out)
+                words = ("verify", theorem, *small_words(theorem), *case.words, "--out", out)
                 done = python("-m", "tests.emulated", case.device, *words)
             if done.returncode == NO_RULES:
                 print(f"not run on JAX {jax.__version__}: {done.stdout.strip()}")

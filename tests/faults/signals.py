@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lrdyn.verification.storing import files
-from tests.runs import TINY, started
+from tests.runs import small_words, started
 
 WITHIN = 5.0
 """Seconds in which a command must have ended."""
 
 COMMANDS = {
-    "one": ("-m", "experiments.corollary1", *TINY["corollary1"]),
-    "lrdyn": ("-m", "lrdyn", "verify", "corollary1", *TINY["corollary1"]),
+    "one": ("-m", "experiments.corollary1", *small_words("corollary1")),
+    "lrdyn": ("-m", "lrdyn", "verify", "corollary1", *small_words("corollary1")),
     "all": ("-m", "experiments", "all", "--jobs", "2", "--seeds", "1"),
     "own": ("-m", "lrdyn", "verify", "docs/examples/balance.py", "--seeds", "1"),
     "figures": ("-m", "paper_figs", "fig03"),

@@ -79,7 +79,7 @@ STATUS = {"KILL": -signal.SIGKILL, "TERM": 128 + signal.SIGTERM}
 PART = r"parts/[0-9a-f]{12}/[0-9]+-[0-9a-f]{20}\.npz"
 KEPT = r"key|jit_.*|lrdyn-[0-9a-f]{32}\.(json|program)"
 """Files in a folder of compiled programs."""
-PROGRESS = r"(?m)^my_theorem: \d+ of \d+ points, .*\n"
+PROGRESS = r"(?m)^my_theorem: \d+ of \d+ points.*\n"
 """What a command says that takes long, on a loaded machine."""
 AFTERWARDS = 8
 """One try of so many is followed by the same command without a fault; so is each killed one."""

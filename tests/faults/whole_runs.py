@@ -27,7 +27,7 @@ from lrdyn.registry import theorems
 from lrdyn.verification.searching.domains import value
 from lrdyn.verification.stating.statement import Experiment
 from tests.faults import command_lines
-from tests.runs import ROOT, TINY, started
+from tests.runs import ROOT, small_words, started
 
 LONGEST = 900.0
 """Seconds after which a run counts as one that hangs."""
@@ -67,7 +67,7 @@ def flags_of(one: Experiment) -> Draw:
     def draw(rng: random.Random, _: list[str]) -> list[str]:
         numbers = np.random.default_rng(rng.randrange(2**32))
         drawn = [flag for flag in one.flags if flag.domain is not None]
-        words = [*TINY[one.name], "--dtype", rng.choice(("float64", "float32"))]
+        words = [*small_words(one.name), "--dtype", rng.choice(("float64", "float32"))]
         for flag in rng.sample(drawn, rng.randrange(4)):
             drawn_value = value(flag, numbers, far=rng.random() < FAR)
             words += ["--" + flag.name.replace("_", "-"), str(drawn_value)]
@@ -99,7 +99,7 @@ def anything(rng: random.Random, folders: list[str]) -> list[str]:
     """A command, or none, and its words."""
     first = rng.choice(["verify", "list", "runs", "diff", "--version", "--help", ""])
     if first == "verify":
-        return [first, "corollary1", *TINY["corollary1"], "--dtype", "float32"]
+        return [first, "corollary1", *small_words("corollary1"), "--dtype", "float32"]
     return [word for word in (first, *among(2, "theorem2", "results")(rng, folders)) if word]
 
 
@@ -208,7 +208,7 @@ def main(times: int = 20, seed: int = 0, *names: str) -> int:
         cache, folder = Path(base, "cache"), Path(base, "work")
         folder.mkdir()
         for depth in ("2", "3"):
-            words = ("lrdyn", "verify", "corollary1", *TINY["corollary1"], "--depth", depth)
+            words = ("lrdyn", "verify", "corollary1", *small_words("corollary1"), "--depth", depth)
             run(words, folder, cache)
         folders = [str(path) for path in (folder / "results" / "corollary1").iterdir()]
         for name in names or COMMANDS:

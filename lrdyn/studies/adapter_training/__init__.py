@@ -269,5 +269,6 @@ ADAPTERS = Study(
     prepare=_prepare,
     data=_files,
     about=_about,
+    title="Figures 4, 5, 7 and 8",
 )
 """What ``python -m experiments.adapters`` runs."""

@@ -197,5 +197,6 @@ DROPOUT_SPECTRA = Study(
     prepare=_prepare,
     data=_files,
     about=_about,
+    title="Figure 2",
 )
 """What ``python -m experiments.dropout_spectra`` runs."""

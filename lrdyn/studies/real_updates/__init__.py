@@ -109,5 +109,6 @@ REAL_UPDATES = Study(
     plots={"energies": plot_energies},
     data=_files,
     about=_about,
+    title="Updates of real models",
 )
 """What ``python -m experiments.real_updates`` runs."""

@@ -393,4 +393,5 @@ WEIGHT_UPDATES = Study(
     prepare=_prepare,
     data=_files,
     about=_about,
+    title="Figure 1",
 )

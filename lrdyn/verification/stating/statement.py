@@ -464,6 +464,9 @@ class Experiment:
             flags; what does not fit into memory is then refused before anything is made.
         intervals: how many intervals of findings hold at once, also where some scenarios alone are
             run; one for each finding that an interval decides, unless it is given.
+        title: what its readers call it, ``"Theorem 1"``; its name if empty.
+        small: values of flags with which a run takes seconds and still judges every claim and
+            control: what is tried of every experiment is tried of these.
     """
 
     name: str
@@ -480,8 +483,12 @@ class Experiment:
     numbers: Callable[[Mapping[str, Any]], int] = lambda point: 0
     about: Callable[[Mapping[str, Any]], str] = lambda settings: ""
     intervals: int = 0
+    title: str = ""
+    small: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.title:
+            object.__setattr__(self, "title", self.name)
         if not self.intervals:
             decided = sum(finding.expected.decided for finding in self.findings.values())
             object.__setattr__(self, "intervals", max(1, decided))
