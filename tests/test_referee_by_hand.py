@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lrdyn.studies import STUDIES
+from lrdyn.studies import REGISTRY as STUDIES
 from referee import __main__ as referee
 from referee import (
     completion,
