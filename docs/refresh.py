@@ -140,8 +140,10 @@ def written(verdicts: Verdicts, before: str = "") -> str:
         verdicts: those that there are.
         before: the page as it was, of which a theorem without a verdict keeps its section.
     """
-    environment = next(iter(verdicts.values()))["environment"]
-    text = INTRODUCTION.format(jax=environment["jax"], platform=environment["platform"].upper())
+    text = before.partition("\n## ")[0].rstrip() + "\n"
+    for verdict in verdicts.values():
+        environment = verdict["environment"]
+        text = INTRODUCTION.format(jax=environment["jax"], platform=environment["platform"].upper())
     kept = sections(before)
     for theorem in theorems():
         if theorem.name in verdicts:
@@ -265,8 +267,7 @@ def marked_pages() -> list[Path]:
 
 def main(results: Path) -> None:
     """Write all of it."""
-    if verdicts := newest(results):
-        PAGE.write_text(written(verdicts, PAGE.read_text()))
+    PAGE.write_text(written(newest(results), PAGE.read_text()))
     for page in marked_pages():
         page.write_text(refreshed(page.read_text()))
 

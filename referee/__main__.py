@@ -90,8 +90,8 @@ def referee_of(command: str) -> Referee:
     if not command.isidentifier() or find_spec(name) is None:
         return Referee({}, {})
     module = import_module(name)
-    found = (getattr(module, part, {}) for part in ("CLAIMS", "DIVERGES"))
-    return Referee(*found, getattr(module, "NOT_REDONE", ""))
+    claims, diverges = (getattr(module, part, {}) for part in ("CLAIMS", "DIVERGES"))
+    return Referee(claims, diverges, getattr(module, "NOT_REDONE", ""))
 
 
 def never(point: Point) -> bool:

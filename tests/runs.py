@@ -43,10 +43,10 @@ def small_words(name: str) -> list[str]:
         >>> small_words("theorem4")[:4]
         ['--rows', '6', '--cols', '8']
     """
-    words = ["--seeds", "1"]
-    for flag, value in reversed(theorem(name).small.items()):
-        words = [typed(flag), *map(str, np.ravel(value)), *words]
-    return words
+    words = []
+    for flag, value in theorem(name).small.items():
+        words += [typed(flag), *map(str, np.ravel(value))]
+    return [*words, "--seeds", "1"]
 
 
 class Printed(NamedTuple):

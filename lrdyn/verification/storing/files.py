@@ -41,7 +41,8 @@ def locked(folder: Path) -> Iterator[None]:
             raise InUse(f"{folder} is in use by another run") from None
         yield
     finally:
-        os.close(handle)
+        with naming(folder):
+            os.close(handle)
 
 
 def write_json(path: Path, content: Any) -> None:
