@@ -24,8 +24,9 @@ from lrdyn.figures import plotting
 from lrdyn.verification.judging.judging import ratio_of, residuals
 from lrdyn.verification.running.evaluate import each_time, evaluate_controls
 from lrdyn.verification.stating.claims import MoreSteps
-from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.fields import ABSENT, both_sides
 from lrdyn.verification.stating.flags import Flag, one_of
+from lrdyn.verification.stating.forms import Zero
 from lrdyn.verification.stating.statement import Claim, Control, Scenario, Theorem
 from lrdyn.verification.storing import files, results_file
 from tests.oracles import refuses
@@ -567,6 +568,45 @@ def scenario(*controls):
     return Scenario("s", dict, theory=Number, measured=Number, claims=(claim(),), controls=controls)
 
 
+class Sides(NamedTuple):
+    """Fields of which one has the name of a keyword, as a field may with an underscore."""
+
+    rho: Float[Array, ""] = ABSENT
+    global_: Float[Array, ""] = ABSENT
+    bulk: Float[Array, ""] = ABSENT
+
+
+def of_sides(*claims: Claim[Any, Any], theory: Any = Sides, measured: Any = Sides):
+    return Scenario[Any, Any, Any]("sides", dict, theory=theory, measured=measured, claims=claims)
+
+
+def of_form(outcome: Any) -> Zero:
+    return Zero(outcome.measured.rho, scale=1.0, alternative=1.0)
+
+
+def test_a_claim_compares_the_fields_of_its_id_where_nothing_else_is_said():
+    said = Claim[Sides, Sides]("rho", "", compares=lambda theory, run: (theory.rho, run.rho))
+    plain, keyword = Claim[Any, Any]("rho", ""), Claim[Any, Any]("global", "")
+    scenario = of_sides(plain, keyword)
+    assert plain.compared == said.compared == ("rho", "rho")
+    assert scenario.read_by(plain) == scenario.read_by(said) == (("theory", "rho"), ("run", "rho"))
+    assert scenario.read_by(keyword) == (("theory", "global"), ("run", "global"))
+    # What else is looked at comes to what is compared; another id takes another field.
+    more = dataclasses.replace(plain, reads=lambda theory, run: (run.bulk,))
+    assert scenario.read_by(more) == (*scenario.read_by(plain), ("run", "bulk"))
+    assert dataclasses.replace(plain, id="bulk").compared == ("bulk", "bulk")
+
+
+def test_a_form_reads_the_fields_of_its_id_where_nothing_else_is_said():
+    claim = Claim[Any, Any]("rho", "", form=of_form)
+    assert claim.compared is None
+    assert of_sides(claim).read_by(claim) == (("theory", "rho"), ("run", "rho"))
+    alone = of_sides(claim, theory=None)
+    assert (alone.read_by(claim), alone.arrays_of(claim)) == ((("run", "rho"),), ("rho",))
+    other = dataclasses.replace(claim, reads=lambda theory, run: (run.bulk,))
+    assert of_sides(other).read_by(other) == (("run", "bulk"),)
+
+
 class Ambiguous(NamedTuple):
     """A field with the name under which that of both sides is saved."""
 
@@ -577,6 +617,31 @@ test_statements_refuse = refuses(
     (
         lambda: Scenario("s", dict, theory=Number, measured=Ambiguous, claims=()),
         "scenario 's': got fields 'value' and 'value_measured', wanted another name for the second",
+    ),
+    (
+        lambda: Claim("rho", "", form=of_form, compares=both_sides("rho")),
+        "claim 'rho': got compares and form, wanted one of them",
+    ),
+    (
+        lambda: of_sides(Claim("rhoo", "")),
+        "claim 'rhoo': got theory.rhoo by its id, wanted theory.rho, or compares or form",
+    ),
+    (
+        lambda: of_sides(Claim("rho", ""), measured=Number),
+        "claim 'rho': got run.rho by its id, wanted a field of scenario 'sides', or compares or",
+    ),
+    (
+        lambda: of_sides(Claim("of many words", "")),
+        "claim 'of many words': got theory.of many words by its id, wanted a field of scenario",
+    ),
+    (
+        lambda: of_sides(Claim("rhoo", "", form=of_form)),
+        r"claim 'rhoo': got a form, no reads and no field 'rhoo', wanted the id of a field \(rho\) "
+        "or reads",
+    ),
+    (
+        lambda: of_sides(Claim("spectra", "", form=of_form)),
+        "claim 'spectra': got a form, no reads and no field 'spectra', wanted reads",
     ),
     (control, "control 'c': wanted exactly one of case, predict, measure"),
     (lambda: control(predict=abs, measure=abs), "control 'c': wanted exactly one of case, predict"),

@@ -21,7 +21,7 @@ from lrdyn.core.recording import Recorded, recorded_steps
 from lrdyn.core.spectra import numerical_rank, singular_values
 from lrdyn.theorem2 import subspace
 from lrdyn.verification.stating.claims import tolerance
-from lrdyn.verification.stating.fields import names_of
+from lrdyn.verification.stating.fields import both_sides, names_of
 from lrdyn.verification.stating.flags import Flag, at_least, between
 from lrdyn.verification.stating.forms import Equal, Form, Numbers, Zero, start_of
 from lrdyn.verification.stating.statement import Claim, Control, Outcome
@@ -544,17 +544,19 @@ def weights_claim(
     Args:
         id: short name of the claim.
         statement: the claim in words and formula.
-        compares: ``lambda theory, run: (theory.rho, run.rho)``, for each pair of arrays.
+        compares: ``lambda theory, run: (theory.bulk, run.rho)``, for each pair of arrays; the
+            fields of the claim's id if there is none.
         scale: ``lambda run: run.singular_values``, whose largest entry is the scale.
         condition: that of the claim.
     """
+    each = compares or (both_sides(id),)
 
     def reads(theory: T, run: M) -> tuple[Any, ...]:
-        return (*(field for pair in compares for field in pair(theory, run)), scale(run))
+        return (*(field for pair in each for field in pair(theory, run)), scale(run))
 
     def form(outcome: Outcome[T, M]) -> tuple[Form, ...]:
         largest = np.max(scale(outcome.measured))
-        pairs = [pair(outcome.predicted, outcome.measured) for pair in compares]
+        pairs = [pair(outcome.predicted, outcome.measured) for pair in each]
         return tuple(
             # Who knows nothing says that nothing moves.
             Equal(predicted, measured, scale=largest, null=start_of(predicted))
