@@ -197,7 +197,7 @@ FLAGS = (
         "observed",
         quick=(0.5,),
         paper=(0.3, 0.7),
-        domain=Domain("a number > 0 and <= 1", lambda p: 0 < p <= 1),
+        domain=Domain(0, 1, low_open=True),
         symbol="p",
         help="fraction of the entries that is observed; p d^2 measurements of sensing",
         shapes=True,

@@ -17,7 +17,7 @@ TESTED = 1000
 """Images that a network is tested on."""
 RATE = 1e-3
 """Largest step size of Adam, its own default; no decay."""
-WARMUP = Domain("a number from 0 to below 1", lambda x: 0 <= x < 1)
+WARMUP = Domain(0, 1, high_open=True)
 
 
 def spread_out(count: int, total: int) -> np.ndarray:

@@ -94,7 +94,7 @@ FLAGS = (
     Flag(
         "tie",
         quick=(0, 1),
-        domain=Domain("0 or 1", lambda x: x in (0, 1)),
+        domain=Domain(0, 1, integer=True),
         type=int,
         help="1: a target with sigma_{r+1} = sigma_r",
     ),

@@ -100,7 +100,7 @@ def _files(settings: Mapping[str, Any]) -> tuple[Path, ...]:
 
 
 PARTS = ("evolution", "factors", "few_shot", "ranks")
-PATH = Domain("a path", lambda word: bool(word))
+PATH = Domain(text="a path")
 
 FLAGS = (
     Flag(

@@ -10,7 +10,7 @@ from lrdyn.studies.dropout_spectra.raw import RAW
 from lrdyn.studies.dropout_spectra.residual import RESIDUAL
 from lrdyn.studies.dropout_spectra.synthetic import LINEAR, PERCEPTRON
 from lrdyn.studies.pictures import WARMUP, check_batch
-from lrdyn.verification.stating.flags import POSITIVE, Domain, Flag, at_least, one_of
+from lrdyn.verification.stating.flags import FRACTION, POSITIVE, Flag, at_least, one_of
 from lrdyn.verification.stating.statement import Study
 
 
@@ -40,7 +40,6 @@ def _files(settings: Mapping[str, Any]) -> tuple[Path, ...]:
 
 
 NETWORKS = ("dln", "mlp", "resnet")
-RATE = Domain("a number above 0, for a claim to apply, and below 1", lambda x: 0 < x < 1)
 
 FLAGS = (
     Flag(
@@ -54,7 +53,7 @@ FLAGS = (
     Flag(
         "dropout",
         (0.6,),
-        RATE,
+        FRACTION,
         float,
         symbol="1 - theta",
         help="chance with which training hides a last hidden unit",
