@@ -543,6 +543,7 @@ ROOMS = (
     "networks",
     "data",
     "verification",
+    "shared_flags",
     "figures",
     "theorem2",
     "corollary1",

@@ -22,6 +22,7 @@ from lrdyn.core import masking
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.masking import MaskDistribution, exact_expectation, mask_covariance, mask_mean
 from lrdyn.data import mnist_file
+from lrdyn.shared_flags import COLS, LEARNING_RATE, ROWS, STEPS
 from lrdyn.theorem3 import masked_autoencoder_claims
 from lrdyn.theorem3.dropblock_claims import DROPBLOCK
 from lrdyn.theorem3.dropout_minimiser_claims import MINIMISER
@@ -51,28 +52,8 @@ LOSSES = ("all", "masked")
 """Entries that a masked autoencoder is trained to give back."""
 
 FLAGS = (
-    Flag(
-        "rows",
-        (6,),
-        at_least(2),
-        int,
-        symbol="m",
-        help="rows of Y and of X",
-        paper=(8,),
-        shapes=True,
-        most=7,
-    ),
-    Flag(
-        "cols",
-        (8,),
-        at_least(2),
-        int,
-        symbol="n",
-        help="examples: columns of X and Y",
-        paper=(10,),
-        shapes=True,
-        most=7,
-    ),
+    ROWS.at((6,), paper=(8,), help="rows of Y and of X"),
+    COLS.at((8,), paper=(10,), help="examples: columns of X and Y"),
     Flag(
         "width",
         (4,),
@@ -128,26 +109,8 @@ FLAGS = (
         help="entries of X that masked autoencoders reconstruct",
         shapes=True,
     ),
-    Flag(
-        "learning_rate",
-        (0.5,),
-        POSITIVE,
-        symbol="eta",
-        help="step size for the loss 1/2 ||.||_F^2",
-        paper=(0.4,),
-    ),
-    Flag(
-        "steps",
-        (5000,),
-        at_least(1),
-        int,
-        symbol="t",
-        help="steps of descent",
-        paper=(20_000,),
-        swept=False,
-        most=1500,
-        from_usual=True,
-    ),
+    LEARNING_RATE.at((0.5,), paper=(0.4,), domain=POSITIVE),
+    STEPS.at((5000,), paper=(20_000,)),
 )
 
 ANY = 9

@@ -180,6 +180,21 @@ class Flag:
                 f"flag {self.name!r}: got words, wanted shapes=True and a domain of words"
             )
 
+    def at(self, quick: tuple, *, paper: tuple = (), **others: Any) -> "Flag":
+        """The same flag with presets of its own.
+
+        Args:
+            quick: values of the quick preset.
+            paper: values of the paper preset.
+            **others: other arguments that differ, such as ``help``.
+
+        Example:
+            >>> rank = Flag("rank", (), at_least(1), int, "r", "rank of the target")
+            >>> rank.at((2, 4), paper=(10,)).default("paper")
+            (10,)
+        """
+        return dataclasses.replace(self, quick=quick, paper=paper, **others)
+
     def wanted(self, value: Any = None) -> str:
         """The accepted values in words, to somebody who gave this one."""
         if self.type == "array":
