@@ -37,13 +37,5 @@ TARGET_CONDITION = Flag(
     help="largest over smallest singular value of the default target; 1: all are equal",
 )
 STEPS = Flag(
-    "steps",
-    (),
-    at_least(1),
-    int,
-    "t",
-    "steps of descent",
-    swept=False,
-    most=1500,
-    from_usual=True,
+    "steps", (), at_least(1), int, "t", "steps of descent", swept=False, most=1500, from_usual=True
 )

@@ -324,7 +324,7 @@ def test_no_flag_takes_what_is_outside_its_domain(theorem, flag, command, tmp_pa
     [
         (THEOREM1, "--rank 5", "--rank: got 5 with k = 6 and d = 4, wanted r <= min"),
         (THEOREM1, "--rank-deficit 4", "--rank-deficit: got 4 with k = 6 and d = 4, wanted less"),
-        (THEOREM1, "--tie 2", "--tie: got '2', wanted an integer from 0 to 1"),
+        (THEOREM1, "--tie 2", "--tie: got '2', wanted 0 or 1"),
         (THEOREM1, "--depth 1", "--depth: got '1', wanted an integer >= 2"),
         (COROLLARY1, "--excess-rank -1", "--excess-rank: got '-1', wanted an integer >= 0"),
         (COROLLARY1, "--dim 8 --rank 1 --excess-rank 3", "--excess-rank: got 3 .*wanted d > 2"),

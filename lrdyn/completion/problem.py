@@ -20,7 +20,6 @@ from lrdyn.core.recording import Recorded, recorded_steps
 from lrdyn.core.spectra import singular_values
 from lrdyn.corollary1.compression import GradientBasis, gradient_basis
 from lrdyn.shared_flags import (
-    DIM,
     INIT_SCALE,
     LEARNING_RATE,
     RANK,
@@ -180,7 +179,9 @@ def seen_alone(case: Recovery) -> Recovery:
 
 
 FLAGS = (
-    DIM.at((24,), paper=(100, 200), domain=at_least(4), help="width of the target"),
+    Flag(
+        "dim", (24,), at_least(4), int, "d", "width of the target", (100, 200), shapes=True, most=14
+    ),
     RANK.at((1,), paper=(5,)),
     Flag(
         "observed",

@@ -11,12 +11,10 @@ from lrdyn.core.factorization import Weights
 from lrdyn.core.initialization import gaussians, orthogonal
 from lrdyn.core.spectra import half_of_the_digits, singular_values
 from lrdyn.shared_flags import (
-    COLS,
     DEPTH,
     INIT_SCALE,
     LEARNING_RATE,
     RANK,
-    ROWS,
     STEPS,
     TARGET_CONDITION,
     TARGET_SCALE,
@@ -33,8 +31,18 @@ SCALE = between(1e-6, 1e6)
 digit of one, ``(eps sigma^{3/2})^2``, is no number of float32 from sigma = 1e-8 on."""
 
 FLAGS = (
-    ROWS.at((6,), paper=(6,), domain=at_least(1), symbol="k", help="rows of the target Phi"),
-    COLS.at((4,), paper=(4, 8), domain=at_least(1), symbol="d", help="columns of the target Phi"),
+    Flag("rows", (6,), at_least(1), int, "k", "rows of the target Phi", (6,), shapes=True, most=7),
+    Flag(
+        "cols",
+        (4,),
+        at_least(1),
+        int,
+        "d",
+        "columns of the target Phi",
+        (4, 8),
+        shapes=True,
+        most=7,
+    ),
     RANK.at((2,), paper=(1, 2, 4), help="width of the hidden layers"),
     DEPTH.at((2, 3), paper=(2, 3, 4)),
     WEIGHT_DECAY.at((0.0, 0.1, 0.92), paper=(0.0, 0.03, 0.1, 0.2, 0.35, 0.7, 0.92)),

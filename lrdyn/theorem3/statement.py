@@ -72,15 +72,7 @@ FLAGS = (
         help="probability to keep a hidden unit, a block or an input",
         paper=(0.2, 0.3, 0.5, 0.7, 0.9),
     ),
-    Flag(
-        "mask",
-        KINDS,
-        one_of(*KINDS),
-        str,
-        symbol="R",
-        help="what is masked",
-        shapes=True,
-    ),
+    Flag("mask", KINDS, one_of(*KINDS), str, symbol="R", help="what is masked", shapes=True),
     Flag(
         "block_size",
         (2,),

@@ -29,14 +29,7 @@ FLAGS = (
         source=True,
     ),
     Flag(
-        "after",
-        (NONE,),
-        ANY,
-        str,
-        help="weights after it",
-        shapes=True,
-        swept=False,
-        source=True,
+        "after", (NONE,), ANY, str, help="weights after it", shapes=True, swept=False, source=True
     ),
     Flag(
         "select",

@@ -69,6 +69,8 @@ class Domain:
         if bounded and self.low_open and self.high_open:
             words = f"strictly between {low} and {high}"
         elif bounded and not self.low_open and not self.high_open:
+            if self.integer and self.high == self.low + 1:
+                return f"{low} or {high}"
             words = f"from {low} to {high}"
         else:
             above = f"{'>' if self.low_open else '>='} {low}" if self.low > -math.inf else ""
