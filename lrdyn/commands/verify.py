@@ -40,7 +40,7 @@ from lrdyn.verification.running.configuration import BadInput, Run, configured, 
 from lrdyn.verification.running.work import Context
 from lrdyn.verification.runs.run_folder import about, carry_out, judge_again
 from lrdyn.verification.runs.verify import Verification, in_usual_precision
-from lrdyn.verification.stating import mistakes
+from lrdyn.verification.stating import mistakes, names_and_presets
 from lrdyn.verification.stating.flags import flag_text, typed
 from lrdyn.verification.stating.statement import Experiment, Study
 
@@ -55,7 +55,7 @@ def parser_of(theorem: Experiment, prog: str = "") -> Parser:
     Raises:
         BadInput: the theorem's names or presets make no command.
     """
-    mistakes.check_statement(theorem)
+    names_and_presets.check_statement(theorem)
     prog = prog or theorem.name
     parser = Parser(prog, theorem.summary, examples=_examples(theorem, prog))
     usual = defaults(theorem)
@@ -82,7 +82,7 @@ def parser_of(theorem: Experiment, prog: str = "") -> Parser:
         try:
             add_flag(group, flag)
         except argparse.ArgumentError:  # another option has this name
-            raise mistakes.taken_name(theorem, flag) from None
+            raise names_and_presets.taken_name(theorem, flag) from None
     return parser
 
 
