@@ -518,7 +518,10 @@ def test_exported_names_in_the_documents_exist():
                 assert hasattr(lrdyn, first), name
 
 
-BELOW = ("system", "core", "training", "networks", "data", "verification", "figures")
+BELOW = (
+    *("system", "core", "training", "networks", "data", "verification", "shared_flags"),
+    "figures",
+)
 """Parts of the library below what it is about, in the order in which they may import each other."""
 ABOVE = ("registry", "studies", "report", "commands", "cli", "__init__", "__main__")
 """Those above. Between them are the rooms of theorems, adapters and what looks at updates, which

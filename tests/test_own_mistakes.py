@@ -10,7 +10,7 @@ from lrdyn import __main__ as command
 from lrdyn.commands import own
 from lrdyn.registry import REGISTRY, theorem
 from lrdyn.verification.running.configuration import BadInput, run_of
-from lrdyn.verification.stating.mistakes import check_statement
+from lrdyn.verification.stating.names_and_presets import check_statement
 from tests.runs import python
 
 MINE = """

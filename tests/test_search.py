@@ -20,7 +20,7 @@ from lrdyn.system.progress import Silent
 from lrdyn.theorem2.statement import THEOREM2
 from lrdyn.verification.running.configuration import BadInput
 from lrdyn.verification.running.produce import jobs_of, produce
-from lrdyn.verification.searching.domains import from_unit, to_unit
+from lrdyn.verification.searching.domains import from_unit, to_unit, value
 from lrdyn.verification.searching.evaluator import Evaluator
 from lrdyn.verification.searching.search import (
     REPEATS,
@@ -38,7 +38,7 @@ from lrdyn.verification.searching.search import (
     worst_of,
 )
 from lrdyn.verification.stating.fields import ABSENT
-from lrdyn.verification.stating.flags import FRACTION, Flag, at_least, between
+from lrdyn.verification.stating.flags import FRACTION, Domain, Flag, at_least, between
 from lrdyn.verification.stating.forms import AtMost, Test
 from lrdyn.verification.stating.statement import Claim, Scenario, Theorem
 
@@ -332,6 +332,32 @@ def test_flags_with_which_no_point_is_accepted_are_refused(capsys, tmp_path):
 
 @pytest.mark.parametrize(
     "flag",
+    [Flag("share", (-0.5, 0.5), Domain(-1, 1)), Flag("debt", (-0.5,), Domain(high=0))],
+    ids=lambda flag: flag.name,
+)
+def test_numbers_below_0_are_not_searched(flag, capsys, tmp_path, unchecked):
+    signed = dataclasses.replace(COROLLARY1, flags=(*COROLLARY1.flags, flag))
+    assert cli.main(signed, ["--search", "5", "--out", str(tmp_path)]) == 2
+    assert f"--search: got --{flag.name} with numbers below 0" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flag", "drawn"),
+    [
+        (Flag("dim", (40,), at_least(30), int), {*range(30, 41)}),
+        (Flag("dim", (2,), at_least(1), int, most=3), {1, 2, 3}),
+        (Flag("tie", (0,), Domain(0, 1, integer=True), int), {0, 1}),
+        (Flag("file", ("a", "b"), Domain(text="a path"), str, shapes=True), {"a", "b"}),
+    ],
+)
+def test_far_from_the_usual_every_value_of_a_flag_is_drawn(flag, drawn):
+    rng = np.random.default_rng(0)
+    assert {value(flag, rng, far=True) for _ in range(300)} == drawn
+
+
+@pytest.mark.parametrize(
+    "flag",
     [
         Flag("rate", (0.1,), between(1e-6, 1e6)),
         Flag("decay", (0.1,), between(1e-6, 1e6, zero=True)),
@@ -343,9 +369,9 @@ def test_flags_with_which_no_point_is_accepted_are_refused(capsys, tmp_path):
 def test_the_way_through_a_domain_goes_from_end_to_end(flag):
     way = [from_unit(flag, x) for x in np.linspace(0, 1, 101)]
     assert way == sorted(way)
-    assert all(flag.accepts(value) for value in way)
-    for value in way[10:-10]:
-        assert from_unit(flag, to_unit(flag, value)) == pytest.approx(value, rel=1e-5)
+    assert all(map(flag.accepts, way))
+    for number in way[10:-10]:
+        assert from_unit(flag, to_unit(flag, number)) == pytest.approx(number, rel=1e-5)
 
 
 # Beyond -----------------------------------------------------------------------------------------

@@ -24,8 +24,9 @@ from lrdyn.figures import plotting
 from lrdyn.verification.judging.judging import ratio_of, residuals
 from lrdyn.verification.running.evaluate import each_time, evaluate_controls
 from lrdyn.verification.stating.claims import MoreSteps
-from lrdyn.verification.stating.fields import ABSENT
-from lrdyn.verification.stating.flags import Flag, one_of
+from lrdyn.verification.stating.fields import ABSENT, both_sides
+from lrdyn.verification.stating.flags import POSITIVE, Domain, Flag, between, one_of
+from lrdyn.verification.stating.forms import Zero
 from lrdyn.verification.stating.statement import Claim, Control, Scenario, Theorem
 from lrdyn.verification.storing import files, results_file
 from tests.oracles import refuses
@@ -124,7 +125,7 @@ THEOREM = Theorem(
         Flag(
             "rate",
             (0.1, 0.5),
-            Domain("a number in ]0, 1[", lambda x: 0 < x < 1),
+            Domain(0, 1, low_open=True, high_open=True),
             symbol="eta",
             help="step size, in % of the curvature / 100",
         ),
@@ -257,7 +258,7 @@ def test_help_shows_every_flag_with_symbol_unit_and_default(theorem, command):
     text = " ".join(out.split())
     assert "100 % geometric decay" in text
     assert "d: dimension, an integer >= 1 (default: 2 3; paper: 5)" in text
-    assert "eta: step size, in % of the curvature / 100, a number in ]0, 1[" in text
+    assert "eta: step size, in % of the curvature / 100, a number strictly between 0 and 1" in text
     for flag in ("--out", "--preset", "--seed", "--seeds", "--dtype", "--perturb", "--steps"):
         assert flag in text
 
@@ -567,6 +568,45 @@ def scenario(*controls):
     return Scenario("s", dict, theory=Number, measured=Number, claims=(claim(),), controls=controls)
 
 
+class Sides(NamedTuple):
+    """Fields of which one has the name of a keyword, as a field may with an underscore."""
+
+    rho: Float[Array, ""] = ABSENT
+    global_: Float[Array, ""] = ABSENT
+    bulk: Float[Array, ""] = ABSENT
+
+
+def of_sides(*claims: Claim[Any, Any], theory: Any = Sides, measured: Any = Sides):
+    return Scenario[Any, Any, Any]("sides", dict, theory=theory, measured=measured, claims=claims)
+
+
+def of_form(outcome: Any) -> Zero:
+    return Zero(outcome.measured.rho, scale=1.0, alternative=1.0)
+
+
+def test_a_claim_compares_the_fields_of_its_id_where_nothing_else_is_said():
+    said = Claim[Sides, Sides]("rho", "", compares=lambda theory, run: (theory.rho, run.rho))
+    plain, keyword = Claim[Any, Any]("rho", ""), Claim[Any, Any]("global", "")
+    scenario = of_sides(plain, keyword)
+    assert plain.compared == said.compared == ("rho", "rho")
+    assert scenario.read_by(plain) == scenario.read_by(said) == (("theory", "rho"), ("run", "rho"))
+    assert scenario.read_by(keyword) == (("theory", "global"), ("run", "global"))
+    # What else is looked at comes to what is compared; another id takes another field.
+    more = dataclasses.replace(plain, reads=lambda theory, run: (run.bulk,))
+    assert scenario.read_by(more) == (*scenario.read_by(plain), ("run", "bulk"))
+    assert dataclasses.replace(plain, id="bulk").compared == ("bulk", "bulk")
+
+
+def test_a_form_reads_the_fields_of_its_id_where_nothing_else_is_said():
+    claim = Claim[Any, Any]("rho", "", form=of_form)
+    assert claim.compared is None
+    assert of_sides(claim).read_by(claim) == (("theory", "rho"), ("run", "rho"))
+    alone = of_sides(claim, theory=None)
+    assert (alone.read_by(claim), alone.arrays_of(claim)) == ((("run", "rho"),), ("rho",))
+    other = dataclasses.replace(claim, reads=lambda theory, run: (run.bulk,))
+    assert of_sides(other).read_by(other) == (("run", "bulk"),)
+
+
 class Ambiguous(NamedTuple):
     """A field with the name under which that of both sides is saved."""
 
@@ -577,6 +617,31 @@ test_statements_refuse = refuses(
     (
         lambda: Scenario("s", dict, theory=Number, measured=Ambiguous, claims=()),
         "scenario 's': got fields 'value' and 'value_measured', wanted another name for the second",
+    ),
+    (
+        lambda: Claim("rho", "", form=of_form, compares=both_sides("rho")),
+        "claim 'rho': got compares and form, wanted one of them",
+    ),
+    (
+        lambda: of_sides(Claim("rhoo", "")),
+        "claim 'rhoo': got theory.rhoo by its id, wanted theory.rho, or compares or form",
+    ),
+    (
+        lambda: of_sides(Claim("rho", ""), measured=Number),
+        "claim 'rho': got run.rho by its id, wanted a field of scenario 'sides', or compares or",
+    ),
+    (
+        lambda: of_sides(Claim("of many words", "")),
+        "claim 'of many words': got theory.of many words by its id, wanted a field of scenario",
+    ),
+    (
+        lambda: of_sides(Claim("rhoo", "", form=of_form)),
+        r"claim 'rhoo': got a form, no reads and no field 'rhoo', wanted the id of a field \(rho\) "
+        "or reads",
+    ),
+    (
+        lambda: of_sides(Claim("spectra", "", form=of_form)),
+        "claim 'spectra': got a form, no reads and no field 'spectra', wanted reads",
     ),
     (control, "control 'c': wanted exactly one of case, predict, measure"),
     (lambda: control(predict=abs, measure=abs), "control 'c': wanted exactly one of case, predict"),
@@ -590,6 +655,12 @@ test_statements_refuse = refuses(
         for kind in ("identity", "bound", "exact")
     ),
     (lambda: Flag("side", ("left",), one_of("left"), str), "'side': got words, wanted shapes=True"),
+    (lambda: Flag("side", ("left",), POSITIVE, str, shapes=True), "and a domain of words"),
+    (one_of, "names: got none, wanted the accepted words"),
+    # As a domain was before it was data.
+    (lambda: Domain("a share", abs), "low: got 'a share', wanted a number"),
+    (lambda: Domain(0, float("nan")), "high: got nan, wanted a number"),
+    (lambda: Domain(2, 1), "low: got 2, wanted at most high, 1"),
     (
         lambda: lr.relative_difference(np.ones(1), np.ones(2)),
         r"predicted: got shape \(1,\), wanted .*\(2,\)",
@@ -761,12 +832,46 @@ def test_ids_are_unique(theorem, unchecked):
         (lr.POSITIVE, [1e-300, 1], [0, -1]),
         (lr.NON_NEGATIVE, [0, 1], [-1e-300]),
         (lr.FRACTION, [1e-300, 0.999], [0, 1]),
-        (lr.at_least(2), [2, 3], [1]),
+        (lr.at_least(2), [2, 3], [1, 2.5]),
+        (Domain(0, 1, low_open=True), [1e-300, 1], [0, 1.1]),
+        (Domain(0, 1, high_open=True), [0, 0.999], [-1e-300, 1]),
+        (between(1.0, 10.0, zero=True), [0, 1, 10], [0.5, 11]),
+        (Domain(-2, 2, integer=True), [-2, 0, 2], [-3, 0.5]),
+        (Domain(high=3), [-1e300, 3], [3.1]),
+        (Domain(), [-1e300, 0, 1e300], []),
     ],
 )
 def test_domains(domain, inside, outside):
     assert all(domain.contains(x) for x in inside)
     assert not any(domain.contains(x) for x in [*outside, float("nan")])
+
+
+@pytest.mark.parametrize(
+    ("domain", "words"),
+    [
+        (lr.POSITIVE, "a number > 0"),
+        (lr.NON_NEGATIVE, "a number >= 0"),
+        (lr.FRACTION, "a number strictly between 0 and 1"),
+        (lr.at_least(2), "an integer >= 2"),
+        (between(1e-3, 1e3), "a number from 0.001 to 1000"),
+        (between(1.0, 1e6, zero=True), "0 or a number from 1 to 1e+06"),
+        (Domain(0, 1, low_open=True), "a number > 0 and <= 1"),
+        (Domain(0, 1, high_open=True), "a number >= 0 and < 1"),
+        (Domain(0, 1, integer=True), "0 or 1"),
+        (Domain(0, 2, integer=True), "an integer from 0 to 2"),
+        (Domain(high=3), "a number <= 3"),
+        (Domain(), "a number"),
+        (one_of("sgd", "adam"), "one of sgd, adam"),
+        (Domain(text="a path"), "a path"),
+    ],
+)
+def test_a_domain_in_words(domain, words):
+    assert domain.wanted == words
+
+
+def test_a_domain_of_words_accepts_those():
+    assert [one_of("sgd", "adam").contains(word) for word in ("sgd", "adam", "")] == [1, 1, 0]
+    assert [Domain(text="a path").contains(word) for word in ("a", "")] == [True, False]
 
 
 # Residuals

@@ -286,12 +286,28 @@ def size(text: str) -> int:
     return count
 
 
+class Setting(argparse.Action):
+    """Puts the value of a flag of an experiment among the ``settings`` that were given."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """What argparse calls for each flag that it meets."""
+        namespace.settings = {**namespace.settings, self.dest: values}
+
+
 def add_flag(group: Any, flag: Flag) -> None:
-    """Add a flag of an experiment to a group of a parser."""
+    """Add a flag of an experiment to a group of a parser; its value is one of ``settings``."""
     name = typed(flag.name)
     if flag.type == "array":
         group.add_argument(
             name,
+            action=Setting,
+            dest=flag.name,
             type=_array(flag),
             metavar="FILE",
             default=argparse.SUPPRESS,
@@ -304,6 +320,8 @@ def add_flag(group: Any, flag: Flag) -> None:
     text = f"{flag.symbol}: {flag.help}{wanted} (default: {values}{paper})"
     group.add_argument(
         name,
+        action=Setting,
+        dest=flag.name,
         type=_value(flag),
         nargs="+" if flag.swept else None,
         metavar=flag.name.upper(),

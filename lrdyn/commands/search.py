@@ -111,7 +111,7 @@ def command(
     for word in words:
         if (flag := word.partition("=")[0]) in NOT_BESIDE:
             raise BadInput(f"{flag}: got it beside --search, wanted it without")
-    held = {f.name: getattr(options, f.name) for f in theorem.flags if f.name in vars(options)}
+    held = options.settings
     for flag in theorem.flags:
         # A command line that repeats the worst case has no room for an array.
         if flag.name in held and flag.type == "array":

@@ -40,7 +40,7 @@ from lrdyn.verification.running.configuration import BadInput, Run, configured, 
 from lrdyn.verification.running.work import Context
 from lrdyn.verification.runs.run_folder import about, carry_out, judge_again
 from lrdyn.verification.runs.verify import Verification, in_usual_precision
-from lrdyn.verification.stating import mistakes
+from lrdyn.verification.stating import mistakes, names_and_presets
 from lrdyn.verification.stating.flags import flag_text, typed
 from lrdyn.verification.stating.statement import Experiment, Study
 
@@ -55,7 +55,7 @@ def parser_of(theorem: Experiment, prog: str = "") -> Parser:
     Raises:
         BadInput: the theorem's names or presets make no command.
     """
-    mistakes.check_statement(theorem)
+    names_and_presets.check_statement(theorem)
     prog = prog or theorem.name
     parser = Parser(prog, theorem.summary, examples=_examples(theorem, prog))
     usual = defaults(theorem)
@@ -77,12 +77,13 @@ def parser_of(theorem: Experiment, prog: str = "") -> Parser:
         )
     if isinstance(theorem, Study):
         _add_training_flags(parser)
+    parser.set_defaults(settings={})
     group = parser.add_argument_group("settings (several values make a sweep)")
     for flag in theorem.flags:
         try:
             add_flag(group, flag)
         except argparse.ArgumentError:  # another option has this name
-            raise mistakes.taken_name(theorem, flag) from None
+            raise names_and_presets.taken_name(theorem, flag) from None
     return parser
 
 
@@ -211,11 +212,12 @@ def parse(theorem: Experiment, argv: Sequence[str]) -> VerifyCommand:
 
 def _command(theorem: Experiment, options: argparse.Namespace) -> VerifyCommand:
     check_cluster(options)
-    given = {f.name: getattr(options, f.name) for f in theorem.flags if f.name in vars(options)}
     asked = {name: getattr(options, name, None) for name in defaults(theorem)}
     common = {n: d if asked[n] is None else asked[n] for n, d in defaults(theorem).items()}
     place = getattr(options, "data_dir", None) or ""
-    run = configured(theorem, given, common, memory=options.memory or ON_A_CPU, data_dir=place)
+    run = configured(
+        theorem, options.settings, common, memory=options.memory or ON_A_CPU, data_dir=place
+    )
     return VerifyCommand(run, options)
 
 

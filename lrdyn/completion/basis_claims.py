@@ -114,7 +114,6 @@ BASIS = Scenario[Recovery, BasisTheory, BasisMeasured](
                 outcome.measured.basis,
                 scale=1.0,  # the norm of a projector
             ),
-            reads=lambda theory, run: (theory.basis, run.basis),
             condition=lambda theory: theory.basis_condition,
         ),
         Claim(
@@ -127,7 +126,6 @@ BASIS = Scenario[Recovery, BasisTheory, BasisMeasured](
                 outcome.predicted.basis_gap,
                 scale=1.0,  # the ratio is of rounded numbers, the larger of them 1
             ),
-            reads=lambda theory, run: (theory.basis_gap, run.basis_gap),
             condition=lambda theory: theory.gap_condition,
             undecided=lambda outcome: (
                 "" if np.isfinite(outcome.predicted.basis_gap) else "bound is infinite"

@@ -19,6 +19,14 @@ from lrdyn.core.masking import observe
 from lrdyn.core.recording import Recorded, recorded_steps
 from lrdyn.core.spectra import singular_values
 from lrdyn.corollary1.compression import GradientBasis, gradient_basis
+from lrdyn.shared_flags import (
+    INIT_SCALE,
+    LEARNING_RATE,
+    RANK,
+    STEPS,
+    TARGET_CONDITION,
+    TARGET_SCALE,
+)
 from lrdyn.theorem2 import setting
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.flags import Domain, Flag, at_least, between
@@ -172,51 +180,26 @@ def seen_alone(case: Recovery) -> Recovery:
 
 FLAGS = (
     Flag(
-        "dim",
-        quick=(24,),
-        paper=(100, 200),
-        domain=at_least(4),
-        type=int,
-        symbol="d",
-        help="width of the target",
-        shapes=True,
-        most=14,
+        "dim", (24,), at_least(4), int, "d", "width of the target", (100, 200), shapes=True, most=14
     ),
-    Flag(
-        "rank",
-        quick=(1,),
-        paper=(5,),
-        domain=at_least(1),
-        type=int,
-        symbol="r",
-        help="rank of the target Phi",
-        shapes=True,
-        most=3,
-    ),
+    RANK.at((1,), paper=(5,)),
     Flag(
         "observed",
         quick=(0.5,),
         paper=(0.3, 0.7),
-        domain=Domain("a number > 0 and <= 1", lambda p: 0 < p <= 1),
+        domain=Domain(0, 1, low_open=True),
         symbol="p",
         help="fraction of the entries that is observed; p d^2 measurements of sensing",
         shapes=True,
         from_usual=True,
     ),
-    Flag(
-        "init_scale",
-        quick=(0.03,),
-        paper=(0.004,),
-        domain=between(1e-6, 10.0),
-        symbol="eps",
-        help="init scale of every layer",
+    INIT_SCALE.at(
+        (0.03,), paper=(0.004,), domain=between(1e-6, 10.0), help="init scale of every layer"
     ),
-    Flag(
-        "learning_rate",
-        quick=(0.15,),
+    LEARNING_RATE.at(
+        (0.15,),
         paper=(0.05,),
         domain=between(1e-9, 1e9),
-        symbol="eta",
         help="step size for the estimate of 1/2 ||f - Phi||_F^2",
     ),
     Flag(
@@ -234,16 +217,9 @@ FLAGS = (
         symbol="gamma",
         help="step of the outer factors over eta, from the basis of the gradient",
     ),
-    Flag(
-        "target_scale",
-        quick=(1.0,),
-        domain=between(1e-3, 1e3),
-        symbol="sigma_1",
-        help="largest singular value of Phi",
-    ),
-    dataclasses.replace(
-        setting.CONDITION,
-        quick=(0.0,),
+    TARGET_SCALE.at((1.0,), domain=between(1e-3, 1e3)),
+    TARGET_CONDITION.at(
+        (0.0,),
         domain=between(1.0, 1e6, zero=True),
         help="largest over smallest singular value of Phi; 1: all are equal, 0: as drawn",
     ),
@@ -256,18 +232,7 @@ FLAGS = (
         help="which of the instances of a seed",
         most=1000,
     ),
-    Flag(
-        "steps",
-        quick=(1000,),
-        paper=(16_000,),
-        domain=at_least(1),
-        type=int,
-        symbol="t",
-        help="steps of descent",
-        swept=False,
-        most=1500,
-        from_usual=True,
-    ),
+    STEPS.at((1000,), paper=(16_000,)),
 )
 
 

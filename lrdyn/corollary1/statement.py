@@ -262,7 +262,6 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
             "the full network has L d^2 parameters and the compressed one 4 d r^ + 4 L r^^2, of "
             "which 4 L r^^2 are those of its inner layers",
             kind="exact",
-            compares=lambda theory, run: (theory.parameters, run.parameters),
             carries=False,
         ),
     ),

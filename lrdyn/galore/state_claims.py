@@ -152,8 +152,7 @@ STATE = Scenario[Layers, StateTheory, StateMeasured](
             "the state of optax.contrib.galore holds P of max(m, n) x r and moments of r x "
             "min(m, n) (transposed if m < n)",
             kind="exact",
-            compares=lambda theory, run: (theory.optax_shapes, run.optax_shapes),
-            reads=lambda theory, run: (theory.optax_shapes, run.optax_shapes, run.optax_release),
+            reads=lambda theory, run: (run.optax_release,),
             undecided=lambda outcome: newer(outcome.measured.optax_release),
             sides="r times the sides against the arrays of optax's state",
         ),
@@ -162,8 +161,7 @@ STATE = Scenario[Layers, StateTheory, StateMeasured](
             "with Adam the state of optax.contrib.galore holds nr + 2mr entries for m <= n, and "
             "two int32, in bytes",
             kind="exact",
-            compares=lambda theory, run: (theory.optax_held, run.optax_held),
-            reads=lambda theory, run: (theory.optax_held, run.optax_held, run.optax_release),
+            reads=lambda theory, run: (run.optax_release,),
             undecided=lambda outcome: newer(outcome.measured.optax_release),
             carries=False,
             sides="a formula in m, n, r against arrays counted",

@@ -122,7 +122,6 @@ COUNTS = Scenario[Array, Counts, Counts](
             "1,582,240 and its compressed form 1,591,712 (with positions 1,587,744, 1,592,544 "
             "and 1,602,144), of MiniLM's 38 matrices 585,168, 587,600 and 592,464",
             kind="exact",
-            compares=lambda theory, run: (theory.parameters, run.parameters),
             carries=False,
         ),
     ),

@@ -9,7 +9,6 @@ W_0 + W_L ... W_1, and its compressed form of width 2r are sqrt(d - 2r) prod_l |
 (``compressed_deep_lora_claims``). What each trains is counted (``parameter_counts_claims``).
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,16 +16,24 @@ from lrdyn.lora.compressed_deep_lora_claims import COMPRESSED
 from lrdyn.lora.figures import plot_aspects
 from lrdyn.lora.one_step_claims import ONE_STEP
 from lrdyn.lora.parameter_counts_claims import COUNTS
+from lrdyn.shared_flags import (
+    COLS,
+    DEPTH,
+    DIM,
+    INIT_SCALE,
+    LEARNING_RATE,
+    RANK,
+    ROWS,
+    STEPS,
+    TARGET_CONDITION,
+)
 from lrdyn.theorem2 import setting
-from lrdyn.verification.stating.flags import Flag, at_least, between
+from lrdyn.verification.stating.flags import Flag, between
 from lrdyn.verification.stating.statement import Theorem
 
-QUICK = {"dim": (12,), "depth": (3,), "rank": (2,), "init_scale": (0.3, 1.0)}
-SHARED = ("dim", "depth", "rank", "init_scale", "learning_rate", "target_condition", "steps")
-
 FLAGS = (
-    Flag("rows", (6,), at_least(2), int, "m", "rows of W", paper=(12, 40), shapes=True, most=7),
-    Flag("cols", (9,), at_least(2), int, "n", "columns of W", paper=(16,), shapes=True, most=7),
+    ROWS.at((6,), paper=(12, 40)),
+    COLS.at((9,), paper=(16,)),
     Flag("adapter_scale", (0.5, 2.0), between(1e-3, 1e3), float, "s", "scale of the adapter"),
     Flag(
         "rate_ratio",
@@ -36,11 +43,13 @@ FLAGS = (
         symbol="eta_B / eta_A",
         help="rate of B over that of A, as in LoRA+",
     ),
-    *(
-        dataclasses.replace(flag, quick=QUICK.get(flag.name, flag.quick))
-        for flag in setting.FLAGS
-        if flag.name in SHARED
-    ),
+    DIM.at((12,), paper=(30, 100)),
+    DEPTH.at((3,), paper=(2, 3, 5, 8)),
+    RANK.at((2,), paper=(1, 3, 10)),
+    INIT_SCALE.at((0.3, 1.0), paper=(0.01, 0.1, 0.3, 1.0)),
+    LEARNING_RATE.at((0.1,)),
+    TARGET_CONDITION.at((2.0,)),
+    STEPS.at((100,), paper=(500,)),
 )
 
 

@@ -11,13 +11,50 @@ import optax
 from jaxtyping import Array, Int, Key, PyTree, UInt8
 
 from lrdyn import networks
-from lrdyn.verification.stating.flags import Domain
+from lrdyn.data import AUTO, IMAGES
+from lrdyn.verification.stating.flags import Domain, Flag, at_least, one_of
 
 TESTED = 1000
 """Images that a network is tested on."""
 RATE = 1e-3
 """Largest step size of Adam, its own default; no decay."""
-WARMUP = Domain("a number from 0 to below 1", lambda x: 0 <= x < 1)
+
+DATA = Flag(
+    "data",
+    (AUTO,),
+    one_of(AUTO, *IMAGES),
+    str,
+    help="images; auto takes the first found",
+    shapes=True,
+    swept=False,
+)
+EXAMPLES = Flag(
+    "examples", (4000,), at_least(30), int, "n", "images to train on", (50_000,), swept=False
+)
+BATCH_SIZE = Flag(
+    "batch_size", (128,), at_least(1), int, help="examples of a mini-batch", swept=False
+)
+RESNET_WIDTH = Flag(
+    "resnet_width",
+    (16,),
+    at_least(1),
+    int,
+    help="channels of the residual network's first stage; the last one has eight times as many",
+    paper=(64,),
+    swept=False,
+)
+RESNET_EPOCHS = Flag(
+    "resnet_epochs", (4,), at_least(1), int, help="its epochs", paper=(100,), swept=False
+)
+WARMUP = Flag(
+    "warmup",
+    (0.0,),
+    Domain(0, 1, high_open=True),
+    help="share of the steps of networks of images over which Adam's rate rises, to fall as a "
+    "cosine after it; 0 keeps it constant",
+    paper=(0.05,),
+    swept=False,
+)
 
 
 def spread_out(count: int, total: int) -> np.ndarray:

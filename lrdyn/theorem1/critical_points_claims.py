@@ -328,13 +328,11 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
         "critical_loss",
         "with two layers, the loss at the critical point of each set S of at most r indices is "
         "sum_S (lambda sigma_i - lambda^2/2) + sum_rest sigma_i^2/2",
-        compares=lambda theory, run: (theory.critical_loss, run.critical_loss),
     ),
     Claim(
         "spectrum",
         "with two layers, the r (k + d) eigenvalues of the Hessian at the critical point of each "
         "set S of at most r indices are those of lrdyn.theorem1.hessian_spectrum",
-        compares=lambda theory, run: (theory.spectrum, run.spectrum),
     ),
     Claim(
         "smallest",

@@ -26,7 +26,7 @@ from lrdyn.data import mnist
 from lrdyn.theorem1 import convergence, landscape, regularised_autoencoder, setting
 from lrdyn.theorem2.setting import Descent
 from lrdyn.verification.stating.claims import tolerance
-from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.fields import ABSENT, both_sides
 from lrdyn.verification.stating.forms import Equal, Form, Zero
 from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
@@ -397,7 +397,7 @@ CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
         form=lambda outcome: Equal(
             outcome.predicted.autoencoder, outcome.measured.autoencoder, scale=1.0
         ),
-        reads=lambda theory, run: (theory.autoencoder, run.autoencoder),
+        reads=both_sides("autoencoder"),
     ),
     _claim_of_the_end(
         "autoencoder_loss",
@@ -408,7 +408,7 @@ CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
             outcome.measured.autoencoder_loss,
             scale=np.sum(_squares(outcome)),
         ),
-        reads=lambda theory, run: (theory.autoencoder_loss, run.autoencoder_loss),
+        reads=both_sides("autoencoder_loss"),
     ),
     _claim_of_the_end(
         "transposed",

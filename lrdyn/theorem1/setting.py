@@ -1,6 +1,5 @@
 """What the scenarios of Theorem 1 share: flags, targets, and what claims ask of a run."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +10,18 @@ from jaxtyping import Array, Float, Key
 from lrdyn.core.factorization import Weights
 from lrdyn.core.initialization import gaussians, orthogonal
 from lrdyn.core.spectra import half_of_the_digits, singular_values
+from lrdyn.shared_flags import (
+    DEPTH,
+    INIT_SCALE,
+    LEARNING_RATE,
+    RANK,
+    STEPS,
+    TARGET_CONDITION,
+    TARGET_SCALE,
+    WEIGHT_DECAY,
+)
 from lrdyn.theorem1 import rest_points
-from lrdyn.theorem2.setting import CONDITION, DECAY, SIZE, target_values
+from lrdyn.theorem2.setting import target_values
 from lrdyn.verification.stating.claims import ROUNDING_SAFETY, MoreSteps, tolerance
 from lrdyn.verification.stating.flags import Domain, Flag, at_least, between
 from lrdyn.verification.stating.statement import Outcome
@@ -22,64 +31,24 @@ SCALE = between(1e-6, 1e6)
 digit of one, ``(eps sigma^{3/2})^2``, is no number of float32 from sigma = 1e-8 on."""
 
 FLAGS = (
-    Flag(
-        "rows",
-        quick=(6,),
-        paper=(6,),
-        domain=at_least(1),
-        type=int,
-        symbol="k",
-        help="rows of the target Phi",
-        shapes=True,
-        most=7,
-    ),
+    Flag("rows", (6,), at_least(1), int, "k", "rows of the target Phi", (6,), shapes=True, most=7),
     Flag(
         "cols",
-        quick=(4,),
-        paper=(4, 8),
-        domain=at_least(1),
-        type=int,
-        symbol="d",
-        help="columns of the target Phi",
+        (4,),
+        at_least(1),
+        int,
+        "d",
+        "columns of the target Phi",
+        (4, 8),
         shapes=True,
         most=7,
     ),
-    Flag(
-        "rank",
-        quick=(2,),
-        paper=(1, 2, 4),
-        domain=at_least(1),
-        type=int,
-        symbol="r",
-        help="width of the hidden layers",
-        shapes=True,
-        most=3,
-    ),
-    Flag(
-        "depth",
-        quick=(2, 3),
-        paper=(2, 3, 4),
-        domain=at_least(2),
-        type=int,
-        symbol="L",
-        help="number of layers",
-        shapes=True,
-        most=5,
-    ),
-    Flag(
-        "weight_decay",
-        quick=(0.0, 0.1, 0.92),
-        paper=(0.0, 0.03, 0.1, 0.2, 0.35, 0.7, 0.92),
-        domain=DECAY,
-        symbol="lambda",
-        help="weight decay of every layer",
-    ),
-    Flag(
-        "init_scale",
-        quick=(0.3, 1.0),
+    RANK.at((2,), paper=(1, 2, 4), help="width of the hidden layers"),
+    DEPTH.at((2, 3), paper=(2, 3, 4)),
+    WEIGHT_DECAY.at((0.0, 0.1, 0.92), paper=(0.0, 0.03, 0.1, 0.2, 0.35, 0.7, 0.92)),
+    INIT_SCALE.at(
+        (0.3, 1.0),
         paper=(0.1, 0.3, 1.0),
-        domain=SIZE,
-        symbol="eps",
         help="init scale: Gaussian layers, entries of variance eps^2 / longer side",
     ),
     Flag(
@@ -94,42 +63,19 @@ FLAGS = (
     Flag(
         "tie",
         quick=(0, 1),
-        domain=Domain("0 or 1", lambda x: x in (0, 1)),
+        domain=Domain(0, 1, integer=True),
         type=int,
         help="1: a target with sigma_{r+1} = sigma_r",
     ),
-    Flag(
-        "learning_rate",
-        quick=(0.2,),
-        domain=SIZE,
-        symbol="eta",
-        help="step size for the loss 1/2 ||.||_F^2",
-    ),
-    Flag(
-        "target_scale",
-        quick=(1.0,),
-        domain=SCALE,
-        symbol="sigma_1",
-        help="largest singular value of Phi",
-    ),
-    dataclasses.replace(
-        CONDITION,
+    LEARNING_RATE.at((0.2,)),
+    TARGET_SCALE.at((1.0,), domain=SCALE),
+    TARGET_CONDITION.at(
+        (2.0,),
         symbol="sigma_1 / sigma_min(k,d)",
         help="largest over smallest singular value of Phi, before --rank-deficit and --tie; "
         "1: all are equal",
     ),
-    Flag(
-        "steps",
-        quick=(4000,),
-        paper=(10_000,),
-        domain=at_least(1),
-        type=int,
-        symbol="t",
-        help="steps of descent",
-        swept=False,
-        most=1500,
-        from_usual=True,
-    ),
+    STEPS.at((4000,), paper=(10_000,)),
 )
 
 

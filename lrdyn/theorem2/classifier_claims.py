@@ -290,7 +290,6 @@ CLASSIFICATION = Scenario[Classification, ClassificationTheory, ClassificationMe
             "class_product",
             "for a classifier on whitened data, W_L...W_1 V_{1,1} follows gradient descent on "
             "the reduced problem of width 2K",
-            compares=lambda theory, run: (theory.class_product, run.class_product),
             condition=lambda theory: theory.condition_product,
             undecided=setting.undecided_below(lambda theory: theory.class_product),
         ),

@@ -144,8 +144,7 @@ COLLAPSE = Scenario[Classification, CollapseTheory, CollapseMeasured](
             "n^{1/L} (geometric mean over the layers), D_l = tr Sigma_W / tr Sigma_B behind "
             "layer l; the gap is c_0 / n + c_2 eps^2: here 1 to 2 %, tolerance 3 %",
             kind="limit",
-            compares=lambda theory, run: (theory.collapse, run.collapse),
-            reads=lambda theory, run: (theory.collapse, run.collapse, theory.collapse_loss),
+            reads=lambda theory, run: (theory.collapse_loss,),
             tolerance=0.03,
             undecided=_too_few_steps,
         ),
@@ -168,7 +167,6 @@ COLLAPSE = Scenario[Classification, CollapseTheory, CollapseMeasured](
             "collapse_loss",
             "without decay on d whitened examples, the loss f(t) of a classifier is that of the "
             "reduced problem of width 2K at every step up to convergence",
-            compares=lambda theory, run: (theory.collapse_loss, run.collapse_loss),
         ),
     ),
     controls=(

@@ -19,10 +19,22 @@ from lrdyn.core.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.core.masking import masked_loss, observe
 from lrdyn.core.recording import Recorded, recorded_steps
 from lrdyn.core.spectra import numerical_rank, singular_values
+from lrdyn.shared_flags import (
+    DEPTH,
+    DIM,
+    INIT_SCALE,
+    LEARNING_RATE,
+    RANK,
+    SIZE,
+    STEPS,
+    TARGET_CONDITION,
+    TARGET_SCALE,
+    WEIGHT_DECAY,
+)
 from lrdyn.theorem2 import subspace
 from lrdyn.verification.stating.claims import tolerance
-from lrdyn.verification.stating.fields import names_of
-from lrdyn.verification.stating.flags import Flag, at_least, between
+from lrdyn.verification.stating.fields import both_sides, names_of
+from lrdyn.verification.stating.flags import Flag, between
 from lrdyn.verification.stating.forms import Equal, Form, Numbers, Zero, start_of
 from lrdyn.verification.stating.statement import Claim, Control, Outcome
 
@@ -103,64 +115,14 @@ class DeepFactorization(OrthogonalDescent):
         return masked_loss(weights, self.target, self.mask)
 
 
-SIZE = between(1e-12, 1e12)
-"""Where float32 loses nothing: a gradient below its least number, 1e-38, times the largest step
-does not reach the last digit of the smallest layer, 1e-15 with the largest spread."""
-DECAY = between(1e-12, 1e12, zero=True)
-"""Weight decays: 0, or sizes for which float32 loses nothing."""
 SPREAD = between(1e-6, 1e6)
 """Ratios of the last layer to the first."""
 
-CONDITION = Flag(
-    "target_condition",
-    (2.0,),
-    between(1.0, 1e12),
-    symbol="sigma_1 / sigma_r",
-    help="largest over smallest singular value of the default target; 1: all are equal",
-)
-
 FLAGS = (
-    Flag(
-        "dim",
-        (16,),
-        at_least(3),
-        int,
-        "d",
-        "width of the square layers",
-        (30, 100),
-        shapes=True,
-        most=14,
-    ),
-    Flag(
-        "depth",
-        (2, 4),
-        at_least(2),
-        int,
-        "L",
-        "number of layers",
-        (2, 3, 5, 8),
-        shapes=True,
-        most=5,
-    ),
-    Flag(
-        "rank",
-        (3,),
-        at_least(1),
-        int,
-        "r",
-        "rank of the target Phi",
-        (1, 3, 10),
-        shapes=True,
-        most=3,
-    ),
-    Flag(
-        "init_scale",
-        (0.3, 1.0),
-        SIZE,
-        symbol="eps",
-        help="init scale, geometric mean over the layers",
-        paper=(0.01, 0.1, 0.3, 1.0),
-    ),
+    DIM.at((16,), paper=(30, 100)),
+    DEPTH.at((2, 4), paper=(2, 3, 5, 8)),
+    RANK.at((3,), paper=(1, 3, 10)),
+    INIT_SCALE.at((0.3, 1.0), paper=(0.01, 0.1, 0.3, 1.0)),
     Flag(
         "init_spread",
         (1.0, 3.0),
@@ -168,13 +130,8 @@ FLAGS = (
         symbol="eps_L / eps_1",
         help="ratio of the last layer's init scale to the first's",
     ),
-    Flag(
-        "weight_decay",
-        (0.0, 0.03),
-        DECAY,
-        symbol="lambda",
-        help="weight decay, geometric mean over the layers",
-        paper=(0.0, 0.01, 0.1),
+    WEIGHT_DECAY.at(
+        (0.0, 0.03), paper=(0.0, 0.01, 0.1), help="weight decay, geometric mean over the layers"
     ),
     Flag(
         "decay_spread",
@@ -183,27 +140,12 @@ FLAGS = (
         symbol="lambda_L / lambda_1",
         help="ratio of the last layer's decay to the first's",
     ),
-    Flag("learning_rate", (0.1,), SIZE, symbol="eta", help="step size for the loss 1/2 ||.||_F^2"),
-    Flag(
-        "target_scale",
-        (1.0,),
-        SIZE,
-        symbol="sigma_1",
-        help="largest singular value of the default target, factor on a given one",
+    LEARNING_RATE.at((0.1,)),
+    TARGET_SCALE.at(
+        (1.0,), help="largest singular value of the default target, factor on a given one"
     ),
-    CONDITION,
-    Flag(
-        "steps",
-        (100,),
-        at_least(1),
-        int,
-        "t",
-        "steps of gradient descent",
-        (500,),
-        swept=False,
-        most=1500,
-        from_usual=True,
-    ),
+    TARGET_CONDITION.at((2.0,)),
+    STEPS.at((100,), paper=(500,)),
     Flag("target", (), None, "array", "Phi", "run on your own square matrix", swept=False),
 )
 
@@ -546,17 +488,19 @@ def weights_claim(
     Args:
         id: short name of the claim.
         statement: the claim in words and formula.
-        compares: ``lambda theory, run: (theory.rho, run.rho)``, for each pair of arrays.
+        compares: ``lambda theory, run: (theory.bulk, run.rho)``, for each pair of arrays; the
+            fields of the claim's id if there is none.
         scale: ``lambda run: run.singular_values``, whose largest entry is the scale.
         condition: that of the claim.
     """
+    each = compares or (both_sides(id),)
 
     def reads(theory: T, run: M) -> tuple[Any, ...]:
-        return (*(field for pair in compares for field in pair(theory, run)), scale(run))
+        return (*(field for pair in each for field in pair(theory, run)), scale(run))
 
     def form(outcome: Outcome[T, M]) -> tuple[Form, ...]:
         largest = np.max(scale(outcome.measured))
-        pairs = [pair(outcome.predicted, outcome.measured) for pair in compares]
+        pairs = [pair(outcome.predicted, outcome.measured) for pair in each]
         return tuple(
             # Who knows nothing says that nothing moves.
             Equal(predicted, measured, scale=largest, null=start_of(predicted))

@@ -219,7 +219,6 @@ FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMe
             "rho",
             "the bulk singular values follow rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta "
             "prod_{k != l} rho_k(t)^2) from rho_l(0) = eps_l",
-            lambda theory, run: (theory.rho, run.rho),
             scale=lambda run: run.singular_values,
             condition=lambda theory: theory.condition_bulk,
         ),
@@ -227,7 +226,6 @@ FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMe
             "reduced",
             "the moving blocks Wt_l = U_{l,1}^T W_l V_{l,1} follow gradient descent on the "
             "problem of width 2r with the target U_{L,1}^T Phi V_{1,1}, from eps_l I",
-            lambda theory, run: (theory.reduced, run.reduced),
             scale=lambda run: run.singular_values,
             condition=lambda theory: theory.condition_inner,
         ),
@@ -243,7 +241,6 @@ FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMe
             "loss",
             "the loss is f(t) = 1/2 ||Wt_L...Wt_1 - Phi~||^2 + (d - 2r)/2 prod_l rho_l^2 for all "
             "t, Phi~ = U_{L,1}^T Phi V_{1,1}",
-            compares=lambda theory, run: (theory.loss, run.loss),
             condition=lambda theory: theory.condition,
             undecided=setting.undecided_below(lambda theory: theory.loss),
         ),

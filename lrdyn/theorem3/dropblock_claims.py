@@ -252,13 +252,11 @@ DROPBLOCK = Scenario[BlockFactorization, BlocksTheory, BlocksMeasured](
             "dropblock",
             "masks on blocks of b hidden units add ((1-theta)/theta) sum_j ||U_j V_j^T||_F^2 to "
             "the expected loss, over all masks",
-            compares=lambda theory, run: (theory.dropblock, run.dropblock),
         ),
         lower_bound(
             "dropblock_bound",
             "with theta(h) = b p/(h - (h-b) p) every factorisation of Z has a DropBlock penalty "
             "of at least ((1-p)/p) times the square of the spectral b-support norm of Z",
-            compares=lambda theory, run: (theory.dropblock_bound, run.dropblock_bound),
             condition=lambda theory: theory.rounded_chance,
         ),
         Claim(
@@ -266,7 +264,6 @@ DROPBLOCK = Scenario[BlockFactorization, BlocksTheory, BlocksMeasured](
             "with theta(h) = b p/(h - (h-b) p) and enough blocks, the least DropBlock penalty of "
             "a factorisation of Z is ((1-p)/p) times the square of the spectral b-support norm "
             "of Z",
-            compares=lambda theory, run: (theory.dropblock_least, run.dropblock_least),
             reads=lambda theory, run: (theory.enough_blocks,),
             applies=_enough_blocks,
             condition=lambda theory: theory.rounded_chance,
@@ -275,7 +272,6 @@ DROPBLOCK = Scenario[BlockFactorization, BlocksTheory, BlocksMeasured](
             "dropblock_product",
             "the factors with the least DropBlock penalty, if there are enough blocks, have the "
             "product Z",
-            compares=lambda theory, run: (theory.dropblock_product, run.dropblock_product),
             steps=DECOMPOSED,
             reads=lambda theory, run: (theory.enough_blocks,),
             applies=_enough_blocks,

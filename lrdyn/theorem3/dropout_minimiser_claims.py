@@ -543,7 +543,6 @@ MINIMISER = Scenario[DropoutRegression, MinimiserTheory, MinimiserMeasured](
             "V^T with Y P = U Sigma V^T, mu_q = c/(1 + c q) sum_{i<=q} sigma_i, c = "
             "(1-theta)/(theta h) (undecided while the gradient is above rounding times the gap: "
             "no number of steps is known)",
-            compares=lambda theory, run: (theory.dropout_minimiser, run.dropout_minimiser),
             reads=lambda theory, run: (
                 run.gradient,
                 theory.curvature,
@@ -558,7 +557,6 @@ MINIMISER = Scenario[DropoutRegression, MinimiserTheory, MinimiserMeasured](
             "gradient descent on the expected loss of dropout ends at the minimum of ||Y - "
             "Z||_F^2 + c ||Z||_*^2 over all Z of rank h or less with rows in the row space of X, "
             "c = (1-theta)/(theta h)",
-            compares=lambda theory, run: (theory.dropout_minimum, run.dropout_minimum),
             reads=lambda theory, run: (
                 run.gradient,
                 theory.curvature,

@@ -385,90 +385,76 @@ DROPOUT = Scenario[Dropout, DropoutTheory, DropoutMeasured](
             "penalty",
             "E ||Y - W_2 diag(R/theta) W_1 X||_F^2 = ||Y - W_2 W_1 X||_F^2 + ((1-theta)/theta) "
             "sum_i ||w_{2,i}||^2 ||w_{1,i}^T X||^2 over all 2^h masks R of dropout",
-            compares=lambda theory, run: (theory.penalty, run.penalty),
         ),
         Claim(
             "unscaled_masks",
             "E ||Y - W_2 diag(R) W_1 X||_F^2 = ||Y - theta W_2 W_1 X||_F^2 + theta (1-theta) "
             "sum_i ||w_{2,i}||^2 ||w_{1,i}^T X||^2 over all 2^h masks R, not divided by theta",
-            compares=lambda theory, run: (theory.unscaled_masks, run.unscaled_masks),
         ),
         lower_bound(
             "factorisations",
             "every factorisation of Z with h units has a dropout penalty of at least "
             "((1-theta)/(theta h)) ||Z||_*^2",
-            compares=lambda theory, run: (theory.factorisations, run.factorisations),
         ),
         Claim(
             "equalised",
             "all units of the equalised factors U, V of Z have terms of the same norm, ||u_i|| "
             "||v_i|| = ||Z||_*/h",
-            compares=lambda theory, run: (theory.equalised, run.equalised),
         ),
         Claim(
             "equalised_product",
             "the product of the equalised factors of Z is Z",
-            compares=lambda theory, run: (theory.equalised_product, run.equalised_product),
             steps=DECOMPOSED,
         ),
         Claim(
             "equalised_penalty",
             "the dropout penalty of the equalised factors of Z is the least one, "
             "((1-theta)/(theta h)) ||Z||_*^2",
-            compares=lambda theory, run: (theory.equalised_penalty, run.equalised_penalty),
         ),
         Claim(
             "width_free",
             "with theta(h') = p/(h' - (h'-1) p) the least dropout penalty is ((1-p)/p) ||Z||_*^2 "
             "at the widths h' = h and 3 h (theta(h') is a rounded number: an error of it counts "
             "1/(1 - theta(h)) times)",
-            compares=lambda theory, run: (theory.width_free, run.width_free),
             condition=lambda theory: theory.rounded_chance,
         ),
         Claim(
             "envelope_above",
             "the networks of single units whose mean is Z have, at theta = p, the mean penalty "
             "((1-p)/p) ||Z||_*^2: no convex function below the penalties is larger at Z",
-            compares=lambda theory, run: (theory.envelope_above, run.envelope_above),
         ),
         lower_bound(
             "envelope_below",
             "((1-p)/p) (2 ||Z||_* <U V^T, M> - ||Z||_*^2), affine in M and ((1-p)/p) ||Z||_*^2 "
             "at M = Z = U Sigma V^T, lies below the penalty of every single unit M: the squared "
             "nuclear norm is the convex envelope",
-            compares=lambda theory, run: (theory.envelope_below, run.envelope_below),
         ),
         Claim(
             "fixed_keep_prob",
             "at fixed theta, k copies of every hidden unit have 1/k of the dropout penalty: it "
             "vanishes with the width",
-            compares=lambda theory, run: (theory.fixed_keep_prob, run.fixed_keep_prob),
         ),
         Claim(
             "layers",
             "dropout after each hidden layer adds tr M_L - tr(W C W^T) to the expected loss, "
             "M_{l+1} = W_{l+1} (M_l + ((1-theta)/theta) Diag M_l) W_{l+1}^T, M_1 = W_1 C W_1^T, "
             "C = X X^T, over all masks of all layers",
-            compares=lambda theory, run: (theory.layers, run.layers),
         ),
         lower_bound(
             "layers_bound",
             "dropout after each hidden layer, of widths d_i, adds at least nu ||W C^(1/2)||_*^2, "
             "nu = prod_i (1 + (1-theta)/(theta d_i)) - 1, C = X X^T",
-            compares=lambda theory, run: (theory.layers_bound, run.layers_bound),
         ),
         Claim(
             "layers_rank_one",
             "for a rank-one map W spread evenly over the units, dropout after each hidden layer "
             "adds exactly nu ||W C^(1/2)||_*^2, nu = prod_i (1 + (1-theta)/(theta d_i)) - 1",
-            compares=lambda theory, run: (theory.layers_rank_one, run.layers_rank_one),
         ),
         lower_bound(
             "layers_schatten",
             "dropout after each of two hidden layers adds at least (lambda/d_1 + lambda/d_2) "
             "||Z||_*^2 + lambda^2/(d_1 d_2) (sum_i sigma_i^(2/3))^3, Z = W X, lambda = "
             "(1-theta)/theta: more than nu ||Z||_*^2 beyond rank one",
-            compares=lambda theory, run: (theory.layers_schatten, run.layers_schatten),
         ),
         Claim(
             "layers_rank_two",
@@ -476,20 +462,17 @@ DROPOUT = Scenario[Dropout, DropoutTheory, DropoutMeasured](
             "each of two hidden layers adds exactly (lambda/d_1 + lambda/d_2) ||Z||_*^2 + "
             "lambda^2/(d_1 d_2) (sum_i sigma_i^(2/3))^3, lambda = (1-theta)/theta: nu ||Z||_*^2 "
             "is not attained at rank two",
-            compares=lambda theory, run: (theory.layers_rank_two, run.layers_rank_two),
             applies=_two_units,
         ),
         Claim(
             "dropconnect_input",
             "masks on the single weights of W_1 add ((1-theta)/theta) sum_ik ||w_{2,i}||^2 "
             "W_{1,ik}^2 ||x_k||^2 to the expected loss, x_k the rows of X, over all masks",
-            compares=lambda theory, run: (theory.dropconnect_input, run.dropconnect_input),
         ),
         Claim(
             "dropconnect_output",
             "masks on the single weights of W_2 add what dropout adds, ((1-theta)/theta) sum_i "
             "||w_{2,i}||^2 ||w_{1,i}^T X||^2, over all masks",
-            compares=lambda theory, run: (theory.dropconnect_output, run.dropconnect_output),
         ),
     ),
     controls=(

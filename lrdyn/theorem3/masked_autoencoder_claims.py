@@ -352,7 +352,6 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
             "E ||X - A(M*X)||^2 / n = tr[(I - pA) S (I - pA)^T] + p(1-p) tr(A D A^T) for any A, "
             "over all masks M of features or patches, S = X X^T / n, D its diagonal blocks",
             form=on_each_data_set(lambda theory, run: (theory.marginal, run.marginal)),
-            reads=lambda theory, run: (theory.marginal, run.marginal),
             applies=_asked("all"),
         ),
         Claim(
@@ -430,7 +429,6 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
             "attained",
             "if the rows of X are orthogonal and of equal norm, p(1-p) tr(A D A^T) = p(1-p) ||A "
             "X||_*^2 / (n m) at A = I",
-            compares=lambda theory, run: (theory.attained, run.attained),
             applies=_asked("all"),
         ),
         Claim(
@@ -440,7 +438,6 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
             form=on_each_data_set(
                 lambda theory, run: (theory.masked_marginal, run.masked_marginal)
             ),
-            reads=lambda theory, run: (theory.masked_marginal, run.masked_marginal),
             applies=_asked("masked"),
         ),
         Claim(
@@ -463,7 +460,6 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
             "training a masked autoencoder A on the masked entries alone leaves its diagonal "
             "blocks where they started",
             form=stays,
-            reads=lambda theory, run: (theory.unidentified, run.unidentified),
             applies=_asked("masked"),
         ),
     ),

@@ -13,6 +13,7 @@ from lrdyn.core.factorization import Weights
 from lrdyn.core.initialization import reflection
 from lrdyn.core.masking import MaskDistribution, block_masks, exact_expectation
 from lrdyn.core.spectra import singular_values
+from lrdyn.verification.stating.fields import both_sides
 from lrdyn.verification.stating.forms import AtLeast
 from lrdyn.verification.stating.statement import Claim, Outcome
 
@@ -148,7 +149,7 @@ def nuclear(matrix: Float[Array, "m n"]) -> Float[Array, ""]:
 def lower_bound(
     id: str,
     statement: str,
-    compares: Callable[[T, M], tuple[Any, Any]],
+    compares: Callable[[T, M], tuple[Any, Any]] | None = None,
     condition: Callable[[T], Any] | None = None,
 ) -> Claim[T, M]:
     """Claim that what is measured is nowhere below what is predicted, entry by entry.
@@ -156,15 +157,17 @@ def lower_bound(
     Args:
         id: short name.
         statement: in words and formula.
-        compares: ``lambda theory, run: (theory.x, run.x)``, the bound and what is to be above it.
+        compares: ``lambda theory, run: (theory.bound, run.x)``, the bound and what is to be above
+            it; the fields of the claim's id if it is not given.
         condition: that of the claim.
     """
+    sides = compares or both_sides(id)
 
     def form(outcome: Outcome[T, M]) -> AtLeast:
-        bound, value = compares(outcome.predicted, outcome.measured)
+        bound, value = sides(outcome.predicted, outcome.measured)
         return AtLeast(value, bound)
 
-    return Claim(id, statement, kind="bound", form=form, reads=compares, condition=condition)
+    return Claim(id, statement, kind="bound", form=form, reads=sides, condition=condition)
 
 
 def masked_layers(weights: Weights, inputs: Array, mask: Array) -> Float[Array, "m n"]:

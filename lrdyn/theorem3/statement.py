@@ -22,6 +22,7 @@ from lrdyn.core import masking
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.masking import MaskDistribution, exact_expectation, mask_covariance, mask_mean
 from lrdyn.data import mnist_file
+from lrdyn.shared_flags import COLS, LEARNING_RATE, ROWS, STEPS
 from lrdyn.theorem3 import masked_autoencoder_claims
 from lrdyn.theorem3.dropblock_claims import DROPBLOCK
 from lrdyn.theorem3.dropout_minimiser_claims import MINIMISER
@@ -51,28 +52,8 @@ LOSSES = ("all", "masked")
 """Entries that a masked autoencoder is trained to give back."""
 
 FLAGS = (
-    Flag(
-        "rows",
-        (6,),
-        at_least(2),
-        int,
-        symbol="m",
-        help="rows of Y and of X",
-        paper=(8,),
-        shapes=True,
-        most=7,
-    ),
-    Flag(
-        "cols",
-        (8,),
-        at_least(2),
-        int,
-        symbol="n",
-        help="examples: columns of X and Y",
-        paper=(10,),
-        shapes=True,
-        most=7,
-    ),
+    ROWS.at((6,), paper=(8,), help="rows of Y and of X"),
+    COLS.at((8,), paper=(10,), help="examples: columns of X and Y"),
     Flag(
         "width",
         (4,),
@@ -91,15 +72,7 @@ FLAGS = (
         help="probability to keep a hidden unit, a block or an input",
         paper=(0.2, 0.3, 0.5, 0.7, 0.9),
     ),
-    Flag(
-        "mask",
-        KINDS,
-        one_of(*KINDS),
-        str,
-        symbol="R",
-        help="what is masked",
-        shapes=True,
-    ),
+    Flag("mask", KINDS, one_of(*KINDS), str, symbol="R", help="what is masked", shapes=True),
     Flag(
         "block_size",
         (2,),
@@ -128,26 +101,8 @@ FLAGS = (
         help="entries of X that masked autoencoders reconstruct",
         shapes=True,
     ),
-    Flag(
-        "learning_rate",
-        (0.5,),
-        POSITIVE,
-        symbol="eta",
-        help="step size for the loss 1/2 ||.||_F^2",
-        paper=(0.4,),
-    ),
-    Flag(
-        "steps",
-        (5000,),
-        at_least(1),
-        int,
-        symbol="t",
-        help="steps of descent",
-        paper=(20_000,),
-        swept=False,
-        most=1500,
-        from_usual=True,
-    ),
+    LEARNING_RATE.at((0.5,), paper=(0.4,), domain=POSITIVE),
+    STEPS.at((5000,), paper=(20_000,)),
 )
 
 ANY = 9
@@ -532,13 +487,11 @@ MASKS = Scenario[MaskedSum, MasksTheory, MasksMeasured](
             "E ||Y - sum_i (R_i/mu_i) Z_i||_F^2 = ||Y - sum_i Z_i||_F^2 + sum_ij C_ij/(mu_i "
             "mu_j) <Z_i, Z_j> over all masks R of a kind, of means mu and covariance C (of the "
             f"first {MOST_MASKS} terms or blocks, if there are more)",
-            compares=lambda theory, run: (theory.mask_identity, run.mask_identity),
         ),
         Claim(
             "any_masks",
             "E ||Y - sum_i (R_i/mu_i) Z_i||_F^2 = ||Y - sum_i Z_i||_F^2 + sum_ij C_ij/(mu_i "
             "mu_j) <Z_i, Z_j> for masks R of real entries, dependent and of unequal means",
-            compares=lambda theory, run: (theory.any_masks, run.any_masks),
         ),
         Claim(
             "monte_carlo",

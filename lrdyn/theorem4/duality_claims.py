@@ -27,7 +27,7 @@ from lrdyn.adapters.methods import GALORE, RELORA_FROZEN
 from lrdyn.adapters.projectors import LinearMap
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.recording import Recorded, recorded_steps
-from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.fields import ABSENT, both_sides
 from lrdyn.verification.stating.forms import Equal, start_of
 from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
@@ -337,12 +337,8 @@ def _of_each_rule(
     return forms
 
 
-def _scale_claim(
-    id: str,
-    statement: str,
-    compares: Callable[[DualityTheory, DualityMeasured], tuple[Array, Array]],
-) -> Claim[DualityTheory, DualityMeasured]:
-    return Claim(id, statement, form=_of_each_rule(compares), reads=compares)
+def _scale_claim(id: str, statement: str) -> Claim[DualityTheory, DualityMeasured]:
+    return Claim(id, statement, form=_of_each_rule(both_sides(id)))
 
 
 def _gradients_only(case: DualRegression) -> Array:
@@ -420,7 +416,6 @@ DUALITY = Scenario[DualRegression, DualityTheory, DualityMeasured](
             "the adapter differentiates in the k entries of Lambda, projected descent in the n "
             "of theta",
             kind="exact",
-            compares=lambda theory, run: (theory.both_trained, run.both_trained),
             carries=False,
             sides="shape of S against the arrays that are trained",
         ),
@@ -428,19 +423,16 @@ DUALITY = Scenario[DualRegression, DualityTheory, DualityMeasured](
             "scale_linear",
             "for SGD and momentum the adapter theta_0 + s S^T Lambda is theta <- theta + s^2 S^T "
             "opt(S g)",
-            lambda theory, run: (theory.scale_linear, run.scale_linear),
         ),
         _scale_claim(
             "scale_adam",
             "for Adam the adapter theta_0 + s S^T Lambda is theta <- theta + s S^T opt(S g), "
             "with eps divided by s there",
-            lambda theory, run: (theory.scale_adam, run.scale_adam),
         ),
         _scale_claim(
             "scale_roots",
             "for RMSProp and Adagrad the adapter theta_0 + s S^T Lambda is theta <- theta + s "
             "S^T opt(S g), with the constants in roots divided by s^2 there",
-            lambda theory, run: (theory.scale_roots, run.scale_roots),
         ),
         Claim(
             "same_eps",

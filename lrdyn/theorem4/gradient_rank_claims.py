@@ -382,7 +382,6 @@ GRADIENT_RANK = Scenario[Recursion, RecursionTheory, RecursionMeasured](
             f"{LARGEST_GRADIENT[0]} x {LARGEST_GRADIENT[1]} entries, the gradient is G_t = sum_j "
             "(1 - eta l_j)^t <V_j, G_0> V_j, l_j and V_j the eigenvalues and eigenvectors of the "
             "map from G to (1/N) sum_i B_i G C_i",
-            compares=lambda theory, run: (theory.gradient_path, run.gradient_path),
             sides="eigenvectors of the operator against gradients of a loss, differentiated",
         ),
         Claim(

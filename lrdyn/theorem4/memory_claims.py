@@ -122,7 +122,6 @@ MEMORY = Scenario[LayerShape, MemoryHeld, MemoryHeld](
             "weights_held",
             "full training and GaLore hold the mn entries of W, LoRA and ReLoRA r(m + n) more",
             kind="exact",
-            compares=lambda theory, run: (theory.weights_held, run.weights_held),
             carries=False,
         ),
         Claim(
@@ -130,7 +129,6 @@ MEMORY = Scenario[LayerShape, MemoryHeld, MemoryHeld](
             "for m <= n Adam and P hold 2mn entries (full training), 2r(m + n) (LoRA, ReLoRA), "
             "2nr (ReLoRA with B frozen) or mr + 2nr (GaLore), and an int32, in bytes",
             kind="exact",
-            compares=lambda theory, run: (theory.state_held, run.state_held),
             carries=False,
         ),
     ),

@@ -305,12 +305,7 @@ OPTIMIZER_STATE = Scenario[LowRankRun, PoliciesTheory, PoliciesMeasured](
             "policy_weights",
             "GaLore and ReLoRA with a frozen factor have the same weights at every step, whether "
             "both keep, reset or transport the optimiser's state at a refresh",
-            compares=lambda theory, run: (theory.policy_weights, run.policy_weights),
-            reads=lambda theory, run: (
-                theory.policy_weights,
-                run.policy_weights,
-                *problems.watched(theory),
-            ),
+            reads=lambda theory, run: problems.watched(theory),
             undecided=problems.undecided,
             condition=lambda theory: theory.condition,
         ),
@@ -320,8 +315,7 @@ OPTIMIZER_STATE = Scenario[LowRankRun, PoliciesTheory, PoliciesMeasured](
             "with momentum GaLore and ReLoRA with a frozen factor take the path W <- W - eta M, "
             "M <- mu M + P P^T G, where a refresh turns M into P_new P_old^T M (keep), 0 (reset) "
             "or P_new P_new^T M (transport)",
-            compares=lambda theory, run: (theory.lifted, run.lifted),
-            reads=lambda theory, run: (theory.lifted, run.lifted, *problems.watched(theory)),
+            reads=lambda theory, run: problems.watched(theory),
             undecided=problems.undecided,
             condition=lambda theory: theory.condition,
             sides="a momentum of the size of W, projected, against one in coordinates",

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
+from lrdyn.shared_flags import COLS, LEARNING_RATE, RANK, ROWS, STEPS
 from lrdyn.theorem4.duality_claims import DUALITY
 from lrdyn.theorem4.figures import plot_paths
 from lrdyn.theorem4.gradient_rank_claims import GRADIENT_RANK
@@ -30,41 +31,10 @@ from lrdyn.verification.stating.statement import Theorem
 
 SIDES = ("left", "right")
 
-RATE = between(1e-12, 1e12)
-"""Where updates keep all digits: a decay of some step times a weight has none below 1e-307."""
-
 FLAGS = (
-    Flag(
-        "rows",
-        (10,),
-        at_least(2),
-        int,
-        symbol="m",
-        help="rows of W: outputs, classes, hidden units",
-        shapes=True,
-        most=7,
-    ),
-    Flag(
-        "cols",
-        (14,),
-        at_least(2),
-        int,
-        symbol="n",
-        help="columns of W: features of an example",
-        shapes=True,
-        most=7,
-    ),
-    Flag(
-        "rank",
-        (2,),
-        at_least(1),
-        int,
-        symbol="r",
-        help="columns of P",
-        paper=(1, 3),
-        shapes=True,
-        most=3,
-    ),
+    ROWS.at((10,), help="rows of W: outputs, classes, hidden units"),
+    COLS.at((14,), help="columns of W: features of an example"),
+    RANK.at((2,), paper=(1, 3), help="columns of P"),
     Flag(
         "period",
         (10,),
@@ -111,14 +81,10 @@ FLAGS = (
         paper=PROBLEMS,
         shapes=True,
     ),
-    Flag(
-        "learning_rate",
+    LEARNING_RATE.at(
         (0.05,),
-        RATE,
-        float,
-        symbol="eta",
-        help="step size; for the regression that of the loss 1/2 ||.||_F^2",
         paper=(0.02, 0.05),
+        help="step size; for the regression that of the loss 1/2 ||.||_F^2",
     ),
     Flag(
         "gradient_gap",
@@ -129,18 +95,7 @@ FLAGS = (
         help="regression: sigma_r - sigma_{r+1} of the gradient at the first refresh, over what it "
         "is as drawn; 0: a tie",
     ),
-    Flag(
-        "steps",
-        (60,),
-        at_least(1),
-        int,
-        symbol="t",
-        help="steps of descent",
-        paper=(100,),
-        swept=False,
-        most=1500,
-        from_usual=True,
-    ),
+    STEPS.at((60,), paper=(100,)),
 )
 
 SMALL = {"rows": (6,), "cols": (8,), "period": (10,), "steps": 40}

@@ -7,7 +7,6 @@ of [P_1 ... P_K] and the rows of A_1, ..., A_K are independent.
 """
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -24,7 +23,7 @@ from lrdyn.theorem4.mistakes import STALE, UNMERGED, no_factors, pruned
 from lrdyn.theorem4.optimizer_state_claims import OPTIMIZER_STATE, galore, relora
 from lrdyn.theorem4.problems import LowRankRun, trained_claim
 from lrdyn.verification.stating.claims import CLEARLY, tolerance
-from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.fields import ABSENT, both_sides
 from lrdyn.verification.stating.forms import Count, Zero
 from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
@@ -178,14 +177,12 @@ def _same_path(prefix: str = "", more: str = "") -> tuple[Claim[T, M], ...]:
         more: text behind each statement.
     """
 
-    def claim(
-        name: str, statement: str, compares: Callable[[T, M], tuple[Array, Array]]
-    ) -> Claim[T, M]:
+    def claim(name: str, statement: str) -> Claim[T, M]:
         return Claim(
             prefix + name,
             statement + more,
-            compares=compares,
-            reads=lambda theory, run: (*compares(theory, run), *problems.watched(theory)),
+            compares=both_sides(name),
+            reads=lambda theory, run: problems.watched(theory),
             undecided=problems.undecided,
             condition=lambda theory: theory.condition,
         )
@@ -194,12 +191,10 @@ def _same_path(prefix: str = "", more: str = "") -> tuple[Claim[T, M], ...]:
         claim(
             "weights",
             "GaLore and ReLoRA with a frozen factor have the same weights at every step",
-            lambda theory, run: (theory.weights, run.weights),
         ),
         claim(
             "training_loss",
             "GaLore and ReLoRA with a frozen factor have the same loss at every step",
-            lambda theory, run: (theory.training_loss, run.training_loss),
         ),
         trained_claim(prefix + "trained", lambda theory, run: (theory.trained, run.trained), more),
     )

@@ -100,7 +100,7 @@ def _files(settings: Mapping[str, Any]) -> tuple[Path, ...]:
 
 
 PARTS = ("evolution", "factors", "few_shot", "ranks")
-PATH = Domain("a path", lambda word: bool(word))
+PATH = Domain(text="a path")
 
 FLAGS = (
     Flag(
@@ -162,12 +162,7 @@ FLAGS = (
         swept=False,
     ),
     Flag(
-        "part",
-        PARTS,
-        one_of(*PARTS),
-        str,
-        help="trainings to run: Figure 4, 5, 7, 8",
-        shapes=True,
+        "part", PARTS, one_of(*PARTS), str, help="trainings to run: Figure 4, 5, 7, 8", shapes=True
     ),
     Flag(
         "method",
@@ -199,22 +194,9 @@ FLAGS = (
         shapes=True,
     ),
     Flag(
-        "layers",
-        (2,),
-        at_least(1),
-        int,
-        help="layers that are adapted, the last ones",
-        swept=False,
+        "layers", (2,), at_least(1), int, help="layers that are adapted, the last ones", swept=False
     ),
-    Flag(
-        "length",
-        (32,),
-        at_least(5),
-        int,
-        help="tokens of a text",
-        paper=(40,),
-        swept=False,
-    ),
+    Flag("length", (32,), at_least(5), int, help="tokens of a text", paper=(40,), swept=False),
     Flag(
         "pool",
         ("mean",),
@@ -224,15 +206,7 @@ FLAGS = (
         shapes=True,
         swept=False,
     ),
-    Flag(
-        "steps",
-        (100,),
-        at_least(1),
-        int,
-        symbol="t",
-        help="steps of a training",
-        swept=False,
-    ),
+    Flag("steps", (100,), at_least(1), int, symbol="t", help="steps of a training", swept=False),
     Flag(
         "rate_seeds",
         (3,),

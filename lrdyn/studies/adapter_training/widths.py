@@ -175,7 +175,6 @@ WIDTH_SWEEP = Scenario[Toy, WidthTheory, WidthMeasured](
             f"{', '.join(f'({alpha:.2g}, {beta:.2g})' for alpha, beta in RATES)}",
             kind="rate",
             form=lambda outcome: _exponents(outcome.predicted.width_A, outcome.measured.width_A),
-            reads=lambda theory, run: (theory.width_A, run.width_A),
             tolerance=WITHIN,
         ),
         Claim(
@@ -183,7 +182,6 @@ WIDTH_SWEEP = Scenario[Toy, WidthTheory, WidthMeasured](
             f"and the move of b by |U| n^-beta within {WITHIN:g}",
             kind="rate",
             form=lambda outcome: _exponents(outcome.predicted.width_B, outcome.measured.width_B),
-            reads=lambda theory, run: (theory.width_B, run.width_B),
             tolerance=WITHIN,
         ),
         Claim(

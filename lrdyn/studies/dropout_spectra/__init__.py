@@ -4,25 +4,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lrdyn.data import AUTO, IMAGES, image_files, images, resolve
+from lrdyn.data import image_files, images, resolve
+from lrdyn.studies import pictures
 from lrdyn.studies.dropout_spectra.minimum import MINIMUM
 from lrdyn.studies.dropout_spectra.raw import RAW
 from lrdyn.studies.dropout_spectra.residual import RESIDUAL
 from lrdyn.studies.dropout_spectra.synthetic import LINEAR, PERCEPTRON
-from lrdyn.studies.pictures import WARMUP, check_batch
-from lrdyn.verification.stating.flags import POSITIVE, Domain, Flag, at_least, one_of
+from lrdyn.verification.stating.flags import FRACTION, POSITIVE, Flag, at_least, one_of
 from lrdyn.verification.stating.statement import Study
 
 
 def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """Say which data ``auto`` means here; only the residual network reads images."""
     if {"dln", "mlp"} & set(settings["network"]):
-        check_batch(settings, settings["synthetic_examples"])
+        pictures.check_batch(settings, settings["synthetic_examples"])
     if "resnet" not in settings["network"]:
         return settings
     settings = settings | {"data": resolve(settings["data"], settings["data_dir"])}
     data_set = images(settings["data"], settings["data_dir"])
-    check_batch(settings, min(settings["examples"], len(data_set.train_inputs)))
+    pictures.check_batch(settings, min(settings["examples"], len(data_set.train_inputs)))
     return settings
 
 
@@ -40,80 +40,24 @@ def _files(settings: Mapping[str, Any]) -> tuple[Path, ...]:
 
 
 NETWORKS = ("dln", "mlp", "resnet")
-RATE = Domain("a number above 0, for a claim to apply, and below 1", lambda x: 0 < x < 1)
 
 FLAGS = (
-    Flag(
-        "network",
-        NETWORKS,
-        one_of(*NETWORKS),
-        str,
-        help="networks to train",
-        shapes=True,
-    ),
+    Flag("network", NETWORKS, one_of(*NETWORKS), str, help="networks to train", shapes=True),
     Flag(
         "dropout",
         (0.6,),
-        RATE,
+        FRACTION,
         float,
         symbol="1 - theta",
         help="chance with which training hides a last hidden unit",
         swept=False,
     ),
-    Flag(
-        "depth",
-        (2, 3),
-        at_least(2),
-        int,
-        symbol="L",
-        help="layers of the identity",
-        shapes=True,
-    ),
-    Flag(
-        "width",
-        (8,),
-        at_least(1),
-        int,
-        symbol="h",
-        help="its hidden units",
-        shapes=True,
-    ),
-    Flag(
-        "steps",
-        (20_000,),
-        at_least(1),
-        int,
-        symbol="t",
-        help="its steps",
-        swept=False,
-    ),
-    Flag(
-        "data",
-        (AUTO,),
-        one_of(AUTO, *IMAGES),
-        str,
-        help="images; auto takes the first found",
-        shapes=True,
-        swept=False,
-    ),
-    Flag(
-        "examples",
-        (4000,),
-        at_least(30),
-        int,
-        symbol="n",
-        help="images to train on",
-        paper=(50_000,),
-        swept=False,
-    ),
-    Flag(
-        "batch_size",
-        (128,),
-        at_least(1),
-        int,
-        help="examples of a mini-batch",
-        swept=False,
-    ),
+    Flag("depth", (2, 3), at_least(2), int, symbol="L", help="layers of the identity", shapes=True),
+    Flag("width", (8,), at_least(1), int, symbol="h", help="its hidden units", shapes=True),
+    Flag("steps", (20_000,), at_least(1), int, symbol="t", help="its steps", swept=False),
+    pictures.DATA,
+    pictures.EXAMPLES,
+    pictures.BATCH_SIZE,
     Flag(
         "synthetic_examples",
         (4000,),
@@ -124,23 +68,9 @@ FLAGS = (
         swept=False,
     ),
     Flag(
-        "synthetic_width",
-        (128,),
-        at_least(1),
-        int,
-        help="their width",
-        paper=(512,),
-        swept=False,
+        "synthetic_width", (128,), at_least(1), int, help="their width", paper=(512,), swept=False
     ),
-    Flag(
-        "synthetic_depth",
-        (3,),
-        at_least(2),
-        int,
-        symbol="L",
-        help="their layers",
-        swept=False,
-    ),
+    Flag("synthetic_depth", (3,), at_least(2), int, symbol="L", help="their layers", swept=False),
     Flag(
         "synthetic_rate",
         (1e-3,),
@@ -159,34 +89,9 @@ FLAGS = (
         paper=(1000,),
         swept=False,
     ),
-    Flag(
-        "resnet_width",
-        (16,),
-        at_least(1),
-        int,
-        help="channels of ResNet's first stage",
-        paper=(64,),
-        swept=False,
-    ),
-    Flag(
-        "resnet_epochs",
-        (4,),
-        at_least(1),
-        int,
-        help="its epochs",
-        paper=(100,),
-        swept=False,
-    ),
-    Flag(
-        "warmup",
-        (0.0,),
-        WARMUP,
-        float,
-        help="share of its steps over which Adam's rate rises, to fall as a cosine after it; 0 "
-        "keeps it constant",
-        paper=(0.05,),
-        swept=False,
-    ),
+    pictures.RESNET_WIDTH,
+    pictures.RESNET_EPOCHS,
+    pictures.WARMUP,
 )
 
 DROPOUT_SPECTRA = Study(

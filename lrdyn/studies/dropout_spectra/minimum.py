@@ -240,7 +240,7 @@ MINIMUM = Scenario[Linear, MinimumTheory, MinimumMeasured](
             "expected loss: rows of H over (||h_i|| / ||w_i||)^{1/2} have the singular values "
             "sqrt(s_i), s those of Y P shrunk, whatever the inputs, the start and the depth",
             compares=lambda theory, run: (theory.balanced, run.balanced),
-            reads=lambda theory, run: (theory.balanced, run.balanced, run.gradient),
+            reads=lambda theory, run: (run.gradient,),
             condition=lambda theory: theory.condition,
             undecided=_still_moving,
         ),
@@ -248,7 +248,7 @@ MINIMUM = Scenario[Linear, MinimumTheory, MinimumMeasured](
             "equal_units",
             "there ||w_i|| ||h_i|| = sum(s) / h for every hidden unit",
             compares=lambda theory, run: (theory.units, run.units),
-            reads=lambda theory, run: (theory.units, run.units, run.gradient),
+            reads=lambda theory, run: (run.gradient,),
             condition=lambda theory: theory.condition,
             undecided=_still_moving,
         ),

@@ -12,8 +12,8 @@ from lrdyn.verification.stating.statement import Study
 
 NONE = "none"
 """The value of a flag that must be given."""
-ANY = Domain("a path", lambda word: bool(word))
-PATTERN = Domain("a pattern", lambda word: bool(word))
+ANY = Domain(text="a path")
+PATTERN = Domain(text="a pattern")
 FILES = ("*.safetensors", "*.safetensors.index.json")
 """What is read of a folder."""
 
@@ -29,14 +29,7 @@ FLAGS = (
         source=True,
     ),
     Flag(
-        "after",
-        (NONE,),
-        ANY,
-        str,
-        help="weights after it",
-        shapes=True,
-        swept=False,
-        source=True,
+        "after", (NONE,), ANY, str, help="weights after it", shapes=True, swept=False, source=True
     ),
     Flag(
         "select",

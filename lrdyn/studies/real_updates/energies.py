@@ -172,7 +172,6 @@ ENERGIES = Scenario[CheckpointPair, EnergyTheory, EnergyMeasured](
             "energy",
             "the squares of the singular values of an update add up to ||W after - W before||_F^2",
             form=_relative("energy"),
-            reads=lambda theory, run: (theory.energy, run.energy),
         ),
         Claim(
             "tail",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn.data import AUTO, IMAGES, Images, image_files, images, resolve
-from lrdyn.studies.pictures import WARMUP, check_batch
+from lrdyn.studies import pictures
 from lrdyn.studies.weight_updates.classifiers import (
     CONFIGURATIONS,
     CONVOLUTIONAL,
@@ -51,11 +51,11 @@ def _check(settings: Mapping[str, Any]) -> None:
             "coordinates that there are"
         )
     if "mlp" in networks:
-        check_batch(settings, min(settings["examples"], len(flat)))
+        pictures.check_batch(settings, min(settings["examples"], len(flat)))
     if not {*PICTURED} & set(networks):
         return
     count, side, *_ = _images(settings, "data").train_inputs.shape
-    check_batch(settings, min(settings["examples"], count))
+    pictures.check_batch(settings, min(settings["examples"], count))
     if "vit" in networks:
         patch, width, heads = (settings[f"vit_{name}"] for name in ("patch", "width", "heads"))
         if side % patch:
@@ -106,15 +106,7 @@ FLAGS = (
         paper=("dln", "mlp", *PICTURED),
         shapes=True,
     ),
-    Flag(
-        "data",
-        (AUTO,),
-        one_of(AUTO, *IMAGES),
-        str,
-        help="images; auto takes the first found",
-        shapes=True,
-        swept=False,
-    ),
+    pictures.DATA,
     Flag(
         "flat_data",
         (AUTO,),
@@ -125,16 +117,7 @@ FLAGS = (
         shapes=True,
         swept=False,
     ),
-    Flag(
-        "examples",
-        (4000,),
-        at_least(30),
-        int,
-        symbol="n",
-        help="images to train on",
-        paper=(50_000,),
-        swept=False,
-    ),
+    pictures.EXAMPLES,
     Flag(
         "depth",
         (3,),
@@ -172,14 +155,7 @@ FLAGS = (
         paper=(20_000,),
         swept=False,
     ),
-    Flag(
-        "batch_size",
-        (128,),
-        at_least(1),
-        int,
-        help="images of a mini-batch",
-        swept=False,
-    ),
+    pictures.BATCH_SIZE,
     Flag(
         "mlp_width",
         (256,),
@@ -189,33 +165,9 @@ FLAGS = (
         paper=(512,),
         swept=False,
     ),
-    Flag(
-        "mlp_depth",
-        (4,),
-        at_least(2),
-        int,
-        symbol="L",
-        help="its layers",
-        swept=False,
-    ),
-    Flag(
-        "mlp_rate",
-        (0.1,),
-        POSITIVE,
-        float,
-        symbol="eta",
-        help="its step size",
-        swept=False,
-    ),
-    Flag(
-        "mlp_epochs",
-        (10,),
-        at_least(1),
-        int,
-        help="its epochs",
-        paper=(50,),
-        swept=False,
-    ),
+    Flag("mlp_depth", (4,), at_least(2), int, symbol="L", help="its layers", swept=False),
+    Flag("mlp_rate", (0.1,), POSITIVE, float, symbol="eta", help="its step size", swept=False),
+    Flag("mlp_epochs", (10,), at_least(1), int, help="its epochs", paper=(50,), swept=False),
     Flag(
         "vgg_layers",
         ("11",),
@@ -236,33 +188,9 @@ FLAGS = (
         shapes=True,
         swept=False,
     ),
-    Flag(
-        "vgg_epochs",
-        (4,),
-        at_least(1),
-        int,
-        help="its epochs",
-        paper=(100,),
-        swept=False,
-    ),
-    Flag(
-        "resnet_width",
-        (16,),
-        at_least(1),
-        int,
-        help="channels of the residual network's first stage; the last one has eight times as many",
-        paper=(64,),
-        swept=False,
-    ),
-    Flag(
-        "resnet_epochs",
-        (4,),
-        at_least(1),
-        int,
-        help="its epochs",
-        paper=(100,),
-        swept=False,
-    ),
+    Flag("vgg_epochs", (4,), at_least(1), int, help="its epochs", paper=(100,), swept=False),
+    pictures.RESNET_WIDTH,
+    pictures.RESNET_EPOCHS,
     Flag(
         "shuffled_epochs",
         (1,),
@@ -273,16 +201,7 @@ FLAGS = (
         paper=(100,),
         swept=False,
     ),
-    Flag(
-        "warmup",
-        (0.0,),
-        WARMUP,
-        float,
-        help="share of the steps of VGG, ResNet and the transformer over which Adam's rate rises, "
-        "to fall as a cosine after it; 0 keeps it constant",
-        paper=(0.05,),
-        swept=False,
-    ),
+    pictures.WARMUP,
     Flag(
         "augment",
         ("no",),
@@ -301,42 +220,10 @@ FLAGS = (
         help="side of a patch of the vision transformer, in pixels",
         swept=False,
     ),
-    Flag(
-        "vit_width",
-        (64,),
-        at_least(1),
-        int,
-        help="its width",
-        paper=(384,),
-        swept=False,
-    ),
-    Flag(
-        "vit_depth",
-        (4,),
-        at_least(1),
-        int,
-        help="its blocks",
-        paper=(12,),
-        swept=False,
-    ),
-    Flag(
-        "vit_heads",
-        (4,),
-        at_least(1),
-        int,
-        help="its heads",
-        paper=(6,),
-        swept=False,
-    ),
-    Flag(
-        "vit_epochs",
-        (10,),
-        at_least(1),
-        int,
-        help="its epochs",
-        paper=(100,),
-        swept=False,
-    ),
+    Flag("vit_width", (64,), at_least(1), int, help="its width", paper=(384,), swept=False),
+    Flag("vit_depth", (4,), at_least(1), int, help="its blocks", paper=(12,), swept=False),
+    Flag("vit_heads", (4,), at_least(1), int, help="its heads", paper=(6,), swept=False),
+    Flag("vit_epochs", (10,), at_least(1), int, help="its epochs", paper=(100,), swept=False),
     Flag(
         "edge_width",
         (EDGE_WIDTH,),
@@ -346,24 +233,8 @@ FLAGS = (
         help="width of the identity on whitened images",
         swept=False,
     ),
-    Flag(
-        "edge_scale",
-        (0.3,),
-        POSITIVE,
-        float,
-        symbol="eps",
-        help="its init scale",
-        swept=False,
-    ),
-    Flag(
-        "edge_steps",
-        (200,),
-        at_least(1),
-        int,
-        symbol="t",
-        help="its steps",
-        swept=False,
-    ),
+    Flag("edge_scale", (0.3,), POSITIVE, float, symbol="eps", help="its init scale", swept=False),
+    Flag("edge_steps", (200,), at_least(1), int, symbol="t", help="its steps", swept=False),
     Flag(
         "reach_width",
         (24, 30),
@@ -373,15 +244,7 @@ FLAGS = (
         help="widths of the nonlinear networks",
         shapes=True,
     ),
-    Flag(
-        "reach_depth",
-        (3, 4),
-        at_least(2),
-        int,
-        symbol="L",
-        help="their layers",
-        shapes=True,
-    ),
+    Flag("reach_depth", (3, 4), at_least(2), int, symbol="L", help="their layers", shapes=True),
 )
 
 WEIGHT_UPDATES = Study(

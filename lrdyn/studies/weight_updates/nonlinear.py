@@ -7,7 +7,7 @@ energy outside of 2K directions like their squares.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from lrdyn.core.factorization import Weights
 from lrdyn.core.spectra import singular_values
 from lrdyn.theorem2 import classifier
 from lrdyn.theorem2.classifier_claims import HYPOTHESES, Classification, make_classifier
-from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.fields import ABSENT, both_sides
 from lrdyn.verification.stating.forms import Equal
 from lrdyn.verification.stating.statement import Claim, Control, Scenario
 
@@ -164,9 +164,8 @@ def _exponent(sizes: Float[Array, "n"], values: Float[Array, "n"]) -> Float[Arra
     return jnp.sum(x * y) / jnp.sum(x**2)
 
 
-def _exponent_claim(
-    id: str, text: str, within: float, compares: Callable[[ReachTheory, ReachMeasured], Any]
-) -> Claim[ReachTheory, ReachMeasured]:
+def _exponent_claim(id: str, text: str, within: float) -> Claim[ReachTheory, ReachMeasured]:
+    compares = both_sides(id)
     return Claim(
         id,
         f"{text}: the exponent within {within:g}",
@@ -174,7 +173,6 @@ def _exponent_claim(
         tolerance=within,
         # Who knows nothing sees no dependence: the exponent 0.
         form=lambda outcome: Equal(*compares(outcome.predicted, outcome.measured), scale=1.0),
-        reads=compares,
     )
 
 
@@ -183,25 +181,21 @@ CLAIMS = (
         "leaky_residual",
         "off-diagonal blocks grow like 1 - a with a leaky slope a",
         WITHIN,
-        lambda theory, run: (theory.leaky_residual, run.leaky_residual),
     ),
     _exponent_claim(
         "leaky_energy",
         "energy of the update outside of 2K directions like (1 - a)^2",
         WITHIN_SQUARES,
-        lambda theory, run: (theory.leaky_energy, run.leaky_energy),
     ),
     _exponent_claim(
         "tanh_residual",
         "with tanh(b x)/b off-diagonal blocks grow like b^2",
         WITHIN,
-        lambda theory, run: (theory.tanh_residual, run.tanh_residual),
     ),
     _exponent_claim(
         "tanh_energy",
         "and that energy like b^4",
         WITHIN_SQUARES,
-        lambda theory, run: (theory.tanh_energy, run.tanh_energy),
     ),
 )
 

@@ -25,7 +25,7 @@ from lrdyn.verification.judging.outcomes import (
 from lrdyn.verification.stating import claims, forms
 from lrdyn.verification.stating.array_types import NotNumbers
 from lrdyn.verification.stating.claims import Judgement
-from lrdyn.verification.stating.fields import SIZE, names_of
+from lrdyn.verification.stating.fields import SIZE
 from lrdyn.verification.stating.flags import flag_text
 from lrdyn.verification.stating.forms import Form
 from lrdyn.verification.stating.mistakes import BadInput, place
@@ -378,8 +378,8 @@ def _more_steps(reason: str, scenario: Scenario) -> tuple[float, str]:
 
 
 def _compared(claim: Claim) -> str:
-    """Name of the array that a claim compares, or of the claim."""
-    return names_of(claim.compares, 2)[0] if claim.compares else claim.id
+    """Name of theory's array that a claim compares, or of the claim."""
+    return claim.compared[0] if claim.compared else claim.id
 
 
 def _refuse_lost_theory(
@@ -391,10 +391,11 @@ def _refuse_lost_theory(
         BadInput: theory's array is, and it is not the run whose numbers were lost.
     """
     sides = {
-        side: [name for on, name in claim.sides_read if on == side] for side in ("theory", "run")
+        side: [name for on, name in scenario.read_by(claim) if on == side]
+        for side in ("theory", "run")
     }
-    if claim.compares is not None:
-        names = [_compared(claim)]  # compared entry by entry, whatever the run left
+    if claim.compared is not None:
+        names = [claim.compared[0]]  # compared entry by entry, whatever the run left
     elif any(np.isnan(outcome.measured[name]).any() for name in sides["run"]):
         return
     else:
@@ -418,11 +419,13 @@ def _refuse_lost_theory(
 
 def forms_of(claim: Claim, scenario: Scenario, outcome: Outcome) -> tuple[Form, ...]:
     """The forms of a claim: what it compares of an outcome."""
-    if claim.compares is not None:
-        predicted, measured = claim.compares(outcome.predicted, outcome.measured)
+    if claim.compared is not None:
+        of_theory, of_run = claim.compared
+        predicted = getattr(outcome.predicted, of_theory)
+        measured = getattr(outcome.measured, of_run)
         if claim.kind == "exact":
             return (forms.Count(predicted, measured),)
-        axes = scenario.axes.get(names_of(claim.compares, 2)[0], ())
+        axes = scenario.axes.get(of_theory, ())
         if "step" not in axes:
             return (forms.Equal(predicted, measured),)
         # A claim over seeds has these as first axis, which ``scenario.axes`` does not count.

@@ -120,7 +120,7 @@ def saved_names(claim: Claim, scenario: Scenario, available: Iterable[str]) -> d
     names = {}
     # Trainings that were lost are left out by :func:`_over_seeds`, whatever the claim itself reads.
     lost = scenario.diverged_name if scenario.trains else ""
-    for name in (*claim.arrays, claim.condition_name, scenario.diverges_name, lost):
+    for name in (*scenario.arrays_of(claim), claim.condition_name, scenario.diverges_name, lost):
         both = [f"{name}_predicted", f"{name}_measured"]
         saved = [n for n in both if n in available] or [n for n in (name,) if n in available]
         if name and not saved:
@@ -231,7 +231,7 @@ def _outcome(
             sides[side][base] = array
             continue
         on = [side for side in ("theory", "run") if name in scenario.fields(side)]
-        if {("theory", name), ("run", name)} <= set(claim.sides_read):
+        if {("theory", name), ("run", name)} <= set(scenario.read_by(claim)):
             # The one that is there must not stand in for the other side's.
             why = f"got array {name!r} of one side alone, wanted it of theory and of the run"
             raise MissingArray(f"{why} for claim {claim.id!r}")

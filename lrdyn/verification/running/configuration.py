@@ -15,13 +15,8 @@ from lrdyn.verification.running.evaluate import DATA_DIR
 from lrdyn.verification.running.produce import concerned, validate
 from lrdyn.verification.stating.flags import Flag, at_least, one_of, typed
 from lrdyn.verification.stating.mistakes import BadInput as BadInput
-from lrdyn.verification.stating.mistakes import (
-    check_statement,
-    folders_of,
-    named,
-    no_values,
-    refused,
-)
+from lrdyn.verification.stating.mistakes import folders_of, named, refused
+from lrdyn.verification.stating.names_and_presets import check_statement, no_values
 from lrdyn.verification.stating.sources import source_digest
 from lrdyn.verification.stating.statement import Experiment, Scenario, Study
 from lrdyn.verification.storing import results_file

@@ -96,7 +96,7 @@ def evaluate_controls(
             if (function := control.measure) is not None:
                 measured |= _arrays(function, once(function, case), scenario.traced)
             claim = claim_of(control, scenario)
-            read = (*claim.arrays, claim.condition_name, scenario.diverges_name)
+            read = (*scenario.arrays_of(claim), claim.condition_name, scenario.diverges_name)
             sides = ({n: a for n, a in side.items() if n in read} for side in (predicted, measured))
             named = once(facts, case) | _named(*sides)
             outputs |= {f"{control.id}.{name}": value for name, value in named.items()}

@@ -297,7 +297,7 @@ def described(experiment: Experiment, groups: Groups, dtype: str) -> Groups:
     for scenario in experiment.scenarios:
         statements: dict[str, list[str]] = {}
         for claim in scenario.claims:
-            for name in claim.arrays:
+            for name in scenario.arrays_of(claim):
                 statements.setdefault(name, []).append(f"{claim.id}: {claim.statement}")
         texts = {
             f"{name}{side}": {"long_name": f"{words}{'; '.join(claims)}", "units": "1"}

@@ -1,7 +1,6 @@
 """Domains of flags as ranges: where a number of a flag may lie, and numbers drawn from there."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,25 +10,8 @@ from lrdyn.verification.stating.flags import Flag
 NEAR = 0.15
 """Decades around the quick preset in which a number near it is drawn."""
 
-
-def edge(inside: Callable[[Any], bool], within: float, without: float) -> float:
-    """Find by bisection the last positive number towards ``without`` that a domain contains.
-
-    Args:
-        inside: whether a number lies in the domain.
-        within: a positive number inside.
-        without: a positive number outside, on the side of the end that is looked for.
-
-    Example:
-        >>> round(edge(lambda x: x < 3, 1.0, 10.0), 9)
-        3.0
-    """
-    for _ in range(80):  # halvings of a ratio of up to ten, past the last digit of float64
-        # The middle by decades, which count alike for small and large numbers. Two roots, since the
-        # product of the ends would under- or overflow near those of float64.
-        middle = math.sqrt(within) * math.sqrt(without)
-        within, without = (middle, without) if inside(middle) else (within, middle)
-    return within
+LEAST, MOST = 1e-307, 1e308
+"""Ends of the numbers that are drawn where a domain has none: float64 has fewer digits below."""
 
 
 class Range(NamedTuple):
@@ -49,19 +31,10 @@ def range_of(flag: Flag) -> Range:
         Range(least=0.001, most=1000.0, zero=False)
     """
     assert flag.domain is not None
-    # The domain is known by ``contains`` alone, so that the search for its ends needs a number
-    # inside.
-    some = next(x for x in (*flag.quick, *flag.paper, 1.0) if x > 0 and flag.domain.contains(x))
-    # All normal powers of ten of float64: subnormal numbers have fewer digits.
-    powers = [10.0**k for k in range(-307, 309)]
-    inside = [x for x in (*powers, some) if flag.domain.contains(x)]
-    least, most = min(inside), max(inside)
-    # The domain may end between two powers of ten; where it holds all of them it has no end.
-    if least > powers[0]:
-        least = edge(flag.domain.contains, least, least / 10)
-    if most < powers[-1]:
-        most = edge(flag.domain.contains, most, most * 10)
-    return Range(least, most, flag.domain.contains(0.0))
+    low, high = flag.domain.low, flag.domain.high
+    least = math.nextafter(low, math.inf) if flag.domain.low_open else low
+    most = math.nextafter(high, -math.inf) if flag.domain.high_open else high
+    return Range(max(least, LEAST), min(most, MOST), flag.domain.contains(0.0))
 
 
 def integers_of(flag: Flag) -> list[int]:
@@ -73,11 +46,13 @@ def integers_of(flag: Flag) -> list[int]:
         [1, 2, 3]
     """
     assert flag.domain is not None
-    return [n for n in range(flag.most + 1) if flag.domain.contains(n)]
+    # Where all integers of the domain are larger the quick preset says which take seconds.
+    most = max(flag.quick) if flag.most < flag.domain.low else flag.most
+    return [n for n in range(most + 1) if flag.domain.contains(n)]
 
 
 def words_of(flag: Flag) -> list[str]:
-    """The words that a flag accepts.
+    """The words of a flag that are drawn: those of its domain, or of the quick preset.
 
     Example:
         >>> from lrdyn.verification.stating.flags import one_of
@@ -85,7 +60,7 @@ def words_of(flag: Flag) -> list[str]:
         ['sgd', 'adam']
     """
     assert flag.domain is not None
-    return flag.domain.wanted.removeprefix("one of ").split(", ")
+    return list(flag.domain.choices or flag.quick)
 
 
 def value(flag: Flag, rng: np.random.Generator, *, far: bool) -> Any:
@@ -101,8 +76,7 @@ def value(flag: Flag, rng: np.random.Generator, *, far: bool) -> Any:
         return str(rng.choice(words_of(flag)))
     if flag.type is float:
         drawn = _number(flag, rng, far=far)
-        # A domain need not be an interval: where it refuses a number between its ends, another is
-        # drawn.
+        # Rounded to four digits a number can reach an end that is open: then another is drawn.
         return drawn if flag.domain.contains(drawn) else value(flag, rng, far=far)
     whole = integers_of(flag)
     if not far and flag.from_usual:

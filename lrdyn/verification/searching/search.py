@@ -34,13 +34,14 @@ from lrdyn.verification.searching.random_settings import (
     chosen,
     point_flags,
     run_with,
+    shape_flags,
     shapes,
     some,
     source,
 )
 from lrdyn.verification.stating import claims as judging_claims
 from lrdyn.verification.stating import forms
-from lrdyn.verification.stating.flags import Flag
+from lrdyn.verification.stating.flags import Flag, typed
 from lrdyn.verification.stating.sources import judges_digest, source_digest
 from lrdyn.verification.stating.statement import Claim, Experiment, Scenario
 from lrdyn.verification.storing.parts import Store
@@ -104,8 +105,18 @@ def combinations(search: Search) -> list[Settings]:
     """The combinations of shapes that the points of a search have.
 
     Raises:
-        BadInput: none has a point that the experiment accepts.
+        BadInput: none has a point that the experiment accepts, or a flag has numbers that are not
+            drawn.
     """
+    for flag in (*shape_flags(search.experiment), *point_flags(search.experiment)):
+        # Numbers are drawn by decades.
+        if flag.type is float and (
+            min(flag.quick, default=0) < 0 or (flag.domain and flag.domain.high <= 0)
+        ):
+            raise BadInput(
+                f"--search: got {typed(flag.name)} with numbers below 0, wanted flags of positive "
+                "numbers and 0"
+            )
     known = shapes(search.experiment, search.seed, 1, dict(search.held))
     if not known:
         # Checked with the usual values of the other flags: the refusal says why.

@@ -66,6 +66,16 @@ def sides_of(read: Callable[..., Any]) -> tuple[tuple[str, str], ...]:
     return tuple((side, name) for side, name in pairs)
 
 
+def both_sides(name: str) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """Make the function of theory and run that returns the field of one name from each.
+
+    Example:
+        >>> sides_of(both_sides("rho"))
+        (('theory', 'rho'), ('run', 'rho'))
+    """
+    return lambda theory, run: (getattr(theory, name), getattr(run, name))
+
+
 def arrays_in(returned: Any) -> dict[str, Any]:
     """The arrays of a NamedTuple by name; those that are absent are left out."""
     named = returned._asdict()

@@ -3,25 +3,98 @@
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from lrdyn.core.show import shortened
+
 
 @dataclasses.dataclass(frozen=True)
 class Domain:
-    """Which numbers a flag accepts: ``wanted`` says it in words, ``contains`` in code."""
+    """Which values a flag accepts: the numbers between two ends, or words.
 
-    wanted: str
-    contains: Callable[[Any], bool]
+    What ends cannot say, such as a condition on two flags, is refused by the ``check`` of an
+    :class:`~lrdyn.verification.stating.statement.Experiment`.
+
+    Args:
+        low: lower end of the numbers.
+        high: upper end of the numbers.
+        low_open: whether the lower end itself is refused.
+        high_open: whether the upper end itself is refused.
+        zero: whether 0 is accepted beside the numbers between the ends.
+        integer: whether the numbers are integers.
+        choices: the accepted words, in the place of numbers.
+        text: what a word is, such as ``a path``, where any word is accepted but the empty one.
+
+    Raises:
+        ValueError: an end is no number, or the lower one is above the upper one.
+
+    Example:
+        >>> Domain(0, 1, low_open=True).wanted, Domain(0, 1, low_open=True).contains(0)
+        ('a number > 0 and <= 1', False)
+    """
+
+    low: int | float = -math.inf
+    high: int | float = math.inf
+    low_open: bool = dataclasses.field(default=False, kw_only=True)
+    high_open: bool = dataclasses.field(default=False, kw_only=True)
+    zero: bool = dataclasses.field(default=False, kw_only=True)
+    integer: bool = dataclasses.field(default=False, kw_only=True)
+    choices: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+    text: str = dataclasses.field(default="", kw_only=True)
+
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            end = getattr(self, name)
+            if isinstance(end, bool) or not isinstance(end, int | float) or math.isnan(end):
+                raise ValueError(f"{name}: got {shortened(repr(end), 16)}, wanted a number")
+        if self.low > self.high:
+            raise ValueError(f"low: got {self.low}, wanted at most high, {self.high}")
+
+    @property
+    def of_words(self) -> bool:
+        """Whether words are accepted, and no numbers."""
+        return bool(self.choices or self.text)
+
+    @property
+    def wanted(self) -> str:
+        """The accepted values in words."""
+        if self.of_words:
+            return self.text or f"one of {', '.join(self.choices)}"
+        low, high = (
+            f"{end:g}" if isinstance(end, float) else str(end) for end in (self.low, self.high)
+        )
+        bounded = self.low > -math.inf and self.high < math.inf
+        if bounded and self.low_open and self.high_open:
+            words = f"strictly between {low} and {high}"
+        elif bounded and not self.low_open and not self.high_open:
+            if self.integer and self.high == self.low + 1:
+                return f"{low} or {high}"
+            words = f"from {low} to {high}"
+        else:
+            above = f"{'>' if self.low_open else '>='} {low}" if self.low > -math.inf else ""
+            below = f"{'<' if self.high_open else '<='} {high}" if self.high < math.inf else ""
+            words = " and ".join(filter(None, [above, below]))
+        kind = "an integer" if self.integer else "a number"
+        return f"{'0 or ' * self.zero}{kind} {words}".rstrip()
+
+    def contains(self, value: Any) -> bool:
+        """Whether a value is accepted: a number, or a word where the domain is one of words."""
+        if self.of_words:
+            return value in self.choices if self.choices else value != ""
+        if self.integer and value % 1 != 0:  # of a NaN and of infinity it is NaN
+            return False
+        above = value > self.low if self.low_open else value >= self.low
+        below = value < self.high if self.high_open else value <= self.high
+        return bool((above and below) or (self.zero and value == 0))
 
 
-POSITIVE = Domain("a number > 0", lambda x: x > 0)
+POSITIVE = Domain(0, low_open=True)
 """For a quantity that must not vanish, such as a step or a scale."""
-NON_NEGATIVE = Domain("a number >= 0", lambda x: x >= 0)
+NON_NEGATIVE = Domain(0)
 """For a quantity that may be 0, such as weight decay."""
-FRACTION = Domain("a number strictly between 0 and 1", lambda x: 0 < x < 1)
+FRACTION = Domain(0, 1, low_open=True, high_open=True)
 """For a probability or a share, without both ends."""
 
 
@@ -35,18 +108,17 @@ def at_least(least: int) -> Domain:
         >>> at_least(2).contains(1), at_least(2).wanted
         (False, 'an integer >= 2')
     """
-    return Domain(f"an integer >= {least}", lambda x: x >= least)
+    return Domain(least, integer=True)
 
 
 def between(least: float, most: float, *, zero: bool = False) -> Domain:
-    """Numbers between two others, and 0 if asked for.
+    """Numbers between two others, both included, and 0 if asked for.
 
     Example:
         >>> between(1e-3, 1e3, zero=True).wanted
         '0 or a number from 0.001 to 1000'
     """
-    words = f"{'0 or ' * zero}a number from {least:g} to {most:g}"
-    return Domain(words, lambda x: least <= x <= most or (zero and x == 0))
+    return Domain(least, most, zero=zero)
 
 
 def one_of(*names: str) -> Domain:
@@ -55,11 +127,16 @@ def one_of(*names: str) -> Domain:
     Args:
         *names: the accepted words.
 
+    Raises:
+        ValueError: there is none.
+
     Example:
         >>> one_of("sgd", "adam").contains("adam"), one_of("sgd", "adam").wanted
         (True, 'one of sgd, adam')
     """
-    return Domain(f"one of {', '.join(names)}", lambda word: word in names)
+    if not names:
+        raise ValueError("names: got none, wanted the accepted words")
+    return Domain(choices=names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +148,7 @@ class Flag:
         quick: values of the quick preset.
         paper: values of the paper preset; ``quick`` if empty.
         domain: accepted values.
-        type: ``int``, ``float``, ``str`` (a word of the domain :func:`one_of`; it decides shapes),
+        type: ``int``, ``float``, ``str`` (a word of its domain; it decides shapes),
             or ``"array"`` for an ``.npy`` file (default: none is given).
         symbol: the symbol of the paper, for ``--help``.
         help: one line, with the unit.
@@ -100,8 +177,25 @@ class Flag:
     from_usual: bool = False
 
     def __post_init__(self) -> None:
-        if self.type is str and not (self.shapes and self.domain):
-            raise ValueError(f"flag {self.name!r}: got words, wanted shapes=True and a domain")
+        if self.type is str and not (self.shapes and self.domain and self.domain.of_words):
+            raise ValueError(
+                f"flag {self.name!r}: got words, wanted shapes=True and a domain of words"
+            )
+
+    def at(self, quick: tuple, *, paper: tuple = (), **others: Any) -> "Flag":
+        """The same flag with presets of its own.
+
+        Args:
+            quick: values of the quick preset.
+            paper: values of the paper preset.
+            **others: other arguments that differ, such as ``help``.
+
+        Example:
+            >>> rank = Flag("rank", (), at_least(1), int, "r", "rank of the target")
+            >>> rank.at((2, 4), paper=(10,)).default("paper")
+            (10,)
+        """
+        return dataclasses.replace(self, quick=quick, paper=paper, **others)
 
     def wanted(self, value: Any = None) -> str:
         """The accepted values in words, to somebody who gave this one."""

@@ -2,14 +2,12 @@
 
 import ast
 import inspect
-import keyword
 import math
 import os
 import re
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,8 @@ import jax
 from lrdyn.core.show import shortened
 from lrdyn.data.lookup import MissingData
 from lrdyn.system.memory_limit import memory, size_of
-from lrdyn.verification.stating.fields import SIZE
-from lrdyn.verification.stating.flags import Flag
 from lrdyn.verification.stating.sources import PACKAGE, written_for
-from lrdyn.verification.stating.statement import RESERVED, Experiment
+from lrdyn.verification.stating.statement import Experiment
 
 
 class BadInput(ValueError):
@@ -218,132 +214,3 @@ def _todo(error: BaseException) -> str:
 def _shown(file: str) -> str:
     """A file's path relative to the working folder, if that is shorter."""
     return min(file, os.path.relpath(file), key=len)
-
-
-# What a statement is called --------------------------------------------------------------------
-
-PASSED = ("key", "seed", "amount", "keeper", "data_dir")
-"""Arguments that functions of an experiment get beside its flags."""
-
-
-def check_statement(experiment: Experiment, taken: Collection[str] = ()) -> None:
-    """Refuse names and presets of which no flag, folder or file can be made.
-
-    Args:
-        experiment: the experiment.
-        taken: what every experiment has in the place of a flag.
-
-    Raises:
-        BadInput: the line of the file, what it has and what was wanted.
-    """
-    with named(folders_of(experiment), of=experiment):
-        for got, wanted, name in _unusable(experiment, {*taken, *PASSED}):
-            raise _misstated(experiment, name, got, wanted)
-
-
-def taken_name(experiment: Experiment, flag: Flag) -> BadInput:
-    """Bad input for a flag whose name every command has."""
-    return _misstated(experiment, flag.name, *_taken("a flag", flag.name))
-
-
-def no_values(experiment: Experiment, flag: Flag) -> BadInput:
-    """Bad input for a flag that has no values, neither given nor in a preset."""
-    return _misstated(experiment, flag.name, f"quick=() of flag {flag.name!r}", "a tuple of values")
-
-
-def _misstated(experiment: Experiment, name: object, got: str, wanted: str) -> BadInput:
-    return BadInput(f"{line_of(experiment, name)}: got {got}, wanted {wanted}")
-
-
-def _taken(kind: str, name: str) -> tuple[str, str]:
-    return f"{_brief(name)} as a name of {kind}, which is taken", "another one"
-
-
-def _unusable(experiment: Experiment, taken: Collection[str]) -> Iterator[tuple[str, str, object]]:
-    """What cannot be used, what was wanted, and the name at which it stands."""
-    for flag in experiment.flags:
-        if not isinstance(flag, Flag):
-            yield f"{_brief(flag)} among the flags", "a lrdyn.Flag", flag
-    for statement in _statements(experiment):
-        called = getattr(statement, "id", None) or getattr(statement, "name", None)
-        for field in fields(statement):
-            value = getattr(statement, field.name)
-            names = list(value) if isinstance(value, Mapping) else []
-            names += [value] if field.name in ("id", "name") else []
-            for name in names:
-                if wanted := _wanted_of_a_name(name):
-                    yield f"{_brief(name)} as a name", wanted, name
-            if isinstance(value, str) and not _can_be_saved(value):
-                yield f"{field.name}={_brief(value)}", "text of Unicode, without NUL", called
-    groups = {*RESERVED, *(scenario.id for scenario in experiment.scenarios[1:])}
-    flags = [flag.name for flag in experiment.flags]
-    for flag in experiment.flags:
-        if not flag.name.isidentifier() or keyword.iskeyword(flag.name):
-            wanted = "one that an argument of Python can have"
-            yield f"{_brief(flag.name)} as a name of a flag", wanted, flag.name
-        if flag.name in {*taken, *groups} or flags.count(flag.name) > 1:
-            yield *_taken("a flag", flag.name), flag.name
-        if why := _amiss_in_presets(flag):
-            yield *why, flag.name
-    for number, scenario in enumerate(experiment.scenarios):
-        field_of = {axis: field for field, axes in scenario.axes.items() for axis in axes}
-        swept = {f.name for f in experiment.flags if f.swept} - {*scenario.whole}
-        # The arrays of the first scenario lie beside the groups of the others.
-        saved = {*swept, "seed", "amount", *(RESERVED if number else groups)}
-        for axis, field in field_of.items():
-            if wanted := _wanted_of_a_name(axis):
-                yield f"{_brief(axis)} as a name of an axis", wanted, field
-            if axis in saved:
-                yield *_taken("an axis", axis), field
-        saved |= {SIZE, *(f"length_{axis}" for axis in field_of)}
-        saved |= {f"met_{hypothesis}" for hypothesis in scenario.hypotheses}
-        # A field of both sides is saved with an ending.
-        saved &= set(scenario.fields("theory")) ^ set(scenario.fields("run"))
-        for name in sorted(saved):
-            yield *_taken("a field", name), name
-
-
-def _wanted_of_a_name(name: object) -> str:
-    """What is wanted in the place of a name of a folder, group or array; empty if it will do."""
-    if not (isinstance(name, str) and name.isprintable() and 0 < len(name.encode()) <= LONGEST):
-        return f"printable text of up to {LONGEST} bytes"
-    return "one without / that begins with no dot" if "/" in name or name[0] == "." else ""
-
-
-LONGEST = 200
-"""Bytes of a name, at most: with an ending it must fit into that of a file, 255 bytes."""
-
-
-def _statements(experiment: Experiment) -> Iterator[Any]:
-    yield from (experiment, *experiment.flags)
-    for scenario in experiment.scenarios:
-        yield from (scenario, *scenario.claims, *scenario.controls, *scenario.findings)
-
-
-def _amiss_in_presets(flag: Flag) -> tuple[str, str] | None:
-    """What is wrong with the presets of a flag, and what was wanted; None if nothing is."""
-    for preset in ("quick", "paper"):
-        values = getattr(flag, preset)
-        if not isinstance(values, tuple):
-            return f"{preset}={_brief(values)} of flag {flag.name!r}", "a tuple of values"
-        for value in values:
-            accepted = flag.accepts(value)
-            wanted = flag.wanted()
-            if isinstance(value, int) and abs(value) >= 2**31:
-                wanted, accepted = f"{wanted}, below 2^31", False
-            elif accepted and not isinstance(value, int | float | str):  # NumPy's are not JSON
-                wanted, accepted = f"{wanted} of Python", False
-            if not accepted:
-                return f"{_brief(value)} in {preset} of flag {flag.name!r}", wanted
-    return None
-
-
-def _can_be_saved(text: str) -> bool:
-    try:
-        return "\0" not in text and bool(text.encode() or True)
-    except UnicodeEncodeError:
-        return False
-
-
-def _brief(value: object) -> str:
-    return shortened(repr(value), 40)

@@ -65,15 +65,19 @@ class Outcome(Generic[T, M]):
 class Claim(Generic[T, M]):
     """A statement that can be false, judged in NumPy on what a run left.
 
+    ``Claim("rho", "rho_l(t+1) = ...")`` compares the field ``rho`` of theory with the field ``rho``
+    of the run. ``compares`` names other fields, ``form`` compares in another way.
+
     Args:
-        id: short name.
+        id: short name, and the name of the field that is compared if nothing else is said.
         statement: the claim in words and formula.
         kind: ``identity``, ``bound``, ``exact``, ``limit``, ``rate`` or ``statistical``.
         form: ``form(outcome)``, what is compared, in the place of ``compares``: one of
             :mod:`lrdyn.verification.stating.forms` or a tuple of them.
         reads: ``lambda theory, run: (theory.rho, run.step)``: all fields that ``form``,
-            ``applies``, ``undecided`` and ``certified`` look at; those of ``compares`` if it is not
-            given.
+            ``applies``, ``undecided`` and ``certified`` look at. It may leave out what is compared
+            without a form. If it is not given, a form looks at the field of the claim's id, on
+            whichever sides have one.
         tolerance: own tolerance of a ``limit`` or ``rate``, its reason in ``statement``; the other
             kinds take theirs from :func:`lrdyn.tolerance`.
         applies: ``applies(outcome)``, a hypothesis of this claim only.
@@ -89,9 +93,10 @@ class Claim(Generic[T, M]):
         seeds: 0 for a claim about each single case; a number for one about all seeds of a setting
             together, of which it needs so many.
         sides: what predicts and what measures, in words; that of the scenario if empty.
-        compares: ``lambda theory, run: (theory.rho, run.rho)``: theory's array and the run's, which
-            are :class:`~lrdyn.verification.stating.forms.Equal`, or integers if the claim is
-            ``exact``. Of arrays over steps the null is theory's first record, else 0.
+        compares: ``lambda theory, run: (theory.bulk, run.rho)``: theory's array and the run's,
+            which are :class:`~lrdyn.verification.stating.forms.Equal`, or integers if the claim is
+            ``exact``; the fields of the claim's id if neither it nor ``form`` is given. Of arrays
+            over steps the null is theory's first record, else 0.
         certified: ``certified(outcome)``: whether the run itself has shown that it arrived (by a
             proved bound on what is left, for example) where theory gives no number of steps. Such
             cases are counted apart.
@@ -128,10 +133,8 @@ class Claim(Generic[T, M]):
                 f"claim {self.id!r}: got tolerance={self.tolerance}, wanted none: that of kind "
                 f"{self.kind!r} is lrdyn.tolerance"
             )
-        if (self.compares is None) == (self.form is None):
-            raise Misstated(f"claim {self.id!r}: wanted exactly one of compares and form")
-        if self.compares is None and self.reads is None:
-            raise Misstated(f"claim {self.id!r}: got form alone, wanted reads beside it")
+        if self.compares is not None and self.form is not None:
+            raise Misstated(f"claim {self.id!r}: got compares and form, wanted one of them")
         if self.compares is not None:
             # Two arrays of the same side would agree whatever the theorem says.
             sides = [side for side, _ in sides_of(self.compares)]
@@ -142,17 +145,19 @@ class Claim(Generic[T, M]):
                 )
 
     @property
-    def arrays(self) -> tuple[str, ...]:
-        """Names of the fields that are read."""
-        return tuple(dict.fromkeys(name for _, name in self.sides_read))
+    def compared(self) -> tuple[str, str] | None:
+        """Names of theory's field and of the run's that are compared; None if a form compares.
 
-    @property
-    def sides_read(self) -> tuple[tuple[str, str], ...]:
-        """Side and name of the fields that are read."""
-        read = self.reads or self.compares
-        assert read is not None
-        compared = () if self.compares is None else sides_of(self.compares)
-        return tuple(dict.fromkeys((*compared, *sides_of(read))))
+        Example:
+            >>> Claim("rho", "").compared
+            ('rho', 'rho')
+        """
+        if self.form is not None:
+            return None
+        if self.compares is None:
+            return self.id, self.id
+        (_, predicted), (_, measured) = sides_of(self.compares)
+        return predicted, measured
 
     @property
     def condition_name(self) -> str:
@@ -397,6 +402,22 @@ class Scenario(Generic[C, T, M]):
         kind = self.theory if side == "theory" else self.measured
         return tuple(name.rstrip("_") for name in getattr(kind, "_fields", ()))
 
+    def read_by(self, claim: Claim) -> tuple[tuple[str, str], ...]:
+        """Side (``"theory"`` or ``"run"``) and name of the fields that a claim reads."""
+        if claim.compared is not None:
+            compared = tuple(zip(("theory", "run"), claim.compared, strict=True))
+        elif claim.reads is None:
+            sides = [side for side in ("theory", "run") if claim.id in self.fields(side)]
+            compared = tuple((side, claim.id) for side in sides)
+        else:
+            compared = ()
+        others = () if claim.reads is None else sides_of(claim.reads)
+        return tuple(dict.fromkeys((*compared, *others)))
+
+    def arrays_of(self, claim: Claim) -> tuple[str, ...]:
+        """Names of the fields that a claim reads, each once."""
+        return tuple(dict.fromkeys(name for _, name in self.read_by(claim)))
+
     def __post_init__(self) -> None:
         names = {*self.fields("theory"), *self.fields("run")}
         for name in sorted(names):
@@ -408,8 +429,7 @@ class Scenario(Generic[C, T, M]):
                     "for the second"
                 )
         for claim in self.claims:
-            for side, name in claim.sides_read:
-                self._refuse_unknown(claim, side, name)
+            self._refuse_unknown(claim)
         known = {claim.id for claim in self.claims}
         for control in self.controls:
             if self.trains and control.swap is None:
@@ -427,15 +447,29 @@ class Scenario(Generic[C, T, M]):
                     f"control {control.id!r}: got breaks={control.breaks!r}, wanted one of {wanted}"
                 )
 
-    def _refuse_unknown(self, claim: Claim, side: str, name: str) -> None:
+    def _refuse_unknown(self, claim: Claim) -> None:
         # At once and by name, not when a run of hours comes to its judge.
-        mine = self.fields(side)
-        if name not in mine:
+        read = self.read_by(claim)
+        if not read:
+            near = difflib.get_close_matches(claim.id, self.fields("theory") + self.fields("run"))
+            named = f"the id of a field ({' or '.join(dict.fromkeys(near))})" if near else ""
+            got = f"a form, no reads and no field {claim.id!r}"
+            wanted = " or ".join(filter(None, [named, "reads"]))
+            raise Misstated(f"claim {claim.id!r}: got {got}, wanted {wanted}")
+        for side, name in read:
+            mine = self.fields(side)
+            if name in mine:
+                continue
             near = difflib.get_close_matches(name, mine, 3)
             other = "run" if side == "theory" else "theory"
             wanted = f"{side}.{' or '.join(near)}" if near else f"a field of scenario {self.id!r}"
-            wanted = f"{other}.{name}" if name in self.fields(other) and not near else wanted
-            raise Misstated(f"claim {claim.id!r}: got {side}.{name}, wanted {wanted}")
+            got = f"{side}.{name}"
+            if claim.compares is None and claim.compared == (name, name):
+                got = f"{got} by its id"
+                wanted = f"{wanted}, or compares or form"
+            elif name in self.fields(other) and not near:
+                wanted = f"{other}.{name}"
+            raise Misstated(f"claim {claim.id!r}: got {got}, wanted {wanted}")
 
 
 RESERVED = ["case", "controls", "perturb", "float32", "float64"]
