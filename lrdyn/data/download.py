@@ -31,10 +31,10 @@ class Remote(NamedTuple):
 REMOTE: dict[str, Remote] = {
     # Checksums: the table of versions on www.cs.toronto.edu/~kriz/cifar.html.
     "cifar10": Remote(
-        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-        "cifar-10-python.tar.gz",
-        "md5:c58f30108f718f92721af3b95e74349a",
-        170_498_071,
+        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        "cifar-10-binary.tar.gz",
+        "md5:c32a1d4ab5d03f1284b67883e8d87530",
+        170_052_171,
     ),
     # Checksum: of the same file in the source distribution of vaderSentiment 3.3.2.
     "vader": Remote(
@@ -70,7 +70,7 @@ def download(name: str, *, address: str | None = None, folder: str | Path | None
 
     Example:
         >>> download("cifar10").name  # doctest: +SKIP
-        'cifar-10-python.tar.gz'
+        'cifar-10-binary.tar.gz'
     """
     if name not in REMOTE:
         got, wanted = repr(shortened(name)), ", ".join(REMOTE)
