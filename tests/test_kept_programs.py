@@ -423,6 +423,18 @@ def test_a_folder_of_somebody_else_is_not_used(tmp_path):
             use()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+def test_programs_of_somebody_else_are_not_removed(tmp_path):
+    """Two users may have their folders in one that is for all."""
+    theirs, mine = (tmp_path / f"jaxlib-0.1-cpu-{12 * end}" for end in "ab")
+    for folder in (theirs, mine):
+        folder.mkdir()
+        (folder / f"lrdyn-{32 * '1'}.program").write_bytes(bytes(100))
+    os.chown(theirs / f"lrdyn-{32 * '1'}.program", 65534, -1)
+    program_cache.prune(tmp_path, 50)
+    assert [len(list(folder.iterdir())) for folder in (theirs, mine)] == [1, 0]
+
+
 def test_a_command_lets_that_line_through(capfd, monkeypatch):
     """Warnings of other libraries it does not."""
     monkeypatch.setattr(kept_programs, "_WARNED", set())

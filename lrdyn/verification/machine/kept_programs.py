@@ -8,7 +8,7 @@ program is traced and lowered anew, and compiled only if its text is another one
 somebody else wrote, whose sources nobody knows to the end, are traced always, and so is everything
 outside of the command line: a function that was exchanged in this process is in no file.
 
-JAX keeps what else is compiled, in the same folder and by the same way
+JAX keeps what else is compiled, in the same folder
 (:mod:`lrdyn.verification.machine.program_cache`). Our programs do not pass through its cache: one
 that JAX has read there cannot be written down once more, what comes out lacks functions.
 

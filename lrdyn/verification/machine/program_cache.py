@@ -183,8 +183,9 @@ def prune(base: Path, most: int) -> None:
             with contextlib.suppress(OSError), os.scandir(folder) as entries:
                 for entry in entries:
                     facts = entry.stat(follow_symlinks=False)
-                    # Somebody may have pointed the cache at a folder with files of their own.
-                    if PROGRAMS.fullmatch(entry.name) and stat.S_ISREG(facts.st_mode):
+                    # The folder around may hold other files, and those of other users.
+                    ours = PROGRAMS.fullmatch(entry.name) and facts.st_uid == os.geteuid()
+                    if ours and stat.S_ISREG(facts.st_mode):
                         # Many file systems are mounted so that reading does not update the time of
                         # access.
                         used = max(facts.st_atime, facts.st_mtime)
