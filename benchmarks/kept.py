@@ -15,7 +15,7 @@ import jax
 
 from benchmarks.common import table
 from lrdyn.registry import theorem
-from lrdyn.system.private_files import SignedFolder
+from lrdyn.system.private_files import PrivateFolder
 from lrdyn.verification.machine.kept_programs import KeptPrograms
 from lrdyn.verification.running.configuration import run_of
 from lrdyn.verification.running.produce import produce
@@ -31,7 +31,7 @@ def measured(experiment: Experiment, settings: dict[str, Any]) -> tuple[float, f
     seconds = []
     with tempfile.TemporaryDirectory() as base:
         for code in ("before", "after", "after"):
-            programs = KeptPrograms(SignedFolder(Path(base), "kept"), code)
+            programs = KeptPrograms(PrivateFolder(Path(base, "kept")), code)
             jax.clear_caches()  # of this process, which a new one would not have
             begin = time.process_time()
             produce(

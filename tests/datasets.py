@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import pickle
 import struct
 import tarfile
 
@@ -13,11 +14,8 @@ from lrdyn import data
 from lrdyn.data import cifar, sets
 
 RNG = np.random.default_rng(0)
-PYTHON, BINARY = cifar.VERSIONS
-NAMES = {PYTHON: "cifar-10-batches-py/{}", BINARY: "cifar-10-batches-bin/{}.bin"}
 LABELS = f"{sets.FOUR[1]}.gz"
 PICTURES = f"{sets.FOUR[0]}.gz"
-BATCHES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 
 
 def content(shape, train, test):
@@ -65,36 +63,20 @@ def planes(inputs):
     return np.ascontiguousarray(inputs.transpose(0, 3, 1, 2)).reshape(len(inputs), -1)
 
 
-def text2(word):
-    """A short text as Python 2 pickled it."""
-    return b"U" + bytes([len(word)]) + word
+def binary_batch(rows, labels):
+    return np.concatenate([labels[:, None].astype("u1"), rows], axis=1).tobytes()
 
 
-def pickle2(rows, labels, *, maker=b"cnumpy.core.multiarray\n_reconstruct\n", shape=None):
-    """A batch as Python 2 pickled it, by hand: no Python 3 writes these instructions."""
-    count, width = shape or rows.shape
-    kind = b"cnumpy\ndtype\n" + text2(b"u1") + b"K\x00K\x01\x87R"
-    kind += b"(K\x03" + text2(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-    state = b"(K\x01M" + struct.pack("<H", count) + b"M" + struct.pack("<H", width) + b"\x86"
-    state += kind + b"\x89T" + struct.pack("<I", rows.size) + rows.tobytes() + b"tb"
-    array = maker + b"cnumpy\nndarray\nK\x00\x85" + text2(b"b") + b"\x87R" + state
-    numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
-    head = b"\x80\x02}q\x01(" + text2(b"batch_label") + text2(b"training batch 1 of 5")
-    return head + text2(b"labels") + numbers + text2(b"data") + array + b"u."
+def python_batch(rows, labels):
+    """A batch of the form that is not read."""
+    return pickle.dumps({b"data": rows, b"labels": labels.tolist()}, protocol=2)
 
 
-def batch_files(version, parts=COLOUR):
+def batch_files(parts=COLOUR, names=cifar.BATCHES, made=binary_batch):
     """Name -> content of the six batches of an archive."""
-    inputs, labels = np.concatenate(parts[::2]), np.concatenate(parts[1::2])
-    files = {}
-    for place, name in enumerate(BATCHES):
-        rows, own = (array[2 * place : 2 * place + 2] for array in (planes(inputs), labels))
-        if version == BINARY:
-            body = np.concatenate([own[:, None].astype("u1"), rows], axis=1).tobytes()
-        else:
-            body = pickle2(rows, own)
-        files[NAMES[version].format(name)] = body
-    return files
+    rows, labels = planes(np.concatenate(parts[::2])), np.concatenate(parts[1::2])
+    spans = {name: slice(2 * place, 2 * place + 2) for place, name in enumerate(names)}
+    return {name: made(rows[span], labels[span]) for name, span in spans.items()}
 
 
 def member(name, size=0, **attributes):
@@ -105,24 +87,30 @@ def member(name, size=0, **attributes):
     return info
 
 
-def write_tar(path, files, extra=()):
+def write_tar(path, folder, files, extra=()):
     with tarfile.open(path, "w:gz") as archive:
-        folder = next(iter(files)).partition("/")[0]
         archive.addfile(member(folder, type=tarfile.DIRTYPE))
-        for info, body in [*((member(n, len(b)), b) for n, b in files.items()), *extra]:
+        own = [(member(f"{folder}/{name}", len(body)), body) for name, body in files.items()]
+        for info, body in (*own, *extra):
             archive.addfile(info, io.BytesIO(body))
     return path
 
 
-def write_cifar(folder, version=PYTHON, changes=(), extra=()):
-    files = batch_files(version)
-    files |= dict(changes)
+def write_cifar(folder, changes=(), extra=()):
+    files = batch_files() | dict(changes)
     present = {name: body for name, body in files.items() if body is not None}
-    return write_tar(folder / version, present, extra)
+    return write_tar(folder / cifar.ARCHIVE, cifar.FOLDER, present, extra)
 
 
-def in_folder(version, name, **attributes):
-    return member(f"{cifar.VERSIONS[version].folder}/{name}", **attributes)
+def write_python_cifar(folder):
+    """The archive of the form that is not read."""
+    names = [name.removesuffix(".bin") for name in cifar.BATCHES]
+    files = batch_files(names=names, made=python_batch)
+    return write_tar(folder / cifar.PICKLES, "cifar-10-batches-py", files)
+
+
+def in_folder(name, **attributes):
+    return member(f"{cifar.FOLDER}/{name}", **attributes)
 
 
 def refused(path, message, read):

@@ -1,7 +1,7 @@
 """Programs that the tests compile are kept: for all workers of a run, and for the next runs.
 
 JAX names a program by its lowered text and by the options of XLA: what an edit changes is compiled
-anew. It keeps them as commands do, signed, in a folder of this user alone.
+anew. It keeps them as commands do, in a folder of this user alone.
 """
 
 import functools

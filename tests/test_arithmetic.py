@@ -14,7 +14,7 @@ import pytest
 import lrdyn
 from lrdyn.core.precision import of_matmuls
 from lrdyn.registry import theorem
-from lrdyn.system.private_files import SignedFolder
+from lrdyn.system.private_files import PrivateFolder
 from lrdyn.training import train
 from lrdyn.training.batches import Batches
 from lrdyn.verification.judging import rounding
@@ -122,7 +122,7 @@ def test_what_is_as_bad_as_the_limit_is_fit_and_beyond_it_is_not():
 
 
 def test_the_numbers_are_kept_for_other_processes(tmp_path, monkeypatch):
-    kept = KeptPrograms(SignedFolder(tmp_path, "here"), "")
+    kept = KeptPrograms(PrivateFolder(tmp_path / "here"), "")
     monkeypatch.setattr(arithmetic_probe, "_measured", lambda precision, word: {"add": 0.5})
     assert arithmetic_probe.measured("float32", programs=kept) == {"add": 0.5}
     monkeypatch.setattr(arithmetic_probe, "_measured", lambda *_: pytest.fail("measured again"))

@@ -1,6 +1,7 @@
 """Data sets: their standard files, made small, are read, and where they are looked for."""
 
-import pickle
+import io
+import re
 
 import numpy as np
 import pytest
@@ -8,21 +9,19 @@ import pytest
 from lrdyn import data
 from lrdyn.data import guarded, idx, lookup, sets
 from tests.datasets import (
-    BINARY,
     COLOUR,
     GREY,
     PICTURES,
-    PYTHON,
     in_folder,
     lrdyn,
-    pickle2,
-    planes,
+    refused,
     same,
     write_cifar,
     write_idx,
     write_npz,
+    write_python_cifar,
 )
-from tests.runs import python
+from tests.runs import ROOT, python
 
 pytestmark = pytest.mark.usefixtures("small_sets")
 
@@ -30,10 +29,9 @@ pytestmark = pytest.mark.usefixtures("small_sets")
 # Standard files are read -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", [PYTHON, BINARY])
-def test_archives_of_cifar(version, tmp_path):
-    note = (in_folder(version, "readme.html", size=4), b"note")
-    path = write_cifar(tmp_path, version, extra=[note])
+def test_the_archive_of_cifar(tmp_path):
+    note = (in_folder("readme.html", size=4), b"note")
+    path = write_cifar(tmp_path, extra=[note])
     before = sorted(tmp_path.rglob("*"))
     found = data.cifar10()
     assert same(found, COLOUR)
@@ -42,12 +40,41 @@ def test_archives_of_cifar(version, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before  # nothing was unpacked
 
 
-def test_the_python_batches_hold_what_python_2_wrote():
-    """The writer of these tests makes what the pickle module itself reads as CIFAR's dictionary."""
-    rows = planes(COLOUR[0][:2])
-    found = pickle.loads(pickle2(rows, [3, 4]), encoding="bytes")
-    assert np.array_equal(found[b"data"], rows)
-    assert found[b"labels"] == [3, 4]
+@pytest.mark.parametrize("asked", ["cifar10", "auto"])
+def test_the_python_form_of_cifar_is_refused_with_what_to_do(asked, tmp_path):
+    path = write_python_cifar(tmp_path)
+    write_idx(tmp_path / "fashion_mnist")  # which is not taken in its place
+    said = "pickles, .*wanted cifar-10-binary.tar.gz .lrdyn data download cifar10"
+    refused(path, said, lambda: data.images(asked))
+    assert data.image_files("cifar10") == ()
+    write_npz(tmp_path / "cifar10.npz", COLOUR)
+    assert same(data.images(asked), COLOUR)
+
+
+def test_the_recipes_of_the_page_make_what_is_read(tmp_path, monkeypatch):
+    """Of the python form, and of JPEGs."""
+    Image = pytest.importorskip("PIL.Image")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "data.md").read_text()
+    python_form, jpegs = re.findall(r"```text for Python, beside \S+\n(.*?)```", page, re.DOTALL)
+    write_python_cifar(tmp_path)
+    exec(python_form, {})
+    assert same(data.cifar10(), COLOUR)
+    shades = 20 * np.arange(12, dtype=np.uint8)
+    smooth = np.broadcast_to(shades[:, None, None, None], (12, 32, 32, 3))
+    files = [io.BytesIO() for _ in smooth]
+    for file, pixels in zip(files, smooth, strict=True):
+        Image.fromarray(pixels).save(file, "JPEG", quality=95)
+    bodies = [file.getvalue() for file in files]
+    content = np.frombuffer(b"".join(bodies), np.uint8)
+    ends = np.cumsum([0, *map(len, bodies)])
+    np.savez("cifar10_jpeg.npz", buf=content, off=ends, y=np.arange(12) % 10)
+    exec(jpegs, {})
+    found = data.cifar10()
+    assert found.described == "CIFAR-10 (re-encoded as JPEG)"
+    assert np.abs(found.train_inputs.astype(int) - smooth[:10]).max() <= 2
+    assert np.abs(found.test_inputs.astype(int) - smooth[10:]).max() <= 2
+    assert (*found.train_labels, *found.test_labels) == (*range(10), 0, 1)
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
@@ -144,7 +171,7 @@ def test_a_missing_set_is_one_line(tmp_path):
     with pytest.raises(data.MissingData) as caught:
         data.images("cifar10", "mine")
     assert str(caught.value) == (
-        "data: got no CIFAR-10, wanted cifar-10-python.tar.gz or cifar-10-binary.tar.gz or "
+        "data: got no CIFAR-10, wanted cifar-10-binary.tar.gz or "
         f"cifar10.npz in mine or {tmp_path} or {tmp_path}/cache/lrdyn/data: "
         "lrdyn data download cifar10"
     )

@@ -12,8 +12,8 @@ import time
 import pytest
 
 from lrdyn import data
-from lrdyn.data import download
-from tests.datasets import COLOUR, PYTHON, lrdyn, same, write_cifar
+from lrdyn.data import cifar, download
+from tests.datasets import COLOUR, lrdyn, same, write_cifar
 
 pytestmark = pytest.mark.usefixtures("small_sets")
 
@@ -66,12 +66,12 @@ def server(tmp_path, monkeypatch):
 def test_a_download_is_found_and_read(server, tmp_path, capsys):
     target = tmp_path / "new/place"
     status, out, err = lrdyn(capsys, "data", "download", "cifar10", "--data-dir", target)
-    assert (status, out, err) == (0, f"{target}/{PYTHON}\n", "")
+    assert (status, out, err) == (0, f"{target}/{cifar.ARCHIVE}\n", "")
     assert same(data.images("cifar10", target), COLOUR)
-    assert [path.name for path in target.iterdir()] == [PYTHON]
-    before = (target / PYTHON).stat().st_mtime_ns
+    assert [path.name for path in target.iterdir()] == [cifar.ARCHIVE]
+    before = (target / cifar.ARCHIVE).stat().st_mtime_ns
     assert lrdyn(capsys, "data", "download", "cifar10", "--data-dir", target)[0] == 0
-    assert (target / PYTHON).stat().st_mtime_ns == before
+    assert (target / cifar.ARCHIVE).stat().st_mtime_ns == before
 
 
 def test_a_download_goes_to_the_first_place(server, tmp_path, monkeypatch):
@@ -79,7 +79,7 @@ def test_a_download_goes_to_the_first_place(server, tmp_path, monkeypatch):
     nowhere = download.REMOTE["cifar10"]._replace(address="http://127.0.0.1:9/none")
     monkeypatch.setitem(download.REMOTE, "cifar10", nowhere)
     found = download.download("cifar10", address=server)
-    assert found == tmp_path / "cache/lrdyn/data" / PYTHON
+    assert found == tmp_path / "cache/lrdyn/data" / cifar.ARCHIVE
 
 
 def test_what_a_killed_download_left_is_removed(server, tmp_path):
@@ -98,7 +98,7 @@ def test_what_a_killed_download_left_is_removed(server, tmp_path):
 def test_a_download_shows_its_progress_on_a_terminal(server, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     download.download("cifar10", folder=tmp_path)
-    assert PYTHON in capsys.readouterr().err
+    assert cifar.ARCHIVE in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -115,22 +115,22 @@ def test_a_download_shows_its_progress_on_a_terminal(server, tmp_path, monkeypat
 def test_a_failed_download_leaves_nothing(change, said, server, tmp_path, monkeypatch, capsys):
     remote = download.REMOTE["cifar10"]._replace(**change)
     if not remote.address.startswith("http"):
-        remote = remote._replace(address=server.replace(PYTHON, remote.address))
+        remote = remote._replace(address=server.replace(cifar.ARCHIVE, remote.address))
     monkeypatch.setitem(download.REMOTE, "cifar10", remote)
     target = tmp_path / "target"
     status, out, err = lrdyn(capsys, "data", "download", "cifar10", "--data-dir", target)
     assert (status, out, err.count("\n")) == (3, "", 1)
-    assert re.match(f"lrdyn: error: {re.escape(PYTHON)}: {said}", err), err
+    assert re.match(f"lrdyn: error: {re.escape(cifar.ARCHIVE)}: {said}", err), err
     assert list(target.iterdir()) == []
 
 
 def test_a_failed_download_keeps_what_was_there(server, tmp_path, monkeypatch):
     changed = download.REMOTE["cifar10"]._replace(checksum="md5:" + "0" * 32)
     monkeypatch.setitem(download.REMOTE, "cifar10", changed)
-    (tmp_path / PYTHON).write_bytes(b"mine")
+    (tmp_path / cifar.ARCHIVE).write_bytes(b"mine")
     with pytest.raises(download.DownloadFailed, match="another checksum"):
         download.download("cifar10", folder=tmp_path)
-    assert (tmp_path / PYTHON).read_bytes() == b"mine"
+    assert (tmp_path / cifar.ARCHIVE).read_bytes() == b"mine"
 
 
 def test_where_a_download_cannot_be_written(server, tmp_path, capsys):
@@ -149,5 +149,5 @@ def test_a_download_without_pooch(monkeypatch, capsys):
 
 def test_the_address_and_checksum_are_those_of_the_page():
     one = download.Remote(*download.REMOTE["cifar10"])
-    assert one.checksum == "md5:c58f30108f718f92721af3b95e74349a"
+    assert one.checksum == "md5:c32a1d4ab5d03f1284b67883e8d87530"
     assert one.address == f"https://www.cs.toronto.edu/~kriz/{one.file}"

@@ -1,4 +1,4 @@
-"""Pairs of sentences, text, and the converter of JPEGs."""
+"""Pairs of sentences, single ones, and text."""
 
 import csv
 import io
@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from lrdyn import data
-from lrdyn.commands import convert as command
-from lrdyn.data import convert, pairs, sentiment
-from tests.datasets import COLOUR, refused
-from tests.runs import python
+from lrdyn.data import pairs, sentiment
+from tests.datasets import refused
 
 pytestmark = pytest.mark.usefixtures("small_sets")
 
@@ -108,75 +106,6 @@ def test_missing_pairs_are_one_line(tmp_path):
         data.stsb("none.tsv")
     with pytest.raises(ValueError, match="split: got 'all', wanted one of train, dev, test"):
         data.stsb(split="all")
-
-
-# The converter -----------------------------------------------------------------------------------
-
-
-NOISE = np.concatenate(COLOUR[::2])
-SMOOTH = np.broadcast_to(np.arange(12, dtype=np.uint8)[:, None, None, None] * 20, (12, 32, 32, 3))
-
-
-def jpegs(path, inputs: np.ndarray = NOISE, **changes):
-    Image = pytest.importorskip("PIL.Image")
-    made = []
-    for pixels in inputs:
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "JPEG", quality=95)
-        made.append(np.frombuffer(file.getvalue(), np.uint8))
-    ends = np.cumsum([0, *map(len, made)]).astype(np.int32)
-    arrays = {"buf": np.concatenate(made), "off": ends, "y": np.arange(12, dtype=np.uint8) % 10}
-    np.savez(path, **arrays | changes)
-    return path
-
-
-def test_jpegs_are_converted(tmp_path, capsys):
-    source = jpegs(tmp_path / "jpegs.npz", SMOOTH)
-    target = tmp_path / "cifar10.npz"
-    assert command.main([str(source), str(target)]) == 0
-    found = data.cifar10()
-    assert found.described == "CIFAR-10 (re-encoded as JPEG)"
-    assert np.abs(found.train_inputs.astype(int) - SMOOTH[:10]).max() <= 2
-    assert np.abs(found.test_inputs.astype(int) - SMOOTH[10:]).max() <= 2
-    assert (*found.train_labels, *found.test_labels) == (*range(10), 0, 1)
-    assert capsys.readouterr().out == f"{target}\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cifar10.npz", "jpegs.npz"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        (
-            {"off": np.arange(13)[::-1]},
-            "offsets that decrease or leave buf, wanted increasing ones within buf",
-        ),
-        ({"off": np.arange(13) + 10**6}, "offsets that decrease or leave buf"),
-        ({"off": np.arange(13)}, r"a damaged file \(UnidentifiedImageError\), wanted JPEGs"),
-        ({"off": np.arange(12)}, r"off.npy of shape \(12,\)"),
-        ({"y": np.full(12, 10)}, "labels beyond the classes, wanted 0 to 9"),
-        ({"y": np.full(12, 256)}, "labels beyond the classes, wanted 0 to 9"),
-        ({"inputs": np.zeros((12, 8, 16, 3), np.uint8)}, "a JPEG of 16 x 8, wanted 32 x 32"),
-    ],
-    ids="falling outside none count label wraps size".split(),
-)
-def test_archives_of_jpegs_are_refused(changes, said, tmp_path):
-    source = jpegs(tmp_path / "jpegs.npz", **changes)
-    refused(source, said, lambda: convert.convert(source, tmp_path / "made.npz"))
-    assert list(tmp_path.iterdir()) == [source]
-
-
-def test_the_converter_is_a_command(tmp_path):
-    done = python("-m", "lrdyn.commands.convert", tmp_path / "none.npz", tmp_path / "made.npz")
-    assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == f"convert: error: {tmp_path}/none.npz: No such file or directory\n"
-
-
-@pytest.mark.parametrize("words", [[], ["one"], ["--nothing", "a", "b"], ["a\nb", "c", "d"]])
-def test_a_wrong_line_of_the_converter_is_one_line(words, capsys):
-    assert command.main(words) == 2
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert err.startswith("convert: error: ")
 
 
 # Single sentences --------------------------------------------------------------------------------

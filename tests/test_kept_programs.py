@@ -7,7 +7,6 @@ import os
 import pickle
 import shutil
 import sys
-import threading
 import zlib
 from functools import partial
 from pathlib import Path
@@ -21,8 +20,7 @@ import pytest
 from lrdyn import cli
 from lrdyn.commands import ending, verify
 from lrdyn.registry import REGISTRY
-from lrdyn.system import private_files
-from lrdyn.system.private_files import NotPrivate, SignedFolder
+from lrdyn.system.private_files import NotPrivate, PrivateFolder
 from lrdyn.theorem2 import subspace
 from lrdyn.theorem2.statement import THEOREM2
 from lrdyn.verification.judging import rounding
@@ -51,7 +49,7 @@ def folder(tmp_path, monkeypatch):
 
 def swept(base, precision="float64", code=CODE, programs: Any = True, **changed):
     """A small sweep of Theorem 2, whose program is kept; after an edit with another ``code``."""
-    here = kept_programs.KeptPrograms(SignedFolder(base, "kept"), CODE)
+    here = kept_programs.KeptPrograms(PrivateFolder(base / "kept"), CODE)
     kept = here if programs is True else programs
     job = claims_job(THEOREM2, SCENARIO, SETTINGS | changed, [0, 1], "/", precision, False)
     context = Context(progress=Told(), programs=kept and kept._replace(code=code))
@@ -146,13 +144,15 @@ def test_an_edited_file_of_the_library_is_another_library(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("ending", ["json", "program"])
-def test_a_damaged_program_is_compiled_again(folder, first, run, ending):
-    """One that is signed all the same, as by a release that wrote it wrongly."""
+@pytest.mark.parametrize(
+    "damage", [lambda whole: b"{}", lambda whole: whole[:-1], lambda whole: b""]
+)
+def test_a_damaged_program_is_compiled_again(folder, first, run, ending, damage):
     (path,) = folder.glob(f"*.{ending}")
-    signed = SignedFolder(folder.parent, folder.name)
-    signed.write(path.name, b"{}")
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
     assert run().identical(first)
-    assert len(signed.read(path.name) or b"") > 100  # written again
+    assert len(path.read_bytes()) > 100  # written again
 
 
 # The first name: the code that decides ------------------------------------------------------
@@ -295,7 +295,7 @@ def test_what_draws_is_taken_by_statements_alone_and_is_in_no_program():
 
 
 def test_what_decides_is_sought_once_for_each_state_of_the_library(tmp_path, monkeypatch):
-    kept = kept_programs.KeptPrograms(SignedFolder(tmp_path, "kept"), CODE)
+    kept = kept_programs.KeptPrograms(PrivateFolder(tmp_path / "kept"), CODE)
     first = kept.of("lrdyn.theorem2.statement")
     assert first.code == sources.code_that_decides("lrdyn.theorem2.statement")
     monkeypatch.setattr(kept_programs, "code_that_decides", lambda module: "sought again")
@@ -354,7 +354,7 @@ def test_a_mutant_is_compiled_anew_and_killed(folder, first, run, monkeypatch, m
 
 def test_programs_that_differ_in_a_constant_have_two_names(tmp_path):
     """However large it is: its digits are in the text."""
-    kept = kept_programs.KeptPrograms(SignedFolder(tmp_path, "kept"), CODE)
+    kept = kept_programs.KeptPrograms(PrivateFolder(tmp_path / "kept"), CODE)
     for last in (0.0, 1.0):
         constant = np.append(np.zeros(100_000), last)
         lowered = jax.jit(lambda x, c=constant: jnp.sum(x * c)).lower(1.0)
@@ -362,14 +362,6 @@ def test_programs_that_differ_in_a_constant_have_two_names(tmp_path):
         facts = kept_programs.Facts(outputs, 8, f"{last}")
         kept.place(f"{last}").compiled(lowered, {}, facts, (1.0,), jax.devices()[:1])
     assert len(list((tmp_path / "kept").glob("*.program"))) == 2
-
-
-@pytest.fixture
-def signed(tmp_path):
-    """A folder with one signed file."""
-    folder = SignedFolder(tmp_path / "base", "programs")
-    folder.write("one", b"content")
-    return folder
 
 
 # Whose a program is --------------------------------------------------------------------------
@@ -385,30 +377,62 @@ class Planted:
         return os.mkdir, (os.fspath(self.path),)
 
 
-def plant(path, ran):
-    """Write a program that runs other code, as it was in every release without signatures."""
-    path.write_bytes(zlib.compress(pickle.dumps(Planted(ran))))
+def as_link(path):
+    path.rename(path.with_name("away"))
+    path.symlink_to(path.with_name("away"))
 
 
-def test_code_in_the_place_of_a_program_is_not_run(folder, first, tmp_path, caplog, run):
+OPEN_TO_OTHERS = {
+    "a folder for all": (lambda path: path.chmod(0o777), "mode 777"),
+    "a folder for a group": (lambda path: path.chmod(0o770), "mode 770"),
+    "a folder that others see": (lambda path: path.chmod(0o711), "mode 711"),
+    "a linked folder": (as_link, "a link, or no folder"),
+    "a file": (lambda path: (path.rename(path.with_name("away")), path.touch()), "or no folder"),
+}
+
+
+@pytest.mark.parametrize("change", OPEN_TO_OTHERS)
+def test_code_in_a_folder_that_others_can_use_is_not_run(
+    change, folder, first, tmp_path, caplog, run
+):
     ran = tmp_path / "ran"
     (path,) = folder.glob("*.program")
-    plant(path, ran)
+    path.write_bytes(zlib.compress(pickle.dumps(Planted(ran))))
+    make, reason = OPEN_TO_OTHERS[change]
+    make(folder)
+    before = sorted(tmp_path.rglob("*"))
     assert run().identical(first)
-    assert not ran.exists()
+    assert sorted(tmp_path.rglob("*")) == before  # nothing ran, and nothing was written
     (line,) = caplog.messages
-    wanted = f"got {os.fspath(path)!r} (its HMAC does not fit), wanted a file that you signed"
-    assert line == f"program cache: {wanted}; such programs are compiled again"
-    assert SignedFolder(folder.parent, folder.name).read(path.name)
+    assert line.startswith(f"program cache: got {os.fspath(folder)!r} (")
+    assert reason in line
+    assert line.endswith(
+        "), wanted a folder of yours with mode 700; such programs are compiled again"
+    )
 
 
-def test_the_line_comes_once_for_all_programs(signed, caplog, monkeypatch):
-    monkeypatch.setattr(kept_programs, "_WARNED", set())
-    for name in ("lrdyn-a", "lrdyn-b"):
-        (signed.path / f"{name}.json").write_bytes(b"")
-        assert kept_programs.StoredProgram(signed, name).facts() is None
-        assert kept_programs.StoredProgram(signed, name).load((), {}, None) is None
-    assert len(caplog.messages) == 1
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+def test_a_folder_of_somebody_else_is_not_used(tmp_path):
+    folder = PrivateFolder(tmp_path / "programs")
+    folder.write("one", b"content")
+    os.chown(folder.path, 65534, -1)
+    for use in (lambda: folder.read("one"), lambda: folder.write("two", b"")):
+        with pytest.raises(
+            NotPrivate, match=r"got '.*' \(of user 65534\), wanted a folder of yours"
+        ):
+            use()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+def test_programs_of_somebody_else_are_not_removed(tmp_path):
+    """Two users may have their folders in one that is for all."""
+    theirs, mine = (tmp_path / f"jaxlib-0.1-cpu-{12 * end}" for end in "ab")
+    for folder in (theirs, mine):
+        folder.mkdir()
+        (folder / f"lrdyn-{32 * '1'}.program").write_bytes(bytes(100))
+    os.chown(theirs / f"lrdyn-{32 * '1'}.program", 65534, -1)
+    program_cache.prune(tmp_path, 50)
+    assert [len(list(folder.iterdir())) for folder in (theirs, mine)] == [1, 0]
 
 
 def test_a_command_lets_that_line_through(capfd, monkeypatch):
@@ -418,66 +442,18 @@ def test_a_command_lets_that_line_through(capfd, monkeypatch):
     monkeypatch.setattr(logger, "propagate", False)  # to pytest's handlers
     try:
         ending._speak_plainly()
-        kept_programs.warn_once(SignedFolder(program_cache.Path("x"), "y"), "a line")
+        kept_programs.warn_once(PrivateFolder(Path("x")), "a line")
     finally:
         logging.disable(logging.NOTSET)
     assert capfd.readouterr().err == "program cache: a line\n"
 
 
-def as_link(path):
-    path.rename(path.with_name("away"))
-    path.symlink_to(path.with_name("away"))
-
-
-REFUSED = {
-    "another name": (lambda f: (f.path / "one").rename(f.path / "two"), "does not fit"),
-    "another content": (lambda f: (f.path / "one").write_bytes(bytes(64)), "does not fit"),
-    "no content": (lambda f: (f.path / "one").write_bytes(b""), "does not fit"),
-    "another key": (lambda f: (f.base / "key").write_bytes(bytes(32)), "does not fit"),
-    "a file for all": (lambda f: (f.path / "one").chmod(0o666), "mode 666"),
-    "a file for a group": (lambda f: (f.path / "one").chmod(0o664), "mode 664"),
-    "a linked file": (lambda f: as_link(f.path / "one"), "a link"),
-    "a FIFO": (lambda f: ((f.path / "one").unlink(), os.mkfifo(f.path / "one")), "no file"),
-    "a folder for all": (lambda f: f.path.chmod(0o777), "mode 777"),
-    "a linked folder": (lambda f: as_link(f.path), "a link"),
-    "a base for all": (lambda f: f.base.chmod(0o777), "mode 777"),
-    "a base for a group": (lambda f: f.base.chmod(0o775), "mode 775"),
-    "a readable key": (lambda f: (f.base / "key").chmod(0o644), "mode 644"),
-    "a linked key": (lambda f: as_link(f.base / "key"), "a link"),
-    "a short key": (lambda f: (f.base / "key").write_bytes(b"1"), "1 bytes"),
-}
-OF_OTHERS = {
-    "a file": lambda f: f.path / "one",
-    "a folder": lambda f: f.path,
-    "a base": lambda f: f.base,
-    "a key": lambda f: f.base / "key",
-}
-
-
-@pytest.mark.parametrize("change", REFUSED)
-def test_what_somebody_else_may_have_written_is_refused(signed, change):
-    make, reason = REFUSED[change]
-    assert signed.read("one") == b"content"
-    make(signed)
-    with pytest.raises(NotPrivate, match=rf"got '.*' \(.*{reason}.*\), wanted "):
-        signed.read("two" if change == "another name" else "one")
-    if change.startswith(("a folder", "a linked folder", "a base", "a readable", "a linked key")):
-        with pytest.raises(NotPrivate, match=reason):
-            signed.write("three", b"")
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
-@pytest.mark.parametrize("what", OF_OTHERS)
-def test_what_belongs_to_somebody_else_is_refused(signed, what):
-    os.chown(OF_OTHERS[what](signed), 65534, -1)
-    with pytest.raises(NotPrivate, match="of user 65534"):
-        signed.read("one")
-
-
-def test_what_is_made_is_private_and_the_base_may_be_a_link(tmp_path):
-    (tmp_path / "elsewhere").mkdir(mode=0o755)
+def test_what_is_made_is_private_and_lies_in_any_folder(tmp_path):
+    """Behind a link, and in one that is for all: what others make there is not used."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere").chmod(0o777)
     (tmp_path / "base").symlink_to("elsewhere")
-    folder = SignedFolder(tmp_path / "base", "programs")
+    folder = PrivateFolder(tmp_path / "base" / "programs")
     before = os.umask(0)
     try:
         folder.write("one", b"content")
@@ -485,29 +461,21 @@ def test_what_is_made_is_private_and_the_base_may_be_a_link(tmp_path):
         os.umask(before)
     modes = [path.stat().st_mode & 0o777 for path in (folder.path, folder.path / "one")]
     assert modes == [0o700, 0o600]
-    assert (folder.base / "key").stat().st_mode & 0o777 == 0o600
-    assert folder.base.stat().st_mode & 0o777 == 0o755  # it was there before
+    assert folder.path.parent.stat().st_mode & 0o777 == 0o777  # it was there before
     assert folder.read("one") == b"content"
-    assert sorted(os.listdir(folder.base)) == ["key", "programs"]
 
 
-def test_two_at_once_make_one_key(tmp_path, monkeypatch):
-    """Both have seen that there is none."""
-    both, made = threading.Barrier(2), private_files.secrets.token_bytes
-
-    def make(count):
-        both.wait(10)
-        return made(count)
-
-    monkeypatch.setattr(private_files.secrets, "token_bytes", make)
-    folder, keys = SignedFolder(tmp_path, "programs"), []
-    threads = [threading.Thread(target=lambda: keys.append(folder.key())) for _ in range(2)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
-    assert keys == 2 * [(tmp_path / "key").read_bytes()]
-    assert sorted(os.listdir(tmp_path)) == ["key", "programs"]
+def test_another_folder_in_its_place_is_noticed(tmp_path):
+    """Whoever can write to the folder around it may exchange it at any time."""
+    folder = PrivateFolder(tmp_path / "programs")
+    folder.write("one", b"content")
+    with folder.opened():
+        folder.path.rename(tmp_path / "away")
+        folder.path.mkdir()
+        folder.path.chmod(0o755)
+        (folder.path / "one").write_bytes(b"another")
+    with pytest.raises(NotPrivate, match="mode 755"):
+        folder.read("one")
 
 
 @pytest.fixture
@@ -528,21 +496,13 @@ def test_jax_keeps_in_a_private_folder_alone(tmp_path, jax_settings, caplog):
     assert kept.folder.path == folder
     assert jax.config.values["jax_compilation_cache_dir"] == os.fspath(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
-    (tmp_path / "program").write_bytes(b"")
-    for undo, change in (
-        (lambda: folder.chmod(0o700), lambda: folder.chmod(0o755)),
-        (lambda: folder.parent.chmod(0o700), lambda: folder.parent.chmod(0o777)),
-    ):
-        change()
-        kept_programs._WARNED.clear()
-        caplog.clear()
-        assert program_cache.keep(tmp_path / "cache") is None
-        assert jax.config.values["jax_compilation_cache_dir"] is None
-        (line,) = caplog.messages
-        assert line.startswith("program cache: got '")
-        assert line.endswith("; no program is taken from there or kept")
-        if undo:
-            undo()
+    folder.chmod(0o755)
+    kept_programs._WARNED.clear()
+    assert program_cache.keep(tmp_path / "cache") is None
+    assert jax.config.values["jax_compilation_cache_dir"] is None
+    (line,) = caplog.messages
+    assert line.startswith("program cache: got '")
+    assert line.endswith("; no program is taken from there or kept")
 
 
 # Whose programs are kept ---------------------------------------------------------------------
@@ -570,7 +530,7 @@ def test_programs_that_are_kept_do_not_pass_through_the_cache_of_jax(
     assert entries
     assert all(program_cache.PROGRAMS.fullmatch(name) for name in entries)
     put = []
-    monkeypatch.setattr(program_cache.SignedCache, "put", lambda _, key, value: put.append(key))
+    monkeypatch.setattr(program_cache.PrivateCache, "put", lambda _, key, value: put.append(key))
     assert run(programs=kept).identical(first)
     assert not [key for key in put if key.startswith(f"jit_{kept_programs.OURS}-")]
     assert {path.name for path in kept.folder.path.glob("jit_*")} == entries
@@ -579,31 +539,40 @@ def test_programs_that_are_kept_do_not_pass_through_the_cache_of_jax(
     assert run(programs=kept).identical(first)
 
 
-def test_the_cache_of_jax_is_signed(tmp_path, jax_settings, caplog):
-    """What JAX finds there is what this user wrote; anything else is compiled again."""
+def cube_and_one(x):
+    return x**3 + 1
+
+
+def compiled():
+    jax.clear_caches()
+    return jax.jit(cube_and_one).lower(2.0).compile()(2.0)
+
+
+def test_what_jax_keeps_is_read_from_a_private_folder_alone(tmp_path, jax_settings, caplog):
     kept = program_cache.keep(tmp_path / "cache")
     assert kept is not None
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-    def cube_and_one(x):
-        return x**3 + 1
-
-    def compiled():
-        return jax.jit(cube_and_one).lower(2.0).compile()(2.0)
-
     assert compiled() == 9.0
     (entry,) = kept.folder.path.glob("jit_cube_and_one-*-cache")
-    assert kept.folder.read(entry.name)
+    entry.write_bytes(b"code of somebody else")
+    kept.folder.path.chmod(0o777)
+    assert compiled() == 9.0
+    assert entry.read_bytes() == b"code of somebody else"  # nor is anything written there
+    (line,) = caplog.messages
+    assert line.endswith("; such programs are compiled again")
+
+
+def test_a_damaged_entry_of_jax_is_compiled_again_and_replaced(tmp_path, jax_settings):
+    kept = program_cache.keep(tmp_path / "cache")
+    assert kept is not None
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    assert compiled() == 9.0
+    (entry,) = kept.folder.path.glob("jit_cube_and_one-*-cache")
     whole = entry.read_bytes()
-    for content in (whole[:-1], bytes(32) + whole[32:], b""):
+    for content in (whole[:-1], whole[:40] + bytes([whole[40] ^ 1]) + whole[41:], b""):
         entry.write_bytes(content)
-        kept_programs._WARNED.clear()
-        caplog.clear()
-        jax.clear_caches()
         assert compiled() == 9.0
-        (line,) = caplog.messages
-        assert line.endswith("; such programs are compiled again")
-        assert entry.read_bytes() != content  # it is written anew
+        assert entry.read_bytes() != content
 
 
 def test_another_cache_of_jax_stays_as_it_is(tmp_path, jax_settings):

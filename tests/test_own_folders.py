@@ -182,7 +182,7 @@ def test_a_scratch_name_of_somebody_stays(tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", [download.PARTS, "cifar-10-python.tar.gz"])
+@pytest.mark.parametrize("name", [download.PARTS, "cifar-10-binary.tar.gz"])
 def test_a_download_follows_no_link(name, victim, tmp_path):
     (tmp_path / name).symlink_to(victim if name == download.PARTS else victim / "absent")
     with pytest.raises(ValueError, match="got a symbolic link, wanted a file or folder"):

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from lrdyn.core import factorization, initialization, masking, spectra
-from lrdyn.system.private_files import SignedFolder
+from lrdyn.system.private_files import PrivateFolder
 from lrdyn.verification.machine import kept_programs, process
 from tests import (
     oracles,
@@ -122,7 +122,7 @@ def test_every_program_is_kept_for_this_user_alone(tmp_path):
     assert compiled() == 9.0
     (entry,) = tmp_path.rglob("jit_cube_and_one-*-cache")
     assert entry.parent.stat().st_mode & 0o777 == 0o700
-    assert SignedFolder(tmp_path, entry.parent.name).read(entry.name)
+    assert PrivateFolder(entry.parent).read(entry.name)
 
 
 def test_a_damaged_program_is_compiled_anew(tmp_path):

@@ -1,76 +1,85 @@
-"""CIFAR-10's own archives, python and binary, read member by member."""
+"""CIFAR-10's own archive in its binary form, read member by member.
 
-from collections.abc import Callable
+Its python form holds pickles, which are programs, and is not read: the same images are in both.
+"""
+
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int, UInt8
 
 from lrdyn.data import archives
-from lrdyn.data.batches import PIXELS, Batch, binary, pickled
 from lrdyn.data.guarded import refused
+from lrdyn.data.lookup import is_file
 
-TRAINING = 5
-"""Training batches; one more is the test batch."""
+ARCHIVE, FOLDER = "cifar-10-binary.tar.gz", "cifar-10-batches-bin"
+BATCHES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
+"""Members that are read: those with training images, and the one with test images."""
+OTHERS = ("batches.meta.txt", "readme.html")
+"""Members that are known and not read."""
+PICKLES = "cifar-10-python.tar.gz"
+"""The python form."""
+SIDE, CHANNELS = 32, 3
+IMAGE = 1 + SIDE * SIDE * CHANNELS
+"""Bytes of an image: its label, then its rows of red, of green, of blue."""
 SMALL = 4096
 """Bytes of the members that are not read, at most."""
 
 
-class Version(NamedTuple):
-    """One of the two archives."""
+class Batch(NamedTuple):
+    """Images and their labels."""
 
-    folder: str
-    batch: str
-    """Pattern of the name of a batch."""
-    others: tuple[str, ...]
-    """Members that are known and not read."""
-    size: Callable[[int], int]
-    """Images of a batch -> its bytes, at most."""
-    read: Callable[[bytes, Path, int], Batch]
-
-
-VERSIONS = {
-    "cifar-10-python.tar.gz": Version(
-        folder="cifar-10-batches-py",
-        batch="{}",
-        others=("batches.meta", "readme.html"),
-        # A batch of 10,000 images has up to 31,035,999 bytes: label and file's name of each.
-        size=lambda count: count * (PIXELS + 32) + SMALL,
-        read=pickled,
-    ),
-    "cifar-10-binary.tar.gz": Version(
-        folder="cifar-10-batches-bin",
-        batch="{}.bin",
-        others=("batches.meta.txt", "readme.html"),
-        size=lambda count: count * (PIXELS + 1),
-        read=binary,
-    ),
-}
+    inputs: UInt8[np.ndarray, "n 32 32 3"]
+    labels: Int[np.ndarray, "n"]
 
 
 def read(path: Path, count: int) -> tuple[Batch, Batch]:
-    """Read the training and the test images of an archive.
+    """Read the training and the test images of the archive.
 
     Args:
-        path: ``cifar-10-python.tar.gz`` or ``cifar-10-binary.tar.gz``.
+        path: of the archive.
         count: images of each of its six batches.
 
     Raises:
-        Refused: the archive is damaged; a member is unknown, a link, too large or missing.
+        Refused: the archive is damaged; a member is unknown, a link, of another size or missing.
 
     Example:
-        >>> read(Path("cifar-10-python.tar.gz"), 10_000)  # doctest: +SKIP
+        >>> read(Path("cifar-10-binary.tar.gz"), 10_000)  # doctest: +SKIP
     """
-    version = VERSIONS[path.name]
-    training = [f"data_batch_{number}" for number in range(1, TRAINING + 1)]
-    names = [version.batch.format(name) for name in (*training, "test_batch")]
-    sizes = dict.fromkeys(names, version.size(count)) | dict.fromkeys(version.others, SMALL)
-    batches: dict[str, Batch] = {}
-    for name, content in archives.members(path, version.folder, sizes, "CIFAR-10"):
-        if name in names:
-            batches[name] = version.read(content, path, count)
-    for name in names:
+    sizes = dict.fromkeys(BATCHES, count * IMAGE) | dict.fromkeys(OTHERS, SMALL)
+    batches = {
+        name: _batch(content, path, count)
+        for name, content in archives.members(path, FOLDER, sizes, "CIFAR-10")
+        if name in BATCHES
+    }
+    for name in BATCHES:
         if name not in batches:
             raise refused(path, f"no {name}", "all six batches: it is truncated or another archive")
-    *parts, test = (batches[name] for name in names)
-    return Batch(*map(np.concatenate, zip(*parts, strict=True))), test
+    *training, test = (batches[name] for name in BATCHES)
+    return Batch(*map(np.concatenate, zip(*training, strict=True))), test
+
+
+def _batch(content: bytes, path: Path, count: int) -> Batch:
+    if len(content) != count * IMAGE:
+        wanted = f"{count * IMAGE}, those of {count} images"
+        raise refused(path, f"a batch of {len(content)} bytes", wanted)
+    rows = np.frombuffer(content, np.uint8).reshape(count, IMAGE)
+    pixels = rows[:, 1:].reshape(count, CHANNELS, SIDE, SIDE).transpose(0, 2, 3, 1)
+    return Batch(pixels, rows[:, 0].astype(np.int64))
+
+
+def refuse_pickles(folders: Iterable[Path]) -> None:
+    """Say what to do with the python form, if that is what lies in one of the folders.
+
+    Raises:
+        Refused: it lies there.
+
+    Example:
+        >>> refuse_pickles([Path("no such folder")])
+    """
+    for path in (folder / PICKLES for folder in folders):
+        if is_file(path):
+            wanted = f"{ARCHIVE} (lrdyn data download cifar10)"
+            raise refused(path, "pickles, which are programs and are not read", wanted)

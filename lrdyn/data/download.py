@@ -4,17 +4,18 @@ import contextlib
 import logging
 import os
 import re
-import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from lrdyn.core.show import shortened
 from lrdyn.data.lookup import is_file, places
-from lrdyn.system import whole_files
+from lrdyn.system import progress, whole_files
 
 TIMEOUT = 30.0
 """Seconds without an answer."""
+PIECE = 2**16
+"""Bytes between two looks at how far it is."""
 PARTS = ".lrdyn-download"
 """Folder of unfinished downloads."""
 
@@ -31,10 +32,10 @@ class Remote(NamedTuple):
 REMOTE: dict[str, Remote] = {
     # Checksums: the table of versions on www.cs.toronto.edu/~kriz/cifar.html.
     "cifar10": Remote(
-        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-        "cifar-10-python.tar.gz",
-        "md5:c58f30108f718f92721af3b95e74349a",
-        170_498_071,
+        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        "cifar-10-binary.tar.gz",
+        "md5:c32a1d4ab5d03f1284b67883e8d87530",
+        170_052_171,
     ),
     # Checksum: of the same file in the source distribution of vaderSentiment 3.3.2.
     "vader": Remote(
@@ -70,7 +71,7 @@ def download(name: str, *, address: str | None = None, folder: str | Path | None
 
     Example:
         >>> download("cifar10").name  # doctest: +SKIP
-        'cifar-10-python.tar.gz'
+        'cifar-10-binary.tar.gz'
     """
     if name not in REMOTE:
         got, wanted = repr(shortened(name)), ", ".join(REMOTE)
@@ -111,8 +112,10 @@ def _fetch(remote: Remote, address: str, target: Path) -> None:
     pooch.get_logger().setLevel(logging.WARNING)
     try:
         _remove_killed(parts, remote)
-        with _Bar(remote) as bar:
-            get: Any = pooch.HTTPDownloader(progressbar=cast(Any, bar), timeout=TIMEOUT)
+        with progress.shown(remote.file, what="") as shown:
+            shown.expect(remote.size)
+            bar: Any = _Received(remote, shown)
+            get: Any = pooch.HTTPDownloader(bar, chunk_size=PIECE, timeout=TIMEOUT)
             name = f"{os.getpid()}-{remote.file}"  # others may download, too
             downloaded = pooch.retrieve(address, remote.checksum, name, parts, downloader=get)
         whole_files.move(Path(downloaded), target / remote.file)
@@ -131,27 +134,11 @@ def _remove_killed(parts: Path, remote: Remote) -> None:
                 whole_files.remove(left)
 
 
-class _Bar:
-    """Show progress on a terminal, and stop a download that exceeds the size of the file."""
+class _Received:
+    """Receives from pooch how much has come, shows it, and stops what exceeds the size."""
 
-    def __init__(self, remote: Remote):
-        self.remote, self.total, self.done = remote, 0, 0
-        self.shown: Any = None
-
-    def __enter__(self) -> "_Bar":
-        if sys.stderr is not None and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import DownloadColumn, Progress
-
-            columns = (*Progress.get_default_columns(), DownloadColumn())
-            self.shown = Progress(*columns, console=Console(stderr=True))
-            self.task = self.shown.add_task(self.remote.file, total=self.remote.size)
-            self.shown.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.shown:
-            self.shown.stop()
+    def __init__(self, remote: Remote, shown: progress.Progress):
+        self.remote, self.shown, self.total, self.done = remote, shown, 0, 0
 
     def update(self, size: int) -> None:
         """Count the bytes received; pooch counts the last piece as a full one."""
@@ -160,12 +147,12 @@ class _Bar:
             raise DownloadFailed(
                 f"{self.remote.file}: got more bytes than the {self.remote.size} wanted"
             )
-        if self.shown:
-            self.shown.update(self.task, completed=self.done)
+        self.shown.advance(size)
 
     def reset(self) -> None:
         """Start again at 0, as pooch does once everything has arrived."""
+        self.shown.advance(-self.done)
         self.done = 0
 
     def close(self) -> None:
-        """Do nothing: the bar is closed where it was opened."""
+        """Do nothing: what is shown is closed where it was opened."""

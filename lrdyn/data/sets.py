@@ -56,7 +56,7 @@ KNOWN: dict[str, ImageSet] = {
         train=50_000,
         test=10_000,
         shape=(32, 32, 3),
-        files=(*cifar.VERSIONS, "cifar10.npz"),
+        files=(cifar.ARCHIVE, "cifar10.npz"),
         remedy="lrdyn data download cifar10",
     ),
     "fashion_mnist": ImageSet(
@@ -153,12 +153,16 @@ def resolve(name: str, data_dir: str | Path = "") -> str:
 
     Raises:
         MissingData: it is not there.
+        Refused: CIFAR-10 is there in the form that is not read alone.
         ValueError: there is no set of this name.
 
     Example:
         >>> resolve("auto")  # doctest: +SKIP
         'cifar10'
     """
+    if name in (AUTO, "cifar10") and not image_files("cifar10", data_dir):
+        # Whoever has it means it: nothing else is taken in its place.
+        cifar.refuse_pickles(places(data_dir))
     if name == AUTO:
         there = (image_set for image_set in IMAGES if image_files(image_set, data_dir))
         # Without any, the error speaks of the set that is the easiest to get.

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from lrdyn.report import pictures, saved, tables
 from lrdyn.report.commands import command_of
 from lrdyn.report.markup import Markup, element
-from lrdyn.report.mathematics import mathematics
 from lrdyn.report.pictures import Picture
 from lrdyn.system import whole_files
 from lrdyn.verification.judging import verdict_text
@@ -147,7 +146,7 @@ def section(run: SavedRun, fits: Sequence[bool], anchor: str, level: int) -> Mar
 
 
 def _about(words: str) -> Markup:
-    return element("p", mathematics(words), class_="about") if words else Markup("")
+    return element("p", words, class_="about") if words else Markup("")
 
 
 def banner(holds: bool | None, words: str) -> Markup:
@@ -202,7 +201,7 @@ def overview(every: Sequence[SavedRun], anchors: Sequence[str]) -> Markup:
                 element("td", verdict_text.nearest(claims)),
                 element("td", verdict_text.held(controls), class_="number"),
                 element("td", tables.mark(run.verdict["holds"], outcome)),
-                element("td", mathematics(run.record.get("title", "")), class_="quiet wide"),
+                element("td", run.record.get("title", ""), class_="quiet wide"),
             )
         )
     columns = tables.head(

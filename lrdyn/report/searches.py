@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from lrdyn.report import runs, saved, tables
 from lrdyn.report.markup import Markup, element
-from lrdyn.report.mathematics import mathematics
 from lrdyn.verification.storing import results_file
 from lrdyn.verification.storing.verdict_schema import (
     COUNT,
@@ -240,7 +239,7 @@ COLUMNS = 5
 
 def _title(*names: Markup, statement: str) -> Markup:
     """A row that names what the rows below it are about."""
-    words = element("p", mathematics(statement), class_="statement")
+    words = element("p", statement, class_="statement")
     return element("tr", element("th", *names, words, scope="rowgroup", colspan=COLUMNS))
 
 

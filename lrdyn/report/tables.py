@@ -7,7 +7,6 @@ from typing import Any
 
 from lrdyn.report.commands import repeating
 from lrdyn.report.markup import Markup, element, joined
-from lrdyn.report.mathematics import mathematics
 from lrdyn.verification.judging import rounding, verdict_text
 from lrdyn.verification.running.configuration import COMMON
 from lrdyn.verification.stating.flags import typed
@@ -109,7 +108,7 @@ def _claim(
         element("code", claim["id"], class_="name"),
         element("span", claim["kind"], class_="kind"),
         mark(claim["holds"], verdict_text.outcome(claim)),
-        element("p", mathematics(claim["statement"]), class_="statement"),
+        element("p", claim["statement"], class_="statement"),
         colspan=6,
         scope="rowgroup",
     )
@@ -163,7 +162,7 @@ def _within(residual: float | None, tolerance: float | None) -> str:
 
 def _control(control: Mapping[str, Any]) -> Markup:
     words = control["statement"].removesuffix(f": {control.get('claim')} fails")
-    name = joined("control ", element("code", control["id"]), ": ", mathematics(words))
+    name = joined("control ", element("code", control["id"]), ": ", words)
     outcome = mark(control["holds"], verdict_text.outcome(control))
     cases = f"{control['cases']}/{control.get('cases_total', control['cases'])}"
     return _row(name, control["residual"], control["tolerance"], cases, outcome)
@@ -218,7 +217,7 @@ def findings(verdict: Mapping[str, Any], label: str) -> Markup:
             numbers.get("expected") or "-",
             _number(numbers.get("source")),
         ]
-        name = joined(element("code", entry["id"]), ": ", mathematics(entry["statement"]))
+        name = joined(element("code", entry["id"]), ": ", entry["statement"])
         outcome, came_true = numbers.get("outcome") or "-", numbers.get("came_true")
         # Nothing was expected of what is compared alone.
         said = outcome if came_true is None else mark(came_true, outcome)

@@ -277,14 +277,13 @@ def remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def write_within(handle: int, name: str, content: bytes, *, new: bool = False) -> None:
+def write_within(handle: int, name: str, content: bytes) -> None:
     """Write a private file in an open folder, whole or not at all.
 
     Args:
         handle: of the folder.
         name: of the file in it.
         content: what it holds.
-        new: whether a file of that name stays as it is.
 
     Raises:
         OSError: it cannot be written.
@@ -295,12 +294,7 @@ def write_within(handle: int, name: str, content: bytes, *, new: bool = False) -
         try:
             file.write(content)
             file.flush()
-            if new:
-                # os.link never replaces a file: of two processes, both end up with the first one's.
-                with contextlib.suppress(FileExistsError):
-                    os.link(temporary, name, src_dir_fd=handle, dst_dir_fd=handle)
-            else:
-                os.rename(temporary, name, src_dir_fd=handle, dst_dir_fd=handle)
+            os.rename(temporary, name, src_dir_fd=handle, dst_dir_fd=handle)
         finally:
             remove_within(handle, temporary)
 

@@ -77,7 +77,7 @@ KILLED = {"rename": 4, "write": 4, "unlinkat": 2, "mkdir": 2}
 """At how many calls of a kind the process is ended instead, by SIGKILL and by SIGTERM in turn."""
 STATUS = {"KILL": -signal.SIGKILL, "TERM": 128 + signal.SIGTERM}
 PART = r"parts/[0-9a-f]{12}/[0-9]+-[0-9a-f]{20}\.npz"
-KEPT = r"key|jit_.*|lrdyn-[0-9a-f]{32}\.(json|program)"
+KEPT = r"jit_.*|lrdyn-[0-9a-f]{32}\.(json|program)"
 """Files in a folder of compiled programs."""
 PROGRESS = r"(?m)^my_theorem: \d+ of \d+ points.*\n"
 """What a command says that takes long, on a loaded machine."""

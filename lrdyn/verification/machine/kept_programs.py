@@ -3,18 +3,17 @@
 Tracing and lowering take most of the time of a small sweep that was compiled before. So a program
 has two names. The first is made of all that decides it before it is traced: the code of the
 library that its theorem can reach by imports, the releases of the packages below it, JAX's
-settings, and what the sweep is. Behind it
-stands the second, the lowered text: after an edit a program is traced and lowered anew, and
-compiled only if its text is another one. Theorems that somebody else wrote, whose sources nobody
-knows to the end, are traced always, and so is everything outside of the command line: a function
-that was exchanged in this process is in no file.
+settings, and what the sweep is. Behind it stands the second, the lowered text: after an edit a
+program is traced and lowered anew, and compiled only if its text is another one. Theorems that
+somebody else wrote, whose sources nobody knows to the end, are traced always, and so is everything
+outside of the command line: a function that was exchanged in this process is in no file.
 
-JAX keeps what else is compiled, in the same folder and with the same checks
+JAX keeps what else is compiled, in the same folder
 (:mod:`lrdyn.verification.machine.program_cache`). Our programs do not pass through its cache: one
 that JAX has read there cannot be written down once more, what comes out lacks functions.
 
-To load a program is to execute it. So it lies in a folder of this user alone and carries an HMAC of
-its name and content (:mod:`lrdyn.system.private_files`); what does not pass is compiled again.
+To load a program is to execute it. So it lies in a folder of this user alone
+(:mod:`lrdyn.system.private_files`); without such a folder all is compiled again.
 """
 
 import contextlib
@@ -35,7 +34,7 @@ import numpy as np
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
-from lrdyn.system.private_files import NotPrivate, SignedFolder
+from lrdyn.system.private_files import NotPrivate, PrivateFolder
 from lrdyn.verification.stating.sources import code_that_decides, library_digest
 
 try:  # JAX has no public way to set this for one thread alone
@@ -65,12 +64,12 @@ OURS = "lrdyn_kept"
 class StoredProgram(NamedTuple):
     """The place of a compiled program on disk, whether it is there or not."""
 
-    folder: SignedFolder
+    folder: PrivateFolder
     digest: str
     """Digest of all that decides the program, its code included."""
 
     def facts(self) -> Facts | None:
-        """Facts of the program; None if it is missing, damaged or writable by other users."""
+        """Facts of the program; None if missing, damaged or not this user's."""
         with contextlib.suppress(OSError, KeyError, ValueError, TypeError):
             if known := self._known():
                 outputs = {n: jax.ShapeDtypeStruct(*like) for n, like in known["outputs"]}
@@ -128,7 +127,6 @@ class StoredProgram(NamedTuple):
         # Positional arguments and no keywords, as the program was lowered.
         trees = jax.tree.structure((arguments, {})), jax.tree.structure(outputs)
         try:
-            # What is loaded are the bytes that were checked, not what the file holds by now.
             if (content := read(self.folder, name)) is None:
                 return None
             # JAX loads the pointers to these routines when it lowers one; a loaded program is not
@@ -141,8 +139,8 @@ class StoredProgram(NamedTuple):
             return None
 
 
-def read(folder: SignedFolder, name: str) -> bytes | None:
-    """The content of a file, if only this user can have written it; else one line says why not.
+def read(folder: PrivateFolder, name: str) -> bytes | None:
+    """The content of a file of a folder of this user alone; of another one line says why not.
 
     Raises:
         OSError: it cannot be read.
@@ -154,7 +152,7 @@ def read(folder: SignedFolder, name: str) -> bytes | None:
         return None
 
 
-def write(folder: SignedFolder, name: str, content: bytes) -> None:
+def write(folder: PrivateFolder, name: str, content: bytes) -> None:
     """Write a file, if there is room, and the folder is open to nobody else."""
     with contextlib.suppress(OSError):
         try:
@@ -163,10 +161,10 @@ def write(folder: SignedFolder, name: str, content: bytes) -> None:
             warn_once(folder, f"{error}; programs are not kept")
 
 
-_WARNED: set[SignedFolder] = set()
+_WARNED: set[PrivateFolder] = set()
 
 
-def warn_once(folder: SignedFolder, line: str) -> None:
+def warn_once(folder: PrivateFolder, line: str) -> None:
     """Write a line on stderr, one in a process for each folder.
 
     A logger writes it, which fails at nothing: a command goes on when its errors cannot be written.
@@ -189,7 +187,7 @@ class KeptPrograms(NamedTuple):
     A theorem of somebody else may run code that no file of the library shows.
     """
 
-    folder: SignedFolder
+    folder: PrivateFolder
     code: str
     """SHA-256 of the code of the library that decides them."""
 

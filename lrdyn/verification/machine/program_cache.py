@@ -3,9 +3,11 @@
 A home that many machines share must never hand the code of one to another: XLA compiles for the
 features of the processor at hand, and JAX names what it keeps without them.
 
-Compiled programs are executed. Our own are signed (:mod:`lrdyn.system.private_files`), and so are
-JAX's: it reads and writes them through :class:`SignedCache`. JAX offers no public place for that;
-where its releases change the private one, it keeps nothing.
+Compiled programs are executed, so all lie in a folder of this user alone
+(:mod:`lrdyn.system.private_files`). JAX's own cache writes a file in its place, where a killed
+process leaves half of it for good, and another one may read it meanwhile: JAX reads and writes
+through :class:`PrivateCache`. It offers no public place for that; where its releases change the
+private one, it keeps nothing.
 """
 
 import contextlib
@@ -14,6 +16,7 @@ import os
 import platform
 import re
 import stat
+import zlib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ import jax
 from lrdyn.core.show import shortened
 from lrdyn.system import whole_files
 from lrdyn.system.memory_limit import SIZE, read_size
-from lrdyn.system.private_files import NotPrivate, SignedFolder
+from lrdyn.system.private_files import NotPrivate, PrivateFolder
 from lrdyn.verification.machine import accelerators, kept_programs
 from lrdyn.verification.machine.kept_programs import OURS
 from lrdyn.verification.stating.mistakes import BadInput
@@ -52,11 +55,11 @@ def keep(base: str | os.PathLike) -> kept_programs.KeptPrograms | None:
         BadInput: ``LRDYN_CACHE_MAX`` says no size.
     """
     most_bytes = most()
-    folder: SignedFolder | None = SignedFolder(Path(base), kind())
+    folder: PrivateFolder | None = PrivateFolder(Path(base, kind()))
     try:
-        os.fspath(folder.base).encode()  # JAX takes no name that is no text
-        folder.key()
-        prune(folder.base, most_bytes)
+        os.fspath(folder.path).encode()  # JAX takes no name that is no text
+        with folder.opened(make=True):
+            prune(folder.path.parent, most_bytes)
     except NotPrivate as error:
         kept_programs.warn_once(folder, f"{error}; no program is taken from there or kept")
         folder = None
@@ -69,8 +72,8 @@ def keep(base: str | os.PathLike) -> kept_programs.KeptPrograms | None:
     return None if folder is None else kept_programs.KeptPrograms(folder, library_digest())
 
 
-class SignedCache:
-    """JAX's cache of what it compiles, in a signed folder, under the names that JAX gives.
+class PrivateCache:
+    """JAX's cache of what it compiles, in a folder of this user, under the names that JAX gives.
 
     Programs that the library keeps itself do not pass through it (:data:`OURS`).
 
@@ -78,41 +81,43 @@ class SignedCache:
         folder: where they lie.
     """
 
-    def __init__(self, folder: SignedFolder):
+    def __init__(self, folder: PrivateFolder):
         self.folder, self._path = folder, folder.path
 
     def get(self, key: str) -> bytes | None:
-        """The content of an entry; None if there is none, or somebody else may have written it."""
-        with contextlib.suppress(OSError):
+        """The content of an entry; None if missing, damaged or not this user's."""
+        with contextlib.suppress(OSError, zlib.error):
             if not key.startswith(f"jit_{OURS}-"):
-                return kept_programs.read(self.folder, f"{key}-cache")
+                content = kept_programs.read(self.folder, f"{key}-cache")
+                return None if content is None else zlib.decompress(content)
         return None
 
     def put(self, key: str, value: bytes) -> None:
         """Write an entry, if there is room."""
         if not key.startswith(f"jit_{OURS}-"):
-            kept_programs.write(self.folder, f"{key}-cache", value)
+            # JAX has packed it: this is for the checksum alone, since JAX's packing may have none.
+            kept_programs.write(self.folder, f"{key}-cache", zlib.compress(value, 0))
 
 
-_SIGNED: dict[str, SignedFolder] = {}
-"""Folders whose files are signed, and stay so when JAX is sent elsewhere and back."""
+_PRIVATE: dict[str, PrivateFolder] = {}
+"""Folders that are checked, and stay so when JAX is sent elsewhere and back."""
 
 
 def _of_path(path: str) -> Any:
     """The cache object in which JAX keeps programs in a folder."""
     # JAX expects a cache and its path, as its own function returns them.
-    return (SignedCache(_SIGNED[path]), path) if path in _SIGNED else _PLAIN(path)
+    return (PrivateCache(_PRIVATE[path]), path) if path in _PRIVATE else _PLAIN(path)
 
 
-def _let_jax_keep(folder: SignedFolder | None) -> None:
-    """Let JAX keep what it compiles in a folder, signed; nowhere without one.
+def _let_jax_keep(folder: PrivateFolder | None) -> None:
+    """Let JAX keep what it compiles in a folder of this user; nowhere without one.
 
     A folder that somebody named to JAX before, for another cache, stays JAX's own affair.
     """
     if jax_cache is None:
         folder = None
     elif folder is not None:
-        _SIGNED[os.fspath(folder.path)] = folder
+        _PRIVATE[os.fspath(folder.path)] = folder
         jax_cache.get_file_cache = _of_path
     kept_programs.let_jax_keep(None if folder is None else os.fspath(folder.path))
 
@@ -120,8 +125,8 @@ def _let_jax_keep(folder: SignedFolder | None) -> None:
 def kind() -> str:
     """Name of the folder of this kind of machine."""
     device = jax.local_devices()[0]
-    # The last word tells folders whose every file is signed from those of releases before.
-    parts = (version("jaxlib"), features(), device.platform, device.device_kind, "signed")
+    # The last word tells these folders from those of releases that wrote other files.
+    parts = (version("jaxlib"), features(), device.platform, device.device_kind, "private")
     words = "\n".join([*parts, *accelerators.releases(device)])
     digest = hashlib.sha256(words.encode()).hexdigest()[:12]
     return f"jaxlib-{parts[0]}-{device.platform}-{digest}"
@@ -178,8 +183,9 @@ def prune(base: Path, most: int) -> None:
             with contextlib.suppress(OSError), os.scandir(folder) as entries:
                 for entry in entries:
                     facts = entry.stat(follow_symlinks=False)
-                    # Somebody may have pointed the cache at a folder with files of their own.
-                    if PROGRAMS.fullmatch(entry.name) and stat.S_ISREG(facts.st_mode):
+                    # The folder around may hold other files, and those of other users.
+                    ours = PROGRAMS.fullmatch(entry.name) and facts.st_uid == os.geteuid()
+                    if ours and stat.S_ISREG(facts.st_mode):
                         # Many file systems are mounted so that reading does not update the time of
                         # access.
                         used = max(facts.st_atime, facts.st_mtime)
