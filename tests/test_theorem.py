@@ -605,6 +605,8 @@ def test_a_form_reads_the_fields_of_its_id_where_nothing_else_is_said():
     assert (alone.read_by(claim), alone.arrays_of(claim)) == ((("run", "rho"),), ("rho",))
     other = dataclasses.replace(claim, reads=lambda theory, run: (run.bulk,))
     assert of_sides(other).read_by(other) == (("run", "bulk"),)
+    nothing = dataclasses.replace(claim, id="of the settings", reads=lambda theory, run: ())
+    assert of_sides(nothing).read_by(nothing) == ()
 
 
 class Ambiguous(NamedTuple):
