@@ -660,7 +660,10 @@ test_statements_refuse = refuses(
     (lambda: Flag("side", ("left",), POSITIVE, str, shapes=True), "and a domain of words"),
     (one_of, "names: got none, wanted the accepted words"),
     # As a domain was before it was data.
-    (lambda: Domain("a share", abs), "low: got 'a share', wanted a number"),
+    (
+        lambda: Domain("a share", abs),  # pyright: ignore[reportArgumentType]
+        "low: got 'a share', wanted a number",
+    ),
     (lambda: Domain(0, float("nan")), "high: got nan, wanted a number"),
     (lambda: Domain(2, 1), "low: got 2, wanted at most high, 1"),
     (
