@@ -605,6 +605,8 @@ def test_a_form_reads_the_fields_of_its_id_where_nothing_else_is_said():
     assert (alone.read_by(claim), alone.arrays_of(claim)) == ((("run", "rho"),), ("rho",))
     other = dataclasses.replace(claim, reads=lambda theory, run: (run.bulk,))
     assert of_sides(other).read_by(other) == (("run", "bulk"),)
+    nothing = dataclasses.replace(claim, id="of the settings", reads=lambda theory, run: ())
+    assert of_sides(nothing).read_by(nothing) == ()
 
 
 class Ambiguous(NamedTuple):
@@ -658,7 +660,10 @@ test_statements_refuse = refuses(
     (lambda: Flag("side", ("left",), POSITIVE, str, shapes=True), "and a domain of words"),
     (one_of, "names: got none, wanted the accepted words"),
     # As a domain was before it was data.
-    (lambda: Domain("a share", abs), "low: got 'a share', wanted a number"),
+    (
+        lambda: Domain("a share", abs),  # pyright: ignore[reportArgumentType]
+        "low: got 'a share', wanted a number",
+    ),
     (lambda: Domain(0, float("nan")), "high: got nan, wanted a number"),
     (lambda: Domain(2, 1), "low: got 2, wanted at most high, 1"),
     (

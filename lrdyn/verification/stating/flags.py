@@ -47,7 +47,7 @@ class Domain:
     def __post_init__(self) -> None:
         for name in ("low", "high"):
             end = getattr(self, name)
-            if isinstance(end, bool) or not isinstance(end, int | float) or math.isnan(end):
+            if isinstance(end, bool) or not isinstance(end, numbers.Real) or math.isnan(end):
                 raise ValueError(f"{name}: got {shortened(repr(end), 16)}, wanted a number")
         if self.low > self.high:
             raise ValueError(f"low: got {self.low}, wanted at most high, {self.high}")
@@ -63,7 +63,7 @@ class Domain:
         if self.of_words:
             return self.text or f"one of {', '.join(self.choices)}"
         low, high = (
-            f"{end:g}" if isinstance(end, float) else str(end) for end in (self.low, self.high)
+            str(end) if isinstance(end, int) else f"{end:g}" for end in (self.low, self.high)
         )
         bounded = self.low > -math.inf and self.high < math.inf
         if bounded and self.low_open and self.high_open:

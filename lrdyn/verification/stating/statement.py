@@ -450,7 +450,7 @@ class Scenario(Generic[C, T, M]):
     def _refuse_unknown(self, claim: Claim) -> None:
         # At once and by name, not when a run of hours comes to its judge.
         read = self.read_by(claim)
-        if not read:
+        if not read and claim.reads is None:
             near = difflib.get_close_matches(claim.id, self.fields("theory") + self.fields("run"))
             named = f"the id of a field ({' or '.join(dict.fromkeys(near))})" if near else ""
             got = f"a form, no reads and no field {claim.id!r}"
