@@ -1,9 +1,10 @@
 """What every claim came to at the small run of its theorem: one file of numbers a theorem.
 
-A file says of each claim its kind, its tolerance, the difference that is let pass at the first case
-and at a typical one, the residual, how many cases were judged, and how many were left out for which
-reason; of each control what it breaks, and by which residual. ``tests/test_kept.py`` compares them
-with a run of today, and with what follows from the formulas of the pages.
+A file says of each claim whether a verdict rests on it, its kind, its tolerance, the difference
+that is let pass at the first case and at a typical one, the residual, how many cases were judged,
+and how many were left out for which reason; of each control what it breaks, and by which residual.
+``tests/test_kept.py`` compares them with a run of today, and with what follows from the formulas of
+the pages.
 
 ``python -m tests.kept`` writes them anew. It refuses what makes a claim weaker, unless *Numbers
 that moved* in CHANGELOG.md names the claim.
@@ -49,7 +50,10 @@ def legs(theorem: Theorem, done: Finished) -> Iterator[tuple[Scenario, Claim, An
 def numbers(theorem: Theorem, done: Finished) -> Numbers:
     """What is kept of the small run of a theorem."""
     entries = {entry["id"]: entry for entry in done.verdict["claims"]}
-    claims = {claim.id: of_claim(entries[claim.id], leg) for _, claim, leg in legs(theorem, done)}
+    claims = {
+        claim.id: {"carries": claim.carries} | of_claim(entries[claim.id], leg)
+        for _, claim, leg in legs(theorem, done)
+    }
     controls = {
         control.id: {
             "claim": control.claim,
@@ -125,7 +129,7 @@ def same_claim(now: Entry, then: Entry, amplified: bool) -> bool:
     """Whether two entries agree, as far as another machine may round them."""
     share = AMPLIFIED if amplified else SAME
     return (
-        all(now[word] == then[word] for word in ("kind", "judged", "left_out"))
+        all(now[word] == then[word] for word in ("kind", "carries", "judged", "left_out"))
         and all(near(now[name], then[name], share) for name in ("tolerance", "first", "typical"))
         and (now["kind"] == "statistical" or now["residual"] <= ROUNDED * then["residual"] + 1e-15)
     )
@@ -166,6 +170,8 @@ def weakened(now: Entry, then: Entry) -> Iterator[str]:
         return
     if now["kind"] != then["kind"]:
         yield f"its kind is {now['kind']}, not {then['kind']}"
+    if then["carries"] and not now["carries"]:
+        yield "no verdict rests on it"
     for name in ("tolerance", "first", "typical"):
         if now[name] > (1 + AMPLIFIED) * then[name]:
             yield f"{name}: {now[name]:g} in place of {then[name]:g}"
