@@ -34,7 +34,7 @@ INSTALL = $(PIP) install --quiet --no-deps --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env verify refresh report test tools referee notebooks figures lint format bench faults fuzz mutants lock encoder aot docs release coverage clean interpreter
+.PHONY: help env verify refresh report test tools referee notebooks figures lint format bench faults fuzz lock encoder aot docs release coverage clean interpreter
 
 help: ## this list
 	@echo "usage: [PYTHON=python3.13] make TARGET"
@@ -55,6 +55,7 @@ verify: $(READY) ## every theorem at its quick preset, the quick figures and tab
 
 refresh: $(READY) ## what the pages list of the theorems, from results and the registry
 	@$(RUN) -m docs.refresh results
+	@$(RUN) -m tests.kept --missing
 
 report: $(READY) ## one page of what `make verify` left: results/report.html
 	@$(RUN) -m lrdyn report results $(ARGS)
@@ -62,7 +63,7 @@ report: $(READY) ## one page of what `make verify` left: results/report.html
 test: $(READY) ## the tests of the library; ARGS="-k name" passes arguments to pytest
 	@$(RUN) -m pytest -n auto --dist loadfile -m "not tools" $(ARGS)
 
-tools: $(READY) ## the tests of what looks at it: referee, searches, faults, mutants, pages, benchmarks
+tools: $(READY) ## the tests of what looks at it: referee, searches, faults, pages, benchmarks
 	@$(RUN) -m pytest -n auto --dist loadfile -m tools $(ARGS)
 
 referee: $(READY) ## both sides of every claim once more, by NumPy alone, from small runs; part of make tools
@@ -94,9 +95,6 @@ faults: $(READY) ## signals, wrong calls, command lines at random, lowest releas
 fuzz: $(READY) ## random settings of every theorem, each judged; small runs of every command (long)
 	@status=0; $(RUN) -m tests.faults.configurations --check || status=1; \
 	$(RUN) -m tests.faults.whole_runs 20 || status=1; exit $$status
-
-mutants: $(READY) ## wrong lines of formulas, claims and judges: which are noticed (12 hours)
-	@$(RUN) -m tests.mutants $(ARGS)
 
 env: $(READY) ## the environment alone
 

@@ -1,11 +1,4 @@
-"""Cases take every flag: one that is ignored would move both sides of a claim, which then holds.
-
-What a case is made of at other settings than those of the small runs is committed, too
-(``tests/data/cases.json``). ``LRDYN_RECORD=1 pytest tests/test_cases.py`` writes the file anew,
-after a change that is meant.
-"""
-
-from pathlib import Path
+"""Cases take every flag: one that is ignored would move both sides of a claim, which then holds."""
 
 import equinox as eqx
 import jax
@@ -15,9 +8,7 @@ import pytest
 
 from lrdyn.registry import theorems
 from lrdyn.verification.running.evaluate import taken
-from tests.kept_numbers import committed
 
-FILE = Path(__file__).parent / "data" / "cases.json"
 SCENARIOS = [
     pytest.param(theorem, scenario, id=f"{theorem.name}-{scenario.id}")
     for theorem in theorems()
@@ -144,44 +135,6 @@ def test_no_whole_number_among_the_flags_is_ignored(theorem, scenario):
             for value in list(others)[:1]:
                 minds = (cases.is_minded(kind, {flag.name: value}) for kind in ({}, *kinds))
                 assert any(minds), (flag.name, here, value)
-
-
-@pytest.mark.parametrize("theorem", theorems(), ids=lambda theorem: theorem.name)
-def test_cases_at_other_settings_are_as_they_were(theorem):
-    """What a use of a flag leaves out, or a number that is another, moves an array of a case."""
-    found = {}
-    for scenario in theorem.scenarios:
-        cases, changed = Cases(theorem, scenario), {}
-        for flag in cases.flags:
-            if flag.type is int:
-                others = whole_numbers(flag, cases.of_case[flag.name])[-3:]
-            elif flag.type is float and not flag.shapes:
-                others = [other_value(flag, float(cases.of_case[flag.name]) or 0.1)]
-            else:
-                continue
-            for value in others:
-                if cases.takes(flag, value, **changed):
-                    changed |= given(flag, value)
-                    break
-        for number, array in enumerate(cases.arrays(**changed)):
-            if array.dtype.kind in "fi" and array.size:
-                # Neither a sign nor a turned basis, which releases may choose, changes these.
-                norm, largest = np.linalg.norm(array), np.max(np.abs(array))
-                if array.ndim > 1:
-                    largest = np.linalg.svd(array.astype(float), compute_uv=False).max()
-                found[f"{scenario.id} {number}"] = [
-                    *array.shape,
-                    float(f"{norm:.7g}"),
-                    float(f"{largest:.7g}"),
-                ]
-    wanted = committed(FILE, theorem.name, found)
-    assert found.keys() == wanted.keys()
-    different = {n: (found[n], wanted[n]) for n in wanted if not same(found[n], wanted[n])}
-    assert different == {}
-
-
-def same(found, wanted):
-    return found[:-2] == wanted[:-2] and found[-2:] == pytest.approx(wanted[-2:], rel=1e-4, abs=0)
 
 
 def is_key(array):

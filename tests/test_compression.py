@@ -72,6 +72,13 @@ def test_narrower_than_the_target_the_identity_fails(dtype):
     assert float(last) > float(predicted[-1])
 
 
+def test_an_error_is_a_norm_whatever_the_sign_of_the_bulk():
+    """A large step takes rho_l through 0: the product of an odd number of them is negative."""
+    bulk = jnp.array([[0.9, -0.5, 1.2], [-0.9, -0.5, 1.2]])
+    wanted = np.sqrt(11 - 2 * 2) * np.array([0.54, 0.54])
+    assert_close(compression.compression_error(bulk, 11, 2), wanted)
+
+
 @pytest.mark.parametrize(
     ("scales", "eta", "decay", "contracts", "exceeds"),
     [

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 from typing import Any
 
 import numpy as np
@@ -32,14 +31,13 @@ from lrdyn.verification.stating.claims import CLEARLY
 from lrdyn.verification.stating.fields import SIZE, Read
 from lrdyn.verification.stating.forms import SEEN
 from lrdyn.verification.stating.mistakes import BadInput
-from tests import oracles
+from tests import kept, oracles
 from tests.jobs import claims_job, controls_job
 from tests.runs import finished
-from tests.test_thresholds import FILE
 
 THEOREMS = theorems()
-COMMITTED = json.loads(FILE.read_text())
-"""Theorem -> claim -> difference that is let pass."""
+KEPT = {theorem.name: kept.read(theorem.name)["claims"] for theorem in THEOREMS}
+"""Theorem -> claim -> difference that is let pass, among others."""
 DEEP = (THEOREM2, COROLLARY1)
 """The theorems about gradient descent on deep factorisation."""
 AXES = {"seed", "amount"} | {flag.name for theorem in THEOREMS for flag in theorem.flags}
@@ -131,7 +129,7 @@ def places_of(array, count=3):
 
 
 def moves(entry, claim, theorem):
-    """Values of an entry that a judge must see: of an identity 30 committed thresholds away.
+    """Values of an entry that a judge must see: of an identity 30 kept thresholds away.
 
     They do not ask the judge on trial what it lets pass. A bound, a test or a limit is crossed from
     where the run happens to be, near or far.
@@ -139,7 +137,7 @@ def moves(entry, claim, theorem):
     if not np.isfinite(entry):
         return []
     if claim.kind in ("identity", "exact"):
-        steps = [SEEN * COMMITTED[theorem.name][claim.id]["first"] or 1.0]
+        steps = [SEEN * KEPT[theorem.name][claim.id]["first"] or 1.0]
     else:
         steps = np.geomspace(1e-15, 1e3, 19) * max(abs(float(entry)), 1e-3)
     return [float(entry) + sign * step for step in steps for sign in (1, -1)]
@@ -169,7 +167,7 @@ def test_a_changed_entry_turns_the_verdict(theorem, scenario, claim, tmp_path_fa
     every = list(outcomes(claim, scenario, results, "float64"))
     judged = np.flatnonzero(left_out(leg).ravel() == "")
     turned = set()
-    # The threshold that is committed is that of the first case.
+    # The threshold that is kept is that of the first case.
     for case in {judged[0]} if claim.kind == "identity" else {judged[0], judged[-1]}:
         for name in sorted(compared(claim, scenario, every[case])):
             for saved in saved_names(claim, scenario, map(str, results.variables))[name]:

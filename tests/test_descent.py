@@ -339,3 +339,16 @@ def test_a_loop_from_constants_is_batched_once():
     tied = jax.vmap(partial(summed, True))(runs)
     assert batched == [[True, True]]
     chex.assert_trees_all_equal(plain, tied)
+
+
+@jax.numpy_dtype_promotion("standard")
+def test_a_large_state_is_not_kept_at_every_recorded_step():
+    """Whichever array of it is the large one: only what is recorded is kept."""
+    huge = 2**27
+
+    def run(small, large):
+        step = lambda t, state: (state[0] + t, 2 * state[1])  # noqa: E731
+        return iterate(step, (small, large), np.array([0, 3, 4]), lambda s: s[0])
+
+    shapes = jax.ShapeDtypeStruct((), "float64"), jax.ShapeDtypeStruct((huge,), "float64")
+    assert f"[3,{huge}]" not in str(jax.make_jaxpr(run)(*shapes))

@@ -386,40 +386,6 @@ def test_what_is_kept_of_an_update_is_counted_in_its_results(tmp_path, command_l
 # Pages of theorems ------------------------------------------------------------------------------
 
 THEOREM_PAGES = sorted(ROOT.glob("docs/theorems/*.md"))
-PARTS = (
-    "What it says",
-    "Why",
-    "What was measured",
-    "How far it reaches",
-    "Try it",
-    "What is often said, and what was found",
-)
-OF_ONE_PAGE = {
-    "classifiers.md": ["Collapse between layers"],
-    "gradient_rank.md": ["As printed it is false"],
-}
-"""Parts that stand between the others."""
-
-
-def prose_of(page):
-    """A page without its code."""
-    return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
-
-
-@pytest.mark.parametrize("page", THEOREM_PAGES, ids=lambda page: page.name)
-def test_a_page_of_a_theorem_has_the_parts_of_the_others(page):
-    titles = re.findall(r"^## (.*)$", prose_of(page), re.M)
-    left_out = PARTS[-1:] if page.name in WITHOUT_SLOGAN else ()
-    own = OF_ONE_PAGE.get(page.name, [])
-    assert [title for title in titles if title not in own] == [
-        part for part in PARTS if part not in left_out
-    ]
-    assert re.search(r"^```python\n.*?^```\n\n```text", page.read_text(), re.M | re.S)
-    assert re.search(r"^`python -m experiments\.\w+`", page.read_text(), re.M)
-
-
-WITHOUT_SLOGAN = ("gradient_rank.md", "lora.md")
-"""The first has its slogan as a part of its own; nothing is often said of one step of LoRA."""
 
 
 def test_every_claim_is_on_one_page():
@@ -431,31 +397,6 @@ def test_every_claim_is_on_one_page():
     shown = sorted((name, claim) for name, claims in blocks for claim in claims.split())
     stated = [(t.name, c.id) for t in theorems() for s in t.scenarios for c in s.claims]
     assert shown == sorted(stated)
-
-
-LABELS = {"Proven", "Measured", "Expected"}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_quotation_has_a_label(page):
-    """One that has none would be of no kind; and no label is found that nothing explains."""
-    for quotation in re.findall(r"(?:^> ?.*\n)+", prose_of(page), re.M):
-        label = re.match(r"> \*\*(\w+)(?:\.\*\*|\*\*)", quotation)
-        assert label, quotation
-        assert label[1] in LABELS, quotation
-
-
-@pytest.mark.parametrize("page", THEOREM_PAGES, ids=lambda page: page.name)
-def test_a_page_of_a_theorem_says_of_what_kind_it_is(page):
-    said, _, measured = prose_of(page).partition("## What was measured")
-    assert set(re.findall(r"^> \*\*(\w+)", said, re.M)) & LABELS
-    assert re.search(r"^> \*\*Measured", measured, re.M)
-
-
-def test_the_labels_are_explained():
-    for page in ("index.md", "glossary.md"):
-        found = re.findall(r"^> \*\*(\w+)\.\*\*", (ROOT / "docs" / page).read_text(), re.M)
-        assert sorted(found) == sorted(LABELS), page
 
 
 def test_the_pictures_of_how_far_theorems_reach_show_every_control_with_degrees():

@@ -239,6 +239,7 @@ def test_a_theorem_in_five_places_is_whole(tree):
         ("-m", "experiments.quadratic"),
         ("-m", "referee", "results"),
         ("-m", "docs.refresh", "results"),
+        ("-m", "tests.kept", "--missing"),
         ("-m", "ruff", "check", "."),
         ("-m", "ruff", "format", "--check", "."),
         ("-m", "basedpyright", "--pythonpath", sys.executable, "lrdyn/registry.py", *CODE),
@@ -258,6 +259,7 @@ def test_what_was_put_in_can_be_taken_out(tree):
     for name in FILES:
         (tree / name).unlink()
     shutil.rmtree(tree / "lrdyn" / "quadratic")
+    (tree / "tests" / "kept" / "quadratic.json").unlink()
     registry = tree / "lrdyn" / "registry.py"
     registry.write_text(registry.read_text().replace(LINE, ""))
     done = run(tree, "-m", "docs.refresh", tree / "none")

@@ -30,7 +30,6 @@ from lrdyn.verification.stating import fields
 from lrdyn.verification.stating.statement import Outcome
 from paper_figs import EXHIBITS
 from tests.datasets import write_npz
-from tests.faults import wrong_studies
 from tests.kept_numbers import as_kept, kept
 
 # Trainings ---------------------------------------------------------------------------------------
@@ -265,11 +264,3 @@ def test_figures_are_made_of_results_as_they_were(name, unchecked):
     found = {str(n): kept(x) for n, x in dataset.data_vars.items() if x.dtype.kind in "fi"}
     caption = exhibits.caption(exhibit, dataset.assign_attrs(settings="{}"))
     as_kept(f"numbers_of_{name}", found | {"caption": {"text": caption}})
-
-
-@pytest.mark.parametrize("wrong", wrong_studies.WRONG, ids=lambda wrong: wrong.what)
-def test_a_wrong_study_can_still_be_made(wrong):
-    """That each is noticed takes long: ``python -m tests.faults.wrong_studies`` says it."""
-    text = (wrong_studies.ROOT / wrong.file).read_text()
-    assert wrong.before in text
-    assert wrong.after != wrong.before

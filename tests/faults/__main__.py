@@ -38,11 +38,6 @@ FAULTS = {
     "trainings": Fault(
         ("trainings", "20"), "a study killed 20 times", "the bits of an undisturbed run"
     ),
-    "wrong_studies": Fault(
-        ("wrong_studies",),
-        "studies that train, measure or draw something else than they say",
-        "a test notices each",
-    ),
     "p_values": Fault(
         ("p_values",), "100,000 p-values of each test, and of 200 seeds", "uniform, or larger"
     ),

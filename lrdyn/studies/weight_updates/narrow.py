@@ -79,7 +79,7 @@ def predict_narrow(case: Classification) -> NarrowTheory:
 def measure_narrow(case: Classification) -> NarrowMeasured:
     """Singular values of both updates at the end, and the scale of the weights."""
 
-    def look(weights: Weights) -> tuple[Float[Array, "d"], Float[Array, "d"]]:
+    def look(weights: Weights) -> tuple[Float[Array, "d"], Float[Array, "e"]]:
         first, second, _ = (W - start for W, start in zip(weights, case.weights, strict=True))
         return singular_values(first), singular_values(second)
 

@@ -1,0 +1,181 @@
+"""What each claim came to at a small run: as it is kept, and as formulas of the pages say."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+
+from lrdyn.registry import REGISTRY, theorem
+from lrdyn.verification.judging.judging import left_out
+from lrdyn.verification.judging.outcomes import groups_of
+from lrdyn.verification.running.evaluate import taken
+from lrdyn.verification.stating.fields import SIZE
+from tests import kept
+from tests.kept import __main__ as recorder
+from tests.runs import finished
+
+EPSILON = 2.0**-52
+OWN = {"collapse": 0.03, "optax_precise": 1.0}
+"""Claims that state a tolerance: 3 % of a layer, and as much as float32's rounding may do."""
+MARGIN = 0.2
+"""Share of its tolerance that an identity or a bound leaves at most: 8 is for the worst of many."""
+FARTHER = {
+    # sums over all entries, of which each is saved
+    **{"search": 5.0, "all_transposed": 4.0, "autoencoder_loss": 1.5, "pissa_residual": 10.0},
+    # of the gradient's own size, which is 1 and not saved
+    **{"basis": 3.0, "basis_gap": 5e4},
+    # a quotient: rounding of the numerator over a small denominator
+    **{"stable_rank_bound": 30.0, "stable_rank_floor": 300.0, "lemma_3_3": 15.0},
+}
+"""Claim -> by how much its scale may exceed the largest number that it reads."""
+NEARER = 1.0 + 1e-9
+
+
+@pytest.fixture(params=REGISTRY)
+def small(request, tmp_path_factory):
+    return theorem(request.param), finished(request.param, tmp_path_factory.getbasetemp())
+
+
+def judged_legs(small):
+    """Claim, what is saved of its scenario, its columns, and which cases are judged."""
+    of, done = small
+    for scenario, claim, leg in kept.legs(of, done):
+        results = done.groups()[groups_of(of, scenario, "float64")["float64"]]
+        yield claim, results, leg, left_out(leg) == ""
+
+
+def test_what_a_small_run_came_to_is_as_it_is_kept(small):
+    of, done = small
+    amplified = {claim.id for s in of.scenarios for claim in s.claims if claim.condition}
+    assert kept.moved(kept.numbers(of, done), kept.read(of.name), amplified) == {}
+
+
+def test_every_tolerance_is_that_of_the_page(small):
+    """``8 eps (sqrt(size (1 + steps)) + steps / 2)``, times a condition where there is one."""
+    for claim, results, leg, _ in judged_legs(small):
+        if claim.id in OWN:
+            assert claim.tolerance == OWN[claim.id]
+            continue
+        assert claim.tolerance is None, claim.id
+        if claim.kind == "exact":
+            assert not leg.tolerance.values.any()
+        elif claim.kind in ("identity", "bound"):
+            condition = leg.condition.values if claim.condition else 1.0
+            sizes, steps = sized(results, leg), leg.steps.values
+            wanted = 8 * EPSILON * (np.sqrt(sizes * (1 + steps)) + steps / 2) * condition
+            assert leg.tolerance.values == pytest.approx(wanted, rel=1e-12), claim.id
+
+
+def sized(results, leg):
+    """Longest axis of each case, in the order of the columns of a claim."""
+    size = results[SIZE]
+    gone = [dim for dim in size.dims if dim not in leg.residual.dims]
+    return size.max(gone).transpose(*leg.residual.dims).values
+
+
+def test_identities_and_bounds_stay_far_within_their_tolerance(small):
+    for claim, _, leg, judged in judged_legs(small):
+        if claim.kind in ("identity", "bound"):
+            assert (leg.residual <= MARGIN * leg.tolerance).values[judged].all(), claim.id
+
+
+def test_no_claim_lets_pass_more_than_its_tolerance_of_what_it_reads(small):
+    """A scale is the size of data: one that is larger would hide a mistake."""
+    for claim, results, leg, judged in judged_legs(small):
+        if claim.kind not in ("identity", "bound") or not judged.any():
+            continue
+        scale = (leg.threshold / leg.tolerance).values[judged].max()
+        assert scale <= FARTHER.get(claim.id, NEARER) * largest(claim, results), claim.id
+
+
+def largest(claim, results):
+    """The largest number in the arrays of a claim."""
+    names = {f"{name}{side}" for name in claim.arrays for side in ("", "_predicted", "_measured")}
+    arrays = [results[name].values for name in names & set(map(str, results.variables))]
+    finite = [np.abs(array[np.isfinite(array)].astype(float)) for array in arrays]
+    return max(np.max(array, initial=0.0) for array in finite)
+
+
+def test_every_point_of_the_sweep_is_judged_or_left_out_for_a_reason(small):
+    """As many as the settings make: none is lost between the flags and the verdict."""
+    of, done = small
+    config = done.verdict["config"]
+    swept = {f.name: np.atleast_1d(config[f.name]).tolist() for f in of.flags if f.swept}
+    for entry, scenario, claim in claimed(of, done):
+        asked = scenario.narrow({f.name: config[f.name] for f in of.flags} | swept)
+        own = taken(scenario.case, asked).keys() - {*scenario.whole}
+        counts = [len(asked[name]) for name in swept.keys() & own]
+        points = math.prod(counts) * (1 if claim.seeds else config["seeds"])
+        judged = entry["judged"]["float64"]
+        assert judged["judged"] + sum(judged["left_out"].values()) == points, claim.id
+
+
+def claimed(of, done):
+    entries = {entry["id"]: entry for entry in done.verdict["claims"]}
+    return [(entries[c.id], s, c) for s in of.scenarios for c in s.claims]
+
+
+def test_every_control_is_seen_and_belongs_to_a_claim(small):
+    found = kept.read(small[0].name)
+    assert all(control["seen"] for control in found["controls"].values())
+    assert {control["claim"] for control in found["controls"].values()} <= found["claims"].keys()
+
+
+def test_there_is_a_file_for_each_theorem_and_no_other():
+    assert {path.stem for path in kept.FOLDER.glob("*.json")} == set(REGISTRY)
+
+
+# The recorder ---------------------------------------------------------------------------------
+
+WEAKER = {
+    "a larger tolerance": lambda entry: entry | {"tolerance": 10 * entry["tolerance"]},
+    "a larger scale": lambda entry: entry | {"first": 2 * entry["first"]},
+    "fewer cases": lambda entry: entry | {"judged": entry["judged"] - 1},
+    "another reason": lambda entry: entry | {"left_out": {"it is late": 1}},
+    "another kind": lambda entry: entry | {"kind": "limit"},
+    "no claim": lambda entry: None,
+}
+
+
+@pytest.mark.parametrize("how", WEAKER)
+def test_a_weaker_claim_is_recorded_only_where_the_changelog_names_it(how):
+    before = kept.read("corollary1")
+    after = copy.deepcopy(before)
+    weaker = WEAKER[how](after["claims"].pop("error_identity"))
+    if weaker is not None:
+        after["claims"]["error_identity"] = weaker
+    (line,) = recorder.refused("corollary1", after, "")
+    assert line.startswith("corollary1: error_identity: ")
+    named = "\n## [Unreleased]\n\n### Numbers that moved\n\n- `error_identity` is now loose.\n"
+    assert recorder.refused("corollary1", after, named) == []
+    assert recorder.refused("corollary1", after, named.replace("[Unreleased]", "[0.1.0]")) != []
+    assert recorder.refused("corollary1", after, named.replace("Numbers that moved", "Fixed")) != []
+
+
+def test_a_control_that_is_gone_or_unseen_is_not_recorded():
+    before = kept.read("lora")
+    name = next(iter(before["controls"]))
+    after = copy.deepcopy(before)
+    after["controls"][name]["seen"] = False
+    assert "not seen to fail" in recorder.refused("lora", after, "")[0]
+    del after["controls"][name]
+    assert recorder.refused("lora", after, "") == [f"lora: {name}: it is gone"]
+
+
+def test_a_stronger_claim_and_a_new_one_are_recorded():
+    after = copy.deepcopy(kept.read("lora"))
+    claim = next(entry for entry in after["claims"].values() if entry["kind"] == "identity")
+    claim["tolerance"] /= 10
+    after["claims"]["new"] = claim
+    assert recorder.refused("lora", after, "") == []
+    assert recorder.refused("a theorem that is new", after, "") == []
+
+
+def test_what_moved_is_named_with_both():
+    before = kept.read("corollary1")
+    after = copy.deepcopy(before)
+    after["claims"]["error_identity"]["typical"] *= 1.03
+    after["controls"]["error_with_r"]["residual"] *= 1.2
+    assert kept.moved(after, before, set()).keys() == {"error_identity", "error_with_r"}
+    assert kept.moved(after, before, {"error_identity"}).keys() == {"error_with_r"}
