@@ -23,7 +23,7 @@ from lrdyn.theorem3.statement import THEOREM3
 from lrdyn.theorem4.statement import THEOREM4
 from lrdyn.verification.storing import files
 from tests.runs import finished, python, results_of, small_words, verdict_of
-from tests.test_theorem import MY_THEOREM
+from tests.verification.test_theorem import MY_THEOREM
 
 THEOREMS = theorems()
 DEEP = (THEOREM2, COROLLARY1)

@@ -19,7 +19,7 @@ from lrdyn.verification.storing import results_file
 from paper_figs import __main__ as figures_command
 from tests.runs import ROOT, python
 from tests.test_commands import tree
-from tests.test_theorem import MY_THEOREM
+from tests.verification.test_theorem import MY_THEOREM
 
 PLAIN = """
 import errno, sys

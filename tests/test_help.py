@@ -13,7 +13,7 @@ from lrdyn.commands.arguments import Help, no_such_file, started_as
 from lrdyn.registry import theorems
 from lrdyn.studies import studies
 from tests.runs import started
-from tests.test_theorem import MY_THEOREM
+from tests.verification.test_theorem import MY_THEOREM
 
 EVERY = (*theorems(), *studies())
 PAGES = {

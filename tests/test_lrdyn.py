@@ -39,8 +39,8 @@ from lrdyn.verification.storing import files, parts, results_file
 from tests.faults import signals
 from tests.runs import python, started
 from tests.test_commands import register, tree
-from tests.test_theorem import MY_THEOREM
 from tests.tiny import Value
+from tests.verification.test_theorem import MY_THEOREM
 
 SMALL = ["--dim", "2", "--dtype", "float32", "--seeds", "1"]
 

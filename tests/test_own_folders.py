@@ -26,7 +26,7 @@ from lrdyn.verification.running.work import Context
 from lrdyn.verification.runs import run_folder
 from lrdyn.verification.storing import checkpoints, files, parts, results_file
 from tests.runs import ROOT, started
-from tests.test_theorem import MY_THEOREM
+from tests.verification.test_theorem import MY_THEOREM
 
 WORDS = ["--dim", "2", "--dtype", "float32", "--seeds", "1"]
 

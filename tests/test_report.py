@@ -29,7 +29,7 @@ from lrdyn.verification.stating.mistakes import BadInput
 from tests import reports
 from tests.reports import HOSTILE, diagnosed, saved, searched
 from tests.runs import ROOT, finished
-from tests.test_theorem import MY_THEOREM
+from tests.verification.test_theorem import MY_THEOREM
 
 VOID = EMPTY | {"br", "hr"}
 NO_END = "an element is closed in another order than it was opened"

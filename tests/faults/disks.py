@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.runs import Printed, python
-from tests.test_theorem import MY_THEOREM
+from tests.verification.test_theorem import MY_THEOREM
 
 SMALL = ["--dim", "2", "--dtype", "float32", "--seeds", "1"]
 WORDS = (

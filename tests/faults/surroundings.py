@@ -19,7 +19,7 @@ from lrdyn.core.show import aligned, printable
 from tests import forked
 from tests.faults.disks import SMALL
 from tests.runs import ROOT
-from tests.test_theorem import MY_THEOREM
+from tests.verification.test_theorem import MY_THEOREM
 
 LIMIT = 300
 """Seconds after which a command hangs."""

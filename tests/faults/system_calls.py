@@ -35,7 +35,7 @@ from lrdyn.verification.runs.run_folder import OF_THE_MACHINE
 from lrdyn.verification.storing import results_file
 from tests.faults.disks import SMALL
 from tests.runs import ROOT
-from tests.test_theorem import MY_THEOREM
+from tests.verification.test_theorem import MY_THEOREM
 
 SHARES = {"nothing": 0.55, "killed": 0.3, "no programs": 0.1, "programs": 0.05}
 """What there is when the command starts -> share of the tries: no folder, that of a run that was

@@ -234,7 +234,7 @@ from lrdyn import cli
 cli.setup(host_devices=2)
 import lrdyn as lr
 from tests.runs import Told
-from tests.test_parts import chaotic
+from tests.verification.test_parts import chaotic
 
 class Slow(Told):
     def advance(self, points, *, saved=False):
@@ -304,7 +304,7 @@ FULL = """
 import resource, sys
 from lrdyn import cli
 cli.setup(host_devices=1)
-from tests.test_parts import run
+from tests.verification.test_parts import run
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 run(sys.argv[1])
 """

@@ -28,7 +28,7 @@ from lrdyn.verification.runs.verify import in_usual_precision
 from lrdyn.verification.stating.mistakes import BadInput
 from tests import emulated
 from tests.runs import python, verdict_of
-from tests.test_theorem import MY_THEOREM
+from tests.verification.test_theorem import MY_THEOREM
 
 SMALL = ("--dim", "2", "--rate", "0.1", "--steps", "5", "--seeds", "1")
 PAIRS = {"products": "pairs of float32", "add": 16.0, "smallest": 1e-37}
