@@ -269,6 +269,15 @@ def test_a_command_asks_for_its_address_space(lrdyn, monkeypatch):
     assert lrdyn("list")[0] == 0
 
 
+def test_a_command_asks_for_memory_that_can_be_written(lrdyn, monkeypatch):
+    limits = {resource.RLIMIT_DATA: 10**8}
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limits.get(which, -1), -1))
+    memory_limit.address_space.cache_clear()
+    status, out, err = lrdyn("verify", "mine.py", *SMALL)
+    assert (status, out, err.count("\n")) == (3, "", 1)
+    assert "ulimit -d: got 100 MB of data, wanted " in err
+
+
 def test_settings_are_shown_where_the_preset_has_others():
     theorem2 = theorems()[1]
     config = run_of(theorem2, dim=9, depth=[2, 5], seeds=1).config

@@ -17,6 +17,8 @@ COMPUTING = 2_400_000_000
 """Address space for computing: 2.0 to 2.15 GB on two cores; LLVM ends the process at 2.0 GB."""
 CORE = 50_000_000
 """Further address space for each core: thread stacks, 35 MB for a device and some to compile."""
+WRITABLE = 1 / 3
+"""Share of that which must be writable: 200 MB to import (160 MB fail), 800 MB to compute."""
 
 
 def size_of(count: int) -> str:
@@ -74,7 +76,10 @@ def memory() -> int:
 
 
 def require(least: int) -> None:
-    """Refuse to go on with less address space: JAX and LLVM end a process that runs out of it.
+    """Refuse to go on with less memory than is needed: JAX and LLVM end a process without it.
+
+    Args:
+        least: bytes of address space.
 
     Raises:
         OSError: there is less.
@@ -85,3 +90,7 @@ def require(least: int) -> None:
     if (limit := address_space()) is not None and limit < least:
         wanted = f"got {size_of(limit)} of address space, wanted {size_of(least)} or more"
         raise OSError(errno.ENOMEM, wanted, "ulimit -v")
+    data, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    if data != resource.RLIM_INFINITY and data < WRITABLE * least:
+        wanted = f"got {size_of(data)} of data, wanted {size_of(int(WRITABLE * least))} or more"
+        raise OSError(errno.ENOMEM, wanted, "ulimit -d")
