@@ -9,6 +9,7 @@ replaced as a whole, locks end with the process, finished parts stay.
 # A command imports this before anything else: every import here is time in which Python's own
 # handler would print a traceback.
 import atexit
+import errno
 import os
 import signal
 import sys
@@ -88,7 +89,10 @@ def _refuse(error: Exception) -> NoReturn:
     if os.environ.get("LRDYN_DEBUG"):
         traceback.print_exc()
     lines = "".join(traceback.format_exception_only(error)).splitlines() or [""]
-    complain(f"error: got {lines[-1]} from an import, wanted an installation that can be imported")
+    line = f"got {lines[-1]} from an import, wanted an installation that can be imported"
+    if isinstance(error, OSError) and error.filename and error.errno == errno.ENOMEM:
+        line = f"{error.filename}: {error.strerror}"  # a limit that leaves too little to import
+    complain(f"error: {line}")
     # Not ``sys.exit``: handlers of half-imported modules could fail and change the status.
     os._exit(3)
 
