@@ -183,7 +183,7 @@ class Flag:
             )
 
     def at(self, quick: tuple, *, paper: tuple = (), **others: Any) -> "Flag":
-        """The same flag with presets of its own.
+        """Copy the flag with presets of its own.
 
         Args:
             quick: values of the quick preset.
