@@ -470,5 +470,5 @@ test_dropout_refuses = oracles.refuses(
 
 @pytest.mark.parametrize("width", [1, 3, 7])
 def test_rounding_of_a_width_free_probability_is_amplified_by_what_is_left_to_one(width):
-    theta = lr.theorem3.dropout_penalties.width_free_keep_prob(0.7, width)
+    theta = lr.width_free_keep_prob(0.7, width)
     assert_close(rounded_chance(jax.numpy.asarray(0.7), width), 1 / (1 - theta))
