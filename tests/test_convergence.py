@@ -428,3 +428,21 @@ def test_at_the_threshold_both_minima_cost_the_same(depth):
     cost = (s - edge) ** 2 / 2 + 0.1 * depth / 2 * s ** (2 / depth)
     assert abs(cost - edge**2 / 2) < 1e-10
     assert (s > 1e-3) == (depth > 2)
+
+
+def test_the_sharpness_by_hand():
+    """``3/2 z + Delta + sigma_1 + lambda``: z is the start's, or what it can grow to."""
+    first, last, one = 4.0 * np.eye(2), np.eye(2), np.eye(2)
+    start = convergence.Start(one, first, last)
+    assert convergence.sharpness(start, 1.0, 0.2) == pytest.approx(1.5 * 5 + 3 + 1.2)
+    assert convergence.sharpness(start, 7.2, 0.2) == pytest.approx(
+        1.5 * (7 + np.hypot(7, 3)) + 3 + 7.4
+    )
+
+
+def test_a_distance_is_that_of_two_layers_unless_more_are_named():
+    one = np.eye(2)
+    end = convergence.End(one, one, 1e-6 * one, 1e-6 * one, one)
+    found = convergence.distance_bound(end, 1.5 * one, 2, 0.5)
+    assert found == convergence.distance_bound(end, 1.5 * one, 2, 0.5, depth=2)
+    assert found != convergence.distance_bound(end, 1.5 * one, 2, 0.5, depth=3)

@@ -38,11 +38,11 @@ def small(request, tmp_path_factory):
 
 
 def judged_legs(small):
-    """Claim, what is saved of its scenario, its columns, and which cases are judged."""
+    """Scenario, claim, what is saved of it, its columns, and which cases are judged."""
     of, done = small
     for scenario, claim, leg in kept.legs(of, done):
         results = done.groups()[groups_of(of, scenario, "float64")["float64"]]
-        yield claim, results, leg, left_out(leg) == ""
+        yield scenario, claim, results, leg, left_out(leg) == ""
 
 
 def test_what_a_small_run_came_to_is_as_it_is_kept(small):
@@ -53,7 +53,7 @@ def test_what_a_small_run_came_to_is_as_it_is_kept(small):
 
 def test_every_tolerance_is_that_of_the_page(small):
     """``8 eps (sqrt(size (1 + steps)) + steps / 2)``, times a condition where there is one."""
-    for claim, results, leg, _ in judged_legs(small):
+    for _, claim, results, leg, _ in judged_legs(small):
         if claim.id in OWN:
             assert claim.tolerance == OWN[claim.id]
             continue
@@ -75,23 +75,25 @@ def sized(results, leg):
 
 
 def test_identities_and_bounds_stay_far_within_their_tolerance(small):
-    for claim, _, leg, judged in judged_legs(small):
+    for _, claim, _, leg, judged in judged_legs(small):
         if claim.kind in ("identity", "bound"):
             assert (leg.residual <= MARGIN * leg.tolerance).values[judged].all(), claim.id
 
 
 def test_no_claim_lets_pass_more_than_its_tolerance_of_what_it_reads(small):
     """A scale is the size of data: one that is larger would hide a mistake."""
-    for claim, results, leg, judged in judged_legs(small):
+    for scenario, claim, results, leg, judged in judged_legs(small):
         if claim.kind not in ("identity", "bound") or not judged.any():
             continue
         scale = (leg.threshold / leg.tolerance).values[judged].max()
-        assert scale <= FARTHER.get(claim.id, NEARER) * largest(claim, results), claim.id
+        assert scale <= FARTHER.get(claim.id, NEARER) * largest(
+            scenario.arrays_of(claim), results
+        ), claim.id
 
 
-def largest(claim, results):
-    """The largest number in the arrays of a claim."""
-    names = {f"{name}{side}" for name in claim.arrays for side in ("", "_predicted", "_measured")}
+def largest(read, results):
+    """The largest number in arrays, by the names of their fields."""
+    names = {f"{name}{side}" for name in read for side in ("", "_predicted", "_measured")}
     arrays = [results[name].values for name in names & set(map(str, results.variables))]
     finite = [np.abs(array[np.isfinite(array)].astype(float)) for array in arrays]
     return max(np.max(array, initial=0.0) for array in finite)

@@ -57,7 +57,7 @@ def rows(scenario, *names, **flags):
     """How some claims are judged at one point: nothing is computed but what they read."""
     point = FLAGS | flags
     claims = [claim for claim in scenario.claims if claim.id in names]
-    read = {name for c in claims for name in (*c.arrays, c.condition_name)}
+    read = {name for c in claims for name in (*scenario.arrays_of(c), c.condition_name)}
     case = scenario.case(jax.random.key(0), **taken(scenario.case, point))
 
     def arrays_of(side):

@@ -409,6 +409,15 @@ def test_a_gradient_of_less_than_full_rank_is_no_case():
     assert legs["weights"].unmet.item() == "full_rank_gradient"
 
 
+@pytest.mark.parametrize("theorem", [THEOREM4, OF_OPTAX], ids=lambda theorem: theorem.name)
+@pytest.mark.parametrize(("rows", "cols"), [(4, 9), (9, 4)])
+def test_a_rank_above_the_smaller_side_is_refused(theorem, rows, cols):
+    usual = {flag.name: flag.quick[0] if flag.quick else None for flag in theorem.flags}
+    theorem.check(usual | {"rank": 4, "rows": rows, "cols": cols})
+    with pytest.raises(ValueError, match=f"--rank: got 5 with {rows} x {cols}, wanted at most"):
+        theorem.check(usual | {"rank": 5, "rows": rows, "cols": cols})
+
+
 def test_any_rank_up_to_the_smaller_side_is_accepted():
     """The scenario of at most 5 x 6 entries needs no rank."""
     validate(THEOREM4, SETTINGS | {"rank": (8,)})

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 import lrdyn as lr
 from lrdyn.core.checks import OutsideDomain
+from lrdyn.corollary1.statement import COROLLARY1
 from lrdyn.verification.judging.judging import (
     claim_entry,
     control_entry,
@@ -30,6 +31,7 @@ from lrdyn.verification.running.work import Context, Sweep, run_sweep
 from lrdyn.verification.runs import run_folder, verify
 from lrdyn.verification.stating.claims import RESOLVED
 from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.flags import Flag, one_of
 from lrdyn.verification.stating.forms import AtLeast, AtMost, Count, Equal, Stated, Zero
 from lrdyn.verification.stating.mistakes import BadInput
 from lrdyn.verification.stating.sources import code_digest, source_digest
@@ -1000,3 +1002,33 @@ def test_the_digest_covers_what_a_theorem_imports_from_beside_it(tmp_path, monke
     assert code_digest([judge]) == before
     (tmp_path / "beside_it.py").write_text("def helper(one):\n    return 1.0\n")
     assert code_digest([judge]) != before
+
+
+def test_one_claim_of_the_first_scenario_that_applies_is_enough():
+    """Whichever it is: only where none applies something is said of all."""
+    entries = [
+        {"id": claim.id, "hypotheses_met": False, "judged": {"float64": {"left_out": {"even": n}}}}
+        for n, claim in enumerate(COROLLARY1.scenarios[0].claims, start=1)
+    ]
+    carriers = [n for n, claim in enumerate(COROLLARY1.scenarios[0].claims) if claim.carries]
+    assert verify.unmet_by_all(COROLLARY1, entries) == {"even": carriers[-1] + 1}
+    for n in carriers:
+        one = [entry | {"hypotheses_met": k == n} for k, entry in enumerate(entries)]
+        assert verify.unmet_by_all(COROLLARY1, one) == {}
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "right"),
+    [
+        (Flag("mask", ("a", "b"), one_of("a", "b"), str, shapes=True), ["b", "a"], True),
+        (Flag("mask", ("a", "b"), one_of("a", "b"), str, shapes=True), [1.0], False),
+        (Flag("rate", (0.1,)), [0.2, 1], True),
+        (Flag("rate", (0.1,)), ["0.2"], False),
+        (Flag("rate", (0.1,)), [], False),
+        (Flag("steps", (5,), type=int, swept=False), 7, True),
+        (Flag("steps", (5,), type=int, swept=False), None, True),
+        (Flag("steps", (5,), type=int, swept=False), "7", False),
+    ],
+)
+def test_settings_of_saved_results_have_the_types_of_their_flags(flag, value, right):
+    assert run_folder._is_setting(flag, value) is right

@@ -20,6 +20,7 @@ from lrdyn.system.progress import Silent
 from lrdyn.theorem2.statement import THEOREM2
 from lrdyn.verification.running.configuration import BadInput
 from lrdyn.verification.running.produce import jobs_of, produce
+from lrdyn.verification.searching.beyond import broken
 from lrdyn.verification.searching.domains import from_unit, to_unit, value
 from lrdyn.verification.searching.evaluator import Evaluator
 from lrdyn.verification.searching.search import (
@@ -431,3 +432,22 @@ def test_a_climb_beyond_finds_where_ill_conditioning_costs_a_claim(tmp_path):
     (edge,) = (e for e in edges if e["hypothesis"] == "ill-conditioned" and e["fails"])
     assert 384 < edge["found_after"] <= 512
     assert 1 < edge["ratio"] < 12  # .015 over two digits
+
+
+@pytest.mark.parametrize("theorem", [THEOREM2, COROLLARY1], ids=lambda theorem: theorem.name)
+def test_beyond_goes_every_control_that_breaks_or_drops_a_hypothesis(theorem):
+    """But those of claims about all seeds, and those that show in the other precision alone."""
+    every = set()
+    for scenario in theorem.scenarios:
+        about = {claim.id for claim in scenario.claims if not claim.seeds}
+        wanted = {
+            control.id
+            for control in scenario.controls
+            if control.claim in about
+            and (control.breaks or control.drops)
+            and control.precision in ("", "float64")
+        }
+        found = [control.id for group in broken(scenario, "float64") for control in group]
+        assert sorted(found) == sorted(wanted)
+        every |= wanted
+    assert every
