@@ -221,7 +221,7 @@ CALLS = {
     "conditions": lambda: condition.conditions(
         condition.twins(lambda x: {"a": 9 * x[:1] - x[1:2], "b": x**2}, jnp.array([1.0, 3.0, -5.0]))
     ),
-    "pushed": lambda: _pushed_twice(),
+    "perturb_updates": lambda: _pushed_twice(),
     "simulate": lambda: descent.simulate(
         lambda w: jnp.sum((w[0] @ w[1] - WIDE) ** 2) / 2,
         (SQUARE, WIDE),
@@ -537,7 +537,7 @@ def _taken_off(adapter):
 
 
 def _pushed_twice():
-    rule = condition.pushed(optax.sgd(1.0), (jnp.full((2, 6), 1.2),), 9)
+    rule = condition.perturb_updates(optax.sgd(1.0), (jnp.full((2, 6), 1.2),), 9)
     held = rule.init((FLAT,))
     first, held = rule.update((FLAT / 3,), held, (FLAT,))
     return first, rule.update((FLAT / 3,), held, (FLAT,))[0]

@@ -36,8 +36,8 @@ from lrdyn.core.descent import (
     Trajectory,
     divergence_limit,
     first_divergence,
-    on_arrays,
-    one_for_each_run,
+    mark_batched,
+    partition_loss,
     scan_records,
 )
 from lrdyn.core.factorization import Scalar
@@ -573,7 +573,7 @@ def low_rank_descent(
         network=network,
     )
     starts, stops, is_refresh, recorded_at = _segments(steps, period)
-    cost, arrays, whole = on_arrays(loss, params)
+    cost, arrays, whole = partition_loss(loss, params)
     value = checks.floats("loss(params)", cost(arrays))
     limit = divergence_limit(value)
 
@@ -599,7 +599,7 @@ def low_rank_descent(
         return run, record(whole(rule.weights(run.state)))
 
     diverged_at = first_divergence(value, 0, limit, jnp.asarray(-1, jnp.int32))  # as step 0 finds
-    first = _Run(one_for_each_run(rule.begin(arrays), limit), diverged_at)
+    first = _Run(mark_batched(rule.begin(arrays), limit), diverged_at)
     last, records = scan_records(segment, first, (starts, stops, is_refresh))
     weights = rule.weights(last.state)
     # The loop looks at the loss before each step: that of the last weights is still to be looked

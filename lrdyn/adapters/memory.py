@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from lrdyn.core import checks
 from lrdyn.core.checks import checked
-from lrdyn.core.selection import Patterns, PerPath, arrays, of_path, selected
+from lrdyn.core.selection import Patterns, PerPath, named_arrays, select_leaves, value_at_path
 
 COUNTER_BYTES = 4
 """optax counts steps in one int32 for each transformation that needs their number."""
@@ -218,16 +218,16 @@ def model_bytes(
         >>> model_bytes(lrdyn.LORA, params, 2), 4 * (700 + 200 + 3 * 20) + 4
         (3844, 3844)
     """
-    kinds, total = selected(params, select, stacks=stacks), 0
-    for name, leaf in arrays(params):
+    kinds, total = select_leaves(params, select, stacks=stacks), 0
+    for name, leaf in named_arrays(params):
         if kinds.get(name) == "adapted":
             *layers, m, n = leaf.shape
-            r = min(checks.integer("rank", of_path("rank", rank, name)), m, n)
+            r = min(checks.integer("rank", value_at_path("rank", rank, name)), m, n)
             held = weights_held(method, m, n, r) + adam_state(method, m, n, r)
             total += leaf.dtype.itemsize * math.prod(layers) * held
         else:
             total += 3 * leaf.dtype.itemsize * leaf.size
-    is_mixed = len(kinds) < len(list(arrays(params)))
+    is_mixed = len(kinds) < len(list(named_arrays(params)))
     refreshes = footprint(method).refresh is not None
     return total + COUNTER_BYTES * footprint(method).counters * (1 + (is_mixed and refreshes))
 

@@ -41,12 +41,12 @@ from lrdyn.core.checks import checked
 from lrdyn.core.selection import (
     Patterns,
     PerPath,
-    arrays,
     fits,
     is_floating,
     name_of,
-    of_path,
-    selected,
+    named_arrays,
+    select_leaves,
+    value_at_path,
 )
 from lrdyn.corollary1 import compression
 
@@ -87,8 +87,8 @@ def choose_by_path(
     """
 
     def kinds_of(gradients: PyTree) -> dict[str, str]:
-        kinds = selected(gradients, select, extra, stacks)
-        for name, leaf in arrays(gradients):
+        kinds = select_leaves(gradients, select, extra, stacks)
+        for name, leaf in named_arrays(gradients):
             # Frozen without a word it would be a layer that is not trained.
             if name not in kinds and fits(name, select):
                 is_matrix(name, leaf)
@@ -114,7 +114,7 @@ def _choice(
                 return Identity() if name in kinds else Frozen()
             # A draw depends on its own path, and not on what else is selected.
             leaf_key = None if key is None else jax.random.fold_in(key, crc32(name.encode()))
-            leaf_rank = checks.integer("rank", of_path("rank", rank, name))
+            leaf_rank = checks.integer("rank", value_at_path("rank", rank, name))
             return _choose_layers(method, leaf_key, G, leaf_rank)
 
         return jax.tree_util.tree_map_with_path(choose_leaf, gradients)
@@ -179,14 +179,14 @@ def init(
         checks.refuse("gradients", "none", "those of a batch, from which this method starts")
     floating = lambda tree: jax.tree.map(lambda x: x if is_floating(x) else None, tree)  # noqa: E731
     weights = floating(params)
-    choose = _choice(method, rank, lambda gradients: selected(gradients, select, extra))
+    choose = _choice(method, rank, lambda gradients: select_leaves(gradients, select, extra))
     maps = choose(key, weights if gradients is None else floating(gradients))
     both = "S" in split.trained
 
     def start(path: str, S: Parametrization, W: Array) -> Adapter:
-        s = 1.0 if isinstance(S, Identity) else of_path("scale", scale, path)
+        s = 1.0 if isinstance(S, Identity) else value_at_path("scale", scale, path)
         # The rank that the matrix really gets: alpha / r of a rank that was cut would be too small.
-        s = s(min(of_path("rank", rank, path), *W.shape)) if callable(s) else s
+        s = s(min(value_at_path("rank", rank, path), *W.shape)) if callable(s) else s
         # An array, not a Python number: a scale that is swept must not be compiled into the
         # program.
         s = jnp.asarray(checks.positive("scale", s), W.dtype)

@@ -157,7 +157,7 @@ def training_loss(weights: PyTree, inputs: Array, outputs: Array) -> Float[Array
 def _alone(function: Callable[[PyTree], PyTree], data: PyTree) -> PyTree:
     """Run one case at a time on a CPU: there a batched SVD over several devices can deadlock."""
     arrays, rest = eqx.partition(data, eqx.is_array)
-    return linalg.one_by_one_on_cpu(lambda arrays: function(eqx.combine(arrays, rest)))(arrays)
+    return linalg.sequential_on_cpu(lambda arrays: function(eqx.combine(arrays, rest)))(arrays)
 
 
 # Theory: Algorithm 1 --------------------------------------------------------------------------

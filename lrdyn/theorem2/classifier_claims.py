@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core import linalg
-from lrdyn.core.condition import Twins, conditions, pushed, twins
+from lrdyn.core.condition import Twins, conditions, perturb_updates, twins
 from lrdyn.core.descent import Trajectory
 from lrdyn.core.factorization import Weights, end_to_end, factorization_loss, regression_loss
 from lrdyn.core.initialization import orthogonal
@@ -119,7 +119,7 @@ def theory_run(case: Classification) -> Twins:
 
     def run(data: tuple[Array, Weights, Weights]) -> Trajectory:
         goal, start, push = data
-        rule = pushed(case.optimizer, push, case.steps[-1])
+        rule = perturb_updates(case.optimizer, push, case.steps[-1])
         return reduced_run(case, goal, start, record, rule)
 
     return twins(run, (jnp.pad(target, wide), start, jax.tree.map(jnp.ones_like, start)))

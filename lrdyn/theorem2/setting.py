@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from typing_extensions import TypeVar
 
 from lrdyn.core import initialization, linalg
-from lrdyn.core.condition import Twins, pushed, twins
+from lrdyn.core.condition import Twins, perturb_updates, twins
 from lrdyn.core.descent import Trajectory, gradient_descent, simulate
 from lrdyn.core.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.core.masking import masked_loss, observe
@@ -340,7 +340,7 @@ def theory_run(
 
     def run(data: tuple[Array, Weights, Weights]) -> Trajectory:
         goal, start, push = data
-        rule = pushed(case.optimizer, push, case.steps[-1])
+        rule = perturb_updates(case.optimizer, push, case.steps[-1])
         return case.descend(lambda W: factorization_loss(W, goal), start, record, rule)
 
     start = subspace.reduced_start(case.scales, moving + spare)
