@@ -279,7 +279,7 @@ CALLS = {
         for shape in ((1, 1), (1, 2))
     ],
     "steps": lambda: [
-        convergence._steps(wait, convergence.Curvature(0.5, 4.0), rate, 1e3)
+        convergence._arrival_steps(wait, convergence.Curvature(0.5, 4.0), rate, 1e3)
         for wait in (0.0, 7.0)
         for rate in (0.1, 0.45, 0.6, 3.0)
     ],
@@ -322,7 +322,9 @@ CALLS = {
     "distance_bound where nothing is kept": lambda: [
         bound_of_distance(0.1 * VALUES, decay, depth) for decay in (0.5, 3.0) for depth in (2, 3)
     ],
-    "start_of": lambda: setting_of_two_layers.start_of((FLAT, TALL[:, :2]), WIDE.T @ SQUARE, WIDE),
+    "start_fields": lambda: setting_of_two_layers.start_fields(
+        (FLAT, TALL[:, :2]), WIDE.T @ SQUARE, WIDE
+    ),
     "root of another power": lambda: minimisers_claims._root_of_another_power(
         STAND_IN(values=jnp.array([100.0, 3.0, 1.4, 0.33]), decay=jnp.asarray(0.1), depth=4)
     ),
@@ -338,7 +340,9 @@ CALLS = {
         for decay in (0.0, 0.25, 0.75)
     ],
     # theorem 2 and corollary 1
-    "change_of": lambda: setting_of_all_layers.change_of(np.array([[3.0, 1.0], [1.0, 2.0]])),
+    "largest_change": lambda: setting_of_all_layers.largest_change(
+        np.array([[3.0, 1.0], [1.0, 2.0]])
+    ),
     "target_values": lambda: setting_of_all_layers.target_values(3, 0.7, 5.0),
     "rho": lambda: subspace.rho(jnp.array([0.9, 0.5, 1.2]), 0.2, jnp.array([0.1, 0.0, 0.3]), STEPS),
     "reduced_dynamics": lambda: subspace.reduced_dynamics(

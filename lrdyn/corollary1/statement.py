@@ -186,7 +186,7 @@ def _at_the_start(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> F
 
 
 _undecided: Callable[[Outcome[CompressionTheory, CompressionMeasured]], str]
-_undecided = setting.undecided_below(lambda theory: theory.bound)
+_undecided = setting.undecided_by_underflow(lambda theory: theory.bound)
 
 
 def _unstable_bulk(key: Key[Array, ""], case: Compression, amount: Array) -> Compression:

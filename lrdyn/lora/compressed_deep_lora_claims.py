@@ -314,7 +314,7 @@ def _controls(
 ) -> tuple[Control[Any, CompressedTheory, CompressedMeasured], ...]:
     """Controls of either claim: departures from the hypotheses, and other runs."""
     moves = (
-        ("gaussian_start", "Gaussian start", setting.toward_gaussian, "orthogonal_start"),
+        ("gaussian_start", "Gaussian start", setting.move_toward_gaussian, "orthogonal_start"),
         ("rank_above_r", "T - W_0 of rank above r", setting.add_tail, "rank_at_most_r"),
     )
     runs = (
