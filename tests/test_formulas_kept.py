@@ -449,7 +449,7 @@ CALLS = {
         ]
         for scale in (1.0, 8.0)
     ],
-    "rounded_chance": lambda: [network.rounded_chance(jnp.asarray(0.7), h) for h in (1, 3, 7)],
+    "odds_condition": lambda: [network.odds_condition(jnp.asarray(0.7), h) for h in (1, 3, 7)],
     # theorem 4
     "stable_rank_bounds": lambda: gradient_rank.stable_rank_bounds(
         WIDE, 0.3 * WIDE[::-1], 0.8, STEPS
