@@ -161,7 +161,7 @@ def test_a_state_from_vmap_init_gives_the_same_numbers():
 
     states: Any = jax.vmap(rule.init)(batch.weights)
     assert states[0].count.shape == (2,)
-    found = jax.vmap(og.flat)(last(batch.weights, states))
+    found = jax.vmap(og.ravel)(last(batch.weights, states))
     # Round-off may reach the digits that the float32 of an SVD cuts, hence float32.
     expected = np.stack([trained(case)[-1] for case in cases])
     oracles.assert_close(np.float32(found), expected, **HOW)

@@ -32,7 +32,7 @@ from lrdyn.core.recording import recorded_steps
 from lrdyn.galore.projectors import aligned, single_precision_projector
 from lrdyn.galore.releases import newer, running_release
 from lrdyn.theorem4 import problems
-from lrdyn.theorem4.problems import OPTIMIZERS, flat, lost_at, with_gap
+from lrdyn.theorem4.problems import OPTIMIZERS, first_lost_step, outputs_with_gap, ravel
 from lrdyn.verification.stating.claims import RESOLVED, roundings, tolerance
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.forms import Equal, start_of
@@ -134,7 +134,7 @@ def make_training(
     return GaloreTraining(
         weights=weights,
         inputs=inputs,
-        outputs=with_gap(outputs, weights["second"] @ hidden, hidden, rank, gradient_gap),
+        outputs=outputs_with_gap(outputs, weights["second"] @ hidden, hidden, rank, gradient_gap),
         learning_rate=jnp.asarray(learning_rate, first.dtype),
         optimizer=optimizer,
         rank=rank,
@@ -175,7 +175,7 @@ def galore_path(
         choose=lambda key, G: choose(G),
         period=case.period,
         steps=case.steps,
-        record=flat,
+        record=ravel,
     ).records
 
 
@@ -218,8 +218,8 @@ def _paths(case: GaloreTraining) -> Twins:
             OPTIMIZERS[plain.optimizer](plain.learning_rate),
             choose=lambda key, G: choose(G),
             period=plain.period,
-            steps=problems.times(plain),
-            record=lambda both: jnp.stack([flat(both[0]), flat(both[1])]),
+            steps=problems.record_times(plain),
+            record=lambda both: jnp.stack([ravel(both[0]), ravel(both[1])]),
         )
         return jnp.swapaxes(run.records, 0, 1)
 
@@ -256,8 +256,8 @@ def distance_from_ties(numbers: Float[Array, "*shape"]) -> Float[Array, ""]:
 def predict_path(case: GaloreTraining) -> PathTheory:
     """Algorithm 1 with both SVDs, and a decay of the weights."""
     runs = _paths(case)
-    recorded = problems.at(case, case.steps)
-    refreshes = problems.at(case, problems.refreshes(case))
+    recorded = problems.time_indices(case, case.steps)
+    refreshes = problems.time_indices(case, problems.refresh_steps(case))
     single, double = runs.run[:, recorded]
     unflatten = ravel_pytree(case.weights)[1]
 
@@ -275,7 +275,7 @@ def predict_path(case: GaloreTraining) -> PathTheory:
     return PathTheory(
         optax_same=single,
         optax_precise=double,
-        optax_decay=-case.learning_rate * DECAY * flat(case.weights),
+        optax_decay=-case.learning_rate * DECAY * ravel(case.weights),
         condition=conditions(
             runs,
             lambda paths: paths[:, recorded],
@@ -283,7 +283,7 @@ def predict_path(case: GaloreTraining) -> PathTheory:
         ),
         gradient_condition=jax.vmap(at_a_refresh)(*(given(side[1]) for side in runs[:3])),
         tie_distance=jax.vmap(distance_from_ties)(rounded) / jnp.max(jnp.abs(rounded), axis=1),
-        galore_diverges_at=lost_at(losses, limit, np.asarray(case.steps)),
+        galore_diverges_at=first_lost_step(losses, limit, np.asarray(case.steps)),
     )
 
 
@@ -305,7 +305,7 @@ def train(
     case: GaloreTraining, **options: Any
 ) -> tuple[Float[Array, "step weight"], Int[Array, ""]]:
     """Weights of optax's GaLore at the recorded steps, and when it diverged."""
-    run = simulate(case.loss, case.weights, rule_of(case, **options), case.times, record=flat)
+    run = simulate(case.loss, case.weights, rule_of(case, **options), case.times, record=ravel)
     return run.records, run.diverged_at
 
 
@@ -317,7 +317,7 @@ def _decayed(case: GaloreTraining) -> tuple[Array, Array]:
     def update(share: Array) -> Array:
         # The gradient and the projector are the same: only the decay sees these weights.
         decayed = jax.tree.map(lambda W: share * W, case.weights)
-        return flat(rule.update(gradient, rule.init(case.weights), decayed)[0])
+        return ravel(rule.update(gradient, rule.init(case.weights), decayed)[0])
 
     whole, plain = jax.vmap(update)(jnp.array([1.0, 0.0], case.inputs.dtype))
     return whole - plain, jnp.max(jnp.abs(plain))
@@ -430,7 +430,7 @@ def _decay_in_coordinates(case: GaloreTraining) -> PathTheory:
         return axes.lift(axes.project(W)) if W.ndim == 2 else W
 
     parts = jax.tree.map(part, case.weights)
-    return PathTheory(optax_decay=-case.learning_rate * DECAY * flat(parts))
+    return PathTheory(optax_decay=-case.learning_rate * DECAY * ravel(parts))
 
 
 def _another_run(case: GaloreTraining) -> PathMeasured:
@@ -450,7 +450,7 @@ def _decay_in_gradients(case: GaloreTraining) -> Float[Array, "weight"]:
     decayed = jax.tree.map(lambda G, W: G + DECAY * W, gradient, case.weights)
 
     def update(gradients: PyTree) -> Array:
-        return flat(rule.update(gradients, rule.init(case.weights), case.weights)[0])
+        return ravel(rule.update(gradients, rule.init(case.weights), case.weights)[0])
 
     return update(decayed) - update(gradient)
 
