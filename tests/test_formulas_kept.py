@@ -468,7 +468,7 @@ CALLS = {
     "onto": lambda: of_adapters(lambda adapter: adapter.onto(WIDE)),
     "scaled": lambda: of_adapters(lambda adapter: adapter.scaled(0.4).onto(WIDE)),
     "base": lambda: of_adapters(lambda adapter: adapter.without_start().onto(adapter.base(WIDE))),
-    "taken_off": lambda: of_adapters(lambda adapter: _taken_off(adapter)),
+    "Adapter.unmerge": lambda: of_adapters(lambda adapter: _unmerged(adapter)),
     "in factors": lambda: of_adapters(in_factors),
     "one entry of an adapted matrix": lambda: of_adapters(lambda a: Adapted(WIDE, a)[0, 1]),
     "a row of a transpose": lambda: of_adapters(lambda a: Adapted(WIDE, a).T[jnp.array(0)]),
@@ -533,9 +533,9 @@ def _two_maps():
     return (projectors.Projector(basis, "left") for basis in (WIDE[:, :2], SQUARE[:, :2]))
 
 
-def _taken_off(adapter):
+def _unmerged(adapter):
     try:
-        return adapter.taken_off(adapter.onto(WIDE))
+        return adapter.unmerge(adapter.onto(WIDE))
     except ValueError as refused:
         return str(refused)
 

@@ -123,11 +123,11 @@ def entries(formula: Formula, m: int, n: int, r: int, b: int = 0) -> int:
     for name, size in {"m": m, "n": n, "r": r, "b": b}.items():
         checks.integer(name, size, 0)
     sizes = {"m": m, "n": n, "r": r, "b": b}
-    values = [_sum(text, sizes) for text in formula.most]
-    return _sum(formula.always, sizes) + max(values, default=0)
+    values = [_evaluate(text, sizes) for text in formula.most]
+    return _evaluate(formula.always, sizes) + max(values, default=0)
 
 
-def _sum(text: str, sizes: dict[str, int]) -> int:
+def _evaluate(text: str, sizes: dict[str, int]) -> int:
     terms = re.findall(r"(\d*)([a-z]*)", text)
     # A term without letters is a number, and an empty match is none.
     return sum(

@@ -128,7 +128,7 @@ class Extraction(NamedTuple):
                     # Of an adapter without its base the product is looked at, W being 0.
                     base = np.zeros_like(update) if pair.before is None else pair.before
                     is_conv1d = self.orientation.is_transposed(_module(name))
-                    applied = written.applied(name, base, is_conv1d=is_conv1d)
+                    applied = written.apply(name, base, is_conv1d=is_conv1d)
                     if applied is None:
                         return moved, moved
                     rows = min(len(applied), len(base)) if base.ndim else None
