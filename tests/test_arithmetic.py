@@ -375,9 +375,9 @@ def test_figures_are_made_in_the_precision_of_the_device(monkeypatch, device, ca
     monkeypatch.setattr(figures, "setup", lambda dtype: None)
     how = {"prog": "paper_figs", "machine": None}
     device()
-    assert figures._in_precision(shown, None, named=False, **how) == shown
+    assert figures._select_precision(shown, None, named=False, **how) == shown
     device(float64=PAIRS)
-    (drawn,) = figures._in_precision(shown, None, named=False, **how)
+    (drawn,) = figures._select_precision(shown, None, named=False, **how)
     runs = drawn.sources(**drawn.presets["quick"])
     assert {run.dtype for run in runs.values()} == {"float32"}
     said = capsys.readouterr().out.splitlines()
@@ -386,6 +386,6 @@ def test_figures_are_made_in_the_precision_of_the_device(monkeypatch, device, ca
     )
     assert said[1:] == ["fig09: left out, it needs float64"]
     with pytest.raises(ValueError, match="--dtype: got 'float32' for fig09, wanted float64"):
-        figures._in_precision(shown, "float32", named=True, **how)
+        figures._select_precision(shown, "float32", named=True, **how)
     options = figures.parse(EXHIBITS, ["fig03", "--dtype", "float32"]).options
     assert options.dtype == "float32"

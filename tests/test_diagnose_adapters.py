@@ -296,7 +296,7 @@ def test_factors_lie_as_the_modules_of_the_base_do(tmp_path):
         product = products[module].T if modules[module] == "conv1d" else products[module]
         values = np.linalg.svd(np.eye(6) + product, compute_uv=False)
         np.testing.assert_allclose(matrix.mean_after, values[1:].mean(), rtol=1e-5)
-    both = Products("after", tmp_path, peft.described(factors)).beside(
+    both = Products("after", tmp_path, peft.described(factors)).with_base(
         reading.weights("before", tmp_path), {"model_type": "gpt2"}
     )
     for module, kind in modules.items():

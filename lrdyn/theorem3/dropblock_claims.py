@@ -52,7 +52,7 @@ class BlocksTheory(NamedTuple):
     """The matrix that is factorised."""
     enough_blocks: Bool[Array, ""] = ABSENT
     """Whether so many blocks can attain the bound."""
-    odds_condition: Float[Array, ""] = ABSENT
+    rounded_chance: Float[Array, ""] = ABSENT
     """By how much the penalties amplify the rounding of theta(h)."""
 
 

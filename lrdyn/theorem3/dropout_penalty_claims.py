@@ -89,7 +89,7 @@ class DropoutTheory(NamedTuple):
     """Expected loss with masks that are not divided by theta."""
     factorisations: Float[Array, "factorisation"] = ABSENT
     """c ||Z||_*^2, the lower bound for each factorisation."""
-    equalised_factors: Float[Array, "unit"] = ABSENT
+    equalised: Float[Array, "unit"] = ABSENT
     """||Z||_* / h, for each unit."""
     equalised_product: Float[Array, "row column"] = ABSENT
     """Z."""
@@ -130,7 +130,7 @@ class DropoutMeasured(NamedTuple):
     """Loss summed over all masks that are not divided by theta."""
     factorisations: Float[Array, "factorisation"] = ABSENT
     """Penalties of factorisations of Z, the equalised one last."""
-    equalised_factors: Float[Array, "unit"] = ABSENT
+    equalised: Float[Array, "unit"] = ABSENT
     """||u_i|| ||v_i|| of the equalised factors."""
     equalised_product: Float[Array, "row column"] = ABSENT
     """Product of the equalised factors."""
