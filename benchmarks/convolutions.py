@@ -45,7 +45,7 @@ def layer_calls(side: int, channels: int, images: int) -> dict[str, Callable[[],
         step = jax.jit(jax.grad(loss, argnums=(0, 1)))
         return lambda: step(layer, batch)
 
-    return {"XLA": call(xla), "ours": call(convolution.convolved)}
+    return {"XLA": call(xla), "ours": call(convolution.apply_convolution)}
 
 
 def network_calls(layers: Sequence[Any], side: int, images: int) -> dict[str, Callable[[], Any]]:
@@ -60,11 +60,11 @@ def network_calls(layers: Sequence[Any], side: int, images: int) -> dict[str, Ca
         return networks.cross_entropy(outputs, labels)
 
     def compiled(apply: Callable[..., jax.Array]) -> Callable[[], Any]:
-        with mock.patch.object(convolution, "convolved", apply):
+        with mock.patch.object(convolution, "apply_convolution", apply):
             program = jax.jit(jax.grad(lambda net: loss(net))).lower(net).compile()
         return lambda: program(net)
 
-    return {"XLA": compiled(xla), "ours": compiled(convolution.convolved)}
+    return {"XLA": compiled(xla), "ours": compiled(convolution.apply_convolution)}
 
 
 def report(

@@ -17,7 +17,7 @@ from lrdyn.adapters.algorithm_1 import Method
 from lrdyn.adapters.state import POLICIES
 from lrdyn.figures import plotting
 from lrdyn.figures.exhibits import Figure, Results, one_seed
-from lrdyn.theorem4.optimizer_state_claims import one_policy
+from lrdyn.theorem4.optimizer_state_claims import select_policy
 from lrdyn.theorem4.problems import OPTIMIZERS
 from lrdyn.verification.running.configuration import Run, run_of
 from lrdyn.verification.stating.fields import ABSENT, of_run
@@ -166,7 +166,7 @@ def trajectories(
 
     def over_policies(method: Method, dtype: str, policies: np.ndarray) -> jax.Array:
         def run(kind: Any, policy: Any) -> jax.Array:
-            return train(method, dtype, kind, one_policy(policy))
+            return train(method, dtype, kind, select_policy(policy))
 
         each = jax.vmap(jax.vmap(run, (None, 0)), (0, None))
         # As float64 also from a run in single precision: differences of the two are taken below.

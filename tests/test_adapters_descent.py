@@ -11,7 +11,7 @@ import pytest
 import lrdyn as lr
 from lrdyn.adapters.state import POLICIES
 from lrdyn.networks import mlp
-from lrdyn.theorem4.mistakes import STALE, UNMERGED, no_factors
+from lrdyn.theorem4.mistakes import STALE, UNMERGED, choose_zero_maps
 from tests import algorithm1, oracles
 from tests.algorithm1 import HOW, KEY, OPTIMIZERS, RANK, STEPS, M, N, problem, run, runs
 
@@ -135,7 +135,7 @@ def test_vmap_is_a_loop_over_rates_and_keys():
 
 
 def test_both_factors_zero_never_move():
-    found = run(lr.RELORA, "sgd", period=3, choose=no_factors(RANK, "left"))
+    found = run(lr.RELORA, "sgd", period=3, choose=choose_zero_maps(RANK, "left"))
     assert (found == found[:1]).all()
 
 

@@ -18,7 +18,15 @@ import pytest
 import safetensors.numpy
 
 from lrdyn.adapters import peft, peft_config, peft_tensors
-from lrdyn.adapters.peft import StoredFactors, converted, described, merged, read, tail, write
+from lrdyn.adapters.peft import (
+    StoredFactors,
+    converted,
+    described,
+    merged,
+    pissa_residual,
+    read,
+    write,
+)
 from lrdyn.data import Refused
 from lrdyn.data.patterns import Patterns
 from lrdyn.data.tensors import opened
@@ -95,7 +103,9 @@ def test_pissa_beside_its_residual_or_converted(kind):
     for name in ("first.weight", "second.weight"):
         # PEFT's residual is W less a product of factors rounded in float32.
         scale = 16 * EPS * float(np.linalg.norm(BASE[name], 2))
-        np.testing.assert_allclose(tail(BASE[name], 2), residual[name], rtol=0, atol=scale)
+        np.testing.assert_allclose(
+            pissa_residual(BASE[name], 2), residual[name], rtol=0, atol=scale
+        )
     whole = read(MADE / f"{kind}_converted")
     assert {one.A.shape[0] for one in whole.factors.values()} == {4}
     assert off(merged(whole, BASE), kind) < 1e-6
@@ -316,7 +326,7 @@ def test_many_names_beside_many_tensors_are_refused(monkeypatch):
     assert config.entries == 1001
     monkeypatch.setattr(peft_tensors, "PAIRS", 1000)
     with pytest.raises(Refused, match=r"got \d+ tensors beside 1001 names and patterns, wanted"):
-        peft_tensors.checked(tensors, config, None)
+        peft_tensors.check_tensors(tensors, config, None)
 
 
 def test_a_layer_of_many_digits_is_none():
@@ -592,8 +602,8 @@ def test_a_conversion_of_a_transposed_weight_or_of_patterns():
             factors={name: one._replace(B=one.B[::-1]) for name, one in after.factors.items()}
         )
         found = converted(after, before)
-        peft_config.checked(peft_config.PeftConfig(Path(), found.config))
-        peft._named(found)
+        peft_config.check_config(peft_config.PeftConfig(Path(), found.config))
+        peft._name_tensors(found)
         for name, one in found.factors.items():
             wanted = after.factors[name].B - before.factors[name].B
             np.testing.assert_allclose(one.B @ one.A, wanted @ after.factors[name].A, atol=1e-6)

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import lrdyn as lr
-from lrdyn.adapters.projectors import Identity, lift_onto, project, resolve_side, signed
+from lrdyn.adapters.projectors import Identity, fix_signs, lift_onto, project, resolve_side
 from tests import oracles
 from tests.algorithm1 import M, N
 
@@ -35,7 +35,7 @@ def test_entries_of_one_size_do_not_leave_the_sign_to_rounding(dtype):
     eps = float(np.finfo(dtype).eps)
     for more in (-4 * eps, 0.0, 4 * eps):
         vectors = jnp.asarray([[1.0, -1.0], [-1.0 - more, 1.0 + more]], dtype)
-        assert (jnp.sign(signed(vectors)) == jnp.array([[1, 1], [-1, -1]])).all()
+        assert (jnp.sign(fix_signs(vectors)) == jnp.array([[1, 1], [-1, -1]])).all()
     row = np.random.default_rng(0).normal(size=(1, 5))
     G = jnp.asarray(np.array([[1.0], [-1.0]]) * row, dtype)
     for factor in (1.0, -1.0):

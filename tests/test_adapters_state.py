@@ -10,7 +10,7 @@ import optax
 
 import lrdyn as lr
 from lrdyn.adapters.projectors import over_maps
-from lrdyn.theorem4.mistakes import pruned
+from lrdyn.theorem4.mistakes import prune_moments
 from tests import oracles
 from tests.algorithm1 import ETA, M, N, run, runs, trajectories
 
@@ -68,6 +68,6 @@ def test_a_pruned_state_with_a_new_count_is_a_reset():
         for state in ("keep", "reset")
     )
     key = jax.random.key(0)
-    oracles.assert_close(path(pruned(key, count=True)), reset, steps=13, size=N)
-    oracles.assert_apart(path(pruned(key)), reset)
-    oracles.assert_close(path(pruned(key, share=0.0)), keep, steps=13, size=N)
+    oracles.assert_close(path(prune_moments(key, count=True)), reset, steps=13, size=N)
+    oracles.assert_apart(path(prune_moments(key)), reset)
+    oracles.assert_close(path(prune_moments(key, share=0.0)), keep, steps=13, size=N)

@@ -85,12 +85,12 @@ def test_principal_angles_have_the_exact_mean_of_their_squared_cosines(dim, firs
 
 def test_the_same_call_draws_the_same():
     first, again = (
-        chance.of_gaussian(lambda G: float(np.linalg.norm(G)), 4, 3, norm=2.0, draws=9)
+        chance.gaussian_statistic(lambda G: float(np.linalg.norm(G)), 4, 3, norm=2.0, draws=9)
         for _ in range(2)
     )
     assert first == again
     assert float(first.value) == pytest.approx(2.0)
-    squares = chance.of_gaussian(lambda G: np.sum(G**2), 20, 30)
+    squares = chance.gaussian_statistic(lambda G: np.sum(G**2), 20, 30)
     assert float(squares.value) == pytest.approx(600, rel=0.02)
     assert squares.low < 600 < squares.high
 
@@ -104,7 +104,7 @@ def test_the_same_call_draws_the_same():
         (lambda: chance.gaussian_energy(4, 3, 4), "first: got 4, wanted at most 3"),
         (lambda: chance.gaussian_ratio(4, 3, 3), "first: got 3, wanted at most 2"),
         (lambda: chance.gaussian_singular_values(0, 3), "rows: got 0, wanted at least 1"),
-        (lambda: chance.of_gaussian(np.sum, 2, 2, draws=0), "draws: got 0, wanted"),
+        (lambda: chance.gaussian_statistic(np.sum, 2, 2, draws=0), "draws: got 0, wanted"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(call, message):

@@ -21,8 +21,8 @@ from lrdyn.completion.problem import (
     make_measurements,
     noise_growth,
 )
-from lrdyn.completion.start_claims import start_of_what_is_seen
-from lrdyn.completion.statement import COMPLETION, first_below
+from lrdyn.completion.start_claims import predict_start
+from lrdyn.completion.statement import COMPLETION, first_crossing
 from lrdyn.verification.judging.judging import left_out
 from lrdyn.verification.stating.fields import SIZE
 from lrdyn.verification.stating.forms import AtMost
@@ -44,7 +44,7 @@ from tests.runs import finished
     ],
 )
 def test_the_time_at_which_a_curve_first_falls(values, level, expected):
-    step = first_below(np.array([0, 10, 30]), np.array(values), level)
+    step = first_crossing(np.array([0, 10, 30]), np.array(values), level)
     oracles.assert_close(step, expected, scale=60.0)
 
 
@@ -141,9 +141,9 @@ def test_an_error_is_over_its_floor_where_something_is_hidden():
         {"basis_error": [[1.0, 3.0], [1.0, 5.0], [1.0, 6.0]]},
     )
     met = dataclasses.replace(seeds, hypotheses={"all": np.array([True, True, True])})
-    assert statement._over_floor(met).tolist() == [1.5, 1.5]
+    assert statement._floor_ratios(met).tolist() == [1.5, 1.5]
     some = dataclasses.replace(seeds, hypotheses={"all": np.array([False, True, True])})
-    assert statement._over_floor(some).tolist() == [1.5]
+    assert statement._floor_ratios(some).tolist() == [1.5]
 
 
 @pytest.mark.parametrize("claim", ["recovery", "recovered"])
@@ -364,7 +364,7 @@ def test_the_condition_of_a_start_is_what_it_says():
     flags = {flag.name: flag.quick[0] for flag in COMPLETION.flags}
     flags |= {"dim": 8, "rank": 2, "observed": 0.7, "init_scale": 0.5, "steps": 1}
     case = make_entries(jax.random.key(0), **flags)
-    theory = jax.jit(start_of_what_is_seen)(case)
+    theory = jax.jit(predict_start)(case)
     Phi, mask, layers = oracles.double((case.target, case.mask, case.weights))
     left, values, right = np.linalg.svd(mask * Phi)
     (G, *_) = oracles.gradients(layers, oracles.masked_slope(Phi, mask))
@@ -385,7 +385,7 @@ def test_a_start_needs_a_surrogate_of_rank_2r():
     drawn = {flag.name: flag.quick[0] for flag in COMPLETION.flags} | flags
     with jax.enable_x64(False):
         case = make_entries(jax.random.key(236403637), **drawn)
-        theory = jax.jit(start_of_what_is_seen)(case)
+        theory = jax.jit(predict_start)(case)
     assert np.sum(np.asarray(case.mask) == 0) == 1
     assert float(theory.start_condition) > 1e6
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lrdyn as lr
-from lrdyn.core.descent import iterate, one_for_each_run, simulate_lanes, simulate_until
+from lrdyn.core.descent import iterate, mark_batched, simulate_lanes, simulate_until
 from tests import oracles
 from tests.oracles import assert_close, refuses
 
@@ -325,7 +325,7 @@ def test_a_loop_from_constants_is_batched_once():
 
     def summed(tied, x):
         start = {"sum": jnp.zeros(()), "count": 0}
-        start = one_for_each_run(start, x) if tied else start
+        start = mark_batched(start, x) if tied else start
 
         def step(state, _):
             return {"sum": added(state["sum"], x), "count": state["count"] + 1}, None

@@ -639,7 +639,7 @@ def test_pairs_of_a_checkpoint_are_read_when_they_are_asked_for():
             seen.append(name)
             return super().__getitem__(name)
 
-    found = comparison.compared(Counting("", START), Counting("", END), "*")
+    found = comparison.compare(Counting("", START), Counting("", END), "*")
     assert not seen
     first = next(comparison.pairs(found, found.matrices, {}))
     assert seen == [first.name] * 2
@@ -652,7 +652,7 @@ def test_the_difference_is_that_of_the_whole_matrices(kind):
     sides = [RNG.standard_normal((300, 1000)).astype(dtype) for _ in range(2)]
     epsilons = (2.0**-8, 2.0**-24)
     found = updates.difference(sides[0], sides[1], epsilons)
-    before, after = (reading.in_full(side) for side in sides)
+    before, after = (reading.widen(side) for side in sides)
     np.testing.assert_array_equal(found.update, after - before)
     assert found.update.dtype == before.dtype
     close = lrdyn.tolerance("identity", "float32", size=1000)
@@ -673,7 +673,7 @@ def test_entries_that_are_not_finite_are_counted_in_every_piece():
     for kind in ("float32", "bfloat16"):
         W = np.zeros((3, 70_000), np.dtype(getattr(ml_dtypes, kind, kind)))
         W[0, 0], W[2, 1], W[2, -1] = np.nan, np.inf, -np.inf
-        assert reading.not_finite(W) == 3
+        assert reading.count_nonfinite(W) == 3
         with pytest.raises(ValueError, match="got 1 NaN"):
             tensors.write("a.safetensors", {"W": W})
 
@@ -695,14 +695,14 @@ def test_the_time_left_goes_by_multiplications(clock, monkeypatch, capsys):
         clock[0] += 3
         done.append(item)
 
-    with diagnose_command.timed("diagnose") as seen:
-        cores.on_all_cores(work, ["small", "large"], counts, cores.Told(seen, counts))
+    with diagnose_command.show_progress("diagnose") as seen:
+        cores.map_on_cores(work, ["small", "large"], counts, cores.Told(seen, counts))
     assert done == ["large", "small"]
     assert capsys.readouterr().err == "diagnose: 75%, 0:01 left\n"
 
 
 def test_a_log_hears_of_what_takes_two_seconds(clock, capsys):
-    with diagnose_command.timed("merge") as seen:
+    with diagnose_command.show_progress("merge") as seen:
         counted = cores.Told(seen, [1e9, 1e9, 2e9])
         clock[0] += 1.9
         counted.done(1e9)

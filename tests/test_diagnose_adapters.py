@@ -206,7 +206,7 @@ def test_embeddings_are_taken_for_such_by_their_names(scheme, tmp_path):
     written = WrittenAdapter(tmp_path / "made")
     for name, W in base.items():
         is_conv1d = SCHEMES[scheme][name.removesuffix(".weight")] == "conv1d"
-        applied = written.applied(name, W, is_conv1d=is_conv1d)
+        applied = written.apply(name, W, is_conv1d=is_conv1d)
         assert applied is not None
         np.testing.assert_allclose(applied, after[name], atol=1e-4)
 
@@ -251,7 +251,7 @@ def test_what_is_written_is_read_back_beside_the_weight_that_it_brings(tmp_path)
     adapter = head(W + 1)
     peft.write(tmp_path, adapter)
     factors = adapter.factors["lm_head"]
-    applied = WrittenAdapter(tmp_path).applied("lm_head.weight", W)
+    applied = WrittenAdapter(tmp_path).apply("lm_head.weight", W)
     assert applied is not None
     np.testing.assert_allclose(applied, W + 1 + factors.B @ factors.A, atol=1e-5)
 
@@ -296,7 +296,7 @@ def test_factors_lie_as_the_modules_of_the_base_do(tmp_path):
         product = products[module].T if modules[module] == "conv1d" else products[module]
         values = np.linalg.svd(np.eye(6) + product, compute_uv=False)
         np.testing.assert_allclose(matrix.mean_after, values[1:].mean(), rtol=1e-5)
-    both = Products("after", tmp_path, peft.described(factors)).beside(
+    both = Products("after", tmp_path, peft.described(factors)).with_base(
         reading.weights("before", tmp_path), {"model_type": "gpt2"}
     )
     for module, kind in modules.items():

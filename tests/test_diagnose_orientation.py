@@ -96,7 +96,7 @@ def test_a_file_that_peft_does_not_load_is_refused(model):
     )
     written = WrittenAdapter(model / "wrong")
     with pytest.raises(ValueError, match=r"c_fc.weight: got a product of shape \(48, 12\)"):
-        written.applied("h.0.mlp.c_fc.weight", BEFORE["h.0.mlp.c_fc.weight"], is_conv1d=True)
+        written.apply("h.0.mlp.c_fc.weight", BEFORE["h.0.mlp.c_fc.weight"], is_conv1d=True)
 
 
 def test_without_a_configuration_such_names_need_the_flag(model, unchecked):

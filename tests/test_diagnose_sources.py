@@ -201,7 +201,7 @@ def test_eight_bits_are_read(kind, tmp_path):
 def test_bfloat16_is_widened_exactly():
     every = np.arange(2**16, dtype=np.uint16).view(ml_dtypes.bfloat16)
     with np.errstate(invalid="ignore"):
-        np.testing.assert_array_equal(reading.in_full(every), every.astype(np.float32))
+        np.testing.assert_array_equal(reading.widen(every), every.astype(np.float32))
 
 
 @pytest.mark.parametrize(

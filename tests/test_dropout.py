@@ -326,7 +326,7 @@ def test_stochastic_runs_that_are_too_short_or_of_rare_masks_are_not_judged():
     assert reasons(transient=9.9) == ("too few steps", "")
     assert reasons(rare_masks=[10.0, 1e5]) == ("masks too rare", "")
     assert reasons(rare_masks=[1e5, 10.0]) == ("", "masks too rare")
-    assert not dropout_minimiser_claims.noisy(outcome(width=1))
+    assert not dropout_minimiser_claims.is_noisy(outcome(width=1))
 
 
 def test_the_skewness_of_rare_masks_is_bounded_as_the_pages_say():

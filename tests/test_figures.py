@@ -455,7 +455,7 @@ def baseline_of(text, tmp_path, monkeypatch, *words):
     """Write a baseline at a terminal where somebody types a text; without PNG and PDF of it."""
     monkeypatch.setattr(exhibits.Figure, "pictures", lambda *_: ())
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
-    monkeypatch.setattr(figures, "_terminal", lambda: True)
+    monkeypatch.setattr(figures, "_has_terminal", lambda: True)
     return figures.main([TOY], tmp_path, ["baseline", *words, "--out", str(tmp_path / "out")])
 
 

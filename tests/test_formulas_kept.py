@@ -221,7 +221,7 @@ CALLS = {
     "conditions": lambda: condition.conditions(
         condition.twins(lambda x: {"a": 9 * x[:1] - x[1:2], "b": x**2}, jnp.array([1.0, 3.0, -5.0]))
     ),
-    "pushed": lambda: _pushed_twice(),
+    "perturb_updates": lambda: _pushed_twice(),
     "simulate": lambda: descent.simulate(
         lambda w: jnp.sum((w[0] @ w[1] - WIDE) ** 2) / 2,
         (SQUARE, WIDE),
@@ -279,7 +279,7 @@ CALLS = {
         for shape in ((1, 1), (1, 2))
     ],
     "steps": lambda: [
-        convergence._steps(wait, convergence.Curvature(0.5, 4.0), rate, 1e3)
+        convergence._arrival_steps(wait, convergence.Curvature(0.5, 4.0), rate, 1e3)
         for wait in (0.0, 7.0)
         for rate in (0.1, 0.45, 0.6, 3.0)
     ],
@@ -322,7 +322,9 @@ CALLS = {
     "distance_bound where nothing is kept": lambda: [
         bound_of_distance(0.1 * VALUES, decay, depth) for decay in (0.5, 3.0) for depth in (2, 3)
     ],
-    "start_of": lambda: setting_of_two_layers.start_of((FLAT, TALL[:, :2]), WIDE.T @ SQUARE, WIDE),
+    "start_fields": lambda: setting_of_two_layers.start_fields(
+        (FLAT, TALL[:, :2]), WIDE.T @ SQUARE, WIDE
+    ),
     "root of another power": lambda: minimisers_claims._root_of_another_power(
         STAND_IN(values=jnp.array([100.0, 3.0, 1.4, 0.33]), decay=jnp.asarray(0.1), depth=4)
     ),
@@ -338,7 +340,9 @@ CALLS = {
         for decay in (0.0, 0.25, 0.75)
     ],
     # theorem 2 and corollary 1
-    "change_of": lambda: setting_of_all_layers.change_of(np.array([[3.0, 1.0], [1.0, 2.0]])),
+    "largest_change": lambda: setting_of_all_layers.largest_change(
+        np.array([[3.0, 1.0], [1.0, 2.0]])
+    ),
     "target_values": lambda: setting_of_all_layers.target_values(3, 0.7, 5.0),
     "rho": lambda: subspace.rho(jnp.array([0.9, 0.5, 1.2]), 0.2, jnp.array([0.1, 0.0, 0.3]), STEPS),
     "reduced_dynamics": lambda: subspace.reduced_dynamics(
@@ -445,7 +449,7 @@ CALLS = {
         ]
         for scale in (1.0, 8.0)
     ],
-    "rounded_chance": lambda: [network.rounded_chance(jnp.asarray(0.7), h) for h in (1, 3, 7)],
+    "odds_condition": lambda: [network.odds_condition(jnp.asarray(0.7), h) for h in (1, 3, 7)],
     # theorem 4
     "stable_rank_bounds": lambda: gradient_rank.stable_rank_bounds(
         WIDE, 0.3 * WIDE[::-1], 0.8, STEPS
@@ -464,7 +468,7 @@ CALLS = {
     "onto": lambda: of_adapters(lambda adapter: adapter.onto(WIDE)),
     "scaled": lambda: of_adapters(lambda adapter: adapter.scaled(0.4).onto(WIDE)),
     "base": lambda: of_adapters(lambda adapter: adapter.without_start().onto(adapter.base(WIDE))),
-    "taken_off": lambda: of_adapters(lambda adapter: _taken_off(adapter)),
+    "Adapter.unmerge": lambda: of_adapters(lambda adapter: _unmerged(adapter)),
     "in factors": lambda: of_adapters(in_factors),
     "one entry of an adapted matrix": lambda: of_adapters(lambda a: Adapted(WIDE, a)[0, 1]),
     "a row of a transpose": lambda: of_adapters(lambda a: Adapted(WIDE, a).T[jnp.array(0)]),
@@ -529,15 +533,15 @@ def _two_maps():
     return (projectors.Projector(basis, "left") for basis in (WIDE[:, :2], SQUARE[:, :2]))
 
 
-def _taken_off(adapter):
+def _unmerged(adapter):
     try:
-        return adapter.taken_off(adapter.onto(WIDE))
+        return adapter.unmerge(adapter.onto(WIDE))
     except ValueError as refused:
         return str(refused)
 
 
 def _pushed_twice():
-    rule = condition.pushed(optax.sgd(1.0), (jnp.full((2, 6), 1.2),), 9)
+    rule = condition.perturb_updates(optax.sgd(1.0), (jnp.full((2, 6), 1.2),), 9)
     held = rule.init((FLAT,))
     first, held = rule.update((FLAT / 3,), held, (FLAT,))
     return first, rule.update((FLAT / 3,), held, (FLAT,))[0]

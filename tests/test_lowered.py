@@ -42,7 +42,7 @@ def test_a_batch_of_decompositions_is_one_call_but_on_a_cpu(platform):
 
 
 def test_what_is_not_batched_stays_so_in_a_batch_of_decompositions():
-    together = linalg.one_by_one_on_cpu(lambda a, b: jnp.linalg.qr(a)[1] @ b)
+    together = linalg.sequential_on_cpu(lambda a, b: jnp.linalg.qr(a)[1] @ b)
     matrices, other = jnp.arange(24.0).reshape(2, 4, 3), jnp.ones((3, 2))
     found = jax.vmap(together, in_axes=(0, None))(matrices, other)
     assert jnp.array_equal(found, jnp.stack([together(a, other) for a in matrices]))

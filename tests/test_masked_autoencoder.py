@@ -397,7 +397,7 @@ def test_the_condition_is_that_of_inverting_and_of_telling_values_apart():
 
 def test_ranks_are_counted_to_half_of_the_digits():
     values = [3.0, 1.0, 1e-5, 1e-9]
-    ranks, equal = masked_autoencoder_claims.ranks, masked_autoencoder_claims.equal_ranks
+    ranks, equal = masked_autoencoder_claims.ranks, masked_autoencoder_claims.compare_ranks
     assert ranks(np.array([values, values[:2] * 2]), np.dtype("float64")).tolist() == [3, 4]
     assert ranks(np.array([values]), np.dtype("float32")).tolist() == [2]
     cut = {"rank_values": [values, [*values[:2], 0.0, 0.0]]}
@@ -423,10 +423,12 @@ def test_a_penalty_below_the_bound_is_found_on_each_data_set(penalty, residual):
 
 def test_blocks_that_training_moves_are_found():
     blocks = {"unidentified": [[2.0, 0.0]]}
-    still = masked_autoencoder_claims.stays(outcome(blocks, blocks))
+    still = masked_autoencoder_claims.change_of_blocks(outcome(blocks, blocks))
     assert (still.residual(), still.without_power(1e-3)) == (0.0, "")
     assert (
-        masked_autoencoder_claims.stays(outcome(blocks, {"unidentified": [[1, 0]]})).residual()
+        masked_autoencoder_claims.change_of_blocks(
+            outcome(blocks, {"unidentified": [[1, 0]]})
+        ).residual()
         == 0.5
     )
 
@@ -435,7 +437,7 @@ def test_a_difference_on_any_data_set_is_found():
     def compares(theory: MaskedAutoencoderTheory, run: MaskedAutoencoderMeasured):
         return theory.optimum, run.optimum
 
-    form = masked_autoencoder_claims.on_each_data_set(compares)
+    form = masked_autoencoder_claims.compare_each_data_set(compares)
     small = outcome({"optimum": [[1.0], [1e-3]]}, {"optimum": [[1.0], [2e-3]]})
     assert form(small).residual() == 0.5
     lost = outcome({"optimum": [[1.0], [1.0]]}, {"optimum": [[1.0], [np.nan]]})

@@ -21,10 +21,10 @@ import lrdyn as lr
 from lrdyn.commands import ending
 from lrdyn.commands import verify as verify_command
 from lrdyn.figures import verdicts
-from lrdyn.galore import aligned, single_precision_projector
+from lrdyn.galore import align_signs, single_precision_projector
 from lrdyn.galore import path_claims as og
 from lrdyn.galore.figures import LEAST, plot_distances
-from lrdyn.galore.releases import RELEASES, newer, numbers_of
+from lrdyn.galore.releases import RELEASES, release_numbers, unseen_release
 from lrdyn.galore.statement import GALORE
 from lrdyn.theorem4.statement import THEOREM4
 from lrdyn.verification.running.programs import equations
@@ -134,7 +134,7 @@ def test_the_projector_is_that_in_the_state_of_optax(shape, dtype):
     def projectors(G):
         state: Any = rule.update(G, rule.init(G), G)[1]
         found = single_precision_projector(G, 2, "larger")
-        precise = aligned(lr.adapters.top_singular_projector(G, 2, "larger"), found)
+        precise = align_signs(lr.adapters.top_singular_projector(G, 2, "larger"), found)
         return state[0].projector, found.basis, precise.basis
 
     theirs, found, precise = projectors(G)
@@ -146,7 +146,7 @@ def test_the_projector_is_that_in_the_state_of_optax(shape, dtype):
 
 def test_a_state_from_vmap_init_gives_the_same_numbers():
     cases = [case_of(seed) for seed in (0, 1)]
-    rule = og.rule_of(cases[0])
+    rule = og.optax_galore(cases[0])
     batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cases)
 
     @jax.jit
@@ -161,7 +161,7 @@ def test_a_state_from_vmap_init_gives_the_same_numbers():
 
     states: Any = jax.vmap(rule.init)(batch.weights)
     assert states[0].count.shape == (2,)
-    found = jax.vmap(og.flat)(last(batch.weights, states))
+    found = jax.vmap(og.ravel)(last(batch.weights, states))
     # Round-off may reach the digits that the float32 of an SVD cuts, hence float32.
     expected = np.stack([trained(case)[-1] for case in cases])
     oracles.assert_close(np.float32(found), expected, **HOW)
@@ -193,10 +193,10 @@ def test_a_state_from_vmap_init_takes_an_svd_at_every_step(optimizer):
     batch = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), case)
 
     def init(case):
-        return og.rule_of(case).init(case.weights)
+        return og.optax_galore(case).init(case.weights)
 
     def update(case, state):
-        return og.rule_of(case).update(case.weights, state, case.weights)
+        return og.optax_galore(case).update(case.weights, state, case.weights)
 
     def from_the_start(case):
         return update(case, init(case))
@@ -215,7 +215,7 @@ def test_the_scale_is_that_of_projected_parameters_only():
     @jax.jit
     def updates(case):
         gradient = jax.grad(og.training_loss)(case.weights, case.inputs, case.outputs)
-        rules = og.rule_of(case), og.rule_of(case, scale=0.5)
+        rules = og.optax_galore(case), og.optax_galore(case, scale=0.5)
         return [rule.update(gradient, rule.init(case.weights), case.weights)[0] for rule in rules]
 
     whole, half = updates(case_of())
@@ -250,7 +250,9 @@ def test_all_claims_hold_for_every_optimizer(optimizer, dtype):
     # It is the projected side and not chance: P and moments of a tall and of a wide layer.
     shapes = found["optax_state"]["optax_shapes_measured"].squeeze()
     assert shapes.values.tolist() == [[7, 2, 2, 5], [7, 2, 5, 2]]
-    assert tuple(found["optax"]["optax_release"].values.ravel()) == numbers_of(optax.__version__)
+    assert tuple(found["optax"]["optax_release"].values.ravel()) == release_numbers(
+        optax.__version__
+    )
 
 
 def test_the_precise_path_has_the_signs_of_the_one_in_float32():
@@ -294,7 +296,7 @@ def test_a_run_whose_first_record_is_behind_a_refresh_is_left_open(
 ):
     """Of which the start alone would be compared, and hold."""
     # As a judge has them: NumPy's.
-    numbers: Any = np.asarray(numbers_of(optax.__version__))
+    numbers: Any = np.asarray(release_numbers(optax.__version__))
     at: Any = np.array(steps)
     same: Any = np.zeros((3, 4))
     condition: Any = np.array(1e-9)
@@ -374,7 +376,7 @@ def test_the_releases_are_those_of_the_locks():
     locks = [path.read_text() for path in (ROOT / "requirements").glob("lock-py*.txt")]
     locked = {release for text in locks for release in re.findall(r"^optax==(\S+)", text, re.M)}
     assert locked == {*RELEASES}
-    assert [*RELEASES] == sorted(RELEASES, key=numbers_of)
+    assert [*RELEASES] == sorted(RELEASES, key=release_numbers)
     assert all(release in GALORE.summary for release in RELEASES)
 
 
@@ -383,7 +385,7 @@ def test_the_releases_are_those_of_the_locks():
     [("0.2.7", False), ("0.2.8", False), ("0.2.9.dev0", True), ("0.3", True), ("1.0.0", True)],
 )
 def test_a_release_is_newer_by_its_numbers(release, is_newer):
-    assert bool(newer(np.array(numbers_of(release)))) is is_newer
+    assert bool(unseen_release(np.array(release_numbers(release)))) is is_newer
 
 
 def test_a_newer_release_leaves_everything_open(tmp_path, monkeypatch, capsys):

@@ -25,14 +25,14 @@ from lrdyn.theorem1.critical_points_claims import (
     CRITICAL_POINTS,
     CriticalMeasured,
     CriticalTheory,
-    _converged,
+    _converged_searches,
 )
 from lrdyn.theorem1.descent import DescentMeasured, DescentTheory
 from lrdyn.theorem1.figures import (
     basins_figure,
     landscape_figure,
+    shrinkage_curve,
     shrinkage_figure,
-    what_is_left,
 )
 from lrdyn.theorem1.minimisers_claims import DESCENT
 from lrdyn.theorem1.regularised_autoencoder_claims import AUTOENCODER
@@ -330,9 +330,11 @@ def test_a_run_that_must_have_arrived_and_has_not_is_false(scenario):
 def test_a_run_at_its_end_has_only_its_last_digits_to_go(steps, digits):
     outcome = Outcome({}, (), (), {}, np.dtype("float32"), 6, steps)
     eps = float(np.finfo("float32").eps)
-    assert setting.at_rest(outcome, 0.99 * digits * eps, 1.0)
-    assert not setting.at_rest(outcome, 1.02 * digits * eps, 1.0)
-    reasons = [setting.too_few(outcome, number) for number in (1.0 * steps, steps + 0.5, np.inf)]
+    assert setting.is_at_rest(outcome, 0.99 * digits * eps, 1.0)
+    assert not setting.is_at_rest(outcome, 1.02 * digits * eps, 1.0)
+    reasons = [
+        setting.too_few_steps(outcome, number) for number in (1.0 * steps, steps + 0.5, np.inf)
+    ]
     assert reasons == ["", "too few steps", "no curvature"]
 
 
@@ -409,7 +411,7 @@ def test_every_equation_of_the_family_of_a_tie_is_asked_for():
         product[0, 0], product[5, 4], product[1:4, 1:4] = above, outside, 0.8 * block
         run = DescentMeasured(product=jnp.asarray(product))
         outcome = Outcome({"rank": rank}, theory, run, {}, np.dtype(float), 6, 9)
-        return minimisers_claims._at_minimiser(outcome).residual()
+        return minimisers_claims._compare_with_minimiser(outcome).residual()
 
     turn = np.linalg.qr(oracles.normal(0, (3, 3))[0])[0]
     projector = turn[:, :2] @ turn[:, :2].T
@@ -496,7 +498,7 @@ def test_a_search_has_converged_where_its_gradient_bounds_the_distance(
             steps=0,
             size=60,
         )
-        assert _converged(outcome).tolist() == [converged]
+        assert _converged_searches(outcome).tolist() == [converged]
 
 
 JUDGED = {
@@ -622,7 +624,7 @@ def test_only_decays_that_leave_saddles_are_drawn(decays, shown):
 @pytest.mark.parametrize("decay", [0.0, 0.1, 2.0])
 def test_the_figure_of_shrinkage_draws_the_closed_form(depth, decay):
     """What is left of a singular value, from the first one of which something is left on."""
-    sigma, left = what_is_left(decay, depth, 5.0)
+    sigma, left = shrinkage_curve(decay, depth, 5.0)
     shrink = jax.jit(partial(lr.theorem1.shrink, depth=depth))
     assert len(sigma) == 400
     # At the first point both minima cost the same.
@@ -739,20 +741,20 @@ def critical(size=1.0, **measured):
 def test_a_saddle_is_told_from_a_minimum_at_half_the_margin():
     for least, extra in ((-0.15, 1), (-0.25, 0)):
         outcome = critical(smallest=np.array([-1.0, 0.0, least]))
-        assert critical_points_claims._without_descent(outcome).residual() == extra
+        assert critical_points_claims._count_minima(outcome).residual() == extra
 
 
 def test_a_distance_counts_from_half_of_all_digits_on():
     outcome = critical(8.0)
-    assert critical_points_claims._resolved(outcome, 0.04)
-    assert critical_points_claims._resolved(outcome, 8 * 2e-8)
-    assert not critical_points_claims._resolved(outcome, 8 * 1e-8)
+    assert critical_points_claims._is_resolved(outcome, 0.04)
+    assert critical_points_claims._is_resolved(outcome, 8 * 2e-8)
+    assert not critical_points_claims._is_resolved(outcome, 8 * 1e-8)
 
 
 def test_what_is_found_is_compared_on_the_scale_of_the_separation():
     found = np.stack([np.diag([8.0, 0.5]), np.full((2, 2), 3.0)])
     outcome = critical(8.0, found=found, found_gradient=np.array([0.0, 1.0]))
-    assert critical_points_claims._outside(outcome).residual() == 0.5 * (0.4 * 8) / 8**2
+    assert critical_points_claims._nearest_in_family(outcome).residual() == 0.5 * (0.4 * 8) / 8**2
 
 
 def test_the_smallest_curvature_is_compared_on_the_scale_of_the_largest():

@@ -72,7 +72,7 @@ def test_a_target_has_rank_r_if_no_value_behind_the_first_r_is_more_than_roundin
 def test_inputs_are_whitened_in_every_entry(move, whitened):
     case = classification.make_classifier(jax.random.key(0), **FLAGS)
     moved = dataclasses.replace(case, inputs=case.inputs.at[0, 0].add(move))
-    assert bool(classification._whitened(moved)) is whitened
+    assert bool(classification._is_whitened(moved)) is whitened
 
 
 @pytest.mark.parametrize(("noise", "exact"), [(None, True), (0.0, True), (1e-9, False)])
@@ -271,7 +271,7 @@ def derivatives(case):
     def run(data):
         def record(layers):
             rotated = jnp.swapaxes(U, 1, 2) @ jnp.stack(layers) @ V
-            return deep_factorization.parts_of(rotated, moving)
+            return deep_factorization.layer_blocks(rotated, moving)
 
         weights, target = data
         rule = lr.gradient_descent(case.learning_rate, case.weight_decay)
@@ -423,7 +423,7 @@ def assert_parted(*pairs):
 def test_where_the_theorem_fails_the_two_sides_part():
     """So that neither is the other, put in its place."""
     key, whole = jax.random.key(3), jnp.ones(())
-    broken = deep_factorization.toward_gaussian(key, one_case(), whole)
+    broken = deep_factorization.move_toward_gaussian(key, one_case(), whole)
     theory, run = predict(broken), measure(broken)
     assert_parted(
         (theory.rho, run.rho),
@@ -436,5 +436,5 @@ def test_where_the_theorem_fails_the_two_sides_part():
     theory, run = classes(raw)
     assert_parted((theory.class_rho, run.class_rho), (theory.class_product, run.class_product))
     narrow = corollary1.make_case(key, **FLAGS, excess_rank=0)
-    theory, run = compressed(deep_factorization.toward_gaussian(key, narrow, whole))
+    theory, run = compressed(deep_factorization.move_toward_gaussian(key, narrow, whole))
     assert_parted((theory.error, run.error))

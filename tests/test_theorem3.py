@@ -27,7 +27,7 @@ from lrdyn.theorem3.autoencoder_training_claims import MaskedAutoencoderMeasured
 from lrdyn.theorem3.dropblock_claims import DROPBLOCK
 from lrdyn.theorem3.dropout_minimiser_claims import MINIMISER, STEADY
 from lrdyn.theorem3.dropout_penalty_claims import DROPOUT
-from lrdyn.theorem3.figures import minimisers
+from lrdyn.theorem3.figures import minimiser_values
 from lrdyn.theorem3.masked_autoencoder_claims import AUTOENCODER, MaskedAutoencoderTheory
 from lrdyn.verification.judging.judging import residuals, row_of
 from lrdyn.verification.running.evaluate import taken
@@ -540,7 +540,7 @@ def test_a_small_loss_is_judged_on_the_scale_of_the_data():
     for change, residual in (([1e-15, 0.0], 1e-15), ([0.0, 1e-3], 2.5e-4), ([np.nan, 0.0], np.nan)):
         run = MaskedAutoencoderMeasured(bottleneck_value=value + np.array(change))
         outcome = Outcome({}, theory, run, {}, np.dtype("float64"), 4, 1)
-        found = masked_autoencoder_claims.value(outcome).residual()
+        found = masked_autoencoder_claims.compare_bottleneck_value(outcome).residual()
         assert found == pytest.approx(residual, rel=1e-3, nan_ok=True)
 
 
@@ -570,7 +570,7 @@ def test_what_masks_add_does_not_cancel():
 def test_the_figure_draws_the_minimisers_in_closed_form(width):
     """In NumPy and for all theta at once what JAX finds one by one."""
     spectrum, keep_probs = np.array([1.0, 0.9, 0.5, 0.45, 0.1]), np.linspace(0.02, 1.0, 50)
-    drawn = minimisers(spectrum, width, keep_probs)
+    drawn = minimiser_values(spectrum, width, keep_probs)
     shrink = jax.jit(theorem3.shrink_squared_values, static_argnames="width")
     strengths = (1 - keep_probs) / keep_probs / width
     for values, strength in zip(drawn, strengths, strict=True):

@@ -52,7 +52,7 @@ def make(**flags: Any) -> problems.LowRankRun:
 @jax.jit
 def looked_at(case):
     path = problems.train(case).records
-    return path, problems.refreshed(case, path)
+    return path, problems.examine_refreshes(case, path)
 
 
 @pytest.mark.parametrize("problem", problems.PROBLEMS)
@@ -154,17 +154,17 @@ def test_a_transformer_takes_the_same_path(optimizer, side):
     assert 1 <= float(condition) < 1e6
     apart = oracles.residual(one, other)
     assert apart <= float(condition) * oracles.tolerance("identity", "float64", steps=12, size=6)
-    moved = problems.unflat(case)(one[-1] - one[0])
+    moved = problems.unravel(case)(one[-1] - one[0])
     assert all(leaf.any() for leaf in jax.tree.leaves(moved))
 
 
 def test_times_hold_what_is_recorded_and_the_refreshes():
     case = make(period=5, steps=60)
-    refreshes, times = problems.refreshes(case), problems.times(case)
+    refreshes, times = problems.refresh_steps(case), problems.record_times(case)
     assert refreshes.tolist() == list(range(0, 60, 5))
     assert set(case.steps) | set(refreshes.tolist()) == set(times.tolist())
-    assert times[problems.at(case, case.steps)].tolist() == list(case.steps)
-    assert problems.refreshes(make(period=100)).tolist() == [0]
+    assert times[problems.time_indices(case, case.steps)].tolist() == list(case.steps)
+    assert problems.refresh_steps(make(period=100)).tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -174,15 +174,15 @@ def test_times_hold_what_is_recorded_and_the_refreshes():
 def test_sums_are_looked_at_while_they_are_deficient(rank, period, expected):
     case = make(rank=rank, period=period)
     assert problems.sum_ranks(case).tolist() == expected
-    assert problems.deficient(case) == len(expected)
-    path = jnp.zeros((len(problems.times(case)), 24))
+    assert problems.deficient_refreshes(case) == len(expected)
+    path = jnp.zeros((len(problems.record_times(case)), 24))
     found = jax.eval_shape(partial(problems.sum_values, case), path)
     assert found.shape == (len(expected), 4)
 
 
 def test_sums_are_those_after_each_refresh():
     case = make(rank=1, period=4)
-    times = problems.times(case).tolist()
+    times = problems.record_times(case).tolist()
     path = np.random.default_rng(0).normal(size=(len(times), 24))
     moved = [(path[times.index(t)] - path[0]).reshape(4, 6) for t in (4, 8, 12)]
     expected = [np.linalg.svd(matrix, compute_uv=False) for matrix in moved]
@@ -192,7 +192,7 @@ def test_sums_are_those_after_each_refresh():
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_refreshes_are_looked_at_by_hand(side):
     case = make(rank=2, period=4, side=side)
-    (path, found), times = looked_at(case), problems.times(case).tolist()
+    (path, found), times = looked_at(case), problems.record_times(case).tolist()
     X, Y = oracles.double(case.data)
     spectra, bases = [], []
     for t in (0, 4, 8):
@@ -272,7 +272,7 @@ def test_other_singular_vectors_are_seen():
         assert form.without_power(limit) == ""
         residuals.append(form.residual())
     assert residuals[0] < limit * theory.condition < 1e-3 < residuals[1]
-    path = galore_of_last.records[problems.at(case, case.steps)]
+    path = galore_of_last.records[problems.time_indices(case, case.steps)]
     assert oracles.residual(path, wrong.weights) < 100 * limit
 
 
@@ -357,7 +357,7 @@ def test_a_run_has_diverged_when_its_loss_has_lost_half_of_the_digits(dtype):
     few, many = {"float64": (1e7, 1e8), "float32": (2e3, 4e3)}[dtype]
 
     def found(*rises):
-        return int(problems.diverges(case, 2 * jnp.asarray((1.0, *rises), dtype)))
+        return int(problems.divergence_step(case, 2 * jnp.asarray((1.0, *rises), dtype)))
 
     assert found(1.0, few, few) == -1
     assert found(1.0, many, 1.0) == 5
@@ -391,7 +391,7 @@ def test_a_perceptron_that_loses_digits_is_judged_by_those_that_are_left():
 
 def test_a_sum_is_rounded_like_the_largest_weight_of_any_record():
     case = make(rank=1, period=4)
-    records = jnp.ones((len(problems.times(case)), 24)).at[2, 3].set(-7.0)
+    records = jnp.ones((len(problems.record_times(case)), 24)).at[2, 3].set(-7.0)
     values = jnp.array([[0.5, 0.1], [2.0, 0.1]])
     assert float(problems.sum_rounding(case, records, values)) == 14.0
     assert float(problems.sum_rounding(case, records, 100 * values)) == 1.0
@@ -444,7 +444,7 @@ def test_no_measured_run_is_galore(scenario):
     case = make(optimizer="momentum")
     found = jax.jit(lambda case: scenario.measure(case).trained)(case)
     assert np.all(found == problems.factor_entries(case))
-    assert int(problems.factor_entries(case)) < problems.flat(case.params).size
+    assert int(problems.factor_entries(case)) < problems.ravel(case.params).size
 
 
 @pytest.mark.parametrize("scenario", [TRAJECTORY, OPTIMIZER_STATE, OTHER_PROBLEMS, DUALITY])

@@ -25,7 +25,7 @@ from lrdyn.networks import (
     vgg,
     vit,
 )
-from lrdyn.networks.convolution import convolution, convolved
+from lrdyn.networks.convolution import apply_convolution, convolution
 from lrdyn.training import Batches, train
 from tests.oracles import refuses
 
@@ -273,7 +273,7 @@ def test_images_smaller_than_a_kernel_are_convolved_as_others_are(sides, kernel,
         return values, pull(jnp.sin(values))
 
     plain = both(lambda layer, image: layer(image), layer, image)
-    chex.assert_trees_all_close(both(convolved, layer, image), plain, atol=1e-13)
+    chex.assert_trees_all_close(both(apply_convolution, layer, image), plain, atol=1e-13)
 
 
 def test_how_weights_start():

@@ -205,9 +205,9 @@ def test_arrays_of_any_framework(wrapped):
 def test_bfloat16_of_any_framework(wrapped):
     """NumPy has no bfloat16 of its own, and refuses it from DLPack."""
     given = BFLOAT16 if wrapped is OnlyDLPack else np.asarray(BFLOAT16)
-    found = reading.of_any_framework("W", wrapped(given))
+    found = reading.to_numpy("W", wrapped(given))
     assert found.dtype.name == "bfloat16"
-    np.testing.assert_array_equal(reading.in_full(found), np.arange(6.0).reshape(2, 3))
+    np.testing.assert_array_equal(reading.widen(found), np.arange(6.0).reshape(2, 3))
 
 
 def test_what_cannot_be_read_is_named():

@@ -16,7 +16,7 @@ import pytest
 import lrdyn as lr
 from lrdyn import networks
 from lrdyn.core import checks
-from lrdyn.core.condition import pushed
+from lrdyn.core.condition import perturb_updates
 from lrdyn.core.factorization import _sum_of_squares
 from lrdyn.system import memory_limit
 from tests.faults import wrong_calls
@@ -105,7 +105,7 @@ SILENT = {
         "count: got 0, wanted at least 1",
     ),
     "push": (
-        lambda: pushed(lr.gradient_descent(0.1), (cast("Any", None),), 3),
+        lambda: perturb_updates(lr.gradient_descent(0.1), (cast("Any", None),), 3),
         "push[0]: got type NoneType, wanted",
     ),
     "rank of a rule": (

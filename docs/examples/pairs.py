@@ -23,7 +23,7 @@ from lrdyn.commands.arguments import Parser, folder, share, whole
 from lrdyn.commands.diagnose import user_files
 from lrdyn.data import encoder, guarded, tensors
 from lrdyn.networks import MLP, Attention, Bert, LayerNorm, Tokens, attention, mean_pooled
-from lrdyn.networks.weights import drawn
+from lrdyn.networks.weights import draw_weights
 from lrdyn.studies import pictures
 from lrdyn.studies.adapter_training import sentences, tasks, tuning
 from lrdyn.studies.weight_updates import classifiers
@@ -129,7 +129,7 @@ def language_model(key, *, width, depth, heads, context):
         positions = jnp.zeros((1, context, width))
         return LanguageModel(table, positions, (block,) * depth, norm, table)
 
-    return drawn(key, build, lambda path, inputs: DEVIATION)
+    return draw_weights(key, build, lambda path, inputs: DEVIATION)
 
 
 def bits(net, windows):
@@ -164,7 +164,7 @@ def read_text(flag, path, context, batch):
 def language(options):
     """Train a language model on one text, then on another."""
     with user_files("--heads"):
-        attention.dividing_heads(options.width, options.heads)
+        attention.check_heads(options.width, options.heads)
     files = {"--text": options.text, "--tuned-on": options.tuned_on}
     sizes = options.context, options.batch
     text, tuned = (read_text(flag, path, *sizes) for flag, path in files.items())

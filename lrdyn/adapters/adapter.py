@@ -85,7 +85,7 @@ class Adapter(eqx.Module):
         in_factors = any(len(term.factors) > 1 for term in self.terms())
         return Adapted(weight, self) if in_factors else self.onto(weight)
 
-    def taken_off(self, merged: Array) -> Array:
+    def unmerge(self, merged: Array) -> Array:
         """W from what :meth:`onto` made of it.
 
         Raises:
@@ -122,14 +122,14 @@ class Adapter(eqx.Module):
 
         return jax.tree_util.tree_map_with_path(word, self)
 
-    def apart(self: Any) -> tuple[Any, Any]:
+    def partition(self: Any) -> tuple[Any, Any]:
         """What is trained, and the rest: None in the place of the other part.
 
         ``eqx.combine`` puts them together.
 
         Example:
             >>> adapter = Factors(jnp.ones((2, 1)), jnp.ones((1, 3)), trained=("B",))
-            >>> trained, rest = adapter.apart()
+            >>> trained, rest = adapter.partition()
             >>> trained.B.shape, trained.A, rest.B, rest.A.shape
             ((2, 1), None, None, (1, 3))
         """

@@ -20,8 +20,8 @@ from lrdyn.adapters.projectors import (
     Parametrization,
     Side,
     adapter_of,
-    begun,
-    identities,
+    begin_coordinates,
+    choose_identity,
     is_map,
     lift_onto,
     over_maps,
@@ -36,8 +36,8 @@ from lrdyn.core.descent import (
     Trajectory,
     divergence_limit,
     first_divergence,
-    on_arrays,
-    one_for_each_run,
+    mark_batched,
+    partition_loss,
     scan_records,
 )
 from lrdyn.core.factorization import Scalar
@@ -85,10 +85,10 @@ def merged(parts: WeightParts, scale: Any = 1.0) -> PyTree:
     W, S, A = parts
     if A is None:
         return W
-    return over_maps(lambda S, W, A: _merged(S, W, A, scale), S, W, A)
+    return over_maps(lambda S, W, A: _merge_one(S, W, A, scale), S, W, A)
 
 
-def _merged(S: Parametrization, W: Array, A: Any, scale: Any) -> Array:
+def _merge_one(S: Parametrization, W: Array, A: Any, scale: Any) -> Array:
     return A if isinstance(S, Identity) else lift_onto(W, S, A, scale)
 
 
@@ -112,7 +112,7 @@ def layered(parts: WeightParts, scale: Any = 1.0) -> PyTree:
 
     def layer(S: Parametrization, W: Array, A: Any) -> Any:
         if isinstance(S, Identity) or W.ndim > 2:
-            return _merged(S, W, A, scale)
+            return _merge_one(S, W, A, scale)
         return adapter_of(S, A, scale).layer(W)
 
     return over_maps(layer, S, W, A)
@@ -138,7 +138,7 @@ def restarted(old: WeightParts, weights: PyTree, maps: PyTree) -> WeightParts:
     leaves, structure = jax.tree.flatten(maps, is_leaf=is_map)
 
     def begin_one(S: Parametrization, W: Array) -> tuple[Parametrization, Any]:
-        return (S, W) if isinstance(S, Identity) else begun(S, W)
+        return (S, W) if isinstance(S, Identity) else begin_coordinates(S, W)
 
     pairs = [begin_one(S, W) for S, W in zip(leaves, structure.flatten_up_to(weights), strict=True)]
     fixed, coordinates = (structure.unflatten(pair[i] for pair in pairs) for i in (0, 1))
@@ -245,26 +245,28 @@ def begin(
         >>> begin(lrdyn.GALORE, optax.trace(0.9), jnp.ones((2, 3)), S).optimizer.trace.shape
         (1, 3)
     """
-    maps = _fitted(method, maps, weights)
-    return _fresh(method, optimizer, restarted(WeightParts(weights, maps, None), weights, maps))
+    maps = _fit_maps(method, maps, weights)
+    return _begin_state(
+        method, optimizer, restarted(WeightParts(weights, maps, None), weights, maps)
+    )
 
 
-def _fitted(method: Method, maps: PyTree, weights: PyTree) -> PyTree:
+def _fit_maps(method: Method, maps: PyTree, weights: PyTree) -> PyTree:
     # The scale of Algorithm 1 multiplies what is added: a start of W itself has s = 1.
     return over_maps(lambda S, W: method.fit(S, W, 1.0), maps, weights)
 
 
-def _fresh(
+def _begin_state(
     method: Method, optimizer: optax.GradientTransformation, parts: WeightParts
 ) -> DescentState:
     split = method.split(parts)
     # GaLore's optimiser sees coordinates alone: its state must have their shapes, not those of W.
-    inner = optimizer.init(_seen(method, split, split.trained))
+    inner = optimizer.init(_optimizer_view(method, split, split.trained))
     owners = _owners(method, optimizer, split)
     return DescentState(split, inner, () if method.once else owners.second_counts(inner))
 
 
-def _seen(method: Method, split: SplitParts, trained: PyTree) -> PyTree:
+def _optimizer_view(method: Method, split: SplitParts, trained: PyTree) -> PyTree:
     """What the optimiser sees of a gradient: line 6."""
     return project(split.frozen, trained) if method.projects else trained
 
@@ -273,7 +275,7 @@ def _owners(method: Method, optimizer: optax.GradientTransformation, split: Spli
     """Which parts of the optimiser's state belong to parameters that are adapted."""
     parts = method.parts(split)
 
-    def marked(part: PyTree) -> PyTree:
+    def mark_adapted(part: PyTree) -> PyTree:
         """Whether a parameter is adapted, in the place of each of its arrays."""
         return over_maps(
             lambda S, node: jax.tree.map(lambda _: not isinstance(S, Identity), node),
@@ -281,8 +283,10 @@ def _owners(method: Method, optimizer: optax.GradientTransformation, split: Spli
             part,
         )
 
-    adapted = method.split(WeightParts(*(p if p is None else marked(p) for p in parts))).trained
-    return owners_of(optimizer, _seen(method, split, split.trained), adapted)
+    adapted = method.split(
+        WeightParts(*(p if p is None else mark_adapted(p) for p in parts))
+    ).trained
+    return owners_of(optimizer, _optimizer_view(method, split, split.trained), adapted)
 
 
 @checked
@@ -329,8 +333,8 @@ def refresh(
     weights = merged(old, scale)
     # The gradient at the merged weights, before anything is restarted: all methods look at the same
     # point, as Theorem 4 needs.
-    maps = _fitted(method, choose(key, jax.grad(loss)(weights)), weights)
-    fresh = _fresh(method, optimizer, method.restart(old, weights, maps))
+    maps = _fit_maps(method, choose(key, jax.grad(loss)(weights)), weights)
+    fresh = _begin_state(method, optimizer, method.restart(old, weights, maps))
     owners = _owners(method, optimizer, fresh.split)
     present = owners.with_counts(state.optimizer, state.counts)
     renewed = policy(fresh.optimizer, present, old.maps, maps)
@@ -367,11 +371,13 @@ def step(
         >>> float(value), state.split.trained.tolist()
         (1.0, [[0.5], [1.0]])
     """
-    value, _, state = _moved(method, lambda W: (loss(W), None), optimizer, state, scale, network)
+    value, _, state = _take_step(
+        method, lambda W: (loss(W), None), optimizer, state, scale, network
+    )
     return value, state
 
 
-def _moved(
+def _take_step(
     method: Method,
     cost: Cost,
     optimizer: optax.GradientTransformation,
@@ -381,17 +387,17 @@ def _moved(
 ) -> tuple[Float[Array, ""], Any, DescentState]:
     split, inner, counts = state
 
-    def of_trained(trained: PyTree) -> tuple[Float[Array, ""], Any]:
+    def trained_cost(trained: PyTree) -> tuple[Float[Array, ""], Any]:
         return cost(network(method.parts(split._replace(trained=trained)), scale))
 
-    (value, other), gradients = jax.value_and_grad(of_trained, has_aux=True)(split.trained)
-    owners, seen = _owners(method, optimizer, split), _seen(method, split, gradients)
+    (value, other), gradients = jax.value_and_grad(trained_cost, has_aux=True)(split.trained)
+    owners, seen = _owners(method, optimizer, split), _optimizer_view(method, split, gradients)
     if not method.projects:
         updates, inner, counts = owners.update(optimizer, seen, inner, counts, split.trained)
         trained = optax.apply_updates(split.trained, updates)
         return value, other, DescentState(split._replace(trained=trained), inner, counts)
     W, S = split
-    parameters, decayed = decay.of_weights(optimizer, owners, S, seen, inner, W)
+    parameters, decayed = decay.separate_decay(optimizer, owners, S, seen, inner, W)
     updates, inner, counts = owners.update(optimizer, seen, inner, counts, parameters)
     trained = lift_onto(W, S, updates, scale)
     if decayed is not None:
@@ -431,14 +437,14 @@ def algorithm1(
         checks.refuse("period", period, "none for a method without a refresh")
     if not method.once:
         checks.integer("period", period)
-    unranked = choose is not None or method.choose is identities
+    unranked = choose is not None or method.choose is choose_identity
     checks.integer("rank", rank, 0 if unranked else 1)
     policy = resolve_policy(method.state if state is None else state)
 
-    def as_published(key: Key[Array, ""] | None, gradients: PyTree) -> PyTree:
+    def choose_default(key: Key[Array, ""] | None, gradients: PyTree) -> PyTree:
         return method.choose(key, gradients, rank, side or method.side)
 
-    chosen = choose or as_published
+    chosen = choose or choose_default
 
     def start(weights: PyTree) -> DescentState:
         # Nothing of these maps but their shapes is used: a run begins with a refresh.
@@ -452,7 +458,7 @@ def algorithm1(
 
     return Algorithm(
         start,
-        lambda cost, run: _moved(method, cost, optimizer, run, scale, network),
+        lambda cost, run: _take_step(method, cost, optimizer, run, scale, network),
         lambda run: merged(method.parts(run.split), scale),
         renew,
         period,
@@ -573,21 +579,21 @@ def low_rank_descent(
         network=network,
     )
     starts, stops, is_refresh, recorded_at = _segments(steps, period)
-    cost, arrays, whole = on_arrays(loss, params)
+    cost, arrays, whole = partition_loss(loss, params)
     value = checks.floats("loss(params)", cost(arrays))
     limit = divergence_limit(value)
 
-    def alone(arrays: PyTree) -> tuple[Float[Array, ""], None]:
+    def cost_with_aux(arrays: PyTree) -> tuple[Float[Array, ""], None]:
         return cost(arrays), None
 
     def renew(t: Array, run: _Run) -> _Run:
         # The key of a refresh depends on its step alone: recording at other steps changes no draw.
         key_now = None if key is None else jax.random.fold_in(key, t)
         assert rule.refresh is not None
-        return run._replace(state=rule.refresh(key_now, alone, run.state))
+        return run._replace(state=rule.refresh(key_now, cost_with_aux, run.state))
 
     def advance(t: Array, run: _Run) -> _Run:
-        value, _, state = rule.step(alone, run.state)
+        value, _, state = rule.step(cost_with_aux, run.state)
         return _Run(state, first_divergence(value, t, limit, run.diverged_at))
 
     def segment(run: _Run, times: tuple[Array, Array, Array]) -> tuple[_Run, PyTree]:
@@ -599,7 +605,7 @@ def low_rank_descent(
         return run, record(whole(rule.weights(run.state)))
 
     diverged_at = first_divergence(value, 0, limit, jnp.asarray(-1, jnp.int32))  # as step 0 finds
-    first = _Run(one_for_each_run(rule.begin(arrays), limit), diverged_at)
+    first = _Run(mark_batched(rule.begin(arrays), limit), diverged_at)
     last, records = scan_records(segment, first, (starts, stops, is_refresh))
     weights = rule.weights(last.state)
     # The loop looks at the loss before each step: that of the last weights is still to be looked

@@ -84,12 +84,12 @@ class Adapted(eqx.Module, metaclass=_Named):
 
     def __matmul__(self, inputs: Any) -> Float[Array, "..."]:
         if self.transposed:
-            return _swapped(self._left_times(_swapped(jnp.asarray(inputs))))
+            return _swap_last_axes(self._left_times(_swap_last_axes(jnp.asarray(inputs))))
         return self._times(inputs)
 
     def __rmatmul__(self, inputs: Any) -> Float[Array, "..."]:
         if self.transposed:
-            return _swapped(self._times(_swapped(jnp.asarray(inputs))))
+            return _swap_last_axes(self._times(_swap_last_axes(jnp.asarray(inputs))))
         return self._left_times(jnp.asarray(inputs))
 
     def _times(self, inputs: Any) -> Float[Array, "..."]:
@@ -171,5 +171,5 @@ class Adapted(eqx.Module, metaclass=_Named):
     __array__ = __iter__ = _refuse
 
 
-def _swapped(x: Array) -> Array:
+def _swap_last_axes(x: Array) -> Array:
     return x if x.ndim < 2 else jnp.swapaxes(x, -1, -2)

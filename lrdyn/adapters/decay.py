@@ -54,7 +54,7 @@ def in_coordinates(optimizer: optax.GradientTransformation) -> optax.GradientTra
 
 
 @checked
-def of_weights(
+def separate_decay(
     optimizer: optax.GradientTransformation,
     owners: Owners,
     maps: PyTree,
@@ -78,7 +78,7 @@ def of_weights(
     given = over_maps(lambda S, W: S.project(W), maps, weights)
     if isinstance(optimizer, InCoordinates) or not any(jax.tree.leaves(owners.adapted)):
         return given, None
-    if not _decays(optimizer, owners, seen, state, given):
+    if not _has_decay(optimizer, owners, seen, state, given):
         return given, None
     # What is trained as it is decays in the optimiser; of the others it is given 0, and no decay.
     given = over_maps(lambda S, p: p if isinstance(S, Identity) else jnp.zeros_like(p), maps, given)
@@ -107,7 +107,7 @@ class _Kind(NamedTuple):
     """Whether it depends on gradients or moments."""
 
 
-def _decays(
+def _has_decay(
     optimizer: optax.GradientTransformation,
     owners: Owners,
     seen: PyTree,
@@ -147,17 +147,17 @@ def _kinds(jaxpr: Any, inputs: Sequence[_Kind]) -> list[_Kind]:
     """The kinds of the outputs of a program, given those of its inputs."""
     known = dict(zip(jaxpr.invars, inputs, strict=True))
 
-    def kind(value: Any) -> _Kind:
+    def kind_of(value: Any) -> _Kind:
         # A literal and a constant of the program: rates and masks.
         return _Kind(0, False) if hasattr(value, "val") else known.get(value, _Kind(0, False))
 
     for equation in jaxpr.eqns:
-        kinds = [kind(value) for value in equation.invars]
-        known.update(zip(equation.outvars, _outputs(equation, kinds), strict=True))
-    return [kind(value) for value in jaxpr.outvars]
+        kinds = [kind_of(value) for value in equation.invars]
+        known.update(zip(equation.outvars, _output_kinds(equation, kinds), strict=True))
+    return [kind_of(value) for value in jaxpr.outvars]
 
 
-def _outputs(equation: Any, kinds: list[_Kind]) -> list[_Kind]:
+def _output_kinds(equation: Any, kinds: list[_Kind]) -> list[_Kind]:
     """The kinds of the outputs of one equation of a program."""
     name, inner = equation.primitive.name, equation.params
     degrees = [kind.degree for kind in kinds]

@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from lrdyn.core import checks
 from lrdyn.core.checks import checked
-from lrdyn.core.selection import Patterns, PerPath, arrays, of_path, selected
+from lrdyn.core.selection import Patterns, PerPath, named_arrays, select_leaves, value_at_path
 
 COUNTER_BYTES = 4
 """optax counts steps in one int32 for each transformation that needs their number."""
@@ -123,11 +123,11 @@ def entries(formula: Formula, m: int, n: int, r: int, b: int = 0) -> int:
     for name, size in {"m": m, "n": n, "r": r, "b": b}.items():
         checks.integer(name, size, 0)
     sizes = {"m": m, "n": n, "r": r, "b": b}
-    values = [_sum(text, sizes) for text in formula.most]
-    return _sum(formula.always, sizes) + max(values, default=0)
+    values = [_evaluate(text, sizes) for text in formula.most]
+    return _evaluate(formula.always, sizes) + max(values, default=0)
 
 
-def _sum(text: str, sizes: dict[str, int]) -> int:
+def _evaluate(text: str, sizes: dict[str, int]) -> int:
     terms = re.findall(r"(\d*)([a-z]*)", text)
     # A term without letters is a number, and an empty match is none.
     return sum(
@@ -218,16 +218,16 @@ def model_bytes(
         >>> model_bytes(lrdyn.LORA, params, 2), 4 * (700 + 200 + 3 * 20) + 4
         (3844, 3844)
     """
-    kinds, total = selected(params, select, stacks=stacks), 0
-    for name, leaf in arrays(params):
+    kinds, total = select_leaves(params, select, stacks=stacks), 0
+    for name, leaf in named_arrays(params):
         if kinds.get(name) == "adapted":
             *layers, m, n = leaf.shape
-            r = min(checks.integer("rank", of_path("rank", rank, name)), m, n)
+            r = min(checks.integer("rank", value_at_path("rank", rank, name)), m, n)
             held = weights_held(method, m, n, r) + adam_state(method, m, n, r)
             total += leaf.dtype.itemsize * math.prod(layers) * held
         else:
             total += 3 * leaf.dtype.itemsize * leaf.size
-    is_mixed = len(kinds) < len(list(arrays(params)))
+    is_mixed = len(kinds) < len(list(named_arrays(params)))
     refreshes = footprint(method).refresh is not None
     return total + COUNTER_BYTES * footprint(method).counters * (1 + (is_mixed and refreshes))
 

@@ -41,11 +41,11 @@ from lrdyn.adapters.projectors import (
     LinearMap,
     Projector,
     Side,
-    by_svd,
+    choose_by_svd,
+    choose_identity,
     draw_projectors,
-    identities,
     is_matrix,
-    matrices_alone,
+    map_matrices,
 )
 from lrdyn.core import checks, linalg
 from lrdyn.core.checks import checked
@@ -61,7 +61,7 @@ GALORE = Method(
     split=lambda parts: SplitParts(parts.weights, parts.maps),
     parts=lambda split: WeightParts(split.trained, split.frozen, None),
     projects=True,
-    choose=by_svd,
+    choose=choose_by_svd,
     gradients=True,
     side="smaller",
     state="keep",
@@ -77,7 +77,7 @@ GALORE = Method(
 steps, on the smaller side, and the state of the optimiser is kept (arXiv 2403.03507)."""
 
 FULL = GALORE._replace(
-    choose=identities,
+    choose=choose_identity,
     gradients=False,
     once=True,
     # W X became E in place; it is held with the gradient E X^T.
@@ -110,7 +110,7 @@ RELORA_FROZEN = Method(
     parts=lambda split: WeightParts(
         all_weights(split.frozen[0], split.frozen[1], split.trained), split.frozen[1], split.trained
     ),
-    choose=by_svd,
+    choose=choose_by_svd,
     gradients=True,
     side="smaller",
     state="reset",
@@ -356,7 +356,9 @@ def principal_factors(S: Any, weight: Array, scale: Any) -> Any:
     return Factors(B, A, jnp.ones((), weight.dtype), (B, A))
 
 
-def _of_rank(key: Key[Array, ""] | None, gradients: PyTree, rank: int, side: Side) -> PyTree:
+def _choose_zero_projectors(
+    key: Key[Array, ""] | None, gradients: PyTree, rank: int, side: Side
+) -> PyTree:
     """Projectors of the rank, which are 0: :func:`principal_factors` takes their place."""
 
     def choose(path: tuple[Any, ...], G: Array) -> LinearMap:
@@ -368,7 +370,7 @@ def _of_rank(key: Key[Array, ""] | None, gradients: PyTree, rank: int, side: Sid
 
 
 PISSA: Method = RELORA_FROZEN._replace(
-    choose=_of_rank,
+    choose=_choose_zero_projectors,
     fit=principal_factors,
     gradients=False,
     once=True,
@@ -457,7 +459,7 @@ def deep_lora(*, depth: int = 3, init_scale: float = 1e-3, centred: bool = False
             start = factors if centred else None
             return DeepFactors(factors, jnp.ones((), G.dtype), start)
 
-        return matrices_alone(draw, key, gradients)
+        return map_matrices(draw, key, gradients)
 
     # Between the outer factors, m x r and r x n, stand depth - 2 of r x r: at depth 2 none.
     memory = _deep_footprint(depth - 2, centred, numbers=1)
@@ -523,7 +525,7 @@ def compressed_deep_lora(
             start, gap = factors if centred else None, gap.astype(G.dtype)
             return DeepFactors(factors, jnp.ones((), G.dtype), start, gap, framed=True)
 
-        return matrices_alone(draw, key, gradients)
+        return map_matrices(draw, key, gradients)
 
     # Beside the scale it holds the gap.
     memory = _deep_footprint(depth, centred, numbers=2)

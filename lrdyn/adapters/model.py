@@ -32,7 +32,7 @@ from lrdyn.adapters.projectors import (
     Parametrization,
     Projector,
     adapter_of,
-    begun,
+    begin_coordinates,
     is_map,
     is_matrix,
 )
@@ -41,12 +41,12 @@ from lrdyn.core.checks import checked
 from lrdyn.core.selection import (
     Patterns,
     PerPath,
-    arrays,
     fits,
     is_floating,
     name_of,
-    of_path,
-    selected,
+    named_arrays,
+    select_leaves,
+    value_at_path,
 )
 from lrdyn.corollary1 import compression
 
@@ -87,8 +87,8 @@ def choose_by_path(
     """
 
     def kinds_of(gradients: PyTree) -> dict[str, str]:
-        kinds = selected(gradients, select, extra, stacks)
-        for name, leaf in arrays(gradients):
+        kinds = select_leaves(gradients, select, extra, stacks)
+        for name, leaf in named_arrays(gradients):
             # Frozen without a word it would be a layer that is not trained.
             if name not in kinds and fits(name, select):
                 is_matrix(name, leaf)
@@ -114,7 +114,7 @@ def _choice(
                 return Identity() if name in kinds else Frozen()
             # A draw depends on its own path, and not on what else is selected.
             leaf_key = None if key is None else jax.random.fold_in(key, crc32(name.encode()))
-            leaf_rank = checks.integer("rank", of_path("rank", rank, name))
+            leaf_rank = checks.integer("rank", value_at_path("rank", rank, name))
             return _choose_layers(method, leaf_key, G, leaf_rank)
 
         return jax.tree_util.tree_map_with_path(choose_leaf, gradients)
@@ -179,18 +179,18 @@ def init(
         checks.refuse("gradients", "none", "those of a batch, from which this method starts")
     floating = lambda tree: jax.tree.map(lambda x: x if is_floating(x) else None, tree)  # noqa: E731
     weights = floating(params)
-    choose = _choice(method, rank, lambda gradients: selected(gradients, select, extra))
+    choose = _choice(method, rank, lambda gradients: select_leaves(gradients, select, extra))
     maps = choose(key, weights if gradients is None else floating(gradients))
     both = "S" in split.trained
 
     def start(path: str, S: Parametrization, W: Array) -> Adapter:
-        s = 1.0 if isinstance(S, Identity) else of_path("scale", scale, path)
+        s = 1.0 if isinstance(S, Identity) else value_at_path("scale", scale, path)
         # The rank that the matrix really gets: alpha / r of a rank that was cut would be too small.
-        s = s(min(of_path("rank", rank, path), *W.shape)) if callable(s) else s
+        s = s(min(value_at_path("rank", rank, path), *W.shape)) if callable(s) else s
         # An array, not a Python number: a scale that is swept must not be compiled into the
         # program.
         s = jnp.asarray(checks.positive("scale", s), W.dtype)
-        return adapter_of(*begun(method.fit(S, W, s), W), s, both=both)
+        return adapter_of(*begin_coordinates(method.fit(S, W, s), W), s, both=both)
 
     leaves = jax.tree_util.tree_leaves_with_path(maps, is_leaf=is_map)
     pairs = zip(leaves, jax.tree.leaves(weights), strict=True)
@@ -198,11 +198,13 @@ def init(
     return {path: start(path, S, W) for path, (S, W) in chosen.items()}
 
 
-def _placed(params: PyTree, adapters: Adapters, place: Callable[[Adapter, Any], Any]) -> PyTree:
+def _replace_leaves(
+    params: PyTree, adapters: Adapters, place: Callable[[Adapter, Any], Any]
+) -> PyTree:
     """The model, each leaf that has an adapter replaced by what ``place`` makes of both."""
     left = dict(adapters)
 
-    def replaced(path: tuple[Any, ...], leaf: Any) -> Any:
+    def replace(path: tuple[Any, ...], leaf: Any) -> Any:
         name = name_of(path)
         if name not in left:
             return leaf
@@ -217,7 +219,7 @@ def _placed(params: PyTree, adapters: Adapters, place: Callable[[Adapter, Any], 
             checks.refuse(f"adapters[{name!r}]", f"one of shape {shape}", f"one of {leaf.shape}")
         return place(adapter, leaf)
 
-    model = jax.tree_util.tree_map_with_path(replaced, params)
+    model = jax.tree_util.tree_map_with_path(replace, params)
     if left:
         checks.refuse("adapters", f"one for {min(left)}", "paths of arrays of params")
     return model
@@ -234,7 +236,7 @@ def apply(params: PyTree, adapters: Adapters) -> PyTree:
     Raises:
         ValueError: an adapter has no leaf, or one of another shape.
     """
-    return _placed(params, adapters, lambda adapter, W: adapter.layer(W))
+    return _replace_leaves(params, adapters, lambda adapter, W: adapter.layer(W))
 
 
 @checked
@@ -247,7 +249,7 @@ def merge(params: PyTree, adapters: Adapters) -> PyTree:
         >>> merge({"W": jnp.eye(2)}, {"W": lrdyn.adapters.Factors(B, A, 2.0)})["W"].tolist()
         [[3.0, 2.0], [2.0, 3.0]]
     """
-    return _placed(params, adapters, lambda adapter, W: adapter.onto(W))
+    return _replace_leaves(params, adapters, lambda adapter, W: adapter.onto(W))
 
 
 @checked
@@ -264,7 +266,7 @@ def unmerge(params: PyTree, adapters: Adapters) -> PyTree:
         >>> unmerge(merge({"W": jnp.eye(2)}, adapters), adapters)["W"].tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    return _placed(params, adapters, lambda adapter, W: adapter.taken_off(W))
+    return _replace_leaves(params, adapters, lambda adapter, W: adapter.unmerge(W))
 
 
 @checked
@@ -282,7 +284,7 @@ def rebase(params: PyTree, adapters: Adapters) -> tuple[PyTree, Adapters]:
         >>> base["W"].round(5).tolist(), plain["W"].start
         ([[0.0, 0.0], [0.0, 1.0]], None)
     """
-    base = _placed(params, adapters, lambda adapter, W: adapter.base(W))
+    base = _replace_leaves(params, adapters, lambda adapter, W: adapter.base(W))
     return base, {path: adapter.without_start() for path, adapter in adapters.items()}
 
 
@@ -312,7 +314,7 @@ def split(adapters: Adapters) -> SplitParts:
         >>> parts.trained["W"].A, parts.frozen["W"].B
         (None, None)
     """
-    parts = {path: adapter.apart() for path, adapter in adapters.items()}
+    parts = {path: adapter.partition() for path, adapter in adapters.items()}
     trained, frozen = ({path: pair[i] for path, pair in parts.items()} for i in (0, 1))
     return SplitParts(trained, frozen)
 

@@ -87,7 +87,7 @@ def read(
     tensors = opened(file)
     # Names, shapes and types come from the header: a refusal costs no reading of tensors.
     known = peft_config.read(Path(config) if config else file.with_name(peft_config.NAME))
-    parts, saved = peft_tensors.checked(tensors, known, base)
+    parts, saved = peft_tensors.check_tensors(tensors, known, base)
     if not parts:
         raise refused(file, "no factors", "those of at least one module")
     embeddings = frozenset(
@@ -166,7 +166,7 @@ def described(
         | more,
     )
     adapter = Stored(dict(factors), dict(saved or {}), content, frozenset(embeddings))
-    _named(adapter)
+    _name_tensors(adapter)
     return adapter
 
 
@@ -264,7 +264,7 @@ def write(folder: str | Path, adapter: Stored) -> None:
         1.5
     """
     # All is checked, and the text is made, before the first file is touched: a refusal leaves none.
-    arrays = _named(adapter)
+    arrays = _name_tensors(adapter)
     text = json.dumps(adapter.config, indent=2, sort_keys=True, allow_nan=False)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -273,10 +273,10 @@ def write(folder: str | Path, adapter: Stored) -> None:
         temporary.write_text(text)
 
 
-def _named(adapter: Stored) -> dict[str, Any]:
+def _name_tensors(adapter: Stored) -> dict[str, Any]:
     """The tensors by their names in the file; all is checked as when it is read."""
     config = PeftConfig(Path("adapter.config"), dict(adapter.config))
-    peft_config.checked(config)
+    peft_config.check_config(config)
     arrays: dict[str, Any] = {}
     for module, stored in adapter.factors.items():
         _check_factors(module, stored)
@@ -297,7 +297,7 @@ def _named(adapter: Stored) -> dict[str, Any]:
         arrays[PREFIX + inside] = np.asarray(array)
     place = Path("adapter")
     infos = {name: Info(place, x.dtype.name, tuple(x.shape)) for name, x in arrays.items()}
-    peft_tensors.checked(Tensors(place, infos, {}), config, None)
+    peft_tensors.check_tensors(Tensors(place, infos, {}), config, None)
     return arrays
 
 
@@ -337,7 +337,9 @@ def merged(
         kind = np.result_type(result[name].dtype, np.float32)
         W, B, A = (np.asarray(x, kind) for x in (result[name], stored.B, stored.A))
         # In the type of the product: a scale of another would change that of the sum.
-        whole = (tail(W, stored.A.shape[0]) if start else W) + kind.type(stored.scale) * (B @ A)
+        whole = (pissa_residual(W, stored.A.shape[0]) if start else W) + kind.type(stored.scale) * (
+            B @ A
+        )
         if stored.magnitude is not None:
             norms = np.linalg.norm(whole, axis=1)
             # A row of zeros stays one, as in a training: it has no direction.
@@ -347,7 +349,7 @@ def merged(
     return result
 
 
-def tail(weight: np.ndarray, rank: int) -> np.ndarray:
+def pissa_residual(weight: np.ndarray, rank: int) -> np.ndarray:
     """What PiSSA leaves of a weight: it without its largest singular values.
 
     Args:
@@ -355,7 +357,7 @@ def tail(weight: np.ndarray, rank: int) -> np.ndarray:
         rank: how many.
 
     Example:
-        >>> tail(np.diag([3.0, 2.0]), 1).round(12)
+        >>> pissa_residual(np.diag([3.0, 2.0]), 1).round(12)
         array([[0., 0.],
                [0., 2.]])
     """

@@ -96,7 +96,9 @@ def stored_of(
             if weights is None or path not in weights:
                 checks.refuse("weights", f"no {path}", "what is trained as it is")
             whole = np.asarray(weights[path] + adapter.value)
-            _add("adapters", saved, _torch_name(place), whole.T if _is_kernel(path) else whole)
+            _add_unique(
+                "adapters", saved, _torch_name(place), whole.T if _is_kernel(path) else whole
+            )
             continue
         stored = _stored_factors(f"adapters[{path!r}]", adapter)
         if not path.endswith((WEIGHT, *FLAX)) or path.endswith(".scale"):
@@ -110,9 +112,9 @@ def stored_of(
         module = _torch_name(place).removesuffix(WEIGHT)
         if path.endswith(".embedding"):
             embeddings.add(module)
-        _add("adapters", factors, module, stored)
+        _add_unique("adapters", factors, module, stored)
     if "bias" not in how:
-        how["bias"] = _bias(factors, saved, weights, names)
+        how["bias"] = _bias_setting(factors, saved, weights, names)
     return described(factors, saved=saved, embeddings=embeddings, **how)
 
 
@@ -126,13 +128,13 @@ def _torch_name(path: str) -> str:
     return head + WEIGHT if f".{leaf}" in FLAX else path
 
 
-def _add(argument: str, by_name: dict[str, Any], name: str, value: Any) -> None:
+def _add_unique(argument: str, by_name: dict[str, Any], name: str, value: Any) -> None:
     if name in by_name:
         checks.refuse(argument, f"two for {name}", "a name for each")
     by_name[name] = value
 
 
-def _bias(
+def _bias_setting(
     factors: Mapping[str, Any],
     saved: dict[str, Any],
     weights: Mapping[str, Any] | Tensors | None,

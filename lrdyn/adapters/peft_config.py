@@ -60,17 +60,17 @@ class PeftConfig:
         values = (self.get(key) for key in keys.split())
         return sum(len(value) for value in values if isinstance(value, list | dict))
 
-    def refused(self, key: str, got: Any, wanted: str) -> Refused:
+    def refusal(self, key: str, got: Any, wanted: str) -> Refused:
         """Error that refuses the value of a key."""
         return refused(self.path, got if isinstance(got, str) else repr(got), wanted, key)
 
     def rank(self, module: str) -> int:
         """The rank r of a module: that of the first pattern that fits it, or ``r``."""
-        return self._of_pattern("rank_pattern", module, self.content["r"])
+        return self._pattern_value("rank_pattern", module, self.content["r"])
 
     def alpha(self, module: str) -> float | int:
         """The numerator alpha of a module: of the first pattern that fits it, or ``lora_alpha``."""
-        return self._of_pattern("alpha_pattern", module, self.content["lora_alpha"])
+        return self._pattern_value("alpha_pattern", module, self.content["lora_alpha"])
 
     def scale(self, module: str) -> float | int:
         """The scale s of a module: alpha / r, or alpha / sqrt(r) of rsLoRA (arXiv 2312.03732).
@@ -90,12 +90,12 @@ class PeftConfig:
             True
         """
         target = self.get("target_modules")
-        if self.saves_module(module) or self._fits("exclude_modules", module):
+        if self.saves_module(module) or self._matches("exclude_modules", module):
             return False
-        fits = target == ALL_LINEAR or self._fits("target_modules", module)
+        fits = target == ALL_LINEAR or self._matches("target_modules", module)
         return fits and (target == ALL_LINEAR or self._in_layers(module))
 
-    def _fits(self, key: str, module: str) -> bool:
+    def _matches(self, key: str, module: str) -> bool:
         """Whether the module is one of a key, which has names or a regular expression."""
         target = self.get(key) or ()
         if not isinstance(target, str):
@@ -103,16 +103,16 @@ class PeftConfig:
         try:
             return self.patterns.fullmatch(target, module)
         except Unsupported as error:
-            raise self.refused(key, target, f"{REGULAR}: {error}") from None
+            raise self.refusal(key, target, f"{REGULAR}: {error}") from None
 
-    def _of_pattern(self, key: str, module: str, otherwise: Any) -> Any:
+    def _pattern_value(self, key: str, module: str, otherwise: Any) -> Any:
         """The value of the first pattern of a key that fits the module."""
         for pattern, value in (self.get(key) or {}).items():
             try:
                 if self.patterns.ends_with(pattern, module):
                     return value
             except Unsupported as error:
-                raise self.refused(key, pattern, f"{REGULAR}: {error}") from None
+                raise self.refusal(key, pattern, f"{REGULAR}: {error}") from None
         return otherwise
 
     def _in_layers(self, module: str) -> bool:
@@ -176,104 +176,109 @@ def read(path: Path) -> PeftConfig:
     content = read_json(path, "the configuration of an adapter")
     if not isinstance(content, dict):
         raise refused(path, f"a {type(content).__name__}", "the configuration of an adapter")
-    return checked(PeftConfig(path, content))
+    return check_config(PeftConfig(path, content))
 
 
-def checked(config: PeftConfig) -> PeftConfig:
+def check_config(config: PeftConfig) -> PeftConfig:
     """The configuration itself, if all that is turned on in it is read.
 
     Raises:
         Refused: a key holds what is not read.
 
     Example:
-        >>> checked(PeftConfig(Path("a"), {"peft_type": "LORA", "r": 0}))
+        >>> check_config(PeftConfig(Path("a"), {"peft_type": "LORA", "r": 0}))
         Traceback (most recent call last):
         lrdyn.data.guarded.Refused: a: r: got 0, wanted an integer >= 1
     """
     if config.get("peft_type") != "LORA":
         wanted = "LORA: of PEFT's adapters LoRA, rsLoRA, DoRA and PiSSA are read"
-        raise config.refused("peft_type", config.get("peft_type"), wanted)
+        raise config.refusal("peft_type", config.get("peft_type"), wanted)
     for key, (fits, wanted) in FORMS.items():
         if not fits(config.get(key)):
-            raise config.refused(key, config.get(key), wanted)
+            raise config.refusal(key, config.get(key), wanted)
     start = config.content.get("init_lora_weights", True)
     if not isinstance(start, bool) and start not in STARTS:
         wanted = (
             "a start that leaves the base as it is, or pissa: "
             "convert it with PEFT's path_initial_model_for_weight_conversion"
         )
-        raise config.refused("init_lora_weights", start, wanted)
+        raise config.refusal("init_lora_weights", start, wanted)
     if config.get("fan_in_fan_out") and config.get("use_dora"):
         wanted = "false beside use_dora: magnitudes of a transposed weight are not read"
-        raise config.refused("fan_in_fan_out", True, wanted)
+        raise config.refusal("fan_in_fan_out", True, wanted)
     for key, value in config.content.items():
         # Refused, not ignored: an unknown switch that is on may change what the tensors mean.
         if key not in READ | KEPT and value not in (None, False, "", [], {}):
-            raise config.refused(key, value, "it off (null, false or empty): it is not read")
+            raise config.refusal(key, value, "it off (null, false or empty): it is not read")
     return config
 
 
-def _number(x: Any) -> bool:
+def _is_number(x: Any) -> bool:
     # ``type`` and not ``isinstance``: a bool is an int of Python's, and of JSON something else.
     return (type(x) is int and abs(x) < 2**64) or (type(x) is float and math.isfinite(x))
 
 
-def _length(x: Any) -> bool:
+def _is_length(x: Any) -> bool:
     return type(x) is int and 1 <= x < 2**31
 
 
-def _switch(x: Any) -> bool:
+def _is_switch(x: Any) -> bool:
     return x is None or type(x) is bool
 
 
-def _pattern(x: Any) -> bool:
+def _is_pattern(x: Any) -> bool:
     """Whether it is a regular expression, of parts that are matched in polynomial time."""
     with contextlib.suppress(Unsupported):
         return isinstance(x, str) and bool(patterns.parsed(x) or not x)
     return False
 
 
-def _plain(x: Any) -> bool:
+def _is_plain(x: Any) -> bool:
     with contextlib.suppress(Unsupported):
         return isinstance(x, str) and patterns.is_plain(x)
     return False
 
 
-def _texts(x: Any) -> bool:
+def _are_texts(x: Any) -> bool:
     return isinstance(x, list) and all(isinstance(text, str) and text for text in x)
 
 
-def _patterns(fits: Any) -> Any:
+def _maps_patterns(fits: Any) -> Any:
     return lambda x: (
         x is None
-        or (isinstance(x, dict) and all(_pattern(key) and fits(value) for key, value in x.items()))
+        or (
+            isinstance(x, dict)
+            and all(_is_pattern(key) and fits(value) for key, value in x.items())
+        )
     )
 
 
 FORMS: dict[str, tuple[Any, str]] = {
-    "r": (_length, "an integer >= 1"),
-    "lora_alpha": (_number, "a number"),
-    "use_rslora": (_switch, "true or false"),
-    "use_dora": (_switch, "true or false"),
-    "fan_in_fan_out": (_switch, "true or false"),
-    "rank_pattern": (_patterns(_length), "regular expressions with integers >= 1"),
-    "alpha_pattern": (_patterns(_number), "regular expressions with numbers"),
+    "r": (_is_length, "an integer >= 1"),
+    "lora_alpha": (_is_number, "a number"),
+    "use_rslora": (_is_switch, "true or false"),
+    "use_dora": (_is_switch, "true or false"),
+    "fan_in_fan_out": (_is_switch, "true or false"),
+    "rank_pattern": (_maps_patterns(_is_length), "regular expressions with integers >= 1"),
+    "alpha_pattern": (_maps_patterns(_is_number), "regular expressions with numbers"),
     "target_modules": (
-        lambda x: _texts(x) or _pattern(x),
+        lambda x: _are_texts(x) or _is_pattern(x),
         "names of modules or a regular expression",
     ),
     "exclude_modules": (
-        lambda x: x is None or _texts(x) or _pattern(x),
+        lambda x: x is None or _are_texts(x) or _is_pattern(x),
         "names or a regular expression",
     ),
-    "modules_to_save": (lambda x: x is None or _texts(x), "names of modules"),
+    "modules_to_save": (lambda x: x is None or _are_texts(x), "names of modules"),
     "layers_to_transform": (
         lambda x: x is None or all(type(n) is int for n in (x if isinstance(x, list) else [x])),
         "integers",
     ),
     "layers_pattern": (
         # They stand within an expression whose groups are read: ``re`` matches them.
-        lambda x: x is None or _plain(x) or (_texts(x) and len(x) <= 64 and all(map(_plain, x))),
+        lambda x: (
+            x is None or _is_plain(x) or (_are_texts(x) and len(x) <= 64 and all(map(_is_plain, x)))
+        ),
         "regular expressions without repetitions and groups",
     ),
     "bias": (lambda x: x in (None, "none", "all", "lora_only"), "none, all or lora_only"),

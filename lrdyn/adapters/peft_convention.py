@@ -32,7 +32,7 @@ class WrittenAdapter:
         >>> folder = tempfile.mkdtemp()
         >>> factors = peft.StoredFactors(np.ones((3, 2)), np.ones((2, 4)), 1.5)
         >>> peft.write(folder, peft.described({"q": factors}))
-        >>> WrittenAdapter(folder).applied("q.weight", np.zeros((3, 4)))[0]
+        >>> WrittenAdapter(folder).apply("q.weight", np.zeros((3, 4)))[0]
         array([3., 3., 3., 3.])
     """
 
@@ -48,7 +48,7 @@ class WrittenAdapter:
             if name.endswith((".lora_A.weight", ".lora_embedding_A")):
                 yield name.removeprefix(FRONT).rsplit(".lora_", 1)[0]
 
-    def _of_pattern(self, key: str, module: str, otherwise: Any) -> Any:
+    def _pattern_value(self, key: str, module: str, otherwise: Any) -> Any:
         # PEFT's get_pattern_key: a whole name, or its end behind a dot.
         for pattern, value in (self._config.get(key) or {}).items():
             if re.match(rf"(.*\.)?({pattern})$", module):
@@ -56,13 +56,11 @@ class WrittenAdapter:
         return otherwise
 
     def _scaling(self, module: str) -> tuple[int, float]:
-        r = self._of_pattern("rank_pattern", module, self._config["r"])
-        alpha = self._of_pattern("alpha_pattern", module, self._config["lora_alpha"])
+        r = self._pattern_value("rank_pattern", module, self._config["r"])
+        alpha = self._pattern_value("alpha_pattern", module, self._config["lora_alpha"])
         return r, alpha / (math.sqrt(r) if self._config.get("use_rslora") else r)
 
-    def applied(
-        self, name: str, weight: np.ndarray, *, is_conv1d: bool = False
-    ) -> np.ndarray | None:
+    def apply(self, name: str, weight: np.ndarray, *, is_conv1d: bool = False) -> np.ndarray | None:
         """The array that PEFT has in place of one of the base; None where that stays.
 
         Args:

@@ -27,7 +27,7 @@ Sizes = Mapping[str, tuple[int, ...]]
 """Shapes of the tensors of the base, by their names."""
 
 
-def checked(
+def check_tensors(
     tensors: Tensors, config: PeftConfig, base: Mapping[str, Any] | Tensors | None
 ) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """Names of tensors: those of each module's factors by field, and by their name in the base.
@@ -42,17 +42,17 @@ def checked(
 
     Example:
         >>> from pathlib import Path
-        >>> checked(Tensors(Path("a"), {}, {}), PeftConfig(Path("b"), {}), None)
+        >>> check_tensors(Tensors(Path("a"), {}, {}), PeftConfig(Path("b"), {}), None)
         ({}, {})
     """
-    parts, others = _grouped(tensors)
+    parts, others = _group_names(tensors)
     if (pairs := len(tensors) * config.entries) > PAIRS:
         got = f"{len(tensors)} tensors beside {config.entries} names and patterns"
         wanted = f"at most {PAIRS:,} pairs of them, which are compared, not {pairs:,}"
         raise refused(tensors.path, got, wanted)
     for module, names in parts.items():
         _check_names(tensors, config, module, names)
-    saved = _whole(tensors, config, set(parts), others)
+    saved = _whole_tensors(tensors, config, set(parts), others)
     sizes: Sizes | None = None
     if isinstance(base, Tensors):
         sizes = {name: info.shape for name, info in base.infos.items()}
@@ -75,7 +75,7 @@ def is_embedding(names: Mapping[str, str]) -> bool:
     return names["A"].endswith(EMBEDDING["A"])
 
 
-def _grouped(tensors: Tensors) -> tuple[dict[str, dict[str, str]], list[str]]:
+def _group_names(tensors: Tensors) -> tuple[dict[str, dict[str, str]], list[str]]:
     """The names of each module's factors by their field, and the other names."""
     parts: dict[str, dict[str, str]] = {}
     others: list[str] = []
@@ -112,7 +112,7 @@ def _check_names(tensors: Tensors, config: PeftConfig, module: str, names: dict[
         raise refused(tensors.path, got, "no tensor of it: it is extra", names["A"])
 
 
-def _whole(tensors: Tensors, config: PeftConfig, adapted: set[str], names: Iterable[str]):
+def _whole_tensors(tensors: Tensors, config: PeftConfig, adapted: set[str], names: Iterable[str]):
     """Name in the base -> name in the file, of the tensors that are saved whole."""
     places: dict[str, str] = {}
     for place in names:

@@ -92,18 +92,18 @@ def is_map(node: Any) -> bool:
     return isinstance(node, Parametrization)
 
 
-def begun(S: Parametrization, weight: Array) -> tuple[Parametrization, Any]:
+def begin_coordinates(S: Parametrization, weight: Array) -> tuple[Parametrization, Any]:
     """What stays of S, and the coordinates R at which the parameter is W.
 
     Example:
         >>> adapter = Factors(jnp.zeros((2, 1)), jnp.ones((1, 2)), trained=("B",))
-        >>> fixed, R = begun(adapter, jnp.eye(2))  # A is not trained
+        >>> fixed, R = begin_coordinates(adapter, jnp.eye(2))  # A is not trained
         >>> R.B.shape, R.A, fixed.B, fixed.A.shape
         ((2, 1), None, None, (1, 2))
     """
     _check_map(S)
     if isinstance(S, Adapter):
-        coordinates, fixed = S.apart()
+        coordinates, fixed = S.partition()
         return fixed, coordinates
     return S, jnp.zeros_like(S.project(weight))
 
@@ -179,12 +179,12 @@ def lift_onto(weights: PyTree, maps: PyTree, coordinates: PyTree, scale: Any = 1
         [[[2.0], [0.0]], [[1.0], [1.0]]]
     """
 
-    def onto(S: Parametrization, W: Array, R: Any) -> Array:
+    def lift(S: Parametrization, W: Array, R: Any) -> Array:
         if isinstance(S, Projector):  # its adapter would stop gradients in s
             return W + jnp.asarray(scale, W.dtype) * S.lift(R)
         return adapter_of(S, R, scale).onto(W)
 
-    return over_maps(onto, maps, weights, coordinates)
+    return over_maps(lift, maps, weights, coordinates)
 
 
 # How they are chosen ---------------------------------------------------------------------------
@@ -219,14 +219,14 @@ TIED = 1e-3
 
 
 @checked
-def signed(vectors: Float[Array, "length rank"]) -> Float[Array, "length rank"]:
+def fix_signs(vectors: Float[Array, "length rank"]) -> Float[Array, "length rank"]:
     """Give each column a sign: the first of its largest entries is positive, ties included.
 
     Where entries are equal up to rounding, as in the gradient of two classes, rounding would say
     which one is the largest. So the first entry within :data:`TIED` of the largest decides.
 
     Example:
-        >>> signed(jnp.array([[-0.7], [0.7 + 1e-9]])).round(3).tolist()
+        >>> fix_signs(jnp.array([[-0.7], [0.7 + 1e-9]])).round(3).tolist()
         [[0.7], [-0.7]]
     """
     sizes = jnp.abs(vectors)
@@ -239,7 +239,7 @@ def signed(vectors: Float[Array, "length rank"]) -> Float[Array, "length rank"]:
 def top_singular_projector(
     gradient: Float[Array, "m n"], rank: int, side: Side = "smaller"
 ) -> Projector:
-    """P = top-r left (or right) singular vectors of G, with signs by :func:`signed`.
+    """P = top-r left (or right) singular vectors of G, with signs by :func:`fix_signs`.
 
     Without a rule for signs a kept momentum would depend on LAPACK's choice of them.
 
@@ -264,7 +264,7 @@ def top_singular_projector(
     wide = gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32))
     left, _, right = linalg.svd(wide)
     vectors = left if side == "left" else right.T
-    return Projector(signed(vectors[:, :rank]).astype(gradient.dtype), side)
+    return Projector(fix_signs(vectors[:, :rank]).astype(gradient.dtype), side)
 
 
 def choose_projectors(gradients: PyTree, rank: int, side: Side = "smaller") -> PyTree:
@@ -364,11 +364,11 @@ def draw_projectors(
             basis = jax.random.uniform(key, shape, W.dtype, -1, 1)
         return Projector(basis / math.sqrt(length), resolved)
 
-    return matrices_alone(draw, key, weights)
+    return map_matrices(draw, key, weights)
 
 
 @checked
-def matrices_alone(
+def map_matrices(
     draw: Callable[[Key[Array, ""], Array], Any], key: Key[Array, ""] | None, gradients: PyTree
 ) -> PyTree:
     """``draw(key, G)`` for each matrix, with a key of its own, and the identity for vectors.
@@ -382,7 +382,7 @@ def matrices_alone(
         ValueError: an array has three axes or more.
 
     Example:
-        >>> maps = matrices_alone(
+        >>> maps = map_matrices(
         ...     lambda key, G: Projector(G, "left"), jax.random.key(0), [jnp.eye(2), jnp.ones(2)])
         >>> maps[0].side, maps[1]
         ('left', Identity())
@@ -400,11 +400,11 @@ def matrices_alone(
 # As a method chooses them: from a random key, the gradients, r and the side -----------------------
 
 
-def by_svd(key: Key[Array, ""] | None, gradients: PyTree, rank: int, side: Side) -> PyTree:
+def choose_by_svd(key: Key[Array, ""] | None, gradients: PyTree, rank: int, side: Side) -> PyTree:
     """Projectors from an SVD of each gradient, see :func:`choose_projectors`; no key is needed."""
     return choose_projectors(gradients, rank, side)
 
 
-def identities(key: Key[Array, ""] | None, gradients: PyTree, rank: int, side: Side) -> PyTree:
+def choose_identity(key: Key[Array, ""] | None, gradients: PyTree, rank: int, side: Side) -> PyTree:
     """The identity for every parameter."""
     return jax.tree.map(lambda G: Identity(), gradients)

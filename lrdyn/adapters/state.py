@@ -63,9 +63,9 @@ def transport_moments(fresh: PyTree, state: PyTree, old: PyTree, new: PyTree) ->
         if not _is_moment(node):
             return node
         known = [name for name in FIRST_MOMENTS if name in node._fields]
-        return node._replace(**{name: moved(getattr(node, name)) for name in known})
+        return node._replace(**{name: transport(getattr(node, name)) for name in known})
 
-    def moved(moments: PyTree) -> PyTree:
+    def transport(moments: PyTree) -> PyTree:
         # Where maps are trained, moments have their leaves as well, and no map belongs to those.
         if jax.tree.structure(moments) != jax.tree.structure(old, is_leaf=is_map):
             raise ValueError(
@@ -101,12 +101,12 @@ def reset(*, moments: bool = True, count: bool = True) -> StatePolicy:
     """
 
     def policy(fresh: PyTree, state: PyTree, old: PyTree, new: PyTree) -> PyTree:
-        def of_leaf(begun: Any, present: Any) -> Any:
+        def reset_leaf(begun: Any, present: Any) -> Any:
             is_integer = jnp.issubdtype(jnp.result_type(present), jnp.integer)
             is_count = jnp.ndim(present) == 0 and is_integer
             return begun if (count if is_count else moments) else present
 
-        return jax.tree.map(of_leaf, fresh, state)
+        return jax.tree.map(reset_leaf, fresh, state)
 
     return policy
 
@@ -190,7 +190,7 @@ class Owners(NamedTuple):
         taken = {"adapted"}
         if not counts and "adapted" in self.roles:
             taken.add("count")
-        both = self._chosen(state, renewed, taken)
+        both = self._replace_roles(state, renewed, taken)
         return both, self.second_counts(renewed) if counts else ()
 
     def update(
@@ -222,9 +222,9 @@ class Owners(NamedTuple):
             updates,
         )
         later = self.second_counts(after_adapted)
-        return chosen, self._chosen(after, after_adapted, {"adapted"}), later
+        return chosen, self._replace_roles(after, after_adapted, {"adapted"}), later
 
-    def _chosen(self, state: PyTree, other: PyTree, roles: set[str]) -> PyTree:
+    def _replace_roles(self, state: PyTree, other: PyTree, roles: set[str]) -> PyTree:
         """The state, with the leaves of some roles taken from another."""
         leaves, structure = jax.tree.flatten(state)
         triples = zip(self.roles, leaves, jax.tree.leaves(other), strict=True)

@@ -19,11 +19,11 @@ def table(data_dir: str = "") -> list[str]:
         >>> table()[0].split()[:3]
         ['data', 'set', 'found,']
     """
-    rows = [("data set", "found, or what would do"), *_images(data_dir), *_pairs(data_dir)]
+    rows = [("data set", "found, or what would do"), *_image_rows(data_dir), *_pair_rows(data_dir)]
     return [*aligned(rows), "", printable(f"looked in {looked_in(data_dir)}")]
 
 
-def _images(data_dir: str) -> Iterator[tuple[str, str]]:
+def _image_rows(data_dir: str) -> Iterator[tuple[str, str]]:
     for name in sets.IMAGES:
         files = sets.image_files(name, data_dir)
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
@@ -31,7 +31,7 @@ def _images(data_dir: str) -> Iterator[tuple[str, str]]:
         yield name, f"{files[0]}{more}" if files else lacking
 
 
-def _pairs(data_dir: str) -> Iterator[tuple[str, str]]:
+def _pair_rows(data_dir: str) -> Iterator[tuple[str, str]]:
     for split in SPLITS:
         names = stsb_names(split)
         path = find(names, data_dir)

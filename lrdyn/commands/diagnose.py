@@ -156,10 +156,10 @@ def main(words: Sequence[str]) -> None:
         "k": options.top,
         "sketch": options.sketch,
         "bulk": options.bulk,
-        "rename": _renaming(options.rename),
+        "rename": _parse_renames(options.rename),
     }
     adapter = planned = None
-    with user_files("BEFORE, AFTER"), timed("diagnose") as progress:
+    with user_files("BEFORE, AFTER"), show_progress("diagnose") as progress:
         if options.extract:
             arguments = _extraction_arguments(options) | how
             adapter = extract(options.before, options.after, **arguments, progress=progress)
@@ -167,12 +167,12 @@ def main(words: Sequence[str]) -> None:
         else:
             diagnosis = diagnose(options.before, options.after, **how, progress=progress)
         if options.plan:
-            planned = _planned(options, diagnosis)
+            planned = _plan(options, diagnosis)
     say(diagnosis.json() if options.json else diagnosis.table(every=options.every))
     if options.out:
         _write(diagnosis, Path(options.out), quiet=options.json)
     if adapter is not None:
-        with user_files("BEFORE, AFTER"), timed("reading the adapter back") as progress:
+        with user_files("BEFORE, AFTER"), show_progress("reading the adapter back") as progress:
             adapter = adapter.write(options.extract, progress=progress)
         if not options.json:
             lines = [*adapter.lines(), f"adapter, read back by PEFT's rules: {options.extract}"]
@@ -205,7 +205,7 @@ def _check_flags(options: argparse.Namespace) -> None:
         raise BadInput(f"--plan: got {got} beside it, wanted --budget N or --error E")
 
 
-def _renaming(words: Sequence[str]) -> dict[str, str] | None:
+def _parse_renames(words: Sequence[str]) -> dict[str, str] | None:
     """Parse the words of ``--rename``: regular expression -> text."""
     names: dict[str, str] = {}
     for word in words:
@@ -233,7 +233,7 @@ def _extraction_arguments(options: argparse.Namespace) -> dict[str, Any]:
     return arguments | ({"embeddings": options.embedding} if options.embedding else {})
 
 
-def _planned(options: argparse.Namespace, diagnosis: Diagnosis) -> Plan:
+def _plan(options: argparse.Namespace, diagnosis: Diagnosis) -> Plan:
     """Plan ranks for the budget, in the orientation in which the model stores its weights."""
     first = reading.weights("before", options.before)
     modules = [name.removesuffix(".weight") for name in first.infos]
@@ -280,7 +280,7 @@ def user_files(what: str, wanted: str = "weights") -> Iterator[None]:
         raise BadInput(f"{what}: got {got}, wanted {wanted}") from None
 
 
-def timed(title: str) -> AbstractContextManager[progress.Progress]:
+def show_progress(title: str) -> AbstractContextManager[progress.Progress]:
     """Show the progress of the work on matrices, and the time left."""
     return progress.shown(title, what="", first=FIRST)
 

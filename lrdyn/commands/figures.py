@@ -67,32 +67,34 @@ def main(
     """
     options, action, chosen = parse(exhibits, sys.argv[1:] if argv is None else argv, prog)
     options.out = Path(options.out)
-    _writable(options.out)
-    _known_preset(options.preset, chosen)
+    _check_writable(options.out)
+    _check_preset(options.preset, chosen)
     # Refused at once, not after the figures are drawn.
-    if action == "baseline" and not options.yes and not _terminal():
+    if action == "baseline" and not options.yes and not _has_terminal():
         raise BadInput("--yes: got a baseline to write and no terminal to ask, wanted this flag")
     named = bool(set(options.figures) - set(ACTIONS))
-    chosen = _in_precision(chosen, options.dtype, named=named, prog=prog, machine=machine)
+    chosen = _select_precision(chosen, options.dtype, named=named, prog=prog, machine=machine)
     if options.train and not named:
         # What takes seconds is not kept waiting by hours, nor what is wanted most by other hours.
         chosen = sorted(chosen, key=lambda exhibit: (exhibit.long, exhibit.turn))
     for exhibit in exhibits:
         if missing(exhibit) and not named:
             say(f"{exhibit.name}: left out, it needs {missing(exhibit)}")
-    agree, failed = _each(action, chosen, options, baselines, written_in, named=named)
+    agree, failed = _act_on_each(action, chosen, options, baselines, written_in, named=named)
     if not named:  # an exhibit without its data is only named
         failed = {name: e for name, e in failed.items() if not isinstance(e, Lacking)}
     if failed:
         raise _failure(failed)
     if action != "check":
         return None
-    if uncompared := _not_compared(chosen, options, baselines):
+    if uncompared := _describe_uncompared(chosen, options, baselines):
         say(uncompared)
     return Sameness(all(agree))
 
 
-def _not_compared(chosen: Sequence[Exhibit], options: argparse.Namespace, baselines: Path) -> str:
+def _describe_uncompared(
+    chosen: Sequence[Exhibit], options: argparse.Namespace, baselines: Path
+) -> str:
     """Say which figures had no new numbers to compare, and why; empty if all had."""
     reasons: dict[str, list[str]] = {}
     for exhibit in chosen:
@@ -104,7 +106,7 @@ def _not_compared(chosen: Sequence[Exhibit], options: argparse.Namespace, baseli
     return f"numbers not compared of {causes}" if causes else ""
 
 
-def _each(
+def _act_on_each(
     action: str,
     chosen: Sequence[Exhibit],
     options: argparse.Namespace,
@@ -224,11 +226,11 @@ def parser_of(exhibits: Sequence[Exhibit], prog: str) -> Parser:
     return parser
 
 
-def _terminal() -> bool:
+def _has_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def _asked(name: str) -> bool:
+def _ask(name: str) -> bool:
     """Whether the person at the terminal wants a baseline written."""
     say(f"{name}: write it? [y/N] ", end="")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
@@ -248,7 +250,7 @@ def _choose(words: Sequence[str], exhibits: Sequence[Exhibit]) -> tuple[str, lis
     return action, chosen or [exhibit for exhibit in exhibits if not missing(exhibit)]
 
 
-def _writable(out: Path) -> None:
+def _check_writable(out: Path) -> None:
     existing = next(
         folder for folder in (out / "figures", *(out / "figures").parents) if os.path.exists(folder)
     )
@@ -263,7 +265,7 @@ def _writable(out: Path) -> None:
         raise BadInput(f"--out: got {str(out)!r}, wanted a folder that can be written")
 
 
-def _in_precision(
+def _select_precision(
     exhibits: Sequence[Exhibit],
     given: str | None,
     *,
@@ -297,7 +299,7 @@ def _in_precision(
     return [in_precision(exhibit, dtype) for exhibit in exhibits if dtype in exhibit.precisions]
 
 
-def _known_preset(preset: str, exhibits: Sequence[Exhibit]) -> None:
+def _check_preset(preset: str, exhibits: Sequence[Exhibit]) -> None:
     for exhibit in exhibits:
         if preset not in exhibit.presets:
             raise BadInput(f"--preset: got {preset!r}, wanted one of {', '.join(exhibit.presets)}")
@@ -313,7 +315,7 @@ def _act(action: str, exhibit: Exhibit, options: argparse.Namespace, baselines: 
         render(exhibit, options.out, options.preset, baselines=baselines, **how)
     if action == "check":
         return check(exhibit, options.out, baselines, options.preset, report=say)
-    agreed = (lambda: True) if options.yes else partial(_asked, exhibit.name)
+    agreed = (lambda: True) if options.yes else partial(_ask, exhibit.name)
     return write_baseline(
         exhibit, options.out, baselines, options.preset, agreed=agreed, report=say
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from lrdyn.adapters import peft
 from lrdyn.commands.arguments import Example, Parser, folder, share, whole
-from lrdyn.commands.diagnose import ADAPTER, may_be_a_folder, timed, user_files
+from lrdyn.commands.diagnose import ADAPTER, may_be_a_folder, show_progress, user_files
 from lrdyn.core.show import shortened
 from lrdyn.diagnosis.combining import combine
 from lrdyn.system import whole_files
@@ -75,7 +75,7 @@ def main(words: Sequence[str]) -> None:
         # A file of weights has no configuration beside it, and would be called missing.
         if Path(name).is_file() and not Path(name).with_name(ADAPTER[0]).exists():
             raise BadInput(f"ADAPTER: got {shortened(name)!r}, wanted a folder that PEFT wrote")
-    with user_files("ADAPTER", "a folder that PEFT wrote"), timed("merge") as progress:
+    with user_files("ADAPTER", "a folder that PEFT wrote"), show_progress("merge") as progress:
         merged = combine(names, weights, **_ways(options), progress=progress)
         peft.write(out, merged.adapter)
     say("\n".join([*merged.lines(), f"adapter: {out}"]))

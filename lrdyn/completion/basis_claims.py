@@ -68,13 +68,13 @@ def _conditions(case: Recovery) -> BasisTheory:
     both = jnp.concatenate([right[:r].T, product.T @ left[:, :r] / e], axis=1)
     angle = linalg.svdvals(both)[-1]
 
-    def over(gap: Float[Array, ""], without: float) -> Float[Array, ""]:
+    def over_gap(gap: Float[Array, ""], without: float) -> Float[Array, ""]:
         return jnp.where(gap > 0, (largest + e) / jnp.abs(gap), without)
 
     return BasisTheory(
         # r values are sigma_r - e or more and the others e or less: between them are sigma_r - 2 e.
-        basis_condition=over(smallest - 2 * e, jnp.inf) / angle,
-        gap_condition=over(smallest - e, 1.0),  # without a gap the bound is infinite
+        basis_condition=over_gap(smallest - 2 * e, jnp.inf) / angle,
+        gap_condition=over_gap(smallest - e, 1.0),  # without a gap the bound is infinite
     )
 
 
@@ -90,7 +90,7 @@ def measure(case: Recovery) -> BasisMeasured:
     return BasisMeasured(basis=_projector(basis.columns), basis_gap=basis.gap)
 
 
-def _of_both_spaces(case: Recovery) -> BasisTheory:
+def _unturned_basis(case: Recovery) -> BasisTheory:
     """The span of row(Phi) and col(Phi), not turned by the start."""
     left, _, right = linalg.svd(case.target)
     both = jnp.concatenate([right[: case.rank].T, left[:, : case.rank]], axis=1)
@@ -147,7 +147,7 @@ BASIS = Scenario[Recovery, BasisTheory, BasisMeasured](
             "basis_not_turned",
             "row(Phi) and col(Phi), not turned by the start",
             "basis",
-            predict=_of_both_spaces,
+            predict=_unturned_basis,
         ),
         Control(
             "gap_with_hidden_entries",

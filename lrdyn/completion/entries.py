@@ -63,10 +63,10 @@ def observed_entries(target: Float[Array, "k d"], mask: Float[Array, "k d"]) -> 
     observed, values = np.asarray(mask) > 0, np.asarray(target)
     if not observed.any():
         checks.refuse("mask", "no observed entry", "at least one")
-    return ObservedEntries(_lines(observed, values), _lines(observed.T, values.T))
+    return ObservedEntries(_make_lines(observed, values), _make_lines(observed.T, values.T))
 
 
-def _lines(observed: np.ndarray, values: np.ndarray) -> Lines:
+def _make_lines(observed: np.ndarray, values: np.ndarray) -> Lines:
     longest = int(observed.sum(1).max())
     # The places of a line's observed entries come first; the others only pad it.
     places = np.argsort(~observed, axis=1, kind="stable")[:, :longest].astype(np.int32)
@@ -74,12 +74,12 @@ def _lines(observed: np.ndarray, values: np.ndarray) -> Lines:
     entries = np.where(is_entry, np.take_along_axis(values, places, 1), 0.0).astype(values.dtype)
     weights = (is_entry / observed.sum()).astype(values.dtype)
 
-    def blocked(lines: np.ndarray) -> Array:
+    def to_blocks(lines: np.ndarray) -> Array:
         # Empty lines up to a whole block: their weights are 0.
         padded = np.pad(lines, ((0, -len(observed) % BLOCK), (0, 0)))
         return jnp.asarray(padded.reshape(-1, BLOCK, longest))
 
-    return Lines(blocked(places), blocked(entries), blocked(weights))
+    return Lines(to_blocks(places), to_blocks(entries), to_blocks(weights))
 
 
 @checked
@@ -140,12 +140,12 @@ Slopes = tuple[Float[Array, "k s"], Float[Array, "d s"]]
 # factor has its gradient from a pass over its own lines, and both are made where the loss is.
 @jax.custom_vjp
 def _loss(left: Array, right: Array, entries: ObservedEntries) -> Float[Array, ""]:
-    return _pass(left, right, entries.rows)[0]
+    return _loss_and_slope(left, right, entries.rows)[0]
 
 
 def _forward(left: Array, right: Array, entries: ObservedEntries) -> tuple[Array, Slopes]:
-    loss, of_left = _pass(left, right, entries.rows)
-    return loss, (of_left, _pass(right, left, entries.columns)[1])
+    loss, of_left = _loss_and_slope(left, right, entries.rows)
+    return loss, (of_left, _loss_and_slope(right, left, entries.columns)[1])
 
 
 def _backward(slopes: Slopes, cotangent: Array) -> tuple[Array, Array, None]:
@@ -156,7 +156,7 @@ def _backward(slopes: Slopes, cotangent: Array) -> tuple[Array, Array, None]:
 _loss.defvjp(_forward, _backward)
 
 
-def _pass(
+def _loss_and_slope(
     factor: Float[Array, "k s"], others: Float[Array, "d s"], lines: Lines
 ) -> tuple[Float[Array, ""], Float[Array, "k s"]]:
     """Loss, and its gradient in the factor whose rows the lines belong to."""

@@ -173,7 +173,7 @@ class Recovery(Recorded):
         return CompletionRun(error, value, run.diverged_at)
 
 
-def seen_alone(case: Recovery) -> Recovery:
+def hide_unseen(case: Recovery) -> Recovery:
     """The case with 0 in place of each hidden entry of its target."""
     return dataclasses.replace(case, target=jnp.where(case.mask == 1, case.target, 0.0))
 
@@ -236,7 +236,7 @@ FLAGS = (
 )
 
 
-def _conditioned(target: Float[Array, "d d"], rank: int, condition: Any) -> Float[Array, "d d"]:
+def _set_condition(target: Float[Array, "d d"], rank: int, condition: Any) -> Float[Array, "d d"]:
     """The target with a power of its singular values: sigma_1 / sigma_r is as asked, unless 0."""
     if rank == 1:
         return target
@@ -266,7 +266,7 @@ def make_entries(
     # Draws are instances of one seed: their targets are independent.
     for_target, for_weights, for_view = jax.random.split(jax.random.fold_in(key, draw), 3)
     target = recovery.spread_target(for_target, (dim, dim), rank)
-    target = _conditioned(target, rank, target_condition)
+    target = _set_condition(target, rank, target_condition)
     target *= target_scale / singular_values(target)[0]
     mask = observe(for_view, (dim, dim), observed)
     # The second derivative of the loss in the product, entry by entry: 1 in the mean over masks.
@@ -336,7 +336,7 @@ def check(point: Mapping[str, Any]) -> None:
             f"--init-scale: got {point['init_scale']:g} with d = {dim}, r = {rank} and sigma_1 = "
             f"{top:g}, wanted at most {most:.3g}, a start that is small beside the target"
         )
-    factors = _of_outer_steps(point["step_ratio"], point["outer_ratio"], top)
+    factors = _curvature_factors(point["step_ratio"], point["outer_ratio"], top)
     # stable_steps where all entries are seen: the curvature is then 3 sigma_1^{4/3}.
     most = STABLE / (3 * top ** (4 / 3) * max(factors))
     if point["learning_rate"] > most:
@@ -353,11 +353,11 @@ def stable_steps(case: Recovery) -> Bool[Array, ""]:
     alpha^{2/3}; those of a basis, which start orthonormal, add to it by up to 2 gamma sigma_1^2.
     """
     top = singular_values(case.target)[0]
-    factors = _of_outer_steps(case.step_ratio, case.outer_ratio, top)
+    factors = _curvature_factors(case.step_ratio, case.outer_ratio, top)
     return case.learning_rate * case.sharpness * jnp.maximum(*factors) <= STABLE
 
 
-def _of_outer_steps(alpha: Any, gamma: Any, top: Any) -> tuple[Any, Any]:
+def _curvature_factors(alpha: Any, gamma: Any, top: Any) -> tuple[Any, Any]:
     """Factors on the curvature of balanced layers: of the spectral start, and of a basis."""
     return alpha ** (2 / 3), 1 + 2 / 3 * gamma * top ** (2 / 3)
 

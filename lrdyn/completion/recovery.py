@@ -221,11 +221,11 @@ def sharpness(
         inner = (U * s ** (2 / 3)) @ (U.T @ X @ V) @ (V * s ** (2 / 3)).T
         return X @ (V * s ** (4 / 3)) @ V.T + inner + (U * s ** (4 / 3)) @ (U.T @ X)
 
-    def normalized(X: Float[Array, "k d"]) -> Float[Array, "k d"]:
+    def normalize(X: Float[Array, "k d"]) -> Float[Array, "k d"]:
         return X / jnp.linalg.norm(X)
 
     # K A is no symmetric map, but similar to K^{1/2} A K^{1/2}: its eigenvalues are real.
-    top = jax.lax.fori_loop(0, iterations, lambda _, X: normalized(flow(X)), normalized(target))
+    top = jax.lax.fori_loop(0, iterations, lambda _, X: normalize(flow(X)), normalize(target))
     return jnp.linalg.norm(flow(top))
 
 
@@ -257,14 +257,14 @@ def tangent_curvature(
     U, V = left[:, :rank], right[:rank].T
     beside = linalg.complete_basis(U)[:, rank:]
 
-    def of_coordinates(coordinates: Float[Array, "n"]) -> Float[Array, "k d"]:
+    def to_matrix(coordinates: Float[Array, "n"]) -> Float[Array, "k d"]:
         X, Z = jnp.split(coordinates, [rank * columns])
         # Orthonormal coordinates: the second part is orthogonal to U, so that no direction counts
         # twice.
         return U @ X.reshape(rank, columns) + beside @ Z.reshape(rows - rank, rank) @ V.T
 
     def column(coordinates: Float[Array, "n"]) -> Float[Array, "n"]:
-        bent = curvature(of_coordinates(coordinates))
+        bent = curvature(to_matrix(coordinates))
         return jnp.concatenate([(U.T @ bent).ravel(), (beside.T @ bent @ V).ravel()])
 
     # One direction of T at a time: all at once are as many k x d matrices as T has dimensions.

@@ -12,7 +12,7 @@ from lrdyn.completion.problem import (
     CompletionMeasured,
     CompletionTheory,
     Recovery,
-    seen_alone,
+    hide_unseen,
 )
 from lrdyn.core import linalg
 from lrdyn.core.spectra import singular_values
@@ -33,9 +33,9 @@ def begin(case: Recovery) -> Float[Array, "part d d"]:
     return jnp.stack([start, columns @ columns.T, jax.grad(case.loss)(start)])
 
 
-def start_of_what_is_seen(case: Recovery) -> CompletionTheory:
+def predict_start(case: Recovery) -> CompletionTheory:
     """Starts with 0 in place of every hidden entry of Phi, and the amplification of errors."""
-    zeroed = seen_alone(case)
+    zeroed = hide_unseen(case)
     start = begin(zeroed)
     return CompletionTheory(start=start, start_condition=_condition(zeroed, start))
 
@@ -49,21 +49,21 @@ def _condition(case: Recovery, start: Float[Array, "part d d"]) -> Float[Array, 
     """
     G, r = case.gradient, case.rank
     H = G.T @ case.weights[0]
-    spectral = _over_gap(singular_values(case.surrogate), 2 * r)
+    spectral = _gap_condition(singular_values(case.surrogate), 2 * r)
     weight = case.mask.size / jnp.sum(case.mask)
     slope = jnp.maximum(1.0, weight / jnp.max(jnp.abs(start[2])))
     tops = [linalg.svd(matrix)[2][:r] for matrix in (G, H)]
     angle = linalg.svdvals(jnp.concatenate(tops))[-1]
-    gaps = [_over_gap(singular_values(matrix), r) for matrix in (G, H)]
+    gaps = [_gap_condition(singular_values(matrix), r) for matrix in (G, H)]
     return jnp.maximum(spectral * slope, jnp.maximum(*gaps) / angle)
 
 
-def _over_gap(values: Float[Array, "k"], rank: int) -> Float[Array, ""]:
+def _gap_condition(values: Float[Array, "k"], rank: int) -> Float[Array, ""]:
     gap = values[rank - 1] - values[rank]
     return jnp.where(gap > 0, values[0] / jnp.where(gap > 0, gap, 1.0), jnp.inf)
 
 
-def _one_entry_off(case: Recovery) -> Recovery:
+def _double_one_entry(case: Recovery) -> Recovery:
     """The case with the largest observed entry of its target doubled."""
     place = jnp.argmax(case.mask * jnp.abs(case.target))
     entry = jnp.arange(case.target.size).reshape(case.target.shape) == place
@@ -101,6 +101,6 @@ START_CONTROLS: tuple[Control[Recovery, CompletionTheory, CompletionMeasured], .
         "one_entry_off",
         "the largest observed entry of Phi doubled",
         "start",
-        predict=lambda case: CompletionTheory(start=begin(seen_alone(_one_entry_off(case)))),
+        predict=lambda case: CompletionTheory(start=begin(hide_unseen(_double_one_entry(case)))),
     ),
 )

@@ -35,8 +35,8 @@ from lrdyn.completion.start_claims import (
     START,
     START_CONTROLS,
     begin,
+    predict_start,
     spectral_start,
-    start_of_what_is_seen,
 )
 from lrdyn.core.descent import gradient_descent
 from lrdyn.core.factorization import end_to_end
@@ -62,14 +62,14 @@ ENTRIES, MEASUREMENTS = "observed entries", "Gaussian measurements"
 # The runs ------------------------------------------------------------------------------------
 
 
-def _left(case: Recovery, power: int = 1) -> Float[Array, ""]:
+def _bulk_error(case: Recovery, power: int = 1) -> Float[Array, ""]:
     """Recovery error that Corollary 1 grants the bulk at the start."""
     scales = start_scales(case.weights) ** power
     bound = compression_bound(scales, case.target.shape[0], case.rank)
     return bound / jnp.linalg.norm(case.target)
 
 
-def _full(case: Recovery, factor: float = 1.0) -> CompletionTheory:
+def _train_full(case: Recovery, factor: float = 1.0) -> CompletionTheory:
     """The full network, which compressed ones are compared with, and the level at which it ends."""
     rule = gradient_descent(factor * case.learning_rate)
     run = case.train(end_to_end, case.weights, rule)
@@ -77,8 +77,8 @@ def _full(case: Recovery, factor: float = 1.0) -> CompletionTheory:
         full_error=run.error,
         full_loss=run.loss,
         full_diverged_at=run.diverged_at,
-        level=MISSED * _left(case),
-        left=_left(case),
+        level=MISSED * _bulk_error(case),
+        left=_bulk_error(case),
         step=jnp.asarray(case.steps),
     )
 
@@ -90,7 +90,7 @@ def _train(
     return case.train(compressed_product, start, rule)
 
 
-def _spectral(case: Recovery, ratio: float | Float[Array, ""]) -> CompletionMeasured:
+def _train_spectral(case: Recovery, ratio: float | Float[Array, ""]) -> CompletionMeasured:
     """The compressed network from its spectral start."""
     run = _train(case, spectral_start(case, start_scales(case.weights)[0]), ratio)
     return CompletionMeasured(
@@ -98,7 +98,7 @@ def _spectral(case: Recovery, ratio: float | Float[Array, ""]) -> CompletionMeas
     )
 
 
-def _from_basis(case: Recovery, *, fixed_ratio: float = 0.0) -> CompletionMeasured:
+def _train_from_basis(case: Recovery, *, fixed_ratio: float = 0.0) -> CompletionMeasured:
     """Compressed networks from the basis of the gradient: moving and fixed."""
     network = gradient_network(case.weights, case.basis.columns)
     # Both in one program: they differ in a step size alone.
@@ -122,8 +122,8 @@ def _floor(case: Recovery, size: int) -> Float[Array, ""]:
 
 def predict(case: Recovery) -> CompletionTheory:
     """The full network, the smallest error between the subspaces of the basis, and the start."""
-    start = start_of_what_is_seen(case)
-    return _full(case)._replace(
+    start = predict_start(case)
+    return _train_full(case)._replace(
         start=start.start,
         start_condition=start.start_condition,
         floor=_floor(case, 2 * case.rank),
@@ -133,7 +133,7 @@ def predict(case: Recovery) -> CompletionTheory:
 
 def measure(case: Recovery) -> CompletionMeasured:
     """The compressed networks: spectral start, basis of the gradient, and that basis fixed."""
-    spectral, basis = _spectral(case, case.step_ratio), _from_basis(case)
+    spectral, basis = _train_spectral(case, case.step_ratio), _train_from_basis(case)
     return spectral._replace(
         basis_error=basis.basis_error,
         basis_loss=basis.basis_loss,
@@ -148,7 +148,7 @@ def measure(case: Recovery) -> CompletionMeasured:
 Curve = Shaped[np.ndarray | Array, "step"]
 
 
-def first_below(steps: Curve, values: Curve, level: float | Numbers) -> float:
+def first_crossing(steps: Curve, values: Curve, level: float | Numbers) -> float:
     """Step at which a curve first falls to a level, linear between records.
 
     Twice the last step if it never does, so that a quotient of two such steps stays a number; NaN
@@ -166,23 +166,23 @@ def first_below(steps: Curve, values: Curve, level: float | Numbers) -> float:
     return float(steps[before] + part * (steps[last] - steps[before]))
 
 
-def _arrived(outcome: CompletionOutcome) -> bool:
+def _has_arrived(outcome: CompletionOutcome) -> bool:
     return bool(outcome.predicted.full_error[-1] <= outcome.predicted.level)
 
 
-def _finds(outcome: CompletionOutcome) -> bool:
+def _may_find_target(outcome: CompletionOutcome) -> bool:
     """Whether the full network finds Phi, or may still: it has fitted no other matrix."""
     theory = outcome.predicted
     # The loss is a square: at the target it has fallen by the square of what is left.
     fits = theory.full_loss[-1] <= theory.level**2 * theory.full_loss[0]
-    return _arrived(outcome) or not fits
+    return _has_arrived(outcome) or not fits
 
 
-def _too_few(outcome: CompletionOutcome) -> str:
-    return "" if _arrived(outcome) else MoreSteps(flag="steps")
+def _too_few_steps(outcome: CompletionOutcome) -> str:
+    return "" if _has_arrived(outcome) else MoreSteps(flag="steps")
 
 
-def _no_worse(outcome: CompletionOutcome) -> AtMost:
+def _bound_by_full(outcome: CompletionOutcome) -> AtMost:
     """The recovery error is at most that of the full network, until that has ended."""
     theory, error = outcome.predicted, outcome.measured.spectral_error
     ended = theory.full_error < theory.level
@@ -203,7 +203,7 @@ def _claims(prefix: str, seen: str) -> tuple[Claim[CompletionTheory, CompletionM
             f"{MISSED:g} delta, if it does; delta = sqrt(d - 2r) prod_l eps_l / ||Phi||_F, by "
             "which two starts differ",
             kind="bound",
-            form=_no_worse,
+            form=_bound_by_full,
             reads=lambda theory, run: (
                 run.spectral_error,
                 theory.left,
@@ -211,8 +211,8 @@ def _claims(prefix: str, seen: str) -> tuple[Claim[CompletionTheory, CompletionM
                 theory.full_loss,
                 theory.level,
             ),
-            applies=_finds,
-            undecided=_too_few,
+            applies=_may_find_target,
+            undecided=_too_few_steps,
         ),
         Claim(
             f"{prefix}recovered",
@@ -230,8 +230,8 @@ def _claims(prefix: str, seen: str) -> tuple[Claim[CompletionTheory, CompletionM
                 theory.full_loss,
                 theory.level,
             ),
-            applies=_finds,
-            undecided=_too_few,
+            applies=_may_find_target,
+            undecided=_too_few_steps,
         ),
     )
 
@@ -263,45 +263,45 @@ def _arrived_seeds(outcome: CompletionOutcome) -> np.ndarray:
     return np.flatnonzero(met & arrived)
 
 
-def _sooner(outcome: CompletionOutcome) -> list[float]:
+def _time_ratios(outcome: CompletionOutcome) -> list[float]:
     """Steps of the full network until it has found Phi, over those of the compressed one."""
     theory, run, ratios = outcome.predicted, outcome.measured, []
     for i in _arrived_seeds(outcome):
         level = max(REACHED, float(theory.level[i]))
         full, compressed = (
-            first_below(theory.step[i], errors[i], level)
+            first_crossing(theory.step[i], errors[i], level)
             for errors in (theory.full_error, run.spectral_error)
         )
         ratios.append(full / compressed)
     return ratios
 
 
-def _apart_in_time(outcome: CompletionOutcome) -> list[float]:
+def _time_differences(outcome: CompletionOutcome) -> list[float]:
     """Steps until the loss has fallen by 10 %: from the basis, over the full network's, less 1."""
     theory, run, differences = outcome.predicted, outcome.measured, []
     for i in _arrived_seeds(outcome):
         level = 0.9 * theory.full_loss[i][0]
         basis, full = (
-            first_below(theory.step[i], losses[i], level)
+            first_crossing(theory.step[i], losses[i], level)
             for losses in (run.basis_loss, theory.full_loss)
         )
         differences.append(abs(basis / full - 1))
     return differences
 
 
-def _over_floor(outcome: CompletionOutcome) -> np.ndarray:
+def _floor_ratios(outcome: CompletionOutcome) -> np.ndarray:
     """Recovery error at the end from the basis, over the least between its subspaces."""
     hidden = outcome.predicted.hidden > 0  # else the floor is rounding
     places = [i for i in _arrived_seeds(outcome) if hidden[i]]
     return np.divide(outcome.measured.basis_error[places, -1], outcome.predicted.floor[places])
 
 
-def _sooner_than_full(prefix: str, seen: str) -> Finding[CompletionTheory, CompletionMeasured]:
+def _time_ratio_finding(prefix: str, seen: str) -> Finding[CompletionTheory, CompletionMeasured]:
     return Finding(
         f"{prefix}sooner",
         f"steps of the full network, trained on {seen}, until its recovery error is {REACHED:g} "
         "(or where it ends), over those of the compressed network from the spectral start",
-        _sooner,
+        _time_ratios,
         reads=lambda theory, run: (
             run.spectral_error,
             theory.full_error,
@@ -317,7 +317,7 @@ BASIS_FINDINGS: tuple[Finding[CompletionTheory, CompletionMeasured], ...] = (
         "same_time",
         "relative difference of the steps at which the loss has fallen by 10 %, from the basis "
         "of the gradient and of the full network",
-        _apart_in_time,
+        _time_differences,
         reads=lambda theory, run: (
             run.basis_loss,
             theory.full_error,
@@ -331,7 +331,7 @@ BASIS_FINDINGS: tuple[Finding[CompletionTheory, CompletionMeasured], ...] = (
         "discrepant_rates",
         "recovery error at the end with outer factors trained at gamma eta, over ||Phi - P Phi "
         "Q||_F / ||Phi||_F, the least that fixed outer factors can reach",
-        _over_floor,
+        _floor_ratios,
         reads=lambda theory, run: (
             run.basis_error,
             theory.floor,
@@ -347,9 +347,9 @@ BASIS_FINDINGS: tuple[Finding[CompletionTheory, CompletionMeasured], ...] = (
 # Controls ------------------------------------------------------------------------------------
 
 
-def _slow(case: Recovery) -> CompletionMeasured:
+def _slow_outer_steps(case: Recovery) -> CompletionMeasured:
     """The compressed network with outer factors at a tenth of the inner step."""
-    return _spectral(case, 0.1)
+    return _train_spectral(case, 0.1)
 
 
 Controls = tuple[Control[Recovery, CompletionTheory, CompletionMeasured], ...]
@@ -362,7 +362,7 @@ def _controls(prefix: str) -> Controls:
                 f"{prefix}{claim}_slow_outer_factors",
                 "step ratio alpha = 0.1",
                 f"{prefix}{claim}",
-                measure=_slow,
+                measure=_slow_outer_steps,
             )
             for claim in ("recovery", "recovered")
         ),
@@ -370,13 +370,13 @@ def _controls(prefix: str) -> Controls:
             f"{prefix}recovery_of_a_faster_run",
             "a full network at five times the step",
             f"{prefix}recovery",
-            predict=lambda case: _full(case, factor=5.0),
+            predict=lambda case: _train_full(case, factor=5.0),
         ),
         Control(
             f"{prefix}recovered_squared_scales",
             "what is left, from squared init scales",
             f"{prefix}recovered",
-            predict=lambda case: CompletionTheory(left=_left(case, 2)),
+            predict=lambda case: CompletionTheory(left=_bulk_error(case, 2)),
             # Where these runs end is below the rounding of so many steps in float32.
             precision="float64",
         ),
@@ -388,7 +388,7 @@ BASIS_CONTROLS: Controls = (
         "basis_not_fixed",
         "outer factors trained, at gamma = 1",
         "fixed_basis",
-        measure=lambda case: _from_basis(case, fixed_ratio=1.0),
+        measure=lambda case: _train_from_basis(case, fixed_ratio=1.0),
     ),
     Control(
         "floor_of_half_a_basis",
@@ -418,7 +418,7 @@ COMPLETION_BY_ENTRIES = Scenario[Recovery, CompletionTheory, CompletionMeasured]
     theory=CompletionTheory,
     measured=CompletionMeasured,
     claims=(*_claims("", ENTRIES), *BASIS_CLAIMS),
-    findings=(_sooner_than_full("", ENTRIES), *BASIS_FINDINGS),
+    findings=(_time_ratio_finding("", ENTRIES), *BASIS_FINDINGS),
     controls=(*_controls(""), *BASIS_CONTROLS),
     hypotheses=HYPOTHESES,
     steps="steps",
@@ -431,12 +431,12 @@ COMPLETION_BY_ENTRIES = Scenario[Recovery, CompletionTheory, CompletionMeasured]
 SENSING = Scenario[Recovery, CompletionTheory, CompletionMeasured](
     "sensing",
     make_measurements,
-    _full,
-    lambda case: _spectral(case, case.step_ratio),
+    _train_full,
+    lambda case: _train_spectral(case, case.step_ratio),
     theory=CompletionTheory,
     measured=CompletionMeasured,
     claims=_claims("sensing_", MEASUREMENTS),
-    findings=(_sooner_than_full("sensing_", MEASUREMENTS),),
+    findings=(_time_ratio_finding("sensing_", MEASUREMENTS),),
     controls=_controls("sensing_"),
     hypotheses=HYPOTHESES,
     steps="steps",

@@ -5,7 +5,7 @@ from lrdyn.core.algorithm import Cost as Cost
 from lrdyn.core.algorithm import of_optimizer as of_optimizer
 from lrdyn.core.condition import Twins as Twins
 from lrdyn.core.condition import conditions as conditions
-from lrdyn.core.condition import pushed as pushed
+from lrdyn.core.condition import perturb_updates as perturb_updates
 from lrdyn.core.condition import relative_response as relative_response
 from lrdyn.core.condition import twins as twins
 from lrdyn.core.condition import with_condition as with_condition
@@ -19,7 +19,7 @@ from lrdyn.core.descent import divergence_limit as divergence_limit
 from lrdyn.core.descent import first_divergence as first_divergence
 from lrdyn.core.descent import gradient_descent as gradient_descent
 from lrdyn.core.descent import iterate as iterate
-from lrdyn.core.descent import on_arrays as on_arrays
+from lrdyn.core.descent import partition_loss as partition_loss
 from lrdyn.core.descent import scan_records as scan_records
 from lrdyn.core.descent import simulate as simulate
 from lrdyn.core.descent import simulate_lanes as simulate_lanes
@@ -33,7 +33,7 @@ from lrdyn.core.factorization import decays as decays
 from lrdyn.core.factorization import end_to_end as end_to_end
 from lrdyn.core.factorization import factorization_loss as factorization_loss
 from lrdyn.core.factorization import mean_factorization_loss as mean_factorization_loss
-from lrdyn.core.factorization import outside as outside
+from lrdyn.core.factorization import product_shape as product_shape
 from lrdyn.core.factorization import regression_loss as regression_loss
 from lrdyn.core.factorization import small_matmul as small_matmul
 from lrdyn.core.initialization import gaussian_layers as gaussian_layers

@@ -124,7 +124,7 @@ def principal_angles(dim: int, first: int, second: int, draws: int = DRAWS) -> C
         cosines = np.linalg.svd(basis[:first], compute_uv=False)
         # Rounding may leave a cosine above 1.
         angles.append(np.degrees(np.arccos(np.minimum(cosines, 1.0))))
-    return _summed(np.array(angles))
+    return _mean_and_band(np.array(angles))
 
 
 # Matrices --------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def moved_singular_values(matrix: Float[np.ndarray, "m n"], size: float, draws: 
         random = rng.normal(size=matrix.shape)
         after = np.linalg.svd(matrix + size / np.linalg.norm(random) * random, compute_uv=False)
         moves.append(np.abs(np.log(after / before)))
-    return _summed(np.array(moves))
+    return _mean_and_band(np.array(moves))
 
 
 def gaussian_singular_values(rows: int, columns: int) -> Float[np.ndarray, "k"]:
@@ -272,7 +272,7 @@ def _check_first(first: int, most: int) -> None:
         checks.refuse("first", first, f"at most {most} of the singular values")
 
 
-def of_gaussian(
+def gaussian_statistic(
     statistic: Callable[[np.ndarray], np.ndarray | float],
     rows: int,
     columns: int,
@@ -290,7 +290,7 @@ def of_gaussian(
         draws: how many matrices.
 
     Example:
-        >>> largest = of_gaussian(lambda G: np.linalg.norm(G, 2), 30, 40, norm=1.0)
+        >>> largest = gaussian_statistic(lambda G: np.linalg.norm(G, 2), 30, 40, norm=1.0)
         >>> bool(largest.low < largest.value < largest.high < 0.4)
         True
     """
@@ -302,10 +302,10 @@ def of_gaussian(
     for _ in range(draws):
         drawn = rng.normal(size=(rows, columns))
         values.append(statistic(drawn if norm is None else drawn * (norm / np.linalg.norm(drawn))))
-    return _summed(np.array(values))
+    return _mean_and_band(np.array(values))
 
 
-def _summed(draws: np.ndarray) -> Chance:
+def _mean_and_band(draws: np.ndarray) -> Chance:
     """Mean and band over the first axis."""
     low, high = np.quantile(draws, [(1 - BAND) / 2, (1 + BAND) / 2], axis=0)
     return Chance(np.asarray(np.mean(draws, axis=0)), np.asarray(low), np.asarray(high))

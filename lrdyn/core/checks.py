@@ -100,23 +100,23 @@ def _is_type(dtype: Any, types: tuple[Any, ...]) -> bool:
     return any(jnp.issubdtype(dtype, kind) for kind in types)
 
 
-def _is(x: Any, types: tuple[Any, ...]) -> bool:
+def _has_type(x: Any, types: tuple[Any, ...]) -> bool:
     """Whether x is an array, or a number of Python's, of one of these types."""
     dtype = getattr(x, "dtype", type(x) if type(x) in (int, float) else None)
     return dtype is not None and _is_type(dtype, types)
 
 
-def _typed(name: str, x: Any, kind: NumberKind) -> Any:
+def _check_type(name: str, x: Any, kind: NumberKind) -> Any:
     """Check that an argument holds numbers of a kind."""
-    if not _is(x, kind.types):
+    if not _has_type(x, kind.types):
         got = f"dtype {x.dtype}" if hasattr(x, "dtype") else f"type {type(x).__name__}"
         refuse(name, x if type(x) is float else got, kind.wanted)
     # A product with a weak 1.0: the other arguments decide the precision.
-    return 1.0 * x if kind is FLOATS and not _is(x, (jnp.floating,)) else x
+    return 1.0 * x if kind is FLOATS and not _has_type(x, (jnp.floating,)) else x
 
 
 @lru_cache(maxsize=1024)
-def _split(axes: Axes) -> tuple[Axes, str | None, Axes]:
+def _split_axes(axes: Axes) -> tuple[Axes, str | None, Axes]:
     """Axes before and after the one that stands for several."""
     for place, axis in enumerate(axes):
         if isinstance(axis, str) and (axis == "..." or axis.startswith("*")):
@@ -124,10 +124,10 @@ def _split(axes: Axes) -> tuple[Axes, str | None, Axes]:
     return axes, None, ()
 
 
-def _shaped(name: str, x: Any, axes: Axes, lengths: Lengths) -> None:
+def _check_shape(name: str, x: Any, axes: Axes, lengths: Lengths) -> None:
     """Refuse an array whose axes are not as long as those of their names; add the new ones."""
     shape = np.shape(x)
-    first, several, last = _split(axes)
+    first, several, last = _split_axes(axes)
     end = len(shape) - len(last)
     # No axis may be empty: a maximum or a mean over none has no value.
     fits = 0 not in shape and (end >= len(first) if several else end == len(first))
@@ -142,11 +142,11 @@ def _shaped(name: str, x: Any, axes: Axes, lengths: Lengths) -> None:
         new[several] = shape[len(first) : end]
         fits &= lengths.get(several, new[several]) == new[several]
     if not fits:
-        refuse(name, f"shape {shape}", _text_of(axes, lengths))
+        refuse(name, f"shape {shape}", _shape_text(axes, lengths))
     lengths.update(new)
 
 
-def _text_of(axes: Axes, lengths: Lengths) -> str:
+def _shape_text(axes: Axes, lengths: Lengths) -> str:
     """Lengths where they are known, and names."""
     wanted: list[Any] = []
     for axis in axes:
@@ -157,7 +157,7 @@ def _text_of(axes: Axes, lengths: Lengths) -> str:
     return str(tuple(wanted)).replace("'", "")
 
 
-def _number(
+def _check_number(
     name: str,
     x: Any,
     axes: Axes,
@@ -166,8 +166,8 @@ def _number(
     domain: str,
 ) -> Any:
     """Check a number or an array: its kind, its shape and its domain."""
-    number = _typed(name, x, kind)
-    _shaped(name, x, axes, {})
+    number = _check_type(name, x, kind)
+    _check_shape(name, x, axes, {})
     # Not ``np.any`` of the opposite, which a NaN would pass.
     if inside and not isinstance(x, Tracer) and not np.all(inside(np.asarray(x))):
         raise OutsideDomain(f"{name}: got {np.asarray(x).tolist()}, wanted {domain}")
@@ -191,7 +191,7 @@ def floats(
             asked.
         domain: the domain in words, for the message.
     """
-    return _number(name, x, axes, FLOATS, inside, domain)
+    return _check_number(name, x, axes, FLOATS, inside, domain)
 
 
 nonnegative = partial(floats, inside=lambda x: x >= 0, domain=">= 0")
@@ -225,10 +225,10 @@ def integer(name: str, x: Any, low: int = 1, high: int | None = None, axes: Axes
         refuse(name, x, f"an integer below {2**63 if high is None else high + 1}")
     domain = f"at least {low}" if high is None else f"{low} to {high}"
     kind = NumberKind(INTEGERS.types, f"an integer, {domain}")
-    return _number(name, x, axes, kind, partial(_inside, low, high), domain)
+    return _check_number(name, x, axes, kind, partial(_in_range, low, high), domain)
 
 
-def _inside(low: int, high: int | None, x: Any) -> Any:
+def _in_range(low: int, high: int | None, x: Any) -> Any:
     return (low <= x) & (high is None or x <= high)
 
 
@@ -240,12 +240,12 @@ def booleans(name: str, x: Any, axes: Axes = ()) -> Any:
         x: a boolean or an array of them.
         axes: the shape that it should have.
     """
-    return _number(name, x, axes, BOOLEANS, None, "")
+    return _check_number(name, x, axes, BOOLEANS, None, "")
 
 
 def key(x: Any) -> Any:
     """Check one random key."""
-    return _number("key", x, (), KEYS, None, "")
+    return _check_number("key", x, (), KEYS, None, "")
 
 
 def steps(x: Any) -> Any:
@@ -254,7 +254,7 @@ def steps(x: Any) -> Any:
     # The ends say that the first is 0 or more and that the last has room in 32 bits.
     gaps = partial(np.diff, prepend=-1, append=np.int64(2**31))
     kind = NumberKind(INTEGERS.types, wanted)
-    return _number("steps", x, ("times",), kind, lambda x: gaps(x) > 0, wanted)
+    return _check_number("steps", x, ("times",), kind, lambda x: gaps(x) > 0, wanted)
 
 
 def sizes(name: str, x: Any, least: int, most: int | None = None) -> None:
@@ -267,7 +267,9 @@ def sizes(name: str, x: Any, least: int, most: int | None = None) -> None:
         most: how many there may be at most; any number if None.
     """
     good = isinstance(x, tuple | list) and least <= len(x) <= (most or len(x))
-    if not good or not all(_is(n, INTEGERS.types) and np.shape(n) == () and n >= 1 for n in x):
+    if not good or not all(
+        _has_type(n, INTEGERS.types) and np.shape(n) == () and n >= 1 for n in x
+    ):
         refuse(name, x, f"{least}{'' if least == most else ' or more'} integers >= 1")
 
 
@@ -301,7 +303,7 @@ def allocation(given: Mapping[str, Any], *shapes: Iterable[int], dtype: Any = fl
         refuse(name, taken, f"at most {size_of(memory())}")
 
 
-def _several(name: str, x: Any, wanted: int | str) -> None:
+def _check_length(name: str, x: Any, wanted: int | str) -> None:
     """Check the length of a tuple or list; a text as ``wanted`` asks for one entry or more."""
     size = len(x) if isinstance(x, tuple | list) else np.size(x)
     fits = size == wanted if isinstance(wanted, int) else size > 0
@@ -327,14 +329,14 @@ def layers(
         outside: the axes of their product.
         lengths: lengths of named axes that are known already; those of these layers are added.
     """
-    _several(name, x, count or "layers")
+    _check_length(name, x, count or "layers")
     lengths = {} if lengths is None else lengths
     last_rows, columns = outside
     weights = []
     for place, W in enumerate(x):
         rows = last_rows if place == len(x) - 1 else "_out"
-        W = _typed(f"{name}[{place}]", W, FLOATS)
-        _shaped(f"{name}[{place}]", W, (rows, columns), lengths)
+        W = _check_type(f"{name}[{place}]", W, FLOATS)
+        _check_shape(f"{name}[{place}]", W, (rows, columns), lengths)
         weights.append(W)
         columns = W.shape[0]
     return tuple(weights)
@@ -400,7 +402,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         is_several = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if is_several or parameter.annotation is parameter.empty:
             continue
-        check = _check_of(parameter.annotation)
+        check = _make_check(parameter.annotation)
         if check is None:
             continue
         keyword_only = parameter.kind is parameter.KEYWORD_ONLY
@@ -425,7 +427,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
-def _check_of(hint: Any) -> Check | None:
+def _make_check(hint: Any) -> Check | None:
     """The check of an argument with this annotation; None if there is nothing to check."""
     origin, parts = get_origin(hint), get_args(hint)
     if isinstance(hint, TypeVar):
@@ -433,51 +435,51 @@ def _check_of(hint: Any) -> Check | None:
     if origin in (Union, UnionType):
         passed = tuple(part for part in parts if part in (NoneType, int))
         others = [part for part in parts if part not in passed]
-        of_others = _check_of(others[0]) if len(others) == 1 else _check_of_numbers(others)
+        of_others = _make_check(others[0]) if len(others) == 1 else _make_number_check(others)
         if of_others is None or not passed:
             return of_others
         return lambda name, x, lengths: x if type(x) in passed else of_others(name, x, lengths)
     if origin is Annotated and len(parts) == 2:
-        outside = _axes_of(parts[1])
+        outside = _parse_axes(parts[1])
         return lambda name, x, lengths: layers(x, None, name, outside, lengths)
     if origin is Annotated:
-        checks = [partial(_check_numbers, FLOATS, [_axes_of(words)]) for words in parts[1:]]
+        checks = [partial(_check_numbers, FLOATS, [_parse_axes(words)]) for words in parts[1:]]
         return partial(_check_tuple, checks, len(checks))
     if origin is tuple and parts[1:] == (...,):
         axes = getattr(parts[0], "dim_str", "")
         if axes == "_ _":
             return lambda name, x, lengths: layers(x, None, name, lengths=lengths)
-        check = _check_of_numbers([parts[0]])
+        check = _make_number_check([parts[0]])
         return check and partial(_check_tuple, [check], "layers" if " " in axes else "arrays")
     if origin is tuple:
-        checks = [check for part in parts if (check := _check_of(part))]
+        checks = [check for part in parts if (check := _make_check(part))]
         return partial(_check_tuple, checks, len(parts)) if len(checks) == len(parts) else None
     if Callable in (hint, origin):
         return lambda name, x, lengths: instance(name, x)
     if isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
         hints = get_type_hints(hint, include_extras=True)
-        of_fields = {name: check for name in hints if (check := _check_of(hints[name]))}
+        of_fields = {name: check for name in hints if (check := _make_check(hints[name]))}
         return partial(_check_fields, hint, of_fields)
     if origin in (Mapping, dict):
         return lambda name, x, lengths: instance(name, x, Mapping)
     if isinstance(hint, type) and hint.__module__.partition(".")[0] not in SILENT:
         is_protocol = getattr(hint, "_is_protocol", False)
         return None if is_protocol else lambda name, x, lengths: instance(name, x, hint)
-    return _check_of_numbers([hint])
+    return _make_number_check([hint])
 
 
-def _check_of_numbers(hints: list[Any]) -> Check | None:
+def _make_number_check(hints: list[Any]) -> Check | None:
     """The check of a union of numbers of one kind; None if other types are among it."""
     kinds = [
         FLOATS if hint is float else KINDS.get(getattr(hint, "dtypes", None)) for hint in hints
     ]
     if not kinds or kinds[0] is None or len(set(kinds)) > 1:
         return None
-    shapes = [_axes_of("" if hint is float else hint.dim_str) for hint in hints]
+    shapes = [_parse_axes("" if hint is float else hint.dim_str) for hint in hints]
     return partial(_check_numbers, kinds[0], shapes)
 
 
-def _axes_of(words: str) -> Axes:
+def _parse_axes(words: str) -> Axes:
     """Parse the axes of an annotation."""
     axes: list[int | str] = []
     for word in words.split():
@@ -491,11 +493,11 @@ def _axes_of(words: str) -> Axes:
 def _check_numbers(
     kind: NumberKind, shapes: list[Axes], name: str, x: Any, lengths: Lengths
 ) -> Any:
-    number = _typed(name, x, kind)
+    number = _check_type(name, x, kind)
     axes = shapes[0]
     if len(shapes) > 1:  # the message says what comes nearest
         axes = min(shapes, key=lambda axes: abs(len(axes) - np.ndim(x)))
-    _shaped(name, x, axes, lengths)
+    _check_shape(name, x, axes, lengths)
     return number
 
 
@@ -503,7 +505,7 @@ def _check_tuple(
     checks: list[Check], wanted: int | str, name: str, x: Any, lengths: Lengths
 ) -> Any:
     """A check for each of so many, or one for all."""
-    _several(name, x, wanted)
+    _check_length(name, x, wanted)
     parts = zip(checks if isinstance(wanted, int) else checks * len(x), x, strict=True)
     return tuple(
         check(f"{name}[{place}]", part, lengths) for place, (check, part) in enumerate(parts)

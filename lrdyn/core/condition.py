@@ -103,7 +103,7 @@ def twins(run: Callable[[PyTree], PyTree], data: PyTree, *, rounded: bool = Fals
 
 
 @checked
-def pushed(
+def perturb_updates(
     optimizer: optax.GradientTransformation, push: tuple[Float[Array, "..."], ...], steps: int
 ) -> optax.GradientTransformation:
     """An optimiser each of whose updates has a relative error, of size ``push - 1`` in total.
@@ -121,7 +121,7 @@ def pushed(
         steps: of the run.
 
     Example:
-        >>> rule = pushed(optax.sgd(1.0), (jnp.full(2, 1.5),), 10)
+        >>> rule = perturb_updates(optax.sgd(1.0), (jnp.full(2, 1.5),), 10)
         >>> weights = (jnp.array([4.0, 2.0]),)
         >>> rule.update((jnp.zeros(2),), rule.init(weights), weights)[0][0].round(3).tolist()
         [0.832, 0.542]
@@ -134,14 +134,14 @@ def pushed(
     def move(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         size = jnp.max(jnp.stack([jnp.max(jnp.abs(W)) for W in params]))
 
-        def moved(U: Array, p: Array) -> Array:
+        def perturb(U: Array, p: Array) -> Array:
             place = state + jnp.arange(p.size).reshape(p.shape)
             noise = jnp.cos(place.astype(p.dtype) ** 2)
             # The constant part adds up like steps, the irregular one like sqrt(steps): these are
             # the two terms of the tolerance of an identity.
             return U + size * (p - 1) * (1 / steps + noise / steps**0.5)
 
-        return jax.tree.map(moved, updates, push), state + 1
+        return jax.tree.map(perturb, updates, push), state + 1
 
     return optax.chain(optimizer, optax.GradientTransformation(begin, move))
 

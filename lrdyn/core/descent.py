@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from lrdyn.core import checks, show
 from lrdyn.core.algorithm import Algorithm, of_optimizer
 from lrdyn.core.checks import checked
-from lrdyn.core.factorization import Decay, Scalar, Steps, decays, runs_side_by_side
+from lrdyn.core.factorization import Decay, Scalar, Steps, decays, fix_runs_layout
 from lrdyn.core.precision import full_precision
 from lrdyn.core.recording import interval_length
 
@@ -90,51 +90,51 @@ def iterate(
     starts = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
 
     @jax.jit  # traced once for both ways of recording
-    def advanced(state: State, ends: tuple[Array, Array]) -> State:
+    def advance(state: State, ends: tuple[Array, Array]) -> State:
         return steps_between(ends, step, state, length)
 
-    def one_by_one(state: State, intervals: tuple[Array, Array]) -> tuple[State, Record]:
+    def record_one_by_one(state: State, intervals: tuple[Array, Array]) -> tuple[State, Record]:
         def interval(state: State, ends: tuple[Array, Array]) -> tuple[State, Record]:
-            state = advanced(state, ends)
+            state = advance(state, ends)
             return state, record(state)
 
         return scan_records(interval, state, intervals)
 
-    def together(state: State, intervals: tuple[Array, Array]) -> tuple[State, Record]:
+    def record_together(state: State, intervals: tuple[Array, Array]) -> tuple[State, Record]:
         def interval(state: State, ends: tuple[Array, Array]) -> tuple[State, State]:
-            state = advanced(state, ends)
+            state = advance(state, ends)
             return state, state
 
         last, states = jax.lax.scan(interval, state, intervals)
-        return last, _records_of(record, states)
+        return last, _record_states(record, states)
 
     # Under ``vmap`` these are the bytes of one run.
     if len(ends) * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) > TOGETHER:
-        return one_by_one(state, (starts, ends))
-    return _by_platform(one_by_one, together, state, (starts, ends))
+        return record_one_by_one(state, (starts, ends))
+    return _platform_dependent(record_one_by_one, record_together, state, (starts, ends))
 
 
-def _by_platform(on_cpu: Callable, elsewhere: Callable, *operands: PyTree) -> PyTree:
+def _platform_dependent(on_cpu: Callable, elsewhere: Callable, *operands: PyTree) -> PyTree:
     """What one function returns on a CPU and another elsewhere; they differ in arrays alone."""
-    on_cpu, whole = arrays_alone(on_cpu)
-    elsewhere, _ = arrays_alone(elsewhere)
+    on_cpu, whole = partition_results(on_cpu)
+    elsewhere, _ = partition_results(elsewhere)
     return whole(jax.lax.platform_dependent(*operands, cpu=on_cpu, default=elsewhere))
 
 
-def _records_of(record: Callable[[State], Record], states: State) -> Record:
+def _record_states(record: Callable[[State], Record], states: State) -> Record:
     """Records of states along a leading axis, all at once."""
-    arrays_of, whole = arrays_alone(record)
+    arrays_of, whole = partition_results(record)
     # Without the barrier XLA (of JAX 0.10, for a GPU) takes what moves the axes of batches into a
     # product of matrices, and then refuses its shape.
     return whole(jax.vmap(arrays_of)(jax.lax.optimization_barrier(states)))
 
 
 @checked
-def arrays_alone(function: Callable) -> tuple[Callable, Callable[[PyTree], PyTree]]:
+def partition_results(function: Callable) -> tuple[Callable, Callable[[PyTree], PyTree]]:
     """A function without what is no array among its results, and what puts that back into them.
 
     Example:
-        >>> arrays_of, whole = arrays_alone(lambda x: {"x": x, "f": "name"})
+        >>> arrays_of, whole = partition_results(lambda x: {"x": x, "f": "name"})
         >>> arrays_of(1.0), whole({"x": 2.0, "f": None})
         ({'f': None, 'x': 1.0}, {'f': 'name', 'x': 2.0})
     """
@@ -180,10 +180,10 @@ def steps_between(
 
     # A loop of known length looks at no counter, which on a GPU takes longer than a small step. The
     # cond is for the interval of no step before a record at step 0.
-    def all_of_them(state: State) -> State:
+    def take_steps(state: State) -> State:
         return jax.lax.fori_loop(0, length, lambda done, state: step(first + done, state), state)
 
-    return jax.lax.cond(last > first, all_of_them, lambda state: state, state)
+    return jax.lax.cond(last > first, take_steps, lambda state: state, state)
 
 
 @checked
@@ -203,12 +203,12 @@ def scan_records(
         >>> records["name"], records["total"].tolist()
         ('sum', [0, 1, 3])
     """
-    arrays_of, whole = arrays_alone(function)
+    arrays_of, whole = partition_results(function)
     return whole(jax.lax.scan(arrays_of, state, inputs))
 
 
 @checked
-def on_arrays(loss: Loss, model: PyTree) -> tuple[Loss, PyTree, Callable[[PyTree], PyTree]]:
+def partition_loss(loss: Loss, model: PyTree) -> tuple[Loss, PyTree, Callable[[PyTree], PyTree]]:
     """Loss of the inexact arrays of a model, these arrays, and what makes a model of them again.
 
     Raises:
@@ -216,7 +216,7 @@ def on_arrays(loss: Loss, model: PyTree) -> tuple[Loss, PyTree, Callable[[PyTree
 
     Example:
         >>> model = {"W": 3 * jnp.ones(2), "act": jnp.sum, "size": 2}
-        >>> cost, arrays, whole = on_arrays(lambda model: model["act"](model["W"]), model)
+        >>> cost, arrays, whole = partition_loss(lambda model: model["act"](model["W"]), model)
         >>> jax.tree.map(jnp.shape, arrays), float(cost(arrays))
         ({'W': (2,), 'act': None, 'size': None}, 6.0)
         >>> whole({**arrays, "W": "trained"})["size"]
@@ -299,7 +299,7 @@ def simulate(
     """
     algorithm = of_optimizer(optimizer)
     steps = checks.steps(steps)
-    cost, arrays, whole = on_arrays(loss, params)
+    cost, arrays, whole = partition_loss(loss, params)
 
     def record_model(state: _State) -> PyTree:
         return record(whole(algorithm.weights(state.held)))
@@ -330,7 +330,7 @@ def _begin(loss: Loss, params: PyTree, algorithm: Algorithm) -> _State:
 
 
 @checked
-def one_for_each_run(state: State, of_a_run: Float[Array, ""]) -> State:
+def mark_batched(state: State, of_a_run: Float[Array, ""]) -> State:
     """A copy of a state whose floating-point arrays ``vmap`` takes to differ between runs.
 
     What a loop begins from is often a constant, zeros for example, and becomes one array for each
@@ -343,17 +343,17 @@ def one_for_each_run(state: State, of_a_run: Float[Array, ""]) -> State:
         of_a_run: any number that is one for each run.
 
     Example:
-        >>> start = one_for_each_run({"sum": jnp.zeros(2), "steps": 3}, jnp.asarray(1.0))
+        >>> start = mark_batched({"sum": jnp.zeros(2), "steps": 3}, jnp.asarray(1.0))
         >>> start["sum"].tolist(), start["steps"]
         ([0.0, 0.0], 3)
     """
     # Always false, which XLA sees and ``vmap`` does not.
     never = jnp.zeros((), bool) & (of_a_run > 0)
 
-    def chosen(leaf: Any) -> Any:
+    def mark(leaf: Any) -> Any:
         return jax.lax.select_n(never, leaf, leaf) if eqx.is_inexact_array(leaf) else leaf
 
-    return jax.tree.map(chosen, state)
+    return jax.tree.map(mark, state)
 
 
 @checked
@@ -453,14 +453,14 @@ def simulate_until(
     checks.integer("max_steps", max_steps, check_every)
     if max_steps % check_every:
         checks.refuse("max_steps", max_steps, f"a multiple of {check_every}")
-    cost, arrays, whole = on_arrays(loss, params)
+    cost, arrays, whole = partition_loss(loss, params)
 
     def step(_: Array, state: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         arrays, inner = state
         updates, inner = optimizer.update(jax.grad(cost)(arrays), inner, arrays)
         return optax.apply_updates(arrays, updates), inner
 
-    def unfinished(state: tuple[PyTree, Array, Array]) -> Array:
+    def should_continue(state: tuple[PyTree, Array, Array]) -> Array:
         _, value, steps = state
         # A NaN fails both comparisons, so that a diverged run ends, too.
         return (value > tolerance) & (value < jnp.inf) & (steps < max_steps)
@@ -472,7 +472,7 @@ def simulate_until(
 
     first = checks.floats("loss(params)", cost(arrays))
     start = ((arrays, optimizer.init(arrays)), first, jnp.asarray(0, jnp.int32))
-    (arrays, _), value, steps = jax.lax.while_loop(unfinished, block, start)
+    (arrays, _), value, steps = jax.lax.while_loop(should_continue, block, start)
     return Stopped(whole(arrays), value, steps, value <= tolerance)
 
 
@@ -548,27 +548,27 @@ def _simulate_lanes(
 ) -> Trajectory:
     last = jax.tree.map(lambda array: jnp.moveaxis(array, 0, -1), data)
 
-    def over_runs(function: Callable[..., Any], axis: int) -> Callable[..., Any]:
-        def of_a_run(data: PyTree, *rest: Any) -> Any:
+    def vmap_runs(function: Callable[..., Any], axis: int) -> Callable[..., Any]:
+        def call(data: PyTree, *rest: Any) -> Any:
             loss, params, optimizer = problem(data)
             return function(loss, params, of_optimizer(optimizer), *rest)
 
-        return jax.vmap(of_a_run, -1, axis)
+        return jax.vmap(call, -1, axis)
 
     def step(t: Array, state: _State) -> _State:
-        state = over_runs(lambda loss, _, rule, s: _step(loss, rule, t, s), -1)(last, state)
-        return jax.tree.map(runs_side_by_side, state)
+        state = vmap_runs(lambda loss, _, rule, s: _step(loss, rule, t, s), -1)(last, state)
+        return jax.tree.map(fix_runs_layout, state)
 
-    record_runs = over_runs(lambda loss, _, rule, s: record(rule.weights(s.held)), 0)
-    weights = over_runs(lambda loss, _, rule, s: rule.weights(s.held), 0)
+    record_runs = vmap_runs(lambda loss, _, rule, s: record(rule.weights(s.held)), 0)
+    weights = vmap_runs(lambda loss, _, rule, s: rule.weights(s.held), 0)
     ended = jnp.asarray(steps[-1], jnp.int32)
     state, records = iterate(
-        step, over_runs(_begin, -1)(last), steps, lambda state: record_runs(last, state)
+        step, vmap_runs(_begin, -1)(last), steps, lambda state: record_runs(last, state)
     )
     return Trajectory(
         weights(last, state),
         # Records have steps first and runs second: as everywhere else, runs come first in the
         # result.
         jax.tree.map(lambda array: jnp.swapaxes(array, 0, 1), records),
-        over_runs(lambda loss, _, rule, s: _end(loss, rule, s, ended), 0)(last, state),
+        vmap_runs(lambda loss, _, rule, s: _end(loss, rule, s, ended), 0)(last, state),
     )

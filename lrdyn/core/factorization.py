@@ -54,17 +54,17 @@ def small_matmul(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float
         >>> small_matmul(jnp.ones((2, 3)), jnp.ones((3, 1))).tolist()
         [[3.0], [3.0]]
     """
-    return _by_rows(left, right)
+    return _matmul_by_rows(left, right)
 
 
 @custom_vmap
-def _by_rows(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float[Array, "m n"]:
+def _matmul_by_rows(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float[Array, "m n"]:
     # XLA makes one tight loop of each row; of sums of outer products it makes slower ones.
     return jnp.stack([jnp.sum(row[:, None] * right, axis=0) for row in left])
 
 
-@_by_rows.def_vmap
-def _over_runs(
+@_matmul_by_rows.def_vmap
+def _matmul_over_runs(
     _: int, has_runs: list[bool], left: Array, right: Array
 ) -> tuple[Float[Array, "runs m n"], bool]:
     # The same loops, each over neighbouring runs. What vmap makes of them by itself has the runs in
@@ -75,17 +75,17 @@ def _over_runs(
         for factor, runs in zip((left, right), has_runs, strict=True)
     )
     product = jnp.stack([jnp.sum(row[:, None] * right, axis=0) for row in rows])
-    return jnp.moveaxis(runs_side_by_side(product), -1, 0), True
+    return jnp.moveaxis(fix_runs_layout(product), -1, 0), True
 
 
-def runs_side_by_side(array: Shaped[Array, "... runs"]) -> Shaped[Array, "... runs"]:
+def fix_runs_layout(array: Shaped[Array, "... runs"]) -> Shaped[Array, "... runs"]:
     """Fix the order of an array in memory: the last axis, of the runs, changes fastest.
 
     Left to itself XLA (of JAX 0.10) puts the runs outermost in the loops of a program that is
     spread over devices, which then take two and a half times as long.
 
     Example:
-        >>> runs_side_by_side(jnp.ones((2, 3))).shape
+        >>> fix_runs_layout(jnp.ones((2, 3))).shape
         (2, 3)
     """
     return with_layout_constraint(array, Layout(tuple(range(array.ndim))))
@@ -124,11 +124,11 @@ def decays(weight_decay: Decay, depth: int | str = "depth") -> Decay:
     return checks.nonnegative("weight_decay", weight_decay, axes)
 
 
-def outside(weights: Weights) -> tuple[int, int]:
+def product_shape(weights: Weights) -> tuple[int, int]:
     """Shape of the product of layers.
 
     Example:
-        >>> outside((jnp.ones((3, 2)), jnp.ones((1, 3))))
+        >>> product_shape((jnp.ones((3, 2)), jnp.ones((1, 3))))
         (1, 2)
     """
     return weights[-1].shape[0], weights[0].shape[1]

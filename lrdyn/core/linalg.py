@@ -6,7 +6,7 @@ which cannot, and which is no slower: LAPACK itself loops. On a GPU or TPU such 
 for one small kernel after another, so there a batch is one call. Which of the two a program has is
 decided where it is lowered: one that is exported has that of its platform.
 
-On a CPU LAPACK has one thread here, see :func:`one_thread`.
+On a CPU LAPACK has one thread here, see :func:`limit_lapack_threads`.
 """
 
 import os
@@ -23,22 +23,22 @@ from jaxtyping import Array, Float, PyTree
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def one_by_one_on_cpu(function: Function) -> Function:
+def sequential_on_cpu(function: Function) -> Function:
     """Let ``vmap`` of a function of arrays be a loop where it runs on a CPU, and there alone.
 
     Example:
-        >>> norm = one_by_one_on_cpu(lambda matrix: jnp.linalg.norm(matrix, 2))
+        >>> norm = sequential_on_cpu(lambda matrix: jnp.linalg.norm(matrix, 2))
         >>> program = jax.jit(jax.vmap(norm)).trace(jnp.ones((5, 2, 2)))
         >>> ["while" in program.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "cuda")]
         [True, False]
     """
 
     @wraps(function)
-    def traced(*data: PyTree) -> PyTree:
-        one_thread()
+    def call(*data: PyTree) -> PyTree:
+        limit_lapack_threads()
         return function(*data)
 
-    single, loop = custom_vmap(traced), sequential_vmap(function)
+    single, loop = custom_vmap(call), sequential_vmap(function)
 
     @single.def_vmap
     def batch(_: int, batched: list[PyTree], *data: PyTree) -> tuple[PyTree, PyTree]:
@@ -56,7 +56,7 @@ THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "BLIS_N
 
 
 @cache
-def one_thread() -> None:
+def limit_lapack_threads() -> None:
     """Give the LAPACK that JAX calls on a CPU one thread, unless a user has said how many.
 
     XLA has threads of its own, and decompositions of some hundred rows take longer with more: they
@@ -85,7 +85,7 @@ def _guard(matrix: Float[Array, "m n"]) -> tuple[Float[Array, "m n"], Float[Arra
     return jnp.where(finite, matrix, 0.0), jnp.where(finite, 0.0, jnp.nan).astype(matrix.dtype)
 
 
-@one_by_one_on_cpu
+@sequential_on_cpu
 def svd(matrix: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
     """Singular value decomposition ``U, values, V^T`` without superfluous columns."""
     finite, spoil = _guard(matrix)
@@ -93,7 +93,7 @@ def svd(matrix: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
     return spoil + left, spoil + values, spoil + right
 
 
-@one_by_one_on_cpu
+@sequential_on_cpu
 def svdvals(matrix: Float[Array, "m n"]) -> Float[Array, "k"]:
     """Singular values in decreasing order."""
     # LAPACK's algorithm without vectors errs by up to 64 eps where values are 1e-5 or so apart.
@@ -101,7 +101,7 @@ def svdvals(matrix: Float[Array, "m n"]) -> Float[Array, "k"]:
     return spoil + jnp.linalg.svd(finite, full_matrices=False)[1]
 
 
-@one_by_one_on_cpu
+@sequential_on_cpu
 def eigh(matrix: Float[Array, "n n"]) -> tuple[Array, Array]:
     """Eigenvalues of a symmetric matrix in increasing order, and its eigenvectors as columns."""
     finite, spoil = _guard(matrix)
@@ -109,7 +109,7 @@ def eigh(matrix: Float[Array, "n n"]) -> tuple[Array, Array]:
     return spoil + values, spoil + vectors
 
 
-@one_by_one_on_cpu
+@sequential_on_cpu
 def complete_basis(columns: Float[Array, "d s"]) -> Float[Array, "d d"]:
     """Orthogonal matrix whose first s columns contain the span of ``columns``.
 
@@ -119,7 +119,7 @@ def complete_basis(columns: Float[Array, "d s"]) -> Float[Array, "d d"]:
     return jnp.linalg.qr(columns, mode="complete")[0]
 
 
-@one_by_one_on_cpu
+@sequential_on_cpu
 def orthogonal_factor(gaussian: Float[Array, "m n"]) -> Float[Array, "m n"]:
     """Orthonormal columns, Haar-distributed if the argument is Gaussian (m >= n)."""
     # LAPACK chooses the signs of R. Made positive, the factorisation is unique and Q has the Haar

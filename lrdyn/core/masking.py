@@ -101,12 +101,12 @@ def block_masks(size: int, block: int, keep_prob: Scalar) -> MaskDistribution:
         >>> block_masks(4, 2, 0.5).support.tolist()[1]
         [1.0, 1.0, 0.0, 0.0]
     """
-    masks = bernoulli_masks(_blocks(size, block), keep_prob)
+    masks = bernoulli_masks(_block_count(size, block), keep_prob)
     checks.allocation({"size": size}, (len(masks.support), size))
     return masks._replace(support=jnp.repeat(masks.support, block, axis=1))
 
 
-def _blocks(size: int, block: int) -> int:
+def _block_count(size: int, block: int) -> int:
     checks.integer("size", size)
     checks.integer("block", block)
     if size % block:
@@ -133,7 +133,7 @@ def draw_mask(
         >>> draw_mask(jax.random.key(0), 4, 1.0, block=2).tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
-    keep_prob, blocks = checks.fraction("keep_prob", keep_prob), _blocks(size, block)
+    keep_prob, blocks = checks.fraction("keep_prob", keep_prob), _block_count(size, block)
     checks.allocation({"size": size}, (size,))
     return jnp.repeat(observe(key, (1, blocks), keep_prob)[0], block)
 
@@ -155,7 +155,7 @@ def block_covariance(size: int, block: int, keep_prob: Scalar) -> Float[Array, "
         [[0.25, 0.25], [0.25, 0.25]]
     """
     keep_prob = checks.fraction("keep_prob", keep_prob)
-    blocks = _blocks(size, block)
+    blocks = _block_count(size, block)
     checks.allocation({"size": size}, (size, size))
     number = np.repeat(np.arange(blocks), block)
     same = jnp.asarray(number[:, None] == number[None, :])

@@ -10,21 +10,21 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def of_matmuls() -> str:
+def matmul_precision() -> str:
     """The precision that a variable, a setting or a context gave to JAX; else ``highest``.
 
     By itself JAX takes TF32 on a GPU and bfloat16 on a TPU.
 
     Example:
         >>> with jax.default_matmul_precision("tensorfloat32"):
-        ...     of_matmuls()
+        ...     matmul_precision()
         'tensorfloat32'
     """
     return jax.config.jax_default_matmul_precision or "highest"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function trace and run its products as :func:`of_matmuls` says.
+    """Let a function trace and run its products as :func:`matmul_precision` says.
 
     Example:
         >>> product = full_precision(lambda A, B: A @ B)
@@ -36,7 +36,7 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         # At each call, not when the function is made: somebody may set it in between.
-        with jax.default_matmul_precision(of_matmuls()):
+        with jax.default_matmul_precision(matmul_precision()):
             return function(*args, **kwargs)
 
     return call

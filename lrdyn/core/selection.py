@@ -57,14 +57,14 @@ def checked_patterns(name: str, patterns: Any) -> Patterns:
     return patterns
 
 
-def of_path(name: str, value: Any, path: str) -> Any:
+def value_at_path(name: str, value: Any, path: str) -> Any:
     """A value for a path: the value itself, or that of the first pattern that fits.
 
     Raises:
         ValueError: there are patterns, and none fits.
 
     Example:
-        >>> [of_path("rank", {"*.query": 4, "*": 8}, path) for path in ("a.query", "a.key")]
+        >>> [value_at_path("rank", {"*.query": 4, "*": 8}, path) for path in ("a.query", "a.key")]
         [4, 8]
     """
     if not isinstance(value, Mapping):
@@ -76,12 +76,13 @@ def of_path(name: str, value: Any, path: str) -> Any:
     checks.refuse(name, f"patterns {', '.join(map(str, value))}", wanted)
 
 
-def arrays(params: PyTree) -> Iterator[tuple[str, Any]]:
+def named_arrays(params: PyTree) -> Iterator[tuple[str, Any]]:
     """Every leaf of floating-point numbers, or its shape, with the name of its path.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> [path for path, _ in arrays({"W": jnp.ones(2), "f": jnp.tanh, "ids": jnp.arange(2)})]
+        >>> net = {"W": jnp.ones(2), "f": jnp.tanh, "ids": jnp.arange(2)}
+        >>> [path for path, _ in named_arrays(net)]
         ['W']
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -101,7 +102,7 @@ def is_floating(leaf: Any) -> bool:
     return eqx.is_inexact_array(leaf) or (shape and leaf.dtype.kind in "fcV")
 
 
-def selected(
+def select_leaves(
     params: PyTree, select: Patterns, extra: Patterns = (), stacks: Patterns = ()
 ) -> dict[str, str]:
     """Select leaves that are adapted, or trained as they are: path -> ``adapted`` or ``extra``.
@@ -116,21 +117,23 @@ def selected(
     Example:
         >>> import jax.numpy as jnp
         >>> net = {"W": jnp.ones((2, 2)), "b": jnp.ones(2), "g": jnp.ones(2), "f": jnp.tanh}
-        >>> selected(net, "*", "b")
+        >>> select_leaves(net, "*", "b")
         {'W': 'adapted', 'b': 'extra'}
     """
     select, extra = checked_patterns("select", select), checked_patterns("extra", extra)
     stacks = checked_patterns("stacks", stacks)
     kinds: dict[str, str] = {}
-    for path, leaf in arrays(params):
+    for path, leaf in named_arrays(params):
         if (leaf.ndim == 2 and fits(path, select)) or (leaf.ndim > 2 and fits(path, stacks)):
             kinds[path] = "adapted"
         elif fits(path, extra):
             kinds[path] = "extra"
     of_name = {
-        "select": [p for p, leaf in arrays(params) if leaf.ndim == 2 or kinds.get(p) == "adapted"],
-        "extra": [p for p, _ in arrays(params)],
-        "stacks": [p for p, leaf in arrays(params) if leaf.ndim > 2],
+        "select": [
+            p for p, leaf in named_arrays(params) if leaf.ndim == 2 or kinds.get(p) == "adapted"
+        ],
+        "extra": [p for p, _ in named_arrays(params)],
+        "stacks": [p for p, leaf in named_arrays(params) if leaf.ndim > 2],
     }
     for name, patterns, wanted in (
         ("select", select, "matrices"),
@@ -141,7 +144,7 @@ def selected(
             fitting = of_name[name]
             if not any(fits(path, pattern) for path in fitting):
                 text = pattern if isinstance(pattern, str) else pattern.pattern
-                paths = [path for path, _ in arrays(params)]
+                paths = [path for path, _ in named_arrays(params)]
                 some = ", ".join(paths[:4]) + (", ..." if len(paths) > 4 else "")
                 checks.refuse(name, repr(text), f"a pattern of some {wanted} among {some}")
     return kinds

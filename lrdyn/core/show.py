@@ -109,7 +109,7 @@ def curves(values: Iterable[np.ndarray], width: int = 240, height: int = 80) -> 
     return f"{picture}<br><small>{scale}</small>"
 
 
-def recorded(records: PyTree) -> list[tuple[str, Any]]:
+def recorded_arrays(records: PyTree) -> list[tuple[str, Any]]:
     """The recorded arrays by name, leaf by leaf with its path."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(records)
     return [(jax.tree_util.keystr(path) or "record", leaf) for path, leaf in leaves]
@@ -118,7 +118,7 @@ def recorded(records: PyTree) -> list[tuple[str, Any]]:
 def record_rows(records: PyTree) -> list[tuple[str, str, str, str]]:
     """A heading, and for each recorded array its name, shape, first and last value."""
     rows = [("record", "shape", "first", "last")]
-    for name, leaf in recorded(records):
+    for name, leaf in recorded_arrays(records):
         first, last = "", ""
         if np.ndim(leaf) == 1 and np.size(leaf) and not isinstance(leaf, Tracer):
             first, last = (f"{np.asarray(leaf)[i]:.4g}" for i in (0, -1))
@@ -129,7 +129,7 @@ def record_rows(records: PyTree) -> list[tuple[str, str, str, str]]:
 def record_curves(records: PyTree) -> str:
     """Draw what was recorded as one number at a time, or as a few."""
     drawn: list[np.ndarray] = []
-    for _, leaf in recorded(records):
+    for _, leaf in recorded_arrays(records):
         if isinstance(leaf, Tracer) or np.ndim(leaf) not in (1, 2):
             continue
         if np.issubdtype(np.asarray(leaf).dtype, np.floating):

@@ -181,12 +181,12 @@ def _below_bound(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> Fo
     return AtMost(run.error, bound[:, None], scale=np.maximum(np.max(bound), run.scale))
 
 
-def _at_the_start(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> Form:
+def _start_error(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> Form:
     return Equal(outcome.predicted.bound, outcome.measured.error[:, 0])
 
 
 _undecided: Callable[[Outcome[CompressionTheory, CompressionMeasured]], str]
-_undecided = setting.undecided_below(lambda theory: theory.bound)
+_undecided = setting.undecided_by_underflow(lambda theory: theory.bound)
 
 
 def _unstable_bulk(key: Key[Array, ""], case: Compression, amount: Array) -> Compression:
@@ -204,12 +204,12 @@ def _half_of_the_padding(case: Compression) -> CompressionTheory:
     return CompressionTheory(error=jnp.stack(errors))
 
 
-def _narrower(case: Compression) -> CompressionMeasured:
+def _narrow_networks(case: Compression) -> CompressionMeasured:
     """Compressed networks of width 2 r^ - 2."""
     return measure(dataclasses.replace(case, ranks=tuple(rank - 1 for rank in case.ranks)))
 
 
-def _bound_squared(case: Compression) -> CompressionTheory:
+def _square_bound(case: Compression) -> CompressionTheory:
     dim = len(case.target)
     bounds = [compression.compression_bound(case.scales**2, dim, rank) for rank in case.ranks]
     return CompressionTheory(bound=jnp.stack(bounds))
@@ -253,7 +253,7 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
             "bound_attained",
             "at t = 0 the bound of Corollary 1 is attained: ||f(0) - f_C(0)||_F = sqrt(d - 2 r^) "
             "prod_l eps_l",
-            form=_at_the_start,
+            form=_start_error,
             reads=lambda theory, run: (run.error, theory.bound),
             undecided=_undecided,
         ),
@@ -295,7 +295,7 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
                 f"{claim}_narrower",
                 "compressed network of width 2 r^ - 2",
                 claim,
-                measure=_narrower,
+                measure=_narrow_networks,
             )
             for claim in ("error_identity", "error_bound", "bound_attained", "parameters")
         ),
@@ -304,7 +304,7 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
                 f"{claim}_squared",
                 "prod_l eps_l^2 in the bound",
                 claim,
-                predict=_bound_squared,
+                predict=_square_bound,
                 at={"init_scale": 0.7},
             )
             for claim in ("error_bound", "bound_attained")

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from lrdyn.core import checks
-from lrdyn.core.selection import arrays
+from lrdyn.core.selection import named_arrays
 from lrdyn.data import guarded, patterns, tokenizer_growth
 from lrdyn.data.guarded import panics, reading, refused
 from lrdyn.data.lookup import MissingData
@@ -280,7 +280,7 @@ def _model(tensors: Tensors, config: BertConfig) -> Bert:
 
     key = jax.eval_shape(jax.random.key, 0)
     like = eqx.filter_eval_shape(lambda key: blank(key, config, pooled), key)
-    sources = {path: source(path) for path, _ in arrays(like)}
+    sources = {path: source(path) for path, _ in named_arrays(like)}
     return filled(like, sources, tensors, ignored=ignored)
 
 

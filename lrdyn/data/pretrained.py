@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrdyn.core.selection import arrays, name_of
+from lrdyn.core.selection import name_of, named_arrays
 from lrdyn.data.tensors import TensorFormat, Tensors, check, extra
 
 N = TypeVar("N")
@@ -54,7 +54,7 @@ def filled(
         >>> net["W"].tolist(), net["b"].tolist()
         ([[2.0], [3.0]], [1.0])
     """
-    leaves = dict(arrays(like))
+    leaves = dict(named_arrays(like))
     known = {
         source.name: TensorFormat(source.shape or leaves[path].shape)
         for path, source in sources.items()

@@ -12,7 +12,7 @@ import jax
 from jaxtyping import PyTree
 
 from lrdyn.core import checks
-from lrdyn.core.selection import Patterns, arrays, checked_patterns, fits, name_of
+from lrdyn.core.selection import Patterns, checked_patterns, fits, name_of, named_arrays
 from lrdyn.data.pretrained import Source, filled
 from lrdyn.data.tensors import opened
 from lrdyn.networks.convolution import BatchNorm, initial_state
@@ -84,7 +84,7 @@ def _places(network: Network) -> dict[str, _Place]:
     else:
         modules = _vgg_modules(network) if isinstance(network, VGG) else _resnet_modules(network)
         sources = {}
-    for path, leaf in arrays(network):
+    for path, leaf in named_arrays(network):
         module, _, kind = path.rpartition(".")
         if path not in sources:
             # In equinox a bias of channels has the axes of an image.
@@ -109,7 +109,7 @@ def _unchanged(network: Network, places: dict[str, _Place], keep: Patterns) -> s
         if not any(fits(label, pattern) for label in places):
             some = ", ".join(list(places)[:4])
             checks.refuse("keep", repr(pattern), f"a pattern of some arrays among {some}, ...")
-    for path, leaf in arrays(network):
+    for path, leaf in named_arrays(network):
         if path in unchanged and isinstance(leaf, jax.ShapeDtypeStruct):
             checks.refuse("keep", f"the shape of {path} alone", "an array in the network")
     return unchanged

@@ -31,7 +31,7 @@ class MatrixKind(NamedTuple):
 
     def ranks(self, share: int) -> str:
         """The least and the largest r, in words."""
-        ranks = [(_rank(matrix, share), matrix) for matrix in self.matrices]
+        ranks = [(_rank_at(matrix, share), matrix) for matrix in self.matrices]
         known = [r for r, _ in ranks if r is not None]
         above = next((matrix.rank_text(None) for r, matrix in ranks if r is None), "")
         low = str(min(known)) if known else above
@@ -39,7 +39,7 @@ class MatrixKind(NamedTuple):
         return low if low == high else f"{low}-{high}"
 
 
-def _rank(matrix: MatrixUpdate, share: int) -> int | None:
+def _rank_at(matrix: MatrixUpdate, share: int) -> int | None:
     return matrix.rank_90 if share == 90 else matrix.rank_99
 
 
@@ -55,7 +55,7 @@ def cost(matrices: Sequence[MatrixUpdate], share: int) -> float | None:
         return None
     trained = 0
     for matrix in matrices:
-        rank = _rank(matrix, share)
+        rank = _rank_at(matrix, share)
         if rank is None:
             return None
         trained += matrix.lora(rank) if rank else 0
@@ -86,7 +86,7 @@ def kinds(matrices: Sequence[MatrixUpdate]) -> list[MatrixKind]:
     ]
 
 
-def _share(value: float | None) -> str:
+def _format_share(value: float | None) -> str:
     return "?" if value is None else f"{value:.1%}" if value < 0.0995 else f"{value:.0%}"
 
 
@@ -105,15 +105,15 @@ def table(matrices: Sequence[MatrixUpdate]) -> list[str]:
                 f"{np.median(relative):.2g}" if relative else "-",
                 kind.ranks(90),
                 kind.ranks(99),
-                _share(kind.cost(90)),
-                _share(kind.cost(99)),
-                _above(kind.matrices),
+                _format_share(kind.cost(90)),
+                _format_share(kind.cost(99)),
+                _ranks_above(kind.matrices),
             )
         )
-    return _fitted(rows)
+    return _fit_width(rows)
 
 
-def _above(matrices: Sequence[MatrixUpdate]) -> str:
+def _ranks_above(matrices: Sequence[MatrixUpdate]) -> str:
     above = [matrix.noise.above for matrix in matrices if matrix.noise is not None]
     if not above:
         return "-"
@@ -138,13 +138,13 @@ def sentences(matrices: Sequence[MatrixUpdate], changed: bool) -> list[str]:
     if not moved:
         which = "matrices" if changed else "sets of weights"
         return [f"The two {which} are identical: there is nothing to adapt."]
-    lines = [_first(moved), *_where_not(moved), _sure(moved)]
+    lines = [_rank_sentence(moved), *_costly_sentences(moved), _certainty_sentence(moved)]
     if len(moved) < len(matrices):
-        lines.insert(1, _still(matrices))
+        lines.insert(1, _unchanged_sentence(matrices))
     return [line for text in lines for line in textwrap.wrap(show.printable(text), WIDTH)]
 
 
-def _first(moved: Sequence[MatrixUpdate]) -> str:
+def _rank_sentence(moved: Sequence[MatrixUpdate]) -> str:
     costs = {share: cost(moved, share) for share in (90, 99)}
     ranks = {
         share: MatrixKind("", tuple(moved)).ranks(share).replace("-", " to ") for share in costs
@@ -166,18 +166,18 @@ def _first(moved: Sequence[MatrixUpdate]) -> str:
         elif value >= PAYS:
             text += f", {value:.3g} times the parameters of full training"
         else:
-            text += f", {_share(value)} of the parameters of full training"
+            text += f", {_format_share(value)} of the parameters of full training"
         parts.append(text)
     largest = [matrix.rank_90 for matrix in moved]
     if ninety is not None and len(set(largest)) > 1:
         most = max(r for r in largest if r is not None)
         one_for_all = sum(matrix.lora(min(most, matrix.rows, matrix.columns)) for matrix in moved)
         full = sum(matrix.full for matrix in moved)
-        parts[0] += f" (one r = {most} for all: {_share(one_for_all / full)})"
+        parts[0] += f" (one r = {most} for all: {_format_share(one_for_all / full)})"
     return f"{like}. {parts[0]}; {parts[1]}."
 
 
-def _still(matrices: Sequence[MatrixUpdate]) -> str:
+def _unchanged_sentence(matrices: Sequence[MatrixUpdate]) -> str:
     """Sentence on the matrices that did not change: by name if they are few, else by kind."""
     still = [matrix for matrix in matrices if not matrix.norm > 0]
     names = [matrix.name.removesuffix(".weight") for matrix in still]
@@ -193,7 +193,7 @@ def _still(matrices: Sequence[MatrixUpdate]) -> str:
     return f"{len(still)} of {len(matrices)} matrices did not change: {which}."
 
 
-def _where_not(moved: Sequence[MatrixUpdate]) -> list[str]:
+def _costly_sentences(moved: Sequence[MatrixUpdate]) -> list[str]:
     """Kinds of layers on which low rank does not pay."""
     costly = [kind for kind in kinds(moved) if (kind.cost(90) or 0) >= PAYS]
     if not costly or len(costly) == len(kinds(moved)):
@@ -203,7 +203,7 @@ def _where_not(moved: Sequence[MatrixUpdate]) -> list[str]:
     return [f"Low rank does not pay on {', '.join(names)}{more}: train these whole, or not at all."]
 
 
-def _sure(moved: Sequence[MatrixUpdate]) -> str:
+def _certainty_sentence(moved: Sequence[MatrixUpdate]) -> str:
     """Sentence on how sure the numbers are: sketch, rounding, noise floor."""
     parts = []
     if any(matrix.is_sketched for matrix in moved):
@@ -211,7 +211,7 @@ def _sure(moved: Sequence[MatrixUpdate]) -> str:
         beyond = max(matrix.beyond for matrix in moved)
         parts.append(
             f"of the larger matrices the first {width} directions were computed by a sketch: an r "
-            f"is never too small, and at most {_share(beyond)} of a squared norm lies beyond"
+            f"is never too small, and at most {_format_share(beyond)} of a squared norm lies beyond"
         )
     else:
         parts.append("singular values are exact")
@@ -226,8 +226,8 @@ def _sure(moved: Sequence[MatrixUpdate]) -> str:
         distance = max(matrix.noise.distance for matrix in floors if matrix.noise is not None)
         parts.append(
             f"{len(floors)} of {len(moved)} updates end in a noise floor (Marchenko and Pastur's "
-            f"law to {distance:.2g}) with r = {_above(floors)} above it: what lies below need not "
-            "be kept"
+            f"law to {distance:.2g}) with r = {_ranks_above(floors)} above it: what lies below "
+            "need not be kept"
         )
     elif any(not matrix.is_sketched for matrix in moved):
         parts.append("no update has a noise floor")
@@ -247,10 +247,10 @@ def matrix_rows(matrices: Sequence[MatrixUpdate], head: Sequence[str]) -> list[s
     rows = [("matrix", "m x n", *head)]
     for matrix, name in zip(matrices, names, strict=True):
         rows.append((name[skipped:], matrix.shape, *map(str, matrix.cells)))
-    return _fitted(rows)
+    return _fit_width(rows)
 
 
-def _fitted(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def _fit_width(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows of 80 columns: of a long name the end is shown, which tells it from others."""
     room = max(
         13, WIDTH - sum(2 + max(map(len, cells)) for cells in [*zip(*rows, strict=True)][1:])

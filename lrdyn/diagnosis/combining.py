@@ -11,7 +11,7 @@ import numpy as np
 from lrdyn.adapters import peft
 from lrdyn.adapters.peft import Stored, StoredFactors, described
 from lrdyn.core import checks, show
-from lrdyn.diagnosis.cores import Told, on_all_cores
+from lrdyn.diagnosis.cores import Told, map_on_cores
 from lrdyn.diagnosis.decomposition import product_svd
 from lrdyn.diagnosis.planning import Sizes, choose
 from lrdyn.diagnosis.updates import rank_with
@@ -95,7 +95,7 @@ def combine(
     products = {m: _product(m, stored, weights) for m in _modules(stored)}
     # Two QRs, of 4 (m + n) r^2 multiplications together; the SVD between them is of r x r.
     counts = [4.0 * (len(B) + A.shape[1]) * B.shape[1] ** 2 for B, A in products.values()]
-    decompositions = on_all_cores(
+    decompositions = map_on_cores(
         lambda product: product_svd(*product),
         list(products.values()),
         counts,

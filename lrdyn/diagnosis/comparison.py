@@ -36,12 +36,12 @@ class ArrayPair(NamedTuple):
     @property
     def before(self) -> np.ndarray | None:
         """W before the training, as float32 or float64."""
-        return None if self.stored_before is None else reading.in_full(self.stored_before)
+        return None if self.stored_before is None else reading.widen(self.stored_before)
 
     @property
     def after(self) -> np.ndarray | None:
         """W after the training, as float32 or float64; None where factors are all that is known."""
-        return None if self.stored_after is None else reading.in_full(self.stored_after)
+        return None if self.stored_after is None else reading.widen(self.stored_after)
 
     @property
     def update(self) -> np.ndarray:
@@ -73,7 +73,7 @@ class Compared(NamedTuple):
     """Name -> why it is not compared, or not as a whole."""
 
 
-def compared(before: Weights, after: Weights, select: Patterns) -> Compared:
+def compare(before: Weights, after: Weights, select: Patterns) -> Compared:
     """Look at names, shapes and types; no numbers are read.
 
     Args:
@@ -86,12 +86,12 @@ def compared(before: Weights, after: Weights, select: Patterns) -> Compared:
 
     Example:
         >>> sides = ({"W": np.eye(2), "b": np.ones(2)}, {"W": np.eye(2), "b": np.ones(3)})
-        >>> both = compared(*(reading.weights("", side) for side in sides), "*")
+        >>> both = compare(*(reading.weights("", side) for side in sides), "*")
         >>> both.matrices, both.notes
         (('W',), {'b': 'shape (2,) before and (3,) after'})
     """
     if isinstance(after, Products):
-        return _adapted(before, after, select)
+        return _compare_adapter(before, after, select)
     matrices, vectors, notes = [], [], {}
     wanted = set(reading.matrices(before.infos, select))
     for name, info in before.infos.items():
@@ -99,7 +99,7 @@ def compared(before: Weights, after: Weights, select: Patterns) -> Compared:
         is_matrix = reading.is_matrix(info)
         if is_matrix and name not in wanted:
             continue
-        note, comparable = _compare(info, other)
+        note, comparable = _compare_infos(info, other)
         if note:
             notes[name] = note
         if comparable:
@@ -109,12 +109,12 @@ def compared(before: Weights, after: Weights, select: Patterns) -> Compared:
         if name not in before.infos and (name in wanted_after or not reading.is_matrix(info)):
             notes[name] = f"only after, of shape {info.shape}"
     if not matrices:
-        among = some(reading.matrices(before.infos, "*"))
+        among = first_names(reading.matrices(before.infos, "*"))
         checks.refuse("select", repr(select), f"some matrices that both sides have, among {among}")
     return Compared(before, after, tuple(matrices), tuple(vectors), notes)
 
 
-def _adapted(before: Weights, after: Products, select: Patterns) -> Compared:
+def _compare_adapter(before: Weights, after: Products, select: Patterns) -> Compared:
     """What an adapter changes of its base, or of another adapter of it."""
     other = before if isinstance(before, Products) else None
     infos = after.infos if other is None else other.infos | after.infos
@@ -125,26 +125,26 @@ def _adapted(before: Weights, after: Products, select: Patterns) -> Compared:
         if is_matrix and name not in fitting:
             continue
         if other is not None:
-            note, comparable = _beside_another(other, after, name)
+            note, comparable = _note_beside_another(other, after, name)
         elif after.base is None:
-            note, comparable = _alone(after, name)
+            note, comparable = _note_alone(after, name)
         else:
-            note, comparable = _beside_its_base(before, after, name)
+            note, comparable = _note_beside_base(before, after, name)
         if note:
             notes[name] = note
         if comparable:
             (matrices if is_matrix else vectors).append(name)
     if not matrices:
-        among = some(reading.matrices(infos, "*"))
+        among = first_names(reading.matrices(infos, "*"))
         checks.refuse("select", repr(select), f"some matrices of the adapter, among {among}")
     return Compared(before, after, tuple(matrices), tuple(vectors), notes)
 
 
-def _beside_its_base(before: Weights, after: Products, name: str) -> tuple[str, bool]:
+def _note_beside_base(before: Weights, after: Products, name: str) -> tuple[str, bool]:
     """Note on an array that an adapter changes, and whether its change is known."""
     info, known = after.infos[name], before.infos.get(name)
     if known is not None:
-        note, comparable = _compare(known, info)
+        note, comparable = _compare_infos(known, info)
         if after.adapts(name) and after.may_be_tied(name):
             tied = (
                 "where the model has a head tied with it (config.json), PEFT moves this one alone "
@@ -158,7 +158,7 @@ def _beside_its_base(before: Weights, after: Products, name: str) -> tuple[str, 
     return f"only after, of shape {info.shape}", False
 
 
-def _alone(after: Products, name: str) -> tuple[str, bool]:
+def _note_alone(after: Products, name: str) -> tuple[str, bool]:
     """Likewise without its base."""
     if after.is_product(name):
         return "", True
@@ -167,7 +167,7 @@ def _alone(after: Products, name: str) -> tuple[str, bool]:
     return "saved whole: what changed is seen beside its base", False
 
 
-def _beside_another(before: Products, after: Products, name: str) -> tuple[str, bool]:
+def _note_beside_another(before: Products, after: Products, name: str) -> tuple[str, bool]:
     """Likewise beside another adapter; where one of the two lacks it, it adds nothing."""
     sides = [side for side in (before, after) if name in side.infos]
     for side in sides:
@@ -182,7 +182,7 @@ def _beside_another(before: Products, after: Products, name: str) -> tuple[str, 
         return ("" if adapts else "saved whole by one side only"), adapts
     if before.adapts(name) != after.adapts(name) and not (before.knows(name) and after.knows(name)):
         return "factors on one side, saved whole on the other: compare each with the base", False
-    return _compare(before.infos[name], after.infos[name])
+    return _compare_infos(before.infos[name], after.infos[name])
 
 
 def _refuse_without_base(adapter: Products, name: str) -> None:
@@ -190,7 +190,7 @@ def _refuse_without_base(adapter: Products, name: str) -> None:
     checks.refuse(adapter.name, got, "its base before it: BASE ADAPTER")
 
 
-def _compare(info: Info, other: Info | None) -> tuple[str, bool]:
+def _compare_infos(info: Info, other: Info | None) -> tuple[str, bool]:
     """Note on two arrays of one name, and whether they can be compared at all."""
     if other is None:
         return "only before", False
@@ -216,7 +216,7 @@ def pairs(both: Compared, names: tuple[str, ...], notes: dict[str, str]) -> Iter
     Example:
         >>> I, bad = np.eye(2), np.full((2, 2), np.inf)
         >>> sides = ({"W": I, "V": I}, {"W": I, "V": bad})
-        >>> both, notes = compared(*(reading.weights("", side) for side in sides), "*"), {}
+        >>> both, notes = compare(*(reading.weights("", side) for side in sides), "*"), {}
         >>> [pair.name for pair in pairs(both, both.matrices, notes)], notes
         (['W'], {'V': '4 entries after are not finite'})
     """
@@ -227,7 +227,7 @@ def pairs(both: Compared, names: tuple[str, ...], notes: dict[str, str]) -> Iter
             # Of an adapter the product is enough, and beside another one there is no W.
             if name not in weights.infos or (factors is not None and isinstance(weights, Products)):
                 continue
-            array = finite(weights, name, when, notes)
+            array = read_finite(weights, name, when, notes)
             if array is not None:
                 sides[when] = array
         rows = _common_rows(both, name)
@@ -285,14 +285,14 @@ def _has_other_start(both: Compared, name: str) -> bool:
             return False
         base = np.asarray(before.stored.saved[name])
     else:
-        base = finite(before, name, "before", {})
+        base = read_finite(before, name, "before", {})
     if base is None:  # which is noted where it is read
         return False
     rows = min(len(base), len(own))
-    return not np.array_equal(reading.in_full(base[:rows]), reading.in_full(own[:rows]))
+    return not np.array_equal(reading.widen(base[:rows]), reading.widen(own[:rows]))
 
 
-def finite(weights: Weights, name: str, when: str, notes: dict[str, str]) -> np.ndarray | None:
+def read_finite(weights: Weights, name: str, when: str, notes: dict[str, str]) -> np.ndarray | None:
     """One array as it is stored; None and a note if it is not finite.
 
     Args:
@@ -303,7 +303,7 @@ def finite(weights: Weights, name: str, when: str, notes: dict[str, str]) -> np.
 
     Example:
         >>> notes = {}
-        >>> finite(reading.weights("", {"b": np.array([np.inf])}), "b", "after", notes), notes
+        >>> read_finite(reading.weights("", {"b": np.array([np.inf])}), "b", "after", notes), notes
         (None, {'b': '1 entries after are not finite'})
     """
     try:
@@ -311,13 +311,13 @@ def finite(weights: Weights, name: str, when: str, notes: dict[str, str]) -> np.
     except Refused as error:  # a NaN, of which a reader of files says how many
         notes[name] = f"{when}: {str(error).partition(f'{name}: ')[2] or error}"
         return None
-    if bad := reading.not_finite(array):
+    if bad := reading.count_nonfinite(array):
         notes[name] = f"{bad} entries {when} are not finite"
         return None
     return array
 
 
-def differing(both: Compared, notes: dict[str, str]) -> dict[str, float]:
+def relative_changes(both: Compared, notes: dict[str, str]) -> dict[str, float]:
     """Compute ||after - before|| / ||before|| of the norms, biases and the like that changed.
 
     Args:
@@ -326,8 +326,8 @@ def differing(both: Compared, notes: dict[str, str]) -> dict[str, float]:
 
     Example:
         >>> sides = ({"W": np.eye(2), "b": np.ones(1)}, {"W": np.eye(2), "b": np.full(1, 3.0)})
-        >>> both = compared(*(reading.weights("", side) for side in sides), "*")
-        >>> differing(both, {})
+        >>> both = compare(*(reading.weights("", side) for side in sides), "*")
+        >>> relative_changes(both, {})
         {'b': 2.0}
     """
     changed = {}
@@ -340,11 +340,11 @@ def differing(both: Compared, notes: dict[str, str]) -> dict[str, float]:
     return changed
 
 
-def listed(changes: Mapping[str, float]) -> str:
+def list_changes(changes: Mapping[str, float]) -> str:
     """Names with relative changes, the largest first, and how many more there are.
 
     Example:
-        >>> listed({"a.bias": 0.5, "b.bias": np.inf})
+        >>> list_changes({"a.bias": 0.5, "b.bias": np.inf})
         'b.bias (from 0), a.bias (5.0e-01)'
     """
     ordered = sorted(changes.items(), key=lambda change: change[1], reverse=True)
@@ -353,17 +353,17 @@ def listed(changes: Mapping[str, float]) -> str:
     return ", ".join(words[:SHOWN]) + more
 
 
-def some(names: Iterable[str]) -> str:
+def first_names(names: Iterable[str]) -> str:
     r"""The first names, for a message.
 
     Example:
-        >>> some(["a\n", "b"]), some([])
+        >>> first_names(["a\n", "b"]), first_names([])
         ('a\\n, b', 'none, since there are no matrices')
     """
     return printable(", ".join(islice(names, 4))) or "none, since there are no matrices"
 
 
-def as_lines(notes: Mapping[str, str]) -> list[str]:
+def note_lines(notes: Mapping[str, str]) -> list[str]:
     """A line for each note."""
     return [f"{name}: {note}" for name, note in notes.items()]
 

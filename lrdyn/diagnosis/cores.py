@@ -44,7 +44,7 @@ class Told:
             self._progress.during(0.0, f"{self._done:,} of {self._all:,} matrices")
 
 
-def on_all_cores(
+def map_on_cores(
     work: Callable[[Item], Result],
     items: Sequence[Item],
     counts: Sequence[float],
@@ -59,7 +59,7 @@ def on_all_cores(
         progress: is told of each that is done.
 
     Example:
-        >>> on_all_cores(abs, [-1, 2], [1.0, 1.0], Told(None, [1.0, 1.0]))
+        >>> map_on_cores(abs, [-1, 2], [1.0, 1.0], Told(None, [1.0, 1.0]))
         [1, 2]
     """
     workers = max(1, min(cores(), len(items)))

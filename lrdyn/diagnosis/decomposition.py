@@ -51,20 +51,22 @@ def decompose(
         ([4.0, 1.0], [[4.0, 0.0], [0.0, 0.0]])
     """
     if width is not None and is_sketched(matrix.shape, width):
-        return _sketched(matrix, wanted, width)
+        return _decompose_sketch(matrix, wanted, width)
     if wanted is None:
         return Decomposition(values_of(matrix), 0.0, None)
     if matrix.dtype == np.float64:
         left, values, _ = np.linalg.svd(matrix, full_matrices=False)
-        return Decomposition(values, 0.0, projected(matrix, left, values, wanted(values, 0.0)))
+        return Decomposition(
+            values, 0.0, project_factors(matrix, left, values, wanted(values, 0.0))
+        )
     if matrix.shape[0] > matrix.shape[1]:
         values, rest, factors = decompose(matrix.T, wanted)
         return Decomposition(values, rest, factors and (factors[1].T, factors[0].T))
-    values, vectors = _of_gram(gram(matrix), wanted)
-    return Decomposition(values, 0.0, projected(matrix, vectors, values, vectors.shape[1]))
+    values, vectors = _decompose_gram(gram(matrix), wanted)
+    return Decomposition(values, 0.0, project_factors(matrix, vectors, values, vectors.shape[1]))
 
 
-def _of_gram(squared: np.ndarray, wanted: Wanted) -> tuple[np.ndarray, np.ndarray]:
+def _decompose_gram(squared: np.ndarray, wanted: Wanted) -> tuple[np.ndarray, np.ndarray]:
     """Square roots of all eigenvalues, and the eigenvectors of the largest, decreasing."""
     size = len(squared)
     if size <= SMALL:
@@ -98,7 +100,7 @@ def _of_gram(squared: np.ndarray, wanted: Wanted) -> tuple[np.ndarray, np.ndarra
     return values, np.concatenate([vectors[:1], turned])[:, ::-1]
 
 
-def projected(
+def project_factors(
     matrix: np.ndarray, left: np.ndarray, values: np.ndarray, rank: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """B = U sqrt(S) and A = U^T W / sqrt(S): their product is W on its first r left directions.
@@ -110,7 +112,7 @@ def projected(
         rank: r.
 
     Example:
-        >>> B, A = projected(np.diag([4.0, 1.0]), np.eye(2), np.array([4.0, 1.0]), 1)
+        >>> B, A = project_factors(np.diag([4.0, 1.0]), np.eye(2), np.array([4.0, 1.0]), 1)
         >>> (B @ A).tolist()
         [[4.0, 0.0], [0.0, 0.0]]
     """
@@ -121,7 +123,7 @@ def projected(
     return B, inner.T @ matrix
 
 
-def _sketched(matrix: np.ndarray, wanted: Wanted | None, width: int) -> Decomposition:
+def _decompose_sketch(matrix: np.ndarray, wanted: Wanted | None, width: int) -> Decomposition:
     left, values, right = sketch(matrix, width)
     scaled, rest = left * values.astype(matrix.dtype), 0.0
     # A difference of squares would be rounded by eps times the whole.
@@ -178,7 +180,7 @@ def product_svd(B: np.ndarray, A: np.ndarray) -> Product:
     return Product(left @ inner, values, right @ inner_right.T, kind)
 
 
-def of_product(B: np.ndarray, A: np.ndarray, wanted: Wanted | None = None) -> Decomposition:
+def decompose_product(B: np.ndarray, A: np.ndarray, wanted: Wanted | None = None) -> Decomposition:
     """Decompose B A (m x n) from its factors.
 
     Args:
@@ -187,7 +189,7 @@ def of_product(B: np.ndarray, A: np.ndarray, wanted: Wanted | None = None) -> De
         wanted: as in :func:`decompose`.
 
     Example:
-        >>> of_product(np.ones((3, 2)), np.ones((2, 4))).values.round(6).tolist()
+        >>> decompose_product(np.ones((3, 2)), np.ones((2, 4))).values.round(6).tolist()
         [6.928203, 0.0]
     """
     product = product_svd(B, A)

@@ -17,11 +17,11 @@ from lrdyn.core import checks, show
 from lrdyn.core.selection import Patterns, checked_patterns, fits
 from lrdyn.diagnosis import comparison, reading
 from lrdyn.diagnosis.comparison import Compared
-from lrdyn.diagnosis.cores import Told, on_all_cores
+from lrdyn.diagnosis.cores import Told, map_on_cores
 from lrdyn.diagnosis.decomposition import Wanted
 from lrdyn.diagnosis.orientation import Orientation, orientation
 from lrdyn.diagnosis.products import Products
-from lrdyn.diagnosis.report import Diagnosis, checked_settings, opened
+from lrdyn.diagnosis.report import Diagnosis, checked_settings, open_sides
 from lrdyn.diagnosis.spectrum import norm
 from lrdyn.diagnosis.updates import Examined, examine_all, rank_for
 from lrdyn.system.progress import Progress
@@ -75,15 +75,15 @@ class Extraction(NamedTuple):
         )
         lines.append(f"relative error of the whole update: {self.error:.2e}")
         lines.append(self.orientation.said)
-        lines += self._of_names()
+        lines += self._name_lines()
         if self.adapter.saved:
             lines.append(f"saved whole: {', '.join(self.adapter.saved)}")
         if self.left_out:
-            changes = comparison.listed(self.left_out)
+            changes = comparison.list_changes(self.left_out)
             lines.append(f"changed and left out (by this share of the norm): {changes}")
-        return [show.printable(line) for line in lines + comparison.as_lines(self.notes)]
+        return [show.printable(line) for line in lines + comparison.note_lines(self.notes)]
 
-    def _of_names(self) -> list[str]:
+    def _name_lines(self) -> list[str]:
         """What was not looked up in a model of transformers, where the files are of one."""
         config = _config(self.both)
         if config is None or not isinstance(config.get("model_type"), str):
@@ -128,11 +128,11 @@ class Extraction(NamedTuple):
                     # Of an adapter without its base the product is looked at, W being 0.
                     base = np.zeros_like(update) if pair.before is None else pair.before
                     is_conv1d = self.orientation.is_transposed(_module(name))
-                    applied = written.applied(name, base, is_conv1d=is_conv1d)
+                    applied = written.apply(name, base, is_conv1d=is_conv1d)
                     if applied is None:
                         return moved, moved
                     rows = min(len(applied), len(base)) if base.ndim else None
-                    return moved, norm(base + update - reading.in_full(applied)[:rows])
+                    return moved, norm(base + update - reading.widen(applied)[:rows])
             return 0.0, 0.0
 
         known = {**self.both.before.infos, **self.both.after.infos}
@@ -142,7 +142,7 @@ class Extraction(NamedTuple):
             float(np.prod(shape)) * (10 + ranks.get(_module(name), 0))
             for name, shape in zip(names, shapes, strict=True)
         ]
-        norms_of_all = on_all_cores(norms, names, counts, Told(progress, counts))
+        norms_of_all = map_on_cores(norms, names, counts, Told(progress, counts))
         parts, errors = _Parts(), {}
         for name, (moved, missed) in zip(names, norms_of_all, strict=True):
             if moved:
@@ -226,11 +226,11 @@ def extract(
     for name, patterns in {"select": select, "save": save, "embeddings": embeddings}.items():
         checked_patterns(name, patterns)
     settings = checked_settings(k, sketch, bulk)
-    both = opened(before, after, "*", rename)
-    modules, biases = _wanted(both, save)
+    both = open_sides(before, after, "*", rename)
+    modules, biases = _modules_to_save(both, save)
     matrices = [name for name in both.matrices if fits(name, select)]
     if not matrices:
-        some = comparison.some(both.matrices)
+        some = comparison.first_names(both.matrices)
         checks.refuse("select", repr(select), f"some matrices that both sides have, among {some}")
     names = {n for n in matrices if n.endswith(WEIGHT) and _module(n) not in modules}
     if isinstance(rank, Mapping):
@@ -247,7 +247,7 @@ def extract(
                 )
         names = {n for n in names if n in tables or way.is_transposed(_module(n))}
 
-    def wanted(name: str) -> Wanted | None:
+    def choose_rank(name: str) -> Wanted | None:
         if name not in names:
             return None
         if rank is None:
@@ -255,16 +255,16 @@ def extract(
         r = rank[name] if isinstance(rank, Mapping) else rank
         return lambda values, _: min(r, len(values)) if values[0] > 0 else 0
 
-    examined = examine_all(both, matrices, notes, settings, wanted=wanted, progress=progress)
+    examined = examine_all(both, matrices, notes, settings, wanted=choose_rank, progress=progress)
     diagnosis = Diagnosis(
         tuple(matrix.update for matrix in examined),
-        comparison.differing(both, {}),
+        comparison.relative_changes(both, {}),
         dict(notes),
         settings.k,
     )
     factors, errors, parts = {}, {}, _Parts()
     written: dict[bytes, str] = {}
-    for matrix in _untied(examined, written, notes):
+    for matrix in _drop_tied(examined, written, notes):
         assert matrix.factors is not None
         B, A = matrix.factors
         name, module = matrix.update.name, _module(matrix.update.name)
@@ -279,9 +279,9 @@ def extract(
         checks.refuse("after", "no <module>.weight that moved and is not saved", "at least one")
     which = "none" if not biases else "lora_only" if biases <= set(factors) else "all"
     whole = _Whole(modules, which)
-    saved = dict(_saved(both, whole, set(factors), notes))
+    saved = dict(_read_saved(both, whole, set(factors), notes))
     adapted = {module + WEIGHT for module in factors}
-    left_out = _rest(both, adapted, written, set(saved), notes, parts)
+    left_out = _count_others(both, adapted, written, set(saved), notes, parts)
     adapter = described(
         factors,
         saved=saved,
@@ -344,7 +344,7 @@ def _module(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _untied(
+def _drop_tied(
     examined: Iterable[Examined], written: dict[bytes, str], notes: dict[str, str]
 ) -> Iterator[Examined]:
     """Matrices that move and have factors; of tied ones, equal before and after, the first.
@@ -366,7 +366,7 @@ def _tied_note(name: str) -> str:
     return f"{TIED} {name}: factors are written once, merge them into both"
 
 
-def _wanted(both: Compared, save: Patterns) -> tuple[frozenset[str], set[str]]:
+def _modules_to_save(both: Compared, save: Patterns) -> tuple[frozenset[str], set[str]]:
     """Modules that are saved whole, and modules of further biases that are asked for."""
     names = [name for name in both.before.infos if name in both.after.infos]
     modules: set[str] = set()
@@ -375,7 +375,7 @@ def _wanted(both: Compared, save: Patterns) -> tuple[frozenset[str], set[str]]:
         fitting = {name for name in names if fits(name, pattern) or fits(_module(name), pattern)}
         if not fitting:
             text = pattern if isinstance(pattern, str) else pattern.pattern
-            some = comparison.some(sorted({_module(name) for name in names} - {""}))
+            some = comparison.first_names(sorted({_module(name) for name in names} - {""}))
             checks.refuse("save", repr(text), f"a pattern of some module among {some}")
         for name in fitting:
             alone = name.endswith(BIAS) and not fits(_module(name), pattern)
@@ -389,7 +389,7 @@ def _wanted(both: Compared, save: Patterns) -> tuple[frozenset[str], set[str]]:
     return whole, biases - whole
 
 
-def _saved(
+def _read_saved(
     both: Compared, whole: _Whole, adapted: set[str], notes: dict[str, str]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Arrays that are saved whole, in the type they have after."""
@@ -397,13 +397,13 @@ def _saved(
         module, bias = _module(name), name.endswith(BIAS)
         asked = whole.biases == "all" or (whole.biases == "lora_only" and module in adapted)
         if (module in whole.modules or (bias and asked)) and name in both.after.infos:
-            if comparison.finite(both.after, name, "after", notes) is not None:
+            if comparison.read_finite(both.after, name, "after", notes) is not None:
                 yield name, both.after[name]
                 if name in notes:
                     notes[name] += "; saved whole"
 
 
-def _rest(
+def _count_others(
     both: Compared,
     adapted: set[str],
     written: Mapping[bytes, str],

@@ -66,14 +66,14 @@ def law(ratio: float) -> tuple[np.ndarray, np.ndarray]:
     return points, shares / shares[-1]
 
 
-def allowed(count: int) -> float:
+def allowed_distance(count: int) -> float:
     """The largest distance at which values still count as following the law.
 
     Eigenvalues of noise keep to their places: the distance is some 2 / count, and of entries whose
     variances differ, as those of rounded weights, some hundredths more.
 
     Example:
-        >>> allowed(100)
+        >>> allowed_distance(100)
         0.07
     """
     return 0.03 + 4 / count
@@ -123,7 +123,7 @@ def floor(values: np.ndarray, shape: tuple[int, int]) -> Noise | None:
             predicted = np.interp(squares[::-1] / (columns * variance), points, shares)
             # The empirical distribution steps by 1 / rows, half of it to either side of this point.
             distance = float(np.max(np.abs(predicted - empirical))) + 0.5 / rows
-            return Noise(edge, above, distance) if distance <= allowed(rows) else None
+            return Noise(edge, above, distance) if distance <= allowed_distance(rows) else None
         if count in tried:  # the fit goes round in a circle
             return None
         tried.add(count)

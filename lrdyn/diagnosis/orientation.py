@@ -71,8 +71,8 @@ def orientation(
         names = GPT if fan_in_fan_out and like_gpt else None
         return Orientation(fan_in_fan_out, names, f"weights are stored {way}, as was said")
     if config is not None:
-        types = sorted(set(_types(config)))
-        names = family(config)
+        types = sorted(set(_model_types(config)))
+        names = conv1d_modules(config)
         if names:
             known = [kind for kind in types if kind in FAMILIES]
             reason = (
@@ -95,21 +95,21 @@ def orientation(
     )
 
 
-def family(config: Mapping[str, Any] | None) -> frozenset[str]:
+def conv1d_modules(config: Mapping[str, Any] | None) -> frozenset[str]:
     """The modules that are a ``Conv1D`` in a model of this configuration, by their last parts.
 
     Example:
-        >>> sorted(family({"model_type": "clvp"})), sorted(family({"model_type": "llama"}))
-        (['c_fc', 'c_proj'], [])
+        >>> [sorted(conv1d_modules({"model_type": name})) for name in ("clvp", "llama")]
+        [['c_fc', 'c_proj'], []]
     """
-    types = set() if config is None else set(_types(config))
+    types = set() if config is None else set(_model_types(config))
     return frozenset().union(*(names for kind, names in FAMILIES.items() if kind in types))
 
 
-def _types(config: Mapping[str, Any]) -> Iterator[str]:
+def _model_types(config: Mapping[str, Any]) -> Iterator[str]:
     """The model_type of a model and of those that it is made of."""
     for key, value in config.items():
         if key == "model_type" and isinstance(value, str):
             yield value
         elif isinstance(value, Mapping):
-            yield from _types(value)
+            yield from _model_types(value)

@@ -26,7 +26,7 @@ MOST = len(SHADES) - 1
 """Matrices that have a colour and a name of their own; of more, all are drawn in grey."""
 
 
-def watched(dataset: xr.Dataset) -> Figure:
+def plot_watch(dataset: xr.Dataset) -> Figure:
     """Effective rank, energy outside of the first k, drift of the bulk, and angles over the steps.
 
     Dashed, or shaded around 0: what a random update of that size has.
@@ -38,7 +38,7 @@ def watched(dataset: xr.Dataset) -> Figure:
         >>> import lrdyn
         >>> recorder = lrdyn.watch({"W": np.zeros((4, 3))}, k=2)
         >>> recorder({"W": np.eye(4, 3)}, 1)
-        >>> len(watched(recorder.dataset).axes)
+        >>> len(plot_watch(recorder.dataset).axes)
         4
     """
     steps, names = dataset["step"].values, [str(name) for name in dataset["matrix"].values]
@@ -78,7 +78,7 @@ def watched(dataset: xr.Dataset) -> Figure:
     return figure
 
 
-def diagnosed(matrices: Sequence[MatrixUpdate], k: int) -> Figure:
+def plot_diagnosis(matrices: Sequence[MatrixUpdate], k: int) -> Figure:
     """One page: spectra of the updates, energy that rank r leaves, r and its cost by kind.
 
     Where the bulk of W was asked for there is a panel of it in place of an empty one.
@@ -90,7 +90,7 @@ def diagnosed(matrices: Sequence[MatrixUpdate], k: int) -> Figure:
     Example:
         >>> import lrdyn
         >>> diagnosis = lrdyn.diagnose({"W": np.eye(4, 3)}, {"W": 2 * np.eye(4, 3)}, k=1)
-        >>> len(diagnosed(diagnosis.matrices, diagnosis.k).axes)
+        >>> len(plot_diagnosis(diagnosis.matrices, diagnosis.k).axes)
         4
     """
     moved = [update for update in matrices if update.rank > 0]
@@ -106,7 +106,7 @@ def diagnosed(matrices: Sequence[MatrixUpdate], k: int) -> Figure:
         figure, axes = panels(titles, height=5.2, rows=2)
         values, left, ranks, last = axes
         for update, look in zip(moved, _looks(names), strict=True):
-            _spectrum(values, update, look)
+            _plot_spectrum(values, update, look)
             r = np.arange(1, len(update.values) + 1)
             total = np.sum(update.values**2) / (1 - update.beyond)
             outside = 1 - np.cumsum(update.values**2) / total
@@ -126,11 +126,11 @@ def diagnosed(matrices: Sequence[MatrixUpdate], k: int) -> Figure:
         )
         left.set(xlabel="r", ylabel="share of the squared norm", ylim=(BOTTOM, 1.5))
         groups = advice.kinds(moved)[:ROWS]
-        _by_kind(ranks, groups)
+        _plot_ranks(ranks, groups)
         if has_bulk:
-            _bulk(last, k, moved, _looks(names))
+            _plot_bulk(last, k, moved, _looks(names))
         else:
-            _costs(last, groups)
+            _plot_costs(last, groups)
         _legend(left, names)
     figure.set_label(
         "Singular values of the updates over the first of each, with the edge of noise; the share "
@@ -140,7 +140,7 @@ def diagnosed(matrices: Sequence[MatrixUpdate], k: int) -> Figure:
     return figure
 
 
-def _spectrum(ax: Axes, update: MatrixUpdate, look: dict[str, Any]) -> None:
+def _plot_spectrum(ax: Axes, update: MatrixUpdate, look: dict[str, Any]) -> None:
     """Singular values above rounding, and the edge of noise where there is one."""
     shown = update.values[: update.rank] / update.values[0]
     ax.loglog(np.arange(1, len(shown) + 1), shown, **look)
@@ -151,7 +151,7 @@ def _spectrum(ax: Axes, update: MatrixUpdate, look: dict[str, Any]) -> None:
         ax.plot((low, high), (edge, edge), **dashed)
 
 
-def _by_kind(ax: Axes, groups: Sequence[advice.MatrixKind]) -> None:
+def _plot_ranks(ax: Axes, groups: Sequence[advice.MatrixKind]) -> None:
     """Draw the least to the largest r of each kind of layer, for 90 and for 99 %."""
     for height, kind in enumerate(groups):
         for share, color, shift in ((90, SHADES[0], -0.15), (99, SHADES[2], 0.15)):
@@ -167,7 +167,7 @@ def _by_kind(ax: Axes, groups: Sequence[advice.MatrixKind]) -> None:
     ax.legend(handles=[entry("90 %", SHADES[0]), entry("99 %", SHADES[2])], loc="best")
 
 
-def _costs(ax: Axes, groups: Sequence[advice.MatrixKind]) -> None:
+def _plot_costs(ax: Axes, groups: Sequence[advice.MatrixKind]) -> None:
     """What LoRA would train, beside full training."""
     for height, kind in enumerate(groups):
         for share, color, shift in ((90, SHADES[0], -0.15), (99, SHADES[2], 0.15)):
@@ -183,12 +183,14 @@ def _costs(ax: Axes, groups: Sequence[advice.MatrixKind]) -> None:
 
 
 def _name_rows(ax: Axes, groups: Sequence[advice.MatrixKind]) -> None:
-    names = [shortened(_plain(kind.name), 22) for kind in groups]
+    names = [shortened(_escape_dollar(kind.name), 22) for kind in groups]
     ax.set_yticks(range(len(groups)), names)
     ax.set_ylim(len(groups) - 0.5, -0.5)
 
 
-def _bulk(ax: Axes, k: int, moved: Sequence[MatrixUpdate], looks: Sequence[dict[str, Any]]) -> None:
+def _plot_bulk(
+    ax: Axes, k: int, moved: Sequence[MatrixUpdate], looks: Sequence[dict[str, Any]]
+) -> None:
     for update, look in zip(moved, looks, strict=True):
         how: dict[str, Any] = look | {"ls": "none", "marker": "o"}
         ax.plot(update.spread_before, update.spread_after, **how)
@@ -208,7 +210,7 @@ def _looks(names: Sequence[str]) -> list[dict[str, Any]]:
 
 def _legend(ax: Axes, names: Sequence[str]) -> None:
     # A label that begins with _ is left out.
-    names = [_plain(name) for name in names]
+    names = [_escape_dollar(name) for name in names]
     names = [f" {name}" if name.startswith("_") else name for name in names]
     if 1 < len(names) <= MOST:
         ax.legend(handles=[entry(n, c) for n, c in zip(names, SHADES, strict=False)], **BESIDE)
@@ -217,6 +219,6 @@ def _legend(ax: Axes, names: Sequence[str]) -> None:
         ax.legend(handles=[entry(text, SHADES[0] if len(names) == 1 else GREY)], **BESIDE)
 
 
-def _plain(name: str) -> str:
+def _escape_dollar(name: str) -> str:
     r"""A name that a figure shows as it is: a dollar would begin mathematics."""
     return printable(name).replace("$", r"\$")

@@ -11,7 +11,7 @@ from lrdyn.adapters import peft
 from lrdyn.adapters.peft import Stored, StoredFactors
 from lrdyn.core import checks
 from lrdyn.data.tensors import Info
-from lrdyn.diagnosis.orientation import family
+from lrdyn.diagnosis.orientation import conv1d_modules
 
 WEIGHT = ".weight"
 
@@ -46,7 +46,7 @@ class Products:
         config: Mapping[str, Any] | None = None,
     ):
         self.name, self.path, self.base = name, path, base
-        self._as_read, self.stored = stored, _turned(name, stored, config)
+        self._as_read, self.stored = stored, _orient_factors(name, stored, config)
         self.tied = _tied_sizes(config)
         self.infos: dict[str, Info] = {}
         for module, factors in self.stored.factors.items():
@@ -79,24 +79,24 @@ class Products:
                 wanted += ", or the model's config.json beside the base, if it is a Conv1D"
             checks.refuse(f"{self.name}: {weight}", got, wanted)
 
-    def beside(self, base: Any, config: Mapping[str, Any] | None = None) -> "Products":
+    def with_base(self, base: Any, config: Mapping[str, Any] | None = None) -> "Products":
         """This adapter beside the weights of a base, and the content of its ``config.json``."""
         return Products(self.name, self.path, self._as_read, base, config)
 
-    def renamed(self, names: Mapping[str, str]) -> "Products":
+    def rename(self, names: Mapping[str, str]) -> "Products":
         """This adapter with other names: regular expression -> what takes the place of a match."""
 
-        def new(name: str) -> str:
+        def rename_one(name: str) -> str:
             for pattern, text in names.items():
                 name = re.sub(pattern, text, name)
             return name
 
         factors, saved = {}, {}
         for module, stored in self.stored.factors.items():
-            _add(factors, new(module + WEIGHT).removesuffix(WEIGHT), stored)
+            _add_unique(factors, rename_one(module + WEIGHT).removesuffix(WEIGHT), stored)
         for name, array in self.stored.saved.items():
-            _add(saved, new(name), array)
-        embeddings = {new(m + WEIGHT).removesuffix(WEIGHT) for m in self.stored.embeddings}
+            _add_unique(saved, rename_one(name), array)
+        embeddings = {rename_one(m + WEIGHT).removesuffix(WEIGHT) for m in self.stored.embeddings}
         stored = self.stored._replace(
             factors=factors, saved=saved, embeddings=frozenset(embeddings)
         )
@@ -152,20 +152,20 @@ class Products:
         return peft.merged(adapter, full)[name]
 
 
-def _add(by_name: dict[str, Any], name: str, value: Any) -> None:
+def _add_unique(by_name: dict[str, Any], name: str, value: Any) -> None:
     if name in by_name:
         checks.refuse("rename", f"{name} for two", "a name for each")
     by_name[name] = value
 
 
-def _turned(name: str, stored: Stored, config: Mapping[str, Any] | None) -> Stored:
+def _orient_factors(name: str, stored: Stored, config: Mapping[str, Any] | None) -> Stored:
     """Factors the way round in which a base of this configuration stores each module's weight.
 
     PEFT goes by the class of a module, and writes into ``fan_in_fan_out`` what the last one of them
     needed: beside the head of a GPT-2, a ``Linear``, its ``Conv1D`` are written as if they were
     such, too.
     """
-    conv1d = family(config)
+    conv1d = conv1d_modules(config)
     if not conv1d:
         return stored
     as_read, factors = bool(stored.config.get("fan_in_fan_out")), {}

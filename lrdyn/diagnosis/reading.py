@@ -60,7 +60,7 @@ class Leaves:
                 checks.refuse(name, f"two leaves called {place}", "names that differ")
             # An array of JAX knows its shape, and may lie on a device.
             known = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
-            self._leaves[place] = leaf if known else of_any_framework(f"{name}[{place!r}]", leaf)
+            self._leaves[place] = leaf if known else to_numpy(f"{name}[{place!r}]", leaf)
         self.infos = {n: Info(Path(name), x.dtype.name, x.shape) for n, x in self._leaves.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -106,14 +106,14 @@ Weights = Tensors | Arrays | Leaves | Renamed | Products
 """Arrays by name, each read when it is asked for; ``infos`` has what is known of them."""
 
 
-def of_any_framework(name: str, x: Any) -> np.ndarray:
+def to_numpy(name: str, x: Any) -> np.ndarray:
     """An array as one of NumPy, without a copy where the framework allows it.
 
     Raises:
         ValueError: it is traced, or lies where it cannot be read.
 
     Example:
-        >>> of_any_framework("W", jax.numpy.ones(2)).tolist()
+        >>> to_numpy("W", jax.numpy.ones(2)).tolist()
         [1.0, 1.0]
     """
     if isinstance(x, Tracer):
@@ -153,15 +153,15 @@ def weights(name: str, source: Any, rename: Mapping[str, str] | None = None) -> 
         >>> weights("before", {"W": np.ones((2, 3), np.float32)})["W"].shape
         (2, 3)
     """
-    opened = _opened(name, source)
+    opened = _open(name, source)
     if rename:
         if isinstance(opened, Products):
-            return opened.renamed(rename)
+            return opened.rename(rename)
         return Renamed(name, opened, rename)
     return opened
 
 
-def _opened(name: str, source: Any) -> Weights:
+def _open(name: str, source: Any) -> Weights:
     if isinstance(source, Tensors | Arrays | Leaves | Renamed | Products):
         return source
     if isinstance(source, peft.Stored):
@@ -225,11 +225,11 @@ def is_matrix(info: Info) -> bool:
     return len(info.shape) == 2 and 0 not in info.shape and info.dtype in FLOATS
 
 
-def in_full(array: np.ndarray) -> np.ndarray:
+def widen(array: np.ndarray) -> np.ndarray:
     """Numbers of 8 and 16 bits as float32; float32 and float64 as they are.
 
     Example:
-        >>> in_full(np.ones(2, np.float16)).dtype.name
+        >>> widen(np.ones(2, np.float16)).dtype.name
         'float32'
     """
     if array.dtype.name == "bfloat16":  # the upper half of a float32; a cast takes thrice as long
@@ -239,14 +239,14 @@ def in_full(array: np.ndarray) -> np.ndarray:
     return array.astype(kind, copy=False)
 
 
-def not_finite(array: np.ndarray) -> int:
+def count_nonfinite(array: np.ndarray) -> int:
     """How many entries are NaN or infinite.
 
     Example:
-        >>> not_finite(np.array([1.0, np.inf]))
+        >>> count_nonfinite(np.array([1.0, np.inf]))
         1
     """
-    parts = map(in_full, tensors.pieces(array))
+    parts = map(widen, tensors.pieces(array))
     return sum(part.size - int(np.count_nonzero(np.isfinite(part))) for part in parts)
 
 

@@ -54,10 +54,10 @@ class Diagnosis(NamedTuple):
         if every or len(self.matrices) <= MANY:
             lines += ["", *advice.matrix_rows(self.matrices, SHOWN)]
         if any(not math.isnan(matrix.mean_before) for matrix in self.matrices):
-            lines += ["", *self._bulk()]
+            lines += ["", *self._bulk_lines()]
         return "\n".join([*lines, "", *self.lines()])
 
-    def _bulk(self) -> list[str]:
+    def _bulk_lines(self) -> list[str]:
         """The singular values of W behind the first k, before and after."""
         rows: list[tuple[str, ...]] = [
             ("bulk: values of W", "mean before", "after", "spread before", "after")
@@ -82,9 +82,9 @@ class Diagnosis(NamedTuple):
                 self._cost("99 %", [matrix.rank_99 for matrix in self.matrices]),
             ]
         if self.changed:
-            changes = comparison.listed(self.changed)
+            changes = comparison.list_changes(self.changed)
             lines.append(f"changed besides the matrices (by this share of the norm): {changes}")
-        return [show.printable(line) for line in lines + comparison.as_lines(self.notes)]
+        return [show.printable(line) for line in lines + comparison.note_lines(self.notes)]
 
     def _cost(self, share: str, ranks: list[int | None]) -> str:
         """What LoRA at these ranks trains and holds, beside full fine-tuning."""
@@ -105,7 +105,7 @@ class Diagnosis(NamedTuple):
             )
         return (
             f"{share}: LoRA trains {trained:,} of {full:,} parameters ({trained / full:.3g}); "
-            f"weights and Adam's state {_size(here)}, in full {_size(there)}"
+            f"weights and Adam's state {_format_size(here)}, in full {_format_size(there)}"
         )
 
     def csv(self) -> str:
@@ -148,11 +148,11 @@ class Diagnosis(NamedTuple):
     def json(self) -> str:
         """Every number, with the singular values, as JSON; null for what there is not."""
 
-        def plain(x: Any) -> Any:
+        def finite_or_none(x: Any) -> Any:
             return None if isinstance(x, float) and not math.isfinite(x) else x
 
         matrices = [
-            {name: plain(x) for name, x in row.items()}
+            {name: finite_or_none(x) for name, x in row.items()}
             | {"singular_values": matrix.values.tolist()}
             for row, matrix in zip(self._rows(), self.matrices, strict=True)
         ]
@@ -160,7 +160,7 @@ class Diagnosis(NamedTuple):
             "answer": " ".join(self.answer()),
             "k": self.k,
             "matrices": matrices,
-            "changed": {name: plain(x) for name, x in self.changed.items()},
+            "changed": {name: finite_or_none(x) for name, x in self.changed.items()},
             "notes": self.notes,
         }
         return json.dumps(content, indent=1, allow_nan=False)
@@ -169,7 +169,7 @@ class Diagnosis(NamedTuple):
         """A page: ranks by kind of layer, spectra of the updates with their noise floors, costs."""
         from lrdyn.diagnosis import pictures
 
-        return pictures.diagnosed(self.matrices, self.k)
+        return pictures.plot_diagnosis(self.matrices, self.k)
 
     def __str__(self) -> str:
         return self.table()
@@ -233,11 +233,11 @@ def diagnose(
         (1, 1, {'b': 'shape (2,) before and (3,) after'})
     """
     settings = checked_settings(k, sketch, bulk)
-    both = opened(before, after, select, rename)
+    both = open_sides(before, after, select, rename)
     notes = dict(both.notes)
     examined = examine_all(both, both.matrices, notes, settings, progress=progress)
     rows = tuple(matrix.update for matrix in examined)
-    return Diagnosis(rows, comparison.differing(both, notes), notes, settings.k)
+    return Diagnosis(rows, comparison.relative_changes(both, notes), notes, settings.k)
 
 
 def checked_settings(k: int, sketch: int | None, bulk: bool) -> Settings:
@@ -248,7 +248,7 @@ def checked_settings(k: int, sketch: int | None, bulk: bool) -> Settings:
     return Settings(int(k), None if sketch is None else int(sketch), bool(bulk))
 
 
-def opened(
+def open_sides(
     before: Any, after: Any, select: Patterns, rename: Mapping[str, str] | None = None
 ) -> Compared:
     """Open both sides, an adapter beside the base that it is of.
@@ -261,14 +261,14 @@ def opened(
     if after is None:
         if not isinstance(first, Products):
             checks.refuse("after", "nothing beside weights", "weights after the training")
-        return comparison.compared(reading.Leaves("before", {}), first, select)
+        return comparison.compare(reading.Leaves("before", {}), first, select)
     second = reading.weights("after", after, rename)
     if isinstance(second, Products) and not isinstance(first, Products):
-        second = second.beside(first, reading.config_of(first))
+        second = second.with_base(first, reading.config_of(first))
     elif isinstance(first, Products) and not isinstance(second, Products):
         checks.refuse("before", "an adapter beside weights", "weights, or adapters on both sides")
-    return comparison.compared(first, second, select)
+    return comparison.compare(first, second, select)
 
 
-def _size(count: int) -> str:
+def _format_size(count: int) -> str:
     return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:,.1f} KiB"

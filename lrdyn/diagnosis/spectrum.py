@@ -109,18 +109,18 @@ def values_of(matrix: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(np.linalg.eigvalsh(gram(matrix))[::-1], 0.0))
 
 
-def leading(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def leading_triples(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The first k singular triples: U (m x k), values, V (n x k).
 
     Example:
-        >>> [part.shape for part in leading(np.ones((3, 2)), 1)]
+        >>> [part.shape for part in leading_triples(np.ones((3, 2)), 1)]
         [(3, 1), (1,), (2, 1)]
     """
     if matrix.dtype == np.float64:
         left, values, right_transposed = np.linalg.svd(matrix, full_matrices=False)
         return left[:, :k], values[:k], right_transposed[:k].T
     if matrix.shape[0] > matrix.shape[1]:
-        right, values, left = leading(matrix.T, k)
+        right, values, left = leading_triples(matrix.T, k)
         return left, values, right
     import scipy.linalg
 
@@ -156,7 +156,7 @@ def sketch(matrix: np.ndarray, k: int, draw: int = 0) -> tuple[np.ndarray, np.nd
         Halko, Martinsson and Tropp, arXiv 0909.4061, algorithm 4.4.
     """
     size = min(k + OVERSAMPLING, *matrix.shape)
-    basis = np.linalg.qr(matrix @ _drawn(draw, matrix.shape[1], size, matrix.dtype))[0]
+    basis = np.linalg.qr(matrix @ _draw_start(draw, matrix.shape[1], size, matrix.dtype))[0]
     for _ in range(POWERS):
         # A QR at each half step: without it all columns would turn into the first direction.
         basis = np.linalg.qr(matrix @ np.linalg.qr(matrix.T @ basis)[0])[0]
@@ -165,7 +165,7 @@ def sketch(matrix: np.ndarray, k: int, draw: int = 0) -> tuple[np.ndarray, np.nd
 
 
 @lru_cache(maxsize=12)  # a model has few shapes, and a draw below an eighth of its matrix
-def _drawn(draw: int, columns: int, size: int, dtype: np.dtype) -> np.ndarray:
+def _draw_start(draw: int, columns: int, size: int, dtype: np.dtype) -> np.ndarray:
     start = np.random.default_rng(draw).standard_normal((columns, size), dtype)
     start.flags.writeable = False
     return start
@@ -195,7 +195,7 @@ def spectrum(matrix: np.ndarray, k: int, draw: int = 0) -> Spectrum:
         ([2.0, 1.0, 1.0], 3, (3, 1))
     """
     if not is_sketched(matrix.shape, k):
-        left, values, right = leading(matrix, min(matrix.shape))
+        left, values, right = leading_triples(matrix, min(matrix.shape))
         return Spectrum(values, len(values), left[:, :k], right[:, :k])
     left, values, right = sketch(matrix, k, draw)
     computed, others = len(values), min(matrix.shape) - len(values)
@@ -298,7 +298,9 @@ def least_effective_rank(values: np.ndarray, computed: int) -> float:
     return float(total / last * np.exp(-(known @ np.log(known / last)) / total))
 
 
-def measured(spectrum: Spectrum, *, k: int, side: int, eps: float, floor: float) -> Measures:
+def measure_spectrum(
+    spectrum: Spectrum, *, k: int, side: int, eps: float, floor: float
+) -> Measures:
     """Ranks and energies of a spectrum.
 
     Args:
@@ -310,7 +312,7 @@ def measured(spectrum: Spectrum, *, k: int, side: int, eps: float, floor: float)
 
     Example:
         >>> values = spectrum(np.diag([3.0, 1.0, 0.0]), 1)
-        >>> measures = measured(values, k=1, side=3, eps=2.0**-52, floor=0.0)
+        >>> measures = measure_spectrum(values, k=1, side=3, eps=2.0**-52, floor=0.0)
         >>> measures.rank, round(measures.energy, 3), round(measures.stable_rank, 3)
         (2, 0.9, 1.111)
     """

@@ -70,13 +70,13 @@ def bulk(
     R -= (R @ right) @ right.T
     in_left = left.T @ start
     beside = [in_left, start @ right, in_left @ right]
-    both, by_left, by_right, shared = (_sum(x, x) for x in (start, *beside))
+    both, by_left, by_right, shared = (_inner_product(x, x) for x in (start, *beside))
     # The part of W(0) itself is not built: a sum of squares, less by rounding where it is 0.
     length = both - by_left - by_right + shared
     free = (len(left) - left.shape[1]) * (len(right) - right.shape[1])
     if length <= np.finfo(update.dtype).eps * both or not free:
         return UNKNOWN
-    inner, size = _sum(R, start), _sum(R, R)
+    inner, size = _inner_product(R, start), _inner_product(R, R)
     along = inner**2 / (size * length) if size else math.nan
     return Bulk(inner / length, math.sqrt(_high_share(free) * size / length), along, 1 / free)
 
@@ -87,7 +87,7 @@ def _high_share(dim: int) -> float:
     return float(chance.direction_share(dim, 1).high) if dim > 1 else 1.0
 
 
-def _sum(first: np.ndarray, second: np.ndarray) -> float:
+def _inner_product(first: np.ndarray, second: np.ndarray) -> float:
     """Inner product, summed in float64 a row at a time."""
     return float(np.sum(np.vecdot(first, second), dtype=np.float64))
 

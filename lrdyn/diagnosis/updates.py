@@ -14,14 +14,14 @@ from lrdyn.adapters.methods import LORA
 from lrdyn.data import tensors
 from lrdyn.diagnosis import comparison, noise, reading
 from lrdyn.diagnosis.comparison import ArrayPair, Compared
-from lrdyn.diagnosis.cores import Told, on_all_cores
-from lrdyn.diagnosis.decomposition import Decomposition, Wanted, decompose, of_product
+from lrdyn.diagnosis.cores import Told, map_on_cores
+from lrdyn.diagnosis.decomposition import Decomposition, Wanted, decompose, decompose_product
 from lrdyn.diagnosis.noise import Noise
 from lrdyn.diagnosis.spectrum import (
     OVERSAMPLING,
     Spectrum,
     is_sketched,
-    measured,
+    measure_spectrum,
     norm,
     rounding_of,
     square_sums,
@@ -164,10 +164,10 @@ def examine_all(
         own: dict[str, str] = {}
         examined = None
         for pair in comparison.pairs(both, (name,), own):
-            examined = of_pair(pair, settings, wanted(name))
+            examined = examine_pair(pair, settings, wanted(name))
         return examined, own
 
-    done = on_all_cores(examine, names, counts, Told(progress, counts))
+    done = map_on_cores(examine, names, counts, Told(progress, counts))
     for _, own in done:
         notes |= own
     return [examined for examined, _ in done if examined is not None]
@@ -195,7 +195,7 @@ def multiplications(both: Compared, name: str, settings: Settings) -> float:
     return count * (3 if settings.bulk else 1)
 
 
-def of_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = None) -> Examined:
+def examine_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = None) -> Examined:
     """Measure the update of one matrix, and the matrix before and after if that is asked for.
 
     Args:
@@ -205,7 +205,7 @@ def of_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = None) -
 
     Example:
         >>> pair = ArrayPair("W", np.eye(2), np.diag([3.0, 1.0]), ("float64", "float64"))
-        >>> update = of_pair(pair, Settings(1, bulk=True)).update
+        >>> update = examine_pair(pair, Settings(1, bulk=True)).update
         >>> update.rank, update.mean_before, update.mean_after
         (1, 1.0, 1.0)
     """
@@ -214,15 +214,15 @@ def of_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = None) -
     bulks = [(math.nan, math.nan)] * 2
     if settings.bulk:
         sides = (pair.before, pair.whole_after)
-        bulks = [_bulk(values_of(W), k) for W in sides if W is not None]
+        bulks = [_bulk_spread(values_of(W), k) for W in sides if W is not None]
         bulks = [(math.nan, math.nan)] * (2 - len(bulks)) + bulks
     if pair.factors is not None:
         B, A = pair.factors
         start = math.nan if pair.before is None else norm(pair.before)
         # A product of factors was never stored as a matrix, so that no stored type has rounded it.
         shape, floor, eps = (len(B), A.shape[1]), 0.0, float(np.finfo(np.float32).eps)
-        decomposition = of_product(B, A, wanted)
-        missed = math.sqrt(_behind(decomposition))
+        decomposition = decompose_product(B, A, wanted)
+        missed = math.sqrt(_squares_behind(decomposition))
     else:
         assert pair.stored_before is not None
         assert pair.stored_after is not None
@@ -237,7 +237,7 @@ def of_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = None) -
         if decomposition.factors is not None:
             # Measured, not taken from the values behind the rank: the factors are rounded, too.
             missed = norm(update - decomposition.factors[0] @ decomposition.factors[1])
-    update = _measured(pair.name, shape, decomposition, k=k, eps=eps, floor=floor)
+    update = _measure_update(pair.name, shape, decomposition, k=k, eps=eps, floor=floor)
     (mean_before, spread_before), (mean_after, spread_after) = bulks
     update = update._replace(
         relative=update.norm / start if start else (np.inf if update.norm else 0.0),
@@ -275,13 +275,13 @@ def difference(before: np.ndarray, after: np.ndarray, epsilons: tuple[float, flo
         ([[2.0, 0.0], [0.0, 2.0]], 1.414, 0.0)
     """
     rows, columns = before.shape
-    kind = np.result_type(*(reading.in_full(side[:1]) for side in (before, after)))
+    kind = np.result_type(*(reading.widen(side[:1]) for side in (before, after)))
     update, squares = np.empty(before.shape, kind), 0.0
     by_row, by_column = np.zeros(rows), np.zeros(columns)
     step = max(1, tensors.PIECE // columns)
     for start in range(0, rows, step):
         block = slice(start, start + step)
-        sides = [reading.in_full(side[block]) for side in (before, after)]
+        sides = [reading.widen(side[block]) for side in (before, after)]
         np.subtract(sides[1], sides[0], out=update[block])
         sums = [square_sums(side) for side in sides]
         squares += float(np.sum(sums[0].by_row))
@@ -289,17 +289,17 @@ def difference(before: np.ndarray, after: np.ndarray, epsilons: tuple[float, flo
             by_row[block] += eps**2 * side_sums.by_row
             by_column += eps**2 * side_sums.by_column
     if not 1e-30 < squares < math.inf:  # float32 may have left its range
-        squares = norm(reading.in_full(before)) ** 2
+        squares = norm(reading.widen(before)) ** 2
     return Difference(update, math.sqrt(squares), rounding_of(by_row, by_column))
 
 
-def _behind(decomposition: Decomposition) -> float:
+def _squares_behind(decomposition: Decomposition) -> float:
     """Squared norm behind the rank of the factors."""
     rank = 0 if decomposition.factors is None else decomposition.factors[0].shape[1]
     return decomposition.rest + float(np.sum(decomposition.values[rank:] ** 2))
 
 
-def _measured(
+def _measure_update(
     name: str,
     shape: tuple[int, ...],
     decomposition: Decomposition,
@@ -314,7 +314,7 @@ def _measured(
     spread = math.sqrt(rest / others) if others else 0.0
     nothing = np.zeros((1, 0))
     whole = Spectrum(np.append(values, np.full(others, spread)), len(values), nothing, nothing)
-    measures = measured(whole, k=min(k, short), side=max(shape), eps=eps, floor=floor)
+    measures = measure_spectrum(whole, k=min(k, short), side=max(shape), eps=eps, floor=floor)
     total = float(np.sum(values**2)) + rest
     is_whole = rest == 0
     return MatrixUpdate(
@@ -382,7 +382,7 @@ def _rank_or_all(share: float, values: np.ndarray, rest: float) -> int:
     return len(values) if rank is None else rank
 
 
-def _bulk(values: np.ndarray, k: int) -> tuple[float, float]:
+def _bulk_spread(values: np.ndarray, k: int) -> tuple[float, float]:
     """Mean of the values behind the first k, and their standard deviation over it."""
     rest = values[k:]
     if not len(rest):

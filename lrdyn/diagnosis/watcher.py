@@ -18,7 +18,7 @@ from lrdyn.diagnosis.spectrum import (
     NOT_FINITE,
     Measures,
     blas_threads,
-    measured,
+    measure_spectrum,
     rounding,
     spectrum,
     square_sums,
@@ -99,12 +99,12 @@ class Watcher:
         start = Leaves("params0", params0)
         names = list(reading.matrices(start.infos, select))
         if not names:
-            among = comparison.some(reading.matrices(start.infos, "*"))
+            among = comparison.first_names(reading.matrices(start.infos, "*"))
             checks.refuse("select", repr(select), f"a pattern of some matrices among {among}")
         checks.allocation({"k": k}, (len(names), 5, k), dtype="float64")  # what a call leaves
         self.k = k
         # A copy: torch trains in place, and JAX may be given the memory back.
-        self._start = {name: np.array(reading.in_full(start[name])) for name in names}
+        self._start = {name: np.array(reading.widen(start[name])) for name in names}
         self._squares = {name: square_sums(W) for name, W in self._start.items()}
         self._types = {name: start.infos[name].dtype for name in names}
         self._first: dict[str, Directions] = {}
@@ -136,7 +136,7 @@ class Watcher:
 
     def _look(self, name: str, now: Leaves) -> Observation:
         """Measure one matrix, and remember its directions."""
-        before, after = self._start[name], reading.in_full(now[name])
+        before, after = self._start[name], reading.widen(now[name])
         update, k = after - before, min(self.k, *before.shape)
         nothing = np.full((len(SIDES), self.k), np.nan)
         if not np.isfinite(update).all():
@@ -146,7 +146,7 @@ class Watcher:
         draw = 1 + len(self._rows) % 2 if name in self._first else 0
         leading = spectrum(update, k, draw)
         epsilons = reading.epsilon(self._types[name]), reading.epsilon(now.infos[name].dtype)
-        measures = measured(
+        measures = measure_spectrum(
             leading,
             k=k,
             side=max(update.shape),
@@ -182,7 +182,7 @@ class Watcher:
         shape = (len(self._rows), len(self._start))
         observations = [observation for row in self._rows for observation in row]
 
-        def stacked(
+        def stack(
             value_of: Callable[[Observation], Any], *more: int, dtype: Any = float
         ) -> np.ndarray:
             values = [value_of(observation) for observation in observations]
@@ -191,22 +191,22 @@ class Watcher:
         axes = ("step", "matrix")
         angles, sides = (*axes, "side", "direction"), (len(SIDES), self.k)
         arrays = {
-            "norm": (axes, stacked(lambda x: x.measures.norm)),
-            "rank": (axes, stacked(lambda x: x.measures.rank, dtype=int)),
-            "effective_rank": (axes, stacked(lambda x: x.measures.effective_rank)),
-            "effective_rank_least": (axes, stacked(lambda x: x.measures.effective_rank_least)),
-            "stable_rank": (axes, stacked(lambda x: x.measures.stable_rank)),
-            "energy": (axes, stacked(lambda x: x.measures.energy)),
-            "seen": (axes, stacked(lambda x: x.computed, dtype=int)),
-            "singular_values": ((*axes, "direction"), stacked(lambda x: x.values, self.k)),
-            "angle_to_last": (angles, stacked(lambda x: x.to_last, *sides)),
-            "angle_to_first": (angles, stacked(lambda x: x.to_first, *sides)),
-            "bulk_drift": (axes, stacked(lambda x: x.bulk.drift)),
-            "bulk_along_start": (axes, stacked(lambda x: x.bulk.along)),
+            "norm": (axes, stack(lambda x: x.measures.norm)),
+            "rank": (axes, stack(lambda x: x.measures.rank, dtype=int)),
+            "effective_rank": (axes, stack(lambda x: x.measures.effective_rank)),
+            "effective_rank_least": (axes, stack(lambda x: x.measures.effective_rank_least)),
+            "stable_rank": (axes, stack(lambda x: x.measures.stable_rank)),
+            "energy": (axes, stack(lambda x: x.measures.energy)),
+            "seen": (axes, stack(lambda x: x.computed, dtype=int)),
+            "singular_values": ((*axes, "direction"), stack(lambda x: x.values, self.k)),
+            "angle_to_last": (angles, stack(lambda x: x.to_last, *sides)),
+            "angle_to_first": (angles, stack(lambda x: x.to_first, *sides)),
+            "bulk_drift": (axes, stack(lambda x: x.bulk.drift)),
+            "bulk_along_start": (axes, stack(lambda x: x.bulk.along)),
             "energy_chance": ("matrix", self._energy_chance()),
             "angle_chance": (angles, self._angle_chance().reshape(*shape, *sides)),
-            "bulk_drift_chance": (axes, stacked(lambda x: x.bulk.drift_chance)),
-            "bulk_along_start_chance": (axes, stacked(lambda x: x.bulk.along_chance)),
+            "bulk_drift_chance": (axes, stack(lambda x: x.bulk.drift_chance)),
+            "bulk_along_start_chance": (axes, stack(lambda x: x.bulk.along_chance)),
         }
         variables = {
             name: xr.Variable(dims, array, {"long_name": ABOUT[name]})
@@ -242,20 +242,20 @@ class Watcher:
         """Ranks, energy, drift of the bulk and angles over the steps, beside chance."""
         from lrdyn.diagnosis import pictures
 
-        return pictures.watched(self.dataset)
+        return pictures.plot_watch(self.dataset)
 
     def __repr__(self) -> str:
         lines = show.aligned(self._table())
         if self._rows:
-            lines += ["", *show.aligned(self._beside_chance())]
-            lines += textwrap.wrap(self._beyond_chance(), 80)
+            lines += ["", *show.aligned(self._chance_rows())]
+            lines += textwrap.wrap(self._chance_sentence(), 80)
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         tables = [show.table(self._table())]
         if self._rows:
-            tables += [show.table(self._beside_chance())]
-            tables.append(show.html.escape(self._beyond_chance()))
+            tables += [show.table(self._chance_rows())]
+            tables.append(show.html.escape(self._chance_sentence()))
         return "<br>".join(tables)
 
     def _table(self) -> list[tuple[str, ...]]:
@@ -276,7 +276,7 @@ class Watcher:
             rows.append((name, cells["rank"] + more, *list(cells.values())[1:]))
         return rows
 
-    def _beside_chance(self) -> list[tuple[str, ...]]:
+    def _chance_rows(self) -> list[tuple[str, ...]]:
         """Theorem 2's quantities at the last call, each with what chance gives in brackets."""
         rows: list[tuple[str, ...]] = [
             ("matrix", f"energy in {self.k}", "angle to first", "bulk drift", "along W(0)")
@@ -286,7 +286,7 @@ class Watcher:
             rows.append((name, *cells))
         return rows
 
-    def _beyond_chance(self) -> str:
+    def _chance_sentence(self) -> str:
         """How many matrices have more of each quantity than chance gives."""
         matrices = self._quantities().values()
         counts = {name: sum(quantities[name].seen for quantities in matrices) for name in BEYOND}

@@ -3,5 +3,5 @@
 The projectors that it takes stand in ``projectors``; what is claimed of it, in ``statement``.
 """
 
-from lrdyn.galore.projectors import aligned as aligned
+from lrdyn.galore.projectors import align_signs as align_signs
 from lrdyn.galore.projectors import single_precision_projector as single_precision_projector

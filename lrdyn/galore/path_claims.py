@@ -29,10 +29,10 @@ from lrdyn.core.condition import Twins, conditions, twins
 from lrdyn.core.descent import divergence_limit, simulate
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.recording import recorded_steps
-from lrdyn.galore.projectors import aligned, single_precision_projector
-from lrdyn.galore.releases import newer, running_release
+from lrdyn.galore.projectors import align_signs, single_precision_projector
+from lrdyn.galore.releases import running_release, unseen_release
 from lrdyn.theorem4 import problems
-from lrdyn.theorem4.problems import OPTIMIZERS, flat, lost_at, with_gap
+from lrdyn.theorem4.problems import OPTIMIZERS, first_lost_step, outputs_with_gap, ravel
 from lrdyn.verification.stating.claims import RESOLVED, roundings, tolerance
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.forms import Equal, start_of
@@ -134,7 +134,7 @@ def make_training(
     return GaloreTraining(
         weights=weights,
         inputs=inputs,
-        outputs=with_gap(outputs, weights["second"] @ hidden, hidden, rank, gradient_gap),
+        outputs=outputs_with_gap(outputs, weights["second"] @ hidden, hidden, rank, gradient_gap),
         learning_rate=jnp.asarray(learning_rate, first.dtype),
         optimizer=optimizer,
         rank=rank,
@@ -154,10 +154,10 @@ def training_loss(weights: PyTree, inputs: Array, outputs: Array) -> Float[Array
     return jnp.sum((weights["second"] @ hidden_units(weights, inputs) - outputs) ** 2) / 2
 
 
-def _alone(function: Callable[[PyTree], PyTree], data: PyTree) -> PyTree:
+def _run_sequentially(function: Callable[[PyTree], PyTree], data: PyTree) -> PyTree:
     """Run one case at a time on a CPU: there a batched SVD over several devices can deadlock."""
     arrays, rest = eqx.partition(data, eqx.is_array)
-    return linalg.one_by_one_on_cpu(lambda arrays: function(eqx.combine(arrays, rest)))(arrays)
+    return linalg.sequential_on_cpu(lambda arrays: function(eqx.combine(arrays, rest)))(arrays)
 
 
 # Theory: Algorithm 1 --------------------------------------------------------------------------
@@ -175,11 +175,11 @@ def galore_path(
         choose=lambda key, G: choose(G),
         period=case.period,
         steps=case.steps,
-        record=flat,
+        record=ravel,
     ).records
 
 
-def _single(gradients: PyTree, rank: int, side: Side) -> PyTree:
+def _optax_projectors(gradients: PyTree, rank: int, side: Side) -> PyTree:
     """Projectors as optax chooses them, on any side; a bias is trained as it is."""
 
     def choose(G: Array) -> LinearMap:
@@ -188,7 +188,7 @@ def _single(gradients: PyTree, rank: int, side: Side) -> PyTree:
     return jax.tree.map(choose, gradients)
 
 
-def _paths(case: GaloreTraining) -> Twins:
+def _run_twins(case: GaloreTraining) -> Twins:
     """Algorithm 1 with SVDs in float32 and in the run's precision, and twins of the latter.
 
     Both take their steps together, since the second has the signs of the first at each refresh: an
@@ -200,13 +200,15 @@ def _paths(case: GaloreTraining) -> Twins:
     def projector(G: Array, single: Any) -> Any:
         if G.ndim != 2:
             return single
-        return aligned(adapter_projectors.top_singular_projector(G, case.rank, "larger"), single)
+        return align_signs(
+            adapter_projectors.top_singular_projector(G, case.rank, "larger"), single
+        )
 
-    def paths(lane: Any) -> Array:
+    def run_lane(lane: Any) -> Array:
         plain, disturbed, factors = lane
 
         def choose(gradients: PyTree) -> PyTree:
-            single = _single(gradients[0], plain.rank, "larger")
+            single = _optax_projectors(gradients[0], plain.rank, "larger")
             # What the SVD sees has rounding errors of its own: a twin sees another matrix.
             rounded = jax.tree.map(jnp.multiply, gradients[1], factors)
             return single, jax.tree.map(projector, rounded, single)
@@ -218,8 +220,8 @@ def _paths(case: GaloreTraining) -> Twins:
             OPTIMIZERS[plain.optimizer](plain.learning_rate),
             choose=lambda key, G: choose(G),
             period=plain.period,
-            steps=problems.times(plain),
-            record=lambda both: jnp.stack([flat(both[0]), flat(both[1])]),
+            steps=problems.record_times(plain),
+            record=lambda both: jnp.stack([ravel(both[0]), ravel(both[1])]),
         )
         return jnp.swapaxes(run.records, 0, 1)
 
@@ -227,7 +229,7 @@ def _paths(case: GaloreTraining) -> Twins:
         # The path in float32 has no twin: it would respond by more than the disturbance.
         weights, inputs, outputs, factors = twin
         disturbed = dataclasses.replace(case, weights=weights, inputs=inputs, outputs=outputs)
-        return _alone(paths, (case, disturbed, factors))
+        return _run_sequentially(run_lane, (case, disturbed, factors))
 
     return twins(run, data, rounded=True)
 
@@ -255,42 +257,44 @@ def distance_from_ties(numbers: Float[Array, "*shape"]) -> Float[Array, ""]:
 
 def predict_path(case: GaloreTraining) -> PathTheory:
     """Algorithm 1 with both SVDs, and a decay of the weights."""
-    runs = _paths(case)
-    recorded = problems.at(case, case.steps)
-    refreshes = problems.at(case, problems.refreshes(case))
+    runs = _run_twins(case)
+    recorded = problems.time_indices(case, case.steps)
+    refreshes = problems.time_indices(case, problems.refresh_steps(case))
     single, double = runs.run[:, recorded]
     unflatten = ravel_pytree(case.weights)[1]
 
-    def given(path: Array) -> Array:
+    def svd_gradients(path: Array) -> Array:
         """The gradients of which an SVD is taken: refresh x entry."""
         slopes = jax.vmap(lambda weights: jax.grad(case.loss)(unflatten(weights)))(path[refreshes])
         return jnp.concatenate([slopes[name].reshape(len(refreshes), -1) for name in MATRICES], 1)
 
-    def at_a_refresh(run: Array, far: Array, near: Array) -> Array:
+    def refresh_condition(run: Array, far: Array, near: Array) -> Array:
         return conditions(Twins(run, far, near, runs.disturbances))
 
-    rounded = given(runs.run[0])
+    rounded = svd_gradients(runs.run[0])
     losses = jax.vmap(lambda weights: case.loss(unflatten(weights)))(single)
     limit = divergence_limit(case.loss(case.weights))
     return PathTheory(
         optax_same=single,
         optax_precise=double,
-        optax_decay=-case.learning_rate * DECAY * flat(case.weights),
+        optax_decay=-case.learning_rate * DECAY * ravel(case.weights),
         condition=conditions(
             runs,
             lambda paths: paths[:, recorded],
             roundings=problems.roundings_of(case),
         ),
-        gradient_condition=jax.vmap(at_a_refresh)(*(given(side[1]) for side in runs[:3])),
+        gradient_condition=jax.vmap(refresh_condition)(
+            *(svd_gradients(side[1]) for side in runs[:3])
+        ),
         tie_distance=jax.vmap(distance_from_ties)(rounded) / jnp.max(jnp.abs(rounded), axis=1),
-        galore_diverges_at=lost_at(losses, limit, np.asarray(case.steps)),
+        galore_diverges_at=first_lost_step(losses, limit, np.asarray(case.steps)),
     )
 
 
 # Measurement: optax ---------------------------------------------------------------------------
 
 
-def rule_of(case: GaloreTraining, **options: Any) -> optax.GradientTransformation:
+def optax_galore(case: GaloreTraining, **options: Any) -> optax.GradientTransformation:
     """``optax.contrib.galore`` at the settings of a case."""
     return optax.contrib.galore(
         case.learning_rate,
@@ -305,19 +309,19 @@ def train(
     case: GaloreTraining, **options: Any
 ) -> tuple[Float[Array, "step weight"], Int[Array, ""]]:
     """Weights of optax's GaLore at the recorded steps, and when it diverged."""
-    run = simulate(case.loss, case.weights, rule_of(case, **options), case.times, record=flat)
+    run = simulate(case.loss, case.weights, optax_galore(case, **options), case.times, record=ravel)
     return run.records, run.diverged_at
 
 
-def _decayed(case: GaloreTraining) -> tuple[Array, Array]:
+def _decay_change(case: GaloreTraining) -> tuple[Array, Array]:
     """Change of the first update by a decay of the wrapper, and the largest entry of an update."""
-    rule = rule_of(case, weight_decay=DECAY)
+    rule = optax_galore(case, weight_decay=DECAY)
     gradient = jax.grad(case.loss)(case.weights)
 
     def update(share: Array) -> Array:
         # The gradient and the projector are the same: only the decay sees these weights.
         decayed = jax.tree.map(lambda W: share * W, case.weights)
-        return flat(rule.update(gradient, rule.init(case.weights), decayed)[0])
+        return ravel(rule.update(gradient, rule.init(case.weights), decayed)[0])
 
     whole, plain = jax.vmap(update)(jnp.array([1.0, 0.0], case.inputs.dtype))
     return whole - plain, jnp.max(jnp.abs(plain))
@@ -325,7 +329,9 @@ def _decayed(case: GaloreTraining) -> tuple[Array, Array]:
 
 def measure_path(case: GaloreTraining) -> PathMeasured:
     """Run optax as its users do: init, update, apply."""
-    (path, diverged_at), (decay, scale) = _alone(lambda c: (train(c), _decayed(c)), case)
+    (path, diverged_at), (decay, scale) = _run_sequentially(
+        lambda c: (train(c), _decay_change(c)), case
+    )
     return PathMeasured(
         optax_same=path,
         optax_precise=path,
@@ -340,7 +346,7 @@ def measure_path(case: GaloreTraining) -> PathMeasured:
 # Claims ---------------------------------------------------------------------------------------
 
 
-def _unit(outcome: PathOutcome) -> float:
+def _svd_error(outcome: PathOutcome) -> float:
     """Error that an SVD in float32 causes: one rounding at each refresh, and those of the steps."""
     refreshes = -(-outcome.steps // int(outcome.point["period"]))
     # At each refresh one more rounding of float32, and at each step one of the run's precision.
@@ -349,7 +355,7 @@ def _unit(outcome: PathOutcome) -> float:
     return float(outcome.predicted.condition) * (chosen + own)
 
 
-def _known(outcome: PathOutcome) -> np.ndarray:
+def _comparable_records(outcome: PathOutcome) -> np.ndarray:
     """Which records are compared; in float32, where there is a state, those of the first period.
 
     Runs in float64 give LAPACK the same numbers of float32. In float32 they differ in the last
@@ -377,33 +383,35 @@ def _same_digits(outcome: PathOutcome) -> np.ndarray:
     return np.asarray(outcome.measured.step <= np.min(near, initial=outcome.steps))
 
 
-def _same(outcome: PathOutcome) -> Equal:
+def _compare_same(outcome: PathOutcome) -> Equal:
     records = _same_digits(outcome)
     path, run = outcome.predicted.optax_same[records], outcome.measured.optax_same[records]
     return Equal(path, run, null=start_of(path))
 
 
-def _precise(outcome: PathOutcome) -> Equal:
-    records = _known(outcome)
+def _compare_precise(outcome: PathOutcome) -> Equal:
+    records = _comparable_records(outcome)
     path, run = outcome.predicted.optax_precise[records], outcome.measured.optax_precise[records]
-    scale = _unit(outcome) * max(np.max(np.abs(side)) for side in (path, run))
+    scale = _svd_error(outcome) * max(np.max(np.abs(side)) for side in (path, run))
     return Equal(path, run, scale, null=start_of(path))
 
 
-def _signs(outcome: PathOutcome) -> str:
-    if unseen := newer(outcome.measured.optax_release):
+def _signs_undecided(outcome: PathOutcome) -> str:
+    if unseen := unseen_release(outcome.measured.optax_release):
         return unseen
     # The start is recorded, too, and says nothing.
-    return "" if np.any(_known(outcome)[1:]) else "signs by rounding"
+    return "" if np.any(_comparable_records(outcome)[1:]) else "signs by rounding"
 
 
-def _digits(outcome: PathOutcome) -> str:
+def _digits_undecided(outcome: PathOutcome) -> str:
     rounding = "" if np.any(_same_digits(outcome)[1:]) else "digits of float32 by rounding"
-    return _signs(outcome) or rounding
+    return _signs_undecided(outcome) or rounding
 
 
-def _resolution(outcome: PathOutcome) -> str:
-    return _signs(outcome) or ("" if _unit(outcome) <= RESOLVED else "ill-conditioned")
+def _resolution_undecided(outcome: PathOutcome) -> str:
+    return _signs_undecided(outcome) or (
+        "" if _svd_error(outcome) <= RESOLVED else "ill-conditioned"
+    )
 
 
 # Controls -------------------------------------------------------------------------------------
@@ -411,13 +419,17 @@ def _resolution(outcome: PathOutcome) -> str:
 
 def _smaller_side(case: GaloreTraining) -> PathTheory:
     """GaLore on the smaller side."""
-    path = _alone(lambda c: galore_path(c, lambda G: _single(G, c.rank, "smaller")), case)
+    path = _run_sequentially(
+        lambda c: galore_path(c, lambda G: _optax_projectors(G, c.rank, "smaller")), case
+    )
     return PathTheory(optax_same=path)
 
 
 def _signs_by_rule(case: GaloreTraining) -> PathTheory:
     """GaLore with the P of this library, whose largest entries are positive."""
-    path = _alone(lambda c: galore_path(c, lambda G: choose_projectors(G, c.rank, "larger")), case)
+    path = _run_sequentially(
+        lambda c: galore_path(c, lambda G: choose_projectors(G, c.rank, "larger")), case
+    )
     return PathTheory(optax_precise=path)
 
 
@@ -430,27 +442,27 @@ def _decay_in_coordinates(case: GaloreTraining) -> PathTheory:
         return axes.lift(axes.project(W)) if W.ndim == 2 else W
 
     parts = jax.tree.map(part, case.weights)
-    return PathTheory(optax_decay=-case.learning_rate * DECAY * flat(parts))
+    return PathTheory(optax_decay=-case.learning_rate * DECAY * ravel(parts))
 
 
 def _another_run(case: GaloreTraining) -> PathMeasured:
     """Optax with a refresh each T + 1 steps; a decay that the optimiser sees in its gradients."""
 
-    def both(case: GaloreTraining) -> tuple[Array, Array]:
+    def train_both(case: GaloreTraining) -> tuple[Array, Array]:
         # Both runs in one program: the controls of two claims share it.
         later = dataclasses.replace(case, period=case.period + 1)
         return train(later)[0], _decay_in_gradients(case)
 
-    path, decay = _alone(both, case)
+    path, decay = _run_sequentially(train_both, case)
     return PathMeasured(optax_same=path, optax_precise=path, optax_decay=decay)
 
 
 def _decay_in_gradients(case: GaloreTraining) -> Float[Array, "weight"]:
-    rule, gradient = rule_of(case), jax.grad(case.loss)(case.weights)
+    rule, gradient = optax_galore(case), jax.grad(case.loss)(case.weights)
     decayed = jax.tree.map(lambda G, W: G + DECAY * W, gradient, case.weights)
 
     def update(gradients: PyTree) -> Array:
-        return flat(rule.update(gradients, rule.init(case.weights), case.weights)[0])
+        return ravel(rule.update(gradients, rule.init(case.weights), case.weights)[0])
 
     return update(decayed) - update(gradient)
 
@@ -480,7 +492,7 @@ PATH = Scenario[GaloreTraining, PathTheory, PathMeasured](
             "both take P from an SVD in float32 with LAPACK's signs (as long as both give the SVD "
             "the same digits: a run in float32 for one period, one in float64 until an entry of a "
             "gradient lies within its rounding of a tie between two numbers of float32)",
-            form=_same,
+            form=_compare_same,
             reads=lambda theory, run: (
                 theory.optax_same,
                 run.optax_same,
@@ -490,7 +502,7 @@ PATH = Scenario[GaloreTraining, PathTheory, PathMeasured](
                 theory.tie_distance,
                 run.optax_release,
             ),
-            undecided=_digits,
+            undecided=_digits_undecided,
             condition=lambda theory: theory.condition,
         ),
         Claim(
@@ -501,7 +513,7 @@ PATH = Scenario[GaloreTraining, PathTheory, PathMeasured](
             "tolerance of an identity in float32 of t/T steps plus that of the run itself, times "
             "the condition)",
             kind="limit",
-            form=_precise,
+            form=_compare_precise,
             reads=lambda theory, run: (
                 theory.optax_precise,
                 run.optax_precise,
@@ -510,7 +522,7 @@ PATH = Scenario[GaloreTraining, PathTheory, PathMeasured](
                 run.optax_release,
             ),
             tolerance=1.0,
-            undecided=_resolution,
+            undecided=_resolution_undecided,
         ),
         Claim(
             "optax_decay",
@@ -528,7 +540,7 @@ PATH = Scenario[GaloreTraining, PathTheory, PathMeasured](
                 run.update_scale,
                 run.optax_release,
             ),
-            undecided=lambda outcome: newer(outcome.measured.optax_release),
+            undecided=lambda outcome: unseen_release(outcome.measured.optax_release),
             sides="-eta lambda W against the difference of two updates",
         ),
     ),

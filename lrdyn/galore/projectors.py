@@ -30,7 +30,7 @@ def single_precision_projector(gradient: Float[Array, "m n"], rank: int, side: S
     return Projector(vectors.astype(gradient.dtype), side)
 
 
-def aligned(projector: Projector, other: Projector) -> Projector:
+def align_signs(projector: Projector, other: Projector) -> Projector:
     """Give each column the sign of that of a projector close to it; the subspace stays.
 
     Args:
@@ -40,7 +40,7 @@ def aligned(projector: Projector, other: Projector) -> Projector:
     Example:
         >>> import jax.numpy as jnp
         >>> P, Q = (Projector(sign * jnp.eye(2), "left") for sign in (1.0, -1.0))
-        >>> bool(jnp.all(aligned(P, Q).basis == Q.basis))
+        >>> bool(jnp.all(align_signs(P, Q).basis == Q.basis))
         True
     """
     # Close projectors have columns with inner products near 1 or -1: none is near 0.

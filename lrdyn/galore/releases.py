@@ -18,11 +18,11 @@ RELEASES = ("0.2.8",)
 ``requirements/``."""
 
 
-def numbers_of(release: str) -> tuple[int, ...]:
+def release_numbers(release: str) -> tuple[int, ...]:
     """The three numbers of a release; what is behind them does not count.
 
     Example:
-        >>> numbers_of("0.2.9.dev0"), numbers_of("1.0")
+        >>> release_numbers("0.2.9.dev0"), release_numbers("1.0")
         ((0, 2, 9), (1, 0, 0))
     """
     numbers = [int(number) for number in re.findall(r"\d+", release)[:3]]
@@ -31,23 +31,23 @@ def numbers_of(release: str) -> tuple[int, ...]:
 
 def running_release() -> Int[Array, "release_number"]:
     """The release of optax that runs, which is saved beside what it computed."""
-    return jnp.asarray(numbers_of(optax.__version__), jnp.int32)
+    return jnp.asarray(release_numbers(optax.__version__), jnp.int32)
 
 
-def newer(release: Int[Array, "release_number"] | np.ndarray) -> str:
+def unseen_release(release: Int[Array, "release_number"] | np.ndarray) -> str:
     """Why nothing is judged that a newer release computed; empty for one that was looked at.
 
     Args:
         release: its numbers, as :func:`running_release` has them.
 
     Example:
-        >>> newer(np.array([0, 2, 8]))
+        >>> unseen_release(np.array([0, 2, 8]))
         ''
-        >>> newer(np.array([1, 0, 0]))
+        >>> unseen_release(np.array([1, 0, 0]))
         'unseen release: computed by optax 1.0.0, seen on 0.2.8'
     """
     computed = tuple(np.asarray(release).tolist())
-    if computed <= numbers_of(RELEASES[-1]):
+    if computed <= release_numbers(RELEASES[-1]):
         return ""
     name = ".".join(map(str, computed))
     return f"{UNSEEN_RELEASE}computed by optax {name}, seen on {', '.join(RELEASES)}"

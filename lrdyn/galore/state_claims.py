@@ -16,7 +16,7 @@ from lrdyn.adapters import memory
 from lrdyn.adapters.methods import FULL, GALORE, OPTAX_GALORE
 from lrdyn.adapters.projectors import choose_projectors
 from lrdyn.galore.path_claims import AT
-from lrdyn.galore.releases import newer, running_release
+from lrdyn.galore.releases import running_release, unseen_release
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.statement import Claim, Control, Scenario
 
@@ -109,7 +109,7 @@ def measure_state(
     )
 
 
-def _published(case: Layers) -> StateTheory:
+def _published_state(case: Layers) -> StateTheory:
     """P claimed on the smaller side."""
 
     def shapes(m: int, n: int) -> list[int]:
@@ -135,7 +135,7 @@ def _published_shapes(case: Layers) -> StateMeasured:
     )
 
 
-def _of_momentum(case: Layers) -> StateMeasured:
+def _momentum_state(case: Layers) -> StateMeasured:
     return measure_state(case, optax.trace(0.9))
 
 
@@ -153,7 +153,7 @@ STATE = Scenario[Layers, StateTheory, StateMeasured](
             "min(m, n) (transposed if m < n)",
             kind="exact",
             reads=lambda theory, run: (run.optax_release,),
-            undecided=lambda outcome: newer(outcome.measured.optax_release),
+            undecided=lambda outcome: unseen_release(outcome.measured.optax_release),
             sides="r times the sides against the arrays of optax's state",
         ),
         Claim(
@@ -162,7 +162,7 @@ STATE = Scenario[Layers, StateTheory, StateMeasured](
             "two int32, in bytes",
             kind="exact",
             reads=lambda theory, run: (run.optax_release,),
-            undecided=lambda outcome: newer(outcome.measured.optax_release),
+            undecided=lambda outcome: unseen_release(outcome.measured.optax_release),
             carries=False,
             sides="a formula in m, n, r against arrays counted",
         ),
@@ -172,7 +172,7 @@ STATE = Scenario[Layers, StateTheory, StateMeasured](
             "smaller_side_claimed",
             "P claimed on the smaller side",
             "optax_shapes",
-            predict=_published,
+            predict=_published_state,
         ),
         Control(
             "published_shapes",
@@ -184,13 +184,13 @@ STATE = Scenario[Layers, StateTheory, StateMeasured](
             "published_state_claimed",
             "mr + 2nr entries claimed, and one int32: GaLore as published",
             "optax_held",
-            predict=_published,
+            predict=_published_state,
         ),
         Control(
             "momentum_in_optax",
             "momentum in the place of Adam",
             "optax_held",
-            measure=_of_momentum,
+            measure=_momentum_state,
         ),
     ),
     traced=False,

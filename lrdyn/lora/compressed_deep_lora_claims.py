@@ -114,12 +114,12 @@ def predict_compression(case: AroundPretrained) -> CompressedTheory:
     """The error of Corollary 1 from the scalar recursions alone."""
     dim = len(case.target)
 
-    def of_run(centred: Array) -> tuple[Float[Array, ""], Int[Array, ""]]:
+    def examine_run(centred: Array) -> tuple[Float[Array, ""], Int[Array, ""]]:
         pair = setting.theory_run(case, end_to_end, centred)
         return conditions(pair, lambda run: run.records), pair.run.diverged_at
 
     # 0 and 1: nothing subtracted, and the product at the start.
-    condition, diverges = jax.vmap(of_run)(jnp.arange(2, dtype=case.target.dtype))
+    condition, diverges = jax.vmap(examine_run)(jnp.arange(2, dtype=case.target.dtype))
     return CompressedTheory(
         deep_lora=compression_error(case.bulk, dim, case.rank),
         # The scale of what is subtracted, which goes from the product at the start to the target.
@@ -196,24 +196,24 @@ Trained = tuple[Float[Array, "centred step d d"], Int[Array, "centred"]]
 """Changes of W, and when the runs diverged."""
 
 
-def _trained(case: AroundPretrained, *, compress: bool, **how: Any) -> Trained:
+def _train_both(case: AroundPretrained, *, compress: bool, **how: Any) -> Trained:
     """Changes of W, from the product at the start and with that subtracted, in one program."""
     target = case.pretrained + case.target
     train = partial(train_adapter, case, case.weights, case.pretrained, target)
     return jax.vmap(lambda centred: train(compress=compress, centred=centred, **how))(jnp.arange(2))
 
 
-def _full(case: AroundPretrained) -> Trained:
-    return _trained(case, compress=False)
+def _train_full(case: AroundPretrained) -> Trained:
+    return _train_both(case, compress=False)
 
 
-def _small(
+def _train_compressed(
     case: AroundPretrained,
 ) -> tuple[Float[Array, "centred step d d"], Int[Array, "centred"]]:
-    return _trained(case, compress=True)
+    return _train_both(case, compress=True)
 
 
-def _apart_by(
+def _distance_between(
     full: Float[Array, "centred step d d"], small: Float[Array, "centred step d d"]
 ) -> CompressedMeasured:
     plain, centred = linalg.frobenius(full - small)
@@ -222,11 +222,15 @@ def _apart_by(
 
 def measure_compression(case: AroundPretrained, once: Once = each_time) -> CompressedMeasured:
     """Train the adapters of full width and the compressed ones, and subtract."""
-    (full, diverged_at), (small, _) = once(_full, case), once(_small, case)
-    return _apart_by(full, small)._replace(diverged_at=diverged_at[0], step=jnp.asarray(case.steps))
+    (full, diverged_at), (small, _) = once(_train_full, case), once(_train_compressed, case)
+    return _distance_between(full, small)._replace(
+        diverged_at=diverged_at[0], step=jnp.asarray(case.steps)
+    )
 
 
-def _rectangular(case: AroundPretrained, aspects: tuple[float, ...]) -> Float[Array, "aspect step"]:
+def _rectangular_distances(
+    case: AroundPretrained, aspects: tuple[float, ...]
+) -> Float[Array, "aspect step"]:
     """The distance over ||T - W_0|| at each step, for W of aspect * d rows, aspect >= 1.
 
     All have as many rows as the highest: rows of zeros below a matrix change nothing, and the
@@ -236,7 +240,7 @@ def _rectangular(case: AroundPretrained, aspects: tuple[float, ...]) -> Float[Ar
     keys, values = jax.random.split(case.draw), initialization.spaced_singular_values(case.rank)
     heights = [round(aspect * n) for aspect in aspects]
 
-    def drawn(m: int) -> tuple[Weights, Array]:
+    def draw(m: int) -> tuple[Weights, Array]:
         # Semi-orthogonal where W is not square, which the theorem does not cover.
         layers = full_width_layers(keys[0], (m, n), depth, 1.0)
         *inner, last = (W * scale for W, scale in zip(layers, case.scales, strict=True))
@@ -249,7 +253,7 @@ def _rectangular(case: AroundPretrained, aspects: tuple[float, ...]) -> Float[Ar
         (full, _), (small, _) = train(compress=False), train(compress=True)
         return linalg.frobenius(full - small) / linalg.frobenius(target)
 
-    every = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(drawn, heights))
+    every = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(draw, heights))
     return jax.vmap(distance)(*every)
 
 
@@ -258,7 +262,7 @@ def distances(
 ) -> CompressedMeasured:
     """Distances of the two adapters at the end, for W of other shapes: read by no claim."""
     return CompressedMeasured(
-        distance=_rectangular(case, ASPECTS)[:, -1],
+        distance=_rectangular_distances(case, ASPECTS)[:, -1],
         aspect=jnp.asarray(ASPECTS, case.target.dtype),
     )
 
@@ -275,14 +279,14 @@ def _other_losses(case: AroundPretrained) -> CompressedMeasured:
     # X X^T is near the identity in the mean, but far from it in each draw.
     raw = jax.random.normal(case.draw, eye.shape, eye.dtype) / np.sqrt(len(eye))
 
-    def of_loss(inputs: Array, quartic: Array) -> CompressedMeasured:
-        train = partial(_trained, case, inputs=inputs, quartic=quartic)
-        return _apart_by(train(compress=False)[0], train(compress=True)[0])
+    def train_with(inputs: Array, quartic: Array) -> CompressedMeasured:
+        train = partial(_train_both, case, inputs=inputs, quartic=quartic)
+        return _distance_between(train(compress=False)[0], train(compress=True)[0])
 
-    return jax.vmap(of_loss)(jnp.stack([raw, eye]), jnp.arange(2, dtype=eye.dtype))
+    return jax.vmap(train_with)(jnp.stack([raw, eye]), jnp.arange(2, dtype=eye.dtype))
 
 
-def _raw(case: AroundPretrained, once: Once = each_time) -> CompressedMeasured:
+def _raw_inputs(case: AroundPretrained, once: Once = each_time) -> CompressedMeasured:
     return jax.tree.map(lambda both: both[0], once(_other_losses, case))
 
 
@@ -291,21 +295,23 @@ def _fourth_powers(case: AroundPretrained, once: Once = each_time) -> Compressed
 
 
 def _adam(case: AroundPretrained) -> CompressedMeasured:
-    train = partial(_trained, case, adam=True)
-    return _apart_by(train(compress=False)[0], train(compress=True)[0])
+    train = partial(_train_both, case, adam=True)
+    return _distance_between(train(compress=False)[0], train(compress=True)[0])
 
 
 def _trained_frame(case: AroundPretrained, once: Once = each_time) -> CompressedMeasured:
-    return _apart_by(once(_full, case)[0], _trained(case, compress=True, frame_rate=1.0)[0])
+    return _distance_between(
+        once(_train_full, case)[0], _train_both(case, compress=True, frame_rate=1.0)[0]
+    )
 
 
 def _one_side(case: AroundPretrained, once: Once = each_time) -> CompressedMeasured:
     # Reversed: the plain run of one adapter beside the centred one of the other.
-    return _apart_by(once(_full, case)[0], once(_small, case)[0][::-1])
+    return _distance_between(once(_train_full, case)[0], once(_train_compressed, case)[0][::-1])
 
 
 def _half_as_high_again(case: AroundPretrained) -> CompressedMeasured:
-    distance = _rectangular(case, ASPECTS[1:2])[0] * linalg.frobenius(case.target)
+    distance = _rectangular_distances(case, ASPECTS[1:2])[0] * linalg.frobenius(case.target)
     return CompressedMeasured(deep_lora=distance)
 
 
@@ -314,11 +320,11 @@ def _controls(
 ) -> tuple[Control[Any, CompressedTheory, CompressedMeasured], ...]:
     """Controls of either claim: departures from the hypotheses, and other runs."""
     moves = (
-        ("gaussian_start", "Gaussian start", setting.toward_gaussian, "orthogonal_start"),
+        ("gaussian_start", "Gaussian start", setting.move_toward_gaussian, "orthogonal_start"),
         ("rank_above_r", "T - W_0 of rank above r", setting.add_tail, "rank_at_most_r"),
     )
     runs = (
-        ("raw_inputs", "inputs that are not whitened", _raw),
+        ("raw_inputs", "inputs that are not whitened", _raw_inputs),
         ("fourth_powers", "a loss with fourth powers of the residual", _fourth_powers),
         ("adam", "Adam in the place of plain descent", _adam),
         ("trained_frame", "U and V trained at the same rate", _trained_frame),
@@ -333,7 +339,9 @@ def _controls(
     )
 
 
-def _apart(outcome: Outcome[CompressedTheory, CompressedMeasured]) -> tuple[Equal, Equal]:
+def _compare_distance(
+    outcome: Outcome[CompressedTheory, CompressedMeasured],
+) -> tuple[Equal, Equal]:
     """Compare the distance with its formula, told apart from 0 and from that of the starts."""
     theory, run = outcome.predicted, outcome.measured
     from_none = Equal(theory.deep_lora, run.deep_lora, theory.scale)
@@ -353,7 +361,7 @@ COMPRESSED = Scenario[AroundPretrained, CompressedTheory, CompressedMeasured](
             "if T - W_0 has rank r and the start is orthogonal, f = W_0 + W_L ... W_1 and f_C = "
             "W_0 + U (W_L ... W_1) V^T of width 2 r, U and V from a gradient and frozen, have "
             "the distance ||f - f_C||_F = sqrt(d - 2 r) prod_l |rho_l| at every step of descent",
-            form=_apart,
+            form=_compare_distance,
             reads=lambda theory, run: (theory.deep_lora, run.deep_lora, theory.scale),
             condition=lambda theory: theory.condition,
         ),

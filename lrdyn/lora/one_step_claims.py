@@ -144,29 +144,29 @@ def _amplification(case: OneStep, name: str, V: Float[Array, "m n"]) -> Float[Ar
     return jnp.maximum(1.0, jnp.max(moved @ jnp.abs(case.inputs.T)) / jnp.max(jnp.abs(G)))
 
 
-def _adapted(case: OneStep) -> Float[Array, "m n"]:
+def _adapted_matrix(case: OneStep) -> Float[Array, "m n"]:
     """Adapted matrix, W + s B A."""
     return case.weight + case.scale * case.B @ case.A
 
 
-def _directed(case: OneStep) -> Float[Array, "m n"]:
+def _dora_matrix(case: OneStep) -> Float[Array, "m n"]:
     """DoRA's matrix D V: each row of V = W + s B A scaled to its magnitude."""
-    V = _adapted(case)
+    V = _adapted_matrix(case)
     return case.magnitude[:, None] / jnp.linalg.norm(V, axis=1)[:, None] * V
 
 
-def _dora_by_hand(case: OneStep, name: str) -> Float[Array, "entry"]:
+def _dora_gradients(case: OneStep, name: str) -> Float[Array, "entry"]:
     """The gradients in B, A and m where the norms are constants."""
-    V = _adapted(case)
+    V = _adapted_matrix(case)
     norms = jnp.linalg.norm(V, axis=1)[:, None]
-    G = case.slope(name, _directed(case))
+    G = case.slope(name, _dora_matrix(case))
     # The chain rule through D V with D held constant; `norms_differentiated` lets D vary.
     of_V = case.magnitude[:, None] / norms * G
     of_m = jnp.sum(G * V / norms, axis=1)
-    return _flat(case.scale * of_V @ case.A.T, case.scale * case.B.T @ of_V, of_m)
+    return _ravel(case.scale * of_V @ case.A.T, case.scale * case.B.T @ of_V, of_m)
 
 
-def _flat(*arrays: Array) -> Float[Array, "entry"]:
+def _ravel(*arrays: Array) -> Float[Array, "entry"]:
     return jnp.concatenate([jnp.ravel(array) for array in arrays])
 
 
@@ -185,15 +185,15 @@ def predict_step(case: OneStep) -> StepTheory:
     product = jnp.max(jnp.abs(case.scale * case.B @ case.A))
     sizes = jnp.max(jnp.sum(jnp.abs(terms), axis=1), axis=(1, 2))
     values = linalg.svdvals(case.weight)
-    gradients = jnp.stack([_dora_by_hand(case, name) for name in LOSSES])
+    gradients = jnp.stack([_dora_gradients(case, name) for name in LOSSES])
     return StepTheory(
         one_step=jnp.sum(terms, axis=1),
         # The adapter's change is a difference of two products s B A, rounded like these.
-        step_scale=sizes * _amplifications(case, _adapted(case)) + product,
+        step_scale=sizes * _amplifications(case, _adapted_matrix(case)) + product,
         pissa_residual=_tail(values, case.A.shape[0]),
         largest=values[0],
         dora_step=gradients,
-        dora_scale=jnp.max(jnp.abs(gradients), axis=1) * _amplifications(case, _directed(case)),
+        dora_scale=jnp.max(jnp.abs(gradients), axis=1) * _amplifications(case, _dora_matrix(case)),
         zero_factors=jnp.zeros((), jnp.int32),
     )
 
@@ -201,7 +201,7 @@ def predict_step(case: OneStep) -> StepTheory:
 # Measurement -------------------------------------------------------------------------------------
 
 
-def _stepped(case: OneStep, name: str, rates: Float[Array, "2"]) -> Float[Array, "m n"]:
+def _step_change(case: OneStep, name: str, rates: Float[Array, "2"]) -> Float[Array, "m n"]:
     """The change of s B A by one step of SGD on the adapters."""
     before: Any = {"W": Factors(case.B, case.A, case.scale)}
     rule = adapters.lora_plus(optax.sgd, rates[0], rates[1] / rates[0], before)
@@ -218,7 +218,7 @@ def _dora_gradient(case: OneStep, name: str) -> Float[Array, "entry"]:
     adapter = DirectedFactors(case.B, case.A, case.scale, magnitude=case.magnitude)
     net = {"W": case.weight}
     slope = jax.grad(lambda a: case.loss(name, adapters.apply(net, a)))({"W": adapter})["W"]
-    return _flat(slope.B, slope.A, slope.magnitude)
+    return _ravel(slope.B, slope.A, slope.magnitude)
 
 
 def _moving_entries(case: OneStep, B: Float[Array, "m r"]) -> Int[Array, ""]:
@@ -227,7 +227,7 @@ def _moving_entries(case: OneStep, B: Float[Array, "m r"]) -> Int[Array, ""]:
     adapter = {"W": Factors(B, jnp.zeros_like(case.A), case.scale)}
     net = {"W": case.weight}
     slope = jax.grad(lambda a: case.loss("sines", adapters.apply(net, a)))(adapter)["W"]
-    return jnp.sum(_flat(slope.B, slope.A) != 0).astype(jnp.int32)
+    return jnp.sum(_ravel(slope.B, slope.A) != 0).astype(jnp.int32)
 
 
 def measure_step(case: OneStep, rates: Float[Array, "2"] | None = None) -> StepMeasured:
@@ -240,7 +240,7 @@ def measure_step(case: OneStep, rates: Float[Array, "2"] | None = None) -> StepM
     # PiSSA trains the top r values and freezes the rest, which `rebase` subtracts.
     base, _ = adapters.rebase(net, started)
     return StepMeasured(
-        one_step=jnp.stack([_stepped(case, name, rates) for name in LOSSES]),
+        one_step=jnp.stack([_step_change(case, name, rates) for name in LOSSES]),
         pissa_residual=linalg.svdvals(base["W"]),
         dora_step=jnp.stack([_dora_gradient(case, name) for name in LOSSES]),
         zero_factors=_moving_entries(case, jnp.zeros_like(case.B)),
@@ -253,7 +253,7 @@ def measure_step(case: OneStep, rates: Float[Array, "2"] | None = None) -> StepM
 Side = Array | np.ndarray
 
 
-def _of_each_loss(predicted: Side, measured: Side, scales: Side) -> tuple[Equal, ...]:
+def _compare_each_loss(predicted: Side, measured: Side, scales: Side) -> tuple[Equal, ...]:
     """Compare each loss on a scale of its own, so that each must agree by itself."""
     each = zip(predicted, measured, scales, strict=True)
     return tuple(Equal(theory, run, scale) for theory, run, scale in each)
@@ -274,7 +274,7 @@ def svd_cutoff(dtype: Any) -> float:
     return max(10.0, min(100.0, unit**-0.125)) * unit
 
 
-def _decomposed(outcome: Outcome[StepTheory, StepMeasured]) -> Equal:
+def _compare_residual(outcome: Outcome[StepTheory, StepMeasured]) -> Equal:
     """Compare the values of W beyond the r-th with those of the residual, on the scale of W.
 
     The SVD of which the residual is the rest is that of a matrix nearby: each of the n - 1 entries
@@ -320,7 +320,7 @@ def _norms_differentiated(case: OneStep) -> StepMeasured:
             V = case.weight + case.scale * B @ A
             return case.loss(name, {"W": m[:, None] / jnp.linalg.norm(V, axis=1)[:, None] * V})
 
-        return _flat(*jax.grad(loss, argnums=(0, 1, 2))(case.B, case.A, case.magnitude))
+        return _ravel(*jax.grad(loss, argnums=(0, 1, 2))(case.B, case.A, case.magnitude))
 
     return StepMeasured(dora_step=jnp.stack([gradient(name) for name in LOSSES]))
 
@@ -338,7 +338,7 @@ ONE_STEP = Scenario[OneStep, StepTheory, StepMeasured](
             "a step of SGD with the rates eta_A and eta_B (LoRA+) changes s B A by - eta_A s^2 B "
             "B^T G - eta_B s^2 G A^T A + eta_A eta_B s^3 G A^T B^T G for any loss, G its "
             "gradient in W",
-            form=lambda outcome: _of_each_loss(
+            form=lambda outcome: _compare_each_loss(
                 outcome.predicted.one_step,
                 outcome.measured.one_step,
                 outcome.predicted.step_scale,
@@ -349,7 +349,7 @@ ONE_STEP = Scenario[OneStep, StepTheory, StepMeasured](
         Claim(
             "pissa_residual",
             "the matrix that PiSSA freezes has the singular values of W beyond the r-th",
-            form=_decomposed,
+            form=_compare_residual,
             reads=lambda theory, run: (theory.pissa_residual, run.pissa_residual, theory.largest),
             sides="the singular values of W against those of the base of the adapters",
         ),
@@ -357,7 +357,7 @@ ONE_STEP = Scenario[OneStep, StepTheory, StepMeasured](
             "dora_step",
             "with constant norms the gradients of DoRA are dB = s D G A^T, dA = s B^T D G and dm "
             "= diag(G V^T) / norms, V = W + s B A, D = diag(m / norms)",
-            form=lambda outcome: _of_each_loss(
+            form=lambda outcome: _compare_each_loss(
                 outcome.predicted.dora_step,
                 outcome.measured.dora_step,
                 outcome.predicted.dora_scale,

@@ -65,10 +65,10 @@ def shapes(name: str) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 @cache
-def _counted(name: str, select: tuple[str, ...]) -> list[int]:
+def _count_cached(name: str, select: tuple[str, ...]) -> list[int]:
     net = shapes(name)
 
-    def started(method: adapters.Method) -> dict:
+    def init_shapes(method: adapters.Method) -> dict:
         # The choice is traced once for all matrices of a shape.
         once = method._replace(choose=jax.jit(method.choose, static_argnums=(2, 3)))
 
@@ -80,18 +80,18 @@ def _counted(name: str, select: tuple[str, ...]) -> list[int]:
         return jax.eval_shape(begin, net)
 
     methods = (adapters.LORA, adapters.deep_lora(), adapters.compressed_deep_lora())
-    trained = [started(method) for method in methods]
+    trained = [init_shapes(method) for method in methods]
     return [len(trained[0]), *map(adapters.count, trained)]
 
 
-def counted(name: str, select: Patterns) -> list[int]:
+def count_parameters(name: str, select: Patterns) -> list[int]:
     """Count the matrices of a model that are selected, and the parameters of each method.
 
     Args:
         name: of the model, one of :data:`SHAPES`.
         select: which matrices have adapters, by their names.
     """
-    return list(_counted(name, tuple([select] if isinstance(select, str) else select)))  # pyright: ignore
+    return list(_count_cached(name, tuple([select] if isinstance(select, str) else select)))  # pyright: ignore
 
 
 def make_nothing(key: Key[Array, ""]) -> Float[Array, ""]:
@@ -101,11 +101,13 @@ def make_nothing(key: Key[Array, ""]) -> Float[Array, ""]:
 
 def measure_counts(case: Float[Array, ""]) -> Counts:
     """Count what each method trains of each model, from its shapes."""
-    return Counts(jnp.asarray([counted(*row) for row in ROWS], jnp.int32))
+    return Counts(jnp.asarray([count_parameters(*row) for row in ROWS], jnp.int32))
 
 
 def _every_large_matrix(case: Float[Array, ""]) -> Counts:
-    return Counts(jnp.asarray([counted(name, WITH_POSITIONS) for name, _ in ROWS], jnp.int32))
+    return Counts(
+        jnp.asarray([count_parameters(name, WITH_POSITIONS) for name, _ in ROWS], jnp.int32)
+    )
 
 
 COUNTS = Scenario[Array, Counts, Counts](

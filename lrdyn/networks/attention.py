@@ -80,7 +80,7 @@ class Attention(eqx.Module):
 
     def __check_init__(self):
         rows = len(self.query)
-        dividing_heads(rows, self.heads)
+        check_heads(rows, self.heads)
         size = rows // self.heads
         if len(self.key) % size or self.heads % (len(self.key) // size):
             wanted = f"heads of {size} rows, in a number that divides {self.heads}"
@@ -137,14 +137,14 @@ def _affine(W: Any, b: Array | None, hidden: Array) -> Array:
     return W @ hidden if b is None else W @ hidden + b[:, None]
 
 
-def dividing_heads(width: int, heads: int) -> None:
+def check_heads(width: int, heads: int) -> None:
     """Check that heads are of equal size.
 
     Raises:
         ValueError: the width is not a multiple of the number of heads.
 
     Example:
-        >>> dividing_heads(4, 3)
+        >>> check_heads(4, 3)
         Traceback (most recent call last):
         ValueError: heads: got 3 with width 4, wanted a divisor of the width
     """

@@ -91,13 +91,15 @@ class Convolution(eqx.Module):
         self, hidden: Float[Array, "_ _ _"], *, training: bool, state: PyTree
     ) -> tuple[Float[Array, "_ _ _"], PyTree]:
         """Channels behind the convolution, normalised if it has a norm, and the new state."""
-        channels = convolved(self.convolution, hidden)
+        channels = apply_convolution(self.convolution, hidden)
         if self.norm is None:
             return channels, state
         return self.norm(channels, training=training, state=state)
 
 
-def convolved(convolution: eqx.nn.Conv2d, hidden: Float[Array, "_ _ _"]) -> Float[Array, "_ _ _"]:
+def apply_convolution(
+    convolution: eqx.nn.Conv2d, hidden: Float[Array, "_ _ _"]
+) -> Float[Array, "_ _ _"]:
     """Apply a convolution whose padding is half its kernel, as ``convolution(hidden)`` does.
 
     An image that is smaller than the kernel is multiplied place by place of the kernel: for it XLA
@@ -110,7 +112,7 @@ def convolved(convolution: eqx.nn.Conv2d, hidden: Float[Array, "_ _ _"]) -> Floa
 
     Example:
         >>> layer = convolution(jax.random.key(0), 3, 5).convolution
-        >>> convolved(layer, jnp.ones((3, 2, 2))).shape
+        >>> apply_convolution(layer, jnp.ones((3, 2, 2))).shape
         (5, 2, 2)
     """
     kernel, stride = convolution.kernel_size[0], convolution.stride[0]

@@ -48,25 +48,25 @@ class Network(eqx.Module):
         self, image: Float[Array, "..."], *, key: Key[Array, ""] | None = None, state: PyTree = None
     ) -> Any:
         """h(x), the last hidden activations before dropout; with a state, (h, new state)."""
-        hidden, new_state = self.hidden(image, keys_of(key, 2)[0], state)
+        hidden, new_state = self.hidden(image, split_key(key, 2)[0], state)
         return hidden if state is None else (hidden, new_state)
 
     def __call__(
         self, image: Float[Array, "..."], *, key: Key[Array, ""] | None = None, state: PyTree = None
     ) -> Any:
         """f(x); with a state, (f(x), new state)."""
-        inner, outer = keys_of(key, 2)
+        inner, outer = split_key(key, 2)
         hidden, new_state = self.hidden(image, inner, state)
-        outputs = self.last(dropped(hidden, self.dropout, outer))
+        outputs = self.last(apply_dropout(hidden, self.dropout, outer))
         return outputs if state is None else (outputs, new_state)
 
 
 @checked
-def keys_of(key: Key[Array, ""] | None, count: int) -> list[Key[Array, ""] | None]:
+def split_key(key: Key[Array, ""] | None, count: int) -> list[Key[Array, ""] | None]:
     """Split a random key into so many; without a key as many times None.
 
     Example:
-        >>> keys_of(None, 2)
+        >>> split_key(None, 2)
         [None, None]
     """
     checks.integer("count", count)
@@ -76,13 +76,13 @@ def keys_of(key: Key[Array, ""] | None, count: int) -> list[Key[Array, ""] | Non
 
 
 @checked
-def dropped(
+def apply_dropout(
     hidden: Float[Array, "..."], dropout: float, key: Key[Array, ""] | None
 ) -> Float[Array, "..."]:
     """The product m * h, m = 0 with chance ``dropout``, else 1 / (1 - dropout); without a key h.
 
     Example:
-        >>> dropped(jnp.ones(6), 0.5, jax.random.key(1)).tolist()
+        >>> apply_dropout(jnp.ones(6), 0.5, jax.random.key(1)).tolist()
         [2.0, 2.0, 0.0, 0.0, 2.0, 0.0]
     """
     rate = checked_dropout(dropout)
@@ -118,12 +118,12 @@ def apply(
     """
     keys = None if key is None else jax.random.split(key, len(images))
 
-    def of_example(image: Array, key: Key[Array, ""] | None) -> Any:
+    def apply_one(image: Array, key: Key[Array, ""] | None) -> Any:
         return network(image, key=key, state=state)
 
     axes = (0, None if keys is None else 0)
     out_axes = 0 if state is None else (0, None)
-    return jax.vmap(of_example, in_axes=axes, out_axes=out_axes, axis_name=AXIS)(images, keys)
+    return jax.vmap(apply_one, in_axes=axes, out_axes=out_axes, axis_name=AXIS)(images, keys)
 
 
 @checked

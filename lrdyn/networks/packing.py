@@ -30,7 +30,7 @@ class Packed(NamedTuple):
         self, hidden: Float[Array, "rows room width"], count: int
     ) -> Float[Array, "count width"]:
         """Means over the tokens of each of so many sentences, as ``mean_pooled`` has them."""
-        tokens = self._of(jnp.arange(count)).astype(hidden.dtype)
+        tokens = self._token_mask(jnp.arange(count)).astype(hidden.dtype)
         total = tokens @ hidden.reshape(-1, hidden.shape[-1])
         # A sentence without a token has the mean 0.
         return total / jnp.maximum(jnp.sum(tokens, axis=1, keepdims=True), 1)
@@ -39,10 +39,10 @@ class Packed(NamedTuple):
         self, hidden: Float[Array, "rows room width"], count: int
     ) -> Float[Array, "count width"]:
         """The first token of each of so many sentences."""
-        places = jnp.argmax(self._of(jnp.arange(count)), axis=1)
+        places = jnp.argmax(self._token_mask(jnp.arange(count)), axis=1)
         return hidden.reshape(-1, hidden.shape[-1])[places]
 
-    def _of(self, sentences: Int[Array, "count"]) -> Bool[Array, "count places"]:
+    def _token_mask(self, sentences: Int[Array, "count"]) -> Bool[Array, "count places"]:
         return self.owner.reshape(1, -1) == sentences[:, None]
 
 
@@ -84,7 +84,7 @@ def pack(
     checks.allocation(given, (rows, room, count), dtype=int)
     mask = jnp.asarray(mask)
     size = lengths(mask)
-    row, first = _placed(size, rows)
+    row, first = _place_sentences(size, rows)
     # How far into each sentence a place of each row is; inside of at most one of them.
     into = jnp.arange(room)[None, :, None] - first[None, None]
     inside = (into >= 0) & (into < size[None, None])
@@ -111,12 +111,12 @@ def room_for(
     checks.integer("rows", rows)
     checks.allocation({"rows": rows}, (rows, len(mask)), dtype=int)
     sizes = lengths(mask)
-    row, _ = _placed(sizes, rows)
+    row, _ = _place_sentences(sizes, rows)
     in_row = row[None] == jnp.arange(rows)[:, None]
     return jnp.max(jnp.sum(jnp.where(in_row, sizes[None], 0), axis=1))
 
 
-def _placed(sizes: Int[Array, "n"], rows: int) -> tuple[Int[Array, "n"], Int[Array, "n"]]:
+def _place_sentences(sizes: Int[Array, "n"], rows: int) -> tuple[Int[Array, "n"], Int[Array, "n"]]:
     """The row of each sentence, and where in it the sentence begins."""
     turn = jnp.arange(len(sizes))
     order = jnp.argsort(-sizes, stable=True)

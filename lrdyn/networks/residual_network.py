@@ -14,7 +14,7 @@ from lrdyn.core import checks
 from lrdyn.core.checks import checked
 from lrdyn.networks.convolution import Convolution, convolution
 from lrdyn.networks.network import Network, checked_dropout
-from lrdyn.networks.weights import drawn
+from lrdyn.networks.weights import draw_weights
 
 Stem = Literal["cifar", "imagenet"]
 """3 x 3 at stride 1; or 7 x 7 at stride 2 and a maximum over 3 x 3 pixels at stride 2."""
@@ -146,7 +146,9 @@ def resnet(
         head = eqx.nn.Linear(width, classes, key=key)
         return ResNet(first, tuple(stages), head, large, dropout=rate)
 
-    return drawn(key, build, lambda path, inputs: np.sqrt((2 - path.startswith("head")) / inputs))
+    return draw_weights(
+        key, build, lambda path, inputs: np.sqrt((2 - path.startswith("head")) / inputs)
+    )
 
 
 def _block(

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 from lrdyn.core import checks
 from lrdyn.core.checks import checked
 from lrdyn.core.initialization import gaussians
-from lrdyn.networks.attention import Attention, LayerNorm, dividing_heads
+from lrdyn.networks.attention import Attention, LayerNorm, check_heads
 from lrdyn.networks.perceptron import MLP
 
 
@@ -38,13 +38,13 @@ class Transformer(eqx.Module):
         """Outputs of the network for each example of a batch."""
         first, second, last = self.norms
 
-        def of_example(tokens: Float[Array, "features tokens"]) -> Float[Array, "outputs tokens"]:
+        def apply_one(tokens: Float[Array, "features tokens"]) -> Float[Array, "outputs tokens"]:
             hidden = self.embedding @ tokens
             hidden = hidden + self.attention(first(hidden))
             hidden = hidden + self.mlp(second(hidden))
             return self.unembedding @ last(hidden)
 
-        return jax.vmap(of_example)(inputs)
+        return jax.vmap(apply_one)(inputs)
 
 
 @checked
@@ -72,7 +72,7 @@ def transformer(
     given = {"features": features, "width": width, "hidden": hidden, "outputs": outputs}
     for name, size in {**given, "heads": heads}.items():
         checks.integer(name, size)
-    dividing_heads(width, heads)
+    check_heads(width, heads)
     square = (width, width)
     shapes = [(width, features), *[square] * 4, (hidden, width), (width, hidden), (outputs, width)]
     checks.allocation(given, *shapes)

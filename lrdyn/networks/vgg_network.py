@@ -14,7 +14,7 @@ from lrdyn.core import checks
 from lrdyn.core.checks import checked
 from lrdyn.networks.convolution import Convolution, convolution
 from lrdyn.networks.network import Network, checked_dropout
-from lrdyn.networks.weights import drawn
+from lrdyn.networks.weights import draw_weights
 
 VGG11 = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 """Layers of configuration A: eight convolutions."""
@@ -178,4 +178,6 @@ def vgg(
         )
         return VGG(tuple(convolutions), tuple(before), head, size, pool, dropout=rate)
 
-    return drawn(key, build, lambda path, inputs: np.sqrt((2 - path.startswith("head")) / inputs))
+    return draw_weights(
+        key, build, lambda path, inputs: np.sqrt((2 - path.startswith("head")) / inputs)
+    )

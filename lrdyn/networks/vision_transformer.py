@@ -9,10 +9,10 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from lrdyn.core import checks
 from lrdyn.core.checks import checked
-from lrdyn.networks.attention import Attention, LayerNorm, dividing_heads
-from lrdyn.networks.network import Network, checked_dropout, dropped, keys_of
+from lrdyn.networks.attention import Attention, LayerNorm, check_heads
+from lrdyn.networks.network import Network, apply_dropout, checked_dropout, split_key
 from lrdyn.networks.perceptron import MLP
-from lrdyn.networks.weights import drawn
+from lrdyn.networks.weights import draw_weights
 
 EPS = 1e-6
 """The eps of the layer norms."""
@@ -43,9 +43,9 @@ class TransformerBlock(eqx.Module):
         self, hidden: Float[Array, "width tokens"], rate: float, key: Key[Array, ""] | None
     ) -> Float[Array, "width tokens"]:
         """Apply the block to the tokens; dropout hides entries of what it adds to them."""
-        attention_key, mlp_key = keys_of(key, 2)
-        hidden = hidden + dropped(self.attention(self.first(hidden)), rate, attention_key)
-        return hidden + dropped(self.mlp(self.second(hidden)), rate, mlp_key)
+        attention_key, mlp_key = split_key(key, 2)
+        hidden = hidden + apply_dropout(self.attention(self.first(hidden)), rate, attention_key)
+        return hidden + apply_dropout(self.mlp(self.second(hidden)), rate, mlp_key)
 
 
 class ViT(Network):
@@ -77,9 +77,9 @@ class ViT(Network):
         axes = (self.patches.in_channels, self.size, self.size)
         embedded = self.patches(checks.floats("image", image, axes))
         tokens = [self.token[:, None], embedded.reshape(len(self.token), -1)]
-        keys = keys_of(key, 1 + len(self.blocks))
+        keys = split_key(key, 1 + len(self.blocks))
         hidden = jnp.concatenate(tokens, axis=1) + self.position[0].T
-        hidden = dropped(hidden, self.dropout, keys[0])
+        hidden = apply_dropout(hidden, self.dropout, keys[0])
         for block, block_key in zip(self.blocks, keys[1:], strict=True):
             hidden = block(hidden, self.dropout, block_key)
         return self.norm(hidden[:, :1])[:, 0], state
@@ -131,7 +131,7 @@ def vit(
         >>> net(jnp.ones((3, 8, 8))).shape, net.penultimate
         ((10,), 'blocks[0].mlp.weights[1]')
     """
-    dividing_heads(width, heads)
+    check_heads(width, heads)
     inner = 4 * width if hidden is None else hidden
     given = {"hidden": inner, "size": size, "patch": patch, "depth": depth, "channels": channels}
     for name, number in {**given, "classes": classes}.items():
@@ -148,7 +148,7 @@ def vit(
     )
 
     def build(key: Key[Array, ""]) -> ViT:
-        # Only shapes count here: `drawn` fills the arrays.
+        # Only shapes count here: `draw_weights` fills the arrays.
         bias, square = jnp.zeros(width), jnp.zeros((width, width))
         norm = LayerNorm(jnp.ones(width), bias, EPS)
         attention = Attention(square, square, square, square, heads, (bias, bias, bias, bias))
@@ -161,4 +161,4 @@ def vit(
         position = jnp.zeros((1, tokens, width))
         return ViT(bias, position, embed, (block,) * depth, norm, head, size, dropout=rate)
 
-    return drawn(key, build, lambda path, inputs: DEVIATION)
+    return draw_weights(key, build, lambda path, inputs: DEVIATION)

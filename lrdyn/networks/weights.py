@@ -17,7 +17,7 @@ N = TypeVar("N")
 
 
 @checked
-def drawn(
+def draw_weights(
     key: Key[Array, ""], build: Callable[[Any], N], deviation: Callable[[str, int], float]
 ) -> N:
     """Fill a network: gains 1, biases 0, the rest Gaussian, from a single draw.
@@ -30,12 +30,12 @@ def drawn(
     Example:
         >>> def build(key):
         ...     return eqx.nn.Linear(2, 3, key=key)
-        >>> net = drawn(jax.random.key(0), build, lambda path, inputs: inputs**-0.5)
+        >>> net = draw_weights(jax.random.key(0), build, lambda path, inputs: inputs**-0.5)
         >>> net.weight.shape, net.bias.tolist()
         ((3, 2), [0.0, 0.0, 0.0])
     """
     named, structure = jax.tree_util.tree_flatten_with_path(eqx.filter_eval_shape(build, key))
-    paths, leaves = [_named(path) for path, _ in named], [leaf for _, leaf in named]
+    paths, leaves = [_path_name(path) for path, _ in named], [leaf for _, leaf in named]
     is_constant = [p.endswith("gain") or "bias" in p.rpartition(".")[2] for p in paths]
     sizes = (0 if c else leaf.size for c, leaf in zip(is_constant, leaves, strict=True))
     stops = list(accumulate(sizes))
@@ -54,7 +54,7 @@ def drawn(
     return jax.tree.unflatten(structure, fill(key))
 
 
-def _named(path: tuple) -> str:
+def _path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path).removeprefix(".")
 
 
@@ -70,7 +70,9 @@ def matrices(network: PyTree) -> dict[str, Float[Array, "out in"]]:
     """
     leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(network, eqx.is_inexact_array))
     return {
-        _named(path): leaf.reshape(len(leaf), -1) for path, leaf in leaves if leaf.ndim in (2, 4)
+        _path_name(path): leaf.reshape(len(leaf), -1)
+        for path, leaf in leaves
+        if leaf.ndim in (2, 4)
     }
 
 

@@ -176,13 +176,13 @@ def autoencoder_curvature(
             block = [[2 * (j * (1 - decay / a) + decay), -2 * j], [-2 * j, 2 * a]]
             eigenvalues += [*np.linalg.eigvalsh(np.array(block))]
     for a, b in combinations(above, 2):
-        eigenvalues += [*np.linalg.eigvalsh(_of_two_units(a, b, decay))[flat:]]
+        eigenvalues += [*np.linalg.eigvalsh(_two_unit_hessian(a, b, decay))[flat:]]
     # A kept direction that is tied with one left out has no curvature either.
     degenerate = np.any(np.abs(squares[:width] - decay) <= close) or min(eigenvalues) <= close
     return Curvature(0.0 if degenerate else float(min(eigenvalues)), float(max(eigenvalues)))
 
 
-def _of_two_units(a: float, b: float, decay: float) -> np.ndarray:
+def _two_unit_hessian(a: float, b: float, decay: float) -> np.ndarray:
     """Block of the Hessian of two kept units a and b, in the order x, y, x', y'."""
     w_a, w_b = np.sqrt(1 - decay / a), np.sqrt(1 - decay / b)
     entry_ab, entry_ba = np.array([w_a, w_b, 0, 0]), np.array([0, 0, w_b, w_a])
@@ -272,11 +272,11 @@ def steps_to_arrive(
         ends = above - decay
         # All that is tied with sigma_q grows at its rate: the q-th mode may lie in any of it.
         tied = int(np.sum(values >= above[-1] - close))
-        if _drowns(start, tied, ends, rate * ends, rounding):
+        if _is_below_rounding(start, tied, ends, rate * ends, rounding):
             return None
-        wait = _escape(start, tied, len(above), ends[-1], rate * ends[-1])
+        wait = _escape_steps(start, tied, len(above), ends[-1], rate * ends[-1])
     # What must vanish is at first as large as the start or the target, whichever is larger.
-    return _steps(wait, curvature, rate, max(start.size / values[0], 1.0) / tolerance)
+    return _arrival_steps(wait, curvature, rate, max(start.size / values[0], 1.0) / tolerance)
 
 
 @checked
@@ -330,13 +330,13 @@ def autoencoder_steps(
     if len(above):
         # The gradient of this loss has the factor 2 that half a square has not.
         ends, growth = (above - decay) / above, 2 * rate * (above - decay)
-        if _drowns(start, len(above), ends, growth, rounding):
+        if _is_below_rounding(start, len(above), ends, growth, rounding):
             return None
-        wait = _escape(start, len(above), len(above), ends[-1], growth[-1])
-    return _steps(wait, curvature, rate, max(start.size, 1.0) / tolerance)
+        wait = _escape_steps(start, len(above), len(above), ends[-1], growth[-1])
+    return _arrival_steps(wait, curvature, rate, max(start.size, 1.0) / tolerance)
 
 
-def _escape(start: Start, count: int, number: int, end: float, growth: float) -> float:
+def _escape_steps(start: Start, count: int, number: int, end: float, growth: float) -> float:
     """Steps in which the ``number``-th mode of the first ``count`` grows to its size at the end."""
     least = np.linalg.svd(start.modes[:count], compute_uv=False)[number - 1]
     with np.errstate(divide="ignore"):  # a start without this mode stays without it
@@ -344,7 +344,7 @@ def _escape(start: Start, count: int, number: int, end: float, growth: float) ->
         return float(np.maximum(0.5 * np.log(end) - np.log(least), 0.0) / np.log1p(growth))
 
 
-def _drowns(
+def _is_below_rounding(
     start: Start, count: int, ends: np.ndarray, growth: np.ndarray, rounding: float
 ) -> bool:
     """Whether the last mode moves by less than rounding when the first one has come to its end.
@@ -356,13 +356,15 @@ def _drowns(
     first, last = sizes[0], sizes[len(ends) - 1]
     if len(ends) == 1 or not rounding or not last:  # without this mode a start stays without it
         return False
-    wait = _escape(start, count, 1, ends[0], growth[0])
+    wait = _escape_steps(start, count, 1, ends[0], growth[0])
     then = np.log(last) + wait * np.log1p(growth[-1])
     entries = np.log(max(np.sqrt(ends[0]), first))
     return bool(then + np.log(growth[-1]) < np.log(rounding) + entries)
 
 
-def _steps(wait: float, curvature: Curvature, rate: float, reduction: float) -> float | None:
+def _arrival_steps(
+    wait: float, curvature: Curvature, rate: float, reduction: float
+) -> float | None:
     """Steps of the escape and of the approach, with the safety factor; None if descent leaves."""
     if not rate * curvature.largest < 2:
         return None
@@ -441,15 +443,15 @@ def distance_bound(
     # product is near a saddle, and there is no bound.
     if not count or s[-1] <= 0:
         return float("inf") if count else outside
-    error = _error(end, left, s, right, decay, depth)
+    error = _target_error(end, left, s, right, decay, depth)
     # (I - U U^T) Phi (I - V V^T), whose norm is N in convergence.md.
     rest = target - left @ (left.T @ target)
     rest -= (rest @ right) @ right.T
     largest = float(np.linalg.norm(rest, 2))
-    return outside + _lipschitz(values, s, largest, error, decay, depth, close) * error
+    return outside + _lipschitz_constant(values, s, largest, error, decay, depth, close) * error
 
 
-def _error(
+def _target_error(
     end: End, left: np.ndarray, s: np.ndarray, right: np.ndarray, decay: float, depth: int
 ) -> float:
     """e, the distance of the target from one that P_q minimises: convergence.md, Why 4."""
@@ -460,17 +462,17 @@ def _error(
     balance = right.T @ squares[0] @ right + left.T @ squares[1] @ left
     balance -= 2 * np.diag(s ** (2 / depth))
 
-    def across(matrix: np.ndarray, basis: np.ndarray) -> float:
+    def norm_across(matrix: np.ndarray, basis: np.ndarray) -> float:
         rows = basis.T @ matrix / s[:, None]
         return float(np.linalg.norm(rows - (rows @ basis) @ basis.T))
 
     within = (np.linalg.norm(inside) + decay * np.linalg.norm(balance)) / (2 * s[-1])
-    first = across(inner, right) + decay * across(squares[0], right)
-    last = across(outer.T, left) + decay * across(squares[1], left)
+    first = norm_across(inner, right) + decay * norm_across(squares[0], right)
+    last = norm_across(outer.T, left) + decay * norm_across(squares[1], left)
     return float(np.linalg.norm([within, first, last]))
 
 
-def _lipschitz(
+def _lipschitz_constant(
     values: np.ndarray,
     s: np.ndarray,
     largest: float,

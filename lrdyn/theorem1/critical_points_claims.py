@@ -215,9 +215,9 @@ def predict(case: Instance) -> CriticalTheory:
 
 def measure(case: Instance) -> CriticalMeasured:
     """Gradients and Hessians by JAX at the points of the family, and a search for others."""
-    origins = [jnp.max(jnp.abs(_hessian_of_the_origin(case, depth))) for depth in DEEP]
+    origins = [jnp.max(jnp.abs(_hessian_at_origin(case, depth))) for depth in DEEP]
     of_sets = _zero_elsewhere(case, case.values, _derivatives_at(case, case.points))
-    searches = _searched(case)
+    searches = _search_all(case)
     return of_sets._replace(
         found=searches.found,
         found_gradient=searches.found_gradient,
@@ -237,7 +237,7 @@ def _derivatives_at(case: Instance, points: Points) -> CriticalMeasured:
     )
 
 
-def _searched(case: Instance) -> CriticalMeasured:
+def _search_all(case: Instance) -> CriticalMeasured:
     """Products and gradients where the search from every start ends."""
     ends = jax.vmap(partial(_search, case))(case.starts)
     return CriticalMeasured(found=jax.vmap(end_to_end)(ends.weights), found_gradient=ends.gradient)
@@ -250,7 +250,7 @@ def _search(case: Instance, start: Float[Array, "params"]) -> landscape.Critical
     return landscape.find_critical_point(case.loss, layers, steps=SEARCH_STEPS)
 
 
-def _hessian_of_the_origin(case: Instance, depth: int) -> Float[Array, "params params"]:
+def _hessian_at_origin(case: Instance, depth: int) -> Float[Array, "params params"]:
     (rows, columns), rank = case.shape, case.rank
     widths = (columns, *(rank,) * (depth - 1), rows)
     origin = tuple(jnp.zeros(shape) for shape in zip(widths[1:], widths[:-1], strict=True))
@@ -266,17 +266,17 @@ def _scale(outcome: CriticalOutcome) -> float:
     return np.float64(outcome.predicted.target_values[0])
 
 
-def _kept(outcome: CriticalOutcome) -> float:
+def _kept_value(outcome: CriticalOutcome) -> float:
     """Singular value (sigma_1 - lambda)_+ that decay leaves of sigma_1."""
     return max(float(_scale(outcome)) - outcome.point["weight_decay"], 0.0)
 
 
-def _resolved(outcome: CriticalOutcome, distance: Any) -> bool:
+def _is_resolved(outcome: CriticalOutcome, distance: Any) -> bool:
     """Whether a distance is told from 0 by half of all digits."""
     return bool(distance > half_of_the_digits(outcome.dtype) * _scale(outcome))
 
 
-def _without_descent(outcome: CriticalOutcome) -> Count:
+def _count_minima(outcome: CriticalOutcome) -> Count:
     """Count the sets whose curvature has no negative value, told apart at half the margin."""
     theory, curvature = outcome.predicted, outcome.measured.smallest
     # At a saddle the smallest eigenvalue is -margin or less, at the minimum 0 or more.
@@ -286,7 +286,7 @@ def _without_descent(outcome: CriticalOutcome) -> Count:
     return Count(theory.global_, minima)
 
 
-def _converged(outcome: CriticalOutcome) -> np.ndarray:
+def _converged_searches(outcome: CriticalOutcome) -> np.ndarray:
     """Which searches ended so near to a critical point that their gradient bounds the distance.
 
     With ``|g| <= mu^2 / (16 sigma_1^{1/2})``, mu the least curvature, one lies within ``2 |g| /
@@ -298,10 +298,10 @@ def _converged(outcome: CriticalOutcome) -> np.ndarray:
     return np.asarray(outcome.measured.found_gradient <= min(limit / 3, near) * scale**1.5)
 
 
-def _outside(outcome: CriticalOutcome) -> Equal:
+def _nearest_in_family(outcome: CriticalOutcome) -> Equal:
     """Compare each search that converged with the nearest member of the family."""
     theory = outcome.predicted
-    products, family = outcome.measured.found[_converged(outcome)], theory.family
+    products, family = outcome.measured.found[_converged_searches(outcome)], theory.family
     family = family[theory.admissible > 0]
     gaps = np.abs(products[:, None] - family[None])
     # Of the products, since the layers are known up to a rotation only.
@@ -318,11 +318,11 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
         form=lambda outcome: Zero(
             outcome.measured.critical_gradient,
             scale=_scale(outcome) ** 1.5,  # a singular value times the root of one
-            alternative=3 / 8 * _kept(outcome) ** 1.5,
+            alternative=3 / 8 * _kept_value(outcome) ** 1.5,
         ),
         reads=lambda theory, run: (run.critical_gradient, theory.target_values),
         # Else there is the origin alone, where the gradient is 0 whatever is claimed.
-        applies=lambda outcome: _kept(outcome) > 0,
+        applies=lambda outcome: _kept_value(outcome) > 0,
     ),
     Claim(
         "critical_loss",
@@ -353,7 +353,7 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
         "with two layers, the Hessian has a negative eigenvalue at every critical point but that "
         "of S = {i <= r: sigma_i > lambda}: all the others are strict saddles",
         kind="exact",
-        form=_without_descent,
+        form=_count_minima,
         reads=lambda theory, run: (
             theory.global_,
             run.smallest,
@@ -361,13 +361,13 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
             theory.margin,
             theory.target_values,
         ),
-        applies=lambda outcome: _resolved(outcome, outcome.predicted.margin),
+        applies=lambda outcome: _is_resolved(outcome, outcome.predicted.margin),
     ),
     Claim(
         "search",
         "with two layers, every critical point that Newton's method finds from random starts has "
         "the product sum_S (sigma_i - lambda) u_i v_i^T for a set S of at most r indices",
-        form=_outside,
+        form=_nearest_in_family,
         reads=lambda theory, run: (
             run.found,
             run.found_gradient,
@@ -376,8 +376,10 @@ CLAIMS: tuple[Claim[CriticalTheory, CriticalMeasured], ...] = (
             theory.separation,
             theory.target_values,
         ),
-        applies=lambda outcome: _resolved(outcome, outcome.predicted.separation),
-        undecided=lambda outcome: "" if np.any(_converged(outcome)) else "no search converged",
+        applies=lambda outcome: _is_resolved(outcome, outcome.predicted.separation),
+        undecided=lambda outcome: (
+            "" if np.any(_converged_searches(outcome)) else "no search converged"
+        ),
     ),
     Claim(
         "deep_origin",
@@ -403,7 +405,7 @@ def _at_half_threshold(case: Instance) -> CriticalMeasured:
     return _zero_elsewhere(case, case.values, _derivatives_at(case, points))
 
 
-def _of_the_first_layer(case: Instance) -> CriticalMeasured:
+def _first_layer_curvature(case: Instance) -> CriticalMeasured:
     """Least curvature along W_1 alone, in which the loss is convex."""
 
     def smallest(first: Float[Array, "r d"], last: Float[Array, "k r"]) -> Float[Array, ""]:
@@ -432,13 +434,13 @@ def _without_spare_slots(case: Instance) -> CriticalTheory:
     return _zero_elsewhere(case, values, CriticalTheory(smallest=jnp.minimum(least - outside, 0.0)))
 
 
-def _of_two_layers(case: Instance) -> CriticalMeasured:
+def _two_layer_hessian(case: Instance) -> CriticalMeasured:
     """The Hessian at the origin of two layers, which have the eigenvalue -sigma_1 there."""
-    slope = jnp.max(jnp.abs(_hessian_of_the_origin(case, 2)))
+    slope = jnp.max(jnp.abs(_hessian_at_origin(case, 2)))
     return CriticalMeasured(deep_origin=jnp.full(len(DEEP), slope))
 
 
-def _swapped(case: Instance) -> CriticalTheory:
+def _swap_global_set(case: Instance) -> CriticalTheory:
     """Claim the product of {1, ..., r - 1, r + 1} to be global."""
     swap = np.array([[*range(case.rank - 1), case.rank]])
     return CriticalTheory(global_=jnp.all(case.sets == swap, axis=1).astype(jnp.int32))
@@ -459,7 +461,7 @@ CONTROLS: tuple[Control[Instance, CriticalTheory, CriticalMeasured], ...] = (
             f"{claim}_of_the_first_layer",
             "curvature along W_1 alone",
             claim,
-            measure=_of_the_first_layer,
+            measure=_first_layer_curvature,
         )
         for claim in ("smallest", "global")
     ),
@@ -485,7 +487,7 @@ CONTROLS: tuple[Control[Instance, CriticalTheory, CriticalMeasured], ...] = (
         "swapped_index",
         "S = {1, ..., r - 1, r + 1} claimed global",
         "global",
-        predict=_swapped,
+        predict=_swap_global_set,
     ),
     Control(
         "minimum_alone",
@@ -497,7 +499,7 @@ CONTROLS: tuple[Control[Instance, CriticalTheory, CriticalMeasured], ...] = (
         "found_without_decay",
         "searches for critical points without decay",
         "search",
-        measure=lambda case: _searched(
+        measure=lambda case: _search_all(
             dataclasses.replace(case, weight_decay=0 * case.weight_decay)
         ),
     ),
@@ -511,7 +513,7 @@ CONTROLS: tuple[Control[Instance, CriticalTheory, CriticalMeasured], ...] = (
         "origin_of_two_layers",
         "the Hessian of two layers at the origin",
         "deep_origin",
-        measure=_of_two_layers,
+        measure=_two_layer_hessian,
     ),
 )
 

@@ -152,7 +152,7 @@ def make_case(
 def predict(case: Factorization) -> DescentTheory:
     """Minimiser, minimum and points of rest in closed form; what tells when a run has arrived."""
     theory = minimiser(case, case.decay)
-    modes, first, last = setting.start_of(case.weights, theory.left, theory.right)
+    modes, first, last = setting.start_fields(case.weights, theory.left, theory.right)
     values, depth = theory.target_values, case.depth
     return theory._replace(
         singular_values=theory.shrunk[: case.rank],

@@ -31,20 +31,20 @@ def landscape_figure(groups: Mapping[str, Any]) -> Figure | None:
     many points.
     """
     results = plotting.first_point(groups["/critical_points"], "weight_decay")
-    decays = _with_saddles(results)
+    decays = _decays_with_saddles(results)
     if not len(decays) or not results["met_few_critical_points"].all():
         return None
     with plotting.style():
         titles = [_decay_title(decay) for decay in decays]
         figure, axes = plotting.panels(titles, height=3.0)
         for ax, decay in zip(axes, decays, strict=True):
-            _landscape(ax, results.sel(weight_decay=decay))
+            _plot_landscape(ax, results.sel(weight_decay=decay))
         axes[0].set_ylabel("loss above the minimum")
         axes[0].legend(loc="lower left", handletextpad=0.2, borderaxespad=0.3)
     return figure
 
 
-def _with_saddles(results: xr.Dataset) -> np.ndarray:
+def _decays_with_saddles(results: xr.Dataset) -> np.ndarray:
     """Decays with several saddles, since one is not worth a panel; or, if there are none, with one.
 
     Of all critical points, one is the minimum.
@@ -52,20 +52,20 @@ def _with_saddles(results: xr.Dataset) -> np.ndarray:
     theory = fields.of_theory(results, CriticalTheory)
     saddles = theory(lambda theory: theory.admissible).sum("set").values - 1
     decays = results["weight_decay"].values
-    return _first(decays[saddles > 1] if np.any(saddles > 1) else decays[saddles > 0])
+    return _choose_panels(decays[saddles > 1] if np.any(saddles > 1) else decays[saddles > 0])
 
 
 def _decay_title(decay: float) -> str:
     return "no decay" if decay == 0 else rf"$\lambda$ = {decay:g}"
 
 
-def _first(values: np.ndarray) -> np.ndarray:
+def _choose_panels(values: np.ndarray) -> np.ndarray:
     """The first and the last values, if there are more than fit."""
     chosen = np.unique(np.linspace(0, len(values) - 1, min(PANELS, len(values))).round())
     return values[chosen.astype(int)]
 
 
-def _landscape(ax: Axes, case: xr.Dataset) -> None:
+def _plot_landscape(ax: Axes, case: xr.Dataset) -> None:
     theory, run = fields.of_theory(case, CriticalTheory), fields.of_run(case, CriticalMeasured)
     admissible = theory(lambda theory: theory.admissible).values == 1
     best = theory(lambda theory: theory.global_).values[admissible] == 1
@@ -128,11 +128,11 @@ def shrinkage_figure(groups: Mapping[str, Any]) -> Figure:
     another basin (three layers and more).
     """
     results = groups["/"]
-    depths = _first(results["depth"].values)
+    depths = _choose_panels(results["depth"].values)
     with plotting.style():
         figure, axes = plotting.panels([f"{depth} layers" for depth in depths], height=2.6)
         for ax, depth in zip(axes, depths, strict=True):
-            _shrinkage(ax, results.sel(depth=depth), int(depth))
+            _plot_shrinkage(ax, results.sel(depth=depth), int(depth))
             ax.set_xlabel(r"singular value of the target, $\sigma_i$")
         axes[0].set_ylabel("singular value of the product")
         if len(axes) > 1:
@@ -155,21 +155,21 @@ def basins_figure(groups: Mapping[str, Any]) -> Figure | None:
     if "/basins" not in groups:
         return None
     results = plotting.first_point(groups["/basins"], "depth", "seed")
-    depths = _first(results["depth"].values)
+    depths = _choose_panels(results["depth"].values)
     with plotting.style():
         titles = [
             f"{depth} layers, {_decay_title(float(results['weight_decay']))}" for depth in depths
         ]
         figure, axes = plotting.panels(titles, height=2.4)
         for ax, depth in zip(axes, depths, strict=True):
-            _shares(ax, results.sel(depth=depth), int(depth))
+            _plot_shares(ax, results.sel(depth=depth), int(depth))
             ax.set_xlabel(r"scale of the start, in units of $\sigma_1^{1/L}$")
         axes[0].set_ylabel("share of the runs")
         axes[-1].legend(title="values kept", **plotting.BESIDE)
     return figure
 
 
-def _shares(ax: Axes, results: xr.Dataset, depth: int) -> None:
+def _plot_shares(ax: Axes, results: xr.Dataset, depth: int) -> None:
     theory, run = fields.of_theory(results, BasinsTheory), fields.of_run(results, BasinsMeasured)
     ends = run(lambda run: run.ends).transpose("seed", "start_scale", "start", "slot")
     gradients = run(lambda run: run.end_gradients).transpose(*ends.dims[:-1])
@@ -199,7 +199,7 @@ def _shares(ax: Axes, results: xr.Dataset, depth: int) -> None:
     ax.set_ylim(0, 1)
 
 
-def what_is_left(decay: float, depth: int, largest: float) -> tuple[np.ndarray, np.ndarray]:
+def shrinkage_curve(decay: float, depth: int, largest: float) -> tuple[np.ndarray, np.ndarray]:
     """Singular values of the target from which something is left on, and what is left of them.
 
     What is left, s, is stationary, ``sigma = s + lambda s^{2/L - 1}``, and costs less than 0 from
@@ -210,12 +210,12 @@ def what_is_left(decay: float, depth: int, largest: float) -> tuple[np.ndarray, 
     return left + decay * np.where(left > 0, left, 1.0) ** (2 / depth - 1), left
 
 
-def _shrinkage(ax: Axes, results: xr.Dataset, depth: int) -> None:
+def _plot_shrinkage(ax: Axes, results: xr.Dataset, depth: int) -> None:
     values = fields.of_theory(results, DescentTheory)(lambda theory: theory.target_values)
     largest = float(values.max())
     colors = dict(zip(results["weight_decay"].values, plotting.SHADES * 9, strict=False))
     for decay, color in colors.items():
-        sigma, left = what_is_left(float(decay), depth, 1.08 * largest)
+        sigma, left = shrinkage_curve(float(decay), depth, 1.08 * largest)
         # Below the threshold nothing is left; dotted: the jump of three layers and more.
         ax.plot([0, sigma[0]], [0, 0], color=color, lw=1.0)
         ax.plot(sigma[[0, 0]], [0, left[0]], color=color, lw=0.7, ls=":")

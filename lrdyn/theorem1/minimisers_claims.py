@@ -38,7 +38,7 @@ def _decay(outcome: DescentOutcome) -> float:
     return float(np.max(outcome.predicted.decay))
 
 
-def _largest(outcome: DescentOutcome) -> float:
+def _largest_value(outcome: DescentOutcome) -> float:
     """Largest singular value sigma_1 of the target."""
     # A NumPy number: if a control makes it negative, its powers are NaN and not complex.
     return np.float64(outcome.predicted.target_values[0])
@@ -58,13 +58,13 @@ def _start(outcome: DescentOutcome) -> convergence.Start:
     )
 
 
-def _two_layers(outcome: DescentOutcome) -> bool:
+def _has_two_layers(outcome: DescentOutcome) -> bool:
     return outcome.point["depth"] == 2
 
 
 def _steps_needed(outcome: DescentOutcome) -> float | None:
     """Steps after which two layers must have arrived, where theory has a number."""
-    if not _two_layers(outcome):
+    if not _has_two_layers(outcome):
         return None
     return convergence.steps_to_arrive(
         _start(outcome),
@@ -73,7 +73,7 @@ def _steps_needed(outcome: DescentOutcome) -> float | None:
         _decay(outcome),
         outcome.point["learning_rate"],
         setting.nearness(outcome),
-        close=setting.close(outcome, _largest(outcome)),
+        close=setting.tie_distance(outcome, _largest_value(outcome)),
         rounding=float(np.finfo(outcome.dtype).eps),
     )
 
@@ -87,12 +87,12 @@ def _not_at_the_end(outcome: DescentOutcome) -> str:
     """Why the end of two layers cannot be judged; by the gradient where theory has no number."""
     values = outcome.predicted.target_values[: outcome.point["rank"]]
     # Where sigma_i = lambda a direction has no curvature: a power of time is no end.
-    if np.any(np.abs(values - _decay(outcome)) <= setting.close(outcome, values[0])):
+    if np.any(np.abs(values - _decay(outcome)) <= setting.tie_distance(outcome, values[0])):
         return "no curvature"
     number = _steps_needed(outcome)
     if number is not None:
-        return setting.too_few(outcome, number)
-    if setting.at_rest(outcome, _distance(outcome), _largest(outcome)):
+        return setting.too_few_steps(outcome, number)
+    if setting.is_at_rest(outcome, _distance(outcome), _largest_value(outcome)):
         return ""
     return _not_at_rest(outcome) or "no bound"
 
@@ -111,16 +111,16 @@ def _distance(outcome: DescentOutcome) -> float:
         np.asarray((theory.left * theory.target_values) @ theory.right),
         outcome.point["rank"],
         _decay(outcome),
-        close=setting.close(outcome, _largest(outcome)),
+        close=setting.tie_distance(outcome, _largest_value(outcome)),
     )
 
 
 def _not_at_rest(outcome: DescentOutcome) -> str:
     """Why a run cannot be judged by where it rests: its gradient is more than rounding."""
     # A product of L layers of size sigma_1^{1/L} has a gradient of sigma_1^{1-1/L} times its own.
-    scale = _largest(outcome) ** (2 - 1 / outcome.point["depth"])
+    scale = _largest_value(outcome) ** (2 - 1 / outcome.point["depth"])
     slope = float(np.max(outcome.measured.gradient_norms))
-    return "" if setting.at_rest(outcome, slope, scale) else "still moving"
+    return "" if setting.is_at_rest(outcome, slope, scale) else "still moving"
 
 
 def _not_balanced_yet(outcome: DescentOutcome) -> str:
@@ -131,19 +131,19 @@ def _not_balanced_yet(outcome: DescentOutcome) -> str:
     """
     number = _steps_needed(outcome)
     if number is not None:
-        return setting.too_few(outcome, number)
+        return setting.too_few_steps(outcome, number)
     run = outcome.measured
     # Two terms, each at most the product of these norms.
     bound = float(2 * np.max(run.norms) * np.max(run.gradient_norms) / _decay(outcome))
-    scale = _largest(outcome) ** (2 / outcome.point["depth"])
-    return "" if setting.at_rest(outcome, bound, scale) else "still moving"
+    scale = _largest_value(outcome) ** (2 / outcome.point["depth"])
+    return "" if setting.is_at_rest(outcome, bound, scale) else "still moving"
 
 
 def _overflows(outcome: DescentOutcome) -> str:
     """Why a loss that overflows is not judged: there is no bound of the step, or it is above it."""
     if np.all(np.isfinite(outcome.measured.objective)):
         return ""
-    steepest = convergence.sharpness(_start(outcome), _largest(outcome), _decay(outcome))
+    steepest = convergence.sharpness(_start(outcome), _largest_value(outcome), _decay(outcome))
     # Two layers descend, and stay finite, below 2 over the curvature; for more theory has no bound.
     stable = outcome.point["depth"] == 2 and outcome.point["learning_rate"] * steepest < 2
     return "" if stable else "step too large"
@@ -152,7 +152,7 @@ def _overflows(outcome: DescentOutcome) -> str:
 # Claims ----------------------------------------------------------------------------------------
 
 
-def _nearest(outcome: DescentOutcome, values: np.ndarray, count: int) -> np.ndarray:
+def _nearest_product(outcome: DescentOutcome, values: np.ndarray, count: int) -> np.ndarray:
     """``sum_{i <= count} s_i u_i v_i^T`` with these values s_i, or with a tie the nearest of them.
 
     With ``sigma_q = sigma_{q+1}``, q the count, and s_q > 0 they are a family, ``sum_above s_i u_i
@@ -163,7 +163,7 @@ def _nearest(outcome: DescentOutcome, values: np.ndarray, count: int) -> np.ndar
     sigma = np.asarray(theory.target_values)
     spectrum = np.where(np.arange(len(sigma)) < count, values, 0.0)
     # The judge is NumPy in float64, but a run in float32 knows ties to half of its digits.
-    tied = np.abs(sigma - sigma[count - 1]) <= setting.close(outcome, sigma[0])
+    tied = np.abs(sigma - sigma[count - 1]) <= setting.tie_distance(outcome, sigma[0])
     family = count > 0 and values[count - 1] > 0 and np.any(tied[count:])
     if not (family and np.all(np.isfinite(product))):
         return (left * spectrum) @ right
@@ -175,16 +175,16 @@ def _nearest(outcome: DescentOutcome, values: np.ndarray, count: int) -> np.ndar
     return left @ inner @ right
 
 
-def _at_minimiser(outcome: DescentOutcome) -> Equal:
+def _compare_with_minimiser(outcome: DescentOutcome) -> Equal:
     theory, run, rank = outcome.predicted, outcome.measured, outcome.point["rank"]
-    nearest = _nearest(outcome, np.asarray(theory.shrunk), rank)
-    return Equal(nearest, run.product, scale=_largest(outcome))
+    nearest = _nearest_product(outcome, np.asarray(theory.shrunk), rank)
+    return Equal(nearest, run.product, scale=_largest_value(outcome))
 
 
 def _rest_point(outcome: DescentOutcome) -> tuple[int, np.ndarray]:
     """Number q and product P_q, of the P_q that is nearest to the product of the run."""
     product, values = outcome.measured.product, np.asarray(outcome.predicted.local_values)
-    points = [_nearest(outcome, values, q) for q in range(outcome.point["rank"] + 1)]
+    points = [_nearest_product(outcome, values, q) for q in range(outcome.point["rank"] + 1)]
     # Theory does not say which P_q a start leads to: the nearest one.
     q = int(np.argmin([np.max(np.abs(point - product)) for point in points]))
     return q, points[q]
@@ -217,7 +217,7 @@ def _claim_of_two_layers(
             run.gradient_norms,
             run.product,
         ),
-        applies=_two_layers,
+        applies=_has_two_layers,
         undecided=_not_at_the_end,
         certified=_certified,
     )
@@ -244,7 +244,7 @@ def _claim_of_rest(
             run.product,
             run.gradient_norms,
         ),
-        applies=lambda outcome: not _two_layers(outcome),
+        applies=lambda outcome: not _has_two_layers(outcome),
         undecided=_not_at_rest,
         condition=lambda theory: theory.rest_condition,
         steps=setting.FEW,
@@ -258,7 +258,7 @@ CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
         "with two layers, gradient descent ends at W_2 W_1 = U_r (Sigma_r - lambda I)_+ V_r^T "
         "or, if sigma_r = sigma_{r+1}, at sum_above s_i u_i v_i^T + s_r U_t Q V_t^T with s_i = "
         "(sigma_i - lambda)_+ and an orthogonal projector Q in the tied space",
-        form=_at_minimiser,
+        form=_compare_with_minimiser,
         reads=lambda theory, run: (theory.shrunk,),
     ),
     _claim_of_two_layers(
@@ -277,7 +277,7 @@ CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
         form=lambda outcome: Equal(
             outcome.predicted.singular_values,
             outcome.measured.singular_values,
-            scale=_largest(outcome),
+            scale=_largest_value(outcome),
         ),
         reads=lambda theory, run: (theory.singular_values, run.singular_values),
     ),
@@ -287,7 +287,7 @@ CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
         "sum_{i<=q} w_i^L u_i v_i^T for some q <= r, w_i the larger root of w_i^{2L-2} - sigma_i "
         "w_i^{L-2} + lambda = 0 (at a tie, in the family of P_q)",
         form=lambda outcome: Equal(
-            _rest_point(outcome)[1], outcome.measured.product, scale=_largest(outcome)
+            _rest_point(outcome)[1], outcome.measured.product, scale=_largest_value(outcome)
         ),
         reads=lambda theory, run: (theory.local_values,),
     ),
@@ -309,7 +309,7 @@ CLAIMS: tuple[Claim[DescentTheory, DescentMeasured], ...] = (
         "start)",
         form=lambda outcome: Zero(
             outcome.measured.imbalance,
-            scale=_largest(outcome) ** (2 / outcome.point["depth"]),
+            scale=_largest_value(outcome) ** (2 / outcome.point["depth"]),
             alternative=outcome.predicted.start_imbalance,
         ),
         reads=lambda theory, run: (

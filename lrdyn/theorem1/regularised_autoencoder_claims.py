@@ -186,7 +186,7 @@ def predict(case: Autoencoder) -> AutoencoderTheory:
     """Minimiser and minimum in closed form; what tells when descent must be there."""
     left, values, _ = linalg.svd(case.factor)
     sets = landscape.index_sets(case.leading, case.width)
-    modes, first, last = setting.start_of(case.weights, left, left.T)
+    modes, first, last = setting.start_fields(case.weights, left, left.T)
     return AutoencoderTheory(
         autoencoder=regularised_autoencoder.autoencoder_minimiser(
             case.inputs, case.width, case.decay
@@ -218,7 +218,7 @@ def measure(case: Autoencoder) -> AutoencoderMeasured:
     slopes = jax.grad(loss)(run.params)
     decayed = zip(slopes, case.weight_decay, run.params, strict=True)
     gradients = [slope + 2 * decay * W for slope, decay, W in decayed]
-    searches = _searched(case)
+    searches = _search_all(case)
     return AutoencoderMeasured(
         autoencoder=run.records[-1],
         autoencoder_loss=case.loss(run.params),
@@ -252,7 +252,7 @@ def _gradients(case: Autoencoder, power: int = 2) -> Float[Array, "sets"]:
     return jnp.maximum(*(jnp.max(jnp.abs(W), axis=(1, 2)) for W in slopes))
 
 
-def _searched(case: Autoencoder) -> AutoencoderMeasured:
+def _search_all(case: Autoencoder) -> AutoencoderMeasured:
     """Critical points of the loss on the leading directions of the data, from random starts."""
     # On the axes, since the loss knows X by its singular values alone; few, for Hessians are dense.
     inputs = jnp.diag(singular_values(case.factor)[: case.leading])
@@ -279,7 +279,7 @@ def _decay(outcome: AutoencoderOutcome) -> float:
     return float(np.max(outcome.predicted.decay))
 
 
-def _squares(outcome: AutoencoderOutcome) -> np.ndarray:
+def _squared_values(outcome: AutoencoderOutcome) -> np.ndarray:
     """sigma_i^2, which decay is compared with; the first is the scale of the gradients."""
     return np.asarray(outcome.predicted.input_values**2)
 
@@ -297,7 +297,7 @@ def _steps_needed(outcome: AutoencoderOutcome) -> float | None:
         _decay(outcome),
         outcome.point["learning_rate"],
         setting.nearness(outcome),
-        close=setting.close(outcome, _squares(outcome)[0]),
+        close=setting.tie_distance(outcome, _squared_values(outcome)[0]),
         rounding=float(np.finfo(outcome.dtype).eps),
     )
 
@@ -306,12 +306,14 @@ def _not_at_the_end(outcome: AutoencoderOutcome) -> str:
     """Why the end of a run cannot be judged; by the gradient where theory has no number."""
     number = _steps_needed(outcome)
     if number is not None:
-        return setting.too_few(outcome, number)
+        return setting.too_few_steps(outcome, number)
     # 1 is the scale of the product, whose gains are at most 1.
-    if setting.at_rest(outcome, _distance(outcome), 1.0):
+    if setting.is_at_rest(outcome, _distance(outcome), 1.0):
         return ""
     run = outcome.measured
-    moves = not setting.at_rest(outcome, run.slope, _squares(outcome)[0] * float(run.size))
+    moves = not setting.is_at_rest(
+        outcome, run.slope, _squared_values(outcome)[0] * float(run.size)
+    )
     return "still moving" if moves else "no bound"
 
 
@@ -321,13 +323,13 @@ def _distance(outcome: AutoencoderOutcome) -> float:
     With decay, and where the cost of each direction, ``(1 - w^2)^2 sigma^2 + 2 lambda w^2``, is
     convex in w: above a third of its gain, away from the saddles.
     """
-    squares, decay, width = _squares(outcome), _decay(outcome), outcome.point["rank"]
+    squares, decay, width = _squared_values(outcome), _decay(outcome), outcome.point["rank"]
     run, gains = outcome.measured, np.maximum(1 - decay / squares[:width], 0.0)
     curvature = convergence.autoencoder_curvature(
         np.asarray(outcome.predicted.input_values),
         width,
         decay,
-        close=setting.close(outcome, squares[0]),
+        close=setting.tie_distance(outcome, squares[0]),
     )
     convex = np.all(run.gains >= gains / 3)
     if not (decay > 0 and convex and curvature.least > 0):
@@ -336,15 +338,15 @@ def _distance(outcome: AutoencoderOutcome) -> float:
     return max(1.0, float(run.size)) * float(run.slope) / curvature.least
 
 
-def _converged(outcome: AutoencoderOutcome) -> np.ndarray:
+def _converged_searches(outcome: AutoencoderOutcome) -> np.ndarray:
     """Which searches ended at a critical point, by the scale of a gradient, sigma_1^2."""
     limit = tolerance("identity", outcome.dtype, size=outcome.size)
-    return np.asarray(outcome.measured.found_gradient <= limit * _squares(outcome)[0])
+    return np.asarray(outcome.measured.found_gradient <= limit * _squared_values(outcome)[0])
 
 
-def _kept(outcome: AutoencoderOutcome) -> float:
+def _kept_gain(outcome: AutoencoderOutcome) -> float:
     """Gain (1 - lambda / sigma_1^2)_+ of the first direction."""
-    return max(1 - _decay(outcome) / _squares(outcome)[0], 0.0)
+    return max(1 - _decay(outcome) / _squared_values(outcome)[0], 0.0)
 
 
 def _asymmetries(outcome: AutoencoderOutcome) -> Zero:
@@ -352,9 +354,9 @@ def _asymmetries(outcome: AutoencoderOutcome) -> Zero:
 
     A gradient g leaves an asymmetry of g / lambda at most, and is known on the scale of sigma_1^2.
     """
-    converged = _converged(outcome)
+    converged = _converged_searches(outcome)
     apart = outcome.measured.asymmetries[converged] - outcome.predicted.asymmetries[converged]
-    scale = max(1.0, _squares(outcome)[0] / _decay(outcome))
+    scale = max(1.0, _squared_values(outcome)[0] / _decay(outcome))
     # Without decay W_1 and W_2^T differ by as much as they are large, 1 or so.
     return Zero(apart, scale, alternative=1.0)
 
@@ -406,7 +408,7 @@ CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
         form=lambda outcome: Equal(
             outcome.predicted.autoencoder_loss,
             outcome.measured.autoencoder_loss,
-            scale=np.sum(_squares(outcome)),
+            scale=np.sum(_squared_values(outcome)),
         ),
         reads=both_sides("autoencoder_loss"),
     ),
@@ -427,8 +429,8 @@ CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
         "layers it would be 3/4 sigma_i^2 (1 - lambda sigma_i^{-2})^{3/2})",
         form=lambda outcome: Zero(
             outcome.measured.autoencoder_gradient - outcome.predicted.autoencoder_gradient,
-            scale=_squares(outcome)[0],
-            alternative=3 / 4 * _squares(outcome)[0] * _kept(outcome) ** 1.5,
+            scale=_squared_values(outcome)[0],
+            alternative=3 / 4 * _squared_values(outcome)[0] * _kept_gain(outcome) ** 1.5,
         ),
         reads=lambda theory, run: (
             theory.autoencoder_gradient,
@@ -437,7 +439,7 @@ CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
             theory.decay,
         ),
         # Else there is the origin alone, where the gradient is 0 whatever is claimed.
-        applies=lambda outcome: _kept(outcome) > 0,
+        applies=lambda outcome: _kept_gain(outcome) > 0,
     ),
     Claim(
         "all_transposed",
@@ -453,7 +455,9 @@ CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
             theory.decay,
         ),
         applies=lambda outcome: _decay(outcome) > 0,
-        undecided=lambda outcome: "" if np.any(_converged(outcome)) else "no search converged",
+        undecided=lambda outcome: (
+            "" if np.any(_converged_searches(outcome)) else "no search converged"
+        ),
     ),
 )
 
@@ -461,7 +465,7 @@ CLAIMS: tuple[Claim[AutoencoderTheory, AutoencoderMeasured], ...] = (
 # Controls --------------------------------------------------------------------------------------
 
 
-def _inverse_not_squared(case: Autoencoder) -> AutoencoderTheory:
+def _gains_not_squared(case: Autoencoder) -> AutoencoderTheory:
     """Minimiser with lambda / sigma in place of lambda / sigma^2."""
     left, values, _ = linalg.svd(case.factor)
     gains = regularised_autoencoder.autoencoder_gains(jnp.sqrt(values), case.decay)[: case.width]
@@ -480,7 +484,7 @@ CONTROLS: tuple[Control[Autoencoder, AutoencoderTheory, AutoencoderMeasured], ..
         "inverse_not_squared",
         "I - lambda Sigma^{-1}",
         "autoencoder",
-        predict=_inverse_not_squared,
+        predict=_gains_not_squared,
     ),
     Control(
         "unregularised_value",
@@ -508,7 +512,7 @@ CONTROLS: tuple[Control[Autoencoder, AutoencoderTheory, AutoencoderMeasured], ..
         "searches for critical points without decay",
         "all_transposed",
         # Where W_1 and W_2^T need not be equal.
-        measure=lambda case: _searched(
+        measure=lambda case: _search_all(
             dataclasses.replace(case, weight_decay=0 * case.weight_decay)
         ),
     ),

@@ -259,13 +259,13 @@ def deep_curvature(
     # Neighbouring layers turned against each other, and spare units (rest_points.md, Why 2).
     eigenvalues += [2 * decay] * bool(len(w)) + [decay] * (len(w) < rank)
     for i, j in combinations(range(len(w)), 2):
-        block = _of_two_modes(w[[i, j]], values[[i, j]], decay, depth)
+        block = _two_mode_hessian(w[[i, j]], values[[i, j]], decay, depth)
         # The first L - 1 are 0: each of the L - 1 hidden bases can be turned at no cost.
         eigenvalues += [*np.linalg.eigvalsh(block)[depth - 1 :]]
     return Curvature(float(min(eigenvalues)), float(max(eigenvalues)))
 
 
-def _of_two_modes(w: np.ndarray, values: np.ndarray, decay: float, depth: int) -> np.ndarray:
+def _two_mode_hessian(w: np.ndarray, values: np.ndarray, decay: float, depth: int) -> np.ndarray:
     """Block of the Hessian of the entries (i, j) of all layers, and then of the entries (j, i)."""
     rest, layer = w**depth - values, np.arange(depth)
     block = decay * np.eye(2 * depth)

@@ -172,7 +172,7 @@ def make_case(
         target=target,
         near=tuple(
             W[None] + size * NOISE * G[:NEAR]
-            for W, G in zip(_balanced(target, shrunk, rank, depth), layers, strict=True)
+            for W, G in zip(_balanced_layers(target, shrunk, rank, depth), layers, strict=True)
         ),
         random=tuple(scales * G[NEAR:] / float(np.sqrt(max(G.shape[1:]))) for G in layers),
         weight_decay=decay,
@@ -181,7 +181,7 @@ def make_case(
     )
 
 
-def _balanced(
+def _balanced_layers(
     target: Float[Array, "k d"], values: Float[Array, "n"], rank: int, depth: int
 ) -> Weights:
     """Balanced layers whose product has the first of these values in the basis of the target."""
@@ -257,7 +257,7 @@ def measure(case: Basins) -> BasinsMeasured:
 # Claims ----------------------------------------------------------------------------------------
 
 
-def _below_every_other(outcome: BasinsOutcome) -> bool:
+def _starts_below_others(outcome: BasinsOutcome) -> bool:
     """Whether the starts have a loss below that of every critical point but the minimum."""
     theory = outcome.predicted
     return bool(np.max(theory.near_losses) < theory.next_value)
@@ -296,7 +296,7 @@ def _not_there_yet(outcome: BasinsOutcome) -> str:
         for distances, tolerance in ends
         for distance, rate in zip(distances, theory.near_rates, strict=True)
     ]
-    return setting.too_few(outcome, max(numbers))
+    return setting.too_few_steps(outcome, max(numbers))
 
 
 def modes_kept(
@@ -350,7 +350,7 @@ def _claim_of_the_minimum(
             theory.target_values,
             theory.shrunk,
         ),
-        applies=_below_every_other,
+        applies=_starts_below_others,
         undecided=_not_there_yet,
     )
 
@@ -434,7 +434,7 @@ def _without_the_last(key: Key[Array, ""], case: Basins, amount: Array) -> Basin
     last = jnp.sum(shrunk[: case.rank] > 0) - 1
     less = jnp.where(jnp.arange(len(shrunk)) == last, (1 - amount) * shrunk, shrunk)
     there, elsewhere = (
-        _balanced(case.target, values, case.rank, case.depth) for values in (shrunk, less)
+        _balanced_layers(case.target, values, case.rank, case.depth) for values in (shrunk, less)
     )
     # The noise stays as it was drawn: only its centre moves.
     moved = (W + (B - A)[None] for W, A, B in zip(case.near, there, elsewhere, strict=True))

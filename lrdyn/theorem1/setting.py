@@ -138,7 +138,7 @@ leaves does not grow with the steps before it, so that a claim about a point of 
 tolerance of so many steps."""
 
 
-def start_of(
+def start_fields(
     weights: Weights, left: Float[Array, "k n"], right: Float[Array, "n d"]
 ) -> tuple[Float[Array, "n r"], Float[Array, "r r"], Float[Array, "r r"]]:
     """The fields of :class:`lrdyn.theorem1.Start`, from the singular vectors of the target."""
@@ -146,7 +146,7 @@ def start_of(
     return (left.T @ last + right @ first.T) / 2, first @ first.T, last.T @ last
 
 
-def close(outcome: Outcome, largest: Any) -> float:
+def tie_distance(outcome: Outcome, largest: Any) -> float:
     """Distance from which singular values are told apart: half of all digits."""
     return half_of_the_digits(outcome.dtype) * abs(float(largest))
 
@@ -159,7 +159,7 @@ def nearness(outcome: Outcome) -> float:
     return rounding / ROUNDING_SAFETY
 
 
-def at_rest(outcome: Outcome, distance: Any, scale: float) -> Any:
+def is_at_rest(outcome: Outcome, distance: Any, scale: float) -> Any:
     """Whether a gradient, or a distance bounded by it, is round-off alone.
 
     A distance that a run still has to go would not shrink with machine epsilon, and an identity
@@ -184,7 +184,7 @@ def rest_condition(
     return rest_points.rest_condition(values, rank, (rows, cols), decay, depth, smallest)
 
 
-def too_few(outcome: Outcome, number: float) -> str:
+def too_few_steps(outcome: Outcome, number: float) -> str:
     """Why a run need not be at its end yet; nothing if it has the steps that theory asks for."""
     if np.isinf(number):
         return "no curvature"

@@ -32,7 +32,7 @@ Number = TypeVar("Number", float, Float[Array, ""])
 """A Python number or a scalar array; what is returned is of the same kind."""
 
 
-def _square_but_last(weights: Weights, depth: int | None = None) -> int:
+def _square_size(weights: Weights, depth: int | None = None) -> int:
     """Size of the layers before the last, which are square; ``depth`` of them, if it is given."""
     if len(weights) < 2:
         checks.refuse("weights", "1 layer", "2 or more")
@@ -62,7 +62,7 @@ def classifier_frame(weights: Annotated[Weights, "k d"], target: Float[Array, "k
         >>> classifier_frame(W, jnp.ones((2, 7))).left.shape
         (1, 7, 7)
     """
-    _square_but_last(weights)
+    _square_size(weights)
     classes, dim = target.shape
     if dim <= 2 * classes:
         wanted = "more than twice as many columns as rows"
@@ -93,7 +93,7 @@ def classifier_blocks(frame: Frame, weights: Annotated[Weights, "k d"], size: in
         >>> classifier_blocks(identity, (jnp.eye(3), jnp.ones((1, 3))), 2).off_block.tolist()
         [0.0, 1.0]
     """
-    dim = _square_but_last(weights, len(frame.left))
+    dim = _square_size(weights, len(frame.left))
     checks.integer("size", size, 1, dim - 1)
     square = blocks(frame, weights[:-1], size)
     # V_L = U_{L-1}: the last layer has no frame of its own on its left side.
@@ -118,7 +118,7 @@ def classifier_start(frame: Frame, weights: Annotated[Weights, "k d"], size: int
         >>> [W.shape for W in classifier_start(identity, (jnp.eye(3), jnp.ones((1, 3))), 2)]
         [(2, 2), (1, 2)]
     """
-    dim = _square_but_last(weights, len(frame.left))
+    dim = _square_size(weights, len(frame.left))
     checks.integer("size", size, 1, dim)
     inner = reduced_start(start_scales(weights[:-1]), size)
     return (*inner, weights[-1] @ frame.left[-1, :, :size])

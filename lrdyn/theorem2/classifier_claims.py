@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core import linalg
-from lrdyn.core.condition import Twins, conditions, pushed, twins
+from lrdyn.core.condition import Twins, conditions, perturb_updates, twins
 from lrdyn.core.descent import Trajectory
 from lrdyn.core.factorization import Weights, end_to_end, factorization_loss, regression_loss
 from lrdyn.core.initialization import orthogonal
@@ -119,7 +119,7 @@ def theory_run(case: Classification) -> Twins:
 
     def run(data: tuple[Array, Weights, Weights]) -> Trajectory:
         goal, start, push = data
-        rule = pushed(case.optimizer, push, case.steps[-1])
+        rule = perturb_updates(case.optimizer, push, case.steps[-1])
         return reduced_run(case, goal, start, record, rule)
 
     return twins(run, (jnp.pad(target, wide), start, jax.tree.map(jnp.ones_like, start)))
@@ -166,7 +166,7 @@ def predict_classifier(case: Classification) -> ClassificationTheory:
     def parts(run: Trajectory) -> dict[str, Array]:
         last = run.records["last"]
         beside = {"last": last[..., :moving], "off_last": last[..., moving:]}
-        return setting.parts_of(run.records["square"], moving) | beside
+        return setting.layer_blocks(run.records["square"], moving) | beside
 
     of_layers = conditions(runs, parts)
     return ClassificationTheory(
@@ -207,26 +207,26 @@ def measure_classifier(
     return run.records._replace(diverged_at=run.diverged_at, step=jnp.asarray(case.steps))
 
 
-def _whitened(case: Classification) -> Array:
+def _is_whitened(case: Classification) -> Array:
     dim, count = case.inputs.shape
     error = jnp.max(jnp.abs(case.inputs @ case.inputs.T - jnp.eye(dim)))
     # An entry of X X^T is a sum over the examples.
     return error <= tolerance("identity", error.dtype, size=count)
 
 
-def _bulk(outcome: Outcome[ClassificationTheory, ClassificationMeasured]) -> Form:
+def _compare_bulk(outcome: Outcome[ClassificationTheory, ClassificationMeasured]) -> Form:
     """Compare the bulk with its formula; without decay it stays, and its change must be 0."""
     theory, run = outcome.predicted, outcome.measured
     scale = np.max(run.singular_values)
-    if setting.change_of(theory.class_rho) > 0:
+    if setting.largest_change(theory.class_rho) > 0:
         return Equal(theory.class_rho, run.class_rho, scale, start_of(theory.class_rho))
     # With Theorem 2's product term the bulk would move as the product does.
-    moved = setting.change_of(theory.class_product)
+    moved = setting.largest_change(theory.class_product)
     return Zero(run.class_rho - theory.class_rho, scale, alternative=moved)
 
 
 HYPOTHESES = {
-    "whitened_inputs": _whitened,
+    "whitened_inputs": _is_whitened,
     "orthogonal_start": setting.orthogonal_start,
 }
 
@@ -277,7 +277,7 @@ CLASSIFICATION = Scenario[Classification, ClassificationTheory, ClassificationMe
             "class_rho",
             "for a classifier on whitened data, the bulk of every layer l < L only decays: "
             "rho_l(t) = eps_l (1 - eta lambda_l)^t",
-            form=_bulk,
+            form=_compare_bulk,
             reads=lambda theory, run: (
                 theory.class_rho,
                 run.class_rho,
@@ -291,7 +291,7 @@ CLASSIFICATION = Scenario[Classification, ClassificationTheory, ClassificationMe
             "for a classifier on whitened data, W_L...W_1 V_{1,1} follows gradient descent on "
             "the reduced problem of width 2K",
             condition=lambda theory: theory.condition_product,
-            undecided=setting.undecided_below(lambda theory: theory.class_product),
+            undecided=setting.undecided_by_underflow(lambda theory: theory.class_product),
         ),
     ),
     controls=(

@@ -105,13 +105,13 @@ def _too_few_steps(outcome: Outcome[CollapseTheory, CollapseMeasured]) -> str:
     return "" if loss[-1] <= 100 * np.finfo(outcome.dtype).eps * loss[0] else MoreSteps()
 
 
-def _interval(outcome: Outcome[CollapseTheory, CollapseMeasured]) -> tuple[Form, ...]:
+def _ratio_interval(outcome: Outcome[CollapseTheory, CollapseMeasured]) -> tuple[Form, ...]:
     low, high = outcome.predicted.collapse_lower, outcome.predicted.collapse
     ratio = outcome.measured.collapse
     return AtLeast(ratio, low, scale=high), AtMost(ratio, high, scale=high)
 
 
-def _decayed(case: Classification) -> CollapseMeasured:
+def _descend_with_decay(case: Classification) -> CollapseMeasured:
     """Descent with decay, under which the bulk shrinks at every step."""
     return measure_collapse(dataclasses.replace(case, weight_decay=case.weight_decay + 0.1))
 
@@ -154,7 +154,7 @@ COLLAPSE = Scenario[Classification, CollapseTheory, CollapseMeasured](
             "((d-2K)/(d-K))^{1/(L-1)} (1-p)^{1/L} <= (D_{L-1}/D_0)^{1/(L-1)} <= p, p = eps^2 / "
             "n^{1/L}, D_l = tr Sigma_W / tr Sigma_B behind layer l of a classifier",
             kind="bound",
-            form=_interval,
+            form=_ratio_interval,
             reads=lambda theory, run: (
                 theory.collapse,
                 run.collapse,
@@ -205,7 +205,7 @@ COLLAPSE = Scenario[Classification, CollapseTheory, CollapseMeasured](
             ),
         ),
         *(
-            Control(f"{claim}_decayed", "descent with decay", claim, measure=_decayed)
+            Control(f"{claim}_decayed", "descent with decay", claim, measure=_descend_with_decay)
             for claim in ("collapse", "collapse_interval", "collapse_loss")
         ),
     ),

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from typing_extensions import TypeVar
 
 from lrdyn.core import initialization, linalg
-from lrdyn.core.condition import Twins, pushed, twins
+from lrdyn.core.condition import Twins, perturb_updates, twins
 from lrdyn.core.descent import Trajectory, gradient_descent, simulate
 from lrdyn.core.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.core.masking import masked_loss, observe
@@ -340,7 +340,7 @@ def theory_run(
 
     def run(data: tuple[Array, Weights, Weights]) -> Trajectory:
         goal, start, push = data
-        rule = pushed(case.optimizer, push, case.steps[-1])
+        rule = perturb_updates(case.optimizer, push, case.steps[-1])
         return case.descend(lambda W: factorization_loss(W, goal), start, record, rule)
 
     start = subspace.reduced_start(case.scales, moving + spare)
@@ -348,7 +348,7 @@ def theory_run(
     return twins(run, (target, start, jax.tree.map(jnp.ones_like, start)))
 
 
-def parts_of(layers: Float[Array, "... s s"], moving: int) -> dict[str, Array]:
+def layer_blocks(layers: Float[Array, "... s s"], moving: int) -> dict[str, Array]:
     """The moving block of each layer, its two off-diagonal blocks side by side, and the bulk."""
     across = jnp.swapaxes(layers[..., moving:, :moving], -1, -2)
     return {
@@ -388,7 +388,7 @@ HYPOTHESES = {
 }
 
 
-def toward_gaussian(
+def move_toward_gaussian(
     key: Key[Array, ""], case: DeepFactorization, amount: Array
 ) -> DeepFactorization:
     """Move the start from orthogonal (0) to Gaussian (1), at the same norm."""
@@ -437,7 +437,7 @@ def departures(claim: str, prefix: str = "") -> tuple[Control[Any, Any, Any], ..
             f"{prefix}gaussian_start",
             "Gaussian start",
             claim,
-            case=toward_gaussian,
+            case=move_toward_gaussian,
             breaks="orthogonal_start",
             amount=wide[-1],
             amounts=wide,
@@ -535,7 +535,7 @@ def zero_claim(
         return Zero(
             zero(outcome.measured),
             scale=np.max(scale(outcome.measured)),
-            alternative=change_of(moves(outcome.predicted)),
+            alternative=largest_change(moves(outcome.predicted)),
         )
 
     return Claim(
@@ -547,12 +547,12 @@ def zero_claim(
     )
 
 
-def change_of(values: Numbers) -> float:
+def largest_change(values: Numbers) -> float:
     """Largest change of an entry since the first of the recorded steps, the first axis."""
     return float(np.max(np.abs(values - start_of(values))))
 
 
-def undecided_below(product: Callable[[T], Any]) -> Callable[[Outcome[T, M]], str]:
+def undecided_by_underflow(product: Callable[[T], Any]) -> Callable[[Outcome[T, M]], str]:
     """Make the ``undecided`` of a claim about products of layers: why they have no digits.
 
     Args:

@@ -82,10 +82,10 @@ def predict(case: DeepFactorization) -> FactorizationTheory:
     """The whole run from the frame, 2r x 2r blocks and L scalars."""
     dim, moving, bulk = len(case.target), 2 * case.rank, case.bulk
     runs = setting.theory_run(case, jnp.stack)
-    inner = setting.parts_of(runs.run.records, moving)["inner"]
+    inner = setting.layer_blocks(runs.run.records, moving)["inner"]
     # Each claim has the amplification of its own blocks: bulk and moving part are apart to first
     # order.
-    of_parts = conditions(runs, lambda run: setting.parts_of(run.records, moving))
+    of_parts = conditions(runs, lambda run: setting.layer_blocks(run.records, moving))
     products = jax.vmap(lambda layers: end_to_end(tuple(layers)))(inner)
     moving_loss = 0.5 * linalg.frobenius(products - case.reduced_target[None]) ** 2
     return FactorizationTheory(
@@ -155,7 +155,7 @@ def _frame_of_the_rows(case: DeepFactorization) -> FactorizationMeasured:
     return measure(case, fixed=subspace.propagate(case.weights, linalg.complete_basis(rows)))
 
 
-def _one_entry(row: int, column: int) -> Callable[[DeepFactorization], FactorizationMeasured]:
+def _add_one_entry(row: int, column: int) -> Callable[[DeepFactorization], FactorizationMeasured]:
     """Make a run that returns the layers of the start with one entry outside of the blocks."""
 
     def measure_wrong(case: DeepFactorization) -> FactorizationMeasured:
@@ -168,7 +168,7 @@ def _one_entry(row: int, column: int) -> Callable[[DeepFactorization], Factoriza
     return measure_wrong
 
 
-def _transposed(case: DeepFactorization) -> FactorizationTheory:
+def _transpose_target(case: DeepFactorization) -> FactorizationTheory:
     run = subspace.reduced_dynamics(case.reduced_target.T, *case.rates, case.times)
     return FactorizationTheory(reduced=jnp.stack(run.records, axis=1))
 
@@ -242,7 +242,7 @@ FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMe
             "the loss is f(t) = 1/2 ||Wt_L...Wt_1 - Phi~||^2 + (d - 2r)/2 prod_l rho_l^2 for all "
             "t, Phi~ = U_{L,1}^T Phi V_{1,1}",
             condition=lambda theory: theory.condition,
-            undecided=setting.undecided_below(lambda theory: theory.loss),
+            undecided=setting.undecided_by_underflow(lambda theory: theory.loss),
         ),
     ),
     controls=(
@@ -274,13 +274,13 @@ FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMe
             "entry_above",
             "layers of the start with an entry above the bulk block",
             "off_block",
-            measure=_one_entry(0, -1),
+            measure=_add_one_entry(0, -1),
         ),
         Control(
             "entry_below",
             "layers of the start with an entry beside the bulk block",
             "off_block",
-            measure=_one_entry(-1, 0),
+            measure=_add_one_entry(-1, 0),
         ),
         Control(
             "rho_without_product",
@@ -298,7 +298,7 @@ FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMe
             "target_transposed",
             "reduced target transposed",
             "reduced",
-            predict=_transposed,
+            predict=_transpose_target,
         ),
         Control(
             "bulk_counted_d_minus_r",
@@ -414,7 +414,7 @@ MEAN_LOSS = Scenario[DeepFactorization, MeanLossTheory, MeanLossMeasured](
             "mean_target_transposed",
             "reduced target transposed",
             "mean_loss",
-            predict=lambda case: MeanLossTheory(mean_reduced=_transposed(case).reduced),
+            predict=lambda case: MeanLossTheory(mean_reduced=_transpose_target(case).reduced),
         ),
     ),
     hypotheses=setting.HYPOTHESES,

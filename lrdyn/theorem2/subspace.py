@@ -205,7 +205,7 @@ def rho(
         return values * (1 - learning_rate * (weight_decay + product_of_others(values**2)))
 
     # Loops of its own: it shares none with the descent that it is compared with.
-    def until(values: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def advance(values: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         first, last = ends
         if length is None:
             values = jax.lax.fori_loop(first, last, step, values)
@@ -217,7 +217,7 @@ def rho(
 
     ends = jnp.asarray(steps, jnp.int32)
     starts = jnp.concatenate([jnp.zeros(1, ends.dtype), ends[:-1]])
-    return jax.lax.scan(until, scales, (starts, ends))[1]
+    return jax.lax.scan(advance, scales, (starts, ends))[1]
 
 
 @checked

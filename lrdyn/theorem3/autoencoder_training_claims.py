@@ -106,7 +106,7 @@ def make_case(
     keep_prob = jnp.asarray(keep_prob, start[0].dtype)
     frame = orthogonal(start[1])
     return Autoencoding(
-        data=_data(frame, cols),
+        data=_make_data(frame, cols),
         keep_prob=keep_prob,
         masks=bernoulli_masks(max(groups) + 1, keep_prob),
         anything=start[0] / np.sqrt(rows),
@@ -121,7 +121,7 @@ def patch_numbers(rows: int, mask: str, patch_size: int) -> np.ndarray:
     return patches(rows, patch_size if mask == "patch" else 1)
 
 
-def _data(frame: Float[Array, "m m"], cols: int) -> Float[Array, "sets m n"]:
+def _make_data(frame: Float[Array, "m m"], cols: int) -> Float[Array, "sets m n"]:
     rows = len(frame)
     count, rank = max(rows, cols), max(1, min(rows - 1, cols))
     # Spread, so that a threshold would cut some off.
@@ -129,7 +129,7 @@ def _data(frame: Float[Array, "m m"], cols: int) -> Float[Array, "sets m n"]:
     sets = [_examples(frame, values, count)]
     if HAS_MNIST:
         # Only singular vectors and values of the images: the examples are rotated, see `_examples`.
-        left, values = (jnp.asarray(x, frame.dtype) for x in _digits(rows))
+        left, values = (jnp.asarray(x, frame.dtype) for x in _digit_spectrum(rows))
         sets.append(_examples(left, values, count))
     return jnp.stack(sets)
 
@@ -146,7 +146,7 @@ def _examples(left: Array, values: np.ndarray | Array, count: int) -> Float[Arra
 
 
 @functools.cache
-def _digits(rows: int) -> tuple[np.ndarray, np.ndarray]:
+def _digit_spectrum(rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Left singular vectors and values of the 5,000 images of MNIST, on a grid of so many cells."""
     # The grid of so many cells that is nearest to a square.
     across = max(c for c in range(1, int(rows**0.5) + 1) if rows % c == 0)
@@ -168,7 +168,7 @@ def autoencoder_loss(
     return jnp.sum(residual**2) / data.shape[1]
 
 
-def _expected(
+def _expected_loss(
     case: Autoencoding, autoencoder: Array, data: Array, *, hidden_only: bool = False
 ) -> Float[Array, ""]:
     """Loss of the autoencoder, summed over all masks with their probabilities."""
@@ -179,7 +179,7 @@ def _expected(
     return exact_expectation(loss, case.all_masks, case.masks.probabilities)
 
 
-def _added(case: Autoencoding, autoencoder: Array, data: Array) -> Float[Array, ""]:
+def _added_penalty(case: Autoencoding, autoencoder: Array, data: Array) -> Float[Array, ""]:
     """Penalty that masks add to the loss at their mean."""
     # Summed on its own: near p = 1 it is a small part of the expected loss, and the difference of
     # two losses would cancel.
@@ -209,7 +209,9 @@ class Quadratic(eqx.Module):
         return jnp.sum((0.5 * image - self.first) * autoencoder)
 
 
-def _summed(case: Autoencoding, moment: Array, weights: Float[Array, "k rows"]) -> Quadratic:
+def _expected_quadratic(
+    case: Autoencoding, moment: Array, weights: Float[Array, "k rows"]
+) -> Quadratic:
     """Half the loss, but for a constant, summed over all masks weighted for each row of A."""
     masks = case.all_masks
     # E M M^T over all masks, for each row of A: times S it is the second moment of what is seen.
@@ -239,8 +241,8 @@ def _train(case: Autoencoding, data: Array) -> Trained:
     """Train a full autoencoder, a narrow one and one on masked entries, all in one run."""
     moment, probabilities = data @ data.T / data.shape[1], case.masks.probabilities[:, None]
     weights = jnp.broadcast_to(probabilities, (len(probabilities), len(data)))
-    of_all = _summed(case, moment, weights)
-    of_hidden = _summed(case, moment, probabilities * (1 - case.all_masks))
+    of_all = _expected_quadratic(case, moment, weights)
+    of_hidden = _expected_quadratic(case, moment, probabilities * (1 - case.all_masks))
     # The Frobenius norm is at least the largest curvature.
     rate, theta = 1 / jnp.linalg.norm(of_all.second[0]), case.keep_prob
     # One run of one optimiser: a factor on the loss of the narrow one is a factor on its step.
@@ -259,9 +261,9 @@ def _train(case: Autoencoding, data: Array) -> Trained:
 
 def measure(case: Autoencoding) -> MaskedAutoencoderMeasured:
     """Train on the sums over all masks, on each data set, and look at the losses."""
-    of_each = jax.vmap(lambda data: _measured(case, data, _train(case, data)))(case.data)
+    of_each = jax.vmap(lambda data: _measure_data_set(case, data, _train(case, data)))(case.data)
     return MaskedAutoencoderMeasured(
-        **arrays_in(of_each), attained=added_at_identity(case, case.white)
+        **arrays_in(of_each), attained=identity_penalty(case, case.white)
     )
 
 
@@ -272,30 +274,32 @@ def measure_untrained(case: Autoencoding) -> MaskedAutoencoderMeasured:
     probabilities = 0.1 * case.masks.probabilities + 0.9 * everything
     other = dataclasses.replace(case, masks=case.masks._replace(probabilities=probabilities))
     start = (case.anything, case.factors, case.anything)
-    of_each = jax.vmap(lambda data: _measured(other, data, start))(case.data)
+    of_each = jax.vmap(lambda data: _measure_data_set(other, data, start))(case.data)
     # Untrained, the blocks would stay where they are, as is claimed.
     return of_each._replace(unidentified=0.5 * of_each.unidentified)
 
 
-def added_at_identity(case: Autoencoding, data: Array) -> Float[Array, ""]:
+def identity_penalty(case: Autoencoding, data: Array) -> Float[Array, ""]:
     """Penalty that masks add to the loss of A = I."""
-    return _added(case, jnp.eye(len(data), dtype=data.dtype), data)
+    return _added_penalty(case, jnp.eye(len(data), dtype=data.dtype), data)
 
 
-def _measured(case: Autoencoding, data: Array, trained: Trained) -> MaskedAutoencoderMeasured:
+def _measure_data_set(
+    case: Autoencoding, data: Array, trained: Trained
+) -> MaskedAutoencoderMeasured:
     """All that is measured on one data set, with the autoencoders that were trained on it."""
     full, factors, guess = trained
     narrow, blocks = factors[1] @ factors[0], within_patches(guess, case.patch_of)
     return MaskedAutoencoderMeasured(
-        marginal=_expected(case, case.anything, data),
+        marginal=_expected_loss(case, case.anything, data),
         optimum=full,
         rank_values=singular_values(full),
         bottleneck=narrow,
-        bottleneck_value=_expected(case, narrow, data),
-        penalty=jax.vmap(lambda A: _added(case, A, data))(
+        bottleneck_value=_expected_loss(case, narrow, data),
+        penalty=jax.vmap(lambda A: _added_penalty(case, A, data))(
             jnp.stack([jnp.eye(len(data), dtype=data.dtype), case.anything])
         ),
-        masked_marginal=_expected(case, case.anything, data, hidden_only=True),
+        masked_marginal=_expected_loss(case, case.anything, data, hidden_only=True),
         masked_optimum=guess - blocks,
         unidentified=blocks,
     )

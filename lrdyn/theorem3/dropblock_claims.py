@@ -17,12 +17,12 @@ from lrdyn.theorem3.network import (
     DECOMPOSED,
     MOST_MASKS,
     EnumeratedNetwork,
-    added_by_masks,
     lower_bound,
     make_network,
-    nuclear,
-    only,
-    rounded_chance,
+    mask_penalty,
+    nuclear_norm,
+    odds_condition,
+    restrict_mask,
     true_widths,
     variation,
 )
@@ -113,8 +113,8 @@ def predict(case: BlockFactorization) -> BlocksTheory:
         dropblock_product=case.matrix,
         enough_blocks=dropblock.enough_blocks(case.matrix, network.block, case.blocks),
         rounded_chance=jnp.maximum(
-            rounded_chance(network.keep_prob, network.width // network.block),
-            rounded_chance(network.keep_prob, case.blocks),
+            odds_condition(network.keep_prob, network.width // network.block),
+            odds_condition(network.keep_prob, case.blocks),
         ),
     )
 
@@ -142,7 +142,7 @@ def _penalties_of_product(case: BlockFactorization, scaled: bool) -> Float[Array
         def output(mask: Array) -> Array:
             return (U * (mask / divisor)[None, :]) @ V
 
-        return added_by_masks(output, masks, (theta / divisor) * (U @ V))
+        return mask_penalty(output, masks, (theta / divisor) * (U @ V))
 
     # The factors as they are come first.
     eye = jnp.eye(network.width, dtype=left.dtype)[None]
@@ -185,7 +185,7 @@ def measure(case: BlockFactorization) -> BlocksMeasured:
     )
 
 
-def _enough_blocks(outcome: Outcome[BlocksTheory, BlocksMeasured]) -> bool:
+def _has_enough_blocks(outcome: Outcome[BlocksTheory, BlocksMeasured]) -> bool:
     return bool(outcome.predicted.enough_blocks)
 
 
@@ -194,7 +194,7 @@ def _enough_blocks(outcome: Outcome[BlocksTheory, BlocksMeasured]) -> bool:
 
 def _nuclear_for_support(case: BlockFactorization) -> BlocksTheory:
     """Least penalties from the nuclear norm, that of blocks of one unit."""
-    return _least_penalties(case, lambda matrix, block: nuclear(matrix))
+    return _least_penalties(case, lambda matrix, block: nuclear_norm(matrix))
 
 
 def _blocks_as_units(case: BlockFactorization) -> BlocksTheory:
@@ -233,7 +233,9 @@ def _best_of_rank_b(case: BlockFactorization) -> Float[Array, "m n"]:
     return (left * largest[None, :]) @ right
 
 
-def _too_few(key: Key[Array, ""], case: BlockFactorization, amount: Array) -> BlockFactorization:
+def _remove_blocks(
+    key: Key[Array, ""], case: BlockFactorization, amount: Array
+) -> BlockFactorization:
     """Fewer blocks than the projections of rank b can be made of."""
     return dataclasses.replace(case, blocks=2)
 
@@ -265,7 +267,7 @@ DROPBLOCK = Scenario[BlockFactorization, BlocksTheory, BlocksMeasured](
             "a factorisation of Z is ((1-p)/p) times the square of the spectral b-support norm "
             "of Z",
             reads=lambda theory, run: (theory.enough_blocks,),
-            applies=_enough_blocks,
+            applies=_has_enough_blocks,
             condition=lambda theory: theory.rounded_chance,
         ),
         Claim(
@@ -274,7 +276,7 @@ DROPBLOCK = Scenario[BlockFactorization, BlocksTheory, BlocksMeasured](
             "product Z",
             steps=DECOMPOSED,
             reads=lambda theory, run: (theory.enough_blocks,),
-            applies=_enough_blocks,
+            applies=_has_enough_blocks,
         ),
     ),
     controls=(
@@ -306,7 +308,7 @@ DROPBLOCK = Scenario[BlockFactorization, BlocksTheory, BlocksMeasured](
             "too_few_blocks",
             "two blocks alone",
             "dropblock_product",
-            case=_too_few,
+            case=_remove_blocks,
             breaks="applies",
         ),
         Control(
@@ -335,7 +337,7 @@ DROPBLOCK = Scenario[BlockFactorization, BlocksTheory, BlocksMeasured](
         ),
     ),
     narrow=lambda settings: true_widths(
-        only("dropblock")(settings), MOST_MASKS * min(settings["block_size"])
+        restrict_mask("dropblock")(settings), MOST_MASKS * min(settings["block_size"])
     ),
     summed=lambda case: (case.network.matrices, case.matrix),
     sides="spectral support norm, as a dual norm, against all masks enumerated and factors that "

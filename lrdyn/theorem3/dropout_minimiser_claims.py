@@ -19,7 +19,7 @@ from lrdyn.core.initialization import gaussians, reflection, spaced_singular_val
 from lrdyn.core.masking import observe
 from lrdyn.core.spectra import singular_values
 from lrdyn.theorem3 import dropout_minimum, dropout_penalties
-from lrdyn.theorem3.network import MaskedCase, only
+from lrdyn.theorem3.network import MaskedCase, restrict_mask
 from lrdyn.theorem3.statistics import mean_decides, mean_p
 from lrdyn.verification.stating.claims import MoreSteps, tolerance
 from lrdyn.verification.stating.fields import ABSENT, arrays_in
@@ -184,7 +184,9 @@ def _spectrum(case: DropoutRegression) -> Float[Array, "k"]:
     return singular_values(dropout_minimum.project_rows(case.target, case.inputs))
 
 
-def _attained(case: DropoutRegression, minimiser: dropout_minimum.Shrinkage) -> MinimiserTheory:
+def _minimiser_theory(
+    case: DropoutRegression, minimiser: dropout_minimum.Shrinkage
+) -> MinimiserTheory:
     """Product, value and spectrum of a minimiser, and the mean of training on the way there."""
     strength = dropout_penalties.dropout_strength(case.keep_prob, case.width)
     fit = jnp.sum((case.target - minimiser.product) ** 2)
@@ -208,7 +210,7 @@ def predict(case: DropoutRegression) -> MinimiserTheory:
     remembered = jnp.minimum(1 / (steps[-1] * spectrum[0]), len(steps))
     lengths = jnp.stack([remembered, jnp.full_like(remembered, DRIFT)])
     return MinimiserTheory(
-        **arrays_in(_attained(case, minimiser)),
+        **arrays_in(_minimiser_theory(case, minimiser)),
         stochastic_drift=dropout_penalties.odds(case.keep_prob),
         spectrum=spectrum,
         threshold=minimiser.threshold,
@@ -273,13 +275,13 @@ def train_last(case: DropoutRegression, keep_prob: Array) -> Float[Array, "runs 
     first = dropout_minimum.input_layer(right, case.inputs)
 
     def step(t: Array, layers: Array) -> Array:
-        def of_run(mask: Array, second: Array) -> Array:
+        def step_run(mask: Array, second: Array) -> Array:
             after = dropout_minimum.dropout_step(
                 mask, (first, second), case.inputs, case.target, keep_prob, steps[t]
             )
             return after[1]
 
-        return jax.vmap(of_run)(_masks(case, t, keep_prob), layers)
+        return jax.vmap(step_run)(_masks(case, t, keep_prob), layers)
 
     start = jnp.zeros((RUNS, len(case.target), case.width), first.dtype)
     layers = jax.lax.fori_loop(0, len(steps), step, start)
@@ -303,21 +305,21 @@ def train_both(case: DropoutRegression, keep_prob: Array, *, uses: int = 1) -> M
     # A unit that is kept weighs 1/theta and is curved by 1/theta^2.
     rate = 0.1 * case.keep_prob**2
 
-    def parts(weights: PyTree) -> Array:
+    def loss_parts(weights: PyTree) -> Array:
         """Half of the loss at the mean of the masks, and of the squares of all units."""
         first, second = weights
         hidden = first @ case.inputs
         units = jnp.sum(second**2, axis=0) * jnp.sum(hidden**2, axis=1)
         return 0.5 * jnp.stack([jnp.sum((case.target - second @ hidden) ** 2), jnp.sum(units)])
 
-    def of_run(mask: Array, weights: PyTree) -> tuple[PyTree, Array]:
+    def step_run(mask: Array, weights: PyTree) -> tuple[PyTree, Array]:
         """Weights after a step, how far it went along W(0), and the two pulls."""
         after = dropout_minimum.dropout_step(
             mask, weights, case.inputs, case.target, keep_prob, rate
         )
         layers = zip(case.fitted, after, weights, strict=True)
         along = sum(jnp.sum(start * (new - old)) for start, new, old in layers)
-        pulls = -rate * jax.jvp(parts, (weights,), (case.fitted,))[1]
+        pulls = -rate * jax.jvp(loss_parts, (weights,), (case.fitted,))[1]
         return after, jnp.append(along, pulls)
 
     def step(
@@ -325,7 +327,7 @@ def train_both(case: DropoutRegression, keep_prob: Array, *, uses: int = 1) -> M
     ) -> tuple[PyTree, Array, Array, Array]:
         weights, moved, before, products = state
         # Other masks than those of the runs of the last layer.
-        weights, now = jax.vmap(of_run)(_masks(case, -1 - t // uses, keep_prob), weights)
+        weights, now = jax.vmap(step_run)(_masks(case, -1 - t // uses, keep_prob), weights)
         return weights, moved + now, now, products + _noise_products(now, before)
 
     copies = jax.tree.map(lambda W: jnp.broadcast_to(W, (RUNS, *W.shape)), case.fitted)
@@ -346,15 +348,15 @@ def _noise_products(
     """
     rest, units = now[:, 0] - now[:, 1], now[:, 2]
 
-    def times(other: Array) -> Array:
+    def multiply(other: Array) -> Array:
         its_rest, its_units = other[:, 0] - other[:, 1], other[:, 2]
         mixed = rest * its_units + units * its_rest
         return jnp.stack([rest * its_rest, -mixed, units * its_units], axis=-1)
 
-    return jnp.stack([times(now), times(before)], axis=1)
+    return jnp.stack([multiply(now), multiply(before)], axis=1)
 
 
-def _trained(
+def _measure_training(
     case: DropoutRegression, descent: MinimiserMeasured, keep_prob: Array
 ) -> MinimiserMeasured:
     return MinimiserMeasured(
@@ -366,7 +368,7 @@ def _trained(
 
 def measure(case: DropoutRegression) -> MinimiserMeasured:
     """Gradient descent on the expected loss, and stochastic training with dropout."""
-    return _trained(case, descend(case), case.keep_prob)
+    return _measure_training(case, descend(case), case.keep_prob)
 
 
 # Judges --------------------------------------------------------------------------------------
@@ -419,7 +421,7 @@ def _skewness_of_products(outcome: MinimiserOutcome) -> float:
     return float(of_one / np.sqrt(RUNS * DRIFT))
 
 
-def noisy(outcome: MinimiserOutcome) -> bool:
+def is_noisy(outcome: MinimiserOutcome) -> bool:
     """Whether masks move the weights at the minimum: of a single unit the noise vanishes there."""
     return int(outcome.point["width"]) > 1
 
@@ -497,28 +499,34 @@ def _without_width(case: DropoutRegression) -> MinimiserTheory:
     """Minimiser with (1-theta)/theta for c, without the width."""
     target = dropout_minimum.project_rows(case.target, case.inputs)
     strength = dropout_penalties.odds(case.keep_prob)
-    return _attained(case, dropout_minimum.shrink_squared(target, strength, case.width))
+    return _minimiser_theory(case, dropout_minimum.shrink_squared(target, strength, case.width))
 
 
-def _not_projected(case: DropoutRegression) -> MinimiserTheory:
+def _without_projection(case: DropoutRegression) -> MinimiserTheory:
     """Minimiser for Y itself, of which the rows of X reach a part only."""
     strength = dropout_penalties.dropout_strength(case.keep_prob, case.width)
-    return _attained(case, dropout_minimum.shrink_squared(case.target, strength, case.width))
+    return _minimiser_theory(
+        case, dropout_minimum.shrink_squared(case.target, strength, case.width)
+    )
 
 
-def _soft_thresholded(case: DropoutRegression) -> MinimiserTheory:
+def _soft_threshold(case: DropoutRegression) -> MinimiserTheory:
     """Minimiser of ||Y P - Z||_F^2 + c ||Z||_*: soft thresholding at c/2."""
     left, values, right = linalg.svd(dropout_minimum.project_rows(case.target, case.inputs))
     threshold = dropout_penalties.dropout_strength(case.keep_prob, case.width) / 2
     shrunk = jnp.maximum(values - threshold, 0.0) * (jnp.arange(len(values)) < case.width)
     product, rank = (left * shrunk[None, :]) @ right, jnp.sum(shrunk > 0)
-    return _attained(case, dropout_minimum.Shrinkage(product, shrunk, threshold, rank, left, right))
+    return _minimiser_theory(
+        case, dropout_minimum.Shrinkage(product, shrunk, threshold, rank, left, right)
+    )
 
 
 def _other_run(case: DropoutRegression) -> MinimiserMeasured:
     """Runs of several controls: descent and masks at theta^2 for theta, and masks used twice."""
     squared = case.keep_prob**2
-    run = _trained(case, descend(eqx.tree_at(lambda c: c.keep_prob, case, squared)), squared)
+    run = _measure_training(
+        case, descend(eqx.tree_at(lambda c: c.keep_prob, case, squared)), squared
+    )
     return run._replace(products=train_both(case, case.keep_prob, uses=2).products)
 
 
@@ -581,7 +589,7 @@ MINIMISER = Scenario[DropoutRegression, MinimiserTheory, MinimiserMeasured](
                 theory.transient,
                 theory.rare_masks,
             ),
-            applies=noisy,
+            applies=is_noisy,
             undecided=too_short,
         ),
         Claim(
@@ -626,7 +634,7 @@ MINIMISER = Scenario[DropoutRegression, MinimiserTheory, MinimiserMeasured](
                 f"{claim}_soft_thresholded",
                 "the minimiser of ||Y P - Z||_F^2 + c ||Z||_*, the nuclear norm not squared",
                 claim,
-                predict=_soft_thresholded,
+                predict=_soft_threshold,
             )
             for claim in ("dropout_minimiser", "dropout_minimum", "stochastic")
         ),
@@ -634,7 +642,7 @@ MINIMISER = Scenario[DropoutRegression, MinimiserTheory, MinimiserMeasured](
             "target_not_projected",
             "Y in place of Y P, though X has fewer rows than columns",
             "dropout_minimiser",
-            predict=_not_projected,
+            predict=_without_projection,
         ),
         Control(
             "drift_by_the_dropout_rate",
@@ -658,7 +666,7 @@ MINIMISER = Scenario[DropoutRegression, MinimiserTheory, MinimiserMeasured](
             measure=_other_run,
         ),
     ),
-    narrow=only("dropout"),
+    narrow=restrict_mask("dropout"),
     summed=lambda case: (case.inputs, case.target, case.weights),
     steps="steps",
     diverged=lambda run: run.diverged_at,

@@ -14,27 +14,27 @@ from lrdyn.core.spectra import singular_values
 from lrdyn.theorem3 import dropconnect, dropout_penalties, several_dropout_layers
 from lrdyn.theorem3.dropout_units import (
     COPIES,
-    equalised,
-    least,
+    drop_last_direction,
+    equalised_factors,
+    least_penalties,
     measure_units,
     minorant,
     predict_units,
     strengths,
     unit_losses,
     unit_penalties,
-    without_last,
     wrong_factors,
 )
 from lrdyn.theorem3.network import (
     DECOMPOSED,
     MOST_MASKS,
     EnumeratedNetwork,
-    added_by_masks,
     lower_bound,
     make_network,
+    mask_penalty,
     masked_layers,
-    nuclear,
-    only,
+    nuclear_norm,
+    restrict_mask,
     true_widths,
 )
 from lrdyn.verification.stating.fields import ABSENT, arrays_in
@@ -190,7 +190,7 @@ def _layer_bounds(case: Dropout, widths: tuple[int, ...]) -> DropoutTheory:
     inputs = case.network.inputs
     nu = several_dropout_layers.layers_strength(case.network.keep_prob, widths)
     rank_one = case.column[:, None] * (case.row @ inputs)[None, :]
-    norm = nuclear(end_to_end(case.deep) @ inputs)
+    norm = nuclear_norm(end_to_end(case.deep) @ inputs)
     return DropoutTheory(
         layers_bound=nu * norm**2,
         layers_rank_one=nu * jnp.sum(rank_one**2),
@@ -272,21 +272,21 @@ def _deep_penalties(case: Dropout, divisor: Array) -> DropoutMeasured:
     eye = jnp.eye(2, dtype=inputs.dtype)
     frame = dropout_penalties.equalized_factors(eye, len(case.middle))[0]
 
-    def added(weights: Weights, inputs: Array) -> Array:
+    def added_penalty(weights: Weights, inputs: Array) -> Array:
         def output(mask: Array) -> Array:
             return masked_layers(weights, inputs, mask / divisor)
 
         # The mean of the output: each of two masks over a divisor has the mean theta / divisor.
         scale = (case.network.keep_prob / divisor) ** 2
-        return added_by_masks(output, case.deep_masks, scale * (end_to_end(weights) @ inputs))
+        return mask_penalty(output, case.deep_masks, scale * (end_to_end(weights) @ inputs))
 
-    of_network = added(case.deep, inputs)
+    of_network = added_penalty(case.deep, inputs)
     rank_one = several_dropout_layers.equalized_layers(case.column, case.row, case.hidden)
     return DropoutMeasured(
         layers_bound=of_network,
         layers_schatten=of_network,
-        layers_rank_one=added(rank_one, inputs),
-        layers_rank_two=added((frame.T, frame.T @ frame, frame), eye),
+        layers_rank_one=added_penalty(rank_one, inputs),
+        layers_rank_two=added_penalty((frame.T, frame.T @ frame, frame), eye),
     )
 
 
@@ -299,7 +299,7 @@ def measure(case: Dropout) -> DropoutMeasured:
     )
 
 
-def _two_units(outcome: Outcome[DropoutTheory, DropoutMeasured]) -> bool:
+def _has_two_units(outcome: Outcome[DropoutTheory, DropoutMeasured]) -> bool:
     return int(outcome.point["width"]) >= 2
 
 
@@ -310,14 +310,14 @@ def _two_units(outcome: Outcome[DropoutTheory, DropoutMeasured]) -> bool:
 def _without_width(case: Dropout) -> DropoutTheory:
     """The width dropped, from c and from nu."""
     bounds = _layer_bounds(case, (1,) * len(case.hidden))
-    return DropoutTheory(**least(case.network, 1), **arrays_in(bounds))
+    return DropoutTheory(**least_penalties(case.network, 1), **arrays_in(bounds))
 
 
 def _wrong_formulas(case: Dropout) -> DropoutTheory:
     """Another wrong formula for each of these claims."""
     network = case.network
     left, right = network.factors
-    theta, norm = network.keep_prob, nuclear(network.product)
+    theta, norm = network.keep_prob, nuclear_norm(network.product)
     penalty = dropout_penalties.dropout_penalty(left, right, theta)
     scaled = dropout_penalties.dropout_loss(left, right, network.target, theta)
     first, second, third = case.deep
@@ -329,7 +329,7 @@ def _wrong_formulas(case: Dropout) -> DropoutTheory:
         penalty=scaled - (1 - theta) * penalty,
         unscaled_masks=scaled,
         equalised=jnp.full(network.width, norm),
-        equalised_product=without_last(network),
+        equalised_product=drop_last_direction(network),
         width_free=strengths(network, network.width) * norm**2,
         equalised_penalty=strengths(network, network.width) * norm,
         envelope_above=dropout_penalties.odds(theta) * norm,
@@ -362,7 +362,7 @@ def _masks_not_divided(case: Dropout) -> DropoutMeasured:
     """Penalties of masks that are not divided by theta."""
     network, divisor = case.network, jnp.ones_like(case.network.keep_prob)
     return DropoutMeasured(
-        **unit_penalties(network, equalised(network), divisor),
+        **unit_penalties(network, equalised_factors(network), divisor),
         **arrays_in(_deep_penalties(case, divisor)),
     )
 
@@ -462,7 +462,7 @@ DROPOUT = Scenario[Dropout, DropoutTheory, DropoutMeasured](
             "each of two hidden layers adds exactly (lambda/d_1 + lambda/d_2) ||Z||_*^2 + "
             "lambda^2/(d_1 d_2) (sum_i sigma_i^(2/3))^3, lambda = (1-theta)/theta: nu ||Z||_*^2 "
             "is not attained at rank two",
-            applies=_two_units,
+            applies=_has_two_units,
         ),
         Claim(
             "dropconnect_input",
@@ -572,7 +572,7 @@ DROPOUT = Scenario[Dropout, DropoutTheory, DropoutMeasured](
             )
         ),
     ),
-    narrow=lambda settings: true_widths(only("dropout")(settings), MOST_MASKS),
+    narrow=lambda settings: true_widths(restrict_mask("dropout")(settings), MOST_MASKS),
     summed=lambda case: (case.network.matrices, case.middle, case.column, case.row),
     sides="norms of Z and formulas against all masks enumerated",
     at={"mask": "dropout", "keep_prob": 0.5, "width": 4},

@@ -13,9 +13,9 @@ from lrdyn.core.masking import MaskDistribution, exact_expectation
 from lrdyn.theorem3 import dropout_penalties
 from lrdyn.theorem3.network import (
     EnumeratedNetwork,
-    added_by_masks,
-    nuclear,
-    rounded_chance,
+    mask_penalty,
+    nuclear_norm,
+    odds_condition,
     variation,
 )
 
@@ -37,9 +37,9 @@ def strengths(network: EnumeratedNetwork, width: int) -> Float[Array, "copies"]:
     )
 
 
-def least(network: EnumeratedNetwork, width: int) -> dict[str, Array]:
+def least_penalties(network: EnumeratedNetwork, width: int) -> dict[str, Array]:
     """Least penalties of the product of a network, if its hidden layer had that width."""
-    penalties = strengths(network, width) * nuclear(network.product) ** 2
+    penalties = strengths(network, width) * nuclear_norm(network.product) ** 2
     factorisations = jnp.full(len(network.mixers) + 1, penalties[0])
     return {"factorisations": factorisations, "equalised_penalty": penalties}
 
@@ -47,15 +47,15 @@ def least(network: EnumeratedNetwork, width: int) -> dict[str, Array]:
 def predict_units(network: EnumeratedNetwork) -> dict[str, Array]:
     """Expected losses, least penalties and factors from norms and formulas."""
     left, right = network.factors
-    product, theta, norm = network.product, network.keep_prob, nuclear(network.product)
+    product, theta, norm = network.product, network.keep_prob, nuclear_norm(network.product)
     penalty = dropout_penalties.dropout_penalty(left, right, theta)
-    return least(network, network.width) | {
+    return least_penalties(network, network.width) | {
         "penalty": dropout_penalties.dropout_loss(left, right, network.target, theta),
         "unscaled_masks": jnp.sum((network.target - theta * product) ** 2) + theta**2 * penalty,
         "equalised": jnp.full(network.width, norm / network.width),
         "equalised_product": product,
         "width_free": jnp.full(len(COPIES), dropout_penalties.odds(theta) * norm**2),
-        "rounded_chance": rounded_chance(theta, network.width),
+        "rounded_chance": odds_condition(theta, network.width),
         "fixed_keep_prob": penalty / jnp.asarray(COPIES, product.dtype),
         "envelope_above": dropout_penalties.odds(theta) * norm**2,
         "envelope_below": minorant(network, slope=2.0),
@@ -86,7 +86,7 @@ def minorant(network: EnumeratedNetwork, slope: float) -> Float[Array, "units"]:
     return dropout_penalties.odds(network.keep_prob) * (slope * norm * along - norm**2)
 
 
-def equalised(network: EnumeratedNetwork) -> list[Factors]:
+def equalised_factors(network: EnumeratedNetwork) -> list[Factors]:
     """Equalised factors of Z, of h units and of its copies."""
     width = network.width
     return [
@@ -128,13 +128,13 @@ def unit_penalties(
     """Penalties of factors, with masks over a divisor."""
     (left, right), theta = network.factors, network.keep_prob
 
-    def of_mixed(G: Array, H: Array):
+    def mixed_penalty(G: Array, H: Array):
         U, V = left @ G, H @ right
         # The mean output, by which masks over another divisor shrink or stretch Z.
         mean = (theta / divisor) * (U @ V)
-        return added_by_masks(lambda mask: (U * (mask / divisor)[None, :]) @ V, network.masks, mean)
+        return mask_penalty(lambda mask: (U * (mask / divisor)[None, :]) @ V, network.masks, mean)
 
-    mixed = jax.vmap(of_mixed)(network.mixers, network.unmixers)
+    mixed = jax.vmap(mixed_penalty)(network.mixers, network.unmixers)
     same = [theta] * len(COPIES)
     # The product stays: every copy has 1/k of its unit.
     copied = [(jnp.tile(left, (1, k)) / k, jnp.tile(right, (k, 1))) for k in COPIES]
@@ -152,7 +152,7 @@ def unit_penalties(
 
 def measure_units(network: EnumeratedNetwork) -> dict[str, Array]:
     """Expected losses over all masks, and penalties of factors."""
-    theta, equal = network.keep_prob, equalised(network)
+    theta, equal = network.keep_prob, equalised_factors(network)
     free = [
         dropout_penalties.width_free_keep_prob(theta, copies * network.width) for copies in COPIES
     ]
@@ -165,7 +165,7 @@ def measure_units(network: EnumeratedNetwork) -> dict[str, Array]:
     }
 
 
-def without_last(network: EnumeratedNetwork) -> Float[Array, "m n"]:
+def drop_last_direction(network: EnumeratedNetwork) -> Float[Array, "m n"]:
     """Product Z without its smallest direction."""
     left, values, right = linalg.svd(network.product)
     rank = min(network.width, len(values))
@@ -180,5 +180,5 @@ def wrong_factors(network: EnumeratedNetwork) -> dict[str, Array]:
     return {
         "equalised": terms(columns, rows),
         "equalised_product": dropout_penalties.equalize(columns, columns.T)[0] @ rows,
-        "width_free": penalties(equalised(network), [network.keep_prob] * len(COPIES)),
+        "width_free": penalties(equalised_factors(network), [network.keep_prob] * len(COPIES)),
     }

@@ -40,7 +40,7 @@ def plot_dropout(groups: Mapping[str, xr.Dataset]) -> Figure | None:
     return figure
 
 
-def minimisers(spectrum: np.ndarray, width: int, keep_probs: np.ndarray) -> np.ndarray:
+def minimiser_values(spectrum: np.ndarray, width: int, keep_probs: np.ndarray) -> np.ndarray:
     """Singular values of the minimiser at each theta: those of Y P less mu, down to 0.
 
     ``mu_q = c/(1 + c q) sum_{i<=q} sigma_i`` grows as long as the next value exceeds it, so the
@@ -58,7 +58,7 @@ def _plot_minimisers(ax: Axes, results: xr.Dataset) -> None:
     width, keep_probs = int(results["width"]), results["keep_prob"]
     spectrum = theory(lambda theory: theory.spectrum).values[0]
     along = np.linspace(0.02, 1.0, 200)
-    curves = minimisers(spectrum, width, along)
+    curves = minimiser_values(spectrum, width, along)
     means = theory(lambda theory: theory.stochastic_values)
     for index, color in zip(range(len(spectrum)), plotting.SHADES * len(spectrum), strict=False):
         look = plotting.OPEN | {"mec": color, "ms": 5}

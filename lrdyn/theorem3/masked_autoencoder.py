@@ -87,7 +87,7 @@ def within_patches(matrix: Float[Array, "m m"], groups: Groups) -> Float[Array, 
         >>> within_patches(jnp.ones((3, 3)), jnp.array([0, 0, 1])).tolist()
         [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     """
-    groups = _numbers(groups)
+    groups = _check_groups(groups)
     return jnp.where(groups[:, None] == groups[None, :], matrix, 0.0)
 
 
@@ -108,7 +108,7 @@ class MaskedMoments(NamedTuple):
     """``Q^{-1/2}``; of a singular Q the pseudo-inverse."""
 
 
-def _numbers(groups: Groups) -> Groups:
+def _check_groups(groups: Groups) -> Groups:
     """Numbers of at most as many patches as there are features."""
     return checks.integer("groups", groups, 0, len(groups) - 1, ("m",))
 
@@ -126,12 +126,12 @@ def masked_moments(data: Float[Array, "m n"], groups: Groups, keep_prob: Scalar)
         >>> masked_moments(jnp.ones((2, 1)), jnp.arange(2), 0.5).masked.tolist()
         [[1.0, 0.5], [0.5, 1.0]]
     """
-    groups = _numbers(groups)
+    groups = _check_groups(groups)
     keep_prob = checks.fraction("keep_prob", keep_prob)
     whole = data @ data.T / data.shape[1]
     within = within_patches(whole, groups)
     masked = keep_prob * whole + (1 - keep_prob) * within
-    return MaskedMoments(keep_prob, groups, whole, within, masked, _power(masked, -0.5))
+    return MaskedMoments(keep_prob, groups, whole, within, masked, _matrix_power(masked, -0.5))
 
 
 @checked
@@ -143,7 +143,7 @@ def masking_penalty(autoencoder: Float[Array, "m m"], moments: MaskedMoments) ->
         >>> float(masking_penalty(jnp.eye(2), moments))
         0.5
     """
-    _numbers(moments.groups)
+    _check_groups(moments.groups)
     p = moments.keep_prob
     return p * (1 - p) * jnp.sum((autoencoder @ moments.within) * autoencoder)
 
@@ -184,7 +184,7 @@ def masked_autoencoder_loss(
         >>> float(masked_autoencoder_loss(jnp.eye(2), moments))
         1.0
     """
-    _numbers(moments.groups)
+    _check_groups(moments.groups)
     left = jnp.eye(len(autoencoder), dtype=autoencoder.dtype) - moments.keep_prob * autoencoder
     return jnp.sum((left @ moments.whole) * left) + masking_penalty(autoencoder, moments)
 
@@ -201,7 +201,7 @@ def masked_only_loss(autoencoder: Float[Array, "m m"], moments: MaskedMoments) -
         >>> float(masked_only_loss(jnp.eye(2), moments))
         1.0
     """
-    _numbers(moments.groups)
+    _check_groups(moments.groups)
     of_others = autoencoder - within_patches(autoencoder, moments.groups)
     return (1 - moments.keep_prob) * masked_autoencoder_loss(of_others, moments)
 
@@ -218,7 +218,7 @@ def optimal_autoencoder(moments: MaskedMoments) -> Float[Array, "m m"]:
         >>> optimal_autoencoder(moments).round(6).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    _numbers(moments.groups)
+    _check_groups(moments.groups)
     return moments.whole @ moments.root @ moments.root
 
 
@@ -235,11 +235,11 @@ def optimal_masked_only(moments: MaskedMoments) -> Float[Array, "m m"]:
         >>> optimal_masked_only(moments).round(6).tolist()
         [[0.0, 0.6], [0.6, 0.0]]
     """
-    _numbers(moments.groups)
+    _check_groups(moments.groups)
     inverse = moments.root @ moments.root
     blocks = within_patches(moments.whole @ inverse, moments.groups)
     # The inverse of a block-diagonal matrix is that of its blocks.
-    multiplier = blocks @ _power(within_patches(inverse, moments.groups), -1.0)
+    multiplier = blocks @ _matrix_power(within_patches(inverse, moments.groups), -1.0)
     return (moments.whole - multiplier) @ inverse
 
 
@@ -274,7 +274,7 @@ def bottleneck_autoencoder(moments: MaskedMoments, width: int) -> Bottleneck:
         >>> best.autoencoder.round(6).tolist(), round(float(best.loss), 6)
         ([[0.0, 0.0], [0.0, 1.0]], 1.5)
     """
-    _numbers(moments.groups)
+    _check_groups(moments.groups)
     checks.integer("width", width, 1, len(moments.whole))
     whole = moments.whole
     # (A - S Q^{-1}) Q (A - S Q^{-1})^T is to be least over A of rank r: Eckart-Young for A Q^{1/2}.
@@ -284,7 +284,7 @@ def bottleneck_autoencoder(moments: MaskedMoments, width: int) -> Bottleneck:
     return Bottleneck(best, loss, values)
 
 
-def _power(matrix: Float[Array, "m m"], exponent: float) -> Float[Array, "m m"]:
+def _matrix_power(matrix: Float[Array, "m m"], exponent: float) -> Float[Array, "m m"]:
     """Power of a positive semidefinite matrix on its range; its SVD is its eigendecomposition."""
     left, values, _ = linalg.svd(matrix)
     # Values below the error of the SVD are zeros: features that never vary are left alone.

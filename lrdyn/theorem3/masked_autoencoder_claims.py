@@ -109,7 +109,7 @@ def _conditions(case: Autoencoding, moments: MaskedMoments, values: Array) -> _C
 def predict(case: Autoencoding) -> MaskedAutoencoderTheory:
     """All closed forms, from S, D and p."""
 
-    def of_data(data: Array) -> tuple[MaskedAutoencoderTheory, _Conditions]:
+    def predict_data_set(data: Array) -> tuple[MaskedAutoencoderTheory, _Conditions]:
         moments = _moments(case, data)
         narrow = masked_autoencoder.bottleneck_autoencoder(moments, case.width)
         optimum = masked_autoencoder.optimal_autoencoder(moments)
@@ -127,7 +127,7 @@ def predict(case: Autoencoding) -> MaskedAutoencoderTheory:
         )
         return theory, _conditions(case, moments, narrow.values)
 
-    of_each, conditions = jax.vmap(of_data)(case.data)
+    of_each, conditions = jax.vmap(predict_data_set)(case.data)
     unit = jnp.eye(len(case.white), dtype=case.white.dtype)
     return MaskedAutoencoderTheory(
         **arrays_in(of_each),
@@ -138,7 +138,7 @@ def predict(case: Autoencoding) -> MaskedAutoencoderTheory:
     )
 
 
-def _independent(case: Autoencoding) -> Array:
+def _are_masks_independent(case: Autoencoding) -> Array:
     """Whether P(M_i = 1) = p and P(M_i = M_j = 1) = p^2 of two patches."""
     (masks, probabilities), theta = case.masks, case.keep_prob
     together = (probabilities[:, None] * masks).T @ masks
@@ -154,7 +154,7 @@ Fields = Callable[[MaskedAutoencoderTheory, MaskedAutoencoderMeasured], tuple[An
 """The fields of both sides that a claim compares."""
 
 
-def on_each_data_set(compares: Fields) -> Callable[[AutoencoderOutcome], Equal]:
+def compare_each_data_set(compares: Fields) -> Callable[[AutoencoderOutcome], Equal]:
     """Make a comparison of two arrays whose parts, one a data set, have scales of their own."""
 
     def form(outcome: AutoencoderOutcome) -> Equal:
@@ -164,13 +164,13 @@ def on_each_data_set(compares: Fields) -> Callable[[AutoencoderOutcome], Equal]:
     return form
 
 
-def value(outcome: AutoencoderOutcome) -> Equal:
+def compare_bottleneck_value(outcome: AutoencoderOutcome) -> Equal:
     """Losses of the bottleneck on the scale of tr S, of which near p = 1 they are differences."""
     theory, run = outcome.predicted.bottleneck_value, outcome.measured.bottleneck_value
     return Equal(theory, run, outcome.predicted.energy)
 
 
-def equal_ranks(outcome: AutoencoderOutcome) -> Count:
+def compare_ranks(outcome: AutoencoderOutcome) -> Count:
     """Compare the rank that theory states with that of what training reaches."""
     return Count(
         ranks(np.asarray(outcome.predicted.rank_values), outcome.dtype),
@@ -178,7 +178,7 @@ def equal_ranks(outcome: AutoencoderOutcome) -> Count:
     )
 
 
-def stays(outcome: AutoencoderOutcome) -> Zero:
+def change_of_blocks(outcome: AutoencoderOutcome) -> Zero:
     """Change of the diagonal blocks; were they trained, they would end elsewhere altogether."""
     start = np.asarray(outcome.predicted.unidentified)
     largest = float(np.max(np.abs(start)))
@@ -232,17 +232,17 @@ def narrow_too_short(outcome: AutoencoderOutcome) -> str:
     return too_short(outcome, float(rate), float(outcome.predicted.choosing))
 
 
-def _asked(loss: str) -> Callable[[AutoencoderOutcome], bool]:
+def _asks_for(loss: str) -> Callable[[AutoencoderOutcome], bool]:
     """Make a test of whether a loss was asked for."""
     return lambda outcome: loss in outcome.point["loss"].split()
 
 
-def _asked_and_unique(loss: str) -> Callable[[AutoencoderOutcome], bool]:
+def _asks_for_unique(loss: str) -> Callable[[AutoencoderOutcome], bool]:
     """Make a test of whether a loss was asked for and Q is regular.
 
     On the kernel of Q training does not move A.
     """
-    asked = _asked(loss)
+    asked = _asks_for(loss)
     return lambda outcome: asked(outcome) and bool(outcome.predicted.unique)
 
 
@@ -271,10 +271,10 @@ def _wrong_formulas(case: Autoencoding) -> dict[str, MaskedAutoencoderTheory]:
     """Theories with one wrong field, by the ids of their controls."""
     A, theta, width = case.anything, case.keep_prob, case.width
 
-    def outside(matrix: Array) -> Array:
+    def off_blocks(matrix: Array) -> Array:
         return matrix - within_patches(matrix, case.patch_of)
 
-    def of_data(data: Array) -> dict[str, MaskedAutoencoderTheory]:
+    def predict_data_set(data: Array) -> dict[str, MaskedAutoencoderTheory]:
         moments = _moments(case, data)
         fit = autoencoder_training_claims.autoencoder_loss(A, data, jnp.full(len(data), theta))
         entries = masked_autoencoder.masked_moments(data, np.arange(len(data)), theta)
@@ -302,24 +302,24 @@ def _wrong_formulas(case: Autoencoding) -> dict[str, MaskedAutoencoderTheory]:
             "bound_not_divided": Theory(nuclear_bound=len(data) * _bounds(case, data)),
             "diagonal_kept": Theory(masked_marginal=(1 - theta) * loss(A, moments)),
             "chance_forgotten": Theory(masked_marginal=masked_loss / (1 - theta)),
-            "blocks_cut_out": Theory(masked_optimum=outside(optimum)),
-            "single_multipliers": Theory(masked_optimum=outside(no_diagonal)),
+            "blocks_cut_out": Theory(masked_optimum=off_blocks(optimum)),
+            "single_multipliers": Theory(masked_optimum=off_blocks(no_diagonal)),
             "blocks_trained": Theory(unidentified=jnp.zeros_like(A)),
         }
 
-    return jax.vmap(of_data)(case.data)
+    return jax.vmap(predict_data_set)(case.data)
 
 
 def _control(id: str, statement: str, claim: str) -> Control[Autoencoding, Any, Any]:
     """Make a control whose theory has one wrong field, with the tolerance of a condition of 1."""
 
-    def predicted(case: Autoencoding, once: Once = each_time) -> MaskedAutoencoderTheory:
+    def predict_wrong(case: Autoencoding, once: Once = each_time) -> MaskedAutoencoderTheory:
         # All wrong formulas are computed once, and shared by their controls.
         wrong = arrays_in(once(_wrong_formulas, case)[id])
         unconditioned = jnp.ones((), case.data.dtype)
         return MaskedAutoencoderTheory(**wrong, inverting=unconditioned, choosing=unconditioned)
 
-    return Control(id, statement, claim, predict=predicted)
+    return Control(id, statement, claim, predict=predict_wrong)
 
 
 # The scenario --------------------------------------------------------------------------------
@@ -351,14 +351,14 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
             "marginal",
             "E ||X - A(M*X)||^2 / n = tr[(I - pA) S (I - pA)^T] + p(1-p) tr(A D A^T) for any A, "
             "over all masks M of features or patches, S = X X^T / n, D its diagonal blocks",
-            form=on_each_data_set(lambda theory, run: (theory.marginal, run.marginal)),
-            applies=_asked("all"),
+            form=compare_each_data_set(lambda theory, run: (theory.marginal, run.marginal)),
+            applies=_asks_for("all"),
         ),
         Claim(
             "optimum",
             "a masked autoencoder trained on all entries reaches A = S Q^{-1}, Q = p S + (1-p) "
             "D, if Q is not singular (no patch has more features than X has rank)",
-            form=on_each_data_set(lambda theory, run: (theory.optimum, run.optimum)),
+            form=compare_each_data_set(lambda theory, run: (theory.optimum, run.optimum)),
             reads=lambda theory, run: (
                 theory.optimum,
                 run.optimum,
@@ -366,7 +366,7 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
                 theory.unique,
             ),
             condition=lambda theory: theory.inverting,
-            applies=_asked_and_unique("all"),
+            applies=_asks_for_unique("all"),
             undecided=whole_too_short,
         ),
         Claim(
@@ -374,14 +374,14 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
             "a masked autoencoder trained on all entries has the rank of X if Q = p S + (1-p) D is "
             "regular: masks cut no direction off",
             kind="exact",
-            form=equal_ranks,
+            form=compare_ranks,
             reads=lambda theory, run: (
                 theory.rank_values,
                 run.rank_values,
                 theory.inverting,
                 theory.unique,
             ),
-            applies=_asked_and_unique("all"),
+            applies=_asks_for_unique("all"),
             undecided=whole_too_short,
         ),
         Claim(
@@ -389,7 +389,7 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
             "a masked autoencoder of width r trained on all entries reaches A = U_r U_r^T S "
             "Q^{-1}, U_r the first r left singular vectors of S Q^{-1/2}, if Q = p S + (1-p) D is "
             "regular and sigma_r > sigma_{r+1} of S Q^{-1/2}",
-            form=on_each_data_set(lambda theory, run: (theory.bottleneck, run.bottleneck)),
+            form=compare_each_data_set(lambda theory, run: (theory.bottleneck, run.bottleneck)),
             reads=lambda theory, run: (
                 theory.bottleneck,
                 run.bottleneck,
@@ -397,14 +397,14 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
                 theory.unique,
             ),
             condition=lambda theory: theory.choosing,
-            applies=_asked_and_unique("all"),
+            applies=_asks_for_unique("all"),
             undecided=narrow_too_short,
         ),
         Claim(
             "bottleneck_value",
             "a masked autoencoder of width r trained on all entries reaches the loss tr S - p "
             "sum_{i <= r} sigma_i(S Q^{-1/2})^2, Q = p S + (1-p) D",
-            form=value,
+            form=compare_bottleneck_value,
             reads=lambda theory, run: (
                 theory.bottleneck_value,
                 run.bottleneck_value,
@@ -413,7 +413,7 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
             ),
             # A sum of the largest squares has no gap in it.
             condition=lambda theory: theory.inverting,
-            applies=_asked("all"),
+            applies=_asks_for("all"),
             undecided=narrow_too_short,
         ),
         dataclasses.replace(
@@ -423,28 +423,30 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
                 "A^T) >= p(1-p) ||A X||_*^2 / (n m) for any A",
                 compares=lambda theory, run: (theory.nuclear_bound, run.penalty),
             ),
-            applies=_asked("all"),
+            applies=_asks_for("all"),
         ),
         Claim(
             "attained",
             "if the rows of X are orthogonal and of equal norm, p(1-p) tr(A D A^T) = p(1-p) ||A "
             "X||_*^2 / (n m) at A = I",
-            applies=_asked("all"),
+            applies=_asks_for("all"),
         ),
         Claim(
             "masked_marginal",
             "the expected loss of a masked autoencoder A on the masked entries alone is 1 - p "
             "times the loss on all entries of A without its diagonal blocks",
-            form=on_each_data_set(
+            form=compare_each_data_set(
                 lambda theory, run: (theory.masked_marginal, run.masked_marginal)
             ),
-            applies=_asked("masked"),
+            applies=_asks_for("masked"),
         ),
         Claim(
             "masked_optimum",
             "a masked autoencoder trained on the masked entries alone reaches A = (S - blkdiag "
             "M_b) Q^{-1} outside the diagonal blocks, M_b = (S Q^{-1})_bb ((Q^{-1})_bb)^{-1}",
-            form=on_each_data_set(lambda theory, run: (theory.masked_optimum, run.masked_optimum)),
+            form=compare_each_data_set(
+                lambda theory, run: (theory.masked_optimum, run.masked_optimum)
+            ),
             reads=lambda theory, run: (
                 theory.masked_optimum,
                 run.masked_optimum,
@@ -452,15 +454,15 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
                 theory.unique,
             ),
             condition=lambda theory: theory.inverting,
-            applies=_asked_and_unique("masked"),
+            applies=_asks_for_unique("masked"),
             undecided=whole_too_short,
         ),
         Claim(
             "unidentified",
             "training a masked autoencoder A on the masked entries alone leaves its diagonal "
             "blocks where they started",
-            form=stays,
-            applies=_asked("masked"),
+            form=change_of_blocks,
+            applies=_asks_for("masked"),
         ),
     ),
     controls=(
@@ -495,7 +497,7 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
             "A = I on data whose rows are not orthogonal",
             "attained",
             measure=lambda case: MaskedAutoencoderMeasured(
-                attained=autoencoder_training_claims.added_at_identity(case, case.data[0])
+                attained=autoencoder_training_claims.identity_penalty(case, case.data[0])
             ),
         ),
         Control(
@@ -541,7 +543,7 @@ AUTOENCODER = Scenario[Autoencoding, MaskedAutoencoderTheory, MaskedAutoencoderM
             )
         ),
     ),
-    hypotheses={"masks_are_independent": _independent},
+    hypotheses={"masks_are_independent": _are_masks_independent},
     narrow=_narrow,
     summed=lambda case: (case.data, case.white),
     long=True,

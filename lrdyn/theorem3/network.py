@@ -99,7 +99,7 @@ def make_network(draws: Sequence[Array], keep_prob: Any, block: int = 1) -> Enum
     )
 
 
-def only(kind: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def restrict_mask(kind: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Make the ``narrow`` of a scenario about one kind of mask."""
     return lambda settings: (
         settings | {"mask": tuple(name for name in settings["mask"] if name == kind)}
@@ -126,14 +126,14 @@ def variation(theta: Array, divisor: Any = None) -> Float[Array, ""]:
     return theta * (whole - mean) ** 2 + (1 - theta) * mean**2
 
 
-def added_by_masks(
+def mask_penalty(
     output: Callable[[Array], Array], masks: MaskDistribution, mean: Array
 ) -> Float[Array, ""]:
     """``E ||output(R) - mean||_F^2`` over all masks: their penalty."""
     return exact_expectation(lambda mask: jnp.sum((output(mask) - mean) ** 2), *masks)
 
 
-def rounded_chance(theta: Array, width: int) -> Float[Array, ""]:
+def odds_condition(theta: Array, width: int) -> Float[Array, ""]:
     """By how much the odds at the width-free theta(h) amplify the rounding of theta(h).
 
     It is 1 / (1 - theta(h)), with ``1 - theta(h) = h (1-p) / (h - (h-1) p)``.
@@ -141,7 +141,7 @@ def rounded_chance(theta: Array, width: int) -> Float[Array, ""]:
     return (width - (width - 1) * theta) / (width * (1 - theta))
 
 
-def nuclear(matrix: Float[Array, "m n"]) -> Float[Array, ""]:
+def nuclear_norm(matrix: Float[Array, "m n"]) -> Float[Array, ""]:
     """Nuclear norm of a matrix, the sum of its singular values."""
     return jnp.sum(singular_values(matrix))
 

@@ -31,10 +31,10 @@ from lrdyn.theorem3.figures import plot_dropout
 from lrdyn.theorem3.network import MOST_MASKS, EnumeratedCase
 from lrdyn.theorem3.statistics import (
     Law,
+    combine_p,
     law_of_squares,
     mean_decides,
     mean_p,
-    of_several,
     scatter_decides,
     scatter_p,
 )
@@ -220,7 +220,7 @@ def _loss(case: MaskedSum, mask: Array, mean: Array) -> Float[Array, ""]:
     return jnp.sum((case.target - masking.masked_prediction(mask, mean, case.terms)) ** 2)
 
 
-def _first_alone(case: MaskedSum) -> tuple[MaskDistribution, Array]:
+def _mask_first_block(case: MaskedSum) -> tuple[MaskDistribution, Array]:
     """Masks of the first block, all others being kept, and their mean."""
     first = jnp.arange(len(case.terms)) < case.block
     of_one = masking.bernoulli_masks(1, case.keep_prob)
@@ -246,9 +246,9 @@ def _law(case: MaskedSum, masks: MaskDistribution, mean: Array) -> _Losses:
     return _Losses(deviation, powers @ masks.probabilities)
 
 
-def _expected_of_draws(case: MaskedSum, covariance: Array) -> Float[Array, "draws"]:
+def _expected_estimates(case: MaskedSum, covariance: Array) -> Float[Array, "draws"]:
     """Expected losses of what is drawn, by the theorem, if masks have that covariance."""
-    mean_alone = _first_alone(case)[1]
+    mean_alone = _mask_first_block(case)[1]
     first = mean_alone < 1
     # Terms that are always kept have no variance.
     alone = jnp.where(first[:, None] & first[None, :], covariance, 0.0)
@@ -258,13 +258,13 @@ def _expected_of_draws(case: MaskedSum, covariance: Array) -> Float[Array, "draw
 
 def predict(case: MaskedSum) -> MasksTheory:
     """Expected losses from means and covariances alone; the law of the losses from all masks."""
-    of_all, of_first = _law(case, case.masks, case.mean), _law(case, *_first_alone(case))
+    of_all, of_first = _law(case, case.masks, case.mean), _law(case, *_mask_first_block(case))
     each = [of_all, of_all, of_first]
     deviations = jnp.stack([law.deviation for law in each])
     return MasksTheory(
         mask_identity=case.expected(case.mean, case.covariance(case.block)),
         any_masks=case.expected(mask_mean(case.others), mask_covariance(case.others)),
-        monte_carlo=_expected_of_draws(case, case.covariance(case.block)),
+        monte_carlo=_expected_estimates(case, case.covariance(case.block)),
         monte_carlo_rate=deviations / np.sqrt(DRAWS),
         losses_shape=jnp.stack([law.moments for law in each]),
     )
@@ -303,7 +303,7 @@ def _estimates(
     return jax.lax.map(estimate, jnp.arange(repeats))
 
 
-def _measured(
+def _measure_masks(
     case: MaskedSum,
     masks: MaskDistribution,
     others: MaskDistribution,
@@ -315,7 +315,7 @@ def _measured(
     Masks are divided by the means of the case, whatever the distributions are.
     """
     other_mean = mask_mean(case.others)
-    first, mean_alone = _first_alone(case)
+    first, mean_alone = _mask_first_block(case)
     of_all = jax.vmap(lambda mask: _loss(case, mask, case.mean))(case.masks.support)
     of_first = jax.vmap(lambda mask: _loss(case, mask, mean_alone))(first.support)
     each = zip((of_all, of_all, of_first), DRAWS, strict=True)
@@ -330,7 +330,7 @@ def _measured(
 
 def measure(case: MaskedSum) -> MasksMeasured:
     """Expected losses by enumeration of all masks, and by random draws."""
-    return _measured(case, case.masks, case.others, case.keep_prob, REPEATS)
+    return _measure_masks(case, case.masks, case.others, case.keep_prob, REPEATS)
 
 
 def _moments_as_stated(case: MaskedSum) -> Array:
@@ -386,10 +386,10 @@ def _mean_test(outcome: MasksOutcome) -> Test:
     right = np.min([p_if_off(index, 0.0) for index in LARGER])
     off = max(p_if_off(index, by) for index in LARGER for by in (-SHIFT, SHIFT))
     # Two tests have two chances of a false alarm.
-    return Test(*(of_several(float(p), len(LARGER)) for p in (right, off)))
+    return Test(*(combine_p(float(p), len(LARGER)) for p in (right, off)))
 
 
-def _squares(outcome: MasksOutcome, index: int) -> Law:
+def _law_of_squares(outcome: MasksOutcome, index: int) -> Law:
     """Law of the sum of the squared errors of estimates, over the square of their error."""
     moments = np.asarray(outcome.predicted.losses_shape[index])
     return law_of_squares(moments, DRAWS[index], np.shape(outcome.measured.estimates)[1])
@@ -404,9 +404,9 @@ def _scatter_test(outcome: MasksOutcome) -> Test:
     """
     theory, estimates = outcome.predicted, np.asarray(outcome.measured.estimates)
     errors = (estimates - theory.monte_carlo[:, None]) / theory.monte_carlo_rate[:, None]
-    laws = [_squares(outcome, index) for index in range(len(DRAWS))]
+    laws = [_law_of_squares(outcome, index) for index in range(len(DRAWS))]
 
-    def p_of(index: int, size: float) -> float:
+    def p_if_size(index: int, size: float) -> float:
         """p-value of errors whose root mean square is ``size``, in units of that of theory."""
         law = laws[index]
         rounding = _rounding(outcome, index) / float(theory.monte_carlo_rate[index])
@@ -414,9 +414,9 @@ def _scatter_test(outcome: MasksOutcome) -> Test:
         return scatter_p(law.number * float(nearest) ** 2, law)
 
     indices, sizes = range(len(DRAWS)), np.sqrt(np.mean(errors**2, axis=1)).tolist()
-    off = [p_of(index, by) for index in indices for by in (TENTH, 2 - TENTH)]
-    right = np.min(list(map(p_of, indices, sizes)))
-    return Test(*(of_several(float(p), len(DRAWS)) for p in (right, max(off))))
+    off = [p_if_size(index, by) for index in indices for by in (TENTH, 2 - TENTH)]
+    right = np.min(list(map(p_if_size, indices, sizes)))
+    return Test(*(combine_p(float(p), len(DRAWS)) for p in (right, max(off))))
 
 
 def _mean_undecided(outcome: MasksOutcome) -> str:
@@ -425,7 +425,7 @@ def _mean_undecided(outcome: MasksOutcome) -> str:
 
 
 def _scatter_undecided(outcome: MasksOutcome) -> str:
-    decided = all(scatter_decides(_squares(outcome, index)) for index in range(len(DRAWS)))
+    decided = all(scatter_decides(_law_of_squares(outcome, index)) for index in range(len(DRAWS)))
     return "" if decided else "losses too skewed"
 
 
@@ -443,7 +443,7 @@ def _wrong_formulas(case: MaskedSum, once: Once = each_time) -> MasksTheory:
     """The mean prediction alone; masks not scaled; the error of a sum in place of a mean."""
     return MasksTheory(
         any_masks=case.expected(jnp.ones_like(case.mean), mask_covariance(case.others)),
-        monte_carlo=_expected_of_draws(case, jnp.zeros((len(case.terms),) * 2)),
+        monte_carlo=_expected_estimates(case, jnp.zeros((len(case.terms),) * 2)),
         monte_carlo_rate=once(predict, case).monte_carlo_rate * np.asarray(DRAWS),
     )
 
@@ -455,7 +455,7 @@ def _wrong_run(case: MaskedSum) -> MasksMeasured:
     equal = jnp.full(ANY, 1 / ANY, case.target.dtype)
     others = case.others._replace(probabilities=equal)
     # So far off that a few estimates show it.
-    return _measured(case, masks, others, squared, REPEATS // 5)
+    return _measure_masks(case, masks, others, squared, REPEATS // 5)
 
 
 # The scenario --------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def mean_p(expected: float, draws: np.ndarray, skewness: float) -> float:
         True
     """
     p = student_p(expected, draws)
-    return _times(p, mean_allowance(_deviations(p), skewness))
+    return _multiply_p(p, mean_allowance(_deviations(p), skewness))
 
 
 # Scatter -------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def scatter_p(squares: float, law: Law) -> float:
     # The smaller tail by its own function: 1 minus the other one would have no digits.
     nearer = np.minimum(gammainc(shape, value), gammaincc(shape, value))
     p = float(np.minimum(1.0, 2 * nearer))
-    return _times(p, scatter_allowance(_deviations(p), law))
+    return _multiply_p(p, scatter_allowance(_deviations(p), law))
 
 
 # Both ----------------------------------------------------------------------------------------
@@ -166,16 +166,16 @@ def _deviations(p: float) -> float:
     return math.sqrt(2 * math.log(10) * surprise(p))
 
 
-def _times(p: float, allowance: float) -> float:
+def _multiply_p(p: float, allowance: float) -> float:
     """A p-value times a factor, 1 at most; a NaN stays one."""
     return float(np.minimum(1.0, p * math.exp(allowance)))
 
 
-def of_several(p: float, number: int) -> float:
+def combine_p(p: float, number: int) -> float:
     """p-value of the smallest p of several independent tests, ``1 - (1 - p)^number``.
 
     Example:
-        >>> of_several(0.5, 2), of_several(1e-20, 3)
+        >>> combine_p(0.5, 2), combine_p(1e-20, 3)
         (0.75, 3e-20)
     """
     return -math.expm1(number * math.log1p(-p)) if p < 1 else p  # a NaN stays one

@@ -187,12 +187,12 @@ def make_regression(
 # Training ------------------------------------------------------------------------------------
 
 
-def side_by_side(rules: Sequence[optax.GradientTransformation]) -> optax.GradientTransformation:
+def stack_optimizers(rules: Sequence[optax.GradientTransformation]) -> optax.GradientTransformation:
     """An optimiser for each row of an array; it is always given the parameters.
 
     Example:
         >>> import jax.numpy as jnp, optax
-        >>> rule, rows = side_by_side([optax.sgd(1.0), optax.sgd(2.0)]), jnp.ones((2, 1))
+        >>> rule, rows = stack_optimizers([optax.sgd(1.0), optax.sgd(2.0)]), jnp.ones((2, 1))
         >>> rule.update(rows, rule.init(rows), rows)[0].tolist()
         [[-1.0], [-2.0]]
     """
@@ -226,7 +226,7 @@ def paths(
             case.loss,
             every,
             # AdamW and LAMB see on both sides what is trained in coordinates.
-            in_coordinates(side_by_side(case.optimizers(part))),
+            in_coordinates(stack_optimizers(case.optimizers(part))),
             choose=lambda key, gradients: Dense(case.matrix),
             # One period: S is given, and never refreshed.
             period=case.steps[-1],
@@ -238,7 +238,7 @@ def paths(
     return jax.vmap(train)(scales, parts)
 
 
-def _trained(method: Method, case: DualRegression) -> Int[Array, ""]:
+def _count_trained(method: Method, case: DualRegression) -> Int[Array, ""]:
     """How many numbers a method differentiates in, for one rule."""
     run = begin(method, optax.identity(), case.start, Dense(case.matrix))
     return jnp.asarray(sum(leaf.size for leaf in jax.tree.leaves(run.split.trained)), jnp.int32)
@@ -300,14 +300,14 @@ def measure_duality(case: DualRegression) -> DualityMeasured:
         scale_linear=linear[:, :FIRST],
         scale_adam=roots[:, FIRST:MIDDLE],
         scale_roots=roots[:, MIDDLE:],
-        same_eps=_first_steps_apart(case, others),
-        both_trained=jnp.stack([_trained(method, case) for method in (ADAPTED, PROJECTED)]),
+        same_eps=_first_step_gaps(case, others),
+        both_trained=jnp.stack([_count_trained(method, case) for method in (ADAPTED, PROJECTED)]),
         scale=jnp.max(jnp.abs(case.start)),
         step=jnp.asarray(case.steps),
     )
 
 
-def _first_steps_apart(case: DualRegression, others: list[Array]) -> Float[Array, "parts 1 n"]:
+def _first_step_gaps(case: DualRegression, others: list[Array]) -> Float[Array, "parts 1 n"]:
     """The first steps of Adam in one half of the paths less those in the other half."""
     steps = jnp.stack(others)[:, case.steps.index(1), FIRST:MIDDLE]
     return steps[: len(PARTS)] - steps[len(PARTS) :]
@@ -320,7 +320,7 @@ ISOMETRY = 0.01
 """||S S^T - I||_F below which S counts as one with orthonormal rows, which shows less."""
 
 
-def _of_each_rule(
+def _compare_each_rule(
     compares: Callable[[DualityTheory, DualityMeasured], tuple[Array, Array]],
 ) -> Callable[[DualityOutcome], tuple[Equal, ...]]:
     """Make a comparison of the paths of each rule, the second axis, on a scale of its own."""
@@ -338,12 +338,12 @@ def _of_each_rule(
 
 
 def _scale_claim(id: str, statement: str) -> Claim[DualityTheory, DualityMeasured]:
-    return Claim(id, statement, form=_of_each_rule(both_sides(id)))
+    return Claim(id, statement, form=_compare_each_rule(both_sides(id)))
 
 
 def _gradients_only(case: DualRegression) -> Array:
     """Whether every optimiser makes the same update at two values of the parameters."""
-    rules = side_by_side(case.optimizers(1.0))
+    rules = stack_optimizers(case.optimizers(1.0))
     row = Dense(case.matrix).project(case.start)
     gradients = jnp.tile(row[None], (len(case.rules), 1))
 
@@ -355,7 +355,7 @@ def _gradients_only(case: DualRegression) -> Array:
     return jnp.all(both[0] == both[1])
 
 
-def _only(rule: str) -> Callable[[Array, DualRegression, Array], DualRegression]:
+def _replace_rules(rule: str) -> Callable[[Array, DualRegression, Array], DualRegression]:
     """Make a departure to one optimiser, which breaks the hypothesis."""
     return lambda key, case, amount: dataclasses.replace(case, rules=(rule,))
 
@@ -372,11 +372,11 @@ def _wrong_scales(case: DualRegression) -> DualityMeasured:
         scale_linear=once[:, :FIRST],
         scale_adam=squared[:, FIRST:MIDDLE],
         scale_roots=once[:, MIDDLE:],
-        same_eps=_first_steps_apart(case, others),
+        same_eps=_first_step_gaps(case, others),
     )
 
 
-def _scales_exchanged(case: DualRegression) -> DualityTheory:
+def _exchange_scales(case: DualRegression) -> DualityTheory:
     """The adapter of scale s where it has none, and that without a scale where it has s."""
     plain, scaled = paths(ADAPTED, case, ADAPTERS)
     return DualityTheory(
@@ -405,7 +405,7 @@ DUALITY = Scenario[DualRegression, DualityTheory, DualityMeasured](
             "projected descent theta <- theta + S^T opt(S g) is the adapter theta_0 + S^T Lambda "
             "with Lambda trained by opt, for any matrix S (judged where its rows are not "
             "orthonormal) and SGD, momentum, Adam, RMSProp, Adagrad",
-            form=_of_each_rule(lambda theory, run: (theory.duality, run.duality)),
+            form=_compare_each_rule(lambda theory, run: (theory.duality, run.duality)),
             reads=lambda theory, run: (theory.duality, run.duality, theory.away_from_isometry),
             undecided=lambda outcome: (
                 "orthonormal map" if outcome.predicted.away_from_isometry < ISOMETRY else ""
@@ -454,14 +454,14 @@ DUALITY = Scenario[DualRegression, DualityTheory, DualityMeasured](
             "decoupled_decay",
             "AdamW, which decays the parameters that it is given",
             "duality",
-            case=_only("adamw"),
+            case=_replace_rules("adamw"),
             breaks="gradients_only",
         ),
         Control(
             "trust_ratio",
             "LAMB, whose step is proportional to the parameters that it is given",
             "duality",
-            case=_only("lamb"),
+            case=_replace_rules("lamb"),
             breaks="gradients_only",
         ),
         Control(
@@ -474,14 +474,14 @@ DUALITY = Scenario[DualRegression, DualityTheory, DualityMeasured](
             "adapter_of_scale_s",
             "adapters of scale s claimed for alpha = 1",
             "duality",
-            predict=_scales_exchanged,
+            predict=_exchange_scales,
         ),
         Control(
             "galore_for_both",
             "projected gradients on both sides",
             "both_trained",
             measure=lambda case: DualityMeasured(
-                both_trained=jnp.stack([_trained(PROJECTED, case)] * 2)
+                both_trained=jnp.stack([_count_trained(PROJECTED, case)] * 2)
             ),
         ),
         Control(
@@ -497,7 +497,7 @@ DUALITY = Scenario[DualRegression, DualityTheory, DualityMeasured](
                 f"{name}_without_scale",
                 "adapters without a scale claimed for s",
                 f"scale_{name}",
-                predict=_scales_exchanged,
+                predict=_exchange_scales,
             )
             for name in ("linear", "adam", "roots")
         ),

@@ -95,7 +95,7 @@ def _require_fit(name: str, matrix: Float[Array, "m n"], modes: GradientModes) -
         checks.refuse(name, f"shape {matrix.shape}", f"{len(modes.values)} entries")
 
 
-def _slow(modes: GradientModes, tolerance: float | None) -> Bool[Array, "mn"]:
+def _slow_modes(modes: GradientModes, tolerance: float | None) -> Bool[Array, "mn"]:
     """Which eigenvalues count as l_1."""
     values = modes.values
     if tolerance is None:
@@ -121,7 +121,7 @@ def spectral_edges(modes: GradientModes, tolerance: float | None = None) -> Edge
     """
     values = modes.values
     # Where all values count as l_1 the largest is left, and l_2 = l_max.
-    others = jnp.where(_slow(modes, tolerance), values[-1], values)
+    others = jnp.where(_slow_modes(modes, tolerance), values[-1], values)
     return Edges(values[0], jnp.min(others), values[-1])
 
 
@@ -143,7 +143,7 @@ def slowest_part(
     """
     _require_fit("matrix", matrix, modes)
     coordinates = modes.vectors.T @ matrix.ravel()
-    slowest = jnp.where(_slow(modes, tolerance), coordinates, 0.0)
+    slowest = jnp.where(_slow_modes(modes, tolerance), coordinates, 0.0)
     return (modes.vectors @ slowest).reshape(matrix.shape)
 
 

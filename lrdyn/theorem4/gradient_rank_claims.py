@@ -134,7 +134,7 @@ def _spectra(size: int) -> np.ndarray:
     return np.stack([np.where(index == 0, 0.2, large), large, half])
 
 
-def _side(gaussian: Float[Array, "rows k"], order: list[int]) -> Array:
+def _make_side(gaussian: Float[Array, "rows k"], order: list[int]) -> Array:
     """Make B_i, or C_i, of every problem; single terms have the spectra in this order."""
     size = gaussian.shape[1]
     rows = np.stack([np.ones(size), np.arange(size) < max(size // 2, 1)])  # full and half rank
@@ -156,7 +156,7 @@ NEAR = 0.1
 an infinite bound says nothing."""
 
 
-def _near(modes: GradientModes, drawn: Float[Array, "m n"]) -> Float[Array, "m n"]:
+def _shrink_rest(modes: GradientModes, drawn: Float[Array, "m n"]) -> Float[Array, "m n"]:
     """Scale the part of a draw outside of the eigenspace of l_1 down to :data:`NEAR`."""
     part = gradient_rank.slowest_part(modes, drawn)
     rest = drawn - part
@@ -169,10 +169,10 @@ def make_recursion(key: Key[Array, ""], *, rows: int, cols: int, steps: int) -> 
     count, first = len(NAMES), NAMES.index("printed_fails")
     shapes = [(TERMS * m, m), (TERMS * n, n), (count * m, n), (count * TERMS * m, n)]
     for_rows, for_columns, drawn, noise = gaussians(key, shapes)
-    left, right = _side(for_rows, [0, 1, 2]), _side(for_columns, [0, 2, 1])
+    left, right = _make_side(for_rows, [0, 1, 2]), _make_side(for_columns, [0, 2, 1])
     modes = jax.vmap(gradient_rank.gradient_modes)(left, right)
     drawn = drawn.reshape(count, m, n)
-    near = jax.vmap(_near)(*jax.tree.map(lambda leaf: leaf[:first], (modes, drawn)))
+    near = jax.vmap(_shrink_rest)(*jax.tree.map(lambda leaf: leaf[:first], (modes, drawn)))
     # Gradients at the start of the counterexample and its mirror image, 0 elsewhere.
     examples = np.zeros((2, m, n))
     examples[:, :2, :2] = [[[-0.75, 0.5], [0.5, 0.75]], [[0.75, 0.5], [0.5, 0.75]]]
@@ -273,43 +273,45 @@ def measure_recursion(case: Recursion) -> RecursionMeasured:
 # Claims and controls -------------------------------------------------------------------------
 
 
-def _distinct(outcome: RecursionOutcome) -> np.ndarray:
+def _distinct_problems(outcome: RecursionOutcome) -> np.ndarray:
     """Problems whose eigenvalues that count as equal are so, up to their rounding."""
     # The operator on matrices has as many rows as they have entries.
     limit = tolerance("identity", outcome.dtype, size=int(np.prod(LARGEST_GRADIENT)) ** 2)
     return np.asarray(outcome.predicted.eigenvalue_spread <= limit)
 
 
-def _at_most(outcome: RecursionOutcome, bound: np.ndarray | Array, first: int = 0) -> AtMost:
+def _compare_with_bound(
+    outcome: RecursionOutcome, bound: np.ndarray | Array, first: int = 0
+) -> AtMost:
     """Stable ranks below a bound as far as rounding lets them be known, from a problem on.
 
     An excess over the bound counts in parts of it over the resolution. Where eigenvalues are too
     close nothing is claimed.
     """
     theory, run = outcome.predicted, outcome.measured
-    bound = np.where(_distinct(outcome)[:, None], np.asarray(bound), np.inf)[first:]
+    bound = np.where(_distinct_problems(outcome)[:, None], np.asarray(bound), np.inf)[first:]
     # An infinite bound holds on any scale.
     size = np.where(np.isfinite(bound), bound, 1.0)
     return AtMost(run.stable_rank[first:], bound, size / theory.resolution[first:])
 
 
-def _at_least(outcome: RecursionOutcome) -> AtLeast:
+def _compare_with_floor(outcome: RecursionOutcome) -> AtLeast:
     theory, ranks = outcome.predicted, outcome.measured.stable_rank
-    floor = np.where(_distinct(outcome)[:, None], theory.stable_rank_floor, 0.0)
+    floor = np.where(_distinct_problems(outcome)[:, None], theory.stable_rank_floor, 0.0)
     return AtLeast(ranks, floor, ranks / theory.resolution)
 
 
-def _close(outcome: RecursionOutcome) -> str:
-    return "" if np.any(_distinct(outcome)) else "close eigenvalues"
+def _close_eigenvalues(outcome: RecursionOutcome) -> str:
+    return "" if np.any(_distinct_problems(outcome)) else "close eigenvalues"
 
 
-def _bounded(outcome: RecursionOutcome) -> str:
+def _infinite_bound(outcome: RecursionOutcome) -> str:
     # Before the bracket is positive the bound says nothing: at the end it must.
     unknown = np.any(np.isinf(outcome.predicted.stable_rank_bound[:, -1]))
-    return "bound is infinite" if unknown else _close(outcome)
+    return "bound is infinite" if unknown else _close_eigenvalues(outcome)
 
 
-def _aligned(outcome: RecursionOutcome) -> bool:
+def _is_aligned(outcome: RecursionOutcome) -> bool:
     apart = outcome.predicted.misalignment[ALIGNED:]
     return bool(np.all(apart <= half_of_the_digits(outcome.dtype)))
 
@@ -319,7 +321,7 @@ def _step_in_range(case: Recursion) -> Array:
     return jnp.all((case.learning_rate > 0) & (case.learning_rate <= largest))
 
 
-def _symmetric(case: Recursion) -> Array:
+def _is_symmetric(case: Recursion) -> Array:
     """Whether B_i and C_i are symmetric up to rounding; the signs of eigenvalues do not matter."""
     sides = (case.left, case.right)
     apart = [jnp.max(jnp.abs(side - jnp.swapaxes(side, 2, 3))) for side in sides]
@@ -338,7 +340,7 @@ def _both_singular(key: Key[Array, ""], case: Recursion, amount: Array) -> Recur
     return jax.tree.map(lambda leaf: leaf.at[ALIGNED:].set(leaf[bad]), case)
 
 
-def _wrong(case: Recursion) -> RecursionTheory:
+def _wrong_formulas(case: Recursion) -> RecursionTheory:
     """Predict by a flow, by Lemma 3.3 as printed for all, by q^2t in the floor, by l_max in q."""
     eta, edges = case.learning_rate[:, None], case.edges
     right, last = _ratio(case, edges.second), jnp.abs(_ratio(case, edges.last))
@@ -390,28 +392,28 @@ GRADIENT_RANK = Scenario[Recursion, RecursionTheory, RecursionMeasured](
             "the bracket is positive, G_par the part of G_0 in the eigenspace of l_1 (not 0), D "
             "= G_0 - G_par, q = (1 - eta l_2)/(1 - eta l_1)",
             kind="bound",
-            form=lambda outcome: _at_most(outcome, outcome.predicted.stable_rank_bound),
+            form=lambda outcome: _compare_with_bound(outcome, outcome.predicted.stable_rank_bound),
             reads=lambda theory, run: (
                 run.stable_rank,
                 theory.stable_rank_bound,
                 theory.resolution,
                 theory.eigenvalue_spread,
             ),
-            undecided=_bounded,
+            undecided=_infinite_bound,
         ),
         Claim(
             "stable_rank_floor",
             "sr(G_t) >= ||G_par||_F^2 / (||G_par||_2 + q^t ||D||_F)^2, G_par the part of G_0 in "
             "the eigenspace of l_1, D = G_0 - G_par, q = (1 - eta l_2)/(1 - eta l_1)",
             kind="bound",
-            form=_at_least,
+            form=_compare_with_floor,
             reads=lambda theory, run: (
                 run.stable_rank,
                 theory.stable_rank_floor,
                 theory.resolution,
                 theory.eigenvalue_spread,
             ),
-            undecided=_close,
+            undecided=_close_eigenvalues,
         ),
         Claim(
             "lemma_3_3",
@@ -419,7 +421,7 @@ GRADIENT_RANK = Scenario[Recursion, RecursionTheory, RecursionMeasured](
             "C nonsingular), sr(G_t) <= sr(G_par) + q^2t ||D||_F^2 / ||G_par||_2^2, D = G_0 - "
             "G_par, q = (1 - eta l_2)/(1 - eta l_1)",
             kind="bound",
-            form=lambda outcome: _at_most(outcome, outcome.predicted.lemma_3_3, ALIGNED),
+            form=lambda outcome: _compare_with_bound(outcome, outcome.predicted.lemma_3_3, ALIGNED),
             reads=lambda theory, run: (
                 run.stable_rank,
                 theory.lemma_3_3,
@@ -427,8 +429,8 @@ GRADIENT_RANK = Scenario[Recursion, RecursionTheory, RecursionMeasured](
                 theory.misalignment,
                 theory.eigenvalue_spread,
             ),
-            applies=_aligned,
-            undecided=_close,
+            applies=_is_aligned,
+            undecided=_close_eigenvalues,
         ),
     ),
     controls=(
@@ -436,7 +438,7 @@ GRADIENT_RANK = Scenario[Recursion, RecursionTheory, RecursionMeasured](
             "gradient_flow",
             "exp(-eta l t) in place of (1 - eta l)^t",
             "gradient_path",
-            predict=_wrong,
+            predict=_wrong_formulas,
         ),
         Control("ascent", "W <- W - eta G / 10", "gradient_path", measure=_ascent),
         Control("bound_of_ascent", "W <- W - eta G / 10", "stable_rank_bound", measure=_ascent),
@@ -446,7 +448,7 @@ GRADIENT_RANK = Scenario[Recursion, RecursionTheory, RecursionMeasured](
             "printed_in_general",
             "Lemma 3.3 as printed, for B = C = diag(1, 0) too",
             "stable_rank_bound",
-            predict=_wrong,
+            predict=_wrong_formulas,
             drops="the top singular pair of G_par lies in the eigenspace of l_1",
         ),
         Control(
@@ -462,7 +464,7 @@ GRADIENT_RANK = Scenario[Recursion, RecursionTheory, RecursionMeasured](
             "squared_ratio",
             "the lower bound with q^2t in place of q^t",
             "stable_rank_floor",
-            predict=_wrong,
+            predict=_wrong_formulas,
         ),
         Control(
             "both_singular",
@@ -471,9 +473,11 @@ GRADIENT_RANK = Scenario[Recursion, RecursionTheory, RecursionMeasured](
             case=_both_singular,
             breaks="applies",
         ),
-        Control("last_eigenvalue", "q with l_max in place of l_2", "lemma_3_3", predict=_wrong),
+        Control(
+            "last_eigenvalue", "q with l_max in place of l_2", "lemma_3_3", predict=_wrong_formulas
+        ),
     ),
-    hypotheses={"symmetric": _symmetric, "step_in_range": _step_in_range},
+    hypotheses={"symmetric": _is_symmetric, "step_in_range": _step_in_range},
     narrow=_narrow,
     steps="steps",
     sides="G_par, q and eigenvalues against singular values of the gradients",

@@ -105,7 +105,7 @@ def _without_factor(case: LayerShape) -> MemoryHeld:
     return MemoryHeld(formulas.weights_held - less, formulas.state_held - less)
 
 
-def _first(settings: dict) -> dict:
+def _first_shapes(settings: dict) -> dict:
     """The first value of each flag that decides a shape."""
     return settings | {name: settings[name][:1] for name in ("rows", "cols", "rank")}
 
@@ -158,7 +158,7 @@ MEMORY = Scenario[LayerShape, MemoryHeld, MemoryHeld](
             measure=lambda case: measure_memory(case, optax.trace(0.9)),
         ),
     ),
-    narrow=_first,
+    narrow=_first_shapes,
     traced=False,
     sides="formulas in m, n, r against arrays counted",
     at={"rows": 8, "cols": 12, "rank": 2},

@@ -15,7 +15,9 @@ PRUNED = 0.999
 """Share of the state that ReLoRA's reset by pruning sets to zero."""
 
 
-def pruned(key: Key[Array, ""], *, count: bool = False, share: float = PRUNED) -> StatePolicy:
+def prune_moments(
+    key: Key[Array, ""], *, count: bool = False, share: float = PRUNED
+) -> StatePolicy:
     """ReLoRA's reset as it is implemented: a random share of all moments is set to zero.
 
     The count of steps goes on unless it is reset too.
@@ -45,7 +47,7 @@ UNMERGED = RELORA_FROZEN._replace(
 """A is set to zero at a refresh and B A not added to W: the function jumps."""
 
 
-def no_factors(rank: int, side: Side) -> Choice:
+def choose_zero_maps(rank: int, side: Side) -> Choice:
     """Choose maps that are zero, so that both factors of ReLoRA start there."""
     return lambda key, gradients: jax.tree.map(
         jnp.zeros_like, choose_projectors(gradients, rank, side)

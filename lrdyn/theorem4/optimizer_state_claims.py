@@ -46,7 +46,7 @@ def _select(number: Int[Array, ""], choices: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *arrays: jax.lax.select_n(number, *arrays), *choices)
 
 
-def one_policy(number: Int[Array, ""]) -> StatePolicy:
+def select_policy(number: Int[Array, ""]) -> StatePolicy:
     """Make the policy of a traced number: one program serves all policies."""
     number = number.astype(jnp.int32)
 
@@ -56,7 +56,7 @@ def one_policy(number: Int[Array, ""]) -> StatePolicy:
     return policy
 
 
-def other_signs(maps: PyTree) -> PyTree:
+def flip_signs(maps: PyTree) -> PyTree:
     """Another rule for the signs of singular vectors: the first entry of each is positive."""
 
     def flip(basis: Array):
@@ -65,7 +65,7 @@ def other_signs(maps: PyTree) -> PyTree:
     return jax.tree.map(flip, maps)
 
 
-def lanes(
+def run_policies(
     case: LowRankRun, method: Method, params_and_data: Any = None, flipped: Any = False
 ) -> RunRecord:
     """Run a method with each policy.
@@ -80,17 +80,17 @@ def lanes(
     def choose(key: Any, gradients: PyTree):
         # Only the rule for signs differs, so that both runs have the same subspaces.
         maps = choose_projectors(gradients, case.rank, case.side)
-        return jax.tree.map(lambda a, b: jnp.where(flipped, a, b), other_signs(maps), maps)
+        return jax.tree.map(lambda a, b: jnp.where(flipped, a, b), flip_signs(maps), maps)
 
     def run(number: Array):
-        policy = one_policy(number)
+        policy = select_policy(number)
         return problems.train(case, method, params_and_data, state=policy, choose=choose)
 
-    return jax.vmap(run)(numbers())
+    return jax.vmap(run)(policy_numbers())
 
 
-def numbers() -> Int[Array, "policy"]:
-    """The number of each policy, for :func:`one_policy`."""
+def policy_numbers() -> Int[Array, "policy"]:
+    """The number of each policy, for :func:`select_policy`."""
     return jnp.arange(len(NAMES), dtype=jnp.int32)
 
 
@@ -105,7 +105,7 @@ class Lifted(NamedTuple):
     maps: PyTree
 
 
-def through(first: PyTree, then: PyTree, matrices: PyTree) -> PyTree:
+def project_through(first: PyTree, then: PyTree, matrices: PyTree) -> PyTree:
     """S_then^T S_first X: if both are one map S, the projection onto its subspace."""
     zeros = jax.tree.map(jnp.zeros_like, matrices)
     return lift_onto(zeros, then, project(first, matrices))
@@ -125,16 +125,17 @@ def lifted_momentum(case: LowRankRun, number: Int[Array, ""]) -> Float[Array, "t
     def refresh(old: Lifted) -> Lifted:
         maps = choose_projectors(gradient(old.weights), case.rank, case.side)
         moments = [
-            through(old.maps, maps, old.momentum),  # the coordinates stay, the directions turn
+            # The coordinates stay, the directions turn.
+            project_through(old.maps, maps, old.momentum),
             # A bias has no coordinates, and nothing of its own begins anew.
             over_maps(lambda S, M: M if isinstance(S, Identity) else 0 * M, maps, old.momentum),
-            through(maps, maps, old.momentum),
+            project_through(maps, maps, old.momentum),
         ]
         return Lifted(old.weights, _select(number, moments), maps)
 
     def step(t: Array, state: Lifted) -> Lifted:
         state = jax.lax.cond(t % case.period == 0, refresh, lambda same: same, state)
-        projected = through(state.maps, state.maps, gradient(state.weights))
+        projected = project_through(state.maps, state.maps, gradient(state.weights))
         momentum = jax.tree.map(lambda M, g: MOMENTUM * M + g, state.momentum, projected)
         weights = jax.tree.map(lambda W, M: W - case.learning_rate * M, state.weights, momentum)
         return Lifted(weights, momentum, state.maps)
@@ -142,8 +143,8 @@ def lifted_momentum(case: LowRankRun, number: Int[Array, ""]) -> Float[Array, "t
     # Placeholders: step 0 is a refresh, and the momentum before it is 0.
     maps = choose_projectors(gradient(case.params), case.rank, case.side)
     start = Lifted(case.params, jax.tree.map(jnp.zeros_like, case.params), maps)
-    times = problems.times(case)
-    return iterate(step, start, times, lambda state: problems.flat(state.weights))[1]
+    times = problems.record_times(case)
+    return iterate(step, start, times, lambda state: problems.ravel(state.weights))[1]
 
 
 # Theory and measurement --------------------------------------------------------------------------
@@ -198,18 +199,21 @@ class PoliciesMeasured(NamedTuple):
 def galore(case: LowRankRun) -> PoliciesTheory:
     """Run GaLore with each policy, and look at its paths and its refreshes."""
     runs, condition = with_condition(
-        lambda both: lanes(case, GALORE, both).records,
+        lambda both: run_policies(case, GALORE, both).records,
         (case.params, case.data),
         roundings=problems.roundings_of(case),
     )
-    paths, refreshed = _recorded(case, runs), jax.vmap(partial(problems.refreshed, case))(runs)
+    paths, refreshed = (
+        _select_recorded(case, runs),
+        jax.vmap(partial(problems.examine_refreshes, case))(runs),
+    )
     losses = jax.vmap(partial(problems.losses, case))(paths)
     return PoliciesTheory(
         weights=paths,
         training_loss=losses,
-        trained=jnp.full_like(numbers(), problems.factor_entries(case)),
-        galore_diverges_at=jax.vmap(partial(problems.diverges, case))(losses),
-        moved=problems.moved(paths),
+        trained=jnp.full_like(policy_numbers(), problems.factor_entries(case)),
+        galore_diverges_at=jax.vmap(partial(problems.divergence_step, case))(losses),
+        moved=problems.relative_change(paths),
         singular_gap=refreshed.gaps,
         rank_margin=refreshed.least,
         condition=condition,
@@ -218,8 +222,8 @@ def galore(case: LowRankRun) -> PoliciesTheory:
 
 def relora(case: LowRankRun, method: Method = RELORA_FROZEN) -> PoliciesMeasured:
     """Run ReLoRA with a frozen factor, or another method, with each policy."""
-    runs = lanes(case, method)
-    paths = _recorded(case, runs.records)
+    runs = run_policies(case, method)
+    paths = _select_recorded(case, runs.records)
     return PoliciesMeasured(
         weights=paths,
         training_loss=jax.vmap(partial(problems.losses, case))(paths),
@@ -228,33 +232,35 @@ def relora(case: LowRankRun, method: Method = RELORA_FROZEN) -> PoliciesMeasured
     )
 
 
-def _recorded(case: LowRankRun, runs: Float[Array, "policy times entries"]) -> Array:
+def _select_recorded(case: LowRankRun, runs: Float[Array, "policy times entries"]) -> Array:
     """The records without those of refreshes between the recorded steps."""
-    return runs[:, problems.at(case, case.steps)]
+    return runs[:, problems.time_indices(case, case.steps)]
 
 
 def predict_policies(case: LowRankRun) -> PoliciesTheory:
     """GaLore with each policy, and the recursion without coordinates."""
     theory = galore(case)
-    return theory._replace(policy_weights=theory.weights, lifted=_lifted(case))
+    return theory._replace(policy_weights=theory.weights, lifted=_lifted_paths(case))
 
 
-def _lifted(case: LowRankRun) -> Float[Array, "policy step entry"]:
+def _lifted_paths(case: LowRankRun) -> Float[Array, "policy step entry"]:
     """The recursion without coordinates, for each policy."""
-    return _recorded(case, jax.vmap(lambda number: lifted_momentum(case, number))(numbers()))
+    return _select_recorded(
+        case, jax.vmap(lambda number: lifted_momentum(case, number))(policy_numbers())
+    )
 
 
-def _two_rules(case: LowRankRun) -> tuple[Array, Array, Array]:
+def _run_both_rules(case: LowRankRun) -> tuple[Array, Array, Array]:
     """ReLoRA with each policy and either rule for the signs, and the number of its entries."""
     rules = jnp.array([False, True])
-    runs = jax.vmap(lambda flipped: lanes(case, RELORA_FROZEN, flipped=flipped))(rules)
-    plain, flipped = jax.vmap(partial(_recorded, case))(runs.records)
+    runs = jax.vmap(lambda flipped: run_policies(case, RELORA_FROZEN, flipped=flipped))(rules)
+    plain, flipped = jax.vmap(partial(_select_recorded, case))(runs.records)
     return plain, flipped, runs.trained[0]
 
 
 def measure_policies(case: LowRankRun) -> PoliciesMeasured:
     """ReLoRA with each policy, and how far apart the rules for the signs are."""
-    plain, flipped, trained = _two_rules(case)
+    plain, flipped, trained = _run_both_rules(case)
     return PoliciesMeasured(
         policy_weights=plain,
         lifted=plain,
@@ -270,7 +276,7 @@ def measure_policies(case: LowRankRun) -> PoliciesMeasured:
 
 def _other_runs(case: LowRankRun) -> PoliciesMeasured:
     """Each policy under the name of another, and signs with a kept state."""
-    plain, flipped, _ = _two_rules(case)
+    plain, flipped, _ = _run_both_rules(case)
     keep = jnp.full_like(SIGN_FREE, KEEP)
     return PoliciesMeasured(
         policy_weights=jnp.roll(plain, 1, axis=0),
@@ -282,11 +288,11 @@ def _other_runs(case: LowRankRun) -> PoliciesMeasured:
 def _other_formulas(case: LowRankRun) -> PoliciesTheory:
     """Momentum that is lifted with each policy under the name of another, as both predictions."""
     # Each policy has another one for a prediction.
-    wrong = jnp.roll(_lifted(case), 1, axis=0)
+    wrong = jnp.roll(_lifted_paths(case), 1, axis=0)
     return PoliciesTheory(policy_weights=wrong, lifted=wrong)
 
 
-def _momentum(settings: dict[str, Any]) -> dict[str, Any]:
+def _momentum_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings with momentum alone, the first problem and the last side; all policies are run."""
     optimizers = tuple(name for name in settings["optimizer"] if name == "momentum")
     first = {name: settings[name][:1] for name in ("state", "problem")}
@@ -305,7 +311,7 @@ OPTIMIZER_STATE = Scenario[LowRankRun, PoliciesTheory, PoliciesMeasured](
             "policy_weights",
             "GaLore and ReLoRA with a frozen factor have the same weights at every step, whether "
             "both keep, reset or transport the optimiser's state at a refresh",
-            reads=lambda theory, run: problems.watched(theory),
+            reads=lambda theory, run: problems.watched_fields(theory),
             undecided=problems.undecided,
             condition=lambda theory: theory.condition,
         ),
@@ -315,7 +321,7 @@ OPTIMIZER_STATE = Scenario[LowRankRun, PoliciesTheory, PoliciesMeasured](
             "with momentum GaLore and ReLoRA with a frozen factor take the path W <- W - eta M, "
             "M <- mu M + P P^T G, where a refresh turns M into P_new P_old^T M (keep), 0 (reset) "
             "or P_new P_new^T M (transport)",
-            reads=lambda theory, run: problems.watched(theory),
+            reads=lambda theory, run: problems.watched_fields(theory),
             undecided=problems.undecided,
             condition=lambda theory: theory.condition,
             sides="a momentum of the size of W, projected, against one in coordinates",
@@ -332,7 +338,7 @@ OPTIMIZER_STATE = Scenario[LowRankRun, PoliciesTheory, PoliciesMeasured](
                 scale=1.0,
                 alternative=outcome.measured.kept_signs,
             ),
-            reads=lambda theory, run: (run.signs, run.kept_signs, *problems.watched(theory)),
+            reads=lambda theory, run: (run.signs, run.kept_signs, *problems.watched_fields(theory)),
             undecided=problems.undecided,
             condition=lambda theory: theory.condition,
             sides="runs with two rules for the signs of singular vectors",
@@ -368,19 +374,19 @@ OPTIMIZER_STATE = Scenario[LowRankRun, PoliciesTheory, PoliciesMeasured](
             "galore_of_all_policies",
             "GaLore in the place of ReLoRA",
             "policy_trained",
-            measure=lambda case: PoliciesMeasured(trained=lanes(case, GALORE).trained),
+            measure=lambda case: PoliciesMeasured(trained=run_policies(case, GALORE).trained),
         ),
         Control(
             "whole_matrices_of_all_policies",
             "all entries of W claimed to be trained",
             "policy_trained",
             predict=lambda case: PoliciesTheory(
-                trained=jnp.full_like(numbers(), problems.flat(case.params).size)
+                trained=jnp.full_like(policy_numbers(), problems.ravel(case.params).size)
             ),
         ),
     ),
     hypotheses={"full_rank_gradient": problems.full_rank_gradient},
-    narrow=_momentum,
+    narrow=_momentum_settings,
     steps="steps",
     diverges=lambda theory: theory.galore_diverges_at,
     sides="GaLore against ReLoRA, all three policies",

@@ -60,33 +60,33 @@ TOKENS = 4
 """Tokens of an example of the transformer."""
 
 
-def _linear(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
+def _draw_regression(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
     """W (m x n) and 2n examples: the second moments of X are near the identity."""
     count = 2 * cols
     weights, inputs, outputs = gaussians(key, [(rows, cols), (cols, count), (rows, count)])
     return weights / np.sqrt(cols), (inputs / np.sqrt(count), outputs / np.sqrt(count))
 
 
-def _unscaled(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
+def _draw_unscaled(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
     """W and examples with entries of size 1, for losses that are means over examples."""
-    weights, data = _linear(key, rows, cols)
+    weights, data = _draw_regression(key, rows, cols)
     inputs, outputs = (np.sqrt(2 * cols) * array for array in data)
     return weights, (inputs, outputs)
 
 
-def _classes(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
+def _draw_classes(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
     """As many classes as rows, drawn at random."""
-    weights, (inputs, outputs) = _unscaled(key, rows, cols)
+    weights, (inputs, outputs) = _draw_unscaled(key, rows, cols)
     return weights, (inputs, jax.nn.one_hot(outputs.argmax(0), rows, axis=0, dtype=inputs.dtype))
 
 
-def _perceptron(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
+def _draw_perceptron(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
     """Draw a network with n inputs, m hidden units and m outputs."""
     network_key, data_key = jax.random.split(key)
-    return mlp(network_key, (cols, rows, rows)), _unscaled(data_key, rows, cols)[1]
+    return mlp(network_key, (cols, rows, rows)), _draw_unscaled(data_key, rows, cols)[1]
 
 
-def _transformer(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
+def _draw_transformer(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Data]:
     """Draw a transformer of width m on tokens of n features."""
     network_key, data_key = jax.random.split(key)
     network = transformer(network_key, features=cols, width=rows, hidden=2 * rows, outputs=rows)
@@ -96,10 +96,10 @@ def _transformer(key: Key[Array, ""], rows: int, cols: int) -> tuple[PyTree, Dat
 
 
 DRAW = {
-    "regression": _linear,
-    "logistic": _classes,
-    "mlp": _perceptron,
-    "transformer": _transformer,
+    "regression": _draw_regression,
+    "logistic": _draw_classes,
+    "mlp": _draw_perceptron,
+    "transformer": _draw_transformer,
 }
 LOSS = {
     "regression": linear_loss,
@@ -115,7 +115,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 """Name -> optimiser of a step size; all of them look at gradients only."""
 
 
-def with_gap(
+def outputs_with_gap(
     outputs: Float[Array, "m examples"],
     products: Float[Array, "m examples"],
     inputs: Float[Array, "n examples"],
@@ -191,7 +191,7 @@ def make_run(
     params, data = DRAW[problem](key, rows, cols)
     if problem == "regression":
         inputs, outputs = data
-        data = inputs, with_gap(outputs, params @ inputs, inputs, rank, gradient_gap)
+        data = inputs, outputs_with_gap(outputs, params @ inputs, inputs, rank, gradient_gap)
     return LowRankRun(
         params=params,
         data=data,
@@ -206,25 +206,25 @@ def make_run(
     )
 
 
-def refreshes(case: Refreshed) -> np.ndarray:
+def refresh_steps(case: Refreshed) -> np.ndarray:
     """Steps at which projectors are chosen."""
     return np.arange(0, case.steps[-1], case.period)
 
 
-def times(case: Refreshed) -> np.ndarray:
+def record_times(case: Refreshed) -> np.ndarray:
     """Recorded steps, and the refreshes."""
-    return np.union1d(case.steps, refreshes(case))
+    return np.union1d(case.steps, refresh_steps(case))
 
 
-def at(case: Refreshed, wanted: Any) -> np.ndarray:
+def time_indices(case: Refreshed, wanted: Any) -> np.ndarray:
     """Places of steps among the times.
 
     Indices are int32 throughout: two threads, one of them in float64, can share a trace of int64.
     """
-    return np.searchsorted(times(case), wanted).astype(np.int32)
+    return np.searchsorted(record_times(case), wanted).astype(np.int32)
 
 
-def flat(params: PyTree) -> Float[Array, "entries"]:
+def ravel(params: PyTree) -> Float[Array, "entries"]:
     """All parameters in one vector."""
     return ravel_pytree(params)[0]
 
@@ -257,47 +257,49 @@ def train(
         # For all methods alike: P as published for GaLore.
         "choose": lambda key, G: choose_projectors(G, rank, side),
         "period": case.period,
-        "steps": times(case),
+        "steps": record_times(case),
         "state": case.state,
-        "record": flat,
+        "record": ravel,
     } | how
     rule = OPTIMIZERS[case.optimizer](case.learning_rate)
     run = low_rank_descent(
         method, lambda weights: case.loss(weights, data), params, rule, **settings
     )
-    return RunRecord(run.records, run.diverged_at, _trained(method, params, settings["choose"]))
+    return RunRecord(
+        run.records, run.diverged_at, _count_trained(method, params, settings["choose"])
+    )
 
 
-def _trained(method: Method, params: PyTree, choose: Choice) -> Int[Array, ""]:
+def _count_trained(method: Method, params: PyTree, choose: Choice) -> Int[Array, ""]:
     """Count the entries in which a method differentiates, by the shapes at its start."""
 
-    def leaves(W: PyTree) -> PyTree:
+    def trained_leaves(W: PyTree) -> PyTree:
         return begin(method, optax.identity(), W, choose(None, W)).split.trained
 
-    shapes = jax.tree.leaves(jax.eval_shape(leaves, params))
+    shapes = jax.tree.leaves(jax.eval_shape(trained_leaves, params))
     return jnp.asarray(sum(leaf.size for leaf in shapes), jnp.int32)
 
 
 def factor_entries(case: LowRankRun) -> Int[Array, ""]:
     """Numbers that ReLoRA with a frozen factor trains: r n (or m r) for each m x n, and biases."""
 
-    def trained(leaf: Array) -> int:
+    def count(leaf: Array) -> int:
         if leaf.ndim != 2:
             return leaf.size
         m, n = leaf.shape
         return min(case.rank, m, n) * (n if case.side == "left" else m)
 
-    return jnp.asarray(sum(map(trained, jax.tree.leaves(case.params))), jnp.int32)
+    return jnp.asarray(sum(map(count, jax.tree.leaves(case.params))), jnp.int32)
 
 
-def unflat(case: LowRankRun) -> Callable[[Array], PyTree]:
-    """Function that makes the parameters of a case from a vector: the inverse of :func:`flat`."""
+def unravel(case: LowRankRun) -> Callable[[Array], PyTree]:
+    """Function that makes the parameters of a case from a vector: the inverse of :func:`ravel`."""
     return ravel_pytree(case.params)[1]
 
 
 def losses(case: LowRankRun, records: Float[Array, "times entries"]) -> Float[Array, "times"]:
     """Loss of the parameters in each record, on the data of the case."""
-    return jax.vmap(lambda vector: case.loss(unflat(case)(vector), case.data))(records)
+    return jax.vmap(lambda vector: case.loss(unravel(case)(vector), case.data))(records)
 
 
 def first_matrix(params: PyTree) -> Float[Array, "m n"]:
@@ -313,7 +315,7 @@ def roundings_of(case: Recorded) -> float:
 # What is looked at in a run --------------------------------------------------------------------
 
 
-def lost_at(
+def first_lost_step(
     losses: Float[Array, "times"], limit: Float[Array, ""], steps: np.ndarray
 ) -> Int[Array, ""]:
     """First of the steps at which the loss is no number, or past its limit; -1 if there is none."""
@@ -322,16 +324,16 @@ def lost_at(
     return jnp.where(jnp.any(beyond), first, -1)
 
 
-def diverges(case: LowRankRun, losses: Float[Array, "times"]) -> Int[Array, ""]:
+def divergence_step(case: LowRankRun, losses: Float[Array, "times"]) -> Int[Array, ""]:
     """First recorded step at which a case has diverged, from its losses; -1 if it has not."""
     start = case.loss(case.params, case.data)
     # Half of the digits: where weights explode further, the next step may hang on a pre-activation
     # of size 1 that is a difference of terms of size 1e5. Twins show less than its rounding does.
     limit = divergence_limit(start) * half_of_the_digits(start.dtype)
-    return lost_at(losses, limit, np.asarray(case.steps))
+    return first_lost_step(losses, limit, np.asarray(case.steps))
 
 
-def moved(records: Float[Array, "*lanes times entries"]) -> Float[Array, ""]:
+def relative_change(records: Float[Array, "*lanes times entries"]) -> Float[Array, ""]:
     """Largest change of a parameter since the start, over the largest one; least over all lanes."""
     way = jnp.max(jnp.abs(records - records[..., :1, :]), axis=(-2, -1))
     return jnp.min(way / jnp.max(jnp.abs(records), axis=(-2, -1)))
@@ -358,10 +360,10 @@ class Refreshes(NamedTuple):
     """P of the first matrix."""
 
 
-def refreshed(case: LowRankRun, records: Float[Array, "times entries"]) -> Refreshes:
+def examine_refreshes(case: LowRankRun, records: Float[Array, "times entries"]) -> Refreshes:
     """Look at the gradients of a recorded run once more."""
 
-    def of_matrix(G: Array):
+    def examine_matrix(G: Array):
         left, values, right = linalg.svd(G)
         rank = min(case.rank, len(values))
         # With r = min(m, n) the r-th value has no neighbour: its gap is that to 0.
@@ -371,13 +373,15 @@ def refreshed(case: LowRankRun, records: Float[Array, "times entries"]) -> Refre
         least = values[rank - 1] / jnp.where(largest == 0, 1.0, largest)
         return gap, least, largest, vectors[:, :rank]
 
-    def of_record(vector: Array):
-        gradients = jax.grad(case.loss)(unflat(case)(vector), case.data)
+    def examine_record(vector: Array):
+        gradients = jax.grad(case.loss)(unravel(case)(vector), case.data)
         matrices = [G for G in jax.tree.leaves(gradients) if G.ndim == 2]
-        gaps, least, largest, bases = zip(*map(of_matrix, matrices), strict=True)
+        gaps, least, largest, bases = zip(*map(examine_matrix, matrices), strict=True)
         return jnp.stack(gaps), jnp.stack(least), jnp.stack(largest), bases[0]
 
-    gaps, least, largest, bases = jax.lax.map(of_record, records[at(case, refreshes(case))])
+    gaps, least, largest, bases = jax.lax.map(
+        examine_record, records[time_indices(case, refresh_steps(case))]
+    )
     return Refreshes(gaps / jnp.max(largest, axis=0, keepdims=True), least, bases)
 
 
@@ -397,7 +401,7 @@ class Watched(Protocol):
 
     @property
     def moved(self) -> Array:
-        """How far the run moves, see :func:`moved`."""
+        """How far the run moves, see :func:`relative_change`."""
         ...
 
     @property
@@ -409,7 +413,7 @@ class Watched(Protocol):
 T = TypeVar("T", bound=Watched)
 
 
-def watched(theory: Any) -> tuple[Any, ...]:
+def watched_fields(theory: Any) -> tuple[Any, ...]:
     """The fields that :func:`undecided` reads of a :class:`Watched`, or their names."""
     return theory.singular_gap, theory.rank_margin, theory.moved, theory.condition
 
@@ -418,7 +422,7 @@ LOW_RANK = "gradients of rank below r"
 """Why nothing is shown where a run has all but arrived: rounding chooses the rest of P."""
 
 
-def low_rank(outcome: Outcome[T, M]) -> str:
+def low_rank_reason(outcome: Outcome[T, M]) -> str:
     """:data:`LOW_RANK` where theory's run has such a gradient at a refresh; empty elsewhere."""
     low = np.any(outcome.predicted.rank_margin <= half_of_the_digits(outcome.dtype))
     return LOW_RANK if low else ""
@@ -432,7 +436,7 @@ def undecided(outcome: Outcome[T, M]) -> str:
     moves by no more than 10 tolerances would agree with one that stays.
     """
     theory = outcome.predicted
-    if low := low_rank(outcome):
+    if low := low_rank_reason(outcome):
         return low
     if not np.min(theory.singular_gap) >= half_of_the_digits(outcome.dtype):
         return "tied singular values"
@@ -466,30 +470,30 @@ def trained_claim(
     )
 
 
-def moves(
+def refresh_changes(
     case: LowRankRun, records: Float[Array, "times entries"]
 ) -> Float[Array, "refreshes m n"]:
     """Change of the first matrix between each refresh and the next, or the end."""
-    ends = np.append(refreshes(case)[1:], case.steps[-1])
+    ends = np.append(refresh_steps(case)[1:], case.steps[-1])
     # Merged weights, not A: at a refresh A begins anew, and W goes on.
-    matrices = jax.vmap(lambda vector: first_matrix(unflat(case)(vector)))(records)
-    return matrices[at(case, ends)] - matrices[at(case, refreshes(case))]
+    matrices = jax.vmap(lambda vector: first_matrix(unravel(case)(vector)))(records)
+    return matrices[time_indices(case, ends)] - matrices[time_indices(case, refresh_steps(case))]
 
 
-def deficient(case: LowRankRun) -> int:
+def deficient_refreshes(case: LowRankRun) -> int:
     """K_max: refreshes after which r K < min(m, n) still holds; at least 1."""
     # A sum of full rank would show nothing: there must be a singular value to be 0.
     room = (min(first_matrix(case.params).shape) - 1) // case.rank
-    return int(np.clip(room, 1, len(refreshes(case))))
+    return int(np.clip(room, 1, len(refresh_steps(case))))
 
 
 def sum_values(
     case: LowRankRun, records: Float[Array, "times entries"]
 ) -> Float[Array, "refreshes index"]:
     """Singular values of W(t) - W(0), the first matrix, after K = 1, ..., K_max refreshes."""
-    ends = np.append(refreshes(case)[1:], case.steps[-1])[: deficient(case)]
-    moved = records[at(case, ends)] - records[:1]
-    return jax.lax.map(lambda vector: linalg.svdvals(first_matrix(unflat(case)(vector))), moved)
+    ends = np.append(refresh_steps(case)[1:], case.steps[-1])[: deficient_refreshes(case)]
+    moved = records[time_indices(case, ends)] - records[:1]
+    return jax.lax.map(lambda vector: linalg.svdvals(first_matrix(unravel(case)(vector))), moved)
 
 
 def sum_rounding(
@@ -499,7 +503,7 @@ def sum_rounding(
 
     W(t) - W(0) is rounded like W, however small it is.
     """
-    largest = jax.vmap(lambda vector: jnp.max(jnp.abs(first_matrix(unflat(case)(vector)))))
+    largest = jax.vmap(lambda vector: jnp.max(jnp.abs(first_matrix(unravel(case)(vector)))))
     return jnp.maximum(1.0, jnp.max(largest(records)) / jnp.min(values[:, 0]))
 
 
@@ -512,15 +516,15 @@ def sum_spread(case: LowRankRun, values: Float[Array, "refreshes k"]) -> Float[A
 
 def sum_ranks(case: LowRankRun) -> Int[Array, "refreshes"]:
     """Predicted ranks r K, K = 1, ..., K_max."""
-    return jnp.asarray(case.rank * np.arange(1, 1 + deficient(case), dtype=np.int32))
+    return jnp.asarray(case.rank * np.arange(1, 1 + deficient_refreshes(case), dtype=np.int32))
 
 
 def independence(
     case: LowRankRun, bases: Float[Array, "refresh length rank"]
 ) -> Float[Array, "refreshes"]:
     """Smallest singular value of [P_1 ... P_K] for each K; 0 if the subspaces meet."""
-    chosen = jnp.concatenate(list(bases[: deficient(case)]), axis=1)
-    count = case.rank * np.arange(1, 1 + deficient(case), dtype=np.int32)
+    chosen = jnp.concatenate(list(bases[: deficient_refreshes(case)]), axis=1)
+    count = case.rank * np.arange(1, 1 + deficient_refreshes(case), dtype=np.int32)
     # The columns to come are put to zero, and their zeros left out.
     present = jnp.asarray(np.arange(chosen.shape[1]) < count[:, None], chosen.dtype)
     values = jax.lax.map(lambda ours: linalg.svdvals(chosen * ours[None, :]), present)

@@ -19,7 +19,7 @@ from lrdyn.adapters.algorithm_1 import Method
 from lrdyn.adapters.methods import GALORE, RELORA, RELORA_FROZEN
 from lrdyn.core.condition import with_condition
 from lrdyn.theorem4 import problems
-from lrdyn.theorem4.mistakes import STALE, UNMERGED, no_factors, pruned
+from lrdyn.theorem4.mistakes import STALE, UNMERGED, choose_zero_maps, prune_moments
 from lrdyn.theorem4.optimizer_state_claims import OPTIMIZER_STATE, galore, relora
 from lrdyn.theorem4.problems import LowRankRun, trained_claim
 from lrdyn.verification.stating.claims import CLEARLY, tolerance
@@ -91,15 +91,15 @@ def predict_trajectory(case: LowRankRun) -> TrajectoryTheory:
         (case.params, case.data),
         roundings=problems.roundings_of(case),
     )
-    refreshed, recorded = problems.refreshed(case, records), _recorded(case, records)
+    refreshed, recorded = problems.examine_refreshes(case, records), _select_recorded(case, records)
     losses, values = problems.losses(case, recorded), problems.sum_values(case, records)
     return TrajectoryTheory(
         weights=recorded,
         training_loss=losses,
         trained=problems.factor_entries(case),
         condition=condition,
-        galore_diverges_at=problems.diverges(case, losses),
-        moved=problems.moved(recorded),
+        galore_diverges_at=problems.divergence_step(case, losses),
+        moved=problems.relative_change(recorded),
         singular_gap=refreshed.gaps,
         rank_margin=refreshed.least,
         top_directions=refreshed.bases,
@@ -110,9 +110,9 @@ def predict_trajectory(case: LowRankRun) -> TrajectoryTheory:
     )
 
 
-def _recorded(case: LowRankRun, records: Float[Array, "times entries"]) -> Array:
+def _select_recorded(case: LowRankRun, records: Float[Array, "times entries"]) -> Array:
     """The records without those of refreshes between the recorded steps."""
-    return records[problems.at(case, case.steps)]
+    return records[problems.time_indices(case, case.steps)]
 
 
 def measure_trajectory(
@@ -120,12 +120,12 @@ def measure_trajectory(
 ) -> TrajectoryMeasured:
     """Run ReLoRA with a frozen factor; controls run another method, or with other arguments."""
     run = problems.train(case, method, **how)
-    recorded = _recorded(case, run.records)
+    recorded = _select_recorded(case, run.records)
     return TrajectoryMeasured(
         weights=recorded,
         training_loss=problems.losses(case, recorded),
         trained=run.trained,
-        moves=problems.moves(case, run.records),
+        moves=problems.refresh_changes(case, run.records),
         sum_values=problems.sum_values(case, run.records),
         diverged_at=run.diverged_at,
         step=jnp.asarray(case.steps),
@@ -169,7 +169,7 @@ T = TypeVar("T", bound=GalorePaths)
 M = TypeVar("M", bound=Paths)
 
 
-def _same_path(prefix: str = "", more: str = "") -> tuple[Claim[T, M], ...]:
+def _path_claims(prefix: str = "", more: str = "") -> tuple[Claim[T, M], ...]:
     """Claims that GaLore and ReLoRA take one path, for scenarios whose sides have these fields.
 
     Args:
@@ -182,7 +182,7 @@ def _same_path(prefix: str = "", more: str = "") -> tuple[Claim[T, M], ...]:
             prefix + name,
             statement + more,
             compares=both_sides(name),
-            reads=lambda theory, run: problems.watched(theory),
+            reads=lambda theory, run: problems.watched_fields(theory),
             undecided=problems.undecided,
             condition=lambda theory: theory.condition,
         )
@@ -226,25 +226,25 @@ def _excess(outcome: TrajectoryOutcome) -> Zero:
     return Zero(values * beyond, scale=1.0, alternative=outcome.predicted.sum_spread)
 
 
-def _ranks(outcome: TrajectoryOutcome) -> Count:
+def _compare_ranks(outcome: TrajectoryOutcome) -> Count:
     """The ranks after each K at which the subspaces are independent."""
-    values, counted = _relative_values(outcome), _independent(outcome)
+    values, counted = _relative_values(outcome), _independent_subspaces(outcome)
     # What is larger than the rounding that the other claims allow is no rounding.
     ranks = np.sum(values > _rounding(outcome), axis=1)
     ranks = np.where(np.all(np.isfinite(values), axis=1), ranks, np.nan)
     return Count(outcome.predicted.sum_rank[counted], ranks[counted])
 
 
-def _independent(outcome: TrajectoryOutcome) -> np.ndarray:
+def _independent_subspaces(outcome: TrajectoryOutcome) -> np.ndarray:
     """For which K the subspaces are independent; a NaN, which must fail, counts as independent."""
     return ~np.asarray(outcome.predicted.independence < INDEPENDENT)
 
 
-def _uncounted(outcome: TrajectoryOutcome) -> str:
+def _rank_undecided(outcome: TrajectoryOutcome) -> str:
     """Why ranks cannot be counted: sigma_{rK} of GaLore's own sums is near to their rounding."""
-    if low := problems.low_rank(outcome):
+    if low := problems.low_rank_reason(outcome):
         return low
-    counted = _independent(outcome)
+    counted = _independent_subspaces(outcome)
     if not np.any(counted):
         return "dependent subspaces"
     # The rows of the A_k must be independent, too. A first step of Adam is made of signs, up to its
@@ -258,7 +258,7 @@ def _leaves_no_choice(outcome: TrajectoryOutcome) -> bool:
     return outcome.predicted.top_directions.shape[-1] == min(outcome.measured.moves.shape[-2:])
 
 
-def _outside(outcome: TrajectoryOutcome) -> Zero:
+def _moves_outside(outcome: TrajectoryOutcome) -> Zero:
     """Compare the moves between refreshes, outside of the span of theory's vectors, with 0.
 
     The last singular vectors in the place of the first would leave all of it there.
@@ -275,25 +275,25 @@ def _outside(outcome: TrajectoryOutcome) -> Zero:
 
 def _nothing_moves(case: LowRankRun) -> TrajectoryMeasured:
     """ReLoRA with both factors 0 at the start; lost, and so not seen to fail, if anything moves."""
-    run = measure_trajectory(case, method=RELORA, choose=no_factors(case.rank, case.side))
+    run = measure_trajectory(case, method=RELORA, choose=choose_zero_maps(case.rank, case.side))
     still = jnp.all(run.weights == run.weights[:1])
     return TrajectoryMeasured(weights=jnp.where(still, run.weights, jnp.nan))
 
 
-def _galore(case: LowRankRun, **how: Any) -> TrajectoryTheory:
+def _run_galore(case: LowRankRun, **how: Any) -> TrajectoryTheory:
     """GaLore with other arguments of its run."""
     run = measure_trajectory(case, method=GALORE, **how)
     return TrajectoryTheory(weights=run.weights, training_loss=run.training_loss)
 
 
-def _never_refreshed(case: LowRankRun) -> TrajectoryTheory:
+def _first_directions(case: LowRankRun) -> TrajectoryTheory:
     """The singular vectors of the first gradient, at every refresh."""
-    still = jnp.tile(problems.flat(case.params), (len(problems.times(case)), 1))
-    return TrajectoryTheory(top_directions=problems.refreshed(case, still).bases)
+    still = jnp.tile(problems.ravel(case.params), (len(problems.record_times(case)), 1))
+    return TrajectoryTheory(top_directions=problems.examine_refreshes(case, still).bases)
 
 
 def _other_side(case: LowRankRun) -> TrajectoryTheory:
-    return _galore(case, side="right" if case.side == "left" else "left")
+    return _run_galore(case, side="right" if case.side == "left" else "left")
 
 
 ADAM = {"optimizer": "adam", "state": "reset", "steps": 20}
@@ -330,17 +330,17 @@ TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
     theory=TrajectoryTheory,
     measured=TrajectoryMeasured,
     claims=(
-        *_same_path(),
+        *_path_claims(),
         Claim(
             "top_directions",
             "between two refreshes W moves only in the span of the top r left (right) singular "
             "vectors of the gradient at the first of them",
-            form=_outside,
+            form=_moves_outside,
             reads=lambda theory, run: (
                 theory.top_directions,
                 theory.weights,
                 run.moves,
-                *problems.watched(theory),
+                *problems.watched_fields(theory),
             ),
             applies=lambda outcome: not _leaves_no_choice(outcome),
             undecided=problems.undecided,
@@ -373,7 +373,7 @@ TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
             "... P_K] and the rows of A_1, ..., A_K are independent: steps of low rank, a sum of "
             "higher rank",
             kind="exact",
-            form=_ranks,
+            form=_compare_ranks,
             reads=lambda theory, run: (
                 run.sum_values,
                 theory.sum_rank,
@@ -382,7 +382,7 @@ TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
                 theory.sum_rounding,
                 theory.rank_margin,
             ),
-            undecided=_uncounted,
+            undecided=_rank_undecided,
             carries=False,
             sides=OF_SUMS,
         ),
@@ -392,14 +392,14 @@ TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
             "one_keeps_one_resets",
             "GaLore keeps its state and ReLoRA resets it, as published",
             "weights",
-            predict=partial(_galore, state="keep"),
+            predict=partial(_run_galore, state="keep"),
             at=ADAM,
         ),
         Control(
             "pruned_state",
             "a reset that sets 99.9 % of the moments to zero and keeps the count of steps",
             "weights",
-            measure=lambda case: measure_trajectory(case, state=pruned(jax.random.key(0))),
+            measure=lambda case: measure_trajectory(case, state=prune_moments(jax.random.key(0))),
             at=ADAM,
         ),
         Control(
@@ -444,7 +444,7 @@ TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
             "all entries of W claimed to be trained",
             "trained",
             predict=lambda case: TrajectoryTheory(
-                trained=jnp.asarray(problems.flat(case.params).size)
+                trained=jnp.asarray(problems.ravel(case.params).size)
             ),
         ),
         Control(
@@ -463,7 +463,7 @@ TRAJECTORY = Scenario[LowRankRun, TrajectoryTheory, TrajectoryMeasured](
             "first_directions",
             "the singular vectors of the first gradient claimed at every refresh",
             "top_directions",
-            predict=_never_refreshed,
+            predict=_first_directions,
         ),
         Control(
             "more_columns",
@@ -521,7 +521,7 @@ OTHER_PROBLEMS = dataclasses.replace(
     id="other_problems",
     predict=galore,
     measure=relora,
-    claims=_same_path(
+    claims=_path_claims(
         "network_",
         " (on the other problems, whether both keep, reset or transport the state; controls as on "
         "the first problem)",

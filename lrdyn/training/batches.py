@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Array, Int, Key, PyTree
 
 from lrdyn.core import checks
-from lrdyn.training.program import take_in
+from lrdyn.training.program import update_digest
 
 Take = Callable[[PyTree, Int[Array, "batch"]], PyTree]
 """``take(data, indices)`` makes a batch of examples."""
 
 
-def rows(data: PyTree, indices: Int[Array, "batch"]) -> PyTree:
+def take_rows(data: PyTree, indices: Int[Array, "batch"]) -> PyTree:
     """Take the rows of these examples from every array."""
     return jax.tree.map(lambda array: array[indices], data)
 
@@ -49,7 +49,7 @@ class Batches:
         data: PyTree,
         size: int | None = None,
         *,
-        take: Take = rows,
+        take: Take = take_rows,
         count: int | None = None,
     ):
         arrays = jax.tree.leaves(data)
@@ -103,5 +103,5 @@ class Batches:
         """SHA-256 of the data, a part of the key under which a training is kept."""
         digest = hashlib.sha256(str(jax.tree.structure(self.data)).encode())
         for array in jax.tree.leaves(self.data):
-            take_in(digest, array)
+            update_digest(digest, array)
         return digest.hexdigest()

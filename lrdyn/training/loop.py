@@ -21,16 +21,16 @@ from lrdyn.core.algorithm import Algorithm, of_optimizer
 from lrdyn.core.checks import checked
 from lrdyn.core.descent import (
     Trajectory,
-    arrays_alone,
     divergence_limit,
     first_divergence,
-    on_arrays,
+    partition_loss,
+    partition_results,
 )
 from lrdyn.core.factorization import Steps
 from lrdyn.core.precision import full_precision
 from lrdyn.training import keeping
 from lrdyn.training.batches import Batches
-from lrdyn.training.program import Program, digest_of, replicated, shared_out
+from lrdyn.training.program import Program, digest_of, replicate, shard
 
 Loss = Callable[
     [PyTree, PyTree, PyTree, Key[Array, ""]], tuple[Float[Array, ""], tuple[PyTree, dict]]
@@ -141,14 +141,14 @@ class _Programs:
         state: PyTree,
         devices: tuple[Any, ...],
     ):
-        _, arrays, self.whole = on_arrays(lambda model: model, params)
+        _, arrays, self.whole = partition_loss(lambda model: model, params)
         # Three keys, so that dropout does not change the order of the examples, nor the maps.
         self.order_key, self.noise_key, self.map_key = jax.random.split(key, 3)
         self.loss, self.algorithm, self.batches, self.devices = loss, algorithm, batches, devices
-        self.data = replicated(batches.data, devices)
+        self.data = replicate(batches.data, devices)
         self.epoch, self.order = -1, None
         begun = _Run(algorithm.begin(arrays), state, jnp.zeros(()), jnp.asarray(-1, jnp.int32), {})
-        order = replicated(batches.order(self.order_key, 0), devices)
+        order = replicate(batches.order(self.order_key, 0), devices)
         shapes = jax.eval_shape(self.cost(begun, 0, self.data, order), arrays)
         value, (_, metrics) = shapes
         checks.floats("loss(params, state, batch, key)", value)
@@ -157,20 +157,20 @@ class _Programs:
             metrics={n: jnp.full(x.shape, jnp.nan, x.dtype) for n, x in metrics.items()},
         )
         # Copies: a program uses its first argument up, and these arrays belong to the caller.
-        self.start = replicated(jax.tree.map(jnp.array, begun), devices)
+        self.start = replicate(jax.tree.map(jnp.array, begun), devices)
         numbers = (jnp.asarray(0, jnp.int32),) * 2
         self.looped = True
-        self.segment = Program(self.piece, (self.start, *numbers, self.data, order))
+        self.segment = Program(self.run_piece, (self.start, *numbers, self.data, order))
         if devices[0].platform == "cpu" and STEPPED in self.segment.text:
             self.looped = False
-            self.segment = Program(self.single, (self.start, *numbers, self.data, order))
+            self.segment = Program(self.run_step, (self.start, *numbers, self.data, order))
         self.refresh = None
         if algorithm.refresh is not None:
             self.refresh = Program(self.renew, (self.start, numbers[0], self.data, order))
 
     def cost(self, run: _Run, t: Any, data: PyTree, order: Array) -> Callable[[PyTree], Any]:
         """The loss of step t."""
-        batch = shared_out(self.batches.at(data, order, t), self.devices)
+        batch = shard(self.batches.at(data, order, t), self.devices)
         noise = jax.random.fold_in(self.noise_key, t)
 
         def cost(weights: PyTree) -> tuple[Array, tuple[PyTree, dict]]:
@@ -191,14 +191,14 @@ class _Programs:
         """What the program is called for: all steps at once, or one after the other."""
         return [(at, stop)] if self.looped else [(t, t + 1) for t in range(at, stop)]
 
-    def piece(self, run: _Run, start: Array, stop: Array, data: PyTree, order: Array) -> _Run:
+    def run_piece(self, run: _Run, start: Array, stop: Array, data: PyTree, order: Array) -> _Run:
         run = jax.lax.fori_loop(start, stop, lambda t, run: self.step(t, run, data, order), run)
-        return self.checked(run, stop)
+        return self.check_finite(run, stop)
 
-    def single(self, run: _Run, start: Array, stop: Array, data: PyTree, order: Array) -> _Run:
-        return self.checked(self.step(start, run, data, order), stop)
+    def run_step(self, run: _Run, start: Array, stop: Array, data: PyTree, order: Array) -> _Run:
+        return self.check_finite(self.step(start, run, data, order), stop)
 
-    def checked(self, run: _Run, stop: Array) -> _Run:
+    def check_finite(self, run: _Run, stop: Array) -> _Run:
         """The run after a piece, diverged also where its weights are no numbers."""
         arrays = jax.tree.leaves(self.algorithm.weights(run.held))
         finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(array)) for array in arrays]))
@@ -218,7 +218,7 @@ class _Programs:
         if self.epoch != t // self.batches.epoch:
             self.epoch = t // self.batches.epoch
             order = self.batches.order(self.order_key, self.epoch)
-            self.order = replicated(order, self.devices)
+            self.order = replicate(order, self.devices)
         assert self.order is not None
         return self.order
 
@@ -243,22 +243,22 @@ class _Loop:
         def look(run: _Run) -> PyTree:
             return record(programs.model(run), run.state), run.metrics
 
-        arrays_of, self.whole = arrays_alone(look)
+        arrays_of, self.whole = partition_results(look)
         self.look = Program(arrays_of, (programs.start,), donate=False)
 
-        def room(record: Any) -> np.ndarray:
+        def allocate(record: Any) -> np.ndarray:
             # Where records go: NaN, or zeros of a type that has none, until they are taken.
             empty = np.nan if jnp.issubdtype(record.dtype, jnp.inexact) else 0
             return np.full((len(steps), *record.shape), empty, record.dtype)
 
-        self.records = jax.tree.map(room, self.look.out)
+        self.records = jax.tree.map(allocate, self.look.out)
         parts = [programs.segment, self.look, *([programs.refresh] if programs.refresh else [])]
         settings = f"{steps} {len(programs.devices)}"
         self.key = digest_of([programs.start, *parts], programs.batches.digest, settings)
 
     def run(self) -> Trajectory:
         programs, last = self.programs, self.steps[-1]
-        run = self._resumed()
+        run = self._resume()
         pace = _Pace()
         while self.at < last and int(run.diverged_at) < 0:
             # A piece ends at a record, a refresh, an epoch, a checkpoint, or in a while.
@@ -266,7 +266,7 @@ class _Loop:
             ends = [(self.at // each + 1) * each for each in every if each]
             stop = min(self.steps[self.count], self.at + pace.steps, *ends)
             begin = time.perf_counter()
-            run = self._advanced(run, stop)
+            run = self._advance(run, stop)
             if int(run.diverged_at) >= 0:  # waits for the piece
                 break
             rate = pace.of(stop - self.at, time.perf_counter() - begin)
@@ -284,7 +284,7 @@ class _Loop:
         records, metrics = self.whole(self.records)
         return Trajectory(programs.model(run), records, run.diverged_at, run.state, metrics)
 
-    def _resumed(self) -> _Run:
+    def _resume(self) -> _Run:
         checkpoint = self.keeper.load(self.key, (self.programs.start, self.records), self.name)
         if checkpoint is None:
             run = jax.tree.map(jnp.copy, self.programs.start)
@@ -294,9 +294,9 @@ class _Loop:
         self.records = jax.tree.map(np.array, records)
         # Records up to this step are in the checkpoint.
         self.count = int(np.searchsorted(self.steps, self.at, "right"))
-        return replicated(run, self.programs.devices)
+        return replicate(run, self.programs.devices)
 
-    def _advanced(self, run: _Run, stop: int) -> _Run:
+    def _advance(self, run: _Run, stop: int) -> _Run:
         programs, period = self.programs, self.programs.algorithm.period
         order = programs.order_at(self.at)
         is_refresh = self.at % period == 0 if period else self.at == 0
@@ -324,7 +324,7 @@ class _Pace:
     def __init__(self):
         self.steps = 1
 
-    def of(self, steps: int, seconds: float) -> float:
+    def measure(self, steps: int, seconds: float) -> float:
         """Learn the pace from a piece that took so long, and return its steps a second."""
         rate = steps / max(seconds, 1e-9)
         # At most ten times as many: the first pieces are short, and timed badly.

@@ -61,16 +61,16 @@ def digest_of(parts: Iterable[Any], *texts: str) -> str:
             digest.update(part.text.encode())
             arrays = part.closed.consts
         for array in jax.tree.leaves(arrays):
-            take_in(digest, array)
+            update_digest(digest, array)
     return digest.hexdigest()
 
 
-def take_in(digest: Any, array: Any) -> None:
+def update_digest(digest: Any, array: Any) -> None:
     """Add type, shape and bytes of an array, or of the numbers behind a random key, to a digest.
 
     Example:
         >>> digest = hashlib.sha256()
-        >>> take_in(digest, np.ones(2))
+        >>> update_digest(digest, np.ones(2))
         >>> digest.hexdigest()[:8]
         'cd6283f6'
     """
@@ -85,12 +85,12 @@ def _mesh(devices: Sequence[Any]) -> Mesh:
     return Mesh(np.asarray(devices), ("run",))
 
 
-def replicated(tree: PyTree, devices: Sequence[Any]) -> PyTree:
+def replicate(tree: PyTree, devices: Sequence[Any]) -> PyTree:
     """Arrays, with a copy of each on every device."""
     return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()))
 
 
-def shared_out(batch: PyTree, devices: Sequence[Any]) -> PyTree:
+def shard(batch: PyTree, devices: Sequence[Any]) -> PyTree:
     """Give each device its part of the examples of a batch, inside a program."""
     if len(devices) == 1:
         return batch

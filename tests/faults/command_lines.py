@@ -141,7 +141,7 @@ def without_work() -> Iterator[None]:
             (verify, "setup"),
             (verify, "judge_again"),
             (pool, "verify_all"),
-            (figures, "_each"),
+            (figures, "_act_on_each"),
         ):
             stack.enter_context(mock.patch.object(module, name, begin))
         yield

@@ -72,7 +72,7 @@ def _estimates(rng: np.random.Generator, index: int, keep_prob: float) -> np.nda
     case = MASKS.case(jax.random.key(0), **taken(MASKS.case, point))
     masks, mean = case.masks, case.mean
     if index == len(DRAWS) - 1:
-        masks, mean = statement._first_alone(case)
+        masks, mean = statement._mask_first_block(case)
     losses = [float(statement._loss(case, mask, mean)) for mask in masks.support]
     chances = np.asarray(masks.probabilities, np.float64)
     return rng.multinomial(DRAWS[index], chances / chances.sum(), size=POOL) @ losses / DRAWS[index]

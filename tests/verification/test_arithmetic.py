@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import lrdyn
-from lrdyn.core.precision import of_matmuls
+from lrdyn.core.precision import matmul_precision
 from lrdyn.registry import theorem
 from lrdyn.system.private_files import PrivateFolder
 from lrdyn.training import train
@@ -260,7 +260,7 @@ def dots(function, *arguments):
 
 
 def looked(scenario, case, seen):
-    seen.append(of_matmuls())
+    seen.append(matmul_precision())
     return scenario.measure(case)
 
 
@@ -270,11 +270,11 @@ def test_programs_are_in_full_precision_whatever_jax_is_set_to(parabola):
     seen = []
 
     def looked_at(x):
-        seen.append(of_matmuls())
+        seen.append(matmul_precision())
         return {"y": (A @ A)[0] * x}
 
     def of_batch(W, state, batch, key):
-        seen.append(of_matmuls())
+        seen.append(matmul_precision())
         return loss(W), (state, {})
 
     rule = lrdyn.gradient_descent(0.1)
@@ -295,12 +295,12 @@ def test_programs_are_in_full_precision_whatever_jax_is_set_to(parabola):
 
 def test_jobs_have_their_precision_whatever_jax_is_set_to():
     with jax.default_matmul_precision("tensorfloat32"), rounding.scope("float32"):
-        assert of_matmuls() == "highest"
+        assert matmul_precision() == "highest"
         assert jnp.ones(1).dtype == "float32"
     with rounding.scope("float32", "tf32"):
-        assert of_matmuls() == "TF32_TF32_F32"
+        assert matmul_precision() == "TF32_TF32_F32"
     with rounding.scope("float64", "tf32"):  # a word is for float32
-        assert of_matmuls() == "highest"
+        assert matmul_precision() == "highest"
 
 
 # Emulated devices ---------------------------------------------------------------------------------
@@ -375,9 +375,9 @@ def test_figures_are_made_in_the_precision_of_the_device(monkeypatch, device, ca
     monkeypatch.setattr(figures, "setup", lambda dtype: None)
     how = {"prog": "paper_figs", "machine": None}
     device()
-    assert figures._in_precision(shown, None, named=False, **how) == shown
+    assert figures._select_precision(shown, None, named=False, **how) == shown
     device(float64=PAIRS)
-    (drawn,) = figures._in_precision(shown, None, named=False, **how)
+    (drawn,) = figures._select_precision(shown, None, named=False, **how)
     runs = drawn.sources(**drawn.presets["quick"])
     assert {run.dtype for run in runs.values()} == {"float32"}
     said = capsys.readouterr().out.splitlines()
@@ -386,6 +386,6 @@ def test_figures_are_made_in_the_precision_of_the_device(monkeypatch, device, ca
     )
     assert said[1:] == ["fig09: left out, it needs float64"]
     with pytest.raises(ValueError, match="--dtype: got 'float32' for fig09, wanted float64"):
-        figures._in_precision(shown, "float32", named=True, **how)
+        figures._select_precision(shown, "float32", named=True, **how)
     options = figures.parse(EXHIBITS, ["fig03", "--dtype", "float32"]).options
     assert options.dtype == "float32"

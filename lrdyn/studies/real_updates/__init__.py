@@ -70,7 +70,7 @@ def _both(settings: Mapping[str, Any]) -> comparison.Compared:
         except OSError as error:
             got = f"{path!r} ({error.strerror})"
             raise ValueError(f"--{name}: got {got}, wanted weights that can be read") from None
-    return comparison.compared(sides[0], sides[1], settings["select"])
+    return comparison.compare(sides[0], sides[1], settings["select"])
 
 
 def _about(settings: Mapping[str, Any]) -> str:

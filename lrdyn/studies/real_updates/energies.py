@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.diagnosis import comparison, reading
 from lrdyn.diagnosis.comparison import ArrayPair
-from lrdyn.diagnosis.spectrum import blas_threads, leading, rounding, square_sums, values_of
+from lrdyn.diagnosis.spectrum import blas_threads, leading_triples, rounding, square_sums, values_of
 from lrdyn.diagnosis.updates import rank_with
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.forms import Equal
@@ -68,7 +68,7 @@ def make_checkpoints(
 def pairs(case: CheckpointPair) -> Iterator[ArrayPair]:
     """Matrices of both, one after the other, in the precision of the run."""
     before, after = (reading.weights(n, getattr(case, n)) for n in ("before", "after"))
-    both = comparison.compared(before, after, case.select)
+    both = comparison.compare(before, after, case.select)
     for pair in comparison.pairs(both, both.matrices, {}):
         cast = [None if a is None else a.astype(case.dtype) for a in (pair.before, pair.after)]
         factors = pair.factors and tuple(factor.astype(case.dtype) for factor in pair.factors)
@@ -84,7 +84,9 @@ def predict_energies(case: CheckpointPair) -> EnergyTheory:
             # In float64: a sum of millions of squares in float32 is no theory to compare with.
             energies.append(np.sum(update.astype(np.float64) ** 2))
             r = rank_with(values_of(update), SHARES[0])
-            left, values, right = leading(update, r) if r else (update[:, :0], 0.0, update[:0].T)
+            left, values, right = (
+                leading_triples(update, r) if r else (update[:, :0], 0.0, update[:0].T)
+            )
             tails.append(np.sum((update - (left * values) @ right.T).astype(np.float64) ** 2))
     return EnergyTheory(energy=np.array(energies), tail=np.array(tails))
 

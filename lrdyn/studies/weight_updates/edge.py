@@ -21,7 +21,7 @@ from lrdyn.data import Images, images
 from lrdyn.studies.pictures import spread_out
 from lrdyn.theorem2 import setting
 from lrdyn.theorem2.classifier_claims import HYPOTHESES, Classification, colour, theory_run
-from lrdyn.theorem2.setting import parts_of
+from lrdyn.theorem2.setting import layer_blocks
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.forms import Zero
 from lrdyn.verification.stating.statement import Claim, Control, Scenario
@@ -135,7 +135,7 @@ def gaussian_edge(shape: tuple[int, int], rank: int) -> float:
 def predict_edge(case: Classification) -> EdgeTheory:
     """How far theory's own run carries a small error off the space of 2K directions."""
     runs, moving = theory_run(case), 2 * len(case.outputs)
-    off = conditions(runs, lambda run: parts_of(run.records["square"], moving))["off_block"]
+    off = conditions(runs, lambda run: layer_blocks(run.records["square"], moving))["off_block"]
     layers = runs.run.records["square"]
     moved = jnp.max(jnp.abs(layers - layers[:1]))
     width = len(case.inputs)

@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from lrdyn.training.program import take_in
+from lrdyn.training.program import update_digest
 
 NAME = "shared"
 """Name of the argument by which a function takes shared arrays."""
@@ -59,7 +59,7 @@ class Shared:
         # Functions among its static parts print with their address.
         digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", f"{structure}").encode())
         for leaf in leaves:
-            take_in(digest, leaf)
+            update_digest(digest, leaf)
         return digest.hexdigest()
 
     def abstract(self, devices: Sequence[Any]) -> PyTree:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jaxtyping import Array, PyTree
 
-from lrdyn.core.precision import of_matmuls
+from lrdyn.core.precision import matmul_precision
 from lrdyn.system.progress import Progress, Silent
 from lrdyn.verification.machine.device_defaults import usual_lanes, usual_memory
 from lrdyn.verification.running.programs import SweepPlan
@@ -130,7 +130,7 @@ def sweep(
     # JAX's settings belong to this process: a worker that makes the sweep again must be told of
     # them.
     how |= {"compiler_options": options, "shared": shared, "x64": jax.config.jax_enable_x64}  # pyright: ignore[reportAttributeAccessIssue]
-    how["matmuls"] = of_matmuls()
+    how["matmuls"] = matmul_precision()
     # A worker has one device.
     devices = jax.local_devices()[:1] if client is not None else devices
     work = sweep_of(function, points=points, shapes=shapes, dims=dims, devices=devices, **how)
