@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lrdyn.registry import theorem, theorems
-from lrdyn.verification.judging.judging import left_out, residuals
+from lrdyn.verification.judging.judging import left_out_reasons, residuals
 from lrdyn.verification.judging.outcomes import groups_of
 from tests.kept_numbers import committed
 from tests.runs import finished
@@ -29,7 +29,7 @@ def passed_by(stated: Any, scenario: Any, claim: Any, base: Path) -> dict[str, A
     groups = finished(stated.name, base).groups()
     results = groups[groups_of(stated, scenario, "float64")["float64"]]
     leg = residuals(claim, scenario, results, "float64", power=True)
-    reasons = left_out(leg).ravel()
+    reasons = left_out_reasons(leg).ravel()
     passed = leg.threshold.values.ravel()[reasons == ""]
     positive = passed[passed > 0]
     return {

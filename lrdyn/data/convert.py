@@ -13,7 +13,7 @@ from jaxtyping import Int, UInt8
 
 from lrdyn.data import arrays, sets
 from lrdyn.data.guarded import reading, refused
-from lrdyn.system.whole_files import replacing
+from lrdyn.system.whole_files import replace_file
 
 MOST = 2**28
 """Bytes of all JPEGs, at most."""
@@ -49,7 +49,7 @@ def convert(source: str | Path, target: str | Path) -> Path:
     labels = content["y"].astype(np.uint8)
     if not (content["y"] == labels).all() or labels.max() >= known.classes:
         raise refused(path, "labels beyond the classes", f"0 to {known.classes - 1}")
-    with replacing(Path(target)) as temporary, temporary.open("wb") as file:
+    with replace_file(Path(target)) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
             x_train=inputs[: known.train],

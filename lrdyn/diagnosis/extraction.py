@@ -81,7 +81,7 @@ class Extraction(NamedTuple):
         if self.left_out:
             changes = comparison.listed(self.left_out)
             lines.append(f"changed and left out (by this share of the norm): {changes}")
-        return [show.printable(line) for line in lines + comparison.as_lines(self.notes)]
+        return [show.make_printable(line) for line in lines + comparison.as_lines(self.notes)]
 
     def _of_names(self) -> list[str]:
         """What was not looked up in a model of transformers, where the files are of one."""

@@ -14,7 +14,7 @@ import pytest
 
 from lrdyn.registry import REGISTRY, theorem
 from lrdyn.verification.running.produce import CONTROL_SEEDS
-from lrdyn.verification.runs.verify import judged
+from lrdyn.verification.runs.verify import verify_groups
 from lrdyn.verification.storing import results_file
 from referee import __main__ as referee
 from referee.results import SavedScenario, scenarios
@@ -85,7 +85,7 @@ def test_the_numbers_of_a_control_are_what_they_were(name, scenario, claim, cont
 def test_saved_results_hold(name, tmp_path_factory, unchecked):
     """As ``--judge`` does, but for the question whose files they are."""
     folder = finished(name, tmp_path_factory.getbasetemp()).folder
-    found = judged(theorem(name), results_file.load(folder / results_file.NAME), "float64")
+    found = verify_groups(theorem(name), results_file.load(folder / results_file.NAME), "float64")
     assert found.verdict["holds"] is True, repr(found)
 
 
