@@ -24,12 +24,12 @@ import numpy as np
 from benchmarks import steps
 from benchmarks.common import timed
 from lrdyn import cli
-from lrdyn.commands.arguments import Parser, whole
+from lrdyn.commands.arguments import Parser, integer_reader
 from lrdyn.commands.ending import Status
 from lrdyn.core import linalg
 from lrdyn.registry import REGISTRY, theorem
 from lrdyn.system.printer import say
-from lrdyn.system.whole_files import replacing
+from lrdyn.system.whole_files import replace_file
 from lrdyn.theorem2 import subspace
 from lrdyn.verification.runs.verify import verify
 from lrdyn.verification.stating.mistakes import BadInput
@@ -219,7 +219,7 @@ def carried_out(stage: int, path: Path, tiny: bool, minutes: float) -> list[str]
             there[name] = {"fault": f"{type(error).__name__}: {error}"[:300]}
         text = json.dumps(measured, indent=1) + "\n"
         assert len(text) < MOST
-        with replacing(path) as file:
+        with replace_file(path) as file:
             file.write_text(text)
         say(f"{name}: {there[name]}")
     return [name for name in pieces if "fault" in there.get(name, {"fault": "not reached"})]
@@ -229,7 +229,7 @@ def main(words: Sequence[str]) -> Status:
     """Carry out a stage: 0 if all of it is there, 1 if a part failed or was not reached."""
     parser = Parser("accelerator", "Measure what an accelerator does, a stage at a time.")
     parser.add_argument("--stage", type=int, choices=tuple(STAGES), required=True)
-    parser.add_argument("--minutes", type=whole("minutes", 1), default=7)
+    parser.add_argument("--minutes", type=integer_reader("minutes", 1), default=7)
     parser.add_argument("--out", type=Path, default=FILE, metavar="FILE")
     parser.add_argument("--tiny", action="store_true", help="sizes that only show that it runs")
     given: argparse.Namespace = parser.parse(words)

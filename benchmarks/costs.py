@@ -31,7 +31,7 @@ from benchmarks import cluster_runs, streamed
 from benchmarks.common import table, timed
 from lrdyn.verification.machine.device_defaults import usual_options
 from lrdyn.verification.running import work
-from lrdyn.verification.running.programs import in_batches
+from lrdyn.verification.running.programs import round_to_batches
 from lrdyn.verification.running.reductions import Quantiles
 from lrdyn.verification.running.sweep import sweep
 
@@ -269,7 +269,7 @@ def report(sizes: Sizes | None = None) -> str:
     costs, calls, busy = by_size(s), list(whole_calls(s)), services(s.parts)
     head = ("", "sizes", "each run and step", "exponent", "memory of a run", "exponent")
     each = costs["reduced, r (L = 3)"][1][1].seconds
-    size = in_batches(int(work.SECONDS / s.many_steps / each), REDUCED_LANES)
+    size = round_to_batches(int(work.SECONDS / s.many_steps / each), REDUCED_LANES)
     parts, of_a_part = math.ceil(s.many / size), size * s.many_steps * each
     return "\n".join(
         [

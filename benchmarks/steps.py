@@ -22,7 +22,7 @@ from lrdyn.studies.pictures import cross_entropy
 from lrdyn.training import Batches, train
 from lrdyn.training.program import Program
 from lrdyn.verification.running.configuration import run_of
-from lrdyn.verification.running.jobs import Job, job_for, planned_claims
+from lrdyn.verification.running.jobs import Job, job_for, plan_claims
 from lrdyn.verification.running.produce import jobs_of
 from lrdyn.verification.running.work import DEFAULT
 from lrdyn.verification.stating.statement import Experiment
@@ -63,7 +63,7 @@ def main_job(name: str, precision: str, **settings: Any) -> Job:
     stated = theorem(name)
     run = run_of(stated, **{**smallest(name), **settings})
     first = next(s for s in run.concerned.scenarios if s.traced and not s.trains)
-    plan = planned_claims(stated, first, run.settings, range(LANES), "/", precision)
+    plan = plan_claims(stated, first, run.settings, range(LANES), "/", precision)
     return job_for(stated, plan, run.settings, True)
 
 

@@ -67,7 +67,7 @@ def section(exhibit: exhibits.Exhibit) -> Iterator[str]:
     else:
         yield "```console parsed takes longer than a page should"
         yield f"$ {command}"
-        yield exhibit.shown(dataset).rstrip()
+        yield exhibit.terminal_text(dataset).rstrip()
         yield "```"
     yield ""
     text = " ".join(exhibits.caption(exhibit, dataset).split())
@@ -127,7 +127,7 @@ def draw(names: list[str]) -> None:
         if not isinstance(exhibit, exhibits.Figure) or (names and exhibit.name not in names):
             continue
         for preset in (QUICK, PAPER) if has_two(exhibit) else (QUICK,):
-            save(exhibit.drawn(numbers(exhibit, preset)), image_of(exhibit.name, preset))
+            save(exhibit.draw_styled(numbers(exhibit, preset)), image_of(exhibit.name, preset))
 
 
 def save(figure: Any, name: str) -> None:

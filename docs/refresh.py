@@ -16,7 +16,7 @@ from typing import Any
 
 from lrdyn.registry import REGISTRY, theorems
 from lrdyn.studies import studies
-from lrdyn.verification.stating.flags import typed
+from lrdyn.verification.stating.flags import option_string
 from lrdyn.verification.stating.statement import Claim, Scenario, Theorem
 from paper_figs import EXHIBITS
 
@@ -190,7 +190,7 @@ def flag_table() -> Iterator[str]:
         for one, flag in mine:
             meanings.setdefault(flag.help, []).append(one.name)
         said = "; ".join(f"{', '.join(of)}: {text}" for text, of in meanings.items())
-        yield row((f"`{typed(name)}`", symbols, said, values))
+        yield row((f"`{option_string(name)}`", symbols, said, values))
 
 
 def page_table() -> Iterator[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from docs.refresh import row
-from lrdyn.commands.search import FILE, above, short
+from lrdyn.commands.search import FILE, exceeds, format_ratio
 from lrdyn.registry import theorems
 
 PAGE = Path(__file__).with_name("search.md")
@@ -86,10 +86,10 @@ def inside(search: Found) -> Iterator[str]:
     for entry in search["claims"]:
         again = "-" if entry["repeated"] is None else f"{entry['repeated']:.2g}"
         counts = [f"{entry[name]:,}" for name in ("judged", "excused", "outside")]
-        ratios = [short(entry, precision) for precision in precisions]
+        ratios = [format_ratio(entry, precision) for precision in precisions]
         yield row((f"`{entry['id']}`", *counts, *ratios, again))
     for entry in search["claims"]:
-        if above(entry):
+        if exceeds(entry):
             yield ""
             yield f"Above its threshold, `{entry['id']}`: `{entry['command']}`"
     worst = max(

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from lrdyn.system import interrupts, memory_limit
 
-with interrupts.importing():
+with interrupts.guard_import():
     memory_limit.require(memory_limit.IMPORTING)
     from lrdyn import (
         adapters,

@@ -274,7 +274,7 @@ def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 1."""
     names = [str(name) for name in dataset.network.values]
     rows = -(-len(names) // COLUMNS)
-    figure = plotting.blank(1.3 * (2 * rows + 1) + 0.3)
+    figure = plotting.blank_figure(1.3 * (2 * rows + 1) + 0.3)
     grid = figure.add_gridspec(2 * rows + 1, COLUMNS)
     above, below = (
         [figure.add_subplot(grid[begin + place]) for place in range(len(names))]

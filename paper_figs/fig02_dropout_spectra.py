@@ -286,7 +286,7 @@ def _found(network: xr.Dataset, kind: str) -> str:
     """A rank at the end without dropout, that with it, and what the interval of the seeds tells."""
     draws = network["drop"].sel(of=kind).values[: int(network["seeds"])]
     finding = f"{network.network.item()}_{kind}_drop"
-    told = SIDES.get(DROPOUT_SPECTRA.came_of(finding, draws)["outcome"], "not told")
+    told = SIDES.get(DROPOUT_SPECTRA.outcome_entry(finding, draws)["outcome"], "not told")
     ranks = float(network[f"plain_{kind}_rank"]), float(network[f"{kind}_rank"])
     return "{:.1f} to {:.1f}, {}".format(*ranks, told)
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 import lrdyn
 from lrdyn.core import chance
 from lrdyn.figures import plotting
-from lrdyn.figures.exhibits import Figure, Results, drawn_from, one_seed
+from lrdyn.figures.exhibits import Figure, Results, one_seed, run_sources
 from lrdyn.verification.stating import fields
 from lrdyn.verification.stating.fields import ABSENT
 from paper_figs import shared, tracking
@@ -346,7 +346,7 @@ FIGURE = Figure(
     title="SVD of the first layer during deep matrix factorisation",
     caption=CAPTION,
     notes=NOTES,
-    sources=drawn_from(EVOLUTION),
+    sources=run_sources(EVOLUTION),
     numbers=numbers,
     draw=draw,
     says=says,

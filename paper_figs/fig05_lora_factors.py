@@ -115,7 +115,7 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
 
 def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 5, with all keys in the place of a sixth panel."""
-    figure = plotting.blank(4.4)
+    figure = plotting.blank_figure(4.4)
     axes = figure.subplots(2, 3).ravel()
     titles = ("norms", "loss over the rate", "Pearson over the rate")
     plotting.entitle(axes[:5], (*titles, "toy: move of a", "toy: move of b"))

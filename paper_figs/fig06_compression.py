@@ -378,7 +378,7 @@ def draw(dataset: xr.Dataset) -> Any:
         r"error $\Vert f - f_C \Vert_F$": plot_errors,
         "time per step [s]": plot_times,
     }
-    return plotting.drawn(plots, dataset)
+    return plotting.draw_panels(plots, dataset)
 
 
 FIGURE = Figure(

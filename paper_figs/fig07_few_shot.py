@@ -198,7 +198,9 @@ def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 7: a row for each task, the differences of all beside them."""
     in_tasks, rows = paired.compared_in_tasks(dataset, differences), rows_of(dataset)
     lines = max((len(found) for found in in_tasks.values()), default=1)
-    figure = plotting.blank(max(0.8 + 1.8 * len(rows), 0.9 + (0.12 + 0.04 * len(rows)) * lines))
+    figure = plotting.blank_figure(
+        max(0.8 + 1.8 * len(rows), 0.9 + (0.12 + 0.04 * len(rows)) * lines)
+    )
     places = paired.subplots(figure, rows, (1.7, 1.0, 1.6), beside=bool(in_tasks))
     titles: dict[paired.Panel, str] = {paired.BESIDE: "differences"}
     for task in map(str, dataset.task.values):

@@ -136,7 +136,7 @@ def _of_source(drawn: xr.Dataset) -> str:
 def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 8: two rows for each task, the changes of all beside them."""
     in_tasks, rows = paired.compared_in_tasks(dataset, changes), rows_of(dataset)
-    figure = plotting.blank(1.4 + 1.6 * len(rows))
+    figure = plotting.blank_figure(1.4 + 1.6 * len(rows))
     ratios = (*[1.25] * len(rows[0]), 1.1)
     places = paired.subplots(figure, rows, ratios, beside=bool(in_tasks))
     ends = dataset.attrs["first"], int(dataset["rank"].max())

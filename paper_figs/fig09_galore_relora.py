@@ -423,7 +423,7 @@ def draw(dataset: xr.Dataset) -> Any:
         "loss, by state policy": plot_losses,
         "peak memory of a step / weights": plot_memory,
     }
-    return plotting.drawn(plots, dataset, height=4.8, rows=2)
+    return plotting.draw_panels(plots, dataset, height=4.8, rows=2)
 
 
 FIGURE = Figure(

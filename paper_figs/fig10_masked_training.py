@@ -14,7 +14,7 @@ import lrdyn
 from lrdyn.core.recording import log_steps
 from lrdyn.data import mnist, mnist_file
 from lrdyn.figures import plotting
-from lrdyn.figures.exhibits import Figure, Results, drawn_from, one_seed
+from lrdyn.figures.exhibits import Figure, Results, one_seed, run_sources
 from lrdyn.theorem3 import decreasing_step, dropout_minimiser, dropout_penalty, dropout_strength
 from lrdyn.verification.runs.run_folder import Run
 from lrdyn.verification.stating.fields import ABSENT, of_run, of_theory
@@ -258,7 +258,7 @@ MASKED = one_scenario(
 
 def sources(*, keep_probs: Sequence[float], **settings: Any) -> Mapping[str, Run]:
     """The run over keep probabilities."""
-    return drawn_from(MASKED)(keep_prob=keep_probs, **settings)
+    return run_sources(MASKED)(keep_prob=keep_probs, **settings)
 
 
 def numbers(results: Results, **_: Any) -> xr.Dataset:
@@ -372,7 +372,7 @@ def draw(dataset: xr.Dataset) -> Any:
         "penalty / nuclear-norm bound, less 1": plot_ratio,
         "random masks: distance to the minimiser": plot_distance,
     }
-    return plotting.drawn(plots, dataset, height=4.6, rows=2)
+    return plotting.draw_panels(plots, dataset, height=4.6, rows=2)
 
 
 FIGURE = Figure(

@@ -123,7 +123,7 @@ class Paired(NamedTuple):
 
     def came_of(self, finding: str) -> str:
         """What came of what a finding of the study expects: its interval and its outcome."""
-        came = ADAPTERS.came_of(finding, self.draws)
+        came = ADAPTERS.outcome_entry(finding, self.draws)
         if came["interval"] is None:
             return str(came["outcome"])
         return "{outcome}, {0:+.3f} to {1:+.3f}".format(*came["interval"], outcome=came["outcome"])
@@ -273,7 +273,7 @@ def came_of_source(found: Sequence[tuple[str, np.ndarray, str]]) -> str:
     """
     by_outcome: dict[str, list[str]] = {}
     for finding, draws, words in found:
-        by_outcome.setdefault(ADAPTERS.came_of(finding, draws)["outcome"], []).append(words)
+        by_outcome.setdefault(ADAPTERS.outcome_entry(finding, draws)["outcome"], []).append(words)
     return "; ".join(f"{outcome} ({', '.join(of)})" for outcome, of in by_outcome.items())
 
 

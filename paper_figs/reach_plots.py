@@ -13,7 +13,7 @@ from lrdyn.figures import plotting
 
 def plot_sweeps(dataset: xr.Dataset, title: str) -> tuple[Any, Any, Any]:
     """Draw all but the second panel of curves, which gets its title; the figure and both panels."""
-    figure = plotting.blank(4.3)
+    figure = plotting.blank_figure(4.3)
     rows: Any = figure.subfigures(2, 1, height_ratios=(1, 1.35))
     first, *rest = dataset["rank"].values
     maps = rows[0].subplots(1, 1 + len(rest), sharey=True)

@@ -26,7 +26,7 @@ from lrdyn.adapters.algorithm_1 import (
 )
 from lrdyn.adapters.memory import Memory, measured_memory
 from lrdyn.adapters.state import POLICIES
-from lrdyn.figures.exhibits import Results, Table, drawn_from, one_seed
+from lrdyn.figures.exhibits import Results, Table, one_seed, run_sources
 from lrdyn.figures.tables import Cell, Grid
 from lrdyn.galore.state_claims import GALORE_OF_OPTAX
 from lrdyn.theorem4 import memory_claims
@@ -368,7 +368,7 @@ TABLE = Table(
     shows=("theorem4",),
     title="Memory of full training, LoRA, ReLoRA and GaLore",
     caption=CAPTION,
-    sources=drawn_from(MEMORY),
+    sources=run_sources(MEMORY),
     numbers=numbers,
     tabulate=tabulate,
     presets={"quick": PRESET, "paper": PRESET},

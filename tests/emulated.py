@@ -227,11 +227,11 @@ def products() -> dict[str, str]:
     from lrdyn.verification.judging import rounding
     from lrdyn.verification.running import arithmetic_probe
 
-    found = {"float64": arithmetic_probe.rounding("float64")["product"]}
+    found = {"float64": arithmetic_probe.measure_rounding("float64")["product"]}
     for word in WORDS:
         rounding.MATMULS[word] = word if "_" in word else word.lower()
         with contextlib.suppress(ValueError, jax.errors.JaxRuntimeError):
-            found[word] = arithmetic_probe.rounding("float32", word)["product"]
+            found[word] = arithmetic_probe.measure_rounding("float32", word)["product"]
     return {
         word: rounding.name_of("float64" if word == "float64" else "float32", error)
         for word, error in found.items()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lrdyn.verification.running.jobs import Job, job_for, planned_claims, planned_controls
+from lrdyn.verification.running.jobs import Job, job_for, plan_claims, plan_controls
 from lrdyn.verification.stating.statement import Control, Experiment, Scenario
 
 
@@ -17,7 +17,7 @@ def claims_job(
     optimize: bool = True,
 ) -> Job:
     """The sweep of a scenario over its settings, without its cases."""
-    plan = planned_claims(experiment, scenario, settings, seeds, group, precision)
+    plan = plan_claims(experiment, scenario, settings, seeds, group, precision)
     return job_for(experiment, plan, settings, optimize)
 
 
@@ -30,5 +30,5 @@ def controls_job(
     amounts: tuple[float, ...] | None = None,
 ) -> Job:
     """The sweep of controls at the settings of their own."""
-    plan = planned_controls(experiment, scenario, controls, seeds, precision, amounts)
+    plan = plan_controls(experiment, scenario, controls, seeds, precision, amounts)
     return job_for(experiment, plan, {}, False)

@@ -401,7 +401,7 @@ def _stated(name: str) -> Experiment:
 
 def _all(words: list[str]) -> None:
     _, rest = pool.take_jobs(["--jobs", "1", *words])
-    for one, share in zip(theorems(), pool.shares(rest, theorems()), strict=True):
+    for one, share in zip(theorems(), pool.split_flags(rest, theorems()), strict=True):
         cli.parse(one, share)
 
 

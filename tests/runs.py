@@ -22,7 +22,7 @@ from lrdyn.figures import exhibits, rendering
 from lrdyn.registry import theorem
 from lrdyn.system import interrupts
 from lrdyn.verification.running.jobs import OLDER_KERNELS
-from lrdyn.verification.stating.flags import typed
+from lrdyn.verification.stating.flags import option_string
 from lrdyn.verification.storing import results_file
 from tests import forked, programs
 
@@ -45,7 +45,7 @@ def small_words(name: str) -> list[str]:
     """
     words = []
     for flag, value in theorem(name).small.items():
-        words += [typed(flag), *map(str, np.ravel(value))]
+        words += [option_string(flag), *map(str, np.ravel(value))]
     return [*words, "--seeds", "1"]
 
 

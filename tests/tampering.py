@@ -28,7 +28,7 @@ from referee import __main__ as referee
 JUDGE, DIFF, REFEREE = "--judge", "diff", "referee"
 
 
-PLANNED, REDONE = consistency.planned, referee.redone
+PLANNED, REDONE = consistency.plan_jobs, referee.redone
 
 
 class Saved(NamedTuple):
@@ -126,7 +126,7 @@ def who_sees_the_verdict(run: Saved, verdict: dict[str, Any]) -> set[str]:
     """Who sees that verdict.json is another, beside results that nobody changed."""
     with pytest.MonkeyPatch.context() as patch:
         mine = dataclasses.replace(run.judged, verdict=dict(run.verdict))
-        patch.setattr(run_folder, "judged", lambda *given: mine)
+        patch.setattr(run_folder, "verify_groups", lambda *given: mine)
         patch.setattr(results_file, "read", lambda path: run.groups)
         patch.setattr(referee, "scenarios", lambda path: run.points)
         return {*_judged(run, verdict), *_told_apart(run, verdict), *_refereed(run, verdict)}
@@ -143,7 +143,7 @@ def computed_once(run: Saved) -> Iterator[None]:
         return again(claim, scenario.name) if same else REDONE(claim, scenario)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(consistency, "planned", lambda *given: plans(""))
+        patch.setattr(consistency, "plan_jobs", lambda *given: plans(""))
         patch.setattr(run_folder, "source_digest", lambda *given: "")
         patch.setattr(run_folder, "judges_digest", lambda *given: "")
         patch.setattr(referee, "redone", redone)

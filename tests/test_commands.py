@@ -435,9 +435,9 @@ def test_an_unknown_command(capsys):
 def test_a_flag_goes_to_the_theorems_that_have_it():
     bare = dataclasses.replace(THEOREM2, name="bare", flags=THEOREM2.flags[:2])
     words = ["--rank", "1", "-1", "--seeds=3", "--depth", "2"]
-    assert pool.shares(words, (THEOREM2, bare)) == [words, ["--seeds=3", "--depth", "2"]]
+    assert pool.split_flags(words, (THEOREM2, bare)) == [words, ["--seeds=3", "--depth", "2"]]
     with pytest.raises(cli.BadInput, match=r"--rnak: got an unknown argument .*'--rank'"):
-        pool.shares(["--rnak", "1"], (THEOREM2, bare))
+        pool.split_flags(["--rnak", "1"], (THEOREM2, bare))
 
 
 def test_bad_input_of_the_last_stops_all_of_them(command, capsys, tmp_path, monkeypatch):

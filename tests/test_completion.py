@@ -23,7 +23,7 @@ from lrdyn.completion.problem import (
 )
 from lrdyn.completion.start_claims import predict_start
 from lrdyn.completion.statement import COMPLETION, first_crossing
-from lrdyn.verification.judging.judging import left_out
+from lrdyn.verification.judging.judging import left_out_reasons
 from lrdyn.verification.stating.fields import SIZE
 from lrdyn.verification.stating.forms import AtMost
 from lrdyn.verification.stating.statement import Outcome
@@ -78,7 +78,7 @@ def judged():
         **oracles.judged(COMPLETION, ENTRIES, flags | trained)[1],
         **oracles.judged(COMPLETION, BASIS, flags | whole)[1],
     }
-    return {name: (left_out(leg).squeeze().tolist(), leg) for name, leg in legs.items()}
+    return {name: (left_out_reasons(leg).squeeze().tolist(), leg) for name, leg in legs.items()}
 
 
 def outcome(predicted, measured=None):

@@ -226,4 +226,4 @@ def test_a_wrong_error_of_any_network_at_any_step_is_seen(name, network, step):
     (form,) = forms_of(claim, COMPRESSION, outcome)
     assert_close(form.residual(), 1e-6, scale=1e-6, steps=10**9)
     assert form.threshold(1e-12) == pytest.approx(3e-12)
-    assert forms.without_power([form], 1e-12) == ""
+    assert forms.lack_of_power([form], 1e-12) == ""

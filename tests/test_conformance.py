@@ -14,7 +14,7 @@ from lrdyn.verification.judging.judging import (
     claim_entry,
     claim_of,
     forms_of,
-    left_out,
+    left_out_reasons,
     residuals,
     row_of,
     worst_ratio,
@@ -74,7 +74,7 @@ def test_a_verdict_names_the_worst_case(theorem, scenario, claim, precision, tmp
     results = ran.groups()[groups_of(theorem, scenario, "float64")[precision]]
     leg = residuals(claim, scenario, results, precision, power=True)
     entry = entry_of(ran, claim.id)
-    cases = left_out(leg) == ""
+    cases = left_out_reasons(leg) == ""
     suffix = "" if precision == "float64" else "_float32"
     if cases.any():
         at = np.argmax((leg.residual / leg.tolerance.where(leg.tolerance > 0, 1)).values[cases])
@@ -165,7 +165,7 @@ def test_a_changed_entry_turns_the_verdict(theorem, scenario, claim, tmp_path_fa
     results = ran.groups()[groups_of(theorem, scenario, "float64")["float64"]]
     leg = residuals(claim, scenario, results, "float64", power=True)
     every = list(outcomes(claim, scenario, results, "float64"))
-    judged = np.flatnonzero(left_out(leg).ravel() == "")
+    judged = np.flatnonzero(left_out_reasons(leg).ravel() == "")
     turned = set()
     # The threshold that is kept is that of the first case.
     for case in {judged[0]} if claim.kind == "identity" else {judged[0], judged[-1]}:
@@ -200,7 +200,7 @@ def turn(theorem, claim, scenario, results, outcome, case, name, saved):
                     assert entry["holds"] is False, (saved, place)
                     turned.add(name)
                 elif value is not None:
-                    assert entry["holds"] is not True or left_out(again).ravel()[case]
+                    assert entry["holds"] is not True or left_out_reasons(again).ravel()[case]
     if claim.kind in ("exact", "identity") and name == claim.id:
         assert turned, saved
     return turned
@@ -258,7 +258,7 @@ def test_a_control_is_seen_to_fail(theorem, scenario, control, tmp_path_factory)
     clearly = 1.0 if claim.kind == "statistical" else CLEARLY
     assert (leg.residual > clearly * leg.tolerance).all()
     # A broken hypothesis is seen by its check; a wrong formula breaks no hypothesis.
-    assert (left_out(leg) == "").all() == entry["hypotheses_met"] == (control.case is None)
+    assert (left_out_reasons(leg) == "").all() == entry["hypotheses_met"] == (control.case is None)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_without_a_move_the_claim_is_restored(theorem, scenario, control):
     job = controls_job(theorem, scenario, (control,), (0,), "float64", amounts=(0.0,))
     (results,) = job.run().values()
     leg = residuals(claim_of(control, scenario), scenario, results, "float64")
-    assert (left_out(leg) == "").all()
+    assert (left_out_reasons(leg) == "").all()
     assert (leg.residual <= leg.tolerance).all()
 
 

@@ -361,10 +361,10 @@ def test_a_parent_that_ended_is_dead_before_anybody_has_looked():
     process = subprocess.Popen([sys.executable, "-c", "pass"])
     try:
         deadline = time.monotonic() + 20
-        while interrupts._alive(process.pid) and time.monotonic() < deadline:
+        while interrupts._is_alive(process.pid) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert process.returncode is None  # it is a zombie still
-        assert not interrupts._alive(process.pid)
+        assert not interrupts._is_alive(process.pid)
     finally:
         process.wait()
 

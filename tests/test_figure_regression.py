@@ -45,7 +45,7 @@ def numbers(name):
 @pytest.fixture(scope="module")
 def drawn(name, numbers):
     """Drawn once: what changes it puts it back."""
-    return FIGURES[name].drawn(numbers)
+    return FIGURES[name].draw_styled(numbers)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def curves_of(variable):
 def test_one_percent_in_any_curve_is_caught_and_named(name, numbers):
     """Of identities and deterministic runs; of a training, twice what it states."""
     for curve, variable in numbers.data_vars.items():
-        if variable.dtype.kind != "f" or not baselines.compared(variable):
+        if variable.dtype.kind != "f" or not baselines.is_compared(variable):
             continue
         kind, scale, one = baselines.kind_of(variable), baselines._scale(variable), numbers[[curve]]
         size = np.abs(np.nan_to_num(variable.values, posinf=0, neginf=0)) / scale
@@ -110,7 +110,7 @@ def test_every_kind_has_a_tolerance(name, numbers):
             assert kind != "round-off"
             assert own is None or own <= 0.05
     with pytest.raises(ValueError, match="kind: got 'training', wanted 'identity' or 'run'"):
-        baselines.allowed("training", "float64")
+        baselines.allowed_difference("training", "float64")
 
 
 def test_panels_are_those_that_change(name, numbers, wanted):
@@ -121,7 +121,7 @@ def test_panels_are_those_that_change(name, numbers, wanted):
     assert figure.panels.keys() <= numbers.data_vars.keys()
     for letters in sorted(set(figure.panels.values())):
         moved = {c: numbers[c] ** 1.5 for c, shown in figure.panels.items() if shown == letters}
-        found = looks.looks(figure.drawn(numbers.assign(moved)))
+        found = looks.describe_figure(figure.draw_styled(numbers.assign(moved)))
         lines = looks.differences(found, wanted)
         assert {line[7] for line in lines if re.match(DRAWN, line)} == {*letters}, [*moved]
 
@@ -133,7 +133,7 @@ DRAWN = r"panel \(\w\): (curve|shape)"
 
 
 def test_a_figure_looks_as_committed(name, drawn, wanted):
-    assert looks.differences(looks.looks(drawn), wanted) == []
+    assert looks.differences(looks.describe_figure(drawn), wanted) == []
 
 
 def exchanged(first: Any, second: Any, what: str):
@@ -203,16 +203,16 @@ def test_changes_of_looks_are_caught_and_named(name, drawn, wanted):
     for change in CHANGES:
         ax, part, steps = change(drawn)
         next(steps)
-        lines = looks.differences(looks.looks(drawn), wanted)
+        lines = looks.differences(looks.describe_figure(drawn), wanted)
         line = rf"{re.escape(named[ax])}: ({part})" if ax else f"({part})"
         if change is swap_titles:  # the letter is part of the title
             line = "got the order|" + line
         assert any(re.match(line, one) for one in lines), (change, lines)
         next(steps)
-        assert looks.differences(looks.looks(drawn), wanted) == []
+        assert looks.differences(looks.describe_figure(drawn), wanted) == []
     gone = looks.panel_names(drawn)[1]
     drawn.axes[1].remove()
-    assert f"{gone}: missing" in looks.differences(looks.looks(drawn), wanted)
+    assert f"{gone}: missing" in looks.differences(looks.describe_figure(drawn), wanted)
 
 
 # Pictures ----------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def mpl(name):
 @pytest.mark.parametrize("figure", [pytest.param(name, marks=mpl(name)) for name in FIGURES])
 def test_a_picture_is_as_committed(figure):
     """From the committed numbers, which no change of the library moves; without text."""
-    return pictures.without_text(FIGURES[figure].drawn(committed(figure)))
+    return pictures.remove_text(FIGURES[figure].draw_styled(committed(figure)))
 
 
 def test_pictures_are_small():
@@ -244,19 +244,19 @@ def test_pictures_are_small():
 def test_a_figure_of_the_preset_paper_is_as_committed(figure):
     """Its settings, its looks and its picture, and how long it took."""
     numbers, exhibit = committed(figure, PAPER), FIGURES[figure]
-    assert numbers.attrs["settings"] == results_file.canonical(exhibit.presets["paper"])
+    assert numbers.attrs["settings"] == results_file.canonical_json(exhibit.presets["paper"])
     assert (PAPER / f"{figure}.nc").stat().st_size < 100_000
     assert 0 < numbers.attrs["seconds_taken"] < 3600
     assert not json.loads(numbers.attrs["environment"])["git"].endswith("dirty")
-    assert exhibit.drawn_otherwise(numbers, PAPER / figure) == []
+    assert exhibit.look_changes(numbers, PAPER / figure) == []
     moved = numbers.assign({name: numbers[name] ** 1.5 for name in exhibit.panels})
-    assert exhibit.drawn_otherwise(moved, PAPER / figure) != []
+    assert exhibit.look_changes(moved, PAPER / figure) != []
 
 
 @pytest.mark.parametrize("figure", ["fig01", "fig03", "theorem2"])
 def test_changes_of_a_picture_are_caught_and_placed(figure):
     """Thin curves among many, markers, and maps."""
-    drawn, path = FIGURES[figure].drawn(committed(figure)), BASELINES / f"{figure}.png"
+    drawn, path = FIGURES[figure].draw_styled(committed(figure)), BASELINES / f"{figure}.png"
     assert pictures.difference(drawn, path) == ""
     drawn.set_layout_engine("none")  # it is as committed
     for change in (exchange_colours, move_a_limit):
@@ -298,7 +298,10 @@ def test_what_is_committed_of_a_training_names_no_place_of_a_machine(figure):
     assert not [text for text in texts if PLACE.search(text)]
     planted = {"encoder": ["/srv/models/small/model", "auto", "d/e"], "found": "/model"}
     assert PLACE.search(json.dumps(planted))
-    assert long.portable(planted) == {"encoder": ["small/model", "auto", "d/e"], "found": "model"}
+    assert long.make_portable(planted) == {
+        "encoder": ["small/model", "auto", "d/e"],
+        "found": "model",
+    }
 
 
 def findings(figure):
@@ -362,7 +365,7 @@ def test_another_task_has_panels_of_its_own(figure, panels):
     assert len(caption.split()) <= 120
     for said in (exhibits.caption(exhibit, numbers), caption):
         assert "(90 held at once, Bonferroni)" in " ".join(said.split())
-    drawn = exhibit.drawn(both)
+    drawn = exhibit.draw_styled(both)
     assert sorted(ax.get_title("left")[1] for ax in drawn.axes) == list(panels)
     (key,) = drawn.legends
     told = [text.get_text() for text in key.get_texts()]
@@ -384,7 +387,10 @@ def test_of_one_seed_nothing_is_compared(figure):
     caption = exhibits.caption(exhibit, numbers)
     assert "held at once" not in caption
     assert "none" not in caption + exhibits.notes(exhibit, numbers)
-    assert len(exhibit.drawn(numbers).axes) == len(exhibit.drawn(committed(figure)).axes) - 1
+    assert (
+        len(exhibit.draw_styled(numbers).axes)
+        == len(exhibit.draw_styled(committed(figure)).axes) - 1
+    )
 
 
 # For every reader's eyes and printer -------------------------------------------------------------
@@ -504,7 +510,7 @@ def test_captions_are_of_120_words_at_most(name, numbers):
 
 def test_fonts_are_embedded_as_outlines_of_truetype(tmp_path):
     """Type 42, which journals ask for, and no Type 3."""
-    _, path = plotting.save(FIGURES["fig03"].drawn(committed("fig03")), tmp_path / "fig03")
+    _, path = plotting.save(FIGURES["fig03"].draw_styled(committed("fig03")), tmp_path / "fig03")
     content = path.read_bytes()
     assert b"/FontFile2" in content
     assert b"/CIDFontType2" in content or b"/Subtype /TrueType" in content

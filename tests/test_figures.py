@@ -109,7 +109,7 @@ PARTS: dict[str, Any] = {
     "name": "toy",
     "title": "Toy",
     "caption": "Slope {slope:g}, top {top:.1f}.",
-    "sources": exhibits.drawn_from(COUNTED),
+    "sources": exhibits.run_sources(COUNTED),
     "numbers": read_lines,
     "presets": {"quick": {"slope": 2.0}, "paper": {"slope": 3.0}},
 }
@@ -283,13 +283,13 @@ def test_damaged_results_are_named_set_aside_and_run_again(tmp_path, damage):
 
 def test_results_that_another_run_writes_are_not_set_aside(tmp_path):
     path = run_folder.carry_out(RUN, tmp_path)[1] / results_file.NAME
-    assert run_folder.saved(RUN, tmp_path) is not None
+    assert run_folder.load_results(RUN, tmp_path) is not None
     path.write_bytes(b"new, its verdict is not there yet")
-    with files.locked(path.parent):
-        assert run_folder.saved(RUN, tmp_path) is None
+    with files.lock(path.parent):
+        assert run_folder.load_results(RUN, tmp_path) is None
     assert path.exists()
     with pytest.warns(UserWarning, match="damaged"):
-        assert run_folder.saved(RUN, tmp_path) is None
+        assert run_folder.load_results(RUN, tmp_path) is None
     assert not path.exists()
 
 
@@ -361,7 +361,7 @@ def test_nan_where_the_baseline_has_nan_is_agreement(baseline):
 
 def test_the_scale_is_that_of_the_variable_or_of_each_curve(baseline):
     # Small beside 2, not beside 1e-3.
-    move = CLEARLY * baselines.allowed("run", "float64") * 1e-3
+    move = CLEARLY * baselines.allowed_difference("run", "float64") * 1e-3
     assert baselines.compare(altered(baseline, "line", (1, 4), 1e-3 + move), baseline) == []
     (difference,) = baselines.compare(altered(baseline, "each", (1, 4), 1e-3 + move), baseline)
     assert difference.curve == "each[curve=flat, t=1.0]"
@@ -523,7 +523,7 @@ def test_what_takes_seconds_is_made_before_trainings_and_those_in_their_turn(tmp
         figures, "_act", lambda action, exhibit, *_: order.append(exhibit.name) is None
     )
     words = ["--preset", "paper", "--out", str(tmp_path)]
-    names = [one.name for one in EXHIBITS if not exhibits.missing(one)]
+    names = [one.name for one in EXHIBITS if not exhibits.missing_packages(one)]
     figures.main(EXHIBITS, BASELINES, words)
     assert order == names
     order.clear()
@@ -591,8 +591,8 @@ def test_a_figure_of_the_registry_is_complete(figure):
     assert path.stat().st_size < 100_000
     saved = xr.load_dataset(path, engine="h5netcdf")
     if not figure.long:  # whose settings are those of the runs
-        assert saved.attrs["settings"] == results_file.canonical(figure.presets["quick"])
-    free = {name for name, values in saved.items() if not baselines.compared(values)}
+        assert saved.attrs["settings"] == results_file.canonical_json(figure.presets["quick"])
+    free = {name for name, values in saved.items() if not baselines.is_compared(values)}
     assert free == FREE.get(figure.name, set())
     caption, texts = exhibits.caption(figure, saved), figure.texts(saved)
     assert caption.startswith(f"{figure.name}. {figure.title}. ")

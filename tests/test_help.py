@@ -9,7 +9,7 @@ import pytest
 
 from lrdyn import __main__ as command
 from lrdyn.commands import help_pages, pool, verify
-from lrdyn.commands.arguments import Help, no_such_file, started_as
+from lrdyn.commands.arguments import Help, no_such_file, typed_command
 from lrdyn.registry import theorems
 from lrdyn.studies import studies
 from tests.runs import started
@@ -106,7 +106,7 @@ def test_usage_names_the_command_as_it_was_typed(tmp_path, monkeypatch):
     ):
         monkeypatch.setattr(sys, "orig_argv", argv)
         monkeypatch.setattr(sys, "argv", ["/bin/lrdyn"] if argv[0] == "lrdyn" else argv[1:])
-        assert started_as() == name
+        assert typed_command() == name
 
 
 # Near words ------------------------------------------------------------------------------------

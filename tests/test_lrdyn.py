@@ -436,7 +436,7 @@ def test_a_signal_ends_a_command_in_one_line_with_its_workers(
 
 
 def test_workers_are_started_where_ctrl_c_is_none_of_theirs():
-    with interrupts.starting_workers():
+    with interrupts.guard_workers():
         assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
     assert interrupts.PARENT not in os.environ
@@ -649,7 +649,7 @@ def test_arrays_say_in_symbols_what_they_are(verified):
     scenario = lr.Scenario("sums", dict, theory=Value, measured=Value, claims=(claim,))
     flag = lr.Flag("size", (2, 3), lr.at_least(1), int, "n", "length of x", shapes=True)
     theorem = lr.Theorem("sums", "", (flag,), (scenario,))
-    found = run_folder.described(theorem, verified.groups, "float64")
+    found = run_folder.label_results(theorem, verified.groups, "float64")
     assert found["/"]["size"].attrs == {"symbol": "n", "long_name": "length of x", "units": "1"}
     said = found["/"]["value_predicted"].attrs["long_name"]
     assert said == "predicted: value: 2 x = x + x"

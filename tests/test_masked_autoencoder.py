@@ -20,7 +20,7 @@ from lrdyn.theorem3 import (
 from lrdyn.theorem3.autoencoder_training_claims import MaskedAutoencoderMeasured
 from lrdyn.theorem3.masked_autoencoder_claims import AUTOENCODER, MaskedAutoencoderTheory
 from lrdyn.theorem3.statement import THEOREM3
-from lrdyn.verification.running.evaluate import taken
+from lrdyn.verification.running.evaluate import case_arguments
 from lrdyn.verification.running.jobs import own_settings
 from lrdyn.verification.stating.claims import MoreSteps
 from lrdyn.verification.stating.statement import Outcome
@@ -220,7 +220,7 @@ def test_how_far_from_the_bound_random_autoencoders_are():
 def one_case():
     """A case of the scenario."""
     case = AUTOENCODER.case
-    make = functools.partial(case, **taken(case, FLAGS))
+    make = functools.partial(case, **case_arguments(case, FLAGS))
     return jax.jit(make)(jax.random.key(0), keep_prob=0.6)
 
 
@@ -306,7 +306,7 @@ def test_a_bottleneck_is_narrower_than_the_rank_of_the_data(rows, cols):
         (narrow,) = AUTOENCODER.narrow(settings | {"width": (width,)})["width"]
         flags = FLAGS | {"rows": rows, "cols": cols, "width": narrow, "mask": "input"}
         case = AUTOENCODER.case(
-            jax.random.key(0), **taken(AUTOENCODER.case, flags | {"keep_prob": 0.5})
+            jax.random.key(0), **case_arguments(AUTOENCODER.case, flags | {"keep_prob": 0.5})
         )
         rank = np.linalg.matrix_rank(double(case).data[0], tol=1e-6)
         assert narrow == min(width, max(1, rank - 1))
@@ -424,7 +424,7 @@ def test_a_penalty_below_the_bound_is_found_on_each_data_set(penalty, residual):
 def test_blocks_that_training_moves_are_found():
     blocks = {"unidentified": [[2.0, 0.0]]}
     still = masked_autoencoder_claims.change_of_blocks(outcome(blocks, blocks))
-    assert (still.residual(), still.without_power(1e-3)) == (0.0, "")
+    assert (still.residual(), still.lack_of_power(1e-3)) == (0.0, "")
     assert (
         masked_autoencoder_claims.change_of_blocks(
             outcome(blocks, {"unidentified": [[1, 0]]})

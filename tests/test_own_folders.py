@@ -96,7 +96,7 @@ def test_a_link_below_a_folder_that_was_named_is_refused_before_the_run(
     def ran(*given, **more):
         raise AssertionError("the run began")
 
-    monkeypatch.setattr(run_folder, "produced", ran)
+    monkeypatch.setattr(run_folder, "produce_run", ran)
     where = {"--out": tmp_path / "out", "--store": tmp_path / "store"}
     path = mine.folder(where[flag]) / link
     path.parent.mkdir(parents=True)
@@ -136,7 +136,7 @@ def test_a_run_clears_what_it_wrote_and_nothing_else(mine, victim, tmp_path):
 def test_only_a_folder_of_the_library_is_cleared(there, cleared, tmp_path):
     for name in there:
         (tmp_path / name).write_text("")
-    assert whole_files.take(tmp_path) is cleared
+    assert whole_files.mark_folder(tmp_path) is cleared
     part = tmp_path / "parts" / "0123456789ab" / "0-0123456789abcdef0123.npz"
     checkpoint = tmp_path / "checkpoints" / "0123456789abcdef0123" / "step-0000000001.ckpt"
     for path in (part, checkpoint):
@@ -150,7 +150,7 @@ def test_only_a_folder_of_the_library_is_cleared(there, cleared, tmp_path):
 
 def test_clearing_follows_no_link(victim, tmp_path):
     """Not even one that came after the folder was looked at."""
-    whole_files.take(tmp_path)
+    whole_files.mark_folder(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "0123456789abcdef0123").symlink_to(victim / "thesis")
     (tmp_path / "parts").mkdir()
@@ -165,7 +165,10 @@ def test_clearing_follows_no_link(victim, tmp_path):
 def test_metrics_are_not_written_through_a_link(tmp_path):
     (tmp_path / "diary.csv").write_text("mine")
     (tmp_path / "metrics.csv").symlink_to(tmp_path / "diary.csv")
-    for write in (whole_files.appending, lambda path: whole_files.replacing(path).__enter__()):
+    for write in (
+        whole_files.open_to_append,
+        lambda path: whole_files.replace_file(path).__enter__(),
+    ):
         with pytest.raises(whole_files.Linked, match=r"symbolic link.*metrics\.csv"):
             write(tmp_path / "metrics.csv")
     assert (tmp_path / "diary.csv").read_text() == "mine"
@@ -220,7 +223,7 @@ def test_figures_and_summaries_follow_no_link(link, victim, tmp_path, monkeypatc
 def test_a_second_run_on_one_store_is_bad_input(mine, tmp_path):
     store = mine.folder(tmp_path / "store")
     store.mkdir(parents=True)
-    with files.locked(store), pytest.raises(BadInput, match=r"--store: got .* in use by another"):
+    with files.lock(store), pytest.raises(BadInput, match=r"--store: got .* in use by another"):
         run_folder.carry_out(mine, tmp_path / "out", context=Context(store=tmp_path / "store"))
 
 
@@ -289,7 +292,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
     store = parts.Store(tmp_path, lambda line: None)
     store.save("0-ab", {"a": np.arange(3.0)})
-    monkeypatch.setattr(parts, "_array", failing)
+    monkeypatch.setattr(parts, "_read_array", failing)
     monkeypatch.setattr("hashlib.file_digest", failing)
     with pytest.raises(OSError, match=r"Input/output error: '.*0-ab\.npz'"):
         store.load("0-ab")
@@ -322,12 +325,12 @@ def test_no_earlier_verdict_stands_beside_new_results(mine, tmp_path, monkeypatc
 def test_the_umask_of_the_user_is_kept(umask, mode, tmp_path):
     before = os.umask(umask)
     try:
-        with whole_files.replacing(tmp_path / "a") as temporary:
+        with whole_files.replace_file(tmp_path / "a") as temporary:
             temporary.write_text("a")
-        private = whole_files.scratch(tmp_path, ".part")
+        private = whole_files.make_scratch(tmp_path, ".part")
         private.chmod(0o600)
         whole_files.move(private, tmp_path / "b")
-        whole_files.appending(tmp_path / "c").close()
+        whole_files.open_to_append(tmp_path / "c").close()
     finally:
         os.umask(before)
     assert [stat.S_IMODE(path.stat().st_mode) for path in sorted(tmp_path.iterdir())] == [mode] * 3
@@ -338,7 +341,7 @@ import time
 from pathlib import Path
 from lrdyn.system import (interrupts, whole_files)
 interrupts.end_at_once()
-with whole_files.scratch_folder(Path()) as folder, whole_files.replacing(Path("kept")) as half:
+with whole_files.scratch_folder(Path()) as folder, whole_files.replace_file(Path("kept")) as half:
     (folder / "figures").mkdir()
     (folder / "figures" / "a").write_text("a")
     half.write_text("half")
@@ -377,7 +380,8 @@ def test_nothing_new_is_begun_once_a_process_ends(tmp_path):
     code = (
         "import threading; from pathlib import Path; from lrdyn.system import whole_files\n"
         "whole_files.remove_all_scratch()\n"
-        "thread = threading.Thread(target=whole_files.scratch, args=(Path(), ''), daemon=True)\n"
+        "make = whole_files.make_scratch\n"
+        "thread = threading.Thread(target=make, args=(Path(), ''), daemon=True)\n"
         "thread.start(); thread.join(0.3)\n"
         "print(list(Path().iterdir()))\n"
     )
@@ -400,7 +404,7 @@ def test_a_write_that_misses_its_scratch_ends_with_the_process(tmp_path, monkeyp
     monkeypatch.setattr(whole_files, "_UNDERWAY", set())
 
     def write():
-        with contextlib.suppress(FileNotFoundError), whole_files.replacing(tmp_path / "a"):
+        with contextlib.suppress(FileNotFoundError), whole_files.replace_file(tmp_path / "a"):
             begun.set()
             removed.wait(10)
         raised.set()

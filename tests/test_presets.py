@@ -8,12 +8,12 @@ import pytest
 from lrdyn.commands import example, figures, verify
 from lrdyn.commands.ending import BAD_INPUT, FAULT, Fault
 from lrdyn.commands.ending import run as ended
-from lrdyn.figures.exhibits import missing
+from lrdyn.figures.exhibits import missing_packages
 from lrdyn.registry import theorems
 from lrdyn.studies import studies, study
 from lrdyn.verification.running import jobs
 from lrdyn.verification.running.configuration import BadInput, run_of
-from lrdyn.verification.runs.run_folder import about
+from lrdyn.verification.runs.run_folder import describe_run
 from lrdyn.verification.stating.mistakes import Lacking
 from paper_figs import EXHIBITS
 from tests.sentences import BERT, write_pairs
@@ -29,7 +29,7 @@ def test_a_preset_is_parsed_and_every_point_of_it_checked(one, preset):
     run = verify.parse(one, ["--preset", preset]).run
     assert run.preset == preset
     for scenario in run.concerned.scenarios:
-        plan = jobs.planned_claims(one, scenario, run.settings, (0,), "/", run.dtype)
+        plan = jobs.plan_claims(one, scenario, run.settings, (0,), "/", run.dtype)
         assert plan.points.size
 
 
@@ -37,8 +37,8 @@ def test_a_preset_is_parsed_and_every_point_of_it_checked(one, preset):
     ("exhibit", "preset"), FIGURES, ids=[f"{one.name}-{preset}" for one, preset in FIGURES]
 )
 def test_the_runs_behind_a_figure_are_checked(exhibit, preset):
-    if missing(exhibit):
-        pytest.skip(missing(exhibit))
+    if missing_packages(exhibit):
+        pytest.skip(missing_packages(exhibit))
     assert exhibit.sources(**exhibit.presets[preset])
 
 
@@ -61,12 +61,12 @@ def test_a_preset_takes_the_layers_that_are_there_and_says_so(pairs):
 def test_layers_that_are_asked_for_are_not_changed(pairs):
     run = run_of(study("adapters"), preset="paper", layers=12, **pairs)
     with pytest.raises(BadInput, match="--layers: got 12, wanted at most 3"):
-        about(run)
+        describe_run(run)
 
 
 def test_a_study_without_its_encoder_says_what_to_fetch():
     with pytest.raises(Lacking, match="run make encoder"):
-        about(run_of(study("adapters"), preset="paper", encoder="none"))
+        describe_run(run_of(study("adapters"), preset="paper", encoder="none"))
 
 
 # A figure that fails ---------------------------------------------------------------------------

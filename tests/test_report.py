@@ -24,7 +24,7 @@ from lrdyn.report.markup import EMPTY, element, text
 from lrdyn.studies import studies
 from lrdyn.verification.judging import verdict_text as texts
 from lrdyn.verification.running.evaluate import DATA_DIR
-from lrdyn.verification.running.produce import concerned
+from lrdyn.verification.running.produce import select_scenarios
 from lrdyn.verification.stating.mistakes import BadInput
 from tests import reports
 from tests.reports import HOSTILE, diagnosed, saved, searched
@@ -449,7 +449,7 @@ def test_the_command_of_a_case_asks_for_that_case(experiment):
     asked = verify.parse(experiment, []).run
     title = commands.command_of(experiment.name, experiment.summary)
     assert title == f"lrdyn verify {experiment.name}"
-    for scenario in concerned(experiment, asked.settings).scenarios:
+    for scenario in select_scenarios(experiment, asked.settings).scenarios:
         mine = scenario.narrow(dict(asked.settings))
         swept = {flag.name for flag in experiment.flags if flag.swept and mine[flag.name]}
         worst = {name: mine[name][-1] for name in swept if mine[name] is not None}

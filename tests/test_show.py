@@ -2,7 +2,7 @@
 
 import pytest
 
-from lrdyn.core.show import printable
+from lrdyn.core.show import make_printable
 
 ORDINARY = ["", "a b", "Noël, Ωmega, 低秩, \N{SNOWMAN}", "back\\slash"]
 ESCAPED = {
@@ -18,13 +18,13 @@ ESCAPED = {
 
 @pytest.mark.parametrize("text", ORDINARY)
 def test_ordinary_text_stays(text):
-    assert printable(text) == text
+    assert make_printable(text) == text
 
 
 @pytest.mark.parametrize("text", ESCAPED)
 def test_what_a_terminal_would_obey_is_escaped(text):
-    assert printable(text) == ESCAPED[text]
+    assert make_printable(text) == ESCAPED[text]
 
 
 def test_line_breaks_of_the_caller_stay():
-    assert printable("a\nb\r\x1b[0m\n", lines=True) == "a\nb\\r\\x1b[0m\n"
+    assert make_printable("a\nb\r\x1b[0m\n", lines=True) == "a\nb\\r\\x1b[0m\n"

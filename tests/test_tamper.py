@@ -362,7 +362,7 @@ def test_a_changed_verdict_is_refused(change, said, folder, again):
 def test_other_settings_in_both_files_are_seen(settings, said, folder, again):
     groups = results_file.load(folder / results_file.NAME)
     config = json.loads(groups["/"].attrs["config"]) | settings
-    groups["/"].attrs["config"] = results_file.canonical(config)
+    groups["/"].attrs["config"] = results_file.canonical_json(config)
     files.write_netcdf(folder / results_file.NAME, groups)
     fit(folder, config=config if "perturb" not in settings else verdict_of(folder)["config"])
     status, out, err = again()

@@ -33,9 +33,9 @@ from lrdyn.theorem4.trajectory_claims import (
     measure_trajectory,
 )
 from lrdyn.verification.running.configuration import BadInput, run_of
-from lrdyn.verification.running.evaluate import taken
+from lrdyn.verification.running.evaluate import case_arguments
 from lrdyn.verification.running.jobs import own_settings, split_settings
-from lrdyn.verification.running.produce import concerned, validate
+from lrdyn.verification.running.produce import select_scenarios, validate
 from lrdyn.verification.stating.statement import Outcome
 from tests import oracles
 from tests.runs import finished
@@ -114,7 +114,9 @@ def test_several_gaps_are_several_cases_or_refused(theorem, flags):
             fixed | dict(zip(columns, values, strict=True))
             for values in zip(*columns.values(), strict=True)
         ]
-        cases = [scenario.case(jax.random.key(0), **taken(scenario.case, p)) for p in points]
+        cases = [
+            scenario.case(jax.random.key(0), **case_arguments(scenario.case, p)) for p in points
+        ]
         forms = [(str(jax.tree.structure(c)), *map(np.asarray, jax.tree.leaves(c))) for c in cases]
         told = {(form, *(array.tobytes() for array in arrays)) for form, *arrays in forms}
         assert len(told) == len(cases), scenario.id
@@ -269,7 +271,7 @@ def test_other_singular_vectors_are_seen():
     for run in (right, wrong):
         outcome = Outcome({"side": "left"}, theory, run, {}, np.dtype("float64"), 12, 12)
         form = claims["top_directions"].form(outcome)
-        assert form.without_power(limit) == ""
+        assert form.lack_of_power(limit) == ""
         residuals.append(form.residual())
     assert residuals[0] < limit * theory.condition < 1e-3 < residuals[1]
     path = galore_of_last.records[problems.time_indices(case, case.steps)]
@@ -304,7 +306,7 @@ def test_what_is_beyond_the_rank_is_seen_after_each_refresh(refresh):
         moved[refresh, [2, 4][refresh]] = 4.0 * times * limit
         (excess, ranks, reason), _ = of_sums(moved, [2, 4])
         np.testing.assert_allclose(excess.residual(), times * limit)
-        assert excess.without_power(limit) == ""
+        assert excess.lack_of_power(limit) == ""
         assert (ranks.residual(), reason) == (float(fails), "")
     lost = values.copy()
     lost[refresh, 0] = np.nan
@@ -460,7 +462,7 @@ def test_each_side_runs_a_method_of_its_own(scenario, monkeypatch):
         monkeypatch.setattr(module, "low_rank_descent", descent)
     flags = {name: v[0] if isinstance(v, tuple) else v for name, v in SETTINGS.items()}
     flags |= {"rows": 4, "cols": 6, "steps": 12, "optimizer": "momentum"}
-    case = scenario.case(jax.random.key(0), **taken(scenario.case, flags))
+    case = scenario.case(jax.random.key(0), **case_arguments(scenario.case, flags))
     methods = [GALORE, RELORA_FROZEN][:: -1 if scenario is DUALITY else 1]
     for side, method in zip((scenario.predict, scenario.measure), methods, strict=True):
         seen.clear()
@@ -477,7 +479,7 @@ def test_a_stable_run_grants_little(scenario, optimizer):
     """Errors grow by 4 at most with small steps, and tolerances not by more than 10."""
     flags = {name: v[0] if isinstance(v, tuple) else v for name, v in SETTINGS.items()}
     flags |= {"rows": 4, "cols": 6, "steps": 12, "optimizer": optimizer, "learning_rate": 0.01}
-    case = scenario.case(jax.random.key(0), **taken(scenario.case, flags))
+    case = scenario.case(jax.random.key(0), **case_arguments(scenario.case, flags))
     condition = jax.jit(lambda case: scenario.predict(case).condition)(case)
     assert 1 <= float(condition) < 10
 
@@ -543,7 +545,7 @@ def test_the_controls_are_far_away(ran):
     ],
 )
 def test_statements_that_are_not_concerned_are_left_out(given, expected):
-    kept = concerned(THEOREM4, SETTINGS | given).scenarios
+    kept = select_scenarios(THEOREM4, SETTINGS | given).scenarios
     always = ["memory", "duality", "gradient_rank"]
     assert [scenario.id for scenario in kept] == [*expected, *always]
 

@@ -19,7 +19,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from lrdyn import cli, data, networks
-from lrdyn.commands.arguments import Parser, folder, share, whole
+from lrdyn.commands.arguments import Parser, fraction_reader, integer_reader, parse_folder
 from lrdyn.commands.diagnose import user_files
 from lrdyn.data import encoder, guarded, tensors
 from lrdyn.networks import MLP, Attention, Bert, LayerNorm, Tokens, attention, mean_pooled
@@ -83,7 +83,7 @@ def write(place, name, model):
     for path, W in networks.matrices(model).items():
         weights[re.sub(r"\[(\d+)\]$", r"_\1", path).translate(dots)] = W
     with user_files("FOLDER", "a folder that can be written to"):
-        whole_files.folder(Path(place), below=Path(place))
+        whole_files.make_folder(Path(place), below=Path(place))
         tensors.write(Path(place, f"{name}.safetensors"), weights)
 
 
@@ -270,9 +270,9 @@ def parser():
 
     def word(name, run, **numbers):
         flags = words.add_parser(name, description=run.__doc__, help=run.__doc__)
-        flags.add_argument("folder", type=folder, metavar="FOLDER", help="where the files go")
+        flags.add_argument("folder", type=parse_folder, metavar="FOLDER", help="where the files go")
         for number, default in {**numbers, "seed": 1}.items():
-            kind = whole(number, 0 if number == "seed" else 1)
+            kind = integer_reader(number, 0 if number == "seed" else 1)
             how = {"type": kind, "default": default, "help": "default: %(default)s"}
             flags.add_argument(f"--{number.replace('_', '-')}", metavar="N", **how)
         flags.set_defaults(run=run)
@@ -290,7 +290,13 @@ def parser():
     add("--encoder", default="auto", metavar="DIR", help="a folder; by default a package")
     add("--text-file", default="auto", metavar="FILE", help="score<TAB>text; by default tweets")
     add("--data-dir", default="", metavar="DIR", help="where they are looked for first")
-    add("--rate", type=share("rate"), default=1e-4, metavar="R", help="default: %(default)s")
+    add(
+        "--rate",
+        type=fraction_reader("rate"),
+        default=1e-4,
+        metavar="R",
+        help="default: %(default)s",
+    )
     return root
 
 

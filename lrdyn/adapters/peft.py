@@ -23,7 +23,7 @@ from lrdyn.core.checks import checked
 from lrdyn.data.guarded import refused
 from lrdyn.data.tensors import FLOATS, Info, Tensors, opened
 from lrdyn.data.tensors import write as write_tensors
-from lrdyn.system.whole_files import replacing
+from lrdyn.system.whole_files import replace_file
 
 
 class StoredFactors(NamedTuple):
@@ -269,7 +269,7 @@ def write(folder: str | Path, adapter: Stored) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / NAME, arrays, metadata={"format": "pt"})
-    with replacing(folder / peft_config.NAME) as temporary:
+    with replace_file(folder / peft_config.NAME) as temporary:
         temporary.write_text(text)
 
 

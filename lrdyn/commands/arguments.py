@@ -17,7 +17,7 @@ from lrdyn.data.arrays import read_npy
 from lrdyn.system.memory_limit import SIZE, read_size
 from lrdyn.verification.cluster import ADDRESS
 from lrdyn.verification.running.configuration import BadInput
-from lrdyn.verification.stating.flags import FRACTION, Flag, at_least, flag_text, typed
+from lrdyn.verification.stating.flags import FRACTION, Flag, at_least, flag_text, option_string
 
 
 class Help(Exception):
@@ -56,7 +56,7 @@ def no_such_file(path: Path) -> str:
     return "; ".join(["no such file", *filter(None, [near(path.name, beside).strip(" ()")])])
 
 
-def started_as() -> str:
+def typed_command() -> str:
     """The command that started this process, as typed, without its arguments.
 
     That is ``python -m experiments.lora``, ``python my_theorem.py`` or the name of a command.
@@ -133,7 +133,7 @@ def _is_negative_number(word: str) -> bool:
     return False
 
 
-def _value(flag: Flag) -> Callable[[str], Any]:
+def _value_reader(flag: Flag) -> Callable[[str], Any]:
     """Reader of one value of a flag."""
     convert: Any = flag.type
 
@@ -154,7 +154,7 @@ def _value(flag: Flag) -> Callable[[str], Any]:
     return read
 
 
-def _array(flag: Flag) -> Callable[[str], np.ndarray]:
+def _array_reader(flag: Flag) -> Callable[[str], np.ndarray]:
     """Reader of an ``.npy`` file of finite real numbers."""
     wanted = "an .npy file of real numbers below 1e15"
 
@@ -170,35 +170,37 @@ def _array(flag: Flag) -> Callable[[str], np.ndarray]:
             reason = " (Is a directory)" if Path(text).is_dir() else ""
             raise argparse.ArgumentTypeError(f"got {shown}{reason}, wanted {wanted}") from None
         if not flag.accepts(array):
-            raise argparse.ArgumentTypeError(f"got {_entry(flag, array)}{shown}, wanted {wanted}")
+            raise argparse.ArgumentTypeError(
+                f"got {_refused_entry(flag, array)}{shown}, wanted {wanted}"
+            )
         # float64 whatever the file has: the precision of a run is no matter of its target.
         return array.astype(float)
 
     return read
 
 
-def _entry(flag: Flag, array: Any) -> str:
+def _refused_entry(flag: Flag, array: Any) -> str:
     """The first entry for which an array of numbers is refused."""
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
         return ""
     return next((f"an entry {x} in " for x in array.flat if not flag.accepts(np.array([x]))), "")
 
 
-def whole(name: str, least: int) -> Callable[[str], int]:
+def integer_reader(name: str, least: int) -> Callable[[str], int]:
     """Reader of an integer of a command line, from ``least`` on: argparse's ``type``."""
-    return _value(Flag(name, (), at_least(least), int))
+    return _value_reader(Flag(name, (), at_least(least), int))
 
 
-def share(name: str) -> Callable[[str], float]:
+def fraction_reader(name: str) -> Callable[[str], float]:
     """Reader of a number strictly between 0 and 1: argparse's ``type``."""
-    return _value(Flag(name, (), FRACTION))
+    return _value_reader(Flag(name, (), FRACTION))
 
 
 LEVELS = 500
 """Folders in one another, at most: Python makes each by a call within that of the one below."""
 
 
-def folder(text: str) -> str:
+def parse_folder(text: str) -> str:
     """Reader of a folder of a command line: argparse's ``type``."""
     text = text.removeprefix(" ")  # which keeps a negative number from being taken for a flag
     if not text:
@@ -213,7 +215,7 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         default="results",
-        type=folder,
+        type=parse_folder,
         metavar="DIR",
         help="folder of the results (default: results)",
     )
@@ -229,21 +231,21 @@ def add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say where parts are computed and kept."""
     parser.add_argument(
         "--cluster",
-        type=_cluster,
+        type=_parse_address,
         metavar="ADDRESS",
         help="a Dask scheduler whose workers compute, such as tls://127.0.0.1:8786; local:N starts "
         "N workers here",
     )
     parser.add_argument(
         "--cluster-security",
-        type=folder,
+        type=parse_folder,
         metavar="DIR",
         help="certificates for a scheduler at tls://: ca.pem, cert.pem and key.pem there (default: "
         "what the configuration of Dask names)",
     )
     parser.add_argument(
         "--store",
-        type=folder,
+        type=parse_folder,
         metavar="DIR",
         help="where finished parts are kept, best a folder that all workers see: only names of "
         "parts then come back (default: beside the results)",
@@ -270,7 +272,7 @@ def check_cluster(options: argparse.Namespace) -> None:
         raise BadInput(f"--cluster-security: got {got} beside it, wanted --cluster tls://HOST:PORT")
 
 
-def _cluster(text: str) -> str:
+def _parse_address(text: str) -> str:
     """Reader of the address of a scheduler."""
     known = r"local:[1-9][0-9]{0,3}|(?!local:)((\w+://)?[^\s/:]+:[0-9]{1,5}|\w+://\S+)"
     if re.fullmatch(known, text):
@@ -278,7 +280,7 @@ def _cluster(text: str) -> str:
     raise argparse.ArgumentTypeError(f"got {shortened(text)!r}, wanted {ADDRESS}")
 
 
-def size(text: str) -> int:
+def parse_size(text: str) -> int:
     """Reader of a number of bytes such as ``500MB`` or ``2GiB``."""
     count = read_size(text)
     if count is None:
@@ -302,13 +304,13 @@ class Setting(argparse.Action):
 
 def add_flag(group: Any, flag: Flag) -> None:
     """Add a flag of an experiment to a group of a parser; its value is one of ``settings``."""
-    name = typed(flag.name)
+    name = option_string(flag.name)
     if flag.type == "array":
         group.add_argument(
             name,
             action=Setting,
             dest=flag.name,
-            type=_array(flag),
+            type=_array_reader(flag),
             metavar="FILE",
             default=argparse.SUPPRESS,
             help=f"{flag.symbol}: {flag.help} (.npy)",
@@ -322,7 +324,7 @@ def add_flag(group: Any, flag: Flag) -> None:
         name,
         action=Setting,
         dest=flag.name,
-        type=_value(flag),
+        type=_value_reader(flag),
         nargs="+" if flag.swept else None,
         metavar=flag.name.upper(),
         default=argparse.SUPPRESS,

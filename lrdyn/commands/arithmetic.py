@@ -5,19 +5,22 @@ A number behind it is that of draws, of which the worst is shown.
 
 import sys
 
-from lrdyn.commands.arguments import Parser, whole
+from lrdyn.commands.arguments import Parser, integer_reader
 from lrdyn.commands.ending import run
 from lrdyn.core.show import aligned
 from lrdyn.system.printer import say
 from lrdyn.verification.judging.rounding import REFERENCE
-from lrdyn.verification.running.arithmetic_probe import decompositions, rounding
+from lrdyn.verification.running.arithmetic_probe import measure_decompositions, measure_rounding
 
 
 def table(draws: int) -> list[str]:
     """Table of the worst of several draws of every number, in both precisions."""
     rows = [("precision", "", f"worst of {draws}", "reference")]
     for precision, usual in REFERENCE.items():
-        each = [rounding(precision, draw=n) | decompositions(precision, n) for n in range(draws)]
+        each = [
+            measure_rounding(precision, draw=n) | measure_decompositions(precision, n)
+            for n in range(draws)
+        ]
         for name, expected in usual.items():
             worst = (min if name == "largest" else max)(draw[name] for draw in each)
             rows.append((precision, name, f"{worst:.3g}", f"{expected:.3g}"))
@@ -29,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def command() -> None:
         parser = Parser("arithmetic", "Measure the arithmetic of the device at hand.")
-        parser.add_argument("draws", nargs="?", type=whole("draws", 1), default=1)
+        parser.add_argument("draws", nargs="?", type=integer_reader("draws", 1), default=1)
         say("\n".join(table(parser.parse(sys.argv[1:] if argv is None else argv).draws)))
 
     return run("arithmetic", command, own_process=argv is None)

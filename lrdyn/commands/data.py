@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from lrdyn.core.show import aligned, printable
+from lrdyn.core.show import aligned, make_printable
 from lrdyn.data import sets
 from lrdyn.data.lookup import find, looked_in
 from lrdyn.data.pairs import SPLITS, stsb_names
@@ -20,7 +20,7 @@ def table(data_dir: str = "") -> list[str]:
         ['data', 'set', 'found,']
     """
     rows = [("data set", "found, or what would do"), *_image_rows(data_dir), *_pair_rows(data_dir)]
-    return [*aligned(rows), "", printable(f"looked in {looked_in(data_dir)}")]
+    return [*aligned(rows), "", make_printable(f"looked in {looked_in(data_dir)}")]
 
 
 def _image_rows(data_dir: str) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn.adapters import peft_tensors
-from lrdyn.commands.arguments import Example, Parser, folder, share, whole
+from lrdyn.commands.arguments import Example, Parser, fraction_reader, integer_reader, parse_folder
 from lrdyn.core.show import near, shortened
 from lrdyn.data import checkpoints
 from lrdyn.diagnosis import reading
@@ -50,9 +50,15 @@ def parser() -> Parser:
         8
     """
     flags = Parser("lrdyn diagnose", DESCRIPTION, EPILOG, examples=EXAMPLES)
-    flags.add_argument("before", type=folder, metavar="BEFORE", help="weights before the training")
     flags.add_argument(
-        "after", type=folder, nargs="?", metavar="AFTER", help="weights after it, or an adapter"
+        "before", type=parse_folder, metavar="BEFORE", help="weights before the training"
+    )
+    flags.add_argument(
+        "after",
+        type=parse_folder,
+        nargs="?",
+        metavar="AFTER",
+        help="weights after it, or an adapter",
     )
     flags.add_argument(
         "--select", nargs="+", default=["*"], metavar="GLOB", help="which matrices (default: all)"
@@ -66,14 +72,14 @@ def parser() -> Parser:
     )
     flags.add_argument(
         "--top",
-        type=whole("top", 1),
+        type=integer_reader("top", 1),
         default=8,
         metavar="K",
         help="how many leading singular values are described (default: 8)",
     )
     flags.add_argument(
         "--sketch",
-        type=whole("sketch", 1),
+        type=integer_reader("sketch", 1),
         metavar="K",
         help="compute only the first K singular values of large matrices, and bound the rest: for "
         "checkpoints of many gigabytes",
@@ -89,14 +95,18 @@ def parser() -> Parser:
     flags.add_argument(
         "--json", action="store_true", help="print every number as JSON, and nothing else"
     )
-    flags.add_argument("--out", type=folder, metavar="DIR", help=f"write {', '.join(WRITTEN)}")
     flags.add_argument(
-        "--extract", type=folder, metavar="DIR", help="write the update as an adapter of PEFT"
+        "--out", type=parse_folder, metavar="DIR", help=f"write {', '.join(WRITTEN)}"
     )
-    flags.add_argument("--rank", type=whole("rank", 1), metavar="R", help="rank of that adapter")
+    flags.add_argument(
+        "--extract", type=parse_folder, metavar="DIR", help="write the update as an adapter of PEFT"
+    )
+    flags.add_argument(
+        "--rank", type=integer_reader("rank", 1), metavar="R", help="rank of that adapter"
+    )
     flags.add_argument(
         "--energy",
-        type=share("energy"),
+        type=fraction_reader("energy"),
         metavar="E",
         help="or the share of the squared norm that it must keep (default: .9)",
     )
@@ -119,16 +129,22 @@ def parser() -> Parser:
         help="whether weights are stored transposed, as GPT-2's (default: as config.json says)",
     )
     flags.add_argument(
-        "--plan", type=folder, metavar="DIR", help="write PEFT's configuration for a new training"
+        "--plan",
+        type=parse_folder,
+        metavar="DIR",
+        help="write PEFT's configuration for a new training",
     )
     flags.add_argument(
         "--budget",
-        type=whole("budget", 1),
+        type=integer_reader("budget", 1),
         metavar="N",
         help="parameters of all factors together",
     )
     flags.add_argument(
-        "--error", type=share("error"), metavar="E", help="or the relative error of the update"
+        "--error",
+        type=fraction_reader("error"),
+        metavar="E",
+        help="or the relative error of the update",
     )
     return flags
 
@@ -299,7 +315,7 @@ def _write(diagnosis: Diagnosis, out: Path, *, quiet: bool) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     for name, text in (("diagnosis.csv", diagnosis.csv()), ("diagnosis.json", diagnosis.json())):
-        with whole_files.replacing(out / name) as temporary:
+        with whole_files.replace_file(out / name) as temporary:
             temporary.write_text(text)
     save(diagnosis.plot(), out / "diagnosis")
     if not quiet:

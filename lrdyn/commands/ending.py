@@ -107,21 +107,21 @@ def run(prog: str, command: Callable[[], Ending], *, own_process: bool = False) 
     printer.lost = None
     try:
         program_cache.most()  # environment variables are input, too
-        return Status(_status(_ended(command)))
+        return Status(_status(_run_command(command)))
     except BaseException as error:
         try:
-            status, line = _failed(error)
+            status, line = _failure(error)
         except BaseException:  # a user's class whose __str__ or name raises
             status, line = FAULT, "internal error, which cannot be described"
         if os.environ.get("LRDYN_DEBUG") and (status == FAULT or error.__cause__):
             printer.complain("".join(traceback.format_exception(error)).rstrip())
         # Words of the user, such as file names, may hold line breaks.
         line = " ".join(f"{shortened(str(prog), 60)}: error: {line}".splitlines())
-        printer.complain(shortened(printer.printable(line), LINE))
+        printer.complain(shortened(printer.make_printable(line), LINE))
         return Status(status)
 
 
-def _ended(command: Callable[[], Ending]) -> Ending:
+def _run_command(command: Callable[[], Ending]) -> Ending:
     try:
         ending = command()
     except Help as asked:
@@ -153,7 +153,7 @@ def _status(ending: Ending) -> int:
     raise TypeError(f"ending: got {ending!r}, wanted one of {Ending}")
 
 
-def _failed(error: BaseException) -> tuple[int, str]:
+def _failure(error: BaseException) -> tuple[int, str]:
     """The exit status for an exception, and the line to print."""
     match error:
         case BadInput():
@@ -171,11 +171,8 @@ def _failed(error: BaseException) -> tuple[int, str]:
             # If a file has vanished, finished parts may have, too: promise nothing.
             parts = "" if isinstance(error, FileNotFoundError) else "; finished parts are kept"
             return FAULT, f"{error.filename or 'system'}: {_reason(error)}{parts}"
-    return FAULT, f"internal error ({_named(error)}); LRDYN_DEBUG=1 shows where"
-
-
-def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {first_line(error)}"
+    named = f"{type(error).__name__}: {first_line(error)}"
+    return FAULT, f"internal error ({named}); LRDYN_DEBUG=1 shows where"
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 import lrdyn
 from lrdyn.figures import plotting
-from lrdyn.figures.exhibits import Figure, drawn_from, one_seed
+from lrdyn.figures.exhibits import Figure, one_seed, run_sources
 from lrdyn.verification.stating import fields
 from lrdyn.verification.stating.fields import ABSENT
 
@@ -117,7 +117,7 @@ FIGURE = Figure(
     title="An example",
     caption="Deep factorisation, d = {dim}, r = {rank}, eps = {init_scale:g}: singular values of "
     "the first layer over {steps} steps, and the bulk of Theorem 2.",
-    sources=drawn_from(EXPERIMENT, preset="quick"),
+    sources=run_sources(EXPERIMENT, preset="quick"),
     numbers=numbers,
     draw=draw,
     presets={"quick": SETTINGS},

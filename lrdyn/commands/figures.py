@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from lrdyn.commands.arguments import Example, Parser, add_device_flags, folder
+from lrdyn.commands.arguments import Example, Parser, add_device_flags, parse_folder
 from lrdyn.commands.ending import Fault, Sameness
 from lrdyn.core.show import near, shortened
 from lrdyn.figures import long
 from lrdyn.figures.baselines import check, write_baseline
-from lrdyn.figures.exhibits import Exhibit, in_precision, missing
+from lrdyn.figures.exhibits import Exhibit, missing_packages, set_precision
 from lrdyn.figures.rendering import render
 from lrdyn.system import whole_files
 from lrdyn.system.printer import say
@@ -27,7 +27,7 @@ from lrdyn.verification.machine.process import setup
 from lrdyn.verification.running import arithmetic_probe
 from lrdyn.verification.running.configuration import BadInput
 from lrdyn.verification.stating import mistakes
-from lrdyn.verification.stating.mistakes import Lacking, described
+from lrdyn.verification.stating.mistakes import Lacking, describe_error
 
 ACTIONS = {
     "draw": "draw figures and write tables, running what has no results (default)",
@@ -78,8 +78,8 @@ def main(
         # What takes seconds is not kept waiting by hours, nor what is wanted most by other hours.
         chosen = sorted(chosen, key=lambda exhibit: (exhibit.long, exhibit.turn))
     for exhibit in exhibits:
-        if missing(exhibit) and not named:
-            say(f"{exhibit.name}: left out, it needs {missing(exhibit)}")
+        if missing_packages(exhibit) and not named:
+            say(f"{exhibit.name}: left out, it needs {missing_packages(exhibit)}")
     agree, failed = _act_on_each(action, chosen, options, baselines, written_in, named=named)
     if not named:  # an exhibit without its data is only named
         failed = {name: e for name, e in failed.items() if not isinstance(e, Lacking)}
@@ -99,7 +99,7 @@ def _describe_uncompared(
     reasons: dict[str, list[str]] = {}
     for exhibit in chosen:
         if exhibit.long and (
-            why := long.uncompared(exhibit, options.out, baselines, options.preset)
+            why := long.why_not_compared(exhibit, options.out, baselines, options.preset)
         ):
             reasons.setdefault(why, []).append(exhibit.name)
     causes = "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
@@ -120,7 +120,7 @@ def _act_on_each(
     failed: dict[str, Exception] = {}
     for exhibit in chosen:
         try:
-            with mistakes.named(written_in):
+            with mistakes.name_mistakes(written_in):
                 agree.append(_act(action, exhibit, options, baselines))
         except BadInput as error:
             failed[exhibit.name] = error
@@ -130,7 +130,7 @@ def _act_on_each(
             raise
         except Exception as error:
             failed[exhibit.name] = error
-            say(f"{exhibit.name}: failed, {described(error)}")
+            say(f"{exhibit.name}: failed, {describe_error(error)}")
     return agree, failed
 
 
@@ -141,7 +141,9 @@ def _failure(failed: Mapping[str, Exception]) -> Exception:
     more = f" (and {', '.join(n for n in failed if n != name)})" if len(failed) > 1 else ""
     if not faults:
         return BadInput(f"{name}{more}: {error}")
-    fault = Fault(f"{name}{more}: internal error ({described(error)}); LRDYN_DEBUG=1 shows where")
+    fault = Fault(
+        f"{name}{more}: internal error ({describe_error(error)}); LRDYN_DEBUG=1 shows where"
+    )
     fault.__cause__ = error
     return fault
 
@@ -203,7 +205,7 @@ def parser_of(exhibits: Sequence[Exhibit], prog: str) -> Parser:
         "figures", nargs="*", metavar="figure", help="words below; everything by default"
     )
     parser.add_argument(
-        "--out", type=folder, default="results", metavar="DIR", help="default: results"
+        "--out", type=parse_folder, default="results", metavar="DIR", help="default: results"
     )
     parser.add_argument(
         "--dtype",
@@ -244,10 +246,10 @@ def _choose(words: Sequence[str], exhibits: Sequence[Exhibit]) -> tuple[str, lis
         if name not in known:
             got = f"{shortened(name)!r}{near(name, [*known, *ACTIONS])}"
             raise BadInput(f"figure: got {got}, wanted one of {', '.join(known)}")
-        if missing(known[name]):
-            raise BadInput(f"figure: got {name!r}, wanted {missing(known[name])} for it")
+        if missing_packages(known[name]):
+            raise BadInput(f"figure: got {name!r}, wanted {missing_packages(known[name])} for it")
     chosen = [known[name] for name in dict.fromkeys(names)]
-    return action, chosen or [exhibit for exhibit in exhibits if not missing(exhibit)]
+    return action, chosen or [exhibit for exhibit in exhibits if not missing_packages(exhibit)]
 
 
 def _check_writable(out: Path) -> None:
@@ -296,7 +298,7 @@ def _select_precision(
                 got = f"--dtype: got {dtype!r} for {exhibit.name}"
                 raise BadInput(f"{got}, wanted {wanted}")
             say(f"{exhibit.name}: left out, it needs {wanted}")
-    return [in_precision(exhibit, dtype) for exhibit in exhibits if dtype in exhibit.precisions]
+    return [set_precision(exhibit, dtype) for exhibit in exhibits if dtype in exhibit.precisions]
 
 
 def _check_preset(preset: str, exhibits: Sequence[Exhibit]) -> None:
@@ -336,4 +338,4 @@ def _draw(exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> Non
     source = done.dataset.attrs.get("drawn_from", source)
     seconds = time.perf_counter() - begin
     say(f"{exhibit.name}: {done.paths[1]} ({source}, {seconds:.1f} s)")
-    say(exhibit.shown(done.dataset), end="")
+    say(exhibit.terminal_text(done.dataset), end="")

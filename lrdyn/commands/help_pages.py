@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lrdyn.commands import diagnose, merge, pool, report, verify
-from lrdyn.commands.arguments import Example, Parser, folder
+from lrdyn.commands.arguments import Example, Parser, parse_folder
 from lrdyn.data import download
 from lrdyn.registry import theorems
 from lrdyn.studies import studies
@@ -79,7 +79,12 @@ def of_runs() -> Parser:
     ]
     parser = Parser("lrdyn runs", "What was run: when, verdict, settings.", examples=examples)
     parser.add_argument(
-        "folder", nargs="?", type=folder, default="results", metavar="DIR", help="default: results"
+        "folder",
+        nargs="?",
+        type=parse_folder,
+        default="results",
+        metavar="DIR",
+        help="default: results",
     )
     return parser
 
@@ -93,7 +98,9 @@ def of_diff() -> Parser:
     ]
     about = "Settings, claims and residuals in which two runs differ."
     parser = Parser("lrdyn diff", about, examples=examples)
-    parser.add_argument("runs", nargs=2, type=folder, metavar="RUN", help="a folder of results")
+    parser.add_argument(
+        "runs", nargs=2, type=parse_folder, metavar="RUN", help="a folder of results"
+    )
     return parser
 
 
@@ -108,7 +115,7 @@ def of_data() -> Parser:
     parser = Parser("lrdyn data", about, examples=examples)
     parser.add_argument("action", nargs="?", choices=("download",), help="get the one named")
     parser.add_argument("name", nargs="?", help=", ".join(download.REMOTE))
-    parser.add_argument("--data-dir", type=folder, metavar="DIR", help="look here first")
+    parser.add_argument("--data-dir", type=parse_folder, metavar="DIR", help="look here first")
     return parser
 
 
@@ -186,7 +193,7 @@ def tree(file: Any = None, directory: Any = None) -> argparse.ArgumentParser:
     _add(words, "merge", merge.parser())
     _add(words, "report", report.parser())
     for action in _actions(root):
-        if action.type is folder:
+        if action.type is parse_folder:
             mark = directory if action.option_strings else file
             action.complete = mark  # pyright: ignore[reportAttributeAccessIssue]
     return root

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn.adapters import peft
-from lrdyn.commands.arguments import Example, Parser, folder, share, whole
+from lrdyn.commands.arguments import Example, Parser, fraction_reader, integer_reader, parse_folder
 from lrdyn.commands.diagnose import ADAPTER, may_be_a_folder, show_progress, user_files
 from lrdyn.core.show import shortened
 from lrdyn.diagnosis.combining import combine
@@ -33,26 +33,35 @@ def parser() -> Parser:
     """
     flags = Parser("lrdyn merge", DESCRIPTION, EPILOG, examples=EXAMPLES)
     flags.add_argument(
-        "adapters", nargs="+", type=folder, metavar="ADAPTER[:WEIGHT]", help="adapters to add up"
+        "adapters",
+        nargs="+",
+        type=parse_folder,
+        metavar="ADAPTER[:WEIGHT]",
+        help="adapters to add up",
     )
-    flags.add_argument("--out", type=folder, metavar="DIR", required=True, help="folder to write")
     flags.add_argument(
-        "--resize", type=whole("resize", 1), metavar="R", help="largest r of a matrix"
+        "--out", type=parse_folder, metavar="DIR", required=True, help="folder to write"
+    )
+    flags.add_argument(
+        "--resize", type=integer_reader("resize", 1), metavar="R", help="largest r of a matrix"
     )
     flags.add_argument(
         "--energy",
-        type=share("energy"),
+        type=fraction_reader("energy"),
         metavar="E",
         help="or the share of its squared norm to keep",
     )
     flags.add_argument(
         "--budget",
-        type=whole("budget", 1),
+        type=integer_reader("budget", 1),
         metavar="N",
         help="or the parameters of all factors together",
     )
     flags.add_argument(
-        "--error", type=share("error"), metavar="E", help="or the relative error of the whole"
+        "--error",
+        type=fraction_reader("error"),
+        metavar="E",
+        help="or the relative error of the whole",
     )
     return flags
 

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from lrdyn.commands.arguments import no_such_file
 from lrdyn.core.show import near, shortened
-from lrdyn.verification.stating.mistakes import BadInput, described, named
+from lrdyn.verification.stating.mistakes import BadInput, describe_error, name_mistakes
 from lrdyn.verification.stating.statement import Experiment, Misstated
 
 
@@ -25,15 +25,15 @@ def own_experiment(text: str) -> Experiment:
         raise BadInput(f"{got} ({no_such_file(path)}), wanted a Python file that states a theorem")
     if not os.path.isfile(path) or path.suffix != ".py":
         raise BadInput(f"{got}, wanted a Python file that states a theorem")
-    contents = vars(imported(path))
-    with named({path.resolve().parent}):  # an object may lie about its class, and raise
+    contents = vars(import_script(path))
+    with name_mistakes({path.resolve().parent}):  # an object may lie about its class, and raise
         every = {n: value for n, value in contents.items() if isinstance(value, Experiment)}
     if name:
         if name not in every:
             meant = near(name, every)
             raise BadInput(f"{got}{meant}, wanted the name of a theorem of that file")
         return every[name]
-    stated = {n: experiment for n, experiment in every.items() if not _known(experiment)}
+    stated = {n: experiment for n, experiment in every.items() if not _is_of_library(experiment)}
     # One theorem may have two names in its file.
     if len(set(map(id, stated.values()))) != 1:
         wanted = "one of " + ", ".join(f"{file}:{n}" for n in stated)
@@ -41,12 +41,12 @@ def own_experiment(text: str) -> Experiment:
     return next(iter(stated.values()))
 
 
-def _known(experiment: Experiment) -> bool:
+def _is_of_library(experiment: Experiment) -> bool:
     """Whether an experiment is one of the library's, which a user's file may import."""
     return any(s.case.__module__.startswith("lrdyn.") for s in experiment.scenarios)
 
 
-def imported(given: Path) -> ModuleType:
+def import_script(given: Path) -> ModuleType:
     """Import a Python file as a script of its folder.
 
     Raises:
@@ -76,7 +76,7 @@ def imported(given: Path) -> ModuleType:
         # The file can be imported, and this line says by itself what is wanted.
         raise BadInput(f"{given}{_line(error, path)}: {error}") from error
     except BaseException as error:
-        message = f"got {described(error)}, wanted a file that can be imported"
+        message = f"got {describe_error(error)}, wanted a file that can be imported"
         raise BadInput(f"{given}{_line(error, path)}: {message}") from error
     return module
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from lrdyn.commands import example, figures
 from lrdyn.commands.arguments import Example, Parser
 from lrdyn.commands.ending import Sameness
-from lrdyn.commands.own import imported
+from lrdyn.commands.own import import_script
 from lrdyn.figures.baselines import write_baseline
 from lrdyn.figures.exhibits import Exhibit
 from lrdyn.system import whole_files
@@ -66,7 +66,7 @@ def main(words: Sequence[str]) -> Sameness | None:
     machine = figures.begin(words, "lrdyn figures")
     helped = {"-h", "--help"} & set(words) and not FOLDER.is_dir()
     mine = {FOLDER.resolve()}
-    with mistakes.named(mine):
+    with mistakes.name_mistakes(mine):
         exhibits = [] if helped else exhibits_in(FOLDER)
     where = FOLDER / BASELINES
     how = {"prog": "lrdyn figures", "written_in": mine, "machine": machine}
@@ -93,7 +93,7 @@ def exhibits_in(folder: Path) -> list[Exhibit]:
     if not folder.is_dir():
         raise BadInput(f"figures: got no folder {os.fspath(folder)!r}, wanted `lrdyn figures init`")
     paths = sorted(path for path in folder.glob("*.py") if not path.name.startswith("test_"))
-    stated = [value for path in paths for value in vars(imported(path)).values()]
+    stated = [value for path in paths for value in vars(import_script(path)).values()]
     exhibits = {id(value): value for value in stated if isinstance(value, Exhibit)}
     names = sorted(exhibit.name for exhibit in exhibits.values())
     if twice := [name for name, other in itertools.pairwise(names) if name == other]:

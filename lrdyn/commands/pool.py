@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from lrdyn.commands import report as report_command
 from lrdyn.commands import verify
-from lrdyn.commands.arguments import Example, Parser, unknown_flag, whole
+from lrdyn.commands.arguments import Example, Parser, integer_reader, unknown_flag
 from lrdyn.commands.ending import Judged
 from lrdyn.core.show import near, shortened
 from lrdyn.registry import theorem, theorems
@@ -34,7 +34,7 @@ class Ended(NamedTuple):
     diverged: list[str]
 
 
-def shares(argv: Sequence[str], of: Sequence[Theorem]) -> list[list[str]]:
+def split_flags(argv: Sequence[str], of: Sequence[Theorem]) -> list[list[str]]:
     """Split a command line: each flag goes to the theorems that have it.
 
     Raises:
@@ -70,10 +70,10 @@ def verify_all(dealt: dict[str, list[str]], jobs: int) -> list[Ended]:
     if jobs == 1:
         return [verify_one(name, share, jobs) for name, share in dealt.items()]
     # The longest first, so that no core is idle long before the others.
-    order = sorted(dealt, key=lambda name: -size(theorem(name)))
+    order = sorted(dealt, key=lambda name: -count_statements(theorem(name)))
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
     with contextlib.ExitStack() as stack:
-        with interrupts.starting_workers():
+        with interrupts.guard_workers():
             # Started inside ``starting_workers``: children must inherit its mask and its variable.
             pool = stack.enter_context(ProcessPoolExecutor(jobs, context, process.collect_rarely))
             futures = {n: pool.submit(verify_one, n, dealt[n], jobs) for n in order}
@@ -88,7 +88,7 @@ def verify_all(dealt: dict[str, list[str]], jobs: int) -> list[Ended]:
             raise
 
 
-def size(theorem: Theorem) -> int:
+def count_statements(theorem: Theorem) -> int:
     """Number of claims and controls, an estimate of the time that a theorem takes."""
     return sum(len(scenario.claims) + len(scenario.controls) for scenario in theorem.scenarios)
 
@@ -121,7 +121,7 @@ def parser_of_all(prog: str) -> Parser:
 
 def _add_jobs(parser: Parser) -> None:
     wanted = "theorems at a time (default: one for each core, or one on a GPU or TPU)"
-    parser.add_argument("--jobs", type=whole("jobs", 1), help=wanted)
+    parser.add_argument("--jobs", type=integer_reader("jobs", 1), help=wanted)
 
 
 def take_jobs(argv: list[str], prog: str = "python -m experiments all") -> tuple[int, list[str]]:
@@ -140,7 +140,7 @@ def run_all(argv: list[str], prog: str = "python -m experiments all") -> Judged:
     """Run every theorem and print one table; their own commands print every claim."""
     jobs, rest = take_jobs(argv, prog)
     every = theorems()
-    dealt = dict(zip((theorem.name for theorem in every), shares(rest, every), strict=True))
+    dealt = dict(zip((theorem.name for theorem in every), split_flags(rest, every), strict=True))
     # Bad input for the last theorem is found before the first one runs.
     parsed = [verify.parse(theorem, dealt[theorem.name]) for theorem in every]
     # Before hours of work, not when the summary is to be written.
@@ -148,7 +148,7 @@ def run_all(argv: list[str], prog: str = "python -m experiments all") -> Judged:
     # Several processes open the same card.
     accelerators.share_memory()
     verify.run_deterministically("all", parsed[0].options)
-    with _one_cluster(parsed[0].options.cluster, dealt) as dealt:
+    with _share_cluster(parsed[0].options.cluster, dealt) as dealt:
         outcomes = verify_all(dealt, min(jobs, len(every)))
     diverged = [f"{o.verdict['name']}: {line}" for o in outcomes for line in o.diverged]
     say("\n".join([*verdict_text.summary([(o.verdict, o.path) for o in outcomes]), *diverged]))
@@ -169,14 +169,14 @@ def run_all(argv: list[str], prog: str = "python -m experiments all") -> Judged:
 
 
 @contextlib.contextmanager
-def _one_cluster(
+def _share_cluster(
     address: str | None, dealt: dict[str, list[str]]
 ) -> Iterator[dict[str, list[str]]]:
     """Start workers here once, for all theorems: each connects to the same scheduler."""
     if address is None:
         yield dealt
         return
-    clusters = verify.clusters()
+    clusters = verify.cluster_module()
     if not address.startswith("local:"):
         clusters.warn_of_exposure("all", address)
         yield dealt

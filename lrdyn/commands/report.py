@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from lrdyn.commands.arguments import Example, Parser, folder
+from lrdyn.commands.arguments import Example, Parser, parse_folder
 from lrdyn.report import page
 from lrdyn.system.printer import say
 
@@ -29,10 +29,13 @@ def parser() -> Parser:
     """
     flags = Parser("lrdyn report", DESCRIPTION, examples=EXAMPLES)
     flags.add_argument(
-        "results", type=folder, metavar="RESULTS", help="a folder of results, or one of several"
+        "results",
+        type=parse_folder,
+        metavar="RESULTS",
+        help="a folder of results, or one of several",
     )
     flags.add_argument(
-        "--out", type=folder, metavar="FILE", help=f"the file (default: RESULTS/{page.FILE})"
+        "--out", type=parse_folder, metavar="FILE", help=f"the file (default: RESULTS/{page.FILE})"
     )
     return flags
 

@@ -11,34 +11,33 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrdyn.commands.arguments import whole
+from lrdyn.commands.arguments import integer_reader
 from lrdyn.commands.ending import UNDECIDED, Sameness, Status
 from lrdyn.core.show import aligned
 from lrdyn.system import progress
 from lrdyn.system.printer import say
-from lrdyn.verification.judging.judging import OWN_HYPOTHESES, ratio_of
+from lrdyn.verification.judging.judging import OWN_HYPOTHESES, finite_or_none, is_test, ratio_of
 from lrdyn.verification.machine.kept_programs import KeptPrograms
 from lrdyn.verification.machine.process import setup
 from lrdyn.verification.running import arithmetic_probe
 from lrdyn.verification.running.configuration import BadInput
 from lrdyn.verification.running.work import DEFAULT, Context
-from lrdyn.verification.runs.run_folder import held_folder, remove_empty
+from lrdyn.verification.runs.run_folder import hold_folder, remove_empty
 from lrdyn.verification.runs.verify import meter_of, verify_run
-from lrdyn.verification.searching.beyond import Edge, Unrun, searched_beyond
+from lrdyn.verification.searching.beyond import Edge, Unrun, search_beyond
 from lrdyn.verification.searching.evaluator import REPAID, Evaluator
-from lrdyn.verification.searching.random_settings import run_with
+from lrdyn.verification.searching.random_settings import configure_run
 from lrdyn.verification.searching.search import (
     Search,
     Summary,
     WorstCase,
-    count_of_tests,
-    is_test,
-    searched,
+    count_tests,
+    run_search,
     summary,
     words_of,
 )
 from lrdyn.verification.stating import claims
-from lrdyn.verification.stating.flags import typed
+from lrdyn.verification.stating.flags import option_string
 from lrdyn.verification.stating.statement import Experiment
 from lrdyn.verification.storing import files, parts, results_file
 from lrdyn.verification.storing.results_file import environment
@@ -67,7 +66,7 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a search."""
     parser.add_argument(
         "--search",
-        type=whole("search", 1),
+        type=integer_reader("search", 1),
         metavar="N",
         help="search the worst case of every claim among N random points of the domain of the "
         "flags (those that are given are held), and climb from the worst ten",
@@ -115,7 +114,7 @@ def command(
     for flag in theorem.flags:
         # A command line that repeats the worst case has no room for an array.
         if flag.name in held and flag.type == "array":
-            raise BadInput(f"{typed(flag.name)}: got it beside --search, wanted it without")
+            raise BadInput(f"{option_string(flag.name)}: got it beside --search, wanted it without")
     held = {name: v if isinstance(v, list) else [v] for name, v in held.items()}
     dtype, why = options.dtype, ""
     machine = setup(dtype or "float64")
@@ -130,14 +129,14 @@ def command(
     if options.memory:
         context = context._replace(memory=options.memory)
     asked = SearchCommand(search, folder, out, prog or f"lrdyn verify {theorem.name}", context)
-    return _beyond(asked) if options.beyond else _inside(asked)
+    return _search_beyond(asked) if options.beyond else _search_within(asked)
 
 
 @contextmanager
-def _opened(asked: SearchCommand) -> Iterator[tuple[parts.Store, progress.Progress]]:
+def _open_search(asked: SearchCommand) -> Iterator[tuple[parts.Store, progress.Progress]]:
     """Open the folder of a search, with its earlier judgements, and show progress."""
     folder, search = asked.folder, asked.search
-    with held_folder(folder, asked.out, "--out") as new_folders:
+    with hold_folder(folder, asked.out, "--out") as new_folders:
         try:
             with (
                 progress.shown(search.experiment.name) as shown,
@@ -157,24 +156,24 @@ def _evaluator(asked: SearchCommand) -> Evaluator:
     return Evaluator(search.experiment, asked.context, optimize=search.points >= REPAID)
 
 
-def _inside(asked: SearchCommand) -> Sameness | Status:
+def _search_within(asked: SearchCommand) -> Sameness | Status:
     search, began = asked.search, time.process_time()
     evaluator = _evaluator(asked)
-    with _opened(asked) as (store, shown):
-        records = searched(search, evaluator, store, shown)
-        summaries, tests = summary(search, records), count_of_tests(records)
+    with _open_search(asked) as (store, shown):
+        records = run_search(search, evaluator, store, shown)
+        summaries, tests = summary(search, records), count_tests(records)
         again = {}
         for summary_of_claim in summaries:
             if summary_of_claim.largest and summary_of_claim.largest.ratio > 0:
                 shown.during(0.0, f"repeat {summary_of_claim.claim.id}")
-                again[summary_of_claim.claim.id] = repeated(
+                again[summary_of_claim.claim.id] = repeat_point(
                     search.experiment, summary_of_claim.largest, asked.context, tests
                 )
         entries = [
             _entry(summary_of_claim, again.get(summary_of_claim.claim.id), asked.prog)
             for summary_of_claim in summaries
         ]
-        over = any(above(entry) for entry in entries)
+        over = any(exceeds(entry) for entry in entries)
         points = sum(len(record.points) for record in records)
         written = _header(asked, "search", began) | {
             "computed": points,
@@ -185,7 +184,7 @@ def _inside(asked: SearchCommand) -> Sameness | Status:
         files.write_json(asked.folder / FILE, written)
     say(f"{search.experiment.name}: {search.experiment.summary}")
     say("\n".join(_table(entries)))
-    found = ", ".join(entry["id"] for entry in entries if above(entry))
+    found = ", ".join(entry["id"] for entry in entries if exceeds(entry))
     say(f"ABOVE ITS THRESHOLD: {found}" if found else "nothing is above its threshold")
     say(f"{search.points:,} points and what the climbs added: {asked.folder / FILE}")
     if over:
@@ -224,16 +223,16 @@ def _words(asked: SearchCommand, kind: str) -> list[str]:
     words += ["--seed", str(search.seed)] if search.seed else []
     words += ["--dtype", search.dtype] if search.dtype != "float64" else []
     for name, values in search.held.items():
-        words += [typed(name), *map(str, values)]
+        words += [option_string(name), *map(str, values)]
     return words
 
 
-def repeated(experiment: Experiment, worst: WorstCase, context: Context, tests: int) -> float:
+def repeat_point(experiment: Experiment, worst: WorstCase, context: Context, tests: int) -> float:
     """The ratio at a point that is computed alone, as by the command that repeats it."""
     alone = replace(experiment, scenarios=(replace(worst.scenario, controls=()),))
     settings = {n: [v] for n, v in worst.asked.items() if n != "seed" and v is not None}
     seed = worst.asked["seed"]
-    run = run_with(alone, settings, seed=seed, seeds=1, dtype=worst.precision)
+    run = configure_run(alone, settings, seed=seed, seeds=1, dtype=worst.precision)
     # In a program of its own: a batch of other width rounds differently, and the worst case must be
     # one that a user sees again.
     leg = verify_run(run, context).legs[worst.claim.id][worst.precision]
@@ -250,10 +249,6 @@ def command_of(prog: str, worst: WorstCase) -> str:
     return " ".join([first, *words_of(worst.asked)])
 
 
-def _number(value: float | None) -> float | None:
-    return value if value is not None and np.isfinite(value) else None
-
-
 def _entry(claim_summary: Summary, again: float | None, prog: str) -> dict[str, Any]:
     """Entry of a claim in the file; a ratio that is not finite is null, and ``lost`` says so."""
     largest = claim_summary.largest
@@ -265,8 +260,10 @@ def _entry(claim_summary: Summary, again: float | None, prog: str) -> dict[str, 
         "excused": claim_summary.excused,
         "outside": claim_summary.outside,
         "left_out": dict(sorted(claim_summary.reasons.items())),
-        "ratios": {p: _number(worst.ratio) for p, worst in claim_summary.worst.items()},
-        "repeated": _number(again if largest and largest.ratio else largest and largest.ratio),
+        "ratios": {p: finite_or_none(worst.ratio) for p, worst in claim_summary.worst.items()},
+        "repeated": finite_or_none(
+            again if largest and largest.ratio else largest and largest.ratio
+        ),
         "precision": largest.precision if largest else None,
         "command": command_of(prog, largest) if largest else None,
         "lost": bool(largest and not np.isfinite(largest.ratio)),
@@ -274,7 +271,7 @@ def _entry(claim_summary: Summary, again: float | None, prog: str) -> dict[str, 
     return entry
 
 
-def above(entry: Mapping[str, Any]) -> bool:
+def exceeds(entry: Mapping[str, Any]) -> bool:
     """Whether a claim was above its threshold, in the batch or when it was repeated."""
     several = [*entry["ratios"].values(), entry["repeated"]]
     return entry["lost"] or any(ratio is not None and ratio > 1 for ratio in several)
@@ -286,7 +283,7 @@ def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
         ("claim", "kind", "judged", "excused", "outside", *precisions, "repeated")
     ]
     for entry in entries:
-        ratios = [short(entry, p) for p in precisions]
+        ratios = [format_ratio(entry, p) for p in precisions]
         again = "-" if entry["repeated"] is None else f"{entry['repeated']:.3g}"
         counts = [str(entry[name]) for name in ("judged", "excused", "outside")]
         rows.append((entry["id"], entry["kind"], *counts, *ratios, again))
@@ -294,7 +291,7 @@ def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*aligned(rows), "", "the worst of each again:", *lines]
 
 
-def short(entry: Mapping[str, Any], precision: str) -> str:
+def format_ratio(entry: Mapping[str, Any], precision: str) -> str:
     """Residual over threshold of a claim in a precision."""
     ratio = entry["ratios"].get(precision)
     if ratio is None:
@@ -305,18 +302,18 @@ def short(entry: Mapping[str, Any], precision: str) -> str:
 # Beyond the hypotheses ------------------------------------------------------------------------
 
 
-def _beyond(asked: SearchCommand) -> Sameness:
+def _search_beyond(asked: SearchCommand) -> Sameness:
     search, began = asked.search, time.process_time()
     evaluator = _evaluator(asked)
-    with _opened(asked) as (store, shown):
-        edges, unrun = searched_beyond(search, evaluator, store, shown)
+    with _open_search(asked) as (store, shown):
+        edges, unrun = search_beyond(search, evaluator, store, shown)
         written = _header(asked, "beyond", began) | {
-            "edges": [_edge(entry, asked.prog) for entry in edges],
-            "not_run": [_unrun(entry, asked.prog) for entry in unrun],
+            "edges": [_edge_entry(entry, asked.prog) for entry in edges],
+            "not_run": [_unrun_entry(entry, asked.prog) for entry in unrun],
         }
         files.write_json(asked.folder / FILE, written)
     say(f"{search.experiment.name}: {search.experiment.summary}")
-    say("\n".join(_edges(written["edges"], written["not_run"])))
+    say("\n".join(_edge_lines(written["edges"], written["not_run"])))
     say(f"{search.points:,} points without hypotheses: {asked.folder / FILE}")
     return Sameness(same=True)
 
@@ -325,7 +322,7 @@ def _beyond_command(prog: str, point: Mapping[str, Any]) -> str:
     return " ".join([prog, "--search 1 --beyond", *words_of(point)])
 
 
-def _edge(edge: Edge, prog: str) -> dict[str, Any]:
+def _edge_entry(edge: Edge, prog: str) -> dict[str, Any]:
     own = edge.hypothesis == OWN_HYPOTHESES[0]
     return {
         "hypothesis": f"condition of {edge.claim.id}" if own else edge.hypothesis,
@@ -334,15 +331,15 @@ def _edge(edge: Edge, prog: str) -> dict[str, Any]:
         "precision": edge.precision,
         "points": edge.points,
         "fails": edge.fails,
-        "ratio": _number(edge.worst.ratio),
-        "condition": _number(edge.worst.condition),
-        "least_condition": _number(edge.least),
+        "ratio": finite_or_none(edge.worst.ratio),
+        "condition": finite_or_none(edge.worst.condition),
+        "least_condition": finite_or_none(edge.least),
         "found_after": edge.found_after,
         "command": _beyond_command(prog, edge.worst.asked),
     }
 
 
-def _unrun(failure: Unrun, prog: str) -> dict[str, Any]:
+def _unrun_entry(failure: Unrun, prog: str) -> dict[str, Any]:
     return {
         "scenario": failure.scenario,
         "hypothesis": failure.hypothesis,
@@ -351,7 +348,9 @@ def _unrun(failure: Unrun, prog: str) -> dict[str, Any]:
     }
 
 
-def _edges(edges: Sequence[Mapping[str, Any]], unrun: Sequence[Mapping[str, Any]]) -> list[str]:
+def _edge_lines(
+    edges: Sequence[Mapping[str, Any]], unrun: Sequence[Mapping[str, Any]]
+) -> list[str]:
     """Which hypothesis costs which claim, with commands; then those that cost nothing here."""
     costly = [edge for edge in edges if edge["fails"]]
     rows = [("without", "claim", "precision", "fails", "largest ratio", "condition")]

@@ -21,10 +21,10 @@ from lrdyn.commands.arguments import (
     add_flag,
     add_output_flags,
     check_cluster,
-    folder,
-    size,
-    started_as,
-    whole,
+    integer_reader,
+    parse_folder,
+    parse_size,
+    typed_command,
 )
 from lrdyn.commands.ending import Ending, Judged, Status, run
 from lrdyn.figures import verdicts
@@ -36,12 +36,12 @@ from lrdyn.verification.machine import accelerators
 from lrdyn.verification.machine.device_defaults import ON_A_CPU, usual_memory
 from lrdyn.verification.machine.kept_programs import KeptPrograms
 from lrdyn.verification.machine.process import setup
-from lrdyn.verification.running.configuration import BadInput, Run, configured, defaults
+from lrdyn.verification.running.configuration import BadInput, Run, configure, defaults
 from lrdyn.verification.running.work import Context
-from lrdyn.verification.runs.run_folder import about, carry_out, judge_again
-from lrdyn.verification.runs.verify import Verification, in_usual_precision
+from lrdyn.verification.runs.run_folder import carry_out, describe_run, judge_again
+from lrdyn.verification.runs.verify import Verification, choose_precision
 from lrdyn.verification.stating import mistakes, names_and_presets
-from lrdyn.verification.stating.flags import flag_text, typed
+from lrdyn.verification.stating.flags import flag_text, option_string
 from lrdyn.verification.stating.statement import Experiment, Study
 
 
@@ -64,7 +64,7 @@ def parser_of(theorem: Experiment, prog: str = "") -> Parser:
         parser.add_argument(
             "--perturb", action="store_true", help="also sweep the distance from each hypothesis"
         )
-    if theorem.judged:
+    if theorem.has_claims:
         if not isinstance(theorem, Study):
             searches.add_search_flags(parser)
         parser.add_argument(
@@ -101,13 +101,13 @@ def add_run_flags(
     add_output_flags(parser)
     parser.add_argument(
         "--seed",
-        type=whole("seed", 0),
+        type=integer_reader("seed", 0),
         default=usual["seed"],
         help=f"first seed (default: {usual['seed']})",
     )
     parser.add_argument(
         "--seeds",
-        type=whole("seeds", 1),
+        type=integer_reader("seeds", 1),
         default=usual["seeds"],
         help=f"number of seeds (default: {seeds})",
     )
@@ -125,13 +125,13 @@ def add_run_flags(
     )
     parser.add_argument(
         "--memory",
-        type=size,
+        type=parse_size,
         metavar="SIZE",
         help="for the arrays of one part of a sweep (default: 1GiB; half of a GPU or TPU)",
     )
     parser.add_argument(
         "--lanes",
-        type=whole("lanes", 1),
+        type=integer_reader("lanes", 1),
         metavar="N",
         help="points of a sweep at a time on each device (default: as many as suit it)",
     )
@@ -152,9 +152,9 @@ def _examples(theorem: Experiment, prog: str) -> list[Example]:
     if several:
         values = " ".join(map(flag_text, several.quick))
         examples.append(
-            Example(f"{prog} {typed(several.name)} {values}", "a sweep over these values")
+            Example(f"{prog} {option_string(several.name)} {values}", "a sweep over these values")
         )
-    if theorem.judged:
+    if theorem.has_claims:
         again = f"{prog} --judge results/{theorem.name}/HASH"
         examples.append(Example(again, "judge saved results again, without a run"))
     more = Example(f"{prog} --preset paper --out mine", "the paper's settings, results in mine/")
@@ -172,13 +172,13 @@ def _add_training_flags(parser: Parser) -> None:
     """Add the flags that all studies share."""
     parser.add_argument(
         "--data-dir",
-        type=folder,
+        type=parse_folder,
         metavar="DIR",
         help="folder in which data sets are looked for first",
     )
     parser.add_argument(
         "--checkpoint-every",
-        type=whole("checkpoint-every", 1),
+        type=integer_reader("checkpoint-every", 1),
         metavar="N",
         help="steps between two checkpoints (default: one every 30 s)",
     )
@@ -215,7 +215,7 @@ def _command(theorem: Experiment, options: argparse.Namespace) -> VerifyCommand:
     asked = {name: getattr(options, name, None) for name in defaults(theorem)}
     common = {n: d if asked[n] is None else asked[n] for n, d in defaults(theorem).items()}
     place = getattr(options, "data_dir", None) or ""
-    run = configured(
+    run = configure(
         theorem, options.settings, common, memory=options.memory or ON_A_CPU, data_dir=place
     )
     return VerifyCommand(run, options)
@@ -233,7 +233,7 @@ def verify_command(
     theorem = run.experiment
     # Before the cluster: JAX takes the settings of its process at the first computation.
     machine = setup(run.dtype, host_devices=host_devices, host_only=options.cluster is not None)
-    with _cluster(options, theorem.name if bar else "") as elsewhere:
+    with _open_cluster(options, theorem.name if bar else "") as elsewhere:
         context = Context(
             memory=options.memory or usual_memory(jax.local_devices()[0]),
             lanes=options.lanes,
@@ -244,21 +244,21 @@ def verify_command(
             elsewhere=elsewhere,
         )
         if options.dtype is None:
-            run, why = in_usual_precision(run, context)
+            run, why = choose_precision(run, context)
             if why:
                 say(f"{theorem.name}: in float32. {why}")
-        if remark := about(run):
+        if remark := describe_run(run):
             say(f"{theorem.name}: {remark}")
         return carry_out(run, options.out, draw=verdicts.draw, bar=bar, context=context)
 
 
 @contextlib.contextmanager
-def _cluster(options: argparse.Namespace, name: str) -> Iterator[Any]:
+def _open_cluster(options: argparse.Namespace, name: str) -> Iterator[Any]:
     """Connect to the cluster at an address, if there is one; with a name, print what it is."""
     if options.cluster is None:
         yield None
         return
-    client = clusters()
+    client = cluster_module()
     if name:
         client.warn_of_exposure(name, options.cluster)
     with client.open_cluster(options.cluster, options.cluster_security) as cluster:
@@ -267,7 +267,7 @@ def _cluster(options: argparse.Namespace, name: str) -> Iterator[Any]:
         yield cluster
 
 
-def clusters() -> Any:
+def cluster_module() -> Any:
     """The module that knows Dask.
 
     Raises:
@@ -326,11 +326,11 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
         for Ctrl-C. 0, 1 and 4 are read from the verdict on disk: see :mod:`lrdyn.commands.ending`.
     """
     words = sys.argv[1:] if argv is None else argv
-    typed_as = prog or (started_as() if argv is None else "")
+    typed_as = prog or (typed_command() if argv is None else "")
 
     def judged() -> Ending:
         # Only here does a user's own code run, so that only here can it be at fault.
-        with mistakes.named(mistakes.folders_of(theorem)):
+        with mistakes.name_mistakes(mistakes.folders_of(theorem)):
             options = parser_of(theorem, typed_as).parse(words)
             if getattr(options, "judge", None) is not None:
                 # Settings are those of the run: others beside them would not be those that were
@@ -357,9 +357,9 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
                 run_deterministically(theorem.name, options)
                 (verification, path), notes = verify_command(command), []
             say(f"{theorem.name}: {theorem.summary}")
-            if theorem.judged:
+            if theorem.has_claims:
                 lines = [*verdict_text.table(verification.verdict), *verification.diverged, *notes]
-                lines += verdict_text.devices(verification.verdict)
+                lines += verdict_text.shortfall_lines(verification.verdict)
                 say("\n".join([*lines, *verdict_text.why_undecided(verification.verdict)]))
                 changed = "changed: " if verification.verdict["changed"] else ""
                 say(f"{changed}{theorem.name} {verdict_text.word(verification.verdict)}: {path}")
@@ -368,6 +368,6 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
             if options.report:
                 say(f"report: {report_command.written(path, typed_as)}")
         # The file, not the verdict in memory: what a status says must stand on disk.
-        return Judged(path / "verdict.json", verification.verdict["holds"], theorem.judged)
+        return Judged(path / "verdict.json", verification.verdict["holds"], theorem.has_claims)
 
     return run(theorem.name, judged, own_process=argv is None)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
-from lrdyn.system.printer import printable as printable
+from lrdyn.system.printer import make_printable as make_printable
 
 MOST = 12
 """Curves that a small figure draws."""
@@ -48,7 +48,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         >>> aligned([("a", "b"), ("long\n", "c")])
         ['a       b', 'long\\n  c']
     """
-    rows = [[printable(cell) for cell in row] for row in rows]
+    rows = [[make_printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows

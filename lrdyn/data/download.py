@@ -108,7 +108,7 @@ def _fetch(remote: Remote, address: str, target: Path) -> None:
     import pooch
 
     whole_files.refuse_links(target, [remote.file])
-    parts = whole_files.folder(target / PARTS, below=target)
+    parts = whole_files.make_folder(target / PARTS, below=target)
     pooch.get_logger().setLevel(logging.WARNING)
     try:
         _remove_killed(parts, remote)

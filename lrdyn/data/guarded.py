@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from lrdyn.core.show import shortened
-from lrdyn.system.whole_files import naming
+from lrdyn.system.whole_files import name_in_errors
 
 CONFIGURATION = 2**22
 """Bytes of a configuration in JSON, at most; a pattern for each module of a model of 70 billion
@@ -205,11 +205,11 @@ def opened(path: Path, *, most: int | None = None, links: bool = True) -> io.Buf
     # Another file may have taken its place by now: do not wait for it, nor follow a link.
     follow = 0 if links else os.O_NOFOLLOW
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | follow)
-    with naming(path):
+    with name_in_errors(path):
         file = os.fdopen(handle, "rb")
     try:
         # Of the handle, which is what will be read, and not of the name.
-        with naming(path):
+        with name_in_errors(path):
             about = os.fstat(handle)
         _check_kind(path, about)
         if most is not None and about.st_size > most:
@@ -245,7 +245,7 @@ def content(path: Path, *, most: int, links: bool = True) -> bytes:
         Traceback (most recent call last):
         lrdyn.data.guarded.Refused: ...a: got 3 bytes, wanted at most 2 bytes
     """
-    with opened(path, most=most, links=links) as file, naming(path):
+    with opened(path, most=most, links=links) as file, name_in_errors(path):
         # The file may have grown since its size was looked at.
         return Limited(file, most, path).read(most + 1)
 

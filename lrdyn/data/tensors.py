@@ -18,7 +18,7 @@ import numpy as np
 from lrdyn.core import checks
 from lrdyn.data import guarded
 from lrdyn.data.guarded import exactly, reading, refused
-from lrdyn.system.whole_files import replacing
+from lrdyn.system.whole_files import replace_file
 
 DTYPES = {
     "BOOL": "bool",
@@ -232,7 +232,7 @@ def write(
             checks.refuse(f"tensors[{name!r}]", f"{count} NaN", "numbers")
     words = None if metadata is None else dict(metadata)
     library = _library()
-    with replacing(path) as temporary:
+    with replace_file(path) as temporary:
         mode = stat.S_IMODE(temporary.stat().st_mode)
         try:
             library.numpy.save_file(arrays, temporary, words)

@@ -141,7 +141,7 @@ def sentences(matrices: Sequence[MatrixUpdate], changed: bool) -> list[str]:
     lines = [_rank_sentence(moved), *_costly_sentences(moved), _certainty_sentence(moved)]
     if len(moved) < len(matrices):
         lines.insert(1, _unchanged_sentence(matrices))
-    return [line for text in lines for line in textwrap.wrap(show.printable(text), WIDTH)]
+    return [line for text in lines for line in textwrap.wrap(show.make_printable(text), WIDTH)]
 
 
 def _rank_sentence(moved: Sequence[MatrixUpdate]) -> str:
@@ -255,6 +255,6 @@ def _fit_width(rows: Sequence[tuple[str, ...]]) -> list[str]:
     room = max(
         13, WIDTH - sum(2 + max(map(len, cells)) for cells in [*zip(*rows, strict=True)][1:])
     )
-    names = [show.printable(row[0]) for row in rows]
+    names = [show.make_printable(row[0]) for row in rows]
     names = [name if len(name) <= room else f"...{name[3 - room :]}" for name in names]
     return show.aligned([(name, *row[1:]) for name, row in zip(names, rows, strict=True)])

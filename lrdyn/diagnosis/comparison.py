@@ -9,7 +9,7 @@ import numpy as np
 
 from lrdyn.core import checks
 from lrdyn.core.selection import Patterns
-from lrdyn.core.show import printable
+from lrdyn.core.show import make_printable
 from lrdyn.data import Refused
 from lrdyn.data.tensors import Info
 from lrdyn.diagnosis import reading
@@ -360,7 +360,7 @@ def first_names(names: Iterable[str]) -> str:
         >>> first_names(["a\n", "b"]), first_names([])
         ('a\\n, b', 'none, since there are no matrices')
     """
-    return printable(", ".join(islice(names, 4))) or "none, since there are no matrices"
+    return make_printable(", ".join(islice(names, 4))) or "none, since there are no matrices"
 
 
 def note_lines(notes: Mapping[str, str]) -> list[str]:

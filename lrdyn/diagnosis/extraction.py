@@ -81,7 +81,7 @@ class Extraction(NamedTuple):
         if self.left_out:
             changes = comparison.list_changes(self.left_out)
             lines.append(f"changed and left out (by this share of the norm): {changes}")
-        return [show.printable(line) for line in lines + comparison.note_lines(self.notes)]
+        return [show.make_printable(line) for line in lines + comparison.note_lines(self.notes)]
 
     def _name_lines(self) -> list[str]:
         """What was not looked up in a model of transformers, where the files are of one."""

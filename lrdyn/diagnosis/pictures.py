@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrdyn.core.show import printable, shortened
+from lrdyn.core.show import make_printable, shortened
 from lrdyn.diagnosis import advice
 from lrdyn.diagnosis.updates import MatrixUpdate
 from lrdyn.figures.plotting import BESIDE, BLACK, DASHED, GREY, SHADES, entry, panels, style
@@ -221,4 +221,4 @@ def _legend(ax: Axes, names: Sequence[str]) -> None:
 
 def _escape_dollar(name: str) -> str:
     r"""A name that a figure shows as it is: a dollar would begin mathematics."""
-    return printable(name).replace("$", r"\$")
+    return make_printable(name).replace("$", r"\$")

@@ -12,7 +12,7 @@ from lrdyn.adapters import peft_config
 from lrdyn.adapters.peft import configuration
 from lrdyn.core import checks, show
 from lrdyn.diagnosis.report import Diagnosis
-from lrdyn.system.whole_files import replacing
+from lrdyn.system.whole_files import replace_file
 
 WEIGHT = ".weight"
 
@@ -154,13 +154,13 @@ class Plan(NamedTuple):
             )
         lines.append("the error is one of weights, not of the loss")
         lines += [self.said] if self.said else []
-        return [show.printable(line) for line in lines]
+        return [show.make_printable(line) for line in lines]
 
     def write(self, folder: str | Path) -> None:
         """Write ``adapter_config.json`` into a folder, which is made if it is not there."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / peft_config.NAME) as temporary:
+        with replace_file(folder / peft_config.NAME) as temporary:
             temporary.write_text(json.dumps(self.config, indent=2, sort_keys=True))
 
 

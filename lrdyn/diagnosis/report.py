@@ -84,7 +84,7 @@ class Diagnosis(NamedTuple):
         if self.changed:
             changes = comparison.list_changes(self.changed)
             lines.append(f"changed besides the matrices (by this share of the norm): {changes}")
-        return [show.printable(line) for line in lines + comparison.note_lines(self.notes)]
+        return [show.make_printable(line) for line in lines + comparison.note_lines(self.notes)]
 
     def _cost(self, share: str, ranks: list[int | None]) -> str:
         """What LoRA at these ranks trains and holds, beside full fine-tuning."""

@@ -34,7 +34,7 @@ class CurveDifference(NamedTuple):
         return f"{self.curve}: {self.problem}"
 
 
-def allowed(kind: str, dtype: Any) -> float:
+def allowed_difference(kind: str, dtype: Any) -> float:
     """Difference of two runs of one figure that is allowed, relative to the scale of the curve.
 
     * ``identity``, numbers of a formula: two thirds of the digits. Other releases of JAX, other
@@ -49,8 +49,10 @@ def allowed(kind: str, dtype: Any) -> float:
         ValueError: the kind has no general tolerance.
 
     Example:
-        >>> allowed("run", "float64"), allowed("identity", "float64"), allowed("run", "int32")
-        (1.4901161193847656e-08, 3.666852862501036e-11, 0.0)
+        >>> [allowed_difference(kind, "float64") for kind in ("run", "identity")]
+        [1.4901161193847656e-08, 3.666852862501036e-11]
+        >>> allowed_difference("run", "int32")
+        0.0
     """
     dtype = np.dtype(dtype)
     if dtype.kind != "f":
@@ -73,10 +75,10 @@ def kind_of(variable: xr.DataArray) -> str:
 def tolerance_of(variable: xr.DataArray) -> float:
     """The allowed difference of a curve: its attribute ``tolerance``, else that of its kind."""
     own = variable.attrs.get("tolerance")
-    return allowed(kind_of(variable), variable.dtype) if own is None else float(own)
+    return allowed_difference(kind_of(variable), variable.dtype) if own is None else float(own)
 
 
-def compared(variable: xr.DataArray) -> bool:
+def is_compared(variable: xr.DataArray) -> bool:
     """Whether a curve is compared: not if it depends on the machine (attribute ``compare = 0``)."""
     return bool(variable.attrs.get("compare", 1))
 
@@ -114,7 +116,7 @@ def _compare_variable(
     if (actual.dims, actual.shape) != (wanted.dims, wanted.shape):
         problem = f"got shape {dict(actual.sizes)}, wanted {dict(wanted.sizes)}"
         return [CurveDifference(name, problem, None, None)]
-    if not compared(wanted):
+    if not is_compared(wanted):
         return []
     if wanted.dtype.kind != "f" or actual.dtype.kind != "f":
         return _compare_exactly(name, actual, wanted)
@@ -127,7 +129,7 @@ def _compare_exactly(
     places = np.flatnonzero(actual.values != wanted.values).tolist()
     if not places:
         return []
-    problem = _got(actual, wanted, places[0]) + " (compared exactly)"
+    problem = _got_and_wanted(actual, wanted, places[0]) + " (compared exactly)"
     return [CurveDifference(_place(name, wanted, places[0]), problem, None, 0.0)]
 
 
@@ -141,7 +143,7 @@ def _compare_numbers(
     odd &= ~(np.isnan(actual.values) & np.isnan(wanted.values))
     places = np.flatnonzero(odd).tolist()
     if places:
-        problem = f"{_got(actual, wanted, places[0])}, at {len(places)} points"
+        problem = f"{_got_and_wanted(actual, wanted, places[0])}, at {len(places)} points"
         return [CurveDifference(_place(name, wanted, places[0]), problem, None, None)]
     tolerance = tolerance_of(wanted)
     gap = np.abs(np.where(infinite, 0, actual.values) - np.where(infinite, 0, wanted.values))
@@ -151,7 +153,7 @@ def _compare_numbers(
         return []
     amount = float(ratios[worst])
     measured = f"{amount:.1e} of its scale ({kind_of(wanted)}: tolerance {tolerance:.1e})"
-    problem = f"{_got(actual, wanted, worst)}, {measured}"
+    problem = f"{_got_and_wanted(actual, wanted, worst)}, {measured}"
     return [CurveDifference(_place(name, wanted, worst), problem, amount, tolerance)]
 
 
@@ -173,7 +175,7 @@ def _place(name: str, variable: xr.DataArray, position: int) -> str:
     return f"{name}[{', '.join(labels)}]" if labels else name
 
 
-def _got(actual: xr.DataArray, wanted: xr.DataArray, position: int) -> str:
+def _got_and_wanted(actual: xr.DataArray, wanted: xr.DataArray, position: int) -> str:
     pair = (np.ravel(array.values)[position] for array in (actual, wanted))
     got, want = (f"{x:.9g}" if isinstance(x, np.number) else repr(str(x)) for x in pair)
     return f"got {got}, wanted {want}"
@@ -223,14 +225,14 @@ def check(
     except results_file.Damaged as error:
         report(f"{exhibit.name}: no baseline, {error}")
         return False
-    differences, agreement = _numbers(exhibit, out, baselines, preset, baseline, report)
-    differences += exhibit.drawn_otherwise(baseline, folder / exhibit.name)
+    differences, agreement = _number_differences(exhibit, out, baselines, preset, baseline, report)
+    differences += exhibit.look_changes(baseline, folder / exhibit.name)
     for line in differences or [agreement]:
         report(f"{exhibit.name}: {line}")
     return not differences
 
 
-def _numbers(
+def _number_differences(
     exhibit: Exhibit,
     out: Path | str,
     baselines: Path,
@@ -241,10 +243,10 @@ def _numbers(
     """Lines about what differs in the present numbers, and the line for when nothing does."""
     if exhibit.long:
         dataset = long.numbers(exhibit, out, baselines, preset)
-        if why := long.comparable(dataset, baseline):
+        if why := long.why_incomparable(dataset, baseline):
             return [], why
     else:
-        path = rendering.where(exhibit, out)
+        path = rendering.numbers_path(exhibit, out)
         rendered = rendering.numbers(exhibit, out, exhibit.presets[preset], report=report)
         dataset = rendered.dataset
         if rendered.computed and not path.exists():
@@ -262,7 +264,7 @@ def _lines(exhibit: Exhibit, dataset: xr.Dataset, baseline: xr.Dataset) -> list[
 
 
 def _agreement(baseline: xr.Dataset) -> str:
-    free = [str(name) for name, variable in baseline.data_vars.items() if not compared(variable)]
+    free = [str(name) for name, variable in baseline.data_vars.items() if not is_compared(variable)]
     count = len(baseline.data_vars) - len(free)
     text = f"{count} arrays as in the baseline"
     return text + (f"; not compared, since the machine decides: {', '.join(free)}" if free else "")
@@ -290,29 +292,29 @@ def write_baseline(
     done = rendering.render(exhibit, out, preset, baselines=baselines, report=report)
     as_committed = exhibit.long and not done.computed
     numbers = results_file.load(path)["/"] if as_committed else exhibit.thin(done.dataset)
-    for line in _change(exhibit, numbers, path):
+    for line in _change_lines(exhibit, numbers, path):
         report(f"{exhibit.name}: {line}")
     if not agreed():
         report(f"{exhibit.name}: the baseline stays as it was")
         return False
     if not as_committed:
         rendering.save(numbers, path)
-    whole_files.folder(folder, below=baselines.parent)
-    kept = [path, *exhibit.keep(results_file.load(path)["/"], path.with_suffix(""))]
+    whole_files.make_folder(folder, below=baselines.parent)
+    kept = [path, *exhibit.save_looks(results_file.load(path)["/"], path.with_suffix(""))]
     if record := long.record(exhibit, out, preset) if exhibit.long else {}:
         kept.append(path.with_name(f"{exhibit.name}_record.json"))
-        with whole_files.replacing(kept[-1]) as temporary:
+        with whole_files.replace_file(kept[-1]) as temporary:
             temporary.write_text(json.dumps(record, indent=1) + "\n")
     for written in kept:
         report(f"{exhibit.name}: {written} ({written.stat().st_size / 1000:.0f} kB)")
     return True
 
 
-def _change(exhibit: Exhibit, numbers: xr.Dataset, path: Path) -> list[str]:
+def _change_lines(exhibit: Exhibit, numbers: xr.Dataset, path: Path) -> list[str]:
     """Lines about the changes that a new baseline makes."""
     try:
         lines = _lines(exhibit, numbers, results_file.load(path)["/"])
     except results_file.Unreadable:
         return ["a new baseline"]
-    lines += exhibit.drawn_otherwise(numbers, path.with_suffix(""))
+    lines += exhibit.look_changes(numbers, path.with_suffix(""))
     return lines or ["no change beyond the tolerances"]

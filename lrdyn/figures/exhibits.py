@@ -41,7 +41,7 @@ class Exhibit:
             LaTeX; elsewhere the signs are dropped.
         notes: what a page has room for beside the caption, such as settings; likewise.
         sources: ``sources(**settings)``: name -> the run of an experiment, at least one; see
-            :func:`drawn_from` for one alone.
+            :func:`run_sources` for one alone.
         numbers: ``numbers(results, **settings)``: the numbers shown, from saved results alone, with
             named dimensions and coordinates; ``results`` has the names of ``sources``.
         presets: preset -> settings, JSON-able; numbers are made anew when they differ.
@@ -82,7 +82,7 @@ class Exhibit:
         """Save what is not text, atomically, beside a path without suffix; say where."""
         return ()
 
-    def shown(self, dataset: xr.Dataset) -> str:
+    def terminal_text(self, dataset: xr.Dataset) -> str:
         """Lines that the command line shows beside the path of its first file."""
         return ""
 
@@ -90,11 +90,11 @@ class Exhibit:
         """Which panels show a curve, in words; empty if the exhibit does not say."""
         return ""
 
-    def keep(self, dataset: xr.Dataset, stem: Path) -> tuple[Path, ...]:
+    def save_looks(self, dataset: xr.Dataset, stem: Path) -> tuple[Path, ...]:
         """Save how committed numbers are drawn, beside a path without suffix; say where."""
         return ()
 
-    def drawn_otherwise(self, dataset: xr.Dataset, stem: Path) -> list[str]:
+    def look_changes(self, dataset: xr.Dataset, stem: Path) -> list[str]:
         """Lines about how the looks of committed numbers differ from the committed looks."""
         return []
 
@@ -113,7 +113,7 @@ class Figure(Exhibit):
     draw: Callable[[xr.Dataset], Any]
     panels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def drawn(self, dataset: xr.Dataset) -> Any:
+    def draw_styled(self, dataset: xr.Dataset) -> Any:
         """Draw numbers in the style of this package: the matplotlib figure."""
         from lrdyn.figures import plotting
 
@@ -124,23 +124,26 @@ class Figure(Exhibit):
         """Draw numbers and save the picture as PNG and PDF, atomically."""
         from lrdyn.figures import plotting
 
-        return plotting.save(self.drawn(dataset), stem)
+        return plotting.save(self.draw_styled(dataset), stem)
 
     def panels_of(self, name: str) -> str:
         """The letters of its panels."""
         letters = self.panels.get(name, "")
         return f"panel{'s' * (len(letters) > 1)} ({', '.join(letters)})" if letters else ""
 
-    def keep(self, dataset: xr.Dataset, stem: Path) -> tuple[Path, ...]:
+    def save_looks(self, dataset: xr.Dataset, stem: Path) -> tuple[Path, ...]:
         """Save the looks as JSON, and the picture without text as PNG."""
         from lrdyn.figures import looks, pictures
 
-        drawn, paths = self.drawn(dataset), (stem.with_suffix(".json"), stem.with_suffix(".png"))
-        looks.save(looks.looks(drawn), paths[0])
+        drawn, paths = (
+            self.draw_styled(dataset),
+            (stem.with_suffix(".json"), stem.with_suffix(".png")),
+        )
+        looks.save(looks.describe_figure(drawn), paths[0])
         pictures.save(drawn, paths[1])
         return paths
 
-    def drawn_otherwise(self, dataset: xr.Dataset, stem: Path) -> list[str]:
+    def look_changes(self, dataset: xr.Dataset, stem: Path) -> list[str]:
         """Compare the looks first, since they name what differs; then the picture."""
         from lrdyn.figures import looks, pictures
 
@@ -148,8 +151,8 @@ class Figure(Exhibit):
             wanted = json.loads(stem.with_suffix(".json").read_text())
         except (OSError, ValueError):
             return [f"picture: nothing that can be read in {stem.with_suffix('.json')}"]
-        drawn = self.drawn(dataset)
-        if differences := looks.differences(looks.looks(drawn), wanted):
+        drawn = self.draw_styled(dataset)
+        if differences := looks.differences(looks.describe_figure(drawn), wanted):
             return differences
         difference = pictures.difference(drawn, stem.with_suffix(".png"))
         return [difference] if difference else []
@@ -168,19 +171,19 @@ class Table(Exhibit):
 
     def texts(self, dataset: xr.Dataset) -> Mapping[str, str]:
         """The table as text, CSV and LaTeX."""
-        grid, below = self.tabulate(dataset), _filled(self, dataset)
+        grid, below = self.tabulate(dataset), _filled_caption(self, dataset)
         return {
             ".txt": f"{tables.as_text(grid)}\n{caption(self, dataset)}{notes(self, dataset)}",
             ".csv": tables.as_csv(grid),
             ".tex": tables.as_latex(grid, f"{self.title}. {below}", self.name),
         }
 
-    def shown(self, dataset: xr.Dataset) -> str:
+    def terminal_text(self, dataset: xr.Dataset) -> str:
         """The table as text."""
         return tables.as_text(self.tabulate(dataset))
 
 
-def drawn_from(
+def run_sources(
     experiment: Experiment, *, preset: str = "paper"
 ) -> Callable[..., Mapping[str, Run]]:
     """Sources of an exhibit that shows one run with one seed, under the name of its experiment.
@@ -191,7 +194,7 @@ def drawn_from(
     Example:
         >>> from lrdyn.verification.stating.statement import Scenario
         >>> line = Experiment("line", "a line", (), (Scenario("line", lambda key: key),))
-        >>> drawn_from(line)(seed=3)["line"].config["seed"]
+        >>> run_sources(line)(seed=3)["line"].config["seed"]
         3
     """
     return lambda **settings: {
@@ -199,15 +202,15 @@ def drawn_from(
     }
 
 
-def in_precision(exhibit: Exhibit, dtype: str) -> Exhibit:
+def set_precision(exhibit: Exhibit, dtype: str) -> Exhibit:
     """An exhibit whose runs have a precision; those of studies, which train, keep their own.
 
     Example:
         >>> from lrdyn.verification.stating.statement import Scenario
         >>> line = Experiment("line", "a line", (), (Scenario("line", lambda key: key),))
-        >>> shown = Exhibit(name="f", title="", caption="", sources=drawn_from(line),
+        >>> shown = Exhibit(name="f", title="", caption="", sources=run_sources(line),
         ...                 numbers=xr.Dataset, presets={})
-        >>> in_precision(shown, "float32").sources()["line"].dtype
+        >>> set_precision(shown, "float32").sources()["line"].dtype
         'float32'
     """
 
@@ -233,7 +236,7 @@ def one_seed(groups: Groups) -> xr.Dataset:
     return groups["/"].isel(seed=0, drop=True).drop_vars(SIZE).drop_attrs(deep=False)
 
 
-def missing(exhibit: Exhibit) -> str:
+def missing_packages(exhibit: Exhibit) -> str:
     """Name what a figure or table lacks to be computed here; empty if nothing."""
     absent = [name for name in exhibit.needs if importlib.util.find_spec(name) is None]
     return ", ".join(f"the package {name} ({exhibit.needs[name]})" for name in absent)
@@ -249,18 +252,18 @@ def caption(exhibit: Exhibit, dataset: xr.Dataset) -> str:
         >>> caption(f, xr.Dataset(attrs={"settings": '{"rank": 3}', "gap": 1e-15}))
         'f. Title. Rank 3, 1e-15.\n'
     """
-    text = f"{exhibit.name}. {exhibit.title}. {_filled(exhibit, dataset)}"
-    return textwrap.fill(tables.plain(text), 100) + "\n"
+    text = f"{exhibit.name}. {exhibit.title}. {_filled_caption(exhibit, dataset)}"
+    return textwrap.fill(tables.plain_text(text), 100) + "\n"
 
 
 def notes(exhibit: Exhibit, dataset: xr.Dataset) -> str:
     """Notes with their values behind an empty line, wrapped; empty if there are none."""
     if not exhibit.notes:
         return ""
-    return f"\n{textwrap.fill(tables.plain(_with_values(exhibit, exhibit.notes, dataset)), 100)}\n"
+    return f"\n{textwrap.fill(tables.plain_text(_fill_in(exhibit, exhibit.notes, dataset)), 100)}\n"
 
 
-def _with_values(exhibit: Exhibit, text: str, dataset: xr.Dataset) -> str:
+def _fill_in(exhibit: Exhibit, text: str, dataset: xr.Dataset) -> str:
     """A text with the settings, and with what the numbers say, in one line.
 
     What says nothing of its precision has the double.
@@ -270,7 +273,7 @@ def _with_values(exhibit: Exhibit, text: str, dataset: xr.Dataset) -> str:
     return " ".join(text.format_map(values).split())
 
 
-def _filled(exhibit: Exhibit, dataset: xr.Dataset) -> str:
+def _filled_caption(exhibit: Exhibit, dataset: xr.Dataset) -> str:
     """The caption with its values filled in, in one line."""
-    text = _with_values(exhibit, exhibit.caption, dataset)
+    text = _fill_in(exhibit, exhibit.caption, dataset)
     return text + (f" Drawn from {source}." if (source := dataset.attrs.get("drawn_from")) else "")

@@ -15,7 +15,7 @@ import xarray as xr
 from lrdyn.figures.exhibits import Exhibit
 from lrdyn.verification.judging.judging import Groups
 from lrdyn.verification.running.configuration import Run
-from lrdyn.verification.runs.run_folder import intact, saved
+from lrdyn.verification.runs.run_folder import load_results, read_intact
 from lrdyn.verification.stating.mistakes import Lacking
 from lrdyn.verification.storing import results_file
 from lrdyn.verification.storing.checkpoints import LOG
@@ -48,9 +48,9 @@ def numbers(exhibit: Exhibit, out: Path | str, baselines: Path | None, preset: s
         Undrawable: there are neither.
     """
     settings = exhibit.presets[preset]
-    found = _saved(exhibit.sources(**settings), Path(out), exhibit.groups)
+    found = _saved_results(exhibit.sources(**settings), Path(out), exhibit.groups)
     if found is None:
-        return _committed(exhibit, baselines)
+        return _committed_numbers(exhibit, baselines)
     groups = {name: one.groups for name, one in found.items()}
     configs = {name: json.loads(group["/"].attrs["config"]) for name, group in groups.items()}
     first = next(iter(groups.values()))["/"].attrs
@@ -58,13 +58,13 @@ def numbers(exhibit: Exhibit, out: Path | str, baselines: Path | None, preset: s
         "name": exhibit.name,
         "title": exhibit.title,
         "drawn_from": SAVED,
-        "settings": results_file.canonical(portable(configs)),
+        "settings": results_file.canonical_json(make_portable(configs)),
         "environment": first["environment"],
     }
     return exhibit.numbers(groups, **settings).load().assign_attrs(record)
 
 
-def _committed(exhibit: Exhibit, baselines: Path | None) -> xr.Dataset:
+def _committed_numbers(exhibit: Exhibit, baselines: Path | None) -> xr.Dataset:
     try:
         path = (baselines or Path()) / f"{exhibit.name}.nc"
         dataset = results_file.load(path)["/"]
@@ -82,30 +82,30 @@ def record(exhibit: Exhibit, out: Path | str, preset: str) -> dict[str, Any]:
     for each training that told of itself, the loss at :data:`STEPS` steps at most, as pairs.
     Empty without saved results.
     """
-    found = _saved(exhibit.sources(**exhibit.presets[preset]), Path(out), exhibit.groups)
+    found = _saved_results(exhibit.sources(**exhibit.presets[preset]), Path(out), exhibit.groups)
     return {
         name: {
-            "verdict": portable(results_file.read_verdict(one.folder)),
+            "verdict": make_portable(results_file.read_verdict(one.folder)),
             "losses": _losses(one.folder),
         }
         for name, one in (found or {}).items()
     }
 
 
-def portable(record: Any) -> Any:
+def make_portable(record: Any) -> Any:
     """A record without where files lie on this machine: of an absolute path the last two names.
 
     Records that differ in nothing else are those of one configuration.
 
     Example:
-        >>> portable({"encoder": "/home/me/minilm/model", "rank": [4, 8]})
+        >>> make_portable({"encoder": "/home/me/minilm/model", "rank": [4, 8]})
         {'encoder': 'minilm/model', 'rank': [4, 8]}
     """
     match record:
         case dict():
-            return {name: portable(value) for name, value in record.items()}
+            return {name: make_portable(value) for name, value in record.items()}
         case list() | tuple():
-            return [portable(value) for value in record]
+            return [make_portable(value) for value in record]
         case str() if Path(record).is_absolute():
             return "/".join(Path(record).parts[1:][-2:])
     return record
@@ -124,23 +124,25 @@ def _losses(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {run: told[:: -(-len(told) // STEPS)] for run, told in by_run.items()}
 
 
-def _saved(runs: Mapping[str, Run], out: Path, groups: tuple[str, ...]) -> dict[str, Found] | None:
+def _saved_results(
+    runs: Mapping[str, Run], out: Path, groups: tuple[str, ...]
+) -> dict[str, Found] | None:
     """Saved results of every source, with these groups; None if one has none."""
-    by_source = {name: _last(run, out, groups) for name, run in runs.items()}
+    by_source = {name: _last_results(run, out, groups) for name, run in runs.items()}
     if any(found is None for found in by_source.values()):
         return None
     return {name: found for name, found in by_source.items() if found is not None}
 
 
-def _last(run: Run, out: Path, groups: tuple[str, ...]) -> Found | None:
+def _last_results(run: Run, out: Path, groups: tuple[str, ...]) -> Found | None:
     """Results of a run or, without them, the last ones of its experiment that have the groups."""
-    known = saved(run, out)
+    known = load_results(run, out)
     if known is not None and known.keys() >= set(groups):
         return Found(run.folder(out), known)
     verdicts = [*(out / run.experiment.name).glob("*/verdict.json")]
     for path in sorted(verdicts, key=lambda path: -path.stat().st_mtime):
         try:
-            groups_of = intact(path.parent)
+            groups_of = read_intact(path.parent)
         except results_file.Unreadable:
             continue
         if groups_of.keys() >= set(groups):
@@ -148,16 +150,16 @@ def _last(run: Run, out: Path, groups: tuple[str, ...]) -> Found | None:
     return None
 
 
-def uncompared(exhibit: Exhibit, out: Path | str, baselines: Path, preset: str) -> str:
+def why_not_compared(exhibit: Exhibit, out: Path | str, baselines: Path, preset: str) -> str:
     """Why the numbers of a figure are not compared with the committed ones; empty if they are."""
     try:
         baseline = results_file.load(baselines / f"{exhibit.name}.nc")["/"]
     except results_file.Unreadable:
         return "no baseline"
-    return comparable(numbers(exhibit, out, baselines, preset), baseline)
+    return why_incomparable(numbers(exhibit, out, baselines, preset), baseline)
 
 
-def comparable(dataset: xr.Dataset, baseline: xr.Dataset) -> str:
+def why_incomparable(dataset: xr.Dataset, baseline: xr.Dataset) -> str:
     """Why numbers are not compared with the committed ones; empty if they are."""
     if dataset.attrs["drawn_from"] == COMMITTED:
         return "no results here (--train makes them), drawn from the committed numbers"

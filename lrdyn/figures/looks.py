@@ -32,7 +32,7 @@ SAME = 1e-6
 differ by round-off only."""
 
 
-def looks(figure: Figure) -> Looks:
+def describe_figure(figure: Figure) -> Looks:
     """Describe a figure: its size, title and key, and of each panel axes, key, texts and curves.
 
     Neighbouring curves of one look are one entry, such as those of a spectrum.
@@ -41,23 +41,23 @@ def looks(figure: Figure) -> Looks:
         >>> from lrdyn.figures import plotting
         >>> figure, (ax,) = plotting.panels(["loss"])
         >>> _ = ax.plot([0, 1], [2, 1], color="#0072b2")
-        >>> looks(figure)["panel (a)"]["curve 1"]["color"]
+        >>> describe_figure(figure)["panel (a)"]["curve 1"]["color"]
         '#0072b2'
     """
     parts: dict[str, Any] = {"size": [float(side) for side in figure.get_size_inches()]}
     parts["title"] = figure.get_suptitle()
     parts |= _keys(figure.legends)
     for place, ax in enumerate(figure.axes):
-        parts[_panel(ax, place)] = _panel_looks(ax)
+        parts[_panel_name(ax, place)] = _panel_looks(ax)
     return parts
 
 
 def panel_names(figure: Figure) -> list[str]:
     """Names of the panels, in the order of ``figure.axes``: by their letters, else by number."""
-    return [_panel(ax, place) for place, ax in enumerate(figure.axes)]
+    return [_panel_name(ax, place) for place, ax in enumerate(figure.axes)]
 
 
-def _panel(ax: Axes, place: int) -> str:
+def _panel_name(ax: Axes, place: int) -> str:
     lettered = re.match(r"\((\w)\)", _title(ax))
     return f"panel ({lettered[1]})" if lettered else f"panel {place + 1}"
 
@@ -178,8 +178,8 @@ def _hex(color: Any) -> str:
 
 def save(present: Looks, path: Path) -> None:
     """Write looks as JSON, atomically, one part of a panel a line."""
-    parts = [f"{_json(name)}: {_lines(part)}" for name, part in _plain(present).items()]
-    with whole_files.replacing(path) as temporary:
+    parts = [f"{_json(name)}: {_lines(part)}" for name, part in _round_numbers(present).items()]
+    with whole_files.replace_file(path) as temporary:
         temporary.write_text("{\n" + ",\n".join(parts) + "\n}\n")
 
 
@@ -194,12 +194,12 @@ def _json(part: Any) -> str:
     return json.dumps(part, ensure_ascii=False)
 
 
-def _plain(part: Any) -> Any:
+def _round_numbers(part: Any) -> Any:
     """Numbers with the digits that are compared, and no NaN, which JSON does not know."""
     if isinstance(part, Mapping):
-        return {name: _plain(inner) for name, inner in part.items()}
+        return {name: _round_numbers(inner) for name, inner in part.items()}
     if isinstance(part, list | tuple | np.ndarray):
-        return [_plain(inner) for inner in part]
+        return [_round_numbers(inner) for inner in part]
     if isinstance(part, float):
         # Nine digits are more than SAME looks at, and few enough for a committed file that people
         # read.
@@ -215,17 +215,17 @@ def differences(present: Looks, wanted: Looks) -> list[str]:
         >>> differences({"panel (a)": {"x": {"limits": [0.0, 2.0]}}}, wanted)
         ['panel (a): x: limits: got [0.0, 2.0], wanted [0.0, 1.0]', 'panel (b): missing']
     """
-    return list(_differences(_plain(present), _plain(wanted)))
+    return list(_differences(_round_numbers(present), _round_numbers(wanted)))
 
 
 def _differences(present: Any, wanted: Any) -> Iterator[str]:
     if not (isinstance(present, Mapping) and isinstance(wanted, Mapping)):
-        if not _same(present, wanted):
-            yield f"got {_said(present)}, wanted {_said(wanted)}"
+        if not _is_same(present, wanted):
+            yield f"got {_part_text(present)}, wanted {_part_text(wanted)}"
         return
     # The order is that of drawing: what comes later covers what comes before.
     if present.keys() == wanted.keys() and list(present) != list(wanted):
-        yield f"got the order {_said(list(present))}, wanted {_said(list(wanted))}"
+        yield f"got the order {_part_text(list(present))}, wanted {_part_text(list(wanted))}"
     for name in [*wanted, *(name for name in present if name not in wanted)]:
         if name not in present:
             yield f"{name}: missing"
@@ -235,14 +235,14 @@ def _differences(present: Any, wanted: Any) -> Iterator[str]:
             yield from (f"{name}: {text}" for text in _differences(present[name], wanted[name]))
 
 
-def _said(part: Any) -> str:
+def _part_text(part: Any) -> str:
     return "something else" if isinstance(part, Mapping) else _json(part)
 
 
-def _same(present: Any, wanted: Any) -> bool:
+def _is_same(present: Any, wanted: Any) -> bool:
     if isinstance(present, list) and isinstance(wanted, list):
         same = len(present) == len(wanted)
-        return same and all(map(_same, present, wanted))
+        return same and all(map(_is_same, present, wanted))
     if isinstance(present, float) and isinstance(wanted, float):
         return abs(present - wanted) <= SAME * max(abs(present), abs(wanted))
     return bool(present == wanted)

@@ -23,12 +23,12 @@ STRIP = 400
 """Rows of pixels of a strip, at most: over all of a tall picture one panel counts for little."""
 
 
-def without_text(figure: Figure) -> Figure:
+def remove_text(figure: Figure) -> Figure:
     """Take all text from a figure, in place, so that its layout no longer knows of fonts.
 
     Example:
         >>> figure, (ax,) = plotting.panels(["loss"])
-        >>> without_text(figure) is figure, ax.get_title(loc="left")
+        >>> remove_text(figure) is figure, ax.get_title(loc="left")
         (True, '')
     """
     from matplotlib.text import Text
@@ -48,8 +48,8 @@ def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG without its text, which it loses, atomically."""
     from PIL import Image
 
-    without_text(figure)
-    with plotting.style(), whole_files.replacing(path) as temporary:
+    remove_text(figure)
+    with plotting.style(), whole_files.replace_file(path) as temporary:
         # Without the name of the release, which would change the committed bytes at every upgrade.
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
         # No pixel is transparent: three channels say the same in a tenth less.
@@ -124,10 +124,10 @@ def _worst_place(figure: Figure, picture: Path, wanted: Path) -> Place:
     at = int(np.argmin(outside))
     ax = figure.axes[at]
     x, y = ax.transData.inverted().transform(place)
-    return Place(looks.panel_names(figure)[at], _nearest(ax, place), float(x), float(y))
+    return Place(looks.panel_names(figure)[at], _nearest_line(ax, place), float(x), float(y))
 
 
-def _nearest(ax: Axes, place: np.ndarray) -> str:
+def _nearest_line(ax: Axes, place: np.ndarray) -> str:
     """The line that passes nearest to a place in pixels."""
     distances = []
     for line in ax.lines:

@@ -67,7 +67,7 @@ def style() -> AbstractContextManager[None]:
     return matplotlib.style.context(STYLE, after_reset=True)
 
 
-def blank(height: float) -> Figure:
+def blank_figure(height: float) -> Figure:
     """An empty figure of text width; without pyplot nothing has to be closed, no window opens."""
     from matplotlib.figure import Figure
 
@@ -83,7 +83,7 @@ def panels(
         >>> len(panels(["left", "right"])[1])
         2
     """
-    figure = blank(height)
+    figure = blank_figure(height)
     axes = figure.subplots(rows, -(-len(titles) // rows), squeeze=False).ravel()
     for unused in axes[len(titles) :]:
         unused.remove()
@@ -92,7 +92,7 @@ def panels(
     return figure, axes
 
 
-def drawn(
+def draw_panels(
     plots: Mapping[str, Callable[[Axes, xr.Dataset], Any]], dataset: xr.Dataset, **shape: Any
 ) -> Figure:
     """A figure of :func:`panels`: title of a panel -> what draws it from the numbers."""
@@ -229,11 +229,11 @@ def save(figure: Figure, stem: Path, *, for_a_look: bool = False) -> tuple[Path,
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         figure.set_layout_engine("none")  # keeps the layout computed above
-        with whole_files.replacing(png) as temporary:
+        with whole_files.replace_file(png) as temporary:
             pixels = np.asarray(canvas.buffer_rgba())
             how: dict[str, Any] = {"dpi": figure.dpi, "format": "png", **LIGHTLY}
             image.imsave(temporary, pixels, metadata=described, **how)
-        with whole_files.replacing(pdf) as temporary:
+        with whole_files.replace_file(pdf) as temporary:
             FigureCanvasPdf(figure).print_pdf(temporary, **UNDATED)
     return png, pdf
 
@@ -259,7 +259,7 @@ def verdict_figure(verdict: Mapping[str, Any], legs: Mapping[str, Legs]) -> Figu
     """
     claims = [claim for claim in verdict["claims"] if claim["id"] in legs]
     with style():
-        figure = blank(0.9 + 0.19 * len(claims))
+        figure = blank_figure(0.9 + 0.19 * len(claims))
         ax = figure.subplots()
         drawn = set()
         for row, claim in enumerate(claims):
@@ -269,7 +269,7 @@ def verdict_figure(verdict: Mapping[str, Any], legs: Mapping[str, Legs]) -> Figu
                 drawn.add((kind, precision))
                 height = row + (-0.15 if precision == "float64" else 0.15)
                 worst = np.min if kind == "control" else np.max
-                _strip(ax, ratios, height, VERDICT_COLORS[kind, precision], worst)
+                _plot_strip(ax, ratios, height, VERDICT_COLORS[kind, precision], worst)
         ax.axvline(1.0, color=BLACK, lw=0.8)
         ax.set_xscale("log")
         ax.set_yticks(range(len(claims)), [claim["id"] for claim in claims])
@@ -293,7 +293,7 @@ def verdict_figure(verdict: Mapping[str, Any], legs: Mapping[str, Legs]) -> Figu
     return figure
 
 
-def _strip(ax: Axes, ratios: np.ndarray, height: float, color: str, worst: Callable) -> None:
+def _plot_strip(ax: Axes, ratios: np.ndarray, height: float, color: str, worst: Callable) -> None:
     # The axis is logarithmic, and a residual of 0 would be nowhere.
     shown = np.maximum(ratios[np.isfinite(ratios)], LEAST_RATIO)
     heights = np.full(shown.shape, height)
@@ -335,13 +335,13 @@ def sweep_figure(
     # Above the line at 1 in any case, which is what the figure is about.
     top = 3.0 * max(1.0, np.max(values, initial=0.0, where=np.isfinite(values)))
     with style():
-        figure = blank(2.6)
+        figure = blank_figure(2.6)
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for ax, value in zip(row, panels, strict=True):
             for precision, ratio in ratios.items():
                 part = ratio.max([d for d in ratio.dims if d not in axes])
                 part = part if value is None else part.sel({axes[2]: value})
-                _curves(ax, part, axes, precision, named=ratio is main)
+                _plot_curves(ax, part, axes, precision, named=ratio is main)
             ax.set_title("" if value is None else f"{_words(axes[2])} {value:g}")
             ax.axhline(1.0, color=BLACK, lw=0.8)
             ax.set(yscale="log", xlabel=_words(axes[0]), ylim=(LEAST_RATIO, top))
@@ -360,7 +360,9 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _curves(ax: Axes, part: xr.DataArray, axes: list[str], precision: str, named: bool) -> None:
+def _plot_curves(
+    ax: Axes, part: xr.DataArray, axes: list[str], precision: str, named: bool
+) -> None:
     several = part[axes[1]].values if len(axes) > 1 else [None]
     x = part[axes[0]].values
     if x.min() > 0 and x.max() >= 10 * x.min():
@@ -438,10 +440,10 @@ def perturb_figure(name: str, by_control: Mapping[str, Departure]) -> Figure:
     columns = 2 if len(by_control) in (2, 4) else min(3, len(by_control))
     rows = -(-len(by_control) // columns)
     with style():
-        figure = blank(0.5 + 2.0 * rows)
+        figure = blank_figure(0.5 + 2.0 * rows)
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         for ax, departure in zip(axes, by_control.values(), strict=False):
-            _depart(ax, departure)
+            _plot_departure(ax, departure)
         for ax in axes[len(by_control) :]:
             ax.remove()
         for ax in axes[: len(by_control) : columns]:
@@ -456,7 +458,7 @@ def perturb_figure(name: str, by_control: Mapping[str, Departure]) -> Figure:
     return figure
 
 
-def _depart(ax: Axes, departure: Departure) -> None:
+def _plot_departure(ax: Axes, departure: Departure) -> None:
     amounts = departure.amounts
     away = amounts > 0
     left = amounts[away].min() / 20

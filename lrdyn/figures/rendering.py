@@ -14,7 +14,7 @@ from lrdyn.figures import long, verdicts
 from lrdyn.figures.exhibits import Exhibit, Results
 from lrdyn.system import whole_files
 from lrdyn.verification.running.configuration import Run
-from lrdyn.verification.runs.run_folder import carry_out, saved
+from lrdyn.verification.runs.run_folder import carry_out, load_results
 from lrdyn.verification.stating.sources import code_digest, functions_of
 from lrdyn.verification.storing import files, results_file
 
@@ -34,7 +34,7 @@ class Rendered(NamedTuple):
     """Files written or found: the numbers, then pictures, then texts."""
 
 
-def where(exhibit: Exhibit, out: Path | str) -> Path:
+def numbers_path(exhibit: Exhibit, out: Path | str) -> Path:
     """File of the saved numbers of a figure or table."""
     return Path(out) / "figures" / f"{exhibit.name}.nc"
 
@@ -63,37 +63,40 @@ def numbers(
         report: is given each line about a file that is damaged.
     """
     runs = exhibit.sources(**settings)
-    made_from = {"settings": results_file.canonical(settings), "digest": _digest(exhibit, runs)}
-    saved = None if recompute else load(where(exhibit, out), report=report)
+    made_from = {
+        "settings": results_file.canonical_json(settings),
+        "digest": _digest(exhibit, runs),
+    }
+    saved = None if recompute else load(numbers_path(exhibit, out), report=report)
     # Settings and sources are compared, not times: a file that was copied or checked out is as
     # good.
     if saved is not None and made_from.items() <= saved.attrs.items():
         return Rendered(saved, False, ())
     begin = time.perf_counter()
-    groups, ran = _results(runs, out, recompute, report)
+    groups, ran = _load_or_run(runs, out, recompute, report)
     # Loaded before the files of results are closed or replaced.
     dataset = exhibit.numbers(groups, **settings).load()
     first = next(iter(runs.values()))
     record: dict[str, Any] = {
         "name": exhibit.name,
         "title": exhibit.title,
-        "sources": results_file.canonical(
+        "sources": results_file.canonical_json(
             {n: run.folder("").as_posix() for n, run in runs.items()}
         ),
-        "environment": results_file.canonical(results_file.environment(first.dtype)),
+        "environment": results_file.canonical_json(results_file.environment(first.dtype)),
     }
     if len(ran) == len(runs):
         record["seconds_taken"] = round(time.perf_counter() - begin, 1)
     return Rendered(dataset.assign_attrs(made_from | record), True, ran)
 
 
-def _results(
+def _load_or_run(
     runs: Mapping[str, Run], out: Path | str, recompute: bool, report: Report
 ) -> tuple[Results, tuple[str, ...]]:
     """Results of all runs, and the names of those that had to be run."""
     groups, ran = {}, []
     for name, run in runs.items():
-        known = None if recompute else saved(run, out, note=report)
+        known = None if recompute else load_results(run, out, note=report)
         if known is None:
             known = results_file.read(
                 carry_out(run, out, draw=verdicts.draw)[1] / results_file.NAME
@@ -107,12 +110,14 @@ def _digest(exhibit: Exhibit, runs: Mapping[str, Run]) -> str:
     """SHA-256 of the runs, whose folders name their sources, and of the exhibit's own."""
     parts = {name: run.folder("").as_posix() for name, run in runs.items()}
     own = code_digest(list(functions_of(exhibit)))
-    return hashlib.sha256(results_file.canonical({"own": own, "runs": parts}).encode()).hexdigest()
+    return hashlib.sha256(
+        results_file.canonical_json({"own": own, "runs": parts}).encode()
+    ).hexdigest()
 
 
 def save(dataset: xr.Dataset, path: Path) -> None:
     """Write numbers as netCDF, atomically; the folder is made."""
-    whole_files.folder(path.parent, below=path.parent.parent)
+    whole_files.make_folder(path.parent, below=path.parent.parent)
     files.write_netcdf(path, {"/": dataset})
 
 
@@ -151,21 +156,21 @@ def render(
         baselines: folder of the baselines.
         report: is given each line about a file that is damaged.
     """
-    path, settings = where(exhibit, out), exhibit.presets[preset]
+    path, settings = numbers_path(exhibit, out), exhibit.presets[preset]
     if exhibit.long:
         if train:
-            _results(exhibit.sources(**settings), out, recompute, report)
+            _load_or_run(exhibit.sources(**settings), out, recompute, report)
         dataset = long.numbers(exhibit, out, baselines, preset)
         rendered = Rendered(dataset, dataset.attrs["drawn_from"] == long.SAVED, ())
     else:
         rendered = numbers(exhibit, out, settings, recompute=recompute, report=report)
     if rendered.computed:
         save(rendered.dataset, path)
-    whole_files.folder(path.parent, below=Path(out))
+    whole_files.make_folder(path.parent, below=Path(out))
     stem = path.with_suffix("")
     paths = [path, *exhibit.pictures(rendered.dataset, stem)]
     for suffix, text in exhibit.texts(rendered.dataset).items():
         paths.append(stem.with_suffix(suffix))
-        with whole_files.replacing(paths[-1]) as temporary:
+        with whole_files.replace_file(paths[-1]) as temporary:
             temporary.write_text(text)
     return rendered._replace(paths=tuple(paths))

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from lrdyn.core.show import printable
+from lrdyn.core.show import make_printable
 
 Cell = str | int | float
 Rows = Sequence[Sequence[Cell]]
@@ -57,11 +57,11 @@ def escape(text: str) -> str:
     return "".join(a + b for a, b in zip(outside, [*inside, ""], strict=True))
 
 
-def plain(text: str) -> str:
+def plain_text(text: str) -> str:
     r"""Text for a terminal: mathematics without dollar signs and backslashes.
 
     Example:
-        >>> plain(r"temporaries $2mn + \max(m^2, b)$")
+        >>> plain_text(r"temporaries $2mn + \max(m^2, b)$")
         'temporaries 2mn + max(m^2, b)'
     """
     return re.sub(r"[$\\]", "", text)
@@ -81,11 +81,11 @@ def as_text(grid: Grid, *, mathematics: bool = True) -> str:
 
     def text(cell: Cell) -> str:
         if isinstance(cell, str):
-            return printable(plain(cell) if mathematics else cell)
+            return make_printable(plain_text(cell) if mathematics else cell)
         return f"{cell:,}" if isinstance(cell, int) else f"{cell:.3g}"
 
     rows = [[text(cell) for cell in row] for row in _rows(grid)]
-    right = _numeric(grid)
+    right = _numeric_columns(grid)
     header = list(map(text, grid.header[1:]))
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
@@ -122,7 +122,7 @@ def as_csv(grid: Grid, *, mathematics: bool = True) -> str:
     def shown(cell: Cell) -> Cell:
         if not isinstance(cell, str):
             return cell
-        text = printable(plain(cell) if mathematics else cell)
+        text = make_printable(plain_text(cell) if mathematics else cell)
         return f"'{text}" if FORMULA.match(text) else text
 
     out = io.StringIO()
@@ -160,11 +160,11 @@ def as_latex(grid: Grid, caption: str, label: str) -> str:
         \end{table}
         <BLANKLINE>
     """
-    columns = "".join("r" if numeric else "l" for numeric in _numeric(grid))
+    columns = "".join("r" if numeric else "l" for numeric in _numeric_columns(grid))
     lines = [_row(map(escape, grid.header[1:]))]
     for title, section in grid.sections.items():
         heading = rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{escape(title)}}}}}"
-        lines += [r"\midrule", _row([heading]), *(_row(map(_latex, row)) for row in section)]
+        lines += [r"\midrule", _row([heading]), *(_row(map(_latex_cell, row)) for row in section)]
     inner = [r"\toprule", *lines, r"\bottomrule"]
     return "\n".join(
         [
@@ -190,13 +190,13 @@ def _rows(grid: Grid) -> list[Sequence[Cell]]:
     return [row for section in grid.sections.values() for row in section]
 
 
-def _numeric(grid: Grid) -> list[bool]:
+def _numeric_columns(grid: Grid) -> list[bool]:
     """Whether a column has a number."""
     columns = zip(*_rows(grid), strict=True)
     return [any(not isinstance(cell, str) for cell in column) for column in columns]
 
 
-def _latex(cell: Cell) -> str:
+def _latex_cell(cell: Cell) -> str:
     if isinstance(cell, str):
         return escape(cell)
     shown = f"{cell:,}".replace(",", r"\,") if isinstance(cell, int) else f"{cell:.3g}"

@@ -23,7 +23,7 @@ def draw(experiment: Experiment, verification: Verification, path: Path) -> None
         if figure is not None:
             figure.set_label(figure.get_label() or caption(plot))
             _save(figure, path / name)
-    if not experiment.judged:
+    if not experiment.has_claims:
         return
     _save(plotting.verdict_figure(verification.verdict, verification.legs), path / "verdict")
     dtype = verification.verdict["environment"]["dtype"]

@@ -10,7 +10,7 @@ from lrdyn.registry import REGISTRY, theorem
 from lrdyn.studies import REGISTRY as STUDIES
 from lrdyn.studies import study
 from lrdyn.verification.running.configuration import COMMON
-from lrdyn.verification.stating.flags import typed
+from lrdyn.verification.stating.flags import option_string
 
 OWN = "lrdyn verify FILE.py"
 """Command of a user's theorem, whose file the results do not name."""
@@ -59,12 +59,12 @@ def repeating(command: str, config: Mapping[str, Any], worst: Mapping[str, Any])
         if name in (*COMMON, "data_files") or value in (None, []):
             continue
         if isinstance(value, Mapping):
-            words += [typed(name), ARRAY]
+            words += [option_string(name), ARRAY]
         elif isinstance(value, list):
             case = worst.get(name)
-            words += [typed(name), *map(str, [case] if case in value else value)]
+            words += [option_string(name), *map(str, [case] if case in value else value)]
         else:
-            words += [typed(name), str(value)]
+            words += [option_string(name), str(value)]
     single_case = "seed" in worst
     seeds = 1 if single_case else config["seeds"]
     words += ["--seed", str(worst["seed"] if single_case else config["seed"])]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from html import escape
 
-from lrdyn.system.printer import printable
+from lrdyn.system.printer import make_printable
 
 
 class Markup(str):
@@ -29,7 +29,7 @@ def text(value: object) -> Markup:
     """
     if isinstance(value, Markup):
         return value
-    return Markup(escape(printable(str(value).expandtabs(), lines=True)))
+    return Markup(escape(make_printable(str(value).expandtabs(), lines=True)))
 
 
 def element(name: str, /, *children: object, **attributes: object) -> Markup:

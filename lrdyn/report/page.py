@@ -302,7 +302,7 @@ def write(text: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise BadInput(f"{got}, wanted a file in a folder") from None
-    with whole_files.replacing(path) as temporary:
+    with whole_files.replace_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -99,7 +99,7 @@ def _claims(judged: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, A
     open_ = len(claims) - len(judged)
     left = f" ({open_} not judged)" if open_ else ""
     most = max((claim.get("cases_total", claim["cases"]) for claim in claims), default=0)
-    near = verdict_text.nearest(claims)
+    near = verdict_text.nearest_claim(claims)
     beside = (
         "" if near == "-" else f", the nearest its tolerance at {near.replace(' ', ' of it (')})"
     )
@@ -127,7 +127,7 @@ def section(run: SavedRun, fits: Sequence[bool], anchor: str, level: int) -> Mar
         parts.append(
             banner(False, "The results were changed since their run, and judged all the same.")
         )
-    parts += [banner(None, line) for line in verdict_text.devices(verdict)]
+    parts += [banner(None, line) for line in verdict_text.shortfall_lines(verdict)]
     if any(entry["kind"] != "finding" for entry in verdict["claims"]):
         parts += [
             element(inner, "Claims"),
@@ -196,10 +196,10 @@ def overview(every: Sequence[SavedRun], anchors: Sequence[str]) -> Markup:
             element(
                 "tr",
                 element("th", element("a", run.name, href=f"#{anchor}"), scope="row"),
-                element("td", verdict_text.held(claims), class_="number"),
+                element("td", verdict_text.count_held(claims), class_="number"),
                 element("td", str(cases), class_="number"),
-                element("td", verdict_text.nearest(claims)),
-                element("td", verdict_text.held(controls), class_="number"),
+                element("td", verdict_text.nearest_claim(claims)),
+                element("td", verdict_text.count_held(controls), class_="number"),
                 element("td", tables.mark(run.verdict["holds"], outcome)),
                 element("td", run.record.get("title", ""), class_="quiet wide"),
             )

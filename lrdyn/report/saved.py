@@ -41,6 +41,6 @@ def read_json(path: Path, what: str, form: Entries, most: int) -> tuple[Any, str
         content = guarded.parsed(written, path, what)
     except guarded.Refused as error:
         raise results_file.Damaged(path, error.why) from None
-    if why := form.amiss(content):
+    if why := form.mismatch(content):
         raise results_file.Damaged(path, why)
     return content, hashlib.sha256(written).hexdigest()

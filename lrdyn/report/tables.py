@@ -9,7 +9,7 @@ from lrdyn.report.commands import repeating
 from lrdyn.report.markup import Markup, element, joined
 from lrdyn.verification.judging import rounding, verdict_text
 from lrdyn.verification.running.configuration import COMMON
-from lrdyn.verification.stating.flags import typed
+from lrdyn.verification.stating.flags import option_string
 
 DECIDED = {
     "steps": "by theory's number of steps",
@@ -257,7 +257,7 @@ def _number(value: float | None) -> str:
 
 def settings(config: Mapping[str, Any]) -> Markup:
     """Every setting, as flags are typed."""
-    return listed((typed(name), _setting(config[name])) for name in _ordered(config))
+    return listed((option_string(name), _setting(config[name])) for name in _ordered(config))
 
 
 def _ordered(config: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
-from lrdyn.system.printer import complain, printable, silence_xla
+from lrdyn.system.printer import complain, make_printable, silence_xla
 
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 COMMANDS = ("lrdyn", "experiments", "paper_figs", "notebooks")
@@ -31,7 +31,7 @@ says who obeys it."""
 
 
 @contextmanager
-def importing() -> Iterator[None]:
+def guard_import() -> Iterator[None]:
     """Guard what takes seconds to import, where the process is a command, a script or a worker.
 
     That ``python -m`` starts a command can be told while its package is imported: only then is
@@ -41,8 +41,8 @@ def importing() -> Iterator[None]:
     # ``python script.py``: elsewhere, in pytest or a notebook, a signal belongs to that program.
     script = sys.orig_argv[1:2] == sys.argv[:1] and "".join(sys.argv[:1]).endswith(".py")
     if parent:
-        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
-    command = not parent and _command()
+        threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    command = not parent and _is_command()
     if command:
         silence_xla()
     undo = end_at_once() if command or (script and not parent) else None
@@ -51,7 +51,7 @@ def importing() -> Iterator[None]:
     except Exception as error:  # a broken installation, or a variable that JAX refuses
         if not command:
             raise
-        _refuse(error)
+        _refuse_import(error)
     finally:
         if script and undo:
             undo()
@@ -66,10 +66,10 @@ def _parent(text: str) -> int | None:
     if not text.isdecimal() or "--multiprocessing-fork" not in sys.orig_argv:
         return None
     parent = int(text)
-    return parent if parent == os.getppid() or not _alive(parent) else None
+    return parent if parent == os.getppid() or not _is_alive(parent) else None
 
 
-def _alive(process: int) -> bool:
+def _is_alive(process: int) -> bool:
     with suppress(OSError), open(f"/proc/{process}/stat", "rb") as facts:  # not on macOS
         # A process that has ended stays as a zombie until its parent has waited for it.
         return facts.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
@@ -82,7 +82,7 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _refuse(error: Exception) -> NoReturn:
+def _refuse_import(error: Exception) -> NoReturn:
     """End a command whose modules cannot be imported: Python's own status would be a verdict."""
     import traceback
 
@@ -97,7 +97,7 @@ def _refuse(error: Exception) -> NoReturn:
     os._exit(3)
 
 
-def _command() -> bool:
+def _is_command() -> bool:
     words = sys.orig_argv
     if sys.argv[:1] == ["-m"] and "-m" in words:
         return words[words.index("-m") + 1].partition(".")[0] in COMMANDS
@@ -116,7 +116,7 @@ def end_at_once() -> Callable[[], None] | None:
     if threading.current_thread() is not threading.main_thread():
         return None
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    heard = {n: h for n, h in handlers.items() if h not in (_ignored, signal.SIG_IGN)}
+    heard = {n: h for n, h in handlers.items() if h not in (_ignore, signal.SIG_IGN)}
     if not heard:
         return None
     read, write = os.pipe()
@@ -125,7 +125,7 @@ def end_at_once() -> Callable[[], None] | None:
     # The C handler writes the number of the signal here, whatever Python is doing.
     before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     for number in heard:
-        signal.signal(number, _ignored)
+        signal.signal(number, _ignore)
     waiting = threading.Thread(target=_wait, args=(read,), name="signals", daemon=True)
     waiting.start()
 
@@ -148,7 +148,7 @@ def end_at_once() -> Callable[[], None] | None:
     return undo
 
 
-def _ignored(number: int, frame: FrameType | None) -> None:
+def _ignore(number: int, frame: FrameType | None) -> None:
     """Do nothing: the waiting thread handles the signal."""
 
 
@@ -164,7 +164,7 @@ def leave(number: signal.Signals) -> None:
     try:
         import shlex
 
-        again = printable(shlex.join(["python", *sys.orig_argv[1:]]))
+        again = make_printable(shlex.join(["python", *sys.orig_argv[1:]]))
         shown = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar hides the cursor
         line = f"{shown}error: {SIGNALS[number]}; finished parts are kept, to continue: {again}\n"
         os.write(2, line.encode(errors="replace"))
@@ -185,7 +185,7 @@ def _end(status: int) -> NoReturn:
 
 
 @contextmanager
-def starting_workers() -> Iterator[None]:
+def guard_workers() -> Iterator[None]:
     """Start processes that end with this one, and to which Ctrl-C is no matter of theirs.
 
     A terminal sends Ctrl-C to all of them.
@@ -193,10 +193,10 @@ def starting_workers() -> Iterator[None]:
     from multiprocessing import resource_tracker
 
     # It removes semaphores and warns of it; and it unblocks Ctrl-C.
-    with _environment("PYTHONWARNINGS", "ignore"):
+    with _set_variable("PYTHONWARNINGS", "ignore"):
         resource_tracker.ensure_running()
-    with _environment(PARENT, str(os.getpid())):
-        # Children inherit the mask; they end when this process does (:func:`_follow`).
+    with _set_variable(PARENT, str(os.getpid())):
+        # Children inherit the mask; they end when this process does (:func:`_end_with_parent`).
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             yield
@@ -205,15 +205,15 @@ def starting_workers() -> Iterator[None]:
 
 
 @contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
+def _set_variable(name: str, value: str) -> Iterator[None]:
     """Set a variable for the processes that are started inside."""
-    with variables_put_back(name):
+    with restore_variables(name):
         os.environ[name] = value
         yield
 
 
 @contextmanager
-def variables_put_back(*names: str) -> Iterator[None]:
+def restore_variables(*names: str) -> Iterator[None]:
     """Give variables of the environment, at the end, the values that they have now."""
     before = {name: os.environ.get(name) for name in names}
     try:
@@ -225,7 +225,7 @@ def variables_put_back(*names: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _follow(parent: int) -> None:
+def _end_with_parent(parent: int) -> None:
     """End this worker when its parent has ended, which shows as a changed parent process."""
     while os.getppid() == parent:
         # Asked and not told: macOS has no signal for the end of a parent.

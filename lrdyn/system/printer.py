@@ -12,7 +12,7 @@ lost: OSError | ValueError | None = None
 """Why something could not be written to stdout, since the present command began."""
 
 
-def printable(text: str, *, lines: bool = False) -> str:
+def make_printable(text: str, *, lines: bool = False) -> str:
     r"""Escape a text so that a terminal shows it and does not obey it.
 
     That is control characters, DEL, marks of writing direction, separators of lines and bytes of a
@@ -23,7 +23,7 @@ def printable(text: str, *, lines: bool = False) -> str:
         lines: whether line breaks are the caller's own and stay.
 
     Example:
-        >>> printable("Noël \x1b[2J")
+        >>> make_printable("Noël \x1b[2J")
         'Noël \\x1b[2J'
     """
     if text.isprintable():  # the usual case
@@ -78,7 +78,7 @@ def write(stream: Any, text: str) -> OSError | ValueError | None:
         return None
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
-        shown = printable(text, lines=True).encode(encoding, "backslashreplace")
+        shown = make_printable(text, lines=True).encode(encoding, "backslashreplace")
         stream.write(shown.decode(encoding))
         stream.flush()
     except (OSError, ValueError) as error:  # ValueError: the stream was closed

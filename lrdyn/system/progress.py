@@ -56,7 +56,7 @@ class Silent:
         """Issue the line as a Python warning."""
         import warnings
 
-        warnings.warn(printer.printable(line), stacklevel=2)
+        warnings.warn(printer.make_printable(line), stacklevel=2)
 
 
 class _Counted:
@@ -153,7 +153,7 @@ class _Bar(_Counted):
         from rich.progress import BarColumn, Progress, TextColumn
 
         self.bar = Progress(
-            TextColumn(printer.printable(title), markup=False),
+            TextColumn(printer.make_printable(title), markup=False),
             BarColumn(),
             TextColumn("{task.fields[text]}"),
             console=Console(file=stream),
@@ -162,11 +162,11 @@ class _Bar(_Counted):
         self.task = self.bar.add_task(title, total=None, text="")
 
     def show(self) -> None:
-        text = printer.printable(self.text())
+        text = printer.make_printable(self.text())
         self.bar.update(self.task, total=self.total, completed=self.done, text=text)
 
     def note(self, line: str) -> None:
-        shown = printer.printable(f"{self.title}: {line}", lines=True)
+        shown = printer.make_printable(f"{self.title}: {line}", lines=True)
         self.bar.console.print(shown, highlight=False, markup=False)
 
 

@@ -38,11 +38,11 @@ class Linked(OSError):
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
+def name_in_errors(path: Path) -> Iterator[None]:
     """Let the error of what is done by a handle name its file: a path that can be looked for.
 
     Example:
-        >>> with naming(Path("folder")):
+        >>> with name_in_errors(Path("folder")):
         ...     raise OSError(errno.EIO, "Input/output error")
         Traceback (most recent call last):
         OSError: [Errno 5] Input/output error: 'folder'
@@ -63,7 +63,7 @@ _UNDERWAY: set[Path] = set()
 _LOCK = threading.Lock()
 
 
-def scratch(folder: Path, suffix: str) -> Path:
+def make_scratch(folder: Path, suffix: str) -> Path:
     """Make an empty hidden file, which :func:`remove_scratch` removes if nobody else does.
 
     It has the permissions that the user's umask leaves, as any new file.
@@ -74,7 +74,7 @@ def scratch(folder: Path, suffix: str) -> Path:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
         _UNDERWAY.add(path)
         try:
-            with naming(path):
+            with name_in_errors(path):
                 os.close(handle)  # where a full disk may be noticed
         except OSError:
             _remove_underway(path)
@@ -135,13 +135,13 @@ def remove_scratch(folder: Path) -> None:
 
     Example:
         >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = scratch(folder, ".txt")
+        >>> _ = make_scratch(folder, ".txt")
         >>> remove_scratch(folder)
         >>> list(folder.iterdir())
         []
     """
     folder = folder.resolve()  # the name that the caller gave may itself be a link
-    with naming(folder), _opened(folder) as handle:
+    with name_in_errors(folder), _open_folder(folder) as handle:
         _remove_files(handle, SCRATCH)
 
 
@@ -149,7 +149,7 @@ def remove_scratch(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_file(path: Path) -> Iterator[Path]:
     """Give a temporary path of the same folder and suffix; it replaces ``path`` if all goes well.
 
     Raises:
@@ -158,7 +158,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Example:
         >>> path = Path(tempfile.mkdtemp()) / "a.txt"
-        >>> with replacing(path) as temporary:
+        >>> with replace_file(path) as temporary:
         ...     _ = temporary.write_text("whole")
         >>> path.read_text()
         'whole'
@@ -166,7 +166,7 @@ def replacing(path: Path) -> Iterator[Path]:
     if path.is_symlink():
         raise Linked(path)
     try:
-        temporary = scratch(path.parent, path.suffix)
+        temporary = make_scratch(path.parent, path.suffix)
     except OSError as error:
         error.filename = os.fspath(path)
         raise
@@ -184,7 +184,7 @@ def replacing(path: Path) -> Iterator[Path]:
         _UNDERWAY.discard(temporary)
 
 
-def appending(path: Path) -> IO[str]:
+def open_to_append(path: Path) -> IO[str]:
     """Open a text file to write behind its end.
 
     Raises:
@@ -210,7 +210,7 @@ def move(source: Path, target: Path) -> None:
         >>> (folder / "b").read_text()
         'a'
     """
-    with replacing(target) as temporary:
+    with replace_file(target) as temporary:
         # A file of ``tempfile`` has mode 0600, and a new one of this user has what the umask
         # leaves.
         os.chmod(source, stat.S_IMODE(temporary.stat().st_mode))
@@ -308,7 +308,7 @@ def remove_within(handle: int, name: str) -> None:
 # Folders of the library ---------------------------------------------------------------------------
 
 
-def folder(path: Path, *, below: Path) -> Path:
+def make_folder(path: Path, *, below: Path) -> Path:
     """Make a folder, and those on the way to it, ``below`` one that the user named.
 
     That one may be a symbolic link, to a larger disk for example; what follows may not.
@@ -320,7 +320,7 @@ def folder(path: Path, *, below: Path) -> Path:
     Example:
         >>> results = Path(tempfile.mkdtemp())
         >>> (results / "a").symlink_to(results)
-        >>> folder(results / "a" / "b", below=results)
+        >>> make_folder(results / "a" / "b", below=results)
         Traceback (most recent call last):
         lrdyn.system.whole_files.Linked: ...
     """
@@ -354,7 +354,7 @@ def refuse_links(folder: Path, names: Iterable[str] | None = None) -> None:
             if path.is_symlink():
                 raise Linked(path)
         return
-    with naming(folder), os.scandir(folder) as entries:
+    with name_in_errors(folder), os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_symlink():
                 raise Linked(entry.path)
@@ -362,7 +362,7 @@ def refuse_links(folder: Path, names: Iterable[str] | None = None) -> None:
                 refuse_links(Path(entry.path))
 
 
-def take(folder: Path) -> bool:
+def mark_folder(folder: Path) -> bool:
     """Mark a folder as the library's, if it is empty, marked or holds a verdict.
 
     Returns:
@@ -370,21 +370,21 @@ def take(folder: Path) -> bool:
 
     Example:
         >>> folder = Path(tempfile.mkdtemp())
-        >>> take(folder), [path.name for path in folder.iterdir()]
+        >>> mark_folder(folder), [path.name for path in folder.iterdir()]
         (True, ['.lrdyn'])
     """
     there = set(os.listdir(folder))
     if there and not there & {MARK, VERDICT}:
         return False
     if MARK not in there:
-        with replacing(folder / MARK) as temporary:
+        with replace_file(folder / MARK) as temporary:
             temporary.write_text(
                 "lrdyn made this folder, and may remove the files it wrote here.\n"
             )
     return True
 
 
-def release(folder: Path) -> None:
+def unmark_folder(folder: Path) -> None:
     """Take the mark off a folder, and remove it if nothing else is left."""
     if set(os.listdir(folder)) <= {MARK}:
         remove(folder / MARK)
@@ -412,7 +412,7 @@ def clear(folder: Path, *names: str, unless: str = "") -> None:
     """
     if not (folder / MARK).is_file():
         return
-    with naming(folder), _opened(folder) as handle:
+    with name_in_errors(folder), _open_folder(folder) as handle:
         _clear(handle, names, unless)
 
 
@@ -422,7 +422,7 @@ def _clear(handle: int, names: tuple[str, ...], unless: str) -> None:
         _remove_files(handle, first)
         return
     for name in _entries(handle, first, stat.S_ISDIR):
-        with _opened(name, handle) as inner:
+        with _open_folder(name, handle) as inner:
             if unless and unless in os.listdir(inner):
                 continue
             _clear(inner, tuple(rest), unless)
@@ -443,7 +443,7 @@ def _entries(handle: int, pattern: str, kind: Callable[[int], bool]) -> list[str
 
 
 @contextlib.contextmanager
-def _opened(folder: str | Path, within: int | None = None) -> Iterator[int]:
+def _open_folder(folder: str | Path, within: int | None = None) -> Iterator[int]:
     """Hold a folder open: what is done by this handle is done there, whatever its name becomes."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     handle = os.open(folder, flags, dir_fd=within)

@@ -37,13 +37,13 @@ from lrdyn.verification.runs.verify import Verification, verify_run
 from lrdyn.verification.searching.random_settings import (
     SHAPES,
     Settings,
-    accepted,
+    choose_flags,
+    command_words,
+    draw_shapes,
+    draw_values,
+    is_accepted,
     point_flags,
-    shapes,
-    some,
-    source,
-    values,
-    written,
+    random_generator,
 )
 from lrdyn.verification.stating.statement import Experiment
 
@@ -70,17 +70,21 @@ values, so that these lines are drawn again. A search draws them."""
 
 def command(experiment: Experiment, known: list[Settings], seed: int, n: int) -> list[str]:
     """Draw the words of a command line that is accepted."""
-    rng = source(experiment, seed, n)
+    rng = random_generator(experiment, seed, n)
     flags = point_flags(experiment)
     dtype = str(rng.choice(["float64", "float64", "float32"]))
     start = {"seed": [rng.integers(2**31 - 2)], "seeds": [1], "dtype": [dtype]}
     at_edge = rng.random() < 0.5
     while True:
         k = int(rng.integers(SHAPES if at_edge else SHAPES // 2))
-        far = some(flags, rng) if at_edge and (k < SHAPES // 2 or rng.random() < 0.5) else set()
-        drawn = known[k] | values(experiment, rng, far, POINTS)
-        if accepted(experiment, drawn):
-            return written(start | drawn)
+        far = (
+            choose_flags(flags, rng)
+            if at_edge and (k < SHAPES // 2 or rng.random() < 0.5)
+            else set()
+        )
+        drawn = known[k] | draw_values(experiment, rng, far, POINTS)
+        if is_accepted(experiment, drawn):
+            return command_words(start | drawn)
 
 
 # Running ------------------------------------------------------------------------------------
@@ -169,7 +173,7 @@ def note_down(log: Path, note: Note) -> None:
 def notes_of(name: str, commands: int, seed: int, log: Path | None = None) -> list[Note]:
     """Draw, run and note commands of one theorem, and print what became of them."""
     experiment = without_controls(theorem(name))
-    known = shapes(experiment, seed, POINTS)
+    known = draw_shapes(experiment, seed, POINTS)
     done = {note.command: note for note in noted(log) if (note.name, note.seed) == (name, seed)}
     for n in range(1, commands + 1):
         if n not in done:

@@ -17,7 +17,7 @@ from lrdyn import cli
 from lrdyn.registry import REGISTRY, theorem
 from lrdyn.verification.judging.judging import claim_of, control_entry, residuals
 from lrdyn.verification.judging.outcomes import PRECISIONS, control_group, controls_of
-from lrdyn.verification.running.produce import with_equal_settings
+from lrdyn.verification.running.produce import group_by_settings
 from lrdyn.verification.stating.statement import Scenario, Theorem
 from tests.jobs import controls_job
 
@@ -41,7 +41,7 @@ class Seen(NamedTuple):
 def seen(one: Theorem, scenario: Scenario, precision: str) -> dict[str, Seen]:
     """What 24 seeds see of each control."""
     found = {}
-    for controls in with_equal_settings(controls_of(scenario, precision)):
+    for controls in group_by_settings(controls_of(scenario, precision)):
         job = controls_job(one, scenario, controls, range(SEEDS), precision)
         groups = job.run()
         for control in controls:

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 
 from lrdyn.core.show import aligned
-from lrdyn.figures.exhibits import missing
+from lrdyn.figures.exhibits import missing_packages
 from lrdyn.registry import theorems
 from lrdyn.studies import studies, study
 from lrdyn.verification.machine.process import setup
 from lrdyn.verification.running.configuration import Run, run_of
-from lrdyn.verification.running.jobs import job_for, planned_claims
+from lrdyn.verification.running.jobs import job_for, plan_claims
 from lrdyn.verification.running.work import Context
-from lrdyn.verification.runs.run_folder import about
-from lrdyn.verification.stating.mistakes import Lacking, described
+from lrdyn.verification.runs.run_folder import describe_run
+from lrdyn.verification.stating.mistakes import Lacking, describe_error
 from lrdyn.verification.stating.points import product
 from lrdyn.verification.stating.statement import Experiment, Scenario
 from paper_figs import EXHIBITS
@@ -50,7 +50,7 @@ def short(one: Experiment) -> dict[str, Any]:
 def texts(folder: Path) -> dict[str, str]:
     """An encoder and texts of the tests, where ``auto`` finds none here."""
     try:
-        about(run_of(study("adapters"), preset="paper"))
+        describe_run(run_of(study("adapters"), preset="paper"))
     except Lacking:
         pairs = [write_pairs(folder / f"{name}.csv", 6000) for name in ("train", "dev")]
         scored = write_sentences(folder / "sentences.tsv", 6000)
@@ -78,13 +78,13 @@ def beginnings(folder: Path) -> Iterator[tuple[str, Run, Scenario]]:
             given |= STAND_INS[one.name](folder)
         runs[one.name] = run_of(one, preset="paper", **given)
     for exhibit in EXHIBITS:
-        if missing(exhibit):
-            print(f"{exhibit.name}: left out, it needs {missing(exhibit)}", flush=True)
+        if missing_packages(exhibit):
+            print(f"{exhibit.name}: left out, it needs {missing_packages(exhibit)}", flush=True)
             continue
         for run in exhibit.sources(**exhibit.presets["paper"]).values():
             runs.setdefault(run.experiment.name, run)
     for name, run in runs.items():
-        about(run)
+        describe_run(run)
         for scenario in run.concerned.scenarios:
             yield name, run, scenario
 
@@ -95,7 +95,7 @@ def begin(run: Run, scenario: Scenario, store: Path) -> None:
     Raises:
         ValueError: what came back has no finite number.
     """
-    plan = planned_claims(
+    plan = plan_claims(
         run.experiment, scenario, run.settings, run.seeds_of(scenario)[:1], "/", run.dtype
     )
     last = product(**{name: column[-1:] for name, column in plan.points.columns.items()})
@@ -119,7 +119,7 @@ def main(names: Sequence[str]) -> int:
                 begin(run, scenario, Path(folder, f"{name}-{scenario.id}"))
             except Exception as error:
                 traceback.print_exc()
-                seen, faults = described(error), faults + 1
+                seen, faults = describe_error(error), faults + 1
             rows.append((name, scenario.id, f"{time.monotonic() - start:.0f}", seen))
             print("  ".join(rows[-1]), flush=True)
     print("\n".join(["", *aligned(rows)]))

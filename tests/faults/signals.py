@@ -104,7 +104,7 @@ def folders(out: Path) -> list[Path]:
 def held(folder: Path) -> bool:
     """Whether a process still has the lock of a folder."""
     try:
-        with files.locked(folder):
+        with files.lock(folder):
             return False
     except files.InUse:
         return True

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from lrdyn.core.show import aligned, printable
+from lrdyn.core.show import aligned, make_printable
 from tests import forked
 from tests.faults.disks import SMALL
 from tests.runs import ROOT
@@ -208,7 +208,7 @@ def told(case: Case, cache: str) -> str:
 def _judged(ended: subprocess.CompletedProcess, has_verdict: bool) -> str:
     err = ended.stderr.decode("utf-8", "replace")
     lines = [line for line in err.splitlines() if not re.match(r"my_theorem: \d+ of \d+", line)]
-    last = printable(lines[-1])[:150] if lines else ""
+    last = make_printable(lines[-1])[:150] if lines else ""
     how = f"{ended.returncode}, {len(lines)} lines: {last}"
     if ended.returncode == 0 and not lines:
         return "" if has_verdict else f"no verdict: {how}"

@@ -389,9 +389,9 @@ def work(folder: Path, most: int) -> int:
     for name in ("h5netcdf", "xarray"):
         importlib.import_module(name)
     results_file._revision()  # asks git
-    plotting.save(plotting.blank(1.0), folder / "home" / "fonts")
+    plotting.save(plotting.blank_figure(1.0), folder / "home" / "fonts")
     for name in ("verdict_figure", "sweep_figure"):  # half of the seconds; saved as ever
-        setattr(plotting, name, lambda *given: plotting.blank(1.0))
+        setattr(plotting, name, lambda *given: plotting.blank_figure(1.0))
 
     bench, begin = Bench(folder), time.monotonic()
     whole = prepare(bench)

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lrdyn.registry import theorems
-from lrdyn.verification.searching.domains import value
+from lrdyn.verification.searching.domains import draw_value
 from lrdyn.verification.stating.statement import Experiment
 from tests.faults import command_lines
 from tests.runs import ROOT, small_words, started
@@ -69,7 +69,7 @@ def flags_of(one: Experiment) -> Draw:
         drawn = [flag for flag in one.flags if flag.domain is not None]
         words = [*small_words(one.name), "--dtype", rng.choice(("float64", "float32"))]
         for flag in rng.sample(drawn, rng.randrange(4)):
-            drawn_value = value(flag, numbers, far=rng.random() < FAR)
+            drawn_value = draw_value(flag, numbers, far=rng.random() < FAR)
             words += ["--" + flag.name.replace("_", "-"), str(drawn_value)]
         return words
 

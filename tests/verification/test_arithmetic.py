@@ -24,7 +24,7 @@ from lrdyn.verification.machine.kept_programs import KeptPrograms
 from lrdyn.verification.running import arithmetic_probe
 from lrdyn.verification.running.configuration import run_of
 from lrdyn.verification.running.work import Context
-from lrdyn.verification.runs.verify import in_usual_precision
+from lrdyn.verification.runs.verify import choose_precision
 from lrdyn.verification.stating.mistakes import BadInput
 from tests import emulated
 from tests.runs import python, verdict_of
@@ -51,7 +51,7 @@ def device(monkeypatch):
             usual = {"matmuls": word, "products": precision, **REFERENCE[precision]}
             return usual | others.get(precision, {})
 
-        monkeypatch.setattr(arithmetic_probe, "measured", measured)
+        monkeypatch.setattr(arithmetic_probe, "measure_arithmetic", measured)
 
     return of
 
@@ -61,10 +61,10 @@ def device(monkeypatch):
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_this_machine_has_the_arithmetic_of_the_reference(precision):
-    found = arithmetic_probe.measured(precision)
+    found = arithmetic_probe.measure_arithmetic(precision)
     assert found["products"] == precision
     assert found.keys() >= REFERENCE[precision].keys()
-    assert rounding.worse(precision, found) == {}
+    assert rounding.shortfalls(precision, found) == {}
     # What cannot be told from the reference would let worse pass.
     assert all(found[name] >= 0.2 * usual for name, usual in REFERENCE[precision].items())
 
@@ -113,23 +113,23 @@ def test_what_is_as_bad_as_the_limit_is_fit_and_beyond_it_is_not():
     fit: dict[str, Any] = {"matmuls": "highest"}
     fit |= {name: WORSE * usual for name, usual in REFERENCE["float32"].items()}
     fit["largest"] = REFERENCE["float32"]["largest"] / WORSE
-    assert rounding.worse("float32", fit) == {}
+    assert rounding.shortfalls("float32", fit) == {}
     for name, value in fit.items():
         if name != "matmuls":
             bad = value / 1.01 if name == "largest" else value * 1.01
-            assert list(rounding.worse("float32", fit | {name: bad})) == [name]
-    assert list(rounding.worse("float32", fit | {"svd": float("nan")})) == ["svd"]
+            assert list(rounding.shortfalls("float32", fit | {name: bad})) == [name]
+    assert list(rounding.shortfalls("float32", fit | {"svd": float("nan")})) == ["svd"]
 
 
 def test_the_numbers_are_kept_for_other_processes(tmp_path, monkeypatch):
     kept = KeptPrograms(PrivateFolder(tmp_path / "here"), "")
-    monkeypatch.setattr(arithmetic_probe, "_measured", lambda precision, word: {"add": 0.5})
-    assert arithmetic_probe.measured("float32", programs=kept) == {"add": 0.5}
-    monkeypatch.setattr(arithmetic_probe, "_measured", lambda *_: pytest.fail("measured again"))
-    assert arithmetic_probe.measured("float32", programs=kept) == {"add": 0.5}
+    monkeypatch.setattr(arithmetic_probe, "_measure_once", lambda precision, word: {"add": 0.5})
+    assert arithmetic_probe.measure_arithmetic("float32", programs=kept) == {"add": 0.5}
+    monkeypatch.setattr(arithmetic_probe, "_measure_once", lambda *_: pytest.fail("measured again"))
+    assert arithmetic_probe.measure_arithmetic("float32", programs=kept) == {"add": 0.5}
     for other in (("float64",), ("float32", "tf32")):
         with pytest.raises(pytest.fail.Exception, match="again"):
-            arithmetic_probe.measured(*other, programs=kept)
+            arithmetic_probe.measure_arithmetic(*other, programs=kept)
 
 
 OF_PAIRS = {"matmuls": "highest", "products": "pairs of float32", "product": 15.8}
@@ -146,9 +146,9 @@ OF_FLOAT64 = {"matmuls": "highest", "products": "float64", "product": 0.5}
 )
 def test_the_worst_kind_of_worker_decides_the_precision(kinds, dtype):
     """Not the process that asks, which computes nothing."""
-    elsewhere: Any = SimpleNamespace(measured=lambda precision, word: kinds)
+    elsewhere: Any = SimpleNamespace(measure_arithmetic=lambda precision, word: kinds)
     run = run_of(theorem("theorem2"), dim=8, depth=2, rank=1)
-    found, why = in_usual_precision(run, Context(elsewhere=elsewhere))
+    found, why = choose_precision(run, Context(elsewhere=elsewhere))
     assert found.dtype == dtype
     assert ("pairs of float32" in why) == (dtype == "float32")
 

@@ -14,7 +14,7 @@ import pytest
 from lrdyn.verification.running.configuration import run_of
 from lrdyn.verification.running.work import Context
 from lrdyn.verification.runs.verify import verify, verify_run
-from lrdyn.verification.stating.array_types import NotNumbers, compared, difference
+from lrdyn.verification.stating.array_types import NotNumbers, as_compared, difference
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.flags import Flag, at_least
 from lrdyn.verification.stating.forms import (
@@ -167,7 +167,7 @@ OTHERS = {
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_types_are_refused_by_name(kind):
     with pytest.raises(NotNumbers, match=f"got .*{kind}.* as 'roots', wanted"):
-        compared(OTHERS[kind], "roots")
+        as_compared(OTHERS[kind], "roots")
     for form in (Equal, Count, AtMost, AtLeast):
         with pytest.raises(NotNumbers):
             form(OTHERS[kind], OTHERS[kind]).residual()

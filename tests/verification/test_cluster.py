@@ -46,7 +46,7 @@ POINTS = lr.product(seed=range(40), size=[2, 3])
 def mine(tmp_path_factory):
     """The file of a user, imported, and one beside it."""
     folder = tmp_path_factory.mktemp("mine")
-    return own.imported(write_mine(folder))
+    return own.import_script(write_mine(folder))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def local(tmp_path_factory):
         with contextlib.ExitStack() as stack:
             with pytest.MonkeyPatch.context() as other:
                 other.setattr(tempfile, "tempdir", str(temporary))
-                found = stack.enter_context(clusters.started(2))
+                found = stack.enter_context(clusters.start_workers(2))
             assert list(temporary.iterdir()) == [Path(found.security)]
             yield found
         changed = {name for name, _ in before.items() ^ os.environ.items()}
@@ -77,7 +77,7 @@ def reached(local):
 
 @pytest.fixture(scope="module")
 def cluster(local):
-    with clusters.connected(*local) as found:
+    with clusters.connection(*local) as found:
         yield found
 
 
@@ -165,11 +165,11 @@ def test_a_theorem_by_its_name(cluster):
 
 
 def test_the_arithmetic_is_that_of_the_workers(cluster):
-    found = cluster.measured("float32", "highest")
-    assert found == [arithmetic_probe.measured("float32")]
+    found = cluster.measure_arithmetic("float32", "highest")
+    assert found == [arithmetic_probe.measure_arithmetic("float32")]
     assert {"products", "svd"} <= found[0].keys()
     with pytest.raises(BadInput, match="tf32"):
-        cluster.measured("float32", "tf32")
+        cluster.measure_arithmetic("float32", "tf32")
 
 
 def command(mine, *words):
@@ -210,7 +210,7 @@ def test_a_study_trains_elsewhere_and_ends_here(reached, tmp_path, undrawn, caps
     there = [*words, *reached, "--store", str(tmp_path), "--out", str(tmp_path / "b")]
     assert cli.main(training.TEACHER, [*words, "--out", str(tmp_path / "a")]) == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_folder, "produced", interrupted(run_folder.produced))
+        patch.setattr(run_folder, "produce_run", interrupted(run_folder.produce_run))
         assert cli.main(training.TEACHER, there) == 130
     (kept,) = tmp_path.glob("teacher/*")
     assert list(kept.glob("checkpoints/*/step-*.ckpt"))
@@ -311,16 +311,16 @@ def test_a_command_waits_for_a_first_worker_and_says_one_line_of_a_lost_schedule
 def test_waiting_ends_with_the_reason_if_the_first_worker_is_refused(tmp_path, monkeypatch):
     other = worker.release()._replace(jax="0.1")
     monkeypatch.setattr(worker, "release", lambda: other)
-    with Site(tmp_path, workers=0) as site, clusters.connected(site.address) as cluster:
+    with Site(tmp_path, workers=0) as site, clusters.connection(site.address) as cluster:
         site.workers.append(site.worker())
         with pytest.raises(BadInput, match=r"worker tcp://\S+: got .*, wanted .* JAX 0.1"):
-            cluster.measured("float32", "highest")
+            cluster.measure_arithmetic("float32", "highest")
 
 
 def test_each_look_sees_all_workers(local):
     """A client also asks for the scheduler's facts by itself, for those without the workers."""
     with dask.config.set({"distributed.client.scheduler-info-interval": "1ms"}):
-        with clusters.connected(*local) as cluster:
+        with clusters.connection(*local) as cluster:
             assert [len(cluster.alive()) for _ in range(300)] == 300 * [2]
             assert cluster.generation == 1  # no time without any
 
@@ -330,12 +330,12 @@ def test_two_users_do_not_mix(local, cluster, mine, whole, tmp_path):
     path = write_mine(tmp_path, factor=2.0)
     mine_beside = sys.modules.pop("beside")
     try:
-        other = own.imported(path)
+        other = own.import_script(path)
     finally:
         sys.modules["beside"] = mine_beside
     other_whole = run(other)
     assert not other_whole.identical(whole)
-    with clusters.connected(*local) as second:
+    with clusters.connection(*local) as second:
         found = {}
         thread = threading.Thread(target=lambda: found.update(other=run(other, client=second)))
         thread.start()
@@ -351,7 +351,7 @@ def test_another_release_is_refused(local, monkeypatch):
     said = (
         rf"worker tls\S+: got lrdyn {real.lrdyn} \({real.digest[:12]}\) with JAX .*, wanted lrdyn"
     )
-    with pytest.raises(BadInput, match=said), clusters.connected(*local):
+    with pytest.raises(BadInput, match=said), clusters.connection(*local):
         pass
 
 
@@ -581,9 +581,9 @@ def test_all_theorems_share_local_workers(monkeypatch, certificates, capsys):
         )
 
     there = local_workers.Local("tls://127.0.0.1:9", str(certificates[0]))
-    monkeypatch.setattr(clusters, "started", lambda count: given(there))
-    monkeypatch.setattr(clusters, "connected", given)
-    with pool._one_cluster("local:2", {"theorem1": ["--cluster", "local:2"]}) as dealt:
+    monkeypatch.setattr(clusters, "start_workers", lambda count: given(there))
+    monkeypatch.setattr(clusters, "connection", given)
+    with pool._share_cluster("local:2", {"theorem1": ["--cluster", "local:2"]}) as dealt:
         options = cli.parse(theorem("theorem1"), dealt["theorem1"]).options
     assert (options.cluster, options.cluster_security) == there
     assert str(there.address) in capsys.readouterr().out
@@ -616,7 +616,7 @@ def test_without_dask_the_extra_is_named(monkeypatch, unchecked):
     monkeypatch.delitem(sys.modules, "lrdyn.verification.cluster.client")
     monkeypatch.delattr("lrdyn.verification.cluster.client")
     with pytest.raises(BadInput, match=r"pip install 'lrdyn\[cluster\]'"):
-        verify.clusters()
+        verify.cluster_module()
 
 
 # What is compiled ----------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from lrdyn import cli
 from lrdyn.registry import theorem
 from lrdyn.verification.searching.domains import NEAR
-from lrdyn.verification.searching.random_settings import SHAPES, shape_flags, shapes
+from lrdyn.verification.searching.random_settings import SHAPES, draw_shapes, shape_flags
 from tests.faults import configurations
 from tests.faults.configurations import FILE, POINTS, Note
 
@@ -21,7 +21,7 @@ COMMITTED = json.loads(FILE.read_text())
 @pytest.mark.parametrize("name", ["theorem1", "completion", "lora"])
 def test_commands_share_few_programs_and_half_are_inside(name):
     experiment = configurations.without_controls(theorem(name))
-    known = shapes(experiment, SEED, POINTS)
+    known = draw_shapes(experiment, SEED, POINTS)
     assert len(known) == SHAPES
     deciding = {flag.name for flag in shape_flags(experiment)}
     inside = 0

@@ -8,8 +8,8 @@ from scipy import stats
 
 from lrdyn.verification.stating.expectations import (
     Expectation,
-    came_of,
     outcome,
+    outcome_entry,
     simultaneous_interval,
 )
 from lrdyn.verification.stating.statement import Experiment, Finding, Scenario
@@ -89,7 +89,7 @@ def test_all_intervals_together_hold_their_means_as_often_as_they_say():
     ],
 )
 def test_what_is_kept_of_an_expectation(expected, draws, came_true, wanted):
-    came = came_of(expected, np.array(draws))
+    came = outcome_entry(expected, np.array(draws))
     assert (came["came_true"], came["outcome"]) == (came_true, wanted)
     assert (came["interval"] is None) == (wanted in (None, "one seed"))
 
@@ -111,9 +111,9 @@ def test_findings_of_one_experiment_share_the_probability_of_a_miss():
     )
     all_, draws = Experiment("e", "", (), (first, other)), np.array([0.1, 0.3, 0.4])
     for run in (all_, dataclasses.replace(all_, scenarios=(first,))):
-        interval = run.came_of("one", draws)["interval"]
+        interval = run.outcome_entry("one", draws)["interval"]
         assert interval == pytest.approx(simultaneous_interval(draws, 3))
-        assert run.came_of("free", draws)["interval"] is None
+        assert run.outcome_entry("free", draws)["interval"] is None
 
 
 def test_what_is_expected_is_not_compared_besides():

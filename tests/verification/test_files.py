@@ -22,7 +22,7 @@ def path(tmp_path):
 
 
 def test_replacing_replaces_all_at_once(path):
-    with whole_files.replacing(path) as temporary:
+    with whole_files.replace_file(path) as temporary:
         temporary.write_text("after")
         assert path.read_text() == "before"
         assert (temporary.parent, temporary.suffix) == (path.parent, path.suffix)
@@ -34,7 +34,7 @@ def test_replacing_replaces_all_at_once(path):
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_a_failed_write_keeps_the_old_file_and_no_half_one(path, error):
     def write():
-        with whole_files.replacing(path) as temporary:
+        with whole_files.replace_file(path) as temporary:
             temporary.write_text("half")
             raise error
 
@@ -46,7 +46,7 @@ def test_a_failed_write_keeps_the_old_file_and_no_half_one(path, error):
 
 DATA = {"/": xr.Dataset({name: ("x", np.arange(1000.0)) for name in "ab"})}
 WHERE = [
-    (whole_files, "scratch"),
+    (whole_files, "make_scratch"),
     (files, "NetCDF"),
     (files, "_write_group"),
     (files.NetCDF, "close"),
@@ -83,7 +83,7 @@ def test_a_full_disk_is_named(slab, path, monkeypatch):
         return folder / "full"
 
     monkeypatch.setattr(files, "SLAB", slab)
-    monkeypatch.setattr(whole_files, "scratch", full)
+    monkeypatch.setattr(whole_files, "make_scratch", full)
     with pytest.raises(OSError, match=r"No space left on device: .*kept\.txt"):
         files.write_netcdf(path, DATA)
     assert path.read_text() == "before"
@@ -243,16 +243,16 @@ def failing(monkeypatch, name, number=errno.EIO, after=0):
 def test_scratch_that_cannot_be_closed_is_removed(tmp_path, monkeypatch):
     failing(monkeypatch, "close", errno.EDQUOT)
     with pytest.raises(OSError, match="quota exceeded"):
-        whole_files.scratch(tmp_path, ".nc")
+        whole_files.make_scratch(tmp_path, ".nc")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_is_not_hidden_by_that_of_its_clearing(path, monkeypatch):
     failing(monkeypatch, "unlink", errno.EROFS)
     with pytest.raises(OSError, match=r"No space left on device: .*kept\.txt"):
-        with whole_files.replacing(path):
+        with whole_files.replace_file(path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with whole_files.replacing(path) as temporary:  # of which nothing is left to clear
+    with whole_files.replace_file(path) as temporary:  # of which nothing is left to clear
         temporary.write_text("after")
     assert path.read_text() == "after"
 

@@ -11,10 +11,10 @@ from lrdyn.verification.stating.forms import (
     Stated,
     Test,
     Zero,
+    lack_of_power,
     residual_of,
     scale_of_each,
     start_of,
-    without_power,
 )
 
 NAN = float("nan")
@@ -76,53 +76,53 @@ def test_what_is_let_pass_is_the_threshold(factor):
 @pytest.mark.parametrize("times", [0.99, 1.01])
 def test_a_zero_needs_an_alternative_of_thirty_thresholds(times):
     form = Zero(0 * ONES, 2.0, alternative=times * 30 * LIMIT * 2.0)
-    assert form.without_power(LIMIT) == ("" if times > 1 else BELOW)
+    assert form.lack_of_power(LIMIT) == ("" if times > 1 else BELOW)
 
 
 def test_a_bound_needs_a_size():
     for bound, said in ((2 * LIMIT, ""), (0.5 * LIMIT, BELOW), (np.inf, BELOW)):
-        assert AtMost(0.0, bound, 1.0).without_power(LIMIT) == said
-        assert AtLeast(1.0, bound, 1.0).without_power(LIMIT) == said
-    assert AtMost(0.0, np.array([np.inf, 1.0]), 1.0).without_power(LIMIT) == ""
-    assert AtLeast(1.0, 0.0, 1.0).without_power(LIMIT) == "trivial"
+        assert AtMost(0.0, bound, 1.0).lack_of_power(LIMIT) == said
+        assert AtLeast(1.0, bound, 1.0).lack_of_power(LIMIT) == said
+    assert AtMost(0.0, np.array([np.inf, 1.0]), 1.0).lack_of_power(LIMIT) == ""
+    assert AtLeast(1.0, 0.0, 1.0).lack_of_power(LIMIT) == "trivial"
 
 
 def test_the_null_is_what_the_claim_names():
     runs = np.array([[1.0, 2.0], [1.5, 2.0], [3.0, 2.0]])
-    assert Equal(runs, runs, null=start_of(runs)).without_power(LIMIT) == ""
+    assert Equal(runs, runs, null=start_of(runs)).lack_of_power(LIMIT) == ""
     still = np.broadcast_to(runs[:1], runs.shape)
-    assert Equal(still, still, null=start_of(still)).without_power(LIMIT) == BELOW
-    assert Equal(still, still).without_power(LIMIT) == ""
-    assert Equal(0 * runs, 1e-9 * runs, scale=1.0).without_power(LIMIT) == "trivial"
-    assert Equal(1e-9 * runs, 1e-9 * runs, scale=1.0).without_power(LIMIT) == BELOW
+    assert Equal(still, still, null=start_of(still)).lack_of_power(LIMIT) == BELOW
+    assert Equal(still, still).lack_of_power(LIMIT) == ""
+    assert Equal(0 * runs, 1e-9 * runs, scale=1.0).lack_of_power(LIMIT) == "trivial"
+    assert Equal(1e-9 * runs, 1e-9 * runs, scale=1.0).lack_of_power(LIMIT) == BELOW
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_an_entry_whose_move_is_lost_in_rounding_opens_the_case(place):
     """The first, the largest and the last are asked."""
     values, scale = np.array([1.0, 2.0, 1.0]), np.ones(3)
-    assert Equal(values, values, scale).without_power(LIMIT) == ""
+    assert Equal(values, values, scale).lack_of_power(LIMIT) == ""
     scale[place] = 1e-30
-    assert Equal(values, values, scale).without_power(LIMIT) == BELOW
+    assert Equal(values, values, scale).lack_of_power(LIMIT) == BELOW
 
 
 def test_a_limit_that_lets_anything_pass_has_no_power():
-    assert Equal(ONES, ONES).without_power(1.5) == BELOW
-    assert Equal(ONES, ONES, scale=1.0).without_power(0.9) == ""
-    assert Count(ONES, ONES).without_power(1.0) == BELOW
-    assert Stated(0.0, alternative=0.5).without_power(0.6) == BELOW
-    assert Stated(0.0, alternative=0.5).without_power(0.4) == ""
-    assert Test(0.5, alternative=1e-9).without_power(8.0) == ""
-    assert Test(0.5, alternative=1e-9).without_power(10.0) == BELOW
+    assert Equal(ONES, ONES).lack_of_power(1.5) == BELOW
+    assert Equal(ONES, ONES, scale=1.0).lack_of_power(0.9) == ""
+    assert Count(ONES, ONES).lack_of_power(1.0) == BELOW
+    assert Stated(0.0, alternative=0.5).lack_of_power(0.6) == BELOW
+    assert Stated(0.0, alternative=0.5).lack_of_power(0.4) == ""
+    assert Test(0.5, alternative=1e-9).lack_of_power(8.0) == ""
+    assert Test(0.5, alternative=1e-9).lack_of_power(10.0) == BELOW
 
 
 def test_one_form_of_several_that_could_not_fail_opens_the_case():
     seen, small = Equal(ONES, ONES), Equal(1e-9 * ONES, 1e-9 * ONES, scale=1.0)
     trivial = Equal(0 * ONES, 0 * ONES, scale=1.0)
-    assert without_power([seen, small], LIMIT) == BELOW
-    assert without_power([seen, trivial], LIMIT) == ""
-    assert without_power([trivial, trivial], LIMIT) == "trivial"
-    assert without_power([small, trivial], LIMIT) == BELOW
+    assert lack_of_power([seen, small], LIMIT) == BELOW
+    assert lack_of_power([seen, trivial], LIMIT) == ""
+    assert lack_of_power([trivial, trivial], LIMIT) == "trivial"
+    assert lack_of_power([small, trivial], LIMIT) == BELOW
 
 
 # Where each judgement turns: exact in binary, so that one bit more is another answer -------------
@@ -155,14 +155,14 @@ MORE = 1 + 2.0**-52
     ],
 )
 def test_power_begins_where_it_is_said(form, said):
-    assert form.without_power(EXACT_LIMIT) == said
+    assert form.lack_of_power(EXACT_LIMIT) == said
 
 
 def test_a_test_has_power_where_its_alternative_surprises_more_than_the_limit():
     form = Test(0.5, alternative=1e-9)
     limit = form._replace(p=form.alternative).residual()
-    assert form.without_power(limit) == BELOW
-    assert form.without_power(limit * (1 - 1e-9)) == ""
+    assert form.lack_of_power(limit) == BELOW
+    assert form.lack_of_power(limit * (1 - 1e-9)) == ""
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
@@ -170,13 +170,13 @@ def test_an_entry_counts_where_thirty_thresholds_move_it_by_more_than_its_roundi
     for scale, said in ((1e-10, ""), (1e-12, BELOW)):
         values, scales = np.array([1.0, 2.0, 1.0]), np.ones(3)
         scales[place] = scale
-        assert Equal(values, values, scales).without_power(LIMIT) == said
+        assert Equal(values, values, scales).lack_of_power(LIMIT) == said
 
 
 def test_an_entry_that_is_moved_is_part_of_the_scale():
     """It moves up, to 1 + 30 L: its residual, 30 L / (1 + 30 L), is L where L is 29/30."""
-    assert Equal(ONES, ONES).without_power(0.96) == ""
-    assert Equal(ONES, ONES).without_power(0.97) == BELOW
+    assert Equal(ONES, ONES).lack_of_power(0.96) == ""
+    assert Equal(ONES, ONES).lack_of_power(0.97) == BELOW
 
 
 @pytest.mark.parametrize(

@@ -343,8 +343,8 @@ def test_what_a_verdict_rests_on(rows, verdict, still_open):
         SCENARIO, id="beside", claims=(dataclasses.replace(CLAIM, id="side"),)
     )
     theorem = Theorem("made", "by hand", (SIZES,), (main, side))
-    assert verify.holds(theorem, entries(*rows)) is verdict
-    assert verify.undecided(theorem, entries(*rows)) == still_open
+    assert verify.decide(theorem, entries(*rows)) is verdict
+    assert verify.undecided_claims(theorem, entries(*rows)) == still_open
 
 
 # Controls --------------------------------------------------------------------------------------
@@ -462,7 +462,9 @@ def verdict_on(claims, dataset, **changes):
     """What is judged of claims on the same arrays in both precisions."""
     scenario = dataclasses.replace(SCENARIO, claims=claims, **changes)
     theorem = Theorem("made", "by hand", (SIZES,), (scenario,))
-    return verify.judged(theorem, dict.fromkeys(("/", "/float32"), dataset), "float64").verdict
+    return verify.verify_groups(
+        theorem, dict.fromkeys(("/", "/float32"), dataset), "float64"
+    ).verdict
 
 
 SMALL = 1e-20 * EXACT
@@ -540,7 +542,7 @@ def test_an_integer_off_by_one_fails():
         other[0, off] += 1
         claim = dataclasses.replace(CLAIM, kind="exact")
         assert judged(produced(EXACT, other), claim)["holds"] is False
-    assert Count(EXACT, EXACT).without_power(0.0) == ""
+    assert Count(EXACT, EXACT).lack_of_power(0.0) == ""
 
 
 def test_numbers_that_no_run_leaves_are_lost_and_fail():
@@ -584,7 +586,9 @@ def test_any_carrying_claim_without_a_case_opens_the_verdict(main):
         claims = (dataclasses.replace(excused, carries=carries),)
         first = dataclasses.replace(SCENARIO, claims=(CLAIM, *(claims if main else ())))
         scenarios = (first, dataclasses.replace(side, claims=() if main else claims))
-        found = verify.judged(Theorem("made", "", (SIZES,), scenarios), groups, "float64").verdict
+        found = verify.verify_groups(
+            Theorem("made", "", (SIZES,), scenarios), groups, "float64"
+        ).verdict
         assert found["holds"] is (None if carries else True)
         assert found["undecided"] == (["excused"] if carries else [])
 

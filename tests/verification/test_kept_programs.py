@@ -85,7 +85,7 @@ def untraceable(monkeypatch):
     """After a call of this, tracing is an error."""
 
     def refuse():
-        monkeypatch.setattr(programs, "_traced", lambda *_: pytest.fail("traced"))
+        monkeypatch.setattr(programs, "_trace_call", lambda *_: pytest.fail("traced"))
 
     return refuse
 
@@ -115,7 +115,7 @@ def test_other_values_share_a_program(folder, untraceable, run):
     [
         lambda patch: patch.setitem(SETTINGS, "steps", 6),
         lambda patch: patch.setitem(SETTINGS, "depth", (3,)),
-        lambda patch: patch.setattr(jobs, "unoptimized", lambda level: {}),
+        lambda patch: patch.setattr(jobs, "unoptimized_options", lambda level: {}),
         lambda patch: patch.setitem(rounding.MATMULS, "highest", "BF16_BF16_F32"),
     ],
     ids=["setting", "shape", "options", "precision"],
@@ -172,7 +172,7 @@ def library(tmp_path, monkeypatch):
     shutil.copytree(sources.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(sources, "PACKAGE", copy)
 
-    return copy, partial(sources.code_that_decides, "lrdyn.theorem2.statement")
+    return copy, partial(sources.deciding_code_digest, "lrdyn.theorem2.statement")
 
 
 def test_an_edit_of_what_decides_no_program_leaves_its_name(library):
@@ -250,7 +250,7 @@ def test_what_a_program_is_made_of_is_among_what_decides_it(run):
         sys.setprofile(None)
     paths = {Path(code.co_filename) for code in called.values()}
     ran = {path for path in paths if path.is_relative_to(sources.PACKAGE)}
-    deciding = sources.deciding("lrdyn.theorem2.statement")
+    deciding = sources.deciding_files("lrdyn.theorem2.statement")
     assert len(ran) > 10
     assert ran <= deciding
 
@@ -259,7 +259,9 @@ def test_what_a_program_is_made_of_is_among_what_decides_it(run):
 def test_no_import_of_what_decides_is_hidden(theorem):
     """What is imported by a computed name, or executed from a text, no import would show."""
     hiding = {"import_module", "__import__", "spec_from_file_location", "exec", "eval"}
-    for path in sources.deciding(theorem.partition(":")[0]) - {sources.PACKAGE / "__init__.py"}:
+    for path in sources.deciding_files(theorem.partition(":")[0]) - {
+        sources.PACKAGE / "__init__.py"
+    }:
         nodes = list(ast.walk(ast.parse(path.read_text())))
         names = {node.id for node in nodes if isinstance(node, ast.Name)}
         names |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
@@ -297,8 +299,8 @@ def test_what_draws_is_taken_by_statements_alone_and_is_in_no_program():
 def test_what_decides_is_sought_once_for_each_state_of_the_library(tmp_path, monkeypatch):
     kept = kept_programs.KeptPrograms(PrivateFolder(tmp_path / "kept"), CODE)
     first = kept.of("lrdyn.theorem2.statement")
-    assert first.code == sources.code_that_decides("lrdyn.theorem2.statement")
-    monkeypatch.setattr(kept_programs, "code_that_decides", lambda module: "sought again")
+    assert first.code == sources.deciding_code_digest("lrdyn.theorem2.statement")
+    monkeypatch.setattr(kept_programs, "deciding_code_digest", lambda module: "sought again")
     assert kept.of("lrdyn.theorem2.statement") == first
     assert kept.of("lrdyn.lora.statement").code == "sought again"
     monkeypatch.setattr(kept_programs, "library_digest", lambda: "of an edited library")

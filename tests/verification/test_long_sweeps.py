@@ -53,12 +53,12 @@ def test_a_product_of_many_points_holds_its_axes_alone():
 def test_the_points_of_a_shape_are_those_that_have_it():
     """Equal values of an axis are one shape, in the order in which they come first."""
     points = lr.zipped(n=[3, 2, 3, 2, 2], x=range(5))
-    groups = work._by_shape(points, ("n",))
+    groups = work._group_by_shape(points, ("n",))
     assert [(shape, found.tolist()) for shape, found in groups.items()] == [
         ((("n", 3),), [0, 2]),
         ((("n", 2),), [1, 3, 4]),
     ]
-    grid = work._by_shape(lr.product(a=[1, 2], x=range(2), b=[5, 5]), ("a", "b"))
+    grid = work._group_by_shape(lr.product(a=[1, 2], x=range(2), b=[5, 5]), ("a", "b"))
     assert [found.tolist() for found in grid.values()] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
@@ -88,8 +88,8 @@ def test_a_long_sweep_that_was_killed_is_cut_as_before(long, tmp_path, monkeypat
 
 
 def test_parts_are_cut_by_what_they_take():
-    assert work._most(64, [0.5, 0.25]) == work.SECONDS * 4 * 64
-    assert work._most(64, []) == 64
+    assert work._points_per_part(64, [0.5, 0.25]) == work.SECONDS * 4 * 64
+    assert work._points_per_part(64, []) == 64
 
 
 def test_a_sweep_of_few_parts_is_left_alone(tmp_path):
@@ -154,11 +154,11 @@ def test_parts_that_were_kept_are_not_taken_for_reduced_ones(tmp_path):
 @hypothesis.given(st.lists(st.floats(width=64), min_size=1, max_size=40), st.integers(0, 40))
 def test_quantiles_of_any_numbers(numbers, cut):
     kept = Quantiles("y", (0.0, 0.3, 0.5, 1.0), within=0.05)
-    one, other = (kept.of_part(np.array(part)) for part in (numbers[:cut], numbers[cut:]))
-    joined = kept.joined(one, other)
-    for name, value in kept.joined(other, one).items():
+    one, other = (kept.summarise(np.array(part)) for part in (numbers[:cut], numbers[cut:]))
+    joined = kept.merge(one, other)
+    for name, value in kept.merge(other, one).items():
         np.testing.assert_array_equal(value, joined[name])
-    found = kept.labelled("y", joined, POINTS)["y"][1]
+    found = kept.label("y", joined, POINTS)["y"][1]
     there = np.sort([x for x in numbers if not np.isnan(x)])
     assert joined["nan"] == len(numbers) - len(there)
     if not len(there):

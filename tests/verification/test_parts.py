@@ -289,7 +289,7 @@ def test_kill_minus_9_loses_nothing(tmp_path):
 
 def test_a_store_belongs_to_one_run(tmp_path, whole):
     run(tmp_path)
-    with files.locked(tmp_path), pytest.raises(files.InUse, match=f"{tmp_path} is in use by"):
+    with files.lock(tmp_path), pytest.raises(files.InUse, match=f"{tmp_path} is in use by"):
         run(tmp_path)
     assert same(run(tmp_path), whole)
 
@@ -469,7 +469,7 @@ class Elsewhere:
     def workers(self):
         return []
 
-    def measured(self, precision, word):
+    def measure_arithmetic(self, precision, word):
         return []
 
 

@@ -21,22 +21,22 @@ from lrdyn.theorem2.statement import THEOREM2
 from lrdyn.verification.running.configuration import BadInput
 from lrdyn.verification.running.produce import jobs_of, produce
 from lrdyn.verification.searching.beyond import broken
-from lrdyn.verification.searching.domains import from_unit, to_unit, value
+from lrdyn.verification.searching.domains import draw_value, from_unit, to_unit
 from lrdyn.verification.searching.evaluator import Evaluator
 from lrdyn.verification.searching.search import (
     REPEATS,
     Court,
     Once,
     Search,
+    climb_starts,
     combinations,
-    count_of_tests,
-    drawn_points,
+    count_tests,
+    draw_points,
+    judge_random_points,
     ratios,
-    sampled,
-    searched,
-    starts,
+    run_search,
     summary,
-    worst_of,
+    worst_cases,
 )
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.flags import FRACTION, Domain, Flag, at_least, between
@@ -166,12 +166,12 @@ def test_a_climb_finds_a_fault_between_the_points_that_are_drawn():
 
     search = Search(theorem(peaked, CUBED), 2 * 64)
     evaluator = Evaluator(search.experiment)
-    records = searched(search, evaluator)
+    records = run_search(search, evaluator)
     court = Court(search, evaluator, None)
-    first = list(sampled(search, court, Silent()))
-    before = max(worst.ratio for worst in worst_of(first, 1))
+    first = list(judge_random_points(search, court, Silent()))
+    before = max(worst.ratio for worst in worst_cases(first, 1))
     assert len(records) > len(first)
-    assert max(worst.ratio for worst in worst_of(records, 1)) > before
+    assert max(worst.ratio for worst in worst_cases(records, 1)) > before
 
 
 def test_a_climb_goes_through_points_with_which_a_scenario_is_not_concerned():
@@ -182,7 +182,7 @@ def test_a_climb_goes_through_points_with_which_a_scenario_is_not_concerned():
 
     narrowed = (dataclasses.replace(scenario, narrow=narrow),)
     search = Search(dataclasses.replace(RIGHT, scenarios=narrowed), 64)
-    records = searched(search, Evaluator(search.experiment))
+    records = run_search(search, Evaluator(search.experiment))
     rates = [drawn_point.asked["rate"] for record in records for drawn_point in record.points]
     assert min(rates) > 1
     assert {len(record.points) for record in records} > {64}  # some generations are whole
@@ -254,7 +254,7 @@ def test_what_was_computed_stays_when_a_search_ends_in_an_error(tmp_path, monkey
     def refused(*_):
         raise BadInput("rate: got 1, wanted another")
 
-    monkeypatch.setattr(search_command, "repeated", refused)
+    monkeypatch.setattr(search_command, "repeat_point", refused)
     assert cli.main(RIGHT, ["--search", "64", "--out", str(tmp_path)]) == 2
     assert list(tmp_path.glob("cubes/search-*/parts/*/*.npz"))
 
@@ -265,20 +265,20 @@ def test_what_was_computed_stays_when_a_search_ends_in_an_error(tmp_path, monkey
 def test_every_point_is_accepted_and_has_a_seed_of_its_own():
     search = Search(COROLLARY1, 3 * 64, seed=5)
     known = combinations(search)
-    points = [point for n in range(3) for point in drawn_points(search, known, n)]
+    points = [point for n in range(3) for point in draw_points(search, known, n)]
     assert [point["seed"] for point in points] == list(range(5, 5 + 192))
     for point in points:
         COROLLARY1.check(point)
-    assert drawn_points(search, known, 1) == points[64:128]
+    assert draw_points(search, known, 1) == points[64:128]
     held = Search(COROLLARY1, 64, held={"dim": [9], "learning_rate": [0.1, 0.2]})
-    found = drawn_points(held, combinations(held), 0)
+    found = draw_points(held, combinations(held), 0)
     assert {point["dim"] for point in found} == {9}
     assert {point["learning_rate"] for point in found} == {0.1, 0.2}
 
 
 def test_a_scenario_with_settings_of_its_own_is_run_with_a_few_seeds():
     once, search = Once(THEOREM2), Search(THEOREM2, 64)
-    asked = drawn_points(search, combinations(search), 0)
+    asked = draw_points(search, combinations(search), 0)
     (collapse,) = (one for one in THEOREM2.scenarios if one.id == "collapse")
     found = once.points(collapse, asked)
     depths = Counter(one.point["depth"] for one in found)
@@ -289,20 +289,22 @@ def test_a_scenario_with_settings_of_its_own_is_run_with_a_few_seeds():
 
 def test_statistical_claims_share_their_alarms_over_all_points_and_do_not_climb():
     search = Search(theorem(right, CHANCE), 128)
-    records = searched(search, Evaluator(search.experiment))
-    tests = count_of_tests(records)
+    records = run_search(search, Evaluator(search.experiment))
+    tests = count_tests(records)
     assert tests == 2 * 128
     assert all(len(record.points) == 64 for record in records)
     (one,) = summary(search, records)
     assert one.largest is not None
     largest = max(float(np.max(record.columns["residual"])) for record in records)
     assert one.largest.ratio == pytest.approx(largest / (6 + math.log10(tests)))
-    assert starts(worst_of(records, tests)) == []
+    assert climb_starts(worst_cases(records, tests)) == []
 
 
 def test_cases_are_judged_excused_or_outside(tmp_path):
     search = Search(theorem(right, BELOW), 64)
-    records = list(sampled(search, Court(search, Evaluator(search.experiment), None), Silent()))
+    records = list(
+        judge_random_points(search, Court(search, Evaluator(search.experiment), None), Silent())
+    )
     (one,) = summary(search, records)
     assert one.judged + one.excused + one.outside == 128
     assert one.outside == one.reasons["claim does not apply"] > 0
@@ -354,7 +356,7 @@ def test_numbers_below_0_are_not_searched(flag, capsys, tmp_path, unchecked):
 )
 def test_far_from_the_usual_every_value_of_a_flag_is_drawn(flag, drawn):
     rng = np.random.default_rng(0)
-    assert {value(flag, rng, far=True) for _ in range(300)} == drawn
+    assert {draw_value(flag, rng, far=True) for _ in range(300)} == drawn
 
 
 @pytest.mark.parametrize(

@@ -1100,7 +1100,7 @@ def test_a_killed_command_goes_on(script, tmp_path):
 def test_a_second_run_into_the_same_folder_is_refused(theorem, command):
     folder = cli.parse(theorem, ["--dim", "2", "--seeds", "1"]).run.folder("results")
     folder.mkdir(parents=True)
-    with files.locked(folder):
+    with files.lock(folder):
         status, out, err = command(theorem)
     assert (status, out) == (2, "")
     assert err == (

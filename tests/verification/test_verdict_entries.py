@@ -81,7 +81,7 @@ def test_cases_are_counted_by_what_decided_them(columns, decided, met):
     names = ("steps", "certificate", "trivial", "excused")
     assert entry["decided_by"] == dict(zip(names, decided, strict=True))
     assert entry["hypotheses_met"] is met
-    reasons = [str(x) for x in judging.left_out(leg(**columns))]
+    reasons = [str(x) for x in judging.left_out_reasons(leg(**columns))]
     left_out = {name: reasons.count(name) for name in reasons if name}
     wanted = {"drawn": 2, "judged": reasons.count(""), "left_out": left_out}
     assert entry["judged"] == {"float64": wanted}
@@ -376,7 +376,7 @@ def without_other(theorem):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_a_precision_that_the_device_does_not_have_is_set_aside(dtype, monkeypatch):
-    monkeypatch.setattr(rounding, "unfit", lambda measured: {"float32"})
+    monkeypatch.setattr(rounding, "unfit_precisions", lambda measured: {"float32"})
     alone = dataclasses.replace(BROKEN, id="alone", precision="float64")  # has no other leg
     theorem, groups = of_both(controls=(BROKEN, alone))
     groups["/controls/alone/float64"] = produced(EXACT, 2 * EXACT)
@@ -387,7 +387,7 @@ def test_a_precision_that_the_device_does_not_have_is_set_aside(dtype, monkeypat
     groups["/"] = wrong if dtype == "float32" else groups["/"]
     found = judging.judge_results(theorem, groups, dtype)
     for name in ("value", "broken"):
-        left_out = judging.left_out(found.legs[name]["float32"]).tolist()
+        left_out = judging.left_out_reasons(found.legs[name]["float32"]).tolist()
         assert left_out == [rounding.REASON] * 2
     holds = [entry["holds"] for entry in found.claims]
     assert holds == ([True, True, True] if dtype == "float64" else [None, None])
@@ -476,10 +476,10 @@ def test_runs_that_diverged_are_printed_and_counted(steps, lines):
     scenario = dataclasses.replace(SCENARIO, diverged=lambda run: run.lost)
     rates = [k + 0.5 for k in range(len(steps))]
     data = xr.Dataset({"lost": ("rate", np.array(steps))}, {"rate": rates})
-    said = judging._diverged(data, scenario)
+    said = judging._divergence_lines(data, scenario)
     more = ["made: 5 of 5 diverged, see results.nc"] if len(steps) > 4 else []
     assert said == [f"made: diverged at step {line}" for line in lines] + more
-    assert judging._diverged(data.drop_vars("lost"), scenario) == []
+    assert judging._divergence_lines(data.drop_vars("lost"), scenario) == []
 
 
 # Residual over tolerance ----------------------------------------------------------------------
@@ -557,7 +557,7 @@ def test_a_claim_without_a_case_is_open_only_if_a_case_was_excused(excused):
     entry = {"id": "value", "hypotheses_met": True, "cases": 0, "holds": None}
     entry["decided_by"] = {"excused": excused}
     theorem = Theorem("t", "", (SIZES,), (SCENARIO,))
-    assert verify.undecided(theorem, [entry]) == ["value"] * bool(excused)
-    assert verify.undecided(theorem, [entry | {"hypotheses_met": False}]) == []
-    assert verify.undecided(theorem, [entry | {"cases": 1}]) == []
-    assert verify.undecided(theorem, [entry | {"id": "unknown"}]) == []
+    assert verify.undecided_claims(theorem, [entry]) == ["value"] * bool(excused)
+    assert verify.undecided_claims(theorem, [entry | {"hypotheses_met": False}]) == []
+    assert verify.undecided_claims(theorem, [entry | {"cases": 1}]) == []
+    assert verify.undecided_claims(theorem, [entry | {"id": "unknown"}]) == []

@@ -25,14 +25,14 @@ from lrdyn.system.progress import Progress
 from lrdyn.verification.cluster import ADDRESS, shared_folder, worker
 from lrdyn.verification.cluster.credentials import credentials
 from lrdyn.verification.cluster.local_workers import DEATHS
-from lrdyn.verification.cluster.local_workers import started as started
+from lrdyn.verification.cluster.local_workers import start_workers as start_workers
 from lrdyn.verification.cluster.origins import Origin, origin
 from lrdyn.verification.cluster.tasks import SMALL, PartTask, TaskFailure, compute_part
 from lrdyn.verification.judging.rounding import Measured
 from lrdyn.verification.running import arithmetic_probe
 from lrdyn.verification.running.configuration import BadInput
 from lrdyn.verification.running.reductions import Reductions
-from lrdyn.verification.running.work import Part, PartFailed, Recipe, amiss
+from lrdyn.verification.running.work import Part, PartFailed, Recipe, mismatch
 from lrdyn.verification.stating.statement import Experiment
 from lrdyn.verification.storing.parts import Arrays, Store
 
@@ -67,13 +67,13 @@ def open_cluster(address: str, security: str | None = None) -> Iterator["Cluster
         BadInput: nothing answers, or no worker has this release of the library.
     """
     local = re.fullmatch(r"local:([1-9][0-9]*)", address)
-    there = started(int(local[1])) if local else contextlib.nullcontext((address, security))
-    with there as (where, folder), connected(where, folder) as cluster:
+    there = start_workers(int(local[1])) if local else contextlib.nullcontext((address, security))
+    with there as (where, folder), connection(where, folder) as cluster:
         yield cluster
 
 
 @contextlib.contextmanager
-def connected(address: str, security: str | None = None) -> Iterator["Cluster"]:
+def connection(address: str, security: str | None = None) -> Iterator["Cluster"]:
     """Connect to a scheduler, with the certificates of a folder."""
     client = connect(address, security)
     try:
@@ -92,12 +92,14 @@ def connect(address: str, security: str | None = None) -> Client:
         BadInput: nothing answers there.
     """
     got = f"--cluster: got {address!r}"
-    _silence()
+    _silence_dask()
     try:
         secure = credentials(security) if security else Security()
         context = secure.get_connection_args("client").get("ssl_context")
     except OSError as error:
-        raise BadInput(f"{got}, wanted certificates that can be used ({_line(error)})") from None
+        raise BadInput(
+            f"{got}, wanted certificates that can be used ({_error_line(error)})"
+        ) from None
     if address.startswith("tls://") and not context:
         # A client that fails here would wait for its end for 20 s, and print a traceback.
         wanted = "certificates for it: --cluster-security DIR, or the configuration of Dask"
@@ -105,10 +107,10 @@ def connect(address: str, security: str | None = None) -> Client:
     try:
         return Client(address, timeout=TIMEOUT, set_as_default=False, security=secure)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise BadInput(f"{got} ({_line(error)}), wanted {ADDRESS}") from None
+        raise BadInput(f"{got} ({_error_line(error)}), wanted {ADDRESS}") from None
 
 
-def _silence() -> None:
+def _silence_dask() -> None:
     """Silence Dask's logs: a line of ours says what a user should know of a lost worker."""
     # Dask gives its loggers levels of their own, so that the level of the whole package decides
     # nothing for them.
@@ -117,7 +119,7 @@ def _silence() -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _line(error: Exception) -> str:
+def _error_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -160,7 +162,7 @@ class Cluster:
         self.at_work: set[str] = set()
         self.generation = 0
         """Increases whenever workers join after there were none."""
-        self._look()
+        self._look_for_workers()
         self._refuse_unfit()
         threading.Thread(target=self._watch, name="workers", daemon=True).start()
 
@@ -185,7 +187,7 @@ class Cluster:
         versions = {name: version(name) for name in ("dask", "distributed")}
         return [{**dict(kind), **versions, "workers": count} for kind, count in kinds.items()]
 
-    def measured(self, precision: str, word: str) -> list[Measured]:
+    def measure_arithmetic(self, precision: str, word: str) -> list[Measured]:
         """Measure the arithmetic of each kind of worker's device; waits for a first worker.
 
         Raises:
@@ -202,7 +204,7 @@ class Cluster:
                 kinds.setdefault((facts["device"], facts["jaxlib"]), []).append(address)
             asked = [
                 self.client.submit(
-                    arithmetic_probe.measured,
+                    arithmetic_probe.measure_arithmetic,
                     precision,
                     word,
                     # Keys are shared by all users of a scheduler, and a result under a known key
@@ -217,7 +219,7 @@ class Cluster:
                 for of_kind in kinds.values()
             ]
             with contextlib.suppress(_Replaced):
-                return [self._waited_for(future, generation) for future in asked]
+                return [self._wait_for(future, generation) for future in asked]
 
     def _first_worker(self) -> int:
         """Wait until there is a worker; the generation that is at work."""
@@ -236,7 +238,7 @@ class Cluster:
             address, why = next(iter(self.refused.items()))
             raise BadInput(f"--cluster: worker {address}: {why}")
 
-    def _waited_for(self, future: Future, generation: int) -> Any:
+    def _wait_for(self, future: Future, generation: int) -> Any:
         """The return value of a task, or what it raised."""
         pool = ThreadPoolExecutor(1)
         try:
@@ -287,9 +289,9 @@ class Cluster:
             with contextlib.suppress(
                 Exception
             ):  # a lost scheduler is reported where parts are waited for
-                self._look()
+                self._look_for_workers()
 
-    def _look(self) -> None:
+    def _look_for_workers(self) -> None:
         """Greet new workers, and note when all have been replaced.
 
         A scheduler never assigns again the tasks that it held while it had no worker: they must be
@@ -361,8 +363,8 @@ class ClusterParts:
         if not parts:
             return
         with contextlib.ExitStack() as stack:
-            token = stack.enter_context(shared_folder.token(store)) if store else ""
-            stack.enter_context(self._heard())
+            token = stack.enter_context(shared_folder.make_token(store)) if store else ""
+            stack.enter_context(self._subscribe())
             stack.callback(self.pool.shutdown, wait=False)
             yield from self._compute(parts, store, token)
 
@@ -373,14 +375,14 @@ class ClusterParts:
         asked: dict[Any, tuple[Future, _Asked]] = {}
         ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
         failures: list[tuple[_Asked, TaskFailure]] = []
-        generation, recipe = self.cluster.generation, self._handed()
+        generation, recipe = self.cluster.generation, self._hand_out_recipe()
         in_vain = 0  # how often all workers were lost since a part ended
         try:
             while left or asked:
                 if generation != self.cluster.generation:
-                    generation, recipe = self.cluster.generation, self._handed()
+                    generation, recipe = self.cluster.generation, self._hand_out_recipe()
                     again = [task for _, task in asked.values()]
-                    self._drop([future for future, _ in asked.values()])
+                    self._cancel([future for future, _ in asked.values()])
                     asked.clear()
                     in_vain += 1
                     if in_vain > DEATHS:
@@ -393,16 +395,16 @@ class ClusterParts:
                 # After such a loss parts run one at a time, so that only the culprit is blamed.
                 while left and len(asked) < (1 if in_vain else self.cluster.window()):
                     task = left.popleft()
-                    future = self._ask(recipe, task, store, token)
+                    future = self._submit(recipe, task, store, token)
                     asked[future.key] = future, task
                     future.add_done_callback(ended.put)
-                future = self._next(ended)
+                future = self._await_next(ended)
                 if future is None or future.key not in asked:  # a dropped part ends, too
                     continue
                 _, task = asked.pop(future.key)
                 result = self._result(future, task, generation)
                 if result is task:
-                    self._drop([future])
+                    self._cancel([future])
                 future.release()
                 if not isinstance(result, _Asked):
                     in_vain = 0
@@ -414,14 +416,16 @@ class ClusterParts:
                     left.append(result)
                 elif result is not None:
                     # Before it is kept: a wrong part must not stand in the store.
-                    if why := amiss(task.part, result, self.reduce):
+                    if why := mismatch(task.part, result, self.reduce):
                         failures.append((task, TaskFailure(f"a worker: {why}", "")))
                         continue
                     if store:
                         store.save(task.part.key, result)
                     yield task.part, result
                 # The worker has written it into the store that both see.
-                elif store and (arrays := shared_folder.arrived(store, task.part.key)) is not None:
+                elif (
+                    store and (arrays := shared_folder.await_part(store, task.part.key)) is not None
+                ):
                     yield task.part, arrays
                 elif not (store and task.shared):
                     lost = "a worker: got nothing, wanted arrays by their names"
@@ -431,20 +435,20 @@ class ClusterParts:
                     # come back by itself.
                     left.append(task._replace(shared=False))
         finally:
-            self._drop([future for future, _ in asked.values()])
+            self._cancel([future for future, _ in asked.values()])
         if failures:
             refused = all(failed.refused for _, failed in failures)
-            raise (BadInput if refused else PartFailed)(_said(failures))
+            raise (BadInput if refused else PartFailed)(_failure_message(failures))
 
-    def _handed(self) -> Any:
+    def _hand_out_recipe(self) -> Any:
         """The recipe, or if it is large a task that hands it to each worker once."""
         if self.small:
             return self.recipe
         label = {self.cluster.release.label: 1}
         key = f"lrdyn-recipe-{uuid.uuid4().hex}"
-        return self.cluster.client.submit(_same, self.recipe, key=key, resources=label)
+        return self.cluster.client.submit(_identity, self.recipe, key=key, resources=label)
 
-    def _ask(self, recipe: Any, asked: _Asked, store: Store | None, token: str) -> Future:
+    def _submit(self, recipe: Any, asked: _Asked, store: Store | None, token: str) -> Future:
         folder = os.fspath(store.folder.resolve()) if store else ""
         token = token if asked.shared else ""
         task = PartTask(self.source, asked.part.key, asked.part.asked, folder, token, self.topic)
@@ -458,7 +462,7 @@ class ClusterParts:
             resources={self.cluster.release.label: 1},
         )
 
-    def _next(self, ended: "queue.SimpleQueue[Future]") -> Future | None:
+    def _await_next(self, ended: "queue.SimpleQueue[Future]") -> Future | None:
         """The next part that has ended; None after a short wait."""
         self._pass_on_notes()
         with contextlib.suppress(queue.Empty):
@@ -486,7 +490,7 @@ class ClusterParts:
                 f"{asked.deaths + more} workers ended while they computed it", str(error)
             )
 
-    def _drop(self, futures: list[Future]) -> None:
+    def _cancel(self, futures: list[Future]) -> None:
         with contextlib.suppress(Exception):  # a lost scheduler has no tasks left to cancel
             if futures and self.cluster.client.status == "running":
                 self.cluster.client.cancel(futures, asynchronous=False, force=True)
@@ -497,17 +501,17 @@ class ClusterParts:
                 self.progress.note(line)
 
     @contextlib.contextmanager
-    def _heard(self) -> Iterator[None]:
+    def _subscribe(self) -> Iterator[None]:
         """Pass on the progress that workers report within a part."""
         client = self.cluster.client
-        client.subscribe_topic(self.topic, self._hear)
+        client.subscribe_topic(self.topic, self._receive)
         try:
             yield
         finally:
             with contextlib.suppress(Exception):
                 client.unsubscribe_topic(self.topic)
 
-    def _hear(self, event: tuple[float, Mapping[str, Any]]) -> None:
+    def _receive(self, event: tuple[float, Mapping[str, Any]]) -> None:
         _, message = event
         if "during" in message:
             self.progress.during(*message["during"])
@@ -515,11 +519,11 @@ class ClusterParts:
             self.progress.note(message["note"])
 
 
-def _same(recipe: bytes) -> bytes:
+def _identity(recipe: bytes) -> bytes:
     return recipe
 
 
-def _said(failures: Sequence[tuple[_Asked, TaskFailure]]) -> str:
+def _failure_message(failures: Sequence[tuple[_Asked, TaskFailure]]) -> str:
     """Message about the first failure in the order of the sweep, whichever came first in time."""
     asked, failed = min(failures, key=lambda each: int(each[0].part.indices[0]))
     if os.environ.get("LRDYN_DEBUG"):

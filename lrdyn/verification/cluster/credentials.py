@@ -24,9 +24,9 @@ def credentials(folder: str | os.PathLike) -> Security:
             encrypted.
     """
     authority, certificate, key = (Path(folder, name) for name in (AUTHORITY, CERTIFICATE, KEY))
-    _check(authority, OTHERS_WRITE)
-    _check(certificate, OTHERS_WRITE)
-    _check(key, OTHERS)
+    _check_permissions(authority, OTHERS_WRITE)
+    _check_permissions(certificate, OTHERS_WRITE)
+    _check_permissions(key, OTHERS)
     # OpenSSL would ask the terminal for its pass phrase, and wait.
     if b"ENCRYPTED" in key.read_bytes():
         got = f"{os.fspath(key)!r} (encrypted)"
@@ -66,7 +66,7 @@ def make(folder: Path) -> Security:
     return credentials(folder)
 
 
-def _check(path: Path, forbidden: int) -> None:
+def _check_permissions(path: Path, forbidden: int) -> None:
     """Refuse a file that somebody else owns or can use; it may be reached by a link."""
     use = "read" if forbidden == OTHERS else "write"
     wanted = f"a file of yours that nobody else can {use}"

@@ -41,7 +41,7 @@ class Local(NamedTuple):
 
 
 @contextlib.contextmanager
-def started(count: int) -> Iterator[Local]:
+def start_workers(count: int) -> Iterator[Local]:
     """Start a scheduler and so many workers, which listen on this machine alone.
 
     Raises:
@@ -57,10 +57,10 @@ def started(count: int) -> Iterator[Local]:
     # process starts after them would have one thread and hashes that do not vary.
     variables = [*dask.config.get("distributed.nanny.pre-spawn-environ"), "PYTHONHASHSEED"]
     remove_left_behind()
-    with interrupts.variables_put_back(*variables), _scratch_folder() as folder:
+    with interrupts.restore_variables(*variables), _scratch_folder() as folder:
         security = credentials.make(folder)
         settings["temporary-directory"] = os.fspath(folder)  # that of the scheduler
-        with dask.config.set(settings), interrupts.starting_workers():
+        with dask.config.set(settings), interrupts.guard_workers():
             local = LocalCluster(
                 n_workers=count,
                 threads_per_worker=1,
@@ -78,7 +78,9 @@ def started(count: int) -> Iterator[Local]:
         assert local.scheduler is not None
         local.scheduler.services.pop("dashboard", None)
         ended = threading.Event()
-        replacing = threading.Thread(target=_replace, args=(local, count, ended), daemon=True)
+        replacing = threading.Thread(
+            target=_replace_workers, args=(local, count, ended), daemon=True
+        )
         replacing.start()
         try:
             yield Local(local.scheduler_address, os.fspath(folder))
@@ -89,7 +91,7 @@ def started(count: int) -> Iterator[Local]:
                 local.close(timeout=5)
 
 
-def _replace(local: LocalCluster, count: int, ended: threading.Event) -> None:
+def _replace_workers(local: LocalCluster, count: int, ended: threading.Event) -> None:
     """Replace a worker that ended while it started, which Dask itself gives up on."""
     while not ended.wait(2.0):
         if len(local.scheduler_info["workers"]) < count:

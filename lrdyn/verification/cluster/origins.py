@@ -51,11 +51,11 @@ def origin(value: Any, argument: str) -> Origin:
     # By identity: a theorem is a value, which does not know in which module and by what name it
     # stands.
     places = [(m, name) for m in _modules() for name, held in vars(m).items() if held is value]
-    named = [(m, name) for m, name in places if _installed(m)]
+    named = [(m, name) for m, name in places if _is_installed(m)]
     for module, name in named[:1]:
         return Origin(f"{module.__name__}:{name}")
     for module, name in places:
-        if path := _file(module):
+        if path := _source_file(module):
             return Origin(f"{path.name}:{name}", _texts(path))
     shown = getattr(value, "__qualname__", None) or getattr(value, "name", None) or repr(value)
     raise ValueError(
@@ -70,16 +70,16 @@ def _modules() -> list[ModuleType]:
     return sorted(modules, key=lambda m: not m.__name__.startswith("lrdyn."))
 
 
-def _file(module: ModuleType) -> Path | None:
+def _source_file(module: ModuleType) -> Path | None:
     path = Path(getattr(module, "__file__", None) or "")
     return path.resolve() if path.suffix == ".py" and path.is_file() else None
 
 
-def _installed(module: ModuleType) -> bool:
+def _is_installed(module: ModuleType) -> bool:
     """Whether a module is part of an installed package, which other machines have, too."""
     if module.__name__ == "__main__":
         return False
-    path = _file(module)
+    path = _source_file(module)
     if path is None:
         return module.__name__ in sys.builtin_module_names
     places = (PACKAGE, Path(inspect.__file__).parent)
@@ -93,11 +93,11 @@ def _texts(path: Path) -> tuple[tuple[str, str], ...]:
         file = left.pop(0)
         if file not in texts:
             texts[file] = file.read_text()
-            left += _imported(ast.parse(texts[file]), folder)
+            left += _imported_files(ast.parse(texts[file]), folder)
     return tuple((file.relative_to(folder).as_posix(), text) for file, text in texts.items())
 
 
-def _imported(text: ast.Module, folder: Path) -> Iterator[Path]:
+def _imported_files(text: ast.Module, folder: Path) -> Iterator[Path]:
     """Files of a folder that are imported, with the packages they are in."""
     for node in ast.walk(text):
         names = []
@@ -116,7 +116,7 @@ def _imported(text: ast.Module, folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def importable(source: Origin) -> Iterator[Path | None]:
+def make_importable(source: Origin) -> Iterator[Path | None]:
     """Make the files of an origin importable inside the block, and no other origin's.
 
     Two users may have files of the same names.
@@ -124,7 +124,7 @@ def importable(source: Origin) -> Iterator[Path | None]:
     if not source.texts:
         yield None
         return
-    folder = _written(source)
+    folder = _write_texts(source)
     mine = _HELD.setdefault(folder, {})
     others = set(sys.modules)
     sys.path.insert(0, str(folder))
@@ -146,7 +146,7 @@ _HELD: dict[Path, dict[str, ModuleType]] = {}
 
 
 @cache
-def _base() -> Path:
+def _base_folder() -> Path:
     """A folder that is removed with this process; in a worker, inside the one that Dask clears."""
     try:
         return whole_files.lasting_folder(Path(get_worker().local_directory))
@@ -154,8 +154,8 @@ def _base() -> Path:
         return whole_files.lasting_folder()
 
 
-def _written(source: Origin) -> Path:
-    folder = _base() / source.digest[:20]
+def _write_texts(source: Origin) -> Path:
+    folder = _base_folder() / source.digest[:20]
     if not folder.is_dir():
         folder.mkdir()  # without its parents: a command that ends removes them under its workers
         for name, text in source.texts:
@@ -165,11 +165,11 @@ def _written(source: Origin) -> Path:
     return folder
 
 
-def resolved(source: Origin) -> Any:
+def resolve(source: Origin) -> Any:
     """Import the object of an origin, where the origin is importable.
 
     Example:
-        >>> resolved(Origin("lrdyn.theorem2.statement:THEOREM2")).name
+        >>> resolve(Origin("lrdyn.theorem2.statement:THEOREM2")).name
         'theorem2'
     """
     if not source.texts:
@@ -177,7 +177,7 @@ def resolved(source: Origin) -> Any:
     file, _, attribute = source.name.partition(":")
     name = f"lrdyn_text_{source.digest[:20]}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, _written(source) / file)
+        spec = importlib.util.spec_from_file_location(name, _write_texts(source) / file)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)

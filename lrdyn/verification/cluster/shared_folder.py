@@ -13,16 +13,16 @@ PATIENCE = 30.0
 
 
 @contextlib.contextmanager
-def token(store: Store) -> Iterator[str]:
+def make_token(store: Store) -> Iterator[str]:
     """Make a file by which a worker recognises that it sees this folder."""
-    path = whole_files.scratch(store.folder, ".seen")
+    path = whole_files.make_scratch(store.folder, ".seen")
     try:
         yield path.name
     finally:
         whole_files.remove(path)
 
 
-def arrived(store: Store, key: str) -> Arrays | None:
+def await_part(store: Store, key: str) -> Arrays | None:
     """Load a part that a worker has written, as soon as this machine sees it."""
     waited, pause = 0.0, 0.01
     while (arrays := store.load(key)) is None and waited < PATIENCE:

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrdyn.system.progress import Silent
-from lrdyn.verification.cluster.origins import Origin, importable, resolved
+from lrdyn.verification.cluster.origins import Origin, make_importable, resolve
 from lrdyn.verification.cluster.shared_folder import sees
 from lrdyn.verification.running import programs
-from lrdyn.verification.running.work import Context, PartRequest, Recipe, Sweep, reduced
+from lrdyn.verification.running.work import Context, PartRequest, Recipe, Sweep, reduce_arrays
 from lrdyn.verification.stating.mistakes import BadInput
 from lrdyn.verification.storing.parts import Arrays, Store
 
@@ -52,14 +52,14 @@ def compute_part(recipe: bytes, task: bytes) -> Arrays | TaskFailure | None:
     part: PartTask = pickle.loads(task)
     shared = sees(part.folder, part.token)
     try:
-        with importable(part.origin):
+        with make_importable(part.origin):
             # Checkpoints of trainings are kept where the other process sees them too.
             store = Path(part.folder).parent if shared else None
             sweep_from = _small if len(recipe) <= SMALL else _large
             sweep = sweep_from(recipe, part.origin, store, part.topic)
             with sweep.scope():
                 if sweep.plan:
-                    arrays = reduced(_traced(recipe, part, sweep), sweep.reduce)
+                    arrays = reduce_arrays(_compute_traced(recipe, part, sweep), sweep.reduce)
                 else:
                     arrays = sweep.call(dict(part.asked.point), part.key)
         if not shared:
@@ -79,21 +79,21 @@ SMALL = 2**16
 """Largest recipe, in bytes, that is sent with each task; a larger one is sent once a worker."""
 
 
-def _sweep(recipe: bytes, origin: Origin, store: Path | None, topic: str) -> Sweep:
+def _build_sweep(recipe: bytes, origin: Origin, store: Path | None, topic: str) -> Sweep:
     unpickled: Recipe = pickle.loads(recipe)
     # The client has cut the parts already: the memory that decides it is not asked for here.
     context = Context(memory=0, store=store, progress=_Relay(topic))
-    return unpickled._replace(subject=resolved(origin)).sweep(context)
+    return unpickled._replace(subject=resolve(origin)).sweep(context)
 
 
-_small = lru_cache(KEPT)(_sweep)
-_large = lru_cache(2)(_sweep)  # sweeps hold the shared arrays of their points
+_small = lru_cache(KEPT)(_build_sweep)
+_large = lru_cache(2)(_build_sweep)  # sweeps hold the shared arrays of their points
 
 
 _PROGRAMS: OrderedDict[Any, tuple[programs.Group, Any]] = OrderedDict()
 
 
-def _traced(recipe: bytes, task: PartTask, sweep: Sweep) -> Arrays:
+def _compute_traced(recipe: bytes, task: PartTask, sweep: Sweep) -> Arrays:
     asked = task.asked
     kinds = tuple((name, str(column.dtype)) for name, column in asked.values.items())
     # All that the program is made of, and not the values of the points: parts of a sweep share it.
@@ -103,20 +103,20 @@ def _traced(recipe: bytes, task: PartTask, sweep: Sweep) -> Arrays:
         group = programs.trace_part(
             sweep.function, asked.point, dict(asked.values), asked.lanes, asked.most, sweep.plan
         )
-        _check(group, asked)
-        _PROGRAMS[known] = group, programs.compiled(group)
+        _check_outputs(group, asked)
+        _PROGRAMS[known] = group, programs.compile_program(group)
         while len(_PROGRAMS) > KEPT:
             _PROGRAMS.popitem(last=False)
     _PROGRAMS.move_to_end(known)
     group, compiled = _PROGRAMS[known]
     group = group._replace(columns=dict(asked.values))
     points = np.arange(asked.size)
-    return programs.ended(group, points, programs.start(group, compiled, points))
+    return programs.collect(group, points, programs.start(group, compiled, points))
 
 
-def _check(group: programs.Group, asked: PartRequest) -> None:
+def _check_outputs(group: programs.Group, asked: PartRequest) -> None:
     """Refuse a program whose results are not those that the other process expects."""
-    if (mine := programs.described(group)) != asked.outputs:
+    if (mine := programs.output_signature(group)) != asked.outputs:
         got = sorted(set(mine) - set(asked.outputs))
         wanted = sorted(set(asked.outputs) - set(mine))
         raise ValueError(f"program: got {got} among its results, wanted {wanted}")

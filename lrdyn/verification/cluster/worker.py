@@ -51,7 +51,7 @@ async def begin(wanted: tuple[str, ...], dask_worker: Any) -> dict[str, Any]:
         share_memory()
         setup("float64", host_devices=1)
         await dask_worker.set_resources(**{mine.label: 1})
-    return facts()
+    return process_facts()
 
 
 def take_one_card(name: Any) -> None:
@@ -66,7 +66,7 @@ def take_one_card(name: Any) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = cards[name % len(cards)]
 
 
-def facts() -> dict[str, Any]:
+def process_facts() -> dict[str, Any]:
     """Hardware and versions of this process."""
     device = jax.local_devices()[0]
     return {

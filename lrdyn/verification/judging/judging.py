@@ -28,7 +28,7 @@ from lrdyn.verification.stating.claims import Judgement
 from lrdyn.verification.stating.fields import SIZE
 from lrdyn.verification.stating.flags import flag_text
 from lrdyn.verification.stating.forms import Form
-from lrdyn.verification.stating.mistakes import BadInput, place
+from lrdyn.verification.stating.mistakes import BadInput, location_of
 from lrdyn.verification.stating.statement import (
     Claim,
     Control,
@@ -79,7 +79,7 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
     """
     legs, diverged = {}, []
     # From the file, not from this machine: results may be judged again somewhere else.
-    unfit = set(rounding.unfit(arithmetic_of(groups)))
+    unfit = set(rounding.unfit_precisions(arithmetic_of(groups)))
     findings: list[dict[str, Any]] = []
     for scenario in theorem.scenarios:
         named = groups_of(theorem, scenario, dtype)
@@ -94,13 +94,13 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
             }
         first = precision_of_controls(theorem, scenario, dtype)
         for control in controls_of(scenario, first):
-            legs[control.id] = _of_control(control, scenario, groups, first, named)
+            legs[control.id] = _control_legs(control, scenario, groups, first, named)
         for statement in (*scenario.claims, *controls_of(scenario, first)):
             by_precision = legs[statement.id]
             by_precision |= {p: _set_aside(by_precision[p]) for p in by_precision.keys() & unfit}
-        diverged += _diverged(mine[dtype], scenario)
+        diverged += _divergence_lines(mine[dtype], scenario)
         findings += [
-            _found(theorem, statement, scenario, mine[dtype], dtype)
+            _finding_entry(theorem, statement, scenario, mine[dtype], dtype)
             for statement in scenario.findings
         ]
     tests = _share_the_alarms(theorem, legs)
@@ -126,7 +126,7 @@ def arithmetic_of(groups: Groups) -> dict[str, rounding.Measured]:
     """
     measured = json.loads(groups["/"].attrs.get("arithmetic", "{}"))
     known = verdict_schema.Each(dict, verdict_schema.ARITHMETIC)
-    if why := known.amiss(measured) or ", ".join(measured.keys() - set(rounding.PRECISIONS)):
+    if why := known.mismatch(measured) or ", ".join(measured.keys() - set(rounding.PRECISIONS)):
         raise ValueError(f"arithmetic: {why}")
     return measured
 
@@ -145,22 +145,23 @@ def _set_aside(leg: "xarray.Dataset") -> "xarray.Dataset":
 
 def _share_the_alarms(theorem: Experiment, legs: Mapping[str, Legs]) -> int:
     """Share the probability of a false alarm among all statistical tests; returns their number."""
-    every = [claim for s in theorem.scenarios for claim in s.claims if _tests(claim)]
+    every = [claim for s in theorem.scenarios for claim in s.claims if is_test(claim)]
     mine = [leg for claim in every for leg in legs[claim.id].values()]
-    count = sum(int(np.sum(left_out(leg) == "")) for leg in mine)
+    count = sum(int(np.sum(left_out_reasons(leg) == "")) for leg in mine)
     limit = claims.tolerance("statistical", "float64", tests=max(count, 1))
     # Bonferroni: each of ``count`` tests has FALSE_ALARM / count. Those that turn out blind below
     # are among them, which only makes a false alarm less likely.
     for leg in mine:
         leg.tolerance[:] = limit
         # A test under which the alternative would pass as well is no evidence.
-        blind = (left_out(leg) == "") & (leg.residual <= limit) & (leg.alternative <= limit)
+        blind = (left_out_reasons(leg) == "") & (leg.residual <= limit) & (leg.alternative <= limit)
         leg.reason[:] = np.where(blind, forms.BELOW_SIGHT, leg.reason)
     # Counted again, without the blind ones: this is the number that the verdict reports.
-    return sum(int(np.sum(left_out(leg) == "")) for leg in mine)
+    return sum(int(np.sum(left_out_reasons(leg) == "")) for leg in mine)
 
 
-def _tests(claim: Claim) -> bool:
+def is_test(claim: Claim) -> bool:
+    """Whether a claim is a test, one of those that share the probability of a false alarm."""
     return claim.kind == "statistical" and claim.tolerance is None
 
 
@@ -169,7 +170,7 @@ def claim_of(control: Control, scenario: Scenario) -> Claim:
     return next(claim for claim in scenario.claims if claim.id == control.claim)
 
 
-def _of_control(
+def _control_legs(
     control: Control,
     scenario: Scenario,
     groups: Groups,
@@ -181,7 +182,7 @@ def _of_control(
         if not control.shows_in(precision):
             continue
         if control.swap:
-            results = _swapped(_group(groups, group, f"control {control.id!r}"), control)
+            results = _swap_arrays(_group(groups, group, f"control {control.id!r}"), control)
             by_precision[precision] = residuals(claim, scenario, results, precision)
             continue
         name = control_group(control, precision)
@@ -192,7 +193,7 @@ def _of_control(
     return by_precision
 
 
-def _swapped(results: "xarray.Dataset", control: Control) -> "xarray.Dataset":
+def _swap_arrays(results: "xarray.Dataset", control: Control) -> "xarray.Dataset":
     """Results with the arrays of a swap put in the places of others."""
     for name in control.swapped.values():
         if name not in results:
@@ -245,7 +246,7 @@ OWN_HYPOTHESES = ("claim does not apply", TOO_FEW_SEEDS)
 """Reasons that are hypotheses of a claim; with any other the claim applies and is not judged."""
 
 
-def left_out(leg: "xarray.Dataset") -> np.ndarray:
+def left_out_reasons(leg: "xarray.Dataset") -> np.ndarray:
     """Reason for which each case is left out, or the hypothesis it breaks; empty if judged."""
     return np.where(leg.unmet.values != "", leg.unmet.values, leg.reason.values)
 
@@ -326,7 +327,7 @@ def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = 
     # A NaN, after a divergence for example, needs no warning of NumPy's: its case fails.
     with np.errstate(all="ignore"):
         try:
-            reason = _reason(claim, scenario, outcome, limit)
+            reason = _first_reason(claim, scenario, outcome, limit)
             compared = forms_of(claim, scenario, outcome)
             residual = forms.residual_of(compared)
             threshold = max(form.threshold(limit) for form in compared)
@@ -337,20 +338,26 @@ def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = 
             two_sided = any(isinstance(form, forms.Equal) for form in compared)
             # Statistical tests are asked later, by :func:`_share_the_alarms`, when their limit is
             # known.
-            if power and not reason and not _tests(claim) and residual <= limit:
-                reason = forms.without_power(compared, limit)
+            if power and not reason and not is_test(claim) and residual <= limit:
+                reason = forms.lack_of_power(compared, limit)
         except OutsideDomain:  # no run leaves such numbers, so that they fail, too
             reason, residual = "", float("nan")
         except forms.OtherShapes as error:
             predicted, measured = error.args
-            got = f"shape {predicted} of {_compared(claim)!r}, wanted that of measured, {measured}"
-            raise BadInput(f"{place(scenario.predict)}: got {got}") from None
+            got = f"shape {predicted} of {_compared_name(claim)!r}"
+            wanted = f"that of measured, {measured}"
+            where = location_of(scenario.predict)
+            raise BadInput(f"{where}: got {got}, wanted {wanted}") from None
         except forms.NothingCompared as error:
             if not (unmet or reason):
-                got = f"shape {error.args[0]} of {_compared(claim)!r}, wanted an entry at least"
-                raise BadInput(f"{place(claim.form or scenario.predict)}: got {got}") from None
+                got = (
+                    f"shape {error.args[0]} of {_compared_name(claim)!r}, wanted an entry at least"
+                )
+                raise BadInput(
+                    f"{location_of(claim.form or scenario.predict)}: got {got}"
+                ) from None
         except NotNumbers as error:
-            raise BadInput(f"{place(claim.form or scenario.predict)}: {error}") from None
+            raise BadInput(f"{location_of(claim.form or scenario.predict)}: {error}") from None
     needed, flag = _more_steps(reason, scenario)
     return Row(
         residual,
@@ -377,7 +384,7 @@ def _more_steps(reason: str, scenario: Scenario) -> tuple[float, str]:
     return float("inf" if reason.needed is None else reason.needed), reason.flag
 
 
-def _compared(claim: Claim) -> str:
+def _compared_name(claim: Claim) -> str:
     """Name of theory's array that a claim compares, or of the claim."""
     return claim.compared[0] if claim.compared else claim.id
 
@@ -414,7 +421,9 @@ def _refuse_lost_theory(
         known = {name: v for name, v in outcome.point.items() if name in results.coords}
         point = " ".join(f"{n}={flag_text(v)}" for n, v in known.items() if np.ndim(v) == 0)
         got = f"{name!r} is NaN{f' at {at}' if at else ''}{f' ({point})' if point else ''}"
-        raise BadInput(f"{place(scenario.predict)}: {got}, wanted a number where the claim applies")
+        raise BadInput(
+            f"{location_of(scenario.predict)}: {got}, wanted a number where the claim applies"
+        )
 
 
 def forms_of(claim: Claim, scenario: Scenario, outcome: Outcome) -> tuple[Form, ...]:
@@ -440,12 +449,13 @@ def forms_of(claim: Claim, scenario: Scenario, outcome: Outcome) -> tuple[Form, 
     if wrong or not several:
         got = type(wrong[0]).__name__ if wrong else "nothing"
         raise BadInput(
-            f"{place(claim.form)}: got {got}, wanted a form of lrdyn.verification.stating.forms"
+            f"{location_of(claim.form)}: got {got}, "
+            "wanted a form of lrdyn.verification.stating.forms"
         )
     return several
 
 
-def _lost(scenario: Scenario, outcome: Outcome) -> bool:
+def _is_lost(scenario: Scenario, outcome: Outcome) -> bool:
     """Whether the loss of a training became infinite or NaN.
 
     Over seeds :func:`lrdyn.verification.judging.outcomes.outcomes` has left such trainings out
@@ -455,7 +465,7 @@ def _lost(scenario: Scenario, outcome: Outcome) -> bool:
     return bool(name and np.any(outcome.measured[name] >= 0))
 
 
-def _reason(claim: Claim, scenario: Scenario, outcome: Outcome, limit: float) -> str:
+def _first_reason(claim: Claim, scenario: Scenario, outcome: Outcome, limit: float) -> str:
     return next(reasons_against(claim, scenario, outcome, limit), "")
 
 
@@ -470,7 +480,7 @@ def reasons_against(
         outcome: what it is judged on.
         limit: tolerance times condition.
     """
-    if scenario.trains and _lost(scenario, outcome):
+    if scenario.trains and _is_lost(scenario, outcome):
         yield LOST
     seeds = np.ravel(outcome.point["seed"]) if claim.seeds else np.array([])
     # In a study seed 0 has set what is expected, and must not confirm it.
@@ -487,7 +497,7 @@ def reasons_against(
         yield why
 
 
-def _found(
+def _finding_entry(
     theorem: Experiment,
     finding: Finding,
     scenario: Scenario,
@@ -505,7 +515,7 @@ def _found(
         seeds=1,
     )
     every = outcomes(claim, scenario, results, precision)
-    judged = [outcome for outcome in every if not _reason(claim, scenario, outcome, 0.0)]
+    judged = [outcome for outcome in every if not _first_reason(claim, scenario, outcome, 0.0)]
     # An empty array first, since nothing can be concatenated to nothing.
     values = np.concatenate(
         [np.array([]), *(np.ravel(finding.value(outcome)) for outcome in judged)]
@@ -516,7 +526,7 @@ def _found(
         "value": float(np.mean(values)) if known else None,
         "spread": float(np.std(values, ddof=1)) if several else None,
         "seeds": len(values),
-        **theorem.came_of(finding.id, values),
+        **theorem.outcome_entry(finding.id, values),
     }
     drawn = {"drawn": int(np.size(results[SIZE])), "judged": len(values), "left_out": {}}
     return {
@@ -545,7 +555,7 @@ def claim_entry(claim: Claim, legs: Legs) -> dict[str, Any]:
     has no verdict.
     """
     judged = {
-        p: claims.judge(leg.residual.values, leg.tolerance.values, left_out(leg) == "")
+        p: claims.judge(leg.residual.values, leg.tolerance.values, left_out_reasons(leg) == "")
         for p, leg in legs.items()
     }
     first, *others = [j.holds for j in judged.values()]
@@ -554,7 +564,7 @@ def claim_entry(claim: Claim, legs: Legs) -> dict[str, Any]:
     scaling = None
     if claim.kind == "identity" and len(judged) == 2 and None not in (first, *others):
         # The worst cases of two legs can be different runs, which amplify rounding differently.
-        each = {p: _unamplified(legs[p], j) for p, j in judged.items()}
+        each = {p: _unamplified_residual(legs[p], j) for p, j in judged.items()}
         steps = int(legs["float64"].steps.values.flat[judged["float64"].worst])
         scaling = claims.scales_with_epsilon(each["float64"], each["float32"], steps)
         holds = holds and scaling
@@ -562,16 +572,16 @@ def claim_entry(claim: Claim, legs: Legs) -> dict[str, Any]:
     entry = _entry(claim.id, claim.kind, claim.statement, met, judged, holds, legs)
     # Counts of the precision asked for; those of the other one stand under ``judged``.
     first = next(iter(legs.values()))
-    entry["decided_by"] = _decided_by(first)
-    entry["equal_to_the_bit"] = _equal_to_the_bit(claim, first)
+    entry["decided_by"] = _count_by_decider(first)
+    entry["equal_to_the_bit"] = _is_equal_to_the_bit(claim, first)
     if claim.kind == "statistical":
         entry |= {"p": _p_value(claim, entry["residual"])}
     return entry | {"scales_with_epsilon": scaling}
 
 
-def _decided_by(leg: "xarray.Dataset") -> dict[str, int]:
+def _count_by_decider(leg: "xarray.Dataset") -> dict[str, int]:
     """Count the cases by what decided them: theory's steps or a certificate; trivial; excused."""
-    reasons, certified = left_out(leg), leg.certified.values
+    reasons, certified = left_out_reasons(leg), leg.certified.values
     open_ones = applies(leg) & ~np.isin(reasons, ["", forms.TRIVIAL])
     return {
         "steps": int(np.sum((reasons == "") & ~certified)),
@@ -585,9 +595,9 @@ MANY_STEPS = 10
 """After this many steps, two computations that round differently differ in some last bit."""
 
 
-def _equal_to_the_bit(claim: Claim, leg: "xarray.Dataset") -> bool:
+def _is_equal_to_the_bit(claim: Claim, leg: "xarray.Dataset") -> bool:
     """Whether long runs left a residual of exactly 0, as a side compared with itself would."""
-    judged = (left_out(leg) == "") & (leg.steps.values >= MANY_STEPS) & leg.two_sided.values
+    judged = (left_out_reasons(leg) == "") & (leg.steps.values >= MANY_STEPS) & leg.two_sided.values
     return bool(claim.kind == "identity" and judged.any() and not leg.residual.values[judged].any())
 
 
@@ -595,10 +605,10 @@ def _p_value(claim: Claim, residual: float | None) -> float | None:
     """The p-value of a claim, from its residual ``-log10 p``; the residual itself of others."""
     # A statistical claim with a tolerance of its own has no p-value: its residual is what it
     # computed.
-    return residual if residual is None or not _tests(claim) else 10**-residual
+    return residual if residual is None or not is_test(claim) else 10**-residual
 
 
-def _unamplified(leg: "xarray.Dataset", judgement: Judgement) -> float:
+def _unamplified_residual(leg: "xarray.Dataset", judgement: Judgement) -> float:
     assert judgement.residual is not None
     return judgement.residual / float(leg.condition.values.flat[judgement.worst])
 
@@ -616,7 +626,7 @@ def control_entry(control: Control, claim: Claim, legs: Legs) -> dict[str, Any]:
     """
     fit = {p: leg for p, leg in legs.items() if not np.all(leg.reason == rounding.REASON)}
     if next(iter(legs)) not in fit or all(map(_says_nothing, legs.values())):
-        return _not_seen(control, legs)
+        return _open_control_entry(control, legs)
     legs = fit
     # Theory says of these that rounding may hide anything, before the run: the other seeds decide.
     shown = {p: leg.reason.values != ILL_CONDITIONED for p, leg in legs.items()}
@@ -648,7 +658,7 @@ def _says_nothing(leg: "xarray.Dataset") -> bool:
     return all(r in (TOO_FEW_SEEDS, LOST) or r.startswith(claims.UNSEEN_RELEASE) for r in reasons)
 
 
-def _not_seen(control: Control, legs: Legs) -> dict[str, Any]:
+def _open_control_entry(control: Control, legs: Legs) -> dict[str, Any]:
     """Entry of a control whose claim wants more seeds, or another release or device."""
     nothing = {
         p: Judgement(None, None, None, 0, leg.residual.size, None) for p, leg in legs.items()
@@ -673,8 +683,8 @@ def _entry(
         "kind": kind,
         "statement": statement,
         "hypotheses_met": met,
-        "residual": _finite(judged[first].residual),
-        "tolerance": _finite(judged[first].tolerance),
+        "residual": finite_or_none(judged[first].residual),
+        "tolerance": finite_or_none(judged[first].tolerance),
         "holds": holds,
         "cases": judged[first].cases,
         "cases_total": judged[first].total,
@@ -682,16 +692,16 @@ def _entry(
         "worst_case": point_of(legs[first], judged[first].worst),
     }
     for other in others:
-        entry[f"residual_{other}"] = _finite(judged[other].residual)
-        entry[f"tolerance_{other}"] = _finite(judged[other].tolerance)
+        entry[f"residual_{other}"] = finite_or_none(judged[other].residual)
+        entry[f"tolerance_{other}"] = finite_or_none(judged[other].tolerance)
     return entry
 
 
 def _counts(leg: "xarray.Dataset") -> dict[str, Any]:
-    reasons = left_out(leg).ravel().tolist()
+    reasons = left_out_reasons(leg).ravel().tolist()
     counts = {name: reasons.count(name) for name in sorted(set(reasons) - {""})}
     entry = {"drawn": len(reasons), "judged": reasons.count(""), "left_out": counts}
-    short = left_out(leg) == claims.TOO_FEW_STEPS
+    short = left_out_reasons(leg) == claims.TOO_FEW_STEPS
     if not np.any(short):
         return entry
     # The largest: so many would do for all of these cases.
@@ -702,7 +712,8 @@ def _counts(leg: "xarray.Dataset") -> dict[str, Any]:
     }
 
 
-def _finite(value: float | None) -> float | None:
+def finite_or_none(value: float | None) -> float | None:
+    """A number as a JSON file holds it: neither NaN nor infinity."""
     return value if value is not None and np.isfinite(value) else None
 
 
@@ -715,7 +726,7 @@ def point_of(leg: "xarray.Dataset", index: int | None) -> dict[str, Any]:
     return {name: leg[name].values[i].item() for name, i in where.items()}
 
 
-def _diverged(results: "xarray.Dataset", scenario: Scenario) -> list[str]:
+def _divergence_lines(results: "xarray.Dataset", scenario: Scenario) -> list[str]:
     if scenario.diverged_name not in results:
         return []
     steps = results[scenario.diverged_name]
@@ -762,5 +773,5 @@ def ratio_of(
     ratio = leg.residual.values / np.where(limit > 0, limit, np.finfo(precision).eps)
     ratio = np.where(np.isnan(ratio), np.inf, ratio)
     # In NumPy: xarray takes ten times as long for arrays as small as these.
-    judged = everything | (left_out(leg) == "")
+    judged = everything | (left_out_reasons(leg) == "")
     return leg.residual.copy(data=np.where(judged, ratio, np.nan))

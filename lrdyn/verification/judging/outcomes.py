@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrdyn.verification.stating.array_types import compared
+from lrdyn.verification.stating.array_types import as_compared
 from lrdyn.verification.stating.fields import SIZE, Read
 from lrdyn.verification.stating.statement import (
     Claim,
@@ -98,7 +98,9 @@ def outcomes(
     names = [name for both in saved.values() for name in both]
     names += [SIZE, *(f"met_{name}" for name in scenario.hypotheses)]
     names += [str(name) for name in results if str(name).startswith("length_")]
-    arrays = {name: _leading(array_of(results, name), lead) for name in dict.fromkeys(names)}
+    arrays = {
+        name: _move_lead_first(array_of(results, name), lead) for name in dict.fromkeys(names)
+    }
     shape = tuple(results.sizes[dim] for dim in lead)
     # Bytes of one point over all arrays: slabs are cut so that this many fit into memory.
     each = sum(array.nbytes for array in arrays.values()) // max(1, int(np.prod(shape)))
@@ -108,7 +110,7 @@ def outcomes(
             _outcome(fixed | point, values, claim, scenario, precision)
             for point, values in _points_of(results, arrays, lead, slab)
         ]
-        yield from [_over_seeds(every, scenario)] if claim.seeds else every
+        yield from [_stack_seeds(every, scenario)] if claim.seeds else every
 
 
 def saved_names(claim: Claim, scenario: Scenario, available: Iterable[str]) -> dict[str, list[str]]:
@@ -118,7 +120,7 @@ def saved_names(claim: Claim, scenario: Scenario, available: Iterable[str]) -> d
     """
     available = set(available)
     names = {}
-    # Trainings that were lost are left out by :func:`_over_seeds`, whatever the claim itself reads.
+    # Trainings that were lost are left out by :func:`_stack_seeds`, whatever the claim reads.
     lost = scenario.diverged_name if scenario.trains else ""
     for name in (*scenario.arrays_of(claim), claim.condition_name, scenario.diverges_name, lost):
         both = [f"{name}_predicted", f"{name}_measured"]
@@ -141,7 +143,7 @@ def lead_of(results: "xarray.Dataset") -> list[str]:
     return [str(dim) for dim in array_of(results, SIZE).dims]
 
 
-def _leading(array: "xarray.DataArray", lead: Sequence[str]) -> "xarray.Variable":
+def _move_lead_first(array: "xarray.DataArray", lead: Sequence[str]) -> "xarray.Variable":
     """The axes of the points first; a coordinate, the same at all points, has none of them."""
     missing = [dim for dim in lead if dim not in array.dims]
     if missing and missing != list(lead):
@@ -186,10 +188,10 @@ def _points_of(
         at = {dim: start + i for dim, start, i in zip(lead, starts, place, strict=True)}
         point = {n: column[at[n if n in at else "point"]] for n, column in flags.items()}
         values = {n: np.asarray(v[index]) if varies[n] else v for n, v in flat.items()}
-        yield point, _cut(values, axes)
+        yield point, _unpad(values, axes)
 
 
-def _cut(
+def _unpad(
     arrays: Mapping[str, np.ndarray], axes: Mapping[str, Sequence[Any]]
 ) -> dict[str, np.ndarray]:
     """Arrays of one point without padding, in the types in which they are compared.
@@ -202,7 +204,7 @@ def _cut(
         name: np.asarray(values[tuple(slice(ends.get(axis)) for axis in axes.get(name, ()))])
         for name, values in arrays.items()
     }
-    return {name: compared(values, name) for name, values in cut.items()}
+    return {name: as_compared(values, name) for name, values in cut.items()}
 
 
 def _is_met(answers: np.ndarray) -> np.ndarray:
@@ -211,7 +213,7 @@ def _is_met(answers: np.ndarray) -> np.ndarray:
     return np.asarray(answers == 1 if answers.size else False)
 
 
-def _absent(side: str, name: str) -> MissingArray:
+def _missing_array(side: str, name: str) -> MissingArray:
     return MissingArray(f"got no array {name!r} of {side}, wanted it returned and among 'reads'")
 
 
@@ -242,8 +244,8 @@ def _outcome(
     steps = of_run if claim.steps is None else claim.steps
     return Outcome(
         point,
-        predicted=Read(sides["predicted"], partial(_absent, "theory")),
-        measured=Read(sides["measured"], partial(_absent, "the run")),
+        predicted=Read(sides["predicted"], partial(_missing_array, "theory")),
+        measured=Read(sides["measured"], partial(_missing_array, "the run")),
         hypotheses=met,
         dtype=np.dtype(precision),
         size=int(arrays[SIZE]),
@@ -251,7 +253,7 @@ def _outcome(
     )
 
 
-def _over_seeds(each: list[Outcome], scenario: Scenario) -> Outcome:
+def _stack_seeds(each: list[Outcome], scenario: Scenario) -> Outcome:
     """One outcome of a setting, whose arrays have the seeds as first axis.
 
     Seeds that do not meet the hypotheses are no evidence; if none does, all stay to show it. So it
@@ -270,7 +272,7 @@ def _over_seeds(each: list[Outcome], scenario: Scenario) -> Outcome:
     def stack(side: str) -> Read:
         sides = [getattr(outcome, side) for outcome in judged]
         arrays = {n: np.stack([arrays_of[n] for arrays_of in sides]) for n in sides[0]}
-        return Read(arrays, partial(_absent, "theory" if side == "predicted" else "the run"))
+        return Read(arrays, partial(_missing_array, "theory" if side == "predicted" else "the run"))
 
     return replace(
         judged[0],

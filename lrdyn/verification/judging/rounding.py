@@ -127,15 +127,15 @@ def name_of(precision: str, error: float) -> str:
     return next((name for name, most in rungs if error <= 2.0 ** (most + bits)), "unknown")
 
 
-def worse(precision: str, measured: Measured) -> dict[str, float]:
+def shortfalls(precision: str, measured: Measured) -> dict[str, float]:
     """The measured numbers that are more than WORSE times the reference, with that ratio.
 
     Of products of a precision that was asked for by its word nothing is expected.
 
     Example:
-        >>> worse("float32", {"matmuls": "highest", "add": 0.5, "product": 6730.0})
+        >>> shortfalls("float32", {"matmuls": "highest", "add": 0.5, "product": 6730.0})
         {'product': 13460.0}
-        >>> worse("float32", {"matmuls": "tf32", "add": 0.5, "product": 6730.0})
+        >>> shortfalls("float32", {"matmuls": "tf32", "add": 0.5, "product": 6730.0})
         {}
     """
     free = GOVERNED if measured["matmuls"] != "highest" else ()
@@ -153,20 +153,22 @@ def worse(precision: str, measured: Measured) -> dict[str, float]:
     return ratios
 
 
-def worst(precision: str, of_kinds: Sequence[Measured]) -> Measured:
+def worst_measurement(precision: str, of_kinds: Sequence[Measured]) -> Measured:
     """The measurement, among several kinds of devices, that is furthest from the reference.
 
     Example:
         >>> kinds = [{"matmuls": "highest", "add": add} for add in (0.5, 16.0)]
-        >>> worst("float64", kinds)["add"]
+        >>> worst_measurement("float64", kinds)["add"]
         16.0
     """
-    return max(of_kinds, key=lambda kind: max(worse(precision, kind).values(), default=0.0))
+    return max(of_kinds, key=lambda kind: max(shortfalls(precision, kind).values(), default=0.0))
 
 
-def unfit(arithmetic: Mapping[str, Measured]) -> list[str]:
+def unfit_precisions(arithmetic: Mapping[str, Measured]) -> list[str]:
     """Precisions that are left out of a verdict: their arithmetic is worse than their name says."""
-    return [precision for precision, measured in arithmetic.items() if worse(precision, measured)]
+    return [
+        precision for precision, measured in arithmetic.items() if shortfalls(precision, measured)
+    ]
 
 
 def shortfall_line(precision: str, measured: Measured) -> str:
@@ -181,7 +183,7 @@ def shortfall_line(precision: str, measured: Measured) -> str:
     each = [
         f"{ends.get(name, name)} {measured[name]:.3g}{'' if name in ends else ' eps'} "
         f"of {REFERENCE[precision][name]:.3g}"
-        for name in worse(precision, measured)
+        for name in shortfalls(precision, measured)
     ]
     products = measured.get("products", precision)
     first = [] if products == precision else [f"products are {products}"]

@@ -10,7 +10,7 @@ from lrdyn.core.show import aligned
 from lrdyn.verification.judging import rounding
 from lrdyn.verification.judging.judging import TOO_FEW_SEEDS
 from lrdyn.verification.stating.claims import TOO_FEW_STEPS, UNSEEN_RELEASE
-from lrdyn.verification.stating.flags import typed
+from lrdyn.verification.stating.flags import option_string
 from lrdyn.verification.stating.forms import TRIVIAL
 
 
@@ -23,7 +23,7 @@ def table(verdict: dict[str, Any]) -> list[str]:
 def html(verdict: dict[str, Any]) -> str:
     """A verdict as HTML for a notebook: the table, with residual over tolerance drawn."""
     gauges = ["residual&#160;/&#160;tolerance,<br>1e-6&#160;to&#160;1e6"]
-    for claim in _judged(verdict):
+    for claim in _judged_claims(verdict):
         over = claim["residual"] is not None and claim["tolerance"]
         color = "#d55e00" if claim["holds"] is False else "#0072b2"
         gauges.append(show.gauge(claim["residual"] / claim["tolerance"] if over else None, color))
@@ -37,16 +37,16 @@ def html(verdict: dict[str, Any]) -> str:
 def _rows(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
     other = _other_precision(verdict)
     rows = [("claim", "kind", "cases", "residual", "tolerance", other, "tolerance", "")]
-    for claim in _judged(verdict):
+    for claim in _judged_claims(verdict):
         rows.append(
             (
                 claim["id"],
                 claim["kind"],
                 f"{claim['cases']}/{claim['cases_total']}",
-                _short(claim["residual"]),
-                _short(claim["tolerance"]),
-                _short(claim.get(f"residual_{other}")),
-                _short(claim.get(f"tolerance_{other}")),
+                _format_residual(claim["residual"]),
+                _format_residual(claim["tolerance"]),
+                _format_residual(claim.get(f"residual_{other}")),
+                _format_residual(claim.get(f"tolerance_{other}")),
                 outcome(claim),
             )
         )
@@ -59,7 +59,7 @@ def _other_precision(verdict: dict[str, Any]) -> str:
     return "float64" if finer else "float32"
 
 
-def _judged(verdict: dict[str, Any]) -> list[dict[str, Any]]:
+def _judged_claims(verdict: dict[str, Any]) -> list[dict[str, Any]]:
     return [claim for claim in verdict["claims"] if claim["kind"] != "finding"]
 
 
@@ -71,10 +71,10 @@ def _findings(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
         rows.append(
             (
                 name,
-                _number(finding["value"]),
-                _number(finding["spread"]),
+                _format_number(finding["value"]),
+                _format_number(finding["spread"]),
                 str(finding["seeds"]),
-                _interval(finding.get("interval")),
+                _format_interval(finding.get("interval")),
                 finding["expected"] or "-",
                 finding["outcome"] or "",
             )
@@ -82,11 +82,11 @@ def _findings(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows if findings else []
 
 
-def _interval(ends: Sequence[float] | None) -> str:
+def _format_interval(ends: Sequence[float] | None) -> str:
     return "-" if ends is None else "{:.3g} to {:.3g}".format(*ends)
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
@@ -96,31 +96,33 @@ def summary(verdicts: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
     faults: list[list[str]] = [[]]
     for verdict, path in verdicts:
         claims, controls = (
-            [c for c in _judged(verdict) if (c["kind"] == "control") == wanted]
+            [c for c in _judged_claims(verdict) if (c["kind"] == "control") == wanted]
             for wanted in (False, True)
         )
         rows.append(
             (
                 verdict["name"],
-                held(claims),
+                count_held(claims),
                 str(max(c["cases_total"] for c in claims)),
-                nearest(claims),
-                held(controls),
+                nearest_claim(claims),
+                count_held(controls),
                 word(verdict),
                 str(path),
             )
         )
-        faults.append([f"  {c['id']}: {outcome(c)}" for c in _judged(verdict) if not c["holds"]])
+        faults.append(
+            [f"  {c['id']}: {outcome(c)}" for c in _judged_claims(verdict) if not c["holds"]]
+        )
     lines = aligned(rows)
     return [line for pair in zip(lines, faults, strict=True) for line in (pair[0], *pair[1])]
 
 
-def held(entries: Sequence[Mapping[str, Any]]) -> str:
+def count_held(entries: Sequence[Mapping[str, Any]]) -> str:
     """Number of claims or controls that hold, and of all, as ``3/4``."""
     return f"{sum(bool(e['holds']) for e in entries)}/{len(entries)}"
 
 
-def nearest(claims: Sequence[Mapping[str, Any]]) -> str:
+def nearest_claim(claims: Sequence[Mapping[str, Any]]) -> str:
     """Largest residual over tolerance of any claim in any precision, and which it is."""
     ratios = [
         (c[f"residual{leg}"] / c[f"tolerance{leg}"], c["id"])
@@ -132,7 +134,7 @@ def nearest(claims: Sequence[Mapping[str, Any]]) -> str:
     return "{:.2f} {}".format(*max(ratios)) if ratios else "-"
 
 
-def _short(value: float | None) -> str:
+def _format_residual(value: float | None) -> str:
     return "-" if value is None else f"{value:.1e}"
 
 
@@ -140,16 +142,16 @@ def word(verdict: Mapping[str, Any]) -> str:
     """A verdict in a few words, which say what was not seen: a failure, two precisions."""
     outcome = {True: "holds", False: "IS FALSE", None: "is undecided"}[verdict["holds"]]
     control = any(claim["kind"] == "control" for claim in verdict["claims"])
-    scaling = not (verdict["holds"] and rounding.unfit(verdict.get("arithmetic", {})))
+    scaling = not (verdict["holds"] and rounding.unfit_precisions(verdict.get("arithmetic", {})))
     missing = {"no control": control, "scaling not claimed": scaling}
     unseen = ", ".join(words for words, there in missing.items() if not there)
     return f"{outcome} ({unseen})" if unseen else outcome
 
 
-def devices(verdict: Mapping[str, Any]) -> list[str]:
+def shortfall_lines(verdict: Mapping[str, Any]) -> list[str]:
     """One line for each precision that the device does not have, with what was measured."""
     measured = verdict.get("arithmetic", {})
-    return [rounding.shortfall_line(p, measured[p]) for p in rounding.unfit(measured)]
+    return [rounding.shortfall_line(p, measured[p]) for p in rounding.unfit_precisions(measured)]
 
 
 def why_undecided(verdict: Mapping[str, Any]) -> list[str]:
@@ -181,8 +183,12 @@ def _more_steps(asked: Mapping[str, Any] | None) -> str:
     """Which number of steps would do; verdicts of earlier releases do not know."""
     needed, flag = (asked["needed"], asked["flag"]) if asked else (None, None)
     if needed is not None:
-        return f"{typed(flag)} {needed} would do" if flag else f"{needed} would do, no flag sets it"
-    how_many = f"how many {typed(flag)}" if flag else "how many"
+        return (
+            f"{option_string(flag)} {needed} would do"
+            if flag
+            else f"{needed} would do, no flag sets it"
+        )
+    how_many = f"how many {option_string(flag)}" if flag else "how many"
     no_flag = ", and no flag sets them" if asked and not flag else ""
     return f"{how_many} would do is not known{no_flag}"
 
@@ -207,10 +213,10 @@ def outcome(claim: Mapping[str, Any]) -> str:
         excused = claim.get("decided_by", {}).get("excused", 1)
         return f"undecided: {reasons(first)}" if excused else TRIVIAL
     silent = [f" (not judged in {p}: {reasons(leg)})" for p, leg in others if not leg["judged"]]
-    return "holds" + _besides(claim) + "".join(silent)
+    return "holds" + _remarks(claim) + "".join(silent)
 
 
-def _besides(claim: Mapping[str, Any]) -> str:
+def _remarks(claim: Mapping[str, Any]) -> str:
     """What a reader should know of a claim that holds: who decided, and what was not decided."""
     by = claim.get("decided_by", {})
     remarks = [

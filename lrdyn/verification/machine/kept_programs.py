@@ -35,7 +35,7 @@ from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
 from lrdyn.system.private_files import NotPrivate, PrivateFolder
-from lrdyn.verification.stating.sources import code_that_decides, library_digest
+from lrdyn.verification.stating.sources import deciding_code_digest, library_digest
 
 try:  # JAX has no public way to set this for one thread alone
     from jax._src import config as jax_config
@@ -198,7 +198,7 @@ class KeptPrograms(NamedTuple):
         read from the folder.
         """
         decided_by = ("code", theorem, library_digest())
-        return self._replace(code=self.once(decided_by, lambda: code_that_decides(theorem)))
+        return self._replace(code=self.once(decided_by, lambda: deciding_code_digest(theorem)))
 
     def once(self, decided_by: tuple, find: Callable[[], Any]) -> Any:
         """Return a value that is computed once, and read from disk from then on.

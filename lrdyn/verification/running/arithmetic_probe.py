@@ -21,11 +21,11 @@ from lrdyn.verification.judging.rounding import (
     name_of,
     scope,
     shortfall_line,
-    worse,
-    worst,
+    shortfalls,
+    worst_measurement,
 )
 from lrdyn.verification.machine.kept_programs import KeptPrograms
-from lrdyn.verification.running.jobs import unoptimized
+from lrdyn.verification.running.jobs import unoptimized_options
 from lrdyn.verification.stating.mistakes import BadInput
 
 SIZES = (4, 16, 48)
@@ -33,7 +33,7 @@ MATRICES = 3
 """Matrices of each size; more would tell no more of a device that is measured once."""
 
 
-def measured(
+def measure_arithmetic(
     precision: str, word: str = "highest", programs: KeptPrograms | None = None
 ) -> Measured:
     """The arithmetic of the first device: once in a process, or once where programs are kept.
@@ -48,37 +48,37 @@ def measured(
     """
     word = word if precision == "float32" else "highest"
     if programs is None:
-        return _measured(precision, word)
+        return _measure_once(precision, word)
     # What is measured depends on these files alone; the library's digest would measure anew after
     # every edit.
-    sources = [Path(__file__), Path(inspect.getfile(worst)), Path(linalg.__file__)]
+    sources = [Path(__file__), Path(inspect.getfile(worst_measurement)), Path(linalg.__file__)]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     device, version = jax.local_devices()[0].device_kind, get_backend().platform_version
     decided_by = ("arithmetic", precision, word, device, version, digest)
-    return programs.once(decided_by, lambda: dict(_measured(precision, word)))
+    return programs.once(decided_by, lambda: dict(_measure_once(precision, word)))
 
 
 @cache
-def _measured(precision: str, word: str) -> Measured:
+def _measure_once(precision: str, word: str) -> Measured:
     try:
-        numbers = rounding(precision, word)
+        numbers = measure_rounding(precision, word)
     except (ValueError, jax.errors.JaxRuntimeError):
         if word == "highest":
             raise
-        raise _refused(word, "which has none") from None
+        raise _refusal(word, "which has none") from None
     measures = {"matmuls": word, "products": name_of(precision, numbers["product"])}
     if "convolution" in numbers:
         measures["convolutions"] = name_of(precision, numbers["convolution"])
     measures |= numbers
     # A compiler can take minutes for decompositions in an arithmetic that it has to emulate.
-    if word == "highest" and not worse(precision, measures):
-        measures |= decompositions(precision)
+    if word == "highest" and not shortfalls(precision, measures):
+        measures |= measure_decompositions(precision)
     return measures
 
 
 def meter_here(programs: KeptPrograms | None = None) -> Meter:
     """A meter that measures the device of this process."""
-    return lambda precision, word: [measured(precision, word, programs)]
+    return lambda precision, word: [measure_arithmetic(precision, word, programs)]
 
 
 def check_products(word: str, meter: Meter) -> None:
@@ -92,10 +92,10 @@ def check_products(word: str, meter: Meter) -> None:
     for measures in meter("float32", word):
         for kind in ("products", "convolutions"):
             if measures[kind] != PRODUCTS[word]:
-                raise _refused(word, f"whose {kind} are {measures[kind]}")
+                raise _refusal(word, f"whose {kind} are {measures[kind]}")
 
 
-def _refused(word: str, why: str) -> BadInput:
+def _refusal(word: str, why: str) -> BadInput:
     platform = jax.default_backend()
     others = " or ".join(repr(other) for other in MATMULS if other != word)
     return BadInput(f"--precision: got {word!r} on a {platform}, {why}, wanted {others}")
@@ -103,10 +103,10 @@ def _refused(word: str, why: str) -> BadInput:
 
 def usual_precision(meter: Meter) -> tuple[str, str]:
     """The default precision of a theorem on a device and, if it is not float64, the reason."""
-    measures = worst("float64", meter("float64", "highest"))
+    measures = worst_measurement("float64", meter("float64", "highest"))
     return (
         ("float32", shortfall_line("float64", measures))
-        if worse("float64", measures)
+        if shortfalls("float64", measures)
         else ("float64", "")
     )
 
@@ -114,7 +114,7 @@ def usual_precision(meter: Meter) -> tuple[str, str]:
 # The programs ---------------------------------------------------------------------------------
 
 
-def rounding(precision: str, word: str = "highest", draw: int = 0) -> dict[str, float]:
+def measure_rounding(precision: str, word: str = "highest", draw: int = 0) -> dict[str, float]:
     """Measure how sums, products and dots round, and the range of the numbers.
 
     Products of single matrices and of a batch are measured, and the worse of the two counts: a
@@ -144,7 +144,7 @@ def rounding(precision: str, word: str = "highest", draw: int = 0) -> dict[str, 
             results["convolution"] = jax.lax.conv(images, kernels, (1,), "VALID")[:, :, 0]
         return results
 
-    got, x = _ran(program, inputs, precision, word), _exact(inputs)
+    got, x = _run_program(program, inputs, precision, word), _as_longdouble(inputs)
     wanted = {
         "add": x["x"] + x["y"],
         "multiply": x["x"] * x["y"],
@@ -164,7 +164,7 @@ def rounding(precision: str, word: str = "highest", draw: int = 0) -> dict[str, 
     # 1e-3: is it this number, and not 0 or infinity? How exact it is, the other errors say.
     there = powers[np.abs(got["reach"].astype(float) / 10.0**powers - 1) < 1e-3]
     ends = {"smallest": 10.0 ** min([0, *there]), "largest": 10.0 ** max([0, *there])}
-    return _short(errors | ends)
+    return _round_digits(errors | ends)
 
 
 def _batch(array: Any) -> Any:
@@ -179,7 +179,7 @@ POWERS = {"float64": [-300, -200, -100, -37, 38, 100, 200, 300], "float32": [-37
 """Powers of ten within the range of each precision: the ends of float32's, and of float64's."""
 
 
-def decompositions(precision: str, draw: int = 0) -> dict[str, float]:
+def measure_decompositions(precision: str, draw: int = 0) -> dict[str, float]:
     """Measure how far decompositions are from their matrices, and factors from orthogonal."""
     numbers, eps = np.random.default_rng(draw), float(np.finfo(precision).eps)
     inputs = {str(n): numbers.standard_normal((MATRICES, n, n)).astype(precision) for n in SIZES}
@@ -196,38 +196,40 @@ def decompositions(precision: str, draw: int = 0) -> dict[str, float]:
         }
 
     errors_of: dict[str, float] = {}
-    for size, got in _ran(program, inputs, precision).items():
-        a = _exact(inputs)[size]
+    for size, got in _run_program(program, inputs, precision).items():
+        a = _as_longdouble(inputs)[size]
         (U, values, V_T), (eigenvalues, V), Q = got["svd"], got["eigh"], got["qr"]
         each = {
-            "svd": (a, (U * values[:, None, :]) @ V_T, (U, _transposed(V_T))),
-            "eigh": (a + _transposed(a), (V * eigenvalues[:, None, :]) @ _transposed(V), (V,)),
-            "qr": (a, Q @ (_transposed(Q) @ a), (Q,)),
+            "svd": (a, (U * values[:, None, :]) @ V_T, (U, _transpose(V_T))),
+            "eigh": (a + _transpose(a), (V * eigenvalues[:, None, :]) @ _transpose(V), (V,)),
+            "qr": (a, Q @ (_transpose(Q) @ a), (Q,)),
         }
         for name, (whole, again, factors) in each.items():
-            off = [_transposed(q) @ q - np.eye(q.shape[-1]) for q in factors]
+            off = [_transpose(q) @ q - np.eye(q.shape[-1]) for q in factors]
             two = {name: [_norm(again - whole) / _norm(whole)]}
             two[f"orthogonal_{name}"] = [_norm(gram_error) for gram_error in off]
             for measure, errors in two.items():
                 errors_of[measure] = max(errors_of.get(measure, 0.0), float(np.max(errors)) / eps)
-    return _short(errors_of)
+    return _round_digits(errors_of)
 
 
-def _ran(program: Any, inputs: Any, precision: str, word: str = "highest") -> Any:
+def _run_program(program: Any, inputs: Any, precision: str, word: str = "highest") -> Any:
     """Run a program that is compiled as those of theorems are."""
     with scope(precision, word):
         lowered = jax.jit(program).lower(inputs)
-        return _exact(jax.device_get(lowered.compile(compiler_options=unoptimized())(inputs)))
+        return _as_longdouble(
+            jax.device_get(lowered.compile(compiler_options=unoptimized_options())(inputs))
+        )
 
 
-def _exact(arrays: Any) -> Any:
+def _as_longdouble(arrays: Any) -> Any:
     """Arrays in the longest floating-point numbers of this machine."""
     # On x86 these have 64 bits of mantissa: reference sums in float64 would round like what they
     # judge.
     return jax.tree.map(lambda array: np.asarray(array).astype(np.longdouble), arrays)
 
 
-def _transposed(matrices: np.ndarray) -> np.ndarray:
+def _transpose(matrices: np.ndarray) -> np.ndarray:
     return np.swapaxes(matrices, 1, 2)
 
 
@@ -235,6 +237,6 @@ def _norm(matrices: np.ndarray) -> np.ndarray:
     return np.sqrt(np.sum(matrices**2, (1, 2)))
 
 
-def _short(numbers: Mapping[str, float]) -> dict[str, float]:
+def _round_digits(numbers: Mapping[str, float]) -> dict[str, float]:
     """Round to three digits: more would differ from one release to the next."""
     return {name: float(f"{value:.3g}") for name, value in numbers.items()}

@@ -12,10 +12,10 @@ import numpy as np
 from lrdyn.system.memory_limit import memory as memory_of_process
 from lrdyn.system.memory_limit import size_of
 from lrdyn.verification.running.evaluate import DATA_DIR
-from lrdyn.verification.running.produce import concerned, validate
-from lrdyn.verification.stating.flags import Flag, at_least, one_of, typed
+from lrdyn.verification.running.produce import select_scenarios, validate
+from lrdyn.verification.stating.flags import Flag, at_least, one_of, option_string
 from lrdyn.verification.stating.mistakes import BadInput as BadInput
-from lrdyn.verification.stating.mistakes import folders_of, named, refused
+from lrdyn.verification.stating.mistakes import as_bad_input, folders_of, name_mistakes
 from lrdyn.verification.stating.names_and_presets import check_statement, no_values
 from lrdyn.verification.stating.sources import source_digest
 from lrdyn.verification.stating.statement import Experiment, Scenario, Study
@@ -50,7 +50,7 @@ class Run(NamedTuple):
         flags = (
             flag.name for flag in self.experiment.flags
         )  # where data lie decides nothing; the digest counts their content
-        values = {name: _plain(self.settings[name]) for name in flags}
+        values = {name: _as_json(self.settings[name]) for name in flags}
         values |= {name: getattr(self, name) for name in COMMON}
         if self.precision == "highest" and not isinstance(self.experiment, Study):
             del values["precision"]  # what a theorem has that says nothing of it
@@ -61,7 +61,7 @@ class Run(NamedTuple):
         """Where the results belong: ``<out>/<name>/<hash of configuration, sources and data>``."""
         # Twelve hexadecimal digits: two of a million runs share a name with a probability of 0.2 %.
         made_from = [self.config, source_digest(self.experiment, self.settings)]
-        digest = hashlib.sha256(results_file.canonical(made_from).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(results_file.canonical_json(made_from).encode()).hexdigest()[:12]
         return Path(out) / self.experiment.name / digest
 
 
@@ -113,16 +113,18 @@ def run_of(
     flags = {flag.name: flag for flag in experiment.flags}
     if unknown := sorted(given.keys() - flags.keys()):
         wanted = ", ".join([*flags, *known])
-        raise BadInput(f"{typed(unknown[0])}: got an unknown setting, wanted one of {wanted}")
+        raise BadInput(
+            f"{option_string(unknown[0])}: got an unknown setting, wanted one of {wanted}"
+        )
     for flag in _COMMON_FLAGS:
         if common.get(flag.name) is not None:
-            _accepted(flag, common[flag.name])
+            _accept(flag, common[flag.name])
     values = {name: _values(flags[name], value) for name, value in given.items()}
     place = "" if data_dir is None else os.fspath(data_dir)
-    return configured(experiment, values, common, memory=memory, data_dir=place)
+    return configure(experiment, values, common, memory=memory, data_dir=place)
 
 
-def configured(
+def configure(
     experiment: Experiment,
     given: Mapping[str, Any],
     common: Mapping[str, Any],
@@ -159,13 +161,13 @@ def configured(
     # Before ``prepare``, which may read data or make arrays of the sizes that were asked for.
     if memory is not None:
         _refuse_too_large(run, memory)
-    with named(folders_of(experiment), of=experiment):
+    with name_mistakes(folders_of(experiment), of=experiment):
         try:
             settings = experiment.prepare(settings, set(given))
-            mine = concerned(experiment, settings)
+            mine = select_scenarios(experiment, settings)
             validate(mine, settings)
         except ValueError as error:  # how an experiment refuses a combination
-            raise refused(error) from None
+            raise as_bad_input(error) from None
     return run._replace(settings=settings, concerned=mine)
 
 
@@ -186,15 +188,15 @@ def _refuse_too_large(run: Run, memory: int) -> None:
     if case > memory:
         name = max(sizes, key=lambda name: sizes[name])
         raise BadInput(
-            f"{typed(name)}: got {sizes[name]}, with which a case takes {size_of(case)} or more, "
-            f"wanted at most --memory, {size_of(memory)}"
+            f"{option_string(name)}: got {sizes[name]}, with which a case takes {size_of(case)} "
+            f"or more, wanted at most --memory, {size_of(memory)}"
         )
     counts = {"seeds": run.seeds or 1} | {name: len(values) for name, values in swept.items()}
     points = math.prod(counts.values())
     if points * POINT > (most := memory_of_process()):
         name = max(counts, key=lambda name: counts[name])
         raise BadInput(
-            f"{typed(name)}: got {counts[name]}, with which {points:,} points leave "
+            f"{option_string(name)}: got {counts[name]}, with which {points:,} points leave "
             f"{size_of(points * POINT)} or more, wanted at most {size_of(most)}"
         )
 
@@ -206,23 +208,23 @@ POINT = 500
 def _values(flag: Flag, value: Any) -> Any:
     """The accepted value of a flag, as settings hold it; a tuple for a swept flag."""
     if not flag.swept or flag.type == "array":
-        return None if value is None else _accepted(flag, value)
+        return None if value is None else _accept(flag, value)
     several = value if isinstance(value, list | tuple | range | np.ndarray) else (value,)
     if not len(several):
-        raise BadInput(f"{typed(flag.name)}: got nothing, wanted {flag.wanted()}")
-    return tuple(_accepted(flag, entry) for entry in several)
+        raise BadInput(f"{option_string(flag.name)}: got nothing, wanted {flag.wanted()}")
+    return tuple(_accept(flag, entry) for entry in several)
 
 
-def _accepted(flag: Flag, value: Any) -> Any:
+def _accept(flag: Flag, value: Any) -> Any:
     value = np.asarray(value) if flag.type == "array" else value
     if not flag.accepts(value):
         array = isinstance(value, np.ndarray)
         got = f"an array of {value.dtype}, shape {value.shape}" if array else repr(value)
-        raise BadInput(f"{typed(flag.name)}: got {got}, wanted {flag.wanted(value)}")
+        raise BadInput(f"{option_string(flag.name)}: got {got}, wanted {flag.wanted(value)}")
     return value.astype(float) if isinstance(flag.type, str) else flag.type(value)
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return {"shape": list(value.shape), "sha256": hashlib.sha256(value.tobytes()).hexdigest()}
     return list(value) if isinstance(value, tuple) else value

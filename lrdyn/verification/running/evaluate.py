@@ -14,7 +14,7 @@ from lrdyn.training.keeping import FORGETFUL, Keeper
 from lrdyn.verification.judging.judging import claim_of
 from lrdyn.verification.stating import array_types
 from lrdyn.verification.stating.fields import SIZE, arrays_in
-from lrdyn.verification.stating.mistakes import BadInput, place
+from lrdyn.verification.stating.mistakes import BadInput, location_of
 from lrdyn.verification.stating.statement import Control, Scenario, longest_axis
 from lrdyn.verification.storing import cases
 
@@ -36,7 +36,9 @@ def evaluate(scenario: Scenario, fixed: Mapping[str, Any], room: int | None = No
     measure = scenario.measure
 
     def point(seed: Any, keeper: Keeper = FORGETFUL, **flags: Any) -> dict[str, Any]:
-        case = scenario.case(jax.random.key(seed), **taken(scenario.case, {**fixed, **flags}))
+        case = scenario.case(
+            jax.random.key(seed), **case_arguments(scenario.case, {**fixed, **flags})
+        )
         once = OnceEach()
         theory = once(scenario.predict, case)
         run = scenario.train(case, keeper) if scenario.train else once(measure, case)
@@ -51,7 +53,7 @@ def evaluate(scenario: Scenario, fixed: Mapping[str, Any], room: int | None = No
             )
         )
         beside = {} if room is None else cases.arrays_of(case, room)
-        return _facts(scenario, case) | _named(predicted, measured | compared) | beside
+        return _case_record(scenario, case) | _name_sides(predicted, measured | compared) | beside
 
     return point
 
@@ -65,28 +67,28 @@ def evaluate_controls(
     start with the id of the control. Only what the claim of a control reads is returned, so that
     nothing else is compiled.
     """
-    facts = partial(_facts, scenario)
+    facts = partial(_case_record, scenario)
 
     def point(seed: Any, amount: Any = None, **flags: Any) -> dict[str, Any]:
         key = jax.random.key(seed)
-        whole = scenario.case(key, **taken(scenario.case, {**fixed, **flags}))
+        whole = scenario.case(key, **case_arguments(scenario.case, {**fixed, **flags}))
         outputs: dict[str, Any] = {}
         cases: dict[Any, Any] = {}  # two claims that break the same way share their case
         for control in controls:
             if control.case is None:
                 cases[None] = whole
-            elif _broken_by(control) not in cases:
+            elif _case_key(control) not in cases:
                 distance = jnp.asarray(control.amount if amount is None else amount)
                 # A key of its own: what moves a case must not depend on the draws that made it.
                 moved = control.case(jax.random.fold_in(key, 1), whole, distance)
-                cases[_broken_by(control)] = moved
+                cases[_case_key(control)] = moved
         once = OnceEach()
         if scenario.traced:
             # One loop over the cases of all controls compiles once, where each by itself compiles
             # again.
-            once.together((scenario.predict, scenario.measure, facts), list(cases.values()))
+            once.map_cases((scenario.predict, scenario.measure, facts), list(cases.values()))
         for control in controls:
-            case = cases[_broken_by(control)]
+            case = cases[_case_key(control)]
             predicted, measured = (
                 _arrays(function, once(function, case), scenario.traced)
                 for function in (scenario.predict, scenario.measure)
@@ -98,14 +100,14 @@ def evaluate_controls(
             claim = claim_of(control, scenario)
             read = (*scenario.arrays_of(claim), claim.condition_name, scenario.diverges_name)
             sides = ({n: a for n, a in side.items() if n in read} for side in (predicted, measured))
-            named = once(facts, case) | _named(*sides)
+            named = once(facts, case) | _name_sides(*sides)
             outputs |= {f"{control.id}.{name}": value for name, value in named.items()}
         return outputs
 
     return point
 
 
-def _broken_by(control: Control) -> Any:
+def _case_key(control: Control) -> Any:
     """Key by which controls share a case: its change and amount; None for the unbroken case."""
     return control.case and (control.case, control.amount)
 
@@ -120,12 +122,12 @@ def _arrays(
     """
     if not hasattr(returned, "_asdict"):
         got = type(returned).__name__
-        raise BadInput(f"{place(function)}: got {got} back, wanted a NamedTuple of arrays")
+        raise BadInput(f"{location_of(function)}: got {got} back, wanted a NamedTuple of arrays")
     arrays = arrays_in(returned)
     return {
         name: np.asarray(value)
         if words and _is_text(value)
-        else _array(function, name, value, traced)
+        else _as_array(function, name, value, traced)
         for name, value in arrays.items()
     }
 
@@ -134,7 +136,7 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str | np.ndarray) and np.asarray(value).dtype.kind == "U"
 
 
-def _array(function: Callable[..., Any], name: str, value: Any, traced: bool) -> Any:
+def _as_array(function: Callable[..., Any], name: str, value: Any, traced: bool) -> Any:
     """What was returned under a name: a traced value as it is, any other one as a NumPy array."""
     try:
         if isinstance(value, jax.Array):
@@ -144,12 +146,12 @@ def _array(function: Callable[..., Any], name: str, value: Any, traced: bool) ->
             got = type(value).__name__
             raise array_types.NotNumbers(f"got {got} as {name!r}, wanted a NamedTuple of arrays")
         array = array_types.as_array(value, name)
-        return _within_its_type(array, name) if traced else array
+        return _refuse_cut_integers(array, name) if traced else array
     except array_types.NotNumbers as error:
-        raise BadInput(f"{place(function)}: {error}") from None
+        raise BadInput(f"{location_of(function)}: {error}") from None
 
 
-def _within_its_type(array: np.ndarray, name: str) -> np.ndarray:
+def _refuse_cut_integers(array: np.ndarray, name: str) -> np.ndarray:
     """Refuse integers that JAX would cut to 32 bits, where two that differ can become one."""
     short = jax.dtypes.canonicalize_dtype(array.dtype)
     if array.dtype.kind in "iu" and np.any(array.astype(short) != array):
@@ -175,15 +177,15 @@ def refuse_unknown(case: Callable[..., Any], flags: Mapping[str, Any]) -> None:
         if not optional and argument.name not in (*flags, DATA_DIR):
             wanted = ", ".join(name for name in flags if name != DATA_DIR)
             raise BadInput(
-                f"{place(case)}: got an argument {argument.name!r}, wanted flags: {wanted}"
+                f"{location_of(case)}: got an argument {argument.name!r}, wanted flags: {wanted}"
             )
 
 
-def taken(case: Callable[..., Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+def case_arguments(case: Callable[..., Any], flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags that are arguments of a case, and where data are looked for if it asks for that.
 
     Example:
-        >>> taken(lambda key, *, dim: None, {"dim": 3, "depth": 2})
+        >>> case_arguments(lambda key, *, dim: None, {"dim": 3, "depth": 2})
         {'dim': 3}
     """
     arguments = inspect.signature(case).parameters.values()
@@ -226,22 +228,22 @@ class OnceEach:
             self.returned[known] = case, value  # keeps the case, so that its id stays
         return self.returned[known][1]
 
-    def together(self, functions: Sequence[Callable[[Any], Any]], cases: Sequence[Any]) -> None:
+    def map_cases(self, functions: Sequence[Callable[[Any], Any]], cases: Sequence[Any]) -> None:
         """Call functions on several cases; cases of one structure share a compiled loop.
 
         Args:
             functions: each is called on every case that is not the only one of its form.
             cases: PyTrees; two have one form if they differ in the entries of their arrays alone.
         """
-        for alike in _of_one_form(cases):
+        for alike in _group_by_form(cases):
             if len(alike) > 1:
-                returned = _in_a_loop(functions, alike)
+                returned = _map_in_loop(functions, alike)
                 for case, values in zip(alike, returned, strict=True):
                     for function, value in zip(functions, values, strict=True):
                         self.returned[function, id(case)] = case, value
 
 
-def _of_one_form(cases: Sequence[Any]) -> list[list[Any]]:
+def _group_by_form(cases: Sequence[Any]) -> list[list[Any]]:
     """Group cases that differ only in the entries of their arrays."""
     groups: list[tuple[Any, list[Any]]] = []
 
@@ -259,7 +261,9 @@ def _of_one_form(cases: Sequence[Any]) -> list[list[Any]]:
     return [alike for _, alike in groups]
 
 
-def _in_a_loop(functions: Sequence[Callable[[Any], Any]], cases: Sequence[Any]) -> list[list[Any]]:
+def _map_in_loop(
+    functions: Sequence[Callable[[Any], Any]], cases: Sequence[Any]
+) -> list[list[Any]]:
     """What the functions return for each of some cases of one form."""
     arrays = [eqx.filter(case, eqx.is_array) for case in cases]
     others = []
@@ -275,14 +279,16 @@ def _in_a_loop(functions: Sequence[Callable[[Any], Any]], cases: Sequence[Any]) 
     return [eqx.combine(part, others[-1]) for part in parts]
 
 
-def _facts(scenario: Scenario, case: Any) -> dict[str, Any]:
+def _case_record(scenario: Scenario, case: Any) -> dict[str, Any]:
     """What the judge needs to know of a case: its longest axis, and which hypotheses it meets."""
-    met = {f"met_{n}": _met(n, check, case) for n, check in scenario.hypotheses.items()}
+    met = {
+        f"met_{n}": _check_hypothesis(n, check, case) for n, check in scenario.hypotheses.items()
+    }
     # 32 bits also in a float64 run: one type in the files of both precisions.
     return met | {SIZE: jnp.asarray(longest_axis(scenario.summed(case)), jnp.int32)}
 
 
-def _met(name: str, check: Callable[[Any], Any], case: Any) -> Any:
+def _check_hypothesis(name: str, check: Callable[[Any], Any], case: Any) -> Any:
     """Whether a case meets a hypothesis.
 
     Raises:
@@ -296,11 +302,11 @@ def _met(name: str, check: Callable[[Any], Any], case: Any) -> Any:
     except array_types.NotNumbers:
         got = type(value).__name__
     if got:
-        raise BadInput(f"{place(check)}: got {got} of hypothesis {name!r}, wanted booleans")
+        raise BadInput(f"{location_of(check)}: got {got} of hypothesis {name!r}, wanted booleans")
     return jnp.asarray(value)
 
 
-def _named(predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
+def _name_sides(predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
     both = predicted.keys() & measured.keys()
     named = {f"{n}_predicted" if n in both else n: v for n, v in predicted.items()}
     return named | {f"{n}_measured" if n in both else n: v for n, v in measured.items()}

@@ -15,23 +15,23 @@ from lrdyn.verification.machine.device_defaults import known, usual_lanes
 from lrdyn.verification.machine.kept_programs import identity
 from lrdyn.verification.running.evaluate import (
     DATA_DIR,
+    case_arguments,
     evaluate,
     evaluate_controls,
     refuse_unknown,
-    taken,
 )
 from lrdyn.verification.running.labels import Mislabelled
 from lrdyn.verification.running.programs import SweepPlan
 from lrdyn.verification.running.shared import Shared
 from lrdyn.verification.running.work import DEFAULT, Context, Recipe, Sweep, run_sweep
-from lrdyn.verification.stating.mistakes import BadInput, place
+from lrdyn.verification.stating.mistakes import BadInput, location_of
 from lrdyn.verification.stating.points import Points, product
 from lrdyn.verification.stating.sources import (
     code_digest,
     data_digest,
+    functions_stating,
     library_digest,
     source_digest,
-    written_for,
 )
 from lrdyn.verification.stating.statement import Control, Experiment, Scenario
 from lrdyn.verification.storing import cases
@@ -51,7 +51,7 @@ def own_settings(
 ) -> dict[str, Any]:
     """Settings of a scenario: a flag that its case does not take keeps one value only."""
     refuse_unknown(scenario.case, settings)
-    own, mine = scenario.narrow(dict(settings)), taken(scenario.case, settings)
+    own, mine = scenario.narrow(dict(settings)), case_arguments(scenario.case, settings)
     return {
         flag.name: own[flag.name][:1] if flag.swept and flag.name not in mine else own[flag.name]
         for flag in experiment.flags
@@ -106,8 +106,8 @@ class Job(NamedTuple):
             # The label says which side returned the array, and so whose function is to be looked
             # at.
             theirs = self.scenario.predict if "_predicted'" in str(error) else run
-            raise BadInput(f"{place(theirs)}: {error}") from error
-        return self.named(dataset)
+            raise BadInput(f"{location_of(theirs)}: {error}") from error
+        return self.name_groups(dataset)
 
     def sweep(self, context: Context, *, worker: bool = False) -> Sweep:
         """The sweep that the job stands for, in this process or, part by part, in a worker."""
@@ -161,7 +161,7 @@ class Job(NamedTuple):
         )
         return {"keeper": keeper}
 
-    def named(self, dataset: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
+    def name_groups(self, dataset: "xarray.Dataset") -> dict[str, "xarray.Dataset"]:
         """Give results the names of their groups."""
         if not self.controls and self.keeps_cases:
             dataset, beside = cases.split(dataset, self.scenario)
@@ -170,14 +170,14 @@ class Job(NamedTuple):
         if not self.controls:
             return {self.group: dataset.assign_attrs(self.attributes)}
         return {
-            control_group(c, self.precision, perturb="amount" in self.points.axes): _of_control(
-                dataset, c, self
-            )
+            control_group(
+                c, self.precision, perturb="amount" in self.points.axes
+            ): _control_dataset(dataset, c, self)
             for c in self.controls
         }
 
 
-def of_control(results: "xarray.Dataset", control: Control) -> "xarray.Dataset":
+def control_results(results: "xarray.Dataset", control: Control) -> "xarray.Dataset":
     """Results of one control, its arrays named as in its scenario."""
     prefixes = (f"{control.id}.", f"length_{control.id}.")
     # Results of all controls lie in one dataset, each under the id of its control and a dot.
@@ -186,11 +186,11 @@ def of_control(results: "xarray.Dataset", control: Control) -> "xarray.Dataset":
     return mine.rename({name: str(name).replace(f"{control.id}.", "", 1) for name in names})
 
 
-def _of_control(results: "xarray.Dataset", control: Control, job: Job) -> "xarray.Dataset":
+def _control_dataset(results: "xarray.Dataset", control: Control, job: Job) -> "xarray.Dataset":
     """Results of one control, without the axes of its settings, which have one value each."""
     settings = [name for name in job.points.axes if name not in ("seed", "amount")]
-    dataset = of_control(results, control)
-    at = {name: _plain(dataset[name].values[0]) for name in settings}
+    dataset = control_results(results, control)
+    at = {name: _as_python(dataset[name].values[0]) for name in settings}
     return dataset.squeeze(settings, drop=True).assign_attrs(
         title=f"{control.claim}: {control.statement}",
         claim=control.claim,
@@ -200,7 +200,7 @@ def _of_control(results: "xarray.Dataset", control: Control, job: Job) -> "xarra
     )
 
 
-def _plain(value: Any) -> Any:
+def _as_python(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -229,7 +229,7 @@ class Planned(NamedTuple):
         return {name: v for name, v in self.fixed.items() if isinstance(v, int | float | str)}
 
 
-def planned_claims(
+def plan_claims(
     experiment: Experiment,
     scenario: Scenario,
     settings: Mapping[str, Any],
@@ -246,7 +246,7 @@ def planned_claims(
     return Planned(scenario, precision, group, points, fixed, keeps_cases=keeps_cases)
 
 
-def planned_controls(
+def plan_controls(
     experiment: Experiment,
     scenario: Scenario,
     controls: tuple[Control, ...],
@@ -275,7 +275,7 @@ def job_for(
     """The job that carries a plan out; the settings are those of the whole run."""
     scenario, fixed = plan.scenario, plan.fixed
     place = {DATA_DIR: settings.get(DATA_DIR, "")}
-    how = _how(experiment, plan, settings, optimize and not plan.controls)
+    how = _shared_arguments(experiment, plan, settings, optimize and not plan.controls)
     if plan.controls:
         function = evaluate_controls(scenario, {**fixed, **place}, plan.controls)
         # Each control has axes of its own, since it can change the length of one.
@@ -305,7 +305,7 @@ def job_for(
     )
 
 
-def _how(
+def _shared_arguments(
     experiment: Experiment, plan: Planned, settings: Mapping[str, Any], optimize: bool
 ) -> dict[str, Any]:
     """Arguments that all jobs of a scenario share; the settings are those of the whole run."""
@@ -324,7 +324,7 @@ def _how(
         digest = source_digest(experiment, fixed)
     return {
         "shapes": tuple(flag.name for flag in experiment.flags if flag.shapes and flag.swept),
-        "compiler_options": None if optimize else unoptimized(int(scenario.long)),
+        "compiler_options": None if optimize else unoptimized_options(int(scenario.long)),
         "lanes": LANES[optimize],
         "attributes": {"scenario": scenario.id, "fixed": json.dumps(plan.words), **names},
         "scenario": scenario,
@@ -336,7 +336,7 @@ def _training_digest(
     experiment: Experiment, settings: Mapping[str, Any], fixed: Mapping[str, Any]
 ) -> str:
     """Digest of all that decides a training beside its point: sources, data, fixed settings."""
-    digest = hashlib.sha256(code_digest(written_for(experiment)).encode())
+    digest = hashlib.sha256(code_digest(functions_stating(experiment)).encode())
     digest.update(data_digest(experiment.data(settings) if settings else ()).encode())
     for name, value in sorted(fixed.items()):
         array = isinstance(value, np.ndarray)
@@ -357,7 +357,7 @@ OLDER_KERNELS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen
 
 
 @lru_cache
-def unoptimized(level: int = 0) -> dict[str, Any] | None:
+def unoptimized_options(level: int = 0) -> dict[str, Any] | None:
     """XLA options that compile several times faster for a CPU and cost small programs nothing.
 
     Level 1 takes three times as long and suits loops that run for seconds.

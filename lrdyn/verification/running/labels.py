@@ -47,12 +47,11 @@ class Labels:
         Arrays of cases may be missing in some; those whose number of axes varies are left out.
         """
         self.points = points
-        names = _results(outputs[0])
+        names = _result_names(outputs[0])
         for other in outputs:
-            if _results(other) != names:
-                raise Mislabelled(
-                    f"results: got {sorted(_results(other))}, wanted {sorted(names)} everywhere"
-                )
+            if _result_names(other) != names:
+                got = sorted(_result_names(other))
+                raise Mislabelled(f"results: got {got}, wanted {sorted(names)} everywhere")
         every: dict[str, list[jax.ShapeDtypeStruct]] = {}
         for output in outputs:
             for name, like in output.items():
@@ -103,7 +102,7 @@ class Labels:
         return Target(self, large, folder)
 
 
-def _results(output: Outputs) -> set[str]:
+def _result_names(output: Outputs) -> set[str]:
     """Names of what a program returns beside a case."""
     return {name for name in output if not name.startswith(MARK)}
 
@@ -143,7 +142,7 @@ class Target:
         self.lengths = {axis: np.full(labels.points.size, -1, np.int32) for axis in labels.ragged}
         self.file = None
         if large and folder:
-            self.path = whole_files.scratch(folder, ".nc")
+            self.path = whole_files.make_scratch(folder, ".nc")
             lead = dict(zip(labels.lead, labels.lead_shape, strict=True))
             self.file = files.NetCDF(self.path)
             self.stored = {}

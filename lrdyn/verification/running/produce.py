@@ -20,8 +20,8 @@ from lrdyn.verification.running.jobs import (
     Planned,
     job_for,
     own_settings,
-    planned_claims,
-    planned_controls,
+    plan_claims,
+    plan_controls,
     split_settings,
 )
 from lrdyn.verification.running.programs import refuse_without_jit
@@ -56,7 +56,7 @@ def produce(
         context: where and how all that is carried out.
     """
     refuse_without_jit()
-    mine = concerned(experiment, settings)
+    mine = select_scenarios(experiment, settings)
     # All of them before any runs: their points are announced together, for a time left that means
     # something.
     jobs = list(jobs_of(mine, settings, dtype, seeds, perturb, thorough))
@@ -139,12 +139,12 @@ def job_of(
     if mine != data:
         raise ValueError(f"data: got files with SHA-256 {mine[:12]}, wanted {data[:12]}")
     # The function of a job is the same for all seeds, and a part has its own.
-    jobs = jobs_of(concerned(experiment, settings), settings, dtype, (0,), perturb, thorough)
+    jobs = jobs_of(select_scenarios(experiment, settings), settings, dtype, (0,), perturb, thorough)
     job = next(islice(jobs, number, None))
     return job.sweep(context._replace(precision=precision, every=every), worker=True)
 
 
-def concerned(experiment: Experiment, settings: Mapping[str, Any]) -> Experiment:
+def select_scenarios(experiment: Experiment, settings: Mapping[str, Any]) -> Experiment:
     """Leave out the scenarios that these settings do not concern, with all their claims.
 
     Those stay whose ``narrow`` leaves a value for every swept flag, and always the first: it
@@ -193,11 +193,11 @@ def jobs_of(
     thorough: bool,
 ) -> Iterator[Job]:
     """The jobs of an experiment at its settings, always in the same order."""
-    for plan in planned(experiment, settings, dtype, seeds, perturb, thorough):
+    for plan in plan_jobs(experiment, settings, dtype, seeds, perturb, thorough):
         yield job_for(experiment, plan, settings, thorough)
 
 
-def planned(
+def plan_jobs(
     experiment: Experiment,
     settings: Mapping[str, Any],
     dtype: str,
@@ -221,28 +221,28 @@ def planned(
         least = max((claim.seeds for claim in scenario.claims), default=0)
         fixed = range(max(CONTROL_SEEDS, least)) if scenario.controls else ()
         for p, group in groups_of(experiment, scenario, dtype).items():
-            yield planned_claims(
+            yield plan_claims(
                 experiment, scenario, settings, mine, group, p, keeps_cases=p == dtype
             )
         for p in precisions(experiment, scenario, dtype):
             if thorough or p == precision_of_controls(experiment, scenario, dtype):
-                for controls in with_equal_settings(run_for(scenario, p)):
-                    yield planned_controls(experiment, scenario, controls, fixed, p, given=settings)
+                for controls in group_by_settings(controls_to_run(scenario, p)):
+                    yield plan_controls(experiment, scenario, controls, fixed, p, given=settings)
             for control in controls_of(scenario, p):
                 if perturb and control.amounts:
                     # Amount 0 is no move: the sweep begins where the claim must still hold.
                     amounts = (0.0, *control.amounts)
-                    yield planned_controls(
+                    yield plan_controls(
                         experiment, scenario, (control,), fixed, p, amounts, settings
                     )
 
 
-def run_for(scenario: Scenario, precision: str) -> list[Control]:
+def controls_to_run(scenario: Scenario, precision: str) -> list[Control]:
     """The controls that need runs of their own."""
     return [c for c in controls_of(scenario, precision) if not c.swap]
 
 
-def with_equal_settings(controls: Sequence[Control]) -> list[tuple[Control, ...]]:
+def group_by_settings(controls: Sequence[Control]) -> list[tuple[Control, ...]]:
     """Controls that one program can run: their settings are the same."""
     groups: dict[str, list[Control]] = {}
     for control in controls:

@@ -143,7 +143,7 @@ def trace(
     # So many devices at most that each has two points, unless points run one by one anyway.
     devices = plan.devices[: -(-len(indices) // min(2, plan.lanes))]
     lanes = min(plan.lanes, max(-(-len(indices) // len(devices)), min(2, len(indices))))
-    traced = cache(lambda: _traced(function, known, columns, lanes, plan))
+    traced = cache(lambda: _trace_call(function, known, columns, lanes, plan))
     group = Group(plan, traced, {}, [], columns, lanes, devices, "", shape)
     types = [(name, str(column.dtype)) for name, column in columns.items()]
     # ``most`` enters only where it is given, so that the programs of sweeps that are not cut anew
@@ -152,7 +152,7 @@ def trace(
     there = plan.programs and plan.programs.place(
         plan.identity, plan.memory, len(indices), *signature
     )
-    facts = (there and there.facts()) or _facts(group, there)
+    facts = (there and there.facts()) or _trace_facts(group, there)
     # Two parts are in memory, one that runs and one that is saved; shared arrays only once.
     fit = (plan.memory - plan.shared.nbytes) // (2 * max(1, facts.size))
     # How much a point takes is known only when it has been traced, so that it is traced once more.
@@ -176,7 +176,7 @@ def columns_of(points: Points, known: Mapping[str, Any]) -> dict[str, Column]:
     # If every axis decides shapes, the only traced axis is a nameless one.
     columns = columns or {"": Column(np.zeros(1))}
     return {
-        name: column._replace(values=as_jax_has_it(name, column.values))
+        name: column._replace(values=to_run_precision(name, column.values))
         for name, column in columns.items()
     }
 
@@ -192,7 +192,7 @@ def _options(group: Group) -> dict[str, Any]:
     return {**usual_options(group.devices[0].platform), **group.plan.compiler_options}
 
 
-def _facts(group: Group, there: StoredProgram | None) -> Facts:
+def _trace_facts(group: Group, there: StoredProgram | None) -> Facts:
     """Facts that need tracing; a program kept on disk is named by its sources, not its text."""
     traced = group.traced()
     # What ``vmap`` traced has the arrays of all lanes.
@@ -219,23 +219,23 @@ def equations(jaxpr: Any, within: bool = False) -> Iterator[tuple[Any, bool]]:
         yield equation, within
         by_platform = "branches_platforms" in equation.params
         branches = within or (equation.primitive.name == "cond" and not by_platform)
-        for inner in _parts_of(equation):
+        for inner in _inner_programs(equation):
             yield from equations(inner, branches)
 
 
-def _parts_of(equation: Any) -> Iterator[Any]:
+def _inner_programs(equation: Any) -> Iterator[Any]:
     """Iterate over the programs inside an equation: of a loop, of branches, of a call."""
     parameters = equation.params
     if platforms := parameters.get("branches_platforms"):  # of jax.lax.platform_dependent
         # Only one branch is compiled, so that the others are no part of this program.
-        parameters = {"branches": parameters["branches"][_of_this_platform(platforms)]}
+        parameters = {"branches": parameters["branches"][_platform_branch(platforms)]}
     for parameter in jax.tree.leaves(tuple(parameters.values())):
         inner = getattr(parameter, "jaxpr", parameter)
         if hasattr(inner, "eqns"):
             yield inner
 
 
-def _of_this_platform(platforms: Sequence[tuple[str, ...] | None]) -> int:
+def _platform_branch(platforms: Sequence[tuple[str, ...] | None]) -> int:
     """Index of the branch that the default platform takes; None stands for all other platforms."""
     backend = jax.default_backend()
     # JAX calls the backend of either maker "gpu", and names the makers in its branches.
@@ -247,7 +247,7 @@ def _of_this_platform(platforms: Sequence[tuple[str, ...] | None]) -> int:
 def _outputs(group: Group) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of the results of one point."""
     outputs = group.traced().out_info
-    return _one_lane(outputs, group.lanes) if group.several else outputs
+    return _drop_lanes(outputs, group.lanes) if group.several else outputs
 
 
 def trace_part(
@@ -268,13 +268,13 @@ def trace_part(
         most: points of the largest part of the program.
         plan: how the sweep runs.
     """
-    traced = cache(lambda: _traced(function, dict(shape), values, lanes, plan))
+    traced = cache(lambda: _trace_call(function, dict(shape), values, lanes, plan))
     parts, devices = [np.arange(most)], plan.devices[:1]
     group = Group(plan, traced, {}, parts, values, lanes, devices, "", shape)
     return group._replace(outputs=_outputs(group))
 
 
-def _traced(
+def _trace_call(
     function: Callable,
     known: Mapping[str, Any],
     columns: Mapping[str, Any],
@@ -297,20 +297,20 @@ def _traced(
         return run(values, shared)
 
     # Tracing is half of the time of a small sweep: do it once, for the sizes and for the program.
-    return jax.jit(_named_by(plan, program)).trace(
+    return jax.jit(_name_program(plan, program)).trace(
         {name: abstract(column.dtype) for name, column in columns.items()},
         abstract(bool),
         plan.shared.like,
     )
 
 
-def _named_by(plan: SweepPlan, program: Callable) -> Callable:
+def _name_program(plan: SweepPlan, program: Callable) -> Callable:
     """Name a program, so that JAX's cache leaves alone those that the library keeps itself."""
     program.__name__ = OURS if plan.programs else "sweep"
     return program
 
 
-def _one_lane(
+def _drop_lanes(
     outputs: dict[str, jax.ShapeDtypeStruct], lanes: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
     for name, output in outputs.items():
@@ -334,15 +334,15 @@ def _cut(indices: np.ndarray, most: int, lanes: int) -> list[np.ndarray]:
     most = max(LEAST, most)
     if most < lanes:
         return np.array_split(indices, -(-len(indices) // most))
-    size = in_batches(most, lanes)
+    size = round_to_batches(most, lanes)
     return [indices[first : first + size] for first in range(0, len(indices), size)]
 
 
-def in_batches(most: int, lanes: int) -> int:
+def round_to_batches(most: int, lanes: int) -> int:
     """Points of 1, 2, 4, 8, ... batches, as many as at most so many points are.
 
     Example:
-        >>> in_batches(70, 16)
+        >>> round_to_batches(70, 16)
         64
     """
     return lanes * 2 ** ((most // lanes).bit_length() - 1)
@@ -366,7 +366,7 @@ def _bytes_of_a_turn(jaxpr: Any) -> int:
         total = 0
         for equation in jaxpr.eqns:
             total += _nbytes(equation.outvars)
-            parts = sum(map(bytes_outside_loops, _parts_of(equation)))
+            parts = sum(map(bytes_outside_loops, _inner_programs(equation)))
             if equation.primitive.name in ("while", "scan"):
                 turns.append(parts)
             else:
@@ -399,15 +399,15 @@ def compile_in(pool: Executor, group: Group) -> Future:
     """Compile the program of a group beside other work, unless it is kept on disk."""
     program = group.stored and group.stored.load(_arguments(group), group.outputs, group.devices)
     if not program:
-        return pool.submit(_compile, _lowered(group), group)
+        return pool.submit(_compile, _lower(group), group)
     future: Future = Future()
     future.set_result(program)
     return future
 
 
-def compiled(group: Group) -> Any:
+def compile_program(group: Group) -> Any:
     """The compiled program of a group."""
-    return _compile(_lowered(group), group)
+    return _compile(_lower(group), group)
 
 
 def _compile(lowered: Any, group: Group) -> Any:
@@ -426,10 +426,10 @@ def _arguments(group: Group) -> tuple:
         for name, column in group.columns.items()
     }
     used = jax.ShapeDtypeStruct((group.slots,), bool, sharding=sharding)
-    return values, used, group.plan.shared.abstract(group.devices)
+    return values, used, group.plan.shared.abstract_values(group.devices)
 
 
-def _lowered(group: Group) -> Any:
+def _lower(group: Group) -> Any:
     # One batch on the default device: what was traced is already the whole program.
     if group.slots == group.lanes > 1 and group.devices == jax.local_devices()[:1]:
         return group.traced().lower()
@@ -443,9 +443,9 @@ def _lowered(group: Group) -> Any:
         return jax.tree.unflatten(structure, flat(*jax.tree.leaves((values, unused, shared))))
 
     if group.lanes == 1:
-        local = partial(_one_by_one, call, group.plan.batched)
+        local = partial(_run_one_by_one, call, group.plan.batched)
     else:
-        local = partial(_chunks, call, group.lanes)
+        local = partial(_run_chunks, call, group.lanes)
     # Compiling a further layer around it costs a small sweep as much as the function itself.
     if len(group.devices) > 1:
         specs = (sharding.spec, sharding.spec, PartitionSpec())
@@ -458,10 +458,10 @@ def _lowered(group: Group) -> Any:
     def program(values: Values, used: Array, shared: Any) -> Values:
         return local(values, used, shared)
 
-    return jax.jit(_named_by(group.plan, program)).lower(*_arguments(group))
+    return jax.jit(_name_program(group.plan, program)).lower(*_arguments(group))
 
 
-def as_jax_has_it(name: str, column: np.ndarray) -> np.ndarray:
+def to_run_precision(name: str, column: np.ndarray) -> np.ndarray:
     """Convert a column to the run's precision; what is too large for float32 becomes infinite."""
     # A setting too large for float32 is infinite there, and its cases diverge: that is no warning.
     with np.errstate(over="ignore"):
@@ -472,7 +472,7 @@ def as_jax_has_it(name: str, column: np.ndarray) -> np.ndarray:
     return converted
 
 
-def _chunks(
+def _run_chunks(
     run_lanes: PointsFunction, lanes: int, values: Values, used: Array, shared: Any
 ) -> Values:
     """The program of one device: chunks of ``lanes`` points, one chunk after another."""
@@ -484,7 +484,7 @@ def _chunks(
     return jax.tree.map(lambda v: v.reshape(v.shape[0] * v.shape[1], *v.shape[2:]), outputs)
 
 
-def _one_by_one(
+def _run_one_by_one(
     call: PointsFunction, batched: bool, values: Values, used: Array, shared: Any
 ) -> Values:
     """The program of one device: point after point, each for as long as it takes."""
@@ -503,7 +503,7 @@ def _one_by_one(
     return jax.lax.map(lambda slot: jax.lax.cond(slot[1], run, skip, slot[0]), (values, used))
 
 
-def _order(group: Group) -> np.ndarray:
+def _slot_order(group: Group) -> np.ndarray:
     """Slots in the order of the devices, dealt out forwards and backwards in turn.
 
     A cost that grows along an axis is thus shared evenly.
@@ -516,23 +516,23 @@ def _order(group: Group) -> np.ndarray:
 def start(group: Group, compiled: Any, part: np.ndarray) -> Values:
     """Begin to compute a part, which need not have ended on return."""
     # Sent as one pytree: each ``device_put`` has a cost of its own.
-    order = _order(group)
+    order = _slot_order(group)
     # Slots beyond the part repeat its last point, so that all parts share one program.
     values = group.values(part[np.minimum(order, len(part) - 1)])
     moved = jax.device_put((values, order < len(part)), _sharding(group))
-    return compiled(*moved, group.plan.shared.on(group.devices))
+    return compiled(*moved, group.plan.shared.place_on(group.devices))
 
 
-def ended(group: Group, part: np.ndarray, outputs: Values) -> dict[str, np.ndarray]:
+def collect(group: Group, part: np.ndarray, outputs: Values) -> dict[str, np.ndarray]:
     """Wait for a part, and put its results in the order of its points."""
     # The inverse of the order in which points were dealt to the slots; slots beyond the part drop
     # out.
-    place = np.argsort(_order(group))[: len(part)]
+    place = np.argsort(_slot_order(group))[: len(part)]
     arrays = jax.device_get(outputs)
     return {name: array_types.as_kept(array[place]) for name, array in arrays.items()}
 
 
-def described(group: Group) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+def output_signature(group: Group) -> tuple[tuple[str, tuple[int, ...], str], ...]:
     """What the program of a group returns at one point: names, shapes, types.
 
     Programs themselves are no measure: constants of inner functions stand in them in an order that

@@ -28,18 +28,18 @@ class Reduction(abc.ABC):
     """Name of the result."""
 
     @abc.abstractmethod
-    def of_part(self, values: np.ndarray) -> Numbers:
+    def summarise(self, values: np.ndarray) -> Numbers:
         """Summarise a part, whose points are the first axis of ``values``."""
 
     @abc.abstractmethod
-    def joined(self, first: Numbers, second: Numbers) -> Numbers:
+    def merge(self, first: Numbers, second: Numbers) -> Numbers:
         """Merge the summaries of two parts."""
 
     @abc.abstractmethod
-    def labelled(self, name: str, numbers: Numbers, points: Points) -> dict[str, Any]:
+    def label(self, name: str, numbers: Numbers, points: Points) -> dict[str, Any]:
         """Variables of a dataset: name -> dimensions and values."""
 
-    def located(self, numbers: Numbers, indices: np.ndarray) -> Numbers:
+    def locate(self, numbers: Numbers, indices: np.ndarray) -> Numbers:
         """Replace indices of points within a part by their indices in the sweep."""
         return numbers
 
@@ -76,29 +76,29 @@ class Worst(Reduction):
     def __post_init__(self) -> None:
         checks.integer("count", self.count)
 
-    def of_part(self, values: np.ndarray) -> Numbers:
+    def summarise(self, values: np.ndarray) -> Numbers:
         """The largest values of a part and their places."""
         flat = np.asarray(values, np.float64).reshape(len(values), -1)
         missing = np.isnan(flat).any(axis=1)
         places = np.flatnonzero(~missing)
-        return self._first(flat[places].max(axis=1, initial=-np.inf), places, missing.sum())
+        return self._keep_largest(flat[places].max(axis=1, initial=-np.inf), places, missing.sum())
 
-    def _first(self, values: np.ndarray, places: np.ndarray, missing: Any) -> Numbers:
+    def _keep_largest(self, values: np.ndarray, places: np.ndarray, missing: Any) -> Numbers:
         # The last key counts first: by value, and among equal ones by place, whatever order parts
         # have.
         order = np.lexsort((places, -values))[: self.count]
         return {"values": values[order], "places": places[order], "nan": np.asarray(missing)}
 
-    def joined(self, first: Numbers, second: Numbers) -> Numbers:
+    def merge(self, first: Numbers, second: Numbers) -> Numbers:
         """The largest values of two parts."""
         values, places = (np.append(first[n], second[n]) for n in ("values", "places"))
-        return self._first(values, places, first["nan"] + second["nan"])
+        return self._keep_largest(values, places, first["nan"] + second["nan"])
 
-    def located(self, numbers: Numbers, indices: np.ndarray) -> Numbers:
+    def locate(self, numbers: Numbers, indices: np.ndarray) -> Numbers:
         """Replace places in the part by those in the sweep."""
         return {**numbers, "places": indices[numbers["places"]]}
 
-    def labelled(self, name: str, numbers: Numbers, points: Points) -> dict[str, Any]:
+    def label(self, name: str, numbers: Numbers, points: Points) -> dict[str, Any]:
         """Values, places and axes of the points."""
         place = f"{name}_place"
         variables = {name: (place, numbers["values"]), f"{name}_point": (place, numbers["places"])}
@@ -150,7 +150,7 @@ class Quantiles(Reduction):
         # The middle of a bin between x and ratio x is then within ``within`` of all its numbers.
         return (1 + self.within) / (1 - self.within)
 
-    def of_part(self, values: np.ndarray) -> Numbers:
+    def summarise(self, values: np.ndarray) -> Numbers:
         """How many entries are in each bin."""
         flat = np.asarray(values, np.float64).ravel()
         there = flat[~np.isnan(flat)]
@@ -175,7 +175,7 @@ class Quantiles(Reduction):
         """Offset that makes every bin of a positive number positive."""
         return 1 - np.floor(np.log(np.finfo(float).tiny) / np.log(self._ratio))
 
-    def joined(self, first: Numbers, second: Numbers) -> Numbers:
+    def merge(self, first: Numbers, second: Numbers) -> Numbers:
         """Add the counts of two parts."""
         bins, where = np.unique(np.append(first["bins"], second["bins"]), return_inverse=True)
         counts = np.zeros(len(bins), np.int64)
@@ -188,7 +188,7 @@ class Quantiles(Reduction):
             "nan": first["nan"] + second["nan"]
         }
 
-    def labelled(self, name: str, numbers: Numbers, points: Points) -> dict[str, Any]:
+    def label(self, name: str, numbers: Numbers, points: Points) -> dict[str, Any]:
         """Each quantile, as the middle of its bin."""
         total, q = int(numbers["counts"].sum()), np.asarray(self.at, float)
         quantiles = np.full(len(q), np.nan)
@@ -236,7 +236,7 @@ class Histogram(Reduction):
         if len(self.edges) < 2 or not all(np.diff(self.edges) > 0):
             raise ValueError(f"edges: got {list(self.edges)}, wanted two or more that increase")
 
-    def of_part(self, values: np.ndarray) -> Numbers:
+    def summarise(self, values: np.ndarray) -> Numbers:
         """How many entries are in each bin, and how many in none."""
         flat, edges = np.asarray(values, np.float64).ravel(), np.asarray(self.edges, float)
         return {
@@ -246,11 +246,11 @@ class Histogram(Reduction):
             "nan": np.sum(np.isnan(flat)),
         }
 
-    def joined(self, first: Numbers, second: Numbers) -> Numbers:
+    def merge(self, first: Numbers, second: Numbers) -> Numbers:
         """Add the counts of two parts."""
         return {name: first[name] + second[name] for name in first}
 
-    def labelled(self, name: str, numbers: Numbers, points: Points) -> dict[str, Any]:
+    def label(self, name: str, numbers: Numbers, points: Points) -> dict[str, Any]:
         """The counts of the bins, their edges, and the entries outside."""
         outside = {f"{name}_{n}": ((), numbers[n]) for n in ("below", "above", "nan")}
         edges = {f"{name}_edge": (f"{name}_edge", np.asarray(self.edges, float))}
@@ -275,12 +275,12 @@ def check(reductions: Reductions, outputs: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
-def of_part(reductions: Reductions, arrays: Numbers) -> Numbers:
+def summarise(reductions: Reductions, arrays: Numbers) -> Numbers:
     """Summarise the arrays of a part by all reductions, in one mapping."""
     return {
         f"{name}.{key}": np.asarray(value)
         for name, reduction in reductions.items()
-        for key, value in reduction.of_part(arrays[reduction.of]).items()
+        for key, value in reduction.summarise(arrays[reduction.of]).items()
     }
 
 
@@ -301,9 +301,9 @@ class RunningReductions:
         for name, reduction in self.reductions.items():
             head = f"{name}."
             mine = {k[len(head) :]: v for k, v in numbers.items() if k.startswith(head)}
-            mine = reduction.located(mine, indices)
+            mine = reduction.locate(mine, indices)
             known = self.numbers.get(name)
-            self.numbers[name] = mine if known is None else reduction.joined(known, mine)
+            self.numbers[name] = mine if known is None else reduction.merge(known, mine)
 
     def dataset(self) -> "xarray.Dataset":
         """The summaries as a labelled dataset."""
@@ -311,7 +311,7 @@ class RunningReductions:
 
         variables: dict[str, Any] = {}
         for name, reduction in self.reductions.items():
-            variables |= reduction.labelled(name, self.numbers[name], self.points)
+            variables |= reduction.label(name, self.numbers[name], self.points)
         coordinates = {n: v for n, v in variables.items() if v[0] == n}
         return xarray.Dataset(
             {n: v for n, v in variables.items() if n not in coordinates}, coordinates

@@ -62,9 +62,9 @@ class Shared:
             update_digest(digest, leaf)
         return digest.hexdigest()
 
-    def abstract(self, devices: Sequence[Any]) -> PyTree:
+    def abstract_values(self, devices: Sequence[Any]) -> PyTree:
         """Shapes, types and placement of the arrays."""
-        everywhere = _everywhere(devices)
+        everywhere = _replicated_sharding(devices)
         return jax.tree.map(
             lambda array: jax.ShapeDtypeStruct(
                 array.shape, array.dtype, sharding=everywhere, weak_type=array.weak_type
@@ -72,13 +72,16 @@ class Shared:
             self.like,
         )
 
-    def on(self, devices: Sequence[Any]) -> PyTree:
+    def place_on(self, devices: Sequence[Any]) -> PyTree:
         """The arrays on each of these devices, moved there the first time."""
         leaves, structure = jax.tree.flatten(self.tree)
         for device in devices:
             if device not in self.placed:
                 self.placed[device] = jax.device_put(leaves, device)
-        everywhere, copies = _everywhere(devices), zip(*map(self.placed.get, devices), strict=True)
+        everywhere, copies = (
+            _replicated_sharding(devices),
+            zip(*map(self.placed.get, devices), strict=True),
+        )
         arrays = [
             # One array with a copy on each device, made of those that are there: nothing is moved
             # again.
@@ -117,5 +120,5 @@ def _is_array(leaf: Any) -> bool:
     )
 
 
-def _everywhere(devices: Sequence[Any]) -> NamedSharding:
+def _replicated_sharding(devices: Sequence[Any]) -> NamedSharding:
     return NamedSharding(Mesh(np.asarray(devices), ("run",)), PartitionSpec())

@@ -77,7 +77,7 @@ class Elsewhere(Protocol):
         """Hardware and versions of the processes that took part."""
         ...
 
-    def measured(self, precision: str, word: str) -> Sequence[Mapping[str, Any]]:
+    def measure_arithmetic(self, precision: str, word: str) -> Sequence[Mapping[str, Any]]:
         """The arithmetic of each kind of device that takes part.
 
         Raises:
@@ -163,7 +163,7 @@ class PartFailed(RuntimeError):
     """A part was not computed, or something else came back; the message names its first point."""
 
 
-def amiss(part: Part, arrays: Any, reduce: Reductions) -> str:
+def mismatch(part: Part, arrays: Any, reduce: Reductions) -> str:
     """In what the arrays of a part differ from the plan; empty if in nothing.
 
     Of a function that is called in Python the shapes are known from its arrays alone.
@@ -185,9 +185,9 @@ def amiss(part: Part, arrays: Any, reduce: Reductions) -> str:
         )
     planned = part.group.outputs
     if not reduce:
-        return array_types.amiss(arrays, planned, len(part.indices))
+        return array_types.mismatch(arrays, planned, len(part.indices))
     empty = {n: np.zeros((1, *like.shape), like.dtype) for n, like in planned.items()}
-    wanted = reductions.of_part(reduce, empty)
+    wanted = reductions.summarise(reduce, empty)
     if {n: a.dtype.kind for n, a in arrays.items()} != {n: a.dtype.kind for n, a in wanted.items()}:
         return f"got arrays {sorted(arrays)}, wanted reductions {sorted(wanted)}"
     return ""
@@ -216,23 +216,23 @@ class Sweep(NamedTuple):
     def parts(self) -> tuple[list[Part], list[Outputs]]:
         """The parts, and the results of one point, which are known of traced functions alone."""
         if self.plan is None:
-            return [self._called(index) for index in range(self.points.size)], []
+            return [self._python_part(index) for index in range(self.points.size)], []
         groups = [
             programs.trace(self.function, values, indices, self.points, self.plan)
-            for values, indices in _by_shape(self.points, self.shapes).items()
+            for values, indices in _group_by_shape(self.points, self.shapes).items()
         ]
         return self.parts_of(groups), [group.outputs for group in groups]
 
     def parts_of(self, groups: Sequence[Group]) -> list[Part]:
         """Parts of several programs, in their order."""
-        return [_traced(group, part, self.reduce) for group in groups for part in group.parts]
+        return [_traced_part(group, part, self.reduce) for group in groups for part in group.parts]
 
     def cut_anew(self, group: Group, indices: np.ndarray, most: int) -> Group:
         """Cut the points of a program into parts of at most ``most``."""
         assert self.plan is not None
         return programs.trace(self.function, group.shape, indices, self.points, self.plan, most)
 
-    def _called(self, index: int) -> Part:
+    def _python_part(self, index: int) -> Part:
         point = self.points.point(index)
         named = hashlib.sha256(f"{self.digest}{point}".encode()).hexdigest()[:20]
         key = f"{index}-{named}"
@@ -285,7 +285,7 @@ def run_sweep(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "
         progress.expect(sum(len(part.indices) for part in parts))
         store = context.store
         parts_store = stack.enter_context(open_store(store, progress.note)) if store else None
-        ended = _each(sweep, parts, parts_store, context, executor)
+        ended = _run_parts(sweep, parts, parts_store, context, executor)
         if sweep.plan is None:  # an untraced function's results are known only when it has run
             # A cluster returns parts as they end, and shapes are collected in the order of the
             # points.
@@ -308,7 +308,7 @@ def run_sweep(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "
         times = np.zeros(sweep.points.size, np.int64)
         for part, arrays in ended:
             # Wherever it came from: what fits by broadcasting alone would stand for the rest.
-            if why := amiss(part, arrays, sweep.reduce):
+            if why := mismatch(part, arrays, sweep.reduce):
                 raise PartFailed(f"{part.asked}: {why}")
             np.add.at(times, part.indices, 1)
             target.place(part.indices, arrays)
@@ -329,7 +329,7 @@ def _refuse_too_large(labels: Labels) -> None:
         )
 
 
-def _each(
+def _run_parts(
     sweep: Sweep,
     parts: Sequence[Part],
     store: Store | None,
@@ -347,25 +347,27 @@ def _each(
     for group in long:
         tried = sweep.parts_of([group._replace(parts=group.parts[:TRIED])])
         took: list[float] = []
-        most = _known_cut(store, group)
+        most = _load_cut(store, group)
         # In this process the first one waits for its program; a worker that is asked for several
         # at a time computes them beside each other.
         alone = [tried] if context.elsewhere is None else [[part] for part in tried]
         for some in alone:
-            yield from _in_turn(some, store, context, executor, took, sweep.reduce)
+            yield from _load_or_run(some, store, context, executor, took, sweep.reduce)
         if not most:
             size = len(tried[0].indices)
             # Rounded up, by // of the negative: with parts of this size at least MANY remain.
             alike = -(-size * len(group.parts) // MANY)
-            most = min(_most(size, took[1:] if context.elsewhere is None else took), alike)
+            most = min(
+                _points_per_part(size, took[1:] if context.elsewhere is None else took), alike
+            )
             most = max(most, size)
-            _keep_cut(store, group, most)
+            _save_cut(store, group, most)
         cut.append(sweep.cut_anew(group, np.concatenate(group.parts[TRIED:]), most))
     rest = [*few, *sweep.parts_of(cut)]
-    yield from _in_turn(rest, store, context, executor, [], sweep.reduce)
+    yield from _load_or_run(rest, store, context, executor, [], sweep.reduce)
 
 
-def _most(size: int, took: Sequence[float]) -> int:
+def _points_per_part(size: int, took: Sequence[float]) -> int:
     """Number of points that take ``SECONDS``, from the times of parts of ``size`` points."""
     # The fastest of them: whatever else the machine does can only make a part slower.
     return int(SECONDS * size / min(took)) if took else size
@@ -375,18 +377,18 @@ def _cut_key(group: Group) -> str:
     return group.key(group.parts[0], f"cut {len(group.parts)}")
 
 
-def _known_cut(store: Store | None, group: Group) -> int:
+def _load_cut(store: Store | None, group: Group) -> int:
     """Number of points of the parts that were cut before a kill; 0 if there were none."""
     known = store.load(_cut_key(group)) if store else None
     return int(known["most"]) if known else 0
 
 
-def _keep_cut(store: Store | None, group: Group, most: int) -> None:
+def _save_cut(store: Store | None, group: Group, most: int) -> None:
     if store:
         store.save(_cut_key(group), {"most": np.asarray(most)})
 
 
-def _in_turn(
+def _load_or_run(
     parts: Sequence[Part],
     store: Store | None,
     context: Context,
@@ -398,7 +400,7 @@ def _in_turn(
     missing = []
     for part in parts:
         arrays = store.load(part.key) if store else None
-        if store and arrays is not None and (why := amiss(part, arrays, reduce)):
+        if store and arrays is not None and (why := mismatch(part, arrays, reduce)):
             store.set_aside(part.key, why)
             arrays = None
         if arrays is None:
@@ -425,13 +427,15 @@ def execute_here(parts: Sequence[Part], store: Store | None) -> Iterator[tuple[P
             # writes, the one before it.
             following = part, part.begin(ready)
             if running:
-                yield _saved(*running, store)
+                yield _finish_part(*running, store)
             running = following
         if running:
-            yield _saved(*running, store)
+            yield _finish_part(*running, store)
 
 
-def _saved(part: Part, wait: Callable[[], Arrays], store: Store | None) -> tuple[Part, Arrays]:
+def _finish_part(
+    part: Part, wait: Callable[[], Arrays], store: Store | None
+) -> tuple[Part, Arrays]:
     arrays = wait()
     if store:
         store.save(part.key, arrays)
@@ -473,24 +477,24 @@ class Programs:
         return program
 
 
-def _traced(group: Group, indices: np.ndarray, reduce: Reductions) -> Part:
+def _traced_part(group: Group, indices: np.ndarray, reduce: Reductions) -> Part:
     def begin(ready: Programs) -> Callable[[], Arrays]:
         outputs = programs.start(group, ready.take(group), indices)
-        return lambda: reduced(programs.ended(group, indices, outputs), reduce)
+        return lambda: reduce_arrays(programs.collect(group, indices, outputs), reduce)
 
     def ask() -> PartRequest:
-        largest, described = max(map(len, group.parts)), programs.described(group)
+        largest, described = max(map(len, group.parts)), programs.output_signature(group)
         return PartRequest(group.shape, group.values(indices), group.lanes, largest, described)
 
     return Part(group.key(indices, repr(reduce) if reduce else ""), indices, ask, begin, group)
 
 
-def reduced(arrays: Arrays, reduce: Reductions) -> Arrays:
+def reduce_arrays(arrays: Arrays, reduce: Reductions) -> Arrays:
     """The arrays of a part, or their reductions if any are asked for."""
-    return reductions.of_part(reduce, arrays) if reduce else arrays
+    return reductions.summarise(reduce, arrays) if reduce else arrays
 
 
-def _by_shape(points: Points, shapes: Sequence[str]) -> dict[tuple, np.ndarray]:
+def _group_by_shape(points: Points, shapes: Sequence[str]) -> dict[tuple, np.ndarray]:
     """The points of each combination of the axes that decide shapes, in the order of the first."""
     everything = np.arange(points.size)
     if not shapes:

@@ -1,7 +1,7 @@
 """Whether saved results are those of their configuration: axes, labels, seeds, steps and settings.
 
 What a file must hold follows from its configuration by the code that runs one
-(:func:`lrdyn.verification.running.produce.planned`); no number of it is computed again.
+(:func:`lrdyn.verification.running.produce.plan_jobs`); no number of it is computed again.
 """
 
 import json
@@ -15,7 +15,7 @@ from lrdyn.core.show import shortened
 from lrdyn.verification.judging.outcomes import control_group, groups_of
 from lrdyn.verification.running.configuration import Run
 from lrdyn.verification.running.jobs import Planned, own_settings, split_settings
-from lrdyn.verification.running.produce import planned
+from lrdyn.verification.running.produce import plan_jobs
 from lrdyn.verification.stating.fields import SIZE
 from lrdyn.verification.storing.cases import group_of
 
@@ -34,31 +34,31 @@ def differences(
         with_cases: whether it must hold cases; files of earlier releases have none.
     """
     # Before anything of that size is made: a file may ask for any number of points.
-    if other := list(_other_counts(run, groups)):
+    if other := list(_check_counts(run, groups)):
         yield from other
         return
-    plans = planned(
+    plans = plan_jobs(
         run.concerned, run.settings, run.dtype, run.seeds_of, run.perturb, run.preset == "paper"
     )
     wanted: set[str] = {"/"}
     for plan in plans:
-        for name, axes, words in _groups_of(plan):
+        for name, axes, words in _group_plans(plan):
             wanted.add(name)
             if name not in groups:
                 yield f"group {name}: got none, wanted it"
                 continue
-            yield from _axes(name, groups[name], axes)
-            yield from _fixed(name, groups[name], words)
-            yield from _types(name, groups[name], plan)
-            yield from _steps(name, groups[name], plan, words)
+            yield from _check_axes(name, groups[name], axes)
+            yield from _check_fixed_flags(name, groups[name], words)
+            yield from _check_types(name, groups[name], plan)
+            yield from _check_steps(name, groups[name], plan, words)
         if plan.keeps_cases and with_cases:
             wanted.add(name := group_of(plan.group))
-            yield from _cases(name, groups, plan)
+            yield from _check_cases(name, groups, plan)
     for name in groups.keys() - wanted:
         yield f"group {shortened(name)}: got it, wanted none"
 
 
-def _other_counts(run: Run, groups: Mapping[str, "xarray.Dataset"]) -> Iterator[str]:
+def _check_counts(run: Run, groups: Mapping[str, "xarray.Dataset"]) -> Iterator[str]:
     """Lines about scenarios whose number of points is not seeds times settings."""
     for scenario in run.concerned.scenarios:
         own = own_settings(run.experiment, scenario, run.settings)
@@ -73,7 +73,7 @@ def _other_counts(run: Run, groups: Mapping[str, "xarray.Dataset"]) -> Iterator[
                 yield f"{group}: got {got.size} cases, wanted {wanted}, seeds times settings"
 
 
-def _groups_of(
+def _group_plans(
     plan: Planned,
 ) -> Iterator[tuple[str, Mapping[str, Sequence[Any]], dict[str, Any]]]:
     """Lines about the groups of a plan: their axes, labels and fixed flags."""
@@ -88,7 +88,9 @@ def _groups_of(
         yield control_group(control, plan.precision, perturb=plan.perturbs), axes, words
 
 
-def _axes(name: str, results: "xarray.Dataset", axes: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+def _check_axes(
+    name: str, results: "xarray.Dataset", axes: Mapping[str, Sequence[Any]]
+) -> Iterator[str]:
     if SIZE not in results.variables:
         yield f"{name}: got no array {SIZE!r}, wanted it for every judgement"
         return
@@ -105,7 +107,9 @@ def _axes(name: str, results: "xarray.Dataset", axes: Mapping[str, Sequence[Any]
             )
 
 
-def _fixed(name: str, results: "xarray.Dataset", words: Mapping[str, Any]) -> Iterator[str]:
+def _check_fixed_flags(
+    name: str, results: "xarray.Dataset", words: Mapping[str, Any]
+) -> Iterator[str]:
     try:
         got = json.loads(results.attrs["fixed"])
     except (KeyError, ValueError, TypeError):
@@ -114,7 +118,7 @@ def _fixed(name: str, results: "xarray.Dataset", words: Mapping[str, Any]) -> It
         yield f"{name}: got fixed settings {shortened(str(got))}, wanted {shortened(str(words))}"
 
 
-def _types(name: str, results: "xarray.Dataset", plan: Planned) -> Iterator[str]:
+def _check_types(name: str, results: "xarray.Dataset", plan: Planned) -> Iterator[str]:
     """A line if a float32 run has float64 arrays, which one traced by JAX never leaves."""
     if plan.precision != "float32" or not plan.scenario.traced or plan.scenario.trains:
         return
@@ -123,7 +127,7 @@ def _types(name: str, results: "xarray.Dataset", plan: Planned) -> Iterator[str]
         yield f"{name}: got float64 in {shortened(wide[0])}, wanted float32"
 
 
-def _steps(
+def _check_steps(
     name: str, results: "xarray.Dataset", plan: Planned, words: Mapping[str, Any]
 ) -> Iterator[str]:
     """A line unless the recorded steps begin at 0 and end at the number of steps of the run."""
@@ -141,7 +145,7 @@ def _steps(
         yield f"{name}: got {got}, wanted 0 to {flag}"
 
 
-def _cases(name: str, groups: Mapping[str, "xarray.Dataset"], plan: Planned) -> Iterator[str]:
+def _check_cases(name: str, groups: Mapping[str, "xarray.Dataset"], plan: Planned) -> Iterator[str]:
     if name not in groups:
         yield f"group {name}: got none, wanted it"
         return

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lrdyn.core.show import aligned, printable, shortened
+from lrdyn.core.show import aligned, make_printable, shortened
 from lrdyn.data import guarded
 from lrdyn.system import whole_files
 from lrdyn.verification.judging.verdict_text import word
 from lrdyn.verification.running.configuration import BadInput, run_of
-from lrdyn.verification.stating.flags import typed
+from lrdyn.verification.stating.flags import option_string
 from lrdyn.verification.stating.statement import Experiment
 from lrdyn.verification.storing import parts, results_file
 
@@ -35,10 +35,10 @@ def table(folder: Path, known: Mapping[str, Experiment]) -> list[str]:
             if fault:
                 raise results_file.Damaged(path, fault)
             verdict = results_file.read_verdict(path)
-            if not _is_there(path / results_file.NAME):
+            if not _has_content(path / results_file.NAME):
                 raise results_file.Damaged(path, f"no {results_file.NAME}")
         except results_file.Missing:
-            rows.append(_without_verdict(path))
+            rows.append(_unfinished_row(path))
         except (results_file.Unreadable, OSError) as error:
             rows.append((ended, path.parent.name, "damaged", _reason(error), str(path)))
         else:
@@ -50,7 +50,7 @@ def table(folder: Path, known: Mapping[str, Experiment]) -> list[str]:
     return aligned(rows)
 
 
-def _without_verdict(path: Path) -> tuple[str, str, str, str, str]:
+def _unfinished_row(path: Path) -> tuple[str, str, str, str, str]:
     """The line of a run that has not ended, or of a search, which leaves no verdict."""
     name, file = path.parent.name, path / results_file.SEARCH
     if not os.path.lexists(file):
@@ -81,7 +81,7 @@ def _runs(folder: Path) -> Iterator[tuple[float, Path, str]]:
         path = Path(here)
         if parts.FOLDER in folders or whole_files.VERDICT in (*folders, *names):
             saved = path / results_file.NAME
-            yield _time(saved if _is_there(saved) else path), path, ""
+            yield _time(saved if _has_content(saved) else path), path, ""
             inside = (parts.FOLDER, whole_files.VERDICT)
             # In place: this is how ``os.walk`` is told not to enter them.
             folders[:] = [name for name in folders if name not in inside]
@@ -89,7 +89,7 @@ def _runs(folder: Path) -> Iterator[tuple[float, Path, str]]:
         yield _time(Path(error.filename)), Path(error.filename), error.strerror or "unreadable"
 
 
-def _is_there(path: Path) -> bool:
+def _has_content(path: Path) -> bool:
     """Whether a path is a file that is not empty."""
     try:
         return path.is_file() and path.stat().st_size > 0
@@ -121,7 +121,7 @@ def settings_text(config: Mapping[str, Any], experiment: Experiment | None) -> s
     # Without an experiment, one of somebody's own file, nothing is known of its preset.
     usual = run_of(experiment, preset=config["preset"]).config if experiment else {}
     shown = [
-        f"{typed(name)} {_words(value)}"
+        f"{option_string(name)} {_words(value)}"
         for name, value in config.items()
         if value is not None and (name not in usual or usual[name] != value)
     ]
@@ -149,8 +149,8 @@ def differences(first: Path, second: Path) -> list[str]:
         before, after = map(results_file.read_verdict, folders.values())
     except (results_file.Unreadable, OSError) as error:
         raise BadInput(f"diff: got {error}, wanted two folders of results") from None
-    lines = [*_unequal("theorem", before["name"], after["name"])]
-    lines += _unequal_entries("setting", before["config"], after["config"])
+    lines = [*_change("theorem", before["name"], after["name"])]
+    lines += _changed_entries("setting", before["config"], after["config"])
     digests = []
     for (which, folder), verdict in zip(folders.items(), (before, after), strict=True):
         try:
@@ -163,12 +163,14 @@ def differences(first: Path, second: Path) -> list[str]:
             reason = "not found" if isinstance(error, results_file.Missing) else _reason(error)
             lines.append(f"{results_file.NAME} of the {which}: {reason or 'damaged'}")
     if len(digests) == 2:
-        lines += _unequal("sources (SHA-256)", *digests)
-    lines += _unequal("verdict", before["holds"], after["holds"])
-    claims = [{claim["id"]: _facts(claim) for claim in v["claims"]} for v in (before, after)]
-    lines += _unequal_entries("claim", *claims)
+        lines += _change("sources (SHA-256)", *digests)
+    lines += _change("verdict", before["holds"], after["holds"])
+    claims = [
+        {claim["id"]: _compared_entries(claim) for claim in v["claims"]} for v in (before, after)
+    ]
+    lines += _changed_entries("claim", *claims)
     about = environment_differences(before, after)
-    return [*map(printable, lines), *(about if lines else [])]
+    return [*map(make_printable, lines), *(about if lines else [])]
 
 
 def environment_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -183,11 +185,11 @@ def environment_differences(before: Mapping[str, Any], after: Mapping[str, Any])
         >>> environment_differences(*runs)
         ['environment blas: openblas 0.3.30 SkylakeX 1 -> openblas 0.3.30 Haswell 1']
     """
-    one, other = (_with_blas_in_words(verdict["environment"]) for verdict in (before, after))
-    return [printable(line) for line in _unequal_entries("environment", one, other)]
+    one, other = (_write_out_blas(verdict["environment"]) for verdict in (before, after))
+    return [make_printable(line) for line in _changed_entries("environment", one, other)]
 
 
-def _with_blas_in_words(environment: Mapping[str, Any]) -> dict[str, Any]:
+def _write_out_blas(environment: Mapping[str, Any]) -> dict[str, Any]:
     if "blas" not in environment:
         return dict(environment)
     names = ("name", "version", "architecture", "threads")
@@ -207,21 +209,21 @@ def _source_digest(folder: Path) -> str:
 FACTS = ("holds", "residual", "tolerance", "residual_float32", "tolerance_float32", "judged")
 
 
-def _facts(claim: Mapping[str, Any]) -> dict[str, Any]:
+def _compared_entries(claim: Mapping[str, Any]) -> dict[str, Any]:
     return {name: claim.get(name) for name in FACTS}
 
 
-def _unequal_entries(label: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+def _changed_entries(label: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     lines = []
     for name in dict.fromkeys([*before, *after]):
         if name not in before or name not in after:
             lines.append(f"{label} {name}: only in the {'first' if name in before else 'second'}")
         elif isinstance(before[name], Mapping) and isinstance(after[name], Mapping):
-            lines += _unequal_entries(f"{label} {name}:", before[name], after[name])
+            lines += _changed_entries(f"{label} {name}:", before[name], after[name])
         else:
-            lines += _unequal(f"{label} {name}", before[name], after[name])
+            lines += _change(f"{label} {name}", before[name], after[name])
     return lines
 
 
-def _unequal(label: str, before: Any, after: Any) -> list[str]:
+def _change(label: str, before: Any, after: Any) -> list[str]:
     return [] if before == after else [f"{label}: {before} -> {after}"]

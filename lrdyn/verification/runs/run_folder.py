@@ -13,12 +13,12 @@ from lrdyn.system import progress, whole_files
 from lrdyn.verification.judging.judging import Groups
 from lrdyn.verification.judging.outcomes import MissingArray, groups_of
 from lrdyn.verification.running.configuration import COMMON, BadInput, Run
-from lrdyn.verification.running.produce import concerned
+from lrdyn.verification.running.produce import select_scenarios
 from lrdyn.verification.running.work import DEFAULT, Context
 from lrdyn.verification.runs import consistency
-from lrdyn.verification.runs.verify import Verification, judge_written, judged, produced
+from lrdyn.verification.runs.verify import Verification, judge_written, produce_run, verify_groups
 from lrdyn.verification.stating.flags import Flag
-from lrdyn.verification.stating.mistakes import first_line, folders_of, named, refused
+from lrdyn.verification.stating.mistakes import as_bad_input, first_line, folders_of, name_mistakes
 from lrdyn.verification.stating.sources import judges_digest, source_digest
 from lrdyn.verification.stating.statement import Experiment
 from lrdyn.verification.storing import checkpoints, files, parts, results_file, verdict_schema
@@ -47,7 +47,7 @@ def open_run_folder(run: Run, out: Path | str) -> Iterator[Path]:
         BadInput: it cannot be made, another process has it, or a symbolic link stands in it.
     """
     path = run.folder(out)
-    with held_folder(path, Path(out), "--out") as new_folders:
+    with hold_folder(path, Path(out), "--out") as new_folders:
         try:
             yield path
         except BadInput:
@@ -59,7 +59,7 @@ def open_run_folder(run: Run, out: Path | str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def held_folder(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
+def hold_folder(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
     """Make a folder below a given one and lock it; yields the folders that were made for it.
 
     Args:
@@ -76,19 +76,19 @@ def held_folder(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
     got = f"{flag}: got {os.fspath(given)!r}"
     with contextlib.ExitStack() as stack:
         try:
-            whole_files.folder(path, below=given)
-            stack.enter_context(files.locked(path))
+            whole_files.make_folder(path, below=given)
+            stack.enter_context(files.lock(path))
             # After the lock, so that nobody else of this library changes the folder while it is
             # looked through.
             whole_files.refuse_links(path)
             try:
                 whole_files.remove_scratch(path)
-                whole_files.take(path)
+                whole_files.mark_folder(path)
                 # Making a file fails if the folder cannot be written to.
-                whole_files.remove(whole_files.scratch(path, ""))
+                whole_files.remove(whole_files.make_scratch(path, ""))
             except OSError:
                 with contextlib.suppress(OSError):
-                    whole_files.release(path)
+                    whole_files.unmark_folder(path)
                 raise
         except files.InUse as error:
             raise BadInput(f"{got} ({error}), wanted a folder of its own") from None
@@ -107,12 +107,12 @@ def held_folder(path: Path, given: Path, flag: str) -> Iterator[list[Path]]:
 def remove_empty(path: Path, new_folders: list[Path]) -> None:
     """Remove a folder that holds nothing but its mark, and those made on the way to it."""
     with contextlib.suppress(OSError):
-        whole_files.release(path)
+        whole_files.unmark_folder(path)
     for folder in new_folders:
         whole_files.remove_empty(folder)
 
 
-def about(run: Run) -> str:
+def describe_run(run: Run) -> str:
     """Describe a run in a line: the data of a study, which must be there.
 
     Raises:
@@ -122,7 +122,7 @@ def about(run: Run) -> str:
     try:
         return run.experiment.about(run.settings)
     except (ValueError, ImportError, FileNotFoundError) as error:
-        raise refused(error) from None
+        raise as_bad_input(error) from None
 
 
 def carry_out(
@@ -149,19 +149,19 @@ def carry_out(
         BadInput: data are missing, the folder cannot be used, or no claim applies.
     """
     experiment = run.experiment
-    about(run)
-    theirs = named(folders_of(experiment), of=experiment)
+    describe_run(run)
+    theirs = name_mistakes(folders_of(experiment), of=experiment)
     store = context.store or out
-    with open_run_folder(run, out) as path, _keeping(run, store, path) as folder, theirs:
+    with open_run_folder(run, out) as path, _open_store_folder(run, store, path) as folder, theirs:
         with progress.shown(experiment.name, bar=bar) as shown:
             context = context._replace(store=folder / parts.FOLDER, progress=shown)
-            groups = produced(run, context)
-        with whole_files.replacing(path / results_file.NAME) as temporary:
+            groups = produce_run(run, context)
+        with whole_files.replace_file(path / results_file.NAME) as temporary:
             write(run, groups, temporary)
             # What is judged is what anybody will read.
             verification = judge_written(run, groups, temporary, context)
-            if experiment.judged and _about_nothing(verification):
-                raise BadInput(_nothing_applies(experiment, verification))
+            if experiment.has_claims and _decides_nothing(verification):
+                raise BadInput(_explain_nothing_applies(experiment, verification))
             # An earlier verdict must not stand beside results that it does not judge.
             whole_files.remove(path / whole_files.VERDICT)
         # The parts go only when everything else is on disk: a kill before that costs no
@@ -174,7 +174,7 @@ def carry_out(
 
 
 @contextlib.contextmanager
-def _keeping(run: Run, store: Path | str, results_folder: Path) -> Iterator[Path]:
+def _open_store_folder(run: Run, store: Path | str, results_folder: Path) -> Iterator[Path]:
     """The folder of a run in a store, made if missing and removed if it stays empty.
 
     Raises:
@@ -185,24 +185,26 @@ def _keeping(run: Run, store: Path | str, results_folder: Path) -> Iterator[Path
     if path.exists() and path.samefile(results_folder):  # this process has locked it already
         yield path
         return
-    with held_folder(path, Path(store), "--store") as new_folders:
+    with hold_folder(path, Path(store), "--store") as new_folders:
         try:
             yield path
         finally:
             remove_empty(path, new_folders)
 
 
-def saved(run: Run, out: Path | str, *, note: Callable[[str], None] | None = None) -> Groups | None:
+def load_results(
+    run: Run, out: Path | str, *, note: Callable[[str], None] | None = None
+) -> Groups | None:
     """Results of a run that ended earlier; None if there are none.
 
     A damaged file is none: it is set aside, ``note`` receives a line about it, or else a warning.
     """
     folder = run.folder(out)
     try:
-        return intact(folder)
+        return read_intact(folder)
     except results_file.Damaged as error:
         # Another process may just be writing the file.
-        with contextlib.suppress(files.InUse), files.locked(folder):
+        with contextlib.suppress(files.InUse), files.lock(folder):
             whole_files.set_aside(
                 folder / results_file.NAME, error.why, note or progress.Silent().note
             )
@@ -211,7 +213,7 @@ def saved(run: Run, out: Path | str, *, note: Callable[[str], None] | None = Non
         return None
 
 
-def intact(folder: Path) -> Groups:
+def read_intact(folder: Path) -> Groups:
     """Read results that are to the bit those of the run, which writes its verdict last."""
     path = folder / results_file.NAME
     groups = results_file.read(path)
@@ -222,12 +224,12 @@ def intact(folder: Path) -> Groups:
     return groups
 
 
-def _about_nothing(verification: Verification) -> bool:
+def _decides_nothing(verification: Verification) -> bool:
     """Whether there is no verdict, nor a claim that other settings could decide."""
     return verification.verdict["holds"] is None and not verification.verdict["undecided"]
 
 
-def _nothing_applies(theorem: Experiment, verification: Verification) -> str:
+def _explain_nothing_applies(theorem: Experiment, verification: Verification) -> str:
     claims = verification.verdict["claims"]
     if any(claim.get("decided_by", {}).get("trivial") for claim in claims):
         return f"{theorem.name}: every case is trivial: theory says 0 there, as anybody would guess"
@@ -251,7 +253,7 @@ def write(run: Run, groups: Groups, path: Path) -> None:
     experiment = run.experiment
     results_file.write(
         path,
-        described(experiment, groups, run.dtype),
+        label_results(experiment, groups, run.dtype),
         name=experiment.name,
         title=experiment.summary,
         about=experiment.about(run.settings),
@@ -281,7 +283,7 @@ def save(run: Run, verification: Verification, path: Path, draw: Draw | None) ->
     files.write_json(path / "verdict.json", verdict)
 
 
-def described(experiment: Experiment, groups: Groups, dtype: str) -> Groups:
+def label_results(experiment: Experiment, groups: Groups, dtype: str) -> Groups:
     """Label the axes and arrays of results with the paper's symbols and their meaning.
 
     Axes of settings have ``symbol``, ``long_name`` and ``units``; an array that claims read has
@@ -346,20 +348,22 @@ def judge_again(
             results_file.read(folder / results_file.NAME),
             results_file.read_verdict(folder),
         )
-        run = _recorded(theorem, groups["/"].attrs)
+        run = _recorded_run(theorem, groups["/"].attrs)
         # One is enough to refuse, and reading on may meet whatever a damaged file holds.
         most = SHOWN + 1 if changed else 1
         changes = list(islice(_changes(run, groups, folder, before), most))
-        verification = None if changes and not changed else judged(run.concerned, groups, run.dtype)
+        verification = (
+            None if changes and not changed else verify_groups(run.concerned, groups, run.dtype)
+        )
     except (results_file.Unreadable, MissingArray, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{where} ({first_line(error)}), {wanted}") from None
     if verification is None:
         raise BadInput(f"{where} ({changes[0]}), {wanted} as its run left it, or --changed")
-    if _about_nothing(verification):
-        raise BadInput(_nothing_applies(theorem, verification))
+    if _decides_nothing(verification):
+        raise BadInput(_explain_nothing_applies(theorem, verification))
     notes = [f"changed: {line}" for line in changes[:SHOWN]]
     notes += ["changed: and more"] if len(changes) > SHOWN else []
-    notes += _other_sources(run, groups["/"].attrs)
+    notes += _source_changes(run, groups["/"].attrs)
     verification.verdict["config"] = json.loads(groups["/"].attrs["config"])
     verification.verdict["environment"] = before["environment"]
     verification.verdict["results_sha256"] = None if changes else before["results_sha256"]
@@ -392,7 +396,7 @@ def _changes(run: Run, groups: Groups, folder: Path, before: Mapping[str, Any]) 
         yield f"{results_file.NAME}: {line}"
 
 
-def _other_sources(run: Run, attributes: Mapping[str, Any]) -> list[str]:
+def _source_changes(run: Run, attributes: Mapping[str, Any]) -> list[str]:
     """A line if the theorem's source has changed since the run, and one if its judges have."""
     name, lines = run.experiment.name, []
     if attributes["digest"] != source_digest(run.experiment, run.settings):
@@ -406,7 +410,7 @@ def _other_sources(run: Run, attributes: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _recorded(theorem: Experiment, attributes: Mapping[str, Any]) -> Run:
+def _recorded_run(theorem: Experiment, attributes: Mapping[str, Any]) -> Run:
     """The configuration that results were made from, by their own attributes.
 
     Raises:
@@ -417,7 +421,7 @@ def _recorded(theorem: Experiment, attributes: Mapping[str, Any]) -> Run:
         raise results_file.Unreadable(f"{results_file.NAME}: of {name!r}")
     try:
         config = json.loads(attributes["config"])
-        results_file.canonical(config)  # refuses NaN, which is not a value of any setting
+        results_file.canonical_json(config)  # refuses NaN, which is not a value of any setting
         wrong = [flag.name for flag in theorem.flags if not _is_setting(flag, config[flag.name])]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         why = f"its settings: {type(error).__name__}"
@@ -425,13 +429,13 @@ def _recorded(theorem: Experiment, attributes: Mapping[str, Any]) -> Run:
     if wrong or not isinstance(digest, str):
         why = f"its setting {wrong[0]}" if wrong else "no digest of the source"
         raise results_file.Damaged(Path(results_file.NAME), why)
-    if why := verdict_schema.CONFIG.amiss(config):
+    if why := verdict_schema.CONFIG.mismatch(config):
         raise results_file.Damaged(Path(results_file.NAME), f"its settings: {why}")
     # JSON has no tuples, which is what settings of swept flags are.
     values = {n: tuple(v) if isinstance(v, list) else v for n, v in config.items()}
     settings = {flag.name: values[flag.name] for flag in theorem.flags}
     others = {name: config[name] for name in COMMON if name in config}
-    return Run(theorem, settings, concerned(theorem, settings), **others)
+    return Run(theorem, settings, select_scenarios(theorem, settings), **others)
 
 
 def _is_setting(flag: Flag, value: Any) -> bool:

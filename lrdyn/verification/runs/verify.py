@@ -17,7 +17,7 @@ from lrdyn.system.progress import Progress
 from lrdyn.verification.judging import verdict_text
 from lrdyn.verification.judging.judging import Legs, arithmetic_of, judge_results
 from lrdyn.verification.judging.outcomes import MissingArray
-from lrdyn.verification.judging.rounding import PRECISIONS, Meter, worst
+from lrdyn.verification.judging.rounding import PRECISIONS, Meter, worst_measurement
 from lrdyn.verification.machine.device_defaults import ON_A_CPU, usual_memory
 from lrdyn.verification.running import arithmetic_probe
 from lrdyn.verification.running.configuration import Run, run_of
@@ -25,7 +25,7 @@ from lrdyn.verification.running.produce import produce
 from lrdyn.verification.running.sweep import cluster_of
 from lrdyn.verification.running.work import Context
 from lrdyn.verification.stating.claims import FALSE_ALARM, Decision, refuse_truth
-from lrdyn.verification.stating.mistakes import BadInput, place
+from lrdyn.verification.stating.mistakes import BadInput, location_of
 from lrdyn.verification.stating.statement import Experiment
 from lrdyn.verification.storing import files, results_file
 from lrdyn.verification.storing.results_file import SCHEMA, environment
@@ -68,7 +68,7 @@ class Verification:
         lines = [
             *verdict_text.table(self.verdict),
             *self.diverged,
-            *verdict_text.devices(self.verdict),
+            *verdict_text.shortfall_lines(self.verdict),
         ]
         lines += verdict_text.why_undecided(self.verdict)
         return "\n".join([*lines, f"{self.verdict['name']} {verdict_text.word(self.verdict)}"])
@@ -147,18 +147,18 @@ def verify(
         memory, store, progress, every=checkpoint_every, elsewhere=elsewhere, lanes=lanes
     )
     if "dtype" not in settings:
-        run, _ = in_usual_precision(run, context)
+        run, _ = choose_precision(run, context)
     return verify_run(run, context)
 
 
 def meter_of(context: Context) -> Meter:
     """The meter of the arithmetic of the devices that compute."""
     if context.elsewhere is not None:
-        return context.elsewhere.measured
+        return context.elsewhere.measure_arithmetic
     return arithmetic_probe.meter_here(context.machine)
 
 
-def in_usual_precision(run: Run, context: Context) -> tuple[Run, str]:
+def choose_precision(run: Run, context: Context) -> tuple[Run, str]:
     """Choose the precision of a run that was asked for without one, and give the reason."""
     if run.dtype != "float64":
         return run, ""
@@ -168,14 +168,14 @@ def in_usual_precision(run: Run, context: Context) -> tuple[Run, str]:
 
 def verify_run(run: Run, context: Context) -> Verification:
     """Produce what a configuration asks for, write it to a scratch file and judge that file."""
-    groups = produced(run, context)
+    groups = produce_run(run, context)
     with whole_files.scratch_folder(context.store) as folder:
         path = folder / results_file.NAME
         files.write_netcdf(path, groups)
         return judge_written(run, groups, path, context)
 
 
-def produced(run: Run, context: Context) -> dict[str, "xarray.Dataset"]:
+def produce_run(run: Run, context: Context) -> dict[str, "xarray.Dataset"]:
     """Produce what a configuration asks for: the content of ``results.nc``, group -> dataset.
 
     At the quick preset controls run in one precision and XLA does not optimise the programs: small
@@ -184,7 +184,7 @@ def produced(run: Run, context: Context) -> dict[str, "xarray.Dataset"]:
     meter = meter_of(context)
     # First: a precision that the device cannot follow is refused before anything is computed.
     arithmetic_probe.check_products(run.precision, meter)
-    measured = {p: worst(p, meter(p, run.precision)) for p in PRECISIONS}
+    measured = {p: worst_measurement(p, meter(p, run.precision)) for p in PRECISIONS}
     groups = produce(
         run.experiment,
         run.settings,
@@ -195,7 +195,7 @@ def produced(run: Run, context: Context) -> dict[str, "xarray.Dataset"]:
         context=context._replace(precision=run.precision),
     )
     # With the results, since whoever judges them again has another device.
-    groups["/"] = groups["/"].assign_attrs(arithmetic=results_file.canonical(measured))
+    groups["/"] = groups["/"].assign_attrs(arithmetic=results_file.canonical_json(measured))
     return groups
 
 
@@ -219,10 +219,10 @@ def judge_written(
             saved = results_file.read(path)
             for dataset in saved.values():
                 opened.enter_context(dataset)
-            verification = judged(run.concerned, saved, run.dtype)
+            verification = verify_groups(run.concerned, saved, run.dtype)
     except MissingArray as error:
         first = run.experiment.scenarios[0]
-        raise BadInput(f"{place(first.measure)}: {error}") from error
+        raise BadInput(f"{location_of(first.measure)}: {error}") from error
     except results_file.Unreadable as error:
         # It was written a moment ago: the machine lost it, neither the theorem nor its user did.
         name = os.fspath(path.with_name(results_file.NAME))
@@ -234,7 +234,9 @@ def judge_written(
     return verification
 
 
-def judged(theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: str) -> Verification:
+def verify_groups(
+    theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: str
+) -> Verification:
     """Judge the content of ``results.nc``; :func:`judge_results` says what it refuses.
 
     Args:
@@ -247,21 +249,21 @@ def judged(theorem: Experiment, groups: Mapping[str, "xarray.Dataset"], dtype: s
     verdict = {
         "schema": SCHEMA,
         "name": theorem.name,
-        "holds": holds(theorem, judgement.claims),
+        "holds": decide(theorem, judgement.claims),
         "config": {},
         "claims": judgement.claims,
-        "undecided": undecided(theorem, judgement.claims),
+        "undecided": undecided_claims(theorem, judgement.claims),
         "statistics": {"false_alarm": FALSE_ALARM, "tests": judgement.tests},
         "judged_by": {name: record[name] for name in ("git", "numpy", "python")},
         "arithmetic": arithmetic_of(groups),
         "environment": record,
     }
-    if reasons := unmet_by_all(theorem, judgement.claims):
+    if reasons := unmet_reasons(theorem, judgement.claims):
         verdict["nothing_applies"] = reasons
     return Verification(verdict, Results(groups), judgement.diverged, judgement.legs)
 
 
-def unmet_by_all(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def unmet_reasons(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Why no claim of the first scenario that carries applies, and to how many cases.
 
     Empty if one applies. A side scenario may leave a verdict open that is about nothing else.
@@ -275,7 +277,7 @@ def unmet_by_all(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> di
     return {reason: max(left_out.get(reason, 0) for left_out in counts) for reason in reasons}
 
 
-def undecided(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> list[str]:
+def undecided_claims(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> list[str]:
     """Claims of any scenario that carry and apply, but of which no case could be judged.
 
     Where theory's value is what anybody would say (trivial cases alone) nothing is open.
@@ -291,7 +293,7 @@ def undecided(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> list[
     ]
 
 
-def holds(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> bool | None:
+def decide(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> bool | None:
     """Verdict over the entries of all claims and controls.
 
     False if any is false, and any claim was judged: that of controls alone is a verdict about
@@ -305,4 +307,4 @@ def holds(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> bool | No
     # One is enough: claims that no case meets say nothing, and those left open are in
     # ``undecided``.
     carried = any(claim["holds"] for claim in claims if claim["id"] in carriers)
-    return True if carried and not undecided(theorem, claims) else None
+    return True if carried and not undecided_claims(theorem, claims) else None

@@ -16,17 +16,18 @@ import numpy as np
 from lrdyn.core.checks import OutsideDomain
 from lrdyn.system.progress import Progress, Silent
 from lrdyn.verification.judging import judging
+from lrdyn.verification.judging.judging import is_test
 from lrdyn.verification.judging.outcomes import outcomes, precisions
 from lrdyn.verification.running.configuration import BadInput
-from lrdyn.verification.running.produce import with_equal_settings
+from lrdyn.verification.running.produce import group_by_settings
 from lrdyn.verification.searching.evaluator import WIDE, Evaluator, Point, points_of
 from lrdyn.verification.searching.random_settings import (
     SHAPES,
     TRIES,
     Settings,
-    chosen,
-    run_with,
-    source,
+    choose_values,
+    configure_run,
+    random_generator,
 )
 from lrdyn.verification.searching.search import (
     Court,
@@ -34,20 +35,19 @@ from lrdyn.verification.searching.search import (
     Once,
     Search,
     WorstCase,
-    about_cases,
-    asked_for,
     climb,
     combinations,
-    cut,
-    is_test,
-    values_of_a_point,
+    cut_batches,
+    draw_point_values,
+    point_from_settings,
+    single_case_claims,
 )
 from lrdyn.verification.stating import claims as judging_claims
 from lrdyn.verification.stating import forms
 from lrdyn.verification.stating.mistakes import first_line
 from lrdyn.verification.stating.statement import Claim, Control, Experiment, Outcome, Scenario
 from lrdyn.verification.storing.parts import Store
-from lrdyn.verification.storing.results_file import canonical
+from lrdyn.verification.storing.results_file import canonical_json
 
 if TYPE_CHECKING:
     import xarray
@@ -102,7 +102,7 @@ class Unrun(NamedTuple):
     asked: Point
 
 
-def unchecked(experiment: Experiment) -> Experiment:
+def drop_check(experiment: Experiment) -> Experiment:
     """A copy of an experiment that accepts all combinations of its flags."""
     return replace(experiment, check=lambda point: None)
 
@@ -111,7 +111,7 @@ def refusal(experiment: Experiment, asked: Point) -> str:
     """The experiment's message when it refuses a point; empty if it accepts it."""
     settings = {n: [v] for n, v in asked.items() if n != "seed" and v is not None}
     try:
-        run_with(experiment, settings)
+        configure_run(experiment, settings)
     except BadInput as error:
         return str(error).rpartition("wanted ")[2]
     return ""
@@ -123,13 +123,15 @@ def combinations_beyond(search: Search) -> list[Settings]:
     The refused ones differ in their reason, as far as there are several reasons.
     """
     # Half inside and half outside: a claim that also fails inside says nothing of a hypothesis.
-    free, half = search._replace(experiment=unchecked(search.experiment)), SHAPES // 2
+    free, half = search._replace(experiment=drop_check(search.experiment)), SHAPES // 2
     inside: list[Settings] = []
     outside: dict[str, list[Settings]] = {}
     for more in range(TRIES):
         for combination in combinations(free._replace(seed=search.seed + more)):
-            settings = run_with(free.experiment, combination).settings
-            refused = refusal(search.experiment, asked_for(free.experiment, settings, search.seed))
+            settings = configure_run(free.experiment, combination).settings
+            refused = refusal(
+                search.experiment, point_from_settings(free.experiment, settings, search.seed)
+            )
             several = outside.setdefault(refused, []) if refused else inside
             if combination not in several:
                 several.append(combination)
@@ -143,16 +145,18 @@ def combinations_beyond(search: Search) -> list[Settings]:
     return [combination for pair in pairs for combination in pair if combination is not None]
 
 
-def drawn_beyond(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
+def draw_beyond(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
     """The points of the n-th batch, among them those that the experiment refuses."""
-    free = unchecked(search.experiment)
-    rng, shape = source(free, search.seed, n + 1), known[n % len(known)]
+    free = drop_check(search.experiment)
+    rng, shape = random_generator(free, search.seed, n + 1), known[n % len(known)]
     points = []
     for k in range(min(WIDE, search.points - n * WIDE)):
         # The shape last, for all points of a batch share one program.
-        settings = values_of_a_point(free, rng) | chosen(dict(search.held), rng) | shape
+        settings = draw_point_values(free, rng) | choose_values(dict(search.held), rng) | shape
         points.append(
-            asked_for(free, run_with(free, settings).settings, search.seed + n * WIDE + k)
+            point_from_settings(
+                free, configure_run(free, settings).settings, search.seed + n * WIDE + k
+            )
         )
     return points
 
@@ -178,7 +182,7 @@ def ratio_beyond(claim: Claim, row: judging.Row) -> float:
     return np.inf if np.isnan(ratio) else float(ratio)
 
 
-def cases(
+def judge_cases(
     scenario: Scenario,
     claim: Claim,
     dataset: "xarray.Dataset",
@@ -200,16 +204,16 @@ def cases(
             yield Case(claim, lost, precision, ratio, row.condition, place, drawn.asked)
 
 
-def broken(scenario: Scenario, precision: str) -> list[tuple[Control, ...]]:
+def hypothesis_controls(scenario: Scenario, precision: str) -> list[tuple[Control, ...]]:
     """Controls that break a hypothesis of claims about single cases, grouped by program."""
-    about_single_cases = {claim.id for claim in about_cases(scenario) if not is_test(claim)}
+    about_single_cases = {claim.id for claim in single_case_claims(scenario) if not is_test(claim)}
     leaving = [
         c for c in scenario.controls if c.claim in about_single_cases and (c.breaks or c.drops)
     ]
-    return with_equal_settings([c for c in leaving if c.shows_in(precision)])
+    return group_by_settings([c for c in leaving if c.shows_in(precision)])
 
 
-def at_controls(
+def control_points(
     experiment: Experiment, scenario: Scenario, control: Control, batch: Sequence[DrawnPoint]
 ) -> list[DrawnPoint]:
     """Points with the shapes at which a control runs, and what else it fixes."""
@@ -219,7 +223,7 @@ def at_controls(
     return [DrawnPoint(point.asked, {**point.point, **shapes, **control.at}) for point in batch]
 
 
-def judged_beyond(
+def judge_beyond(
     search: Search,
     evaluator: Evaluator,
     scenario: Scenario,
@@ -229,14 +233,14 @@ def judged_beyond(
     """Judge the claims of a scenario at points, whichever hypotheses the flags break."""
     refused = [refusal(search.experiment, drawn.asked) for drawn in batch]
     (plain,) = evaluator.results(scenario, precision, [drawn.point for drawn in batch])
-    for claim in about_cases(scenario):
+    for claim in single_case_claims(scenario):
         if not is_test(claim):
-            for case in cases(scenario, claim, plain, precision, batch):
+            for case in judge_cases(scenario, claim, plain, precision, batch):
                 lost = [*case.lost, refused[case.place]]
-                yield from alone(case._replace(lost=[why for why in lost if why]))
+                yield from keep_single_loss(case._replace(lost=[why for why in lost if why]))
 
 
-def judged_controls(
+def judge_controls(
     search: Search,
     evaluator: Evaluator,
     scenario: Scenario,
@@ -244,18 +248,20 @@ def judged_controls(
     batch: Sequence[DrawnPoint],
 ) -> Iterator[Case]:
     """Judge the claims of controls, which move a case away from a hypothesis or drop it."""
-    for controls in broken(scenario, precision) if scenario.traced else ():
-        points = at_controls(search.experiment, scenario, controls[0], batch)
+    for controls in hypothesis_controls(scenario, precision) if scenario.traced else ():
+        points = control_points(search.experiment, scenario, controls[0], batch)
         refused = [refusal(search.experiment, point.point) for point in points]
         every = evaluator.results(scenario, precision, [point.point for point in points], controls)
         for control, dataset in zip(controls, every, strict=True):
             claim = judging.claim_of(control, scenario)
-            for case in cases(scenario, claim, dataset, precision, points, dropped=control.drops):
+            for case in judge_cases(
+                scenario, claim, dataset, precision, points, dropped=control.drops
+            ):
                 if not refused[case.place]:
-                    yield from alone(case)
+                    yield from keep_single_loss(case)
 
 
-def alone(case: Case) -> Iterator[Case]:
+def keep_single_loss(case: Case) -> Iterator[Case]:
     """The case, if exactly one of its hypotheses does not hold."""
     if len(case.lost) == 1:
         yield case
@@ -277,7 +283,7 @@ class BatchJudge:
         """The judged cases of a batch, from the store if they are there."""
         words = [*self.made_by, judge.__name__, scenario.id, precision]
         words += [dict(drawn.point) for drawn in batch]
-        key = "0-" + hashlib.sha256(canonical(words).encode()).hexdigest()[:20]
+        key = "0-" + hashlib.sha256(canonical_json(words).encode()).hexdigest()[:20]
         known = {claim.id: claim for claim in scenario.claims}
         columns = self.store.load(key) if self.store else None
         if columns is None:
@@ -306,17 +312,17 @@ def _arrays(cases: Sequence[Case]) -> dict[str, np.ndarray]:
     }
 
 
-def climbs(points: int) -> int:
+def count_climbs(points: int) -> int:
     """On how many climbs of two generations a quarter of the points goes.
 
     Example:
-        >>> [climbs(points) for points in (64, 511, 512, 2000)]
+        >>> [count_climbs(points) for points in (64, 511, 512, 2000)]
         [0, 0, 1, 3]
     """
     return points // 4 // (2 * WIDE)
 
 
-def searched_beyond(
+def search_beyond(
     search: Search,
     evaluator: Evaluator,
     store: Store | None = None,
@@ -329,19 +335,19 @@ def searched_beyond(
     """
     progress = progress or Silent()
     progress.expect(search.points)
-    random = search.points - 2 * WIDE * climbs(search.points)
-    free = search._replace(experiment=unchecked(search.experiment), points=random)
+    random = search.points - 2 * WIDE * count_climbs(search.points)
+    free = search._replace(experiment=drop_check(search.experiment), points=random)
     once, known = Once(free.experiment), combinations_beyond(search)
     keeper, cases = BatchJudge(search, evaluator, store), []
     unrun: dict[tuple[str, str], Unrun] = {}
     for n in range(-(-random // WIDE)):
-        asked = drawn_beyond(free, known, n)
+        asked = draw_beyond(free, known, n)
         for scenario in free.experiment.scenarios:
-            points = once.points(scenario, asked) if about_cases(scenario) else []
-            for batch in cut(free.experiment, scenario, points):
+            points = once.points(scenario, asked) if single_case_claims(scenario) else []
+            for batch in cut_batches(free.experiment, scenario, points):
                 for precision in precisions(free.experiment, scenario, search.dtype):
                     try:
-                        cases += keeper.cases(judged_beyond, scenario, precision, batch)
+                        cases += keeper.cases(judge_beyond, scenario, precision, batch)
                     except RAISED as error:
                         lost = refusal(search.experiment, batch[0].asked)
                         if not lost:
@@ -349,18 +355,18 @@ def searched_beyond(
                         why = f"{type(error).__name__}: {first_line(error)}"
                         failure = Unrun(scenario.id, lost, why, batch[0].asked)
                         unrun.setdefault((scenario.id, lost), failure)
-                    cases += keeper.cases(judged_controls, scenario, precision, batch)
+                    cases += keeper.cases(judge_controls, scenario, precision, batch)
         progress.advance(len(asked))
     cases = [case._replace(reached=case.asked["seed"] - search.seed + 1) for case in cases]
-    for number, start in enumerate(worst_conditioned(search.experiment, cases)):
-        if number == climbs(search.points):
+    for number, start in enumerate(find_ill_conditioned(search.experiment, cases)):
+        if number == count_climbs(search.points):
             break
         progress.during(0.0, f"climb {number + 1}")
-        cases += climbed(search, keeper, start, number, random + 2 * WIDE * number)
+        cases += climb_condition(search, keeper, start, number, random + 2 * WIDE * number)
     return edges(cases), list(unrun.values())
 
 
-def worst_conditioned(experiment: Experiment, cases: Sequence[Case]) -> Iterator[WorstCase]:
+def find_ill_conditioned(experiment: Experiment, cases: Sequence[Case]) -> Iterator[WorstCase]:
     """Find ill-conditioned cases to climb from, worst first, of claims that none of them fails."""
     groups: dict[tuple[str, str], list[Case]] = {}
     for case in cases:
@@ -374,7 +380,7 @@ def worst_conditioned(experiment: Experiment, cases: Sequence[Case]) -> Iterator
         yield WorstCase(case.ratio, case.precision, scenario, case.claim, case.asked, point)
 
 
-def climbed(
+def climb_condition(
     search: Search, keeper: BatchJudge, start: WorstCase, number: int, before: int
 ) -> list[Case]:
     """Climb two generations from an ill-conditioned case, and return the cases of its claim.
@@ -391,7 +397,7 @@ def climbed(
 
     def over(points: Sequence[DrawnPoint]) -> np.ndarray:
         nonlocal tried
-        judged = keeper.cases(judged_beyond, start.scenario, start.precision, points)
+        judged = keeper.cases(judge_beyond, start.scenario, start.precision, points)
         ratios = np.zeros(len(points))
         for case in judged:
             if case.claim.id == start.claim.id and case.lost == [judging.ILL_CONDITIONED]:

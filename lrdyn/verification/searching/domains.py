@@ -63,7 +63,7 @@ def words_of(flag: Flag) -> list[str]:
     return list(flag.domain.choices or flag.quick)
 
 
-def value(flag: Flag, rng: np.random.Generator, *, far: bool) -> Any:
+def draw_value(flag: Flag, rng: np.random.Generator, *, far: bool) -> Any:
     """Draw one value of a flag, near the quick preset or anywhere in its domain.
 
     Args:
@@ -75,9 +75,9 @@ def value(flag: Flag, rng: np.random.Generator, *, far: bool) -> Any:
     if flag.type is str:
         return str(rng.choice(words_of(flag)))
     if flag.type is float:
-        drawn = _number(flag, rng, far=far)
+        drawn = _draw_number(flag, rng, far=far)
         # Rounded to four digits a number can reach an end that is open: then another is drawn.
-        return drawn if flag.domain.contains(drawn) else value(flag, rng, far=far)
+        return drawn if flag.domain.contains(drawn) else draw_value(flag, rng, far=far)
     whole = integers_of(flag)
     if not far and flag.from_usual:
         # Up to a quarter more: a longer run costs that much time, and a shorter one has rarely
@@ -93,7 +93,7 @@ def value(flag: Flag, rng: np.random.Generator, *, far: bool) -> Any:
     return whole[int(rng.choice(np.geomspace(1, len(whole) + 1, 40, endpoint=False))) - 1]
 
 
-def _number(flag: Flag, rng: np.random.Generator, *, far: bool) -> float:
+def _draw_number(flag: Flag, rng: np.random.Generator, *, far: bool) -> float:
     ends = range_of(flag)
     if far and rng.random() < 0.5:
         # Ends are where formulas break, and a draw by decades would hardly ever hit one.
@@ -140,7 +140,7 @@ def to_unit(flag: Flag, value: int | float) -> float:
     first = ZERO if ends.zero else 0.0
     if value == 0:
         return first / 2
-    if _bounded(ends):
+    if _is_bounded(ends):
         # Decades of the distance to the nearer end, so that numbers near 1 are as dense as those
         # near 0.
         side = -math.log10(2 * value) if value < 0.5 else math.log10(2 * (1 - value))
@@ -165,7 +165,7 @@ def from_unit(flag: Flag, place: float) -> Any:
     first = ZERO if ends.zero else 0.0
     if place < first:
         return 0.0
-    if _bounded(ends):
+    if _is_bounded(ends):
         side = FINEST * (1 - 2 * place)
         number = 0.5 * 10.0**-side if side > 0 else 1 - 0.5 * 10.0**side
     else:
@@ -175,6 +175,6 @@ def from_unit(flag: Flag, place: float) -> Any:
     return float(np.clip(float(f"{number:.6g}"), ends.least, ends.most))
 
 
-def _bounded(ends: Range) -> bool:
+def _is_bounded(ends: Range) -> bool:
     """Whether a domain is bounded by 0 and 1, both of which are approached."""
     return ends.most < 1 and ends.least < 1e-15

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lrdyn.verification.judging.judging import applies, left_out, residuals
+from lrdyn.verification.judging.judging import applies, left_out_reasons, residuals
 from lrdyn.verification.running import programs
-from lrdyn.verification.running.evaluate import taken
+from lrdyn.verification.running.evaluate import case_arguments
 from lrdyn.verification.running.jobs import (
     Job,
     Planned,
+    control_results,
     job_for,
-    of_control,
     own_settings,
     split_settings,
 )
@@ -26,7 +26,7 @@ from lrdyn.verification.running.labels import Labels
 from lrdyn.verification.running.work import DEFAULT, Context, run_sweep
 from lrdyn.verification.stating.points import listed, product
 from lrdyn.verification.stating.statement import Claim, Control, Experiment, Scenario
-from lrdyn.verification.storing.results_file import canonical
+from lrdyn.verification.storing.results_file import canonical_json
 
 if TYPE_CHECKING:
     import xarray
@@ -58,7 +58,7 @@ def points_of(experiment: Experiment, scenario: Scenario, point: Point) -> list[
 
 def shape_of(experiment: Experiment, scenario: Scenario, point: Point) -> dict[str, Any]:
     """The settings that decide the program of a point: shapes, and what is not swept."""
-    mine = taken(scenario.case, dict(point))
+    mine = case_arguments(scenario.case, dict(point))
     deciding = {f.name for f in experiment.flags if f.shapes or not f.swept}
     return {name: v for name, v in mine.items() if name in deciding}
 
@@ -69,7 +69,7 @@ def batches_of(
     """Points that share a program, at most as many as it has slots."""
 
     def key(point: Point) -> str:
-        return canonical(shape_of(experiment, scenario, point))
+        return canonical_json(shape_of(experiment, scenario, point))
 
     for _, alike in groupby(sorted(points, key=key), key=key):
         several = list(alike)
@@ -115,14 +115,14 @@ class Evaluator:
         """
         job = self._job(scenario, precision, points, controls)
         if not scenario.traced:
-            return self._named(run_sweep(job.sweep(self.context), self.context), job)
+            return self._name_results(run_sweep(job.sweep(self.context), self.context), job)
         width = FEW if len(points) <= FEW else WIDE
         # Two widths only: one more program for every number of points would cost more than the
         # points.
         filled = [*points, *[points[-1]] * (width - len(points))]
         job = self._job(scenario, precision, filled, controls)
-        dataset = self._computed(self._program(job, scenario, points[0], width), job)
-        return self._named(dataset.isel(point=slice(len(points))), job)
+        dataset = self._compute(self._program(job, scenario, points[0], width), job)
+        return self._name_results(dataset.isel(point=slice(len(points))), job)
 
     def _job(
         self, scenario: Scenario, precision: str, points: Sequence[Point], controls: tuple
@@ -137,7 +137,7 @@ class Evaluator:
     def _program(self, job: Job, scenario: Scenario, point: Point, width: int) -> CompiledJob:
         shape = {name: point[name] for name in job.shapes}
         words = [job.group, [c.id for c in job.controls], width, shape, job.attributes["fixed"]]
-        key = canonical(words)
+        key = canonical_json(words)
         if key not in self.programs:
             sweep = job.sweep(self.context)
             assert sweep.plan is not None
@@ -149,7 +149,7 @@ class Evaluator:
             self.programs[key] = CompiledJob(job, group, run)
         return self.programs[key]
 
-    def _computed(self, program: CompiledJob, job: Job) -> "xarray.Dataset":
+    def _compute(self, program: CompiledJob, job: Job) -> "xarray.Dataset":
         group = program.group
         with job.sweep(self.context).scope():
             columns = programs.columns_of(job.points, dict(group.shape))
@@ -158,21 +158,21 @@ class Evaluator:
             target = labels.allocate(self.context.memory, None)
             for part in group.parts:
                 outputs = programs.start(group, program.run, part)
-                target.place(part, programs.ended(group, part, outputs))
+                target.place(part, programs.collect(group, part, outputs))
         return target.dataset()
 
     @staticmethod
-    def _named(dataset: "xarray.Dataset", job: Job) -> "list[xarray.Dataset]":
+    def _name_results(dataset: "xarray.Dataset", job: Job) -> "list[xarray.Dataset]":
         if not job.controls:
             return [dataset.assign_attrs(job.attributes)]
-        return [of_control(dataset, c).assign_attrs(job.attributes) for c in job.controls]
+        return [control_results(dataset, c).assign_attrs(job.attributes) for c in job.controls]
 
 
 Columns = Mapping[str, np.ndarray]
 """Columns of the judgements of a batch, each an array of claims by points."""
 
 
-def judged(
+def judge_points(
     scenario: Scenario, claims: Sequence[Claim], dataset: "xarray.Dataset", precision: str
 ) -> dict[str, np.ndarray]:
     """Judge claims, each about single cases, at every point of a batch.
@@ -184,5 +184,5 @@ def judged(
     legs = [residuals(claim, scenario, dataset, precision, power=True) for claim in claims]
     numbers = ("residual", "tolerance", "condition", "alternative")
     columns = {name: np.stack([leg[name].values for leg in legs]) for name in numbers}
-    reasons = np.stack([left_out(leg) for leg in legs]).astype(str)
+    reasons = np.stack([left_out_reasons(leg) for leg in legs]).astype(str)
     return columns | {"reason": reasons, "applies": np.stack([applies(leg) for leg in legs])}

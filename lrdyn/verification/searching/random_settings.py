@@ -8,8 +8,8 @@ import numpy as np
 
 from lrdyn.verification.machine.device_defaults import ON_A_CPU
 from lrdyn.verification.running.configuration import BadInput, Run, run_of
-from lrdyn.verification.searching.domains import value, words_of
-from lrdyn.verification.stating.flags import Flag, typed
+from lrdyn.verification.searching.domains import draw_value, words_of
+from lrdyn.verification.stating.flags import Flag, option_string
 from lrdyn.verification.stating.statement import Experiment
 
 SHAPES = 6
@@ -39,19 +39,19 @@ def point_flags(experiment: Experiment) -> list[Flag]:
     return [f for f in experiment.flags if f.domain and f.swept and not f.shapes]
 
 
-def source(experiment: Experiment, seed: int, n: int) -> np.random.Generator:
+def random_generator(experiment: Experiment, seed: int, n: int) -> np.random.Generator:
     """Generator of the random numbers of the n-th draw of an experiment."""
     # CRC-32, since ``hash`` of a text differs from one process to the next.
     return np.random.default_rng([seed, n, zlib.crc32(experiment.name.encode())])
 
 
-def some(flags: list[Flag], rng: np.random.Generator) -> set[str]:
+def choose_flags(flags: list[Flag], rng: np.random.Generator) -> set[str]:
     """The names of one or two of several flags."""
     count = min(len(flags), int(rng.integers(1, 3)))
     return {flag.name for flag in rng.permutation(np.array(flags, object))[:count]}
 
 
-def one_combination(
+def draw_combination(
     experiment: Experiment,
     k: int,
     words: Mapping[str, list[str]],
@@ -66,16 +66,16 @@ def one_combination(
         rng: random numbers.
     """
     flags = shape_flags(experiment)
-    far = set() if k < SHAPES // 2 else some([f for f in flags if f.type is not str], rng)
+    far = set() if k < SHAPES // 2 else choose_flags([f for f in flags if f.type is not str], rng)
     return {
         f.name: [words[f.name][k % len(words[f.name])]]
         if f.type is str
-        else [value(f, rng, far=f.name in far)]
+        else [draw_value(f, rng, far=f.name in far)]
         for f in flags
     }
 
 
-def shapes(
+def draw_shapes(
     experiment: Experiment, seed: int, several: int, held: Settings | None = None
 ) -> list[Settings]:
     """Combinations of the flags that decide what is compiled.
@@ -86,37 +86,39 @@ def shapes(
     Args:
         experiment: the experiment.
         seed: of the draw.
-        several: settings of one sweep, see :func:`values`.
+        several: settings of one sweep, see :func:`draw_values`.
         held: flags that are drawn from these values alone.
 
     Returns:
         At most :data:`SHAPES`; none if no point of any was accepted.
     """
-    rng, combinations = source(experiment, seed, 0), []
+    rng, combinations = random_generator(experiment, seed, 0), []
     flags = shape_flags(experiment)
     words = {f.name: rng.permutation(words_of(f)).tolist() for f in flags if f.type is str}
     tries_each = FEW_TRIES if held else TRIES
     for n in range(DRAWS):
         if len(combinations) == SHAPES or (held and not combinations and n == TRIES):
             break
-        combination = one_combination(experiment, len(combinations), words, rng)
+        combination = draw_combination(experiment, len(combinations), words, rng)
         if held:
-            combination |= chosen({n: v for n, v in held.items() if n in combination}, rng)
-        tries = (combination | values(experiment, rng, set(), several) for _ in range(tries_each))
+            combination |= choose_values({n: v for n, v in held.items() if n in combination}, rng)
+        tries = (
+            combination | draw_values(experiment, rng, set(), several) for _ in range(tries_each)
+        )
         # A combination may have no point that the theorem accepts.
         if combination not in combinations and any(
-            accepted(experiment, settings) for settings in tries
+            is_accepted(experiment, settings) for settings in tries
         ):
             combinations.append(combination)
     return combinations
 
 
-def chosen(held: Settings, rng: np.random.Generator) -> Settings:
+def choose_values(held: Settings, rng: np.random.Generator) -> Settings:
     """One of the values of each flag."""
     return {name: [values[rng.integers(len(values))]] for name, values in held.items()}
 
 
-def values(
+def draw_values(
     experiment: Experiment, rng: np.random.Generator, far: set[str], several: int
 ) -> Settings:
     """Values of the points: near the quick preset, but of some flags far from it.
@@ -135,21 +137,21 @@ def values(
         count = 2 ** int(doubled // len(flags))
         drawn = set()
         while len(drawn) < count:
-            drawn.add(value(flag, rng, far=flag.name in far))
+            drawn.add(draw_value(flag, rng, far=flag.name in far))
         values_of[flag.name] = sorted(drawn)
     return values_of
 
 
-def accepted(experiment: Experiment, settings: Settings) -> bool:
+def is_accepted(experiment: Experiment, settings: Settings) -> bool:
     """Whether a command would accept these values."""
     try:
-        run_with(experiment, settings)
+        configure_run(experiment, settings)
     except BadInput:
         return False
     return True
 
 
-def run_with(experiment: Experiment, settings: Settings, **common: Any) -> Run:
+def configure_run(experiment: Experiment, settings: Settings, **common: Any) -> Run:
     """The configuration of a run with these values.
 
     Raises:
@@ -160,12 +162,12 @@ def run_with(experiment: Experiment, settings: Settings, **common: Any) -> Run:
     return run_of(experiment, memory=ON_A_CPU, **given, **common)
 
 
-def written(settings: Settings) -> list[str]:
+def command_words(settings: Settings) -> list[str]:
     """Settings as words of a command line.
 
     Example:
-        >>> written({"dim": [3], "init_scale": [0.1, 1.0]})
+        >>> command_words({"dim": [3], "init_scale": [0.1, 1.0]})
         ['--dim', '3', '--init-scale', '0.1', '1.0']
     """
-    several = [(typed(name), *map(str, v)) for name, v in settings.items()]
+    several = [(option_string(name), *map(str, v)) for name, v in settings.items()]
     return [word for words in several for word in words]

@@ -16,36 +16,37 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lrdyn.system.progress import Progress, Silent
+from lrdyn.verification.judging.judging import is_test
 from lrdyn.verification.judging.outcomes import precisions
 from lrdyn.verification.running.configuration import BadInput
-from lrdyn.verification.running.evaluate import DATA_DIR, taken
-from lrdyn.verification.searching.domains import from_unit, to_unit, value
+from lrdyn.verification.running.evaluate import DATA_DIR, case_arguments
+from lrdyn.verification.searching.domains import draw_value, from_unit, to_unit
 from lrdyn.verification.searching.evaluator import (
     WIDE,
     Evaluator,
     Point,
     batches_of,
-    judged,
+    judge_points,
     points_of,
 )
 from lrdyn.verification.searching.random_settings import (
     TRIES,
     Settings,
-    chosen,
+    choose_flags,
+    choose_values,
+    configure_run,
+    draw_shapes,
     point_flags,
-    run_with,
+    random_generator,
     shape_flags,
-    shapes,
-    some,
-    source,
 )
 from lrdyn.verification.stating import claims as judging_claims
 from lrdyn.verification.stating import forms
-from lrdyn.verification.stating.flags import Flag, typed
+from lrdyn.verification.stating.flags import Flag, option_string
 from lrdyn.verification.stating.sources import judges_digest, source_digest
 from lrdyn.verification.stating.statement import Claim, Experiment, Scenario
 from lrdyn.verification.storing.parts import Store
-from lrdyn.verification.storing.results_file import canonical, environment
+from lrdyn.verification.storing.results_file import canonical_json, environment
 
 REPEATS = 8
 """Seeds with which a scenario is run at the same settings: one that has settings of its own would
@@ -76,7 +77,7 @@ class Search(NamedTuple):
     def name(self) -> str:
         """Name of the results; it is that of a longer search, too, which goes on from here."""
         digest = source_digest(self.experiment), judges_digest(self.experiment)
-        words = canonical([self.seed, dict(self.held), self.dtype, *digest])
+        words = canonical_json([self.seed, dict(self.held), self.dtype, *digest])
         return hashlib.sha256(words.encode()).hexdigest()[:12]
 
 
@@ -95,7 +96,7 @@ class Record(NamedTuple):
     claims: tuple[Claim, ...]
     points: Sequence[DrawnPoint]
     columns: Mapping[str, np.ndarray]
-    """See :func:`lrdyn.verification.searching.evaluator.judged`."""
+    """See :func:`lrdyn.verification.searching.evaluator.judge_points`."""
 
 
 # Points ---------------------------------------------------------------------------------------
@@ -114,49 +115,53 @@ def combinations(search: Search) -> list[Settings]:
             min(flag.quick, default=0) < 0 or (flag.domain and flag.domain.high <= 0)
         ):
             raise BadInput(
-                f"--search: got {typed(flag.name)} with numbers below 0, wanted flags of positive "
-                "numbers and 0"
+                f"--search: got {option_string(flag.name)} with numbers below 0, "
+                "wanted flags of positive numbers and 0"
             )
-    known = shapes(search.experiment, search.seed, 1, dict(search.held))
+    known = draw_shapes(search.experiment, search.seed, 1, dict(search.held))
     if not known:
         # Checked with the usual values of the other flags: the refusal says why.
-        run_with(search.experiment, {name: values[:1] for name, values in search.held.items()})
+        configure_run(search.experiment, {name: values[:1] for name, values in search.held.items()})
         raise BadInput("--search: got flags with which no point is accepted, wanted others")
     return known
 
 
-def drawn_points(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
+def draw_points(search: Search, known: Sequence[Settings], n: int) -> list[Point]:
     """The points of the n-th batch, from 0 on: near the quick preset, or one or two flags far."""
     # Random numbers of their own for each batch, so that a longer search repeats those of a shorter
     # one; 0 is the draw of the shapes.
-    experiment, rng = search.experiment, source(search.experiment, search.seed, n + 1)
+    experiment, rng = search.experiment, random_generator(search.experiment, search.seed, n + 1)
     shape, points = known[n % len(known)], []
     wanted = min(WIDE, search.points - n * WIDE)
     # Not ``while``: an experiment may refuse nearly all points of a combination of shapes.
     for _ in range(TRIES * WIDE):
         if len(points) == wanted:
             break
-        settings = shape | values_of_a_point(experiment, rng) | chosen(dict(search.held), rng)
+        settings = (
+            shape | draw_point_values(experiment, rng) | choose_values(dict(search.held), rng)
+        )
         # All points of a batch have the same shapes.
         settings |= {name: shape[name] for name in shape}
         try:
-            run = run_with(experiment, settings)
+            run = configure_run(experiment, settings)
         except BadInput:
             continue
-        points.append(asked_for(experiment, run.settings, search.seed + n * WIDE + len(points)))
+        points.append(
+            point_from_settings(experiment, run.settings, search.seed + n * WIDE + len(points))
+        )
     return points
 
 
-def values_of_a_point(experiment: Experiment, rng: np.random.Generator) -> Settings:
+def draw_point_values(experiment: Experiment, rng: np.random.Generator) -> Settings:
     """One value of every flag that does not decide a shape."""
     flags = point_flags(experiment)
-    far = some(flags, rng) if rng.random() < 0.5 else set()
+    far = choose_flags(flags, rng) if rng.random() < 0.5 else set()
     others = [f for f in experiment.flags if f.swept and not f.domain and f.quick]
     usual = {f.name: [f.quick[rng.integers(len(f.quick))]] for f in others}
-    return usual | {f.name: [value(f, rng, far=f.name in far)] for f in flags}
+    return usual | {f.name: [draw_value(f, rng, far=f.name in far)] for f in flags}
 
 
-def asked_for(experiment: Experiment, settings: Mapping[str, Any], seed: int) -> Point:
+def point_from_settings(experiment: Experiment, settings: Mapping[str, Any], seed: int) -> Point:
     """Convert settings with one value each to a point."""
     swept = {f.name for f in experiment.flags if f.swept and f.type != "array"}
     known = {n: v[0] if n in swept else v for n, v in settings.items() if n != DATA_DIR}
@@ -182,7 +187,7 @@ class Once:
         for asked_point in asked:
             for point in points_of(self.experiment, scenario, asked_point):
                 settings = {name: v for name, v in point.items() if name != "seed"}
-                key = canonical([scenario.id, taken(scenario.case, settings)])
+                key = canonical_json([scenario.id, case_arguments(scenario.case, settings)])
                 self.times_drawn[key] += 1
                 if self.times_drawn[key] <= REPEATS:
                     fresh.append(DrawnPoint(asked_point, point))
@@ -216,24 +221,24 @@ class Court:
         words += [dict(drawn_point.point) for drawn_point in points]
         # A number, a dash and the digest: parts have such names, and ``parts.clear`` removes no
         # other.
-        key = "0-" + hashlib.sha256(canonical(words).encode()).hexdigest()[:20]
+        key = "0-" + hashlib.sha256(canonical_json(words).encode()).hexdigest()[:20]
         columns = self.store.load(key) if self.store else None
         if columns is None:
             (results,) = self.evaluator.results(
                 scenario, precision, [drawn_point.point for drawn_point in points]
             )
-            columns = judged(scenario, claims, results, precision)
+            columns = judge_points(scenario, claims, results, precision)
             if self.store:
                 self.store.save(key, columns)
         return Record(scenario, precision, tuple(claims), points, columns)
 
 
-def about_cases(scenario: Scenario) -> list[Claim]:
+def single_case_claims(scenario: Scenario) -> list[Claim]:
     """The claims of a scenario about single cases; those over seeds have no worst case."""
     return [claim for claim in scenario.claims if not claim.seeds]
 
 
-def cut(
+def cut_batches(
     experiment: Experiment, scenario: Scenario, points: Sequence[DrawnPoint]
 ) -> Iterator[list[DrawnPoint]]:
     """Cut points into batches that share a program."""
@@ -243,15 +248,15 @@ def cut(
         yield [places[id(point)] for point in batch]
 
 
-def sampled(search: Search, court: Court, progress: Progress) -> Iterator[Record]:
+def judge_random_points(search: Search, court: Court, progress: Progress) -> Iterator[Record]:
     """Judge the random points of a search, batch after batch."""
     known, once = combinations(search), Once(search.experiment)
     for n in range(math.ceil(search.points / WIDE)):
-        asked = drawn_points(search, known, n)
+        asked = draw_points(search, known, n)
         for scenario in search.experiment.scenarios:
-            claims = about_cases(scenario)
+            claims = single_case_claims(scenario)
             points = once.points(scenario, asked)
-            for batch in cut(search.experiment, scenario, points) if claims else ():
+            for batch in cut_batches(search.experiment, scenario, points) if claims else ():
                 for precision in precisions(search.experiment, scenario, search.dtype):
                     yield court.record(scenario, precision, claims, batch)
         progress.advance(len(asked))
@@ -260,12 +265,7 @@ def sampled(search: Search, court: Court, progress: Progress) -> Iterator[Record
 # Ratios ---------------------------------------------------------------------------------------
 
 
-def is_test(claim: Claim) -> bool:
-    """Whether a claim is a test, whose false alarms all points share."""
-    return claim.kind == "statistical" and claim.tolerance is None
-
-
-def count_of_tests(records: Sequence[Record]) -> int:
+def count_tests(records: Sequence[Record]) -> int:
     """How many statistical tests there were, judged or not."""
     return max(1, sum(len(r.points) for r in records for claim in r.claims if is_test(claim)))
 
@@ -303,7 +303,7 @@ class WorstCase(NamedTuple):
     point: Point
 
 
-def worst_of(records: Sequence[Record], tests: int) -> list[WorstCase]:
+def worst_cases(records: Sequence[Record], tests: int) -> list[WorstCase]:
     """For each claim, precision and record the worst point, if there is one that was judged."""
     worst = []
     for record in records:
@@ -322,7 +322,7 @@ def worst_of(records: Sequence[Record], tests: int) -> list[WorstCase]:
 # Climbing -------------------------------------------------------------------------------------
 
 
-def starts(worst: Sequence[WorstCase]) -> list[WorstCase]:
+def climb_starts(worst: Sequence[WorstCase]) -> list[WorstCase]:
     """Ten points to climb from: the worst of each claim, then their second worst, and so on.
 
     A statistical claim would climb to the seed's luck, and a count has no slope.
@@ -345,7 +345,7 @@ def generations(points: int) -> int:
 
 def traced_flags(search: Search, start: WorstCase) -> list[Flag]:
     """Flags that a climb may change: numbers of the case that decide no shape."""
-    mine = taken(start.scenario.case, dict(start.point))
+    mine = case_arguments(start.scenario.case, dict(start.point))
     return [
         flag
         for flag in point_flags(search.experiment)
@@ -377,7 +377,7 @@ def climb(
     if not flags:
         return
     # Beyond the numbers of all batches, which are below 2^31.
-    rng = source(search.experiment, search.seed, 2**31 + number)
+    rng = random_generator(search.experiment, search.seed, 2**31 + number)
     place = np.array([to_unit(flag, start.asked[flag.name]) for flag in flags])
     first = place + LOCAL * rng.standard_normal((WIDE, len(flags)))
     # A quarter begins anywhere, lest all of them share one hill; the point itself is one of them.
@@ -389,7 +389,7 @@ def climb(
         points, found = {}, np.zeros(places.shape[1])
         for column, at in enumerate(places.T):
             # None where the experiment refuses it; no point where the scenario is not concerned.
-            asked = moved(search, flags, start.asked, at)
+            asked = move_point(search, flags, start.asked, at)
             if asked is None:
                 continue
             for point in points_of(search.experiment, start.scenario, asked)[:1]:
@@ -408,11 +408,11 @@ def climb(
         polish=False,
         updating="deferred",
         vectorized=True,
-        **seeded(rng),
+        **rng_argument(rng),
     )
 
 
-def seeded(rng: np.random.Generator) -> dict[str, Any]:
+def rng_argument(rng: np.random.Generator) -> dict[str, Any]:
     """The argument by which SciPy takes random numbers; releases before 1.15 call it ``seed``."""
     import inspect
 
@@ -422,7 +422,9 @@ def seeded(rng: np.random.Generator) -> dict[str, Any]:
     return {"rng" if "rng" in named else "seed": rng}
 
 
-def moved(search: Search, flags: Sequence[Flag], asked: Point, place: np.ndarray) -> Point | None:
+def move_point(
+    search: Search, flags: Sequence[Flag], asked: Point, place: np.ndarray
+) -> Point | None:
     """A point with other values of some flags; none where the experiment refuses it."""
     values = {f.name: from_unit(f, float(x)) for f, x in zip(flags, place, strict=True)}
     point = {**asked, **values}
@@ -435,7 +437,7 @@ def moved(search: Search, flags: Sequence[Flag], asked: Point, place: np.ndarray
     return point
 
 
-def searched(
+def run_search(
     search: Search,
     evaluator: Evaluator,
     store: Store | None = None,
@@ -445,8 +447,8 @@ def searched(
     progress = progress or Silent()
     court = Court(search, evaluator, store)
     progress.expect(search.points)
-    records = list(sampled(search, court, progress))
-    several = starts(worst_of(records, count_of_tests(records)))
+    records = list(judge_random_points(search, court, progress))
+    several = climb_starts(worst_cases(records, count_tests(records)))
     for number, start in enumerate(several):
         progress.during(0.0, f"climb {number + 1} of {len(several)}")
 
@@ -487,10 +489,10 @@ class Summary(NamedTuple):
 
 def summary(search: Search, records: Sequence[Record]) -> list[Summary]:
     """Summaries of a search for every claim, in the order of the theorem."""
-    tests, rows = count_of_tests(records), []
-    worst = worst_of(records, tests)
+    tests, rows = count_tests(records), []
+    worst = worst_cases(records, tests)
     for scenario in search.experiment.scenarios:
-        for claim in about_cases(scenario):
+        for claim in single_case_claims(scenario):
             reasons, excused = Counter(), 0
             for record in records:
                 if claim in record.claims:

@@ -47,16 +47,16 @@ def as_kept(array: np.ndarray) -> np.ndarray:
     return array if kept is None else array.astype(kept, copy=False)
 
 
-def compared(values: Any, name: str = "") -> np.ndarray:
+def as_compared(values: Any, name: str = "") -> np.ndarray:
     """An array as it is compared: booleans and integers as they are, all others as float64.
 
     Raises:
         NotNumbers: it is of another type.
 
     Example:
-        >>> compared(np.float32(0.5)).dtype, compared([1, 2]).dtype
+        >>> as_compared(np.float32(0.5)).dtype, as_compared([1, 2]).dtype
         (dtype('float64'), dtype('int64'))
-        >>> compared([1j], "roots")
+        >>> as_compared([1j], "roots")
         Traceback (most recent call last):
         lrdyn.verification.stating.array_types.NotNumbers: got an array of complex128 as 'roots',
         wanted ...
@@ -79,10 +79,10 @@ def as_array(values: Any, name: str = "") -> np.ndarray:
     try:
         array = np.asarray(values)
     except (ValueError, TypeError, OverflowError):  # rows of several lengths
-        raise NotNumbers(f"got {type(values).__name__}{_called(name)}, wanted an array") from None
+        raise NotNumbers(f"got {type(values).__name__}{_as_name(name)}, wanted an array") from None
     if array.dtype.kind == "O":
         got = type(values).__name__
-        raise NotNumbers(f"got {got}{_called(name)}, wanted {KINDS}")
+        raise NotNumbers(f"got {got}{_as_name(name)}, wanted {KINDS}")
     refuse_type(array.dtype, name)
     return array
 
@@ -97,10 +97,10 @@ def refuse_type(dtype: Any, name: str = "") -> None:
         return
     parts = jnp.issubdtype(dtype, np.complexfloating)
     wanted = "real and imaginary parts as arrays of their own" if parts else KINDS
-    raise NotNumbers(f"got an array of {dtype}{_called(name)}, wanted {wanted}")
+    raise NotNumbers(f"got an array of {dtype}{_as_name(name)}, wanted {wanted}")
 
 
-def _called(name: str) -> str:
+def _as_name(name: str) -> str:
     return f" as {name!r}" if name else ""
 
 
@@ -124,7 +124,7 @@ def difference(first: Any, second: Any) -> np.ndarray:
 
 def _halves(values: Any) -> tuple[np.ndarray, np.ndarray]:
     """Two arrays of float64 whose sum is an array, exactly."""
-    array = compared(values)
+    array = as_compared(values)
     if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
         # What float64 holds stays whole: cut, it would lose digits beside a number like 0.001.
         long = (array > 2**53) | (array < (-(2**53) if array.dtype.kind == "i" else 0))
@@ -134,7 +134,7 @@ def _halves(values: Any) -> tuple[np.ndarray, np.ndarray]:
     return array.astype(np.float64, copy=False), np.zeros(array.shape)
 
 
-def amiss(arrays: Any, planned: Mapping[str, jax.ShapeDtypeStruct], points: int) -> str:
+def mismatch(arrays: Any, planned: Mapping[str, jax.ShapeDtypeStruct], points: int) -> str:
     """In what arrays of some points differ from their plan; empty if in nothing.
 
     Args:

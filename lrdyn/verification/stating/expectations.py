@@ -50,7 +50,7 @@ class Expectation(NamedTuple):
         stated = (side for side in (self.above, self.below, self.against) if side is not None)
         return next(stated, float("nan"))
 
-    def met_by(self, mean: float) -> bool:
+    def is_met_by(self, mean: float) -> bool:
         """Whether a mean is on the side that was expected."""
         if self.within is not None:
             return bool(self.within[0] <= mean <= self.within[1])
@@ -131,7 +131,7 @@ def outcome(expected: Expectation, low: float, high: float) -> str:
     return OTHER_SIZE if on_the_side else NOT_REPLICATED
 
 
-def came_of(expected: Expectation, draws: np.ndarray, intervals: int = 1) -> dict[str, Any]:
+def outcome_entry(expected: Expectation, draws: np.ndarray, intervals: int = 1) -> dict[str, Any]:
     """Outcome of an expectation, as ``verdict.json``, the table and the captions report it.
 
     What is not known (no draws, draws that are no numbers, nothing expected or compared) is None.
@@ -146,10 +146,10 @@ def came_of(expected: Expectation, draws: np.ndarray, intervals: int = 1) -> dic
         mean is on the side that was expected, whatever its error) and ``outcome``.
 
     Example:
-        >>> came = came_of(Expectation(above=0.0), np.array([0.1, 0.2, 0.15]))
+        >>> came = outcome_entry(Expectation(above=0.0), np.array([0.1, 0.2, 0.15]))
         >>> came["expected"], came["came_true"], came["outcome"]
         ('above 0', True, 'above 0')
-        >>> came_of(Expectation(above=0.0), np.array([0.1]))["outcome"]
+        >>> outcome_entry(Expectation(above=0.0), np.array([0.1]))["outcome"]
         'one seed'
     """
     entry = {
@@ -162,7 +162,7 @@ def came_of(expected: Expectation, draws: np.ndarray, intervals: int = 1) -> dic
     # One training that was lost is no number, and a mean without it would not be that of the seeds.
     if not expected.decided or not len(draws) or not np.all(np.isfinite(draws)):
         return entry
-    came_true = expected.met_by(float(np.mean(draws))) if expected.sides else None
+    came_true = expected.is_met_by(float(np.mean(draws))) if expected.sides else None
     entry |= {"came_true": came_true, "outcome": ONE_SEED}
     if len(draws) < 2:
         return entry

@@ -133,16 +133,16 @@ def of_theory(
     Returns:
         A function of a function: ``theory(lambda theory: theory.rho)`` is the array of that field.
     """
-    return lambda read: _saved(results, names_of(read)[0], "predicted")
+    return lambda read: _saved_array(results, names_of(read)[0], "predicted")
 
 
 def of_run(
     results: "xarray.Dataset", kind: type[T]
 ) -> "Callable[[Callable[[T], Any]], xarray.DataArray]":
     """Read what a scenario measured out of its results, as :func:`of_theory` does of theory."""
-    return lambda read: _saved(results, names_of(read)[0], "measured")
+    return lambda read: _saved_array(results, names_of(read)[0], "measured")
 
 
-def _saved(results: "xarray.Dataset", name: str, side: str) -> "xarray.DataArray":
+def _saved_array(results: "xarray.Dataset", name: str, side: str) -> "xarray.DataArray":
     compared = f"{name}_{side}"  # where the other side has the same field
     return results[compared if compared in results.variables else name]

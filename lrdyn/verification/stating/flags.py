@@ -53,14 +53,14 @@ class Domain:
             raise ValueError(f"low: got {self.low}, wanted at most high, {self.high}")
 
     @property
-    def of_words(self) -> bool:
+    def accepts_words(self) -> bool:
         """Whether words are accepted, and no numbers."""
         return bool(self.choices or self.text)
 
     @property
     def wanted(self) -> str:
         """The accepted values in words."""
-        if self.of_words:
+        if self.accepts_words:
             return self.text or f"one of {', '.join(self.choices)}"
         low, high = (
             str(end) if isinstance(end, int) else f"{end:g}" for end in (self.low, self.high)
@@ -81,7 +81,7 @@ class Domain:
 
     def contains(self, value: Any) -> bool:
         """Whether a value is accepted: a number, or a word where the domain is one of words."""
-        if self.of_words:
+        if self.accepts_words:
             return value in self.choices if self.choices else value != ""
         if self.integer and value % 1 != 0:  # of a NaN and of infinity it is NaN
             return False
@@ -177,7 +177,7 @@ class Flag:
     from_usual: bool = False
 
     def __post_init__(self) -> None:
-        if self.type is str and not (self.shapes and self.domain and self.domain.of_words):
+        if self.type is str and not (self.shapes and self.domain and self.domain.accepts_words):
             raise ValueError(
                 f"flag {self.name!r}: got words, wanted shapes=True and a domain of words"
             )
@@ -245,11 +245,11 @@ def flag_text(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def typed(name: str) -> str:
+def option_string(name: str) -> str:
     """A flag as it is typed.
 
     Example:
-        >>> typed("weight_decay")
+        >>> option_string("weight_decay")
         '--weight-decay'
     """
     return f"--{name.replace('_', '-')}"

@@ -3,7 +3,7 @@
 A claim names what it compares in one of these forms. From a form follows the residual, a pure
 number >= 0, which must stay within a limit (tolerance times condition). From it follows, too,
 whether the case had *power*: whether the judge would have noticed a wrong theory. A case that
-passes without power is no evidence, and says why (:func:`without_power`).
+passes without power is no evidence, and says why (:func:`lack_of_power`).
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Shaped
 
-from lrdyn.verification.stating.array_types import NotNumbers, compared, difference
+from lrdyn.verification.stating.array_types import NotNumbers, as_compared, difference
 from lrdyn.verification.stating.claims import surprise
 
 Numbers = Shaped[np.ndarray | Array, "..."] | np.number | float
@@ -39,17 +39,17 @@ class Equal(NamedTuple):
 
     def residual(self) -> float:
         """Largest difference over its scale."""
-        return _relative(self.predicted, self.measured, self._scales())
+        return _relative_difference(self.predicted, self.measured, self._scales())
 
     def threshold(self, limit: float) -> float:
         """Largest difference that passes, over the entries."""
         return limit * float(np.max(self._scales()))
 
-    def without_power(self, limit: float) -> str:
+    def lack_of_power(self, limit: float) -> str:
         """Why a case that passes shows nothing; empty if it does."""
         predicted, measured = self._sides()
         # The null of an array over steps is its first record, which stands for every later one.
-        null = np.broadcast_to(_float64(self.null), predicted.shape)
+        null = np.broadcast_to(_as_float64(self.null), predicted.shape)
         if not np.any(predicted) and not np.any(null):
             return TRIVIAL
         # The same residual as of the claim itself: what it would say of somebody who guessed the
@@ -70,11 +70,11 @@ class Equal(NamedTuple):
         return ""
 
     def _sides(self) -> tuple[np.ndarray, np.ndarray]:
-        return _float64(self.predicted), _float64(self.measured)
+        return _as_float64(self.predicted), _as_float64(self.measured)
 
     def _scales(self) -> np.ndarray:
         if self.scale is not None:
-            return _float64(self.scale)
+            return _as_float64(self.scale)
         return np.asarray(max(np.max(np.abs(side), initial=0.0) for side in self._sides()))
 
 
@@ -92,18 +92,18 @@ class Zero(NamedTuple):
 
     def residual(self) -> float:
         """Largest absolute value over its scale."""
-        values = compared(self.values)
-        return _relative(np.zeros_like(values), values, self.scale)
+        values = as_compared(self.values)
+        return _relative_difference(np.zeros_like(values), values, self.scale)
 
     def threshold(self, limit: float) -> float:
         """Largest size that passes, over the entries."""
-        return limit * float(np.max(_float64(self.scale)))
+        return limit * float(np.max(_as_float64(self.scale)))
 
-    def without_power(self, limit: float) -> str:
+    def lack_of_power(self, limit: float) -> str:
         """Open where the alternative is too small to be told from rounding."""
         # Theory says 0, so that a start as null says nothing: the claim itself states the size that
         # would stand there.
-        visible = np.max(np.abs(_float64(self.alternative)) / _float64(self.scale))
+        visible = np.max(np.abs(_as_float64(self.alternative)) / _as_float64(self.scale))
         return "" if visible >= SEEN * limit else BELOW_SIGHT
 
 
@@ -118,18 +118,18 @@ class _Bound(NamedTuple):
         """Largest excess over the bound that passes, over the entries."""
         return limit * float(np.max(self.scales()))
 
-    def without_power(self, limit: float) -> str:
+    def lack_of_power(self, limit: float) -> str:
         """Open where the bound is too small to be told from rounding, or infinite."""
         # One entry with a bound that means something is enough: beside it others may be 0 or
         # infinite.
-        sizes = np.abs(_float64(self.bound)) / self.scales()
+        sizes = np.abs(_as_float64(self.bound)) / self.scales()
         return "" if np.any(np.isfinite(sizes) & (sizes > limit)) else BELOW_SIGHT
 
     def scales(self) -> np.ndarray:
         """The scale of each entry."""
         if self.scale is not None:
-            return _float64(self.scale)
-        larger = np.maximum(np.abs(_float64(self.value)), np.abs(_float64(self.bound)))
+            return _as_float64(self.scale)
+        larger = np.maximum(np.abs(_as_float64(self.value)), np.abs(_as_float64(self.bound)))
         return np.where(larger > 0, larger, 1.0)
 
     def _excess(self, above: np.ndarray) -> float:
@@ -138,7 +138,7 @@ class _Bound(NamedTuple):
         # ``np.maximum`` hands on a NaN, where ``max(above, 0.0)`` of Python might not: it must
         # fail. So must a value that is infinite on the side that is allowed: it was lost. A bound
         # may be infinite.
-        lost = np.isinf(_float64(self.value)) & (above < 0)
+        lost = np.isinf(_as_float64(self.value)) & (above < 0)
         return float(np.max(np.where(lost, np.nan, np.maximum(above, 0.0) / self.scales())))
 
 
@@ -157,16 +157,16 @@ class AtLeast(_Bound):
         """Largest shortfall over its scale."""
         return self._excess(difference(self.bound, self.value))
 
-    def without_power(self, limit: float) -> str:
+    def lack_of_power(self, limit: float) -> str:
         """Trivial for a bound of 0 on what cannot be negative; else see :class:`_Bound`."""
-        return super().without_power(limit) if np.any(_float64(self.bound)) else TRIVIAL
+        return super().lack_of_power(limit) if np.any(_as_float64(self.bound)) else TRIVIAL
 
 
-def _float64(values: Any) -> np.ndarray:
-    return compared(values).astype(np.float64, copy=False)
+def _as_float64(values: Any) -> np.ndarray:
+    return as_compared(values).astype(np.float64, copy=False)
 
 
-def _relative(predicted: Any, measured: Any, scale: Any) -> float:
+def _relative_difference(predicted: Any, measured: Any, scale: Any) -> float:
     """Largest difference over its scale, of two sides of one shape; a scale of 0 counts as 1.
 
     NaN if any difference is not finite: what was lost does not agree.
@@ -174,7 +174,7 @@ def _relative(predicted: Any, measured: Any, scale: Any) -> float:
     shapes = np.shape(predicted), np.shape(measured)
     if shapes[0] != shapes[1]:
         raise OtherShapes(*shapes)
-    apart, scales = np.abs(difference(predicted, measured)), _float64(scale)
+    apart, scales = np.abs(difference(predicted, measured)), _as_float64(scale)
     _refuse_nothing(apart)
     if not np.all(np.isfinite(apart)):
         return float("nan")
@@ -194,13 +194,13 @@ class Count(NamedTuple):
 
     def residual(self) -> float:
         """Largest difference of the two arrays."""
-        return _relative(self.predicted, self.measured, 1.0)
+        return _relative_difference(self.predicted, self.measured, 1.0)
 
     def threshold(self, limit: float) -> float:
         """The difference that passes: 0."""
         return limit
 
-    def without_power(self, limit: float) -> str:
+    def lack_of_power(self, limit: float) -> str:
         """Empty, since one more or less always fails: the limit is 0."""
         return "" if limit < 1 else BELOW_SIGHT
 
@@ -217,7 +217,7 @@ class Test(NamedTuple):
 
     def residual(self) -> float:
         """The residual ``-log10 p``; NaN if p is no probability."""
-        p = _number(self.p)
+        p = _as_number(self.p)
         # One rounding of a sum of probabilities is none of these.
         return surprise(p) if 0 <= p <= 1 + 1e-9 else float("nan")
 
@@ -225,9 +225,9 @@ class Test(NamedTuple):
         """The largest ``-log10 p`` that passes."""
         return limit
 
-    def without_power(self, limit: float) -> str:
+    def lack_of_power(self, limit: float) -> str:
         """Open where the draws are too few to exclude the alternative."""
-        return "" if surprise(_number(self.alternative)) > limit else BELOW_SIGHT
+        return "" if surprise(_as_number(self.alternative)) > limit else BELOW_SIGHT
 
 
 class Stated(NamedTuple):
@@ -240,20 +240,20 @@ class Stated(NamedTuple):
 
     def residual(self) -> float:
         """The difference that the claim computed itself."""
-        value = _number(self.difference)
+        value = _as_number(self.difference)
         return value if value >= 0 else float("nan")
 
     def threshold(self, limit: float) -> float:
         """The largest difference that passes."""
         return limit
 
-    def without_power(self, limit: float) -> str:
+    def lack_of_power(self, limit: float) -> str:
         """Open where the alternative would pass, too."""
-        return "" if _number(self.alternative) > limit else BELOW_SIGHT
+        return "" if _as_number(self.alternative) > limit else BELOW_SIGHT
 
 
-def _number(value: Any) -> float:
-    array = compared(value)
+def _as_number(value: Any) -> float:
+    array = as_compared(value)
     if array.size != 1:
         raise NotNumbers(f"got an array of shape {array.shape}, wanted one number")
     return float(array.item())
@@ -310,16 +310,16 @@ def residual_of(forms: Sequence[Form]) -> float:
     return float(np.max([form.residual() for form in forms]))
 
 
-def without_power(forms: Sequence[Form], limit: float) -> str:
+def lack_of_power(forms: Sequence[Form], limit: float) -> str:
     """Why a case that passes shows nothing: a form that is not trivial could not have failed.
 
     Example:
-        >>> without_power([Equal(np.array([1e-9]), np.array([0.0]), scale=1.0)], 1e-6)
+        >>> lack_of_power([Equal(np.array([1e-9]), np.array([0.0]), scale=1.0)], 1e-6)
         'below what can be seen here'
-        >>> without_power([Equal(np.array([0.5]), np.array([0.5]))], 1e-6)
+        >>> lack_of_power([Equal(np.array([0.5]), np.array([0.5]))], 1e-6)
         ''
     """
-    reasons = [form.without_power(limit) for form in forms]
+    reasons = [form.lack_of_power(limit) for form in forms]
     others = [reason for reason in reasons if reason != TRIVIAL]
     if not others:
         return TRIVIAL

@@ -17,7 +17,7 @@ import jax
 from lrdyn.core.show import shortened
 from lrdyn.data.lookup import MissingData
 from lrdyn.system.memory_limit import memory, size_of
-from lrdyn.verification.stating.sources import PACKAGE, written_for
+from lrdyn.verification.stating.sources import PACKAGE, functions_stating
 from lrdyn.verification.stating.statement import Experiment
 
 
@@ -29,11 +29,11 @@ class Lacking(BadInput):
     """Data or a package that a run needs is missing; the message says what to fetch."""
 
 
-def refused(error: Exception) -> BadInput:
+def as_bad_input(error: Exception) -> BadInput:
     """Turn the exception with which settings were refused before a run into bad input.
 
     Example:
-        >>> type(refused(ImportError("needs the package tokenizers"))).__name__
+        >>> type(as_bad_input(ImportError("needs the package tokenizers"))).__name__
         'Lacking'
     """
     lacks = isinstance(error, MissingData | ImportError | FileNotFoundError)
@@ -61,7 +61,7 @@ OF_A_FILE = (
 
 
 @contextmanager
-def named(folders: Collection[Path], of: Experiment | None = None) -> Iterator[None]:
+def name_mistakes(folders: Collection[Path], of: Experiment | None = None) -> Iterator[None]:
     """Turn what functions in these folders raise into :class:`BadInput`; elsewhere it stays.
 
     The innermost line of a file of these folders is named, be it where something was raised or
@@ -82,36 +82,36 @@ def named(folders: Collection[Path], of: Experiment | None = None) -> Iterator[N
     except (BadInput, KeyboardInterrupt):
         raise
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not folders or (asked := _bytes_asked_for(error)) <= memory():
+        if not folders or (asked := _requested_bytes(error)) <= memory():
             raise
-        where = _where(error, folders, of)
+        where = _location(error, folders, of)
         most = f"at most {size_of(memory())}, the memory of this machine"
         raise BadInput(f"{where}got an array of {size_of(asked)}, wanted {most}") from error
     except BaseException as error:
-        innermost = None if _of_the_machine(error) else _innermost(error, folders)
+        innermost = None if _is_system_error(error) else _innermost_frame(error, folders)
         # What the machine reports, or a worker, is a RuntimeError or an OSError.
         others = not isinstance(error, Exception) or isinstance(error, RuntimeError | OSError)
         if innermost is None and (of is None or not folders or others):
             raise
         raised = innermost[0] if innermost else error
         todo = _todo(raised) if innermost else RUN_AND_SAVED
-        where = _where(error, folders, of)
-        raise BadInput(f"{where}got {described(raised)}, wanted {todo}") from error
+        where = _location(error, folders, of)
+        raise BadInput(f"{where}got {describe_error(raised)}, wanted {todo}") from error
 
 
 RUN_AND_SAVED = "a theorem that can be run and saved (LRDYN_DEBUG=1 shows more)"
 
 
-def _where(error: BaseException, folders: Collection[Path], of: Experiment | None) -> str:
+def _location(error: BaseException, folders: Collection[Path], of: Experiment | None) -> str:
     """The line of theirs that raised an exception, or else that where their experiment begins."""
-    if innermost := _innermost(error, folders):
+    if innermost := _innermost_frame(error, folders):
         _, frame, line = innermost
         code = frame.f_code
-        return f"{_shown(code.co_filename)}:{line} ({code.co_name.strip('<>')}): "
+        return f"{_shortest_path(code.co_filename)}:{line} ({code.co_name.strip('<>')}): "
     return f"{line_of(of, of.name)}: " if of else ""
 
 
-def _bytes_asked_for(error: BaseException) -> int:
+def _requested_bytes(error: BaseException) -> int:
     """Size of the array for which there was no memory; 0 if the exception does not say."""
     if isinstance(error, MemoryError):  # NumPy's has the array, Python's own says nothing
         shape, dtype = getattr(error, "shape", ()), getattr(error, "dtype", None)
@@ -123,16 +123,16 @@ def _bytes_asked_for(error: BaseException) -> int:
 def folders_of(experiment: Experiment) -> set[Path]:
     """The folders in which somebody states an experiment; none for one of the library."""
     # A decorator of another package, such as one that checks types, is no file of theirs.
-    written = map(inspect.unwrap, written_for(experiment))
+    written = map(inspect.unwrap, functions_stating(experiment))
     files = {Path(f.__code__.co_filename).resolve() for f in written}
     return {file.parent for file in files if not file.is_relative_to(PACKAGE)}
 
 
-def place(function: Callable[..., Any]) -> str:
+def location_of(function: Callable[..., Any]) -> str:
     """File, line and name of a user's function.
 
     Example:
-        >>> place(place).rpartition("/")[2].partition(":")[0]
+        >>> location_of(location_of).rpartition("/")[2].partition(":")[0]
         'mistakes.py'
     """
     while isinstance(function, partial):
@@ -140,12 +140,12 @@ def place(function: Callable[..., Any]) -> str:
     code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None:
         return repr(function)
-    return f"{_shown(code.co_filename)}:{code.co_firstlineno} ({code.co_name.strip('<>')})"
+    return f"{_shortest_path(code.co_filename)}:{code.co_firstlineno} ({code.co_name.strip('<>')})"
 
 
 def line_of(experiment: Experiment, name: object) -> str:
     """File and line where somebody gives something a name; of their first function if unknown."""
-    written = map(inspect.unwrap, written_for(experiment))
+    written = map(inspect.unwrap, functions_stating(experiment))
     files = {f.__code__.co_filename for f in written}
     for file in sorted(files):
         if Path(file).resolve().is_relative_to(PACKAGE):
@@ -154,12 +154,12 @@ def line_of(experiment: Experiment, name: object) -> str:
             tree = ast.parse(Path(file).read_bytes())
         except (OSError, SyntaxError, ValueError):  # a notebook, for example
             continue
-        if found := [at for node in ast.walk(tree) for at in _places(node, name)]:
-            return f"{_shown(file)}:{min(found)[1]}"
-    return place(experiment.scenarios[0].case)
+        if found := [at for node in ast.walk(tree) for at in _mentions(node, name)]:
+            return f"{_shortest_path(file)}:{min(found)[1]}"
+    return location_of(experiment.scenarios[0].case)
 
 
-def _places(node: Any, name: object) -> Iterator[tuple[int, int]]:
+def _mentions(node: Any, name: object) -> Iterator[tuple[int, int]]:
     """Where a node of a source has a name: 0 if it gives it, 1 if it mentions it; and the line."""
     match node:
         case ast.Call(args=[ast.Constant(value=first) as word, *_]) if first == name:
@@ -172,11 +172,11 @@ def _places(node: Any, name: object) -> Iterator[tuple[int, int]]:
             yield 1, node.lineno
 
 
-def described(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     r"""Describe an exception in a few words, even if its own text cannot be made.
 
     Example:
-        >>> described(ValueError("first line\nsecond line"))
+        >>> describe_error(ValueError("first line\nsecond line"))
         'ValueError (first line)'
     """
     line = first_line(error)
@@ -191,18 +191,18 @@ def first_line(error: BaseException) -> str:
         return "no text: its __str__ raises"
 
 
-def _of_the_machine(error: BaseException) -> bool:
+def _is_system_error(error: BaseException) -> bool:
     return isinstance(error, OSError) and not isinstance(error, OF_A_FILE)
 
 
-def _innermost(error: BaseException, folders: Collection[Path]) -> Any:
+def _innermost_frame(error: BaseException, folders: Collection[Path]) -> Any:
     """The exception, frame and line in a user's file, looked for in the causes, too."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         file = frame.f_code.co_filename
         # Python's own frozen modules are no files, whose folder would be the working one.
         if not file.startswith("<frozen ") and Path(file).resolve().parent in folders:
             return error, frame, line
-    return _innermost(error.__cause__, folders) if error.__cause__ else None
+    return _innermost_frame(error.__cause__, folders) if error.__cause__ else None
 
 
 def _todo(error: BaseException) -> str:
@@ -211,6 +211,6 @@ def _todo(error: BaseException) -> str:
     return next((todo for kind, todo in TODO.items() if isinstance(error, kind)), "code that runs")
 
 
-def _shown(file: str) -> str:
+def _shortest_path(file: str) -> str:
     """A file's path relative to the working folder, if that is shorter."""
     return min(file, os.path.relpath(file), key=len)

@@ -8,7 +8,7 @@ from typing import Any
 from lrdyn.core.show import shortened
 from lrdyn.verification.stating.fields import SIZE
 from lrdyn.verification.stating.flags import Flag
-from lrdyn.verification.stating.mistakes import BadInput, folders_of, line_of, named
+from lrdyn.verification.stating.mistakes import BadInput, folders_of, line_of, name_mistakes
 from lrdyn.verification.stating.statement import RESERVED, Experiment
 
 PASSED = ("key", "seed", "amount", "keeper", "data_dir")
@@ -25,34 +25,38 @@ def check_statement(experiment: Experiment, taken: Collection[str] = ()) -> None
     Raises:
         BadInput: the line of the file, what it has and what was wanted.
     """
-    with named(folders_of(experiment), of=experiment):
-        for got, wanted, name in _unusable(experiment, {*taken, *PASSED}):
-            raise _misstated(experiment, name, got, wanted)
+    with name_mistakes(folders_of(experiment), of=experiment):
+        for got, wanted, name in _unusable_parts(experiment, {*taken, *PASSED}):
+            raise _bad_statement(experiment, name, got, wanted)
 
 
 def taken_name(experiment: Experiment, flag: Flag) -> BadInput:
     """Bad input for a flag whose name every command has."""
-    return _misstated(experiment, flag.name, *_taken("a flag", flag.name))
+    return _bad_statement(experiment, flag.name, *_clash("a flag", flag.name))
 
 
 def no_values(experiment: Experiment, flag: Flag) -> BadInput:
     """Bad input for a flag that has no values, neither given nor in a preset."""
-    return _misstated(experiment, flag.name, f"quick=() of flag {flag.name!r}", "a tuple of values")
+    return _bad_statement(
+        experiment, flag.name, f"quick=() of flag {flag.name!r}", "a tuple of values"
+    )
 
 
-def _misstated(experiment: Experiment, name: object, got: str, wanted: str) -> BadInput:
+def _bad_statement(experiment: Experiment, name: object, got: str, wanted: str) -> BadInput:
     return BadInput(f"{line_of(experiment, name)}: got {got}, wanted {wanted}")
 
 
-def _taken(kind: str, name: str) -> tuple[str, str]:
-    return f"{_brief(name)} as a name of {kind}, which is taken", "another one"
+def _clash(kind: str, name: str) -> tuple[str, str]:
+    return f"{_short_repr(name)} as a name of {kind}, which is taken", "another one"
 
 
-def _unusable(experiment: Experiment, taken: Collection[str]) -> Iterator[tuple[str, str, object]]:
+def _unusable_parts(
+    experiment: Experiment, taken: Collection[str]
+) -> Iterator[tuple[str, str, object]]:
     """What cannot be used, what was wanted, and the name at which it stands."""
     for flag in experiment.flags:
         if not isinstance(flag, Flag):
-            yield f"{_brief(flag)} among the flags", "a lrdyn.Flag", flag
+            yield f"{_short_repr(flag)} among the flags", "a lrdyn.Flag", flag
     for statement in _statements(experiment):
         called = getattr(statement, "id", None) or getattr(statement, "name", None)
         for field in fields(statement):
@@ -61,18 +65,18 @@ def _unusable(experiment: Experiment, taken: Collection[str]) -> Iterator[tuple[
             names += [value] if field.name in ("id", "name") else []
             for name in names:
                 if wanted := _wanted_of_a_name(name):
-                    yield f"{_brief(name)} as a name", wanted, name
+                    yield f"{_short_repr(name)} as a name", wanted, name
             if isinstance(value, str) and not _can_be_saved(value):
-                yield f"{field.name}={_brief(value)}", "text of Unicode, without NUL", called
+                yield f"{field.name}={_short_repr(value)}", "text of Unicode, without NUL", called
     groups = {*RESERVED, *(scenario.id for scenario in experiment.scenarios[1:])}
     flags = [flag.name for flag in experiment.flags]
     for flag in experiment.flags:
         if not flag.name.isidentifier() or keyword.iskeyword(flag.name):
             wanted = "one that an argument of Python can have"
-            yield f"{_brief(flag.name)} as a name of a flag", wanted, flag.name
+            yield f"{_short_repr(flag.name)} as a name of a flag", wanted, flag.name
         if flag.name in {*taken, *groups} or flags.count(flag.name) > 1:
-            yield *_taken("a flag", flag.name), flag.name
-        if why := _amiss_in_presets(flag):
+            yield *_clash("a flag", flag.name), flag.name
+        if why := _preset_mistake(flag):
             yield *why, flag.name
     for number, scenario in enumerate(experiment.scenarios):
         field_of = {axis: field for field, axes in scenario.axes.items() for axis in axes}
@@ -81,15 +85,15 @@ def _unusable(experiment: Experiment, taken: Collection[str]) -> Iterator[tuple[
         saved = {*swept, "seed", "amount", *(RESERVED if number else groups)}
         for axis, field in field_of.items():
             if wanted := _wanted_of_a_name(axis):
-                yield f"{_brief(axis)} as a name of an axis", wanted, field
+                yield f"{_short_repr(axis)} as a name of an axis", wanted, field
             if axis in saved:
-                yield *_taken("an axis", axis), field
+                yield *_clash("an axis", axis), field
         saved |= {SIZE, *(f"length_{axis}" for axis in field_of)}
         saved |= {f"met_{hypothesis}" for hypothesis in scenario.hypotheses}
         # A field of both sides is saved with an ending.
         saved &= set(scenario.fields("theory")) ^ set(scenario.fields("run"))
         for name in sorted(saved):
-            yield *_taken("a field", name), name
+            yield *_clash("a field", name), name
 
 
 def _wanted_of_a_name(name: object) -> str:
@@ -109,12 +113,12 @@ def _statements(experiment: Experiment) -> Iterator[Any]:
         yield from (scenario, *scenario.claims, *scenario.controls, *scenario.findings)
 
 
-def _amiss_in_presets(flag: Flag) -> tuple[str, str] | None:
+def _preset_mistake(flag: Flag) -> tuple[str, str] | None:
     """What is wrong with the presets of a flag, and what was wanted; None if nothing is."""
     for preset in ("quick", "paper"):
         values = getattr(flag, preset)
         if not isinstance(values, tuple):
-            return f"{preset}={_brief(values)} of flag {flag.name!r}", "a tuple of values"
+            return f"{preset}={_short_repr(values)} of flag {flag.name!r}", "a tuple of values"
         for value in values:
             accepted = flag.accepts(value)
             wanted = flag.wanted()
@@ -123,7 +127,7 @@ def _amiss_in_presets(flag: Flag) -> tuple[str, str] | None:
             elif accepted and not isinstance(value, int | float | str):  # NumPy's are not JSON
                 wanted, accepted = f"{wanted} of Python", False
             if not accepted:
-                return f"{_brief(value)} in {preset} of flag {flag.name!r}", wanted
+                return f"{_short_repr(value)} in {preset} of flag {flag.name!r}", wanted
     return None
 
 
@@ -134,5 +138,5 @@ def _can_be_saved(text: str) -> bool:
         return False
 
 
-def _brief(value: object) -> str:
+def _short_repr(value: object) -> str:
     return shortened(repr(value), 40)

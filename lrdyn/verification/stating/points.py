@@ -114,7 +114,7 @@ def product(**axes: Axis) -> Points:
         >>> product(depth=[2, 3], rank=[1, 2, 3]).size
         6
     """
-    return Points(_nonempty(axes), crossed=True)
+    return Points(_nonempty_axes(axes), crossed=True)
 
 
 def zipped(**axes: Axis) -> Points:
@@ -133,7 +133,7 @@ def zipped(**axes: Axis) -> Points:
         >>> zipped(depth=[2, 3], rank=[1, 5]).size
         2
     """
-    columns = _nonempty(axes)
+    columns = _nonempty_axes(axes)
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"axes: got lengths {lengths}, wanted all the same")
@@ -199,15 +199,15 @@ def sampled(
     return zipped(**draws)
 
 
-def _nonempty(axes: Mapping[str, Axis]) -> dict[str, np.ndarray]:
-    columns = {name: _as_python_has_them(values) for name, values in axes.items()}
+def _nonempty_axes(axes: Mapping[str, Axis]) -> dict[str, np.ndarray]:
+    columns = {name: _widen(values) for name, values in axes.items()}
     empty = [name for name, values in columns.items() if not len(values)]
     if empty or not columns:
         raise ValueError(f"axes: got {empty or 'none'} empty, wanted at least one value on each")
     return columns
 
 
-def _as_python_has_them(values: Axis) -> np.ndarray:
+def _widen(values: Axis) -> np.ndarray:
     """Convert numbers to 64 bits, as those of a list are: axes have no precision, runs have."""
     if isinstance(values, range):
         return np.arange(values.start, values.stop, values.step)

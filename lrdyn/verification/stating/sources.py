@@ -29,7 +29,7 @@ def source_digest(experiment: Experiment, settings: Mapping[str, Any] | None = N
     The library's general modules do not count: an edit there changes the traced programs, if
     anything.
     """
-    return code_digest(written_for(experiment), experiment.data(settings or {}))
+    return code_digest(functions_stating(experiment), experiment.data(settings or {}))
 
 
 JUDGES = (
@@ -48,15 +48,15 @@ def judges_digest(experiment: Experiment) -> str:
     figures, judge nothing.
     """
     verification = PACKAGE / "verification"
-    theirs = _files(written_for(experiment))
+    theirs = _files(functions_stating(experiment))
 
     def judges_nothing(path: Path) -> bool:
         return path in theirs or path.is_relative_to(verification) or _draws(path)
 
     known = _module_files()
-    names = [name for path in theirs for name in _imported(path, known)]
+    names = [name for path in theirs for name in _imported_modules(path, known)]
     # The files of the theorem itself are left out here: ``source_digest`` counts them already.
-    reached = _reached(names, known, judges_nothing)
+    reached = _reachable_files(names, known, judges_nothing)
     judges = {verification / f"{name}.py" for name in JUDGES}
     digest = hashlib.sha256()
     for path in sorted(reached | judges):
@@ -64,7 +64,7 @@ def judges_digest(experiment: Experiment) -> str:
     return digest.hexdigest()
 
 
-def written_for(experiment: Experiment) -> list[Any]:
+def functions_stating(experiment: Experiment) -> list[Any]:
     """The functions of an experiment."""
     parts: list[Any] = [experiment]
     for scenario in experiment.scenarios:
@@ -78,7 +78,7 @@ def code_digest(functions: Sequence[Any], data: Sequence[Path] = ()) -> str:
     for path in sorted(_files(functions)):
         digest.update(path.read_bytes())
     # Sorted, since the order in which functions are found is no property of the theorem.
-    for code in sorted(f.__code__.co_code for f in functions if not _in_file(f)):
+    for code in sorted(f.__code__.co_code for f in functions if not _has_file(f)):
         digest.update(code)  # written in a notebook or at a prompt
     for path in data:
         digest.update(path.read_bytes())
@@ -101,7 +101,7 @@ MODULE = re.compile(r"lrdyn(\.\w+)+(:\w+)?")
 """A string that may be looked up as a module."""
 
 
-def code_that_decides(theorem: str) -> str:
+def deciding_code_digest(theorem: str) -> str:
     """SHA-256 of the code that can decide the programs of a theorem.
 
     That is the code of the module that states it and of :data:`ENGINE`, and of all that they
@@ -114,23 +114,23 @@ def code_that_decides(theorem: str) -> str:
         theorem: name of the module.
 
     Example:
-        >>> two = code_that_decides("lrdyn.theorem2.statement")
-        >>> two == code_that_decides("lrdyn.lora.statement")
+        >>> two = deciding_code_digest("lrdyn.theorem2.statement")
+        >>> two == deciding_code_digest("lrdyn.lora.statement")
         False
     """
-    codes = {path: dumped(path.read_bytes()) for path in deciding(theorem)}
+    codes = {path: dump_code(path.read_bytes()) for path in deciding_files(theorem)}
     lines = [f"{path.relative_to(PACKAGE).as_posix()} {codes[path]}" for path in sorted(codes)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def deciding(theorem: str) -> set[Path]:
+def deciding_files(theorem: str) -> set[Path]:
     """The source files whose code can decide the programs of a theorem."""
-    files = _reached([theorem, *ENGINE], _module_files(), _draws)
+    files = _reachable_files([theorem, *ENGINE], _module_files(), _draws)
     folders = {folder for path in files for folder in path.relative_to(PACKAGE).parents}
     return files | {PACKAGE / folder / "__init__.py" for folder in folders}
 
 
-def _reached(
+def _reachable_files(
     names: Sequence[str], known: Mapping[str, Path], left_out: Callable[[Path], bool]
 ) -> set[Path]:
     """Files of modules and of all that they import, directly or not, except some."""
@@ -139,7 +139,7 @@ def _reached(
         path = known.get(left.pop())
         if path is not None and path not in files and not left_out(path):
             files.add(path)
-            left += _imported(path, known)
+            left += _imported_modules(path, known)
     return files
 
 
@@ -150,7 +150,7 @@ def _package(path: Path) -> str:
     return ".".join(path.parent.relative_to(PACKAGE.parent).parts)
 
 
-def _imported(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
+def _imported_modules(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
     """Names of the modules that a file imports, and of a package where a name is no module."""
     package = _package(path)
     for module, taken in _code(path.read_bytes())[1]:
@@ -207,7 +207,7 @@ def _code(content: bytes) -> tuple[ast.Module, list[tuple[str, tuple[str, ...]]]
 
 
 @cache
-def dumped(content: bytes) -> str:
+def dump_code(content: bytes) -> str:
     """The code of a file as a text, without what decides nothing."""
     # ``ast.dump`` leaves out lines and columns, so that a comment above a function changes nothing.
     return ast.dump(_code(content)[0])
@@ -219,12 +219,12 @@ def data_digest(data: Sequence[Path]) -> str:
     for path in data:
         facts = path.stat()
         # The name without its folder: data may lie elsewhere on another machine.
-        digest.update(f"{path.name}{_of_file(path, facts.st_size, facts.st_mtime_ns)}".encode())
+        digest.update(f"{path.name}{_file_digest(path, facts.st_size, facts.st_mtime_ns)}".encode())
     return digest.hexdigest() if data else ""
 
 
 @cache
-def _of_file(path: Path, size: int, modified: int) -> str:
+def _file_digest(path: Path, size: int, modified: int) -> str:
     """SHA-256 of a file, cached for its size and age, since every job of a study asks for it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -232,8 +232,8 @@ def _of_file(path: Path, size: int, modified: int) -> str:
 
 def _files(functions: Sequence[Any]) -> set[Path]:
     """Files of the functions, and what these import of the theorems or from beside them."""
-    own = {Path(f.__code__.co_filename).resolve() for f in functions if _in_file(f)}
-    files = {path for path in own if not _general(path)}
+    own = {Path(f.__code__.co_filename).resolve() for f in functions if _has_file(f)}
+    files = {path for path in own if not _is_general(path)}
     beside = {path.parent for path in files}
     names, visited = {f.__module__ for f in functions}, set()
     while names:
@@ -243,7 +243,7 @@ def _files(functions: Sequence[Any]) -> set[Path]:
         if not (file := getattr(module, "__file__", None)):
             continue  # a built-in one, such as ``sys``: an empty path would be the working folder
         path = Path(file).resolve()
-        if _general(path) or not (path.parent in beside or _of_theorems(path)):
+        if _is_general(path) or not (path.parent in beside or _states_theorem(path)):
             continue
         files.add(path)
         # What a module has taken by ``from`` shows in the objects, what it imported whole as a
@@ -254,17 +254,17 @@ def _files(functions: Sequence[Any]) -> set[Path]:
     return files
 
 
-def _of_theorems(path: Path) -> bool:
+def _states_theorem(path: Path) -> bool:
     """Whether a file states a theorem or a study."""
     return any(path.is_relative_to(PACKAGE / name) for name in ROOMS)
 
 
-def _general(path: Path) -> bool:
+def _is_general(path: Path) -> bool:
     """Whether a file is a general one of the library, not part of a theorem or study."""
-    return path.is_relative_to(PACKAGE) and not _of_theorems(path)
+    return path.is_relative_to(PACKAGE) and not _states_theorem(path)
 
 
-def _in_file(function: Any) -> bool:
+def _has_file(function: Any) -> bool:
     return Path(function.__code__.co_filename).is_file()
 
 

@@ -210,7 +210,7 @@ class Finding(Generic[T, M]):
         if self.source is None:
             return
         # An expectation that its own source does not meet could never be called replicated.
-        if not expected.met_by(self.source) or self.within is not None:
+        if not expected.is_met_by(self.source) or self.within is not None:
             raise Misstated(
                 f"finding {self.id!r}: got source={self.source:g}, wanted it on the side of above "
                 "or below"
@@ -538,7 +538,7 @@ class Experiment:
                 raise Misstated(f"theorem {self.name!r}: got ids {doubles} twice, wanted each once")
 
     @property
-    def judged(self) -> bool:
+    def has_claims(self) -> bool:
         """Whether anything is claimed."""
         return any(scenario.claims for scenario in self.scenarios)
 
@@ -547,10 +547,10 @@ class Experiment:
         """Findings of all scenarios, by their ids."""
         return {finding.id: finding for s in self.scenarios for finding in s.findings}
 
-    def came_of(self, id: str, draws: np.ndarray) -> dict[str, Any]:
+    def outcome_entry(self, id: str, draws: np.ndarray) -> dict[str, Any]:
         """Outcome of the expectation of a finding.
 
-        See :func:`lrdyn.verification.stating.expectations.came_of`.
+        See :func:`lrdyn.verification.stating.expectations.outcome_entry`.
 
         All findings that an interval decides share the probability that one misses.
 
@@ -558,7 +558,7 @@ class Experiment:
             id: of the finding.
             draws: its number for each seed.
         """
-        return expectations.came_of(self.findings[id].expected, draws, self.intervals)
+        return expectations.outcome_entry(self.findings[id].expected, draws, self.intervals)
 
 
 class Theorem(Experiment):
@@ -569,7 +569,7 @@ class Theorem(Experiment):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.judged:
+        if not self.has_claims:
             raise Misstated(f"theorem {self.name!r}: got no claim, wanted one or an Experiment")
 
 

@@ -71,7 +71,7 @@ def arrays_of(case: Any, room: int) -> dict[str, Any]:
 
 def _entries(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Every array and number of a PyTree, static numbers too, with the path to it."""
-    if (array := _array(value)) is not None:
+    if (array := _as_array(value)) is not None:
         yield path, array
         return
     parts: Iterator[tuple[str, Any]] = iter(())
@@ -88,12 +88,12 @@ def _entries(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from _entries(f"{path}.{name}" if path else name, part)
 
 
-def _array(value: Any) -> Any | None:
+def _as_array(value: Any) -> Any | None:
     """A number, an array or a list of plain numbers as an array; None if it is something else."""
     if isinstance(value, list | tuple):
         # A list of numbers is one array: a program pays for each that it returns.
         plain = value and all(type(entry) in (bool, int, float) for entry in value)
-        return _array(np.asarray(value)) if plain and not hasattr(value, "_fields") else None
+        return _as_array(np.asarray(value)) if plain and not hasattr(value, "_fields") else None
     if isinstance(value, bool | int | float):
         value = np.asarray(value)
     if not isinstance(value, jax.Array | np.ndarray | np.generic):
@@ -116,7 +116,7 @@ def split(
     Floating-point numbers of a case are float64. Its attributes say how a case is made again
     (``recipe``) and which arrays were left out at some setting (``left_out``).
     """
-    names = [str(name) for name in dataset.data_vars if _marked(str(name))]
+    names = [str(name) for name in dataset.data_vars if _is_of_case(str(name))]
     # A slice, not an index: the axis of the seeds stays, and says which one it was.
     cases, left_out, changed, empty = dataset[names].isel(seed=slice(1)), [], {}, []
     for name in [name for name in names if name.startswith(MARK)]:
@@ -135,18 +135,18 @@ def split(
     cases = cases.drop_vars(empty).assign(changed)
     cases = cases.assign_attrs(
         title=f"cases of {scenario.id}, of one seed",
-        recipe=f"{_named(scenario.case)}(jax.random.key(seed), **flags)",
+        recipe=f"{_qualified_name(scenario.case)}(jax.random.key(seed), **flags)",
         left_out=json.dumps(sorted(left_out)),
     )
     return dataset.drop_vars(names), cases
 
 
-def _marked(name: str) -> bool:
+def _is_of_case(name: str) -> bool:
     """Whether a variable belongs to a case: an array, or the length of an axis of one."""
     return name.removeprefix("length_").startswith(MARK)
 
 
-def _named(function: Any) -> str:
+def _qualified_name(function: Any) -> str:
     while isinstance(function, partial):
         function = function.func
     return f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"

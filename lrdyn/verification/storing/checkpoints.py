@@ -59,7 +59,7 @@ class Checkpoints:
 
     def load(self, key: str, like: PyTree, name: str = "") -> tuple[int, PyTree] | None:
         """Read the last whole checkpoint; damaged ones are reported and set aside."""
-        folder = self._of(key)
+        folder = self._folder_of(key)
         if folder.is_dir():
             whole_files.remove_scratch(folder)
         for path in reversed(_checkpoints(folder)):
@@ -68,10 +68,10 @@ class Checkpoints:
             except Exception as error:  # a damaged array raises whatever error its reader runs into
                 _set_aside(path, error, self.progress.note)
                 continue
-            self._forget_log(self._run(name), checkpoint[0])
+            self._forget_log(self._run_name(name), checkpoint[0])
             return checkpoint
         # No checkpoint: the training begins anew, and so do its lines.
-        self._forget_log(self._run(name), -1)
+        self._forget_log(self._run_name(name), -1)
         return None
 
     def due(self, step: int) -> bool:
@@ -82,7 +82,7 @@ class Checkpoints:
 
     def save(self, key: str, step: int, state: PyTree) -> None:
         """Write a checkpoint, and remove all but the last two."""
-        folder = self._of(key)
+        folder = self._folder_of(key)
         folder.mkdir(parents=True, exist_ok=True)
         write(folder / f"step-{step:010}.ckpt", key, step, state)
         # Two: where the last one is found damaged, the training goes on from the one before it.
@@ -92,7 +92,7 @@ class Checkpoints:
 
     def tell(self, moment: Moment, name: str) -> None:
         """Show the progress of a training, and append its numbers to the log."""
-        run = self._run(name)
+        run = self._run_name(name)
         numbers = {**moment.metrics, "examples_per_second": moment.rate}
         loss = moment.metrics["loss"]
         text = f"{run}: step {moment.step:,} of {moment.steps:,}, loss {loss:.4g}"
@@ -100,11 +100,11 @@ class Checkpoints:
             moment.step / moment.steps, f"{text}, {moment.rate:,.0f} examples a second"
         )
         if self.log:
-            _append(self.log, [(run, moment.step, *number) for number in numbers.items()])
+            _append_rows(self.log, [(run, moment.step, *number) for number in numbers.items()])
 
     def lost(self, step: int, name: str, key: str) -> None:
         """Report a training whose loss is not finite, and keep its last checkpoint."""
-        run, folder = self._run(name), self._of(key)
+        run, folder = self._run_name(name), self._folder_of(key)
         checkpoints = _checkpoints(folder)
         stays = (
             f"the checkpoint {checkpoints[-1]} stays" if checkpoints else "no checkpoint before it"
@@ -113,10 +113,10 @@ class Checkpoints:
         if checkpoints:
             files.write_json(folder / LOST, {"run": run, "step": step})
 
-    def _of(self, key: str) -> Path:
+    def _folder_of(self, key: str) -> Path:
         return self.folder / key[:20]
 
-    def _run(self, name: str) -> str:
+    def _run_name(self, name: str) -> str:
         return " ".join(word for word in (self.label, name) if word) or "training"
 
     def _forget_log(self, run: str, step: int) -> None:
@@ -126,7 +126,7 @@ class Checkpoints:
         with self.log.open(newline="") as file:
             rows = list(csv.reader(file))
         rows_before = [r for r in rows if r[0] != run or int(r[1]) <= step]
-        with whole_files.replacing(self.log) as path, path.open("w", newline="") as file:
+        with whole_files.replace_file(self.log) as path, path.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows_before)
 
 
@@ -136,7 +136,7 @@ def write(path: Path, key: str, step: int, state: PyTree) -> None:
     eqx.tree_serialise_leaves(payload, state)
     body = payload.getbuffer()
     head = {"key": key, "step": step, "bytes": len(body), "sha256": _sha256(body)}
-    with whole_files.replacing(path) as temporary, temporary.open("wb") as file:
+    with whole_files.replace_file(path) as temporary, temporary.open("wb") as file:
         file.write(json.dumps(head).encode() + b"\n")
         file.write(body)
 
@@ -182,7 +182,7 @@ def gather_logs(source: Path, folder: Path) -> None:
         if path.exists() and not (path.name == LOG and source.samefile(folder)):
             with path.open(newline="") as file:
                 rows = [tuple(row) for row in csv.reader(file)]
-            _append(folder / LOG, rows[1:])
+            _append_rows(folder / LOG, rows[1:])
             whole_files.remove(path)
 
 
@@ -199,9 +199,9 @@ def _set_aside(path: Path, why: object, note: Callable[[str], None]) -> None:
     whole_files.set_aside(path, line, note, "the one before it, if any, is used")
 
 
-def _append(log: Path, rows: list[tuple]) -> None:
+def _append_rows(log: Path, rows: list[tuple]) -> None:
     new = not log.exists()
-    with whole_files.appending(log) as file:
+    with whole_files.open_to_append(log) as file:
         writer = csv.writer(file, lineterminator="\n")
         if new:
             writer.writerow(("run", "step", "name", "value"))

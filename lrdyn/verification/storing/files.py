@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lrdyn.system.whole_files import naming, replacing
+from lrdyn.system.whole_files import name_in_errors, replace_file
 
 
 class InUse(Exception):
@@ -19,13 +19,13 @@ class InUse(Exception):
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """Keep a folder for one process; the lock ends with the process, however that ends.
 
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> with locked(folder), locked(folder):
+        >>> with lock(folder), lock(folder):
         ...     pass
         Traceback (most recent call last):
         lrdyn.verification.storing.files.InUse: ...
@@ -35,20 +35,20 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         try:
             # Not ``lockf``, whose locks end as soon as this process closes any handle of the file.
-            with naming(folder):
+            with name_in_errors(folder):
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InUse(f"{folder} is in use by another run") from None
         yield
     finally:
-        with naming(folder):
+        with name_in_errors(folder):
             os.close(handle)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically; a NaN or infinity is an error: a verdict must never hold one."""
     text = json.dumps(content, indent=2, allow_nan=False)
-    with replacing(path) as temporary:
+    with replace_file(path) as temporary:
         temporary.write_text(text + "\n")
 
 
@@ -82,7 +82,7 @@ class NetCDF:
         self.group: Any = self.file.require_group(group) if group.strip("/") else self.file
         self.scales: dict[str, Any] = {}
 
-    def coordinate(self, name: str, values: np.ndarray) -> None:
+    def write_coordinate(self, name: str, values: np.ndarray) -> None:
         """Add an axis with its values, before any array that has it."""
         self.scales[name] = self._put(name, values)
         self.scales[name].make_scale(name)
@@ -111,7 +111,7 @@ class NetCDF:
         """Add a whole array; ``dims`` are its axes and their lengths."""
         self._label(self._put(name, values), dims, values.dtype)
 
-    def attributes(self, values: Mapping[str, Any], name: str = "") -> None:
+    def write_attributes(self, values: Mapping[str, Any], name: str = "") -> None:
         """Add attributes to an array, or to the group if no name is given."""
         (self.group[name] if name else self.group).attrs.update(values)
 
@@ -200,7 +200,7 @@ def write_netcdf(path: Path, groups: Mapping[str, Any]) -> None:
     files are made in memory and written at once.
     """
     size = sum(dataset.nbytes for dataset in groups.values())
-    with replacing(path) as temporary:
+    with replace_file(path) as temporary:
         target = NetCDF(temporary, in_memory=size <= SLAB)
         try:
             for group, dataset in groups.items():
@@ -213,14 +213,14 @@ def write_netcdf(path: Path, groups: Mapping[str, Any]) -> None:
 
 
 def _write_group(target: NetCDF, dataset: Any) -> None:
-    target.attributes(dataset.attrs)
+    target.write_attributes(dataset.attrs)
     axes = [name for name in dataset.coords if dataset[name].dims == (name,)]
     labels = [str(name) for name in dataset.coords if name not in axes]
     if labels:  # this word tells xarray that they are coordinates, not results
-        target.attributes({"coordinates": " ".join(labels)})
+        target.write_attributes({"coordinates": " ".join(labels)})
     for name in axes:
         # Before the arrays: h5py can attach a scale only when it is there.
-        target.coordinate(str(name), dataset[name].values)
+        target.write_coordinate(str(name), dataset[name].values)
     for name, variable in dataset.variables.items():
         dims = dict(zip(map(str, variable.dims), variable.shape, strict=True))
         # An array called as an axis that has no values, or others: steps that depend on a flag.
@@ -232,7 +232,7 @@ def _write_group(target: NetCDF, dataset: Any) -> None:
             _write_large(target, stored, variable)
         else:
             target.write(stored, dims, np.asarray(variable.values))
-        target.attributes(variable.attrs, stored)
+        target.write_attributes(variable.attrs, stored)
 
 
 def _write_large(target: NetCDF, name: str, variable: Any) -> None:

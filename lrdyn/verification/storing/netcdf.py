@@ -51,12 +51,12 @@ def read_groups(path: Path) -> dict[str, "xarray.Dataset"]:
     import xarray
 
     try:
-        return _whole(path)
+        return _read_whole(path)
     except _Other:
         return dict(xarray.open_groups(path, engine="h5netcdf"))
 
 
-def _whole(path: Path) -> dict[str, "xarray.Dataset"]:
+def _read_whole(path: Path) -> dict[str, "xarray.Dataset"]:
     import h5py
 
     with h5py.File(path, "r") as file:

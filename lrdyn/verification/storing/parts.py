@@ -33,7 +33,7 @@ class Store(NamedTuple):
         path = self._path(key)
         try:
             with (
-                whole_files.naming(path),
+                whole_files.name_in_errors(path),
                 guarded.opened(path, links=False) as file,
                 guarded.reading(path, "a part"),
                 zipfile.ZipFile(file) as archive,
@@ -46,7 +46,7 @@ class Store(NamedTuple):
                 manifest = guarded.parsed(
                     archive.read(MANIFEST), path, "what a part says of itself"
                 )
-                arrays = {name: _array(archive, name) for name in manifest["arrays"]}
+                arrays = {name: _read_array(archive, name) for name in manifest["arrays"]}
                 # A file that was renamed, or changed together with its archive's checksums, fails
                 # here.
                 if manifest != _manifest(key, arrays):
@@ -68,7 +68,10 @@ class Store(NamedTuple):
 
     def save(self, key: str, arrays: Arrays) -> None:
         """Write a finished part, whole or not at all."""
-        with whole_files.replacing(self._path(key)) as path, zipfile.ZipFile(path, "w") as archive:
+        with (
+            whole_files.replace_file(self._path(key)) as path,
+            zipfile.ZipFile(path, "w") as archive,
+        ):
             archive.writestr(MANIFEST, json.dumps(_manifest(key, arrays)))
             for name, array in arrays.items():
                 # The size is not known when the member is opened, and may pass 2 GiB.
@@ -83,17 +86,17 @@ class Store(NamedTuple):
 
 def _manifest(key: str, arrays: Arrays) -> dict[str, Any]:
     """The manifest of a part, by which changes of its names or arrays from outside show."""
-    return {"key": key, "arrays": {name: _facts(np.asarray(a)) for name, a in arrays.items()}}
+    return {"key": key, "arrays": {name: _fingerprint(np.asarray(a)) for name, a in arrays.items()}}
 
 
-def _facts(array: np.ndarray) -> list[Any]:
+def _fingerprint(array: np.ndarray) -> list[Any]:
     """Type, shape and SHA-256 of an array."""
     # A view of the bytes: a copy would double the memory of the largest array.
     content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     return [str(array.dtype), list(array.shape), hashlib.sha256(content).hexdigest()]
 
 
-def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     with archive.open(f"{name}.npy") as member:
         return np.lib.format.read_array(member, allow_pickle=False)
 
@@ -110,6 +113,6 @@ def clear(run: Path) -> None:
 def open_store(folder: Path, note: Callable[[str], None]) -> Iterator[Store]:
     """Open a folder of parts, made if missing, for one process alone."""
     folder.mkdir(parents=True, exist_ok=True)
-    with files.locked(folder):
+    with files.lock(folder):
         whole_files.remove_scratch(folder)
         yield Store(folder, note)

@@ -81,11 +81,11 @@ def write(
         "name": name,
         "title": title,
         "about": about,
-        "config": canonical(config),
+        "config": canonical_json(config),
         "digest": digest,
         "judges": judges,
         "revision": machine["git"] or "",
-        "environment": canonical(machine),
+        "environment": canonical_json(machine),
     }
     files.write_netcdf(path, {**groups, "/": groups["/"].assign_attrs(record)})
 
@@ -107,7 +107,7 @@ def read(path: Path) -> dict[str, "xarray.Dataset"]:
         raise Missing(f"{path}: not found") from None
     except Refused as error:
         raise Damaged(path, error.why) from None
-    with _damage_named(path):
+    with _name_damage(path):
         groups = netcdf.read_groups(path)
     # HDF5 makes the groups between, ``/controls`` for example, which hold nothing themselves.
     return {group: d for group, d in groups.items() if d.variables or group == "/"}
@@ -116,7 +116,7 @@ def read(path: Path) -> dict[str, "xarray.Dataset"]:
 def load(path: Path) -> dict[str, "xarray.Dataset"]:
     """Read all groups into memory, by which damage inside of an array shows, too."""
     groups = read(path)
-    with _damage_named(path), contextlib.ExitStack() as opened:
+    with _name_damage(path), contextlib.ExitStack() as opened:
         for dataset in groups.values():
             opened.enter_context(dataset)
             dataset.load()
@@ -124,7 +124,7 @@ def load(path: Path) -> dict[str, "xarray.Dataset"]:
 
 
 @contextlib.contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
+def _name_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except PermissionError:
@@ -133,7 +133,7 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise Damaged(path, type(error).__name__) from None
 
 
-def canonical(values: Any) -> str:
+def canonical_json(values: Any) -> str:
     """Settings as JSON text that is the same for equal settings."""
     return json.dumps(values, sort_keys=True, allow_nan=False)
 
@@ -146,7 +146,7 @@ def checksum(path: Path) -> str:
         OSError: there is no such file, or the machine could not read it.
     """
     try:
-        with whole_files.naming(path), guarded.opened(path) as file:
+        with whole_files.name_in_errors(path), guarded.opened(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except Refused as error:
         raise Damaged(path, error.why) from None
@@ -194,7 +194,7 @@ def blas() -> list[dict[str, Any]]:
         if library["user_api"] == "blas"
     ]
     # Several packages can have one of their own, in an order that says nothing.
-    return [json.loads(text) for text in sorted({canonical(library) for library in found})]
+    return [json.loads(text) for text in sorted({canonical_json(library) for library in found})]
 
 
 def _version(package: str) -> str | None:
@@ -251,6 +251,6 @@ def read_verdict(folder: Path) -> dict[str, Any]:
         raise Missing(f"{path}: not found") from None
     except Refused as error:
         raise Unreadable(f"{path}: damaged ({error.why})") from None
-    if why := verdict_schema.amiss(verdict):
+    if why := verdict_schema.mismatch(verdict):
         raise Unreadable(f"{path}: damaged ({why})")
     return verdict

@@ -13,9 +13,9 @@ class Form(NamedTuple):
     wanted: str
     fits: Callable[[Any], bool]
 
-    def amiss(self, value: Any) -> str:
+    def mismatch(self, value: Any) -> str:
         """What is wrong with a value; empty if it fits."""
-        return "" if self.fits(value) else f"got {_shown(value)}, wanted {self.wanted}"
+        return "" if self.fits(value) else f"got {_quote(value)}, wanted {self.wanted}"
 
 
 class Entries(NamedTuple):
@@ -27,19 +27,19 @@ class Entries(NamedTuple):
     others: Form | None = None
     """What entries of other names must be; anything without it."""
 
-    def amiss(self, value: Any) -> str:
+    def mismatch(self, value: Any) -> str:
         """What is wrong with a value, and where."""
         if not isinstance(value, dict):
-            return f"got {_shown(value)}, wanted an object"
+            return f"got {_quote(value)}, wanted an object"
         for name, form in self.forms.items():
             if name not in value and name not in self.optional:
                 return f"{name}: got nothing, wanted it"
-            if name in value and (why := form.amiss(value[name])):
+            if name in value and (why := form.mismatch(value[name])):
                 return f"{name}: {why}"
         others = [] if self.others is None else [name for name in value if name not in self.forms]
         for name in others:
-            if self.others and (why := self.others.amiss(value[name])):
-                return f"{_shown(name)}: {why}"
+            if self.others and (why := self.others.mismatch(value[name])):
+                return f"{_quote(name)}: {why}"
         return ""
 
 
@@ -49,18 +49,18 @@ class Each(NamedTuple):
     kind: type
     form: Form | Entries
 
-    def amiss(self, value: Any) -> str:
+    def mismatch(self, value: Any) -> str:
         """What is wrong with a value, and where."""
         if not isinstance(value, self.kind):
-            return f"got {_shown(value)}, wanted {'a list' if self.kind is list else 'an object'}"
+            return f"got {_quote(value)}, wanted {'a list' if self.kind is list else 'an object'}"
         entries = value.items() if isinstance(value, dict) else enumerate(value)
         for name, entry in entries:
-            if why := self.form.amiss(entry):
-                return f"{_shown(name)}: {why}"
+            if why := self.form.mismatch(entry):
+                return f"{_quote(name)}: {why}"
         return ""
 
 
-def _shown(value: Any) -> str:
+def _quote(value: Any) -> str:
     """Show a value in a message, in one short line of printable characters."""
     kinds = {dict: "an object", list: "a list"}
     return kinds.get(type(value)) or shortened(ascii(value))
@@ -169,7 +169,7 @@ CLAIM = Entries(
         "p": NUMBER,
         "decided_by": Each(dict, COUNT),
         "equal_to_the_bit": TRUTH,
-        "finding": Form("a finding or null", lambda x: x is None or not FINDING.amiss(x)),
+        "finding": Form("a finding or null", lambda x: x is None or not FINDING.mismatch(x)),
     },
     optional=frozenset(
         "claim cases_total residual_float32 tolerance_float32 residual_float64 tolerance_float64 "
@@ -209,15 +209,15 @@ WHOLE = Entries(
 """The whole file."""
 
 
-def amiss(verdict: Any) -> str:
+def mismatch(verdict: Any) -> str:
     """What is wrong with a verdict, and where; empty if nothing is.
 
     Example:
-        >>> amiss({"name": "theorem2", "holds": 1})
+        >>> mismatch({"name": "theorem2", "holds": 1})
         'holds: got 1, wanted true, false or null'
     """
-    if why := WHOLE.amiss(verdict):
+    if why := WHOLE.mismatch(verdict):
         return why
     names = [claim["id"] for claim in verdict["claims"]]
     twice = next((name for name in names if names.count(name) > 1), None)
-    return "" if twice is None else f"claims: got {_shown(twice)} twice, wanted each once"
+    return "" if twice is None else f"claims: got {_quote(twice)} twice, wanted each once"
