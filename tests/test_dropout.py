@@ -13,7 +13,7 @@ import lrdyn as lr
 from lrdyn.theorem3 import dropout_minimiser_claims, dropout_penalties
 from lrdyn.theorem3.dropout_minimiser_claims import MinimiserMeasured, MinimiserTheory
 from lrdyn.theorem3.dropout_penalty_claims import DropoutMeasured, DropoutTheory
-from lrdyn.theorem3.network import lower_bound, rounded_chance
+from lrdyn.theorem3.network import lower_bound, odds_condition
 from lrdyn.verification.stating.claims import tolerance
 from lrdyn.verification.stating.statement import Outcome
 from tests import oracles
@@ -471,4 +471,4 @@ test_dropout_refuses = oracles.refuses(
 @pytest.mark.parametrize("width", [1, 3, 7])
 def test_rounding_of_a_width_free_probability_is_amplified_by_what_is_left_to_one(width):
     theta = dropout_penalties.width_free_keep_prob(0.7, width)
-    assert_close(rounded_chance(jax.numpy.asarray(0.7), width), 1 / (1 - theta))
+    assert_close(odds_condition(jax.numpy.asarray(0.7), width), 1 / (1 - theta))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from lrdyn.registry import REGISTRY, theorem
-from lrdyn.verification.judging.judging import left_out
+from lrdyn.verification.judging.judging import left_out_reasons
 from lrdyn.verification.judging.outcomes import groups_of
-from lrdyn.verification.running.evaluate import taken
+from lrdyn.verification.running.evaluate import case_arguments
 from lrdyn.verification.stating.fields import SIZE
 from tests import kept
 from tests.kept import __main__ as recorder
@@ -42,7 +42,7 @@ def judged_legs(small):
     of, done = small
     for scenario, claim, leg in kept.legs(of, done):
         results = done.groups()[groups_of(of, scenario, "float64")["float64"]]
-        yield scenario, claim, results, leg, left_out(leg) == ""
+        yield scenario, claim, results, leg, left_out_reasons(leg) == ""
 
 
 def test_what_a_small_run_came_to_is_as_it_is_kept(small):
@@ -106,7 +106,7 @@ def test_every_point_of_the_sweep_is_judged_or_left_out_for_a_reason(small):
     swept = {f.name: np.atleast_1d(config[f.name]).tolist() for f in of.flags if f.swept}
     for entry, scenario, claim in claimed(of, done):
         asked = scenario.narrow({f.name: config[f.name] for f in of.flags} | swept)
-        own = taken(scenario.case, asked).keys() - {*scenario.whole}
+        own = case_arguments(scenario.case, asked).keys() - {*scenario.whole}
         counts = [len(asked[name]) for name in swept.keys() & own]
         points = math.prod(counts) * (1 if claim.seeds else config["seeds"])
         judged = entry["judged"]["float64"]

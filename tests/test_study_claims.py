@@ -3,7 +3,7 @@
 import pytest
 
 from lrdyn.studies import studies
-from lrdyn.verification.judging.judging import claim_of, left_out, residuals
+from lrdyn.verification.judging.judging import claim_of, left_out_reasons, residuals
 from lrdyn.verification.stating.claims import CLEARLY
 from tests import oracles
 from tests.jobs import controls_job
@@ -24,7 +24,7 @@ def test_what_a_study_states_holds_and_its_controls_fail(study, scenario):
     results, legs = oracles.judged(study, scenario, {})
     for claim in scenario.claims:
         leg = legs[claim.id]
-        judged = left_out(leg) == ""
+        judged = left_out_reasons(leg) == ""
         assert judged.any(), claim.id
         assert (leg.residual <= leg.tolerance).values[judged].all(), claim.id
         if claim.kind in ("identity", "bound"):

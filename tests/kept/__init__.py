@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lrdyn.verification.judging.judging import left_out, residuals
+from lrdyn.verification.judging.judging import left_out_reasons, residuals
 from lrdyn.verification.judging.outcomes import groups_of
 from lrdyn.verification.stating.statement import Claim, Scenario, Theorem
 from tests.runs import Finished
@@ -68,7 +68,7 @@ def numbers(theorem: Theorem, done: Finished) -> Numbers:
 
 def of_claim(entry: Entry, leg: Any) -> Entry:
     """What is kept of a claim: its entry of verdict.json, and what it lets pass."""
-    passes = leg.threshold.values.ravel()[left_out(leg).ravel() == ""]
+    passes = leg.threshold.values.ravel()[left_out_reasons(leg).ravel() == ""]
     positive = passes[passes > 0]
     typical = float(np.exp(np.mean(np.log(positive)))) if len(positive) else 0.0
     return {

@@ -1015,10 +1015,10 @@ def test_one_claim_of_the_first_scenario_that_applies_is_enough():
         for n, claim in enumerate(COROLLARY1.scenarios[0].claims, start=1)
     ]
     carriers = [n for n, claim in enumerate(COROLLARY1.scenarios[0].claims) if claim.carries]
-    assert verify.unmet_by_all(COROLLARY1, entries) == {"even": carriers[-1] + 1}
+    assert verify.unmet_reasons(COROLLARY1, entries) == {"even": carriers[-1] + 1}
     for n in carriers:
         one = [entry | {"hypotheses_met": k == n} for k, entry in enumerate(entries)]
-        assert verify.unmet_by_all(COROLLARY1, one) == {}
+        assert verify.unmet_reasons(COROLLARY1, one) == {}
 
 
 @pytest.mark.parametrize(

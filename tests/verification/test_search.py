@@ -20,7 +20,7 @@ from lrdyn.system.progress import Silent
 from lrdyn.theorem2.statement import THEOREM2
 from lrdyn.verification.running.configuration import BadInput
 from lrdyn.verification.running.produce import jobs_of, produce
-from lrdyn.verification.searching.beyond import broken
+from lrdyn.verification.searching.beyond import hypothesis_controls
 from lrdyn.verification.searching.domains import draw_value, from_unit, to_unit
 from lrdyn.verification.searching.evaluator import Evaluator
 from lrdyn.verification.searching.search import (
@@ -449,7 +449,9 @@ def test_beyond_goes_every_control_that_breaks_or_drops_a_hypothesis(theorem):
             and (control.breaks or control.drops)
             and control.precision in ("", "float64")
         }
-        found = [control.id for group in broken(scenario, "float64") for control in group]
+        found = [
+            control.id for group in hypothesis_controls(scenario, "float64") for control in group
+        ]
         assert sorted(found) == sorted(wanted)
         every |= wanted
     assert every
