@@ -74,7 +74,7 @@ WRONG = (
     Wrong(
         "the least probable class counts",
         STUDIES + "pictures.py",
-        "np.argmax(evaluated",
+        "np.argmax(evaluate",
         "np.argmin(evaluated",
         trained("perceptron"),
     ),
@@ -123,8 +123,8 @@ WRONG = (
     Wrong(
         "the update is that since the end",
         UPDATES + "classifiers.py",
-        "of_update(penultimate(net) - before",
-        "of_update(penultimate(net)",
+        "update_spectrum(penultimate(net) - before",
+        "update_spectrum(penultimate(net)",
         trained("vision_transformer"),
     ),
     Wrong(
@@ -137,8 +137,8 @@ WRONG = (
     Wrong(
         "the Gaussian matrix is the update",
         UPDATES + "updates.py",
-        "of_update(gaussian_like(key, after - before), directions)",
-        "of_update(after - before, directions)",
+        "update_spectrum(gaussian_like(key, after - before), directions)",
+        "update_spectrum(after - before, directions)",
         trained("perceptron"),
     ),
     Wrong(
@@ -172,7 +172,7 @@ WRONG = (
     Wrong(
         "one mask hides entries of both parts of a block",
         "lrdyn/networks/vision_transformer.py",
-        "dropped(self.mlp(self.second(hidden)), rate, mlp_key)",
+        "apply_dropout(self.mlp(self.second(hidden)), rate, mlp_key)",
         "dropped(self.mlp(self.second(hidden)), rate, attention_key)",
         f"{BLOCK}::test_a_block_of_a_vision_transformer_hides_other_entries_of_each_part",
     ),
@@ -284,8 +284,8 @@ WRONG = (
     Wrong(
         "adapters are tested on texts that were trained on",
         ADAPTERS + "cells.py",
-        'self.ground.pearson(self.headed(begun.head), added, f"{part}test")',
-        'self.ground.pearson(self.headed(begun.head), added, "rate_test")',
+        'self.ground.pearson(self.with_head(begun.head), added, f"{part}test")',
+        'self.ground.pearson(self.with_head(begun.head), added, "rate_test")',
         trained("few_shot"),
     ),
     Wrong(
