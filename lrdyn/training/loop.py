@@ -269,7 +269,7 @@ class _Loop:
             run = self._advance(run, stop)
             if int(run.diverged_at) >= 0:  # waits for the piece
                 break
-            rate = pace.of(stop - self.at, time.perf_counter() - begin)
+            rate = pace.measure(stop - self.at, time.perf_counter() - begin)
             self.at = stop
             self._record(run)
             metrics = {n: float(value) for n, value in run.metrics.items() if not value.ndim}

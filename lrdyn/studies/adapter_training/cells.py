@@ -265,7 +265,11 @@ class Bench:
         if checkpoint is not None:
             return Cell(*map(np.asarray, checkpoint[1]))
         now, losses, norms = program(*begun)
-        added = {path: self.as_shift(path, adapter) for path, adapter in now.items()}
+        # What each matrix was given, as one array.
+        added = {
+            path: Shift(adapter.onto(jnp.zeros_like(self.weight(path))))
+            for path, adapter in now.items()
+        }
         r = self.value_count(asked)
         cell = Cell(
             # Constant outputs have no correlation: they count as 0, so that a rate which learns
@@ -432,10 +436,6 @@ class Bench:
         start = algorithm.begin(begun), jnp.zeros(steps), looks
         held, losses, looks = jax.lax.fori_loop(0, steps, step, start)
         return algorithm.weights(held), losses, looks
-
-    def as_shift(self, path: str, adapter: Any) -> Shift:
-        """What a matrix was given, as one array."""
-        return Shift(adapter.onto(jnp.zeros_like(self.weight(path))))
 
     def value_count(self, asked: TrainingRequest) -> int:
         """How many singular values there can be."""
