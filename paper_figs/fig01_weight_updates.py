@@ -20,7 +20,7 @@ from lrdyn.studies.weight_updates.updates import UpdateMeasured
 from lrdyn.verification.judging.judging import Groups
 from lrdyn.verification.running.configuration import Run, run_of
 from lrdyn.verification.stating import fields
-from paper_figs.shared import capital, counted, judged
+from paper_figs.shared import capital, count_seeds, judged_seeds
 
 QUICK = {"preset": "quick", "seed": 1}
 PAPER = {
@@ -100,7 +100,10 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     """Singular values over network, index and point, and what is measured over seeds."""
     groups = results[WEIGHT_UPDATES.name]
     names = [name for name in TITLES if f"/{name}" in groups]
-    sets = [*(_trained(name, groups[f"/{name}"]) for name in names), _whitened(groups)]
+    sets = [
+        *(_network_spectra(name, groups[f"/{name}"]) for name in names),
+        _whitened_spectra(groups),
+    ]
     # Sizes differ: what a network does not have is NaN.
     drawn = xr.merge(sets, join="outer", compat="no_conflicts")
     assert isinstance(drawn, xr.Dataset)
@@ -111,10 +114,10 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     return drawn.assign_attrs(_facts(groups))
 
 
-def _trained(name: str, results: xr.Dataset) -> xr.Dataset:
+def _network_spectra(name: str, results: xr.Dataset) -> xr.Dataset:
     """Spectra of the first seed of a network, and means over the seeds above 0."""
     run = fields.of_run(results, UpdateMeasured)
-    over_seeds = fields.of_run(judged(results), UpdateMeasured)
+    over_seeds = fields.of_run(judged_seeds(results), UpdateMeasured)
     shares, accuracy = over_seeds(lambda run: run.share), over_seeds(lambda run: run.test_accuracy)
     rank = over_seeds(lambda run: run.effective_rank)[..., -1]
     sides = {"rows": run(lambda run: run.rows), "columns": run(lambda run: run.columns)}
@@ -128,32 +131,32 @@ def _trained(name: str, results: xr.Dataset) -> xr.Dataset:
     shuffled = shuffled.mean([axis for axis in shuffled.dims if axis != "early"]).values
     behind = over_steps.size - shuffled.size  # steps that this training does not have
     padded = np.pad(shuffled, (0, behind), constant_values=np.nan)
-    shuffled_values = _first(run(lambda run: run.update_shuffled))
+    shuffled_values = _first_seed(run(lambda run: run.update_shuffled))
     return _spectra(
         name,
-        _first(run(lambda run: run.update)),
+        _first_seed(run(lambda run: run.update)),
         run(lambda run: run.step).values,
         share_over_steps=(("network", "point"), over_steps.values[None]),
         shuffled_over_steps=(("network", "point"), padded[None]),
         shuffled_value=(("network", "index"), shuffled_values[None]),
         accuracy=("network", [float(accuracy.mean())]),
-        **{side: ("network", [int(_first(size))]) for side, size in sides.items()},
+        **{side: ("network", [int(_first_seed(size))]) for side, size in sides.items()},
         **{end: ("trained", [value]) for end, value in ends.items()},
     ).assign_coords(trained=[name])
 
 
-def _whitened(groups: Groups) -> xr.Dataset:
+def _whitened_spectra(groups: Groups) -> xr.Dataset:
     """Spectra of the network on whitened images, of the layer before the last."""
     # The identity in float64, whichever precision was asked for.
     run = fields.of_run(groups["/float64" if "/float64" in groups else "/"], EdgeMeasured)
-    values = _first(run(lambda run: run.update))[:, -1]
+    values = _first_seed(run(lambda run: run.update))[:, -1]
     sides = {side: ("network", [values.shape[-1]]) for side in ("rows", "columns")}
-    accuracy = float(_first(run(lambda run: run.edge_accuracy)))
+    accuracy = float(_first_seed(run(lambda run: run.edge_accuracy)))
     steps = run(lambda run: run.step).values
     return _spectra(EDGE, values, steps, accuracy=("network", [accuracy]), **sides)
 
 
-def _first(array: xr.DataArray) -> np.ndarray:
+def _first_seed(array: xr.DataArray) -> np.ndarray:
     """The first seed, whatever other axes of one value there are."""
     return array.isel(seed=0).squeeze(drop=True).values
 
@@ -175,7 +178,7 @@ def _facts(groups: Groups) -> dict[str, Any]:
     """Values of the settings that the caption quotes."""
     root = groups["/"]
     config = json.loads(root.attrs["config"])
-    classes = int(_first(fields.of_run(root, EdgeMeasured)(lambda run: run.classes)))
+    classes = int(_first_seed(fields.of_run(root, EdgeMeasured)(lambda run: run.classes)))
     return {
         "described": root.attrs["about"].removeprefix("on "),
         "classes": classes,
@@ -200,7 +203,7 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
         gaussian_ratios.append(chance.gaussian_ratio(*shape, rank))
         result = RESULT_TEXT.format(
             title=capital(TITLES[name]),
-            seeds=counted(int(means.seeds)),
+            seeds=count_seeds(int(means.seeds)),
             share=float(means.share),
             effective_rank=float(means.effective_rank),
             gaussian_share=chance.gaussian_energy(*shape, rank),

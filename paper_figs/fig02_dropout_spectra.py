@@ -22,7 +22,7 @@ from lrdyn.verification.judging.judging import Groups
 from lrdyn.verification.running.configuration import Run, run_of
 from lrdyn.verification.stating import fields
 from paper_figs.paired import error
-from paper_figs.shared import capital, counted, judged
+from paper_figs.shared import capital, count_seeds, judged_seeds
 
 QUICK = {"preset": "quick", "seed": 1}
 PAPER = {
@@ -134,10 +134,12 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     runs = {name: groups[f"/{name}"] for name in TITLES if f"/{name}" in groups}
     drawn = _spectra(runs).merge(_ranks(runs))
     for name, read in MEANS.items():
-        ends = [fields.of_run(judged(run), TrainedDropoutMeasured)(read) for run in runs.values()]
+        ends = [
+            fields.of_run(judged_seeds(run), TrainedDropoutMeasured)(read) for run in runs.values()
+        ]
         means = [float((end[..., -1] if "step" in end.dims else end).mean()) for end in ends]
         drawn[name] = ("network", means)
-    drawn["seeds"] = ("network", [judged(run).seed.size for run in runs.values()])
+    drawn["seeds"] = ("network", [judged_seeds(run).seed.size for run in runs.values()])
     drawn = drawn.merge(_minimum(groups)).merge(_drift(groups))
     for name, tolerance in TOLERANCES.items():
         kind = "identity" if name in IDENTITIES else "training"
@@ -145,7 +147,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     return drawn.assign_attrs(_facts(groups))
 
 
-def _first(array: xr.DataArray, *axes: str) -> xr.DataArray:
+def _first_seed(array: xr.DataArray, *axes: str) -> xr.DataArray:
     """The first seed and the first value of every axis but these."""
     return array.isel({name: 0 for name in array.dims if name not in axes}, drop=True)
 
@@ -155,7 +157,7 @@ def _spectra(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
     sets = []
     for name, results in runs.items():
         run = fields.of_run(results, TrainedDropoutMeasured)
-        ends = [_first(run(kind.read), "step", "index").values[-1] for kind in KINDS.values()]
+        ends = [_first_seed(run(kind.read), "step", "index").values[-1] for kind in KINDS.values()]
         width = len(ends[0])
         sets.append(
             xr.Dataset(
@@ -168,7 +170,7 @@ def _spectra(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
         )
     if "dln" in runs:
         run = fields.of_run(runs["dln"], TrainedDropoutMeasured)
-        limit = _first(run(lambda run: run.shrunk), "index").values
+        limit = _first_seed(run(lambda run: run.shrunk), "index").values
         sets.append(xr.Dataset({"shrunk": ("index", limit)}, {"index": 1 + np.arange(len(limit))}))
     merged = xr.merge(sets, join="outer", compat="no_conflicts")
     assert isinstance(merged, xr.Dataset)
@@ -182,7 +184,7 @@ def _ranks(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """
     sets = []
     for name, results in runs.items():
-        run = fields.of_run(judged(results), TrainedDropoutMeasured)
+        run = fields.of_run(judged_seeds(results), TrainedDropoutMeasured)
         ranks = [run(MEANS[f"{kind}_rank"]) for kind in KINDS]
         flat = [r.transpose("seed", ..., "step").values.reshape(r.sizes["seed"], -1) for r in ranks]
         with_dropout, without = np.split(np.array(flat)[..., -1], 2)
@@ -195,7 +197,7 @@ def _ranks(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
                     "drop": (("network", "of", "judged_seed"), [without - with_dropout]),
                     "step": (
                         ("network", "point"),
-                        _first(run(lambda run: run.step), "step").values[None].astype(float),
+                        _first_seed(run(lambda run: run.step), "step").values[None].astype(float),
                     ),
                 },
                 {
@@ -220,9 +222,9 @@ def _minimum(groups: Groups) -> xr.Dataset:
     axes = ("depth", "place")
     return xr.Dataset(
         {
-            "at_minimum": _first(run(lambda run: run.balanced), *axes),
-            "predicted": _first(theory(lambda theory: theory.balanced), *axes),
-            "as_it_is": _first(run(lambda run: run.activations), *axes),
+            "at_minimum": _first_seed(run(lambda run: run.balanced), *axes),
+            "predicted": _first_seed(theory(lambda theory: theory.balanced), *axes),
+            "as_it_is": _first_seed(run(lambda run: run.activations), *axes),
         }
     ).assign_coords(place=np.arange(1, root.sizes["place"] + 1))
 
@@ -231,8 +233,8 @@ def _drift(groups: Groups) -> xr.Dataset:
     """Root mean square distance of the raw spectra from their limit, for each step."""
     results = groups["/raw/float64" if "/raw/float64" in groups else "/raw"]
     theory, run = fields.of_theory(results, RawTheory), fields.of_run(results, RawMeasured)
-    limit = _first(theory(lambda theory: theory.limit), "index")
-    spectra = _first(run(lambda run: run.raw_spectrum), "rate", "start", "index")
+    limit = _first_seed(theory(lambda theory: theory.limit), "index")
+    spectra = _first_seed(run(lambda run: run.raw_spectrum), "rate", "start", "index")
     distance = np.sqrt(np.mean((spectra.values - limit.values) ** 2, axis=(1, 2)))
     rates = run(lambda run: run.rate).values
     return xr.Dataset({"distance": ("rate", distance)}, {"rate": rates})
@@ -261,9 +263,9 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
     for name in names:
         network = drawn.sel(network=name)
         means = {mean: float(network[mean]) for mean in MEANS}
-        title, seeds = capital(TITLES[name]), counted(int(network["seeds"]))
-        raw.append(f"{TITLES[name]} {_found(network, 'activations')}")
-        balanced.append(_found(network, "balanced"))
+        title, seeds = capital(TITLES[name]), count_seeds(int(network["seeds"]))
+        raw.append(f"{TITLES[name]} {_describe_rank(network, 'activations')}")
+        balanced.append(_describe_rank(network, "balanced"))
         result = RESULT_TEXT.format(title=title, quality_text=QUALITY[name], seeds=seeds, **means)
         texts += [NETWORK_TEXT[name].format(**how), result]
     last = len(names)
@@ -282,7 +284,7 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
     }
 
 
-def _found(network: xr.Dataset, kind: str) -> str:
+def _describe_rank(network: xr.Dataset, kind: str) -> str:
     """A rank at the end without dropout, that with it, and what the interval of the seeds tells."""
     draws = network["drop"].sel(of=kind).values[: int(network["seeds"])]
     finding = f"{network.network.item()}_{kind}_drop"

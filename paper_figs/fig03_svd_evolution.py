@@ -213,7 +213,7 @@ def _angles(columns: np.ndarray, begin: np.ndarray, moving: int) -> np.ndarray:
     return np.concatenate([np.zeros((1, angles.shape[1])), angles])  # at t = 0 by definition
 
 
-def dense(results: xr.Dataset, directions: np.ndarray) -> Decomposition:
+def decompose_dense(results: xr.Dataset, directions: np.ndarray) -> Decomposition:
     """SVD of the first layer of the dense run, from the directions of :func:`growth`."""
     run, moving = fields.of_run(results, EvolutionMeasured), len(directions)
     left, right = (
@@ -223,7 +223,7 @@ def dense(results: xr.Dataset, directions: np.ndarray) -> Decomposition:
     return decompose(run(lambda run: run.layer).values, left, right, moving)
 
 
-def reduced(results: xr.Dataset, directions: np.ndarray) -> Decomposition:
+def decompose_reduced(results: xr.Dataset, directions: np.ndarray) -> Decomposition:
     """SVD of the first layer by the reduced dynamics, from the moving block and the bulk."""
     theory, moving = fields.of_theory(results, EvolutionTheory), len(directions)
     blocks = theory(lambda theory: theory.moving).values
@@ -240,7 +240,7 @@ def numbers(results: Results, *, init_scale: float, depth: int, **_: Any) -> xr.
     saved = one_seed(results["fig03"])
     theory = fields.of_theory(saved, EvolutionTheory)
     directions, growing = growth(theory(lambda theory: theory.descent).values, init_scale, depth)
-    measured, predicted = dense(saved, directions), reduced(saved, directions)
+    measured, predicted = decompose_dense(saved, directions), decompose_reduced(saved, directions)
     moving, dim = len(directions), measured.sigma.shape[1]
     # Plotted order: growing, bulk, shrinking.
     grow, shrink = np.arange(growing), np.arange(growing, moving)

@@ -14,7 +14,7 @@ from lrdyn.studies.adapter_training.singular_value_evolution import (
     RULES,
     EvolutionMeasured,
     has_moved,
-    moves,
+    log_moves,
 )
 from lrdyn.verification.stating import fields
 from paper_figs import paired
@@ -63,7 +63,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     """Spectra, angles and distance over init scale, centring, rule, step and index."""
     groups = results[ADAPTERS.name]
     whole = groups["/evolution"]
-    first_seed = paired.plain(
+    first_seed = paired.drop_single_axes(
         whole.isel(seed=0), "init_scale", "center", "step", "index", "rule", "level"
     )
     run = fields.of_run(first_seed, EvolutionMeasured)
@@ -71,28 +71,30 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     moved, value_moved = (moves_of(sigma) for sigma in spectra)
     random, value_random = run(lambda run: run.random_move), run(lambda run: run.value_random_move)
 
-    def captioned(array: xr.DataArray) -> xr.DataArray:
+    def select_captioned(array: xr.DataArray) -> xr.DataArray:
         """Select the init scale that the survey captions, and the product as it is."""
         return array.sel(init_scale=whole.init_scale.values.max()).isel(center=0)
 
     drawn = xr.Dataset(
         {
             "sigma": spectra[0].isel(rule=RULES.index("adam")).rename(index="curve"),
-            "right_angle": captioned(of_moved(run(lambda run: run.right_angle), moved)),
-            "value_sigma": captioned(spectra[1])
+            "right_angle": select_captioned(
+                angles_of_moved(run(lambda run: run.right_angle), moved)
+            ),
+            "value_sigma": select_captioned(spectra[1])
             .isel(rule=RULES.index("adam"))
             .rename(index="curve"),
-            "value_right_angle": captioned(
-                of_moved(run(lambda run: run.value_right_angle), value_moved)
+            "value_right_angle": select_captioned(
+                angles_of_moved(run(lambda run: run.value_right_angle), value_moved)
             ),
             "move": moved.isel(step=-1),
             "value_move": value_moved.isel(step=-1),
-            "count": counted(moved),
-            "value_count": counted(value_moved),
-            "random_move": captioned(random),
-            "value_random_move": captioned(value_random),
-            "random_count": counted(random.isel(level=0)),
-            "value_random_count": counted(value_random.isel(level=0)),
+            "count": count_moved(moved),
+            "value_count": count_moved(value_moved),
+            "random_move": select_captioned(random),
+            "value_random_move": select_captioned(value_random),
+            "random_count": count_moved(random.isel(level=0)),
+            "value_random_count": count_moved(value_random.isel(level=0)),
             "largest": spectra[1].isel(step=0, rule=0).max("index"),
             "gap": run(lambda run: run.gap),
             "pearson": run(lambda run: run.pearson),
@@ -106,7 +108,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     task = str(np.ravel(whole["task"].values)[0])
     rank = int(whole["rank"].values.ravel()[0])
     bracketed = bool(np.all(run(lambda run: run.bracketed).values))
-    how = paired.how(groups, [task], bracketed, adapted=OWN)
+    how = paired.describe_trainings(groups, [task], bracketed, adapted=OWN)
     return drawn.assign_attrs(
         _facts(drawn, run(lambda run: run.rate))
         | {"how": how["how"], "dtype": how["dtype"], "frame": 2 * rank}
@@ -117,16 +119,16 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
 def moves_of(sigma: xr.DataArray) -> xr.DataArray:
     """How far each singular value is from its start, NaN below round-off."""
     ordered = sigma.transpose(..., "step", "index")
-    return ordered.copy(data=moves(ordered.values))
+    return ordered.copy(data=log_moves(ordered.values))
 
 
-def of_moved(angles: xr.DataArray, move: xr.DataArray) -> xr.DataArray:
+def angles_of_moved(angles: xr.DataArray, move: xr.DataArray) -> xr.DataArray:
     """Angles of the vectors whose values have moved at the end, NaN of the others, as curves."""
     last = move.isel(step=-1)
     return angles.where(last.copy(data=has_moved(last.values))).rename(index="curve")
 
 
-def counted(move: xr.DataArray) -> xr.DataArray:
+def count_moved(move: xr.DataArray) -> xr.DataArray:
     """How many singular values are 10 % from their start."""
     return move.copy(data=has_moved(move.values)).sum("index")
 

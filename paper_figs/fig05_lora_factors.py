@@ -13,7 +13,7 @@ from lrdyn.studies.adapter_training.widths import RATES, WidthMeasured
 from lrdyn.verification.stating import fields
 from paper_figs import paired
 from paper_figs.paired import COLORS, MARKS, TASKS, TITLES
-from paper_figs.shared import counted, judged
+from paper_figs.shared import count_seeds, judged_seeds
 
 TOLERANCES = {
     "norm_A": 0.05,
@@ -45,11 +45,13 @@ How: {how}
 def numbers(results: Results, **settings: Any) -> xr.Dataset:
     """Norms of one seed, what rates reach, Pearson of all seeds, and the moves of the toy."""
     groups = results[ADAPTERS.name]
-    whole = judged(groups["/factors"])
+    whole = judged_seeds(groups["/factors"])
     task = str(np.ravel(whole["task"].values)[0])
     axes = ("method_of_factors", "step", "matrix", "candidate", "rate_seed")
-    run = fields.of_run(paired.plain(whole.isel(seed=0), *axes), FactorsMeasured)
-    over_seeds = fields.of_run(paired.plain(whole, "seed", "method_of_factors"), FactorsMeasured)
+    run = fields.of_run(paired.drop_single_axes(whole.isel(seed=0), *axes), FactorsMeasured)
+    over_seeds = fields.of_run(
+        paired.drop_single_axes(whole, "seed", "method_of_factors"), FactorsMeasured
+    )
     drawn = xr.Dataset(
         {
             "norm_A": run(lambda run: run.norm_A),
@@ -84,7 +86,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     ]
     inside = all(0 < i < count - 1 for i, count in zip(best, places, strict=True))
     return drawn.assign_attrs(
-        paired.how(groups, [task], inside)
+        paired.describe_trainings(groups, [task], inside)
         | {
             "task": task,
             "seed": int(whole.seed[0]),
@@ -99,14 +101,14 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
     growth = (drawn.norm_A.isel(step=-1) / drawn.norm_A.isel(step=0)).mean("matrix")
     plain, ahead = drawn.pearson.sel(adapter="lora").values, []
     for name in COMPARED[1:]:
-        difference = paired.paired(drawn.pearson.sel(adapter=name).values, plain)
+        difference = paired.compare_pair(drawn.pearson.sel(adapter=name).values, plain)
         came = difference.came_of(f"factors_{name}_ahead")
         ahead.append(f"{TITLES[name]} less LoRA {difference.mean:+.3f} ({came})")
     return {
         "what": TASKS[drawn.attrs["task"]],
         "grown": ", ".join(f"{float(growth.sel(adapter=name)):.2f}" for name in COMPARED),
         "matrices": drawn.sizes["matrix"],
-        "seeds": counted(drawn.sizes["seed"]),
+        "seeds": count_seeds(drawn.sizes["seed"]),
         "tried": drawn.sizes["rate_seed"],
         "ahead": "; ".join(ahead),
         "held": ADAPTERS.intervals,

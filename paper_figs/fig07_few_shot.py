@@ -14,7 +14,7 @@ from lrdyn.studies.adapter_training.few_shot import COMPARED, PUBLISHED, FewShot
 from lrdyn.verification.stating import fields
 from paper_figs import paired
 from paper_figs.paired import SHORT, TASKS, TITLES
-from paper_figs.shared import capital, counted, judged
+from paper_figs.shared import capital, count_seeds, judged_seeds
 
 TOLERANCES = {"pearson": 0.05, "energy_rank": 0.05, "ridge": 0.02}
 """Differences to another training in float32, on another machine or with other kernels."""
@@ -45,8 +45,10 @@ SMALLEST = " Least p after Holm, of {count} differences: {p:.2g} ({label})."
 def numbers(results: Results, **settings: Any) -> xr.Dataset:
     """Pearson, the ridge and ranks over task, seed, method and examples."""
     groups = results[ADAPTERS.name]
-    whole = paired.plain(judged(groups["/few_shot"]), "task", "seed", "method", "examples")
-    run = fields.of_run(paired.named(whole), FewShotMeasured)
+    whole = paired.drop_single_axes(
+        judged_seeds(groups["/few_shot"]), "task", "seed", "method", "examples"
+    )
+    run = fields.of_run(paired.name_methods(whole), FewShotMeasured)
     drawn = xr.Dataset(
         {
             "pearson": run(lambda run: run.pearson),
@@ -65,7 +67,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
         drawn[name].attrs = {"kind": "training", "tolerance": tolerance}
     rank = int(np.ravel(groups["/few_shot"]["rank"].values)[0])
     return drawn.assign_attrs(
-        paired.how(groups, drawn.task.values.tolist(), bracketed) | {"rank": rank}
+        paired.describe_trainings(groups, drawn.task.values.tolist(), bracketed) | {"rank": rank}
     )
 
 
@@ -90,21 +92,21 @@ def differences(drawn: xr.Dataset) -> dict[str, np.ndarray]:
     }
 
 
-def lost(drawn: xr.Dataset) -> list[int]:
+def lost_examples(drawn: xr.Dataset) -> list[int]:
     """Numbers of examples at which the ridge is ahead of all methods in one task."""
     ahead = drawn.ridge.mean("seed") > drawn.pearson.mean("seed").max("adapter")
     return [int(n) for n in drawn.examples.values[ahead.values]]
 
 
-def beaten(drawn: xr.Dataset) -> str:
+def describe_ridge(drawn: xr.Dataset) -> str:
     """Where the ridge on the frozen network is ahead of all methods in one task, in words."""
-    places = ", ".join(f"n = {n}" for n in lost(drawn))
-    if len(lost(drawn)) == drawn.sizes["examples"]:
+    places = ", ".join(f"n = {n}" for n in lost_examples(drawn))
+    if len(lost_examples(drawn)) == drawn.sizes["examples"]:
         return "all methods lose to it"
     return f"all methods lose to it at {places}" if places else "the best method wins"
 
 
-def untrained(drawn: xr.Dataset) -> float | None:
+def untrained_cosine(drawn: xr.Dataset) -> float | None:
     """Correlation of the encoder's cosines where nothing is trained, if it is known."""
     if "similarity" not in drawn.task.values:
         return None
@@ -113,9 +115,9 @@ def untrained(drawn: xr.Dataset) -> float | None:
     return UNTRAINED.get(settings.get("encoder", "")) if whole else None
 
 
-def _beside_cosines(drawn: xr.Dataset) -> str:
+def _describe_cosines(drawn: xr.Dataset) -> str:
     """How many of the methods' means the cosines of the untrained encoder are above, in words."""
-    cosine = untrained(drawn)
+    cosine = untrained_cosine(drawn)
     if cosine is None:
         return ""
     best = float(drawn.pearson.sel(task="similarity").mean("seed").max())
@@ -125,13 +127,13 @@ def _beside_cosines(drawn: xr.Dataset) -> str:
 
 def title(drawn: xr.Dataset, name: str) -> str:
     """What a panel of one task is called: where all methods lose to the ridge, it says so."""
-    if len(lost(drawn)) == drawn.sizes["examples"]:
+    if len(lost_examples(drawn)) == drawn.sizes["examples"]:
         return "the ridge wins"
-    places = ", ".join(f"{n}" for n in lost(drawn))
+    places = ", ".join(f"{n}" for n in lost_examples(drawn))
     return f"the ridge wins at n = {places}" if places else name
 
 
-def _of_tasks(drawn: xr.Dataset, say: Callable[[xr.Dataset], str]) -> str:
+def _describe_tasks(drawn: xr.Dataset, say: Callable[[xr.Dataset], str]) -> str:
     """What is said of each task."""
     each = {str(task): say(drawn.sel(task=task)) for task in drawn.task.values}
     if len(each) == 1:
@@ -139,7 +141,7 @@ def _of_tasks(drawn: xr.Dataset, say: Callable[[xr.Dataset], str]) -> str:
     return "; ".join(f"{SHORT[task]}: {words}" for task, words in each.items())
 
 
-def _ranks(drawn: xr.Dataset) -> str:
+def _describe_ranks(drawn: xr.Dataset) -> str:
     """Ranks that the methods use in one task with the most examples."""
     ranks = drawn.energy_rank.isel(examples=-1).mean("seed")
     return ", ".join(f"{TITLES[n]} {float(ranks.sel(adapter=n)):.1f}" for n in drawn.adapter.values)
@@ -152,38 +154,38 @@ def rows_of(drawn: xr.Dataset) -> list[list[paired.Panel]]:
 
 def _facts(drawn: xr.Dataset) -> dict[str, Any]:
     """Values of the results that the caption quotes."""
-    comparisons = paired.labelled(paired.compared_in_tasks(drawn, differences))
+    comparisons = paired.label_by_task(paired.compare_in_tasks(drawn, differences))
     small = min(comparisons, key=lambda comparison: comparison.p, default=None)
     what = " and ".join(TASKS[task] for task in drawn.task.values)
-    letters = paired.lettered(rows_of(drawn), beside=bool(comparisons))
+    letters = paired.letter_panels(rows_of(drawn), beside=bool(comparisons))
     is_stsb = "similarity" in drawn.task.values
     count, compared, smallest, least = len(comparisons), "", "", ""
     if small:
         compared = COMPARISONS.format(
             letter=letters[paired.BESIDE],
             held=paired.held_at_once(count),
-            source=_of_source(drawn) if is_stsb else "",
+            source=_describe_source(drawn) if is_stsb else "",
         )
         least = LEAST.format(paired.least_shown(comparisons))
         smallest = SMALLEST.format(count=count, p=small.p, label=small.label)
     return {
         "what": capital(what),
-        "seeds": counted(drawn.sizes["seed"]),
+        "seeds": count_seeds(drawn.sizes["seed"]),
         "pearson": paired.letters_of(letters, "Pearson"),
         "used": paired.letters_of(letters, "rank"),
-        "verdict": _of_tasks(drawn, beaten),
-        "untrained": _beside_cosines(drawn),
+        "verdict": _describe_tasks(drawn, describe_ridge),
+        "untrained": _describe_cosines(drawn),
         "authors": "Circles: the authors', bert-base-cased, 500 steps. " if is_stsb else "",
         "compared": compared,
         "smallest": smallest,
         "least": least,
-        "texts": _of_tasks(drawn, lambda task: f"{int(task.tested):,}"),
+        "texts": _describe_tasks(drawn, lambda task: f"{int(task.tested):,}"),
         "most": int(drawn.examples.values.max()),
-        "ranks": _of_tasks(drawn, _ranks),
+        "ranks": _describe_tasks(drawn, _describe_ranks),
     }
 
 
-def _of_source(drawn: xr.Dataset) -> str:
+def _describe_source(drawn: xr.Dataset) -> str:
     """What came of the gains that the authors of Deep LoRA report, in words."""
     found, stated = differences(drawn.sel(task="similarity", drop=True)), []
     for n in PUBLISHED["deep_lora"]:
@@ -196,7 +198,7 @@ def _of_source(drawn: xr.Dataset) -> str:
 
 def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 7: a row for each task, the differences of all beside them."""
-    in_tasks, rows = paired.compared_in_tasks(dataset, differences), rows_of(dataset)
+    in_tasks, rows = paired.compare_in_tasks(dataset, differences), rows_of(dataset)
     lines = max((len(found) for found in in_tasks.values()), default=1)
     figure = plotting.blank_figure(
         max(0.8 + 1.8 * len(rows), 0.9 + (0.12 + 0.04 * len(rows)) * lines)
@@ -208,7 +210,7 @@ def draw(dataset: xr.Dataset) -> Any:
         titles[task, "Pearson"] = title(values, SHORT[task])
         titles[task, "rank"] = "rank used"
         plot_pearson(places[task, "Pearson"], values, PUBLISHED if task == "similarity" else {})
-        if task == "similarity" and (cosine := untrained(dataset)) is not None:
+        if task == "similarity" and (cosine := untrained_cosine(dataset)) is not None:
             ax = places[task, "Pearson"]
             ax.axhline(cosine, color="k", ls="-.", lw=0.9, label="cosines, untrained")
             ax.annotate(

@@ -13,7 +13,7 @@ from lrdyn.studies.adapter_training.ranks import KINDS, PUBLISHED, RanksMeasured
 from lrdyn.verification.stating import fields
 from paper_figs import paired
 from paper_figs.paired import SHORT, TASKS, TITLES
-from paper_figs.shared import capital, counted, judged
+from paper_figs.shared import capital, count_seeds, judged_seeds
 
 TOLERANCES = {"pearson": 0.05, "ridge": 0.02, "best_rate": 0.05}
 """Differences to another training in float32, on another machine or with other kernels."""
@@ -42,8 +42,8 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
     """Pearson over task, seed, method, examples, rank and rate, the ridge, and rates tried."""
     groups = results[ADAPTERS.name]
     axes = ("task", "seed", "method", "examples", "rank", "kind_of_rate", "matrix")
-    plain = paired.plain(judged(groups["/ranks"]), *axes)
-    run = fields.of_run(paired.named(plain), RanksMeasured)
+    plain = paired.drop_single_axes(judged_seeds(groups["/ranks"]), *axes)
+    run = fields.of_run(paired.name_methods(plain), RanksMeasured)
     drawn = xr.Dataset(
         {
             "pearson": run(lambda run: run.pearson),
@@ -59,7 +59,7 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
         drawn[name].attrs = {"kind": "training", "tolerance": tolerance}
     first = int(np.ravel(plain["rank"].values)[0])
     return drawn.assign_attrs(
-        paired.how(groups, drawn.task.values.tolist(), bracketed) | {"first": first}
+        paired.describe_trainings(groups, drawn.task.values.tolist(), bracketed) | {"first": first}
     )
 
 
@@ -90,8 +90,8 @@ def rows_of(drawn: xr.Dataset) -> list[list[paired.Panel]]:
 
 def _facts(drawn: xr.Dataset) -> dict[str, Any]:
     """What the caption says of the results."""
-    comparisons = paired.labelled(paired.compared_in_tasks(drawn, changes))
-    letters = paired.lettered(rows_of(drawn), beside=bool(comparisons))
+    comparisons = paired.label_by_task(paired.compare_in_tasks(drawn, changes))
+    letters = paired.letter_panels(rows_of(drawn), beside=bool(comparisons))
     what = " and ".join(TASKS[task] for task in drawn.task.values)
     compared, told = "", [one for one in comparisons if one.low > 0 or one.high < 0]
     if comparisons:
@@ -103,12 +103,12 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
             count=len(comparisons),
             above=sum(one.low > 0 for one in told),
             below=sum(one.high < 0 for one in told),
-            source=_of_source(drawn) if "similarity" in drawn.task.values else "",
+            source=_describe_source(drawn) if "similarity" in drawn.task.values else "",
         )
 
     return {
         "what": capital(what),
-        "seeds": counted(drawn.sizes["seed"]),
+        "seeds": count_seeds(drawn.sizes["seed"]),
         "counts": ", ".join(f"{int(n)}" for n in drawn.examples.values),
         "own": paired.letters_of(letters, "own"),
         "one": paired.letters_of(letters, "first"),
@@ -123,7 +123,7 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
     }
 
 
-def _of_source(drawn: xr.Dataset) -> str:
+def _describe_source(drawn: xr.Dataset) -> str:
     """What came of the changes that the authors of Deep LoRA report, in words."""
     found, stated = changes(drawn.sel(task="similarity", drop=True)), []
     for name in PUBLISHED:
@@ -135,7 +135,7 @@ def _of_source(drawn: xr.Dataset) -> str:
 
 def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 8: two rows for each task, the changes of all beside them."""
-    in_tasks, rows = paired.compared_in_tasks(dataset, changes), rows_of(dataset)
+    in_tasks, rows = paired.compare_in_tasks(dataset, changes), rows_of(dataset)
     figure = plotting.blank_figure(1.4 + 1.6 * len(rows))
     ratios = (*[1.25] * len(rows[0]), 1.1)
     places = paired.subplots(figure, rows, ratios, beside=bool(in_tasks))

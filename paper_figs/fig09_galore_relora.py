@@ -164,7 +164,7 @@ def trajectories(
             state=state,
         ).records
 
-    def over_policies(method: Method, dtype: str, policies: np.ndarray) -> jax.Array:
+    def train_policies(method: Method, dtype: str, policies: np.ndarray) -> jax.Array:
         def run(kind: Any, policy: Any) -> jax.Array:
             return train(method, dtype, kind, select_policy(policy))
 
@@ -176,13 +176,13 @@ def trajectories(
         return train(lrdyn.RELORA, "float64", kind, "reset")
 
     every_policy, first_policy = np.arange(len(POLICIES)), np.arange(1)
-    galore = over_policies(lrdyn.GALORE, "float64", every_policy)
+    galore = train_policies(lrdyn.GALORE, "float64", every_policy)
     loss_of_each = jax.vmap(jax.vmap(jax.vmap(begin["float64"][1])))
     return Trajectories(
         galore_float64=galore,
-        relora_float64=over_policies(lrdyn.RELORA_FROZEN, "float64", every_policy),
-        galore_float32=over_policies(lrdyn.GALORE, "float32", first_policy),
-        relora_float32=over_policies(lrdyn.RELORA_FROZEN, "float32", first_policy),
+        relora_float64=train_policies(lrdyn.RELORA_FROZEN, "float64", every_policy),
+        galore_float32=train_policies(lrdyn.GALORE, "float32", first_policy),
+        relora_float32=train_policies(lrdyn.RELORA_FROZEN, "float32", first_policy),
         both=jax.vmap(train_both)(kinds),
         loss=loss_of_each(galore),
         step=jnp.asarray(times),

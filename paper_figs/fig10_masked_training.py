@@ -203,13 +203,13 @@ def descend_with_masks(key: jax.Array, case: Case, weights: Each) -> dict[str, j
     return lrdyn.core.iterate(step, weights, case.stochastic_steps, record)[1]
 
 
-def _both(each: Each) -> jax.Array:
+def _stack_kinds(each: Each) -> jax.Array:
     return jnp.stack([each[kind] for kind in KINDS])
 
 
 def predict(case: Case) -> MaskedTheory:
     """Singular values of the closed forms, and of the data."""
-    best = _both(closed_forms(case.data, case.keep_prob))
+    best = _stack_kinds(closed_forms(case.data, case.keep_prob))
     return MaskedTheory(
         values=lrdyn.singular_values(best),
         data_values=lrdyn.singular_values(case.data),
@@ -220,9 +220,9 @@ def measure(case: Case) -> MaskedRun:
     """Train on the expected losses and with random masks: how far from the closed forms."""
     for_start, for_masks = jax.random.split(case.key)
     weights = small_weights(for_start, len(case.data), case.start)
-    best = _both(closed_forms(case.data, case.keep_prob))
-    end, ratio = map(_both, descend(case, weights))
-    noisy = _both(descend_with_masks(for_masks, case, weights))
+    best = _stack_kinds(closed_forms(case.data, case.keep_prob))
+    end, ratio = map(_stack_kinds, descend(case, weights))
+    noisy = _stack_kinds(descend_with_masks(for_masks, case, weights))
     norms = jnp.linalg.norm(best, axis=(1, 2))
     return MaskedRun(
         values=lrdyn.singular_values(end),

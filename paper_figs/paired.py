@@ -69,7 +69,7 @@ def sources(**settings: Any) -> Mapping[str, Run]:
     return {ADAPTERS.name: run_of(ADAPTERS, **settings)}
 
 
-def how(
+def describe_trainings(
     groups: Groups, learned: Sequence[str], bracketed: bool, *, adapted: str = EVERY_MATRIX
 ) -> dict[str, Any]:
     """What a caption says of the trainings.
@@ -98,12 +98,12 @@ def how(
     }
 
 
-def plain(run: xr.Dataset, *axes: str) -> xr.Dataset:
+def drop_single_axes(run: xr.Dataset, *axes: str) -> xr.Dataset:
     """Arrays without the axes of one value, but for these."""
     return run.squeeze([d for d in run.dims if run.sizes[d] == 1 and d not in axes], drop=True)
 
 
-def named(run: xr.Dataset) -> xr.Dataset:
+def name_methods(run: xr.Dataset) -> xr.Dataset:
     """Methods by their names, along ``adapter``: ``method`` is a word of xarray."""
     names = [list(METHODS)[i] for i in run.method.values]
     if "method" not in run.dims:
@@ -135,11 +135,11 @@ def error(values: np.ndarray) -> np.ndarray:
     return claims.standard_error(values) if len(values) > 1 else one_seed
 
 
-def paired(method: np.ndarray, other: np.ndarray) -> Paired:
+def compare_pair(method: np.ndarray, other: np.ndarray) -> Paired:
     """Compare two methods over seeds.
 
     Example:
-        >>> found = paired(np.array([0.5, 0.6, 0.9]), np.array([0.4, 0.5, 0.5]))
+        >>> found = compare_pair(np.array([0.5, 0.6, 0.9]), np.array([0.4, 0.5, 0.5]))
         >>> round(found.mean, 3), round(found.error, 3), found.seeds
         (0.2, 0.1, 3)
     """
@@ -171,7 +171,7 @@ def held_at_once(count: int) -> int:
     return max(ADAPTERS.intervals, count)
 
 
-def compared(differences: Mapping[str, np.ndarray]) -> list[Compared]:
+def compare(differences: Mapping[str, np.ndarray]) -> list[Compared]:
     """Differences of the same seeds, with intervals and p-values that hold for all of them.
 
     As many intervals hold at once as findings of the study are decided by one, or as there are
@@ -181,7 +181,7 @@ def compared(differences: Mapping[str, np.ndarray]) -> list[Compared]:
         differences: label -> one number for each seed, two or more.
 
     Example:
-        >>> found = compared({"a": np.array([0.1, 0.2, 0.3]), "b": np.array([0.0, 0.2, -0.2])})
+        >>> found = compare({"a": np.array([0.1, 0.2, 0.3]), "b": np.array([0.0, 0.2, -0.2])})
         >>> [round(one.p, 3) for one in found], round(found[0].low, 3)
         ([0.148, 1.0], -2.248)
     """
@@ -195,11 +195,11 @@ def compared(differences: Mapping[str, np.ndarray]) -> list[Compared]:
         # Half of the interval, and what exceeds it in eight draws of ten.
         least = (high - low) / 2 + float(norm.ppf(0.8)) * float(error(values))
         zero = np.zeros(len(values))
-        comparisons.append(Compared(label, paired(values, zero), low, high, p, least))
+        comparisons.append(Compared(label, compare_pair(values, zero), low, high, p, least))
     return comparisons
 
 
-def compared_in_tasks(
+def compare_in_tasks(
     drawn: xr.Dataset, differences: Callable[[xr.Dataset], Mapping[str, np.ndarray]]
 ) -> dict[str, list[Compared]]:
     """Differences within each task; intervals and p-values hold for those of all tasks at once.
@@ -214,14 +214,14 @@ def compared_in_tasks(
     every = {(task, label): draws for task, found in each.items() for label, draws in found.items()}
     if drawn.sizes["seed"] < 2 or not every:
         return {}
-    comparisons = compared({str(place): draws for place, draws in every.items()})
+    comparisons = compare({str(place): draws for place, draws in every.items()})
     in_tasks: dict[str, list[Compared]] = {task: [] for task in each}
     for (task, label), comparison in zip(every, comparisons, strict=True):
         in_tasks[task].append(comparison._replace(label=label))
     return in_tasks
 
 
-def labelled(in_tasks: Mapping[str, Sequence[Compared]]) -> list[Compared]:
+def label_by_task(in_tasks: Mapping[str, Sequence[Compared]]) -> list[Compared]:
     """All differences, labelled with their task where there are several."""
     return [
         found._replace(label=f"{SHORT[task]}: {found.label}") if len(in_tasks) > 1 else found
@@ -230,11 +230,11 @@ def labelled(in_tasks: Mapping[str, Sequence[Compared]]) -> list[Compared]:
     ]
 
 
-def lettered(rows: Sequence[Sequence[Panel]], beside: bool) -> dict[Panel, str]:
+def letter_panels(rows: Sequence[Sequence[Panel]], beside: bool) -> dict[Panel, str]:
     """Panel -> its letter, row after row; the one beside all rows is the last.
 
     Example:
-        >>> lettered([[("one", 1), ("one", 2)], [("two", 1), ("two", 2)]], beside=True)[BESIDE]
+        >>> letter_panels([[("one", 1), ("one", 2)], [("two", 1), ("two", 2)]], beside=True)[BESIDE]
         'e'
     """
     names = [name for row in rows for name in row] + [BESIDE] * beside

@@ -233,8 +233,8 @@ def reduced_curves(groups: Groups, reduced: Mapping[str, Any]) -> xr.Dataset:
     """
     saved = one_seed(groups)
     run, least = fields.of_run(saved, ReducedMeasured), reduced["threshold"]
-    _, full_time = _first(run(lambda run: run.distance) <= least)
-    small, small_time = _first(run(lambda run: run.distance_compressed) <= least)
+    _, full_time = _first_time(run(lambda run: run.distance) <= least)
+    small, small_time = _first_time(run(lambda run: run.distance_compressed) <= least)
     error = run(lambda run: run.error).isel(time=small).drop_vars("time")
     at = int(np.argmin(np.abs(run(lambda run: run.time).values - reduced["rank_at"])))
     still = reduced["dim"] - 2 * reduced["rank"]
@@ -249,7 +249,7 @@ def reduced_curves(groups: Groups, reduced: Mapping[str, Any]) -> xr.Dataset:
     )
 
 
-def _first(reached: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+def _first_time(reached: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     index = reached.argmax("time")
     time = reached["time"].isel(time=index).drop_vars("time")
     return index, time.where(reached.any("time"))

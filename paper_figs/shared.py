@@ -33,17 +33,17 @@ def one_scenario(
     return Experiment(name, summary, flags, (Scenario(name, case, **scenario),), data=data)
 
 
-def judged(run: xr.Dataset) -> xr.Dataset:
+def judged_seeds(run: xr.Dataset) -> xr.Dataset:
     """Seeds above 0, if there are any: seed 0 sets thresholds and expectations."""
     above = run.sel(seed=run.seed[run.seed > 0])
     return above if above.seed.size else run
 
 
-def counted(seeds: int) -> str:
+def count_seeds(seeds: int) -> str:
     """How many seeds there are, in words.
 
     Example:
-        >>> counted(1), counted(8)
+        >>> count_seeds(1), count_seeds(8)
         ('1 seed', '8 seeds')
     """
     return "1 seed" if seeds == 1 else f"{seeds} seeds"

@@ -101,7 +101,7 @@ def loss_on(batch: Batch) -> Callable[[Any], jax.Array]:
     return lambda weights: 0.5 * jnp.sum((weights @ batch[0] - batch[1]) ** 2)
 
 
-def apart(method: Method, state: DescentState) -> tuple[Any, Any]:
+def split_state(method: Method, state: DescentState) -> tuple[Any, Any]:
     """Weights, and what is held beside them: P of GaLore, unknown to the network, and the state."""
     # One matrix: there are no counts beside those in the state.
     split, inner, _ = state
@@ -110,8 +110,8 @@ def apart(method: Method, state: DescentState) -> tuple[Any, Any]:
     return split, ((), inner)
 
 
-def together(weights: Any, held: Any) -> DescentState:
-    """The inverse of :func:`apart`."""
+def join_state(weights: Any, held: Any) -> DescentState:
+    """The inverse of :func:`split_state`."""
     frozen, inner = held
     return DescentState(
         weights if isinstance(weights, SplitParts) else SplitParts(weights, frozen), inner
@@ -131,7 +131,7 @@ def program(
         return method.choose(key, gradients, rank, method.side)
 
     def start(key: jax.Array, W: jax.Array) -> tuple[Any, Any]:
-        return apart(method, begin(method, optimizer, W, choose(key, W)))
+        return split_state(method, begin(method, optimizer, W, choose(key, W)))
 
     # Shapes alone: at the paper's sizes the arrays themselves would not fit.
     weights, held = jax.eval_shape(start, jax.eval_shape(lambda: jax.random.key(0)), W)
@@ -140,17 +140,21 @@ def program(
         # Zeros stand for the maps: memory depends on shapes alone, and a refresh comes first
         # anyway.
         frozen = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), held[0])
-        parts = method.parts(together(weights, (frozen, None)).split)
-        return apart(method, begin(method, optimizer, parts.weights, parts.maps))[1]
+        parts = method.parts(join_state(weights, (frozen, None)).split)
+        return split_state(method, begin(method, optimizer, parts.weights, parts.maps))[1]
 
     def one_step(weights: Any, held: Any, batch: Batch) -> tuple[Any, Any]:
-        state = together(weights, held)
-        return apart(method, step(method, loss_on(batch), optimizer, state, network=network)[1])
+        state = join_state(weights, held)
+        return split_state(
+            method, step(method, loss_on(batch), optimizer, state, network=network)[1]
+        )
 
     def one_refresh(weights: Any, held: Any, batch: Batch, key: jax.Array) -> tuple[Any, Any]:
-        state, policy = together(weights, held), POLICIES[method.state]
+        state, policy = join_state(weights, held), POLICIES[method.state]
         loss = loss_on(batch)
-        return apart(method, refresh(method, loss, optimizer, state, choose, key, policy=policy))
+        return split_state(
+            method, refresh(method, loss, optimizer, state, choose, key, policy=policy)
+        )
 
     return Program(weights, init, one_step, None if method.once else one_refresh)
 

@@ -82,17 +82,17 @@ class Problem(NamedTuple):
 def problem_of(case, examples, layer):
     train, dev, parts = tasks.texts_of(tuning.task_of(case))
     read = {"length": case.length, "layer": layer}
-    net, drawn_examples = tuning.drawn(
+    net, drawn_examples = tuning.draw_cross_encoder(
         jax.random.split(case.key, 4)[:2],
-        sentences.some(train, parts["train"]),
+        sentences.take_texts(train, parts["train"]),
         examples,
         encoder=case.encoder,
         pool=case.pool,
         **read,
     )
     pretrained = sentences.read(sentences.folder_of(case.encoder))
-    tested = sentences.encoded(pretrained, dev, parts["test"], precision=tuning.precision(), **read)
-    return Problem(net, drawn_examples, sentences.packed(tested))
+    tested = sentences.encode(pretrained, dev, parts["test"], precision=tuning.precision(), **read)
+    return Problem(net, drawn_examples, sentences.pack_texts(tested))
 
 
 def begun_on(net, paths):
@@ -158,9 +158,9 @@ def test_pairs_are_computed_in_parts(files, monkeypatch):
     read, pairs = sentences.read(BERT), sentences.pairs_of(files["train_file"], "train")
     known = sentences.texts_of_pairs(pairs)
     how = {"length": 14, "layer": 1, "precision": "float32"}
-    whole = sentences.encoded(read, known, np.arange(7), **how)
+    whole = sentences.encode(read, known, np.arange(7), **how)
     monkeypatch.setattr(sentences, "PART", 3)
-    parts = sentences.encoded(read, known, np.arange(7), **how)
+    parts = sentences.encode(read, known, np.arange(7), **how)
     np.testing.assert_allclose(parts.hidden, whole.hidden, rtol=0, atol=1e-5)
     second = (known.second or [])[:7]
     tokens = sentences.encoder.tokens(read.tokenizer, known.first[:7], second, length=14)
@@ -172,7 +172,7 @@ def test_what_is_filled_up_beyond_the_longest_pair_changes_nothing(files, monkey
     def outputs(step):
         monkeypatch.setattr(sentences, "STEP", step)
         pairs = sentences.pairs_of(files["train_file"], "train")
-        net, examples = tuning.drawn(
+        net, examples = tuning.draw_cross_encoder(
             jax.random.split(jax.random.key(1)),
             sentences.texts_of_pairs(pairs),
             7,
@@ -228,7 +228,7 @@ def test_pearson_is_the_correlation_of_all_outputs(files, pool):
     read, pairs = sentences.read(BERT), sentences.pairs_of(files["dev_file"], "dev")
     known = sentences.texts_of_pairs(pairs)
     how = {"length": case.length, "layer": 1, "precision": "float32"}
-    dev = sentences.encoded(read, known, np.arange(20), **how)
+    dev = sentences.encode(read, known, np.arange(20), **how)
     expected = np.corrcoef(problem.net(dev.hidden, dev.mask), dev.scores)[0, 1]
     np.testing.assert_allclose(tuning.pearson(problem.net, problem.dev, {}), expected, atol=1e-5)
 
@@ -242,7 +242,7 @@ def bench(files):
     task = tasks.Task(
         "sentiment", str(BERT), files["text_file"], "auto", "auto", "", 30, layers=1, length=14
     )
-    return cells.Bench(cells.SentenceTraining(tasks.encoded(task, "float64")), FORGETFUL)
+    return cells.Bench(cells.SentenceTraining(tasks.encode(task, "float64")), FORGETFUL)
 
 
 def asked(method="lora", **other):
@@ -253,7 +253,9 @@ def asked(method="lora", **other):
 def test_methods_start_as_stated(bench):
     path = "model.layers.2.attention.value"
     assert bench.paths == ["model.layers.2.attention.query", path]
-    begun = {n: bench.started(jax.random.key(0), asked(n, rank=8))[path] for n in cells.METHODS}
+    begun = {
+        n: bench.init_adapters(jax.random.key(0), asked(n, rank=8))[path] for n in cells.METHODS
+    }
     assert not begun["lora"].B.any()
     assert 0.8 < begun["lora"].A.std() * np.sqrt(24) < 1.2  # variance 1 / d
     np.testing.assert_allclose(begun["lora_unit"].A, begun["lora"].A * np.sqrt(24))
@@ -291,8 +293,8 @@ def test_a_rate_is_chosen_where_no_report_looks(bench):
     keys = [jax.random.key_data(cells.seed_of_rates(place)).tolist() for place in range(3)]
     assert len({str(key) for key in keys}) == 3
     assert all(jax.random.key_data(jax.random.key(seed)).tolist() not in keys for seed in range(99))
-    reported = set(bench.drawn(jax.random.key(1), 40).tolist())
-    elsewhere = set(bench.drawn(jax.random.key(1), 30, "rate_").tolist())
+    reported = set(bench.draw_rows(jax.random.key(1), 40).tolist())
+    elsewhere = set(bench.draw_rows(jax.random.key(1), 30, "rate_").tolist())
     assert len(reported) == 40
     assert not reported & elsewhere
     assert reported | elsewhere <= set(range(len(bench.ground.scores)))
@@ -302,14 +304,14 @@ def test_a_rate_is_chosen_where_no_report_looks(bench):
 
 
 def test_few_examples_are_the_first_of_more(bench):
-    few, more = (bench.drawn(jax.random.key(3), count) for count in (16, 48))
+    few, more = (bench.draw_rows(jax.random.key(3), count) for count in (16, 48))
     assert few.tolist() == more[:16].tolist()
     with pytest.raises(ValueError, match=r"--examples: got 51, wanted at most the 50 there"):
-        bench.drawn(jax.random.key(3), 51)
+        bench.draw_rows(jax.random.key(3), 51)
 
 
 def test_batches_are_epochs_of_the_examples(bench):
-    rows = bench.drawn(jax.random.key(3), 48)
+    rows = bench.draw_rows(jax.random.key(3), 48)
     order = np.asarray(bench.batches(jax.random.key(4), rows, 7))
     assert order.shape == (7, 16)
     for epoch in (order[:3], order[3:6]):
@@ -323,12 +325,12 @@ def test_a_cell_is_a_plain_loop_of_optax(bench, method):
     ask, key = asked(method, steps=3), jax.random.key(5)
     cell = bench.run(ask, key)
     rows_key, head_key, start_key, order_key = jax.random.split(key, 4)
-    rows = bench.drawn(rows_key, 16)
+    rows = bench.draw_rows(rows_key, 16)
     order = np.asarray(bench.batches(order_key, rows, 3))
     head = tuning.HEAD * jax.random.normal(head_key, (24,))
     data = bench.ground
     scores = data.scores - jnp.mean(data.scores[rows])
-    begun = bench.started(start_key, ask)
+    begun = bench.init_adapters(start_key, ask)
 
     def outputs(now, places):
         net = lrdyn.adapters.merge(bench.net, now)
@@ -371,7 +373,7 @@ def test_a_training_that_was_kept_is_not_run_again(files, bench, tmp_path, monke
     once = cells.Bench(bench.ground, FORGETFUL)
     first = once.run(asked(), jax.random.key(5))
     again = cells.Bench(bench.ground, FORGETFUL)
-    monkeypatch.setattr(cells, "_tested", None)  # what is run would need it
+    monkeypatch.setattr(cells, "_test_pearson", None)  # what is run would need it
     second = again.run(asked(), jax.random.key(5))
     for mine, theirs in zip(first, second, strict=True):
         np.testing.assert_array_equal(mine, theirs)
@@ -393,7 +395,7 @@ def test_the_best_rate_is_never_at_an_edge(best):
         tried.append(round(2 * np.log10(rate)))
         return -np.array([abs(tried[-1] - best), abs(tried[-1] - best) + 0.5])
 
-    chosen = rates.chosen(score, -6)
+    chosen = rates.search_rate(score, -6)
     assert round(2 * np.log10(chosen.rate)) == best
     assert chosen.bracketed
     assert min(tried) < best < max(tried)
@@ -402,13 +404,15 @@ def test_the_best_rate_is_never_at_an_edge(best):
 
 
 def test_a_score_that_only_rises_is_not_called_bracketed():
-    chosen = rates.chosen(lambda rate: np.array([rate]), -6)
+    chosen = rates.search_rate(lambda rate: np.array([rate]), -6)
     assert not chosen.bracketed
 
 
 def test_a_training_that_diverged_is_not_chosen():
     scores = {-6: 0.5, -5: 0.6, -4: np.nan}
-    chosen = rates.chosen(lambda rate: np.array([scores.get(round(2 * np.log10(rate)), 0.1)]), -6)
+    chosen = rates.search_rate(
+        lambda rate: np.array([scores.get(round(2 * np.log10(rate)), 0.1)]), -6
+    )
     assert chosen.rate == pytest.approx(10**-2.5)
 
 
@@ -453,7 +457,7 @@ def step(files):
 
 
 def test_the_gradient_of_the_real_loss_by_differences(step):
-    W, rng = one_step.merged(step), np.random.default_rng(0)
+    W, rng = one_step.merged_matrix(step), np.random.default_rng(0)
     direction = jnp.asarray(rng.normal(size=W.shape))
 
     def loss(t):
@@ -471,7 +475,7 @@ def test_the_gradient_of_the_real_loss_by_differences(step):
 
 def test_one_step_on_the_real_loss(step):
     """The new factors by hand, from that gradient and the chain rule."""
-    G = np.asarray(one_step.slope(step, one_step.merged(step)))
+    G = np.asarray(one_step.slope(step, one_step.merged_matrix(step)))
     (eta_A, eta_B), s = np.asarray(step.rates), float(step.adapter.scale)
     B, A = np.asarray(step.adapter.B), np.asarray(step.adapter.A)
     after = s * (B - eta_B * s * G @ A.T) @ (A - eta_A * s * B.T @ G)
@@ -621,7 +625,7 @@ def test_ranks_are_trained_at_their_own_rates_and_at_the_first(files, monkeypatc
     chosen = {r: Chosen(rate, np.array([rate]), np.zeros((1, 1)), True) for r, rate in best.items()}
     monkeypatch.setattr(ranks, "bench_of", lambda case, keeper: Bench())
     monkeypatch.setattr(
-        ranks, "searched", lambda bench, case, name, r, n: Searched(chosen[r], np.zeros((1, 1)))
+        ranks, "search_rates", lambda bench, case, name, r, n: Searched(chosen[r], np.zeros((1, 1)))
     )
     monkeypatch.setattr(ranks, "ridge_pearson", lambda bench, case, n: n / 100)
     found = ranks.measure_ranks(case_of(files, rank=(2, 4, 8)))
@@ -640,7 +644,7 @@ def test_a_figure_needs_its_own_part_of_the_results(tmp_path):
 
 
 def test_what_two_methods_differ_by():
-    difference = paired.paired(np.array([0.5, 0.2, 0.9, 0.4]), np.array([0.4, 0.3, 0.5, 0.4]))
+    difference = paired.compare_pair(np.array([0.5, 0.2, 0.9, 0.4]), np.array([0.4, 0.3, 0.5, 0.4]))
     assert difference.seeds == 4
     assert difference.mean == pytest.approx(0.1)
     assert difference.error == pytest.approx(np.std([0.1, -0.1, 0.4, 0.0], ddof=1) / 2)
@@ -651,11 +655,11 @@ def test_captions_say_what_the_findings_of_the_study_say():
     stated = [one for one in ADAPTERS.findings.values() if one.expected.decided]
     # Eight differences at four n and six changes at two, of two tasks, and two of Figure 5.
     assert len(stated) == ADAPTERS.intervals == 2 * (8 * 4 + 6 * 2) + 2
-    found = paired.paired(np.array([0.5, 0.4, 0.7, 0.4]), np.array([0.4, 0.3, 0.5, 0.4]))
+    found = paired.compare_pair(np.array([0.5, 0.4, 0.7, 0.4]), np.array([0.4, 0.3, 0.5, 0.4]))
     low, high = stats.t.interval(1 - 0.05 / len(stated), 3, 0.1, found.error)
     name = "similarity_deep_lora_less_lora_unit_16"
     assert found.came_of(name) == f"too wide, {low:+.3f} to {high:+.3f}"
-    assert paired.paired(np.ones(1), np.zeros(1)).came_of(name) == "one seed"
+    assert paired.compare_pair(np.ones(1), np.zeros(1)).came_of(name) == "one seed"
 
 
 def test_the_authors_numbers_are_expected_of_their_task_alone():
@@ -668,7 +672,7 @@ def test_the_authors_numbers_are_expected_of_their_task_alone():
 def test_intervals_and_p_values_hold_for_all_differences_at_once():
     rng = np.random.default_rng(0)
     draws = {str(k): rng.normal(0.3 * k, 1.0, 12) for k in range(4)}
-    found = paired.compared(draws)
+    found = paired.compare(draws)
     raw = np.array([stats.ttest_1samp(values, 0.0)[1] for values in draws.values()], float)
     order = np.argsort(raw)
     corrected = np.maximum.accumulate([(4 - i) * raw[k] for i, k in enumerate(order)])
@@ -722,13 +726,13 @@ def test_the_package_that_is_missing_is_named(command_line, monkeypatch, tmp_pat
 def test_only_factors_move_and_b_faster_than_a(bench):
     """LoRA+: the scale stays."""
     ask = asked("lora_plus_16", steps=2, rate=1e-3)
-    begun = bench.started(jax.random.key(0), ask)
-    rows = bench.drawn(jax.random.key(1), 16)
+    begun = bench.init_adapters(jax.random.key(0), ask)
+    rows = bench.draw_rows(jax.random.key(1), 16)
     order = bench.batches(jax.random.key(2), rows, 2)
     head = tuning.HEAD * jnp.ones(24)
-    way, times = cells.WAYS["lora_plus_16"], cells.recorded(2)
+    way, times = cells.WAYS["lora_plus_16"], cells.norm_steps(2)
     scores, rate = bench.ground.scores, jnp.asarray(1e-3)
-    now, _, _ = bench.trained(way, 2, cells.norms_of, times, begun, head, order, scores, rate)
+    now, _, _ = bench.train(way, 2, cells.norms_of, times, begun, head, order, scores, rate)
     before, after = (m[bench.paths[1]] for m in (begun, now))
     assert float(after.scale) == float(before.scale)
     moved = [np.abs(np.asarray(getattr(after, n) - getattr(before, n))).max() for n in ("A", "B")]

@@ -51,10 +51,12 @@ def test_spectra_are_those_of_numpy_whatever_the_shape():
 def test_balanced_rows_do_not_depend_on_the_scale_of_units():
     rng = np.random.default_rng(1)
     H, W, D = rng.normal(size=(4, 9)), rng.normal(size=(3, 4)), np.array([0.1, 1.0, 3.0, 20.0])
-    balanced = activations.balanced(jnp.asarray(H), jnp.asarray(W))
-    rescaled = activations.balanced(jnp.asarray(D[:, None] * H), jnp.asarray(W / D))
+    balanced = activations.balance_rows(jnp.asarray(H), jnp.asarray(W))
+    rescaled = activations.balance_rows(jnp.asarray(D[:, None] * H), jnp.asarray(W / D))
     oracles.assert_close(rescaled, balanced, size=9)
-    dead = activations.balanced(jnp.asarray(H) * jnp.array([0.0, 1, 1, 1])[:, None], jnp.asarray(W))
+    dead = activations.balance_rows(
+        jnp.asarray(H) * jnp.array([0.0, 1, 1, 1])[:, None], jnp.asarray(W)
+    )
     assert not np.any(dead[0])
     assert np.isfinite(dead).all()
 
@@ -81,7 +83,7 @@ def test_a_factor_below_the_minimum_of_the_loss_is_found_by_nobody():
     last, first = factors(case)
     least = expected_loss(case, (first, last))
     values = jax.jit(minimum.predict_minimum)(case).balanced
-    H = activations.balanced(first @ case.inputs, last)
+    H = activations.balance_rows(first @ case.inputs, last)
     gram = np.linalg.eigvalsh(H @ H.T)[::-1]  # the tail of values is a square root of round-off
     oracles.assert_close(gram, values**2, size=12, steps=8)
     for push in oracles.normal(0, *[first.shape] * 5):
@@ -119,7 +121,7 @@ def test_the_shrunk_spectrum_is_that_of_the_data_themselves():
     for X in (case.inputs, case.held_inputs):
         np.testing.assert_allclose(X @ X.T / X.shape[1], np.eye(64), rtol=0, atol=10 * slack)
     whole = dropout.dropout_minimiser(case.target / 10, case.inputs / 10, 0.4, 9)
-    oracles.assert_close(synthetic.shrunk(case), np.sqrt(whole.values[:9]), size=n)
+    oracles.assert_close(synthetic.shrunk_spectrum(case), np.sqrt(whole.values[:9]), size=n)
 
 
 def test_the_study_runs_on_a_set_of_the_readers_own(command_line, monkeypatch, tmp_path):

@@ -100,7 +100,7 @@ def test_all_tasks_have_their_tables():
 
 def intervals(name):
     """Task and label -> the interval of a difference, as a table has it: bold without 0."""
-    in_tasks = paired.compared_in_tasks(numbers(name), FIGURES[name])
+    in_tasks = paired.compare_in_tasks(numbers(name), FIGURES[name])
     return {
         (task, one.label): marked(one.low, one.high)
         for task, compared in in_tasks.items()
@@ -140,7 +140,7 @@ def test_what_the_seeds_would_show_is_a_share_of_the_interval():
     compared = [
         one
         for name in FIGURES
-        for found in paired.compared_in_tasks(numbers(name), FIGURES[name]).values()
+        for found in paired.compare_in_tasks(numbers(name), FIGURES[name]).values()
         for one in found
     ]
     shares = {short(one.least / (one.high - one.low), 2) for one in compared}
@@ -152,7 +152,7 @@ def test_what_the_seeds_would_show_is_a_share_of_the_interval():
 @pytest.mark.parametrize("name", FIGURES)
 def test_the_verdict_has_the_intervals_of_the_figure(name):
     """The record of the run and the figure say the same of every difference."""
-    compared = paired.compared_in_tasks(numbers(name), FIGURES[name])
+    compared = paired.compare_in_tasks(numbers(name), FIGURES[name])
     drawn = sorted(
         (round(one.low, 6), round(one.high, 6)) for found in compared.values() for one in found
     )

@@ -54,7 +54,7 @@ def test_whitened_coordinates_are_white():
 def test_measures_of_an_update_of_known_spectrum():
     values = np.array([3.0, 2.0, 1.0, 0.5])
     Q, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))
-    spectrum = updates.of_update(jnp.asarray(Q * values), 2)
+    spectrum = updates.update_spectrum(jnp.asarray(Q * values), 2)
     oracles.assert_close(spectrum.update, values, size=4)
     oracles.assert_close(spectrum.share, 13 / 14.25, size=4)
     oracles.assert_close(spectrum.stable_rank, 14.25 / 9, size=4)
@@ -66,7 +66,7 @@ def test_a_gaussian_update_is_of_full_rank_and_of_equal_norm():
     update = jnp.ones((40, 40))
     drawn = updates.gaussian_like(jax.random.key(0), update)
     oracles.assert_close(jnp.linalg.norm(drawn), 40, size=40)
-    spectrum = updates.of_update(drawn, 2)
+    spectrum = updates.update_spectrum(drawn, 2)
     assert spectrum.share < 0.3
     assert spectrum.effective_rank > 20
 
@@ -200,7 +200,7 @@ def test_the_expansion_in_the_nonlinearity_against_a_loop():
     """Off-diagonal blocks of one leaky run, with gradients by hand."""
     case = nonlinear.make_nonlinear(jax.random.key(0), reach_width=24, reach_depth=2)
     kink = 0.01
-    residual, energy = nonlinear.departure(case, nonlinear.leaky, jnp.asarray(kink))
+    residual, energy = nonlinear.departure(case, nonlinear.leaky_relu, jnp.asarray(kink))
     X, Y = np.asarray(case.inputs), np.asarray(case.outputs)
     A, B = oracles.double(case.weights)
     start = A.copy()
@@ -278,7 +278,7 @@ def test_images_are_moved_and_those_in_colour_mirrored(channels):
     count, side = 4050, 11
     image = np.zeros((side, side, channels), np.uint8)
     image[5, 4:7] = np.array([7, 8, 9])[:, None]
-    varied = pictures.varied(jnp.tile(image, (count, 1, 1, 1)), jax.random.key(0))
+    varied = pictures.augment(jnp.tile(image, (count, 1, 1, 1)), jax.random.key(0))
     moved = np.asarray(varied)[..., 0]
     assert (moved.sum(axis=(1, 2)) == 24).sum() == (moved.max(axis=(1, 2)) == 9).sum() == count
     rows, columns = (np.argmax((moved == 8).any(axis=axis), axis=1) for axis in (2, 1))
@@ -295,6 +295,6 @@ def test_a_training_on_varied_images_sees_other_ones_at_each_step():
     net = lrdyn.networks.mlp(jax.random.key(0), (81, 3))
     batch = {"x": jnp.arange(2 * 81, dtype=jnp.uint8).reshape(2, 9, 9, 1), "y": jnp.array([0, 2])}
     keys = jax.random.split(jax.random.key(1), 3)
-    losses = {float(pictures.varied_cross_entropy(net, None, batch, key)[0]) for key in keys}
+    losses = {float(pictures.augmented_cross_entropy(net, None, batch, key)[0]) for key in keys}
     losses.add(float(pictures.cross_entropy(net, None, batch, keys[0])[0]))
     assert len(losses) == 4

@@ -211,7 +211,7 @@ def images(options):
     write(options.folder, "start", net)
     batches = Batches({"x": inputs, "y": labels}, min(case.batch, len(inputs)))
     steps = options.epochs * batches.epoch
-    loss = pictures.varied_cross_entropy if case.augment else pictures.cross_entropy
+    loss = pictures.augmented_cross_entropy if case.augment else pictures.cross_entropy
     state = networks.initial_state(net) or None
     run = trained(options.network, case.key, loss, net, case.rule(steps), batches, steps, state)
     write(options.folder, "trained", run.params)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 import lrdyn
 from lrdyn import cli
 from lrdyn.networks import mlp
-from lrdyn.studies.over_seeds import above
+from lrdyn.studies.over_seeds import mean_exceeds
 from lrdyn.training import Batches, train
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.forms import Zero
@@ -135,7 +135,7 @@ LEARNED = lrdyn.Scenario(
             "more than .3 of the update is in its first 2 of 20 directions (seed 0 had .48; the "
             "alternative: .15)",
             kind="statistical",
-            form=lambda outcome: above(0.3, outcome.measured.share),
+            form=lambda outcome: mean_exceeds(0.3, outcome.measured.share),
             reads=lambda theory, run: (run.share,),
             tolerance=0.01,
             seeds=3,

@@ -136,11 +136,10 @@ def restarted(old: WeightParts, weights: PyTree, maps: PyTree) -> WeightParts:
         [[0.0, 0.0]]
     """
     leaves, structure = jax.tree.flatten(maps, is_leaf=is_map)
-
-    def begin_one(S: Parametrization, W: Array) -> tuple[Parametrization, Any]:
-        return (S, W) if isinstance(S, Identity) else begin_coordinates(S, W)
-
-    pairs = [begin_one(S, W) for S, W in zip(leaves, structure.flatten_up_to(weights), strict=True)]
+    pairs = [
+        (S, W) if isinstance(S, Identity) else begin_coordinates(S, W)
+        for S, W in zip(leaves, structure.flatten_up_to(weights), strict=True)
+    ]
     fixed, coordinates = (structure.unflatten(pair[i] for pair in pairs) for i in (0, 1))
     return WeightParts(weights, fixed, coordinates)
 

@@ -103,7 +103,7 @@ def choose_by_path(
 def _choice(
     method: Method, rank: PerPath, kinds_of: Callable[[PyTree], dict[str, str]]
 ) -> Callable[[Key[Array, ""] | None, PyTree], PyTree]:
-    """The argument ``choose`` for leaves of some kinds, see :func:`selected`."""
+    """The argument ``choose`` for leaves of some kinds: what ``select_leaves`` returns."""
 
     def choose(key: Key[Array, ""] | None, gradients: PyTree) -> PyTree:
         kinds = kinds_of(gradients)

@@ -129,9 +129,9 @@ def sentences(matrices: Sequence[MatrixUpdate], changed: bool) -> list[str]:
 
     Example:
         >>> from lrdyn.diagnosis.comparison import ArrayPair
-        >>> from lrdyn.diagnosis.updates import Settings, of_pair
+        >>> from lrdyn.diagnosis.updates import Settings, examine_pair
         >>> pair = ArrayPair("q.weight", np.eye(2), np.eye(2), ("float32", "float32"))
-        >>> sentences([of_pair(pair, Settings(1)).update], False)
+        >>> sentences([examine_pair(pair, Settings(1)).update], False)
         ['The two sets of weights are identical: there is nothing to adapt.']
     """
     moved = [matrix for matrix in matrices if matrix.norm > 0]

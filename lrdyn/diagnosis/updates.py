@@ -154,7 +154,7 @@ def examine_all(
 
     Example:
         >>> sides = (reading.weights("", {"W": W}) for W in (np.eye(2), np.diag([3.0, 1.0])))
-        >>> both = comparison.compared(*sides, "*")
+        >>> both = comparison.compare(*sides, "*")
         >>> [matrix.update.rank for matrix in examine_all(both, both.matrices, {}, Settings(1))]
         [1]
     """
@@ -183,7 +183,7 @@ def multiplications(both: Compared, name: str, settings: Settings) -> float:
 
     Example:
         >>> sides = (reading.weights("", {"W": np.eye(20)}) for _ in range(2))
-        >>> multiplications(comparison.compared(*sides, "*"), "W", Settings(1))
+        >>> multiplications(comparison.compare(*sides, "*"), "W", Settings(1))
         16000.0
     """
     m, n = (both.after if name in both.after.infos else both.before).infos[name].shape

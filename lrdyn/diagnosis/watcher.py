@@ -203,7 +203,13 @@ class Watcher:
             "angle_to_first": (angles, stack(lambda x: x.to_first, *sides)),
             "bulk_drift": (axes, stack(lambda x: x.bulk.drift)),
             "bulk_along_start": (axes, stack(lambda x: x.bulk.along)),
-            "energy_chance": ("matrix", self._energy_chance()),
+            "energy_chance": (
+                "matrix",
+                [
+                    theorem_2.energy_chance(*W.shape, min(self.k, *W.shape))
+                    for W in self._start.values()
+                ],
+            ),
             "angle_chance": (angles, self._angle_chance().reshape(*shape, *sides)),
             "bulk_drift_chance": (axes, stack(lambda x: x.bulk.drift_chance)),
             "bulk_along_start_chance": (axes, stack(lambda x: x.bulk.along_chance)),
@@ -221,11 +227,6 @@ class Watcher:
             "columns": ("matrix", [W.shape[1] for W in self._start.values()]),
         }
         return xr.Dataset(variables, names, {"k": self.k})
-
-    def _energy_chance(self) -> list[float]:
-        return [
-            theorem_2.energy_chance(*W.shape, min(self.k, *W.shape)) for W in self._start.values()
-        ]
 
     def _angle_chance(self) -> np.ndarray:
         """Angles of random spaces of as many dimensions as there are angles: calls x matrices."""

@@ -12,13 +12,13 @@ ALPHA, SEEDS = 0.01, 3
 """Level of every claim over seeds of a study, and the number of seeds that it needs."""
 
 
-def above(threshold: float, draws: np.ndarray) -> Stated:
+def mean_exceeds(threshold: float, draws: np.ndarray) -> Stated:
     """State that a mean over seeds exceeds a threshold: the p of Student's test, one-sided.
 
     The alternative: the same spread about half of the threshold.
 
     Example:
-        >>> form = above(0.5, np.array([0.9, 0.91, 0.92]))
+        >>> form = mean_exceeds(0.5, np.array([0.9, 0.91, 0.92]))
         >>> form.residual() < 0.01 < form.alternative
         True
     """
@@ -26,11 +26,12 @@ def above(threshold: float, draws: np.ndarray) -> Stated:
     return Stated(above_p(threshold, draws), alternative=above_p(threshold, elsewhere))
 
 
-def only(value: str, settings: Mapping[str, Any], flag: str = "network") -> dict[str, Any]:
+def restrict_to(value: str, settings: Mapping[str, Any], flag: str = "network") -> dict[str, Any]:
     """Settings of the scenario of one value of a flag, which is left out if nobody asked for it.
 
     Example:
-        >>> only("vit", {"network": ("mlp", "vit")}), only("vgg", {"network": ("mlp", "vit")})
+        >>> settings = {"network": ("mlp", "vit")}
+        >>> restrict_to("vit", settings), restrict_to("vgg", settings)
         ({'network': ('vit',)}, {'network': ()})
     """
     return {**settings, flag: (value,) if value in settings[flag] else ()}

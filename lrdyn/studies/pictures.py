@@ -98,13 +98,13 @@ def read(pixels: Array, net: networks.Network) -> Array:
     return jnp.moveaxis(pixels.astype(precision) / 255, -1, 1)
 
 
-def evaluated(
+def evaluate(
     call: Callable[..., Array], net: networks.Network, inputs: np.ndarray, state: PyTree = None
 ) -> np.ndarray:
     """Apply ``call(net, image, state)`` to all images, some at a time."""
 
     @eqx.filter_jit
-    def part(net: networks.Network, state: PyTree, pixels: Array) -> Array:
+    def evaluate_part(net: networks.Network, state: PyTree, pixels: Array) -> Array:
         return jax.vmap(lambda image: call(net, image, state))(read(pixels, net))
 
     # So many at a time: activations of all images at once may not fit into memory.
@@ -113,7 +113,9 @@ def evaluated(
     pieces = [inputs[i : i + size] for i in range(0, full, size)] + [inputs[full:]]
     # Of one full size but for the last: two programs are compiled at most.
     pieces = [piece for piece in pieces if len(piece)]
-    return np.concatenate([np.asarray(part(net, state, jnp.asarray(piece))) for piece in pieces])
+    return np.concatenate(
+        [np.asarray(evaluate_part(net, state, jnp.asarray(piece))) for piece in pieces]
+    )
 
 
 def outputs(net: networks.Network, image: Array, state: PyTree) -> Array:
@@ -132,7 +134,7 @@ def accuracy(
     net: networks.Network, inputs: np.ndarray, labels: Int[np.ndarray, "n"], state: PyTree = None
 ) -> float:
     """Share of images that are classified correctly, in evaluation."""
-    return float(np.mean(np.argmax(evaluated(outputs, net, inputs, state), axis=-1) == labels))
+    return float(np.mean(np.argmax(evaluate(outputs, net, inputs, state), axis=-1) == labels))
 
 
 def cross_entropy(net: networks.Network, state: PyTree, batch: dict[str, Array], key: Any) -> Any:
@@ -147,13 +149,13 @@ FARTHEST = 4
 """Pixels by which a training moves images, at most, to each side."""
 
 
-def varied(images: UInt8[Array, "n height width channels"], key: Key[Array, ""]) -> Array:
+def augment(images: UInt8[Array, "n height width channels"], key: Key[Array, ""]) -> Array:
     """Move each image by up to :data:`FARTHEST` pixels, and mirror it with probability 1/2.
 
     What moves in is black. Images of one channel are not mirrored: a mirrored digit is none.
 
     Example:
-        >>> varied(jnp.ones((5, 8, 8, 3), jnp.uint8), jax.random.key(0)).shape
+        >>> augment(jnp.ones((5, 8, 8, 3), jnp.uint8), jax.random.key(0)).shape
         (5, 8, 8, 3)
     """
     count, height, width, channels = images.shape
@@ -161,18 +163,18 @@ def varied(images: UInt8[Array, "n height width channels"], key: Key[Array, ""])
     border = ((0, 0), (FARTHEST, FARTHEST), (FARTHEST, FARTHEST), (0, 0))
     places = jax.random.randint(of_places, (count, 2), 0, 2 * FARTHEST + 1, jnp.int32)
 
-    def cut(image: Array, place: Array) -> Array:
+    def crop(image: Array, place: Array) -> Array:
         begin = (*place, jnp.int32(0))  # one type for all, also with 64 bits
         return jax.lax.dynamic_slice(image, begin, (height, width, channels))
 
-    moved = jax.vmap(cut)(jnp.pad(images, border), places)
+    moved = jax.vmap(crop)(jnp.pad(images, border), places)
     mirrored = jax.random.bernoulli(of_mirrors, 0.5, (count, 1, 1, 1)) & (channels > 1)
     return jnp.where(mirrored, moved[:, :, ::-1], moved)
 
 
-def varied_cross_entropy(
+def augmented_cross_entropy(
     net: networks.Network, state: PyTree, batch: dict[str, Array], key: Key[Array, ""]
 ) -> Any:
-    """:func:`cross_entropy` of images that are :func:`varied` anew at each step."""
-    inputs = varied(batch["x"], jax.random.fold_in(key, 1))  # dropout has the key itself
+    """:func:`cross_entropy` of images that are :func:`augment` anew at each step."""
+    inputs = augment(batch["x"], jax.random.fold_in(key, 1))  # dropout has the key itself
     return cross_entropy(net, state, batch | {"x": inputs}, key)

@@ -142,7 +142,7 @@ class Cell(NamedTuple):
     losses: Float[np.ndarray, "steps"]
     """Loss of the batch of every step."""
     norms: Float[np.ndarray, "times matrix 2"]
-    """||B||_F and ||A||_F, or those of the outer factors, at :func:`recorded`."""
+    """||B||_F and ||A||_F, or those of the outer factors, at :func:`norm_steps`."""
     values: Float[np.ndarray, "matrix rank"]
     """Singular values of what each matrix was given, the largest first."""
 
@@ -181,7 +181,7 @@ def name_of(asked: TrainingRequest) -> str:
     return " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in asked)
 
 
-def recorded(steps: int) -> Int[np.ndarray, "times"]:
+def norm_steps(steps: int) -> Int[np.ndarray, "times"]:
     """Steps at which norms are recorded."""
     return recorded_steps(steps, POINTS)
 
@@ -228,7 +228,7 @@ class SentenceTraining:
 
     def pearson(self, net: CrossEncoder, added: dict[str, Any], part: str) -> Float[Array, ""]:
         """Correlation on a part that is tested on."""
-        return _tested(net, self.tested[part], added)
+        return _test_pearson(net, self.tested[part], added)
 
 
 class Bench:
@@ -255,23 +255,27 @@ class Bench:
             part: ``rate_`` where a rate is chosen, on texts of their own; empty for a report.
         """
         begun = self.beginning(asked, key, part=part)
-        program, digest = self.program(asked, norms_of, recorded(asked.steps), begun)
+        program, digest = self.program(asked, norms_of, norm_steps(asked.steps), begun)
         tested = self.ground.scores[self.ground.rows[f"{part}test"]]
         # The scores that are tested on belong to the key: they decide the result, and no program
         # has them.
         key_of_cell = digest_of([begun, tested], digest, part)
         name = name_of(asked)
-        checkpoint = self.keeper.load(key_of_cell, self.blank(asked), name)
+        checkpoint = self.keeper.load(key_of_cell, self.blank_cell(asked), name)
         if checkpoint is not None:
             return Cell(*map(np.asarray, checkpoint[1]))
         now, losses, norms = program(*begun)
-        added = {path: self.added(path, adapter) for path, adapter in now.items()}
-        r = self.values_of(asked)
+        # What each matrix was given, as one array.
+        added = {
+            path: Shift(adapter.onto(jnp.zeros_like(self.weight(path))))
+            for path, adapter in now.items()
+        }
+        r = self.value_count(asked)
         cell = Cell(
             # Constant outputs have no correlation: they count as 0, so that a rate which learns
             # nothing is not chosen and a mean over seeds stays a number.
             np.nan_to_num(
-                np.asarray(self.ground.pearson(self.headed(begun.head), added, f"{part}test"))
+                np.asarray(self.ground.pearson(self.with_head(begun.head), added, f"{part}test"))
             ),
             np.asarray(losses),
             np.asarray(norms),
@@ -282,7 +286,7 @@ class Bench:
         self.keeper.tell(Moment(asked.steps, asked.steps, metrics, 0.0), f"{part}{name}")
         return cell
 
-    def followed(
+    def follow(
         self,
         asked: TrainingRequest,
         key: Key[Array, ""],
@@ -318,20 +322,20 @@ class Bench:
     ) -> "Beginning":
         """Adapters, head, batches and centred scores with which a training begins."""
         rows_key, head_key, start_key, order_key = jax.random.split(key, 4)
-        begun = self.started(start_key, asked)
+        begun = self.init_adapters(start_key, asked)
         head = HEAD * jax.random.normal(head_key, self.net.head.shape)
-        rows = self.drawn(rows_key, asked.examples, part)
+        rows = self.draw_rows(rows_key, asked.examples, part)
         order = self.batches(order_key, rows, asked.steps)
         scores = self.ground.scores
         # The mean of the scores is the head's bias: what is left of them is learned.
         centred = scores - jnp.mean(scores[rows])
         return Beginning(begun, head, order, centred, jnp.asarray(asked.rate, head.dtype))
 
-    def headed(self, head: Float[Array, "width"]) -> Any:
+    def with_head(self, head: Float[Array, "width"]) -> Any:
         """The network with a head."""
         return eqx.tree_at(lambda net: net.head, self.net, head)
 
-    def started(self, key: Key[Array, ""], asked: TrainingRequest) -> dict[str, Any]:
+    def init_adapters(self, key: Key[Array, ""], asked: TrainingRequest) -> dict[str, Any]:
         """The adapters of a method at their start."""
         way = WAYS[asked.method]
         if way.method is None:
@@ -339,9 +343,15 @@ class Bench:
         begun = adapters.init(
             key, self.net, select=self.paths, method=way.method(asked.eps), rank=asked.rank
         )
-        return {path: _unit(adapter) for path, adapter in begun.items()} if way.unit else begun
+        return (
+            {path: _with_unit_entries(adapter) for path, adapter in begun.items()}
+            if way.unit
+            else begun
+        )
 
-    def drawn(self, key: Key[Array, ""], count: int, part: str = "") -> Int[np.ndarray, "examples"]:
+    def draw_rows(
+        self, key: Key[Array, ""], count: int, part: str = ""
+    ) -> Int[np.ndarray, "examples"]:
         """Rows of the examples, without replacement: of fewer they are the first of more.
 
         Raises:
@@ -374,13 +384,13 @@ class Bench:
         # Rate and seed are arguments of the program and no part of its place.
         place = (asked.method, asked.rank, asked.steps, asked.eps, look, shapes)
         if place not in self.programs:
-            function = partial(self.trained, WAYS[asked.method], asked.steps, look, times)
+            function = partial(self.train, WAYS[asked.method], asked.steps, look, times)
             # Not donated: what a training begins with is part of its key, and is read again.
             program = Program(function, (*begun, *seen), donate=False)
             self.programs[place] = program, digest_of([program])
         return self.programs[place]
 
-    def trained(
+    def train(
         self,
         way: Way,
         steps: int,
@@ -394,7 +404,7 @@ class Bench:
         *seen: PyTree,
     ) -> tuple[dict[str, Any], Array, PyTree]:
         """The adapters after the training, the losses, and what was seen of the adapters."""
-        net = self.headed(head)
+        net = self.with_head(head)
         rule = way.rule(steps)(rate)
         if way.ratio != 1:
             rule = adapters.lora_plus(way.rule(steps), rate, way.ratio, begun)
@@ -411,12 +421,12 @@ class Bench:
             value, _, held = algorithm.step(cost, held)
             at = jnp.searchsorted(moments, t + 1)
 
-            def seen_now() -> PyTree:
+            def record_now() -> PyTree:
                 now = look(algorithm.weights(held), *seen)
                 return jax.tree.map(lambda all, new: all.at[at].set(new), looks, now)
 
             # Beyond the last moment the index is clamped to it, and the comparison fails.
-            looks = jax.lax.cond(moments[at] == t + 1, seen_now, lambda: looks)
+            looks = jax.lax.cond(moments[at] == t + 1, record_now, lambda: looks)
             return held, losses.at[t].set(value), looks
 
         first = look(begun, *seen)
@@ -427,28 +437,24 @@ class Bench:
         held, losses, looks = jax.lax.fori_loop(0, steps, step, start)
         return algorithm.weights(held), losses, looks
 
-    def added(self, path: str, adapter: Any) -> Shift:
-        """What a matrix was given, as one array."""
-        return Shift(adapter.onto(jnp.zeros_like(self.weight(path))))
-
-    def values_of(self, asked: TrainingRequest) -> int:
+    def value_count(self, asked: TrainingRequest) -> int:
         """How many singular values there can be."""
         most = min(self.weight(self.paths[0]).shape)
         return most if WAYS[asked.method].method is None else min(asked.rank, most)
 
-    def blank(self, asked: TrainingRequest) -> Cell:
+    def blank_cell(self, asked: TrainingRequest) -> Cell:
         """Cell of zeros, in whose form a checkpoint is read."""
         dtype = self.net.head.dtype
-        times, count = len(recorded(asked.steps)), len(self.paths)
+        times, count = len(norm_steps(asked.steps)), len(self.paths)
         return Cell(
             np.zeros((), dtype),
             np.zeros(asked.steps, dtype),
             np.zeros((times, count, 2), dtype),
-            np.zeros((count, self.values_of(asked))),
+            np.zeros((count, self.value_count(asked))),
         )
 
 
-def _unit(adapter: Any) -> Any:
+def _with_unit_entries(adapter: Any) -> Any:
     """Adapter whose drawn A has entries of N(0, 1), and not of variance 1 over its length."""
     # The library draws A with variance 1 / n, n the number of its columns.
     return eqx.tree_at(lambda a: a.A, adapter, adapter.A * np.sqrt(adapter.A.shape[1]))
@@ -460,7 +466,7 @@ def norms_of(now: dict[str, Any]) -> Float[Array, "matrix 2"]:
     return jnp.stack([jnp.stack([jnp.linalg.norm(F) for F in pair]) for pair in ends])
 
 
-_tested = eqx.filter_jit(pearson)
+_test_pearson = eqx.filter_jit(pearson)
 
 
 def singular_values(added: Float[np.ndarray, "m n"], count: int) -> Float[np.ndarray, "count"]:

@@ -47,14 +47,14 @@ class DigitBatch(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def pretrained(precision: str) -> MLP:
+def pretrain(precision: str) -> MLP:
     """A perceptron that tells 0 to 4 apart, always the same."""
     # It is kept under this name, so that it must not depend on the precision of whoever asks first.
     with scope(precision):
-        return _trained(precision)
+        return _train_perceptron(precision)
 
 
-def _trained(precision: str) -> MLP:
+def _train_perceptron(precision: str) -> MLP:
     digits = mnist()
     known = digits.labels < KNOWN
     data = {"x": digits.inputs.T[known].astype(precision), "y": digits.labels[known]}
@@ -91,7 +91,7 @@ class Digits:
         self.images = jnp.asarray(digits.inputs.T[new], precision)
         self.scores = jnp.asarray(scores, precision)
         self.rows = parts_of(len(labels), TESTED, own_test=False)
-        model = pretrained(precision)
+        model = pretrain(precision)
         self.net = Headed(model, jnp.zeros(WIDTH, precision))
         self.paths = ["model.weights.0", "model.weights.1"]
         self.programs, self.searched = {}, {}
@@ -113,9 +113,9 @@ class Digits:
     def pearson(self, net: Headed, added: dict[str, Any], part: str) -> Float[Array, ""]:
         """Correlation on a part that is tested on."""
         rows = self.rows[part]
-        return _tested(net, added, self.images[rows], self.scores[rows])
+        return _test_pearson(net, added, self.images[rows], self.scores[rows])
 
 
 @eqx.filter_jit
-def _tested(net: Headed, added: dict[str, Any], images: Array, scores: Array) -> Array:
+def _test_pearson(net: Headed, added: dict[str, Any], images: Array, scores: Array) -> Array:
     return jnp.corrcoef(adapters.apply(net, added)(images), scores)[0, 1]

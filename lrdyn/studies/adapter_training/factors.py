@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 
 from lrdyn.studies.adapter_training import cells, tuning
 from lrdyn.studies.adapter_training.cells import TrainingRequest
-from lrdyn.studies.adapter_training.few_shot import LAST, bench_of, padded, searched
+from lrdyn.studies.adapter_training.few_shot import LAST, bench_of, pad_rates, search_rates
 from lrdyn.studies.adapter_training.tuning import Tuning
-from lrdyn.studies.over_seeds import only
+from lrdyn.studies.over_seeds import restrict_to
 from lrdyn.training import FORGETFUL, Keeper
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.statement import Finding, Outcome, Scenario
@@ -51,7 +51,7 @@ Measured = Outcome[Any, FactorsMeasured]
 def measure_factors(case: Tuning, keeper: Keeper = FORGETFUL) -> FactorsMeasured:
     """Train with LoRA and LoRA+, each at the rate that is best for it elsewhere."""
     bench = bench_of(case, keeper)
-    tried = [searched(bench, case, name, case.rank, case.examples) for name in COMPARED]
+    tried = [search_rates(bench, case, name, case.rank, case.examples) for name in COMPARED]
     runs = [
         bench.run(
             TrainingRequest(
@@ -67,10 +67,10 @@ def measure_factors(case: Tuning, keeper: Keeper = FORGETFUL) -> FactorsMeasured
         pearson=np.array([float(run.pearson) for run in runs]),
         loss=np.array([float(np.mean(run.losses[-LAST:])) for run in runs]),
         rate=np.array([search.chosen.rate for search in tried]),
-        tried=np.stack([padded(search.chosen.tried) for search in tried]),
-        tried_pearson=np.stack([padded(search.chosen.scores) for search in tried]),
-        tried_loss=np.stack([padded(search.losses) for search in tried]),
-        step=cells.recorded(case.steps),
+        tried=np.stack([pad_rates(search.chosen.tried) for search in tried]),
+        tried_pearson=np.stack([pad_rates(search.chosen.scores) for search in tried]),
+        tried_loss=np.stack([pad_rates(search.losses) for search in tried]),
+        step=cells.norm_steps(case.steps),
         diverged_at=np.array(-1),
     )
 
@@ -88,20 +88,20 @@ def _growth(
     return growth
 
 
-def _ahead(method: str) -> Callable[[Measured], np.ndarray]:
+def _gain_over_lora(method: str) -> Callable[[Measured], np.ndarray]:
     """LoRA+ less LoRA, of the same seed, each at its best rate."""
 
-    def ahead(outcome: Measured) -> np.ndarray:
+    def gain(outcome: Measured) -> np.ndarray:
         pearson = outcome.measured.pearson
         return pearson[:, COMPARED.index(method)] - pearson[:, COMPARED.index("lora")]
 
-    return ahead
+    return gain
 
 
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     """One number of examples, the smallest init scale, the first of everything else."""
     some = settings["examples"]
-    return only("factors", settings, "part") | {
+    return restrict_to("factors", settings, "part") | {
         "task": settings["task"][:1],
         "method": settings["method"][:1],
         "rank": settings["rank"][:1],
@@ -146,7 +146,7 @@ FACTORS = Scenario[Tuning, Any, FactorsMeasured](
             Finding(
                 f"factors_{method}_ahead",
                 f"Pearson of {method} less that of lora, each at its best rate",
-                _ahead(method),
+                _gain_over_lora(method),
                 reads=lambda theory, run: (run.pearson,),
                 above=0.0,
             )

@@ -20,7 +20,7 @@ from lrdyn.studies.adapter_training.cells import (
 from lrdyn.studies.adapter_training.digits import Digits
 from lrdyn.studies.adapter_training.rates import Chosen
 from lrdyn.studies.adapter_training.tuning import Tuning
-from lrdyn.studies.over_seeds import only
+from lrdyn.studies.over_seeds import restrict_to
 from lrdyn.training import FORGETFUL, Keeper
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.statement import Finding, Outcome, Scenario
@@ -88,7 +88,7 @@ def ground_of(task: tasks.Task, precision: str) -> SentenceTraining | Digits:
     """Data and network of a task, made once for all points of a sweep."""
     if task.name == tasks.DIGITS:
         return Digits(precision)
-    return SentenceTraining(tasks.encoded(task, precision))
+    return SentenceTraining(tasks.encode(task, precision))
 
 
 def bench_of(case: Tuning, keeper: Keeper) -> Bench:
@@ -96,7 +96,7 @@ def bench_of(case: Tuning, keeper: Keeper) -> Bench:
     return Bench(ground_of(tuning.task_of(case), tuning.precision()), keeper)
 
 
-def searched(bench: Bench, case: Tuning, method: str, rank: int, examples: int) -> Searched:
+def search_rates(bench: Bench, case: Tuning, method: str, rank: int, examples: int) -> Searched:
     """The rates of a method, tried on texts and seeds that no report has."""
     place_of = (method, rank, examples, case.steps, case.init_scale, case.rate_seeds)
     known = bench.ground.searched.get(place_of)
@@ -112,13 +112,13 @@ def searched(bench: Bench, case: Tuning, method: str, rank: int, examples: int) 
         ]
         return np.array([float(cell.pearson) for cell in by_rate[rate]])
 
-    best = rates.chosen(score, WAYS[method].guess)
+    best = rates.search_rate(score, WAYS[method].guess)
     losses = [[float(np.mean(c.losses[-LAST:])) for c in by_rate[rate]] for rate in best.tried]
     bench.ground.searched[place_of] = Searched(best, np.array(losses))
     return bench.ground.searched[place_of]
 
 
-def padded(array: np.ndarray) -> np.ndarray:
+def pad_rates(array: np.ndarray) -> np.ndarray:
     """Rows for as many rates as can be tried, NaN behind those that were."""
     more = [(0, ROOM - len(array)), *((0, 0) for _ in array.shape[1:])]
     return np.pad(array.astype(float), more, constant_values=np.nan)
@@ -129,21 +129,21 @@ def ridge_pearson(bench: Bench, case: Tuning, examples: int) -> float:
     data = bench.ground
     scores = np.asarray(data.scores, np.float64)
 
-    def reached(rows: np.ndarray, tested: np.ndarray, penalty: float) -> float:
+    def test_pearson(rows: np.ndarray, tested: np.ndarray, penalty: float) -> float:
         fit = rates.ridge(data.features[rows], scores[rows], penalty)
         outputs = data.features[tested] @ fit.weights + fit.bias
         return float(np.corrcoef(outputs, scores[tested])[0, 1])
 
     def score(penalty: float) -> Float[np.ndarray, "seed"]:
         keys = [cells.seed_of_rates(place) for place in range(case.rate_seeds)]
-        rows = [bench.drawn(jax.random.split(key, 4)[0], examples, "rate_") for key in keys]
-        return np.array([reached(subset, data.rows["rate_test"], penalty) for subset in rows])
+        rows = [bench.draw_rows(jax.random.split(key, 4)[0], examples, "rate_") for key in keys]
+        return np.array([test_pearson(subset, data.rows["rate_test"], penalty) for subset in rows])
 
     place_of = ("ridge", examples, case.rate_seeds)
     if place_of not in data.searched:  # one for all seeds that are reported
-        data.searched[place_of] = rates.chosen(score, PENALTY)
-    rows = bench.drawn(jax.random.split(case.key, 4)[0], examples)
-    return reached(rows, data.rows["test"], data.searched[place_of].rate)
+        data.searched[place_of] = rates.search_rate(score, PENALTY)
+    rows = bench.draw_rows(jax.random.split(case.key, 4)[0], examples)
+    return test_pearson(rows, data.rows["test"], data.searched[place_of].rate)
 
 
 def measure_few_shot(case: Tuning, keeper: Keeper = FORGETFUL) -> FewShotMeasured:
@@ -157,7 +157,7 @@ def measure_few_shot(case: Tuning, keeper: Keeper = FORGETFUL) -> FewShotMeasure
         # Examples and rate are those of each training.
         asked = TrainingRequest(name, case.rank, 0, 0.0, case.steps, case.init_scale)
         for count in case.examples:
-            tried = searched(bench, case, name, case.rank, count)
+            tried = search_rates(bench, case, name, case.rank, count)
             best = tried.chosen
             cell = bench.run(asked._replace(examples=count, rate=best.rate), case.key)
             row["pearson"].append(float(cell.pearson))
@@ -165,10 +165,10 @@ def measure_few_shot(case: Tuning, keeper: Keeper = FORGETFUL) -> FewShotMeasure
             row["energy_rank"].append([cells.energy_rank(v) for v in cell.values])
             row["rate"].append(best.rate)
             row["bracketed"].append(int(best.bracketed))
-            row["tried"].append(padded(best.tried))
-            row["tried_pearson"].append(padded(best.scores))
-            row["tried_loss"].append(padded(tried.losses))
-        by_chance.append([cells.random_rank(shape, bench.values_of(asked)) for shape in shapes])
+            row["tried"].append(pad_rates(best.tried))
+            row["tried_pearson"].append(pad_rates(best.scores))
+            row["tried_loss"].append(pad_rates(tried.losses))
+        by_chance.append([cells.random_rank(shape, bench.value_count(asked)) for shape in shapes])
         for field, values in row.items():
             collected[field].append(values)
     arrays = {name: np.array(values) for name, values in collected.items() if values[0]}
@@ -225,14 +225,14 @@ def at_point(
 ) -> Callable[[Outcome[Any, Any]], np.ndarray]:
     """A value of the runs at one point alone, such as one task; empty elsewhere."""
 
-    def there(outcome: Outcome[Any, Any]) -> np.ndarray:
+    def value_there(outcome: Outcome[Any, Any]) -> np.ndarray:
         mine = all(outcome.point[name] == x for name, x in point.items())
         return value(outcome) if mine else np.zeros(0)
 
-    return there
+    return value_there
 
 
-def _ahead(outcome: Measured, pair: tuple[str, str], examples: int) -> np.ndarray:
+def _pearson_gain(outcome: Measured, pair: tuple[str, str], examples: int) -> np.ndarray:
     """Pearson of one method less that of another, of the same seed."""
     run = outcome.measured
     return difference(
@@ -255,7 +255,7 @@ def _mean_rank(outcome: Measured, method: str, examples: int) -> np.ndarray:
 
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     """All methods and numbers of examples at one rank."""
-    return only("few_shot", settings, "part") | {
+    return restrict_to("few_shot", settings, "part") | {
         "rank": settings["rank"][:1],
         "center": settings["center"][:1],
         "init_scale": (min(settings["init_scale"]),),
@@ -274,7 +274,7 @@ def _finding(task: str, pair: tuple[str, str], examples: int) -> Finding[Any, Fe
     return Finding(
         f"{task}_{first}_less_{second}_{examples}",
         f"{task}, n = {examples}: Pearson of {first} less that of {second}",
-        at_point(partial(_ahead, pair=pair, examples=examples), task=task),
+        at_point(partial(_pearson_gain, pair=pair, examples=examples), task=task),
         reads=lambda theory, run: (run.pearson, run.method, run.examples),
         above=0.0 if stated else None,
         source=gain if task == "similarity" else None,

@@ -21,7 +21,7 @@ from lrdyn.studies.adapter_training.sentences import Examples
 from lrdyn.studies.adapter_training.tuning import (
     BATCH,
     CrossEncoder,
-    drawn,
+    draw_cross_encoder,
     squared_error,
     value_matrix,
     value_of,
@@ -84,7 +84,7 @@ def make_step(
     """
     path, layer = value_matrix(sentences.read(sentences.folder_of(encoder)).model)
     data_key, head_key, key = jax.random.split(key, 3)
-    net, batch = drawn(
+    net, batch = draw_cross_encoder(
         jnp.stack([data_key, head_key]),
         tasks.any_texts(text_file, train_file, data_dir),
         BATCH,
@@ -97,11 +97,11 @@ def make_step(
     B, A = gaussians(key, [(m, rank), (rank, n)])
     adapter = Factors(B / np.sqrt(m), A / np.sqrt(n), jnp.asarray(SCALE, B.dtype))
     case = EncoderStep(net, batch, adapter, jnp.ones(2), path)
-    size = 1 / jnp.linalg.norm(slope(case, merged(case)))
+    size = 1 / jnp.linalg.norm(slope(case, merged_matrix(case)))
     return eqx.tree_at(lambda case: case.rates, case, size * jnp.array([1.0, RATIO], B.dtype))
 
 
-def merged(case: EncoderStep) -> Float[Array, "m n"]:
+def merged_matrix(case: EncoderStep) -> Float[Array, "m n"]:
     """Adapted value matrix, W_0 + s B A."""
     return case.adapter.onto(case.weight)
 
@@ -126,14 +126,14 @@ def terms(case: EncoderStep, G: Float[Array, "m n"]) -> Float[Array, "3 m n"]:
 
 def predict_step(case: EncoderStep) -> EncoderStepTheory:
     """The formula, from the gradient in the whole matrix."""
-    parts = terms(case, slope(case, merged(case)))
+    parts = terms(case, slope(case, merged_matrix(case)))
     product = case.adapter.scale * case.adapter.B @ case.adapter.A
     scale = jnp.max(jnp.sum(jnp.abs(parts), axis=0) + jnp.abs(product))
     return EncoderStepTheory(real_step=jnp.sum(parts, axis=0), real_scale=scale)
 
 
 @eqx.filter_jit
-def _stepped(case: EncoderStep, rates: Float[Array, "2"]) -> Float[Array, "m n"]:
+def _step_change(case: EncoderStep, rates: Float[Array, "2"]) -> Float[Array, "m n"]:
     before: Any = {case.path: case.adapter}
     rule = adapters.lora_plus(optax.sgd, rates[0], rates[1] / rates[0], before)
 
@@ -149,7 +149,7 @@ def _stepped(case: EncoderStep, rates: Float[Array, "2"]) -> Float[Array, "m n"]
 
 def measure_step(case: EncoderStep) -> EncoderStepMeasured:
     """One step of SGD on the adapter."""
-    return EncoderStepMeasured(real_step=_stepped(case, case.rates))
+    return EncoderStepMeasured(real_step=_step_change(case, case.rates))
 
 
 REAL_STEP = Scenario[EncoderStep, EncoderStepTheory, EncoderStepMeasured](
@@ -179,7 +179,7 @@ REAL_STEP = Scenario[EncoderStep, EncoderStepTheory, EncoderStepMeasured](
             "without the third term",
             "real_step",
             predict=lambda case: EncoderStepTheory(
-                real_step=jnp.sum(terms(case, slope(case, merged(case)))[:2], axis=0)
+                real_step=jnp.sum(terms(case, slope(case, merged_matrix(case)))[:2], axis=0)
             ),
         ),
         Control(
@@ -196,14 +196,16 @@ REAL_STEP = Scenario[EncoderStep, EncoderStepTheory, EncoderStepMeasured](
             "real_step",
             # One of the three: the others have the factor B^T.
             predict=lambda case: EncoderStepTheory(
-                real_step=terms(case, slope(case, merged(case)))[1]
+                real_step=terms(case, slope(case, merged_matrix(case)))[1]
             ),
         ),
         Control(
             "real_step_swapped",
             "the rates of A and B exchanged",
             "real_step",
-            measure=lambda case: EncoderStepMeasured(real_step=_stepped(case, case.rates[::-1])),
+            measure=lambda case: EncoderStepMeasured(
+                real_step=_step_change(case, case.rates[::-1])
+            ),
         ),
     ),
     narrow=lambda settings: settings | {"rank": settings["rank"][:1]},

@@ -16,12 +16,12 @@ from lrdyn.studies.adapter_training.few_shot import (
     at_point,
     bench_of,
     cell_of,
-    padded,
+    pad_rates,
     ridge_pearson,
-    searched,
+    search_rates,
 )
 from lrdyn.studies.adapter_training.tuning import Tuning
-from lrdyn.studies.over_seeds import only
+from lrdyn.studies.over_seeds import restrict_to
 from lrdyn.training import FORGETFUL, Keeper
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.statement import Finding, Outcome, Scenario
@@ -77,7 +77,7 @@ def measure_ranks(case: Tuning, keeper: Keeper = FORGETFUL) -> RanksMeasured:
     bench = bench_of(case, keeper)
     pearson, ranks, searches = [], [], []
     for name in case.method:
-        best = [searched(bench, case, name, rank, case.examples).chosen for rank in case.rank]
+        best = [search_rates(bench, case, name, rank, case.examples).chosen for rank in case.rank]
         kinds = [(chosen.rate, best[0].rate) for chosen in best]
         runs = [
             [
@@ -99,8 +99,10 @@ def measure_ranks(case: Tuning, keeper: Keeper = FORGETFUL) -> RanksMeasured:
         energy_rank=np.array(ranks),
         rate=np.array([[chosen.rate for chosen in best] for best in searches]),
         bracketed=np.array([[int(chosen.bracketed) for chosen in best] for best in searches]),
-        tried=np.array([[padded(chosen.tried) for chosen in best] for best in searches]),
-        tried_pearson=np.array([[padded(chosen.scores) for chosen in best] for best in searches]),
+        tried=np.array([[pad_rates(chosen.tried) for chosen in best] for best in searches]),
+        tried_pearson=np.array(
+            [[pad_rates(chosen.scores) for chosen in best] for best in searches]
+        ),
         ridge=np.array(ridge_pearson(bench, case, case.examples)),
         method=np.array([list(METHODS).index(name) for name in case.method]),
         rank=np.array(case.rank),
@@ -132,7 +134,7 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     """The methods whose ranks are compared, on few examples."""
     at = tuple(n for n in settings["examples"] if n in AT) or settings["examples"][:1]
     methods = tuple(name for name in settings["method"] if name in OF_RANKS)
-    mine = only("ranks", settings, "part")
+    mine = restrict_to("ranks", settings, "part")
     return mine | {
         "part": mine["part"] if methods else (),
         "method": methods or settings["method"][:1],

@@ -33,7 +33,7 @@ def rate_at(place: int) -> float:
     return 10.0 ** (place / 2)
 
 
-def chosen(score: Callable[[float], Float[np.ndarray, "seed"]], guess: int) -> Chosen:
+def search_rate(score: Callable[[float], Float[np.ndarray, "seed"]], guess: int) -> Chosen:
     """Try five rates around a guess, and more to the side on whose edge the best one lies.
 
     Args:
@@ -42,7 +42,7 @@ def chosen(score: Callable[[float], Float[np.ndarray, "seed"]], guess: int) -> C
         guess: k of the rate in the middle.
 
     Example:
-        >>> best = chosen(lambda rate: np.array([-abs(np.log10(rate) + 1.0)]), guess=-6)
+        >>> best = search_rate(lambda rate: np.array([-abs(np.log10(rate) + 1.0)]), guess=-6)
         >>> best.rate, best.bracketed, len(best.tried)
         (0.1, True, 8)
     """

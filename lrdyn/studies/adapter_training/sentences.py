@@ -101,7 +101,7 @@ def texts_of_pairs(pairs: Pairs) -> Texts:
     return Texts(pairs.sentence1, pairs.sentence2, pairs.scores / HIGHEST)
 
 
-def some(texts: Texts, rows: np.ndarray) -> Texts:
+def take_texts(texts: Texts, rows: np.ndarray) -> Texts:
     """Texts of these rows, with their scores."""
     second = None if texts.second is None else [texts.second[i] for i in rows]
     return Texts([texts.first[i] for i in rows], second, texts.scores[rows])
@@ -121,7 +121,7 @@ def files_of(name: str, *pair_files: str, data_dir: str = "") -> tuple[Path, ...
     return (*own, *(path for path in paths if path is not None and path.is_file()))
 
 
-def upper(model: Bert, precision: Any) -> Bert:
+def upper_layers(model: Bert, precision: Any) -> Bert:
     """An encoder without its tables, which the layers do not read, in some precision."""
 
     def tables(model: Any) -> Any:  # tree_at asks with its own leaves for the places, too
@@ -134,11 +134,11 @@ def upper(model: Bert, precision: Any) -> Bert:
 
 
 @eqx.filter_jit
-def _below(model: Bert, tokens: Tokens, layer: int) -> Array:
+def _lower_states(model: Bert, tokens: Tokens, layer: int) -> Array:
     return model.below(tokens, layer)
 
 
-def encoded(
+def encode(
     pretrained: encoder.Encoder,
     texts: Texts,
     rows: np.ndarray,
@@ -151,7 +151,7 @@ def encoded(
 
     They are filled up to the longest of them: what more is filled up changes nothing.
     """
-    texts = some(texts, rows)
+    texts = take_texts(texts, rows)
     tokens = encoder.tokens(pretrained.tokenizer, texts.first, texts.second, length=length)
     longest = int(jnp.max(lengths(tokens.mask)))
     tokens = Tokens(*(x[:, : next_multiple(longest, STEP)] for x in tokens))
@@ -166,14 +166,14 @@ def encoded(
         # last part some are computed again: one program serves all of a length.
         part = np.resize(order[start : start + PART], min(PART, len(rows)))
         most = min(next_multiple(int(sizes[part].max()), LONGER), tokens.mask.shape[1])
-        states = _below(pretrained.model, Tokens(*(x[part, :most] for x in tokens)), layer)
+        states = _lower_states(pretrained.model, Tokens(*(x[part, :most] for x in tokens)), layer)
         hidden[part, :most] = np.asarray(states)
     scores = texts.scores.astype(precision)
     arrays = hidden, tokens.mask, scores
     return Examples(*map(jnp.asarray, arrays))
 
 
-def packed(examples: Examples) -> Tested:
+def pack_texts(examples: Examples) -> Tested:
     """Texts in rows, to be tested on."""
     several = next_multiple(rows_of(len(examples.scores)), ROWS)
     room = int(room_for(examples.mask, several))

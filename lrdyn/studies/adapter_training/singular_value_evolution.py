@@ -20,9 +20,9 @@ from lrdyn.core.recording import recorded_steps
 from lrdyn.core.spectra import sines
 from lrdyn.studies.adapter_training import cells, tasks, tuning
 from lrdyn.studies.adapter_training.cells import Bench, SentenceTraining, TrainingRequest
-from lrdyn.studies.adapter_training.few_shot import padded, searched
+from lrdyn.studies.adapter_training.few_shot import pad_rates, search_rates
 from lrdyn.studies.adapter_training.tuning import Tuning
-from lrdyn.studies.over_seeds import only
+from lrdyn.studies.over_seeds import restrict_to
 from lrdyn.theorem2 import subspace
 from lrdyn.theorem2.subspace import Frame
 from lrdyn.training import FORGETFUL, Keeper
@@ -158,7 +158,7 @@ def look_at(moving: int) -> cells.Look:
 @lru_cache(maxsize=2)
 def _ground_of(task: tasks.Task, precision: str) -> SentenceTraining:
     """The texts, and the value matrix of the second-last layer, once for all points."""
-    data = tasks.encoded(task, precision)
+    data = tasks.encode(task, precision)
     return SentenceTraining(data, (tuning.value_matrix(data.model)[0],))
 
 
@@ -169,7 +169,7 @@ def measure_evolution(case: Tuning, keeper: Keeper = FORGETFUL) -> EvolutionMeas
     ground = _ground_of(tuning.task_of(case)._replace(layers=min(2, depth)), tuning.precision())
     bench = Bench(ground, keeper)
     more = "_centred" if case.center == "yes" else ""
-    runs = [_followed(bench, case, f"{rule}{more}") for rule in RULES]
+    runs = [_follow(bench, case, f"{rule}{more}") for rule in RULES]
     arrays = {
         name: np.stack([run[name] for run in runs])
         for name in EvolutionMeasured._fields
@@ -179,22 +179,22 @@ def measure_evolution(case: Tuning, keeper: Keeper = FORGETFUL) -> EvolutionMeas
     return EvolutionMeasured(**arrays, step=steps, diverged_at=np.array(-1))
 
 
-def _followed(bench: Bench, case: Tuning, method: str) -> dict[str, np.ndarray]:
+def _follow(bench: Bench, case: Tuning, method: str) -> dict[str, np.ndarray]:
     """What is measured of one rule, by the fields of EvolutionMeasured."""
     (path,) = bench.paths
     W = bench.weight(path)
     width = min(W.shape)
-    best = searched(bench, case, method, width, case.examples).chosen
+    best = search_rates(bench, case, method, width, case.examples).chosen
     asked = TrainingRequest(method, width, case.examples, best.rate, case.steps, case.init_scale)
     begun = bench.beginning(asked, case.key)
     start = layers_of(begun.adapters[path])
     # The matrix that the model starts with: the product is in it, unless it is centred.
     first = begun.adapters[path].onto(W)
     examples = bench.ground.batch(jnp.unique(begun.order), begun.scores)
-    slope = tuning.value_slope(bench.headed(begun.head), first, examples)
+    slope = tuning.value_slope(bench.with_head(begun.head), first, examples)
     frame = jax.jit(subspace.frame, static_argnums=2)(start, slope, case.rank)
     times = recorded_steps(case.steps, POINTS)
-    look = bench.followed(asked, case.key, look_at(2 * case.rank), times, frame, start, W, first)
+    look = bench.follow(asked, case.key, look_at(2 * case.rank), times, frame, start, W, first)
     size = float(look.size[-1])
     random = chance.moved_singular_values(np.asarray(end_to_end(start), np.float64), size)
     value_random = chance.moved_singular_values(np.asarray(first, np.float64), size)
@@ -206,12 +206,12 @@ def _followed(bench: Bench, case: Tuning, method: str) -> dict[str, np.ndarray]:
         "pearson": bench.run(asked, case.key).pearson,
         "rate": np.array(best.rate),
         "bracketed": np.array(int(best.bracketed)),
-        "tried": padded(best.tried),
-        "tried_pearson": padded(best.scores),
+        "tried": pad_rates(best.tried),
+        "tried_pearson": pad_rates(best.scores),
     }
 
 
-def moves(sigma: Float[np.ndarray, "... step index"]) -> Float[np.ndarray, "... step index"]:
+def log_moves(sigma: Float[np.ndarray, "... step index"]) -> Float[np.ndarray, "... step index"]:
     """How far each singular value is from its start, |ln(sigma(t) / sigma(0))|.
 
     NaN where one of both is below the round-off of the largest value of its step in float32, of
@@ -221,7 +221,7 @@ def moves(sigma: Float[np.ndarray, "... step index"]) -> Float[np.ndarray, "... 
         sigma: singular values over steps, the start first.
 
     Example:
-        >>> moves(np.array([[1.0, 1.0, 1.0], [2.0, 1.0, 1e-9]])).round(3).tolist()
+        >>> log_moves(np.array([[1.0, 1.0, 1.0], [2.0, 1.0, 1e-9]])).round(3).tolist()
         [[0.0, 0.0, 0.0], [0.693, 0.0, nan]]
     """
     sigma = np.asarray(sigma, float)
@@ -244,28 +244,28 @@ def _gap(outcome: Measured, place: int) -> np.ndarray:
     return outcome.measured.gap[:, place, -1]
 
 
-def _moved(sigma: np.ndarray, place: int) -> np.ndarray:
+def _have_moved(sigma: np.ndarray, place: int) -> np.ndarray:
     """Which singular values have moved at the end, over seeds, with the rule of a place."""
-    return has_moved(moves(sigma[:, place])[:, -1])
+    return has_moved(log_moves(sigma[:, place])[:, -1])
 
 
-def _count(outcome: Measured, place: int) -> np.ndarray:
-    return _moved(outcome.measured.sigma, place).sum(axis=-1).astype(float)
+def _moved_count(outcome: Measured, place: int) -> np.ndarray:
+    return _have_moved(outcome.measured.sigma, place).sum(axis=-1).astype(float)
 
 
-def _value_count(outcome: Measured, place: int) -> np.ndarray:
-    return _moved(outcome.measured.value_sigma, place).sum(axis=-1).astype(float)
+def _value_moved_count(outcome: Measured, place: int) -> np.ndarray:
+    return _have_moved(outcome.measured.value_sigma, place).sum(axis=-1).astype(float)
 
 
 def _value_count_above(outcome: Measured, place: int) -> np.ndarray:
     """How many more than a random matrix moves."""
     random = outcome.measured.value_random_move[:, place, 0]
-    return _value_count(outcome, place) - has_moved(random).sum(axis=-1)
+    return _value_moved_count(outcome, place) - has_moved(random).sum(axis=-1)
 
 
 def _angle(outcome: Measured, place: int) -> np.ndarray:
     """Mean over the singular values of the product that moved; NaN where none did."""
-    moved = _moved(outcome.measured.sigma, place)
+    moved = _have_moved(outcome.measured.sigma, place)
     angles = np.where(moved, outcome.measured.right_angle[:, place, -1], 0.0)
     return angles.sum(axis=-1) / np.where(moved.any(axis=-1), moved.sum(axis=-1), np.nan)
 
@@ -281,13 +281,13 @@ MEASURES = (
     (
         "moved",
         "singular values of the product that are 10 % from their start at the end",
-        _count,
+        _moved_count,
         lambda theory, run: (run.sigma,),
     ),
     (
         "value_moved",
         "singular values of the value matrix that are 10 % from their start at the end",
-        _value_count,
+        _value_moved_count,
         lambda theory, run: (run.value_sigma,),
     ),
     (
@@ -312,24 +312,29 @@ def _findings(
 ) -> tuple[Finding[Any, EvolutionMeasured], ...]:
     """Findings about runs with one rule from eps = 1, the scale of the survey's caption."""
 
-    def of(value: Callable[[Measured, int], np.ndarray]) -> Callable[[Measured], np.ndarray]:
-        def of_point(outcome: Measured) -> np.ndarray:
+    def at_center(value: Callable[[Measured, int], np.ndarray]) -> Callable[[Measured], np.ndarray]:
+        def value_at(outcome: Measured) -> np.ndarray:
             point = outcome.point
             counts = point["init_scale"] == 1 and point["center"] == center
             return value(outcome, RULES.index(rule)) if counts else np.zeros(0)
 
-        return of_point
+        return value_at
 
     name = f"{rule}{more and '_centred'}"
     return tuple(
-        Finding(f"evolution_{measure}_{name}", f"{text}, eps = 1{more}: {words}", of(value), reads)
+        Finding(
+            f"evolution_{measure}_{name}",
+            f"{text}, eps = 1{more}: {words}",
+            at_center(value),
+            reads,
+        )
         for measure, words, value, reads in MEASURES
     )
 
 
 def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     """The first method and rank, and the most examples."""
-    return only("evolution", settings, "part") | {
+    return restrict_to("evolution", settings, "part") | {
         "task": settings["task"][:1],
         "method": settings["method"][:1],
         "rank": settings["rank"][:1],

@@ -150,39 +150,39 @@ def texts_of(task: Task) -> tuple[Texts, Texts, dict[str, Int[np.ndarray, "_"]]]
 
 
 @lru_cache(maxsize=2)
-def encoded(task: Task, precision: str) -> Encoded:
+def encode(task: Task, precision: str) -> Encoded:
     """All texts of a task, computed once: layers below the first adapted one do not change."""
     train, dev, parts = texts_of(task)
     pretrained = sentences.read(sentences.folder_of(task.encoder))
     layer = len(pretrained.model.layers) - task.layers
     sides = [(dev if name == "test" else train, parts[name]) for name in PARTS]
     blocks = [
-        sentences.encoded(
+        sentences.encode(
             pretrained, texts, rows, length=task.length, layer=layer, precision=precision
         )
         for texts, rows in sides
     ]
     longest = max(block.mask.shape[1] for block in blocks)
 
-    def filled(array: Array) -> Array:
+    def fill(array: Array) -> Array:
         more = [(0, 0)] * array.ndim
         return jnp.pad(array, [more[0], (0, longest - array.shape[1]), *more[2:]])
 
     examples = Examples(
-        jnp.concatenate([filled(block.hidden) for block in blocks]),
-        jnp.concatenate([filled(block.mask) for block in blocks]),
+        jnp.concatenate([fill(block.hidden) for block in blocks]),
+        jnp.concatenate([fill(block.mask) for block in blocks]),
         jnp.concatenate([block.scores for block in blocks]),
     )
     ends = np.cumsum([0, *(len(block.scores) for block in blocks)])
     rows = {n: np.arange(*ends[i : i + 2]) for i, n in enumerate(PARTS)}
-    model = sentences.upper(pretrained.model, precision)
-    tested = {n: sentences.packed(b) for n, b in zip(PARTS, blocks, strict=True) if "test" in n}
+    model = sentences.upper_layers(pretrained.model, precision)
+    tested = {n: sentences.pack_texts(b) for n, b in zip(PARTS, blocks, strict=True) if "test" in n}
     read = features(model, layer, examples, task.pool)
     return Encoded(model, layer, task.pool, examples, rows, tested, read)
 
 
 @eqx.filter_jit
-def _read(model: Bert, hidden: Array, mask: Array, layer: int, pool: str) -> Array:
+def _pool_states(model: Bert, hidden: Array, mask: Array, layer: int, pool: str) -> Array:
     above = model.above(hidden, mask, layer)
     return mean_pooled(above, mask) if pool == "mean" else model.pooled(above)
 
@@ -207,6 +207,6 @@ def features(
             -(-sizes[rows[-1]] // sentences.LONGER) * sentences.LONGER, examples.mask.shape[1]
         )
         hidden, mask = examples.hidden[filled, :longest], examples.mask[filled, :longest]
-        states = _read(model, hidden, mask, layer, pool)
+        states = _pool_states(model, hidden, mask, layer, pool)
         vectors[rows] = np.asarray(states)[: len(rows)]
     return vectors

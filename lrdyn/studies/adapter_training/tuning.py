@@ -153,7 +153,7 @@ def model_of(case: Tuning) -> Bert:
     return sentences.read(sentences.folder_of(case.encoder)).model
 
 
-def drawn(
+def draw_cross_encoder(
     keys: Key[Array, "2"],
     texts: Texts,
     count: int,
@@ -176,9 +176,9 @@ def drawn(
     """
     pretrained = sentences.read(sentences.folder_of(encoder))
     rows = np.asarray(jax.random.randint(keys[0], (count,), 0, len(texts.scores)))
-    model = sentences.upper(pretrained.model, precision())
+    model = sentences.upper_layers(pretrained.model, precision())
     head = HEAD * jax.random.normal(keys[1], model.embeddings.norm.gain.shape)
-    examples = sentences.encoded(
+    examples = sentences.encode(
         pretrained, texts, rows, length=length, layer=layer, precision=precision()
     )
     centred = examples.scores - jnp.mean(examples.scores)

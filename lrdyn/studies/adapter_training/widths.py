@@ -93,12 +93,12 @@ def _moves(key: Key[Array, ""], rule: Rule) -> Float[Array, "widths rates 3"]:
     """
     x, a = jax.random.normal(key, (2, max(WIDTHS)))
 
-    def of_width(n: int) -> Float[Array, "rates 3"]:
+    def moves_at(n: int) -> Float[Array, "rates 3"]:
         rates = np.array([*(float(n) ** -np.array(RATES)), [n**-0.5, FIXED * n**-0.5]])
         second = partial(second_step, a[:n] / np.sqrt(n), x[:n], rule)
         return jax.vmap(second)(jnp.asarray(rates, x.dtype))
 
-    return jnp.stack([of_width(n) for n in WIDTHS])
+    return jnp.stack([moves_at(n) for n in WIDTHS])
 
 
 def second_step(

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from lrdyn.core import linalg
 from lrdyn.core.recording import log_steps
 from lrdyn.core.spectra import effective_rank
-from lrdyn.studies.over_seeds import ALPHA, SEEDS, above, first_lost, only
+from lrdyn.studies.over_seeds import ALPHA, SEEDS, first_lost, mean_exceeds, restrict_to
 from lrdyn.training import Keeper
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.statement import Claim, Control, Finding, Scenario
@@ -84,13 +84,13 @@ def steps_of(steps: int, points: int = POINTS) -> np.ndarray:
     return np.append(0, log_steps(steps, points - 1))
 
 
-def balanced(hidden: Float[Array, "h n"], last: Float[Array, "m h"]) -> Float[Array, "h n"]:
+def balance_rows(hidden: Float[Array, "h n"], last: Float[Array, "m h"]) -> Float[Array, "h n"]:
     """Rows of H over ``(||h_i|| / ||w_i||)^{1/2}``: as large as the columns of W that read them.
 
     A unit that is 0, or that nothing reads, is 0.
 
     Example:
-        >>> balanced(jnp.array([[4.0, 0.0]]), jnp.array([[1.0]])).tolist()
+        >>> balance_rows(jnp.array([[4.0, 0.0]]), jnp.array([[1.0]])).tolist()
         [[2.0, 0.0]]
     """
     rows, columns = jnp.linalg.norm(hidden, axis=1), jnp.linalg.norm(last, axis=0)
@@ -110,7 +110,7 @@ def spectra(hidden: Float[Array, "h n"], last: Float[Array, "m h"]) -> Spectra:
     rows = hidden / jnp.sqrt(1.0 * hidden.shape[1])
     if rows.shape[0] < rows.shape[1]:  # a triangular factor has the same rows but for a rotation
         rows = jnp.linalg.qr(rows.T, mode="r").T
-    raw, even = linalg.svdvals(rows), linalg.svdvals(balanced(rows, last))
+    raw, even = linalg.svdvals(rows), linalg.svdvals(balance_rows(rows, last))
     return Spectra(
         activations=raw,
         activations_rank=effective_rank(raw),
@@ -131,7 +131,7 @@ class NetworkTraining(NamedTuple):
     diverged_at: Any
 
 
-def compared(
+def train_both(
     train: Callable[[float, str], NetworkTraining], dropout: float, steps: np.ndarray
 ) -> TrainedDropoutMeasured:
     """Train with dropout and, from the same start and in the same order, without."""
@@ -213,7 +213,7 @@ def trained_scenario(
                 f"{threshold:g} (seed 0: by {seed0}; Student's test over seeds above 0, the "
                 "residual is its p; the alternative is half of that)",
                 kind="statistical",
-                form=lambda outcome: above(
+                form=lambda outcome: mean_exceeds(
                     threshold,
                     outcome.measured.plain_balanced_rank[:, -1]
                     - outcome.measured.balanced_rank[:, -1],
@@ -259,7 +259,7 @@ def trained_scenario(
             ),
             *findings,
         ),
-        narrow=lambda settings: only(network, settings),
+        narrow=lambda settings: restrict_to(network, settings),
         diverged=lambda run: run.diverged_at,
         seeds=seeds,
     )

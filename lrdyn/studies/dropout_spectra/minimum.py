@@ -18,7 +18,7 @@ from lrdyn.core.descent import gradient_descent, simulate
 from lrdyn.core.factorization import Weights, end_to_end
 from lrdyn.core.initialization import gaussians, orthogonal
 from lrdyn.core.linalg import svdvals
-from lrdyn.studies.dropout_spectra.activations import balanced
+from lrdyn.studies.dropout_spectra.activations import balance_rows
 from lrdyn.theorem3 import dropout_minimum, dropout_penalties, several_dropout_layers
 from lrdyn.verification.stating.claims import tolerance
 from lrdyn.verification.stating.fields import ABSENT
@@ -128,10 +128,12 @@ def predict_minimum(case: Linear) -> MinimumTheory:
     shrinkage = dropout_minimum.dropout_minimiser(
         case.target, case.inputs, case.keep_prob, case.width
     )
-    return _of_shrunk(case, shrinkage.values)._replace(condition=condition(case, shrinkage))
+    return _spectrum_of_shrunk(case, shrinkage.values)._replace(
+        condition=condition(case, shrinkage)
+    )
 
 
-def _of_shrunk(case: Linear, shrunk: Float[Array, "k"]) -> MinimumTheory:
+def _spectrum_of_shrunk(case: Linear, shrunk: Float[Array, "k"]) -> MinimumTheory:
     size = min(case.width, EXAMPLES)
     roots = jnp.sqrt(shrunk)[:size]
     return MinimumTheory(
@@ -173,7 +175,7 @@ class Descended(NamedTuple):
     """Step at which the run diverged, or -1."""
 
 
-def descended(case: Linear, scale: Any = 1.0) -> Descended:
+def descend(case: Linear, scale: Any = 1.0) -> Descended:
     """Gradient descent on the expected loss; the last layer reads ``scale`` times what it does."""
 
     def loss(weights: Weights) -> Float[Array, ""]:
@@ -193,10 +195,10 @@ def descended(case: Linear, scale: Any = 1.0) -> Descended:
 
 def measure_minimum(case: Linear, scale: Any = 1.0) -> MinimumMeasured:
     """Singular values of the activations, balanced and as they are, and the sizes of all units."""
-    end = descended(case, scale)
+    end = descend(case, scale)
     H, last = end.hidden, end.weights[-1]
     return MinimumMeasured(
-        balanced=svdvals(balanced(H, last)),
+        balanced=svdvals(balance_rows(H, last)),
         activations=svdvals(H),
         units=jnp.linalg.norm(H, axis=1) * jnp.linalg.norm(last, axis=0),
         gradient=end.gradient,
@@ -223,7 +225,9 @@ def _without_width(case: Linear) -> MinimumTheory:
     """The values shrunk with (1 - theta) / theta in the place of ((1 - theta) / theta) / h."""
     reached = dropout_minimum.project_rows(case.target, case.inputs)
     odds = dropout_penalties.odds(case.keep_prob)
-    return _of_shrunk(case, dropout_minimum.shrink_squared(reached, odds, case.width).values)
+    return _spectrum_of_shrunk(
+        case, dropout_minimum.shrink_squared(reached, odds, case.width).values
+    )
 
 
 MINIMUM = Scenario[Linear, MinimumTheory, MinimumMeasured](

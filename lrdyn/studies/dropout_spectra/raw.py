@@ -22,7 +22,7 @@ from lrdyn.studies.dropout_spectra.minimum import (
     OUTPUTS,
     Linear,
     condition,
-    descended,
+    descend,
     regression,
 )
 from lrdyn.theorem3 import dropout_minimum
@@ -94,8 +94,8 @@ def predict_raw(case: Linear) -> RawTheory:
 def measure_raw(case: Linear) -> RawMeasured:
     """Raw spectra at the end of descent with each step, over the same time."""
 
-    def descend(start: Weights, rate: float) -> RawMeasured:
-        end = descended(
+    def descend_at(start: Weights, rate: float) -> RawMeasured:
+        end = descend(
             dataclasses.replace(
                 case,
                 weights=start,
@@ -110,7 +110,9 @@ def measure_raw(case: Linear) -> RawMeasured:
         )
 
     # Steps of different numbers are loops of different lengths: only the starts are batched.
-    runs = [jax.vmap(lambda start, rate=rate: descend(start, rate))(case.weights) for rate in RATES]
+    runs = [
+        jax.vmap(lambda start, rate=rate: descend_at(start, rate))(case.weights) for rate in RATES
+    ]
     return jax.tree.map(lambda *arrays: jnp.stack(arrays), *runs)._replace(rate=jnp.asarray(RATES))
 
 
@@ -137,7 +139,7 @@ def _still_moving(outcome: Outcome[RawTheory, RawMeasured]) -> str:
     return "" if np.max(gradient) * outcome.predicted.condition <= SEEN else "still moving"
 
 
-def _unbalanced(key: Key[Array, ""], case: Linear, amount: Array) -> Linear:
+def _unbalance_start(key: Key[Array, ""], case: Linear, amount: Array) -> Linear:
     """Unbalance the start: W_1 is ten times too large for its product, W_2 ten times too small.
 
     That start is a tenth of this one: with a larger W_1 than here no stable step arrives in time.
@@ -146,13 +148,13 @@ def _unbalanced(key: Key[Array, ""], case: Linear, amount: Array) -> Linear:
     return eqx.tree_at(lambda c: c.weights, case, (first, last / 100.0**amount))
 
 
-def _coloured(key: Key[Array, ""], case: Linear, amount: Array) -> Linear:
+def _colour_inputs(key: Key[Array, ""], case: Linear, amount: Array) -> Linear:
     """Inputs whose directions have other sizes."""
     sizes = 1 + amount * jnp.linspace(-0.5, 0.0, INPUTS)
     return eqx.tree_at(lambda c: c.inputs, case, sizes[:, None] * case.inputs)
 
 
-def _units(case: Linear) -> Array:
+def _has_balanced_units(case: Linear) -> Array:
     """Whether every unit starts as large on one side as on the other."""
     first, last = case.weights
     sizes = jnp.linalg.norm(first, axis=2), jnp.linalg.norm(last, axis=1)
@@ -160,7 +162,7 @@ def _units(case: Linear) -> Array:
     return error <= tolerance("identity", first.dtype, size=max(first.shape[1:]))
 
 
-def _white(case: Linear) -> Array:
+def _is_white(case: Linear) -> Array:
     """Whether X X^T = c I."""
     gram = case.inputs @ case.inputs.T
     error = jnp.max(jnp.abs(gram - gram[0, 0] * jnp.eye(len(gram)))) / gram[0, 0]
@@ -198,14 +200,14 @@ RAW = Scenario[Linear, RawTheory, RawMeasured](
             "raw_unbalanced",
             "W_1 ten times too large, W_2 ten times too small",
             "raw_spectrum",
-            case=_unbalanced,
+            case=_unbalance_start,
             breaks="balanced_units",
         ),
         Control(
             "raw_coloured",
             "inputs that are not white",
             "raw_spectrum",
-            case=_coloured,
+            case=_colour_inputs,
             breaks="white_inputs",
         ),
         Control(
@@ -220,8 +222,8 @@ RAW = Scenario[Linear, RawTheory, RawMeasured](
     ),
     hypotheses={
         "some_dropout": lambda case: case.keep_prob < 1,
-        "balanced_units": _units,
-        "white_inputs": _white,
+        "balanced_units": _has_balanced_units,
+        "white_inputs": _is_white,
     },
     diverged=lambda run: run.diverged_at,
     sides="shrunk SVD of Y P against gradient descent at three steps",

@@ -14,9 +14,9 @@ from lrdyn.studies.dropout_spectra.activations import (
     NetworkTraining,
     Spectra,
     TrainedDropoutMeasured,
-    compared,
     spectra,
     steps_of,
+    train_both,
     trained_scenario,
 )
 from lrdyn.studies.pictures import (
@@ -105,7 +105,7 @@ def measure_resnet(case: Residual, keeper: Keeper = FORGETFUL) -> TrainedDropout
         right = accuracy(run.params, test_inputs, test_labels, run.state)
         return NetworkTraining(run.records, run.metrics["loss"], right, run.diverged_at)
 
-    return compared(train_with, case.dropout, steps)
+    return train_both(train_with, case.dropout, steps)
 
 
 RESIDUAL = trained_scenario(

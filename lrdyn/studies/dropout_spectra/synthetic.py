@@ -17,9 +17,9 @@ from lrdyn.studies.dropout_spectra.activations import (
     NetworkTraining,
     Spectra,
     TrainedDropoutMeasured,
-    compared,
     spectra,
     steps_of,
+    train_both,
     trained_scenario,
 )
 from lrdyn.theorem3 import dropout_minimum, dropout_penalties
@@ -123,11 +123,11 @@ def measure_synthetic(case: Synthetic, keeper: Keeper = FORGETFUL) -> TrainedDro
         share = jnp.sum(missed**2) / jnp.sum(case.held_target**2)
         return NetworkTraining(run.records, run.metrics["loss"], float(share), run.diverged_at)
 
-    measured = compared(train_with, case.dropout, steps)
-    return measured._replace(shrunk=np.asarray(shrunk(case)))
+    measured = train_both(train_with, case.dropout, steps)
+    return measured._replace(shrunk=np.asarray(shrunk_spectrum(case)))
 
 
-def shrunk(case: Synthetic) -> Float[Array, "h"]:
+def shrunk_spectrum(case: Synthetic) -> Float[Array, "h"]:
     """sqrt(s_i), s the singular values of ``Y P / sqrt n`` shrunk.
 
     It is a linear network's balanced spectrum at the minimum, on the held-out inputs, too: they are

@@ -54,7 +54,7 @@ FLAGS = (
 )
 
 
-def _both(settings: Mapping[str, Any]) -> comparison.Compared:
+def _open_both(settings: Mapping[str, Any]) -> comparison.Compared:
     """What the two checkpoints have in common; no numbers are read.
 
     Raises:
@@ -75,7 +75,7 @@ def _both(settings: Mapping[str, Any]) -> comparison.Compared:
 
 def _about(settings: Mapping[str, Any]) -> str:
     """What is compared, and what is not."""
-    both = _both(settings)
+    both = _open_both(settings)
     left_out = f", {len(both.notes)} arrays not, or not as a whole" if both.notes else ""
     return f"{len(both.matrices)} matrices that both checkpoints have{left_out}"
 

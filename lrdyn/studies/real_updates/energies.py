@@ -109,19 +109,19 @@ def measure_energies(case: CheckpointPair) -> EnergyMeasured:
     return EnergyMeasured(
         energy=np.array([np.sum(spectrum**2) for spectrum in values]),
         tail=np.array([np.sum(v[r:] ** 2) for v, r in zip(values, heads, strict=True)]),
-        values=filled(values, np.nan),
+        values=pad_rows(values, np.nan),
         rank_with=np.array(ranks),
         floor=np.array(floors),
         shape=np.array(shapes),
-        name=filled(names, 0),
+        name=pad_rows(names, 0),
     )
 
 
-def filled(rows: list[Any], rest: float | int) -> np.ndarray:
+def pad_rows(rows: list[Any], rest: float | int) -> np.ndarray:
     """Rows of unequal length as one array.
 
     Example:
-        >>> filled([[1, 2], [3]], 0).tolist()
+        >>> pad_rows([[1, 2], [3]], 0).tolist()
         [[1, 2], [3, 0]]
     """
     longest = max(map(len, rows))

@@ -23,20 +23,20 @@ from lrdyn.studies.pictures import (
     TESTED,
     accuracy,
     adam,
+    augmented_cross_entropy,
     cross_entropy,
     spread_out,
-    varied_cross_entropy,
 )
 from lrdyn.studies.weight_updates.updates import (
     SHUFFLED,
     UpdateMeasured,
     UpdateSpectrum,
     measured_update,
-    of_update,
-    on_shuffled,
     recorded_until,
     shuffled_labels,
+    shuffled_records,
     trained_scenario,
+    update_spectrum,
 )
 from lrdyn.training import FORGETFUL, Batches, Keeper, train
 
@@ -110,11 +110,11 @@ def make_mlp(
     )
 
 
-def pools(side: int) -> int:
+def pool_count(side: int) -> int:
     """How many poolings an image allows: five, but for smaller ones than 32 x 32.
 
     Example:
-        >>> pools(32), pools(28)
+        >>> pool_count(32), pool_count(28)
         (5, 4)
     """
     return min(5, side.bit_length() - 1)
@@ -139,7 +139,7 @@ def make_vgg(
     def draw(key: Key[Array, ""], data_set: Images) -> VGG:
         _, side, _, channels = data_set.train_inputs.shape
         # An image that is too small for the last poolings goes through the layers without them.
-        remaining, layers = pools(side), []
+        remaining, layers = pool_count(side), []
         for layer in CONFIGURATIONS[vgg_layers]:
             remaining -= layer == "pool"
             if layer != "pool" or remaining >= 0:
@@ -273,11 +273,11 @@ def measure_classifier(case: ClassifierTraining, keeper: Keeper = FORGETFUL) -> 
 
     def train_on(labels: np.ndarray, steps: np.ndarray, name: str) -> Trajectory:
         def look(net: networks.Network, state: PyTree) -> UpdateSpectrum:
-            return of_update(penultimate(net) - before, directions)
+            return update_spectrum(penultimate(net) - before, directions)
 
         return train(
             case.key,
-            varied_cross_entropy if case.augment else cross_entropy,
+            augmented_cross_entropy if case.augment else cross_entropy,
             case.net,
             rule,
             Batches({"x": inputs, "y": labels.astype(np.int32)}, case.batch),
@@ -312,7 +312,7 @@ def measure_classifier(case: ClassifierTraining, keeper: Keeper = FORGETFUL) -> 
         matrix_update=spectra,
         matrix_rows=np.array([len(start) for start in starts]),
         matrix_columns=np.array([start.shape[1] for start in starts]),
-        **on_shuffled(shuffled),
+        **shuffled_records(shuffled),
     )
 
 

@@ -85,12 +85,12 @@ def make_edge(
     edge_scale: Any,
 ) -> Classification:
     """A classifier of three layers on the first principal coordinates of images."""
-    return on_images(
+    return make_classification(
         key, images(flat_data, data_dir), edge_width, edge_width, edge_steps, edge_scale
     )
 
 
-def on_images(
+def make_classification(
     key: Key[Array, ""], data_set: Images, directions: int, width: int, steps: int, scale: Any
 ) -> Classification:
     """A classifier of three layers of one width on so many principal coordinates of images."""
@@ -174,14 +174,14 @@ def _edge_of(
     return jnp.max(spectra[..., moving], axis=0) / jnp.max(spectra[..., 0], axis=0)
 
 
-def _gaussian(key: Key[Array, ""], case: Classification, amount: Array) -> Classification:
+def _gaussian_start(key: Key[Array, ""], case: Classification, amount: Array) -> Classification:
     """Start from Gaussian layers of the same norm, which are not orthogonal."""
     widths = (*[len(case.inputs)] * DEPTH, len(case.outputs))
     drawn = gaussian_layers(key, widths, case.scales)
     return dataclasses.replace(case, weights=tuple(drawn))
 
 
-def _in_batches(case: Classification) -> EdgeMeasured:
+def _every_third_example(case: Classification) -> EdgeMeasured:
     """Descent on every third example: their inputs alone are not white."""
     third = {name: getattr(case, name)[..., ::3] for name in ("inputs", "outputs", "labels")}
     return measure_edge(dataclasses.replace(case, **third))
@@ -222,7 +222,7 @@ EDGE = Scenario[Classification, EdgeTheory, EdgeMeasured](
             "edge_gaussian_start",
             "Gaussian start",
             "whitened_edge",
-            case=_gaussian,
+            case=_gaussian_start,
             breaks="orthogonal_start",
             precision="float64",
         ),
@@ -238,7 +238,7 @@ EDGE = Scenario[Classification, EdgeTheory, EdgeMeasured](
             "edge_in_batches",
             "every third example",
             "whitened_edge",
-            measure=_in_batches,
+            measure=_every_third_example,
             precision="float64",
         ),
         Control(

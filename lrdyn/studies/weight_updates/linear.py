@@ -18,10 +18,10 @@ from lrdyn.studies.weight_updates.updates import (
     UpdateMeasured,
     UpdateSpectrum,
     measured_update,
-    of_update,
-    on_shuffled,
     shuffled_labels,
+    shuffled_records,
     trained_scenario,
+    update_spectrum,
 )
 from lrdyn.training import FORGETFUL, Batches, Keeper, train
 
@@ -115,7 +115,7 @@ def measure_linear(case: LinearCase, keeper: Keeper = FORGETFUL) -> UpdateMeasur
 
         def look(weights: Weights, state: PyTree) -> UpdateSpectrum:
             # At the start there is no update: its ranks are those of nothing, NaN.
-            return of_update(weights[-2] - before, directions)
+            return update_spectrum(weights[-2] - before, directions)
 
         return train(
             case.key,
@@ -146,7 +146,7 @@ def measure_linear(case: LinearCase, keeper: Keeper = FORGETFUL) -> UpdateMeasur
         test_accuracy=accuracy(case.images.test_inputs, case.images.test_labels),
     )
     shuffled = train_on(shuffled_labels(case.key, labels), SHUFFLED)
-    return measured._replace(**on_shuffled(shuffled))
+    return measured._replace(**shuffled_records(shuffled))
 
 
 LINEAR = trained_scenario(

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 from lrdyn.core.factorization import Weights
 from lrdyn.core.spectra import singular_values
 from lrdyn.data import images
-from lrdyn.studies.weight_updates.edge import gaussian_edge, on_images
+from lrdyn.studies.weight_updates.edge import gaussian_edge, make_classification
 from lrdyn.theorem2.classifier_claims import HYPOTHESES, Classification
 from lrdyn.verification.stating.claims import tolerance
 from lrdyn.verification.stating.fields import ABSENT
@@ -59,7 +59,7 @@ def make_narrow(
 ) -> Classification:
     """The classifier of the edge with fewer principal coordinates than its width."""
     directions = max(1, round(FEWER * edge_width))
-    return on_images(
+    return make_classification(
         key, images(flat_data, data_dir), directions, edge_width, edge_steps, edge_scale
     )
 
@@ -96,7 +96,7 @@ def measure_narrow(case: Classification) -> NarrowMeasured:
 NarrowOutcome = Outcome[NarrowTheory, NarrowMeasured]
 
 
-def _beyond(outcome: NarrowOutcome) -> tuple[Zero, ...]:
+def _values_beyond_rank(outcome: NarrowOutcome) -> tuple[Zero, ...]:
     """The singular values beyond the rank, which an update in all directions would have, too."""
     theory, run = outcome.predicted, outcome.measured
     spectra, ranks = (run.narrow_first, run.narrow_second), theory.narrow_rank
@@ -110,13 +110,13 @@ def _beyond(outcome: NarrowOutcome) -> tuple[Zero, ...]:
     return tuple(forms) or (Zero(0.0, scale=1.0, alternative=0.0),)
 
 
-def _some_beyond(outcome: NarrowOutcome) -> bool:
+def _has_values_beyond(outcome: NarrowOutcome) -> bool:
     spectra = (outcome.measured.narrow_first, outcome.measured.narrow_second)
     ranks = outcome.predicted.narrow_rank
     return any(rank < len(values) for values, rank in zip(spectra, ranks, strict=True))
 
 
-def _orthonormal(case: Classification) -> Array:
+def _is_orthonormal(case: Classification) -> Array:
     """Every layer starts as its scale times a matrix of orthonormal rows or columns."""
     errors = []
     for W, scale in zip(case.weights, case.scales, strict=True):
@@ -140,7 +140,7 @@ NARROW = Scenario[Classification, NarrowTheory, NarrowMeasured](
             "rank min(2K, d_0) + min(K, d - d_0), that of the first min(2K, d_0): what is "
             "beyond is zero on the scale of the weights (the other side is 0; float32 rounds "
             "by as much as the last directions within it move)",
-            form=_beyond,
+            form=_values_beyond_rank,
             reads=lambda theory, run: (
                 theory.narrow_rank,
                 theory.gaussian_edges,
@@ -148,7 +148,7 @@ NARROW = Scenario[Classification, NarrowTheory, NarrowMeasured](
                 run.narrow_second,
                 run.narrow_scale,
             ),
-            applies=_some_beyond,
+            applies=_has_values_beyond,
         ),
     ),
     controls=(
@@ -176,7 +176,7 @@ NARROW = Scenario[Classification, NarrowTheory, NarrowMeasured](
             ),
         ),
     ),
-    hypotheses=HYPOTHESES | {"orthogonal_start": _orthonormal},
+    hypotheses=HYPOTHESES | {"orthogonal_start": _is_orthonormal},
     steps="edge_steps",
     diverged=lambda run: run.diverged_at,
     sides="a count of dimensions against the SVD of trained updates",

@@ -71,17 +71,17 @@ class ReachMeasured(NamedTuple):
     """b."""
 
 
-def leaky(x: Array, kink: Array) -> Array:
+def leaky_relu(x: Array, kink: Array) -> Array:
     """Leaky slope: x, or (1 - kink) x where it is negative."""
     return jnp.where(x > 0, x, (1 - kink) * x)
 
 
-def without_kink(x: Array, kink: Array) -> Array:
+def mean_slope(x: Array, kink: Array) -> Array:
     """Straight line of the mean of the two slopes, (1 - kink / 2) x."""
     return (1 - kink / 2) * x
 
 
-def bent(x: Array, bend: Array) -> Array:
+def scaled_tanh(x: Array, bend: Array) -> Array:
     """Curve tanh(b x) / b, which is x for b = 0."""
     return jnp.tanh(bend * x) / bend
 
@@ -115,7 +115,7 @@ def predict_nonlinear(case: Classification) -> ReachTheory:
 
 
 def measure_nonlinear(
-    case: Classification, kinked: Activation = leaky, curved: Activation = bent
+    case: Classification, kinked: Activation = leaky_relu, curved: Activation = scaled_tanh
 ) -> ReachMeasured:
     """Exponents fitted to the residual and to the energy at the end of each run."""
     kinks, bends = (jnp.asarray(sizes, case.scales.dtype) for sizes in (KINKS, BENDS))
@@ -201,10 +201,10 @@ CLAIMS = (
 
 
 def _straight(case: Classification) -> ReachMeasured:
-    return measure_nonlinear(case, without_kink, without_kink)
+    return measure_nonlinear(case, mean_slope, mean_slope)
 
 
-def _raw(case: Classification) -> ReachMeasured:
+def _raw_inputs(case: Classification) -> ReachMeasured:
     """Inputs whose coordinates have scales of their own."""
     factors = jnp.linspace(0.5, 1.5, len(case.inputs))[:, None]
     return measure_nonlinear(dataclasses.replace(case, inputs=factors * case.inputs))
@@ -223,7 +223,7 @@ NONLINEAR = Scenario[Classification, ReachTheory, ReachMeasured](
         for claim in CLAIMS
         for name, text, broken in (
             ("straight", "the mean slope, without a kink", _straight),
-            ("raw", "inputs that are not whitened", _raw),
+            ("raw", "inputs that are not whitened", _raw_inputs),
         )
     ),
     hypotheses=HYPOTHESES,

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core.descent import Trajectory
 from lrdyn.core.spectra import effective_rank, singular_values, top_share
-from lrdyn.studies.over_seeds import ALPHA, SEEDS, above, only
+from lrdyn.studies.over_seeds import ALPHA, SEEDS, mean_exceeds, restrict_to
 from lrdyn.training import Keeper
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.statement import Claim, Control, Finding, Scenario
@@ -77,7 +77,7 @@ class UpdateMeasured(NamedTuple):
     """Step at which the training diverged, or -1."""
 
 
-def of_update(update: Float[Array, "m n"], count: int) -> UpdateSpectrum:
+def update_spectrum(update: Float[Array, "m n"], count: int) -> UpdateSpectrum:
     """Singular values of an update, the share of the first ones, its effective and stable rank."""
     values = singular_values(update)
     return UpdateSpectrum(
@@ -118,7 +118,7 @@ def measured_update(
         test_accuracy: the share of images that were not trained on.
     """
     start, end = singular_values(before), singular_values(after)
-    gaussian = of_update(gaussian_like(key, after - before), directions)
+    gaussian = update_spectrum(gaussian_like(key, after - before), directions)
     return UpdateMeasured(
         **run.records._asdict(),
         loss=run.metrics["loss"],
@@ -158,12 +158,12 @@ def recorded_until(steps: np.ndarray, step: int) -> np.ndarray:
     return steps[: np.searchsorted(steps, step) + 1]
 
 
-def on_shuffled(run: Trajectory) -> dict[str, np.ndarray]:
+def shuffled_records(run: Trajectory) -> dict[str, np.ndarray]:
     """What is kept of a training on shuffled labels."""
     return {"share_shuffled": run.records.share, "update_shuffled": run.records.update[-1]}
 
 
-def by_labels(run: UpdateMeasured) -> Float[np.ndarray, "..."]:
+def label_share(run: UpdateMeasured) -> Float[np.ndarray, "..."]:
     """The share less that on shuffled labels, at the last step of the training on these."""
     last = run.share_shuffled.shape[-1] - 1
     return run.share[..., last] - run.share_shuffled[..., last]
@@ -204,7 +204,7 @@ def trained_scenario(
                 f"end (seed 0 had {seed0}; Student's test over seeds above 0, the residual is its "
                 "p; the alternative is half of that)",
                 kind="statistical",
-                form=lambda outcome: above(threshold, outcome.measured.share_end),
+                form=lambda outcome: mean_exceeds(threshold, outcome.measured.share_end),
                 reads=lambda theory, run: (run.share_end,),
                 tolerance=ALPHA,
                 seeds=SEEDS,
@@ -250,12 +250,12 @@ def trained_scenario(
                 f"{network}_shuffled",
                 "share of the top 2K directions, less that of a training on shuffled labels at its "
                 "last step",
-                lambda outcome: by_labels(outcome.measured),
+                lambda outcome: label_share(outcome.measured),
                 reads=lambda theory, run: (run.share, run.share_shuffled),
                 above=0.0,
             ),
         ),
-        narrow=lambda settings: only(network, settings),
+        narrow=lambda settings: restrict_to(network, settings),
         steps=steps,
         diverged=lambda run: run.diverged_at,
         seeds=seeds,
