@@ -57,7 +57,7 @@ MODULES = (
 
 # Functions whose arguments have no wrong values: any tree, or what is to be checked. Of the claims
 # those that the package offers; the others are those of ``lrdyn.verification``.
-ANY = {"count", "outside", "checked_frame", "checked_network", "square_layers", "is_map"}
+ANY = {"count", "product_shape", "checked_frame", "checked_network", "square_layers", "is_map"}
 ANY |= {"choose_by_svd", "choose_identity", "begin_coordinates", "decays", "enough_classes"}
 ONLY = {
     "lrdyn.verification.stating.claims": ("relative_difference", "tolerance"),
