@@ -262,7 +262,9 @@ def test_a_part_that_was_changed_is_computed_again(tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["--out", "--store"])
-@pytest.mark.parametrize("fails", ["folder", "locked", "remove_scratch", "take", "scratch"])
+@pytest.mark.parametrize(
+    "fails", ["make_folder", "lock", "remove_scratch", "mark_folder", "make_scratch"]
+)
 @pytest.mark.parametrize(
     ("number", "raised"), [(errno.EROFS, BadInput), (errno.ENOSPC, OSError)], ids=["user", "disk"]
 )
@@ -270,13 +272,13 @@ def test_a_folder_that_cannot_be_used_is_left_as_it_was(
     fails, flag, number, raised, mine, tmp_path, monkeypatch
 ):
     where = {"--out": tmp_path / "out", "--store": tmp_path / "store"}
-    owner = files if fails == "locked" else whole_files
+    owner = files if fails == "lock" else whole_files
     then, inside = getattr(owner, fails), mine.folder(where[flag])
 
     def failing(path, *given, **more):
         if path != inside:
             return then(path, *given, **more)
-        if fails in ("folder", "take"):  # something was made
+        if fails in ("make_folder", "mark_folder"):  # something was made
             then(path, *given, **more)
         raise OSError(number, os.strerror(number), os.fspath(path))
 
