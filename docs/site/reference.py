@@ -29,11 +29,13 @@ class Topic(NamedTuple):
     """Packages, for what they hand out, and modules, for what they define."""
 
 
-def room(name: str) -> Topic:
-    """The topic of a theorem: what its room hands out."""
-    module = REGISTRY[name].partition(".statement")[0]
-    first = (docstrings.module_docstring(module) or name).partition("\n")[0]
-    return Topic(name, first.rstrip("."), (module,))
+def rooms() -> Iterator[Topic]:
+    """The topics of theorems: what their rooms hand out, where they do."""
+    for name, place in REGISTRY.items():
+        module = place.partition(".statement")[0]
+        if docstrings.exports(module):
+            first = (docstrings.module_docstring(module) or name).partition("\n")[0]
+            yield Topic(name, first.rstrip("."), (module,))
 
 
 TOPICS = (
@@ -53,7 +55,7 @@ TOPICS = (
         ),
     ),
     Topic("core", "Descent, losses, starts and spectra", ("lrdyn.core",)),
-    *(room(name) for name in REGISTRY),
+    *rooms(),
     Topic(
         "adapters",
         "Algorithm 1: adapters for any model",
