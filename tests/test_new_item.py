@@ -36,7 +36,7 @@ def decayed(
         >>> decayed(jnp.ones(1), jnp.full(1, 0.5), jnp.arange(3)).tolist()
         [[1.0], [0.5], [0.25]]
     """
-    return (1 - rates) ** times[:, None] * start
+    return (1 - rates)[None, :] ** times[:, None] * start[None, :]
 '''
 STATEMENT = '''"""Descent on a quadratic: every coordinate decays at its own rate."""
 
@@ -105,7 +105,8 @@ def bend(key: Key[Array, ""], case: Quadratic, amount: Array) -> Quadratic:
 
 def predict_flow(case: Quadratic) -> Theory:
     """What gradient flow would do: ``exp(-t eta h)``."""
-    return Theory(decay=jnp.exp(-case.rates * case.steps[:, None]) * case.start)
+    flow = jnp.exp(-case.rates[None, :] * case.steps[:, None])
+    return Theory(decay=flow * case.start[None, :])
 
 
 DECAY = Scenario(
@@ -117,9 +118,7 @@ DECAY = Scenario(
     measured=Measured,
     steps="steps",
     hypotheses={"quadratic": lambda case: case.cubic == 0},
-    claims=(
-        Claim("decay", "x_i(t) = (1 - eta h_i)^t x_i(0)"),
-    ),
+    claims=(Claim("decay", "x_i(t) = (1 - eta h_i)^t x_i(0)"),),
     controls=(
         Control("bent", "a quartic term", "decay", case=bend, breaks="quadratic", amounts=(1.0,)),
         Control("flow", "the path of gradient flow", "decay", predict=predict_flow),
