@@ -42,6 +42,6 @@ GALORE = Theorem(
     prepare=theorem4.refuse_equal_cases,
     check=theorem4.check,
     axes=("rank",),
-    title="optax's GaLore",
+    title="GaLore in optax",
     small=theorem4.SMALL,
 )
