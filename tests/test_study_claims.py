@@ -29,7 +29,7 @@ def test_what_a_study_states_holds_and_its_controls_fail(study, scenario):
         assert (leg.residual <= leg.tolerance).values[judged].all(), claim.id
         if claim.kind in ("identity", "bound"):
             scale = (leg.threshold / leg.tolerance).values[judged].max()
-            assert scale <= NEARER * largest(claim, results), claim.id
+            assert scale <= NEARER * largest(scenario.arrays_of(claim), results), claim.id
     controls = tuple(control for control in scenario.controls if control.swap is None)
     found = controls_job(study, scenario, controls, (0,), "float64").run()
     for control in controls:

@@ -181,8 +181,8 @@ def _share_cluster(
         clusters.warn_of_exposure("all", address)
         yield dealt
         return
-    with clusters.started(int(address.removeprefix("local:"))) as (there, security):
-        with clusters.connected(there, security) as cluster:
+    with clusters.start_workers(int(address.removeprefix("local:"))) as (there, security):
+        with clusters.connection(there, security) as cluster:
             say(f"all: {cluster.described()}")
         # The last of a flag counts.
         new = ["--cluster", there, "--cluster-security", security]
