@@ -136,11 +136,11 @@ def who_sees_the_verdict(run: Saved, verdict: dict[str, Any]) -> set[str]:
 def computed_once(run: Saved) -> Iterator[None]:
     """Compute once what no change alters."""
     plans = functools.cache(lambda name: list(PLANNED(*run.planned)))
-    again = functools.cache(lambda claim, name: REDONE(claim, run.points[name]))
+    again = functools.cache(lambda claim, name, diverges: REDONE(claim, run.points[name], diverges))
 
-    def redone(claim: Any, scenario: Any) -> Any:
+    def redone(claim: Any, scenario: Any, diverges: Any) -> Any:
         same = scenario is run.points.get(scenario.name)
-        return again(claim, scenario.name) if same else REDONE(claim, scenario)
+        return (again if same else REDONE)(claim, scenario.name if same else scenario, diverges)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(consistency, "plan_jobs", lambda *given: plans(""))
