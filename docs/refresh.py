@@ -141,8 +141,9 @@ def written(verdicts: Verdicts, before: str = "") -> str:
         before: the page as it was, of which a theorem without a verdict keeps its section.
     """
     text = before.partition("\n## ")[0].rstrip() + "\n"
-    for verdict in verdicts.values():
-        environment = verdict["environment"]
+    # It says of which JAX the numbers are: not of sections that are kept.
+    if all(theorem.name in verdicts for theorem in theorems()):
+        environment = next(iter(verdicts.values()))["environment"]
         text = INTRODUCTION.format(jax=environment["jax"], platform=environment["platform"].upper())
     kept = sections(before)
     for theorem in theorems():
@@ -179,7 +180,7 @@ def theorem_table() -> Iterator[str]:
 
 
 def flag_table() -> Iterator[str]:
-    """The flags of all theorems, what they mean, and to which theorems it."""
+    """The flags of all theorems, and what each means in which of them."""
     yield from ("| flag | symbol | meaning | values |", "|---|---|---|---|")
     stated = [(one, flag) for one in theorems() for flag in one.flags]
     for name in dict.fromkeys(flag.name for _, flag in stated):
@@ -254,7 +255,8 @@ def refreshed(text: str) -> str:
     """
 
     def table(found: re.Match[str]) -> str:
-        return f"{found[1]}\n{chr(10).join(TABLES[found[2]]())}\n\n{found[3]}"
+        marker, name, end = found.groups()
+        return "\n".join([marker, *TABLES[name](), "", end])
 
     return MARKED.sub(table, text)
 
