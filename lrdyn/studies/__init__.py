@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
 REGISTRY = {
     "weight_updates": "lrdyn.studies.weight_updates:WEIGHT_UPDATES",
+    "labels": "lrdyn.studies.labels:LABELS",
     "dropout_spectra": "lrdyn.studies.dropout_spectra:DROPOUT_SPECTRA",
     "adapters": "lrdyn.studies.adapter_training:ADAPTERS",
     "real_updates": "lrdyn.studies.real_updates:REAL_UPDATES",

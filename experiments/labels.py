@@ -1,0 +1,9 @@
+"""What labels decide, as a study: ``python -m experiments.labels --help``."""
+
+import sys
+
+from lrdyn import cli
+from lrdyn.studies.labels import LABELS
+
+if __name__ == "__main__":
+    sys.exit(cli.main(LABELS))
