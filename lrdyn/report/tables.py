@@ -218,7 +218,8 @@ def findings(verdict: Mapping[str, Any], label: str) -> Markup:
             _number(numbers.get("source")),
         ]
         name = joined(element("code", entry["id"]), ": ", entry["statement"])
-        outcome, came_true = numbers.get("outcome") or "-", numbers.get("came_true")
+        outcome = verdict_text.outcome_of_finding(numbers) if numbers.get("outcome") else "-"
+        came_true = numbers.get("came_true")
         # Nothing was expected of what is compared alone.
         said = outcome if came_true is None else mark(came_true, outcome)
         rows.append(

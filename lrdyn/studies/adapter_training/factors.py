@@ -149,6 +149,7 @@ FACTORS = Scenario[Tuning, Any, FactorsMeasured](
                 _gain_over_lora(method),
                 reads=lambda theory, run: (run.pearson,),
                 above=0.0,
+                rest="equal steps, each at its best rate",
             )
             for method in COMPARED[1:]
         ),

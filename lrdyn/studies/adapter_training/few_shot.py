@@ -279,6 +279,7 @@ def _finding(task: str, pair: tuple[str, str], examples: int) -> Finding[Any, Fe
         above=0.0 if stated else None,
         source=gain if task == "similarity" else None,
         against=0.0 if task in tasks.TASKS and not stated else None,
+        rest="equal steps, each at its best rate",
     )
 
 

@@ -162,6 +162,7 @@ def _findings(task: str, examples: int) -> tuple[Finding[Any, RanksMeasured], ..
             above=0.0 if stated and not fall else None,
             source=_published_change(method) if stated and task == "similarity" else None,
             against=0.0 if task in tasks.TASKS and not stated else None,
+            rest="equal steps, each at its best rate",
         )
 
     return tuple(change(method, kind) for method in OF_RANKS for kind in words)

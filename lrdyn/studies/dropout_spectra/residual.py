@@ -112,7 +112,7 @@ RESIDUAL = trained_scenario(
     "resnet",
     make_resnet,
     measure_resnet,
-    threshold=0.0,
     seed0="8.8 on CIFAR-10",
     quality="accuracy on images that were not trained on",
+    epochs="resnet_epochs",
 )

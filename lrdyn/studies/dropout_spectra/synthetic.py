@@ -151,9 +151,9 @@ LINEAR = trained_scenario(
     "dln",
     partial(make_synthetic, linear=True),
     measure_synthetic,
-    threshold=8.0,
     seed0="16.7",
     quality=QUALITY,
+    epochs="synthetic_epochs",
     seeds=4,
     findings=(
         Finding(
@@ -168,8 +168,8 @@ PERCEPTRON = trained_scenario(
     "mlp",
     partial(make_synthetic, linear=False),
     measure_synthetic,
-    threshold=18.0,
     seed0="37.4",
     quality=QUALITY,
+    epochs="synthetic_epochs",
     seeds=4,
 )

@@ -41,14 +41,23 @@ from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.forms import AtMost, Equal, Zero, start_of
 from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
-Layers = tuple[Float[Array, "p d"], Float[Array, "m p"], Float[Array, "k m"]]
-"""W_1 below a ReLU, W_2 = W_{L-1} and W_3 = W_L."""
 INPUTS, BELOW, EXAMPLES = 12, 20, 24
 """Entries of an example, units of the layer below W_{L-1}, examples."""
 RATES = {"squared": 0.03, "cross_entropy": 0.2}
 """Loss -> step size: large enough for the square of the step to be seen beside rounding."""
 SIZE = 3.0
 """Of the one-hot labels of the squared error."""
+
+
+class Layers(NamedTuple):
+    """Three layers, a ReLU behind the first."""
+
+    below: Float[Array, "p d"]
+    """W_1."""
+    second: Float[Array, "m p"]
+    """W_2 = W_{L-1}."""
+    last: Float[Array, "k m"]
+    """W_3 = W_L."""
 
 
 class Head(Recorded):
@@ -122,8 +131,8 @@ def make_head(
     sizes = ((BELOW, INPUTS), (head_width, BELOW), (head_classes, head_width))
     inputs, *layers = gaussians(key, [(INPUTS, EXAMPLES), *sizes])
     scales = (1.0, head_scale, head_scale)
-    weights = tuple(
-        scale * W / jnp.sqrt(1.0 * W.shape[1]) for scale, W in zip(scales, layers, strict=True)
+    weights = Layers(
+        *(scale * W / jnp.sqrt(1.0 * W.shape[1]) for scale, W in zip(scales, layers, strict=True))
     )
     # Each label as often, in the order of examples that have none.
     labels = jnp.arange(EXAMPLES) % head_classes
@@ -157,7 +166,12 @@ def gradients(case: Head, weights: Layers) -> Layers:
     error /= case.one_hot.shape[1]
     back = last.T @ error
     below = jnp.where(inner > 0, second.T @ back, 0.0)
-    return below @ case.inputs.T, back @ hidden.T, error @ (second @ hidden).T
+    return Layers(below @ case.inputs.T, back @ hidden.T, error @ (second @ hidden).T)
+
+
+def descend(case: Head, weights: Layers, slopes: Layers) -> Layers:
+    """The layers after a step along these gradients."""
+    return jax.tree.map(lambda W, slope: W - case.learning_rate * slope, weights, slopes)
 
 
 class _Descent(NamedTuple):
@@ -172,9 +186,10 @@ def predict_head(case: Head) -> HeadTheory:
     eta = case.learning_rate
 
     def step(t: Any, now: _Descent) -> _Descent:
-        below, G, H = gradients(case, now.weights)
-        weights = tuple(W - eta * grad for W, grad in zip(now.weights, (below, G, H), strict=True))
-        return _Descent(weights, now.balance + eta**2 * (G @ G.T - H.T @ H))
+        slopes = gradients(case, now.weights)
+        _, G, H = slopes
+        change = eta**2 * (G @ G.T - H.T @ H)
+        return _Descent(descend(case, now.weights, slopes), now.balance + change)
 
     def look(now: _Descent) -> tuple[Array, Array]:
         return now.balance, case.loss(now.weights)
@@ -205,7 +220,7 @@ def measure_head(
         trains_head: whether the last layer moves where it should be frozen.
     """
     rule = gradient_descent(case.learning_rate) if optimizer is None else optimizer
-    _, second, last = case.weights
+    first, second, last = case.weights
     classes = len(last)
 
     def look(weights: Layers) -> tuple[Array, Array, Array, Array]:
@@ -222,12 +237,12 @@ def measure_head(
     squares = values**2
 
     def frozen_loss(moving: tuple[Array, Array]) -> Array:
-        return case.loss((*moving, last))
+        return case.loss(Layers(*moving, last))
 
     if trains_head:
         end = run.params
     else:
-        end = simulate(frozen_loss, case.weights[:2], rule, case.times[-1:]).params
+        end = simulate(frozen_loss, (first, second), rule, case.times[-1:]).params
     update = end[1] - second
     sizes = singular_values(update)
     rows = linalg.orthogonal_factor(last.T)
@@ -239,7 +254,7 @@ def measure_head(
         last_moved=squares[:, classes - 1],
         scale=jnp.maximum(jnp.max(squares), jnp.max(of_last**2)),
         head_frozen=jnp.append(sizes[classes:] / sizes[0], off),
-        step=case.times,
+        step=jnp.asarray(case.times),
         diverged_at=run.diverged_at,
     )
 
@@ -255,8 +270,8 @@ def _falls_enough(case: Head) -> Array:
     def step(t: Any, now: tuple[Layers, Array]) -> tuple[Layers, Array]:
         weights, falls = now
         slopes = gradients(case, weights)
-        after = tuple(W - eta * grad for W, grad in zip(weights, slopes, strict=True))
-        size = sum(jnp.sum(grad**2) for grad in slopes)
+        after = descend(case, weights, slopes)
+        size = optax.tree.norm(slopes, squared=True)
         before = case.loss(weights)
         # Both losses are rounded.
         slack = 8 * jnp.finfo(before.dtype).eps * before

@@ -296,7 +296,9 @@ def _read_by_penultimate(net: networks.MLP, inputs: Float[Array, "n d"]) -> Floa
     """Activations that W_{L-1} of a perceptron reads, an example a column."""
     hidden = inputs.T
     for layer in range(len(net.weights) - 2):
-        hidden = net.activation(net.weights[layer] @ hidden + net.biases[layer][:, None])
+        inner = net.weights[layer] @ hidden
+        bias = 0.0 if net.biases is None else net.biases[layer][:, None]
+        hidden = net.activation(inner + bias)
     return hidden
 
 

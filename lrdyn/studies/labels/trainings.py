@@ -35,6 +35,9 @@ HALF = (0.4, 0.6)
 FITTED = LEVELS.index(0.01)
 """The level at which the edge is claimed."""
 
+EQUAL_FITS = "equal fits"
+"""Budget at which trainings are compared: the same training loss."""
+
 Measured = Outcome[Any, LabelsMeasured]
 
 
@@ -91,6 +94,7 @@ def _of_labelling(cell: str, labelling: str) -> tuple[Finding[Any, LabelsMeasure
             _entry(lambda run: run.drop_at_K, place, FITTED),
             reads=lambda theory, run: (run.drop_at_K,),
             below=EDGE,
+            rest=EQUAL_FITS,
         ),
         Finding(
             f"{name}_place",
@@ -125,6 +129,7 @@ def _parts(cell: str, classes: int) -> tuple[Finding[Any, LabelsMeasured], ...]:
             f"R of shuffled labels at equal fits, loss {level:g} log K",
             _part_at(shuffled, LEVELS.index(level)),
             reads=lambda theory, run: (run.rank_at, run.gaussian_rank),
+            rest=EQUAL_FITS,
             **expected,
         )
         for level in (0.1, 0.01)
@@ -136,6 +141,7 @@ def _parts(cell: str, classes: int) -> tuple[Finding[Any, LabelsMeasured], ...]:
             _fresh_part,
             reads=lambda theory, run: (run.rank_at_equal_norm, run.gaussian_rank),
             against=0.0,
+            rest="equal sizes of the update",
         )
     )
     if cell == "base":
@@ -165,12 +171,13 @@ def _edge_claim(labelling: str) -> Claim[Any, LabelsMeasured]:
         reads=lambda theory, run: (run.drop_at_K,),
         tolerance=ALPHA,
         seeds=SEEDS,
+        rest=EQUAL_FITS,
         sides="a threshold that was stated before against the SVD of trained updates",
     )
 
 
-def _edge_control(labelling: str) -> Control:
-    return Control(
+def _edge_control(labelling: str) -> Control[Any, Any, LabelsMeasured]:
+    return Control[Any, Any, LabelsMeasured](
         f"base_{labelling}_edge_at_2K",
         "sigma_(2K+1) / sigma_2K in its place",
         f"base_{labelling}_edge",

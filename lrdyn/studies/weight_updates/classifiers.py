@@ -322,6 +322,7 @@ PERCEPTRON = trained_scenario(
     measure_classifier,
     threshold=0.9,
     seed0="0.9956",
+    longer="mlp_epochs",
     seeds=4,
 )
 CONVOLUTIONAL = trained_scenario(
@@ -330,12 +331,14 @@ CONVOLUTIONAL = trained_scenario(
     measure_classifier,
     threshold=0.5,
     seed0="0.78 on MNIST, 0.86 on CIFAR-10",
+    longer="vgg_epochs",
 )
-RESIDUAL = trained_scenario("resnet", make_resnet, measure_classifier)
+RESIDUAL = trained_scenario("resnet", make_resnet, measure_classifier, longer="resnet_epochs")
 TRANSFORMER = trained_scenario(
     "vit",
     make_vit,
     measure_classifier,
     threshold=0.75,
     seed0="0.984 on MNIST, 0.980 on CIFAR-10",
+    longer="vit_epochs",
 )

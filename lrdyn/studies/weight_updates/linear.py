@@ -155,6 +155,7 @@ LINEAR = trained_scenario(
     measure_linear,
     threshold=0.99,
     seed0="0.9999",
+    longer="linear_steps",
     steps="linear_steps",
     seeds=4,
 )

@@ -13,6 +13,7 @@ from lrdyn.core.spectra import effective_rank, singular_values, top_share
 from lrdyn.studies.over_seeds import ALPHA, SEEDS, mean_exceeds, restrict_to
 from lrdyn.training import Keeper
 from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.rest import OverSteps
 from lrdyn.verification.stating.statement import Claim, Control, Finding, Scenario
 
 
@@ -176,6 +177,7 @@ def trained_scenario(
     *,
     threshold: float | None = None,
     seed0: str = "",
+    longer: str,
     steps: str = "",
     seeds: int = 1,
 ) -> Scenario[Any, Any, UpdateMeasured]:
@@ -187,6 +189,7 @@ def trained_scenario(
         train: trains it.
         threshold: what the mean share is claimed to exceed; nothing is claimed without one.
         seed0: the shares that seed 0 had, in words.
+        longer: flag that counts its epochs or steps.
         steps: flag that counts its steps, if there is one.
         seeds: how many seeds it runs with unless the number is given.
     """
@@ -205,9 +208,12 @@ def trained_scenario(
                 "p; the alternative is half of that)",
                 kind="statistical",
                 form=lambda outcome: mean_exceeds(threshold, outcome.measured.share_end),
-                reads=lambda theory, run: (run.share_end,),
+                reads=lambda theory, run: (run.share_end, run.share, run.step),
                 tolerance=ALPHA,
                 seeds=SEEDS,
+                rest=lambda outcome: OverSteps(
+                    outcome.measured.step[0], outcome.measured.share, threshold, longer
+                ),
                 sides="a threshold from seed 0 against the SVD of trained updates",
             ),
         ),
@@ -253,6 +259,7 @@ def trained_scenario(
                 lambda outcome: label_share(outcome.measured),
                 reads=lambda theory, run: (run.share, run.share_shuffled),
                 above=0.0,
+                rest="equal steps",
             ),
         ),
         narrow=lambda settings: restrict_to(network, settings),

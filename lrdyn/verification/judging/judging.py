@@ -22,7 +22,7 @@ from lrdyn.verification.judging.outcomes import (
     outcomes,
     precision_of_controls,
 )
-from lrdyn.verification.stating import claims, forms
+from lrdyn.verification.stating import claims, forms, rest
 from lrdyn.verification.stating.array_types import NotNumbers
 from lrdyn.verification.stating.claims import Judgement
 from lrdyn.verification.stating.fields import SIZE
@@ -108,7 +108,10 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
         entry
         for scenario in theorem.scenarios
         for entry in (
-            *(claim_entry(claim, legs[claim.id]) for claim in scenario.claims),
+            *(
+                claim_entry(claim, legs[claim.id]) | _rest_entry(claim, scenario, legs[claim.id])
+                for claim in scenario.claims
+            ),
             *(
                 control_entry(c, claim_of(c, scenario), legs[c.id])
                 for c in controls_of(scenario, precision_of_controls(theorem, scenario, dtype))
@@ -336,6 +339,9 @@ def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = 
             alternative = max((claims.surprise(test.alternative) for test in tests), default=np.nan)
             certified = bool(claim.certified and claim.certified(outcome))
             two_sided = any(isinstance(form, forms.Equal) for form in compared)
+            # Of a control, which swaps arrays of the same trainings, nothing more would be seen.
+            if power and not reason and callable(claim.rest):
+                reason = rest.reason_to_train_on(claim.rest(outcome), outcome.point)
             # Statistical tests are asked later, by :func:`_share_the_alarms`, when their limit is
             # known.
             if power and not reason and not is_test(claim) and residual <= limit:
@@ -377,10 +383,10 @@ def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = 
 
 def _more_steps(reason: str, scenario: Scenario) -> tuple[float, str]:
     """How many steps a reason asks for, and the flag that sets them; as those of a row."""
-    if reason != claims.TOO_FEW_STEPS:
+    if reason == claims.TOO_FEW_STEPS and not isinstance(reason, claims.MoreSteps):
+        return np.inf, scenario.steps  # the words alone
+    if not isinstance(reason, claims.MoreSteps):
         return np.nan, ""
-    if not isinstance(reason, claims.MoreSteps):  # the words alone
-        return np.inf, scenario.steps
     return float("inf" if reason.needed is None else reason.needed), reason.flag
 
 
@@ -520,13 +526,18 @@ def _finding_entry(
     values = np.concatenate(
         [np.array([]), *(np.ravel(finding.value(outcome)) for outcome in judged)]
     )
+    came = theorem.outcome_entry(finding.id, values)
+    if scenario.trains and came["outcome"]:
+        came["rest"] = str(_rest_of_finding(finding, judged))
+        if came["rest"] == claims.STILL_MOVING:
+            came["outcome"] = claims.STILL_MOVING
     known = bool(np.all(np.isfinite(values))) and len(values) > 0
     several = known and len(values) > 1
     finding_entry = {
         "value": float(np.mean(values)) if known else None,
         "spread": float(np.std(values, ddof=1)) if several else None,
         "seeds": len(values),
-        **theorem.outcome_entry(finding.id, values),
+        **came,
     }
     drawn = {"drawn": int(np.size(results[SIZE])), "judged": len(values), "left_out": {}}
     return {
@@ -543,6 +554,26 @@ def _finding_entry(
         "worst_case": {},
         "finding": finding_entry,
     }
+
+
+def _rest_entry(claim: Claim, scenario: Scenario, legs: Legs) -> dict[str, str]:
+    """Whether what a training left was at rest, or the budget at which it is compared."""
+    if not scenario.trains:
+        return {}
+    if isinstance(claim.rest, str):
+        return {"rest": claim.rest or rest.NOT_TESTED}
+    reasons = [left_out_reasons(leg) for leg in legs.values()]
+    if any(np.any(of_leg == claims.STILL_MOVING) for of_leg in reasons):
+        return {"rest": claims.STILL_MOVING}
+    return {"rest": rest.AT_REST} if any(np.any(of_leg == "") for of_leg in reasons) else {}
+
+
+def _rest_of_finding(finding: Finding, judged: Sequence[Outcome]) -> str:
+    """The same of a finding."""
+    if isinstance(finding.rest, str):
+        return finding.rest or rest.NOT_TESTED
+    moving = [rest.reason_to_train_on(finding.rest(outcome), outcome.point) for outcome in judged]
+    return next(filter(None, moving), rest.AT_REST)
 
 
 # Over all precisions -------------------------------------------------------------------------
@@ -701,7 +732,7 @@ def _counts(leg: "xarray.Dataset") -> dict[str, Any]:
     reasons = left_out_reasons(leg).ravel().tolist()
     counts = {name: reasons.count(name) for name in sorted(set(reasons) - {""})}
     entry = {"drawn": len(reasons), "judged": reasons.count(""), "left_out": counts}
-    short = left_out_reasons(leg) == claims.TOO_FEW_STEPS
+    short = np.isin(left_out_reasons(leg), claims.MORE_STEPS_HELP)
     if not np.any(short):
         return entry
     # The largest: so many would do for all of these cases.

@@ -9,7 +9,7 @@ from lrdyn.core import show
 from lrdyn.core.show import aligned
 from lrdyn.verification.judging import rounding
 from lrdyn.verification.judging.judging import TOO_FEW_SEEDS
-from lrdyn.verification.stating.claims import TOO_FEW_STEPS, UNSEEN_RELEASE
+from lrdyn.verification.stating.claims import MORE_STEPS_HELP, UNSEEN_RELEASE
 from lrdyn.verification.stating.flags import option_string
 from lrdyn.verification.stating.forms import TRIVIAL
 
@@ -76,10 +76,21 @@ def _findings(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
                 str(finding["seeds"]),
                 _format_interval(finding.get("interval")),
                 finding["expected"] or "-",
-                finding["outcome"] or "",
+                outcome_of_finding(finding),
             )
         )
     return rows if findings else []
+
+
+def outcome_of_finding(finding: Mapping[str, Any]) -> str:
+    """The outcome of a finding, and whether its trainings were at rest or had an equal budget.
+
+    Example:
+        >>> outcome_of_finding({"outcome": "above 0", "rest": "equal steps"})
+        'above 0 (equal steps)'
+    """
+    came, rest = finding["outcome"] or "", finding.get("rest", "")
+    return f"{came} ({rest})" if came and rest and rest != came else came
 
 
 def _format_interval(ends: Sequence[float] | None) -> str:
@@ -174,7 +185,7 @@ def reasons(counts: Mapping[str, Any]) -> str:
     """The reasons for which cases were left out, how many, and how many steps would do."""
     words = []
     for reason, n in counts["left_out"].items():
-        asked = f": {_more_steps(counts.get('more_steps'))}" if reason == TOO_FEW_STEPS else ""
+        asked = f": {_more_steps(counts.get('more_steps'))}" if reason in MORE_STEPS_HELP else ""
         words.append(f"{reason} ({n}){asked}")
     return ", ".join(words)
 
@@ -213,7 +224,8 @@ def outcome(claim: Mapping[str, Any]) -> str:
         excused = claim.get("decided_by", {}).get("excused", 1)
         return f"undecided: {reasons(first)}" if excused else TRIVIAL
     silent = [f" (not judged in {p}: {reasons(leg)})" for p, leg in others if not leg["judged"]]
-    return "holds" + _remarks(claim) + "".join(silent)
+    rest = f" ({claim['rest']})" if claim.get("rest") else ""
+    return "holds" + _remarks(claim) + rest + "".join(silent)
 
 
 def _remarks(claim: Mapping[str, Any]) -> str:

@@ -32,16 +32,20 @@ UNSEEN_RELEASE = "unseen release: "
 
 
 TOO_FEW_STEPS = "too few steps"
+STILL_MOVING = "still moving"
+MORE_STEPS_HELP = (TOO_FEW_STEPS, STILL_MOVING)
+"""Reasons with a number of steps that would do."""
 
 
 class MoreSteps(str):
-    """The reason ``too few steps``, with the number of steps that would do where it is known.
+    """A reason that more steps would cure, with the number that would do where it is known.
 
     Where no number of steps would do the reason is another one.
 
     Args:
         needed: steps after which theory says that the case can be judged; None if it does not say.
         flag: the flag that sets them; empty if none does.
+        why: the reason in words.
 
     Example:
         >>> reason = MoreSteps(1234.5, flag="steps")
@@ -54,9 +58,11 @@ class MoreSteps(str):
     needed: int | None
     flag: str
 
-    def __new__(cls, needed: float | None = None, *, flag: str = "") -> "MoreSteps":
+    def __new__(
+        cls, needed: float | None = None, *, flag: str = "", why: str = TOO_FEW_STEPS
+    ) -> "MoreSteps":
         """Make the reason."""
-        reason = super().__new__(cls, TOO_FEW_STEPS)
+        reason = super().__new__(cls, why)
         reason.needed = None
         if needed is not None and math.isfinite(needed):
             reason.needed = math.ceil(needed)

@@ -26,6 +26,7 @@ from lrdyn.verification.stating.expectations import Expectation
 from lrdyn.verification.stating.fields import axes_of, names_of, sides_of
 from lrdyn.verification.stating.flags import Flag
 from lrdyn.verification.stating.forms import Form
+from lrdyn.verification.stating.rest import OverSteps
 
 C = TypeVar("C")
 """Type of the cases of a scenario: any PyTree."""
@@ -100,6 +101,10 @@ class Claim(Generic[T, M]):
         certified: ``certified(outcome)``: whether the run itself has shown that it arrived (by a
             proved bound on what is left, for example) where theory gives no number of steps. Such
             cases are counted apart.
+        rest: of a training, ``rest(outcome)``: what is compared, over the steps
+            (:class:`~lrdyn.verification.stating.rest.OverSteps`); what still moves at the end is
+            left out, with the steps that it needs. Or the equal budget at which trainings are
+            compared, in words: ``"equal steps"``.
     """
 
     id: str
@@ -117,6 +122,7 @@ class Claim(Generic[T, M]):
     sides: str = ""
     compares: Callable[[T, M], tuple[Any, Any]] | None = None
     certified: Callable[[Outcome[T, M]], Any] | None = None
+    rest: Callable[[Outcome[T, M]], OverSteps] | str = ""
 
     def __post_init__(self) -> None:
         kinds = [kind for kind in get_args(Kind) if kind != "control"]
@@ -181,6 +187,7 @@ class Finding(Generic[T, M]):
         source: the number that the source has for it, on the side that is expected.
         against: a number with which the mean is compared where nothing is expected: 0 of a
             difference that is looked at.
+        rest: as that of a :class:`Claim`; of what still moves the outcome is ``still moving``.
     """
 
     id: str
@@ -192,6 +199,7 @@ class Finding(Generic[T, M]):
     within: tuple[float, float] | None = None
     source: float | None = None
     against: float | None = None
+    rest: Callable[[Outcome[T, M]], OverSteps] | str = ""
 
     def __post_init__(self) -> None:
         expected = self.expected

@@ -133,8 +133,9 @@ FINDING = Entries(
         "outcome": OPTIONAL_TEXT,
         "source": NUMBER,
         "interval": Form("two numbers or null", _is_interval),
+        "rest": TEXT,
     },
-    optional=frozenset({"source", "interval"}),
+    optional=frozenset({"source", "interval", "rest"}),
 )
 BLAS = Entries(
     {"name": TEXT, "version": OPTIONAL_TEXT, "architecture": OPTIONAL_TEXT, "threads": COUNT}
@@ -169,11 +170,12 @@ CLAIM = Entries(
         "p": NUMBER,
         "decided_by": Each(dict, COUNT),
         "equal_to_the_bit": TRUTH,
+        "rest": TEXT,
         "finding": Form("a finding or null", lambda x: x is None or not FINDING.mismatch(x)),
     },
     optional=frozenset(
         "claim cases_total residual_float32 tolerance_float32 residual_float64 tolerance_float64 "
-        "scales_with_epsilon p decided_by equal_to_the_bit finding".split()
+        "scales_with_epsilon p decided_by equal_to_the_bit rest finding".split()
     ),
 )
 """A claim, a control or a finding."""
