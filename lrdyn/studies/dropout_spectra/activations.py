@@ -222,8 +222,8 @@ def trained_scenario(
         claims=(
             Claim(
                 f"{network}_lower_rank",
-                "dropout lowers the effective rank of H with balanced rows, the difference being at "
-                f"rest (seed 0: by {seed0}; Student's test over seeds above 0, the residual is "
+                "dropout lowers the effective rank of H with balanced rows, the difference being "
+                f"at rest (seed 0: by {seed0}; Student's test over seeds above 0, the residual is "
                 "its p; the alternative is no difference)",
                 kind="statistical",
                 form=lambda outcome: mean_exceeds(
