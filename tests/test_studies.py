@@ -19,6 +19,8 @@ from tests.runs import ROOT, results_of, started, verdict_of
 
 EXAMPLE = ROOT / "docs" / "examples" / "training.py"
 SMALL = ("--width", "10", "--steps", "40")
+LONG = ("--width", "10")
+"""Steps enough to come to rest."""
 CACHE = programs.of_command("teacher")
 """Programs that the runs of the example share."""
 
@@ -31,10 +33,10 @@ def entries(folder):
 def several(tmp_path_factory):
     """The example with seeds 0 to 3, in a process of its own."""
     out = tmp_path_factory.mktemp("several")
-    words = (EXAMPLE, *SMALL, "--seed", "0", "--seeds", "4", "--out", out)
+    words = (EXAMPLE, *LONG, "--seed", "0", "--seeds", "4", "--out", out)
     with started(*words, cwd=out, cache=CACHE) as process:
         text, errors = process.communicate(timeout=300)
-    assert process.returncode in (0, 1), errors
+    assert process.returncode == 0, errors
     return out, text, errors
 
 
@@ -62,10 +64,10 @@ def test_seed_0_is_never_judged(several):
     low, high = finding["interval"]  # of the only finding that states an expectation
     wanted = stats.t.interval(0.95, 2, np.mean(shares), stats.sem(shares.ravel()))
     assert (low, high) == pytest.approx(wanted)
-    assert low < 0.9 < high
-    assert finding["outcome"] == "not told from 0.9"
+    assert high < 0.9
+    assert (finding["outcome"], finding["rest"]) == ("below 0.9", "at rest")
     claim = claims["in_the_teachers_rank"]
-    assert claim["worst_case"] == {"width": 10, "learning_rate": 0.3}
+    assert claim["worst_case"] == {"width": 10, "learning_rate": 0.6}
     assert claim["p"] == claim["residual"]
 
 
@@ -74,7 +76,7 @@ def test_a_finding_decides_nothing(several):
     assert (finding["kind"], finding["holds"], finding["tolerance"]) == ("finding", None, None)
     assert finding["finding"]["came_true"] is False
     (row,) = (line for line in several[1].splitlines() if line.startswith("share "))
-    assert row.endswith("above 0.9  not told from 0.9")
+    assert row.endswith("above 0.9  below 0.9 (at rest)")
 
 
 def test_a_claim_with_too_few_seeds_is_open_and_so_is_its_control(command_line, tmp_path):
@@ -97,7 +99,7 @@ def test_a_control_by_another_array_must_fail(command_line, tmp_path):
     )
     learned = dataclasses.replace(training.LEARNED, controls=(same,))
     study = Study("teacher", "", training.TEACHER.flags, (training.ONE_STEP, learned))
-    status, *_ = command_line(study, "--steps", "300", "--seeds", "4", "--out", tmp_path)
+    status, *_ = command_line(study, "--steps", "10000", "--seeds", "4", "--out", tmp_path)
     assert entries(tmp_path)["in_the_teachers_rank"]["holds"]
     assert entries(tmp_path)["last_directions"]["holds"] is False
     assert status == 1
@@ -114,8 +116,8 @@ def test_when_all_trainings_are_lost_the_verdict_is_open(command_line, tmp_path)
 
 
 def test_when_one_is_lost_the_others_go_on(command_line, tmp_path):
-    words = ("--learning-rate", "1e6", "0.3", "--out", tmp_path, "--seeds", "3")
-    status, _, errors = command_line(training.TEACHER, *SMALL, *words)
+    words = ("--learning-rate", "1e6", "0.6", "--out", tmp_path, "--seeds", "3")
+    status, _, errors = command_line(training.TEACHER, *LONG, *words)
     assert errors.count("diverged at step") == 3
     claim = entries(tmp_path)["in_the_teachers_rank"]
     assert (claim["cases"], claim["cases_total"]) == (1, 2)
@@ -130,11 +132,14 @@ def equal(first_folder, second_folder):
             np.testing.assert_array_equal(first[name], second[name])
 
 
-def test_a_killed_study_ends_with_the_bits_of_one_that_was_not(several, tmp_path):
+def test_a_killed_study_ends_with_the_bits_of_one_that_was_not(tmp_path):
     """Killed three times, at moments that differ from run to run."""
-    words = (EXAMPLE, *SMALL, "--seed", "0", "--seeds", "4", "--checkpoint-every", "7")
-    words = (*words, "--out", tmp_path)
-    log = "teacher/*/metrics.csv"
+    settings = (*SMALL, "--seed", "0", "--seeds", "4")
+    words = (EXAMPLE, *settings, "--out", tmp_path / "whole")
+    with started(*words, cwd=tmp_path, cache=CACHE) as process:
+        process.communicate(timeout=300)
+    words = (EXAMPLE, *settings, "--checkpoint-every", "7", "--out", tmp_path / "killed")
+    log = "killed/teacher/*/metrics.csv"
     for _ in range(3):
         with started(*words, cwd=tmp_path, cache=CACHE) as process:
             lines = _lines(tmp_path, log)
@@ -145,8 +150,9 @@ def test_a_killed_study_ends_with_the_bits_of_one_that_was_not(several, tmp_path
         assert process.returncode == -signal.SIGKILL
     with started(*words, cwd=tmp_path, cache=CACHE) as process:
         _, errors = process.communicate(timeout=300)
-        assert process.returncode in (0, 1), errors
-    equal(several[0], tmp_path)
+    # A training of so few steps has not come to rest.
+    assert process.returncode == 4, errors
+    equal(tmp_path / "whole", tmp_path / "killed")
 
 
 def _lines(folder, pattern):

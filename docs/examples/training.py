@@ -16,6 +16,7 @@ from lrdyn.studies.over_seeds import mean_exceeds
 from lrdyn.training import Batches, train
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.forms import Zero
+from lrdyn.verification.stating.rest import OverSteps
 from lrdyn.verification.stating.statement import Finding, Study
 
 RANK, INPUTS = 2, 20
@@ -124,6 +125,12 @@ def learn(case, keeper):
     )
 
 
+def share_over_steps(outcome, threshold):
+    squares = outcome.measured.update**2
+    shares = np.sum(squares[..., :RANK], axis=-1) / np.sum(squares, axis=-1)
+    return OverSteps(outcome.measured.step[0], shares, threshold, flag="steps")
+
+
 LEARNED = lrdyn.Scenario(
     "learned",
     student,
@@ -132,13 +139,14 @@ LEARNED = lrdyn.Scenario(
     claims=(
         lrdyn.Claim(
             "in_the_teachers_rank",
-            "more than .3 of the update is in its first 2 of 20 directions (seed 0 had .48; the "
-            "alternative: .15)",
+            "more than .2 of the update is in its first 2 of 20 directions, at rest (seed 0 had .29; "
+            "the alternative: .1)",
             kind="statistical",
-            form=lambda outcome: mean_exceeds(0.3, outcome.measured.share),
-            reads=lambda theory, run: (run.share,),
+            form=lambda outcome: mean_exceeds(0.2, outcome.measured.share),
+            reads=lambda theory, run: (run.share, run.update, run.step),
             tolerance=0.01,
             seeds=3,
+            rest=lambda outcome: share_over_steps(outcome, 0.2),
         ),
     ),
     controls=(
@@ -156,8 +164,9 @@ LEARNED = lrdyn.Scenario(
             "share",
             "share of the first 2 directions",
             lambda outcome: outcome.measured.share,
-            reads=lambda theory, run: (run.share,),
+            reads=lambda theory, run: (run.share, run.update, run.step),
             above=0.9,
+            rest=lambda outcome: share_over_steps(outcome, 0.9),
         ),
     ),
 )
@@ -167,8 +176,8 @@ TEACHER = Study(
     "a perceptron that learns a teacher of low rank moves in few directions",
     (
         lrdyn.Flag("width", (30,), lrdyn.at_least(10), int, help="hidden units", shapes=True),
-        lrdyn.Flag("learning_rate", (0.3,), lrdyn.POSITIVE, float, "eta", "step size"),
-        lrdyn.Flag("steps", (300,), lrdyn.at_least(1), int, "t", "steps", swept=False),
+        lrdyn.Flag("learning_rate", (0.6,), lrdyn.POSITIVE, float, "eta", "step size"),
+        lrdyn.Flag("steps", (10_000,), lrdyn.at_least(1), int, "t", "steps", swept=False),
     ),
     (ONE_STEP, LEARNED),
 )

@@ -572,7 +572,9 @@ def _rest_of_finding(finding: Finding, judged: Sequence[Outcome]) -> str:
     """The same of a finding."""
     if isinstance(finding.rest, str):
         return finding.rest or rest.NOT_TESTED
-    moving = [rest.reason_to_train_on(finding.rest(outcome), outcome.point) for outcome in judged]
+    # At the start of a training there is no update yet, so that its share is 0 over 0.
+    with np.errstate(all="ignore"):
+        moving = [rest.reason_to_train_on(finding.rest(o), o.point) for o in judged]
     return next(filter(None, moving), rest.AT_REST)
 
 

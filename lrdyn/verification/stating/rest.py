@@ -39,7 +39,8 @@ class OverSteps(NamedTuple):
     def movements(self) -> tuple[float, float]:
         """Movement over the last doubling of the steps and over the one before, over the distance.
 
-        Infinite where the distance is 0, NaN where too few steps were recorded.
+        Infinite where the distance is 0; NaN where a quarter of the steps is before the first
+        record, and of a training that was lost.
 
         Example:
             >>> steps = np.array([0, 25, 50, 100])
@@ -48,10 +49,9 @@ class OverSteps(NamedTuple):
         """
         taken = self.step > 0
         steps, means = np.log(self.step[taken]), np.mean(self.values, axis=0)[taken]
-        last = steps[-1] if len(steps) else np.nan
-        if not last - np.log(4) >= steps[0] - 1e-9 or not np.all(np.isfinite(means)):
+        if not len(steps) or 4 * self.step[taken][0] > self.step[-1]:
             return np.nan, np.nan
-        end, half, quarter = np.interp(last - np.log([1.0, 2.0, 4.0]), steps, means)
+        end, half, quarter = np.interp(steps[-1] - np.log([1.0, 2.0, 4.0]), steps, means)
         with np.errstate(divide="ignore", invalid="ignore"):
             distance = np.abs(end - self.threshold)
             return float(np.abs(end - half) / distance), float(np.abs(half - quarter) / distance)
@@ -64,7 +64,7 @@ class OverSteps(NamedTuple):
         Example:
             >>> steps = np.array([0, 25, 50, 100])
             >>> OverSteps(steps, np.array([[9.0, 4.0, 2.0, 1.0]]), threshold=-1.0).longer()
-            32.0
+            16.0
             >>> OverSteps(steps, np.array([[9.0, 1.02, 1.01, 1.0]])).longer()
             1.0
         """
@@ -95,7 +95,7 @@ def reason_to_train_on(quantity: OverSteps, point: Mapping[str, Any]) -> str:
         >>> falling = OverSteps(np.array([0, 25, 50, 100]), values, -1.0, flag="epochs")
         >>> reason = reason_to_train_on(falling, {"epochs": 10})
         >>> reason, reason.needed
-        ('still moving', 320)
+        ('still moving', 160)
     """
     longer = quantity.longer()
     if longer == 1.0:
