@@ -124,20 +124,15 @@ def _arrays(
         got = type(returned).__name__
         raise BadInput(f"{location_of(function)}: got {got} back, wanted a NamedTuple of arrays")
     arrays = arrays_in(returned)
-    return {
-        name: np.asarray(value)
-        if words and _is_text(value)
-        else _as_array(function, name, value, traced)
-        for name, value in arrays.items()
-    }
+    return {name: _as_array(function, name, value, traced, words) for name, value in arrays.items()}
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str | np.ndarray) and np.asarray(value).dtype.kind == "U"
-
-
-def _as_array(function: Callable[..., Any], name: str, value: Any, traced: bool) -> Any:
+def _as_array(
+    function: Callable[..., Any], name: str, value: Any, traced: bool, words: bool
+) -> Any:
     """What was returned under a name: a traced value as it is, any other one as a NumPy array."""
+    if words and isinstance(value, str | np.ndarray) and np.asarray(value).dtype.kind == "U":
+        return np.asarray(value)
     try:
         if isinstance(value, jax.Array):
             array_types.refuse_type(value.dtype, name)
@@ -146,19 +141,16 @@ def _as_array(function: Callable[..., Any], name: str, value: Any, traced: bool)
             got = type(value).__name__
             raise array_types.NotNumbers(f"got {got} as {name!r}, wanted a NamedTuple of arrays")
         array = array_types.as_array(value, name)
-        return _refuse_cut_integers(array, name) if traced else array
+        if traced and array.dtype.kind in "iu":
+            short = jax.dtypes.canonicalize_dtype(array.dtype)
+            # JAX would cut them to 32 bits, where two that differ can become one.
+            if np.any(array.astype(short) != array):
+                largest = max(map(abs, (int(array.min()), int(array.max()))))
+                wanted = f"at most {np.iinfo(short).max} in a float32 run, or traced=False"
+                raise array_types.NotNumbers(f"got {largest} as {name!r}, wanted {wanted}")
+        return array
     except array_types.NotNumbers as error:
         raise BadInput(f"{location_of(function)}: {error}") from None
-
-
-def _refuse_cut_integers(array: np.ndarray, name: str) -> np.ndarray:
-    """Refuse integers that JAX would cut to 32 bits, where two that differ can become one."""
-    short = jax.dtypes.canonicalize_dtype(array.dtype)
-    if array.dtype.kind in "iu" and np.any(array.astype(short) != array):
-        largest = max(map(abs, (int(array.min()), int(array.max()))))
-        wanted = f"at most {np.iinfo(short).max} in a float32 run, or traced=False"
-        raise array_types.NotNumbers(f"got {largest} as {name!r}, wanted {wanted}")
-    return array
 
 
 def refuse_unknown(case: Callable[..., Any], flags: Mapping[str, Any]) -> None:

@@ -88,19 +88,6 @@ class Labels:
         each = (int(np.prod(v.shape)) * v.dtype.itemsize for v in self.variables.values())
         return self.points.size * sum(each)
 
-    def allocate(self, memory: int, folder: Path | None) -> "Target":
-        """Make room for all results: on disk if they exceed the budget and there is a folder."""
-        large = {
-            name
-            for name, v in self.variables.items()
-            # Not on disk: single numbers, empty arrays, which HDF5 cannot cut into chunks, and
-            # coordinates, which xarray reads anyway.
-            if v.shape and 0 not in v.shape and v.axes != (name,)
-        }
-        if folder is None or self.nbytes <= memory:
-            large = set()
-        return Target(self, large, folder)
-
 
 def _result_names(output: Outputs) -> set[str]:
     """Names of what a program returns beside a case."""
@@ -131,22 +118,31 @@ def _variable(
 class Target:
     """Room for all results; parts are put into it in any order."""
 
-    def __init__(self, labels: Labels, large: set[str], folder: Path | None):
-        """Allocate the arrays; see :meth:`Labels.allocate`."""
-        self.labels, self.large = labels, large
+    def __init__(self, labels: Labels, memory: int, folder: Path | None):
+        """Make room: on disk if the results exceed the budget and there is a folder."""
+        self.labels = labels
+        self.large = {
+            name
+            for name, v in labels.variables.items()
+            # Not on disk: single numbers, empty arrays, which HDF5 cannot cut into chunks, and
+            # coordinates, which xarray reads anyway.
+            if v.shape and 0 not in v.shape and v.axes != (name,)
+        }
+        if folder is None or labels.nbytes <= memory:
+            self.large = set()
         self.arrays: dict[str, np.ndarray] = {
             name: np.full((labels.points.size, *v.shape), np.nan if v.ragged else 0, v.dtype)
             for name, v in labels.variables.items()
-            if name not in large
+            if name not in self.large
         }
         self.lengths = {axis: np.full(labels.points.size, -1, np.int32) for axis in labels.ragged}
         self.file = None
-        if large and folder:
+        if self.large and folder:
             self.path = whole_files.make_scratch(folder, ".nc")
             lead = dict(zip(labels.lead, labels.lead_shape, strict=True))
             self.file = files.NetCDF(self.path)
             self.stored = {}
-            for name in large:
+            for name in self.large:
                 v = labels.variables[name]
                 dims = lead | dict(zip(v.axes, v.shape, strict=True))
                 # One chunk for each point: parts arrive in any order, and each point is written at

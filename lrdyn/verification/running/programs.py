@@ -195,8 +195,10 @@ def _options(group: Group) -> dict[str, Any]:
 def _trace_facts(group: Group, there: StoredProgram | None) -> Facts:
     """Facts that need tracing; a program kept on disk is named by its sources, not its text."""
     traced = group.traced()
-    # What ``vmap`` traced has the arrays of all lanes.
-    size = _jaxpr_bytes(traced.jaxpr.jaxpr) // (group.lanes if group.several else 1)
+    # All intermediate arrays together, an upper bound on the memory at any time. What ``vmap``
+    # traced has those of all lanes.
+    made = sum(_nbytes(equation.outvars) for equation, _ in equations(traced.jaxpr.jaxpr))
+    size = made // (group.lanes if group.several else 1)
     digest = there.digest if there else _digest(traced.jaxpr, _context(group))
     return Facts(_outputs(group), size, digest)
 
@@ -227,27 +229,30 @@ def _inner_programs(equation: Any) -> Iterator[Any]:
     """Iterate over the programs inside an equation: of a loop, of branches, of a call."""
     parameters = equation.params
     if platforms := parameters.get("branches_platforms"):  # of jax.lax.platform_dependent
+        backend = jax.default_backend()
+        # JAX calls the backend of either maker "gpu", and names the makers in its branches.
+        mine = {"cuda", "rocm"} if backend == "gpu" else {backend}
+        # None stands for all other platforms.
+        fits = [names is None or not mine.isdisjoint(names) for names in platforms]
         # Only one branch is compiled, so that the others are no part of this program.
-        parameters = {"branches": parameters["branches"][_platform_branch(platforms)]}
+        parameters = {"branches": parameters["branches"][fits.index(True)]}
     for parameter in jax.tree.leaves(tuple(parameters.values())):
         inner = getattr(parameter, "jaxpr", parameter)
         if hasattr(inner, "eqns"):
             yield inner
 
 
-def _platform_branch(platforms: Sequence[tuple[str, ...] | None]) -> int:
-    """Index of the branch that the default platform takes; None stands for all other platforms."""
-    backend = jax.default_backend()
-    # JAX calls the backend of either maker "gpu", and names the makers in its branches.
-    mine = {"cuda", "rocm"} if backend == "gpu" else {backend}
-    fits = [names is None or not mine.isdisjoint(names) for names in platforms]
-    return fits.index(True)
-
-
 def _outputs(group: Group) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of the results of one point."""
     outputs = group.traced().out_info
-    return _drop_lanes(outputs, group.lanes) if group.several else outputs
+    if not group.several:
+        return outputs
+    for name, output in outputs.items():
+        if output.shape[:1] != (group.lanes,):
+            raise ValueError(
+                f"{name}: got shape {output.shape}, wanted {group.lanes} lanes as its leading axis"
+            )
+    return {n: jax.ShapeDtypeStruct(o.shape[1:], o.dtype) for n, o in outputs.items()}
 
 
 def trace_part(
@@ -310,17 +315,6 @@ def _name_program(plan: SweepPlan, program: Callable) -> Callable:
     return program
 
 
-def _drop_lanes(
-    outputs: dict[str, jax.ShapeDtypeStruct], lanes: int
-) -> dict[str, jax.ShapeDtypeStruct]:
-    for name, output in outputs.items():
-        if output.shape[:1] != (lanes,):
-            raise ValueError(
-                f"{name}: got shape {output.shape}, wanted {lanes} lanes as its leading axis"
-            )
-    return {n: jax.ShapeDtypeStruct(o.shape[1:], o.dtype) for n, o in outputs.items()}
-
-
 def _cut(indices: np.ndarray, most: int, lanes: int) -> list[np.ndarray]:
     """Parts of at most so many points: of 1, 2, 4, 8, ... batches, or of less than one.
 
@@ -346,11 +340,6 @@ def round_to_batches(most: int, lanes: int) -> int:
         64
     """
     return lanes * 2 ** ((most // lanes).bit_length() - 1)
-
-
-def _jaxpr_bytes(jaxpr: Any) -> int:
-    """Bytes of all intermediate arrays together: an upper bound on the memory at any time."""
-    return sum(_nbytes(equation.outvars) for equation, _ in equations(jaxpr))
 
 
 def _bytes_of_a_turn(jaxpr: Any) -> int:

@@ -1,8 +1,8 @@
 """Work: a sweep is cut into parts, and a part is a name of its content and a call.
 
 Claims, controls, trainings and functions of users are the same here. Parts that a store has are
-taken from there; an executor carries out the others, in this process (:func:`here`) or, if the
-context says so, elsewhere.
+taken from there; an executor carries out the others, in this process (:func:`execute_here`)
+or, if the context says so, elsewhere.
 """
 
 import hashlib
@@ -225,12 +225,19 @@ class Sweep(NamedTuple):
 
     def parts_of(self, groups: Sequence[Group]) -> list[Part]:
         """Parts of several programs, in their order."""
-        return [_traced_part(group, part, self.reduce) for group in groups for part in group.parts]
+        return [self._traced_part(group, part) for group in groups for part in group.parts]
 
-    def cut_anew(self, group: Group, indices: np.ndarray, most: int) -> Group:
-        """Cut the points of a program into parts of at most ``most``."""
-        assert self.plan is not None
-        return programs.trace(self.function, group.shape, indices, self.points, self.plan, most)
+    def _traced_part(self, group: Group, indices: np.ndarray) -> Part:
+        def begin(ready: Programs) -> Callable[[], Arrays]:
+            outputs = programs.start(group, ready.take(group), indices)
+            return lambda: reduce_arrays(programs.collect(group, indices, outputs), self.reduce)
+
+        def ask() -> PartRequest:
+            largest, described = max(map(len, group.parts)), programs.output_signature(group)
+            return PartRequest(group.shape, group.values(indices), group.lanes, largest, described)
+
+        key = group.key(indices, repr(self.reduce) if self.reduce else "")
+        return Part(key, indices, ask, begin, group)
 
     def _python_part(self, index: int) -> Part:
         point = self.points.point(index)
@@ -271,21 +278,14 @@ def run_sweep(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "
         context: where it is carried out.
         recipe: needed where the context has other processes.
     """
-    progress, elsewhere = context.progress, context.elsewhere
-
-    def executor() -> Executor:
-        if elsewhere is None or recipe is None:
-            return execute_here
-        return elsewhere.executor(recipe, progress)
-
+    progress, store = context.progress, context.store
     with sweep.scope(), ExitStack() as stack:
         with programs.ONE_AT_A_TIME:
             parts, outputs = sweep.parts()
         # What is no longer wanted ends here, before it makes a folder.
         progress.expect(sum(len(part.indices) for part in parts))
-        store = context.store
         parts_store = stack.enter_context(open_store(store, progress.note)) if store else None
-        ended = _run_parts(sweep, parts, parts_store, context, executor)
+        ended = _run_parts(sweep, parts, parts_store, context, recipe)
         if sweep.plan is None:  # an untraced function's results are known only when it has run
             # A cluster returns parts as they end, and shapes are collected in the order of the
             # points.
@@ -301,7 +301,7 @@ def run_sweep(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "
             labels = Labels(sweep.points, sweep.dims, outputs)
             _refuse_too_large(labels)
             progress.expect_bytes(labels.nbytes)
-            target = labels.allocate(context.memory, parts_store and parts_store.folder)
+            target = Target(labels, context.memory, parts_store and parts_store.folder)
             # Closes the file of large arrays after a failure, too; after success it is closed
             # already.
             stack.callback(target.abandon)
@@ -334,7 +334,7 @@ def _run_parts(
     parts: Sequence[Part],
     store: Store | None,
     context: Context,
-    executor: Callable[[], Executor],
+    recipe: Recipe | None,
 ) -> Iterator[tuple[Part, Arrays]]:
     """Every part and its arrays; the parts of a long program are cut anew after a few."""
     # By identity, for a group holds lists and arrays and cannot be hashed.
@@ -347,12 +347,15 @@ def _run_parts(
     for group in long:
         tried = sweep.parts_of([group._replace(parts=group.parts[:TRIED])])
         took: list[float] = []
-        most = _load_cut(store, group)
+        # What was measured before a kill cuts the parts that were saved.
+        how_cut = group.key(group.parts[0], f"cut {len(group.parts)}")
+        known = store.load(how_cut) if store else None
+        most = int(known["most"]) if known else 0
         # In this process the first one waits for its program; a worker that is asked for several
         # at a time computes them beside each other.
         alone = [tried] if context.elsewhere is None else [[part] for part in tried]
         for some in alone:
-            yield from _load_or_run(some, store, context, executor, took, sweep.reduce)
+            yield from _load_or_run(some, store, context, recipe, took, sweep.reduce)
         if not most:
             size = len(tried[0].indices)
             # Rounded up, by // of the negative: with parts of this size at least MANY remain.
@@ -361,10 +364,14 @@ def _run_parts(
                 _points_per_part(size, took[1:] if context.elsewhere is None else took), alike
             )
             most = max(most, size)
-            _save_cut(store, group, most)
-        cut.append(sweep.cut_anew(group, np.concatenate(group.parts[TRIED:]), most))
-    rest = [*few, *sweep.parts_of(cut)]
-    yield from _load_or_run(rest, store, context, executor, [], sweep.reduce)
+            if store:
+                store.save(how_cut, {"most": np.asarray(most)})
+        assert sweep.plan is not None  # only what is traced has groups
+        rest = np.concatenate(group.parts[TRIED:])
+        anew = programs.trace(sweep.function, group.shape, rest, sweep.points, sweep.plan, most)
+        cut.append(anew)
+    others = [*few, *sweep.parts_of(cut)]
+    yield from _load_or_run(others, store, context, recipe, [], sweep.reduce)
 
 
 def _points_per_part(size: int, took: Sequence[float]) -> int:
@@ -373,26 +380,11 @@ def _points_per_part(size: int, took: Sequence[float]) -> int:
     return int(SECONDS * size / min(took)) if took else size
 
 
-def _cut_key(group: Group) -> str:
-    return group.key(group.parts[0], f"cut {len(group.parts)}")
-
-
-def _load_cut(store: Store | None, group: Group) -> int:
-    """Number of points of the parts that were cut before a kill; 0 if there were none."""
-    known = store.load(_cut_key(group)) if store else None
-    return int(known["most"]) if known else 0
-
-
-def _save_cut(store: Store | None, group: Group, most: int) -> None:
-    if store:
-        store.save(_cut_key(group), {"most": np.asarray(most)})
-
-
 def _load_or_run(
     parts: Sequence[Part],
     store: Store | None,
     context: Context,
-    executor: Callable[[], Executor],
+    recipe: Recipe | None,
     took: list[float],
     reduce: Reductions,
 ) -> Iterator[tuple[Part, Arrays]]:
@@ -409,8 +401,11 @@ def _load_or_run(
         else:
             context.progress.advance(len(part.indices), saved=True)
             yield part, arrays
+    execute: Executor = execute_here
+    if context.elsewhere is not None and recipe is not None:
+        execute = context.elsewhere.executor(recipe, context.progress)
     begin = perf_counter()
-    for part, arrays in executor()(missing, store):
+    for part, arrays in execute(missing, store):
         took.append(perf_counter() - begin)
         begin = perf_counter()
         context.progress.advance(len(part.indices))
@@ -421,25 +416,17 @@ def execute_here(parts: Sequence[Part], store: Store | None) -> Iterator[tuple[P
     """Compute parts in this process; the next one is computed while one is saved."""
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         ready = Programs([part.group for part in parts if part.group], pool)
-        running: tuple[Part, Callable[[], Arrays]] | None = None
-        for part in parts:
+        started = ((part, part.begin(ready)) for part in parts)
+        running = next(started, None)
+        while running:
+            part, wait = running
             # XLA computes in the background: the next part starts before this thread waits for, and
             # writes, the one before it.
-            following = part, part.begin(ready)
-            if running:
-                yield _finish_part(*running, store)
-            running = following
-        if running:
-            yield _finish_part(*running, store)
-
-
-def _finish_part(
-    part: Part, wait: Callable[[], Arrays], store: Store | None
-) -> tuple[Part, Arrays]:
-    arrays = wait()
-    if store:
-        store.save(part.key, arrays)
-    return part, arrays
+            running = next(started, None)
+            arrays = wait()
+            if store:
+                store.save(part.key, arrays)
+            yield part, arrays
 
 
 # Traced programs -----------------------------------------------------------------------------
@@ -475,18 +462,6 @@ class Programs:
             for following in islice(self.groups, 1):
                 self.compile(following)
         return program
-
-
-def _traced_part(group: Group, indices: np.ndarray, reduce: Reductions) -> Part:
-    def begin(ready: Programs) -> Callable[[], Arrays]:
-        outputs = programs.start(group, ready.take(group), indices)
-        return lambda: reduce_arrays(programs.collect(group, indices, outputs), reduce)
-
-    def ask() -> PartRequest:
-        largest, described = max(map(len, group.parts)), programs.output_signature(group)
-        return PartRequest(group.shape, group.values(indices), group.lanes, largest, described)
-
-    return Part(group.key(indices, repr(reduce) if reduce else ""), indices, ask, begin, group)
 
 
 def reduce_arrays(arrays: Arrays, reduce: Reductions) -> Arrays:
