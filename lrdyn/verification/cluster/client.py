@@ -451,7 +451,7 @@ class ClusterParts:
     def _submit(self, recipe: Any, asked: _Asked, store: Store | None, token: str) -> Future:
         folder = os.fspath(store.folder.resolve()) if store else ""
         token = token if asked.shared else ""
-        task = PartTask(self.source, asked.part.key, asked.part.asked, folder, token, self.topic)
+        task = PartTask(self.source, asked.part.key, asked.part.ask(), folder, token, self.topic)
         self.cluster.check()
         name = re.sub(r"\W+", "_", self.source.name.rpartition(":")[2])
         return self.cluster.client.submit(
@@ -529,4 +529,4 @@ def _failure_message(failures: Sequence[tuple[_Asked, TaskFailure]]) -> str:
     if os.environ.get("LRDYN_DEBUG"):
         logging.getLogger("lrdyn").critical("%s", failed.trace)
     more = f" (and {len(failures) - 1} parts more)" if len(failures) > 1 else ""
-    return f"{asked.part.asked}: {failed.line}{more}"
+    return f"{asked.part.ask()}: {failed.line}{more}"

@@ -238,18 +238,15 @@ class OnceEach:
 def _group_by_form(cases: Sequence[Any]) -> list[list[Any]]:
     """Group cases that differ only in the entries of their arrays."""
     groups: list[tuple[Any, list[Any]]] = []
-
-    def form(case: Any) -> tuple[Any, list[Any]]:
+    for case in cases:
         leaves, structure = jax.tree.flatten(case)
         # What is no array stays as it is: it must be the same object.
-        return structure, [jax.typeof(a) if eqx.is_array(a) else id(a) for a in leaves]
-
-    for case in cases:
-        same = [alike for known, alike in groups if known == form(case)]
-        if same:
-            same[0].append(case)
+        form = structure, [jax.typeof(a) if eqx.is_array(a) else id(a) for a in leaves]
+        same = next((alike for known, alike in groups if known == form), None)
+        if same is None:
+            groups.append((form, [case]))
         else:
-            groups.append((form(case), [case]))
+            same.append(case)
     return [alike for _, alike in groups]
 
 

@@ -129,7 +129,6 @@ class Job(NamedTuple):
             return Sweep(self.function, self.points, self.dims, plan, self.shapes, scope=scope)
         if not trains:
             return Sweep(self.function, self.points, self.dims, digest=self.digest, scope=scope)
-        log = log_of if worker else lambda key: LOG  # several workers write at a time
         return Sweep(
             self.function,
             self.points,
@@ -137,12 +136,12 @@ class Job(NamedTuple):
             # Called in Python, a training may reach any code of the library: an edit there begins
             # it anew.
             digest=f"{self.digest}{library_digest()}{context.precision}",
-            beside=partial(self._keeper, context, log),
+            beside=partial(self._keeper, context, worker),
             scope=scope,
         )
 
     def _keeper(
-        self, context: Context, log: Callable[[str], str], point: Mapping[str, Any], key: str
+        self, context: Context, worker: bool, point: Mapping[str, Any], key: str
     ) -> dict[str, Any]:
         """The keeper of the trainings of a point, with checkpoints beside the store of all jobs."""
         if context.store is None:
@@ -156,7 +155,8 @@ class Job(NamedTuple):
             every=context.every,
             label=" ".join(words),
             progress=context.progress,
-            log=context.store.with_name(log(key)),
+            # Several workers write at a time.
+            log=context.store.with_name(log_of(key) if worker else LOG),
         )
         return {"keeper": keeper}
 

@@ -1,6 +1,7 @@
 """Labelled results of a sweep, in memory or in a file: filled part by part."""
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -70,23 +71,12 @@ class Labels:
                 lengths.setdefault(axis, set()).update(sizes | absent)
         self.ragged = [axis for axis, sizes in lengths.items() if len(sizes) > 1]
         """Axes whose true length is saved for each point, as ``length_<axis>``."""
-
-    @property
-    def lead(self) -> tuple[str, ...]:
-        """Names of the axes of the points."""
-        return tuple(self.points.axes) if self.points.crossed else ("point",)
-
-    @property
-    def lead_shape(self) -> tuple[int, ...]:
-        """Sizes of the axes of the points."""
-        points = self.points
-        return tuple(map(len, points.axes.values())) if points.crossed else (points.size,)
-
-    @property
-    def nbytes(self) -> int:
+        axes = {name: len(values) for name, values in points.axes.items()}
+        self.lead = axes if points.crossed else {"point": points.size}
+        """Names and sizes of the axes of the points."""
+        each = (math.prod(v.shape) * v.dtype.itemsize for v in self.variables.values())
+        self.nbytes = points.size * sum(each)
         """Bytes of all results."""
-        each = (int(np.prod(v.shape)) * v.dtype.itemsize for v in self.variables.values())
-        return self.points.size * sum(each)
 
 
 def _result_names(output: Outputs) -> set[str]:
@@ -139,15 +129,14 @@ class Target:
         self.file = None
         if self.large and folder:
             self.path = whole_files.make_scratch(folder, ".nc")
-            lead = dict(zip(labels.lead, labels.lead_shape, strict=True))
             self.file = files.NetCDF(self.path)
             self.stored = {}
             for name in self.large:
                 v = labels.variables[name]
-                dims = lead | dict(zip(v.axes, v.shape, strict=True))
+                dims = labels.lead | dict(zip(v.axes, v.shape, strict=True))
                 # One chunk for each point: parts arrive in any order, and each point is written at
                 # once.
-                chunks = (*(1 for _ in lead), *v.shape)
+                chunks = (*(1 for _ in labels.lead), *v.shape)
                 self.stored[name] = self.file.create(name, dims, v.dtype, chunks)
 
     def place(self, indices: np.ndarray, outputs: Mapping[str, np.ndarray]) -> None:
@@ -163,7 +152,7 @@ class Target:
                 continue
             # One by one: HDF5 takes no list of indices along several axes.
             for index, row in zip(indices, rows, strict=True):
-                where = np.unravel_index(index, self.labels.lead_shape)
+                where = np.unravel_index(index, tuple(self.labels.lead.values()))
                 self.stored[name][(*map(int, where), *inner)] = row
         if self.file:
             self.file.check()
@@ -207,6 +196,7 @@ class Target:
         import xarray  # 0.3 s and pandas: not at import
 
         labels, points = self.labels, self.labels.points
+        lead, sizes = tuple(labels.lead), tuple(labels.lead.values())
         listed = {name: ("point", values) for name, values in points.axes.items()}
         coordinates: dict[str, Any] = dict(points.grid or listed)
         variables: dict[str, Any] = {}
@@ -221,10 +211,9 @@ class Target:
             if v.axes == (name,) and not v.ragged and (array == array[:1]).all():
                 coordinates[name] = array[0]
             else:
-                shaped = array.reshape(labels.lead_shape + v.shape)
-                variables[name] = (labels.lead + v.axes, shaped)
+                variables[name] = (lead + v.axes, array.reshape(sizes + v.shape))
         for axis, lengths in self.lengths.items():
-            variables[f"length_{axis}"] = (labels.lead, lengths.reshape(labels.lead_shape))
+            variables[f"length_{axis}"] = (lead, lengths.reshape(sizes))
         # In the order in which the function returned them, wherever they were kept.
         ordered = {name: variables[name] for name in labels.variables if name in variables}
         ordered |= {name: v for name, v in variables.items() if name not in ordered}

@@ -171,14 +171,19 @@ def trace(
 
 
 def columns_of(points: Points, known: Mapping[str, Any]) -> dict[str, Column]:
-    """Values on the traced axes: all axes except those whose values are known."""
+    """Values on the traced axes, in the run's precision: all axes whose values are not known."""
     columns = {name: points.column(name) for name in points.axes if name not in known}
     # If every axis decides shapes, the only traced axis is a nameless one.
     columns = columns or {"": Column(np.zeros(1))}
-    return {
-        name: column._replace(values=to_run_precision(name, column.values))
-        for name, column in columns.items()
-    }
+    for name, (values, stride) in columns.items():
+        # A setting too large for float32 is infinite there, and its cases diverge: no warning.
+        with np.errstate(over="ignore"):
+            converted = values.astype(jax.dtypes.canonicalize_dtype(values.dtype), copy=False)
+        if values.dtype.kind in "iu" and (converted != values).any():  # NumPy drops bits
+            most = np.iinfo(converted.dtype).max
+            raise ValueError(f"{name}: got {abs(values).max()}, wanted integers up to {most}")
+        columns[name] = Column(converted, stride)
+    return columns
 
 
 def _context(group: Group) -> tuple:
@@ -294,17 +299,15 @@ def _trace_call(
 
     several = plan.batched or lanes > 1
     run = call if plan.batched or not several else jax.vmap(call, in_axes=(0, None))
-
-    def abstract(dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((lanes,) if several else (), dtype)
+    shape = (lanes,) if several else ()
 
     def program(values: Values, used: Array, shared: Any) -> Mapping[str, Any]:
         return run(values, shared)
 
     # Tracing is half of the time of a small sweep: do it once, for the sizes and for the program.
     return jax.jit(_name_program(plan, program)).trace(
-        {name: abstract(column.dtype) for name, column in columns.items()},
-        abstract(bool),
+        {name: jax.ShapeDtypeStruct(shape, column.dtype) for name, column in columns.items()},
+        jax.ShapeDtypeStruct(shape, bool),
         plan.shared.like,
     )
 
@@ -448,17 +451,6 @@ def _lower(group: Group) -> Any:
         return local(values, used, shared)
 
     return jax.jit(_name_program(group.plan, program)).lower(*_arguments(group))
-
-
-def to_run_precision(name: str, column: np.ndarray) -> np.ndarray:
-    """Convert a column to the run's precision; what is too large for float32 becomes infinite."""
-    # A setting too large for float32 is infinite there, and its cases diverge: that is no warning.
-    with np.errstate(over="ignore"):
-        converted = column.astype(jax.dtypes.canonicalize_dtype(column.dtype), copy=False)
-    if column.dtype.kind in "iu" and (converted != column).any():  # NumPy drops bits
-        most = np.iinfo(converted.dtype).max
-        raise ValueError(f"{name}: got {abs(column).max()}, wanted integers up to {most}")
-    return converted
 
 
 def _run_chunks(

@@ -153,11 +153,6 @@ class Part(NamedTuple):
     group: Group | None = None
     """The group whose program computes the part, if it is traced."""
 
-    @property
-    def asked(self) -> PartRequest:
-        """The description of the part for another process."""
-        return self.ask()
-
 
 class PartFailed(RuntimeError):
     """A part was not computed, or something else came back; the message names its first point."""
@@ -184,12 +179,20 @@ def mismatch(part: Part, arrays: Any, reduce: Reductions) -> str:
             f"got {short!r} of shape {arrays[short].shape}, wanted a point first" if short else ""
         )
     planned = part.group.outputs
-    if not reduce:
-        return array_types.mismatch(arrays, planned, len(part.indices))
-    empty = {n: np.zeros((1, *like.shape), like.dtype) for n, like in planned.items()}
-    wanted = reductions.summarise(reduce, empty)
-    if {n: a.dtype.kind for n, a in arrays.items()} != {n: a.dtype.kind for n, a in wanted.items()}:
-        return f"got arrays {sorted(arrays)}, wanted reductions {sorted(wanted)}"
+    if reduce:
+        empty = {n: np.zeros((1, *like.shape), like.dtype) for n, like in planned.items()}
+        wanted = {n: a.dtype.kind for n, a in reductions.summarise(reduce, empty).items()}
+        same = {n: a.dtype.kind for n, a in arrays.items()} == wanted
+        return "" if same else f"got arrays {sorted(arrays)}, wanted reductions {sorted(wanted)}"
+    if arrays.keys() != planned.keys():
+        return f"got arrays {sorted(map(str, arrays))}, wanted {sorted(planned)}"
+    for name, like in planned.items():
+        shape = (len(part.indices), *like.shape)
+        dtype = array_types.kept_type(like.dtype) or np.dtype(like.dtype)
+        array = arrays[name]
+        if (array.shape, array.dtype) != (shape, dtype):
+            got = f"got {name!r} of shape {array.shape} and {array.dtype}"
+            return f"{got}, wanted {shape} and {dtype}"
     return ""
 
 
@@ -230,7 +233,9 @@ class Sweep(NamedTuple):
     def _traced_part(self, group: Group, indices: np.ndarray) -> Part:
         def begin(ready: Programs) -> Callable[[], Arrays]:
             outputs = programs.start(group, ready.take(group), indices)
-            return lambda: reduce_arrays(programs.collect(group, indices, outputs), self.reduce)
+            return lambda: reductions.summarise(
+                self.reduce, programs.collect(group, indices, outputs)
+            )
 
         def ask() -> PartRequest:
             largest, described = max(map(len, group.parts)), programs.output_signature(group)
@@ -309,7 +314,7 @@ def run_sweep(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "
         for part, arrays in ended:
             # Wherever it came from: what fits by broadcasting alone would stand for the rest.
             if why := mismatch(part, arrays, sweep.reduce):
-                raise PartFailed(f"{part.asked}: {why}")
+                raise PartFailed(f"{part.ask()}: {why}")
             np.add.at(times, part.indices, 1)
             target.place(part.indices, arrays)
         if np.any(times != 1):
@@ -462,11 +467,6 @@ class Programs:
             for following in islice(self.groups, 1):
                 self.compile(following)
         return program
-
-
-def reduce_arrays(arrays: Arrays, reduce: Reductions) -> Arrays:
-    """The arrays of a part, or their reductions if any are asked for."""
-    return reductions.summarise(reduce, arrays) if reduce else arrays
 
 
 def _group_by_shape(points: Points, shapes: Sequence[str]) -> dict[tuple, np.ndarray]:
