@@ -68,27 +68,29 @@ def evaluate_controls(
     nothing else is compiled.
     """
     facts = partial(_case_record, scenario)
+    # Two controls that break a case in the same way share it; None is the way of the unbroken case.
+    ways = [c.case and (c.case, c.amount) for c in controls]
 
     def point(seed: Any, amount: Any = None, **flags: Any) -> dict[str, Any]:
         key = jax.random.key(seed)
         whole = scenario.case(key, **case_arguments(scenario.case, {**fixed, **flags}))
         outputs: dict[str, Any] = {}
-        cases: dict[Any, Any] = {}  # two claims that break the same way share their case
-        for control in controls:
+        cases: dict[Any, Any] = {}
+        for control, way in zip(controls, ways, strict=True):
             if control.case is None:
                 cases[None] = whole
-            elif _case_key(control) not in cases:
+            elif way not in cases:
                 distance = jnp.asarray(control.amount if amount is None else amount)
                 # A key of its own: what moves a case must not depend on the draws that made it.
                 moved = control.case(jax.random.fold_in(key, 1), whole, distance)
-                cases[_case_key(control)] = moved
+                cases[way] = moved
         once = OnceEach()
         if scenario.traced:
             # One loop over the cases of all controls compiles once, where each by itself compiles
             # again.
             once.map_cases((scenario.predict, scenario.measure, facts), list(cases.values()))
-        for control in controls:
-            case = cases[_case_key(control)]
+        for control, way in zip(controls, ways, strict=True):
+            case = cases[way]
             predicted, measured = (
                 _arrays(function, once(function, case), scenario.traced)
                 for function in (scenario.predict, scenario.measure)
@@ -105,11 +107,6 @@ def evaluate_controls(
         return outputs
 
     return point
-
-
-def _case_key(control: Control) -> Any:
-    """Key by which controls share a case: its change and amount; None for the unbroken case."""
-    return control.case and (control.case, control.amount)
 
 
 def _arrays(

@@ -48,10 +48,11 @@ class Labels:
         Arrays of cases may be missing in some; those whose number of axes varies are left out.
         """
         self.points = points
-        names = _result_names(outputs[0])
-        for other in outputs:
-            if _result_names(other) != names:
-                got = sorted(_result_names(other))
+        # What each program returns beside a case.
+        names, *others = [{n for n in output if not n.startswith(MARK)} for output in outputs]
+        for other in others:
+            if other != names:
+                got = sorted(other)
                 raise Mislabelled(f"results: got {got}, wanted {sorted(names)} everywhere")
         every: dict[str, list[jax.ShapeDtypeStruct]] = {}
         for output in outputs:
@@ -77,11 +78,6 @@ class Labels:
         each = (math.prod(v.shape) * v.dtype.itemsize for v in self.variables.values())
         self.nbytes = points.size * sum(each)
         """Bytes of all results."""
-
-
-def _result_names(output: Outputs) -> set[str]:
-    """Names of what a program returns beside a case."""
-    return {name for name in output if not name.startswith(MARK)}
 
 
 def _variable(

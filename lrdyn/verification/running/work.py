@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor as Pool
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from pkgutil import resolve_name
@@ -141,59 +140,74 @@ class PartRequest(NamedTuple):
 class Part(NamedTuple):
     """Points of a sweep that are computed and kept together."""
 
+    sweep: "Sweep"
     key: str
     """Key made of everything that decides the arrays."""
     indices: np.ndarray
     """Indices of its points in the sweep."""
-    ask: Callable[[], PartRequest]
-    """Makes its description for another process, when it is needed: there may be too many parts
-    to describe all of them at once."""
-    begin: "Callable[[Programs], Callable[[], Arrays]]"
-    """Start to compute; what comes back waits for the arrays, which have the points in front."""
     group: Group | None = None
     """The group whose program computes the part, if it is traced."""
+    point: Mapping[str, Any] = MappingProxyType({})
+    """The one point at which a function is called that is not traced."""
+
+    def ask(self) -> PartRequest:
+        """Describe it for another process, when it is needed: there may be too many to do all."""
+        if (group := self.group) is None:
+            return PartRequest(tuple(self.point.items()))
+        largest, described = max(map(len, group.parts)), programs.output_signature(group)
+        values = group.values(self.indices)
+        return PartRequest(group.shape, values, group.lanes, largest, described)
+
+    def begin(self, ready: "Programs") -> Callable[[], Arrays]:
+        """Start to compute; what is returned waits for the arrays, whose first axis is the point.
+
+        Nothing runs of what is called in Python before the part in front of it is saved: a kill
+        loses one training.
+        """
+        if (group := self.group) is None:
+            return lambda: self.sweep.call(self.point, self.key)
+        outputs = programs.start(group, ready.take(group), self.indices)
+        return lambda: reductions.summarise(
+            self.sweep.reduce, programs.collect(group, self.indices, outputs)
+        )
+
+    def mismatch(self, arrays: Any) -> str:
+        """In what the arrays that came back of it differ from the plan; empty if in nothing.
+
+        Of a function that is called in Python the shapes are known from its arrays alone.
+        """
+        if not isinstance(arrays, Mapping) or not all(
+            isinstance(array, np.ndarray) for array in arrays.values()
+        ):
+            got = type(arrays).__name__ if not isinstance(arrays, Mapping) else "something else"
+            return f"got {got}, wanted arrays by their names"
+        count = len(self.indices)
+        if self.group is None:
+            short = next((n for n, a in arrays.items() if a.shape[:1] != (count,)), "")
+            got = f"got {short!r} of shape {arrays[short].shape}" if short else ""
+            return f"{got}, wanted a point first" if got else ""
+        planned = self.group.outputs
+        if self.sweep.reduce:
+            empty = {n: np.zeros((1, *like.shape), like.dtype) for n, like in planned.items()}
+            reduced = reductions.summarise(self.sweep.reduce, empty)
+            wanted = {n: a.dtype.kind for n, a in reduced.items()}
+            if {n: a.dtype.kind for n, a in arrays.items()} != wanted:
+                return f"got arrays {sorted(arrays)}, wanted reductions {sorted(wanted)}"
+            return ""
+        if arrays.keys() != planned.keys():
+            return f"got arrays {sorted(map(str, arrays))}, wanted {sorted(planned)}"
+        for name, like in planned.items():
+            shape = (count, *like.shape)
+            dtype = array_types.kept_type(like.dtype) or np.dtype(like.dtype)
+            array = arrays[name]
+            if (array.shape, array.dtype) != (shape, dtype):
+                got = f"got {name!r} of shape {array.shape} and {array.dtype}"
+                return f"{got}, wanted {shape} and {dtype}"
+        return ""
 
 
 class PartFailed(RuntimeError):
     """A part was not computed, or something else came back; the message names its first point."""
-
-
-def mismatch(part: Part, arrays: Any, reduce: Reductions) -> str:
-    """In what the arrays of a part differ from the plan; empty if in nothing.
-
-    Of a function that is called in Python the shapes are known from its arrays alone.
-
-    Args:
-        part: the part.
-        arrays: what came back of it.
-        reduce: reductions that are kept in the place of the arrays.
-    """
-    if not isinstance(arrays, Mapping) or not all(
-        isinstance(array, np.ndarray) for array in arrays.values()
-    ):
-        got = type(arrays).__name__ if not isinstance(arrays, Mapping) else "something else"
-        return f"got {got}, wanted arrays by their names"
-    if part.group is None:
-        short = next((n for n, a in arrays.items() if a.shape[:1] != (len(part.indices),)), None)
-        return (
-            f"got {short!r} of shape {arrays[short].shape}, wanted a point first" if short else ""
-        )
-    planned = part.group.outputs
-    if reduce:
-        empty = {n: np.zeros((1, *like.shape), like.dtype) for n, like in planned.items()}
-        wanted = {n: a.dtype.kind for n, a in reductions.summarise(reduce, empty).items()}
-        same = {n: a.dtype.kind for n, a in arrays.items()} == wanted
-        return "" if same else f"got arrays {sorted(arrays)}, wanted reductions {sorted(wanted)}"
-    if arrays.keys() != planned.keys():
-        return f"got arrays {sorted(map(str, arrays))}, wanted {sorted(planned)}"
-    for name, like in planned.items():
-        shape = (len(part.indices), *like.shape)
-        dtype = array_types.kept_type(like.dtype) or np.dtype(like.dtype)
-        array = arrays[name]
-        if (array.shape, array.dtype) != (shape, dtype):
-            got = f"got {name!r} of shape {array.shape} and {array.dtype}"
-            return f"{got}, wanted {shape} and {dtype}"
-    return ""
 
 
 class Sweep(NamedTuple):
@@ -218,42 +232,27 @@ class Sweep(NamedTuple):
 
     def parts(self) -> tuple[list[Part], list[Outputs]]:
         """The parts, and the results of one point, which are known of traced functions alone."""
-        if self.plan is None:
-            return [self._python_part(index) for index in range(self.points.size)], []
-        groups = [
-            programs.trace(self.function, values, indices, self.points, self.plan)
-            for values, indices in _group_by_shape(self.points, self.shapes).items()
-        ]
-        return self.parts_of(groups), [group.outputs for group in groups]
+        if self.plan is not None:
+            groups = [
+                programs.trace(self.function, values, indices, self.points, self.plan)
+                for values, indices in _group_by_shape(self.points, self.shapes).items()
+            ]
+            return self.parts_of(groups), [group.outputs for group in groups]
+        parts = []
+        for index in range(self.points.size):
+            point = self.points.point(index)
+            digest = hashlib.sha256(f"{self.digest}{point}".encode()).hexdigest()[:20]
+            parts.append(Part(self, f"{index}-{digest}", np.array([index]), point=point))
+        return parts, []
 
     def parts_of(self, groups: Sequence[Group]) -> list[Part]:
         """Parts of several programs, in their order."""
-        return [self._traced_part(group, part) for group in groups for part in group.parts]
-
-    def _traced_part(self, group: Group, indices: np.ndarray) -> Part:
-        def begin(ready: Programs) -> Callable[[], Arrays]:
-            outputs = programs.start(group, ready.take(group), indices)
-            return lambda: reductions.summarise(
-                self.reduce, programs.collect(group, indices, outputs)
-            )
-
-        def ask() -> PartRequest:
-            largest, described = max(map(len, group.parts)), programs.output_signature(group)
-            return PartRequest(group.shape, group.values(indices), group.lanes, largest, described)
-
-        key = group.key(indices, repr(self.reduce) if self.reduce else "")
-        return Part(key, indices, ask, begin, group)
-
-    def _python_part(self, index: int) -> Part:
-        point = self.points.point(index)
-        named = hashlib.sha256(f"{self.digest}{point}".encode()).hexdigest()[:20]
-        key = f"{index}-{named}"
-
-        def begin(ready: Programs) -> Callable[[], Arrays]:
-            # Nothing runs before the part in front of it is saved: a kill loses one training.
-            return partial(self.call, point, key)
-
-        return Part(key, np.array([index]), lambda: PartRequest(tuple(point.items())), begin)
+        reduction = repr(self.reduce) if self.reduce else ""
+        return [
+            Part(self, group.key(indices, reduction), indices, group)
+            for group in groups
+            for indices in group.parts
+        ]
 
     def call(self, point: Mapping[str, Any], key: str) -> Arrays:
         """Call the function in Python at one point; its arrays have an axis of one point."""
@@ -313,7 +312,7 @@ def run_sweep(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "
         times = np.zeros(sweep.points.size, np.int64)
         for part, arrays in ended:
             # Wherever it came from: what fits by broadcasting alone would stand for the rest.
-            if why := mismatch(part, arrays, sweep.reduce):
+            if why := part.mismatch(arrays):
                 raise PartFailed(f"{part.ask()}: {why}")
             np.add.at(times, part.indices, 1)
             target.place(part.indices, arrays)
@@ -360,7 +359,7 @@ def _run_parts(
         # at a time computes them beside each other.
         alone = [tried] if context.elsewhere is None else [[part] for part in tried]
         for some in alone:
-            yield from _load_or_run(some, store, context, recipe, took, sweep.reduce)
+            yield from _load_or_run(some, store, context, recipe, took)
         if not most:
             size = len(tried[0].indices)
             # Rounded up, by // of the negative: with parts of this size at least MANY remain.
@@ -376,7 +375,7 @@ def _run_parts(
         anew = programs.trace(sweep.function, group.shape, rest, sweep.points, sweep.plan, most)
         cut.append(anew)
     others = [*few, *sweep.parts_of(cut)]
-    yield from _load_or_run(others, store, context, recipe, [], sweep.reduce)
+    yield from _load_or_run(others, store, context, recipe, [])
 
 
 def _points_per_part(size: int, took: Sequence[float]) -> int:
@@ -391,13 +390,12 @@ def _load_or_run(
     context: Context,
     recipe: Recipe | None,
     took: list[float],
-    reduce: Reductions,
 ) -> Iterator[tuple[Part, Arrays]]:
     """Parts and their arrays, those from the store first; how long each of the others took."""
     missing = []
     for part in parts:
         arrays = store.load(part.key) if store else None
-        if store and arrays is not None and (why := mismatch(part, arrays, reduce)):
+        if store and arrays is not None and (why := part.mismatch(arrays)):
             store.set_aside(part.key, why)
             arrays = None
         if arrays is None:
