@@ -140,7 +140,7 @@ class Target:
         for name, rows in outputs.items():
             if name not in self.labels.variables:
                 continue
-            self._measure(name, indices, rows)
+            self._record_lengths(name, indices, rows)
             self._refuse_rounding(name, rows)
             inner = tuple(map(slice, rows.shape[1:]))
             if name in self.arrays:
@@ -175,7 +175,7 @@ class Target:
                     "wanted one shape, or integers up to 2^53"
                 )
 
-    def _measure(self, name: str, indices: np.ndarray, rows: np.ndarray) -> None:
+    def _record_lengths(self, name: str, indices: np.ndarray, rows: np.ndarray) -> None:
         for axis, length in zip(self.labels.variables[name].axes, rows.shape[1:], strict=True):
             if axis in self.lengths:
                 # -1 where no result of this point has had the axis yet.

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import replace
-from functools import partial
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
@@ -65,14 +64,11 @@ def produce(
     context = context._replace(progress=progress)
     if context.elsewhere is not None:
         recipes = recipes_of(experiment, settings, dtype, perturb, thorough, context)
-        calls = [partial(job.run, context, next(recipes)) for job in jobs]
         # These threads mostly wait; a job that raises stops no other.
         with ThreadPoolExecutor(max_workers=TOGETHER) as pool:
-            futures = [pool.submit(call) for call in calls]
+            futures = [pool.submit(job.run, context, next(recipes)) for job in jobs]
         return {group: dataset for future in futures for group, dataset in future.result().items()}
-    groups = _run_side_by_side(
-        [partial(job.run, context) for job in jobs if not job.scenario.trains], progress
-    )
+    groups = _run_side_by_side([job for job in jobs if not job.scenario.trains], context, progress)
     for job in jobs:  # one by one: a training takes all cores
         if job.scenario.trains:
             groups |= job.run(context)
@@ -263,11 +259,11 @@ class _Announced:
 
 
 def _run_side_by_side(
-    calls: Sequence[Callable[[], dict[str, "xarray.Dataset"]]], progress: _Announced
+    jobs: Sequence[Job], context: Context, progress: _Announced
 ) -> dict[str, "xarray.Dataset"]:
     # Most of the time is tracing and compiling, which leave the devices idle.
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())
-    futures = [pool.submit(call) for call in calls]
+    futures = [pool.submit(job.run, context) for job in jobs]
     try:
         for future in as_completed(futures):
             future.result()
