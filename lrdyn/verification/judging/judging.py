@@ -188,8 +188,9 @@ def _control_legs(
                     raise MissingArray(
                         f"got no array {name!r}, wanted it for control {control.id!r}"
                     )
-            others = {name: results[other] for name, other in control.swapped.items()}
-            results = results.assign(others)
+            # Arrays of the same run, put in the places of others.
+            swapped = {name: results[other] for name, other in control.swapped.items()}
+            results = results.assign(swapped)
             by_precision[precision] = residuals(claim, scenario, results, precision)
             continue
         name = control_group(control, precision)
@@ -566,8 +567,8 @@ def claim_entry(claim: Claim, legs: Legs) -> dict[str, Any]:
     entry["decided_by"] = _count_by_decider(first)
     entry["equal_to_the_bit"] = _is_equal_to_the_bit(claim, first)
     if claim.kind == "statistical":
-        # Of a tolerance of its own it has no p-value, and its residual is what it computed; else
-        # the residual is ``-log10 p``.
+        # The residual is ``-log10 p``; with a tolerance of its own it is what the claim computed,
+        # and there is no p-value.
         residual = entry["residual"]
         entry["p"] = 10**-residual if residual is not None and is_test(claim) else residual
     return entry | {"scales_with_epsilon": scaling}
