@@ -59,8 +59,9 @@ def compute_part(recipe: bytes, task: bytes) -> Arrays | TaskFailure | None:
             sweep = sweep_from(recipe, part.origin, store, part.topic)
             with sweep.scope():
                 if sweep.plan:
-                    traced = _compute_traced(recipe, part, sweep)
-                    arrays = reductions.summarise(sweep.reduce, traced)
+                    arrays = _compute_traced(recipe, part, sweep)
+                    if sweep.reduce:
+                        arrays = reductions.summarise(sweep.reduce, arrays)
                 else:
                     arrays = sweep.call(dict(part.asked.point), part.key)
         if not shared:

@@ -276,9 +276,7 @@ def check(reductions: Reductions, outputs: Sequence[Mapping[str, Any]]) -> None:
 
 
 def summarise(reductions: Reductions, arrays: Numbers) -> Numbers:
-    """Summarise the arrays of a part by all reductions, in one mapping; without any, keep them."""
-    if not reductions:
-        return arrays
+    """Summarise the arrays of a part by all reductions, in one mapping."""
     return {
         f"{name}.{key}": np.asarray(value)
         for name, reduction in reductions.items()

@@ -167,9 +167,13 @@ class Part(NamedTuple):
         if (group := self.group) is None:
             return lambda: self.sweep.call(self.point, self.key)
         outputs = programs.start(group, ready.take(group), self.indices)
-        return lambda: reductions.summarise(
-            self.sweep.reduce, programs.collect(group, self.indices, outputs)
-        )
+
+        def wait() -> Arrays:
+            arrays = programs.collect(group, self.indices, outputs)
+            reduce = self.sweep.reduce
+            return reductions.summarise(reduce, arrays) if reduce else arrays
+
+        return wait
 
     def mismatch(self, arrays: Any) -> str:
         """In what the arrays that came back of it differ from the plan; empty if in nothing.
