@@ -519,7 +519,7 @@ def test_where_nothing_is_kept_the_distance_is_the_product_itself(decay, depth):
 
 
 def kept_value(sigma, decay, depth):
-    """The larger root of ``s + lambda s^{2/L - 1} = sigma``, by bisection from the turning point."""
+    """The larger root of ``s + lambda s^{2/L - 1} = sigma``, by bisection from its least."""
     low, high = (decay * (1 - 2 / depth)) ** (depth / (2 * depth - 2)), sigma
     for _ in range(200):
         middle = (low + high) / 2

@@ -259,3 +259,37 @@ def test_a_run_is_where_all_of_its_modes_are_nearest():
     sigma, local_values = np.array([1.2, 0.7]), np.array([1.0, 0.5])
     kept, most = modes_kept(sigma, local_values, ends, np.zeros(3), 3, "float64")
     assert (kept.tolist(), most) == ([2, 1, 0], 2)
+
+
+@pytest.mark.parametrize("gradient", [1e-14, 0.3])
+@pytest.mark.parametrize("depth", [3, 4])
+@pytest.mark.parametrize("size", [1.0, 64.0])
+def test_the_condition_of_a_value_without_a_root_is_that_of_its_polynomial(gradient, depth, size):
+    """``(w / sigma_1^{1/L})^{L-1} sigma_1^{2-2/L} / m``: m is searched on a fine grid."""
+    sigma, decay = 0.3 * size, 0.4 * size ** (2 - 2 / depth)
+    grid = np.linspace(0, 2, 2 * 10**5) * sigma ** (1 / depth)
+    polynomial = grid ** (2 * depth - 2) - sigma * grid ** (depth - 2) + decay
+    least = polynomial.min()
+    assert least > 0
+    w = max(grid[polynomial.argmin()] / sigma ** (1 / depth), gradient ** (1 / (2 * depth - 1)))
+    expected = max(1.0, w ** (depth - 1) * sigma ** (2 - 2 / depth) / least)
+    found = compiled.rest_condition(jnp.array([sigma]), 1, (1, 1), decay, depth, gradient)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (3, 4)])
+@pytest.mark.parametrize("depth", [3, 4])
+def test_the_condition_of_kept_values_by_hand(shape, depth):
+    """Along a mode, and across to each value that is left out: 0 too, if the sides differ."""
+    values, decay, rank = np.array([1.0, 0.9, 0.3]), 0.2, 3
+    w = np.array([roots(sigma, decay, depth)[-1] for sigma in values[:2]])
+    kept = roots(values[2], decay, depth)
+    assert not len(kept)  # the third has no root
+    along = depth * w ** (depth - 1) / (depth * w ** (2 * depth - 2) - (depth - 2) * decay)
+    others = [*values, 0.0] if shape[0] != shape[1] else values
+    across = [x / (v - o) for x, v in zip(w, values, strict=False) for o in others if v > o]
+    turn = (0.3 * (depth - 2) / (2 * depth - 2)) ** (1 / depth)
+    least = turn ** (2 * depth - 2) - 0.3 * turn ** (depth - 2) + decay
+    gone = turn ** (depth - 1) / least
+    found = compiled.rest_condition(jnp.array(values), rank, shape, decay, depth, 1e-14)
+    np.testing.assert_allclose(found, max(1.0, *along, *across, gone), rtol=1e-9)
