@@ -1,5 +1,7 @@
 """Twins of a run and conditions, against the formulas of the docstrings in NumPy."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -43,7 +45,7 @@ def test_each_condition_is_the_larger_response_on_one_scale():
 
 def test_a_push_adds_up_to_itself_over_the_steps_and_its_noise_like_a_walk():
     steps, weights = 9, jnp.array([[4.0, -2.0, 1.0]])
-    rule = condition.perturb_updates(optax.sgd(1.0), (jnp.full((1, 3), 1.2),), steps)
+    rule: Any = condition.perturb_updates(optax.sgd(1.0), (jnp.full((1, 3), 1.2),), steps)
     state = rule.init((weights,))
     for step in range(3):
         (update,), state = rule.update((weights / 3,), state, (weights,))

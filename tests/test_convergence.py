@@ -513,7 +513,8 @@ def test_the_approach_is_that_of_the_slowest_eigenvalue(rate, slowest):
 @pytest.mark.parametrize("depth", [2, 3])
 def test_where_nothing_is_kept_the_distance_is_the_product_itself(decay, depth):
     values, product = np.array([0.19, 0.11]), oracles.normal(3, (2, 2))[0]
-    end = convergence.End(*oracles.normal(4, (2, 2), (2, 2), (2, 2), (2, 2)), product)
+    first, last, *gradients = oracles.normal(4, *[(2, 2)] * 4)
+    end = convergence.End(first, last, gradients[0], gradients[1], product)
     found = convergence.distance_bound(end, np.diag(values), 2, decay, depth)
     assert found == pytest.approx(np.linalg.norm(product), rel=1e-12)
 

@@ -555,8 +555,8 @@ def test_the_curvature_of_dropout_bounds_the_hessian_of_the_expected_loss(scale)
 
     def slope(x):
         split = np.split(x, [first.size])
-        layers = [W.reshape(shape) for W, shape in zip(split, parts, strict=True)]
-        return expected_slope(*layers, X, Y, odds)
+        W_1, W_2 = (W.reshape(shape) for W, shape in zip(split, parts, strict=True))
+        return expected_slope(W_1, W_2, X, Y, odds)
 
     # The gradient is cubic: the five-point rule with step 1 is exact.
     hessian = np.array(

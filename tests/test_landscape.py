@@ -173,5 +173,6 @@ def test_a_mistake_at_critical_points_would_leave_the_slope_halfway_to_the_origi
     theory: Any = Read({"target_values": np.array([sigma])}, KeyError)
     run: Any = Read({"critical_gradient": np.zeros(1)}, KeyError)
     outcome = Outcome({"weight_decay": decay}, theory, run, {}, np.dtype(float), 6, 1)
+    form: Any
     (form,) = forms_of(claim, CRITICAL_POINTS, outcome)
     assert form.alternative == pytest.approx(abs(slope + decay * half).item())

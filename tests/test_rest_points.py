@@ -150,6 +150,7 @@ def test_a_double_root_is_no_local_minimum(depth, w):
         *(case[1:] for case in CASES),
         (2, (1.0, 0.8, 0.75), 0.1, 3),  # exchanged for the next one
         (3, (1.0, 0.9, 0.51), 0.1, 3),  # the next one costs something
+        (3, (1.0, 0.9, 0.33), 0.1, 3),  # more than nothing: 0 is the better minimum
         (2, (1.4, 0.2), 0.002, 3),  # the smaller root
         (1, (0.3,), 0.4, 3),  # no other critical point
         (1, (0.8, 0.8), 0.05, 4),  # a tie
@@ -293,3 +294,14 @@ def test_the_condition_of_kept_values_by_hand(shape, depth):
     gone = turn ** (depth - 1) / least
     found = compiled.rest_condition(jnp.array(values), rank, shape, decay, depth, 1e-14)
     np.testing.assert_allclose(found, max(1.0, *along, *across, gone), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("shape", "rank", "values", "decay", "depth"), CASES[:3])
+def test_two_kept_modes_are_a_block_of_the_hessian(shape, rank, values, decay, depth):
+    point = [(i, roots(values[i], decay, depth)[-1]) for i in range(rank)]
+    layers = layers_at(point, shape, rank, depth)
+    spectrum = np.linalg.eigvalsh(hessian(layers, diagonal(shape, values), decay))
+    w = np.array([root for _, root in point])
+    block = rest_points._two_mode_hessian(w, np.array(values[:2]), decay, depth)
+    for eigenvalue in np.linalg.eigvalsh(block):
+        assert np.min(np.abs(spectrum - eigenvalue)) < 1e-7

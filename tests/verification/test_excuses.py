@@ -59,7 +59,7 @@ def on(
             old: Any = getattr(outcome, side)
             arrays = {name: old[name] for name in old}
             for name, new in entries.items():
-                value = new(arrays[name], outcome) if callable(new) else new
+                value: Any = new(arrays[name], outcome) if callable(new) else new
                 arrays[name] = np.broadcast_to(value, np.shape(arrays[name])).astype(
                     arrays[name].dtype
                 )
