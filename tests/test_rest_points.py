@@ -308,3 +308,12 @@ def test_two_kept_modes_are_a_block_of_the_hessian(shape, rank, values, decay, d
     block = rest_points._two_mode_hessian(w, np.array(values[:2]), decay, depth)
     for eigenvalue in np.linalg.eigvalsh(block):
         assert np.min(np.abs(spectrum - eigenvalue)) < 1e-7
+
+
+def test_the_bound_of_the_hessian_by_hand():
+    """The first derivative squared, the second one times ``||P - Phi|| = (2 f)^{1/2}``, lambda."""
+    loss, values, decay, depth = 0.6, np.array([1.0, 0.5]), 0.1, 4
+    x = 2 * (loss - values[1] ** 2 / 2) / decay / depth
+    first, second = np.sqrt(depth * x**3), np.sqrt(depth * (depth - 1) * x**2)
+    found = compiled.sublevel_curvature(loss, jnp.array(values), 1, decay, depth)
+    np.testing.assert_allclose(found, first**2 + np.sqrt(2 * loss) * second + decay, rtol=1e-12)
