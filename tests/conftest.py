@@ -49,6 +49,17 @@ settings.register_profile("replayable", derandomize=True, deadline=None, max_exa
 settings.load_profile("replayable")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--record", action="store_true", help="write the numbers of tiny trainings")
+
+
+def pytest_configure(config):
+    if config.getoption("--record", default=False):
+        from tests import kept_numbers
+
+        kept_numbers.recording = True
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
     """Of ``-n auto``: one process where there is a card, which all of them would open."""

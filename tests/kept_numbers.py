@@ -1,13 +1,23 @@
-"""Numbers that a run left once, kept in ``tests/data`` and compared.
+"""Numbers that a training left once, kept in ``tests/data/studies`` and compared.
 
-``LRDYN_RECORD=1 pytest FILE`` writes them anew, after a change that is meant.
+``pytest --record tests/test_study_numbers.py`` writes what these tests found, after a change that
+is meant. It refuses a file whose numbers moved unless *Numbers that moved* in CHANGELOG.md names it
+in backticks, where the reason is to be read.
 """
 
 import json
-import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from tests.kept import CHANGELOG, excused
+
+Arrays = dict[str, dict[str, Any]]
+"""Name of an array -> what is kept of it."""
+
+recording = False
+"""Whether files are written: the option ``--record`` of pytest alone sets it."""
 
 KEPT = Path(__file__).with_name("data") / "studies"
 ENTRIES = 20
@@ -35,41 +45,30 @@ def rounded(number):
     return float(f"{number:.7g}") if np.isfinite(number) else None
 
 
-def as_kept(name, found):
+def as_kept(name: str, found: Arrays) -> None:
     """Compare arrays with those of a file, which is written first if that is asked for."""
     path = KEPT / f"{name}.json"
-    if os.environ.get("LRDYN_RECORD"):
-        path.parent.mkdir(exist_ok=True)
-        lines = (f"{json.dumps(array)}: {json.dumps(one)}" for array, one in found.items())
-        path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-    wanted = json.loads(path.read_text())
-    assert found.keys() == wanted.keys()
-    assert not list(filter(None, (differs(n, found[n], wanted[n]) for n in wanted)))
+    if recording:
+        record(path, found, CHANGELOG.read_text())
+    assert moved(found, json.loads(path.read_text())) == []
 
 
-def committed(path, theorem, found, mine=lambda name: True):
-    """Numbers of a theorem in a file; those that were found are put there first if that is asked.
-
-    Args:
-        path: of the file.
-        theorem: its name.
-        found: name -> number, as it is now.
-        mine: whether a name is one of those that were looked for; all are unless this is said.
-    """
-    if os.environ.get("LRDYN_RECORD"):
-        every = json.loads(path.read_text()) if path.exists() else {}
-        others = {name: x for name, x in every.get(theorem, {}).items() if not mine(name)}
-        path.write_text(by_theorem(every | {theorem: others | found}))
-    return {name: x for name, x in json.loads(path.read_text())[theorem].items() if mine(name)}
+def moved(found: Arrays, wanted: Arrays) -> list[str]:
+    """What is different between arrays and those that are kept, a line each."""
+    other = [f"{name}: in one of both" for name in sorted(found.keys() ^ wanted.keys())]
+    lines = (differs(n, found[n], wanted[n]) for n in wanted.keys() & found.keys())
+    return [*other, *sorted(filter(None, lines))]
 
 
-def by_theorem(every):
-    """The text of such a file, one line for each number's name."""
-    parts = []
-    for theorem, found in sorted(every.items()):
-        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found[name])}" for name in found)
-        parts.append(f" {json.dumps(theorem)}: {{\n{lines}\n }}")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
+def record(path: Path, found: Arrays, changelog: str) -> None:
+    """Write arrays to a file, if it is a new one or the changelog says that its numbers moved."""
+    lines = moved(found, json.loads(path.read_text())) if path.exists() else []
+    if lines and path.stem not in excused(changelog):
+        wanted = f"wanted `{path.stem}` under Numbers that moved in CHANGELOG.md"
+        raise AssertionError("\n".join([f"{path.stem}: {wanted}", *lines]))
+    path.parent.mkdir(exist_ok=True)
+    entries = (f"{json.dumps(name)}: {json.dumps(array)}" for name, array in found.items())
+    path.write_text("{\n" + ",\n".join(entries) + "\n}\n")
 
 
 def differs(name, found, wanted):

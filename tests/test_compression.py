@@ -227,3 +227,20 @@ def test_a_wrong_error_of_any_network_at_any_step_is_seen(name, network, step):
     assert_close(form.residual(), 1e-6, scale=1e-6, steps=10**9)
     assert form.threshold(1e-12) == pytest.approx(3e-12)
     assert forms.lack_of_power([form], 1e-12) == ""
+
+
+@pytest.mark.parametrize("rank", [0, 2, 5])
+@pytest.mark.parametrize("dim", [10, 11])
+def test_the_error_is_the_norm_of_a_bulk_of_equal_values(rank, dim):
+    """An identity of size d - 2 r^ times the product of rho: at r^ = 0 it is the whole network."""
+    rho = jnp.array([0.9, -0.5, 1.2])
+    bulk = np.prod(rho) * np.eye(dim - 2 * rank)
+    for formula in (compression.compression_error, compression.compression_bound):
+        assert_close(formula(rho, dim, rank), np.linalg.norm(bulk))
+
+
+@pytest.mark.parametrize(("dim", "depth", "half"), [(31, 4, 3), (12, 2, 1)])
+def test_parameters_are_counted_factor_by_factor(dim, depth, half):
+    inner = depth * (2 * half) ** 2
+    expected = {"full": depth * dim**2, "compressed": 2 * dim * 2 * half + inner, "inner": inner}
+    assert compression.parameter_counts(dim, depth, half) == expected

@@ -2,10 +2,11 @@
 
 from functools import partial
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrdyn.theorem1 import convergence
+from lrdyn.theorem1 import convergence, setting
 from tests import oracles
 from tests.test_landscape import differences
 
@@ -446,3 +447,143 @@ def test_a_distance_is_that_of_two_layers_unless_more_are_named():
     found = convergence.distance_bound(end, 1.5 * one, 2, 0.5)
     assert found == convergence.distance_bound(end, 1.5 * one, 2, 0.5, depth=2)
     assert found != convergence.distance_bound(end, 1.5 * one, 2, 0.5, depth=3)
+
+
+# By hand, at the edges of what a formula says -------------------------------------------------
+
+
+def test_equal_values_are_a_tie_without_being_told_how_close_they_are():
+    """A tie makes a manifold of minimisers and no slow direction: the next gap decides."""
+    tied = convergence.curvature_at_minimum(np.array([1.0, 0.8, 0.8, 0.3]), 2, (4, 4), 0.3)
+    assert tied == pytest.approx((0.2, 1.8))
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_a_gain_near_the_threshold_has_no_curvature_from_either_side(side):
+    """Near counts ``|sigma^2 - lambda|``, whether the value is kept or not."""
+    values, decay = np.array([2.0, 0.5]), 0.25 + 0.09 * side
+    assert convergence.autoencoder_curvature(values, 2, decay, close=0.1).least == 0
+    assert convergence.autoencoder_curvature(values, 2, decay, close=0.08).least > 0
+
+
+BALANCED = 1e-2 * np.diag([3.0, 2.0])
+"""Of a balanced start in the basis of the target: W_1 = W_2^T."""
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.2])
+def test_the_number_of_steps_by_hand(rate):
+    """Twice the wait of the slowest mode, and the approach at the rate of the least curvature."""
+    square = BALANCED @ BALANCED
+    start, decay, tolerance = convergence.Start(BALANCED, square, square), 0.3, 1e-5
+    # Hessian: 2 (sigma_q - lambda), 2 lambda; sigma_1 + sigma_2.
+    least, largest, end = min(2 * 0.7, 2 * decay), 1.4 + 1.0, 1.0 - decay
+    approach = np.log(1 / tolerance) / -np.log(max(1 - rate * least, rate * largest - 1))
+    wait = np.log(np.sqrt(end) / 0.02) / np.log(1 + rate * end)
+    steps = convergence.steps_to_arrive(start, np.array([1.4, 1.0]), (2, 2), decay, rate, tolerance)
+    assert steps == pytest.approx(2 * (wait + approach), rel=1e-12)
+
+
+def test_the_number_of_steps_of_an_autoencoder_by_hand():
+    """Gains end at ``1 - lambda / sigma^2``, and a mode grows by ``2 eta (sigma^2 - lambda)``."""
+    square, values, decay = BALANCED @ BALANCED, np.sqrt([1.4, 1.0]), 0.3
+    start = convergence.Start(BALANCED, square, square)
+    # A step below 2 over 2 sigma_1^2 times the bound of target I: 3/2 z + 1 + lambda / sigma_1^2.
+    bound = 2 * 1.4 * (1.5 * 2 * (1 - decay / 1.4) + 1 + decay / 1.4)
+    steps = partial(convergence.autoencoder_steps, start, values, decay, tolerance=1e-5)
+    assert steps(rate=2 / bound * 1.001) is None
+    rate = 2 / bound * 0.999
+    curvature = convergence.autoencoder_curvature(values, 2, decay)
+    slowest = max(1 - rate * curvature.least, rate * curvature.largest - 1)
+    wait = np.log(np.sqrt(1 - decay) / 0.02) / np.log(1 + 2 * rate * 0.7)
+    expected = 2 * (wait + np.log(1e5) / -np.log(slowest))
+    assert steps(rate=rate) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rate", "slowest"), [(0.1, 0.95), (0.44, 0.78), (0.45, 0.8), (0.6, None), (3.0, None)]
+)
+def test_the_approach_is_that_of_the_slowest_eigenvalue(rate, slowest):
+    """``c = max(1 - eta mu, eta mu_max - 1)``, with mu = 1/2 and mu_max = 4."""
+    found = convergence._arrival_steps(7.0, convergence.Curvature(0.5, 4.0), rate, 1e3)
+    expected = None if slowest is None else 2 * (7 + np.log(1e3) / -np.log(slowest))
+    assert found == (expected if expected is None else pytest.approx(expected, rel=1e-12))
+
+
+@pytest.mark.parametrize("decay", [0.5, 3.0])
+@pytest.mark.parametrize("depth", [2, 3])
+def test_where_nothing_is_kept_the_distance_is_the_product_itself(decay, depth):
+    values, product = np.array([0.19, 0.11]), oracles.normal(3, (2, 2))[0]
+    first, last, *gradients = oracles.normal(4, *[(2, 2)] * 4)
+    end = convergence.End(first, last, gradients[0], gradients[1], product)
+    found = convergence.distance_bound(end, np.diag(values), 2, decay, depth)
+    assert found == pytest.approx(np.linalg.norm(product), rel=1e-12)
+
+
+def kept_value(sigma, decay, depth):
+    """The larger root of ``s + lambda s^{2/L - 1} = sigma``, by bisection from its least."""
+    low, high = (decay * (1 - 2 / depth)) ** (depth / (2 * depth - 2)), sigma
+    for _ in range(200):
+        middle = (low + high) / 2
+        below = middle + decay * middle ** (2 / depth - 1) < sigma
+        low, high = (middle, high) if below else (low, middle)
+    return low
+
+
+@pytest.mark.parametrize(
+    ("values", "rank", "decay", "depth"),
+    [
+        ((1.9, 1.1, 0.7, 0.2), 2, 0.0, 2),  # s_q over the gap
+        ((1.9, 1.1, 0.7, 0.2), 2, 0.4, 2),
+        ((1.9, 1.1, 0.3, 0.2), 2, 0.4, 2),  # the rest is below the threshold: a proximal map
+        ((1.9, 1.1, 1.1, 0.2), 2, 0.0, 2),  # a tie, which has no gap of its own
+        ((1.9, 1.1, 0.7, 0.2), 2, 0.05, 3),
+        ((1.9, 1.1, 0.7, 0.2), 2, 0.1, 4),
+        ((1.9, 0.9, 0.1, 0.05), 2, 0.3, 3),  # the slope of s(sigma) decides
+        ((1.9, 0.9, 0.1, 0.05), 2, 0.2, 4),
+    ],
+)
+def test_the_bound_of_the_distance_by_hand(values, rank, decay, depth):
+    """A gradient inside and one across: the target is off by e, and the minimiser by C e."""
+    shift, inside, across = 1e-6, 2e-5, 3e-5
+    s = np.array([kept_value(v, decay, depth) for v in values[:rank]])
+    root = s ** (1 / depth)
+    first, last = np.zeros((rank, 4)), np.zeros((4, rank))
+    first[:, :rank], last[:rank] = np.diag(root), np.diag(root)
+    first_gradient, last_gradient = np.zeros((rank, 4)), np.zeros((4, rank))
+    first_gradient[0, 0] = inside  # h = V^T W_1^T g_1 V has the one entry w_1 times it
+    last_gradient[3, 1] = across  # o_L = s_2^{-1} w_2 times it
+    product = np.diag([*s, shift, 0.0])
+    error = np.hypot(root[0] * inside / (2 * s[-1]), root[1] * across / s[1])
+    step = 1e-6
+    slopes = [
+        (kept_value(v + step, decay, depth) - kept_value(v - step, decay, depth)) / (2 * step)
+        for v in values[:rank]
+    ]
+    gap = values[rank - 1] - values[rank]
+    if depth == 2 and values[rank] <= decay:
+        constant = 1.0
+    elif depth == 2 and gap > 0:
+        constant = max(1.0, (values[rank - 1] - decay + error) / (gap - 2 * error))
+    else:
+        shares = [
+            kept / (value - other)
+            for kept, value in zip(s, values, strict=False)
+            for other in (*values[rank:], 0.0)
+            if value - other > 1e-9
+        ]
+        constant = 2 * max(1.0, *slopes, *shares)
+    end = convergence.End(first, last, first_gradient, last_gradient, product)
+    found = convergence.distance_bound(end, np.diag(values), rank, decay, depth)
+    assert found == pytest.approx(shift + constant * error, rel=1e-6)
+
+
+def test_the_fields_of_a_start_are_in_the_singular_bases_of_the_target():
+    """Turned with the target, layers have the modes that they had before."""
+    first, last = oracles.normal(5, (2, 4), (5, 2))
+    left, right = (np.linalg.qr(x)[0] for x in oracles.normal(6, (5, 5), (4, 4)))
+    turned = (first @ right.T, left @ last)
+    found = setting.start_fields(
+        tuple(jnp.asarray(W) for W in turned), jnp.asarray(left[:, :4]), jnp.asarray(right.T)
+    )
+    for field, expected in zip(found, start_of(first, last), strict=True):
+        np.testing.assert_allclose(field, expected, atol=1e-13)

@@ -1,5 +1,6 @@
 """Dropout of linear networks, against enumeration, brute force and descent in NumPy."""
 
+import dataclasses
 import functools
 import itertools
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import scipy.optimize
 
 import lrdyn as lr
-from lrdyn.theorem3 import dropout_minimiser_claims, dropout_penalties
+from lrdyn.theorem3 import dropblock, dropout_minimiser_claims, dropout_penalties
 from lrdyn.theorem3.dropout_minimiser_claims import MinimiserMeasured, MinimiserTheory
 from lrdyn.theorem3.dropout_penalty_claims import DropoutMeasured, DropoutTheory
 from lrdyn.theorem3.network import lower_bound, odds_condition
@@ -472,3 +473,110 @@ test_dropout_refuses = oracles.refuses(
 def test_rounding_of_a_width_free_probability_is_amplified_by_what_is_left_to_one(width):
     theta = dropout_penalties.width_free_keep_prob(0.7, width)
     assert_close(odds_condition(jax.numpy.asarray(0.7), width), 1 / (1 - theta))
+
+
+@pytest.mark.parametrize("support", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "values", [[1.9, 1.1, 0.7, 0.2], [5.0, 0.4, 0.3, 0.2], [1.0, 0.5, 0.4, 0.3]]
+)
+def test_shares_of_the_support_norm_are_the_best_of_their_sum(values, support):
+    """``||w||^2 = min sum_i w_i^2 / p_i`` over 0 <= p <= 1 of sum k, by splitting and bisection."""
+    w = np.array(values)
+    with jax.enable_x64():
+        _, split = dropblock._support_split(jax.numpy.asarray(w), support)
+        shares = np.asarray(dropblock._shares(jax.numpy.asarray(w), support))
+    np.testing.assert_allclose(split, shares, rtol=1e-12)
+    assert np.all(shares <= 1)
+    assert shares.sum() == pytest.approx(support)
+    squared_norm = support_norm_by_duality(w, support) ** 2
+    assert np.sum(w**2 / shares) == pytest.approx(squared_norm, rel=1e-6)
+
+
+@pytest.mark.parametrize("weights", [[3.0, 2.3, 3.7], [2.0, 3.0], [1.5, 2.5, 1.3, 3.7]])
+def test_unit_vectors_add_up_to_their_weights(weights):
+    count = round(sum(weights))
+    with jax.enable_x64():
+        units = np.asarray(dropblock._tetris(jax.numpy.asarray(weights), count))
+    np.testing.assert_allclose(np.linalg.norm(units, axis=1), np.ones(count), rtol=1e-12)
+    np.testing.assert_allclose(units.T @ units, np.diag(weights), atol=1e-12)
+
+
+def test_where_no_direction_is_kept_there_is_no_threshold():
+    """A strength of 1e17 rounds the threshold to the value itself."""
+    values = jax.numpy.array([1.0, 0.5])
+    shrunk, threshold, rank = dropout.shrink_squared_values(values, 1e17, 2)
+    assert (shrunk.tolist(), float(threshold), int(rank)) == ([0.0, 0.0], 0.0, 0)
+
+
+@pytest.mark.parametrize("theta", [(0.4, 0.4), (0.4, 0.9)])
+def test_masks_of_a_chain_of_single_units_multiply(theta):
+    """Of numbers w_l: E(w_3 r_2 w_2 r_1 w_1 x)^2 less the square of the mean."""
+    w_1, w_2, w_3, moment = 1.5, -0.7, 2.0, 1.3
+    layers = tuple(jax.numpy.full((1, 1), w) for w in (w_1, w_2, w_3))
+    keep_prob = theta[0] if theta[0] == theta[1] else jax.numpy.asarray(theta)
+    found = dropout.layers_penalty(layers, jax.numpy.full((1, 1), moment), keep_prob)
+    assert_close(found, (w_1 * w_2 * w_3) ** 2 * moment * (1 / np.prod(theta) - 1))
+
+
+def case_of_dropout(**changes):
+    sizes = {"rows": 4, "cols": 5, "width": 3, "keep_prob": 0.6} | changes
+    with jax.enable_x64():
+        case = dropout_minimiser_claims.make_case(
+            jax.random.key(5), **sizes, learning_rate=0.1, steps=10
+        )
+    return case, [np.asarray(x) for x in (case.inputs, case.target, *case.weights)]
+
+
+def expected_slope(first, second, X, Y, odds):
+    """Gradient of ``1/2 (||Y - W_2 W_1 X||^2 + odds sum_i ||w_2i||^2 ||v_i||^2)`` by hand."""
+    V = first @ X
+    rest = second @ V - Y
+    of_V = second.T @ rest + odds * (second**2).sum(0)[:, None] * V
+    of_second = rest @ V.T + odds * second * (V**2).sum(1)[None]
+    return np.concatenate([(of_V @ X.T).ravel(), of_second.ravel()])
+
+
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_the_curvature_of_dropout_bounds_the_hessian_of_the_expected_loss(scale):
+    """And is the formula of the pages, of spectral norms, or the curvature of the minimum."""
+    case, (X, Y, first, second) = case_of_dropout()
+    first, second, odds, norm = scale * first, scale * second, 0.4 / 0.6, 4 / 3
+    V = first @ X
+    fit = np.linalg.norm(V, 2) ** 2 + (norm * np.linalg.norm(second, 2)) ** 2
+    fit += norm * np.linalg.norm(Y - second @ V, 2)
+    units = max((V**2).sum(1).max(), norm**2 * (second**2).sum(0).max())
+    with jax.enable_x64():
+        weights = tuple(jax.numpy.asarray(W) for W in (first, second))
+        found = float(
+            dropout_minimiser_claims._curvature(dataclasses.replace(case, weights=weights))
+        )
+    assert found == pytest.approx(max(fit + 3 * odds * units, 1 + norm**2), rel=1e-12)
+    point, parts = np.concatenate([first.ravel(), second.ravel()]), (first.shape, second.shape)
+
+    def slope(x):
+        split = np.split(x, [first.size])
+        W_1, W_2 = (W.reshape(shape) for W, shape in zip(split, parts, strict=True))
+        return expected_slope(W_1, W_2, X, Y, odds)
+
+    # The gradient is cubic: the five-point rule with step 1 is exact.
+    hessian = np.array(
+        [
+            (
+                8 * (slope(point + e) - slope(point - e))
+                - slope(point + 2 * e)
+                + slope(point - 2 * e)
+            )
+            / 12
+            for e in np.eye(len(point))
+        ]
+    )
+    assert 0.1 * found < np.linalg.norm(hessian, 2) <= found
+
+
+@pytest.mark.parametrize("keep_prob", [0.3, 0.9])
+def test_a_start_of_dropout_is_as_small_as_its_curvature_asks(keep_prob):
+    """Of large Gaussian layers the norm is ``1 + sqrt(h / m)``: fit and penalty add up to 0.3."""
+    _, (_, _, _, second) = case_of_dropout(rows=400, cols=3, width=100, keep_prob=keep_prob)
+    units = (second**2).sum(0).mean()
+    found = np.linalg.norm(second, 2) ** 2 + 2 * (1 - keep_prob) / keep_prob * units
+    assert found == pytest.approx(0.3, rel=0.05)

@@ -10,6 +10,7 @@ import pytest
 from lrdyn.theorem4 import gradient_rank
 from lrdyn.theorem4.gradient_rank import GradientModes, spectral_edges
 from lrdyn.theorem4.gradient_rank_claims import ALIGNED, GRADIENT_RANK
+from lrdyn.theorem4.problems import _draw_regression, _draw_unscaled, distance
 from lrdyn.theorem4.statement import THEOREM4
 from lrdyn.verification.stating.statement import Outcome
 from tests import oracles
@@ -264,3 +265,19 @@ test_sides_must_match = oracles.refuses(
     (lambda: modes_of(B, C), r"right: got shape \(1, 2, 2\), wanted \(2, n, n\)"),
     (lambda: modes_of(B[:1, :, :2], C), r"left: got shape \(1, ., .\), wanted \(terms, m, m\)"),
 )
+
+
+def test_a_distance_of_two_runs_is_relative_to_the_largest_weight():
+    path, other = jnp.array([[4.0, -8.0], [1.0, 2.0]]), jnp.array([[5.0, -8.0], [1.0, -2.0]])
+    np.testing.assert_allclose(distance(path, other), [1 / 8, 4 / 8])
+
+
+@pytest.mark.parametrize("cols", [40, 160])
+def test_problems_are_drawn_with_moments_of_size_1(cols):
+    """Weights of variance 1/n; second moments of the inputs near I, or entries of size 1."""
+    weights, (inputs, outputs) = _draw_regression(jax.random.key(5), 50, cols)
+    assert inputs.shape == (cols, 2 * cols)
+    spreads = [np.std(weights) * cols**0.5, np.std(inputs) * (2 * cols) ** 0.5]
+    _, (entries, results) = _draw_unscaled(jax.random.key(5), 50, cols)
+    spreads += [np.std(outputs) * (2 * cols) ** 0.5, np.std(entries), np.std(results)]
+    np.testing.assert_allclose(spreads, 1.0, rtol=0.05)

@@ -1,6 +1,7 @@
 """What each claim came to at a small run: as it is kept, and as formulas of the pages say."""
 
 import copy
+import json
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from lrdyn.verification.judging.judging import left_out_reasons
 from lrdyn.verification.judging.outcomes import groups_of
 from lrdyn.verification.running.evaluate import case_arguments
 from lrdyn.verification.stating.fields import SIZE
-from tests import kept
+from tests import kept, kept_numbers
 from tests.kept import __main__ as recorder
 from tests.runs import finished
 
@@ -181,3 +182,26 @@ def test_what_moved_is_named_with_both():
     after["controls"]["error_with_r"]["residual"] *= 1.2
     assert kept.moved(after, before, set()).keys() == {"error_identity", "error_with_r"}
     assert kept.moved(after, before, {"error_identity"}).keys() == {"error_with_r"}
+
+
+# Trainings, which have no oracle --------------------------------------------------------------
+
+
+def test_numbers_of_a_training_that_moved_are_recorded_only_where_the_changelog_names_it(tmp_path):
+    path, before = tmp_path / "training_vgg.json", {"loss": kept_numbers.kept([1.0, 0.5])}
+    kept_numbers.record(path, before, "")  # a new one
+    after = {"loss": kept_numbers.kept([1.0, 0.6])}
+    line = "training_vgg: wanted `training_vgg` under Numbers that moved"
+    with pytest.raises(AssertionError, match=line):
+        kept_numbers.record(path, after, "")
+    with pytest.raises(AssertionError, match="share: in one of both"):
+        kept_numbers.record(path, before | {"share": before["loss"]}, "")
+    kept_numbers.record(path, before, "")
+    assert json.loads(path.read_text()) == before
+    named = "\n## [Unreleased]\n\n### Numbers that moved\n\n- `training_vgg` is trained longer.\n"
+    kept_numbers.record(path, after, named)
+    assert json.loads(path.read_text()) == after
+
+
+def test_a_test_alone_writes_nothing():
+    assert not kept_numbers.recording

@@ -1,6 +1,7 @@
 """Critical points and Hessians, against gradients by hand and exact finite differences."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,10 @@ import pytest
 
 import lrdyn as lr
 from lrdyn.theorem1 import landscape, shrinkage
+from lrdyn.theorem1.critical_points_claims import CRITICAL_POINTS
+from lrdyn.verification.judging.judging import forms_of
+from lrdyn.verification.stating.fields import Read
+from lrdyn.verification.stating.statement import Outcome
 from tests import oracles
 from tests.oracles import assert_close, assert_zero, normal
 
@@ -157,3 +162,17 @@ test_landscape_refuses = oracles.refuses(
         r"values: got shape \(3,\), wanted \(4,\)",
     ),
 )
+
+
+def test_a_mistake_at_critical_points_would_leave_the_slope_halfway_to_the_origin():
+    """Layers at half of ``(sigma_1 - lambda)^{1/2}`` have the gradient ``3/8`` of its cube."""
+    (claim,) = (c for c in CRITICAL_POINTS.claims if c.id == "critical_gradient")
+    sigma, decay = 1.3, 0.2
+    half = np.full((1, 1), np.sqrt(sigma - decay) / 2)
+    slope = oracles.gradients((half, half), oracles.sum_slope(np.full((1, 1), sigma)))[0]
+    theory: Any = Read({"target_values": np.array([sigma])}, KeyError)
+    run: Any = Read({"critical_gradient": np.zeros(1)}, KeyError)
+    outcome = Outcome({"weight_decay": decay}, theory, run, {}, np.dtype(float), 6, 1)
+    form: Any
+    (form,) = forms_of(claim, CRITICAL_POINTS, outcome)
+    assert form.alternative == pytest.approx(abs(slope + decay * half).item())

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -32,6 +33,7 @@ from tests.oracles import (
     double,
     judged,
     masks_of,
+    normal,
     refuses,
 )
 
@@ -476,3 +478,20 @@ test_self_supervised_functions_refuse = refuses(
 
 def test_points_are_refused_for_input_masks_alone():
     masked_autoencoder_claims.check(FLAGS | {"rows": 13, "patch_size": 14, "mask": "dropout"})
+
+
+@pytest.mark.usefixtures("unchecked")  # a case of which the width alone is read
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("seed", range(4))
+def test_moments_are_regular_where_no_feature_is_missing(lost, seed):
+    """Of Q the trace of the projector on its range counts the dimensions, up to rounding."""
+    (data,) = normal(seed, (4, 6))
+    data[:lost] = 0.0
+    with jax.enable_x64():
+        moments = masked_autoencoder.masked_moments(jnp.asarray(data), jnp.array([0, 0, 1, 2]), 0.7)
+        case: Any = SimpleNamespace(width=2)
+        values = jnp.array([1.9, 1.1, 0.7, 0.2])
+        found = masked_autoencoder_claims._conditions(case, moments, values)
+    assert bool(found.regular) is (lost == 0)
+    gap = 1.9**2 / (1.1**2 - 0.7**2)
+    assert float(found.choosing) == pytest.approx(max(float(found.inverting), gap))

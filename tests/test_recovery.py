@@ -1,6 +1,8 @@
 """Recovery of a matrix from entries or measurements, against NumPy."""
 
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 
 import lrdyn as lr
 from lrdyn.completion import recovery
+from lrdyn.completion.problem import Recovery
 from tests import oracles
 
 
@@ -158,3 +161,15 @@ def test_sensing_is_unbiased():
 
     expected = np.append(np.ravel(target), 0.5 * np.sum(np.square(product - target)))
     assert_unbiased(draw, expected)
+
+
+@pytest.mark.usefixtures("unchecked")  # a case of which a few fields are read
+def test_measurements_count_where_there_are_values_of_them():
+    """Of a target that is seen in part the loss is that of its entries."""
+    (target, product, mask), (measurements,) = oracles.normal(3, *[(4, 4)] * 3), [None]
+    mask = 1.0 * (mask > 0)
+    case: Any = SimpleNamespace(
+        measurements=jnp.asarray(target[None]), values=measurements, target=target, mask=mask
+    )
+    seen = np.sum(mask * (product - target) ** 2) / np.sum(mask) / 2
+    np.testing.assert_allclose(Recovery.loss(case, jnp.asarray(product)), 16 * seen, rtol=1e-12)

@@ -150,6 +150,7 @@ def test_a_double_root_is_no_local_minimum(depth, w):
         *(case[1:] for case in CASES),
         (2, (1.0, 0.8, 0.75), 0.1, 3),  # exchanged for the next one
         (3, (1.0, 0.9, 0.51), 0.1, 3),  # the next one costs something
+        (3, (1.0, 0.9, 0.33), 0.1, 3),  # more than nothing: 0 is the better minimum
         (2, (1.4, 0.2), 0.002, 3),  # the smaller root
         (1, (0.3,), 0.4, 3),  # no other critical point
         (1, (0.8, 0.8), 0.05, 4),  # a tie
@@ -259,3 +260,60 @@ def test_a_run_is_where_all_of_its_modes_are_nearest():
     sigma, local_values = np.array([1.2, 0.7]), np.array([1.0, 0.5])
     kept, most = modes_kept(sigma, local_values, ends, np.zeros(3), 3, "float64")
     assert (kept.tolist(), most) == ([2, 1, 0], 2)
+
+
+@pytest.mark.parametrize("gradient", [1e-14, 0.3])
+@pytest.mark.parametrize(("depth", "decay"), [(3, 0.1), (4, 0.067)])  # a little above a root
+@pytest.mark.parametrize("size", [1.0, 64.0])
+def test_the_condition_of_a_value_without_a_root_is_that_of_its_polynomial(
+    gradient, depth, decay, size
+):
+    """``(w / sigma_1^{1/L})^{L-1} sigma_1^{2-2/L} / m``: m is searched on a fine grid."""
+    sigma, decay = 0.3 * size, decay * size ** (2 - 2 / depth)
+    grid = np.linspace(0, 2, 2 * 10**5) * sigma ** (1 / depth)
+    polynomial = grid ** (2 * depth - 2) - sigma * grid ** (depth - 2) + decay
+    least = polynomial.min()
+    assert least > 0
+    w = max(grid[polynomial.argmin()] / sigma ** (1 / depth), gradient ** (1 / (2 * depth - 1)))
+    expected = w ** (depth - 1) * sigma ** (2 - 2 / depth) / least
+    assert expected > 1
+    found = compiled.rest_condition(jnp.array([sigma]), 1, (1, 1), decay, depth, gradient)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (3, 4)])
+@pytest.mark.parametrize("depth", [3, 4])
+def test_the_condition_of_kept_values_by_hand(shape, depth):
+    """Along a mode, and across to each value that is left out: 0 too, if the sides differ."""
+    values, decay, rank = np.array([1.0, 0.9, 0.3]), 0.2, 3
+    w = np.array([roots(sigma, decay, depth)[-1] for sigma in values[:2]])
+    kept = roots(values[2], decay, depth)
+    assert not len(kept)  # the third has no root
+    along = depth * w ** (depth - 1) / (depth * w ** (2 * depth - 2) - (depth - 2) * decay)
+    others = [*values, 0.0] if shape[0] != shape[1] else values
+    across = [x / (v - o) for x, v in zip(w, values, strict=False) for o in others if v > o]
+    turn = (0.3 * (depth - 2) / (2 * depth - 2)) ** (1 / depth)
+    least = turn ** (2 * depth - 2) - 0.3 * turn ** (depth - 2) + decay
+    gone = turn ** (depth - 1) / least
+    found = compiled.rest_condition(jnp.array(values), rank, shape, decay, depth, 1e-14)
+    np.testing.assert_allclose(found, max(1.0, *along, *across, gone), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("shape", "rank", "values", "decay", "depth"), CASES[:3])
+def test_two_kept_modes_are_a_block_of_the_hessian(shape, rank, values, decay, depth):
+    point = [(i, roots(values[i], decay, depth)[-1]) for i in range(rank)]
+    layers = layers_at(point, shape, rank, depth)
+    spectrum = np.linalg.eigvalsh(hessian(layers, diagonal(shape, values), decay))
+    w = np.array([root for _, root in point])
+    block = rest_points._two_mode_hessian(w, np.array(values[:2]), decay, depth)
+    for eigenvalue in np.linalg.eigvalsh(block):
+        assert np.min(np.abs(spectrum - eigenvalue)) < 1e-7
+
+
+def test_the_bound_of_the_hessian_by_hand():
+    """The first derivative squared, the second one times ``||P - Phi|| = (2 f)^{1/2}``, lambda."""
+    loss, values, decay, depth = 0.6, np.array([1.0, 0.5]), 0.1, 4
+    x = 2 * (loss - values[1] ** 2 / 2) / decay / depth
+    first, second = np.sqrt(depth * x**3), np.sqrt(depth * (depth - 1) * x**2)
+    found = compiled.sublevel_curvature(loss, jnp.array(values), 1, decay, depth)
+    np.testing.assert_allclose(found, first**2 + np.sqrt(2 * loss) * second + decay, rtol=1e-12)

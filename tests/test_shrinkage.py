@@ -1,13 +1,15 @@
 """Minimisers with weight decay, against polynomial roots, optimality conditions and grids."""
 
 from fractions import Fraction
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 from lrdyn import theorem1
-from lrdyn.theorem1 import regularised_autoencoder, shrinkage
+from lrdyn.theorem1 import minimisers_claims, regularised_autoencoder, shrinkage
 from tests import oracles
 from tests.oracles import Compiled, assert_close, assert_zero, normal, refuses
 
@@ -186,3 +188,29 @@ test_shrinkage_refuses = refuses(
     (lambda: compiled.shrink(np.ones(2), 0.1, 1), "depth: got 1, wanted at least 2"),
     (lambda: compiled.minimiser(np.eye(3), 4), "rank: got 4, wanted 1 to 3"),
 )
+
+
+def test_at_the_jump_zero_is_taken():
+    """Where both cost the same: for three layers and lambda = 1 that is at sigma = 2."""
+    found = np.asarray(shrinkage.shrink(jax.numpy.array([2.0, 2.01, 1.99]), 1.0, 3))
+    assert (found > 0).tolist() == [False, True, False]
+    assert found[1] > 1  # it jumps
+
+
+@pytest.mark.usefixtures("unchecked")  # a case of which a few fields are read
+@pytest.mark.parametrize("depth", [3, 4, 5])
+def test_the_control_of_another_power_takes_the_larger_root_of_its_polynomial(depth):
+    """``w^{2L} - sigma w^{L-2} + lambda``."""
+    values, decay = np.array([10.0, 3.0, 1.4]), 0.1
+    case: Any = SimpleNamespace(
+        values=jax.numpy.asarray(values), decay=jax.numpy.asarray(decay), depth=depth
+    )
+    found = minimisers_claims._root_of_another_power(case).local_values
+    for value, kept in zip(values, np.asarray(found), strict=True):
+        polynomial = np.zeros(2 * depth + 1)
+        polynomial[0] += 1
+        polynomial[depth + 2] -= value
+        polynomial[-1] += decay
+        roots = np.roots(polynomial)
+        largest = roots[abs(roots.imag) < 1e-9].real.max()
+        assert kept == pytest.approx(largest**depth, rel=1e-9)

@@ -2,8 +2,8 @@
 
 Trainings have no oracle. What they left once is kept in ``tests/data/studies``, and so are the
 findings, the numbers and the captions that are made of such arrays: a change of what is trained,
-measured or drawn changes one of them. ``LRDYN_RECORD=1 pytest tests/test_study_numbers.py`` writes
-the files anew, after a change that is meant.
+measured or drawn changes one of them. ``pytest --record tests/test_study_numbers.py`` writes those
+anew that CHANGELOG.md names under *Numbers that moved*.
 """
 
 import json

@@ -450,3 +450,9 @@ def test_a_program_that_is_spread_over_devices_keeps_runs_side_by_side():
     assert loops
     assert all("[6,6,64]{2,1,0}" in line for line in loops)
     assert not any("[6,6,64]{1,0,2}" in line for line in loops)
+
+
+@pytest.mark.parametrize("dim", [4, 9])
+def test_the_bulk_counts_as_often_as_the_dimension_leaves_room(dim):
+    found = subspace.reduced_spectra(jnp.eye(2)[None] * 0.5, jnp.array([0.7]), dim)
+    assert found.tolist() == [[0.7] * (dim - 2) + [0.5] * 2]

@@ -12,6 +12,7 @@ import lrdyn as lr
 from lrdyn.corollary1 import statement as corollary1
 from lrdyn.corollary1.statement import COMPRESSION, COROLLARY1, CompressionMeasured
 from lrdyn.theorem2 import classifier_claims as classification
+from lrdyn.theorem2 import collapse
 from lrdyn.theorem2 import setting as deep_factorization
 from lrdyn.theorem2 import statement as theorem2
 from lrdyn.theorem2.classifier_claims import CLASSIFICATION, ClassificationMeasured
@@ -438,3 +439,19 @@ def test_where_the_theorem_fails_the_two_sides_part():
     narrow = corollary1.make_case(key, **FLAGS, excess_rank=0)
     theory, run = compressed(deep_factorization.move_toward_gaussian(key, narrow, whole))
     assert_parted((theory.error, run.error))
+
+
+@pytest.mark.parametrize(("scale", "per_class", "depth"), [(0.4, 7, 2), (0.3, 20, 5)])
+def test_the_collapse_ratio_is_the_share_of_the_bulk_in_a_layer(scale, per_class, depth):
+    """The signal grows by ``n^{1/2L}`` a layer, what is in a class shrinks by eps; squares."""
+    ratio = (scale / per_class ** (1 / (2 * depth))) ** 2
+    assert collapse.collapse_ratio(scale, per_class, depth) == pytest.approx(ratio)
+    # A bulk of d - 2K directions of d - K, over L - 1 layers, and a signal that is larger by
+    # (1 - p)^{-1/L} at most.
+    bulk = ((40 - 6) / (40 - 3)) ** (1 / (depth - 1))
+    lower = collapse.collapse_lower_bound(ratio, 40, 3, depth)
+    assert lower == pytest.approx(bulk * (1 - ratio) ** (1 / depth))
+
+
+def test_the_largest_change_counts_what_falls():
+    assert deep_factorization.largest_change(np.array([[3.0, 1.0], [1.0, 2.0]])) == 2.0

@@ -589,3 +589,9 @@ def test_rounding_of_an_expectation_is_no_bias_of_draws():
         leg = residuals(claim, statement.MASKS, found, dtype, power=True)
         assert leg.residual.item() <= leg.tolerance.item()
         assert leg.reason.item() == ""
+
+
+def test_a_mean_without_skewness_has_student_s_p():
+    draws = np.array([1.0, 3.0, 2.0, 2.5, 1.7])
+    test: Any = stats.ttest_1samp(draws, 2.6)
+    assert statistics.mean_p(2.6, draws, 0.0) == pytest.approx(test.pvalue, rel=1e-9)

@@ -15,10 +15,13 @@ import pytest
 
 import lrdyn as lr
 from lrdyn import networks
+from lrdyn.adapters import methods, projectors
 from lrdyn.core import checks
 from lrdyn.core.condition import perturb_updates
 from lrdyn.core.factorization import _sum_of_squares
 from lrdyn.system import memory_limit
+from lrdyn.theorem1 import rest_points
+from lrdyn.theorem2 import collapse, subspace
 from tests.faults import wrong_calls
 
 pytestmark = [pytest.mark.tools, pytest.mark.usefixtures("unchecked")]
@@ -124,6 +127,72 @@ SILENT = {
     ),
 }
 
+VALUES_OF_THREE = jnp.array([0.9, 0.5, 1.2])
+SILENT |= {
+    "steps of a bulk": (
+        lambda: lr.corollary1.bulk_contracts(VALUES_OF_THREE, 0.2, 0.1, 0),
+        "steps: got 0, wanted at least 1",
+    ),
+    "rank of a compression": (
+        lambda: lr.corollary1.compression_error(VALUES_OF_THREE, 9, -1),
+        "rank: got -1, wanted at least 0",
+    ),
+    "dim of a compression": (
+        lambda: lr.corollary1.compression_error(VALUES_OF_THREE, 9, 5),
+        "dim: got 9, wanted at least 10",
+    ),
+    "dim of a count": (
+        lambda: lr.corollary1.parameter_counts(0, 3, 1),
+        "dim: got 0, wanted at least 1",
+    ),
+    "depth of a count": (
+        lambda: lr.corollary1.parameter_counts(9, 0, 1),
+        "depth: got 0, wanted at least 1",
+    ),
+    "dim of a spectrum": (
+        lambda: subspace.reduced_spectra(jnp.eye(2)[None], jnp.ones(1), 1),
+        "dim: got 1, wanted at least 2",
+    ),
+    "rank of a projector": (
+        lambda: projectors.top_singular_projector(I4, 0),
+        "rank: got 0, wanted at least 1",
+    ),
+    "rank of compressed factors": (
+        lambda: methods.compressed_factors((I4, I4), I4, 3),
+        "rank: got 3, wanted an even number",
+    ),
+    "keep_prob of blocks": (
+        lambda: lr.core.block_masks(4, 2, 1.5),
+        "keep_prob: got 1.5, wanted above 0, at most 1",
+    ),
+    "keep_prob of layers": (
+        lambda: lr.theorem3.layers_penalty((I4, I4), I4, 1.5),
+        "keep_prob: got 1.5, wanted above 0, at most 1",
+    ),
+    "rank of points of rest": (
+        lambda: rest_points.rest_losses(VALUES, 4, 0.1, 3),
+        "rank: got 4, wanted 1 to 3",
+    ),
+    "dim of a collapse": (
+        lambda: collapse.collapse_lower_bound(0.2, 9, 5, 3),
+        "dim: got 9, wanted at least 10",
+    ),
+    "depth of a collapse": (
+        lambda: collapse.collapse_lower_bound(0.2, 40, 5, 1),
+        "depth: got 1, wanted at least 2",
+    ),
+    "depth of a ratio": (
+        lambda: collapse.collapse_ratio(0.2, 7, 0),
+        "depth: got 0, wanted at least 1",
+    ),
+    "block": (lambda: lr.core.block_masks(4, 0, 0.5), "block: got 0, wanted at least 1"),
+    "max_steps": (
+        lambda: lr.core.simulate_until(
+            square, I4, lr.gradient_descent(0.1), 1e-3, check_every=5, max_steps=4
+        ),
+        "max_steps: got 4, wanted at least 5",
+    ),
+}
 
 KEY = jax.random.key(0)
 TOO_LARGE = {
@@ -136,6 +205,7 @@ TOO_LARGE = {
     "truncated": lambda: lr.truncated_gaussian_target(KEY, (2**32, 2**32), 2),
     "spaced_singular_values": lambda: lr.spaced_singular_values(2**62),
     "beyond 64 bits": lambda: lr.spaced_singular_values(2**63),
+    "block_covariance": lambda: lr.core.block_covariance(2**40, 2, 0.5),
     "draw_mask": lambda: lr.core.draw_mask(KEY, 2**62, 0.5, block=2),
     "index_sets": lambda: lr.theorem1.index_sets(64, 32),
     "sampled": lambda: lr.sampled(KEY, 2**62, scale=jax.random.uniform),

@@ -107,7 +107,13 @@ def run(prog: str, command: Callable[[], Ending], *, own_process: bool = False) 
     printer.lost = None
     try:
         program_cache.most()  # environment variables are input, too
-        return Status(_status(_run_command(command)))
+        try:
+            ending = command()
+        except Help as asked:
+            printer.say(str(asked), end="")
+            ending = None
+        printer.flush()
+        return Status(_status(ending))
     except BaseException as error:
         try:
             status, line = _failure(error)
@@ -119,16 +125,6 @@ def run(prog: str, command: Callable[[], Ending], *, own_process: bool = False) 
         line = " ".join(f"{shortened(str(prog), 60)}: error: {line}".splitlines())
         printer.complain(shortened(printer.make_printable(line), LINE))
         return Status(status)
-
-
-def _run_command(command: Callable[[], Ending]) -> Ending:
-    try:
-        ending = command()
-    except Help as asked:
-        printer.say(str(asked), end="")
-        ending = None
-    printer.flush()
-    return ending
 
 
 def _status(ending: Ending) -> int:

@@ -1,10 +1,8 @@
 """``lrdyn merge ADAPTER ...``: one adapter of several, or a smaller one of one."""
 
-import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lrdyn.adapters import peft
 from lrdyn.commands.arguments import Example, Parser, fraction_reader, integer_reader, parse_folder
@@ -78,28 +76,22 @@ def main(words: Sequence[str]) -> None:
     if not may_be_a_folder(out):
         raise BadInput(f"--out: got {shortened(options.out)!r}, wanted a folder: that is a file")
     whole_files.refuse_links(out, ADAPTER)
-    if len(given := [flag for flag, value in _flags(options).items() if value is not None]) > 1:
-        raise BadInput(f"{given[1]}: got it beside {given[0]}, wanted one of the two")
+    given = [flag for flag in WAYS if getattr(options, flag) is not None]
+    if len(given) > 1:
+        raise BadInput(f"--{given[1]}: got it beside --{given[0]}, wanted one of the two")
+    ways = {way: getattr(options, flag) for flag, way in WAYS.items()}
     for name in names:
         # A file of weights has no configuration beside it, and would be called missing.
         if Path(name).is_file() and not Path(name).with_name(ADAPTER[0]).exists():
             raise BadInput(f"ADAPTER: got {shortened(name)!r}, wanted a folder that PEFT wrote")
     with user_files("ADAPTER", "a folder that PEFT wrote"), show_progress("merge") as progress:
-        merged = combine(names, weights, **_ways(options), progress=progress)
+        merged = combine(names, weights, **ways, progress=progress)
         peft.write(out, merged.adapter)
     say("\n".join([*merged.lines(), f"adapter: {out}"]))
 
 
 WAYS = {"resize": "rank", "energy": "energy", "budget": "budget", "error": "error"}
 """Flag for the size of the adapter -> argument of :func:`lrdyn.diagnosis.combine`."""
-
-
-def _flags(options: argparse.Namespace) -> dict[str, Any]:
-    return {f"--{flag}": getattr(options, flag) for flag in WAYS}
-
-
-def _ways(options: argparse.Namespace) -> dict[str, Any]:
-    return {way: getattr(options, flag) for flag, way in WAYS.items()}
 
 
 def _weighted(word: str) -> tuple[str, float]:

@@ -59,7 +59,10 @@ def parser_of(theorem: Experiment, prog: str = "") -> Parser:
     prog = prog or theorem.name
     parser = Parser(prog, theorem.summary, examples=_examples(theorem, prog))
     usual = defaults(theorem)
-    add_run_flags(parser, usual, seeds=_seeds(theorem), trains=isinstance(theorem, Study))
+    seeds = ", ".join(f"{s.seeds} for {s.id}" for s in theorem.scenarios)
+    if usual["seeds"] is not None:
+        seeds = str(usual["seeds"])
+    add_run_flags(parser, usual, seeds=seeds, trains=isinstance(theorem, Study))
     if any(control.amounts for s in theorem.scenarios for control in s.controls):
         parser.add_argument(
             "--perturb", action="store_true", help="also sweep the distance from each hypothesis"
@@ -159,13 +162,6 @@ def _examples(theorem: Experiment, prog: str) -> list[Example]:
         examples.append(Example(again, "judge saved results again, without a run"))
     more = Example(f"{prog} --preset paper --out mine", "the paper's settings, results in mine/")
     return [*examples[:2], *([] if len(examples) > 2 else [more]), *examples[2:]]
-
-
-def _seeds(theorem: Experiment) -> str:
-    """The default number of seeds, in words."""
-    if (usual := defaults(theorem)["seeds"]) is not None:
-        return str(usual)
-    return ", ".join(f"{s.seeds} for {s.id}" for s in theorem.scenarios)
 
 
 def _add_training_flags(parser: Parser) -> None:

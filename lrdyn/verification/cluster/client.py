@@ -31,8 +31,7 @@ from lrdyn.verification.cluster.tasks import SMALL, PartTask, TaskFailure, compu
 from lrdyn.verification.judging.rounding import Measured
 from lrdyn.verification.running import arithmetic_probe
 from lrdyn.verification.running.configuration import BadInput
-from lrdyn.verification.running.reductions import Reductions
-from lrdyn.verification.running.work import Part, PartFailed, Recipe, mismatch
+from lrdyn.verification.running.work import Part, PartFailed, Recipe
 from lrdyn.verification.stating.statement import Experiment
 from lrdyn.verification.storing.parts import Arrays, Store
 
@@ -266,7 +265,7 @@ class Cluster:
         # The subject goes by its name or as the text of its file: pickled, it would ask for a
         # module that a worker may not have.
         pickled = pickle.dumps(recipe._replace(subject=None))
-        return ClusterParts(self, source, pickled, progress, recipe.arguments.get("reduce", {}))
+        return ClusterParts(self, source, pickled, progress)
 
     def window(self) -> int:
         """Number of parts of a sweep that are submitted at a time."""
@@ -337,16 +336,8 @@ class _Asked(NamedTuple):
 class ClusterParts:
     """Computes the parts of one sweep as tasks of a cluster."""
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        source: Origin,
-        recipe: bytes,
-        progress: Progress,
-        reduce: Reductions,
-    ):
+    def __init__(self, cluster: Cluster, source: Origin, recipe: bytes, progress: Progress):
         self.cluster, self.source, self.progress = cluster, source, progress
-        self.reduce = reduce
         self.topic = f"lrdyn-{uuid.uuid4().hex}"
         self.recipe: Any = recipe
         self.small = len(recipe) <= SMALL
@@ -416,7 +407,7 @@ class ClusterParts:
                     left.append(result)
                 elif result is not None:
                     # Before it is kept: a wrong part must not stand in the store.
-                    if why := mismatch(task.part, result, self.reduce):
+                    if why := task.part.mismatch(result):
                         failures.append((task, TaskFailure(f"a worker: {why}", "")))
                         continue
                     if store:
@@ -451,7 +442,7 @@ class ClusterParts:
     def _submit(self, recipe: Any, asked: _Asked, store: Store | None, token: str) -> Future:
         folder = os.fspath(store.folder.resolve()) if store else ""
         token = token if asked.shared else ""
-        task = PartTask(self.source, asked.part.key, asked.part.asked, folder, token, self.topic)
+        task = PartTask(self.source, asked.part.key, asked.part.ask(), folder, token, self.topic)
         self.cluster.check()
         name = re.sub(r"\W+", "_", self.source.name.rpartition(":")[2])
         return self.cluster.client.submit(
@@ -529,4 +520,4 @@ def _failure_message(failures: Sequence[tuple[_Asked, TaskFailure]]) -> str:
     if os.environ.get("LRDYN_DEBUG"):
         logging.getLogger("lrdyn").critical("%s", failed.trace)
     more = f" (and {len(failures) - 1} parts more)" if len(failures) > 1 else ""
-    return f"{asked.part.asked}: {failed.line}{more}"
+    return f"{asked.part.ask()}: {failed.line}{more}"

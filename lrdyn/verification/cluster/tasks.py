@@ -13,8 +13,8 @@ import numpy as np
 from lrdyn.system.progress import Silent
 from lrdyn.verification.cluster.origins import Origin, make_importable, resolve
 from lrdyn.verification.cluster.shared_folder import sees
-from lrdyn.verification.running import programs
-from lrdyn.verification.running.work import Context, PartRequest, Recipe, Sweep, reduce_arrays
+from lrdyn.verification.running import programs, reductions
+from lrdyn.verification.running.work import Context, PartRequest, Recipe, Sweep
 from lrdyn.verification.stating.mistakes import BadInput
 from lrdyn.verification.storing.parts import Arrays, Store
 
@@ -59,7 +59,9 @@ def compute_part(recipe: bytes, task: bytes) -> Arrays | TaskFailure | None:
             sweep = sweep_from(recipe, part.origin, store, part.topic)
             with sweep.scope():
                 if sweep.plan:
-                    arrays = reduce_arrays(_compute_traced(recipe, part, sweep), sweep.reduce)
+                    arrays = _compute_traced(recipe, part, sweep)
+                    if sweep.reduce:
+                        arrays = reductions.summarise(sweep.reduce, arrays)
                 else:
                     arrays = sweep.call(dict(part.asked.point), part.key)
         if not shared:

@@ -185,7 +185,15 @@ def _control_legs(
         if not control.shows_in(precision):
             continue
         if control.swap:
-            results = _swap_arrays(_group(groups, group, f"control {control.id!r}"), control)
+            results = _group(groups, group, f"control {control.id!r}")
+            for name in control.swapped.values():
+                if name not in results:
+                    raise MissingArray(
+                        f"got no array {name!r}, wanted it for control {control.id!r}"
+                    )
+            # Arrays of the same run, put in the places of others.
+            swapped = {name: results[other] for name, other in control.swapped.items()}
+            results = results.assign(swapped)
             by_precision[precision] = residuals(claim, scenario, results, precision)
             continue
         name = control_group(control, precision)
@@ -194,15 +202,6 @@ def _control_legs(
             results = _group(groups, name, f"control {control.id!r}")
             by_precision[precision] = residuals(claim, scenario, results, precision)
     return by_precision
-
-
-def _swap_arrays(results: "xarray.Dataset", control: Control) -> "xarray.Dataset":
-    """Results with the arrays of a swap put in the places of others."""
-    for name in control.swapped.values():
-        if name not in results:
-            raise MissingArray(f"got no array {name!r}, wanted it for control {control.id!r}")
-    others = {name: results[other] for name, other in control.swapped.items()}
-    return results.assign(others)
 
 
 def _group(groups: Groups, name: str, whose: str) -> "xarray.Dataset":
@@ -330,7 +329,7 @@ def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = 
     # A NaN, after a divergence for example, needs no warning of NumPy's: its case fails.
     with np.errstate(all="ignore"):
         try:
-            reason = _first_reason(claim, scenario, outcome, limit)
+            reason = next(reasons_against(claim, scenario, outcome, limit), "")
             compared = forms_of(claim, scenario, outcome)
             residual = forms.residual_of(compared)
             threshold = max(form.threshold(limit) for form in compared)
@@ -461,20 +460,6 @@ def forms_of(claim: Claim, scenario: Scenario, outcome: Outcome) -> tuple[Form, 
     return several
 
 
-def _is_lost(scenario: Scenario, outcome: Outcome) -> bool:
-    """Whether the loss of a training became infinite or NaN.
-
-    Over seeds :func:`lrdyn.verification.judging.outcomes.outcomes` has left such trainings out
-    already, unless that happened to all of them.
-    """
-    name = scenario.diverged_name
-    return bool(name and np.any(outcome.measured[name] >= 0))
-
-
-def _first_reason(claim: Claim, scenario: Scenario, outcome: Outcome, limit: float) -> str:
-    return next(reasons_against(claim, scenario, outcome, limit), "")
-
-
 def reasons_against(
     claim: Claim, scenario: Scenario, outcome: Outcome, limit: float
 ) -> Iterator[str]:
@@ -486,7 +471,10 @@ def reasons_against(
         outcome: what it is judged on.
         limit: tolerance times condition.
     """
-    if scenario.trains and _is_lost(scenario, outcome):
+    diverged = scenario.diverged_name if scenario.trains else ""
+    # Over seeds :func:`lrdyn.verification.judging.outcomes.outcomes` has left such trainings out
+    # already, unless the loss of all of them became infinite or NaN.
+    if diverged and np.any(outcome.measured[diverged] >= 0):
         yield LOST
     seeds = np.ravel(outcome.point["seed"]) if claim.seeds else np.array([])
     # In a study seed 0 has set what is expected, and must not confirm it.
@@ -521,7 +509,7 @@ def _finding_entry(
         seeds=1,
     )
     every = outcomes(claim, scenario, results, precision)
-    judged = [outcome for outcome in every if not _first_reason(claim, scenario, outcome, 0.0)]
+    judged = [o for o in every if not any(reasons_against(claim, scenario, o, 0.0))]
     # An empty array first, since nothing can be concatenated to nothing.
     values = np.concatenate(
         [np.array([]), *(np.ravel(finding.value(outcome)) for outcome in judged)]
@@ -597,7 +585,11 @@ def claim_entry(claim: Claim, legs: Legs) -> dict[str, Any]:
     scaling = None
     if claim.kind == "identity" and len(judged) == 2 and None not in (first, *others):
         # The worst cases of two legs can be different runs, which amplify rounding differently.
-        each = {p: _unamplified_residual(legs[p], j) for p, j in judged.items()}
+        each = {
+            p: j.residual / float(legs[p].condition.values.flat[j.worst])
+            for p, j in judged.items()
+            if j.residual is not None  # of what was judged it never is
+        }
         steps = int(legs["float64"].steps.values.flat[judged["float64"].worst])
         scaling = claims.scales_with_epsilon(each["float64"], each["float32"], steps)
         holds = holds and scaling
@@ -608,7 +600,10 @@ def claim_entry(claim: Claim, legs: Legs) -> dict[str, Any]:
     entry["decided_by"] = _count_by_decider(first)
     entry["equal_to_the_bit"] = _is_equal_to_the_bit(claim, first)
     if claim.kind == "statistical":
-        entry |= {"p": _p_value(claim, entry["residual"])}
+        # The residual is ``-log10 p``; with a tolerance of its own it is what the claim computed,
+        # and there is no p-value.
+        residual = entry["residual"]
+        entry["p"] = 10**-residual if residual is not None and is_test(claim) else residual
     return entry | {"scales_with_epsilon": scaling}
 
 
@@ -632,18 +627,6 @@ def _is_equal_to_the_bit(claim: Claim, leg: "xarray.Dataset") -> bool:
     """Whether long runs left a residual of exactly 0, as a side compared with itself would."""
     judged = (left_out_reasons(leg) == "") & (leg.steps.values >= MANY_STEPS) & leg.two_sided.values
     return bool(claim.kind == "identity" and judged.any() and not leg.residual.values[judged].any())
-
-
-def _p_value(claim: Claim, residual: float | None) -> float | None:
-    """The p-value of a claim, from its residual ``-log10 p``; the residual itself of others."""
-    # A statistical claim with a tolerance of its own has no p-value: its residual is what it
-    # computed.
-    return residual if residual is None or not is_test(claim) else 10**-residual
-
-
-def _unamplified_residual(leg: "xarray.Dataset", judgement: Judgement) -> float:
-    assert judgement.residual is not None
-    return judgement.residual / float(leg.condition.values.flat[judgement.worst])
 
 
 def control_entry(control: Control, claim: Claim, legs: Legs) -> dict[str, Any]:

@@ -105,7 +105,9 @@ def outcomes(
     # Bytes of one point over all arrays: slabs are cut so that this many fit into memory.
     each = sum(array.nbytes for array in arrays.values()) // max(1, int(np.prod(shape)))
     fixed = json.loads(results.attrs.get("fixed", "{}"))
-    for slab in _settings(shape) if claim.seeds else slabs(shape, each):
+    # All seeds, the first axis, for one setting after another.
+    whole = ((slice(None), *(slice(i, i + 1) for i in place)) for place in np.ndindex(*shape[1:]))
+    for slab in whole if claim.seeds else slabs(shape, each):
         every = [
             _outcome(fixed | point, values, claim, scenario, precision)
             for point, values in _points_of(results, arrays, lead, slab)
@@ -151,19 +153,6 @@ def _move_lead_first(array: "xarray.DataArray", lead: Sequence[str]) -> "xarray.
     return array.variable if missing else array.variable.transpose(*lead, ...)
 
 
-def _settings(shape: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Indices of all seeds, the first axis, for one setting after another."""
-    for place in np.ndindex(*shape[1:]):
-        yield (slice(None), *(slice(i, i + 1) for i in place))
-
-
-def _flags(results: "xarray.Dataset", lead: Sequence[str]) -> dict[str, list]:
-    """Values of the flags along the axes of the points."""
-    own = {dim: results[dim].values.tolist() for dim in lead if dim in results.coords}
-    listed = {str(n): c.values.tolist() for n, c in results.coords.items() if c.dims == ("point",)}
-    return own | listed
-
-
 def _points_of(
     results: "xarray.Dataset",
     arrays: Mapping[str, "xarray.Variable"],
@@ -181,7 +170,9 @@ def _points_of(
         n: p.reshape(count, *p.shape[len(lead) :]) if varies[n] else p for n, p in parts.items()
     }
     axes = {n: array.dims[len(lead) :] for n, array in arrays.items() if varies[n]}
-    flags = _flags(results, lead)
+    # The flags: axes of a product, or coordinates of listed points.
+    flags = {dim: results[dim].values.tolist() for dim in lead if dim in results.coords}
+    flags |= {str(n): c.values.tolist() for n, c in results.coords.items() if c.dims == ("point",)}
     for index, place in enumerate(np.ndindex(*inside)):
         # ``slice(None)``, of all seeds, has no start.
         starts = (part.start or 0 for part in slab)
@@ -205,12 +196,6 @@ def _unpad(
         for name, values in arrays.items()
     }
     return {name: as_compared(values, name) for name, values in cut.items()}
-
-
-def _is_met(answers: np.ndarray) -> np.ndarray:
-    """Whether a hypothesis is met; what a file has in the place of an answer meets none."""
-    # Of several shapes, answers are numbers. A NaN is no yes, and neither is no answer.
-    return np.asarray(answers == 1 if answers.size else False)
 
 
 def _missing_array(side: str, name: str) -> MissingArray:
@@ -239,7 +224,9 @@ def _outcome(
             raise MissingArray(f"{why} for claim {claim.id!r}")
         for side in on:
             sides["predicted" if side == "theory" else "measured"][name] = array
-    met = {name: _is_met(arrays[f"met_{name}"]) for name in scenario.hypotheses}
+    answers = {name: arrays[f"met_{name}"] for name in scenario.hypotheses}
+    # Of several shapes, answers are numbers. A NaN is no yes, and neither is no answer.
+    met = {name: np.asarray(a == 1 if a.size else False) for name, a in answers.items()}
     of_run = int(point.get(scenario.steps, 1)) if scenario.steps else 1
     steps = of_run if claim.steps is None else claim.steps
     return Outcome(

@@ -35,7 +35,9 @@ def html(verdict: dict[str, Any]) -> str:
 
 
 def _rows(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
-    other = _other_precision(verdict)
+    # The precision that is judged beside the one asked for; of a study the finer one.
+    finer = any("residual_float64" in claim for claim in verdict["claims"])
+    other = "float64" if finer else "float32"
     rows = [("claim", "kind", "cases", "residual", "tolerance", other, "tolerance", "")]
     for claim in _judged_claims(verdict):
         rows.append(
@@ -51,12 +53,6 @@ def _rows(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
             )
         )
     return rows
-
-
-def _other_precision(verdict: dict[str, Any]) -> str:
-    """The precision that is judged beside the one asked for; of a study the finer one."""
-    finer = any("residual_float64" in claim for claim in verdict["claims"])
-    return "float64" if finer else "float32"
 
 
 def _judged_claims(verdict: dict[str, Any]) -> list[dict[str, Any]]:

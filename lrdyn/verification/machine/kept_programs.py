@@ -30,7 +30,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -232,12 +231,6 @@ def let_jax_keep(folder: str | None) -> None:
 def _left_alone_by_jax() -> contextlib.AbstractContextManager:
     """Keep JAX's cache out of what this thread compiles, which spares writing it out."""
     return contextlib.nullcontext() if LEAST_SECONDS is None else LEAST_SECONDS(float("inf"))
-
-
-def identity(name: str, *words: Any, **settings: Any) -> str:
-    """Text that identifies a sweep of a theorem."""
-    arrays = {n: (v.shape, v.tobytes()) for n, v in settings.items() if isinstance(v, np.ndarray)}
-    return repr((name, words, sorted((settings | arrays).items())))
 
 
 @cache

@@ -48,7 +48,11 @@ def setup(
     jax.config.update("jax_enable_x64", dtype == "float64")
     # A GPU would multiply float32 as TF32, with three correct digits.
     jax.config.update("jax_default_matmul_precision", "highest")
-    _one_blas_thread()
+    # Each device has a core of its own; more LAPACK threads make an SVD several times slower.
+    import scipy.linalg.lapack  # noqa: F401  (loads the LAPACK that JAX calls on a CPU)
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1, user_api="blas")
     count = accelerators.host_devices_asked() or host_devices or cores()
     with contextlib.suppress(RuntimeError):  # the backend has started: keep its devices
         jax.config.update("jax_num_cpu_devices", count)
@@ -68,14 +72,6 @@ def collect_rarely() -> None:
     # Everything imported so far stays to the end: it need not be looked through each time.
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
-
-
-def _one_blas_thread() -> None:
-    # Each device has a core of its own; more LAPACK threads make an SVD several times slower.
-    import scipy.linalg.lapack  # noqa: F401  (loads the LAPACK that JAX calls on a CPU)
-    from threadpoolctl import threadpool_limits
-
-    threadpool_limits(1, user_api="blas")
 
 
 def cores() -> int:

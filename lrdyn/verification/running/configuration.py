@@ -47,10 +47,15 @@ class Run(NamedTuple):
     @property
     def config(self) -> dict[str, Any]:
         """Everything that decides the results, for the verdict and the name of the folder."""
-        flags = (
-            flag.name for flag in self.experiment.flags
-        )  # where data lie decides nothing; the digest counts their content
-        values = {name: _as_json(self.settings[name]) for name in flags}
+        values: dict[str, Any] = {}
+        # Without the folder of data: where they lie decides nothing, and the digest counts their
+        # content.
+        for flag in self.experiment.flags:
+            value = self.settings[flag.name]
+            if isinstance(value, np.ndarray):
+                digest = hashlib.sha256(value.tobytes()).hexdigest()
+                value = {"shape": list(value.shape), "sha256": digest}
+            values[flag.name] = list(value) if isinstance(value, tuple) else value
         values |= {name: getattr(self, name) for name in COMMON}
         if self.precision == "highest" and not isinstance(self.experiment, Study):
             del values["precision"]  # what a theorem has that says nothing of it
@@ -222,9 +227,3 @@ def _accept(flag: Flag, value: Any) -> Any:
         got = f"an array of {value.dtype}, shape {value.shape}" if array else repr(value)
         raise BadInput(f"{option_string(flag.name)}: got {got}, wanted {flag.wanted(value)}")
     return value.astype(float) if isinstance(flag.type, str) else flag.type(value)
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return {"shape": list(value.shape), "sha256": hashlib.sha256(value.tobytes()).hexdigest()}
-    return list(value) if isinstance(value, tuple) else value

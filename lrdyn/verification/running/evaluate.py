@@ -68,27 +68,29 @@ def evaluate_controls(
     nothing else is compiled.
     """
     facts = partial(_case_record, scenario)
+    # Two controls that break a case in the same way share it; None is the way of the unbroken case.
+    ways = [c.case and (c.case, c.amount) for c in controls]
 
     def point(seed: Any, amount: Any = None, **flags: Any) -> dict[str, Any]:
         key = jax.random.key(seed)
         whole = scenario.case(key, **case_arguments(scenario.case, {**fixed, **flags}))
         outputs: dict[str, Any] = {}
-        cases: dict[Any, Any] = {}  # two claims that break the same way share their case
-        for control in controls:
+        cases: dict[Any, Any] = {}
+        for control, way in zip(controls, ways, strict=True):
             if control.case is None:
                 cases[None] = whole
-            elif _case_key(control) not in cases:
+            elif way not in cases:
                 distance = jnp.asarray(control.amount if amount is None else amount)
                 # A key of its own: what moves a case must not depend on the draws that made it.
                 moved = control.case(jax.random.fold_in(key, 1), whole, distance)
-                cases[_case_key(control)] = moved
+                cases[way] = moved
         once = OnceEach()
         if scenario.traced:
             # One loop over the cases of all controls compiles once, where each by itself compiles
             # again.
             once.map_cases((scenario.predict, scenario.measure, facts), list(cases.values()))
-        for control in controls:
-            case = cases[_case_key(control)]
+        for control, way in zip(controls, ways, strict=True):
+            case = cases[way]
             predicted, measured = (
                 _arrays(function, once(function, case), scenario.traced)
                 for function in (scenario.predict, scenario.measure)
@@ -107,11 +109,6 @@ def evaluate_controls(
     return point
 
 
-def _case_key(control: Control) -> Any:
-    """Key by which controls share a case: its change and amount; None for the unbroken case."""
-    return control.case and (control.case, control.amount)
-
-
 def _arrays(
     function: Callable[..., Any], returned: Any, traced: bool, *, words: bool = False
 ) -> dict[str, Any]:
@@ -124,20 +121,15 @@ def _arrays(
         got = type(returned).__name__
         raise BadInput(f"{location_of(function)}: got {got} back, wanted a NamedTuple of arrays")
     arrays = arrays_in(returned)
-    return {
-        name: np.asarray(value)
-        if words and _is_text(value)
-        else _as_array(function, name, value, traced)
-        for name, value in arrays.items()
-    }
+    return {name: _as_array(function, name, value, traced, words) for name, value in arrays.items()}
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str | np.ndarray) and np.asarray(value).dtype.kind == "U"
-
-
-def _as_array(function: Callable[..., Any], name: str, value: Any, traced: bool) -> Any:
+def _as_array(
+    function: Callable[..., Any], name: str, value: Any, traced: bool, words: bool
+) -> Any:
     """What was returned under a name: a traced value as it is, any other one as a NumPy array."""
+    if words and isinstance(value, str | np.ndarray) and np.asarray(value).dtype.kind == "U":
+        return np.asarray(value)
     try:
         if isinstance(value, jax.Array):
             array_types.refuse_type(value.dtype, name)
@@ -146,19 +138,16 @@ def _as_array(function: Callable[..., Any], name: str, value: Any, traced: bool)
             got = type(value).__name__
             raise array_types.NotNumbers(f"got {got} as {name!r}, wanted a NamedTuple of arrays")
         array = array_types.as_array(value, name)
-        return _refuse_cut_integers(array, name) if traced else array
+        if traced and array.dtype.kind in "iu":
+            short = jax.dtypes.canonicalize_dtype(array.dtype)
+            # JAX would cut them to 32 bits, where two that differ can become one.
+            if np.any(array.astype(short) != array):
+                largest = max(map(abs, (int(array.min()), int(array.max()))))
+                wanted = f"at most {np.iinfo(short).max} in a float32 run, or traced=False"
+                raise array_types.NotNumbers(f"got {largest} as {name!r}, wanted {wanted}")
+        return array
     except array_types.NotNumbers as error:
         raise BadInput(f"{location_of(function)}: {error}") from None
-
-
-def _refuse_cut_integers(array: np.ndarray, name: str) -> np.ndarray:
-    """Refuse integers that JAX would cut to 32 bits, where two that differ can become one."""
-    short = jax.dtypes.canonicalize_dtype(array.dtype)
-    if array.dtype.kind in "iu" and np.any(array.astype(short) != array):
-        largest = max(map(abs, (int(array.min()), int(array.max()))))
-        wanted = f"at most {np.iinfo(short).max} in a float32 run, or traced=False"
-        raise array_types.NotNumbers(f"got {largest} as {name!r}, wanted {wanted}")
-    return array
 
 
 def refuse_unknown(case: Callable[..., Any], flags: Mapping[str, Any]) -> None:
@@ -246,18 +235,15 @@ class OnceEach:
 def _group_by_form(cases: Sequence[Any]) -> list[list[Any]]:
     """Group cases that differ only in the entries of their arrays."""
     groups: list[tuple[Any, list[Any]]] = []
-
-    def form(case: Any) -> tuple[Any, list[Any]]:
+    for case in cases:
         leaves, structure = jax.tree.flatten(case)
         # What is no array stays as it is: it must be the same object.
-        return structure, [jax.typeof(a) if eqx.is_array(a) else id(a) for a in leaves]
-
-    for case in cases:
-        same = [alike for known, alike in groups if known == form(case)]
-        if same:
-            same[0].append(case)
+        form = structure, [jax.typeof(a) if eqx.is_array(a) else id(a) for a in leaves]
+        same = next((alike for known, alike in groups if known == form), None)
+        if same is None:
+            groups.append((form, [case]))
         else:
-            groups.append((form(case), [case]))
+            same.append(case)
     return [alike for _, alike in groups]
 
 

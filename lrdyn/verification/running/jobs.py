@@ -12,7 +12,6 @@ import numpy as np
 from lrdyn.verification.judging import rounding
 from lrdyn.verification.judging.outcomes import control_group
 from lrdyn.verification.machine.device_defaults import known, usual_lanes
-from lrdyn.verification.machine.kept_programs import identity
 from lrdyn.verification.running.evaluate import (
     DATA_DIR,
     case_arguments,
@@ -130,7 +129,6 @@ class Job(NamedTuple):
             return Sweep(self.function, self.points, self.dims, plan, self.shapes, scope=scope)
         if not trains:
             return Sweep(self.function, self.points, self.dims, digest=self.digest, scope=scope)
-        log = log_of if worker else lambda key: LOG  # several workers write at a time
         return Sweep(
             self.function,
             self.points,
@@ -138,12 +136,12 @@ class Job(NamedTuple):
             # Called in Python, a training may reach any code of the library: an edit there begins
             # it anew.
             digest=f"{self.digest}{library_digest()}{context.precision}",
-            beside=partial(self._keeper, context, log),
+            beside=partial(self._keeper, context, worker),
             scope=scope,
         )
 
     def _keeper(
-        self, context: Context, log: Callable[[str], str], point: Mapping[str, Any], key: str
+        self, context: Context, worker: bool, point: Mapping[str, Any], key: str
     ) -> dict[str, Any]:
         """The keeper of the trainings of a point, with checkpoints beside the store of all jobs."""
         if context.store is None:
@@ -157,7 +155,8 @@ class Job(NamedTuple):
             every=context.every,
             label=" ".join(words),
             progress=context.progress,
-            log=context.store.with_name(log(key)),
+            # Several workers write at a time.
+            log=context.store.with_name(log_of(key) if worker else LOG),
         )
         return {"keeper": keeper}
 
@@ -169,12 +168,23 @@ class Job(NamedTuple):
             return named | {cases.group_of(self.group): beside}
         if not self.controls:
             return {self.group: dataset.assign_attrs(self.attributes)}
-        return {
-            control_group(
-                c, self.precision, perturb="amount" in self.points.axes
-            ): _control_dataset(dataset, c, self)
-            for c in self.controls
-        }
+        named = {}
+        perturbs = "amount" in self.points.axes
+        settings = [name for name in self.points.axes if name not in ("seed", "amount")]
+        fixed = json.loads(self.attributes["fixed"])
+        for control in self.controls:
+            results = control_results(dataset, control)
+            # The settings of controls have one value each, which needs no axis.
+            at = {name: results[name].values.tolist()[0] for name in settings}
+            group = control_group(control, self.precision, perturb=perturbs)
+            named[group] = results.squeeze(settings, drop=True).assign_attrs(
+                title=f"{control.claim}: {control.statement}",
+                claim=control.claim,
+                amount=control.amount,
+                amount_label=control.amount_label or "amount",
+                fixed=json.dumps(fixed | at),
+            )
+        return named
 
 
 def control_results(results: "xarray.Dataset", control: Control) -> "xarray.Dataset":
@@ -184,24 +194,6 @@ def control_results(results: "xarray.Dataset", control: Control) -> "xarray.Data
     mine = results[[name for name in results if str(name).startswith(prefixes)]]
     names = [n for n in (*mine.variables, *mine.dims) if str(n).startswith(prefixes)]
     return mine.rename({name: str(name).replace(f"{control.id}.", "", 1) for name in names})
-
-
-def _control_dataset(results: "xarray.Dataset", control: Control, job: Job) -> "xarray.Dataset":
-    """Results of one control, without the axes of its settings, which have one value each."""
-    settings = [name for name in job.points.axes if name not in ("seed", "amount")]
-    dataset = control_results(results, control)
-    at = {name: _as_python(dataset[name].values[0]) for name in settings}
-    return dataset.squeeze(settings, drop=True).assign_attrs(
-        title=f"{control.claim}: {control.statement}",
-        claim=control.claim,
-        amount=control.amount,
-        amount_label=control.amount_label or "amount",
-        fixed=json.dumps(json.loads(job.attributes["fixed"]) | at),
-    )
-
-
-def _as_python(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
 
 
 class Planned(NamedTuple):
@@ -274,68 +266,67 @@ def job_for(
 ) -> Job:
     """The job that carries a plan out; the settings are those of the whole run."""
     scenario, fixed = plan.scenario, plan.fixed
-    place = {DATA_DIR: settings.get(DATA_DIR, "")}
-    how = _shared_arguments(experiment, plan, settings, optimize and not plan.controls)
+    optimize = optimize and not plan.controls
+    given = {**fixed, DATA_DIR: settings.get(DATA_DIR, "")}
+    dims = scenario.axes
+    for name, axes in scenario.axes.items():
+        dims |= {f"{name}_predicted": axes, f"{name}_measured": axes}
     if plan.controls:
-        function = evaluate_controls(scenario, {**fixed, **place}, plan.controls)
+        function = evaluate_controls(scenario, given, plan.controls)
         # Each control has axes of its own, since it can change the length of one.
         dims = {
             f"{c.id}.{name}": tuple(f"{c.id}.{axis}" for axis in axes)
             for c in plan.controls
-            for name, axes in _dims(scenario).items()
+            for name, axes in dims.items()
         }
         words: list[Any] = [control.id for control in plan.controls]
     else:
         # Decided by the settings alone: the program is the same for all seeds.
         count = plan.points.size // len(np.unique(plan.points.axes["seed"]))
         room = cases.MOST // count if plan.keeps_cases else None
-        function = evaluate(scenario, {**fixed, **place}, room)
-        dims, words = _dims(scenario), [] if room is None else [room]
+        function = evaluate(scenario, given, room)
+        words = [] if room is None else [room]
+    conditions = {c.id: c.condition_name for c in scenario.claims if c.condition}
+    arrays = {n: (v.shape, v.tobytes()) for n, v in fixed.items() if isinstance(v, np.ndarray)}
+    # If a theorem is cut down to one scenario, the groups are named as for its first.
+    named = (scenario.id, plan.group, *words)
     return Job(
         plan.group,
         plan.precision,
         function,
         plan.points,
         dims,
+        shapes=tuple(flag.name for flag in experiment.flags if flag.shapes and flag.swept),
+        compiler_options=None if optimize else unoptimized_options(int(scenario.long)),
+        lanes=LANES[optimize],
+        attributes={
+            "scenario": scenario.id,
+            "fixed": json.dumps(plan.words),
+            "steps": scenario.steps,
+            "diverges": scenario.diverges_name,
+            "diverged": scenario.diverged_name,
+            "conditions": json.dumps(conditions),
+        },
+        scenario=scenario,
         controls=plan.controls,
-        # If a theorem is cut down to one scenario, the groups are named as for its first.
-        identity=identity(experiment.name, scenario.id, plan.group, *words, **fixed),
+        digest=_untraced_digest(experiment, scenario, settings, fixed),
+        identity=repr((experiment.name, named, sorted({**fixed, **arrays}.items()))),
         keeps_cases=plan.keeps_cases,
-        **how,
     )
 
 
-def _shared_arguments(
-    experiment: Experiment, plan: Planned, settings: Mapping[str, Any], optimize: bool
-) -> dict[str, Any]:
-    """Arguments that all jobs of a scenario share; the settings are those of the whole run."""
-    scenario, fixed = plan.scenario, plan.fixed
-    conditions = {c.id: c.condition_name for c in scenario.claims if c.condition}
-    names = {
-        "steps": scenario.steps,
-        "diverges": scenario.diverges_name,
-        "diverged": scenario.diverged_name,
-        "conditions": json.dumps(conditions),
-    }
-    digest = ""  # a traced function is named by its program instead
-    if scenario.trains:
-        digest = _training_digest(experiment, settings, fixed)
-    elif not scenario.traced:
-        digest = source_digest(experiment, fixed)
-    return {
-        "shapes": tuple(flag.name for flag in experiment.flags if flag.shapes and flag.swept),
-        "compiler_options": None if optimize else unoptimized_options(int(scenario.long)),
-        "lanes": LANES[optimize],
-        "attributes": {"scenario": scenario.id, "fixed": json.dumps(plan.words), **names},
-        "scenario": scenario,
-        "digest": digest,
-    }
-
-
-def _training_digest(
-    experiment: Experiment, settings: Mapping[str, Any], fixed: Mapping[str, Any]
+def _untraced_digest(
+    experiment: Experiment,
+    scenario: Scenario,
+    settings: Mapping[str, Any],
+    fixed: Mapping[str, Any],
 ) -> str:
-    """Digest of all that decides a training beside its point: sources, data, fixed settings."""
+    """Digest of all that decides an untraced run beside its point: sources, data, fixed settings.
+
+    Empty for a traced function, which is named by its program instead.
+    """
+    if not scenario.trains:
+        return "" if scenario.traced else source_digest(experiment, fixed)
     digest = hashlib.sha256(code_digest(functions_stating(experiment)).encode())
     digest.update(data_digest(experiment.data(settings) if settings else ()).encode())
     for name, value in sorted(fixed.items()):
@@ -343,13 +334,6 @@ def _training_digest(
         # The shape beside the bytes: a row and a column have the same ones.
         digest.update(f"{name} {(value.tobytes(), value.shape) if array else value}".encode())
     return digest.hexdigest()
-
-
-def _dims(scenario: Scenario) -> dict[str, tuple[str, ...]]:
-    dims = scenario.axes
-    for name, axes in scenario.axes.items():
-        dims |= {f"{name}_predicted": axes, f"{name}_measured": axes}
-    return dims
 
 
 OLDER_KERNELS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}

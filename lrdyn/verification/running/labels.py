@@ -1,6 +1,7 @@
 """Labelled results of a sweep, in memory or in a file: filled part by part."""
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -47,10 +48,11 @@ class Labels:
         Arrays of cases may be missing in some; those whose number of axes varies are left out.
         """
         self.points = points
-        names = _result_names(outputs[0])
-        for other in outputs:
-            if _result_names(other) != names:
-                got = sorted(_result_names(other))
+        # What each program returns beside a case.
+        names, *others = [{n for n in output if not n.startswith(MARK)} for output in outputs]
+        for other in others:
+            if other != names:
+                got = sorted(other)
                 raise Mislabelled(f"results: got {got}, wanted {sorted(names)} everywhere")
         every: dict[str, list[jax.ShapeDtypeStruct]] = {}
         for output in outputs:
@@ -70,41 +72,12 @@ class Labels:
                 lengths.setdefault(axis, set()).update(sizes | absent)
         self.ragged = [axis for axis, sizes in lengths.items() if len(sizes) > 1]
         """Axes whose true length is saved for each point, as ``length_<axis>``."""
-
-    @property
-    def lead(self) -> tuple[str, ...]:
-        """Names of the axes of the points."""
-        return tuple(self.points.axes) if self.points.crossed else ("point",)
-
-    @property
-    def lead_shape(self) -> tuple[int, ...]:
-        """Sizes of the axes of the points."""
-        points = self.points
-        return tuple(map(len, points.axes.values())) if points.crossed else (points.size,)
-
-    @property
-    def nbytes(self) -> int:
+        axes = {name: len(values) for name, values in points.axes.items()}
+        self.lead = axes if points.crossed else {"point": points.size}
+        """Names and sizes of the axes of the points."""
+        each = (math.prod(v.shape) * v.dtype.itemsize for v in self.variables.values())
+        self.nbytes = points.size * sum(each)
         """Bytes of all results."""
-        each = (int(np.prod(v.shape)) * v.dtype.itemsize for v in self.variables.values())
-        return self.points.size * sum(each)
-
-    def allocate(self, memory: int, folder: Path | None) -> "Target":
-        """Make room for all results: on disk if they exceed the budget and there is a folder."""
-        large = {
-            name
-            for name, v in self.variables.items()
-            # Not on disk: single numbers, empty arrays, which HDF5 cannot cut into chunks, and
-            # coordinates, which xarray reads anyway.
-            if v.shape and 0 not in v.shape and v.axes != (name,)
-        }
-        if folder is None or self.nbytes <= memory:
-            large = set()
-        return Target(self, large, folder)
-
-
-def _result_names(output: Outputs) -> set[str]:
-    """Names of what a program returns beside a case."""
-    return {name for name in output if not name.startswith(MARK)}
 
 
 def _variable(
@@ -131,27 +104,35 @@ def _variable(
 class Target:
     """Room for all results; parts are put into it in any order."""
 
-    def __init__(self, labels: Labels, large: set[str], folder: Path | None):
-        """Allocate the arrays; see :meth:`Labels.allocate`."""
-        self.labels, self.large = labels, large
+    def __init__(self, labels: Labels, memory: int, folder: Path | None):
+        """Make room: on disk if the results exceed the budget and there is a folder."""
+        self.labels = labels
+        self.large = {
+            name
+            for name, v in labels.variables.items()
+            # Not on disk: single numbers, empty arrays, which HDF5 cannot cut into chunks, and
+            # coordinates, which xarray reads anyway.
+            if v.shape and 0 not in v.shape and v.axes != (name,)
+        }
+        if folder is None or labels.nbytes <= memory:
+            self.large = set()
         self.arrays: dict[str, np.ndarray] = {
             name: np.full((labels.points.size, *v.shape), np.nan if v.ragged else 0, v.dtype)
             for name, v in labels.variables.items()
-            if name not in large
+            if name not in self.large
         }
         self.lengths = {axis: np.full(labels.points.size, -1, np.int32) for axis in labels.ragged}
         self.file = None
-        if large and folder:
+        if self.large and folder:
             self.path = whole_files.make_scratch(folder, ".nc")
-            lead = dict(zip(labels.lead, labels.lead_shape, strict=True))
             self.file = files.NetCDF(self.path)
             self.stored = {}
-            for name in large:
+            for name in self.large:
                 v = labels.variables[name]
-                dims = lead | dict(zip(v.axes, v.shape, strict=True))
+                dims = labels.lead | dict(zip(v.axes, v.shape, strict=True))
                 # One chunk for each point: parts arrive in any order, and each point is written at
                 # once.
-                chunks = (*(1 for _ in lead), *v.shape)
+                chunks = (*(1 for _ in labels.lead), *v.shape)
                 self.stored[name] = self.file.create(name, dims, v.dtype, chunks)
 
     def place(self, indices: np.ndarray, outputs: Mapping[str, np.ndarray]) -> None:
@@ -159,7 +140,7 @@ class Target:
         for name, rows in outputs.items():
             if name not in self.labels.variables:
                 continue
-            self._measure(name, indices, rows)
+            self._record_lengths(name, indices, rows)
             self._refuse_rounding(name, rows)
             inner = tuple(map(slice, rows.shape[1:]))
             if name in self.arrays:
@@ -167,7 +148,7 @@ class Target:
                 continue
             # One by one: HDF5 takes no list of indices along several axes.
             for index, row in zip(indices, rows, strict=True):
-                where = np.unravel_index(index, self.labels.lead_shape)
+                where = np.unravel_index(index, tuple(self.labels.lead.values()))
                 self.stored[name][(*map(int, where), *inner)] = row
         if self.file:
             self.file.check()
@@ -194,7 +175,7 @@ class Target:
                     "wanted one shape, or integers up to 2^53"
                 )
 
-    def _measure(self, name: str, indices: np.ndarray, rows: np.ndarray) -> None:
+    def _record_lengths(self, name: str, indices: np.ndarray, rows: np.ndarray) -> None:
         for axis, length in zip(self.labels.variables[name].axes, rows.shape[1:], strict=True):
             if axis in self.lengths:
                 # -1 where no result of this point has had the axis yet.
@@ -211,6 +192,7 @@ class Target:
         import xarray  # 0.3 s and pandas: not at import
 
         labels, points = self.labels, self.labels.points
+        lead, sizes = tuple(labels.lead), tuple(labels.lead.values())
         listed = {name: ("point", values) for name, values in points.axes.items()}
         coordinates: dict[str, Any] = dict(points.grid or listed)
         variables: dict[str, Any] = {}
@@ -225,10 +207,9 @@ class Target:
             if v.axes == (name,) and not v.ragged and (array == array[:1]).all():
                 coordinates[name] = array[0]
             else:
-                shaped = array.reshape(labels.lead_shape + v.shape)
-                variables[name] = (labels.lead + v.axes, shaped)
+                variables[name] = (lead + v.axes, array.reshape(sizes + v.shape))
         for axis, lengths in self.lengths.items():
-            variables[f"length_{axis}"] = (labels.lead, lengths.reshape(labels.lead_shape))
+            variables[f"length_{axis}"] = (lead, lengths.reshape(sizes))
         # In the order in which the function returned them, wherever they were kept.
         ordered = {name: variables[name] for name in labels.variables if name in variables}
         ordered |= {name: v for name, v in variables.items() if name not in ordered}

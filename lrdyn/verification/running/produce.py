@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import replace
-from functools import partial
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
@@ -65,14 +64,11 @@ def produce(
     context = context._replace(progress=progress)
     if context.elsewhere is not None:
         recipes = recipes_of(experiment, settings, dtype, perturb, thorough, context)
-        calls = [partial(job.run, context, next(recipes)) for job in jobs]
         # These threads mostly wait; a job that raises stops no other.
         with ThreadPoolExecutor(max_workers=TOGETHER) as pool:
-            futures = [pool.submit(call) for call in calls]
+            futures = [pool.submit(job.run, context, next(recipes)) for job in jobs]
         return {group: dataset for future in futures for group, dataset in future.result().items()}
-    groups = _run_side_by_side(
-        [partial(job.run, context) for job in jobs if not job.scenario.trains], progress
-    )
+    groups = _run_side_by_side([job for job in jobs if not job.scenario.trains], context, progress)
     for job in jobs:  # one by one: a training takes all cores
         if job.scenario.trains:
             groups |= job.run(context)
@@ -151,30 +147,26 @@ def select_scenarios(experiment: Experiment, settings: Mapping[str, Any]) -> Exp
     carries the verdict.
     """
     first, *rest = experiment.scenarios
-
-    def asked_for(scenario: Scenario) -> bool:
+    mine = [first]
+    for scenario in rest:
         swept, _ = split_settings(experiment, own_settings(experiment, scenario, settings))
         # An empty tuple leaves a scenario without a single point.
-        return all(map(len, swept.values()))
-
-    return replace(experiment, scenarios=(first, *filter(asked_for, rest)))
+        if all(map(len, swept.values())):
+            mine.append(scenario)
+    return replace(experiment, scenarios=tuple(mine))
 
 
 def validate(experiment: Experiment, settings: Mapping[str, Any]) -> None:
     """Check every combination of the settings of an experiment before anything is computed."""
     for scenario in experiment.scenarios:
-        for point in _grid(experiment, own_settings(experiment, scenario, settings)):
-            experiment.check(point)
-
-
-def _grid(experiment: Experiment, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    swept, fixed = split_settings(experiment, settings)
-    if not swept:
-        yield fixed
-        return
-    columns = product(**swept).columns
-    for values in zip(*columns.values(), strict=True):
-        yield fixed | dict(zip(columns, values, strict=True))
+        own = own_settings(experiment, scenario, settings)
+        swept, fixed = split_settings(experiment, own)
+        if not swept:
+            experiment.check(fixed)
+            continue
+        columns = product(**swept).columns
+        for values in zip(*columns.values(), strict=True):
+            experiment.check(fixed | dict(zip(columns, values, strict=True)))
 
 
 # All jobs of an experiment -------------------------------------------------------------------
@@ -226,7 +218,9 @@ def plan_jobs(
             )
         for p in precisions(experiment, scenario, dtype):
             if thorough or p == precision_of_controls(experiment, scenario, dtype):
-                for controls in group_by_settings(controls_to_run(scenario, p)):
+                # A swap needs no run of its own.
+                run = [control for control in controls_of(scenario, p) if not control.swap]
+                for controls in group_by_settings(run):
                     yield plan_controls(experiment, scenario, controls, fixed, p, given=settings)
             for control in controls_of(scenario, p):
                 if perturb and control.amounts:
@@ -235,11 +229,6 @@ def plan_jobs(
                     yield plan_controls(
                         experiment, scenario, (control,), fixed, p, amounts, settings
                     )
-
-
-def controls_to_run(scenario: Scenario, precision: str) -> list[Control]:
-    """The controls that need runs of their own."""
-    return [c for c in controls_of(scenario, precision) if not c.swap]
 
 
 def group_by_settings(controls: Sequence[Control]) -> list[tuple[Control, ...]]:
@@ -270,11 +259,11 @@ class _Announced:
 
 
 def _run_side_by_side(
-    calls: Sequence[Callable[[], dict[str, "xarray.Dataset"]]], progress: _Announced
+    jobs: Sequence[Job], context: Context, progress: _Announced
 ) -> dict[str, "xarray.Dataset"]:
     # Most of the time is tracing and compiling, which leave the devices idle.
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())
-    futures = [pool.submit(call) for call in calls]
+    futures = [pool.submit(job.run, context) for job in jobs]
     try:
         for future in as_completed(futures):
             future.result()

@@ -171,14 +171,19 @@ def trace(
 
 
 def columns_of(points: Points, known: Mapping[str, Any]) -> dict[str, Column]:
-    """Values on the traced axes: all axes except those whose values are known."""
+    """Values on the traced axes, in the run's precision: all axes whose values are not known."""
     columns = {name: points.column(name) for name in points.axes if name not in known}
     # If every axis decides shapes, the only traced axis is a nameless one.
     columns = columns or {"": Column(np.zeros(1))}
-    return {
-        name: column._replace(values=to_run_precision(name, column.values))
-        for name, column in columns.items()
-    }
+    for name, (values, stride) in columns.items():
+        # A setting too large for float32 is infinite there, and its cases diverge: no warning.
+        with np.errstate(over="ignore"):
+            converted = values.astype(jax.dtypes.canonicalize_dtype(values.dtype), copy=False)
+        if values.dtype.kind in "iu" and (converted != values).any():  # NumPy drops bits
+            most = np.iinfo(converted.dtype).max
+            raise ValueError(f"{name}: got {abs(values).max()}, wanted integers up to {most}")
+        columns[name] = Column(converted, stride)
+    return columns
 
 
 def _context(group: Group) -> tuple:
@@ -195,8 +200,10 @@ def _options(group: Group) -> dict[str, Any]:
 def _trace_facts(group: Group, there: StoredProgram | None) -> Facts:
     """Facts that need tracing; a program kept on disk is named by its sources, not its text."""
     traced = group.traced()
-    # What ``vmap`` traced has the arrays of all lanes.
-    size = _jaxpr_bytes(traced.jaxpr.jaxpr) // (group.lanes if group.several else 1)
+    # All intermediate arrays together, an upper bound on the memory at any time. What ``vmap``
+    # traced has those of all lanes.
+    made = sum(_nbytes(equation.outvars) for equation, _ in equations(traced.jaxpr.jaxpr))
+    size = made // (group.lanes if group.several else 1)
     digest = there.digest if there else _digest(traced.jaxpr, _context(group))
     return Facts(_outputs(group), size, digest)
 
@@ -227,27 +234,30 @@ def _inner_programs(equation: Any) -> Iterator[Any]:
     """Iterate over the programs inside an equation: of a loop, of branches, of a call."""
     parameters = equation.params
     if platforms := parameters.get("branches_platforms"):  # of jax.lax.platform_dependent
+        backend = jax.default_backend()
+        # JAX calls the backend of either maker "gpu", and names the makers in its branches.
+        mine = {"cuda", "rocm"} if backend == "gpu" else {backend}
+        # None stands for all other platforms.
+        fits = [names is None or not mine.isdisjoint(names) for names in platforms]
         # Only one branch is compiled, so that the others are no part of this program.
-        parameters = {"branches": parameters["branches"][_platform_branch(platforms)]}
+        parameters = {"branches": parameters["branches"][fits.index(True)]}
     for parameter in jax.tree.leaves(tuple(parameters.values())):
         inner = getattr(parameter, "jaxpr", parameter)
         if hasattr(inner, "eqns"):
             yield inner
 
 
-def _platform_branch(platforms: Sequence[tuple[str, ...] | None]) -> int:
-    """Index of the branch that the default platform takes; None stands for all other platforms."""
-    backend = jax.default_backend()
-    # JAX calls the backend of either maker "gpu", and names the makers in its branches.
-    mine = {"cuda", "rocm"} if backend == "gpu" else {backend}
-    fits = [names is None or not mine.isdisjoint(names) for names in platforms]
-    return fits.index(True)
-
-
 def _outputs(group: Group) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of the results of one point."""
     outputs = group.traced().out_info
-    return _drop_lanes(outputs, group.lanes) if group.several else outputs
+    if not group.several:
+        return outputs
+    for name, output in outputs.items():
+        if output.shape[:1] != (group.lanes,):
+            raise ValueError(
+                f"{name}: got shape {output.shape}, wanted {group.lanes} lanes as its leading axis"
+            )
+    return {n: jax.ShapeDtypeStruct(o.shape[1:], o.dtype) for n, o in outputs.items()}
 
 
 def trace_part(
@@ -289,17 +299,15 @@ def _trace_call(
 
     several = plan.batched or lanes > 1
     run = call if plan.batched or not several else jax.vmap(call, in_axes=(0, None))
-
-    def abstract(dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((lanes,) if several else (), dtype)
+    shape = (lanes,) if several else ()
 
     def program(values: Values, used: Array, shared: Any) -> Mapping[str, Any]:
         return run(values, shared)
 
     # Tracing is half of the time of a small sweep: do it once, for the sizes and for the program.
     return jax.jit(_name_program(plan, program)).trace(
-        {name: abstract(column.dtype) for name, column in columns.items()},
-        abstract(bool),
+        {name: jax.ShapeDtypeStruct(shape, column.dtype) for name, column in columns.items()},
+        jax.ShapeDtypeStruct(shape, bool),
         plan.shared.like,
     )
 
@@ -308,17 +316,6 @@ def _name_program(plan: SweepPlan, program: Callable) -> Callable:
     """Name a program, so that JAX's cache leaves alone those that the library keeps itself."""
     program.__name__ = OURS if plan.programs else "sweep"
     return program
-
-
-def _drop_lanes(
-    outputs: dict[str, jax.ShapeDtypeStruct], lanes: int
-) -> dict[str, jax.ShapeDtypeStruct]:
-    for name, output in outputs.items():
-        if output.shape[:1] != (lanes,):
-            raise ValueError(
-                f"{name}: got shape {output.shape}, wanted {lanes} lanes as its leading axis"
-            )
-    return {n: jax.ShapeDtypeStruct(o.shape[1:], o.dtype) for n, o in outputs.items()}
 
 
 def _cut(indices: np.ndarray, most: int, lanes: int) -> list[np.ndarray]:
@@ -346,11 +343,6 @@ def round_to_batches(most: int, lanes: int) -> int:
         64
     """
     return lanes * 2 ** ((most // lanes).bit_length() - 1)
-
-
-def _jaxpr_bytes(jaxpr: Any) -> int:
-    """Bytes of all intermediate arrays together: an upper bound on the memory at any time."""
-    return sum(_nbytes(equation.outvars) for equation, _ in equations(jaxpr))
 
 
 def _bytes_of_a_turn(jaxpr: Any) -> int:
@@ -459,17 +451,6 @@ def _lower(group: Group) -> Any:
         return local(values, used, shared)
 
     return jax.jit(_name_program(group.plan, program)).lower(*_arguments(group))
-
-
-def to_run_precision(name: str, column: np.ndarray) -> np.ndarray:
-    """Convert a column to the run's precision; what is too large for float32 becomes infinite."""
-    # A setting too large for float32 is infinite there, and its cases diverge: that is no warning.
-    with np.errstate(over="ignore"):
-        converted = column.astype(jax.dtypes.canonicalize_dtype(column.dtype), copy=False)
-    if column.dtype.kind in "iu" and (converted != column).any():  # NumPy drops bits
-        most = np.iinfo(converted.dtype).max
-        raise ValueError(f"{name}: got {abs(column).max()}, wanted integers up to {most}")
-    return converted
 
 
 def _run_chunks(

@@ -1,8 +1,8 @@
 """Work: a sweep is cut into parts, and a part is a name of its content and a call.
 
 Claims, controls, trainings and functions of users are the same here. Parts that a store has are
-taken from there; an executor carries out the others, in this process (:func:`here`) or, if the
-context says so, elsewhere.
+taken from there; an executor carries out the others, in this process (:func:`execute_here`)
+or, if the context says so, elsewhere.
 """
 
 import hashlib
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor as Pool
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from pkgutil import resolve_name
@@ -141,56 +140,78 @@ class PartRequest(NamedTuple):
 class Part(NamedTuple):
     """Points of a sweep that are computed and kept together."""
 
+    sweep: "Sweep"
     key: str
     """Key made of everything that decides the arrays."""
     indices: np.ndarray
     """Indices of its points in the sweep."""
-    ask: Callable[[], PartRequest]
-    """Makes its description for another process, when it is needed: there may be too many parts
-    to describe all of them at once."""
-    begin: "Callable[[Programs], Callable[[], Arrays]]"
-    """Start to compute; what comes back waits for the arrays, which have the points in front."""
     group: Group | None = None
     """The group whose program computes the part, if it is traced."""
+    point: Mapping[str, Any] = MappingProxyType({})
+    """The one point at which a function is called that is not traced."""
 
-    @property
-    def asked(self) -> PartRequest:
-        """The description of the part for another process."""
-        return self.ask()
+    def ask(self) -> PartRequest:
+        """Describe it for another process, when it is needed: there may be too many to do all."""
+        if (group := self.group) is None:
+            return PartRequest(tuple(self.point.items()))
+        largest, described = max(map(len, group.parts)), programs.output_signature(group)
+        values = group.values(self.indices)
+        return PartRequest(group.shape, values, group.lanes, largest, described)
+
+    def begin(self, ready: "Programs") -> Callable[[], Arrays]:
+        """Start to compute; what is returned waits for the arrays, whose first axis is the point.
+
+        Nothing runs of what is called in Python before the part in front of it is saved: a kill
+        loses one training.
+        """
+        if (group := self.group) is None:
+            return lambda: self.sweep.call(self.point, self.key)
+        outputs = programs.start(group, ready.take(group), self.indices)
+
+        def wait() -> Arrays:
+            arrays = programs.collect(group, self.indices, outputs)
+            reduce = self.sweep.reduce
+            return reductions.summarise(reduce, arrays) if reduce else arrays
+
+        return wait
+
+    def mismatch(self, arrays: Any) -> str:
+        """In what the arrays that came back of it differ from the plan; empty if in nothing.
+
+        Of a function that is called in Python the shapes are known from its arrays alone.
+        """
+        if not isinstance(arrays, Mapping) or not all(
+            isinstance(array, np.ndarray) for array in arrays.values()
+        ):
+            got = type(arrays).__name__ if not isinstance(arrays, Mapping) else "something else"
+            return f"got {got}, wanted arrays by their names"
+        count = len(self.indices)
+        if self.group is None:
+            short = next((n for n, a in arrays.items() if a.shape[:1] != (count,)), "")
+            got = f"got {short!r} of shape {arrays[short].shape}" if short else ""
+            return f"{got}, wanted a point first" if got else ""
+        planned = self.group.outputs
+        if self.sweep.reduce:
+            empty = {n: np.zeros((1, *like.shape), like.dtype) for n, like in planned.items()}
+            reduced = reductions.summarise(self.sweep.reduce, empty)
+            wanted = {n: a.dtype.kind for n, a in reduced.items()}
+            if {n: a.dtype.kind for n, a in arrays.items()} != wanted:
+                return f"got arrays {sorted(arrays)}, wanted reductions {sorted(wanted)}"
+            return ""
+        if arrays.keys() != planned.keys():
+            return f"got arrays {sorted(map(str, arrays))}, wanted {sorted(planned)}"
+        for name, like in planned.items():
+            shape = (count, *like.shape)
+            dtype = array_types.kept_type(like.dtype) or np.dtype(like.dtype)
+            array = arrays[name]
+            if (array.shape, array.dtype) != (shape, dtype):
+                got = f"got {name!r} of shape {array.shape} and {array.dtype}"
+                return f"{got}, wanted {shape} and {dtype}"
+        return ""
 
 
 class PartFailed(RuntimeError):
     """A part was not computed, or something else came back; the message names its first point."""
-
-
-def mismatch(part: Part, arrays: Any, reduce: Reductions) -> str:
-    """In what the arrays of a part differ from the plan; empty if in nothing.
-
-    Of a function that is called in Python the shapes are known from its arrays alone.
-
-    Args:
-        part: the part.
-        arrays: what came back of it.
-        reduce: reductions that are kept in the place of the arrays.
-    """
-    if not isinstance(arrays, Mapping) or not all(
-        isinstance(array, np.ndarray) for array in arrays.values()
-    ):
-        got = type(arrays).__name__ if not isinstance(arrays, Mapping) else "something else"
-        return f"got {got}, wanted arrays by their names"
-    if part.group is None:
-        short = next((n for n, a in arrays.items() if a.shape[:1] != (len(part.indices),)), None)
-        return (
-            f"got {short!r} of shape {arrays[short].shape}, wanted a point first" if short else ""
-        )
-    planned = part.group.outputs
-    if not reduce:
-        return array_types.mismatch(arrays, planned, len(part.indices))
-    empty = {n: np.zeros((1, *like.shape), like.dtype) for n, like in planned.items()}
-    wanted = reductions.summarise(reduce, empty)
-    if {n: a.dtype.kind for n, a in arrays.items()} != {n: a.dtype.kind for n, a in wanted.items()}:
-        return f"got arrays {sorted(arrays)}, wanted reductions {sorted(wanted)}"
-    return ""
 
 
 class Sweep(NamedTuple):
@@ -215,33 +236,27 @@ class Sweep(NamedTuple):
 
     def parts(self) -> tuple[list[Part], list[Outputs]]:
         """The parts, and the results of one point, which are known of traced functions alone."""
-        if self.plan is None:
-            return [self._python_part(index) for index in range(self.points.size)], []
-        groups = [
-            programs.trace(self.function, values, indices, self.points, self.plan)
-            for values, indices in _group_by_shape(self.points, self.shapes).items()
-        ]
-        return self.parts_of(groups), [group.outputs for group in groups]
+        if self.plan is not None:
+            groups = [
+                programs.trace(self.function, values, indices, self.points, self.plan)
+                for values, indices in _group_by_shape(self.points, self.shapes).items()
+            ]
+            return self.parts_of(groups), [group.outputs for group in groups]
+        parts = []
+        for index in range(self.points.size):
+            point = self.points.point(index)
+            digest = hashlib.sha256(f"{self.digest}{point}".encode()).hexdigest()[:20]
+            parts.append(Part(self, f"{index}-{digest}", np.array([index]), point=point))
+        return parts, []
 
     def parts_of(self, groups: Sequence[Group]) -> list[Part]:
         """Parts of several programs, in their order."""
-        return [_traced_part(group, part, self.reduce) for group in groups for part in group.parts]
-
-    def cut_anew(self, group: Group, indices: np.ndarray, most: int) -> Group:
-        """Cut the points of a program into parts of at most ``most``."""
-        assert self.plan is not None
-        return programs.trace(self.function, group.shape, indices, self.points, self.plan, most)
-
-    def _python_part(self, index: int) -> Part:
-        point = self.points.point(index)
-        named = hashlib.sha256(f"{self.digest}{point}".encode()).hexdigest()[:20]
-        key = f"{index}-{named}"
-
-        def begin(ready: Programs) -> Callable[[], Arrays]:
-            # Nothing runs before the part in front of it is saved: a kill loses one training.
-            return partial(self.call, point, key)
-
-        return Part(key, np.array([index]), lambda: PartRequest(tuple(point.items())), begin)
+        reduction = repr(self.reduce) if self.reduce else ""
+        return [
+            Part(self, group.key(indices, reduction), indices, group)
+            for group in groups
+            for indices in group.parts
+        ]
 
     def call(self, point: Mapping[str, Any], key: str) -> Arrays:
         """Call the function in Python at one point; its arrays have an axis of one point."""
@@ -271,21 +286,14 @@ def run_sweep(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "
         context: where it is carried out.
         recipe: needed where the context has other processes.
     """
-    progress, elsewhere = context.progress, context.elsewhere
-
-    def executor() -> Executor:
-        if elsewhere is None or recipe is None:
-            return execute_here
-        return elsewhere.executor(recipe, progress)
-
+    progress, store = context.progress, context.store
     with sweep.scope(), ExitStack() as stack:
         with programs.ONE_AT_A_TIME:
             parts, outputs = sweep.parts()
         # What is no longer wanted ends here, before it makes a folder.
         progress.expect(sum(len(part.indices) for part in parts))
-        store = context.store
         parts_store = stack.enter_context(open_store(store, progress.note)) if store else None
-        ended = _run_parts(sweep, parts, parts_store, context, executor)
+        ended = _run_parts(sweep, parts, parts_store, context, recipe)
         if sweep.plan is None:  # an untraced function's results are known only when it has run
             # A cluster returns parts as they end, and shapes are collected in the order of the
             # points.
@@ -301,15 +309,15 @@ def run_sweep(sweep: Sweep, context: Context, recipe: Recipe | None = None) -> "
             labels = Labels(sweep.points, sweep.dims, outputs)
             _refuse_too_large(labels)
             progress.expect_bytes(labels.nbytes)
-            target = labels.allocate(context.memory, parts_store and parts_store.folder)
+            target = Target(labels, context.memory, parts_store and parts_store.folder)
             # Closes the file of large arrays after a failure, too; after success it is closed
             # already.
             stack.callback(target.abandon)
         times = np.zeros(sweep.points.size, np.int64)
         for part, arrays in ended:
             # Wherever it came from: what fits by broadcasting alone would stand for the rest.
-            if why := mismatch(part, arrays, sweep.reduce):
-                raise PartFailed(f"{part.asked}: {why}")
+            if why := part.mismatch(arrays):
+                raise PartFailed(f"{part.ask()}: {why}")
             np.add.at(times, part.indices, 1)
             target.place(part.indices, arrays)
         if np.any(times != 1):
@@ -334,7 +342,7 @@ def _run_parts(
     parts: Sequence[Part],
     store: Store | None,
     context: Context,
-    executor: Callable[[], Executor],
+    recipe: Recipe | None,
 ) -> Iterator[tuple[Part, Arrays]]:
     """Every part and its arrays; the parts of a long program are cut anew after a few."""
     # By identity, for a group holds lists and arrays and cannot be hashed.
@@ -347,12 +355,15 @@ def _run_parts(
     for group in long:
         tried = sweep.parts_of([group._replace(parts=group.parts[:TRIED])])
         took: list[float] = []
-        most = _load_cut(store, group)
+        # What was measured before a kill cuts the parts that were saved.
+        how_cut = group.key(group.parts[0], f"cut {len(group.parts)}")
+        known = store.load(how_cut) if store else None
+        most = int(known["most"]) if known else 0
         # In this process the first one waits for its program; a worker that is asked for several
         # at a time computes them beside each other.
         alone = [tried] if context.elsewhere is None else [[part] for part in tried]
         for some in alone:
-            yield from _load_or_run(some, store, context, executor, took, sweep.reduce)
+            yield from _load_or_run(some, store, context, recipe, took)
         if not most:
             size = len(tried[0].indices)
             # Rounded up, by // of the negative: with parts of this size at least MANY remain.
@@ -361,10 +372,14 @@ def _run_parts(
                 _points_per_part(size, took[1:] if context.elsewhere is None else took), alike
             )
             most = max(most, size)
-            _save_cut(store, group, most)
-        cut.append(sweep.cut_anew(group, np.concatenate(group.parts[TRIED:]), most))
-    rest = [*few, *sweep.parts_of(cut)]
-    yield from _load_or_run(rest, store, context, executor, [], sweep.reduce)
+            if store:
+                store.save(how_cut, {"most": np.asarray(most)})
+        assert sweep.plan is not None  # only what is traced has groups
+        rest = np.concatenate(group.parts[TRIED:])
+        anew = programs.trace(sweep.function, group.shape, rest, sweep.points, sweep.plan, most)
+        cut.append(anew)
+    others = [*few, *sweep.parts_of(cut)]
+    yield from _load_or_run(others, store, context, recipe, [])
 
 
 def _points_per_part(size: int, took: Sequence[float]) -> int:
@@ -373,34 +388,18 @@ def _points_per_part(size: int, took: Sequence[float]) -> int:
     return int(SECONDS * size / min(took)) if took else size
 
 
-def _cut_key(group: Group) -> str:
-    return group.key(group.parts[0], f"cut {len(group.parts)}")
-
-
-def _load_cut(store: Store | None, group: Group) -> int:
-    """Number of points of the parts that were cut before a kill; 0 if there were none."""
-    known = store.load(_cut_key(group)) if store else None
-    return int(known["most"]) if known else 0
-
-
-def _save_cut(store: Store | None, group: Group, most: int) -> None:
-    if store:
-        store.save(_cut_key(group), {"most": np.asarray(most)})
-
-
 def _load_or_run(
     parts: Sequence[Part],
     store: Store | None,
     context: Context,
-    executor: Callable[[], Executor],
+    recipe: Recipe | None,
     took: list[float],
-    reduce: Reductions,
 ) -> Iterator[tuple[Part, Arrays]]:
     """Parts and their arrays, those from the store first; how long each of the others took."""
     missing = []
     for part in parts:
         arrays = store.load(part.key) if store else None
-        if store and arrays is not None and (why := mismatch(part, arrays, reduce)):
+        if store and arrays is not None and (why := part.mismatch(arrays)):
             store.set_aside(part.key, why)
             arrays = None
         if arrays is None:
@@ -409,8 +408,11 @@ def _load_or_run(
         else:
             context.progress.advance(len(part.indices), saved=True)
             yield part, arrays
+    execute: Executor = execute_here
+    if context.elsewhere is not None and recipe is not None:
+        execute = context.elsewhere.executor(recipe, context.progress)
     begin = perf_counter()
-    for part, arrays in executor()(missing, store):
+    for part, arrays in execute(missing, store):
         took.append(perf_counter() - begin)
         begin = perf_counter()
         context.progress.advance(len(part.indices))
@@ -421,25 +423,17 @@ def execute_here(parts: Sequence[Part], store: Store | None) -> Iterator[tuple[P
     """Compute parts in this process; the next one is computed while one is saved."""
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         ready = Programs([part.group for part in parts if part.group], pool)
-        running: tuple[Part, Callable[[], Arrays]] | None = None
-        for part in parts:
+        started = ((part, part.begin(ready)) for part in parts)
+        running = next(started, None)
+        while running:
+            part, wait = running
             # XLA computes in the background: the next part starts before this thread waits for, and
             # writes, the one before it.
-            following = part, part.begin(ready)
-            if running:
-                yield _finish_part(*running, store)
-            running = following
-        if running:
-            yield _finish_part(*running, store)
-
-
-def _finish_part(
-    part: Part, wait: Callable[[], Arrays], store: Store | None
-) -> tuple[Part, Arrays]:
-    arrays = wait()
-    if store:
-        store.save(part.key, arrays)
-    return part, arrays
+            running = next(started, None)
+            arrays = wait()
+            if store:
+                store.save(part.key, arrays)
+            yield part, arrays
 
 
 # Traced programs -----------------------------------------------------------------------------
@@ -475,23 +469,6 @@ class Programs:
             for following in islice(self.groups, 1):
                 self.compile(following)
         return program
-
-
-def _traced_part(group: Group, indices: np.ndarray, reduce: Reductions) -> Part:
-    def begin(ready: Programs) -> Callable[[], Arrays]:
-        outputs = programs.start(group, ready.take(group), indices)
-        return lambda: reduce_arrays(programs.collect(group, indices, outputs), reduce)
-
-    def ask() -> PartRequest:
-        largest, described = max(map(len, group.parts)), programs.output_signature(group)
-        return PartRequest(group.shape, group.values(indices), group.lanes, largest, described)
-
-    return Part(group.key(indices, repr(reduce) if reduce else ""), indices, ask, begin, group)
-
-
-def reduce_arrays(arrays: Arrays, reduce: Reductions) -> Arrays:
-    """The arrays of a part, or their reductions if any are asked for."""
-    return reductions.summarise(reduce, arrays) if reduce else arrays
 
 
 def _group_by_shape(points: Points, shapes: Sequence[str]) -> dict[tuple, np.ndarray]:

@@ -166,7 +166,8 @@ def differences(first: Path, second: Path) -> list[str]:
         lines += _change("sources (SHA-256)", *digests)
     lines += _change("verdict", before["holds"], after["holds"])
     claims = [
-        {claim["id"]: _compared_entries(claim) for claim in v["claims"]} for v in (before, after)
+        {claim["id"]: {fact: claim.get(fact) for fact in FACTS} for claim in v["claims"]}
+        for v in (before, after)
     ]
     lines += _changed_entries("claim", *claims)
     about = environment_differences(before, after)
@@ -207,10 +208,6 @@ def _source_digest(folder: Path) -> str:
 
 
 FACTS = ("holds", "residual", "tolerance", "residual_float32", "tolerance_float32", "judged")
-
-
-def _compared_entries(claim: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: claim.get(name) for name in FACTS}
 
 
 def _changed_entries(label: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

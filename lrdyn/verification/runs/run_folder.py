@@ -160,8 +160,8 @@ def carry_out(
             write(run, groups, temporary)
             # What is judged is what anybody will read.
             verification = judge_written(run, groups, temporary, context)
-            if experiment.has_claims and _decides_nothing(verification):
-                raise BadInput(_explain_nothing_applies(experiment, verification))
+            if experiment.has_claims:
+                _refuse_nothing_decided(experiment, verification)
             # An earlier verdict must not stand beside results that it does not judge.
             whole_files.remove(path / whole_files.VERDICT)
         # The parts go only when everything else is on disk: a kill before that costs no
@@ -224,22 +224,25 @@ def read_intact(folder: Path) -> Groups:
     return groups
 
 
-def _decides_nothing(verification: Verification) -> bool:
-    """Whether there is no verdict, nor a claim that other settings could decide."""
-    return verification.verdict["holds"] is None and not verification.verdict["undecided"]
+def _refuse_nothing_decided(theorem: Experiment, verification: Verification) -> None:
+    """Refuse a run without a verdict, or a claim that other settings could decide.
 
-
-def _explain_nothing_applies(theorem: Experiment, verification: Verification) -> str:
+    Raises:
+        BadInput: it is one; the message says why nothing applies.
+    """
+    if verification.verdict["holds"] is not None or verification.verdict["undecided"]:
+        return
     claims = verification.verdict["claims"]
     if any(claim.get("decided_by", {}).get("trivial") for claim in claims):
-        return f"{theorem.name}: every case is trivial: theory says 0 there, as anybody would guess"
+        trivial = "every case is trivial: theory says 0 there, as anybody would guess"
+        raise BadInput(f"{theorem.name}: {trivial}")
     root = verification.groups["/"]
     unmet = [str(n)[4:] for n in root if str(n).startswith("met_") and not root[n].values.any()]
     names = ", ".join(unmet) or "the hypotheses of its claims"
     # A side scenario at settings of its own may have been judged.
     judged = any(claim["cases"] for claim in claims if claim["kind"] != "control")
     which = "nothing of the main scenario judged" if judged else "nothing judged"
-    return f"{theorem.name}: {which}: no case meets {names}"
+    raise BadInput(f"{theorem.name}: {which}: no case meets {names}")
 
 
 def write(run: Run, groups: Groups, path: Path) -> None:
@@ -359,8 +362,7 @@ def judge_again(
         raise BadInput(f"{where} ({first_line(error)}), {wanted}") from None
     if verification is None:
         raise BadInput(f"{where} ({changes[0]}), {wanted} as its run left it, or --changed")
-    if _decides_nothing(verification):
-        raise BadInput(_explain_nothing_applies(theorem, verification))
+    _refuse_nothing_decided(theorem, verification)
     notes = [f"changed: {line}" for line in changes[:SHOWN]]
     notes += ["changed: and more"] if len(changes) > SHOWN else []
     notes += _source_changes(run, groups["/"].attrs)

@@ -22,7 +22,7 @@ from lrdyn.verification.running.jobs import (
     own_settings,
     split_settings,
 )
-from lrdyn.verification.running.labels import Labels
+from lrdyn.verification.running.labels import Labels, Target
 from lrdyn.verification.running.work import DEFAULT, Context, run_sweep
 from lrdyn.verification.stating.points import listed, product
 from lrdyn.verification.stating.statement import Claim, Control, Experiment, Scenario
@@ -155,7 +155,7 @@ class Evaluator:
             columns = programs.columns_of(job.points, dict(group.shape))
             group = group._replace(columns=columns)
             labels = Labels(job.points, job.dims, [group.outputs])
-            target = labels.allocate(self.context.memory, None)
+            target = Target(labels, self.context.memory, None)
             for part in group.parts:
                 outputs = programs.start(group, program.run, part)
                 target.place(part, programs.collect(group, part, outputs))

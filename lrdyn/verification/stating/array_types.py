@@ -4,7 +4,6 @@ Booleans and integers are compared exactly, floating-point numbers of every leng
 others, complex numbers among them, are refused by name: a conversion would drop a part of them.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -132,27 +131,3 @@ def _halves(values: Any) -> tuple[np.ndarray, np.ndarray]:
         return np.asarray(array - low, np.float64), low.astype(np.float64)
     # float64 holds every shorter integer.
     return array.astype(np.float64, copy=False), np.zeros(array.shape)
-
-
-def mismatch(arrays: Any, planned: Mapping[str, jax.ShapeDtypeStruct], points: int) -> str:
-    """In what arrays of some points differ from their plan; empty if in nothing.
-
-    Args:
-        arrays: name -> array, with the points as first axis.
-        planned: name -> shape and type at one point.
-        points: how many there are.
-    """
-    if not isinstance(arrays, Mapping):
-        return f"got {type(arrays).__name__}, wanted arrays"
-    if arrays.keys() != planned.keys():
-        return f"got arrays {sorted(map(str, arrays))}, wanted {sorted(planned)}"
-    for name, like in planned.items():
-        wanted = (points, *like.shape), kept_type(like.dtype) or np.dtype(like.dtype)
-        array = arrays[name]
-        if not isinstance(array, np.ndarray):
-            return f"got {type(array).__name__} as {name!r}, wanted an array"
-        if (array.shape, array.dtype) != wanted:
-            shape, dtype = wanted
-            got = f"got {name!r} of shape {array.shape} and {array.dtype}"
-            return f"{got}, wanted {shape} and {dtype}"
-    return ""

@@ -57,7 +57,10 @@ def _unusable_parts(
     for flag in experiment.flags:
         if not isinstance(flag, Flag):
             yield f"{_short_repr(flag)} among the flags", "a lrdyn.Flag", flag
-    for statement in _statements(experiment):
+    statements: list[Any] = [experiment, *experiment.flags]
+    for scenario in experiment.scenarios:
+        statements += [scenario, *scenario.claims, *scenario.controls, *scenario.findings]
+    for statement in statements:
         called = getattr(statement, "id", None) or getattr(statement, "name", None)
         for field in fields(statement):
             value = getattr(statement, field.name)
@@ -105,12 +108,6 @@ def _wanted_of_a_name(name: object) -> str:
 
 LONGEST = 200
 """Bytes of a name, at most: with an ending it must fit into that of a file, 255 bytes."""
-
-
-def _statements(experiment: Experiment) -> Iterator[Any]:
-    yield from (experiment, *experiment.flags)
-    for scenario in experiment.scenarios:
-        yield from (scenario, *scenario.claims, *scenario.controls, *scenario.findings)
 
 
 def _preset_mistake(flag: Flag) -> tuple[str, str] | None:

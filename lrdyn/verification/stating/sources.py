@@ -143,16 +143,11 @@ def _reachable_files(
     return files
 
 
-def _package(path: Path) -> str:
-    """Name of the package in which a file of the library stands, empty for another file."""
-    if not path.is_relative_to(PACKAGE):
-        return ""
-    return ".".join(path.parent.relative_to(PACKAGE.parent).parts)
-
-
 def _imported_modules(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
     """Names of the modules that a file imports, and of a package where a name is no module."""
-    package = _package(path)
+    # Where the file stands; nowhere if it is none of the library.
+    ours = path.is_relative_to(PACKAGE)
+    package = ".".join(path.parent.relative_to(PACKAGE.parent).parts) if ours else ""
     for module, taken in _code(path.read_bytes())[1]:
         if module.startswith(".") and not package:
             continue  # a file beside a user's own file

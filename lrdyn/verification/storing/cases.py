@@ -116,7 +116,9 @@ def split(
     Floating-point numbers of a case are float64. Its attributes say how a case is made again
     (``recipe``) and which arrays were left out at some setting (``left_out``).
     """
-    names = [str(name) for name in dataset.data_vars if _is_of_case(str(name))]
+    # Arrays of the case, and the lengths of their axes.
+    variables = map(str, dataset.data_vars)
+    names = [name for name in variables if name.removeprefix("length_").startswith(MARK)]
     # A slice, not an index: the axis of the seeds stays, and says which one it was.
     cases, left_out, changed, empty = dataset[names].isel(seed=slice(1)), [], {}, []
     for name in [name for name in names if name.startswith(MARK)]:
@@ -133,20 +135,13 @@ def split(
         changed |= {size: length.clip(0) for size, length in lengths.items()}
     # All at once: xarray copies a dataset, and compares its axes, at each assignment.
     cases = cases.drop_vars(empty).assign(changed)
+    function: Any = scenario.case
+    while isinstance(function, partial):
+        function = function.func
+    recipe = f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"
     cases = cases.assign_attrs(
         title=f"cases of {scenario.id}, of one seed",
-        recipe=f"{_qualified_name(scenario.case)}(jax.random.key(seed), **flags)",
+        recipe=f"{recipe}(jax.random.key(seed), **flags)",
         left_out=json.dumps(sorted(left_out)),
     )
     return dataset.drop_vars(names), cases
-
-
-def _is_of_case(name: str) -> bool:
-    """Whether a variable belongs to a case: an array, or the length of an axis of one."""
-    return name.removeprefix("length_").startswith(MARK)
-
-
-def _qualified_name(function: Any) -> str:
-    while isinstance(function, partial):
-        function = function.func
-    return f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"

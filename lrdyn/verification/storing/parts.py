@@ -86,14 +86,14 @@ class Store(NamedTuple):
 
 def _manifest(key: str, arrays: Arrays) -> dict[str, Any]:
     """The manifest of a part, by which changes of its names or arrays from outside show."""
-    return {"key": key, "arrays": {name: _fingerprint(np.asarray(a)) for name, a in arrays.items()}}
-
-
-def _fingerprint(array: np.ndarray) -> list[Any]:
-    """Type, shape and SHA-256 of an array."""
-    # A view of the bytes: a copy would double the memory of the largest array.
-    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-    return [str(array.dtype), list(array.shape), hashlib.sha256(content).hexdigest()]
+    entries = {}
+    for name, array in arrays.items():
+        array = np.asarray(array)
+        # A view of the bytes: a copy would double the memory of the largest array.
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        digest = hashlib.sha256(content).hexdigest()
+        entries[name] = [str(array.dtype), list(array.shape), digest]
+    return {"key": key, "arrays": entries}
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
