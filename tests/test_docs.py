@@ -208,6 +208,7 @@ OF_OTHERS = (
     "--no-dashboard",
     "--nworkers",
     "--protocol",
+    "--record",
     "--requeue",
     "--scheduler-file",
     "--seconds",

@@ -139,8 +139,8 @@ LEARNED = lrdyn.Scenario(
     claims=(
         lrdyn.Claim(
             "in_the_teachers_rank",
-            "more than .2 of the update is in its first 2 of 20 directions, at rest (seed 0 had .29; "
-            "the alternative: .1)",
+            "more than .2 of the update is in its first 2 of 20 directions, at rest (seed 0 had "
+            ".29; the alternative: .1)",
             kind="statistical",
             form=lambda outcome: mean_exceeds(0.2, outcome.measured.share),
             reads=lambda theory, run: (run.share, run.update, run.step),

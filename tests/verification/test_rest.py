@@ -38,12 +38,15 @@ def test_after_the_steps_that_are_named_a_quantity_that_settles_is_at_rest(limit
         return curve(lambda t: limit + 100 * t**-0.5, steps=settled)
 
     short = reason_of(run(64), {})
-    assert isinstance(short, MoreSteps) and short == STILL_MOVING
+    assert isinstance(short, MoreSteps)
+    assert short == STILL_MOVING
     steps = 64
     for _ in range(6):
         if not (reason := reason_of(run(steps), {})):
             break
-        assert reason.needed is not None and reason.needed > steps
+        assert isinstance(reason, MoreSteps)
+        assert reason.needed is not None
+        assert reason.needed > steps
         steps = reason.needed
     assert steps > 64
     assert max(run(steps).movements()) < SHARE
@@ -54,6 +57,7 @@ def test_what_does_not_settle_has_no_number_of_steps():
     assert isinstance(curve(np.log).longer(), float)
     grows = reason_of(curve(lambda t: t), {})
     assert grows == STILL_MOVING
+    assert isinstance(grows, MoreSteps)
     assert grows.needed is None
     assert reason in ("", STILL_MOVING)
 
@@ -92,4 +96,5 @@ def test_epochs_are_asked_for_where_a_flag_counts_them():
     asked = reason_of(falling, {"epochs": 8})
     assert isinstance(asked, MoreSteps)
     assert asked.flag == "epochs"
+    assert asked.needed is not None
     assert asked.needed * 512 == in_steps.needed

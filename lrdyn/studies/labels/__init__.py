@@ -9,7 +9,15 @@ from lrdyn.studies import pictures
 from lrdyn.studies.labels.cells import CELLS, PERCEPTRONS, RESNET
 from lrdyn.studies.labels.head import BELOW, HEAD, RATES
 from lrdyn.studies.labels.trainings import TRAININGS
-from lrdyn.verification.stating.flags import POSITIVE, Domain, Flag, at_least, between, one_of
+from lrdyn.verification.stating.flags import (
+    POSITIVE,
+    Domain,
+    Flag,
+    at_least,
+    between,
+    one_of,
+    option_string,
+)
 from lrdyn.verification.stating.statement import Study
 
 
@@ -23,6 +31,16 @@ def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
             settings |= {flag: resolve(name, place)}
             count = len(images(settings[flag], place).train_labels)
             pictures.check_batch(settings, min(settings["examples"], count))
+    classes = [PERCEPTRONS[cell].classes for cell in settings["cell"] if cell != RESNET]
+    sides = {"mlp_width": (settings["mlp_width"], 2 * max(classes, default=0))}
+    if RESNET in settings["cell"]:
+        sides["resnet_width"] = (8 * settings["resnet_width"], 2 * 10)
+    for flag, (side, both) in sides.items():
+        if side <= both:
+            raise ValueError(
+                f"{option_string(flag)}: got {settings[flag]}, wanted more directions than {both}, "
+                "twice the classes of the cells"
+            )
     if max(settings["head_width"]) > BELOW:
         raise ValueError(f"--head-width: got {max(settings['head_width'])}, wanted at most {BELOW}")
     return settings

@@ -110,8 +110,10 @@ class HeadMeasured(NamedTuple):
     scale: Float[Array, ""] = ABSENT
     """Largest sigma_1^2 of both layers over the steps."""
     head_frozen: Float[Array, "unmoved"] = ABSENT
-    """Singular values behind the K-th of the update over its largest, W_L being frozen, and what
-    lies off the rows of W_L."""
+    """Singular values of the update behind the K-th, W_L being frozen, and the norm of what lies
+    off the rows of W_L."""
+    frozen_moved: Float[Array, ""] = ABSENT
+    """Largest singular value of that update."""
     step: Int[Array, "step"] = ABSENT
     """Recorded steps."""
     diverged_at: Int[Array, ""] = ABSENT
@@ -161,8 +163,7 @@ def gradients(case: Head, weights: Layers) -> Layers:
     if case.name == "squared":
         error = scores - SIZE * case.one_hot
     else:
-        shares = jnp.exp(scores - jnp.max(scores, axis=0))
-        error = shares / jnp.sum(shares, axis=0) - case.one_hot
+        error = jax.nn.softmax(scores, axis=0) - case.one_hot
     error /= case.one_hot.shape[1]
     back = last.T @ error
     below = jnp.where(inner > 0, second.T @ back, 0.0)
@@ -246,14 +247,15 @@ def measure_head(
     update = end[1] - second
     sizes = singular_values(update)
     rows = linalg.orthogonal_factor(last.T)
-    off = jnp.linalg.norm(update - rows @ (rows.T @ update)) / jnp.linalg.norm(update)
+    off = jnp.linalg.norm(update - rows @ (rows.T @ update))
     return HeadMeasured(
         balance=balance,
         head_edge=squares[:, classes:],
         update_edge=update_edge,
         last_moved=squares[:, classes - 1],
         scale=jnp.maximum(jnp.max(squares), jnp.max(of_last**2)),
-        head_frozen=jnp.append(sizes[classes:] / sizes[0], off),
+        head_frozen=jnp.append(sizes[classes:], off),
+        frozen_moved=sizes[0],
         step=jnp.asarray(case.times),
         diverged_at=run.diverged_at,
     )
@@ -352,7 +354,12 @@ HEAD = Scenario[Head, HeadTheory, HeadMeasured](
             "head_frozen",
             "with W_L frozen the update of W_{L-1} has rank K, its left side in the rows of W_L "
             "(the other side is 0)",
-            form=lambda outcome: Zero(outcome.measured.head_frozen, scale=1.0, alternative=1.0),
+            form=lambda outcome: Zero(
+                outcome.measured.head_frozen,
+                scale=outcome.measured.frozen_moved,
+                alternative=outcome.measured.frozen_moved,
+            ),
+            reads=lambda theory, run: (run.head_frozen, run.frozen_moved),
         ),
     ),
     controls=(
@@ -393,9 +400,7 @@ HEAD = Scenario[Head, HeadTheory, HeadMeasured](
             "head_trained",
             "a last layer that is trained",
             "head_frozen",
-            measure=lambda case: HeadMeasured(
-                head_frozen=measure_head(case, trains_head=True).head_frozen
-            ),
+            measure=lambda case: measure_head(case, trains_head=True),
         ),
     ),
     hypotheses={

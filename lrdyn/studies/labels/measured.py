@@ -235,7 +235,7 @@ def _at_levels(
 def _at_equal_norm(updates: Float[np.ndarray, "labelling step index"]) -> dict[str, np.ndarray]:
     """Effective ranks where all updates are as large."""
     norms = np.linalg.norm(updates, axis=-1)
-    norm = np.min(np.max(norms, axis=1))
+    norm = np.asarray(np.min(np.max(norms, axis=1)))
     spectra = [of[_first(sizes >= norm)] for of, sizes in zip(updates, norms, strict=True)]
     ranks = effective_rank(jnp.asarray(np.stack(spectra)))
     return {"equal_norm": norm, "rank_at_equal_norm": np.asarray(ranks)}

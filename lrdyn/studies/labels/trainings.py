@@ -59,7 +59,7 @@ def part_of_labels(rank: np.ndarray, of_true: np.ndarray, gaussian: np.ndarray) 
         >>> part_of_labels(np.array(20.0), np.array(10.0), np.array(40.0)).item()
         0.5
     """
-    return np.log(rank / of_true) / np.log(gaussian / of_true)
+    return np.asarray(np.log(rank / of_true) / np.log(gaussian / of_true))
 
 
 def _part_at(labelling: int, level: int) -> Callable[[Measured], np.ndarray]:
