@@ -5,7 +5,8 @@ from pathlib import Path
 import experiments as experiments  # Ctrl-C during the imports below ends in one line
 from paper_figs import (
     corollary1_sweep,
-    fig01_weight_updates,
+    fig01_labels,
+    fig01_networks,
     fig02_dropout_spectra,
     fig03_svd_evolution,
     fig04_adapter_svd,
@@ -21,7 +22,8 @@ from paper_figs import (
 
 EXHIBITS = (
     corollary1_sweep.FIGURE,
-    fig01_weight_updates.FIGURE,
+    fig01_labels.FIGURE,
+    fig01_networks.FIGURE,
     fig02_dropout_spectra.FIGURE,
     fig03_svd_evolution.FIGURE,
     fig04_adapter_svd.FIGURE,

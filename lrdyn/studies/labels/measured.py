@@ -215,7 +215,7 @@ def _train_on(labelling: str, case: LabelCase, steps: np.ndarray, keeper: Keeper
     return _Ended(run, labels)
 
 
-def _first(reached: np.ndarray) -> int:
+def first_record(reached: np.ndarray) -> int:
     """Index of the first true entry, -1 if none is."""
     return int(np.argmax(reached)) if reached.any() else -1
 
@@ -226,7 +226,7 @@ def _at_levels(
     """Records at which the levels of the training loss are reached."""
     return np.array(
         [
-            [-1 if name == ANEW else _first(of_run <= level) for level in LEVELS]
+            [-1 if name == ANEW else first_record(of_run <= level) for level in LEVELS]
             for name, of_run in zip(labellings, losses, strict=True)
         ]
     )
@@ -236,7 +236,7 @@ def _at_equal_norm(updates: Float[np.ndarray, "labelling step index"]) -> dict[s
     """Effective ranks where all updates are as large."""
     norms = np.linalg.norm(updates, axis=-1)
     norm = np.asarray(np.min(np.max(norms, axis=1)))
-    spectra = [of[_first(sizes >= norm)] for of, sizes in zip(updates, norms, strict=True)]
+    spectra = [of[first_record(sizes >= norm)] for of, sizes in zip(updates, norms, strict=True)]
     ranks = effective_rank(jnp.asarray(np.stack(spectra)))
     return {"equal_norm": norm, "rank_at_equal_norm": np.asarray(ranks)}
 

@@ -1,4 +1,4 @@
-"""Figure 1: singular values of the weight updates of the penultimate layer.
+"""Figure 1, appendix: singular values of the updates of five networks over their training.
 
 The networks of the study ``weight_updates``, and beside them the linear classifier on whitened
 images that the theorem covers.
@@ -274,7 +274,7 @@ COLORS = {
 
 
 def draw(dataset: xr.Dataset) -> Any:
-    """Draw Figure 1."""
+    """Draw the appendix of Figure 1."""
     names = [str(name) for name in dataset.network.values]
     rows = -(-len(names) // COLUMNS)
     figure = plotting.blank_figure(1.3 * (2 * rows + 1) + 0.3)
@@ -391,9 +391,9 @@ def plot_shares(ax: Any, dataset: xr.Dataset) -> None:
 
 
 FIGURE = Figure(
-    name="fig01",
+    name="fig01_networks",
     shows=("weight_updates", "theorem2"),
-    title="Weight updates: an exact edge on whitened images, a decay without one elsewhere",
+    title="Five networks: an exact edge on whitened images, a decay behind K elsewhere",
     caption=CAPTION,
     sources=sources,
     numbers=numbers,
