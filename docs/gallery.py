@@ -20,9 +20,12 @@ from paper_figs import BASELINES, EXHIBITS
 PAGE = Path(__file__).with_name("figures.md")
 IMAGES = Path(__file__).with_name("images")
 DPI = 300
-COLORS, MOST = 256, 160
-"""Of the palette of an image, a third of the bytes; and how many of them are those that fill most
-pixels, as they are. The others stand for the edges of lines and letters."""
+COLORS, MOST, NEAR = 256, 224, 4
+"""Of the palette of an image, a third of the bytes; how many of them are colours of areas, as they
+are, while the others stand for the edges of lines and letters; and by how much, of 255, the colour
+of an area may differ where these are too few, as the next step of a colour bar does."""
+RUN = 14
+"""Pixels of one colour in a row that belong to an area: edges change sooner, or are straight."""
 INTRODUCTION = """\
 # Figures and tables
 
@@ -149,23 +152,30 @@ def pixels_of(figure: Any) -> np.ndarray:
 
 
 def reduce_colors(pixels: np.ndarray) -> Image.Image:
-    """An image of at most :data:`COLORS` colours, in which areas have their own.
+    """An image with a palette, if areas keep their colours in it; else one with all colours.
 
-    A palette by clusters would give a curve or a part of a colour bar the mean of its neighbours.
+    A palette of clusters would give a curve or a part of a colour bar the mean of its neighbours.
     """
     # One number for each colour: rows of three take ten times as long to sort.
     codes = pixels.astype(np.int64) @ (1 << 16, 1 << 8, 1)
     found, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
     colors = np.stack([found >> 16, found >> 8 & 255, found & 255], axis=1).astype(np.uint8)
-    by_count = np.argsort(-counts, kind="stable")
-    palette, rest = colors[by_count[:MOST]], colors[by_count[MOST:]]
+    places = places.reshape(codes.shape)
+    windows = np.lib.stride_tricks.sliding_window_view(places, RUN, axis=1)
+    within = windows[..., 0][(windows == windows[..., :1]).all(axis=-1)]
+    in_areas = np.bincount(within, minlength=len(colors))
+    order = np.lexsort((-counts, -in_areas))
+    palette, rest = colors[order[:MOST]], colors[order[MOST:]]
     if len(rest):
         # This method keeps the largest difference small, whatever the counts.
         others = Image.fromarray(rest[None]).quantize(COLORS - MOST, Image.Quantize.MAXCOVERAGE)
         palette = np.concatenate([palette, np.asarray(others.convert("RGB"))[0]])
         palette = np.unique(palette, axis=0)
     _, nearest = KDTree(palette).query(colors)
-    image = Image.fromarray(nearest[places].reshape(codes.shape).astype(np.uint8), "P")
+    changed = np.abs(palette[nearest].astype(int) - colors).max(axis=1)
+    if np.any(changed[in_areas > 0] > NEAR):
+        return Image.fromarray(pixels)
+    image = Image.fromarray(nearest[places].astype(np.uint8), "P")
     image.putpalette(palette.tobytes())
     return image
 
