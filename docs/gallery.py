@@ -157,7 +157,8 @@ def reduce_colors(pixels: np.ndarray) -> Image.Image:
     A palette of clusters would give a curve or a part of a colour bar the mean of its neighbours.
     """
     # One number for each colour: rows of three take ten times as long to sort.
-    codes = pixels.astype(np.int64) @ (1 << 16, 1 << 8, 1)
+    red, green, blue = np.moveaxis(pixels.astype(np.int64), -1, 0)
+    codes = red << 16 | green << 8 | blue
     found, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
     colors = np.stack([found >> 16, found >> 8 & 255, found & 255], axis=1).astype(np.uint8)
     places = places.reshape(codes.shape)

@@ -187,7 +187,7 @@ def draw(dataset: xr.Dataset) -> Any:
     plain = dataset.sel(init_scale=first, center=dataset.center.values[0])
     last = dataset.sel(init_scale=small, center=dataset.center.values[-1])
     figure = plotting.blank_figure(6.4)
-    front, rest = figure.subfigures(2, 1, height_ratios=(1.25, 2))
+    front, rest = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.25, 2)).ravel()
     axes = [*front.subplots(1, 2), *rest.subplots(2, 3).ravel()]
     titles = [
         "how far each moved",

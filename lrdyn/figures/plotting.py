@@ -170,7 +170,8 @@ def ink(color: Any) -> str:
     luminance = float(linear @ (0.2126, 0.7152, 0.0722))
     linear *= min(1.0, (1.05 / 4.5 - 0.05) / max(luminance, 1e-9))
     small = 12.92 * linear
-    return to_hex(np.where(small <= 0.04045, small, 1.055 * linear ** (1 / 2.4) - 0.055))
+    red, green, blue = np.where(small <= 0.04045, small, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return to_hex((float(red), float(green), float(blue)))
 
 
 def label_ends(
