@@ -173,10 +173,10 @@ def reduce_colors(pixels: np.ndarray) -> Image.Image:
         palette = np.concatenate([palette, np.asarray(others.convert("RGB"))[0]])
         palette = np.unique(palette, axis=0)
     _, nearest = KDTree(palette).query(colors)
-    changed = np.abs(palette[nearest].astype(int) - colors).max(axis=1)
+    changed = np.abs(palette[np.asarray(nearest)].astype(int) - colors).max(axis=1)
     if np.any(changed[in_areas > 0] > NEAR):
         return Image.fromarray(pixels)
-    image = Image.fromarray(nearest[places].astype(np.uint8), "P")
+    image = Image.fromarray(np.asarray(nearest)[places].astype(np.uint8), "P")
     image.putpalette(palette.tobytes())
     return image
 
