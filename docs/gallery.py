@@ -3,14 +3,15 @@
 import json
 import re
 import sys
-import textwrap
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 from PIL import Image
+from scipy.spatial import KDTree
 
 from lrdyn.figures import baselines, exhibits, long, plotting
 from lrdyn.verification.storing import results_file
@@ -19,8 +20,12 @@ from paper_figs import BASELINES, EXHIBITS
 PAGE = Path(__file__).with_name("figures.md")
 IMAGES = Path(__file__).with_name("images")
 DPI = 300
-COLORS = 128
-"""Of the palette of an image: a third of the bytes, and nothing that is seen."""
+COLORS, MOST, NEAR = 256, 224, 4
+"""Of the palette of an image, a third of the bytes; how many of them are colours of areas, as they
+are, while the others stand for the edges of lines and letters; and by how much, of 255, the colour
+of an area may differ where these are too few, as the next step of a colour bar does."""
+RUN = 14
+"""Pixels of one colour in a row that belong to an area: edges change sooner, or are straight."""
 INTRODUCTION = """\
 # Figures and tables
 
@@ -57,11 +62,12 @@ def has_two(exhibit: exhibits.Exhibit) -> bool:
 def section(exhibit: exhibits.Exhibit) -> Iterator[str]:
     """Lines about one figure or table."""
     dataset = numbers(exhibit)
+    title = exhibits.headline(exhibit, dataset)
     command = f"python -m paper_figs {exhibit.name}"
-    yield f"## {exhibit.name}: {exhibit.title}"
+    yield f"## {exhibit.name}: {title}"
     yield ""
     if isinstance(exhibit, exhibits.Figure):
-        yield f"![{exhibit.title}](images/{exhibit.name}.png)"
+        yield f"![{title}](images/{exhibit.name}.png)"
         yield ""
         yield f"`{command}`"
     else:
@@ -71,7 +77,7 @@ def section(exhibit: exhibits.Exhibit) -> Iterator[str]:
         yield "```"
     yield ""
     text = " ".join(exhibits.caption(exhibit, dataset).split())
-    yield escaped(text.removeprefix(f"{exhibit.name}. {exhibit.title}. "))
+    yield escaped(text.removeprefix(f"{exhibit.name}. {title}. "))
     if exhibit.notes:
         yield ""
         yield escaped(" ".join(exhibits.notes(exhibit, dataset).split()))
@@ -85,15 +91,16 @@ def section(exhibit: exhibits.Exhibit) -> Iterator[str]:
 def at_paper_preset(exhibit: exhibits.Exhibit) -> Iterator[str]:
     """Lines about the same figure at the preset ``paper``: what it took, and its own numbers."""
     dataset = numbers(exhibit, PAPER)
+    title = exhibits.headline(exhibit, dataset)
     yield ""
     yield f"### {exhibit.name} at the preset paper"
     yield ""
-    yield f"![{exhibit.title}, preset paper](images/{image_of(exhibit.name, PAPER)}.png)"
+    yield f"![{title}, preset paper](images/{image_of(exhibit.name, PAPER)}.png)"
     yield ""
     yield f"`python -m paper_figs {exhibit.name} --preset paper`: {took(dataset)}."
     yield ""
     text = " ".join(exhibits.caption(exhibit, dataset).split())
-    yield escaped(text.removeprefix(f"{exhibit.name}. {exhibit.title}. "))
+    yield escaped(text.removeprefix(f"{exhibit.name}. {title}. "))
 
 
 def took(dataset: xr.Dataset) -> str:
@@ -111,7 +118,7 @@ def image_of(name: str, preset: str) -> str:
 
 def escaped(text: str) -> str:
     """Text in which Markdown finds no signs of its own, wrapped."""
-    return textwrap.fill(re.sub(r"([\\*_<])", r"\\\1", text), 100)
+    return exhibits.wrap(re.sub(r"([\\*_<])", r"\\\1", text))
 
 
 def written() -> str:
@@ -133,10 +140,45 @@ def draw(names: list[str]) -> None:
 def save(figure: Any, name: str) -> None:
     """Save a figure as an image of a page."""
     IMAGES.mkdir(exist_ok=True)
+    reduced = reduce_colors(pixels_of(figure))
+    reduced.save(IMAGES / f"{name}.png", optimize=True, dpi=(DPI, DPI))
+
+
+def pixels_of(figure: Any) -> np.ndarray:
+    """A figure as a page shows it: rows, columns, and red, green and blue up to 255."""
     with plotting.style(), BytesIO() as whole:
         figure.savefig(whole, dpi=DPI, format="png", metadata={"Software": None})
-        reduced = Image.open(whole).convert("RGB").quantize(COLORS)
-        reduced.save(IMAGES / f"{name}.png", optimize=True, dpi=(DPI, DPI))
+        return np.asarray(Image.open(whole).convert("RGB"))
+
+
+def reduce_colors(pixels: np.ndarray) -> Image.Image:
+    """An image with a palette, if areas keep their colours in it; else one with all colours.
+
+    A palette of clusters would give a curve or a part of a colour bar the mean of its neighbours.
+    """
+    # One number for each colour: rows of three take ten times as long to sort.
+    red, green, blue = np.moveaxis(pixels.astype(np.int64), -1, 0)
+    codes = red << 16 | green << 8 | blue
+    found, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    colors = np.stack([found >> 16, found >> 8 & 255, found & 255], axis=1).astype(np.uint8)
+    places = places.reshape(codes.shape)
+    windows = np.lib.stride_tricks.sliding_window_view(places, RUN, axis=1)
+    within = windows[..., 0][(windows == windows[..., :1]).all(axis=-1)]
+    in_areas = np.bincount(within, minlength=len(colors))
+    order = np.lexsort((-counts, -in_areas))
+    palette, rest = colors[order[:MOST]], colors[order[MOST:]]
+    if len(rest):
+        # This method keeps the largest difference small, whatever the counts.
+        others = Image.fromarray(rest[None]).quantize(COLORS - MOST, Image.Quantize.MAXCOVERAGE)
+        palette = np.concatenate([palette, np.asarray(others.convert("RGB"))[0]])
+        palette = np.unique(palette, axis=0)
+    _, nearest = KDTree(palette).query(colors)
+    changed = np.abs(palette[np.asarray(nearest)].astype(int) - colors).max(axis=1)
+    if np.any(changed[in_areas > 0] > NEAR):
+        return Image.fromarray(pixels)
+    image = Image.fromarray(np.asarray(nearest)[places].astype(np.uint8), "P")
+    image.putpalette(palette.tobytes())
+    return image
 
 
 if __name__ == "__main__":

@@ -108,8 +108,11 @@ INTRODUCTION = """\
 
 How low-rank is what a training adds to the weights? `experiments.real_updates` reads two
 checkpoints and counts how many singular values of W after - W before hold .9 and .99 of its squared
-norm ([the study](studies.md#updates-of-real-models)). Here are pairs that
-[pairs.py](examples/pairs.py) leaves, a script to begin with for a training of your own:
+norm ([the study](studies.md#updates-of-real-models)). Each pair here is **one training**: nothing
+was repeated with another seed, and what is said holds of these checkpoints; what differs between
+two of them may be the network, its data, its optimiser, how long it was trained, or chance.
+
+[pairs.py](examples/pairs.py) leaves the pairs, a script to begin with for a training of your own:
 
 ```console parsed takes minutes to an hour
 $ python docs/examples/pairs.py language OUT --text PLAYS --tuned-on REVIEWS
@@ -119,8 +122,9 @@ $ python -m experiments.real_updates --before OUT/text.safetensors --after OUT/t
 
 ![Energy in the first r singular values of updates, by kind of layer](images/updates.png)
 
-Share of ||W after - W before||\\_F^2 in the first r singular values, over r / min(m, n); each curve
-is the mean over the matrices of one kind, of the kinds with the most energy. Dashed, in the colour
+Share of ||W after - W before||\\_F^2 in the first r singular values, over r / min(m, n), one
+training a panel; each curve is the mean over the matrices of one kind, of the kinds with the most
+energy. Dashed, in the colour
 of a kind: a Gaussian matrix as large as its largest; dotted: 2K of a classifier with K classes,
 where all matrices of the first kind are of one size.
 """
@@ -129,13 +133,13 @@ READING = """\
 > .60 of the values that a Gaussian matrix of their size needs in the language model and the
 > encoder, and .08 to .11 in the vision transformer; for .99 they need .47 to .85 and .21 to .36.
 > Kernels are close to chance (.75 and .80 of it in ResNet, .81 in VGG), the hidden layer above
-> VGG's is not: 6 values hold .9. So updates are concentrated, with no edge, and how much so depends
-> on the network: in the perceptron and the vision transformer, which learn ten classes, 2K = 20
-> values hold .9 in all but the first layer of the perceptron.
+> VGG's is not: 6 values hold .9. These updates are concentrated, with no edge, and differ in how
+> much: in this perceptron and this vision transformer, which learn ten classes, 2K = 20 values hold
+> .9 in all but the first layer of the perceptron.
 
-> **Measured.** Tuning is not of lower rank than training here: for .9 the queries of the language
-> model need 20 values when it is trained and 25.5 when it is tuned, its perceptrons 45 and 55. The
-> unembedding is the exception: one direction has .9 of its tuning.
+> **Measured.** In this one language model, tuning was not of lower rank than training: for .9 its
+> queries need 20 values when it is trained and 25.5 when it is tuned, its perceptrons 45 and 55.
+> The unembedding is the exception: one direction has .9 of its tuning.
 """
 
 
@@ -211,15 +215,20 @@ def draw() -> Any:
 
 def plot_pair(ax: Any, kinds: list[dict[str, Any]], outputs: int) -> None:
     """Energies of each kind beside those of a Gaussian matrix and 2K."""
-    for one, color in zip(kinds, plotting.SHADES, strict=False):
-        ax.plot(GRID, one["shares"], color=color, lw=1.1, label=one["kind"][-24:])
+    entries = []
+    for place, (one, color) in enumerate(zip(kinds, plotting.SHADES, strict=False)):
+        ax.plot(GRID, one["shares"], color=color, lw=1.1)
+        # Marks above all lines, at places of its own: they show a curve that another one covers.
+        marks = {"color": color, "marker": "os^vDP"[place], "ms": 3}
+        ax.plot(GRID, one["shares"], ls="none", markevery=(place, MOST), zorder=3, **marks)
+        entries.append(plotting.entry(one["kind"][-24:], **marks))
         by_chance = energies_at(chance.gaussian_singular_values(*one["shapes"][1]), GRID)
         ax.plot(GRID, by_chance, "--", color=color, lw=0.7)
     least, most = kinds[0]["shapes"]
     if outputs and min(least) == min(most):  # else 2K is at another place for each matrix
         ax.axvline(2 * outputs / min(most), color="k", lw=0.8, ls=":")
     ax.set(xlabel="r / min(m, n)", xlim=(0, 1), ylim=(0, 1.02))
-    plotting.key(ax, None, "lower right", fontsize=7)
+    plotting.key(ax, entries, "lower right", fontsize=7)
 
 
 def main(words: list[str]) -> None:

@@ -35,11 +35,11 @@ DASHES = {"adam": "-", "sgd": "--"}
 
 CAPTION = """\
 P, three full-width factors, eps times orthogonal at first, is added to a value matrix W and trained
-alone; eps = {captioned:g}, in (g) {small:g}. Singular values of (a) P and (b) W + P, Adam;
-coloured: moved by 10 %. (c) How far each moved; dashed: SGD; thin, bands: random matrices. (d) How
-many by 10 %; marks: chance. (e), (f) Angles of their right vectors to Theorem 2's {frame}
-directions; band: chance. (g) Dotted: the largest of W. (h) Distance from Theorem 2's form; dotted:
-chance. {counts}
+alone; eps = {captioned:g}, in (e) {small:g}. Adam; dashed: SGD. (a) How far each singular value
+moved; thin, bands: random matrices. (b) How many by 10 %; marks: chance. Singular values of (c),
+(e) P and (d) W + P under Adam; coloured: moved by 10 %; dotted: the largest of W. (f), (g) Angles
+of their right vectors to Theorem 2's {frame} directions; band: chance. (h) Distance from Theorem
+2's form; dotted: chance. {counts}
 """
 NOTES = """\
 P = W_3 W_2 W_1 has {width} singular values. The value matrix is that of the encoder's second-last
@@ -54,8 +54,8 @@ so they are compared with the frame from the first recorded step on. (h) Theorem
 blkdiag(W~_l, rho_l I) V_l^T; the largest distance of the three, over how far they moved. Adam /
 SGD at the end: {table}. The theorem is about descent on a linear loss with whitened inputs;
 neither holds here. Trained: {how} A step of SGD is measured in Adam's: at the same rate the first
-is as long. Rates: {rates}. Of the curves in (a), (b) and (e) to (g) the committed numbers hold the
-first and the last 16 values and every 32nd, and draw no others.
+is as long. Rates: {rates}. Of the curves in (c) to (g) the committed numbers hold the first and the
+last 16 values and every 32nd, and draw no others.
 """
 
 
@@ -182,29 +182,32 @@ def thin(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def draw(dataset: xr.Dataset) -> Any:
-    """Draw Figure 4."""
+    """Draw Figure 4: what moved in the first row, beside chance, and what it is made of below."""
     first, small = dataset.captioned, dataset.small
     plain = dataset.sel(init_scale=first, center=dataset.center.values[0])
+    last = dataset.sel(init_scale=small, center=dataset.center.values[-1])
+    figure = plotting.blank_figure(6.4)
+    front, rest = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.25, 2)).ravel()
+    axes = [*front.subplots(1, 2), *rest.subplots(2, 3).ravel()]
     titles = [
-        rf"$\sigma_i(t)$ of P, $\epsilon$ = {first:g}",
-        rf"of W + P, $\epsilon$ = {first:g}",
         "how far each moved",
         "moved by 10 %",
+        rf"$\sigma_i(t)$ of P, $\epsilon$ = {first:g}",
+        rf"of W + P, $\epsilon$ = {first:g}",
+        rf"of P, $\epsilon$ = {small:g}",
         "angles, P",
         "angles, W + P",
-        rf"$\sigma_i(t)$ of P, $\epsilon$ = {small:g}",
         "from Theorem 2",
     ]
-    figure, axes = plotting.panels(titles, rows=2, height=4.2)
-    for ax, matrix in zip(axes, MATRICES, strict=False):
-        plot_values(ax, plain, matrix)
-    plot_moves(axes[2], plain)
-    plot_counts(axes[3], plain)
-    for ax, matrix in zip(axes[4:], MATRICES, strict=False):
+    plotting.entitle(axes, titles)
+    plot_moves(axes[0], plain)
+    plot_counts(axes[1], plain)
+    for ax, run, matrix in ((axes[2], plain, 0), (axes[3], plain, 1), (axes[4], last, 0)):
+        plot_values(ax, run, MATRICES[matrix])
+    axes[4].axhline(float(last.largest), color="k", ls=":", lw=0.8)
+    for ax, matrix in zip(axes[5:], MATRICES, strict=False):
         plot_angles(ax, plain, matrix)
-    last = dataset.sel(init_scale=small, center=dataset.center.values[-1])
-    plot_values(axes[6], last, MATRICES[0])
-    axes[6].axhline(float(last.largest), color="k", ls=":", lw=0.8)
+    plotting.key(axes[6], RULE_KEY, "lower right", fontsize=7, handlelength=1.2)
     plot_gaps(axes[7], dataset)
     return figure
 
@@ -219,6 +222,14 @@ class Shown(NamedTuple):
 
 
 MATRICES = (Shown("", plotting.BLUE, "P"), Shown("value_", plotting.ORANGE, "W + P"))
+
+
+LOOKS_OF_RULES = {"adam": (plotting.BLUE, 0.5), "sgd": (plotting.ORANGE, 1.0)}
+"""Colour and width of the angles under a rule."""
+RULE_KEY = [
+    plotting.entry(LABELS[rule], color, ls=DASHES[rule], lw=width)
+    for rule, (color, width) in LOOKS_OF_RULES.items()
+]
 
 
 def moved_curves(run: xr.Dataset, rule: str, matrix: Shown) -> np.ndarray:
@@ -238,7 +249,7 @@ def plot_values(ax: Any, run: xr.Dataset, matrix: Shown) -> None:
     ax.set(xlabel="step t", xlim=(0, int(steps[-1])))
     most, least = np.nanmax(known), np.nanmin(known)
     if most > 20 * least:
-        ax.set(yscale="log", ylim=(least / 2, 3 * most))
+        ax.set(yscale="log", ylim=(least / 1.5, 1.5 * most))
 
 
 def plot_moves(ax: Any, run: xr.Dataset) -> None:
@@ -255,7 +266,8 @@ def plot_moves(ax: Any, run: xr.Dataset) -> None:
             ax.fill_between(place, low, high, color=color, alpha=shade, lw=0)
             ax.plot(place, mean, DASHES[rule], color=color, lw=0.5, alpha=0.6)
     ax.axhline(np.log1p(MOVED), color="k", ls=":", lw=0.8)
-    ax.set(xlabel="place", xscale="log", yscale="log", ylim=(1e-4, None), ylabel="|ln σ(T)/σ(0)|")
+    ax.set(xscale="log", yscale="log", xlim=(1, int(run.width)), ylim=(1e-4, None))
+    ax.set(xlabel="place", ylabel="|ln σ(T)/σ(0)|")
     plotting.key(ax, None, "lower left", fontsize=7)
 
 
@@ -269,28 +281,27 @@ def plot_counts(ax: Any, run: xr.Dataset) -> None:
             ax.plot(run.step, count, DASHES[rule], color=color, lw=1.0, label=words)
             random = run[f"{begin}random_count"].sel(rule=rule).item()
             ax.plot([last], [random], mark, color=color, mfc="white", ms=4, clip_on=False)
-    ax.set(xlabel="step t", xlim=(0, last), yscale="symlog", ylim=(0, 3000 * int(run.width)))
-    ax.set_yticks((0, 1, 10, 100), ("0", "1", "10", "100"))
-    plotting.key(ax, None, "upper left", fontsize=7)
+    width = int(run.width)
+    ax.set(xlabel="step t", xlim=(0, last), yscale="symlog", ylim=(0, width), ylabel="values")
+    ticks = [tick for tick in (0, 1, 10, 100) if tick < width / 2]
+    ax.set_yticks([*ticks, width], [str(tick) for tick in (*ticks, width)])
+    ax.legend(fontsize=7, labelspacing=0.3, **plotting.BESIDE)
 
 
 def plot_angles(ax: Any, run: xr.Dataset, matrix: Shown) -> None:
     """Angles to the frame of the right vectors of the values that moved, in degrees."""
     steps = run.step.values[1:]
     every = run[f"{matrix.begin}right_angle"].transpose("rule", "step", "curve")
-    for rule, color, width in (("adam", plotting.BLUE, 0.5), ("sgd", plotting.ORANGE, 1.0)):
+    for rule, (color, width) in LOOKS_OF_RULES.items():
         moved = moved_curves(run, rule, matrix)
         angles = every.sel(rule=rule).values[1:, moved]
-        for place, curve in enumerate(angles.T):
-            words = LABELS[rule] if place == 0 else None
-            ax.plot(steps, curve, DASHES[rule], color=color, lw=width, label=words)
+        if moved.any():
+            ax.plot(steps, angles, DASHES[rule], color=color, lw=width)
     random = chance.direction_angle(int(run.width), int(run.frame))
     ax.axhspan(float(random.low), float(random.high), color="#D9D9D9", lw=0, zorder=0)
     ax.axhline(float(random.value), color="k", ls=":", lw=0.8)
-    ax.set(xlabel="step t", xlim=(0, int(steps[-1])), ylim=(-25, 92), yticks=(0, 30, 60, 90))
+    ax.set(xlabel="step t", xlim=(0, int(steps[-1])), ylim=(0, 90), yticks=(0, 30, 60, 90))
     ax.set(ylabel="degrees")
-    if ax.get_legend_handles_labels()[0]:
-        plotting.key(ax, None, "lower right", fontsize=7, handlelength=1.2)
 
 
 def plot_gaps(ax: Any, dataset: xr.Dataset) -> None:
@@ -324,19 +335,19 @@ FIGURE = Figure(
     turn=3,
     groups=("/evolution",),
     panels={
-        "sigma": "ag",
-        "value_sigma": "b",
-        "move": "ace",
-        "value_move": "bcf",
-        "random_move": "c",
-        "value_random_move": "c",
-        "random_count": "d",
-        "value_random_count": "d",
-        "count": "d",
-        "value_count": "d",
-        "right_angle": "e",
-        "value_right_angle": "f",
-        "largest": "g",
+        "move": "acf",
+        "value_move": "adg",
+        "random_move": "a",
+        "value_random_move": "a",
+        "count": "b",
+        "value_count": "b",
+        "random_count": "b",
+        "value_random_count": "b",
+        "sigma": "ce",
+        "value_sigma": "d",
+        "largest": "e",
+        "right_angle": "f",
+        "value_right_angle": "g",
         "gap": "h",
     },
 )

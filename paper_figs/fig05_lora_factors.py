@@ -98,17 +98,21 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
 
 def _facts(drawn: xr.Dataset) -> dict[str, Any]:
     """Values of the results that the caption quotes."""
+    what, seeds = TASKS[drawn.attrs["task"]], count_seeds(drawn.sizes["seed"])
     growth = (drawn.norm_A.isel(step=-1) / drawn.norm_A.isel(step=0)).mean("matrix")
-    plain, ahead = drawn.pearson.sel(adapter="lora").values, []
+    plain, ahead, told = drawn.pearson.sel(adapter="lora").values, [], []
     for name in COMPARED[1:]:
         difference = paired.compare_pair(drawn.pearson.sel(adapter=name).values, plain)
         came = difference.came_of(f"factors_{name}_ahead")
         ahead.append(f"{TITLES[name]} less LoRA {difference.mean:+.3f} ({came})")
+        ratio = TITLES[name].rpartition(", ")[2]
+        told.append(f"{difference.mean:+.3f} (ratio {ratio}, {came.partition(',')[0]})")
     return {
-        "what": TASKS[drawn.attrs["task"]],
+        "result": f"LoRA+ less LoRA at n = {drawn.attrs['examples']}, {seeds}: {', '.join(told)}",
+        "what": what,
         "grown": ", ".join(f"{float(growth.sel(adapter=name)):.2f}" for name in COMPARED),
         "matrices": drawn.sizes["matrix"],
-        "seeds": count_seeds(drawn.sizes["seed"]),
+        "seeds": seeds,
         "tried": drawn.sizes["rate_seed"],
         "ahead": "; ".join(ahead),
         "held": ADAPTERS.intervals,
@@ -119,7 +123,12 @@ def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 5, with all keys in the place of a sixth panel."""
     figure = plotting.blank_figure(4.4)
     axes = figure.subplots(2, 3).ravel()
-    titles = ("norms", "loss over the rate", "Pearson over the rate")
+    tried = count_seeds(dataset.sizes["rate_seed"])
+    titles = (
+        f"norms, seed {dataset.attrs['seed']}",
+        f"loss over rates, {tried}",
+        f"Pearson over rates, {tried}",
+    )
     plotting.entitle(axes[:5], (*titles, "toy: move of a", "toy: move of b"))
     plot_norms(axes[0], dataset)
     for ax, name, text in (
@@ -196,6 +205,7 @@ FIGURE = Figure(
     name="fig05",
     shows=("adapters", "lora"),
     title="LoRA's factors, one rate and two",
+    result="{result}",
     caption=CAPTION,
     notes=NOTES,
     sources=paired.sources,

@@ -365,7 +365,8 @@ def plot_times(ax: Any, dataset: xr.Dataset) -> None:
         ax.plot(dims, times, color=color, lw=1.0, marker="o", mfc="white")
         middle = len(times) // 2
         at = (dims[middle], times[middle])
-        ax.annotate(text, at, (-3, 5), textcoords="offset points", color=color, ha=align)
+        how = {"textcoords": "offset points", "color": plotting.ink(color), "ha": align}
+        ax.annotate(text, at, (-3, 5), **how)
     ax.set(xscale="log", yscale="log", xlabel="dimension d")
     ax.set_xticks(dims, [str(d) for d in dims])
     ax.minorticks_off()

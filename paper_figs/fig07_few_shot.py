@@ -1,7 +1,7 @@
 """Figure 7: adapters beside each other on few examples, each at its best rate."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,16 +30,10 @@ The survey's own Figure 7 was not available: this one is ours. {what}; rank {ran
 ({verdict}){untrained}. {authors}{used} Singular values with 99 % of an update's energy, mean over
 matrices that moved; dashed: random.{compared}
 """
-COMPARISONS = (
-    " ({letter}) Differences: seeds, mean (filled: not 0), 95 % interval ({held} held at once, "
-    "Bonferroni).{source}"
-)
-SOURCE = " Deep LoRA's published gains: {}."
-LEAST = " The seeds would show differences {}."
+COMPARED_THERE = " Title: intervals that do not hold 0 ({held} held at once, Bonferroni)."
 NOTES = """\
-{used} At n = {most}: {ranks}. Tested on {texts}.{least}{smallest} How: {how}
+{used} At n = {most}: {ranks}. Tested on {texts}. How: {how}
 """
-SMALLEST = " Least p after Holm, of {count} differences: {p:.2g} ({label})."
 
 
 def numbers(results: Results, **settings: Any) -> xr.Dataset:
@@ -115,22 +109,47 @@ def untrained_cosine(drawn: xr.Dataset) -> float | None:
     return UNTRAINED.get(settings.get("encoder", "")) if whole else None
 
 
+def is_cosine_above(drawn: xr.Dataset) -> bool:
+    """Whether the cosines of the untrained encoder are above the means of all methods."""
+    cosine = untrained_cosine(drawn)
+    if cosine is None:
+        return False
+    return cosine > float(drawn.pearson.sel(task="similarity").mean("seed").max())
+
+
 def _describe_cosines(drawn: xr.Dataset) -> str:
-    """How many of the methods' means the cosines of the untrained encoder are above, in words."""
+    """What the cosines of the untrained encoder reach, in words."""
     cosine = untrained_cosine(drawn)
     if cosine is None:
         return ""
-    best = float(drawn.pearson.sel(task="similarity").mean("seed").max())
-    ahead = ", above all" if cosine > best else ""
+    ahead = ", above all" if is_cosine_above(drawn) else ""
     return f"; dash-dotted: untrained cosines, {cosine:.2f}{ahead}"
 
 
-def title(drawn: xr.Dataset, name: str) -> str:
-    """What a panel of one task is called: where all methods lose to the ridge, it says so."""
+def title(drawn: xr.Dataset, name: str, cosine_wins: bool = False) -> str:
+    """What a panel of one task is called: where all methods lose to a reference, it says so."""
+    if cosine_wins:
+        return f"{name}: untrained cosines win"
     if len(lost_examples(drawn)) == drawn.sizes["examples"]:
-        return "the ridge wins"
+        return f"{name}: the ridge wins"
     places = ", ".join(f"{n}" for n in lost_examples(drawn))
-    return f"the ridge wins at n = {places}" if places else name
+    return f"{name}: the ridge wins at n = {places}" if places else name
+
+
+def describe_result(drawn: xr.Dataset, in_tasks: Mapping[str, Sequence[paired.Compared]]) -> str:
+    """How often Deep LoRA is told to be ahead of LoRA and behind, and what beats all, in words."""
+    said = []
+    for other in ("lora_unit", "lora"):
+        begin = f"{TITLES['deep_lora']} less {TITLES[other]}, n ="
+        mine = [one for found in in_tasks.values() for one in found if one.label.startswith(begin)]
+        if mine:
+            won, lost = paired.count_told(mine)
+            start = TITLES[other].replace(", ", " from ", 1)
+            said.append(f"won {won} of {len(mine)} and lost {lost} against {start}")
+    parts = [f"{TITLES['deep_lora']} {', '.join(said)}"] if said else []
+    if is_cosine_above(drawn):
+        parts.append(f"on {SHORT['similarity']} untrained cosines beat all methods")
+    return "; ".join(parts)
 
 
 def _describe_tasks(drawn: xr.Dataset, say: Callable[[xr.Dataset], str]) -> str:
@@ -154,82 +173,66 @@ def rows_of(drawn: xr.Dataset) -> list[list[paired.Panel]]:
 
 def _facts(drawn: xr.Dataset) -> dict[str, Any]:
     """Values of the results that the caption quotes."""
-    comparisons = paired.label_by_task(paired.compare_in_tasks(drawn, differences))
-    small = min(comparisons, key=lambda comparison: comparison.p, default=None)
-    what = " and ".join(TASKS[task] for task in drawn.task.values)
-    letters = paired.letter_panels(rows_of(drawn), beside=bool(comparisons))
+    in_tasks = paired.compare_in_tasks(drawn, differences)
+    count = sum(map(len, in_tasks.values()))
+    letters = paired.letter_panels(rows_of(drawn), beside=False)
     is_stsb = "similarity" in drawn.task.values
-    count, compared, smallest, least = len(comparisons), "", "", ""
-    if small:
-        compared = COMPARISONS.format(
-            letter=letters[paired.BESIDE],
-            held=paired.held_at_once(count),
-            source=_describe_source(drawn) if is_stsb else "",
-        )
-        least = LEAST.format(paired.least_shown(comparisons))
-        smallest = SMALLEST.format(count=count, p=small.p, label=small.label)
     return {
-        "what": capital(what),
+        "result": describe_result(drawn, in_tasks),
+        "what": describe_what(drawn),
         "seeds": count_seeds(drawn.sizes["seed"]),
         "pearson": paired.letters_of(letters, "Pearson"),
         "used": paired.letters_of(letters, "rank"),
         "verdict": _describe_tasks(drawn, describe_ridge),
         "untrained": _describe_cosines(drawn),
         "authors": "Circles: the authors', bert-base-cased, 500 steps. " if is_stsb else "",
-        "compared": compared,
-        "smallest": smallest,
-        "least": least,
+        "compared": COMPARED_THERE.format(held=paired.held_at_once(count)) if count else "",
         "texts": _describe_tasks(drawn, lambda task: f"{int(task.tested):,}"),
         "most": int(drawn.examples.values.max()),
         "ranks": _describe_tasks(drawn, _describe_ranks),
     }
 
 
-def _describe_source(drawn: xr.Dataset) -> str:
-    """What came of the gains that the authors of Deep LoRA report, in words."""
-    found, stated = differences(drawn.sel(task="similarity", drop=True)), []
-    for n in PUBLISHED["deep_lora"]:
-        label = f"{TITLES['deep_lora']} less {TITLES['lora_unit']}, n = {n}"
-        if label in found:
-            finding = f"similarity_deep_lora_less_lora_unit_{n}"
-            stated.append((finding, found[label], f"n = {n}"))
-    return SOURCE.format(paired.came_of_source(stated)) if stated else ""
+def describe_what(drawn: xr.Dataset) -> str:
+    """The tasks, in words."""
+    return capital(" and ".join(TASKS[task] for task in drawn.task.values))
 
 
 def draw(dataset: xr.Dataset) -> Any:
-    """Draw Figure 7: a row for each task, the differences of all beside them."""
-    in_tasks, rows = paired.compare_in_tasks(dataset, differences), rows_of(dataset)
-    lines = max((len(found) for found in in_tasks.values()), default=1)
-    figure = plotting.blank_figure(
-        max(0.8 + 1.8 * len(rows), 0.9 + (0.12 + 0.04 * len(rows)) * lines)
-    )
-    places = paired.subplots(figure, rows, (1.7, 1.0, 1.6), beside=bool(in_tasks))
-    titles: dict[paired.Panel, str] = {paired.BESIDE: "differences"}
+    """Draw Figure 7: a row for each task."""
+    rows = rows_of(dataset)
+    figure = plotting.blank_figure(0.8 + 2.1 * len(rows))
+    places = paired.subplots(figure, rows, (1.6, 1.0))
+    titles: dict[paired.Panel, str] = {}
+    cosine = untrained_cosine(dataset)
     for task in map(str, dataset.task.values):
-        values = dataset.sel(task=task, drop=True)
-        titles[task, "Pearson"] = title(values, SHORT[task])
-        titles[task, "rank"] = "rank used"
-        plot_pearson(places[task, "Pearson"], values, PUBLISHED if task == "similarity" else {})
-        if task == "similarity" and (cosine := untrained_cosine(dataset)) is not None:
-            ax = places[task, "Pearson"]
-            ax.axhline(cosine, color="k", ls="-.", lw=0.9, label="cosines, untrained")
-            ax.annotate(
-                "cosines, untrained",
-                (0.97, cosine),
-                (0, 1),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                ha="right",
-                va="bottom",
-                fontsize=7,
-            )
-        places[task, "Pearson"].set_ylabel(f"Pearson, {SHORT[task]}")
+        values, ax = dataset.sel(task=task, drop=True), places[task, "Pearson"]
+        is_stsb = task == "similarity"
+        titles[task, "Pearson"] = title(values, SHORT[task], is_stsb and is_cosine_above(dataset))
+        titles[task, "rank"] = f"{SHORT[task]}: rank used"
+        plot_pearson(ax, values, PUBLISHED if is_stsb else {})
+        if is_stsb and cosine is not None:
+            plot_cosine(ax, cosine)
+        ax.set_ylabel(f"Pearson, {SHORT[task]}")
         plot_ranks(places[task, "rank"], values.energy_rank.mean("seed"), values.random_rank)
-    if in_tasks:
-        paired.plot_compared(places[paired.BESIDE], in_tasks)
     plotting.entitle(places.values(), [titles[panel] for panel in places])
     paired.add_key(figure, places)
     return figure
+
+
+def plot_cosine(ax: Any, cosine: float) -> None:
+    """What the cosines of the untrained encoder reach, by name."""
+    ax.axhline(cosine, color="k", ls="-.", lw=0.9, label="cosines, untrained")
+    ax.annotate(
+        "cosines, untrained",
+        (0.97, cosine),
+        (0, 1),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        fontsize=7,
+    )
 
 
 def plot_pearson(ax: Any, values: xr.Dataset, authors: Mapping[str, Any]) -> None:
@@ -267,6 +270,7 @@ FIGURE = Figure(
     name="fig07",
     shows=("adapters",),
     title="Adapters on few examples",
+    result="{result}",
     caption=CAPTION,
     notes=NOTES,
     sources=paired.sources,
@@ -277,5 +281,5 @@ FIGURE = Figure(
     turn=1,
     groups=("/few_shot",),
     says=_facts,
-    panels={"pearson": "ace", "ridge": "ac", "energy_rank": "bd"},
+    panels={"pearson": "ac", "ridge": "ac", "energy_rank": "bd"},
 )

@@ -1,6 +1,6 @@
 """Figure 8: the rank that an adapter may have, at one rate for all and at the best of each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,8 @@ TOLERANCES = {"pearson": 0.05, "ridge": 0.02, "best_rate": 0.05}
 
 CAPTION = """\
 The survey's own Figure 8 was not available: this one is ours. {what}; {seeds}, {dtype}. Pearson
-correlation over the rank r, mean and standard error: {own} at the rate that is best at each r,
-{one} at that of r = {first}; n = {counts}; dotted: frozen ridge.{authors}{compared}
+correlation over the rank r, mean and standard error, n = {counts}: {own} at the rate that is best
+at each r, {one} at that of r = {first}; dotted: frozen ridge.{authors}{compared}
 """
 COMPARISONS = (
     " ({letter}) Change from r = {first} to {last}: seeds, mean (filled: not 0), 95 % interval "
@@ -80,20 +80,38 @@ def changes(drawn: xr.Dataset) -> dict[str, np.ndarray]:
 
 
 def rows_of(drawn: xr.Dataset) -> list[list[paired.Panel]]:
-    """Task, kind of rate and number of examples of the panels: two rows for each task."""
+    """Task, kind of rate and number of examples of the panels: both rates beside each other.
+
+    The most examples come first, where the rank changes most.
+    """
     return [
-        [(str(task), kind, int(n)) for n in drawn.examples.values]
+        [(str(task), kind, n) for kind in KINDS]
+        for n in sorted(map(int, drawn.examples.values), reverse=True)
         for task in drawn.task.values
-        for kind in KINDS
     ]
+
+
+def describe_result(in_tasks: Mapping[str, Sequence[paired.Compared]]) -> str:
+    """How many methods fall with the rank at one rate and at the best of each, in words."""
+    said = []
+    for kind, when in (("first", "when the rate is kept"), ("own", "at the best rate of each")):
+        mine = [
+            one for found in in_tasks.values() for one in found if f", {RATES[kind]}," in one.label
+        ]
+        if mine:
+            _, below = paired.count_told(mine)
+            said.append(f"{below or 'none'} of {len(mine)} fall {when}")
+    return ", ".join(said)
 
 
 def _facts(drawn: xr.Dataset) -> dict[str, Any]:
     """What the caption says of the results."""
-    comparisons = paired.label_by_task(paired.compare_in_tasks(drawn, changes))
+    in_tasks = paired.compare_in_tasks(drawn, changes)
+    comparisons = paired.label_by_task(in_tasks)
     letters = paired.letter_panels(rows_of(drawn), beside=bool(comparisons))
     what = " and ".join(TASKS[task] for task in drawn.task.values)
     compared, told = "", [one for one in comparisons if one.low > 0 or one.high < 0]
+    above, below = paired.count_told(comparisons)
     if comparisons:
         compared = COMPARISONS.format(
             letter=letters[paired.BESIDE],
@@ -101,15 +119,16 @@ def _facts(drawn: xr.Dataset) -> dict[str, Any]:
             last=int(drawn["rank"].max()),
             held=paired.held_at_once(len(comparisons)),
             count=len(comparisons),
-            above=sum(one.low > 0 for one in told),
-            below=sum(one.high < 0 for one in told),
+            above=above,
+            below=below,
             source=_describe_source(drawn) if "similarity" in drawn.task.values else "",
         )
-
+    counts = sorted(map(int, drawn.examples.values), reverse=True)
     return {
+        "result": describe_result(in_tasks),
         "what": capital(what),
         "seeds": count_seeds(drawn.sizes["seed"]),
-        "counts": ", ".join(f"{int(n)}" for n in drawn.examples.values),
+        "counts": ", ".join(map(str, counts)),
         "own": paired.letters_of(letters, "own"),
         "one": paired.letters_of(letters, "first"),
         "authors": (
@@ -134,43 +153,55 @@ def _describe_source(drawn: xr.Dataset) -> str:
 
 
 def draw(dataset: xr.Dataset) -> Any:
-    """Draw Figure 8: two rows for each task, the changes of all beside them."""
+    """Draw Figure 8: a row for each task and number of examples, the changes of all beside them."""
     in_tasks, rows = paired.compare_in_tasks(dataset, changes), rows_of(dataset)
-    figure = plotting.blank_figure(1.4 + 1.6 * len(rows))
-    ratios = (*[1.25] * len(rows[0]), 1.1)
-    places = paired.subplots(figure, rows, ratios, beside=bool(in_tasks))
+    most = max(map(int, dataset.examples.values))
+    heights = [1.5 if row[0][2] == most else 1.0 for row in rows]
+    figure = plotting.blank_figure(1.3 + 1.3 * sum(heights))
+    ratios = (*[1.25] * len(KINDS), 1.1)
+    places = paired.subplots(figure, rows, ratios, beside=bool(in_tasks), heights=heights)
     ends = dataset.attrs["first"], int(dataset["rank"].max())
     titles: dict[paired.Panel, str] = {paired.BESIDE: "from r = {} to {}".format(*ends)}
-    for task in map(str, dataset.task.values):
-        plot_task(places, dataset.sel(task=task, drop=True), task)
     for row in rows:
         for task, kind, n in row:
-            values = dataset.sel(task=task, kind_of_rate=kind, examples=n)
-            means = values.pearson.mean("seed")
-            wins = bool(values.ridge.mean("seed") > means.max())
+            values, ax = (
+                dataset.sel(task=task, kind_of_rate=kind, examples=n),
+                places[task, kind, n],
+            )
+            plot_panel(ax, values, PUBLISHED if task == "similarity" and n == 16 else None)
+            wins = bool(values.ridge.mean("seed") > values.pearson.mean("seed").max())
             titles[task, kind, n] = f"n = {n}, {RATES[kind]}" + ": ridge wins" * wins
-            if dataset.sizes["task"] > 1:
-                places[task, kind, n].set_ylabel(f"Pearson, {SHORT[task]}")
+            ax.set_ylabel(f"Pearson, {SHORT[task]}")
+        share_heights([places[panel] for panel in row])
     if in_tasks:
-        paired.plot_compared(places[paired.BESIDE], in_tasks)
+        paired.plot_compared(places[paired.BESIDE], in_order_of_rows(in_tasks))
         places[paired.BESIDE].set_xlabel("change of Pearson")
     plotting.entitle(places.values(), [titles[panel] for panel in places])
     paired.add_key(figure, places)
     return figure
 
 
-def plot_task(places: Mapping[paired.Panel, Any], values: xr.Dataset, task: str) -> None:
-    """What the methods reach in one task, in panels of one height."""
-    axes = []
-    for kind in KINDS:
-        for n in map(int, values.examples.values):
-            axes.append(places[task, kind, n])
-            is_published = task == "similarity" and n == 16
-            pearson = values.pearson.sel(kind_of_rate=kind, examples=n)
-            paired.plot_methods(axes[-1], pearson, "rank", PUBLISHED if is_published else None)
-            ridge = float(values.ridge.sel(examples=n).mean("seed"))
-            axes[-1].axhline(ridge, ls=":", color="k", lw=1.2, label="frozen ridge")
-            axes[-1].set_xlabel("rank r")
+def in_order_of_rows(
+    in_tasks: Mapping[str, Sequence[paired.Compared]],
+) -> dict[str, list[paired.Compared]]:
+    """The same differences, those of the most examples first."""
+
+    def examples(one: paired.Compared) -> int:
+        return -int(one.label.rpartition(" ")[2])
+
+    return {task: sorted(found, key=examples) for task, found in in_tasks.items()}
+
+
+def plot_panel(ax: Any, values: xr.Dataset, published: Mapping[str, Any] | None) -> None:
+    """What the methods reach over the rank, and what the ridge does."""
+    paired.plot_methods(ax, values.pearson, "rank", published)
+    ridge = float(values.ridge.mean("seed"))
+    ax.axhline(ridge, ls=":", color="k", lw=1.2, label="frozen ridge")
+    ax.set_xlabel("rank r")
+
+
+def share_heights(axes: Sequence[Any]) -> None:
+    """Give panels of one row the same limits."""
     low, high = (f(ax.get_ylim()[i] for ax in axes) for i, f in enumerate((min, max)))
     for ax in axes:
         ax.set_ylim(low, high)
@@ -180,6 +211,7 @@ FIGURE = Figure(
     name="fig08",
     shows=("adapters",),
     title="Adapters over the rank",
+    result="{result}",
     caption=CAPTION,
     notes=NOTES,
     sources=paired.sources,

@@ -47,6 +47,8 @@ TASKS = {
 SHORT = {"sentiment": "sentiment", "similarity": "STS-B", "digits": "digits"}
 OF_TASKS = dict(zip(TASKS, (("#8A3800", "o"), ("#56B4E9", "s"), ("#7A7A7A", "^")), strict=True))
 """Colour and mark of the differences of each task; no method has that colour."""
+SEEDS = dict(zip(TASKS, (("#E3C3AE", "."), ("#C3DDED", "|"), ("#C4C4C4", "x")), strict=True))
+"""Colour and mark of single seeds of each task; the marks tell them apart in grey print."""
 Panel = tuple[Any, ...]
 """What a panel shows: a task first, then what tells it from the others of the task."""
 BESIDE: Panel = ("differences",)
@@ -252,11 +254,17 @@ def letters_of(letters: Mapping[Panel, str], kind: str) -> str:
 
 
 def subplots(
-    figure: Any, rows: Sequence[Sequence[Panel]], ratios: Sequence[float], beside: bool
+    figure: Any,
+    rows: Sequence[Sequence[Panel]],
+    ratios: Sequence[float],
+    beside: bool = False,
+    heights: Sequence[float] | None = None,
 ) -> dict[Panel, Any]:
     """Axes of the panels as they are lettered; the ratio of the one beside all rows is the last."""
     columns = len(rows[0]) + beside
-    grid = figure.add_gridspec(len(rows), columns, width_ratios=ratios[:columns])
+    grid = figure.add_gridspec(
+        len(rows), columns, width_ratios=ratios[:columns], height_ratios=heights
+    )
     places = {
         name: figure.add_subplot(grid[line, column])
         for line, row in enumerate(rows)
@@ -275,6 +283,12 @@ def came_of_source(found: Sequence[tuple[str, np.ndarray, str]]) -> str:
     for finding, draws, words in found:
         by_outcome.setdefault(ADAPTERS.outcome_entry(finding, draws)["outcome"], []).append(words)
     return "; ".join(f"{outcome} ({', '.join(of)})" for outcome, of in by_outcome.items())
+
+
+def count_told(comparisons: Sequence[Compared]) -> tuple[int, int]:
+    """How many intervals lie above 0, and how many below."""
+    above = sum(comparison.low > 0 for comparison in comparisons)
+    return above, sum(comparison.high < 0 for comparison in comparisons)
 
 
 def least_shown(comparisons: Sequence[Compared]) -> str:
@@ -340,18 +354,18 @@ def plot_methods(
 def plot_compared(ax: Any, in_tasks: Mapping[str, Sequence[Compared]]) -> None:
     """A line for each difference: its seeds, its mean and its simultaneous interval.
 
-    A task has a colour and a mark; its lines lie below those of the one before. A mark is filled
+    A task has a colour and marks; its lines lie below those of the one before. A mark is filled
     where the interval does not hold 0.
     """
     compared = next(iter(in_tasks.values()))
     labels = [comparison.label.replace(" less LoRA, ", " less ") for comparison in compared]
     for place, (task, comparisons) in enumerate(in_tasks.items()):
-        color, mark = OF_TASKS[task]
+        (color, mark), (pale, of_seed) = OF_TASKS[task], SEEDS[task]
         below = 0.7 / len(in_tasks) * (place - (len(in_tasks) - 1) / 2)
         for row, comparison in enumerate(comparisons):
             y = len(labels) - 1 - row - below
             seeds = np.full(comparison.paired.seeds, y)
-            ax.plot(comparison.paired.draws, seeds, ".", color="#B3B3B3", ms=3)
+            ax.plot(comparison.paired.draws, seeds, of_seed, color=pale, ms=3, mew=0.6)
             ax.plot([comparison.low, comparison.high], [y, y], color=color, lw=1.2)
             apart = comparison.low > 0 or comparison.high < 0
             ax.plot(

@@ -355,42 +355,101 @@ def test_figure_2_has_the_ranks_of_its_findings():
             assert drop["spread"] == pytest.approx(np.std(draws, ddof=1), rel=1e-5)
 
 
-@pytest.mark.parametrize(("figure", "panels"), [("fig07", "abcde"), ("fig08", "abcdefghi")])
-def test_another_task_has_panels_of_its_own(figure, panels):
-    """And its differences stand beside those of the first, held at once with them."""
-    exhibit, numbers = FIGURES[figure], committed(figure).isel(task=[0])
+def two_tasks(name):
+    """Numbers of a figure with one task, and the same with another one beside it."""
+    numbers = committed(name).isel(task=[0])
     shifted = numbers.assign(pearson=numbers.pearson**2).assign_coords(task=["similarity"])
     both = xr.concat([numbers.assign_coords(task=["sentiment"]), shifted], "task", data_vars="all")
-    caption = exhibits.caption(exhibit, both)
-    assert len(caption.split()) <= 120
-    for said in (exhibits.caption(exhibit, numbers), caption):
-        assert "(90 held at once, Bonferroni)" in " ".join(said.split())
+    return numbers, both
+
+
+@pytest.mark.parametrize(
+    ("figure", "panels"), [("fig07", "abcd"), ("fig07_differences", "ab"), ("fig08", "abcdefghi")]
+)
+def test_another_task_has_panels_of_its_own(figure, panels):
+    """And its differences are held at once with those of the first."""
+    exhibit, (numbers, both) = FIGURES[figure], two_tasks(figure)
+    for dataset in (numbers, both):
+        caption = " ".join(exhibits.caption(exhibit, dataset).split())
+        assert "(90 held at once, Bonferroni)" in caption
+    body = caption.removeprefix(f"{figure}. {exhibits.headline(exhibit, both)}. ")
+    assert len(body.split()) <= 120
     drawn = exhibit.draw_styled(both)
     assert sorted(ax.get_title("left")[1] for ax in drawn.axes) == list(panels)
-    (key,) = drawn.legends
-    told = [text.get_text() for text in key.get_texts()]
-    assert {"difference, sentiment", "difference, STS-B"} <= set(told)
     circles = [line for ax in drawn.axes for line in ax.lines if line.get_ls() == ":"]
     published = [line for line in circles if line.get_marker() == "o"]
-    assert len(published) == {"fig07": 2, "fig08": 4}[figure]
-    # The interval of the last difference, which is of the second task, from the seeds drawn.
-    beside = max(drawn.axes, key=lambda ax: ax.get_position().height)
+    assert len(published) == {"fig07": 2, "fig07_differences": 0, "fig08": 4}[figure]
+
+
+@pytest.mark.parametrize(("figure", "of_tasks"), [("fig07_differences", 1), ("fig08", 2)])
+def test_an_interval_is_that_of_the_seeds_drawn(figure, of_tasks):
+    """The last one, of the second task; seeds of both tasks have marks of their own."""
+    drawn = FIGURES[figure].draw_styled(two_tasks(figure)[1])
+    beside = drawn.axes[-1]
     seeds, interval = beside.lines[-4].get_xdata(), beside.lines[-3].get_xdata()
     t = scipy.stats.t.ppf(1 - 0.05 / (2 * 90), len(seeds) - 1)
     half = t * scipy.stats.sem(seeds)
     np.testing.assert_allclose(interval, [np.mean(seeds) - half, np.mean(seeds) + half])
+    told = [text.get_text() for key in drawn.legends for text in key.get_texts()]
+    assert ({"difference, sentiment", "difference, STS-B"} <= set(told)) == (of_tasks == 2)
+    shapes = {line.get_marker() for ax in drawn.axes[-2:] for line in ax.lines}
+    assert {".", "|"} <= shapes
 
 
-@pytest.mark.parametrize("figure", ["fig07", "fig08"])
+def test_differences_are_sorted_by_their_mean_over_the_tasks():
+    """The rows are the same in both panels, and all 64 differences are there."""
+    drawn = FIGURES["fig07_differences"].draw_styled(committed("fig07_differences"))
+    means = np.array(
+        [
+            [line.get_xdata()[0] for line in ax.lines if line.get_marker() in "os"]
+            for ax in drawn.axes
+        ]
+    )
+    assert means.shape == (2, 32)
+    assert np.all(np.diff(means.mean(axis=0)) <= 0)
+    label = drawn.axes[0].get_yticklabels()[-1].get_text()
+    assert label == "LoRA, N(0, 1/d) less N(0, 1), n = 1024"
+    pearson = committed("fig07").pearson.sel(examples=1024)
+    largest = pearson.sel(adapter="lora") - pearson.sel(adapter="lora_unit")
+    np.testing.assert_allclose(means[:, 0], largest.mean("seed").values)
+
+
+def test_a_title_says_what_the_numbers_say():
+    """And another thing of other numbers."""
+    figure, numbers = FIGURES["fig07"], committed("fig07")
+    start = "Adapters on few examples: Deep LoRA won {} of 8 and lost {} against LoRA from N(0, 1)"
+    end = "; on STS-B untrained cosines beat all methods"
+    said = exhibits.headline(figure, numbers)
+    assert said.startswith(start.format(6, 0))
+    assert said.endswith(end)
+    for shift, wins in ((1, 8), (-1, 0)):
+        moved = numbers.pearson.where(numbers.adapter != "deep_lora", numbers.pearson + shift)
+        said = exhibits.headline(figure, numbers.assign(pearson=moved))
+        assert said.startswith(start.format(wins, 8 - wins))
+    said = exhibits.headline(figure, numbers.assign(pearson=numbers.pearson + 1))
+    assert end not in said
+    title = figure.draw_styled(numbers).axes[2].get_title("left")
+    assert title == "(c) STS-B: untrained cosines win"
+    ranks, numbers = FIGURES["fig08"], committed("fig08")
+    kept = "3 of 12 fall when the rate is kept, none of 12 fall at the best rate of each"
+    assert exhibits.headline(ranks, numbers) == f"Adapters over the rank: {kept}"
+    flipped = numbers.assign(
+        pearson=(numbers.pearson.dims, numbers.pearson.values[..., ::-1].copy())
+    )
+    kept = "none of 12 fall when the rate is kept, 3 of 12 fall at the best rate of each"
+    assert exhibits.headline(ranks, flipped).endswith(kept)
+    said = exhibits.headline(FIGURES["fig05"], committed("fig05"))
+    assert "at n = 64, 30 seeds: +0.089 (ratio 4, above 0)" in said
+
+
+@pytest.mark.parametrize("figure", ["fig07", "fig07_differences", "fig08"])
 def test_of_one_seed_nothing_is_compared(figure):
     exhibit, numbers = FIGURES[figure], committed(figure).isel(seed=[0])
     caption = exhibits.caption(exhibit, numbers)
     assert "held at once" not in caption
     assert "none" not in caption + exhibits.notes(exhibit, numbers)
-    assert (
-        len(exhibit.draw_styled(numbers).axes)
-        == len(exhibit.draw_styled(committed(figure)).axes) - 1
-    )
+    panels = {"fig07": 4, "fig07_differences": 1, "fig08": 8}
+    assert len(exhibit.draw_styled(numbers).axes) == panels[figure]
 
 
 # For every reader's eyes and printer -------------------------------------------------------------
@@ -504,8 +563,10 @@ def test_text_and_lines_are_large_enough_to_print(name, drawn):
 def test_captions_are_of_120_words_at_most(name, numbers):
     """The rest are notes, on the page."""
     figure = FIGURES[name]
-    text = exhibits.caption(figure, numbers).removeprefix(f"{name}. {figure.title}. ")
+    text = " ".join(exhibits.caption(figure, numbers).split())
+    text = text.removeprefix(f"{name}. {exhibits.headline(figure, numbers)}. ")
     assert len(text.split()) <= 120
+    assert len(exhibits.headline(figure, numbers).split()) <= 40
 
 
 def test_fonts_are_embedded_as_outlines_of_truetype(tmp_path):

@@ -528,7 +528,7 @@ def test_what_takes_seconds_is_made_before_trainings_and_those_in_their_turn(tmp
     assert order == names
     order.clear()
     figures.main(EXHIBITS, BASELINES, [*words, "--train"])
-    wanted_most = ["fig07", "fig08", "fig04", "fig05", "fig01", "fig02"]
+    wanted_most = ["fig07", "fig07_differences", "fig08", "fig04", "fig05", "fig01", "fig02"]
     assert order == [*(name for name in names if name not in wanted_most), *wanted_most]
     order.clear()
     figures.main(EXHIBITS, BASELINES, [*words, "--train", "fig02", "fig03", "fig07"])
@@ -595,7 +595,9 @@ def test_a_figure_of_the_registry_is_complete(figure):
     free = {name for name, values in saved.items() if not baselines.is_compared(values)}
     assert free == FREE.get(figure.name, set())
     caption, texts = exhibits.caption(figure, saved), figure.texts(saved)
-    assert caption.startswith(f"{figure.name}. {figure.title}. ")
+    headline = exhibits.headline(figure, saved)
+    assert headline.startswith(figure.title)
+    assert " ".join(caption.split()).startswith(f"{figure.name}. {headline}. ")
     said = " ".join((caption + exhibits.notes(figure, saved)).split())
     assert re.search(OURS.get(figure.name, ""), said)
     assert texts[".txt"].endswith(caption + exhibits.notes(figure, saved))

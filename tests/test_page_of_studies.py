@@ -384,6 +384,33 @@ def mean_difference(name, task, label):
     return float(FIGURES[name](numbers(name).sel(task=task))[label].mean())
 
 
+def test_every_slogan_has_its_size_and_its_seeds():
+    titles, rows = table(SLOGANS)
+    place = titles.index("size, seeds")
+    assert all(re.search(r"\d", row[place]) and "seed" in row[place] for row in rows)
+
+
+def test_figures_1_and_10_in_the_table_of_slogans():
+    """A ratio at its steps, and how far a penalty is above its bound at the last one."""
+    drawn = numbers("fig01").sel(network="dln").isel(point=slice(1, None))
+    spectra = drawn.singular_value.transpose("point", "index").values
+    ratios = dict(
+        zip(drawn.step.values.ravel().tolist(), spectra[:, 20] / spectra[:, 0], strict=True)
+    )
+    last = max(ratios)
+    assert_said(
+        SLOGANS,
+        f"sigma_21 / sigma_1 = {ratios[2000]:.2e} at step 2,000 and {ratios[last]:.2e} at step "
+        f"{last:,.0f}, where it still rises",
+    )
+    above = [
+        results_file.load(folder / "fig10.nc")["/"].ratio.sel(mask="input").isel(step=-1).values
+        for folder in (BASELINES, BASELINES / "paper")
+    ]
+    assert_said(SLOGANS, f"(in Figure 10 {np.min(above):.3f} to {np.max(above):.2f})")
+    assert_said(SLOGANS, f"{np.min(above):.3f} to 1.13 times the bound")
+
+
 def test_figure_7_in_the_table_of_slogans():
     def ahead(task, start, n):
         label = f"Deep LoRA less LoRA, {start}, n = {n}"

@@ -81,3 +81,16 @@ def test_effective_rank_is_the_exponential_of_the_entropy(values):
 def test_effective_rank_of_each_row():
     values = np.array([[1.0, 1.0, 1.0], [5.0, 0.0, 0.0]])
     assert_close(spectra.effective_rank(values), np.array([3.0, 1.0]), size=3)
+
+
+def test_of_zeros_the_effective_rank_is_nan_and_elsewhere_its_gradient_is_finite(dtype):
+    values = np.array([[0.0, 0.0, 0.0], [3.0, 1.0, 0.0], [np.nan, 1.0, 1.0]], dtype)
+    ranks = spectra.effective_rank(values)
+    assert np.isnan(ranks).tolist() == [True, False, True]
+    assert_close(ranks[1], np.exp(scipy.stats.entropy([3.0, 1.0])), size=3)
+    slope = jax.grad(lr.effective_rank)(jax.numpy.asarray(values[1]))
+    # d exp(H) / d sigma_j = -exp(H) (log p_j + H) / sum; a value at 0 has no slope from outside.
+    entropy = scipy.stats.entropy([3.0, 1.0])
+    expected = -np.exp(entropy) * (np.log([0.75, 0.25]) + entropy) / 4
+    assert_close(slope[:2], expected, size=3)
+    assert np.isfinite(slope).all()

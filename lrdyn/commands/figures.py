@@ -188,8 +188,9 @@ def begin(argv: Sequence[str] | None, prog: str) -> KeptPrograms | None:
 
 def parser_of(exhibits: Sequence[Exhibit], prog: str) -> Parser:
     """The parser of the command ``prog`` for these figures."""
-    lines = [f"  {name:<9} {text}" for name, text in ACTIONS.items()]
-    lines += ["", *(f"  {exhibit.name:<9} {exhibit.title}" for exhibit in exhibits)]
+    width = max(len(name) for name in ["baseline", *(one.name for one in exhibits)])
+    lines = [f"  {name:<{width}}  {text}" for name, text in ACTIONS.items()]
+    lines += ["", *(f"  {exhibit.name:<{width}}  {exhibit.title}" for exhibit in exhibits)]
     first = next((exhibit.name for exhibit in exhibits), "NAME")
     parser = Parser(
         prog,

@@ -26,23 +26,27 @@ def effective_rank(values: Float[Array, "... k"]) -> Float[Array, "..."]:
     """Effective rank ``exp(-sum_i p_i log p_i)``, ``p_i = sigma_i / sum_j sigma_j``.
 
     Args:
-        values: singular values, not all zero.
+        values: singular values.
 
     Returns:
-        A number from 1 (one non-zero value) to k (all equal).
+        A number from 1 (one non-zero value) to k (all equal); NaN where all values are zero.
 
     Example:
         >>> round(float(effective_rank(jnp.array([2.0, 2.0, 0.0]))), 6)
         2.0
+        >>> float(effective_rank(jnp.zeros(3)))
+        nan
 
     Reference:
         Roy and Vetterli, The effective rank, 2007.
     """
     values = checks.spectrum("values", values)
+    # 0 / 0 of a matrix of zeros is NaN, which the comparison below passes on.
     shares = values / jnp.sum(values, axis=-1, keepdims=True)
     # x log x goes to 0 with x. The inner ``where`` is for the gradient, which a NaN in the branch
     # that is not taken would reach.
-    terms = jnp.where(shares > 0, shares * jnp.log(jnp.where(shares > 0, shares, 1.0)), 0.0)
+    is_zero = shares == 0
+    terms = jnp.where(is_zero, 0.0, shares * jnp.log(jnp.where(is_zero, 1.0, shares)))
     return jnp.exp(-jnp.sum(terms, axis=-1))
 
 

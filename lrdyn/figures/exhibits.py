@@ -36,6 +36,7 @@ class Exhibit:
     Args:
         name: short name, ``fig03``; also that of its files.
         title: one line.
+        result: what the numbers say, in half a line behind the title; filled as the caption is.
         caption: text, a format string filled from the settings and the attributes of the dataset;
             of at most 120 words, as journals like it. Mathematics between dollar signs is that of
             LaTeX; elsewhere the signs are dropped.
@@ -71,6 +72,7 @@ class Exhibit:
     groups: tuple[str, ...] = ()
     precisions: tuple[str, ...] = PRECISIONS
     notes: str = ""
+    result: str = ""
     says: Callable[[xr.Dataset], Mapping[str, Any]] = lambda dataset: {}
     shows: tuple[str, ...] = ()
 
@@ -175,7 +177,7 @@ class Table(Exhibit):
         return {
             ".txt": f"{tables.as_text(grid)}\n{caption(self, dataset)}{notes(self, dataset)}",
             ".csv": tables.as_csv(grid),
-            ".tex": tables.as_latex(grid, f"{self.title}. {below}", self.name),
+            ".tex": tables.as_latex(grid, f"{headline(self, dataset)}. {below}", self.name),
         }
 
     def terminal_text(self, dataset: xr.Dataset) -> str:
@@ -252,15 +254,37 @@ def caption(exhibit: Exhibit, dataset: xr.Dataset) -> str:
         >>> caption(f, xr.Dataset(attrs={"settings": '{"rank": 3}', "gap": 1e-15}))
         'f. Title. Rank 3, 1e-15.\n'
     """
-    text = f"{exhibit.name}. {exhibit.title}. {_filled_caption(exhibit, dataset)}"
-    return textwrap.fill(tables.plain_text(text), 100) + "\n"
+    text = f"{exhibit.name}. {headline(exhibit, dataset)}. {_filled_caption(exhibit, dataset)}"
+    return f"{wrap(tables.plain_text(text))}\n"
+
+
+def headline(exhibit: Exhibit, dataset: xr.Dataset) -> str:
+    r"""Title and, behind a colon, what these numbers say; the title alone where they say nothing.
+
+    Example:
+        >>> f = Exhibit(
+        ...     name="f", title="Title", result="{wins} of 8 won", caption="", sources=dict,
+        ...     numbers=xr.Dataset, presets={})
+        >>> headline(f, xr.Dataset(attrs={"settings": "{}", "wins": 5}))
+        'Title: 5 of 8 won'
+    """
+    result = _fill_in(exhibit, exhibit.result, dataset)
+    return f"{exhibit.title}: {result}" if result else exhibit.title
+
+
+def wrap(text: str) -> str:
+    """Text in lines of a hundred letters at most, broken at spaces alone.
+
+    Names have hyphens: of one that is broken and joined again a space would be left.
+    """
+    return textwrap.fill(text, 100, break_on_hyphens=False)
 
 
 def notes(exhibit: Exhibit, dataset: xr.Dataset) -> str:
     """Notes with their values behind an empty line, wrapped; empty if there are none."""
     if not exhibit.notes:
         return ""
-    return f"\n{textwrap.fill(tables.plain_text(_fill_in(exhibit, exhibit.notes, dataset)), 100)}\n"
+    return f"\n{wrap(tables.plain_text(_fill_in(exhibit, exhibit.notes, dataset)))}\n"
 
 
 def _fill_in(exhibit: Exhibit, text: str, dataset: xr.Dataset) -> str:

@@ -154,6 +154,26 @@ def key(ax: Axes, entries: Sequence[Line2D] | None, loc: Any, **place: Any) -> A
     return ax
 
 
+def ink(color: Any) -> str:
+    """A colour for text on white: the same hue, dark enough to be read.
+
+    WCAG 2 asks of small text for a contrast of 4.5, (1 + .05) over (luminance + .05).
+
+    Example:
+        >>> ink(BLUE) == BLUE.lower(), ink(PINK)
+        (True, '#956a82')
+    """
+    from matplotlib.colors import to_hex, to_rgb
+
+    rgb = np.array(to_rgb(color))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ (0.2126, 0.7152, 0.0722))
+    linear *= min(1.0, (1.05 / 4.5 - 0.05) / max(luminance, 1e-9))
+    small = 12.92 * linear
+    red, green, blue = np.where(small <= 0.04045, small, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return to_hex((float(red), float(green), float(blue)))
+
+
 def label_ends(
     ax: Axes, values: Sequence[float], texts: Sequence[str], colors: Sequence[Any], title: str = ""
 ) -> Axes:
@@ -169,7 +189,7 @@ def label_ends(
     to_axis = ax.transData + ax.transAxes.inverted()
     heights = np.array([to_axis.transform((ax.get_xlim()[1], value))[1] for value in values])
     for height, text, color in zip(spread(heights, 0.075), texts, colors, strict=True):
-        ax.text(1.03, height, text, color=color, transform=ax.transAxes, va="center")
+        ax.text(1.03, height, text, color=ink(color), transform=ax.transAxes, va="center")
     if title:
         ax.text(1.03, 1.0, title, transform=ax.transAxes, va="bottom")
     return ax

@@ -1,0 +1,94 @@
+"""Images of the pages, decoded: each is what is drawn from committed numbers, in its colours."""
+
+import itertools
+from functools import cache
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from docs import gallery, reach, updates
+from lrdyn.figures import baselines, exhibits, pictures, plotting
+from paper_figs import EXHIBITS
+
+
+def shown_figures():
+    """Name of an image -> what draws the figure that it shows."""
+    shown = {updates.IMAGE: updates.draw}
+    for name, departures in reach.committed().items():
+        shown[f"reach_{name}"] = lambda one=(name, departures): plotting.perturb_figure(*one)
+    for exhibit in EXHIBITS:
+        if isinstance(exhibit, exhibits.Figure):
+            for preset in (baselines.QUICK, gallery.PAPER)[: 1 + gallery.has_two(exhibit)]:
+                of_exhibit = (exhibit, preset)
+                shown[gallery.image_of(exhibit.name, preset)] = lambda one=of_exhibit: one[
+                    0
+                ].draw_styled(gallery.numbers(*one))
+    return shown
+
+
+SHOWN = shown_figures()
+EDGES = 2.0
+"""Root mean square, out of 255, that the edges of lines and letters may differ by in a strip: those
+of an image have the nearest colour of its palette, which is half of that."""
+RUN, NEAR = 14, 4
+"""Pixels of one colour in a row that are no edge, as those of a step of a colour bar; and by how
+much the colour may differ there: two steps of a bar may be as close."""
+
+
+@cache
+def committed(name):
+    """The committed image, decoded."""
+    with Image.open(gallery.IMAGES / f"{name}.png") as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def difference(found, wanted):
+    """Root mean square of the strip that differs most; infinite for images of other sizes."""
+    if found.shape != wanted.shape:
+        return np.inf
+    squares = (found.astype(float) - wanted) ** 2
+    strips = np.array_split(squares, -(-len(squares) // pictures.STRIP))
+    return max(float(np.sqrt(strip.mean())) for strip in strips)
+
+
+def worst_color(found, wanted):
+    """The largest difference where so many pixels in a row of the figure drawn have one colour."""
+    width = wanted.shape[1] - RUN + 1
+    first = wanted[:, :width]
+    flat = np.ones(first.shape[:2], bool)
+    for step in range(1, RUN):
+        flat &= (wanted[:, step : step + width] == first).all(axis=-1)
+    apart = np.abs(found[:, :width].astype(int) - first).max(axis=-1)
+    assert 0.5 < flat.mean() < 1
+    return int(apart[flat].max())
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_an_image_is_what_is_drawn(name):
+    drawn = gallery.pixels_of(SHOWN[name]())
+    assert difference(committed(name), drawn) < EDGES
+    assert worst_color(committed(name), drawn) <= NEAR
+
+
+def test_no_image_would_pass_for_another():
+    """The two that are closest are far enough apart, so that a swap of any two fails."""
+    assert {path.stem for path in gallery.IMAGES.glob("*.png")} == {*SHOWN}
+    pairs = itertools.combinations(sorted(SHOWN), 2)
+    closest = min((difference(committed(a), committed(b)), a, b) for a, b in pairs)
+    # An image is within EDGES of what it shows, which is then farther than that from any other.
+    assert closest[0] > 2 * EDGES, closest
+
+
+def test_clusters_of_colours_are_noticed():
+    """As the images had them: a map whose end is yellow had an orange one."""
+    drawn = gallery.pixels_of(SHOWN["theorem2"]())
+    clusters = Image.fromarray(drawn).quantize(128).convert("RGB")
+    assert worst_color(np.asarray(clusters), drawn) > 5 * NEAR
+    assert worst_color(np.asarray(gallery.reduce_colors(drawn).convert("RGB")), drawn) <= NEAR
+
+
+def test_images_are_small():
+    sizes = {path.stem: path.stat().st_size for path in gallery.IMAGES.glob("*.png")}
+    assert max(sizes.values()) < 300_000
+    assert sum(sizes.values()) < 3_000_000
