@@ -70,7 +70,8 @@ Elsewhere the values fall and go on behind it: {ratios} (Gaussian {gaussian_rati
 NOTES = """\
 Trained on {described} (seed {seed}, {dtype}: rounding lies some 1e-6 below the largest value).
 {networks} Share on shuffled labels, which the same network is trained on with the same rates, and
-at the same step on true ones: {shuffled}. The whitened network is linear, in float64, on the first
+at the same step on true ones: {shuffled}. Without the largest direction, which in a layer behind
+ReLU can be that of the mean, the next 2K hold {without} of what is left. The whitened network is linear, in float64, on the first
 {edge_width} principal coordinates of 600 images. A Gaussian matrix has the size of the update.
 """
 NETWORK_TEXT = {
@@ -225,6 +226,9 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
         "gaussian_ratios": f"{min(gaussian_ratios):.2f} to {max(gaussian_ratios):.2f}",
         "networks": " ".join(texts),
         "shuffled": ", ".join(shuffled),
+        "without": ", ".join(
+            f"{share_without_largest(drawn, name):.3f} ({TITLES[name]})" for name in names
+        ),
         "early": f" ({', '.join(early)}: early in training)" if early else "",
     }
 
@@ -237,6 +241,14 @@ def shuffled_share(drawn: xr.Dataset, name: str) -> tuple[int, float, float]:
         run[of].values[last] for of in ("step", "shuffled_over_steps", "share_over_steps")
     )
     return int(step), float(share), float(true)
+
+
+def share_without_largest(drawn: xr.Dataset, name: str) -> float:
+    """Share of the squared norm without the largest direction that the next 2K hold, at the end."""
+    rank, squares = int(drawn.attrs["rank"]), _end(drawn, name) ** 2
+    # Committed numbers have not all of the spectrum, but what its first 2K hold.
+    whole = squares[:rank].sum() / float(drawn["share"].sel(trained=name))
+    return float(squares[1 : rank + 1].sum() / (whole - squares[0]))
 
 
 def _shape(drawn: xr.Dataset, name: str) -> tuple[int, int]:
@@ -401,7 +413,7 @@ FIGURE = Figure(
     presets={"quick": QUICK, "paper": PAPER},
     thin=thin,
     long=True,
-    turn=5,
+    turn=7,
     says=says,
     notes=NOTES,
     panels={

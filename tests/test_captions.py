@@ -25,7 +25,7 @@ from lrdyn.verification.stating.claims import tolerance
 from paper_figs import (
     BASELINES,
     EXHIBITS,
-    fig01_weight_updates,
+    fig01_networks,
     fig03_svd_evolution,
     fig06_compression,
     fig09_galore_relora,
@@ -112,7 +112,7 @@ def figure_1(patch):
     with pytest.raises(Started) as started:
         linear.measure_linear(case)
     loss, start, rule, batches, steps = started.value.args[0]
-    assert fig01_weight_updates.QUICK["preset"] == "quick"
+    assert fig01_networks.QUICK["preset"] == "quick"
     assert batches.size is None  # full batches
     is_rule(rule, "sgd", quick["linear_rate"])
     assert steps[-1] == quick["linear_steps"]
@@ -242,7 +242,7 @@ def sweeps(patch):
 
 
 CHECKS = {
-    "fig01": figure_1,
+    "fig01_networks": figure_1,
     "fig02": figure_2,
     "fig03": figure_3,
     "fig06": figure_6,

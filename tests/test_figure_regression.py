@@ -253,7 +253,7 @@ def test_a_figure_of_the_preset_paper_is_as_committed(figure):
     assert exhibit.look_changes(moved, PAPER / figure) != []
 
 
-@pytest.mark.parametrize("figure", ["fig01", "fig03", "theorem2"])
+@pytest.mark.parametrize("figure", ["fig01_networks", "fig03", "theorem2"])
 def test_changes_of_a_picture_are_caught_and_placed(figure):
     """Thin curves among many, markers, and maps."""
     drawn, path = FIGURES[figure].draw_styled(committed(figure)), BASELINES / f"{figure}.png"

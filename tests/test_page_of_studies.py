@@ -10,7 +10,7 @@ import xarray as xr
 from lrdyn.core import chance
 from lrdyn.studies.adapter_training import few_shot
 from lrdyn.verification.storing import results_file
-from paper_figs import BASELINES, fig01_weight_updates, fig07_few_shot, fig08_ranks, paired
+from paper_figs import BASELINES, fig01_networks, fig07_few_shot, fig08_ranks, paired
 from tests.runs import ROOT
 
 PAGE = (ROOT / "docs/studies.md").read_text()
@@ -198,10 +198,10 @@ def assert_said(page, text):
 
 
 def test_figure_1_in_words():
-    drawn = numbers("fig01")
+    drawn = numbers("fig01_networks")
     names, rank = [str(name) for name in drawn.trained.values], int(drawn.attrs["rank"])
     _, rows = table(PAGE.partition("Figure 1 at the end")[2])
-    assert [row[0] for row in rows] == [fig01_weight_updates.TITLES[name] for name in names]
+    assert [row[0] for row in rows] == [fig01_networks.TITLES[name] for name in names]
     said, labels = {}, {}
     for name, row in zip(names, rows, strict=True):
         network, end = drawn.sel(network=name), drawn.sel(trained=name)
@@ -221,10 +221,10 @@ def test_figure_1_in_words():
     # At the first and the last record, and at the last on shuffled labels.
     for name in names:
         shares = drawn.share_over_steps.sel(network=name).values
-        title = fig01_weight_updates.TITLES[name]
+        title = fig01_networks.TITLES[name]
         first, last = (short(share, 2) for share in shares[np.isfinite(shares)][[0, -1]])
         assert_said(PAGE, f"{first} to {last} ({title})")
-        _, shuffled, true = fig01_weight_updates.shuffled_share(drawn, name)
+        _, shuffled, true = fig01_networks.shuffled_share(drawn, name)
         labels[name] = short(shuffled, DIGITS[name]), short(true, DIGITS[name])
         assert_said(PAGE, f"{' and '.join(labels[name])} ({title})")
     shares = (
@@ -239,7 +239,7 @@ def test_figure_1_in_words():
     )
     of_labels = [share for name in ("mlp", "vgg", "resnet") for share in labels[name]]
     assert_said(SLOGANS, on_shuffled.format(*of_labels))
-    _, *shares = fig01_weight_updates.shuffled_share(drawn, "mlp")
+    _, *shares = fig01_networks.shuffled_share(drawn, "mlp")
     shuffled, true = (1 - share for share in shares)
     outside = (
         f"{short(shuffled)} of the squared norm and {short(true)}, {shuffled / true:.0f} times"
@@ -392,7 +392,7 @@ def test_every_slogan_has_its_size_and_its_seeds():
 
 def test_figures_1_and_10_in_the_table_of_slogans():
     """A ratio at its steps, and how far a penalty is above its bound at the last one."""
-    drawn = numbers("fig01").sel(network="dln").isel(point=slice(1, None))
+    drawn = numbers("fig01_networks").sel(network="dln").isel(point=slice(1, None))
     spectra = drawn.singular_value.transpose("point", "index").values
     ratios = dict(
         zip(drawn.step.values.ravel().tolist(), spectra[:, 20] / spectra[:, 0], strict=True)

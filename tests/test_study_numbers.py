@@ -256,7 +256,7 @@ def indexed(dataset, *names):
     return dataset.drop_vars(names).assign_coords(places)
 
 
-@pytest.mark.parametrize("name", ["fig01", "fig02", "fig07", "fig08"])
+@pytest.mark.parametrize("name", ["fig01_networks", "fig02", "fig07", "fig08"])
 def test_figures_are_made_of_results_as_they_were(name, unchecked):
     """Seed 0 is in the results, and in no mean."""
     (exhibit,) = (one for one in EXHIBITS if one.name == name)
