@@ -71,8 +71,9 @@ NOTES = """\
 Trained on {described} (seed {seed}, {dtype}: rounding lies some 1e-6 below the largest value).
 {networks} Share on shuffled labels, which the same network is trained on with the same rates, and
 at the same step on true ones: {shuffled}. Without the largest direction, which in a layer behind
-ReLU can be that of the mean, the next 2K hold {without} of what is left. The whitened network is linear, in float64, on the first
-{edge_width} principal coordinates of 600 images. A Gaussian matrix has the size of the update.
+ReLU can be that of the mean, the next 2K hold {without} of what is left. The whitened network is
+linear, in float64, on the first {edge_width} principal coordinates of 600 images. A Gaussian matrix
+has the size of the update.
 """
 NETWORK_TEXT = {
     "dln": "Deep linear network: full-batch gradient descent on half the mean squared error "
