@@ -465,7 +465,10 @@ BELOW = (
     "figures",
 )
 """Parts of the library below what it is about, in the order in which they may import each other."""
-ABOVE = ("registry", "studies", "report", "commands", "cli", "__init__", "__main__")
+ABOVE = (
+    *("registry", "studies", "report", "statements", "testing", "commands", "cli"),
+    *("__init__", "__main__"),
+)
 """Those above. Between them are the rooms of theorems, adapters and what looks at updates, which
 may import each other without a circle."""
 OF_USERS = "commands/example.py"

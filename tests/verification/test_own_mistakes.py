@@ -7,9 +7,9 @@ import jax
 import pytest
 
 from lrdyn import __main__ as command
-from lrdyn.commands import own
 from lrdyn.registry import REGISTRY, theorem
 from lrdyn.verification.running.configuration import BadInput, run_of
+from lrdyn.verification.stating import own_files
 from lrdyn.verification.stating.names_and_presets import check_statement
 from tests.runs import python
 
@@ -205,7 +205,7 @@ def test_it_is_the_same_however_the_file_is_run(mistake, verify, tmp_path):
     done = python("mine.py", cwd=tmp_path)
     is_refused((done.returncode, done.stdout, done.stderr), tmp_path)
     with pytest.raises(BadInput, match=r"mine.py:\d+: got "):
-        run_of(own.own_experiment("mine.py"))
+        run_of(own_files.own_experiment("mine.py"))
 
 
 def test_what_the_library_states_can_be_used():

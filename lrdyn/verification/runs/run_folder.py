@@ -236,7 +236,7 @@ def _refuse_nothing_decided(theorem: Experiment, verification: Verification) -> 
     if any(claim.get("decided_by", {}).get("trivial") for claim in claims):
         trivial = "every case is trivial: theory says 0 there, as anybody would guess"
         raise BadInput(f"{theorem.name}: {trivial}")
-    root = verification.groups["/"]
+    root = verification.results["/"]
     unmet = [str(n)[4:] for n in root if str(n).startswith("met_") and not root[n].values.any()]
     names = ", ".join(unmet) or "the hypotheses of its claims"
     # A side scenario at settings of its own may have been judged.

@@ -9,6 +9,7 @@ one in a file of its own.
 import dataclasses
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, get_args
 
@@ -18,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from lrdyn.core.show import near
+from lrdyn.core.show import aligned, near, table
 from lrdyn.training.keeping import Keeper
 from lrdyn.verification.stating import expectations
 from lrdyn.verification.stating.claims import Kind
 from lrdyn.verification.stating.expectations import Expectation
 from lrdyn.verification.stating.fields import axes_of, names_of, sides_of
-from lrdyn.verification.stating.flags import Flag
+from lrdyn.verification.stating.flags import Flag, option_string
 from lrdyn.verification.stating.forms import Form
 from lrdyn.verification.stating.rest import OverSteps
 
@@ -150,6 +151,10 @@ class Claim(Generic[T, M]):
                     "theory and one of the run"
                 )
 
+    def __repr__(self) -> str:
+        """One line: the kind, the id and what is claimed."""
+        return f"Claim({self.id!r}, {self.statement!r}, {self.kind!r})"
+
     @property
     def compared(self) -> tuple[str, str] | None:
         """Names of theory's field and of the run's that are compared; None if a form compares.
@@ -224,6 +229,10 @@ class Finding(Generic[T, M]):
                 "or below"
             )
 
+    def __repr__(self) -> str:
+        """One line: the id and what is measured."""
+        return f"Finding({self.id!r}, {self.statement!r})"
+
     @property
     def expected(self) -> Expectation:
         """What is expected of the mean over seeds."""
@@ -291,6 +300,10 @@ class Control(Generic[C, T, M]):
             raise Misstated(f"control {self.id!r}: got amounts, wanted case beside them")
         if self.drops and self.predict is None:
             raise Misstated(f"control {self.id!r}: got drops, wanted predict beside it")
+
+    def __repr__(self) -> str:
+        """One line: the id, what is broken and the claim that must fail."""
+        return f"Control({self.id!r}, {self.statement!r}, {self.claim!r})"
 
     @property
     def swapped(self) -> Mapping[str, str]:
@@ -384,6 +397,12 @@ class Scenario(Generic[C, T, M]):
     seeds: int = 1
     theory: type[T] | None = None
     measured: type[M] | None = None
+
+    def __repr__(self) -> str:
+        """One line: the id and how much is stated."""
+        stated = f"{len(self.claims)} claims, {len(self.controls)} controls"
+        measured = f", {len(self.findings)} findings" if self.findings else ""
+        return f"Scenario({self.id!r}: {stated}{measured})"
 
     @property
     def trains(self) -> bool:
@@ -544,6 +563,32 @@ class Experiment:
             doubles = {name for name in ids if ids.count(name) > 1}
             if doubles:
                 raise Misstated(f"theorem {self.name!r}: got ids {doubles} twice, wanted each once")
+
+    def __repr__(self) -> str:
+        """Name, summary and flags, and a line for each claim and finding."""
+        lines = [f"{type(self).__name__} {self.name!r}: {self.summary}"]
+        if self.flags:
+            lines.append(f"flags: {' '.join(option_string(flag.name) for flag in self.flags)}")
+        rows = self._rows()
+        lines += aligned(rows) if len(rows) > 1 else map(repr, self.scenarios)
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        head = f"<b>{escape(self.name)}</b>: {escape(self.summary)}"
+        flags = " ".join(f"<code>{option_string(flag.name)}</code>" for flag in self.flags)
+        return f"<p>{head}</p><p>{flags}</p>{table(self._rows())}"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """A heading, and for each claim and finding its scenario, kind, controls and statement."""
+        rows = [("scenario", "claim", "kind", "controls", "statement")]
+        for scenario in self.scenarios:
+            for claim in scenario.claims:
+                controls = sum(control.claim == claim.id for control in scenario.controls)
+                cells = claim.id, claim.kind, str(controls), claim.statement
+                rows.append((scenario.id, *cells))
+            for finding in scenario.findings:
+                rows.append((scenario.id, finding.id, "finding", "", finding.statement))
+        return rows
 
     @property
     def has_claims(self) -> bool:
