@@ -45,6 +45,7 @@ with interrupts.guard_import():
     from lrdyn.diagnosis import diagnose, watch
     from lrdyn.registry import REGISTRY
     from lrdyn.statements import verify
+    from lrdyn.studies.over_seeds import mean_exceeds
     from lrdyn.theorem2 import expand, frame, reduced_dynamics, reduced_target, rho
     from lrdyn.verification.judging.entries import Entry
     from lrdyn.verification.running.sweep import sweep
@@ -148,6 +149,7 @@ __all__ = [
     "low_rank_descent",
     "low_rank_target",
     "main",
+    "mean_exceeds",
     "networks",
     "numerical_rank",
     "of_run",
