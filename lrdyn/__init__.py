@@ -42,6 +42,7 @@ with interrupts.guard_import():
         truncated_gaussian_target,
         with_condition,
     )
+    from lrdyn.core.show import near
     from lrdyn.diagnosis import diagnose, watch
     from lrdyn.registry import REGISTRY
     from lrdyn.statements import verify
@@ -192,7 +193,8 @@ def __getattr__(name: str) -> Any:
         return import_module(f"{__name__}.cli").main
     if not name.startswith("_") and find_spec(f"{__name__}.{name}"):
         return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    meant = near(name, __dir__())
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{meant}")
 
 
 def __dir__() -> list[str]:

@@ -1,13 +1,16 @@
 """A user's theorem in ``FILE.py``, or in ``FILE.py:NAME`` if the file has several."""
 
+import dataclasses
 import importlib.util
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
 
 from lrdyn.core.show import near, no_such_file, shortened
+from lrdyn.verification.stating import statement
 from lrdyn.verification.stating.mistakes import BadInput, describe_error, name_mistakes
 from lrdyn.verification.stating.statement import Experiment, Misstated
 
@@ -101,9 +104,22 @@ def import_script(given: Path) -> ModuleType:
         # The file can be imported, and this line says by itself what is wanted.
         raise BadInput(f"{given}{_line(error, path)}: {error}") from error
     except BaseException as error:
-        message = f"got {describe_error(error)}, wanted a file that can be imported"
+        wanted = _arguments_of(error) or "a file that can be imported"
+        message = f"got {describe_error(error)}, wanted {wanted}"
         raise BadInput(f"{given}{_line(error, path)}: {message}") from error
     return module
+
+
+def _arguments_of(error: BaseException) -> str:
+    """The arguments of a part of a statement that was given another; empty for other errors."""
+    if not isinstance(error, TypeError):
+        return ""
+    said = re.match(r"(\w+)\.__init__\(\) got an unexpected .* '(\w+)'", str(error))
+    kind = getattr(statement, said[1], None) if said else None
+    if said is None or not dataclasses.is_dataclass(kind):
+        return ""
+    names = [field.name for field in dataclasses.fields(kind)]
+    return f"one of its arguments{near(said[2], names)}"
 
 
 def _line(error: BaseException, path: Path) -> str:

@@ -42,6 +42,22 @@ class Misstated(ValueError):
     """A theorem, or a part of one, is stated wrongly; the message says what is wanted."""
 
 
+def _refuse_others(owner: str, name: str, values: Any, kind: type) -> None:
+    """Refuse what is no tuple of statements of a kind: one alone, or another object among them.
+
+    Raises:
+        Misstated: owner, name, what is there, what was wanted.
+    """
+    wanted = f"a tuple of lrdyn.{kind.__name__}"
+    if not isinstance(values, tuple | list):
+        beside = f": ({name[:-1]},)" if isinstance(values, kind) else ""
+        got = type(values).__name__
+        raise Misstated(f"{owner}: got {name}={got}, wanted {wanted}{beside}")
+    for value in values:
+        if not isinstance(value, kind):
+            raise Misstated(f"{owner}: got {type(value).__name__} in {name}, wanted {wanted}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome(Generic[T, M]):
     """What a claim is judged on: arrays of one point, or of all seeds of one setting."""
@@ -130,6 +146,9 @@ class Claim(Generic[T, M]):
         if self.kind not in kinds:
             got = f"kind={self.kind!r}{near(str(self.kind), kinds)}"
             raise Misstated(f"claim {self.id!r}: got {got}, wanted one of {', '.join(kinds)}")
+        if not isinstance(self.tolerance, int | float | np.number | None):
+            got = f"tolerance={self.tolerance!r}"
+            raise Misstated(f"claim {self.id!r}: got {got}, wanted a number")
         if self.tolerance is None and self.kind in ("limit", "rate"):
             raise Misstated(
                 f"claim {self.id!r}: got kind={self.kind!r} without a tolerance, wanted one, with "
@@ -446,6 +465,14 @@ class Scenario(Generic[C, T, M]):
         return tuple(dict.fromkeys(name for _, name in self.read_by(claim)))
 
     def __post_init__(self) -> None:
+        owner = f"scenario {self.id!r}"
+        for name, kind in (("claims", Claim), ("controls", Control), ("findings", Finding)):
+            _refuse_others(owner, name, getattr(self, name), kind)
+        for text, check in self.hypotheses.items():
+            if not callable(check):
+                got = f"hypothesis {text!r} as {type(check).__name__}"
+                raise Misstated(f"{owner}: got {got}, wanted a function of the case")
+        self._refuse_unknown_steps()
         names = {*self.fields("theory"), *self.fields("run")}
         for name in sorted(names):
             # A field of both sides is saved as <name>_predicted and <name>_measured.
@@ -466,13 +493,31 @@ class Scenario(Generic[C, T, M]):
                 )
             if control.claim not in known:
                 raise Misstated(
-                    f"control {control.id!r}: got claim {control.claim!r}, wanted one of {known}"
+                    f"control {control.id!r}: got claim {control.claim!r}, wanted one of "
+                    f"{', '.join(map(repr, sorted(known)))}"
                 )
-            wanted = {"", "applies", *self.hypotheses}
-            if control.breaks not in wanted:
+            wanted = ["applies", *self.hypotheses]
+            if control.breaks and control.breaks not in wanted:
+                got = f"breaks={control.breaks!r}{near(control.breaks, wanted)}"
                 raise Misstated(
-                    f"control {control.id!r}: got breaks={control.breaks!r}, wanted one of {wanted}"
+                    f"control {control.id!r}: got {got}, wanted one of "
+                    f"{', '.join(map(repr, wanted))}"
                 )
+
+    def _refuse_unknown_steps(self) -> None:
+        # A field that is not there would be read as that of a run that never diverges.
+        for what, side, name in (
+            ("diverged", "run", self.diverged_name),
+            ("diverges", "theory", self.diverges_name),
+            *((f"condition of claim {c.id!r}", "theory", c.condition_name) for c in self.claims),
+        ):
+            fields = self.fields(side)
+            if name and name not in fields:
+                got = f"{what} {side}.{name}{near(name, fields)}"
+                wanted = (
+                    f"one of {', '.join(fields)}" if fields else "a field that is there"
+                )
+                raise Misstated(f"scenario {self.id!r}: got {got}, wanted {wanted}")
 
     def _refuse_unknown(self, claim: Claim) -> None:
         # At once and by name, not when a run of hours comes to its judge.
@@ -548,6 +593,10 @@ class Experiment:
     small: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        owner = f"{type(self).__name__.lower()} {self.name!r}"
+        _refuse_others(owner, "scenarios", self.scenarios, Scenario)
+        if not isinstance(self.flags, tuple | list):
+            _refuse_others(owner, "flags", self.flags, Flag)
         if not self.title:
             object.__setattr__(self, "title", self.name)
         if not self.intervals:
