@@ -5,8 +5,6 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-import numpy as np
-
 from lrdyn.core.show import near, shortened
 from lrdyn.verification.stating.fields import SIZE
 from lrdyn.verification.stating.flags import Flag
@@ -103,7 +101,10 @@ def _unusable_parts(
 
 
 def _unknown_flags(experiment: Experiment) -> Iterator[tuple[str, str, object]]:
-    """Settings of scenarios and controls that no flag has, and values that it does not take."""
+    """Settings of scenarios and controls that no flag has, and numbers that it does not take.
+
+    A word may stand for several values of a flag.
+    """
     flags = {flag.name: flag for flag in experiment.flags}
     known = f"one of {', '.join(flags)}" if flags else "none: there are no flags"
     for scenario in experiment.scenarios:
@@ -115,7 +116,7 @@ def _unknown_flags(experiment: Experiment) -> Iterator[tuple[str, str, object]]:
                 where = f"at of {type(owner).__name__.lower()} {owner.id!r}"
                 if name not in flags:
                     yield f"{name!r}{near(str(name), flags)} in {where}", known, owner.id
-                elif np.ndim(value) == 0 and not flags[name].accepts(value):
+                elif isinstance(value, int | float) and not flags[name].accepts(value):
                     got = f"{name}={_short_repr(value)} in {where}"
                     yield got, flags[name].wanted(), owner.id
 

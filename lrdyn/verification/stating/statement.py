@@ -514,9 +514,7 @@ class Scenario(Generic[C, T, M]):
             fields = self.fields(side)
             if name and name not in fields:
                 got = f"{what} {side}.{name}{near(name, fields)}"
-                wanted = (
-                    f"one of {', '.join(fields)}" if fields else "a field that is there"
-                )
+                wanted = f"one of {', '.join(fields)}" if fields else "a field that is there"
                 raise Misstated(f"scenario {self.id!r}: got {got}, wanted {wanted}")
 
     def _refuse_unknown(self, claim: Claim) -> None:
