@@ -80,7 +80,7 @@ def verify(
     Example:
         >>> found = verify("corollary1", dim=9, depth=2, rank=1, steps=9, seeds=1)
         >>> found.outcome, found.claims["error_identity"].cases
-        (<Decision.HOLDS: 'holds'>, 1)
+        (<Decision.HOLDS: 'holds'>, 16)
         >>> verify("theorm2")
         Traceback (most recent call last):
         lrdyn.verification.stating.mistakes.BadInput: theorem: got 'theorm2' (did you mean

@@ -91,6 +91,7 @@ def source(form, outcome):
 def own_folder(tmp_path, monkeypatch, unchecked):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("LRDYN_CACHE", "")
     yield
     jax.config.update("jax_enable_x64", True)
 
