@@ -28,10 +28,10 @@ from lrdyn.commands.arguments import Parser, integer_reader
 from lrdyn.commands.ending import Status
 from lrdyn.core import linalg
 from lrdyn.registry import REGISTRY, theorem
+from lrdyn.statements import verify
 from lrdyn.system.printer import say
 from lrdyn.system.whole_files import replace_file
 from lrdyn.theorem2 import subspace
-from lrdyn.verification.runs.verify import verify
 from lrdyn.verification.stating.mistakes import BadInput
 
 FILE = Path(__file__).parents[1] / "docs" / "accelerators_measured.json"

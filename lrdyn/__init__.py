@@ -8,7 +8,7 @@ are imported when they are asked for.
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from lrdyn.system import interrupts, memory_limit
 
@@ -42,31 +42,62 @@ with interrupts.guard_import():
         truncated_gaussian_target,
         with_condition,
     )
+    from lrdyn.core.show import near
     from lrdyn.diagnosis import diagnose, watch
+    from lrdyn.registry import REGISTRY
+    from lrdyn.statements import verify
+    from lrdyn.studies.over_seeds import mean_exceeds
     from lrdyn.theorem2 import expand, frame, reduced_dynamics, reduced_target, rho
+    from lrdyn.verification.judging.entries import Entry
     from lrdyn.verification.running.sweep import sweep
-    from lrdyn.verification.runs.verify import verify
-    from lrdyn.verification.stating.claims import Decision, relative_difference, tolerance
+    from lrdyn.verification.runs.verify import DoesNotHold, Verification
+    from lrdyn.verification.stating.claims import (
+        Decision,
+        MoreSteps,
+        relative_difference,
+        tolerance,
+    )
+    from lrdyn.verification.stating.fields import ABSENT, both_sides, of_run, of_theory
     from lrdyn.verification.stating.flags import (
         FRACTION,
         NON_NEGATIVE,
         POSITIVE,
+        Domain,
         Flag,
         at_least,
+        between,
         one_of,
     )
+    from lrdyn.verification.stating.forms import (
+        AtLeast,
+        AtMost,
+        Count,
+        Equal,
+        Stated,
+        Test,
+        Zero,
+        scale_of_each,
+        start_of,
+    )
     from lrdyn.verification.stating.points import listed, product, sampled, zipped
+    from lrdyn.verification.stating.rest import OverSteps
     from lrdyn.verification.stating.statement import (
         Claim,
         Control,
         Experiment,
+        Finding,
         Outcome,
         Scenario,
+        Study,
         Theorem,
     )
 
+if TYPE_CHECKING:
+    from lrdyn.cli import main
+
 __version__ = version("lrdyn")
 __all__ = [
+    "ABSENT",
     "FRACTION",
     "FULL",
     "GALORE",
@@ -75,18 +106,35 @@ __all__ = [
     "POSITIVE",
     "RELORA",
     "RELORA_FROZEN",
+    "AtLeast",
+    "AtMost",
     "Claim",
     "Control",
+    "Count",
     "Decision",
+    "DoesNotHold",
+    "Domain",
+    "Entry",
+    "Equal",
     "Experiment",
+    "Finding",
     "Flag",
+    "MoreSteps",
     "Outcome",
+    "OverSteps",
     "Scenario",
+    "Stated",
+    "Study",
+    "Test",
     "Theorem",
     "Trajectory",
+    "Verification",
+    "Zero",
     "__version__",
     "adapters",
     "at_least",
+    "between",
+    "both_sides",
     "core",
     "data",
     "diagnose",
@@ -101,8 +149,12 @@ __all__ = [
     "listed",
     "low_rank_descent",
     "low_rank_target",
+    "main",
+    "mean_exceeds",
     "networks",
     "numerical_rank",
+    "of_run",
+    "of_theory",
     "one_of",
     "orthogonal_layers",
     "product",
@@ -112,9 +164,11 @@ __all__ = [
     "relative_difference",
     "rho",
     "sampled",
+    "scale_of_each",
     "simulate",
     "singular_values",
     "spaced_singular_values",
+    "start_of",
     "sweep",
     "tolerance",
     "training",
@@ -127,7 +181,21 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> ModuleType:
+ROOMS = (
+    *(place.split(".")[1] for place in REGISTRY.values()),
+    *("cli", "figures", "studies", "testing"),
+)
+"""Rooms and modules that are imported when they are asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "main":  # which imports the commands, and Matplotlib with them
+        return import_module(f"{__name__}.cli").main
     if not name.startswith("_") and find_spec(f"{__name__}.{name}"):
         return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    meant = near(name, __dir__())
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{meant}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *ROOMS})

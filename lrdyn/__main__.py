@@ -12,18 +12,15 @@ from lrdyn.commands import help_pages, pool
 from lrdyn.commands import merge as merge_command
 from lrdyn.commands import report as report_command
 from lrdyn.commands import verify as of_theorem
-from lrdyn.commands.arguments import no_such_file
 from lrdyn.commands.ending import Ending, Fault, Sameness, run
-from lrdyn.commands.own import own_experiment
-from lrdyn.core.show import near, shortened
+from lrdyn.core.show import near, no_such_file, shortened
 from lrdyn.data import download
-from lrdyn.registry import REGISTRY, theorem, theorems
-from lrdyn.studies import REGISTRY as STUDIES
-from lrdyn.studies import studies, study
+from lrdyn.registry import theorems
+from lrdyn.statements import installed_lines, statement
+from lrdyn.studies import studies
 from lrdyn.system.printer import say
 from lrdyn.verification.running.configuration import BadInput
 from lrdyn.verification.runs import past_runs
-from lrdyn.verification.stating.statement import Experiment
 from lrdyn.verification.storing import results_file
 
 
@@ -36,25 +33,16 @@ def verify(words: Sequence[str]) -> Ending:
         help_pages.of_verify().print_help()
     if name == "all":
         return pool.run_all(rest, "lrdyn verify all")
-    return of_theorem.main(_experiment(name), rest, prog=f"lrdyn verify {name}")
-
-
-def _experiment(name: str) -> Experiment:
-    if name in REGISTRY:
-        return theorem(name)
-    if name in STUDIES:
-        return study(name)
-    if ".py" in name:
-        return own_experiment(name)
-    known = [*REGISTRY, *STUDIES, "all"]
-    wanted = f"one of {', '.join(known)} or FILE.py[:NAME]"
-    raise BadInput(f"verify: got {shortened(name)!r}{near(name, known)}, wanted {wanted}")
+    return of_theorem.main(statement(name, "verify", ("all",)), rest, prog=f"lrdyn verify {name}")
 
 
 def list_all(words: Sequence[str]) -> None:
     """``lrdyn list``: every theorem and every study with its line."""
     help_pages.of_list().parse(words)
-    say("\n".join(pool.listing()))
+    lines = pool.listing()
+    if others := list(installed_lines()):
+        lines += ["of installed packages", *(f"  {line}" for line in others)]
+    say("\n".join(lines))
 
 
 def runs(words: Sequence[str]) -> None:

@@ -41,10 +41,10 @@ from lrdyn.commands import example, figures, help_pages, own_figures, pool, veri
 from lrdyn.commands import merge as merge_command
 from lrdyn.commands import report as report_command
 from lrdyn.commands.arguments import Help
-from lrdyn.commands.own import own_experiment
 from lrdyn.registry import REGISTRY, theorem, theorems
 from lrdyn.studies import REGISTRY as STUDIES
 from lrdyn.studies import study
+from lrdyn.verification.stating.own_files import own_experiment
 from lrdyn.verification.stating.statement import Experiment, Study
 from paper_figs import EXHIBITS
 from tests import forked

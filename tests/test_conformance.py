@@ -9,6 +9,7 @@ import pytest
 
 from lrdyn.corollary1.statement import COROLLARY1
 from lrdyn.registry import theorems
+from lrdyn.statements import verify
 from lrdyn.theorem2.statement import THEOREM2
 from lrdyn.verification.judging.judging import (
     claim_entry,
@@ -26,7 +27,6 @@ from lrdyn.verification.judging.outcomes import (
     outcomes,
     saved_names,
 )
-from lrdyn.verification.runs.verify import verify
 from lrdyn.verification.stating.claims import CLEARLY
 from lrdyn.verification.stating.fields import SIZE, Read
 from lrdyn.verification.stating.forms import SEEN
@@ -289,7 +289,7 @@ def test_one_step_is_enough(theorem, scenario):
     found = verify(alone, **settings, dtype="float32", seeds=1)
     assert found.verdict["holds"] is True
     assert all(claim["holds"] for claim in found.verdict["claims"])
-    assert found.groups["/"]["step"].values.tolist() == [0, 1]
+    assert found.results["/"]["step"].values.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("theorem", DEEP, ids=lambda theorem: theorem.name)

@@ -9,7 +9,8 @@ import pytest
 
 from lrdyn import __main__ as command
 from lrdyn.commands import help_pages, pool, verify
-from lrdyn.commands.arguments import Help, no_such_file, typed_command
+from lrdyn.commands.arguments import Help, typed_command
+from lrdyn.core.show import no_such_file
 from lrdyn.registry import theorems
 from lrdyn.studies import studies
 from tests.runs import started

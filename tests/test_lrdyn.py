@@ -22,7 +22,8 @@ import xarray as xr
 
 import lrdyn as lr
 from lrdyn import __main__ as command
-from lrdyn.commands import ending, own, pool
+from lrdyn import statements
+from lrdyn.commands import ending, pool
 from lrdyn.figures import plotting
 from lrdyn.registry import REGISTRY, theorem, theorems
 from lrdyn.studies import REGISTRY as STUDIES
@@ -32,8 +33,8 @@ from lrdyn.verification.judging.judging import Verdict
 from lrdyn.verification.judging.outcomes import PRECISIONS
 from lrdyn.verification.running.configuration import run_of
 from lrdyn.verification.runs import past_runs, run_folder
-from lrdyn.verification.runs import verify as verify_module
 from lrdyn.verification.runs.past_runs import settings_text
+from lrdyn.verification.stating import own_files
 from lrdyn.verification.stating.claims import judge
 from lrdyn.verification.storing import files, parts, results_file
 from tests.faults import signals
@@ -323,7 +324,7 @@ def test_bad_input(words, said, lrdyn, tmp_path):
 
 
 def test_all_leaves_a_summary(lrdyn, tmp_path, monkeypatch):
-    mine = own.own_experiment(os.fspath(tmp_path / "mine.py"))
+    mine = own_files.own_experiment(os.fspath(tmp_path / "mine.py"))
     register(monkeypatch, mine)
     assert lrdyn("verify", "all", "--jobs", "1", *SMALL, "--out", "kept")[0] == 0
     content = json.loads((tmp_path / "kept/summary.json").read_text())
@@ -340,11 +341,11 @@ def test_all_leaves_a_summary(lrdyn, tmp_path, monkeypatch):
 
 
 def test_verify_takes_what_the_command_takes(lrdyn, tmp_path):
-    mine = own.own_experiment(os.fspath(tmp_path / "mine.py"))
+    mine = own_files.own_experiment(os.fspath(tmp_path / "mine.py"))
     found = lr.verify(mine, dim=2, rate=np.array([0.1, 0.2]), dtype="float32", seeds=1)
     assert found.verdict["holds"] is True
     assert (found.verdict["config"]["dim"], found.verdict["config"]["rate"]) == ([2], [0.1, 0.2])
-    assert found.groups["/"].sizes["rate"] == 2
+    assert found.results["/"].sizes["rate"] == 2
 
 
 @pytest.mark.parametrize(
@@ -374,7 +375,7 @@ def test_another_theorem_of_the_same_name_has_a_folder_of_its_own(tmp_path):
     first, second = (tmp_path / name for name in ("first.py", "second.py"))
     first.write_text(MY_THEOREM)
     second.write_text(MY_THEOREM.replace("class ", "# edited\nclass ", 1) + "\n# edited\n")
-    found = [run_of(own.own_experiment(os.fspath(file))) for file in (first, second)]
+    found = [run_of(own_files.own_experiment(os.fspath(file))) for file in (first, second)]
     assert found[0].config == found[1].config
     assert found[0].folder("") != found[1].folder("")
 
@@ -504,7 +505,7 @@ def test_a_summary_that_cannot_be_written_is_a_fault(lrdyn, tmp_path, monkeypatc
     def full(path, content):
         raise OSError(28, "No space left on device", os.fspath(path))
 
-    mine = own.own_experiment(os.fspath(tmp_path / "mine.py"))
+    mine = own_files.own_experiment(os.fspath(tmp_path / "mine.py"))
     register(monkeypatch, mine)
     monkeypatch.setattr(pool.files, "write_json", full)
     monkeypatch.setattr(files, "write_json", full)
@@ -538,15 +539,20 @@ def verified():
     return lr.verify(lr.Theorem("sums", "2 x = x + x", (flag,), (scenario,)), seed=5, seeds=3)
 
 
-def test_a_verdict_shows_itself(verified):
+def test_a_verdict_shows_itself_as_the_report_begins(verified):
     text, page = repr(verified), verified._repr_html_()
-    assert text.splitlines()[-1] == "sums holds"
-    assert [line.split()[0] for line in text.splitlines()] == ["claim", "value", "tripled", "sums"]
-    assert page.count("<tr>") == 3
-    assert page.count("<circle") == 2
-    assert "<b>sums holds</b>" in page
-    root = ElementTree.fromstring(f"<div>{page.replace('<br>', '<br/>')}</div>")
-    assert [e.text for e in root.iter("td")][:3] == ["value", "identity", "6/6"]
+    said = verdict_text.sentence(verified.verdict)
+    assert text.startswith("sums: 2 x = x + x\n")
+    assert said in text
+    assert "tripled" not in text  # a control is a number in the sentence
+    root = ElementTree.fromstring(f"<div>{page}</div>")
+    assert ["".join(e.itertext()) for e in root.iter("p")] == ["sums: 2 x = x + x", said]
+    open_table, folded = root.find("table"), root.find("details/table")
+    assert open_table is not None
+    assert folded is not None
+    for shown, name in ((open_table, "value"), (folded, "tripled")):
+        assert [row[0].text for row in shown.findall("tr")] == ["claim", name]
+        assert len(list(shown.iter("circle"))) == 1
 
 
 @pytest.mark.parametrize("holds", [True, False, None])
@@ -587,11 +593,10 @@ def test_a_notebook_shows_why_a_claim_is_undecided(verified):
     page = verdict_text.html(
         verified.verdict | {"holds": None, "undecided": ["value"], "claims": [open_claim, control]}
     )
-    assert (
-        "<b>sums is undecided</b><br>value: undecided, t &lt; 5 &amp; d &gt; 2 (6)<table>" in page
-    )
-    assert page.count("t &lt; 5 &amp; d &gt; 2") == 2
-    assert "fails,\u00a0as\u00a0it\u00a0must" in page
+    sentence, table, _ = re.split("<table>|<details>", page, maxsplit=2)
+    why = "value: undecided, t &lt; 5 &amp; d &gt; 2 (6)"
+    assert why in sentence
+    assert "undecided: t &lt; 5 &amp; d &gt; 2 (6)" in table
 
 
 @pytest.mark.parametrize(
@@ -610,8 +615,8 @@ def test_the_figure_of_a_verdict_says_which_it_is(holds, undecided, word, verifi
 
 
 def test_controls_run_with_seeds_of_their_own(verified):
-    assert verified.groups["/"]["seed"].values.tolist() == [5, 6, 7]
-    assert verified.groups["/controls/tripled/float64"]["seed"].values.tolist() == [0, 1]
+    assert verified.results["/"]["seed"].values.tolist() == [5, 6, 7]
+    assert verified.results["/controls/tripled/float64"]["seed"].values.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(("dtype", "run_in"), [("float64", ["float64"]), ("float32", [])])
@@ -636,10 +641,10 @@ def test_a_control_runs_where_its_failure_shows(dtype, run_in):
 
 
 def test_results_show_themselves_and_say_what_they_hold(verified, tmp_path):
-    heading, first, *_ = repr(verified.groups).splitlines()
+    heading, first, *_ = repr(verified.results).splitlines()
     assert heading.split() == ["group", "arrays", "axes", "bytes"]
     assert first.startswith("/ ")
-    assert verified.groups._repr_html_().count("<tr>") == 1 + len(verified.groups)
+    assert verified.results._repr_html_().count("<tr>") == 1 + len(verified.results)
 
 
 def test_arrays_say_in_symbols_what_they_are(verified):
@@ -649,11 +654,11 @@ def test_arrays_say_in_symbols_what_they_are(verified):
     scenario = lr.Scenario("sums", dict, theory=Value, measured=Value, claims=(claim,))
     flag = lr.Flag("size", (2, 3), lr.at_least(1), int, "n", "length of x", shapes=True)
     theorem = lr.Theorem("sums", "", (flag,), (scenario,))
-    found = run_folder.label_results(theorem, verified.groups, "float64")
+    found = run_folder.label_results(theorem, verified.results, "float64")
     assert found["/"]["size"].attrs == {"symbol": "n", "long_name": "length of x", "units": "1"}
     said = found["/"]["value_predicted"].attrs["long_name"]
     assert said == "predicted: value: 2 x = x + x"
-    assert "long_name" not in verified.groups["/"]["size"].attrs
+    assert "long_name" not in verified.results["/"]["size"].attrs
 
 
 def test_a_trajectory_shows_itself():
@@ -686,9 +691,12 @@ def test_a_trajectory_shows_itself():
 
 def test_a_theorem_is_verified_with_a_bar_in_a_notebook_alone(monkeypatch, unchecked):
     shown = []
-    monkeypatch.setattr(
-        verify_module, "verify_run", lambda run, context: shown.append(context.progress)
-    )
+
+    def noting(run, context):
+        shown.append(context.progress)
+        return lr.Verification({}, {}, [], {})
+
+    monkeypatch.setattr(statements, "verify_run", noting)
     for inside in (True, False):
         monkeypatch.setattr(progress, "in_notebook", lambda inside=inside: inside)
         lr.verify(theorem("lora"), dtype="float64")
@@ -752,7 +760,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_made(words, said, lrdyn, 
 LIMITED = """
 import resource, sys
 from lrdyn import cli
-from lrdyn.commands.own import own_experiment
+from lrdyn.verification.stating.own_files import own_experiment
 from lrdyn.verification.storing import results_file as results
 write = results.write
 def limited(*words, **more):
@@ -794,7 +802,7 @@ def test_a_folder_that_vanishes_is_one_line(owner, name, slab, lrdyn, tmp_path, 
 
 
 def test_what_is_in_the_place_of_results_is_named(lrdyn, tmp_path):
-    mine = own.own_experiment(os.fspath(tmp_path / "mine.py"))
+    mine = own_files.own_experiment(os.fspath(tmp_path / "mine.py"))
     run = run_of(mine, dim=2, dtype="float32", seeds=1)
     (run.folder("results") / "results.nc").mkdir(parents=True)
     status, _, err = lrdyn("verify", "mine.py", *SMALL)

@@ -18,7 +18,7 @@ import pytest
 from lrdyn import __main__ as command
 from lrdyn.cli import parse
 from lrdyn.commands import diagnose as diagnose_command
-from lrdyn.commands import own, own_figures, pool
+from lrdyn.commands import own_figures, pool
 from lrdyn.data import download
 from lrdyn.system import interrupts, whole_files
 from lrdyn.verification.running.configuration import BadInput
@@ -37,7 +37,7 @@ def mine(tmp_path, monkeypatch, unchecked):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LRDYN_CACHE", "")
     (tmp_path / "mine.py").write_text(MY_THEOREM)
-    return parse(own.own_experiment("mine.py"), WORDS).run
+    return parse(own_files.own_experiment("mine.py"), WORDS).run
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_theorem_is_the_same_from_any_folder(place, mine, tmp_path, monkeypatc
     (tmp_path / place).mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(tmp_path / place)
     file = os.path.relpath(tmp_path / "mine.py")
-    assert parse(own.own_experiment(file), WORDS).run.folder("out") == mine.folder("out")
+    assert parse(own_files.own_experiment(file), WORDS).run.folder("out") == mine.folder("out")
 
 
 LINKS = [
@@ -500,4 +500,4 @@ def test_an_own_file_lies_in_folders_whose_names_are_text(tmp_path):
     folder.mkdir()
     (folder / "mine.py").write_text(MY_THEOREM)
     with pytest.raises(BadInput, match="a folder whose name is no text, wanted a file in folders"):
-        own.own_experiment(str(folder / "mine.py"))
+        own_files.own_experiment(str(folder / "mine.py"))

@@ -19,12 +19,13 @@ from lrdyn import cli
 from lrdyn.commands import verify
 from lrdyn.figures import verdicts
 from lrdyn.registry import theorems
-from lrdyn.report import commands, page, pictures, runs
+from lrdyn.report import commands, page, pictures
 from lrdyn.report.markup import EMPTY, element, text
 from lrdyn.studies import studies
 from lrdyn.verification.judging import verdict_text as texts
 from lrdyn.verification.running.evaluate import DATA_DIR
 from lrdyn.verification.running.produce import select_scenarios
+from lrdyn.verification.runs import repeating
 from lrdyn.verification.stating.mistakes import BadInput
 from tests import reports
 from tests.reports import HOSTILE, diagnosed, saved, searched
@@ -206,7 +207,7 @@ def test_a_search_of_neither_kind_is_refused(tmp_path):
 def test_the_words_of_a_verdict():
     claim = reports.entry("a", "bound", holds=False)
     wrong = reports.verdict(holds=False, claims=[claim])
-    assert runs.sentence(wrong) == (
+    assert texts.sentence(wrong) == (
         "own IS FALSE (no control): 0 of 1 claims hold in up to 4 cases each, the nearest its "
         "tolerance at 0.10 of it (a); false: a; 0 of 0 controls were seen to fail, as they must."
     )
@@ -453,7 +454,7 @@ def test_the_command_of_a_case_asks_for_that_case(experiment):
         mine = scenario.narrow(dict(asked.settings))
         swept = {flag.name for flag in experiment.flags if flag.swept and mine[flag.name]}
         worst = {name: mine[name][-1] for name in swept if mine[name] is not None}
-        line = commands.repeating(title, asked.config, worst | {"seed": 1})
+        line = repeating.repeating(title, asked.config, worst | {"seed": 1})
         _, _, _, *words = shlex.split(line)
         again = verify.parse(experiment, words).run
         # `other_problems` has all but the first; one alone is the first, of `trajectory`.
@@ -468,7 +469,7 @@ def test_the_command_of_a_case_asks_for_that_case(experiment):
 
 def test_words_of_a_command_are_quoted():
     config = reports.CONFIG | {"flag": "a; rm -rf ~ $(x)"}
-    line = commands.repeating("lrdyn verify t", config, {"seed": 0})
+    line = repeating.repeating("lrdyn verify t", config, {"seed": 0})
     assert "a; rm -rf ~ $(x)" in shlex.split(line)
 
 

@@ -8,10 +8,7 @@ import numpy as np
 from balance_false import AT, FACTORIZATION, FLAGS, Theory, balance
 from balance_false import predict as conserved
 
-import lrdyn
-from lrdyn import cli
-from lrdyn.verification.stating.forms import Equal, start_of
-from lrdyn.verification.stating.statement import Control, Theorem
+import lrdyn as lr
 
 
 def gradients(weights, target):
@@ -21,7 +18,7 @@ def gradients(weights, target):
         before.append(W @ before[-1])
     for W in reversed(weights[1:]):
         after.insert(0, after[0] @ W)
-    error = lrdyn.end_to_end(weights) - target
+    error = lr.end_to_end(weights) - target
     return tuple(A.T @ error @ B.T for A, B in zip(after, before, strict=True))
 
 
@@ -36,9 +33,7 @@ def predict(case):
 
     start = balance(case.weights)
     at_rest = (case.weights, jnp.zeros_like(start))
-    _, drift = lrdyn.core.iterate(
-        step, at_rest, np.asarray(case.steps), record=lambda state: state[1]
-    )
+    _, drift = lr.core.iterate(step, at_rest, np.asarray(case.steps), record=lambda state: state[1])
     return Theory(balance=start + case.learning_rate**2 * drift)
 
 
@@ -49,21 +44,21 @@ REPAIRED = dataclasses.replace(
         dataclasses.replace(
             FACTORIZATION.claims[0],
             statement="D_l(t) = D_l(0) + eta^2 sum_{s<t} (G_{l+1}^T G_{l+1} - G_l G_l^T)(s)",
-            form=lambda outcome: Equal(
+            form=lambda outcome: lr.Equal(
                 outcome.predicted.balance,
                 outcome.measured.balance,
                 scale=outcome.measured.scale,
-                null=start_of(outcome.predicted.balance),  # conserved, as it was conjectured
+                null=lr.start_of(outcome.predicted.balance),  # conserved, as it was conjectured
             ),
         ),
     ),
     controls=(
         *FACTORIZATION.controls,
-        Control("conserved", "D_l(t) = D_l(0)", "balance", predict=conserved, at=AT),
+        lr.Control("conserved", "D_l(t) = D_l(0)", "balance", predict=conserved, at=AT),
     ),
 )
 
-BALANCE = Theorem(
+BALANCE = lr.Theorem(
     "balance",
     "gradient descent moves the balance of two layers by eta^2 times that of their gradients",
     tuple(
@@ -74,4 +69,4 @@ BALANCE = Theorem(
 )
 
 if __name__ == "__main__":
-    sys.exit(cli.main(BALANCE))
+    sys.exit(lr.main(BALANCE))

@@ -12,12 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-import lrdyn
-from lrdyn import cli
-from lrdyn.verification.stating.fields import ABSENT
-from lrdyn.verification.stating.flags import POSITIVE, Flag, at_least
-from lrdyn.verification.stating.forms import Zero
-from lrdyn.verification.stating.statement import Claim, Control, Scenario, Theorem
+import lrdyn as lr
 
 
 class Run(eqx.Module):
@@ -31,10 +26,12 @@ class Run(eqx.Module):
 
 
 FLAGS = (
-    Flag("dim", (6, 10), at_least(1), int, "d", "width of the layers", (10, 30), shapes=True),
-    Flag("depth", (2, 3), at_least(2), int, "L", "number of layers", (2, 3, 5), shapes=True),
-    Flag("learning_rate", (0.0001,), POSITIVE, float, "eta", "step size for 1/2 ||.||_F^2"),
-    Flag("steps", (100,), at_least(1), int, "t", "steps of gradient descent", (500,), swept=False),
+    lr.Flag("dim", (6, 10), lr.at_least(1), int, "d", "width of the layers", (10, 30), shapes=True),
+    lr.Flag("depth", (2, 3), lr.at_least(2), int, "L", "number of layers", (2, 3, 5), shapes=True),
+    lr.Flag("learning_rate", (0.0001,), lr.POSITIVE, float, "eta", "step size for 1/2 ||.||_F^2"),
+    lr.Flag(
+        "steps", (100,), lr.at_least(1), int, "t", "steps of gradient descent", (500,), swept=False
+    ),
 )
 
 
@@ -42,11 +39,11 @@ def make_case(key, *, dim, depth, learning_rate, steps):
     """Draw a run that meets the hypotheses."""
     weights_key, target_key = jax.random.split(key)
     return Run(
-        weights=lrdyn.gaussian_layers(weights_key, (dim,) * (depth + 1), jnp.ones(depth)),
-        target=lrdyn.low_rank_target(target_key, (dim, dim), jnp.ones(dim)),
+        weights=lr.gaussian_layers(weights_key, (dim,) * (depth + 1), jnp.ones(depth)),
+        target=lr.low_rank_target(target_key, (dim, dim), jnp.ones(dim)),
         learning_rate=jnp.asarray(learning_rate),
         weight_decay=jnp.zeros(()),
-        steps=tuple(lrdyn.recorded_steps(steps, at_most=11).tolist()),
+        steps=tuple(lr.recorded_steps(steps, at_most=11).tolist()),
     )
 
 
@@ -58,20 +55,20 @@ def balance(weights):
 class Theory(NamedTuple):
     """What is predicted."""
 
-    balance: Float[Array, "step pair row column"] = ABSENT
+    balance: Float[Array, "step pair row column"] = lr.ABSENT
     """D_l of each pair of neighbours at the recorded steps."""
 
 
 class Measured(NamedTuple):
     """What a run leaves."""
 
-    balance: Float[Array, "step pair row column"] = ABSENT
+    balance: Float[Array, "step pair row column"] = lr.ABSENT
     """D_l of each pair of neighbours at the recorded steps."""
-    scale: Float[Array, ""] = ABSENT
+    scale: Float[Array, ""] = lr.ABSENT
     """Largest diagonal entry of any W_l W_l^T."""
-    diverged_at: Int[Array, ""] = ABSENT
+    diverged_at: Int[Array, ""] = lr.ABSENT
     """Step at which the run diverged, or -1."""
-    step: Int[Array, "step"] = ABSENT
+    step: Int[Array, "step"] = lr.ABSENT
     """Recorded steps."""
 
 
@@ -83,10 +80,10 @@ def predict(case):
 
 def measure(case, optimizer=None):
     """Train with automatic gradients and look at the weights."""
-    trajectory = lrdyn.simulate(
-        lambda weights: lrdyn.factorization_loss(weights, case.target),
+    trajectory = lr.simulate(
+        lambda weights: lr.factorization_loss(weights, case.target),
         case.weights,
-        optimizer or lrdyn.gradient_descent(case.learning_rate, case.weight_decay),
+        optimizer or lr.gradient_descent(case.learning_rate, case.weight_decay),
         np.asarray(case.steps),
         record=lambda weights: (balance(weights), jnp.stack(weights)),
     )
@@ -112,7 +109,7 @@ def add_decay(key, case, amount):
 # Where a break is plain to see: a large step.
 AT = {"dim": 6, "depth": 3, "learning_rate": 0.03, "steps": 100}
 
-FACTORIZATION = Scenario[Run, Theory, Measured](
+FACTORIZATION = lr.Scenario[Run, Theory, Measured](
     "factorization",
     make_case,
     predict,
@@ -120,10 +117,10 @@ FACTORIZATION = Scenario[Run, Theory, Measured](
     theory=Theory,
     measured=Measured,
     claims=(
-        Claim(
+        lr.Claim(
             "balance",
             "W_{l+1}^T W_{l+1} - W_l W_l^T is the same at all t",
-            form=lambda outcome: Zero(
+            form=lambda outcome: lr.Zero(
                 outcome.measured.balance - outcome.predicted.balance,
                 # A difference of two Gram matrices is rounded on the scale of a Gram matrix.
                 scale=outcome.measured.scale,
@@ -134,7 +131,7 @@ FACTORIZATION = Scenario[Run, Theory, Measured](
         ),
     ),
     controls=(
-        Control(
+        lr.Control(
             "weight_decay",
             "weight decay",
             "balance",
@@ -145,14 +142,14 @@ FACTORIZATION = Scenario[Run, Theory, Measured](
             amounts=(1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0),
             amount_label="lambda",
         ),
-        Control("momentum", "momentum", "balance", measure=momentum, at=AT),
+        lr.Control("momentum", "momentum", "balance", measure=momentum, at=AT),
     ),
     hypotheses={"no_weight_decay": lambda case: case.weight_decay == 0},
     steps="steps",
     diverged=lambda run: run.diverged_at,
 )
 
-BALANCE_FALSE = Theorem(
+BALANCE_FALSE = lr.Theorem(
     "balance_false",
     "gradient descent conserves the balance of neighbouring layers",
     FLAGS,
@@ -160,4 +157,4 @@ BALANCE_FALSE = Theorem(
 )
 
 if __name__ == "__main__":
-    sys.exit(cli.main(BALANCE_FALSE))
+    sys.exit(lr.main(BALANCE_FALSE))

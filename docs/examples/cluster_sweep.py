@@ -7,28 +7,27 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-import lrdyn
-from lrdyn.cli import setup
+import lrdyn as lr
 
-STEPS = lrdyn.recorded_steps(100, 11)
+STEPS = lr.recorded_steps(100, 11)
 
 
 def run(seed, init_scale):
     """One run of deep factorisation; a worker takes it by its name from the text of this file."""
     weights_key, target_key = jax.random.split(jax.random.key(seed))
-    weights = lrdyn.orthogonal_layers(weights_key, (12,) * 4, jnp.full(3, init_scale))
-    target = lrdyn.low_rank_target(target_key, (12, 12), lrdyn.spaced_singular_values(2))
-    loss = partial(lrdyn.factorization_loss, target=target)
-    trained = lrdyn.simulate(loss, weights, lrdyn.gradient_descent(0.1), STEPS, record=loss)
+    weights = lr.orthogonal_layers(weights_key, (12,) * 4, jnp.full(3, init_scale))
+    target = lr.low_rank_target(target_key, (12, 12), lr.spaced_singular_values(2))
+    loss = partial(lr.factorization_loss, target=target)
+    trained = lr.simulate(loss, weights, lr.gradient_descent(0.1), STEPS, record=loss)
     return {"loss": trained.records, "step": jnp.asarray(STEPS)}
 
 
 if __name__ == "__main__":
     from distributed import Client
 
-    setup()
-    points = lrdyn.product(seed=range(40), init_scale=[0.1, 0.3, 1.0])
+    lr.cli.setup()
+    points = lr.product(seed=range(40), init_scale=[0.1, 0.3, 1.0])
     dims = {"loss": ("step",), "step": ("step",)}
     with Client(sys.argv[1]) as client, tempfile.TemporaryDirectory() as store:
-        results = lrdyn.sweep(run, points, dims=dims, store=store, client=client)
+        results = lr.sweep(run, points, dims=dims, store=store, client=client)
         print(dict(results.sizes))

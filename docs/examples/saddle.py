@@ -9,18 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-import lrdyn
-from lrdyn import cli
-from lrdyn.verification.stating import fields
-from lrdyn.verification.stating.fields import ABSENT
-from lrdyn.verification.stating.flags import POSITIVE, Flag, at_least
-from lrdyn.verification.stating.statement import Experiment, Scenario
+import lrdyn as lr
 
 FLAGS = (
-    Flag("dim", (10,), at_least(2), int, "d", "width of the layers", (30,), shapes=True),
-    Flag("depth", (2, 3), at_least(2), int, "L", "number of layers", (2, 3, 5), shapes=True),
-    Flag("init_scale", (0.03, 0.1, 0.3), POSITIVE, float, "eps", "init scale"),
-    Flag("steps", (2000,), at_least(1), int, "t", "steps of gradient descent", swept=False),
+    lr.Flag("dim", (10,), lr.at_least(2), int, "d", "width of the layers", (30,), shapes=True),
+    lr.Flag("depth", (2, 3), lr.at_least(2), int, "L", "number of layers", (2, 3, 5), shapes=True),
+    lr.Flag("init_scale", (0.03, 0.1, 0.3), lr.POSITIVE, float, "eps", "init scale"),
+    lr.Flag("steps", (2000,), lr.at_least(1), int, "t", "steps of gradient descent", swept=False),
 )
 
 
@@ -35,11 +30,11 @@ class Start(NamedTuple):
 class Training(NamedTuple):
     """What a run leaves."""
 
-    loss: Float[Array, "step"] = ABSENT
+    loss: Float[Array, "step"] = lr.ABSENT
     """1/2 ||W_L ... W_1 - Phi||_F^2."""
-    effective_rank: Float[Array, "step"] = ABSENT
+    effective_rank: Float[Array, "step"] = lr.ABSENT
     """Exponential of the entropy of the singular values of the product."""
-    step: Int[Array, "step"] = ABSENT
+    step: Int[Array, "step"] = lr.ABSENT
     """Recorded steps."""
 
 
@@ -48,25 +43,23 @@ def make_case(key: jax.Array, *, dim: int, depth: int, init_scale: Any, steps: i
     weights_key, target_key = jax.random.split(key)
     scales = jnp.full(depth, init_scale)
     return Start(
-        weights=lrdyn.orthogonal_layers(weights_key, (dim,) * (depth + 1), scales),
-        target=lrdyn.low_rank_target(target_key, (dim, dim), jnp.array([1.0, 0.5])),
+        weights=lr.orthogonal_layers(weights_key, (dim,) * (depth + 1), scales),
+        target=lr.low_rank_target(target_key, (dim, dim), jnp.array([1.0, 0.5])),
         steps=steps,
     )
 
 
 def train(case: Start) -> Training:
     """Loss and effective rank of the product along gradient descent."""
-    steps = lrdyn.recorded_steps(case.steps)
+    steps = lr.recorded_steps(case.steps)
 
     def loss(weights: tuple[jax.Array, ...]) -> jax.Array:
-        return lrdyn.factorization_loss(weights, case.target)
+        return lr.factorization_loss(weights, case.target)
 
     def look(weights: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-        return loss(weights), lrdyn.effective_rank(lrdyn.singular_values(lrdyn.end_to_end(weights)))
+        return loss(weights), lr.effective_rank(lr.singular_values(lr.end_to_end(weights)))
 
-    run = lrdyn.simulate(
-        loss, case.weights, lrdyn.gradient_descent(0.1), np.asarray(steps), record=look
-    )
+    run = lr.simulate(loss, case.weights, lr.gradient_descent(0.1), np.asarray(steps), record=look)
     losses, ranks = run.records
     return Training(loss=losses, effective_rank=ranks, step=jnp.asarray(steps))
 
@@ -80,7 +73,7 @@ def plot(groups: Mapping[str, Any]) -> Any:
         figure, (ax,) = plotting.panels(["loss"])
         for depth in results["depth"].values:
             for scale in results["init_scale"].values:
-                run = fields.of_run(results.sel(depth=depth, init_scale=scale), Training)
+                run = lr.of_run(results.sel(depth=depth, init_scale=scale), Training)
                 steps, losses = run(lambda run: run.step), run(lambda run: run.loss)
                 ax.plot(steps, losses, label=f"L = {depth}, eps = {scale:g}")
         ax.set(yscale="log", xlabel="step")
@@ -88,9 +81,9 @@ def plot(groups: Mapping[str, Any]) -> Any:
     return figure
 
 
-TRAINING = Scenario("training", make_case, measure=train, measured=Training)
+TRAINING = lr.Scenario("training", make_case, measure=train, measured=Training)
 
-SADDLE = Experiment(
+SADDLE = lr.Experiment(
     "saddle",
     "how long gradient descent waits at the saddle at zero",
     FLAGS,
@@ -99,4 +92,4 @@ SADDLE = Experiment(
 )
 
 if __name__ == "__main__":
-    sys.exit(cli.main(SADDLE))
+    sys.exit(lr.main(SADDLE))

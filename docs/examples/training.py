@@ -9,15 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-import lrdyn
-from lrdyn import cli
-from lrdyn.networks import mlp
-from lrdyn.studies.over_seeds import mean_exceeds
-from lrdyn.training import Batches, train
-from lrdyn.verification.stating.fields import ABSENT
-from lrdyn.verification.stating.forms import Zero
-from lrdyn.verification.stating.rest import OverSteps
-from lrdyn.verification.stating.statement import Finding, Study
+import lrdyn as lr
 
 RANK, INPUTS = 2, 20
 
@@ -26,16 +18,16 @@ RANK, INPUTS = 2, 20
 
 
 class Step(NamedTuple):
-    rest: Float[Array, "index"] = ABSENT
+    rest: Float[Array, "index"] = lr.ABSENT
     """Singular values of the gradient behind the fifth."""
-    scale: Float[Array, ""] = ABSENT
+    scale: Float[Array, ""] = lr.ABSENT
     """Its norm."""
 
 
 def one_batch(key, *, width):
     keys = jax.random.split(key, 3)
     inputs = jax.random.normal(keys[0], (INPUTS, 5))
-    return mlp(keys[1], (INPUTS, width, 3)), inputs, jax.random.normal(keys[2], (3, 5))
+    return lr.networks.mlp(keys[1], (INPUTS, width, 3)), inputs, jax.random.normal(keys[2], (3, 5))
 
 
 def one_step(case, l2=0.0):
@@ -46,19 +38,19 @@ def one_step(case, l2=0.0):
         return jnp.mean((net(inputs) - outputs) ** 2) + decay
 
     gradient = jax.grad(loss)(net).weights[0]
-    return Step(rest=lrdyn.singular_values(gradient)[5:], scale=jnp.linalg.norm(gradient))
+    return Step(rest=lr.singular_values(gradient)[5:], scale=jnp.linalg.norm(gradient))
 
 
-ONE_STEP = lrdyn.Scenario(
+ONE_STEP = lr.Scenario(
     "one_step",
     one_batch,
     measure=one_step,
     measured=Step,
     claims=(
-        lrdyn.Claim(
+        lr.Claim(
             "rank_of_a_step",
             "the gradient of a batch of 5 has rank 5",
-            form=lambda outcome: Zero(
+            form=lambda outcome: lr.Zero(
                 outcome.measured.rest,
                 scale=outcome.measured.scale,
                 # Each singular value of a matrix of this norm and of full rank, if all are equal.
@@ -68,7 +60,7 @@ ONE_STEP = lrdyn.Scenario(
         ),
     ),
     controls=(
-        lrdyn.Control(
+        lr.Control(
             "decayed_step",
             "with weight decay",
             "rank_of_a_step",
@@ -82,15 +74,15 @@ ONE_STEP = lrdyn.Scenario(
 
 
 class Learned(NamedTuple):
-    update: Float[np.ndarray, "step index"] = ABSENT
+    update: Float[np.ndarray, "step index"] = lr.ABSENT
     """Singular values of W(t) - W(0), of the first layer."""
-    share: Float[np.ndarray, ""] = ABSENT
+    share: Float[np.ndarray, ""] = lr.ABSENT
     """Share of the last update in its first directions."""
-    none: Float[np.ndarray, ""] = ABSENT
+    none: Float[np.ndarray, ""] = lr.ABSENT
     """Share in its last directions, as many."""
-    step: Int[np.ndarray, "step"] = ABSENT
+    step: Int[np.ndarray, "step"] = lr.ABSENT
     """Recorded steps."""
-    diverged_at: Int[Array, ""] = ABSENT
+    diverged_at: Int[Array, ""] = lr.ABSENT
     """Step at which the training diverged, or -1."""
 
 
@@ -99,7 +91,7 @@ def student(key, *, width, steps, learning_rate):
     teacher = jax.random.normal(keys[0], (3, RANK)) @ jax.random.normal(keys[1], (RANK, INPUTS))
     inputs = jax.random.normal(keys[2], (256, INPUTS))
     data = {"x": inputs, "y": inputs @ teacher.T / np.sqrt(INPUTS)}
-    return keys[3], mlp(keys[2], (INPUTS, width, 3)), data, steps, learning_rate
+    return keys[3], lr.networks.mlp(keys[2], (INPUTS, width, 3)), data, steps, learning_rate
 
 
 def squared_error(net, state, batch, key):
@@ -110,11 +102,20 @@ def learn(case, keeper):
     key, net, data, steps, learning_rate = case
 
     def look(now, state):
-        return lrdyn.singular_values(now.weights[0] - net.weights[0])
+        return lr.singular_values(now.weights[0] - net.weights[0])
 
-    steps = lrdyn.recorded_steps(steps, 11)
+    steps = lr.recorded_steps(steps, 11)
     rule = optax.sgd(learning_rate)
-    run = train(key, squared_error, net, rule, Batches(data, 32), steps, record=look, keeper=keeper)
+    run = lr.training.train(
+        key,
+        squared_error,
+        net,
+        rule,
+        lr.training.Batches(data, 32),
+        steps,
+        record=look,
+        keeper=keeper,
+    )
     squares = run.records[-1] ** 2
     return Learned(
         update=run.records,
@@ -128,21 +129,21 @@ def learn(case, keeper):
 def share_over_steps(outcome, threshold):
     squares = outcome.measured.update**2
     shares = np.sum(squares[..., :RANK], axis=-1) / np.sum(squares, axis=-1)
-    return OverSteps(outcome.measured.step[0], shares, threshold, flag="steps")
+    return lr.OverSteps(outcome.measured.step[0], shares, threshold, flag="steps")
 
 
-LEARNED = lrdyn.Scenario(
+LEARNED = lr.Scenario(
     "learned",
     student,
     train=learn,
     measured=Learned,
     claims=(
-        lrdyn.Claim(
+        lr.Claim(
             "in_the_teachers_rank",
             "more than .2 of the update is in its first 2 of 20 directions, at rest (seed 0 had "
             ".29; the alternative: .1)",
             kind="statistical",
-            form=lambda outcome: mean_exceeds(0.2, outcome.measured.share),
+            form=lambda outcome: lr.mean_exceeds(0.2, outcome.measured.share),
             reads=lambda theory, run: (run.share, run.update, run.step),
             tolerance=0.01,
             seeds=3,
@@ -150,7 +151,7 @@ LEARNED = lrdyn.Scenario(
         ),
     ),
     controls=(
-        lrdyn.Control(
+        lr.Control(
             "last_directions",
             "the last 2 directions",
             "in_the_teachers_rank",
@@ -160,7 +161,7 @@ LEARNED = lrdyn.Scenario(
     steps="steps",
     diverged=lambda run: run.diverged_at,
     findings=(
-        Finding(
+        lr.Finding(
             "share",
             "share of the first 2 directions",
             lambda outcome: outcome.measured.share,
@@ -171,16 +172,16 @@ LEARNED = lrdyn.Scenario(
     ),
 )
 
-TEACHER = Study(
+TEACHER = lr.Study(
     "teacher",
     "a perceptron that learns a teacher of low rank moves in few directions",
     (
-        lrdyn.Flag("width", (30,), lrdyn.at_least(10), int, help="hidden units", shapes=True),
-        lrdyn.Flag("learning_rate", (0.6,), lrdyn.POSITIVE, float, "eta", "step size"),
-        lrdyn.Flag("steps", (10_000,), lrdyn.at_least(1), int, "t", "steps", swept=False),
+        lr.Flag("width", (30,), lr.at_least(10), int, help="hidden units", shapes=True),
+        lr.Flag("learning_rate", (0.6,), lr.POSITIVE, float, "eta", "step size"),
+        lr.Flag("steps", (10_000,), lr.at_least(1), int, "t", "steps", swept=False),
     ),
     (ONE_STEP, LEARNED),
 )
 
 if __name__ == "__main__":
-    sys.exit(cli.main(TEACHER))
+    sys.exit(lr.main(TEACHER))

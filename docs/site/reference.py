@@ -13,6 +13,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
 
+import lrdyn
 from docs.site import docstrings
 from docs.site.docstrings import ROOT, Entry
 from lrdyn.registry import REGISTRY
@@ -49,8 +50,12 @@ TOPICS = (
             "lrdyn.verification.stating.claims",
             "lrdyn.verification.stating.forms",
             "lrdyn.verification.stating.points",
+            "lrdyn.verification.stating.rest",
             "lrdyn.verification.running.sweep",
+            "lrdyn.statements",
+            "lrdyn.testing",
             "lrdyn.verification.runs.verify",
+            "lrdyn.verification.judging.entries",
             "lrdyn.cli",
         ),
     ),
@@ -93,12 +98,14 @@ def handed_out() -> list[Entry]:
 @cache
 def shortcuts() -> dict[tuple[str, str], str]:
     """Where a name is defined -> under which name the package itself hands it out."""
-    names = {}
+    names, public = {}, set(lrdyn.__all__)
     for node in docstrings.tree(TOP).body:
         for inner in getattr(node, "body", []):
             module = getattr(inner, "module", None)
             if module and module != TOP:
                 for alias in inner.names:
+                    if (alias.asname or alias.name) not in public:
+                        continue
                     entry = docstrings.found(module, alias.name)
                     names[entry.module, entry.name] = f"{TOP}.{alias.asname or alias.name}"
     return names
@@ -155,7 +162,10 @@ def page(topic: Topic, config: Config) -> Iterator[str]:
         yield from ("", f".. py:currentmodule:: {module}", "")
         short = shortcuts().get((entry.module, entry.name))
         note = f"Also ``{short}``." if short else ""
-        yield docstrings.directive(entry._replace(name=name), note, config)
+        text = docstrings.directive(entry._replace(name=name), note, config)
+        # Both names stand in the inventory, for whoever refers to them from elsewhere.
+        first, end, rest = text.partition("\n")
+        yield f"{first}\n   :canonical: {short}{end}{rest}" if short else text
 
 
 def introduction(module: str, config: Config) -> Iterator[str]:

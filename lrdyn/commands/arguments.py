@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from lrdyn.core.show import near, shortened
+from lrdyn.core.show import near, no_such_file, shortened
 from lrdyn.data.arrays import read_npy
 from lrdyn.system.memory_limit import SIZE, read_size
 from lrdyn.verification.cluster import ADDRESS
@@ -40,20 +40,6 @@ def unknown_flag(flag: str, known: Iterable[str]) -> str:
     """
     meant = near(flag.partition("=")[0], known) if flag.startswith("--") else ""
     return f"{flag}: got an unknown argument{meant}, wanted one of those in --help"
-
-
-def no_such_file(path: Path) -> str:
-    """Message about a file that does not exist, with a similar name if there is one nearby.
-
-    Example:
-        >>> no_such_file(Path("no such folder/x.npy"))
-        'no such file'
-    """
-    try:
-        beside = os.listdir(path.parent)
-    except (OSError, ValueError):  # the folder is not there either, or no name of one
-        beside = []
-    return "; ".join(["no such file", *filter(None, [near(path.name, beside).strip(" ()")])])
 
 
 def typed_command() -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from lrdyn.commands import example, figures
 from lrdyn.commands.arguments import Example, Parser
 from lrdyn.commands.ending import Sameness
-from lrdyn.commands.own import import_script
 from lrdyn.figures.baselines import write_baseline
 from lrdyn.figures.exhibits import Exhibit
 from lrdyn.system import whole_files
@@ -19,6 +18,7 @@ from lrdyn.system.printer import say
 from lrdyn.verification.machine.process import setup
 from lrdyn.verification.running.configuration import BadInput
 from lrdyn.verification.stating import mistakes
+from lrdyn.verification.stating.own_files import import_script
 
 FOLDER = Path("figures")
 """Folder of the figures, below the one in which the command runs."""

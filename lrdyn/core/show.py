@@ -3,7 +3,9 @@
 import difflib
 import html
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -39,6 +41,20 @@ def near(word: str, known: Iterable[str]) -> str:
     """
     matches = difflib.get_close_matches(word[:80], list(known), 1, 0.7)
     return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def no_such_file(path: Path) -> str:
+    """Message about a file that does not exist, with a similar name if there is one nearby.
+
+    Example:
+        >>> no_such_file(Path("no such folder/x.npy"))
+        'no such file'
+    """
+    try:
+        beside = os.listdir(path.parent)
+    except (OSError, ValueError):  # the folder is not there either, or no name of one
+        beside = []
+    return "; ".join(["no such file", *filter(None, [near(path.name, beside).strip(" ()")])])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -146,6 +162,25 @@ def count(params: PyTree) -> str:
     """
     arrays = [leaf for leaf in jax.tree.leaves(params) if hasattr(leaf, "shape")]
     return f"{len(arrays)} arrays, {sum(math.prod(a.shape) for a in arrays):,} numbers"
+
+
+def shapes(named: Any) -> str:
+    """A NamedTuple of arrays by their types and shapes.
+
+    Example:
+        >>> from typing import NamedTuple
+        >>> class Pair(NamedTuple):
+        ...     left: Any
+        ...     right: Any
+        >>> shapes(Pair(np.ones((2, 3)), None))
+        'Pair(left=float64[2, 3], right=None)'
+    """
+    fields = []
+    for name, value in named._asdict().items():
+        array = hasattr(value, "shape") and hasattr(value, "dtype")
+        kind = f"{value.dtype}{list(value.shape)}" if array else repr(value)
+        fields.append(f"{name}={kind}")
+    return f"{type(named).__name__}({', '.join(fields)})"
 
 
 def trajectory(run: Any) -> str:

@@ -19,7 +19,7 @@ _save = partial(plotting.save, for_a_look=True)
 def draw(experiment: Experiment, verification: Verification, path: Path) -> None:
     """Draw the figures of a verdict, and those that the theorem defines, into a folder."""
     for name, plot in experiment.plots.items():
-        figure = plot(verification.groups)
+        figure = plot(verification.results)
         if figure is not None:
             figure.set_label(figure.get_label() or caption(plot))
             _save(figure, path / name)
@@ -28,7 +28,7 @@ def draw(experiment: Experiment, verification: Verification, path: Path) -> None
     _save(plotting.verdict_figure(verification.verdict, verification.legs), path / "verdict")
     dtype = verification.verdict["environment"]["dtype"]
     first, runs = experiment.scenarios[0], precisions(experiment, experiment.scenarios[0], dtype)
-    if departures := plotting.departures(experiment, verification.groups, runs):
+    if departures := plotting.departures(experiment, verification.results, runs):
         _save(plotting.perturb_figure(experiment.name, departures), path / "perturb")
     ratios = {p: worst_ratio(first.claims, verification.legs, p) for p in runs}
     if any(map(plotting.swept_axes, ratios.values())):

@@ -1,21 +1,11 @@
-"""Command lines that repeat what a report shows."""
+"""The command that verifies what a report shows."""
 
 from __future__ import annotations
-
-import shlex
-from collections.abc import Mapping
-from typing import Any
 
 from lrdyn.registry import REGISTRY, theorem
 from lrdyn.studies import REGISTRY as STUDIES
 from lrdyn.studies import study
-from lrdyn.verification.running.configuration import COMMON
-from lrdyn.verification.stating.flags import option_string
-
-OWN = "lrdyn verify FILE.py"
-"""Command of a user's theorem, whose file the results do not name."""
-ARRAY = "FILE.npy"
-"""A setting that is an array, of which the results have the shape and the checksum."""
+from lrdyn.verification.runs.repeating import OWN
 
 
 def command_of(name: str, title: str) -> str:
@@ -32,44 +22,3 @@ def command_of(name: str, title: str) -> str:
     known = theorem if name in REGISTRY else study if name in STUDIES else None
     ours = known is not None and known(name).summary == title
     return f"lrdyn verify {name}" if ours else OWN
-
-
-def repeating(command: str, config: Mapping[str, Any], worst: Mapping[str, Any]) -> str:
-    """The command line that runs one case again; empty if there is none.
-
-    A setting of the case that the command line does not have comes from the scenario itself, from
-    the same flags.
-
-    Args:
-        command: what verifies the theorem.
-        config: settings of the run.
-        worst: those of the case.
-
-    Example:
-        >>> repeating("lrdyn verify t", {"dim": [3, 4], "steps": 9, "seed": 0, "seeds": 2,
-        ...     "preset": "quick", "dtype": "float64", "perturb": False}, {"dim": 4, "seed": 1})
-        'lrdyn verify t --dim 4 --steps 9 --seed 1 --seeds 1 --dtype float64'
-    """
-    if not worst:
-        return ""
-    # The preset stays although every flag is typed out: it also decides how XLA compiles, and in
-    # which precisions controls run.
-    words = ["--preset", config["preset"]] if config["preset"] != "quick" else []
-    for name, value in config.items():
-        if name in (*COMMON, "data_files") or value in (None, []):
-            continue
-        if isinstance(value, Mapping):
-            words += [option_string(name), ARRAY]
-        elif isinstance(value, list):
-            case = worst.get(name)
-            words += [option_string(name), *map(str, [case] if case in value else value)]
-        else:
-            words += [option_string(name), str(value)]
-    single_case = "seed" in worst
-    seeds = 1 if single_case else config["seeds"]
-    words += ["--seed", str(worst["seed"] if single_case else config["seed"])]
-    words += [] if seeds is None else ["--seeds", str(seeds)]
-    words += ["--dtype", config["dtype"]]
-    if config.get("precision", "highest") != "highest":
-        words += ["--precision", config["precision"]]
-    return f"{command} {shlex.join(words)}"

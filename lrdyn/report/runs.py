@@ -68,44 +68,6 @@ def read(folder: Path, command: str = "") -> SavedRun:
     return SavedRun(folder, verdict, record, drawings, repeated_by)
 
 
-def sentence(verdict: Mapping[str, Any]) -> str:
-    """A verdict in a sentence.
-
-    Example:
-        >>> sentence({"name": "t", "holds": None, "claims": [], "undecided": []})
-        't: nothing is claimed.'
-    """
-    entries = [entry for entry in verdict["claims"] if entry["kind"] != "finding"]
-    claims = [entry for entry in entries if entry["kind"] != "control"]
-    controls = [entry for entry in entries if entry["kind"] == "control"]
-    if not claims:
-        return f"{verdict['name']}: nothing is claimed."
-    judged = [entry for entry in claims if entry["holds"] is not None]
-    false = [entry["id"] for entry in claims if entry["holds"] is False]
-    unseen = [entry["id"] for entry in controls if entry["holds"] is False]
-    parts = [_claims(judged, claims)]
-    if false:
-        parts.append(f"false: {', '.join(false)}")
-    failing = sum(bool(entry["holds"]) for entry in controls)
-    parts.append(f"{failing} of {len(controls)} controls were seen to fail, as they must")
-    if unseen:
-        parts.append(f"not seen to fail: {', '.join(unseen)}")
-    parts += verdict_text.why_undecided(verdict)
-    return f"{verdict['name']} {verdict_text.word(verdict)}: {'; '.join(parts)}."
-
-
-def _claims(judged: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]]) -> str:
-    held = sum(bool(claim["holds"]) for claim in judged)
-    open_ = len(claims) - len(judged)
-    left = f" ({open_} not judged)" if open_ else ""
-    most = max((claim.get("cases_total", claim["cases"]) for claim in claims), default=0)
-    near = verdict_text.nearest_claim(claims)
-    beside = (
-        "" if near == "-" else f", the nearest its tolerance at {near.replace(' ', ' of it (')})"
-    )
-    return f"{held} of {len(claims)} claims hold{left} in up to {most} cases each{beside}"
-
-
 def section(run: SavedRun, fits: Sequence[bool], anchor: str, level: int) -> Markup:
     """Section of the report about a run.
 
@@ -121,7 +83,7 @@ def section(run: SavedRun, fits: Sequence[bool], anchor: str, level: int) -> Mar
         element(title, label, id=anchor),
         _about(run.record.get("title", "")),
         _about(run.record.get("about", "")),
-        banner(verdict["holds"], sentence(verdict)),
+        banner(verdict["holds"], verdict_text.sentence(verdict)),
     ]
     if verdict.get("changed"):
         parts.append(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lrdyn.report.commands import repeating
 from lrdyn.report.markup import Markup, element, joined
 from lrdyn.verification.judging import rounding, verdict_text
 from lrdyn.verification.running.configuration import COMMON
+from lrdyn.verification.runs.repeating import repeating
 from lrdyn.verification.stating.flags import option_string
 
 DECIDED = {

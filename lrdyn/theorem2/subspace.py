@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from lrdyn.core import checks, linalg
+from lrdyn.core import checks, linalg, show
 from lrdyn.core.checks import checked
 from lrdyn.core.descent import Problem, Trajectory, gradient_descent, simulate, simulate_lanes
 from lrdyn.core.factorization import (
@@ -46,6 +46,10 @@ class Frame(NamedTuple):
     """U_l; ``left[l - 1]`` belongs to layer l."""
     right: Float[Array, "depth d d"]
     """V_l, with V_{l+1} = U_l."""
+
+    def __repr__(self) -> str:
+        """Type and shape of each field: its matrices are too many to be read."""
+        return show.shapes(self)
 
 
 @checked

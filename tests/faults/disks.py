@@ -24,7 +24,7 @@ FILLED = """
 import importlib, sys
 from lrdyn import cli
 from lrdyn.verification.storing import files
-from lrdyn.commands.own import own_experiment
+from lrdyn.verification.stating.own_files import own_experiment
 module, _, name = sys.argv[1].rpartition(".")
 owner = importlib.import_module(module) if module != "lrdyn.verification.storing.parts.Store" else (
     importlib.import_module("lrdyn.verification.storing.parts").Store)

@@ -243,8 +243,8 @@ def test_both_that_are_none_are_undecided(parabola, device):
 )
 def test_an_arithmetic_that_no_run_writes_is_refused(parabola, text):
     found = lrdyn.verify(parabola, dim=2, rate=0.1, steps=5, seeds=1)
-    assert arithmetic_of(found.groups) == found.verdict["arithmetic"]
-    groups = {"/": found.groups["/"].assign_attrs(arithmetic=text)}
+    assert arithmetic_of(found.results) == found.verdict["arithmetic"]
+    groups = {"/": found.results["/"].assign_attrs(arithmetic=text)}
     with pytest.raises(ValueError, match=r"arithmetic|Expecting"):
         arithmetic_of(groups)
     del groups["/"].attrs["arithmetic"]

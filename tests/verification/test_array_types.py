@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lrdyn.statements import verify
 from lrdyn.verification.running.configuration import run_of
 from lrdyn.verification.running.work import Context
-from lrdyn.verification.runs.verify import verify, verify_run
+from lrdyn.verification.runs.verify import verify_run
 from lrdyn.verification.stating.array_types import NotNumbers, as_compared, difference
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.flags import Flag, at_least

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import serialization
 import lrdyn as lr
 from docs.examples import training
 from lrdyn import cli
-from lrdyn.commands import own, pool, verify
+from lrdyn.commands import pool, verify
 from lrdyn.registry import theorem
 from lrdyn.training import loop
 from lrdyn.verification.cluster import client as clusters
@@ -36,6 +36,7 @@ from lrdyn.verification.running.produce import jobs_of, recipes_of
 from lrdyn.verification.running.reductions import Quantiles, Worst
 from lrdyn.verification.running.work import Context, PartRequest, Recipe
 from lrdyn.verification.runs import run_folder
+from lrdyn.verification.stating import own_files
 from tests.runs import XLA_FLAGS, Told, python, results_of, started, verdict_of
 from tests.workers import Site, kill, until, write_mine
 
@@ -46,7 +47,7 @@ POINTS = lr.product(seed=range(40), size=[2, 3])
 def mine(tmp_path_factory):
     """The file of a user, imported, and one beside it."""
     folder = tmp_path_factory.mktemp("mine")
-    return own.import_script(write_mine(folder))
+    return own_files.import_script(write_mine(folder))
 
 
 @pytest.fixture(scope="module")
@@ -330,7 +331,7 @@ def test_two_users_do_not_mix(local, cluster, mine, whole, tmp_path):
     path = write_mine(tmp_path, factor=2.0)
     mine_beside = sys.modules.pop("beside")
     try:
-        other = own.import_script(path)
+        other = own_files.import_script(path)
     finally:
         sys.modules["beside"] = mine_beside
     other_whole = run(other)

@@ -12,7 +12,7 @@ import pytest
 from jaxtyping import Array, Float
 
 import lrdyn as lr
-from lrdyn.verification.runs.verify import verify
+from lrdyn.statements import verify
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.statement import longest_axis
 from tests.jobs import controls_job
@@ -109,7 +109,7 @@ def test_a_case_may_hold_a_model(traced):
     found = verify(theorem, **settings, dtype="float32", seeds=1)
     holds = {claim["id"]: claim["holds"] for claim in found.verdict["claims"]}
     assert holds == {"output": True, "moved": True, "linear": True}
-    assert found.groups["/"]["longest_axis"].sel(width=8).values.tolist() == [[8]]
+    assert found.results["/"]["longest_axis"].sel(width=8).values.tolist() == [[8]]
 
 
 def test_without_a_move_the_model_is_itself():

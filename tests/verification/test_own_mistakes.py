@@ -7,9 +7,9 @@ import jax
 import pytest
 
 from lrdyn import __main__ as command
-from lrdyn.commands import own
 from lrdyn.registry import REGISTRY, theorem
 from lrdyn.verification.running.configuration import BadInput, run_of
+from lrdyn.verification.stating import own_files
 from lrdyn.verification.stating.names_and_presets import check_statement
 from tests.runs import python
 
@@ -126,6 +126,10 @@ MISTAKES = {
         f"axis {name}": ('beside: Float[Array, "index"', f'beside: Float[Array, "{name}"')
         for name in ("size", "seed", "amount", "controls", "/abs", "..")
     },
+    **{
+        f"setting {value}": ('"3x", "double", ', f'"3x", "double", at={{{value}}}, ')
+        for value in ("'sizes': 3", "'size': 0", "'rate': 0.1, 'steps': 2")
+    },
     "half of a letter": ('"2x = x + x"', '"\\ud800"'),
     "text with NUL": ('"mine",\n    "twice is once and once"', '"mine", "a\\0b"'),
     "import": ("import datetime", "raise MemoryError"),
@@ -145,6 +149,29 @@ ELSEWHERE = {
         f"hypothesis {value}": ('case["rate"] > 0', value)
         for value in ("'text'", "()", "None", "object()", "np.array([object()])", "b'x'", "{}")
     },
+    **{
+        said: ("compares=", f"{said}, compares=")
+        for said in (
+            "condition=lambda theory: theory.absent",
+            "tolerance='small'",
+            "applies=lambda outcome: 'yes'",
+            "undecided=lambda outcome: 3",
+            "tolerence=0.1",
+            "kind='identiy'",
+        )
+    },
+    **{
+        said: ("hypotheses=", f"{said}, hypotheses=")
+        for said in (
+            "steps='stepz'",
+            "diverged=lambda run: run.absent",
+            "diverges=lambda theory: theory.absent",
+            "findings='none'",
+            "at={'absent': 1}",
+        )
+    },
+    "hypothesis in words": ("{'positive': positive}".replace("'", '"'), "{'positive': 'rate > 0'}"),
+    "one scenario and no tuple": ("(DOUBLING,)", "DOUBLING"),
     "hypothesis of a day": ('case["rate"] > 0', "datetime.datetime.now()"),
     "hypothesis of a key": ('case["rate"] > 0', "jax.random.key(0)"),
 }
@@ -205,7 +232,7 @@ def test_it_is_the_same_however_the_file_is_run(mistake, verify, tmp_path):
     done = python("mine.py", cwd=tmp_path)
     is_refused((done.returncode, done.stdout, done.stderr), tmp_path)
     with pytest.raises(BadInput, match=r"mine.py:\d+: got "):
-        run_of(own.own_experiment("mine.py"))
+        run_of(own_files.own_experiment("mine.py"))
 
 
 def test_what_the_library_states_can_be_used():

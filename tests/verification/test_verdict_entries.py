@@ -10,6 +10,7 @@ import xarray as xr
 from jaxtyping import Array, Float
 
 import lrdyn as lr
+from lrdyn import statements
 from lrdyn.verification.judging import judging, rounding
 from lrdyn.verification.judging.judging import LOST, TOO_FEW_SEEDS
 from lrdyn.verification.judging.outcomes import MissingArray
@@ -530,11 +531,16 @@ TRACED = Theorem("t", "", (SIZES,), (SIZED,))
 @pytest.mark.parametrize("lanes", [None, 1, 2])
 def test_any_number_of_lanes_from_one_on_is_taken(lanes, monkeypatch, unchecked):
     asked = []
-    monkeypatch.setattr(verify, "verify_run", lambda run, context: asked.append(context.lanes))
-    verify.verify(TRACED, lanes=lanes, dtype="float64")
+
+    def noting(run, context):
+        asked.append(context.lanes)
+        return verify.Verification({}, {}, [], {})
+
+    monkeypatch.setattr(statements, "verify_run", noting)
+    statements.verify(TRACED, lanes=lanes, dtype="float64")
     assert asked == [lanes]
     with pytest.raises(ValueError, match="lanes: got 0, wanted at least 1"):
-        verify.verify(TRACED, lanes=0)
+        statements.verify(TRACED, lanes=0)
 
 
 @pytest.mark.parametrize(("preset", "thorough"), [("quick", False), ("paper", True)])
@@ -547,7 +553,7 @@ def test_the_paper_preset_is_produced_thoroughly(preset, thorough, monkeypatch, 
 
     monkeypatch.setattr(verify, "produce", noting)
     with pytest.raises(MissingArray):
-        verify.verify(TRACED, preset=preset, dtype="float64")
+        statements.verify(TRACED, preset=preset, dtype="float64")
     assert [how["thorough"] for how in asked] == [thorough]
 
 

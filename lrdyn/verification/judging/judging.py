@@ -7,7 +7,7 @@ or years later.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -455,7 +455,7 @@ def forms_of(claim: Claim, scenario: Scenario, outcome: Outcome) -> tuple[Form, 
         got = type(wrong[0]).__name__ if wrong else "nothing"
         raise BadInput(
             f"{location_of(claim.form)}: got {got}, "
-            "wanted a form of lrdyn.verification.stating.forms"
+            f"wanted a form: {', '.join(f'lrdyn.{kind.__name__}' for kind in get_args(Form))}"
         )
     return several
 
@@ -480,14 +480,22 @@ def reasons_against(
     # In a study seed 0 has set what is expected, and must not confirm it.
     if len(seeds[seeds > 0] if scenario.trains else seeds) < claim.seeds:
         yield TOO_FEW_SEEDS
-    if claim.applies is not None and not claim.applies(outcome):
-        yield OWN_HYPOTHESES[0]
+    if claim.applies is not None:
+        met = claim.applies(outcome)
+        if isinstance(met, str):  # which would be true, whatever it says
+            raise BadInput(f"{location_of(claim.applies)}: got a text, wanted true or false")
+        if not met:
+            yield OWN_HYPOTHESES[0]
     if scenario.diverges and np.any(outcome.predicted[scenario.diverges_name] >= 0):
         yield "diverges"
     # Not ``limit > RESOLVED``: a condition that is NaN leaves no digits either.
     if claim.condition and not limit <= claims.RESOLVED:
         yield ILL_CONDITIONED
     if claim.undecided and (why := claim.undecided(outcome)):
+        if not isinstance(why, str):
+            wanted = "a reason in words, or an empty text"
+            got = type(why).__name__
+            raise BadInput(f"{location_of(claim.undecided)}: got {got}, wanted {wanted}")
         yield why
 
 

@@ -1,6 +1,6 @@
 """Verdicts as lines of text: every claim of one, or one line for each of several."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,52 +16,144 @@ from lrdyn.verification.stating.forms import TRIVIAL
 
 def table(verdict: dict[str, Any]) -> list[str]:
     """A heading, and one line for each claim and control of a verdict; then the findings."""
-    findings = _findings(verdict)
-    return [*aligned(_rows(verdict)), *(["", *aligned(findings)] if findings else [])]
+    findings = _findings(verdict["claims"])
+    lines = aligned(_rows(_judged_claims(verdict)))
+    return [*lines, *(["", *aligned(findings)] if findings else [])]
 
 
-def html(verdict: dict[str, Any]) -> str:
-    """A verdict as HTML for a notebook: the table, with residual over tolerance drawn."""
-    gauges = ["residual&#160;/&#160;tolerance,<br>1e-6&#160;to&#160;1e6"]
-    for claim in _judged_claims(verdict):
-        over = claim["residual"] is not None and claim["tolerance"]
-        color = "#d55e00" if claim["holds"] is False else "#0072b2"
-        gauges.append(show.gauge(claim["residual"] / claim["tolerance"] if over else None, color))
-    heading = f"{verdict['name']} {word(verdict)}"
-    reasons = "".join(f"<br>{escape(line)}" for line in why_undecided(verdict))
-    findings = _findings(verdict)
-    below = show.table(findings) if findings else ""
-    return f"<b>{escape(heading)}</b>{reasons}{show.table(_rows(verdict), gauges)}{below}"
+def first_screen(verdict: Mapping[str, Any], summary: str = "", notes: Sequence[str] = ()) -> str:
+    """What a verdict says first: what is claimed, the sentence of :func:`sentence`, the claims.
+
+    Controls are a number in the sentence; findings are a table of their own.
+
+    Args:
+        verdict: content of ``verdict.json``.
+        summary: what is claimed, in words.
+        notes: lines to add, such as those of configurations that diverged.
+    """
+    claims, _ = _claims_and_controls(verdict)
+    findings = _findings(verdict["claims"])
+    parts = [
+        [f"{verdict['name']}: {summary}"] if summary else [],
+        [sentence(verdict)],
+        aligned(_rows(claims)) if claims else [],
+        aligned(findings) if findings else [],
+        [*notes, *shortfall_lines(verdict)],
+    ]
+    return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
-def _rows(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
+def html(verdict: Mapping[str, Any], summary: str = "", notes: Sequence[str] = ()) -> str:
+    """The same as HTML for a notebook, with residual over tolerance drawn and controls folded.
+
+    Args:
+        verdict: content of ``verdict.json``.
+        summary: what is claimed, in words.
+        notes: lines to add.
+    """
+    claims, controls = _claims_and_controls(verdict)
+    findings = _findings(verdict["claims"])
+    parts = [
+        f"<p>{escape(verdict['name'])}: {escape(summary)}</p>" if summary else "",
+        f"<p><b>{escape(sentence(verdict))}</b></p>",
+        show.table(_rows(claims), _gauges(claims)) if claims else "",
+        show.table(findings) if findings else "",
+    ]
+    if controls:
+        heading = f"{count_held(controls)} controls were seen to fail"
+        folded = show.table(_rows(controls), _gauges(controls))
+        parts.append(f"<details><summary>{heading}</summary>{folded}</details>")
+    parts += [f"<p>{escape(line)}</p>" for line in (*notes, *shortfall_lines(verdict))]
+    return "".join(parts)
+
+
+def _gauges(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    gauges = ["residual&#160;/&#160;tolerance,<br/>1e-6&#160;to&#160;1e6"]
+    for entry in entries:
+        over = entry["residual"] is not None and entry["tolerance"]
+        color = "#d55e00" if entry["holds"] is False else "#0072b2"
+        gauges.append(show.gauge(entry["residual"] / entry["tolerance"] if over else None, color))
+    return gauges
+
+
+def rows_of(entries: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A heading and a row for each entry; they are all findings, or none is."""
+    entries = list(entries)
+    return _findings(entries) or _rows(entries)
+
+
+def sentence(verdict: Mapping[str, Any]) -> str:
+    """A verdict in a sentence: its claims, cases and controls, and the claim nearest to failing.
+
+    Example:
+        >>> sentence({"name": "t", "holds": None, "claims": [], "undecided": []})
+        't: nothing is claimed.'
+    """
+    claims, controls = _claims_and_controls(verdict)
+    if not claims:
+        return f"{verdict['name']}: nothing is claimed."
+    judged = [entry for entry in claims if entry["holds"] is not None]
+    false = [entry["id"] for entry in claims if entry["holds"] is False]
+    unseen = [entry["id"] for entry in controls if entry["holds"] is False]
+    parts = [_held_claims(judged, claims)]
+    if false:
+        parts.append(f"false: {', '.join(false)}")
+    failing = sum(bool(entry["holds"]) for entry in controls)
+    parts.append(f"{failing} of {len(controls)} controls were seen to fail, as they must")
+    if unseen:
+        parts.append(f"not seen to fail: {', '.join(unseen)}")
+    parts += why_undecided(verdict)
+    return f"{verdict['name']} {word(verdict)}: {'; '.join(parts)}."
+
+
+def _held_claims(judged: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]]) -> str:
+    held = sum(bool(claim["holds"]) for claim in judged)
+    open_ = len(claims) - len(judged)
+    left = f" ({open_} not judged)" if open_ else ""
+    most = max((claim.get("cases_total", claim["cases"]) for claim in claims), default=0)
+    near = nearest_claim(claims)
+    beside = (
+        "" if near == "-" else f", the nearest its tolerance at {near.replace(' ', ' of it (')})"
+    )
+    return f"{held} of {len(claims)} claims hold{left} in up to {most} cases each{beside}"
+
+
+def _rows(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     # The precision that is judged beside the one asked for; of a study the finer one.
-    finer = any("residual_float64" in claim for claim in verdict["claims"])
+    finer = any("residual_float64" in entry for entry in entries)
     other = "float64" if finer else "float32"
     rows = [("claim", "kind", "cases", "residual", "tolerance", other, "tolerance", "")]
-    for claim in _judged_claims(verdict):
+    for entry in entries:
         rows.append(
             (
-                claim["id"],
-                claim["kind"],
-                f"{claim['cases']}/{claim['cases_total']}",
-                _format_residual(claim["residual"]),
-                _format_residual(claim["tolerance"]),
-                _format_residual(claim.get(f"residual_{other}")),
-                _format_residual(claim.get(f"tolerance_{other}")),
-                outcome(claim),
+                entry["id"],
+                entry["kind"],
+                f"{entry['cases']}/{entry.get('cases_total', entry['cases'])}",
+                _format_residual(entry["residual"]),
+                _format_residual(entry["tolerance"]),
+                _format_residual(entry.get(f"residual_{other}")),
+                _format_residual(entry.get(f"tolerance_{other}")),
+                outcome(entry),
             )
         )
     return rows
 
 
-def _judged_claims(verdict: dict[str, Any]) -> list[dict[str, Any]]:
+def _claims_and_controls(
+    verdict: Mapping[str, Any],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    entries = _judged_claims(verdict)
+    claims = [entry for entry in entries if entry["kind"] != "control"]
+    return claims, [entry for entry in entries if entry["kind"] == "control"]
+
+
+def _judged_claims(verdict: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [claim for claim in verdict["claims"] if claim["kind"] != "finding"]
 
 
-def _findings(verdict: dict[str, Any]) -> list[tuple[str, ...]]:
+def _findings(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Rows of the findings: means over seeds, and whether expectations came true."""
-    findings = [(c["id"], c["finding"]) for c in verdict["claims"] if c["kind"] == "finding"]
+    findings = [(c["id"], c["finding"]) for c in entries if c["kind"] == "finding"]
     rows = [("finding", "value", "spread", "seeds", "interval", "expected", "")]
     for name, finding in findings:
         rows.append(
@@ -102,10 +194,7 @@ def summary(verdicts: Sequence[tuple[dict[str, Any], Path]]) -> list[str]:
     rows = [("theorem", "claims", "cases", "nearest its tolerance", "controls", "", "")]
     faults: list[list[str]] = [[]]
     for verdict, path in verdicts:
-        claims, controls = (
-            [c for c in _judged_claims(verdict) if (c["kind"] == "control") == wanted]
-            for wanted in (False, True)
-        )
+        claims, controls = _claims_and_controls(verdict)
         rows.append(
             (
                 verdict["name"],

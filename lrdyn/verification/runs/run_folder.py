@@ -18,7 +18,13 @@ from lrdyn.verification.running.work import DEFAULT, Context
 from lrdyn.verification.runs import consistency
 from lrdyn.verification.runs.verify import Verification, judge_written, produce_run, verify_groups
 from lrdyn.verification.stating.flags import Flag
-from lrdyn.verification.stating.mistakes import as_bad_input, first_line, folders_of, name_mistakes
+from lrdyn.verification.stating.mistakes import (
+    as_bad_input,
+    first_line,
+    folders_of,
+    line_of,
+    name_mistakes,
+)
 from lrdyn.verification.stating.sources import judges_digest, source_digest
 from lrdyn.verification.stating.statement import Experiment
 from lrdyn.verification.storing import checkpoints, files, parts, results_file, verdict_schema
@@ -236,13 +242,16 @@ def _refuse_nothing_decided(theorem: Experiment, verification: Verification) -> 
     if any(claim.get("decided_by", {}).get("trivial") for claim in claims):
         trivial = "every case is trivial: theory says 0 there, as anybody would guess"
         raise BadInput(f"{theorem.name}: {trivial}")
-    root = verification.groups["/"]
+    root = verification.results["/"]
     unmet = [str(n)[4:] for n in root if str(n).startswith("met_") and not root[n].values.any()]
     names = ", ".join(unmet) or "the hypotheses of its claims"
     # A side scenario at settings of its own may have been judged.
     judged = any(claim["cases"] for claim in claims if claim["kind"] != "control")
     which = "nothing of the main scenario judged" if judged else "nothing judged"
-    raise BadInput(f"{theorem.name}: {which}: no case meets {names}")
+    # Of the library's own the settings alone can be at fault.
+    where = f" ({line_of(theorem, unmet[0])})" if unmet and folders_of(theorem) else ""
+    wanted = "wanted settings of which one does"
+    raise BadInput(f"{theorem.name}: {which}: no case meets {names}{where}, {wanted}")
 
 
 def write(run: Run, groups: Groups, path: Path) -> None:

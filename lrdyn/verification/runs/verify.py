@@ -4,27 +4,24 @@ import contextlib
 import dataclasses
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
-
 from lrdyn.core import show
-from lrdyn.system import progress as progresses
 from lrdyn.system import whole_files
-from lrdyn.system.progress import Progress
 from lrdyn.verification.judging import verdict_text
+from lrdyn.verification.judging.entries import Entries
 from lrdyn.verification.judging.judging import Legs, arithmetic_of, judge_results
 from lrdyn.verification.judging.outcomes import MissingArray
 from lrdyn.verification.judging.rounding import PRECISIONS, Meter, worst_measurement
-from lrdyn.verification.machine.device_defaults import ON_A_CPU, usual_memory
 from lrdyn.verification.running import arithmetic_probe
-from lrdyn.verification.running.configuration import Run, run_of
+from lrdyn.verification.running.configuration import Run
 from lrdyn.verification.running.produce import produce
-from lrdyn.verification.running.sweep import cluster_of
 from lrdyn.verification.running.work import Context
+from lrdyn.verification.runs.repeating import OWN, repeating, repeating_all
 from lrdyn.verification.stating.claims import FALSE_ALARM, Decision, refuse_truth
+from lrdyn.verification.stating.flags import flag_text
 from lrdyn.verification.stating.mistakes import BadInput, location_of
 from lrdyn.verification.stating.statement import Experiment
 from lrdyn.verification.storing import files, results_file
@@ -34,22 +31,37 @@ if TYPE_CHECKING:
     import xarray
 
 
+class DoesNotHold(AssertionError):
+    """A verdict that is FALSE or undecided: raised by :meth:`Verification.raise_unless_holds`.
+
+    It is an ``AssertionError``, so that a test fails with it. The first line of its message is the
+    verdict; then comes a line for each claim that is false or open, and each control that was not
+    seen to fail.
+    """
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Verification:
-    """The verdict on a theorem and the arrays behind it: what :func:`verify` returns.
+    """The verdict on a theorem and the arrays behind it: what :func:`lrdyn.verify` returns.
 
-    By itself it is neither true nor false: ``bool`` of it raises. In a test write ``assert
-    verify(...).holds``.
+    It shows itself as the report begins: what is claimed, whether it holds, in how many cases, how
+    near the nearest came, how many controls were seen to fail. By itself it is neither true nor
+    false: ``bool`` of it raises. In a test call :meth:`raise_unless_holds`, or write
+    :func:`lrdyn.testing.assert_holds`.
     """
 
     verdict: dict[str, Any]
     """Content of ``verdict.json``."""
-    groups: Mapping[str, "xarray.Dataset"]
+    results: Mapping[str, "xarray.Dataset"]
     """Content of ``results.nc``: ``"/"`` is the first scenario in the dtype asked for."""
     diverged: list[str]
     """One line for each configuration whose step size diverged."""
     legs: Mapping[str, Legs]
     """Claim or control -> precision -> residual and tolerance of every case."""
+    summary: str = ""
+    """What is claimed, in words: the line of the theorem."""
+    command: str = OWN
+    """What verifies the theorem in a terminal, without its settings."""
 
     @property
     def outcome(self) -> Decision:
@@ -63,18 +75,59 @@ class Verification:
 
     __bool__ = refuse_truth(".holds, or .outcome where UNDECIDED is not to count as FALSE")
 
+    @property
+    def claims(self) -> Entries:
+        """Id -> claim; of another id ``KeyError`` names one that is near."""
+        return self._entries("claims", lambda kind: kind not in ("control", "finding"))
+
+    @property
+    def controls(self) -> Entries:
+        """Id -> control, which holds where its claim was seen to fail."""
+        return self._entries("controls", lambda kind: kind == "control")
+
+    @property
+    def findings(self) -> Entries:
+        """Id -> finding, a measured number that decides nothing."""
+        return self._entries("findings", lambda kind: kind == "finding")
+
+    def _entries(self, name: str, wanted: Callable[[str], bool]) -> Entries:
+        return Entries(name, [e for e in self.verdict["claims"] if wanted(e["kind"])])
+
+    def raise_unless_holds(self) -> None:
+        """Raise unless every claim that applies holds and every control was seen to fail.
+
+        Raises:
+            DoesNotHold: the verdict is FALSE or UNDECIDED. The message has for each claim and
+                control that is why: residual, tolerance, why it is undecided and how many steps
+                would do, and the command line that repeats its worst case.
+        """
+        if not self.holds:
+            raise DoesNotHold("\n".join(self._why_not()))
+
+    def _why_not(self) -> Iterator[str]:
+        """The verdict, and each entry that it rests on."""
+        yield verdict_text.sentence(self.verdict)
+        undecided = self.verdict["undecided"]
+        for entry in (*self.claims.values(), *self.controls.values()):
+            if entry.outcome is not Decision.FALSE and entry.id not in undecided:
+                continue
+            yield f"{entry!r}"
+            if entry.worst_case:
+                case = ", ".join(f"{n}={flag_text(v)}" for n, v in entry.worst_case.items())
+                yield f"  worst case: {case}"
+            # A control runs at settings of its own: the whole run repeats it.
+            worst = {} if entry.kind == "control" else entry.worst_case
+            if again := repeating(self.command, self.verdict["config"], worst):
+                yield f"  again: {again}"
+        if self.verdict["config"]:
+            yield f"the whole run: {repeating_all(self.command, self.verdict['config'])}"
+
     def __repr__(self) -> str:
-        """The text that the command prints."""
-        lines = [
-            *verdict_text.table(self.verdict),
-            *self.diverged,
-            *verdict_text.shortfall_lines(self.verdict),
-        ]
-        lines += verdict_text.why_undecided(self.verdict)
-        return "\n".join([*lines, f"{self.verdict['name']} {verdict_text.word(self.verdict)}"])
+        """What the report says first."""
+        return verdict_text.first_screen(self.verdict, self.summary, self.diverged)
 
     def _repr_html_(self) -> str:
-        return verdict_text.html(self.verdict)
+        return verdict_text.html(self.verdict, self.summary, self.diverged)
 
 
 class Results(dict[str, "xarray.Dataset"]):
@@ -86,69 +139,6 @@ class Results(dict[str, "xarray.Dataset"]):
 
     def _repr_html_(self) -> str:
         return show.table(show.group_rows(self))
-
-
-def verify(
-    theorem: Experiment,
-    *,
-    memory: int | None = None,
-    lanes: int | None = None,
-    store: Path | None = None,
-    progress: Progress | None = None,
-    data_dir: str | os.PathLike | None = None,
-    checkpoint_every: int | None = None,
-    client: Any = None,
-    **settings: Any,
-) -> Verification:
-    """Run every scenario of a theorem with its controls and judge every claim.
-
-    Identities run in float64 and in float32, and the verdict uses both; with ``dtype="float32"``
-    the float32 run stands alone. That is so by itself where the float64 of a device is none
-    (:mod:`lrdyn.verification.judging.rounding`). Every program has the highest precision, whatever
-    JAX is set to; with ``precision="tf32"`` or ``"bfloat16"`` products of matrices in float32 have
-    that one.
-
-    Args:
-        theorem: the theorem, or an experiment, of which nothing is claimed.
-        memory: bytes that the arrays of one part of a sweep may take, see :func:`lrdyn.sweep`.
-        lanes: points of a sweep at a time on each device; by default as many as suit it.
-        store: a folder that keeps finished parts, so that the same call continues after a kill.
-        progress: told of every finished part; by default a notebook shows a bar.
-        data_dir: where the data sets of a study are looked for first.
-        checkpoint_every: steps between two checkpoints of a training, which a store keeps.
-        client: a ``dask.distributed.Client`` whose workers compute, see :func:`lrdyn.sweep`.
-        **settings: those of the command, under the same names: ``dim=30, depth=(2, 3)``; flags,
-            ``preset``, ``seed``, ``seeds`` (how many), ``dtype``, ``perturb``, ``precision``. What
-            is not given is as the preset has it.
-
-    Returns:
-        The :class:`Verification`; with a store, its large arrays are read from there when used.
-
-    Raises:
-        ValueError: a setting is unknown or outside its domain, a combination outside the
-            theorem, or a precision that the device does not have.
-
-    Example:
-        >>> from lrdyn.registry import theorem
-        >>> verify(theorem("theorem2"), dim=30, width=7)
-        Traceback (most recent call last):
-        lrdyn.verification.stating.mistakes.BadInput: --width: got an unknown setting, wanted one of
-        dim, ...
-    """
-    run = run_of(theorem, memory=memory or ON_A_CPU, data_dir=data_dir, **settings)
-    if lanes is not None and lanes < 1:
-        raise BadInput(f"lanes: got {lanes}, wanted at least 1")
-    if progress is None:
-        notebook = progresses.in_notebook()
-        progress = progresses.Notebook(theorem.name) if notebook else progresses.Silent()
-    elsewhere = None if client is None else cluster_of(client)
-    memory = memory or usual_memory(jax.local_devices()[0])
-    context = Context(
-        memory, store, progress, every=checkpoint_every, elsewhere=elsewhere, lanes=lanes
-    )
-    if "dtype" not in settings:
-        run, _ = choose_precision(run, context)
-    return verify_run(run, context)
 
 
 def meter_of(context: Context) -> Meter:
@@ -227,7 +217,7 @@ def judge_written(
         # It was written a moment ago: the machine lost it, neither the theorem nor its user did.
         name = os.fspath(path.with_name(results_file.NAME))
         raise OSError(errno.EIO, "cannot be read back as it was written", name) from error
-    verification = dataclasses.replace(verification, groups=Results(groups))
+    verification = dataclasses.replace(verification, results=Results(groups))
     verification.verdict["config"] = run.config
     if context.elsewhere is not None:
         verification.verdict["environment"]["workers"] = context.elsewhere.workers()
@@ -260,7 +250,9 @@ def verify_groups(
     }
     if reasons := unmet_reasons(theorem, judgement.claims):
         verdict["nothing_applies"] = reasons
-    return Verification(verdict, Results(groups), judgement.diverged, judgement.legs)
+    return Verification(
+        verdict, Results(groups), judgement.diverged, judgement.legs, theorem.summary
+    )
 
 
 def unmet_reasons(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from lrdyn.core.show import shortened
+from lrdyn.core.show import near, shortened
 from lrdyn.verification.stating.fields import SIZE
 from lrdyn.verification.stating.flags import Flag
 from lrdyn.verification.stating.mistakes import BadInput, folders_of, line_of, name_mistakes
@@ -81,6 +81,7 @@ def _unusable_parts(
             yield *_clash("a flag", flag.name), flag.name
         if why := _preset_mistake(flag):
             yield *why, flag.name
+    yield from _unknown_flags(experiment)
     for number, scenario in enumerate(experiment.scenarios):
         field_of = {axis: field for field, axes in scenario.axes.items() for axis in axes}
         swept = {f.name for f in experiment.flags if f.swept} - {*scenario.whole}
@@ -97,6 +98,27 @@ def _unusable_parts(
         saved &= set(scenario.fields("theory")) ^ set(scenario.fields("run"))
         for name in sorted(saved):
             yield *_clash("a field", name), name
+
+
+def _unknown_flags(experiment: Experiment) -> Iterator[tuple[str, str, object]]:
+    """Settings of scenarios and controls that no flag has, and numbers that it does not take.
+
+    A word may stand for several values of a flag.
+    """
+    flags = {flag.name: flag for flag in experiment.flags}
+    known = f"one of {', '.join(flags)}" if flags else "none: there are no flags"
+    for scenario in experiment.scenarios:
+        if scenario.steps and scenario.steps not in flags:
+            got = f"steps={scenario.steps!r}{near(scenario.steps, flags)}"
+            yield f"{got} of scenario {scenario.id!r}", f"a flag, {known}", scenario.id
+        for owner in (scenario, *scenario.controls):
+            for name, value in owner.at.items():
+                where = f"at of {type(owner).__name__.lower()} {owner.id!r}"
+                if name not in flags:
+                    yield f"{name!r}{near(str(name), flags)} in {where}", known, owner.id
+                elif isinstance(value, int | float) and not flags[name].accepts(value):
+                    got = f"{name}={_short_repr(value)} in {where}"
+                    yield got, flags[name].wanted(), owner.id
 
 
 def _wanted_of_a_name(name: object) -> str:

@@ -9,6 +9,7 @@ one in a file of its own.
 import dataclasses
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, get_args
 
@@ -18,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from lrdyn.core.show import near
+from lrdyn.core.show import aligned, near, table
 from lrdyn.training.keeping import Keeper
 from lrdyn.verification.stating import expectations
 from lrdyn.verification.stating.claims import Kind
 from lrdyn.verification.stating.expectations import Expectation
 from lrdyn.verification.stating.fields import axes_of, names_of, sides_of
-from lrdyn.verification.stating.flags import Flag
+from lrdyn.verification.stating.flags import Flag, option_string
 from lrdyn.verification.stating.forms import Form
 from lrdyn.verification.stating.rest import OverSteps
 
@@ -39,6 +40,22 @@ M = TypeVar("M")
 
 class Misstated(ValueError):
     """A theorem, or a part of one, is stated wrongly; the message says what is wanted."""
+
+
+def _refuse_others(owner: str, name: str, values: Any, kind: type) -> None:
+    """Refuse what is no tuple of statements of a kind: one alone, or another object among them.
+
+    Raises:
+        Misstated: owner, name, what is there, what was wanted.
+    """
+    wanted = f"a tuple of lrdyn.{kind.__name__}"
+    if not isinstance(values, tuple | list):
+        beside = f": ({name[:-1]},)" if isinstance(values, kind) else ""
+        got = type(values).__name__
+        raise Misstated(f"{owner}: got {name}={got}, wanted {wanted}{beside}")
+    for value in values:
+        if not isinstance(value, kind):
+            raise Misstated(f"{owner}: got {type(value).__name__} in {name}, wanted {wanted}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +146,9 @@ class Claim(Generic[T, M]):
         if self.kind not in kinds:
             got = f"kind={self.kind!r}{near(str(self.kind), kinds)}"
             raise Misstated(f"claim {self.id!r}: got {got}, wanted one of {', '.join(kinds)}")
+        if not isinstance(self.tolerance, int | float | np.number | None):
+            got = f"tolerance={self.tolerance!r}"
+            raise Misstated(f"claim {self.id!r}: got {got}, wanted a number")
         if self.tolerance is None and self.kind in ("limit", "rate"):
             raise Misstated(
                 f"claim {self.id!r}: got kind={self.kind!r} without a tolerance, wanted one, with "
@@ -149,6 +169,10 @@ class Claim(Generic[T, M]):
                     f"claim {self.id!r}: got compares of {' and '.join(sides)}, wanted an array of "
                     "theory and one of the run"
                 )
+
+    def __repr__(self) -> str:
+        """One line: the kind, the id and what is claimed."""
+        return f"Claim({self.id!r}, {self.statement!r}, {self.kind!r})"
 
     @property
     def compared(self) -> tuple[str, str] | None:
@@ -224,6 +248,10 @@ class Finding(Generic[T, M]):
                 "or below"
             )
 
+    def __repr__(self) -> str:
+        """One line: the id and what is measured."""
+        return f"Finding({self.id!r}, {self.statement!r})"
+
     @property
     def expected(self) -> Expectation:
         """What is expected of the mean over seeds."""
@@ -291,6 +319,10 @@ class Control(Generic[C, T, M]):
             raise Misstated(f"control {self.id!r}: got amounts, wanted case beside them")
         if self.drops and self.predict is None:
             raise Misstated(f"control {self.id!r}: got drops, wanted predict beside it")
+
+    def __repr__(self) -> str:
+        """One line: the id, what is broken and the claim that must fail."""
+        return f"Control({self.id!r}, {self.statement!r}, {self.claim!r})"
 
     @property
     def swapped(self) -> Mapping[str, str]:
@@ -385,6 +417,12 @@ class Scenario(Generic[C, T, M]):
     theory: type[T] | None = None
     measured: type[M] | None = None
 
+    def __repr__(self) -> str:
+        """One line: the id and how much is stated."""
+        stated = f"{len(self.claims)} claims, {len(self.controls)} controls"
+        measured = f", {len(self.findings)} findings" if self.findings else ""
+        return f"Scenario({self.id!r}: {stated}{measured})"
+
     @property
     def trains(self) -> bool:
         """Whether the runs of the scenario train."""
@@ -427,6 +465,14 @@ class Scenario(Generic[C, T, M]):
         return tuple(dict.fromkeys(name for _, name in self.read_by(claim)))
 
     def __post_init__(self) -> None:
+        owner = f"scenario {self.id!r}"
+        for name, kind in (("claims", Claim), ("controls", Control), ("findings", Finding)):
+            _refuse_others(owner, name, getattr(self, name), kind)
+        for text, check in self.hypotheses.items():
+            if not callable(check):
+                got = f"hypothesis {text!r} as {type(check).__name__}"
+                raise Misstated(f"{owner}: got {got}, wanted a function of the case")
+        self._refuse_unknown_steps()
         names = {*self.fields("theory"), *self.fields("run")}
         for name in sorted(names):
             # A field of both sides is saved as <name>_predicted and <name>_measured.
@@ -447,13 +493,29 @@ class Scenario(Generic[C, T, M]):
                 )
             if control.claim not in known:
                 raise Misstated(
-                    f"control {control.id!r}: got claim {control.claim!r}, wanted one of {known}"
+                    f"control {control.id!r}: got claim {control.claim!r}, wanted one of "
+                    f"{', '.join(map(repr, sorted(known)))}"
                 )
-            wanted = {"", "applies", *self.hypotheses}
-            if control.breaks not in wanted:
+            wanted = ["applies", *self.hypotheses]
+            if control.breaks and control.breaks not in wanted:
+                got = f"breaks={control.breaks!r}{near(control.breaks, wanted)}"
                 raise Misstated(
-                    f"control {control.id!r}: got breaks={control.breaks!r}, wanted one of {wanted}"
+                    f"control {control.id!r}: got {got}, wanted one of "
+                    f"{', '.join(map(repr, wanted))}"
                 )
+
+    def _refuse_unknown_steps(self) -> None:
+        # A field that is not there would be read as that of a run that never diverges.
+        for what, side, name in (
+            ("diverged", "run", self.diverged_name),
+            ("diverges", "theory", self.diverges_name),
+            *((f"condition of claim {c.id!r}", "theory", c.condition_name) for c in self.claims),
+        ):
+            fields = self.fields(side)
+            if name and name not in fields:
+                got = f"{what} {side}.{name}{near(name, fields)}"
+                wanted = f"one of {', '.join(fields)}" if fields else "a field that is there"
+                raise Misstated(f"scenario {self.id!r}: got {got}, wanted {wanted}")
 
     def _refuse_unknown(self, claim: Claim) -> None:
         # At once and by name, not when a run of hours comes to its judge.
@@ -529,6 +591,10 @@ class Experiment:
     small: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        owner = f"{type(self).__name__.lower()} {self.name!r}"
+        _refuse_others(owner, "scenarios", self.scenarios, Scenario)
+        if not isinstance(self.flags, tuple | list):
+            _refuse_others(owner, "flags", self.flags, Flag)
         if not self.title:
             object.__setattr__(self, "title", self.name)
         if not self.intervals:
@@ -544,6 +610,32 @@ class Experiment:
             doubles = {name for name in ids if ids.count(name) > 1}
             if doubles:
                 raise Misstated(f"theorem {self.name!r}: got ids {doubles} twice, wanted each once")
+
+    def __repr__(self) -> str:
+        """Name, summary and flags, and a line for each claim and finding."""
+        lines = [f"{type(self).__name__} {self.name!r}: {self.summary}"]
+        if self.flags:
+            lines.append(f"flags: {' '.join(option_string(flag.name) for flag in self.flags)}")
+        rows = self._rows()
+        lines += aligned(rows) if len(rows) > 1 else map(repr, self.scenarios)
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        head = f"<b>{escape(self.name)}</b>: {escape(self.summary)}"
+        flags = " ".join(f"<code>{option_string(flag.name)}</code>" for flag in self.flags)
+        return f"<p>{head}</p><p>{flags}</p>{table(self._rows())}"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """A heading, and for each claim and finding its scenario, kind, controls and statement."""
+        rows = [("scenario", "claim", "kind", "controls", "statement")]
+        for scenario in self.scenarios:
+            for claim in scenario.claims:
+                controls = sum(control.claim == claim.id for control in scenario.controls)
+                cells = claim.id, claim.kind, str(controls), claim.statement
+                rows.append((scenario.id, *cells))
+            for finding in scenario.findings:
+                rows.append((scenario.id, finding.id, "finding", "", finding.statement))
+        return rows
 
     @property
     def has_claims(self) -> bool:
