@@ -43,6 +43,7 @@ with interrupts.guard_import():
         with_condition,
     )
     from lrdyn.diagnosis import diagnose, watch
+    from lrdyn.recorded_runs import judge_run
     from lrdyn.theorem2 import expand, frame, reduced_dynamics, reduced_target, rho
     from lrdyn.verification.running.sweep import sweep
     from lrdyn.verification.runs.verify import verify
@@ -98,6 +99,7 @@ __all__ = [
     "frame",
     "gaussian_layers",
     "gradient_descent",
+    "judge_run",
     "listed",
     "low_rank_descent",
     "low_rank_target",
