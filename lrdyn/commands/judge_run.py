@@ -1,5 +1,6 @@
 """``lrdyn judge-run THEOREM FOLDER``: a run that was trained and recorded elsewhere, judged."""
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from lrdyn.commands.arguments import Example, Parser, integer_reader, parse_folder
 from lrdyn.commands.diagnose import user_files
 from lrdyn.commands.ending import Ending, Judged, Printed
+from lrdyn.core.show import shortened
 from lrdyn.data.arrays import read_npy
 from lrdyn.recorded_runs import JUDGED, judge_run
 from lrdyn.recorded_runs.files import SUFFIXES, read_records
@@ -105,7 +107,8 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise BadInput(f"number: got {text!r}, wanted one such as 0.1") from None
+        got = f"got {shortened(text)!r}, wanted a number such as 0.1"
+        raise argparse.ArgumentTypeError(got) from None
 
 
 def main(words: Sequence[str]) -> Ending:

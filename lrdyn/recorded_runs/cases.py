@@ -28,17 +28,26 @@ Settings = Mapping[str, Any]
 """Arguments of :func:`lrdyn.judge_run` that were given."""
 
 
-class RecordedCase(NamedTuple):
-    """What a recorded run is judged as."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kind:
+    """A scenario whose measure reads records: one object each, so that it is compiled once."""
 
     scenario: Scenario
     """That of the theorem, with the claims that can be judged from records, and no control."""
-    case: Any
-    """From the first record and the settings."""
     read: Callable[[Any, Any], Any]
     """``read(case, arrays)``: what the scenario measures, from the records."""
+    amend: Callable[[Scenario, Any], Scenario] = lambda scenario, arrays: scenario
+    """What the scenario is, given the records."""
+
+
+class RecordedCase(NamedTuple):
+    """What a recorded run is judged as."""
+
+    kind: Kind
+    case: Any
+    """From the first record and the settings."""
     arrays: PyTree
-    """The records, as ``read`` takes them."""
+    """The records, as the kind reads them."""
     point: dict[str, Any]
     """Values of the flags that claims look at."""
     assumed: dict[str, str]
@@ -47,8 +56,6 @@ class RecordedCase(NamedTuple):
     """Claim of the theorem -> why it is not judged."""
     assumptions: tuple[str, ...] = ()
     """What was stated, not seen, in words."""
-    amend: Callable[[Scenario, Any, Any], Scenario] = lambda scenario, case, arrays: scenario
-    """What the scenario is, given traced case and records."""
 
 
 NOISE = "gradients without noise, of the whole batch: not known from records"
@@ -144,15 +151,13 @@ def theorem2(records: Records, settings: Settings) -> RecordedCase:
     if "inputs" in settings or len(last) < first.shape[1]:
         return _classifier(records, settings)
     fields, said = _factorization(records, settings)
-    scenario = of_theorem2.FACTORIZATION
     return RecordedCase(
-        scenario,
+        FACTORIZATION,
         setting.DeepFactorization(**fields),
-        of_theorem2.read_factorization,
         records.layers,
         _point(records),
         UNSEEN | {"exact_gradient": NOISE},
-        _others(of_theorem2.THEOREM2, scenario),
+        _others(of_theorem2.THEOREM2, FACTORIZATION),
         said,
     )
 
@@ -181,7 +186,6 @@ def _classifier(records: Records, settings: Settings) -> RecordedCase:
         got = f"inputs of shape {inputs.shape} and outputs or target of shape {outputs.shape}"
         raise BadInput(f"inputs: got {got}, wanted {dim} x n and {len(last)} x n")
     fields, said = _rates(records, settings, outputs.size)
-    scenario = classifier_claims.CLASSIFICATION
     case = classifier_claims.Classification(
         inputs=jnp.asarray(inputs),
         outputs=jnp.asarray(outputs),
@@ -189,13 +193,12 @@ def _classifier(records: Records, settings: Settings) -> RecordedCase:
         **fields,
     )
     return RecordedCase(
-        scenario,
+        CLASSIFICATION,
         case,
-        classifier_claims.read_classifier,
         records.layers,
         _point(records),
         assumed,
-        _others(of_theorem2.THEOREM2, scenario),
+        _others(of_theorem2.THEOREM2, CLASSIFICATION),
         said,
     )
 
@@ -224,9 +227,8 @@ def corollary1(records: Records, settings: Settings) -> RecordedCase:
             raise BadInput(f"compressed: got layers of shape {got}, wanted {wanted}")
         ranks, arrays = (width // 2,), (records.layers, compressed.layers)
     return RecordedCase(
-        of_corollary1.COMPRESSION,
+        COMPRESSION,
         of_corollary1.Compression(**fields, ranks=ranks),
-        lambda case, both: of_corollary1.read_compression(case, *both),
         arrays,
         _point(records),
         UNSEEN | {"exact_gradient": NOISE},
@@ -249,17 +251,13 @@ def theorem4(records: Records, settings: Settings) -> RecordedCase:
         raise BadInput(f"weights: got {got}, wanted 0: refreshes are counted from there")
     case = _low_rank_run(records, settings)
     refreshes = set(problems.refresh_steps(case).tolist())
-    scenario, left_out = trajectory_claims.TRAJECTORY, {}
-    names = ["weights", "training_loss"]
-    if refreshes <= set(records.steps):
-        names += ["top_directions", "sum_excess", "sum_rank"]
-    for claim in scenario.claims:
-        if claim.id == "trained":
-            left_out[claim.id] = "what a method differentiates in is not known from its weights"
-        elif claim.id not in names:
-            left_out[claim.id] = f"no record at every refresh, each {case.period} steps"
-    claims = tuple(claim for claim in scenario.claims if claim.id in names)
-    scenario = dataclasses.replace(scenario, claims=claims, controls=())
+    kind = REFRESHES if refreshes <= set(records.steps) else PATH
+    judged = [claim.id for claim in kind.scenario.claims]
+    left_out = {
+        claim.id: f"no record at every refresh, each {case.period} steps"
+        for claim in trajectory_claims.TRAJECTORY.claims
+        if claim.id not in judged
+    } | {"trained": "what a method differentiates in is not known from its weights"}
     eta, how = settings["step_size"], f"{case.optimizer}, {case.state} at a refresh"
     said = (
         f"step size {eta:g}, period {case.period}, rank {case.rank}, side {case.side} as given",
@@ -268,15 +266,13 @@ def theorem4(records: Records, settings: Settings) -> RecordedCase:
         *records.remarks,
     )
     return RecordedCase(
-        scenario,
+        kind,
         case,
-        lambda case, both: _read_relora(case, both[1]),
         (records.layers, other.layers),
         _point(records) | {"side": case.side},
         {},
         left_out,
         said,
-        _with_recorded_galore,
     )
 
 
@@ -346,7 +342,7 @@ def _read_relora(
     )
 
 
-def _with_recorded_galore(scenario: Scenario, case: problems.LowRankRun, both: Any) -> Scenario:
+def _with_recorded_galore(scenario: Scenario, both: Any) -> Scenario:
     """In the place of theory's own run stands the recorded one, if it is the run that was stated.
 
     Its condition, gaps and ranks are those of theory's run, which has the data.
@@ -372,6 +368,36 @@ def _point(records: Records) -> dict[str, Any]:
     return {"steps": records.steps[-1] - records.steps[0]}
 
 
-def _others(theorem: Any, scenario: Scenario) -> dict[str, str]:
-    others = [s for s in theorem.scenarios if s.id != scenario.id]
+def _others(theorem: Any, kind: Kind) -> dict[str, str]:
+    others = [s for s in theorem.scenarios if s.id != kind.scenario.id]
     return {claim.id: OTHER_SCENARIO for s in others for claim in s.claims}
+
+
+# What is compiled -------------------------------------------------------------------------------
+
+
+def _without_controls(scenario: Scenario, *claims: str) -> Scenario:
+    """A scenario with these claims, or all, and no control: records are of no run of ours."""
+    chosen = tuple(claim for claim in scenario.claims if not claims or claim.id in claims)
+    return dataclasses.replace(scenario, claims=chosen, controls=())
+
+
+FACTORIZATION = Kind(_without_controls(of_theorem2.FACTORIZATION), of_theorem2.read_factorization)
+CLASSIFICATION = Kind(
+    _without_controls(classifier_claims.CLASSIFICATION), classifier_claims.read_classifier
+)
+COMPRESSION = Kind(
+    _without_controls(of_corollary1.COMPRESSION),
+    lambda case, both: of_corollary1.read_compression(case, *both),
+)
+OF_A_PATH = ("weights", "training_loss")
+OF_REFRESHES = ("top_directions", "sum_excess", "sum_rank")
+"""Claims that look at the weights at each refresh."""
+PATH, REFRESHES = (
+    Kind(
+        _without_controls(trajectory_claims.TRAJECTORY, *claims),
+        lambda case, both: _read_relora(case, both[1]),
+        _with_recorded_galore,
+    )
+    for claims in (OF_A_PATH, (*OF_A_PATH, *OF_REFRESHES))
+)

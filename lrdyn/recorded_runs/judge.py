@@ -24,7 +24,7 @@ from lrdyn.verification.stating.statement import Experiment, Scenario
 if TYPE_CHECKING:
     import xarray
 
-    from lrdyn.recorded_runs.cases import RecordedCase
+    from lrdyn.recorded_runs.cases import Kind, RecordedCase
 
 OF_DESCENT = ("weight_decay", "loss", "target", "rank")
 JUDGED: dict[str, tuple[str, ...]] = {
@@ -220,34 +220,27 @@ def judge_run(
 
     with scope(records.dtype):
         recorded = getattr(cases, theorem)(records, settings | {"step_size": step_size})
-        arrays, extents = _compute(recorded)
+        arrays, extents = jax.tree.map(
+            np.asarray, _compute(recorded.kind, recorded.case, recorded.arrays)
+        )
     return _judge(theorem, recorded, records, arrays, extents)
 
 
-def _compute(recorded: "RecordedCase") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+@eqx.filter_jit
+def _compute(kind: "Kind", case: Any, records: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Predict, read the records and measure the hypotheses, as a sweep does with a run of its own.
 
     Returns:
         Arrays under the names of ``results.nc``; hypothesis -> amount and limit.
     """
-
-    def compute(case: Any, records: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        scenario = recorded.amend(recorded.scenario, case, records)
-        scenario = dataclasses.replace(
-            scenario,
-            case=lambda key: case,
-            measure=lambda case: recorded.read(case, records),
-            controls=(),
-        )
-        extents = {
-            name: tuple(measure.extent(case))
-            for name, check in scenario.hypotheses.items()
-            if name not in recorded.assumed and (measure := measure_of(check))
-        }
-        return evaluate(scenario, {})(0), extents
-
-    arrays, extents = eqx.filter_jit(compute)(recorded.case, recorded.arrays)
-    return jax.tree.map(np.asarray, (arrays, extents))
+    scenario = dataclasses.replace(
+        kind.amend(kind.scenario, records),
+        case=lambda key: case,
+        measure=lambda case: kind.read(case, records),
+    )
+    measures = {name: measure_of(check) for name, check in scenario.hypotheses.items()}
+    extents = {name: tuple(m.extent(case)) for name, m in measures.items() if m is not None}
+    return evaluate(scenario, {})(0), extents
 
 
 def _judge(
@@ -258,14 +251,16 @@ def _judge(
     extents: Mapping[str, Any],
 ) -> RecordedRun:
     """Judge the arrays of a recorded run by the judge of every run."""
-    scenario = dataclasses.replace(
-        recorded.amend(recorded.scenario, recorded.case, recorded.arrays), controls=()
-    )
+    scenario = recorded.kind.amend(recorded.kind.scenario, recorded.arrays)
     # An experiment, not a theorem, is judged in one precision: that of the records.
     one = Experiment(theorem, "a recorded run", (), (scenario,))
     groups = {"/": _dataset(arrays, scenario, records, recorded.point)}
     verification = verify_groups(one, groups, records.dtype)
-    hypotheses = tuple(_entry(name, scenario, *extent) for name, extent in extents.items())
+    hypotheses = tuple(
+        _entry(name, scenario, *extent)
+        for name, extent in extents.items()
+        if name not in recorded.assumed
+    )
     assumptions = (*recorded.assumptions, *recorded.assumed.values())
     verdict = verification.verdict | {
         "hypotheses": [entry.as_json() for entry in hypotheses],

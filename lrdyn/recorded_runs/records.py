@@ -218,12 +218,13 @@ def _check_alike(name: str, every: Sequence[Sequence[np.ndarray]], *, matrices: 
                 raise BadInput(f"{where} {got}, wanted {of_first.shape} as in the first")
             if W.dtype != kind:
                 raise BadInput(f"{where} {W.dtype} of layer {number}, wanted {kind} everywhere")
-            # Arrays of JAX, which nobody changes, may be the same at two steps.
-            if place and W.flags.writeable and _address(W) == _address(of_first):
-                raise BadInput(
-                    f"{where} the memory of the first record, wanted a copy: a layer that is "
-                    "trained in place changes its records"
-                )
+        # Some may be the same at all steps: frozen layers. So may arrays of JAX, which stay.
+        pairs = list(zip(layers, first, strict=True))
+        if place and all(W.flags.writeable and _address(W) == _address(A) for W, A in pairs):
+            raise BadInput(
+                f"{name}[{place}]: got the memory of the first record, wanted a copy: layers that "
+                "are trained in place change their records"
+            )
 
 
 def _address(array: np.ndarray) -> int:
