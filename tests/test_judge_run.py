@@ -22,7 +22,6 @@ from lrdyn.verification.stating.claims import Decision
 from lrdyn.verification.stating.mistakes import BadInput
 from tests.pages import EXAMPLES
 
-pytestmark = pytest.mark.usefixtures("unchecked")
 ETA, STEPS, EVERY = 0.1, 200, 20
 PRECISIONS = ("float64", "float32")
 
@@ -522,6 +521,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("records", REFUSED)
 def test_records_that_are_none_are_refused_in_a_line(records):
     given, match = REFUSED[records]
@@ -548,6 +548,7 @@ WRONG = {
 }
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("argument", WRONG)
 def test_wrong_arguments_are_refused_in_a_line(argument):
     changed, match = WRONG[argument]

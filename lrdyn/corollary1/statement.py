@@ -155,7 +155,7 @@ def measure(case: Compression) -> CompressionMeasured:
 def read_compression(
     case: Compression,
     records: tuple[Float[Array, "step d d"], ...],
-    compressed: tuple[Float[Array, "step out in"], ...] | None = None,
+    compressed: tuple[Float[Array, "step _ _"], ...] | None = None,
 ) -> CompressionMeasured:
     """The same of a full network that somebody else trained, from the records of its layers.
 

@@ -198,7 +198,7 @@ def measure_classifier(
 
 
 def read_classifier(
-    case: Classification, records: tuple[Float[Array, "step out in"], ...]
+    case: Classification, records: tuple[Float[Array, "step _ _"], ...]
 ) -> ClassificationMeasured:
     """The same of a classifier that somebody else trained, from the records of its layers."""
     fixed = classifier.classifier_frame(case.weights, case.target)
