@@ -44,6 +44,7 @@ with interrupts.guard_import():
     )
     from lrdyn.core.show import near
     from lrdyn.diagnosis import diagnose, watch
+    from lrdyn.recorded_runs import judge_run
     from lrdyn.registry import REGISTRY
     from lrdyn.statements import verify
     from lrdyn.studies.over_seeds import mean_exceeds
@@ -146,6 +147,7 @@ __all__ = [
     "frame",
     "gaussian_layers",
     "gradient_descent",
+    "judge_run",
     "listed",
     "low_rank_descent",
     "low_rank_target",

@@ -9,6 +9,7 @@ import lrdyn
 from lrdyn.commands import data as sets
 from lrdyn.commands import diagnose as diagnose_command
 from lrdyn.commands import help_pages, pool
+from lrdyn.commands import judge_run as judge_run_command
 from lrdyn.commands import merge as merge_command
 from lrdyn.commands import report as report_command
 from lrdyn.commands import verify as of_theorem
@@ -117,6 +118,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Ending]] = {
     "list": list_all,
     "runs": runs,
     "diff": diff,
+    "judge-run": judge_run_command.main,
     "data": data,
     "diagnose": diagnose_command.main,
     "merge": merge_command.main,

@@ -38,6 +38,7 @@ from lrdyn import __main__ as command
 from lrdyn import cli
 from lrdyn.commands import diagnose as diagnose_command
 from lrdyn.commands import example, figures, help_pages, own_figures, pool, verify
+from lrdyn.commands import judge_run as judge_run_command
 from lrdyn.commands import merge as merge_command
 from lrdyn.commands import report as report_command
 from lrdyn.commands.arguments import Help
@@ -380,6 +381,8 @@ def _lrdyn(rest: list[str], folder: Path) -> None:
             _known([word for word in more[1:] if word.startswith("--")], ["--data-dir"])
         case ["diagnose", *more]:
             diagnose_command.parser().parse(more)
+        case ["judge-run", *more]:
+            judge_run_command.parser().parse(more)
         case ["merge", *more]:
             merge_command.parser().parse(more)
         case ["report", *more]:

@@ -181,6 +181,7 @@ def test_flags_exist(capsys):
     assert cli.run("figures", lambda: figures.main([], ROOT, ["--help"])) == 0
     assert command.main(["diagnose", "--help"]) == 0
     assert command.main(["merge", "--help"]) == 0
+    assert command.main(["judge-run", "--help"]) == 0
     for word in ("language", "images", "encoder"):
         assert cli.run("pairs", partial(pairs.main, [word, "--help"])) == 0
     of_studies = flags(capsys.readouterr().out)

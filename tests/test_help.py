@@ -33,6 +33,7 @@ PAGES = {
     "figures baseline": "figures",
     "completion": "completion",
     "diagnose": "diagnose",
+    "judge-run": "judge-run",
     "merge": "merge",
     "report": "report",
 }

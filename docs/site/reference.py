@@ -68,6 +68,7 @@ TOPICS = (
     ),
     Topic("networks", "Networks", ("lrdyn.networks", "lrdyn.networks.packing")),
     Topic("diagnosis", "Updates of your own model", ("lrdyn.diagnosis",)),
+    Topic("recorded_runs", "Runs that were trained elsewhere", ("lrdyn.recorded_runs",)),
     Topic("data", "Data sets and files of weights", ("lrdyn.data",)),
     Topic(
         "training",

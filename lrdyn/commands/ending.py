@@ -1,14 +1,15 @@
 """How commands end: the exit status of every command is decided here and nowhere else.
 
 ==== =========================================================================================
-0    a verdict on disk holds; nothing differs; any other command did what was asked
-1    a verdict on disk is false; ``diff`` or ``check`` found a difference
+0    a verdict holds; nothing differs; any other command did what was asked
+1    a verdict is false; ``diff`` or ``check`` found a difference
 2    bad input: words, files, a theorem or figure of one's own
 3    a fault of the machine, or of this library
-4    a verdict on disk is undecided
+4    a verdict is undecided
 130  Ctrl-C
 ==== =========================================================================================
 
+A verdict is that on disk; that of ``judge-run``, which need not write, is what it printed.
 No exception gives 0, 1 or 4: not ``SystemExit``, and none whose text cannot be made. A verdict and
 a difference stand, whatever becomes of the lines about them: a full disk below stdout or stderr, or
 a reader that has gone. A command that only prints ends with 3 where stdout is lost; where the
@@ -65,6 +66,14 @@ class Judged(NamedTuple):
     """False for an experiment without claims."""
 
 
+class Printed(NamedTuple):
+    """A verdict that was printed, of a command that writes none unless it is asked to."""
+
+    __bool__ = refuse_truth(".holds, which is None if undecided")
+
+    holds: bool | None
+
+
 class Sameness(NamedTuple):
     """The end of a command that compares: whether both sides were the same."""
 
@@ -77,7 +86,7 @@ class Fault(Exception):
     """A fault of the machine, in one line."""
 
 
-Ending = Judged | Sameness | Status | None
+Ending = Judged | Printed | Sameness | Status | None
 """How a command ended: None without a verdict, a status if it ran another command."""
 
 
@@ -142,6 +151,8 @@ def _status(ending: Ending) -> int:
             if json.loads(ending.file.read_bytes())["holds"] is not ending.holds:
                 raise Fault(f"{ending.file}: got another verdict than was judged, wanted it there")
             return VERDICTS[ending.holds] if ending.claims else DONE
+        case Printed():
+            return VERDICTS[ending.holds]
         case None:
             if printer.lost is not None:
                 raise Fault(f"stdout: {_reason(printer.lost)}")

@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lrdyn.commands import diagnose, merge, pool, report, verify
+from lrdyn.commands import diagnose, judge_run, merge, pool, report, verify
 from lrdyn.commands.arguments import Example, Parser, parse_folder
 from lrdyn.data import download
 from lrdyn.registry import theorems
@@ -24,6 +24,7 @@ OVERVIEW = """usage: lrdyn COMMAND [...]
   runs [DIR]                     what was run: when, with which settings, its verdict
   report RESULTS [--out FILE]    one HTML page of results: verdicts, claims, figures, settings
   diff RUN RUN                   how two folders of results differ; status 1 if they do
+  judge-run THEOREM RECORDS ...  a run that was trained and recorded elsewhere, judged
   data [--data-dir DIR]          the data sets: where each was found, or what would do
   data download NAME [...]       download one, into DIR or the first place looked into
   diagnose BEFORE AFTER [flags]  how low-rank an update is, what LoRA would cost
@@ -190,6 +191,7 @@ def tree(file: Any = None, directory: Any = None) -> argparse.ArgumentParser:
         if name != "verify":
             _add(words, name, parser())
     _add(words, "diagnose", diagnose.parser())
+    _add(words, "judge-run", judge_run.parser())
     _add(words, "merge", merge.parser())
     _add(words, "report", report.parser())
     for action in _actions(root):

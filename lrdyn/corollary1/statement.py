@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
@@ -148,12 +149,45 @@ def _train_compressed(
 
 def measure(case: Compression) -> CompressionMeasured:
     """Train the full and the compressed networks and subtract them."""
-    fixed = case.frame
-    full = setting.dense_run(case, fixed)
+    return _subtract(case, setting.dense_run(case, case.frame))
+
+
+def read_compression(
+    case: Compression,
+    records: tuple[Float[Array, "step d d"], ...],
+    compressed: tuple[Float[Array, "step _ _"], ...] | None = None,
+) -> CompressionMeasured:
+    """The same of a full network that somebody else trained, from the records of its layers.
+
+    Args:
+        case: target, rank, rates and the steps of the records.
+        records: layers of the full network.
+        compressed: those of a compressed network, of which one r^ is judged; without them it is
+            trained here, from the start of the full one.
+    """
+    full = setting.read_dense_run(case, case.frame, records)
+    if compressed is None:
+        return _subtract(case, full)
+    counts = [compression.count([W[0] for W in part]) for part in (records, compressed)]
+    inner = compression.count([W[0] for W in compressed[1:-1]])
+    return _difference(case, full, jax.lax.map(end_to_end, compressed)[None], [[*counts, inner]])
+
+
+def _subtract(case: Compression, full: setting.DenseRun) -> CompressionMeasured:
+    """Train the compressed networks and subtract them from the full one."""
     # Widths differ: a program for each r^.
-    trained = [_train_compressed(case, fixed, rank) for rank in case.ranks]
+    trained = [_train_compressed(case, case.frame, rank) for rank in case.ranks]
     compressed = jnp.stack([products for products, _ in trained])
     counts = [[compression.count(x) for x in (case.weights, net, net.inner)] for _, net in trained]
+    return _difference(case, full, compressed, counts)
+
+
+def _difference(
+    case: Compression,
+    full: setting.DenseRun,
+    compressed: Float[Array, "network step d d"],
+    counts: list[list[int]],
+) -> CompressionMeasured:
     return CompressionMeasured(
         error=linalg.frobenius(full.product[None] - compressed),
         rho=full.rho,

@@ -28,6 +28,7 @@ from lrdyn.theorem2.subspace import Frame, propagate, reduced_start, rho
 from lrdyn.verification.stating.claims import tolerance
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.forms import Equal, Form, Zero, start_of
+from lrdyn.verification.stating.hypotheses import Extent, at_most
 from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
 
@@ -192,6 +193,22 @@ def measure_classifier(
     Controls train with another optimiser, or measure in another frame.
     """
     fixed = fixed or classifier.classifier_frame(case.weights, case.target)
+    run = case.descend(case.loss, case.weights, _record(case, fixed), optimizer)
+    return run.records._replace(diverged_at=run.diverged_at, step=jnp.asarray(case.steps))
+
+
+def read_classifier(
+    case: Classification, records: tuple[Float[Array, "step _ _"], ...]
+) -> ClassificationMeasured:
+    """The same of a classifier that somebody else trained, from the records of its layers."""
+    fixed = classifier.classifier_frame(case.weights, case.target)
+    lost = setting.first_lost_record(records, case.times)
+    measured = jax.lax.map(_record(case, fixed), records)
+    return measured._replace(diverged_at=lost, step=jnp.asarray(case.steps))
+
+
+def _record(case: Classification, fixed: Frame) -> Callable[[Weights], ClassificationMeasured]:
+    """Make the function that measures the layers at one step."""
     size = 2 * len(case.outputs)
 
     def record(weights: Weights) -> ClassificationMeasured:
@@ -203,15 +220,15 @@ def measure_classifier(
             singular_values=jnp.max(jnp.stack([singular_values(W)[0] for W in weights])),
         )
 
-    run = case.descend(case.loss, case.weights, record, optimizer)
-    return run.records._replace(diverged_at=run.diverged_at, step=jnp.asarray(case.steps))
+    return record
 
 
-def _is_whitened(case: Classification) -> Array:
+@at_most("largest entry of |X X^T - I|")
+def _is_whitened(case: Classification) -> Extent:
     dim, count = case.inputs.shape
     error = jnp.max(jnp.abs(case.inputs @ case.inputs.T - jnp.eye(dim)))
     # An entry of X X^T is a sum over the examples.
-    return error <= tolerance("identity", error.dtype, size=count)
+    return Extent(error, tolerance("identity", error.dtype, size=count))
 
 
 def _compare_bulk(outcome: Outcome[ClassificationTheory, ClassificationMeasured]) -> Form:

@@ -36,6 +36,7 @@ from lrdyn.verification.stating.claims import tolerance
 from lrdyn.verification.stating.fields import both_sides, names_of
 from lrdyn.verification.stating.flags import Flag, between
 from lrdyn.verification.stating.forms import Equal, Form, Numbers, Zero, start_of
+from lrdyn.verification.stating.hypotheses import Extent, at_most
 from lrdyn.verification.stating.statement import Claim, Control, Outcome
 
 T = TypeVar("T", default=Any)
@@ -287,9 +288,27 @@ def dense_run(
         loss: another loss than that of the case, for a control or the mean loss.
         optimizer: another optimiser than gradient descent at the rates of the case.
     """
+    optimizer = optimizer or case.optimizer
+    if case.noise is not None:
+        # optax takes a variance, and lets it fall like t^-gamma: with gamma = 0 it stays.
+        optimizer = optax.chain(optax.add_noise(case.noise**2, 0.0, case.key), optimizer)
+    # Reduced while the run goes on: only blocks and spectra of the records are kept.
+    record = dense_record(case, fixed)
+    run = case.descend(loss or case.loss, case.weights, record, optimizer)
+    return DenseRun(**run.records, diverged_at=run.diverged_at, step=jnp.asarray(case.steps))
+
+
+def dense_record(
+    case: DeepFactorization, fixed: subspace.Frame
+) -> Callable[[Weights], dict[str, Array]]:
+    """Make the function that measures layers at one step, the fields of a :class:`DenseRun`.
+
+    Args:
+        case: target and rank.
+        fixed: the frame, which does not move with the layers.
+    """
 
     def record(weights: Weights) -> dict[str, Array]:
-        # Reduced while the run goes on: only blocks and spectra of the records are kept.
         blocks = subspace.blocks(fixed, weights, 2 * case.rank)
         return {
             "rho": blocks.rho,
@@ -301,12 +320,30 @@ def dense_run(
             "loss": factorization_loss(weights, case.target),
         }
 
-    optimizer = optimizer or case.optimizer
-    if case.noise is not None:
-        # optax takes a variance, and lets it fall like t^-gamma: with gamma = 0 it stays.
-        optimizer = optax.chain(optax.add_noise(case.noise**2, 0.0, case.key), optimizer)
-    run = case.descend(loss or case.loss, case.weights, record, optimizer)
-    return DenseRun(**run.records, diverged_at=run.diverged_at, step=jnp.asarray(case.steps))
+    return record
+
+
+def read_dense_run(
+    case: DeepFactorization, fixed: subspace.Frame, records: tuple[Float[Array, "step d d"], ...]
+) -> DenseRun:
+    """Measure dense layers that somebody else trained and recorded, as :func:`dense_run` does.
+
+    Args:
+        case: target, rank and the steps of the records.
+        fixed: the frame.
+        records: the layers at each recorded step.
+    """
+    measured = jax.lax.map(dense_record(case, fixed), records)
+    lost = first_lost_record(records, case.times)
+    return DenseRun(**measured, diverged_at=lost, step=jnp.asarray(case.steps))
+
+
+def first_lost_record(records: PyTree, times: np.ndarray) -> Int[Array, ""]:
+    """First recorded step at which an entry is not finite, or -1."""
+    finite = [jnp.all(jnp.isfinite(W), axis=range(1, W.ndim)) for W in jax.tree.leaves(records)]
+    lost = ~jnp.all(jnp.stack(finite), axis=0)
+    first = jnp.asarray(times, jnp.int32)[jnp.argmax(lost)]
+    return jnp.where(jnp.any(lost), first, -1)
 
 
 SPARE = 2
@@ -358,7 +395,8 @@ def layer_blocks(layers: Float[Array, "... s s"], moving: int) -> dict[str, Arra
     }
 
 
-def orthogonal_start(case: OrthogonalDescent) -> Array:
+@at_most("largest entry of |W_l W_l^T / eps_l^2 - I| at the start")
+def orthogonal_start(case: OrthogonalDescent) -> Extent:
     """Check that every layer starts as its scale times a matrix with orthonormal rows."""
 
     def error(W: Array, scale: Array) -> Array:
@@ -370,14 +408,15 @@ def orthogonal_start(case: OrthogonalDescent) -> Array:
     else:
         errors = jnp.stack(list(map(error, case.weights, case.scales)))
     size = case.weights[0].shape[1]
-    return jnp.max(errors) <= tolerance("identity", case.scales.dtype, size=size)
+    return Extent(jnp.max(errors), tolerance("identity", case.scales.dtype, size=size))
 
 
-def _rank_at_most_r(case: DeepFactorization) -> Array:
+@at_most("sigma_{r+1} of the target")
+def _rank_at_most_r(case: DeepFactorization) -> Extent:
     values = singular_values(case.target)
     # The next singular value of a target of rank r is rounding, on the scale of sigma_1.
     limit = tolerance("identity", values.dtype, size=len(case.target))
-    return values[case.rank] <= limit * values[0]
+    return Extent(values[case.rank], limit * values[0])
 
 
 HYPOTHESES = {

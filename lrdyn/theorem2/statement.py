@@ -115,7 +115,18 @@ def measure(
 
     Controls train with another optimiser, or measure in another frame.
     """
-    run = setting.dense_run(case, case.frame if fixed is None else fixed, optimizer=optimizer)
+    fixed = case.frame if fixed is None else fixed
+    return _measured_of(setting.dense_run(case, fixed, optimizer=optimizer))
+
+
+def read_factorization(
+    case: DeepFactorization, records: tuple[Float[Array, "step d d"], ...]
+) -> FactorizationMeasured:
+    """The same of dense layers that somebody else trained, from their records."""
+    return _measured_of(setting.read_dense_run(case, case.frame, records))
+
+
+def _measured_of(run: setting.DenseRun) -> FactorizationMeasured:
     return FactorizationMeasured(
         rho=run.rho,
         reduced=run.reduced,

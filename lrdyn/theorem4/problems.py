@@ -26,6 +26,7 @@ from lrdyn.core.recording import Recorded, recorded_steps
 from lrdyn.core.spectra import half_of_the_digits
 from lrdyn.networks import mlp, transformer
 from lrdyn.verification.stating.claims import CLEARLY, roundings, tolerance
+from lrdyn.verification.stating.hypotheses import Extent, above
 from lrdyn.verification.stating.statement import Claim, Outcome, longest_axis
 
 Data = tuple[Array, Array]
@@ -339,13 +340,14 @@ def relative_change(records: Float[Array, "*lanes times entries"]) -> Float[Arra
     return jnp.min(way / jnp.max(jnp.abs(records), axis=(-2, -1)))
 
 
-def full_rank_gradient(case: LowRankRun) -> Array:
+@above("sigma_r of the gradient of each matrix at the start")
+def full_rank_gradient(case: LowRankRun) -> Extent:
     """Whether the gradient of every matrix has rank r or more at the start."""
     gradients = jax.grad(case.loss)(case.params, case.data)
     spectra = [linalg.svdvals(G) for G in jax.tree.leaves(gradients) if G.ndim == 2]
     digits = half_of_the_digits(spectra[0].dtype)
-    enough = [values[min(case.rank, len(values)) - 1] > digits * values[0] for values in spectra]
-    return jnp.stack(enough)
+    least = [values[min(case.rank, len(values)) - 1] for values in spectra]
+    return Extent(jnp.stack(least), digits * jnp.stack([values[0] for values in spectra]))
 
 
 class Refreshes(NamedTuple):
