@@ -218,7 +218,7 @@ def test_runs_of_the_library_leave_the_residuals_of_verify():
         assert mine == pytest.approx(entry["residual"], abs=1e-15), entry["id"]
         allowed = found.legs[entry["id"]]["float64"].tolerance.item()
         assert allowed == pytest.approx(entry["tolerance"], rel=1e-12)
-    theirs, ours = of_verify.groups["/"], found.groups["/"]
+    theirs, ours = of_verify.results["/"], found.results["/"]
     for name in ("rho_measured", "loss_predicted", "singular_values_measured"):
         np.testing.assert_allclose(
             np.squeeze(ours[name].values), np.squeeze(theirs[name].values), rtol=0, atol=1e-14
@@ -659,7 +659,7 @@ def test_theory_is_drawn_over_records(run):
     theorem, make = RUNS[run]
     found = judged(theorem, **make("float64"))
     figure = overlay(found)
-    arrays = found.groups["/"]
+    arrays = found.results["/"]
     panels = next(p for p in PANELS.values() if f"{p[0].field}_predicted" in arrays)
     assert [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes] == [
         panel.title for panel in panels

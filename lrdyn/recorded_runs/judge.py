@@ -68,7 +68,7 @@ class RecordedRun(Verification):
     """The verdict on a recorded run: what :func:`judge_run` returns.
 
     It is the :class:`~lrdyn.verification.runs.verify.Verification` of a theorem, with what was
-    asked of the records. ``groups["/"]`` has predicted and recorded arrays side by side.
+    asked of the records. ``results["/"]`` has predicted and recorded arrays side by side.
     """
 
     hypotheses: tuple[HypothesisEntry, ...] = ()
@@ -274,12 +274,12 @@ def _judge(
     ]
     return RecordedRun(
         verdict,
-        verification.groups,
+        verification.results,
         lost[:1],
         verification.legs,
-        hypotheses,
-        assumptions,
-        recorded.left_out,
+        hypotheses=hypotheses,
+        assumptions=assumptions,
+        not_judged=recorded.left_out,
     )
 
 

@@ -53,7 +53,7 @@ def overlay(found: RecordedRun) -> "Figure":
     Returns:
         A figure of matplotlib; :func:`lrdyn.figures.plotting.save` writes it.
     """
-    results = found.groups["/"]
+    results = found.results["/"]
     curves = next(
         panels
         for panels in PANELS.values()
