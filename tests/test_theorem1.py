@@ -359,7 +359,7 @@ def test_whether_layers_rest_does_not_depend_on_the_unit_of_the_weights(depth, u
 def test_the_gradient_is_taken_at_the_point_of_every_set():
     """At points that are none of the family, where it differs from set to set, in NumPy."""
     flags = {**FLAGS, "rank": 1, "steps": 1, "target_scale": 4.0}
-    case = AUTOENCODER.case(KEY, **case_arguments(AUTOENCODER.case, flags))
+    case = AUTOENCODER.case(KEY, **case_arguments(AUTOENCODER, flags))
     gradients = jax.jit(lambda case: regularised_autoencoder_claims._gradients(case, 1))(case)
     X = np.asarray(case.inputs)
     left, values, _ = np.linalg.svd(X, full_matrices=False)
@@ -379,7 +379,7 @@ def test_the_gradient_is_taken_at_the_point_of_every_set():
 )
 def test_what_is_too_large_is_said_to_be_left_out(scenario, rank):
     flags = FLAGS | {"rows": 30, "cols": 40, "rank": rank}
-    make = partial(scenario.case, **case_arguments(scenario.case, flags))
+    make = partial(scenario.case, **case_arguments(scenario, flags))
     case = jax.eval_shape(make, KEY)
     met = {name: bool(f(case)) for name, f in scenario.hypotheses.items() if "equal" not in name}
     assert False in met.values()
@@ -564,7 +564,7 @@ def test_without_mnist_nothing_is_claimed_of_it(monkeypatch):
     monkeypatch.setattr(regularised_autoencoder_claims, "mnist", missing)
     regularised_autoencoder_claims.images.cache_clear()
     try:
-        case = AUTOENCODER.case(KEY, **case_arguments(AUTOENCODER.case, FLAGS))
+        case = AUTOENCODER.case(KEY, **case_arguments(AUTOENCODER, FLAGS))
     finally:
         regularised_autoencoder_claims.images.cache_clear()
     met = {name: bool(f(case)) for name, f in AUTOENCODER.hypotheses.items()}
