@@ -333,7 +333,7 @@ def test_every_estimate_has_draws_of_its_own(draws):
 
     Losses that no mean of others meets tell the masks of every estimate.
     """
-    case = statement.make_case(jax.random.key(0), **case_arguments(statement.make_case, FLAGS))
+    case = statement.make_case(jax.random.key(0), **case_arguments(statement.MASKS, FLAGS))
     losses = jnp.asarray(np.random.default_rng(0).normal(size=2**8))
     every = np.asarray(statement._estimates(case, losses, draws, jnp.asarray(0.5), 400))
     assert len(np.unique(every)) == 400
