@@ -32,7 +32,7 @@ class Cases:
         if self.usual.get("rank") == 1:
             self.usual["rank"] = 2  # of rank 1 a target has no condition
         self.swept = {f.name: f.quick if f.swept else self.usual[f.name] for f in theorem.flags}
-        of_case = case_arguments(scenario.case, self.usual)
+        of_case = case_arguments(scenario, self.usual)
         self.flags = [f for f in theorem.flags if of_case.get(f.name) is not None]
         traced = [f.name for f in self.flags if f.type is float and not f.shapes]
         self.of_case = of_case | {name: jnp.asarray(of_case[name]) for name in traced}
@@ -86,7 +86,7 @@ def test_no_number_among_the_flags_is_ignored(theorem, scenario):
     Every array of the case is compared: some must be another when a flag has another value.
     """
     cases = Cases(theorem, scenario)
-    of_case = case_arguments(scenario.case, cases.usual)
+    of_case = case_arguments(scenario, cases.usual)
     traced = [f for f in theorem.flags if f.type is float and not f.shapes and f.name in of_case]
     # No spread of zeros.
     numbers = {

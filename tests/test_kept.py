@@ -107,7 +107,7 @@ def test_every_point_of_the_sweep_is_judged_or_left_out_for_a_reason(small):
     swept = {f.name: np.atleast_1d(config[f.name]).tolist() for f in of.flags if f.swept}
     for entry, scenario, claim in claimed(of, done):
         asked = scenario.narrow({f.name: config[f.name] for f in of.flags} | swept)
-        own = case_arguments(scenario.case, asked).keys() - {*scenario.whole}
+        own = case_arguments(scenario, asked).keys() - {*scenario.whole}
         counts = [len(asked[name]) for name in swept.keys() & own]
         points = math.prod(counts) * (1 if claim.seeds else config["seeds"])
         judged = entry["judged"]["float64"]

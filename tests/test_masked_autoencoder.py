@@ -221,8 +221,7 @@ def test_how_far_from_the_bound_random_autoencoders_are():
 @functools.cache
 def one_case():
     """A case of the scenario."""
-    case = AUTOENCODER.case
-    make = functools.partial(case, **case_arguments(case, FLAGS))
+    make = functools.partial(AUTOENCODER.case, **case_arguments(AUTOENCODER, FLAGS))
     return jax.jit(make)(jax.random.key(0), keep_prob=0.6)
 
 
@@ -308,7 +307,7 @@ def test_a_bottleneck_is_narrower_than_the_rank_of_the_data(rows, cols):
         (narrow,) = AUTOENCODER.narrow(settings | {"width": (width,)})["width"]
         flags = FLAGS | {"rows": rows, "cols": cols, "width": narrow, "mask": "input"}
         case = AUTOENCODER.case(
-            jax.random.key(0), **case_arguments(AUTOENCODER.case, flags | {"keep_prob": 0.5})
+            jax.random.key(0), **case_arguments(AUTOENCODER, flags | {"keep_prob": 0.5})
         )
         rank = np.linalg.matrix_rank(double(case).data[0], tol=1e-6)
         assert narrow == min(width, max(1, rank - 1))

@@ -43,7 +43,7 @@ from lrdyn.verification.judging.outcomes import outcomes
 from lrdyn.verification.running.evaluate import case_arguments
 from lrdyn.verification.stating.claims import CLEARLY, tolerance
 from lrdyn.verification.stating.forms import Zero
-from lrdyn.verification.stating.statement import Outcome
+from lrdyn.verification.stating.statement import Outcome, Scenario
 from tests import oracles
 from tests.runs import finished
 
@@ -67,7 +67,7 @@ FLAGS: dict[str, Any] = {
 def targets(deficit, tie):
     flags = {**FLAGS, "rank_deficit": deficit, "tie": tie, "target_scale": 3.0}
     makers = descent.make_case, critical_points_claims.make_case
-    return [make(KEY, **case_arguments(make, flags)).target for make in makers]
+    return [make(KEY, **case_arguments(Scenario("", make), flags)).target for make in makers]
 
 
 @pytest.mark.parametrize(
@@ -91,14 +91,18 @@ def test_the_target_has_the_condition_of_its_flag_but_for_what_is_0_or_tied():
     oracles.assert_close(values, [1, (5 / 6) ** 4, (5 / 6) ** 4, 0], size=6)
     for make in (critical_points_claims.make_case, rest_points_claims.make_case):
         flags |= {"tie": 0, "rank_deficit": 0}
-        values = np.linalg.svd(make(KEY, **case_arguments(make, flags)).target, compute_uv=False)
+        values = np.linalg.svd(
+            make(KEY, **case_arguments(Scenario("", make), flags)).target, compute_uv=False
+        )
         oracles.assert_close(values, np.array([1, 5 / 6, 4 / 6, 1 / 2]) ** 4, size=6)
 
 
 def test_random_starts_end_with_the_gradients_of_their_ends():
     """After one step none is at rest; each is the largest norm of a layer's gradient."""
     flags = {**FLAGS, "depth": 3, "steps": 1, "weight_decay": 0.1}
-    case = rest_points_claims.make_case(KEY, **case_arguments(rest_points_claims.make_case, flags))
+    case = rest_points_claims.make_case(
+        KEY, **case_arguments(Scenario("", rest_points_claims.make_case), flags)
+    )
     found = jax.jit(rest_points_claims.measure)(case)
     rate = float(case.learning_rate)
     starts = [np.asarray(W) for W in case.random]
@@ -359,7 +363,7 @@ def test_whether_layers_rest_does_not_depend_on_the_unit_of_the_weights(depth, u
 def test_the_gradient_is_taken_at_the_point_of_every_set():
     """At points that are none of the family, where it differs from set to set, in NumPy."""
     flags = {**FLAGS, "rank": 1, "steps": 1, "target_scale": 4.0}
-    case = AUTOENCODER.case(KEY, **case_arguments(AUTOENCODER.case, flags))
+    case = AUTOENCODER.case(KEY, **case_arguments(AUTOENCODER, flags))
     gradients = jax.jit(lambda case: regularised_autoencoder_claims._gradients(case, 1))(case)
     X = np.asarray(case.inputs)
     left, values, _ = np.linalg.svd(X, full_matrices=False)
@@ -379,7 +383,7 @@ def test_the_gradient_is_taken_at_the_point_of_every_set():
 )
 def test_what_is_too_large_is_said_to_be_left_out(scenario, rank):
     flags = FLAGS | {"rows": 30, "cols": 40, "rank": rank}
-    make = partial(scenario.case, **case_arguments(scenario.case, flags))
+    make = partial(scenario.case, **case_arguments(scenario, flags))
     case = jax.eval_shape(make, KEY)
     met = {name: bool(f(case)) for name, f in scenario.hypotheses.items() if "equal" not in name}
     assert False in met.values()
@@ -550,7 +554,7 @@ def test_the_images_are_centred_and_of_full_rank():
 
 
 def test_the_factor_of_the_inputs_has_the_loss_of_the_inputs(dtype):
-    flags = case_arguments(regularised_autoencoder_claims.make_case, {**FLAGS, "target_scale": 4.0})
+    flags = case_arguments(AUTOENCODER, {**FLAGS, "target_scale": 4.0})
     case = jax.jit(partial(regularised_autoencoder_claims.make_case, **flags))(KEY)
     loss = partial(lr.theorem1.autoencoder_loss, case.weights, decay=0.3)
     oracles.assert_close(loss(case.inputs), loss(case.factor), size=500 * 25)
@@ -564,7 +568,7 @@ def test_without_mnist_nothing_is_claimed_of_it(monkeypatch):
     monkeypatch.setattr(regularised_autoencoder_claims, "mnist", missing)
     regularised_autoencoder_claims.images.cache_clear()
     try:
-        case = AUTOENCODER.case(KEY, **case_arguments(AUTOENCODER.case, FLAGS))
+        case = AUTOENCODER.case(KEY, **case_arguments(AUTOENCODER, FLAGS))
     finally:
         regularised_autoencoder_claims.images.cache_clear()
     met = {name: bool(f(case)) for name, f in AUTOENCODER.hypotheses.items()}

@@ -58,7 +58,7 @@ def rows(scenario, *names, **flags):
     point = FLAGS | flags
     claims = [claim for claim in scenario.claims if claim.id in names]
     read = {name for c in claims for name in (*scenario.arrays_of(c), c.condition_name)}
-    case = scenario.case(jax.random.key(0), **case_arguments(scenario.case, point))
+    case = scenario.case(jax.random.key(0), **case_arguments(scenario, point))
 
     def arrays_of(side):
         arrays = jax.jit(lambda case: {n: a for n, a in arrays_in(side(case)).items() if n in read})
@@ -135,7 +135,7 @@ def test_a_transient_has_gone_after_the_steps_that_its_claim_asks_for(steps, kee
     assert (short.reason, short.steps_flag) == ("too few steps", "steps")
     case = MINIMISER.case(
         jax.random.key(0),
-        **case_arguments(MINIMISER.case, FLAGS | point | {"steps": int(short.steps_needed)}),
+        **case_arguments(MINIMISER, FLAGS | point | {"steps": int(short.steps_needed)}),
     )
     assert float(dropout_minimiser_claims.predict(case).transient) >= STEADY
     # Not many more than that.
@@ -163,7 +163,7 @@ def test_descent_that_diverges_under_a_stable_step_is_false(monkeypatch):
 def test_the_mean_of_stochastic_training_is_that_of_a_loop_from_the_first_step():
     """After the steps that a judge wants, the transient is 5e-5 and seen by no test of 256 runs."""
     point = FLAGS | {"steps": 8 * dropout_minimiser_claims.SHARE}
-    case = MINIMISER.case(jax.random.key(0), **case_arguments(MINIMISER.case, point))
+    case = MINIMISER.case(jax.random.key(0), **case_arguments(MINIMISER, point))
     values = jax.jit(lambda case: MINIMISER.predict(case).stochastic_values)(case)
     minimiser = dropout_minimiser_claims.closed_form(case)
     X, Y = double((case.inputs, case.target))
@@ -189,7 +189,7 @@ def test_the_spread_of_training_the_last_layer_is_that_of_masks_that_are_indepen
         dropout_minimiser_claims, "_masks", lambda case, t, theta: right(case, t // uses, theta)
     )
     point = FLAGS | {"steps": 40 * dropout_minimiser_claims.SHARE}
-    case = MINIMISER.case(jax.random.key(0), **case_arguments(MINIMISER.case, point))
+    case = MINIMISER.case(jax.random.key(0), **case_arguments(MINIMISER, point))
     train = jax.jit(lambda case: dropout_minimiser_claims.train_last(case, case.keep_prob))
     ends = np.sum(train(case), axis=1)
     degrees = len(ends) - 1
@@ -333,7 +333,7 @@ def test_every_estimate_has_draws_of_its_own(draws):
 
     Losses that no mean of others meets tell the masks of every estimate.
     """
-    case = statement.make_case(jax.random.key(0), **case_arguments(statement.make_case, FLAGS))
+    case = statement.make_case(jax.random.key(0), **case_arguments(statement.MASKS, FLAGS))
     losses = jnp.asarray(np.random.default_rng(0).normal(size=2**8))
     every = np.asarray(statement._estimates(case, losses, draws, jnp.asarray(0.5), 400))
     assert len(np.unique(every)) == 400
@@ -480,7 +480,7 @@ def test_a_shape_that_is_lost_decides_nothing():
 def test_the_shape_of_the_losses_is_that_of_all_masks():
     """Skewness of the mean of all draws, and the moments of one, in NumPy."""
     point = FLAGS | {"keep_prob": 0.3}
-    case = statement.MASKS.case(jax.random.key(0), **case_arguments(statement.MASKS.case, point))
+    case = statement.MASKS.case(jax.random.key(0), **case_arguments(statement.MASKS, point))
     theory = jax.tree.map(np.asarray, jax.jit(statement.MASKS.predict)(case))
     masks, chances = (np.asarray(side) for side in case.masks)
     Y, Z = np.asarray(case.target), np.asarray(case.terms)
@@ -522,7 +522,7 @@ def test_on_the_kernel_of_a_patch_no_minimiser_is_unique(sizes, unique):
     """``theorem3 --mask patch --rows 2 --patch-size 2``: training stays there where it starts."""
     point = FLAGS | dict(zip(("rows", "cols", "patch_size"), sizes, strict=True))
     point |= {"mask": "patch", "width": 1}
-    case = AUTOENCODER.case(jax.random.key(0), **case_arguments(AUTOENCODER.case, point))
+    case = AUTOENCODER.case(jax.random.key(0), **case_arguments(AUTOENCODER, point))
     regular = jax.jit(lambda case: masked_autoencoder_claims.predict(case).unique)(case)
     claims: dict[str, Any] = {claim.id: claim for claim in AUTOENCODER.claims}
     theory, run = MaskedAutoencoderTheory(unique=regular), MaskedAutoencoderMeasured()

@@ -114,9 +114,7 @@ def test_several_gaps_are_several_cases_or_refused(theorem, flags):
             fixed | dict(zip(columns, values, strict=True))
             for values in zip(*columns.values(), strict=True)
         ]
-        cases = [
-            scenario.case(jax.random.key(0), **case_arguments(scenario.case, p)) for p in points
-        ]
+        cases = [scenario.case(jax.random.key(0), **case_arguments(scenario, p)) for p in points]
         forms = [(str(jax.tree.structure(c)), *map(np.asarray, jax.tree.leaves(c))) for c in cases]
         told = {(form, *(array.tobytes() for array in arrays)) for form, *arrays in forms}
         assert len(told) == len(cases), scenario.id
@@ -462,7 +460,7 @@ def test_each_side_runs_a_method_of_its_own(scenario, monkeypatch):
         monkeypatch.setattr(module, "low_rank_descent", descent)
     flags = {name: v[0] if isinstance(v, tuple) else v for name, v in SETTINGS.items()}
     flags |= {"rows": 4, "cols": 6, "steps": 12, "optimizer": "momentum"}
-    case = scenario.case(jax.random.key(0), **case_arguments(scenario.case, flags))
+    case = scenario.case(jax.random.key(0), **case_arguments(scenario, flags))
     methods = [GALORE, RELORA_FROZEN][:: -1 if scenario is DUALITY else 1]
     for side, method in zip((scenario.predict, scenario.measure), methods, strict=True):
         seen.clear()
@@ -479,7 +477,7 @@ def test_a_stable_run_grants_little(scenario, optimizer):
     """Errors grow by 4 at most with small steps, and tolerances not by more than 10."""
     flags = {name: v[0] if isinstance(v, tuple) else v for name, v in SETTINGS.items()}
     flags |= {"rows": 4, "cols": 6, "steps": 12, "optimizer": optimizer, "learning_rate": 0.01}
-    case = scenario.case(jax.random.key(0), **case_arguments(scenario.case, flags))
+    case = scenario.case(jax.random.key(0), **case_arguments(scenario, flags))
     condition = jax.jit(lambda case: scenario.predict(case).condition)(case)
     assert 1 <= float(condition) < 10
 

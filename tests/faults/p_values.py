@@ -69,7 +69,7 @@ def _estimates(rng: np.random.Generator, index: int, keep_prob: float) -> np.nda
     """Estimates from so many draws, of the losses of the first case at a keep probability."""
     flags = {flag.name: np.atleast_1d(flag.default("quick")).tolist()[0] for flag in THEOREM3.flags}
     point = flags | {"mask": "dropout", "keep_prob": keep_prob}
-    case = MASKS.case(jax.random.key(0), **case_arguments(MASKS.case, point))
+    case = MASKS.case(jax.random.key(0), **case_arguments(MASKS, point))
     masks, mean = case.masks, case.mean
     if index == len(DRAWS) - 1:
         masks, mean = statement._mask_first_block(case)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lrdyn.verification.judging import verdict_text
 from lrdyn.verification.stating.claims import STILL_MOVING, MoreSteps
 from lrdyn.verification.stating.rest import SHARE, OverSteps
 from lrdyn.verification.stating.rest import reason_to_train_on as reason_of
@@ -98,3 +99,25 @@ def test_epochs_are_asked_for_where_a_flag_counts_them():
     assert asked.flag == "epochs"
     assert asked.needed is not None
     assert asked.needed * 512 == in_steps.needed
+
+
+ASKED = {"needed": 320, "flag": "epochs"}
+
+
+@pytest.mark.parametrize(
+    ("left_out", "more_steps", "said"),
+    [
+        ({STILL_MOVING: 1}, ASKED, "still moving (1): --epochs 320 would do"),
+        # A theorem that says in words alone that its run is not at rest asks for nothing.
+        ({STILL_MOVING: 2}, None, "still moving (2)"),
+        (
+            {STILL_MOVING: 2, "too few steps": 1},
+            ASKED,
+            "still moving (2), too few steps (1): --epochs 320 would do",
+        ),
+        ({"too few steps": 1}, None, "too few steps (1): how many would do is not known"),
+    ],
+)
+def test_a_number_of_steps_stands_with_the_reason_that_asks_for_it(left_out, more_steps, said):
+    counts = {"left_out": left_out} | ({"more_steps": more_steps} if more_steps else {})
+    assert verdict_text.reasons(counts) == said

@@ -20,12 +20,15 @@ from lrdyn.verification.stating.flags import (
 )
 from lrdyn.verification.stating.statement import Study
 
+SETS = {"flat_data": {*PERCEPTRONS}, "data": {RESNET}}
+"""Flag of a set of images -> cells that are made of it."""
+
 
 def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
     """Say which images ``auto`` means here: digits as vectors, for the ResNet the first set."""
     place = settings["data_dir"]
     wanted = {"flat_data": "mnist", "data": AUTO}
-    for flag, cells in (("flat_data", {*PERCEPTRONS}), ("data", {RESNET})):
+    for flag, cells in SETS.items():
         if cells & {*settings["cell"]}:
             name = wanted[flag] if settings[flag] == AUTO else settings[flag]
             settings |= {flag: resolve(name, place)}
@@ -48,8 +51,7 @@ def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
 
 def _used(settings: Mapping[str, Any]) -> list[str]:
     """The sets that the cells are made of."""
-    both = (("flat_data", {*PERCEPTRONS}), ("data", {RESNET}))
-    return [settings[flag] for flag, cells in both if cells & {*settings["cell"]}]
+    return [settings[flag] for flag, cells in SETS.items() if cells & {*settings["cell"]}]
 
 
 def _about(settings: Mapping[str, Any]) -> str:

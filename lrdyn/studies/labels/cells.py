@@ -17,6 +17,7 @@ from lrdyn import networks
 from lrdyn.data import images
 from lrdyn.studies import pictures
 from lrdyn.studies.labels.measured import LABELLINGS, PARTLY, LabelCase
+from lrdyn.studies.weight_updates import edge
 
 DIRECTIONS = 256
 """Principal coordinates of whitened images; the last ones of an image are ill-determined noise."""
@@ -47,7 +48,7 @@ RESNET = "resnet"
 CELLS = (*PERCEPTRONS, RESNET)
 
 
-def classify(labels: Int[np.ndarray, "n"], classes: int, seed: int = 0) -> Int[np.ndarray, "n"]:
+def classify(labels: Int[np.ndarray, "n"], classes: int) -> Int[np.ndarray, "n"]:
     """Labels in so many classes: of ten digits in pairs, the digits, by parity, or at random.
 
     Example:
@@ -61,18 +62,14 @@ def classify(labels: Int[np.ndarray, "n"], classes: int, seed: int = 0) -> Int[n
     if classes == 20:
         # The parity of an image's number in the set says nothing of the image.
         return labels + 10 * (np.arange(len(labels)) % 2)
-    return np.random.default_rng(seed).integers(0, classes, len(labels))
+    return np.random.default_rng(0).integers(0, classes, len(labels))
 
 
 def whiten(inputs: Float[np.ndarray, "n d"], directions: int) -> Float[np.ndarray, "n p"]:
     """Leading principal coordinates, centred, each of the mean square that a pixel had."""
     centred = inputs - inputs.mean(axis=0)
-    directions = min(directions, *centred.shape)
-    U, _, Vh = np.linalg.svd(centred, full_matrices=False)
-    # The sign of a principal direction is arbitrary: another LAPACK would start another run.
-    largest = np.take_along_axis(Vh, np.argmax(np.abs(Vh), axis=1)[:, None], axis=1)[:, 0]
-    coordinates = U[:, :directions] * np.sign(largest[:directions])
-    return coordinates * np.sqrt(len(inputs) * np.mean(inputs**2))
+    coordinates = edge.whiten(centred.T, min(directions, *centred.shape)).T
+    return coordinates * np.sqrt(np.mean(inputs**2))
 
 
 def gaussian_inputs(
@@ -97,9 +94,7 @@ def vector_cross_entropy(
     return networks.cross_entropy(logits, batch["y"]), (None, {})
 
 
-def make_perceptron(
-    cell: str,
-) -> Callable[..., LabelCase]:
+def make_perceptron(cell: str) -> Callable[..., LabelCase]:
     """The function that draws the cases of a cell of the perceptron."""
     of_cell = PERCEPTRONS[cell]
 

@@ -89,7 +89,7 @@ class HeadTheory(NamedTuple):
     balance: Float[Array, "step unit other_unit"] = ABSENT
     """D at the recorded steps, by its recursion."""
     head_edge: Float[Array, "step beyond"] = ABSENT
-    """lambda_j(D), j = 1, 2, ..., the least that rounding leaves of it."""
+    """lambda_j(D), j = 1, 2, ...; 0 where it is below 0, which no squared singular value is."""
     bound: Float[Array, "step"] = ABSENT
     """lambda_1(D(0)) + 2 eta (loss(0) - loss(t))."""
     start: Float[Array, ""] = ABSENT
@@ -203,7 +203,6 @@ def predict_head(case: Head) -> HeadTheory:
     beyond = min(second.shape) - len(last)
     return HeadTheory(
         balance=balance,
-        # A singular value is never below 0, so that a bound below it would say nothing else.
         head_edge=jnp.maximum(eigenvalues[:, :beyond], 0.0),
         bound=jnp.maximum(eigenvalues[0, 0], 0.0) + 2 * eta * (losses[0] - losses),
         start=singular_values(second)[0],

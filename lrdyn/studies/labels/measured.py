@@ -21,6 +21,7 @@ from lrdyn.core.recording import log_steps
 from lrdyn.core.spectra import effective_rank, singular_values
 from lrdyn.studies.over_seeds import first_lost
 from lrdyn.studies.pictures import spread_out
+from lrdyn.studies.weight_updates.classifiers import penultimate
 from lrdyn.training import FORGETFUL, Batches, Keeper, train
 from lrdyn.verification.stating.fields import ABSENT
 
@@ -148,11 +149,6 @@ def with_fresh_labels(loss: Loss, classes: int) -> Loss:
         return loss(net, state, batch | {"y": drawn}, key)
 
     return fresh
-
-
-def penultimate(net: networks.Network) -> Float[Array, "m n"]:
-    """The matrix that the survey calls penultimate."""
-    return networks.matrices(net)[networks.penultimate(net)]
 
 
 def last_layer(net: networks.Network) -> Float[Array, "k m"]:

@@ -725,7 +725,9 @@ def _counts(leg: "xarray.Dataset") -> dict[str, Any]:
     reasons = left_out_reasons(leg).ravel().tolist()
     counts = {name: reasons.count(name) for name in sorted(set(reasons) - {""})}
     entry = {"drawn": len(reasons), "judged": reasons.count(""), "left_out": counts}
-    short = np.isin(left_out_reasons(leg), claims.MORE_STEPS_HELP)
+    # A theorem's own "still moving" has no number of steps: it says so in words alone.
+    asks = np.isin(left_out_reasons(leg), claims.MORE_STEPS_HELP)
+    short = asks & ~np.isnan(leg.steps_needed.values)
     if not np.any(short):
         return entry
     # The largest: so many would do for all of these cases.

@@ -9,7 +9,7 @@ from lrdyn.core import show
 from lrdyn.core.show import aligned
 from lrdyn.verification.judging import rounding
 from lrdyn.verification.judging.judging import TOO_FEW_SEEDS
-from lrdyn.verification.stating.claims import MORE_STEPS_HELP, UNSEEN_RELEASE
+from lrdyn.verification.stating.claims import MORE_STEPS_HELP, TOO_FEW_STEPS, UNSEEN_RELEASE
 from lrdyn.verification.stating.flags import option_string
 from lrdyn.verification.stating.forms import TRIVIAL
 
@@ -268,9 +268,14 @@ def why_undecided(verdict: Mapping[str, Any]) -> list[str]:
 
 def reasons(counts: Mapping[str, Any]) -> str:
     """The reasons for which cases were left out, how many, and how many steps would do."""
+    left_out, more_steps = counts["left_out"], counts.get("more_steps")
+    # Of two reasons the number is that of the first: the second may be words alone.
+    asking = next((reason for reason in MORE_STEPS_HELP if reason in left_out), "")
+    if asking != TOO_FEW_STEPS and not more_steps:
+        asking = ""
     words = []
-    for reason, n in counts["left_out"].items():
-        asked = f": {_more_steps(counts.get('more_steps'))}" if reason in MORE_STEPS_HELP else ""
+    for reason, n in left_out.items():
+        asked = f": {_more_steps(more_steps)}" if reason == asking else ""
         words.append(f"{reason} ({n}){asked}")
     return ", ".join(words)
 

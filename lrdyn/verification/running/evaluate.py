@@ -36,9 +36,7 @@ def evaluate(scenario: Scenario, fixed: Mapping[str, Any], room: int | None = No
     measure = scenario.measure
 
     def point(seed: Any, keeper: Keeper = FORGETFUL, **flags: Any) -> dict[str, Any]:
-        case = scenario.case(
-            jax.random.key(seed), **case_arguments(scenario.case, {**fixed, **flags})
-        )
+        case = scenario.case(jax.random.key(seed), **case_arguments(scenario, {**fixed, **flags}))
         once = OnceEach()
         theory = once(scenario.predict, case)
         run = scenario.train(case, keeper) if scenario.train else once(measure, case)
@@ -73,7 +71,7 @@ def evaluate_controls(
 
     def point(seed: Any, amount: Any = None, **flags: Any) -> dict[str, Any]:
         key = jax.random.key(seed)
-        whole = scenario.case(key, **case_arguments(scenario.case, {**fixed, **flags}))
+        whole = scenario.case(key, **case_arguments(scenario, {**fixed, **flags}))
         outputs: dict[str, Any] = {}
         cases: dict[Any, Any] = {}
         for control, way in zip(controls, ways, strict=True):
@@ -150,38 +148,33 @@ def _as_array(
         raise BadInput(f"{location_of(function)}: {error}") from None
 
 
-def refuse_unknown(case: Callable[..., Any], flags: Mapping[str, Any]) -> None:
+def refuse_unknown(scenario: Scenario, flags: Mapping[str, Any]) -> None:
     """Refuse a case with an argument, behind the key, that is no flag.
 
     Raises:
         BadInput: it has one; the line is that of the case.
 
     Example:
-        >>> refuse_unknown(lambda key, *, dim, size=1: None, {"dim": 3})
+        >>> refuse_unknown(Scenario("a", lambda key, *, dim, size=1: None), {"dim": 3})
     """
-    _, *arguments = inspect.signature(case).parameters.values()
-    several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    for argument in arguments:
-        optional = argument.default is not argument.empty or argument.kind in several
-        if not optional and argument.name not in (*flags, DATA_DIR):
+    for name in scenario.arguments.needed:
+        if name not in (*flags, DATA_DIR):
             wanted = ", ".join(name for name in flags if name != DATA_DIR)
             raise BadInput(
-                f"{location_of(case)}: got an argument {argument.name!r}, wanted flags: {wanted}"
+                f"{location_of(scenario.case)}: got an argument {name!r}, wanted flags: {wanted}"
             )
 
 
-def case_arguments(case: Callable[..., Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags that are arguments of a case, and where data are looked for if it asks for that.
+def case_arguments(scenario: Scenario, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags that its case takes, and where data are looked for if it asks for that.
 
     Example:
-        >>> case_arguments(lambda key, *, dim: None, {"dim": 3, "depth": 2})
+        >>> case_arguments(Scenario("a", lambda key, *, dim: None), {"dim": 3, "depth": 2})
         {'dim': 3}
     """
-    arguments = inspect.signature(case).parameters.values()
-    names = {argument.name for argument in arguments}
-    if any(argument.kind is argument.VAR_KEYWORD for argument in arguments):
-        names |= flags.keys() - {DATA_DIR}
-    return {name: value for name, value in flags.items() if name in names}
+    names, _, takes_all = scenario.arguments
+    every = flags.keys() - {DATA_DIR} if takes_all else set()
+    return {name: value for name, value in flags.items() if name in names or name in every}
 
 
 Once = Callable[[Callable[[Any], T], Any], T]

@@ -49,8 +49,8 @@ def own_settings(
     experiment: Experiment, scenario: Scenario, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Settings of a scenario: a flag that its case does not take keeps one value only."""
-    refuse_unknown(scenario.case, settings)
-    own, mine = scenario.narrow(dict(settings)), case_arguments(scenario.case, settings)
+    refuse_unknown(scenario, settings)
+    own, mine = scenario.narrow(dict(settings)), case_arguments(scenario, settings)
     return {
         flag.name: own[flag.name][:1] if flag.swept and flag.name not in mine else own[flag.name]
         for flag in experiment.flags

@@ -58,7 +58,7 @@ def points_of(experiment: Experiment, scenario: Scenario, point: Point) -> list[
 
 def shape_of(experiment: Experiment, scenario: Scenario, point: Point) -> dict[str, Any]:
     """The settings that decide the program of a point: shapes, and what is not swept."""
-    mine = case_arguments(scenario.case, dict(point))
+    mine = case_arguments(scenario, dict(point))
     deciding = {f.name for f in experiment.flags if f.shapes or not f.swept}
     return {name: v for name, v in mine.items() if name in deciding}
 

@@ -187,7 +187,7 @@ class Once:
         for asked_point in asked:
             for point in points_of(self.experiment, scenario, asked_point):
                 settings = {name: v for name, v in point.items() if name != "seed"}
-                key = canonical_json([scenario.id, case_arguments(scenario.case, settings)])
+                key = canonical_json([scenario.id, case_arguments(scenario, settings)])
                 self.times_drawn[key] += 1
                 if self.times_drawn[key] <= REPEATS:
                     fresh.append(DrawnPoint(asked_point, point))
@@ -345,7 +345,7 @@ def generations(points: int) -> int:
 
 def traced_flags(search: Search, start: WorstCase) -> list[Flag]:
     """Flags that a climb may change: numbers of the case that decide no shape."""
-    mine = case_arguments(start.scenario.case, dict(start.point))
+    mine = case_arguments(start.scenario, dict(start.point))
     return [
         flag
         for flag in point_flags(search.experiment)

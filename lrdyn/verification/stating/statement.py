@@ -8,7 +8,9 @@ one in a file of its own.
 
 import dataclasses
 import difflib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, get_args
@@ -337,6 +339,17 @@ class Control(Generic[C, T, M]):
         return self.precision in ("", precision)
 
 
+class CaseArguments(NamedTuple):
+    """What a case takes of the flags, as its definition says."""
+
+    names: tuple[str, ...]
+    """Its arguments behind the key, those of ``**flags`` left out."""
+    needed: tuple[str, ...]
+    """Those without a default."""
+    takes_all: bool
+    """Whether it has ``**flags``."""
+
+
 class Nothing(NamedTuple):
     """A side without arrays, for a scenario that does not state it."""
 
@@ -422,6 +435,23 @@ class Scenario(Generic[C, T, M]):
         stated = f"{len(self.claims)} claims, {len(self.controls)} controls"
         measured = f", {len(self.findings)} findings" if self.findings else ""
         return f"Scenario({self.id!r}: {stated}{measured})"
+
+    @cached_property
+    def arguments(self) -> CaseArguments:
+        """What the case takes of the flags, read from its definition once.
+
+        Example:
+            >>> Scenario("a", lambda key, *, dim, size=1: None).arguments
+            CaseArguments(names=('dim', 'size'), needed=('dim',), takes_all=False)
+        """
+        _, *arguments = inspect.signature(self.case).parameters.values()
+        several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        named = [argument for argument in arguments if argument.kind not in several]
+        return CaseArguments(
+            names=tuple(argument.name for argument in named),
+            needed=tuple(a.name for a in named if a.default is a.empty),
+            takes_all=any(argument.kind is argument.VAR_KEYWORD for argument in arguments),
+        )
 
     @property
     def trains(self) -> bool:
