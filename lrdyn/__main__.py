@@ -8,7 +8,7 @@ from pathlib import Path
 import lrdyn
 from lrdyn.commands import data as sets
 from lrdyn.commands import diagnose as diagnose_command
-from lrdyn.commands import help_pages, pool
+from lrdyn.commands import explain, help_pages, pool
 from lrdyn.commands import judge_run as judge_run_command
 from lrdyn.commands import merge as merge_command
 from lrdyn.commands import report as report_command
@@ -116,6 +116,7 @@ def figures(words: Sequence[str]) -> Ending:
 COMMANDS: dict[str, Callable[[Sequence[str]], Ending]] = {
     "verify": verify,
     "list": list_all,
+    "explain": explain.main,
     "runs": runs,
     "diff": diff,
     "judge-run": judge_run_command.main,

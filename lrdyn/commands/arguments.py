@@ -110,10 +110,16 @@ class Parser(argparse.ArgumentParser):
         """Parse arguments; a number may be written with a minus, as in ``-inf`` or ``-1e-3``."""
         # argparse takes ``-inf`` for a flag, but no word that begins with a space; readers of
         # numbers strip it.
-        return self.parse_args([f" {word}" if _is_negative_number(word) else word for word in argv])
+        return self.parse_args([f" {word}" if is_negative_number(word) else word for word in argv])
 
 
-def _is_negative_number(word: str) -> bool:
+def is_negative_number(word: str) -> bool:
+    """Whether a word that begins with a minus is a number and no flag.
+
+    Example:
+        >>> is_negative_number("-1e-3"), is_negative_number("-inf"), is_negative_number("-q")
+        (True, True, False)
+    """
     with contextlib.suppress(ValueError):
         return word.startswith("-") and float(word) is not None
     return False

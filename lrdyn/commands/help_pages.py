@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lrdyn.commands import diagnose, judge_run, merge, pool, report, verify
+from lrdyn.commands import diagnose, explain, judge_run, merge, pool, report, verify
 from lrdyn.commands.arguments import Example, Parser, parse_folder
 from lrdyn.data import download
 from lrdyn.registry import theorems
@@ -21,6 +21,7 @@ OVERVIEW = """usage: lrdyn COMMAND [...]
   verify FILE.py[:NAME] [flags]  verify a theorem of your own
   verify all [flags]             verify every theorem of the list, one table
   list                           the theorems and the studies
+  explain NAME [CLAIM ...]       what a theorem claims, under which hypotheses, how it could fail
   runs [DIR]                     what was run: when, with which settings, its verdict
   report RESULTS [--out FILE]    one HTML page of results: verdicts, claims, figures, settings
   diff RUN RUN                   how two folders of results differ; status 1 if they do
@@ -191,6 +192,7 @@ def tree(file: Any = None, directory: Any = None) -> argparse.ArgumentParser:
         if name != "verify":
             _add(words, name, parser())
     _add(words, "diagnose", diagnose.parser())
+    _add(words, "explain", explain.parser())
     _add(words, "judge-run", judge_run.parser())
     _add(words, "merge", merge.parser())
     _add(words, "report", report.parser())

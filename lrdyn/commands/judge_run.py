@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lrdyn.commands import printing
 from lrdyn.commands.arguments import Example, Parser, integer_reader, parse_folder
 from lrdyn.commands.diagnose import user_files
 from lrdyn.commands.ending import Ending, Judged, Printed
@@ -100,6 +101,7 @@ def parser() -> Parser:
     flags.add_argument(
         "--figure", type=parse_folder, metavar="FILE", help="draw it here, as PNG and PDF"
     )
+    printing.add_flags(flags)
     return flags
 
 
@@ -140,19 +142,27 @@ def main(words: Sequence[str]) -> Ending:
         order=options.order,
         **settings,
     )
-    say(repr(found))
+    lines = printing.lines(
+        found.verdict,
+        options,
+        found.in_a_line(),
+        summary=found.summary,
+        notes=found.notes,
+        file=options.out or "",
+    )
+    say("\n".join(lines))
     if figure is not None:
         from lrdyn.figures import plotting
         from lrdyn.recorded_runs.overlay import overlay  # which loads matplotlib
 
         png, _ = plotting.save(overlay(found), figure, for_a_look=True)
-        say(f"figure: {png}")
+        printing.remark(f"figure: {png}", options)
     if options.out is None:
         return Printed(found.verdict["holds"])
     file = Path(options.out)
     with whole_files.replace_file(file) as temporary:
         temporary.write_text(json.dumps(found.verdict, indent=1, allow_nan=False) + "\n")
-    say(f"verdict: {file}")
+    printing.remark(f"verdict: {file}", options)
     return Judged(file, found.verdict["holds"])
 
 

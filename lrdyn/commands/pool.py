@@ -1,5 +1,6 @@
 """Every theorem at once: a process for each, one table, one exit status."""
 
+import argparse
 import contextlib
 import multiprocessing
 from collections.abc import Iterator, Sequence
@@ -7,9 +8,15 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lrdyn.commands import printing, verify
 from lrdyn.commands import report as report_command
-from lrdyn.commands import verify
-from lrdyn.commands.arguments import Example, Parser, integer_reader, unknown_flag
+from lrdyn.commands.arguments import (
+    Example,
+    Parser,
+    integer_reader,
+    is_negative_number,
+    unknown_flag,
+)
 from lrdyn.commands.ending import Judged
 from lrdyn.core.show import near, shortened
 from lrdyn.registry import theorem, theorems
@@ -46,7 +53,7 @@ def split_flags(argv: Sequence[str], of: Sequence[Theorem]) -> list[list[str]]:
     # Words before the first flag go to all, which refuse them.
     takers = mine
     for word in argv:
-        if word.startswith("--"):
+        if word.startswith("-") and not is_negative_number(word):
             flag = word.partition("=")[0]
             if flag not in every:
                 raise BadInput(unknown_flag(word, every))
@@ -148,10 +155,9 @@ def run_all(argv: list[str], prog: str = "python -m experiments all") -> Judged:
     # Several processes open the same card.
     accelerators.share_memory()
     verify.run_deterministically("all", parsed[0].options)
-    with _share_cluster(parsed[0].options.cluster, dealt) as dealt:
+    with _share_cluster(parsed[0].options, dealt) as dealt:
         outcomes = verify_all(dealt, min(jobs, len(every)))
-    diverged = [f"{o.verdict['name']}: {line}" for o in outcomes for line in o.diverged]
-    say("\n".join([*verdict_text.summary([(o.verdict, o.path) for o in outcomes]), *diverged]))
+    say("\n".join(_lines(outcomes, parsed[0].options)))
     verdicts = [outcome.verdict["holds"] for outcome in outcomes]
     # One false theorem decides, and one that is undecided leaves the whole so.
     holds = False if False in verdicts else None if None in verdicts else True
@@ -162,17 +168,42 @@ def run_all(argv: list[str], prog: str = "python -m experiments all") -> Judged:
     }
     path = Path(parsed[0].options.out) / SUMMARY
     files.write_json(path, content)
-    say(f"\n{verdicts.count(True)} of {len(outcomes)} theorems hold")
     if parsed[0].options.report:
-        say(f"report: {report_command.written(path.parent)}")
+        printing.remark(f"report: {report_command.written(path.parent)}", parsed[0].options)
     return Judged(path, holds)
+
+
+def _lines(outcomes: Sequence[Ended], options: argparse.Namespace) -> list[str]:
+    """What is printed: a table for a person, each theorem's own lines where they are asked for."""
+    own = [
+        printing.lines(
+            outcome.verdict,
+            options,
+            last=str(outcome.path),
+            summary=theorem(outcome.verdict["name"]).summary,
+            notes=outcome.diverged,
+            file=str(outcome.path / whole_files.VERDICT),
+        )
+        for outcome in outcomes
+    ]
+    if options.format != "text":
+        return [line for lines in own for line in lines]
+    held = sum(outcome.verdict["holds"] is True for outcome in outcomes)
+    last = f"{held} of {len(outcomes)} theorems hold"
+    if options.quiet:
+        return [last]
+    screens = [line for lines in own for line in (*lines, "")] if options.verbose else []
+    table = verdict_text.summary([(o.verdict, o.path) for o in outcomes])
+    diverged = [f"{o.verdict['name']}: {line}" for o in outcomes for line in o.diverged]
+    return [*screens, *table, *diverged, "", last]
 
 
 @contextlib.contextmanager
 def _share_cluster(
-    address: str | None, dealt: dict[str, list[str]]
+    options: argparse.Namespace, dealt: dict[str, list[str]]
 ) -> Iterator[dict[str, list[str]]]:
     """Start workers here once, for all theorems: each connects to the same scheduler."""
+    address = options.cluster
     if address is None:
         yield dealt
         return
@@ -183,7 +214,7 @@ def _share_cluster(
         return
     with clusters.start_workers(int(address.removeprefix("local:"))) as (there, security):
         with clusters.connection(there, security) as cluster:
-            say(f"all: {cluster.described()}")
+            printing.remark(f"all: {cluster.described()}", options)
         # The last of a flag counts.
         new = ["--cluster", there, "--cluster-security", security]
         yield {name: [*words, *new] for name, words in dealt.items()}

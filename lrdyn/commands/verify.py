@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from lrdyn.commands import printing
 from lrdyn.commands import report as report_command
 from lrdyn.commands import search as searches
 from lrdyn.commands.arguments import (
@@ -29,6 +30,7 @@ from lrdyn.commands.arguments import (
 from lrdyn.commands.ending import Ending, Judged, Status, run
 from lrdyn.figures import verdicts
 from lrdyn.registry import REGISTRY
+from lrdyn.system import whole_files
 from lrdyn.system.printer import say
 from lrdyn.verification.judging import verdict_text
 from lrdyn.verification.judging.rounding import MATMULS, PRECISIONS
@@ -70,14 +72,7 @@ def parser_of(theorem: Experiment, prog: str = "") -> Parser:
     if theorem.has_claims:
         if not isinstance(theorem, Study):
             searches.add_search_flags(parser)
-        parser.add_argument(
-            "--judge", metavar="FOLDER", help="judge saved results again, without a run"
-        )
-        parser.add_argument(
-            "--changed",
-            action="store_true",
-            help="with --judge: also files that are not the run's; the verdict says so",
-        )
+        _add_judging_flags(parser)
     if isinstance(theorem, Study):
         _add_training_flags(parser)
     parser.set_defaults(settings={})
@@ -88,6 +83,34 @@ def parser_of(theorem: Experiment, prog: str = "") -> Parser:
         except argparse.ArgumentError:  # another option has this name
             raise names_and_presets.taken_name(theorem, flag) from None
     return parser
+
+
+def _add_judging_flags(parser: Parser) -> None:
+    parser.add_argument(
+        "--judge", metavar="FOLDER", help="judge saved results again, without a run"
+    )
+    parser.add_argument(
+        "--changed",
+        action="store_true",
+        help="with --judge: also files that are not the run's; the verdict says so",
+    )
+
+
+def _parser_of_judging(prog: str) -> Parser:
+    """What may stand beside ``--judge``: the settings of the run are saved."""
+    parser = Parser(prog, "", add_help=False)
+    _add_judging_flags(parser)
+    _add_printing_flags(parser)
+    return parser
+
+
+def _add_printing_flags(parser: Parser) -> None:
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="also write report.html beside the results: one page with all of them",
+    )
+    printing.add_flags(parser)
 
 
 def add_run_flags(
@@ -140,11 +163,7 @@ def add_run_flags(
     )
     add_cluster_flags(parser)
     add_device_flags(parser)
-    parser.add_argument(
-        "--report",
-        action="store_true",
-        help="also write report.html beside the results: one page with all of them",
-    )
+    _add_printing_flags(parser)
 
 
 def _examples(theorem: Experiment, prog: str) -> list[Example]:
@@ -242,9 +261,9 @@ def verify_command(
         if options.dtype is None:
             run, why = choose_precision(run, context)
             if why:
-                say(f"{theorem.name}: in float32. {why}")
+                printing.remark(f"{theorem.name}: in float32. {why}", options)
         if remark := describe_run(run):
-            say(f"{theorem.name}: {remark}")
+            printing.remark(f"{theorem.name}: {remark}", options)
         return carry_out(run, options.out, draw=verdicts.draw, bar=bar, context=context)
 
 
@@ -259,7 +278,7 @@ def _open_cluster(options: argparse.Namespace, name: str) -> Iterator[Any]:
         client.warn_of_exposure(name, options.cluster)
     with client.open_cluster(options.cluster, options.cluster_security) as cluster:
         if name:
-            say(f"{name}: {cluster.described()}")
+            printing.remark(f"{name}: {cluster.described()}", options)
         yield cluster
 
 
@@ -304,7 +323,7 @@ def run_deterministically(name: str, options: argparse.Namespace) -> None:
     if options.cluster and not options.cluster.startswith("local:"):
         flag = f"XLA_FLAGS={accelerators.DETERMINISTIC}"
         raise BadInput(f"--deterministic: got it beside --cluster, wanted {flag} at its workers")
-    say(f"{name}: {accelerators.run_deterministically()}")
+    printing.remark(f"{name}: {accelerators.run_deterministically()}", options)
 
 
 def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = "") -> Status:
@@ -331,8 +350,7 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
             if getattr(options, "judge", None) is not None:
                 # Settings are those of the run: others beside them would not be those that were
                 # judged.
-                others = [word for word in words if word not in ("--changed", "--report")]
-                if len(others) != (1 if others[0].startswith("--judge=") else 2):
+                if _parser_of_judging(typed_as).parse_known_args(words)[1]:
                     wanted = "wanted none but --changed or --report: the settings are saved"
                     raise BadInput(f"--judge: got other arguments beside it, {wanted}")
                 # Judging is NumPy: a card may stay with the processes that need it.
@@ -352,18 +370,23 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
                 command = _command(theorem, options)
                 run_deterministically(theorem.name, options)
                 (verification, path), notes = verify_command(command), []
-            say(f"{theorem.name}: {theorem.summary}")
-            if theorem.has_claims:
-                lines = [*verdict_text.table(verification.verdict), *verification.diverged, *notes]
-                lines += verdict_text.shortfall_lines(verification.verdict)
-                say("\n".join([*lines, *verdict_text.why_undecided(verification.verdict)]))
-                changed = "changed: " if verification.verdict["changed"] else ""
-                say(f"{changed}{theorem.name} {verdict_text.word(verification.verdict)}: {path}")
-            else:
-                say(f"{theorem.name} claims nothing: {path}")
+            verdict, file = verification.verdict, path / whole_files.VERDICT
+            changed = "changed: " if verdict["changed"] else ""
+            came = verdict_text.word(verdict) if theorem.has_claims else "claims nothing"
+            lines = printing.lines(
+                verdict,
+                options,
+                last=f"{changed}{theorem.name} {came}: {path}",
+                summary=theorem.summary,
+                notes=[*verification.notes, *notes],
+                file=str(file),
+                theorem=theorem,
+            )
+            say("\n".join(lines))
             if options.report:
-                say(f"report: {report_command.written(path, typed_as)}")
+                written = report_command.written(path, typed_as)
+                printing.remark(f"report: {written}", options)
         # The file, not the verdict in memory: what a status says must stand on disk.
-        return Judged(path / "verdict.json", verification.verdict["holds"], theorem.has_claims)
+        return Judged(file, verdict["holds"], theorem.has_claims)
 
     return run(theorem.name, judged, own_process=argv is None)

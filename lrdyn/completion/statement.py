@@ -461,4 +461,5 @@ COMPLETION = Theorem(
     axes=("init_scale", "rank"),
     numbers=lambda point: 7 * point["dim"] ** 2,  # as that of a network of three layers
     title="Completion and sensing",
+    page="docs/theorems/completion.md",
 )

@@ -370,5 +370,6 @@ COROLLARY1 = Theorem(
     axes=setting.AXES,
     numbers=setting.numbers,
     title="Corollary 1",
+    page="docs/theorems/corollary1.md",
     small=setting.SMALL,
 )

@@ -43,5 +43,6 @@ GALORE = Theorem(
     check=theorem4.check,
     axes=("rank",),
     title="GaLore in optax",
+    page="docs/theorems/optax_galore.md",
     small=theorem4.SMALL,
 )

@@ -79,5 +79,6 @@ LORA = Theorem(
     axes=("init_scale", "rank"),
     numbers=numbers,
     title="LoRA and its relatives",
+    page="docs/theorems/lora.md",
     small={"adapter_scale": (2.0,), "rate_ratio": (4.0,), "init_scale": (1.0,)},
 )

@@ -83,29 +83,34 @@ class RecordedRun(Verification):
         """Residual of each claim, None where nothing was judged."""
         return {entry["id"]: entry["residual"] for entry in self.verdict["claims"]}
 
-    def lines(self) -> list[str]:
+    @property
+    def notes(self) -> list[str]:
         """What is said beside the table of claims: hypotheses, assumptions, what is not judged."""
         unlike: dict[str, list[str]] = {}
         for claim, why in self.not_judged.items():
             unlike.setdefault(why, []).append(claim)
         return [
+            *self.diverged,
             *(entry.line() for entry in self.hypotheses),
             *(f"assumed: {line}" for line in self.assumptions),
             *(f"not judged: {', '.join(claims)} ({why})" for why, claims in unlike.items()),
             f"not judged: controls (lrdyn verify {self.verdict['name']} runs those of the theorem)",
         ]
 
-    def __repr__(self) -> str:
-        """The text that the command prints."""
+    def in_a_line(self) -> str:
+        """The verdict on this run, in a line."""
         name = self.verdict["name"]
-        ends = {
+        lines = {
             Decision.HOLDS: f"{name} holds on this run",
             # That it is another run than the one that was stated is no fault of the theorem.
             Decision.FALSE: f"{name} IS FALSE on this run, if it is the run that is assumed",
             Decision.UNDECIDED: f"{name} is undecided on this run",
         }
-        table = super().__repr__().rpartition("\n")[0]
-        return "\n".join([table, *self.lines(), ends[self.outcome]])
+        return lines[self.outcome]
+
+    def __repr__(self) -> str:
+        """The text that the command prints."""
+        return f"{super().__repr__()}\n\n{self.in_a_line()}"
 
 
 def judge_run(

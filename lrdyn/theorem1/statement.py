@@ -31,5 +31,6 @@ THEOREM1 = Theorem(
     data=lambda settings: mnist_file(),
     numbers=numbers,
     title="Theorem 1",
+    page="docs/theorems/theorem1.md",
     small={"depth": (2, 3), "weight_decay": (0.0, 0.1), "target_scale": (0.7,)},
 )

@@ -448,5 +448,6 @@ THEOREM2 = Theorem(
     axes=setting.AXES,
     numbers=setting.numbers,
     title="Theorem 2",
+    page="docs/theorems/theorem2.md",
     small=setting.SMALL,
 )

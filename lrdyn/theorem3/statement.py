@@ -616,5 +616,6 @@ THEOREM3 = Theorem(
     data=lambda settings: mnist_file(),
     numbers=lambda point: point["width"] * (point["rows"] + point["cols"] + DRAWS[-1]),
     title="Theorem 3",
+    page="docs/theorems/theorem3.md",
     small={"rows": (6,), "cols": (8,), "keep_prob": (0.5, 0.7)},
 )

@@ -146,5 +146,6 @@ THEOREM4 = Theorem(
     check=check,
     axes=("rank",),
     title="Theorem 4",
+    page="docs/theorems/theorem4.md",
     small=SMALL,
 )

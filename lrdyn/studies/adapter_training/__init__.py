@@ -244,5 +244,6 @@ ADAPTERS = Study(
     data=_files,
     about=_about,
     title="Figures 4, 5, 7 and 8",
+    page="docs/studies.md",
 )
 """What ``python -m experiments.adapters`` runs."""

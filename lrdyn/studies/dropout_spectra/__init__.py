@@ -103,5 +103,6 @@ DROPOUT_SPECTRA = Study(
     data=_files,
     about=_about,
     title="Figure 2",
+    page="docs/theorems/last_activations.md",
 )
 """What ``python -m experiments.dropout_spectra`` runs."""

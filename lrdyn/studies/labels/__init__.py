@@ -126,5 +126,6 @@ LABELS = Study(
     data=_files,
     about=_about,
     title="Figure 1, labels",
+    page="docs/studies.md",
 )
 """What ``python -m experiments.labels`` runs."""

@@ -103,5 +103,6 @@ REAL_UPDATES = Study(
     data=_files,
     about=_about,
     title="Updates of real models",
+    page="docs/updates.md",
 )
 """What ``python -m experiments.real_updates`` runs."""

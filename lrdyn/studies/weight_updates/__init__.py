@@ -257,4 +257,5 @@ WEIGHT_UPDATES = Study(
     data=_files,
     about=_about,
     title="Figure 1",
+    page="docs/studies.md",
 )

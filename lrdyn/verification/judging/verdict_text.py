@@ -14,14 +14,13 @@ from lrdyn.verification.stating.flags import option_string
 from lrdyn.verification.stating.forms import TRIVIAL
 
 
-def table(verdict: dict[str, Any]) -> list[str]:
-    """A heading, and one line for each claim and control of a verdict; then the findings."""
-    findings = _findings(verdict["claims"])
-    lines = aligned(_rows(_judged_claims(verdict)))
-    return [*lines, *(["", *aligned(findings)] if findings else [])]
-
-
-def first_screen(verdict: Mapping[str, Any], summary: str = "", notes: Sequence[str] = ()) -> str:
+def first_screen(
+    verdict: Mapping[str, Any],
+    summary: str = "",
+    notes: Sequence[str] = (),
+    *,
+    controls: bool = False,
+) -> str:
     """What a verdict says first: what is claimed, the sentence of :func:`sentence`, the claims.
 
     Controls are a number in the sentence; findings are a table of their own.
@@ -30,13 +29,15 @@ def first_screen(verdict: Mapping[str, Any], summary: str = "", notes: Sequence[
         verdict: content of ``verdict.json``.
         summary: what is claimed, in words.
         notes: lines to add, such as those of configurations that diverged.
+        controls: also a line for each control.
     """
-    claims, _ = _claims_and_controls(verdict)
+    claims, broken = _claims_and_controls(verdict)
     findings = _findings(verdict["claims"])
     parts = [
         [f"{verdict['name']}: {summary}"] if summary else [],
-        [sentence(verdict)],
+        [sentence(verdict, why=False), *why_undecided(verdict)],
         aligned(_rows(claims)) if claims else [],
+        aligned(_rows(broken)) if broken and controls else [],
         aligned(findings) if findings else [],
         [*notes, *shortfall_lines(verdict)],
     ]
@@ -82,8 +83,12 @@ def rows_of(entries: Iterable[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     return _findings(entries) or _rows(entries)
 
 
-def sentence(verdict: Mapping[str, Any]) -> str:
+def sentence(verdict: Mapping[str, Any], *, why: bool = True) -> str:
     """A verdict in a sentence: its claims, cases and controls, and the claim nearest to failing.
+
+    Args:
+        verdict: content of ``verdict.json``.
+        why: also why claims are undecided.
 
     Example:
         >>> sentence({"name": "t", "holds": None, "claims": [], "undecided": []})
@@ -98,11 +103,12 @@ def sentence(verdict: Mapping[str, Any]) -> str:
     parts = [_held_claims(judged, claims)]
     if false:
         parts.append(f"false: {', '.join(false)}")
-    failing = sum(bool(entry["holds"]) for entry in controls)
-    parts.append(f"{failing} of {len(controls)} controls were seen to fail, as they must")
+    if controls:
+        failing = sum(bool(entry["holds"]) for entry in controls)
+        parts.append(f"{failing} of {len(controls)} controls were seen to fail, as they must")
     if unseen:
         parts.append(f"not seen to fail: {', '.join(unseen)}")
-    parts += why_undecided(verdict)
+    parts += why_undecided(verdict) if why else []
     return f"{verdict['name']} {word(verdict)}: {'; '.join(parts)}."
 
 

@@ -122,12 +122,17 @@ class Verification:
         if self.verdict["config"]:
             yield f"the whole run: {repeating_all(self.command, self.verdict['config'])}"
 
+    @property
+    def notes(self) -> list[str]:
+        """Lines that are said beside the claims."""
+        return self.diverged
+
     def __repr__(self) -> str:
-        """What the report says first."""
-        return verdict_text.first_screen(self.verdict, self.summary, self.diverged)
+        """What the report and the command say first."""
+        return verdict_text.first_screen(self.verdict, self.summary, self.notes)
 
     def _repr_html_(self) -> str:
-        return verdict_text.html(self.verdict, self.summary, self.diverged)
+        return verdict_text.html(self.verdict, self.summary, self.notes)
 
 
 class Results(dict[str, "xarray.Dataset"]):

@@ -72,6 +72,13 @@ def functions_stating(experiment: Experiment) -> list[Any]:
     return [f for part in parts for f in functions_of(part)]
 
 
+def is_own(experiment: Experiment) -> bool:
+    """Whether somebody states it in a file of their own, outside of the library."""
+    written = (inspect.unwrap(function) for function in functions_stating(experiment))
+    files = {f.__code__.co_filename for f in written if hasattr(f, "__code__")}
+    return any(not Path(file).resolve().is_relative_to(PACKAGE) for file in files)
+
+
 def code_digest(functions: Sequence[Any], data: Sequence[Path] = ()) -> str:
     """SHA-256 of the source files of functions and of data files."""
     digest = hashlib.sha256()

@@ -601,6 +601,7 @@ class Experiment:
         title: what its readers call it, ``"Theorem 1"``; its name if empty.
         small: values of flags with which a run takes seconds and still judges every claim and
             control: what is tried of every experiment is tried of these.
+        page: where it is explained: a path in its repository, or an address.
     """
 
     name: str
@@ -619,6 +620,7 @@ class Experiment:
     intervals: int = 0
     title: str = ""
     small: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    page: str = ""
 
     def __post_init__(self) -> None:
         owner = f"{type(self).__name__.lower()} {self.name!r}"
