@@ -33,7 +33,7 @@ def parser() -> Parser:
     about = "What a theorem claims, under which hypotheses, and how each claim could fail."
     flags = Parser("lrdyn explain", about, examples=examples)
     flags.add_argument("theorem", metavar="NAME", help="a word of lrdyn list, FILE.py[:NAME]")
-    flags.add_argument("claims", nargs="*", metavar="CLAIM", help="ids (default: all)")
+    flags.add_argument("claims", nargs="*", default=(), metavar="CLAIM", help="ids (default: all)")
     return flags
 
 
