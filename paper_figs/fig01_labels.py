@@ -305,7 +305,7 @@ def plot_ranks(ax: Any, dataset: xr.Dataset) -> None:
 
 FIGURE = Figure(
     name="fig01",
-    shows=("labels", "weight_updates", "theorem2"),
+    shows=("labels",),
     title="Weight updates on true and on shuffled labels",
     result="{result}",
     caption=CAPTION,
