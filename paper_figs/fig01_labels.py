@@ -201,7 +201,7 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
             words = trainings.part_in_words(low, high)
             parts[str(name)] += f" ({low:.2f} to {high:.2f}, {words})"
             if name == "base":
-                result = f"an edge at K, and {words} of the way to a Gaussian rank is the labels'"
+                result = f"labels decide {words} of the rank behind an edge at K"
     return {
         "classes": PERCEPTRONS["base"].classes,
         "edges": "sigma_(K+1) / sigma_K is " + ", ".join(edges),

@@ -27,21 +27,22 @@ def first_screen(
 ) -> str:
     """What a verdict says first: what is claimed, the sentence of :func:`sentence`, the claims.
 
-    Controls are a number in the sentence; findings are a table of their own.
+    Controls that were seen to fail are a number in the sentence; findings are a table of their own.
 
     Args:
         verdict: content of ``verdict.json``.
         summary: what is claimed, in words.
         notes: lines to add, such as those of configurations that diverged.
-        controls: also a line for each control.
+        controls: a line for each control, not for those alone that were not seen to fail.
     """
     claims, broken = _claims_and_controls(verdict)
+    shown = [entry for entry in broken if controls or entry["holds"] is not True]
     findings = _findings(verdict["claims"])
     parts = [
         [f"{verdict['name']}: {summary}"] if summary else [],
         [*_wrapped(sentence(verdict, why=False)), *why_undecided(verdict)],
         aligned(_rows(claims)) if claims else [],
-        aligned(_rows(broken)) if broken and controls else [],
+        aligned(_rows(shown)) if shown else [],
         aligned(findings) if findings else [],
         [*notes, *shortfall_lines(verdict)],
     ]
