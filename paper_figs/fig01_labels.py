@@ -31,7 +31,7 @@ from lrdyn.verification.running.configuration import Run, run_of
 from lrdyn.verification.stating import fields
 from paper_figs.shared import count_seeds, judged_seeds
 
-SPECTRA = ("pairs", "base", "parity", "random50", "random100")
+SPECTRA: tuple[str, ...] = ("pairs", "base", "parity", "random50", "random100")
 """Cells that differ in K, whose spectra are drawn."""
 QUICK = {"preset": "quick", "cell": SPECTRA[:-1]}
 PAPER = {"preset": "paper"}
@@ -223,7 +223,8 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
     }
 
 
-COLORS = dict(zip(SPECTRA, (*plotting.BLUES, plotting.ORANGE, plotting.GREEN), strict=False))
+SHADES = (*plotting.BLUES, plotting.ORANGE, plotting.GREEN)
+COLORS: Mapping[str, str] = dict[str, str](zip(SPECTRA, SHADES, strict=True))
 WIDTHS = {"K": 1.8, "2K": 0.9}
 """Widths of the curves of the energy outside so many directions."""
 RANKS = (25, 50, 100, 200, 400)

@@ -126,7 +126,7 @@ def _held_claims(judged: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[s
     open_ = len(claims) - len(judged)
     left = f" ({open_} not judged)" if open_ else ""
     most = max((claim.get("cases_total", claim["cases"]) for claim in claims), default=0)
-    each = f", in up to {most} {'case' if most == 1 else 'cases'} each"
+    each = f", in up to {most} cases each" if most != 1 else ", in one case each"
     return f"{held} of {len(claims)} claims hold{left}{each}{_nearest(claims)}"
 
 
@@ -137,7 +137,7 @@ def _nearest(claims: Sequence[Mapping[str, Any]]) -> str:
         return ""
     ratio, name = max(ratios)
     if ratio <= 1:
-        return f"; the nearest to failing is {name}, at {ratio:.2f} of its tolerance"
+        return f"; the nearest to failing is {name}, at {ratio:.2g} of its tolerance"
     return f"; {name} is off by {ratio:.2g} times its tolerance"
 
 
