@@ -360,7 +360,7 @@ def _source(module: str) -> Path:
 def _script(file: str, rest: list[str], folder: Path) -> None:
     here = ROOT / file
     path = here if here.is_file() else EXAMPLES / STANDS_FOR.get(file, Path(file).name)
-    if "cli.main(" in path.read_text():
+    if re.search(r"\b(cli|lr)\.main\(", path.read_text()):
         _theorem(own_experiment(os.fspath(path)), rest, folder)
     elif "def parser()" in path.read_text():
         importlib.import_module(f"docs.examples.{path.stem}").parser().parse(rest)

@@ -200,7 +200,7 @@ def assert_said(page, text):
 def test_figure_1_in_words():
     drawn = numbers("fig01_networks")
     names, rank = [str(name) for name in drawn.trained.values], int(drawn.attrs["rank"])
-    _, rows = table(PAGE.partition("Figure 1 at the end")[2])
+    _, rows = table(PAGE.partition("The appendix at the end")[2])
     assert [row[0] for row in rows] == [fig01_networks.TITLES[name] for name in names]
     said, labels = {}, {}
     for name, row in zip(names, rows, strict=True):

@@ -26,8 +26,8 @@ class Undrawable(Lacking):
 
 
 SAVED, COMMITTED = "saved results", "the committed numbers"
-STEPS = 50
-"""Steps of a training whose loss stands in the record of a figure, at most."""
+STEPS, PAIRS = 50, 2000
+"""Steps of a training whose loss stands in the record of a figure, at most; and of all of them."""
 
 
 class Found(NamedTuple):
@@ -79,7 +79,8 @@ def record(exhibit: Exhibit, out: Path | str, preset: str) -> dict[str, Any]:
     """What is kept beside the numbers of a long figure: source -> its verdict and its losses.
 
     The verdict is that of the run, with all claims and findings and the revision; ``losses`` has,
-    for each training that told of itself, the loss at :data:`STEPS` steps at most, as pairs.
+    for each training that told of itself, the loss at :data:`STEPS` steps at most, as pairs; at
+    fewer of many trainings, :data:`PAIRS` in all.
     Empty without saved results.
     """
     found = _saved_results(exhibit.sources(**exhibit.presets[preset]), Path(out), exhibit.groups)
@@ -121,7 +122,8 @@ def _losses(folder: Path) -> dict[str, list[tuple[int, float]]]:
     for run, step, name, value in csv.reader(io.StringIO(text)):
         if name == "loss" and np.isfinite(float(value)):  # JSON has no words for others
             by_run.setdefault(run, []).append((int(step), float(value)))
-    return {run: told[:: -(-len(told) // STEPS)] for run, told in by_run.items()}
+    most = max(2, min(STEPS, PAIRS // max(1, len(by_run))))
+    return {run: told[:: -(-len(told) // most)] for run, told in by_run.items()}
 
 
 def _saved_results(
