@@ -233,19 +233,32 @@ def test_figure_1_in_words():
         "{}, {}, {}, {} and {}"
     )
     assert_said(SLOGANS, shares.format(*(said[n][i] for i in (0, 1) for n in names)))
-    on_shuffled = (
-        "{} in the perceptron ({} on true ones), and after an epoch {} in the VGG ({}), {} in the "
-        "ResNet ({})"
+
+
+def test_what_labels_decide_in_words():
+    """In Figure 1: energies outside 2K, ranks and R of the perceptron; R under Adam."""
+    last = numbers("fig01").isel(level=-1)
+    true, shuffled = (float(last.outside_2K.sel(labelling=name)) for name in ("true", "shuffled"))
+    assert_said(
+        SLOGANS,
+        f"{short(true)} on true labels and {short(shuffled)} on shuffled ones, "
+        f"{shuffled / true:.1f} times as much",
     )
-    of_labels = [share for name in ("mlp", "vgg", "resnet") for share in labels[name]]
-    assert_said(SLOGANS, on_shuffled.format(*of_labels))
-    _, *shares = fig01_networks.shuffled_share(drawn, "mlp")
-    shuffled, true = (1 - share for share in shares)
-    outside = (
-        f"{short(shuffled)} of the squared norm and {short(true)}, {shuffled / true:.0f} times"
+    ranks = [float(last["rank"].sel(labelling=name)) for name in ("true", "shuffled")]
+    assert_said(
+        SLOGANS,
+        "{:.0f} on true labels, {:.0f} on shuffled ones, {:.0f} in a Gaussian matrix".format(
+            *ranks, float(last.gaussian_rank)
+        ),
     )
-    assert_said(PAGE, f"in the perceptron {outside} as much")
-    assert_said(SLOGANS, f"lies {shuffled / true:.0f} times as much in the perceptron")
+    found = findings("fig01")
+    for cell in ("base", "adam"):
+        part = found[f"{cell}_part_at_0.01"]
+        low, high = (short(end, 2) for end in part["interval"])
+        assert_said(
+            SLOGANS,
+            f"R = {short(part['value'], 2)}{' (' if cell == 'base' else ', '}{low} to {high}",
+        )
 
 
 DIGITS = {"dln": 4, "mlp": 3, "vgg": 2, "resnet": 2, "vit": 2}

@@ -192,7 +192,6 @@ def tree(file: Any = None, directory: Any = None) -> argparse.ArgumentParser:
         if name != "verify":
             _add(words, name, parser())
     _add(words, "diagnose", diagnose.parser())
-    _add(words, "explain", explain.parser())
     _add(words, "judge-run", judge_run.parser())
     _add(words, "merge", merge.parser())
     _add(words, "report", report.parser())
@@ -222,6 +221,7 @@ def _actions(parser: argparse.ArgumentParser) -> Sequence[argparse.Action]:
 PAGES: dict[str, Callable[[], Parser]] = {
     "verify": of_verify,
     "list": of_list,
+    "explain": explain.parser,
     "runs": of_runs,
     "diff": of_diff,
     "data": of_data,
