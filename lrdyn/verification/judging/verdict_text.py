@@ -40,7 +40,7 @@ def first_screen(
     findings = _findings(verdict["claims"])
     parts = [
         [f"{verdict['name']}: {summary}"] if summary else [],
-        [*_wrapped(sentence(verdict, why=False)), *why_undecided(verdict)],
+        [*_wrapped(sentence(verdict, why=False)), *why_undecided(verdict)] if claims else [],
         aligned(_rows(claims)) if claims else [],
         aligned(_rows(shown)) if shown else [],
         aligned(findings) if findings else [],
