@@ -1,7 +1,6 @@
 """Theorems by what names them, a word, a module, a file or an installed package; verifying one."""
 
 import dataclasses
-import inspect
 import os
 import shlex
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from lrdyn.verification.runs.repeating import OWN
 from lrdyn.verification.runs.verify import Verification, choose_precision, verify_run
 from lrdyn.verification.stating.mistakes import BadInput, describe_error
 from lrdyn.verification.stating.own_files import experiment_in, own_experiment
-from lrdyn.verification.stating.sources import PACKAGE, functions_stating
+from lrdyn.verification.stating.sources import own_files_stating
 from lrdyn.verification.stating.statement import Experiment
 
 GROUP = "lrdyn.theorems"
@@ -170,11 +169,9 @@ def _command(given: Any, stated: Experiment) -> str:
         return f"lrdyn verify {stated.name}"
     if isinstance(given, str | os.PathLike):
         return f"lrdyn verify {shlex.quote(os.fspath(given))}"
-    written = map(inspect.unwrap, functions_stating(stated))
-    files = {function.__code__.co_filename for function in written}
-    files = {file for file in files if not Path(file).resolve().is_relative_to(PACKAGE)}
+    files = own_files_stating(stated)
     # Of several files none can be named as the one that states it.
-    if len(files) != 1 or not os.path.isfile(file := next(iter(files))):
+    if len(files) != 1 or not os.path.isfile(file := files[0]):
         return OWN
     return f"lrdyn verify {shlex.quote(min(file, os.path.relpath(file), key=len))}"
 

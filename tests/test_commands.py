@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import os
 import re
 import runpy
@@ -479,6 +480,28 @@ def test_all_of_them_in_one_table(command, my_theorem, capsys, tmp_path, monkeyp
         shown = [name, f"{len(entries)}/{len(entries)}", str(entries[0]["cases_total"])]
         assert line.split()[:5] == [*shown, f"{ratio:.2f}", nearest["id"]]
     assert fault == f"  {tame.id}: NOT SEEN TO FAIL"
+
+
+def test_all_of_them_in_lines_for_programs_in_one_and_with_controls(
+    command, my_theorem, capsys, tmp_path, monkeypatch
+):
+    other = dataclasses.replace(my_theorem, name="other")
+    register(monkeypatch, my_theorem, other)
+    words = ("all", "--jobs", "1", "--dim", "2", "--dtype", "float32")
+    status, out, _ = experiments(capsys, *words, "--format", "json")
+    assert status == 0
+    lines = list(map(json.loads, out.splitlines()))
+    for name in ("my_theorem", "other"):
+        *entries, last = (line for line in lines if line["theorem"] == name)
+        verdict = json.loads((tmp_path / last["file"]).read_text())
+        assert last["holds"] is verdict["holds"] is True
+        assert entries == [{"theorem": name, **entry} for entry in verdict["claims"]]
+    # The flag stands behind one that not every theorem has.
+    _, out, _ = experiments(capsys, *words, "-q")
+    assert out == "2 of 2 theorems hold\n"
+    _, out, _ = experiments(capsys, *words, "-v")
+    for control in my_theorem.scenarios[0].controls:
+        assert sum(line.startswith(f"{control.id} ") for line in out.splitlines()) == 2
 
 
 @pytest.mark.parametrize("jobs", ["0", "-1", "two", "1.5"])

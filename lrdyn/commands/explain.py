@@ -1,12 +1,11 @@
 """``lrdyn explain NAME``: what a theorem claims, under which hypotheses, and how it could fail."""
 
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
 from typing import Any
 
 from lrdyn.commands.arguments import Example, Parser
-from lrdyn.core.show import near
+from lrdyn.core.show import near, wrapped
 from lrdyn.statements import statement
 from lrdyn.system.printer import say
 from lrdyn.verification.stating.claims import FALSE_ALARM
@@ -14,8 +13,6 @@ from lrdyn.verification.stating.hypotheses import measure_of
 from lrdyn.verification.stating.mistakes import BadInput
 from lrdyn.verification.stating.statement import Claim, Experiment, Finding, Scenario
 
-WIDTH = 100
-"""Columns of a line."""
 ROUNDING = "rounding, 8 eps (sqrt(size (1 + steps)) + steps / 2)"
 TOLERANCES = {
     "exact": "0, as integers",
@@ -83,7 +80,7 @@ def _scenario(scenario: Scenario, asked: Sequence[str]) -> Iterator[str]:
         yield "  hypotheses, checked in each case"
         for text, check in scenario.hypotheses.items():
             said = _meaning(check)
-            yield from _indented(f"{text}: {said}" if said else text, "    - ")
+            yield from wrapped(f"{text}: {said}" if said else text, "    - ")
     if claims:
         yield "  claims"
     for claim in claims:
@@ -105,31 +102,20 @@ def _meaning(check: Callable[..., Any]) -> str:
 
 def _claim(claim: Claim, scenario: Scenario) -> Iterator[str]:
     yield f"    {claim.id} ({claim.kind})"
-    yield from _indented(claim.statement, "      ")
+    yield from wrapped(claim.statement, "      ")
     if sides := claim.sides or scenario.sides:
-        yield from _indented(f"compared: {sides}", "      ")
+        yield from wrapped(f"compared: {sides}", "      ")
     limit = f"{claim.tolerance:g}" if claim.tolerance is not None else TOLERANCES[claim.kind]
-    yield from _indented(f"tolerance: {limit}", "      ")
+    yield from wrapped(f"tolerance: {limit}", "      ")
     if claim.seeds:
-        yield from _indented(f"over seeds: {claim.seeds} at least", "      ")
+        yield from wrapped(f"over seeds: {claim.seeds} at least", "      ")
     for control in scenario.controls:
         if control.claim == claim.id:
-            yield from _indented(f"must fail with {control.id}: {control.statement}", "      ")
+            yield from wrapped(f"must fail with {control.id}: {control.statement}", "      ")
 
 
 def _finding(finding: Finding) -> Iterator[str]:
     yield f"    {finding.id}"
-    yield from _indented(finding.statement, "      ")
+    yield from wrapped(finding.statement, "      ")
     if finding.expected.sides:
-        yield from _indented(f"expected: {finding.expected}", "      ")
-
-
-def _indented(text: str, before: str) -> Iterator[str]:
-    yield from textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=before,
-        subsequent_indent=" " * len(before),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+        yield from wrapped(f"expected: {finding.expected}", "      ")

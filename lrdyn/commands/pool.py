@@ -175,27 +175,32 @@ def run_all(argv: list[str], prog: str = "python -m experiments all") -> Judged:
 
 def _lines(outcomes: Sequence[Ended], options: argparse.Namespace) -> list[str]:
     """What is printed: a table for a person, each theorem's own lines where they are asked for."""
-    own = [
-        printing.lines(
-            outcome.verdict,
-            options,
-            last=str(outcome.path),
-            summary=theorem(outcome.verdict["name"]).summary,
-            notes=outcome.diverged,
-            file=str(outcome.path / whole_files.VERDICT),
-        )
-        for outcome in outcomes
-    ]
     if options.format != "text":
-        return [line for lines in own for line in lines]
+        return [line for outcome in outcomes for line in _own_lines(outcome, options)]
     held = sum(outcome.verdict["holds"] is True for outcome in outcomes)
     last = f"{held} of {len(outcomes)} theorems hold"
     if options.quiet:
         return [last]
-    screens = [line for lines in own for line in (*lines, "")] if options.verbose else []
+    screens = (
+        [line for outcome in outcomes for line in (*_own_lines(outcome, options), "")]
+        if options.verbose
+        else []
+    )
     table = verdict_text.summary([(o.verdict, o.path) for o in outcomes])
     diverged = [f"{o.verdict['name']}: {line}" for o in outcomes for line in o.diverged]
     return [*screens, *table, *diverged, "", last]
+
+
+def _own_lines(outcome: Ended, options: argparse.Namespace) -> list[str]:
+    """What its own command prints of a theorem."""
+    return printing.lines(
+        outcome.verdict,
+        options,
+        last=str(outcome.path),
+        summary=theorem(outcome.verdict["name"]).summary,
+        notes=outcome.diverged,
+        file=str(outcome.path / whole_files.VERDICT),
+    )
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from lrdyn.verification.judging import verdict_text
 from lrdyn.verification.judging.entries import Entry
 from lrdyn.verification.stating.claims import Decision
 from lrdyn.verification.stating.mistakes import line_of
-from lrdyn.verification.stating.sources import is_own
+from lrdyn.verification.stating.sources import own_files_stating
 from lrdyn.verification.stating.statement import Experiment
 
 FORMATS = {
@@ -98,7 +98,7 @@ def _annotation(
         '::error title=mine%3A rho::100 %25 off'
     """
     properties = {}
-    if theorem is not None and is_own(theorem):
+    if theorem is not None and own_files_stating(theorem):
         file, _, line = line_of(theorem, stated).rpartition(":")
         properties = {"file": file, "line": line.partition(" ")[0]}
     properties["title"] = title

@@ -4,6 +4,7 @@ import difflib
 import html
 import math
 import os
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,31 @@ def no_such_file(path: Path) -> str:
     except (OSError, ValueError):  # the folder is not there either, or no name of one
         beside = []
     return "; ".join(["no such file", *filter(None, [near(path.name, beside).strip(" ()")])])
+
+
+WIDTH = 100
+"""Columns of a sentence in a terminal."""
+
+
+def wrapped(text: str, indent: str = "") -> list[str]:
+    """A sentence in lines of a terminal, broken at spaces alone: names and formulas stay whole.
+
+    Args:
+        text: the sentence.
+        indent: what stands before the first line; the others are moved in as far.
+
+    Example:
+        >>> wrapped("word " * 25, "- ")[1]
+        '  word word word word word word'
+    """
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=" " * len(indent),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,21 +1,17 @@
 """Verdicts as lines of text: every claim of one, or one line for each of several."""
 
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from lrdyn.core import show
-from lrdyn.core.show import aligned
+from lrdyn.core.show import aligned, wrapped
 from lrdyn.verification.judging import rounding
 from lrdyn.verification.judging.judging import TOO_FEW_SEEDS
 from lrdyn.verification.stating.claims import MORE_STEPS_HELP, TOO_FEW_STEPS, UNSEEN_RELEASE
 from lrdyn.verification.stating.flags import option_string
 from lrdyn.verification.stating.forms import TRIVIAL
-
-WIDTH = 100
-"""Columns of a sentence in a terminal."""
 
 
 def first_screen(
@@ -40,17 +36,13 @@ def first_screen(
     findings = _findings(verdict["claims"])
     parts = [
         [f"{verdict['name']}: {summary}"] if summary else [],
-        [*_wrapped(sentence(verdict, why=False)), *why_undecided(verdict)] if claims else [],
+        [*wrapped(sentence(verdict, why=False)), *why_undecided(verdict)] if claims else [],
         aligned(_rows(claims)) if claims else [],
         aligned(_rows(shown)) if shown else [],
         aligned(findings) if findings else [],
         [*notes, *shortfall_lines(verdict)],
     ]
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def html(verdict: Mapping[str, Any], summary: str = "", notes: Sequence[str] = ()) -> str:

@@ -17,7 +17,7 @@ import jax
 from lrdyn.core.show import shortened
 from lrdyn.data.lookup import MissingData
 from lrdyn.system.memory_limit import memory, size_of
-from lrdyn.verification.stating.sources import PACKAGE, functions_stating
+from lrdyn.verification.stating.sources import own_files_stating
 from lrdyn.verification.stating.statement import Experiment
 
 
@@ -122,10 +122,7 @@ def _requested_bytes(error: BaseException) -> int:
 
 def folders_of(experiment: Experiment) -> set[Path]:
     """The folders in which somebody states an experiment; none for one of the library."""
-    # A decorator of another package, such as one that checks types, is no file of theirs.
-    written = map(inspect.unwrap, functions_stating(experiment))
-    files = {Path(f.__code__.co_filename).resolve() for f in written}
-    return {file.parent for file in files if not file.is_relative_to(PACKAGE)}
+    return {Path(file).resolve().parent for file in own_files_stating(experiment)}
 
 
 def location_of(function: Callable[..., Any]) -> str:
@@ -145,11 +142,7 @@ def location_of(function: Callable[..., Any]) -> str:
 
 def line_of(experiment: Experiment, name: object) -> str:
     """File and line where somebody gives something a name; of their first function if unknown."""
-    written = map(inspect.unwrap, functions_stating(experiment))
-    files = {f.__code__.co_filename for f in written}
-    for file in sorted(files):
-        if Path(file).resolve().is_relative_to(PACKAGE):
-            continue
+    for file in own_files_stating(experiment):
         try:
             tree = ast.parse(Path(file).read_bytes())
         except (OSError, SyntaxError, ValueError):  # a notebook, for example

@@ -72,11 +72,12 @@ def functions_stating(experiment: Experiment) -> list[Any]:
     return [f for part in parts for f in functions_of(part)]
 
 
-def is_own(experiment: Experiment) -> bool:
-    """Whether somebody states it in a file of their own, outside of the library."""
-    written = (inspect.unwrap(function) for function in functions_stating(experiment))
-    files = {f.__code__.co_filename for f in written if hasattr(f, "__code__")}
-    return any(not Path(file).resolve().is_relative_to(PACKAGE) for file in files)
+def own_files_stating(experiment: Experiment) -> list[str]:
+    """The files outside of the library in which somebody states an experiment."""
+    # A decorator of another package, such as one that checks types, is no file of theirs.
+    written = map(inspect.unwrap, functions_stating(experiment))
+    files = sorted({function.__code__.co_filename for function in written})
+    return [file for file in files if not Path(file).resolve().is_relative_to(PACKAGE)]
 
 
 def code_digest(functions: Sequence[Any], data: Sequence[Path] = ()) -> str:
