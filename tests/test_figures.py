@@ -24,7 +24,7 @@ from lrdyn import cli
 from lrdyn.commands import figures
 from lrdyn.commands.arguments import Help
 from lrdyn.commands.ending import BAD_INPUT, Sameness
-from lrdyn.figures import baselines, exhibits, plotting, rendering, tables
+from lrdyn.figures import baselines, exhibits, plotting, rendering, tables, verdict_plots
 from lrdyn.figures.exhibits import one_seed
 from lrdyn.figures.rendering import render
 from lrdyn.theorem2.statement import THEOREM2
@@ -842,11 +842,11 @@ def test_a_sweep_is_drawn_over_what_is_swept(axes):
     sizes = {"seed": 3, **dict.fromkeys(axes, 2), "single": 1}
     axis = {name: np.arange(1.0, size + 1) for name, size in sizes.items()}
     values = xr.DataArray(rng.uniform(size=tuple(sizes.values())), axis)
-    figure = plotting.sweep_figure("mine", {"float64": values, "float32": 2 * values})
-    assert plotting.swept_axes(values) == axes if "b" not in axes else ["init_scale", "rank", "b"]
+    figure = verdict_plots.sweep_figure("mine", {"float64": values, "float32": 2 * values})
+    assert verdict_plots.swept_axes(values) == axes if "b" not in axes else ["init_scale", "rank", "b"]
     panels = figure.get_axes()
     assert len(panels) == (2 if len(axes) == 3 else 1)
-    order = plotting.swept_axes(values)
+    order = verdict_plots.swept_axes(values)
     first = values.max(["seed", "single"])
     for column, ax in enumerate(panels):
         lines = [line for line in ax.get_lines() if line.get_marker() == "o"]

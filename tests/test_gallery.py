@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from docs import gallery, reach, updates
-from lrdyn.figures import baselines, exhibits, pictures, plotting
+from lrdyn.figures import baselines, exhibits, pictures, verdict_plots
 from paper_figs import EXHIBITS
 
 
@@ -16,7 +16,7 @@ def shown_figures():
     """Name of an image -> what draws the figure that it shows."""
     shown = {updates.IMAGE: updates.draw}
     for name, departures in reach.committed().items():
-        shown[f"reach_{name}"] = lambda one=(name, departures): plotting.perturb_figure(*one)
+        shown[f"reach_{name}"] = lambda one=(name, departures): verdict_plots.perturb_figure(*one)
     for exhibit in EXHIBITS:
         if isinstance(exhibit, exhibits.Figure):
             for preset in (baselines.QUICK, gallery.PAPER)[: 1 + gallery.has_two(exhibit)]:

@@ -152,10 +152,9 @@ def main(words: Sequence[str]) -> Ending:
     )
     say("\n".join(lines))
     if figure is not None:
-        from lrdyn.figures import plotting
-        from lrdyn.recorded_runs.overlay import overlay  # which loads matplotlib
+        from lrdyn.figures import save
 
-        png, _ = plotting.save(overlay(found), figure, for_a_look=True)
+        png, _ = save(found.plot(), figure, for_a_look=True)
         printing.remark(f"figure: {png}", options)
     if options.out is None:
         return Printed(found.verdict["holds"])
