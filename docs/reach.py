@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,10 +77,16 @@ def committed() -> Reach:
     }
 
 
+def figure_of(name: str) -> Any:
+    """The picture of a theorem."""
+    (title,) = (theorem.title for theorem in theorems() if theorem.name == name)
+    return verdict_plots.perturb_figure(title, committed()[name])
+
+
 def draw() -> None:
     """Draw a picture for each theorem."""
-    for name, departures in committed().items():
-        gallery.save(verdict_plots.perturb_figure(name, departures), f"reach_{name}")
+    for name in committed():
+        gallery.save(figure_of(name), f"reach_{name}")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,22 @@
 """Images of the pages, decoded: each is what is drawn from committed numbers, in its colours."""
 
 import itertools
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from docs import gallery, reach, updates
-from lrdyn.figures import baselines, exhibits, pictures, verdict_plots
+from lrdyn.figures import baselines, exhibits, pictures
 from paper_figs import EXHIBITS
 
 
 def shown_figures():
     """Name of an image -> what draws the figure that it shows."""
     shown = {updates.IMAGE: updates.draw}
-    for name, departures in reach.committed().items():
-        shown[f"reach_{name}"] = lambda one=(name, departures): verdict_plots.perturb_figure(*one)
+    for name in reach.committed():
+        shown[f"reach_{name}"] = partial(reach.figure_of, name)
     for exhibit in EXHIBITS:
         if isinstance(exhibit, exhibits.Figure):
             for preset in (baselines.QUICK, gallery.PAPER)[: 1 + gallery.has_two(exhibit)]:

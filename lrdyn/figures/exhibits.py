@@ -12,7 +12,7 @@ import dataclasses
 import importlib.util
 import json
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,61 @@ class Figure(Exhibit):
         from lrdyn.figures import plotting
 
         return plotting.save(self.draw_styled(dataset), stem)
+
+    def excerpts(
+        self,
+        dataset: xr.Dataset,
+        stem: Path,
+        *,
+        panels: Sequence[str] = (),
+        width: float | str | None = None,
+        formats: Sequence[str] = ("png", "pdf"),
+    ) -> tuple[Path, ...]:
+        """Save pictures for talks beside the others: panels that stand alone, or another width.
+
+        Args:
+            dataset: the numbers.
+            stem: path of the figure without suffix; that of an excerpt has the letter of its panel
+                and its width behind it, such as ``fig03_b_column``.
+            panels: letters of panels, each a picture of its own; without any, the whole figure.
+            width: as of :func:`lrdyn.figures.style`; None for that of the text, and for panels that
+                of a column.
+            formats: as of :func:`lrdyn.figures.save`.
+
+        Returns:
+            The files.
+
+        Raises:
+            Unfit: there is no such panel, or it does not fit, of :mod:`.single_panels`.
+            ValueError: the width is none, or there is no such format.
+
+        Example:
+            >>> from lrdyn.figures import plotting
+            >>> def draw(dataset):
+            ...     figure, (left, right) = plotting.panels(["loss", "rank"])
+            ...     return figure
+            >>> shown = Figure(name="f", title="", caption="", numbers=xr.Dataset, draw=draw)
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     files = shown.excerpts(
+            ...         xr.Dataset(), Path(folder) / "f", panels="b", width=4, formats=("svg",))
+            >>> [file.name for file in files]
+            ['f_b_4in.svg']
+        """
+        from lrdyn.figures import plotting, single_panels
+
+        words = "" if width is None else f"_{width}" if isinstance(width, str) else f"_{width:g}in"
+        paths: list[Path] = []
+        for letter in panels:
+            figure = single_panels.keep_panel(self.draw_styled(dataset), letter, width or "column")
+            name = f"{stem.name}_{letter}{words}"
+            paths += plotting.save(figure, stem.with_name(name), formats=formats)
+        if not panels:
+            with plotting.style(width or "text"):
+                figure = self.draw(dataset)
+            name = f"{stem.name}{words}"
+            paths += plotting.save(figure, stem.with_name(name), formats=formats)
+        return tuple(paths)
 
     def panels_of(self, name: str) -> str:
         """The letters of its panels."""

@@ -20,6 +20,7 @@ from lrdyn.verification.stating.fields import SIZE
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -123,7 +124,7 @@ class SharedKey(NamedTuple):
     entries: Sequence[Any]
     """What has a label."""
     panels: Sequence[Axes]
-    """Whom it serves; all of them, if it names none."""
+    """Whose curves it explains."""
 
 
 def blank_figure(height: float) -> Figure:
@@ -252,41 +253,86 @@ def key(
     """
     lines = ax.get_legend_handles_labels()[0] if entries is None else entries
     ax.legend(handles=lines, loc=loc, borderaxespad=0.2, labelspacing=0.3, **place)
-    if serves:
-        _share(ax.get_figure(root=True), SharedKey(lines, list(serves)))
+    if len(serves):
+        share_key(ax.get_figure(root=True), lines, serves)
     return ax
 
 
-def common_key(figure: Figure, entries: Sequence[Any], **look: Any) -> Figure:
-    """Add the key of all panels below them, in as many columns as the figure is wide."""
-    with house_style():
-        count = rows = len(entries)
-        for rows in range(1, count + 1):
-            legend = figure.legend(
-                handles=list(entries), loc="outside lower center", ncols=-(-count // rows), **look
-            )
-            if legend.get_window_extent().width <= figure.bbox.width or rows == count:
-                break
-            legend.remove()
-    _share(figure, SharedKey(list(entries), []))
-    return figure
-
-
-def _share(figure: Any, shared: SharedKey) -> None:
+def share_key(figure: Any, entries: Sequence[Any], panels: Sequence[Axes]) -> None:
+    """Remember lines of a key for panels that need them where they stand alone."""
     from lrdyn.figures.styled import StyledFigure
 
     if isinstance(figure, StyledFigure):
-        figure.shared_keys.append(shared)
+        figure.shared_keys.append(SharedKey(list(entries), list(panels)))
 
 
-def label_once(axes: Iterable[Axes], text: str) -> None:
-    """Name the ordinate of panels side by side at the first; each of the others keeps the name.
+def common_key(
+    figure: Figure,
+    entries: Sequence[Any],
+    *,
+    serves: Sequence[tuple[Sequence[Any], Sequence[Axes]]] | None = None,
+    **look: Any,
+) -> Figure:
+    """Add one key below all panels, in as many columns as fit beside each other.
 
-    It is seen where a panel stands alone.
+    Args:
+        figure: the figure.
+        entries: lines, see :func:`entry`.
+        serves: which of the lines explain which panels; all of them every panel by default.
+        look: what else Matplotlib's ``legend`` takes.
     """
-    for place, ax in enumerate(axes):
+    with house_style(tex=getattr(figure, "with_tex", False)):
+        for rows in range(1, len(entries) + 1):
+            columns = -(-len(entries) // rows)
+            place = {"loc": "outside lower center", "ncols": columns}
+            legend = figure.legend(handles=list(entries), **place, **look)
+            if legend.get_window_extent().width <= figure.bbox.width or columns == 1:
+                break
+            legend.remove()
+    for lines, panels in [(entries, figure.axes)] if serves is None else serves:
+        share_key(figure, lines, panels)
+    return figure
+
+
+def label_once(axes: Sequence[Axes], text: str) -> None:
+    """Name the ordinate of panels side by side at the first of them.
+
+    The others have the name, too, but it is seen only where one stands alone.
+    """
+    for ax in axes:
         ax.set_ylabel(text)
-        ax.yaxis.label.set_visible(place == 0)
+        ax.yaxis.label.set_visible(ax is axes[0])
+
+
+def label_last(axes: Sequence[Axes], text: str) -> None:
+    """Name the abscissa of panels above each other at the last of them, as :func:`label_once`."""
+    for ax in axes:
+        ax.set_xlabel(text)
+        ax.xaxis.label.set_visible(ax is axes[-1])
+
+
+def label_log_ticks(axis: Axis) -> None:
+    r"""Label 1, 2 and 5 of each decade of a log axis that holds fewer than two powers of ten.
+
+    One number on an axis gives its place, but no scale. The limits must be final.
+
+    Example:
+        >>> figure, (ax,) = panels(["distance"])
+        >>> ax.set(yscale="log", ylim=(4e-4, 3e-3)), label_log_ticks(ax.yaxis)
+        ([None, None], None)
+        >>> figure.draw_without_rendering()
+        >>> len([tick for tick in ax.get_yticks() if 4e-4 <= tick <= 3e-3])
+        3
+    """
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+
+    low, high = np.log10(sorted(axis.get_view_interval()))
+    if np.floor(high) > np.ceil(low):
+        return
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    everything = (np.inf, np.inf)  # as wide as an axis may be and have all its ticks labelled
+    axis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=everything))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def ink(color: Any) -> str:
@@ -403,17 +449,15 @@ def save(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     formats = (formats,) if isinstance(formats, str) else tuple(formats)
-    if not formats or (unknown := [name for name in formats if name not in FORMATS]):
-        got = repr(unknown[0]) if formats else "none"
-        raise ValueError(f"formats: got {got}, wanted some of {', '.join(FORMATS)}")
+    check_formats(formats)
     path = Path(path)
     if path.suffix.removeprefix(".") in FORMATS:
         path = path.with_suffix("")
     if not path.parent.is_dir():
         raise ValueError(f"path: got {str(path)!r}, wanted one in a folder that exists")
     settings: dict[str, Any] = {"pdf.fonttype": 3 if for_a_look else 42}
-    if "pgf" in formats:
-        settings |= _pgf_settings()
+    if "pgf" in formats:  # without rcfonts the text has the fonts of the paper that reads it
+        settings |= {"pgf.texsystem": _tex_system(), "pgf.rcfonts": False}
     # Figure.savefig draws everything once more for each file, to see what the layout would be.
     with house_style(tex=getattr(figure, "with_tex", False)), rc_context(settings):
         figure.set_dpi(rcParams["figure.dpi" if for_a_look else "savefig.dpi"])
@@ -426,15 +470,28 @@ def save(
     return files
 
 
-def _pgf_settings() -> dict[str, Any]:
-    system = next((name for name in TEX_SYSTEMS if shutil.which(name)), None)
-    if system is None:
-        raise ValueError(
-            f"formats: got 'pgf', wanted a TeX to measure its text: none of "
-            f"{', '.join(TEX_SYSTEMS)} is installed"
-        )
-    # Without rcfonts the text has the fonts of the paper that reads it.
-    return {"pgf.texsystem": system, "pgf.rcfonts": False}
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuse what :func:`save` cannot write.
+
+    Raises:
+        ValueError: a format is unknown, or is ``"pgf"`` and no TeX is installed.
+
+    Example:
+        >>> check_formats(["jpg"])
+        Traceback (most recent call last):
+        ValueError: formats: got 'jpg', wanted some of png, pdf, svg, pgf
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        got = repr(unknown[0]) if unknown else "none"
+        raise ValueError(f"formats: got {got}, wanted some of {', '.join(FORMATS)}")
+    if "pgf" in formats and not _tex_system():
+        systems = ", ".join(TEX_SYSTEMS)
+        raise ValueError(f"formats: got 'pgf', wanted a TeX, which measures its text: {systems}")
+
+
+def _tex_system() -> str:
+    return next((name for name in TEX_SYSTEMS if shutil.which(name)), "")
 
 
 def _write_png(figure: Figure, canvas: Any, path: Path) -> None:

@@ -14,7 +14,10 @@ from lrdyn.figures.plotting import (
     ORANGES,
     SHADES,
     blank_figure,
+    common_key,
     entry,
+    label_once,
+    panels,
     style,
 )
 from lrdyn.verification.judging.judging import claim_of, ratio_of, residuals
@@ -203,10 +206,10 @@ def departures(
                 continue
             claim = claim_of(control, scenario)
             legs = {p: residuals(claim, scenario, data, p) for p, data in mine.items()}
-            first, data = next(iter(legs.values())), next(iter(mine.values()))
+            first = next(iter(legs.values()))
             by_control[control.id] = Departure(
-                title=data.attrs["title"],
-                label=data.attrs["amount_label"],
+                title=control.statement,
+                label=control.amount_label or "amount",
                 amounts=first["amount"].values,
                 residuals={
                     p: leg["residual"].transpose("amount", ...).values.reshape(len(leg.amount), -1)
@@ -219,26 +222,31 @@ def departures(
     return by_control
 
 
-def perturb_figure(name: str, by_control: Mapping[str, Departure]) -> Figure:
+def perturb_figure(title: str, by_control: Mapping[str, Departure]) -> Figure:
     """Draw how a claim breaks as its hypotheses are left: residual against the distance from each.
 
     Lines are the medians over seeds, the dashed lines the tolerances; amount 0, the hypothesis met,
     is the point at the left edge.
+
+    Args:
+        title: that of the theorem.
+        by_control: what :func:`departures` found.
     """
     columns = 2 if len(by_control) in (2, 4) else min(3, len(by_control))
     rows = -(-len(by_control) // columns)
     with style():
-        figure = blank_figure(0.5 + 2.0 * rows)
-        axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-        for ax, departure in zip(axes, by_control.values(), strict=False):
+        titles = [departure.title for departure in by_control.values()]
+        figure, axes = panels(titles, height=0.6 + 2.0 * rows, rows=rows)
+        for ax, departure in zip(axes, by_control.values(), strict=True):
             _plot_departure(ax, departure)
-        for ax in axes[len(by_control) :]:
-            ax.remove()
-        for ax in axes[: len(by_control) : columns]:
-            ax.set_ylabel("relative residual")
-        # Outside: within, it would lie on a line of some panel.
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
-        figure.suptitle(f"{name}: how far does it reach?")
+        ends = [ax.get_ylim() for ax in axes]
+        for row in range(0, len(axes), columns):
+            label_once(axes[row : row + columns], "relative residual")
+        for ax in axes:  # one scale, so that panels can be compared
+            ax.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
+        lines = axes[0].get_legend_handles_labels()[0]
+        common_key(figure, [*lines, entry("tolerance", ls="--", lw=0.7)])
+        figure.suptitle(f"{title}: how far does it reach?")
     figure.set_label(
         "How a claim breaks as each hypothesis is left: its residual, the median over seeds, "
         "against the distance from it. Dashed: the tolerance; at 0 the hypothesis is met."
@@ -274,4 +282,3 @@ def _plot_departure(ax: Axes, departure: Departure) -> None:
         va="top",
     )
     ax.set_xlabel(departure.label)
-    ax.set_title(departure.title)
