@@ -193,7 +193,10 @@ def _ranks(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
             xr.Dataset(
                 {
                     "rank": (("network", "kind", "point"), [[x.mean(axis=0) for x in flat]]),
-                    "rank_error": (("network", "kind", "point"), [[standard_error(x) for x in flat]]),
+                    "rank_error": (
+                        ("network", "kind", "point"),
+                        [[standard_error(x) for x in flat]],
+                    ),
                     "drop": (("network", "of", "judged_seed"), [without - with_dropout]),
                     "step": (
                         ("network", "point"),

@@ -147,22 +147,17 @@ def draw(dataset: xr.Dataset) -> Any:
     ]
     norms = [plotting.entry("‖A‖"), plotting.entry("‖B‖", ls="--")]
     _, texts = axes[3].get_legend_handles_labels()
+    toy = [plotting.entry(text, **toy_look(place)) for place, text in enumerate(texts)]
     entries = [
         plotting.entry("(a)-(c)", ls="None"),
         *methods,
         *norms,
         plotting.entry(r"(d), (e): $\eta_A, \eta_B$", ls="None"),
-        *(plotting.entry(text, **toy_look(place)) for place, text in enumerate(texts)),
+        *toy,
     ]
-    plotting.key(
-        axes[5],
-        entries,
-        "center left",
-        serves=axes[:5],
-        ncols=2,
-        fontsize=7,
-        columnspacing=1.0,
-    )
+    plotting.key(axes[5], entries, "center left", ncols=2, fontsize=7, columnspacing=1.0)
+    for lines, panels in ((methods, axes[:3]), (norms, axes[:1]), (toy, axes[3:5])):
+        plotting.share_key(figure, lines, panels)
     return figure
 
 

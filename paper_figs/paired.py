@@ -369,6 +369,9 @@ def plot_compared(ax: Any, in_tasks: Mapping[str, Sequence[Compared]]) -> None:
 
 def add_key(figure: Any, places: Mapping[Panel, Any]) -> None:
     """The key of the methods, and of the tasks if there are several, below all panels."""
-    panels = [next(iter(places.values())), *([places[BESIDE]] if BESIDE in places else [])]
-    entries = [entry for ax in panels for entry in ax.get_legend_handles_labels()[0]]
-    plotting.common_key(figure, entries, fontsize=7)
+    of_methods = next(iter(places.values())).get_legend_handles_labels()[0]
+    serves = [(of_methods, [ax for panel, ax in places.items() if panel != BESIDE])]
+    if BESIDE in places:
+        serves.append((places[BESIDE].get_legend_handles_labels()[0], [places[BESIDE]]))
+    entries = [entry for lines, _ in serves for entry in lines]
+    plotting.common_key(figure, entries, serves=serves, fontsize=7)

@@ -843,7 +843,9 @@ def test_a_sweep_is_drawn_over_what_is_swept(axes):
     axis = {name: np.arange(1.0, size + 1) for name, size in sizes.items()}
     values = xr.DataArray(rng.uniform(size=tuple(sizes.values())), axis)
     figure = verdict_plots.sweep_figure("mine", {"float64": values, "float32": 2 * values})
-    assert verdict_plots.swept_axes(values) == axes if "b" not in axes else ["init_scale", "rank", "b"]
+    assert (
+        verdict_plots.swept_axes(values) == axes if "b" not in axes else ["init_scale", "rank", "b"]
+    )
     panels = figure.get_axes()
     assert len(panels) == (2 if len(axes) == 3 else 1)
     order = verdict_plots.swept_axes(values)

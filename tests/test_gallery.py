@@ -8,13 +8,14 @@ import pytest
 from PIL import Image
 
 from docs import gallery, reach, updates
+from docs import pictures as of_pages
 from lrdyn.figures import baselines, exhibits, pictures
 from paper_figs import EXHIBITS
 
 
 def shown_figures():
     """Name of an image -> what draws the figure that it shows."""
-    shown = {updates.IMAGE: updates.draw}
+    shown = {updates.IMAGE: updates.draw} | of_pages.shown_pictures()
     for name in reach.committed():
         shown[f"reach_{name}"] = partial(reach.figure_of, name)
     for exhibit in EXHIBITS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import sys
 import time
@@ -384,7 +385,12 @@ def _draw(exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> Non
         baselines=baselines,
         report=say,
     )
-    source = "computed" if done.ran else "saved results" if done.computed else "saved numbers"
+    from_results = (
+        done.computed and not done.ran and json.loads(done.dataset.attrs.get("sources", "{}"))
+    )
+    source = (
+        "saved numbers" if not done.computed else "saved results" if from_results else "computed"
+    )
     source = done.dataset.attrs.get("drawn_from", source)
     seconds = time.perf_counter() - begin
     say(f"{exhibit.name}: {done.paths[1]} ({source}, {seconds:.1f} s)")

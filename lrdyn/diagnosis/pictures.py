@@ -85,7 +85,8 @@ def plot_watch(dataset: xr.Dataset) -> Figure:
             dashed: dict[str, Any] = look | {"lw": 0.6, "ls": DASHED}
             axes[1].plot(steps, usual[:, row], **dashed)
             axes[3].plot(steps, np.where(np.isnan(first), np.nan, chance)[:, row], **dashed)
-        axes[0].set_ylim(bottom=0)
+        # Above the highest mark: the margin that Matplotlib leaves is a share of what curves span.
+        axes[0].set_ylim(0, 1.08 * max(1.0, np.nanmax(curves[EFFECTIVE], initial=0.0)))
         axes[1].set_yscale("log")
         axes[1].set_ylim(BOTTOM, 1.5)
         axes[3].set(xlim=axes[0].get_xlim(), ylim=(0, 95), yticks=(0, 30, 60, 90))
@@ -128,12 +129,13 @@ def plot_diagnosis(matrices: Sequence[MatrixUpdate], k: int) -> Figure:
             left.loglog(r, np.maximum(outside, BOTTOM / 100), **look)
         for rest, text in ((0.1, "90 %"), (0.01, "99 %")):
             left.axhline(rest, color=BLACK, lw=0.6, ls=DASHED)
-            left.annotate(
+            left.annotate(  # right, since curves begin high
                 text,
-                (0.02, rest),
+                (0.98, rest),
                 (0, 1.5),
                 xycoords=("axes fraction", "data"),
                 textcoords="offset points",
+                ha="right",
             )
         has_floor = any(update.noise is not None for update in moved)
         values.set(

@@ -10,7 +10,7 @@ import xarray as xr
 
 from lrdyn.core import chance as by_chance
 from lrdyn.core import checks
-from lrdyn.core.show import near, shortened
+from lrdyn.core.show import near
 from lrdyn.figures import plotting
 from lrdyn.verification.stating.claims import standard_error
 from lrdyn.verification.stating.expectations import simultaneous_interval
@@ -29,7 +29,7 @@ def band(
     over: str | int = "seed",
     *,
     x: Any = None,
-    errors: float = 1.0,
+    errors: float | int = 1.0,
     intervals: int | None = None,
     bars: bool = False,
     **look: Any,
@@ -43,7 +43,7 @@ def band(
         ax: the axes.
         array: of two axes, one of them ``over``; ``DataArray`` or array.
         over: axis of the independent draws: its name, or its number where axes have no names.
-        x: abscissae, one for each point; by default the coordinate of the other axis, else 0, 1, ...
+        x: abscissae, one a point; by default the coordinate of the other axis, else 0, 1, ...
         errors: how many standard errors the band reaches up and down.
         intervals: in place of that Student's interval, so wide that so many such intervals hold
             their means at once with probability .95 (by Bonferroni), if draws are Gaussian.
@@ -64,7 +64,8 @@ def band(
         >>> len(ax.lines), len(ax.collections)
         (1, 1)
     """
-    checks.positive("errors", errors)
+    if not errors > 0:
+        raise ValueError(f"errors: got {errors!r}, wanted a number of standard errors above 0")
     if intervals is not None:
         checks.integer("intervals", intervals)
     draws, places = _draws(array, over)
@@ -178,7 +179,7 @@ MARKERS = 20
 """Markers of a curve, about."""
 
 
-def overlay(run: Any, theory: Any, *, along: str = "step") -> Figure:
+def overlay(run: Any, theory: Any, *, along: str = "step", steps: Any = None) -> Figure:
     """Draw what theory predicts as lines, and what a run measured as open markers on them.
 
     There is a panel for each quantity that theory predicts. Of many curves of one quantity the
@@ -189,6 +190,7 @@ def overlay(run: Any, theory: Any, *, along: str = "step") -> Figure:
             single quantity an array will do.
         theory: what is predicted, in the same form, with the same names, shapes and steps.
         along: axis of the steps, and name of the abscissa.
+        steps: the steps, of arrays that do not say them; by default 0, 1, ...
 
     Returns:
         The figure, which :func:`lrdyn.figures.save` writes. A panel has the ``long_name`` of its
@@ -198,8 +200,8 @@ def overlay(run: Any, theory: Any, *, along: str = "step") -> Figure:
         ValueError: a quantity is missing from the run, or has another shape there, or no steps.
 
     Example:
-        >>> steps = np.arange(50)
-        >>> figure = overlay({"loss": 0.9 ** (2 * steps)}, {"loss": 0.81**steps})
+        >>> steps = np.arange(0, 50, 2)
+        >>> figure = overlay({"loss": 0.9 ** (2 * steps)}, {"loss": 0.81**steps}, steps=steps)
         >>> [len(ax.lines) for ax in figure.axes]
         [2]
     """
@@ -208,18 +210,25 @@ def overlay(run: Any, theory: Any, *, along: str = "step") -> Figure:
         if name not in measured:
             known = [str(known) for known in measured.data_vars]
             meant = near(str(name), known)
-            raise ValueError(f"theory: got {name!r}{meant}, wanted what run has: {', '.join(known)}")
+            raise ValueError(
+                f"theory: got {name!r}{meant}, wanted what run has: {', '.join(known)}"
+            )
         both = [dict(side[name].sizes) for side in (measured, predicted)]
         if both[0] != both[1]:
             raise ValueError(f"theory: got {both[1]} of {name!r}, wanted {both[0]} as of the run")
-    titles = [str(array.attrs.get("long_name", name)) for name, array in predicted.data_vars.items()]
+    places = predicted[along].values if steps is None else np.asarray(steps)
+    if places.shape != (predicted.sizes[along],):
+        raise ValueError(f"steps: got shape {places.shape}, wanted ({predicted.sizes[along]},)")
+    titles = [
+        str(array.attrs.get("long_name", name)) for name, array in predicted.data_vars.items()
+    ]
     figure, axes = plotting.panels(titles)
     for ax, name in zip(axes, predicted.data_vars, strict=True):
         sides = [
             side[name].transpose(along, ...).values.reshape(side.sizes[along], -1)
             for side in (predicted, measured)
         ]
-        _plot_pair(ax, predicted[along].values, *sides)
+        _plot_pair(ax, places, *sides)
         ax.set_xlabel(along)
     entries = [plotting.entry("theory"), plotting.entry("run", **plotting.OPEN)]
     plotting.common_key(figure, entries)
@@ -243,7 +252,7 @@ def _dataset(name: str, arrays: Any, along: str) -> xr.Dataset:
         )
     missing = [str(key) for key, array in arrays.data_vars.items() if along not in array.dims]
     if missing or not arrays.data_vars:
-        got = f"{missing[0]!r} without it" if missing else f"{shortened(repr(arrays))}"
+        got = f"{missing[0]!r} without it" if missing else "none"
         raise ValueError(f"{name}: got {got}, wanted arrays with the axis {along!r}")
     return arrays
 

@@ -2,8 +2,9 @@
 
 A :class:`Figure` or a :class:`Table` is data, in this repository or in somebody else's. Both are an
 :class:`Exhibit`, which names the experiments whose saved results it shows, if its numbers come from
-any; they differ only in the files that are made from the numbers. :func:`lrdyn.figures.rendering.render` makes them, and
-:func:`lrdyn.commands.figures.main` gives a list of them a command line.
+any; they differ only in the files that are made from the numbers.
+:func:`lrdyn.figures.rendering.render` makes them, and :func:`lrdyn.commands.figures.main` gives a
+list of them a command line.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ class Figure(Exhibit):
         stem: Path,
         *,
         panels: Sequence[str] = (),
-        width: float | str | None = None,
+        width: float | int | str | None = None,
         formats: Sequence[str] = ("png", "pdf"),
     ) -> tuple[Path, ...]:
         """Save pictures for talks beside the others: panels that stand alone, or another width.
@@ -160,7 +161,7 @@ class Figure(Exhibit):
                 and its width behind it, such as ``fig03_b_column``.
             panels: letters of panels, each a picture of its own; without any, the whole figure.
             width: as of :func:`lrdyn.figures.style`; None for that of the text, and for panels that
-                of a column.
+                of a column, or what their labels need.
             formats: as of :func:`lrdyn.figures.save`.
 
         Returns:
@@ -188,7 +189,7 @@ class Figure(Exhibit):
         words = "" if width is None else f"_{width}" if isinstance(width, str) else f"_{width:g}in"
         paths: list[Path] = []
         for letter in panels:
-            figure = single_panels.keep_panel(self.draw_styled(dataset), letter, width or "column")
+            figure = single_panels.keep_panel(self.draw_styled(dataset), letter, width)
             name = f"{stem.name}_{letter}{words}"
             paths += plotting.save(figure, stem.with_name(name), formats=formats)
         if not panels:

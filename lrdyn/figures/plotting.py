@@ -56,9 +56,7 @@ HOUSE = "lrdyn"
 somebody's own."""
 
 
-def style(
-    width: float | str = "text", *, tex: bool = False
-) -> AbstractContextManager[None]:
+def style(width: float | int | str = "text", *, tex: bool = False) -> AbstractContextManager[None]:
     r"""The style of this package, for the length of a ``with`` block.
 
     The settings of the caller are neither used inside nor changed after. What is drawn by
@@ -87,12 +85,14 @@ def style(
     settings: dict[str, Any] = {"figure.figsize": (inches_of(width), 2.4)}
     if tex:
         if absent := [program for program in ("latex", "dvipng") if shutil.which(program) is None]:
-            raise ValueError(f"tex: got True, wanted {' and '.join(absent)}, which is not installed")
+            raise ValueError(
+                f"tex: got True, wanted {' and '.join(absent)}, which is not installed"
+            )
         settings |= {"text.usetex": True, "font.family": "serif"}
     return matplotlib.style.context([STYLE, settings], after_reset=True)
 
 
-def inches_of(width: float | str) -> float:
+def inches_of(width: float | int | str) -> float:
     """Inches of a width that is given by a word or as a number.
 
     Example:
@@ -139,7 +139,7 @@ def blank_figure(height: float) -> Figure:
 
 
 def panels(
-    titles: Sequence[str], *, height: float = 2.4, rows: int = 1
+    titles: Sequence[str], *, height: float | int = 2.4, rows: int = 1
 ) -> tuple[Figure, np.ndarray]:
     """Make a figure with a panel for each title, row after row, in the style of this package.
 
@@ -169,7 +169,7 @@ def panels(
     with house_style():
         from lrdyn.figures.styled import StyledAxes
 
-        figure, shape = blank_figure(height), (rows, -(-len(titles) // rows))
+        figure, shape = blank_figure(float(height)), (rows, -(-len(titles) // rows))
         axes = figure.subplots(*shape, squeeze=False, subplot_kw={"axes_class": StyledAxes}).ravel()
         for unused in axes[len(titles) :]:
             unused.remove()
@@ -286,7 +286,8 @@ def common_key(
             columns = -(-len(entries) // rows)
             place = {"loc": "outside lower center", "ncols": columns}
             legend = figure.legend(handles=list(entries), **place, **look)
-            if legend.get_window_extent().width <= figure.bbox.width or columns == 1:
+            # A little less than the figure, or the key would run from edge to edge.
+            if legend.get_window_extent().width <= 0.95 * figure.bbox.width or columns == 1:
                 break
             legend.remove()
     for lines, panels in [(entries, figure.axes)] if serves is None else serves:

@@ -119,7 +119,9 @@ def _digest(exhibit: Exhibit, runs: Mapping[str, Run]) -> str:
     }
     for file in map(Path, exhibit.files):
         if not file.is_file():
-            raise BadInput(f"files: got no {file.name!r} for {exhibit.name}, wanted a file")
+            raise BadInput(
+                f"files: got no file {file.name!r}, wanted what the numbers are read from"
+            )
         parts[f"file {file.name}"] = results_file.checksum(file)
     return hashlib.sha256(results_file.canonical_json(parts).encode()).hexdigest()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ def letters_of(figure: Figure) -> dict[str, Axes]:
     return {found[1]: ax for found, ax in lettered if found}
 
 
-def keep_panel(figure: Figure, letter: str, width: float | str = "column") -> Figure:
+def keep_panel(figure: Figure, letter: str, width: float | int | str | None = None) -> Figure:
     """Leave one panel of a figure, in place, with its labels, its title, keys and colour bar.
 
     The panel is as high as it was, and its title has no letter. Keys that other panels have for
@@ -46,7 +47,8 @@ def keep_panel(figure: Figure, letter: str, width: float | str = "column") -> Fi
     Args:
         figure: a figure with lettered panels, such as that of :func:`lrdyn.figures.panels`.
         letter: that of the panel.
-        width: of the figure, as of :func:`lrdyn.figures.style`.
+        width: of the figure, as of :func:`lrdyn.figures.style`; None for a column, or as much
+            more as its labels need.
 
     Returns:
         The same figure.
@@ -69,7 +71,7 @@ def keep_panel(figure: Figure, letter: str, width: float | str = "column") -> Fi
     if letter not in by_letter:
         known = ", ".join(by_letter) or "none"
         raise Unfit(f"panel: got {letter!r}, wanted one of the letters {known}")
-    kept, inches = by_letter[letter], plotting.inches_of(width)
+    kept, inches = by_letter[letter], plotting.inches_of(width or "column")
     with plotting.house_style(tex=getattr(figure, "with_tex", False)):
         figure.draw_without_rendering()  # which places the panels
         height = kept.get_window_extent().height / figure.dpi
@@ -96,22 +98,26 @@ def keep_panel(figure: Figure, letter: str, width: float | str = "column") -> Fi
         if own := kept.get_legend():
             own.set_in_layout(True)  # the place that was free beside it is gone
         _set_height(figure, kept, max(height, LEAST_HEIGHT * inches))
-        _require_room(figure, letter)
+        needed = _needed_width(figure)
+        if needed > inches and width is not None:
+            raise Unfit(
+                f"width: got {inches:g} inches for panel {letter}, whose labels need {needed:g}"
+            )
+        if needed > inches:
+            figure.set_figwidth(needed)
+            _set_height(figure, kept, height)
     return figure
 
 
-def _require_room(figure: Figure, letter: str) -> None:
-    """Refuse a width at which something stands out of the picture, where it would be cut off."""
+def _needed_width(figure: Figure) -> float:
+    """The width at which nothing stands out of the picture, where it would be cut off."""
     from matplotlib.backends.backend_agg import RendererAgg
 
-    width, height = figure.get_size_inches()
+    width = figure.get_figwidth()
     box = figure.get_tightbbox(RendererAgg(1, 1, figure.dpi))
-    out = max(0.0, -box.x0) + max(0.0, box.x1 - width)
-    if out > 0.02 * width:
-        wanted = np.ceil(10 * (width + out)) / 10
-        raise Unfit(
-            f"width: got {width:g} inches for panel {letter}, whose labels need {wanted:g} or more"
-        )
+    # What stands in the middle of an axis stands out on one side alone, and less as that grows.
+    out = 2 * max(0.0, -box.x0, box.x1 - width)
+    return width if out < 0.02 * width else float(np.ceil(10 * (width + out)) / 10)
 
 
 def _mappables(axes: Iterable[Axes]) -> list[ScalarMappable]:
@@ -147,6 +153,9 @@ def _set_height(figure: Figure, kept: Axes, height: float) -> None:
     """Make the figure so high that its panel has a height, in inches."""
     # Labels and keys keep their size: what is missing once is missing.
     for _ in range(2):
-        figure.draw_without_rendering()
+        with warnings.catch_warnings():
+            # Where labels leave no room Matplotlib warns; how much they need is said below.
+            warnings.filterwarnings("ignore", "constrained_layout not applied", UserWarning)
+            figure.draw_without_rendering()
         missing = height - kept.get_window_extent().height / figure.dpi
-        figure.set_figheight(figure.get_figheight() + missing)
+        figure.set_figheight(max(height, figure.get_figheight() + missing))

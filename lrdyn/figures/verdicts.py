@@ -29,7 +29,10 @@ def draw(experiment: Experiment, verification: Verification, path: Path) -> None
     dtype = verification.verdict["environment"]["dtype"]
     first, runs = experiment.scenarios[0], precisions(experiment, experiment.scenarios[0], dtype)
     if departures := verdict_plots.departures(experiment, verification.results, runs):
-        _save(verdict_plots.perturb_figure(experiment.title or experiment.name, departures), path / "perturb")
+        _save(
+            verdict_plots.perturb_figure(experiment.title or experiment.name, departures),
+            path / "perturb",
+        )
     ratios = {p: worst_ratio(first.claims, verification.legs, p) for p in runs}
     if any(map(verdict_plots.swept_axes, ratios.values())):
         figure = verdict_plots.sweep_figure(experiment.name, ratios, experiment.axes)
