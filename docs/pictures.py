@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -51,7 +52,7 @@ def watched() -> Any:
     """A deep factorisation of a target of rank 2 under the eyes of a recorder."""
     target_key, weight_key = jax.random.split(jax.random.key(0))
     target = lrdyn.low_rank_target(target_key, (24, 24), lrdyn.spaced_singular_values(2))
-    layers = lrdyn.gaussian_layers(weight_key, (24,) * 4, np.full(3, 0.8 / 24**0.5))
+    layers = lrdyn.gaussian_layers(weight_key, (24,) * 4, jnp.full(3, 0.8 / 24**0.5))
     descend = jax.jit(jax.grad(lambda W: lrdyn.factorization_loss(W, target)))
     named = lambda W: {f"W_{place}": layer for place, layer in enumerate(W, 1)}  # noqa: E731
     recorder = lrdyn.watch(named(layers), k=2)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -87,7 +88,8 @@ def test_a_pgf_has_its_text_as_text(tmp_path):
 
 
 def test_titles_and_files_are_checked(tmp_path, unchecked):
-    for titles in ([], [1]):
+    wrong: tuple[Any, ...] = ([], [1])
+    for titles in wrong:
         with pytest.raises(ValueError, match=r"^titles: got \[.*\], wanted a text"):
             panels(titles)
     with pytest.raises(ValueError, match=r"^height: got 0"):
@@ -257,7 +259,7 @@ def test_of_many_curves_those_are_drawn_that_move_most():
     speed = np.arange(30.0)
     curves = STEPS[:, None] * np.random.default_rng(0).permutation(speed)
     (ax,) = overlay({"x": curves}, {"x": curves}, steps=STEPS).axes
-    slopes = sorted(line.get_ydata()[-1] / STEPS[-1] for line in ax.lines[::2])
+    slopes = sorted(np.asarray(line.get_ydata())[-1] / STEPS[-1] for line in ax.lines[::2])
     np.testing.assert_allclose(slopes, speed[-12:])
 
 
@@ -300,7 +302,7 @@ def test_a_panel_takes_along_what_it_needs(letter, keys):
     assert ax.get_title(loc="left") == {"a": "left", "b": "right"}[letter]
     assert (ax.get_ylabel(), ax.yaxis.label.get_visible()) == ("depth", True)
     assert bar.get_ylabel() == "residual"
-    assert float(ax.images[0].get_array().mean()) == {"a": 1, "b": 2}[letter]
+    assert float(np.mean(np.asarray(ax.images[0].get_array()))) == {"a": 1, "b": 2}[letter]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == keys
 
 

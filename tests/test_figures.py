@@ -204,7 +204,7 @@ def test_a_figure_without_runs_cannot_be_long(tmp_path):
     alone = exhibits.Figure(
         name="alone", title="", caption="", numbers=xr.Dataset, draw=draw_lines, long=True
     )
-    with pytest.raises(cli.BadInput, match="^long: got True for alone, which has no sources"):
+    with pytest.raises(cli.BadInput, match=r"^long: got True for alone, which has no sources"):
         render(alone, tmp_path)
 
 

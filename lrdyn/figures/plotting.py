@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+    Panels = Sequence[Axes] | np.ndarray
+
 
 STYLE = Path(__file__).with_name("lrdyn.mplstyle")
 BLUE, ORANGE, GREEN, PINK, BLACK, GREY = SHADES = (
@@ -239,7 +241,7 @@ def key(
     entries: Sequence[Any] | None,
     loc: Any,
     *,
-    serves: Sequence[Axes] = (),
+    serves: Panels = (),
     **place: Any,
 ) -> Axes:
     """Add a legend of these lines, or of all that have a label.
@@ -258,7 +260,7 @@ def key(
     return ax
 
 
-def share_key(figure: Any, entries: Sequence[Any], panels: Sequence[Axes]) -> None:
+def share_key(figure: Any, entries: Sequence[Any], panels: Panels) -> None:
     """Remember lines of a key for panels that need them where they stand alone."""
     from lrdyn.figures.styled import StyledFigure
 
@@ -270,7 +272,7 @@ def common_key(
     figure: Figure,
     entries: Sequence[Any],
     *,
-    serves: Sequence[tuple[Sequence[Any], Sequence[Axes]]] | None = None,
+    serves: Sequence[tuple[Sequence[Any], Panels]] | None = None,
     **look: Any,
 ) -> Figure:
     """Add one key below all panels, in as many columns as fit beside each other.
@@ -295,7 +297,7 @@ def common_key(
     return figure
 
 
-def label_once(axes: Sequence[Axes], text: str) -> None:
+def label_once(axes: Panels, text: str) -> None:
     """Name the ordinate of panels side by side at the first of them.
 
     The others have the name, too, but it is seen only where one stands alone.
@@ -305,7 +307,7 @@ def label_once(axes: Sequence[Axes], text: str) -> None:
         ax.yaxis.label.set_visible(ax is axes[0])
 
 
-def label_last(axes: Sequence[Axes], text: str) -> None:
+def label_last(axes: Panels, text: str) -> None:
     """Name the abscissa of panels above each other at the last of them, as :func:`label_once`."""
     for ax in axes:
         ax.set_xlabel(text)
@@ -456,7 +458,7 @@ def save(
         path = path.with_suffix("")
     if not path.parent.is_dir():
         raise ValueError(f"path: got {str(path)!r}, wanted one in a folder that exists")
-    settings: dict[str, Any] = {"pdf.fonttype": 3 if for_a_look else 42}
+    settings: dict[Any, Any] = {"pdf.fonttype": 3 if for_a_look else 42}
     if "pgf" in formats:  # without rcfonts the text has the fonts of the paper that reads it
         settings |= {"pgf.texsystem": _tex_system(), "pgf.rcfonts": False}
     # Figure.savefig draws everything once more for each file, to see what the layout would be.
