@@ -110,8 +110,8 @@ def keep(folder: Path) -> None:
     groups = results_file.load(runs[-1])
     kept: dict[str, xr.Dataset] = {}
     for name, (group, _) in OF_THEOREM1.items():
-        # What a picture of some curves does not show: matrices, and what judges them.
-        small = [str(v) for v, array in groups[group].data_vars.items() if array.size <= 4000]
+        # A picture of some points shows no matrices.
+        small = [str(v) for v, array in groups[group].data_vars.items() if array.size <= 500]
         kept[f"/{name}"] = groups[group][small].drop_attrs()
     files.write_netcdf(NUMBERS, kept)
 

@@ -74,13 +74,19 @@ def test_without_latex_it_is_one_line(monkeypatch, tmp_path):
 
 @pytest.mark.skipif(shutil.which("dvipng") is None, reason="needs LaTeX and dvipng")
 def test_latex_sets_the_text(tmp_path):
-    with style(tex=True):
-        figure, _ = panels([r"$\sigma_i$"])
+    """In the width of the block, and outside of it, too, where the figure is saved."""
+    with style(width="column", tex=True):
+        figure, _ = panels([r"singular values $\sigma_i$"])
     (path,) = save(figure, tmp_path / "tex", formats=["pdf"])
-    assert b"CMMI" in path.read_bytes()  # italic of Computer Modern
+    assert figure.get_size_inches()[0] == 3.25
+    assert b"CMMI8" in path.read_bytes()  # italic of Computer Modern, at 8 points
+    assert b"CMR8" in path.read_bytes()
+    assert b"DejaVu" not in path.read_bytes()
 
 
-@pytest.mark.skipif(shutil.which("xelatex") is None, reason="needs a TeX")
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("xelatex", "lualatex", "pdflatex"))), reason="needs a TeX"
+)
 def test_a_pgf_has_its_text_as_text(tmp_path):
     figure, _ = panels(["loss"])
     (path,) = save(figure, tmp_path / "one", formats=["pgf"])

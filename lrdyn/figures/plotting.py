@@ -112,12 +112,18 @@ def inches_of(width: float | int | str) -> float:
     raise ValueError(f"width: got {width!r}, wanted 'column', 'text' or inches from 1 to 50")
 
 
-def house_style(*, tex: bool = False) -> AbstractContextManager[None]:
-    """The style that is set, if it is the one of this package; else that one."""
+def house_style(*, tex: bool | None = None) -> AbstractContextManager[None]:
+    """The style that is set, if it is the one of this package; else that one.
+
+    Args:
+        tex: whether LaTeX must set the text; None for what is set.
+    """
     from matplotlib import rcParams
 
-    is_set = rcParams["svg.hashsalt"] == HOUSE and bool(rcParams["text.usetex"]) == tex
-    return contextlib.nullcontext() if is_set else style(tex=tex)
+    is_set = rcParams["svg.hashsalt"] == HOUSE
+    if is_set and tex in (None, bool(rcParams["text.usetex"])):
+        return contextlib.nullcontext()
+    return style(tex=bool(tex))
 
 
 class SharedKey(NamedTuple):
