@@ -609,6 +609,7 @@ def test_the_command_writes_what_it_is_asked_to(here, capsys):
             "--target: got 'no.npy' (No such file",
         ),
         (("theorem2", "recorded", *WORDS, "--figure", "a.gif"), "--figure: got 'a.gif'"),
+        (("theorem2", "recorded", *WORDS, "--figure", "no/a.png"), "--figure: got 'no/a.png'"),
         (
             ("theorem2", "recorded", *WORDS[:3], "x"),
             "--step-size: got 'x', wanted a number such as 0.1",

@@ -168,4 +168,6 @@ def main(words: Sequence[str]) -> Ending:
 def _as_picture(path: Path) -> Path:
     if path.suffix not in ("", ".png", ".pdf"):
         raise BadInput(f"--figure: got {path.name!r}, wanted a name that ends in .png or .pdf")
+    if not path.parent.is_dir():
+        raise BadInput(f"--figure: got {str(path)!r}, wanted a file in a folder that exists")
     return path
