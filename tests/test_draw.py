@@ -15,7 +15,7 @@ from matplotlib.colors import LogNorm
 import lrdyn
 from lrdyn.core import chance
 from lrdyn.figures import band, looks, overlay, panels, plotting, save, spectrum, style
-from lrdyn.figures.single_panels import Unfit, keep_panel, letters_of
+from lrdyn.figures.single_panels import Unfit, keep_panel, letters_of, require_room
 from lrdyn.verification.stating.claims import tolerance
 from paper_figs import BASELINES, EXHIBITS
 from tests import figure_fixtures
@@ -319,6 +319,14 @@ def test_a_panel_that_is_not_there_or_does_not_fit_is_named():
     ax.set_yticks([0], ["a name that takes more than all of the width of the picture"])
     with pytest.raises(Unfit, match=r"^width: got 1.5 inches for panel a, whose labels need"):
         keep_panel(figure, "a", width=1.5)
+
+
+def test_a_figure_without_room_for_an_axis_is_named():
+    with style(width=1):
+        figure, (ax,) = panels(["one"])
+        ax.set_yticks([0], ["a name that takes more than all of the width"])
+        with pytest.raises(Unfit, match=r"^width: got 1 inches for mine, wanted more"):
+            require_room(figure, "mine")
 
 
 ALONE = [

@@ -195,6 +195,7 @@ class Figure(Exhibit):
         if not panels:
             with plotting.style(width or "text"):
                 figure = self.draw(dataset)
+                single_panels.require_room(figure, self.name)
             name = f"{stem.name}{words}"
             paths += plotting.save(figure, stem.with_name(name), formats=formats)
         return tuple(paths)

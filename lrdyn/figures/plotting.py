@@ -107,7 +107,8 @@ def inches_of(width: float | int | str) -> float:
     if isinstance(width, str) and width in WIDTHS:
         return WIDTHS[width]
     # Below an inch no axis is left beside its labels.
-    if isinstance(width, int | float) and not isinstance(width, bool) and 1 <= width <= 50:
+    is_number = isinstance(width, int | float | np.number) and not isinstance(width, bool)
+    if is_number and 1 <= float(width) <= 50:
         return float(width)
     raise ValueError(f"width: got {width!r}, wanted 'column', 'text' or inches from 1 to 50")
 

@@ -109,6 +109,21 @@ def keep_panel(figure: Figure, letter: str, width: float | int | str | None = No
     return figure
 
 
+def require_room(figure: Figure, name: str) -> None:
+    """Refuse a figure so narrow that no axis is left beside its labels.
+
+    Raises:
+        Unfit: it is.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "constrained_layout not applied", UserWarning)
+        try:
+            figure.draw_without_rendering()
+        except UserWarning:
+            got = f"width: got {figure.get_figwidth():g} inches for {name}"
+            raise Unfit(f"{got}, wanted more: beside its labels no axis is left") from None
+
+
 def _needed_width(figure: Figure) -> float:
     """The width at which nothing stands out of the picture, where it would be cut off."""
     from matplotlib.backends.backend_agg import RendererAgg
