@@ -39,6 +39,7 @@ def of_the_page() -> dict[str, Any]:
     """What the blocks of the page draw: each picture is the ``figure`` of the block above it."""
     names: dict[str, Any] = {}
     shown = {}
+    jax.devices()  # so that a page which sets up the process finds it as it is
     with whole_files.scratch_folder() as folder, contextlib.chdir(folder):
         for block, image in PART.findall(PAGE.read_text()):
             if image:
@@ -50,6 +51,11 @@ def of_the_page() -> dict[str, Any]:
 
 def watched() -> Any:
     """A deep factorisation of a target of rank 2 under the eyes of a recorder."""
+    with jax.enable_x64(True):  # other random numbers are drawn in single precision
+        return _watch_factorization().plot()
+
+
+def _watch_factorization() -> Any:
     target_key, weight_key = jax.random.split(jax.random.key(0))
     target = lrdyn.low_rank_target(target_key, (24, 24), lrdyn.spaced_singular_values(2))
     layers = lrdyn.gaussian_layers(weight_key, (24,) * 4, jnp.full(3, 0.8 / 24**0.5))
@@ -60,7 +66,7 @@ def watched() -> Any:
         layers = [W - 0.05 * slope for W, slope in zip(layers, descend(layers), strict=True)]
         if step % 10 == 0:
             recorder(named(layers), step)
-    return recorder.plot()
+    return recorder
 
 
 DIRECTIONS = {
