@@ -202,7 +202,6 @@ def parser_of(exhibits: Sequence[Exhibit], prog: str) -> Parser:
         epilog="\n".join(["words:", *lines]),
         examples=[
             Example(f"{prog} {first}", "draw one, running what has no results"),
-            Example(f"{prog} {first} --panel b --format svg", "draw one panel of it for a talk"),
             Example(f"{prog} check", "compare all with their baselines; status 1 if one differs"),
             Example(f"{prog} baseline {first} --yes", "make what is drawn now the baseline"),
         ],
