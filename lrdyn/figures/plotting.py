@@ -328,8 +328,8 @@ def label_log_ticks(axis: Axis) -> None:
 
     Example:
         >>> figure, (ax,) = panels(["distance"])
-        >>> ax.set(yscale="log", ylim=(4e-4, 3e-3)), label_log_ticks(ax.yaxis)
-        ([None, None], None)
+        >>> _ = ax.set(yscale="log", ylim=(4e-4, 3e-3))
+        >>> label_log_ticks(ax.yaxis)
         >>> figure.draw_without_rendering()
         >>> len([tick for tick in ax.get_yticks() if 4e-4 <= tick <= 3e-3])
         3
