@@ -323,7 +323,8 @@ def draw(dataset: xr.Dataset) -> Any:
         plotting.entry("Gaussian", plotting.BLACK, ls=":", lw=0.8),
         plotting.entry("shuffled labels", plotting.ORANGE, lw=0.8),
     ]
-    serves = [(entries[:3], above), (entries[3:], below), (entries[4:], [over])]
+    over_steps = [entries[4], plotting.entry("shuffled labels", ls="--")]
+    serves = [(entries[:3], above), (entries[3:], below), (over_steps, [over])]
     plotting.common_key(figure, entries, serves=serves)
     return figure
 

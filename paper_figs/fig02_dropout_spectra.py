@@ -317,7 +317,12 @@ def draw(dataset: xr.Dataset) -> Any:
         plot_ends(below, run, with_limit=name == "dln")
     entries = [plotting.entry(k.text, k.color, ls=k.dash) for k in KINDS.values()]
     trained_panels = [*axes[1:half], *axes[half + 1 :]]
-    plotting.common_key(figure, entries, serves=[(entries, trained_panels)], fontsize=7)
+    serves = [(entries, trained_panels)]
+    if "dln" in names:
+        of_theory = plotting.entry(r"$\sqrt{s}$, Theorem 3", plotting.ORANGE, ls=":", lw=1.5)
+        serves.append(([of_theory], [axes[half + 1 + names.index("dln")]]))
+    every = [entry for lines, _ in serves for entry in lines]
+    plotting.common_key(figure, every, serves=serves, fontsize=7)
     axes[0].set_ylabel("singular values")
     plotting.label_once(axes[1:half], "effective rank")
     axes[half].set_ylabel("distance")
@@ -383,7 +388,7 @@ def plot_ends(ax: Any, run: xr.Dataset, *, with_limit: bool) -> None:
     for name, kind in KINDS.items():
         values = run.spectrum.sel(kind=name).values
         size = size_of(run) if kind is [*KINDS.values()][-1] else False
-        look = {"color": kind.color, "ls": kind.dash, "label": kind.text}
+        look: dict[str, Any] = {"color": kind.color, "ls": kind.dash, "label": kind.text}
         spectrum(ax, values, chance=size, index=index, **look)
     if with_limit:
         limit = run.shrunk.values

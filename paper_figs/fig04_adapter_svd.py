@@ -189,7 +189,7 @@ def draw(dataset: xr.Dataset) -> Any:
     figure = plotting.blank_figure(6.4)
     grid = figure.add_gridspec(2, 1, height_ratios=(1.25, 2))
     shapes = (1, 2), (2, 3)
-    rows = [grid[place].subgridspec(*shape) for place, shape in enumerate(shapes)]
+    rows: Any = [grid[place].subgridspec(*shape) for place, shape in enumerate(shapes)]
     axes = [ax for row in rows for ax in row.subplots().ravel()]
     titles = [
         "how far each moved",

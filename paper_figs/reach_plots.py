@@ -17,8 +17,9 @@ def plot_sweeps(dataset: xr.Dataset, title: str) -> tuple[Any, Any, Any]:
     ranks = dataset["rank"].values
     grid = figure.add_gridspec(2, 1, height_ratios=(1, 1.35))
     above, below = (grid[row].subgridspec(1, n) for row, n in ((0, len(ranks)), (1, 2)))
-    maps = above.subplots(sharey=True)
-    times, other = below.subplots()
+    maps: Any = above.subplots(sharey=True)
+    pair: Any = below.subplots()
+    times, other = pair
     titles = [f"residual / tolerance, r = {rank}" for rank in ranks]
     titles += [r"convergence time $\eta t$", title]
     plotting.entitle([*maps, times, other], titles)
