@@ -16,6 +16,8 @@ from typing import Any
 
 from lrdyn.registry import REGISTRY, theorems
 from lrdyn.studies import studies
+from lrdyn.studies.labels.cells import PERCEPTRONS
+from lrdyn.studies.labels.trainings import part_in_words
 from lrdyn.verification.stating.flags import option_string
 from lrdyn.verification.stating.statement import Claim, Scenario, Theorem
 from paper_figs import EXHIBITS
@@ -235,6 +237,31 @@ def share_table() -> Iterator[str]:
         yield row((f"`{name}`", f"{log[name]['share']:.0%}"))
 
 
+def cell_table() -> Iterator[str]:
+    """What each cell of the study of labels found, from the committed record of Figure 1."""
+    record = json.loads((ROOT / "paper_figs" / "baselines" / "fig01_record.json").read_text())
+    entries = {entry["id"]: entry for entry in record["labels"]["verdict"]["claims"]}
+    yield row(
+        (
+            *("cell", "K", "edge, true", "edge, shuffled"),
+            *("R at loss .1 log K", "R at .01 log K", "labels decide", "R, labels anew"),
+        )
+    )
+    yield row(("---",) * 8)
+    for name, cell in PERCEPTRONS.items():
+        found = {
+            what: entries[f"{name}_{what}"]["finding"]
+            for what in ("true_drop", "shuffled_drop", "part_at_0.1", "part_at_0.01", "part_fresh")
+        }
+        parts = [found[what] for what in ("part_at_0.1", "part_at_0.01", "part_fresh")]
+        first, last, fresh = (
+            "{:.2f} ({:.2f} to {:.2f})".format(one["value"], *one["interval"]) for one in parts
+        )
+        edges = (f"{found[what]['value']:.2f}" for what in ("true_drop", "shuffled_drop"))
+        decided = part_in_words(*found["part_at_0.01"]["interval"])
+        yield row((cell.title, str(cell.classes), *edges, first, last, decided, fresh))
+
+
 TABLES: Mapping[str, Callable[[], Iterator[str]]] = {
     "theorems": theorem_table,
     "pages": page_table,
@@ -242,6 +269,7 @@ TABLES: Mapping[str, Callable[[], Iterator[str]]] = {
     "contents": toctree,
     "shares": share_table,
     "flags": flag_table,
+    "cells": cell_table,
 }
 """Name in a marker -> the lines behind it."""
 MARKED = re.compile(r"(<!-- (\w+), written by make refresh -->\n).*?(<!-- end -->)", re.S)

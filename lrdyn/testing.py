@@ -9,7 +9,6 @@ from types import ModuleType
 from typing import Any
 
 from lrdyn.statements import verify
-from lrdyn.verification.runs.verify import DoesNotHold as DoesNotHold
 from lrdyn.verification.runs.verify import Verification
 from lrdyn.verification.stating.statement import Experiment
 

@@ -31,7 +31,7 @@ from lrdyn.verification.running.configuration import Run, run_of
 from lrdyn.verification.stating import fields
 from paper_figs.shared import count_seeds, judged_seeds
 
-SPECTRA = ("pairs", "base", "parity", "random50", "random100")
+SPECTRA: tuple[str, ...] = ("pairs", "base", "parity", "random50", "random100")
 """Cells that differ in K, whose spectra are drawn."""
 QUICK = {"preset": "quick", "cell": SPECTRA[:-1]}
 PAPER = {"preset": "paper"}
@@ -188,7 +188,7 @@ def _over_the_fit(results: xr.Dataset) -> xr.Dataset:
 def says(drawn: xr.Dataset) -> dict[str, Any]:
     """Values of the results that the caption quotes."""
     last = drawn.isel(level=-1)
-    edges, parts = [], {}
+    edges, parts, result = [], {}, ""
     for name in drawn.cell.values:
         values = drawn["spectrum"].sel(cell=name, labelling=TRUE).values
         classes = int(drawn["classes"].sel(cell=name))
@@ -200,6 +200,8 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
             low, high = entry["interval"]
             words = trainings.part_in_words(low, high)
             parts[str(name)] += f" ({low:.2f} to {high:.2f}, {words})"
+            if name == "base":
+                result = f"labels decide {words} of the rank behind an edge at K"
     return {
         "classes": PERCEPTRONS["base"].classes,
         "edges": "sigma_(K+1) / sigma_K is " + ", ".join(edges),
@@ -210,6 +212,7 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
         "true": float(last["rank"].sel(labelling=TRUE)),
         "gaussian": float(drawn["gaussian_rank"]),
         "part": parts["base"],
+        "result": result,
         "seeds": count_seeds(int(drawn.attrs["seeds"])),
         "held": LABELS.intervals,
         "cells": "; ".join(
@@ -220,21 +223,38 @@ def says(drawn: xr.Dataset) -> dict[str, Any]:
     }
 
 
-COLORS = dict(zip(SPECTRA, (*plotting.BLUES, plotting.ORANGE, plotting.GREEN), strict=False))
+SHADES = (*plotting.BLUES, plotting.ORANGE, plotting.GREEN)
+COLORS: Mapping[str, str] = dict[str, str](zip(SPECTRA, SHADES, strict=True))
+WIDTHS = {"K": 1.8, "2K": 0.9}
+"""Widths of the curves of the energy outside so many directions."""
+RANKS = (25, 50, 100, 200, 400)
+"""Ticks of the effective rank."""
 OF_LABELS = {TRUE: (plotting.BLUE, "-"), SHUFFLED: (plotting.ORANGE, "--")}
 
 
 def draw(dataset: xr.Dataset) -> Any:
     """Draw Figure 1."""
-    return plotting.draw_panels(
+    figure = plotting.draw_panels(
         {
-            "all fall at K": plot_spectra,
-            "energy outside K, 2K": plot_energies,
+            "an edge at K while K is small": plot_spectra,
+            "energy outside K and 2K": plot_energies,
             "effective rank": plot_ranks,
         },
         dataset,
-        height=2.6,
+        height=2.9,
     )
+    entries = [
+        *(
+            plotting.entry(f"{name} labels", color, ls=dash)
+            for name, (color, dash) in OF_LABELS.items()
+        ),
+        plotting.entry("labels anew", plotting.GREEN, ls="", marker="^", ms=4),
+        plotting.entry("Gaussian", "k", ls=":"),
+        plotting.entry("outside K", plotting.GREY, lw=WIDTHS["K"]),
+        plotting.entry("outside 2K", plotting.GREY, lw=WIDTHS["2K"]),
+    ]
+    figure.legend(handles=entries, loc="outside lower center", ncols=len(entries), fontsize=7)
+    return figure
 
 
 def plot_spectra(ax: Any, dataset: xr.Dataset) -> None:
@@ -260,7 +280,7 @@ def _along_the_fit(ax: Any) -> None:
 
 def plot_energies(ax: Any, dataset: xr.Dataset) -> None:
     """Energy outside the first K and 2K directions, over the fit."""
-    for count, width in (("K", 1.8), ("2K", 0.9)):
+    for count, width in WIDTHS.items():
         for labelling, (color, dash) in OF_LABELS.items():
             curve = dataset[f"outside_{count}"].sel(labelling=labelling).values
             ax.plot(GRID, curve, color=color, ls=dash, lw=width)
@@ -270,11 +290,6 @@ def plot_energies(ax: Any, dataset: xr.Dataset) -> None:
         ax.axhline(float(dataset[f"gaussian_{count}"]), color="k", ls=":", lw=width)
     ax.set(yscale="log")
     _along_the_fit(ax)
-    entries = [
-        plotting.entry(f"{name} labels", color, ls=dash)
-        for name, (color, dash) in OF_LABELS.items()
-    ]
-    plotting.key(ax, entries, "lower left")
 
 
 def plot_ranks(ax: Any, dataset: xr.Dataset) -> None:
@@ -284,18 +299,16 @@ def plot_ranks(ax: Any, dataset: xr.Dataset) -> None:
     ax.plot(1.0, float(dataset["rank_fresh"]), "^", color=plotting.GREEN, ms=5)
     ax.axhline(float(dataset["gaussian_rank"]), color="k", ls=":")
     ax.set(yscale="log")
+    ax.set_yticks(RANKS, [f"{rank}" for rank in RANKS])
+    ax.minorticks_off()
     _along_the_fit(ax)
-    entries = [
-        plotting.entry("labels anew", plotting.GREEN, ls="", marker="^", ms=4),
-        plotting.entry("Gaussian", "k", ls=":"),
-    ]
-    plotting.key(ax, entries, "center left")
 
 
 FIGURE = Figure(
     name="fig01",
-    shows=("labels", "weight_updates", "theorem2"),
-    title="Weight updates: an edge at the number of outputs, and a tail that labels shorten",
+    shows=("labels",),
+    title="Weight updates on true and on shuffled labels",
+    result="{result}",
     caption=CAPTION,
     sources=sources,
     numbers=numbers,

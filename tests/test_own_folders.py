@@ -24,6 +24,7 @@ from lrdyn.system import interrupts, whole_files
 from lrdyn.verification.running.configuration import BadInput
 from lrdyn.verification.running.work import Context
 from lrdyn.verification.runs import run_folder
+from lrdyn.verification.stating import own_files
 from lrdyn.verification.storing import checkpoints, files, parts, results_file
 from tests.runs import ROOT, started
 from tests.verification.test_theorem import MY_THEOREM

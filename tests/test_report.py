@@ -136,7 +136,8 @@ def test_a_run_is_told_whole(every):
     for entry in (claim, control, finding):
         assert entry["id"] in said
     for word in (
-        "own holds: 1 of 1 claims hold in up to 4 cases each, the nearest its tolerance at 0.10",
+        "own holds: 1 of 1 claims hold, in up to 4 cases each; the nearest to failing is ",
+        ", at 0.1 of its tolerance",
         "1 of 1 controls were seen to fail, as they must",
         "fails, as it must",
         "3 by theory's number of steps, 1 by the run's own certificate",
@@ -208,8 +209,8 @@ def test_the_words_of_a_verdict():
     claim = reports.entry("a", "bound", holds=False)
     wrong = reports.verdict(holds=False, claims=[claim])
     assert texts.sentence(wrong) == (
-        "own IS FALSE (no control): 0 of 1 claims hold in up to 4 cases each, the nearest its "
-        "tolerance at 0.10 of it (a); false: a; 0 of 0 controls were seen to fail, as they must."
+        "own IS FALSE (no control): 0 of 1 claims hold, in up to 4 cases each; the nearest to "
+        "failing is a, at 0.1 of its tolerance; false: a."
     )
 
 

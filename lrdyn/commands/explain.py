@@ -1,13 +1,16 @@
 """``lrdyn explain NAME``: what a theorem claims, under which hypotheses, and how it could fail."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import FunctionType
+from typing import Any
 
 from lrdyn.commands.arguments import Example, Parser
 from lrdyn.core.show import near
 from lrdyn.statements import statement
 from lrdyn.system.printer import say
 from lrdyn.verification.stating.claims import FALSE_ALARM
+from lrdyn.verification.stating.hypotheses import measure_of
 from lrdyn.verification.stating.mistakes import BadInput
 from lrdyn.verification.stating.statement import Claim, Experiment, Finding, Scenario
 
@@ -33,7 +36,7 @@ def parser() -> Parser:
     about = "What a theorem claims, under which hypotheses, and how each claim could fail."
     flags = Parser("lrdyn explain", about, examples=examples)
     flags.add_argument("theorem", metavar="NAME", help="a word of lrdyn list, FILE.py[:NAME]")
-    flags.add_argument("claims", nargs="*", metavar="CLAIM", help="ids (default: all)")
+    flags.add_argument("claims", nargs="*", default=(), metavar="CLAIM", help="ids (default: all)")
     return flags
 
 
@@ -78,8 +81,9 @@ def _scenario(scenario: Scenario, asked: Sequence[str]) -> Iterator[str]:
     yield from ("", f"scenario {scenario.id}")
     if scenario.hypotheses:
         yield "  hypotheses, checked in each case"
-        for text in scenario.hypotheses:
-            yield from _indented(text, "    - ")
+        for text, check in scenario.hypotheses.items():
+            said = _meaning(check)
+            yield from _indented(f"{text}: {said}" if said else text, "    - ")
     if claims:
         yield "  claims"
     for claim in claims:
@@ -88,6 +92,15 @@ def _scenario(scenario: Scenario, asked: Sequence[str]) -> Iterator[str]:
         yield "  findings, which decide nothing"
     for finding in findings:
         yield from _finding(finding)
+
+
+def _meaning(check: Callable[..., Any]) -> str:
+    """What the check of a hypothesis looks at, in words; empty where it does not say."""
+    if measure := measure_of(check):
+        return measure.words
+    # A partial function has the docstring of its type.
+    written = check.__doc__ if isinstance(check, FunctionType) else None
+    return (written or "").strip().partition("\n")[0].rstrip(".")
 
 
 def _claim(claim: Claim, scenario: Scenario) -> Iterator[str]:

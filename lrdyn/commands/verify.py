@@ -98,7 +98,7 @@ def _add_judging_flags(parser: Parser) -> None:
 
 def _parser_of_judging(prog: str) -> Parser:
     """What may stand beside ``--judge``: the settings of the run are saved."""
-    parser = Parser(prog, "", add_help=False)
+    parser = Parser(prog, "")
     _add_judging_flags(parser)
     _add_printing_flags(parser)
     return parser

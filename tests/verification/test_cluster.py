@@ -584,7 +584,9 @@ def test_all_theorems_share_local_workers(monkeypatch, certificates, capsys):
     there = local_workers.Local("tls://127.0.0.1:9", str(certificates[0]))
     monkeypatch.setattr(clusters, "start_workers", lambda count: given(there))
     monkeypatch.setattr(clusters, "connection", given)
-    with pool._share_cluster("local:2", {"theorem1": ["--cluster", "local:2"]}) as dealt:
+    words = ["--cluster", "local:2"]
+    asked = cli.parse(theorem("theorem1"), words).options
+    with pool._share_cluster(asked, {"theorem1": words}) as dealt:
         options = cli.parse(theorem("theorem1"), dealt["theorem1"]).options
     assert (options.cluster, options.cluster_security) == there
     assert str(there.address) in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Verdicts as lines of text: every claim of one, or one line for each of several."""
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -13,6 +14,9 @@ from lrdyn.verification.stating.claims import MORE_STEPS_HELP, TOO_FEW_STEPS, UN
 from lrdyn.verification.stating.flags import option_string
 from lrdyn.verification.stating.forms import TRIVIAL
 
+WIDTH = 100
+"""Columns of a sentence in a terminal."""
+
 
 def first_screen(
     verdict: Mapping[str, Any],
@@ -23,25 +27,30 @@ def first_screen(
 ) -> str:
     """What a verdict says first: what is claimed, the sentence of :func:`sentence`, the claims.
 
-    Controls are a number in the sentence; findings are a table of their own.
+    Controls that were seen to fail are a number in the sentence; findings are a table of their own.
 
     Args:
         verdict: content of ``verdict.json``.
         summary: what is claimed, in words.
         notes: lines to add, such as those of configurations that diverged.
-        controls: also a line for each control.
+        controls: a line for each control, not for those alone that were not seen to fail.
     """
     claims, broken = _claims_and_controls(verdict)
+    shown = [entry for entry in broken if controls or entry["holds"] is not True]
     findings = _findings(verdict["claims"])
     parts = [
         [f"{verdict['name']}: {summary}"] if summary else [],
-        [sentence(verdict, why=False), *why_undecided(verdict)],
+        [*_wrapped(sentence(verdict, why=False)), *why_undecided(verdict)],
         aligned(_rows(claims)) if claims else [],
-        aligned(_rows(broken)) if broken and controls else [],
+        aligned(_rows(shown)) if shown else [],
         aligned(findings) if findings else [],
         [*notes, *shortfall_lines(verdict)],
     ]
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def html(verdict: Mapping[str, Any], summary: str = "", notes: Sequence[str] = ()) -> str:
@@ -117,11 +126,19 @@ def _held_claims(judged: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[s
     open_ = len(claims) - len(judged)
     left = f" ({open_} not judged)" if open_ else ""
     most = max((claim.get("cases_total", claim["cases"]) for claim in claims), default=0)
-    near = nearest_claim(claims)
-    beside = (
-        "" if near == "-" else f", the nearest its tolerance at {near.replace(' ', ' of it (')})"
-    )
-    return f"{held} of {len(claims)} claims hold{left} in up to {most} cases each{beside}"
+    each = f", in up to {most} cases each" if most != 1 else ", in one case each"
+    return f"{held} of {len(claims)} claims hold{left}{each}{_nearest(claims)}"
+
+
+def _nearest(claims: Sequence[Mapping[str, Any]]) -> str:
+    """The claim nearest to failing in words, or the one that fails by most."""
+    ratios = ratios_of(claims)
+    if not ratios:
+        return ""
+    ratio, name = max(ratios)
+    if ratio <= 1:
+        return f"; the nearest to failing is {name}, at {ratio:.2g} of its tolerance"
+    return f"; {name} is off by {ratio:.2g} times its tolerance"
 
 
 def _rows(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -226,14 +243,19 @@ def count_held(entries: Sequence[Mapping[str, Any]]) -> str:
 
 def nearest_claim(claims: Sequence[Mapping[str, Any]]) -> str:
     """Largest residual over tolerance of any claim in any precision, and which it is."""
-    ratios = [
+    ratios = ratios_of(claims)
+    # Pairs compare by their ratio first.
+    return "{:.2f} {}".format(*max(ratios)) if ratios else "-"
+
+
+def ratios_of(claims: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
+    """Residual over tolerance of each claim in each precision, and which claim it is."""
+    return [
         (c[f"residual{leg}"] / c[f"tolerance{leg}"], c["id"])
         for c in claims
         for leg in ("", "_float32")
         if c.get(f"residual{leg}") is not None and c[f"tolerance{leg}"]
     ]
-    # Pairs compare by their ratio first.
-    return "{:.2f} {}".format(*max(ratios)) if ratios else "-"
 
 
 def _format_residual(value: float | None) -> str:
