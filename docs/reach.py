@@ -9,12 +9,13 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from docs import gallery
-from lrdyn.figures import plotting
-from lrdyn.figures.plotting import Departure
+from lrdyn.figures import verdict_plots
+from lrdyn.figures.verdict_plots import Departure
 from lrdyn.registry import theorems
 from lrdyn.verification.judging.outcomes import precisions
 from lrdyn.verification.stating.statement import Theorem
@@ -37,7 +38,7 @@ def newest(folder: Path) -> Reach:
         runs = precisions(theorem, theorem.scenarios[0], "float64")
         paths = folder.glob(f"{theorem.name}/*/perturb.png")
         run = max(paths, key=lambda path: path.stat().st_mtime).parent
-        by_theorem[theorem.name] = plotting.departures(
+        by_theorem[theorem.name] = verdict_plots.departures(
             theorem, results_file.load(run / "results.nc"), runs
         )
     return by_theorem
@@ -76,10 +77,16 @@ def committed() -> Reach:
     }
 
 
+def figure_of(name: str) -> Any:
+    """The picture of a theorem."""
+    (title,) = (theorem.title for theorem in theorems() if theorem.name == name)
+    return verdict_plots.perturb_figure(title, committed()[name])
+
+
 def draw() -> None:
     """Draw a picture for each theorem."""
-    for name, departures in committed().items():
-        gallery.save(plotting.perturb_figure(name, departures), f"reach_{name}")
+    for name in committed():
+        gallery.save(figure_of(name), f"reach_{name}")
 
 
 if __name__ == "__main__":

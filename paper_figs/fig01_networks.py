@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from lrdyn.core import chance
-from lrdyn.figures import plotting
+from lrdyn.figures import plotting, spectrum
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.weight_updates import WEIGHT_UPDATES
 from lrdyn.studies.weight_updates.edge import EdgeMeasured
@@ -62,8 +62,8 @@ some thousands over the steps, and the spread over seeds is of this size."""
 CAPTION = """\
 (a-{last}) Singular values of W(t) - W(0), penultimate layer: dark blue up to K = {classes}, light
 blue up to 2K = {rank}; titles: test accuracy (whitened: of training images). ({ends}) At the last
-step, over the largest; orange: labels shuffled{early}; dashed: Gaussian; dotted: K and 2K; titles:
-share of the squared norm in the first 2K (Gaussian). ({over}) This share over training; dotted:
+step, over the largest; orange: labels shuffled{early}; dotted: Gaussian; thin: K and 2K; titles:
+share of the squared norm in the first 2K (Gaussian). ({over}) This share over training; dashed:
 labels shuffled. On whitened images the edge at 2K is exact: sigma_(2K+1) / sigma_(2K) = {edge:.0e}.
 Elsewhere the values fall and go on behind it: {ratios} (Gaussian {gaussian_ratios}).
 """
@@ -310,20 +310,22 @@ def draw(dataset: xr.Dataset) -> Any:
         plot_end(end, dataset, name, LOWEST[name == EDGE])
     plot_shares(over, dataset)
     for row in range(0, len(names), COLUMNS):
-        above[row].set_ylabel("singular values")
-        below[row].set_ylabel("over the largest")
+        plotting.label_once(above[row : row + COLUMNS], "singular values")
+        plotting.label_once(below[row : row + COLUMNS], "over the largest")
     for column in range(COLUMNS):
-        above[column:][::COLUMNS][-1].set_xlabel("step t")
-        below[column:][::COLUMNS][-1].set_xlabel("index i")
+        plotting.label_last(above[column:][::COLUMNS], "step t")
+        plotting.label_last(below[column:][::COLUMNS], "index i")
     entries = [
         plotting.entry("up to K", plotting.BLUES[0]),
         plotting.entry("up to 2K", plotting.BLUES[2]),
         plotting.entry("behind", PALE),
         plotting.entry("at the end", plotting.BLUES[1]),
-        plotting.entry("Gaussian", plotting.GREY, ls="--"),
+        plotting.entry("Gaussian", plotting.BLACK, ls=":", lw=0.8),
         plotting.entry("shuffled labels", plotting.ORANGE, lw=0.8),
     ]
-    figure.legend(handles=entries, loc="outside lower center", ncols=len(entries))
+    over_steps = [entries[4], plotting.entry("shuffled labels", ls="--")]
+    serves = [(entries[:3], above), (entries[3:], below), (over_steps, [over])]
+    plotting.common_key(figure, entries, serves=serves)
     return figure
 
 
@@ -365,24 +367,18 @@ def plot_end(ax: Any, dataset: xr.Dataset, name: str, lowest: float) -> None:
     """The spectrum at the end beside that of a Gaussian matrix, each over its largest value."""
     rank, classes = int(dataset.attrs["rank"]), int(dataset.attrs["classes"])
     values, shape = _end(dataset, name), _shape(dataset, name)
-    drawn = np.isfinite(values) & (values > 0)
-    gaussian = chance.gaussian_singular_values(*shape)
-    ax.plot(1 + np.arange(len(gaussian)), gaussian / gaussian[0], "--", color=plotting.GREY, lw=0.8)
-    ax.plot(dataset.index.values[drawn], values[drawn] / values[0], color=plotting.BLUES[1], lw=1.0)
+    index, marks = dataset.index.values, (classes, rank)
+    spectrum(ax, values, marks, chance=shape, index=index, color=plotting.BLUES[1])
     shuffled = dataset["shuffled_value"].sel(network=name).values
-    there = np.isfinite(shuffled) & (shuffled > 0)
-    indices, others = dataset.index.values[there], shuffled[there]
-    if others.size:  # the whitened network has none
-        ax.plot(indices, others / others[0], color=plotting.ORANGE, lw=0.8)
-    for mark in (classes, rank):
-        ax.axvline(mark, color="k", lw=0.5, ls=":")
-    ax.set(xscale="log", yscale="log", ylim=(lowest, 3))
+    if np.isfinite(shuffled[0]):  # the whitened network has none
+        spectrum(ax, shuffled, index=index, color=plotting.ORANGE, lw=0.8)
+    ax.set_ylim(lowest, 3)
 
 
 def plot_shares(ax: Any, dataset: xr.Dataset) -> None:
     """Share of the update in its first 2K over the steps of each training.
 
-    Dashed: of a Gaussian; dotted: on shuffled labels.
+    Dotted: of a Gaussian; dashed: on shuffled labels.
     """
     names = [str(name) for name in dataset.trained.values]
     rank = int(dataset.attrs["rank"])
@@ -395,9 +391,9 @@ def plot_shares(ax: Any, dataset: xr.Dataset) -> None:
             run[of].values[there] for of in ("share_over_steps", "shuffled_over_steps")
         )
         ax.plot(steps, shares, color=color, lw=1.0, label=TITLES[name])
-        ax.plot(steps, shuffled, color=color, lw=1.0, ls=":")
+        ax.plot(steps, shuffled, color=color, lw=1.0, ls="--")
         gaussian = chance.gaussian_energy(*_shape(dataset, name), rank)
-        ax.axhline(gaussian, color=color, lw=0.8, ls="--")
+        ax.axhline(gaussian, color=color, lw=0.8, ls=":")
     ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="step over the last step")
     # Left out of the layout, which would make room for it: the cell beside is empty.
     ax.legend(**plotting.BESIDE).set_in_layout(False)

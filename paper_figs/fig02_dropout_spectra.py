@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from lrdyn.core import chance
-from lrdyn.figures import plotting
+from lrdyn.figures import plotting, spectrum
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.dropout_spectra import DROPOUT_SPECTRA, synthetic
 from lrdyn.studies.dropout_spectra.activations import TrainedDropoutMeasured
@@ -21,7 +21,7 @@ from lrdyn.studies.dropout_spectra.raw import RawMeasured, RawTheory
 from lrdyn.verification.judging.judging import Groups
 from lrdyn.verification.running.configuration import Run, run_of
 from lrdyn.verification.stating import fields
-from paper_figs.paired import error
+from lrdyn.verification.stating.claims import standard_error
 from paper_figs.shared import capital, count_seeds, judged_seeds
 
 QUICK = {"preset": "quick", "seed": 1}
@@ -193,7 +193,10 @@ def _ranks(runs: Mapping[str, xr.Dataset]) -> xr.Dataset:
             xr.Dataset(
                 {
                     "rank": (("network", "kind", "point"), [[x.mean(axis=0) for x in flat]]),
-                    "rank_error": (("network", "kind", "point"), [[error(x) for x in flat]]),
+                    "rank_error": (
+                        ("network", "kind", "point"),
+                        [[standard_error(x) for x in flat]],
+                    ),
                     "drop": (("network", "of", "judged_seed"), [without - with_dropout]),
                     "step": (
                         ("network", "point"),
@@ -313,10 +316,17 @@ def draw(dataset: xr.Dataset) -> Any:
         plot_ranks(ax, run, FORGOTTEN if name == "resnet" else 1)
         plot_ends(below, run, with_limit=name == "dln")
     entries = [plotting.entry(k.text, k.color, ls=k.dash) for k in KINDS.values()]
-    figure.legend(handles=entries, loc="outside lower center", ncols=4, fontsize=7)
+    trained_panels = [*axes[1:half], *axes[half + 1 :]]
+    serves = [(entries, trained_panels)]
+    if "dln" in names:
+        of_theory = plotting.entry(r"$\sqrt{s}$, Theorem 3", plotting.ORANGE, ls=":", lw=1.5)
+        serves.append(([of_theory], [axes[half + 1 + names.index("dln")]]))
+    every = [entry for lines, _ in serves for entry in lines]
+    plotting.common_key(figure, every, serves=serves, fontsize=7)
     axes[0].set_ylabel("singular values")
-    axes[1].set_ylabel("effective rank")
+    plotting.label_once(axes[1:half], "effective rank")
     axes[half].set_ylabel("distance")
+    plotting.label_once(axes[half + 1 :], "over the largest")
     return figure
 
 
@@ -341,8 +351,9 @@ def plot_drift(ax: Any, dataset: xr.Dataset) -> None:
     ax.plot(rates, distance, "o", color=plotting.BLUE)
     ax.set(xscale="log", yscale="log", xlabel="η / θ")
     ax.set_xticks(rates, [f"{rate:g}" for rate in rates])
-    ax.minorticks_off()
+    ax.xaxis.minorticks_off()
     ax.margins(0.15)
+    plotting.label_log_ticks(ax.yaxis)
 
 
 def plot_ranks(ax: Any, run: xr.Dataset, first: int) -> None:
@@ -376,15 +387,14 @@ def plot_ends(ax: Any, run: xr.Dataset, *, with_limit: bool) -> None:
     index = run.index.values
     for name, kind in KINDS.items():
         values = run.spectrum.sel(kind=name).values
-        look = {"color": kind.color, "ls": kind.dash, "label": kind.text}
-        ax.plot(index, values / values[0], lw=1.0, **look)
+        size = size_of(run) if kind is [*KINDS.values()][-1] else False
+        look: dict[str, Any] = {"color": kind.color, "ls": kind.dash, "label": kind.text}
+        spectrum(ax, values, chance=size, index=index, **look)
     if with_limit:
         limit = run.shrunk.values
         known = np.where(limit > 0, limit, np.nan)
         ax.plot(index, known / limit[0], ":", color=plotting.ORANGE, lw=1.5)
-    random = chance.gaussian_singular_values(*size_of(run))
-    ax.plot(1 + np.arange(len(random)), random / random[0], ":", color="k", lw=0.7, zorder=1)
-    ax.set(xscale="log", yscale="log", xlabel="index i", ylim=(1e-3, 2))
+    ax.set_ylim(1e-3, 2)
 
 
 FIGURE = Figure(

@@ -325,7 +325,7 @@ def draw(dataset: xr.Dataset) -> Any:
         above = {"xytext": (0, 5), "textcoords": "offset points", "ha": "right"}
         ax.annotate(text, (1, 0), xycoords=("axes fraction", "data"), **above)
     entries = [plotting.entry("predicted"), plotting.entry("measured", **plotting.OPEN)]
-    plotting.key(axes[1], entries, "upper left")
+    plotting.key(axes[1], entries, "upper left", serves=axes)
     return figure
 
 

@@ -187,17 +187,19 @@ def draw(dataset: xr.Dataset) -> Any:
     plain = dataset.sel(init_scale=first, center=dataset.center.values[0])
     last = dataset.sel(init_scale=small, center=dataset.center.values[-1])
     figure = plotting.blank_figure(6.4)
-    front, rest = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.25, 2)).ravel()
-    axes = [*front.subplots(1, 2), *rest.subplots(2, 3).ravel()]
+    grid = figure.add_gridspec(2, 1, height_ratios=(1.25, 2))
+    shapes = (1, 2), (2, 3)
+    rows: Any = [grid[place].subgridspec(*shape) for place, shape in enumerate(shapes)]
+    axes = [ax for row in rows for ax in row.subplots().ravel()]
     titles = [
         "how far each moved",
         "moved by 10 %",
         rf"$\sigma_i(t)$ of P, $\epsilon$ = {first:g}",
-        rf"of W + P, $\epsilon$ = {first:g}",
-        rf"of P, $\epsilon$ = {small:g}",
+        rf"$\sigma_i(t)$ of W + P, $\epsilon$ = {first:g}",
+        rf"$\sigma_i(t)$ of P, $\epsilon$ = {small:g}",
         "angles, P",
         "angles, W + P",
-        "from Theorem 2",
+        "distance from Theorem 2",
     ]
     plotting.entitle(axes, titles)
     plot_moves(axes[0], plain)
@@ -207,7 +209,7 @@ def draw(dataset: xr.Dataset) -> Any:
     axes[4].axhline(float(last.largest), color="k", ls=":", lw=0.8)
     for ax, matrix in zip(axes[5:], MATRICES, strict=False):
         plot_angles(ax, plain, matrix)
-    plotting.key(axes[6], RULE_KEY, "lower right", fontsize=7, handlelength=1.2)
+    plotting.key(axes[6], RULE_KEY, "lower right", serves=axes[5:], fontsize=7, handlelength=1.2)
     plot_gaps(axes[7], dataset)
     return figure
 
@@ -285,7 +287,9 @@ def plot_counts(ax: Any, run: xr.Dataset) -> None:
     ax.set(xlabel="step t", xlim=(0, last), yscale="symlog", ylim=(0, width), ylabel="values")
     ticks = [tick for tick in (0, 1, 10, 100) if tick < width / 2]
     ax.set_yticks([*ticks, width], [str(tick) for tick in (*ticks, width)])
-    ax.legend(fontsize=7, labelspacing=0.3, **plotting.BESIDE)
+    # Clear of the marks of chance, which stand at the last step.
+    beside = plotting.BESIDE | {"bbox_to_anchor": (1.05, 1.0)}
+    ax.legend(fontsize=7, labelspacing=0.3, **beside)
 
 
 def plot_angles(ax: Any, run: xr.Dataset, matrix: Shown) -> None:

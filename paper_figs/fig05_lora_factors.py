@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from lrdyn.figures import plotting
+from lrdyn.figures import band, plotting
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.adapter_training import ADAPTERS
 from lrdyn.studies.adapter_training.factors import COMPARED, FactorsMeasured
@@ -147,14 +147,17 @@ def draw(dataset: xr.Dataset) -> Any:
     ]
     norms = [plotting.entry("‖A‖"), plotting.entry("‖B‖", ls="--")]
     _, texts = axes[3].get_legend_handles_labels()
+    toy = [plotting.entry(text, **toy_look(place)) for place, text in enumerate(texts)]
     entries = [
         plotting.entry("(a)-(c)", ls="None"),
         *methods,
         *norms,
         plotting.entry(r"(d), (e): $\eta_A, \eta_B$", ls="None"),
-        *(plotting.entry(text, **toy_look(place)) for place, text in enumerate(texts)),
+        *toy,
     ]
     plotting.key(axes[5], entries, "center left", ncols=2, fontsize=7, columnspacing=1.0)
+    for lines, panels in ((methods, axes[:3]), (norms, axes[:1]), (toy, axes[3:5])):
+        plotting.share_key(figure, lines, panels)
     return figure
 
 
@@ -172,16 +175,10 @@ def plot_tried(ax: Any, dataset: xr.Dataset, name: str) -> None:
     for method in dataset.adapter.values:
         rates = dataset.sel(adapter=method)
         known = np.isfinite(rates.tried.values)
-        values = rates[name].transpose("rate_seed", "candidate").values[:, known]
+        values = rates[name].isel(candidate=known)
         look = {"color": COLORS[method], "marker": MARKS[method], "ms": 3.5, "lw": 0.9}
-        ax.errorbar(
-            rates.tried.values[known],
-            values.mean(axis=0),
-            paired.error(values),
-            capsize=2,
-            label=TITLES[method],
-            **look,
-        )
+        x = rates.tried.values[known]
+        band(ax, values, over="rate_seed", x=x, bars=True, label=TITLES[method], **look)
 
 
 def plot_widths(ax: Any, moves: xr.DataArray, exponent: Any) -> None:

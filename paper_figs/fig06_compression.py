@@ -323,9 +323,6 @@ def plot_losses(ax: Any, dataset: xr.Dataset) -> None:
     ax.set(yscale="log", xlabel="iteration t", xlim=(0, int(dataset.step[-1])))
     ax.set_ylim(0.3 * float(dataset.loss_compressed.min()), 2 * float(dataset.loss_full.max()))
     _label_scales(ax, dataset.loss_predicted.isel(step=-1))
-    full = plotting.entry("full $f$", marker="o", mfc="white")
-    compressed = plotting.entry("compressed $f_C$", ls=plotting.DASHED)
-    plotting.key(ax, [full, compressed], "upper right")
 
 
 def plot_errors(ax: Any, dataset: xr.Dataset) -> None:
@@ -339,14 +336,8 @@ def plot_errors(ax: Any, dataset: xr.Dataset) -> None:
             plotting.plot_compared(ax, run.step.values, *both, **look)
             ax.axhline(float(run.error_bound), color=color, lw=0.8, ls=":")
     ax.set(yscale="log", xlabel="iteration t", xlim=(0, int(dataset.step[-1])))
-    # Room for the key below the lowest curve.
-    ax.set_ylim(0.05 * float(dataset.error_predicted.min()), 2 * float(dataset.error_bound.max()))
+    ax.set_ylim(0.5 * float(dataset.error_predicted.min()), 2 * float(dataset.error_bound.max()))
     _label_scales(ax, dataset.error_predicted.isel(compressed_rank=0, step=-1))
-    entries = [
-        plotting.entry(rf"$\hat r$ = {rank}", marker=marker, mfc="white")
-        for marker, rank in zip(MARKERS, ranks, strict=True)
-    ]
-    plotting.key(ax, [*entries, plotting.entry("bound", ls=":")], "lower left", ncols=2)
 
 
 def _label_scales(ax: Any, ends: xr.DataArray) -> None:
@@ -379,7 +370,18 @@ def draw(dataset: xr.Dataset) -> Any:
         r"error $\Vert f - f_C \Vert_F$": plot_errors,
         "time per step [s]": plot_times,
     }
-    return plotting.draw_panels(plots, dataset)
+    figure = plotting.draw_panels(plots, dataset, height=2.6)
+    losses = [
+        plotting.entry("full $f$", marker="o", mfc="white"),
+        plotting.entry("compressed $f_C$", ls=plotting.DASHED),
+    ]
+    errors = [
+        plotting.entry(rf"$\hat r$ = {rank}", marker=marker, mfc="white")
+        for marker, rank in zip(MARKERS, dataset.compressed_rank.values, strict=True)
+    ]
+    errors.append(plotting.entry("bound", ls=":"))
+    serves = [(losses, figure.axes[:1]), (errors, figure.axes[1:2])]
+    return plotting.common_key(figure, [*losses, *errors], serves=serves)
 
 
 FIGURE = Figure(

@@ -110,8 +110,8 @@ def draw(dataset: xr.Dataset) -> Any:
         plotting.entry(f"mean, interval {words} 0", marker="o", ms=3.5, mfc=face)
         for words, face in (("without", plotting.GREY), ("with", "w"))
     ]
-    handles = [*seeds, *means]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=7)
+    serves = [([seed, *means], [ax]) for seed, ax in zip(seeds, axes, strict=True)]
+    plotting.common_key(figure, [*seeds, *means], serves=serves, fontsize=7)
     return figure
 
 

@@ -317,6 +317,8 @@ def plot_dropout(ax: Any, dataset: xr.Dataset) -> None:
     curves = zip(COLORS, dataset["keep_prob"].values, strict=True)
     colors = [plotting.entry(f"$p$ = {p:g}", color) for color, p in curves]
     plotting.key(ax, [plotting.entry("data $X$"), *colors], "upper right")
+    figure = ax.get_figure(root=True)
+    plotting.share_key(figure, colors, figure.axes)
 
 
 def plot_inputs(ax: Any, dataset: xr.Dataset) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from lrdyn.figures import plotting
+from lrdyn.figures import band, plotting
 from lrdyn.studies.adapter_training import ADAPTERS, tasks, tuning
 from lrdyn.studies.adapter_training.cells import METHODS
 from lrdyn.verification.judging.judging import Groups
@@ -131,12 +131,6 @@ class Paired(NamedTuple):
         return "{outcome}, {0:+.3f} to {1:+.3f}".format(*came["interval"], outcome=came["outcome"])
 
 
-def error(values: np.ndarray) -> np.ndarray:
-    """Standard error over the first axis, NaN of one seed."""
-    one_seed = np.full(np.shape(values)[1:], np.nan)
-    return claims.standard_error(values) if len(values) > 1 else one_seed
-
-
 def compare_pair(method: np.ndarray, other: np.ndarray) -> Paired:
     """Compare two methods over seeds.
 
@@ -147,7 +141,7 @@ def compare_pair(method: np.ndarray, other: np.ndarray) -> Paired:
     """
     difference = np.asarray(method, float) - np.asarray(other, float)
     mean, count = float(np.mean(difference)), len(difference)
-    return Paired(mean, float(error(difference)), count, difference)
+    return Paired(mean, float(claims.standard_error(difference)), count, difference)
 
 
 class Compared(NamedTuple):
@@ -195,7 +189,7 @@ def compare(differences: Mapping[str, np.ndarray]) -> list[Compared]:
     for (label, values), p in zip(differences.items(), holm(raw), strict=True):
         low, high = simultaneous_interval(values, count)
         # Half of the interval, and what exceeds it in eight draws of ten.
-        least = (high - low) / 2 + float(norm.ppf(0.8)) * float(error(values))
+        least = (high - low) / 2 + float(norm.ppf(0.8)) * float(claims.standard_error(values))
         zero = np.zeros(len(values))
         comparisons.append(Compared(label, compare_pair(values, zero), low, high, p, least))
     return comparisons
@@ -321,20 +315,11 @@ def plot_methods(
     places = pearson[axis].values
     names = list(pearson.adapter.values)
     for turn, name in enumerate(names):
-        values = pearson.sel(adapter=name).transpose("seed", axis).values
         # Side by side: equal places would hide each other.
         shift = 1.04 ** (turn - (len(names) - 1) / 2)
-        ax.errorbar(
-            places * shift,
-            values.mean(axis=0),
-            error(values),
-            color=COLORS[name],
-            marker=MARKS[name],
-            ms=3.5,
-            lw=0.9,
-            capsize=2,
-            label=TITLES[name],
-        )
+        look = {"color": COLORS[name], "marker": MARKS[name], "ms": 3.5, "lw": 0.9}
+        values, label = pearson.sel(adapter=name), TITLES[name]
+        band(ax, values, over="seed", x=places * shift, bars=True, label=label, **look)
     for name, published in (authors or {}).items():
         ax.plot(
             list(published),
@@ -384,8 +369,9 @@ def plot_compared(ax: Any, in_tasks: Mapping[str, Sequence[Compared]]) -> None:
 
 def add_key(figure: Any, places: Mapping[Panel, Any]) -> None:
     """The key of the methods, and of the tasks if there are several, below all panels."""
-    handles, labels = next(iter(places.values())).get_legend_handles_labels()
+    of_methods = next(iter(places.values())).get_legend_handles_labels()[0]
+    serves = [(of_methods, [ax for panel, ax in places.items() if panel != BESIDE])]
     if BESIDE in places:
-        more = places[BESIDE].get_legend_handles_labels()
-        handles, labels = [*handles, *more[0]], [*labels, *more[1]]
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)
+        serves.append((places[BESIDE].get_legend_handles_labels()[0], [places[BESIDE]]))
+    entries = [entry for lines, _ in serves for entry in lines]
+    plotting.common_key(figure, entries, serves=serves, fontsize=7)

@@ -14,18 +14,20 @@ from lrdyn.figures import plotting
 def plot_sweeps(dataset: xr.Dataset, title: str) -> tuple[Any, Any, Any]:
     """Draw all but the second panel of curves, which gets its title; the figure and both panels."""
     figure = plotting.blank_figure(4.3)
-    rows: Any = figure.subfigures(2, 1, height_ratios=(1, 1.35))
-    first, *rest = dataset["rank"].values
-    maps = rows[0].subplots(1, 1 + len(rest), sharey=True)
-    times, other = rows[1].subplots(1, 2)
-    titles = [f"residual / tolerance, r = {first}", *(f"r = {rank}" for rank in rest)]
+    ranks = dataset["rank"].values
+    grid = figure.add_gridspec(2, 1, height_ratios=(1, 1.35))
+    above, below = (grid[row].subgridspec(1, n) for row, n in ((0, len(ranks)), (1, 2)))
+    maps: Any = above.subplots(sharey=True)
+    pair: Any = below.subplots()
+    times, other = pair
+    titles = [f"residual / tolerance, r = {rank}" for rank in ranks]
     titles += [r"convergence time $\eta t$", title]
     plotting.entitle([*maps, times, other], titles)
     plot_maps(figure, maps, dataset["ratio"])
     plot_family(times, dataset["convergence_time"], lw=1.0).set_yscale("log")
     depths = zip(plotting.SHADES, dataset["depth"].values, strict=False)
     entries = [plotting.entry(f"L = {depth}", color) for color, depth in depths]
-    times.legend(handles=entries, loc="lower right", ncols=2)
+    plotting.key(times, entries, "lower right", serves=[other], ncols=2)
     return figure, times, other
 
 
@@ -41,7 +43,7 @@ def plot_maps(figure: Any, axes: Sequence[Any], ratio: xr.DataArray) -> None:
         ax.set_xticks(range(len(scales)), [f"{scale:g}" for scale in scales])
         ax.set_yticks(range(len(depths)), [str(depth) for depth in depths])
         ax.set_xlabel(r"init scale $\varepsilon$")
-    axes[0].set_ylabel("depth L")
+    plotting.label_once(axes, "depth L")
     figure.colorbar(images[0], ax=list(axes), shrink=0.95, pad=0.02)
 
 

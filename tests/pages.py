@@ -37,7 +37,7 @@ from benchmarks import __main__ as benchmarks
 from lrdyn import __main__ as command
 from lrdyn import cli
 from lrdyn.commands import diagnose as diagnose_command
-from lrdyn.commands import example, figures, help_pages, own_figures, pool, verify
+from lrdyn.commands import example, example_arrays, figures, help_pages, own_figures, pool, verify
 from lrdyn.commands import judge_run as judge_run_command
 from lrdyn.commands import merge as merge_command
 from lrdyn.commands import report as report_command
@@ -392,7 +392,7 @@ def _lrdyn(rest: list[str], folder: Path) -> None:
         case ["figures", "init"]:
             pass
         case ["figures", *more]:
-            figures.parse([example.FIGURE], more)
+            figures.parse([example.FIGURE, example_arrays.FIGURE], more)
         case [name, *more]:
             _known([name], [*command.COMMANDS])
             help_pages.PAGES[name]().parse(more)

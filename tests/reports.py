@@ -113,7 +113,7 @@ def saved(folder: Path, text: str = "", *, picture: str | None = "", **changed: 
         figure = Figure(figsize=(2, 1))
         figure.set_label(text or picture)
         name = text.replace("/", "") or "spectrum"
-        plotting.save(figure, folder / f"{name}.none")
+        plotting.save(figure, folder / name)
     files.write_json(folder / "verdict.json", content | changed)
     return folder
 

@@ -182,14 +182,22 @@ def test_the_figure_shows_these_numbers(found):
     np.testing.assert_allclose(drawn, [one.lora(one.rank_90) / one.full for one in moved])
 
 
-def test_many_matrices_are_drawn_in_grey():
-    start = {f"{i}.weight": np.eye(3) for i in range(9)}
+def test_many_matrices_are_drawn_in_the_colours_of_their_kinds():
+    """Each has the colour that the key gives its kind; kinds beyond the colours share grey."""
+    kinds = [f"kind_{letter}" for letter in "abcdefghi"]
+    start = {f"{i}.{kind}.weight": np.eye(3) for i in range(2) for kind in kinds}
     report = lrdyn.diagnose(start, {name: W + 1 for name, W in start.items()}, k=1)
     axes = report.plot().axes
-    assert {line.get_color() for line in axes[0].lines} == {plotting.GREY}
     legend = axes[1].get_legend()
     assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["9 matrices"]
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == [*(f"{kind} (2)" for kind in kinds[:7]), "other kinds"]
+    colors = [line.get_color() for line in legend.get_lines()]
+    assert len({*colors}) == 8
+    of_kinds = dict(zip(kinds, [*colors[:7], colors[7], colors[7]], strict=True))
+    curves = [line for line in axes[0].lines if line.get_linestyle() == "-"]
+    wanted = [of_kinds[update.name.split(".")[1]] for update in report.matrices]
+    assert [line.get_color() for line in curves] == wanted
 
 
 def test_names_are_shown_as_one_line():

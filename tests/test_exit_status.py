@@ -167,7 +167,9 @@ def lrdyn(tmp_path, monkeypatch, unchecked, capsys):
     """Run ``lrdyn`` here in an empty folder: status, output, errors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LRDYN_CACHE", "")
-    monkeypatch.setattr("lrdyn.figures.verdicts.plotting", None)  # which takes most of the time
+    monkeypatch.setattr(
+        "lrdyn.figures.verdicts.verdict_plots", None
+    )  # which takes most of the time
     yield lambda *words: (command.main(list(words)), *capsys.readouterr())
     jax.config.update("jax_enable_x64", True)
 

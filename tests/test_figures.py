@@ -24,7 +24,7 @@ from lrdyn import cli
 from lrdyn.commands import figures
 from lrdyn.commands.arguments import Help
 from lrdyn.commands.ending import BAD_INPUT, Sameness
-from lrdyn.figures import baselines, exhibits, plotting, rendering, tables
+from lrdyn.figures import baselines, exhibits, plotting, rendering, tables, verdict_plots
 from lrdyn.figures.exhibits import one_seed
 from lrdyn.figures.rendering import render
 from lrdyn.theorem2.statement import THEOREM2
@@ -166,6 +166,46 @@ def test_a_figure_for_a_look_has_the_dots_of_a_screen_and_no_fonts(tmp_path):
         with Image.open(png) as picture:
             assert picture.size[0] == plotting.TEXT_WIDTH * dots
         assert (b"/Subtype /Type3" in pdf.read_bytes()) == for_a_look
+
+
+def test_a_panel_for_a_talk_lies_beside_the_figure(tmp_path, capsys):
+    """Named after panel and width; nothing is compared with it, nor is a table cut."""
+    out = ["--out", str(tmp_path)]
+    words = ["toy", "--panel", "a", "--width", "3.25", "--format", "svg", *out]
+    assert figures.main([TOY, ROWS], tmp_path, words) is None
+    picture = tmp_path / "figures" / "toy_a_3.25in.svg"
+    assert capsys.readouterr().out.splitlines()[-1] == f"toy: {picture}"
+    assert 'width="234pt"' in picture.read_text()
+    assert figures.main([TOY], tmp_path, ["toy", "--width", "column", *out]) is None
+    assert (tmp_path / "figures" / "toy_column.pdf").exists()
+    assert figures.main([TOY], tmp_path, ["baseline", "--yes", *out]) is None
+    assert figures.main([TOY], tmp_path, ["check", *out]) == SAME
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["toy", "--panel", "z"], "toy: --panel: got 'z', wanted one of the letters a"),
+        (["toy", "--width", "page"], "--width: got 'page', wanted 'column', 'text' or inches"),
+        (["toy", "--width", "-1"], "--width: got -1.0, wanted 'column', 'text' or inches"),
+        (["toy", "--format", "jpg"], "--format: got 'jpg', wanted some of png, pdf, svg, pgf"),
+        (["check", "toy", "--panel", "a"], "--panel: got it with check, wanted it with draw"),
+        (["baseline", "--yes", "--width", "text"], "--width: got it with baseline, wanted it with"),
+        (["rows", "--panel", "a"], "rows: --panel, --width, --format: got 'rows', wanted a figure"),
+    ],
+)
+def test_what_cannot_be_drawn_for_a_talk_is_one_line(words, said, tmp_path):
+    with pytest.raises(cli.BadInput, match=f"^{re.escape(said)}"):
+        figures.main([TOY, ROWS], tmp_path, [*words, "--out", str(tmp_path)])
+
+
+def test_a_figure_without_runs_cannot_be_long(tmp_path):
+    """What takes long are runs: without them it would neither be drawn from results nor trained."""
+    alone = exhibits.Figure(
+        name="alone", title="", caption="", numbers=xr.Dataset, draw=draw_lines, long=True
+    )
+    with pytest.raises(cli.BadInput, match=r"^long: got True for alone, which has no sources"):
+        render(alone, tmp_path)
 
 
 def test_a_table_is_text_csv_and_latex_of_the_saved_numbers(tmp_path):
@@ -842,11 +882,13 @@ def test_a_sweep_is_drawn_over_what_is_swept(axes):
     sizes = {"seed": 3, **dict.fromkeys(axes, 2), "single": 1}
     axis = {name: np.arange(1.0, size + 1) for name, size in sizes.items()}
     values = xr.DataArray(rng.uniform(size=tuple(sizes.values())), axis)
-    figure = plotting.sweep_figure("mine", {"float64": values, "float32": 2 * values})
-    assert plotting.swept_axes(values) == axes if "b" not in axes else ["init_scale", "rank", "b"]
+    figure = verdict_plots.sweep_figure("mine", {"float64": values, "float32": 2 * values})
+    assert (
+        verdict_plots.swept_axes(values) == axes if "b" not in axes else ["init_scale", "rank", "b"]
+    )
     panels = figure.get_axes()
     assert len(panels) == (2 if len(axes) == 3 else 1)
-    order = plotting.swept_axes(values)
+    order = verdict_plots.swept_axes(values)
     first = values.max(["seed", "single"])
     for column, ax in enumerate(panels):
         lines = [line for line in ax.get_lines() if line.get_marker() == "o"]

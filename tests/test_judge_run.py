@@ -16,7 +16,7 @@ import lrdyn
 from lrdyn import __main__ as command
 from lrdyn.recorded_runs import records_of
 from lrdyn.recorded_runs.files import read_records
-from lrdyn.recorded_runs.overlay import PANELS, overlay
+from lrdyn.recorded_runs.pictures import PANELS
 from lrdyn.theorem2 import setting
 from lrdyn.theorem2.statement import FACTORIZATION, THEOREM2
 from lrdyn.verification.stating.claims import Decision
@@ -609,6 +609,7 @@ def test_the_command_writes_what_it_is_asked_to(here, capsys):
             "--target: got 'no.npy' (No such file",
         ),
         (("theorem2", "recorded", *WORDS, "--figure", "a.gif"), "--figure: got 'a.gif'"),
+        (("theorem2", "recorded", *WORDS, "--figure", "no/a.png"), "--figure: got 'no/a.png'"),
         (
             ("theorem2", "recorded", *WORDS[:3], "x"),
             "--step-size: got 'x', wanted a number such as 0.1",
@@ -658,12 +659,11 @@ def test_the_examples_of_other_libraries_hold(package):
 def test_theory_is_drawn_over_records(run):
     theorem, make = RUNS[run]
     found = judged(theorem, **make("float64"))
-    figure = overlay(found)
+    figure = found.plot()
     arrays = found.results["/"]
     panels = next(p for p in PANELS.values() if f"{p[0].field}_predicted" in arrays)
-    assert [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes] == [
-        panel.title for panel in panels
-    ]
+    titles = [f"({letter}) {panel.title}" for letter, panel in zip("ab", panels, strict=False)]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == titles
     for ax in figure.axes:
         lines, markers = ax.lines[::2], ax.lines[1::2]
         assert len(lines) == len(markers) > 0

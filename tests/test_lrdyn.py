@@ -24,7 +24,7 @@ import lrdyn as lr
 from lrdyn import __main__ as command
 from lrdyn import statements
 from lrdyn.commands import ending, pool
-from lrdyn.figures import plotting
+from lrdyn.figures import verdict_plots
 from lrdyn.registry import REGISTRY, theorem, theorems
 from lrdyn.studies import REGISTRY as STUDIES
 from lrdyn.system import interrupts, memory_limit, progress, whole_files
@@ -610,7 +610,7 @@ def test_a_notebook_shows_why_a_claim_is_undecided(verified):
 )
 def test_the_figure_of_a_verdict_says_which_it_is(holds, undecided, word, verified):
     said = verified.verdict | {"holds": holds, "undecided": undecided}
-    (ax,) = plotting.verdict_figure(said, verified.legs).axes
+    (ax,) = verdict_plots.verdict_figure(said, verified.legs).axes
     assert ax.get_title("left").startswith(f"sums {word}: ")
 
 

@@ -1,7 +1,9 @@
 """``lrdyn figures``: a reader's own figures, from the example to a change that is caught."""
 
 import os
+import re
 import runpy
+import shutil
 import subprocess
 
 import jax
@@ -35,10 +37,15 @@ def here(made, monkeypatch):
 def test_init_makes_an_example_its_baseline_a_test_and_a_script(here):
     names = {path.relative_to(here).as_posix() for path in here.rglob("*") if path.is_file()}
     assert names == {
+        "figures/arrays.py",
         "figures/example.py",
         "figures/test_figures.py",
         "figures/check.sh",
-        *(f"figures/baselines/example.{suffix}" for suffix in ("json", "nc", "png")),
+        *(
+            f"figures/baselines/{name}.{suffix}"
+            for name in ("arrays", "example")
+            for suffix in ("json", "nc", "png")
+        ),
     }
     assert (here / "figures" / "check.sh").stat().st_mode & 0o111
     assert "lrdyn figures check" in (here / "figures" / "check.sh").read_text()
@@ -117,7 +124,7 @@ def test_the_test_of_the_folder_passes_until_one_percent_changes(
             test(tmp_path / "second", monkeypatch)
     finally:
         file.write_text(text)
-    assert capsys.readouterr().out.startswith("example: panel (a): trained[step=")
+    assert "\nexample: panel (a): trained[step=" in capsys.readouterr().out
 
 
 def test_the_commands_are_those_of_figures(here, capsys):
@@ -125,7 +132,7 @@ def test_the_commands_are_those_of_figures(here, capsys):
     assert "  example   An example\n" in capsys.readouterr().out
     assert command.main(["figures", "check", "nosuch"]) == BAD_INPUT
     assert capsys.readouterr().err == (
-        "lrdyn: error: figure: got 'nosuch', wanted one of example\n"
+        "lrdyn: error: figure: got 'nosuch', wanted one of arrays, example\n"
     )
     assert command.main(["figures", "init"]) == BAD_INPUT
     assert "got an existing 'figures', wanted no folder" in capsys.readouterr().err
@@ -152,6 +159,71 @@ def test_a_folder_without_figures_is_one_line(tmp_path, monkeypatch, capsys, fil
     assert sorted(tmp_path.rglob("*.py")) == before
     if files is None:
         assert command.main(["figures", "--help"]) == 0
+
+
+def test_a_change_of_the_arrays_of_a_sweep_is_named(here, tmp_path, monkeypatch, capsys):
+    """A figure without an experiment is computed anew, compared and reported as the others."""
+    assert command.main(["figures", "check", "arrays", "--out", str(tmp_path / "first")]) == 0
+    file = here / "figures" / "arrays.py"
+    text = file.read_text()
+    changed = text.replace('"effective_rank": rank}', '"effective_rank": 1.01 * rank}')
+    assert changed != text
+    file.write_text(changed)
+    capsys.readouterr()
+    try:
+        words = ["figures", "check", "arrays", "--recompute", "--out", str(tmp_path / "second")]
+        assert command.main(words) == 1
+    finally:
+        file.write_text(text)
+    assert capsys.readouterr().out.startswith("arrays: panel (a): effective_rank[")
+
+
+OF_A_FILE = """\
+from pathlib import Path
+import numpy as np
+import xarray as xr
+from lrdyn.figures import Figure, panels, plotting
+
+LOG = Path(__file__).with_name("log.csv")
+
+def numbers(results):
+    step, loss = np.loadtxt(LOG, delimiter=",", skiprows=1).T
+    return xr.Dataset({"loss": ("step", loss)}, {"step": step})
+
+def draw(dataset):
+    figure, (ax,) = panels(["loss"])
+    ax.plot(dataset.step, dataset.loss)
+    return figure
+
+FIGURE = Figure(name="mine", title="Mine", caption="A loss.", numbers=numbers, draw=draw,
+                files=(LOG,))
+"""
+
+
+def test_a_figure_of_a_file_follows_the_file(tmp_path, monkeypatch, capsys):
+    """It is drawn, its saved numbers are used again, and another content makes new ones."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LRDYN_CACHE", "")
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    (folder / "mine.py").write_text(OF_A_FILE)
+    assert command.main(["figures", "draw", "mine"]) == BAD_INPUT
+    assert capsys.readouterr().err == (
+        "lrdyn: error: mine: files: got no file 'log.csv', wanted what the numbers are read from\n"
+    )
+    (folder / "log.csv").write_text("step,loss\n0,1.0\n1,0.5\n")
+    sources = []
+    for _ in range(2):
+        assert command.main(["figures", "draw", "mine"]) == 0
+        sources.append(re.search(r"\((.*), ", capsys.readouterr().out)[1])
+    assert sources == ["computed", "saved numbers"]
+    assert command.main(["figures", "baseline", "mine", "--yes"]) == 0
+    assert command.main(["figures", "check"]) == 0
+    (folder / "log.csv").write_text("step,loss\n0,1.0\n1,0.6\n")
+    shutil.rmtree(tmp_path / "results")
+    capsys.readouterr()
+    assert command.main(["figures", "check"]) == 1
+    assert "mine: loss[step=1.0]: got 0.6, wanted 0.5" in capsys.readouterr().out
 
 
 def test_two_figures_of_one_name_are_refused(here, tmp_path):

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lrdyn.commands.arguments import Example, Parser, add_device_flags, parse_folder
 from lrdyn.commands.ending import Fault, Sameness
 from lrdyn.core.show import near, shortened
-from lrdyn.figures import long
+from lrdyn.figures import long, plotting
 from lrdyn.figures.baselines import check, write_baseline
-from lrdyn.figures.exhibits import Exhibit, missing_packages, set_precision
+from lrdyn.figures.exhibits import Exhibit, Figure, missing_packages, set_precision
 from lrdyn.figures.rendering import render
+from lrdyn.figures.single_panels import Unfit
 from lrdyn.system import whole_files
 from lrdyn.system.printer import say
 from lrdyn.verification.judging.rounding import PRECISIONS
@@ -69,6 +72,7 @@ def main(
     options.out = Path(options.out)
     _check_writable(options.out)
     _check_preset(options.preset, chosen)
+    options.excerpt = _parse_excerpt(options, action)
     # Refused at once, not after the figures are drawn.
     if action == "baseline" and not options.yes and not _has_terminal():
         raise BadInput("--yes: got a baseline to write and no terminal to ask, wanted this flag")
@@ -223,6 +227,25 @@ def parser_of(exhibits: Sequence[Exhibit], prog: str) -> Parser:
         help="run the trainings of long figures; else they are drawn from what is there",
     )
     parser.add_argument(
+        "--panel",
+        nargs="+",
+        default=[],
+        metavar="LETTER",
+        help="draw each alone, with its keys, in a file beside that of the figure; never compared",
+    )
+    parser.add_argument(
+        "--width",
+        metavar="column|text|INCHES",
+        help="draw at this width, in another file (default: text; of a panel alone: column)",
+    )
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        default=[],
+        metavar="FORMAT",
+        help="files of what is drawn: png, pdf, svg, pgf (default: png pdf)",
+    )
+    parser.add_argument(
         "--yes", action="store_true", help="write baselines without asking, as scripts need it"
     )
     add_device_flags(parser)
@@ -302,6 +325,32 @@ def _select_precision(
     return [set_precision(exhibit, dtype) for exhibit in exhibits if dtype in exhibit.precisions]
 
 
+def _parse_excerpt(options: argparse.Namespace, action: str) -> dict[str, Any]:
+    """What is drawn for a talk beside the figures: panels, width and formats; empty if nothing.
+
+    Raises:
+        BadInput: it is no width or format, or is asked for where nothing is drawn.
+    """
+    width = options.width
+    with contextlib.suppress(TypeError, ValueError):
+        width = float(width)
+    asked = {"panels": options.panel, "width": width, "formats": options.format}
+    asked = {name: value for name, value in asked.items() if value}
+    if not asked:
+        return {}
+    if action != "draw":
+        flag = {"panels": "--panel", "width": "--width", "formats": "--format"}[next(iter(asked))]
+        raise BadInput(f"{flag}: got it with {action}, wanted it with draw: it is not compared")
+    try:
+        if "width" in asked:
+            plotting.inches_of(width)
+        if "formats" in asked:
+            plotting.check_formats(options.format)
+    except ValueError as error:
+        raise BadInput(f"--{str(error).replace('formats', 'format', 1)}") from None
+    return asked
+
+
 def _check_preset(preset: str, exhibits: Sequence[Exhibit]) -> None:
     for exhibit in exhibits:
         if preset not in exhibit.presets:
@@ -335,8 +384,22 @@ def _draw(exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> Non
         baselines=baselines,
         report=say,
     )
-    source = "computed" if done.ran else "saved results" if done.computed else "saved numbers"
+    from_results = (
+        done.computed and not done.ran and json.loads(done.dataset.attrs.get("sources", "{}"))
+    )
+    source = (
+        "saved numbers" if not done.computed else "saved results" if from_results else "computed"
+    )
     source = done.dataset.attrs.get("drawn_from", source)
     seconds = time.perf_counter() - begin
     say(f"{exhibit.name}: {done.paths[1]} ({source}, {seconds:.1f} s)")
     say(exhibit.terminal_text(done.dataset), end="")
+    if options.excerpt:
+        if not isinstance(exhibit, Figure):
+            raise BadInput(f"--panel, --width, --format: got {exhibit.name!r}, wanted a figure")
+        try:
+            paths = exhibit.excerpts(done.dataset, done.paths[0].with_suffix(""), **options.excerpt)
+        except Unfit as error:
+            raise BadInput(f"--{error}") from None
+        for path in paths:
+            say(f"{exhibit.name}: {path}")

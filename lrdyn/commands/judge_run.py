@@ -152,10 +152,9 @@ def main(words: Sequence[str]) -> Ending:
     )
     say("\n".join(lines))
     if figure is not None:
-        from lrdyn.figures import plotting
-        from lrdyn.recorded_runs.overlay import overlay  # which loads matplotlib
+        from lrdyn.figures import save
 
-        png, _ = plotting.save(overlay(found), figure, for_a_look=True)
+        png, _ = save(found.plot(), figure, for_a_look=True)
         printing.remark(f"figure: {png}", options)
     if options.out is None:
         return Printed(found.verdict["holds"])
@@ -169,4 +168,6 @@ def main(words: Sequence[str]) -> Ending:
 def _as_picture(path: Path) -> Path:
     if path.suffix not in ("", ".png", ".pdf"):
         raise BadInput(f"--figure: got {path.name!r}, wanted a name that ends in .png or .pdf")
+    if not path.parent.is_dir():
+        raise BadInput(f"--figure: got {str(path)!r}, wanted a file in a folder that exists")
     return path

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrdyn.commands import example, figures
+from lrdyn.commands import example, example_arrays, figures
 from lrdyn.commands.arguments import Example, Parser
 from lrdyn.commands.ending import Sameness
 from lrdyn.figures.baselines import write_baseline
@@ -76,11 +76,11 @@ def main(words: Sequence[str]) -> Sameness | None:
 def parser_of_init() -> Parser:
     """The parser of ``lrdyn figures init``."""
     examples = [
-        Example("lrdyn figures init", "make figures/ here, with an example and its baseline"),
+        Example("lrdyn figures init", "make figures/ here, with two examples and their baselines"),
         Example("lrdyn figures draw example", "draw that one"),
         Example("lrdyn figures check", "compare all with their baselines, as a test"),
     ]
-    about = "Make a folder of figures with an example."
+    about = "Make a folder of figures with an example of a run and one of arrays of your own."
     return Parser("lrdyn figures init", about, examples=examples)
 
 
@@ -104,7 +104,7 @@ def exhibits_in(folder: Path) -> list[Exhibit]:
 
 
 def init() -> None:
-    """Make the folder with an example, its baseline, a test and a script, all or nothing."""
+    """Make the folder with two examples, their baselines, a test and a script, all or nothing."""
     if os.path.lexists(FOLDER):
         raise BadInput(
             f"init: got an existing {os.fspath(FOLDER)!r}, wanted no folder or file of that name"
@@ -115,11 +115,14 @@ def init() -> None:
         folder = scratch / FOLDER
         folder.mkdir()
         (folder / "example.py").write_text(inspect.getsource(example))
+        (folder / "arrays.py").write_text(inspect.getsource(example_arrays))
         (folder / "test_figures.py").write_text(TEST)
         (folder / "check.sh").write_text(SCRIPT)
         (folder / "check.sh").chmod(0o755)
-        (figure,) = exhibits_in(folder)
-        write_baseline(figure, scratch / "results", folder / BASELINES, report=lambda line: None)
+        for figure in exhibits_in(folder):
+            results, silent = scratch / "results", lambda line: None
+            write_baseline(figure, results, folder / BASELINES, report=silent)
         whole_files.rename_new(folder, FOLDER)
     say(f"{FOLDER / 'example.py'}: an example, and what it is compared with in {BASELINES}/")
+    say(f"{FOLDER / 'arrays.py'}: one of arrays of your own, without an experiment")
     say(f"{FOLDER / 'test_figures.py'}, {FOLDER / 'check.sh'}: for pytest, for any CI")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,18 @@ import numpy as np
 from lrdyn.core.show import make_printable, shortened
 from lrdyn.diagnosis import advice
 from lrdyn.diagnosis.updates import MatrixUpdate
-from lrdyn.figures.plotting import BESIDE, BLACK, DASHED, GREY, SHADES, entry, panels, style
+from lrdyn.figures.plotting import (
+    BESIDE,
+    BLACK,
+    BLUES,
+    DASHED,
+    GREY,
+    ORANGES,
+    SHADES,
+    entry,
+    panels,
+    style,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,8 +34,11 @@ ROWS = 14
 EFFECTIVE = "effective rank of the update"
 BOTTOM = 1e-4
 """Least energy left that is shown: below it the curves leave the panel."""
-MOST = len(SHADES) - 1
-"""Matrices that have a colour and a name of their own; of more, all are drawn in grey."""
+COLORS = (*SHADES[:-1], BLUES[2], ORANGES[0])
+"""Of matrices that have a name of their own, or of kinds of them; what is left is grey."""
+MOST = 5
+"""Matrices that have a colour each; of more, each kind has one."""
+OTHERS = "other kinds"
 
 
 def plot_watch(dataset: xr.Dataset) -> Figure:
@@ -70,7 +85,8 @@ def plot_watch(dataset: xr.Dataset) -> Figure:
             dashed: dict[str, Any] = look | {"lw": 0.6, "ls": DASHED}
             axes[1].plot(steps, usual[:, row], **dashed)
             axes[3].plot(steps, np.where(np.isnan(first), np.nan, chance)[:, row], **dashed)
-        axes[0].set_ylim(bottom=0)
+        # Above the highest mark: the margin that Matplotlib leaves is a share of what curves span.
+        axes[0].set_ylim(0, 1.08 * max(1.0, np.nanmax(curves[EFFECTIVE], initial=0.0)))
         axes[1].set_yscale("log")
         axes[1].set_ylim(BOTTOM, 1.5)
         axes[3].set(xlim=axes[0].get_xlim(), ylim=(0, 95), yticks=(0, 30, 60, 90))
@@ -113,12 +129,13 @@ def plot_diagnosis(matrices: Sequence[MatrixUpdate], k: int) -> Figure:
             left.loglog(r, np.maximum(outside, BOTTOM / 100), **look)
         for rest, text in ((0.1, "90 %"), (0.01, "99 %")):
             left.axhline(rest, color=BLACK, lw=0.6, ls=DASHED)
-            left.annotate(
+            left.annotate(  # right, since curves begin high
                 text,
-                (0.02, rest),
+                (0.98, rest),
                 (0, 1.5),
                 xycoords=("axes fraction", "data"),
                 textcoords="offset points",
+                ha="right",
             )
         has_floor = any(update.noise is not None for update in moved)
         values.set(
@@ -201,22 +218,47 @@ def _plot_bulk(
     ax.plot((low, high), (low, high), color=BLACK, lw=0.6, ls=DASHED, zorder=0)
 
 
-def _looks(names: Sequence[str]) -> list[dict[str, Any]]:
-    """A colour each, as long as they can be told apart."""
+def _groups(names: Sequence[str]) -> list[str]:
+    """What the key calls each curve: the matrix while they are few, else its kind.
+
+    Example:
+        >>> _groups(["a.query", "b.query"])
+        ['a.query', 'b.query']
+        >>> _groups([f"{layer}.query" for layer in range(6)])[0]
+        'query (6)'
+    """
     if len(names) <= MOST:
-        return [{"color": color, "lw": 1.0} for color in SHADES[: len(names)]]
-    return [{"color": GREY, "lw": 0.6, "alpha": 0.5}] * len(names)
+        return list(names)
+    kinds = [advice.kind_of(name) for name in names]
+    counts = Counter(kinds)
+    # Of too many kinds those have a colour that most matrices are of.
+    named = {kind for kind, _ in counts.most_common(len(COLORS))}
+    return [f"{kind} ({counts[kind]})" if kind in named else OTHERS for kind in kinds]
+
+
+def _colors(names: Sequence[str]) -> dict[str, str]:
+    """Group of curves -> its colour, in the order in which they come."""
+    groups = dict.fromkeys(_groups(names))
+    named = [group for group in groups if group != OTHERS]
+    colors = dict(zip(named, COLORS, strict=False))
+    return colors | ({OTHERS: GREY} if OTHERS in groups else {})
+
+
+def _looks(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Colour and width of the curve of each matrix."""
+    colors = _colors(names)
+    thin = {"lw": 0.6, "alpha": 0.6} if len(names) > MOST else {"lw": 1.0}
+    return [{"color": colors[group], **thin} for group in _groups(names)]
 
 
 def _legend(ax: Axes, names: Sequence[str]) -> None:
-    # A label that begins with _ is left out.
-    names = [_escape_dollar(name) for name in names]
-    names = [f" {name}" if name.startswith("_") else name for name in names]
-    if 1 < len(names) <= MOST:
-        ax.legend(handles=[entry(n, c) for n, c in zip(names, SHADES, strict=False)], **BESIDE)
-    elif names:
-        text = names[0] if len(names) == 1 else f"{len(names)} matrices"
-        ax.legend(handles=[entry(text, SHADES[0] if len(names) == 1 else GREY)], **BESIDE)
+    entries = []
+    for group, color in _colors(names).items():
+        text = shortened(_escape_dollar(group), 34)
+        # A label that begins with _ is left out.
+        entries.append(entry(f" {text}" if text.startswith("_") else text, color))
+    if entries:
+        ax.legend(handles=entries, **BESIDE)
 
 
 def _escape_dollar(name: str) -> str:

@@ -1,9 +1,10 @@
 """Figures and tables: the runs they are drawn from, the numbers they show, the files they become.
 
 A :class:`Figure` or a :class:`Table` is data, in this repository or in somebody else's. Both are an
-:class:`Exhibit`, which names the experiments whose saved results it shows; they differ only in the
-files that are made from the numbers. :func:`lrdyn.figures.rendering.render` makes them, and
-:func:`lrdyn.commands.figures.main` gives a list of them a command line.
+:class:`Exhibit`, which names the experiments whose saved results it shows, if its numbers come from
+any; they differ only in the files that are made from the numbers.
+:func:`lrdyn.figures.rendering.render` makes them, and :func:`lrdyn.commands.figures.main` gives a
+list of them a command line.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import dataclasses
 import importlib.util
 import json
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,15 @@ class Exhibit:
             of at most 120 words, as journals like it. Mathematics between dollar signs is that of
             LaTeX; elsewhere the signs are dropped.
         notes: what a page has room for beside the caption, such as settings; likewise.
-        sources: ``sources(**settings)``: name -> the run of an experiment, at least one; see
-            :func:`run_sources` for one alone.
-        numbers: ``numbers(results, **settings)``: the numbers shown, from saved results alone, with
-            named dimensions and coordinates; ``results`` has the names of ``sources``.
-        presets: preset -> settings, JSON-able; numbers are made anew when they differ.
+        numbers: ``numbers(results, **settings)``: the numbers shown, with named dimensions and
+            coordinates, from saved results alone; ``results`` has the names of ``sources``, and is
+            empty where there are none: then the function makes or reads the numbers itself.
+        sources: ``sources(**settings)``: name -> the run of an experiment; see :func:`run_sources`
+            for one alone. By default none.
+        files: files that ``numbers`` reads, such as a CSV or a log; numbers are made anew when the
+            content of one changes.
+        presets: preset -> settings, JSON-able; numbers are made anew when they differ. By default
+            the preset ``quick`` without settings.
         needs: package that must be installed -> how to install it.
         thin: the part of the numbers kept as a baseline; everything by default.
         long: whether the runs take above a minute: then they are not run unless asked for, and the
@@ -57,14 +62,25 @@ class Exhibit:
         says: ``says(dataset)``: what the caption says of the numbers shown, name -> value; it is
             worked out whenever a caption is written, from the committed numbers as from new ones.
         shows: names of the theorems and studies whose claims it shows; a page lists it beside them.
+
+    Example:
+        >>> def numbers(results, steps):
+        ...     return xr.Dataset({"loss": ("step", [0.5**t for t in range(steps)])})
+        >>> losses = Exhibit(name="losses", title="A loss that halves", caption="{steps} steps.",
+        ...                  numbers=numbers, presets={"quick": {"steps": 10}})
+        >>> losses.sources(**losses.presets["quick"])
+        {}
     """
 
     name: str
     title: str
     caption: str
-    sources: Callable[..., Mapping[str, Run]]
     numbers: Callable[..., xr.Dataset]
-    presets: Mapping[str, Mapping[str, Any]]
+    sources: Callable[..., Mapping[str, Run]] = lambda **settings: {}
+    files: tuple[Path, ...] = ()
+    presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+        default_factory=lambda: {"quick": {}}
+    )
     needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     thin: Callable[[xr.Dataset], xr.Dataset] = lambda dataset: dataset
     long: bool = False
@@ -127,6 +143,62 @@ class Figure(Exhibit):
         from lrdyn.figures import plotting
 
         return plotting.save(self.draw_styled(dataset), stem)
+
+    def excerpts(
+        self,
+        dataset: xr.Dataset,
+        stem: Path,
+        *,
+        panels: Sequence[str] = (),
+        width: float | int | str | None = None,
+        formats: Sequence[str] = ("png", "pdf"),
+    ) -> tuple[Path, ...]:
+        """Save pictures for talks beside the others: panels that stand alone, or another width.
+
+        Args:
+            dataset: the numbers.
+            stem: path of the figure without suffix; that of an excerpt has the letter of its panel
+                and its width behind it, such as ``fig03_b_column``.
+            panels: letters of panels, each a picture of its own; without any, the whole figure.
+            width: as of :func:`lrdyn.figures.style`; None for that of the text, and for panels that
+                of a column, or what their labels need.
+            formats: as of :func:`lrdyn.figures.save`.
+
+        Returns:
+            The files.
+
+        Raises:
+            Unfit: there is no such panel, or it does not fit, of :mod:`.single_panels`.
+            ValueError: the width is none, or there is no such format.
+
+        Example:
+            >>> from lrdyn.figures import plotting
+            >>> def draw(dataset):
+            ...     figure, (left, right) = plotting.panels(["loss", "rank"])
+            ...     return figure
+            >>> shown = Figure(name="f", title="", caption="", numbers=xr.Dataset, draw=draw)
+            >>> import tempfile
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     files = shown.excerpts(
+            ...         xr.Dataset(), Path(folder) / "f", panels="b", width=4, formats=("svg",))
+            >>> [file.name for file in files]
+            ['f_b_4in.svg']
+        """
+        from lrdyn.figures import plotting, single_panels
+
+        words = "" if width is None else f"_{width}" if isinstance(width, str) else f"_{width:g}in"
+        paths: list[Path] = []
+        for letter in panels:
+            figure = single_panels.keep_panel(self.draw_styled(dataset), letter, width)
+            name = f"{stem.name}_{letter}{words}"
+            paths += plotting.save(figure, stem.with_name(name), formats=formats)
+        if not panels:
+            with plotting.style(width or "text"):
+                figure = self.draw(dataset)
+                single_panels.require_room(figure, self.name)
+            name = f"{stem.name}{words}"
+            paths += plotting.save(figure, stem.with_name(name), formats=formats)
+        return tuple(paths)
 
     def panels_of(self, name: str) -> str:
         """The letters of its panels."""

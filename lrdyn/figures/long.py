@@ -14,7 +14,7 @@ import xarray as xr
 
 from lrdyn.figures.exhibits import Exhibit
 from lrdyn.verification.judging.judging import Groups
-from lrdyn.verification.running.configuration import Run
+from lrdyn.verification.running.configuration import BadInput, Run
 from lrdyn.verification.runs.run_folder import load_results, read_intact
 from lrdyn.verification.stating.mistakes import Lacking
 from lrdyn.verification.storing import results_file
@@ -46,9 +46,13 @@ def numbers(exhibit: Exhibit, out: Path | str, baselines: Path | None, preset: s
 
     Raises:
         Undrawable: there are neither.
+        BadInput: it has no runs, which are what may take long.
     """
     settings = exhibit.presets[preset]
-    found = _saved_results(exhibit.sources(**settings), Path(out), exhibit.groups)
+    runs = exhibit.sources(**settings)
+    if not runs:
+        raise BadInput(f"long: got True for {exhibit.name}, which has no sources, wanted False")
+    found = _saved_results(runs, Path(out), exhibit.groups)
     if found is None:
         return _committed_numbers(exhibit, baselines)
     groups = {name: one.groups for name, one in found.items()}

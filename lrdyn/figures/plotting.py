@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -10,19 +12,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from lrdyn.core import checks
+from lrdyn.core.show import shortened
 from lrdyn.system import whole_files
-from lrdyn.verification.judging.judging import claim_of, ratio_of, residuals
-from lrdyn.verification.judging.outcomes import control_group
 from lrdyn.verification.stating.fields import SIZE
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    from lrdyn.verification.judging.judging import Legs
-    from lrdyn.verification.stating.statement import Experiment
+    Panels = Sequence[Axes] | np.ndarray
+
 
 STYLE = Path(__file__).with_name("lrdyn.mplstyle")
 BLUE, ORANGE, GREEN, PINK, BLACK, GREY = SHADES = (
@@ -42,53 +45,145 @@ OPEN: dict[str, Any] = {"ls": "none", "marker": "o", "mfc": "white", "mew": 0.8}
 BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0}
 """A legend to the right of its axis."""
 TEXT_WIDTH = 7.0  # inches
-UNDATED: dict[str, Any] = {"metadata": {"CreationDate": None}}
-"""How a PDF is written: equal figures give equal files."""
+UNDATED: dict[str, Any] = {"CreationDate": None}
+"""What a PDF says of itself: equal figures give equal files."""
 LIGHTLY: dict[str, Any] = {"pil_kwargs": {"compress_level": 3}}
 """How a PNG is compressed: a fraction of the default's time, a few kB more."""
 
 
-def style() -> AbstractContextManager[None]:
-    """Matplotlib style of this package, for the length of a ``with`` block.
+WIDTHS = {"column": 3.25, "text": TEXT_WIDTH}
+"""Inches of one column of a page of two, and of its text."""
+HOUSE = "lrdyn"
+"""Value of ``svg.hashsalt`` in the style, by which it is known: Matplotlib takes no settings of
+somebody's own."""
 
-    The settings of the caller are neither used inside nor changed after.
+
+def style(width: float | int | str = "text", *, tex: bool = False) -> AbstractContextManager[None]:
+    r"""The style of this package, for the length of a ``with`` block.
+
+    The settings of the caller are neither used inside nor changed after. What is drawn by
+    :func:`panels` has this style outside of a block, too, at the width of the text.
+
+    Args:
+        width: of :func:`panels`: ``"column"`` (3.25 inches), ``"text"`` (7 inches), or inches.
+        tex: whether LaTeX sets all text, in its own fonts; it takes a second or more a picture.
+            Text is then LaTeX: ``"50 \\%"``, ``"a\\_1"``.
+
+    Raises:
+        ValueError: the width is none, or LaTeX is not installed.
 
     Example:
         >>> import matplotlib
         >>> size = matplotlib.rcParams["font.size"]
-        >>> with style():
-        ...     matplotlib.rcParams["font.size"]
-        8.0
+        >>> with style(width="column"):
+        ...     figure, _ = panels(["loss"])
+        ...     matplotlib.rcParams["font.size"], float(figure.get_size_inches()[0])
+        (8.0, 3.25)
         >>> matplotlib.rcParams["font.size"] == size
         True
     """
     import matplotlib.style
 
-    return matplotlib.style.context(STYLE, after_reset=True)
+    settings: dict[str, Any] = {"figure.figsize": (inches_of(width), 2.4)}
+    if tex:
+        if absent := [program for program in ("latex", "dvipng") if shutil.which(program) is None]:
+            raise ValueError(
+                f"tex: got True, wanted {' and '.join(absent)}, which is not installed"
+            )
+        settings |= {"text.usetex": True, "font.family": "serif"}
+    return matplotlib.style.context([STYLE, settings], after_reset=True)
+
+
+def inches_of(width: float | int | str) -> float:
+    """Inches of a width that is given by a word or as a number.
+
+    Example:
+        >>> inches_of("column"), inches_of(5)
+        (3.25, 5.0)
+        >>> inches_of("page")
+        Traceback (most recent call last):
+        ValueError: width: got 'page', wanted 'column', 'text' or inches from 1 to 50
+    """
+    if isinstance(width, str) and width in WIDTHS:
+        return WIDTHS[width]
+    # Below an inch no axis is left beside its labels.
+    is_number = isinstance(width, int | float | np.number) and not isinstance(width, bool)
+    if is_number and 1 <= float(width) <= 50:
+        return float(width)
+    raise ValueError(f"width: got {width!r}, wanted 'column', 'text' or inches from 1 to 50")
+
+
+def house_style(*, tex: bool | None = None) -> AbstractContextManager[None]:
+    """The style that is set, if it is the one of this package; else that one.
+
+    Args:
+        tex: whether LaTeX must set the text; None for what is set.
+    """
+    from matplotlib import rcParams
+
+    is_set = rcParams["svg.hashsalt"] == HOUSE
+    if is_set and tex in (None, bool(rcParams["text.usetex"])):
+        return contextlib.nullcontext()
+    return style(tex=bool(tex))
+
+
+class SharedKey(NamedTuple):
+    """A key that several panels of a figure need."""
+
+    entries: Sequence[Any]
+    """What has a label."""
+    panels: Sequence[Axes]
+    """Whose curves it explains."""
 
 
 def blank_figure(height: float) -> Figure:
-    """An empty figure of text width; without pyplot nothing has to be closed, no window opens."""
-    from matplotlib.figure import Figure
+    """An empty figure of the width of the style; without pyplot no window opens."""
+    from matplotlib import rcParams
 
-    return Figure(figsize=(TEXT_WIDTH, height), layout="constrained")
+    with house_style():
+        from lrdyn.figures.styled import StyledFigure
+
+        size = rcParams["figure.figsize"][0], height
+        return StyledFigure(figsize=size, layout="constrained")
 
 
 def panels(
-    titles: Sequence[str], *, height: float = 2.4, rows: int = 1
+    titles: Sequence[str], *, height: float | int = 2.4, rows: int = 1
 ) -> tuple[Figure, np.ndarray]:
-    """Make a figure with a panel for each title, row after row; the height is in inches.
+    """Make a figure with a panel for each title, row after row, in the style of this package.
+
+    Args:
+        titles: one for each panel, which gets its letter in front.
+        height: of the figure, in inches.
+        rows: how many rows of panels.
+
+    Returns:
+        The figure, as wide as :func:`style` says (7 inches outside of its block), and an array of
+        its axes, one for each title.
+
+    Raises:
+        ValueError: there is no title, or a number is not positive.
 
     Example:
-        >>> len(panels(["left", "right"])[1])
-        2
+        >>> figure, (loss, rank) = panels(["loss", "rank"])
+        >>> loss.get_title(loc="left"), float(figure.get_size_inches()[0])
+        ('(a) loss', 7.0)
     """
-    figure = blank_figure(height)
-    axes = figure.subplots(rows, -(-len(titles) // rows), squeeze=False).ravel()
-    for unused in axes[len(titles) :]:
-        unused.remove()
-    axes = axes[: len(titles)]
-    entitle(axes, titles)
+    titles = list(titles)
+    if not titles or not all(isinstance(title, str) for title in titles):
+        raise ValueError(f"titles: got {shortened(repr(titles))}, wanted a text for each panel")
+    if not height > 0:
+        raise ValueError(f"height: got {height!r}, wanted inches above 0")
+    checks.integer("rows", rows)
+    with house_style():
+        from lrdyn.figures.styled import StyledAxes
+
+        figure, shape = blank_figure(float(height)), (rows, -(-len(titles) // rows))
+        axes = figure.subplots(*shape, squeeze=False, subplot_kw={"axes_class": StyledAxes}).ravel()
+        for unused in axes[len(titles) :]:
+            unused.remove()
+        axes = axes[: len(titles)]
+        entitle(axes, titles)
     return figure, axes
 
 
@@ -148,10 +243,106 @@ def entry(text: str, color: Any = GREY, **look: Any) -> Line2D:
     return Line2D([], [], color=color, label=text, **{"lw": 1.0, **look})
 
 
-def key(ax: Axes, entries: Sequence[Line2D] | None, loc: Any, **place: Any) -> Axes:
-    """Add a legend of these lines, or of all that have a label."""
-    ax.legend(handles=entries, loc=loc, borderaxespad=0.2, labelspacing=0.3, **place)
+def key(
+    ax: Axes,
+    entries: Sequence[Any] | None,
+    loc: Any,
+    *,
+    serves: Panels = (),
+    **place: Any,
+) -> Axes:
+    """Add a legend of these lines, or of all that have a label.
+
+    Args:
+        ax: the panel that has it.
+        entries: lines, see :func:`entry`; None for what has a label.
+        loc: where, as Matplotlib has it.
+        serves: other panels whose curves it explains: one that stands alone takes the key along.
+        place: what else Matplotlib's ``legend`` takes.
+    """
+    lines = ax.get_legend_handles_labels()[0] if entries is None else entries
+    ax.legend(handles=lines, loc=loc, borderaxespad=0.2, labelspacing=0.3, **place)
+    if len(serves):
+        share_key(ax.get_figure(root=True), lines, serves)
     return ax
+
+
+def share_key(figure: Any, entries: Sequence[Any], panels: Panels) -> None:
+    """Remember lines of a key for panels that need them where they stand alone."""
+    from lrdyn.figures.styled import StyledFigure
+
+    if isinstance(figure, StyledFigure):
+        figure.shared_keys.append(SharedKey(list(entries), list(panels)))
+
+
+def common_key(
+    figure: Figure,
+    entries: Sequence[Any],
+    *,
+    serves: Sequence[tuple[Sequence[Any], Panels]] | None = None,
+    **look: Any,
+) -> Figure:
+    """Add one key below all panels, in as many columns as fit beside each other.
+
+    Args:
+        figure: the figure.
+        entries: lines, see :func:`entry`.
+        serves: which of the lines explain which panels; all of them every panel by default.
+        look: what else Matplotlib's ``legend`` takes.
+    """
+    with house_style(tex=getattr(figure, "with_tex", False)):
+        for rows in range(1, len(entries) + 1):
+            columns = -(-len(entries) // rows)
+            place = {"loc": "outside lower center", "ncols": columns}
+            legend = figure.legend(handles=list(entries), **place, **look)
+            # A little less than the figure, or the key would run from edge to edge.
+            if legend.get_window_extent().width <= 0.95 * figure.bbox.width or columns == 1:
+                break
+            legend.remove()
+    for lines, panels in [(entries, figure.axes)] if serves is None else serves:
+        share_key(figure, lines, panels)
+    return figure
+
+
+def label_once(axes: Panels, text: str) -> None:
+    """Name the ordinate of panels side by side at the first of them.
+
+    The others have the name, too, but it is seen only where one stands alone.
+    """
+    for ax in axes:
+        ax.set_ylabel(text)
+        ax.yaxis.label.set_visible(ax is axes[0])
+
+
+def label_last(axes: Panels, text: str) -> None:
+    """Name the abscissa of panels above each other at the last of them, as :func:`label_once`."""
+    for ax in axes:
+        ax.set_xlabel(text)
+        ax.xaxis.label.set_visible(ax is axes[-1])
+
+
+def label_log_ticks(axis: Axis) -> None:
+    r"""Label 1, 2 and 5 of each decade of a log axis that holds fewer than two powers of ten.
+
+    One number on an axis gives its place, but no scale. The limits must be final.
+
+    Example:
+        >>> figure, (ax,) = panels(["distance"])
+        >>> _ = ax.set(yscale="log", ylim=(4e-4, 3e-3))
+        >>> label_log_ticks(ax.yaxis)
+        >>> figure.draw_without_rendering()
+        >>> len([tick for tick in ax.get_yticks() if 4e-4 <= tick <= 3e-3])
+        3
+    """
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+
+    low, high = np.log10(sorted(axis.get_view_interval()))
+    if np.floor(high) > np.ceil(low):
+        return
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    everything = (np.inf, np.inf)  # as wide as an axis may be and have all its ticks labelled
+    axis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=everything))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def ink(color: Any) -> str:
@@ -224,286 +415,135 @@ def first_point(results: xr.Dataset, *names: str, of: str = SIZE) -> xr.Dataset:
     return results.isel({name: 0 for name in results[of].dims if name not in names})
 
 
-def save(figure: Figure, stem: Path, *, for_a_look: bool = False) -> tuple[Path, Path]:
-    """Write a figure as PNG and PDF, atomically; equal figures give equal files.
+FORMATS = ("png", "pdf", "svg", "pgf")
+TEX_SYSTEMS = ("xelatex", "lualatex", "pdflatex")
+"""One of them measures the text of a PGF."""
+
+
+def save(
+    figure: Figure,
+    path: Path | str,
+    *,
+    formats: Sequence[str] = ("png", "pdf"),
+    for_a_look: bool = False,
+) -> tuple[Path, ...]:
+    r"""Write a figure in several formats, atomically; equal figures give equal files.
 
     Its label (``figure.set_label``) is what it shows in words: a report takes it from the PNG.
 
     Args:
         figure: what is written.
-        stem: the path without its suffix.
+        path: where, with or without the suffix of a format: ``"spectrum"``.
+        formats: among ``"png"`` (300 dots an inch), ``"pdf"``, ``"svg"`` (text as outlines) and
+            ``"pgf"``, which LaTeX reads (``\input{spectrum.pgf}``) and sets in the fonts of the
+            paper.
         for_a_look: whether nobody prints it. The PNG then has the dots of a screen, and the PDF
             drawings of the glyphs (Type 3), which look the same and take a sixth of the time of
             the subsets of the fonts (TrueType) that journals ask for.
-    """
-    from matplotlib import image, rc_context, rcParams
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.backends.backend_pdf import FigureCanvasPdf
 
-    label = str(figure.get_label())
-    described = {"Description": label} if label else None
-    png, pdf = stem.with_suffix(".png"), stem.with_suffix(".pdf")
+    Returns:
+        The files, in the order of the formats.
+
+    Raises:
+        ValueError: a format is unknown, or is ``"pgf"`` and no TeX is installed, or there is no
+            such folder.
+
+    Example:
+        >>> import tempfile
+        >>> figure, (ax,) = panels(["loss"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     [file.name for file in save(figure, f"{folder}/loss", formats=("svg",))]
+        ['loss.svg']
+    """
+    from matplotlib import rc_context, rcParams
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    formats = (formats,) if isinstance(formats, str) else tuple(formats)
+    check_formats(formats)
+    path = Path(path)
+    if path.suffix.removeprefix(".") in FORMATS:
+        path = path.with_suffix("")
+    if not path.parent.is_dir():
+        raise ValueError(f"path: got {str(path)!r}, wanted one in a folder that exists")
+    settings: dict[Any, Any] = {"pdf.fonttype": 3 if for_a_look else 42}
+    if "pgf" in formats:  # without rcfonts the text has the fonts of the paper that reads it
+        settings |= {"pgf.texsystem": _tex_system(), "pgf.rcfonts": False}
     # Figure.savefig draws everything once more for each file, to see what the layout would be.
-    with style(), rc_context({"pdf.fonttype": 3 if for_a_look else 42}):
+    with house_style(tex=getattr(figure, "with_tex", False)), rc_context(settings):
         figure.set_dpi(rcParams["figure.dpi" if for_a_look else "savefig.dpi"])
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         figure.set_layout_engine("none")  # keeps the layout computed above
-        with whole_files.replace_file(png) as temporary:
-            pixels = np.asarray(canvas.buffer_rgba())
-            how: dict[str, Any] = {"dpi": figure.dpi, "format": "png", **LIGHTLY}
-            image.imsave(temporary, pixels, metadata=described, **how)
-        with whole_files.replace_file(pdf) as temporary:
-            FigureCanvasPdf(figure).print_pdf(temporary, **UNDATED)
-    return png, pdf
+        files = tuple(path.with_name(f"{path.name}.{name}") for name in formats)
+        for name, file in zip(formats, files, strict=True):
+            WRITERS[name](figure, canvas, file)
+    return files
 
 
-# What shows a verdict ----------------------------------------------------------------------------
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuse what :func:`save` cannot write.
 
-LEAST_RATIO = 1e-4
-"""Where agreement to the last bit is drawn on the log axis."""
-VERDICT_COLORS = {
-    ("claim", "float64"): BLUES[1],
-    ("claim", "float32"): BLUES[2],
-    ("control", "float64"): ORANGES[1],
-    ("control", "float32"): ORANGES[0],
-}
-
-
-def verdict_figure(verdict: Mapping[str, Any], legs: Mapping[str, Legs]) -> Figure:
-    """Draw every claim and control of a verdict: residual / tolerance of each case.
-
-    Left of the line at 1 a claim holds, right of it it fails; a tick marks the worst case. ``legs``
-    has for each of them what :func:`lrdyn.verification.judging.judging.residuals` found in each
-    precision.
-    """
-    claims = [claim for claim in verdict["claims"] if claim["id"] in legs]
-    with style():
-        figure = blank_figure(0.9 + 0.19 * len(claims))
-        ax = figure.subplots()
-        drawn = set()
-        for row, claim in enumerate(claims):
-            kind = "control" if claim["kind"] == "control" else "claim"
-            for precision, leg in legs[claim["id"]].items():
-                ratios = ratio_of(leg, precision, everything=kind == "control").values.ravel()
-                drawn.add((kind, precision))
-                height = row + (-0.15 if precision == "float64" else 0.15)
-                worst = np.min if kind == "control" else np.max
-                _plot_strip(ax, ratios, height, VERDICT_COLORS[kind, precision], worst)
-        ax.axvline(1.0, color=BLACK, lw=0.8)
-        ax.set_xscale("log")
-        ax.set_yticks(range(len(claims)), [claim["id"] for claim in claims])
-        ax.set_ylim(len(claims) - 0.4, -0.6)
-        ax.set_xlabel("residual / tolerance (exact agreement is drawn at the left edge)")
-        ax.grid(axis="y", lw=0.5)
-        unheld = "is undecided" if verdict["undecided"] else "does not apply"
-        held = {True: "holds", False: "is false", None: unheld}[verdict["holds"]]
-        ax.set_title(f"{verdict['name']} {held}: claims left of 1, controls right of it")
-        dot = {"ls": "none", "marker": "o", "ms": 3, "mew": 0}
-        entries = [
-            entry(", ".join(kind_and_precision), c, **dot)
-            for kind_and_precision, c in VERDICT_COLORS.items()
-            if kind_and_precision in drawn
-        ]
-        ax.legend(handles=entries, **BESIDE)
-    figure.set_label(
-        "Residual over tolerance of every case of every claim and control, the worst one of each "
-        "marked. A claim holds left of the line at 1; a control must lie right of it."
-    )
-    return figure
-
-
-def _plot_strip(ax: Axes, ratios: np.ndarray, height: float, color: str, worst: Callable) -> None:
-    # The axis is logarithmic, and a residual of 0 would be nowhere.
-    shown = np.maximum(ratios[np.isfinite(ratios)], LEAST_RATIO)
-    heights = np.full(shown.shape, height)
-    ax.plot(shown, heights, ls="none", marker=".", ms=3, mew=0, color=color, alpha=0.5)
-    if shown.size:
-        ax.plot(worst(shown), height, ls="none", marker="|", ms=6, mew=1.0, color=color)
-
-
-def swept_axes(ratio: xr.DataArray, first: Sequence[str] = ()) -> list[str]:
-    """Axes of a sweep with several numbers but the seed, ``first`` before all others.
+    Raises:
+        ValueError: a format is unknown, or is ``"pgf"`` and no TeX is installed.
 
     Example:
-        >>> import xarray as xr
-        >>> axes = {"seed": [0, 1], "dim": [8, 9], "depth": [2, 3], "rank": [1]}
-        >>> swept_axes(xr.DataArray(np.zeros((2, 2, 2, 1)), axes), ("depth", "rank"))
-        ['depth', 'dim']
+        >>> check_formats(["jpg"])
+        Traceback (most recent call last):
+        ValueError: formats: got 'jpg', wanted some of png, pdf, svg, pgf
     """
-    several = [
-        str(name)
-        for name, size in ratio.sizes.items()
-        if size > 1 and name != "seed" and ratio[name].dtype.kind in "if"
-    ]
-    return sorted(several, key=lambda name: first.index(name) if name in first else len(first))
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        got = repr(unknown[0]) if unknown else "none"
+        raise ValueError(f"formats: got {got}, wanted some of {', '.join(FORMATS)}")
+    if "pgf" in formats and not _tex_system():
+        systems = ", ".join(TEX_SYSTEMS)
+        raise ValueError(f"formats: got 'pgf', wanted a TeX, which measures its text: {systems}")
 
 
-def sweep_figure(
-    name: str, ratios: Mapping[str, xr.DataArray], first: Sequence[str] = ()
-) -> Figure:
-    """Draw how close a theorem comes to its tolerances over the axes of a sweep.
-
-    One curve for each value of the second axis, one panel for each of the third, the first as
-    abscissa; the largest over all others. ``ratios`` has for each precision the largest residual /
-    tolerance over the claims, at each point.
-    """
-    main = next(iter(ratios.values()))
-    axes = swept_axes(main, first)[:3]
-    panels = main[axes[2]].values if len(axes) > 2 else [None]
-    values = np.concatenate([ratio.values.ravel() for ratio in ratios.values()])
-    # Above the line at 1 in any case, which is what the figure is about.
-    top = 3.0 * max(1.0, np.max(values, initial=0.0, where=np.isfinite(values)))
-    with style():
-        figure = blank_figure(2.6)
-        row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for ax, value in zip(row, panels, strict=True):
-            for precision, ratio in ratios.items():
-                part = ratio.max([d for d in ratio.dims if d not in axes])
-                part = part if value is None else part.sel({axes[2]: value})
-                _plot_curves(ax, part, axes, precision, named=ratio is main)
-            ax.set_title("" if value is None else f"{_words(axes[2])} {value:g}")
-            ax.axhline(1.0, color=BLACK, lw=0.8)
-            ax.set(yscale="log", xlabel=_words(axes[0]), ylim=(LEAST_RATIO, top))
-        row[0].set_ylabel("residual / tolerance")
-        if len(axes) > 1:
-            row[-1].legend(**BESIDE)
-        figure.suptitle(f"{name}: claims hold below 1 (filled float64, open float32)")
-    figure.set_label(
-        "The largest residual over tolerance of all claims along the axes of the sweep, in float64 "
-        "(filled) and float32 (open). Claims hold below the line at 1."
-    )
-    return figure
+def _tex_system() -> str:
+    return next((name for name in TEX_SYSTEMS if shutil.which(name)), "")
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+def _write_png(figure: Figure, canvas: Any, path: Path) -> None:
+    from matplotlib import image
+
+    label = str(figure.get_label())
+    how: dict[str, Any] = {"dpi": figure.dpi, "format": "png", **LIGHTLY}
+    described = {"Description": label} if label else None
+    with whole_files.replace_file(path) as temporary:
+        image.imsave(temporary, np.asarray(canvas.buffer_rgba()), metadata=described, **how)
 
 
-def _plot_curves(
-    ax: Axes, part: xr.DataArray, axes: list[str], precision: str, named: bool
-) -> None:
-    several = part[axes[1]].values if len(axes) > 1 else [None]
-    x = part[axes[0]].values
-    if x.min() > 0 and x.max() >= 10 * x.min():
-        ax.set_xscale("log")
-    ax.set_xticks(x, [f"{value:g}" for value in x])
-    ax.minorticks_off()
-    for color, value in zip(SHADES * (1 + len(several) // len(SHADES)), several, strict=False):
-        curve = part if value is None else part.sel({axes[1]: value})
-        filled = precision == "float64"
-        # A ratio that is not finite is not drawn.
-        shown = np.where(np.isfinite(curve.values), curve.values, np.nan)
-        ax.plot(
-            x,
-            np.maximum(shown, LEAST_RATIO),
-            color=color,
-            marker="o",
-            ms=3,
-            mfc=color if filled else "white",
-            lw=1.0 if filled else 0.6,
-            clip_on=False,
-            zorder=3,
-            label=f"{_words(axes[1])} {value:g}" if named and value is not None else None,
-        )
+def _write_pdf(figure: Figure, canvas: Any, path: Path) -> None:
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
+    with whole_files.replace_file(path) as temporary:
+        FigureCanvasPdf(figure).print_pdf(temporary, metadata=UNDATED)
 
 
-class Departure(NamedTuple):
-    """How a claim breaks as one of its hypotheses is left by degrees."""
+def _write_svg(figure: Figure, canvas: Any, path: Path) -> None:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    title: str
-    label: str
-    """What an amount is."""
-    amounts: np.ndarray
-    """Distances from the hypothesis; at 0 it is met."""
-    residuals: Mapping[str, np.ndarray]
-    """Precision -> the residual of the claim, amounts x seeds."""
-    tolerances: Mapping[str, float]
-    """Precision -> the largest residual that is let pass."""
+    label = str(figure.get_label())
+    described = {"Date": None} | ({"Description": label} if label else {})
+    with whole_files.replace_file(path) as temporary:
+        FigureCanvasSVG(figure).print_svg(temporary, metadata=described)
 
 
-def departures(
-    theorem: Experiment, groups: Mapping[str, xr.Dataset], precisions: Sequence[str]
-) -> dict[str, Departure]:
-    """Control -> how its claim breaks, from the groups that ``--perturb`` adds to a run."""
-    by_control = {}
-    for scenario in theorem.scenarios:
-        for control in scenario.controls:
-            names = {p: control_group(control, p, perturb=True) for p in precisions}
-            mine = {p: groups[name] for p, name in names.items() if name in groups}
-            if not mine:
-                continue
-            claim = claim_of(control, scenario)
-            legs = {p: residuals(claim, scenario, data, p) for p, data in mine.items()}
-            first, data = next(iter(legs.values())), next(iter(mine.values()))
-            by_control[control.id] = Departure(
-                title=data.attrs["title"],
-                label=data.attrs["amount_label"],
-                amounts=first["amount"].values,
-                residuals={
-                    p: leg["residual"].transpose("amount", ...).values.reshape(len(leg.amount), -1)
-                    for p, leg in legs.items()
-                },
-                tolerances={
-                    p: float(leg["tolerance"].values.ravel()[0]) for p, leg in legs.items()
-                },
-            )
-    return by_control
+def _write_pgf(figure: Figure, canvas: Any, path: Path) -> None:
+    from matplotlib.backends.backend_pgf import FigureCanvasPgf
+
+    with whole_files.scratch_folder() as folder:
+        # Its pictures have names of its own, by which it reads them.
+        FigureCanvasPgf(figure).print_pgf(folder / path.name)
+        for made in sorted(folder.iterdir()):
+            with whole_files.replace_file(path.with_name(made.name)) as temporary:
+                temporary.write_bytes(made.read_bytes())
 
 
-def perturb_figure(name: str, by_control: Mapping[str, Departure]) -> Figure:
-    """Draw how a claim breaks as its hypotheses are left: residual against the distance from each.
-
-    Lines are the medians over seeds, the dashed lines the tolerances; amount 0, the hypothesis met,
-    is the point at the left edge.
-    """
-    columns = 2 if len(by_control) in (2, 4) else min(3, len(by_control))
-    rows = -(-len(by_control) // columns)
-    with style():
-        figure = blank_figure(0.5 + 2.0 * rows)
-        axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-        for ax, departure in zip(axes, by_control.values(), strict=False):
-            _plot_departure(ax, departure)
-        for ax in axes[len(by_control) :]:
-            ax.remove()
-        for ax in axes[: len(by_control) : columns]:
-            ax.set_ylabel("relative residual")
-        # Outside: within, it would lie on a line of some panel.
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
-        figure.suptitle(f"{name}: how far does it reach?")
-    figure.set_label(
-        "How a claim breaks as each hypothesis is left: its residual, the median over seeds, "
-        "against the distance from it. Dashed: the tolerance; at 0 the hypothesis is met."
-    )
-    return figure
-
-
-def _plot_departure(ax: Axes, departure: Departure) -> None:
-    amounts = departure.amounts
-    away = amounts > 0
-    left = amounts[away].min() / 20
-    for (precision, each), color in zip(departure.residuals.items(), BLUES[1:], strict=False):
-        values = np.median(each, axis=1)
-        ax.loglog(
-            amounts[away], values[away], color=color, marker="o", ms=2.5, lw=1.0, label=precision
-        )
-        ax.plot(
-            np.full((~away).sum(), left), values[~away], ls="none", marker="o", ms=2.5, color=color
-        )
-        ax.axhline(departure.tolerances[precision], color=color, lw=0.7, ls="--")
-    # Ticks at the amounts alone: left of them stands 0, which no logarithm has.
-    low, high = np.log10(amounts[away].min()), np.log10(amounts.max())
-    decades = np.arange(np.ceil(low), np.floor(high) + 1)
-    ax.set_xticks(10.0 ** decades[:: 2 if len(decades) > 5 else 1])
-    ax.minorticks_off()
-    ax.annotate(
-        "0",
-        (left, 0),
-        (0, -3),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        ha="center",
-        va="top",
-    )
-    ax.set_xlabel(departure.label)
-    ax.set_title(departure.title)
+WRITERS: Mapping[str, Callable[[Figure, Any, Path], None]] = {
+    "png": _write_png,
+    "pdf": _write_pdf,
+    "svg": _write_svg,
+    "pgf": _write_pgf,
+}

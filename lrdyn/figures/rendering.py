@@ -13,7 +13,7 @@ import xarray as xr
 from lrdyn.figures import long, verdicts
 from lrdyn.figures.exhibits import Exhibit, Results
 from lrdyn.system import whole_files
-from lrdyn.verification.running.configuration import Run
+from lrdyn.verification.running.configuration import BadInput, Run
 from lrdyn.verification.runs.run_folder import carry_out, load_results
 from lrdyn.verification.stating.sources import code_digest, functions_of
 from lrdyn.verification.storing import files, results_file
@@ -76,14 +76,15 @@ def numbers(
     groups, ran = _load_or_run(runs, out, recompute, report)
     # Loaded before the files of results are closed or replaced.
     dataset = exhibit.numbers(groups, **settings).load()
-    first = next(iter(runs.values()))
+    # What has no runs computes as the process does.
+    dtype = next((run.dtype for run in runs.values()), "float64")
     record: dict[str, Any] = {
         "name": exhibit.name,
         "title": exhibit.title,
         "sources": results_file.canonical_json(
             {n: run.folder("").as_posix() for n, run in runs.items()}
         ),
-        "environment": results_file.canonical_json(results_file.environment(first.dtype)),
+        "environment": results_file.canonical_json(results_file.environment(dtype)),
     }
     if len(ran) == len(runs):
         record["seconds_taken"] = round(time.perf_counter() - begin, 1)
@@ -107,12 +108,22 @@ def _load_or_run(
 
 
 def _digest(exhibit: Exhibit, runs: Mapping[str, Run]) -> str:
-    """SHA-256 of the runs, whose folders name their sources, and of the exhibit's own."""
-    parts = {name: run.folder("").as_posix() for name, run in runs.items()}
-    own = code_digest(list(functions_of(exhibit)))
-    return hashlib.sha256(
-        results_file.canonical_json({"own": own, "runs": parts}).encode()
-    ).hexdigest()
+    """SHA-256 of the runs, whose folders name their sources, and of the exhibit's own.
+
+    Raises:
+        BadInput: a file that it reads is not there.
+    """
+    parts: dict[str, Any] = {
+        "own": code_digest(list(functions_of(exhibit))),
+        "runs": {name: run.folder("").as_posix() for name, run in runs.items()},
+    }
+    for file in map(Path, exhibit.files):
+        if not file.is_file():
+            raise BadInput(
+                f"files: got no file {file.name!r}, wanted what the numbers are read from"
+            )
+        parts[f"file {file.name}"] = results_file.checksum(file)
+    return hashlib.sha256(results_file.canonical_json(parts).encode()).hexdigest()
 
 
 def save(dataset: xr.Dataset, path: Path) -> None:

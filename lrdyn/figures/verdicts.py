@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lrdyn.figures import plotting
+from lrdyn.figures import plotting, verdict_plots
 from lrdyn.verification.judging.judging import worst_ratio
 from lrdyn.verification.judging.outcomes import precisions
 from lrdyn.verification.runs.verify import Verification
@@ -25,14 +25,17 @@ def draw(experiment: Experiment, verification: Verification, path: Path) -> None
             _save(figure, path / name)
     if not experiment.has_claims:
         return
-    _save(plotting.verdict_figure(verification.verdict, verification.legs), path / "verdict")
+    _save(verdict_plots.verdict_figure(verification.verdict, verification.legs), path / "verdict")
     dtype = verification.verdict["environment"]["dtype"]
     first, runs = experiment.scenarios[0], precisions(experiment, experiment.scenarios[0], dtype)
-    if departures := plotting.departures(experiment, verification.results, runs):
-        _save(plotting.perturb_figure(experiment.name, departures), path / "perturb")
+    if departures := verdict_plots.departures(experiment, verification.results, runs):
+        _save(
+            verdict_plots.perturb_figure(experiment.title or experiment.name, departures),
+            path / "perturb",
+        )
     ratios = {p: worst_ratio(first.claims, verification.legs, p) for p in runs}
-    if any(map(plotting.swept_axes, ratios.values())):
-        figure = plotting.sweep_figure(experiment.name, ratios, experiment.axes)
+    if any(map(verdict_plots.swept_axes, ratios.values())):
+        figure = verdict_plots.sweep_figure(experiment.name, ratios, experiment.axes)
         _save(figure, path / "sweep")
 
 

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-LEAST = 1e-18
-"""Height at which an agreement to the last bit is drawn on the log axis."""
-
 
 def plot_distances(groups: Mapping[str, xr.Dataset]) -> Figure:
     """Draw the largest difference of weights over the largest weight, at each recorded step.
@@ -42,8 +39,9 @@ def plot_distances(groups: Mapping[str, xr.Dataset]) -> Figure:
             path = run(lambda run: run.optax_same).values
             apart = np.max(np.abs(theory(predicted).values - path), axis=-1) / np.max(np.abs(path))
             steps = run(lambda run: run.step).values
-            ax.plot(steps, np.maximum(apart, LEAST), color=color, marker="o", ms=3, label=label)
-        label = f"difference / largest weight\n(0 is drawn at {LEAST:g})"
-        ax.set(yscale="log", xlabel="step", ylabel=label)
+            # An agreement to the last bit has no logarithm, and a line to it no meaning.
+            apart = np.where(apart > 0, apart, np.nan)
+            ax.plot(steps, apart, color=color, marker="o", ms=3, label=label)
+        ax.set(yscale="log", xlabel="step", ylabel="difference / largest weight")
         ax.legend(**plotting.BESIDE)
     return figure

@@ -1,7 +1,7 @@
 """Runs that somebody else trained and recorded, judged by the claims of a theorem.
 
 ``records`` and ``files`` read what was recorded, ``cases`` makes of it the case of a scenario,
-whose prediction and claims stay as they are, and ``judge`` has it judged. ``overlay`` draws.
+whose prediction and claims stay as they are, and ``judge`` has it judged. ``pictures`` draws.
 """
 
 from lrdyn.recorded_runs.judge import JUDGED as JUDGED

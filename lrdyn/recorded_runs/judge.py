@@ -23,6 +23,7 @@ from lrdyn.verification.stating.statement import Experiment, Scenario
 
 if TYPE_CHECKING:
     import xarray
+    from matplotlib.figure import Figure
 
     from lrdyn.recorded_runs.cases import Kind, RecordedCase
 
@@ -96,6 +97,14 @@ class RecordedRun(Verification):
             *(f"not judged: {', '.join(claims)} ({why})" for why, claims in unlike.items()),
             f"not judged: controls (lrdyn verify {self.verdict['name']} runs those of the theorem)",
         ]
+
+    def plot(self) -> "Figure":
+        """Theory over the records: lines are predicted, markers are what was recorded."""
+        from lrdyn.recorded_runs import pictures  # which loads what draws
+
+        figure = pictures.plot_run(self.results["/"])
+        figure.set_label(f"{self.verdict['name']}: theory (lines) over a recorded run (markers)")
+        return figure
 
     def in_a_line(self) -> str:
         """The verdict on this run, in a line."""

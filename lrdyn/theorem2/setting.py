@@ -480,7 +480,7 @@ def departures(claim: str, prefix: str = "") -> tuple[Control[Any, Any, Any], ..
             breaks="orthogonal_start",
             amount=wide[-1],
             amounts=wide,
-            amount_label="0 orthogonal, 1 Gaussian",
+            amount_label="from orthogonal (0) to Gaussian (1)",
         ),
         Control(
             f"{prefix}rank_above_r",
@@ -490,7 +490,7 @@ def departures(claim: str, prefix: str = "") -> tuple[Control[Any, Any, Any], ..
             breaks="rank_at_most_r",
             amount=wide[-1],
             amounts=wide,
-            amount_label="||tail|| / ||Phi||",
+            amount_label=r"$\Vert$tail$\Vert_F$ / $\Vert \Phi \Vert_F$",
         ),
         Control(
             f"{prefix}noisy_gradient",
@@ -500,7 +500,7 @@ def departures(claim: str, prefix: str = "") -> tuple[Control[Any, Any, Any], ..
             breaks="exact_gradient",
             amount=wide[-1],
             amounts=wide,
-            amount_label="||noise|| / ||Phi||",
+            amount_label=r"$\Vert$noise$\Vert_F$ / $\Vert \Phi \Vert_F$",
         ),
         Control(
             f"{prefix}masked_loss",

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrdyn.figures import plotting
+from lrdyn.figures import band, plotting
 from lrdyn.theorem3.dropout_minimiser_claims import RUNS, MinimiserMeasured, MinimiserTheory
 from lrdyn.theorem3.dropout_penalty_claims import DropoutMeasured, DropoutTheory
 from lrdyn.theorem3.dropout_units import COPIES
-from lrdyn.verification.stating.claims import standard_error
 from lrdyn.verification.stating.fields import of_run, of_theory
 
 if TYPE_CHECKING:
@@ -68,16 +67,18 @@ def _plot_minimisers(ax: Axes, results: xr.Dataset) -> None:
         # A direction that is cut off ends at 0 in every run.
         live = means.isel(index=index).values > 0
         ends = run(lambda run: run.stochastic_ends).isel(index=index)
-        ends = ends.transpose("run", "keep_prob").values[:, live]
-        ax.errorbar(
-            keep_probs.values[live],
-            np.mean(ends, axis=0),
-            ERRORS * standard_error(ends),
+        band(
+            ax,
+            ends.isel(keep_prob=live),
+            over="run",
+            errors=ERRORS,
+            bars=True,
             ls="none",
             marker=".",
             ms=3,
             color=color,
             elinewidth=0.8,
+            capsize=0,
             zorder=4,
         )
     ax.set(xlabel=r"keep probability $\theta$", ylabel=r"singular values of $W_2 W_1 X$")

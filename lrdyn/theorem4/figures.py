@@ -101,7 +101,7 @@ def _plot_sums(ax: Axes, data: xr.Dataset) -> None:
             (edge, values[edge - 1] / values[0]),
             (3, 3),
             textcoords="offset points",
-            color=color,
+            color=plotting.ink(color),
         )
     ax.set_xticks(range(rank, sums.sizes["index"] + 1, rank))
     ax.set(yscale="log", xlabel="index $i$", ylabel=r"$\sigma_i / \sigma_1$")

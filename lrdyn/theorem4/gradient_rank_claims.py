@@ -453,12 +453,12 @@ GRADIENT_RANK = Scenario[Recursion, RecursionTheory, RecursionMeasured](
         ),
         Control(
             "large_step",
-            "eta = 1.9/l_max",
+            "a step of 1.9 over the largest eigenvalue",
             "stable_rank_bound",
             case=_large_step,
             breaks="step_in_range",
             amounts=(1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0),
-            amount_label="way from the step to 1.9/l_max",
+            amount_label=r"way of $\eta$ to 1.9 / $\lambda_{\max}$",
         ),
         Control(
             "squared_ratio",

@@ -20,7 +20,7 @@ import lrdyn as lr
 from lrdyn import cli
 from lrdyn.core.condition import conditions, relative_response, twins
 from lrdyn.core.show import shortened
-from lrdyn.figures import plotting
+from lrdyn.figures import verdict_plots
 from lrdyn.verification.judging.judging import ratio_of, residuals
 from lrdyn.verification.running.evaluate import each_time, evaluate_controls
 from lrdyn.verification.stating.claims import MoreSteps
@@ -234,7 +234,7 @@ def test_perturbing_starts_where_the_claim_holds(finished, theorem):
 def test_the_picture_of_perturbing_shows_the_residuals_of_every_seed(finished, theorem):
     groups = results_file.load(finished[1] / "results.nc")
     precisions = ("float64", "float32")
-    found = plotting.departures(theorem, groups, precisions)
+    found = verdict_plots.departures(theorem, groups, precisions)
     assert list(found) == ["bent"]
     one = found["bent"]
     assert one.amounts.tolist() == [0.0, 1e-6, 1.0]
@@ -244,7 +244,7 @@ def test_the_picture_of_perturbing_shows_the_residuals_of_every_seed(finished, t
         for row, amount in zip(one.residuals[precision], one.amounts, strict=True):
             expected = leg["residual"].sel(amount=amount).values.ravel()
             assert sorted(row) == sorted(expected)
-    figure = plotting.perturb_figure("mine", found)
+    figure = verdict_plots.perturb_figure("mine", found)
     (ax,) = figure.axes
     drawn = [np.atleast_1d(line.get_ydata()) for line in ax.get_lines()]
     assert [y[0] for y in drawn if len(y) > 1 and y[0] != y[1]] == [

@@ -128,6 +128,8 @@ def _write_table(
     colors: list[Any],
 ) -> None:
     """Median ranks of each kind, and the shorter side."""
+    from lrdyn.figures import plotting
+
     ax.axis("off")
     heads = ("kind", "of", ".9", ".99")
     places = (0.0, 0.74, 0.86, 1.0)
@@ -141,4 +143,4 @@ def _write_table(
         cells = (kind[-26:], of, *(f"{np.median(ranks[mine, j]):g}" for j in range(2)))
         for x, cell in zip(places, cells, strict=True):
             side = "left" if x == 0 else "right"
-            ax.text(x, 1 - (row + 1.5) * step, cell, fontsize=7, ha=side, color=color)
+            ax.text(x, 1 - (row + 1.5) * step, cell, fontsize=7, ha=side, color=plotting.ink(color))

@@ -170,12 +170,16 @@ def relative_difference(
 
 
 def standard_error(draws: np.ndarray) -> np.ndarray:
-    """Standard error of the mean of independent draws, two or more, one in each row.
+    """Standard error of the mean of independent draws, one in each row; NaN of a single one.
 
     Example:
         >>> float(standard_error(np.array([1.0, 3.0])))
         1.0
+        >>> standard_error(np.array([[1.0, 3.0]]))
+        array([nan, nan])
     """
+    if len(draws) == 1:
+        return np.full(np.shape(draws)[1:], np.nan)
     return np.asarray(np.std(draws, axis=0, ddof=1) / np.sqrt(len(draws)))
 
 

@@ -1,0 +1,58 @@
+"""Figures and axes that keep the house's style, whatever is set when something is added to them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from matplotlib import rcParams
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lrdyn.figures import plotting
+
+
+class StyledFigure(Figure):
+    """A figure that is drawn and saved in the style in which it was made."""
+
+    def __init__(self, **how: Any):
+        super().__init__(**how)
+        self.with_tex = bool(rcParams["text.usetex"])
+        self.shared_keys: list[plotting.SharedKey] = []
+        """Keys that panels need beside their own when they stand alone."""
+
+    def draw(self, renderer: Any) -> None:
+        """Draw it, in its style."""
+        with plotting.house_style(tex=self.with_tex):
+            super().draw(renderer)
+
+    def savefig(self, fname: Any, **how: Any) -> None:
+        """Save it as Matplotlib does, in its style; :func:`lrdyn.figures.save` does more."""
+        with plotting.house_style(tex=self.with_tex):
+            super().savefig(fname, **how)
+
+
+class StyledAxes(Axes):
+    """Axes to which each line, text and key is added in the style of their figure.
+
+    Matplotlib takes widths and fonts of what is added from the settings of that moment: a panel
+    that was made in the style would get its curves and its key in another.
+    """
+
+
+def _in_its_style(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def add(self: Axes, *args: Any, **how: Any) -> Any:
+        figure = self.get_figure(root=True)
+        with plotting.house_style(tex=isinstance(figure, StyledFigure) and figure.with_tex):
+            return method(self, *args, **how)
+
+    return add
+
+
+# What Matplotlib defines in this class is what draws; limits and ticks stand in the one below it.
+for _name, _method in vars(Axes).items():
+    if inspect.isfunction(_method) and not _name.startswith(("_", "get_")) and _name != "set":
+        setattr(StyledAxes, _name, _in_its_style(_method))
