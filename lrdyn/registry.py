@@ -15,6 +15,7 @@ REGISTRY = {
     "theorem4": "lrdyn.theorem4.statement:THEOREM4",
     "galore": "lrdyn.galore.statement:GALORE",
     "lora": "lrdyn.lora.statement:LORA",
+    "edge_of_stability": "lrdyn.edge_of_stability.statement:EDGE_OF_STABILITY",
 }
 """Name of the command -> where the theorem is stated; imported when it is asked for.
 
