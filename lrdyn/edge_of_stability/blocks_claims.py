@@ -4,6 +4,7 @@ The block form of Theorem 2 is proven for any eta. What is measured is that roun
 blocks is not amplified, where inside of them vectors may be lost and runs may be chaotic.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -130,9 +131,11 @@ BLOCKS = Scenario[DeepFactorization, BlocksTheory, BlocksMeasured](
     ),
     controls=(
         *(
-            control
+            # So small a tail that the largest singular value stays below that of 2 eta_c.
+            dataclasses.replace(control, amount=amount)
             for control in setting.departures("blocks_beyond_the_edge", prefix="edge_")
-            if control.breaks in ("orthogonal_start", "rank_at_most_r")
+            for breaks, amount in (("orthogonal_start", 1.0), ("rank_at_most_r", 0.1))
+            if control.breaks == breaks
         ),
         Control(
             "frame_of_another_target",

@@ -190,7 +190,7 @@ def predict(case: OneMode) -> CycleTheory:
         highest=high / s ** (1 / depth),
         # What a round adds is summed over 1 / (1 - m) rounds; near the edge the cycle opens like a
         # square root, so that an error of eta moves it by 1 / (d ln eta / dy).
-        reached_condition=depth * (1 + stretch) / (1 - jnp.minimum(jnp.abs(multiplier), 1.0)),
+        reached_condition=depth * (1 + stretch) / jnp.abs(1 - jnp.abs(multiplier)),
         multiplier_condition=depth + (1 + stretch) * sensitivity,
         balance_condition=condition,
     )
@@ -407,10 +407,10 @@ CONTROLS: tuple[Control[OneMode, CycleTheory, CycleMeasured], ...] = (
         predict=_power_of_all_layers,
     ),
     Control(
-        "period_three",
-        "eta = 1.84 eta_c, where the orbit has another period",
+        "past_the_doubling",
+        "eta = 1.3 eta_c, where the orbit has a longer period",
         "cycle_reached",
-        case=lambda key, case, amount: _set_edge_ratio(case, 1.84),
+        case=lambda key, case, amount: _set_edge_ratio(case, 1.3),
         breaks="applies",
     ),
     Control(

@@ -1,6 +1,6 @@
 """Dense layers in rotated bases, and their descent by automatic differentiation.
 
-``W_l = Q_l diag(rho_l) Q_{l-1}^T`` with ``Phi = Q_L diag(s) Q_0^T`` and random orthogonal ``Q_l``:
+``W_l = Q_l diag(rho_l) Q_{l-1}^T`` with ``Phi = Q_L diag(s) Q_0^T`` and random reflections ``Q_l``:
 in exact arithmetic the bases stay, whatever the step size. Nothing here knows that: a step is the
 gradient of ``1/2 ||W_L ... W_1 - Phi||_F^2``, and small errors of the layers are followed by its
 derivative. In a basis without zeros rounding gets into every entry.
@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from lrdyn.core.factorization import Weights, factorization_loss
-from lrdyn.core.initialization import gaussians, orthogonal
-from lrdyn.core.linalg import over_leading_axes
+from lrdyn.core.initialization import gaussians, reflection
 
 
 class AlignedNetwork(eqx.Module):
@@ -72,9 +71,10 @@ class AlignedNetwork(eqx.Module):
 def draw_bases(
     key: Key[Array, ""], dim: int, depth: int, beside: tuple[int, int] = (1, 1)
 ) -> tuple[Float[Array, "sides d d"], Float[Array, "m n"]]:
-    """Haar bases for every side of the layers, and a Gaussian matrix of the same draw.
+    """Random bases for every side of the layers, and a Gaussian matrix of the same draw.
 
-    A draw of its own would take as long to compile as a descent.
+    Reflections, since any basis without zeros does and a decomposition takes a second to compile; a
+    draw of its own for the matrix takes as long.
     """
-    *draws, other = gaussians(key, [*[(dim, dim)] * (depth + 1), beside])
-    return over_leading_axes(orthogonal, jnp.stack(draws)), other
+    vectors, other = gaussians(key, [(depth + 1, dim), beside])
+    return jax.vmap(reflection)(vectors), other

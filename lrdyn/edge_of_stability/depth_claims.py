@@ -118,24 +118,16 @@ def _follow(data: Any) -> Float[Array, "followed layer side"]:
     return jax.lax.scan(advance, (errors, start), length=FOLLOWED)[1]
 
 
-def _rate(case: Modes, partner: Any) -> Float[Array, ""]:
-    """The largest exponent of the first mode and a partner at rest with this singular value."""
-    depth, rate = case.network.depth, case.network.learning_rate
-    targets = jnp.stack([case.targets[0], partner])
-    start = jnp.stack([case.start[0], partner ** (1 / depth)])
-    growth = alignment.alignment_growth(start, targets, depth, rate, 4 * SETTLED)
-    return jnp.mean(growth[2 * SETTLED :])
-
-
 def predict(case: Modes) -> DepthTheory:
     """The recursion along the orbit of two scalars, and its exponent."""
     depth, rate = case.network.depth, case.network.learning_rate
     errors, condition = with_condition(_follow, (case.errors, case.start, case.targets, rate))
     ratio = cycles.two_cycle(depth, case.targets[0], rate).ratio
+    growth = alignment.alignment_growth(case.start, case.targets, depth, rate, 4 * SETTLED)
     return DepthTheory(
         off_diagonal_step=errors,
         step_condition=condition,
-        rounding_rate=_rate(case, case.targets[1]),
+        rounding_rate=jnp.mean(growth[2 * SETTLED :]),
         multiplier=cycles.cycle_multiplier(depth, ratio),
     )
 
@@ -212,10 +204,12 @@ def _compare_rates(outcome: DepthOutcome) -> Stated:
     first, last = _window(outcome)
     steps, beside = outcome.measured.step, outcome.measured.beside
     inside = (steps >= first) & (steps <= last)
-    slope = np.polyfit(steps[inside], np.log(beside[inside]), 1)[0] if inside.sum() > 1 else np.nan
-    rate = float(outcome.predicted.rounding_rate)
-    # Somebody who expects that the vectors stay expects 0.
-    return Stated(abs(float(slope) / rate - 1), 1.0)
+    if inside.sum() < 2:
+        return Stated(np.nan, 1.0)
+    slope = float(np.polyfit(steps[inside], np.log(beside[inside]), 1)[0])
+    low, high = sorted((slope, float(outcome.predicted.rounding_rate)))
+    # Somebody who expects that the vectors stay expects 0, infinitely far from any growth.
+    return Stated(high / low - 1 if low > 0 else np.inf, np.inf)
 
 
 def _without_below(case: Modes) -> DepthTheory:
@@ -231,6 +225,14 @@ def _without_below(case: Modes) -> DepthTheory:
 
     start = (case.errors, case.start)
     return DepthTheory(off_diagonal_step=jax.lax.scan(advance, start, length=FOLLOWED)[1])
+
+
+def _rate_at_the_minimum(case: Modes) -> DepthTheory:
+    """The rate of the pair at the balanced minimum, where the Hessian has the eigenvalue mu_12."""
+    depth, (first, second) = case.network.depth, case.targets ** (2 / case.network.depth)
+    powers = jnp.arange(depth)
+    mu = jnp.sum(first ** (depth - 1 - powers) * second**powers)
+    return DepthTheory(rounding_rate=jnp.log(case.network.learning_rate * mu - 1))
 
 
 DEPTH = Scenario[Modes, DepthTheory, DepthMeasured](
@@ -280,10 +282,10 @@ DEPTH = Scenario[Modes, DepthTheory, DepthMeasured](
             predict=_without_below,
         ),
         Control(
-            "rate_of_the_wrong_pair",
-            "the exponent of the pair with a partner of twice the distance, 2 s_2 - s_1",
+            "rate_at_the_minimum",
+            "ln(eta mu_12 - 1), the rate with both modes at rest",
             "rounding_rate",
-            predict=lambda case: DepthTheory(rounding_rate=_rate(case, 1.06 * case.targets[1])),
+            predict=_rate_at_the_minimum,
             precision="float64",
         ),
     ),

@@ -8,7 +8,7 @@ from lrdyn.verification.stating.flags import Domain, Flag, between
 
 FLAGS = (
     DIM.at((5,), paper=(8,), help="width of the layers"),
-    DEPTH.at((2, 3), paper=(2, 3, 4, 6)),
+    DEPTH.at((3,), paper=(2, 3, 4, 6)),
     Flag(
         "edge_ratio",
         (1.1, 1.2),
