@@ -482,8 +482,6 @@ CONTROLS: tuple[Control[TwoModes, AlignmentTheory, AlignmentMeasured], ...] = (
         case=_beside_the_line,
         breaks="on_the_line",
         amount=0.05,
-        amounts=(1e-6, 1e-4, 1e-2, 0.05),
-        amount_label="2 - eta (s_i + s_j)",
     ),
     Control(
         "diverging_orbit",

@@ -132,7 +132,7 @@ BLOCKS = Scenario[DeepFactorization, BlocksTheory, BlocksMeasured](
     controls=(
         *(
             # So small a tail that the largest singular value stays below that of 2 eta_c.
-            dataclasses.replace(control, amount=amount)
+            dataclasses.replace(control, amount=amount, amounts=())
             for control in setting.departures("blocks_beyond_the_edge", prefix="edge_")
             for breaks, amount in (("orthogonal_start", 1.0), ("rank_at_most_r", 0.1))
             if control.breaks == breaks
