@@ -45,10 +45,10 @@ NOTES = """\
 The survey has no such figure. Dense layers are 4 x 4 in random bases, double precision, {steps}
 steps in (c, d); the second mode starts at rest. (b) Circles: slope of the logarithm of the largest
 entry, from an error of 1e-6, over the steps that theory names. Above eta s_1 = 1.236 most orbits
-are chaotic, and short runs scatter. (d) A run keeps its vectors if the entries beside the diagonal
-are smaller at the end than at the start; of these it has period two if the product returns after
-two steps to nine digits. That the border goes on beyond the doubling is measured; before it, it is
-proven.
+are chaotic, and short runs scatter; those that diverge are not shown. (d) A run keeps its vectors
+if the entries beside the diagonal are smaller at the end than at the start; of these it has period
+two if the product returns after two steps to nine digits. That the border goes on beyond the
+doubling is measured; before it, it is proven.
 """
 
 
@@ -189,7 +189,9 @@ def measure(drawn: EdgeCase) -> EdgeMeasured:
         np.asarray(beside), np.asarray(_exponents(dots, ratios, 2000)), strict=True
     ):
         last = 10 + int(np.clip((8 if rate > 0 else 16) / abs(rate), 20, 150))
-        slopes.append(np.polyfit(np.arange(10, last), np.log(path[10:last]), 1)[0])
+        here = path[10:last]
+        known = np.all(np.isfinite(here) & (here > 0))  # not of a run that diverged
+        slopes.append(np.polyfit(np.arange(10, last), np.log(here), 1)[0] if known else np.nan)
     settings = jnp.asarray(SETTINGS).T
     low = jax.vmap(lambda eta: two_cycle(2, 1.0, eta).low)(settings[0])
     _, rounding = _dense_runs(drawn.bases, (*settings, low, 0 * low), drawn.steps, 4)
@@ -198,7 +200,8 @@ def measure(drawn: EdgeCase) -> EdgeMeasured:
     plane = _grid(first, second)
     runs = (*plane, _settled(plane[0]), TURN + 0 * plane[0])
     value, off = (np.asarray(side) for side in _dense_runs(drawn.bases, runs, drawn.steps, 1))
-    kept = off[:, -1] < off[:, 0]  # a NaN, of a run that diverged, is not below
+    # A run that diverged has lost its vectors; the maximum of NaN may be any number to XLA.
+    kept = (off[:, -1] < off[:, 0]) & np.isfinite(value[:, -1])
     two = np.abs(value[:, -1] - value[:, -3]) < 1e-9
     fate = np.where(kept, 1 + two, 0).reshape(len(second), len(first)).T
     return EdgeMeasured(
@@ -259,11 +262,12 @@ def numbers(results: Results, **_: Any) -> xr.Dataset:
 def plot_orbits(ax: Any, data: xr.Dataset) -> None:
     """Draw where orbits stay, and the two-cycle."""
     scaled = np.repeat(data["scaled"].values, data.sizes["tail"])
-    dots = {"color": plotting.GREY, "alpha": 0.35, "lw": 0, "marker": ",", "rasterized": True}
-    ax.plot(scaled, data["orbit"].values.ravel(), **dots)
+    dots = {"color": plotting.GREY, "ls": "none", "marker": ".", "ms": 0.7, "mew": 0}
+    ax.plot(scaled, data["orbit"].values.ravel(), **dots, rasterized=True)
     for branch in (data["low"], data["high"]):
         ax.plot(data["branch"].values, branch.values, color=plotting.ORANGE, lw=1.4)
-    ax.axvline(5**0.5 - 1, color=plotting.BLUE, ls=plotting.DASHED, lw=1.0)
+    # Lines across a panel end above its key.
+    ax.axvline(5**0.5 - 1, 0.3, color=plotting.BLUE, ls=plotting.DASHED, lw=1.0)
     ax.plot([2, 2], [-(2**0.5), 2**0.5], color=plotting.GREEN, lw=3, solid_capstyle="butt")
     ax.set(xlim=(0.8, 2.02), ylim=(-1.5, 1.5), xlabel=r"$\eta s$", ylabel=r"$\rho / \sqrt{s}$")
     entries = [
@@ -283,7 +287,7 @@ def plot_exponents(ax: Any, data: xr.Dataset) -> None:
     for place, (ratio, color) in enumerate(zip(MODES, COLORS, strict=True)):
         ax.plot(data["line"].values, data["exponent"].values[place], color=color, lw=1.0)
         ax.plot(data["dot"].values, data["slope"].values[place], **plotting.OPEN, mec=color)
-        ax.axvline(2 / (1 + ratio), color=color, ls=":", lw=1.0)
+        ax.axvline(2 / (1 + ratio), 0.3, color=color, ls=":", lw=1.0)
     ax.set(xlim=(1.0, 1.6), ylim=(-0.45, 0.35), xlabel=r"$\eta s_1$", ylabel="exponent a step")
     entries = [
         plotting.entry(f"$s_2 / s_1$ = {ratio:g}", color)
@@ -297,13 +301,19 @@ def plot_rounding(ax: Any, data: xr.Dataset) -> None:
     steps = data["step"].values
     for place, ((scaled, ratio), color) in enumerate(zip(SETTINGS, COLORS, strict=True)):
         label = rf"$\eta s_1$ = {scaled:g}, $s_2 / s_1$ = {ratio:g}"
-        # An entry that is exactly 0 has no logarithm.
+        # An entry that is exactly 0 has no logarithm; a run that diverges ends.
         height = np.maximum(data["beside"].values[place], 1e-18)
-        ax.plot(steps, height, color=color, lw=0.7, label=label)
+        ax.plot(steps, np.where(height < 10, height, np.nan), color=color, lw=0.7, label=label)
         if (rate := float(data["rate"][place])) > 0:
-            until = steps[np.exp(rate * steps) < 1e14]
-            ax.plot(until, 4e-16 * np.exp(rate * until), color="black", ls=plotting.DASHED, lw=0.9)
-    ax.set(yscale="log", xlim=(0, steps[-1]), ylim=(1e-17, 50), xlabel="step")
+            grows = (height > 1e-13) & (height < 1e-3)
+            # Theory has the slope alone; the height is that of the run.
+            level = np.mean(np.log(height[grows]) - rate * steps[grows])
+            line = level + rate * steps
+            shown = (line > np.log(2e-16)) & (line < np.log(0.1))
+            look = {"color": plotting.BLACK, "ls": plotting.DASHED, "lw": 1.1}
+            ax.plot(steps[shown], np.exp(line[shown]), **look)
+    ax.set(yscale="log", xlim=(0, steps[-1]), ylim=(1e-17, 1e6), xlabel="step")
+    ax.set_yticks([1e-16, 1e-12, 1e-8, 1e-4, 1])
     ax.set_ylabel(r"largest of $U^\top P V$ beside diagonal")
     ax.legend(loc="upper right", labelspacing=0.2)
 
@@ -331,7 +341,8 @@ def plot_plane(ax: Any, data: xr.Dataset) -> None:
         plotting.entry(r"$\eta (s_1 + s_2) = 2$", plotting.BLACK, lw=1.2),
         plotting.entry("doubling", plotting.BLACK, ls=plotting.DASHED),
     ]
-    ax.legend(handles=entries, **plotting.BESIDE)
+    box = {"frameon": True, "framealpha": 0.95, "edgecolor": "none", "fancybox": False}
+    plotting.key(ax, entries, "lower left", **box)
 
 
 def draw(dataset: xr.Dataset) -> Any:

@@ -165,17 +165,21 @@ def alignment_growth(
     return jax.lax.scan(advance, state, length=steps)[1]
 
 
+Numbers = float | Float[Array, "..."]
+"""One number, or an array of them."""
+
+
 class PairMultipliers(NamedTuple):
     """What a round of two steps makes of a pair of a network of two layers."""
 
-    trace: Float[Array, ""]
+    trace: Float[Array, "..."]
     """Trace of the matrix that multiplies (D_ij, D_ji)."""
-    determinant: Float[Array, ""]
-    product: Float[Array, ""]
+    determinant: Float[Array, "..."]
+    product: Float[Array, "..."]
     """Factor of delta, which is seen in the product."""
 
     @property
-    def radius(self) -> Float[Array, ""]:
+    def radius(self) -> Float[Array, "..."]:
         """Largest absolute value of a multiplier: above 1 the pair is unstable."""
         half, square = self.trace / 2, (self.trace / 2) ** 2 - self.determinant
         # Two real ones, or a complex pair whose squared size is the determinant.
@@ -185,7 +189,7 @@ class PairMultipliers(NamedTuple):
 
 
 @checked
-def resting_pair(first: Scalar, second: Scalar) -> PairMultipliers:
+def resting_pair(first: Numbers, second: Numbers) -> PairMultipliers:
     """A pair of two layers whose first mode is on the two-cycle and whose second is at rest.
 
     With w = eta s_i + 1 and c = 3 - eta s_j the trace is ``c^2 - (w + 4) c + 10``, the
@@ -210,7 +214,7 @@ def resting_pair(first: Scalar, second: Scalar) -> PairMultipliers:
 
 
 @checked
-def oscillating_pair(first: Scalar, second: Scalar, phase: Scalar) -> PairMultipliers:
+def oscillating_pair(first: Numbers, second: Numbers, phase: Numbers) -> PairMultipliers:
     """A pair of two layers with both modes on their two-cycles: never stable, but on a curve.
 
     With z + 1/z = eta s_i + 1, v + 1/v = eta s_j + 1 and p = z v in phase, z / v in opposite phase:
@@ -240,7 +244,7 @@ def oscillating_pair(first: Scalar, second: Scalar, phase: Scalar) -> PairMultip
 
 
 @checked
-def oscillation_excess(first: Scalar, second: Scalar, phase: Scalar) -> Float[Array, ""]:
+def oscillation_excess(first: Numbers, second: Numbers, phase: Numbers) -> Float[Array, "..."]:
     """A of :func:`oscillating_pair`, which is 0 where two modes on two-cycles are neutral.
 
     Args:

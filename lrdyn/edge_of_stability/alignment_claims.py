@@ -221,8 +221,8 @@ def _runs(case: TwoModes) -> Int[Array, "run"]:
 
         start = network.from_frame(blocks)
         end = jax.lax.fori_loop(0, GRID_STEPS, lambda _, W: network.step(W), start)
-        # A run that diverged has lost its vectors: NaN is not below.
-        return beside(end) < beside(start)
+        # A run that diverged has lost its vectors; the maximum of NaN may be any number to XLA.
+        return (beside(end) < beside(start)) & jnp.all(jnp.isfinite(jnp.stack(end)))
 
     first, second = (jnp.asarray(side, case.first.dtype) for side in _grid())
     return jax.vmap(stays)(first, second).astype(jnp.int32)
