@@ -688,8 +688,7 @@ def rounding_rate(point: Point) -> list[Redone] | None:
     slopes = [float(np.polyfit(inside, np.log(each), 1)[0]) for each in (beside, saved)]
     return [
         *(Redone(rate, mine, rate, 1.0, "limit", tolerance=0.1) for mine in slopes),
-        # An average of many rounds, where here are eigenvalues: alike to some digits.
-        saved_as(rate, point.found["rounding_rate"], condition=1e8),
+        saved_as(rate, point.found["rounding_rate"], condition=100.0),
     ]
 
 

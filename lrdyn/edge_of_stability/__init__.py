@@ -7,6 +7,7 @@ is claimed, in ``statement``.
 from lrdyn.edge_of_stability.alignment import Pair as Pair
 from lrdyn.edge_of_stability.alignment import PairMultipliers as PairMultipliers
 from lrdyn.edge_of_stability.alignment import alignment_growth as alignment_growth
+from lrdyn.edge_of_stability.alignment import cycle_exponent as cycle_exponent
 from lrdyn.edge_of_stability.alignment import largest_square as largest_square
 from lrdyn.edge_of_stability.alignment import off_diagonal_step as off_diagonal_step
 from lrdyn.edge_of_stability.alignment import oscillating_pair as oscillating_pair

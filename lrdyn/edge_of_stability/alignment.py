@@ -165,6 +165,53 @@ def alignment_growth(
     return jax.lax.scan(advance, state, length=steps)[1]
 
 
+SQUARINGS = 32
+"""A matrix to the power 2^32 has the size of its spectral radius to that power, to ten digits: what
+is beside it, a factor that does not grow, is divided by as much."""
+
+
+@checked
+def cycle_exponent(
+    start: Float[Array, "2"], targets: Float[Array, "2"], depth: int, learning_rate: Scalar
+) -> Float[Array, ""]:
+    """Largest exponent a step of a pair on a two-cycle: half of ln of its largest multiplier.
+
+    Gauge directions, whose multipliers are 1, are left out.
+
+    Args:
+        start: rho_i and rho_j, to which both modes return in two steps.
+        targets: s_i and s_j.
+        depth: L.
+        learning_rate: eta.
+
+    Example:
+        >>> from lrdyn.edge_of_stability.cycles import two_cycle
+        >>> targets, eta = jnp.array([1.0, 0.7]), 1.2
+        >>> start = jnp.stack([two_cycle(2, 1.0, eta).low, jnp.sqrt(targets[1])])
+        >>> exponent = cycle_exponent(start, targets, 2, eta)
+        >>> round(float(exponent), 4), round(float(jnp.log(resting_pair(eta, 0.84).radius) / 2), 4)
+        (0.0215, 0.0215)
+    """
+    checks.integer("depth", depth, 2)
+    pair = Pair(start, targets)
+
+    def advance(unit: Array) -> Array:
+        once = off_diagonal_step(without_gauge(unit, pair), pair, learning_rate)
+        values = balanced_step(start, depth, targets, learning_rate)
+        twice = off_diagonal_step(once, Pair(values, targets), learning_rate)
+        return without_gauge(twice, pair).ravel()
+
+    def square(number: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        matrix, exponent = state
+        size = jnp.max(jnp.abs(matrix))
+        matrix = matrix / size
+        return matrix @ matrix, exponent + jnp.log(size) / 2.0**number
+
+    units = jnp.eye(2 * depth, dtype=start.dtype).reshape(-1, depth, 2)
+    matrix = jax.vmap(advance)(units)
+    return jax.lax.fori_loop(0, SQUARINGS, square, (matrix, jnp.zeros_like(start[0])))[1] / 2
+
+
 Numbers = float | Float[Array, "..."]
 """One number, or an array of them."""
 
@@ -231,7 +278,10 @@ def oscillating_pair(first: Numbers, second: Numbers, phase: Numbers) -> PairMul
         >>> [bool(oscillating_pair(1.4, 1.2, phase).radius > 1) for phase in (1.0, -1.0)]
         [True, True]
     """
-    z, v = jnp.asarray(checks.positive("first", first)), checks.positive("second", second)
+    z, v = (
+        jnp.asarray(checks.positive("first", first, ("...",))),
+        checks.positive("second", second, ("...",)),
+    )
     p, both = z * v**phase, z + 1 / z + v + 1 / v
     A = oscillation_excess(z, v, phase)
     determinant = A * (A - p - 1 / p) + 1

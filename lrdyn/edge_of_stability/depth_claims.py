@@ -26,8 +26,6 @@ from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenar
 
 FOLLOWED = 40
 """Steps over which an error is followed entry by entry."""
-SETTLED = 200
-"""Rounds of a cycle after which a generic error points where it grows fastest."""
 FLOOR = 1e3
 """Roundings from which on the growth of what rounding has left is taken: below, each step adds
 what is not yet small beside it."""
@@ -123,11 +121,10 @@ def predict(case: Modes) -> DepthTheory:
     depth, rate = case.network.depth, case.network.learning_rate
     errors, condition = with_condition(_follow, (case.errors, case.start, case.targets, rate))
     ratio = cycles.two_cycle(depth, case.targets[0], rate).ratio
-    growth = alignment.alignment_growth(case.start, case.targets, depth, rate, 4 * SETTLED)
     return DepthTheory(
         off_diagonal_step=errors,
         step_condition=condition,
-        rounding_rate=jnp.mean(growth[2 * SETTLED :]),
+        rounding_rate=alignment.cycle_exponent(case.start, case.targets, depth, rate),
         multiplier=cycles.cycle_multiplier(depth, ratio),
     )
 
