@@ -40,7 +40,10 @@ rates = ratios * edge.edge(depth, s)
 
 
 def settle(rate):
-    step = lambda rho, _: (edge.balanced_step(rho, depth, s, rate),) * 2  # noqa: E731
+    def step(rho, _):
+        after = edge.balanced_step(rho, depth, s, rate)
+        return after, after
+
     settled, _ = jax.lax.scan(step, jnp.asarray(0.8), length=1000)
     return jax.lax.scan(step, settled, length=40)[1]
 
@@ -53,7 +56,7 @@ figure, ax = plt.subplots(figsize=(5, 2.6), layout="constrained")
 ax.plot(ratios.repeat(40), orbits.ravel(), ls="none", marker=".", ms=1, color=plotting.GREY)
 for branch in (cycle.low, cycle.high):
     ax.plot(ratios[ratios > 1.001], branch, color=plotting.ORANGE)
-ax.axvline(edge.doubling(depth), ls=plotting.DASHED, color=plotting.BLUE)
+ax.axvline(float(edge.doubling(depth)), ls=plotting.DASHED, color=plotting.BLUE)
 ax.set(xlabel=r"$\eta / \eta_c$", ylabel=r"$\rho$", title="three layers; line: closed form")
 print(f"the cycle doubles at {edge.doubling(depth):.6f} of the edge")
 

@@ -109,7 +109,11 @@ def case(key: jax.Array, *, orbits: int, tail: int, plane: int, steps: int) -> E
 @partial(jax.jit, static_argnums=(1, 2))
 def _orbit(scaled: Float[Array, "n"], steps: int, tail: int) -> Float[Array, "n tail"]:
     """The last points of orbits of one mode, s = 1, after so many steps."""
-    step = lambda rho, _: (balanced_step(rho, 2, 1.0, scaled),) * 2  # noqa: E731
+
+    def step(rho: Array, _: Any) -> tuple[Array, Array]:
+        after = balanced_step(rho, 2, 1.0, scaled)
+        return after, after
+
     settled = jax.lax.fori_loop(0, steps, lambda t, rho: step(rho, t)[0], 0.7 + 0 * scaled)
     return jax.lax.scan(step, settled, length=tail)[1].T
 
@@ -341,7 +345,7 @@ def plot_plane(ax: Any, data: xr.Dataset) -> None:
         plotting.entry(r"$\eta (s_1 + s_2) = 2$", plotting.BLACK, lw=1.2),
         plotting.entry("doubling", plotting.BLACK, ls=plotting.DASHED),
     ]
-    box = {"frameon": True, "framealpha": 0.95, "edgecolor": "none", "fancybox": False}
+    box = {"frameon": True, "framealpha": 1.0, "edgecolor": "none", "fancybox": False}
     plotting.key(ax, entries, "lower left", **box)
 
 

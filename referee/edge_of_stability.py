@@ -1,11 +1,12 @@
 """The edge of stability: cycles by their powers, steps by hand, a chaotic orbit in 80 digits."""
 
+from collections.abc import Callable
 from decimal import Decimal, localcontext
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import ttest_1samp
+from scipy.optimize import root_scalar
+from scipy.stats import t as t_distribution
 
 from referee.descent import chain, gradients
 from referee.redone import EPS, Redone, saved_as, saved_sides
@@ -45,11 +46,10 @@ class SavedNetwork(NamedTuple):
 
     def diagonal(self, *rows: Any) -> np.ndarray:
         """Blocks that are diagonal: the first values of each layer, a row each or one for all."""
-        whole = np.zeros((self.depth, len(self.values), len(self.values)), np.result_type(*rows))
-        for block, row in zip(
-            whole, np.broadcast_to(rows, (self.depth, len(rows[0]))), strict=True
-        ):
-            np.fill_diagonal(block[: len(row), : len(row)], row)
+        count = len(rows[0])
+        whole = np.zeros((self.depth, len(self.values), len(self.values)))
+        for block, row in zip(whole, np.broadcast_to(rows, (self.depth, count)), strict=True):
+            np.fill_diagonal(block[:count, :count], row)
         return whole
 
     def step(self, layers: list[np.ndarray]) -> list[np.ndarray]:
@@ -76,6 +76,11 @@ def network_of(point: Point) -> SavedNetwork:
     parts = (c[f"network.{name}"] for name in ("bases", "values", "learning_rate"))
     bases, values, rate = (np.asarray(part, float) for part in parts)
     return SavedNetwork(bases, values, float(rate))
+
+
+def root(function: Callable[[float], float], low: float, high: float) -> float:
+    """The root of a function between two numbers, to the last digits."""
+    return float(root_scalar(function, bracket=(low, high), xtol=EPS, rtol=4 * EPS).root)
 
 
 # One mode ---------------------------------------------------------------------------------------
@@ -105,7 +110,7 @@ def slope(x: float, depth: int, s: float, rate: float) -> float:
 def ratio_of(depth: int, s: float, rate: float) -> float:
     """The z of the two-cycle at a step size."""
     scaled = rate * s ** (2 - 2 / depth)
-    return float(brentq(lambda z: scaled_rate(z, depth) - scaled, 1 + 1e-9, 30.0, xtol=4 * EPS))
+    return root(lambda z: scaled_rate(z, depth) - scaled, 1 + 1e-9, 30.0)
 
 
 class SavedMode(NamedTuple):
@@ -236,7 +241,7 @@ def doubling(point: Point) -> Redone:
         x, rate = point_power(z, depth) ** (1 / depth), scaled_rate(z, depth)
         return slope(x, depth, 1.0, rate) * slope(z * x, depth, 1.0, rate) + 1
 
-    theory = scaled_rate(float(brentq(of_ratio, 1.05, 3.0, xtol=EPS)), depth) / edge(depth, 1.0)
+    theory = scaled_rate(root(of_ratio, 1.05, 3.0), depth) / edge(depth, 1.0)
 
     def step(x: Any, rate: float) -> Any:
         return x - rate * (x**depth - 1) * x ** (depth - 1)
@@ -244,12 +249,10 @@ def doubling(point: Point) -> Redone:
     def searched(ratio: float) -> float:
         rate = ratio * edge(depth, 1.0)
         # h(h(x)) - x has the lower point between the preimages of 0 and the minimum.
-        x = float(
-            brentq(lambda x: step(step(x, rate), rate) - x, 0.6, 1 - 0.05, xtol=EPS, rtol=4 * EPS)
-        )
+        x = root(lambda x: step(step(x, rate), rate) - x, 0.6, 0.95)
         return float(np.imag(step(step(x + 1j * TINY, rate), rate))) / TINY + 1
 
-    run = float(brentq(searched, 1.2, 1.27, xtol=EPS, rtol=4 * EPS))
+    run = root(searched, 1.2, 1.27)
     return Redone(theory, run, None, 40.0, "equal", *saved_sides(point, "doubling"))
 
 
@@ -332,6 +335,12 @@ AVERAGED = 80
 """Steps of these runs."""
 
 
+def student(draws: np.ndarray, mean: float) -> float:
+    """Two-sided p-value of Student's test."""
+    far = abs(draws.mean() - mean) / (draws.std(ddof=1) / np.sqrt(len(draws)))
+    return float(2 * t_distribution.sf(far, len(draws) - 1))
+
+
 def tested(
     point: Point, theory: float, draws: np.ndarray, name: str, saved: str
 ) -> list[Redone] | None:
@@ -339,10 +348,7 @@ def tested(
     # In float32 rounding leaves the interval, and nothing is claimed.
     if point.flags["dtype"] == "float32":
         return None
-    found = [
-        -np.log10(max(float(ttest_1samp(each, theory).pvalue), 1e-300))
-        for each in (draws, point.found[saved])
-    ]
+    found = [-np.log10(max(student(each, theory), 1e-300)) for each in (draws, point.found[saved])]
     least = [Redone(0.0, value, 1.0, 1.0, "statistical", tolerance=7.5) for value in found]
     return [*least, saved_as(theory, point.found[name])]
 
@@ -639,8 +645,9 @@ def off_diagonal_step(point: Point) -> Redone | None:
     sizes = np.abs(theory).max((1, 2), keepdims=True)
     moved = follow(start * (1 + 1e-8 * np.array([1.0, -0.7])))
     condition = (np.abs(moved - theory) / sizes).max() / 1e-8
-    saved = [side / sizes for side in saved_sides(point, "off_diagonal_step")]
-    return Redone(theory / sizes, np.array(run) / sizes, 1.0, 10 + condition, "equal", *saved)
+    saved, saved_run = (side / sizes for side in saved_sides(point, "off_diagonal_step"))
+    sides = (theory / sizes, np.array(run) / sizes, 1.0, 10 + float(condition), "equal")
+    return Redone(*sides, saved, saved_run)
 
 
 FLOOR, CEILING = 1e3, 1e-3

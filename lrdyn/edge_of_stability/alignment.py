@@ -165,9 +165,9 @@ def alignment_growth(
     return jax.lax.scan(advance, state, length=steps)[1]
 
 
-SQUARINGS = 32
-"""A matrix to the power 2^32 has the size of its spectral radius to that power, to ten digits: what
-is beside it, a factor that does not grow, is divided by as much."""
+SQUARINGS = 50
+"""A matrix to the power 2^50 has the size of its spectral radius to that power, to all digits: what
+is beside it, a factor that does not grow, is the 2^50th part of its logarithm."""
 
 
 @checked

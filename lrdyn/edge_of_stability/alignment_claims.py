@@ -228,7 +228,11 @@ def _runs(case: TwoModes) -> Int[Array, "run"]:
     return jax.vmap(stays)(first, second).astype(jnp.int32)
 
 
-def _on_the_line(case: TwoModes) -> tuple[Array, Array, Array]:
+Pushed = tuple[Array, Array, Array]
+"""Squared size of D, a_t, and the largest other entry that a step makes."""
+
+
+def _on_the_line(case: TwoModes) -> Pushed:
     """Squared size of D at every step of an orbit, a_t, and what each step adds elsewhere.
 
     To first order the other entries stay 0. Rounding gets into them, and in a chaotic orbit grows
@@ -244,7 +248,7 @@ def _on_the_line(case: TwoModes) -> tuple[Array, Array, Array]:
         first = blank.at[0, 0, 1].set(d[0]).at[0, 1, 0].set(d[1])
         return first.at[1, 1, 0].set(-d[0]).at[1, 0, 1].set(-d[1])
 
-    def advance(state: tuple[Any, Array], _: None) -> tuple[tuple[Any, Array], tuple[Array, ...]]:
+    def advance(state: tuple[Any, Array], _: None) -> tuple[tuple[Any, Array], Pushed]:
         weights, d = state
         a = network.learning_rate * jnp.prod(network.to_frame(weights)[:, 0, 0])
         after, pushed = network.push(weights, network.from_frame(blocks(d)))

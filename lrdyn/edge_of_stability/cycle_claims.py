@@ -158,12 +158,13 @@ def predict(case: OneMode) -> CycleTheory:
     """Closed forms of the cycle; the scalar recursion up to the last step."""
     depth, (s, eta), cycle = case.network.depth, case.rates, case.cycle
 
-    def step(state: tuple[Array, Array, Array], _: None) -> tuple[tuple[Array, ...], None]:
+    def step(_: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         rho, low, high = state
         rho = balanced_step(rho, depth, s, eta)
-        return (rho, jnp.minimum(low, rho), jnp.maximum(high, jnp.abs(rho))), None
+        return rho, jnp.minimum(low, rho), jnp.maximum(high, jnp.abs(rho))
 
-    (rho, low, high), _ = jax.lax.scan(step, (case.start,) * 3, length=case.steps[-1])
+    start = (case.start, case.start, case.start)
+    rho, low, high = jax.lax.fori_loop(0, case.steps[-1], step, start)
     twice = balanced_step(balanced_step(rho, depth, s, eta), depth, s, eta)
     points = jnp.stack([cycle.low, cycle.high]) ** depth
     multiplier = cycles.cycle_multiplier(depth, cycle.ratio)
@@ -297,7 +298,7 @@ def _not_there_yet(outcome: CycleOutcome) -> str:
     if theory.gap <= enough:
         return ""
     rounds = np.log(theory.gap / enough) / -np.log(np.abs(theory.cycle_multiplier))
-    return MoreSteps(outcome.steps + 2 * rounds, flag="steps")
+    return MoreSteps(float(outcome.steps + 2 * rounds), flag="steps")
 
 
 def _layer_square(outcome: CycleOutcome) -> float:

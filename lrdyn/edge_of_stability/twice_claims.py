@@ -154,7 +154,7 @@ def _leaves_the_interval(outcome: TwiceOutcome) -> str:
     return "rounding leaves the interval" if expected > 0.01 else ""
 
 
-def _test_mean(expected: np.ndarray, draws: np.ndarray, other: float) -> Test:
+def _test_mean(expected: Any, draws: Any, other: float) -> Test:
     """Test that independent starts have the mean of theory, and not so many times as much."""
     return Test(student_p(float(expected), draws), student_p(other * float(expected), draws))
 

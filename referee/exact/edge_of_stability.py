@@ -33,9 +33,7 @@ def multiplier(depth: int, wrong: bool = False) -> Sides:
     power, rate = powers(z, L)
     P = L + (2 * L - 1) * z ** (L - 1) - (L - 1) * z ** (2 * L - 1)
     Q = L * z ** (2 * L - 1) + (2 * L - 1) * z**L - (L - 1) * (0 if wrong else 1)
-    theory = (1 - (z - 1) * P / (z ** (L - 1) * (z**L - 1))) * (
-        1 - (z - 1) * Q / (z * (z**L - 1))
-    )
+    theory = (1 - (z - 1) * P / (z ** (L - 1) * (z**L - 1))) * (1 - (z - 1) * Q / (z * (z**L - 1)))
 
     def slope(p: fmpq, k: fmpq) -> fmpq:
         return 1 - k * ((2 * L - 1) * p - (L - 1))
