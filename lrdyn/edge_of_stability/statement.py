@@ -15,8 +15,8 @@ from lrdyn.verification.stating.statement import Theorem
 
 EDGE_OF_STABILITY = Theorem(
     "edge_of_stability",
-    "beyond the edge of stability a mode oscillates in closed form, and its vectors stay while eta "
-    "(s_1 + s_2) < 2; beyond the survey",
+    "past the edge of stability a mode oscillates in closed form, and its vectors stay while eta "
+    "(s_1 + s_2) < 2",
     FLAGS,
     (CYCLE, TWICE, ALIGNMENT, DEPTH, BLOCKS),
     axes=("edge_ratio", "depth", "mode_ratio"),
