@@ -290,7 +290,7 @@ depth_run: Any = DepthMeasured
 
 
 def outcome(predicted: Any, measured: Any, steps: int, dtype: str = "float64") -> Outcome:
-    return Outcome({}, predicted, measured, {}, np.dtype(dtype), 5, steps)
+    return Outcome({"steps": steps}, predicted, measured, {}, np.dtype(dtype), 5, steps)
 
 
 def claim(scenario, name) -> Any:

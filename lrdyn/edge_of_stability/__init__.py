@@ -23,6 +23,7 @@ from lrdyn.edge_of_stability.cycles import cycle_multiplier as cycle_multiplier
 from lrdyn.edge_of_stability.cycles import doubling as doubling
 from lrdyn.edge_of_stability.cycles import edge as edge
 from lrdyn.edge_of_stability.cycles import fastest_cycle as fastest_cycle
+from lrdyn.edge_of_stability.cycles import halve as halve
 from lrdyn.edge_of_stability.cycles import orbit_at_twice_the_edge as orbit_at_twice_the_edge
 from lrdyn.edge_of_stability.cycles import two_cycle as two_cycle
 from lrdyn.edge_of_stability.dense import AlignedNetwork as AlignedNetwork

@@ -267,18 +267,20 @@ def _on_the_line(case: TwoModes) -> Pushed:
 def measure(case: TwoModes) -> AlignmentMeasured:
     """Differentiate dense steps, and run."""
     e, q, s = case.edge_ratio, case.edge_ratio * case.mode_ratio, case.first
-    network = case.at(e, q)
-    cycle = cycles.two_cycle(2, s, network.learning_rate)
-    resting = _measured_pair(network, jnp.stack([cycle.low, jnp.sqrt(network.values[1])]))
-    both = case.at(e, case.second_ratio)
-    other = cycles.two_cycle(2, both.values[1], both.learning_rate)
-    phases = [_measured_pair(both, jnp.stack([cycle.low, x])) for x in (other.low, other.high)]
+    rate = e / s
+    low = cycles.two_cycle(2, s, rate).low
+    other = cycles.two_cycle(2, case.second_ratio / rate, rate)
+    # The second mode at rest, at the lower and at the upper point of a two-cycle.
+    scaled = jnp.stack([q, case.second_ratio, case.second_ratio])
+    values = jnp.stack([jnp.sqrt(q / rate), other.low, other.high])
+    resting, *phases = jax.vmap(
+        lambda scaled, value: _measured_pair(case.at(e, scaled), jnp.stack([low, value]))
+    )(scaled, values)
     squares, a, others = _on_the_line(case)
-    pairs = [PairMultipliers(*phase) for phase in phases]
     return AlignmentMeasured(
         resting_multipliers=resting,
         oscillating_multipliers=jnp.stack(phases),
-        oscillating_radius=jnp.stack([pair.radius for pair in pairs]),
+        oscillating_radius=jnp.stack([PairMultipliers(*phase).radius for phase in phases]),
         vectors_stay=_runs(case),
         line_conserved=squares / (2 + case.scaled[0] - a),
         line_growth=0.5 * jnp.log(squares / squares[0]),

@@ -31,6 +31,10 @@ EARLY = 12
 so few that a chaotic mode has not yet amplified rounding beyond what float32 holds."""
 
 
+FORGOTTEN = 10
+"""Steps whose rounding is in a descent that has arrived, beside what its condition adds up."""
+
+
 class OneMode(Recorded):
     """A target of rank one, balanced and unbalanced layers at the start, and a step size."""
 
@@ -101,7 +105,7 @@ class CycleMeasured(NamedTuple):
     balance_law: Float[Array, "early"] = ABSENT
     """s_1^2 - s_2^2 of the first two layers of an unbalanced descent."""
     doubling: Float[Array, ""] = ABSENT
-    """eta / eta_c at which two steps of scalar layers turn an error around, by Newton's method."""
+    """eta / eta_c at which two steps of scalar layers turn an error around, by halving."""
     diverged_at: Int[Array, ""] = ABSENT
     """Step at which the descent diverged, or -1."""
 
@@ -207,34 +211,25 @@ def _first_value(case: OneMode, weights: Any) -> Float[Array, ""]:
 
 
 def _measured_doubling(depth: int, dtype: Any) -> Float[Array, ""]:
-    """Where a two-cycle has the multiplier -1, by Newton's method on scalar layers, s = 1."""
+    """Where two steps of scalar layers, s = 1, turn an error of their two-cycle around."""
 
     def step(rho: Array, eta: Array) -> Array:
-        layers = jnp.full(depth, rho)
-        return rho - eta * jax.grad(lambda w: 0.5 * (jnp.prod(w) - 1) ** 2)(layers)[0]
+        slopes = jax.grad(lambda layers: 0.5 * (jnp.prod(layers) - 1) ** 2)(jnp.full(depth, rho))
+        return rho - eta * slopes[0]
 
-    def round_of(rho: Array, eta: Array) -> Array:
+    def twice(rho: Array, eta: Array) -> Array:
         return step(step(rho, eta), eta)
 
-    def equations(unknowns: Array) -> Array:
-        rho, eta = unknowns
-        # jvp: the gradient through jnp.full would be that of all layers at once, as it is here.
-        back, slope = jax.jvp(lambda rho: round_of(rho, eta), (rho,), (jnp.ones_like(rho),))
-        return jnp.stack([back - rho, slope + 1])
-
     eta_c = cycles.edge(depth, jnp.ones((), dtype))
-    # A cycle that is still stable, where descent itself finds it.
-    eta = 1.22 * eta_c
-    rho = jax.lax.fori_loop(0, 400, lambda _, rho: step(rho, eta), jnp.full((), 0.9, dtype))
-    unknowns = jnp.stack([rho, eta])
+    lowest, highest = jnp.asarray(0.6, dtype), jnp.asarray(0.95, dtype)
 
-    def newton(_: Array, unknowns: Array) -> Array:
-        (a, b), (c, d) = jax.jacfwd(equations)(unknowns)
-        first, second = equations(unknowns)
-        moves = jnp.stack([d * first - b * second, a * second - c * first])
-        return unknowns - moves / (a * d - b * c)
+    def is_stable(ratio: Array) -> Array:
+        eta = ratio * eta_c
+        # Below the lower point of the cycle two steps lead up, above it down to it.
+        rho = cycles.halve(lowest, highest, lambda rho: twice(rho, eta) > rho)
+        return jax.jvp(lambda rho: twice(rho, eta), (rho,), (jnp.ones_like(rho),))[1] > -1
 
-    return jax.lax.fori_loop(0, 12, newton, unknowns)[1] / eta_c
+    return cycles.halve(jnp.asarray(1.2, dtype), jnp.asarray(1.27, dtype), is_stable)
 
 
 def measure(case: OneMode) -> CycleMeasured:
@@ -298,7 +293,7 @@ def _not_there_yet(outcome: CycleOutcome) -> str:
     if theory.gap <= enough:
         return ""
     rounds = np.log(theory.gap / enough) / -np.log(np.abs(theory.cycle_multiplier))
-    return MoreSteps(float(outcome.steps + 2 * rounds), flag="steps")
+    return MoreSteps(float(outcome.point["steps"] + 2 * rounds), flag="steps")
 
 
 def _layer_square(outcome: CycleOutcome) -> float:
@@ -339,6 +334,8 @@ CLAIMS: tuple[Claim[CycleTheory, CycleMeasured], ...] = (
             theory.lowest,
             theory.highest,
         ),
+        # An attracting cycle forgets the rounding of earlier steps: the condition sums what is left.
+        steps=FORGOTTEN,
         condition=lambda theory: theory.reached_condition,
     ),
     Claim(

@@ -16,6 +16,7 @@ a = 2 - 2/L (``docs/theorems/edge_of_stability.md``, Why 1). All step sizes are 
 1/2 ||.||_F^2, singular values those of the product (s) or of one layer (rho).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -101,15 +102,25 @@ def cycle_edge_ratio(depth: int, log_ratio: Scalar) -> Float[Array, ""]:
     return depth * both * jnp.sinh(half) / jnp.sinh(depth * half)
 
 
-def _halve(low: Any, high: Any, is_below: Any) -> Array:
-    """Where a monotone condition ends to hold, by halving an interval."""
+def halve(low: Array, high: Array, is_below: Callable[[Array], Array]) -> Float[Array, ""]:
+    """Where a condition that holds at the lower end of an interval ends to hold, by halving it.
 
-    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    Args:
+        low: lower end.
+        high: upper end.
+        is_below: whether a number lies below the place that is looked for.
+
+    Example:
+        >>> round(float(halve(jnp.asarray(0.0), jnp.asarray(2.0), lambda x: x**2 < 2)), 4)
+        1.4142
+    """
+
+    def cut(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         middle = (ends[0] + ends[1]) / 2
         below = is_below(middle)
         return jnp.where(below, middle, ends[0]), jnp.where(below, ends[1], middle)
 
-    return jax.lax.fori_loop(0, HALVINGS, halve, (low, high))[1]
+    return jax.lax.fori_loop(0, HALVINGS, cut, (low, high))[1]
 
 
 @checked
@@ -134,7 +145,7 @@ def two_cycle(depth: int, target: Scalar, learning_rate: Scalar) -> TwoCycle:
     ratio = checks.positive("learning_rate", learning_rate) / edge(depth, target)
     # With two layers ratio = 2 cosh y - 1, and deeper networks have a smaller z: y is below this.
     high = 2 + jnp.log(1 + ratio)
-    y = _halve(jnp.zeros_like(high), high, lambda y: cycle_edge_ratio(depth, y) < ratio)
+    y = halve(jnp.zeros_like(high), high, lambda y: cycle_edge_ratio(depth, y) < ratio)
     z = jnp.exp(y)
     low = (target * (1 + z ** (depth - 1)) / (1 + z ** (2 * depth - 1))) ** (1 / depth)
     return TwoCycle(low, z * low, z)
@@ -170,7 +181,7 @@ def _edge_ratio_at_multiplier(depth: int, multiplier: float) -> Array:
     """``eta / eta_c`` at which the multiplier of the two-cycle has fallen to a value below 1."""
     # From 1 at the edge it falls below -3.5 at z = e^{1.2} at every depth (two layers: -17).
     ends = jnp.asarray(1e-3), jnp.asarray(1.2)
-    y = _halve(*ends, lambda y: cycle_multiplier(depth, jnp.exp(y)) > multiplier)
+    y = halve(*ends, lambda y: cycle_multiplier(depth, jnp.exp(y)) > multiplier)
     return cycle_edge_ratio(depth, y)
 
 
