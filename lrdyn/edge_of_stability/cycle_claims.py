@@ -65,9 +65,9 @@ class OneMode(Recorded):
 class CycleTheory(NamedTuple):
     """The two-cycle, from closed forms in z."""
 
-    two_cycle: Float[Array, "point"] = ABSENT
+    two_cycle: Float[Array, "place"] = ABSENT
     """Singular value of the product one and two steps after the lower point: z^L rho^L, rho^L."""
-    cycle_reached: Float[Array, "point"] = ABSENT
+    cycle_reached: Float[Array, "place"] = ABSENT
     """The smaller and the larger singular value of the product on the cycle."""
     cycle_multiplier: Float[Array, ""] = ABSENT
     """h'(rho) h'(z rho)."""
@@ -94,9 +94,9 @@ class CycleTheory(NamedTuple):
 class CycleMeasured(NamedTuple):
     """Dense layers, and the derivative of their steps."""
 
-    two_cycle: Float[Array, "point"] = ABSENT
+    two_cycle: Float[Array, "place"] = ABSENT
     """Singular value of the product one and two steps after the lower point."""
-    cycle_reached: Float[Array, "point"] = ABSENT
+    cycle_reached: Float[Array, "place"] = ABSENT
     """The smaller and the larger one of the last two steps of a descent."""
     cycle_multiplier: Float[Array, ""] = ABSENT
     """What two steps make of an error that is the same in all layers."""
