@@ -499,7 +499,7 @@ def two_modes_unstable(point: Point) -> Redone | None:
 
 GRID = (np.linspace(1.02, 1.22, 6), np.linspace(0.4, 0.96, 8))
 """Of eta s_1 and s_2 / s_1."""
-GRID_STEPS, TURN = 240, 1e-3
+GRID_STEPS, TURN, CHANGE = 400, 1e-4, 5.0
 
 
 def vectors_stay(point: Point) -> Redone | None:
@@ -513,18 +513,21 @@ def vectors_stay(point: Point) -> Redone | None:
             blocks = network.diagonal(
                 np.sqrt(np.array([1 / opened(e) / network.rate, network.values[1]]))
             )
+            multiplier = radius(by_hand(network, np.diag(blocks[0])[:2]))
             turn = TURN * np.sqrt(of["s"]) * of["errors"].reshape(2, 2)
             blocks[:, 0, 1] += turn[:, 0]
             blocks[:, 1, 0] += turn[:, 1]
             layers = network.layers(blocks)
             beside = lambda product: np.abs(product - np.diag(np.diag(product))).max()  # noqa: E731
             first = beside(network.product(layers))
-            for _ in range(GRID_STEPS):
+            look = 2 * np.ceil(CHANGE / abs(np.log(multiplier)))
+            for _ in range(int(min(look, GRID_STEPS))):
                 layers = network.step(layers)
             theory.append(int(e + e * ratio < 2))
             run.append(int(beside(network.product(layers)) < first))
-    saved = [side[judged] for side in saved_sides(point, "vectors_stay")]
-    return Redone(np.array(theory)[judged], np.array(run)[judged], 1.0, 1.0, "count", *saved)
+    saved, saved_run = (side[judged] for side in saved_sides(point, "vectors_stay"))
+    sides = (np.array(theory)[judged], np.array(run)[judged], 1.0, 1.0, "count")
+    return Redone(*sides, saved, saved_run)
 
 
 @once
@@ -564,7 +567,7 @@ def line_conserved(point: Point) -> list[Redone] | None:
     start = sizes[0] / (2 + e - of["square"])
     run, steps = sizes / (2 + e - squares), len(sizes)
     theory = np.full(steps, start)
-    condition = (2 + e) / least * steps
+    condition = float((2 + e) / least * steps)
     saved = saved_sides(point, "line_conserved")
     return [
         Redone(theory, run, None, condition, "equal", *saved),
@@ -683,7 +686,8 @@ def rounding_rate(point: Point) -> list[Redone] | None:
     stable = abs(slope(low, depth, s, network.rate) * slope(z * low, depth, s, network.rate)) < 1
     first, last = np.log(FLOOR) / rate, np.log(CEILING / EPS) / rate
     inside = [t for t in point.times if first <= t <= last]
-    if not stable or rate <= 0 or max(point.times) < last or len(inside) < 4:
+    second = network.rate / edge(depth, float(network.values[1]))
+    if not stable or second >= 1 or rate <= 0 or max(point.times) < last or len(inside) < 4:
         return None
     layers, beside = network.layers(network.diagonal(start)), []
     for t in range(inside[-1] + 1):

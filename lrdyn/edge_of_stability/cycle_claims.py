@@ -334,7 +334,7 @@ CLAIMS: tuple[Claim[CycleTheory, CycleMeasured], ...] = (
             theory.lowest,
             theory.highest,
         ),
-        # An attracting cycle forgets the rounding of earlier steps: the condition sums what is left.
+        # An attracting cycle forgets the rounding of earlier steps; the condition sums the rest.
         steps=FORGOTTEN,
         condition=lambda theory: theory.reached_condition,
     ),

@@ -179,9 +179,10 @@ def _window(outcome: DepthOutcome) -> tuple[float, float]:
 
 
 def _leaves(outcome: DepthOutcome) -> bool:
-    """Whether the cycle of the first mode is stable and its pair is not."""
-    theory = outcome.predicted
-    return bool(np.abs(theory.multiplier) < 1 and theory.rounding_rate > 0)
+    """Whether each mode is stable by itself, on its cycle and at rest, and their pair is not."""
+    theory, point = outcome.predicted, outcome.point
+    second = point["edge_ratio"] * point["mode_ratio"] ** (2 - 2 / point["depth"])
+    return bool(np.abs(theory.multiplier) < 1 and second < 1 and theory.rounding_rate > 0)
 
 
 def _window_too_short(outcome: DepthOutcome) -> str:
