@@ -36,10 +36,10 @@ CAPTION = """\
 Two layers beyond the edge of stability, s_1 = 1. (a) Where descent of one balanced mode stays
 (dots), and its two-cycle in closed form (lines), which doubles at eta s = sqrt 5 - 1; at eta s = 2
 it is a Chebyshev orbit on [-sqrt 2, sqrt 2] (bar). (b) Growth a step of entries of U^T P V beside
-the diagonal: linear recursion along the mode's orbit (lines), dense runs (circles); it is 0 at
-eta (s_1 + s_2) = 2 (dotted). (c) Dense runs from an exactly aligned start: rounding leaves it at
-the predicted rate (dashed). (d) {runs} dense runs from a slightly turned start, and both borders,
-which meet at (2/phi, 1/phi), phi the golden ratio (star).
+the diagonal: recursion along the mode's orbit (lines), dense runs (circles); 0 at eta (s_1 + s_2) =
+2 (dotted). (c) Dense runs from an aligned start: rounding leaves it at the predicted rate (dashed).
+(d) {runs} dense runs from a slightly turned start, and both borders, which meet at (2/phi, 1/phi),
+phi the golden ratio (star).
 """
 NOTES = """\
 The survey has no such figure. Dense layers are 4 x 4 in random bases, double precision, {steps}
