@@ -499,7 +499,15 @@ def two_modes_unstable(point: Point) -> Redone | None:
 
 GRID = (np.linspace(1.02, 1.22, 6), np.linspace(0.4, 0.96, 8))
 """Of eta s_1 and s_2 / s_1."""
+ERROR = ((1.0, 0.3), (-0.6, 0.8))
+"""Of entries (1, 2) and (2, 1) of both layers."""
 GRID_STEPS, TURN, CHANGE = 400, 1e-4, 5.0
+
+
+def beside(blocks: np.ndarray, s: float) -> float:
+    """Largest entry (1, 2) or (2, 1) of D and of the product."""
+    D, product = (blocks[0] - blocks[1].T) / 2, blocks[1] @ blocks[0] / np.sqrt(s)
+    return float(np.abs([D[0, 1], D[1, 0], product[0, 1], product[1, 0]]).max())
 
 
 def vectors_stay(point: Point) -> Redone | None:
@@ -514,17 +522,16 @@ def vectors_stay(point: Point) -> Redone | None:
                 np.sqrt(np.array([1 / opened(e) / network.rate, network.values[1]]))
             )
             multiplier = radius(by_hand(network, np.diag(blocks[0])[:2]))
-            turn = TURN * np.sqrt(of["s"]) * of["errors"].reshape(2, 2)
+            turn = TURN * np.sqrt(of["s"]) * np.array(ERROR)
             blocks[:, 0, 1] += turn[:, 0]
             blocks[:, 1, 0] += turn[:, 1]
             layers = network.layers(blocks)
-            beside = lambda product: np.abs(product - np.diag(np.diag(product))).max()  # noqa: E731
-            first = beside(network.product(layers))
+            first = beside(network.blocks(layers), of["s"])
             look = 2 * np.ceil(CHANGE / abs(np.log(multiplier)))
             for _ in range(int(min(look, GRID_STEPS))):
                 layers = network.step(layers)
             theory.append(int(e + e * ratio < 2))
-            run.append(int(beside(network.product(layers)) < first))
+            run.append(int(beside(network.blocks(layers), of["s"]) < first))
     saved, saved_run = (side[judged] for side in saved_sides(point, "vectors_stay"))
     sides = (np.array(theory)[judged], np.array(run)[judged], 1.0, 1.0, "count")
     return Redone(*sides, saved, saved_run)
@@ -544,7 +551,7 @@ def line(point: Point) -> tuple[np.ndarray, np.ndarray, float, dict[str, Any]] |
     layers = network.layers(
         network.diagonal(np.sqrt(np.array([of["square"] / network.rate, network.values[1]])))
     )
-    d, sizes, squares = of["errors"][:2], [], []
+    d, sizes, squares = of["errors"], [], []
     for _ in range(len(point.found["line_growth"])):
         blocks = network.blocks(layers)
         sizes.append(float(np.sum(d**2)))
