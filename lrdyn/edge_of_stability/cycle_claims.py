@@ -368,8 +368,8 @@ CLAIMS: tuple[Claim[CycleTheory, CycleMeasured], ...] = (
         "doubling",
         "the two-cycle doubles where its multiplier is -1, at eta / eta_c = sqrt 5 - 1 for two "
         "layers, 1.244607, 1.247169, 1.249076 for 3, 4, 6",
-        # A double root of neither equation: an error of the multiplier moves eta by less.
-        steps=12,
+        # Both sides halve an interval; what is rounded is two steps, and they cross -1 steeply.
+        steps=2,
     ),
 )
 

@@ -29,7 +29,7 @@ FLAGS = (
     TARGET_SCALE.at((1.0,), paper=(1.0, 5.0), domain=between(1e-3, 1e3), symbol="s_1"),
     STEPS.at((600,), paper=(2000,)),
 )
-SMALL = {"depth": (2,), "edge_ratio": (1.2,), "mode_ratio": (0.85,), "target_scale": (0.7,)}
+SMALL = {"depth": (2,), "edge_ratio": (1.2,), "mode_ratio": (0.8,), "target_scale": (0.7,)}
 """Settings of a run of seconds. The scale is none of which all powers are alike, as those of 1."""
 
 
