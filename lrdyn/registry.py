@@ -15,10 +15,11 @@ REGISTRY = {
     "theorem4": "lrdyn.theorem4.statement:THEOREM4",
     "galore": "lrdyn.galore.statement:GALORE",
     "lora": "lrdyn.lora.statement:LORA",
+    "edge_of_stability": "lrdyn.edge_of_stability.statement:EDGE_OF_STABILITY",
 }
-"""Name of the command -> where the theorem is stated; imported when it is asked for.
-
-``galore`` is none of the survey's: it says what another library, optax, implements."""
+"""Name of the command -> where the theorem is stated; imported when it is asked for."""
+BEYOND_THE_SURVEY = ("galore", "edge_of_stability")
+"""Those that are none of the survey's: what another library, optax, implements, and new results."""
 
 
 def theorem(name: str) -> "Theorem":

@@ -5,6 +5,7 @@ from pathlib import Path
 import experiments as experiments  # Ctrl-C during the imports below ends in one line
 from paper_figs import (
     corollary1_sweep,
+    edge_of_stability,
     fig01_labels,
     fig01_networks,
     fig02_dropout_spectra,
@@ -23,6 +24,7 @@ from paper_figs import (
 
 EXHIBITS = (
     corollary1_sweep.FIGURE,
+    edge_of_stability.FIGURE,
     fig01_labels.FIGURE,
     fig01_networks.FIGURE,
     fig02_dropout_spectra.FIGURE,

@@ -15,8 +15,8 @@ from lrdyn import cli
 from lrdyn.commands import pool
 from lrdyn.completion.statement import COMPLETION
 from lrdyn.corollary1.statement import COROLLARY1
+from lrdyn.registry import BEYOND_THE_SURVEY, theorems
 from lrdyn.registry import theorem as registered
-from lrdyn.registry import theorems
 from lrdyn.studies import studies
 from lrdyn.theorem1.statement import THEOREM1
 from lrdyn.theorem2.statement import THEOREM2
@@ -417,8 +417,11 @@ def test_the_listing(words, capsys):
     usage, heading, listed = out.partition("theorems\n")  # a page of help has examples above it
     assert usage.startswith("usage: ") if words else not usage
     first, *lines = (heading + listed).splitlines()
-    head = lines.index("studies, which train")
-    for found, wanted in ((lines[:head], THEOREMS), (lines[head + 1 :], studies())):
+    beyond, head = lines.index("beyond the survey"), lines.index("studies, which train")
+    of_survey = [one for one in THEOREMS if one.name not in BEYOND_THE_SURVEY]
+    others = [registered(name) for name in BEYOND_THE_SURVEY]
+    groups = (lines[:beyond], lines[beyond + 1 : head], lines[head + 1 :])
+    for found, wanted in zip(groups, (of_survey, others, studies()), strict=True):
         for line, one in zip(found, wanted, strict=True):
             assert line.split(maxsplit=1) == [one.name, one.summary]
     assert first == "theorems"

@@ -17,8 +17,9 @@ from tests.kept import __main__ as recorder
 from tests.runs import finished
 
 EPSILON = 2.0**-52
-OWN = {"collapse": 0.03, "optax_precise": 1.0}
-"""Claims that state a tolerance: 3 % of a layer, and as much as float32's rounding may do."""
+OWN = {"collapse": 0.03, "optax_precise": 1.0, "rounding_rate": 0.1}
+"""Claims that state a tolerance: 3 % of a layer, as much as float32's rounding may do, and a tenth
+of a rate."""
 MARGIN = 0.2
 """Share of its tolerance that an identity or a bound leaves at most: 8 is for the worst of many."""
 FARTHER = {
@@ -26,6 +27,10 @@ FARTHER = {
     **{"search": 5.0, "all_transposed": 4.0, "autoencoder_loss": 1.5, "pissa_residual": 10.0},
     # of the gradient's own size, which is 1 and not saved
     **{"basis": 3.0, "basis_gap": 5e4},
+    # of entries of a derivative, which are 1, of squares of layers, of sqrt(2 s) times a growth
+    **{"cycle_multiplier": 2.0, "balance_factor": 2.0, "balance_law": 10.0, "chebyshev_orbit": 1.5},
+    # of a pair of size 1: relative entries beside it, and logarithms
+    **{"line_conserved": 8.0, "line_bounded": 8.0},
     # a quotient: rounding of the numerator over a small denominator
     **{"stable_rank_bound": 30.0, "stable_rank_floor": 300.0, "lemma_3_3": 15.0},
 }

@@ -19,7 +19,7 @@ from lrdyn.commands.arguments import (
 )
 from lrdyn.commands.ending import Judged
 from lrdyn.core.show import near, shortened
-from lrdyn.registry import theorem, theorems
+from lrdyn.registry import BEYOND_THE_SURVEY, theorem, theorems
 from lrdyn.studies import studies
 from lrdyn.system import interrupts, whole_files
 from lrdyn.system.printer import say
@@ -256,9 +256,17 @@ examples:
 
 
 def listing() -> list[str]:
-    """One line for each theorem and, under a heading of their own, for each study."""
-    heads = ["theorems", *[f"  {line}" for line in verify.lines_of(theorems())]]
-    return [*heads, "studies, which train", *[f"  {line}" for line in verify.lines_of(studies())]]
+    """One line for each theorem and each study, under the headings that they belong to."""
+    groups = {
+        "theorems": [one for one in theorems() if one.name not in BEYOND_THE_SURVEY],
+        "beyond the survey": [one for one in theorems() if one.name in BEYOND_THE_SURVEY],
+        "studies, which train": studies(),
+    }
+    return [
+        line
+        for heading, group in groups.items()
+        for line in (heading, *(f"  {line}" for line in verify.lines_of(group)))
+    ]
 
 
 def main(argv: list[str]) -> Judged | None:

@@ -201,7 +201,7 @@ def _add_training_flags(parser: Parser) -> None:
 
 def lines_of(experiments: Sequence[Experiment]) -> list[str]:
     """One line for each experiment: its name and its summary."""
-    return [f"{experiment.name:16}{experiment.summary}" for experiment in experiments]
+    return [f"{experiment.name:18}{experiment.summary}" for experiment in experiments]
 
 
 def flags_of(theorem: Experiment) -> set[str]:

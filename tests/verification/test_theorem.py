@@ -616,7 +616,17 @@ class Ambiguous(NamedTuple):
     value_measured: Any = None
 
 
+class OverPoints(NamedTuple):
+    """A field over an axis that has the name of that of the points of a search."""
+
+    value: Float[Array, "point"] = ABSENT
+
+
 test_statements_refuse = refuses(
+    (
+        lambda: Scenario("s", dict, theory=OverPoints, claims=()),
+        "scenario 's': got field 'value' with the axis 'point', wanted another name for it",
+    ),
     (
         lambda: Scenario("s", dict, theory=Number, measured=Ambiguous, claims=()),
         "scenario 's': got fields 'value' and 'value_measured', wanted another name for the second",

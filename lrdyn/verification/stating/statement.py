@@ -512,6 +512,13 @@ class Scenario(Generic[C, T, M]):
                     f"scenario {self.id!r}: got fields {base!r} and {name!r}, wanted another name "
                     "for the second"
                 )
+        for name, axes in self.axes.items():
+            # The axis of the points of a search, which is not of one length with any other.
+            if "point" in axes:
+                raise Misstated(
+                    f"scenario {self.id!r}: got field {name!r} with the axis 'point', wanted "
+                    "another name for it"
+                )
         for claim in self.claims:
             self._refuse_unknown(claim)
         known = {claim.id for claim in self.claims}

@@ -1,0 +1,288 @@
+"""One balanced mode beyond the edge of stability: its two-cycle, its doubling, its chaos.
+
+A mode whose L layers share one singular value rho, with the singular value s of the target,
+descends by
+
+    h(rho) = rho - eta (rho^L - s) rho^{L-1}.
+
+The minimum rho = s^{1/L} is stable up to the edge ``eta_c = (2 / L) s^{-(2 - 2/L)}``, where the
+sharpness ``L s^{2 - 2/L}`` of the balanced minimum times eta is 2. Beyond it there is exactly one
+two-cycle (rho, z rho) with positive points. With z = e^y > 1:
+
+    rho^L = s (1 + z^{L-1}) / (1 + z^{2L-1}),
+    eta / eta_c = L cosh((2L-1) y / 2)^a cosh((L-1) y / 2)^{1-a} sinh(y / 2) / sinh(L y / 2),
+
+a = 2 - 2/L (``docs/theorems/edge_of_stability.md``, Why 1). All step sizes are those of the loss
+1/2 ||.||_F^2, singular values those of the product (s) or of one layer (rho).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lrdyn.core import checks
+from lrdyn.core.checks import checked
+from lrdyn.core.factorization import Scalar
+
+HALVINGS = 64
+"""Halvings of an interval of length 1 or so: more than there are digits in float64."""
+
+
+@checked
+def edge(depth: int, target: Scalar) -> Float[Array, ""]:
+    """Step size at which the balanced minimum loses its stability, ``(2 / L) s^{-(2 - 2/L)}``.
+
+    Args:
+        depth: L, 2 or more.
+        target: s > 0.
+
+    Raises:
+        ValueError: the depth is below 2, or s is not positive.
+
+    Example:
+        >>> float(edge(2, 4.0))
+        0.25
+    """
+    checks.integer("depth", depth, 2)
+    target = jnp.asarray(checks.positive("target", target))
+    return 2 / depth * target ** (2 / depth - 2)
+
+
+@checked
+def balanced_step(
+    value: Float[Array, "..."], depth: int, target: Any, learning_rate: Any
+) -> Float[Array, "..."]:
+    """One step of descent of a balanced mode, ``h(rho) = rho - eta (rho^L - s) rho^{L-1}``.
+
+    Args:
+        value: rho, any number of modes.
+        depth: L.
+        target: s, one number or one for each mode.
+        learning_rate: eta.
+
+    Example:
+        >>> float(balanced_step(jnp.asarray(2.0), 2, 1.0, 0.25))
+        0.5
+    """
+    others = value ** (depth - 1)
+    return value - learning_rate * (value * others - target) * others
+
+
+class TwoCycle(NamedTuple):
+    """A two-cycle of a balanced mode with positive points."""
+
+    low: Float[Array, ""]
+    """rho, the smaller point: the singular value of one layer."""
+    high: Float[Array, ""]
+    """z rho."""
+    ratio: Float[Array, ""]
+    """z = e^y, above 1."""
+
+
+@checked
+def cycle_edge_ratio(depth: int, log_ratio: Scalar) -> Float[Array, ""]:
+    """``eta / eta_c`` at which the two-cycle has the ratio z = e^y; it grows with y, from 1.
+
+    Args:
+        depth: L.
+        log_ratio: y > 0.
+
+    Example:
+        >>> z = (1 + 5**0.5) / 2
+        >>> round(float(cycle_edge_ratio(2, jnp.log(jnp.asarray(z)))), 6)  # sqrt 5 - 1
+        1.236068
+    """
+    checks.integer("depth", depth, 2)
+    half = jnp.asarray(checks.positive("log_ratio", log_ratio)) / 2
+    power = 2 - 2 / depth
+    both = jnp.cosh((2 * depth - 1) * half) ** power * jnp.cosh((depth - 1) * half) ** (1 - power)
+    return depth * both * jnp.sinh(half) / jnp.sinh(depth * half)
+
+
+def halve(low: Array, high: Array, is_below: Callable[[Array], Array]) -> Float[Array, ""]:
+    """Where a condition that holds at the lower end of an interval ends to hold, by halving it.
+
+    Args:
+        low: lower end.
+        high: upper end.
+        is_below: whether a number lies below the place that is looked for.
+
+    Example:
+        >>> round(float(halve(jnp.asarray(0.0), jnp.asarray(2.0), lambda x: x**2 < 2)), 4)
+        1.4142
+    """
+
+    def cut(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = (ends[0] + ends[1]) / 2
+        below = is_below(middle)
+        return jnp.where(below, middle, ends[0]), jnp.where(below, ends[1], middle)
+
+    return jax.lax.fori_loop(0, HALVINGS, cut, (low, high))[1]
+
+
+@checked
+def two_cycle(depth: int, target: Scalar, learning_rate: Scalar) -> TwoCycle:
+    """The one two-cycle with positive points beyond the edge, in closed form.
+
+    The ratio z is the root of :func:`cycle_edge_ratio`, which grows with it. For even L there is
+    also (rho, -rho), which is not meant. Up to the edge there is none: z is then 1.
+
+    Args:
+        depth: L, 2 or more.
+        target: s > 0.
+        learning_rate: eta > 0.
+
+    Example:
+        >>> cycle = two_cycle(2, 1.0, 1.2)
+        >>> there = float(balanced_step(cycle.low, 2, 1.0, 1.2))
+        >>> abs(there - float(cycle.high)) < 1e-6
+        True
+    """
+    target = jnp.asarray(checks.positive("target", target))
+    ratio = checks.positive("learning_rate", learning_rate) / edge(depth, target)
+    # With two layers ratio = 2 cosh y - 1, and deeper networks have a smaller z: y is below this.
+    high = 2 + jnp.log(1 + ratio)
+    y = halve(jnp.zeros_like(high), high, lambda y: cycle_edge_ratio(depth, y) < ratio)
+    z = jnp.exp(y)
+    low = (target * (1 + z ** (depth - 1)) / (1 + z ** (2 * depth - 1))) ** (1 / depth)
+    return TwoCycle(low, z * low, z)
+
+
+@checked
+def cycle_multiplier(depth: int, ratio: Scalar) -> Float[Array, ""]:
+    """``h'(rho) h'(z rho)``, by which a balanced disturbance is multiplied in two steps.
+
+    ``[1 - (z-1) P / (z^{L-1} (z^L - 1))] [1 - (z-1) Q / (z (z^L - 1))]`` with
+    ``P = L + (2L-1) z^{L-1} - (L-1) z^{2L-1}`` and ``Q = L z^{2L-1} + (2L-1) z^L - (L-1)``; with
+    two layers ``9 - 2 (eta s + 1)^2``.
+
+    Args:
+        depth: L.
+        ratio: z > 1.
+
+    Example:
+        >>> w = 2.0 + 1 / 2.0  # eta s + 1 where z = 2
+        >>> float(cycle_multiplier(2, 2.0)), 9 - 2 * w**2
+        (-3.5, -3.5)
+    """
+    checks.integer("depth", depth, 2)
+    z, L = jnp.asarray(checks.positive("ratio", ratio)), depth
+    P = L + (2 * L - 1) * z ** (L - 1) - (L - 1) * z ** (2 * L - 1)
+    Q = L * z ** (2 * L - 1) + (2 * L - 1) * z**L - (L - 1)
+    # 1 + z + ... + z^{L-1}, which has no 0 / 0 at z = 1.
+    sum_of_powers = sum(z**k for k in range(L))
+    return (1 - P / (z ** (L - 1) * sum_of_powers)) * (1 - Q / (z * sum_of_powers))
+
+
+def _edge_ratio_at_multiplier(depth: int, multiplier: float) -> Array:
+    """``eta / eta_c`` at which the multiplier of the two-cycle has fallen to a value below 1."""
+    # From 1 at the edge it falls below -3.5 at z = e^{1.2} at every depth (two layers: -17).
+    ends = jnp.asarray(1e-3), jnp.asarray(1.2)
+    y = halve(*ends, lambda y: cycle_multiplier(depth, jnp.exp(y)) > multiplier)
+    return cycle_edge_ratio(depth, y)
+
+
+def doubling(depth: int) -> Float[Array, ""]:
+    """``eta / eta_c`` at which the two-cycle loses its stability to one of period four.
+
+    There its multiplier is -1. With two layers it is sqrt 5 - 1, and z the golden ratio.
+
+    Args:
+        depth: L, 2 or more.
+
+    Example:
+        >>> [round(float(doubling(L)), 4) for L in (2, 3, 4, 6)]
+        [1.2361, 1.2446, 1.2472, 1.2491]
+    """
+    return _edge_ratio_at_multiplier(checks.integer("depth", depth, 2), -1.0)
+
+
+def fastest_cycle(depth: int) -> Float[Array, ""]:
+    """``eta / eta_c`` at which the two-cycle is reached fastest: its multiplier is 0.
+
+    Example:
+        >>> [round(float(fastest_cycle(L)), 4) for L in (2, 3, 4, 6)]
+        [1.1213, 1.1236, 1.1243, 1.1248]
+    """
+    return _edge_ratio_at_multiplier(checks.integer("depth", depth, 2), 0.0)
+
+
+@checked
+def balance_factor(ratio: Scalar) -> Float[Array, ""]:
+    """Factor of ``s_i^2 - s_j^2`` of two layers in one round of the two-cycle, ``5 - 2 (z + 1/z)``.
+
+    To first order, at any depth. It lies between -1 and 1 up to z = the square of the golden ratio.
+
+    Args:
+        ratio: z.
+
+    Example:
+        >>> float(balance_factor(2.0))
+        0.0
+    """
+    z = jnp.asarray(checks.positive("ratio", ratio))
+    return 5 - 2 * (z + 1 / z)
+
+
+@checked
+def balance_decay(
+    layers: Float[Array, "depth"], first: int, second: int, target: Scalar, learning_rate: Scalar
+) -> Float[Array, ""]:
+    """Factor of ``b = s_i^2 - s_j^2`` in a step of scalar layers, ``1 - eta^2 (p - s)^2 q^2``.
+
+    p is the product of all layers, q that of the layers other than i and j: exact at any step size,
+    where gradient flow would conserve b.
+
+    Args:
+        layers: s_1, ..., s_L; zeros are allowed.
+        first: i, from 0.
+        second: j.
+        target: s.
+        learning_rate: eta.
+
+    Example:
+        >>> layers, eta = jnp.array([2.0, 1.0]), 0.25
+        >>> after = layers - eta * (jnp.prod(layers) - 1.0) * layers[::-1]
+        >>> float((after[0] ** 2 - after[1] ** 2) / 3), float(balance_decay(layers, 0, 1, 1.0, eta))
+        (0.9375, 0.9375)
+    """
+    others = jnp.prod(
+        jnp.where(jnp.isin(jnp.arange(len(layers)), jnp.array([first, second])), 1.0, layers)
+    )
+    return 1 - (learning_rate * (jnp.prod(layers) - target) * others) ** 2
+
+
+@checked
+def orbit_at_twice_the_edge(
+    numerator: Int[Array, "..."], denominator: int, target: Scalar, times: Int[Array, "step"]
+) -> Float[Array, "... step"]:
+    """Every step of a mode of two layers at eta = 2/s: ``sqrt(2 s) (-1)^t cos(3^t theta)``.
+
+    It starts from ``rho_0 = sqrt(2 s) cos(theta)``. The angle is a fraction of the circle, theta =
+    2 pi p / q, of which 3^t theta is known exactly whatever t is: ``p 3^t`` modulo q.
+
+    Args:
+        numerator: p, one or several starts.
+        denominator: q, an odd number below 2^29 (3 q must be a 32-bit integer).
+        target: s.
+        times: steps t.
+
+    Example:
+        >>> orbit = orbit_at_twice_the_edge(jnp.array(1), 7, 2.0, jnp.array([0, 1, 6]))
+        >>> [round(float(rho), 4) for rho in orbit]  # 3^6 is 1 modulo 7
+        [1.247, 1.8019, 1.247]
+    """
+    checks.integer("denominator", denominator, 3, 2**29)
+    target = jnp.asarray(checks.positive("target", target))
+
+    def turn(t: Array) -> Array:
+        # One factor after another: 3^t itself is soon no 32-bit integer.
+        start = jnp.broadcast_to(jnp.asarray(numerator) % denominator, jnp.shape(numerator))
+        return jax.lax.fori_loop(0, t, lambda _, p: p * 3 % denominator, start)
+
+    turns = jax.vmap(turn, out_axes=-1)(jnp.asarray(times))
+    signs = jnp.where(jnp.asarray(times) % 2 == 0, 1.0, -1.0)
+    return jnp.sqrt(2 * target) * signs * jnp.cos(2 * jnp.pi * turns / denominator)

@@ -1,0 +1,80 @@
+"""Dense layers in rotated bases, and their descent by automatic differentiation.
+
+``W_l = Q_l diag(rho_l) Q_{l-1}^T`` with ``Phi = Q_L diag(s) Q_0^T`` and random reflections ``Q_l``:
+in exact arithmetic the bases stay, whatever the step size. Nothing here knows that: a step is the
+gradient of ``1/2 ||W_L ... W_1 - Phi||_F^2``, and small errors of the layers are followed by its
+derivative. In a basis without zeros rounding gets into every entry.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from lrdyn.core.factorization import Weights, factorization_loss
+from lrdyn.core.initialization import gaussians, reflection
+
+
+class AlignedNetwork(eqx.Module):
+    """Bases, target and step size of a network whose layers are diagonal in its bases."""
+
+    bases: Float[Array, "sides d d"]
+    """Q_0, ..., Q_L, orthogonal."""
+    values: Float[Array, "d"]
+    """s, the singular values of the target."""
+    learning_rate: Float[Array, ""]
+    """eta."""
+
+    @property
+    def depth(self) -> int:
+        """Number L of layers."""
+        return len(self.bases) - 1
+
+    @property
+    def target(self) -> Float[Array, "d d"]:
+        """Phi = Q_L diag(s) Q_0^T."""
+        return (self.bases[-1] * self.values[None, :]) @ self.bases[0].T
+
+    def from_frame(self, blocks: Float[Array, "depth d d"]) -> Weights:
+        """Layers Q_l B_l Q_{l-1}^T of matrices B_l."""
+        sides = zip(self.bases[1:], blocks, self.bases[:-1], strict=True)
+        return tuple(left @ block @ right.T for left, block, right in sides)
+
+    def to_frame(self, weights: Weights) -> Float[Array, "depth d d"]:
+        """The matrices Q_l^T W_l Q_{l-1} of layers."""
+        sides = zip(self.bases[1:], weights, self.bases[:-1], strict=True)
+        return jnp.stack([left.T @ W @ right for left, W, right in sides])
+
+    def aligned(self, values: Float[Array, "... d"]) -> Weights:
+        """Layers with these singular values in the bases, the same in each or one row a layer."""
+        rows = jnp.broadcast_to(values, (self.depth, len(self.values)))
+        return self.from_frame(jax.vmap(jnp.diag)(rows))
+
+    def loss(self, weights: Weights) -> Float[Array, ""]:
+        """1/2 ||W_L ... W_1 - Phi||_F^2."""
+        return factorization_loss(weights, self.target)
+
+    def step(self, weights: Weights) -> Weights:
+        """One step of gradient descent."""
+        slopes = jax.grad(self.loss)(weights)
+        return tuple(W - self.learning_rate * G for W, G in zip(weights, slopes, strict=True))
+
+    def push(self, weights: Weights, errors: Weights, steps: int = 1) -> tuple[Weights, Weights]:
+        """Steps of descent, and what they make of small errors of the layers, to first order."""
+
+        def both(_: Array, state: tuple[Weights, Weights]) -> tuple[Weights, Weights]:
+            return jax.jvp(self.step, (state[0],), (state[1],))
+
+        return jax.lax.fori_loop(0, steps, both, (weights, errors))
+
+
+def draw_bases(
+    key: Key[Array, ""], dim: int, depth: int, beside: tuple[int, int] = (1, 1)
+) -> tuple[Float[Array, "sides d d"], Float[Array, "m n"]]:
+    """Random bases for every side of the layers, and a Gaussian matrix of the same draw.
+
+    Reflections, since any basis without zeros does and a decomposition takes a second to compile; a
+    draw of its own for the matrix takes as long.
+    """
+    vectors, other = gaussians(key, [(depth + 1, dim), beside])
+    return jax.vmap(reflection)(vectors), other
