@@ -481,7 +481,7 @@ def conditions_in_window(
             shape = (-1, *(1,) * (records.ndim - 1))
             return jnp.where(jnp.reshape(times <= last, shape), records, 0.0)
 
-        return conditions(runs, lambda run: look(cut(run.records)))
+        return conditions(runs, lambda run: look(jax.tree.map(cut, run.records)))
 
     each = jax.vmap(conditions_up_to)(times)
     worst = jnp.max(jnp.stack(jax.tree.leaves(each)), axis=0)
