@@ -10,6 +10,7 @@ REGISTRY = {
     "theorem1": "lrdyn.theorem1.statement:THEOREM1",
     "theorem2": "lrdyn.theorem2.statement:THEOREM2",
     "corollary1": "lrdyn.corollary1.statement:COROLLARY1",
+    "equivariance": "lrdyn.equivariance.statement:EQUIVARIANCE",
     "completion": "lrdyn.completion.statement:COMPLETION",
     "theorem3": "lrdyn.theorem3.statement:THEOREM3",
     "theorem4": "lrdyn.theorem4.statement:THEOREM4",

@@ -461,36 +461,52 @@ def conditions_in_window(
 ) -> tuple[Int[Array, ""], PyTree]:
     """Last step that is compared, and the condition of each array of theory's own run up to there.
 
-    A run of gradient descent is compared as a whole, or left out. Other optimisers are compared as
-    long as theory's own run amplifies a small error at most :data:`AMPLIFIED` times, and two digits
-    are left. Muon's steps,
-    for example, are as long as eta says however small the gradient is: once it has arrived, its
-    run is chaotic, and no theory says where a computed one goes.
+    A run of gradient descent is compared as a whole, or left out; of other optimisers what lies
+    within :func:`windowed_conditions`.
 
     Args:
         case: the case.
         runs: theory's own run and its twins.
         look: maps records, over steps, to the arrays whose condition is asked for.
     """
-    times = jnp.asarray(case.times, jnp.int32)
     if case.rule is optimizers.DESCENT:
-        return times[-1], conditions(runs, lambda run: look(run.records))
+        last = jnp.asarray(case.steps[-1], jnp.int32)
+        return last, conditions(runs, lambda run: look(run.records))
+    return windowed_conditions(case.times, len(case.target), runs, look)
+
+
+def windowed_conditions(
+    times: np.ndarray, size: int, runs: Twins, look: Callable[[PyTree], PyTree]
+) -> tuple[Int[Array, ""], PyTree]:
+    """Last step at which a run still has its digits, and the condition of its arrays up to there.
+
+    A run is compared as long as theory's own one amplifies a small error at most :data:`AMPLIFIED`
+    times, and two digits are left. Muon's steps, for example, are as long as eta says however small
+    the gradient is: once it has arrived, its run is chaotic, and no theory says where a computed
+    one goes.
+
+    Args:
+        times: recorded steps.
+        size: length of the longest dot product.
+        runs: theory's own run and its twins.
+        look: maps records, over steps, to the arrays whose condition is asked for.
+    """
+    steps = jnp.asarray(times, jnp.int32)
 
     def conditions_up_to(last: Array) -> PyTree:
         def cut(records: Array) -> Array:
             shape = (-1, *(1,) * (records.ndim - 1))
-            return jnp.where(jnp.reshape(times <= last, shape), records, 0.0)
+            return jnp.where(jnp.reshape(steps <= last, shape), records, 0.0)
 
         return conditions(runs, lambda run: look(jax.tree.map(cut, run.records)))
 
-    each = jax.vmap(conditions_up_to)(times)
+    each = jax.vmap(conditions_up_to)(steps)
     worst = jnp.max(jnp.stack(jax.tree.leaves(each)), axis=0)
-    dtype, size = case.scales.dtype, len(case.target)
     # In float32 fewer errors may grow before the last two digits are lost.
-    most = min(AMPLIFIED, RESOLVED / tolerance("identity", dtype, steps=case.steps[-1], size=size))
+    digits = tolerance("identity", worst.dtype, steps=int(times[-1]), size=size)
     # Step 0 always counts: there the errors are those of the data.
-    place = jnp.maximum(jnp.sum(jnp.cumprod(worst <= most)) - 1, 0)
-    return times[place], jax.tree.map(lambda condition: condition[place], each)
+    place = jnp.maximum(jnp.sum(jnp.cumprod(worst <= min(AMPLIFIED, RESOLVED / digits))) - 1, 0)
+    return steps[place], jax.tree.map(lambda condition: condition[place], each)
 
 
 def layer_blocks(layers: Float[Array, "... s s"], moving: int) -> dict[str, Array]:
