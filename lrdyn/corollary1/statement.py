@@ -236,7 +236,7 @@ def _difference(
     )
 
 
-def _last(theory: CompressionTheory) -> Any:
+def _last(theory: Any) -> Any:
     return theory.last_compared
 
 

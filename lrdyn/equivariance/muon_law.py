@@ -50,7 +50,7 @@ def arrival_steps(
     high = jnp.ceil(jnp.maximum(target, 0) ** (1 / depth) / learning_rate).astype(jnp.int32) + 1
 
     def arrived(n: Array) -> Array:
-        return jnp.prod(start + n.astype(start.dtype) * learning_rate, axis=0) >= target
+        return jnp.prod(start + learning_rate * n[None].astype(start.dtype), axis=0) >= target
 
     def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends

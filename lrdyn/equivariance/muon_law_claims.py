@@ -193,10 +193,9 @@ def _conserved(outcome: Outcome[MuonTheory, MuonMeasured]) -> Form:
 
 
 def _undecided(outcome: Outcome[MuonTheory, MuonMeasured]) -> str:
-    # Products round by some eps; their distance from m must be far above.
+    # The product of the layers is rounded like any: its distance from m must be above that.
     rounding = tolerance("identity", outcome.dtype, steps=outcome.steps, size=outcome.size)
-    lost = 100 * rounding * outcome.predicted.muon_condition
-    return "" if outcome.predicted.distance_from_ties > lost else "a mode lands on its target"
+    return "" if outcome.predicted.distance_from_ties > rounding else "a mode lands on its target"
 
 
 def _unaligned(key: Key[Array, ""], case: AlignedRun, amount: Array) -> AlignedRun:
@@ -243,7 +242,7 @@ MUON_LAW = Scenario[AlignedRun, MuonTheory, MuonMeasured](
             form=_law,
             reads=lambda theory, run: (
                 *(theory.muon_law, run.muon_law),
-                *(theory.distance_from_ties, theory.muon_condition),
+                theory.distance_from_ties,
             ),
             **READS,
         ),
@@ -254,7 +253,7 @@ MUON_LAW = Scenario[AlignedRun, MuonTheory, MuonMeasured](
             form=_conserved,
             reads=lambda theory, run: (
                 *(run.differences, theory.muon_law, theory.squares),
-                *(theory.distance_from_ties, theory.muon_condition),
+                theory.distance_from_ties,
             ),
             **READS,
         ),
@@ -263,7 +262,7 @@ MUON_LAW = Scenario[AlignedRun, MuonTheory, MuonMeasured](
             "under Muon with exact polar factors the singular value i of the product first reaches "
             "m_i at step n_i, the least n with prod_l (a_{l,i}(0) + n eta) >= m_i",
             kind="exact",
-            reads=lambda theory, run: (theory.distance_from_ties, theory.muon_condition),
+            reads=lambda theory, run: (theory.distance_from_ties,),
             undecided=_undecided,
         ),
     ),

@@ -44,7 +44,7 @@ TRIED = (
     "optax.chain(optax.apply_every(3), optax.sgd(0.1))",
     "optax.apply_if_finite(optax.sgd(0.1), 3)",
     "optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation()",
-    "optax.noisy_sgd(0.1)",
+    "optax.noisy_sgd(0.1, key=0)",
     "optax.chain(optax.add_noise(0.01, 0.55, 0), optax.sgd(0.1))",
     "optax.optimistic_gradient_descent(0.1)",
     "optax.chain(optax.scale_by_optimistic_gradient(), optax.sgd(0.1))",
@@ -56,7 +56,7 @@ TRIED = (
     "optax.novograd(0.02)",
     "optax.chain(optax.scale_by_novograd(), optax.sgd(0.02))",
     "optax.polyak_sgd()",
-    "optax.scale_by_polyak(optax.sgd(0.1))",
+    "optax.chain(optax.sgd(1.0), optax.scale_by_polyak())",
     "optax.lbfgs()",
     "optax.chain(optax.scale_by_lbfgs(), optax.sgd(0.1))",
     "optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(10))",
@@ -88,10 +88,10 @@ TRIED = (
     "optax.contrib.muon(0.01, consistent_rms=0.2)",
     "optax.contrib.muon(0.01, ns_steps=10)",
     "optax.contrib.muon(0.01, mu_dtype='bfloat16')",
-    "optax.chain(optax.contrib.scale_by_muon(), optax.scale(-0.01))",
+    "optax.chain(optax.contrib.scale_by_muon(weight_dimension_numbers=AXES), optax.scale(-0.01))",
     "optax.contrib.galore(0.1, rank=2, update_proj_gap=10, base_optimizer=optax.identity())",
     "optax.contrib.galore(0.02, rank=2, update_proj_gap=10)",
-    "optax.chain(optax.contrib.scale_by_galore(optax.identity(), 2, 10), optax.scale(-0.1))",
+    "optax.chain(optax.contrib.scale_by_galore(2, 10, 1.0, optax.trace(0.0)), optax.scale(-0.1))",
     "optax.adam(0.02)",
     "optax.adamw(0.02)",
     "optax.nadam(0.02)",
@@ -144,9 +144,10 @@ TRIED = (
     "optax.contrib.cocob()",
     "optax.contrib.scale_by_cocob()",
     "optax.contrib.madgrad(0.02)",
-    "optax.chain(optax.contrib.scale_by_madgrad(), optax.scale(-0.02))",
+    "optax.contrib.scale_by_madgrad(0.02)",
 )
-"""Expressions in ``optax`` and ``jnp``, each an optimiser that is tried; ten entries a side."""
+"""Expressions in ``optax``, ``jnp`` and Muon's ``AXES`` of three layers, each an optimiser that is
+tried, on layers of ten rows and columns."""
 
 EXCLUDED = {
     "it changes nothing of a step, or makes none": (
@@ -229,7 +230,8 @@ def optimizer_of(expression: str) -> optax.GradientTransformation:
         >>> optimizer_of("optax.sgd(0.1)").init(jnp.ones(1))
         (EmptyState(), EmptyState())
     """
-    return eval(expression, {"optax": optax, "jnp": jnp})
+    axes = (optax.contrib.MuonDimensionNumbers(),) * 3
+    return eval(expression, {"optax": optax, "jnp": jnp, "AXES": axes})
 
 
 def unknown(

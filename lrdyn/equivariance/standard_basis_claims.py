@@ -199,15 +199,15 @@ def _entrywise(outcome: Outcome[CornerTheory, CornerMeasured]) -> bool:
     return outcome.point["coordinatewise"] in ENTRYWISE
 
 
-def _last(theory: CornerTheory) -> Any:
+def _last(theory: Any) -> Any:
     return theory.corner_compared
 
 
-def _scale(run: CornerMeasured) -> Any:
+def _scale(run: Any) -> Any:
     return run.corner_scale
 
 
-def _condition(theory: CornerTheory) -> Any:
+def _condition(theory: Any) -> Any:
     return theory.corner_condition
 
 

@@ -216,7 +216,7 @@ def _loss_cannot_be_judged(outcome: Outcome[FactorizationTheory, FactorizationMe
     return lost or setting.closed_window(_last)(outcome)
 
 
-def _last(theory: FactorizationTheory) -> Any:
+def _last(theory: Any) -> Any:
     return theory.last_compared
 
 
