@@ -23,7 +23,6 @@ from lrdyn.core.initialization import (
     orthogonal_layers,
     spaced_singular_values,
 )
-from lrdyn.core.spectra import half_of_the_digits
 
 Bases = tuple[Float[Array, "d d"], ...]
 """V_0, ..., V_L: the bases of the inputs and behind each layer."""
@@ -48,19 +47,24 @@ class Equivariance(NamedTuple):
     """Machine epsilon of the coarsest floating-point numbers that the optimiser holds."""
     eps: float
     """That of the layers."""
+    amplified: float
+    """How many times as large a small error of the start has become at the end, over ``moved``."""
 
     @property
     def kind(self) -> str:
         """What was seen: one of the keys of :data:`KINDS`.
 
         Example:
-            >>> Equivariance(1e-15, 0.0, 1e-15, 0.0, 1.0, 2e-16, 2e-16).kind
+            >>> Equivariance(1e-15, 0.0, 1e-15, 0.0, 1.0, 2e-16, 2e-16, 1.0).kind
             'equivariant'
         """
-        limit = float(half_of_the_digits(np.float64 if self.eps < 1e-10 else np.float32))
+        # Half of the digits, unless the run itself loses more.
+        limit = max(self.eps**0.5, ROUNDINGS * self.eps * self.amplified)
         if self.orthogonal <= limit:
             return "equivariant" if self.state_eps <= self.eps else "low precision"
-        if self.state_eps > self.eps and self.orthogonal <= ROUNDINGS * self.state_eps:
+        # optax's GaLore holds none, but decomposes in float32.
+        coarsest = max(self.state_eps, float(np.finfo(np.float32).eps))
+        if self.orthogonal <= ROUNDINGS * coarsest:
             return "low precision"
         return "signed permutations" if self.signed <= limit else "neither"
 
@@ -245,6 +249,9 @@ def equivariance(
         rank: r of the target, d > 2 r.
         steps: of the run.
 
+    Raises:
+        ValueError: the run is lost, as with a step that is too large.
+
     Example:
         >>> key = jax.random.key(0)
         >>> equivariance(key, optax.sgd(0.1, momentum=0.9)).kind
@@ -267,7 +274,16 @@ def equivariance(
         return whole_run(layers, target)[0]
 
     apart, moved = distance(run, problem.layers, problem.target, problem.turned)
+    if not (jnp.isfinite(moved) and moved > 0):
+        checks.refuse("optimizer", f"layers that move by {float(moved):g}", "layers that move")
     signed_apart, _ = distance(run, problem.layers, problem.target, signed)
+    # In every entry, and without a pattern.
+    error = problem.target.dtype.type(1e3) * jnp.finfo(problem.target.dtype).eps
+    beside = tuple(
+        W + error * jnp.cos(jnp.arange(W.size, dtype=W.dtype) ** 2).reshape(W.shape)
+        for W in problem.layers
+    )
+    grown = largest_change(run(problem.layers, problem.target), run(beside, problem.target))
 
     # Theorem 2's start in its own frame: the moving block comes first.
     moving = 2 * rank
@@ -295,4 +311,5 @@ def equivariance(
         moved=float(moved),
         state_eps=max([eps, *(float(jnp.finfo(dtype).eps) for dtype in floats)]),
         eps=eps,
+        amplified=float(grown / error / moved),
     )
