@@ -1,12 +1,13 @@
 """Write ``optax_equivariance.md``: ``python -m docs.optax_equivariance [compare]``.
 
 Every export of the optax that is installed is tried (:mod:`lrdyn.equivariance.optax_exports`), and
-what was seen stays in ``optax_equivariance.json``. With ``compare`` nothing is written: what is seen
-is compared with what stays there, and the status is 1 if an optimiser is of another kind, or an
-export is neither tried nor excluded with a reason.
+what was seen stays in ``optax_equivariance.json``. With ``compare`` nothing is written: what is
+seen is compared with what stays there, and the status is 1 if an optimiser is of another kind, or
+an export is neither tried nor excluded with a reason.
 """
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,12 +38,13 @@ INTRODUCTION = """\
 `python -m docs.optax_equivariance` · what follows from it: [Theorem 2 for other
 optimisers](theorems/equivariance.md)
 
-Each optimiser that optax {optax} exports takes {steps} steps on a factorisation of three 10 x 10 layers, in
-one basis and in others (JAX {jax}, float64). A number is the largest difference of an entry between the two
-runs, turned back, over the largest change of an entry in the run: in *random* bases; in those of *signed
-permutations*, which move entries and change their signs. The last two are off-diagonal blocks that arise from
-Theorem 2's start, where its *frame* is a random basis, and where it is the standard one. A trial can show that
-an optimiser sees the basis, and never that it does not. This page is written from the run; no row by hand.
+Each optimiser that optax {optax} exports takes {steps} steps on a factorisation of three 10 x 10
+layers, in one basis and in others (JAX {jax}, float64). A number is the largest difference of an
+entry between the two runs, turned back, over the largest change of an entry in the run: in *random*
+bases; in those of *signed permutations*, which move entries and change their signs. The last two
+are off-diagonal blocks that arise from Theorem 2's start, where its *frame* is a random basis, and
+where it is the standard one (*lost*: not finite). A trial can show that an optimiser sees the
+basis, and never that it does not. This page is written from the run; no row by hand.
 """
 
 
@@ -55,9 +57,14 @@ def tried() -> dict[str, Any]:
         seen = equivariance(jax.random.key(0), optax_exports.optimizer_of(expression))
         rows.append(
             {"tried": expression, "kind": seen.kind}
-            | {name: float(f"{getattr(seen, name):.1e}") for name in NUMBERS}
+            | {name: rounded(getattr(seen, name)) for name in NUMBERS}
         )
     return {"optax": optax.__version__, "jax": jax.__version__, "rows": rows}
+
+
+def rounded(number: float) -> float | None:
+    """A number with two digits; None for a run that was lost."""
+    return float(f"{number:.1e}") if math.isfinite(number) else None
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
@@ -78,6 +85,11 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
         yield f"optax.{name}: not exported any more"
 
 
+def cell(number: float | None) -> str:
+    """A number of the table."""
+    return "lost" if number is None else "0" if number == 0 else f"{number:.0e}"
+
+
 def page(seen: dict[str, Any]) -> str:
     """The page of what was seen."""
     parts = [INTRODUCTION.format(optax=seen["optax"], jax=seen["jax"], steps=30)]
@@ -88,7 +100,7 @@ def page(seen: dict[str, Any]) -> str:
         lines.append("|" + "---|" * 5)
         for entry in mine:
             code = entry["tried"].replace("optax.contrib.", "contrib.").replace("optax.", "")
-            lines.append(row((f"`{code}`", *(f"{entry[name]:.0e}" for name in NUMBERS))))
+            lines.append(row((f"`{code}`", *(cell(entry[name]) for name in NUMBERS))))
         parts.append("\n".join(lines) + "\n")
     lines = [row(("not tried", "because"))] + ["|---|---|"]
     for reason, names in optax_exports.EXCLUDED.items():

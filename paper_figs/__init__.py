@@ -17,6 +17,7 @@ from paper_figs import (
     fig08_ranks,
     fig09_galore_relora,
     fig10_masked_training,
+    optimizers,
     table1_memory,
     theorem2_sweep,
 )
@@ -37,5 +38,6 @@ EXHIBITS = (
     fig10_masked_training.FIGURE,
     table1_memory.TABLE,
     theorem2_sweep.FIGURE,
+    optimizers.FIGURE,
 )
 BASELINES = Path(__file__).parent / "baselines"
