@@ -102,7 +102,7 @@ def page(seen: dict[str, Any]) -> str:
             code = entry["tried"].replace("optax.contrib.", "contrib.").replace("optax.", "")
             lines.append(row((f"`{code}`", *(cell(entry[name]) for name in NUMBERS))))
         parts.append("\n".join(lines) + "\n")
-    lines = [row(("not tried", "because"))] + ["|---|---|"]
+    lines = [row(("not tried", "because")), "|---|---|"]
     for reason, names in optax_exports.EXCLUDED.items():
         lines.append(row((", ".join(f"`{name}`" for name in names), reason)))
     parts.append("## Not tried\n\n" + "\n".join(lines) + "\n")

@@ -34,17 +34,17 @@ QUICK = {
 CAPTION = """\
 (a) Largest off-diagonal entry of U_l^T W_l V_l, over all layers (d = {dim}, r = {rank}, L =
 {depth}, eps = {init_scale:g}). Lines: a random frame; dashed: the frame is the standard basis, up
-to order and signs, where all five have at most {zero:.0e}. (b) Singular values of W_1 under optax's Muon, measured (circles) and from blocks
-of {small} and one scalar (lines; grey: the bulk, {bulk} times). Largest difference {gap:.0e}. (c)
-Singular values of the product over those of the target from equal starts, L = 2: Muon with exact
-polar factors (circles; lines: closed form) learns the small ones first, descent (dashed) the large
-ones.
+to order and signs, where all five have at most {zero:.0e}. (b) Singular values of W_1 under optax's
+Muon, measured (circles) and from blocks of {small} and one scalar (lines; grey: the bulk, {bulk}
+times). Largest difference {gap:.0e}. (c) Singular values of the product over those of the target,
+m_i, from equal starts, L = 2: Muon with exact polar factors (circles; lines: closed form) learns
+the small ones first, descent (dashed) the large ones.
 """
 NOTES = """\
 The survey has no such figure (double precision, seed {seed}). (a) All optimisers are optax's, the
-step is {learning_rate:g}, of gradient descent and of momentum {descent:g}. (b) The steps that theory compares: {last}
-of {steps}. (c) eps = {start:g} in every mode, eta = {rate:g} for Muon, {descent_rate:g} for descent;
-a mode of Muon that has arrived goes to and fro by one step.
+step is {learning_rate:g}, of gradient descent and of momentum {descent:g}. (b) Theory compares
+{last} of {steps} steps. (c) eps = {start:g} in every mode, eta = {rate:g} for Muon,
+{descent_rate:g} for descent; a mode of Muon that has arrived goes to and fro by one step.
 """
 DESCENT = 0.05
 """Step of gradient descent and of momentum."""
