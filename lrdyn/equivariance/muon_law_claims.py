@@ -51,6 +51,10 @@ class AlignedRun(Recorded):
         """``O_L diag(m) O_0^T``."""
         return self.bases[-1] * self.modes[None] @ self.bases[0].T
 
+    def loss(self, layers: Weights) -> Float[Array, ""]:
+        """``1/2 ||W_L ... W_1 - Phi||_F^2``."""
+        return factorization_loss(layers, self.target)
+
 
 class MuonTheory(NamedTuple):
     """Closed forms: nothing is run."""
@@ -143,7 +147,7 @@ def measure(
 
     # Every step is recorded: an arrival is one of them.
     run = simulate(
-        lambda layers: factorization_loss(layers, case.target),
+        case.loss,
         case.weights,
         optimizer or polar_muon(case.learning_rate),
         np.arange(case.steps[-1] + 1),
