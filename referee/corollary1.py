@@ -47,8 +47,8 @@ def error_identity(point: Point) -> Redone | None:
     # The difference of two products is rounded like the products.
     scale = largest([np.linalg.norm(whole, axis=(1, 2)).max(), np.abs(theory).max()])
     condition = amplification(run, of.layers, float(np.abs(whole).max()), whole)
-    saved = tuple(side[:, : len(of.times)] for side in saved_sides(point, "error"))
-    return Redone(theory, measured, scale, condition, "equal", *saved)
+    predicted, found = (side[:, : len(of.times)] for side in saved_sides(point, "error"))
+    return Redone(theory, measured, scale, condition, "equal", predicted, found)
 
 
 def error_bound(point: Point, first_alone: bool = False) -> Redone | None:

@@ -141,7 +141,7 @@ def corner(point: Point) -> Redone | None:
         return None
     size = len(of.corner) + 1
     theory, whole = of.run(size, of.start(size)), of.whole()
-    saved = theorem2.at_times(of, *saved_sides(point, "corner"))
+    saved = theorem2.sides_at_times(of, point, "corner")
     scale = float(np.abs(whole).max())
     return Redone(theory, whole[..., :size, :size], scale, _corner_condition(of), "equal", *saved)
 
@@ -154,7 +154,7 @@ def corner_off_block(point: Point) -> Redone | None:
     beside = np.maximum(
         np.abs(whole[..., k:, :k]).max((-2, -1)), np.abs(whole[..., :k, k:]).max((-2, -1))
     )
-    (saved,) = theorem2.at_times(of, point.found["corner_off_block"])
+    saved = point.found["corner_off_block"][: len(of.times)]
     scale = float(np.abs(whole).max())
     return Redone(0 * beside, beside, scale, _corner_condition(of), "zero", None, saved)
 
@@ -166,7 +166,7 @@ def corner_bulk(point: Point) -> Redone | None:
     k, whole = len(of.corner), of.whole()
     inner = whole[..., k:, k:]
     rest = np.abs(inner - inner[..., :1, :1] * np.eye(inner.shape[-1])).max((-2, -1))
-    (saved,) = theorem2.at_times(of, point.found["corner_bulk"])
+    saved = point.found["corner_bulk"][: len(of.times)]
     scale = float(np.abs(whole).max())
     return Redone(0 * rest, rest, scale, _corner_condition(of), "zero", None, saved)
 

@@ -69,9 +69,10 @@ def within_window(of: FactorizationCase) -> FactorizationCase:
     return of._replace(times=of.times[: max(count, 1)])
 
 
-def at_times(of: Any, *saved: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Saved arrays over steps, up to the last one that is compared."""
-    return tuple(array[: len(of.times)] for array in saved)
+def sides_at_times(of: Any, point: Point, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Both saved sides of a claim over steps, up to the last one that is compared."""
+    predicted, measured = saved_sides(point, name)
+    return predicted[: len(of.times)], measured[: len(of.times)]
 
 
 @once
@@ -168,7 +169,7 @@ def off_block(point: Point) -> Redone | None:
     beside = np.maximum(
         np.abs(run.path[..., k:, :k]).max((-2, -1)), np.abs(run.path[..., :k, k:]).max((-2, -1))
     )
-    (saved,) = at_times(run.of, point.found["off_block"])
+    saved = point.found["off_block"][: len(run.of.times)]
     return Redone(0 * beside, beside, run.scale, run.condition, "zero", None, saved)
 
 
@@ -181,7 +182,7 @@ def bulk(point: Point) -> Redone | None:
     # The multiple of the identity that is nearest to the block.
     mean = np.trace(inner, axis1=-2, axis2=-1) / m
     rest = np.abs(inner - mean[..., None, None] * np.eye(m)).max((-2, -1))
-    (saved,) = at_times(run.of, point.found["bulk_deviation"])
+    saved = point.found["bulk_deviation"][: len(run.of.times)]
     return Redone(0 * rest, rest, run.scale, run.condition, "zero", None, saved)
 
 
@@ -191,7 +192,7 @@ def bulk_value(point: Point, mean: bool = False, name: str = "rho") -> Redone | 
         return None
     k = 2 * run.of.rank
     measured = np.trace(run.path[..., k:, k:], axis1=-2, axis2=-1) / run.of.bulk
-    saved = at_times(run.of, *saved_sides(point, name))
+    saved = sides_at_times(run.of, point, name)
     return Redone(rho(run.of), measured, run.scale, run.condition, "equal", *saved)
 
 
@@ -220,7 +221,7 @@ def reduced(point: Point, mean: bool = False, name: str = "reduced") -> list[Red
         return None
     k = 2 * run.of.rank
     theory, measured = small_run(run.of), run.path[..., :k, :k]
-    saved, saved_run = map(values, at_times(run.of, *saved_sides(point, name)))
+    saved, saved_run = map(values, sides_at_times(run.of, point, name))
     return [
         Redone(theory, measured, run.scale, run.condition),
         Redone(
@@ -244,7 +245,7 @@ def spectra(point: Point) -> Redone | None:
     run = lambda start: of.dense(start, lambda layers: values(np.array(layers)))  # noqa: E731
     measured = run(of.layers)
     scale = float(measured.max())
-    saved = at_times(of, *saved_sides(point, "singular_values"))
+    saved = sides_at_times(of, point, "singular_values")
     condition = amplification(run, of.layers, scale, measured)
     return Redone(theory, measured, scale, condition, "equal", *saved)
 
@@ -259,7 +260,7 @@ def loss(point: Point) -> Redone | None:
     run = lambda start: of.dense(start, of.loss)  # noqa: E731
     measured = run(of.layers)
     condition = amplification(run, of.layers, float(measured.max()), measured)
-    saved = at_times(of, *saved_sides(point, "loss"))
+    saved = sides_at_times(of, point, "loss")
     return Redone(theory, measured, None, condition, "equal", *saved)
 
 

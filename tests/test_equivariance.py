@@ -1,6 +1,8 @@
 """Optimisers that do not see the basis: reduced runs, trials, Muon's law, against plain loops."""
 
 import dataclasses
+import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -151,8 +153,6 @@ def test_an_export_that_nobody_knows_is_named():
 
 def test_the_committed_table_tries_what_is_listed():
     """Otherwise: ``python -m docs.optax_equivariance``."""
-    import json
-
     kept = json.loads(optax_equivariance.KEPT.read_text())
     assert [entry["tried"] for entry in kept["rows"]] == list(optax_exports.TRIED)
     assert optax_equivariance.PAGE.read_text() == optax_equivariance.page(kept)
@@ -200,12 +200,16 @@ def test_equal_starts_learn_small_singular_values_first_under_muon():
     assert steps.tolist() == sorted(steps.tolist(), reverse=True)
 
 
+def first_update(rule, gradient, layer):
+    updates: Any = rule.update((gradient,), rule.init((layer,)), (layer,))[0]
+    return updates[0]
+
+
 def test_muon_of_optax_has_exact_polar_factors():
     rng = np.random.default_rng(0)
     left, right = (np.linalg.qr(rng.standard_normal((5, 5)))[0] for _ in range(2))
     gradient = jnp.asarray((left * np.array([3.0, 1.0, 1e-2, 1e-5, 1e-7])) @ right)
-    rule = muon_law.polar_muon(1.0)
-    (update,), _ = rule.update((gradient,), rule.init((gradient,)), (gradient,))
+    update = first_update(muon_law.polar_muon(1.0), gradient, gradient)
     # A singular vector of 1e-7 of the norm has lost seven digits.
     np.testing.assert_allclose(update, -left @ right, atol=1e-8)
 
@@ -220,12 +224,9 @@ def test_an_optimiser_of_ones_own_is_tried_first_and_told():
 def test_the_words_of_coordinatewise_optimisers():
     """Entry by entry: what one entry does, does not depend on another."""
     for name, make in COORDINATEWISE.items():
-        rule, zero = make(0.01), jnp.zeros((3, 3))
         first = jnp.ones((3, 3)).at[0, 0].set(2.0)
-        updates = [
-            rule.update((g,), rule.init((zero + 1,)), (zero + 1,))[0][0]
-            for g in (first, first.at[2, 1].set(30.0))
-        ]
+        other = first.at[2, 1].set(30.0)
+        updates = [first_update(make(0.01), g, jnp.ones((3, 3))) for g in (first, other)]
         same = bool(jnp.all(updates[0][0] == updates[1][0]))
         assert same == (name in ENTRYWISE)
 

@@ -96,14 +96,16 @@ def theorem2_for(optimizer: optax.GradientTransformation) -> Theorem:
             steps=steps,
             target=target,
         )
-        return OwnFactorization(**vars(run) | {"rule": rule}, trial_key=tried)
+        fields: dict[str, Any] = vars(run) | {"rule": rule}
+        return OwnFactorization(**fields, trial_key=tried)
 
     controls = tuple(c for c in FACTORIZATION.controls if c.id in CONTROLS)
+    hypotheses: dict[str, Any] = {**FACTORIZATION.hypotheses, "equivariant": equivariant}
     scenario = dataclasses.replace(
         FACTORIZATION,
         case=make_case,
         controls=controls,
-        hypotheses=FACTORIZATION.hypotheses | {"equivariant": equivariant},
+        hypotheses=hypotheses,
         sides="the optimiser in the frame against the optimiser on dense layers",
     )
     return Theorem(

@@ -149,8 +149,9 @@ def descend(
     if any(isinstance(part, optax.LookaheadState) for part in _parts(state)):
         params = optax.LookaheadParams.init_synced(layers)
         state = rule.init(params)
-    params, state = jax.lax.fori_loop(0, steps, step, (params, state))
-    return params.slow if isinstance(params, optax.LookaheadParams) else params, state
+    held: Any = jax.lax.fori_loop(0, steps, step, (params, state))
+    ended = held[0].slow if isinstance(held[0], optax.LookaheadParams) else held[0]
+    return ended, held[1]
 
 
 def _parts(state: Any) -> Iterator[Any]:
@@ -301,7 +302,7 @@ def equivariance(
     _, state = jax.eval_shape(whole_run, problem.layers, problem.target)
     # A random key, which some states hold, is no number.
     kinds = {leaf.dtype for leaf in jax.tree.leaves(state)}
-    floats = [kind for kind in kinds if jax.dtypes.issubdtype(kind, jnp.floating)]
+    floats = [kind for kind in kinds if jax.numpy.issubdtype(kind, jnp.floating)]
     eps = float(jnp.finfo(problem.target.dtype).eps)
     return Equivariance(
         orthogonal=float(apart / moved),

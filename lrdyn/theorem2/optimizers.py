@@ -11,7 +11,7 @@ So a run of layers of 2r and one dimension more is the whole run, if that dimens
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -117,7 +117,7 @@ def reduced_optimizer(
     def begin(params: Any) -> ReducedState:
         return ReducedState(jnp.zeros((), jnp.int32), jnp.zeros_like(jnp.stack(params)))
 
-    def update(updates: Any, state: ReducedState, params: Any = None) -> tuple[Any, ReducedState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         chosen, state = direction(jnp.stack(updates), state, multiplicity)
         decayed = chosen + weight_decay[:, None, None] * jnp.stack(params)
         return tuple(-learning_rate * decayed), state._replace(step=state.step + 1)
@@ -202,7 +202,7 @@ def _muon_of_optax(
 ) -> optax.GradientTransformation:
     depth = len(weight_decay)
     # One for each layer: its decay is a number.
-    each = {
+    each: dict[Hashable, optax.GradientTransformation] = {
         place: optax.contrib.muon(learning_rate, weight_decay=weight_decay[place])
         for place in range(depth)
     }

@@ -211,9 +211,12 @@ def _loss(outcome: Outcome[FactorizationTheory, FactorizationMeasured]) -> Form:
     return Equal(predicted, measured, null=start_of(predicted))
 
 
+_underflow: Callable[[Outcome[FactorizationTheory, FactorizationMeasured]], str]
+_underflow = setting.undecided_by_underflow(lambda theory: theory.loss)
+
+
 def _loss_cannot_be_judged(outcome: Outcome[FactorizationTheory, FactorizationMeasured]) -> str:
-    lost = setting.undecided_by_underflow(lambda theory: theory.loss)(outcome)
-    return lost or setting.closed_window(_last)(outcome)
+    return _underflow(outcome) or setting.closed_window(_last)(outcome)
 
 
 def _last(theory: Any) -> Any:
