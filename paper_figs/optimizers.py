@@ -34,7 +34,7 @@ QUICK = {
 CAPTION = """\
 (a) Largest off-diagonal entry of U_l^T W_l V_l, over all layers (d = {dim}, r = {rank}, L =
 {depth}, eps = {init_scale:g}). Lines: a random frame; dashed: the frame is the standard basis, up
-to order and signs, where all five have at most {zero:.0e}. (b) Singular values of W_1 under optax's
+to order and signs, where those of all five are {zero:g}. (b) Singular values of W_1 under optax's
 Muon, measured (circles) and from blocks of {small} and one scalar (lines; grey: the bulk, {bulk}
 times). Largest difference {gap:.0e}. (c) Singular values of the product over those of the target,
 m_i, from equal starts, L = 2: Muon with exact polar factors (circles; lines: closed form) learns
