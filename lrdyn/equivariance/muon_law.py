@@ -28,11 +28,17 @@ POLAR_STEPS = 60
 """Its steps: the slope at 0 is 15/8, so that singular values of 1e-15 of the norm get to 1, too."""
 
 
+LATEST = 2**30
+"""Largest step that is told: the sum of two of them is no integer of 32 bits."""
+
+
 @checked
 def arrival_steps(
     start: Float[Array, "depth d"], target: Float[Array, "d"], learning_rate: Scalar
 ) -> Int[Array, "d"]:
     """Least n with ``prod_l (a_{l,i} + n eta) >= m_i``: the step at which Muon's mode i arrives.
+
+    One beyond :data:`LATEST` is that.
 
     Args:
         start: a_{l,i}, not negative.
@@ -47,14 +53,15 @@ def arrival_steps(
     depth = len(start)
     # Every factor is at most the root of m once the largest one is: n is at most this.
     low = jnp.zeros(target.shape, jnp.int32)
-    high = jnp.ceil(jnp.maximum(target, 0) ** (1 / depth) / learning_rate).astype(jnp.int32) + 1
+    most = jnp.ceil(jnp.maximum(target, 0) ** (1 / depth) / learning_rate) + 1
+    high = jnp.minimum(most, 1.0 * LATEST).astype(jnp.int32)
 
     def arrived(n: Array) -> Array:
         return jnp.prod(start + learning_rate * n[None].astype(start.dtype), axis=0) >= target
 
     def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
-        middle = (low + high) // 2
+        middle = low + (high - low) // 2
         return jnp.where(arrived(middle), low, middle + 1), jnp.where(arrived(middle), middle, high)
 
     # The product grows in n: the interval of up to 2^31 steps is halved until nothing is left.
