@@ -10,13 +10,15 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core import initialization
-from lrdyn.core.descent import gradient_descent, simulate
+from lrdyn.core.condition import perturb_updates, twins
+from lrdyn.core.descent import Trajectory, gradient_descent, simulate
 from lrdyn.core.factorization import Weights, factorization_loss
 from lrdyn.core.recording import Recorded, recorded_steps
 from lrdyn.equivariance.muon_law import arrival_steps, muon_values, polar_muon
+from lrdyn.theorem2 import setting
 from lrdyn.verification.stating.claims import tolerance
 from lrdyn.verification.stating.fields import ABSENT
-from lrdyn.verification.stating.forms import Equal, Form, Zero
+from lrdyn.verification.stating.forms import Count, Equal, Form, Zero
 from lrdyn.verification.stating.hypotheses import Extent, at_most
 from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
@@ -68,7 +70,9 @@ class MuonTheory(NamedTuple):
     distance_from_ties: Float[Array, ""] = ABSENT
     """Least |prod_l a_{l,i}(t) - m_i| / m_i at an n_i or the step before."""
     muon_condition: Float[Array, ""] = ABSENT
-    """How much the polar factors amplify rounding, ``1 + eta sum_t max_l ||G_l||_F / (s + s')``."""
+    """By how much theory's own run, in the frame, amplifies a small error."""
+    muon_compared: Int[Array, ""] = ABSENT
+    """Last step that is compared: modes that have arrived, by large steps, become chaotic."""
 
 
 class MuonMeasured(NamedTuple):
@@ -107,7 +111,7 @@ def make_case(
 
 def predict(case: AlignedRun) -> MuonTheory:
     """Where every singular value is, from its start and its arrival."""
-    depth, dim = case.start.shape
+    dim = case.start.shape[1]
     every = np.arange(case.steps[-1] + 1)
     path = muon_values(case.start, case.modes, case.learning_rate, every)
     arrival = arrival_steps(case.start, case.modes, case.learning_rate)
@@ -116,20 +120,31 @@ def predict(case: AlignedRun) -> MuonTheory:
     sides = jnp.stack([arrival - 1, arrival])[:, None, :].astype(case.start.dtype)
     around = jnp.prod(case.start[None] + case.learning_rate * sides, axis=1)
     ties = jnp.min(jnp.abs(around - case.modes[None]) / case.modes[None])
-    # Rounding of a gradient, of size ||G|| eps, turns a pair of its singular vectors by that over
-    # the sum of both singular values: the least two turn furthest.
-    residual = jnp.abs(jnp.prod(path, axis=1) - case.modes[None])
-    others = jnp.where(jnp.eye(depth, dtype=bool)[None, :, :, None], 1.0, path[:, None])
-    slopes = jnp.sort(residual[:, None] * jnp.prod(others, axis=2), axis=2)
-    turned = jnp.sqrt(jnp.sum(slopes**2, axis=2)) / (slopes[:, :, 0] + slopes[:, :, 1])
+    last, condition = _window(case)
     squares = jnp.diff(recorded**2, axis=1)
     return MuonTheory(
         muon_law=recorded[..., None] * jnp.eye(dim)[None, None],
         muon_arrival=jnp.where(arrival <= case.steps[-1], arrival, -1),
         squares=jnp.max(jnp.abs(squares - squares[:1])),
         distance_from_ties=ties,
-        muon_condition=1 + case.learning_rate * jnp.sum(jnp.max(turned[:-1], axis=1)),
+        muon_condition=condition,
+        muon_compared=last,
     )
+
+
+def _window(case: AlignedRun) -> tuple[Int[Array, ""], Float[Array, ""]]:
+    """Run the diagonal layers, and twins of them that are not diagonal."""
+    start = tuple(jnp.diag(values) for values in case.start)
+
+    def run(data: tuple[Array, Weights, Weights]) -> Trajectory:
+        goal, layers, push = data
+        rule = perturb_updates(polar_muon(case.learning_rate), push, case.steps[-1])
+        return simulate(
+            lambda W: factorization_loss(W, goal), layers, rule, case.times, record=jnp.stack
+        )
+
+    runs = twins(run, (jnp.diag(case.modes), start, jax.tree.map(jnp.ones_like, start)))
+    return setting.windowed_conditions(case.times, len(case.modes), runs, lambda records: records)
 
 
 def measure(
@@ -184,13 +199,27 @@ def aligned(case: AlignedRun) -> Extent:
 
 
 def _law(outcome: Outcome[MuonTheory, MuonMeasured]) -> Form:
-    predicted = outcome.predicted.muon_law
-    return Equal(predicted, outcome.measured.muon_law, null=predicted[:1])
+    within = setting.compared_steps(outcome, _last)
+    predicted = outcome.predicted.muon_law[within]
+    return Equal(predicted, outcome.measured.muon_law[within], null=predicted[:1])
+
+
+def _last(theory: Any) -> Any:
+    return theory.muon_compared
+
+
+def _arrival(outcome: Outcome[MuonTheory, MuonMeasured]) -> Form:
+    # Of modes that arrive while the run is compared.
+    last, predicted = outcome.predicted.muon_compared, outcome.predicted.muon_arrival
+    known = predicted <= last
+    measured = outcome.measured.muon_arrival
+    return Count(np.where(known, predicted, -1), np.where(known, measured, -1))
 
 
 def _conserved(outcome: Outcome[MuonTheory, MuonMeasured]) -> Form:
+    within = setting.compared_steps(outcome, _last)
     return Zero(
-        np.abs(outcome.measured.differences),
+        np.abs(outcome.measured.differences[within]),
         scale=np.max(np.abs(outcome.predicted.muon_law)),
         alternative=outcome.predicted.squares,
     )
@@ -199,7 +228,11 @@ def _conserved(outcome: Outcome[MuonTheory, MuonMeasured]) -> Form:
 def _undecided(outcome: Outcome[MuonTheory, MuonMeasured]) -> str:
     # The product of the layers is rounded like any: its distance from m must be above that.
     rounding = tolerance("identity", outcome.dtype, steps=outcome.steps, size=outcome.size)
-    return "" if outcome.predicted.distance_from_ties > rounding else "a mode lands on its target"
+    if outcome.predicted.distance_from_ties <= rounding:
+        return "a mode lands on its target"
+    if outcome.predicted.muon_compared == 0:
+        return "errors grow from the first steps on: the step is too large"
+    return ""
 
 
 def _unaligned(key: Key[Array, ""], case: AlignedRun, amount: Array) -> AlignedRun:
@@ -245,8 +278,8 @@ MUON_LAW = Scenario[AlignedRun, MuonTheory, MuonMeasured](
             "n_i, the least n with prod_l (a_{l,i}(0) + n eta) >= m_i, then alternates",
             form=_law,
             reads=lambda theory, run: (
-                *(theory.muon_law, run.muon_law),
-                theory.distance_from_ties,
+                *(theory.muon_law, run.muon_law, theory.distance_from_ties),
+                *setting.window_fields(theory, run, _last),
             ),
             **READS,
         ),
@@ -256,8 +289,8 @@ MUON_LAW = Scenario[AlignedRun, MuonTheory, MuonMeasured](
             "values of two layers stay as they were",
             form=_conserved,
             reads=lambda theory, run: (
-                *(run.differences, theory.muon_law, theory.squares),
-                theory.distance_from_ties,
+                *(run.differences, theory.muon_law, theory.squares, theory.distance_from_ties),
+                *setting.window_fields(theory, run, _last),
             ),
             **READS,
         ),
@@ -266,7 +299,11 @@ MUON_LAW = Scenario[AlignedRun, MuonTheory, MuonMeasured](
             "under Muon with exact polar factors the singular value i of the product first reaches "
             "m_i at step n_i, the least n with prod_l (a_{l,i}(0) + n eta) >= m_i",
             kind="exact",
-            reads=lambda theory, run: (theory.distance_from_ties,),
+            form=_arrival,
+            reads=lambda theory, run: (
+                *(theory.muon_arrival, run.muon_arrival),
+                *(theory.distance_from_ties, theory.muon_compared),
+            ),
             undecided=_undecided,
         ),
     ),
