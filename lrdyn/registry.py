@@ -10,6 +10,7 @@ REGISTRY = {
     "theorem1": "lrdyn.theorem1.statement:THEOREM1",
     "theorem2": "lrdyn.theorem2.statement:THEOREM2",
     "corollary1": "lrdyn.corollary1.statement:COROLLARY1",
+    "equivariance": "lrdyn.equivariance.statement:EQUIVARIANCE",
     "completion": "lrdyn.completion.statement:COMPLETION",
     "theorem3": "lrdyn.theorem3.statement:THEOREM3",
     "theorem4": "lrdyn.theorem4.statement:THEOREM4",
@@ -18,7 +19,7 @@ REGISTRY = {
     "edge_of_stability": "lrdyn.edge_of_stability.statement:EDGE_OF_STABILITY",
 }
 """Name of the command -> where the theorem is stated; imported when it is asked for."""
-BEYOND_THE_SURVEY = ("galore", "edge_of_stability")
+BEYOND_THE_SURVEY = ("equivariance", "galore", "edge_of_stability")
 """Those that are none of the survey's: what another library, optax, implements, and new results."""
 
 

@@ -18,6 +18,7 @@ from paper_figs import (
     fig08_ranks,
     fig09_galore_relora,
     fig10_masked_training,
+    optimizers,
     table1_memory,
     theorem2_sweep,
 )
@@ -25,6 +26,7 @@ from paper_figs import (
 EXHIBITS = (
     corollary1_sweep.FIGURE,
     edge_of_stability.FIGURE,
+    optimizers.FIGURE,
     fig01_labels.FIGURE,
     fig01_networks.FIGURE,
     fig02_dropout_spectra.FIGURE,

@@ -20,9 +20,14 @@ def compressed_product(of: FactorizationCase, rank: int) -> np.ndarray:
     k = 2 * rank
     onto, back = frames[-1][:, :k], frames[0][:, :k]
     goal = onto.T @ of.target @ back
-    start = [s * np.eye(k) for s in of.scales]
-    residual = lambda whole: whole - goal  # noqa: E731
-    products = descend(start, residual, of.rate, of.decay, of.times, chain)
+    if of.optimizer != "gradient_descent":
+        # The compressed network carries the bulk's scalar, for norms of the full layers.
+        inner = of.reduced(goal, k, len(of.target) - k)[:, :, :k, :k]
+        products = [chain(list(layers)) for layers in inner]
+    else:
+        start = [s * np.eye(k) for s in of.scales]
+        residual = lambda whole: whole - goal  # noqa: E731
+        products = descend(start, residual, of.rate, of.decay, of.times, chain)
     return np.array([onto @ small @ back.T for small in products])
 
 
@@ -42,8 +47,8 @@ def error_identity(point: Point) -> Redone | None:
     # The difference of two products is rounded like the products.
     scale = largest([np.linalg.norm(whole, axis=(1, 2)).max(), np.abs(theory).max()])
     condition = amplification(run, of.layers, float(np.abs(whole).max()), whole)
-    saved = saved_sides(point, "error")
-    return Redone(theory, measured, scale, condition, "equal", *saved)
+    predicted, found = (side[:, : len(of.times)] for side in saved_sides(point, "error"))
+    return Redone(theory, measured, scale, condition, "equal", predicted, found)
 
 
 def error_bound(point: Point, first_alone: bool = False) -> Redone | None:
@@ -53,10 +58,14 @@ def error_bound(point: Point, first_alone: bool = False) -> Redone | None:
     """
     if (of := setting_of(point)) is None or (redone := error_identity(point)) is None:
         return None
-    # All steps: between two records a factor could pass 1.
-    every = of._replace(times=list(range(max(of.times) + 1)))
-    path = rho(every)
-    ratio = path[1:] / np.where(path[:-1], path[:-1], 1)
+    if of.optimizer != "gradient_descent":
+        # Momentum and Muon overshoot: rho itself is compared with eps.
+        ratio = rho(of) / of.scales
+    else:
+        # All steps: between two records a factor could pass 1.
+        every = of._replace(times=list(range(max(of.times) + 1)))
+        path = rho(every)
+        ratio = path[1:] / np.where(path[:-1], path[:-1], 1)
     # A factor of exactly 1, as of a tiny step, may round above it.
     if np.max(np.abs(ratio), initial=0) > 1 + 1e-12 and not first_alone:
         return None

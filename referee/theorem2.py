@@ -1,10 +1,11 @@
 """Theorem 2, its classifier, and the collapse between layers."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from referee.descent import Layers, Record, amplification, chain, descend, diverged
+from referee import equivariant
+from referee.descent import Layers, Record, amplification, chain, descend, disturbed, diverged
 from referee.redone import Redone, largest, saved_sides
 from referee.results import Point, once
 
@@ -19,11 +20,22 @@ class FactorizationCase(NamedTuple):
     rate: float
     decay: np.ndarray
     times: list[int]
+    """Steps that are compared."""
+    optimizer: str = "gradient_descent"
 
     @property
     def bulk(self) -> int:
         """``m = d - 2r``."""
         return len(self.target) - 2 * self.rank
+
+    def reduced(self, goal: np.ndarray, size: int, bulk: int) -> np.ndarray:
+        """Layers of ``size`` from eps_l I, with one dimension more that counts ``bulk`` times."""
+        start = [s * np.eye(size + 1) for s in self.scales]
+        wide = np.pad(goal, (0, 1))
+        rule = equivariant.direction(self.optimizer, equivariant.counts(size + 1, bulk))
+        rates = (self.rate, self.decay, self.times)
+        residual = lambda whole: whole - wide  # noqa: E731
+        return np.array(equivariant.train(start, residual, rule, *rates, np.array))
 
     def loss(self, layers: Layers) -> float:
         """``1/2 ||W_L ... W_1 - Phi||_F^2``."""
@@ -34,7 +46,33 @@ class FactorizationCase(NamedTuple):
         n = self.target.size if mean else 1
         residual = lambda whole: (whole - self.target) / n  # noqa: E731
         rates = (n * self.rate, self.decay / n)
+        if self.optimizer != "gradient_descent":
+            rule = equivariant.direction(self.optimizer, np.ones_like(self.target))
+            made = equivariant.train(layers, residual, rule, *rates, self.times, record)
+            return np.array(made)
         return np.array(descend(layers, residual, *rates, self.times, record))
+
+
+AMPLIFIED = 1e3
+"""By how much what is compared may amplify a disturbance, of optimisers but gradient descent."""
+
+
+def within_window(of: FactorizationCase) -> FactorizationCase:
+    """The run up to where it becomes chaotic, as Muon's does when it has arrived."""
+    if of.optimizer == "gradient_descent":
+        return of
+    run = lambda start: of.dense(start, np.array)  # noqa: E731
+    whole = run(of.layers)
+    size = 1e-7 * float(np.abs(whole).max())
+    apart = np.abs(run(disturbed(of.layers, size)) - whole).max((1, 2, 3)) / size
+    count = int(np.sum(np.logical_and.accumulate(apart <= AMPLIFIED)))
+    return of._replace(times=of.times[: max(count, 1)])
+
+
+def sides_at_times(of: Any, point: Point, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Both saved sides of a claim over steps, up to the last one that is compared."""
+    predicted, measured = saved_sides(point, name)
+    return predicted[: len(of.times)], measured[: len(of.times)]
 
 
 @once
@@ -50,14 +88,17 @@ def setting_of(point: Point) -> FactorizationCase | None:
     low = np.all(sigma[rank:] <= 1e-10 * sigma[0])
     if not (low and np.max(np.abs(turned)) < 1e-10 and "noise" not in case and "mask" not in case):
         return None
-    return FactorizationCase(
-        layers,
-        target,
-        rank,
-        scales,
-        float(case["learning_rate"]),
-        case["weight_decay"],
-        point.times,
+    return within_window(
+        FactorizationCase(
+            layers,
+            target,
+            rank,
+            scales,
+            float(case["learning_rate"]),
+            case["weight_decay"],
+            point.times,
+            point.flags.get("optimizer", "gradient_descent"),
+        )
     )
 
 
@@ -78,6 +119,9 @@ def frame(layers: Layers, target: np.ndarray, rank: int) -> list[np.ndarray]:
 
 def rho(of: FactorizationCase) -> np.ndarray:
     """``rho <- rho (1 - eta lambda - eta prod_{k != l} rho_k^2)`` from eps, at the times."""
+    if of.optimizer != "gradient_descent":
+        # The last dimension of the reduced run, which counts m times.
+        return of.reduced(goal_of(of), 2 * of.rank, of.bulk)[:, :, -1, -1]
     value, path = np.array(of.scales, float), []
     for t in range(max(of.times) + 1):
         if t in of.times:
@@ -125,7 +169,7 @@ def off_block(point: Point) -> Redone | None:
     beside = np.maximum(
         np.abs(run.path[..., k:, :k]).max((-2, -1)), np.abs(run.path[..., :k, k:]).max((-2, -1))
     )
-    saved = point.found["off_block"]
+    saved = point.found["off_block"][: len(run.of.times)]
     return Redone(0 * beside, beside, run.scale, run.condition, "zero", None, saved)
 
 
@@ -138,7 +182,7 @@ def bulk(point: Point) -> Redone | None:
     # The multiple of the identity that is nearest to the block.
     mean = np.trace(inner, axis1=-2, axis2=-1) / m
     rest = np.abs(inner - mean[..., None, None] * np.eye(m)).max((-2, -1))
-    saved = point.found["bulk_deviation"]
+    saved = point.found["bulk_deviation"][: len(run.of.times)]
     return Redone(0 * rest, rest, run.scale, run.condition, "zero", None, saved)
 
 
@@ -148,15 +192,21 @@ def bulk_value(point: Point, mean: bool = False, name: str = "rho") -> Redone | 
         return None
     k = 2 * run.of.rank
     measured = np.trace(run.path[..., k:, k:], axis1=-2, axis2=-1) / run.of.bulk
-    saved = (point.found[f"{name}_predicted"], point.found[f"{name}_measured"])
+    saved = sides_at_times(run.of, point, name)
     return Redone(rho(run.of), measured, run.scale, run.condition, "equal", *saved)
+
+
+def goal_of(of: FactorizationCase) -> np.ndarray:
+    """Phi~, the target in the moving block of the frame."""
+    frames, k = frame(of.layers, of.target, of.rank), 2 * of.rank
+    return frames[-1][:, :k].T @ of.target @ frames[0][:, :k]
 
 
 def small_run(of: FactorizationCase) -> np.ndarray:
     """Layers of the problem of width 2r, which descends by itself from eps_l I."""
-    frames = frame(of.layers, of.target, of.rank)
-    k = 2 * of.rank
-    goal = frames[-1][:, :k].T @ of.target @ frames[0][:, :k]
+    k, goal = 2 * of.rank, goal_of(of)
+    if of.optimizer != "gradient_descent":
+        return of.reduced(goal, k, of.bulk)[:, :, :k, :k]
     start = [s * np.eye(k) for s in of.scales]
     residual = lambda whole: whole - goal  # noqa: E731
     return np.array(descend(start, residual, of.rate, of.decay, of.times, np.array))
@@ -171,7 +221,7 @@ def reduced(point: Point, mean: bool = False, name: str = "reduced") -> list[Red
         return None
     k = 2 * run.of.rank
     theory, measured = small_run(run.of), run.path[..., :k, :k]
-    saved, saved_run = (values(point.found[f"{name}_{s}"]) for s in ("predicted", "measured"))
+    saved, saved_run = map(values, sides_at_times(run.of, point, name))
     return [
         Redone(theory, measured, run.scale, run.condition),
         Redone(
@@ -195,7 +245,7 @@ def spectra(point: Point) -> Redone | None:
     run = lambda start: of.dense(start, lambda layers: values(np.array(layers)))  # noqa: E731
     measured = run(of.layers)
     scale = float(measured.max())
-    saved = saved_sides(point, "singular_values")
+    saved = sides_at_times(of, point, "singular_values")
     condition = amplification(run, of.layers, scale, measured)
     return Redone(theory, measured, scale, condition, "equal", *saved)
 
@@ -204,15 +254,13 @@ def loss(point: Point) -> Redone | None:
     """``f = 1/2 ||Wt_L ... Wt_1 - Phi~||^2 + (m/2) prod rho^2``."""
     if (of := setting_of(point)) is None:
         return None
-    frames = frame(of.layers, of.target, of.rank)
-    k = 2 * of.rank
-    goal = frames[-1][:, :k].T @ of.target @ frames[0][:, :k]
+    goal = goal_of(of)
     moving = np.array([np.sum((chain(list(w)) - goal) ** 2) / 2 for w in small_run(of)])
     theory = moving + of.bulk / 2 * np.prod(rho(of), axis=1) ** 2
     run = lambda start: of.dense(start, of.loss)  # noqa: E731
     measured = run(of.layers)
     condition = amplification(run, of.layers, float(measured.max()), measured)
-    saved = saved_sides(point, "loss")
+    saved = sides_at_times(of, point, "loss")
     return Redone(theory, measured, None, condition, "equal", *saved)
 
 

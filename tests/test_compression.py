@@ -218,8 +218,9 @@ def test_a_wrong_error_of_any_network_at_any_step_is_seen(name, network, step):
     bound = np.array([0.5, 0.25])
     error = np.broadcast_to(bound[:, None], (2, 3)).copy()
     theory: dict[str, Any] = {"error": error.copy(), "bound": bound}
+    theory["last_compared"] = np.array(20)
     error[network, step] += 3e-6
-    run: dict[str, Any] = {"error": error, "scale": np.array(3.0)}
+    run: dict[str, Any] = {"error": error, "scale": np.array(3.0), "step": np.arange(0, 30, 10)}
     predicted, measured = CompressionTheory(**theory), CompressionMeasured(**run)
     outcome = Outcome({}, predicted, measured, {}, np.dtype("float64"), 1, 1)
     (claim,) = (claim for claim in COMPRESSION.claims if claim.id == name)

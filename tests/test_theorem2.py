@@ -196,8 +196,9 @@ def test_a_stable_run_grants_little(theorem, scenario, measured):
 def test_weights_are_compared_on_the_scale_of_the_largest_singular_value(name):
     values, rho = jnp.array([[[3.0, 0.5], [2.0, 1.0]]]), jnp.ones((1, 2))
     blocks = jnp.ones((1, 2, 2, 2))
-    theory = FactorizationTheory(rho=rho, reduced=blocks)
-    run = FactorizationMeasured(rho=rho, reduced=blocks, off_block=rho, singular_values=values)
+    steps = np.arange(len(rho))
+    theory = FactorizationTheory(rho=rho, reduced=blocks, last_compared=steps[-1])
+    run = FactorizationMeasured(rho, blocks, values, off_block=rho, step=steps)
     outcome = Outcome({}, theory, run, {}, np.dtype("float64"), size=4, steps=1)
     (claim,) = (claim for claim in FACTORIZATION.claims if claim.id == name)
     compared = forms_of(claim, FACTORIZATION, outcome)

@@ -20,11 +20,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core import linalg
-from lrdyn.core.condition import conditions
-from lrdyn.core.factorization import Weights, end_to_end
+from lrdyn.core.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.corollary1 import compression
 from lrdyn.corollary1.compression import CompressedNetwork, compression_error
-from lrdyn.theorem2 import setting, subspace
+from lrdyn.theorem2 import optimizers, setting, subspace
 from lrdyn.verification.running.evaluate import Once, each_time
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.flags import Flag, at_least
@@ -83,11 +82,14 @@ class CompressionTheory(NamedTuple):
     rho: Float[Array, "step layer"] = ABSENT
     """rho_l of the full network."""
     contraction: Float[Array, ""] = ABSENT
-    """Largest |1 - eta lambda_l - eta prod_{k != l} rho_k^2|; the bound holds where it is <= 1."""
+    """Largest |1 - eta lambda_l - eta prod_{k != l} rho_k^2|; of another optimiser than gradient
+    descent the largest |rho_l(t)| / eps_l. The bound holds where it is <= 1."""
     condition: Float[Array, ""] = ABSENT
     """By how much theory's own run amplifies a small error of the product of all layers."""
     diverges: Int[Array, ""] = ABSENT
     """Step at which theory's own run diverges, or -1."""
+    last_compared: Int[Array, ""] = ABSENT
+    """Last step at which both sides are compared; of gradient descent the last of the run."""
     parameters: Int[Array, "network count"] = ABSENT
     """L d^2, 4 d r^ + 4 L r^^2 and 4 L r^^2: full, compressed, its inner layers alone."""
 
@@ -119,32 +121,64 @@ class CompressionMeasured(NamedTuple):
 
 def predict(case: Compression) -> CompressionTheory:
     """Error and bound from the scalar recursion alone, parameters from the formula."""
-    dim, bulk = len(case.target), case.bulk
-    runs = setting.theory_run(case, end_to_end)
+    dim = len(case.target)
+    runs = setting.theory_run(
+        case, lambda layers: {"layers": jnp.stack(layers), "product": end_to_end(layers)}
+    )
+    bulk = setting.bulk_of(case, runs.run.records["layers"])
+    last, condition = setting.conditions_in_window(case, runs, lambda records: records["product"])
     counts = [compression.parameter_counts(dim, len(case.weights), r) for r in case.ranks]
     bounds = [compression.compression_bound(case.scales, dim, rank) for rank in case.ranks]
     return CompressionTheory(
         error=jnp.stack([compression_error(bulk, dim, rank) for rank in case.ranks]),
         bound=jnp.stack(bounds),
         rho=bulk,
-        contraction=compression.bulk_contracts(*case.rates, case.steps[-1]),
-        condition=conditions(runs, lambda run: run.records),
+        contraction=_contraction(case, bulk, last),
+        condition=condition,
         diverges=runs.run.diverged_at,
+        last_compared=last,
         parameters=jnp.asarray([[c["full"], c["compressed"], c["inner"]] for c in counts]),
     )
+
+
+def _contraction(
+    case: Compression, bulk: Float[Array, "times depth"], last: Int[Array, ""]
+) -> Float[Array, ""]:
+    if case.rule is optimizers.DESCENT:
+        return compression.bulk_contracts(*case.rates, case.steps[-1])
+    # Momentum and Muon overshoot 0: no factor of a step says how large rho is, but rho itself.
+    compared = jnp.where((case.times <= last)[:, None], bulk, 0.0)
+    return jnp.max(jnp.abs(compared) / case.scales[None])
 
 
 def _train_compressed(
     case: Compression, fixed: subspace.Frame, rank: int
 ) -> tuple[Float[Array, "times d d"], CompressedNetwork]:
-    """Train a compressed network, inner layers only, from ``eps_l I``."""
-    target = subspace.reduced_target(fixed, case.target, 2 * rank)
+    """Train a compressed network, inner layers only, from ``eps_l I``.
 
-    def record(inner: Weights) -> Float[Array, "d d"]:
-        return compression.compressed_product(compression.compress(fixed, inner))
+    An optimiser that takes norms takes those of the full layers: the compressed network carries the
+    scalar rho_l of each layer beside its inner one.
+    """
+    width, beside = 2 * rank, 0 if case.rule is optimizers.DESCENT else 1
+    target = subspace.reduced_target(fixed, case.target, width)
+    if not beside:
+        rule = case.optimizer
+    else:
+        counts = optimizers.multiplicities(width, beside, len(case.target) - width)
+        counts = counts.astype(target.dtype)
+        rule = optimizers.reduced_optimizer(case.rule, *case.rates[1:], counts)
+        target = jnp.pad(target, ((0, beside), (0, beside)))
 
-    trained = subspace.reduced_dynamics(target, *case.rates, case.times, record=record)
-    return trained.records, compression.compress(fixed, trained.params)
+    def network(layers: Weights) -> CompressedNetwork:
+        return compression.compress(fixed, tuple(W[:width, :width] for W in layers))
+
+    trained = case.descend(
+        lambda layers: factorization_loss(layers, target),
+        subspace.reduced_start(case.scales, width + beside),
+        lambda layers: compression.compressed_product(network(layers)),
+        rule,
+    )
+    return trained.records, network(trained.params)
 
 
 def measure(case: Compression) -> CompressionMeasured:
@@ -202,25 +236,38 @@ def _difference(
     )
 
 
+def _last(theory: Any) -> Any:
+    return theory.last_compared
+
+
+def _compared(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> Any:
+    return setting.compared_steps(outcome, _last)
+
+
 def _error(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> Form:
     # A difference of two products is rounded on the scale of the products. Who knows nothing says
     # that the compressed network is the full one: no error.
-    theory, run = outcome.predicted, outcome.measured
-    return Equal(theory.error, run.error, scale=run.scale, null=0.0)
+    theory, run, within = outcome.predicted, outcome.measured, _compared(outcome)
+    return Equal(theory.error[:, within], run.error[:, within], scale=run.scale, null=0.0)
 
 
 def _below_bound(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> Form:
     bound, run = outcome.predicted.bound, outcome.measured
     # Rounding of the difference is that of the products, however small the bound is.
-    return AtMost(run.error, bound[:, None], scale=np.maximum(np.max(bound), run.scale))
+    error = run.error[:, _compared(outcome)]
+    return AtMost(error, bound[:, None], scale=np.maximum(np.max(bound), run.scale))
 
 
 def _start_error(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> Form:
     return Equal(outcome.predicted.bound, outcome.measured.error[:, 0])
 
 
-_undecided: Callable[[Outcome[CompressionTheory, CompressionMeasured]], str]
-_undecided = setting.undecided_by_underflow(lambda theory: theory.bound)
+_underflow: Callable[[Outcome[CompressionTheory, CompressionMeasured]], str]
+_underflow = setting.undecided_by_underflow(lambda theory: theory.bound)
+
+
+def _undecided(outcome: Outcome[CompressionTheory, CompressionMeasured]) -> str:
+    return _underflow(outcome) or setting.closed_window(_last)(outcome)
 
 
 def _unstable_bulk(key: Key[Array, ""], case: Compression, amount: Array) -> Compression:
@@ -267,18 +314,24 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
             "the compressed network f_C of width 2 r^, r^ >= r, has the error ||f(t) - "
             "f_C(t)||_F = sqrt(d - 2 r^) prod_l |rho_l(t)| for all t",
             form=_error,
-            reads=lambda theory, run: (theory.error, run.error, run.scale, theory.bound),
+            reads=lambda theory, run: (
+                *(theory.error, run.error, run.scale, theory.bound),
+                *setting.window_fields(theory, run, _last),
+            ),
             condition=lambda theory: theory.condition,
             undecided=_undecided,
         ),
         Claim(
             "error_bound",
-            "if |1 - eta lambda_l - eta prod_{k != l} rho_k^2| <= 1 for all l and t, ||f(t) - "
-            "f_C(t)||_F <= sqrt(d - 2 r^) prod_l eps_l for all t, f_C the compressed network of "
-            "width 2 r^",
+            "if |1 - eta lambda_l - eta prod_{k != l} rho_k^2| <= 1 for all l and t (under another "
+            "optimiser than gradient descent: |rho_l(t)| <= eps_l), ||f(t) - f_C(t)||_F <= sqrt(d "
+            "- 2 r^) prod_l eps_l for all t, f_C the compressed network of width 2 r^",
             kind="bound",
             form=_below_bound,
-            reads=lambda theory, run: (run.error, theory.bound, run.scale, theory.contraction),
+            reads=lambda theory, run: (
+                *(run.error, theory.bound, run.scale, theory.contraction),
+                *setting.window_fields(theory, run, _last),
+            ),
             applies=lambda outcome: outcome.predicted.contraction <= 1,
             condition=lambda theory: theory.condition,
             undecided=_undecided,
@@ -289,7 +342,7 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
             "prod_l eps_l",
             form=_start_error,
             reads=lambda theory, run: (run.error, theory.bound),
-            undecided=_undecided,
+            undecided=_underflow,
         ),
         Claim(
             "parameters",

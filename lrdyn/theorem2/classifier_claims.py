@@ -58,13 +58,14 @@ def make_classifier(
     target_scale: Any,
     target: Any = None,
     target_condition: Any = None,
+    optimizer: Any = None,
     per_class: int | None = None,
     **of_run: Any,
 ) -> Classification:
     """Draw a classifier of K = ``rank`` classes, whose labels have the norm ``target_scale``.
 
     With that norm step sizes that suit a deep factorisation suit the classifier, too. ``target``
-    and ``target_condition`` are ignored: the labels decide both.
+    and ``target_condition`` are ignored: the labels decide both; and ``optimizer``: it descends.
     """
     weights_key, inputs_key = jax.random.split(key)
     # 2 d examples or more: X X^T = I takes at least d.

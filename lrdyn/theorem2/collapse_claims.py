@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core.factorization import factorization_loss
-from lrdyn.theorem2 import collapse
+from lrdyn.theorem2 import collapse, setting
 from lrdyn.theorem2.classifier_claims import (
     HYPOTHESES,
     Classification,
@@ -127,6 +127,7 @@ def _collapse_settings(settings: dict[str, Any]) -> dict[str, Any]:
     Theory's run has converged after 180 steps with 6 layers, 1,640 with 10 (most of 32 seeds).
     """
     fixed = {name: value if name == "steps" else (value,) for name, value in _AT.items()}
+    settings = setting.descent_alone(settings)
     return settings | fixed | {"depth": (6, 10), "steps": 1800}
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from typing_extensions import TypeVar
 
 from lrdyn.core import initialization, linalg
-from lrdyn.core.condition import Twins, perturb_updates, twins
+from lrdyn.core.condition import Twins, conditions, perturb_updates, twins
 from lrdyn.core.descent import Trajectory, gradient_descent, simulate
 from lrdyn.core.factorization import Weights, end_to_end, factorization_loss
 from lrdyn.core.masking import masked_loss, observe
@@ -31,10 +31,10 @@ from lrdyn.shared_flags import (
     TARGET_SCALE,
     WEIGHT_DECAY,
 )
-from lrdyn.theorem2 import subspace
-from lrdyn.verification.stating.claims import tolerance
+from lrdyn.theorem2 import optimizers, subspace
+from lrdyn.verification.stating.claims import RESOLVED, tolerance
 from lrdyn.verification.stating.fields import both_sides, names_of
-from lrdyn.verification.stating.flags import Flag, between
+from lrdyn.verification.stating.flags import Flag, between, one_of
 from lrdyn.verification.stating.forms import Equal, Form, Numbers, Zero, start_of
 from lrdyn.verification.stating.hypotheses import Extent, at_most
 from lrdyn.verification.stating.statement import Claim, Control, Outcome
@@ -93,6 +93,41 @@ class DeepFactorization(OrthogonalDescent):
     """Standard deviation of the noise on each entry of the gradients; none if None."""
     key: Key[Array, ""] | None = None
     """Key of that noise."""
+    rule: optimizers.Optimizer = eqx.field(static=True, default=optimizers.DESCENT)
+    """Gradient descent, or another optimiser that does not see the basis."""
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """Optax's own optimiser of the dense layers, at the rates of the run."""
+        return self.rule.full(self.learning_rate, self.weight_decay)
+
+    @property
+    def spare(self) -> int:
+        """Dimensions of the bulk that theory's own run keeps: all, if it has no formula."""
+        bulk = len(self.target) - 2 * self.rank
+        known = self.rule is optimizers.DESCENT or self.rule.direction is not None
+        # The bulk may have a single dimension.
+        return min(SPARE, bulk) if known else bulk
+
+    @property
+    def reduced_optimizer(self) -> optax.GradientTransformation:
+        """The optimiser of theory's own run, in blocks of 2r and ``spare`` dimensions more.
+
+        Gradient descent takes no norm, so that it is the same in blocks of any size. An optimiser
+        without a formula runs at the full size, in the frame: that it takes the same path there is
+        what its equivariance says.
+        """
+        if self.rule.direction is None:
+            return self.optimizer
+        moving = 2 * self.rank
+        counts = optimizers.multiplicities(moving, self.spare, len(self.target) - moving)
+        counts = counts.astype(self.target.dtype)
+        return optimizers.reduced_optimizer(self.rule, *self.rates[1:], counts)
+
+    @property
+    def padded_target(self) -> Float[Array, "s s"]:
+        """Phi in the frame, in blocks of the size of theory's own run."""
+        return jnp.pad(self.reduced_target, ((0, self.spare), (0, self.spare)))
 
     @property
     def frame(self) -> subspace.Frame:
@@ -147,6 +182,16 @@ FLAGS = (
     ),
     TARGET_CONDITION.at((2.0,)),
     STEPS.at((100,), paper=(500,)),
+    Flag(
+        "optimizer",
+        (optimizers.DESCENT.name,),
+        one_of(*optimizers.OPTIMIZERS),
+        str,
+        help="what trains the layers: gradient descent, momentum or Nesterov's momentum of 0.9, "
+        "gradients clipped to the norm 0.1 or divided by their norm, or optax's Muon; all decay "
+        "the weights by eta lambda W",
+        shapes=True,
+    ),
     Flag("target", (), None, "array", "Phi", "run on your own square matrix", swept=False),
 )
 
@@ -207,6 +252,7 @@ def make_case(
     target_scale: Any,
     target_condition: Any = 2.0,
     target: np.ndarray | None = None,
+    optimizer: str = optimizers.DESCENT.name,
     **of_run: Any,
 ) -> DeepFactorization:
     """Draw a run that meets the hypotheses of Theorem 2, from the flags."""
@@ -217,11 +263,20 @@ def make_case(
         phi = initialization.low_rank_target(target_key, (dim, dim), values)
     else:
         phi = target_scale * jnp.asarray(target, start["scales"].dtype)
-    return DeepFactorization(target=phi, rank=rank, **start)
+    return DeepFactorization(target=phi, rank=rank, rule=optimizers.OPTIMIZERS[optimizer], **start)
+
+
+FIXED_LENGTH = ("normalized", "muon")
+"""Optimisers whose steps are as long as eta says, whatever the gradient is."""
+SHORT_STEP = 5e-3
+"""Their default eta: 100 steps move a singular value by about 1/2, so that a usual run is compared
+for some time before it arrives."""
 
 
 def prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
-    """Complete the settings from the user's own target, if there is one."""
+    """Complete the settings from the optimisers, and from a target of one's own."""
+    if "learning_rate" not in given and set(FIXED_LENGTH) & set(settings["optimizer"]):
+        settings = settings | {"learning_rate": (SHORT_STEP,)}
     target = settings["target"]
     if target is None:
         return settings
@@ -371,18 +426,87 @@ def theory_run(
         record: maps the layers of theory's own run to what its twins are compared in.
         centred: how many times the product at the start is subtracted, 0 or 1.
     """
-    moving = 2 * case.rank
-    # The bulk may have a single dimension.
-    spare = min(SPARE, len(case.target) - moving)
 
     def run(data: tuple[Array, Weights, Weights]) -> Trajectory:
         goal, start, push = data
-        rule = perturb_updates(case.optimizer, push, case.steps[-1])
+        rule = perturb_updates(case.reduced_optimizer, push, case.steps[-1])
         return case.descend(lambda W: factorization_loss(W, goal), start, record, rule)
 
-    start = subspace.reduced_start(case.scales, moving + spare)
-    target = jnp.pad(case.reduced_target, ((0, spare), (0, spare))) + centred * end_to_end(start)
+    start = subspace.reduced_start(case.scales, 2 * case.rank + case.spare)
+    target = case.padded_target + centred * end_to_end(start)
     return twins(run, (target, start, jax.tree.map(jnp.ones_like, start)))
+
+
+AMPLIFIED = 1e3
+"""By how much errors may be amplified in what is compared of optimisers other than gradient
+descent. Before it arrives a run of Muon amplifies them up to a hundred times, about as much as its
+five steps of Newton-Schulz amplify a small singular value over eta steps; where a run is chaotic
+they grow without end, within a few steps."""
+
+
+def bulk_of(case: DeepFactorization, layers: Float[Array, "times depth s s"]) -> Array:
+    """rho_l at the recorded steps: by its recursion, or the bulk of theory's own run.
+
+    Args:
+        case: start, rates and optimiser.
+        layers: of theory's own run.
+    """
+    if case.rule is optimizers.DESCENT:
+        return case.bulk
+    return layers[:, :, 2 * case.rank, 2 * case.rank]
+
+
+def conditions_in_window(
+    case: DeepFactorization, runs: Twins, look: Callable[[PyTree], PyTree]
+) -> tuple[Int[Array, ""], PyTree]:
+    """Last step that is compared, and the condition of each array of theory's own run up to there.
+
+    A run of gradient descent is compared as a whole, or left out; of other optimisers what lies
+    within :func:`windowed_conditions`.
+
+    Args:
+        case: the case.
+        runs: theory's own run and its twins.
+        look: maps records, over steps, to the arrays whose condition is asked for.
+    """
+    if case.rule is optimizers.DESCENT:
+        last = jnp.asarray(case.steps[-1], jnp.int32)
+        return last, conditions(runs, lambda run: look(run.records))
+    return windowed_conditions(case.times, len(case.target), runs, look)
+
+
+def windowed_conditions(
+    times: np.ndarray, size: int, runs: Twins, look: Callable[[PyTree], PyTree]
+) -> tuple[Int[Array, ""], PyTree]:
+    """Last step at which a run still has its digits, and the condition of its arrays up to there.
+
+    A run is compared as long as theory's own one amplifies a small error at most :data:`AMPLIFIED`
+    times, and two digits are left. Muon's steps, for example, are as long as eta says however small
+    the gradient is: once it has arrived, its run is chaotic, and no theory says where a computed
+    one goes.
+
+    Args:
+        times: recorded steps.
+        size: length of the longest dot product.
+        runs: theory's own run and its twins.
+        look: maps records, over steps, to the arrays whose condition is asked for.
+    """
+    steps = jnp.asarray(times, jnp.int32)
+
+    def conditions_up_to(last: Array) -> PyTree:
+        def cut(records: Array) -> Array:
+            shape = (-1, *(1,) * (records.ndim - 1))
+            return jnp.where(jnp.reshape(steps <= last, shape), records, 0.0)
+
+        return conditions(runs, lambda run: look(jax.tree.map(cut, run.records)))
+
+    each = jax.vmap(conditions_up_to)(steps)
+    worst = jnp.max(jnp.stack(jax.tree.leaves(each)), axis=0)
+    # In float32 fewer errors may grow before the last two digits are lost.
+    digits = tolerance("identity", worst.dtype, steps=int(times[-1]), size=size)
+    # Step 0 always counts: there the errors are those of the data.
+    place = jnp.maximum(jnp.sum(jnp.cumprod(worst <= min(AMPLIFIED, RESOLVED / digits))) - 1, 0)
+    return steps[place], jax.tree.map(lambda condition: condition[place], each)
 
 
 def layer_blocks(layers: Float[Array, "... s s"], moving: int) -> dict[str, Array]:
@@ -521,6 +645,7 @@ def weights_claim(
     *compares: Callable[[T, M], tuple[Any, Any]],
     scale: Callable[[M], Any],
     condition: Callable[[T], Any],
+    last: Callable[[T], Any] | None = None,
 ) -> Claim[T, M]:
     """Claim that arrays of weights agree, on the scale of the weights.
 
@@ -531,22 +656,65 @@ def weights_claim(
             fields of the claim's id if there is none.
         scale: ``lambda run: run.singular_values``, whose largest entry is the scale.
         condition: that of the claim.
+        last: ``lambda theory: theory.last_compared``, the last step that is compared; all are if it
+            is not given.
     """
     each = compares or (both_sides(id),)
 
     def reads(theory: T, run: M) -> tuple[Any, ...]:
-        return (*(field for pair in each for field in pair(theory, run)), scale(run))
+        fields = (*(field for pair in each for field in pair(theory, run)), scale(run))
+        return (*fields, *window_fields(theory, run, last))
 
     def form(outcome: Outcome[T, M]) -> tuple[Form, ...]:
-        largest = np.max(scale(outcome.measured))
-        pairs = [pair(outcome.predicted, outcome.measured) for pair in each]
+        within = compared_steps(outcome, last)
+        largest = np.max(scale(outcome.measured)[within])
+        pairs = [
+            [side[within] for side in pair(outcome.predicted, outcome.measured)] for pair in each
+        ]
         return tuple(
             # Who knows nothing says that nothing moves.
             Equal(predicted, measured, scale=largest, null=start_of(predicted))
             for predicted, measured in pairs
         )
 
-    return Claim(id, statement, form=form, reads=reads, condition=condition)
+    return Claim(
+        id,
+        statement,
+        form=form,
+        reads=reads,
+        condition=condition,
+        undecided=None if last is None else closed_window(last),
+    )
+
+
+def window_fields(theory: Any, run: Any, last: Callable[[T], Any] | None) -> tuple[Any, ...]:
+    """The fields that say which steps are compared."""
+    return () if last is None else (last(theory), run.step)
+
+
+def compared_steps(outcome: Outcome[T, M], last: Callable[[T], Any] | None) -> Any:
+    """Which of the recorded steps are compared, as an index."""
+    if last is None:
+        return slice(None)
+    run: Any = outcome.measured
+    within = run.step <= last(outcome.predicted)
+    # The start always: a file that was changed must leave something to be judged.
+    return within | (np.arange(len(within)) == 0)
+
+
+def closed_window(last: Callable[[T], Any]) -> Callable[[Outcome[T, M]], str]:
+    """Make the ``undecided`` of a claim that is compared up to a step: why none is left.
+
+    Args:
+        last: ``lambda theory: theory.last_compared``.
+    """
+
+    def reason(outcome: Outcome[T, M]) -> str:
+        # At step 0 both sides are the start, whatever the theory says.
+        moved = np.sum(compared_steps(outcome, last)) > 1
+        return "" if moved else "errors grow from the first steps on: the step is too large"
+
+    return reason
 
 
 def zero_claim(
@@ -557,6 +725,7 @@ def zero_claim(
     moves: Callable[[T], Any],
     scale: Callable[[M], Any],
     condition: Callable[[T], Any],
+    last: Callable[[T], Any] | None = None,
 ) -> Claim[T, M]:
     """Claim that an array without negative entries is zero, on the scale of the weights.
 
@@ -568,21 +737,27 @@ def zero_claim(
             is not the theorem's what moves is seen in all blocks: that is the alternative.
         scale: ``lambda run: run.singular_values``, whose largest entry is the scale.
         condition: that of the claim.
+        last: as of :func:`weights_claim`.
     """
 
     def form(outcome: Outcome[T, M]) -> Form:
+        within = compared_steps(outcome, last)
         return Zero(
-            zero(outcome.measured),
-            scale=np.max(scale(outcome.measured)),
-            alternative=largest_change(moves(outcome.predicted)),
+            zero(outcome.measured)[within],
+            scale=np.max(scale(outcome.measured)[within]),
+            alternative=largest_change(moves(outcome.predicted)[within]),
         )
 
     return Claim(
         id,
         statement,
         form=form,
-        reads=lambda theory, run: (zero(run), scale(run), moves(theory)),
+        reads=lambda theory, run: (
+            *(zero(run), scale(run), moves(theory)),
+            *window_fields(theory, run, last),
+        ),
         condition=condition,
+        undecided=None if last is None else closed_window(last),
     )
 
 
@@ -611,4 +786,10 @@ def undecided_by_underflow(product: Callable[[T], Any]) -> Callable[[Outcome[T, 
 
 def first_shapes(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of a side scenario: all but dimension and rank, which the main one sweeps."""
-    return settings | {name: settings[name][:1] for name in ("dim", "rank")}
+    return descent_alone(settings | {name: settings[name][:1] for name in ("dim", "rank")})
+
+
+def descent_alone(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a scenario of gradient descent, which is left out where others are asked for."""
+    asked = (name for name in settings["optimizer"] if name == optimizers.DESCENT.name)
+    return settings | {"optimizer": tuple(asked)}

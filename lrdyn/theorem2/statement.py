@@ -12,7 +12,7 @@ On half the mean over the d^2 entries the run is the same with eta / d^2 and lam
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,6 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from lrdyn.core import linalg
-from lrdyn.core.condition import conditions
 from lrdyn.core.descent import gradient_descent, iterate
 from lrdyn.core.factorization import Weights, end_to_end, mean_factorization_loss
 from lrdyn.core.spectra import singular_values
@@ -31,7 +30,8 @@ from lrdyn.theorem2.setting import DeepFactorization, weights_claim, zero_claim
 from lrdyn.theorem2.subspace import product_of_others, reduced_spectra
 from lrdyn.verification.running.evaluate import Once, each_time
 from lrdyn.verification.stating.fields import ABSENT
-from lrdyn.verification.stating.statement import Claim, Control, Scenario, Theorem
+from lrdyn.verification.stating.forms import Equal, Form, start_of
+from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario, Theorem
 
 
 class FactorizationTheory(NamedTuple):
@@ -55,6 +55,8 @@ class FactorizationTheory(NamedTuple):
     """Amplification between the moving blocks and the bulk."""
     condition_bulk: Float[Array, ""] = ABSENT
     """Amplification in the bulk."""
+    last_compared: Int[Array, ""] = ABSENT
+    """Last step at which both sides are compared; of gradient descent the last of the run."""
 
 
 class FactorizationMeasured(NamedTuple):
@@ -80,12 +82,15 @@ class FactorizationMeasured(NamedTuple):
 
 def predict(case: DeepFactorization) -> FactorizationTheory:
     """The whole run from the frame, 2r x 2r blocks and L scalars."""
-    dim, moving, bulk = len(case.target), 2 * case.rank, case.bulk
+    dim, moving = len(case.target), 2 * case.rank
     runs = setting.theory_run(case, jnp.stack)
+    bulk = setting.bulk_of(case, runs.run.records)
     inner = setting.layer_blocks(runs.run.records, moving)["inner"]
     # Each claim has the amplification of its own blocks: bulk and moving part are apart to first
     # order.
-    of_parts = conditions(runs, lambda run: setting.layer_blocks(run.records, moving))
+    last, of_parts = setting.conditions_in_window(
+        case, runs, lambda layers: setting.layer_blocks(layers, moving)
+    )
     products = jax.vmap(lambda layers: end_to_end(tuple(layers)))(inner)
     moving_loss = 0.5 * linalg.frobenius(products - case.reduced_target[None]) ** 2
     return FactorizationTheory(
@@ -99,6 +104,7 @@ def predict(case: DeepFactorization) -> FactorizationTheory:
         condition_inner=of_parts["inner"],
         condition_off_block=of_parts["off_block"],
         condition_bulk=of_parts["bulk"],
+        last_compared=last,
     )
 
 
@@ -111,7 +117,7 @@ def measure(
     optimizer: optax.GradientTransformation | None = None,
     fixed: subspace.Frame | None = None,
 ) -> FactorizationMeasured:
-    """Dense gradient descent with automatic gradients.
+    """Dense layers with automatic gradients and the optimiser of the case, optax's own.
 
     Controls train with another optimiser, or measure in another frame.
     """
@@ -199,6 +205,24 @@ def _loss_without_bulk(case: DeepFactorization, once: Once = each_time) -> Facto
     return FactorizationTheory(loss=right.loss - _bulk_loss(case, right.rho))
 
 
+def _loss(outcome: Outcome[FactorizationTheory, FactorizationMeasured]) -> Form:
+    within = setting.compared_steps(outcome, _last)
+    predicted, measured = outcome.predicted.loss[within], outcome.measured.loss[within]
+    return Equal(predicted, measured, null=start_of(predicted))
+
+
+_underflow: Callable[[Outcome[FactorizationTheory, FactorizationMeasured]], str]
+_underflow = setting.undecided_by_underflow(lambda theory: theory.loss)
+
+
+def _loss_cannot_be_judged(outcome: Outcome[FactorizationTheory, FactorizationMeasured]) -> str:
+    return _underflow(outcome) or setting.closed_window(_last)(outcome)
+
+
+def _last(theory: Any) -> Any:
+    return theory.last_compared
+
+
 FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMeasured](
     "factorization",
     setting.make_case,
@@ -216,6 +240,7 @@ FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMe
             moves=lambda theory: theory.reduced,
             scale=lambda run: run.singular_values,
             condition=lambda theory: theory.condition_off_block,
+            last=_last,
         ),
         zero_claim(
             "bulk",
@@ -225,20 +250,25 @@ FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMe
             moves=lambda theory: theory.reduced,
             scale=lambda run: run.singular_values,
             condition=lambda theory: theory.condition_bulk,
+            last=_last,
         ),
         weights_claim(
             "rho",
             "the bulk singular values follow rho_l(t+1) = rho_l(t) (1 - eta lambda_l - eta "
-            "prod_{k != l} rho_k(t)^2) from rho_l(0) = eps_l",
+            "prod_{k != l} rho_k(t)^2) from rho_l(0) = eps_l; under another optimiser its own "
+            "recursion, in which a norm counts rho_l d - 2r times",
             scale=lambda run: run.singular_values,
             condition=lambda theory: theory.condition_bulk,
+            last=_last,
         ),
         weights_claim(
             "reduced",
-            "the moving blocks Wt_l = U_{l,1}^T W_l V_{l,1} follow gradient descent on the "
-            "problem of width 2r with the target U_{L,1}^T Phi V_{1,1}, from eps_l I",
+            "the moving blocks Wt_l = U_{l,1}^T W_l V_{l,1} follow gradient descent (or the "
+            "optimiser) on the problem of width 2r with the target U_{L,1}^T Phi V_{1,1}, from "
+            "eps_l I",
             scale=lambda run: run.singular_values,
             condition=lambda theory: theory.condition_inner,
+            last=_last,
         ),
         weights_claim(
             "spectra",
@@ -247,13 +277,16 @@ FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMe
             lambda theory, run: (theory.singular_values, run.singular_values),
             scale=lambda run: run.singular_values,
             condition=lambda theory: theory.condition,
+            last=_last,
         ),
         Claim(
             "loss",
             "the loss is f(t) = 1/2 ||Wt_L...Wt_1 - Phi~||^2 + (d - 2r)/2 prod_l rho_l^2 for all "
             "t, Phi~ = U_{L,1}^T Phi V_{1,1}",
+            form=_loss,
+            reads=lambda theory, run: (theory.loss, run.loss, theory.last_compared, run.step),
             condition=lambda theory: theory.condition,
-            undecided=setting.undecided_by_underflow(lambda theory: theory.loss),
+            undecided=_loss_cannot_be_judged,
         ),
     ),
     controls=(

@@ -1,0 +1,9 @@
+"""Verify Theorem 2 for other optimisers: ``python -m experiments.equivariance --help``."""
+
+import sys
+
+from lrdyn import cli
+from lrdyn.equivariance.statement import EQUIVARIANCE
+
+if __name__ == "__main__":
+    sys.exit(cli.main(EQUIVARIANCE))
