@@ -38,6 +38,7 @@ where the package can be exchanged, as an installed one can."""
 IDENTIFIERS = {
     "Apache 2.0": "Apache-2.0",
     "Apache Software License": "Apache-2.0",
+    "3-Clause BSD License": "BSD-3-Clause",
     "BSD 3-Clause": "BSD-3-Clause",
     "BSD License": "BSD",
     "ISC License (ISCL)": "ISC",
@@ -84,8 +85,13 @@ def licence(metadata: Mapping[str, Any]) -> str:
 
 
 def unaccepted(stated: str) -> list[str]:
-    """The parts of a licence expression that are not accepted."""
-    return [name for name in re.split(r" (?:AND|OR) |[()]", stated) if name not in {"", *ACCEPTED}]
+    """The parts of a licence expression that are not accepted.
+
+    Of a choice (``MIT OR AFL-2.1``) one that is accepted is enough.
+    """
+    parts = [re.sub(r"^\((.*)\)$", r"\1", part) for part in stated.split(" AND ")]
+    choices = [part.split(" OR ") for part in parts]
+    return [name for names in choices if ACCEPTED.isdisjoint(names) for name in names]
 
 
 def metadata_of(

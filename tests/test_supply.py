@@ -114,14 +114,15 @@ def test_the_licence_of_everything_locked_is_known_and_accepted():
         ({}, "unknown", ["unknown"]),
         ({"license": "GPL-3.0-only"}, "GPL-3.0-only", ["GPL-3.0-only"]),
         (
-            {"license_expression": "MIT AND (AGPL-3.0-only OR ISC)"},
-            "MIT AND (AGPL-3.0-only OR ISC)",
-            ["AGPL-3.0-only"],
+            {"license_expression": "MIT AND (AGPL-3.0-only OR GPL-2.0)"},
+            "MIT AND (AGPL-3.0-only OR GPL-2.0)",
+            ["AGPL-3.0-only", "GPL-2.0"],
         ),
+        ({"license_expression": "MIT AND (AFL-2.1 OR ISC)"}, "MIT AND (AFL-2.1 OR ISC)", []),
         (
             {"classifier": ["License :: OSI Approved :: GNU General Public License (GPL)"]},
             "GNU General Public License (GPL)",
-            ["GNU General Public License ", "GPL"],
+            ["GNU General Public License (GPL)"],
         ),
     ],
 )
