@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from lrdyn import __main__ as command
+from lrdyn.commands import verify as verify_command
 from lrdyn.registry import REGISTRY, theorem
 from lrdyn.verification.running.configuration import BadInput, run_of
 from lrdyn.verification.stating import own_files
@@ -98,8 +99,14 @@ NAMES += ["n" * 300, "\\U0001f600" * 80]
 """What is no name, as it stands in a source."""
 NAMED = ['"mine"', '"doubling"', '"double"', '"treble"', '"positive"', '"rate"']
 """Where a name stands."""
-TAKEN = ["help", "out", "seed", "seeds", "memory", "report", "cluster", "data_dir", "dtype", "key"]
-TAKEN += ["amount", "keeper", "case", "controls", "lambda", "size", "judge", "cluster_security"]
+COMMON = [
+    option[2:].replace("-", "_")
+    for action in verify_command.parser_of(theorem("theorem1"))._actions
+    for option in action.option_strings
+    if option.startswith("--") and action.dest not in {one.name for one in theorem("theorem1").flags}
+]
+"""The options that every theorem's command has."""
+TAKEN = [*COMMON, "key", "amount", "keeper", "case", "controls", "lambda", "size"]
 """Names that a flag cannot have beside those of this theorem."""
 HUGE = 10**15
 """Entries of an array for which no process has the addresses, however much a machine promises."""
