@@ -555,6 +555,16 @@ def test_a_verdict_shows_itself_as_the_report_begins(verified):
         assert len(list(shown.iter("circle"))) == 1
 
 
+@pytest.mark.parametrize("seen", [True, False, None])
+def test_a_control_that_was_not_seen_to_fail_is_not_folded(seen, verified):
+    claim, control = verified.verdict["claims"]
+    page = verdict_text.html(verified.verdict | {"claims": [claim, control | {"holds": seen}]})
+    root = ElementTree.fromstring(f"<div>{page}</div>")
+    folded = [row[0].text for row in root.findall("details/table/tr")]
+    shown = [row[0].text for row in root.findall("table/tr")]
+    assert ("tripled" in folded, "tripled" in shown) == (seen is True, seen is not True)
+
+
 @pytest.mark.parametrize("holds", [True, False, None])
 def test_a_verdict_holds_only_if_it_says_so(holds, verified):
     """None, undecided, is neither: it does not hold, and is not false."""

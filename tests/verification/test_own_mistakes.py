@@ -101,9 +101,11 @@ NAMED = ['"mine"', '"doubling"', '"double"', '"treble"', '"positive"', '"rate"']
 """Where a name stands."""
 COMMON = [
     option[2:].replace("-", "_")
-    for action in verify_command.parser_of(theorem("theorem1"))._actions
+    for group in verify_command.parser_of(theorem("theorem1"))._action_groups
+    if not (group.title or "").startswith("settings")
+    for action in group._group_actions
     for option in action.option_strings
-    if option.startswith("--") and action.dest not in {one.name for one in theorem("theorem1").flags}
+    if option.startswith("--")
 ]
 """The options that every theorem's command has."""
 TAKEN = [*COMMON, "key", "amount", "keeper", "case", "controls", "lambda", "size"]

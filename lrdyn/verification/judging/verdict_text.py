@@ -46,7 +46,9 @@ def first_screen(
 
 
 def html(verdict: Mapping[str, Any], summary: str = "", notes: Sequence[str] = ()) -> str:
-    """The same as HTML for a notebook, with residual over tolerance drawn and controls folded.
+    """The same as HTML for a notebook, with residual over tolerance drawn.
+
+    Controls that were seen to fail are folded; those that were not are shown.
 
     Args:
         verdict: content of ``verdict.json``.
@@ -61,9 +63,13 @@ def html(verdict: Mapping[str, Any], summary: str = "", notes: Sequence[str] = (
         show.table(_rows(claims), _gauges(claims)) if claims else "",
         show.table(findings) if findings else "",
     ]
-    if controls:
+    unseen = [entry for entry in controls if entry["holds"] is not True]
+    seen = [entry for entry in controls if entry["holds"] is True]
+    if unseen:
+        parts.append(show.table(_rows(unseen), _gauges(unseen)))
+    if seen:
         heading = f"{count_held(controls)} controls were seen to fail"
-        folded = show.table(_rows(controls), _gauges(controls))
+        folded = show.table(_rows(seen), _gauges(seen))
         parts.append(f"<details><summary>{heading}</summary>{folded}</details>")
     parts += [f"<p>{escape(line)}</p>" for line in (*notes, *shortfall_lines(verdict))]
     return "".join(parts)
