@@ -12,8 +12,8 @@ import jax
 
 from lrdyn.verification.machine import program_cache
 
-FOLDER = Path(__file__).parents[1] / ".programs"
-"""Where they are kept; ``make clean`` removes it."""
+FOLDER = Path(os.environ.get("LRDYN_TEST_PROGRAMS") or Path(__file__).parents[1] / ".programs")
+"""Where they are kept: in the checkout, where ``make clean`` removes it, or where CI says."""
 
 MOST = 10**9
 """Bytes that a run of the tests may find there; what was used longest ago goes first."""
