@@ -99,8 +99,7 @@ class AlignmentTheory(NamedTuple):
     line_bounds: Float[Array, "side"] = ABSENT
     """Least and largest ln ||D_t|| / ||D_0|| that a_t can give."""
     line_condition: Float[Array, ""] = ABSENT
-    """By how much a rounding of a step moves ||D||^2 / (2 + e - a): 2 / (1 - e^2/4)^{1/2} times
-    (2 + e) over the least 2 + e - a_t."""
+    """By how much roundings of a step move ||D||^2 / (2 + e - a)."""
     cycle_condition: Float[Array, ""] = ABSENT
     """By how much an error of z moves the multipliers."""
     cycles_condition: Float[Array, ""] = ABSENT
@@ -179,11 +178,11 @@ def predict(case: TwoModes) -> AlignmentTheory:
         # A start beyond 2 + e has no bound: these are then of its distance.
         line_bounds=0.5 * jnp.log(jnp.abs(sides / left)),
         # A step rounds relative to D before it, and makes it c times as large, c^2 = 1 - e a + a^2
-        # >= 1 - e^2 / 4; ||D||^2 has twice the relative error of D.
-        line_condition=2
-        / jnp.sqrt(1 - (e_line / 2) ** 2)
-        * (2 + e_line)
-        / jnp.abs(2 + e_line - most),
+        # >= 1 - e^2 / 4; ||D||^2 has twice the relative error of D, and a is divided by what is
+        # left of 2 + e. Beside those of a step itself five roundings are the same in every step:
+        # of eta, of both targets and both modes. They add up in quadrature.
+        line_condition=6**0.5
+        * (2 / jnp.sqrt(1 - (e_line / 2) ** 2) + (2 + e_line) / jnp.abs(2 + e_line - most)),
         # z opens like the square root of eta - eta_c, and multipliers are polynomials in it.
         cycle_condition=10 * (1 + 1 / (z - 1)),
         cycles_condition=10 * (1 + 1 / (v - 1)),
