@@ -720,7 +720,7 @@ def both_oscillate(point: Point) -> list[Redone] | None:
     """The largest multiplier of two modes on cycles of their own: 2 x 2 layers, and dense ones."""
     if float(point.case["edge_ratio"]) <= 1:
         return None
-    first, ratio = network_of(point), float(point.case["mode_ratio"])
+    first, ratio = network_of(point), float(point.flags["mode_ratio"])
     depth, s = first.depth, float(first.values[0])
     share = first.rate / edge(depth, s)
     # The second mode: its step is 1 + (eta / eta_c - 1) s_2 / s_1 times that of its own edge.

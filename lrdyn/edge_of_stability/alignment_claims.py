@@ -22,7 +22,7 @@ from lrdyn.verification.stating.forms import AtLeast, AtMost, Count, Equal, Form
 from lrdyn.verification.stating.hypotheses import Extent, above, at_most
 from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
-ON_THE_LINE = 300
+ON_THE_LINE = 100
 """Steps of an orbit on the line eta (s_i + s_j) = 2."""
 DIVERGED = 100.0
 """A value of eta rho^2 from which no orbit comes back: all that do stay below 2 + eta s < 4."""
