@@ -346,7 +346,8 @@ def plot_plane(ax: Any, data: xr.Dataset) -> None:
         plotting.entry("doubling", plotting.BLACK, ls=plotting.DASHED),
     ]
     box = {"frameon": True, "framealpha": 1.0, "edgecolor": "none", "fancybox": False}
-    plotting.key(ax, entries, "lower left", **box)
+    # Where all runs are alike.
+    plotting.key(ax, entries, "upper right", **box)
 
 
 def draw(dataset: xr.Dataset) -> Any:

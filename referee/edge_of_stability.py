@@ -673,11 +673,17 @@ def quotient_rate(network: SavedNetwork, rhos: np.ndarray) -> float:
         return np.array([pair_step(unit, rhos, network).ravel() for unit in units]).T
 
     whole = matrix(scalar_step(rhos, network)) @ matrix(rhos)
+    return float(np.log(quotient_radius(whole, rhos)) / 2)
+
+
+def quotient_radius(whole: np.ndarray, rhos: np.ndarray) -> float:
+    """The largest eigenvalue of two steps that return to rho, in a complement of gauge."""
+    depth = len(whole) // 2
     turns = np.zeros((depth - 1, depth, 2))
     for l in range(depth - 1):
         turns[l, l], turns[l, l + 1] = (rhos[1], -rhos[0]), (-rhos[0], rhos[1])
     basis = np.linalg.qr(turns.reshape(depth - 1, -1).T, mode="complete")[0][:, depth - 1 :]
-    return float(np.log(np.abs(np.linalg.eigvals(basis.T @ whole @ basis)).max()) / 2)
+    return float(np.abs(np.linalg.eigvals(basis.T @ whole @ basis)).max())
 
 
 def rounding_rate(point: Point) -> list[Redone] | None:
@@ -707,6 +713,48 @@ def rounding_rate(point: Point) -> list[Redone] | None:
     return [
         *(Redone(rate, mine, rate, 1.0, "limit", tolerance=0.1) for mine in slopes),
         saved_as(rate, point.found["rounding_rate"], condition=100.0),
+    ]
+
+
+def both_oscillate(point: Point) -> list[Redone] | None:
+    """The largest multiplier of two modes on cycles of their own: 2 x 2 layers, and dense ones."""
+    if float(point.case["edge_ratio"]) <= 1:
+        return None
+    first, ratio = network_of(point), float(point.flags["mode_ratio"])
+    depth, s = first.depth, float(first.values[0])
+    share = first.rate / edge(depth, s)
+    # The second mode: its step is 1 + (eta / eta_c - 1) s_2 / s_1 times that of its own edge.
+    power = 2 * (depth - 1) / depth
+    second = s * ((1 + (share - 1) * ratio) / share) ** (1 / power)
+    values = np.zeros_like(first.values)
+    values[:2] = s, second
+    network = SavedNetwork(first.bases, values, first.rate)
+    ends = []
+    for target in (s, second):
+        z = ratio_of(depth, target, network.rate)
+        low = (target * point_power(z, depth)) ** (1 / depth)
+        ends.append((low, z * low))
+    theory, run, saved = [], [], []
+    for phase, other in enumerate(ends[1]):
+        rhos = np.array([ends[0][0], other])
+        theory.append(np.exp(2 * quotient_rate(network, rhos)))
+        rows = []
+        for unit in np.eye(2 * depth).reshape(-1, depth, 2):
+            blocks = np.zeros((depth, len(values), len(values)))
+            blocks[:, 0, 1], blocks[:, 1, 0] = unit.T
+            pushed = network.push(network.diagonal(rhos), blocks, 2)
+            rows.append(np.stack([pushed[:, 0, 1], pushed[:, 1, 0]], axis=1).ravel())
+        run.append(quotient_radius(np.array(rows).T, rhos))
+        saved.append(quotient_radius(np.asarray(point.found["oscillating_round"][phase]).T, rhos))
+    apart = np.array(theory)
+    if apart.min() - 1 <= 0.01:
+        return None
+    return [
+        *(
+            Redone(apart, np.array(mine), float(apart.max()), 1.0, "limit", tolerance=0.01)
+            for mine in (run, saved)
+        ),
+        saved_as(apart, point.found["oscillating_radius"], condition=1e4),
     ]
 
 
@@ -741,7 +789,11 @@ CLAIMS = {
         "line_conserved": line_conserved,
         "line_bounded": line_bounded,
     },
-    "any_depth": {"off_diagonal_step": off_diagonal_step, "rounding_rate": rounding_rate},
+    "any_depth": {
+        "off_diagonal_step": off_diagonal_step,
+        "rounding_rate": rounding_rate,
+        "both_oscillate": both_oscillate,
+    },
     "blocks": {"blocks_beyond_the_edge": blocks_beyond_the_edge},
 }
 """Scenario -> claim -> both of its sides."""

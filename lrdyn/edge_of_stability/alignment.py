@@ -63,30 +63,28 @@ def off_diagonal_step(
         [[1.0, 0.0], [-1.0, 0.0]]
     """
     depth = len(errors)
-    powers = jnp.stack([_powers(value, depth + 1) for value in pair.values])
-    excess = powers[:, depth] - pair.targets
+    powers = jax.vmap(lambda value: _powers(value, depth + 1))(pair.values)
     layer, other = np.arange(depth)[:, None], np.arange(depth)[None, :]
+    # Masked, not cut out: an exponent of a term that is left out may be negative.
+    later, earlier = np.maximum(other - layer - 1, 0), np.maximum(layer - other - 1, 0)
 
-    def slope(i: int, j: int) -> Array:
-        e_ij, e_ji = errors[:, i], errors[:, j]
-        left, right = powers[i, depth - 1 :: -1][:depth], powers[j, :depth]
+    def slope(i: Array, j: Array, e_ij: Array, e_ji: Array, excess: Array) -> Array:
+        left, right = i[depth - 1 - other[0]], j[:depth]
         delta = jnp.sum(left * e_ij * right)
-        # Masked, not cut out: an exponent of a term that is left out may be negative.
-        above = jnp.where(
-            other > layer,
-            powers[j, depth - 1 - other] * powers[i, np.maximum(other - layer - 1, 0)],
-            0.0,
-        )
-        below = jnp.where(
-            other < layer, powers[j, np.maximum(layer - other - 1, 0)] * powers[i, other], 0.0
-        )
+        above = jnp.where(other > layer, (right[::-1] * e_ji)[None, :], 0.0) * i[later]
+        below = jnp.where(other < layer, (i[:depth] * e_ji)[None, :], 0.0) * j[earlier]
         return (
             left * delta * right
-            + excess[j] * right * jnp.sum(above * e_ji[None, :], axis=1)
-            + excess[i] * left * jnp.sum(below * e_ji[None, :], axis=1)
+            + excess[1] * right * jnp.sum(above, axis=1)
+            + excess[0] * left * jnp.sum(below, axis=1)
         )
 
-    return errors - learning_rate * jnp.stack([slope(0, 1), slope(1, 0)], axis=1)
+    excess = powers[:, depth] - pair.targets
+    # Of (i, j) and of (j, i).
+    both = ((side, side[::-1]) for side in (powers, errors.T, excess))
+    (i, j), (e_ij, e_ji), (of_i, of_j) = both
+    slopes = jax.vmap(slope)(i, j, e_ij, e_ji, jnp.stack([of_i, of_j], axis=1))
+    return errors - learning_rate * slopes.T
 
 
 @checked
@@ -108,17 +106,19 @@ def without_gauge(errors: Float[Array, "depth 2"], pair: Pair) -> Float[Array, "
         True
     """
     depth, (rho_i, rho_j) = len(errors), pair.values
-    turns = []
-    for layer in range(depth - 1):
-        turn = jnp.zeros_like(errors)
-        turn = turn.at[layer].set(jnp.stack([rho_j, -rho_i]))
-        turn = turn.at[layer + 1].set(jnp.stack([-rho_i, rho_j]))
-        for known in turns:
-            turn = turn - jnp.sum(turn * known) * known
-        turns.append(turn / jnp.linalg.norm(turn))
-    for turn in turns:
-        errors = errors - jnp.sum(errors * turn) * turn
-    return errors
+    # Inner products of turns: 2 (rho_i^2 + rho_j^2) of one with itself, -2 rho_i rho_j of
+    # neighbours. Such a matrix has sines for eigenvectors, whatever its entries.
+    number = np.arange(1, depth)
+    angles = np.pi * number / depth
+    sines = jnp.asarray(np.sqrt(2 / depth) * np.sin(number[:, None] * angles), errors.dtype)
+    cosines = jnp.asarray(np.cos(angles), errors.dtype)
+    sizes = 2 * (rho_i**2 + rho_j**2) - 4 * rho_i * rho_j * cosines
+    first = errors @ jnp.stack([rho_j, -rho_i])
+    second = errors @ jnp.stack([-rho_i, rho_j])
+    amounts = sines @ ((sines @ (first[:-1] + second[1:])) / sizes)
+    before, after = jnp.pad(amounts, (1, 0)), jnp.pad(amounts, (0, 1))
+    taken = jnp.stack([rho_j * after - rho_i * before, rho_j * before - rho_i * after], axis=1)
+    return errors - taken
 
 
 @checked
@@ -195,11 +195,10 @@ def cycle_exponent(
     checks.integer("depth", depth, 2)
     pair = Pair(start, targets)
 
-    def advance(unit: Array) -> Array:
-        once = off_diagonal_step(without_gauge(unit, pair), pair, learning_rate)
-        values = balanced_step(start, depth, targets, learning_rate)
-        twice = off_diagonal_step(once, Pair(values, targets), learning_rate)
-        return without_gauge(twice, pair).ravel()
+    def step(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+        values, errors = state
+        move = jax.vmap(lambda e: off_diagonal_step(e, Pair(values, targets), learning_rate))
+        return (balanced_step(values, depth, targets, learning_rate), move(errors)), None
 
     def square(number: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         matrix, exponent = state
@@ -208,7 +207,10 @@ def cycle_exponent(
         return matrix @ matrix, exponent + jnp.log(size) / 2.0**number
 
     units = jnp.eye(2 * depth, dtype=start.dtype).reshape(-1, depth, 2)
-    matrix = jax.vmap(advance)(units)
+    (_, errors), _ = jax.lax.scan(step, (start, units), length=2)
+    # Gauge directions stay what they are, so that they may be taken out at the end alone: in the
+    # quotient by them the matrix is the same.
+    matrix = jax.vmap(lambda e: without_gauge(e, pair))(errors).reshape(2 * depth, -1)
     return jax.lax.fori_loop(0, SQUARINGS, square, (matrix, jnp.zeros_like(start[0])))[1] / 2
 
 

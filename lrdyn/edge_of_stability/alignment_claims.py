@@ -16,12 +16,13 @@ from jaxtyping import Array, Float, Int, Key
 from lrdyn.edge_of_stability import alignment, cycles
 from lrdyn.edge_of_stability.alignment import PairMultipliers, oscillating_pair, resting_pair
 from lrdyn.edge_of_stability.dense import AlignedNetwork, draw_bases
+from lrdyn.verification.running.evaluate import Once, each_time
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.forms import AtLeast, AtMost, Count, Equal, Form, Zero
 from lrdyn.verification.stating.hypotheses import Extent, above, at_most
 from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
-ON_THE_LINE = 300
+ON_THE_LINE = 100
 """Steps of an orbit on the line eta (s_i + s_j) = 2."""
 DIVERGED = 100.0
 """A value of eta rho^2 from which no orbit comes back: all that do stay below 2 + eta s < 4."""
@@ -65,6 +66,12 @@ class TwoModes(eqx.Module):
         """The eta s_2 of a second mode that oscillates, too: between 1 and that of the first."""
         return 1 + (self.edge_ratio - 1) * self.mode_ratio
 
+    @property
+    def ratios(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Ratios z and v of two modes that oscillate."""
+        first, second = (cycles.two_cycle(2, 1.0, e) for e in (self.edge_ratio, self.second_ratio))
+        return first.ratio, second.ratio
+
     def at(self, scaled_first: Any, scaled_second: Any) -> AlignedNetwork:
         """The network at these eta s_1 and eta s_2, with the same s_1."""
         rate = scaled_first / self.first
@@ -92,7 +99,7 @@ class AlignmentTheory(NamedTuple):
     line_bounds: Float[Array, "side"] = ABSENT
     """Least and largest ln ||D_t|| / ||D_0|| that a_t can give."""
     line_condition: Float[Array, ""] = ABSENT
-    """(2 + e) over the least 2 + e - a_t."""
+    """By how much roundings of a step move ||D||^2 / (2 + e - a)."""
     cycle_condition: Float[Array, ""] = ABSENT
     """By how much an error of z moves the multipliers."""
     cycles_condition: Float[Array, ""] = ABSENT
@@ -125,7 +132,7 @@ def make_case(
     ratio = jnp.asarray(mode_ratio, bases.dtype)
     e = 2 / (1 + ratio)
     # Anywhere below the largest square that an orbit comes back to.
-    square = jax.nn.sigmoid(draws[0, 0]) * 4 * (1 + e) ** 3 / 27
+    square = (0.5 + 0.4 * draws[0, 0]) * 4 * (1 + e) ** 3 / 27
     step = jnp.asarray(edge_ratio, bases.dtype)
     values = jnp.zeros(dim, bases.dtype).at[0].set(target_scale)
     network = AlignedNetwork(bases, values.at[1].set(ratio * target_scale), step / values[0])
@@ -137,12 +144,6 @@ def make_case(
 
 def _invariants(pair: PairMultipliers) -> Float[Array, "invariant"]:
     return jnp.stack([pair.trace, pair.determinant, pair.product])
-
-
-def _ratio(scaled: Any) -> Float[Array, ""]:
-    """Ratio z of the two-cycle of two layers: z + 1/z = eta s + 1."""
-    w = jnp.asarray(scaled) + 1
-    return (w + jnp.sqrt(w**2 - 4)) / 2
 
 
 def _grid() -> tuple[Float[np.ndarray, "run"], Float[np.ndarray, "run"]]:
@@ -160,7 +161,7 @@ def _looks(dtype: Any) -> Float[Array, "run"]:
 def predict(case: TwoModes) -> AlignmentTheory:
     """Closed forms."""
     e, q = case.edge_ratio, case.edge_ratio * case.mode_ratio
-    z, v = _ratio(e), _ratio(case.second_ratio)
+    z, v = case.ratios
     oscillating = [oscillating_pair(z, v, phase) for phase in (1.0, -1.0)]
     first, second = _grid()
     e_line, d = case.scaled[0], case.errors
@@ -176,7 +177,12 @@ def predict(case: TwoModes) -> AlignmentTheory:
         line_conserved=jnp.full(ON_THE_LINE, jnp.sum(d**2) / left),
         # A start beyond 2 + e has no bound: these are then of its distance.
         line_bounds=0.5 * jnp.log(jnp.abs(sides / left)),
-        line_condition=(2 + e_line) / jnp.abs(2 + e_line - most),
+        # A step rounds relative to D before it, and makes it c times as large, c^2 = 1 - e a + a^2
+        # >= 1 - e^2 / 4; ||D||^2 has twice the relative error of D, and a is divided by what is
+        # left of 2 + e. Beside those of a step itself five roundings are the same in every step:
+        # of eta, of both targets and both modes. They add up in quadrature.
+        line_condition=6**0.5
+        * (2 / jnp.sqrt(1 - (e_line / 2) ** 2) + (2 + e_line) / jnp.abs(2 + e_line - most)),
         # z opens like the square root of eta - eta_c, and multipliers are polynomials in it.
         cycle_condition=10 * (1 + 1 / (z - 1)),
         cycles_condition=10 * (1 + 1 / (v - 1)),
@@ -197,7 +203,8 @@ def _measured_pair(network: AlignedNetwork, low: Float[Array, "2"]) -> Float[Arr
         x, d = entries[:2], entries[2:]
         blocks = blocks.at[0, 0, 1].set(x[0] + d[0]).at[0, 1, 0].set(x[1] + d[1])
         blocks = blocks.at[1, 1, 0].set(x[0] - d[0]).at[1, 0, 1].set(x[1] - d[1])
-        _, pushed = network.push(start, network.from_frame(blocks), 2)
+        state = (start, network.from_frame(blocks))
+        _, pushed = jax.lax.fori_loop(0, 2, lambda _, state: network.push(*state), state)
         first, second = network.to_frame(pushed)
         above, below = (
             jnp.stack([first[0, 1], first[1, 0]]),
@@ -437,18 +444,15 @@ def _wrong_pair(case: TwoModes) -> AlignmentTheory:
     return AlignmentTheory(resting_multipliers=_invariants(resting_pair(e, jnp.zeros_like(e))))
 
 
-def _other_phase(case: TwoModes) -> AlignmentTheory:
+def _other_phase(case: TwoModes, once: Once = each_time) -> AlignmentTheory:
     """Each phase with the p of the other."""
-    z, v = _ratio(case.edge_ratio), _ratio(case.second_ratio)
-    pairs = [oscillating_pair(z, v, phase) for phase in (-1.0, 1.0)]
-    return AlignmentTheory(oscillating_multipliers=jnp.stack([_invariants(p) for p in pairs]))
+    theory = once(predict, case)
+    return AlignmentTheory(oscillating_multipliers=theory.oscillating_multipliers[::-1])
 
 
-def _second_at_rest(case: TwoModes) -> AlignmentMeasured:
+def _second_at_rest(case: TwoModes, once: Once = each_time) -> AlignmentMeasured:
     """Two modes of which the second is at rest, on the stable side of the line."""
-    network = case.at(case.edge_ratio, 0.5)
-    low = cycles.two_cycle(2, case.first, network.learning_rate).low
-    pair = PairMultipliers(*_measured_pair(network, jnp.stack([low, jnp.sqrt(network.values[1])])))
+    pair = PairMultipliers(*once(measure, case).resting_multipliers)
     return AlignmentMeasured(oscillating_radius=jnp.stack([pair.radius] * 2))
 
 

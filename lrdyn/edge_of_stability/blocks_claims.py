@@ -17,7 +17,7 @@ from lrdyn.theorem2 import setting, subspace
 from lrdyn.theorem2.setting import DeepFactorization
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.forms import Form, Zero
-from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
+from lrdyn.verification.stating.statement import Claim, Outcome, Scenario
 
 RANK = 2
 """r: the blocks are 4 x 4."""
@@ -102,16 +102,9 @@ def measure(case: DeepFactorization) -> BlocksMeasured:
 
 
 def _stays_zero(outcome: BlocksOutcome) -> tuple[Form, ...]:
-    # In a frame that is not the theorem's what moves is seen in all blocks.
+    # Of blocks that were none what moves would be seen in all entries.
     run, moves = outcome.measured, outcome.predicted.reduced_moves
     return tuple(Zero(zero, run.largest, moves) for zero in (run.off_block, run.bulk_deviation))
-
-
-def _wrong_frame(case: DeepFactorization) -> BlocksMeasured:
-    """The frame of another target, the transposed one."""
-    frame = subspace.frame(case.weights, case.target.T, case.rank)
-    run = setting.dense_run(case, frame)
-    return BlocksMeasured(off_block=run.off_block, bulk_deviation=run.bulk_deviation)
 
 
 def _wide_enough(settings: dict[str, Any]) -> dict[str, Any]:
@@ -142,20 +135,12 @@ BLOCKS = Scenario[DeepFactorization, BlocksTheory, BlocksMeasured](
             sides="0 against dense runs in the frame of Theorem 2",
         ),
     ),
-    controls=(
-        *(
-            # So small a tail that the largest singular value stays below that of 2 eta_c.
-            dataclasses.replace(control, amount=amount, amounts=())
-            for control in setting.departures("blocks_beyond_the_edge", prefix="edge_")
-            for breaks, amount in (("orthogonal_start", 1.0), ("rank_at_most_r", 0.1))
-            if control.breaks == breaks
-        ),
-        Control(
-            "frame_of_another_target",
-            "the frame of the transposed target",
-            "blocks_beyond_the_edge",
-            measure=_wrong_frame,
-        ),
+    controls=tuple(
+        # So small a tail that the largest singular value stays below that of 2 eta_c.
+        dataclasses.replace(control, amount=amount, amounts=())
+        for control in setting.departures("blocks_beyond_the_edge", prefix="edge_")
+        for breaks, amount in (("orthogonal_start", 1.0), ("rank_at_most_r", 0.1))
+        if control.breaks == breaks
     ),
     hypotheses={name: setting.HYPOTHESES[name] for name in ("orthogonal_start", "rank_at_most_r")},
     narrow=_wide_enough,

@@ -39,6 +39,8 @@ class OneMode(Recorded):
     """A target of rank one, balanced and unbalanced layers at the start, and a step size."""
 
     network: AlignedNetwork
+    cycle: cycles.TwoCycle
+    """Its two-cycle."""
     start: Float[Array, ""]
     """rho_0 of all layers."""
     unbalanced: Float[Array, "depth"]
@@ -50,11 +52,6 @@ class OneMode(Recorded):
     def rates(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The target s and the step size eta."""
         return self.network.values[0], self.network.learning_rate
-
-    @property
-    def cycle(self) -> cycles.TwoCycle:
-        """Its two-cycle."""
-        return cycles.two_cycle(self.network.depth, *self.rates)
 
     def layers(self, values: Float[Array, "*layers"]) -> Any:
         """Layers of rank one with these singular values."""
@@ -126,18 +123,16 @@ def make_case(
     bases, draws = draw_bases(key, dim, depth, (1, depth + 1))
     scale = jnp.asarray(target_scale, bases.dtype)
     # Between 0 and 1, so that a start is neither near 0 nor beyond the cycle.
-    shares = jax.nn.sigmoid(draws[0])
-    size = scale ** (1 / depth)
+    shares = (1 + draws[0]) / 2
+    size, ratio = scale ** (1 / depth), jnp.asarray(edge_ratio, bases.dtype)
+    rate = ratio * cycles.edge(depth, scale)
     return OneMode(
-        network=AlignedNetwork(
-            bases,
-            jnp.zeros(dim, bases.dtype).at[0].set(scale),
-            jnp.asarray(edge_ratio, bases.dtype) * cycles.edge(depth, scale),
-        ),
+        network=AlignedNetwork(bases, jnp.zeros(dim, bases.dtype).at[0].set(scale), rate),
+        cycle=cycles.two_cycle(depth, scale, rate),
         start=size * (0.7 + 0.2 * shares[0]),
         unbalanced=size * (0.8 + 0.3 * shares[1:]),
-        edge_ratio=jnp.asarray(edge_ratio, bases.dtype),
-        steps=(steps - 1, steps),
+        edge_ratio=ratio,
+        steps=sorted({*range(1, EARLY + 1), steps - 1, steps}),
     )
 
 
@@ -210,64 +205,67 @@ def _first_value(case: OneMode, weights: Any) -> Float[Array, ""]:
     return bases[-1][:, 0] @ end_to_end(weights) @ bases[0][:, 0]
 
 
-def _measured_doubling(depth: int, dtype: Any) -> Float[Array, ""]:
-    """Where two steps of scalar layers, s = 1, turn an error of their two-cycle around."""
+def _measured_doubling(depth: int, dtype: np.dtype) -> np.ndarray:
+    """Where two steps of scalar layers, s = 1, turn an error of their two-cycle around.
 
-    def step(rho: Array, eta: Array) -> Array:
-        slopes = jax.grad(lambda layers: 0.5 * (jnp.prod(layers) - 1) ** 2)(jnp.full(depth, rho))
-        return rho - eta * slopes[0]
+    It depends on the depth alone, so that NumPy steps, in the precision of the run; a small
+    imaginary part of rho is the error.
+    """
+    lowest, highest, tiny = dtype.type(0.6), dtype.type(0.95), 1e-20j
 
-    def twice(rho: Array, eta: Array) -> Array:
-        return step(step(rho, eta), eta)
+    def step(rho: Any, eta: Any) -> Any:
+        return rho - eta * (rho**depth - 1) * rho ** (depth - 1)
 
-    eta_c = cycles.edge(depth, jnp.ones((), dtype))
-    lowest, highest = jnp.asarray(0.6, dtype), jnp.asarray(0.95, dtype)
-
-    def is_stable(ratio: Array) -> Array:
-        eta = ratio * eta_c
+    def is_stable(ratio: Any) -> bool:
+        eta = 2 * ratio / depth
         # Below the lower point of the cycle two steps lead up, above it down to it.
-        rho = cycles.halve(lowest, highest, lambda rho: twice(rho, eta) > rho)
-        return jax.jvp(lambda rho: twice(rho, eta), (rho,), (jnp.ones_like(rho),))[1] > -1
+        rho = cycles.halve(lowest, highest, lambda rho: step(step(rho, eta), eta) > rho)
+        return step(step(rho + tiny, eta), eta).imag / tiny.imag > -1
 
-    return cycles.halve(jnp.asarray(1.2, dtype), jnp.asarray(1.27, dtype), is_stable)
+    return np.asarray(cycles.halve(dtype.type(1.2), dtype.type(1.27), is_stable))
 
 
 def measure(case: OneMode) -> CycleMeasured:
     """Step, differentiate and descend with dense layers."""
-    network, depth, cycle = case.network, case.network.depth, case.cycle
-    low = case.layers(jnp.full(depth, cycle.low))
-    once = network.step(low)
+    network, depth, dtype = case.network, case.network.depth, case.start.dtype
     # Errors in the direction of the mode: the same in all layers, and opposite in two of them.
-    opposite = jnp.zeros(depth, cycle.low.dtype).at[0].set(1.0).at[1].set(-1.0)
-    errors = jnp.stack([jnp.ones_like(opposite), opposite])
+    opposite = jnp.zeros(depth, dtype).at[0].set(1.0).at[1].set(-1.0)
+    errors = jax.vmap(case.layers)(jnp.stack([jnp.ones_like(opposite), opposite]))
 
-    def after_two_steps(error: Array) -> Array:
-        _, pushed = network.push(low, case.layers(error), 2)
-        return network.to_frame(pushed)[:, 0, 0]
+    def advance(state: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], Array]:
+        weights, errors = state
+        push = jax.vmap(lambda error: network.push(weights, error), out_axes=(None, 0))
+        weights, errors = push(errors)
+        return (weights, errors), _first_value(case, weights)
 
-    same, unequal = jax.vmap(after_two_steps)(errors)
-    run = simulate(
-        network.loss,
-        case.layers(jnp.full(depth, case.start)),
-        gradient_descent(network.learning_rate),
-        case.times,
-        record=lambda weights: _first_value(case, weights),
-    )
+    low = case.layers(jnp.full(depth, case.cycle.low))
+    (_, pushed), round_trip = jax.lax.scan(advance, (low, errors), length=2)
+    same, unequal = jax.vmap(network.to_frame)(pushed)[:, :, 0, 0]
 
-    def descend(weights: Any, _: None) -> tuple[Any, Array]:
-        weights = network.step(weights)
+    def record(weights: Any) -> tuple[Array, Array]:
         values = network.to_frame(weights)[:, 0, 0]
-        return weights, values[0] ** 2 - values[1] ** 2
+        return _first_value(case, weights), values[0] ** 2 - values[1] ** 2
 
-    _, balance = jax.lax.scan(descend, case.layers(case.unbalanced), length=EARLY)
+    # One program of both descents: a balanced one, and one that is not.
+    starts = jnp.stack([jnp.full(depth, case.start), case.unbalanced])
+    runs = jax.vmap(
+        lambda values: simulate(
+            network.loss,
+            case.layers(values),
+            gradient_descent(network.learning_rate),
+            case.times,
+            record=record,
+        )
+    )(starts)
+    values, balance = runs.records[0][0], runs.records[1][1]
     return CycleMeasured(
-        two_cycle=jnp.stack([_first_value(case, W) for W in (once, network.step(once))]),
-        cycle_reached=jnp.sort(run.records),
+        two_cycle=round_trip,
+        cycle_reached=jnp.sort(values[-2:]),
         cycle_multiplier=jnp.mean(same),
         balance_factor=(unequal[0] - unequal[1]) / 2,
-        balance_law=balance,
-        doubling=_measured_doubling(depth, cycle.low.dtype),
-        diverged_at=run.diverged_at,
+        balance_law=balance[:EARLY],
+        doubling=jnp.asarray(_measured_doubling(depth, np.dtype(dtype))),
+        diverged_at=runs.diverged_at[0],
     )
 
 
@@ -393,8 +391,12 @@ def _as_in_a_flow(case: OneMode) -> CycleTheory:
 def _set_edge_ratio(case: OneMode, ratio: Any) -> OneMode:
     network = case.network
     rate = ratio * cycles.edge(network.depth, network.values[0])
-    network = dataclasses.replace(network, learning_rate=rate)
-    return dataclasses.replace(case, network=network, edge_ratio=jnp.asarray(ratio, rate.dtype))
+    return dataclasses.replace(
+        case,
+        network=dataclasses.replace(network, learning_rate=rate),
+        cycle=cycles.two_cycle(network.depth, network.values[0], rate),
+        edge_ratio=jnp.asarray(ratio, rate.dtype),
+    )
 
 
 CONTROLS: tuple[Control[OneMode, CycleTheory, CycleMeasured], ...] = (

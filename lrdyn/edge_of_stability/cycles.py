@@ -82,6 +82,21 @@ class TwoCycle(NamedTuple):
     """z = e^y, above 1."""
 
 
+# Formulas of ``Any`` take numbers of Python as well as arrays of JAX.
+
+
+def _sum_of_powers(z: Any, count: int) -> Any:
+    """1 + z + ... + z^{count - 1}: ``(z^count - 1) / (z - 1)`` without a 0 / 0 at z = 1."""
+    return sum(z**power for power in range(1, count)) + 1
+
+
+def _edge_ratio(depth: int, z: Any) -> Any:
+    """The formula of :func:`cycle_edge_ratio` in powers of z, in which nothing cancels."""
+    a = 2 - 2 / depth
+    both = ((1 + z ** (2 * depth - 1)) / 2) ** a * ((1 + z ** (depth - 1)) / 2) ** (1 - a)
+    return depth * both / (z ** (depth - 1) * _sum_of_powers(z, depth))
+
+
 @checked
 def cycle_edge_ratio(depth: int, log_ratio: Scalar) -> Float[Array, ""]:
     """``eta / eta_c`` at which the two-cycle has the ratio z = e^y; it grows with y, from 1.
@@ -96,14 +111,13 @@ def cycle_edge_ratio(depth: int, log_ratio: Scalar) -> Float[Array, ""]:
         1.236068
     """
     checks.integer("depth", depth, 2)
-    half = jnp.asarray(checks.positive("log_ratio", log_ratio)) / 2
-    power = 2 - 2 / depth
-    both = jnp.cosh((2 * depth - 1) * half) ** power * jnp.cosh((depth - 1) * half) ** (1 - power)
-    return depth * both * jnp.sinh(half) / jnp.sinh(depth * half)
+    return _edge_ratio(depth, jnp.exp(jnp.asarray(checks.positive("log_ratio", log_ratio))))
 
 
-def halve(low: Array, high: Array, is_below: Callable[[Array], Array]) -> Float[Array, ""]:
+def halve(low: Any, high: Any, is_below: Callable[[Any], Any]) -> Any:
     """Where a condition that holds at the lower end of an interval ends to hold, by halving it.
+
+    Of numbers of Python or NumPy; their precision is kept.
 
     Args:
         low: lower end.
@@ -111,24 +125,22 @@ def halve(low: Array, high: Array, is_below: Callable[[Array], Array]) -> Float[
         is_below: whether a number lies below the place that is looked for.
 
     Example:
-        >>> round(float(halve(jnp.asarray(0.0), jnp.asarray(2.0), lambda x: x**2 < 2)), 4)
+        >>> round(halve(0.0, 2.0, lambda x: x**2 < 2), 4)
         1.4142
     """
-
-    def cut(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        middle = (ends[0] + ends[1]) / 2
-        below = is_below(middle)
-        return jnp.where(below, middle, ends[0]), jnp.where(below, ends[1], middle)
-
-    return jax.lax.fori_loop(0, HALVINGS, cut, (low, high))[1]
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if is_below(middle) else (low, middle)
+    return high
 
 
 @checked
 def two_cycle(depth: int, target: Scalar, learning_rate: Scalar) -> TwoCycle:
     """The one two-cycle with positive points beyond the edge, in closed form.
 
-    The ratio z is the root of :func:`cycle_edge_ratio`, which grows with it. For even L there is
-    also (rho, -rho), which is not meant. Up to the edge there is none: z is then 1.
+    The ratio z is the root of :func:`cycle_edge_ratio`, which grows with it; with two layers
+    ``z + 1/z = eta s + 1``. For even L there is also (rho, -rho), which is not meant. Up to the
+    edge there is none: z is then 1.
 
     Args:
         depth: L, 2 or more.
@@ -143,12 +155,29 @@ def two_cycle(depth: int, target: Scalar, learning_rate: Scalar) -> TwoCycle:
     """
     target = jnp.asarray(checks.positive("target", target))
     ratio = checks.positive("learning_rate", learning_rate) / edge(depth, target)
-    # With two layers ratio = 2 cosh y - 1, and deeper networks have a smaller z: y is below this.
-    high = 2 + jnp.log(1 + ratio)
-    y = halve(jnp.zeros_like(high), high, lambda y: cycle_edge_ratio(depth, y) < ratio)
-    z = jnp.exp(y)
+    z = _ratio_of_two_layers(ratio) if depth == 2 else _ratio_by_halving(depth, ratio)
     low = (target * (1 + z ** (depth - 1)) / (1 + z ** (2 * depth - 1))) ** (1 / depth)
     return TwoCycle(low, z * low, z)
+
+
+def _ratio_of_two_layers(edge_ratio: Array) -> Array:
+    """The z of ``z + 1/z = eta s + 1``, eta s = eta / eta_c."""
+    # What is above the edge, without a difference of squares.
+    above = jnp.maximum(edge_ratio - 1, 0.0)
+    return 1 + (above + jnp.sqrt(above * (above + 4))) / 2
+
+
+def _ratio_by_halving(depth: int, edge_ratio: Array) -> Array:
+    """The root z of :func:`cycle_edge_ratio`, which grows with it."""
+
+    def cut(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = (ends[0] + ends[1]) / 2
+        below = _edge_ratio(depth, middle) < edge_ratio
+        return jnp.where(below, middle, ends[0]), jnp.where(below, ends[1], middle)
+
+    # With two layers z is below 1 + eta / eta_c, and that of deeper networks is smaller.
+    ends = jnp.ones_like(edge_ratio), 1 + edge_ratio
+    return jax.lax.fori_loop(0, HALVINGS, cut, ends)[1]
 
 
 @checked
@@ -169,20 +198,25 @@ def cycle_multiplier(depth: int, ratio: Scalar) -> Float[Array, ""]:
         (-3.5, -3.5)
     """
     checks.integer("depth", depth, 2)
-    z, L = jnp.asarray(checks.positive("ratio", ratio)), depth
+    return _multiplier(depth, jnp.asarray(checks.positive("ratio", ratio)))
+
+
+def _multiplier(depth: int, z: Any) -> Any:
+    """The formula of :func:`cycle_multiplier`."""
+    L, total = depth, _sum_of_powers(z, depth)
     P = L + (2 * L - 1) * z ** (L - 1) - (L - 1) * z ** (2 * L - 1)
     Q = L * z ** (2 * L - 1) + (2 * L - 1) * z**L - (L - 1)
-    # 1 + z + ... + z^{L-1}, which has no 0 / 0 at z = 1.
-    sum_of_powers = sum(z**k for k in range(L))
-    return (1 - P / (z ** (L - 1) * sum_of_powers)) * (1 - Q / (z * sum_of_powers))
+    return (1 - P / (z ** (L - 1) * total)) * (1 - Q / (z * total))
 
 
 def _edge_ratio_at_multiplier(depth: int, multiplier: float) -> Array:
-    """``eta / eta_c`` at which the multiplier of the two-cycle has fallen to a value below 1."""
-    # From 1 at the edge it falls below -3.5 at z = e^{1.2} at every depth (two layers: -17).
-    ends = jnp.asarray(1e-3), jnp.asarray(1.2)
-    y = halve(*ends, lambda y: cycle_multiplier(depth, jnp.exp(y)) > multiplier)
-    return cycle_edge_ratio(depth, y)
+    """``eta / eta_c`` at which the multiplier of the two-cycle has fallen to a value below 1.
+
+    A number of the depth alone, so that no program has to look for it.
+    """
+    # From 1 at the edge it falls below -3.5 at z = 3.3 at every depth (two layers: -17).
+    z = halve(1.0, 3.3, lambda z: _multiplier(depth, z) > multiplier)
+    return jnp.asarray(_edge_ratio(depth, z))
 
 
 def doubling(depth: int) -> Float[Array, ""]:

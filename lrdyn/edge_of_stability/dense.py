@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from lrdyn.core.factorization import Weights, factorization_loss
-from lrdyn.core.initialization import gaussians, reflection
+from lrdyn.core.initialization import reflection
 
 
 class AlignedNetwork(eqx.Module):
@@ -59,22 +59,20 @@ class AlignedNetwork(eqx.Module):
         slopes = jax.grad(self.loss)(weights)
         return tuple(W - self.learning_rate * G for W, G in zip(weights, slopes, strict=True))
 
-    def push(self, weights: Weights, errors: Weights, steps: int = 1) -> tuple[Weights, Weights]:
-        """Steps of descent, and what they make of small errors of the layers, to first order."""
-
-        def both(_: Array, state: tuple[Weights, Weights]) -> tuple[Weights, Weights]:
-            return jax.jvp(self.step, (state[0],), (state[1],))
-
-        return jax.lax.fori_loop(0, steps, both, (weights, errors))
+    def push(self, weights: Weights, errors: Weights) -> tuple[Weights, Weights]:
+        """One step of descent, and what it makes of small errors of the layers (first order)."""
+        return jax.jvp(self.step, (weights,), (errors,))
 
 
 def draw_bases(
     key: Key[Array, ""], dim: int, depth: int, beside: tuple[int, int] = (1, 1)
 ) -> tuple[Float[Array, "sides d d"], Float[Array, "m n"]]:
-    """Random bases for every side of the layers, and a Gaussian matrix of the same draw.
+    """Random bases for every side of the layers, and numbers between -1 and 1 of the same draw.
 
-    Reflections, since any basis without zeros does and a decomposition takes a second to compile; a
-    draw of its own for the matrix takes as long.
+    Reflections of uniform vectors, since any basis without zeros does and a decomposition, like a
+    Gaussian draw, takes long to compile.
     """
-    vectors, other = gaussians(key, [(depth + 1, dim), beside])
-    return jax.vmap(reflection)(vectors), other
+    count = (depth + 1) * dim
+    draws = jax.random.uniform(key, (count + beside[0] * beside[1],), minval=-1.0, maxval=1.0)
+    vectors, others = jnp.split(draws, [count])
+    return jax.vmap(reflection)(vectors.reshape(depth + 1, dim)), others.reshape(beside)

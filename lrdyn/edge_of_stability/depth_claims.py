@@ -1,9 +1,11 @@
 """Any depth: the step of the entries beside the diagonals, and the rate at which rounding leaves.
 
 The step is proven (first order) and compared with the derivative of dense steps. That rounding,
-which no theory sees, leaves an aligned run at the largest exponent of its pair is measured.
+which no theory sees, leaves an aligned run at the largest exponent of its pair is measured, and so
+is that two modes that are both on their two-cycles are unstable.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +20,7 @@ from lrdyn.core.recording import Recorded, recorded_steps
 from lrdyn.edge_of_stability import alignment, cycles
 from lrdyn.edge_of_stability.alignment import Pair
 from lrdyn.edge_of_stability.dense import AlignedNetwork, draw_bases
+from lrdyn.verification.running.evaluate import each_time
 from lrdyn.verification.stating.claims import MoreSteps
 from lrdyn.verification.stating.fields import ABSENT
 from lrdyn.verification.stating.forms import Equal, Stated, scale_of_each
@@ -37,6 +40,11 @@ TOLERANCE = 0.1
 e^2 at one of its ends is a tenth."""
 
 
+MULTIPLIERS = 0.01
+"""Of a largest multiplier: where two of them meet they move like the square root of an error, and
+(1000 eps)^{1/2} is a hundredth in float32, 1000 being what a two-cycle near its edge amplifies."""
+
+
 class Modes(Recorded):
     """A target of rank two, both modes balanced at the start, and an error of the layers."""
 
@@ -46,6 +54,10 @@ class Modes(Recorded):
     errors: Float[Array, "depth 2"]
     """Entries (e^l_12, e^l_21) of the error."""
     edge_ratio: Float[Array, ""]
+    second_target: Float[Array, ""]
+    """s_2 of a second mode that oscillates, too."""
+    phases: Float[Array, "phase 2"]
+    """rho_1 and rho_2 on both two-cycles: at their lower points together, and one at its upper."""
 
     @property
     def targets(self) -> Float[Array, "2"]:
@@ -64,6 +76,8 @@ class DepthTheory(NamedTuple):
     """Largest exponent of the pair a step, gauge left out."""
     multiplier: Float[Array, ""] = ABSENT
     """That of the two-cycle of the first mode."""
+    oscillating_radius: Float[Array, "phase"] = ABSENT
+    """Largest multiplier in two steps of a pair on two two-cycles, gauge left out."""
 
 
 class DepthMeasured(NamedTuple):
@@ -71,6 +85,8 @@ class DepthMeasured(NamedTuple):
 
     off_diagonal_step: Float[Array, "followed layer side"] = ABSENT
     """The entries of the pushed error in the bases."""
+    oscillating_round: Float[Array, "phase unit entry"] = ABSENT
+    """What two steps from two two-cycles make of each (e^l_12, e^l_21): a row a unit error."""
     beside: Float[Array, "step"] = ABSENT
     """Largest entry of U^T P V beside the diagonal over s_1: of rounding alone."""
     step: Int[Array, "step"] = ABSENT
@@ -98,9 +114,20 @@ def make_case(
     values = jnp.zeros(dim, bases.dtype).at[0].set(target_scale)
     values = values.at[1].set(values[0] * mode_ratio)
     network = AlignedNetwork(bases, values, ratio * cycles.edge(depth, values[0]))
-    low = cycles.two_cycle(depth, values[0], network.learning_rate).low
-    start = jnp.stack([low, values[1] ** (1 / depth)])
-    return Modes(network, start, draws, ratio, steps=recorded_steps(steps, at_most=201))
+    # A second mode whose step is between 1 and eta / eta_c times that of its own edge.
+    second = values[0] * ((1 + (ratio - 1) * mode_ratio) / ratio) ** (depth / (2 * depth - 2))
+    both = jax.vmap(lambda s: cycles.two_cycle(depth, s, network.learning_rate))(
+        jnp.stack([values[0], second])
+    )
+    return Modes(
+        network,
+        start=jnp.stack([both.low[0], values[1] ** (1 / depth)]),
+        errors=draws,
+        edge_ratio=ratio,
+        second_target=second,
+        phases=jnp.stack([both.low, both.low.at[1].set(both.high[1])]),
+        steps=recorded_steps(steps, at_most=401),
+    )
 
 
 def _follow(data: Any) -> Float[Array, "followed layer side"]:
@@ -120,28 +147,70 @@ def predict(case: Modes) -> DepthTheory:
     """The recursion along the orbit of two scalars, and its exponent."""
     depth, rate = case.network.depth, case.network.learning_rate
     errors, condition = with_condition(_follow, (case.errors, case.start, case.targets, rate))
-    ratio = cycles.two_cycle(depth, case.targets[0], rate).ratio
+    starts = jnp.concatenate([case.start[None], case.phases])
+    oscillating = case.targets.at[1].set(case.second_target)
+    targets = jnp.stack([case.targets, oscillating, oscillating])
+    exponents = jax.vmap(
+        lambda start, targets: alignment.cycle_exponent(start, targets, depth, rate)
+    )(starts, targets)
+    low = case.start[0]
+    ratio = cycles.balanced_step(low, depth, case.targets[0], rate) / low
     return DepthTheory(
         off_diagonal_step=errors,
         step_condition=condition,
-        rounding_rate=alignment.cycle_exponent(case.start, case.targets, depth, rate),
+        rounding_rate=exponents[0],
         multiplier=cycles.cycle_multiplier(depth, ratio),
+        oscillating_radius=jnp.exp(2 * exponents[1:]),
     )
 
 
+def _from_entries(network: AlignedNetwork, errors: Float[Array, "depth 2"]) -> Any:
+    """Errors of the layers with these entries (1, 2) and (2, 1) in the bases."""
+    blocks = jnp.zeros((network.depth, *network.target.shape), errors.dtype)
+    return network.from_frame(blocks.at[:, 0, 1].set(errors[:, 0]).at[:, 1, 0].set(errors[:, 1]))
+
+
+def _to_entries(network: AlignedNetwork, errors: Any) -> Float[Array, "depth 2"]:
+    """Entries (1, 2) and (2, 1) of errors of the layers."""
+    blocks = network.to_frame(errors)
+    return jnp.stack([blocks[:, 0, 1], blocks[:, 1, 0]], axis=1)
+
+
+def _layers(network: AlignedNetwork, modes: Float[Array, "2"]) -> Any:
+    """Balanced layers with these first two singular values."""
+    return network.aligned(jnp.zeros_like(network.values).at[:2].set(modes))
+
+
+def _push_in_a_round(case: Modes) -> Float[Array, "phase unit entry"]:
+    """What two dense steps from two two-cycles make of every error of the pair."""
+    values = case.network.values.at[1].set(case.second_target)
+    network = dataclasses.replace(case.network, values=values)
+    units = jnp.eye(2 * network.depth, dtype=values.dtype).reshape(-1, network.depth, 2)
+
+    def push(_: Array, state: tuple[Any, Any]) -> tuple[Any, Any]:
+        weights, errors = state
+        return jax.vmap(lambda e: network.push(weights, e), out_axes=(None, 0))(errors)
+
+    def of_phase(modes: Array) -> Array:
+        errors = jax.vmap(lambda unit: _from_entries(network, unit))(units)
+        _, errors = jax.lax.fori_loop(0, 2, push, (_layers(network, modes), errors))
+        entries = jax.vmap(lambda error: _to_entries(network, error))(errors)
+        return entries.reshape(len(units), -1)
+
+    return jax.vmap(of_phase)(case.phases)
+
+
 def measure(case: Modes) -> DepthMeasured:
-    """Push an error through dense steps; descend from an aligned start."""
+    """Push errors through dense steps; descend from an aligned start."""
     network, bases = case.network, case.network.bases
-    weights = network.aligned(jnp.zeros_like(network.values).at[:2].set(case.start))
-    blocks = jnp.zeros((network.depth, *network.target.shape), case.start.dtype)
-    blocks = blocks.at[:, 0, 1].set(case.errors[:, 0]).at[:, 1, 0].set(case.errors[:, 1])
+    weights = _layers(network, case.start)
 
     def advance(state: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], Array]:
         state = network.push(*state)
-        pushed = network.to_frame(state[1])
-        return state, jnp.stack([pushed[:, 0, 1], pushed[:, 1, 0]], axis=1)
+        return state, _to_entries(network, state[1])
 
-    _, followed = jax.lax.scan(advance, (weights, network.from_frame(blocks)), length=FOLLOWED)
+    state = weights, _from_entries(network, case.errors)
+    _, followed = jax.lax.scan(advance, state, length=FOLLOWED)
 
     def record(weights: Any) -> Array:
         product = bases[-1].T @ end_to_end(weights) @ bases[0]
@@ -152,6 +221,7 @@ def measure(case: Modes) -> DepthMeasured:
     )
     return DepthMeasured(
         off_diagonal_step=followed,
+        oscillating_round=_push_in_a_round(case),
         beside=run.records,
         step=jnp.asarray(case.steps),
         diverged_at=run.diverged_at,
@@ -208,6 +278,24 @@ def _compare_rates(outcome: DepthOutcome) -> Stated:
     low, high = sorted((slope, float(outcome.predicted.rounding_rate)))
     # Somebody who expects that the vectors stay expects 0, infinitely far from any growth.
     return Stated(high / low - 1 if low > 0 else np.inf, np.inf)
+
+
+def _largest_multiplier(matrix: np.ndarray, depth: int) -> float:
+    """Largest eigenvalue of a round, but for L - 1 of gauge: those next to 1."""
+    values = np.linalg.eigvals(matrix)
+    values = values[np.argsort(np.abs(values - 1))][depth - 1 :]
+    return float(np.abs(values).max())
+
+
+def _compare_multipliers(outcome: DepthOutcome) -> Stated:
+    theory, rounds = outcome.predicted.oscillating_radius, outcome.measured.oscillating_round
+    if not (np.isfinite(theory).all() and np.isfinite(rounds).all()):
+        return Stated(np.nan, 1.0)
+    run = np.array([_largest_multiplier(each, outcome.point["depth"]) for each in rounds])
+    # Below 1 a pair would be stable, however well both sides agree. Somebody who expects neutral
+    # pairs expects 1.
+    apart = np.max(np.abs(run - theory) / theory) if np.min(theory) > 1 else np.inf
+    return Stated(float(apart), float(np.min(np.abs(theory - 1))))
 
 
 def _without_below(case: Modes) -> DepthTheory:
@@ -271,8 +359,27 @@ DEPTH = Scenario[Modes, DepthTheory, DepthMeasured](
             carries=False,
             sides="exponents along two scalars against dense runs that rounding alone has left",
         ),
+        Claim(
+            "both_oscillate",
+            "measured: two modes that are both on their two-cycles are unstable at any depth, in "
+            "phase and in opposite phase, by the largest exponent along their orbit, gauge left "
+            "out (two layers: proven, but on the curve A = 0)",
+            kind="rate",
+            form=_compare_multipliers,
+            tolerance=MULTIPLIERS,
+            reads=lambda theory, run: (theory.oscillating_radius, run.oscillating_round),
+            sides="exponents along two scalars against eigenvalues of derivatives of dense steps",
+        ),
     ),
     controls=(
+        Control(
+            "phases_exchanged",
+            "each phase with the multiplier of the other",
+            "both_oscillate",
+            predict=lambda case, once=each_time: DepthTheory(
+                oscillating_radius=once(predict, case).oscillating_radius[::-1]
+            ),
+        ),
         Control(
             "without_the_residual",
             "the terms of E left out, as at the minimum",

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lrdyn.shared_flags import DEPTH, DIM, STEPS, TARGET_SCALE
-from lrdyn.verification.stating.flags import Domain, Flag, between
+from lrdyn.verification.stating.flags import Domain, Flag, at_least, between
 
 FLAGS = (
-    DIM.at((5,), paper=(8,), help="width of the layers"),
+    DIM.at((5,), paper=(10,), help="width of the layers"),
     DEPTH.at((3,), paper=(2, 3, 4, 6)),
     Flag(
         "edge_ratio",
@@ -27,7 +27,8 @@ FLAGS = (
     ),
     # Steps are scaled with the target: numbers stay those of s_1 = 1 but for a factor.
     TARGET_SCALE.at((1.0,), paper=(1.0, 5.0), domain=between(1e-3, 1e3), symbol="s_1"),
-    STEPS.at((600,), paper=(2000,)),
+    # Not fewer than the steps over which unbalanced layers are followed.
+    STEPS.at((600,), paper=(6000,), domain=at_least(20)),
 )
 SMALL = {"depth": (2,), "edge_ratio": (1.2,), "mode_ratio": (0.8,), "target_scale": (0.7,)}
 """Settings of a run of seconds. The scale is none of which all powers are alike, as those of 1."""

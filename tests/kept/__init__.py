@@ -3,6 +3,9 @@
 A file says of each claim whether a verdict rests on it, its kind, its tolerance, the difference
 that is let pass at the first case and at a typical one, the residual, how many cases were judged,
 and how many were left out for which reason; of each control what it breaks, and by which residual.
+The scale of a difference is the size of data. Where it is larger than everything that the claim
+reads (a sum whose entries are saved, entries of a derivative, which are 1), ``farther`` says by how
+much, and the form of the claim says why.
 ``tests/test_kept.py`` compares them with a run of today, and with what follows from the formulas of
 the pages.
 
@@ -33,27 +36,33 @@ SAME = 0.01
 """Thresholds may differ by this share between machines, and tolerances."""
 AMPLIFIED = 0.05
 """The same of a claim with a condition: theory's own run amplifies rounding."""
+NEARER = 1.0 + 1e-9
+"""Scales up to so many times the largest number that is read are those of data."""
+FARTHER = 2.0
+"""By how much more a scale may exceed it elsewhere: what is read may be rounding."""
 ROUNDED = 10.0
 """By how much more another machine may round: the residual of a claim is rounding."""
 BROKEN = 0.1
 """By which share the residual of a control may differ: it is no rounding."""
 
 
-def legs(theorem: Theorem, done: Finished) -> Iterator[tuple[Scenario, Claim, Any]]:
-    """Every claim with its residual, tolerance and reason at each point, in float64."""
+def legs(theorem: Theorem, done: Finished) -> Iterator[tuple[Scenario, Claim, Any, Any]]:
+    """Every claim, its results, and residual, tolerance and reason at each point, in float64."""
     for scenario in theorem.scenarios:
         results = done.groups()[groups_of(theorem, scenario, "float64")["float64"]]
         for claim in scenario.claims:
-            yield scenario, claim, residuals(claim, scenario, results, "float64", power=True)
+            leg = residuals(claim, scenario, results, "float64", power=True)
+            yield scenario, claim, results, leg
 
 
 def numbers(theorem: Theorem, done: Finished) -> Numbers:
     """What is kept of the small run of a theorem."""
     entries = {entry["id"]: entry for entry in done.verdict["claims"]}
-    claims = {
-        claim.id: {"carries": claim.carries} | of_claim(entries[claim.id], leg)
-        for _, claim, leg in legs(theorem, done)
-    }
+    claims = {}
+    for scenario, claim, results, leg in legs(theorem, done):
+        entry = {"carries": claim.carries} | of_claim(entries[claim.id], leg)
+        ratio = farther(scenario, claim, results, leg)
+        claims[claim.id] = entry | ({"farther": rounded(ratio, 3)} if ratio > NEARER else {})
     controls = {
         control.id: {
             "claim": control.claim,
@@ -80,6 +89,28 @@ def of_claim(entry: Entry, leg: Any) -> Entry:
         "judged": entry["judged"]["float64"]["judged"],
         "left_out": entry["judged"]["float64"]["left_out"],
     }
+
+
+def farther(scenario: Scenario, claim: Claim, results: Any, leg: Any) -> float:
+    """The scale of an identity or a bound over the largest number that it reads; else 0."""
+    judged = left_out_reasons(leg) == ""
+    if claim.kind not in ("identity", "bound") or not judged.any():
+        return 0.0
+    scale = (leg.threshold / leg.tolerance).values[judged].max()
+    return float(scale / largest(scenario.arrays_of(claim), results))
+
+
+def most_farther(entry: Entry) -> float:
+    """The largest such ratio that is as it is kept."""
+    return FARTHER * entry["farther"] if "farther" in entry else NEARER
+
+
+def largest(read: Any, results: Any) -> float:
+    """The largest number in arrays, by the names of their fields."""
+    names = {f"{name}{side}" for name in read for side in ("", "_predicted", "_measured")}
+    arrays = [results[name].values for name in names & set(map(str, results.variables))]
+    finite = [np.abs(array[np.isfinite(array)].astype(float)) for array in arrays]
+    return max(np.max(array, initial=0.0) for array in finite)
 
 
 def rounded(number: float, digits: int) -> float:
@@ -175,6 +206,8 @@ def weakened(now: Entry, then: Entry) -> Iterator[str]:
     for name in ("tolerance", "first", "typical"):
         if now[name] > (1 + AMPLIFIED) * then[name]:
             yield f"{name}: {now[name]:g} in place of {then[name]:g}"
+    if now.get("farther", 0.0) > most_farther(then):
+        yield f"farther: {now['farther']:g} in place of {then.get('farther', 1.0):g}"
     if now["judged"] < then["judged"]:
         yield f"{now['judged']} cases are judged in place of {then['judged']}"
     for reason, count in now["left_out"].items():
