@@ -267,8 +267,9 @@ def muon_law(point: Point) -> Redone | None:
         return None
     times = redone.of.times
     theory = redone.every[times][..., None] * np.eye(len(redone.of.modes))
-    saved = map(redone.saved, saved_sides(point, "muon_law"))
-    return Redone(theory, redone.dense[times], None, redone.condition, "equal", *saved)
+    saved, saved_run = map(redone.saved, saved_sides(point, "muon_law"))
+    dense = redone.dense[times]
+    return Redone(theory, dense, None, redone.condition, "equal", saved, saved_run)
 
 
 def muon_differences(point: Point) -> Redone | None:
@@ -292,8 +293,10 @@ def muon_arrival(point: Point) -> Redone | None:
     products = np.array([np.diagonal(chain(list(layers))) for layers in redone.dense])
     measured = first(products >= of.modes)
     # A mode that arrives later has not arrived here.
-    saved = (np.where(s <= redone.last, s, -1) for s in saved_sides(point, "muon_arrival"))
-    return Redone(theory, measured, 1.0, 1.0, "count", *saved)
+    saved, saved_run = (
+        np.where(side > redone.last, -1, side) for side in saved_sides(point, "muon_arrival")
+    )
+    return Redone(theory, measured, 1.0, 1.0, "count", saved, saved_run)
 
 
 def first(there: np.ndarray) -> np.ndarray:
