@@ -190,14 +190,18 @@ class Aligned(NamedTuple):
             values = values - self.rate * np.sign(np.prod(values, axis=0) - self.modes)
         return values
 
-    def dense(self) -> np.ndarray:
+    def layers(self) -> Layers:
+        """The layers at the start."""
+        sides = zip(self.bases[1:], self.bases[:-1], self.start, strict=True)
+        return [(after * a) @ before.T for after, before, a in sides]
+
+    def dense(self, layers: Layers) -> np.ndarray:
         """``O_l^T W_l O_{l-1}`` at every step, with polar factors of an SVD."""
-        sides = list(zip(self.bases[1:], self.bases[:-1], self.start, strict=True))
-        layers = [(after * a) @ before.T for after, before, a in sides]
+        sides = list(zip(self.bases[1:], self.bases[:-1], strict=True))
         target = (self.bases[-1] * self.modes) @ self.bases[0].T
         records = []
         for _ in range(max(self.times) + 1):
-            records.append([o.T @ w @ p for w, (o, p, _) in zip(layers, sides, strict=True)])
+            records.append([o.T @ w @ p for w, (o, p) in zip(layers, sides, strict=True)])
             slopes = gradients(layers, chain(layers) - target)
             turned = [np.linalg.svd(g) for g in slopes]
             layers = [w - self.rate * u @ v for w, (u, _, v) in zip(layers, turned, strict=True)]
@@ -219,53 +223,80 @@ def aligned(point: Point) -> Aligned | None:
     return of if below and not np.any(case["moved"]) else None
 
 
+class Law(NamedTuple):
+    """Both sides of Muon's law at every step, up to where the run becomes chaotic."""
+
+    of: Aligned
+    every: np.ndarray
+    """``a_l(t)``."""
+    dense: np.ndarray
+    """``O_l^T W_l(t) O_{l-1}``."""
+    condition: float
+    """By how much a disturbance of the start has grown."""
+
+    @property
+    def last(self) -> int:
+        """Last step that is compared."""
+        return len(self.dense) - 1
+
+    def saved(self, values: np.ndarray) -> np.ndarray:
+        """What was saved at the recorded steps, up to the last one that is compared."""
+        return values[: len(self.of.times)]
+
+
 @once
-def law(point: Point) -> tuple[Aligned, np.ndarray, np.ndarray, float] | None:
-    """The case, the law at every step, dense layers, and how rounding is amplified."""
+def law(point: Point) -> Law | None:
+    """The law and dense layers, as long as a disturbance of the start grows little."""
     if (of := aligned(point)) is None:
         return None
-    every = np.array([of.law(t) for t in range(max(of.times) + 1)])
-    slopes = np.abs(np.prod(every, axis=1) - of.modes)[:, None] * np.array(
-        [[np.prod(np.delete(a, l, 0), axis=0) for l in range(len(a))] for a in every]
-    )
-    least = np.sort(slopes, axis=2)
-    turned = np.linalg.norm(slopes, axis=2) / (least[..., 0] + least[..., 1])
-    condition = 1 + of.rate * float(np.sum(np.max(turned[:-1], axis=1)))
-    return of, every, of.dense(), condition
+    start = of.layers()
+    dense = of.dense(start)
+    size = 1e-7 * float(np.abs(dense).max())
+    apart = np.abs(of.dense(disturbed(start, size)) - dense).max((1, 2, 3)) / size
+    # A gradient that is small beside one step turns far with its smallest change: modes that have
+    # arrived by large steps are chaotic.
+    count = max(int(np.sum(np.logical_and.accumulate(apart <= theorem2.AMPLIFIED))), 1)
+    every = np.array([of.law(t) for t in range(count)])
+    within = of._replace(times=[t for t in of.times if t < count])
+    return Law(within, every, dense[:count], float(apart[:count].max()))
 
 
 def muon_law(point: Point) -> Redone | None:
     """Layers are diagonal, and every singular value moves by eta."""
     if (redone := law(point)) is None:
         return None
-    of, every, dense, condition = redone
-    theory = every[of.times][..., None] * np.eye(len(of.modes))
-    saved = saved_sides(point, "muon_law")
-    return Redone(theory, dense[of.times], None, condition, "equal", *saved)
+    times = redone.of.times
+    theory = redone.every[times][..., None] * np.eye(len(redone.of.modes))
+    saved, saved_run = map(redone.saved, saved_sides(point, "muon_law"))
+    dense = redone.dense[times]
+    return Redone(theory, dense, None, redone.condition, "equal", saved, saved_run)
 
 
 def muon_differences(point: Point) -> Redone | None:
     """Differences of two layers' singular values stay."""
     if (redone := law(point)) is None:
         return None
-    of, every, dense, condition = redone
-    values = np.diff(np.diagonal(dense[of.times], axis1=2, axis2=3), axis=1)
+    values = np.diff(np.diagonal(redone.dense[redone.of.times], axis1=2, axis2=3), axis=1)
     changes = np.abs(values - values[:1])
-    scale = float(np.abs(every).max())
-    saved = np.abs(point.found["differences"])
-    return Redone(0 * changes, changes, scale, condition, "zero", None, saved)
+    scale = float(np.abs(redone.every).max())
+    saved = redone.saved(np.abs(point.found["differences"]))
+    return Redone(0 * changes, changes, scale, redone.condition, "zero", None, saved)
 
 
 def muon_arrival(point: Point) -> Redone | None:
     """The step at which each product first reaches its mode."""
     if (redone := law(point)) is None:
         return None
-    of, _, dense, _ = redone
-    least = np.arange(max(of.times) + 1)[:, None, None] * of.rate + of.start
+    of = redone.of
+    least = np.arange(redone.last + 1)[:, None, None] * of.rate + of.start
     theory = first(np.prod(least, axis=1) >= of.modes)
-    products = np.array([np.diagonal(chain(list(layers))) for layers in dense])
+    products = np.array([np.diagonal(chain(list(layers))) for layers in redone.dense])
     measured = first(products >= of.modes)
-    return Redone(theory, measured, 1.0, 1.0, "count", *saved_sides(point, "muon_arrival"))
+    # A mode that arrives later has not arrived here.
+    saved, saved_run = (
+        np.where(side > redone.last, -1, side) for side in saved_sides(point, "muon_arrival")
+    )
+    return Redone(theory, measured, 1.0, 1.0, "count", saved, saved_run)
 
 
 def first(there: np.ndarray) -> np.ndarray:

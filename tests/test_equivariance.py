@@ -18,6 +18,7 @@ from lrdyn.equivariance import muon_law, optax_exports, own, trial
 from lrdyn.equivariance.standard_basis_claims import COORDINATEWISE, ENTRYWISE
 from lrdyn.theorem2 import optimizers, setting, subspace
 from lrdyn.verification.stating.claims import tolerance
+from lrdyn.verification.stating.mistakes import BadInput
 
 KEY = jax.random.key(3)
 STEPS = np.array([0, 1, 7, 20])
@@ -219,6 +220,32 @@ def test_an_optimiser_of_ones_own_is_tried_first_and_told():
     found = lr.verify(own.theorem2_for(optax.adam(0.01)), **small, seeds=1)
     assert found.outcome.name == "UNDECIDED"
     assert "equivariant" in repr(found)
+
+
+def raising(updates, state, params=None):
+    raise RuntimeError("no such luck")
+
+
+def first_rows(updates, state, params=None):
+    return tuple(update[:1] for update in updates), state
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "match"),
+    [
+        (optax.GradientTransformation(lambda params: (), raising), "RuntimeError: no such luck"),
+        (
+            optax.GradientTransformation(lambda params: (), first_rows),
+            r"updates of .*\(1, 7\)",
+        ),
+        (optax.lbfgs(), "raises TypeError: .*value_fn"),
+        (optax.partition({0: optax.sgd(0.1)}, (0, 0, 0)), "raises"),
+    ],
+)
+def test_an_optimiser_that_cannot_step_is_refused_in_a_line(optimizer, match):
+    small = {"dim": 7, "depth": 2, "rank": 1, "init_scale": 0.5, "steps": 6}
+    with pytest.raises(BadInput, match=f"optimizer: got .*{match}.*, wanted an optimiser"):
+        lr.verify(own.theorem2_for(optimizer), **small, seeds=1)
 
 
 def test_the_words_of_coordinatewise_optimisers():

@@ -92,6 +92,46 @@ def factorization(dtype="float64", *, depth=3, gaussian=False, rank=2, **how):
     return {"weights": descend(layers, inputs, target, **how), "target": target}
 
 
+class Stepper:
+    """What an optimiser subtracts eta times, from the gradients of all layers at a step."""
+
+    def __init__(self, name, mu=0.9):
+        self.name, self.mu, self.t, self.total = name, mu, 0, 0.0
+
+    def __call__(self, G):
+        self.t += 1
+        norm = np.sqrt(np.sum(G**2))
+        match self.name:
+            case "clipped":
+                return G * min(1.0, 0.1 / norm)
+            case "normalized":
+                return G / (norm + 1e-6)
+            case "muon":
+                self.total = 0.95 * self.total + 0.05 * G
+                mean = 0.95 * self.total / (1 - 0.95 ** (self.t + 1))
+                ahead = mean + 0.05 * G / (1 - 0.95**self.t)
+                X = ahead / (np.sqrt(np.sum(ahead**2, axis=(1, 2), keepdims=True)) + 1e-8)
+                for _ in range(5):
+                    S = X @ X.transpose(0, 2, 1)
+                    X = 3.4445 * X - 4.7750 * S @ X + 2.0315 * S @ (S @ X)
+                return X
+        self.total = self.mu * self.total + G
+        return G + self.mu * self.total if self.name == "nesterov" else self.total
+
+
+def trained_by(name, dtype="float64", *, rate=5e-3, decay=0.1, steps=60, mu=0.9):
+    """A factorisation under another optimiser than gradient descent, its decay beside the step."""
+    start, rule = factorization(dtype, steps=0), Stepper(name, mu)
+    layers, target = np.stack(start["weights"][0][1]), start["target"]
+    inputs, run = np.eye(12, dtype=dtype), []
+    for t in range(steps + 1):
+        if t % 10 == 0:
+            run.append((t, list(layers)))
+        G = np.stack(gradients(list(layers), inputs, target))
+        layers = ((1 - rate * decay) * layers - rate * rule(G)).astype(dtype)
+    return {"weights": run, "target": target, "step_size": rate, "weight_decay": decay}
+
+
 def classifier(dtype="float64", *, classes=3, **how):
     rng = np.random.default_rng(1)
     inputs = np.linalg.qr(rng.normal(size=(30, 12)))[0].T
@@ -197,6 +237,32 @@ def test_the_four_runs_of_the_issue():
     assert off["float32"] < 2e-6
     assert 1e-7 < off["noise"] < 1e-4
     assert off["momentum"] > 0.01
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("name", ["momentum", "nesterov", "clipped", "normalized", "muon"])
+def test_a_run_of_another_optimiser_holds_under_its_name(name, dtype):
+    run = trained_by(name, dtype)
+    found = judged("theorem2", **run, optimizer=name)
+    assert found.holds, found
+    assert any(f"optimizer {name} as given" in line for line in found.assumptions)
+    assert judged("theorem2", **run).outcome is Decision.FALSE
+
+
+def test_runs_of_other_optimisers_differ_from_one_another():
+    for run, name in (
+        (trained_by("nesterov"), "momentum"),
+        (trained_by("momentum", mu=0.89), "momentum"),
+        (trained_by("normalized"), "muon"),
+    ):
+        assert judged("theorem2", **run, optimizer=name).outcome is Decision.FALSE
+
+
+def test_a_run_of_muon_is_compared_until_it_is_chaotic():
+    """By long steps it has arrived soon, and what follows no theory tells."""
+    found = judged("theorem2", **trained_by("muon", rate=0.05, steps=100), optimizer="muon")
+    assert found.outcome is not Decision.FALSE, found
+    assert 0 <= int(found.results["/"]["last_compared"].item()) < 100
 
 
 def test_runs_of_the_library_leave_the_residuals_of_verify():
@@ -548,6 +614,19 @@ WRONG = {
     "period": ({"period": 3}, r"period: got it, wanted of theorem2 weight_decay, loss"),
     "excess": ({"theorem": "corollary1", "excess_rank": 2}, r"excess_rank: got r\^ = 3 with d = 6"),
     "no_other": ({"theorem": "theorem4", "target": None}, r"other: got nothing, wanted the rec"),
+    "optimizer": ({"optimizer": "adam"}, r"optimizer: got 'adam', wanted one of gradient_descent"),
+    "optimizer_loss": (
+        {"optimizer": "muon", "loss": "mean"},
+        r"loss: got 'mean', wanted sum/2 with muon",
+    ),
+    "optimizer_later": (
+        {"optimizer": "momentum", "weights": [(t + 1, layers) for t, layers in RUN]},
+        r"weights: got step 1 first, wanted 0 with momentum",
+    ),
+    "optimizer_of_a_classifier": (
+        {"optimizer": "muon", "weights": [(t, [W1, W2[:2]]) for t, (W1, W2) in RUN]},
+        r"optimizer: got 'muon' and a classifier, wanted gradient_descent",
+    ),
     "order": ({"order": "up"}, r"order: got 'up', wanted 'forward' or 'backward'"),
 }
 

@@ -20,6 +20,7 @@ from referee import (
     corollary1,
     descent,
     dropout_training,
+    equivariance,
     galore,
     gradient_rank,
     machine,
@@ -1041,3 +1042,23 @@ def test_another_blas_is_named(monkeypatch):
     other = machine.another_blas({"blas": [{**library, "architecture": "Haswell"}]})
     assert "openblas 0.3.30 Haswell" in other
     assert "OPENBLAS_CORETYPE=Haswell" in other
+
+
+def test_muons_law_is_computed_again_until_its_run_is_chaotic():
+    """By steps of 0.3 all modes arrive early; then rounding turns the layers, and no law holds."""
+    rng = np.random.default_rng(0)
+    case = {
+        "bases": np.linalg.qr(rng.normal(size=(3, 6, 6)))[0],
+        "start": rng.uniform(0.05, 0.4, (2, 6)),
+        "modes": rng.uniform(0.2, 1.5, 6),
+        "moved": np.zeros(()),
+        "learning_rate": 0.3,
+        "steps": np.arange(201),
+    }
+    point = made_point(case)
+    of, within = equivariance.aligned(point), equivariance.law(point)
+    least = np.arange(201)[:, None, None] * of.rate + of.start
+    arrivals = equivariance.first(np.prod(least, axis=1) >= of.modes)
+    assert max(arrivals) < within.last < 200
+    apart = np.abs(of.dense(of.layers())[200] - of.law(200)[:, None] * np.eye(6)).max()
+    assert np.abs(within.dense - within.every[..., None] * np.eye(6)).max() < 1e-10 < 0.01 < apart

@@ -52,8 +52,14 @@ NUMBERS = {
     "excess-rank": ("of Corollary 1: r^ - r", 0),
     "period": ("of Theorem 4: T, steps between two refreshes", 1),
 }
+OPTIMIZERS = ("gradient_descent", "momentum", "nesterov", "clipped", "normalized", "muon")
+"""Those of Theorem 2, whose module loads JAX."""
 WORDS = {
-    "optimizer": (("sgd", "momentum", "adam"), "of Theorem 4 (default: sgd)"),
+    "optimizer": (
+        (*OPTIMIZERS, "sgd", "adam"),
+        "of Theorem 2 one of the first six (default: gradient_descent); of Theorem 4 sgd, momentum "
+        "or adam (default: sgd)",
+    ),
     "state": (("keep", "reset", "transport"), "of Theorem 4, at a refresh (default: keep)"),
     "side": (("left", "right"), "of Theorem 4, which is projected (default: left)"),
     "loss": (("sum/2", "sum", "mean/2", "mean"), "of the squared residual (default: sum/2)"),

@@ -70,7 +70,7 @@ EVERY_BASIS = dataclasses.replace(
                 ("muon", "rho"),
                 ("muon", "reduced"),
                 ("clipped", "rho"),
-                ("normalized", "reduced"),
+                ("clipped", "reduced"),
             )
         ),
         *(
@@ -79,7 +79,7 @@ EVERY_BASIS = dataclasses.replace(
                 "theory without the decay of the weights",
                 claim,
                 predict=_without_decay,
-                at={"optimizer": "momentum"},
+                at={"optimizer": "clipped"},
             )
             for claim in ("rho", "reduced")
         ),

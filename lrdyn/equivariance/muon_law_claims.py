@@ -209,11 +209,11 @@ def _last(theory: Any) -> Any:
 
 
 def _arrival(outcome: Outcome[MuonTheory, MuonMeasured]) -> Form:
-    # Of modes that arrive while the run is compared.
-    last, predicted = outcome.predicted.muon_compared, outcome.predicted.muon_arrival
-    known = predicted <= last
-    measured = outcome.measured.muon_arrival
-    return Count(np.where(known, predicted, -1), np.where(known, measured, -1))
+    last = outcome.predicted.muon_compared
+    # Behind the last step that is compared no mode has arrived, on either side. (A NaN is no larger
+    # than it, and stays.)
+    sides = (outcome.predicted.muon_arrival, outcome.measured.muon_arrival)
+    return Count(*(np.where(side > last, -1, side) for side in sides))
 
 
 def _conserved(outcome: Outcome[MuonTheory, MuonMeasured]) -> Form:

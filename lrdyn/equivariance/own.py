@@ -1,6 +1,7 @@
 """Theorem 2 for an optimiser of one's own: tried for equivariance first, then verified."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Key
 
+from lrdyn.core import checks
 from lrdyn.core.checks import checked
 from lrdyn.core.factorization import Weights
 from lrdyn.core.spectra import half_of_the_digits
@@ -55,7 +57,9 @@ def theorem2_for(optimizer: optax.GradientTransformation) -> Theorem:
     ``equivariant``); the verdict says how far it is from that.
 
     Args:
-        optimizer: any of optax, with its rate and decay. Layers are a tuple of d x d arrays.
+        optimizer: any of optax, with its rate and decay. Layers are a tuple of d x d arrays. It
+            must take a step from gradients, its state and the layers: one that asks for the loss
+            besides, as a line search does, is refused when it is verified.
 
     Example:
         >>> import lrdyn
@@ -99,6 +103,10 @@ def theorem2_for(optimizer: optax.GradientTransformation) -> Theorem:
         fields: dict[str, Any] = vars(run) | {"rule": rule}
         return OwnFactorization(**fields, trial_key=tried)
 
+    def check(point: Mapping[str, Any]) -> None:
+        setting.check(point)
+        _refuse_unless_it_steps(optimizer, point["depth"], point["dim"])
+
     controls = tuple(c for c in FACTORIZATION.controls if c.id in CONTROLS)
     hypotheses: dict[str, Any] = {**FACTORIZATION.hypotheses, "equivariant": equivariant}
     scenario = dataclasses.replace(
@@ -114,7 +122,7 @@ def theorem2_for(optimizer: optax.GradientTransformation) -> Theorem:
         tuple(flag for flag in THEOREM2.flags if flag.name not in OF_THE_OPTIMIZER),
         (scenario,),
         prepare=lambda settings, given: _without_rates(settings, given),
-        check=setting.check,
+        check=check,
         axes=setting.AXES,
         numbers=setting.numbers,
     )
@@ -122,6 +130,24 @@ def theorem2_for(optimizer: optax.GradientTransformation) -> Theorem:
 
 CONTROLS = ("gaussian_start", "rank_above_r", "masked_loss", "frame_of_the_rows")
 """Controls of Theorem 2 that break a claim about any optimiser."""
+
+
+def _refuse_unless_it_steps(optimizer: optax.GradientTransformation, depth: int, dim: int) -> None:
+    """Trace one step, of layers as many and as large as those of the run."""
+    layers = tuple(jax.ShapeDtypeStruct((dim, dim), float) for _ in range(depth))
+
+    def step(params: Any) -> Any:
+        return optimizer.update(params, optimizer.init(params), params)[0]
+
+    wanted = "an optimiser that takes a step from gradients, state and layers"
+    try:
+        updates = jax.eval_shape(step, layers)
+    except Exception as error:  # anything: it is somebody else's
+        first = next(iter(str(error).splitlines()), "")
+        checks.refuse("optimizer", f"one that raises {type(error).__name__}: {first}", wanted)
+    shapes = [getattr(update, "shape", None) for update in jax.tree.leaves(updates)]
+    if shapes != [layer.shape for layer in layers]:
+        checks.refuse("optimizer", f"updates of shape {shapes} of {depth} layers", wanted)
 
 
 def _without_rates(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ OWN: dict[str, dict[str, Any]] = {
     "decay_spread": {"quick": (2.0,)},
     "learning_rate": {"quick": (5e-3,), "paper": ()},
     "steps": {"quick": (150,), "paper": (300,)},
-    "optimizer": {"quick": ("nesterov", "clipped", "muon"), "paper": tuple(OPTIMIZERS)},
+    "optimizer": {"quick": ("clipped", "muon"), "paper": tuple(OPTIMIZERS)},
 }
 """What is another than in Theorem 2: all optimisers, and one rate with which all of them move."""
 
@@ -33,7 +33,7 @@ FLAGS = (
     *(dataclasses.replace(flag, **OWN.get(flag.name, {})) for flag in setting.FLAGS),
     Flag(
         "coordinatewise",
-        ("adam", "adafactor"),
+        ("adam",),
         one_of(*COORDINATEWISE),
         str,
         help="optimisers that see the basis, but not its order and signs",

@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 from lrdyn.core.spectra import numerical_rank
 from lrdyn.corollary1 import statement as of_corollary1
 from lrdyn.recorded_runs.records import Records
-from lrdyn.theorem2 import classifier_claims, setting, subspace
+from lrdyn.theorem2 import classifier_claims, optimizers, setting, subspace
 from lrdyn.theorem2 import statement as of_theorem2
 from lrdyn.theorem4 import problems, trajectory_claims
 from lrdyn.verification.stating.claims import tolerance
@@ -70,7 +70,7 @@ LOSSES: dict[str, tuple[float, bool]] = {
 
 
 def _rates(
-    records: Records, settings: Settings, entries: int
+    records: Records, settings: Settings, entries: int, of_optimizer: str = PLAIN
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The fields of a descent on 1/2 ||.||_F^2, and what was assumed of its rates."""
     depth, dtype = len(records.layers), np.dtype(records.dtype)
@@ -96,7 +96,7 @@ def _rates(
     }
     first = f"step {records.steps[0]}, the first record, is the start of theory"
     said = [f"step size {eta:g} as given", f"weight decay {_text(decay)} as given"]
-    said += [f"loss {word} of the squared residual, as given", PLAIN, first]
+    said += [f"loss {word} of the squared residual, as given", of_optimizer, first]
     return fields, (*said, *records.remarks)
 
 
@@ -129,7 +129,10 @@ def _factorization(records: Records, settings: Settings) -> tuple[dict[str, Any]
         if W.shape != (dim, dim) or target.shape != (dim, dim):
             got = f"layer {number} of shape {W.shape} and a target of shape {target.shape}"
             raise BadInput(f"weights: got {got}, wanted square ones of one size")
-    fields, said = _rates(records, settings, target.size)
+    rule = _optimizer(records, settings)
+    plain = rule is optimizers.DESCENT
+    stated = f"optimizer {rule.name} as given, decay beside its step, no state at the start"
+    fields, said = _rates(records, settings, target.size, PLAIN if plain else stated)
     rank = settings.get("rank")
     if rank is None:
         values = np.linalg.svd(target, compute_uv=False)
@@ -138,7 +141,24 @@ def _factorization(records: Records, settings: Settings) -> tuple[dict[str, Any]
         raise BadInput(f"rank: got {rank!r}, wanted an integer, 1 or more")
     if dim <= 2 * rank:
         raise BadInput(f"rank: got {rank} with d = {dim}, wanted d > 2 rank")
-    return fields | {"target": jnp.asarray(target), "rank": int(rank)}, said
+    return fields | {"target": jnp.asarray(target), "rank": int(rank), "rule": rule}, said
+
+
+def _optimizer(records: Records, settings: Settings) -> optimizers.Optimizer:
+    """The optimiser that is named, gradient descent if none is."""
+    name = settings.get("optimizer", optimizers.DESCENT.name)
+    if name not in optimizers.OPTIMIZERS:
+        known = ", ".join(optimizers.OPTIMIZERS)
+        raise BadInput(f"optimizer: got {name!r}, wanted one of {known}")
+    if name == optimizers.DESCENT.name:
+        return optimizers.DESCENT
+    # Its state is zero where a run begins, and not known anywhere else.
+    if records.steps[0] != 0:
+        raise BadInput(f"weights: got step {records.steps[0]} first, wanted 0 with {name}")
+    # c times the loss is another step size for what is linear in the gradients, and for no other.
+    if (word := settings.get("loss", "sum/2")) != "sum/2":
+        raise BadInput(f"loss: got {word!r}, wanted sum/2 with {name}")
+    return optimizers.OPTIMIZERS[name]
 
 
 UNSEEN = {"all_entries_observed": "all entries of the target in the loss: not known from records"}
@@ -149,6 +169,8 @@ def theorem2(records: Records, settings: Settings) -> RecordedCase:
     """Theorem 2: a deep factorisation, or a classifier where the last layer has fewer rows."""
     first, last = records.first[0], records.first[-1]
     if "inputs" in settings or len(last) < first.shape[1]:
+        if (name := settings.get("optimizer", optimizers.DESCENT.name)) != optimizers.DESCENT.name:
+            raise BadInput(f"optimizer: got {name!r} and a classifier, wanted gradient_descent")
         return _classifier(records, settings)
     fields, said = _factorization(records, settings)
     return RecordedCase(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 OF_DESCENT = ("weight_decay", "loss", "target", "rank")
 JUDGED: dict[str, tuple[str, ...]] = {
-    "theorem2": (*OF_DESCENT, "inputs", "outputs"),
+    "theorem2": (*OF_DESCENT, "inputs", "outputs", "optimizer"),
     "corollary1": (*OF_DESCENT, "excess_rank", "compressed"),
     "theorem4": (
         *("loss", "rank", "inputs", "outputs"),
@@ -173,7 +173,8 @@ def judge_run(
             ``d x 2 r^``; it is trained here if not given.
         other: of Theorem 4 the records of ReLoRA with a frozen factor, its adapter merged.
         period: T, steps between two refreshes of P.
-        optimizer: ``"sgd"``, ``"momentum"`` or ``"adam"``, as in ``lrdyn verify theorem4``.
+        optimizer: a word of ``--optimizer`` of ``lrdyn verify theorem2``, of a factorisation, as
+            ``"momentum"`` or ``"muon"``; of Theorem 4 ``"sgd"``, ``"momentum"`` or ``"adam"``.
         state: of the optimiser at a refresh, ``"keep"``, ``"reset"`` or ``"transport"``.
         side: of the gradient that is projected, ``"left"`` or ``"right"``.
         layers_of: maps what was recorded at a step to the layers, W_1 first.

@@ -189,7 +189,8 @@ FLAGS = (
         str,
         help="what trains the layers: gradient descent, momentum or Nesterov's momentum of 0.9, "
         "gradients clipped to the norm 0.1 or divided by their norm, or optax's Muon; all decay "
-        "the weights by eta lambda W",
+        "the weights by eta lambda W; mean losses and classifiers descend, and are left out beside "
+        "another optimiser",
         shapes=True,
     ),
     Flag("target", (), None, "array", "Phi", "run on your own square matrix", swept=False),
