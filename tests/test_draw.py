@@ -40,7 +40,13 @@ def drawn():
     ax.plot([1, 2], [1, 2], label="a")
     ax.errorbar([1, 2], [2, 1], [0.1, 0.1])
     ax.text(1, 1, "text")
+    ax.set_xticks([1, 2], ["one", "two"])
+    ax.grid(axis="x")
     ax.legend()
+    shown = ax.scatter([1, 2], [1, 1], c=[0.0, 1.0])
+    figure.colorbar(shown, label="colours")
+    figure.legend(handles=[plotting.entry("b")], loc="outside lower center")
+    figure.suptitle("all")
     return figure
 
 

@@ -35,16 +35,18 @@ class StyledFigure(Figure):
 
 
 class StyledAxes(Axes):
-    """Axes to which each line, text and key is added in the style of their figure.
+    """Axes to which each line, text and key is added in the style of their figure."""
+
+
+def _in_its_style(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that adds to a figure, under the settings of the style.
 
     Matplotlib takes widths and fonts of what is added from the settings of that moment: a panel
     that was made in the style would get its curves and its key in another.
     """
 
-
-def _in_its_style(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
-    def add(self: Axes, *args: Any, **how: Any) -> Any:
+    def add(self: Axes | Figure, *args: Any, **how: Any) -> Any:
         figure = self.get_figure(root=True)
         with plotting.house_style(tex=isinstance(figure, StyledFigure) and figure.with_tex):
             return method(self, *args, **how)
@@ -52,7 +54,17 @@ def _in_its_style(method: Callable[..., Any]) -> Callable[..., Any]:
     return add
 
 
-# What Matplotlib defines in this class is what draws; limits and ticks stand in the one below it.
-for _name, _method in vars(Axes).items():
-    if inspect.isfunction(_method) and not _name.startswith(("_", "get_")) and _name != "set":
-        setattr(StyledAxes, _name, _in_its_style(_method))
+# What Matplotlib defines in this class is what draws. Limits stand in the one below it, and so does
+# what makes ticks at once.
+TICKS = ("set_xticks", "set_yticks", "set_xticklabels", "set_yticklabels", "grid")
+_ADDING = [
+    name
+    for name, method in vars(Axes).items()
+    if inspect.isfunction(method) and not name.startswith(("_", "get_")) and name != "set"
+]
+for _class, _names in (
+    (StyledAxes, [*_ADDING, *TICKS]),
+    (StyledFigure, ["legend", "text", "suptitle", "supxlabel", "supylabel", "colorbar"]),
+):
+    for _name in _names:
+        setattr(_class, _name, _in_its_style(getattr(_class, _name)))
