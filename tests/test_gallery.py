@@ -33,7 +33,7 @@ EDGES = 2.0
 """Root mean square, out of 255, that the edges of lines and letters may differ by in a strip: those
 of an image have the nearest colour of its palette, which is half of that."""
 RUN, NEAR = 14, 4
-"""Pixels of one colour in a row that are no edge, as those of a step of a colour bar; and by how
+"""Pixels of one colour in two rows that are no edge, as those of a step of a colour bar; and by how
 much the colour may differ there: two steps of a bar may be as close."""
 
 
@@ -54,13 +54,13 @@ def difference(found, wanted):
 
 
 def worst_color(found, wanted):
-    """The largest difference where so many pixels in a row of the figure drawn have one colour."""
+    """The largest difference where so many pixels in two rows of the drawing have one colour."""
     width = wanted.shape[1] - RUN + 1
-    first = wanted[:, :width]
+    first = wanted[:-1, :width]
     flat = np.ones(first.shape[:2], bool)
-    for step in range(1, RUN):
-        flat &= (wanted[:, step : step + width] == first).all(axis=-1)
-    apart = np.abs(found[:, :width].astype(int) - first).max(axis=-1)
+    for row, step in itertools.product((0, 1), range(RUN)):
+        flat &= (wanted[row:][: len(first), step : step + width] == first).all(axis=-1)
+    apart = np.abs(found[:-1, :width].astype(int) - first).max(axis=-1)
     assert 0.5 < flat.mean() < 1
     return int(apart[flat].max())
 
