@@ -11,16 +11,17 @@ import pytest
 
 from lrdyn.commands import ending as commands
 from notebooks import __main__ as notebooks
+from notebooks import _kept
 from tests.runs import ROOT, started
 
 pytestmark = pytest.mark.tools
 
-NAMES = notebooks.names()
+NAMES = _kept.names()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_states_runs_and_ends_with_words(name):
-    path = notebooks.FOLDER / f"{name}.py"
+    path = _kept.FOLDER / f"{name}.py"
     notebook = jupytext.read(path)
     kinds = [cell.cell_type for cell in notebook.cells]
     assert kinds[0] == kinds[-1] == "markdown"
@@ -36,9 +37,9 @@ def test_an_error_names_notebook_cell_and_line(tmp_path):
     text = "# %% [markdown]\n# # Title\n\n# %%\nx = 1\n\n# %%\ny = 2\n\nprint(y / (x - 1))\n"
     (tmp_path / "broken.py").write_text(text)
     said = "cell 3, line 3 (line 10 of the file): ZeroDivisionError: division by zero"
-    assert notebooks.failure(tmp_path / "broken.py") == f"broken.py: {said}"
+    assert notebooks.execute(tmp_path / "broken.py").problem == f"broken.py: {said}"
     (tmp_path / "whole.py").write_text(text.replace("x - 1", "x"))
-    assert notebooks.failure(tmp_path / "whole.py") == ""
+    assert notebooks.execute(tmp_path / "whole.py").problem == ""
 
 
 def test_an_unknown_notebook_is_one_line_and_status_2(capsys):
