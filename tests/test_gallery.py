@@ -1,5 +1,6 @@
 """Images of the pages, decoded: each is what is drawn from committed numbers, in its colours."""
 
+import io
 import itertools
 from functools import cache, partial
 
@@ -70,6 +71,25 @@ def test_an_image_is_what_is_drawn(name):
     drawn = gallery.pixels_of(SHOWN[name]())
     assert difference(committed(name), drawn) < EDGES
     assert worst_color(committed(name), drawn) <= NEAR
+
+
+@pytest.mark.parametrize("name", of_pages.shown_animations())
+def test_an_animation_is_what_is_drawn(name):
+    """Frame by frame; it repeats, rests on the last one, and a page can hold it."""
+    path = gallery.IMAGES / name
+    assert path.stat().st_size < 1_000_000
+    drawn = io.BytesIO(of_pages.shown_animations()[name]())
+    with Image.open(path) as kept, Image.open(drawn) as wanted:
+        assert kept.info["loop"] == 0
+        assert kept.n_frames == wanted.n_frames
+        durations = []
+        for frame in range(kept.n_frames):
+            kept.seek(frame)
+            wanted.seek(frame)
+            pair = [np.asarray(image.convert("RGB")) for image in (kept, wanted)]
+            assert difference(*pair) < EDGES
+            durations.append(kept.info["duration"])
+    assert durations[-1] > 10 * max(durations[:-1])
 
 
 def test_no_image_would_pass_for_another():

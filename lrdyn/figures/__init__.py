@@ -1,8 +1,8 @@
 """Drawing: figures of one's own arrays in the style of this package, verdicts, and tables.
 
 ``style``, ``panels``, ``band``, ``spectrum``, ``overlay``, ``animate`` and ``save`` draw whatever
-arrays there are; a ``Figure`` or a ``Table`` is data that ``lrdyn figures`` draws and compares with what is
-committed. Colours and keys are in ``plotting``. Matplotlib loads with the first picture.
+arrays there are; a ``Figure`` or a ``Table`` is data that ``lrdyn figures`` draws and compares with
+what is committed. Colours and keys are in ``plotting``. Matplotlib loads with the first picture.
 """
 
 from lrdyn.figures.curves import band as band
