@@ -102,7 +102,51 @@ def test_a_pgf_has_its_text_as_text(tmp_path):
     assert "(a) loss" in path.read_text()
 
 
+def test_a_suffix_says_the_format(tmp_path):
+    """A name without one is written as PNG and PDF; a dot within a name is none."""
+    figure, _ = panels(["one"], letters=False)
+    for name, files in (
+        ("a.pdf", ["a.pdf"]),
+        ("b", ["b.png", "b.pdf"]),
+        ("eps0.3", ["eps0.3.png", "eps0.3.pdf"]),
+    ):
+        assert [path.name for path in save(figure, tmp_path / name)] == files
+    assert [path.name for path in save(figure, tmp_path / "c.pdf", formats="svg")] == ["c.svg"]
+
+
+def test_a_panel_may_have_no_letter():
+    (one, two), (ax,) = panels(["left", "right"])[1], panels(["alone"], letters=False)[1]
+    assert [panel.get_title(loc="left") for panel in (one, two, ax)] == [
+        "(a) left",
+        "(b) right",
+        "alone",
+    ]
+
+
+def test_a_table_of_pandas_has_its_places_and_names():
+    """Its columns are the abscissae; the axis of the seeds is its name or its number."""
+    losses = xr.DataArray([[1.0, 2.0], [3.0, 6.0]], {"seed": [0, 1], "step": [10, 20]})
+    table = losses.to_pandas()
+    unnamed = table.rename_axis(index=None, columns=None)
+    for array, over in ((table, "seed"), (table, 0), (unnamed, 0), (table.T, 1), (losses, "seed")):
+        _, (ax,) = panels(["one"])
+        (line,) = band(ax, array, over=over).lines
+        assert line.get_xdata().tolist() == [10, 20]
+        assert line.get_ydata().tolist() == [2, 4]
+
+
+def test_one_quantity_may_have_two_names():
+    steps = xr.DataArray(np.arange(4), dims="step")
+    figure = overlay((2.0 * steps).rename("trained"), (2.0 * steps).rename("rho"))
+    (ax,) = figure.axes
+    assert ax.get_title(loc="left") == "(a) trained"
+
+
 def test_titles_and_files_are_checked(tmp_path, unchecked):
+    with pytest.raises(
+        ValueError, match=r"^titles: got 'loss', wanted a list of texts: \['loss'\]"
+    ):
+        panels("loss")
     wrong: tuple[Any, ...] = ([], [1])
     for titles in wrong:
         with pytest.raises(ValueError, match=r"^titles: got \[.*\], wanted a text"):
