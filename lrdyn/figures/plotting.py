@@ -437,9 +437,9 @@ def save(
     Args:
         figure: what is written.
         path: where, with or without the suffix of a format: ``"spectrum"``, ``"spectrum.pdf"``.
-        formats: by default that of the suffix, and without one PNG and PDF; among ``"png"`` (300 dots an inch), ``"pdf"``, ``"svg"`` (text as outlines) and
-            ``"pgf"``, which LaTeX reads (``\input{spectrum.pgf}``) and sets in the fonts of the
-            paper.
+        formats: by default that of the suffix, and without one PNG and PDF; among ``"png"`` (300
+            dots an inch), ``"pdf"``, ``"svg"`` (text as outlines) and ``"pgf"``, which LaTeX reads
+            (``\input{spectrum.pgf}``) and sets in the fonts of the paper.
         for_a_look: whether nobody prints it. The PNG then has the dots of a screen, and the PDF
             drawings of the glyphs (Type 3), which look the same and take a sixth of the time of
             the subsets of the fonts (TrueType) that journals ask for.
