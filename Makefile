@@ -69,7 +69,7 @@ tools: $(READY) ## the tests of what looks at it: referee, searches, faults, pag
 referee: $(READY) ## both sides of every claim once more, by NumPy alone, from small runs; part of make tools
 	@$(RUN) -m pytest -n auto --dist loadfile tests/test_referee*.py $(ARGS)
 
-notebooks: $(READY) ## every notebook from a clean kernel, two at a time
+notebooks: $(READY) ## every notebook from a clean kernel, two at a time; left in build/notebooks
 	@$(RUN) -m notebooks
 
 figures: $(READY) ## every figure and table at the paper's settings (long)
@@ -118,6 +118,7 @@ $(AOT)/.ready: $(COMPILERS) $(LOCKED)
 	@touch $@
 
 docs: $(READY) $(SPHINX)/.ready-$(KEY) ## the site, in build/site; warnings are errors
+	@$(RUN) -m notebooks --missing
 	@rm -rf build/site build/doctrees
 	@PYTHONPATH=$(SPHINX) $(RUN) -m sphinx --quiet --fail-on-warning --keep-going \
 		-c docs -d build/doctrees -b html . build/site

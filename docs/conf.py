@@ -48,7 +48,9 @@ myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 4
 myst_dmath_double_inline = True
 nb_execution_mode = "off"  # make notebooks runs them
-nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+nb_custom_formats = {".py": ["docs.site.executed.read", {}]}
+nb_merge_streams = True
+nb_render_image_options = {"alt": "what the cell above draws"}
 
 # Reference --------------------------------------------------------------------------------------
 

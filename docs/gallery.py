@@ -24,8 +24,9 @@ COLORS, MOST, NEAR = 256, 224, 4
 """Of the palette of an image, a third of the bytes; how many of them are colours of areas, as they
 are, while the others stand for the edges of lines and letters; and by how much, of 255, the colour
 of an area may differ where these are too few, as the next step of a colour bar does."""
-RUN = 14
-"""Pixels of one colour in a row that belong to an area: edges change sooner, or are straight."""
+RUN = (2, 14)
+"""Rows and columns of pixels of one colour that belong to an area: edges change sooner, or are
+straight; those of a curve that is nearly flat are a row high."""
 INTRODUCTION = """\
 # Figures and tables
 
@@ -162,8 +163,8 @@ def reduce_colors(pixels: np.ndarray) -> Image.Image:
     found, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
     colors = np.stack([found >> 16, found >> 8 & 255, found & 255], axis=1).astype(np.uint8)
     places = places.reshape(codes.shape)
-    windows = np.lib.stride_tricks.sliding_window_view(places, RUN, axis=1)
-    within = windows[..., 0][(windows == windows[..., :1]).all(axis=-1)]
+    windows = np.lib.stride_tricks.sliding_window_view(places, RUN)
+    within = windows[..., 0, 0][(windows == windows[..., :1, :1]).all(axis=(-1, -2))]
     in_areas = np.bincount(within, minlength=len(colors))
     order = np.lexsort((-counts, -in_areas))
     palette, rest = colors[order[:MOST]], colors[order[MOST:]]

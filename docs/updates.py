@@ -204,12 +204,11 @@ def written() -> str:
 def draw() -> Any:
     """A panel for each pair."""
     kept = json.loads(KEPT.read_text())
-    with plotting.style():
-        figure, axes = plotting.panels([pair.title for pair in PAIRS.values()], rows=3, height=7.2)
-        for ax, (name, pair) in zip(axes, PAIRS.items(), strict=True):
-            plot_pair(ax, kept[name]["kinds"][:MOST], pair.outputs)
-        for ax in axes[::3]:
-            ax.set_ylabel("share of the energy")
+    figure, axes = plotting.panels([pair.title for pair in PAIRS.values()], rows=3, height=7.2)
+    for ax, (name, pair) in zip(axes, PAIRS.items(), strict=True):
+        plot_pair(ax, kept[name]["kinds"][:MOST], pair.outputs)
+    for ax in axes[::3]:
+        ax.set_ylabel("share of the energy")
     return figure
 
 

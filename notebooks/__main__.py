@@ -1,9 +1,11 @@
-"""Run notebooks from clean kernels: ``python -m notebooks [NAME ...]``.
+"""Run notebooks from clean kernels: ``python -m notebooks [--missing] [NAME ...]``.
 
-Two run at a time, one on a GPU or TPU.
+Two run at a time, one on a GPU or TPU. ``--missing`` runs those of which there is no run of their
+present code.
 
-Their outputs are thrown away. An error names the notebook, the cell and the line; the status is 1.
-A kernel ends by itself when it sees that this process has ended.
+What was run lies in ``build/notebooks``, from where the site and a release have it. An error names
+the notebook, the cell and the line; the status is 1. A kernel ends by itself when it sees that this
+process has ended.
 """
 
 import re
@@ -13,7 +15,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jupytext
 from jupyter_client.manager import AsyncKernelManager
@@ -25,20 +27,26 @@ from lrdyn.system import whole_files
 from lrdyn.system.printer import say
 from lrdyn.verification.machine import accelerators
 from lrdyn.verification.running.configuration import BadInput
+from lrdyn.verification.stating.sources import library_digest
+from notebooks import _kept
 
-FOLDER = Path(__file__).parent
+MISSING = "--missing"
 AT_A_TIME = 2
 LONGEST = 300
 """Seconds that a cell may take, on a busy machine too."""
 
 
-def names() -> list[str]:
-    """Names of the notebooks."""
-    return sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
+class Ran(NamedTuple):
+    """A notebook that was run."""
+
+    notebook: Any
+    """With its outputs."""
+    problem: str
+    """Where it failed and how; empty if it did not."""
 
 
-def failure(path: Path) -> str:
-    """Run a notebook in an empty folder; where it fails and how, empty if it does not."""
+def execute(path: Path) -> Ran:
+    """Run a notebook in an empty folder."""
     notebook = jupytext.read(path)
     with whole_files.scratch_folder() as folder:
         # Spoken to through files, the kernel needs no port.
@@ -49,14 +57,16 @@ def failure(path: Path) -> str:
             connection_file=str(folder / "kernel.json"),
         )
         where = {"metadata": {"path": str(folder)}}
-        client = NotebookClient(notebook, km=kernel, timeout=LONGEST, resources=where)
+        # Times of day would make two runs differ.
+        how = {"timeout": LONGEST, "record_timing": False}
+        client = NotebookClient(notebook, km=kernel, resources=where, **how)
         try:
             # What cells print comes as messages. A kernel that outlives Ctrl-C for a moment would
             # complain on the stderr of this command.
             client.execute(cleanup_kc=True, stderr=subprocess.DEVNULL)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-            return f"{path.name}: {_place(notebook, path, error)}"
-    return ""
+            return Ran(notebook, f"{path.name}: {_place(notebook, path, error)}")
+    return Ran(notebook, "")
 
 
 def _place(notebook: Any, path: Path, error: Exception) -> str:
@@ -75,19 +85,28 @@ def _place(notebook: Any, path: Path, error: Exception) -> str:
 
 def main(words: Sequence[str]) -> Sameness:
     """Run the notebooks named, or all, and compare how they end with how they should."""
-    if unknown := sorted(set(words) - set(names())):
-        raise BadInput(f"notebook: got {unknown[0]!r}, wanted {', '.join(names())}")
+    known, chosen = _kept.names(), [word for word in words if word != MISSING]
+    if unknown := sorted(set(chosen) - set(known)):
+        raise BadInput(f"notebook: got {unknown[0]!r}, wanted {', '.join(known)}")
+    chosen = chosen or known
+    if MISSING in words:
+        missing = _kept.missing(same_library=False)
+        chosen = [name for name in chosen if name in missing]
+        if older := sorted({*_kept.missing(same_library=True)} - {*missing}):
+            say(f"notebooks: of another lrdyn than this: {', '.join(older)}")
 
     def ended(name: str) -> str:
         begin = time.perf_counter()
-        problem = failure(FOLDER / f"{name}.py")
+        library = library_digest()
+        notebook, problem = execute(_kept.FOLDER / f"{name}.py")
+        _kept.keep(notebook, name, library, whole=not problem)
         say(problem or f"{name}: {time.perf_counter() - begin:.1f} s")
         return problem
 
     begin = time.perf_counter()
     accelerators.share_memory()
     with ThreadPoolExecutor(1 if accelerators.accelerator() else AT_A_TIME) as pool:
-        failures = [*filter(None, pool.map(ended, words or names()))]
+        failures = [*filter(None, pool.map(ended, chosen))]
     say(f"notebooks: {len(failures)} failed, {time.perf_counter() - begin:.0f} s")
     return Sameness(same=not failures)
 

@@ -121,3 +121,9 @@ for name, V in bases.items():
 ax.set(xlabel="iteration t", ylabel="off-diagonal blocks")
 ax.legend()
 plt.show()
+
+# %% [markdown]
+# ## One thing to change
+#
+# Make `optax.adam(5e-3)` an `optax.sgd(0.05)`: descent does not see the basis, and both curves are
+# rounding errors.

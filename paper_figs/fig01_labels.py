@@ -14,7 +14,7 @@ import xarray as xr
 
 from lrdyn.core import chance
 from lrdyn.core.spectra import effective_rank
-from lrdyn.figures import plotting
+from lrdyn.figures import plotting, spectrum
 from lrdyn.figures.exhibits import Figure, Results
 from lrdyn.studies.labels import LABELS, trainings
 from lrdyn.studies.labels.cells import PERCEPTRONS
@@ -259,8 +259,11 @@ def draw(dataset: xr.Dataset) -> Any:
         plotting.entry("outside K", plotting.GREY, lw=WIDTHS["K"]),
         plotting.entry("outside 2K", plotting.GREY, lw=WIDTHS["2K"]),
     ]
-    figure.legend(handles=entries, loc="outside lower center", ncols=len(entries), fontsize=7)
-    return figure
+    spectra, energies, ranks = figure.axes
+    # Colours of spectra are those of K: alone, that panel is told of dashes only.
+    dashes = [plotting.entry(f"{name} labels", ls=dash) for name, (_, dash) in OF_LABELS.items()]
+    serves = [(dashes, [spectra]), (entries, [energies]), (entries[:4], [ranks])]
+    return plotting.common_key(figure, entries, serves=serves, fontsize=7)
 
 
 def plot_spectra(ax: Any, dataset: xr.Dataset) -> None:
@@ -270,12 +273,11 @@ def plot_spectra(ax: Any, dataset: xr.Dataset) -> None:
         classes = int(cell["classes"])
         for labelling, dash in ((TRUE, "-"), (SHUFFLED, "--")):
             values = cell["spectrum"].sel(labelling=labelling).values
-            there = np.isfinite(values)
-            look = {"color": COLORS[str(name)], "ls": dash, "lw": 1.0}
             label = f"K = {classes}" if labelling == TRUE else None
-            ax.plot(dataset.index.values[there] / classes, values[there], label=label, **look)
-    ax.axvline(1, color="k", lw=0.5, ls=":")
-    ax.set(yscale="log", xlim=(0, WIDEST), xlabel="i / K", ylabel="singular value / largest")
+            look = {"color": COLORS[str(name)], "ls": dash, "label": label}
+            spectrum(ax, values, index=dataset.index.values / classes, **look)
+    ax.axvline(1, color=plotting.GREY, lw=0.5, zorder=0)
+    ax.set(xscale="linear", xlim=(0, WIDEST), xlabel="i / K", ylabel="singular value / largest")
     plotting.key(ax, None, "upper right")
 
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from lrdyn.system import whole_files
-from release import build, installed, stated
+from release import build, installed, shown, stated
 from release.stated import ROOT, Refused
 
 DIST = ROOT / "dist"
@@ -58,6 +58,7 @@ def release(tools: Path, named: list[str]) -> None:
     version = stated.project()["version"]
     changelog = (ROOT / "CHANGELOG.md").read_text()
     ready(version, changelog)
+    shown.require_runs()
     pythons = installed.interpreters(named)
     epoch = build.commit_time()
     with whole_files.scratch_folder(ROOT) as work:
@@ -82,6 +83,7 @@ def release(tools: Path, named: list[str]) -> None:
         out.mkdir()
         for path in made:
             path.rename(out / path.name)
+        shown.pack(version, epoch, out)
         bill = out / f"lrdyn-{version}.cdx.json"
         installed.bill_of_materials(tools, environments[0], epoch, bill)
         tag = out / f"lrdyn-{version}.tag.txt"

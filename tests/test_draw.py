@@ -1,5 +1,7 @@
 """Drawing one's own arrays: style, panels, bands, spectra, theory over a run, files, talks."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -11,10 +13,11 @@ import pytest
 import scipy.stats
 import xarray as xr
 from matplotlib.colors import LogNorm
+from PIL import Image
 
 import lrdyn
 from lrdyn.core import chance
-from lrdyn.figures import band, looks, overlay, panels, plotting, save, spectrum, style
+from lrdyn.figures import animate, band, looks, overlay, panels, plotting, save, spectrum, style
 from lrdyn.figures.single_panels import Unfit, keep_panel, letters_of, require_room
 from lrdyn.verification.stating.claims import tolerance
 from paper_figs import BASELINES, EXHIBITS
@@ -40,7 +43,13 @@ def drawn():
     ax.plot([1, 2], [1, 2], label="a")
     ax.errorbar([1, 2], [2, 1], [0.1, 0.1])
     ax.text(1, 1, "text")
+    ax.set_xticks([1, 2], ["one", "two"])
+    ax.grid(axis="x")
     ax.legend()
+    shown = ax.scatter([1, 2], [1, 1], c=[0.0, 1.0])
+    figure.colorbar(shown, label="colours")
+    figure.legend(handles=[plotting.entry("b")], loc="outside lower center")
+    figure.suptitle("all")
     return figure
 
 
@@ -93,7 +102,51 @@ def test_a_pgf_has_its_text_as_text(tmp_path):
     assert "(a) loss" in path.read_text()
 
 
+def test_a_suffix_says_the_format(tmp_path):
+    """A name without one is written as PNG and PDF; a dot within a name is none."""
+    figure, _ = panels(["one"], letters=False)
+    for name, files in (
+        ("a.pdf", ["a.pdf"]),
+        ("b", ["b.png", "b.pdf"]),
+        ("eps0.3", ["eps0.3.png", "eps0.3.pdf"]),
+    ):
+        assert [path.name for path in save(figure, tmp_path / name)] == files
+    assert [path.name for path in save(figure, tmp_path / "c.pdf", formats="svg")] == ["c.svg"]
+
+
+def test_a_panel_may_have_no_letter():
+    (one, two), (ax,) = panels(["left", "right"])[1], panels(["alone"], letters=False)[1]
+    assert [panel.get_title(loc="left") for panel in (one, two, ax)] == [
+        "(a) left",
+        "(b) right",
+        "alone",
+    ]
+
+
+def test_a_table_of_pandas_has_its_places_and_names():
+    """Its columns are the abscissae; the axis of the seeds is its name or its number."""
+    losses = xr.DataArray([[1.0, 2.0], [3.0, 6.0]], {"seed": [0, 1], "step": [10, 20]})
+    table = losses.to_pandas()
+    unnamed = table.rename_axis(index=None, columns=None)
+    for array, over in ((table, "seed"), (table, 0), (unnamed, 0), (table.T, 1), (losses, "seed")):
+        _, (ax,) = panels(["one"])
+        (line,) = band(ax, array, over=over).lines
+        assert line.get_xdata().tolist() == [10, 20]
+        assert line.get_ydata().tolist() == [2, 4]
+
+
+def test_one_quantity_may_have_two_names():
+    steps = xr.DataArray(np.arange(4), dims="step")
+    figure = overlay((2.0 * steps).rename("trained"), (2.0 * steps).rename("rho"))
+    (ax,) = figure.axes
+    assert ax.get_title(loc="left") == "(a) trained"
+
+
 def test_titles_and_files_are_checked(tmp_path, unchecked):
+    with pytest.raises(
+        ValueError, match=r"^titles: got 'loss', wanted a list of texts: \['loss'\]"
+    ):
+        panels("loss")
     wrong: tuple[Any, ...] = ([], [1])
     for titles in wrong:
         with pytest.raises(ValueError, match=r"^titles: got \[.*\], wanted a text"):
@@ -386,3 +439,62 @@ def test_the_words_of_the_page_of_controls_are_no_ids():
             assert not re.search(r"_|\|\||=", words)
             assert not {word for word in words.split() if "_" in word} & ids
     assert json.loads(reach.NUMBERS.read_text())
+
+
+# Animations and notebooks -----------------------------------------------------------------------
+
+
+def moving():
+    figure, (ax,) = panels(["a point"])
+    (line,) = ax.plot([0, 1], [0, 1], "o")
+    return figure, lambda height: line.set_ydata([0, height])
+
+
+@pytest.mark.parametrize("suffix", ["webp", "gif", "png"])
+def test_an_animation_shows_each_frame_and_ends_on_the_last(suffix, tmp_path):
+    """Each frame is the picture of its own height, in the layout of the last."""
+    frames = (0.2, 0.6, 1.0)
+    path = animate(*moving(), frames, tmp_path / f"a.{suffix}", milliseconds=50, still=900, dpi=60)
+    durations = []
+    with Image.open(path) as shown:
+        assert (shown.n_frames, shown.info["loop"]) == (3, 0)
+        for place, height in enumerate(frames):
+            alone = animate(*moving(), [height], tmp_path / f"{height}.{suffix}", dpi=60)
+            with Image.open(alone) as other:
+                shown.seek(place)
+                pair = [np.asarray(one.convert("RGB"), float) for one in (shown, other)]
+            assert np.abs(pair[0] - pair[1]).mean() < 0.1
+            durations.append(shown.info["duration"])
+    assert durations == [50, 50, 900]
+    again = animate(*moving(), frames, tmp_path / f"b.{suffix}", milliseconds=50, still=900, dpi=60)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_what_cannot_be_an_animation_is_one_line(tmp_path, unchecked):
+    with pytest.raises(ValueError, match=r"^path: got 'a.mp4', wanted a name with .webp, .gif"):
+        animate(*moving(), [1], tmp_path / "a.mp4")
+    with pytest.raises(ValueError, match=r"^frames: got none, wanted one or more"):
+        animate(*moving(), [], tmp_path / "a.gif")
+    with pytest.raises(ValueError, match=r"^path: got .*nowhere.*, wanted one in a folder"):
+        animate(*moving(), [1], tmp_path / "nowhere" / "a.gif")
+    with pytest.raises(ValueError, match=r"^still: got 0"):
+        animate(*moving(), [1], tmp_path / "a.gif", still=0)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_figure_shows_itself_in_a_notebook_once_and_sharply(capsys):
+    """At two dots a pixel of a browser, whatever backend is chosen; its own dots stay."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+
+    InteractiveShell.instance()
+    with style(width=5):
+        figure, _ = panels(["one"], height=2)
+    before = figure.get_dpi()
+    with capture_output() as captured:
+        InteractiveShell.instance().display_formatter.format(figure)
+    (shown,) = captured.outputs
+    assert shown.metadata["image/png"] == {"width": 480, "height": 192}
+    with Image.open(io.BytesIO(base64.b64decode(shown.data["image/png"]))) as picture:
+        assert picture.size == (960, 384)
+    assert figure.get_dpi() == before

@@ -1,5 +1,6 @@
 """Images of the pages, decoded: each is what is drawn from committed numbers, in its colours."""
 
+import io
 import itertools
 from functools import cache, partial
 
@@ -33,7 +34,7 @@ EDGES = 2.0
 """Root mean square, out of 255, that the edges of lines and letters may differ by in a strip: those
 of an image have the nearest colour of its palette, which is half of that."""
 RUN, NEAR = 14, 4
-"""Pixels of one colour in a row that are no edge, as those of a step of a colour bar; and by how
+"""Pixels of one colour in two rows that are no edge, as those of a step of a colour bar; and by how
 much the colour may differ there: two steps of a bar may be as close."""
 
 
@@ -54,13 +55,13 @@ def difference(found, wanted):
 
 
 def worst_color(found, wanted):
-    """The largest difference where so many pixels in a row of the figure drawn have one colour."""
+    """The largest difference where so many pixels in two rows of the drawing have one colour."""
     width = wanted.shape[1] - RUN + 1
-    first = wanted[:, :width]
+    first = wanted[:-1, :width]
     flat = np.ones(first.shape[:2], bool)
-    for step in range(1, RUN):
-        flat &= (wanted[:, step : step + width] == first).all(axis=-1)
-    apart = np.abs(found[:, :width].astype(int) - first).max(axis=-1)
+    for row, step in itertools.product((0, 1), range(RUN)):
+        flat &= (wanted[row:][: len(first), step : step + width] == first).all(axis=-1)
+    apart = np.abs(found[:-1, :width].astype(int) - first).max(axis=-1)
     assert 0.5 < flat.mean() < 1
     return int(apart[flat].max())
 
@@ -70,6 +71,25 @@ def test_an_image_is_what_is_drawn(name):
     drawn = gallery.pixels_of(SHOWN[name]())
     assert difference(committed(name), drawn) < EDGES
     assert worst_color(committed(name), drawn) <= NEAR
+
+
+@pytest.mark.parametrize("name", of_pages.shown_animations())
+def test_an_animation_is_what_is_drawn(name):
+    """Frame by frame; it repeats, rests on the last one, and a page can hold it."""
+    path = gallery.IMAGES / name
+    assert path.stat().st_size < 1_000_000
+    drawn = io.BytesIO(of_pages.shown_animations()[name]())
+    with Image.open(path) as kept, Image.open(drawn) as wanted:
+        assert kept.info["loop"] == 0
+        assert kept.n_frames == wanted.n_frames
+        durations = []
+        for frame in range(kept.n_frames):
+            kept.seek(frame)
+            wanted.seek(frame)
+            pair = [np.asarray(image.convert("RGB")) for image in (kept, wanted)]
+            assert difference(*pair) < EDGES
+            durations.append(kept.info["duration"])
+    assert durations[-1] > 10 * max(durations[:-1])
 
 
 def test_no_image_would_pass_for_another():

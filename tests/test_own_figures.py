@@ -226,6 +226,23 @@ def test_a_figure_of_a_file_follows_the_file(tmp_path, monkeypatch, capsys):
     assert "mine: loss[step=1.0]: got 0.6, wanted 0.5" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("named", ["", ", panels={'loss': 'a'}"])
+def test_a_panel_that_is_not_there_leaves_no_file(tmp_path, monkeypatch, capsys, named):
+    """Whether a figure names its panels or has them only when it is drawn."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LRDYN_CACHE", "")
+    folder = tmp_path / "figures"
+    folder.mkdir()
+    (folder / "mine.py").write_text(OF_A_FILE.replace("(LOG,)", f"(LOG,){named}"))
+    (folder / "log.csv").write_text("step,loss\n0,1.0\n1,0.5\n")
+    words = ["figures", "draw", "mine", "--format", "svg", "--panel"]
+    assert command.main([*words, "a", "z"]) == BAD_INPUT
+    assert re.search(r"panel: got 'z'.*wanted one of the letters a\n$", capsys.readouterr().err)
+    assert not [path for path in tmp_path.rglob("results/*") if path.is_file()]
+    assert command.main([*words, "a"]) == 0
+    assert (tmp_path / "results" / "figures" / "mine_a.svg").exists()
+
+
 def test_two_figures_of_one_name_are_refused(here, tmp_path):
     for name in ("a.py", "b.py"):
         (tmp_path / name).write_text((here / "figures" / "example.py").read_text())

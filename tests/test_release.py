@@ -1,17 +1,21 @@
 """What a release says of itself, in every file that says it; what is refused, and what is built."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from lrdyn.verification.stating.sources import library_digest
+from notebooks import _kept
 from release import __main__ as command
-from release import build, installed, stated
+from release import build, installed, shown, stated
 from release.stated import ROOT, Refused, Statement
 
 pytestmark = pytest.mark.tools
@@ -194,6 +198,40 @@ def test_every_reason_has_its_line(monkeypatch, capsys):
         f"release: A: version: got 1, wanted {PROJECT['version']}, as pyproject.toml has it",
         "release: B: date: got 3, wanted 2, as CHANGELOG.md has it",
     ]
+
+
+@pytest.fixture
+def runs(monkeypatch, tmp_path):
+    """Two notebooks that were run with these sources."""
+    for folder in ("FOLDER", "KEPT"):
+        monkeypatch.setattr(_kept, folder, tmp_path / folder)
+        (tmp_path / folder).mkdir()
+    monkeypatch.setattr(_kept, "ROOT", tmp_path)
+    for name in ("a", "b"):
+        (_kept.FOLDER / f"{name}.py").write_text(f"# %%\n{name} = 1\n")
+        _kept.keep(_kept.read(name), name, library_digest(), whole=True)
+    return tmp_path
+
+
+def test_notebooks_that_were_run_with_other_sources_are_refused(runs):
+    shown.require_runs()
+    _kept.keep(_kept.read("a"), "a", "those of another day", whole=True)
+    with pytest.raises(Refused, match=r"^notebooks: got no run of a with these sources, wanted"):
+        shown.require_runs()
+    (_kept.FOLDER / "b.py").write_text("# %%\nb = 2\n")
+    with pytest.raises(Refused, match=r"^notebooks: got no run of a and 1 more with these"):
+        shown.require_runs()
+
+
+def test_the_archive_of_notebooks_holds_each_as_it_was_run(runs):
+    """Twice the same to the byte, with the time of the commit."""
+    first, second = (shown.pack("1.0", "1700000000", runs).read_bytes() for _ in range(2))
+    assert first == second
+    with zipfile.ZipFile(runs / "lrdyn-1.0-notebooks.zip") as archive:
+        for name in ("a", "b"):
+            entry = archive.getinfo(f"lrdyn-1.0-notebooks/{name}.ipynb")
+            assert entry.date_time == (2023, 11, 14, 22, 13, 20)
+            assert json.loads(archive.read(entry))["cells"][0]["source"] == [f"{name} = 1"]
 
 
 TOOLS = """\

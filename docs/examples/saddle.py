@@ -69,15 +69,14 @@ def plot(groups: Mapping[str, Any]) -> Any:
     from lrdyn.figures import plotting
 
     results = groups["/"].isel(seed=0, dim=0)
-    with plotting.style():
-        figure, (ax,) = plotting.panels(["loss"])
-        for depth in results["depth"].values:
-            for scale in results["init_scale"].values:
-                run = lr.of_run(results.sel(depth=depth, init_scale=scale), Training)
-                steps, losses = run(lambda run: run.step), run(lambda run: run.loss)
-                ax.plot(steps, losses, label=f"L = {depth}, eps = {scale:g}")
-        ax.set(yscale="log", xlabel="step")
-        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    figure, (ax,) = plotting.panels(["loss"])
+    for depth in results["depth"].values:
+        for scale in results["init_scale"].values:
+            run = lr.of_run(results.sel(depth=depth, init_scale=scale), Training)
+            steps, losses = run(lambda run: run.step), run(lambda run: run.loss)
+            ax.plot(steps, losses, label=f"L = {depth}, eps = {scale:g}")
+    ax.set(yscale="log", xlabel="step")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return figure
 
 

@@ -11,14 +11,14 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lrdyn.commands.arguments import Example, Parser, add_device_flags, parse_folder
 from lrdyn.commands.ending import Fault, Sameness
 from lrdyn.core.show import near, shortened
 from lrdyn.figures import long, plotting
 from lrdyn.figures.baselines import check, write_baseline
-from lrdyn.figures.exhibits import Exhibit, Figure, missing_packages, set_precision
+from lrdyn.figures.exhibits import Excerpt, Exhibit, Figure, missing_packages, set_precision
 from lrdyn.figures.rendering import render
 from lrdyn.figures.single_panels import Unfit
 from lrdyn.system import whole_files
@@ -77,6 +77,9 @@ def main(
     if action == "baseline" and not options.yes and not _has_terminal():
         raise BadInput("--yes: got a baseline to write and no terminal to ask, wanted this flag")
     named = bool(set(options.figures) - set(ACTIONS))
+    if named:
+        for exhibit in chosen:
+            _check_excerpt(exhibit, options.excerpt)
     chosen = _select_precision(chosen, options.dtype, named=named, prog=prog, machine=machine)
     if options.train and not named:
         # What takes seconds is not kept waiting by hours, nor what is wanted most by other hours.
@@ -325,8 +328,8 @@ def _select_precision(
     return [set_precision(exhibit, dtype) for exhibit in exhibits if dtype in exhibit.precisions]
 
 
-def _parse_excerpt(options: argparse.Namespace, action: str) -> dict[str, Any]:
-    """What is drawn for a talk beside the figures: panels, width and formats; empty if nothing.
+def _parse_excerpt(options: argparse.Namespace, action: str) -> Excerpt | None:
+    """What is drawn for a talk beside the figures.
 
     Raises:
         BadInput: it is no width or format, or is asked for where nothing is drawn.
@@ -334,21 +337,42 @@ def _parse_excerpt(options: argparse.Namespace, action: str) -> dict[str, Any]:
     width = options.width
     with contextlib.suppress(TypeError, ValueError):
         width = float(width)
-    asked = {"panels": options.panel, "width": width, "formats": options.format}
-    asked = {name: value for name, value in asked.items() if value}
+    asked = {"panel": options.panel, "width": width, "format": options.format}
+    asked = [name for name, value in asked.items() if value]
     if not asked:
-        return {}
+        return None
     if action != "draw":
-        flag = {"panels": "--panel", "width": "--width", "formats": "--format"}[next(iter(asked))]
-        raise BadInput(f"{flag}: got it with {action}, wanted it with draw: it is not compared")
+        raise BadInput(
+            f"--{asked[0]}: got it with {action}, wanted it with draw: it is not compared"
+        )
     try:
-        if "width" in asked:
+        if width:
             plotting.inches_of(width)
-        if "formats" in asked:
+        if options.format:
             plotting.check_formats(options.format)
     except ValueError as error:
         raise BadInput(f"--{str(error).replace('formats', 'format', 1)}") from None
-    return asked
+    excerpt = Excerpt(options.panel, width)
+    return excerpt._replace(formats=options.format) if options.format else excerpt
+
+
+def _check_excerpt(exhibit: Exhibit, excerpt: Excerpt | None) -> None:
+    """Refuse what shows before anything is computed and drawn.
+
+    Raises:
+        BadInput: a table is asked for a picture, or a figure for a panel that it does not have.
+    """
+    if excerpt is None:
+        return
+    if not isinstance(exhibit, Figure):
+        raise BadInput(f"--panel, --width, --format: got {exhibit.name!r}, wanted a figure")
+    unknown = [letter for letter in excerpt.panels if letter not in exhibit.letters]
+    if unknown and exhibit.letters:
+        known = ", ".join(exhibit.letters)
+        raise BadInput(
+            f"--panel: got {shortened(unknown[0])!r} of {exhibit.name}, wanted one of the letters "
+            f"{known}"
+        )
 
 
 def _check_preset(preset: str, exhibits: Sequence[Exhibit]) -> None:
@@ -375,15 +399,20 @@ def _act(action: str, exhibit: Exhibit, options: argparse.Namespace, baselines: 
 
 def _draw(exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> None:
     begin = time.perf_counter()
-    done = render(
-        exhibit,
-        options.out,
-        options.preset,
-        recompute=options.recompute,
-        train=options.train,
-        baselines=baselines,
-        report=say,
-    )
+    _check_excerpt(exhibit, options.excerpt)
+    try:
+        done = render(
+            exhibit,
+            options.out,
+            options.preset,
+            recompute=options.recompute,
+            train=options.train,
+            baselines=baselines,
+            excerpt=options.excerpt,
+            report=say,
+        )
+    except Unfit as error:
+        raise BadInput(f"--{error}") from None
     from_results = (
         done.computed and not done.ran and json.loads(done.dataset.attrs.get("sources", "{}"))
     )
@@ -394,12 +423,5 @@ def _draw(exhibit: Exhibit, options: argparse.Namespace, baselines: Path) -> Non
     seconds = time.perf_counter() - begin
     say(f"{exhibit.name}: {done.paths[1]} ({source}, {seconds:.1f} s)")
     say(exhibit.terminal_text(done.dataset), end="")
-    if options.excerpt:
-        if not isinstance(exhibit, Figure):
-            raise BadInput(f"--panel, --width, --format: got {exhibit.name!r}, wanted a figure")
-        try:
-            paths = exhibit.excerpts(done.dataset, done.paths[0].with_suffix(""), **options.excerpt)
-        except Unfit as error:
-            raise BadInput(f"--{error}") from None
-        for path in paths:
-            say(f"{exhibit.name}: {path}")
+    for path in done.excerpts:
+        say(f"{exhibit.name}: {path}")

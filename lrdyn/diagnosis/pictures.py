@@ -21,7 +21,6 @@ from lrdyn.figures.plotting import (
     SHADES,
     entry,
     panels,
-    style,
 )
 
 if TYPE_CHECKING:
@@ -71,26 +70,25 @@ def plot_watch(dataset: xr.Dataset) -> Figure:
         "drift of the bulk (shaded: chance)": dataset["bulk_drift"].values,
         "degrees to the first call (dashed: chance)": first,
     }
-    with style():
-        figure, axes = panels(list(curves), height=4.4, rows=2)
-        for ax, values in zip(axes, curves.values(), strict=True):
-            for curve, look in zip(values.T, looks, strict=True):
-                ax.plot(steps, curve, marker="o", ms=2.5, **look)
-            ax.set_xlabel("step")
-        least, drift = (dataset[x].values.T for x in ("effective_rank_least", "bulk_drift_chance"))
-        for row, look in enumerate(looks):
-            shade: dict[str, Any] = {"color": look["color"], "alpha": 0.2, "lw": 0}
-            axes[0].fill_between(steps, least[row], curves[EFFECTIVE][:, row], **shade)
-            axes[2].fill_between(steps, -drift[row], drift[row], **shade)
-            dashed: dict[str, Any] = look | {"lw": 0.6, "ls": DASHED}
-            axes[1].plot(steps, usual[:, row], **dashed)
-            axes[3].plot(steps, np.where(np.isnan(first), np.nan, chance)[:, row], **dashed)
-        # Above the highest mark: the margin that Matplotlib leaves is a share of what curves span.
-        axes[0].set_ylim(0, 1.08 * max(1.0, np.nanmax(curves[EFFECTIVE], initial=0.0)))
-        axes[1].set_yscale("log")
-        axes[1].set_ylim(BOTTOM, 1.5)
-        axes[3].set(xlim=axes[0].get_xlim(), ylim=(0, 95), yticks=(0, 30, 60, 90))
-        _legend(axes[1], names)
+    figure, axes = panels(list(curves), height=4.4, rows=2)
+    for ax, values in zip(axes, curves.values(), strict=True):
+        for curve, look in zip(values.T, looks, strict=True):
+            ax.plot(steps, curve, marker="o", ms=2.5, **look)
+        ax.set_xlabel("step")
+    least, drift = (dataset[x].values.T for x in ("effective_rank_least", "bulk_drift_chance"))
+    for row, look in enumerate(looks):
+        shade: dict[str, Any] = {"color": look["color"], "alpha": 0.2, "lw": 0}
+        axes[0].fill_between(steps, least[row], curves[EFFECTIVE][:, row], **shade)
+        axes[2].fill_between(steps, -drift[row], drift[row], **shade)
+        dashed: dict[str, Any] = look | {"lw": 0.6, "ls": DASHED}
+        axes[1].plot(steps, usual[:, row], **dashed)
+        axes[3].plot(steps, np.where(np.isnan(first), np.nan, chance)[:, row], **dashed)
+    # Above the highest mark: the margin that Matplotlib leaves is a share of what curves span.
+    axes[0].set_ylim(0, 1.08 * max(1.0, np.nanmax(curves[EFFECTIVE], initial=0.0)))
+    axes[1].set_yscale("log")
+    axes[1].set_ylim(BOTTOM, 1.5)
+    axes[3].set(xlim=axes[0].get_xlim(), ylim=(0, 95), yticks=(0, 30, 60, 90))
+    _legend(axes[1], names)
     return figure
 
 
@@ -118,37 +116,36 @@ def plot_diagnosis(matrices: Sequence[MatrixUpdate], k: int) -> Figure:
         "r by kind of layer",
         "spread of the bulk" if has_bulk else "parameters of LoRA / full",
     ]
-    with style():
-        figure, axes = panels(titles, height=5.2, rows=2)
-        values, left, ranks, last = axes
-        for update, look in zip(moved, _looks(names), strict=True):
-            _plot_spectrum(values, update, look)
-            r = np.arange(1, len(update.values) + 1)
-            total = np.sum(update.values**2) / (1 - update.beyond)
-            outside = 1 - np.cumsum(update.values**2) / total
-            left.loglog(r, np.maximum(outside, BOTTOM / 100), **look)
-        for rest, text in ((0.1, "90 %"), (0.01, "99 %")):
-            left.axhline(rest, color=BLACK, lw=0.6, ls=DASHED)
-            left.annotate(  # right, since curves begin high
-                text,
-                (0.98, rest),
-                (0, 1.5),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                ha="right",
-            )
-        has_floor = any(update.noise is not None for update in moved)
-        values.set(
-            xlabel=f"index{' (dashed: edge of noise)' * has_floor}", ylabel="of W after - W before"
+    figure, axes = panels(titles, height=5.2, rows=2)
+    values, left, ranks, last = axes
+    for update, look in zip(moved, _looks(names), strict=True):
+        _plot_spectrum(values, update, look)
+        r = np.arange(1, len(update.values) + 1)
+        total = np.sum(update.values**2) / (1 - update.beyond)
+        outside = 1 - np.cumsum(update.values**2) / total
+        left.loglog(r, np.maximum(outside, BOTTOM / 100), **look)
+    for rest, text in ((0.1, "90 %"), (0.01, "99 %")):
+        left.axhline(rest, color=BLACK, lw=0.6, ls=DASHED)
+        left.annotate(  # right, since curves begin high
+            text,
+            (0.98, rest),
+            (0, 1.5),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
         )
-        left.set(xlabel="r", ylabel="share of the squared norm", ylim=(BOTTOM, 1.5))
-        groups = advice.kinds(moved)[:ROWS]
-        _plot_ranks(ranks, groups)
-        if has_bulk:
-            _plot_bulk(last, k, moved, _looks(names))
-        else:
-            _plot_costs(last, groups)
-        _legend(left, names)
+    has_floor = any(update.noise is not None for update in moved)
+    values.set(
+        xlabel=f"index{' (dashed: edge of noise)' * has_floor}", ylabel="of W after - W before"
+    )
+    left.set(xlabel="r", ylabel="share of the squared norm", ylim=(BOTTOM, 1.5))
+    groups = advice.kinds(moved)[:ROWS]
+    _plot_ranks(ranks, groups)
+    if has_bulk:
+        _plot_bulk(last, k, moved, _looks(names))
+    else:
+        _plot_costs(last, groups)
+    _legend(left, names)
     figure.set_label(
         "Singular values of the updates over the first of each, with the edge of noise; the share "
         "of the squared norm that rank r leaves; the least and the largest r by kind of layer; "

@@ -41,7 +41,7 @@ def band(
 
     Args:
         ax: the axes.
-        array: of two axes, one of them ``over``; ``DataArray`` or array.
+        array: of two axes, one of them ``over``; ``DataArray``, ``DataFrame`` or array.
         over: axis of the independent draws: its name, or its number where axes have no names.
         x: abscissae, one a point; by default the coordinate of the other axis, else 0, 1, ...
         errors: how many standard errors the band reaches up and down.
@@ -91,13 +91,18 @@ def band(
 
 def _draws(array: Any, over: str | int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers, (draw, point), and the place of each point."""
+    if hasattr(array, "columns"):  # pandas: its index and columns are axes with coordinates
+        array = xr.DataArray(array)
     if isinstance(array, xr.DataArray):
         dims = [str(name) for name in array.dims]
+        if over in (0, 1) and not isinstance(over, bool) and len(dims) == 2:
+            over = dims[int(over)]
         if over not in dims:
             meant = near(str(over), dims)
             raise ValueError(f"over: got {over!r}{meant}, wanted one of {', '.join(dims)}")
         if len(dims) != 2:
-            raise ValueError(f"array: got the axes {', '.join(dims)}, wanted {over} and one more")
+            got = f"array: got the axes {', '.join(dims)}"
+            raise ValueError(f"{got}, wanted {over} and one more: .sel chooses of the others")
         (along,) = set(dims) - {str(over)}
         array = array.transpose(over, along)
         return np.asarray(array.values, float), array[along].values
@@ -205,6 +210,8 @@ def overlay(run: Any, theory: Any, *, along: str = "step", steps: Any = None) ->
         >>> [len(ax.lines) for ax in figure.axes]
         [2]
     """
+    if isinstance(run, xr.DataArray) and isinstance(theory, xr.DataArray):
+        theory = theory.rename(run.name)  # one quantity, whatever either side calls it
     measured, predicted = _dataset("run", run, along), _dataset("theory", theory, along)
     for name in predicted.data_vars:
         if name not in measured:

@@ -15,7 +15,7 @@ import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import xarray as xr
 
@@ -117,6 +117,18 @@ class Exhibit:
         return []
 
 
+class Excerpt(NamedTuple):
+    """A picture for a talk beside that of a figure; it is compared with nothing."""
+
+    panels: Sequence[str] = ()
+    """Letters of panels, each a picture of its own; without any, the whole figure."""
+    width: float | int | str | None = None
+    """As of :func:`lrdyn.figures.style`; None for that of the text, and of a panel for that of a
+    column, or what its labels need."""
+    formats: Sequence[str] = ("png", "pdf")
+    """As of :func:`lrdyn.figures.save`."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Figure(Exhibit):
     """One figure of a paper: a picture as PNG and PDF, its caption as text.
@@ -125,7 +137,8 @@ class Figure(Exhibit):
         name: see :class:`Exhibit`, as for all that is not named here.
         draw: ``draw(dataset)``: the matplotlib figure, from the saved numbers alone.
         panels: curve, a variable of the numbers -> letters of the panels that show it; a
-            difference is reported with them.
+            difference is reported with them, and these panels are drawn alone where that is asked
+            for (without any, each that has a letter in its title).
     """
 
     draw: Callable[[xr.Dataset], Any]
@@ -144,32 +157,25 @@ class Figure(Exhibit):
 
         return plotting.save(self.draw_styled(dataset), stem)
 
-    def excerpts(
-        self,
-        dataset: xr.Dataset,
-        stem: Path,
-        *,
-        panels: Sequence[str] = (),
-        width: float | int | str | None = None,
-        formats: Sequence[str] = ("png", "pdf"),
-    ) -> tuple[Path, ...]:
-        """Save pictures for talks beside the others: panels that stand alone, or another width.
+    @property
+    def letters(self) -> str:
+        """The panels that its curves name, in order; empty if they name none."""
+        return "".join(sorted(set("".join(self.panels.values()))))
+
+    def draw_excerpts(self, dataset: xr.Dataset, excerpt: Excerpt) -> dict[str, Any]:
+        """Draw pictures for talks: panels that stand alone, or the whole at another width.
 
         Args:
             dataset: the numbers.
-            stem: path of the figure without suffix; that of an excerpt has the letter of its panel
-                and its width behind it, such as ``fig03_b_column``.
-            panels: letters of panels, each a picture of its own; without any, the whole figure.
-            width: as of :func:`lrdyn.figures.style`; None for that of the text, and for panels that
-                of a column, or what their labels need.
-            formats: as of :func:`lrdyn.figures.save`.
+            excerpt: which panels, how wide.
 
         Returns:
-            The files.
+            Name of a file without suffix -> matplotlib figure; behind the name of the figure stand
+            the letter of a panel and the width.
 
         Raises:
             Unfit: there is no such panel, or it does not fit, of :mod:`.single_panels`.
-            ValueError: the width is none, or there is no such format.
+            ValueError: the width is none.
 
         Example:
             >>> from lrdyn.figures import plotting
@@ -177,28 +183,24 @@ class Figure(Exhibit):
             ...     figure, (left, right) = plotting.panels(["loss", "rank"])
             ...     return figure
             >>> shown = Figure(name="f", title="", caption="", numbers=xr.Dataset, draw=draw)
-            >>> import tempfile
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     files = shown.excerpts(
-            ...         xr.Dataset(), Path(folder) / "f", panels="b", width=4, formats=("svg",))
-            >>> [file.name for file in files]
-            ['f_b_4in.svg']
+            >>> list(shown.draw_excerpts(xr.Dataset(), Excerpt(panels=("a", "b"), width=4)))
+            ['f_a_4in', 'f_b_4in']
         """
         from lrdyn.figures import plotting, single_panels
 
+        width = excerpt.width
         words = "" if width is None else f"_{width}" if isinstance(width, str) else f"_{width:g}in"
-        paths: list[Path] = []
-        for letter in panels:
-            figure = single_panels.keep_panel(self.draw_styled(dataset), letter, width)
-            name = f"{stem.name}_{letter}{words}"
-            paths += plotting.save(figure, stem.with_name(name), formats=formats)
-        if not panels:
+        if not excerpt.panels:
             with plotting.style(width or "text"):
                 figure = self.draw(dataset)
                 single_panels.require_room(figure, self.name)
-            name = f"{stem.name}{words}"
-            paths += plotting.save(figure, stem.with_name(name), formats=formats)
-        return tuple(paths)
+            return {f"{self.name}{words}": figure}
+        return {
+            f"{self.name}_{letter}{words}": single_panels.keep_panel(
+                self.draw_styled(dataset), letter, width
+            )
+            for letter in excerpt.panels
+        }
 
     def panels_of(self, name: str) -> str:
         """The letters of its panels."""

@@ -148,7 +148,7 @@ def blank_figure(height: float) -> Figure:
 
 
 def panels(
-    titles: Sequence[str], *, height: float | int = 2.4, rows: int = 1
+    titles: Sequence[str], *, height: float | int = 2.4, rows: int = 1, letters: bool = True
 ) -> tuple[Figure, np.ndarray]:
     """Make a figure with a panel for each title, row after row, in the style of this package.
 
@@ -156,6 +156,7 @@ def panels(
         titles: one for each panel, which gets its letter in front.
         height: of the figure, in inches.
         rows: how many rows of panels.
+        letters: whether panels have letters; one that is alone in a column may need none.
 
     Returns:
         The figure, as wide as :func:`style` says (7 inches outside of its block), and an array of
@@ -169,6 +170,8 @@ def panels(
         >>> loss.get_title(loc="left"), float(figure.get_size_inches()[0])
         ('(a) loss', 7.0)
     """
+    if isinstance(titles, str):
+        raise ValueError(f"titles: got {titles!r}, wanted a list of texts: [{titles!r}]")
     titles = list(titles)
     if not titles or not all(isinstance(title, str) for title in titles):
         raise ValueError(f"titles: got {shortened(repr(titles))}, wanted a text for each panel")
@@ -183,7 +186,7 @@ def panels(
         for unused in axes[len(titles) :]:
             unused.remove()
         axes = axes[: len(titles)]
-        entitle(axes, titles)
+        entitle(axes, titles, letters=letters)
     return figure, axes
 
 
@@ -201,10 +204,10 @@ LETTERS = string.ascii_lowercase
 """Of the panels of a figure, in their order."""
 
 
-def entitle(axes: Iterable[Axes], titles: Iterable[str]) -> None:
-    """Give each panel its letter and its title."""
+def entitle(axes: Iterable[Axes], titles: Iterable[str], *, letters: bool = True) -> None:
+    """Give each panel its title, behind its letter."""
     for letter, (title, ax) in zip(LETTERS, zip(titles, axes, strict=True), strict=False):
-        ax.set_title(f"({letter}) {title}")
+        ax.set_title(f"({letter}) {title}" if letters else title)
 
 
 def plot_compared(
@@ -245,8 +248,8 @@ def entry(text: str, color: Any = GREY, **look: Any) -> Line2D:
 
 def key(
     ax: Axes,
-    entries: Sequence[Any] | None,
-    loc: Any,
+    entries: Sequence[Any] | None = None,
+    loc: Any = "best",
     *,
     serves: Panels = (),
     **place: Any,
@@ -256,7 +259,7 @@ def key(
     Args:
         ax: the panel that has it.
         entries: lines, see :func:`entry`; None for what has a label.
-        loc: where, as Matplotlib has it.
+        loc: where, as Matplotlib has it; by default where it covers least.
         serves: other panels whose curves it explains: one that stands alone takes the key along.
         place: what else Matplotlib's ``legend`` takes.
     """
@@ -424,7 +427,7 @@ def save(
     figure: Figure,
     path: Path | str,
     *,
-    formats: Sequence[str] = ("png", "pdf"),
+    formats: Sequence[str] | None = None,
     for_a_look: bool = False,
 ) -> tuple[Path, ...]:
     r"""Write a figure in several formats, atomically; equal figures give equal files.
@@ -433,10 +436,10 @@ def save(
 
     Args:
         figure: what is written.
-        path: where, with or without the suffix of a format: ``"spectrum"``.
-        formats: among ``"png"`` (300 dots an inch), ``"pdf"``, ``"svg"`` (text as outlines) and
-            ``"pgf"``, which LaTeX reads (``\input{spectrum.pgf}``) and sets in the fonts of the
-            paper.
+        path: where, with or without the suffix of a format: ``"spectrum"``, ``"spectrum.pdf"``.
+        formats: by default that of the suffix, and without one PNG and PDF; among ``"png"`` (300
+            dots an inch), ``"pdf"``, ``"svg"`` (text as outlines) and ``"pgf"``, which LaTeX reads
+            (``\input{spectrum.pgf}``) and sets in the fonts of the paper.
         for_a_look: whether nobody prints it. The PNG then has the dots of a screen, and the PDF
             drawings of the glyphs (Type 3), which look the same and take a sixth of the time of
             the subsets of the fonts (TrueType) that journals ask for.
@@ -458,11 +461,14 @@ def save(
     from matplotlib import rc_context, rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    path = Path(path)
+    suffix = path.suffix.removeprefix(".")
+    if suffix in FORMATS:
+        path = path.with_suffix("")
+    if formats is None:
+        formats = (suffix,) if suffix in FORMATS else ("png", "pdf")
     formats = (formats,) if isinstance(formats, str) else tuple(formats)
     check_formats(formats)
-    path = Path(path)
-    if path.suffix.removeprefix(".") in FORMATS:
-        path = path.with_suffix("")
     if not path.parent.is_dir():
         raise ValueError(f"path: got {str(path)!r}, wanted one in a folder that exists")
     settings: dict[Any, Any] = {"pdf.fonttype": 3 if for_a_look else 42}

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
-from lrdyn.figures import long, verdicts
-from lrdyn.figures.exhibits import Exhibit, Results
+from lrdyn.figures import long, plotting, verdicts
+from lrdyn.figures.exhibits import Excerpt, Exhibit, Figure, Results
 from lrdyn.system import whole_files
 from lrdyn.verification.running.configuration import BadInput, Run
 from lrdyn.verification.runs.run_folder import carry_out, load_results
@@ -32,6 +32,8 @@ class Rendered(NamedTuple):
     """Sources that were run; the others had saved results."""
     paths: tuple[Path, ...] = ()
     """Files written or found: the numbers, then pictures, then texts."""
+    excerpts: tuple[Path, ...] = ()
+    """Pictures for talks that were asked for."""
 
 
 def numbers_path(exhibit: Exhibit, out: Path | str) -> Path:
@@ -151,6 +153,7 @@ def render(
     recompute: bool = False,
     train: bool = False,
     baselines: Path | None = None,
+    excerpt: Excerpt | None = None,
     report: Report = print,
 ) -> Rendered:
     """Write a figure or table into ``<out>/figures``, beside its numbers and its caption.
@@ -165,7 +168,12 @@ def render(
         recompute: whether nothing that was saved is used.
         train: whether a long one may run its trainings.
         baselines: folder of the baselines.
+        excerpt: what else is drawn of a figure.
         report: is given each line about a file that is damaged.
+
+    Raises:
+        Unfit: the excerpt asks for a panel that is not there, or that does not fit; no file of the
+            figure is then written.
     """
     path, settings = numbers_path(exhibit, out), exhibit.presets[preset]
     if exhibit.long:
@@ -175,6 +183,9 @@ def render(
         rendered = Rendered(dataset, dataset.attrs["drawn_from"] == long.SAVED, ())
     else:
         rendered = numbers(exhibit, out, settings, recompute=recompute, report=report)
+    drawn: dict[str, Any] = {}
+    if excerpt is not None and isinstance(exhibit, Figure):
+        drawn = exhibit.draw_excerpts(rendered.dataset, excerpt)
     if rendered.computed:
         save(rendered.dataset, path)
     whole_files.make_folder(path.parent, below=Path(out))
@@ -184,4 +195,7 @@ def render(
         paths.append(stem.with_suffix(suffix))
         with whole_files.replace_file(paths[-1]) as temporary:
             temporary.write_text(text)
-    return rendered._replace(paths=tuple(paths))
+    excerpts: list[Path] = []
+    for name, figure in drawn.items():
+        excerpts += plotting.save(figure, stem.with_name(name), formats=excerpt.formats)
+    return rendered._replace(paths=tuple(paths), excerpts=tuple(excerpts))

@@ -234,19 +234,18 @@ def perturb_figure(title: str, by_control: Mapping[str, Departure]) -> Figure:
     """
     columns = 2 if len(by_control) in (2, 4) else min(3, len(by_control))
     rows = -(-len(by_control) // columns)
-    with style():
-        titles = [departure.title for departure in by_control.values()]
-        figure, axes = panels(titles, height=0.6 + 2.0 * rows, rows=rows)
-        for ax, departure in zip(axes, by_control.values(), strict=True):
-            _plot_departure(ax, departure)
-        ends = [ax.get_ylim() for ax in axes]
-        for row in range(0, len(axes), columns):
-            label_once(axes[row : row + columns], "relative residual")
-        for ax in axes:  # one scale, so that panels can be compared
-            ax.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
-        lines = axes[0].get_legend_handles_labels()[0]
-        common_key(figure, [*lines, entry("tolerance", ls="--", lw=0.7)])
-        figure.suptitle(f"{title}: how far does it reach?")
+    titles = [departure.title for departure in by_control.values()]
+    figure, axes = panels(titles, height=0.6 + 2.0 * rows, rows=rows)
+    for ax, departure in zip(axes, by_control.values(), strict=True):
+        _plot_departure(ax, departure)
+    ends = [ax.get_ylim() for ax in axes]
+    for row in range(0, len(axes), columns):
+        label_once(axes[row : row + columns], "relative residual")
+    for ax in axes:  # one scale, so that panels can be compared
+        ax.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
+    lines = axes[0].get_legend_handles_labels()[0]
+    common_key(figure, [*lines, entry("tolerance", ls="--", lw=0.7)])
+    figure.suptitle(f"{title}: how far does it reach?")
     figure.set_label(
         "How a claim breaks as each hypothesis is left: its residual, the median over seeds, "
         "against the distance from it. Dashed: the tolerance; at 0 the hypothesis is met."

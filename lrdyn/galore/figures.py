@@ -32,16 +32,15 @@ def plot_distances(groups: Mapping[str, xr.Dataset]) -> Figure:
         curves.append(
             (control, lambda theory: theory.optax_same, "P on the smaller side", plotting.ORANGE)
         )
-    with plotting.style():
-        figure, (ax,) = plotting.panels(["optax's GaLore and Algorithm 1"])
-        for data, predicted, label, color in curves:
-            theory, run = of_theory(data, PathTheory), of_run(data, PathMeasured)
-            path = run(lambda run: run.optax_same).values
-            apart = np.max(np.abs(theory(predicted).values - path), axis=-1) / np.max(np.abs(path))
-            steps = run(lambda run: run.step).values
-            # An agreement to the last bit has no logarithm, and a line to it no meaning.
-            apart = np.where(apart > 0, apart, np.nan)
-            ax.plot(steps, apart, color=color, marker="o", ms=3, label=label)
-        ax.set(yscale="log", xlabel="step", ylabel="difference / largest weight")
-        ax.legend(**plotting.BESIDE)
+    figure, (ax,) = plotting.panels(["optax's GaLore and Algorithm 1"])
+    for data, predicted, label, color in curves:
+        theory, run = of_theory(data, PathTheory), of_run(data, PathMeasured)
+        path = run(lambda run: run.optax_same).values
+        apart = np.max(np.abs(theory(predicted).values - path), axis=-1) / np.max(np.abs(path))
+        steps = run(lambda run: run.step).values
+        # An agreement to the last bit has no logarithm, and a line to it no meaning.
+        apart = np.where(apart > 0, apart, np.nan)
+        ax.plot(steps, apart, color=color, marker="o", ms=3, label=label)
+    ax.set(yscale="log", xlabel="step", ylabel="difference / largest weight")
+    ax.legend(**plotting.BESIDE)
     return figure

@@ -19,12 +19,7 @@ def plot_aspects(groups: Mapping[str, xr.Dataset]) -> Figure:
     data = plotting.first_point(groups["/compressed"], "seed", "aspect", of="distance")
     run = of_run(data, CompressedMeasured)
     curves = run(lambda run: run.distance).transpose("aspect", "seed")
-    with plotting.style():
-        figure, (ax,) = plotting.panels(
-            ["compressed Deep LoRA beside full width, each curve a seed"]
-        )
-        ax.plot(run(lambda run: run.aspect), curves, color=plotting.BLUE, marker="o", lw=0.9)
-        ax.set(
-            xlabel="rows / columns of W", ylabel=r"$\Vert f - f_C \Vert_F / \Vert T - W_0 \Vert_F$"
-        )
+    figure, (ax,) = plotting.panels(["compressed Deep LoRA beside full width, each curve a seed"])
+    ax.plot(run(lambda run: run.aspect), curves, color=plotting.BLUE, marker="o", lw=0.9)
+    ax.set(xlabel="rows / columns of W", ylabel=r"$\Vert f - f_C \Vert_F / \Vert T - W_0 \Vert_F$")
     return figure

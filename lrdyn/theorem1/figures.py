@@ -34,13 +34,12 @@ def landscape_figure(groups: Mapping[str, Any]) -> Figure | None:
     decays = _decays_with_saddles(results)
     if not len(decays) or not results["met_few_critical_points"].all():
         return None
-    with plotting.style():
-        titles = [_decay_title(decay) for decay in decays]
-        figure, axes = plotting.panels(titles, height=3.0)
-        for ax, decay in zip(axes, decays, strict=True):
-            _plot_landscape(ax, results.sel(weight_decay=decay))
-        axes[0].set_ylabel("loss above the minimum")
-        axes[0].legend(loc="lower left", handletextpad=0.2, borderaxespad=0.3)
+    titles = [_decay_title(decay) for decay in decays]
+    figure, axes = plotting.panels(titles, height=3.0)
+    for ax, decay in zip(axes, decays, strict=True):
+        _plot_landscape(ax, results.sel(weight_decay=decay))
+    axes[0].set_ylabel("loss above the minimum")
+    axes[0].legend(loc="lower left", handletextpad=0.2, borderaxespad=0.3)
     return figure
 
 
@@ -129,20 +128,19 @@ def shrinkage_figure(groups: Mapping[str, Any]) -> Figure:
     """
     results = groups["/"]
     depths = _choose_panels(results["depth"].values)
-    with plotting.style():
-        figure, axes = plotting.panels([f"{depth} layers" for depth in depths], height=2.6)
-        for ax, depth in zip(axes, depths, strict=True):
-            _plot_shrinkage(ax, results.sel(depth=depth), int(depth))
-            ax.set_xlabel(r"singular value of the target, $\sigma_i$")
-        axes[0].set_ylabel("singular value of the product")
-        if len(axes) > 1:
-            axes[0].legend(loc="upper left", borderaxespad=0.3)
-        marks = [
-            plotting.entry("global minimiser"),
-            plotting.entry("end of descent", **(plotting.OPEN | {"ms": 4})),
-            plotting.entry("in another basin", **(plotting.OPEN | {"marker": "x", "ms": 5})),
-        ]
-        axes[-1].legend(handles=marks, loc="upper left", borderaxespad=0.3)
+    figure, axes = plotting.panels([f"{depth} layers" for depth in depths], height=2.6)
+    for ax, depth in zip(axes, depths, strict=True):
+        _plot_shrinkage(ax, results.sel(depth=depth), int(depth))
+        ax.set_xlabel(r"singular value of the target, $\sigma_i$")
+    axes[0].set_ylabel("singular value of the product")
+    if len(axes) > 1:
+        axes[0].legend(loc="upper left", borderaxespad=0.3)
+    marks = [
+        plotting.entry("global minimiser"),
+        plotting.entry("end of descent", **(plotting.OPEN | {"ms": 4})),
+        plotting.entry("in another basin", **(plotting.OPEN | {"marker": "x", "ms": 5})),
+    ]
+    axes[-1].legend(handles=marks, loc="upper left", borderaxespad=0.3)
     return figure
 
 
@@ -156,16 +154,13 @@ def basins_figure(groups: Mapping[str, Any]) -> Figure | None:
         return None
     results = plotting.first_point(groups["/basins"], "depth", "seed")
     depths = _choose_panels(results["depth"].values)
-    with plotting.style():
-        titles = [
-            f"{depth} layers, {_decay_title(float(results['weight_decay']))}" for depth in depths
-        ]
-        figure, axes = plotting.panels(titles, height=2.4)
-        for ax, depth in zip(axes, depths, strict=True):
-            _plot_shares(ax, results.sel(depth=depth), int(depth))
-            ax.set_xlabel(r"scale of the start, in units of $\sigma_1^{1/L}$")
-        axes[0].set_ylabel("share of the runs")
-        axes[-1].legend(title="values kept", **plotting.BESIDE)
+    titles = [f"{depth} layers, {_decay_title(float(results['weight_decay']))}" for depth in depths]
+    figure, axes = plotting.panels(titles, height=2.4)
+    for ax, depth in zip(axes, depths, strict=True):
+        _plot_shares(ax, results.sel(depth=depth), int(depth))
+        ax.set_xlabel(r"scale of the start, in units of $\sigma_1^{1/L}$")
+    axes[0].set_ylabel("share of the runs")
+    axes[-1].legend(title="values kept", **plotting.BESIDE)
     return figure
 
 

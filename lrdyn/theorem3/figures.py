@@ -30,12 +30,11 @@ def plot_dropout(groups: Mapping[str, xr.Dataset]) -> Figure | None:
     """
     if "/dropout_training" not in groups:
         return None
-    with plotting.style():
-        titles = ["minimisers of the expected loss", "least penalty"]
-        figure, (left, right) = plotting.panels(titles, height=2.9)
-        training = plotting.first_point(groups["/dropout_training"], "keep_prob")
-        _plot_minimisers(left, training)
-        _plot_widths(right, plotting.first_point(groups["/dropout"], "width", "keep_prob"))
+    titles = ["minimisers of the expected loss", "least penalty"]
+    figure, (left, right) = plotting.panels(titles, height=2.9)
+    training = plotting.first_point(groups["/dropout_training"], "keep_prob")
+    _plot_minimisers(left, training)
+    _plot_widths(right, plotting.first_point(groups["/dropout"], "width", "keep_prob"))
     return figure
 
 

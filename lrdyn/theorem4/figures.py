@@ -25,11 +25,10 @@ def plot_paths(groups: Mapping[str, xr.Dataset]) -> Figure:
     """
     data = plotting.first_point(groups["/"], "optimizer")
     titles = ["two methods, one path", "their distance", "$W(t) - W(0)$, $K$ refreshes"]
-    with plotting.style():
-        figure, (left, middle, right) = plotting.panels(titles, height=2.6)
-        _plot_losses(left, data)
-        _plot_gaps(middle, data, groups)
-        _plot_sums(right, data.isel(optimizer=0))
+    figure, (left, middle, right) = plotting.panels(titles, height=2.6)
+    _plot_losses(left, data)
+    _plot_gaps(middle, data, groups)
+    _plot_sums(right, data.isel(optimizer=0))
     return figure
 
 

@@ -87,21 +87,20 @@ def plot_energies(groups: Mapping[str, Any]) -> Any:
     values, ranks, shapes, kinds = read_updates(root)
     outputs = int(json.loads(root.attrs["fixed"]).get("outputs", 0))
     order = sorted(kinds, key=lambda kind: -np.nansum(values[kinds[kind]] ** 2))[:MOST]
-    with plotting.style():
-        height = max(2.6, 0.9 + 0.26 * len(order))
-        figure, axes = plotting.panels(
-            ["energy in the first r", "median r with .9, .99 of it"], height=height
+    height = max(2.6, 0.9 + 0.26 * len(order))
+    figure, axes = plotting.panels(
+        ["energy in the first r", "median r with .9, .99 of it"], height=height
+    )
+    colors = [*plotting.SHADES, plotting.BLUES[2], plotting.ORANGES[0]][: len(order)]
+    for kind, color in zip(order, colors, strict=True):
+        shares = np.array([energies_at(values[i], GRID) for i in kinds[kind]])
+        axes[0].plot(GRID, shares.mean(axis=0), color=color, lw=1.2, label=kind)
+        axes[0].fill_between(
+            GRID, shares.min(axis=0), shares.max(axis=0), color=color, alpha=0.15, lw=0
         )
-        colors = [*plotting.SHADES, plotting.BLUES[2], plotting.ORANGES[0]][: len(order)]
-        for kind, color in zip(order, colors, strict=True):
-            shares = np.array([energies_at(values[i], GRID) for i in kinds[kind]])
-            axes[0].plot(GRID, shares.mean(axis=0), color=color, lw=1.2, label=kind)
-            axes[0].fill_between(
-                GRID, shares.min(axis=0), shares.max(axis=0), color=color, alpha=0.15, lw=0
-            )
-        _plot_chance(axes[0], shapes[kinds[order[0]][0]] if order else None, outputs)
-        axes[0].set(xlabel="r / min(m, n)", ylabel="share of ||ΔW||²", xlim=(0, 1), ylim=(0, 1.02))
-        _write_table(axes[1], order, kinds, ranks, shapes, colors)
+    _plot_chance(axes[0], shapes[kinds[order[0]][0]] if order else None, outputs)
+    axes[0].set(xlabel="r / min(m, n)", ylabel="share of ||ΔW||²", xlim=(0, 1), ylim=(0, 1.02))
+    _write_table(axes[1], order, kinds, ranks, shapes, colors)
     return figure
 
 

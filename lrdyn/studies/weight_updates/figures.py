@@ -17,25 +17,24 @@ def plot_reach(groups: Mapping[str, Any]) -> Any:
 
     double = "/nonlinear/float64"
     run = fields.of_run(groups[double if double in groups else "/nonlinear"], ReachMeasured)
-    with plotting.style():
-        figure, axes = plotting.panels(["leaky slope a", "tanh(b x) / b"])
-        plot_powers(
-            axes[0],
-            run(lambda run: run.kink).values,
-            blocks=run(lambda run: run.leaky_residuals).values,
-            energies=run(lambda run: run.leaky_energies).values,
-            powers=(1, 2),
-            label="1 – a",
-        )
-        plot_powers(
-            axes[1],
-            run(lambda run: run.bend).values,
-            blocks=run(lambda run: run.tanh_residuals).values,
-            energies=run(lambda run: run.tanh_energies).values,
-            powers=(2, 4),
-            label="b",
-        )
-        axes[0].set_ylabel("off-diagonal block; energy outside 2K")
+    figure, axes = plotting.panels(["leaky slope a", "tanh(b x) / b"])
+    plot_powers(
+        axes[0],
+        run(lambda run: run.kink).values,
+        blocks=run(lambda run: run.leaky_residuals).values,
+        energies=run(lambda run: run.leaky_energies).values,
+        powers=(1, 2),
+        label="1 – a",
+    )
+    plot_powers(
+        axes[1],
+        run(lambda run: run.bend).values,
+        blocks=run(lambda run: run.tanh_residuals).values,
+        energies=run(lambda run: run.tanh_energies).values,
+        powers=(2, 4),
+        label="b",
+    )
+    axes[0].set_ylabel("off-diagonal block; energy outside 2K")
     return figure
 
 

@@ -190,6 +190,9 @@ class KeptPrograms(NamedTuple):
     code: str
     """SHA-256 of the code of the library that decides them."""
 
+    def _ipython_display_(self) -> None:
+        """Show nothing where ``setup()`` is the last line of a cell."""
+
     def of(self, theorem: str) -> "KeptPrograms":
         """The place for the programs of a theorem that a module of this name states.
 
