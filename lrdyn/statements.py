@@ -82,7 +82,7 @@ def verify(
         (<Decision.HOLDS: 'holds'>, 16)
         >>> verify("theorm2")
         Traceback (most recent call last):
-        lrdyn.verification.stating.mistakes.BadInput: theorem: got 'theorm2' (did you mean
+        lrdyn.system.messages.BadInput: theorem: got 'theorm2' (did you mean
         'theorem2'?), wanted one of theorem1, ...
     """
     stated = statement(theorem)

@@ -22,7 +22,8 @@ collect_ignore_glob = ["data/*"]
 
 HOOK = jaxtyping.install_import_hook("lrdyn", typed.NAME)
 
-from lrdyn.verification.machine import accelerators, process  # noqa: E402  (after the hook)
+from lrdyn.system import garbage  # noqa: E402  (after the hook)
+from lrdyn.verification.machine import accelerators  # noqa: E402
 
 accelerators.share_memory()
 
@@ -39,7 +40,7 @@ programs.keep()
 contexts.share()
 os.environ.setdefault("LRDYN_CACHE", os.fspath(programs.FOLDER))  # not in a home: for `setup`
 
-process.collect_rarely()
+garbage.collect_rarely()
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_default_matmul_precision", "highest")

@@ -41,7 +41,7 @@ from lrdyn.commands import example, example_arrays, figures, help_pages, own_fig
 from lrdyn.commands import judge_run as judge_run_command
 from lrdyn.commands import merge as merge_command
 from lrdyn.commands import report as report_command
-from lrdyn.commands.arguments import Help
+from lrdyn.commands.ending import Help
 from lrdyn.registry import REGISTRY, theorem, theorems
 from lrdyn.studies import REGISTRY as STUDIES
 from lrdyn.studies import study

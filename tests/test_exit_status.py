@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import lrdyn
 from lrdyn import cli
-from lrdyn.commands.arguments import Help
+from lrdyn.commands.ending import Help
 
 PLACE, FACTOR, UNDECIDED = "nowhere", 1.0, ""
 

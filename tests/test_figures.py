@@ -22,8 +22,7 @@ from PIL import Image
 import lrdyn
 from lrdyn import cli
 from lrdyn.commands import figures
-from lrdyn.commands.arguments import Help
-from lrdyn.commands.ending import BAD_INPUT, Sameness
+from lrdyn.commands.ending import BAD_INPUT, Help, Sameness
 from lrdyn.figures import baselines, exhibits, plotting, rendering, tables, verdict_plots
 from lrdyn.figures.exhibits import one_seed
 from lrdyn.figures.rendering import render

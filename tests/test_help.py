@@ -9,7 +9,8 @@ import pytest
 
 from lrdyn import __main__ as command
 from lrdyn.commands import help_pages, pool, verify
-from lrdyn.commands.arguments import Help, typed_command
+from lrdyn.commands.arguments import typed_command
+from lrdyn.commands.ending import Help
 from lrdyn.core.show import no_such_file
 from lrdyn.registry import theorems
 from lrdyn.studies import studies
@@ -65,8 +66,8 @@ def test_every_command_has_one_page_by_three_ways(words, lrdyn):
 def test_help_itself_has_a_page(lrdyn):
     status, page, _ = lrdyn("help", "--help")
     assert (status, len(examples_of(page))) == (0, 3)
-    assert lrdyn("help")[1] == lrdyn("--help")[1] == help_pages.OVERVIEW
-    assert len(examples_of(help_pages.OVERVIEW)) == 3
+    assert lrdyn("help")[1] == lrdyn("--help")[1] == command.OVERVIEW
+    assert len(examples_of(command.OVERVIEW)) == 3
     assert lrdyn("help", "hlep")[::2] == (
         2,
         "lrdyn: error: command: got 'hlep' (did you mean "

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pickle
 import re
 import resource
 import shutil
@@ -22,7 +23,7 @@ import xarray as xr
 
 import lrdyn as lr
 from lrdyn import __main__ as command
-from lrdyn import statements
+from lrdyn import statements, theorem2
 from lrdyn.commands import ending, pool
 from lrdyn.figures import verdict_plots
 from lrdyn.registry import REGISTRY, theorem, theorems
@@ -38,7 +39,7 @@ from lrdyn.verification.stating import own_files
 from lrdyn.verification.stating.claims import judge
 from lrdyn.verification.storing import files, parts, results_file
 from tests.faults import signals
-from tests.runs import python, started
+from tests.runs import ROOT, python, started
 from tests.test_commands import register, tree
 from tests.tiny import Value
 from tests.verification.test_theorem import MY_THEOREM
@@ -65,6 +66,53 @@ def test_what_it_says_of_itself(lrdyn):
     status, out, _ = lrdyn("list")
     names = [line.split()[0] for line in out.splitlines()]
     assert names == ["theorems", *REGISTRY, "studies,", *STUDIES]
+
+
+IMPORTED = """
+import contextlib, io, sys
+import lrdyn
+from lrdyn.__main__ import main
+assert {"rho", "theorem2", "main"} <= {*dir(lrdyn)}
+for words in ([], ["--help"], ["help"], ["--version"]):
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(words) == 0
+print(sorted({"jax", "numpy", "optax", "equinox", "xarray", "matplotlib"} & set(sys.modules)))
+lrdyn.rho
+print("jax" in sys.modules, {"xarray", "matplotlib"} & set(sys.modules))
+"""
+
+
+def test_nothing_is_imported_before_it_is_asked_for():
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.stdout, done.stderr) == ("[]\nTrue set()\n", "")
+
+
+@pytest.mark.parametrize("module", ["lrdyn", "experiments.theorem2", "paper_figs"])
+def test_a_command_that_cannot_be_imported_gives_no_verdict(module):
+    """Python's own status, 1, would say that a theorem is false."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, "list"],
+        env=os.environ | {"JAX_ENABLE_X64": "perhaps"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+    assert "JAX_ENABLE_X64" in done.stderr
+
+
+def test_names_are_those_of_the_modules_that_have_them():
+    names = {}
+    exec("from lrdyn import *", names)
+    assert set(lr.__all__) <= set(names)
+    assert names["rho"] is lr.theorem2.rho is theorem2.rho
+    assert pickle.loads(pickle.dumps(lr.rho)) is lr.rho
+    with pytest.raises(AttributeError, match=r"no attribute 'swep' \(did you mean 'sweep'\?\)"):
+        _ = lr.swep
 
 
 def test_every_exported_name_is_there():

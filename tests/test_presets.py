@@ -6,11 +6,12 @@
 import pytest
 
 from lrdyn.commands import example, figures, verify
-from lrdyn.commands.ending import BAD_INPUT, FAULT, Fault
+from lrdyn.commands.ending import BAD_INPUT, FAULT
 from lrdyn.commands.ending import run as ended
 from lrdyn.figures.exhibits import missing_packages
 from lrdyn.registry import theorems
 from lrdyn.studies import studies, study
+from lrdyn.system.messages import Fault
 from lrdyn.verification.running import jobs
 from lrdyn.verification.running.configuration import BadInput, run_of
 from lrdyn.verification.runs.run_folder import describe_run

@@ -12,16 +12,13 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from lrdyn.commands.ending import Help
 from lrdyn.core.show import near, no_such_file, shortened
 from lrdyn.data.arrays import read_npy
 from lrdyn.system.memory_limit import SIZE, read_size
 from lrdyn.verification.cluster import ADDRESS
 from lrdyn.verification.running.configuration import BadInput
 from lrdyn.verification.stating.flags import FRACTION, Flag, at_least, flag_text, option_string
-
-
-class Help(Exception):
-    """The help that was asked for: no error, and the only way to end without doing anything."""
 
 
 class Example(NamedTuple):

@@ -28,14 +28,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from lrdyn.commands.arguments import Help
-from lrdyn.core.show import shortened
-from lrdyn.system import interrupts, printer
+# Nothing that imports JAX: a command that prints its version waits for what is imported here.
+from lrdyn.system import garbage, interrupts, printer
+from lrdyn.system.messages import BadInput, Fault, first_line, refuse_truth, shortened
 from lrdyn.system.whole_files import Linked
-from lrdyn.verification.machine import process, program_cache
-from lrdyn.verification.running.work import PartFailed
-from lrdyn.verification.stating.claims import refuse_truth
-from lrdyn.verification.stating.mistakes import BadInput, first_line
 
 HOLDS, FAILS, BAD_INPUT, FAULT, UNDECIDED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 DONE = 0
@@ -49,6 +45,10 @@ NO_NAMES = {
     errno.ELOOP: "links that lead in a circle",
 }
 """Numbers of errors that say nothing of the machine -> what a user's words or files named."""
+
+
+class Help(Exception):
+    """The help that was asked for: no error, and the only way to end without doing anything."""
 
 
 class Status(int):
@@ -82,10 +82,6 @@ class Sameness(NamedTuple):
     same: bool
 
 
-class Fault(Exception):
-    """A fault of the machine, in one line."""
-
-
 Ending = Judged | Printed | Sameness | Status | None
 """How a command ended: None without a verdict, a status if it ran another command."""
 
@@ -112,10 +108,13 @@ def run(prog: str, command: Callable[[], Ending], *, own_process: bool = False) 
     if own_process:
         interrupts.end_at_once()
         _speak_plainly()
-        process.collect_rarely()
+        garbage.collect_rarely()
     printer.lost = None
     try:
-        program_cache.most()  # environment variables are input, too
+        if "LRDYN_CACHE_MAX" in os.environ:  # environment variables are input, too
+            from lrdyn.verification.machine import program_cache
+
+            program_cache.most()
         try:
             ending = command()
         except Help as asked:
@@ -165,7 +164,7 @@ def _failure(error: BaseException) -> tuple[int, str]:
     match error:
         case BadInput():
             return BAD_INPUT, str(error)
-        case Fault() | PartFailed():
+        case Fault():
             return FAULT, str(error)
         case KeyboardInterrupt():
             return INTERRUPTED, "interrupted; finished parts are kept"

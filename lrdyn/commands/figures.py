@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lrdyn.commands.arguments import Example, Parser, add_device_flags, parse_folder
-from lrdyn.commands.ending import Fault, Sameness
+from lrdyn.commands.ending import Sameness
 from lrdyn.core.show import near, shortened
 from lrdyn.figures import long, plotting
 from lrdyn.figures.baselines import check, write_baseline
@@ -22,6 +22,7 @@ from lrdyn.figures.exhibits import Excerpt, Exhibit, Figure, missing_packages, s
 from lrdyn.figures.rendering import render
 from lrdyn.figures.single_panels import Unfit
 from lrdyn.system import whole_files
+from lrdyn.system.messages import Fault
 from lrdyn.system.printer import say
 from lrdyn.verification.judging.rounding import PRECISIONS
 from lrdyn.verification.machine import accelerators

@@ -15,35 +15,6 @@ from lrdyn.registry import theorems
 from lrdyn.studies import studies
 from lrdyn.verification.running.configuration import BadInput
 
-OVERVIEW = """usage: lrdyn COMMAND [...]
-
-  verify NAME [flags]            verify a theorem of the list; --help shows its flags
-  verify FILE.py[:NAME] [flags]  verify a theorem of your own
-  verify all [flags]             verify every theorem of the list, one table
-  list                           the theorems and the studies
-  explain NAME [CLAIM ...]       what a theorem claims, under which hypotheses, how it could fail
-  runs [DIR]                     what was run: when, with which settings, its verdict
-  report RESULTS [--out FILE]    one HTML page of results: verdicts, claims, figures, settings
-  diff RUN RUN                   how two folders of results differ; status 1 if they do
-  judge-run THEOREM RECORDS ...  a run that was trained and recorded elsewhere, judged
-  data [--data-dir DIR]          the data sets: where each was found, or what would do
-  data download NAME [...]       download one, into DIR or the first place looked into
-  diagnose BEFORE AFTER [flags]  how low-rank an update is, what LoRA would cost
-  merge ADAPTER[:WEIGHT] ...     one adapter of several, or a smaller one
-  figures init                   make a folder `figures` with an example, for your repository
-  figures draw|check|baseline    draw those of that folder, compare them with their baselines
-  completion bash|zsh|fish       what your shell needs to complete these words
-  help [COMMAND [...]]           this page, or that of a command, as its --help
-  --version                      the version of lrdyn
-
-examples:
-  $ lrdyn verify theorem2
-      a theorem at its quick settings; the table and a folder of results
-  $ lrdyn help verify theorem2
-      its flags
-  $ lrdyn diagnose BEFORE.safetensors AFTER.safetensors
-      which rank an update of your own model has
-"""
 SHELLS = ("bash", "zsh", "fish")
 
 

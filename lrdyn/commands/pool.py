@@ -21,7 +21,7 @@ from lrdyn.commands.ending import Judged
 from lrdyn.core.show import near, shortened
 from lrdyn.registry import BEYOND_THE_SURVEY, theorem, theorems
 from lrdyn.studies import studies
-from lrdyn.system import interrupts, whole_files
+from lrdyn.system import garbage, interrupts, whole_files
 from lrdyn.system.printer import say
 from lrdyn.verification.judging import verdict_text
 from lrdyn.verification.machine import accelerators, process
@@ -82,7 +82,7 @@ def verify_all(dealt: dict[str, list[str]], jobs: int) -> list[Ended]:
     with contextlib.ExitStack() as stack:
         with interrupts.guard_workers():
             # Started inside ``starting_workers``: children must inherit its mask and its variable.
-            pool = stack.enter_context(ProcessPoolExecutor(jobs, context, process.collect_rarely))
+            pool = stack.enter_context(ProcessPoolExecutor(jobs, context, garbage.collect_rarely))
             futures = {n: pool.submit(verify_one, n, dealt[n], jobs) for n in order}
         try:
             for future in as_completed(futures.values()):

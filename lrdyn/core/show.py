@@ -1,12 +1,9 @@
 """How results show themselves: aligned text, and in a notebook tables with small figures (SVG)."""
 
-import difflib
 import html
 import math
-import os
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,50 +11,13 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
+from lrdyn.system.messages import near as near
+from lrdyn.system.messages import no_such_file as no_such_file
+from lrdyn.system.messages import shortened as shortened
 from lrdyn.system.printer import make_printable as make_printable
 
 MOST = 12
 """Curves that a small figure draws."""
-
-
-def shortened(text: str, most: int = 60) -> str:
-    """Shorten a word for a message: a long one loses its middle.
-
-    Example:
-        >>> shortened("10000000000", 7)
-        '10...00'
-    """
-    side = (most - 3) // 2
-    return text if len(text) <= most else f"{text[:side]}...{text[-side:]}"
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """Suggest the known word that a wrong one may have meant; empty if none is similar.
-
-    Example:
-        >>> near("theorm2", ["theorem1", "theorem2"])
-        " (did you mean 'theorem2'?)"
-        >>> near("x", ["theorem1"])
-        ''
-    """
-    matches = difflib.get_close_matches(word[:80], list(known), 1, 0.7)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
-
-
-def no_such_file(path: Path) -> str:
-    """Message about a file that does not exist, with a similar name if there is one nearby.
-
-    Example:
-        >>> no_such_file(Path("no such folder/x.npy"))
-        'no such file'
-    """
-    try:
-        beside = os.listdir(path.parent)
-    except (OSError, ValueError):  # the folder is not there either, or no name of one
-        beside = []
-    return "; ".join(["no such file", *filter(None, [near(path.name, beside).strip(" ()")])])
-
-
 WIDTH = 100
 """Columns of a sentence in a terminal."""
 

@@ -71,7 +71,7 @@ def records_of(
         ((0, 5), (2, 2, 2), 'float64')
         >>> records_of([(0, {"enc": np.eye(2), "dec": np.eye(2)}), (1, {})])
         Traceback (most recent call last):
-        lrdyn.verification.stating.mistakes.BadInput: weights[0]: got names 'dec', 'enc', which ...
+        lrdyn.system.messages.BadInput: weights[0]: got names 'dec', 'enc', which ...
     """
     if order not in ("forward", "backward"):
         raise BadInput(f"order: got {order!r}, wanted 'forward' or 'backward'")

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lrdyn.system.printer import complain, make_printable, silence_xla
 
@@ -30,30 +30,46 @@ PARENT = "LRDYN_PARENT"
 says who obeys it."""
 
 
-@contextmanager
-def guard_import() -> Iterator[None]:
-    """Guard what takes seconds to import, where the process is a command, a script or a worker.
+def guard_process() -> None:
+    """Guard this process from its first line on, where it is a command or a worker.
 
     That ``python -m`` starts a command can be told while its package is imported: only then is
-    ``-m`` in the place of the file. A script is its own master again afterwards.
+    ``-m`` in the place of the file.
     """
     parent = _parent(os.environ.pop(PARENT, ""))
-    # ``python script.py``: elsewhere, in pytest or a notebook, a signal belongs to that program.
-    script = sys.orig_argv[1:2] == sys.argv[:1] and "".join(sys.argv[:1]).endswith(".py")
     if parent:
         threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
-    command = not parent and _is_command()
-    if command:
+    elif _is_command():
         silence_xla()
-    undo = end_at_once() if command or (script and not parent) else None
+        end_at_once()
+        sys.excepthook = _end_over_import
+
+
+def _end_over_import(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """What Python calls with an exception that nobody caught: a command catches its own."""
+    if isinstance(error, Exception):  # a broken installation, or a variable that JAX refuses
+        _refuse_import(error)
+    sys.__excepthook__(kind, error, trace)
+
+
+@contextmanager
+def guard_import() -> Iterator[None]:
+    """Guard what takes seconds to import, where the process is a command or a script.
+
+    A script is its own master again afterwards.
+    """
+    # ``python script.py``: elsewhere, in pytest or a notebook, a signal belongs to that program.
+    script = sys.orig_argv[1:2] == sys.argv[:1] and "".join(sys.argv[:1]).endswith(".py")
+    # With JAX there already, nothing takes seconds.
+    undo = end_at_once() if script and "jax" not in sys.modules else None
     try:
         yield
-    except Exception as error:  # a broken installation, or a variable that JAX refuses
-        if not command:
+    except Exception as error:
+        if sys.excepthook is not _end_over_import:
             raise
         _refuse_import(error)
     finally:
-        if script and undo:
+        if undo:
             undo()
 
 

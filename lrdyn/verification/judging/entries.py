@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lrdyn.core.show import aligned, near, table
+from lrdyn.system.messages import refuse_truth
 from lrdyn.verification.judging import verdict_text
-from lrdyn.verification.stating.claims import Decision, refuse_truth
+from lrdyn.verification.stating.claims import Decision
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

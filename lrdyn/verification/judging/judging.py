@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 import numpy as np
 
 from lrdyn.core.checks import OutsideDomain
+from lrdyn.system.messages import refuse_truth
 from lrdyn.verification.judging import rounding
 from lrdyn.verification.judging.outcomes import (
     MissingArray,
@@ -53,7 +54,7 @@ Legs = dict[str, "xarray.Dataset"]
 class Verdict(NamedTuple):
     """The judged claims of a run: what :func:`judge_results` returns."""
 
-    __bool__ = claims.refuse_truth("[entry['holds'] for entry in verdict.claims]")
+    __bool__ = refuse_truth("[entry['holds'] for entry in verdict.claims]")
 
     claims: list[dict[str, Any]]
     """Entries of ``verdict.json``."""

@@ -1,7 +1,6 @@
 """Settings of the whole process: precision, devices, threads, the cache of programs."""
 
 import contextlib
-import gc
 import os
 
 import jax
@@ -65,13 +64,6 @@ def setup(
         base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         cache = os.path.join(base, "lrdyn")
     return program_cache.keep(cache) if cache else None
-
-
-def collect_rarely() -> None:
-    """Look for garbage less often: tracing makes many objects that stay, and little garbage."""
-    # Everything imported so far stays to the end: it need not be looked through each time.
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 50)
 
 
 def cores() -> int:

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 
 from lrdyn.system.memory_limit import memory, size_of
+from lrdyn.system.messages import Fault
 from lrdyn.system.progress import Progress, Silent
 from lrdyn.verification.machine.kept_programs import KeptPrograms
 from lrdyn.verification.running import programs, reductions
@@ -210,7 +211,7 @@ class Part(NamedTuple):
         return ""
 
 
-class PartFailed(RuntimeError):
+class PartFailed(Fault):
     """A part was not computed, or something else came back; the message names its first point."""
 
 

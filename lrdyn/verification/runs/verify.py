@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrdyn.core import show
 from lrdyn.system import whole_files
+from lrdyn.system.messages import refuse_truth
 from lrdyn.verification.judging import verdict_text
 from lrdyn.verification.judging.entries import Entries
 from lrdyn.verification.judging.judging import Legs, arithmetic_of, judge_results
@@ -20,7 +21,7 @@ from lrdyn.verification.running.configuration import Run
 from lrdyn.verification.running.produce import produce
 from lrdyn.verification.running.work import Context
 from lrdyn.verification.runs.repeating import OWN, repeating, repeating_all
-from lrdyn.verification.stating.claims import FALSE_ALARM, Decision, refuse_truth
+from lrdyn.verification.stating.claims import FALSE_ALARM, Decision
 from lrdyn.verification.stating.flags import flag_text
 from lrdyn.verification.stating.mistakes import BadInput, location_of
 from lrdyn.verification.stating.statement import Experiment

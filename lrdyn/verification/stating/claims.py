@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Shaped
 
 from lrdyn.core import checks
+from lrdyn.system.messages import refuse_truth
 
 Numbers = Shaped[np.ndarray | Array, "..."] | np.number
 Kind = Literal["exact", "identity", "bound", "limit", "rate", "statistical", "control"]
@@ -248,23 +249,6 @@ def chi_square_p(value: float, degrees: int) -> float:
     # p-value.
     nearer = np.minimum(chdtr(degrees, value), chdtrc(degrees, value))
     return float(np.minimum(1.0, 2 * nearer))  # a NaN stays NaN: the judge counts it as a failure
-
-
-def refuse_truth(instead: str) -> Callable[[Any], bool]:
-    """Make the ``__bool__`` of an object that reads like a verdict and is none.
-
-    Python takes every object for true, so that ``assert verify(...)`` would pass whatever was
-    found.
-
-    Args:
-        instead: what to write in its place.
-    """
-
-    def __bool__(self: Any) -> bool:
-        name = type(self).__name__
-        raise TypeError(f"{name}: is neither true nor false by itself, write {instead}")
-
-    return __bool__
 
 
 class Decision(enum.Enum):

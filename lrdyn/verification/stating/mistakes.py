@@ -17,12 +17,10 @@ import jax
 from lrdyn.core.show import shortened
 from lrdyn.data.lookup import MissingData
 from lrdyn.system.memory_limit import memory, size_of
+from lrdyn.system.messages import BadInput as BadInput
+from lrdyn.system.messages import first_line as first_line
 from lrdyn.verification.stating.sources import own_files_stating
 from lrdyn.verification.stating.statement import Experiment
-
-
-class BadInput(ValueError):
-    """Bad input of a command: one line, status 2, nothing written."""
 
 
 class Lacking(BadInput):
@@ -174,14 +172,6 @@ def describe_error(error: BaseException) -> str:
     """
     line = first_line(error)
     return f"{type(error).__name__} ({shortened(line)})" if line else type(error).__name__
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of the text of an exception; empty without one."""
-    try:
-        return (str.splitlines(str(error)) or [""])[0]
-    except BaseException:  # a user's __str__ may raise anything
-        return "no text: its __str__ raises"
 
 
 def _is_system_error(error: BaseException) -> bool:
