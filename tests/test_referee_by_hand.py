@@ -1057,6 +1057,8 @@ def test_muons_law_is_computed_again_until_its_run_is_chaotic():
     }
     point = made_point(case)
     of, within = equivariance.aligned(point), equivariance.law(point)
+    assert of is not None
+    assert within is not None
     least = np.arange(201)[:, None, None] * of.rate + of.start
     arrivals = equivariance.first(np.prod(least, axis=1) >= of.modes)
     assert max(arrivals) < within.last < 200
