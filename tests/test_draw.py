@@ -127,12 +127,12 @@ def test_a_table_of_pandas_has_its_places_and_names():
     """Its columns are the abscissae; the axis of the seeds is its name or its number."""
     losses = xr.DataArray([[1.0, 2.0], [3.0, 6.0]], {"seed": [0, 1], "step": [10, 20]})
     table = losses.to_pandas()
-    unnamed = table.rename_axis(index=None, columns=None)
+    unnamed: Any = table.copy()
+    unnamed.index.name = unnamed.columns.name = None
     for array, over in ((table, "seed"), (table, 0), (unnamed, 0), (table.T, 1), (losses, "seed")):
         _, (ax,) = panels(["one"])
         (line,) = band(ax, array, over=over).lines
-        assert line.get_xdata().tolist() == [10, 20]
-        assert line.get_ydata().tolist() == [2, 4]
+        assert np.asarray(line.get_xydata()).tolist() == [[10, 2], [20, 4]]
 
 
 def test_one_quantity_may_have_two_names():
@@ -456,7 +456,8 @@ def test_an_animation_shows_each_frame_and_ends_on_the_last(suffix, tmp_path):
     frames = (0.2, 0.6, 1.0)
     path = animate(*moving(), frames, tmp_path / f"a.{suffix}", milliseconds=50, still=900, dpi=60)
     durations = []
-    with Image.open(path) as shown:
+    with Image.open(path) as opened:
+        shown: Any = opened
         assert (shown.n_frames, shown.info["loop"]) == (3, 0)
         for place, height in enumerate(frames):
             alone = animate(*moving(), [height], tmp_path / f"{height}.{suffix}", dpi=60)
@@ -487,12 +488,12 @@ def test_a_figure_shows_itself_in_a_notebook_once_and_sharply(capsys):
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.utils.capture import capture_output
 
-    InteractiveShell.instance()
+    shell: Any = InteractiveShell.instance()
     with style(width=5):
         figure, _ = panels(["one"], height=2)
     before = figure.get_dpi()
     with capture_output() as captured:
-        InteractiveShell.instance().display_formatter.format(figure)
+        shell.display_formatter.format(figure)
     (shown,) = captured.outputs
     assert shown.metadata["image/png"] == {"width": 480, "height": 192}
     with Image.open(io.BytesIO(base64.b64decode(shown.data["image/png"]))) as picture:

@@ -184,18 +184,19 @@ def test_a_panel_for_a_talk_lies_beside_the_figure(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["toy", "--panel", "z"], "toy: --panel: got 'z', wanted one of the letters a"),
+        (["toy", "--panel", "z"], "--panel: got 'z' of toy, wanted one of the letters a"),
         (["toy", "--width", "page"], "--width: got 'page', wanted 'column', 'text' or inches"),
         (["toy", "--width", "-1"], "--width: got -1.0, wanted 'column', 'text' or inches"),
         (["toy", "--format", "jpg"], "--format: got 'jpg', wanted some of png, pdf, svg, pgf"),
         (["check", "toy", "--panel", "a"], "--panel: got it with check, wanted it with draw"),
         (["baseline", "--yes", "--width", "text"], "--width: got it with baseline, wanted it with"),
-        (["rows", "--panel", "a"], "rows: --panel, --width, --format: got 'rows', wanted a figure"),
+        (["rows", "--panel", "a"], "--panel, --width, --format: got 'rows', wanted a figure"),
     ],
 )
 def test_what_cannot_be_drawn_for_a_talk_is_one_line(words, said, tmp_path):
     with pytest.raises(cli.BadInput, match=f"^{re.escape(said)}"):
         figures.main([TOY, ROWS], tmp_path, [*words, "--out", str(tmp_path)])
+    assert not any(tmp_path.iterdir())  # before anything is drawn
 
 
 def test_a_figure_without_runs_cannot_be_long(tmp_path):

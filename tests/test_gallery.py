@@ -3,6 +3,7 @@
 import io
 import itertools
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,6 +80,8 @@ def test_an_animation_is_what_is_drawn(name):
     path = gallery.IMAGES / name
     assert path.stat().st_size < 1_000_000
     drawn = io.BytesIO(of_pages.shown_animations()[name]())
+    kept: Any
+    wanted: Any
     with Image.open(path) as kept, Image.open(drawn) as wanted:
         assert kept.info["loop"] == 0
         assert kept.n_frames == wanted.n_frames

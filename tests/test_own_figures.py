@@ -215,7 +215,7 @@ def test_a_figure_of_a_file_follows_the_file(tmp_path, monkeypatch, capsys):
     sources = []
     for _ in range(2):
         assert command.main(["figures", "draw", "mine"]) == 0
-        sources.append(re.search(r"\((.*), ", capsys.readouterr().out)[1])
+        sources.append(re.findall(r"\((.*), ", capsys.readouterr().out)[0])
     assert sources == ["computed", "saved numbers"]
     assert command.main(["figures", "baseline", "mine", "--yes"]) == 0
     assert command.main(["figures", "check"]) == 0

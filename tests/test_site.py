@@ -17,6 +17,7 @@ import pytest
 import lrdyn
 from docs import refresh
 from lrdyn.registry import REGISTRY
+from notebooks import _kept
 from tests.runs import ROOT
 
 inventories = pytest.importorskip("sphinx.util.inventory", reason="make docs runs this")
@@ -136,6 +137,22 @@ def test_formulas_are_drawn_by_a_file_of_the_site():
     assert (SITE / "_static" / "mathjax" / words.MATHJAX).stat().st_size > 1e6
     loaded = pages()["docs/theorems/theorem2.html"].loads
     assert any(words.MATHJAX in address for address in loaded)
+
+
+# Notebooks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", _kept.names())
+def test_a_notebook_shows_all_that_its_run_gave(name):
+    ran = {name: notebook for name, _, notebook in _kept.load()}[name]
+    assert _kept.code_digest(_kept.read(name)) == _kept.code_digest(ran)
+    outputs = [cell.outputs for cell in ran.cells if cell.get("outputs")]
+    text = (SITE / "notebooks" / f"{name}.html").read_text()
+    assert text.count('<div class="cell_output') == len(outputs) > 0
+    pictures = sum("image/png" in one.get("data", {}) for of in outputs for one in of)
+    assert (
+        sum("_images" in address for address in pages()[f"notebooks/{name}.html"].loads) == pictures
+    )
 
 
 # Labels -----------------------------------------------------------------------------------------

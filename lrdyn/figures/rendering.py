@@ -183,9 +183,9 @@ def render(
         rendered = Rendered(dataset, dataset.attrs["drawn_from"] == long.SAVED, ())
     else:
         rendered = numbers(exhibit, out, settings, recompute=recompute, report=report)
-    drawn: dict[str, Any] = {}
-    if excerpt is not None and isinstance(exhibit, Figure):
-        drawn = exhibit.draw_excerpts(rendered.dataset, excerpt)
+    drawn, formats = {}, ()
+    if excerpt is not None and isinstance(exhibit, Figure):  # before the first file: it may fail
+        drawn, formats = exhibit.draw_excerpts(rendered.dataset, excerpt), excerpt.formats
     if rendered.computed:
         save(rendered.dataset, path)
     whole_files.make_folder(path.parent, below=Path(out))
@@ -197,5 +197,5 @@ def render(
             temporary.write_text(text)
     excerpts: list[Path] = []
     for name, figure in drawn.items():
-        excerpts += plotting.save(figure, stem.with_name(name), formats=excerpt.formats)
+        excerpts += plotting.save(figure, stem.with_name(name), formats=formats)
     return rendered._replace(paths=tuple(paths), excerpts=tuple(excerpts))
