@@ -19,7 +19,7 @@ from lrdyn.verification.stating.flags import Flag, at_least
 from paper_figs.shared import one_scenario
 
 QUICK = {"orbits": 400, "tail": 60, "plane": 30, "steps": 1200, "seed": 0}
-PAPER = {**QUICK, "orbits": 1000, "tail": 60, "plane": 60, "steps": 2000}
+PAPER = {**QUICK, "orbits": 600, "tail": 48, "plane": 60, "steps": 2000}
 
 DIM = 4
 """Width of the dense layers: two modes, and two dimensions of a target of rank two."""
