@@ -27,8 +27,8 @@ of the identity whatever happened."""
 
 
 FARTHEST = 1.5
-"""eta / eta_c up to which rounding was seen to stay in its block, at every depth. At 1.9 and 2 there
-are bounded runs of three and four layers in which it crosses the blocks."""
+"""eta / eta_c up to which rounding was seen to stay in its block, at every depth. At 1.9 and 2
+there are bounded runs, of three and of four layers, in which it crosses."""
 TWINS = 8
 """Reduced runs from targets that are half of the digits apart."""
 
