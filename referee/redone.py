@@ -57,6 +57,8 @@ class Redone(NamedTuple):
     """None where the saved array depends on a choice that is free, such as that of a basis."""
     tolerance: float | None = None
     """Of a limit, which is approximate, and of a test."""
+    steps: int | None = None
+    """Steps after which the sides are compared, where it is not after those of the run."""
 
     @property
     def size(self) -> float:
@@ -94,6 +96,7 @@ class Redone(NamedTuple):
         """Distance by which rounding may put two computations of a side apart."""
         if self.kind == "count":
             return 0.0
+        steps = steps if self.steps is None else self.steps
         # The last axis stands for the length of a dot product.
         numbers = max(np.asarray(self.theory).shape[-1:] or (1,))
         # Dot products and steps are rounded independently, like a random walk; while a run waits at

@@ -84,8 +84,10 @@ def test_a_verdict_names_the_worst_case(theorem, scenario, claim, precision, tmp
     assert (entry["holds"], entry["kind"], entry["hypotheses_met"]) == (True, claim.kind, True)
     judged = entry["judged"][precision]
     assert judged["judged"] == cases.sum()
-    # Amplified rounding of float32 can hide what is worth seeing; float64 decides.
-    assert cases.any() or (suffix and set(judged["left_out"]) == {"ill-conditioned"})
+    # Rounding of float32 can hide what is worth seeing, or be too coarse by what the claim says of
+    # itself; float64 decides.
+    hidden = set(judged["left_out"]) == {"ill-conditioned"} or claim.undecided is not None
+    assert cases.any() or (suffix and hidden)
     if not suffix:
         assert entry["cases"] == cases.sum()
         assert leg.residual.sel(entry["worst_case"]) == entry["residual"]

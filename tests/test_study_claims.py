@@ -7,7 +7,7 @@ from lrdyn.verification.judging.judging import claim_of, left_out_reasons, resid
 from lrdyn.verification.stating.claims import CLEARLY
 from tests import oracles
 from tests.jobs import controls_job
-from tests.test_kept import NEARER, largest
+from tests.kept import NEARER, largest
 
 IMAGES = {"edge", "real_step", "energies"}
 """Scenarios that read files of images, weights or sentences; their tests make such files."""

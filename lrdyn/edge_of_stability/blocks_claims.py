@@ -26,6 +26,9 @@ SMALLEST_DIM = 2 * RANK + 2
 of the identity whatever happened."""
 
 
+FARTHEST = 1.5
+"""eta / eta_c up to which rounding was seen to stay in its block, at every depth. At 1.9 and 2
+there are bounded runs, of three and of four layers, in which it crosses."""
 TWINS = 8
 """Reduced runs from targets that are half of the digits apart."""
 
@@ -107,6 +110,11 @@ def _stays_zero(outcome: BlocksOutcome) -> tuple[Form, ...]:
     return tuple(Zero(zero, run.largest, moves) for zero in (run.off_block, run.bulk_deviation))
 
 
+def _near_enough(outcome: BlocksOutcome) -> bool:
+    """Whether the step is of the range that was measured."""
+    return outcome.point["edge_ratio"] <= FARTHEST
+
+
 def _wide_enough(settings: dict[str, Any]) -> dict[str, Any]:
     """One run for all widths without a bulk of two dimensions."""
     widths = {max(dim, SMALLEST_DIM) for dim in settings["dim"]}
@@ -123,9 +131,10 @@ BLOCKS = Scenario[DeepFactorization, BlocksTheory, BlocksMeasured](
     claims=(
         Claim(
             "blocks_beyond_the_edge",
-            "the blocks of Theorem 2 are exact at any step size; measured: beyond the edge "
-            "rounding across them is not amplified, wherever the reduced run stays bounded",
+            "the blocks of Theorem 2 are exact at any step size; measured: up to 1.5 times the "
+            "edge rounding across them is not amplified, wherever the reduced run stays bounded",
             form=_stays_zero,
+            applies=_near_enough,
             reads=lambda theory, run: (
                 run.off_block,
                 run.bulk_deviation,

@@ -220,7 +220,7 @@ def _measured_doubling(depth: int, dtype: np.dtype) -> np.ndarray:
         eta = 2 * ratio / depth
         # Below the lower point of the cycle two steps lead up, above it down to it.
         rho = cycles.halve(lowest, highest, lambda rho: step(step(rho, eta), eta) > rho)
-        return step(step(rho + tiny, eta), eta).imag / tiny.imag > -1
+        return bool(step(step(rho + tiny, eta), eta).imag / tiny.imag > -1)
 
     return np.asarray(cycles.halve(dtype.type(1.2), dtype.type(1.27), is_stable))
 
