@@ -483,9 +483,7 @@ Problem = tuple[Loss, PyTree, optax.GradientTransformation]
 RUNS_AT_ONCE = {"cpu": 64}
 """Runs of :func:`simulate_lanes` that take their steps together, by platform; elsewhere all do.
 
-64 runs of three 6 x 6 layers are 55 kB: a core's first cache. In a program of your own XLA may take
-sums over 4,096 numbers and more, of more runs or larger matrices, from a library that is two to
-twenty times slower here; :func:`lrdyn.sweep` tells it not to.
+64 runs of three 6 x 6 layers are 55 kB: a core's first cache.
 """
 
 
