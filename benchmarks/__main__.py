@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from benchmarks import (
     adapters,
     cached,
+    cells,
     cluster,
     completion,
     convolutions,
@@ -34,6 +35,7 @@ FULL: dict[str, Callable[[], str]] = {
     "sweeps": sweeps.report,
     "many": many.report,
     "lanes": lanes.report,
+    "cells": cells.report,
     "sums": sums.report,
     "streamed": streamed.report,
     "early": early_stopping.report,
@@ -54,7 +56,10 @@ TINY: dict[str, Callable[[], str]] = {
     "sweeps": lambda: sweeps.report((sweeps.Case(8, 20, 20),), repeats=1, gemm_size=64),
     "many": lambda: many.report(40, 10, 20, rival_runs=1),
     "lanes": lambda: lanes.report(((8, 5), (100, 5)), repeats=1),
-    "sums": lambda: sums.report(sums.Sizes((6,), (1,), 3), repeats=1),
+    "cells": lambda: cells.report(
+        (cells.Cell(1, 2, "float64"), cells.Cell(2, 2, "float64")), threads=(1,), steps=3, repeats=1
+    ),
+    "sums": lambda: sums.report((6,), repeats=1),
     "streamed": lambda: streamed.report((2000,), 10),
     "early": lambda: early_stopping.report(20, (1.0, 2.0, 4.0), 10, 50, repeats=1),
     "completion": lambda: completion.report(

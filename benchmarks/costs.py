@@ -29,7 +29,7 @@ import numpy as np
 import lrdyn
 from benchmarks import cluster_runs, streamed
 from benchmarks.common import table, timed
-from lrdyn.verification.machine.device_defaults import usual_options
+from lrdyn.verification.machine.compiler_options import compiler_options
 from lrdyn.verification.running import work
 from lrdyn.verification.running.programs import round_to_batches
 from lrdyn.verification.running.reductions import Quantiles
@@ -99,7 +99,7 @@ def reduced(seeds: Any, rank: int, depth: int, steps: int) -> Any:
 def timed_program(run: Callable[..., Any], lanes: int, steps: int) -> tuple[float, int]:
     """Best seconds of a program of runs after it was compiled, and the bytes that it plans."""
     seeds = jnp.arange(lanes)
-    options = dict(usual_options(jax.default_backend()))  # as a sweep does
+    options = compiler_options()  # as a sweep does
     compiled = jax.jit(partial(run, steps=steps)).lower(seeds).compile(compiler_options=options)
     seconds = timed({"": lambda: compiled(seeds)}, 3)[""].best
     memory = compiled.memory_analysis()

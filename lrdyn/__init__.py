@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from lrdyn.theorem2 import reduced_target as reduced_target
     from lrdyn.theorem2 import rho as rho
     from lrdyn.verification.judging.entries import Entry as Entry
+    from lrdyn.verification.machine.compiler_options import compiler_options as compiler_options
     from lrdyn.verification.running.sweep import sweep as sweep
     from lrdyn.verification.runs.verify import DoesNotHold as DoesNotHold
     from lrdyn.verification.runs.verify import Verification as Verification

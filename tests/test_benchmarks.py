@@ -13,6 +13,7 @@ from benchmarks import __main__ as command
 from benchmarks import (
     accelerator,
     cached,
+    cells,
     common,
     completion,
     convolutions,
@@ -59,9 +60,21 @@ def test_reduced_prints_its_columns_and_agrees():
 
 def test_sums_are_the_same_however_they_are_compiled():
     rows = columns("sums", sums.HEADER[1:])
-    assert [row[0] for row in rows] == ["loss,", "reduced,"] * 2
-    assert max(float(row[-1]) for row in rows[:2]) < 1e-14
-    assert max(float(row[-1]) for row in rows[2:]) < 1e-6
+    of_float64, of_float32 = (float(row[-1]) for row in rows)
+    assert of_float64 < 1e-14
+    assert of_float32 < 1e-6
+
+
+def test_cells_are_the_same_by_vmap_and_with_options():
+    rows = columns("cells", cells.HEADER[1:])[:2]
+    assert max(float(row[-1]) for row in rows) < 1e-14
+
+
+def test_a_cliff_is_a_rank_that_costs_more_than_a_larger_one():
+    ranks = [cells.Cell(rank, 3, "float64") for rank in (2, 4, 8)]
+    other = cells.Cell(16, 4, "float64")  # another depth
+    ratio, where = cells.cliff([*ranks, other], [1.0, 6.0, 4.0, 0.5])
+    assert (ratio, where) == (1.5, f"{ranks[1].name} to r = 8")
 
 
 def test_step_size_at_the_size_of_the_issue():

@@ -379,10 +379,10 @@ test_frame_refuses = oracles.refuses(
 # Many reduced runs at once
 
 
-# Blocks of 18 x 18 are multiplied as matrices, 16 runs at a time.
+# Blocks of 44 x 44 are multiplied as matrices, 8 runs at a time, in float32 16.
 @pytest.mark.parametrize(
     ("depth", "decays", "size"),
-    [(2, (5,), 3), (2, (5, 2), 3), (4, (5,), 3), (2, (20, 2), 18)],
+    [(2, (5,), 3), (2, (5, 2), 3), (4, (5,), 3), (2, (20, 2), 44)],
 )
 def test_reduced_lanes_are_reduced_runs(depth, decays, size, dtype):
     """Each lane against plain NumPy descent from its own scales, step size and decays."""
@@ -424,7 +424,7 @@ ON_TWO_DEVICES = """
 import jax, jax.numpy as jnp, numpy as np
 from lrdyn import cli
 cli.setup(host_devices=2)
-from lrdyn.verification.machine.device_defaults import usual_options
+from lrdyn.verification.machine.compiler_options import compiler_options
 from lrdyn.theorem2 import reduced_lanes
 
 ones, spec = jnp.ones(64), jax.sharding.PartitionSpec("run")
@@ -438,7 +438,7 @@ over_both = jax.shard_map(
     in_specs=spec, out_specs=spec, check_vma=False,
 )
 lowered = jax.jit(over_both).lower(jnp.ones((4, 64, 6, 6)))
-print(lowered.compile(compiler_options=dict(usual_options("cpu"))).as_text())
+print(lowered.compile(compiler_options=compiler_options("cpu")).as_text())
 """
 
 

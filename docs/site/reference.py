@@ -52,6 +52,7 @@ TOPICS = (
             "lrdyn.verification.stating.points",
             "lrdyn.verification.stating.rest",
             "lrdyn.verification.running.sweep",
+            "lrdyn.verification.machine.compiler_options",
             "lrdyn.statements",
             "lrdyn.testing",
             "lrdyn.verification.runs.verify",

@@ -32,6 +32,7 @@ from lrdyn.core.factorization import Weights as Weights
 from lrdyn.core.factorization import decays as decays
 from lrdyn.core.factorization import end_to_end as end_to_end
 from lrdyn.core.factorization import factorization_loss as factorization_loss
+from lrdyn.core.factorization import is_small as is_small
 from lrdyn.core.factorization import mean_factorization_loss as mean_factorization_loss
 from lrdyn.core.factorization import product_shape as product_shape
 from lrdyn.core.factorization import regression_loss as regression_loss

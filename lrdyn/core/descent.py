@@ -483,9 +483,7 @@ Problem = tuple[Loss, PyTree, optax.GradientTransformation]
 RUNS_AT_ONCE = {"cpu": 64}
 """Runs of :func:`simulate_lanes` that take their steps together, by platform; elsewhere all do.
 
-64 runs of three 6 x 6 layers are 55 kB: a core's first cache. In a program of your own XLA may take
-sums over 4,096 numbers and more, of more runs or larger matrices, from a library that is two to
-twenty times slower here; :func:`lrdyn.sweep` tells it not to.
+64 runs of three 6 x 6 layers are 55 kB: a core's first cache.
 """
 
 
@@ -503,7 +501,8 @@ def simulate_lanes(
     Inside it is the last one. For matrices of a few rows this is several times faster than
     ``vmap``, which puts the runs first, if the loss multiplies them by
     :func:`lrdyn.core.small_matmul`. On a CPU they are taken :data:`RUNS_AT_ONCE` at a time, so that
-    a run takes as long among 64 as among 100,000.
+    a run takes as long among 64 as among 100,000. In a ``jax.jit`` of your own
+    ``compiler_options=lrdyn.compiler_options()`` makes them faster still.
 
     Args:
         problem: maps the data of one run to its loss, starting parameters and optimiser.

@@ -14,7 +14,7 @@ Glossary of the axis names used in the annotations of this package:
 
 from collections.abc import Callable
 from functools import reduce
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -36,16 +36,27 @@ Steps = Int[Array, "times"] | np.ndarray
 """Increasing step numbers; they may be traced."""
 Matmul = Callable[[Float[Array, "m k"], Float[Array, "k n"]], Float[Array, "m n"]]
 """How two matrices are multiplied."""
-SMALL_BLOCK = 1200
-"""Bytes of the largest matrix that many runs at once multiply by :func:`small_matmul`, 12 x 12
-numbers in float64, 17 x 17 in float32: on a CPU larger ones are multiplied sooner as matrices,
-those of 32 x 32 in a sixth of the time (``python -m benchmarks costs``)."""
+
+
+def is_small(entries: int, dtype: Any) -> bool:
+    """Whether many runs at once multiply matrices of so many entries sooner by small_matmul.
+
+    That is up to 12 x 12 in float64 and 20 x 20 in float32, of which a vector of the processor
+    holds twice as many; larger ones are multiplied sooner as matrices, those of 32 x 32 in a sixth
+    of the time. In float64 14 x 14 is faster with one thread and slower with two
+    (``python -m benchmarks cells``).
+
+    Example:
+        >>> is_small(12 * 12, "float64"), is_small(16 * 16, "float64"), is_small(16 * 16, "float32")
+        (True, False, True)
+    """
+    return entries <= (144 if np.dtype(dtype).itemsize > 4 else 400)
 
 
 @jax.custom_vjp
 @checked
 def small_matmul(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float[Array, "m n"]:
-    """Product of small matrices row by row, ``sum_k left[i, k] right[k, :]``.
+    """Product of small matrices as a sum of outer products, ``sum_k left[:, k] right[k, :]``.
 
     Mapped over runs (``vmap``, :func:`lrdyn.core.simulate_lanes`) it becomes element-wise work on
     neighbouring runs. Alone it is slower than ``left @ right``.
@@ -54,28 +65,36 @@ def small_matmul(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float
         >>> small_matmul(jnp.ones((2, 3)), jnp.ones((3, 1))).tolist()
         [[3.0], [3.0]]
     """
-    return _matmul_by_rows(left, right)
+    return _product(left, right)
 
 
-@custom_vmap
-def _matmul_by_rows(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float[Array, "m n"]:
-    # XLA makes one tight loop of each row; of sums of outer products it makes slower ones.
-    return jnp.stack([jnp.sum(row[:, None] * right, axis=0) for row in left])
+def _sum_of_outer_products(
+    left: Float[Array, "m k"] | Float[Array, "m k runs"],
+    right: Float[Array, "k n"] | Float[Array, "k n runs"],
+) -> Float[Array, "m n"] | Float[Array, "m n runs"]:
+    # One loop over the entries of the product, with the sum written out. As ``jnp.sum`` it would be
+    # a reduction, which XLA hands from 4,096 numbers on to a library that is two to twenty times
+    # slower here; and with a loop for each row, a step has so many that XLA deals them out to
+    # threads, which takes longer than they do.
+    return reduce(jnp.add, (left[:, k, None] * right[None, k] for k in range(len(right))))
 
 
-@_matmul_by_rows.def_vmap
-def _matmul_over_runs(
+_product = custom_vmap(_sum_of_outer_products)
+
+
+@_product.def_vmap
+def _product_over_runs(
     _: int, has_runs: list[bool], left: Array, right: Array
 ) -> tuple[Float[Array, "runs m n"], bool]:
-    # The same loops, each over neighbouring runs. What vmap makes of them by itself has the runs in
-    # the midst of some arrays, over which XLA goes entry by entry: two times as long, in float32
-    # three times.
-    rows, right = (
+    # The same loop over neighbouring runs. What vmap makes of it by itself has the runs in the
+    # midst of some arrays, over which XLA goes entry by entry: two times as long, in float32 three
+    # times.
+    left, right = (
         jnp.moveaxis(factor, 0, -1) if runs else factor[..., None]
         for factor, runs in zip((left, right), has_runs, strict=True)
     )
-    product = jnp.stack([jnp.sum(row[:, None] * right, axis=0) for row in rows])
-    return jnp.moveaxis(fix_runs_layout(product), -1, 0), True
+    product = fix_runs_layout(_sum_of_outer_products(left, right))
+    return jnp.moveaxis(product, -1, 0), True
 
 
 def fix_runs_layout(array: Shaped[Array, "... runs"]) -> Shaped[Array, "... runs"]:

@@ -8,10 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrdyn.diagnosis.spectrum import gram, is_sketched, sketch, values_of
+from lrdyn.diagnosis.spectrum import (
+    SMALL,
+    gram,
+    is_sketched,
+    sketch,
+    tridiagonalise,
+    values_of,
+)
 
-SMALL = 32
-"""Shorter sides up to this are decomposed whole: LAPACK's parts want two rows at least."""
 ROWS = 1024
 """Rows of what a sketch leaves that are in memory at once."""
 
@@ -77,15 +82,7 @@ def _decompose_gram(squared: np.ndarray, wanted: Wanted) -> tuple[np.ndarray, np
     from scipy.linalg import lapack as stubs
 
     lapack: Any = stubs
-    work = int(lapack.dsytrd_lwork(size, lower=1)[0])
-    # Asked for the lower half: the other is that of the transposed, without a copy.
-    reflectors, diagonal, beside, tau, _ = lapack.dsytrd(
-        squared.T, lower=1, lwork=work, overwrite_a=1
-    )
-    squares, status = lapack.dsterf(diagonal, beside)
-    # DSTERF gives the number of off-diagonal entries that did not vanish.
-    if status:
-        raise np.linalg.LinAlgError("eigenvalues did not converge")
+    squares, reflectors, tau, diagonal, beside = tridiagonalise(squared)
     values = np.sqrt(np.maximum(squares[::-1], 0.0))
     count = wanted(values, 0.0)
     if not count:

@@ -6,9 +6,12 @@ time: they err by up to sqrt(eps) s_1 = 1.5e-8 s_1, an eighth of float32's round
 float64 matrix are LAPACK's.
 """
 
+import ctypes
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache, lru_cache, partial
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import jax
@@ -77,6 +80,8 @@ def blas_threads(count: int) -> AbstractContextManager[Any]:
     return _blas().limit(limits=count, user_api="blas")
 
 
+SMALL = 32
+"""Shorter sides up to this are decomposed whole: LAPACK's parts want two rows at least."""
 NOT_FINITE = Measures(math.nan, -1, *[math.nan] * 4)
 
 
@@ -105,8 +110,95 @@ def values_of(matrix: np.ndarray) -> np.ndarray:
     """
     if matrix.dtype == np.float64:
         return np.linalg.svd(matrix, compute_uv=False)
+    squared = gram(matrix)
+    squares = np.linalg.eigvalsh(squared) if len(squared) <= SMALL else tridiagonalise(squared)[0]
     # Rounding may leave an eigenvalue 0 below it.
-    return np.sqrt(np.maximum(np.linalg.eigvalsh(gram(matrix))[::-1], 0.0))
+    return np.sqrt(np.maximum(squares[::-1], 0.0))
+
+
+class Tridiagonal(NamedTuple):
+    """A symmetric matrix Q T Q^T with T tridiagonal, as LAPACK's DSYTRD leaves it."""
+
+    eigenvalues: np.ndarray
+    """All of them, increasing."""
+    reflectors: np.ndarray
+    """Those of which Q is made, below the diagonal."""
+    tau: np.ndarray
+    diagonal: np.ndarray
+    beside: np.ndarray
+    """The diagonal of T, and what stands beside it."""
+
+
+def tridiagonalise(squared: np.ndarray) -> Tridiagonal:
+    """Bring a symmetric matrix of float64 to tridiagonal form, in its place.
+
+    The eigenvalues are those of ``numpy.linalg.eigvalsh``, which does the same with two copies of
+    the matrix: at 2048 x 2048 that is an eighth of the time. Half of the work are products of the
+    matrix with a vector, which wait for memory; it is the largest part of a diagnosis
+    (``python -m benchmarks diagnosis``).
+
+    Args:
+        squared: m x m with m > 32, in C's order; what is in it afterwards is of no use.
+
+    Raises:
+        numpy.linalg.LinAlgError: the iteration for eigenvalues did not converge.
+
+    Example:
+        >>> tridiagonalise(np.diag(np.arange(40.0))).eigenvalues[-2:].round(12).tolist()
+        [38.0, 39.0]
+    """
+    size = len(squared)
+    diagonal, beside, tau = np.empty(size), np.empty(size - 1), np.empty(size - 1)
+    # Asked for the lower half: the other is that of the transposed, without a copy.
+    _call_lapack(
+        "dsytrd",
+        b"L",
+        size,
+        squared,
+        size,
+        diagonal,
+        beside,
+        tau,
+        np.empty(WORK * size),
+        WORK * size,
+    )
+    eigenvalues = diagonal.copy()
+    # DSTERF gives the number of off-diagonal entries that did not vanish.
+    if _call_lapack("dsterf", size, eigenvalues, beside.copy()):
+        raise np.linalg.LinAlgError("eigenvalues did not converge")
+    return Tridiagonal(eigenvalues, squared.T, tau, diagonal, beside)
+
+
+WORK = 64
+"""Columns of a block in LAPACK, at most."""
+
+
+def _call_lapack(name: str, *arguments: bytes | int | np.ndarray) -> int:
+    """Call a routine of SciPy's LAPACK and return its INFO, while other threads go on.
+
+    Those of ``scipy.linalg.lapack`` stop all threads: of two matrices, each on a core, one waits.
+    """
+    given = [
+        x.ctypes.data_as(ctypes.c_void_p)
+        if isinstance(x, np.ndarray)
+        else ctypes.byref(ctypes.c_int(x))
+        if isinstance(x, int)
+        else ctypes.c_char_p(x)
+        for x in arguments
+    ]
+    info = ctypes.c_int()
+    _lapack(name)(*given, ctypes.byref(info))
+    return info.value
+
+
+@cache
+def _lapack(name: str) -> Callable[..., None]:
+    """A routine of SciPy's LAPACK, from the table by which Cython finds it."""
+    table = import_module("scipy.linalg.cython_lapack").__pyx_capi__
+    capsule = ctypes.py_object(table[name])
+    name_of, pointer_of = ctypes.pythonapi.PyCapsule_GetName, ctypes.pythonapi.PyCapsule_GetPointer
+    name_of.restype, pointer_of.restype = ctypes.c_char_p, ctypes.c_void_p
+    return ctypes.CFUNCTYPE(None)(pointer_of(capsule, name_of(capsule)))
 
 
 def leading_triples(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -20,10 +20,10 @@ from jaxtyping import Array, Float, Key
 from lrdyn.core import linalg
 from lrdyn.core.descent import Problem, gradient_descent, simulate_lanes
 from lrdyn.core.factorization import (
-    SMALL_BLOCK,
     Weights,
     end_to_end,
     factorization_loss,
+    is_small,
     small_matmul,
 )
 from lrdyn.core.recording import Recorded
@@ -223,7 +223,7 @@ def _minimum(case: Basins, decay: Float[Array, ""]) -> BasinsTheory:
 
 def measure(case: Basins) -> BasinsMeasured:
     """Gradient descent with decay from all starts, side by side."""
-    small = case.target.size * case.target.dtype.itemsize <= SMALL_BLOCK
+    small = is_small(case.target.size, case.target.dtype)
     matmul = small_matmul if small else jnp.matmul
 
     def problem(start: tuple[Weights, Float[Array, ""]]) -> Problem:

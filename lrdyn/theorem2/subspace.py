@@ -22,7 +22,6 @@ from lrdyn.core import checks, linalg, show
 from lrdyn.core.checks import checked
 from lrdyn.core.descent import Problem, Trajectory, gradient_descent, simulate, simulate_lanes
 from lrdyn.core.factorization import (
-    SMALL_BLOCK,
     Decay,
     Scalar,
     Steps,
@@ -30,6 +29,7 @@ from lrdyn.core.factorization import (
     decays,
     end_to_end,
     factorization_loss,
+    is_small,
     small_matmul,
 )
 from lrdyn.core.recording import interval_length
@@ -300,6 +300,12 @@ def reduced_dynamics(
     )
 
 
+LAYERS_AT_ONCE = 450_000
+"""Bytes of the layers of all runs that take their steps together on a CPU, where blocks are
+multiplied as matrices. A step has three to four times as many, products and gradients among them;
+with more of them it leaves the cache of a core."""
+
+
 @checked
 def reduced_lanes(
     targets: Float[Array, "runs s s"],
@@ -310,12 +316,15 @@ def reduced_lanes(
     *,
     record: Callable[[Weights], PyTree] = lambda weights: weights,
 ) -> Trajectory:
-    """Run :func:`reduced_dynamics` for many runs at once, several times faster than by ``vmap``.
+    """Run :func:`reduced_dynamics` for many runs at once, on a CPU faster than by ``vmap``.
 
     Its arguments and its :class:`~lrdyn.Trajectory` have a leading axis of runs; steps and recorder
     are the same for all. For ``sweep(..., batched=True, lanes=64)``, or for any number of runs at a
-    time. Blocks above :data:`lrdyn.core.factorization.SMALL_BLOCK` are multiplied by the library of
-    matrices, 16 runs at a time on a CPU.
+    time. Blocks that are not :func:`lrdyn.core.is_small` are multiplied by the library of
+    matrices, on a CPU as many runs at a time as suit its cache.
+
+    In a ``jax.jit`` of your own ``compiler_options=lrdyn.compiler_options()`` makes loops use whole
+    vectors of the processor, as a sweep does (``python -m benchmarks cells`` measures both).
 
     Args:
         targets: reduced targets, one a run.
@@ -335,10 +344,13 @@ def reduced_lanes(
     weight_decay = checks.nonnegative("weight_decay", weight_decay, ("...",))
 
     data = (targets, scales, learning_rate, weight_decay)
-    if math.prod(targets.shape[1:]) * targets.dtype.itemsize > SMALL_BLOCK:
+    if not is_small(math.prod(targets.shape[1:]), targets.dtype):
         alone = partial(reduced_dynamics, steps=steps, record=record)
-        # More runs at once are no faster on a CPU, and leave its cache.
-        at_once = 16 if jax.default_backend() == "cpu" else len(targets)
+        at_once = len(targets)
+        if jax.default_backend() == "cpu":
+            layers = scales.shape[1] * math.prod(targets.shape[1:]) * targets.dtype.itemsize
+            fitting = max(1, LAYERS_AT_ONCE // layers)
+            at_once = min(at_once, 2 ** (fitting.bit_length() - 1))
         return jax.lax.map(lambda run: alone(*run), data, batch_size=at_once)
 
     def problem(data: tuple[Array, Array, Array, Array]) -> Problem:

@@ -1,11 +1,6 @@
-"""Defaults of a sweep that depend on the device: points at a time, memory, options for XLA."""
+"""Defaults of a sweep that depend on the device: points at a time, memory."""
 
-from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
-
-import jax
-import jax.numpy as jnp
 
 ON_A_CPU = 2**30
 """Bytes for the arrays of one part of a sweep."""
@@ -16,14 +11,6 @@ after another is faster: ``python -m benchmarks sweeps``."""
 ON_A_CARD = 4096
 """Points at a time on an accelerator, if its memory holds them: it is as fast with one of them as
 with as many as keep all of it busy."""
-SUMS_BY_LOOPS = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,"
-    "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
-}
-"""Leaves products and convolutions to the kernels of XLA's library YNNPACK, and sums to its own
-loops. By default the library takes sums as well, with the products inside of them: the loss of a
-network of 1000 x 1000 then takes sixteen times as long, and a step of the reduced integrator from
-r = 4 on two to twenty times: ``python -m benchmarks sums``."""
 
 
 def usual_lanes(device: Any, on_a_cpu: int = 16) -> int:
@@ -65,29 +52,3 @@ def usual_memory(device: Any) -> int:
     stats = device.memory_stats() or {}
     # Half: programs, and gaps that the allocator cannot join, need room beside the arrays.
     return stats["bytes_limit"] // 2 if "bytes_limit" in stats else ON_A_CPU
-
-
-@lru_cache
-def usual_options(platform: str) -> Mapping[str, Any]:
-    """Options for XLA where its own defaults cost a sweep too much.
-
-    Example:
-        >>> list(usual_options("cpu")), usual_options("gpu")
-        (['xla_cpu_experimental_ynn_fusion_type'], {})
-    """
-    return known(SUMS_BY_LOOPS) if platform == "cpu" else {}
-
-
-def known(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """These options for XLA, or none if its release does not know all of them.
-
-    Example:
-        >>> known({"xla_backend_optimization_level": 0}), known({"xla_of_another_release": 0})
-        ({'xla_backend_optimization_level': 0}, {})
-    """
-    try:
-        # The release is asked by trying: XLA refuses an option that it does not know.
-        jax.jit(jnp.negative).lower(0.0).compile(compiler_options=dict(options))
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return options

@@ -11,7 +11,8 @@ import numpy as np
 
 from lrdyn.verification.judging import rounding
 from lrdyn.verification.judging.outcomes import control_group
-from lrdyn.verification.machine.device_defaults import known, usual_lanes
+from lrdyn.verification.machine.compiler_options import known
+from lrdyn.verification.machine.device_defaults import usual_lanes
 from lrdyn.verification.running.evaluate import (
     DATA_DIR,
     case_arguments,

@@ -16,7 +16,8 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from lrdyn.verification.machine.device_defaults import lanes_in_cache, usual_options
+from lrdyn.verification.machine.compiler_options import compiler_options
+from lrdyn.verification.machine.device_defaults import lanes_in_cache
 from lrdyn.verification.machine.kept_programs import OURS, Facts, KeptPrograms, StoredProgram
 from lrdyn.verification.running.shared import NAME, Shared
 from lrdyn.verification.stating import array_types
@@ -194,7 +195,7 @@ def _context(group: Group) -> tuple:
 
 def _options(group: Group) -> dict[str, Any]:
     """Options for XLA: the usual ones of the platform, beside those that were asked for."""
-    return {**usual_options(group.devices[0].platform), **group.plan.compiler_options}
+    return {**compiler_options(group.devices[0].platform), **group.plan.compiler_options}
 
 
 def _trace_facts(group: Group, there: StoredProgram | None) -> Facts:

@@ -71,7 +71,7 @@ def sweep(
             what is shared and this budget alone; with a store, larger results stay on disk.
         devices: devices to spread over; all local ones by default.
         compiler_options: options for XLA, beside those of
-            :func:`lrdyn.verification.machine.device_defaults.usual_options`.
+            :func:`lrdyn.compiler_options`.
         store: a folder that keeps each finished part: after a kill the same call computes the
             others only. Parts are named by the traced program, its options, what is shared and
             their points, so that another function cannot take them for its own. The caller removes
