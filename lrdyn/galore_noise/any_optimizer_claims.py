@@ -95,7 +95,7 @@ def _not_yet(outcome: AnyOutcome) -> str:
 def _without_noise(case: NoisyExample) -> AnyMeasured:
     k, r, side = len(case.target), case.rank, case.side
 
-    def choose(key: Array, gradient: Array) -> Projector:
+    def choose(key: Array | None, gradient: Array) -> Projector:
         return choose_projectors(gradient.at[k:].set(0.0), r, side)
 
     return setting.one_at_a_time(lambda one: _measure(one, choose), case)

@@ -121,6 +121,7 @@ def _run_of_optax(case: NoisyExample) -> Float[Array, "steps"]:
 
     def step(state: tuple[Array, Any], sign: Array) -> tuple[tuple[Array, Any], Array]:
         X, inner = state
+        update: Any
         update, inner = rule.update(jax.grad(case.cost)(X, sign), inner, X)
         return (X + update, inner), jnp.max(jnp.abs(update[:k]))
 
