@@ -8,3 +8,4 @@ from lrdyn.galore_noise.stall import refreshes_needed as refreshes_needed
 from lrdyn.galore_noise.stall import schedule as schedule
 from lrdyn.galore_noise.stall import stall_exponent as stall_exponent
 from lrdyn.galore_noise.stall import stall_factor as stall_factor
+from lrdyn.galore_noise.stall import stall_factor_on_the_right as stall_factor_on_the_right

@@ -1,5 +1,11 @@
-"""Any inner optimiser stops, too: once all s_i are below sigma at a refresh."""
+"""Any inner optimiser stops, too: once all s_i are below sigma at a refresh.
 
+With P on the left the state of a coordinate is a row, and P lifts it into the last rows. On the
+right it is a column, whose entries in the true rows P lifts into Y: a state that was kept from a
+true direction moves Y there after that refresh, and the claim is one of reset states.
+"""
+
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -83,6 +89,12 @@ def _rests(outcome: AnyOutcome) -> Form:
     return Zero(run.any_moved[first:], scale, scale)
 
 
+def _nothing_is_left_in_the_state(outcome: AnyOutcome) -> bool:
+    """P is on the left, or the state is reset, or there is none."""
+    point = outcome.point
+    return point["side"] == "left" or point["state"] == "reset" or point["optimizer"] == "sgd"
+
+
 def _not_yet(outcome: AnyOutcome) -> str:
     """Why the case says nothing: the values are not below sigma yet, or Y is not 0."""
     stopped = int(outcome.measured.any_stopped)
@@ -101,6 +113,11 @@ def _without_noise(case: NoisyExample) -> AnyMeasured:
     return setting.one_at_a_time(lambda one: _measure(one, choose), case)
 
 
+def _kept_on_the_right(case: NoisyExample) -> AnyMeasured:
+    other = dataclasses.replace(case, side="right", state="keep", optimizer="momentum")
+    return setting.one_at_a_time(_measure, other)
+
+
 ANY_OPTIMIZER = Scenario[NoisyExample, AnyTheory, AnyMeasured](
     "any_optimizer",
     setting.make_case,
@@ -112,8 +129,9 @@ ANY_OPTIMIZER = Scenario[NoisyExample, AnyTheory, AnyMeasured](
         Claim(
             "never_again",
             "for any inner optimiser: once all s_i < sigma at a refresh, and Y = 0, the true rows "
-            "never move again",
+            "never move again (on the right: of a state that is reset there)",
             form=_rests,
+            applies=_nothing_is_left_in_the_state,
             undecided=_not_yet,
             reads=lambda theory, run: (
                 theory.noise_size,
@@ -130,6 +148,13 @@ ANY_OPTIMIZER = Scenario[NoisyExample, AnyTheory, AnyMeasured](
             "P from the gradient without its noise: the rows go on",
             "never_again",
             measure=_without_noise,
+        ),
+        Control(
+            "kept_on_the_right",
+            "momentum that is kept at a refresh, P on the right: it moves Y",
+            "never_again",
+            measure=_kept_on_the_right,
+            at={"rank": 1, "steps": 800},
         ),
     ),
     hypotheses=setting.HYPOTHESES,

@@ -40,9 +40,9 @@ class StabilityTheory(NamedTuple):
     """Closed forms."""
 
     stall_factor: Float[Array, "sequence value"] = ABSENT
-    """1 - eta kappa S, for each sequence of signs."""
+    """For each sequence of signs: on the left 1 - eta kappa S, on the right the same number."""
     stall_exponent: Float[Array, "value"] = ABSENT
-    """E ln |1 - eta kappa S|, a sum over the number of signs."""
+    """Mean of ln |factor|: on the left a sum over the number of signs."""
     factor_condition: Float[Array, ""] = ABSENT
     """By how much a difference quotient amplifies rounding."""
     exponent_condition: Float[Array, ""] = ABSENT
@@ -87,14 +87,20 @@ def predict(case: Stalled) -> StabilityTheory:
     """Closed forms."""
     example = case.example
     rates, dtype = (example.noise, example.learning_rate), case.values.dtype
-    sums = jnp.asarray(SIGNS[:, :1] * np.sum(SIGNS, axis=1, keepdims=True), dtype)
-    factors = stall.stall_factor(case.values[None, :], *rates, sums)
+    if example.side == "left":
+        sums = jnp.asarray(SIGNS[:, :1] * np.sum(SIGNS, axis=1, keepdims=True), dtype)
+        factors = stall.stall_factor(case.values[None, :], *rates, sums)
+        exponent = stall.stall_exponent(case.values, *rates, PERIOD)
+    else:
+        of_any_signs = stall.stall_factor_on_the_right(case.values, *rates, PERIOD)
+        factors = jnp.tile(of_any_signs, (len(SIGNS), 1))
+        exponent = jnp.log(jnp.abs(of_any_signs))
     # The next order is (kappa h)^2, and rounding over h is as large but for kappa^2.
     kappa = 1 / (1 - jnp.max(case.values / example.noise) ** 2)
     condition = kappa**2 / _step_size(dtype)
     return StabilityTheory(
         stall_factor=factors,
-        stall_exponent=stall.stall_exponent(case.values, *rates, PERIOD),
+        stall_exponent=exponent,
         factor_condition=condition,
         exponent_condition=condition / jnp.min(jnp.abs(factors)),
     )
@@ -146,6 +152,12 @@ def _without_first_sign(case: Stalled) -> StabilityTheory:
     return StabilityTheory(stall_factor=stall.stall_factor(case.values[None, :], *rates, sums))
 
 
+def _of_the_other_side(case: Stalled) -> StabilityTheory:
+    rates = case.example.noise, case.example.learning_rate
+    factors = stall.stall_factor_on_the_right(case.values, *rates, PERIOD)
+    return StabilityTheory(stall_factor=jnp.tile(factors, (len(SIGNS), 1)))
+
+
 def _one_more_sign(case: Stalled) -> StabilityTheory:
     rates = case.example.noise, case.example.learning_rate
     return StabilityTheory(stall_exponent=stall.stall_exponent(case.values, *rates, PERIOD + 1))
@@ -161,9 +173,10 @@ STABILITY = Scenario[Stalled, StabilityTheory, StabilityMeasured](
     claims=(
         Claim(
             "stall_factor",
-            "with all s_i < sigma a period multiplies a small Y in the direction of s_i by 1 - eta "
-            "kappa zeta_0 (zeta_0 + ... + zeta_{T_0 - 1}), kappa = sigma^2 / (sigma^2 - s_i^2) "
-            "(first order)",
+            "with all s_i < sigma a period multiplies a small Y in the direction of s_i, to first "
+            "order, by 1 - eta kappa S, S = zeta_0 (zeta_0 + ... + zeta_{T_0 - 1}), kappa = "
+            "sigma^2 / (sigma^2 - s_i^2), with P on the left; on the right by 1 - kappa (1 - (1 - "
+            "eta)^{T_0}), whatever the signs",
             form=lambda outcome: Equal(
                 outcome.predicted.stall_factor, outcome.measured.stall_factor, null=1.0
             ),
@@ -173,8 +186,8 @@ STABILITY = Scenario[Stalled, StabilityTheory, StabilityMeasured](
         ),
         Claim(
             "stall_exponent",
-            "so that ln |Y| grows by E ln |1 - eta kappa S| a period, a finite sum over fair "
-            "signs: below 0 the stall stays in any basis, above it rounding ends it",
+            "so that ln |Y| grows a period by E ln |1 - eta kappa S| over fair signs, a finite "
+            "sum; on the right by the logarithm of that factor",
             steps=PERIOD,
             condition=lambda theory: theory.exponent_condition,
         ),
@@ -185,6 +198,12 @@ STABILITY = Scenario[Stalled, StabilityTheory, StabilityMeasured](
             "S without the first sign as a factor",
             "stall_factor",
             predict=_without_first_sign,
+        ),
+        Control(
+            "other_side",
+            "the factor of P on the right, for a run on the left",
+            "stall_factor",
+            predict=_of_the_other_side,
         ),
         Control(
             "value_above_noise",

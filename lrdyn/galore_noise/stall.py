@@ -130,10 +130,11 @@ def schedule(
 def stall_factor(
     values: Float[Array, "..."], noise: Scalar, learning_rate: Scalar, sign_sum: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    """What one period makes of a small Y in the direction of s_i, ``1 - eta kappa S``.
+    """What one period makes of a small Y in the direction of s_i, ``1 - eta kappa S``, on the left.
 
     ``kappa = sigma^2 / (sigma^2 - s_i^2)`` and ``S = zeta_0 (zeta_0 + ... + zeta_{T_0 - 1})``: the
     projector leans towards Y, and the noise of the period moves it along. To first order, for SGD.
+    On the right: :func:`stall_factor_on_the_right`.
 
     Args:
         values: s_i below sigma.
@@ -150,13 +151,39 @@ def stall_factor(
 
 
 @checked
+def stall_factor_on_the_right(
+    values: Float[Array, "..."], noise: Scalar, learning_rate: Scalar, period: int
+) -> Float[Array, "..."]:
+    """The same with P on the right, ``1 - kappa (1 - (1 - eta)^{T_0})``, whatever the signs.
+
+    There P meets the columns: it holds those of Y, which shrink towards ``-(kappa - 1)`` times what
+    they were at the refresh. Below 1 in size if and only if ``s_i^2 < sigma^2 (1 + q) / 2``, q =
+    (1 - eta)^{T_0}. To first order, for SGD.
+
+    Args:
+        values: s_i below sigma.
+        noise: sigma.
+        learning_rate: eta.
+        period: T_0.
+
+    Example:
+        >>> round(float(stall_factor_on_the_right(jnp.array(0.6), 1.0, 0.5, 2)), 6)
+        -0.171875
+    """
+    noise = jnp.asarray(noise)
+    kappa = noise**2 / (noise**2 - values**2)
+    checks.integer("period", period)
+    return 1 - kappa * -jnp.expm1(period * jnp.log1p(-jnp.asarray(learning_rate)))
+
+
+@checked
 def stall_exponent(
     values: Float[Array, "..."], noise: Scalar, learning_rate: Scalar, period: int
 ) -> Float[Array, "..."]:
     """Growth of ln |Y| in a period, ``E ln |1 - eta kappa S|`` over fair signs: a finite sum.
 
-    Negative: rounding that turns the bases is forgotten, and the stall stays. Positive: it grows
-    until the true rows move again.
+    With P on the left. Negative: a small Y, such as rounding in rotated bases, is forgotten.
+    Positive: it grows until first order ends.
 
     Args:
         values: s_i below sigma.

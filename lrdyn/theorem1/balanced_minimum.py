@@ -46,7 +46,7 @@ def least_sharpness(largest: Scalar, depth: int) -> Float[Array, ""]:
 
     Whatever the inner widths: for any other the largest eigenvalue of the Hessian is at least
     ``sum_l ||A_l^T u_1||^2 ||B_l v_1||^2``, and the products of these over l are at least
-    s_1^{L-1}. Gradient descent with a step above 2 over it stays at no minimum.
+    s_1^{L-1}. With a step above 2 over it every minimum of gradient descent is linearly unstable.
 
     Args:
         largest: s_1 > 0.

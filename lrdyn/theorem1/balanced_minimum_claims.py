@@ -126,12 +126,8 @@ def _padded(W: Float[Array, "d d"], place: int, depth: int, width: int) -> Array
 
 def predict(case: BalancedMinimum) -> BalancedTheory:
     """Closed forms in the values."""
-    mu, depth, d, r = (
-        balanced_spectrum(case.values, case.depth),
-        case.depth,
-        len(case.values),
-        case.rank,
-    )
+    depth, d, r = case.depth, len(case.values), case.rank
+    mu = balanced_spectrum(case.values, depth)
     zeros = jnp.zeros((depth - 1) * d * d, mu.dtype)
     return BalancedTheory(
         balanced_spectrum=jnp.sort(jnp.concatenate([mu.ravel(), zeros])),
@@ -174,6 +170,13 @@ def _factorisations(case: BalancedMinimum) -> Extent:
     # A product of L layers of d units, stretched and back.
     rounding = 64 * case.depth * jnp.finfo(case.target.dtype).eps
     return Extent(jnp.max(jnp.stack(apart)) / case.values[0], rounding)
+
+
+def _with_other_exponents(case: BalancedMinimum) -> BalancedTheory:
+    both = case.values[:, None] * case.values[None, :]
+    mu = jnp.sum(jnp.stack([both ** (2 * l / case.depth) for l in range(case.depth)]), axis=0)
+    zeros = jnp.zeros((case.depth - 1) * both.size, both.dtype)
+    return BalancedTheory(balanced_spectrum=jnp.sort(jnp.concatenate([zeros, mu.ravel()])))
 
 
 def _with_other_values(case: BalancedMinimum) -> BalancedMeasured:
@@ -236,20 +239,7 @@ BALANCED_MINIMUM = Scenario[BalancedMinimum, BalancedTheory, BalancedMeasured](
             "other_exponents",
             "s_i^{2l/L} in the place of s_i^{2(L-l)/L}",
             "balanced_spectrum",
-            predict=lambda case: BalancedTheory(
-                balanced_spectrum=jnp.sort(
-                    jnp.concatenate(
-                        [
-                            jnp.zeros((case.depth - 1) * case.target.size, case.target.dtype),
-                            sum(
-                                (case.values[:, None] * case.values[None, :])
-                                ** (2 * l / case.depth)
-                                for l in range(case.depth)
-                            ).ravel(),
-                        ]
-                    )
-                )
-            ),
+            predict=_with_other_exponents,
         ),
         Control(
             "full_rank_directions",
