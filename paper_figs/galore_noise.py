@@ -137,7 +137,7 @@ def make_case(
     left, _, right = jnp.linalg.svd(case.target)
     draws = jax.random.normal(of_bases, (2, dim, dim))
     return Noisy(
-        dataclasses.replace(case, target=(left * values) @ right),
+        dataclasses.replace(case, target=(left * values[None]) @ right),
         of_random,
         jax.random.rademacher(of_signs, (refreshes, LONG), values.dtype),
         jnp.linalg.qr(draws)[0],

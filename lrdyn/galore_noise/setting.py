@@ -157,7 +157,7 @@ def make_case(
     values = noise * SMALLEST * jnp.exp(spread * jax.scipy.stats.norm.cdf(places[0]))
     whole = max(1, steps // period) * period
     return NoisyExample(
-        target=(orthogonal(left) * values) @ orthogonal(right),
+        target=(orthogonal(left) * values[None]) @ orthogonal(right),
         start=jnp.zeros((dim, dim), left.dtype),
         signs=jnp.where(signs[0, :whole] < 0, -1.0, 1.0).astype(left.dtype),
         noise=noise,

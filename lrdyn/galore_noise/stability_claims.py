@@ -66,7 +66,7 @@ def make_case(
     values = noise * (0.2 + 0.75 * jax.scipy.stats.norm.cdf(places[0]))
     left = orthogonal(left)
     example = NoisyExample(
-        target=(left * values) @ orthogonal(right),
+        target=(left * values[None]) @ orthogonal(right),
         start=jnp.zeros((dim, dim), left.dtype),
         signs=jnp.ones(PERIOD, left.dtype),
         noise=noise,

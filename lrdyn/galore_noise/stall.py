@@ -198,6 +198,7 @@ def stall_exponent(
     """
     others = checks.integer("period", period) - 1
     sums = jnp.asarray(1.0 + 2 * np.arange(others + 1) - others, values.dtype)
+    sums = jnp.expand_dims(sums, tuple(range(values.ndim)))
     weights = [math.comb(others, k) / 2**others for k in range(others + 1)]
     logs = jnp.log(jnp.abs(stall_factor(values[..., None], noise, learning_rate, sums)))
     return logs @ jnp.asarray(weights, values.dtype)

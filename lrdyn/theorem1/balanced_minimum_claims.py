@@ -100,8 +100,8 @@ def make_case(
             turn = orthogonal(next(stretches))
             # Stretched by up to e^{1/2}, and back in the next layer.
             scales = jnp.exp(jnp.linspace(-0.5, 0.5, width, dtype=turn.dtype))
-            layers[place] = (turn * scales) @ turn.T @ layers[place]
-            layers[place + 1] = layers[place + 1] @ (turn / scales) @ turn.T
+            layers[place] = (turn * scales[None]) @ turn.T @ layers[place]
+            layers[place + 1] = layers[place + 1] @ (turn / scales[None]) @ turn.T
         others.append(tuple(layers))
     return BalancedMinimum(
         target=end_to_end(balanced),
@@ -115,7 +115,7 @@ def make_case(
 
 def _factors(bases: list[Array], values: Float[Array, "d"]) -> Weights:
     roots = values ** (1 / (len(bases) - 1))
-    return tuple((after * roots) @ before.T for before, after in itertools.pairwise(bases))
+    return tuple((after * roots[None]) @ before.T for before, after in itertools.pairwise(bases))
 
 
 def _padded(W: Float[Array, "d d"], place: int, depth: int, width: int) -> Array:
