@@ -15,11 +15,12 @@ REGISTRY = {
     "theorem3": "lrdyn.theorem3.statement:THEOREM3",
     "theorem4": "lrdyn.theorem4.statement:THEOREM4",
     "galore": "lrdyn.galore.statement:GALORE",
+    "galore_noise": "lrdyn.galore_noise.statement:GALORE_NOISE",
     "lora": "lrdyn.lora.statement:LORA",
     "edge_of_stability": "lrdyn.edge_of_stability.statement:EDGE_OF_STABILITY",
 }
 """Name of the command -> where the theorem is stated; imported when it is asked for."""
-BEYOND_THE_SURVEY = ("equivariance", "galore", "edge_of_stability")
+BEYOND_THE_SURVEY = ("equivariance", "galore", "galore_noise", "edge_of_stability")
 """Those that are none of the survey's: what another library, optax, implements, and new results."""
 
 

@@ -18,6 +18,7 @@ from paper_figs import (
     fig08_ranks,
     fig09_galore_relora,
     fig10_masked_training,
+    galore_noise,
     optimizers,
     table1_memory,
     theorem2_sweep,
@@ -26,6 +27,7 @@ from paper_figs import (
 EXHIBITS = (
     corollary1_sweep.FIGURE,
     edge_of_stability.FIGURE,
+    galore_noise.FIGURE,
     optimizers.FIGURE,
     fig01_labels.FIGURE,
     fig01_networks.FIGURE,

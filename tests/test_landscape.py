@@ -10,6 +10,7 @@ import pytest
 
 import lrdyn as lr
 from lrdyn.theorem1 import landscape, shrinkage
+from lrdyn.theorem1.balanced_minimum import balanced_spectrum, least_sharpness
 from lrdyn.theorem1.critical_points_claims import CRITICAL_POINTS
 from lrdyn.verification.judging.judging import forms_of
 from lrdyn.verification.stating.fields import Read
@@ -176,3 +177,52 @@ def test_a_mistake_at_critical_points_would_leave_the_slope_halfway_to_the_origi
     form: Any
     (form,) = forms_of(claim, CRITICAL_POINTS, outcome)
     assert form.alternative == pytest.approx(abs(slope + decay * half).item())
+
+
+# Balanced minima of any depth ---------------------------------------------------------------------
+
+
+def product_of(layers):
+    whole = layers[0]
+    for W in layers[1:]:
+        whole = W @ whole
+    return whole
+
+
+def derivative_of_product(layers):
+    """The derivative of the product in every entry of every layer, one entry at a time."""
+    columns = []
+    for l, W in enumerate(layers):
+        for place in np.ndindex(W.shape):
+            unit = np.zeros(W.shape)
+            unit[place] = 1.0
+            columns.append(product_of([*layers[:l], unit, *layers[l + 1 :]]).ravel())
+    return np.array(columns).T
+
+
+@pytest.mark.parametrize("depth", [2, 3, 5])
+def test_eigenvalues_at_a_balanced_minimum_are_those_of_its_derivative(depth):
+    rng = np.random.default_rng(depth)
+    values = np.array([1.7, 0.6, 0.0])
+    bases = [np.linalg.qr(rng.standard_normal((3, 3)))[0] for _ in range(depth + 1)]
+    roots = np.diag(values ** (1 / depth))
+    layers = [bases[l + 1] @ roots @ bases[l].T for l in range(depth)]
+    J = derivative_of_product(layers)
+    mu = np.sort(np.asarray(balanced_spectrum(jnp.asarray(values), depth)).ravel())
+    np.testing.assert_allclose(mu, np.linalg.eigvalsh(J @ J.T), atol=1e-12)
+    assert np.sum(mu > 1e-12) == 3**2 - (3 - 2) ** 2
+    np.testing.assert_allclose(mu[-1], least_sharpness(1.7, depth), rtol=1e-12)
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_no_factorisation_is_less_sharp(depth):
+    """Random layers of width 4, of which the last is solved for: their product is Phi."""
+    rng = np.random.default_rng(depth)
+    target = np.diag([1.7, 0.6, 0.0])
+    for _ in range(50):
+        first = rng.standard_normal((4, 3))
+        inner = [rng.standard_normal((4, 4)) for _ in range(depth - 2)]
+        layers = [first, *inner, target @ np.linalg.pinv(product_of([first, *inner]))]
+        np.testing.assert_allclose(product_of(layers), target, atol=1e-9)
+        sharpness = np.linalg.norm(derivative_of_product(layers), 2) ** 2
+        assert sharpness >= least_sharpness(1.7, depth)

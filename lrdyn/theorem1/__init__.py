@@ -5,6 +5,8 @@ more), ``regularised_autoencoder``, ``landscape`` (critical points, Hessians) an
 (when descent must have arrived); what is claimed, in ``statement``.
 """
 
+from lrdyn.theorem1.balanced_minimum import balanced_spectrum as balanced_spectrum
+from lrdyn.theorem1.balanced_minimum import least_sharpness as least_sharpness
 from lrdyn.theorem1.convergence import Curvature as Curvature
 from lrdyn.theorem1.convergence import End as End
 from lrdyn.theorem1.convergence import Start as Start

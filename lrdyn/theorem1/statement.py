@@ -7,6 +7,7 @@ s minimises ``1/2 (s - sigma)^2 + (lambda L / 2) s^{2/L}``, and without decay th
 """
 
 from lrdyn.data import mnist_file
+from lrdyn.theorem1.balanced_minimum_claims import BALANCED_MINIMUM
 from lrdyn.theorem1.critical_points_claims import CRITICAL_POINTS
 from lrdyn.theorem1.figures import basins_figure, landscape_figure, shrinkage_figure
 from lrdyn.theorem1.minimisers_claims import DESCENT
@@ -19,7 +20,7 @@ THEOREM1 = Theorem(
     "theorem1",
     "minimisers shrink the singular values of the target; with two layers all saddles are strict",
     FLAGS,
-    (DESCENT, BASINS, CRITICAL_POINTS, AUTOENCODER),
+    (DESCENT, BASINS, CRITICAL_POINTS, BALANCED_MINIMUM, AUTOENCODER),
     plots={
         "landscape": landscape_figure,
         "shrinkage": shrinkage_figure,

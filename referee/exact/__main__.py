@@ -4,13 +4,22 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 
-from referee.exact import edge_of_stability, example42, theorem1, theorem2, theorem3, theorem4
+from referee.exact import (
+    edge_of_stability,
+    example42,
+    galore_noise,
+    theorem1,
+    theorem2,
+    theorem3,
+    theorem4,
+)
 from referee.exact.claim import Answer, ExactIdentity, answer
 
 
 def identities() -> list[ExactIdentity]:
     """All identities, in the order of the theorems."""
-    modules = (theorem1, theorem2, theorem3, example42, theorem4, edge_of_stability)
+    beyond = (edge_of_stability, galore_noise)
+    modules = (theorem1, theorem2, theorem3, example42, theorem4, *beyond)
     return [identity for module in modules for identity in module.identities()]
 
 

@@ -255,6 +255,31 @@ def autoencoder_loss(correction: bool = True) -> Sides:
     return theory, measured
 
 
+BALANCED = (Fraction(3, 2), Fraction(1, 2), Fraction(0))
+"""L-th roots of the values of a target that balanced layers reach."""
+
+
+def balanced_spectrum(depth: int, wrong: bool = False) -> Sides:
+    """``mu_ij`` and zeros, against the Hessian of balanced layers in rational bases."""
+    d = len(BALANCED)
+    bases = [orthogonal(d, SEED + l) for l in range(depth + 1)]
+    roots = diagonal(BALANCED)
+    layers = [bases[l + 1] * roots * bases[l].transpose() for l in range(depth)]
+    whole = chain(layers)
+    mu = [
+        sum(
+            # The last value is 0, and 0^0 = 1.
+            a ** (2 * (depth - 1 - l)) * b ** (2 * (depth - 1 - l if wrong else l))
+            for l in range(depth)
+        )
+        for a in BALANCED
+        for b in BALANCED
+    ]
+    theory = with_roots([number(value) for value in mu] + [fmpq(0)] * ((depth - 1) * d * d))
+    curved = hessian(lambda W: slope(W, whole, Fraction(0)), layers, 2 * depth - 1)
+    return theory, curved.charpoly()
+
+
 def identities() -> list[ExactIdentity]:
     """All identities of Theorem 1."""
 
@@ -292,6 +317,17 @@ def identities() -> list[ExactIdentity]:
                 lambda modes=modes: spectrum(modes),
                 lambda modes=modes: spectrum(modes, DECAY / 2),
                 "values of another decay",
+            )
+        )
+    for depth in (2, 3):
+        listed.append(
+            stated(
+                "balanced_spectrum",
+                "det(x I - Hessian) = x^{L d^2 - d^2} prod (x - mu_ij)",
+                f"3 x 3, r = 2, L = {depth}, balanced",
+                lambda depth=depth: balanced_spectrum(depth),
+                lambda depth=depth: balanced_spectrum(depth, wrong=True),
+                "both powers of layer L - l",
             )
         )
     for depth in (3, 4):

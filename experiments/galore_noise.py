@@ -1,0 +1,9 @@
+"""Verify how GaLore stops under noise: ``python -m experiments.galore_noise --help``."""
+
+import sys
+
+from lrdyn import cli
+from lrdyn.galore_noise.statement import GALORE_NOISE
+
+if __name__ == "__main__":
+    sys.exit(cli.main(GALORE_NOISE))
