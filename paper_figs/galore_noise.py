@@ -133,7 +133,7 @@ def make_case(
         noise=1.0,
         steps=steps,
     )
-    values = jnp.exp(jnp.linspace(*jnp.log(jnp.array(VALUES)), dim - rank))
+    values = jnp.geomspace(*VALUES, dim - rank)
     left, _, right = jnp.linalg.svd(case.target)
     draws = jax.random.normal(of_bases, (2, dim, dim))
     return Noisy(

@@ -9,6 +9,7 @@ import xarray as xr
 
 from lrdyn.core import chance
 from lrdyn.studies.adapter_training import few_shot
+from lrdyn.verification.stating.claims import standard_error
 from lrdyn.verification.storing import results_file
 from paper_figs import BASELINES, fig01_networks, fig07_few_shot, fig08_ranks, paired
 from tests.runs import ROOT
@@ -48,7 +49,7 @@ def short(number, digits=3):
 
 def cell(seeds):
     """Mean and standard error, as a table has them."""
-    return f"{short(float(seeds.mean()))} ({short(float(paired.error(np.asarray(seeds))))})"
+    return f"{short(float(seeds.mean()))} ({short(float(standard_error(np.asarray(seeds))))})"
 
 
 def count(text):

@@ -198,7 +198,7 @@ def test_weights_are_compared_on_the_scale_of_the_largest_singular_value(name):
     blocks = jnp.ones((1, 2, 2, 2))
     steps = np.arange(len(rho))
     theory = FactorizationTheory(rho=rho, reduced=blocks, last_compared=steps[-1])
-    run = FactorizationMeasured(rho, blocks, values, off_block=rho, step=steps)
+    run = FactorizationMeasured(rho, blocks, values, off_block=rho, step=jnp.asarray(steps))
     outcome = Outcome({}, theory, run, {}, np.dtype("float64"), size=4, steps=1)
     (claim,) = (claim for claim in FACTORIZATION.claims if claim.id == name)
     compared = forms_of(claim, FACTORIZATION, outcome)
