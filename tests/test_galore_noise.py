@@ -82,7 +82,7 @@ def test_a_loop_in_numpy_takes_the_same_path(side):
         noise=1.3,
         steps=60,
     )
-    k, X = len(case.target), np.zeros((6, 6))
+    k, X, P = len(case.target), np.zeros((6, 6)), np.zeros((6, 2))
     for t, sign in enumerate(np.asarray(case.signs)):
         G = np.vstack([X[:k], np.zeros((2, 6))])
         G[:k, :k] += case.target
