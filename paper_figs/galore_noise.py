@@ -50,7 +50,7 @@ are below the noise, over the distance of s_i from sigma: theory (lines, T_0 = {
 rotated basis (circles). Right of the dashed lines it is positive, and the stall not stable.
 """
 NOTES = """\
-The survey has no such figure. Double precision, seed {seed}. (a) The step is {learning_rate:g};
+The survey has no such figure (double precision, seed {seed}). (a) The step is {learning_rate:g};
 singular values of D from {largest:g} to {smallest:g}; P on the left. (b) The step is {slow:g}. Y =
 h u_i w^T, h = 1e-8 sigma, at the start of each of {refreshes} periods with signs of their own;
 circles are the mean of the logarithm of what a period makes of it, the band is two standard errors
@@ -270,6 +270,9 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
         curve=np.geomspace(FURTHEST, CLOSEST, CURVE),
         dot=np.geomspace(FURTHEST, CLOSEST, settings["dots"]),
     )
+    # The last passage through 0: nearer to sigma the exponent stays positive.
+    negative = (shown.exponent < 0) & (shown.exponent.shift(curve=-1) >= 0)
+    shown["passage"] = shown.curve.where(negative).min("curve")
     return shown.assign_attrs(
         random=RANDOM,
         long=LONG,
@@ -299,8 +302,15 @@ def plot_norms(ax: Any, data: xr.Dataset) -> None:
             ax.axhline(level, color=color, ls=":", lw=1.0)
             end = int(data["last"].values[place])
             ax.plot([end, end], [LOWEST, level], color=color, ls=plotting.DASHED, lw=0.8)
-    ax.set(yscale="log", xlim=(0, steps[-1]), ylim=(LOWEST, 6), xlabel="step")
+    ax.set(yscale="log", xlim=(0, steps[-1]), ylim=(LOWEST, 20), xlabel="step")
     ax.set_ylabel(r"$\Vert \nabla f \Vert_2$")
+    entries = [
+        plotting.entry(r"noise, $\sigma$", ls=":"),
+        plotting.entry("last step", ls=plotting.DASHED),
+        plotting.entry("schedule"),
+        plotting.entry("GaLore", **plotting.OPEN),
+    ]
+    plotting.key(ax, entries, "upper right", ncols=2)
     ends = [*data["measured"].values[:, -1], data["random"].values[-1]]
     texts = ["no noise", *(rf"$\sigma$ = {level:g}" for level in LEVELS[1:]), "random P"]
     plotting.label_ends(
@@ -320,12 +330,11 @@ def plot_exponents(ax: Any, data: xr.Dataset) -> None:
             band = {"color": color, "alpha": 0.2, "lw": 0}
             ax.fill_between(data["dot"].values, near - error, near + error, **band)
         ax.plot(data["dot"].values, data["growth"].values[place], **plotting.OPEN, mec=color)
-        # The last passage: beyond it the exponent stays positive.
-        above = curve[np.flatnonzero(line < 0)[-1]]
-        ax.axvline(above, color=color, ls=plotting.DASHED, lw=1.0)
+        ax.axvline(float(data["passage"][place]), 0, 0.65, color=color, ls=plotting.DASHED, lw=1.0)
         entries.append(plotting.entry(f"P on the {side}", color))
     ax.set(xscale="log", xlim=(FURTHEST, CLOSEST), ylim=(-2, 5), xlabel=r"$1 - s_i / \sigma$")
     ax.set_ylabel(r"growth of $\ln |Y|$ a refresh")
+    entries.append(plotting.entry("sign changes", ls=plotting.DASHED))
     plotting.key(ax, entries, "upper left")
 
 
@@ -350,6 +359,6 @@ FIGURE = Figure(
     presets={"quick": QUICK, "paper": PAPER},
     panels={
         **dict.fromkeys(("predicted", "measured", "last", "random"), "a"),
-        **dict.fromkeys(("exponent", "exponent_at_dots", "error", "growth"), "b"),
+        **dict.fromkeys(("exponent", "exponent_at_dots", "error", "growth", "passage"), "b"),
     },
 )

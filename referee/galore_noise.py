@@ -193,6 +193,12 @@ class Stop(NamedTuple):
         """Whether the run goes on for a period behind that step."""
         return self.last + 1 + self.of.period <= len(self.of.signs)
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether the last step of a period is above what counts as a move, and the run ends."""
+        shrink = (1 - self.of.rate) ** self.of.period
+        return self.has_stopped and shrink / len(self.of.start) > HALF
+
 
 @once
 def stop(point: Point) -> Stop | None:
@@ -217,7 +223,7 @@ def noisy_values(point: Point) -> Redone | None:
 
 def last_move(point: Point) -> Redone | None:
     """The last step, by running the queue to its end."""
-    if (run := stop(point)) is None or not run.has_stopped:
+    if (run := stop(point)) is None or not run.is_seen:
         return None
     saved = saved_sides(point, "last_move")
     return Redone(run.last, last(run.of, run.path.moved), 1.0, 1.0, "count", *saved)
@@ -251,7 +257,7 @@ def stalled_gradient(point: Point) -> list[Redone] | None:
 
 def relora_stops(point: Point) -> list[Redone] | None:
     """``X + P A`` takes the same path."""
-    if (run := stop(point)) is None or not run.has_stopped:
+    if (run := stop(point)) is None or not run.is_seen:
         return None
     of, other = run.of, adapted(run.of)
     apart = np.abs(run.path.weights - other.weights)[:, : of.true].max((1, 2))
@@ -266,7 +272,7 @@ def relora_stops(point: Point) -> list[Redone] | None:
 def optax_stops(point: Point) -> Redone | None:
     """On the left, with P from float32."""
     run = stop(point)
-    if run is None or not run.has_stopped or run.queue.gap <= np.sqrt(SINGLE):
+    if run is None or not run.is_seen or run.queue.gap <= np.sqrt(SINGLE):
         return None
     of = run.of._replace(left=True)
     path = projected(of, choose=lambda G: Map(single(G, of.rank), True))

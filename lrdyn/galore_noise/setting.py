@@ -238,8 +238,8 @@ def run(
 def seen_to_move(case: NoisyExample, moved: Float[Array, "steps"]) -> Array:
     """Whether each step moved the true rows: by more than half of the digits of a step.
 
-    A step that takes a value above sigma moves some entry by eta sigma / n or more; what rounding
-    moves is far below.
+    A step that takes a value above sigma moves some entry by eta sigma (1 - eta)^{T_0} / n or more,
+    at the end of a period; where that is below the threshold nothing is claimed of the last step.
     """
     return moved > half_of_the_digits(moved.dtype) * case.learning_rate * case.noise
 

@@ -138,6 +138,14 @@ def _has_stopped(outcome: StopOutcome) -> str:
     return "" if needed <= outcome.steps else MoreSteps(needed, flag="steps")
 
 
+def _last_step_is_seen(outcome: StopOutcome) -> str:
+    """Why the last step cannot be seen: of a long period with a large eta it is like rounding."""
+    shrink = float(outcome.predicted.stalled_between[0] / outcome.predicted.noise_size)
+    if shrink / outcome.point["dim"] <= half_of_the_digits(outcome.dtype):
+        return "the last steps of a period are below what is counted as a move"
+    return _has_stopped(outcome)
+
+
 def _rests(outcome: StopOutcome) -> Form:
     last, moved = int(outcome.predicted.last_move), outcome.measured.moved
     before = np.max(moved[: last + 1], initial=0.0)
@@ -182,7 +190,8 @@ CLAIMS: tuple[Claim[StopTheory, StopMeasured], ...] = (
         "the true rows move for the last time at step T_0 K - 1, K = max(max_i N_i, ceil(sum_i N_i "
         "/ r)), N_i = ceil(ln(s_i / sigma) / (-T_0 ln(1 - eta)))",
         kind="exact",
-        undecided=_has_stopped,
+        undecided=_last_step_is_seen,
+        reads=lambda theory, run: (theory.stalled_between, theory.noise_size),
     ),
     Claim(
         "stalled_rows",
@@ -212,9 +221,10 @@ CLAIMS: tuple[Claim[StopTheory, StopMeasured], ...] = (
         "relora_stops",
         "ReLoRA with a frozen factor stops at the same step, on the same path (Theorem 4)",
         form=_same_path,
-        undecided=_has_stopped,
+        undecided=_last_step_is_seen,
         reads=lambda theory, run: (
             theory.last_move,
+            theory.stalled_between,
             theory.noise_size,
             run.relora_last_move,
             run.relora_distance,
@@ -230,11 +240,13 @@ CLAIMS: tuple[Claim[StopTheory, StopMeasured], ...] = (
         form=lambda outcome: Count(outcome.predicted.last_move, outcome.measured.optax_last_move),
         undecided=lambda outcome: (
             unseen_release(outcome.measured.optax_release)
-            or _has_stopped(outcome)
+            or _last_step_is_seen(outcome)
             or _below_single(outcome)
         ),
         reads=lambda theory, run: (
             theory.last_move,
+            theory.stalled_between,
+            theory.noise_size,
             theory.smallest_gap,
             run.optax_last_move,
             run.optax_release,
