@@ -198,12 +198,14 @@ STABILITY = Scenario[Stalled, StabilityTheory, StabilityMeasured](
             "S without the first sign as a factor",
             "stall_factor",
             predict=_without_first_sign,
+            precision="float64",
         ),
         Control(
             "other_side",
             "the factor of P on the right, for a run on the left",
             "stall_factor",
             predict=_of_the_other_side,
+            precision="float64",
         ),
         Control(
             "value_above_noise",
@@ -217,6 +219,7 @@ STABILITY = Scenario[Stalled, StabilityTheory, StabilityMeasured](
             "the exponent of T_0 + 1 steps",
             "stall_exponent",
             predict=_one_more_sign,
+            precision="float64",
         ),
     ),
     hypotheses={"below_noise": below_noise},

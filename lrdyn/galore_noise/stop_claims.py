@@ -332,6 +332,7 @@ CONTROLS: tuple[Control[NoisyExample, StopTheory, StopMeasured], ...] = (
         "P drawn at random at each refresh, as in GoLore: the rows go on",
         "stalled_rows",
         measure=_random_projection,
+        precision="float64",
     ),
     Control(
         "smaller_noise",
