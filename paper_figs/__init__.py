@@ -27,7 +27,6 @@ from paper_figs import (
 EXHIBITS = (
     corollary1_sweep.FIGURE,
     edge_of_stability.FIGURE,
-    galore_noise.FIGURE,
     optimizers.FIGURE,
     fig01_labels.FIGURE,
     fig01_networks.FIGURE,
@@ -41,6 +40,7 @@ EXHIBITS = (
     fig08_ranks.FIGURE,
     fig09_galore_relora.FIGURE,
     fig10_masked_training.FIGURE,
+    galore_noise.FIGURE,
     table1_memory.TABLE,
     theorem2_sweep.FIGURE,
 )

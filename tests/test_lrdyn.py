@@ -26,7 +26,7 @@ from lrdyn import __main__ as command
 from lrdyn import statements, theorem2
 from lrdyn.commands import ending, pool
 from lrdyn.figures import verdict_plots
-from lrdyn.registry import REGISTRY, theorem, theorems
+from lrdyn.registry import BEYOND_THE_SURVEY, REGISTRY, theorem, theorems
 from lrdyn.studies import REGISTRY as STUDIES
 from lrdyn.system import interrupts, memory_limit, progress, whole_files
 from lrdyn.verification.judging import verdict_text
@@ -65,7 +65,12 @@ def test_what_it_says_of_itself(lrdyn):
         assert all(f"  {name} " in out or f"  {name}\n" in out for name in command.COMMANDS)
     status, out, _ = lrdyn("list")
     names = [line.split()[0] for line in out.splitlines()]
-    assert names == ["theorems", *REGISTRY, "studies,", *STUDIES]
+    of_survey = [name for name in REGISTRY if name not in BEYOND_THE_SURVEY]
+    assert names == [
+        *("theorems", *of_survey),
+        *("beyond", *(name for name in REGISTRY if name in BEYOND_THE_SURVEY)),
+        *("studies,", *STUDIES),
+    ]
 
 
 IMPORTED = """

@@ -78,7 +78,9 @@ def _measure(case: NoisyExample, choose: Choice | None = None) -> AnyMeasured:
 
 
 def _first_still_step(outcome: AnyOutcome) -> int:
-    return int(outcome.measured.any_stopped) * outcome.point["period"]
+    first = outcome.measured.any_stopped
+    # What is no number is judged from the start on, and fails.
+    return int(first) * outcome.point["period"] if np.isfinite(first) else 0
 
 
 def _rests(outcome: AnyOutcome) -> Form:
@@ -97,6 +99,8 @@ def _nothing_is_left_in_the_state(outcome: AnyOutcome) -> bool:
 
 def _not_yet(outcome: AnyOutcome) -> str:
     """Why the case says nothing: the values are not below sigma yet, or Y is not 0."""
+    if not np.isfinite(outcome.measured.any_stopped):
+        return ""
     stopped = int(outcome.measured.any_stopped)
     if stopped < 0:
         return MoreSteps(flag="steps")

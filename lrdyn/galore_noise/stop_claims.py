@@ -134,8 +134,8 @@ def _run_of_optax(case: NoisyExample) -> Float[Array, "steps"]:
 
 def _has_stopped(outcome: StopOutcome) -> str:
     """Why the run may not have stopped yet: it is shorter than theory's last step and a period."""
-    needed = int(outcome.predicted.last_move) + 1 + outcome.point["period"]
-    return "" if needed <= outcome.steps else MoreSteps(needed, flag="steps")
+    needed = float(outcome.predicted.last_move) + 1 + outcome.point["period"]
+    return MoreSteps(needed, flag="steps") if needed > outcome.steps else ""
 
 
 def _last_step_is_seen(outcome: StopOutcome) -> str:
@@ -147,7 +147,10 @@ def _last_step_is_seen(outcome: StopOutcome) -> str:
 
 
 def _rests(outcome: StopOutcome) -> Form:
-    last, moved = int(outcome.predicted.last_move), outcome.measured.moved
+    moved = outcome.measured.moved
+    # What is no number is judged from the start on, and fails.
+    known = np.isfinite(outcome.predicted.last_move)
+    last = int(outcome.predicted.last_move) if known else -1
     before = np.max(moved[: last + 1], initial=0.0)
     # A step is eta times a part of the gradient, of which sigma is the size that is left.
     return Zero(
@@ -162,7 +165,7 @@ def _lies_between(outcome: StopOutcome) -> tuple[Form, ...]:
 
 
 def _moves_at_first(outcome: StopOutcome) -> bool:
-    return int(outcome.predicted.last_move) >= 0
+    return not float(outcome.predicted.last_move) < 0
 
 
 def _same_path(outcome: StopOutcome) -> tuple[Form, ...]:

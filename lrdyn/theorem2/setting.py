@@ -698,7 +698,8 @@ def compared_steps(outcome: Outcome[T, M], last: Callable[[T], Any] | None) -> A
     if last is None:
         return slice(None)
     run: Any = outcome.measured
-    within = run.step <= last(outcome.predicted)
+    # Theory counts from the first record, which of a run from elsewhere can be a later step.
+    within = run.step - run.step[0] <= last(outcome.predicted)
     # The start always: a file that was changed must leave something to be judged.
     return within | (np.arange(len(within)) == 0)
 

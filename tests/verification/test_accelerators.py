@@ -155,9 +155,9 @@ def test_notebooks_run_one_at_a_time_on_a_card(monkeypatch, capsys):
         time.sleep(0.05)
         with lock:
             running.remove(path)
-        return ""
+        return notebooks.Ran(None, "")
 
-    monkeypatch.setattr(notebooks, "failure", run)
+    monkeypatch.setattr(notebooks, "execute", run)
     for platform, wanted in (("cuda", 1), ("", notebooks.AT_A_TIME)):
         monkeypatch.setattr(accelerators, "accelerator", lambda found=platform: found)
         most.clear()

@@ -204,7 +204,7 @@ MUTANTS = [
     ("verification/running/programs.py", "LEAST = 4", "LEAST = 5"),
     ("verification/machine/process.py", '"highest"', '"high"'),
     ("training/program.py", "return ", "return None and "),
-    ("__init__.py", "__version__ = ", "__version__ = '' or "),
+    ("__init__.py", "ROOMS = ", "ROOMS = () or "),
 ]
 """A file, and what is exchanged in its code."""
 
