@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 import xarray as xr
 from matplotlib import rcParams
-from matplotlib.colors import to_rgb
+from matplotlib.colors import same_color, to_rgb
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
@@ -165,7 +165,7 @@ def exchange_colours(figure):
     for ax in figure.axes:
         lines = [line for line in ax.lines if line.get_linestyle() != "None"]
         for pair in itertools.combinations(lines, 2):
-            if pair[0].get_color() != pair[1].get_color():
+            if not same_color(pair[0].get_color(), pair[1].get_color()):
                 return ax, "curve", exchanged(pair[0], pair[1], "color")
     raise AssertionError("no two colours")
 

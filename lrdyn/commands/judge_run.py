@@ -160,8 +160,8 @@ def main(words: Sequence[str]) -> Ending:
     if figure is not None:
         from lrdyn.figures import save
 
-        first, *_ = save(found.plot(), figure, for_a_look=True)
-        printing.remark(f"figure: {first}", options)
+        png, _ = save(found.plot(), figure, formats=("png", "pdf"), for_a_look=True)
+        printing.remark(f"figure: {png}", options)
     if options.out is None:
         return Printed(found.verdict["holds"])
     file = Path(options.out)
