@@ -158,6 +158,7 @@ def test_notebooks_run_one_at_a_time_on_a_card(monkeypatch, capsys):
         return notebooks.Ran(None, "")
 
     monkeypatch.setattr(notebooks, "execute", run)
+    monkeypatch.setattr(notebooks._kept, "keep", lambda *_, **__: None)
     for platform, wanted in (("cuda", 1), ("", notebooks.AT_A_TIME)):
         monkeypatch.setattr(accelerators, "accelerator", lambda found=platform: found)
         most.clear()
