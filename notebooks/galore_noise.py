@@ -80,3 +80,9 @@ assert int(setting.last_move(case, runs["GaLore"].moved)) == predicted
 for value in (0.9, 0.985, 0.994, 0.998):
     exponent = stall_exponent(jnp.asarray(value), 1.0, 3e-3, 100)
     print(f"s = {value:g} sigma: {float(exponent):+.3f}")
+
+# %% [markdown]
+# ## One thing to change
+#
+# `learning_rate=0.05` in `make_case`: it stops sooner, and no lower than (1 - eta)^{T_0} sigma. All
+# claims and their controls: `lrdyn verify galore_noise`.

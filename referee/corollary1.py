@@ -47,7 +47,10 @@ def error_identity(point: Point) -> Redone | None:
     # The difference of two products is rounded like the products.
     scale = largest([np.linalg.norm(whole, axis=(1, 2)).max(), np.abs(theory).max()])
     condition = amplification(run, of.layers, float(np.abs(whole).max()), whole)
-    predicted, found = (side[:, : len(of.times)] for side in saved_sides(point, "error"))
+    # A point by hand has no saved sides.
+    predicted, found = (
+        side[:, : len(of.times)] if np.ndim(side) else side for side in saved_sides(point, "error")
+    )
     return Redone(theory, measured, scale, condition, "equal", predicted, found)
 
 

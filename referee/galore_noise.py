@@ -264,7 +264,10 @@ def relora_stops(point: Point) -> list[Redone] | None:
     found = point.found
     condition = (1 + 1 / run.queue.gap) * float(np.sqrt(len(of.signs)))
     return [
-        Redone(run.last, last(of, other.moved), 1.0, 1.0, "count", None, found["relora_last_move"]),
+        Redone(
+            *(run.last, last(of, other.moved), 1.0, 1.0, "count"),
+            *saved_sides(point, "relora_last_move"),
+        ),
         Redone(0 * apart, apart, of.noise, condition, "zero", None, found["relora_distance"]),
     ]
 
@@ -276,8 +279,8 @@ def optax_stops(point: Point) -> Redone | None:
         return None
     of = run.of._replace(left=True)
     path = projected(of, choose=lambda G: Map(single(G, of.rank), True))
-    saved = point.found["optax_last_move"]
-    return Redone(run.last, last(of, path.moved), 1.0, 1.0, "count", None, saved)
+    saved = saved_sides(point, "optax_last_move")
+    return Redone(run.last, last(of, path.moved), 1.0, 1.0, "count", *saved)
 
 
 # Any inner optimiser ----------------------------------------------------------------------------

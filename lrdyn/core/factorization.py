@@ -50,6 +50,7 @@ def is_small(entries: int, dtype: Any) -> bool:
         >>> is_small(12 * 12, "float64"), is_small(16 * 16, "float64"), is_small(16 * 16, "float32")
         (True, False, True)
     """
+    checks.integer("entries", entries)
     return entries <= (144 if np.dtype(dtype).itemsize > 4 else 400)
 
 
@@ -107,6 +108,8 @@ def fix_runs_layout(array: Shaped[Array, "... runs"]) -> Shaped[Array, "... runs
         >>> fix_runs_layout(jnp.ones((2, 3))).shape
         (2, 3)
     """
+    if not jnp.ndim(array):
+        checks.refuse("array", array, "one with an axis of runs")
     return with_layout_constraint(array, Layout(tuple(range(array.ndim))))
 
 

@@ -29,6 +29,10 @@ class StopTheory(NamedTuple):
     """s_i at each refresh and at the end, the largest first."""
     last_move: Int[Array, ""] = ABSENT
     """T_0 K - 1."""
+    relora_last_move: Int[Array, ""] = ABSENT
+    """The same step of ReLoRA with a frozen factor."""
+    optax_last_move: Int[Array, ""] = ABSENT
+    """The same step of ``optax.contrib.galore``."""
     stalled_between: Float[Array, "end"] = ABSENT
     """(1 - eta)^{T_0} sigma and sigma."""
     smallest_gap: Float[Array, ""] = ABSENT
@@ -68,9 +72,12 @@ StopOutcome = Outcome[StopTheory, StopMeasured]
 def predict(case: NoisyExample) -> StopTheory:
     """Closed forms, and the schedule of values."""
     found, rates = case.schedule, (case.noise, case.learning_rate, case.period)
+    last = stall.last_moving_step(case.values, *rates, case.rank)
     return StopTheory(
         noisy_values=jnp.flip(jnp.sort(found.values, axis=1), axis=1),
-        last_move=stall.last_moving_step(case.values, *rates, case.rank),
+        last_move=last,
+        relora_last_move=last,
+        optax_last_move=last,
         stalled_between=case.noise * jnp.stack([(1 - case.learning_rate) ** case.period, 1.0]),
         smallest_gap=jnp.min(found.gap),
         choice_condition=1 + 1 / jnp.min(found.gap),
@@ -171,7 +178,7 @@ def _moves_at_first(outcome: StopOutcome) -> bool:
 def _same_path(outcome: StopOutcome) -> tuple[Form, ...]:
     run = outcome.measured
     return (
-        Count(outcome.predicted.last_move, run.relora_last_move),
+        Count(outcome.predicted.relora_last_move, run.relora_last_move),
         Zero(run.relora_distance, outcome.predicted.noise_size, run.noisy_values[0, 0]),
     )
 
@@ -229,6 +236,7 @@ CLAIMS: tuple[Claim[StopTheory, StopMeasured], ...] = (
             theory.last_move,
             theory.stalled_between,
             theory.noise_size,
+            theory.relora_last_move,
             run.relora_last_move,
             run.relora_distance,
             run.noisy_values,
@@ -240,7 +248,9 @@ CLAIMS: tuple[Claim[StopTheory, StopMeasured], ...] = (
         "optax.contrib.galore with SGD inside stops at the same step: the larger side of a square "
         "matrix is the left one, and on either side the noise is its own block",
         kind="exact",
-        form=lambda outcome: Count(outcome.predicted.last_move, outcome.measured.optax_last_move),
+        form=lambda outcome: Count(
+            outcome.predicted.optax_last_move, outcome.measured.optax_last_move
+        ),
         undecided=lambda outcome: (
             unseen_release(outcome.measured.optax_release)
             or _last_step_is_seen(outcome)
@@ -251,6 +261,7 @@ CLAIMS: tuple[Claim[StopTheory, StopMeasured], ...] = (
             theory.stalled_between,
             theory.noise_size,
             theory.smallest_gap,
+            theory.optax_last_move,
             run.optax_last_move,
             run.optax_release,
         ),
