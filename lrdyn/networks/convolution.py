@@ -115,6 +115,7 @@ def apply_convolution(
         >>> apply_convolution(layer, jnp.ones((3, 2, 2))).shape
         (5, 2, 2)
     """
+    hidden = checks.floats("hidden", hidden, ("channels", "rows", "columns"))
     kernel, stride = convolution.kernel_size[0], convolution.stride[0]
     sides, reach = hidden.shape[1:], kernel // 2
     if min(sides) >= kernel:
