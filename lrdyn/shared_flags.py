@@ -4,7 +4,7 @@
 stand beside the values.
 """
 
-from lrdyn.verification.stating.flags import Flag, at_least, between
+from lrdyn.verification.stating.flags import Flag, at_least, between, one_of
 
 SIZE = between(1e-12, 1e12)
 """Where float32 loses nothing: a gradient below its least number, 1e-38, times the largest step
@@ -35,6 +35,24 @@ TARGET_CONDITION = Flag(
     between(1.0, 1e12),
     symbol="sigma_1 / sigma_r",
     help="largest over smallest singular value of the default target; 1: all are equal",
+)
+SIDES = ("left", "right")
+SIDE = Flag(
+    "side",
+    (),
+    one_of(*SIDES),
+    str,
+    help="side of the gradient that is projected",
+    shapes=True,
+)
+PERIOD = Flag(
+    "period",
+    (),
+    at_least(1),
+    int,
+    symbol="T",
+    help="steps between two refreshes of P",
+    shapes=True,
 )
 STEPS = Flag(
     "steps", (), at_least(1), int, "t", "steps of descent", swept=False, most=1500, from_usual=True

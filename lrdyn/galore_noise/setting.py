@@ -16,45 +16,18 @@ from lrdyn.core import linalg
 from lrdyn.core.initialization import gaussians, orthogonal
 from lrdyn.core.spectra import half_of_the_digits, singular_values
 from lrdyn.galore_noise import stall
-from lrdyn.shared_flags import RANK, STEPS
-from lrdyn.theorem4.problems import OPTIMIZERS
+from lrdyn.shared_flags import PERIOD, RANK, SIDE, SIDES, STEPS
+from lrdyn.theorem4.problems import OPTIMIZER
 from lrdyn.verification.stating.flags import Domain, Flag, at_least, between, one_of
 from lrdyn.verification.stating.hypotheses import Extent, above, at_most
 
-SIDES = ("left", "right")
 POLICIES = ("reset", "keep")
 FLAGS = (
     Flag("dim", (8,), at_least(3), int, "n", "width of X", (6, 10), shapes=True, most=12),
     RANK.at((2,), paper=(1, 2, 3), help="columns of P, and rank of the noise"),
-    Flag(
-        "period",
-        (10,),
-        at_least(1),
-        int,
-        symbol="T_0",
-        help="steps between two refreshes of P",
-        paper=(1, 10, 25),
-        shapes=True,
-        most=25,
-    ),
-    Flag(
-        "side",
-        ("left",),
-        one_of(*SIDES),
-        str,
-        help="side of the gradient that is projected",
-        paper=SIDES,
-        shapes=True,
-    ),
-    Flag(
-        "optimizer",
-        tuple(OPTIMIZERS),
-        one_of(*OPTIMIZERS),
-        str,
-        symbol="opt",
-        help="what sees the coordinates of the gradient: sgd, momentum 0.9, or Adam",
-        shapes=True,
-    ),
+    PERIOD.at((10,), paper=(1, 10, 25), symbol="T_0", most=25),
+    SIDE.at(("left",), paper=SIDES),
+    OPTIMIZER,
     Flag(
         "state",
         ("reset",),

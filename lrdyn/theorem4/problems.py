@@ -26,6 +26,7 @@ from lrdyn.core.recording import Recorded, recorded_steps
 from lrdyn.core.spectra import half_of_the_digits
 from lrdyn.networks import mlp, transformer
 from lrdyn.verification.stating.claims import CLEARLY, roundings, tolerance
+from lrdyn.verification.stating.flags import Flag, one_of
 from lrdyn.verification.stating.hypotheses import Extent, above
 from lrdyn.verification.stating.statement import Claim, Outcome, longest_axis
 
@@ -114,6 +115,15 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adam": optax.adam,
 }
 """Name -> optimiser of a step size; all of them look at gradients only."""
+OPTIMIZER = Flag(
+    "optimizer",
+    tuple(OPTIMIZERS),
+    one_of(*OPTIMIZERS),
+    str,
+    symbol="opt",
+    help="what sees the coordinates of the gradient: sgd, momentum 0.9, or Adam",
+    shapes=True,
+)
 
 
 def outputs_with_gap(

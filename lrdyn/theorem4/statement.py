@@ -18,42 +18,23 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
-from lrdyn.shared_flags import COLS, LEARNING_RATE, RANK, ROWS, STEPS
+from lrdyn.shared_flags import COLS, LEARNING_RATE, PERIOD, RANK, ROWS, SIDE, SIDES, STEPS
 from lrdyn.theorem4.duality_claims import DUALITY
 from lrdyn.theorem4.figures import plot_paths
 from lrdyn.theorem4.gradient_rank_claims import GRADIENT_RANK
 from lrdyn.theorem4.memory_claims import MEMORY
 from lrdyn.theorem4.optimizer_state_claims import NAMES, OPTIMIZER_STATE
-from lrdyn.theorem4.problems import OPTIMIZERS, PROBLEMS
+from lrdyn.theorem4.problems import OPTIMIZER, PROBLEMS
 from lrdyn.theorem4.trajectory_claims import OTHER_PROBLEMS, TRAJECTORY
-from lrdyn.verification.stating.flags import Flag, at_least, between, one_of
+from lrdyn.verification.stating.flags import Flag, between, one_of
 from lrdyn.verification.stating.statement import Theorem
-
-SIDES = ("left", "right")
 
 FLAGS = (
     ROWS.at((10,), help="rows of W: outputs, classes, hidden units"),
     COLS.at((14,), help="columns of W: features of an example"),
     RANK.at((2,), paper=(1, 3), help="columns of P"),
-    Flag(
-        "period",
-        (10,),
-        at_least(1),
-        int,
-        symbol="T",
-        help="steps between two refreshes of P",
-        paper=(1, 7, 25),
-        shapes=True,
-    ),
-    Flag(
-        "optimizer",
-        tuple(OPTIMIZERS),
-        one_of(*OPTIMIZERS),
-        str,
-        symbol="opt",
-        help="what sees the coordinates of the gradient: sgd, momentum 0.9, or Adam",
-        shapes=True,
-    ),
+    PERIOD.at((10,), paper=(1, 7, 25)),
+    OPTIMIZER,
     Flag(
         "state",
         ("keep",),
@@ -63,14 +44,7 @@ FLAGS = (
         paper=NAMES,
         shapes=True,
     ),
-    Flag(
-        "side",
-        SIDES,
-        one_of(*SIDES),
-        str,
-        help="side of the gradient that is projected",
-        shapes=True,
-    ),
+    SIDE.at(SIDES),
     Flag(
         "problem",
         ("regression", "mlp"),
