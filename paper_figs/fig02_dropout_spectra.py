@@ -21,7 +21,8 @@ from lrdyn.studies.dropout_spectra.raw import RawMeasured, RawTheory
 from lrdyn.verification.judging.judging import Groups
 from lrdyn.verification.running.configuration import Run, run_of
 from lrdyn.verification.stating import fields
-from lrdyn.verification.stating.claims import standard_error
+from lrdyn.verification.stating.claims import STILL_MOVING, standard_error
+from lrdyn.verification.stating.rest import AT_REST, OverSteps
 from paper_figs.shared import capital, count_seeds, judged_seeds
 
 QUICK = {"preset": "quick", "seed": 1}
@@ -31,11 +32,11 @@ PAPER = {
     "seeds": 4,
     "synthetic_examples": 4000,
     "synthetic_width": 128,
-    "synthetic_epochs": 300,
+    "synthetic_epochs": 3200,
     "resnet_width": 8,
     "resnet_epochs": 8,
 }
-"""What 75 minutes of a core bring: the study's preset ``paper`` wants a GPU."""
+"""What 90 minutes of a core bring: the study's preset ``paper`` wants a GPU."""
 TITLES = {"dln": "linear network", "mlp": "perceptron", "resnet": "ResNet"}
 
 
@@ -97,7 +98,7 @@ The survey: dropout gradually lowers the rank of the last activations H. Found, 
 without dropout to with it ({held} intervals held at once): {found}; rows balanced:
 {found_balanced}. (a) Linear network at the minimum of the expected loss: crosses, balanced; line,
 sqrt(s) of Theorem 3; points, H. (b-{last}) Effective rank over the steps; ({ends}) spectra at the
-last, not at rest; dotted: a Gaussian H. ({drift}) Distance of H from c^(1/4) sqrt(s) over the step
+last; dotted: a Gaussian H. ({drift}) Distance of H from c^(1/4) sqrt(s) over the step
 size, slope 1.
 """
 NOTES = """\
@@ -293,7 +294,16 @@ def _describe_rank(network: xr.Dataset, kind: str) -> str:
     finding = f"{network.network.item()}_{kind}_drop"
     told = SIDES.get(DROPOUT_SPECTRA.outcome_entry(finding, draws)["outcome"], "not told")
     ranks = float(network[f"plain_{kind}_rank"]), float(network[f"{kind}_rank"])
-    return "{:.1f} to {:.1f}, {}".format(*ranks, told)
+    return "{:.1f} to {:.1f}, {} ({})".format(*ranks, told, _rest_of(network, kind))
+
+
+def _rest_of(network: xr.Dataset, kind: str) -> str:
+    """Whether the difference of the mean ranks had come to rest at the last step."""
+    there = np.isfinite(network["step"].values)
+    means = network["rank"].isel(point=there)
+    drop = means.sel(kind=f"plain_{kind}").values - means.sel(kind=kind).values
+    steps = network["step"].values[there].astype(int)
+    return AT_REST if OverSteps(steps, drop[None]).longer() == 1.0 else STILL_MOVING
 
 
 def thin(dataset: xr.Dataset) -> xr.Dataset:
