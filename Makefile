@@ -34,7 +34,7 @@ INSTALL = $(PIP) install --quiet --no-deps --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env verify refresh report test tools referee notebooks figures lint format bench faults fuzz lock encoder aot docs release coverage clean interpreter
+.PHONY: help env verify refresh report test tools referee notebooks figures lint format bench faults fuzz lock encoder carry aot docs release coverage clean interpreter
 
 help: ## this list
 	@echo "usage: [PYTHON=python3.13] make TARGET"
@@ -106,6 +106,15 @@ lock: interpreter ## hashes of what the locks hold; ARGS=--upgrade takes the new
 
 encoder: $(READY) ## a small pretrained encoder (22.7 million numbers) into the environment
 	@$(INSTALL) -r $(ENCODER)
+
+# What a machine with JAX and its usual neighbours lacks: CARRY="h5netcdf rich" names others.
+CARRY ?= h5netcdf
+carry: $(READY) ## build/carry: wheels for a machine that reaches no network, this library's among them
+	@rm -rf build/carry
+	@$(PIP) wheel --quiet --no-deps --no-build-isolation -w build/carry .
+	@for name in $(CARRY); do \
+		$(PIP) download --quiet --no-deps --only-binary :all: -d build/carry "$$(sed -n "s/^\($$name==[^ ]*\).*/\1/p" $(LOCK))" || exit 1; done
+	@ls build/carry
 
 aot: $(READY) $(AOT)/.ready ## what a GPU and a TPU would run, compiled for both without either (450 MB, long)
 	@$(RUN) -m docs.accelerators --wheels $(AOT) $(ARGS)

@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from benchmarks import steps
+from lrdyn import theorem2
 from lrdyn.core import linalg
 from lrdyn.registry import REGISTRY
 from lrdyn.verification.running.programs import equations
@@ -46,6 +48,22 @@ def test_what_is_not_batched_stays_so_in_a_batch_of_decompositions():
     matrices, other = jnp.arange(24.0).reshape(2, 4, 3), jnp.ones((3, 2))
     found = jax.vmap(together, in_axes=(0, None))(matrices, other)
     assert jnp.array_equal(found, jnp.stack([together(a, other) for a in matrices]))
+
+
+@pytest.mark.parametrize("platform", lowered.PLATFORMS)
+@pytest.mark.parametrize("rank", [1, 8])
+def test_a_program_traced_on_a_cpu_takes_all_runs_at_once_elsewhere(platform, rank):
+    """Small blocks are cut into parts on a CPU alone, and so are blocks that are multiplied."""
+
+    def loops(runs, platform):
+        eta, last = jnp.full(runs, 0.1), np.array([3])
+        targets, scales = jnp.ones((runs, 2 * rank, 2 * rank)), jnp.full((runs, 2), 0.1)
+        program = jax.jit(lambda *data: theorem2.reduced_lanes(*data, 0 * eta, last))
+        lower = program.trace(targets, scales, eta).lower
+        return lower(lowering_platforms=(platform,)).as_text().count("stablehlo.while")
+
+    assert loops(4096, platform) == loops(2, platform)
+    assert loops(4096, "cpu") > loops(2, "cpu")
 
 
 def test_no_loop_of_a_chunk_of_theorem_2_looks_at_a_counter_it_need_not():

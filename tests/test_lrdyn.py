@@ -1,6 +1,7 @@
 """The command ``lrdyn``, ``lrdyn.verify``, and how commands end on a signal."""
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import pickle
@@ -108,6 +109,32 @@ def test_a_command_that_cannot_be_imported_gives_no_verdict(module):
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
     assert "JAX_ENABLE_X64" in done.stderr
+
+
+@pytest.mark.parametrize("package", ["optax", "jax"])
+def test_a_package_that_is_not_there_is_named(package, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{package!r}] = None\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.theorem2"],
+        env=os.environ | {"PYTHONPATH": os.fspath(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+    assert f"pip install {package}" in done.stderr
+
+
+def test_without_metadata_the_version_is_that_of_the_source(monkeypatch):
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    installed = importlib.metadata.version("lrdyn")
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    monkeypatch.delitem(vars(lr), "__version__", raising=False)
+    assert lr.__version__ == installed
 
 
 def test_names_are_those_of_the_modules_that_have_them():

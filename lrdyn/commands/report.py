@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
+import lrdyn
 from lrdyn.commands.arguments import Example, Parser, parse_folder
 from lrdyn.report import page
 from lrdyn.system.printer import say
@@ -58,14 +58,7 @@ def written(results: Path, command: str = "", *, out: str | os.PathLike | None =
         command: what verifies the theorem of a single run, if that is known.
         out: the file; by default it lies beside the results.
     """
-    text = page.report(page.contents(results, command), _version())
+    text = page.report(page.contents(results, command), lrdyn.__version__)
     path = results / page.FILE if out is None else Path(out)
     page.write(text, path)
     return path
-
-
-def _version() -> str:
-    try:
-        return metadata.version("lrdyn")
-    except metadata.PackageNotFoundError:  # a source tree that was not installed
-        return "of no release"

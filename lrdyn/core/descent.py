@@ -111,10 +111,10 @@ def iterate(
     # Under ``vmap`` these are the bytes of one run.
     if len(ends) * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) > TOGETHER:
         return record_one_by_one(state, (starts, ends))
-    return _platform_dependent(record_one_by_one, record_together, state, (starts, ends))
+    return platform_dependent(record_one_by_one, record_together, state, (starts, ends))
 
 
-def _platform_dependent(on_cpu: Callable, elsewhere: Callable, *operands: PyTree) -> PyTree:
+def platform_dependent(on_cpu: Callable, elsewhere: Callable, *operands: PyTree) -> PyTree:
     """What one function returns on a CPU and another elsewhere; they differ in arrays alone."""
     on_cpu, whole = partition_results(on_cpu)
     elsewhere, _ = partition_results(elsewhere)
@@ -480,8 +480,8 @@ Problem = tuple[Loss, PyTree, optax.GradientTransformation]
 """A loss, where its descent starts, and the optimiser."""
 
 
-RUNS_AT_ONCE = {"cpu": 64}
-"""Runs of :func:`simulate_lanes` that take their steps together, by platform; elsewhere all do.
+RUNS_AT_ONCE = 64
+"""Runs of :func:`simulate_lanes` that take their steps together on a CPU; elsewhere all do.
 
 64 runs of three 6 x 6 layers are 55 kB: a core's first cache.
 """
@@ -528,15 +528,19 @@ def simulate_lanes(
             "data", f"arrays with first axes {heads}", "arrays with one first axis, of runs"
         )
     ((count,),) = heads
-    parts = -(-count // RUNS_AT_ONCE.get(jax.default_backend(), max(1, count)))
+    parts = -(-count // RUNS_AT_ONCE)
     if parts <= 1:
         return some(data)
     # Parts of one size, so that one program is enough; the last run fills up the last of them. A
     # size of whole vectors (8 numbers of AVX-512) takes a third less time than one that is not.
     size = -(-count // (8 * parts)) * 8
     index = jnp.minimum(jnp.arange(parts * size), count - 1).reshape(parts, size)
-    found = jax.lax.map(lambda runs: some(jax.tree.map(lambda array: array[runs], data)), index)
-    return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:count], found)
+
+    def in_parts(data: PyTree) -> Trajectory:
+        found = jax.lax.map(lambda runs: some(jax.tree.map(lambda array: array[runs], data)), index)
+        return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:count], found)
+
+    return platform_dependent(in_parts, some, data)
 
 
 def _simulate_lanes(

@@ -102,10 +102,14 @@ def _refuse_import(error: Exception) -> NoReturn:
     """End a command whose modules cannot be imported: Python's own status would be a verdict."""
     import traceback
 
+    from lrdyn.system.messages import bring
+
     if os.environ.get("LRDYN_DEBUG"):
         traceback.print_exc()
     lines = "".join(traceback.format_exception_only(error)).splitlines() or [""]
     line = f"got {lines[-1]} from an import, wanted an installation that can be imported"
+    if isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name:
+        line = bring(error.name)
     if isinstance(error, OSError) and error.filename and error.errno == errno.ENOMEM:
         line = f"{error.filename}: {error.strerror}"  # a limit that leaves too little to import
     complain(f"error: {line}")

@@ -42,6 +42,16 @@ def near(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
+def bring(package: str) -> str:
+    """Message about a package that the library needs and that is not there.
+
+    Example:
+        >>> bring("h5netcdf")
+        "h5netcdf: not installed, wanted it beside lrdyn: pip install h5netcdf"
+    """
+    return f"{package}: not installed, wanted it beside lrdyn: pip install {package}"
+
+
 def no_such_file(path: Path) -> str:
     """Message about a file that does not exist, with a similar name if there is one nearby.
 

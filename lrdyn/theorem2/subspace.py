@@ -20,7 +20,14 @@ from jaxtyping import Array, Float, PyTree
 
 from lrdyn.core import checks, linalg, show
 from lrdyn.core.checks import checked
-from lrdyn.core.descent import Problem, Trajectory, gradient_descent, simulate, simulate_lanes
+from lrdyn.core.descent import (
+    Problem,
+    Trajectory,
+    gradient_descent,
+    platform_dependent,
+    simulate,
+    simulate_lanes,
+)
 from lrdyn.core.factorization import (
     Decay,
     Scalar,
@@ -346,12 +353,15 @@ def reduced_lanes(
     data = (targets, scales, learning_rate, weight_decay)
     if not is_small(math.prod(targets.shape[1:]), targets.dtype):
         alone = partial(reduced_dynamics, steps=steps, record=record)
-        at_once = len(targets)
-        if jax.default_backend() == "cpu":
-            layers = scales.shape[1] * math.prod(targets.shape[1:]) * targets.dtype.itemsize
-            fitting = max(1, LAYERS_AT_ONCE // layers)
-            at_once = min(at_once, 2 ** (fitting.bit_length() - 1))
-        return jax.lax.map(lambda run: alone(*run), data, batch_size=at_once)
+        layers = scales.shape[1] * math.prod(targets.shape[1:]) * targets.dtype.itemsize
+        fitting = 2 ** (max(1, LAYERS_AT_ONCE // layers).bit_length() - 1)
+
+        def some_at_once(*data: Array) -> Trajectory:
+            return jax.lax.map(lambda run: alone(*run), data, batch_size=fitting)
+
+        if len(targets) <= fitting:
+            return jax.vmap(alone)(*data)
+        return platform_dependent(some_at_once, jax.vmap(alone), *data)
 
     def problem(data: tuple[Array, Array, Array, Array]) -> Problem:
         target, eps, eta, decay = data

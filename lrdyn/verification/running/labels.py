@@ -12,7 +12,7 @@ import numpy as np
 from lrdyn.system import whole_files
 from lrdyn.verification.stating import array_types
 from lrdyn.verification.stating.points import Points
-from lrdyn.verification.storing import files
+from lrdyn.verification.storing import files, netcdf
 from lrdyn.verification.storing.cases import MARK
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class Target:
         variables: dict[str, Any] = {}
         if self.file:
             self.close()
-            stored = xarray.open_dataset(self.path, engine="h5netcdf", cache=False)
+            stored = xarray.open_dataset(self.path, engine=netcdf.engine(), cache=False)
             variables |= {name: stored[name].variable for name in self.large}
         for name, array in self.arrays.items():
             v = labels.variables[name]

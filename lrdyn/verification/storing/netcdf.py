@@ -7,11 +7,13 @@ takes longer than to judge them.
 
 import math
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from lrdyn.system.messages import Fault, bring
 from lrdyn.verification.storing.files import NO_AXIS, SLAB
 
 if TYPE_CHECKING:
@@ -53,7 +55,18 @@ def read_groups(path: Path) -> dict[str, "xarray.Dataset"]:
     try:
         return _read_whole(path)
     except _Other:
-        return dict(xarray.open_groups(path, engine="h5netcdf"))
+        return dict(xarray.open_groups(path, engine=engine()))
+
+
+def engine() -> Literal["h5netcdf"]:
+    """What xarray reads netCDF-4 files with.
+
+    Raises:
+        Fault: it is not installed.
+    """
+    if find_spec("h5netcdf") is None:
+        raise Fault(bring("h5netcdf"))
+    return "h5netcdf"
 
 
 def _read_whole(path: Path) -> dict[str, "xarray.Dataset"]:
