@@ -510,7 +510,8 @@ def _other_problems(settings: dict[str, Any]) -> dict[str, Any]:
     """
     names = ("optimizer", "rank", "period", "side", "learning_rate")
     last = {name: settings[name][-1:] for name in names}
-    steps = min(settings["steps"], 30)
+    # With one refresh in the middle; float32 has digits left after 20.
+    steps = min(settings["steps"], 2 * last["period"][0], 30)
     # The gap is one of the regression, which is the first problem where several are swept.
     first = {name: settings[name][:1] for name in ("state", "gradient_gap")}
     return settings | last | first | {"problem": settings["problem"][1:], "steps": steps}
