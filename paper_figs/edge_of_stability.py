@@ -339,7 +339,17 @@ def plot_plane(ax: Any, data: xr.Dataset) -> None:
     border = np.linspace(1.0, 1.4, 100)
     ax.plot(border, 2 / border - 1, color=plotting.BLACK, lw=1.2)
     ax.axvline(5**0.5 - 1, color=plotting.BLACK, ls=plotting.DASHED, lw=1.0)
-    ax.plot([2 / GOLDEN], [1 / GOLDEN], marker="*", ms=9, color="white", mec="black", ls="none")
+    corner = (2 / GOLDEN, 1 / GOLDEN)
+    ax.plot(*corner, marker="*", ms=9, color="white", mec="black", ls="none")
+    ax.annotate(
+        r"$1/\varphi$",
+        corner,
+        (-5, -3),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        bbox={"boxstyle": "square,pad=0.1", "color": "white"},
+    )
     ax.set(xlim=(1.0, 1.4), ylim=(0.3, 1.0), xlabel=r"$\eta s_1$", ylabel=r"$s_2 / s_1$")
     entries = [
         *(plotting.entry(text, color, ls="none", marker="o") for _, color, text in looks),

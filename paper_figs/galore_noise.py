@@ -342,7 +342,7 @@ def draw(dataset: xr.Dataset) -> Any:
     """Draw the figure."""
     plots = {
         "GaLore stops at the noise": plot_norms,
-        "near sigma the stall is not stable": plot_exponents,
+        r"near $\sigma$ the stall is not stable": plot_exponents,
     }
     return plotting.draw_panels(plots, dataset)
 
