@@ -1,5 +1,7 @@
 """Losses over listed entries, against the same losses over whole matrices."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,17 +61,24 @@ def test_many_networks_at_once():
 
 @pytest.mark.parametrize(
     ("fraction", "platform", "whole"),
-    [(0.05, "cpu", False), (0.3, "cpu", True), (0.05, "a platform of tomorrow", True)],
+    [(0.05, "cpu", False), (0.12, "cpu", True), (0.3, "cpu", True), (0.05, "cuda", True)],
 )
-def test_the_faster_loss_forms_a_matrix_where_much_is_seen(fraction, platform, whole, monkeypatch):
+def test_the_faster_loss_forms_a_matrix_where_much_is_seen(fraction, platform, whole):
     network, target, mask = problem((40, 30), fraction)
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
     loss = entries.faster_loss(jnp.asarray(target), jnp.asarray(mask))
     network = jax.tree.map(jnp.asarray, network)
-    made = jax.make_jaxpr(jax.grad(loss))(network).eqns
-    shapes = {out.aval.shape for equation in made for out in equation.outvars}
-    assert ((40, 30) in shapes) == whole
+    program = jax.jit(jax.grad(loss)).trace(network).lower(lowering_platforms=(platform,))
+    assert bool(re.search(r"dot_general.*-> tensor<40x30xf64>", program.as_text())) == whole
     assert_close(loss(network), value_and_slope(network, listed(target, mask))[0], size=1200)
+
+
+def test_of_a_narrow_network_more_entries_are_listed():
+    mask = (np.random.default_rng(0).random((210, 220)) < 0.11).astype(float)
+    loss = entries.faster_loss(jnp.ones(mask.shape), jnp.asarray(mask))
+    for width, whole in ((2, False), (10, True)):
+        factors = jnp.ones((210, width)), (jnp.eye(width),), jnp.ones((220, width))
+        program = jax.jit(loss).lower(CompressedNetwork(*factors))
+        assert bool(re.search(r"dot_general.*-> tensor<210x220", program.as_text())) == whole
 
 
 test_nothing_observed_is_refused = refuses(

@@ -17,13 +17,13 @@ from lrdyn.corollary1.compression import CompressedNetwork
 BLOCK = 4
 """Rows at a time: with a few hundred entries each and s = 10 their factors stay in the cache."""
 
-DENSE_FROM = {"cpu": 0.08}
-"""Fraction observed from which whole matrices take less time, by platform.
-
-On two cores of a CPU it is about 8 % for networks of width 10 and more, from 100 x 100 to 2000 x
-2000, and up to 18 % for narrower ones: ``python -m benchmarks completion``. A platform that is not
-named was not measured: there whole matrices are taken, whose products it does best.
-"""
+DENSE_FROM = 0.08
+"""Fraction observed from which whole matrices take less time on two cores of a CPU, from 100 x 100
+to 2000 x 2000: ``python -m benchmarks completion``. Elsewhere nothing was measured: there whole
+matrices are taken, whose products an accelerator does best."""
+NARROW, LARGE, DENSE_FROM_NARROW = 8, 200, 0.14
+"""The same fraction for networks of less width and matrices with sides of more: there a product of
+whole matrices moves more than it multiplies."""
 
 
 class Lines(NamedTuple):
@@ -108,7 +108,8 @@ def faster_loss(
 ) -> Callable[[CompressedNetwork], Float[Array, ""]]:
     """The loss of a compressed network on the observed entries, in the way that takes less time.
 
-    That is :func:`entries_loss` where less than :data:`DENSE_FROM` of the entries is observed, and
+    That is :func:`entries_loss` on a CPU where less than :data:`DENSE_FROM` of the entries is
+    observed (:data:`DENSE_FROM_NARROW` for a narrow network of a large matrix), and
     :func:`lrdyn.completion.completion_loss` elsewhere. Both have the same value.
 
     Args:
@@ -125,11 +126,24 @@ def faster_loss(
         0.0625
     """
     fraction = np.mean(np.asarray(mask) > 0)
+
+    def dense(network: CompressedNetwork) -> Float[Array, ""]:
+        return completion_loss(network, target, mask)
+
+    if fraction >= max(DENSE_FROM, DENSE_FROM_NARROW):
+        return dense
     # Without an observed entry it is the listing that refuses.
-    if fraction == 0 or fraction < DENSE_FROM.get(jax.default_backend(), 0.0):
-        entries = observed_entries(target, mask)
-        return lambda network: entries_loss(network, entries)
-    return lambda network: completion_loss(network, target, mask)
+    entries = observed_entries(target, mask)
+
+    def loss(network: CompressedNetwork) -> Float[Array, ""]:
+        narrow = network.left.shape[1] < NARROW and min(target.shape) > LARGE
+        if fraction >= (DENSE_FROM_NARROW if narrow else DENSE_FROM):
+            return dense(network)
+        return jax.lax.platform_dependent(
+            network, cpu=lambda network: entries_loss(network, entries), default=dense
+        )
+
+    return loss
 
 
 Slopes = tuple[Float[Array, "k s"], Float[Array, "d s"]]
