@@ -313,9 +313,12 @@ def chebyshev_orbit(point: Point) -> Redone:
     for _ in range(count):
         run.append(network.blocks(layers)[0, 0, 0])
         layers = network.step(layers)
-    growth = np.sqrt(2 * s) * 3.0 ** np.arange(count) / abs(np.sin(2 * np.pi * p / CIRCLE))
+    growth, grown = np.empty(count), 0.0
+    for t in range(count):
+        grown = 3 * grown + 1 / abs(np.sin(2 * np.pi * (pow(3, t, CIRCLE) * p % CIRCLE) / CIRCLE))
+        growth[t] = np.sqrt(2 * s) * grown
     saved, saved_run = saved_sides(point, "chebyshev_orbit")
-    # Both sides in units of what has become of a rounding of the start.
+    # Both sides in units of what has become of a rounding a step.
     sides = (theory / growth, np.array(run) / growth, 1.0, 4.0, "equal")
     return Redone(*sides, saved / growth, saved_run / growth)
 

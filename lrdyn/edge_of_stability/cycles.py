@@ -290,6 +290,31 @@ def balance_decay(
 
 
 @checked
+def triple_turns(
+    numerator: Int[Array, "..."], denominator: int, times: Int[Array, "step"]
+) -> Int[Array, "... step"]:
+    """Parts of the circle that an angle of p of q parts has when it was tripled t times.
+
+    Args:
+        numerator: p, one or several.
+        denominator: q, an odd number below 2^29 (3 q must be a 32-bit integer).
+        times: t.
+
+    Example:
+        >>> triple_turns(jnp.array(1), 7, jnp.arange(7)).tolist()
+        [1, 3, 2, 6, 4, 5, 1]
+    """
+    checks.integer("denominator", denominator, 3, 2**29)
+
+    def turn(t: Array) -> Array:
+        # One factor after another: 3^t itself is soon no 32-bit integer.
+        start = jnp.broadcast_to(jnp.asarray(numerator) % denominator, jnp.shape(numerator))
+        return jax.lax.fori_loop(0, t, lambda _, p: p * 3 % denominator, start)
+
+    return jax.vmap(turn, out_axes=-1)(jnp.asarray(times))
+
+
+@checked
 def orbit_at_twice_the_edge(
     numerator: Int[Array, "..."], denominator: int, target: Scalar, times: Int[Array, "step"]
 ) -> Float[Array, "... step"]:
@@ -309,14 +334,8 @@ def orbit_at_twice_the_edge(
         >>> [round(float(rho), 4) for rho in orbit]  # 3^6 is 1 modulo 7
         [1.247, 1.8019, 1.247]
     """
-    checks.integer("denominator", denominator, 3, 2**29)
     target = jnp.asarray(checks.positive("target", target))
 
-    def turn(t: Array) -> Array:
-        # One factor after another: 3^t itself is soon no 32-bit integer.
-        start = jnp.broadcast_to(jnp.asarray(numerator) % denominator, jnp.shape(numerator))
-        return jax.lax.fori_loop(0, t, lambda _, p: p * 3 % denominator, start)
-
-    turns = jax.vmap(turn, out_axes=-1)(jnp.asarray(times))
+    turns = triple_turns(numerator, denominator, times)
     signs = jnp.where(jnp.asarray(times) % 2 == 0, 1.0, -1.0)
     return jnp.sqrt(2 * target) * signs * jnp.cos(2 * jnp.pi * turns / denominator)

@@ -60,7 +60,8 @@ class TwiceTheory(NamedTuple):
     chebyshev_orbit: Float[Array, "time"] = ABSENT
     """rho_t, the singular value of each layer, with its sign."""
     growth: Float[Array, "time"] = ABSENT
-    """By how much an error of rho_0, relative to sqrt(2 s), has grown: 3^t / sin(theta)."""
+    """By how much roundings of all steps so far, relative to sqrt(2 s), have grown at most: the sum
+    of 3^(t - j) / |sin(3^j theta)|."""
     mean_loss: Float[Array, ""] = ABSENT
     """s^2 / 4."""
     lyapunov_exponent: Float[Array, ""] = ABSENT
@@ -100,9 +101,12 @@ def make_case(key: Key[Array, ""], *, dim: int, target_scale: Any) -> TwiceTheEd
 def predict(case: TwiceTheEdge) -> TwiceTheory:
     """The orbit from angles that are known exactly, its averages from the uniform angle."""
     s, times = case.network.values[0], jnp.arange(case.steps + 1)
+    turns = cycles.triple_turns(case.numerator, CIRCLE, times)
+    # An error of rho_j is one of its angle over sin(3^j theta), and angles are tripled.
+    sines = jnp.abs(jnp.sin(2 * jnp.pi * turns / CIRCLE))
     return TwiceTheory(
         chebyshev_orbit=cycles.orbit_at_twice_the_edge(case.numerator, CIRCLE, s, times),
-        growth=3.0**times / jnp.abs(jnp.sin(case._angle)),
+        growth=3.0**times * jnp.cumsum(1 / (3.0**times * sines)),
         mean_loss=s**2 / 4,
         lyapunov_exponent=jnp.log(jnp.asarray(3.0, s.dtype)),
     )
@@ -139,7 +143,7 @@ def measure(case: TwiceTheEdge) -> TwiceMeasured:
 
 def _compare_orbits(outcome: TwiceOutcome) -> Equal:
     theory = outcome.predicted
-    # sqrt(2 s) times what has become of one rounding of the start, entry by entry.
+    # sqrt(2 s) times what has become of one rounding a step, entry by entry.
     size = np.sqrt(2 * outcome.point["target_scale"])
     return Equal(theory.chebyshev_orbit, outcome.measured.chebyshev_orbit, size * theory.growth)
 
