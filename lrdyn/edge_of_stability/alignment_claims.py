@@ -515,6 +515,7 @@ CONTROLS: tuple[Control[TwoModes, AlignmentTheory, AlignmentMeasured], ...] = (
         case=_diverging_orbit,
         breaks="bounded_orbit",
         amount=0.1,
+        precision="float64",
     ),
 )
 

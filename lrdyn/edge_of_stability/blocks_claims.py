@@ -146,7 +146,7 @@ BLOCKS = Scenario[DeepFactorization, BlocksTheory, BlocksMeasured](
     ),
     controls=tuple(
         # So small a tail that the largest singular value stays below that of 2 eta_c.
-        dataclasses.replace(control, amount=amount, amounts=())
+        dataclasses.replace(control, amount=amount, amounts=(), precision="float64")
         for control in setting.departures("blocks_beyond_the_edge", prefix="edge_")
         for breaks, amount in (("orthogonal_start", 1.0), ("rank_at_most_r", 0.1))
         if control.breaks == breaks

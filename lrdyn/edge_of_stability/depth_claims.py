@@ -385,6 +385,7 @@ DEPTH = Scenario[Modes, DepthTheory, DepthMeasured](
             "the terms of E left out, as at the minimum",
             "off_diagonal_step",
             predict=_without_below,
+            precision="float64",
         ),
         Control(
             "rate_at_the_minimum",

@@ -69,6 +69,8 @@ class MuonTheory(NamedTuple):
     """Largest change of a difference of squares, what descent conserves but for O(eta^2)."""
     distance_from_ties: Float[Array, ""] = ABSENT
     """Least |prod_l a_{l,i}(t) - m_i| / m_i at an n_i or the step before."""
+    gradient_squared: Float[Array, ""] = ABSENT
+    """Largest squared Frobenius norm of a gradient, which Muon divides by."""
     muon_condition: Float[Array, ""] = ABSENT
     """By how much theory's own run, in the frame, amplifies a small error."""
     muon_compared: Int[Array, ""] = ABSENT
@@ -121,12 +123,15 @@ def predict(case: AlignedRun) -> MuonTheory:
     around = jnp.prod(case.start[None] + case.learning_rate * sides, axis=1)
     ties = jnp.min(jnp.abs(around - case.modes[None]) / case.modes[None])
     last, condition = _window(case)
+    product = jnp.prod(path, axis=1, keepdims=True)
+    gradients = product / path * (product - case.modes[None, None])
     squares = jnp.diff(recorded**2, axis=1)
     return MuonTheory(
         muon_law=recorded[..., None] * jnp.eye(dim)[None, None],
         muon_arrival=jnp.where(arrival <= case.steps[-1], arrival, -1),
         squares=jnp.max(jnp.abs(squares - squares[:1])),
         distance_from_ties=ties,
+        gradient_squared=jnp.max(jnp.sum(gradients**2, axis=2)),
         muon_condition=condition,
         muon_compared=last,
     )
@@ -230,6 +235,8 @@ def _undecided(outcome: Outcome[MuonTheory, MuonMeasured]) -> str:
     rounding = tolerance("identity", outcome.dtype, steps=outcome.steps, size=outcome.size)
     if outcome.predicted.distance_from_ties <= rounding:
         return "a mode lands on its target"
+    if not outcome.predicted.gradient_squared < np.finfo(outcome.dtype).max:
+        return "a squared gradient is beyond the largest number"
     if outcome.predicted.muon_compared == 0:
         return "errors grow from the first steps on: the step is too large"
     return ""
@@ -279,6 +286,7 @@ MUON_LAW = Scenario[AlignedRun, MuonTheory, MuonMeasured](
             form=_law,
             reads=lambda theory, run: (
                 *(theory.muon_law, run.muon_law, theory.distance_from_ties),
+                theory.gradient_squared,
                 *setting.window_fields(theory, run, _last),
             ),
             **READS,
@@ -290,6 +298,7 @@ MUON_LAW = Scenario[AlignedRun, MuonTheory, MuonMeasured](
             form=_conserved,
             reads=lambda theory, run: (
                 *(run.differences, theory.muon_law, theory.squares, theory.distance_from_ties),
+                theory.gradient_squared,
                 *setting.window_fields(theory, run, _last),
             ),
             **READS,
@@ -302,7 +311,7 @@ MUON_LAW = Scenario[AlignedRun, MuonTheory, MuonMeasured](
             form=_arrival,
             reads=lambda theory, run: (
                 *(theory.muon_arrival, run.muon_arrival),
-                *(theory.distance_from_ties, theory.muon_compared),
+                *(theory.distance_from_ties, theory.gradient_squared, theory.muon_compared),
             ),
             undecided=_undecided,
         ),

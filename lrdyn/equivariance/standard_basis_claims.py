@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key
 
@@ -68,6 +69,8 @@ class CornerTheory(NamedTuple):
 
     corner: Float[Array, "step layer row column"] = ABSENT
     """Layers of the same optimiser on blkdiag(Phi~, 0) of width 2r + 1, from eps_l I."""
+    first_slope: Float[Array, ""] = ABSENT
+    """Smallest entry of the bulk's first gradients, prod_{k != l} eps_k prod_k eps_k over l."""
     corner_condition: Float[Array, ""] = ABSENT
     """By how much that run amplifies a small error."""
     corner_compared: Int[Array, ""] = ABSENT
@@ -117,8 +120,13 @@ def make_corner(
 
 
 def predict_corner(case: CornerRun) -> CornerTheory:
-    """Run the corner by itself, with one dimension of the bulk, and twins of it."""
-    moving = len(case.corner)
+    """Run the corner by itself, with one dimension of the bulk, and twins of it.
+
+    An optimiser that takes sums over entries rounds those of the bulk differently: its condition is
+    that of all dimensions of the bulk, each with an error of its own.
+    """
+    moving, dim = len(case.corner), len(case.bases[0])
+    width = moving + 1 if case.coordinatewise in ENTRYWISE else dim
 
     def run(data: tuple[Array, Weights, Weights]) -> Trajectory:
         goal, start, push = data
@@ -127,21 +135,26 @@ def predict_corner(case: CornerRun) -> CornerTheory:
             lambda W: factorization_loss(W, goal), start, rule, case.times, record=jnp.stack
         )
 
-    start = reduced_start(case.scales, moving + 1)
-    target = jnp.pad(case.corner, (0, 1))
+    start = reduced_start(case.scales, width)
+    inner = jnp.pad(jnp.ones_like(case.corner), (0, width - moving))
+    target = jnp.pad(case.corner, (0, width - moving))
     # A twin has the zeros of the run: with others an entry-wise rule has another path at once.
-    shape = jnp.pad(jnp.ones_like(case.corner), (0, 1)).at[-1, -1].set(1.0)
+    shape = jnp.where(jnp.arange(width) < moving, inner, jnp.eye(width))
 
     def within(data: tuple[Array, Weights, Weights]) -> Trajectory:
         goal, start, push = data
         kept = tuple(jnp.where(shape > 0, W, 0.0) for W in start)
         pushes = tuple(jnp.where(shape > 0, p, 1.0) for p in push)
-        return run((goal * jnp.pad(jnp.ones_like(case.corner), (0, 1)), kept, pushes))
+        return run((goal * inner, kept, pushes))
 
     runs = twins(within, (target, start, jax.tree.map(jnp.ones_like, start)))
-    dim = len(case.bases[0])
     last, condition = setting.windowed_conditions(case.times, dim, runs, lambda records: records)
-    return CornerTheory(corner=runs.run.records, corner_condition=condition, corner_compared=last)
+    return CornerTheory(
+        corner=runs.run.records[:, :, : moving + 1, : moving + 1],
+        first_slope=jnp.min(jnp.prod(case.scales) ** 2 / case.scales),
+        corner_condition=condition,
+        corner_compared=last,
+    )
 
 
 def measure_corner(case: CornerRun) -> CornerMeasured:
@@ -211,6 +224,15 @@ def _condition(theory: Any) -> Any:
     return theory.corner_condition
 
 
+def _vanishes(outcome: Outcome[CornerTheory, CornerMeasured]) -> str:
+    """Why the path is not known: a rule that looks at signs sees what arithmetic makes of 0."""
+    if float(outcome.predicted.first_slope) < np.finfo(outcome.dtype).tiny:
+        return "a gradient is below the smallest number"
+    return _closed(outcome)
+
+
+_closed = setting.closed_window(_last)
+
 # 0 exactly to where the frame is as far from the standard basis as any.
 AMOUNTS = (1e-8, 1e-6, 1e-4, 1e-2, 0.1, 1.0)
 
@@ -254,6 +276,11 @@ STANDARD_BASIS = Scenario[CornerRun, CornerTheory, CornerMeasured](
                 last=_last,
             ),
             applies=_entrywise,
+            undecided=_vanishes,
+            reads=lambda theory, run: (
+                *(theory.corner, run.corner, run.corner_scale, theory.first_slope),
+                *setting.window_fields(theory, run, _last),
+            ),
         ),
     ),
     controls=(
