@@ -73,8 +73,13 @@ TOPICS = (
     Topic("data", "Data sets and files of weights", ("lrdyn.data",)),
     Topic(
         "training",
-        "Trainings, studies and figures",
-        ("lrdyn.training", "lrdyn.studies", "lrdyn.studies.over_seeds", "lrdyn.figures.plotting"),
+        "Trainings and studies",
+        ("lrdyn.training", "lrdyn.studies", "lrdyn.studies.over_seeds"),
+    ),
+    Topic(
+        "figures",
+        "Figures of your own",
+        ("lrdyn.figures", "lrdyn.figures.single_panels", "lrdyn.figures.plotting"),
     ),
 )
 TOP = "lrdyn"

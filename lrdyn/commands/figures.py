@@ -38,6 +38,8 @@ ACTIONS = {
     "check": "compare their numbers, and how they are drawn, with the baselines",
     "baseline": "show what changes, ask, and make them the baselines",
 }
+OWN, INIT = "lrdyn figures", "make such a folder with examples; with no other word"
+"""The command for figures of a user's folder, and the word that it alone has."""
 
 
 def main(
@@ -197,7 +199,8 @@ def begin(argv: Sequence[str] | None, prog: str) -> KeptPrograms | None:
 def parser_of(exhibits: Sequence[Exhibit], prog: str) -> Parser:
     """The parser of the command ``prog`` for these figures."""
     width = max(len(name) for name in ["baseline", *(one.name for one in exhibits)])
-    lines = [f"  {name:<{width}}  {text}" for name, text in ACTIONS.items()]
+    actions = ({"init": INIT} if prog == OWN else {}) | ACTIONS
+    lines = [f"  {name:<{width}}  {text}" for name, text in actions.items()]
     lines += ["", *(f"  {exhibit.name:<{width}}  {exhibit.title}" for exhibit in exhibits)]
     first = next((exhibit.name for exhibit in exhibits), "NAME")
     parser = Parser(

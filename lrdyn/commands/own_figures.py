@@ -63,13 +63,13 @@ def main(words: Sequence[str]) -> Sameness | None:
         parser_of_init().parse(words[1:])
         init()
         return None
-    machine = figures.begin(words, "lrdyn figures")
+    machine = figures.begin(words, figures.OWN)
     helped = {"-h", "--help"} & set(words) and not FOLDER.is_dir()
     mine = {FOLDER.resolve()}
     with mistakes.name_mistakes(mine):
         exhibits = [] if helped else exhibits_in(FOLDER)
     where = FOLDER / BASELINES
-    how = {"prog": "lrdyn figures", "written_in": mine, "machine": machine}
+    how = {"prog": figures.OWN, "written_in": mine, "machine": machine}
     return figures.main(exhibits, where, words, **how)
 
 

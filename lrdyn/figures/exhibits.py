@@ -139,16 +139,18 @@ class Figure(Exhibit):
         panels: curve, a variable of the numbers -> letters of the panels that show it; a
             difference is reported with them, and these panels are drawn alone where that is asked
             for (without any, each that has a letter in its title).
+        width: of the picture that is compared, as of :func:`lrdyn.figures.style`.
     """
 
     draw: Callable[[xr.Dataset], Any]
     panels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    width: float | str = "text"
 
     def draw_styled(self, dataset: xr.Dataset) -> Any:
         """Draw numbers in the style of this package: the matplotlib figure."""
         from lrdyn.figures import plotting
 
-        with plotting.style():
+        with plotting.style(self.width):
             return self.draw(dataset)
 
     def pictures(self, dataset: xr.Dataset, stem: Path) -> tuple[Path, ...]:
@@ -191,7 +193,7 @@ class Figure(Exhibit):
         width = excerpt.width
         words = "" if width is None else f"_{width}" if isinstance(width, str) else f"_{width:g}in"
         if not excerpt.panels:
-            with plotting.style(width or "text"):
+            with plotting.style(width or self.width):
                 figure = self.draw(dataset)
                 single_panels.require_room(figure, self.name)
             return {f"{self.name}{words}": figure}

@@ -27,15 +27,19 @@ class Unfit(ValueError):
 
 
 def letters_of(figure: Figure) -> dict[str, Axes]:
-    """The panels of a figure by their letters.
+    """The panels of a figure by their letters; one that is alone and has none is panel a.
 
     Example:
         >>> figure, _ = plotting.panels(["loss", "rank"])
         >>> list(letters_of(figure))
         ['a', 'b']
+        >>> figure, _ = plotting.panels(["loss"], letters=False)
+        >>> list(letters_of(figure))
+        ['a']
     """
     lettered = ((LETTERED.match(ax.get_title(loc="left")), ax) for ax in figure.axes)
-    return {found[1]: ax for found, ax in lettered if found}
+    letters = {found[1]: ax for found, ax in lettered if found}
+    return letters or ({"a": figure.axes[0]} if len(figure.axes) == 1 else {})
 
 
 def keep_panel(figure: Figure, letter: str, width: float | int | str | None = None) -> Figure:
