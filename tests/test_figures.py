@@ -427,7 +427,7 @@ def test_each_preset_has_a_baseline_of_its_own(tmp_path):
     lines, out = [], tmp_path / "out"
     baselines.write_baseline(PLAIN, out, tmp_path)
     assert not baselines.check(PLAIN, out, tmp_path, "paper", report=lines.append)
-    assert lines == [f"toy: no baseline in {tmp_path / 'paper'}"]
+    assert lines == [f"toy: no baseline in {tmp_path / 'paper'}: `baseline toy` makes one"]
     baselines.write_baseline(PLAIN, out, tmp_path, "paper")
     quick, paper = (results_file.load(tmp_path / one / "toy.nc")["/"] for one in ("", "paper"))
     assert (quick.line.max(), paper.line.max()) == (2, 3)
@@ -582,7 +582,7 @@ def test_what_takes_seconds_is_made_before_trainings_and_those_in_their_turn(tmp
         ("check nosuch", "figure: got 'nosuch', wanted one of toy, absent"),
         ("toy absent", f"figure: got 'absent', wanted {NOSUCH} for it"),
         ("--preset slow", "--preset: got 'slow', wanted one of quick, paper"),
-        ("baseline toy", "--yes: got a baseline to write and no terminal to ask, wanted this flag"),
+        ("baseline toy", "--yes: got no terminal to ask before a baseline is written, wanted this flag"),
         ("--nosuch", "--nosuch: got an unknown argument, wanted one of those in --help"),
         ("--out file", "--out: got 'file', where 'file' is a file, wanted a folder"),
         ("--out file/below", "--out: got 'file/below', where 'file' is a file, wanted a folder"),

@@ -220,7 +220,7 @@ def check(
     try:
         baseline = results_file.load(folder / f"{exhibit.name}.nc")["/"]
     except results_file.Missing:
-        report(f"{exhibit.name}: no baseline in {folder}")
+        report(f"{exhibit.name}: no baseline in {folder}: `baseline {exhibit.name}` makes one")
         return False
     except results_file.Damaged as error:
         report(f"{exhibit.name}: no baseline, {error}")
