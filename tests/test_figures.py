@@ -582,7 +582,10 @@ def test_what_takes_seconds_is_made_before_trainings_and_those_in_their_turn(tmp
         ("check nosuch", "figure: got 'nosuch', wanted one of toy, absent"),
         ("toy absent", f"figure: got 'absent', wanted {NOSUCH} for it"),
         ("--preset slow", "--preset: got 'slow', wanted one of quick, paper"),
-        ("baseline toy", "--yes: got no terminal to ask before a baseline is written, wanted this flag"),
+        (
+            "baseline toy",
+            "--yes: got no terminal to ask before a baseline is written, wanted this flag",
+        ),
         ("--nosuch", "--nosuch: got an unknown argument, wanted one of those in --help"),
         ("--out file", "--out: got 'file', where 'file' is a file, wanted a folder"),
         ("--out file/below", "--out: got 'file/below', where 'file' is a file, wanted a folder"),

@@ -78,7 +78,9 @@ def main(
     options.excerpt = _parse_excerpt(options, action)
     # Refused at once, not after the figures are drawn.
     if action == "baseline" and not options.yes and not _has_terminal():
-        raise BadInput("--yes: got no terminal to ask before a baseline is written, wanted this flag")
+        raise BadInput(
+            "--yes: got no terminal to ask before a baseline is written, wanted this flag"
+        )
     named = bool(set(options.figures) - set(ACTIONS))
     if named:
         for exhibit in chosen:
