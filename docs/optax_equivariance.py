@@ -44,7 +44,9 @@ entry between the two runs, turned back, over the largest change of an entry in 
 bases; in those of *signed permutations*, which move entries and change their signs. The last two
 are off-diagonal blocks that arise from Theorem 2's start, where its *frame* is a random basis, and
 where it is the standard one (*lost*: not finite). A trial can show that an optimiser sees the
-basis, and never that it does not. This page is written from the run; no row by hand.
+basis, and never that it does not. Noise is drawn from one key in all bases: `noisy_sgd` and
+`add_noise` keep the distribution of paths, and no path. This page is written from the run; no row
+by hand.
 """
 
 
