@@ -21,6 +21,7 @@ from lrdyn.core.condition import perturb_updates, twins
 from lrdyn.core.descent import Trajectory, simulate
 from lrdyn.core.factorization import Weights, factorization_loss
 from lrdyn.core.recording import Recorded, recorded_steps
+from lrdyn.core.spectra import half_of_the_digits
 from lrdyn.equivariance.trial import change_bases, signed_permutations
 from lrdyn.theorem2 import setting
 from lrdyn.theorem2.setting import weights_claim, zero_claim
@@ -224,10 +225,15 @@ def _condition(theory: Any) -> Any:
     return theory.corner_condition
 
 
-def _vanishes(outcome: Outcome[CornerTheory, CornerMeasured]) -> str:
-    """Why the path is not known: a rule that looks at signs sees what arithmetic makes of 0."""
+def _unknown(outcome: Outcome[CornerTheory, CornerMeasured]) -> str:
+    """Why the path is not known, although theory's twins stay together."""
+    # A rule that looks at signs sees what arithmetic makes of 0.
     if float(outcome.predicted.first_slope) < np.finfo(outcome.dtype).tiny:
         return "a gradient is below the smallest number"
+    # Twins are half of the digits apart: of a path that is shorter they do not see what becomes.
+    path = outcome.predicted.corner
+    if setting.largest_change(path) < half_of_the_digits(outcome.dtype) * np.max(np.abs(path)):
+        return "the weights move by less than half of their digits"
     return _closed(outcome)
 
 
@@ -276,7 +282,7 @@ STANDARD_BASIS = Scenario[CornerRun, CornerTheory, CornerMeasured](
                 last=_last,
             ),
             applies=_entrywise,
-            undecided=_vanishes,
+            undecided=_unknown,
             reads=lambda theory, run: (
                 *(theory.corner, run.corner, run.corner_scale, theory.first_slope),
                 *setting.window_fields(theory, run, _last),
