@@ -69,7 +69,7 @@ def keep_panel(figure: Figure, letter: str, width: float | int | str | None = No
         (['rank'], 1)
         >>> keep_panel(figure, "z")
         Traceback (most recent call last):
-        lrdyn.figures.single_panels.Unfit: panel: got 'z', wanted one of the letters none
+        lrdyn.figures.single_panels.Unfit: panel: got 'z', wanted one of the letters a
     """
     by_letter = letters_of(figure)
     if letter not in by_letter:

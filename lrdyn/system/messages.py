@@ -47,7 +47,7 @@ def bring(package: str) -> str:
 
     Example:
         >>> bring("h5netcdf")
-        "h5netcdf: not installed, wanted it beside lrdyn: pip install h5netcdf"
+        'h5netcdf: not installed, wanted it beside lrdyn: pip install h5netcdf'
     """
     return f"{package}: not installed, wanted it beside lrdyn: pip install {package}"
 
