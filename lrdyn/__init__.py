@@ -126,26 +126,13 @@ def __getattr__(name: str) -> Any:
         case "__all__":
             value = sorted([*_places(), "__version__"])
         case "__version__":
-            value = _version()
+            from lrdyn.system.release import library_version
+
+            value = library_version()
         case _:
             value = _imported(name)
     globals()[name] = value  # where Python itself finds it from now on
     return value
-
-
-def _version() -> str:
-    """The version that is installed, or that of the source tree where nothing is."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(__name__)
-    except PackageNotFoundError:
-        import tomllib
-
-        project = Path(__file__).parents[1] / "pyproject.toml"
-        if not project.is_file():
-            return "of no release"
-        return tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"]
 
 
 def _imported(name: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-import lrdyn
+from lrdyn.system.release import library_version
 from lrdyn.verification.machine.accelerators import share_memory
 from lrdyn.verification.machine.process import setup
 from lrdyn.verification.stating.sources import library_digest
@@ -35,7 +35,7 @@ class Release(NamedTuple):
 
 def release() -> Release:
     """The releases in this process."""
-    return Release(lrdyn.__version__, jax.__version__, library_digest())
+    return Release(library_version(), jax.__version__, library_digest())
 
 
 async def begin(wanted: tuple[str, ...], dask_worker: Any) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def process_facts() -> dict[str, Any]:
         "jaxlib": version("jaxlib"),
         "numpy": np.__version__,
         "python": platform.python_version(),
-        "lrdyn": lrdyn.__version__,
+        "lrdyn": library_version(),
         "system": f"{platform.system()} {platform.machine()}",
     }
 

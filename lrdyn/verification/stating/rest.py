@@ -77,7 +77,8 @@ class OverSteps(NamedTuple):
             return np.inf
         doublings = np.ceil(np.log(SHARE / newest) / np.log(newest / before))
         # After so many the last one is small enough; one more, and the one before it is, too.
-        return float(2.0 ** (doublings + 1))
+        with np.errstate(over="ignore"):  # infinite where movements hardly shrink
+            return float(2.0 ** (doublings + 1))
 
 
 def reason_to_train_on(quantity: OverSteps, point: Mapping[str, Any]) -> str:
