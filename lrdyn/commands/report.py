@@ -4,10 +4,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import lrdyn
 from lrdyn.commands.arguments import Example, Parser, parse_folder
 from lrdyn.report import page
 from lrdyn.system.printer import say
+from lrdyn.system.release import library_version
 
 DESCRIPTION = (
     "One HTML file of results: verdicts, claims, findings, figures, settings, checksums. It needs "
@@ -58,7 +58,7 @@ def written(results: Path, command: str = "", *, out: str | os.PathLike | None =
         command: what verifies the theorem of a single run, if that is known.
         out: the file; by default it lies beside the results.
     """
-    text = page.report(page.contents(results, command), lrdyn.__version__)
+    text = page.report(page.contents(results, command), library_version())
     path = results / page.FILE if out is None else Path(out)
     page.write(text, path)
     return path
