@@ -178,8 +178,10 @@ def _call_lapack(name: str, *arguments: bytes | int | np.ndarray) -> int:
 
     Those of ``scipy.linalg.lapack`` stop all threads: of two matrices, each on a core, one waits.
     """
+    # By their addresses: what `data_as` gives refers to itself and holds its array until garbage is
+    # collected. During the call `arguments` holds them.
     given = [
-        x.ctypes.data_as(ctypes.c_void_p)
+        ctypes.c_void_p(x.ctypes.data)
         if isinstance(x, np.ndarray)
         else ctypes.byref(ctypes.c_int(x))
         if isinstance(x, int)
