@@ -36,7 +36,7 @@ PAPER = {
     "resnet_width": 8,
     "resnet_epochs": 8,
 }
-"""What 90 minutes of a core bring: the study's preset ``paper`` wants a GPU."""
+"""What a CPU trains in hours: the study's preset ``paper`` wants a GPU."""
 TITLES = {"dln": "linear network", "mlp": "perceptron", "resnet": "ResNet"}
 
 

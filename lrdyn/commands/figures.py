@@ -38,8 +38,8 @@ ACTIONS = {
     "check": "compare their numbers, and how they are drawn, with the baselines",
     "baseline": "show what changes, ask, and make them the baselines",
 }
-OWN, INIT = "lrdyn figures", "make such a folder with examples; with no other word"
-"""The command for figures of a user's folder, and the word that it alone has."""
+OWN, INIT = "lrdyn figures", "make the folder `figures` with two examples (no other word beside it)"
+"""The command for figures of a user's folder; what `init` does, a word that it alone has."""
 
 
 def main(
