@@ -58,7 +58,7 @@ def test_a_program_traced_on_a_cpu_takes_all_runs_at_once_elsewhere(platform, ra
     def loops(runs, platform):
         eta, last = jnp.full(runs, 0.1), np.array([3])
         targets, scales = jnp.ones((runs, 2 * rank, 2 * rank)), jnp.full((runs, 2), 0.1)
-        program = jax.jit(lambda *data: theorem2.reduced_lanes(*data, 0 * eta, last))
+        program = jax.jit(lambda t, e, r: theorem2.reduced_lanes(t, e, r, 0 * r, last))
         lower = program.trace(targets, scales, eta).lower
         return lower(lowering_platforms=(platform,)).as_text().count("stablehlo.while")
 

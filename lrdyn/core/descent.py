@@ -115,7 +115,22 @@ def iterate(
 
 
 def platform_dependent(on_cpu: Callable, elsewhere: Callable, *operands: PyTree) -> PyTree:
-    """What one function returns on a CPU and another elsewhere; they differ in arrays alone."""
+    """What one function returns on a CPU and another elsewhere; they differ in arrays alone.
+
+    Which of the two a program has is decided where it is lowered, as by
+    ``jax.lax.platform_dependent``, whose functions must return arrays and nothing else.
+
+    Args:
+        on_cpu: the function on a CPU.
+        elsewhere: that on any other platform, of the same arguments.
+        *operands: the arguments.
+
+    Example:
+        >>> once, twice = (lambda x, n=n: ("name", n * x) for n in (1, 2))
+        >>> name, array = platform_dependent(once, twice, jnp.ones(2))  # here a CPU
+        >>> name, array.tolist()
+        ('name', [1.0, 1.0])
+    """
     on_cpu, whole = partition_results(on_cpu)
     elsewhere, _ = partition_results(elsewhere)
     return whole(jax.lax.platform_dependent(*operands, cpu=on_cpu, default=elsewhere))
