@@ -79,7 +79,7 @@ TOPICS = (
     Topic(
         "figures",
         "Figures of your own",
-        ("lrdyn.figures", "lrdyn.figures.single_panels", "lrdyn.figures.plotting"),
+        ("lrdyn.figures", "lrdyn.figures.plotting", "lrdyn.figures.single_panels"),
     ),
 )
 TOP = "lrdyn"
@@ -172,7 +172,22 @@ def page(topic: Topic, config: Config) -> Iterator[str]:
         text = docstrings.directive(entry._replace(name=name), note, config)
         # Both names stand in the inventory, for whoever refers to them from elsewhere.
         first, end, rest = text.partition("\n")
+        yield from came_from(entry, module, name)
         yield f"{first}\n   :canonical: {short}{end}{rest}" if short else text
+
+
+def came_from(entry: Entry, module: str, name: str) -> Iterator[str]:
+    """A target for the way back from the source, which knows one name of a module.
+
+    That is the name under which the first of its objects stands, while others may stand under
+    the module's own.
+    """
+    first = next(
+        public for public, (_, other) in documented().items() if other.module == entry.module
+    )
+    elsewhere = first.rpartition(".")[0]
+    if elsewhere != module:
+        yield from (".. raw:: html", "", f'   <span id="{elsewhere}.{name}"></span>', "")
 
 
 def introduction(module: str, config: Config) -> Iterator[str]:
