@@ -262,7 +262,9 @@ def _columns(case: Landscape) -> CertificateMeasured:
     return CertificateMeasured(product_rank=jnp.full(count, width))
 
 
-CERTIFICATE = Scenario[Landscape, CertificateTheory, CertificateMeasured](
+CERTIFICATE = Scenario[
+    Landscape, CertificateTheory, CertificateMeasured
+](
     "certificate",
     make_landscape,
     predict_certificate,
@@ -360,6 +362,7 @@ CERTIFICATE = Scenario[Landscape, CertificateTheory, CertificateMeasured](
     ),
     narrow=lambda settings: {
         **settings,
+        "problem": settings["problem"][:1],
         # The convex problem takes about 1 / lambda steps, and each rank is a program of its own.
         "weight_decay": (max(settings["weight_decay"]),),
         "rank": (max(settings["rank"]),),

@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrdyn.studies.lora_landscape.phase import PHASES, PhaseMeasured, cells_of
+from lrdyn.studies.lora_landscape.phase import OWN, PHASES, PhaseMeasured, cells_of
 from lrdyn.studies.lora_landscape.verdicts import SECOND_FACTOR, exact_interval
 from lrdyn.verification.stating import fields
 
 if TYPE_CHECKING:
     import xarray as xr
 
+DARKEST = "#8C8C8C"
+"""Colour of a cell in which no problem has all of its ends certified."""
 REACH = (-2, 3)
 """r - r* of the last panel."""
 
@@ -88,12 +90,15 @@ def plot_phase(ax: Any, data: "xr.Dataset") -> None:
         ax: the axes.
         data: of one decay, see :func:`phase_numbers`.
     """
+    from matplotlib.colors import LinearSegmentedColormap
+
     from lrdyn.figures import plotting
 
     N, r = data.equations.values, data.width.values
     step = np.diff(N).min() if len(N) > 1 else 1
     # White where every end of every problem is certified.
-    shade = {"cmap": "Greys_r", "vmin": -0.6, "vmax": 1.0}
+    shade = {"cmap": LinearSegmentedColormap.from_list("share", [DARKEST, "white"])}
+    shade |= {"vmin": 0.0, "vmax": 1.0}
     extent = (N[0] - step / 2, N[-1] + step / 2, r[0] - 0.5, r[-1] + 0.5)
     look = {"origin": "lower", "aspect": "auto", "interpolation": "nearest", "zorder": 0}
     ax.imshow(data.certified.values.T, extent=extent, **shade, **look)
@@ -115,6 +120,7 @@ def plot_phase(ax: Any, data: "xr.Dataset") -> None:
     if np.isfinite(data.convex_rank.values).any():
         ax.plot(N, data.convex_rank.values, **{**plotting.OPEN, "mec": plotting.BLACK, "ms": 2.6})
     ax.set(xlim=extent[:2], ylim=extent[2:], xlabel="equations N")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_yticks(r)
 
 
@@ -123,7 +129,9 @@ def phase_entries() -> list[Any]:
     from lrdyn.figures import plotting
 
     dot = {"marker": "o", "ls": "", "mec": "none", "ms": 5}
+    shade = {"marker": "s", "ls": "", "mec": "none", "ms": 6}
     return [
+        plotting.entry("no problem with all ends certified", DARKEST, **shade),
         plotting.entry("r (r + 1) / 2 = N", plotting.BLUE, lw=1.2),
         plotting.entry("r (m + n - r) = 1.35 N", plotting.GREEN, lw=1.2, ls=plotting.DASHED),
         plotting.entry("rank r* of the convex minimiser, mean", plotting.BLACK, **plotting.OPEN),
@@ -162,7 +170,9 @@ def plot_phases(groups: Mapping[str, Any]) -> Any:
             table = phase_numbers(group)
             for place, decay in enumerate(table.decay.values):
                 panels[f"{scenario.id}, λ = {decay:g}"] = table.isel(decay=place)
-    decayed = {name: data for name, data in panels.items() if data.problems.values.any()}
+    # Of a file there is one problem: its starts have no interval over problems.
+    drawn = {name: data for name, data in panels.items() if not name.startswith(OWN)}
+    decayed = {name: data for name, data in drawn.items() if data.problems.values.any()}
     titles = [*panels, *(["spurious, share of problems"] if decayed else [])]
     rows = -(-len(titles) // 3)
     figure, axes = plotting.panels(titles, rows=rows, height=2.3 * rows)

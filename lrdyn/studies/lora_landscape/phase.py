@@ -40,6 +40,8 @@ from lrdyn.verification.stating.statement import Finding, Outcome, Scenario
 
 PROBLEMS = 24
 """Seeds: draws of each problem."""
+OWN_STARTS = 3
+"""Seeds of somebody's own problem: draws of its starts."""
 SECOND_ORDER = "ends of second order"
 """What is compared, beside every share."""
 
@@ -50,7 +52,8 @@ class Grid(NamedTuple):
     models: LinearisedModel
     """The first axis counts the problems; examples that only fill it have the weight 0."""
     starts: tuple[Factors, ...]
-    """Of each rank: problems, starts, rows, columns. The last one has min(m, n) columns."""
+    """Of each rank: problems, starts, rows, columns. With decay the last one has min(m, n) columns,
+    where every second-order point is a global minimum."""
     ranks: tuple[int, ...]
     equations: tuple[int, ...]
     """N K at each N."""
@@ -131,14 +134,15 @@ def make_grid(
             models.append(draw_model(*drawn) if own is None else own)
     stacked = _stack(models)
     m, n = stacked.features.shape[-2:]
-    widths = (*rank, min(m, n))
-    keys = jax.random.split(of_starts, len(widths))
-    counts = [starts] * len(rank) + [2]
+    counts = dict.fromkeys(rank, starts)
+    if weight_decay[0] > 0:
+        counts = {min(m, n): 2} | counts
+    keys = jax.random.split(of_starts, len(counts))
     return Grid(
         stacked,
         tuple(
-            draw_starts(key, (len(models), count), m, n, r)
-            for key, count, r in zip(keys, counts, widths, strict=True)
+            draw_starts(key, (len(models), counts[r]), m, n, r)
+            for key, r in zip(keys, sorted(counts), strict=True)
         ),
         rank,
         tuple(count * stacked.features.shape[2] for count in measurements),
@@ -168,7 +172,8 @@ def measure_phase(case: Grid, keeper: Keeper) -> PhaseMeasured:
 
     def over_ranks(field: Callable[[End], Array], by: np.ndarray | None = None) -> np.ndarray:
         """A field at the ranks that were asked for, over what it is measured in."""
-        found = np.stack([np.asarray(field(end)) for end in ends[:-1]], axis=1)
+        mine = ends[: len(case.ranks)]
+        found = np.stack([np.asarray(field(end)) for end in mine], axis=1)
         found = found if by is None else found / by[:, None, None]
         return found.reshape(*shape, *found.shape[1:])
 
@@ -412,7 +417,7 @@ TITLES = {
     UNREGULARISED: "m = n, squared error, lambda = 0",
     RECTANGULAR: "n = 2 m, squared error",
     CLASSES: "m = n, cross-entropy of three classes",
-    OWN: "own features",
+    OWN: "own features, one problem a lambda, seeds are draws of starts",
 }
 """Problems that can be looked at, and what they are."""
 
@@ -472,7 +477,8 @@ def _scenario(
         findings=_findings(name, table),
         narrow=partial(_settings, name),
         whole=("rank", "measurements", "weight_decay"),
-        seeds=PROBLEMS,
+        # Of a file there is one problem, and other starts alone.
+        seeds=OWN_STARTS if name == OWN else PROBLEMS,
     )
 
 

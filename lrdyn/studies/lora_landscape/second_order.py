@@ -186,8 +186,8 @@ def descend(model: LinearisedModel, start: Factors, *, decays: bool, steps: int 
     """
     eps = jnp.finfo(start.U.dtype).eps
     size = largest_decay(model)
-    # Steps of Newton are quadratic at the end: the next one is at rounding.
-    small = 16 * eps * size
+    # Three quarters of the digits: in the value, which is of second order, all of them.
+    small = eps**0.75 * size
 
     def slope(x: Array) -> Array:
         return gradient(model, unflat(x, start))
