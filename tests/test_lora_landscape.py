@@ -38,6 +38,8 @@ from lrdyn.studies.lora_landscape.verdicts import (
     second_count,
     verdicts,
 )
+from lrdyn.training import FORGETFUL
+from lrdyn.verification.running.configuration import run_of
 from lrdyn.verification.stating.claims import tolerance
 from tests.runs import results_of, verdict_of
 
@@ -252,7 +254,7 @@ def test_vectors_with_classes_are_a_linear_layer_with_the_cross_entropy():
     [
         ((np.ones((3, 2)), np.ones(2)), "wanted a target for each example"),
         ((np.ones((3, 2)), np.array([0, 2, 2])), "integers from 0 on that all occur"),
-        ((np.ones((3, 2, 4)), np.array([0, 1, 1])), "for 2 outputs, wanted features N x p"),
+        ((np.ones((3, 2, 4)), np.array([0, 1, 1])), "wanted features N x p"),
         ((np.array([[np.nan], [1.0]]), np.ones(2)), "wanted numbers up to 1e6"),
         ((np.ones(3), np.ones(3)), "features of shape"),
     ],
@@ -294,7 +296,7 @@ def test_every_format_gives_the_same_model(tmp_path):
         (("--problem", "own"), "--problem: got own without --features"),
         (("--rank", "5"), "--rank: got 5, wanted at most min(m, n), 4"),
         (("--starts", "100000000"), "--starts: got 100000000, with which"),
-        (("--weight-decay", "0"), "--weight-decay: got 0"),
+        (("--weight-decay", "0"), "--weight-decay: got '0', wanted a number > 0"),
     ],
 )
 def test_bad_words_are_one_line(command_line, tmp_path, words, message):
@@ -336,7 +338,7 @@ def test_ends_of_a_small_run_are_what_their_arrays_say():
         weight_decay=(0.05, 0.1),
         starts=3,
     )
-    run = phase.measure_phase(case, None)
+    run = phase.measure_phase(case, FORGETFUL)
     assert run.verdict.shape == (2, 2, 2, 3)
     # r = min(m, n): every second-order point is a global minimum.
     assert (run.verdict[:, :, 1] == Verdict.CERTIFIED).all()
@@ -355,3 +357,8 @@ def test_ends_of_a_small_run_are_what_their_arrays_say():
         assert (run.product_rank[decay, N, 1] == rank).all()
         # The minimiser that is the only one: no direction of Sym(r*) is seen by no equation.
         assert rank * (rank + 1) / 2 <= (2, 6)[N]
+
+
+def test_the_study_runs_in_float64_unless_another_precision_is_asked_for():
+    assert run_of(LORA_LANDSCAPE).dtype == "float64"
+    assert run_of(LORA_LANDSCAPE, dtype="float32").dtype == "float32"
