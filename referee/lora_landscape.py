@@ -142,7 +142,7 @@ def convex_minimum(model: Model) -> tuple[float, int]:
     """The least ``f(W) + lambda ||W||_*`` and its rank, by plain proximal gradient descent."""
     rows = (np.sqrt(model.weights)[:, None, None, None] * model.G).reshape(model.y.size, -1)
     step, W = 1 / np.linalg.norm(rows, 2) ** 2, np.zeros(model.G.shape[2:])
-    unit = model.data_loss(W)
+    unit, value = model.data_loss(W), np.inf
     for count in range(MOST):
         left, values, right = np.linalg.svd(W - step * model.residual(W), full_matrices=False)
         kept = np.maximum(values - step * model.decay, 0)
@@ -151,7 +151,7 @@ def convex_minimum(model: Model) -> tuple[float, int]:
             value = model.data_loss(W) + model.decay * kept.sum()
             if value - model.dual(W) <= 4 * EPS * unit:
                 break
-    return model.data_loss(W) + model.decay * float(kept.sum()), rank_of(W)
+    return float(value), rank_of(W)
 
 
 def descend(model: Model, U: np.ndarray, V: np.ndarray) -> np.ndarray:

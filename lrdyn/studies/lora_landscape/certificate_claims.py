@@ -94,8 +94,7 @@ def make_landscape(
     """Draw a model, or take that of a file, and draw starts."""
     of_model, of_starts = jax.random.split(key)
     own = model_of_file(features, weight_decay)
-    drawn = (SQUARED, rows, cols, measurements, weight_decay)
-    model = draw_model(of_model, *drawn) if own is None else own
+    model = own or draw_model(of_model, SQUARED, rows, cols, measurements, weight_decay)
     shape = model.features.shape[2:]
     return Landscape(model, draw_starts(of_starts, (starts,), *shape, rank))
 

@@ -130,8 +130,8 @@ def make_grid(
     for decay in weight_decay:
         for place, count in enumerate(measurements):
             own = model_of_file(features, decay)
-            drawn = jax.random.fold_in(of_models, place), loss, rows, cols, count, decay
-            models.append(draw_model(*drawn) if own is None else own)
+            of_draw = jax.random.fold_in(of_models, place)
+            models.append(own or draw_model(of_draw, loss, rows, cols, count, decay))
     stacked = _stack(models)
     m, n = stacked.features.shape[-2:]
     counts = dict.fromkeys(rank, starts)
@@ -237,6 +237,12 @@ class Cells(NamedTuple):
     def first(self) -> np.ndarray:
         """Cells with ``r (r + 1) / 2 > N``."""
         return np.broadcast_to(first_count(self.width, self.equations), self.spurious.shape)
+
+    @property
+    def too_few(self) -> np.ndarray:
+        """Cells with ``r (m + n - r) < N``: fewer dimensions than equations."""
+        held = self.width * (sum(self.sides) - self.width) < self.equations
+        return np.broadcast_to(held, self.spurious.shape)
 
     @property
     def second(self) -> np.ndarray:
@@ -375,9 +381,7 @@ WITHOUT_DECAY: dict[str, tuple[str, Callable[[Cells], np.ndarray], dict[str, Any
     ),
     "below_second": (
         "share of problems with a numerically spurious end at some r with r (m + n - r) < N",
-        lambda cells: share_of_problems(
-            cells.spurious, ~second_count(cells.width, cells.equations / 1.35, *cells.sides)
-        ),
+        lambda cells: share_of_problems(cells.spurious, cells.too_few),
         {"above": 0.0},
     ),
     "unresolved": OF_DECAY["unresolved"],
