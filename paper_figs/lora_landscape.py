@@ -31,7 +31,8 @@ The survey has no such figure ({dtype}). Certified: a duality gap below 1.5e-8 o
 needs no convergence. Numerically spurious: of second order to 1.5e-8 modulo gauge, not certified
 and 1.5e-5 of F at 0 above a value found at that rank or below. Grey cells below r* have no
 certificate for their best end either. Without decay every matrix that fits is a minimum, and there
-is no r*. One draw serves every lambda. n = 2 m and the cross-entropy (three classes, N K equations): one lambda, {largest:g}.
+is no r*. One draw serves every lambda. n = 2 m and the cross-entropy (three classes, N K
+equations): one lambda, {largest:g}.
 """
 NAMES = {GAUSSIAN: "", RECTANGULAR: "n = 2m, ", CLASSES: "cross-entropy, "}
 
