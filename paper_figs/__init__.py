@@ -19,6 +19,7 @@ from paper_figs import (
     fig09_galore_relora,
     fig10_masked_training,
     galore_noise,
+    lora_landscape,
     optimizers,
     table1_memory,
     theorem2_sweep,
@@ -41,6 +42,7 @@ EXHIBITS = (
     fig09_galore_relora.FIGURE,
     fig10_masked_training.FIGURE,
     galore_noise.FIGURE,
+    lora_landscape.FIGURE,
     table1_memory.TABLE,
     theorem2_sweep.FIGURE,
 )

@@ -12,6 +12,7 @@ REGISTRY = {
     "dropout_spectra": "lrdyn.studies.dropout_spectra:DROPOUT_SPECTRA",
     "adapters": "lrdyn.studies.adapter_training:ADAPTERS",
     "real_updates": "lrdyn.studies.real_updates:REAL_UPDATES",
+    "lora_landscape": "lrdyn.studies.lora_landscape:LORA_LANDSCAPE",
 }
 """Name of the command -> where the study is stated; imported when it is asked for."""
 

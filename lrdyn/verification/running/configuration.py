@@ -77,6 +77,7 @@ COMMON = ("preset", "seed", "seeds", "dtype", "perturb", "precision")
 def defaults(experiment: Experiment) -> dict[str, Any]:
     """Defaults of the common settings; a study starts at seed 1, since seed 0 sets expectations."""
     own = {"seed": 1, "seeds": None, "dtype": "float32"} if isinstance(experiment, Study) else {}
+    own |= {"dtype": experiment.dtype} if experiment.dtype else {}
     return {name: own.get(name, Run._field_defaults[name]) for name in COMMON}
 
 

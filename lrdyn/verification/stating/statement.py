@@ -609,6 +609,7 @@ class Experiment:
         small: values of flags with which a run takes seconds and still judges every claim and
             control: what is tried of every experiment is tried of these.
         page: where it is explained: a path in its repository, or an address.
+        dtype: the precision unless another is asked for; by default float64, of a study float32.
     """
 
     name: str
@@ -628,6 +629,7 @@ class Experiment:
     title: str = ""
     small: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     page: str = ""
+    dtype: str = ""
 
     def __post_init__(self) -> None:
         owner = f"{type(self).__name__.lower()} {self.name!r}"
