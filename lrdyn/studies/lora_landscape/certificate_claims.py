@@ -95,8 +95,8 @@ def make_landscape(
     of_model, of_starts = jax.random.split(key)
     own = model_of_file(features, weight_decay)
     model = own or draw_model(of_model, SQUARED, rows, cols, measurements, weight_decay)
-    shape = model.features.shape[2:]
-    return Landscape(model, draw_starts(of_starts, (starts,), *shape, rank))
+    m, n = model.features.shape[2:]
+    return Landscape(model, draw_starts(of_starts, (starts,), m, n, rank))
 
 
 def _first(starts: Factors) -> Factors:
