@@ -179,6 +179,7 @@ def factorization_loss(
     return 0.5 * _sum_of_squares(end_to_end(weights, matmul) - target)
 
 
+@jax.jit  # traced once for each shape, not at each loss of a program
 def _sum_of_squares(residual: Float[Array, "k d"]) -> Float[Array, ""]:
     """Square of the Frobenius norm, ``sum x_ij^2``."""
 
