@@ -245,7 +245,7 @@ def test_a_theorem_in_five_places_is_whole(tree):
     ):
         done = run(tree, *words)
         assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
-    for page in ("README.md", "docs/theory.md", "docs/results.md", "docs/commands.md"):
+    for page in ("docs/index.md", "docs/theory.md", "docs/results.md", "docs/commands.md"):
         assert "quadratic" in (tree / page).read_text(), page
     found = run(tree, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "quadratic", "tests")
     assert found.returncode == 0, found.stdout[-5000:]
