@@ -13,7 +13,7 @@ from lrdyn.adapters.memory import state_bytes
 from lrdyn.adapters.methods import FULL, LORA
 from lrdyn.core import checks, show
 from lrdyn.core.selection import Patterns
-from lrdyn.diagnosis import advice, comparison, reading
+from lrdyn.diagnosis import advice, comparison, reading, unfolding
 from lrdyn.diagnosis.comparison import Compared
 from lrdyn.diagnosis.products import Products
 from lrdyn.diagnosis.updates import SHOWN, MatrixUpdate, Settings, examine_all
@@ -233,7 +233,7 @@ def diagnose(
         (1, 1, {'b': 'shape (2,) before and (3,) after'})
     """
     settings = checked_settings(k, sketch, bulk)
-    both = open_sides(before, after, select, rename)
+    both = open_sides(before, after, select, rename, unfolded=True)
     notes = dict(both.notes)
     examined = examine_all(both, both.matrices, notes, settings, progress=progress)
     rows = tuple(matrix.update for matrix in examined)
@@ -249,9 +249,21 @@ def checked_settings(k: int, sketch: int | None, bulk: bool) -> Settings:
 
 
 def open_sides(
-    before: Any, after: Any, select: Patterns, rename: Mapping[str, str] | None = None
+    before: Any,
+    after: Any,
+    select: Patterns,
+    rename: Mapping[str, str] | None = None,
+    *,
+    unfolded: bool = False,
 ) -> Compared:
     """Open both sides, an adapter beside the base that it is of.
+
+    Args:
+        before: as for :func:`diagnose`.
+        after: likewise.
+        select: likewise.
+        rename: likewise.
+        unfolded: whether kernels and stacked experts are matrices.
 
     Raises:
         ValueError: there is no ``after``, and ``before`` is no adapter; or nothing can be compared.
@@ -263,11 +275,19 @@ def open_sides(
             checks.refuse("after", "nothing beside weights", "weights after the training")
         return comparison.compare(reading.Leaves("before", {}), first, select)
     second = reading.weights("after", after, rename)
+    config, notes = reading.config_of(first), {}
+    if unfolded and not isinstance(first, Products):
+        notes = unfolding.orientation_notes(first.infos, config)
+        first = unfolding.unfold(first)
+        second = second if isinstance(second, Products) else unfolding.unfold(second)
     if isinstance(second, Products) and not isinstance(first, Products):
-        second = second.with_base(first, reading.config_of(first))
+        second = second.with_base(first, config)
     elif isinstance(first, Products) and not isinstance(second, Products):
         checks.refuse("before", "an adapter beside weights", "weights, or adapters on both sides")
-    return comparison.compare(first, second, select)
+    both = comparison.compare(first, second, select)
+    shown = {name.partition("[")[0] for name in both.matrices}
+    ways = {name: note for name, note in notes.items() if name in shown}
+    return both._replace(notes=both.notes | unfolding.grouped_notes(ways))
 
 
 def _format_size(count: int) -> str:
