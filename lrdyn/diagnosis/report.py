@@ -55,6 +55,8 @@ class Diagnosis(NamedTuple):
             lines += ["", *advice.matrix_rows(self.matrices, SHOWN)]
         if any(not math.isnan(matrix.mean_before) for matrix in self.matrices):
             lines += ["", *self._bulk_lines()]
+        if any(matrix.intruders is not None for matrix in self.matrices):
+            lines += ["", *self._intruder_lines()]
         return "\n".join([*lines, "", *self.lines()])
 
     def _bulk_lines(self) -> list[str]:
@@ -70,6 +72,15 @@ class Diagnosis(NamedTuple):
                 matrix.spread_after,
             )
             shown = ["-" if math.isnan(x) else f"{x:.3g}" for x in numbers]
+            rows.append((show.shortened(matrix.name.removesuffix(".weight"), 32), *shown))
+        return show.aligned(rows)
+
+    def _intruder_lines(self) -> list[str]:
+        """New directions among the first k, beside those of an update with random directions."""
+        rows: list[tuple[str, ...]] = [(f"intruders of the first {self.k}", "found", "by chance")]
+        for matrix in self.matrices:
+            counts = (matrix.intruders, matrix.intruders_by_chance)
+            shown = ["-" if count is None else str(count) for count in counts]
             rows.append((show.shortened(matrix.name.removesuffix(".weight"), 32), *shown))
         return show.aligned(rows)
 
@@ -189,6 +200,7 @@ def diagnose(
     k: int = 8,
     sketch: int | None = None,
     bulk: bool = False,
+    intruders: bool = False,
     rename: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Diagnosis:
@@ -211,6 +223,9 @@ def diagnose(
             needs more is then not known.
         bulk: whether the singular values of W before and after behind the first k are described,
             which takes three times as long.
+        intruders: whether directions among the first k of W after are counted that W before does
+            not have, beside those that an update with random directions would bring
+            (:mod:`lrdyn.diagnosis.intruders`); takes as long.
         rename: regular expression -> text, for names of ``after``.
         progress: is told of each matrix that is done.
 
@@ -232,7 +247,7 @@ def diagnose(
         >>> report.matrices[0].rank, report.matrices[0].rank_99, report.notes
         (1, 1, {'b': 'shape (2,) before and (3,) after'})
     """
-    settings = checked_settings(k, sketch, bulk)
+    settings = checked_settings(k, sketch, bulk)._replace(intruders=bool(intruders))
     both = open_sides(before, after, select, rename, unfolded=True)
     notes = dict(both.notes)
     examined = examine_all(both, both.matrices, notes, settings, progress=progress)

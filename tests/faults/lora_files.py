@@ -43,8 +43,11 @@ for kind, module in kinds.items():
                     for parameter in made.parameters():
                         parameter.copy_(torch.randn_like(parameter))
                 state = {k: v for k, v in made.state_dict().items() if "org_module" not in k}
-                content |= {f"{name}.{k}": v.detach().clone().contiguous() for k, v in state.items()}
-                deltas[name] = made.get_diff_weight()[0].detach().clone().contiguous()
+                for key, value in state.items():
+                    content[f"{name}.{key}"] = value.detach().clone().contiguous()
+                # What it trains with: get_diff_weight of LoHa has alpha / r twice (3.1.1).
+                delta = made.get_weight(made.shape) if kind == "loha" else made.get_diff_weight()[0]
+                deltas[name] = delta.reshape(layer.weight.shape).detach().clone().contiguous()
         save_file(content, f"{sys.argv[1]}/{kind}_{core}.safetensors")
         save_file(deltas, f"{sys.argv[1]}/{kind}_{core}.deltas.safetensors")
 """
@@ -63,7 +66,8 @@ for path in Path(sys.argv[1]).glob("*.written.safetensors"):
         own = {k[len(name) + 1:]: v for k, v in content.items() if k.startswith(name + ".")}
         shape = wanted[name].shape
         is_conv = own["lora_down.weight"].ndim == 4
-        layer = torch.nn.Conv2d(8, 12, 3) if is_conv else torch.nn.Linear(wanted[name][0].numel(), 12)
+        columns = wanted[name][0].numel()
+        layer = torch.nn.Conv2d(8, 12, 3) if is_conv else torch.nn.Linear(columns, 12)
         made = LoConModule.make_module_from_state_dict(
             name, layer, own["lora_up.weight"], own["lora_down.weight"], None, own["alpha"], None)
         made.multiplier = 1.0
