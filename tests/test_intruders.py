@@ -69,7 +69,7 @@ def test_random_spikes_intrude_where_theory_says_and_those_along_w_do_not():
     ):
         sizes = np.linalg.svd(update, compute_uv=False)
         found = intruders.find_intruders(W, W + update, sizes, 4)
-        assert (found.count, found.by_chance) == (count, by_chance)
+        assert (found.found, found.by_chance) == (count, by_chance)
     assert values[0] < large
 
 

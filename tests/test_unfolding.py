@@ -23,6 +23,13 @@ def stacks(turned, front="layers.0.mlp.experts"):
     }
 
 
+def test_a_square_stack_is_stored_as_the_one_beside_it():
+    after = {"experts.gate_up_proj": np.ones((2, 5, 10)), "experts.down_proj": np.ones((2, 5, 5))}
+    before = {name: np.zeros_like(W) for name, W in after.items()}
+    notes = lrdyn.diagnose(before, after).notes
+    assert all("in x out" in notes[name] for name in after)
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_each_expert_has_a_rank_of_its_own(turned):
     before = stacks(turned)

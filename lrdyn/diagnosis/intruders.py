@@ -27,7 +27,7 @@ HALVINGS = 100
 class Intruders(NamedTuple):
     """How many of the leading directions of W + update are not W's."""
 
-    count: int
+    found: int
     """Of the first k left singular vectors of W + update, those whose largest cosine with W's is
     below :data:`COSINE`."""
     by_chance: int
@@ -102,8 +102,9 @@ def _phis(
 def find_intruders(before: np.ndarray, after: np.ndarray, sizes: np.ndarray, k: int) -> Intruders:
     """Count the intruders among the first k directions, beside those that chance gives.
 
-    By chance: W's values behind its first k are the bulk, whose outlier y must be above the k-th
-    singular value of W + update and have no expected cosine above :data:`COSINE`.
+    By chance: W's values behind its first k are the bulk. An outlier y of it counts if it is one of
+    the k largest among all outliers and W's own first k values, and no expected (u . u_i)^2 is
+    above the square of :data:`COSINE`. It follows from W and the sizes of the update alone.
 
     Args:
         before: W, m x n.
@@ -112,10 +113,10 @@ def find_intruders(before: np.ndarray, after: np.ndarray, sizes: np.ndarray, k: 
         k: how many directions of W + update are looked at.
 
     Example:
-        >>> W, spike = np.diag([5.0, 4.0, 3.0, 2.0]), 20 * np.full((4, 4), 0.25)
-        >>> found = find_intruders(W, W + spike, np.array([20.0]), 1)
-        >>> found.count, found.cosines.round(2).tolist()
-        (0, [0.58])
+        >>> W = np.diag(np.arange(16.0, 0.0, -1.0))
+        >>> spike = np.full((16, 16), 10.0)  # of size 160, alike to all directions of W
+        >>> find_intruders(W, W + spike, np.array([160.0]), 1)[:2]
+        (1, 1)
 
     Reference:
         Shuttleworth, Andreas, Torralba and Sharma, arXiv 2410.21228, algorithm 1.
@@ -123,15 +124,18 @@ def find_intruders(before: np.ndarray, after: np.ndarray, sizes: np.ndarray, k: 
     shape = (before.shape[0], before.shape[1])
     k = min(k, *shape)
     left, values, _ = np.linalg.svd(before, full_matrices=False)
-    new, new_values, _ = leading_triples(after, k)
+    new, _, _ = leading_triples(after, k)
     cosines = np.max(np.abs(left.T @ new), axis=0)
     count = int(np.sum(cosines < COSINE))
-    bulk = np.asarray(values[k:], np.float64)
+    own, bulk = (np.asarray(part, np.float64) for part in (values[:k], values[k:]))
     sizes = np.asarray(sizes[:k], np.float64)
-    sizes = sizes[sizes > np.finfo(np.float32).eps * max(1e-30, float(np.max(new_values)))]
+    # What rounding leaves of a 0 is no spike.
+    sizes = sizes[sizes > np.finfo(np.float32).eps * max(own[0], sizes[0])]
     if not len(sizes) or not len(bulk):
         return Intruders(count, 0, cosines)
     rest = (shape[0] - k, shape[1] - k)
-    is_leading = outliers(sizes, bulk, rest) >= float(new_values[k - 1]) * (1 - 1e-6)
+    new_values = outliers(sizes, bulk, rest)
+    # Among them and W's own first values the k largest are looked at.
+    is_leading = new_values >= np.sort(np.concatenate([own, new_values]))[-k]
     is_spread = weights(sizes, bulk, rest).max(axis=1) < COSINE**2
     return Intruders(count, int(np.sum(is_leading & is_spread)), cosines)

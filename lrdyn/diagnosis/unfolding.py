@@ -97,21 +97,29 @@ def orientation_notes(
     """
     hidden = _hidden_sizes(config)
     stacks = {name: info.shape[1:] for name, info in infos.items() if is_stack(name, info)}
-    notes = {}
+    ways: dict[str, set[str]] = {}
     for name, (a, b) in stacks.items():
-        module, _, leaf = name.removesuffix(".weight").rpartition(".")
-        first, last = leaf in FIRST_LAYERS, leaf in LAST_LAYERS
-        sizes = hidden
-        if not sizes and (first or last):
-            sizes = _shared_size(stacks, module)
-        # h is the input of a first layer and the output of a last one.
-        turned = {h for h in sizes if (a if first else b) == h}
-        straight = {h for h in sizes if (b if first else a) == h}
-        known = (first or last) and bool(turned) != bool(straight)
-        way = "in x out" if turned else "out x in"
-        said = f"stored {way}" if known else "which way round is not known, and ranks do not tell"
+        module, leaf = _module_and_leaf(name)
+        if leaf in (*FIRST_LAYERS, *LAST_LAYERS):
+            inner, outer = (a, b) if leaf in FIRST_LAYERS else (b, a)
+            for h in hidden or _shared_size(stacks, module):
+                # A square matrix fits both ways, and says nothing.
+                if (inner == h) != (outer == h):
+                    ways.setdefault(module, set()).add("in x out" if inner == h else "out x in")
+    notes = {}
+    for name in stacks:
+        # All stacks of one module are stored alike.
+        known = ways.get(_module_and_leaf(name)[0], set())
+        said = "which way round is not known, and ranks do not tell"
+        if len(known) == 1:
+            said = f"stored {next(iter(known))}"
         notes[name] = f"each expert is a matrix, {said}"
     return notes
+
+
+def _module_and_leaf(name: str) -> tuple[str, str]:
+    module, _, leaf = name.removesuffix(".weight").rpartition(".")
+    return module, leaf
 
 
 def _hidden_sizes(config: Mapping[str, Any] | None) -> set[int]:

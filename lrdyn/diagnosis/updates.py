@@ -256,8 +256,8 @@ def examine_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = No
         spread_after=spread_after,
     )
     if settings.intruders and pair.before is not None:
-        found = find_intruders(pair.before, pair.whole_after, update.values, k)
-        update = update._replace(intruders=found.count, intruders_by_chance=found.by_chance)
+        counts = find_intruders(pair.before, pair.whole_after, update.values, k)
+        update = update._replace(intruders=counts.found, intruders_by_chance=counts.by_chance)
     # One matrix a core is in memory at a time; the list of all must not hold them.
     light = pair._replace(stored_before=None, stored_after=None, factors=None)
     return Examined(light, update, decomposition.factors, missed, digest)
