@@ -189,7 +189,7 @@ def test_what_is_not_cut_comes_back(tmp_path):
 
 def diffusers_file(path, metadata=None, *, old=False, prefix="unet."):
     ends = (".lora.down.weight", ".lora.up.weight") if old else (".lora_A.weight", ".lora_B.weight")
-    A, B = np.float32(normal(2, 8)), np.float32(normal(12, 2))
+    A, B = (normal(*shape).astype(np.float32) for shape in ((2, 8), (12, 2)))
     module = f"{prefix}mid.attn.to_q"
     words = {} if metadata is None else {lora_files.METADATA: json.dumps(metadata)}
     tensors.write(path, {module + ends[0]: A, module + ends[1]: B}, metadata=words)
