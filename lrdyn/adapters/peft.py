@@ -331,6 +331,11 @@ def merged(
     for module, stored in adapter.factors.items():
         name, shape = f"{module}.weight", (len(stored.B), stored.A.shape[1])
         got = result[name].shape if name in result else "no such weight"
+        # A convolution's weight is the matrix (out, in k k).
+        whole_shape = got
+        if name in result and len(got) > 2:
+            result[name] = result[name].reshape(len(result[name]), -1)
+            got = result[name].shape
         if got != shape:
             checks.refuse(f"weights[{name!r}]", got, f"shape {shape}")
         # float32 at least: products of half-precision factors would overflow or lose their digits.
@@ -345,7 +350,7 @@ def merged(
             # A row of zeros stays one, as in a training: it has no direction.
             rows = np.asarray(stored.magnitude, kind) / np.where(norms > 0, norms, 1)
             whole = rows[:, None] * whole
-        result[name] = whole.astype(result[name].dtype)
+        result[name] = whole.astype(result[name].dtype).reshape(whole_shape)
     return result
 
 

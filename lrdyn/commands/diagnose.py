@@ -90,6 +90,11 @@ def parser() -> Parser:
         help="describe W beyond its first K values, too; takes three times as long",
     )
     flags.add_argument(
+        "--intruders",
+        action="store_true",
+        help="count leading directions of AFTER that BEFORE does not have, beside those of chance",
+    )
+    flags.add_argument(
         "--every", action="store_true", help="list each matrix, even if there are more than 24"
     )
     flags.add_argument(
@@ -181,6 +186,7 @@ def main(words: Sequence[str]) -> None:
             adapter = extract(options.before, options.after, **arguments, progress=progress)
             diagnosis = adapter.diagnosis
         else:
+            how["intruders"] = options.intruders
             diagnosis = diagnose(options.before, options.after, **how, progress=progress)
         if options.plan:
             planned = _plan(options, diagnosis)
@@ -211,6 +217,8 @@ def _check_flags(options: argparse.Namespace) -> None:
         raise BadInput(f"{alone}: got it without --extract, wanted --extract DIR")
     if options.fan_in_fan_out is not None and not (options.extract or options.plan):
         raise BadInput("--fan-in-fan-out: got it alone, wanted --extract DIR or --plan DIR")
+    if options.intruders and options.extract:
+        raise BadInput("--intruders: got it beside --extract, wanted one of the two")
     if options.rank and options.energy:
         raise BadInput("--energy: got it beside --rank, wanted one of the two")
     for flag, value in (("--budget", options.budget), ("--error", options.error)):

@@ -4,17 +4,21 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrdyn.adapters import peft
+from lrdyn.adapters import lora_files, peft
+from lrdyn.adapters.lora_files import is_lora_file
 from lrdyn.commands.arguments import Example, Parser, fraction_reader, integer_reader, parse_folder
 from lrdyn.commands.diagnose import ADAPTER, may_be_a_folder, show_progress, user_files
 from lrdyn.core.show import shortened
+from lrdyn.data.tensors import opened
 from lrdyn.diagnosis.combining import combine
+from lrdyn.diagnosis.reading import is_adapter
 from lrdyn.system import whole_files
 from lrdyn.system.printer import say
 from lrdyn.verification.running.configuration import BadInput
 
 DESCRIPTION = "The weighted sum of adapters of PEFT as one adapter, or a smaller one of one."
-EPILOG = "ADAPTER: a folder that PEFT wrote, LoRA or rsLoRA; behind a colon its weight (else 1)."
+EPILOG = """ADAPTER: a folder that PEFT wrote, LoRA or rsLoRA; or a .safetensors of kohya, LyCORIS
+(LoHa and LoKr become LoRA) or diffusers. Behind a colon its weight (else 1)."""
 EXAMPLES = (
     Example("lrdyn merge lora --out smaller --resize 4", "a smaller one of one"),
     Example("lrdyn merge lora --out smaller --energy .99", "the same, by its squared norm"),
@@ -38,7 +42,11 @@ def parser() -> Parser:
         help="adapters to add up",
     )
     flags.add_argument(
-        "--out", type=parse_folder, metavar="DIR", required=True, help="folder to write"
+        "--out",
+        type=parse_folder,
+        metavar="DIR",
+        required=True,
+        help="folder to write, or a file, as ADAPTER is",
     )
     flags.add_argument(
         "--resize", type=integer_reader("resize", 1), metavar="R", help="largest r of a matrix"
@@ -73,23 +81,41 @@ def main(words: Sequence[str]) -> None:
     options = parser().parse(words)
     names, weights = zip(*map(_weighted, options.adapters), strict=True)
     out = Path(options.out)
-    if not may_be_a_folder(out):
-        raise BadInput(f"--out: got {shortened(options.out)!r}, wanted a folder: that is a file")
-    whole_files.refuse_links(out, ADAPTER)
     given = [flag for flag in WAYS if getattr(options, flag) is not None]
     if len(given) > 1:
         raise BadInput(f"--{given[1]}: got it beside --{given[0]}, wanted one of the two")
     ways = {way: getattr(options, flag) for flag, way in WAYS.items()}
-    for name in names:
-        # A file of weights has no configuration beside it, and would be called missing.
-        if Path(name).is_file() and not Path(name).with_name(ADAPTER[0]).exists():
-            raise BadInput(f"ADAPTER: got {shortened(name)!r}, wanted a folder that PEFT wrote")
-    with user_files("ADAPTER", "a folder that PEFT wrote"), show_progress("merge") as progress:
-        merged = combine(names, weights, **ways, progress=progress)
-        peft.write(out, merged.adapter)
+    files = [name for name in names if Path(name).is_file() and not is_adapter(Path(name))]
+    with user_files("ADAPTER", WANTED):
+        for name in files:
+            # A file of weights has no configuration beside it, and would be called missing.
+            if Path(name).suffix != ".safetensors" or not is_lora_file(opened(name).infos):
+                raise BadInput(f"ADAPTER: got {shortened(name)!r}, wanted {WANTED}")
+    if files and len(files) < len(names):
+        got = f"{shortened(files[0])!r} beside a folder of PEFT"
+        raise BadInput(f"ADAPTER: got {got}, wanted files of kohya or diffusers, or folders alone")
+    if files and out.suffix != ".safetensors":
+        raise BadInput(f"--out: got {shortened(options.out)!r}, wanted a .safetensors, as ADAPTER")
+    if files:
+        whole_files.refuse_links(out.parent, [out.name])
+    elif not may_be_a_folder(out):
+        raise BadInput(f"--out: got {shortened(options.out)!r}, wanted a folder: that is a file")
+    else:
+        whole_files.refuse_links(out, ADAPTER)
+    with user_files("ADAPTER", WANTED), show_progress("merge") as progress:
+        read = [lora_files.read(name) for name in files]
+        if len(styles := {file.style for file in read}) > 1:
+            raise BadInput(f"ADAPTER: got names of {' and '.join(sorted(styles))}, wanted of one")
+        merged = combine(read or names, weights, **ways, progress=progress)
+        if read:
+            kernels = {m: size for file in read for m, size in file.kernels.items()}
+            lora_files.write(out, read[0]._replace(stored=merged.adapter, kernels=kernels))
+        else:
+            peft.write(out, merged.adapter)
     say("\n".join([*merged.lines(), f"adapter: {out}"]))
 
 
+WANTED = "a folder that PEFT wrote, or a LoRA of kohya, LyCORIS or diffusers (.safetensors)"
 WAYS = {"resize": "rank", "energy": "energy", "budget": "budget", "error": "error"}
 """Flag for the size of the adapter -> argument of :func:`lrdyn.diagnosis.combine`."""
 

@@ -1,6 +1,7 @@
 """The answer of a diagnosis in sentences, and its table by kind of layer: 80 columns."""
 
 import itertools
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -68,8 +69,11 @@ def kind_of(name: str) -> str:
     Example:
         >>> kind_of("model.layers.3.self_attn.q_proj.weight"), kind_of("lm_head.weight")
         ('self_attn.q_proj', 'lm_head')
+        >>> kind_of("layers.3.experts.down_proj[7]")
+        'experts.down_proj'
     """
-    parts = name.removesuffix(".weight").split(".")
+    # Behind a stack of experts stands the number of the expert.
+    parts = re.sub(r"\[\d+\]$", "", name).removesuffix(".weight").split(".")
     last = max((i for i, part in enumerate(parts) if part.isdigit()), default=-1)
     # A name that ends in a number, as of a list of matrices, has no kind behind it.
     if last == len(parts) - 1:

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrdyn.adapters import peft
+from lrdyn.adapters import lora_files, peft
 from lrdyn.adapters.peft import Stored, StoredFactors, described
 from lrdyn.core import checks, show
 from lrdyn.diagnosis.cores import Told, map_on_cores
 from lrdyn.diagnosis.decomposition import product_svd
 from lrdyn.diagnosis.planning import Sizes, choose
+from lrdyn.diagnosis.reading import is_adapter
 from lrdyn.diagnosis.updates import rank_with
 from lrdyn.system.progress import Progress
 
@@ -60,7 +61,8 @@ def combine(
     adapter's B with another's A that belong to neither.
 
     Args:
-        adapters: folders of PEFT, or what :func:`lrdyn.adapters.peft.read` gives.
+        adapters: folders of PEFT, files of kohya, LyCORIS or diffusers, or what
+            :func:`lrdyn.adapters.peft.read` or :func:`lrdyn.adapters.lora_files.read` gives.
         weights: w_i, 1 each by default.
         rank: r of every module, at most.
         energy: or the share of the squared norm that each r must have.
@@ -137,7 +139,12 @@ def combine(
 
 
 def _read(name: str, adapter: Any) -> Stored:
-    stored = peft.read(adapter) if isinstance(adapter, str | Path) else adapter
+    stored = adapter
+    if isinstance(adapter, str | Path):
+        is_file = Path(adapter).is_file() and not is_adapter(Path(adapter))
+        stored = lora_files.read(adapter).stored if is_file else peft.read(adapter)
+    elif isinstance(adapter, lora_files.LoraFile):
+        stored = adapter.stored
     checks.instance(name, stored, Stored)
     for key, is_on, why in (
         ("DoRA", stored.config.get("use_dora"), "its lengths are of no sum of products"),

@@ -119,7 +119,7 @@ def _compare_adapter(before: Weights, after: Products, select: Patterns) -> Comp
     other = before if isinstance(before, Products) else None
     infos = after.infos if other is None else other.infos | after.infos
     fitting = set(reading.matrices(infos, select))
-    matrices, vectors, notes = [], [], {}
+    matrices, vectors, notes = [], [], dict(after.notes)
     for name, info in infos.items():
         is_matrix = reading.is_matrix(info)
         if is_matrix and name not in fitting:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lrdyn.adapters import peft
+from lrdyn.adapters import lora_files, peft
 from lrdyn.adapters.peft import Stored, StoredFactors
 from lrdyn.core import checks
 from lrdyn.data.tensors import Info
@@ -46,7 +46,11 @@ class Products:
         config: Mapping[str, Any] | None = None,
     ):
         self.name, self.path, self.base = name, path, base
-        self._as_read, self.stored = stored, _orient_factors(name, stored, config)
+        self._as_read, self.notes = stored, {}
+        if base is not None:
+            modules = (n.removesuffix(WEIGHT) for n in base.infos if n.endswith(WEIGHT))
+            stored, self.notes = lora_files.named_as_base(stored, modules)
+        self.stored = _orient_factors(name, stored, config)
         self.tied = _tied_sizes(config)
         self.infos: dict[str, Info] = {}
         for module, factors in self.stored.factors.items():

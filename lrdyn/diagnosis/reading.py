@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from lrdyn.adapters import peft
+from lrdyn.adapters import lora_files, peft
 from lrdyn.core import checks
 from lrdyn.core.selection import Patterns, checked_patterns, fits, name_of
 from lrdyn.data import arrays, checkpoints, tensors
@@ -22,6 +22,7 @@ from lrdyn.data.arrays import Arrays
 from lrdyn.data.tensors import EIGHT_BITS, Info, Tensors
 from lrdyn.data.tensors import FLOATS as COMPUTED
 from lrdyn.diagnosis.products import Products
+from lrdyn.diagnosis.unfolding import Unfolded
 
 FLOATS = (*COMPUTED, *EIGHT_BITS.values())
 """Types of numbers that are compared."""
@@ -102,7 +103,7 @@ class Renamed:
         return self._inner[self._old[name]]
 
 
-Weights = Tensors | Arrays | Leaves | Renamed | Products
+Weights = Tensors | Arrays | Leaves | Renamed | Unfolded | Products
 """Arrays by name, each read when it is asked for; ``infos`` has what is known of them."""
 
 
@@ -162,8 +163,10 @@ def weights(name: str, source: Any, rename: Mapping[str, str] | None = None) -> 
 
 
 def _open(name: str, source: Any) -> Weights:
-    if isinstance(source, Tensors | Arrays | Leaves | Renamed | Products):
+    if isinstance(source, Weights):
         return source
+    if isinstance(source, lora_files.LoraFile):
+        source = source.stored
     if isinstance(source, peft.Stored):
         return Products(name, Path(name), source)
     if not isinstance(source, str | Path):
@@ -179,6 +182,8 @@ def _open(name: str, source: Any) -> Weights:
         opened = Leaves(os.fspath(path), checkpoints.torch_weights(path))
     else:
         opened = tensors.opened(path)
+        if lora_files.is_lora_file(opened.infos):
+            return Products(name, path, lora_files.read(path).stored)
     opened.path = path
     checkpoints.check_full(path, opened.infos, checkpoints.config_beside(path))
     return opened

@@ -13,7 +13,7 @@ from lrdyn.adapters.memory import state_bytes
 from lrdyn.adapters.methods import FULL, LORA
 from lrdyn.core import checks, show
 from lrdyn.core.selection import Patterns
-from lrdyn.diagnosis import advice, comparison, reading
+from lrdyn.diagnosis import advice, comparison, reading, unfolding
 from lrdyn.diagnosis.comparison import Compared
 from lrdyn.diagnosis.products import Products
 from lrdyn.diagnosis.updates import SHOWN, MatrixUpdate, Settings, examine_all
@@ -55,6 +55,8 @@ class Diagnosis(NamedTuple):
             lines += ["", *advice.matrix_rows(self.matrices, SHOWN)]
         if any(not math.isnan(matrix.mean_before) for matrix in self.matrices):
             lines += ["", *self._bulk_lines()]
+        if any(matrix.intruders is not None for matrix in self.matrices):
+            lines += ["", *self._intruder_lines()]
         return "\n".join([*lines, "", *self.lines()])
 
     def _bulk_lines(self) -> list[str]:
@@ -70,6 +72,15 @@ class Diagnosis(NamedTuple):
                 matrix.spread_after,
             )
             shown = ["-" if math.isnan(x) else f"{x:.3g}" for x in numbers]
+            rows.append((show.shortened(matrix.name.removesuffix(".weight"), 32), *shown))
+        return show.aligned(rows)
+
+    def _intruder_lines(self) -> list[str]:
+        """New directions among the first k, beside those of an update with random directions."""
+        rows: list[tuple[str, ...]] = [(f"intruders of the first {self.k}", "found", "by chance")]
+        for matrix in self.matrices:
+            counts = (matrix.intruders, matrix.intruders_by_chance)
+            shown = ["-" if count is None else str(count) for count in counts]
             rows.append((show.shortened(matrix.name.removesuffix(".weight"), 32), *shown))
         return show.aligned(rows)
 
@@ -189,6 +200,7 @@ def diagnose(
     k: int = 8,
     sketch: int | None = None,
     bulk: bool = False,
+    intruders: bool = False,
     rename: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Diagnosis:
@@ -211,6 +223,9 @@ def diagnose(
             needs more is then not known.
         bulk: whether the singular values of W before and after behind the first k are described,
             which takes three times as long.
+        intruders: whether directions among the first k of W after are counted that W before does
+            not have, beside those that an update with random directions would bring
+            (:mod:`lrdyn.diagnosis.intruders`); takes as long.
         rename: regular expression -> text, for names of ``after``.
         progress: is told of each matrix that is done.
 
@@ -232,8 +247,8 @@ def diagnose(
         >>> report.matrices[0].rank, report.matrices[0].rank_99, report.notes
         (1, 1, {'b': 'shape (2,) before and (3,) after'})
     """
-    settings = checked_settings(k, sketch, bulk)
-    both = open_sides(before, after, select, rename)
+    settings = checked_settings(k, sketch, bulk)._replace(intruders=bool(intruders))
+    both = open_sides(before, after, select, rename, unfolded=True)
     notes = dict(both.notes)
     examined = examine_all(both, both.matrices, notes, settings, progress=progress)
     rows = tuple(matrix.update for matrix in examined)
@@ -249,9 +264,21 @@ def checked_settings(k: int, sketch: int | None, bulk: bool) -> Settings:
 
 
 def open_sides(
-    before: Any, after: Any, select: Patterns, rename: Mapping[str, str] | None = None
+    before: Any,
+    after: Any,
+    select: Patterns,
+    rename: Mapping[str, str] | None = None,
+    *,
+    unfolded: bool = False,
 ) -> Compared:
     """Open both sides, an adapter beside the base that it is of.
+
+    Args:
+        before: as for :func:`diagnose`.
+        after: likewise.
+        select: likewise.
+        rename: likewise.
+        unfolded: whether kernels and stacked experts are matrices.
 
     Raises:
         ValueError: there is no ``after``, and ``before`` is no adapter; or nothing can be compared.
@@ -263,11 +290,19 @@ def open_sides(
             checks.refuse("after", "nothing beside weights", "weights after the training")
         return comparison.compare(reading.Leaves("before", {}), first, select)
     second = reading.weights("after", after, rename)
+    config, notes = reading.config_of(first), {}
+    if unfolded and not isinstance(first, Products):
+        notes = unfolding.orientation_notes(first.infos, config)
+        first = unfolding.unfold(first)
+        second = second if isinstance(second, Products) else unfolding.unfold(second)
     if isinstance(second, Products) and not isinstance(first, Products):
-        second = second.with_base(first, reading.config_of(first))
+        second = second.with_base(first, config)
     elif isinstance(first, Products) and not isinstance(second, Products):
         checks.refuse("before", "an adapter beside weights", "weights, or adapters on both sides")
-    return comparison.compare(first, second, select)
+    both = comparison.compare(first, second, select)
+    shown = {name.partition("[")[0] for name in both.matrices}
+    ways = {name: note for name, note in notes.items() if name in shown}
+    return both._replace(notes=both.notes | unfolding.grouped_notes(ways))
 
 
 def _format_size(count: int) -> str:

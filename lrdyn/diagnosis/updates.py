@@ -16,6 +16,7 @@ from lrdyn.diagnosis import comparison, noise, reading
 from lrdyn.diagnosis.comparison import ArrayPair, Compared
 from lrdyn.diagnosis.cores import Told, map_on_cores
 from lrdyn.diagnosis.decomposition import Decomposition, Wanted, decompose, decompose_product
+from lrdyn.diagnosis.intruders import find_intruders
 from lrdyn.diagnosis.noise import Noise
 from lrdyn.diagnosis.spectrum import (
     OVERSAMPLING,
@@ -62,6 +63,10 @@ class MatrixUpdate(NamedTuple):
     spread_before: float
     """Standard deviation of these singular values over their mean; NaN if there are none."""
     spread_after: float
+    intruders: int | None
+    """Of the first k directions of W after, those that are none of W before; None if not asked."""
+    intruders_by_chance: int | None
+    """How many there would be if the update had random directions."""
     rounding: float
     """Largest singular value that rounding of the stored types makes, about."""
     beyond: float
@@ -130,6 +135,8 @@ class Settings(NamedTuple):
     """Width of the range finder; None for exact values."""
     bulk: bool = False
     """Whether W before and W after are decomposed, too."""
+    intruders: bool = False
+    """Whether directions of W after that W before does not have are counted."""
 
 
 def examine_all(
@@ -192,7 +199,9 @@ def multiplications(both: Compared, name: str, settings: Settings) -> float:
         count = 10.0 * m * n * (settings.sketch + OVERSAMPLING)
     else:
         count = float(m * n * short + short**3)
-    return count * (3 if settings.bulk else 1)
+    # Vectors, of both sides.
+    more = 8.0 * m * n * short if settings.intruders else 0.0
+    return count * (3 if settings.bulk else 1) + more
 
 
 def examine_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = None) -> Examined:
@@ -246,6 +255,9 @@ def examine_pair(pair: ArrayPair, settings: Settings, wanted: Wanted | None = No
         mean_after=mean_after,
         spread_after=spread_after,
     )
+    if settings.intruders and pair.before is not None:
+        counts = find_intruders(pair.before, pair.whole_after, update.values, k)
+        update = update._replace(intruders=counts.found, intruders_by_chance=counts.by_chance)
     # One matrix a core is in memory at a time; the list of all must not hold them.
     light = pair._replace(stored_before=None, stored_after=None, factors=None)
     return Examined(light, update, decomposition.factors, missed, digest)
@@ -334,6 +346,8 @@ def _measure_update(
         mean_after=math.nan,
         spread_before=math.nan,
         spread_after=math.nan,
+        intruders=None,
+        intruders_by_chance=None,
         rounding=floor,
         beyond=rest / total if total else 0.0,
         noise=noise.floor(values, (shape[0], shape[1])) if is_whole and not others else None,

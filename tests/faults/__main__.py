@@ -94,6 +94,11 @@ FAULTS = {
         "adapters and plans written here, in PEFT where it is installed",
         "PEFT's outputs, errors, ranks and modules are those said here",
     ),
+    "lora_files": Fault(
+        ("lora_files",),
+        "LoRA, LoHa and LoKr that LyCORIS makes, where it is installed",
+        "read as what it adds to a weight, and written so that it loads the same",
+    ),
     "edges": Fault(
         ("edges", "2000"),
         "theorems without their hypotheses, at 2,000 points each",
