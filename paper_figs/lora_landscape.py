@@ -94,7 +94,7 @@ def draw(dataset: xr.Dataset) -> Any:
         zip(series, (plotting.PINK, plotting.GREY, plotting.ORANGE, *OTHERS), strict=False)
     )
     plot_above(axes[-1], series, colors)
-    plotting.key(axes[-1], None, "upper right", fontsize=6.5)
+    plotting.key(axes[-1], None, "upper right", fontsize=7)
     entries = phase_entries()
     return plotting.common_key(figure, entries, serves=[(entries, axes[:-1])], fontsize=7)
 
@@ -116,7 +116,8 @@ FIGURE = Figure(
     long=True,
     turn=1,
     panels={
-        **dict.fromkeys(("certified", "spurious", "convex_rank"), "abc"),
+        **dict.fromkeys(("certified", "spurious"), "abc"),
+        "convex_rank": "bc",
         **dict.fromkeys(("hits", "problems", "interval"), "d"),
     },
 )

@@ -147,6 +147,8 @@ def plot_above(ax: Any, tables: Mapping[str, "xr.Dataset"], colors: Mapping[str,
         tables: label -> numbers of one decay.
         colors: label -> colour.
     """
+    from lrdyn.figures import plotting
+
     for place, (label, data) in enumerate(tables.items()):
         shift = 0.14 * (place - (len(tables) - 1) / 2)
         x, n = data.above.values + shift, data.problems.values
@@ -155,7 +157,7 @@ def plot_above(ax: Any, tables: Mapping[str, "xr.Dataset"], colors: Mapping[str,
         low, high = data.interval.values.T
         ax.vlines(x, low, high, color=colors[label], lw=1.0)
         ax.plot(x, share, "o", color=colors[label], ms=3.2, label=label)
-    ax.axvline(0.5, color="#6E6E6E", lw=0.8, ls=":")
+    ax.axvline(0.5, color=plotting.BLACK, lw=0.8, ls=":")
     ax.set(xlabel="r - r*", xlim=(REACH[0] - 0.6, REACH[1] + 0.6), ylim=(-0.03, 1.03))
     ax.set_xticks(range(REACH[0], REACH[1] + 1))
 
