@@ -151,6 +151,9 @@ def _shape(shape: Any) -> dict[str, Any]:
         }
     elif hasattr(shape, "get_facecolor"):
         look["color"] = _hex(shape.get_facecolor())
+    if type(shape).__name__ == "PathCollection":
+        # Dots may show a number by their area.
+        look["sizes"] = _ends(shape.get_sizes())
     return look
 
 
