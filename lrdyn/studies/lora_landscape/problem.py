@@ -137,7 +137,7 @@ def duality_gap(model: LinearisedModel, factors: Factors) -> Float[Array, ""]:
         >>> model = LinearisedModel(one, one[0, 0], jnp.ones(1), jnp.asarray(0.5), "squared")
         >>> root = jnp.asarray([[0.5]]) ** 0.5
         >>> [round(float(duality_gap(model, Factors(s * root, s * root))), 3) for s in (0.5, 1.0)]
-        [0.195, 0.0]
+        [0.07, 0.0]
     """
     return lora_loss(model, factors) - lower_bound(model, factors.product)
 
