@@ -55,6 +55,9 @@ def save(figure: Figure, path: Path) -> None:
         # No pixel is transparent: three channels say the same in a tenth less.
         with Image.open(temporary) as picture:
             opaque = picture.convert("RGB")
+        # Where there are few colours a byte names one, and nothing is lost.
+        if opaque.getcolors(256):
+            opaque = opaque.convert("P", palette=Image.Palette.ADAPTIVE, colors=256)
         opaque.save(temporary, format="PNG", optimize=True)
 
 

@@ -4,6 +4,7 @@ Theory's side is the convex problem by proximal gradient descent and the Hessian
 run's side is Newton's method on the factors, and the Hessian by automatic differentiation.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lrdyn.core import linalg
+from lrdyn.core import linalg, spectra
 from lrdyn.core.spectra import half_of_the_digits
 from lrdyn.studies.lora_landscape.convex import proximal_gradient
 from lrdyn.studies.lora_landscape.draws import draw_model, draw_starts, model_of_file
@@ -126,13 +127,13 @@ def widened_spectrum(
     return jnp.sort(jnp.concatenate([old, decay + values, decay - values, beside]))
 
 
-def numerical_rank(values: Float[Array, "*some k"]) -> Int[Array, "*some"]:
+def rank_at_rest(values: Float[Array, "*some k"]) -> Int[Array, "*some"]:
     """How many singular values exceed a hundred times half of the digits of the largest.
 
     Stationarity to half of the digits leaves what should vanish at about that size.
     """
-    threshold = 100 * half_of_the_digits(values.dtype) * values[..., :1]
-    return jnp.sum(values > threshold, axis=-1)
+    threshold = 100 * half_of_the_digits(values.dtype)
+    return spectra.numerical_rank(values, values.shape[-1], threshold)
 
 
 def predict_certificate(case: Landscape) -> CertificateTheory:
@@ -143,7 +144,7 @@ def predict_certificate(case: Landscape) -> CertificateTheory:
         spectrum=widened_spectrum(model, _first(case.starts)),
         minimum=convex.value,
         convex_gap=convex.gap,
-        convex_rank=numerical_rank(linalg.svdvals(convex.W)),
+        convex_rank=rank_at_rest(linalg.svdvals(convex.W)),
         unit=model.data_loss(jnp.zeros_like(model.targets)),
     )
 
@@ -168,7 +169,7 @@ def measure_certificate(case: Landscape) -> CertificateMeasured:
     ends = jax.vmap(lambda start: descend(model, start, decays=True))(case.starts)
     digits = half_of_the_digits(ends.value.dtype)
     resting = ends.gradient <= digits
-    rank, width = numerical_rank(ends.values), case.starts.U.shape[-1]
+    rank, width = rank_at_rest(ends.values), case.starts.U.shape[-1]
     products = jnp.concatenate([_products(case.starts), _products(Factors(ends.U, ends.V))])
     return CertificateMeasured(
         spectrum=linalg.eigh(by_autodiff)[0],
@@ -221,9 +222,7 @@ def _is_wide(outcome: CertificateOutcome) -> Any:
 def _half_the_decay(case: Landscape) -> CertificateTheory:
     """The certificate of lambda / 2: another convex problem, another column."""
     half = case.model.decay / 2
-    other = LinearisedModel(
-        case.model.features, case.model.targets, case.model.weights, half, case.model.loss
-    )
+    other = dataclasses.replace(case.model, decay=half)
     return CertificateTheory(
         spectrum=widened_spectrum(case.model, _first(case.starts), decay=half),
         minimum=proximal_gradient(other, CONVEX_STEPS).value,

@@ -5,6 +5,7 @@ starts are looked at. Shares are of problems, one group of them for each seed: s
 are not independent.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from lrdyn.core.spectra import half_of_the_digits
-from lrdyn.studies.lora_landscape.certificate_claims import numerical_rank
+from lrdyn.studies.lora_landscape.certificate_claims import rank_at_rest
 from lrdyn.studies.lora_landscape.draws import draw_model, draw_starts, model_of_file
 from lrdyn.studies.lora_landscape.features import NONE
 from lrdyn.studies.lora_landscape.problem import (
@@ -97,12 +98,11 @@ def _stack(models: Sequence[LinearisedModel]) -> LinearisedModel:
         return jnp.pad(array, ((0, most - len(array)), *((0, 0),) * (array.ndim - 1)))
 
     whole = [
-        LinearisedModel(
-            filled(model.features),
-            filled(model.targets),
-            filled(model.weights),
-            model.decay,
-            model.loss,
+        dataclasses.replace(
+            model,
+            features=filled(model.features),
+            targets=filled(model.targets),
+            weights=filled(model.weights),
         )
         for model in models
     ]
@@ -186,7 +186,7 @@ def measure_phase(case: Grid, keeper: Keeper) -> PhaseMeasured:
         over_ranks(lambda end: end.norm, size),
     )
     widest = ends[-1]
-    ranks = np.asarray(numerical_rank(widest.values))
+    ranks = np.asarray(rank_at_rest(widest.values))
     is_global = np.asarray(widest.gap) <= digits * unit[:, None]
     found = np.min(np.where(is_global, ranks, np.iinfo(np.int32).max), axis=1)
     convex = np.where(is_global.any(axis=1) & decays, found, -1).reshape(shape)
@@ -196,7 +196,7 @@ def measure_phase(case: Grid, keeper: Keeper) -> PhaseMeasured:
         gap=of_ends.gap,
         gradient=of_ends.gradient,
         curvature=of_ends.curvature,
-        product_rank=over_ranks(lambda end: numerical_rank(end.values)),
+        product_rank=over_ranks(lambda end: rank_at_rest(end.values)),
         convex_rank=convex,
         decay=np.asarray(case.decays, float),
         equations=np.asarray(case.equations),
@@ -430,6 +430,8 @@ def _settings(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of the problems of one name."""
     mine = restrict_to(name, settings, "problem")
     largest = max(settings["weight_decay"])
+    if name != OWN:
+        mine = mine | {"features": NONE}
     if name == UNREGULARISED:
         return mine | {"weight_decay": (0.0,)}
     if name == RECTANGULAR:
@@ -441,41 +443,12 @@ def _settings(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     return mine
 
 
-def _make(loss: str, own: bool) -> Callable[..., Grid]:
-    """The case of the problems of one name."""
-
-    def make(
-        key: Key[Array, ""],
-        *,
-        rows: int,
-        cols: int,
-        rank: tuple[int, ...],
-        measurements: tuple[int, ...],
-        weight_decay: tuple[float, ...],
-        starts: int,
-        features: str = NONE,
-    ) -> Grid:
-        return make_grid(
-            key,
-            rows=rows,
-            cols=cols,
-            rank=rank,
-            measurements=measurements,
-            weight_decay=weight_decay,
-            starts=starts,
-            features=features if own else NONE,
-            loss=loss,
-        )
-
-    return make
-
-
 def _scenario(
     name: str, table: dict[str, Any], loss: str = SQUARED
 ) -> Scenario[Grid, Any, PhaseMeasured]:
     return Scenario[Grid, Any, PhaseMeasured](
         name,
-        _make(loss, name == OWN),
+        partial(make_grid, loss=loss),
         train=measure_phase,
         measured=PhaseMeasured,
         findings=_findings(name, table),

@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lrdyn.core import linalg
+from lrdyn.core.spectra import half_of_the_digits
 from lrdyn.studies.lora_landscape.problem import (
     SQUARED,
     Factors,
@@ -125,13 +126,14 @@ def least_curvature(
         [-0.5, 1.5]
     """
     H = hessian(model, factors)
-    size = jnp.max(jnp.abs(linalg.eigh(H)[0]))
+    eigenvalues = linalg.eigh(H)[0]
+    size = jnp.max(jnp.abs(eigenvalues))
     T = gauge_directions(factors, decays=decays)
     if not T.shape[1]:
-        return linalg.eigh(H)[0][0], size
+        return eigenvalues[0], size
     left, values, _ = linalg.svd(T)
     # Directions that a lower rank leaves without length are none; half of the digits tell them.
-    kept = values > jnp.sqrt(jnp.finfo(H.dtype).eps) * jnp.maximum(values[0], 1e-30)
+    kept = values > half_of_the_digits(H.dtype) * jnp.maximum(values[0], 1e-30)
     basis = left * kept[None]
     off = jnp.eye(len(H), dtype=H.dtype) - basis @ basis.T
     # The gauge directions get the largest eigenvalue: they are the smallest nowhere.
