@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from lrdyn import registry
+from lrdyn.studies import study
 from lrdyn.verification.judging.judging import judge_results
 from lrdyn.verification.storing import results_file
 from referee import __main__ as referee
@@ -23,7 +24,7 @@ from referee import draws
 from referee.redone import Redone
 from referee.results import SavedScenario, scenarios
 from tests import kept
-from tests.runs import finished
+from tests.runs import finished, python
 
 pytestmark = pytest.mark.tools
 
@@ -86,6 +87,17 @@ def test_every_claim_is_computed_again_and_agrees(theorem, tmp_path_factory, mon
     found = referee.lines(run_of(theorem, tmp_path_factory).folder)
     assert len(found) == sum(len(s.claims) for s in registry.theorem(theorem).scenarios)
     assert {line.claim: line.said for line in found if not line.agrees} == {}
+
+
+def test_every_claim_of_a_study_with_a_certificate_is_computed_again_and_agrees(tmp_path):
+    sizes = "--rows 3 --cols 3 --measurements 4 --rank 1 2 --weight-decay 0.1 --starts 2".split()
+    command = ["-m", "experiments.lora_landscape", "--problem", "gaussian", *sizes]
+    assert not python(*command, "--seeds", "1", "--out", tmp_path).returncode
+    (folder,) = referee.folders([str(tmp_path)])
+    lines = referee.lines(folder)
+    stated = [claim.id for part in study("lora_landscape").scenarios for claim in part.claims]
+    assert [line.claim for line in lines] == stated
+    assert {line.claim: line.said for line in lines if not line.agrees} == {}
 
 
 @pytest.mark.parametrize("theorem", THEOREMS)

@@ -316,9 +316,9 @@ def test_a_claim_without_a_referee_needs_a_reason():
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_study_says_why_nothing_of_it_is_computed_again(name):
-    assert referee.referee_of(name).reason
-    assert not referee.referee_of(name).claims
+def test_a_study_is_computed_again_or_says_why_not(name):
+    mine = referee.referee_of(name)
+    assert bool(mine.claims) != bool(mine.reason)
 
 
 @pytest.mark.parametrize("name", ["my_theorem", "redone", "exact", "a.b", "", "__main__"])
