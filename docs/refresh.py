@@ -10,6 +10,7 @@ import ast
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,27 @@ def cell_table() -> Iterator[str]:
         yield row((cell.title, str(cell.classes), *edges, first, last, decided, fresh))
 
 
+def rest_table() -> Iterator[str]:
+    """Of what a training leaves: what must have come to rest, what is compared at a budget."""
+    yield from (
+        "| study | trainings | must be at rest | compared at an equal budget | not tested for rest |",
+        "|---|---|---|---|---|",
+    )
+    trainings: dict[tuple[str, ...], list[str]] = {}
+    for study in studies():
+        for scenario in filter(lambda scenario: scenario.trains, study.scenarios):
+            entries = (*scenario.claims, *scenario.findings)
+            rests = {entry.id.removeprefix(f"{scenario.id}_"): entry.rest for entry in entries}
+            asked = [name for name, rest in rests.items() if callable(rest)]
+            budgets = Counter(rest for rest in rests.values() if rest and not callable(rest))
+            untested = [name for name, rest in rests.items() if not rest]
+            said = [f"{budget}: {count}" for budget, count in budgets.items()]
+            alike = (study.name, *(", ".join(names) or "-" for names in (asked, said, untested)))
+            trainings.setdefault(alike, []).append(scenario.id)
+    for (name, *cells), ids in trainings.items():
+        yield row((f"`{name}`", ", ".join(ids), *cells))
+
+
 TABLES: Mapping[str, Callable[[], Iterator[str]]] = {
     "theorems": theorem_table,
     "pages": page_table,
@@ -270,6 +292,7 @@ TABLES: Mapping[str, Callable[[], Iterator[str]]] = {
     "shares": share_table,
     "flags": flag_table,
     "cells": cell_table,
+    "rest": rest_table,
 }
 """Name in a marker -> the lines behind it."""
 MARKED = re.compile(r"(<!-- (\w+), written by make refresh -->\n).*?(<!-- end -->)", re.S)
