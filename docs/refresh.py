@@ -265,10 +265,9 @@ def cell_table() -> Iterator[str]:
 
 def rest_table() -> Iterator[str]:
     """Of what a training leaves: what must have come to rest, what is compared at a budget."""
-    yield from (
-        "| study | trainings | must be at rest | compared at an equal budget | not tested for rest |",
-        "|---|---|---|---|---|",
-    )
+    header = ("must be at rest", "compared at an equal budget", "not tested for rest")
+    yield row(("study", "trainings", *header))
+    yield row(("---",) * 5)
     trainings: dict[tuple[str, ...], list[str]] = {}
     for study in studies():
         for scenario in filter(lambda scenario: scenario.trains, study.scenarios):
