@@ -16,7 +16,7 @@ from tests.kept import __main__ as recorder
 from tests.runs import finished
 
 EPSILON = 2.0**-52
-MARGIN = 0.2
+MARGIN = 0.3
 """Share of its tolerance that an identity or a bound leaves at most: 8 is for the worst of many."""
 
 
