@@ -121,5 +121,7 @@ THEOREM4 = Theorem(
     axes=("rank",),
     title="Theorem 4",
     page="docs/theorems/theorem4.md",
+    source="the name of the theorem in arXiv 2503.19859; GaLore (2403.03507), ReLoRA "
+    "(2307.05695), duality (2502.13811)",
     small=SMALL,
 )

@@ -609,6 +609,7 @@ class Experiment:
         small: values of flags with which a run takes seconds and still judges every claim and
             control: what is tried of every experiment is tried of these.
         page: where it is explained: a path in its repository, or an address.
+        source: what the statement is derived from, for those who cite or contest it.
         dtype: the precision unless another is asked for; by default float64, of a study float32.
     """
 
@@ -629,6 +630,7 @@ class Experiment:
     title: str = ""
     small: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     page: str = ""
+    source: str = ""
     dtype: str = ""
 
     def __post_init__(self) -> None:
