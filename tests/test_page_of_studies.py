@@ -9,7 +9,7 @@ import xarray as xr
 
 from lrdyn.core import chance
 from lrdyn.studies.adapter_training import few_shot
-from lrdyn.verification.stating.claims import standard_error
+from lrdyn.verification.stating.claims import STILL_MOVING, standard_error
 from lrdyn.verification.storing import results_file
 from paper_figs import BASELINES, fig01_networks, fig07_few_shot, fig08_ranks, paired
 from tests.runs import ROOT
@@ -265,26 +265,27 @@ def test_what_labels_decide_in_words():
 DIGITS = {"dln": 4, "mlp": 3, "vgg": 2, "resnet": 2, "vit": 2}
 
 
+KINDS = ("activations", "balanced")
+
+
+def is_at_rest(finding):
+    return finding["outcome"] != STILL_MOVING
+
+
 def test_figure_2_in_words():
     found = findings("fig02")
     ranks, by = {}, {}
     for network in ("dln", "resnet", "mlp"):
-        for kind in ("activations", "balanced"):
+        for kind in KINDS:
             rank, drop = (found[f"{network}_{kind}_{what}"] for what in ("rank", "drop"))
             ranks[network, kind] = f"{rank['value'] + drop['value']:.1f} to {rank['value']:.1f}"
             low, high = sorted(map(abs, drop["interval"]))
             by[network, kind] = f"{low:.1f} to {high:.1f}"
-    raw = [
-        (ranks[name, "activations"], by[name, "activations"]) for name in ("dln", "resnet", "mlp")
-    ]
-    even = [(ranks[name, "balanced"], by[name, "balanced"]) for name in ("dln", "resnet", "mlp")]
-    assert_said(
-        PAGE,
-        f"""of the linear network H falls from {raw[0][0]} (by {raw[0][1]}), of the ResNet from
-        {raw[1][0]} ({raw[1][1]}), and of the perceptron it *rises* from {raw[2][0]} (by
-        {raw[2][1]}); with balanced rows all three fall, from {even[0][0]} ({even[0][1]}), from
-        {even[1][0]} ({even[1][1]}) and from {even[2][0]} ({even[2][1]}).""",
-    )
+    for network, title in (("dln", "linear network"), ("mlp", "perceptron"), ("resnet", "ResNet")):
+        cells = (f"{ranks[network, kind]} ({by[network, kind]})" for kind in KINDS)
+        assert f"| {title} | {' | '.join(cells)} |" in PAGE
+    rested = {id for id, finding in found.items() if "_drop" in id and is_at_rest(finding)}
+    assert rested == {"mlp_balanced_drop"}
     with_it, without = (short(found[f"resnet_{of}quality"]["value"], 2) for of in ("", "plain_"))
     assert_said(PAGE, f"reaches {with_it} with dropout and {without} without")
 
