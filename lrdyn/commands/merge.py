@@ -6,7 +6,14 @@ from pathlib import Path
 
 from lrdyn.adapters import lora_files, peft
 from lrdyn.adapters.lora_files import is_lora_file
-from lrdyn.commands.arguments import Example, Parser, fraction_reader, integer_reader, parse_folder
+from lrdyn.commands.arguments import (
+    Example,
+    Parser,
+    fraction_reader,
+    integer_reader,
+    parse_folder,
+    rank_reader,
+)
 from lrdyn.commands.diagnose import ADAPTER, may_be_a_folder, show_progress, user_files
 from lrdyn.core.show import shortened
 from lrdyn.data.tensors import opened
@@ -49,7 +56,10 @@ def parser() -> Parser:
         help="folder to write, or a file, as ADAPTER is",
     )
     flags.add_argument(
-        "--resize", type=integer_reader("resize", 1), metavar="R", help="largest r of a matrix"
+        "--resize",
+        type=rank_reader("resize"),
+        metavar="R",
+        help="largest r of a matrix; noise: as many as lie above its noise floor",
     )
     flags.add_argument(
         "--energy",
@@ -102,7 +112,8 @@ def main(words: Sequence[str]) -> None:
         raise BadInput(f"--out: got {shortened(options.out)!r}, wanted a folder: that is a file")
     else:
         whole_files.refuse_links(out, ADAPTER)
-    with user_files("ADAPTER", WANTED), show_progress("merge") as progress:
+    files_read = user_files("ADAPTER", WANTED, rank_flag="--resize: ")
+    with files_read, show_progress("merge") as progress:
         read = [lora_files.read(name) for name in files]
         if len(styles := {file.style for file in read}) > 1:
             raise BadInput(f"ADAPTER: got names of {' and '.join(sorted(styles))}, wanted of one")
