@@ -267,8 +267,7 @@ def extract(
         dict(notes),
         settings.k,
     )
-    if rank == NOISE:
-        _note_floors(diagnosis, names, share, notes)
+    floors = _floor_notes(diagnosis, names, share) if rank == NOISE else {}
     factors, errors, parts = {}, {}, _Parts()
     written: dict[bytes, str] = {}
     for matrix in _drop_tied(examined, written, notes):
@@ -297,7 +296,7 @@ def extract(
         embeddings=[module for module in factors if module + WEIGHT in tables],
         others={_module(name) for name in both.before.infos},
     )
-    return Extraction(adapter, errors, parts.error, left_out, notes, diagnosis, both, way)
+    return Extraction(adapter, errors, parts.error, left_out, floors | notes, diagnosis, both, way)
 
 
 def _tables(both: Compared, embeddings: Patterns) -> set[str]:
@@ -330,23 +329,25 @@ def _config(both: Compared) -> dict[str, Any] | None:
     return next((config for config in configs if config is not None), None)
 
 
-def _note_floors(
-    diagnosis: Diagnosis, names: set[str], share: float, notes: dict[str, str]
-) -> None:
-    """Say of which matrices the rank is not that above a noise floor.
+def _floor_notes(diagnosis: Diagnosis, names: set[str], share: float) -> dict[str, str]:
+    """Matrix -> why its rank is not that above a noise floor, or that it is 0.
 
     Raises:
-        ValueError: none of them has a floor.
+        ValueError: none of them has a floor with something above it.
     """
     moved = [matrix for matrix in diagnosis.matrices if matrix.name in names and matrix.norm]
-    without = [matrix.name for matrix in moved if matrix.noise is None]
-    if moved and len(without) == len(moved):
+    if moved and all(matrix.noise is None for matrix in moved):
         checks.refuse("rank", f"{NOISE!r} where no update has a noise floor", "R, or an energy")
-    for matrix in moved:
-        if matrix.noise is None:
-            notes[matrix.name] = f"no noise floor: r keeps {share:.3g} of its squared norm"
-        elif not matrix.noise.above:
-            notes[matrix.name] = "nothing above its noise floor: no factors"
+    if moved and all(matrix.rank_noise == 0 for matrix in moved):
+        got = f"{NOISE!r} where nothing lies above the noise floors"
+        checks.refuse("rank", got, "R, or an energy")
+    without = f"no noise floor: r keeps {share:.3g} of its squared norm"
+    notes = {matrix.name: without for matrix in moved if matrix.noise is None}
+    return notes | {
+        matrix.name: "nothing above its noise floor: no factors"
+        for matrix in moved
+        if matrix.rank_noise == 0
+    }
 
 
 def _shape_of(both: Compared, name: str) -> tuple[int, int]:
