@@ -310,6 +310,7 @@ def user_files(
     flags = {
         "before: ": "BEFORE: ",
         "after: ": "AFTER: ",
+        "base: ": "--base: ",
         "save: ": "--save-module: ",
         "select: ": "--select: ",
         "rename: ": "--rename: ",

@@ -98,7 +98,8 @@ def _format_share(value: float | None) -> str:
 def table(matrices: Sequence[MatrixUpdate]) -> list[str]:
     """Lines of the table by kind of layer."""
     head = ("kind of layer", "of", "m x n", "moved", "r 90 %", "r 99 %", "cost", "", "noise")
-    rows: list[tuple[str, ...]] = [head]
+    has_intruders = any(matrix.intruders is not None for matrix in matrices)
+    rows: list[tuple[str, ...]] = [(*head, "new") if has_intruders else head]
     for kind in kinds(matrices):
         shapes = dict.fromkeys(matrix.shape for matrix in kind.matrices)
         relative = [matrix.relative for matrix in kind.matrices if not np.isnan(matrix.relative)]
@@ -113,9 +114,19 @@ def table(matrices: Sequence[MatrixUpdate]) -> list[str]:
                 _format_share(kind.cost(90)),
                 _format_share(kind.cost(99)),
                 _ranks_above(kind.matrices),
+                *([_count_intruders(kind.matrices)] if has_intruders else []),
             )
         )
     return _fit_width(rows)
+
+
+def _count_intruders(matrices: Sequence[MatrixUpdate]) -> str:
+    """Intruders of all matrices together, and how many chance gives in brackets."""
+    counted = [matrix for matrix in matrices if matrix.intruders is not None]
+    if not counted:
+        return "-"
+    found = sum(matrix.intruders or 0 for matrix in counted)
+    return f"{found} ({sum(matrix.intruders_by_chance or 0 for matrix in counted)})"
 
 
 def _ranks_above(matrices: Sequence[MatrixUpdate]) -> str:

@@ -154,6 +154,8 @@ class Plan(NamedTuple):
     """The largest r that all may have at that cost, and its error."""
     left_out: tuple[str, ...]
     """Matrices that are no ``<module>.weight``."""
+    intruders: Mapping[str, int]
+    """Matrix -> intruder dimensions beyond those that chance gives, where they were counted."""
     said: str = ""
     """How it is known which way round the weights are stored."""
 
@@ -182,6 +184,10 @@ class Plan(NamedTuple):
             lines.append(
                 f"left out, since PEFT adapts <module>.weight alone: {', '.join(self.left_out[:4])}"
             )
+        if self.intruders:
+            counts = [f"{name.removesuffix(WEIGHT)} {n}" for name, n in self.intruders.items()]
+            more = f" and {len(counts) - 4} more" * (len(counts) > 4)
+            lines.append(f"intruders beyond chance: {', '.join(counts[:4])}{more}")
         lines.append("the error is one of weights, not of the loss")
         lines += [self.said] if self.said else []
         return [show.make_printable(line) for line in lines]
@@ -259,4 +265,9 @@ def plan(
     missed = sum(float(np.sum(size.squares[r:])) + size.rest for size in sizes.values())
     total = sum(float(np.sum(size.squares)) + size.rest for size in sizes.values())
     full = sum(matrix.full for matrix in usable)
-    return Plan(chosen, config, full, (r, float(np.sqrt(missed / total))), left_out)
+    beyond = {
+        matrix.name: (matrix.intruders or 0) - (matrix.intruders_by_chance or 0)
+        for matrix in usable
+    }
+    beyond = {name: count for name, count in beyond.items() if count > 0}
+    return Plan(chosen, config, full, (r, float(np.sqrt(missed / total))), left_out, beyond)
