@@ -374,12 +374,14 @@ def _overflows(scales: Side, dtype: np.dtype) -> str:
     return "" if within else "overflows"
 
 
-def _near_zero(theory: StepTheory, dtype: np.dtype) -> str:
+def _near_zero(outcome: Outcome[StepTheory, StepMeasured]) -> str:
     """Why Adam's first step is not judged: a sign that rounding decides, or numbers too large."""
-    sums = 8 * (theory.first_adam.shape[-1] + theory.first_adam.shape[-2])
-    if not np.all(theory.sign_margin > sums * np.finfo(dtype).eps):
+    theory, eps = outcome.predicted, np.finfo(outcome.dtype).eps
+    # An entry of G A^T is a sum over the columns, of entries that are sums themselves.
+    sums = 8 * sum(theory.first_adam.shape[-2:])
+    if not np.all(theory.sign_margin > sums * eps):
         return "below rounding"
-    return _overflows(theory.first_scale, dtype)
+    return _overflows(theory.first_scale, outcome.dtype)
 
 
 # Controls ----------------------------------------------------------------------------------------
@@ -484,7 +486,7 @@ ONE_STEP = Scenario[OneStep, StepTheory, StepMeasured](
                 theory.first_scale,
                 theory.sign_margin,
             ),
-            undecided=lambda outcome: _near_zero(outcome.predicted, outcome.dtype),
+            undecided=_near_zero,
         ),
     ),
     controls=(
