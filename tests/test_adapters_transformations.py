@@ -29,7 +29,9 @@ def path_of(rule, loss, params, steps=STEPS):
 def regression_path(make, dtype="float64"):
     X, Y, W = (jnp.asarray(array, dtype) for array in problem())
     return {
-        kind: jax.jit(lambda W, rule=rule: path_of(make(rule), lambda W: algorithm1.loss(W, X, Y), W))(W)
+        kind: jax.jit(
+            lambda W, rule=rule: path_of(make(rule), lambda W: algorithm1.loss(W, X, Y), W)
+        )(W)
         for kind, rule in OPTIMIZERS.items()
     }
 

@@ -21,9 +21,12 @@ from lrdyn.adapters.algorithm_1 import (
     Choice,
     DescentState,
     Method,
+    SplitParts,
     WeightParts,
+    all_weights,
     begin,
     choice_of,
+    frozen_weights,
     maps_of_zeros,
     merged,
     restart_at,
@@ -46,16 +49,22 @@ from lrdyn.core.selection import name_of
 
 
 class LowRankState(NamedTuple):
-    """What :func:`galore` and :func:`relora` hold between two steps; W is not among it."""
+    """What :func:`galore` and :func:`relora` hold between two steps; W is not among it.
+
+    Arrays in containers that every library knows, so that flax's NNX and whatever writes
+    checkpoints take it as they take optax's own.
+    """
 
     step: Int[Array, ""]
     """Steps that were taken."""
-    maps: PyTree
-    """S: a :class:`~lrdyn.adapters.LinearMap` for each parameter."""
-    coordinates: PyTree
-    """R of ReLoRA's matrices, None for a parameter that is trained as it is; None for GaLore."""
+    projectors: tuple[Array, ...]
+    """P of each matrix that is adapted, in the order of ``jax.tree.leaves(params)``; of ReLoRA the
+    factor that begins there."""
+    coordinates: tuple[Array, ...]
+    """ReLoRA's other factor of each of them; none for GaLore."""
     inner: PyTree
-    """State of the inner optimiser, in the shapes of what it sees."""
+    """State of the inner optimiser, in the shapes of what it sees: coordinates in the place of each
+    matrix; with both factors of ReLoRA a pair of the projectors and of these."""
     counts: tuple[Array, ...]
     """Counts of the adapted parameters, see :class:`lrdyn.adapters.algorithm_1.DescentState`."""
 
@@ -190,7 +199,7 @@ def relora(
 
 
 def _transformation(
-    method: Method,
+    published: Method,
     inner: optax.GradientTransformation,
     choose: Choice,
     period: int | None,
@@ -205,7 +214,8 @@ def _transformation(
 
     def init(params: PyTree) -> LowRankState:
         maps = maps_of_zeros(choose, params)
-        _check_maps(maps, method)
+        _check_maps(maps, published)
+        method = _in_plain_containers(published, maps)
         return _hold(method, jnp.zeros((), jnp.int32), begin(method, inner, params, maps))
 
     def update(
@@ -215,10 +225,12 @@ def _transformation(
         shown = params is not None
         # Without parameters their shapes are enough: they are those of the gradients.
         gradients, weights = _of_one_type(updates, params if shown else updates)
+        shapes = jax.eval_shape(lambda G: maps_of_zeros(choose, G), gradients)
+        method = _in_plain_containers(published, shapes)
 
         def refreshed(held: LowRankState) -> LowRankState:
             key_now = None if key is None else jax.random.fold_in(key, held.step)
-            run = _resume(method, held, weights)
+            run = _resume(method, held, weights, shapes)
             maps = choose(key_now, gradients)
             return _hold(
                 method,
@@ -235,8 +247,10 @@ def _transformation(
             lambda held: held,
             held,
         )
-        run = _resume(method, held, weights)
-        after, moved = _step(method, optimizer, run, gradients, scale, shown=shown)
+        run = _resume(method, held, weights, shapes)
+        after, moved = _step(
+            method, optimizer, run, gradients, scale, shown=shown, both=_trains_maps(published)
+        )
         return moved, _hold(method, optax.safe_increment(held.step), after)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -250,6 +264,7 @@ def _step(
     scale: Scalar,
     *,
     shown: bool,
+    both: bool,
 ) -> tuple[DescentState, PyTree]:
     """The run after a step, and by how much the merged weights move."""
     split = run.split
@@ -267,14 +282,13 @@ def _step(
     later = split._replace(trained=optax.apply_updates(split.trained, updates))
     before, after = method.parts(split), method.parts(later)
     moves = method.parts(split._replace(trained=updates))
-    maps_are_trained = _trains_maps(method)
 
     def move(S: LinearMap, T: LinearMap, change: LinearMap, R: Array, step: Array) -> Array:
         if isinstance(S, Identity):
             return step
         # T^T (R + step) - S^T R: the difference of two products would have the rounding of both.
         moved = T.lift(step)
-        if maps_are_trained:
+        if both:  # S was trained, too
             moved = moved + change.lift(R)
         return jnp.asarray(scale, moved.dtype) * moved
 
@@ -305,16 +319,34 @@ def _hold(method: Method, step: Array, run: DescentState) -> LowRankState:
     _, S, R = method.parts(run.split)
     if R is not None:
         R = over_maps(lambda S, R: None if isinstance(S, Identity) else R, S, R)
-    return LowRankState(step, S, R, run.optimizer, run.counts)
+    arrays = (tuple(jax.tree.leaves(tree)) for tree in (S, R))
+    return LowRankState(step, *arrays, run.optimizer, run.counts)
 
 
-def _resume(method: Method, held: LowRankState, weights: PyTree) -> DescentState:
-    """The run of what is held, for a model of these weights."""
-    R = held.coordinates
-    if R is not None:
-        R = over_maps(lambda S, R, W: W if isinstance(S, Identity) else R, held.maps, R, weights)
-    split = method.split(WeightParts(weights, held.maps, R))
-    return DescentState(split, held.inner, held.counts)
+def _resume(method: Method, held: LowRankState, weights: PyTree, maps: PyTree) -> DescentState:
+    """The run of what is held, for a model of these weights and maps of these shapes."""
+    S, R = jax.tree.unflatten(jax.tree.structure(maps), held.projectors), None
+    if not method.projects:
+        left = iter(held.coordinates)
+        R = over_maps(lambda S, W: W if isinstance(S, Identity) else next(left), S, weights)
+    return DescentState(method.split(WeightParts(weights, S, R)), held.inner, held.counts)
+
+
+def _in_plain_containers(method: Method, maps: PyTree) -> Method:
+    """The method with a tuple of arrays in the place of maps that are trained, of this structure."""
+    if not _trains_maps(method):
+        return method
+    structure = jax.tree.structure(maps)
+
+    def split(parts: WeightParts) -> SplitParts:
+        arrays = tuple(jax.tree.leaves(parts.maps))
+        return SplitParts((arrays, parts.coordinates), frozen_weights(parts))
+
+    def parts(split: SplitParts) -> WeightParts:
+        S, R = structure.unflatten(split.trained[0]), split.trained[1]
+        return WeightParts(all_weights(split.frozen, S, R), S, R)
+
+    return method._replace(split=split, parts=parts)
 
 
 def _with_arguments(
