@@ -1,4 +1,4 @@
-"""GaLore on a model of equinox, layers stacked for a scan: ``python docs/examples/galore_equinox.py``."""
+"""GaLore on stacked layers of equinox: ``python docs/examples/galore_equinox.py``."""
 
 import equinox as eqx
 import jax

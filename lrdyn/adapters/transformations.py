@@ -238,8 +238,8 @@ def _transformation(
                 restart_at(method, optimizer, run, weights, maps, policy=policy),
             )
 
-        # Both branches have the types that a refresh has with these gradients.
-        held = jax.tree.map(_widen, state, jax.eval_shape(refreshed, state))
+        # Both branches have the types of a run that begins with these gradients, or wider ones.
+        held = jax.tree.map(_widen, state, jax.eval_shape(init, weights))
         is_due = held.step % period == 0 if period else held.step == 0
         held = jax.lax.cond(
             is_due,
@@ -333,7 +333,7 @@ def _resume(method: Method, held: LowRankState, weights: PyTree, maps: PyTree) -
 
 
 def _in_plain_containers(method: Method, maps: PyTree) -> Method:
-    """The method with a tuple of arrays in the place of maps that are trained, of this structure."""
+    """The method, with a tuple of arrays in the place of maps that are trained."""
     if not _trains_maps(method):
         return method
     structure = jax.tree.structure(maps)
