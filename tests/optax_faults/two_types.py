@@ -1,4 +1,4 @@
-"""optax 0.2.8: contrib.galore fails on bfloat16 parameters with float32 gradients; adam does not."""
+"""optax 0.2.8: contrib.galore fails on bfloat16 parameters with float32 gradients; not so adam."""
 
 import jax.numpy as jnp
 import optax
