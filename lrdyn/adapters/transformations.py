@@ -119,9 +119,8 @@ def galore(
         computed at every step; ``init`` inside of the batched function avoids it.
 
     Example:
-        >>> import lrdyn
         >>> rule = optax.chain(
-        ...     lrdyn.adapters.galore(optax.scale_by_adam(), rank=1, refresh_every=50),
+        ...     galore(optax.scale_by_adam(), rank=1, refresh_every=50),
         ...     optax.add_decayed_weights(0.1),
         ...     optax.scale_by_learning_rate(1e-3),
         ... )
@@ -181,12 +180,10 @@ def relora(
         ValueError: as :func:`galore`; a key is missing, or ``transport`` meets trained maps.
 
     Example:
-        >>> import lrdyn
-        >>> rule = lrdyn.adapters.relora(
-        ...     optax.sgd(1.0), rank=1, refresh_every=10, key=jax.random.key(0))
+        >>> rule = relora(optax.sgd(1.0), rank=1, refresh_every=10, key=jax.random.key(0))
         >>> W = jnp.eye(3)
         >>> updates, state = rule.update(W, rule.init(W), W)
-        >>> int(jnp.linalg.matrix_rank(updates)), state.coordinates.shape
+        >>> int(jnp.linalg.matrix_rank(updates)), state.coordinates[0].shape
         (1, (3, 1))
 
     Reference:
