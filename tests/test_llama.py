@@ -47,8 +47,8 @@ def net(stored) -> Llama:
     }
     for layer in range(2):
         for name, where in BLOCK.items():
-            places[f"model.layers.{layer}.{name}"] = (
-                lambda net, layer=layer, where=where: where(net.blocks[layer])
+            places[f"model.layers.{layer}.{name}"] = lambda net, layer=layer, where=where: where(
+                net.blocks[layer]
             )
     for name, where in places.items():
         net = eqx.tree_at(where, net, jnp.asarray(stored[f"{name}.weight"]))

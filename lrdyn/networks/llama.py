@@ -123,9 +123,7 @@ class Llama(eqx.Module):
     head: Float[Array, "vocabulary width"]
     base: float = eqx.field(static=True, default=10000.0)
 
-    def __call__(
-        self, text: Int[Array, "batch length"]
-    ) -> Float[Array, "batch length vocabulary"]:
+    def __call__(self, text: Int[Array, "batch length"]) -> Float[Array, "batch length vocabulary"]:
         """Logits of the token behind each token of a batch.
 
         Args:
