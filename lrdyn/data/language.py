@@ -129,7 +129,7 @@ def text_files(name: str) -> list[Path]:
         return files
     if not path.exists():
         known = ", ".join((*PACKAGES, PYTHON, AUTO))
-        raise MissingData(f"text: got {ascii(name)}, wanted a file, a folder, or one of {known}")
+        raise MissingData(f"text: got {name!a}, wanted a file, a folder, or one of {known}")
     return [path]
 
 

@@ -4,8 +4,8 @@
 :class:`Network`, and :func:`apply` for batches. An image is channels x height x width, of
 floating-point numbers; :func:`lrdyn.data.images` has height x width x channels, 0 to 255.
 ``transformer`` is called on a batch, one token a column; its attention is that of ``vit``.
-:class:`Bert` is called on a batch of :class:`Tokens`, :func:`llama` on one of numbers of tokens. :mod:`lrdyn.data.encoder` and
-:mod:`lrdyn.data.vision` read pretrained ones.
+:class:`Bert` is called on a batch of :class:`Tokens`, :class:`Llama` on one of numbers of tokens.
+:mod:`lrdyn.data.encoder` and :mod:`lrdyn.data.vision` read pretrained ones.
 """
 
 from lrdyn.networks.attention import Attention as Attention

@@ -164,8 +164,8 @@ def llama(
             do not divide the heads.
 
     Example:
-        >>> net = llama(
-        ...     jax.random.key(0), vocabulary=256, width=8, depth=1, heads=4, hidden=12, key_heads=2)
+        >>> sizes = {"vocabulary": 256, "width": 8, "depth": 1, "hidden": 12}
+        >>> net = llama(jax.random.key(0), **sizes, heads=4, key_heads=2)
         >>> net(jnp.zeros((3, 5), jnp.int32)).shape, net.blocks[0].attention.key.shape
         ((3, 5, 256), (4, 8))
 
