@@ -287,9 +287,9 @@ def test_a_checkpoint_of_another_period_is_never_taken(tmp_path):
 
     run(Checkpoints(tmp_path), 2)
     keeper = Remembers(tmp_path)
-    found = run(keeper, 4)
+    found = run(keeper, 8)
     assert keeper.told
-    chex.assert_trees_all_equal(found, run(FORGETFUL, 4))
+    chex.assert_trees_all_equal(found, run(FORGETFUL, 8))
     assert float(jnp.max(jnp.abs(found - run(FORGETFUL, 2)))) > 1e-6
 
 
