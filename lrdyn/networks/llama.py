@@ -178,15 +178,15 @@ def llama(
     check_heads(width, heads)
     if (size := width // heads) % 2:
         checks.refuse("heads", f"{heads} with width {width}", "heads of even size, to be turned")
-    key_heads = heads if key_heads is None else checks.integer("key_heads", key_heads)
-    if heads % key_heads:
-        checks.refuse("key_heads", key_heads, f"a divisor of the heads, {heads}")
+    shared = heads if key_heads is None else int(checks.integer("key_heads", key_heads))
+    if heads % shared:
+        checks.refuse("key_heads", shared, f"a divisor of the heads, {heads}")
     shapes = [(depth, 2 * width + 3 * hidden, width), (2 * vocabulary, width)]
     checks.allocation(given, *shapes)
 
     def build(_: Key[Array, ""]) -> Llama:  # of these arrays the shapes alone count
         square, norm = jnp.zeros((width, width)), RMSNorm(jnp.ones(width))
-        few, wide = jnp.zeros((key_heads * size, width)), jnp.zeros((hidden, width))
+        few, wide = jnp.zeros((shared * size, width)), jnp.zeros((hidden, width))
         looks = Attention(square, few, few, square, heads)
         block = LlamaBlock(norm, looks, norm, SwiGLU(wide, wide, wide.T))
         table = jnp.zeros((vocabulary, width))
