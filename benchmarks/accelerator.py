@@ -4,9 +4,9 @@ What decides most comes first: the arithmetic of the device; then the verdict of
 float64, in float32, and with TF32's products, which must be FALSE where the platform has them;
 every figure and table at its quick preset, compared with the committed numbers; what products,
 points at a time and decompositions reach; steps of the trainings of Figures 1, 2 and 4 to 8; last
-the figures of the paper's preset, the dearest at the end. The same command goes on where it stopped,
-after ``--minutes`` and the piece that it is at. ``DIR/measured.json`` holds the numbers of every
-device that was tried, ``DIR/report.md`` is written after each piece, and ``python -m
+the figures of the paper's preset, the dearest at the end. The same command goes on where it
+stopped, after ``--minutes`` and the piece that it is at. ``DIR/measured.json`` holds the numbers
+of every device that was tried, ``DIR/report.md`` is written after each piece, and ``python -m
 docs.accelerators --page`` fills its columns from the first.
 """
 

@@ -223,7 +223,8 @@ def tables(compilations: Mapping[str, Any]) -> str:
         for row in mine:
             name = row["name"]
             if "fault" in row:
-                lines.append(f"| {name} | **{row['fault']}** | | | | | not run |")
+                ran_all_the_same = ran.get((name, device), "not run")
+                lines.append(f"| {name} | **{row['fault']}** | | | | | {ran_all_the_same} |")
                 continue
             calls = ", ".join(
                 f"{n} {call.removeprefix('cusolver_').removesuffix('_ffi')}"

@@ -8,8 +8,7 @@ from lrdyn.verification.stating.flags import Domain, Flag, at_least, between
 
 FLAGS = (
     DIM.at((5,), paper=(10,), help="width of the layers"),
-    # In float32 errors along two layers leave too few digits, those along three do not.
-    DEPTH.at((3,), paper=(2, 3, 4, 6), float32=(2, 3)),
+    DEPTH.at((3,), paper=(2, 3, 4, 6)),
     Flag(
         "edge_ratio",
         (1.1, 1.2),
@@ -25,6 +24,8 @@ FLAGS = (
         symbol="s_2 / s_1",
         help="second singular value of the target over the first",
         paper=(0.3, 0.5, 0.7, 0.85, 0.95),
+        # Errors of modes that are close grow too fast for float32: one of its pairs is not.
+        float32=(0.5, 0.85),
     ),
     # Steps are scaled with the target: numbers stay those of s_1 = 1 but for a factor.
     TARGET_SCALE.at((1.0,), paper=(1.0, 5.0), domain=between(1e-3, 1e3), symbol="s_1"),
