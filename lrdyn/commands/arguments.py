@@ -317,8 +317,9 @@ def add_flag(group: Any, flag: Flag) -> None:
         return
     values = " ".join(map(flag_text, flag.quick))
     paper = f"; paper: {' '.join(map(flag_text, flag.paper))}" if flag.paper else ""
+    single = f"; in float32: {' '.join(map(flag_text, flag.float32))}" if flag.float32 else ""
     wanted = f", {flag.domain.wanted}" if flag.domain else ""
-    text = f"{flag.symbol}: {flag.help}{wanted} (default: {values}{paper})"
+    text = f"{flag.symbol}: {flag.help}{wanted} (default: {values}{paper}{single})"
     group.add_argument(
         name,
         action=Setting,

@@ -110,6 +110,9 @@ class Claim(Generic[T, M]):
         steps: number of steps whose rounding is in what is compared; those of the run if None.
         carries: false for a count, and for what is true by construction: such a claim can be false,
             but no verdict rests on it.
+        precision: ``float64`` where float32 decides it at no settings, for the reason that
+            ``undecided`` or ``condition`` gives; empty for both. In float32 it is left open there,
+            which leaves no verdict open.
         seeds: 0 for a claim about each single case; a number for one about all seeds of a setting
             together, of which it needs so many.
         sides: what predicts and what measures, in words; that of the scenario if empty.
@@ -137,6 +140,7 @@ class Claim(Generic[T, M]):
     condition: Callable[[T], Any] | None = None
     steps: int | None = None
     carries: bool = True
+    precision: str = ""
     seeds: int = 0
     sides: str = ""
     compares: Callable[[T, M], tuple[Any, Any]] | None = None
