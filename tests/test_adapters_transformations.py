@@ -14,6 +14,7 @@ import lrdyn as lr
 from lrdyn.adapters import memory
 from lrdyn.adapters.memory import COUNTER_BYTES
 from lrdyn.adapters.state import POLICIES
+from lrdyn.core import selection
 from lrdyn.galore_noise import last_moving_step, setting
 from lrdyn.training import Batches, train
 from tests import algorithm1, oracles
@@ -119,7 +120,7 @@ def tree_problem():
 
     def loss(params):
         apart = jax.tree.map(lambda W, T: jnp.sum((jnp.tanh(W) - T) ** 2), params, target | nothing)
-        return sum(jax.tree.leaves(apart))
+        return jnp.asarray(sum(jax.tree.leaves(apart)))
 
     nothing = {"activation": None, "nested": (None, ())}
     return start | nothing, loss
@@ -228,8 +229,8 @@ def test_partition_leaves_out_what_is_not_projected():
 def test_an_inner_optimiser_has_the_further_arguments_and_a_schedule_counts_on():
     by_value = optax.GradientTransformationExtraArgs(
         lambda params: optax.EmptyState(),
-        lambda updates, state, params=None, *, value, **rest: (
-            jax.tree.map(lambda u: -value * u, updates),
+        lambda updates, state, params=None, **extra: (
+            jax.tree.map(lambda u: -extra["value"] * u, updates),
             state,
         ),
     )
@@ -242,7 +243,7 @@ def test_an_inner_optimiser_has_the_further_arguments_and_a_schedule_counts_on()
         expected, state = plain.update(W, plain.init(W))  # parameters may be left out
         oracles.assert_close(updates, expected, size=N)
         rule = make(optax.scale_by_schedule(lambda t: -1.0 * t), state="reset", **how)
-        state = rule.init(W)
+        state: Any = rule.init(W)
         for t in range(5):
             assert int(state.inner.count) == int(state.step) == t
             _, state = rule.update(W, state)
@@ -253,6 +254,8 @@ def test_a_period_of_none_chooses_once():
     turned = jnp.flip(W, axis=0)
     rules = {every: galore(optax.sgd(0.1), rank=1, refresh_every=every) for every in (None, 1)}
     after = {}
+    first: Any
+    state: Any
     for every, rule in rules.items():
         _, first = rule.update(W, rule.init(W))
         _, state = rule.update(turned, first)
@@ -280,6 +283,7 @@ def test_narrow_parameters_are_trained_by_wide_gradients(make):
         return types - {"int32"}
 
     update = jax.jit(rule.update)
+    params: Any
     for gradients in (W, wide):
         params, state = W, rule.init(W)
         assert floats(state) == {"bfloat16"}
@@ -296,6 +300,7 @@ def test_narrow_parameters_are_trained_by_wide_gradients(make):
         updates, state = rule.update(wide, state, params)
         return (optax.apply_updates(params, updates), state), None
 
+    last: Any
     (last, _), _ = jax.jit(lambda: jax.lax.scan(step, (W, rule.init(wide)), length=3))()
     assert bool((last["W"] == params["W"]).all())
 
@@ -334,10 +339,8 @@ def test_model_and_state_hold_what_the_formulas_say_to_the_byte(name, model):
             ),
             params,
         )
-        kinds = lr.core.selection.select_leaves(params, select, "*")
-        extra = [
-            leaf for path, leaf in lr.core.selection.named_arrays(params) if kinds[path] == "extra"
-        ]
+        kinds = selection.select_leaves(params, select, "*")
+        extra = [leaf for path, leaf in selection.named_arrays(params) if kinds[path] == "extra"]
         trained, frozen = lr.adapters.split(made)
         moments = jax.eval_shape(optax.adam(0.1).init, trained)
         scales = size(frozen)

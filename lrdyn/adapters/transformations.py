@@ -216,7 +216,7 @@ def _transformation(
         return _hold(method, jnp.zeros((), jnp.int32), begin(method, inner, params, maps))
 
     def update(
-        updates: PyTree, state: LowRankState, params: PyTree | None = None, **extra: Any
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra: Any
     ) -> tuple[PyTree, LowRankState]:
         optimizer = _with_arguments(inner, extra)
         shown = params is not None
@@ -248,7 +248,7 @@ def _transformation(
         after, moved = _step(
             method, optimizer, run, gradients, scale, shown=shown, both=_trains_maps(published)
         )
-        return moved, _hold(method, optax.safe_increment(held.step), after)
+        return moved, _hold(method, jnp.asarray(optax.safe_increment(held.step)), after)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -316,8 +316,8 @@ def _hold(method: Method, step: Array, run: DescentState) -> LowRankState:
     _, S, R = method.parts(run.split)
     if R is not None:
         R = over_maps(lambda S, R: None if isinstance(S, Identity) else R, S, R)
-    arrays = (tuple(jax.tree.leaves(tree)) for tree in (S, R))
-    return LowRankState(step, *arrays, run.optimizer, run.counts)
+    projectors, coordinates = (tuple(jax.tree.leaves(tree)) for tree in (S, R))
+    return LowRankState(step, projectors, coordinates, run.optimizer, run.counts)
 
 
 def _resume(method: Method, held: LowRankState, weights: PyTree, maps: PyTree) -> DescentState:
