@@ -229,9 +229,9 @@ def test_figure_1_in_words():
         labels[name] = short(shuffled, DIGITS[name]), short(true, DIGITS[name])
         assert_said(PAGE, f"{' and '.join(labels[name])} ({title})")
     shares = (
-        "hold {} of the squared update in a deep linear network, {} in a perceptron, {} in a VGG, "
-        "{} in a ResNet and {} in a small vision transformer; in a Gaussian matrix of that size "
-        "{}, {}, {}, {} and {}"
+        "0{} of the squared update in a deep linear network, 0{} in a perceptron, 0{} in a VGG, "
+        "0{} in a ResNet, 0{} in a small vision transformer (a Gaussian matrix: 0{}, 0{}, 0{}, 0{}, "
+        "0{})"
     )
     assert_said(FINDINGS, shares.format(*(said[n][i] for i in (0, 1) for n in names)))
 
@@ -242,7 +242,7 @@ def test_what_labels_decide_in_words():
     true, shuffled = (float(last.outside_2K.sel(labelling=name)) for name in ("true", "shuffled"))
     assert_said(
         FINDINGS,
-        f"{short(true)} on true labels and {short(shuffled)} on shuffled ones, "
+        f"{true:.3f} on true labels and {shuffled:.3f} on shuffled ones, "
         f"{shuffled / true:.1f} times as much",
     )
     ranks = [float(last["rank"].sel(labelling=name)) for name in ("true", "shuffled")]
@@ -255,11 +255,9 @@ def test_what_labels_decide_in_words():
     found = findings("fig01")
     for cell in ("base", "adam"):
         part = found[f"{cell}_part_at_0.01"]
-        low, high = (short(end, 2) for end in part["interval"])
-        assert_said(
-            FINDINGS,
-            f"R = {short(part['value'], 2)}{' (' if cell == 'base' else ', '}{low} to {high}",
-        )
+        low, high = (f"{end:.2f}" for end in part["interval"])
+        joint = " (" if cell == "base" else ", "
+        assert_said(FINDINGS, f"R = {part['value']:.2f}{joint}{low} to {high}")
 
 
 DIGITS = {"dln": 4, "mlp": 3, "vgg": 2, "resnet": 2, "vit": 2}
