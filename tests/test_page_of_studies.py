@@ -230,8 +230,8 @@ def test_figure_1_in_words():
         assert_said(PAGE, f"{' and '.join(labels[name])} ({title})")
     shares = (
         "0{} of the squared update in a deep linear network, 0{} in a perceptron, 0{} in a VGG, "
-        "0{} in a ResNet, 0{} in a small vision transformer (a Gaussian matrix: 0{}, 0{}, 0{}, 0{}, "
-        "0{})"
+        "0{} in a ResNet, 0{} in a small vision transformer (a Gaussian matrix: 0{}, 0{}, 0{}, "
+        "0{}, 0{})"
     )
     assert_said(FINDINGS, shares.format(*(said[n][i] for i in (0, 1) for n in names)))
 
