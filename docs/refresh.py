@@ -164,10 +164,10 @@ def _age(path: Path) -> float:
 
 def theorem_table() -> Iterator[str]:
     """What each theorem and study says, its command and its figures."""
-    yield from ("| theorem or study | says | command | figures |", "|---|---|---|---|")
+    yield from ("| command | says | figures |", "|---|---|---|")
     for one in (*theorems(), *studies()):
         shown = ", ".join(f"`{exhibit.name}`" for exhibit in EXHIBITS if one.name in exhibit.shows)
-        yield row((f"`{one.name}`", one.summary, f"`python -m experiments.{one.name}`", shown))
+        yield row((f"`lrdyn verify {one.name}`", one.summary, shown))
 
 
 def flag_table() -> Iterator[str]:
