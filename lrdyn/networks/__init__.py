@@ -18,10 +18,10 @@ from lrdyn.networks.bert import mean_pooled as mean_pooled
 from lrdyn.networks.bert import sentence_vectors as sentence_vectors
 from lrdyn.networks.convolution import BatchNorm as BatchNorm
 from lrdyn.networks.convolution import initial_state as initial_state
-from lrdyn.networks.llama import Llama as Llama
-from lrdyn.networks.llama import RMSNorm as RMSNorm
-from lrdyn.networks.llama import SwiGLU as SwiGLU
-from lrdyn.networks.llama import llama as llama
+from lrdyn.networks.llama_network import Llama as Llama
+from lrdyn.networks.llama_network import RMSNorm as RMSNorm
+from lrdyn.networks.llama_network import SwiGLU as SwiGLU
+from lrdyn.networks.llama_network import llama as llama
 from lrdyn.networks.network import Network as Network
 from lrdyn.networks.network import apply as apply
 from lrdyn.networks.network import cross_entropy as cross_entropy
