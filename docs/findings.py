@@ -145,12 +145,12 @@ def marked_stale(page: str) -> str:
 
 def table() -> Iterator[tuple[str, ...]]:
     """Header and rows of the page."""
-    yield ("often said", "", "what was found", "sizes, seeds", "command", "verdict")
+    yield ("often said", "", "what was found", "shown by")
     for row in rows():
         where = ", ".join(f"{name} at {revision(name)}" for name in row.records)
         links = f"[why]({row.page}), [contest](../CONTRIBUTING.md#contest-a-finding)"
-        shown = f"`{row.command}`"
-        yield (row.said, f"**{row.outcome()}**", row.text(), row.size, shown, f"{where}; {links}")
+        shown = f"`{row.command}`: {row.size}. Verdict: {where}; {links}"
+        yield (row.said, f"**{row.outcome()}**", row.text(), shown)
 
 
 if __name__ == "__main__":
