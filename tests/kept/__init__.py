@@ -157,11 +157,15 @@ def moved(found: Numbers, kept: Numbers, amplified: set[str]) -> dict[str, tuple
 
 
 def same_claim(now: Entry, then: Entry, amplified: bool) -> bool:
-    """Whether two entries agree, as far as another machine may round them."""
+    """Whether two entries agree, as far as another machine may round them.
+
+    Rounding decides which case is the worst, of which ``tolerance`` is; what is let pass is compared
+    at the first case and at a typical one.
+    """
     share = AMPLIFIED if amplified else SAME
     return (
         all(now[word] == then[word] for word in ("kind", "carries", "judged", "left_out"))
-        and all(near(now[name], then[name], share) for name in ("tolerance", "first", "typical"))
+        and all(near(now[name], then[name], share) for name in ("first", "typical"))
         and (now["kind"] == "statistical" or now["residual"] <= ROUNDED * then["residual"] + 1e-15)
     )
 
