@@ -28,9 +28,7 @@ def read_text(text: str, vocabulary: int) -> language.Text:
     return language.read_text(text, vocabulary=vocabulary)
 
 
-def next_token_loss(
-    net: Llama, windows: Int[Array, "batch length_plus_1"]
-) -> Float[Array, ""]:
+def next_token_loss(net: Llama, windows: Int[Array, "batch length_plus_1"]) -> Float[Array, ""]:
     """Mean cross-entropy of all tokens of windows but their first, in nats a token."""
     logits, labels = net(windows[:, :-1]), windows[:, 1:].astype(jnp.int32)
     # A loss is summed in float32 at least, whatever the type of the weights.

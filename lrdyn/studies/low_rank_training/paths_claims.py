@@ -46,7 +46,7 @@ from lrdyn.verification.stating.forms import Equal
 from lrdyn.verification.stating.statement import Claim, Control, Outcome, Scenario
 
 WIDTH, HIDDEN, HEADS, LETTERS = 16, 24, 2, 32
-"""Sizes of the network, of one block. Its tokens are bytes modulo 32: letters without their case."""
+"""Sizes of the network, of one block. Tokens are bytes modulo 32: letters without their case."""
 RANK, PERIOD, STEPS, BATCH, LENGTH = 4, 10, 50, 2, 16
 """r, T, steps, windows of a batch and tokens of a window."""
 READ = 2**16
@@ -104,9 +104,7 @@ class PathMeasured(NamedTuple):
 def make_path_case(key: Key[Array, ""], *, text: str, optimizer: str) -> PathCase:
     """Draw a start, and windows of a text."""
     start_key, key = jax.random.split(key)
-    start = llama(
-        start_key, vocabulary=LETTERS, width=WIDTH, depth=1, heads=HEADS, hidden=HIDDEN
-    )
+    start = llama(start_key, vocabulary=LETTERS, width=WIDTH, depth=1, heads=HEADS, hidden=HIDDEN)
     tokens = jnp.asarray(read_text(text, 256).training[:READ] % LETTERS)
     places = jax.random.randint(key, (STEPS, BATCH), 0, len(tokens) - LENGTH)
     windows = tokens[places[..., None] + jnp.arange(LENGTH + 1)]
@@ -136,7 +134,6 @@ def make_optimizer(
         others_eps: of all else.
         decay: lambda of a decoupled decay.
     """
-
     first, second = _direction(name, eps), _direction(name, others_eps)
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
@@ -189,7 +186,10 @@ Choice = Callable[[Any, PyTree], PyTree]
 
 
 def follow(
-    rule: Algorithm, start: Llama, batches: Int[Array, "refresh period batch length"], stale: int = 0
+    rule: Algorithm,
+    start: Llama,
+    batches: Int[Array, "refresh period batch length"],
+    stale: int = 0,
 ) -> Float[Array, "refresh weight"]:
     """Run Algorithm 1 on a batch a step, and return all weights at the end of each period.
 
@@ -466,9 +466,7 @@ PATHS = Scenario[PathCase, PathTheory, PathMeasured](
         _control(
             "one_eps",
             "eps / s for all parameters",
-            lambda case: PathMeasured(
-                galore=paths(case, GALORE, eps=lambda s: (EPSILON / s,) * 2)
-            ),
+            lambda case: PathMeasured(galore=paths(case, GALORE, eps=lambda s: (EPSILON / s,) * 2)),
             precision="float64",
         ),
         _control(
