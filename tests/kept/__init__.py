@@ -159,8 +159,8 @@ def moved(found: Numbers, kept: Numbers, amplified: set[str]) -> dict[str, tuple
 def same_claim(now: Entry, then: Entry, amplified: bool) -> bool:
     """Whether two entries agree, as far as another machine may round them.
 
-    Rounding decides which case is the worst, of which ``tolerance`` is; what is let pass is compared
-    at the first case and at a typical one.
+    Rounding decides which case is the worst, of which ``tolerance`` is; what is let pass is
+    compared at the first case and at a typical one.
     """
     share = AMPLIFIED if amplified else SAME
     return (
