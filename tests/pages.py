@@ -101,9 +101,8 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 FOLDER = r"\b[0-9a-f]{12}\b"
-NEAREST = r"\b\w+, at \d\.\d+(?= of its tolerance)"
-FREE = re.compile(FOLDER + r"|\b\d+\.\d+(?= s\b)|" + NEAREST)
-"""Names of folders, seconds, and which claim is the nearest to its tolerance: rounding decides."""
+FREE = re.compile(FOLDER + r"|\b\d+\.\d+(?= s\b)")
+"""Names of folders, and seconds."""
 SMALL = re.compile(r"\b\d(?:\.(\d+))?e([-+]\d+)\b")
 """Numbers with an exponent: residuals, tolerances."""
 
@@ -111,8 +110,7 @@ SMALL = re.compile(r"\b\d(?:\.(\d+))?e([-+]\d+)\b")
 def alike(shown: str, printed: str) -> bool:
     """Whether two lines are the same on two machines.
 
-    Names of folders, seconds and the claim that rounding brings nearest to its tolerance are free,
-    as another BLAS rounds otherwise. A number with an exponent may differ by one in its last
+    Names of folders and seconds are free. A number with an exponent may differ by one in its last
     digit; below 1e-4, where float32 rounds, by a factor of five. All else is the same.
     """
     first, second = (FREE.sub("#", line) for line in (shown, printed))

@@ -16,8 +16,11 @@ from tests.kept import __main__ as recorder
 from tests.runs import finished
 
 EPSILON = 2.0**-52
-MARGIN = 0.3
+MARGIN = 0.2
 """Share of its tolerance that an identity or a bound leaves at most: 8 is for the worst of many."""
+OF_EIGENVALUES = {"cluster_ratio": 0.3}
+"""The same of a ratio of two computed eigenvalues, whose errors are those of OpenBLAS's kernels:
+0.22 was seen with those for Haswell, below 0.2 with those for SkylakeX."""
 
 
 @pytest.fixture(params=REGISTRY)
@@ -65,7 +68,8 @@ def sized(results, leg):
 def test_identities_and_bounds_stay_far_within_their_tolerance(small):
     for _, claim, _, leg, judged in judged_legs(small):
         if claim.kind in ("identity", "bound"):
-            assert (leg.residual <= MARGIN * leg.tolerance).values[judged].all(), claim.id
+            share = OF_EIGENVALUES.get(claim.id, MARGIN)
+            assert (leg.residual <= share * leg.tolerance).values[judged].all(), claim.id
 
 
 def test_no_claim_lets_pass_more_than_its_tolerance_of_what_it_reads(small):

@@ -1,8 +1,9 @@
 """What every claim came to at the small run of its theorem: one file of numbers a theorem.
 
-A file says of each claim whether a verdict rests on it, its kind, its tolerance, the difference
-that is let pass at the first case and at a typical one, the residual, how many cases were judged,
-and how many were left out for which reason; of each control what it breaks, and by which residual.
+A file says of each claim whether a verdict rests on it, its kind, its largest tolerance, the
+difference that is let pass at the first case and at a typical one, the residual, how many cases
+were judged, and how many were left out for which reason; of each control what it breaks, and by
+which residual.
 The scale of a difference is the size of data. Where it is larger than everything that the claim
 reads (a sum whose entries are saved, entries of a derivative, which are 1), ``farther`` says by how
 much, and the form of the claim says why.
@@ -76,13 +77,20 @@ def numbers(theorem: Theorem, done: Finished) -> Numbers:
 
 
 def of_claim(entry: Entry, leg: Any) -> Entry:
-    """What is kept of a claim: its entry of verdict.json, and what it lets pass."""
-    passes = leg.threshold.values.ravel()[left_out_reasons(leg).ravel() == ""]
+    """What is kept of a claim: its entry of verdict.json, and what it lets pass.
+
+    The tolerance is the largest of the cases that are judged: verdict.json has that of the worst
+    case, and which one that is depends on how a machine rounds. Tests have one for all cases.
+    """
+    judged = left_out_reasons(leg).ravel() == ""
+    passes = leg.threshold.values.ravel()[judged]
     positive = passes[passes > 0]
     typical = float(np.exp(np.mean(np.log(positive)))) if len(positive) else 0.0
+    largest_one = float(leg.tolerance.values.ravel()[judged].max())
+    tolerance = entry["tolerance"] if entry["kind"] == "statistical" else largest_one
     return {
         "kind": entry["kind"],
-        "tolerance": rounded(entry["tolerance"], 3),
+        "tolerance": rounded(tolerance, 3),
         "first": rounded(passes[0], 4),
         "typical": rounded(typical, 4),
         "residual": rounded(entry["residual"], 2),
@@ -157,15 +165,11 @@ def moved(found: Numbers, kept: Numbers, amplified: set[str]) -> dict[str, tuple
 
 
 def same_claim(now: Entry, then: Entry, amplified: bool) -> bool:
-    """Whether two entries agree, as far as another machine may round them.
-
-    Rounding decides which case is the worst, of which ``tolerance`` is; what is let pass is
-    compared at the first case and at a typical one.
-    """
+    """Whether two entries agree, as far as another machine may round them."""
     share = AMPLIFIED if amplified else SAME
     return (
         all(now[word] == then[word] for word in ("kind", "carries", "judged", "left_out"))
-        and all(near(now[name], then[name], share) for name in ("first", "typical"))
+        and all(near(now[name], then[name], share) for name in ("tolerance", "first", "typical"))
         and (now["kind"] == "statistical" or now["residual"] <= ROUNDED * then["residual"] + 1e-15)
     )
 
