@@ -151,18 +151,44 @@ def predicted(row: Mapping[str, Any]) -> float:
     )
 
 
-def measured(path: Path = MEASURED) -> dict[tuple[str, str], str]:
-    """Program and device -> seconds of a run, from what was measured, if anything was."""
-    if not path.exists():
-        return {}
-    measurements = json.loads(path.read_text())
-    device = next((name for name in ahead.PLATFORMS if name in measurements["of"]["device"]), "")
+def row_of_device(kind: str) -> str:
+    """Device of the table that a ``device_kind`` of JAX is, or the kind itself: it has no row yet.
+
+    Example:
+        >>> row_of_device("NVIDIA H100 80GB HBM3"), row_of_device("TPU v5 lite")
+        ('H100', 'v5e')
+        >>> row_of_device("NVIDIA H200")
+        'NVIDIA H200'
+    """
+    kind = {"TPU v5 lite": "v5e"}.get(kind, kind)
+    return next((name for name in ahead.PLATFORMS if name in kind), kind)
+
+
+def measured() -> dict[tuple[str, str], str]:
+    """Program and device -> what was measured of it, of all days that are there."""
+    days = json.loads(MEASURED.read_text()) if MEASURED.exists() else []
     return {
-        (name.removesuffix(" highest"), device): seconds(numbers["seconds"])
-        for stage in ("3", "4")
-        for name, numbers in measurements["stages"].get(stage, {}).items()
+        (name.removesuffix(" highest"), row_of_device(day["of"]["device"])): seconds(
+            numbers["seconds"]
+        )
+        for day in days
+        for name, numbers in day["stages"].get("steps", {}).items()
         if name.endswith(" highest") and "seconds" in numbers
     }
+
+
+def days() -> str:
+    """What each device that was tried came to, as the day's own report says it."""
+    from benchmarks.accelerator import report
+
+    days = json.loads(MEASURED.read_text()) if MEASURED.exists() else []
+    return "\n".join(
+        report(day, ())
+        .replace("\n## ", "\n#### ")
+        .replace("# ", "### ", 1)
+        .rpartition("\nStill missing")[0]
+        for day in days
+    )
 
 
 def seconds(value: float) -> str:
@@ -197,7 +223,8 @@ def tables(compilations: Mapping[str, Any]) -> str:
         for row in mine:
             name = row["name"]
             if "fault" in row:
-                lines.append(f"| {name} | **{row['fault']}** | | | | | not run |")
+                ran_all_the_same = ran.get((name, device), "not run")
+                lines.append(f"| {name} | **{row['fault']}** | | | | | {ran_all_the_same} |")
                 continue
             calls = ", ".join(
                 f"{n} {call.removeprefix('cusolver_').removesuffix('_ffi')}"
@@ -210,7 +237,7 @@ def tables(compilations: Mapping[str, Any]) -> str:
                 f"| {ran.get((name, device), 'not run')} |"
             )
         lines.append("")
-    return "\n".join(lines).rstrip()
+    return "\n".join([*lines, days()]).rstrip()
 
 
 def page(text: str, compilations: Mapping[str, Any]) -> str:

@@ -44,7 +44,7 @@ exclude_patterns = [
 
 # Pages ------------------------------------------------------------------------------------------
 
-myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist", "html_image"]
 myst_heading_anchors = 4
 myst_dmath_double_inline = True
 nb_execution_mode = "off"  # make notebooks runs them
@@ -78,8 +78,10 @@ mathjax3_config = {
 html_theme = "sphinx_book_theme"
 html_static_path = ["site/static"]
 html_extra_path = ["site/root"]  # index.html, which leads to the page of that name in docs/
-html_title = "lrdyn"
+html_title = f"lrdyn {release}"
 html_css_files = ["site.css"]
+html_js_files = ["search.js"]
+html_search_scorer = os.fspath(ROOT / "docs" / "site" / "scorer.js")
 html_show_sourcelink = False
 html_copy_source = False
 html_last_updated_fmt = None

@@ -122,11 +122,32 @@ def escaped(text: str) -> str:
     return exhibits.wrap(re.sub(r"([\\*_<])", r"\\\1", text))
 
 
+def thumbnails() -> str:
+    """A small image of each figure, which leads to its section."""
+    figures = [exhibit for exhibit in EXHIBITS if isinstance(exhibit, exhibits.Figure)]
+    images = (f'<img src="images/{one.name}.png" alt="{one.name}" width="160">' for one in figures)
+    titles = (f"{one.name}: {exhibits.headline(one, numbers(one))}" for one in figures)
+    return "\n".join(
+        f"[{image}](#{anchor(title)})" for image, title in zip(images, titles, strict=True)
+    )
+
+
+def anchor(heading: str) -> str:
+    """Where a heading is on its page, as code hosts and the site name it.
+
+    Example:
+        >>> anchor("fig09: GaLore is ReLoRA, + one")
+        'fig09-galore-is-relora--one'
+    """
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
 def written() -> str:
     """The whole page."""
     sections = ("\n".join(section(exhibit)) for exhibit in EXHIBITS)
     trained = " ".join(exhibit.name for exhibit in EXHIBITS if exhibit.long)
-    return "\n".join([INTRODUCTION % trained, *(f"{text}\n" for text in sections)])
+    parts = (thumbnails() + "\n", *(f"{text}\n" for text in sections))
+    return "\n".join([INTRODUCTION % trained, *parts])
 
 
 def draw(names: list[str]) -> None:

@@ -1,26 +1,29 @@
 """Write what the pages list of the theorems: ``make refresh``.
 
 Between ``<!-- NAME, written by make refresh -->`` and ``<!-- end -->`` of any page stands what
-:data:`TABLES` has of that name, from the registry, the theorems and the files. ``results.md`` is
-written from the newest verdicts in a folder of results, ``python -m docs.refresh [RESULTS]``; a
-theorem without one keeps its section.
+:data:`TABLES` has of that name, from the registry, the theorems and the files. The newest verdicts
+in a folder of results, ``python -m docs.refresh [RESULTS]``, are kept in ``docs/verdicts``;
+``results.md`` and the page of findings are written from these.
 """
 
 import ast
+import contextlib
 import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from docs import fidelity, findings
 from lrdyn.registry import REGISTRY, theorems
 from lrdyn.studies import studies
 from lrdyn.studies.labels.cells import PERCEPTRONS
 from lrdyn.studies.labels.trainings import part_in_words
 from lrdyn.verification.stating.flags import option_string
 from lrdyn.verification.stating.statement import Claim, Scenario, Theorem
+from lrdyn.verification.storing import results_file
 from paper_figs import EXHIBITS
 
 ROOT = Path(__file__).parents[1]
@@ -129,42 +132,27 @@ def section(theorem: Theorem, verdict: Mapping[str, Any]) -> Iterator[str]:
             yield row(cells(claim, scenario, entries))
 
 
-def sections(text: str) -> dict[str, str]:
-    """Name of a theorem -> its section of the page of results."""
-    parts = re.split(r"(?m)^(?=## )", text)[1:]
-    command = re.compile(r"`python -m experiments\.(\w+)`")
-    return {found[1]: part for part in parts if (found := command.search(part))}
-
-
-def written(verdicts: Verdicts, before: str = "") -> str:
-    """The whole page of results.
-
-    Args:
-        verdicts: those that there are.
-        before: the page as it was, of which a theorem without a verdict keeps its section.
-    """
-    text = before.partition("\n## ")[0].rstrip() + "\n"
-    # It says of which JAX the numbers are: not of sections that are kept.
-    if all(theorem.name in verdicts for theorem in theorems()):
-        environment = next(iter(verdicts.values()))["environment"]
-        text = INTRODUCTION.format(jax=environment["jax"], platform=environment["platform"].upper())
-    kept = sections(before)
+def written(verdicts: Verdicts) -> str:
+    """The whole page of results, of the theorems of which there is a verdict."""
+    environment = next(iter(verdicts.values()))["environment"]
+    text = INTRODUCTION.format(jax=environment["jax"], platform=environment["platform"].upper())
     for theorem in theorems():
         if theorem.name in verdicts:
             text += "\n" + "\n".join(section(theorem, verdicts[theorem.name])) + "\n"
-        elif theorem.name in kept:
-            text += "\n" + kept[theorem.name].rstrip() + "\n"
     return text
 
 
-def newest(results: Path) -> Verdicts:
-    """The newest verdict of each theorem of which a folder of results has one."""
-    by_theorem = {}
+def keep_newest(results: Path) -> None:
+    """Keep the newest verdict of each theorem of which a folder of results has one."""
     for theorem in theorems():
         paths = sorted(results.glob(f"{theorem.name}/*/verdict.json"), key=_age)
         if paths:
-            by_theorem[theorem.name] = json.loads(paths[-1].read_text())
-    return by_theorem
+            with contextlib.ExitStack() as opened:
+                groups = results_file.read(paths[-1].with_name(results_file.NAME))
+                for group in groups.values():
+                    opened.enter_context(group)
+                digest = str(groups["/"].attrs["digest"])
+            findings.keep(json.loads(paths[-1].read_text()), digest)
 
 
 def _age(path: Path) -> float:
@@ -176,10 +164,10 @@ def _age(path: Path) -> float:
 
 def theorem_table() -> Iterator[str]:
     """What each theorem and study says, its command and its figures."""
-    yield from ("| theorem or study | says | command | figures |", "|---|---|---|---|")
+    yield from ("| command | says | figures |", "|---|---|---|")
     for one in (*theorems(), *studies()):
         shown = ", ".join(f"`{exhibit.name}`" for exhibit in EXHIBITS if one.name in exhibit.shows)
-        yield row((f"`{one.name}`", one.summary, f"`python -m experiments.{one.name}`", shown))
+        yield row((f"`lrdyn verify {one.name}`", one.summary, shown))
 
 
 def flag_table() -> Iterator[str]:
@@ -283,6 +271,22 @@ def rest_table() -> Iterator[str]:
         yield row((f"`{name}`", ", ".join(ids), *cells))
 
 
+def lined(table: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """Lines of a table whose first row is its header."""
+    header, *rows = table
+    yield from (row(header), row(("---",) * len(header)), *map(row, rows))
+
+
+def finding_table() -> Iterator[str]:
+    """What became of each statement that is printed or often repeated."""
+    yield from lined(findings.table())
+
+
+def fidelity_table() -> Iterator[str]:
+    """What stands here in the place of each item of the survey."""
+    yield from lined(fidelity.table())
+
+
 TABLES: Mapping[str, Callable[[], Iterator[str]]] = {
     "theorems": theorem_table,
     "pages": page_table,
@@ -292,6 +296,8 @@ TABLES: Mapping[str, Callable[[], Iterator[str]]] = {
     "flags": flag_table,
     "cells": cell_table,
     "rest": rest_table,
+    "findings": finding_table,
+    "fidelity": fidelity_table,
 }
 """Name in a marker -> the lines behind it."""
 MARKED = re.compile(r"(<!-- (\w+), written by make refresh -->\n).*?(<!-- end -->)", re.S)
@@ -319,7 +325,8 @@ def marked_pages() -> list[Path]:
 
 def main(results: Path) -> None:
     """Write all of it."""
-    PAGE.write_text(written(newest(results), PAGE.read_text()))
+    keep_newest(results)
+    PAGE.write_text(written(findings.kept()))
     for page in marked_pages():
         page.write_text(refreshed(page.read_text()))
 

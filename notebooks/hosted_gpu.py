@@ -18,7 +18,7 @@
 # CPU every cell runs (`make notebooks`), and the first one says which device it found.
 #
 # In a fresh notebook there, install first, in a cell of its own, and restart the kernel:
-# `%pip install "lrdyn[cuda] @ git+ADDRESS"`, or a checkout and `%pip install ".[cuda]"`.
+# `%pip install "lrdyn[cuda12] @ git+ADDRESS"`, or a checkout and `%pip install ".[cuda12]"`.
 
 # %%
 import jax

@@ -111,6 +111,53 @@ def zero_factors(point: Point) -> Redone:
     return Redone(0, measured, 1.0, 1.0, "count", *saved)
 
 
+COPIES = 4
+"""How often the wider adapter has each row of A."""
+
+
+def first_parts(point: Point) -> Iterable[tuple[int, np.ndarray, np.ndarray, float]]:
+    """Loss, G, the errors of all examples, and what rounding loses of G; at W, where B = 0."""
+    w, x, y = (point.case[name] for name in ("weight", "inputs", "outputs"))
+    for k, (slope, bend) in enumerate(zip(SLOPES, BENDS, strict=True)):
+        errors = slope(w @ x - y)
+        g = errors @ x.T
+        yield k, g, errors, largest([1.0, rounding(point, w, bend) / np.max(np.abs(g))])
+
+
+def first_step(point: Point) -> Iterable[Redone]:
+    """``- eta s^2 G A^T A``, whatever the rank: c times the rows of A, ``s / sqrt(c)``."""
+    c = point.case
+    a, x, s, rate = c["A"], c["inputs"], float(c["scale"]), c["rates"][1]
+    wide, less = np.tile(a, (COPIES, 1)), s / np.sqrt(COPIES)
+    for k, g, errors, lost in first_parts(point):
+        theory = -rate * s**2 * (g @ a.T) @ a
+        new_b = -rate * less * errors @ (wide @ x).T
+        scale = np.max(np.abs(theory)) * lost
+        saved = (point.found["first_step_predicted"][k], point.found["first_step_measured"][k])
+        yield Redone(theory, less * new_b @ wide, scale, 1.0, "equal", *saved)
+
+
+def first_adam(point: Point) -> Iterable[Redone]:
+    """``- eta s sign(G A^T) A``, whatever the rank: c times the rows of A, ``s / c``."""
+    c = point.case
+    a, x, s, rate = c["A"], c["inputs"], float(c["scale"]), c["rates"][1]
+    wide, less = np.tile(a, (COPIES, 1)), s / COPIES
+    scale = rate * s * np.max(np.sum(np.abs(a), axis=0))
+    for k, g, errors, lost in first_parts(point):
+        seen = g @ a.T
+        size = np.max(np.abs(g)) * lost * np.max(np.sum(np.abs(a), axis=1))
+        coarse = float(np.finfo(point.found["first_adam_measured"].dtype).eps)
+        if np.min(np.abs(seen)) <= 8 * sum(g.shape) * coarse * size:
+            continue  # A sign that rounding decides.
+        # Adam's first step is the gradient over its own size, entry by entry.
+        of_b = less * errors @ (wide @ x).T
+        new_b = -rate * of_b / np.sqrt(of_b**2)
+        saved = (point.found["first_adam_predicted"][k], point.found["first_adam_measured"][k])
+        yield Redone(
+            -rate * s * np.sign(seen) @ a, less * new_b @ wide, scale, 1.0, "equal", *saved
+        )
+
+
 def around_pretrained(
     point: Point, centred: bool
 ) -> tuple[theorem2.FactorizationCase, np.ndarray] | None:
@@ -195,6 +242,8 @@ CLAIMS = {
         "pissa_residual": pissa_residual,
         "dora_step": dora_step,
         "zero_factors": zero_factors,
+        "first_step": first_step,
+        "first_adam": first_adam,
     },
     "compressed": {"deep_lora": deep_lora, "deep_lora_centred": deep_lora_centred},
     "counts": {"parameters": parameters},

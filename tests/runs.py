@@ -36,15 +36,19 @@ FINISHED = "LRDYN_FINISHED"
 """Variable of the environment: a folder of small runs that were made before."""
 
 
-def small_words(name: str) -> list[str]:
+def small_words(name: str, dtype: str = "float64") -> list[str]:
     """Arguments of the small run of a theorem, of one seed.
+
+    Flags whose defaults in a precision are others than in float64 are left at those.
 
     Example:
         >>> small_words("theorem4")[:4]
         ['--rows', '6', '--cols', '8']
     """
-    words = []
+    words, flags = [], {flag.name: flag for flag in theorem(name).flags}
     for flag, value in theorem(name).small.items():
+        if dtype == "float32" and flags[flag].float32:
+            continue
         words += [option_string(flag), *map(str, np.ravel(value))]
     return [*words, "--seeds", "1"]
 

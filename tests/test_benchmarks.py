@@ -30,6 +30,7 @@ from benchmarks import (
     sweeps,
     training,
 )
+from docs import accelerators
 from lrdyn import cli
 from tests.runs import python
 
@@ -294,23 +295,24 @@ def test_convolutions_prints_its_columns():
     assert all(float(row[-1]) > 0 for row in rows)
 
 
-@pytest.mark.parametrize("stage", accelerator.STAGES)
-def test_a_stage_of_a_day_with_an_accelerator(stage, tmp_path):
-    path = tmp_path / "measured.json"
-    missing = accelerator.carried_out(stage, path, True, 600)  # of a machine that is busy
-    found = json.loads(path.read_text())
-    there = found["stages"][str(stage)]
+def test_a_day_with_an_accelerator(tmp_path):
+    # The figure is drawn by tests of its own, and takes longer than all the rest.
+    day = accelerator.Day(tmp_path, tiny=True)
+    missing = accelerator.carried_out(day, 600)  # of a machine that is busy
+    (found,) = json.loads((tmp_path / "measured.json").read_text())
     assert found["of"]["tiny"]
-    assert list(there) == list(accelerator.STAGES[stage](True))
+    assert list(found["stages"]) == list(accelerator.STAGES)
+    there = {name: row for stage in found["stages"].values() for name, row in stage.items()}
     # A CPU has no TF32 to ask for.
     assert missing == [name for name in there if "fault" in there[name]]
     assert all("tf32" in name or "bfloat16" in name for name in missing)
-    numbers = [n for row in there.values() for n in row.values() if isinstance(n, float)]
-    assert numbers
-    assert min(numbers) > 0
+    assert there["fig06 quick"]["same"]
+    text = (tmp_path / "report.md").read_text()
+    assert all(f"| {name} | " in text for name in there)
+    assert "|  |" not in text
 
 
-def test_a_stage_goes_on_where_it_stopped(tmp_path, monkeypatch):
+def test_a_day_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     calls = []
 
     def piece(name):
@@ -319,14 +321,50 @@ def test_a_stage_goes_on_where_it_stopped(tmp_path, monkeypatch):
             raise RuntimeError("RESOURCE_EXHAUSTED")
         return {"seconds": 1.0}
 
-    def pieces(tiny):
+    def pieces(day, seconds):
         return {name: lambda name=name: piece(name) for name in "abc"}
 
-    monkeypatch.setitem(accelerator.STAGES, 1, pieces)
-    path = tmp_path / "measured.json"
-    assert accelerator.carried_out(1, path, True, 0) == ["a", "b", "c"]
-    assert accelerator.carried_out(1, path, True, 7) == ["b"]
-    assert accelerator.carried_out(1, path, True, 7) == []
+    monkeypatch.setattr(accelerator, "STAGES", {"letters": pieces})
+    day = accelerator.Day(tmp_path)
+    assert accelerator.carried_out(day, 0) == ["a", "b", "c"]
+    assert accelerator.carried_out(day, 7) == ["b"]
+    assert accelerator.carried_out(day, 7) == []
     assert calls == ["a", "b", "c", "b"]
-    with pytest.raises(ValueError, match="wanted those of"):
-        accelerator.carried_out(1, path, False, 7)
+    assert "RESOURCE" not in (tmp_path / "report.md").read_text()
+    of = accelerator.machine(False) | {"device": "NVIDIA H200"}
+    monkeypatch.setattr(accelerator, "machine", lambda tiny: of)
+    capsys.readouterr()
+    assert accelerator.carried_out(day, 7) == []
+    assert "NVIDIA H200: a device without numbers yet" in capsys.readouterr().out
+    first, second = json.loads((tmp_path / "measured.json").read_text())
+    assert first["stages"] == second["stages"]  # and nothing of the first is lost
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("TPU v5 lite", "v5e"),
+        ("NVIDIA H200", None),
+        ("TPU v6 lite", None),
+    ],
+)
+def test_a_page_takes_the_numbers_of_any_device(kind, row, tmp_path, monkeypatch):
+    made_up = {
+        "holds": True,
+        "false": [],
+        "judged": 3,
+        "seconds": 1.25,
+    }
+    pieces = {
+        stage: dict.fromkeys(pieces_of(accelerator.Day(tmp_path), {}), made_up)
+        for stage, pieces_of in accelerator.STAGES.items()
+    }
+    mine = {"of": {"platform": "gpu", "device": kind, "jax": "1", "tiny": False}, "stages": pieces}
+    accelerator.save([mine], mine, (), tmp_path)
+    monkeypatch.setattr(accelerators, "MEASURED", tmp_path / "measured.json")
+    text = accelerators.page("", json.loads(accelerators.FOUND.read_text()))
+    assert f"### {kind}\n" in text
+    names = [name for stage in pieces.values() for name in stage]
+    assert all(f"| {name} | holds; 3 claims judged; 1.25 s |" in text for name in names)
+    assert ("| 1.25 s |" in text) == (row is not None)

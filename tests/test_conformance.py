@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lrdyn.corollary1.statement import COROLLARY1
+from lrdyn.galore_noise.statement import GALORE_NOISE
 from lrdyn.registry import theorems
 from lrdyn.statements import verify
 from lrdyn.theorem2.statement import THEOREM2
@@ -27,13 +28,14 @@ from lrdyn.verification.judging.outcomes import (
     outcomes,
     saved_names,
 )
+from lrdyn.verification.runs.verify import undecided_claims
 from lrdyn.verification.stating.claims import CLEARLY
 from lrdyn.verification.stating.fields import SIZE, Read
 from lrdyn.verification.stating.forms import SEEN
 from lrdyn.verification.stating.mistakes import BadInput
 from tests import kept, oracles
 from tests.jobs import claims_job, controls_job
-from tests.runs import finished
+from tests.runs import finished, python, small_words, verdict_of
 
 THEOREMS = theorems()
 KEPT = {theorem.name: kept.read(theorem.name)["claims"] for theorem in THEOREMS}
@@ -309,3 +311,29 @@ def test_rounding_that_repeats_at_a_saddle_is_tolerated(theorem):
     worst = {name: leg["float64"].residual / leg["float64"].tolerance for name, leg in legs.items()}
     walk = np.sqrt(8 * 30_001) / (np.sqrt(8 * 30_001) + 15_000)
     assert max(float(r.max()) for r in worst.values() if np.isfinite(r.max())) > walk
+
+
+@pytest.mark.parametrize("name", [theorem.name for theorem in THEOREMS])
+def test_float32_alone_decides_each_theorem(name, tmp_path):
+    """As on a device without float64; tolerances are those of every run."""
+    words = small_words(name, "float32")
+    # What is left out in half of the digits depends on the seed: as many as are usual.
+    words = words[: words.index("--seeds")]
+    ran = python("-m", f"experiments.{name}", *words, "--dtype", "float32", "--out", tmp_path)
+    assert ran.returncode == 0, ran.stdout
+    verdict = verdict_of(tmp_path)
+    assert verdict["holds"] is True
+    controls = [claim for claim in verdict["claims"] if claim["kind"] == "control"]
+    assert controls
+    assert all(control["holds"] for control in controls)
+
+
+def test_a_claim_of_float64_leaves_a_verdict_in_float32_alone_open_no_more(tmp_path_factory):
+    ran = finished("galore_noise", tmp_path_factory.getbasetemp())
+    claim = next(c for c in ran.verdict["claims"] if c["id"] == "stall_factor")
+    assert claim["holds"]  # in float64 it is judged
+    left_out = {"drawn": 1, "judged": 0, "left_out": {"ill-conditioned": 1}}
+    excused = {"hypotheses_met": True, "cases": 0, "decided_by": {"excused": 1}}
+    for precision, wanted in (("float32", []), ("float64", ["stall_factor"])):
+        entry = claim | excused | {"holds": None, "judged": {precision: left_out}}
+        assert undecided_claims(GALORE_NOISE, [entry]) == wanted

@@ -424,13 +424,19 @@ def test_matrices_that_did_not_change_are_named():
     assert "5 of 10 matrices did not change: head, k (2 of 3), v (2 of 3)." in said
 
 
-def test_a_module_of_torch_is_told_of_its_state_dict():
-    module = types.SimpleNamespace(state_dict=dict, named_parameters=list)
+def test_a_module_of_torch_is_its_state_dict_and_within_a_tree_is_told_of_it():
+    W = np.diag([3.0, 1.0])
+    module = types.SimpleNamespace(state_dict=lambda: {"q.weight": W}, named_parameters=list)
+    recorder = lrdyn.watch(module)
+    W = W + np.outer([1.0, 0.0], [0.0, 1.0])
+    recorder(module, 1)
+    assert recorder.dataset["matrix"].values.tolist() == ["q.weight"]
+    assert recorder.dataset["norm"].item() == 1
     said = r"params0: got a module of torch \(SimpleNamespace\), wanted .*: model\.state_dict\(\)"
     with pytest.raises(ValueError, match=said):
-        lrdyn.watch(module)
+        lrdyn.watch({"model": module})
     with pytest.raises(ValueError, match=r"before: got a module of torch .*model\.state_dict\(\)"):
-        lrdyn.diagnose(module, module)
+        lrdyn.diagnose([module], [module])
 
 
 def test_no_message_names_a_flag_that_there_is_not():

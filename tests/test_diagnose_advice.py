@@ -9,7 +9,8 @@ import pytest
 import lrdyn
 from lrdyn import diagnosis
 from lrdyn.adapters import peft_config
-from lrdyn.diagnosis import noise
+from lrdyn.adapters.peft import StoredFactors, described
+from lrdyn.diagnosis import advice, noise
 from lrdyn.diagnosis.planning import Sizes, choose
 
 RNG = np.random.default_rng(2)
@@ -208,3 +209,70 @@ def test_wrong_plans_are_named(how, said, unchecked):
     found = report({"q.weight": drawn(40, 40)})
     with pytest.raises(ValueError, match=said):
         diagnosis.plan(found, **how)
+
+
+# The rank above the noise floor -------------------------------------------------------------------
+
+
+def planted(m, n, r, share):
+    """An update of rank r that has a share of the squared norm, and noise that has the rest."""
+    signal, rest = low(m, n, r), drawn(m, n)
+    return np.sqrt(share) * signal / np.linalg.norm(signal) + np.sqrt(
+        1 - share
+    ) * rest / np.linalg.norm(rest)
+
+
+def test_the_first_sentence_has_the_planted_rank_beside_those_of_shares_of_the_norm():
+    found = report({f"layers.{i}.q.weight": planted(120, 160, 6, 0.8) for i in range(2)})
+    first = " ".join(found.answer()).partition(". ")[0]
+    squares = [matrix.values**2 for matrix in found.matrices]
+    held = sum(np.sum(s[:6]) for s in squares) / np.sum(squares)
+    assert f"above its noise floor r = 6, {held:.0%}" in first
+    nineties = [matrix.rank_90 or 0 for matrix in found.matrices]
+    assert f"90 % of its squared norm takes r = {min(nineties)}" in first
+    assert min(nineties) > 6
+    command = advice.next_command(found.matrices, "a b", "c", ["--select", "*.q"])
+    wanted = "lrdyn diagnose 'a b' c --select '*.q' --extract adapter --rank noise"
+    assert command == wanted
+
+
+def test_the_rank_above_the_noise_floor_is_extracted_and_planned():
+    # Of k no floor can be claimed: its values fall and fall.
+    spread = np.diag(1.0 / np.arange(1, 81)).astype(np.float32)
+    zeros = {"q.weight": np.zeros((80, 80), np.float32)}
+    before = {"q.weight": drawn(120, 160), "k.weight": zeros["q.weight"]}
+    after = {"q.weight": before["q.weight"] + planted(120, 160, 6, 0.8), "k.weight": spread}
+    both = diagnosis.extract(before, after, rank="noise")
+    k = next(m for m in both.diagnosis.matrices if m.name == "k.weight")
+    assert both.adapter.factors["k"].A.shape[0] == k.rank_90
+    assert both.notes["k.weight"] == "no noise floor: r keeps 0.9 of its squared norm"
+    one = diagnosis.extract(before, after, rank="noise", select="q.*")
+    assert one.adapter.config["r"] == 6
+    (q,) = one.diagnosis.matrices
+    assert one.errors["q"] ** 2 == pytest.approx(1 - q.energy_above_noise, rel=1e-4)
+    made = diagnosis.plan(lrdyn.diagnose(before, after, select="q.*"), rank="noise")
+    assert made.chosen.ranks == {"q.weight": 6}
+    assert made.chosen.cost == 6 * (120 + 160)
+    assert made.chosen.error == pytest.approx(one.errors["q"], rel=1e-4)
+    after = {"q.weight": spread}
+    for call in (
+        lambda: diagnosis.extract(zeros, after, rank="noise"),
+        lambda: diagnosis.plan(lrdyn.diagnose(zeros, after), rank="noise"),
+    ):
+        with pytest.raises(ValueError, match="rank: got 'noise' where no update has a noise floor"):
+            call()
+
+
+@pytest.mark.parametrize("shape", [(768, 768), (512, 1024)])
+def test_an_adapter_whose_factors_are_noise_is_cut_at_what_lies_above_it(shape):
+    """Both factors are noise, and the planted part of B lies well above what it makes."""
+    m, n = shape
+    left = np.linalg.qr(RNG.standard_normal((m, 4)))[0]
+    right = np.linalg.qr(RNG.standard_normal((64, 4)))[0]
+    B = RNG.standard_normal((m, 64)) + 3 * (np.sqrt(m) + 8) * left @ right.T
+    adapter = described({"q": StoredFactors(B, RNG.standard_normal((64, n)), 1.0)})
+    smaller = diagnosis.combine([adapter], rank="noise")
+    assert smaller.adapter.factors["q"].A.shape[0] == 4
+    few = described({"q": StoredFactors(B[:, :8], np.eye(8, n), 1.0)})
+    with pytest.raises(ValueError, match="rank: got 'noise' where no module has a noise floor"):
+        diagnosis.combine([few], rank="noise")

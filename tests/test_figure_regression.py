@@ -16,6 +16,7 @@ from matplotlib.text import Text
 
 from lrdyn.figures import baselines, exhibits, long, looks, pictures, plotting
 from lrdyn.studies.adapter_training.few_shot import COMPARED
+from lrdyn.verification.stating.claims import STILL_MOVING
 from lrdyn.verification.storing import results_file
 from paper_figs import BASELINES, EXHIBITS
 
@@ -275,13 +276,18 @@ def test_changes_of_a_picture_are_caught_and_placed(figure):
 RECORDS = {path.name.removesuffix("_record.json"): path for path in BASELINES.glob("*_record.json")}
 
 
+def is_open(claim):
+    return claim["kind"] not in ("control", "finding") and claim["holds"] is None
+
+
 @pytest.mark.parametrize("figure", RECORDS)
 def test_a_record_is_of_a_clean_revision_and_of_the_run_of_the_numbers(figure):
     exhibit, numbers = FIGURES[figure], committed(figure)
     assert exhibit.long
     for name, record in json.loads(RECORDS[figure].read_text()).items():
         verdict = record["verdict"]
-        assert verdict["holds"]
+        open_ = {claim.get("rest") for claim in verdict["claims"] if is_open(claim)}
+        assert verdict["holds"] or (verdict["holds"] is None and open_ == {STILL_MOVING})
         assert re.fullmatch("[0-9a-f]{12}", verdict["environment"]["git"])
         assert verdict["config"] == json.loads(numbers.attrs["settings"])[name]
         assert verdict["environment"] == json.loads(numbers.attrs["environment"])

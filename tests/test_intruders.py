@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import lrdyn
+from lrdyn import diagnosis
 from lrdyn.diagnosis import intruders
 
 RNG = np.random.default_rng(17)
@@ -84,4 +85,25 @@ def test_the_report_counts_what_whole_decompositions_count(dtype):
     assert (matrix.intruders, matrix.intruders_by_chance) == (wanted, 3)
     assert wanted == 3
     assert "intruders" in report.table()
+    head, row = report.table().splitlines()[(i := _line(report, "kind of layer")) : i + 2]
+    assert head.endswith("new")
+    assert row.endswith("3 (3)")
     assert "intruders" not in lrdyn.diagnose({"q.weight": W}, {"q.weight": W + B @ A}).table()
+
+
+def _line(report, start):
+    return next(i for i, x in enumerate(report.table().splitlines()) if x.startswith(start))
+
+
+def test_a_plan_names_intruders_beyond_those_of_chance():
+    W = RNG.standard_normal((M, N))
+    update = spike(M, N, 4 * np.linalg.norm(W, 2))
+    found = lrdyn.diagnose({"q.weight": W}, {"q.weight": W + update}, k=2, intruders=True)
+    (matrix,) = found.matrices
+    # A random direction is one that chance gives, of which nothing is said; one more is named.
+    assert (matrix.intruders, matrix.intruders_by_chance) == (1, 1)
+    seen = matrix._replace(intruders=2, intruders_by_chance=1)
+    made = diagnosis.plan(found._replace(matrices=(seen,)), budget=2 * (M + N))
+    assert made.intruders == {"q.weight": 1}
+    assert "intruders beyond chance: q 1" in made.lines()
+    assert not diagnosis.plan(found, budget=2 * (M + N)).intruders

@@ -6,6 +6,7 @@ rests on how another library is written.
 
 import dataclasses
 import re
+import runpy
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -235,6 +236,41 @@ def test_the_decay_of_the_wrapper_is_decoupled():
     rule = optax.contrib.galore(0.1, rank=2, weight_decay=0.5)
     run = lr.simulate(lambda W: 0.0 * jnp.sum(W), W, rule, np.array([5]))
     oracles.assert_close(run.params, (1 - 0.1 * 0.5) ** 5 * np.asarray(W), steps=5, size=4)
+
+
+FAULTS: dict[str, type[Exception]] = {
+    "climbs": AssertionError,
+    "none_leaves": AttributeError,
+    "two_types": TypeError,
+}
+"""Scripts of ``tests/optax_faults``, each of which can be pasted into a report as it is."""
+
+
+def reproduce(fault):
+    runpy.run_path(str(ROOT / "tests" / "optax_faults" / f"{fault}.py"))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(name, marks=pytest.mark.xfail(strict=True, raises=error, reason=name))
+        for name, error in FAULTS.items()
+    ],
+)
+def test_what_optax_should_do(fault):
+    """Once a release does, this is no expected failure any more, and the test says so."""
+    reproduce(fault)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_optax_should_do_can_be_done(fault, monkeypatch):
+    """The scripts ask for nothing that is impossible: they pass with our own transformation."""
+
+    def galore(rate, *, rank, base_optimizer=None):
+        return lr.adapters.galore(base_optimizer or optax.adam(rate), rank=rank, refresh_every=200)
+
+    monkeypatch.setattr(optax.contrib, "galore", galore)
+    reproduce(fault)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])

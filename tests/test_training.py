@@ -274,6 +274,25 @@ def test_a_checkpoint_of_something_else_is_never_taken(tmp_path, other):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_checkpoint_of_another_period_is_never_taken(tmp_path):
+    """No program knows the period, and a run of another one is another run."""
+
+    def run(keeper, period):
+        def fits(W, state, batch, key):
+            return jnp.sum((batch @ W - jnp.diag(jnp.array([3.0, 2.0, 1.0]))) ** 2), (state, {})
+
+        rule = algorithm1(lrdyn.GALORE, optax.sgd(0.1), rank=1, period=period)
+        batches = Batches(np.eye(3))
+        return train(KEY, fits, jnp.zeros((3, 3)), rule, batches, (0, 8), keeper=keeper).params
+
+    run(Checkpoints(tmp_path), 2)
+    keeper = Remembers(tmp_path)
+    found = run(keeper, 8)
+    assert keeper.told
+    chex.assert_trees_all_equal(found, run(FORGETFUL, 8))
+    assert float(jnp.max(jnp.abs(found - run(FORGETFUL, 2)))) > 1e-6
+
+
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty", "other"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, damage):
     whole = small(Remembers(tmp_path, every=1))

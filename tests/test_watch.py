@@ -433,3 +433,28 @@ def test_the_figure_shows_chance():
         shaded = np.asarray(axes[2].collections[place].get_paths()[0].vertices)[:, 1]
         np.testing.assert_allclose(shaded.max(), one["bulk_drift_chance"].max())
     assert np.isnan(lines[3][0][0])  # the first call, to itself
+
+
+def test_scalars_are_the_last_row_of_the_dataset_as_flat_floats(seen):
+    _, recorders = seen
+    recorder = recorders["float64"]
+    scalars, last = recorder.scalars(), recorder.dataset.isel(step=-1, matrix=0)
+    name = str(last["matrix"].item())
+    assert all(type(value) is float and math.isfinite(value) for value in scalars.values())
+    for field in ("norm", "rank", "effective_rank", "stable_rank", "energy", "bulk_drift"):
+        assert scalars[f"{name}/{field}"] == last[field].item()
+    for field in ("angle_to_last", "angle_to_first"):
+        np.testing.assert_allclose(scalars[f"{name}/{field}"], np.nanmean(last[field].values))
+    largest = last["singular_values"].values[0]
+    assert scalars[f"{name}/largest_singular_value"] == largest
+
+
+def test_what_is_not_known_is_not_among_the_scalars():
+    recorder = lrdyn.watch({"W": np.eye(4)}, k=1)
+    with pytest.raises(ValueError, match="recorder: got no call yet, wanted"):
+        recorder.scalars()
+    recorder({"W": np.eye(4) * 2}, 1)
+    assert "W/angle_to_last" not in recorder.scalars()
+    recorder({"W": np.full((4, 4), np.nan)}, 2)
+    assert recorder.scalars()["W/rank"] == -1
+    assert "W/norm" not in recorder.scalars()

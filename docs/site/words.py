@@ -3,7 +3,8 @@
 Names of the library become links into the reference, a link to a script offers it, a quotation that
 begins with one of the labels gets its colour, and a comment
 ``<!-- measured: theorem2 off_block bulk -->`` is replaced by what ``docs/results.md`` says of those
-claims. On a code host the pages are whole without any of that.
+claims; a finding says if its theorem was edited since its verdict. On a code host the pages are
+whole without any of that.
 """
 
 import re
@@ -16,6 +17,7 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
+from docs import findings
 from docs.site import reference
 from docs.site.docstrings import ROOT
 
@@ -59,6 +61,8 @@ def rewrite(_: Sphinx, document: str, content: list[str]) -> None:
     if document.startswith("docs/api/"):
         return
     text = MEASURED.sub(lambda match: measured(match[1], match[2].split()), content[0])
+    if document == "docs/findings":
+        text = findings.marked_stale(text)
     # Within code nothing is a link.
     parts = re.split(r"(^```.*?^```$)", text, flags=re.M | re.S)
     parts[::2] = [SCRIPT.sub(r"{download}`\1 <\2>`", part) for part in parts[::2]]

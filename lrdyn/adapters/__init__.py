@@ -1,8 +1,8 @@
 """Algorithm 1: GaLore, ReLoRA, LoRA and its relatives as values of one method, for any model.
 
 A :class:`Method` says what is trained in the place of a matrix and where it starts. As a loop it is
-:func:`low_rank_descent`; :func:`init` and :func:`apply` put its adapters on the model of a loop of
-your own.
+:func:`low_rank_descent`; for a loop of your own :func:`galore` and :func:`relora` are optimisers in
+optax's idiom, and :func:`init` and :func:`apply` put adapters on a model.
 """
 
 from lrdyn.adapters.adapter import Adapter as Adapter
@@ -59,3 +59,6 @@ from lrdyn.adapters.projectors import draw_projectors as draw_projectors
 from lrdyn.adapters.projectors import top_singular_projector as top_singular_projector
 from lrdyn.adapters.state import reset as reset
 from lrdyn.adapters.state import transport_moments as transport_moments
+from lrdyn.adapters.transformations import LowRankState as LowRankState
+from lrdyn.adapters.transformations import galore as galore
+from lrdyn.adapters.transformations import relora as relora

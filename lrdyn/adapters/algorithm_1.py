@@ -328,11 +328,44 @@ def refresh(
         >>> state.split.frozen[0].tolist(), state.split.trained.tolist()
         ([[0.0], [1.0]], [[0.0]])
     """
-    old = method.parts(state.split)
-    weights = merged(old, scale)
+    weights = merged(method.parts(state.split), scale)
     # The gradient at the merged weights, before anything is restarted: all methods look at the same
     # point, as Theorem 4 needs.
-    maps = _fit_maps(method, choose(key, jax.grad(loss)(weights)), weights)
+    maps = choose(key, jax.grad(loss)(weights))
+    return restart_at(method, optimizer, state, weights, maps, policy=policy)
+
+
+@checked
+def restart_at(
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    state: DescentState,
+    weights: PyTree,
+    maps: PyTree,
+    *,
+    policy: StatePolicy,
+) -> DescentState:
+    """Lines 2 and 4: go on from the merged weights W with new maps S.
+
+    Args:
+        method: the method.
+        optimizer: opt.
+        state: the run before the refresh.
+        weights: W, merged.
+        maps: S, as chosen.
+        policy: what becomes of the state of the adapted parameters.
+
+    Example:
+        >>> import lrdyn
+        >>> from lrdyn.adapters.state import POLICIES
+        >>> S, T = (lrdyn.adapters.Projector(jnp.eye(2)[:, i:i + 1], "left") for i in (0, 1))
+        >>> state = begin(lrdyn.GALORE, optax.trace(0.9), jnp.ones((2, 1)), S)
+        >>> state = restart_at(lrdyn.GALORE, optax.trace(0.9), state, jnp.ones((2, 1)), T,
+        ...                    policy=POLICIES["keep"])
+        >>> state.split.frozen.basis.tolist()
+        [[0.0], [1.0]]
+    """
+    old, maps = method.parts(state.split), _fit_maps(method, maps, weights)
     fresh = _begin_state(method, optimizer, method.restart(old, weights, maps))
     owners = _owners(method, optimizer, fresh.split)
     present = owners.with_counts(state.optimizer, state.counts)
@@ -384,24 +417,108 @@ def _take_step(
     scale: Any,
     network: Callable[[WeightParts, Any], PyTree],
 ) -> tuple[Float[Array, ""], Any, DescentState]:
-    split, inner, counts = state
+    split = state.split
 
     def trained_cost(trained: PyTree) -> tuple[Float[Array, ""], Any]:
         return cost(network(method.parts(split._replace(trained=trained)), scale))
 
     (value, other), gradients = jax.value_and_grad(trained_cost, has_aux=True)(split.trained)
+    updates, inner, counts = updates_of(method, optimizer, state, gradients, scale=scale)
+    trained = optax.apply_updates(split.trained, updates)
+    return value, other, DescentState(split._replace(trained=trained), inner, counts)
+
+
+@checked
+def updates_of(
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    state: DescentState,
+    gradients: PyTree,
+    *,
+    scale: Any = 1.0,
+    shown: bool = True,
+) -> tuple[PyTree, PyTree, tuple[Array, ...]]:
+    """Lines 6 to 8: updates of what is trained, the state of the optimiser and its counts.
+
+    Where W is trained, ``s S^T opt(S G)`` and, of an optimiser that decays, its decay of W.
+
+    Args:
+        method: the method.
+        optimizer: opt.
+        state: the run before the step.
+        gradients: in what is trained.
+        scale: s.
+        shown: whether the optimiser may look at the parameters; if not, of W shapes alone are used.
+
+    Example:
+        >>> import lrdyn
+        >>> S = lrdyn.adapters.Projector(jnp.eye(2)[:, :1], "left")
+        >>> state = begin(lrdyn.GALORE, optax.sgd(0.5), jnp.ones((2, 1)), S)
+        >>> updates_of(lrdyn.GALORE, optax.sgd(0.5), state, jnp.ones((2, 1)))[0].tolist()
+        [[-0.5], [0.0]]
+    """
+    split, inner, counts = state
     owners, seen = _owners(method, optimizer, split), _optimizer_view(method, split, gradients)
     if not method.projects:
-        updates, inner, counts = owners.update(optimizer, seen, inner, counts, split.trained)
-        trained = optax.apply_updates(split.trained, updates)
-        return value, other, DescentState(split._replace(trained=trained), inner, counts)
+        parameters = split.trained if shown else None
+        return owners.update(optimizer, seen, inner, counts, parameters)
     W, S = split
-    parameters, decayed = decay.separate_decay(optimizer, owners, S, seen, inner, W)
+    parameters, decayed = None, None
+    if shown:
+        parameters, decayed = decay.separate_decay(optimizer, owners, S, seen, inner, W)
     updates, inner, counts = owners.update(optimizer, seen, inner, counts, parameters)
-    trained = lift_onto(W, S, updates, scale)
+    updates = over_maps(
+        lambda S, U: U if isinstance(S, Identity) else jnp.asarray(scale, U.dtype) * S.lift(U),
+        S,
+        updates,
+    )
     if decayed is not None:
-        trained = optax.apply_updates(trained, decayed)
-    return value, other, DescentState(split._replace(trained=trained), inner, counts)
+        updates = jax.tree.map(jnp.add, updates, decayed)
+    return updates, inner, counts
+
+
+@checked
+def choice_of(method: Method, rank: int, side: Side | None, choose: Choice | None) -> Choice:
+    """What chooses the maps: ``choose``, or line 3 as the method was published.
+
+    Args:
+        method: the method.
+        rank: r; not needed with ``choose``.
+        side: side of S; if not given, as published.
+        choose: the choice, if it is another one.
+
+    Raises:
+        ValueError: the rank is not positive.
+
+    Example:
+        >>> import lrdyn
+        >>> choice_of(lrdyn.GALORE, 1, "right", None)(None, jnp.ones((2, 3))).basis.shape
+        (3, 1)
+    """
+    unranked = choose is not None or method.choose is choose_identity
+    checks.integer("rank", rank, 0 if unranked else 1)
+
+    def choose_default(key: Key[Array, ""] | None, gradients: PyTree) -> PyTree:
+        return method.choose(key, gradients, rank, side or method.side)
+
+    return choose or choose_default
+
+
+@checked
+def maps_of_zeros(choose: Choice, weights: PyTree) -> PyTree:
+    """Maps of the shapes that will be chosen, for a run that begins with a refresh.
+
+    Args:
+        choose: see :func:`choice_of`.
+        weights: W, or arrays of its shapes.
+
+    Example:
+        >>> import lrdyn
+        >>> maps_of_zeros(choice_of(lrdyn.GALORE, 1, None, None), jnp.ones((2, 3))).basis.tolist()
+        [[0.0], [0.0]]
+    """
+    shapes = jax.eval_shape(choose, jax.eval_shape(lambda: jax.random.key(0)), weights)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 @checked
@@ -436,20 +553,11 @@ def algorithm1(
         checks.refuse("period", period, "none for a method without a refresh")
     if not method.once:
         checks.integer("period", period)
-    unranked = choose is not None or method.choose is choose_identity
-    checks.integer("rank", rank, 0 if unranked else 1)
+    chosen = choice_of(method, rank, side, choose)
     policy = resolve_policy(method.state if state is None else state)
 
-    def choose_default(key: Key[Array, ""] | None, gradients: PyTree) -> PyTree:
-        return method.choose(key, gradients, rank, side or method.side)
-
-    chosen = choose or choose_default
-
     def start(weights: PyTree) -> DescentState:
-        # Nothing of these maps but their shapes is used: a run begins with a refresh.
-        shapes = jax.eval_shape(chosen, jax.eval_shape(lambda: jax.random.key(0)), weights)
-        maps = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return begin(method, optimizer, weights, maps)
+        return begin(method, optimizer, weights, maps_of_zeros(chosen, weights))
 
     def renew(key: Key[Array, ""] | None, cost: Cost, run: DescentState) -> DescentState:
         loss = lambda W: cost(W)[0]  # noqa: E731

@@ -180,6 +180,16 @@ def integer_reader(name: str, least: int) -> Callable[[str], int]:
     return _value_reader(Flag(name, (), at_least(least), int))
 
 
+def rank_reader(name: str) -> Callable[[str], int | str]:
+    """Reader of a rank of a command line, an integer >= 1 or ``noise``: argparse's ``type``."""
+    read = integer_reader(name, 1)
+
+    def read_rank(text: str) -> int | str:
+        return text if text == "noise" else read(text)
+
+    return read_rank
+
+
 def fraction_reader(name: str) -> Callable[[str], float]:
     """Reader of a number strictly between 0 and 1: argparse's ``type``."""
     return _value_reader(Flag(name, (), FRACTION))
@@ -307,8 +317,9 @@ def add_flag(group: Any, flag: Flag) -> None:
         return
     values = " ".join(map(flag_text, flag.quick))
     paper = f"; paper: {' '.join(map(flag_text, flag.paper))}" if flag.paper else ""
+    single = f"; in float32: {' '.join(map(flag_text, flag.float32))}" if flag.float32 else ""
     wanted = f", {flag.domain.wanted}" if flag.domain else ""
-    text = f"{flag.symbol}: {flag.help}{wanted} (default: {values}{paper})"
+    text = f"{flag.symbol}: {flag.help}{wanted} (default: {values}{paper}{single})"
     group.add_argument(
         name,
         action=Setting,

@@ -9,14 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from lrdyn.adapters import peft_tensors
-from lrdyn.commands.arguments import Example, Parser, fraction_reader, integer_reader, parse_folder
+from lrdyn.commands.arguments import (
+    Example,
+    Parser,
+    fraction_reader,
+    integer_reader,
+    parse_folder,
+    rank_reader,
+)
 from lrdyn.core.show import near, shortened
 from lrdyn.data import checkpoints
-from lrdyn.diagnosis import reading
+from lrdyn.diagnosis import advice, reading
 from lrdyn.diagnosis.extraction import extract
 from lrdyn.diagnosis.orientation import orientation
 from lrdyn.diagnosis.planning import Plan, plan
 from lrdyn.diagnosis.report import Diagnosis, diagnose
+from lrdyn.diagnosis.updates import NOISE
 from lrdyn.system import progress, whole_files
 from lrdyn.system.printer import say
 from lrdyn.verification.running.configuration import BadInput
@@ -107,7 +115,10 @@ def parser() -> Parser:
         "--extract", type=parse_folder, metavar="DIR", help="write the update as an adapter of PEFT"
     )
     flags.add_argument(
-        "--rank", type=integer_reader("rank", 1), metavar="R", help="rank of that adapter"
+        "--rank",
+        type=rank_reader("rank"),
+        metavar="R",
+        help="rank of that adapter, or of the plan; noise: as many as lie above the noise floor",
     )
     flags.add_argument(
         "--energy",
@@ -191,6 +202,9 @@ def main(words: Sequence[str]) -> None:
         if options.plan:
             planned = _plan(options, diagnosis)
     say(diagnosis.json() if options.json else diagnosis.table(every=options.every))
+    is_report = not (options.json or options.extract or options.plan)
+    if is_report and (command := _next_command(options, diagnosis)):
+        say(f"\nNext: {command}")
     if options.out:
         _write(diagnosis, Path(options.out), quiet=options.json)
     if adapter is not None:
@@ -205,28 +219,38 @@ def main(words: Sequence[str]) -> None:
             say("\n".join(["", *planned.lines(), f"configuration: {options.plan}"]))
 
 
+def _next_command(options: argparse.Namespace, diagnosis: Diagnosis) -> str:
+    """The command that makes an adapter of what was found."""
+    more = ["--select", *options.select] if options.select != ["*"] else []
+    more += ["--rename", *options.rename] if options.rename else []
+    return advice.next_command(diagnosis.matrices, options.before, options.after, more)
+
+
 def _check_flags(options: argparse.Namespace) -> None:
     """Refuse combinations of flags that contradict each other."""
     extraction = {
-        "--rank": options.rank,
         "--energy": options.energy,
         "--save-module": options.save_module,
         "--embedding": options.embedding,
     }
     if options.extract is None and (alone := next((n for n, x in extraction.items() if x), None)):
         raise BadInput(f"{alone}: got it without --extract, wanted --extract DIR")
+    if options.rank and not (options.extract or options.plan):
+        raise BadInput("--rank: got it alone, wanted --extract DIR or --plan DIR")
     if options.fan_in_fan_out is not None and not (options.extract or options.plan):
         raise BadInput("--fan-in-fan-out: got it alone, wanted --extract DIR or --plan DIR")
     if options.intruders and options.extract:
         raise BadInput("--intruders: got it beside --extract, wanted one of the two")
-    if options.rank and options.energy:
+    if options.rank not in (None, NOISE) and options.energy:
         raise BadInput("--energy: got it beside --rank, wanted one of the two")
     for flag, value in (("--budget", options.budget), ("--error", options.error)):
         if value is not None and options.plan is None:
             raise BadInput(f"{flag}: got it without --plan, wanted --plan DIR")
     if options.plan and (options.budget is None) == (options.error is None):
         got = "neither --budget nor --error" if options.budget is None else "--budget and --error"
-        raise BadInput(f"--plan: got {got} beside it, wanted --budget N or --error E")
+        if options.budget is not None or options.rank is None:
+            wanted = "--budget N, --error E or --rank R"
+            raise BadInput(f"--plan: got {got} beside it, wanted {wanted}")
 
 
 def _parse_renames(words: Sequence[str]) -> dict[str, str] | None:
@@ -270,6 +294,8 @@ def _plan(options: argparse.Namespace, diagnosis: Diagnosis) -> Plan:
         diagnosis,
         budget=options.budget,
         error=options.error,
+        # Beside --extract it is the adapter's, unless the plan has nothing else.
+        rank=options.rank if options.budget is None and options.error is None else None,
         fan_in_fan_out=way.fan_in_fan_out,
         others=tuple(modules),
     )
@@ -277,15 +303,18 @@ def _plan(options: argparse.Namespace, diagnosis: Diagnosis) -> Plan:
 
 
 @contextmanager
-def user_files(what: str, wanted: str = "weights") -> Iterator[None]:
+def user_files(
+    what: str, wanted: str = "weights", *, rank_flag: str = "--rank: "
+) -> Iterator[None]:
     """Turn errors about the user's files into bad input: they are no fault of the machine."""
     flags = {
         "before: ": "BEFORE: ",
         "after: ": "AFTER: ",
+        "base: ": "--base: ",
         "save: ": "--save-module: ",
         "select: ": "--select: ",
         "rename: ": "--rename: ",
-        "rank: ": "--resize: ",
+        "rank: ": rank_flag,
         "budget: ": "--budget: ",
         "fan_in_fan_out: ": "--fan-in-fan-out: ",
     }

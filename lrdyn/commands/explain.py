@@ -65,6 +65,8 @@ def lines(stated: Experiment, command: str, claims: Sequence[str] = ()) -> Itera
     for scenario in stated.scenarios:
         yield from _scenario(scenario, claims)
     yield ""
+    if stated.source:
+        yield f"as derived from: {stated.source}"
     if stated.page:
         yield f"page: {stated.page}"
     yield f"run it: lrdyn verify {command} (settings: --help)"

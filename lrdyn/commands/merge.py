@@ -6,12 +6,20 @@ from pathlib import Path
 
 from lrdyn.adapters import lora_files, peft
 from lrdyn.adapters.lora_files import is_lora_file
-from lrdyn.commands.arguments import Example, Parser, fraction_reader, integer_reader, parse_folder
+from lrdyn.commands.arguments import (
+    Example,
+    Parser,
+    fraction_reader,
+    integer_reader,
+    parse_folder,
+    rank_reader,
+)
 from lrdyn.commands.diagnose import ADAPTER, may_be_a_folder, show_progress, user_files
 from lrdyn.core.show import shortened
 from lrdyn.data.tensors import opened
 from lrdyn.diagnosis.combining import combine
 from lrdyn.diagnosis.reading import is_adapter
+from lrdyn.diagnosis.rounded_merge import TYPES, round_merge
 from lrdyn.system import whole_files
 from lrdyn.system.printer import say
 from lrdyn.verification.running.configuration import BadInput
@@ -22,6 +30,7 @@ EPILOG = """ADAPTER: a folder that PEFT wrote, LoRA or rsLoRA; or a .safetensors
 EXAMPLES = (
     Example("lrdyn merge lora --out smaller --resize 4", "a smaller one of one"),
     Example("lrdyn merge lora --out smaller --energy .99", "the same, by its squared norm"),
+    Example("lrdyn merge lora --out same --base BASE", "what bfloat16 leaves of it when merged"),
     Example("lrdyn merge math:0.7 code:0.3 --out both --budget 2000000", "one of two"),
 )
 
@@ -49,7 +58,10 @@ def parser() -> Parser:
         help="folder to write, or a file, as ADAPTER is",
     )
     flags.add_argument(
-        "--resize", type=integer_reader("resize", 1), metavar="R", help="largest r of a matrix"
+        "--resize",
+        type=rank_reader("resize"),
+        metavar="R",
+        help="largest r of a matrix; noise: as many as lie above its noise floor",
     )
     flags.add_argument(
         "--energy",
@@ -69,6 +81,17 @@ def parser() -> Parser:
         metavar="E",
         help="or the relative error of the whole",
     )
+    flags.add_argument(
+        "--base",
+        type=parse_folder,
+        metavar="BASE",
+        help="weights of its base: say what rounding leaves of it where it is merged into them",
+    )
+    flags.add_argument(
+        "--dtype",
+        choices=TYPES,
+        help="type in which merged weights are stored (default: bfloat16)",
+    )
     return flags
 
 
@@ -84,6 +107,8 @@ def main(words: Sequence[str]) -> None:
     given = [flag for flag in WAYS if getattr(options, flag) is not None]
     if len(given) > 1:
         raise BadInput(f"--{given[1]}: got it beside --{given[0]}, wanted one of the two")
+    if options.dtype and not options.base:
+        raise BadInput("--dtype: got it without --base, wanted --base BASE beside it")
     ways = {way: getattr(options, flag) for flag, way in WAYS.items()}
     files = [name for name in names if Path(name).is_file() and not is_adapter(Path(name))]
     with user_files("ADAPTER", WANTED):
@@ -102,17 +127,22 @@ def main(words: Sequence[str]) -> None:
         raise BadInput(f"--out: got {shortened(options.out)!r}, wanted a folder: that is a file")
     else:
         whole_files.refuse_links(out, ADAPTER)
-    with user_files("ADAPTER", WANTED), show_progress("merge") as progress:
+    rounded = None
+    files_read = user_files("ADAPTER", WANTED, rank_flag="--resize: ")
+    with files_read, show_progress("merge") as progress:
         read = [lora_files.read(name) for name in files]
         if len(styles := {file.style for file in read}) > 1:
             raise BadInput(f"ADAPTER: got names of {' and '.join(sorted(styles))}, wanted of one")
         merged = combine(read or names, weights, **ways, progress=progress)
+        if options.base:
+            rounded = round_merge(merged.adapter, options.base, options.dtype or TYPES[0])
         if read:
             kernels = {m: size for file in read for m, size in file.kernels.items()}
             lora_files.write(out, read[0]._replace(stored=merged.adapter, kernels=kernels))
         else:
             peft.write(out, merged.adapter)
-    say("\n".join([*merged.lines(), f"adapter: {out}"]))
+    said = [] if rounded is None else ["", *rounded.lines(), ""]
+    say("\n".join([*merged.lines(), *said, f"adapter: {out}"]))
 
 
 WANTED = "a folder that PEFT wrote, or a LoRA of kohya, LyCORIS or diffusers (.safetensors)"

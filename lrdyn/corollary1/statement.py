@@ -424,5 +424,7 @@ COROLLARY1 = Theorem(
     numbers=setting.numbers,
     title="Corollary 1",
     page="docs/theorems/corollary1.md",
+    source="Yaras et al. as for Theorem 2, and Kwon et al. on compressing overparameterised "
+    "deep models",
     small=setting.SMALL,
 )

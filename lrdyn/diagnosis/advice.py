@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shlex
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -97,7 +98,8 @@ def _format_share(value: float | None) -> str:
 def table(matrices: Sequence[MatrixUpdate]) -> list[str]:
     """Lines of the table by kind of layer."""
     head = ("kind of layer", "of", "m x n", "moved", "r 90 %", "r 99 %", "cost", "", "noise")
-    rows: list[tuple[str, ...]] = [head]
+    has_intruders = any(matrix.intruders is not None for matrix in matrices)
+    rows: list[tuple[str, ...]] = [(*head, "new") if has_intruders else head]
     for kind in kinds(matrices):
         shapes = dict.fromkeys(matrix.shape for matrix in kind.matrices)
         relative = [matrix.relative for matrix in kind.matrices if not np.isnan(matrix.relative)]
@@ -112,9 +114,19 @@ def table(matrices: Sequence[MatrixUpdate]) -> list[str]:
                 _format_share(kind.cost(90)),
                 _format_share(kind.cost(99)),
                 _ranks_above(kind.matrices),
+                *([_count_intruders(kind.matrices)] if has_intruders else []),
             )
         )
     return _fit_width(rows)
+
+
+def _count_intruders(matrices: Sequence[MatrixUpdate]) -> str:
+    """Intruders of all matrices together, and how many chance gives in brackets."""
+    counted = [matrix for matrix in matrices if matrix.intruders is not None]
+    if not counted:
+        return "-"
+    found = sum(matrix.intruders or 0 for matrix in counted)
+    return f"{found} ({sum(matrix.intruders_by_chance or 0 for matrix in counted)})"
 
 
 def _ranks_above(matrices: Sequence[MatrixUpdate]) -> str:
@@ -142,7 +154,8 @@ def sentences(matrices: Sequence[MatrixUpdate], changed: bool) -> list[str]:
     if not moved:
         which = "matrices" if changed else "sets of weights"
         return [f"The two {which} are identical: there is nothing to adapt."]
-    lines = [_rank_sentence(moved), *_costly_sentences(moved), _certainty_sentence(moved)]
+    lines = [_rank_sentence(moved), *_meaning_sentences(moved)]
+    lines += [*_costly_sentences(moved), _certainty_sentence(moved)]
     if len(moved) < len(matrices):
         lines.insert(1, _unchanged_sentence(matrices))
     return [line for text in lines for line in textwrap.wrap(show.make_printable(text), WIDTH)]
@@ -153,15 +166,15 @@ def _rank_sentence(moved: Sequence[MatrixUpdate]) -> str:
     ranks = {
         share: MatrixKind("", tuple(moved)).ranks(share).replace("-", " to ") for share in costs
     }
-    ninety = costs[90]
-    if ninety is None:
+    decides, ninety = noise_decides(moved), costs[90]
+    # Where the floor decides, what lies below it is no reason to call an update of full rank.
+    paid = _cost_above_noise(moved) if decides else ninety
+    if paid is None:
         like = f"The update has more than the {len(moved[0].values)} directions that were computed"
-    elif ninety >= PAYS:
+    elif paid >= PAYS:
         like = "The update is not low-rank: LoRA is not worth it"
-    elif ninety >= LOW:
-        like = "The update is only partly low-rank"
     else:
-        like = "The update is low-rank"
+        like = f"The update is {'only partly ' * (paid >= LOW)}low-rank"
     parts = []
     for share, value in costs.items():
         text = f"{share} % of its squared norm takes r = {ranks[share]}"
@@ -178,7 +191,85 @@ def _rank_sentence(moved: Sequence[MatrixUpdate]) -> str:
         one_for_all = sum(matrix.lora(min(most, matrix.rows, matrix.columns)) for matrix in moved)
         full = sum(matrix.full for matrix in moved)
         parts[0] += f" (one r = {most} for all: {_format_share(one_for_all / full)})"
-    return f"{like}. {parts[0]}; {parts[1]}."
+    floors = [matrix for matrix in moved if matrix.noise is not None]
+    if not floors:
+        return f"{like}. {parts[0]}; {parts[1]}."
+    ranks_above = _ranks_above(floors).replace("-", " to ")
+    total = sum(matrix.norm**2 for matrix in floors)
+    held = sum(matrix.energy_above_noise * matrix.norm**2 for matrix in floors) / total
+    if decides:
+        price = _format_share(_cost_above_noise(moved))
+        return (
+            f"{like}, with noise: above its noise floor r = {ranks_above}, {_format_share(held)} "
+            f"of its squared norm for {price} of the parameters of full training; {parts[0]}; "
+            f"{parts[1]}."
+        )
+    where = "" if len(floors) == len(moved) else f" of {len(floors)} of {len(moved)} updates"
+    above = f"above the noise floor{where} lie r = {ranks_above}, {_format_share(held)} of it"
+    return f"{like}. {parts[0]}; {parts[1]}; {above}."
+
+
+def noise_decides(moved: Sequence[MatrixUpdate]) -> bool:
+    """Whether every update has a noise floor, above which there is less than r for 90 %.
+
+    Example:
+        >>> noise_decides([])
+        False
+    """
+    known, ninety = _cost_above_noise(moved), cost(moved, 90)
+    return known is not None and ninety is not None and 0 < known < ninety
+
+
+def _cost_above_noise(moved: Sequence[MatrixUpdate]) -> float | None:
+    """LoRA's parameters above the noise floors, over those of full training; None without one."""
+    ranks = [(matrix, matrix.rank_noise) for matrix in moved]
+    known = [matrix.lora(r) if r else 0 for matrix, r in ranks if r is not None]
+    if not known or len(known) < len(moved):
+        return None
+    return sum(known) / sum(matrix.full for matrix in moved)
+
+
+def _meaning_sentences(moved: Sequence[MatrixUpdate]) -> list[str]:
+    """What the two answers to the question of the rank count."""
+    if all(matrix.noise is None for matrix in moved):
+        return []
+    return [
+        "Which r: singular values below a noise floor are distributed as those of independent "
+        "numbers, and only those above it show a direction; r for 90 or 99 % keeps that much of "
+        "the squared norm, noise or not."
+    ]
+
+
+def next_command(
+    matrices: Sequence[MatrixUpdate], before: str, after: str | None, more: Sequence[str] = ()
+) -> str:
+    """The command that makes an adapter of the rank that the answer names; empty if none pays.
+
+    Args:
+        matrices: of the diagnosis.
+        before: the first argument of the command.
+        after: the second, or none where the first is an adapter.
+        more: further words of the command, such as ``--select``.
+
+    Example:
+        >>> from lrdyn.diagnosis.report import diagnose
+        >>> update = np.outer(np.ones(8), np.ones(9))
+        >>> found = diagnose({"q.weight": np.zeros((8, 9))}, {"q.weight": update})
+        >>> next_command(found.matrices, "base", "tuned")
+        'lrdyn diagnose base tuned --extract adapter --energy .9'
+    """
+    # PEFT adapts what is called <module>.weight.
+    moved = [m for m in matrices if m.norm > 0 and m.name.endswith(".weight")]
+    decides = noise_decides(moved)
+    paid = _cost_above_noise(moved) if decides else cost(moved, 90)
+    if paid is None or paid >= PAYS:
+        return ""
+    rank = "noise" if decides else ""
+    if after is None:
+        size = ("--resize", rank) if rank else ("--energy", ".9")
+        return shlex.join(["lrdyn", "merge", before, *size, "--out", "smaller"])
+    size = ("--rank", rank) if rank else ("--energy", ".9")
+    return shlex.join(["lrdyn", "diagnose", before, after, *more, "--extract", "adapter", *size])
 
 
 def _unchanged_sentence(matrices: Sequence[MatrixUpdate]) -> str:
@@ -230,8 +321,8 @@ def _certainty_sentence(moved: Sequence[MatrixUpdate]) -> str:
         distance = max(matrix.noise.distance for matrix in floors if matrix.noise is not None)
         parts.append(
             f"{len(floors)} of {len(moved)} updates end in a noise floor (Marchenko and Pastur's "
-            f"law to {distance:.2g}) with r = {_ranks_above(floors)} above it: what lies below "
-            "need not be kept"
+            f"law to {distance:.2g}), which says that the rest is like noise, not that no "
+            "task needs it"
         )
     elif any(not matrix.is_sketched for matrix in moved):
         parts.append("no update has a noise floor")

@@ -13,9 +13,10 @@ from lrdyn.adapters.peft import Stored, StoredFactors, described
 from lrdyn.core import checks, show
 from lrdyn.diagnosis.cores import Told, map_on_cores
 from lrdyn.diagnosis.decomposition import product_svd
+from lrdyn.diagnosis.noise import FEWEST, find_floor
 from lrdyn.diagnosis.planning import Sizes, choose
 from lrdyn.diagnosis.reading import is_adapter
-from lrdyn.diagnosis.updates import rank_with
+from lrdyn.diagnosis.updates import NOISE, rank_with
 from lrdyn.system.progress import Progress
 
 WAYS = ("rank", "energy", "budget", "error")
@@ -47,7 +48,7 @@ def combine(
     adapters: Sequence[Any],
     weights: Sequence[float] | None = None,
     *,
-    rank: int | None = None,
+    rank: int | str | None = None,
     energy: float | None = None,
     budget: int | None = None,
     error: float | None = None,
@@ -64,7 +65,8 @@ def combine(
         adapters: folders of PEFT, files of kohya, LyCORIS or diffusers, or what
             :func:`lrdyn.adapters.peft.read` or :func:`lrdyn.adapters.lora_files.read` gives.
         weights: w_i, 1 each by default.
-        rank: r of every module, at most.
+        rank: r of every module, at most; or ``"noise"``: as many as lie above its noise floor
+            (:func:`lrdyn.diagnosis.noise.product_floor`), and all where there is none.
         energy: or the share of the squared norm that each r must have.
         budget: or parameters of all factors, by the largest sigma^2 / (m + n) first.
         error: or the relative error of all, likewise. With none of the four nothing is cut.
@@ -90,7 +92,10 @@ def combine(
     given = [name for name in WAYS if ways[name] is not None]
     if len(given) > 1:
         checks.refuse(given[1], f"it beside {given[0]}", "one of the two")
-    if rank is not None:
+    if isinstance(rank, str):
+        if rank != NOISE:
+            checks.refuse("rank", repr(rank), f"{NOISE!r} or an integer")
+    elif rank is not None:
         checks.integer("rank", rank)
     if energy is not None:
         checks.fraction("energy", energy)
@@ -121,6 +126,8 @@ def combine(
         if r:
             factors[module] = StoredFactors(*decomposition.cut(r), 1.0)
             errors[module] = float(np.sqrt(np.sum(squares[r:]) / np.sum(squares)))
+    if not factors and rank == NOISE:
+        checks.refuse("rank", f"{NOISE!r} where nothing lies above a noise floor", "an integer")
     if not factors:
         least = min(len(B) + A.shape[1] for B, A in products.values())
         checks.refuse("budget", budget, f"{least:,} at least: one rank of the smallest matrix")
@@ -196,6 +203,13 @@ def _ranks(
     """The rank of each module by the way that was given."""
     # What rounding leaves of a 0 is no direction; the epsilon of float32 is 1.2e-7.
     ranks = {m: int(np.sum(values > 1e-6 * values[0])) for m, values in spectra.items()}
+    if ways["rank"] == NOISE:
+        shapes = {m: (len(B), A.shape[1]) for m, (B, A) in products.items()}
+        floors = {m: find_floor(spectra[m], shapes[m]) for m in spectra}
+        if all(floor is None for floor in floors.values()):
+            got = f"{NOISE!r} where no module has a noise floor"
+            checks.refuse("rank", got, f"an integer or an energy: a floor needs r >= {FEWEST}")
+        return {m: ranks[m] if floor is None else floor.above for m, floor in floors.items()}
     if ways["rank"] is not None:
         return {m: min(r, ways["rank"]) for m, r in ranks.items()}
     if ways["energy"] is not None:

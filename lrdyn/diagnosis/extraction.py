@@ -23,7 +23,7 @@ from lrdyn.diagnosis.orientation import Orientation, orientation
 from lrdyn.diagnosis.products import Products
 from lrdyn.diagnosis.report import Diagnosis, checked_settings, open_sides
 from lrdyn.diagnosis.spectrum import norm
-from lrdyn.diagnosis.updates import Examined, examine_all, rank_for
+from lrdyn.diagnosis.updates import NOISE, Examined, examine_all, rank_above_noise, rank_for
 from lrdyn.system.progress import Progress
 
 EMBEDDINGS = tuple(
@@ -164,7 +164,7 @@ def extract(
     before: Any,
     after: Any = None,
     *,
-    rank: int | Mapping[str, int] | None = None,
+    rank: int | str | Mapping[str, int] | None = None,
     energy: float | None = None,
     select: Patterns = "*",
     save: Patterns = (),
@@ -188,9 +188,9 @@ def extract(
             PEFT's base model.
         after: weights after it.
         rank: r of every matrix, or its shorter side if that is less; or r by the name of the
-            matrix, and none for others.
+            matrix, and none for others; or ``"noise"``: as many as lie above its noise floor.
         energy: in place of ``rank``, the share of the squared norm that each r must have; .9 if
-            neither is given.
+            neither is given. Beside ``"noise"`` it is that of matrices without a noise floor.
         select: which matrices.
         save: which modules (or arrays) are saved whole, by name: norms, heads, embeddings with new
             rows. PEFT saves a module with all its arrays, and the biases of all adapted modules or
@@ -217,7 +217,10 @@ def extract(
         >>> extraction.adapter.config["r"], extraction.error < 1e-12
         (1, True)
     """
-    if rank is not None:
+    if isinstance(rank, str):
+        if rank != NOISE:
+            checks.refuse("rank", repr(rank), f"{NOISE!r}, an integer, or integers by name")
+    elif rank is not None:
         for name, r in rank.items() if isinstance(rank, Mapping) else [("", rank)]:
             checks.integer(f"rank[{name!r}]" if name else "rank", r)
         if energy is not None:
@@ -252,6 +255,8 @@ def extract(
             return None
         if rank is None:
             return rank_for(share)
+        if isinstance(rank, str):
+            return rank_above_noise(_shape_of(both, name), share)
         r = rank[name] if isinstance(rank, Mapping) else rank
         return lambda values, _: min(r, len(values)) if values[0] > 0 else 0
 
@@ -262,6 +267,7 @@ def extract(
         dict(notes),
         settings.k,
     )
+    floors = _floor_notes(diagnosis, names, share) if rank == NOISE else {}
     factors, errors, parts = {}, {}, _Parts()
     written: dict[bytes, str] = {}
     for matrix in _drop_tied(examined, written, notes):
@@ -290,7 +296,7 @@ def extract(
         embeddings=[module for module in factors if module + WEIGHT in tables],
         others={_module(name) for name in both.before.infos},
     )
-    return Extraction(adapter, errors, parts.error, left_out, notes, diagnosis, both, way)
+    return Extraction(adapter, errors, parts.error, left_out, floors | notes, diagnosis, both, way)
 
 
 def _tables(both: Compared, embeddings: Patterns) -> set[str]:
@@ -321,6 +327,33 @@ def _config(both: Compared) -> dict[str, Any] | None:
     """The configuration of the model, beside the weights before or after."""
     configs = (reading.config_of(side) for side in (both.before, both.after))
     return next((config for config in configs if config is not None), None)
+
+
+def _floor_notes(diagnosis: Diagnosis, names: set[str], share: float) -> dict[str, str]:
+    """Matrix -> why its rank is not that above a noise floor, or that it is 0.
+
+    Raises:
+        ValueError: none of them has a floor with something above it.
+    """
+    moved = [matrix for matrix in diagnosis.matrices if matrix.name in names and matrix.norm]
+    if moved and all(matrix.noise is None for matrix in moved):
+        checks.refuse("rank", f"{NOISE!r} where no update has a noise floor", "R, or an energy")
+    if moved and all(matrix.rank_noise == 0 for matrix in moved):
+        got = f"{NOISE!r} where nothing lies above the noise floors"
+        checks.refuse("rank", got, "R, or an energy")
+    without = f"no noise floor: r keeps {share:.3g} of its squared norm"
+    notes = {matrix.name: without for matrix in moved if matrix.noise is None}
+    return notes | {
+        matrix.name: "nothing above its noise floor: no factors"
+        for matrix in moved
+        if matrix.rank_noise == 0
+    }
+
+
+def _shape_of(both: Compared, name: str) -> tuple[int, int]:
+    """Rows that both sides have, and columns: those of the update."""
+    shapes = [side.infos[name].shape for side in (both.before, both.after) if name in side.infos]
+    return min(shape[0] for shape in shapes), shapes[0][1]
 
 
 class _Parts:

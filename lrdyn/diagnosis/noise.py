@@ -129,3 +129,47 @@ def floor(values: np.ndarray, shape: tuple[int, int]) -> Noise | None:
         tried.add(count)
         above = count
     return None
+
+
+def product_floor(values: np.ndarray, shape: tuple[int, int]) -> Noise | None:
+    """The noise floor of an adapter's B A: of the r values that two factors have, not m n numbers.
+
+    Where both factors, m x r and r x n, are independent entries, the squares of their values follow
+    laws of ratios r / m and r / n, and those of the product to first order that of ratio
+    r (1 / m + 1 / n): variances add up. LoRA's A starts as noise, and what a training adds to B
+    beside its task is some, too.
+
+    Args:
+        values: the r singular values of B A, decreasing.
+        shape: of B A, m x n.
+
+    Returns:
+        The floor, or None where the values do not follow the law, as those of fewer than
+        :data:`FEWEST`.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> B, A = rng.standard_normal((400, 60)), rng.standard_normal((60, 500))
+        >>> B[:, 0] *= 5
+        >>> product_floor(np.linalg.svd(B @ A, compute_uv=False)[:60], (400, 500)).above
+        1
+    """
+    m, n = shape
+    return floor(values, (len(values), round(m * n / (m + n))))
+
+
+def find_floor(values: np.ndarray, shape: tuple[int, int], rest: float = 0.0) -> Noise | None:
+    """The noise floor of a matrix, or of a product of factors with fewer values than it has sides.
+
+    Args:
+        values: the singular values that are known, decreasing.
+        shape: of the matrix, m x n.
+        rest: squared norm behind them. Where there is some, no law can be fitted.
+
+    Example:
+        >>> find_floor(np.array([2.0, 1.0]), (2, 2)) is None
+        True
+    """
+    if rest:
+        return None
+    return (floor if len(values) == min(shape) else product_floor)(values, shape)

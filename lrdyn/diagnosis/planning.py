@@ -2,7 +2,7 @@
 
 import heapq
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from lrdyn.adapters import peft_config
 from lrdyn.adapters.peft import configuration
 from lrdyn.core import checks, show
 from lrdyn.diagnosis.report import Diagnosis
+from lrdyn.diagnosis.updates import NOISE, MatrixUpdate
 from lrdyn.system.whole_files import replace_file
 
 WEIGHT = ".weight"
@@ -112,6 +113,35 @@ def choose(
     return Ranks(ranks, cost, float(np.sqrt(missing.sum() / total)), left)
 
 
+def _given_ranks(
+    matrices: Sequence[MatrixUpdate], sizes: Mapping[str, Sizes], rank: int | str
+) -> Ranks:
+    """The ranks that are asked for, what they cost and what they miss."""
+    if isinstance(rank, str):
+        if rank != NOISE:
+            checks.refuse("rank", repr(rank), f"{NOISE!r} or an integer")
+        if all(matrix.noise is None for matrix in matrices):
+            checks.refuse("rank", f"{NOISE!r} where no update has a noise floor", "an integer")
+    else:
+        checks.integer("rank", rank)
+    ranks, missing, total, cost = {}, 0.0, 0.0, 0
+    for matrix in matrices:
+        size, r = sizes[matrix.name], matrix.rank_noise if rank == NOISE else rank
+        r = matrix.rank_90 if r is None else r
+        if r is None or (r > len(size.squares) and size.rest):
+            got = f"one past the {len(size.squares)} values of a sketch"
+            checks.refuse(f"rank of {matrix.name}", got, "exact values, or a wider sketch")
+        assert isinstance(r, int)
+        # No update needs more than it has, and one that did not move needs none.
+        r = min(r, int(np.sum(size.squares > 0)))
+        ranks[matrix.name], cost = r, cost + r * size.cost
+        missing += float(np.sum(size.squares[r:])) + size.rest
+        total += float(np.sum(size.squares)) + size.rest
+    if not cost:
+        checks.refuse("rank", f"{rank!r}, at which no matrix has any", "a rank, budget or error")
+    return Ranks(ranks, cost, float(np.sqrt(missing / total)), None)
+
+
 class Plan(NamedTuple):
     """Ranks of a LoRA, and PEFT's configuration that has them."""
 
@@ -124,6 +154,8 @@ class Plan(NamedTuple):
     """The largest r that all may have at that cost, and its error."""
     left_out: tuple[str, ...]
     """Matrices that are no ``<module>.weight``."""
+    intruders: Mapping[str, int]
+    """Matrix -> intruder dimensions beyond those that chance gives, where they were counted."""
     said: str = ""
     """How it is known which way round the weights are stored."""
 
@@ -152,6 +184,10 @@ class Plan(NamedTuple):
             lines.append(
                 f"left out, since PEFT adapts <module>.weight alone: {', '.join(self.left_out[:4])}"
             )
+        if self.intruders:
+            counts = [f"{name.removesuffix(WEIGHT)} {n}" for name, n in self.intruders.items()]
+            more = f" and {len(counts) - 4} more" * (len(counts) > 4)
+            lines.append(f"intruders beyond chance: {', '.join(counts[:4])}{more}")
         lines.append("the error is one of weights, not of the loss")
         lines += [self.said] if self.said else []
         return [show.make_printable(line) for line in lines]
@@ -169,6 +205,7 @@ def plan(
     *,
     budget: int | None = None,
     error: float | None = None,
+    rank: int | str | None = None,
     fan_in_fan_out: bool = False,
     others: tuple[str, ...] = (),
 ) -> Plan:
@@ -178,11 +215,14 @@ def plan(
         diagnosis: of the update of a training like the one that is planned.
         budget: parameters of all factors, at most.
         error: or the relative error of the update that is to be reached.
+        rank: or r of every matrix; ``"noise"``: as many as lie above its noise floor, and r for
+            90 % where there is none.
         fan_in_fan_out: as in PEFT.
         others: further modules of the model: none of them is taken in.
 
     Raises:
-        ValueError: see :func:`choose`; or no rank fits into the budget.
+        ValueError: see :func:`choose`; no rank fits into the budget; or no matrix has a noise
+            floor where the rank is that above it.
 
     Example:
         >>> from lrdyn.diagnosis.report import diagnose
@@ -203,7 +243,12 @@ def plan(
         )
         for matrix in usable
     }
-    chosen = choose(sizes, budget=budget, error=error)
+    if rank is None:
+        chosen = choose(sizes, budget=budget, error=error)
+    else:
+        if budget is not None or error is not None:
+            checks.refuse("rank", "it beside a budget or an error", "one of the three")
+        chosen = _given_ranks(usable, sizes, rank)
     ranks = {name.removesuffix(WEIGHT): r for name, r in chosen.ranks.items() if r}
     if not ranks:
         least = min(size.cost for size in sizes.values())
@@ -220,4 +265,9 @@ def plan(
     missed = sum(float(np.sum(size.squares[r:])) + size.rest for size in sizes.values())
     total = sum(float(np.sum(size.squares)) + size.rest for size in sizes.values())
     full = sum(matrix.full for matrix in usable)
-    return Plan(chosen, config, full, (r, float(np.sqrt(missed / total))), left_out)
+    beyond = {
+        matrix.name: (matrix.intruders or 0) - (matrix.intruders_by_chance or 0)
+        for matrix in usable
+    }
+    beyond = {name: count for name, count in beyond.items() if count > 0}
+    return Plan(chosen, config, full, (r, float(np.sqrt(missed / total))), left_out, beyond)

@@ -49,11 +49,13 @@ class Leaves:
     """Where the tree was read from, if it was."""
 
     def __init__(self, name: str, params: Any):
+        if _is_torch_module(params):
+            params = params.state_dict()
         self._leaves: dict[str, np.ndarray | jax.Array] = {}
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             place = name_of(path)
             if not hasattr(leaf, "__array__") and not hasattr(leaf, "__dlpack__"):
-                if hasattr(leaf, "state_dict") and hasattr(leaf, "named_parameters"):
+                if _is_torch_module(leaf):
                     got = f"a module of torch ({type(leaf).__name__})"
                     checks.refuse(name, got, "its weights by name: model.state_dict()")
                 continue
@@ -67,6 +69,10 @@ class Leaves:
     def __getitem__(self, name: str) -> np.ndarray:
         """Give one array to NumPy; it may be copied from a device."""
         return np.asarray(self._leaves[name])
+
+
+def _is_torch_module(x: Any) -> bool:
+    return hasattr(x, "state_dict") and hasattr(x, "named_parameters")
 
 
 class Renamed:

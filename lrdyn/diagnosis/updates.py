@@ -87,6 +87,18 @@ class MatrixUpdate(NamedTuple):
         return self.rows * self.columns
 
     @property
+    def rank_noise(self) -> int | None:
+        """Singular values above the noise floor; None where there is no floor."""
+        return None if self.noise is None else self.noise.above
+
+    @property
+    def energy_above_noise(self) -> float:
+        """Share of the squared norm in the values above the noise floor; NaN without one."""
+        if self.noise is None or not self.norm:
+            return math.nan
+        return float(np.sum(self.values[: self.noise.above] ** 2)) / self.norm**2
+
+    @property
     def is_sketched(self) -> bool:
         """Whether only the first singular values were computed."""
         return len(self.values) < min(self.rows, self.columns) and self.beyond > 0
@@ -112,6 +124,10 @@ class MatrixUpdate(NamedTuple):
 
 SHOWN = ("moved", "rank", "stable", "r 90 %", "r 99 %", "noise")
 """Headings of the table of all matrices."""
+
+
+NOISE = "noise"
+"""The rank that is asked for by this word: singular values above the noise floor."""
 
 
 class Examined(NamedTuple):
@@ -328,7 +344,6 @@ def _measure_update(
     whole = Spectrum(np.append(values, np.full(others, spread)), len(values), nothing, nothing)
     measures = measure_spectrum(whole, k=min(k, short), side=max(shape), eps=eps, floor=floor)
     total = float(np.sum(values**2)) + rest
-    is_whole = rest == 0
     return MatrixUpdate(
         name=name,
         rows=shape[0],
@@ -350,7 +365,7 @@ def _measure_update(
         intruders_by_chance=None,
         rounding=floor,
         beyond=rest / total if total else 0.0,
-        noise=noise.floor(values, (shape[0], shape[1])) if is_whole and not others else None,
+        noise=noise.find_floor(values, (shape[0], shape[1]), rest),
         values=values,
     )
 
@@ -389,6 +404,25 @@ def rank_for(share: float) -> Wanted:
         1
     """
     return partial(_rank_or_all, share)
+
+
+def rank_above_noise(shape: tuple[int, int], share: float) -> Wanted:
+    """Rank of the factors that have what lies above the noise floor, or else a share.
+
+    Args:
+        shape: of the matrix.
+        share: of the squared norm, where the values have no noise floor.
+
+    Example:
+        >>> rank_above_noise((2, 2), 0.9)(np.array([3.0, 1.0]), 0.0)
+        1
+    """
+
+    def rank(values: np.ndarray, rest: float) -> int:
+        found = noise.find_floor(values, shape, rest)
+        return _rank_or_all(share, values, rest) if found is None else found.above
+
+    return rank
 
 
 def _rank_or_all(share: float, values: np.ndarray, rest: float) -> int:

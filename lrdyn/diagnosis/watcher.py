@@ -174,6 +174,35 @@ class Watcher:
             bulk=bulk,
         )
 
+    def scalars(self) -> dict[str, float]:
+        """What the last call measured, as flat numbers: for a logger of any kind.
+
+        Returns:
+            ``matrix/quantity`` -> a float; what is not known, such as an angle at the first call,
+            is not there. Angles are means of both sides, in radians.
+
+        Raises:
+            ValueError: the recorder was not called yet.
+
+        Example:
+            >>> recorder = watch({"W": np.zeros((3, 3))}, k=1)
+            >>> recorder({"W": np.diag([3.0, 1.0, 0.0])}, 1)
+            >>> {name: round(value, 3) for name, value in recorder.scalars().items()}["W/rank"]
+            2.0
+        """
+        if not self._rows:
+            checks.refuse("recorder", "no call yet", "recorder(params, step) before")
+        numbers = {}
+        for name, row in zip(self._start, self._rows[-1], strict=True):
+            quantities = {x: getattr(row.measures, x) for x in Measures._fields}
+            quantities["largest_singular_value"] = row.values[0]
+            for field, angles in (("angle_to_last", row.to_last), ("angle_to_first", row.to_first)):
+                known = angles[np.isfinite(angles)]
+                quantities[field] = np.mean(known) if len(known) else math.nan
+            quantities |= {"bulk_drift": row.bulk.drift, "bulk_along_start": row.bulk.along}
+            numbers |= {f"{name}/{x}": float(y) for x, y in quantities.items() if math.isfinite(y)}
+        return numbers
+
     @property
     def dataset(self) -> xr.Dataset:
         """What was measured so far: axes ``step``, ``matrix``, ``side``, ``direction``."""
@@ -350,9 +379,9 @@ def watch(params0: PyTree, select: Patterns = "*", *, k: int = 8) -> Watcher:
     decomposed.
 
     Args:
-        params0: the parameters before the training: a tree of arrays of NumPy, JAX, torch (a
-            ``state_dict``), or of what else has ``__dlpack__`` or ``__array__``. The matrices that
-            are watched are copied.
+        params0: the parameters before the training: a module of torch, or a tree of arrays of
+            NumPy, JAX, torch (a ``state_dict``), or of what else has ``__dlpack__`` or
+            ``__array__``. The matrices that are watched are copied.
         select: which matrices: a glob or a regular expression on their paths, or a list of them.
         k: how many directions.
 

@@ -24,6 +24,8 @@ FLAGS = (
         symbol="s_2 / s_1",
         help="second singular value of the target over the first",
         paper=(0.3, 0.5, 0.7, 0.85, 0.95),
+        # Errors of modes that are close grow too fast for float32: one of its pairs is not.
+        float32=(0.5, 0.85),
     ),
     # Steps are scaled with the target: numbers stay those of s_1 = 1 but for a factor.
     TARGET_SCALE.at((1.0,), paper=(1.0, 5.0), domain=between(1e-3, 1e3), symbol="s_1"),

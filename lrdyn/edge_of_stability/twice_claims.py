@@ -192,6 +192,7 @@ TWICE = Scenario[TwiceTheEdge, TwiceTheory, TwiceMeasured](
             ),
             reads=lambda theory, run: (theory.mean_loss, run.losses),
             undecided=_leaves_the_interval,
+            precision="float64",
             sides="an average over the angle against runs of scalar layers (Student's test)",
         ),
         Claim(
@@ -205,6 +206,7 @@ TWICE = Scenario[TwiceTheEdge, TwiceTheory, TwiceMeasured](
             ),
             reads=lambda theory, run: (theory.lyapunov_exponent, run.exponents),
             undecided=_leaves_the_interval,
+            precision="float64",
             sides="ln 3 against derivatives along runs of scalar layers (Student's test)",
         ),
     ),

@@ -44,6 +44,8 @@ FLAGS = (
         symbol="eta",
         help="step size",
         paper=(0.01, 0.03, 0.1),
+        # Larger steps stop sooner, before rounding has added up.
+        float32=(0.05, 0.1, 0.2),
     ),
     Flag(
         "noise",
@@ -53,7 +55,7 @@ FLAGS = (
         help="size of the noise; the target's singular values are half of it to four times it",
         paper=(0.1, 1.0),
     ),
-    STEPS.at((400,), paper=(1200,)),
+    STEPS.at((400,), paper=(1200,), float32=(200,)),
 )
 SMALL = {"optimizer": ("sgd", "adam"), "noise": (0.7,)}
 """Settings of a run of seconds."""

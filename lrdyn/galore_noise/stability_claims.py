@@ -183,6 +183,8 @@ STABILITY = Scenario[Stalled, StabilityTheory, StabilityMeasured](
             steps=PERIOD,
             reads=lambda theory, run: (theory.stall_factor, run.stall_factor),
             condition=lambda theory: theory.factor_condition,
+            # A difference quotient of float32 keeps two digits where kappa^2 < 1.5 at most.
+            precision="float64",
         ),
         Claim(
             "stall_exponent",
@@ -190,6 +192,7 @@ STABILITY = Scenario[Stalled, StabilityTheory, StabilityMeasured](
             "sum; on the right by the logarithm of that factor",
             steps=PERIOD,
             condition=lambda theory: theory.exponent_condition,
+            precision="float64",
         ),
     ),
     controls=(

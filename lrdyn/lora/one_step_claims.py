@@ -9,6 +9,11 @@ DoRA multiplies by D V, V = W + s B A, D = diag(m / norms of the rows of V); wit
 
     dL/dB = s D G A^T,    dL/dA = s B^T D G,    dL/dm = diag(G V^T) / norms.
 
+At B = 0, where LoRA starts, the first step of SGD is - eta_B s^2 G A^T A, and that of Adam, whose
+first step in B is the sign of the gradient, - eta_B s sign(G A^T) A. With each row of A c times, as
+many ranks, these sums have c times the terms: the step of SGD is free of the rank iff s^2 r is, as
+with s = alpha / sqrt(r), that of Adam iff s r is, as with alpha / r.
+
 Each loss has a size of its own: for s = 1000 that of the squares is a million times that of others.
 """
 
@@ -77,6 +82,16 @@ class StepTheory(NamedTuple):
     """Largest entry of these gradients, as G is rounded."""
     zero_factors: Int[Array, ""] = ABSENT
     """Entries of the gradient that are not 0 where both factors are: none."""
+    first_step: Float[Array, "loss row column"] = ABSENT
+    """Change of s B A by the first step of SGD from B = 0."""
+    first_scale: Float[Array, "loss"] = ABSENT
+    """Its largest entry, as G is rounded."""
+    first_adam: Float[Array, "loss row column"] = ABSENT
+    """Change by the first step of Adam from B = 0."""
+    first_adam_scale: Float[Array, "loss"] = ABSENT
+    """Largest sum of what is added up to an entry of it."""
+    sign_margin: Float[Array, ""] = ABSENT
+    """Smallest entry of G A^T over the rounding of these entries, in units in the last place."""
 
 
 class StepMeasured(NamedTuple):
@@ -90,6 +105,10 @@ class StepMeasured(NamedTuple):
     """Gradients in the parts of the adapter, differentiated."""
     zero_factors: Int[Array, ""] = ABSENT
     """Entries of the gradient that are not 0, counted."""
+    first_step: Float[Array, "loss row column"] = ABSENT
+    """Change of the merged adapter of four times the rank, s^2 r as before, by SGD."""
+    first_adam: Float[Array, "loss row column"] = ABSENT
+    """Change of one of four times the rank, s r as before, by Adam."""
 
 
 def make_step(
@@ -166,6 +185,19 @@ def _dora_gradients(case: OneStep, name: str) -> Float[Array, "entry"]:
     return _ravel(case.scale * of_V @ case.A.T, case.scale * case.B.T @ of_V, of_m)
 
 
+def _first_steps(case: OneStep, name: str) -> tuple[Array, Array]:
+    """First steps of SGD and of Adam from B = 0."""
+    G, s, rate = case.slope(name, case.weight), case.scale, case.rates[1]
+    return -rate * s**2 * G @ case.A.T @ case.A, -rate * s * jnp.sign(G @ case.A.T) @ case.A
+
+
+def _sign_margin(case: OneStep, name: str) -> Float[Array, ""]:
+    """Smallest entry of G A^T over its rounding in units in the last place."""
+    G = case.slope(name, case.weight)
+    size = jnp.max(jnp.abs(G)) * _amplification(case, name, case.weight)
+    return jnp.min(jnp.abs(G @ case.A.T)) / (size * jnp.max(jnp.sum(jnp.abs(case.A), axis=1)))
+
+
 def _ravel(*arrays: Array) -> Float[Array, "entry"]:
     return jnp.concatenate([jnp.ravel(array) for array in arrays])
 
@@ -186,6 +218,10 @@ def predict_step(case: OneStep) -> StepTheory:
     sizes = jnp.max(jnp.sum(jnp.abs(terms), axis=1), axis=(1, 2))
     values = linalg.svdvals(case.weight)
     gradients = jnp.stack([_dora_gradients(case, name) for name in LOSSES])
+    first, first_adam = (
+        jnp.stack(x) for x in zip(*(_first_steps(case, n) for n in LOSSES), strict=True)
+    )
+    rows = jnp.max(jnp.sum(jnp.abs(case.A), axis=0))
     return StepTheory(
         one_step=jnp.sum(terms, axis=1),
         # The adapter's change is a difference of two products s B A, rounded like these.
@@ -195,6 +231,11 @@ def predict_step(case: OneStep) -> StepTheory:
         dora_step=gradients,
         dora_scale=jnp.max(jnp.abs(gradients), axis=1) * _amplifications(case, _dora_matrix(case)),
         zero_factors=jnp.zeros((), jnp.int32),
+        first_step=first,
+        first_scale=jnp.max(jnp.abs(first), axis=(1, 2)) * _amplifications(case, case.weight),
+        first_adam=first_adam,
+        first_adam_scale=jnp.full(len(LOSSES), case.rates[1] * case.scale * rows),
+        sign_margin=jnp.min(jnp.stack([_sign_margin(case, name) for name in LOSSES])),
     )
 
 
@@ -230,6 +271,39 @@ def _moving_entries(case: OneStep, B: Float[Array, "m r"]) -> Int[Array, ""]:
     return jnp.sum(_ravel(slope.B, slope.A) != 0).astype(jnp.int32)
 
 
+COPIES = 4
+"""How often the wider adapter has each row of A."""
+RULES = {
+    "sgd": optax.sgd,
+    # The first step depends on neither decay: with 0.999 the correction 1 - b2 is rounded by 6e-5
+    # in float32. eps is next to no gradient; that in A is 0, and so is A's step.
+    "adam": lambda rate: optax.adam(rate, b1=0.5, b2=0.5, eps=1e-30),
+}
+
+
+def first_changes(
+    case: OneStep, rule: str, scale: Float[Array, ""]
+) -> Float[Array, "loss row column"]:
+    """Change of an adapter with each row of A :data:`COPIES` times, B = 0, by its first step.
+
+    Args:
+        case: with A.
+        rule: one of :data:`RULES`.
+        scale: s of the wider adapter.
+    """
+    A = jnp.concatenate([case.A] * COPIES)
+    begun: Any = {"W": Factors(jnp.zeros((len(case.weight), len(A)), A.dtype), A, scale)}
+    net, descent = {"W": case.weight}, RULES[rule](case.rates[1])
+
+    def change(name: str) -> Array:
+        slope = jax.grad(lambda a: case.loss(name, adapters.apply(net, a)))(begun)
+        moves, _ = descent.update(slope, descent.init(begun), begun)
+        after: Any = optax.apply_updates(begun, moves)
+        return adapters.merge({"W": jnp.zeros_like(case.weight)}, after)["W"]
+
+    return jnp.stack([change(name) for name in LOSSES])
+
+
 def measure_step(case: OneStep, rates: Float[Array, "2"] | None = None) -> StepMeasured:
     """Step, start and differentiate the adapters, at the rates of the case or of a control."""
     rates = case.rates if rates is None else rates
@@ -244,6 +318,8 @@ def measure_step(case: OneStep, rates: Float[Array, "2"] | None = None) -> StepM
         pissa_residual=linalg.svdvals(base["W"]),
         dora_step=jnp.stack([_dora_gradient(case, name) for name in LOSSES]),
         zero_factors=_moving_entries(case, jnp.zeros_like(case.B)),
+        first_step=first_changes(case, "sgd", case.scale / np.sqrt(COPIES)),
+        first_adam=first_changes(case, "adam", case.scale / COPIES),
     )
 
 
@@ -296,6 +372,16 @@ def _overflows(scales: Side, dtype: np.dtype) -> str:
     """Why a step is not judged: theory itself leaves the numbers of a precision, or nearly so."""
     within = np.all(scales <= HEADROOM * np.finfo(dtype).max)  # false of a NaN, too
     return "" if within else "overflows"
+
+
+def _near_zero(outcome: Outcome[StepTheory, StepMeasured]) -> str:
+    """Why Adam's first step is not judged: a sign that rounding decides, or numbers too large."""
+    theory, eps = outcome.predicted, np.finfo(outcome.dtype).eps
+    # An entry of G A^T is a sum over the columns, of entries that are sums themselves.
+    sums = 8 * sum(theory.first_adam.shape[-2:])
+    if not np.all(theory.sign_margin > sums * eps):
+        return "below rounding"
+    return _overflows(theory.first_scale, outcome.dtype)
 
 
 # Controls ----------------------------------------------------------------------------------------
@@ -371,6 +457,37 @@ ONE_STEP = Scenario[OneStep, StepTheory, StepMeasured](
             carries=False,
             sides="0 against the entries that are not, counted",
         ),
+        Claim(
+            "first_step",
+            "the first step of SGD from B = 0 is free of the rank iff s^2 r is: with each row of A "
+            "four times and s halved it is - eta s^2 G A^T A of the narrow adapter",
+            form=lambda outcome: _compare_each_loss(
+                outcome.predicted.first_step,
+                outcome.measured.first_step,
+                outcome.predicted.first_scale,
+            ),
+            reads=lambda theory, run: (theory.first_step, run.first_step, theory.first_scale),
+            undecided=lambda outcome: _overflows(outcome.predicted.first_scale, outcome.dtype),
+        ),
+        Claim(
+            "first_adam",
+            "the first step of Adam from B = 0 is free of the rank iff s r is: with each row of A "
+            "four times and a fourth of s it is - eta s sign(G A^T) A of the narrow adapter",
+            carries=False,
+            form=lambda outcome: _compare_each_loss(
+                outcome.predicted.first_adam,
+                outcome.measured.first_adam,
+                outcome.predicted.first_adam_scale,
+            ),
+            reads=lambda theory, run: (
+                theory.first_adam,
+                run.first_adam,
+                theory.first_adam_scale,
+                theory.first_scale,
+                theory.sign_margin,
+            ),
+            undecided=_near_zero,
+        ),
     ),
     controls=(
         Control(
@@ -409,6 +526,22 @@ ONE_STEP = Scenario[OneStep, StepTheory, StepMeasured](
             "A = 0 alone",
             "zero_factors",
             measure=lambda case: StepMeasured(zero_factors=_moving_entries(case, case.B)),
+        ),
+        Control(
+            "s_r_kept",
+            "s r as before, as with alpha / r, under SGD",
+            "first_step",
+            measure=lambda case: StepMeasured(
+                first_step=first_changes(case, "sgd", case.scale / COPIES)
+            ),
+        ),
+        Control(
+            "s_squared_r_kept",
+            "s^2 r as before, as with alpha / sqrt(r), under Adam",
+            "first_adam",
+            measure=lambda case: StepMeasured(
+                first_adam=first_changes(case, "adam", case.scale / np.sqrt(COPIES))
+            ),
         ),
     ),
     sides="formulas in the gradient of the whole matrix against adapters, differentiated in "

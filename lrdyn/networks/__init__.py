@@ -4,8 +4,8 @@
 :class:`Network`, and :func:`apply` for batches. An image is channels x height x width, of
 floating-point numbers; :func:`lrdyn.data.images` has height x width x channels, 0 to 255.
 ``transformer`` is called on a batch, one token a column; its attention is that of ``vit``.
-:class:`Bert` is called on a batch of :class:`Tokens`. :mod:`lrdyn.data.encoder` and
-:mod:`lrdyn.data.vision` read pretrained ones.
+:class:`Bert` is called on a batch of :class:`Tokens`, :class:`Llama` on one of numbers of tokens.
+:mod:`lrdyn.data.encoder` and :mod:`lrdyn.data.vision` read pretrained ones.
 """
 
 from lrdyn.networks.attention import Attention as Attention
@@ -18,6 +18,10 @@ from lrdyn.networks.bert import mean_pooled as mean_pooled
 from lrdyn.networks.bert import sentence_vectors as sentence_vectors
 from lrdyn.networks.convolution import BatchNorm as BatchNorm
 from lrdyn.networks.convolution import initial_state as initial_state
+from lrdyn.networks.llama_network import Llama as Llama
+from lrdyn.networks.llama_network import RMSNorm as RMSNorm
+from lrdyn.networks.llama_network import SwiGLU as SwiGLU
+from lrdyn.networks.llama_network import llama as llama
 from lrdyn.networks.network import Network as Network
 from lrdyn.networks.network import apply as apply
 from lrdyn.networks.network import cross_entropy as cross_entropy

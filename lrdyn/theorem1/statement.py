@@ -33,5 +33,7 @@ THEOREM1 = Theorem(
     numbers=numbers,
     title="Theorem 1",
     page="docs/theorems/theorem1.md",
+    source="the first lines of the theorem in the listing of arXiv 2503.19859; Kunin, "
+    "Bloom, Goeva and Seed 2019 for data",
     small={"depth": (2, 3), "weight_decay": (0.0, 0.1), "target_scale": (0.7,)},
 )

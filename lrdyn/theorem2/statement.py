@@ -482,5 +482,7 @@ THEOREM2 = Theorem(
     numbers=setting.numbers,
     title="Theorem 2",
     page="docs/theorems/theorem2.md",
+    source="Yaras et al., The Law of Parsimony in Gradient Descent for Learning Deep Linear "
+    "Networks; Figure 3 of arXiv 2503.19859",
     small=setting.SMALL,
 )

@@ -617,5 +617,6 @@ THEOREM3 = Theorem(
     numbers=lambda point: point["width"] * (point["rows"] + point["cols"] + DRAWS[-1]),
     title="Theorem 3",
     page="docs/theorems/theorem3.md",
+    source="derived here for masks of any law; Cavazza et al. 2018 for dropout",
     small={"rows": (6,), "cols": (8,), "keep_prob": (0.5, 0.7)},
 )

@@ -253,7 +253,8 @@ class _Loop:
 
         self.records = jax.tree.map(allocate, self.look.out)
         parts = [programs.segment, self.look, *([programs.refresh] if programs.refresh else [])]
-        settings = f"{steps} {len(programs.devices)}"
+        # The loop calls for a refresh: no program knows the period.
+        settings = f"{steps} {len(programs.devices)} {programs.algorithm.period}"
         self.key = digest_of([programs.start, *parts], programs.batches.digest, settings)
 
     def run(self) -> Trajectory:

@@ -48,7 +48,7 @@ MODULES = (
     *"theorem3.dropout_penalties theorem3.dropout_minimum".split(),
     *"theorem3.several_dropout_layers theorem3.dropconnect theorem3.dropblock".split(),
     *"adapters.projectors adapters.methods adapters.memory".split(),
-    *"adapters.state adapters.algorithm_1".split(),
+    *"adapters.state adapters.algorithm_1 adapters.transformations".split(),
     *"networks.perceptron networks.attention networks.small_transformer networks.network".split(),
     *"networks.convolution networks.weights networks.vgg_network networks.residual_network".split(),
     *"networks.vision_transformer networks.packing".split(),

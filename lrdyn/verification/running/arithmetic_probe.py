@@ -14,7 +14,6 @@ from jax.extend.backend import get_backend
 
 from lrdyn.core import linalg
 from lrdyn.verification.judging.rounding import (
-    MATMULS,
     PRODUCTS,
     Measured,
     Meter,
@@ -97,8 +96,12 @@ def check_products(word: str, meter: Meter) -> None:
 
 def _refusal(word: str, why: str) -> BadInput:
     platform = jax.default_backend()
-    others = " or ".join(repr(other) for other in MATMULS if other != word)
-    return BadInput(f"--precision: got {word!r} on a {platform}, {why}, wanted {others}")
+    # Of the two lower words a platform has one or none, see docs/arithmetic.md.
+    others = {"gpu": ("highest", "tf32"), "tpu": ("highest", "bfloat16")}.get(
+        platform, ("highest",)
+    )
+    wanted = " or ".join(repr(other) for other in others if other != word)
+    return BadInput(f"--precision: got {word!r} on a {platform}, {why}, wanted {wanted}")
 
 
 def usual_precision(meter: Meter) -> tuple[str, str]:

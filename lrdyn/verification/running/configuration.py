@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,19 @@ class Run(NamedTuple):
     perturb: bool = False
     precision: str = "highest"
     """Precision of the inputs of float32 matrix products, a word of ``--precision``."""
+    given: Mapping[str, Any] = MappingProxyType({})
+    """The flags that were given, as :func:`configure` got them; the others are defaults."""
+
+    def in_precision(self, dtype: str) -> "Run":
+        """The same command in another precision, whose defaults may be others.
+
+        Raises:
+            BadInput: what was given does not go with them.
+        """
+        if not any(flag.float32 for flag in self.experiment.flags):
+            return self._replace(dtype=dtype)
+        common = {name: getattr(self, name) for name in COMMON} | {"dtype": dtype}
+        return configure(self.experiment, self.given, common, data_dir=self.settings[DATA_DIR])
 
     def seeds_of(self, scenario: Scenario) -> range:
         """The seeds of a scenario."""
@@ -150,7 +164,8 @@ def configure(
     Raises:
         BadInput: a combination is outside the experiment, or too large.
     """
-    settings = {flag.name: flag.default(common["preset"]) for flag in experiment.flags}
+    defaults_at = common["preset"], common["dtype"]
+    settings = {flag.name: flag.default(*defaults_at) for flag in experiment.flags}
     several = {flag.name for flag in experiment.flags if flag.swept and flag.type != "array"}
     # A value given twice is one point: axes of results.nc have each label once.
     settings |= {n: tuple(dict.fromkeys(v)) if n in several else v for n, v in given.items()}
@@ -160,7 +175,7 @@ def configure(
         if needed and settings[flag.name] in ((), None):
             raise no_values(experiment, flag)
     settings[DATA_DIR] = data_dir and os.path.abspath(data_dir)
-    run = Run(experiment, settings, experiment, **common)
+    run = Run(experiment, settings, experiment, given=given, **common)
     # The float32 run has integers of 32 bits, and the seed is one of them.
     if run.seed + (run.seeds or 0) > 2**31:
         raise BadInput(f"--seed: got {run.seed}, wanted all seeds below 2^31")

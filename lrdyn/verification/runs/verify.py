@@ -159,7 +159,7 @@ def choose_precision(run: Run, context: Context) -> tuple[Run, str]:
     if run.dtype != "float64":
         return run, ""
     dtype, why = arithmetic_probe.usual_precision(meter_of(context))
-    return run._replace(dtype=dtype), why
+    return run if dtype == run.dtype else run.in_precision(dtype), why
 
 
 def verify_run(run: Run, context: Context) -> Verification:
@@ -278,13 +278,15 @@ def unmet_reasons(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> d
 def undecided_claims(theorem: Experiment, claims: Sequence[Mapping[str, Any]]) -> list[str]:
     """Claims of any scenario that carry and apply, but of which no case could be judged.
 
-    Where theory's value is what anybody would say (trivial cases alone) nothing is open.
+    Where theory's value is what anybody would say (trivial cases alone) nothing is open; nor is it
+    where the precision that was asked for decides the claim at no settings.
     """
-    carriers = {claim.id for s in theorem.scenarios for claim in s.claims if claim.carries}
+    carriers = {c.id: c for s in theorem.scenarios for c in s.claims if c.carries}
     return [
         claim["id"]
         for claim in claims
         if claim["id"] in carriers
+        and carriers[claim["id"]].precision in ("", next(iter(claim["judged"])))
         and claim["hypotheses_met"]
         and not claim["cases"]
         and claim["decided_by"]["excused"]

@@ -147,6 +147,8 @@ class Flag:
         name: the flag is ``--name`` with dashes, the argument of ``case`` and the axis ``name``.
         quick: values of the quick preset.
         paper: values of the paper preset; ``quick`` if empty.
+        float32: values of both presets where the run is in float32; those above if empty. It has
+            half the digits, and a run that amplifies rounding may leave none to judge by.
         domain: accepted values.
         type: ``int``, ``float``, ``str`` (a word of its domain; it decides shapes),
             or ``"array"`` for an ``.npy`` file (default: none is given).
@@ -170,6 +172,7 @@ class Flag:
     symbol: str = ""
     help: str = ""
     paper: tuple = ()
+    float32: tuple = ()
     shapes: bool = False
     swept: bool = True
     source: bool = False
@@ -188,7 +191,7 @@ class Flag:
         Args:
             quick: values of the quick preset.
             paper: values of the paper preset.
-            **others: other arguments that differ, such as ``help``.
+            **others: other arguments that differ, such as ``help`` or ``float32``.
 
         Example:
             >>> rank = Flag("rank", (), at_least(1), int, "r", "rank of the target")
@@ -227,16 +230,24 @@ class Flag:
         inside = -limit < value < limit  # pyright: ignore[reportOperatorIssue]
         return inside and bool(self.domain is None or self.domain.contains(value))
 
-    def default(self, preset: str) -> Any:
+    def default(self, preset: str, dtype: str = "float64") -> Any:
         """What the flag is if it is not given.
 
         Args:
             preset: ``quick`` or ``paper``.
+            dtype: precision of the run.
 
         Returns:
             All values of the preset if the flag is swept, else its value (None if it has none).
+
+        Example:
+            >>> steps = Flag("steps", (60,), at_least(1), int, paper=(100,), float32=(30,))
+            >>> steps.default("paper"), steps.default("paper", "float32")
+            ((100,), (30,))
         """
         values = self.paper if preset == "paper" and self.paper else self.quick
+        if dtype == "float32" and self.float32:
+            values = self.float32
         return values if self.swept else (values[0] if values else None)
 
 

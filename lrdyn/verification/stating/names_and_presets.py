@@ -134,7 +134,7 @@ LONGEST = 200
 
 def _preset_mistake(flag: Flag) -> tuple[str, str] | None:
     """What is wrong with the presets of a flag, and what was wanted; None if nothing is."""
-    for preset in ("quick", "paper"):
+    for preset in ("quick", "paper", "float32"):
         values = getattr(flag, preset)
         if not isinstance(values, tuple):
             return f"{preset}={_short_repr(values)} of flag {flag.name!r}", "a tuple of values"

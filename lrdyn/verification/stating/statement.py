@@ -110,6 +110,9 @@ class Claim(Generic[T, M]):
         steps: number of steps whose rounding is in what is compared; those of the run if None.
         carries: false for a count, and for what is true by construction: such a claim can be false,
             but no verdict rests on it.
+        precision: ``float64`` where float32 decides it at no settings, for the reason that
+            ``undecided`` or ``condition`` gives; empty for both. In float32 it is left open there,
+            which leaves no verdict open.
         seeds: 0 for a claim about each single case; a number for one about all seeds of a setting
             together, of which it needs so many.
         sides: what predicts and what measures, in words; that of the scenario if empty.
@@ -137,6 +140,7 @@ class Claim(Generic[T, M]):
     condition: Callable[[T], Any] | None = None
     steps: int | None = None
     carries: bool = True
+    precision: str = ""
     seeds: int = 0
     sides: str = ""
     compares: Callable[[T, M], tuple[Any, Any]] | None = None
@@ -609,6 +613,7 @@ class Experiment:
         small: values of flags with which a run takes seconds and still judges every claim and
             control: what is tried of every experiment is tried of these.
         page: where it is explained: a path in its repository, or an address.
+        source: what the statement is derived from, for those who cite or contest it.
         dtype: the precision unless another is asked for; by default float64, of a study float32.
     """
 
@@ -629,6 +634,7 @@ class Experiment:
     title: str = ""
     small: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     page: str = ""
+    source: str = ""
     dtype: str = ""
 
     def __post_init__(self) -> None:
