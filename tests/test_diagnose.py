@@ -610,7 +610,7 @@ def test_the_command_alone_writes_nothing(command, tmp_path):
         ((".", "after.safetensors"), "got 2 files of weights"),
         ((*FILES, "--select", "z"), r"--select: got \['z'\], wanted some matrices"),
         ((*FILES, "--top", "0"), "--top: got '0', wanted"),
-        ((*FILES, "--rank", "2"), "--rank: got it without --extract"),
+        ((*FILES, "--rank", "2"), "--rank: got it alone"),
         ((*FILES, "--save-module", "norm"), "--save-module: got it without --extract"),
         ((*FILES, "--extract", "x", "--rank", "2", "--energy", ".9"), "--energy: got it beside"),
         ((*FILES, "--extract", "x", "--energy", "1"), "--energy: got '1', wanted a number"),

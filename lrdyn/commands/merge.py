@@ -29,7 +29,6 @@ EPILOG = """ADAPTER: a folder that PEFT wrote, LoRA or rsLoRA; or a .safetensors
 (LoHa and LoKr become LoRA) or diffusers. Behind a colon its weight (else 1)."""
 EXAMPLES = (
     Example("lrdyn merge lora --out smaller --resize 4", "a smaller one of one"),
-    Example("lrdyn merge lora --out smaller --energy .99", "the same, by its squared norm"),
     Example("lrdyn merge lora --out same --base BASE", "what bfloat16 leaves of it when merged"),
     Example("lrdyn merge math:0.7 code:0.3 --out both --budget 2000000", "one of two"),
 )

@@ -313,7 +313,7 @@ def test_what_a_run_amplifies_is_taken_off_before_residuals_are_compared(least, 
 
 def entries(*rows):
     names: list[str] = ["id", "kind", "holds", "hypotheses_met", "cases"]
-    by = {"decided_by": {"excused": 2}}
+    by = {"decided_by": {"excused": 2}, "judged": {"float64": {}}}
     return [dict(zip(names, row, strict=True)) | by for row in rows]
 
 

@@ -561,7 +561,7 @@ def test_the_paper_preset_is_produced_thoroughly(preset, thorough, monkeypatch, 
 def test_a_claim_without_a_case_is_open_only_if_a_case_was_excused(excused):
     """Where theory's value is trivial nothing is open."""
     entry = {"id": "value", "hypotheses_met": True, "cases": 0, "holds": None}
-    entry["decided_by"] = {"excused": excused}
+    entry |= {"decided_by": {"excused": excused}, "judged": {"float64": {}}}
     theorem = Theorem("t", "", (SIZES,), (SCENARIO,))
     assert verify.undecided_claims(theorem, [entry]) == ["value"] * bool(excused)
     assert verify.undecided_claims(theorem, [entry | {"hypotheses_met": False}]) == []
