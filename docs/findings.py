@@ -98,8 +98,8 @@ def written(name: str, id: str, what: str | None, form: str) -> str:
 
 
 def revision(name: str) -> str:
-    """Of which revision a record is."""
-    return record(name)["environment"]["git"][:8]
+    """Of which revision a record is: of git, or of the files that stated it where there was none."""
+    return (record(name)["environment"]["git"] or record(name)["sources"])[:8]
 
 
 def keep(verdict: Mapping[str, Any], sources: str) -> None:
