@@ -98,7 +98,7 @@ def written(name: str, id: str, what: str | None, form: str) -> str:
 
 
 def revision(name: str) -> str:
-    """Of which revision a record is: of git, or of the files that stated it where there was none."""
+    """Revision of git that left a record, or of the files that stated it where there was none."""
     return (record(name)["environment"]["git"] or record(name)["sources"])[:8]
 
 
