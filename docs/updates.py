@@ -116,8 +116,8 @@ two of them may be the network, its data, its optimiser, how long it was trained
 
 ```console parsed takes minutes to an hour
 $ python docs/examples/pairs.py language OUT --text PLAYS --tuned-on REVIEWS
-$ lrdyn verify real_updates --before OUT/start.safetensors --after OUT/text.safetensors
-$ lrdyn verify real_updates --before OUT/text.safetensors --after OUT/tuned.safetensors
+$ python -m experiments.real_updates --before OUT/start.safetensors --after OUT/text.safetensors
+$ python -m experiments.real_updates --before OUT/text.safetensors --after OUT/tuned.safetensors
 ```
 
 ![Energy in the first r singular values of updates, by kind of layer](images/updates.png)
