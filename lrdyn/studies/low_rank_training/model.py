@@ -75,7 +75,7 @@ def orthonormal(key: Key[Array, ""] | None, like: Float[Array, "m n"], rank: int
     assert key is not None
     length = min(like.shape)
     drawn = jax.random.normal(key, (length, min(rank, length)), jnp.float32)
-    return linalg.qr(drawn)[0].astype(like.dtype)
+    return linalg.orthogonal_factor(drawn).astype(like.dtype)
 
 
 def stable_rank(values: Float[Array, "*some k"]) -> Float[Array, "*some"]:
