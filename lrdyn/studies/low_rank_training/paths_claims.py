@@ -428,6 +428,7 @@ PATHS = Scenario[PathCase, PathTheory, PathMeasured](
             reads=lambda theory, run: (theory.merged, theory.response, theory.start, run.galore),
             undecided=_ill_conditioned,
             steps=STEPS,
+            precision="float64",
         ),
         Claim(
             "layered",
@@ -436,6 +437,7 @@ PATHS = Scenario[PathCase, PathTheory, PathMeasured](
             reads=lambda theory, run: (theory.layered, theory.response, theory.start, run.galore),
             undecided=_ill_conditioned,
             steps=STEPS,
+            precision="float64",
         ),
         Claim(
             "decayed",
@@ -450,6 +452,7 @@ PATHS = Scenario[PathCase, PathTheory, PathMeasured](
             ),
             undecided=_ill_conditioned,
             steps=STEPS,
+            precision="float64",
         ),
         Claim(
             "trained",
