@@ -87,7 +87,7 @@ def _read(results: Results) -> tuple[Any, dict[str, Any]]:
 
     def read(field: Any) -> np.ndarray:
         array = run(field)
-        axes = ("seed", "method", "choice", "period", "kind", "looked_at")
+        axes = ("seed", "contestant", "choice", "period", "kind", "looked_at")
         single = [dim for dim in array.dims if dim not in axes]
         array = array.squeeze(single, drop=True)
         return array.transpose("seed", *[d for d in array.dims if d != "seed"]).values
@@ -122,12 +122,12 @@ def loss_numbers(results: Results, **settings: Any) -> xr.Dataset:
         rows[f"{TITLES[name]}, without refresh"] = ends[:, place, -1]
     drawn = xr.Dataset(
         {
-            "loss": (("method", "step", "seed"), np.moveaxis(loss, 0, -1)),
+            "loss": (("contestant", "step", "seed"), np.moveaxis(loss, 0, -1)),
             "behind": (("row", "seed"), np.stack([end / full - 1 for end in rows.values()])),
-            "held": ("method", read(lambda run: run.held)[0]),
-            "rank_held": ("method", read(lambda run: run.rank_held)[0]),
+            "held": ("contestant", read(lambda run: run.held)[0]),
+            "rank_held": ("contestant", read(lambda run: run.rank_held)[0]),
         },
-        {"method": names, "step": read(lambda run: run.looked_at)[0], "row": list(rows)},
+        {"contestant": names, "step": read(lambda run: run.looked_at)[0], "row": list(rows)},
         said,
     )
     return _trained(drawn)
@@ -171,8 +171,8 @@ def says_losses(drawn: xr.Dataset) -> dict[str, Any]:
         return words if np.isnan(low) else f"{words} ({low:.1%} to {high:.1%})"
 
     names = dict.fromkeys((first, TITLES["galore"], TITLES["random"]))
-    held = dict(zip(drawn.method.values, drawn.held.values, strict=True))
-    ranks = dict(zip(drawn.method.values, drawn.rank_held.values, strict=True))
+    held = dict(zip(drawn.contestant.values, drawn.held.values, strict=True))
+    ranks = dict(zip(drawn.contestant.values, drawn.rank_held.values, strict=True))
     return {
         "said": f"{'; '.join(map(said, names))}.",
         "result": f"{first} ends nearest to full training",
@@ -208,14 +208,14 @@ def draw_losses(dataset: xr.Dataset) -> Any:
     figure, (left, right) = plotting.panels(
         ["loss of held-out documents", "at the end, over full training"], height=2.9
     )
-    for name in dataset.method.values:
+    for name in dataset.contestant.values:
         look = {"color": COLORS[str(name)], "ls": DASHES[str(name)], "lw": 1.1}
-        losses = dataset.loss.sel(method=name).isel(step=slice(1, None))
+        losses = dataset.loss.sel(contestant=name).isel(step=slice(1, None))
         band(left, losses, over="seed", marker=MARKS[str(name)], ms=3, **look)
     left.set(xlabel="step", ylabel="nats a byte")
     tokens = [
         plotting.entry(TITLES[n], COLORS[n], ls=DASHES[n], marker=MARKS[n], ms=3)
-        for n in map(str, dataset.method.values)
+        for n in map(str, dataset.contestant.values)
     ]
     plotting.key(left, tokens, "upper right", fontsize=7)
     rows = _intervals(dataset)

@@ -58,7 +58,7 @@ def test_all_seven_matrices_of_a_block_are_projected_and_nothing_else(race):
 
 def test_the_loss_is_the_cross_entropy_of_the_next_token_by_numpy(race):
     windows = race.tested[:3]
-    logits = np.asarray(race.net(jnp.asarray(windows[:, :-1])), np.float64)
+    logits = np.asarray(race.net(jnp.asarray(windows[:, :-1], jnp.int32)), np.float64)
     logs = logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
     rows, columns = np.indices(windows[:, 1:].shape)
     wanted = -np.mean(logs[rows, columns, windows[:, 1:]])
@@ -283,10 +283,10 @@ def test_the_figure_has_the_losses_and_says_which_ends_first(race):
     seeds = np.arange(1, 4)
     run = xr.Dataset(
         {
-            "loss": (("seed", "method", "looked_at"), loss),
+            "loss": (("seed", "contestant", "looked_at"), loss),
             "period_loss": (("seed", "choice", "period"), np.repeat(ends, 2, axis=-1)),
-            "held": (("seed", "method"), np.full((3, len(names)), 10**6)),
-            "rank_held": (("seed", "method"), np.full((3, len(names)), 2)),
+            "held": (("seed", "contestant"), np.full((3, len(names)), 10**6)),
+            "rank_held": (("seed", "contestant"), np.full((3, len(names)), 2)),
             "looked_at": (("seed", "looked_at"), np.tile([0, 6, 12], (3, 1))),
             **{n: (("seed", "kind", "looked_at"), v) for n, v in gradients.items()},
         },

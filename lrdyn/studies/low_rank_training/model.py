@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Integer, Key, PyTree
 
 from lrdyn.adapters.model import choose_by_path
 from lrdyn.core import linalg
@@ -28,9 +28,10 @@ def read_text(text: str, vocabulary: int) -> language.Text:
     return language.read_text(text, vocabulary=vocabulary)
 
 
-def next_token_loss(net: Llama, windows: Int[Array, "batch length_plus_1"]) -> Float[Array, ""]:
+def next_token_loss(net: Llama, windows: Integer[Array, "batch length_plus_1"]) -> Float[Array, ""]:
     """Mean cross-entropy of all tokens of windows but their first, in nats a token."""
-    logits, labels = net(windows[:, :-1]), windows[:, 1:].astype(jnp.int32)
+    tokens = windows.astype(jnp.int32)  # a text in bytes is one of unsigned ones
+    logits, labels = net(tokens[:, :-1]), tokens[:, 1:]
     # A loss is summed in float32 at least, whatever the type of the weights.
     wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     return cross_entropy(wide.reshape(-1, wide.shape[-1]), labels.ravel())

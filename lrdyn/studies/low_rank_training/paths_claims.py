@@ -105,9 +105,9 @@ def make_path_case(key: Key[Array, ""], *, text: str, optimizer: str) -> PathCas
     """Draw a start, and windows of a text."""
     start_key, key = jax.random.split(key)
     start = llama(start_key, vocabulary=LETTERS, width=WIDTH, depth=1, heads=HEADS, hidden=HIDDEN)
-    tokens = jnp.asarray(read_text(text, 256).training[:READ] % LETTERS)
+    tokens = jnp.asarray(read_text(text, 256).training[:READ] % LETTERS, jnp.int32)
     places = jax.random.randint(key, (STEPS, BATCH), 0, len(tokens) - LENGTH)
-    windows = tokens[places[..., None] + jnp.arange(LENGTH + 1)]
+    windows = tokens[places[..., None] + jnp.arange(LENGTH + 1)[None, None, :]]
     return PathCase(start, windows.reshape(-1, PERIOD, BATCH, LENGTH + 1), optimizer)
 
 
@@ -305,7 +305,7 @@ def predict_paths(case: PathCase) -> PathTheory:
     weights = paths(case, RELORA_FROZEN)
     start = ravel_pytree(case.start)[0]
     moved = paths(case, RELORA_FROZEN, start=moved_start(case.start))
-    change = jnp.max(jnp.abs(weights - start), axis=(2, 3))
+    change = jnp.max(jnp.abs(weights - start[None, None, None, :]), axis=(2, 3))
     apart = jnp.max(jnp.abs(weights - moved), axis=(2, 3)) / change
     return PathTheory(
         merged=weights,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Integer, Key, PyTree
 
 from lrdyn.adapters.algorithm_1 import Method, algorithm1
 from lrdyn.adapters.memory import model_bytes
@@ -96,7 +96,7 @@ class Race(NamedTuple):
     key: Key[Array, ""]
     net: Llama
     batches: Batches
-    tested: Int[np.ndarray, "window length_plus_1"]
+    tested: Integer[np.ndarray, "window length_plus_1"]
     bytes_per_token: float
     rank: int
     periods: tuple[int, ...]
@@ -108,15 +108,15 @@ class Race(NamedTuple):
 class RaceMeasured(NamedTuple):
     """Trainings of one seed."""
 
-    loss: Float[np.ndarray, "method looked_at"] = ABSENT
+    loss: Float[np.ndarray, "contestant looked_at"] = ABSENT
     """Nats a byte of held-out documents at the recorded steps, with the first period."""
     period_loss: Float[np.ndarray, "choice period"] = ABSENT
     """The same at the end, of GaLore and random P, with each period."""
     looked_at: Int[np.ndarray, "looked_at"] = ABSENT
     """Recorded steps."""
-    held: Int[np.ndarray, "method"] = ABSENT
+    held: Int[np.ndarray, "contestant"] = ABSENT
     """Bytes of weights, state of Adam and P."""
-    rank_held: Int[np.ndarray, "method"] = ABSENT
+    rank_held: Int[np.ndarray, "contestant"] = ABSENT
     """r of each method; 0 of full training."""
     stable_rank: Float[np.ndarray, "kind looked_at"] = ABSENT
     """||G||_F^2 / ||G||_2^2 of the mean gradient along full training, the mean over blocks."""
@@ -126,9 +126,9 @@ class RaceMeasured(NamedTuple):
     """Share of the mean gradient's squared norm that P of one other batch sees."""
     best: Float[np.ndarray, "kind looked_at"] = ABSENT
     """Share that the best P would see."""
-    update_stable_rank: Float[np.ndarray, "method kind"] = ABSENT
+    update_stable_rank: Float[np.ndarray, "contestant kind"] = ABSENT
     """||W(t) - W(0)||_F^2 / ||W(t) - W(0)||_2^2 at the end, the mean over blocks."""
-    update_rank: Float[np.ndarray, "method kind"] = ABSENT
+    update_rank: Float[np.ndarray, "contestant kind"] = ABSENT
     """How many singular values hold 99 % of its squared norm, the mean over blocks."""
     bfloat16_gap: Float[np.ndarray, ""] = ABSENT
     """Largest difference of GaLore and ReLoRA' over the largest change, with weights of bfloat16:
@@ -140,7 +140,7 @@ class RaceMeasured(NamedTuple):
 class ScalesMeasured(NamedTuple):
     """Trainings with every scale."""
 
-    scale_loss: Float[np.ndarray, "method scale"] = ABSENT
+    scale_loss: Float[np.ndarray, "contestant scale"] = ABSENT
     """Nats a byte at the end; NaN of a training that was lost."""
 
 
