@@ -144,6 +144,7 @@ from lrdyn.verification.storing.checkpoints import Checkpoints
 text, folder, every, out = sys.argv[1:]
 race = trainings.make_race(
     jax.random.key(1), text=text, **%r, period=(%d,), steps=%d)
+Path(folder).mkdir(exist_ok=True)
 keeper = Checkpoints(Path(folder), every=int(every), log=Path(folder) / "metrics.csv")
 run = trainings.run(%r, race, %d, keeper)
 np.savez(out, *jax.tree.leaves((run.params, run.records)))
@@ -157,7 +158,7 @@ def test_a_training_that_is_killed_ends_with_the_bits_of_one_that_was_not(text, 
     script = SCRIPT % (SETTINGS, PERIOD, STEPS, method, PERIOD)
 
     def words(folder, every, out):
-        return "-c", script, text, tmp_path / folder, every, tmp_path / out
+        return "-c", script, text, tmp_path / folder, str(every), tmp_path / out
 
     with started(*words("whole", 100000, "whole.npz"), cache=tmp_path / "c") as process:
         _, errors = process.communicate(timeout=300)
