@@ -90,7 +90,7 @@ FLAGS = (
         source=True,
     ),
     Flag("width", (64,), at_least(2), int, help="its width", shapes=True, swept=False),
-    Flag("depth", (3,), at_least(2), int, help="its blocks", paper=(6,), swept=False, shapes=True),
+    Flag("depth", (3,), at_least(2), int, help="its blocks", paper=(4,), swept=False, shapes=True),
     Flag("heads", (4,), at_least(1), int, help="its heads", swept=False, shapes=True),
     Flag("context", (64,), at_least(2), int, help="tokens of a window", swept=False, shapes=True),
     Flag("batch", (8,), at_least(1), int, help="windows of a batch", paper=(16,), swept=False),
@@ -101,7 +101,7 @@ FLAGS = (
         int,
         symbol="t_0",
         help="steps of the first training",
-        paper=(2000,),
+        paper=(1000,),
         swept=False,
     ),
     Flag(
@@ -111,7 +111,7 @@ FLAGS = (
         int,
         symbol="t",
         help="steps of the tuning",
-        paper=(500,),
+        paper=(300,),
         swept=False,
     ),
     Flag(

@@ -135,6 +135,12 @@ def _bounds(slopes: dict[str, Array], inputs: dict[str, Array]) -> Array:
     )
 
 
+def _sum_of_terms(slopes: Array, inputs: Array) -> Array:
+    """Terms delta_i x_i^T, token by token: automatic differentiation has them in one product."""
+    terms = [jnp.outer(slopes[:, i], inputs[:, i]) for i in range(inputs.shape[1])]
+    return sum(terms[1:], terms[0])
+
+
 def predict_gradient(case: SmallModel) -> GradientTheory:
     """Products of slopes and inputs, along a descent that takes no derivative in a matrix."""
     net, seen = case.net, []
@@ -154,7 +160,7 @@ def predict_gradient(case: SmallModel) -> GradientTheory:
         {path: jnp.hstack([step[side][path] for step in seen]) for path in paths} for side in (0, 1)
     )
     return GradientTheory(
-        gradient=_together({path: slopes[path] @ inputs[path].T for path in paths}),
+        gradient=_together({path: _sum_of_terms(slopes[path], inputs[path]) for path in paths}),
         gradient_size=_together(
             {path: jnp.abs(slopes[path]) @ jnp.abs(inputs[path]).T for path in paths}
         ),

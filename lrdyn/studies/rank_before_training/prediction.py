@@ -154,3 +154,20 @@ def mean_of_kind(
     chosen = np.where((alike & others).any(axis=1, keepdims=True), alike & others, others)
     weights = chosen / chosen.sum(axis=1, keepdims=True)
     return np.exp(np.log(ranks) @ weights.T)
+
+
+def without_kind(ranks: Float[np.ndarray, "n"], kinds: list[str]) -> Float[np.ndarray, "n"]:
+    """Log r of each matrix less its mean over the matrices of that kind.
+
+    Args:
+        ranks: r of each matrix.
+        kinds: what each matrix is.
+
+    Example:
+        >>> without_kind(np.array([2.0, 8.0, 5.0]), ["a", "a", "b"]).round(3).tolist()
+        [-0.693, 0.693, 0.0]
+    """
+    alike = np.array(kinds)[:, None] == np.array(kinds)[None, :]
+    logs = np.log(ranks)
+    # Rounded, so that equal ranks stay equal whatever their kind's mean is.
+    return np.round(logs - alike @ logs / alike.sum(axis=1), 12)

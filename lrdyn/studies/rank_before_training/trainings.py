@@ -28,7 +28,12 @@ from lrdyn.studies.adapter_training.sentences import Examples
 from lrdyn.studies.over_seeds import first_lost, restrict_to
 from lrdyn.studies.pictures import spread_out
 from lrdyn.studies.rank_before_training.layers import inputs_of, matrices_of
-from lrdyn.studies.rank_before_training.prediction import mean_of_kind, predict_ranks
+from lrdyn.studies.rank_before_training.prediction import (
+    mean_of_kind,
+    predict_ranks,
+    spearman,
+    without_kind,
+)
 from lrdyn.training import Batches, train
 from lrdyn.training.keeping import Keeper
 from lrdyn.verification.stating.fields import ABSENT
@@ -93,6 +98,9 @@ class RanksMeasured(NamedTuple):
     """Spearman's correlation over the matrices."""
     effective_correlation: Float[np.ndarray, "predictor"] = ABSENT
     """The same of effective ranks."""
+    within_kind: Float[np.ndarray, "predictor"] = ABSENT
+    """The same of what is left of log r when its mean over the blocks is subtracted for each kind
+    of matrix: whether blocks are told apart, and not queries from perceptrons alone."""
     gain: Float[np.ndarray, "predictor"] = ABSENT
     """Share of the error of the best constant rank that is saved."""
     p: Float[np.ndarray, "predictor"] = ABSENT
@@ -131,47 +139,54 @@ def next_token_loss(net: Any, windows: Int[Array, "batch length_plus_1"]) -> Flo
     return networks.cross_entropy(logits.reshape(-1, logits.shape[-1]), windows[:, 1:].ravel())
 
 
-def make_language(
-    key: Key[Array, ""],
-    *,
-    text: str,
-    tuned_on: str,
-    width: int,
-    depth: int,
-    heads: int,
-    context: int,
-    batch: int,
-    steps: int,
-    tuning_steps: int,
-    gradients: int,
-    optimizer: str = "adam",
-) -> TrainingCase:
-    """A LLaMA that learns one text, and is then tuned on another."""
-    net_key, key = jax.random.split(key)
-    net = llama(
-        net_key,
-        vocabulary=language.BYTES,
-        width=width,
-        depth=depth,
-        heads=heads,
-        # The usual 8/3 of the width, a gated perceptron having three matrices.
-        hidden=-(-8 * width // 3),
-    )
-    learned, _ = _windows_of(read_text(text), context, batch)
-    tuning, tested = _windows_of(read_text(tuned_on), context, batch)
-    rate = RATES[optimizer]
-    return TrainingCase(
-        key=key,
-        net=net,
-        pretraining=(learned, steps, RATES["pretraining"]),
-        tuning=tuning,
-        steps=tuning_steps,
-        rule=_falling(optax.adam if optimizer == "adam" else optax.sgd, rate, tuning_steps),
-        loss=next_token_loss,
-        tested=tested,
-        select=lambda path: path.startswith("blocks."),
-        gradients=gradients,
-    )
+def make_language(optimizer: str) -> Callable[..., TrainingCase]:
+    """Make the function that draws a LLaMA which learns one text, and is then tuned on another.
+
+    Args:
+        optimizer: of the tuning, ``adam`` or ``sgd``.
+    """
+
+    def make(
+        key: Key[Array, ""],
+        *,
+        text: str,
+        tuned_on: str,
+        width: int,
+        depth: int,
+        heads: int,
+        context: int,
+        batch: int,
+        steps: int,
+        tuning_steps: int,
+        gradients: int,
+    ) -> TrainingCase:
+        net_key, key = jax.random.split(key)
+        net = llama(
+            net_key,
+            vocabulary=language.BYTES,
+            width=width,
+            depth=depth,
+            heads=heads,
+            # The usual 8/3 of the width, a gated perceptron having three matrices.
+            hidden=-(-8 * width // 3),
+        )
+        learned, _ = _windows_of(read_text(text), context, batch)
+        tuning, tested = _windows_of(read_text(tuned_on), context, batch)
+        rule = optax.adam if optimizer == "adam" else optax.sgd
+        return TrainingCase(
+            key=key,
+            net=net,
+            pretraining=(learned, steps, RATES["pretraining"]),
+            tuning=tuning,
+            steps=tuning_steps,
+            rule=_falling(rule, RATES[optimizer], tuning_steps),
+            loss=next_token_loss,
+            tested=tested,
+            select=lambda path: path.startswith("blocks."),
+            gradients=gradients,
+        )
+
+    return make
 
 
 RATES = {"pretraining": 3e-3, "adam": 1e-3, "sgd": 0.3, "encoder": 1e-4}
@@ -412,6 +427,9 @@ def _compare(
         else:
             measured |= {
                 "correlation": correlations,
+                "within_kind": np.array(
+                    [spearman(without_kind(row, kinds), without_kind(ranks, kinds)) for row in rows]
+                ),
                 "gain": np.array([one.gain for one in found]),
                 "p": np.array([one.p for one in found]),
             }
@@ -483,13 +501,8 @@ def _scenario(
     )
 
 
-def make_language_by_descent(key: Key[Array, ""], **settings: Any) -> TrainingCase:
-    """As :func:`make_language`, tuned by plain descent."""
-    return make_language(key, **settings, optimizer="sgd")
-
-
 TRAININGS = (
-    _scenario(LANGUAGE, make_language),
-    _scenario(DESCENT, make_language_by_descent),
+    _scenario(LANGUAGE, make_language("adam")),
+    _scenario(DESCENT, make_language("sgd")),
     _scenario(ENCODER, make_encoder),
 )
