@@ -21,6 +21,7 @@ from paper_figs import (
     galore_noise,
     lora_landscape,
     optimizers,
+    rank_before_training,
     table1_memory,
     theorem2_sweep,
 )
@@ -43,6 +44,7 @@ EXHIBITS = (
     fig10_masked_training.FIGURE,
     galore_noise.FIGURE,
     lora_landscape.FIGURE,
+    rank_before_training.FIGURE,
     table1_memory.TABLE,
     theorem2_sweep.FIGURE,
 )

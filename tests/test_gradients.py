@@ -64,7 +64,7 @@ def test_a_first_axis_counts_gradients_as_files_do():
     parts = [low_rank(rank) for rank in (2, 3, 4)]
     stacked = {name: np.stack([part[name] for part in parts]) for name in SHAPES}
     assert diagnosis.gradients(WEIGHTS, stacked) == diagnosis.gradients(WEIGHTS, parts)
-    assert diagnosis.gradients(WEIGHTS, [stacked, parts[0]]).count == 4
+    assert diagnosis.gradients(WEIGHTS, [stacked, parts[0]]).k == 4
 
 
 def test_stacked_experts_have_a_rank_each():
@@ -73,7 +73,7 @@ def test_stacked_experts_have_a_rank_each():
     G["mlp.experts.up_proj"][1] = np.eye(8, 9)
     found = diagnosis.gradients(W, stacked_times(G, 2))
     assert [matrix.gradient for matrix in found.matrices] == [0, 8, 0]
-    assert found.count == 2
+    assert found.k == 2
 
 
 def stacked_times(arrays, times):

@@ -57,8 +57,8 @@ class GradientReport(NamedTuple):
     """What gradients say of the ranks of an update that is still to come: see :func:`gradients`."""
 
     matrices: tuple[MatrixGradients, ...]
-    count: int
-    """k."""
+    k: int
+    """How many gradients there are."""
     notes: dict[str, str]
     """What is not looked at, and why."""
 
@@ -67,16 +67,16 @@ class GradientReport(NamedTuple):
         moved = [matrix for matrix in self.matrices if matrix.gradient]
         if not moved:
             return ["All gradients are 0: they say nothing of an update."]
-        where = "of Adam's step" if self.count > 1 else "of the gradient"
+        where = "of Adam's step" if self.k > 1 else "of the gradient"
         ranks = [matrix.gradient if matrix.adam is None else matrix.adam for matrix in moved]
         least, most = min(ranks), max(ranks)
         span = f"r = {least}" if least == most else f"r = {least} to {most}"
         found = [
-            f"{span} {where} holds 90 % of its squared norm ({self.count} "
-            f"{'gradient' if self.count == 1 else 'gradients'}, {len(moved)} matrices).",
+            f"{span} {where} holds 90 % of its squared norm ({self.k} "
+            f"{'gradient' if self.k == 1 else 'gradients'}, {len(moved)} matrices).",
             *FOUND,
         ]
-        if self.count == 1:
+        if self.k == 1:
             found.append("Give the gradients of several batches: of one there is no Adam's step.")
         return found
 
@@ -103,7 +103,7 @@ class GradientReport(NamedTuple):
             {n: None if isinstance(x, float) and np.isnan(x) else x for n, x in m._asdict().items()}
             for m in self.matrices
         ]
-        content = {"answer": " ".join(self.answer()), "k": self.count}
+        content = {"answer": " ".join(self.answer()), "k": self.k}
         return json.dumps(content | {"matrices": matrices, "notes": self.notes}, indent=1)
 
     def __str__(self) -> str:

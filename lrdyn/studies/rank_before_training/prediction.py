@@ -27,17 +27,19 @@ class Prediction(NamedTuple):
     high: float
     p: float
     """Share of the permutations of the matrices with a correlation of that size or more."""
+    chance: float
+    """Size of the correlation that :data:`LEVEL` of the permutations stay below."""
     gain: float
     """1 - E / E_0, see :func:`gain_over_constant`."""
 
 
 def spearman(
-    first: Float[np.ndarray, "*draws n"], second: Float[np.ndarray, "*draws n"]
-) -> Float[np.ndarray, "*draws"]:
+    first: Float[np.ndarray, "... n"], second: Float[np.ndarray, "... n"]
+) -> Float[np.ndarray, "..."]:
     """Spearman's rank correlation over the last axis, equal numbers at the mean of their ranks.
 
     Args:
-        first: n numbers, or several rows of them.
+        first: n numbers, or several rows of them, in axes that broadcast.
         second: likewise.
 
     Returns:
@@ -118,7 +120,7 @@ def predict_ranks(
     rng, n = np.random.default_rng(0), ranks.shape[-1]
 
     def mean(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        return np.mean(spearman(first, second), axis=0)
+        return np.asarray(np.mean(spearman(first, second), axis=0))
 
     correlation = float(mean(known, ranks))
     places = np.argsort(rng.random((DRAWS, n)), axis=-1)
@@ -132,8 +134,9 @@ def predict_ranks(
     # Rounding must not tell a permutation that leaves everything as it was from the order itself.
     at_least = np.sum(permuted >= abs(correlation) - 1e-12)
     p = (1 + at_least) / (1 + DRAWS) if np.isfinite(correlation) else np.nan
+    chance = float(np.quantile(permuted, LEVEL)) if np.isfinite(correlation) else np.nan
     gains = [gain_over_constant(x, r, fit=fit) for x, r in zip(known, ranks, strict=True)]
-    return Prediction(correlation, float(low), float(high), float(p), float(np.mean(gains)))
+    return Prediction(correlation, float(low), float(high), float(p), chance, float(np.mean(gains)))
 
 
 def mean_of_kind(
