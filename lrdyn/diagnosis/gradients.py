@@ -12,6 +12,7 @@ update which a training makes is measured by the study ``rank_before_training``.
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -89,7 +90,8 @@ class GradientReport(NamedTuple):
         kinds: dict[str, list[MatrixGradients]] = {}
         for matrix in self.matrices:
             kinds.setdefault(advice.kind_of(matrix.name), []).append(matrix)
-        lines = [*self.answer(), "", *show.aligned([HEAD, *map(_row, kinds, kinds.values())])]
+        answer = [line for said in self.answer() for line in textwrap.wrap(said, 80)]
+        lines = [*answer, "", *show.aligned([HEAD, *map(_row, kinds, kinds.values())])]
         if every or len(self.matrices) <= MANY:
             rows = [_row(one.name.removesuffix(".weight"), [one]) for one in self.matrices]
             each = [("matrix", *HEAD[1:]), *rows]
