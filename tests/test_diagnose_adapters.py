@@ -535,3 +535,28 @@ def test_factors_of_a_stack_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config | {"r": 4}))
     with pytest.raises(ValueError, match=r"got shapes .*, wanted E x 4 rows, and as many columns"):
         peft.read(tmp_path / "a")
+
+
+# Every form in every type -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_each_form_in_each_type_is_diagnosed_as_its_merge(tmp_path, kind, dtype):
+    """Factors are cast; the merge is one in float64, of the factors as they were cast."""
+    stored = peft.read(MADE / kind)
+    factors = {
+        module: own._replace(
+            B=np.asarray(own.B, dtype),
+            A=np.asarray(own.A, dtype),
+            magnitude=None if own.magnitude is None else np.asarray(own.magnitude, dtype),
+        )
+        for module, own in stored.factors.items()
+    }
+    peft.write(tmp_path / kind, stored._replace(factors=factors))
+    base = {name: np.asarray(W, np.float64) for name, W in BASE.items()}
+    merged = peft.merged(peft.read(tmp_path / kind), base)
+    found, wanted = (moved(lrdyn.diagnose(base, after)) for after in (tmp_path / kind, merged))
+    assert found
+    same(found, {name: matrix for name, matrix in wanted.items() if name in found})
+    assert not {name for name, m in wanted.items() if name not in found and m.relative > 1e-12}
