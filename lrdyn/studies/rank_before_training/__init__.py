@@ -28,8 +28,6 @@ def _prepare(settings: dict[str, Any], given: set[str]) -> dict[str, Any]:
         for flag in ("text", "tuned_on"):
             settings = settings | {flag: language.resolve_text(settings[flag])}
             language.text_files(settings[flag])
-    if ENCODER in settings["cell"]:
-        sentences.folder_of(settings["encoder"])
     return settings
 
 
@@ -40,6 +38,8 @@ def _about(settings: Mapping[str, Any]) -> str:
         first, second = (language.describe_text(settings[f]) for f in ("text", "tuned_on"))
         said.append(f"a language model learns {first}, then {second}")
     if ENCODER in settings["cell"]:
+        # Here and not when flags are read: a preset may be looked at without its data.
+        sentences.folder_of(settings["encoder"])
         said.append("an encoder learns the sentiment of sentences")
     return "; ".join(said)
 
@@ -107,7 +107,7 @@ FLAGS = (
     Flag(
         "tuning_steps",
         (200,),
-        at_least(10),
+        at_least(1),
         int,
         symbol="t",
         help="steps of the tuning",

@@ -15,7 +15,7 @@ the way. Whether the spectra at the start *predict* its rank, also under Adam, i
 (:mod:`lrdyn.studies.rank_before_training.trainings`).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -106,7 +106,7 @@ def is_of_a_block(path: str) -> bool:
     return path.startswith("blocks.")
 
 
-def make_small_model(key: Key[Array, ""], *, small_depth: int, small_rate: float) -> SmallModel:
+def make_small_model(key: Key[Array, ""], *, small_depth: int, small_rate: Any) -> SmallModel:
     """A model of Gaussian matrices, and random texts."""
     net_key, text_key = jax.random.split(key)
     net = llama(net_key, vocabulary=LETTERS, width=WIDTH, depth=small_depth, heads=2, hidden=HIDDEN)
