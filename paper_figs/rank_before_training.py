@@ -34,13 +34,18 @@ LABELS = {
     "pilot": "a tenth of it",
 }
 SHADES = {LANGUAGE: plotting.BLUE, DESCENT: plotting.GREEN, ENCODER: plotting.ORANGE}
-DRAWN = {"weights": plotting.GREY, "adam": plotting.BLUE, "pilot": plotting.ORANGE}
+FULL = {"marker": "o", "mec": "none", "ms": 3, "alpha": 0.8}
+DRAWN = {
+    "weights": {**FULL, "color": plotting.GREY, "marker": "s"},
+    "adam": {**FULL, "color": plotting.PINK},
+    "pilot": {**plotting.OPEN, "mec": plotting.BLACK, "ms": 3},
+}
 """Predictors of which every matrix is drawn."""
 TOLERANCES = {"rank": 0.3, "known": 0.3, "correlation": 0.1, "interval": 0.3}
 """Of another training in float32, on another machine: about the spread over seeds."""
 
 CAPTION = """\
-Rank r that holds .9 of the squared norm, matrix by matrix ({matrices}), full training. (a-c) r of
+Rank r that holds .9 of the squared norm, of each matrix ({matrices}), full training. (a-c) r of
 the update over r of what is known: W, the step of Adam from k gradients at the start, the update
 after a tenth of the training; means over seeds, over min(m, n); line: equal. (d) Rank correlation
 over matrices, 95 % intervals over matrices; grey: the size that 95 % of permutations of the
@@ -48,8 +53,9 @@ matrices stay below. The kind is the mean of the other blocks' updates: like the
 known before.
 """
 NOTES = """\
-{seeds} ({dtype}). {learned}. Shares of the error of one rank for all that Adam's step saves, r
-fitted by a line in logarithms to the other matrices: {gains}.
+{seeds} ({dtype}); those of the encoder vary the order of sentences and the head. {learned}. Share
+of the error of one rank for all that Adam's step saves, r fitted by a line in logarithms to the
+other matrices: {gains}.
 """
 
 
@@ -119,12 +125,14 @@ def says(dataset: xr.Dataset) -> dict[str, Any]:
     cells = [str(name) for name in dataset.cell.values]
 
     def each(form: str, values: Any) -> str:
-        found = zip(cells, np.asarray(values), strict=True)
-        return ", ".join(f"{TITLES[cell]} {form.format(value)}" for cell, value in found)
+        found = list(zip(cells, np.asarray(values), strict=True))
+        if len({form.format(value) for _, value in found}) == 1:
+            return form.format(found[0][1])
+        return ", ".join(f"{TITLES[cell]}: {form.format(value)}" for cell, value in found)
 
     return {
         "matrices": each("{:.0f}", dataset.matrices),
-        "seeds": each("{:.0f}", dataset.seeds) + " seeds",
+        "seeds": f"Seeds: {each('{:.0f}', dataset.seeds)}",
         "learned": "Loss at the end over that at the start: " + each("{:.2f}", dataset.learned),
         "gains": each("{:+.2f}", dataset.gain.sel(predictor="adam")),
     }
@@ -138,18 +146,14 @@ def draw(dataset: xr.Dataset) -> Any:
     for ax, cell in zip(axes, cells, strict=False):
         plot_ranks(ax, dataset.sel(cell=cell))
     plot_correlations(axes[len(cells)], dataset)
-    entries = [
-        plotting.entry(LABELS[name], color, marker="o", ls="", ms=4)
-        for name, color in DRAWN.items()
-    ]
+    entries = [plotting.entry(LABELS[name], **{"ls": "", **look}) for name, look in DRAWN.items()]
     return plotting.common_key(figure, entries, serves=[(entries, axes[: len(cells)])])
 
 
 def plot_ranks(ax: Any, data: xr.Dataset) -> None:
     """Draw the rank of the update of every matrix over what is known of it."""
-    for name, color in DRAWN.items():
-        known = data.known.sel(predictor=name)
-        ax.plot(known, data["rank"], "o", color=color, ms=3, mec="none", alpha=0.8)
+    for name, look in DRAWN.items():
+        ax.plot(data.known.sel(predictor=name), data["rank"], **{"ls": "", **look})
     finite = np.append(data.known.sel(predictor=list(DRAWN)).values.ravel(), data["rank"].values)
     low, high = np.nanmin(finite) / 1.3, min(1.0, np.nanmax(finite) * 1.3)
     ax.plot([low, high], [low, high], color=plotting.BLACK, lw=0.7)
@@ -162,20 +166,18 @@ def plot_ranks(ax: Any, data: xr.Dataset) -> None:
 def plot_correlations(ax: Any, dataset: xr.Dataset) -> None:
     """Draw correlations with their intervals over the matrices, a row for each predictor."""
     rows = np.arange(len(LABELS))[::-1]
-    for place, (cell, data) in enumerate(dataset.groupby("cell")):
-        name = str(cell)
-        shift = 0.22 * (1 - [*TITLES].index(name))
-        data = data.squeeze("cell", drop=True) if "cell" in data.dims else data
-        chance = float(data.chance.max())
-        if place == 0:
-            ax.axvspan(-chance, chance, color=plotting.GREY, alpha=0.2, lw=0)
-        low, high = data.interval.values.T
-        ax.hlines(rows + shift, low, high, color=SHADES[name], lw=1.0)
-        ax.plot(data.correlation, rows + shift, "o", color=SHADES[name], ms=3, label=TITLES[name])
+    chance = float(dataset.chance.max())
+    ax.axvspan(-chance, chance, color=plotting.GREY, alpha=0.2, lw=0)
+    for place, (name, title) in enumerate(TITLES.items()):
+        if name in dataset.cell.values:
+            data, at = dataset.sel(cell=name), rows + 0.22 * (1 - place)
+            low, high = data.interval.values.T
+            ax.hlines(at, low, high, color=SHADES[name], lw=1.0)
+            ax.plot(data.correlation, at, "o", color=SHADES[name], ms=3, label=title)
     ax.axvline(0, color=plotting.BLACK, lw=0.7)
     ax.set_yticks(rows, [LABELS[name] for name in PREDICTORS])
     ax.set(xlim=(-1, 1.02), xlabel="Spearman's correlation with r of the update")
-    plotting.key(ax, None, "lower left", fontsize=6)
+    plotting.key(ax, None, "upper left", fontsize=6)
 
 
 FIGURE = Figure(
