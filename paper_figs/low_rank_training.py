@@ -90,7 +90,7 @@ def _read(results: Results) -> tuple[Any, dict[str, Any]]:
         axes = ("seed", "contestant", "choice", "period", "kind", "looked_at")
         single = [dim for dim in array.dims if dim not in axes]
         array = array.squeeze(single, drop=True)
-        return array.transpose("seed", *[d for d in array.dims if d != "seed"]).values
+        return array.transpose("seed", ...).values
 
     said = {
         "described": root.attrs["about"].removeprefix("on ").partition(",")[0],
@@ -98,6 +98,8 @@ def _read(results: Results) -> tuple[Any, dict[str, Any]]:
         "dtype": config["dtype"],
         "period": int(np.ravel(config["period"])[0]),
         "batch": config["batch_size"],
+        # The recorded steps, the same for all seeds, are the coordinate of their axis.
+        "looked_at": np.ravel(run(lambda run: run.looked_at).values).tolist(),
         **{name: config[name] for name in ("depth", "width", "steps", "context", "rank")},
     }
     return read, said
@@ -127,7 +129,7 @@ def loss_numbers(results: Results, **settings: Any) -> xr.Dataset:
             "held": ("contestant", read(lambda run: run.held)[0]),
             "rank_held": ("contestant", read(lambda run: run.rank_held)[0]),
         },
-        {"contestant": names, "step": read(lambda run: run.looked_at)[0], "row": list(rows)},
+        {"contestant": names, "step": said.pop("looked_at"), "row": list(rows)},
         said,
     )
     return _trained(drawn)
@@ -142,7 +144,7 @@ def gradient_numbers(results: Results, **settings: Any) -> xr.Dataset:
             name: (dims, np.moveaxis(read(lambda run, name=name: getattr(run, name)), 0, -1))
             for name in ("stable_rank", "seen", "best")
         },
-        {"kind": list(KINDS), "step": read(lambda run: run.looked_at)[0]},
+        {"kind": list(KINDS), "step": said.pop("looked_at")},
         said | {"chance": said["rank"] / said["width"]},
     )
     return _trained(drawn)

@@ -285,10 +285,9 @@ def test_the_figure_has_the_losses_and_says_which_ends_first(race):
             "period_loss": (("seed", "choice", "period"), np.repeat(ends, 2, axis=-1)),
             "held": (("seed", "contestant"), np.full((3, len(names)), 10**6)),
             "rank_held": (("seed", "contestant"), np.full((3, len(names)), 2)),
-            "looked_at": (("seed", "looked_at"), np.tile([0, 6, 12], (3, 1))),
             **{n: (("seed", "kind", "looked_at"), v) for n, v in gradients.items()},
         },
-        {"seed": seeds},
+        {"seed": seeds, "looked_at": [0, 6, 12]},
     )
     config = '{"dtype": "float32", "period": [4, 12], "batch_size": 2, "depth": 2, "width": 8, '
     config += '"steps": 12, "context": 8, "rank": 2}'
