@@ -49,8 +49,8 @@ LOSSES_CAPTION = """\
 A LLaMA of {depth} blocks of width {width} on {described}; {steps} steps of {batch} windows of
 {context} tokens for every method, r = {rank}, Adam, {seeds}. (a) Loss of held-out documents, means
 and standard errors. (b) Loss at the end over that of full training from the same start on the same
-windows: single seeds, means, and intervals of which {held} hold at once (95 %); filled: 0 is
-outside. Without refresh P stays that of step 0. {said}
+windows: single seeds, means, and those of the study's {held} intervals that hold at once (95 %);
+filled: 0 is outside. Crosses: P stays that of step 0, means alone. {said}
 """
 LOSSES_NOTES = """\
 The survey has no such figure ({dtype}). Each method has its own scale s out of 1, 3, 8, found on
@@ -151,13 +151,14 @@ def gradient_numbers(results: Results, **settings: Any) -> xr.Dataset:
 
 
 def _intervals(drawn: xr.Dataset) -> dict[str, tuple[float, float, float]]:
-    """Mean and interval of each row; NaN for the interval of one seed."""
+    """Mean and interval of each row; NaN where it is no finding of the study, or of one seed."""
+    stated = {TITLES[name] for name in SCALED}
     rows = {}
     for name in drawn.row.values:
         draws = drawn.behind.sel(row=name).values
         ends = (np.nan, np.nan)
-        if len(draws) > 1:
-            ends = simultaneous_interval(draws, drawn.sizes["row"])
+        if len(draws) > 1 and name in stated:
+            ends = simultaneous_interval(draws, LOW_RANK_TRAINING.intervals)
         rows[str(name)] = float(np.mean(draws)), *ends
     return rows
 
@@ -172,13 +173,16 @@ def says_losses(drawn: xr.Dataset) -> dict[str, Any]:
         words = f"{name} ends {mean:.1%} behind full training"
         return words if np.isnan(low) else f"{words} ({low:.1%} to {high:.1%})"
 
+    near = [name for name, (_, low, high) in rows.items() if low <= 0 <= high]
     names = dict.fromkeys((first, TITLES["galore"], TITLES["random"]))
     held = dict(zip(drawn.contestant.values, drawn.held.values, strict=True))
     ranks = dict(zip(drawn.contestant.values, drawn.rank_held.values, strict=True))
     return {
         "said": f"{'; '.join(map(said, names))}.",
-        "result": f"{first} ends nearest to full training",
-        "held": drawn.sizes["row"],
+        "result": f"{near[0]} alone is not told from full training"
+        if len(near) == 1
+        else f"{first} ends nearest to full training",
+        "held": LOW_RANK_TRAINING.intervals,
         "held_bytes": ", ".join(
             f"{TITLES[name]} {held[name] / 1e6:.2f} MB"
             + (f" (r = {ranks[name]})" if name == "lora_bytes" else "")
@@ -228,7 +232,8 @@ def draw_losses(dataset: xr.Dataset) -> Any:
         right.plot(draws, np.full(len(draws), place), "|", color=plotting.GREY, ms=5, mew=0.7)
         right.plot([100 * low, 100 * high], [place, place], color=color, lw=1.2)
         apart = low > 0 or high < 0
-        look = {"marker": "o", "color": color, "mfc": color if apart else "w", "ms": 4}
+        mark = "o" if name in colors else "x"
+        look = {"marker": mark, "color": color, "mfc": color if apart else "w", "ms": 4}
         right.plot([100 * mean], [place], **look)
     right.axvline(0, color="k", lw=0.8)
     right.set_yticks(range(len(rows)), list(rows)[::-1], fontsize=7)

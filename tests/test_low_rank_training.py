@@ -297,7 +297,10 @@ def test_the_figure_has_the_losses_and_says_which_ends_first(race):
     full, lora = (loss[:, names.index(name), -1] for name in ("full", "lora"))
     np.testing.assert_allclose(drawn.behind.sel(row="LoRA"), lora / full - 1)
     said = pictures.says_losses(drawn)
-    assert said["result"].startswith("LoRA ends")
+    assert said["result"] == "LoRA ends nearest to full training"
+    near = drawn.assign(behind=drawn.behind.copy())
+    near.behind.loc[{"row": "GaLore"}] = [-1e-3, 1e-3, 0.0]
+    assert pictures.says_losses(near)["result"] == "GaLore alone is not told from full training"
     assert f"LoRA ends {np.mean(lora / full - 1):.1%} behind" in said["said"]
     seen = pictures.gradient_numbers(results)
     np.testing.assert_allclose(seen.seen.sel(kind="gate"), gradients["seen"][:, 4].T)
