@@ -43,7 +43,9 @@ COLORS = {
 DASHES = dict.fromkeys(COLORS, "-") | {"lora_bytes": "--", "random": "--", "relora_frozen": "--"}
 MARKS = dict(zip(COLORS, "*os^vDP", strict=True))
 """Apart without colours, too."""
-OF_KINDS = dict(zip(KINDS, (*plotting.BLUES, plotting.GREEN, *plotting.ORANGES), strict=True))
+OF_KINDS: Mapping[str, str] = dict[str, str](
+    zip(KINDS, (*plotting.BLUES, plotting.GREEN, *plotting.ORANGES), strict=True)
+)
 """Matrices of the attention in blue and green, those of the perceptron in orange."""
 LOSSES_CAPTION = """\
 A LLaMA of {depth} blocks of width {width} on {described}; {steps} steps of {batch} windows of

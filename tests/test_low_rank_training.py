@@ -2,6 +2,7 @@
 
 import signal
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -198,17 +199,18 @@ def test_checkpoints_of_two_periods_are_not_mixed_up(race, tmp_path):
 
 
 def test_adams_of_two_eps_are_one_optimiser_where_they_are_equal(race):
-    rule, plain = paths_claims.make_optimizer("adam"), paths_claims.make_optimizer("adam", 1e-8)
+    rule = paths_claims.make_optimizer("adam")
     slopes = jax.tree.map(lambda leaf: jnp.cos(leaf * 100), race.net)
+
+    def updates(one: Any) -> Any:
+        return one.update(slopes, one.init(race.net), race.net)[0]
+
     for eps, same in ((1e-8, True), (1e-1, False)):
-        other = paths_claims.make_optimizer("adam", eps)
-        updates = [
-            model.by_kind(one.update(slopes, one.init(race.net), race.net)[0])["query"]
-            for one in (rule, other)
-        ]
-        assert bool(jnp.all(updates[0] == updates[1])) is same
-        heads = [one.update(slopes, one.init(race.net), race.net)[0].head for one in (plain, other)]
-        np.testing.assert_array_equal(*heads)  # what is not projected keeps its own eps
+        nets = [updates(one) for one in (rule, paths_claims.make_optimizer("adam", eps))]
+        queries = [model.by_kind(net)["query"] for net in nets]
+        assert bool(jnp.all(queries[0] == queries[1])) is same
+        # What is not projected keeps its own eps.
+        np.testing.assert_array_equal(nets[0].head, nets[1].head)
 
 
 def test_a_decay_of_frozen_and_factor_is_a_decay_of_their_sum():
@@ -217,12 +219,13 @@ def test_a_decay_of_frozen_and_factor_is_a_decay_of_their_sum():
     W, P, A, U = (rng.normal(size=shape) for shape in ((4, 5), (4, 2), (2, 5), (2, 5)))
     q = 0.9
 
-    def step(cost, held):
+    def step(cost: Any, held: Any) -> Any:
         return None, None, held._replace(split=held.split._replace(trained=q * A + U))
 
     rule = Algorithm(begin=lambda held: held, step=step, weights=lambda held: held)
     begun = DescentState(SplitParts(trained=A, frozen=(W, P)), None)
-    _, _, held = paths_claims.decay_frozen(rule, q).step(None, begun)
+    unused: Any = None
+    _, _, held = paths_claims.decay_frozen(rule, q).step(unused, begun)
     frozen, factor = held.split.frozen[0], held.split.trained
     np.testing.assert_allclose(frozen + P @ factor, q * (W + P @ A) + P @ U)
 

@@ -339,7 +339,7 @@ def measure_paths(case: PathCase) -> PathMeasured:
 PathOutcome = Outcome[PathTheory, PathMeasured]
 
 
-def _compare(theirs: np.ndarray, ours: np.ndarray, start: np.ndarray, factor: Any) -> Equal:
+def _compare(theirs: Any, ours: Any, start: Any, factor: Any) -> Equal:
     """Compare relative to what training changes, times what an error grows to."""
     scale = np.max(np.abs(theirs - start)) * factor
     return Equal(theirs, ours, scale, null=start)
@@ -469,13 +469,15 @@ PATHS = Scenario[PathCase, PathTheory, PathMeasured](
         _control(
             "one_eps",
             "eps / s for all parameters",
-            lambda case: PathMeasured(galore=paths(case, GALORE, eps=lambda s: (EPSILON / s,) * 2)),
+            lambda case: PathMeasured(
+                galore=paths(case, GALORE, eps=lambda s: (EPSILON / s, EPSILON / s))
+            ),
             precision="float64",
         ),
         _control(
             "equal_eps",
             "the eps of the adapter",
-            lambda case: PathMeasured(galore=paths(case, GALORE, eps=lambda s: (EPSILON,) * 2)),
+            lambda case: PathMeasured(galore=paths(case, GALORE, eps=lambda s: (EPSILON, EPSILON))),
             precision="float64",
         ),
         _control(

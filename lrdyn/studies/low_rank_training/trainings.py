@@ -393,7 +393,7 @@ PUBLISHED = {"full": 34.06, "galore": 34.88, "lora": 34.99, "relora": 37.04}
 """Perplexities of a LLaMA of 60M parameters on C4 (arXiv 2403.03507, Table 2)."""
 
 
-def _behind(name: str, other: str) -> Finding:
+def _behind(name: str, other: str) -> Finding[Any, RaceMeasured]:
     """By which share of its loss a method ends behind another one, at the same windows."""
     place, before = NAMES.index(name), NAMES.index(other)
     titles = CONTESTANTS[name].title, CONTESTANTS[other].title
@@ -414,7 +414,7 @@ def _behind(name: str, other: str) -> Finding:
     )
 
 
-def _change(field: str, words: str, **expected: Any) -> Finding:
+def _change(field: str, words: str, **expected: Any) -> Finding[Any, RaceMeasured]:
     """By how much a number of the gradients changes over full training, the mean over kinds."""
 
     def value(outcome: RaceOutcome) -> np.ndarray:
@@ -431,7 +431,7 @@ def _change(field: str, words: str, **expected: Any) -> Finding:
     )
 
 
-def _at_the_end(field: str, words: str) -> Finding:
+def _at_the_end(field: str, words: str) -> Finding[Any, RaceMeasured]:
     return Finding(
         f"{field}_at_the_end",
         f"{words}, at the end, mean over kinds",
@@ -440,7 +440,7 @@ def _at_the_end(field: str, words: str) -> Finding:
     )
 
 
-def _without_refresh(name: str) -> Finding:
+def _without_refresh(name: str) -> Finding[Any, RaceMeasured]:
     place, title = CHOICES.index(name), CONTESTANTS[name].title
     return Finding(
         f"{name}_without_refresh",
@@ -456,7 +456,7 @@ def _without_refresh(name: str) -> Finding:
     )
 
 
-def _update_rank(name: str) -> Finding:
+def _update_rank(name: str) -> Finding[Any, RaceMeasured]:
     place, title = NAMES.index(name), CONTESTANTS[name].title
     return Finding(
         f"{name}_update_rank",
@@ -467,7 +467,7 @@ def _update_rank(name: str) -> Finding:
     )
 
 
-FINDINGS = (
+FINDINGS: tuple[Finding[Any, RaceMeasured], ...] = (
     *(_behind(name, "full") for name in SCALED),
     *(
         _behind("galore", other)
