@@ -20,6 +20,7 @@ from paper_figs import (
     fig10_masked_training,
     galore_noise,
     lora_landscape,
+    low_rank_training,
     optimizers,
     table1_memory,
     theorem2_sweep,
@@ -43,6 +44,8 @@ EXHIBITS = (
     fig10_masked_training.FIGURE,
     galore_noise.FIGURE,
     lora_landscape.FIGURE,
+    low_rank_training.LOSSES,
+    low_rank_training.GRADIENTS,
     table1_memory.TABLE,
     theorem2_sweep.FIGURE,
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 
 from lrdyn.core import checks
 from lrdyn.core.checks import checked
@@ -69,9 +69,9 @@ SUFFIXES = (".txt", ".md")
 class Text(NamedTuple):
     """A text as tokens, in two parts."""
 
-    training: Int[np.ndarray, "n"]
+    training: Integer[np.ndarray, "n"]
     """Tokens of the training documents, one document behind the other."""
-    validation: Int[np.ndarray, "m"]
+    validation: Integer[np.ndarray, "m"]
     """Those of the documents that are held out."""
     vocabulary: int
     """Number of tokens that there are."""
@@ -301,7 +301,9 @@ def describe_text(name: str) -> str:
 
 
 @checked
-def windows(tokens: Int[np.ndarray, "n"], length: int) -> Int[np.ndarray, "window length_plus_1"]:
+def windows(
+    tokens: Integer[np.ndarray, "n"], length: int
+) -> Integer[np.ndarray, "window length_plus_1"]:
     """Windows of ``length`` + 1 tokens, of which each begins where the one before it ends.
 
     The last token of a window is the first of the next: every token but the first is predicted
