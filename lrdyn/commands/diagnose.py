@@ -20,8 +20,8 @@ from lrdyn.commands.arguments import (
 from lrdyn.core.show import near, shortened
 from lrdyn.data import checkpoints
 from lrdyn.diagnosis import advice, reading
+from lrdyn.diagnosis.before_training import gradients
 from lrdyn.diagnosis.extraction import extract
-from lrdyn.diagnosis.gradients import gradients
 from lrdyn.diagnosis.orientation import orientation
 from lrdyn.diagnosis.planning import Plan, plan
 from lrdyn.diagnosis.report import Diagnosis, diagnose
@@ -44,7 +44,6 @@ EXAMPLES = (
     Example("lrdyn diagnose BASE TUNED", "which rank each kind of layer needs"),
     Example("lrdyn diagnose BASE TUNED --extract DIR --energy .99", "the update as an adapter"),
     Example("lrdyn diagnose BASE TUNED --plan DIR --budget 2000000", "ranks for a new training"),
-    Example("lrdyn diagnose BASE --gradients FILE FILE", "ranks that are known before a training"),
 )
 FIRST = 2.0
 """Seconds after which progress is printed, if the output is not a terminal."""

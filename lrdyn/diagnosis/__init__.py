@@ -4,13 +4,13 @@
 after it, and :func:`extract` makes an adapter of the difference.
 """
 
+from lrdyn.diagnosis.before_training import GradientReport as GradientReport
+from lrdyn.diagnosis.before_training import MatrixGradients as MatrixGradients
+from lrdyn.diagnosis.before_training import gradients as gradients
 from lrdyn.diagnosis.combining import Combination as Combination
 from lrdyn.diagnosis.combining import combine as combine
 from lrdyn.diagnosis.extraction import Extraction as Extraction
 from lrdyn.diagnosis.extraction import extract as extract
-from lrdyn.diagnosis.gradients import GradientReport as GradientReport
-from lrdyn.diagnosis.gradients import MatrixGradients as MatrixGradients
-from lrdyn.diagnosis.gradients import gradients as gradients
 from lrdyn.diagnosis.planning import Plan as Plan
 from lrdyn.diagnosis.planning import plan as plan
 from lrdyn.diagnosis.report import Diagnosis as Diagnosis
