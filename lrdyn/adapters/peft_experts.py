@@ -76,7 +76,7 @@ def split_experts(B: np.ndarray, A: np.ndarray, rank: int) -> Iterator[tuple[int
     Example:
         >>> A, B = np.arange(4.0)[:, None], np.arange(4.0)[None]
         >>> [(e, (part.B @ part.A).item()) for e, part in split_experts(B, A, 2)]
-        [(0, 2.0), (1, 9.0)]
+        [(0, 2.0), (1, 11.0)]
     """
     experts = len(A) // rank
     for e in range(experts):
