@@ -22,6 +22,7 @@ from paper_figs import (
     lora_landscape,
     low_rank_training,
     optimizers,
+    rank_before_training,
     table1_memory,
     theorem2_sweep,
 )
@@ -46,6 +47,7 @@ EXHIBITS = (
     lora_landscape.FIGURE,
     low_rank_training.LOSSES,
     low_rank_training.GRADIENTS,
+    rank_before_training.FIGURE,
     table1_memory.TABLE,
     theorem2_sweep.FIGURE,
 )

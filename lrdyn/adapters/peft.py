@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrdyn.adapters import peft_config, peft_tensors
+from lrdyn.adapters import peft_config, peft_experts, peft_tensors
 from lrdyn.adapters.peft_config import PeftConfig
 from lrdyn.adapters.peft_tensors import EMBEDDING, LINEAR, NAME, PICKLE, PREFIX
 from lrdyn.core import checks
@@ -97,6 +97,11 @@ def read(
     for module, names in parts.items():
         got = {field: tensors[name] for field, name in names.items()}
         B, A = got["B"], got["A"]
+        if peft_tensors.is_stack(known, module):
+            scale = known.scale(module)
+            for e, part in peft_experts.split_experts(B, A, known.rank(module)):
+                factors[f"{module}[{e}]"] = StoredFactors(part.B, part.A, scale)
+            continue
         if known.get("fan_in_fan_out") or module in embeddings:
             B, A = A.T, B.T
         factors[module] = StoredFactors(B, A, known.scale(module), got.get("magnitude"))
@@ -280,6 +285,12 @@ def _name_tensors(adapter: Stored) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
     for module, stored in adapter.factors.items():
         _check_factors(module, stored)
+        if peft_experts.NUMBER.match(module):
+            checks.refuse(
+                f"factors[{module!r}]",
+                "an expert of a stack",
+                "modules: experts of target_parameters are read and not written",
+            )
         scale = config.scale(module)
         # A scale is a quotient of alpha, which was rounded, and r or its root.
         if abs(scale - stored.scale) > 8 * np.finfo(float).eps * abs(scale):
@@ -329,7 +340,7 @@ def merged(
     result = {name: np.asarray(array) for name, array in {**weights, **adapter.saved}.items()}
     start = adapter.config.get("init_lora_weights") == "pissa" and not residual
     for module, stored in adapter.factors.items():
-        name, shape = f"{module}.weight", (len(stored.B), stored.A.shape[1])
+        name, shape = peft_experts.weight_name(module), (len(stored.B), stored.A.shape[1])
         got = result[name].shape if name in result else "no such weight"
         # A convolution's weight is the matrix (out, in k k).
         whole_shape = got
