@@ -161,6 +161,7 @@ def plot_ranks(ax: Any, data: xr.Dataset) -> None:
     ax.set(xlim=(low, high), ylim=(low, high))
     for axis in (ax.xaxis, ax.yaxis):
         plotting.label_log_ticks(axis)
+        axis.set_major_formatter("{x:g}")  # shares, not powers
 
 
 def plot_correlations(ax: Any, dataset: xr.Dataset) -> None:
