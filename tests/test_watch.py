@@ -467,7 +467,7 @@ def test_what_is_not_known_is_not_among_the_scalars():
 def as_torch(array):
     torch = pytest.importorskip("torch")
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    return torch.as_tensor(np.asarray(array, np.float32), dtype=kinds[array.dtype.name])
+    return torch.tensor(np.array(array, np.float32), dtype=kinds[array.dtype.name])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
