@@ -42,6 +42,7 @@ COLORS = {
 }
 DASHES = dict.fromkeys(COLORS, "-") | {"lora_bytes": "--", "random": "--", "relora_frozen": "--"}
 MARKS = dict(zip(COLORS, "*os^vDP", strict=True))
+KIND_MARKS = dict(zip(KINDS, "os^vDP*", strict=True))
 """Apart without colours, too."""
 OF_KINDS: Mapping[str, str] = dict[str, str](
     zip(KINDS, (*plotting.BLUES, plotting.GREEN, *plotting.ORANGES), strict=True)
@@ -227,15 +228,15 @@ def draw_losses(dataset: xr.Dataset) -> Any:
     ]
     plotting.key(left, tokens, "upper right", fontsize=7)
     rows = _intervals(dataset)
-    colors = {TITLES[name]: COLORS[name] for name in COLORS}
+    looks = {TITLES[name]: (COLORS[name], MARKS[name]) for name in COLORS}
     for place, (name, (mean, low, high)) in enumerate(reversed(rows.items())):
-        color = colors[name.partition(", without")[0]]
+        color, mark = looks[name.partition(", without")[0]]
         draws = 100 * dataset.behind.sel(row=name).values
         right.plot(draws, np.full(len(draws), place), "|", color=plotting.GREY, ms=5, mew=0.7)
-        right.plot([100 * low, 100 * high], [place, place], color=color, lw=1.2)
+        right.plot([100 * low, 100 * high], [place, place], color=plotting.GREY, lw=1.0)
         apart = low > 0 or high < 0
-        mark = "o" if name in colors else "x"
-        look = {"marker": mark, "color": color, "mfc": color if apart else "w", "ms": 4}
+        mark = mark if name in looks else "x"
+        look = {"marker": mark, "color": color, "mfc": color if apart else "w", "ms": 4.5}
         right.plot([100 * mean], [place], **look)
     right.axvline(0, color="k", lw=0.8)
     right.set_yticks(range(len(rows)), list(rows)[::-1], fontsize=7)
@@ -249,11 +250,11 @@ def draw_gradients(dataset: xr.Dataset) -> Any:
         ["stable rank of the mean gradient", "share of it that P sees"], height=2.9
     )
     for kind in map(str, dataset.kind.values):
-        look = {"color": OF_KINDS[kind], "lw": 1.1}
-        band(left, dataset.stable_rank.sel(kind=kind), over="seed", marker="o", ms=2.5, **look)
-        band(right, dataset.seen.sel(kind=kind), over="seed", marker="o", ms=2.5, **look)
+        look = {"color": OF_KINDS[kind], "marker": KIND_MARKS[kind], "ms": 3}
+        band(left, dataset.stable_rank.sel(kind=kind), over="seed", lw=1.1, **look)
+        band(right, dataset.seen.sel(kind=kind), over="seed", lw=1.1, **look)
         best = dataset.best.sel(kind=kind).mean("seed")
-        right.plot(dataset.step.values, best.values, ls="--", color=OF_KINDS[kind], lw=0.9)
+        right.plot(dataset.step.values, best.values, ls="--", lw=0.9, **look)
     right.axhline(dataset.attrs["chance"], color="k", ls=":", lw=1.0)
     left.set(xlabel="step", ylabel=r"$\|G\|_F^2 / \|G\|_2^2$", ylim=(0.9, None))
     right.set(xlabel="step", ylabel="share of the squared norm", ylim=(0, 1.03))
@@ -263,7 +264,10 @@ def draw_gradients(dataset: xr.Dataset) -> Any:
         plotting.entry("random P", "k", ls=":"),
     ]
     plotting.key(right, lines, (0.42, 0.16), fontsize=7)
-    kinds = [plotting.entry(kind, color) for kind, color in OF_KINDS.items()]
+    kinds = [
+        plotting.entry(kind, color, marker=KIND_MARKS[kind], ms=3)
+        for kind, color in OF_KINDS.items()
+    ]
     return plotting.common_key(figure, kinds, fontsize=7)
 
 
