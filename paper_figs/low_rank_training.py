@@ -42,7 +42,7 @@ COLORS = {
 }
 DASHES = dict.fromkeys(COLORS, "-") | {"lora_bytes": "--", "random": "--", "relora_frozen": "--"}
 MARKS = dict(zip(COLORS, "*os^vDP", strict=True))
-KIND_MARKS = dict(zip(KINDS, "os^vDP*", strict=True))
+KIND_MARKS: Mapping[str, str] = dict[str, str](zip(KINDS, "os^vDP*", strict=True))
 """Apart without colours, too."""
 OF_KINDS: Mapping[str, str] = dict[str, str](
     zip(KINDS, (*plotting.BLUES, plotting.GREEN, *plotting.ORANGES), strict=True)

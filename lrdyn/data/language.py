@@ -233,7 +233,9 @@ def read_text(name: str, *, vocabulary: int = BYTES) -> Text:
     found = documents(name)
     if len(found) < 2:
         path = text_files(name)[0]
-        raise refused(path, f"{len(found)} documents", "two or more, between blank lines")
+        raise refused(
+            path, f"{'one' if found else 'no'} document", "two or more, between blank lines"
+        )
     held_out = found[HELD_OUT - 1 :: HELD_OUT] or found[-1:]
     tested = set(held_out)
     learned = [document for document in found if document not in tested]

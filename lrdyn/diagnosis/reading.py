@@ -63,9 +63,10 @@ class Leaves:
             if place in self._leaves:
                 checks.refuse(name, f"two leaves called {place}", "names that differ")
             # An array of JAX knows its shape, and may lie on a device, as one of torch may.
-            known = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
-            if known or is_elsewhere(leaf):
-                self._leaves[place] = leaf if known else leaf.detach()
+            if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer):
+                self._leaves[place] = leaf
+            elif is_elsewhere(leaf):
+                self._leaves[place] = leaf.detach()
             else:
                 self._leaves[place] = to_numpy(f"{name}[{place!r}]", leaf)
         self.infos = {
