@@ -521,11 +521,55 @@ def test_experts_that_the_base_lacks_or_that_shapes_do_not_tell_are_refused(tmp_
         lrdyn.diagnose(base | alike, tmp_path / "a")
 
 
-def test_experts_are_not_written_and_that_is_said(tmp_path):
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_experts_are_written_as_they_were_read(tmp_path, dtype):
+    adapter_of_experts(tmp_path / "a", 2, turned=True, dtype=dtype)
+    peft.write(tmp_path / "b", peft.read(tmp_path / "a"))
+    first, again = (
+        safetensors.numpy.load_file(tmp_path / name / "adapter_model.safetensors") for name in "ab"
+    )
+    assert first.keys() == again.keys()
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, again[name])
+
+
+@pytest.mark.parametrize("how", [{}, {"rank": 1}, {"error": 0.5}, {"budget": 200}])
+def test_a_smaller_adapter_of_experts_is_the_nearest_of_each(tmp_path, how):
+    """Ranks differ from expert to expert, and some of them are 0; the file has one for all."""
+    base, after = adapter_of_experts(tmp_path / "a", 3, turned=False, dtype=np.float32)
+    smaller = diagnosis.combine([tmp_path / "a"], **how)
+    peft.write(tmp_path / "b", smaller.adapter)
+    whole, cut = (moved(lrdyn.diagnose(base, x)) for x in (after, tmp_path / "b"))
+    ranks = {name: cut[name].rank if name in cut else 0 for name in whole}
+    assert sum(ranks.values()) < 18 if how else set(ranks.values()) == {3}
+    missed = {name: np.sum(matrix.values[ranks[name] :] ** 2) for name, matrix in whole.items()}
+    for name, matrix in cut.items():
+        kept = slice(ranks[name])
+        np.testing.assert_allclose(matrix.values[kept], whole[name].values[kept], rtol=1e-4)
+    total = sum(np.sum(matrix.values**2) for matrix in whole.values())
+    np.testing.assert_allclose(smaller.error, np.sqrt(sum(missed.values()) / total), atol=1e-5)
+
+
+def test_the_sum_of_two_adapters_of_experts_is_that_of_their_changes(tmp_path):
+    for name, ranks in (("a", 2), ("b", 3)):
+        base, after = adapter_of_experts(tmp_path / name, ranks, turned=False, dtype=np.float32)
+        change = {n: after[n] - base[n] for n in base}
+        summed = change if name == "a" else {n: 2 * W + 0.5 * change[n] for n, W in summed.items()}
+    both = diagnosis.combine([tmp_path / "a", tmp_path / "b"], [2.0, 0.5])
+    peft.write(tmp_path / "sum", both.adapter)
+    wanted = moved(lrdyn.diagnose(base, {n: W + summed[n] for n, W in base.items()}))
+    same(moved(lrdyn.diagnose(base, tmp_path / "sum")), wanted)
+
+
+def test_experts_without_names_of_parameters_or_of_a_higher_rank_are_refused(tmp_path):
     adapter_of_experts(tmp_path / "a", 2, turned=False, dtype=np.float32)
     stored = peft.read(tmp_path / "a")
-    with pytest.raises(ValueError, match="experts of target_parameters are read and not written"):
-        peft.write(tmp_path / "b", stored)
+    config = stored.config | {"target_parameters": None, "target_modules": ["q"]}
+    with pytest.raises(ValueError, match=r"got experts, wanted target_parameters that name the"):
+        peft.write(tmp_path / "b", stored._replace(config=config))
+    config = stored.config | {"r": 1, "lora_alpha": stored.config["lora_alpha"] / 2}
+    with pytest.raises(ValueError, match=r"expert 0: got .* of rank 2, wanted .* of rank 1 at"):
+        peft.write(tmp_path / "b", stored._replace(config=config))
     assert not (tmp_path / "b").exists()
 
 

@@ -83,6 +83,49 @@ def split_experts(B: np.ndarray, A: np.ndarray, rank: int) -> Iterator[tuple[int
         yield e, ExpertFactors(B[:, e::experts], A[e * rank : (e + 1) * rank])
 
 
+def join_experts(parts: Mapping[int, Any], rank: int) -> ExpertFactors:
+    """lora_B and lora_A of a stack, of the factors of its experts: what :func:`split_experts` splits.
+
+    Args:
+        parts: expert -> factors B and A, of any ranks up to that of the stack; others are 0.
+        rank: r of the stack.
+
+    Raises:
+        ValueError: an expert has a higher rank, or two have other shapes.
+
+    Example:
+        >>> one = ExpertFactors(np.ones((2, 1)), np.ones((1, 3)))
+        >>> joined = join_experts({0: one, 2: one}, 2)
+        >>> joined.B.shape, joined.A.sum(axis=1).tolist()
+        ((2, 6), [3.0, 0.0, 0.0, 0.0, 3.0, 0.0])
+    """
+    first, experts = next(iter(parts.values())), max(parts) + 1
+    out, into = len(first.B), first.A.shape[1]
+    B = np.zeros((out, rank, experts), np.asarray(first.B).dtype)
+    A = np.zeros((experts, rank, into), np.asarray(first.A).dtype)
+    for e, part in parts.items():
+        own, r = (len(part.B), part.A.shape[1]), part.A.shape[0]
+        if own != (out, into) or r > rank:
+            got = f"{own[0]} x {own[1]} of rank {r}"
+            checks.refuse(f"expert {e}", got, f"{out} x {into} of rank {rank} at most, as others")
+        B[:, :r, e], A[e, :r] = part.B, part.A
+    return ExpertFactors(B.reshape(out, -1), A.reshape(-1, into))
+
+
+def stacks_of(factors: Mapping[str, Any]) -> dict[str, dict[int, Any]]:
+    """Stack -> expert -> factors, of those whose names are of experts.
+
+    Example:
+        >>> stacks_of({"mlp.experts[1]": "B A", "q": "B A"})
+        {'mlp.experts': {1: 'B A'}}
+    """
+    stacks: dict[str, dict[int, Any]] = {}
+    for module, own in factors.items():
+        if match := NUMBER.match(module):
+            stacks.setdefault(match["stack"], {})[int(match["expert"])] = own
+    return stacks
+
+
 def named_as_base(stored: Any, infos: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
     """Experts' factors under the names of the base's experts, the way round that these are stored.
 
@@ -96,17 +139,13 @@ def named_as_base(stored: Any, infos: Mapping[str, Any]) -> tuple[Any, dict[str,
     Raises:
         ValueError: the base has no such experts, or shapes do not tell which of them are meant.
     """
-    stacks: dict[str, dict[int, dict[int, Any]]] = {}
-    factors = {}
-    for module, own in stored.factors.items():
-        match = NUMBER.match(module)
-        if match is None:
-            factors[module] = own
-            continue
-        place, depth = holder(match["stack"])
-        stacks.setdefault(place, {}).setdefault(depth, {})[int(match["expert"])] = own
+    levels_of: dict[str, dict[int, dict[int, Any]]] = {}
+    for stack, experts in stacks_of(stored.factors).items():
+        place, depth = holder(stack)
+        levels_of.setdefault(place, {})[depth] = experts
+    factors = {name: own for name, own in stored.factors.items() if not NUMBER.match(name)}
     notes: dict[str, str] = {}
-    for place, levels in stacks.items():
+    for place, levels in levels_of.items():
         for depth, name in _assign(place, levels, stored.config, infos).items():
             shape = infos[f"{name}[0]"].shape
             own = levels[depth]

@@ -282,6 +282,15 @@ model = adapted.merge_and_unload()
 kept("merged.safetensors")
 """
 """A mixture of experts that PEFT adapts by ``target_parameters`` (release 0.17 and later)."""
+AGAIN = (
+    EXPERTS.partition("targets = ")[0].replace('kept("base.safetensors")', "")
+    + """
+from peft import PeftModel
+model = PeftModel.from_pretrained(model, f"{sys.argv[1]}/smaller").merge_and_unload()
+kept("again.safetensors")
+"""
+)
+"""The same base with an adapter that this library wrote."""
 
 
 def experts(interpreter: str, folder: Path) -> list[str]:
@@ -291,13 +300,21 @@ def experts(interpreter: str, folder: Path) -> list[str]:
     found, merged = (
         spectra(base, after) for after in (folder / "adapter", folder / "merged.safetensors")
     )
-    if found.keys() != merged.keys() or not found:
-        return [f"experts: {sorted(found)} moved, and with PEFT {sorted(merged)}"]
-    return [
-        f"experts: {name}: {values}, and with PEFT {merged[name]}"
-        for name, values in found.items()
-        if not np.allclose(values, merged[name][: len(values)], rtol=0, atol=1e-4 * values[0])
-    ]
+    # Of rank 1, so that what PEFT reads is what was written, and not what it had.
+    smaller = combine([folder / "adapter"], rank=1)
+    peft.write(folder / "smaller", smaller.adapter)
+    run(interpreter, "-c", AGAIN, str(folder))
+    again = spectra(base, folder / "again.safetensors")
+    if not found.keys() == merged.keys() == again.keys() or not found:
+        return [f"experts: {sorted(found)} moved, with PEFT {sorted(merged)}, {sorted(again)}"]
+    faults = []
+    for name, values in found.items():
+        near = {"rtol": 0, "atol": 1e-4 * values[0]}
+        if not np.allclose(values, merged[name][: len(values)], **near):
+            faults.append(f"experts: {name}: {values}, and with PEFT {merged[name]}")
+        if not np.allclose(again[name], [values[0], *np.zeros(len(again[name]) - 1)], **near):
+            faults.append(f"experts: {name}: PEFT has {again[name]} of {values[:1]}")
+    return faults
 
 
 def main(words: list[str]) -> int:
