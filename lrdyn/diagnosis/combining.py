@@ -161,7 +161,7 @@ def _still_experts(
     }
 
 
-def _parameters(stored: Sequence[Stored]) -> dict[str, list[str]]:
+def _parameters(stored: Sequence[Stored]) -> dict[str, Any]:
     """The stacks of experts that any of the adapters names."""
     named = [name for adapter in stored for name in adapter.config.get("target_parameters") or ()]
     return {"target_parameters": sorted(set(named))} if named else {}
