@@ -8,8 +8,8 @@ PEFT's form, and what they make of a weight is computed here, too.
 import json
 import re
 import types
-from typing import Any
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
