@@ -84,7 +84,7 @@ def split_experts(B: np.ndarray, A: np.ndarray, rank: int) -> Iterator[tuple[int
 
 
 def join_experts(parts: Mapping[int, Any], rank: int) -> ExpertFactors:
-    """lora_B and lora_A of a stack, of the factors of its experts: what :func:`split_experts` splits.
+    """lora_B and lora_A of a stack, of the factors of its experts; :func:`split_experts` undoes it.
 
     Args:
         parts: expert -> factors B and A, of any ranks up to that of the stack; others are 0.
