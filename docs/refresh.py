@@ -16,15 +16,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from docs import fidelity, findings
+from docs import fidelity, findings, gallery
 from lrdyn.registry import REGISTRY, theorems
 from lrdyn.studies import studies
 from lrdyn.studies.labels.cells import PERCEPTRONS
 from lrdyn.studies.labels.trainings import part_in_words
+from lrdyn.studies.low_rank_training import CONTESTANTS, LOW_RANK_TRAINING
 from lrdyn.verification.stating.flags import option_string
 from lrdyn.verification.stating.statement import Claim, Scenario, Theorem
 from lrdyn.verification.storing import results_file
-from paper_figs import EXHIBITS
+from paper_figs import EXHIBITS, low_rank_training
 
 ROOT = Path(__file__).parents[1]
 PAGE = Path(__file__).with_name("results.md")
@@ -251,6 +252,63 @@ def cell_table() -> Iterator[str]:
         yield row((cell.title, str(cell.classes), *edges, first, last, decided, fresh))
 
 
+def _of_low_rank_training() -> Mapping[str, Mapping[str, Any]]:
+    """Claims, controls and findings of the committed record of low-rank training, by id."""
+    return findings.entries("low_rank_losses")
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    """A mean in per cent, with its interval."""
+    low, high = found["interval"]
+    return f"{found['value']:+.1%} ({low:+.1%} to {high:+.1%})"
+
+
+def method_table() -> Iterator[str]:
+    """What each method of low-rank training costs and holds."""
+    entries, drawn = _of_low_rank_training(), gallery.numbers(low_rank_training.LOSSES)
+    titles = ("method", "s", "r", "bytes", "loss over that of full training", "outcome", "rank")
+    yield from (row(titles), row(("---",) * len(titles)))
+    for name, contestant in CONTESTANTS.items():
+        held = drawn.sel(contestant=name)
+        cells = [contestant.title, *("-" if name == "full" else f"{contestant.scale:g}",)]
+        cells += ["-" if name == "full" else f"{int(held.rank_held)}", f"{int(held.held):,}"]
+        if name == "full":
+            cells += ["-", "-"]
+        else:
+            found = entries[f"{name}_behind_full"]["finding"]
+            cells += [_interval(found), "apart" if _apart(found) else "not told from it"]
+        yield row((*cells, f"{entries[f'{name}_update_rank']['finding']['value']:.0f}"))
+
+
+def _apart(found: Mapping[str, Any]) -> bool:
+    """Whether an interval does not hold 0."""
+    low, high = found["interval"]
+    return low > 0 or high < 0
+
+
+def published_table() -> Iterator[str]:
+    """What GaLore's paper has for each difference, and what came of it in low-rank training."""
+    titles = ("difference", "published", "here", "outcome")
+    yield from (row(titles), row(("---",) * len(titles)))
+    for id, entry in _of_low_rank_training().items():
+        expected = LOW_RANK_TRAINING.findings.get(id)
+        if expected is not None and expected.source is not None:
+            said = entry["statement"].removesuffix(" on held-out documents, less 1")
+            found = entry["finding"]
+            outcome = found["outcome"].partition(" (")[0]
+            yield row((said, f"{expected.source:+.1%}", _interval(found), outcome))
+
+
+def break_table() -> Iterator[str]:
+    """How far GaLore and ReLoRA' part where something is not equal."""
+    titles = ("what is not equal", "control", "difference")
+    yield from (row(titles), row(("---",) * len(titles)))
+    for id, entry in _of_low_rank_training().items():
+        if entry["kind"] == "control" and not id.startswith(("trained", "layered")):
+            said = entry["statement"].removesuffix(f": {entry['claim']} fails")
+            yield row((said, f"`{id}`", f"{entry['residual']:.0e}"))
+
+
 def rest_table() -> Iterator[str]:
     """Of what a training leaves: what must have come to rest, what is compared at a budget."""
     header = ("must be at rest", "compared at an equal budget", "not tested for rest")
@@ -295,6 +353,9 @@ TABLES: Mapping[str, Callable[[], Iterator[str]]] = {
     "shares": share_table,
     "flags": flag_table,
     "cells": cell_table,
+    "methods": method_table,
+    "published": published_table,
+    "breaks": break_table,
     "rest": rest_table,
     "findings": finding_table,
     "fidelity": fidelity_table,

@@ -20,7 +20,9 @@ from paper_figs import (
     fig10_masked_training,
     galore_noise,
     lora_landscape,
+    low_rank_training,
     optimizers,
+    rank_before_training,
     table1_memory,
     theorem2_sweep,
 )
@@ -43,6 +45,9 @@ EXHIBITS = (
     fig10_masked_training.FIGURE,
     galore_noise.FIGURE,
     lora_landscape.FIGURE,
+    low_rank_training.GRADIENTS,
+    low_rank_training.LOSSES,
+    rank_before_training.FIGURE,
     table1_memory.TABLE,
     theorem2_sweep.FIGURE,
 )

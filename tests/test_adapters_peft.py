@@ -284,7 +284,7 @@ def refused(file, said, folder, base=None):
         ("use_qalora", True, "use_qalora: got True, wanted it off"),
         ("layer_replication", [[0, 1]], "layer_replication: got .*, wanted it off"),
         ("trainable_token_indices", [1], "trainable_token_indices: got .*, wanted it off"),
-        ("target_parameters", ["w"], "target_parameters: got .*, wanted it off"),
+        ("target_parameters", ["w"], "target_parameters: got .*, wanted names of parameters of"),
         ("a_later_key", {"on": 1}, "a_later_key: got .*, wanted it off"),
     ],
 )

@@ -9,6 +9,7 @@ import json
 import re
 import types
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -450,3 +451,157 @@ def test_no_message_names_a_flag_that_there_is_not():
     files = [*(root / "diagnosis").glob("*.py"), root / "commands" / "diagnose.py"]
     named = {flag for file in files for flag in re.findall(r"--[a-z][a-z-]+", file.read_text())}
     assert named <= known, named - known
+
+
+# Stacked experts ----------------------------------------------------------------------------------
+
+
+def adapter_of_experts(folder, ranks, *, turned, dtype, targets=("gate_up_proj", "down_proj")):
+    """An adapter as PEFT's ParamWrapper has it, the base, and the base with its deltas added.
+
+    The formula is that of PEFT's source: ``einsum("o r e, e r i -> e o i")`` of lora_B and lora_A,
+    or ``-> e i o`` where the experts are stored in x out.
+    """
+    E, h, inner, alpha = 3, 8, 6, 5
+    place, sizes = "layers.0.mlp.experts", {"gate_up_proj": (2 * inner, h), "down_proj": (h, inner)}
+    base, after, content = {}, {}, {}
+    for depth, name in enumerate(reversed(targets)):
+        out, into = sizes[name]
+        A = RNG.standard_normal((E * ranks, into)).astype(dtype)
+        B = RNG.standard_normal((out, ranks * E)).astype(dtype)
+        front = FRONT + place + depth * ".base_layer"
+        content |= {f"{front}.lora_A.weight": A, f"{front}.lora_B.weight": B}
+        parts = B.astype(float).reshape(out, ranks, E), A.astype(float).reshape(E, ranks, into)
+        form = "ore,eri->eio" if turned else "ore,eri->eoi"
+        delta = alpha / ranks * np.einsum(form, *parts)
+        base[f"{place}.{name}"] = RNG.standard_normal(delta.shape)
+        after[f"{place}.{name}"] = base[f"{place}.{name}"] + delta
+    folder.mkdir()
+    safetensors.numpy.save_file(content, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": ranks, "lora_alpha": alpha, "target_modules": None}
+    config["target_parameters"] = [f"mlp.experts.{name}" for name in targets]
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return base, after
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_experts_of_an_adapter_are_those_that_peft_merges(tmp_path, turned, dtype):
+    base, after = adapter_of_experts(tmp_path / "a", 2, turned=turned, dtype=dtype)
+    found = lrdyn.diagnose(base, tmp_path / "a")
+    wanted = moved(lrdyn.diagnose(base, after))
+    assert len(wanted) == 6
+    same(moved(found), wanted)
+    assert {matrix.rank for matrix in found.matrices} == {2}
+    way = "in x out" if turned else "out x in"
+    assert way in found.notes["layers.*.mlp.experts.down_proj"]
+
+
+def test_one_stack_of_an_adapter_needs_no_wrapper(tmp_path):
+    how = {"turned": False, "dtype": np.float32, "targets": ("down_proj",)}
+    base, after = adapter_of_experts(tmp_path / "a", 3, **how)
+    same(moved(lrdyn.diagnose(base, tmp_path / "a")), moved(lrdyn.diagnose(base, after)))
+    # Alone it has no names of parameters, and the same ranks.
+    alone = lrdyn.diagnose(tmp_path / "a")
+    assert [matrix.name for matrix in alone.matrices] == [
+        f"layers.0.mlp.experts[{e}]" for e in range(3)
+    ]
+    assert {matrix.rank for matrix in alone.matrices} == {3}
+
+
+def test_experts_that_the_base_lacks_or_that_shapes_do_not_tell_are_refused(tmp_path):
+    base, _ = adapter_of_experts(tmp_path / "a", 2, turned=False, dtype=np.float32)
+    few = {name: W[:2] for name, W in base.items()}
+    with pytest.raises(ValueError, match="got no experts of these shapes in its base"):
+        lrdyn.diagnose(few, tmp_path / "a")
+    alike = {name.replace("down", "other_down"): W for name, W in base.items()}
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    config["target_parameters"].append("experts.other_down_proj")
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="got several experts of these shapes in its base"):
+        lrdyn.diagnose(base | alike, tmp_path / "a")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_experts_are_written_as_they_were_read(tmp_path, dtype):
+    adapter_of_experts(tmp_path / "a", 2, turned=True, dtype=dtype)
+    peft.write(tmp_path / "b", peft.read(tmp_path / "a"))
+    first, again = (
+        safetensors.numpy.load_file(tmp_path / name / "adapter_model.safetensors") for name in "ab"
+    )
+    assert first.keys() == again.keys()
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, again[name])
+
+
+@pytest.mark.parametrize("how", [{}, {"rank": 1}, {"error": 0.5}, {"budget": 200}])
+def test_a_smaller_adapter_of_experts_is_the_nearest_of_each(tmp_path, how):
+    """Ranks differ from expert to expert, and some of them are 0; the file has one for all."""
+    base, after = adapter_of_experts(tmp_path / "a", 3, turned=False, dtype=np.float32)
+    smaller = diagnosis.combine([tmp_path / "a"], **how)
+    peft.write(tmp_path / "b", smaller.adapter)
+    whole, cut = (moved(lrdyn.diagnose(base, x)) for x in (after, tmp_path / "b"))
+    ranks = {name: cut[name].rank if name in cut else 0 for name in whole}
+    assert sum(ranks.values()) < 18 if how else set(ranks.values()) == {3}
+    missed = {name: np.sum(matrix.values[ranks[name] :] ** 2) for name, matrix in whole.items()}
+    for name, matrix in cut.items():
+        kept = slice(ranks[name])
+        np.testing.assert_allclose(matrix.values[kept], whole[name].values[kept], rtol=1e-4)
+    total = sum(np.sum(matrix.values**2) for matrix in whole.values())
+    np.testing.assert_allclose(smaller.error, np.sqrt(sum(missed.values()) / total), atol=1e-5)
+
+
+def test_the_sum_of_two_adapters_of_experts_is_that_of_their_changes(tmp_path):
+    summed: dict[str, Any] = {}
+    for name, ranks, weight in (("a", 2, 2.0), ("b", 3, 0.5)):
+        base, after = adapter_of_experts(tmp_path / name, ranks, turned=False, dtype=np.float32)
+        summed = {n: summed.get(n, 0) + weight * (after[n] - base[n]) for n in base}
+    both = diagnosis.combine([tmp_path / "a", tmp_path / "b"], [2.0, 0.5])
+    peft.write(tmp_path / "sum", both.adapter)
+    zero = {n: np.zeros_like(W) for n, W in summed.items()}
+    same(moved(lrdyn.diagnose(zero, tmp_path / "sum")), moved(lrdyn.diagnose(zero, summed)))
+
+
+def test_experts_without_names_of_parameters_or_of_a_higher_rank_are_refused(tmp_path):
+    adapter_of_experts(tmp_path / "a", 2, turned=False, dtype=np.float32)
+    stored = peft.read(tmp_path / "a")
+    config = stored.config | {"target_parameters": None, "target_modules": ["q"]}
+    with pytest.raises(ValueError, match=r"got experts, wanted target_parameters that name the"):
+        peft.write(tmp_path / "b", stored._replace(config=config))
+    config = stored.config | {"r": 1, "lora_alpha": stored.config["lora_alpha"] / 2}
+    with pytest.raises(ValueError, match=r"expert 0: got .* of rank 2, wanted .* of rank 1 at"):
+        peft.write(tmp_path / "b", stored._replace(config=config))
+    assert not (tmp_path / "b").exists()
+
+
+def test_factors_of_a_stack_that_do_not_fit_are_refused(tmp_path):
+    adapter_of_experts(tmp_path / "a", 2, turned=False, dtype=np.float32)
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config | {"r": 4}))
+    with pytest.raises(ValueError, match=r"got shapes .*, wanted E x 4 rows, and as many columns"):
+        peft.read(tmp_path / "a")
+
+
+# Every form in every type -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_each_form_in_each_type_is_diagnosed_as_its_merge(tmp_path, kind, dtype):
+    """Factors are cast; the merge is one in float64, of the factors as they were cast."""
+    stored = peft.read(MADE / kind)
+    factors = {
+        module: own._replace(
+            B=np.asarray(own.B, dtype),
+            A=np.asarray(own.A, dtype),
+            magnitude=None if own.magnitude is None else np.asarray(own.magnitude, dtype),
+        )
+        for module, own in stored.factors.items()
+    }
+    peft.write(tmp_path / kind, stored._replace(factors=factors))
+    base = {name: np.asarray(W, np.float64) for name, W in BASE.items()}
+    merged = peft.merged(peft.read(tmp_path / kind), base)
+    found, wanted = (moved(lrdyn.diagnose(base, after)) for after in (tmp_path / kind, merged))
+    assert found
+    same(found, {name: matrix for name, matrix in wanted.items() if name in found})
+    assert not {name for name, m in wanted.items() if name not in found and m.relative > 1e-12}

@@ -596,6 +596,7 @@ def test_text_and_lines_can_be_read_in_print(name, drawn):
         widths = [value for name, value in rcParams.items() if re.match(r"[xy]tick.*width", name)]
         assert len(widths) == 4
         assert min(*widths, rcParams["axes.linewidth"]) >= 0.5
+    drawn.draw_without_rendering()  # numbers at the ticks are made then
     texts = [one for one in drawn.findobj(Text) if one.get_visible() and one.get_text().strip()]
     assert len(texts) > 10
     assert min(one.get_fontsize() for one in texts) >= 7

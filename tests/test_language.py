@@ -141,8 +141,8 @@ def test_the_manual_of_python_is_a_text_of_many_documents():
     ("content", "line"),
     [
         (b"a\n\n\xff\n", r"a\.txt: got a damaged file \(UnicodeDecodeError\), wanted UTF-8 text"),
-        (b"", r"a\.txt: got 0 documents, wanted two or more, between blank lines"),
-        (b"one", r"a\.txt: got 1 documents, wanted two or more, between blank lines"),
+        (b"", r"a\.txt: got no document, wanted two or more, between blank lines"),
+        (b"one", r"a\.txt: got one document, wanted two or more, between blank lines"),
     ],
 )
 def test_a_file_that_is_no_text(tmp_path, content, line):

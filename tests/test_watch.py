@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import lrdyn
 from lrdyn.diagnosis import reading, spectrum, theorem_2
+from lrdyn.diagnosis.on_device import OnDevice
 from lrdyn.diagnosis.watcher import SIDES, principal_angles
 from tests.runs import python
 
@@ -458,3 +459,55 @@ def test_what_is_not_known_is_not_among_the_scalars():
     recorder({"W": np.full((4, 4), np.nan)}, 2)
     assert recorder.scalars()["W/rank"] == -1
     assert "W/norm" not in recorder.scalars()
+
+
+# On a device -------------------------------------------------------------------------------------
+
+
+def as_torch(array):
+    torch = pytest.importorskip("torch")
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    return torch.tensor(np.array(array, np.float32), dtype=kinds[array.dtype.name])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("placed", [jnp.asarray, as_torch], ids=["jax", "torch"])
+def test_a_matrix_that_stays_on_its_device_is_measured_as_on_the_cpu(placed, dtype, monkeypatch):
+    """Small matrices, those that do not fit float32's squares, and NaN are copied."""
+    shapes = {"wide": (120, 300), "small": (20, 30), "huge": (110, 110), "lost": (110, 130)}
+    starts = {n: RNG.standard_normal(shape).astype(np.float32) for n, shape in shapes.items()}
+    updates = {n: made(*shape, 8.0 ** -np.arange(5))[0] for n, shape in shapes.items()}
+    starts["huge"], updates["huge"] = 1e20 * starts["huge"], 1e20 * updates["huge"]
+    updates["lost"] = np.full(shapes["lost"], np.nan)
+    trees = [
+        {n: jnp.asarray(W + size * updates[n], dtype) for n, W in starts.items()}
+        for size in (0, 1, 2)
+    ]
+    found = {}
+    for stays in (False, True):
+        monkeypatch.setattr(reading, "is_elsewhere", lambda x, stays=stays: stays)
+        first, *others = ({n: placed(W) for n, W in tree.items()} for tree in trees)
+        recorder = lrdyn.watch(first, k=3)
+        for step, tree in enumerate(others, 1):
+            recorder(tree, step)
+        found[stays] = recorder.dataset
+    for name, variable in found[False].data_vars.items():
+        np.testing.assert_allclose(
+            found[True][name], variable, rtol=2e-3, atol=2e-3, err_msg=str(name)
+        )
+    assert found[True]["seen"].sel(matrix="wide").values.tolist() == [13, 13]
+
+
+def test_products_with_a_matrix_on_a_device_are_those_of_numpy():
+    W, B, A = (RNG.standard_normal(shape) for shape in ((7, 5), (7, 2), (2, 5)))
+    held = OnDevice(jnp.asarray(W))
+    for mine, theirs in (
+        (held @ A.T, W @ A.T),
+        (held.T @ B, W.T @ B),
+        (B.T @ held, B.T @ W),
+        (held.minus_product(B, A).on_cpu(), W - B @ A),
+        (held.square_sums()[0], spectrum.square_sums(W).by_row),
+        (held.square_sums()[1], spectrum.square_sums(W).by_column),
+        ((held - held.copy()).inner(held), 0.0),
+    ):
+        np.testing.assert_allclose(mine, theirs, atol=1e-13)

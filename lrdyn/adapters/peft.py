@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrdyn.adapters import peft_config, peft_tensors
+from lrdyn.adapters import peft_config, peft_experts, peft_tensors
 from lrdyn.adapters.peft_config import PeftConfig
 from lrdyn.adapters.peft_tensors import EMBEDDING, LINEAR, NAME, PICKLE, PREFIX
 from lrdyn.core import checks
@@ -97,6 +97,11 @@ def read(
     for module, names in parts.items():
         got = {field: tensors[name] for field, name in names.items()}
         B, A = got["B"], got["A"]
+        if peft_tensors.is_stack(known, module):
+            scale = known.scale(module)
+            for e, part in peft_experts.split_experts(B, A, known.rank(module)):
+                factors[f"{module}[{e}]"] = StoredFactors(part.B, part.A, scale)
+            continue
         if known.get("fan_in_fan_out") or module in embeddings:
             B, A = A.T, B.T
         factors[module] = StoredFactors(B, A, known.scale(module), got.get("magnitude"))
@@ -124,7 +129,9 @@ def described(
         rslora: whether alpha is s sqrt(r), in place of s r.
         bias: ``"lora_only"`` or ``"all"`` if ``saved`` has biases of these modules, or all biases.
         others: further modules of the base, see :func:`configuration`.
-        more: further keys of ``adapter_config.json``, such as ``task_type``.
+        more: further keys of ``adapter_config.json``, such as ``task_type``. Beside factors of
+            experts (``mlp.experts[3]``) ``target_parameters`` must be among them; the experts of
+            all stacks are written with the largest of their ranks, the others filled with zeros.
 
     Raises:
         ValueError: the factors do not fit together, or a key is not known.
@@ -139,14 +146,14 @@ def described(
         checks.refuse("factors", factors, "factors by the name of their module")
     for module, stored in factors.items():
         _check_factors(module, stored)
-    ranks = {module: int(np.shape(stored.A)[0]) for module, stored in factors.items()}
-    alphas: dict[str, float | int] = {}
-    for module, stored in factors.items():
-        alpha = stored.scale * (math.sqrt(ranks[module]) if rslora else ranks[module])
-        near = round(alpha)
-        # An integer, if it was one before s was divided by r: the quotient and the product round.
-        was_integer = near and abs(alpha - near) <= 4 * np.finfo(float).eps * abs(near)
-        alphas[module] = near if was_integer else alpha
+    experts = [own for stack in peft_experts.stacks_of(factors).values() for own in stack.values()]
+    modules = {name: own for name, own in factors.items() if not peft_experts.NUMBER.match(name)}
+    ranks = {module: int(np.shape(stored.A)[0]) for module, stored in modules.items()}
+    alphas = {m: _alpha(stored.scale, ranks[m], rslora) for m, stored in modules.items()}
+    if experts:
+        # No pattern reaches a parameter: all stacks have the rank and alpha of the configuration.
+        rank = max(int(np.shape(stored.A)[0]) for stored in experts)
+        more = {"r": rank, "lora_alpha": _alpha(experts[0].scale, rank, rslora)} | more
     biases = {"none": set(), "lora_only": {f"{module}.bias" for module in factors}}.get(bias)
     whole = {
         name.rpartition(".")[0]
@@ -170,6 +177,14 @@ def described(
     return adapter
 
 
+def _alpha(scale: float, rank: int, rslora: bool) -> float | int:
+    alpha = scale * (math.sqrt(rank) if rslora else rank)
+    near = round(alpha)
+    # An integer, if it was one before s was divided by r: the quotient and the product round.
+    was_integer = near and abs(alpha - near) <= 4 * np.finfo(float).eps * abs(near)
+    return near if was_integer else alpha
+
+
 def configuration(
     ranks: Mapping[str, int],
     alphas: Mapping[str, float | int],
@@ -184,7 +199,7 @@ def configuration(
         alphas: alpha likewise.
         others: further modules of the base. Where PEFT would take one of them for a target, for it
             looks for a name at the end of a module's, ``target_modules`` is one expression.
-        more: further keys.
+        more: further keys; ``r`` and ``lora_alpha`` are else the commonest of the modules'.
 
     Example:
         >>> content = configuration({"q": 2, "v": 3}, {"q": 2, "v": 3}, others=["x.q"])
@@ -192,7 +207,10 @@ def configuration(
         (2, {'^v': 3}, 'q|v')
     """
     # The commonest value becomes that of all, and only the others need a pattern.
-    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    rank, alpha = (
+        more[key] if key in more else Counter(values.values()).most_common(1)[0][0]
+        for key, values in (("r", ranks), ("lora_alpha", alphas))
+    )
     content = {
         "peft_type": "LORA",
         "r": rank,
@@ -280,17 +298,25 @@ def _name_tensors(adapter: Stored) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
     for module, stored in adapter.factors.items():
         _check_factors(module, stored)
-        scale = config.scale(module)
+        expert = peft_experts.NUMBER.match(module)
+        scale = config.scale(expert["stack"] if expert else module)
         # A scale is a quotient of alpha, which was rounded, and r or its root.
         if abs(scale - stored.scale) > 8 * np.finfo(float).eps * abs(scale):
             wanted = f"{scale}, as r and lora_alpha in its config say"
             checks.refuse(f"factors[{module!r}].scale", stored.scale, wanted)
+        if expert:
+            continue
         turned = module in adapter.embeddings or config.get("fan_in_fan_out")
         names = LINEAR | (EMBEDDING if module in adapter.embeddings else {})
         B, A = (stored.A.T, stored.B.T) if turned else (stored.B, stored.A)
         for field, array in (("A", A), ("B", B), ("magnitude", stored.magnitude)):
             if array is not None:
                 arrays[PREFIX + module + names[field]] = array
+    for stack, parts in peft_experts.stacks_of(adapter.factors).items():
+        if not peft_tensors.is_stack(config, stack):
+            checks.refuse(f"factors[{stack!r}]", "experts", "target_parameters that name the stack")
+        B, A = peft_experts.join_experts(parts, config.rank(stack))
+        arrays |= {PREFIX + stack + LINEAR["A"]: A, PREFIX + stack + LINEAR["B"]: B}
     for name, array in adapter.saved.items():
         module, _, leaf = name.rpartition(".")
         inside = f"{module}.base_layer.{leaf}" if module in adapter.factors else name
@@ -329,7 +355,7 @@ def merged(
     result = {name: np.asarray(array) for name, array in {**weights, **adapter.saved}.items()}
     start = adapter.config.get("init_lora_weights") == "pissa" and not residual
     for module, stored in adapter.factors.items():
-        name, shape = f"{module}.weight", (len(stored.B), stored.A.shape[1])
+        name, shape = peft_experts.weight_name(module), (len(stored.B), stored.A.shape[1])
         got = result[name].shape if name in result else "no such weight"
         # A convolution's weight is the matrix (out, in k k).
         whole_shape = got

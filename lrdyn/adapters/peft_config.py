@@ -20,7 +20,7 @@ NAME = "adapter_config.json"
 READ = frozenset(
     "peft_type r lora_alpha use_rslora use_dora rank_pattern alpha_pattern target_modules "
     "exclude_modules modules_to_save layers_to_transform layers_pattern fan_in_fan_out bias "
-    "init_lora_weights".split()
+    "init_lora_weights target_parameters".split()
 )
 """Keys that say what the tensors mean, or which there are."""
 KEPT = frozenset(
@@ -94,6 +94,17 @@ class PeftConfig:
             return False
         fits = target == ALL_LINEAR or self._matches("target_modules", module)
         return fits and (target == ALL_LINEAR or self._in_layers(module))
+
+    def holds_parameters(self, module: str) -> bool:
+        """Whether a module has one of ``target_parameters``, such as a stack of experts.
+
+        Example:
+            >>> config = PeftConfig(Path(), {"target_parameters": ["experts.down_proj"]})
+            >>> config.holds_parameters("layers.0.mlp.experts")
+            True
+        """
+        holders = (target.rpartition(".")[0] for target in self.get("target_parameters") or ())
+        return any(f".{module}".endswith(f".{holder}") for holder in holders)
 
     def _matches(self, key: str, module: str) -> bool:
         """Whether the module is one of a key, which has names or a regular expression."""
@@ -194,6 +205,8 @@ def check_config(config: PeftConfig) -> PeftConfig:
         wanted = "LORA: of PEFT's adapters LoRA, rsLoRA, DoRA and PiSSA are read"
         raise config.refusal("peft_type", config.get("peft_type"), wanted)
     for key, (fits, wanted) in FORMS.items():
+        if key == "target_modules" and config.get(key) is None and config.get("target_parameters"):
+            continue
         if not fits(config.get(key)):
             raise config.refusal(key, config.get(key), wanted)
     start = config.content.get("init_lora_weights", True)
@@ -270,6 +283,10 @@ FORMS: dict[str, tuple[Any, str]] = {
         "names or a regular expression",
     ),
     "modules_to_save": (lambda x: x is None or _are_texts(x), "names of modules"),
+    "target_parameters": (
+        lambda x: x is None or (_are_texts(x) and all("." in name for name in x)),
+        "names of parameters of modules, such as experts.down_proj",
+    ),
     "layers_to_transform": (
         lambda x: x is None or all(type(n) is int for n in (x if isinstance(x, list) else [x])),
         "integers",

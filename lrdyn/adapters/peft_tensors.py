@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lrdyn.adapters import peft_config
+from lrdyn.adapters import peft_config, peft_experts
 from lrdyn.adapters.peft_config import PeftConfig
 from lrdyn.data.guarded import refused
 from lrdyn.data.tensors import FLOATS, Tensors, extra, missing
@@ -75,6 +75,11 @@ def is_embedding(names: Mapping[str, str]) -> bool:
     return names["A"].endswith(EMBEDDING["A"])
 
 
+def is_stack(config: PeftConfig, module: str) -> bool:
+    """Whether a module's factors are those of a parameter, a stack of experts for example."""
+    return config.holds_parameters(peft_experts.holder(module)[0]) and not config.adapts(module)
+
+
 def _group_names(tensors: Tensors) -> tuple[dict[str, dict[str, str]], list[str]]:
     """The names of each module's factors by their field, and the other names."""
     parts: dict[str, dict[str, str]] = {}
@@ -107,6 +112,11 @@ def _check_names(tensors: Tensors, config: PeftConfig, module: str, names: dict[
             raise missing(tensors.path, PREFIX + module + end)
     if others := set(names) - set(needed):
         raise extra(tensors.path, names[min(others)])
+    if is_stack(config, module):
+        if dora or of_embedding:
+            wanted = "LoRA of linear layers beside target_parameters"
+            raise refused(tensors.path, "another adapter of a parameter", wanted, names["A"])
+        return
     if not config.adapts(module):
         got = f"a module that is none of target_modules in {config.path.name}"
         raise refused(tensors.path, got, "no tensor of it: it is extra", names["A"])
@@ -145,13 +155,20 @@ def _check_shapes(
         sizes = {weight: tensors.infos[saved[weight]].shape}
     m: Any = infos["B"].shape[0] if infos["B"].shape else "m"
     n: Any = infos["A"].shape[-1] if infos["A"].shape else "n"
-    if sizes is not None:
+    if sizes is not None and not is_stack(config, module):
         if len(sizes.get(weight, ())) != 2:
             got = f"a weight of shape {sizes[weight]}" if weight in sizes else "no such module"
             raise refused(tensors.path, f"{got} in the base", "a matrix", names["A"])
         turned = config.get("fan_in_fan_out") or is_embedding(names)
         m, n = reversed(sizes[weight]) if turned else sizes[weight]
     rank = config.rank(module)
+    if is_stack(config, module):
+        # E r rows and columns; of the base the experts have their own shapes.
+        (rows, n), (m, columns) = (infos[field].shape for field in ("A", "B"))
+        if rows % rank or rows != columns or not rows:
+            got = f"shapes {infos['A'].shape} and {infos['B'].shape}"
+            raise refused(tensors.path, got, f"E x {rank} rows, and as many columns", names["A"])
+        rank = rows
     for field, wanted in (("A", (rank, n)), ("B", (m, rank)), ("magnitude", (m,))):
         if field not in infos:
             continue

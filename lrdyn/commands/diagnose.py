@@ -20,6 +20,7 @@ from lrdyn.commands.arguments import (
 from lrdyn.core.show import near, shortened
 from lrdyn.data import checkpoints
 from lrdyn.diagnosis import advice, reading
+from lrdyn.diagnosis.before_training import gradients
 from lrdyn.diagnosis.extraction import extract
 from lrdyn.diagnosis.orientation import orientation
 from lrdyn.diagnosis.planning import Plan, plan
@@ -77,6 +78,14 @@ def parser() -> Parser:
         default=[],
         metavar="OLD=NEW",
         help=r"change names of AFTER: OLD is a regular expression, as in '^module\.='",
+    )
+    flags.add_argument(
+        "--gradients",
+        nargs="+",
+        type=parse_folder,
+        metavar="FILE",
+        help="in the place of AFTER: gradients at BEFORE under its names, a file for each batch, "
+        "or one whose arrays count them in a first axis",
     )
     flags.add_argument(
         "--top",
@@ -173,6 +182,9 @@ def main(words: Sequence[str]) -> None:
     """
     options = parser().parse(words)
     _check_flags(options)
+    if options.gradients:
+        _say_gradients(options)
+        return
     for flag, path, names in (
         ("--out", options.out, WRITTEN),
         ("--extract", options.extract, ADAPTER),
@@ -219,6 +231,19 @@ def main(words: Sequence[str]) -> None:
             say("\n".join(["", *planned.lines(), f"configuration: {options.plan}"]))
 
 
+def _say_gradients(options: argparse.Namespace) -> None:
+    """Print what gradients tell before a training."""
+    with user_files("BEFORE, --gradients"), show_progress("diagnose") as progress:
+        report = gradients(
+            options.before,
+            options.gradients,
+            select=options.select,
+            rename=_parse_renames(options.rename),
+            progress=progress,
+        )
+    say(report.json() if options.json else report.table(every=options.every))
+
+
 def _next_command(options: argparse.Namespace, diagnosis: Diagnosis) -> str:
     """The command that makes an adapter of what was found."""
     more = ["--select", *options.select] if options.select != ["*"] else []
@@ -228,6 +253,11 @@ def _next_command(options: argparse.Namespace, diagnosis: Diagnosis) -> str:
 
 def _check_flags(options: argparse.Namespace) -> None:
     """Refuse combinations of flags that contradict each other."""
+    if options.gradients:
+        others = ("after", "sketch", "bulk", "intruders", "out", "extract", "plan")
+        if given := [name for name in others if getattr(options, name)]:
+            name = "AFTER" if given[0] == "after" else f"--{given[0]}"
+            raise BadInput(f"{name}: got it beside --gradients, wanted one of the two")
     extraction = {
         "--energy": options.energy,
         "--save-module": options.save_module,
@@ -310,6 +340,7 @@ def user_files(
     flags = {
         "before: ": "BEFORE: ",
         "after: ": "AFTER: ",
+        "gradients: ": "--gradients: ",
         "base: ": "--base: ",
         "save: ": "--save-module: ",
         "select: ": "--select: ",

@@ -201,7 +201,8 @@ def _add_training_flags(parser: Parser) -> None:
 
 def lines_of(experiments: Sequence[Experiment]) -> list[str]:
     """One line for each experiment: its name and its summary."""
-    return [f"{experiment.name:18}{experiment.summary}" for experiment in experiments]
+    width = max(18, 2 + max((len(experiment.name) for experiment in experiments), default=0))
+    return [f"{experiment.name:{width}}{experiment.summary}" for experiment in experiments]
 
 
 def flags_of(theorem: Experiment) -> set[str]:

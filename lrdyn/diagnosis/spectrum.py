@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lrdyn.core.spectra import effective_rank, numerical_rank, top_share
+from lrdyn.diagnosis.on_device import OnDevice
 from lrdyn.theorem4.gradient_rank import stable_rank
 
 OVERSAMPLING = 10
@@ -80,6 +81,8 @@ def blas_threads(count: int) -> AbstractContextManager[Any]:
     return _blas().limit(limits=count, user_api="blas")
 
 
+Matrix = np.ndarray | OnDevice
+"""An update, on the CPU or where it was trained."""
 SMALL = 32
 """Shorter sides up to this are decomposed whole: LAPACK's parts want two rows at least."""
 NOT_FINITE = Measures(math.nan, -1, *[math.nan] * 4)
@@ -228,7 +231,7 @@ def leading_triples(matrix: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray,
     return left, np.sqrt(np.maximum(squares[::-1], 0.0)), right * signs
 
 
-def sketch(matrix: np.ndarray, k: int, draw: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def sketch(matrix: Matrix, k: int, draw: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Approximate the first k + 10 singular triples, from products with that many vectors.
 
     The values are at most the true ones, and nearly these where the spectrum falls behind k. Where
@@ -236,7 +239,7 @@ def sketch(matrix: np.ndarray, k: int, draw: int = 0) -> tuple[np.ndarray, np.nd
     are compared each wants a draw of its own.
 
     Args:
-        matrix: m x n.
+        matrix: m x n; products with one on a device are computed there.
         k: how many are wanted.
         draw: which random vectors; with the same ones the same matrix has the same numbers.
 
@@ -275,11 +278,11 @@ def is_sketched(shape: tuple[int, ...], k: int) -> bool:
     return min(shape) >= FAR_BELOW * (k + OVERSAMPLING)
 
 
-def spectrum(matrix: np.ndarray, k: int, draw: int = 0) -> Spectrum:
+def spectrum(matrix: Matrix, k: int, draw: int = 0) -> Spectrum:
     """Singular values and the first k directions: exact, or by :func:`sketch` if k is far below.
 
     Args:
-        matrix: m x n.
+        matrix: m x n; one on a device must be large enough for the sketch.
         k: how many directions.
         draw: of the sketch.
 
@@ -288,15 +291,26 @@ def spectrum(matrix: np.ndarray, k: int, draw: int = 0) -> Spectrum:
         >>> result.values.tolist(), result.computed, result.left.shape
         ([2.0, 1.0, 1.0], 3, (3, 1))
     """
-    if not is_sketched(matrix.shape, k):
+    if not isinstance(matrix, OnDevice) and not is_sketched(matrix.shape, k):
         left, values, right = leading_triples(matrix, min(matrix.shape))
         return Spectrum(values, len(values), left[:, :k], right[:, :k])
     left, values, right = sketch(matrix, k, draw)
     computed, others = len(values), min(matrix.shape) - len(values)
     # A difference of squares would be rounded by eps times the whole.
-    rest = matrix - (left * values.astype(matrix.dtype)) @ right.T
-    values = np.append(values, np.full(others, norm(rest) / math.sqrt(others)))
+    rest = minus_product(matrix, left * values.astype(matrix.dtype), right.T)
+    length = norm(rest) if isinstance(rest, np.ndarray) else math.sqrt(rest.inner(rest))
+    values = np.append(values, np.full(others, length / math.sqrt(others)))
     return Spectrum(values, computed, left[:, :k], right[:, :k])
+
+
+def minus_product(matrix: Matrix, B: np.ndarray, A: np.ndarray) -> Matrix:
+    """W - B A, where W lies.
+
+    Example:
+        >>> minus_product(np.eye(2), np.ones((2, 1)), np.ones((1, 2))).tolist()
+        [[0.0, -1.0], [-1.0, 0.0]]
+    """
+    return matrix - B @ A if isinstance(matrix, np.ndarray) else matrix.minus_product(B, A)
 
 
 def norm(array: np.ndarray) -> float:
@@ -320,13 +334,15 @@ class SquareSums(NamedTuple):
     by_column: np.ndarray
 
 
-def square_sums(matrix: np.ndarray) -> SquareSums:
+def square_sums(matrix: Matrix) -> SquareSums:
     """Sums in the type of the matrix, which is many times faster, if they are in range.
 
     Example:
         >>> square_sums(np.array([[3.0, 4.0]]))
         SquareSums(by_row=array([25.]), by_column=array([ 9., 16.]))
     """
+    if isinstance(matrix, OnDevice):
+        return SquareSums(*matrix.square_sums())
     sums = [np.einsum(axes, matrix, matrix) for axes in ("ij,ij->i", "ij,ij->j")]
     if not all(np.isfinite(part).all() for part in sums):
         full = matrix.astype(np.float64)

@@ -9,13 +9,15 @@ number says something only beside that of a matrix that knows nothing.
 
 import math
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from lrdyn.core import chance
 from lrdyn.core.chance import Chance
+from lrdyn.diagnosis.on_device import OnDevice
+from lrdyn.diagnosis.spectrum import minus_product
 
 DRAWS = 40
 """Pairs of random spaces that are drawn: the mean of their angles spreads by less than a degree."""
@@ -41,16 +43,16 @@ UNKNOWN = Bulk(*[math.nan] * 4)
 
 
 def bulk(
-    update: Float[np.ndarray, "m n"],
-    start: Float[np.ndarray, "m n"],
+    update: Float[np.ndarray, "m n"] | OnDevice,
+    start: Float[np.ndarray, "m n"] | OnDevice,
     left: Float[np.ndarray, "m k"],
     right: Float[np.ndarray, "n k"],
 ) -> Bulk:
     """Measure ``R = (1 - U U^T) D (1 - V V^T)`` against the same part of W(0).
 
     Args:
-        update: D = W(t) - W(0).
-        start: W(0).
+        update: D = W(t) - W(0), on the CPU or a device.
+        start: W(0), likewise.
         left: U, the first directions of the update.
         right: V, likewise.
 
@@ -66,15 +68,15 @@ def bulk(
     Reference:
         docs/theorems/theorem2.md.
     """
-    R = update - left @ (left.T @ update)
-    R -= (R @ right) @ right.T
+    R = minus_product(update, left, left.T @ update)
+    R = minus_product(R, R @ right, right.T)
     in_left = left.T @ start
     beside = [in_left, start @ right, in_left @ right]
     both, by_left, by_right, shared = (_inner_product(x, x) for x in (start, *beside))
     # The part of W(0) itself is not built: a sum of squares, less by rounding where it is 0.
     length = both - by_left - by_right + shared
     free = (len(left) - left.shape[1]) * (len(right) - right.shape[1])
-    if length <= np.finfo(update.dtype).eps * both or not free:
+    if length <= float(np.finfo(update.dtype).eps) * both or not free:
         return UNKNOWN
     inner, size = _inner_product(R, start), _inner_product(R, R)
     along = inner**2 / (size * length) if size else math.nan
@@ -87,9 +89,15 @@ def _high_share(dim: int) -> float:
     return float(chance.direction_share(dim, 1).high) if dim > 1 else 1.0
 
 
-def _inner_product(first: np.ndarray, second: np.ndarray) -> float:
-    """Inner product, summed in float64 a row at a time."""
-    return float(np.sum(np.vecdot(first, second), dtype=np.float64))
+def _inner_product(first: Any, second: Any) -> float:
+    """Inner product, summed in float64 a row at a time; of two on a device, there."""
+    if isinstance(first, OnDevice):
+        return first.inner(second)
+    with np.errstate(over="ignore", invalid="ignore"):  # float32 may leave its range
+        total = float(np.sum(np.vecdot(first, second), dtype=np.float64))
+    if math.isfinite(total):
+        return total
+    return float(np.einsum("ij,ij->", first, second, dtype=np.float64))
 
 
 @cache

@@ -13,11 +13,14 @@ from jaxtyping import PyTree
 from lrdyn.core import checks, show
 from lrdyn.core.selection import Patterns
 from lrdyn.diagnosis import comparison, reading, theorem_2
+from lrdyn.diagnosis.on_device import OnDevice
 from lrdyn.diagnosis.reading import Leaves
 from lrdyn.diagnosis.spectrum import (
     NOT_FINITE,
+    Matrix,
     Measures,
     blas_threads,
+    is_sketched,
     measure_spectrum,
     rounding,
     spectrum,
@@ -104,7 +107,7 @@ class Watcher:
         checks.allocation({"k": k}, (len(names), 5, k), dtype="float64")  # what a call leaves
         self.k = k
         # A copy: torch trains in place, and JAX may be given the memory back.
-        self._start = {name: np.array(reading.widen(start[name])) for name in names}
+        self._start = {name: self._copied(name, start) for name in names}
         self._squares = {name: square_sums(W) for name, W in self._start.items()}
         self._types = {name: start.infos[name].dtype for name in names}
         self._first: dict[str, Directions] = {}
@@ -134,12 +137,29 @@ class Watcher:
             self._rows.append([self._look(name, now) for name in self._start])
         self._steps.append(int(step))
 
+    def _copied(self, name: str, start: Leaves) -> Matrix:
+        """One matrix at the start: where it lies, if it is so large that it may stay there."""
+        placed = start.on_device(name)
+        if placed is not None and is_sketched(placed.shape, self.k) and _in_range(placed):
+            return placed.copy()
+        return np.array(reading.widen(start[name]))
+
+    def _ends(self, name: str, now: Leaves) -> tuple[Matrix, Matrix]:
+        """One matrix at the start and now: both on a device, or both on the CPU."""
+        before, after = self._start[name], now.on_device(name)
+        if isinstance(before, OnDevice) and after is not None:
+            before = before.beside(after)
+            if _in_range(after) and _in_range(after - before):
+                return before, after
+        before = before.on_cpu() if isinstance(before, OnDevice) else before
+        return before, reading.widen(now[name])
+
     def _look(self, name: str, now: Leaves) -> Observation:
         """Measure one matrix, and remember its directions."""
-        before, after = self._start[name], reading.widen(now[name])
+        before, after = self._ends(name, now)
         update, k = after - before, min(self.k, *before.shape)
         nothing = np.full((len(SIDES), self.k), np.nan)
-        if not np.isfinite(update).all():
+        if isinstance(update, np.ndarray) and not np.isfinite(update).all():
             return Observation(NOT_FINITE, nothing[0], 0, nothing, nothing, theorem_2.UNKNOWN)
         # Each look is compared with the first and with the one before: from one draw all three
         # would lean the same way.
@@ -252,7 +272,7 @@ class Watcher:
             "matrix": list(self._start),
             "side": list(SIDES),
             "direction": np.arange(1, self.k + 1),
-            "rows": ("matrix", [len(W) for W in self._start.values()]),
+            "rows": ("matrix", [W.shape[0] for W in self._start.values()]),
             "columns": ("matrix", [W.shape[1] for W in self._start.values()]),
         }
         return xr.Dataset(variables, names, {"k": self.k})
@@ -378,6 +398,10 @@ def watch(params0: PyTree, select: Patterns = "*", *, k: int = 8) -> Watcher:
     dataset has the most and the least that the energy left allows. Smaller matrices are
     decomposed.
 
+    Matrices of JAX or torch that large and in the memory of an accelerator stay there, with a copy
+    of W(0) in float32: the range finder's products are computed there. Smaller ones are copied to
+    the CPU at each call.
+
     Args:
         params0: the parameters before the training: a module of torch, or a tree of arrays of
             NumPy, JAX, torch (a ``state_dict``), or of what else has ``__dlpack__`` or
@@ -402,6 +426,11 @@ def watch(params0: PyTree, select: Patterns = "*", *, k: int = 8) -> Watcher:
     checks.integer("k", k)
     reading.checked_patterns("select", select)
     return Watcher(params0, select, k=int(k))
+
+
+def _in_range(matrix: OnDevice) -> bool:
+    """Whether its sum of squares is finite: float32 leaves its range in one, as NaN does."""
+    return math.isfinite(matrix.inner(matrix))
 
 
 def _angles(directions: Directions, other: Directions | None, k: int) -> np.ndarray:

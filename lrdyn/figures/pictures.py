@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -58,7 +61,37 @@ def save(figure: Figure, path: Path) -> None:
         # Where there are few colours a byte names one, and nothing is lost.
         if opaque.getcolors(256):
             opaque = opaque.convert("P", palette=Image.Palette.ADAPTIVE, colors=256)
-        opaque.save(temporary, format="PNG", optimize=True)
+        temporary.write_bytes(encode_png(opaque))
+
+
+def encode_png(picture: Any) -> bytes:
+    """A picture as PNG whose rows are not filtered, or as Pillow filters them if that is less.
+
+    Pillow predicts each row of an RGB picture from its neighbours, as suits photographs: lines on
+    white are an eighth smaller without.
+
+    Args:
+        picture: a picture of Pillow, RGB or with a palette.
+
+    Example:
+        >>> from PIL import Image
+        >>> picture = Image.new("RGB", (3, 2), "red")
+        >>> Image.open(io.BytesIO(encode_png(picture))).getpixel((2, 1))
+        (255, 0, 0)
+    """
+    filtered = io.BytesIO()
+    picture.save(filtered, format="PNG", optimize=True)
+    if picture.mode != "RGB":
+        return filtered.getvalue()
+    rows = np.asarray(picture).reshape(picture.height, -1)
+    # A byte 0 in front of a row says that it is as it is.
+    packed = zlib.compress(np.insert(rows, 0, 0, axis=1).tobytes(), 9)
+    header = struct.pack(">2I5B", picture.width, picture.height, 8, 2, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
+    )
+    return min(content, filtered.getvalue(), key=len)
 
 
 class Place(NamedTuple):

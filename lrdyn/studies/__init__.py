@@ -13,6 +13,8 @@ REGISTRY = {
     "adapters": "lrdyn.studies.adapter_training:ADAPTERS",
     "real_updates": "lrdyn.studies.real_updates:REAL_UPDATES",
     "lora_landscape": "lrdyn.studies.lora_landscape:LORA_LANDSCAPE",
+    "low_rank_training": "lrdyn.studies.low_rank_training:LOW_RANK_TRAINING",
+    "rank_before_training": "lrdyn.studies.rank_before_training:RANK_BEFORE_TRAINING",
 }
 """Name of the command -> where the study is stated; imported when it is asked for."""
 

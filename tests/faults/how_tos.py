@@ -15,8 +15,11 @@ from pathlib import Path
 from tests.pages import Wrong, blocks_of, run_python
 from tests.runs import ROOT
 
-PAGES = ("adapters.md", "peft.md")
-PACKAGES = ("torch", "transformers", "flax", "equinox")
+PAGES = ("adapters.md", "logging.md", "peft.md")
+PACKAGES = (
+    *("torch", "transformers", "flax", "equinox"),
+    *("tensorboard", "wandb", "lightning"),
+)
 
 
 def main(words: list[str]) -> int:

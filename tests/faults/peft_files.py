@@ -8,7 +8,8 @@ whose weights move at random, the update is extracted, resized and planned, and 
 error that was printed, the rank that was asked for, and the modules that were planned. Of models
 of nine architectures and adapters of every kind that is read (``tests/data/make_peft_models.py``),
 the diagnosis of an adapter must be that of what PEFT merges, and PEFT must find the error of what
-was extracted of each, and of all weights that moved.
+was extracted of each, and of all weights that moved. Stacked experts that PEFT adapts by
+``target_parameters`` must be those that it merges.
 """
 
 import json
@@ -255,6 +256,67 @@ def models(interpreter: str, folder: Path) -> list[str]:
     return faults
 
 
+EXPERTS = """
+import sys
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+torch.manual_seed(0)
+model = Qwen3MoeForCausalLM(Qwen3MoeConfig(hidden_size=16, intermediate_size=20,
+    moe_intermediate_size=12, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+    head_dim=8, vocab_size=50, num_experts=3, num_experts_per_tok=2))
+def kept(name):
+    state = {k: v.clone().contiguous() for k, v in model.state_dict().items() if "experts" in k}
+    save_file({k: v for k, v in state.items() if "lora" not in k}, f"{sys.argv[1]}/{name}")
+kept("base.safetensors")
+targets = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+adapted = get_peft_model(model, LoraConfig(r=2, lora_alpha=5, target_modules=[],
+    target_parameters=targets))
+with torch.no_grad():
+    for name, weight in adapted.named_parameters():
+        if "lora_" in name:
+            weight.copy_(0.3 * torch.randn_like(weight))
+adapted.save_pretrained(f"{sys.argv[1]}/adapter")
+model = adapted.merge_and_unload()
+kept("merged.safetensors")
+"""
+"""A mixture of experts that PEFT adapts by ``target_parameters`` (release 0.17 and later)."""
+AGAIN = (
+    EXPERTS.partition("targets = ")[0].replace('kept("base.safetensors")', "")
+    + """
+from peft import PeftModel
+model = PeftModel.from_pretrained(model, f"{sys.argv[1]}/smaller").merge_and_unload()
+kept("again.safetensors")
+"""
+)
+"""The same base with an adapter that this library wrote."""
+
+
+def experts(interpreter: str, folder: Path) -> list[str]:
+    """Updates of stacked experts: those of an adapter's factors, and those that PEFT merges."""
+    run(interpreter, "-c", EXPERTS, str(folder))
+    base = folder / "base.safetensors"
+    found, merged = (
+        spectra(base, after) for after in (folder / "adapter", folder / "merged.safetensors")
+    )
+    # Of rank 1, so that what PEFT reads is what was written, and not what it had.
+    smaller = combine([folder / "adapter"], rank=1)
+    peft.write(folder / "smaller", smaller.adapter)
+    run(interpreter, "-c", AGAIN, str(folder))
+    again = spectra(base, folder / "again.safetensors")
+    if not found.keys() == merged.keys() == again.keys() or not found:
+        return [f"experts: {sorted(found)} moved, with PEFT {sorted(merged)}, {sorted(again)}"]
+    faults = []
+    for name, values in found.items():
+        near = {"rtol": 0, "atol": 1e-4 * values[0]}
+        if not np.allclose(values, merged[name][: len(values)], **near):
+            faults.append(f"experts: {name}: {values}, and with PEFT {merged[name]}")
+        if not np.allclose(again[name], [values[0], *np.zeros(len(again[name]) - 1)], **near):
+            faults.append(f"experts: {name}: PEFT has {again[name]} of {values[:1]}")
+    return faults
+
+
 def main(words: list[str]) -> int:
     """Print what PEFT finds otherwise; 1 if there is any."""
     interpreter = words[0] if words else sys.executable
@@ -264,7 +326,7 @@ def main(words: list[str]) -> int:
         print("torch, peft and transformers are not installed there: nothing was checked")
         return 0
     faults = []
-    for check in (outputs, of_a_model, updates, models):
+    for check in (outputs, of_a_model, updates, models, experts):
         with tempfile.TemporaryDirectory() as folder:
             faults += check(interpreter, Path(folder))
     print(f"peft and torch: {there.stdout.strip()}; {len(faults)} faults")

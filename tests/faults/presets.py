@@ -65,7 +65,13 @@ def checkpoints(folder: Path) -> dict[str, str]:
     return {name: str(folder / f"{name}.safetensors") for name in ("before", "after")}
 
 
-STAND_INS = {"adapters": texts, "real_updates": checkpoints}
+STAND_INS = {
+    "adapters": texts,
+    "real_updates": checkpoints,
+    "rank_before_training": lambda folder: {
+        name: path for name, path in texts(folder).items() if name in ("encoder", "text_file")
+    },
+}
 """Study -> what makes files that it reads, in a folder, and the flags that name them."""
 
 
