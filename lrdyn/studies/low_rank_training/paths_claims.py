@@ -10,6 +10,7 @@ projected matrices alone: of parameters that are trained as they are both see th
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -25,16 +26,19 @@ from lrdyn.adapters.algorithm_1 import (
     Method,
     WeightParts,
     algorithm1,
+    begin,
     layered,
     merged,
 )
-from lrdyn.adapters.methods import GALORE, RELORA, RELORA_FROZEN
+from lrdyn.adapters.memory import model_bytes
+from lrdyn.adapters.methods import FULL, GALORE, LORA, RELORA, RELORA_FROZEN
 from lrdyn.adapters.projectors import Identity, Projector, is_map
 from lrdyn.adapters.state import POLICIES, StatePolicy, reset
 from lrdyn.core import linalg
 from lrdyn.core.algorithm import Algorithm
 from lrdyn.networks import Llama, llama
 from lrdyn.studies.low_rank_training.model import (
+    PROJECTED,
     choose_maps,
     is_projected,
     next_token_loss,
@@ -62,6 +66,14 @@ RATES = {"sgd": 0.5, "momentum": 0.1, "adam": 1e-3}
 DISTURBANCE = 8
 """Machine epsilons by which a start is moved: 1.8e-15 in float64."""
 POLICY_NAMES = tuple(POLICIES)
+METHODS = {
+    "full": FULL,
+    "lora": LORA,
+    "galore": GALORE,
+    "relora": RELORA,
+    "relora_frozen": RELORA_FROZEN,
+}
+"""Methods whose bytes are counted."""
 
 
 class PathCase(eqx.Module):
@@ -88,6 +100,8 @@ class PathTheory(NamedTuple):
     """W_0."""
     trained: Int[Array, ""] = ABSENT
     """Entries in which ReLoRA' differentiates, by the shapes."""
+    held: Int[Array, "method"] = ABSENT
+    """Bytes of weights, of Adam's state and of P, the formulas of Table 1 summed, by method."""
 
 
 class PathMeasured(NamedTuple):
@@ -99,6 +113,8 @@ class PathMeasured(NamedTuple):
     """The same with s = 1 and a decay of W."""
     trained: Int[Array, ""] = ABSENT
     """Entries in which ReLoRA' does differentiate."""
+    held: Int[Array, "method"] = ABSENT
+    """Bytes of all arrays that a run begins with."""
 
 
 def make_path_case(key: Key[Array, ""], *, text: str, optimizer: str) -> PathCase:
@@ -300,6 +316,26 @@ def count_entries(case: PathCase, rank: int = RANK) -> int:
     )
 
 
+def predict_held(case: PathCase, rank: int = RANK) -> Int[Array, "method"]:
+    """Bytes that each method holds, by the formulas of Table 1 for every matrix."""
+    net = jax.eval_shape(lambda net: net, case.start)
+    held = [model_bytes(method, net, rank, PROJECTED) for method in METHODS.values()]
+    return jnp.asarray(held, jnp.int32)
+
+
+def measure_held(case: PathCase) -> Int[Array, "method"]:
+    """Bytes of the arrays with which a run of each method begins under Adam."""
+
+    def begun(method: Method, net: Llama) -> DescentState:
+        everything = method.choose(jax.random.key(0), net, RANK, method.side)
+        maps = everything if method is FULL else choose_maps(method, RANK)(jax.random.key(0), net)
+        return begin(method, optax.adam(RATES["adam"]), net, maps)
+
+    runs = [jax.eval_shape(partial(begun, method), case.start) for method in METHODS.values()]
+    held = [sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(run)) for run in runs]
+    return jnp.asarray(held, jnp.int32)
+
+
 def predict_paths(case: PathCase) -> PathTheory:
     """ReLoRA' with all policies and scales, and how far it carries an error of its start."""
     weights = paths(case, RELORA_FROZEN)
@@ -314,6 +350,7 @@ def predict_paths(case: PathCase) -> PathTheory:
         response=jnp.maximum(1.0, apart / (DISTURBANCE * jnp.finfo(start.dtype).eps)),
         start=start,
         trained=jnp.asarray(count_entries(case), jnp.int32),
+        held=predict_held(case),
     )
 
 
@@ -331,6 +368,7 @@ def measure_paths(case: PathCase) -> PathMeasured:
         galore=paths(case, GALORE),
         decayed=decayed_paths(case, GALORE),
         trained=_differentiated(case),
+        held=measure_held(case),
     )
 
 
@@ -462,6 +500,13 @@ PATHS = Scenario[PathCase, PathTheory, PathMeasured](
             carries=False,
             sides="shapes against the arrays that are trained",
         ),
+        Claim(
+            "held",
+            "every method holds what Table 1 says of each projected matrix, and three times what "
+            "is trained as it is, to the byte",
+            kind="exact",
+            sides="formulas of Table 1 against the arrays of a run",
+        ),
     ),
     controls=(
         _control("other_policy", "another policy", _other_policy),
@@ -518,6 +563,12 @@ PATHS = Scenario[PathCase, PathTheory, PathMeasured](
             predict=lambda case: PathTheory(
                 trained=jnp.asarray(count_entries(case, RANK + 1), jnp.int32)
             ),
+        ),
+        Control(
+            "held_another_rank",
+            "the bytes of another rank",
+            "held",
+            predict=lambda case: PathTheory(held=predict_held(case, RANK + 1)),
         ),
     ),
     sides="an adapter by differentiation in its factor against projected gradients, lifted",
