@@ -43,7 +43,7 @@ HEADER = (
 INTRODUCTION = """\
 # Results
 
-Every claim of `python -m experiments all` at the quick preset (JAX {jax} on a {platform}): what
+Every claim of `lrdyn verify all` at the quick preset (JAX {jax} on a {platform}): what
 predicts and what measures it, how many of its cases were judged in float64 and in float32 (in
 brackets those that theory's number of steps does not decide), the worst residual over them in each,
 with its tolerance ([how a verdict is reached](claims.md)), and its controls with the smallest
@@ -103,7 +103,7 @@ def cells(claim: Claim, scenario: Scenario, entries: Mapping[str, Any]) -> tuple
 
 def pages_of(name: str) -> list[Path]:
     """The pages in ``docs/theorems`` whose command is that of an experiment, its own first."""
-    command = re.compile(rf"`python -m experiments\.{name}`")
+    command = re.compile(rf"`lrdyn verify {name}`")
     pages = (PAGE.parent / "theorems").glob("*.md")
     mine = (page for page in pages if command.match(page.read_text().splitlines()[2]))
     return sorted(mine, key=lambda page: (page.stem != name, page.stem))
@@ -119,7 +119,7 @@ def section(theorem: Theorem, verdict: Mapping[str, Any]) -> Iterator[str]:
     entries = {entry["id"]: entry for entry in verdict["claims"]}
     yield f"## {theorem.title}"
     yield ""
-    yield f"`python -m experiments.{theorem.name}`: {theorem.summary}."
+    yield f"`lrdyn verify {theorem.name}`: {theorem.summary}."
     yield ""
     yield "Derived on these pages:"
     yield ""
@@ -192,7 +192,7 @@ def page_table() -> Iterator[str]:
     for one in (*theorems(), *studies()):
         links = [f"[{heading(page)}](theorems/{page.name})" for page in pages_of(one.name)]
         if links:
-            yield row((one.title, "<br>".join(links), f"`python -m experiments.{one.name}`"))
+            yield row((one.title, "<br>".join(links), f"`lrdyn verify {one.name}`"))
 
 
 def room_table() -> Iterator[str]:

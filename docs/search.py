@@ -20,9 +20,9 @@ climbs from the ten worst by differential evolution in the flags that decide no 
 precisions:
 
 ```console parsed takes minutes
-$ python -m experiments.corollary1 --search 10000
+$ lrdyn verify corollary1 --search 10000
 $ lrdyn verify my_theorem.py --search 2000 --dim 3 5
-$ python -m experiments.corollary1 --search 2000 --beyond
+$ lrdyn verify corollary1 --search 2000 --beyond
 ```
 
 Flags that are given are held at these values. For each claim it prints the largest residual over
