@@ -329,6 +329,19 @@ def rest_table() -> Iterator[str]:
         yield row((f"`{name}`", ", ".join(ids), *cells))
 
 
+def training_table() -> Iterator[str]:
+    """Which run left the committed record of each figure of a study."""
+    titles = ("figure", "study", "preset", "seeds", "type", "JAX", "platform", "revision")
+    yield from (row(titles), row(("---",) * len(titles)))
+    for path in sorted(findings.TRAININGS.glob("*_record.json")):
+        for study, kept in json.loads(path.read_text()).items():
+            config, machine = kept["verdict"]["config"], kept["verdict"]["environment"]
+            seeds = config["seeds"] or "of each scenario"
+            run = (config["preset"], f"{seeds}, from {config['seed']}", config["dtype"])
+            where = (machine["jax"], machine["platform"], f"`{machine['git']}`")
+            yield row((f"`{path.stem.removesuffix('_record')}`", f"`{study}`", *run, *where))
+
+
 def lined(table: Iterable[tuple[str, ...]]) -> Iterator[str]:
     """Lines of a table whose first row is its header."""
     header, *rows = table
@@ -357,6 +370,7 @@ TABLES: Mapping[str, Callable[[], Iterator[str]]] = {
     "published": published_table,
     "breaks": break_table,
     "rest": rest_table,
+    "trainings": training_table,
     "findings": finding_table,
     "fidelity": fidelity_table,
 }
