@@ -234,7 +234,7 @@ def cell_table() -> Iterator[str]:
     yield row(
         (
             *("cell", "K", "edge, true", "edge, shuffled"),
-            *("R at loss .1 log K", "R at .01 log K", "labels decide", "R, labels anew"),
+            *("R at loss 0.1 log K", "R at 0.01 log K", "labels decide", "R, labels anew"),
         )
     )
     yield row(("---",) * 8)
