@@ -33,6 +33,7 @@ root_doc = "docs/index"
 include_patterns = [
     "*.md",
     "docs/*.md",
+    "docs/records/*.md",
     "docs/theorems/*.md",
     "docs/api/*.rst",
     "notebooks/[a-z]*.py",

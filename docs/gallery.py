@@ -30,18 +30,19 @@ straight; those of a curve that is nearly flat are a row high."""
 INTRODUCTION = """\
 # Figures and tables
 
-Every figure and table with its caption and the command that makes it, as PNG, PDF and text, in
-`results/figures/`. The commands are typed [in a clone](commands.md#where-commands-run).
+Every figure and table, with its caption and the command that makes it as PNG, PDF and text in
+`results/figures/` ([in a clone](commands.md#where-commands-run)): `python -m paper_figs fig03`.
+Click a picture to see it in full.
 
-Most compute their numbers, in seconds to half a minute. The figures of trainings do not train
-unless asked to: `python -m paper_figs %s` draws them from results that are there, else from the
-committed numbers, and the caption says which. `--train` makes results anew: that takes data sets
-and minutes to hours ([which](studies.md)). What computes has the sizes of the preset `quick`, and
-stands here at those of `paper`, too, with the minutes that it took, where they are others.
+Most figures compute their numbers, in seconds to half a minute. The figures of trainings do not
+train by default: `python -m paper_figs %s` draws them from your results, or else from the committed
+numbers, and the caption says which. `--train` makes new results, which takes data sets and minutes
+to hours ([details](studies.md)). Computed figures have the sizes of the preset `quick`. If the
+preset `paper` has other sizes, they are also shown at those, with the minutes that it took.
 
-On this page all are drawn from the committed numbers in `paper_figs/baselines/`, by
-`python -m docs.gallery`. `python -m paper_figs check` compares new numbers with these, and how they
-are drawn ([how](ci.md)); with `--preset paper` it compares those of that preset.
+On this page all figures are drawn from the committed numbers in `paper_figs/baselines/`, by
+`python -m docs.gallery`. `python -m paper_figs check` compares new numbers and drawings with these
+([how](ci.md)); with `--preset paper` it uses that preset.
 """
 
 

@@ -1,4 +1,4 @@
-"""Write ``optax_equivariance.md``: ``python -m docs.optax_equivariance [compare]``.
+"""Write ``records/optax_equivariance.md``: ``python -m docs.optax_equivariance [compare]``.
 
 Every export of the optax that is installed is tried (:mod:`lrdyn.equivariance.optax_exports`), and
 what was seen stays in ``optax_equivariance.json``. With ``compare`` nothing is written: what is
@@ -23,7 +23,7 @@ from lrdyn.equivariance.trial import KINDS, equivariance
 from lrdyn.galore.releases import release_numbers
 from lrdyn.system.printer import complain
 
-PAGE = Path(__file__).with_name("optax_equivariance.md")
+PAGE = Path(__file__).parent / "records" / "optax_equivariance.md"
 KEPT = Path(__file__).with_name("optax_equivariance.json")
 NUMBERS = ("orthogonal", "signed", "frame", "frame_in_coordinates")
 HEADINGS = {
@@ -36,7 +36,7 @@ INTRODUCTION = """\
 # Which optimisers of optax see the basis
 
 `python -m docs.optax_equivariance` · what follows from it: [Theorem 2 for other
-optimisers](theorems/equivariance.md)
+optimisers](../theorems/equivariance.md)
 
 Each optimiser that optax {optax} exports takes {steps} steps on a factorisation of three 10 x 10
 layers, in one basis and in others (JAX {jax}, float64). A number is the largest difference of an

@@ -43,7 +43,7 @@ HEADER = (
 INTRODUCTION = """\
 # Results
 
-Every claim of `python -m experiments all` at the quick preset (JAX {jax} on a {platform}): what
+Every claim of `lrdyn verify all` at the quick preset (JAX {jax} on a {platform}): what
 predicts and what measures it, how many of its cases were judged in float64 and in float32 (in
 brackets those that theory's number of steps does not decide), the worst residual over them in each,
 with its tolerance ([how a verdict is reached](claims.md)), and its controls with the smallest
@@ -103,7 +103,7 @@ def cells(claim: Claim, scenario: Scenario, entries: Mapping[str, Any]) -> tuple
 
 def pages_of(name: str) -> list[Path]:
     """The pages in ``docs/theorems`` whose command is that of an experiment, its own first."""
-    command = re.compile(rf"`python -m experiments\.{name}`")
+    command = re.compile(rf"`lrdyn verify {name}`")
     pages = (PAGE.parent / "theorems").glob("*.md")
     mine = (page for page in pages if command.match(page.read_text().splitlines()[2]))
     return sorted(mine, key=lambda page: (page.stem != name, page.stem))
@@ -119,7 +119,7 @@ def section(theorem: Theorem, verdict: Mapping[str, Any]) -> Iterator[str]:
     entries = {entry["id"]: entry for entry in verdict["claims"]}
     yield f"## {theorem.title}"
     yield ""
-    yield f"`python -m experiments.{theorem.name}`: {theorem.summary}."
+    yield f"`lrdyn verify {theorem.name}`: {theorem.summary}."
     yield ""
     yield "Derived on these pages:"
     yield ""
@@ -192,7 +192,7 @@ def page_table() -> Iterator[str]:
     for one in (*theorems(), *studies()):
         links = [f"[{heading(page)}](theorems/{page.name})" for page in pages_of(one.name)]
         if links:
-            yield row((one.title, "<br>".join(links), f"`python -m experiments.{one.name}`"))
+            yield row((one.title, "<br>".join(links), f"`lrdyn verify {one.name}`"))
 
 
 def room_table() -> Iterator[str]:
@@ -234,7 +234,7 @@ def cell_table() -> Iterator[str]:
     yield row(
         (
             *("cell", "K", "edge, true", "edge, shuffled"),
-            *("R at loss .1 log K", "R at .01 log K", "labels decide", "R, labels anew"),
+            *("R at loss 0.1 log K", "R at 0.01 log K", "labels decide", "R, labels anew"),
         )
     )
     yield row(("---",) * 8)
@@ -329,6 +329,19 @@ def rest_table() -> Iterator[str]:
         yield row((f"`{name}`", ", ".join(ids), *cells))
 
 
+def training_table() -> Iterator[str]:
+    """Which run left the committed record of each figure of a study."""
+    titles = ("figure", "study", "preset", "seeds", "type", "JAX", "platform", "revision")
+    yield from (row(titles), row(("---",) * len(titles)))
+    for path in sorted(findings.TRAININGS.glob("*_record.json")):
+        for study, kept in json.loads(path.read_text()).items():
+            config, machine = kept["verdict"]["config"], kept["verdict"]["environment"]
+            seeds = config["seeds"] or "of each scenario"
+            run = (config["preset"], f"{seeds}, from {config['seed']}", config["dtype"])
+            where = (machine["jax"], machine["platform"], f"`{machine['git']}`")
+            yield row((f"`{path.stem.removesuffix('_record')}`", f"`{study}`", *run, *where))
+
+
 def lined(table: Iterable[tuple[str, ...]]) -> Iterator[str]:
     """Lines of a table whose first row is its header."""
     header, *rows = table
@@ -357,6 +370,7 @@ TABLES: Mapping[str, Callable[[], Iterator[str]]] = {
     "published": published_table,
     "breaks": break_table,
     "rest": rest_table,
+    "trainings": training_table,
     "findings": finding_table,
     "fidelity": fidelity_table,
 }

@@ -1,4 +1,4 @@
-"""Write ``search.md`` from what searches left: ``python -m docs.search [RESULTS]``."""
+"""Write ``records/search.md`` from what searches left: ``python -m docs.search [RESULTS]``."""
 
 import json
 import sys
@@ -10,41 +10,16 @@ from docs.refresh import row
 from lrdyn.commands.search import FILE, exceeds, format_ratio
 from lrdyn.registry import theorems
 
-PAGE = Path(__file__).with_name("search.md")
+PAGE = Path(__file__).parent / "records" / "search.md"
 INTRODUCTION = """\
-# The worst case
+# What was searched
 
-Presets are points that we chose. `--search N` draws N points of the domain of the flags (ends of
-ranges, numbers anywhere in them, shapes from six combinations), each with a seed of its own, and
-climbs from the ten worst by differential evolution in the flags that decide no shape, in both
-precisions:
+The result of each search for [the worst case](../search.md), from its `search.json`. `repeated` is
+the ratio of the command that repeats the worst point: the search computes 64 points at once, the
+command one, so that their last bits differ. CPU seconds are those of the process that ended a
+search, which may have gone on from an earlier one.
 
-```console parsed takes minutes
-$ python -m experiments.corollary1 --search 10000
-$ lrdyn verify my_theorem.py --search 2000 --dim 3 5
-$ python -m experiments.corollary1 --search 2000 --beyond
-```
-
-Flags that are given are held at these values. For each claim it prints the largest residual over
-its threshold, how many points were judged, excused (they meet the hypotheses and could not be
-judged) and outside, climbs and both precisions counted, and the one command that gives the worst
-point again. A claim with a ratio above 1 is false there, or its tolerance is; it stands here with
-its command until that is decided. `repeated` is the ratio of that command, which computes one point
-where the search computes 64: its last bits are others. The status is 1 if a ratio passes 1 or is
-`lost`, no number. Statistical claims share a probability of 1e-6 of a false alarm over all points,
-and do not climb. A kill loses at most one batch of 64 points of a scenario; the same command goes
-on, and a larger N goes on from a smaller. From 1,000 points on XLA optimises the programs.
-
-`--beyond` drops the hypotheses: what the flags leave, what a claim leaves out, what the controls
-break. It says which of them, lost alone, costs which claim, at which of the points first (the first
-is 1), and with which condition, the factor by which a run amplifies a small error of its data. An
-ill-conditioned case must keep two digits there; a quarter of the points lies on climbs from those
-that come nearest to losing them. It ends with status 0.
-
-CPU seconds are those of the process that ended a search, which may have gone on from others.
-
-This page is written by `python -m docs.search RESULTS` from the files `search.json` that these
-commands left.
+This page is written by `python -m docs.search RESULTS`.
 """
 
 Found = Mapping[str, Any]

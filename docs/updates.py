@@ -106,7 +106,7 @@ PAIRS = {
 INTRODUCTION = """\
 # Updates of trained models
 
-How low-rank is what a training adds to the weights? `experiments.real_updates` reads two
+How low-rank is what a training adds to the weights? `lrdyn verify real_updates` reads two
 checkpoints and counts how many singular values of W after - W before hold .9 and .99 of its squared
 norm ([the study](studies.md#updates-of-real-models)). Each pair here is **one training**: nothing
 was repeated with another seed, and what is said holds of these checkpoints; what differs between
@@ -116,8 +116,8 @@ two of them may be the network, its data, its optimiser, how long it was trained
 
 ```console parsed takes minutes to an hour
 $ python docs/examples/pairs.py language OUT --text PLAYS --tuned-on REVIEWS
-$ python -m experiments.real_updates --before OUT/start.safetensors --after OUT/text.safetensors
-$ python -m experiments.real_updates --before OUT/text.safetensors --after OUT/tuned.safetensors
+$ lrdyn verify real_updates --before OUT/start.safetensors --after OUT/text.safetensors
+$ lrdyn verify real_updates --before OUT/text.safetensors --after OUT/tuned.safetensors
 ```
 
 ![Energy in the first r singular values of updates, by kind of layer](images/updates.png)

@@ -1,4 +1,4 @@
-"""``python -m experiments`` lists the verifications, ``python -m experiments all`` runs them."""
+"""In a clone ``python -m experiments`` is ``lrdyn list``, ``... all`` is ``lrdyn verify all``."""
 
 import sys
 

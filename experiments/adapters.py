@@ -1,4 +1,4 @@
-"""Figures 4, 5, 7 and 8, as a study: ``python -m experiments.adapters --help``."""
+"""Figures 4, 5, 7 and 8, as a study: ``lrdyn verify adapters --help``."""
 
 import sys
 

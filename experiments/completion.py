@@ -1,4 +1,4 @@
-"""Verify Corollary 1 for completion and sensing: ``python -m experiments.completion --help``."""
+"""Verify Corollary 1 for completion and sensing: ``lrdyn verify completion --help``."""
 
 import sys
 

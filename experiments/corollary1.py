@@ -1,4 +1,4 @@
-"""Verify Corollary 1: ``python -m experiments.corollary1 --help``."""
+"""Verify Corollary 1: ``lrdyn verify corollary1 --help``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Figure 2, as a study: ``python -m experiments.dropout_spectra --help``."""
+"""Figure 2, as a study: ``lrdyn verify dropout_spectra --help``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Verify the edge of stability: ``python -m experiments.edge_of_stability --help``."""
+"""Verify the edge of stability: ``lrdyn verify edge_of_stability --help``."""
 
 import sys
 

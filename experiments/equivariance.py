@@ -1,4 +1,4 @@
-"""Verify Theorem 2 for other optimisers: ``python -m experiments.equivariance --help``."""
+"""Verify Theorem 2 for other optimisers: ``lrdyn verify equivariance --help``."""
 
 import sys
 

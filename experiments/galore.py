@@ -1,4 +1,4 @@
-"""Verify what is claimed of optax's GaLore: ``python -m experiments.galore --help``."""
+"""Verify what is claimed of optax's GaLore: ``lrdyn verify galore --help``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Verify how GaLore stops under noise: ``python -m experiments.galore_noise --help``."""
+"""Verify how GaLore stops under noise: ``lrdyn verify galore_noise --help``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What labels decide, as a study: ``python -m experiments.labels --help``."""
+"""What labels decide, as a study: ``lrdyn verify labels --help``."""
 
 import sys
 

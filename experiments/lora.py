@@ -1,4 +1,4 @@
-"""Verify LoRA and its relatives: ``python -m experiments.lora --help``."""
+"""Verify LoRA and its relatives: ``lrdyn verify lora --help``."""
 
 import sys
 

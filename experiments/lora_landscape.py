@@ -1,4 +1,4 @@
-"""Which rank LoRA's landscape needs: ``python -m experiments.lora_landscape --help``."""
+"""Which rank LoRA's landscape needs: ``lrdyn verify lora_landscape --help``."""
 
 import sys
 

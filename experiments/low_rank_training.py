@@ -1,4 +1,4 @@
-"""Low-rank training of a small LLaMA: ``python -m experiments.low_rank_training --help``."""
+"""Low-rank training of a small LLaMA: ``lrdyn verify low_rank_training --help``."""
 
 import sys
 

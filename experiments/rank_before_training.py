@@ -1,4 +1,4 @@
-"""Which rank before training, as a study: ``python -m experiments.rank_before_training --help``."""
+"""Which rank before training, as a study: ``lrdyn verify rank_before_training --help``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Updates of real models, as a study: ``python -m experiments.real_updates --help``."""
+"""Updates of real models, as a study: ``lrdyn verify real_updates --help``."""
 
 import sys
 

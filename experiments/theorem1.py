@@ -1,4 +1,4 @@
-"""Verify Theorem 1: ``python -m experiments.theorem1 --help``."""
+"""Verify Theorem 1: ``lrdyn verify theorem1 --help``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Verify Theorem 2: ``python -m experiments.theorem2 --help``."""
+"""Verify Theorem 2: ``lrdyn verify theorem2 --help``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Verify Theorem 3: ``python -m experiments.theorem3 --help``."""
+"""Verify Theorem 3: ``lrdyn verify theorem3 --help``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Verify Theorem 4: ``python -m experiments.theorem4 --help``."""
+"""Verify Theorem 4: ``lrdyn verify theorem4 --help``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Figure 1, as a study: ``python -m experiments.weight_updates --help``."""
+"""Figure 1, as a study: ``lrdyn verify weight_updates --help``."""
 
 import sys
 

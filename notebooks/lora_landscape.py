@@ -70,4 +70,4 @@ plt.show()
 # ## One thing to change
 #
 # `decay = 0.002`: the minimiser's rank grows, and with it the rank that is enough. The phase
-# diagram over many problems: `python -m experiments.lora_landscape`.
+# diagram over many problems: `lrdyn verify lora_landscape`.

@@ -77,8 +77,8 @@ print(f"the first {2 * classes} hold {share:.4f} of the squared update")
 # ## What is seen
 #
 # Most of the update is in a few directions, without an edge after 2K: the theorem covers linear
-# networks on whitened inputs alone. On images, over seeds and with other networks: `python -m
-# experiments.weight_updates`.
+# networks on whitened inputs alone. On images, over seeds and with other networks:
+# `lrdyn verify weight_updates`.
 #
 # ## One thing to change
 #

@@ -433,7 +433,7 @@ def test_an_unknown_command(capsys):
     assert "got 'theorem5' (did you mean 'theorem4'?), wanted 'all', or one that is listed" in err
     status, out, err = experiments(capsys, "theorem4")
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert "got 'theorem4', wanted it behind a dot: experiments.theorem4" in err
+    assert "got 'theorem4', wanted: lrdyn verify theorem4" in err
 
 
 def test_a_flag_goes_to_the_theorems_that_have_it():

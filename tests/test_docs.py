@@ -39,6 +39,7 @@ PAGES = sorted(
         ROOT / "README.md",
         ROOT / "SECURITY.md",
         *ROOT.glob("docs/*.md"),
+        *ROOT.glob("docs/records/*.md"),
         *ROOT.glob("docs/theorems/*.md"),
     ]
 )

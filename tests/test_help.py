@@ -96,7 +96,7 @@ def test_the_page_of_all_shows_its_flags(lrdyn, capsys):
     _, page, _ = lrdyn("verify", "all", "--help")
     for flag in ("--jobs", "--preset", "--seeds", "--out", "--cluster", "--deterministic"):
         assert f"  {flag} " in page
-    with pytest.raises(Help, match=r"^usage: python -m experiments all \[-h\] \[--jobs JOBS\]"):
+    with pytest.raises(Help, match=r"^usage: lrdyn verify all \[-h\] \[--jobs JOBS\]"):
         pool.main(["all", "--help"])
 
 

@@ -137,7 +137,7 @@ QUADRATIC = Theorem(
     small={"size": (2,), "steps": 10},
 )
 '''
-COMMAND = '''"""Verify descent on quadratics: ``python -m experiments.quadratic --help``."""
+COMMAND = '''"""Verify descent on quadratics: ``lrdyn verify quadratic --help``."""
 
 import sys
 
@@ -172,7 +172,7 @@ CLAIMS = {"decay": {"decay": decay}}
 PAGE = """\
 # Quadratics: every coordinate decays at its own rate
 
-`python -m experiments.quadratic` · notation: [what is verified](../theory.md#notation)
+`lrdyn verify quadratic` · notation: [what is verified](../theory.md#notation)
 
 ## What it says
 

@@ -1,8 +1,8 @@
 """Pairs of checkpoints: a small model is trained, and its weights stay as they were on the way.
 
 Each word of the command line trains one kind of model, and writes its matrices W(t) before the
-first step and behind every stage, a file of safetensors each. Of two of these files ``python -m
-experiments.real_updates --before A --after B`` and ``lrdyn diagnose A B`` ask how many singular
+first step and behind every stage, a file of safetensors each. Of two of these files
+``lrdyn verify real_updates --before A --after B`` and ``lrdyn diagnose A B`` ask how many singular
 values of the update W(t) - W(0) hold how much of its energy ||W(t) - W(0)||_F^2.
 """
 

@@ -33,7 +33,7 @@ MATHJAX = "tex-svg-full.js"
 
 def rows(theorem: str) -> dict[str, list[str]]:
     """Claim -> the cells of its row in the results of a theorem."""
-    section = RESULTS.read_text().partition(f"\n`python -m experiments.{theorem}`")[2]
+    section = RESULTS.read_text().partition(f"\n`lrdyn verify {theorem}`")[2]
     lines = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("| `")]
     cells = [re.split(r"(?<!\\) \| ", line[2:-2]) for line in lines]
     return {row[0].strip("`"): row for row in cells}

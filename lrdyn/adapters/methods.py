@@ -497,7 +497,7 @@ def compressed_deep_lora(
     a small part gamma of the rate, with :func:`lrdyn.adapters.by_label`. At gamma = 0, on a square
     matrix, with plain descent on a squared loss of whitened inputs, it is the run of full width up
     to the error of Corollary 1 if the target is of rank r / 2 or less away from W: see
-    ``python -m experiments.lora``.
+    ``lrdyn verify lora``.
 
     Args:
         depth: L, layers between U and V.

@@ -131,7 +131,7 @@ def _add_jobs(parser: Parser) -> None:
     parser.add_argument("--jobs", type=integer_reader("jobs", 1), help=wanted)
 
 
-def take_jobs(argv: list[str], prog: str = "python -m experiments all") -> tuple[int, list[str]]:
+def take_jobs(argv: list[str], prog: str = "lrdyn verify all") -> tuple[int, list[str]]:
     """Read ``--jobs``, the number of theorems at a time, and return the other arguments."""
     if {"-h", "--help"} & set(argv):
         parser_of_all(prog).print_help()
@@ -143,7 +143,7 @@ def take_jobs(argv: list[str], prog: str = "python -m experiments all") -> tuple
     return given.jobs or (1 if alone else process.cores()), rest
 
 
-def run_all(argv: list[str], prog: str = "python -m experiments all") -> Judged:
+def run_all(argv: list[str], prog: str = "lrdyn verify all") -> Judged:
     """Run every theorem and print one table; their own commands print every claim."""
     jobs, rest = take_jobs(argv, prog)
     every = theorems()
@@ -241,15 +241,15 @@ def _summary(ended: Ended) -> dict[str, Any]:
     }
 
 
-USAGE = """usage: python -m experiments.NAME [flags]
-       python -m experiments all [flags]
+USAGE = """usage: lrdyn verify NAME [flags]
+       lrdyn verify all [flags]
 
 examples:
-  $ python -m experiments.theorem2 --help
+  $ lrdyn verify theorem2 --help
       the flags of one
-  $ python -m experiments.theorem2 --depth 2 3
+  $ lrdyn verify theorem2 --depth 2 3
       one, at two depths
-  $ python -m experiments all --seeds 4
+  $ lrdyn verify all --seeds 4
       all theorems, one table
 """
 """What ``--help`` says before the list."""
@@ -277,9 +277,7 @@ def main(argv: list[str]) -> Judged | None:
     if argv[0] != "all":
         names = [experiment.name for experiment in (*theorems(), *studies())]
         if argv[0] in names:
-            raise BadInput(
-                f"command: got {argv[0]!r}, wanted it behind a dot: experiments.{argv[0]}"
-            )
+            raise BadInput(f"command: got {argv[0]!r}, wanted: lrdyn verify {argv[0]}")
         got = f"{shortened(argv[0])!r}{near(argv[0], ['all', *names])}"
         raise BadInput(f"command: got {got}, wanted 'all', or one that is listed without a word")
     return run_all(argv[1:])
