@@ -223,7 +223,7 @@ class _Rules:
         if backward:
             matrix = lowered(near, ctx.avals_in[0], matrix)
         found = list(rule(ctx, matrix, *others, **params))
-        for place in factors:
+        for place in [place for place in factors if place < len(found)]:  # values alone have none
             found[place] = lowered(near, ctx.avals_out[place], found[place])
         return found
 

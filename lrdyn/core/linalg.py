@@ -176,6 +176,10 @@ def _or_nan(decompose: Callable[[np.ndarray], Any], matrices: np.ndarray) -> Any
         return jax.tree.map(lambda array: np.full_like(array, np.nan), decompose(0 * matrices))
 
 
+ON_TRIAL = "svd_on_device"
+"""Scope of the SVDs of algorithms on trial, by which a traced program shows them."""
+
+
 def _reduced_svd(matrix: Array) -> tuple[Array, Array, Array]:
     return tuple(jnp.linalg.svd(matrix, full_matrices=False))
 
@@ -205,18 +209,12 @@ _host_qr = decompose_on_host(
 )
 
 
-def _guarded_svd(
-    decompose: Callable[[Array], tuple[Array, Array, Array]], matrix: Array
-) -> tuple[Array, Array, Array]:
-    finite, spoil = _guard(matrix)
-    left, values, right = decompose(finite)
-    return spoil + left, spoil + values, spoil + right
-
-
 @sequential_on_cpu
 def svd(matrix: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
     """Singular value decomposition ``U, values, V^T`` without superfluous columns."""
-    return _guarded_svd(_host_svd, matrix)
+    finite, spoil = _guard(matrix)
+    left, values, right = _host_svd(finite)
+    return spoil + left, spoil + values, spoil + right
 
 
 @sequential_on_cpu
@@ -226,7 +224,11 @@ def svd_on_device(matrix: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
     How exact the solver is, is measured at the sizes that a run decomposes, see
     :mod:`lrdyn.verification.judging.rounding`.
     """
-    return _guarded_svd(_reduced_svd, matrix)
+    finite, spoil = _guard(matrix)
+    with jax.named_scope(ON_TRIAL):
+        # Not by jnp.linalg, in whose own jit the name of the scope would be lost.
+        left, values, right = jax.lax.linalg.svd(finite, full_matrices=False)
+    return spoil + left, spoil + values, spoil + right
 
 
 @sequential_on_cpu
