@@ -11,7 +11,8 @@ primitives; here the rules for a CPU are exchanged by
 - rules that round every float64 to 48 bits and to the range of float32, as a pair of float32 holds
   it (``pairs``);
 - decompositions of matrices that are off by K eps, and whose factors are (``errors``); the device
-  is called ``off:K`` then, or ``off:K:svd`` if only one decomposition is.
+  is called ``off:K`` then, or ``off:K:svd`` if only one decomposition is; ``alone:K`` decomposes
+  what elsewhere the host does.
 
 What is emulated with decompositions of its own is an accelerator: programs have the branches of a
 ``platform``, so that they call the host where they would on it.
@@ -171,6 +172,9 @@ class _Rules:
         from lrdyn.core import linalg
 
         linalg.has_accelerator = lambda: True
+        # A call of the host waits for its arguments, which threads of the same pool bring: all of
+        # XLA's threads on a CPU can wait so. An accelerator's programs hold none of them.
+        os.environ.setdefault("NPROC", "32")
         try:
             from jax._src.lax.control_flow.conditionals import cond_p
         except ImportError as error:
@@ -309,10 +313,11 @@ def device_of(name: str) -> Device:
         (40.0, ('svd', 'eigh', 'qr'))
     """
     kind, *rest = name.split(":")
-    if kind != "off":
+    if kind not in ("off", "alone"):
         return DEVICES[name]
     errors, *off = rest
-    return Device(errors=float(errors), platform="cuda", **({"off": off} if off else {}))
+    platform = "cuda" if kind == "off" else ""
+    return Device(errors=float(errors), platform=platform, **({"off": off} if off else {}))
 
 
 def main(words: Sequence[str]) -> int:
