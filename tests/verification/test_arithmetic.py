@@ -185,6 +185,8 @@ def test_products_are_refused_if_one_kind_of_worker_has_others():
     arithmetic_probe.check_products("tf32", lambda precision, word: kinds[:1])
     with pytest.raises(BadInput, match="whose convolutions are float32"):
         arithmetic_probe.check_products("tf32", lambda precision, word: kinds)
+    # What has no convolution does not depend on theirs.
+    arithmetic_probe.check_products("tf32", lambda precision, word: kinds, convolutions=False)
 
 
 # Verdicts -----------------------------------------------------------------------------------------

@@ -97,8 +97,14 @@ def meter_here(programs: KeptPrograms | None = None) -> Meter:
     return measure
 
 
-def check_products(word: str, meter: Meter) -> None:
+def check_products(word: str, meter: Meter, *, convolutions: bool = True) -> None:
     """Refuse a word of ``--precision`` by which a device computes something else.
+
+    Args:
+        word: of ``--precision``.
+        meter: measures the devices.
+        convolutions: whether theirs count. A word permits a library an arithmetic and does not
+            oblige it: cuDNN takes whatever kernel it finds the fastest.
 
     Raises:
         BadInput: it does.
@@ -106,7 +112,7 @@ def check_products(word: str, meter: Meter) -> None:
     if word == "highest":
         return
     for measures in meter("float32", word):
-        for kind in ("products", "convolutions"):
+        for kind in ("products", "convolutions") if convolutions else ("products",):
             if measures[kind] != PRODUCTS[word]:
                 raise _refusal(word, f"whose {kind} are {measures[kind]}")
 
@@ -141,7 +147,10 @@ def measure_rounding(precision: str, word: str = "highest", draw: int = 0) -> di
     device has kernels of its own for a batch, in which sweeps run.
     """
     numbers, eps = np.random.default_rng(draw), float(np.finfo(precision).eps)
-    shapes = {"x": 2048, "y": 2048, "d": 16, "m": (16, 64)}  # between 1 and 2: no exponent changes
+    # Between 1 and 2: no exponent changes. Libraries have other kernels, of another arithmetic, for
+    # what is much smaller than the tiles of their products.
+    shapes = {"x": 2048, "y": 2048, "d": WIDE, "m": (WIDE, WIDE), "kernels": (CHANNELS, CHANNELS)}
+    shapes["images"] = (IMAGES, 8, 8)
     inputs = {name: numbers.uniform(1, 2, shape) for name, shape in shapes.items()}
     inputs |= {name: numbers.standard_normal((64, 64)) for name in ("a", "b")}
     powers = np.array(POWERS[precision])
@@ -160,8 +169,13 @@ def measure_rounding(precision: str, word: str = "highest", draw: int = 0) -> di
             "reach": x["root"] * x["root"],
         }
         if precision == "float32":
-            images, kernels = x["d"][:, None, None], x["m"][0][:, None, None]
-            results["convolution"] = jax.lax.conv(images, kernels, (1,), "VALID")[:, :, 0]
+            # One product, and zeros, in each sum: one channel of an image is not 0, and of a kernel
+            # its middle.
+            channel = jnp.eye(IMAGES, CHANNELS, dtype=x["images"].dtype)[:, :, None, None]
+            middle = jnp.zeros((3, 3), x["images"].dtype).at[1, 1].set(1)
+            kernels = x["kernels"][:, :, None, None] * middle[None, None]
+            images = channel * x["images"][:, None]
+            results["convolution"] = jax.lax.conv(images, kernels, (1, 1), "SAME")
         return results
 
     got, x = _run_program(program, inputs, precision, word), _as_longdouble(inputs)
@@ -170,7 +184,7 @@ def measure_rounding(precision: str, word: str = "highest", draw: int = 0) -> di
         "multiply": x["x"] * x["y"],
         "product": x["d"][:, None] * x["m"],
         "batched_product": _batch(x["d"])[:, :, None] * _batch(x["m"]),
-        "convolution": x["d"][:, None] * x["m"][0],
+        "convolution": x["images"][:, None] * x["kernels"].T[:IMAGES, :, None, None],
     }
     errors = {
         name: float(np.max(np.abs(got[name] / exact - 1))) / eps
@@ -193,6 +207,8 @@ def _batch(array: Any) -> Any:
     return (np if roll is np.roll else jnp).stack([roll(array, n, 0) for n in range(BATCH)])
 
 
+WIDE, CHANNELS, IMAGES = 128, 64, 4
+"""Rows and columns of the products that are measured; channels of convolutions, and images."""
 BATCH = 3
 """Matrices of a batch."""
 POWERS = {"float64": [-300, -200, -100, -37, 38, 100, 200, 300], "float32": [-37, 38]}
