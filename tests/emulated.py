@@ -317,7 +317,7 @@ def device_of(name: str) -> Device:
         return DEVICES[name]
     errors, *off = rest
     platform = "cuda" if kind == "off" else ""
-    return Device(errors=float(errors), platform=platform, **({"off": off} if off else {}))
+    return Device(errors=float(errors), platform=platform, off=off or Device().off)
 
 
 def main(words: Sequence[str]) -> int:

@@ -219,10 +219,15 @@ def svd(matrix: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
 
 @sequential_on_cpu
 def svd_on_device(matrix: Float[Array, "m n"]) -> tuple[Array, Array, Array]:
-    """:func:`svd` by the device's own solver: for an algorithm that is on trial.
+    """:func:`svd` by the device's own solver, ``U, values, V^T``: for an algorithm on trial.
 
     How exact the solver is, is measured at the sizes that a run decomposes, see
     :mod:`lrdyn.verification.judging.rounding`.
+
+    Example:
+        >>> U, values, V_T = svd_on_device(jnp.array([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]]))
+        >>> U.shape, values.tolist()
+        ((3, 2), [3.0, 2.0])
     """
     finite, spoil = _guard(matrix)
     with jax.named_scope(ON_TRIAL):
