@@ -116,7 +116,7 @@ carry: $(READY) ## build/carry: wheels for a machine that reaches no network, th
 		$(PIP) download --quiet --no-deps --only-binary :all: -d build/carry "$$(sed -n "s/^\($$name==[^ ]*\).*/\1/p" $(LOCK))" || exit 1; done
 	@ls build/carry
 
-aot: $(READY) $(AOT)/.ready ## what a GPU and a TPU would run, compiled for both without either (450 MB, long)
+aot: $(READY) $(AOT)/.ready ## what a GPU and a TPU would run, compiled for both without either (450 MB, 1.3 GB on disk, long)
 	@$(RUN) -m docs.accelerators --wheels $(AOT) $(ARGS)
 
 $(AOT)/.ready: $(COMPILERS) $(LOCKED)

@@ -9,7 +9,13 @@ primitives; here the rules for a CPU are exchanged by
 - dots and convolutions of float32 whose factors are rounded to TF32 or bfloat16, in one pass or,
   for HIGHEST on a TPU, in six passes of bfloat16 (``dots``);
 - rules that round every float64 to 48 bits and to the range of float32, as a pair of float32 holds
-  it (``pairs``).
+  it (``pairs``);
+- decompositions of matrices that are off by K eps, and whose factors are (``errors``); the device
+  is called ``off:K`` then, or ``off:K:svd`` if only one decomposition is; ``alone:K`` decomposes
+  what elsewhere the host does.
+
+What is emulated with decompositions of its own is an accelerator: programs have the branches of a
+``platform``, so that they call the host where they would on it.
 
 The exchange is for the whole process, so an emulated device has one of its own. It uses private
 names of JAX: a release without one of them raises :class:`NoRules`, which names it.
@@ -49,6 +55,13 @@ class Device(NamedTuple):
     """Whether a float64 is a pair of float32."""
     batches: bool = False
     """Whether its dots are those of batches alone."""
+    errors: float = 0.0
+    """Backward error of svd, eigh and qr over the norm of the matrix, and distance of their factors
+    from orthogonal ones, both in eps and in Frobenius norm."""
+    off: Sequence[str] = ("svd", "eigh", "qr")
+    """Decompositions with these errors."""
+    platform: str = ""
+    """Platform whose branches programs have; those of a CPU if empty."""
 
 
 PASSES: Mapping[str, tuple[int, int]] = {
@@ -73,10 +86,11 @@ DEVICES = {
         },
         decompositions=True,
         pairs=True,
+        platform="tpu",
     ),
     "deaf": Device(dict.fromkeys(WORDS, "TF32")),
     "deaf_to_batches": Device(dict.fromkeys(WORDS, "TF32"), batches=True),
-    "tpu_decompositions": Device(decompositions=True),
+    "tpu_decompositions": Device(decompositions=True, platform="tpu"),
     "pairs": Device(pairs=True),
 }
 """``deaf`` computes every dot in TF32, whatever is asked for.
@@ -99,8 +113,12 @@ def emulate(device: Device) -> None:
         rules.decompose_as_a_tpu()
     if device.dots:
         rules.round_factors(device.dots, batches=device.batches)
+    if device.errors:
+        rules.disturb(device.errors, device.off)
     if device.pairs:
         rules.round_results()
+    if device.platform:
+        rules.take_branches_of(device.platform)
 
 
 ROUNDED = (
@@ -148,6 +166,70 @@ class _Rules:
             raise NoRules(str(error)) from None
         for primitive, rule in exchanged.items():
             self.exchange(primitive, rule)
+
+    def take_branches_of(self, platform: str) -> None:
+        """Lower what depends on the platform as for another one, the host's calls included."""
+        from lrdyn.core import linalg
+
+        linalg.has_accelerator = lambda: True
+        # A call of the host waits for its arguments, which threads of the same pool bring: all of
+        # XLA's threads on a CPU can wait so. An accelerator's programs hold none of them.
+        os.environ.setdefault("NPROC", "32")
+        try:
+            from jax._src.lax.control_flow.conditionals import cond_p
+        except ImportError as error:
+            raise NoRules(str(error)) from None
+        rule = self.of(cond_p)
+
+        def lower(ctx: Any, *operands: Any, branches: Any, **params: Any) -> Any:
+            if platforms := params.pop("branches_platforms", None):
+                mine = next(n for n, of in enumerate(platforms) if of is None or platform in of)
+                branches = branches[mine : mine + 1]  # which any index then chooses
+            return rule(ctx, *operands, branches=branches, **params)
+
+        self.exchange(cond_p, lower)
+
+    def disturb(self, errors: float, off: Sequence[str]) -> None:
+        try:
+            from jax._src.lax import linalg
+
+            # Q is what ``householder_product`` makes of the factors that ``geqrf`` leaves.
+            each = {
+                "svd": [(linalg.svd_p, True, (1, 2))],
+                "eigh": [(linalg.eigh_p, True, (0,))],
+                "qr": [(linalg.geqrf_p, True, ()), (linalg.householder_product_p, False, (0,))],
+            }
+        except (ImportError, AttributeError) as error:
+            raise NoRules(str(error)) from None
+        for primitive, backward, factors in (one for name in off for one in each[name]):
+            lower = partial(self._disturbed, self.of(primitive), errors, backward, factors)
+            self.exchange(primitive, lower)
+
+    def _disturbed(
+        self,
+        rule: Callable,
+        errors: float,
+        backward: bool,
+        factors: Sequence[int],
+        ctx: Any,
+        matrix: Any,
+        *others: Any,
+        **params: Any,
+    ) -> list[Any]:
+        """What is found of a matrix nearby, with factors that are off by as much."""
+
+        def lowered(function: Callable, aval: Any, value: Any) -> Any:
+            lower = self.mlir.lower_fun(function, multiple_results=False)
+            (changed,) = lower(ctx.replace(avals_in=[aval], avals_out=[aval]), value)
+            return changed
+
+        near = partial(disturbed, errors=errors)
+        if backward:
+            matrix = lowered(near, ctx.avals_in[0], matrix)
+        found = list(rule(ctx, matrix, *others, **params))
+        for place in [place for place in factors if place < len(found)]:  # values alone have none
+            found[place] = lowered(near, ctx.avals_out[place], found[place])
+        return found
 
     def round_factors(self, dots: Mapping[str, str], *, batches: bool) -> None:
         self.batches = batches
@@ -205,11 +287,44 @@ class _Rules:
         ]
 
 
+def disturbed(matrix: Any, errors: float) -> Any:
+    """A matrix whose distance from this one is ``errors`` eps of its norm, as if by chance.
+
+    Of a symmetric matrix it is not symmetric: eigh reads one triangle.
+    """
+    import jax.numpy as jnp
+
+    norm = jnp.sqrt(jnp.sum(matrix**2, (-2, -1), keepdims=True))
+    places = jnp.arange(matrix.shape[-1] * matrix.shape[-2], dtype=matrix.dtype)
+    phases = matrix / jnp.where(norm > 0, norm, 1.0) * 1234.5 + 12.9898 * places.reshape(
+        matrix.shape[-2:]
+    )
+    drawn = jnp.sin(phases) * 4375.5  # whose fractional part looks like chance
+    noise = drawn - jnp.floor(drawn) - 0.5
+    size = jnp.sqrt(jnp.sum(noise**2, (-2, -1), keepdims=True))
+    return matrix + errors * float(jnp.finfo(matrix.dtype).eps) * norm * noise / size
+
+
+def device_of(name: str) -> Device:
+    """The device of a name: of :data:`DEVICES`, or one whose decompositions are off.
+
+    Example:
+        >>> device_of("off:40:svd").errors, device_of("off:40").off
+        (40.0, ('svd', 'eigh', 'qr'))
+    """
+    kind, *rest = name.split(":")
+    if kind not in ("off", "alone"):
+        return DEVICES[name]
+    errors, *off = rest
+    platform = "cuda" if kind == "off" else ""
+    return Device(errors=float(errors), platform=platform, off=off or Device().off)
+
+
 def main(words: Sequence[str]) -> int:
     """Run a command of ``lrdyn`` on an emulated device; its exit status."""
     name, *rest = words
     try:
-        emulate(DEVICES[name])
+        emulate(device_of(name))
     except NoRules as error:
         print(f"emulated: no rules in JAX {jax.__version__}: {error}")
         return NO_RULES

@@ -262,7 +262,7 @@ def top_singular_projector(
     side = resolve_side(gradient.shape, side)
     # LAPACK has no narrower type.
     wide = gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32))
-    left, _, right = linalg.svd(wide)
+    left, _, right = linalg.svd_on_device(wide)
     vectors = left if side == "left" else right.T
     return Projector(fix_signs(vectors[:, :rank]).astype(gradient.dtype), side)
 

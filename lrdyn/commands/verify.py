@@ -35,6 +35,7 @@ from lrdyn.system.printer import say
 from lrdyn.verification.judging import verdict_text
 from lrdyn.verification.judging.rounding import MATMULS, PRECISIONS
 from lrdyn.verification.machine import accelerators
+from lrdyn.verification.machine.accelerators import slow_doubles
 from lrdyn.verification.machine.device_defaults import ON_A_CPU, usual_memory
 from lrdyn.verification.machine.kept_programs import KeptPrograms
 from lrdyn.verification.machine.process import setup
@@ -263,6 +264,9 @@ def verify_command(
             run, why = choose_precision(run, context)
             if why:
                 printing.remark(f"{theorem.name}: in float32. {why}", options)
+        slow = slow_doubles(jax.local_devices()[0]) if run.dtype == "float64" else ""
+        if slow and elsewhere is None:
+            printing.remark(f"{theorem.name}: {slow}", options)
         if remark := describe_run(run):
             printing.remark(f"{theorem.name}: {remark}", options)
         return carry_out(run, options.out, draw=verdicts.draw, bar=bar, context=context)

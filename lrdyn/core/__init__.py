@@ -52,6 +52,7 @@ from lrdyn.core.linalg import frobenius as frobenius
 from lrdyn.core.linalg import orthogonal_factor as orthogonal_factor
 from lrdyn.core.linalg import over_leading_axes as over_leading_axes
 from lrdyn.core.linalg import svd as svd
+from lrdyn.core.linalg import svd_on_device as svd_on_device
 from lrdyn.core.linalg import svdvals as svdvals
 from lrdyn.core.masking import Estimate as Estimate
 from lrdyn.core.masking import MaskDistribution as MaskDistribution

@@ -24,7 +24,7 @@ def single_precision_projector(gradient: Float[Array, "m n"], rank: int, side: S
         ('left', [[0.0], [1.0], [0.0]])
     """
     # In float32 and without a rule for signs, as optax has it: another SVD would give other P.
-    left, _, right = linalg.svd(gradient.astype(jnp.float32))
+    left, _, right = linalg.svd_on_device(gradient.astype(jnp.float32))
     side = adapter_projectors.resolve_side(gradient.shape, side)
     vectors = (left if side == "left" else right.T)[:, :rank]
     return Projector(vectors.astype(gradient.dtype), side)

@@ -129,6 +129,7 @@ ANY_OPTIMIZER = Scenario[NoisyExample, AnyTheory, AnyMeasured](
     measure,
     theory=AnyTheory,
     measured=AnyMeasured,
+    blocks=True,
     claims=(
         Claim(
             "never_again",

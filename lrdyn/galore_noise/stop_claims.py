@@ -366,6 +366,7 @@ STOP = Scenario[NoisyExample, StopTheory, StopMeasured](
     claims=CLAIMS,
     controls=CONTROLS,
     hypotheses=setting.HYPOTHESES | {"separated": setting.separated},
+    blocks=True,
     steps="steps",
     narrow=lambda settings: settings | {"optimizer": ("sgd",), "state": ("reset",)},
     at={"dim": 8, "rank": 2, "period": 10, "side": "left", "learning_rate": 0.02},

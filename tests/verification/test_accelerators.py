@@ -7,15 +7,20 @@ import threading
 import time
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from lrdyn.commands import pool, verify
 from lrdyn.theorem2.statement import THEOREM2
-from lrdyn.verification.machine import accelerators, process, program_cache
+from lrdyn.verification.machine import accelerators, device_defaults, process, program_cache
+from lrdyn.verification.running import jobs, produce
 from lrdyn.verification.running.configuration import BadInput
+from lrdyn.verification.running.work import Context
 from notebooks import __main__ as notebooks
 from tests import conftest
+from tests.jobs import claims_job
 from tests.runs import started
+from tests.verification.test_kept_programs import SETTINGS
 
 
 @pytest.fixture
@@ -283,3 +288,34 @@ def test_another_release_has_another_folder(monkeypatch):
     one = program_cache.kind()
     monkeypatch.setattr(accelerators, "releases", lambda device: ("jax-cuda12-plugin 1.3",))
     assert len({before, one, program_cache.kind()}) == 3
+
+
+# What they have ----------------------------------------------------------------------------------
+
+
+def test_sweeps_that_run_side_by_side_share_the_memory_of_a_card(monkeypatch):
+    """A CPU's limit is that of each, as ever."""
+    seen, card = [], SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": 2**36})
+    job = claims_job(THEOREM2, THEOREM2.scenarios[0], SETTINGS, (0,), "/", "float64")
+    monkeypatch.setattr(jobs.Job, "run", lambda job, context: seen.append(context.memory) or {})
+    monkeypatch.setattr(produce.os, "cpu_count", lambda: 4)
+    for device, count in ((card, 8), (card, 2), (jax.devices("cpu")[0], 8)):
+        monkeypatch.setattr(produce.jax, "local_devices", lambda device=device: [device])
+        context = Context(memory=device_defaults.usual_memory(device))
+        produce._run_side_by_side([job] * count, context, produce._Announced(context.progress))
+    assert seen == 8 * [2**35 // 4] + 2 * [2**35 // 2] + 8 * [device_defaults.ON_A_CPU]
+
+
+@pytest.mark.parametrize(("capability", "said"), [("8.9", "1/64"), ("7.5", "1/32"), ("9.0", "")])
+def test_a_card_that_is_slow_in_float64_is_named(capability, said):
+    card = SimpleNamespace(compute_capability=capability, device_kind="A card")
+    told = accelerators.slow_doubles(card)
+    assert (said in told and "A card" in told) if said else told == ""
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_a_command_says_so_where_it_runs_in_float64(monkeypatch, command_line, tmp_path, precision):
+    monkeypatch.setattr(verify, "slow_doubles", lambda device: "slow")
+    words = "--dim 4 --depth 2 --rank 1 --steps 2 --seeds 1 --out".split()
+    _, text, _ = command_line(THEOREM2, *words, tmp_path, "--dtype", precision)
+    assert text.startswith("theorem2: slow\n") == (precision == "float64")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import lrdyn
+from lrdyn.core.linalg import ON_TRIAL
 from lrdyn.core.precision import matmul_precision
 from lrdyn.registry import theorem
 from lrdyn.system.private_files import PrivateFolder
@@ -19,7 +20,14 @@ from lrdyn.training import train
 from lrdyn.training.batches import Batches
 from lrdyn.verification.judging import rounding
 from lrdyn.verification.judging.judging import arithmetic_of
-from lrdyn.verification.judging.rounding import LADDER, REASON, REFERENCE, WORSE
+from lrdyn.verification.judging.rounding import (
+    ADMITTED,
+    BLOCKS,
+    LADDER,
+    REASON,
+    REFERENCE,
+    WORSE,
+)
 from lrdyn.verification.machine.kept_programs import KeptPrograms
 from lrdyn.verification.running import arithmetic_probe
 from lrdyn.verification.running.configuration import run_of
@@ -121,6 +129,25 @@ def test_what_is_as_bad_as_the_limit_is_fit_and_beyond_it_is_not():
     assert list(rounding.shortfalls("float32", fit | {"svd": float("nan")})) == ["svd"]
 
 
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_this_machine_decomposes_on_trial_as_a_step_admits(precision):
+    """Of LAPACK the tolerances were tried; it leaves what is in one block there."""
+    found = arithmetic_probe.measure_on_trial(precision, [(8, 8), (3, 1), (1, 5), (6, 16)])
+    assert rounding.shortfalls_on_trial(found, blocks=True) == {}
+    assert found[ON_TRIAL] > 0
+
+
+def test_what_is_beyond_a_step_or_a_block_is_not_admitted():
+    admitted = rounding.admitted_on_trial(6, 8)
+    fit = {ON_TRIAL: admitted, ADMITTED: admitted, BLOCKS: 0.0}
+    assert rounding.shortfalls_on_trial(fit, blocks=True) == {}
+    for worse in (1.01 * admitted, float("nan")):
+        assert list(rounding.shortfalls_on_trial(fit | {ON_TRIAL: worse})) == [ON_TRIAL]
+    for beyond in (1e-300, float("nan")):
+        assert list(rounding.shortfalls_on_trial(fit | {BLOCKS: beyond}, blocks=True)) == [BLOCKS]
+        assert rounding.shortfalls_on_trial(fit | {BLOCKS: beyond}) == {}
+
+
 def test_the_numbers_are_kept_for_other_processes(tmp_path, monkeypatch):
     kept = KeptPrograms(PrivateFolder(tmp_path / "here"), "")
     monkeypatch.setattr(arithmetic_probe, "_measure_once", lambda precision, word: {"add": 0.5})
@@ -158,6 +185,8 @@ def test_products_are_refused_if_one_kind_of_worker_has_others():
     arithmetic_probe.check_products("tf32", lambda precision, word: kinds[:1])
     with pytest.raises(BadInput, match="whose convolutions are float32"):
         arithmetic_probe.check_products("tf32", lambda precision, word: kinds)
+    # What has no convolution does not depend on theirs.
+    arithmetic_probe.check_products("tf32", lambda precision, word: kinds, convolutions=False)
 
 
 # Verdicts -----------------------------------------------------------------------------------------
@@ -362,6 +391,118 @@ def test_theorem_2_on_a_device_whose_float64_is_a_pair(tmp_path):
     assert status == 0
     assert text.startswith("theorem2: in float32. float64: arithmetic of this device: products are")
     assert "theorem2 holds (scaling not claimed)" in text
+
+
+DECOMPOSED = '''
+"""Values and vectors of a matrix, recorded of a run, and an algorithm that decomposes it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lrdyn import Claim, Control, Flag, Scenario, Theorem, at_least
+from lrdyn.core import linalg
+from lrdyn.verification.stating.fields import ABSENT
+
+
+class Numbers(NamedTuple):
+    values: Float[Array, "direction"] = ABSENT
+    squares: Float[Array, "direction"] = ABSENT
+    basis: Float[Array, "row column"] = ABSENT
+    tried: Float[Array, "row column"] = ABSENT
+    condition: Float[Array, ""] = ABSENT
+
+
+def case(key, *, dim):
+    left, right = map(linalg.orthogonal_factor, jax.random.normal(key, (2, dim, dim)))
+    sizes = jnp.arange(dim, 0, -1) / dim
+    return {"matrix": (left * sizes) @ right, "sizes": sizes, "left": left}
+
+
+def predict(case):
+    sizes, projector = case["sizes"], on_the_first(case["left"])
+    # By the gap of the values, as vectors turn.
+    condition = sizes[0] / (sizes[1] - sizes[2])
+    return Numbers(sizes, sizes**2, basis=projector, tried=projector, condition=condition)
+
+
+def on_the_first(columns):
+    return columns[:, :2] @ columns[:, :2].T
+
+
+def record(case):
+    (U, values, _), product = linalg.svd(case["matrix"]), case["matrix"] @ case["matrix"].T
+    return Numbers(values, linalg.eigh(product)[0][::-1], basis=on_the_first(U))
+
+
+def attempt(case):
+    return Numbers(tried=on_the_first(linalg.svd_on_device(case["matrix"])[0]))
+
+
+def claim(name):
+    return Claim(
+        name,
+        name,
+        compares=lambda theory, run: (getattr(theory, name), getattr(run, name)),
+        condition=(lambda theory: theory.condition) if name == "tried" else None,
+    )
+
+
+def half(name):
+    def wrong(case):
+        return jax.tree.map(lambda array: array / 2, predict(case))
+
+    return Control(f"half_{name}", "half of it", name, predict=wrong)
+
+
+def scenario(measure, *names, **more):
+    return Scenario(
+        measure.__name__, case, predict, measure, theory=Numbers, measured=Numbers,
+        claims=tuple(map(claim, names)), controls=tuple(map(half, names)), **more,
+    )
+
+
+def theorem(*scenarios):
+    return Theorem("decomposed", "a matrix is decomposed", DIM, scenarios)
+
+
+DIM = (Flag("dim", (8,), at_least(2), int, "d", "rows", shapes=True),)
+RECORDED = theorem(scenario(record, "values", "squares", "basis"))
+TRIED = theorem(scenario(attempt, "tried"))
+IN_BLOCKS = theorem(scenario(attempt, "tried", blocks=True))
+'''
+
+
+@pytest.fixture(scope="module")
+def decomposed(tmp_path_factory):
+    path = tmp_path_factory.mktemp("decomposed") / "decomposed.py"
+    path.write_text(DECOMPOSED)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("device_name", "name", "status", "said"),
+    [
+        # Did the device decompose by itself, so much would be admitted and a claim be false.
+        ("alone:40:svd", "RECORDED", 1, "decomposed IS FALSE"),
+        ("off:40", "RECORDED", 0, "decomposed holds"),
+        ("off:300", "RECORDED", 0, "decomposed holds"),
+        ("off:2", "TRIED", 0, "decomposed holds"),
+        ("off:60", "TRIED", 4, "float64: arithmetic of this device: svd_on_device"),
+        ("off:300:svd", "TRIED", 4, "float64: arithmetic of this device: svd_on_device"),
+        ("off:300:eigh", "TRIED", 0, "decomposed holds"),
+        ("off:2", "IN_BLOCKS", 4, "float64: arithmetic of this device: blocks_on_device"),
+    ],
+)
+def test_no_claim_is_false_because_of_a_devices_decompositions(
+    decomposed, tmp_path, device_name, name, status, said
+):
+    words = (f"{decomposed}:{name}", "--seeds", "1", "--out", tmp_path)
+    found, text = on(device_name, "verify", *words)
+    assert said in text
+    assert found == status
 
 
 # Figures ------------------------------------------------------------------------------------------

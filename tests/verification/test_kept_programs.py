@@ -90,6 +90,24 @@ def untraceable(monkeypatch):
     return refuse
 
 
+def test_a_program_that_calls_the_host_is_compiled_and_not_kept(tmp_path):
+    """What it calls is a function of this process, which no file can hold."""
+
+    def call(x):
+        return {"y": jax.pure_callback(np.cos, jax.ShapeDtypeStruct((2,), x.dtype), x)}
+
+    like = jax.ShapeDtypeStruct((2,), np.float32)
+    for function, files in ((call, []), (lambda x: {"y": jnp.cos(x)}, [".json", ".program"])):
+        folder = tmp_path / function.__name__.strip("<>")
+        stored = kept_programs.KeptPrograms(PrivateFolder(folder), "").place("")
+        facts = kept_programs.Facts({"y": like}, 8, "", (("float32", 3, 2),))
+        lowered = jax.jit(function).lower(like)
+        program = stored.compiled(lowered, {}, facts, (like,), jax.devices()[:1])
+        np.testing.assert_array_equal(program(np.zeros(2, np.float32))["y"], [1, 1])
+        assert sorted(path.suffix for path in folder.glob("*")) == files
+    assert stored.facts() == facts
+
+
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_what_is_kept_is_not_traced_and_gives_the_same_bits(folder, untraceable, precision, run):
     first = run(precision)

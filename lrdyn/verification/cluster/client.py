@@ -186,8 +186,15 @@ class Cluster:
         versions = {name: version(name) for name in ("dask", "distributed")}
         return [{**dict(kind), **versions, "workers": count} for kind, count in kinds.items()]
 
-    def measure_arithmetic(self, precision: str, word: str) -> list[Measured]:
+    def measure_arithmetic(
+        self, precision: str, word: str, on_trial: Sequence[tuple[int, int]] = ()
+    ) -> list[Measured]:
         """Measure the arithmetic of each kind of worker's device; waits for a first worker.
+
+        Args:
+            precision: ``float64`` or ``float32``.
+            word: of ``--precision``.
+            on_trial: rows and columns of what algorithms on trial decompose.
 
         Raises:
             BadInput: one has no such products, or no worker has this release of the library.
@@ -206,6 +213,7 @@ class Cluster:
                     arithmetic_probe.measure_arithmetic,
                     precision,
                     word,
+                    on_trial=on_trial,
                     # Keys are shared by all users of a scheduler, and a result under a known key
                     # is not computed again.
                     key=f"lrdyn_arithmetic-{uuid.uuid4().hex}",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 import numpy as np
 
 from lrdyn.core.checks import OutsideDomain
+from lrdyn.core.linalg import ON_TRIAL
 from lrdyn.system.messages import refuse_truth
 from lrdyn.verification.judging import rounding
 from lrdyn.verification.judging.outcomes import (
@@ -80,11 +81,15 @@ def judge_results(theorem: Experiment, groups: Groups, dtype: str) -> Verdict:
     """
     legs, diverged = {}, []
     # From the file, not from this machine: results may be judged again somewhere else.
-    unfit = set(rounding.unfit_precisions(arithmetic_of(groups)))
+    arithmetic = arithmetic_of(groups)
+    everywhere = set(rounding.unfit_precisions(arithmetic))
     findings: list[dict[str, Any]] = []
     for scenario in theorem.scenarios:
         named = groups_of(theorem, scenario, dtype)
         mine = {p: _group(groups, g, f"scenario {scenario.id!r}") for p, g in named.items()}
+        unfit = everywhere | {
+            p for p, results in mine.items() if svds_fall_short(scenario, results, arithmetic)
+        }
         for claim in scenario.claims:
             # Keys of claims and controls share this mapping, which Experiment has checked for
             # doubles.
@@ -133,6 +138,24 @@ def arithmetic_of(groups: Groups) -> dict[str, rounding.Measured]:
     if why := known.mismatch(measured) or ", ".join(measured.keys() - set(rounding.PRECISIONS)):
         raise ValueError(f"arithmetic: {why}")
     return measured
+
+
+def svds_of(results: "xarray.Dataset") -> list[tuple[str, int, int]]:
+    """Type, rows and columns of what an algorithm on trial decomposes in a group of results."""
+    return [
+        (str(name), int(m), int(n)) for name, m, n in json.loads(results.attrs.get(ON_TRIAL, "[]"))
+    ]
+
+
+def svds_fall_short(
+    scenario: Scenario, results: "xarray.Dataset", arithmetic: Mapping[str, rounding.Measured]
+) -> bool:
+    """Whether SVDs on trial in a scenario are less exact on the device than its claims admit."""
+    used = {name for name, _, _ in svds_of(results)}  # a float64 run may decompose in float32
+    return any(
+        rounding.shortfalls_on_trial(arithmetic.get(name, {}), blocks=scenario.blocks)
+        for name in used
+    )
 
 
 def _set_aside(leg: "xarray.Dataset") -> "xarray.Dataset":

@@ -19,6 +19,9 @@ Errors are in units of machine epsilon of the precision, 2^-52 or 2^-23:
 ``qr``              several Gaussian matrices of three sizes
 ``orthogonal_...``  ||Q^T Q - I||_F of their factors
 =================== ==============================================================================
+
+On an accelerator the host decomposes (:mod:`lrdyn.core.linalg`), and these are its errors. What an
+algorithm on trial decomposes stays on the device: :data:`ON_TRIAL`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +29,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import numpy as np
+
+from lrdyn.core.linalg import ON_TRIAL
+from lrdyn.verification.stating.claims import tolerance
 
 PRECISIONS = ("float64", "float32")
 
@@ -77,6 +84,11 @@ REFERENCE: Mapping[str, Mapping[str, float]] = {
     },
 }
 """The worst of XLA and LAPACK on a CPU: ``python -m lrdyn.commands.arithmetic 100``."""
+ADMITTED = "admitted_on_device"
+"""Number beside that of :data:`lrdyn.core.linalg.ON_TRIAL`: what :func:`admitted_on_trial` says."""
+BLOCKS = "blocks_on_device"
+"""Number beside it: largest entry beyond its block of a singular vector of a block-diagonal
+matrix."""
 GOVERNED = frozenset({"product", "dot", "convolution"})
 """What a word of ``--precision`` decides, and what is therefore no fault of the device."""
 
@@ -95,8 +107,9 @@ LADDER: Mapping[str, Mapping[str, float]] = {
 
 Measured = Mapping[str, Any]
 """What was measured of a device in one precision: words, and the numbers of the table above."""
-Meter = Callable[[str, str], Sequence[Measured]]
-"""Measures each kind of device that computes, in a precision with a word of ``--precision``."""
+Meter = Callable[..., Sequence[Measured]]
+"""Measures each kind of device that computes, in a precision with a word of ``--precision``; and,
+with ``on_trial=``, SVDs of these rows and columns."""
 
 
 @contextmanager
@@ -113,6 +126,23 @@ def scope(precision: str, word: str = "highest") -> Iterator[None]:
     matmuls = MATMULS[word if precision == "float32" else "highest"]
     with jax.enable_x64(precision == "float64"), jax.default_matmul_precision(matmuls):
         yield
+
+
+def admitted_on_trial(rows: int, columns: int) -> float:
+    """Error in eps that an SVD on trial may have: the tolerance of one step of the run.
+
+    An identity admits ``8 eps (sqrt(n (1 + steps)) + steps / 2)`` of a run with dot products of
+    length n, times its condition (:func:`lrdyn.verification.stating.claims.tolerance`). An SVD that
+    is K eps off disturbs the run as a step does whose rounding is K eps, and errors of refreshes
+    add like those of steps. With T steps from one refresh to the next no more than a T-th of the
+    steps is theirs, and the tolerance of the others is left to the rounding of the run.
+
+    Example:
+        >>> admitted_on_trial(8, 6)
+        36.0
+    """
+    size = max(rows, columns)
+    return tolerance("identity", "float64", size=size) / float(np.finfo("float64").eps)
 
 
 def name_of(precision: str, error: float) -> str:
@@ -153,6 +183,27 @@ def shortfalls(precision: str, measured: Measured) -> dict[str, float]:
     return ratios
 
 
+def shortfalls_on_trial(measured: Measured, *, blocks: bool = False) -> dict[str, float]:
+    """The same of the SVDs of algorithms on trial, which some scenarios rest on and others do not.
+
+    Args:
+        measured: what was measured of the device.
+        blocks: whether vectors of a block-diagonal matrix must stay in its blocks, to the bit.
+
+    Example:
+        >>> shortfalls_on_trial({ON_TRIAL: 45.0, ADMITTED: 18.0, BLOCKS: 1.0})
+        {'svd_on_device': 2.5}
+        >>> shortfalls_on_trial({})
+        {}
+    """
+    ratios = {}
+    if ON_TRIAL in measured and not measured[ON_TRIAL] <= measured[ADMITTED]:
+        ratios[ON_TRIAL] = measured[ON_TRIAL] / measured[ADMITTED]
+    if blocks and not measured.get(BLOCKS, 0.0) <= 0.0:
+        ratios[BLOCKS] = float("inf")
+    return ratios
+
+
 def worst_measurement(precision: str, of_kinds: Sequence[Measured]) -> Measured:
     """The measurement, among several kinds of devices, that is furthest from the reference.
 
@@ -161,7 +212,12 @@ def worst_measurement(precision: str, of_kinds: Sequence[Measured]) -> Measured:
         >>> worst_measurement("float64", kinds)["add"]
         16.0
     """
-    return max(of_kinds, key=lambda kind: max(shortfalls(precision, kind).values(), default=0.0))
+
+    def worst(kind: Measured) -> float:
+        short = shortfalls(precision, kind) | shortfalls_on_trial(kind, blocks=True)
+        return max(short.values(), default=0.0)
+
+    return max(of_kinds, key=worst)
 
 
 def unfit_precisions(arithmetic: Mapping[str, Measured]) -> list[str]:
@@ -171,8 +227,17 @@ def unfit_precisions(arithmetic: Mapping[str, Measured]) -> list[str]:
     ]
 
 
+def short_precisions(arithmetic: Mapping[str, Measured]) -> list[str]:
+    """Precisions that are left out of a verdict, or of the scenarios that decompose on trial."""
+    return [
+        precision
+        for precision, measured in arithmetic.items()
+        if shortfalls(precision, measured) or shortfalls_on_trial(measured, blocks=True)
+    ]
+
+
 def shortfall_line(precision: str, measured: Measured) -> str:
-    """Say in a line what is worse than the reference.
+    """Say in a line what is worse than the reference, or than is admitted on trial.
 
     Example:
         >>> measured = {"matmuls": "highest", "products": "pairs of float32", "add": 16.0}
@@ -180,10 +245,12 @@ def shortfall_line(precision: str, measured: Measured) -> str:
         'float64: arithmetic of this device: products are pairs of float32; add 16 eps of 0.5'
     """
     ends = {"smallest": "smallest number", "largest": "largest number"}
+    usual = {**REFERENCE[precision], ON_TRIAL: measured.get(ADMITTED), BLOCKS: 0.0}
+    short = shortfalls(precision, measured) | shortfalls_on_trial(measured, blocks=True)
     each = [
         f"{ends.get(name, name)} {measured[name]:.3g}{'' if name in ends else ' eps'} "
-        f"of {REFERENCE[precision][name]:.3g}"
-        for name in shortfalls(precision, measured)
+        f"of {usual[name]:.3g}"
+        for name in short
     ]
     products = measured.get("products", precision)
     first = [] if products == precision else [f"products are {products}"]

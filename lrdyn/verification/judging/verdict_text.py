@@ -264,7 +264,7 @@ def word(verdict: Mapping[str, Any]) -> str:
     """A verdict in a few words, which say what was not seen: a failure, two precisions."""
     outcome = {True: "holds", False: "IS FALSE", None: "is undecided"}[verdict["holds"]]
     control = any(claim["kind"] == "control" for claim in verdict["claims"])
-    scaling = not (verdict["holds"] and rounding.unfit_precisions(verdict.get("arithmetic", {})))
+    scaling = not (verdict["holds"] and rounding.short_precisions(verdict.get("arithmetic", {})))
     missing = {"no control": control, "scaling not claimed": scaling}
     unseen = ", ".join(words for words, there in missing.items() if not there)
     return f"{outcome} ({unseen})" if unseen else outcome
@@ -273,7 +273,7 @@ def word(verdict: Mapping[str, Any]) -> str:
 def shortfall_lines(verdict: Mapping[str, Any]) -> list[str]:
     """One line for each precision that the device does not have, with what was measured."""
     measured = verdict.get("arithmetic", {})
-    return [rounding.shortfall_line(p, measured[p]) for p in rounding.unfit_precisions(measured)]
+    return [rounding.shortfall_line(p, measured[p]) for p in rounding.short_precisions(measured)]
 
 
 def why_undecided(verdict: Mapping[str, Any]) -> list[str]:

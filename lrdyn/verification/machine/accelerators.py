@@ -76,7 +76,7 @@ def _there(platform: str) -> bool:
 
 
 def open_devices() -> list[Any]:
-    """The devices of this process, which opens them.
+    """The devices of this process, which opens them, and a CPU beside an accelerator.
 
     Raises:
         BadInput: ``JAX_PLATFORMS`` names a platform of which there is no plugin, or no device, or
@@ -84,17 +84,24 @@ def open_devices() -> list[Any]:
     """
     if os.environ.get("XLA_FLAGS"):
         _try_flags()
+    named = _named()
+    if named and "cpu" not in named.split(","):
+        # What a program hands to the host (:mod:`lrdyn.core.linalg`) passes through JAX's CPU.
+        jax.config.update("jax_platforms", f"{named},cpu")
     try:
-        return jax.local_devices()
+        devices = jax.local_devices()
+        # With a CPU beside it JAX goes on without a platform that it cannot open.
+        assert devices[0].platform != "cpu" or "cpu" in (named or "cpu").split(",")
+        return devices
     except (RuntimeError, AssertionError) as error:  # JAX only asserts that there is some device
-        if not _named():
+        if not named:
             raise
         # Between "Unable to initialize backend 'NAME': " and JAX's advice, which names the variable
         # again.
         message = str(error).partition("': ")[2].partition(" (set JAX_PLATFORMS")[0]
         why = shortened(message or "no such device", 60)
         wanted = "cpu, or a platform with its plugin (lrdyn[cuda], lrdyn[tpu]) and a device"
-        raise BadInput(f"JAX_PLATFORMS: got {_named()!r} ({why}), wanted {wanted}") from error
+        raise BadInput(f"JAX_PLATFORMS: got {named!r} ({why}), wanted {wanted}") from error
 
 
 def _try_flags() -> None:
@@ -127,6 +134,33 @@ def _try_flags() -> None:
         lines = reason.partition("] ")[2].splitlines() or ["it ends the process"]
         got = f"{shortened(os.environ['XLA_FLAGS'])!r} ({shortened(lines[0], 80)})"
         raise BadInput(f"XLA_FLAGS: got {got}, wanted flags that XLA knows")
+
+
+DOUBLE_RATE = {
+    **dict.fromkeys(("5.0", "5.2", "5.3", "6.1", "6.2", "7.5"), 32),
+    **dict.fromkeys(("8.6", "8.9", "12.0", "12.1"), 64),
+}
+"""NVIDIA's compute capability -> how many operations of float32 take as long as one of float64, for
+cards that are not built for it: CUDA C++ Programming Guide, throughput of native arithmetic."""
+
+
+def slow_doubles(device: Any) -> str:
+    """Say that float64 is slow on a card, with what to do; empty on others.
+
+    Args:
+        device: an open device of JAX.
+
+    Example:
+        >>> slow_doubles(jax.devices("cpu")[0])
+        ''
+    """
+    times = DOUBLE_RATE.get(str(getattr(device, "compute_capability", "")))
+    if times is None:
+        return ""
+    return (
+        f"{device.device_kind} computes float64 at 1/{times} of the rate of float32; for a first "
+        "look: --dtype float32"
+    )
 
 
 def share_memory() -> None:

@@ -52,3 +52,24 @@ def usual_memory(device: Any) -> int:
     stats = device.memory_stats() or {}
     # Half: programs, and gaps that the allocator cannot join, need room beside the arrays.
     return stats["bytes_limit"] // 2 if "bytes_limit" in stats else ON_A_CPU
+
+
+def memory_of_each(device: Any, jobs: int, most: int) -> int:
+    """Bytes for the arrays of one part of each of several sweeps that run at a time.
+
+    Args:
+        device: on which they run.
+        jobs: how many of them.
+        most: what one may take.
+
+    Returns:
+        ``most`` on a CPU; on an accelerator, whose memory they share, no more than its share of
+        :func:`usual_memory`.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> card = SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_limit": 80 * 2**30})
+        >>> memory_of_each(card, 16, 40 * 2**30) == 2.5 * 2**30, memory_of_each(card, 16, 1000)
+        (True, 1000)
+    """
+    return most if device.platform == "cpu" else min(most, usual_memory(device) // max(1, jobs))

@@ -21,6 +21,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import sys
 import zlib
 from collections.abc import Callable
@@ -48,16 +49,22 @@ BELOW = ("jax", "jaxlib", "numpy", "scipy", "equinox", "optax")
 
 
 class Facts(NamedTuple):
-    """Facts of a program that a sweep needs before it runs: outputs, size, digest."""
+    """Facts of a program that a sweep needs before it runs."""
 
     outputs: dict[str, jax.ShapeDtypeStruct]
     size: int
     """Bytes of one point."""
     digest: str
+    on_trial: tuple[tuple[str, int, int], ...] = ()
+    """Type, rows and columns of the matrices that an algorithm on trial decomposes."""
 
 
 OURS = "lrdyn_kept"
 """Name of the functions whose programs are kept here, by which JAX's cache leaves them alone."""
+
+
+CALLS_THE_HOST = re.compile(r"@xla_ffi_python_\w*callback|is_host_transfer = true")
+"""What stands in a lowered program that calls Python, on a GPU or CPU and on a TPU."""
 
 
 class StoredProgram(NamedTuple):
@@ -72,7 +79,8 @@ class StoredProgram(NamedTuple):
         with contextlib.suppress(OSError, KeyError, ValueError, TypeError):
             if known := self._known():
                 outputs = {n: jax.ShapeDtypeStruct(*like) for n, like in known["outputs"]}
-                return Facts(outputs, known["size"], known["digest"])
+                on_trial = tuple((str(t), int(m), int(n)) for t, m, n in known["on_trial"])
+                return Facts(outputs, known["size"], known["digest"], on_trial)
         return None
 
     def load(self, arguments: Any, outputs: Any, devices: Any) -> Any | None:
@@ -97,7 +105,10 @@ class StoredProgram(NamedTuple):
         # The text says nothing of the settings and releases with which XLA compiles it.
         decided_by = (_below(), _config(), sorted(options.items()), len(devices))
         digest = hashlib.sha256(repr(decided_by).encode())
-        digest.update(lowered.as_text().encode())
+        text = lowered.as_text()
+        if CALLS_THE_HOST.search(text):  # a function of this process, which no file can hold
+            return lowered.compile(compiler_options=options)
+        digest.update(text.encode())
         name = f"lrdyn-{digest.hexdigest()[:32]}.program"
         program = self._loaded(name, arguments, facts.outputs, devices)
         if program is None:
@@ -114,7 +125,7 @@ class StoredProgram(NamedTuple):
             # well anyway.
             write(self.folder, name, zlib.compress(payload, 1))
         like = [(n, (like.shape, str(like.dtype))) for n, like in facts.outputs.items()]
-        known = {"outputs": like, "size": facts.size, "digest": facts.digest, "program": name}
+        known = {**facts._asdict(), "outputs": like, "program": name}
         write(self.folder, f"{self.digest}.json", json.dumps(known).encode())
         return program
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,12 @@ from jax.extend.backend import get_backend
 
 from lrdyn.core import linalg
 from lrdyn.verification.judging.rounding import (
+    ADMITTED,
+    BLOCKS,
     PRODUCTS,
     Measured,
     Meter,
+    admitted_on_trial,
     name_of,
     scope,
     shortfall_line,
@@ -33,7 +36,10 @@ MATRICES = 3
 
 
 def measure_arithmetic(
-    precision: str, word: str = "highest", programs: KeptPrograms | None = None
+    precision: str,
+    word: str = "highest",
+    programs: KeptPrograms | None = None,
+    on_trial: Sequence[tuple[int, int]] = (),
 ) -> Measured:
     """The arithmetic of the first device: once in a process, or once where programs are kept.
 
@@ -41,11 +47,15 @@ def measure_arithmetic(
         precision: ``float64`` or ``float32``.
         word: of ``--precision``.
         programs: where compiled programs and these numbers are kept, for other processes.
+        on_trial: rows and columns of what algorithms on trial decompose, which is measured too.
 
     Raises:
         BadInput: the platform has no such products.
     """
     word = word if precision == "float32" else "highest"
+    if on_trial:
+        usual = measure_arithmetic(precision, word, programs)
+        return {**usual, **measure_on_trial(precision, on_trial)}
     if programs is None:
         return _measure_once(precision, word)
     # What is measured depends on these files alone; the library's digest would measure anew after
@@ -77,11 +87,24 @@ def _measure_once(precision: str, word: str) -> Measured:
 
 def meter_here(programs: KeptPrograms | None = None) -> Meter:
     """A meter that measures the device of this process."""
-    return lambda precision, word: [measure_arithmetic(precision, word, programs)]
+
+    def measure(
+        precision: str, word: str, on_trial: Sequence[tuple[int, int]] = ()
+    ) -> list[Measured]:
+        more = {"on_trial": on_trial} if on_trial else {}
+        return [measure_arithmetic(precision, word, programs=programs, **more)]
+
+    return measure
 
 
-def check_products(word: str, meter: Meter) -> None:
+def check_products(word: str, meter: Meter, *, convolutions: bool = True) -> None:
     """Refuse a word of ``--precision`` by which a device computes something else.
+
+    Args:
+        word: of ``--precision``.
+        meter: measures the devices.
+        convolutions: whether theirs count. A word permits a library an arithmetic and does not
+            oblige it: cuDNN takes whatever kernel it finds the fastest.
 
     Raises:
         BadInput: it does.
@@ -89,7 +112,7 @@ def check_products(word: str, meter: Meter) -> None:
     if word == "highest":
         return
     for measures in meter("float32", word):
-        for kind in ("products", "convolutions"):
+        for kind in ("products", "convolutions") if convolutions else ("products",):
             if measures[kind] != PRODUCTS[word]:
                 raise _refusal(word, f"whose {kind} are {measures[kind]}")
 
@@ -124,7 +147,10 @@ def measure_rounding(precision: str, word: str = "highest", draw: int = 0) -> di
     device has kernels of its own for a batch, in which sweeps run.
     """
     numbers, eps = np.random.default_rng(draw), float(np.finfo(precision).eps)
-    shapes = {"x": 2048, "y": 2048, "d": 16, "m": (16, 64)}  # between 1 and 2: no exponent changes
+    # Between 1 and 2: no exponent changes. Libraries have other kernels, of another arithmetic, for
+    # what is much smaller than the tiles of their products.
+    shapes = {"x": 2048, "y": 2048, "d": WIDE, "m": (WIDE, WIDE), "kernels": (CHANNELS, CHANNELS)}
+    shapes["images"] = (IMAGES, 8, 8)
     inputs = {name: numbers.uniform(1, 2, shape) for name, shape in shapes.items()}
     inputs |= {name: numbers.standard_normal((64, 64)) for name in ("a", "b")}
     powers = np.array(POWERS[precision])
@@ -143,8 +169,13 @@ def measure_rounding(precision: str, word: str = "highest", draw: int = 0) -> di
             "reach": x["root"] * x["root"],
         }
         if precision == "float32":
-            images, kernels = x["d"][:, None, None], x["m"][0][:, None, None]
-            results["convolution"] = jax.lax.conv(images, kernels, (1,), "VALID")[:, :, 0]
+            # One product, and zeros, in each sum: one channel of an image is not 0, and of a kernel
+            # its middle.
+            channel = jnp.eye(IMAGES, CHANNELS, dtype=x["images"].dtype)[:, :, None, None]
+            middle = jnp.zeros((3, 3), x["images"].dtype).at[1, 1].set(1)
+            kernels = x["kernels"][:, :, None, None] * middle[None, None]
+            images = channel * x["images"][:, None]
+            results["convolution"] = jax.lax.conv(images, kernels, (1, 1), "SAME")
         return results
 
     got, x = _run_program(program, inputs, precision, word), _as_longdouble(inputs)
@@ -153,7 +184,7 @@ def measure_rounding(precision: str, word: str = "highest", draw: int = 0) -> di
         "multiply": x["x"] * x["y"],
         "product": x["d"][:, None] * x["m"],
         "batched_product": _batch(x["d"])[:, :, None] * _batch(x["m"]),
-        "convolution": x["d"][:, None] * x["m"][0],
+        "convolution": x["images"][:, None] * x["kernels"].T[:IMAGES, :, None, None],
     }
     errors = {
         name: float(np.max(np.abs(got[name] / exact - 1))) / eps
@@ -176,6 +207,8 @@ def _batch(array: Any) -> Any:
     return (np if roll is np.roll else jnp).stack([roll(array, n, 0) for n in range(BATCH)])
 
 
+WIDE, CHANNELS, IMAGES = 128, 64, 4
+"""Rows and columns of the products that are measured; channels of convolutions, and images."""
 BATCH = 3
 """Matrices of a batch."""
 POWERS = {"float64": [-300, -200, -100, -37, 38, 100, 200, 300], "float32": [-37, 38]}
@@ -214,6 +247,82 @@ def measure_decompositions(precision: str, draw: int = 0) -> dict[str, float]:
             for measure, errors in two.items():
                 errors_of[measure] = max(errors_of.get(measure, 0.0), float(np.max(errors)) / eps)
     return _round_digits(errors_of)
+
+
+def measure_on_trial(
+    precision: str, shapes: Sequence[tuple[int, int]], draw: int = 0
+) -> dict[str, float]:
+    """Measure the SVDs that algorithms on trial take, at the shapes that they take them of.
+
+    A batch of matrices is decomposed, and the first by itself: Gaussian ones, ones of half of the
+    rank, ones with two singular values, of which each is several times there, and block-diagonal
+    ones. The error is the larger of ``||A - U S V^T||_F / ||A||_F`` and of ``||Q^T Q - I||_2``:
+    no norm of factors that grows with the number of their columns, for each is a direction.
+
+    Args:
+        precision: ``float64`` or ``float32``.
+        shapes: rows and columns.
+        draw: of the random matrices.
+
+    Returns:
+        The error in eps, where it is the largest share of what is admitted; that; and the largest
+        entry beyond its block, over all shapes.
+
+    Example:
+        >>> sorted(measure_on_trial("float32", [(3, 2)]))
+        ['admitted_on_device', 'blocks_on_device', 'svd_on_device']
+    """
+    eps, inputs = float(np.finfo(precision).eps), {}
+    for m, n in shapes:
+        several = _matrices_on_trial(np.random.default_rng(draw), m, n)
+        inputs[f"{m} {n}"] = several.astype(precision)
+
+    def program(matrices: Mapping[str, Any]) -> dict[str, Any]:
+        together, alone = jax.vmap(linalg.svd_on_device), linalg.svd_on_device
+        return {shape: (together(a), alone(a[0])) for shape, a in matrices.items()}
+
+    numbers = []
+    for shape, (together, alone) in _run_program(program, inputs, precision).items():
+        a, (m, n) = _as_longdouble(inputs)[shape], map(int, shape.split())
+        both = [np.concatenate([x, y[None]]) for x, y in zip(together, alone, strict=True)]
+        U, V = both[0], _transpose(both[2])
+        a = np.concatenate([a, a[:1]])
+        off = [_norm(a - (U * both[1][:, None, :]) @ both[2]) / _norm(a)]
+        grams = [_transpose(q) @ q - np.eye(q.shape[-1]) for q in (U, V)]
+        off += [np.linalg.norm(gram.astype(float), 2, (1, 2)) for gram in grams]
+        # A NaN of the device is the largest error of all.
+        error = float(np.max(np.nan_to_num(np.concatenate(off), nan=np.inf))) / eps
+        blocks = slice(3 * MATRICES, 4 * MATRICES)
+        numbers.append((error, admitted_on_trial(m, n), _beyond_blocks(U[blocks], V[blocks]) / eps))
+    error, admitted, _ = max(numbers, key=lambda each: each[0] / each[1])
+    beyond = max(each[2] for each in numbers)
+    return _round_digits({linalg.ON_TRIAL: error, ADMITTED: admitted, BLOCKS: beyond})
+
+
+def _matrices_on_trial(numbers: np.random.Generator, m: int, n: int) -> np.ndarray:
+    """Matrices of four kinds, MATRICES of each."""
+    rank = min(m, n)
+    half = max(1, rank // 2)
+    gaussian = numbers.standard_normal((MATRICES, m, n))
+    deficient = gaussian[:, :, :half] @ numbers.standard_normal((MATRICES, half, n))
+    left, right = (np.linalg.qr(numbers.standard_normal((MATRICES, k, k)))[0] for k in (m, n))
+    values = np.repeat([2.0, 1.0], [half, rank - half])
+    tied = (left[:, :, :rank] * values) @ right[:, :rank]
+    blocks = np.zeros_like(gaussian)
+    blocks[:, :half, :half] = gaussian[:, :half, :half]
+    blocks[:, half:rank, half:rank] = np.eye(rank - half)
+    return np.concatenate([gaussian, deficient, tied, blocks])
+
+
+def _beyond_blocks(*factors: np.ndarray) -> float:
+    """Largest entry of singular vectors beyond the block that holds most of each."""
+    largest = 0.0
+    for vectors in factors:
+        half = max(1, vectors.shape[-1] // 2)
+        parts = np.split(np.abs(vectors), [half], axis=1)
+        within, beyond = (np.max(part, 1, initial=0.0) for part in parts)
+        largest = max(largest, float(np.max(np.minimum(within, beyond))))
+    return largest
 
 
 def _run_program(program: Any, inputs: Any, precision: str, word: str = "highest") -> Any:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
+import jax
+
 from lrdyn.system.progress import Progress
 from lrdyn.verification.judging.outcomes import (
     controls_of,
@@ -14,6 +16,7 @@ from lrdyn.verification.judging.outcomes import (
     precision_of_controls,
     precisions,
 )
+from lrdyn.verification.machine.device_defaults import memory_of_each
 from lrdyn.verification.running.jobs import (
     Job,
     Planned,
@@ -263,6 +266,9 @@ def _run_side_by_side(
 ) -> dict[str, "xarray.Dataset"]:
     # Most of the time is tracing and compiling, which leave the devices idle.
     pool = ThreadPoolExecutor(max_workers=os.cpu_count())
+    running = min(len(jobs), os.cpu_count() or 1)
+    most = memory_of_each(jax.local_devices()[0], running, context.memory)
+    context = context._replace(memory=most)
     futures = [pool.submit(job.run, context) for job in jobs]
     try:
         for future in as_completed(futures):

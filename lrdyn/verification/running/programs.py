@@ -16,6 +16,7 @@ from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from lrdyn.core import linalg
 from lrdyn.verification.machine.compiler_options import compiler_options
 from lrdyn.verification.machine.device_defaults import lanes_in_cache
 from lrdyn.verification.machine.kept_programs import OURS, Facts, KeptPrograms, StoredProgram
@@ -81,6 +82,8 @@ class Group(NamedTuple):
     """Place of the compiled program on disk."""
     fit: int = 0
     """Number of points that fit into the memory of a part."""
+    on_trial: tuple[tuple[str, int, int], ...] = ()
+    """Type, rows and columns of the matrices that an algorithm on trial decomposes."""
 
     @property
     def several(self) -> bool:
@@ -206,7 +209,25 @@ def _trace_facts(group: Group, there: StoredProgram | None) -> Facts:
     made = sum(_nbytes(equation.outvars) for equation, _ in equations(traced.jaxpr.jaxpr))
     size = made // (group.lanes if group.several else 1)
     digest = there.digest if there else _digest(traced.jaxpr, _context(group))
-    return Facts(_outputs(group), size, digest)
+    return Facts(_outputs(group), size, digest, svds_on_trial(traced.jaxpr.jaxpr))
+
+
+def svds_on_trial(jaxpr: Any) -> tuple[tuple[str, int, int], ...]:
+    """Type, rows and columns of what :func:`lrdyn.core.linalg.svd_on_device` decomposes.
+
+    Example:
+        >>> traced = jax.make_jaxpr(jax.vmap(linalg.svd_on_device))(jnp.ones((5, 3, 2), "float32"))
+        >>> svds_on_trial(traced.jaxpr), svds_on_trial(jax.make_jaxpr(linalg.svd)(jnp.eye(2)).jaxpr)
+        ((('float32', 3, 2),), ())
+    """
+    matrices = {
+        (str(matrix.dtype), *matrix.shape[-2:])
+        for equation, _ in equations(jaxpr)
+        if equation.primitive.name == "svd"
+        and linalg.ON_TRIAL in str(equation.source_info.name_stack)
+        for matrix in (equation.invars[0].aval,)
+    }
+    return tuple(sorted(matrices))
 
 
 def equations(jaxpr: Any, within: bool = False) -> Iterator[tuple[Any, bool]]:
@@ -407,7 +428,7 @@ def _compile(lowered: Any, group: Group) -> Any:
     options = _options(group)
     if not group.stored:
         return lowered.compile(compiler_options=options)
-    facts = Facts(group.outputs, group.size, group.digest)
+    facts = Facts(group.outputs, group.size, group.digest, group.on_trial)
     return group.stored.compiled(lowered, options, facts, _arguments(group), group.devices)
 
 

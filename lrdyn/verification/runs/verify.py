@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrdyn.core import show
+from lrdyn.core import linalg, show
 from lrdyn.system import whole_files
 from lrdyn.system.messages import refuse_truth
 from lrdyn.verification.judging import verdict_text
 from lrdyn.verification.judging.entries import Entries
-from lrdyn.verification.judging.judging import Legs, arithmetic_of, judge_results
+from lrdyn.verification.judging.judging import Legs, arithmetic_of, judge_results, svds_of
 from lrdyn.verification.judging.outcomes import MissingArray
-from lrdyn.verification.judging.rounding import PRECISIONS, Meter, worst_measurement
+from lrdyn.verification.judging.rounding import BLOCKS, PRECISIONS, Meter, worst_measurement
 from lrdyn.verification.running import arithmetic_probe
 from lrdyn.verification.running.configuration import Run
 from lrdyn.verification.running.produce import produce
@@ -179,7 +179,9 @@ def produce_run(run: Run, context: Context) -> dict[str, "xarray.Dataset"]:
     """
     meter = meter_of(context)
     # First: a precision that the device cannot follow is refused before anything is computed.
-    arithmetic_probe.check_products(run.precision, meter)
+    networks = any(scenario.trains or not scenario.traced for scenario in run.experiment.scenarios)
+    # No theorem has a convolution in a traced program; what is called in Python may have.
+    arithmetic_probe.check_products(run.precision, meter, convolutions=networks)
     measured = {p: worst_measurement(p, meter(p, run.precision)) for p in PRECISIONS}
     groups = produce(
         run.experiment,
@@ -190,9 +192,27 @@ def produce_run(run: Run, context: Context) -> dict[str, "xarray.Dataset"]:
         thorough=run.preset == "paper",
         context=context._replace(precision=run.precision),
     )
+    # A CPU's own SVD is LAPACK's, by which the tolerances were tried.
+    if context.elsewhere is not None or linalg.has_accelerator():
+        for precision, shapes in svds_on_trial(groups).items():
+            found = meter(precision, run.precision, on_trial=shapes)
+            worst = dict(worst_measurement(precision, found))
+            if not any(scenario.blocks for scenario in run.experiment.scenarios):
+                del worst[BLOCKS]  # on which no claim rests
+            measured[precision] = worst
     # With the results, since whoever judges them again has another device.
     groups["/"] = groups["/"].assign_attrs(arithmetic=results_file.canonical_json(measured))
     return groups
+
+
+def svds_on_trial(groups: Mapping[str, "xarray.Dataset"]) -> dict[str, list[tuple[int, int]]]:
+    """Precision -> rows and columns of what algorithms on trial decompose, in any scenario."""
+    every = {svd for dataset in groups.values() for svd in svds_of(dataset)}
+    return {
+        precision: shapes
+        for precision in PRECISIONS
+        if (shapes := sorted((m, n) for name, m, n in every if name == precision))
+    }
 
 
 def judge_written(

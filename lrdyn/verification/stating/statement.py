@@ -403,6 +403,8 @@ class Scenario(Generic[C, T, M]):
             it has other ones too (all masks, one a row, for example); the whole case by default.
         whole: swept flags whose values are all given to one case, as a tuple: what is compared with
             the same seed must lie in one outcome.
+        blocks: whether its runs rest on the singular vectors of block-diagonal matrices staying in
+            the blocks, to the bit. A device whose SVD mixes them leaves the claims undecided.
         seeds: in a study, how many seeds it runs with unless the number is given.
         theory: NamedTuple of what is predicted (:mod:`lrdyn.verification.stating.fields`): fields,
         their axes and
@@ -430,6 +432,7 @@ class Scenario(Generic[C, T, M]):
     findings: tuple[Finding[T, M], ...] = ()
     summed: Callable[[C], PyTree] = lambda case: case
     whole: tuple[str, ...] = ()
+    blocks: bool = False
     seeds: int = 1
     theory: type[T] | None = None
     measured: type[M] | None = None
