@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from lrdyn.verification.judging import verdict_text
 from lrdyn.verification.judging.entries import Entries
 from lrdyn.verification.judging.judging import Legs, arithmetic_of, judge_results
 from lrdyn.verification.judging.outcomes import MissingArray
-from lrdyn.verification.judging.rounding import PRECISIONS, Meter, worst_measurement
+from lrdyn.verification.judging.rounding import PRECISIONS, Measured, Meter, worst_measurement
 from lrdyn.verification.running import arithmetic_probe
 from lrdyn.verification.running.configuration import Run
 from lrdyn.verification.running.produce import produce
@@ -180,8 +181,25 @@ def produce_run(run: Run, context: Context) -> dict[str, "xarray.Dataset"]:
     meter = meter_of(context)
     # First: a precision that the device cannot follow is refused before anything is computed.
     arithmetic_probe.check_products(run.precision, meter)
-    measured = {p: worst_measurement(p, meter(p, run.precision)) for p in PRECISIONS}
-    groups = produce(
+    # Beside the run, which depends on none of these numbers and leaves a core idle at times.
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        measuring = beside.submit(_measure_arithmetic, run, meter)
+        if context.elsewhere is not None:  # workers are asked before they have anything else to do
+            measuring.result()
+        groups = _produce(run, context)
+    # With the results, since whoever judges them again has another device.
+    arithmetic = results_file.canonical_json(measuring.result())
+    groups["/"] = groups["/"].assign_attrs(arithmetic=arithmetic)
+    return groups
+
+
+def _measure_arithmetic(run: Run, meter: Meter) -> dict[str, Measured]:
+    """The worst arithmetic of the devices that compute, in each precision."""
+    return {p: worst_measurement(p, meter(p, run.precision)) for p in PRECISIONS}
+
+
+def _produce(run: Run, context: Context) -> dict[str, "xarray.Dataset"]:
+    return produce(
         run.experiment,
         run.settings,
         dtype=run.dtype,
@@ -190,9 +208,6 @@ def produce_run(run: Run, context: Context) -> dict[str, "xarray.Dataset"]:
         thorough=run.preset == "paper",
         context=context._replace(precision=run.precision),
     )
-    # With the results, since whoever judges them again has another device.
-    groups["/"] = groups["/"].assign_attrs(arithmetic=results_file.canonical_json(measured))
-    return groups
 
 
 def judge_written(
