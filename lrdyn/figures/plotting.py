@@ -555,7 +555,7 @@ def load_matplotlib() -> None:
     """
     with contextlib.suppress(ImportError):
         import matplotlib.backends.backend_pdf
-        import matplotlib.style
+        import matplotlib.style  # noqa: F401
 
         import lrdyn.figures.styled  # noqa: F401
 
