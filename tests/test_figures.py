@@ -659,21 +659,6 @@ def test_neither_import_nor_drawing_loads_pyplot():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_what_a_command_loads_ahead_is_all_that_drawing_needs(tmp_path):
-    code = (
-        "import sys; from lrdyn.figures import plotting\n"
-        "def theirs(): return {name for name in sys.modules if name.startswith('matplotlib.b')}\n"
-        "assert not theirs()\n"
-        "plotting.load_matplotlib(); ahead = theirs()\n"
-        "figure, _ = plotting.panels(['a']); plotting.save(figure, sys.argv[1])\n"
-        "assert theirs() == ahead, theirs() - ahead\n"
-        # A format that is written on request is not loaded for everybody.
-        "plotting.save(figure, sys.argv[1], formats=('svg',)); assert theirs() > ahead"
-    )
-    words = [sys.executable, "-c", code, str(tmp_path / "loss")]
-    subprocess.run(words, check=True, timeout=60)
-
-
 def test_spread_keeps_order_distance_and_free_values():
     heights, gap = np.array([0.9, 0.1, 0.11, 0.12, 0.5]), 0.1
     moved = plotting.spread(heights, gap)

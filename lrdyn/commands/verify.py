@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from lrdyn.commands.arguments import (
     typed_command,
 )
 from lrdyn.commands.ending import Ending, Judged, Status, run
-from lrdyn.figures import plotting, verdicts
+from lrdyn.figures import verdicts
 from lrdyn.registry import REGISTRY
 from lrdyn.system import whole_files
 from lrdyn.system.printer import say
@@ -250,10 +249,6 @@ def verify_command(
     theorem = run.experiment
     # Before the cluster: JAX takes the settings of its process at the first computation.
     machine = setup(run.dtype, host_devices=host_devices, host_only=options.cluster is not None)
-    if theorem.has_claims or theorem.plots:
-        # While XLA compiles, which leaves the interpreter free; a command that ends before it draws
-        # waits for a fraction of a second.
-        threading.Thread(target=plotting.load_matplotlib).start()
     with _open_cluster(options, theorem.name if bar else "") as elsewhere:
         context = Context(
             memory=options.memory or usual_memory(jax.local_devices()[0]),

@@ -547,19 +547,6 @@ def _write_pgf(figure: Figure, canvas: Any, path: Path) -> None:
                 temporary.write_bytes(made.read_bytes())
 
 
-def load_matplotlib() -> None:
-    """Import all of Matplotlib that :func:`save` needs for its default formats.
-
-    It loads on first use. A command that draws at its end calls this in a thread, and has it by
-    then. It raises nothing: without Matplotlib the first use says so.
-    """
-    with contextlib.suppress(ImportError):
-        import matplotlib.backends.backend_pdf
-        import matplotlib.style  # noqa: F401
-
-        import lrdyn.figures.styled  # noqa: F401
-
-
 WRITERS: Mapping[str, Callable[[Figure, Any, Path], None]] = {
     "png": _write_png,
     "pdf": _write_pdf,
