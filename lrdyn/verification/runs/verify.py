@@ -186,7 +186,15 @@ def produce_run(run: Run, context: Context) -> dict[str, "xarray.Dataset"]:
         measuring = beside.submit(_measure_arithmetic, run, meter)
         if context.elsewhere is not None:  # workers are asked before they have anything else to do
             measuring.result()
-        groups = _produce(run, context)
+        groups = produce(
+            run.experiment,
+            run.settings,
+            dtype=run.dtype,
+            seeds=run.seeds_of,
+            perturb=run.perturb,
+            thorough=run.preset == "paper",
+            context=context._replace(precision=run.precision),
+        )
     # With the results, since whoever judges them again has another device.
     arithmetic = results_file.canonical_json(measuring.result())
     groups["/"] = groups["/"].assign_attrs(arithmetic=arithmetic)
@@ -196,18 +204,6 @@ def produce_run(run: Run, context: Context) -> dict[str, "xarray.Dataset"]:
 def _measure_arithmetic(run: Run, meter: Meter) -> dict[str, Measured]:
     """The worst arithmetic of the devices that compute, in each precision."""
     return {p: worst_measurement(p, meter(p, run.precision)) for p in PRECISIONS}
-
-
-def _produce(run: Run, context: Context) -> dict[str, "xarray.Dataset"]:
-    return produce(
-        run.experiment,
-        run.settings,
-        dtype=run.dtype,
-        seeds=run.seeds_of,
-        perturb=run.perturb,
-        thorough=run.preset == "paper",
-        context=context._replace(precision=run.precision),
-    )
 
 
 def judge_written(
