@@ -267,6 +267,20 @@ def test_both_that_are_none_are_undecided(parabola, device):
     assert found.verdict["config"]["dtype"] == "float32"
 
 
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_a_device_that_cannot_be_measured_gives_no_verdict(parabola, monkeypatch, precision):
+    usual = arithmetic_probe.measure_arithmetic
+
+    def measured(wanted, word="highest", programs=None):
+        if wanted == precision:
+            raise RuntimeError("no such products")
+        return usual(wanted, word, programs)
+
+    monkeypatch.setattr(arithmetic_probe, "measure_arithmetic", measured)
+    with pytest.raises(RuntimeError, match="no such products"):
+        lrdyn.verify(parabola, dim=2, rate=0.1, steps=5, seeds=1)
+
+
 @pytest.mark.parametrize(
     "text", ["[]", '{"float16": {}}', '{"float32": {"matmuls": 1, "products": ""}}', "{"]
 )

@@ -28,6 +28,7 @@ from lrdyn.verification.judging.rounding import (
 )
 from lrdyn.verification.machine.kept_programs import KeptPrograms
 from lrdyn.verification.running.jobs import unoptimized_options
+from lrdyn.verification.running.programs import ONE_AT_A_TIME
 from lrdyn.verification.stating.mistakes import BadInput
 
 SIZES = (4, 16, 48)
@@ -328,7 +329,8 @@ def _beyond_blocks(*factors: np.ndarray) -> float:
 def _run_program(program: Any, inputs: Any, precision: str, word: str = "highest") -> Any:
     """Run a program that is compiled as those of theorems are."""
     with scope(precision, word):
-        lowered = jax.jit(program).lower(inputs)
+        with ONE_AT_A_TIME:  # sweeps are traced beside it
+            lowered = jax.jit(program).lower(inputs)
         return _as_longdouble(
             jax.device_get(lowered.compile(compiler_options=unoptimized_options())(inputs))
         )

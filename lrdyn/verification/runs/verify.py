@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,13 @@ from lrdyn.verification.judging import verdict_text
 from lrdyn.verification.judging.entries import Entries
 from lrdyn.verification.judging.judging import Legs, arithmetic_of, judge_results, svds_of
 from lrdyn.verification.judging.outcomes import MissingArray
-from lrdyn.verification.judging.rounding import BLOCKS, PRECISIONS, Meter, worst_measurement
+from lrdyn.verification.judging.rounding import (
+    BLOCKS,
+    PRECISIONS,
+    Measured,
+    Meter,
+    worst_measurement,
+)
 from lrdyn.verification.running import arithmetic_probe
 from lrdyn.verification.running.configuration import Run
 from lrdyn.verification.running.produce import produce
@@ -182,16 +189,21 @@ def produce_run(run: Run, context: Context) -> dict[str, "xarray.Dataset"]:
     networks = any(scenario.trains or not scenario.traced for scenario in run.experiment.scenarios)
     # No theorem has a convolution in a traced program; what is called in Python may have.
     arithmetic_probe.check_products(run.precision, meter, convolutions=networks)
-    measured = {p: worst_measurement(p, meter(p, run.precision)) for p in PRECISIONS}
-    groups = produce(
-        run.experiment,
-        run.settings,
-        dtype=run.dtype,
-        seeds=run.seeds_of,
-        perturb=run.perturb,
-        thorough=run.preset == "paper",
-        context=context._replace(precision=run.precision),
-    )
+    # Beside the run, which depends on none of these numbers and leaves a core idle at times.
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        measuring = beside.submit(_measure_arithmetic, run, meter)
+        if context.elsewhere is not None:  # workers are asked before they have anything else to do
+            measuring.result()
+        groups = produce(
+            run.experiment,
+            run.settings,
+            dtype=run.dtype,
+            seeds=run.seeds_of,
+            perturb=run.perturb,
+            thorough=run.preset == "paper",
+            context=context._replace(precision=run.precision),
+        )
+    measured = measuring.result()
     # A CPU's own SVD is LAPACK's, by which the tolerances were tried.
     if context.elsewhere is not None or linalg.has_accelerator():
         for precision, shapes in svds_on_trial(groups).items():
@@ -213,6 +225,11 @@ def svds_on_trial(groups: Mapping[str, "xarray.Dataset"]) -> dict[str, list[tupl
         for precision in PRECISIONS
         if (shapes := sorted((m, n) for name, m, n in every if name == precision))
     }
+
+
+def _measure_arithmetic(run: Run, meter: Meter) -> dict[str, Measured]:
+    """The worst arithmetic of the devices that compute, in each precision."""
+    return {p: worst_measurement(p, meter(p, run.precision)) for p in PRECISIONS}
 
 
 def judge_written(
