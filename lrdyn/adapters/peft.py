@@ -177,7 +177,7 @@ def described(
     return adapter
 
 
-def _alpha(scale: float, rank: int, rslora: bool) -> float | int:
+def _alpha(scale: float | int, rank: int, rslora: bool) -> float | int:
     alpha = scale * (math.sqrt(rank) if rslora else rank)
     near = round(alpha)
     # An integer, if it was one before s was divided by r: the quotient and the product round.

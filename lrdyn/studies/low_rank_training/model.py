@@ -92,4 +92,4 @@ def rank_of_share(values: Float[np.ndarray, "*some k"], share: float) -> Int[np.
         2
     """
     shares = np.cumsum(values**2, axis=-1) / np.sum(values**2, axis=-1, keepdims=True)
-    return 1 + np.sum(shares < share, axis=-1)
+    return np.asarray(1 + np.sum(shares < share, axis=-1))

@@ -379,8 +379,8 @@ PathOutcome = Outcome[PathTheory, PathMeasured]
 
 def _compare(theirs: Any, ours: Any, start: Any, factor: Any) -> Equal:
     """Compare relative to what training changes, times what an error grows to."""
-    scale = np.max(np.abs(theirs - start)) * factor
-    return Equal(theirs, ours, scale, null=start)
+    scale = np.max(np.abs(theirs - start))
+    return Equal(theirs / factor, ours / factor, scale, null=start / factor)
 
 
 def _each_lane(field: str) -> Callable[[PathOutcome], tuple[Equal, ...]]:

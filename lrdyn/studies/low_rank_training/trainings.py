@@ -504,11 +504,30 @@ RACE = Scenario[Race, Any, RaceMeasured](
     seeds=1,
 )
 
+def _best_scale(name: str) -> Finding[Any, ScalesMeasured]:
+    """The scale with which a method ends at the least loss; one that is lost never does."""
+    place = SCALED.index(name)
+
+    def value(outcome: Outcome[Any, ScalesMeasured]) -> np.ndarray:
+        losses = outcome.measured.scale_loss[:, place]
+        return np.asarray(TRIED)[np.argmin(np.where(np.isnan(losses), np.inf, losses), axis=-1)]
+
+    return Finding(
+        f"{name}_best_scale",
+        f"{CONTESTANTS[name].title}: the scale out of {', '.join(map(str, TRIED))} that ends at "
+        "the least loss",
+        value,
+        reads=lambda theory, run: (run.scale_loss,),
+        rest=EQUAL_TOKENS,
+    )
+
+
 SCALES = Scenario[Race, Any, ScalesMeasured](
     "scales",
     make_race,
     train=measure_scales,
     measured=ScalesMeasured,
+    findings=tuple(map(_best_scale, SCALED)),
     whole=("period",),
     narrow=lambda settings: {
         **settings,
