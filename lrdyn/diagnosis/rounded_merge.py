@@ -82,6 +82,7 @@ class RoundedMerge(NamedTuple):
         second = f"rounding adds noise of {self.error:.2g} of the update's norm"
         if self.dtype != "float32" and (below or self.error > 0.1):
             second += ": merge in float32, or keep the adapter beside the base"
+            first, second = second, first  # what to do is read first
         rows = [("module", "r", "below rounding", "survives", "noise", "entries moved")]
         worst = sorted(self.updates.items(), key=lambda item: -item[1].error)
         rows += [

@@ -96,7 +96,8 @@ def _rates(
     }
     first = f"step {records.steps[0]}, the first record, is the start of theory"
     said = [f"step size {eta:g} as given", f"weight decay {_text(decay)} as given"]
-    said += [f"loss {word} of the squared residual, as given", of_optimizer, first]
+    source = "as given" if "loss" in settings else "the default"
+    said += [f"loss {word} of the squared residual, {source}", of_optimizer, first]
     return fields, (*said, *records.remarks)
 
 

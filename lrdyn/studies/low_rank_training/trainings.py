@@ -504,6 +504,7 @@ RACE = Scenario[Race, Any, RaceMeasured](
     seeds=1,
 )
 
+
 def _best_scale(name: str) -> Finding[Any, ScalesMeasured]:
     """The scale with which a method ends at the least loss; one that is lost never does."""
     place = SCALED.index(name)

@@ -38,7 +38,10 @@ def as_bad_input(error: Exception) -> BadInput:
     return (Lacking if lacks else BadInput)(str(error))
 
 
-STATIC = "a Python number: shapes=True at the flag that decides it"
+STATIC = (
+    "a Python number: shapes=True at the flag that decides it, or traced=False in the Scenario for "
+    "plain NumPy"
+)
 TODO = {
     jax.errors.TracerBoolConversionError: "jnp.where or jax.lax.cond on a traced value",
     jax.errors.TracerArrayConversionError: "jax.numpy for a traced value, or traced=False",
