@@ -480,7 +480,7 @@ def test_a_matrix_that_stays_on_its_device_is_measured_as_on_the_cpu(placed, dty
     starts["huge"], updates["huge"] = 1e20 * starts["huge"], 1e20 * updates["huge"]
     updates["lost"] = np.full(shapes["lost"], np.nan)
     trees = [
-        {n: jnp.asarray(W + size * updates[n], dtype) for n, W in starts.items()}
+        {n: jnp.asarray(W + size * updates[n] if size else W, dtype) for n, W in starts.items()}
         for size in (0, 1, 2)
     ]
     found = {}
@@ -491,6 +491,9 @@ def test_a_matrix_that_stays_on_its_device_is_measured_as_on_the_cpu(placed, dty
         for step, tree in enumerate(others, 1):
             recorder(tree, step)
         found[stays] = recorder.dataset
+        # Else both ways were the CPU's, and would agree whatever the other one does.
+        stayed = {n for n, W in recorder._start.items() if isinstance(W, OnDevice)}
+        assert stayed == ({"wide", "lost"} if stays else set())
     for name, variable in found[False].data_vars.items():
         np.testing.assert_allclose(
             found[True][name], variable, rtol=2e-3, atol=2e-3, err_msg=str(name)

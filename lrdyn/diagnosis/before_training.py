@@ -3,10 +3,11 @@
 Of k gradients G_1, ..., G_k of a matrix, each of another batch at the same weights, the mean is the
 direction of a step of descent, and
 
-    mean_i G_i / sqrt(mean_i G_i^2 + eps),
+    mean_i G_i / sqrt(mean_i G_i^2),
 
-entry by entry, that of Adam's, whose two averages these are. How far such ranks tell that of the
-update which a training makes is measured by the study ``rank_before_training``.
+entry by entry and 0 where all are 0, that of Adam's, whose two averages these are. How far such
+ranks tell that of the update which a training makes is measured by the study
+``rank_before_training``.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ def gradients(
     told.expect(len(names))
     with blas_threads(1):
         for name in names:
-            arrays = (read_one(both.after, name, notes) for both in compared)
+            arrays = (_read_one(both.after, name, notes) for both in compared)
             W = comparison.read_finite(base, name, "before", notes)
             measured = None if W is None else _measure(name, reading.widen(W), arrays)
             if measured is not None:
@@ -187,7 +188,7 @@ def gradients(
     return GradientReport(tuple(matrices), len(sources), notes)
 
 
-def read_one(weights: Any, name: str, notes: dict[str, str]) -> np.ndarray | None:
+def _read_one(weights: Any, name: str, notes: dict[str, str]) -> np.ndarray | None:
     """One gradient, None and a note if it is not finite."""
     array = comparison.read_finite(weights, name, "of a gradient", notes)
     return None if array is None else reading.widen(array)

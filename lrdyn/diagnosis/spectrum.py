@@ -298,8 +298,7 @@ def spectrum(matrix: Matrix, k: int, draw: int = 0) -> Spectrum:
     computed, others = len(values), min(matrix.shape) - len(values)
     # A difference of squares would be rounded by eps times the whole.
     rest = minus_product(matrix, left * values.astype(matrix.dtype), right.T)
-    length = norm(rest) if isinstance(rest, np.ndarray) else math.sqrt(rest.inner(rest))
-    values = np.append(values, np.full(others, length / math.sqrt(others)))
+    values = np.append(values, np.full(others, norm(rest) / math.sqrt(others)))
     return Spectrum(values, computed, left[:, :k], right[:, :k])
 
 
@@ -313,13 +312,15 @@ def minus_product(matrix: Matrix, B: np.ndarray, A: np.ndarray) -> Matrix:
     return matrix - B @ A if isinstance(matrix, np.ndarray) else matrix.minus_product(B, A)
 
 
-def norm(array: np.ndarray) -> float:
+def norm(array: Matrix) -> float:
     """Frobenius norm, summed in float64 a row at a time.
 
     Example:
         >>> norm(np.array([[3.0, 4.0]], np.float32))
         5.0
     """
+    if isinstance(array, OnDevice):
+        return math.sqrt(array.inner(array))
     rows = array.reshape(len(array) if array.ndim else 1, -1)
     total = float(np.sum(np.vecdot(rows, rows), dtype=np.float64))
     if not 1e-30 < total < math.inf:  # float32 may have left its range

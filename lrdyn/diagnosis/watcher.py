@@ -144,20 +144,22 @@ class Watcher:
             return placed.copy()
         return np.array(reading.widen(start[name]))
 
-    def _ends(self, name: str, now: Leaves) -> tuple[Matrix, Matrix]:
-        """One matrix at the start and now: both on a device, or both on the CPU."""
+    def _ends(self, name: str, now: Leaves) -> tuple[Matrix, Matrix, Matrix]:
+        """One matrix at the start and now, and the update: on a device, or all on the CPU."""
         before, after = self._start[name], now.on_device(name)
         if isinstance(before, OnDevice) and after is not None:
             before = before.beside(after)
-            if _in_range(after) and _in_range(after - before):
-                return before, after
+            update = after - before
+            if _in_range(after) and _in_range(update):
+                return before, after, update
         before = before.on_cpu() if isinstance(before, OnDevice) else before
-        return before, reading.widen(now[name])
+        after = reading.widen(now[name])
+        return before, after, after - before
 
     def _look(self, name: str, now: Leaves) -> Observation:
         """Measure one matrix, and remember its directions."""
-        before, after = self._ends(name, now)
-        update, k = after - before, min(self.k, *before.shape)
+        before, after, update = self._ends(name, now)
+        k = min(self.k, *before.shape)
         nothing = np.full((len(SIDES), self.k), np.nan)
         if isinstance(update, np.ndarray) and not np.isfinite(update).all():
             return Observation(NOT_FINITE, nothing[0], 0, nothing, nothing, theorem_2.UNKNOWN)

@@ -126,13 +126,19 @@ def _padded(values: Array) -> Array:
     return jnp.zeros(WIDTH, values.dtype).at[: min(len(values), WIDTH)].set(values[:WIDTH])
 
 
-def _bounds(slopes: dict[str, Array], inputs: dict[str, Array]) -> Array:
+def _bounds(slopes: dict[str, Array], inputs: dict[str, Array], place: int = 0) -> Array:
+    """A singular value of Delta, the largest one, times those of X."""
     return _together(
         {
-            path: singular_values(slopes[path])[0] * _padded(singular_values(X))
+            path: singular_values(slopes[path])[place] * _padded(singular_values(X))
             for path, X in inputs.items()
         }
     )
+
+
+def _of_first_text(case: SmallModel) -> tuple[dict[str, Array], dict[str, Array]]:
+    """X and Delta of the first step, each matrix used once."""
+    return inputs_and_slopes(case.net, lambda net: case.loss(net, case.texts[0]), is_of_a_block)
 
 
 def _sum_of_terms(slopes: Array, inputs: Array) -> Array:
@@ -199,15 +205,8 @@ def _share(key: Key[Array, ""], case: SmallModel, amount: Array) -> SmallModel:
 
 def _with_least_slope(case: SmallModel) -> GradientTheory:
     """The least singular value of Delta in the place of the largest."""
-    inputs, slopes = inputs_and_slopes(
-        case.net, lambda net: case.loss(net, case.texts[0]), is_of_a_block
-    )
-    least = {path: singular_values(slopes[path])[-1] for path in slopes}
-    return GradientTheory(
-        gradient_values=_together(
-            {path: least[path] * _padded(singular_values(X)) for path, X in inputs.items()}
-        )
-    )
+    inputs, slopes = _of_first_text(case)
+    return GradientTheory(gradient_values=_bounds(slopes, inputs, -1))
 
 
 def _of_first_step(case: SmallModel) -> GradientTheory:
@@ -216,9 +215,7 @@ def _of_first_step(case: SmallModel) -> GradientTheory:
 
 
 def _without_last_token(case: SmallModel) -> GradientTheory:
-    inputs, slopes = inputs_and_slopes(
-        case.net, lambda net: case.loss(net, case.texts[0]), is_of_a_block
-    )
+    inputs, slopes = _of_first_text(case)
     return GradientTheory(
         gradient=_together({p: slopes[p][:, :-1] @ inputs[p][:, :-1].T for p in inputs})
     )
