@@ -25,12 +25,13 @@ from lrdyn.verification.judging.judging import (
     row_of,
 )
 from lrdyn.verification.judging.outcomes import MissingArray
+from lrdyn.verification.judging.verdict_text import outcome as outcome_in_words
 from lrdyn.verification.running.configuration import run_of
 from lrdyn.verification.running.evaluate import evaluate, evaluate_controls
 from lrdyn.verification.running.work import Context, Sweep, run_sweep
 from lrdyn.verification.runs import run_folder, verify
 from lrdyn.verification.stating.claims import RESOLVED
-from lrdyn.verification.stating.fields import ABSENT
+from lrdyn.verification.stating.fields import ABSENT, Read
 from lrdyn.verification.stating.flags import Flag, one_of
 from lrdyn.verification.stating.forms import AtLeast, AtMost, Count, Equal, Stated, Zero
 from lrdyn.verification.stating.mistakes import BadInput
@@ -103,6 +104,39 @@ def test_a_prediction_that_is_no_number_is_refused_where_the_claim_applies(place
             residuals(CLAIM, SCENARIO, produced(lost, run), "float64", power=True)
     unmet = produced(lost, EXACT, met=np.array([False, False]))
     assert set(residuals(CLAIM, SCENARIO, unmet, "float64", power=True).unmet.values) == {"even"}
+
+
+@pytest.mark.parametrize(
+    ("theory", "run", "left_out"),
+    [
+        ([1.0, 2.0, np.inf], [1.0, 2.0, np.inf], True),  # both outgrew the numbers of the machine
+        ([1.0, 2.0, np.inf], [1.0, np.inf, np.nan], True),
+        ([1.0, 2.0, np.inf], [1.0, 2.0, 4.0], False),  # theory alone did
+        ([1.0, 2.0, 4.0], [1.0, np.inf, np.nan], False),  # the run excuses nothing
+    ],
+)
+def test_what_outgrows_the_range_of_a_precision_is_left_out_if_theory_says_so(
+    theory, run, left_out
+):
+    leg = residuals(CLAIM, SCENARIO, produced([theory] * 2, [run] * 2), "float32", power=True)
+    assert set(leg.reason.values) == {"beyond the range of float32" if left_out else ""}
+    assert np.isnan(leg.residual.values).all()
+    assert claim_entry(CLAIM, {"float32": leg})["holds"] is (None if left_out else False)
+
+
+def test_a_setting_that_a_precision_cannot_hold_is_left_out_in_it():
+    row = partial(row_of, CLAIM, SCENARIO)
+    for setting, reason in ((1e38, ""), (1e39, "beyond the range of float32"), (np.inf, "")):
+        outcome = Outcome(
+            {"seed": 0, "scale": setting},
+            predicted=Read({"value": np.ones(3)}, KeyError),
+            measured=Read({"value": np.ones(3)}, KeyError),
+            hypotheses={},
+            dtype=np.dtype("float32"),
+            size=3,
+            steps=1,
+        )
+        assert row(outcome).reason == reason
 
 
 def test_padding_is_cut_off_and_nothing_else():
@@ -379,6 +413,28 @@ def test_a_control_fails_for_the_reason_that_it_names(parts, met, more, seen):
     data = produced(EXACT, 2 * EXACT, met=met, **marks)
     legs = {"float64": residuals(MARKED, SCENARIO, data, "float64")}
     assert control_entry(broken(**parts), MARKED, legs)["holds"] is seen
+
+
+@pytest.mark.parametrize(
+    ("parts", "met", "said"),
+    [
+        (BY_CASE, True, "NOT SEEN TO FAIL (the hypothesis that it breaks did not notice)"),
+        (BY_CASE, False, "fails, as it must"),
+        ({}, True, "fails, as it must"),
+    ],
+)
+def test_a_control_says_that_its_hypothesis_is_blind(parts, met, said):
+    legs = {"float64": residuals(CLAIM, SCENARIO, produced(EXACT, 2 * EXACT, met=met), "float64")}
+    assert outcome_in_words(control_entry(broken(**parts), CLAIM, legs)) == said
+    # One that does not fail, whether its hypothesis notices or not, says no more than that.
+    agrees = {"float64": residuals(CLAIM, SCENARIO, produced(EXACT, EXACT, met=met), "float64")}
+    assert outcome_in_words(control_entry(broken(**parts), CLAIM, agrees)) == "NOT SEEN TO FAIL"
+
+
+def test_a_claim_whose_run_lost_its_numbers_in_one_precision_says_in_which():
+    pairs = {"float64": EXACT, "float32": EXACT * np.nan}
+    legs = {p: residuals(CLAIM, SCENARIO, produced(EXACT, run), p) for p, run in pairs.items()}
+    assert outcome_in_words(claim_entry(CLAIM, legs)) == "FALSE (no number in float32)"
 
 
 @pytest.mark.parametrize("entry", [claim_entry, partial(control_entry, broken())])

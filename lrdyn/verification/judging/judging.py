@@ -272,6 +272,11 @@ OWN_HYPOTHESES = ("claim does not apply", TOO_FEW_SEEDS)
 """Reasons that are hypotheses of a claim; with any other the claim applies and is not judged."""
 
 
+def beyond_range(dtype: np.dtype) -> str:
+    """Reason where a setting, or what theory predicts of it, is infinite in a precision."""
+    return f"beyond the range of {dtype}"
+
+
 def left_out_reasons(leg: "xarray.Dataset") -> np.ndarray:
     """Reason for which each case is left out, or the hypothesis it breaks; empty if judged."""
     return np.where(leg.unmet.values != "", leg.unmet.values, leg.reason.values)
@@ -356,6 +361,9 @@ def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = 
             reason = next(reasons_against(claim, scenario, outcome, limit), "")
             compared = forms_of(claim, scenario, outcome)
             residual = forms.residual_of(compared)
+            # A control must fail, in whatever way.
+            if power and not reason and np.isnan(residual) and _overflows(claim, scenario, outcome):
+                reason = beyond_range(outcome.dtype)
             threshold = max(form.threshold(limit) for form in compared)
             tests = [form for form in compared if isinstance(form, forms.Test)]
             # The most surprising alternative: one of several tests that excludes it is enough.
@@ -418,6 +426,18 @@ def _compared_name(claim: Claim) -> str:
     return claim.compared[0] if claim.compared else claim.id
 
 
+def _overflows(claim: Claim, scenario: Scenario, outcome: Outcome) -> bool:
+    """Whether both theory and the run left the range of the precision: theory says that it must.
+
+    A theory that is infinite where the run has numbers is wrong, and a run that loses its numbers
+    where theory has some, too.
+    """
+    read = [(side, name) for side, name in scenario.read_by(claim) if name]
+    theory = any(np.isinf(outcome.predicted[name]).any() for on, name in read if on == "theory")
+    run = any(not np.isfinite(outcome.measured[name]).all() for on, name in read if on == "run")
+    return theory and run
+
+
 def _refuse_lost_theory(
     claim: Claim, scenario: Scenario, outcome: Outcome, results: "xarray.Dataset"
 ) -> None:
@@ -451,7 +471,8 @@ def _refuse_lost_theory(
         point = " ".join(f"{n}={flag_text(v)}" for n, v in known.items() if np.ndim(v) == 0)
         got = f"{name!r} is NaN{f' at {at}' if at else ''}{f' ({point})' if point else ''}"
         raise BadInput(
-            f"{location_of(scenario.predict)}: {got}, wanted a number where the claim applies"
+            f"{location_of(scenario.predict)}: {got}, wanted a number where the claim applies "
+            "(a hypothesis, 'diverges' or the domain of a flag can exclude the point)"
         )
 
 
@@ -495,6 +516,10 @@ def reasons_against(
         outcome: what it is judged on.
         limit: tolerance times condition.
     """
+    # The settings are in float64, whatever the precision of the run: there it was another one.
+    numbers = [np.abs(v) for v in outcome.point.values() if isinstance(v, float) and np.isfinite(v)]
+    if max(numbers, default=0.0) > np.finfo(outcome.dtype).max:
+        yield beyond_range(outcome.dtype)
     diverged = scenario.diverged_name if scenario.trains else ""
     # Over seeds :func:`lrdyn.verification.judging.outcomes.outcomes` has left such trainings out
     # already, unless the loss of all of them became infinite or NaN.

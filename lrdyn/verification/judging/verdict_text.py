@@ -9,7 +9,12 @@ from lrdyn.core import show
 from lrdyn.core.show import aligned, wrapped
 from lrdyn.verification.judging import rounding
 from lrdyn.verification.judging.judging import TOO_FEW_SEEDS
-from lrdyn.verification.stating.claims import MORE_STEPS_HELP, TOO_FEW_STEPS, UNSEEN_RELEASE
+from lrdyn.verification.stating.claims import (
+    CLEARLY,
+    MORE_STEPS_HELP,
+    TOO_FEW_STEPS,
+    UNSEEN_RELEASE,
+)
 from lrdyn.verification.stating.flags import option_string
 from lrdyn.verification.stating.forms import TRIVIAL
 
@@ -320,6 +325,22 @@ def _more_steps(asked: Mapping[str, Any] | None) -> str:
     return f"{how_many} would do is not known{no_flag}"
 
 
+def _residuals(claim: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Precision -> residual and tolerance, each None if it is no finite number."""
+    first, *others = claim["judged"]
+    both = {first: (claim["residual"], claim["tolerance"])}
+    return both | {p: (claim[f"residual_{p}"], claim[f"tolerance_{p}"]) for p in others}
+
+
+def _unnoticed(control: Mapping[str, Any]) -> bool:
+    """Whether a control fails clearly, and no check of a hypothesis left any of its cases out."""
+    clear = all(
+        None not in pair and pair[0] > 0 and pair[0] >= CLEARLY * pair[1]
+        for pair in _residuals(control).values()
+    )
+    return clear and not any(leg["left_out"] for leg in control["judged"].values())
+
+
 def outcome(claim: Mapping[str, Any]) -> str:
     """The outcome of a claim or a control, in words."""
     if claim["kind"] == "control" and claim["holds"] is None:
@@ -329,9 +350,13 @@ def outcome(claim: Mapping[str, Any]) -> str:
         unseen = any(reason.startswith(UNSEEN_RELEASE) for reason in open_on)
         return UNSEEN_RELEASE.rstrip(": ") if unseen else TOO_FEW_SEEDS
     if claim["kind"] == "control":
-        return "fails, as it must" if claim["holds"] else "NOT SEEN TO FAIL"
+        blind = " (the hypothesis that it breaks did not notice)" * _unnoticed(claim)
+        return "fails, as it must" if claim["holds"] else f"NOT SEEN TO FAIL{blind}"
     if claim["holds"] is False:
+        lost = [p for p, (residual, _) in _residuals(claim).items() if residual is None]
         unscaled = claim.get("scales_with_epsilon") is False
+        if lost and unscaled:  # a NaN scales with nothing
+            return f"FALSE (no number in {', '.join(lost)})"
         return "FALSE (does not scale with epsilon)" if unscaled else "FALSE"
     (_, first), *others = claim["judged"].items()
     if claim["holds"] is None:
