@@ -131,7 +131,10 @@ def run(prog: str, command: Callable[[], Ending], *, own_process: bool = False) 
             printer.complain("".join(traceback.format_exception(error)).rstrip())
         # Words of the user, such as file names, may hold line breaks.
         line = " ".join(f"{shortened(str(prog), 60)}: error: {line}".splitlines())
-        printer.complain(shortened(printer.make_printable(line), LINE))
+        line = printer.make_printable(line)
+        if len(line) > LINE:  # long words, mostly paths, go before what is said of them
+            line = " ".join(shortened(word, 48) for word in line.split(" "))
+        printer.complain(shortened(line, LINE))
         return Status(status)
 
 

@@ -947,6 +947,17 @@ def test_an_edited_judge_is_told_from_the_run(again, monkeypatch):
     assert "the judges of sums are not those of the run" in again()[1]
 
 
+def test_results_from_before_a_flag_are_those_of_another_version(folder, again):
+    groups = content(folder)
+    config = json.loads(groups["/"].attrs["config"])
+    del config["size"]
+    groups["/"].attrs |= {"config": json.dumps(config), "digest": "0" * 64}
+    files.write_netcdf(folder / "results.nc", groups)
+    status, out, err = again()
+    assert (status, out) == (2, "")
+    assert "results.nc: of another version of sums, without --size" in err
+
+
 def test_a_control_that_no_longer_fails_is_seen(folder, again):
     groups = content(folder)
     tripled = groups["/controls/tripled/float64"]

@@ -433,10 +433,16 @@ def _recorded_run(theorem: Experiment, attributes: Mapping[str, Any]) -> Run:
     try:
         config = json.loads(attributes["config"])
         results_file.canonical_json(config)  # refuses NaN, which is not a value of any setting
-        wrong = [flag.name for flag in theorem.flags if not _is_setting(flag, config[flag.name])]
+        missing = [flag.name for flag in theorem.flags if config and flag.name not in config]
+        known = [flag for flag in theorem.flags if flag.name not in missing]
+        wrong = [flag.name for flag in known if not _is_setting(flag, config[flag.name])]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         why = f"its settings: {type(error).__name__}"
         raise results_file.Damaged(Path(results_file.NAME), why) from None
+    if missing and isinstance(digest, str) and digest != source_digest(theorem):
+        why = f"of another version of {name}, without --{missing[0].replace('_', '-')}"
+        raise results_file.Unreadable(f"{results_file.NAME}: {why}")
+    wrong = missing + wrong
     if wrong or not isinstance(digest, str):
         why = f"its setting {wrong[0]}" if wrong else "no digest of the source"
         raise results_file.Damaged(Path(results_file.NAME), why)

@@ -174,7 +174,7 @@ def describe_error(error: BaseException) -> str:
         'ValueError (first line)'
     """
     line = first_line(error)
-    return f"{type(error).__name__} ({shortened(line)})" if line else type(error).__name__
+    return f"{type(error).__name__} ({shortened(line, 200)})" if line else type(error).__name__
 
 
 def _is_system_error(error: BaseException) -> bool:
