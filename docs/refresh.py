@@ -398,12 +398,24 @@ def marked_pages() -> list[Path]:
     return [page for page in sorted(pages) if MARKED.search(page.read_text())]
 
 
+def without_pages() -> list[str]:
+    """A line for each theorem that no page in ``docs/theorems`` is of."""
+    wanted = "wanted one in docs/theorems whose third line begins with"
+    return [
+        f"{one.name}: got no page, {wanted} `lrdyn verify {one.name}`"
+        for one in theorems()
+        if not pages_of(one.name)
+    ]
+
+
 def main(results: Path) -> None:
-    """Write all of it."""
+    """Write all of it; what a theorem lacks is said."""
     keep_newest(results)
     PAGE.write_text(written(findings.kept()))
     for page in marked_pages():
         page.write_text(refreshed(page.read_text()))
+    for line in without_pages():
+        print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":
