@@ -1,4 +1,4 @@
-"""Compile what a GPU and a TPU would run, on a machine with neither; docs/accelerators.md has it.
+"""Compile what a GPU and a TPU would run, on a machine with neither: docs/records/accelerators.md.
 
 ``make aot`` runs it, with the compilers' wheels in a folder of their own. Each device has a child
 process, each program a limit of CPU seconds: what goes beyond it or aborts is left out, with what
@@ -24,7 +24,7 @@ from benchmarks import ahead
 
 FOLDER = Path(__file__).parent
 FOUND = FOLDER / "accelerators.json"
-PAGE = FOLDER / "accelerators.md"
+PAGE = FOLDER / "records" / "accelerators.md"
 BEGIN, END = "<!-- compiled: written by make aot -->", "<!-- end -->"
 RELEASES = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12")
 """Packages whose releases decide what is found."""

@@ -34,6 +34,10 @@ Every figure and table, with its caption and the command that makes it as PNG, P
 `results/figures/` ([in a clone](commands.md#where-commands-run)): `python -m paper_figs fig03`.
 Click a picture to see it in full.
 
+Without a clone there is no `paper_figs`. With the installed package, `lrdyn verify theorem2` draws
+the figures of a theorem into the folder that its last line names, and `lrdyn figures init` begins
+figures of your own ([draw your own](draw-your-own.md)).
+
 Most figures compute their numbers, in seconds to half a minute. The figures of trainings do not
 train by default: `python -m paper_figs %s` draws them from your results, or else from the committed
 numbers, and the caption says which. `--train` makes new results, which takes data sets and minutes

@@ -168,6 +168,12 @@ def test_a_page_that_is_wrong_is_found(old, new, said, tmp_path):
         pages.check(tmp_path / "page.md", tmp_path)
 
 
+def test_the_smallest_theorem_is_shown_whole():
+    """What a reader copies from the page is the file, line by line."""
+    shown = (ROOT / "docs" / "tutorial.md").read_text().partition("```python smallest.py\n")[2]
+    assert shown.partition("```\n")[0] == (EXAMPLES / "smallest.py").read_text()
+
+
 def test_figures_exist():
     for figure in set(re.findall(r"\bfig\d\d\b", "".join(page.read_text() for page in PAGES))):
         assert list((ROOT / "paper_figs").glob(f"{figure}_*.py")), figure

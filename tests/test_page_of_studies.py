@@ -15,6 +15,8 @@ from paper_figs import BASELINES, fig01_networks, fig07_few_shot, fig08_ranks, p
 from tests.runs import ROOT
 
 PAGE = (ROOT / "docs/studies.md").read_text()
+ADAPTERS = (ROOT / "docs/records/adapters.md").read_text()
+TRAININGS = (ROOT / "docs/records/trainings.md").read_text()
 FINDINGS = (ROOT / "docs/findings.md").read_text()
 FIGURES = {"fig07": fig07_few_shot.differences, "fig08": fig08_ranks.changes}
 METHODS = {
@@ -43,8 +45,20 @@ def table(text):
     return rows[0], rows[2:]
 
 
+def table_behind(page, words):
+    """The first table behind some words of a page, which stand there once."""
+    assert page.count(words) == 1, words
+    return table(page.partition(words)[2])
+
+
 def short(number, digits=3):
-    return f"{number:.{digits}f}".replace("0.", ".", 1)
+    return f"{number:.{digits}f}"
+
+
+def between(array, digits):
+    """Least and largest number of an array, or both in one where they read alike."""
+    ends = dict.fromkeys(short(float(end), digits) for end in (array.min(), array.max()))
+    return " to ".join(ends)
 
 
 def cell(seeds):
@@ -60,12 +74,12 @@ def count(text):
     ("task", "title"),
     [
         ("sentiment", "Sentiment of tweets with MiniLM, r = 8"),
-        ("similarity", "Similarity of pairs (STS-B), the same"),
+        ("similarity", "The same for similarity of pairs (STS-B)"),
     ],
 )
 def test_the_tables_of_figure_7(task, title):
     drawn = numbers("fig07").sel(task=task)
-    titles, rows = table(PAGE.partition(title)[2])
+    titles, rows = table_behind(ADAPTERS, title)
     assert titles == ["n", "frozen ridge", *METHODS]
     assert [count(row[0]) for row in rows] == drawn.examples.values.tolist()
     for n, ridge, *cells in rows:
@@ -76,15 +90,15 @@ def test_the_tables_of_figure_7(task, title):
 
 
 TABLES_OF_RANKS = {
-    "sentiment": "Figure 8, the same texts over the rank",
-    "similarity": "Figure 8, pairs over the rank",
+    "sentiment": "Figure 8, sentences over the rank",
+    "similarity": "Figure 8, the same for pairs",
 }
 
 
 @pytest.mark.parametrize("task", TABLES_OF_RANKS)
 def test_the_tables_of_figure_8(task):
     drawn = numbers("fig08").sel(task=task)
-    titles, rows = table(PAGE.partition(TABLES_OF_RANKS[task])[2])
+    titles, rows = table_behind(ADAPTERS, TABLES_OF_RANKS[task])
     ranks = [int(title.removeprefix("r = ")) for title in titles[3:]]
     assert ranks == drawn["rank"].values.tolist()
     assert (
@@ -115,7 +129,7 @@ def marked(low, high):
 
 
 def signed(low, high):
-    return " to ".join(f"{end:+.3f}".replace("0.", ".", 1) for end in (low, high))
+    return " to ".join(f"{end:+.3f}" for end in (low, high))
 
 
 TASKS = {"sentences": "sentiment", "pairs": "similarity"}
@@ -123,11 +137,11 @@ TASKS = {"sentences": "sentiment", "pairs": "similarity"}
 
 @pytest.mark.parametrize(
     ("name", "title", "words"),
-    [("fig07", "Differences of Figure 7", 1), ("fig08", "Changes of Figure 8", 2)],
+    [("fig07", "Differences of Figure 7, of", 1), ("fig08", "Changes in Figure 8 from", 2)],
 )
 def test_the_tables_of_intervals(name, title, words):
     """Of a row the first words are its label, then comes the task, then a cell for each n."""
-    titles, rows = table(PAGE.partition(title)[2])
+    titles, rows = table_behind(ADAPTERS, title)
     examples = titles[words + 1 :]
     found = {
         (TASKS[row[words]], ", ".join([*row[:words], n.replace(",", "")])): cell
@@ -135,6 +149,35 @@ def test_the_tables_of_intervals(name, title, words):
         for n, cell in zip(examples, row[words + 1 :], strict=True)
     }
     assert found == intervals(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "above", "below"),
+    [
+        ("fig07", "**Few examples** (Figure 7", "ahead", "behind"),
+        ("fig08", "**The rank** (Figure 8)", "up", "down"),
+    ],
+)
+def test_the_tables_in_words_say_which_intervals_hold_no_0(name, title, above, below):
+    """Of each row and task: at which n an interval lies on which side of 0, and no others."""
+    titles, rows = table_behind(PAGE, title)
+    words = titles.index("sentences")
+    said = {
+        (task, ", ".join([*row[:words], n.replace(",", "")])): word
+        for row in rows
+        for task, cell in zip(TASKS.values(), row[words:], strict=True)
+        for word, at in re.findall(r"(\w+) at ([\d, ]+)", cell)
+        for n in (f"n = {n}" for n in at.split(", "))
+    }
+    told = {
+        key: below if interval.startswith("**-") else above
+        for key, interval in intervals(name).items()
+        if interval.startswith("**")
+    }
+    assert said == told
+    assert {", ".join(row[:words]) for row in rows} == {
+        label.rpartition(", n = ")[0] for _, label in intervals(name)
+    }
 
 
 def test_what_the_seeds_would_show_is_a_share_of_the_interval():
@@ -146,8 +189,9 @@ def test_what_the_seeds_would_show_is_a_share_of_the_interval():
     ]
     shares = {short(one.least / (one.high - one.low), 2) for one in compared}
     (share,) = shares
-    assert_said(PAGE, f"a difference of {share} of the length of its interval")
-    assert_said(PAGE, f"{paired.held_at_once(1)} intervals hold at once")
+    assert_said(ADAPTERS, f"A difference of {share} of the interval's length")
+    assert_said(ADAPTERS, f"{paired.held_at_once(1)} intervals hold simultaneously")
+    assert_said(PAGE, f"{paired.held_at_once(1)} simultaneous intervals")
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -178,13 +222,24 @@ def test_each_rate_is_bracketed_among_those_that_were_tried(name):
         assert rates[best] == chosen.values[place]
 
 
+def trainings(figure):
+    """What the record has in its column of trainings for a figure: sentences, then pairs."""
+    titles, rows = table_behind(TRAININGS, "## Trainings, dates and time")
+    assert titles[0] == "figure"
+    mine = [row for row in rows if row[0] == figure]
+    assert ["sentences" in mine[0][1], "for pairs" in mine[1][1]] == [True, True]
+    return [row[titles.index("trainings")] for row in mine]
+
+
 def test_the_numbers_of_trainings():
     """Of each task: four seeds at each rate that was tried, and thirty that are reported."""
-    for task, words in (("sentiment", "{} trainings of sentences"), ("similarity", "{} of pairs")):
+    counts = []
+    for task in TASKS.values():
         drawn = numbers("fig07").sel(task=task)
         rates = int(np.isfinite(drawn.tried.values).sum()) * drawn.sizes["rate_seed"]
         reported = drawn.sizes["adapter"] * drawn.sizes["examples"] * drawn.sizes["seed"]
-        assert_said(PAGE, words.format(f"{rates + reported:,}"))
+        counts.append(f"{rates + reported:,}")
+    assert trainings("7") == counts
 
 
 def findings(name):
@@ -201,9 +256,9 @@ def assert_said(page, text):
 def test_figure_1_in_words():
     drawn = numbers("fig01_networks")
     names, rank = [str(name) for name in drawn.trained.values], int(drawn.attrs["rank"])
-    _, rows = table(PAGE.partition("The appendix at the end")[2])
+    _, rows = table_behind(PAGE, "At the last step of the first command (the appendix of Figure 1)")
     assert [row[0] for row in rows] == [fig01_networks.TITLES[name] for name in names]
-    said, labels = {}, {}
+    said = {}
     for name, row in zip(names, rows, strict=True):
         network, end = drawn.sel(network=name), drawn.sel(trained=name)
         shape = int(network["rows"]), int(network["columns"])
@@ -219,19 +274,22 @@ def test_figure_1_in_words():
             f"{short(ratio, 2)} ({short(by_chance, 2)})",
             f"{float(end.effective_rank):.1f} ({chance.gaussian_effective_rank(*shape):.1f})",
         ]
-    # At the first and the last record, and at the last on shuffled labels.
+    titles, over_time = table_behind(PAGE, "Their share:")
+    assert titles == [
+        *("network", "first record", "last record"),
+        *("shuffled labels", "true labels, after as many steps"),
+    ]
+    shown = []
     for name in names:
         shares = drawn.share_over_steps.sel(network=name).values
-        title = fig01_networks.TITLES[name]
         first, last = (short(share, 2) for share in shares[np.isfinite(shares)][[0, -1]])
-        assert_said(PAGE, f"{first} to {last} ({title})")
-        _, shuffled, true = fig01_networks.shuffled_share(drawn, name)
-        labels[name] = short(shuffled, DIGITS[name]), short(true, DIGITS[name])
-        assert_said(PAGE, f"{' and '.join(labels[name])} ({title})")
+        _, *labels = fig01_networks.shuffled_share(drawn, name)
+        equal_steps = (short(share, DIGITS[name]) for share in labels)
+        shown.append([fig01_networks.TITLES[name], first, last, *equal_steps])
+    assert over_time == shown
     shares = (
-        "0{} of the squared update in a deep linear network, 0{} in a perceptron, 0{} in a VGG, "
-        "0{} in a ResNet, 0{} in a small vision transformer (a Gaussian matrix: 0{}, 0{}, 0{}, "
-        "0{}, 0{})"
+        "{} of the squared update in a deep linear network, {} in a perceptron, {} in a VGG, "
+        "{} in a ResNet, {} in a small vision transformer (a Gaussian matrix: {}, {}, {}, {}, {})"
     )
     assert_said(FINDINGS, shares.format(*(said[n][i] for i in (0, 1) for n in names)))
 
@@ -285,31 +343,27 @@ def test_figure_2_in_words():
     rested = {id for id, finding in found.items() if "_drop" in id and is_at_rest(finding)}
     assert rested == {"mlp_balanced_drop"}
     with_it, without = (short(found[f"resnet_{of}quality"]["value"], 2) for of in ("", "plain_"))
-    assert_said(PAGE, f"reaches {with_it} with dropout and {without} without")
+    assert_said(PAGE, f"reaches an accuracy of {with_it} with dropout and {without} without")
 
 
-def test_figure_4_in_words():
+def with_spread(finding):
+    return f"{finding['value']:.1f} ({finding['spread']:.1f})"
+
+
+def test_the_table_of_figure_4():
     found = findings("fig04")
-    moved, of_value, angle = (
-        {rule: found[f"evolution_{what}_{rule}"] for rule in ("adam", "sgd")}
-        for what in ("moved", "value_moved", "angle")
-    )
-    assert_said(
-        PAGE,
-        f"""{moved["sgd"]["value"]:.1f} (standard deviation {moved["sgd"]["spread"]:.1f}) of 384 end
-        10 % or more from their start, and their right vectors lie at
-        {angle["sgd"]["value"]:.0f} ({angle["sgd"]["spread"]:.0f}) degrees""",
-    )
-    assert_said(
-        PAGE,
-        f"""Under Adam {moved["adam"]["value"]:.0f} ({moved["adam"]["spread"]:.0f}) do, at
-        {angle["adam"]["value"]:.0f} degrees""",
-    )
-    assert_said(
-        PAGE,
-        f"""{of_value["adam"]["value"]:.0f} move under Adam and {of_value["sgd"]["value"]:.0f} under
-        descent""",
-    )
+    titles, rows = table_behind(ADAPTERS, "## Figure 4: which singular values move")
+    assert titles == ["", "gradient descent", "Adam"]
+    said = {
+        "the product that end 10 % or more from their start, of 384": "moved",
+        "angle of their right vectors": "angle",
+        "values of the value matrix": "value_moved",
+        "less that for a random update": "value_chance",
+    }
+    for (words, *cells), (named, what) in zip(rows, said.items(), strict=True):
+        assert named in words
+        found_ends = (found[f"evolution_{what}_{rule}"] for rule in ("sgd", "adam"))
+        assert cells == [with_spread(finding) for finding in found_ends], words
     drawn = numbers("fig04")
     ends = drawn.value_right_angle.sel(rule="adam").isel(step=-1).dropna("curve")
     assert ends.curve.values[0] == 1
@@ -317,30 +371,17 @@ def test_figure_4_in_words():
     first, *others = ends.values
     random = chance.direction_angle(int(drawn.width), int(drawn.frame))
     assert_said(
-        PAGE,
+        ADAPTERS,
         f"""its right vector ends at {first:.0f} degrees to the frame. The others are among the last
-        six, and theirs lie at {min(others):.0f} to {max(others):.0f}, of random directions 95 % at
-        {float(random.low):.0f} to {float(random.high):.0f}.""",
+        six values, at {min(others):.0f} to {max(others):.0f} degrees (95 % of random directions:
+        {float(random.low):.0f} to {float(random.high):.0f}).""",
     )
     least, most = (100 * float(end) for end in (drawn.gap[..., -1].min(), drawn.gap[..., -1].max()))
-    assert_said(PAGE, f"{least:.0f} to {most:.0f} % of what they move by is off it")
+    assert_said(ADAPTERS, f"{least:.0f} to {most:.0f} % of their motion is outside it")
 
 
-def test_figure_5_in_words():
+def test_the_table_of_figure_5():
     drawn, found = numbers("fig05"), findings("fig05")
-    names = ("lora", "lora_plus_4", "lora_plus_16")
-    rates = [
-        short(float(drawn.rate.sel(adapter=name)), to)
-        for name, to in zip(names, (2, 2, 3), strict=True)
-    ]
-    first, second, third = (found[f"factors_A_{name}"]["value"] for name in names)
-    assert_said(
-        PAGE,
-        f"""LoRA at its best rate, {rates[0]}, makes A {first:.1f} times as long as it starts, LoRA+
-        {second:.1f} (ratio 4, rate {rates[1]}) and {third:.2f} (ratio 16, rate {rates[2]})""",
-    )
-    ahead = [found[f"factors_lora_plus_{ratio}_ahead"]["interval"] for ratio in (4, 16)]
-    assert_said(PAGE, f"LoRA+ is ahead by {signed(*ahead[0])} and by {signed(*ahead[1])}")
     tried = drawn.tried_pearson.mean("rate_seed")
 
     def reached(name, rate):
@@ -349,46 +390,58 @@ def test_figure_5_in_words():
         (place,) = np.flatnonzero(np.isclose(of_method, rate, rtol=0.1))
         return short(float(tried.sel(adapter=name).isel(candidate=place)), 2)
 
-    small, more, middle = (
-        [reached(name, rate) for name in names] for rate in (1e-4, 3.16e-4, 1e-3)
-    )
-    best = [short(float(tried.sel(adapter=name).max()), 2) for name in names]
+    titles, rows = table_behind(ADAPTERS, "## Figure 5: the factors under LoRA+")
+    assert titles == [
+        *("method", "best rate", "A grows by a factor", "lead over LoRA", "least training loss"),
+        *("at 1e-4", "at 3e-4", "at 0.001", "at the best rate"),
+    ]
+    expected = []
+    for name, title, of_rate, of_length in (
+        ("lora", "LoRA", 2, 1),
+        ("lora_plus_4", "LoRA+, ratio 4", 2, 1),
+        ("lora_plus_16", "LoRA+, ratio 16", 3, 2),
+    ):
+        lead = "-" if name == "lora" else signed(*found[f"factors_{name}_ahead"]["interval"])
+        loss = float(drawn.tried_loss.sel(adapter=name).mean("rate_seed").min())
+        expected.append(
+            [
+                title,
+                short(float(drawn.rate.sel(adapter=name)), of_rate),
+                f"{found[f'factors_A_{name}']['value']:.{of_length}f}",
+                lead,
+                f"{loss:.0e}".replace("e-0", "e-"),
+                *(reached(name, rate) for rate in (1e-4, 3.16e-4, 1e-3)),
+                short(float(tried.sel(adapter=name).max()), 2),
+            ]
+        )
+    assert rows == expected
     assert_said(
-        PAGE,
-        f"""(1e-4: {small[0]} of LoRA, {small[1]}, {small[2]} with the larger ratio; 3e-4:
-        {more[0]}, {more[1]}, {more[2]}) and not at .001 ({middle[0]}, {middle[1]},
-        {middle[2]}); from .001 to .03 LoRA goes from {middle[0]} to {reached("lora", 0.0316)},
-        and the best of each are {best[0]}, {best[1]} and {best[2]}.""",
+        ADAPTERS,
+        f"""From 0.001 to 0.03 LoRA rises from {reached("lora", 1e-3)} to
+        {reached("lora", 0.0316)}.""",
     )
-    least = [float(drawn.tried_loss.sel(adapter=name).mean("rate_seed").min()) for name in names]
-    losses = [f"{loss:.0e}".replace("e-0", "e-") for loss in least]
-    assert_said(PAGE, f"are {losses[0]}, {losses[1]} and {losses[2]}.")
 
 
-def test_ranks_of_figure_7_in_words():
+def test_the_table_of_ranks_of_figure_7():
     drawn = numbers("fig07")
     used = drawn.energy_rank.mean("seed")
-
-    def between(array, digits):
-        ends = (float(array.min()), float(array.max()))
-        return " to ".join(short(end, digits) if end < 1 else f"{end:.{digits}f}" for end in ends)
-
-    def of(method, digits=1):
-        return between(used.sel(adapter=method), digits)
-
-    moved = {task: drawn.moved.sel(task=task, adapter="deep_lora") for task in TASKS.values()}
+    _, rows = table_behind(ADAPTERS, "Ranks of the updates.")
+    assert rows == [
+        [
+            title,
+            *(between(drawn.moved.sel(task=task, adapter=name), 2) for task in TASKS.values()),
+            between(used.sel(adapter=name), 1),
+            "384" if name == "full" else "8",
+        ]
+        for title, name in METHODS.items()
+    ]
     others = [name for name in METHODS.values() if name != "deep_lora"]
     assert bool((drawn.moved.sel(adapter=others) == 1).all())
-    assert between(moved["similarity"], 2) == ".50 to .50"
     by_chance = sorted({f"{rank:.0f}" for rank in drawn.random_rank.values.ravel()}, key=float)
     assert_said(
-        PAGE,
-        f"""Of those of Deep LoRA a share of .50 moves on pairs, of
-        {between(moved["sentiment"], 2)} on sentences, of other methods all. For 99 % of the energy
-        Deep LoRA's then need {of("deep_lora")} values of 8, those of two factors
-        {of("two_factors")}, those of LoRA from its usual start {of("lora")}, and those of full
-        tuning {of("full", 0)} of 384. A random product of two such factors needs {by_chance[0]}, a
-        Gaussian matrix {by_chance[1]}.""",
+        ADAPTERS,
+        f"""A random product of two such factors needs {by_chance[0]} values, a Gaussian matrix
+        {by_chance[1]}.""",
     )
 
 
@@ -470,10 +523,12 @@ def test_figure_8_in_the_table_of_findings():
 
 def test_the_numbers_of_trainings_of_figure_8():
     """Besides those at the first rank, which are Figure 7's."""
-    for task, words in (("sentiment", "{} more of sentences"), ("similarity", "{} more of pairs")):
+    counts = []
+    for task in TASKS.values():
         drawn = numbers("fig08").sel(task=task)
         tried = np.isfinite(drawn.tried).sum("candidate") * drawn.sizes["rate_seed"]
         kept = drawn.best_rate == drawn.best_rate.sel(rank=drawn.attrs["first"])
         every = tried + drawn.sizes["seed"] * xr.where(kept, 1, 2)
         beside = int(every.sum() - every.sel(rank=drawn.attrs["first"]).sum())
-        assert_said(PAGE, words.format(f"{beside:,}"))
+        counts.append(f"{beside:,} besides those of 7")
+    assert trainings("8") == counts

@@ -139,6 +139,19 @@ def test_formulas_are_drawn_by_a_file_of_the_site():
     assert any(words.MATHJAX in address for address in loaded)
 
 
+def test_a_script_that_a_page_names_is_a_download_of_that_page():
+    """Whole: its copy has the bytes of the repository's."""
+    named = 0
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        name = page.relative_to(ROOT).with_suffix(".html").as_posix()
+        places = {path.rpartition("/")[2]: path for path, _ in linked(name) if "_downloads" in path}
+        for script in set(words.EXAMPLE.findall(page.read_text())):
+            copy = SITE / places[script.rpartition("/")[2]]
+            assert copy.read_bytes() == (ROOT / script).read_bytes(), (name, script)
+            named += 1
+    assert named > 0
+
+
 # Notebooks --------------------------------------------------------------------------------------
 
 

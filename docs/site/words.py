@@ -1,6 +1,7 @@
 """What the site adds to a page as it stands in the repository.
 
-Names of the library become links into the reference, a link to a script offers it, a quotation that
+Names of the library become links into the reference, a link to a script or a command that runs one
+of ``docs/examples`` offers it as a download, a quotation that
 begins with one of the labels gets its colour, and a comment
 ``<!-- measured: theorem2 off_block bulk -->`` is replaced by what ``docs/results.md`` says of those
 claims; a finding says if its theorem was edited since its verdict. On a code host the pages are
@@ -13,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from docutils import nodes
-from sphinx.addnodes import pending_xref
+from sphinx.addnodes import download_reference, pending_xref
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
@@ -24,6 +25,8 @@ from docs.site.docstrings import ROOT
 RESULTS = ROOT / "docs" / "results.md"
 SCRIPT = re.compile(r"\[`?([^\]`]+)`?\]\(((?![^)]*notebooks/)[^)\s]+\.py)\)")
 """A link to a file of Python; notebooks are pages."""
+EXAMPLE = re.compile(r"\bdocs/examples/[\w/]+\.py\b")
+"""A script as commands name it."""
 MEASURED = re.compile(r"^<!-- measured: (\w+) ([\w ]+) -->$", re.M)
 LABELS = ("Proven", "Measured", "Expected")
 """How a quotation begins that says what kind of knowledge it is."""
@@ -92,6 +95,44 @@ class LinkedNames(SphinxTransform):
                 link += literal
 
 
+class OfferedScripts(SphinxTransform):
+    """A command that runs a script of ``docs/examples`` offers it, for a reader without a clone."""
+
+    default_priority = 401  # behind LinkedNames, which replaces literals
+
+    def apply(self) -> None:
+        """Wrap code in running text; put a line below the first block that runs another script."""
+        for literal in list(self.document.findall(nodes.literal)):
+            found = EXAMPLE.search(literal.astext())
+            if found and not isinstance(literal.parent, nodes.reference | pending_xref):
+                link = self.offer(found[0])
+                literal.replace_self(link)
+                link += literal
+        links = self.document.findall(download_reference)
+        offered = {link["reftarget"].rpartition("/")[2] for link in links}
+        for block in list(self.document.findall(nodes.literal_block)):
+            line = nodes.paragraph("", "Download ")
+            for path in dict.fromkeys(EXAMPLE.findall(block.astext())):
+                if (name := path.rpartition("/")[2]) not in offered:
+                    offered.add(name)
+                    line += [nodes.Text(", ")] * (len(line) > 1)
+                    line += self.offer(path)
+                    line[-1] += nodes.literal("", name)
+            if len(line) > 1:
+                block.parent.insert(block.parent.index(block) + 1, line)
+
+    def offer(self, path: str) -> download_reference:
+        """A link that copies a file of the repository beside the pages."""
+        return download_reference(
+            "",
+            refdoc=self.env.current_document.docname,
+            refdomain="",
+            reftype="download",
+            refexplicit=True,
+            reftarget=f"/{path}",
+        )
+
+
 class LabelledQuotations(SphinxTransform):
     """A quotation that begins with a label has its name as a class, of which ``site.css`` knows."""
 
@@ -120,5 +161,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", rewrite)
     app.connect("build-finished", add_mathjax)
     app.add_transform(LinkedNames)
+    app.add_transform(OfferedScripts)
     app.add_transform(LabelledQuotations)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
