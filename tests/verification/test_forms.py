@@ -8,6 +8,7 @@ from lrdyn.verification.stating.forms import (
     AtMost,
     Count,
     Equal,
+    NegativeScale,
     Stated,
     Test,
     Zero,
@@ -49,6 +50,43 @@ def test_a_scale_of_zero_hides_nothing():
     assert Equal(ONES, 0 * ONES, scale=0.0).residual() == 1.0
     assert Zero(ONES, 0.0, alternative=1.0).residual() == 1.0
     assert Equal(0 * ONES, 0 * ONES).residual() == 0.0
+
+
+def test_a_bound_with_a_scale_of_zero_is_judged_in_its_own_unit():
+    for form in (AtMost, AtLeast):
+        sign = 1.0 if form is AtMost else -1.0
+        assert form(sign * 1.0, sign * 2.0, scale=0.0).residual() == 0.0
+        assert form(sign * 2.0, sign * 1.0, scale=0.0).residual() == 1.0
+
+
+SCALED = (
+    lambda wrong, scale: Equal(ONES, wrong, scale=scale),
+    lambda wrong, scale: Equal(ONES, wrong, scale=scale, null=3.0),
+    lambda wrong, scale: Zero(wrong - ONES, scale, alternative=1.0),
+    lambda wrong, scale: AtMost(wrong, ONES, scale=scale),
+    lambda wrong, scale: AtLeast(-wrong, -ONES, scale=scale),
+)
+"""Forms of three entries, of which a larger one breaks the claim, beside their scales."""
+
+
+@pytest.mark.parametrize("form", SCALED)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_scale_that_is_no_size_lets_no_wrong_entry_pass(form, place):
+    wrong, scale = np.ones(3), np.ones(3)
+    wrong[place] = 9.0
+    assert form(wrong, scale).residual() == 8.0
+    scale[place] = -1.0
+    with pytest.raises(NegativeScale):
+        form(wrong, scale).residual()
+    # Beside an infinite scale anything agrees: nothing was compared, so that the case stays open.
+    scale[place] = np.inf
+    assert form(wrong, scale).lack_of_power(LIMIT) == BELOW
+
+
+def test_an_infinite_bound_needs_no_finite_scale():
+    bound = np.array([2.0, np.inf])
+    assert AtMost(np.ones(2), bound, scale=bound).lack_of_power(LIMIT) == ""
+    assert AtMost(np.ones(2), bound, scale=bound).residual() == 0.0
 
 
 def test_what_no_claim_computes_is_lost():

@@ -141,6 +141,11 @@ MISTAKES = {
     },
     "half of a letter": ('"2x = x + x"', '"\\ud800"'),
     "text with NUL": ('"mine",\n    "twice is once and once"', '"mine", "a\\0b"'),
+    "scale below zero": (
+        "compares=lambda t, r: (t.twice, r.twice)",
+        "reads=lambda t, r: (t.twice, r.twice), "
+        "form=lambda o: lrdyn.Equal(o.predicted.twice, o.measured.twice, scale=np.array([1, -1]))",
+    ),
     "import": ("import datetime", "raise MemoryError"),
     "array at import": ("import datetime", "import numpy; numpy.ones(10**15)"),
     "result": ('beside=case["x"]', f"beside=jnp.ones({HUGE})"),

@@ -59,6 +59,8 @@ class Equal(NamedTuple):
         # A form with one scale for all entries and one with a scale for each are tried in the same
         # way.
         scales = np.broadcast_to(self._scales(), measured.shape).ravel()
+        if np.any(np.isinf(scales)):  # beside an infinite scale anything agrees
+            return BELOW_SIGHT
         # A scale can be so large that single entries are compared with nothing. The first, the
         # largest and the last one stand for all: a move of SEEN thresholds must show in each.
         largest = int(np.argmax(np.abs(measured)))
@@ -74,7 +76,7 @@ class Equal(NamedTuple):
 
     def _scales(self) -> np.ndarray:
         if self.scale is not None:
-            return _as_float64(self.scale)
+            return _as_scales(self.scale)
         return np.asarray(max(np.max(np.abs(side), initial=0.0) for side in self._sides()))
 
 
@@ -97,14 +99,16 @@ class Zero(NamedTuple):
 
     def threshold(self, limit: float) -> float:
         """Largest size that passes, over the entries."""
-        return limit * float(np.max(_as_float64(self.scale)))
+        return limit * float(np.max(_as_scales(self.scale)))
 
     def lack_of_power(self, limit: float) -> str:
         """Open where the alternative is too small to be told from rounding."""
         # Theory says 0, so that a start as null says nothing: the claim itself states the size that
         # would stand there.
-        visible = np.max(np.abs(_as_float64(self.alternative)) / _as_float64(self.scale))
-        return "" if visible >= SEEN * limit else BELOW_SIGHT
+        scales = _as_scales(self.scale)
+        visible = np.max(np.abs(_as_float64(self.alternative)) / scales)
+        seen = visible >= SEEN * limit and not np.any(np.isinf(scales))
+        return "" if seen else BELOW_SIGHT
 
 
 class _Bound(NamedTuple):
@@ -122,13 +126,17 @@ class _Bound(NamedTuple):
         """Open where the bound is too small to be told from rounding, or infinite."""
         # One entry with a bound that means something is enough: beside it others may be 0 or
         # infinite.
-        sizes = np.abs(_as_float64(self.bound)) / self.scales()
-        return "" if np.any(np.isfinite(sizes) & (sizes > limit)) else BELOW_SIGHT
+        bounds, scales = np.abs(_as_float64(self.bound)), self.scales()
+        finite = np.isfinite(bounds)
+        if np.any(finite & np.isinf(scales)):  # beside an infinite scale any value is within it
+            return BELOW_SIGHT
+        return "" if np.any(np.where(finite, bounds, 0.0) / scales > limit) else BELOW_SIGHT
 
     def scales(self) -> np.ndarray:
-        """The scale of each entry."""
+        """The scale of each entry; a scale of 0 counts as 1."""
         if self.scale is not None:
-            return _as_float64(self.scale)
+            scales = _as_scales(self.scale)
+            return np.where(scales == 0, 1.0, scales)
         larger = np.maximum(np.abs(_as_float64(self.value)), np.abs(_as_float64(self.bound)))
         return np.where(larger > 0, larger, 1.0)
 
@@ -166,6 +174,14 @@ def _as_float64(values: Any) -> np.ndarray:
     return as_compared(values).astype(np.float64, copy=False)
 
 
+def _as_scales(scale: Any) -> np.ndarray:
+    """Scales as float64: sizes, of which a negative one would turn a difference into agreement."""
+    scales = _as_float64(scale)
+    if np.any(scales < 0):
+        raise NegativeScale(float(np.min(scales)))
+    return scales
+
+
 def _relative_difference(predicted: Any, measured: Any, scale: Any) -> float:
     """Largest difference over its scale, of two sides of one shape; a scale of 0 counts as 1.
 
@@ -174,7 +190,7 @@ def _relative_difference(predicted: Any, measured: Any, scale: Any) -> float:
     shapes = np.shape(predicted), np.shape(measured)
     if shapes[0] != shapes[1]:
         raise OtherShapes(*shapes)
-    apart, scales = np.abs(difference(predicted, measured)), _as_float64(scale)
+    apart, scales = np.abs(difference(predicted, measured)), _as_scales(scale)
     _refuse_nothing(apart)
     if not np.all(np.isfinite(apart)):
         return float("nan")
@@ -261,6 +277,10 @@ def _as_number(value: Any) -> float:
 
 class OtherShapes(ValueError):
     """Predicted and measured have other shapes: broadcasting would hide a mistake."""
+
+
+class NegativeScale(ValueError):
+    """A scale below 0, which is no size; the argument is the least of them."""
 
 
 class NothingCompared(ValueError):
