@@ -363,6 +363,25 @@ def test_what_cannot_be_compared_is_named_and_the_rest_is_done(tmp_path):
     assert all(f"{name}: {note}" in str(report) for name, note in report.notes.items())
 
 
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+@pytest.mark.parametrize("when", [0, 1])
+def test_what_could_not_be_compared_is_not_called_identical(lost, when):
+    """A training that diverged has moved its weights, whatever is left of them."""
+    W = np.eye(3)
+    same, broken = {"kept.weight": W}, {"lost.weight": np.where(W, lost, 0.0)}
+    whole = {"lost.weight": W}
+    for others in (same, {}):
+        sides = [others | broken, others | whole]
+        report = lrdyn.diagnose(*(sides if when == 0 else sides[::-1]), k=1)
+        assert [one.name for one in report.matrices] == list(others)
+        assert "sets of weights are identical" not in " ".join(report.answer())
+        assert "lost.weight" in report.notes
+    for sides in ((same, same | whole), (same | whole, same)):  # a matrix of one side alone
+        report = lrdyn.diagnose(*sides, k=1)
+        assert "sets of weights are identical" not in " ".join(report.answer())
+    assert "sets of weights are identical" in " ".join(lrdyn.diagnose(same, same, k=1).answer())
+
+
 def test_a_nan_in_a_file_is_named(tmp_path):
     file = tmp_path / "a.safetensors"
     tensors.write(file, {"a.weight": np.eye(2), "bad.weight": np.eye(3)})

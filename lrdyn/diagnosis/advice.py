@@ -136,12 +136,13 @@ def _ranks_above(matrices: Sequence[MatrixUpdate]) -> str:
     return str(above[0]) if min(above) == max(above) else f"{min(above)}-{max(above)}"
 
 
-def sentences(matrices: Sequence[MatrixUpdate], changed: bool) -> list[str]:
+def sentences(matrices: Sequence[MatrixUpdate], changed: bool, *, noted: bool = False) -> list[str]:
     """What the update is like, which r it needs, what that costs, and how sure that is.
 
     Args:
         matrices: of a diagnosis.
         changed: whether other arrays changed.
+        noted: whether there are notes on what was not compared, or not as a whole.
 
     Example:
         >>> from lrdyn.diagnosis.comparison import ArrayPair
@@ -149,8 +150,14 @@ def sentences(matrices: Sequence[MatrixUpdate], changed: bool) -> list[str]:
         >>> pair = ArrayPair("q.weight", np.eye(2), np.eye(2), ("float32", "float32"))
         >>> sentences([examine_pair(pair, Settings(1)).update], False)
         ['The two sets of weights are identical: there is nothing to adapt.']
+        >>> sentences([], False, noted=True)
+        ['No matrix could be compared: nothing is known of the update.']
     """
+    if not matrices:
+        return ["No matrix could be compared: nothing is known of the update."]
     moved = [matrix for matrix in matrices if matrix.norm > 0]
+    if not moved and noted:  # a matrix that is not compared may have moved
+        return ["The matrices that were compared are identical: there is nothing to adapt in them."]
     if not moved:
         which = "matrices" if changed else "sets of weights"
         return [f"The two {which} are identical: there is nothing to adapt."]

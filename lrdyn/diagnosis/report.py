@@ -42,7 +42,7 @@ class Diagnosis(NamedTuple):
 
     def answer(self) -> list[str]:
         """Which r the update needs and what that costs, in sentences."""
-        return advice.sentences(self.matrices, bool(self.changed))
+        return advice.sentences(self.matrices, bool(self.changed), noted=bool(self.notes))
 
     def table(self, *, every: bool = False) -> str:
         """Report of the update as text: the answer, and tables of its matrices.
