@@ -4,7 +4,8 @@ What decides most comes first: the arithmetic of the device; then the verdict of
 float64, in float32, and with TF32's products, which must be FALSE where the platform has them;
 every figure and table at its quick preset, drawn and compared with the committed numbers; what
 products, memory, loops, points at a time and decompositions reach, beside what the maker promises;
-steps of the trainings of Figures 1, 2 and 4 to 8; last the figures of the paper's preset, the
+the programs that ``make aot`` compiles, steps of the
+trainings of Figures 1, 2 and 4 to 8 among them; last the figures of the paper's preset, the
 dearest at the end, behind them those of trainings. What a device does not have is said in one line.
 
 The command ends when ``--minutes`` are over and goes on when it is called again: finished pieces
@@ -31,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import steps
-from benchmarks.accelerator_report import Numbers, is_finished, operations, report
+from benchmarks.accelerator_report import Numbers, is_finished, operations, report, told
 from benchmarks.common import timed
 from lrdyn import cli
 from lrdyn.commands import figures
@@ -103,14 +104,16 @@ def verdict(name: str, asked: Mapping[str, str], store: Path, settings: Numbers)
     begin = time.perf_counter()
     found = verify(theorem(name), store=store, **asked, **settings).verdict
     kept = ("products", "convolutions", "dot", "svd", linalg.ON_TRIAL)
+    judged = {precision for claim in found["claims"] for precision in claim["judged"]}
     return {
         "holds": found["holds"],
         # Products that are rounded to eleven bits are no identity of float32.
         "wanted": "precision" not in asked,
-        "said": verdict_text.sentence(found),
+        "said": verdict_text.sentence(found).partition(": ")[2].rstrip("."),
         "measured": {
             precision: {name: numbers[name] for name in kept if name in numbers}
             for precision, numbers in found.get("arithmetic", {}).items()
+            if precision in judged
         },
         "seconds": time.perf_counter() - begin,
     }
@@ -279,55 +282,63 @@ def ceilings(day: Day) -> Pieces:
     return pieces
 
 
-def step_time(name: str, make: Callable[[], steps.Step], word: str, count: int) -> Numbers:
-    """Seconds of a step of a training, and those until the first one ended.
+def program_time(name: str, make: Callable[[], steps.Step], word: str, count: int) -> Numbers:
+    """Seconds of a run of a program, of a training those of a step, and until the first one ended.
 
     Args:
-        name: of its program, by which its operations are known.
-        make: makes the step.
+        name: of the program, by which its operations are known.
+        make: makes it.
         word: of ``--precision``.
-        count: of steps.
+        count: steps of a training that one call carries out.
     """
     # JAX takes a word that a platform does not know without a word, and computes in float32.
     arithmetic_probe.check_products(word, arithmetic_probe.meter_here(), convolutions=False)
     begin = time.perf_counter()
-    with jax.default_matmul_precision({"tf32": "tensorfloat32"}.get(word, word)):
-        step = make()
-        (run, (_, _, *rest), constants) = step.arguments
-        loops = {e.primitive.name for e in jax.make_jaxpr(step.function)(*step.arguments).eqns}
-        count = count if "while" in loops else 1  # of what is a single step on a CPU
+    x64 = name.endswith("float64")
+    step = steps.in_precision(make, x64)
+    with (
+        jax.enable_x64(x64),
+        jax.default_matmul_precision({"tf32": "tensorfloat32"}.get(word, word)),
+    ):
+        arguments = steps.filled(step.arguments)
+        if step.trains:
+            run, (_, _, *rest), constants = arguments
+            loops = {e.primitive.name for e in jax.make_jaxpr(step.function)(*arguments).eqns}
+            count = count if "while" in loops else 1  # of what is a single step on a CPU
+            ends = jnp.asarray(0, jnp.int32), jnp.asarray(count, jnp.int32)
+            arguments = (run, [*ends, *rest], constants)
         program = jax.jit(step.function)
-        ends = jnp.asarray(0, jnp.int32), jnp.asarray(count, jnp.int32)
-
-        def call() -> Any:
-            return program(run, [*ends, *rest], constants)
-
-        jax.block_until_ready(call())
+        jax.block_until_ready(program(*arguments))
         first = time.perf_counter() - begin
-        numbers = {"first": first, "seconds": best(call) / count}
-        if name in operations():
-            arithmetic = "float32" if word == "highest" else word
-            numbers |= {"operations": operations()[name], "arithmetic": arithmetic}
-        return numbers
+        seconds = best(lambda: program(*arguments)) / (count if step.trains else 1)
+    numbers = {"first": first, "seconds": seconds}
+    if step.trains and name in operations():  # of a loop they are counted once
+        arithmetic = "float32" if word == "highest" else word
+        numbers |= {"operations": operations()[name], "arithmetic": arithmetic}
+    return numbers
 
 
-TRAININGS = (
-    ("weight_updates, convolutions", "Figure 1, VGG-16, a step"),
-    ("dropout_spectra", "Figure 2, ResNet-18, a step"),
-    ("weight_updates", "Figure 1, ViT-Base, a step"),
-    ("adapters", "Figures 4 to 8, LoRA on BERT-base, a step"),
-)
-"""Tiny and large trainings of which a step is timed."""
-
-
-def stepping(day: Day) -> Pieces:
-    """Steps of some networks, in full precision and with TF32's products."""
-    making = steps.TINY_STEPS if day.tiny else steps.PAPER_STEPS
+def tiny_programs() -> dict[str, Callable[[], steps.Step]]:
+    """One of each kind of program that is compiled ahead, small."""
+    sizes = {"rows": 8, "columns": 12, "rank": 2, "batch": 4, "dtype": "float32"}
     return {
-        f"{name} {word}": partial(step_time, name, making[name], word, 2 if day.tiny else 50)
-        for name in ((small if day.tiny else large) for small, large in TRAININGS)
-        for word in ("highest", "tf32")
+        **{f"Table 1, {name}": make for name, make in steps.table1_steps(sizes).items()},
+        "corollary1, float64": partial(steps.main_program, "corollary1", "float64"),
+        **steps.TINY_STEPS,
     }
+
+
+def programs(day: Day) -> Pieces:
+    """What is compiled ahead (``make aot``), in full precision; trainings with TF32's products."""
+    making = tiny_programs() if day.tiny else steps.compiled_ahead()
+    trainings = steps.TINY_STEPS if day.tiny else steps.PAPER_STEPS
+    count = 2 if day.tiny else 50
+    pieces: Pieces = {}
+    for name, make in making.items():
+        pieces[name] = partial(program_time, name, make, "highest", count)
+        if name in trainings:
+            pieces[f"{name} tf32"] = partial(program_time, name, make, "tf32", count)
+    return pieces
 
 
 def in_float32(pieces: Pieces) -> Pieces:
@@ -345,7 +356,7 @@ STAGES: dict[str, Callable[[Day, Mapping[str, float]], Pieces]] = {
     "verdicts": lambda day, seconds: verdicts(day),
     "figures": lambda day, seconds: drawn("quick", day, seconds),
     "ceilings": lambda day, seconds: in_float32(ceilings(day)),
-    "steps": lambda day, seconds: in_float32(stepping(day)),
+    "programs": lambda day, seconds: in_float32(programs(day)),
     "figures of the paper": lambda day, seconds: drawn("paper", day, seconds),
 }
 """Stage -> its pieces, from what was asked for and the seconds of the pieces before."""
@@ -446,7 +457,7 @@ def carried_out(day: Day, minutes: float, end: Callable[[], None] | None = None)
         with writing:
             book.stages[stage][name] = numbers
             book.write()
-            say(f"{name}: {numbers}")
+            say(f"{name}: {told(numbers, book.of['device'])}")
 
     @contextmanager
     def limited(stage: str, name: str) -> Iterator[None]:

@@ -116,7 +116,7 @@ def overview(stages: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
     """
     lines = []
     by_kind: dict[str, dict[str, bool]] = {}
-    for stage, pieces in stages.items():
+    for pieces in stages.values():
         for piece, numbers in pieces.items():
             name, _, kind = piece.partition(" ")
             if "wanted" in numbers:

@@ -18,14 +18,17 @@ PLATFORMS = {"H100": "cuda", "v5e": "tpu"}
 """Device -> the platform whose compiler compiles for it."""
 MEMORY = {"H100": 80e9, "v5e": 16e9}
 """Bytes of memory of one device."""
+SXM = {"float64": 67e12, "float32": 67e12, "tf32": 494e12, "bfloat16": 989e12}
+PCIE = {"float64": 51e12, "float32": 51e12, "tf32": 378e12, "bfloat16": 756e12}
 CEILINGS = {
-    "H200": {"float64": 67e12, "float32": 67e12, "tf32": 494e12, "bfloat16": 989e12, "bytes": 4.8e12},
-    "H100 PCIe": {"float64": 51e12, "float32": 51e12, "tf32": 378e12, "bfloat16": 756e12, "bytes": 2e12},
-    "H100": {"float64": 67e12, "float32": 67e12, "tf32": 494e12, "bfloat16": 989e12, "bytes": 3.35e12},
+    "H200": {**SXM, "bytes": 4.8e12},
+    "H100 PCIe": {**PCIE, "bytes": 2e12},
+    "H100": {**SXM, "bytes": 3.35e12},
     "v5e": {"bfloat16": 197e12, "bytes": 0.819e12},
 }
-"""Part of the name of a device -> operations in a second of dense products, by their arithmetic, and
-bytes in a second of its memory: data sheets of NVIDIA and Google. The first part that fits counts."""
+"""Part of the name of a device -> operations in a second of dense products, by their arithmetic,
+and bytes in a second of its memory: data sheets of NVIDIA and Google. The first part that fits
+counts."""
 H100 = Path(__file__).with_name("h100.txtpb")
 """What XLA wants to know of it."""
 DECOMPOSITIONS = re.compile(

@@ -151,29 +151,24 @@ def predicted(row: Mapping[str, Any]) -> float:
 
 def measured() -> dict[tuple[str, str], str]:
     """Program and device -> what was measured of it, of all days that are there."""
-    days = json.loads(MEASURED.read_text()) if MEASURED.exists() else []
     return {
-        (name.removesuffix(" highest"), ahead.row_of_device(day["of"]["device"])): seconds(
-            numbers["seconds"]
-        )
-        for day in days
-        for name, numbers in day["stages"].get("steps", {}).items()
-        if name.endswith(" highest") and "seconds" in numbers
+        (name, ahead.row_of_device(day["of"]["device"])): seconds(numbers["seconds"])
+        for day in measured_days()
+        for name, numbers in day["stages"].get("programs", {}).items()
+        if "seconds" in numbers
     }
+
+
+def measured_days() -> list[dict[str, Any]]:
+    """The numbers of each device that was tried; none where no day was."""
+    return json.loads(MEASURED.read_text()) if MEASURED.exists() else []
 
 
 def days() -> str:
     """What each device that was tried came to, as the day's own report says it."""
-    from benchmarks.accelerator import report
+    from benchmarks.accelerator_report import report
 
-    days = json.loads(MEASURED.read_text()) if MEASURED.exists() else []
-    return "\n".join(
-        report(day, ())
-        .replace("\n## ", "\n#### ")
-        .replace("# ", "### ", 1)
-        .rpartition("\nStill missing")[0]
-        for day in days
-    )
+    return "\n".join(report(day, level=3) for day in measured_days())
 
 
 def seconds(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -145,10 +146,8 @@ def _compare_numbers(
     if places:
         problem = f"{_got_and_wanted(actual, wanted, places[0])}, at {len(places)} points"
         return [CurveDifference(_place(name, wanted, places[0]), problem, None, None)]
-    if (worst := _largest_difference(name, actual, wanted)) is None:
-        return []
-    assert worst.amount is not None and worst.tolerance is not None
-    return [] if worst.amount <= worst.tolerance else [worst]
+    worst = _largest_difference(name, actual, wanted)
+    return [] if worst is None or _share(worst) <= 1 else [worst]
 
 
 def nearest_to_its_tolerance(dataset: xr.Dataset, baseline: xr.Dataset) -> CurveDifference | None:
@@ -174,7 +173,13 @@ def nearest_to_its_tolerance(dataset: xr.Dataset, baseline: xr.Dataset) -> Curve
             kept = actual.copy(data=np.where(both, actual.values, wanted.values))
             worst = _largest_difference(str(name), kept, wanted)
             found += [] if worst is None else [worst]
-    return max(found, key=lambda each: (each.amount or 0.0) / (each.tolerance or 1.0), default=None)
+    return max(found, key=_share, default=None)
+
+
+def _share(difference: CurveDifference) -> float:
+    """Share of its tolerance that a measured difference is; of a tolerance of 0 it is all."""
+    amount, tolerance = difference.amount or 0.0, difference.tolerance or 0.0
+    return amount / tolerance if tolerance else math.inf if amount else 0.0
 
 
 def _largest_difference(
