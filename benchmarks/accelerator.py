@@ -323,7 +323,7 @@ def tiny_programs() -> dict[str, Callable[[], steps.Step]]:
     sizes = {"rows": 8, "columns": 12, "rank": 2, "batch": 4, "dtype": "float32"}
     return {
         **{f"Table 1, {name}": make for name, make in steps.table1_steps(sizes).items()},
-        "corollary1, float64": partial(steps.main_program, "corollary1", "float64"),
+        "theorem1, float64": partial(steps.main_program, "theorem1", "float64"),
         **steps.TINY_STEPS,
     }
 
