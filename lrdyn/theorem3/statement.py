@@ -304,7 +304,7 @@ def _estimates(
         key = jax.random.fold_in(jax.random.fold_in(case.key, draws), number)
         return masking.monte_carlo(key, loss, draw, KEYS).mean
 
-    # One after another they stay in a processor's cache; elsewhere each would be kernels of its own.
+    # One after another they stay in a processor's cache; elsewhere each would have its own kernels.
     several = max(1, ELSEWHERE // draws)
     return jax.lax.platform_dependent(
         jnp.arange(repeats),
