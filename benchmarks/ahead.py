@@ -18,6 +18,17 @@ PLATFORMS = {"H100": "cuda", "v5e": "tpu"}
 """Device -> the platform whose compiler compiles for it."""
 MEMORY = {"H100": 80e9, "v5e": 16e9}
 """Bytes of memory of one device."""
+SXM = {"float64": 67e12, "float32": 67e12, "tf32": 494e12, "bfloat16": 989e12}
+PCIE = {"float64": 51e12, "float32": 51e12, "tf32": 378e12, "bfloat16": 756e12}
+CEILINGS = {
+    "H200": {**SXM, "bytes": 4.8e12},
+    "H100 PCIe": {**PCIE, "bytes": 2e12},
+    "H100": {**SXM, "bytes": 3.35e12},
+    "v5e": {"bfloat16": 197e12, "bytes": 0.819e12},
+}
+"""Part of the name of a device -> operations in a second of dense products, by their arithmetic,
+and bytes in a second of its memory: data sheets of NVIDIA and Google. The first part that fits
+counts."""
 H100 = Path(__file__).with_name("h100.txtpb")
 """What XLA wants to know of it."""
 DECOMPOSITIONS = re.compile(
@@ -36,6 +47,33 @@ NO_LAUNCH = {
     "replica-id",
 }
 """Instructions of a compiled program that start nothing on the device."""
+
+
+def row_of_device(kind: str) -> str:
+    """Device of the table that a ``device_kind`` of JAX is, or the kind itself: it has no row yet.
+
+    Example:
+        >>> row_of_device("NVIDIA H100 80GB HBM3"), row_of_device("TPU v5 lite")
+        ('H100', 'v5e')
+        >>> row_of_device("NVIDIA H200")
+        'NVIDIA H200'
+    """
+    kind = {"TPU v5 lite": "v5e"}.get(kind, kind)
+    return next((name for name in PLATFORMS if name in kind), kind)
+
+
+def ceilings_of(kind: str) -> dict[str, float]:
+    """What the maker of a device promises, :data:`CEILINGS`; empty of one that has no row there.
+
+    Args:
+        kind: ``device_kind`` of JAX.
+
+    Example:
+        >>> ceilings_of("NVIDIA H200")["bytes"], ceilings_of("cpu")
+        (4800000000000.0, {})
+    """
+    kind = "v5e" if row_of_device(kind) == "v5e" else kind
+    return next((rates for name, rates in CEILINGS.items() if name in kind), {})
 
 
 def environment(device: str, wheels: Path) -> dict[str, str]:

@@ -24,6 +24,7 @@ from lrdyn.training.program import Program
 from lrdyn.verification.running.configuration import run_of
 from lrdyn.verification.running.jobs import Job, job_for, plan_claims
 from lrdyn.verification.running.produce import jobs_of
+from lrdyn.verification.running.programs import Group
 from lrdyn.verification.running.work import DEFAULT
 from lrdyn.verification.stating.statement import Experiment
 from paper_figs import table1_memory
@@ -41,6 +42,8 @@ class Step(NamedTuple):
     """Arguments that it may overwrite."""
     x64: bool = False
     """Whether JAX has 64-bit numbers where it is traced, lowered and compiled."""
+    trains: bool = False
+    """Whether it is a step of a training, or a loop of them between two numbers of steps."""
 
 
 def smallest(name: str) -> dict[str, Any]:
@@ -68,14 +71,25 @@ def main_job(name: str, precision: str, **settings: Any) -> Job:
 
 
 def programs_of(job: Job) -> list[Step]:
-    """The programs of a sweep, one for each shape: of a batch of points."""
+    """The programs of a sweep, one for each shape, with the first points of each as arguments."""
     sweep = job.sweep(DEFAULT)
     with sweep.scope():
         parts, _ = sweep.parts()
         groups = {part.group.digest: part.group for part in parts if part.group}
-        traced = [group.traced().jaxpr for group in groups.values()]
+        traced = [(group.traced().jaxpr, _first_points(group)) for group in groups.values()]
     x64 = job.precision == "float64"
-    return [Step(jaxpr_as_fun(jaxpr), tuple(jaxpr.in_avals), x64=x64) for jaxpr in traced]
+    return [Step(jaxpr_as_fun(jaxpr), arguments, x64=x64) for jaxpr, arguments in traced]
+
+
+def _first_points(group: Group) -> tuple[Any, ...]:
+    """Arguments of the program of a group: the points of its first call, as a sweep hands them."""
+    points = group.parts[0][: group.lanes]
+    if group.several:  # filled up, as the slots of a part are
+        points = np.resize(points, group.lanes)
+        values, used = group.values(points), np.arange(group.lanes) < len(group.parts[0])
+    else:
+        values, used = {n: v[0] for n, v in group.values(points).items()}, np.bool_(True)
+    return tuple(jax.tree.leaves((values, used, group.plan.shared.tree)))
 
 
 def main_program(name: str, precision: str, **settings: Any) -> Step:
@@ -108,7 +122,7 @@ def training_step(training: Callable[[], Any]) -> Step:
         return jax.tree.unflatten(structure, outputs)
 
     first, *rest = program.like
-    return Step(call, (first, rest, program.closed.consts), donate=(0,))
+    return Step(call, (first, rest, program.closed.consts), donate=(0,), trains=True)
 
 
 def image_step(
@@ -213,6 +227,27 @@ def compiled_ahead() -> dict[str, Callable[[], Step]]:
         for precision in ("float32", "float64")
     )
     return table | single | PAPER_STEPS | double
+
+
+def filled(arguments: Any) -> Any:
+    """Arrays in the place of shapes: of numbers positive Gaussian ones, of indices zeros.
+
+    Example:
+        >>> filled((jax.ShapeDtypeStruct((2,), "int32"), 3.0))
+        (Array([0, 0], dtype=int32), 3.0)
+    """
+
+    def array(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.key(0)
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            # Positive, as second moments are; not constant, for a card multiplies those faster.
+            return abs(jax.random.normal(jax.random.key(0), leaf.shape, leaf.dtype))
+        return jnp.zeros(leaf.shape, leaf.dtype)
+
+    return jax.tree.map(array, arguments)
 
 
 def in_precision(step: Callable[[], Step], x64: bool) -> Step:

@@ -135,8 +135,6 @@ MEASURED = FOLDER / "accelerators_measured.json"
 PEAK = {"H100": 45e12, "v5e": 33e12}
 """Operations in a second of float32 products: an assumption for an H100's cuBLAS without TF32, and
 a sixth of the 197e12 of bfloat16 on a v5e, for six passes."""
-BANDWIDTH = {"H100": 3.35e12, "v5e": 0.82e12}
-"""Bytes in a second, as the makers say."""
 LAUNCH = {"H100": 3e-6, "v5e": 1e-6}
 """Seconds of the smallest kernel: an assumption."""
 
@@ -146,49 +144,31 @@ def predicted(row: Mapping[str, Any]) -> float:
     device = row["device"]
     return max(
         row["work"] / PEAK[device],
-        row["moved"] / BANDWIDTH[device],
+        row["moved"] / ahead.CEILINGS[device]["bytes"],
         row["launches"] * LAUNCH[device],
     )
 
 
-def row_of_device(kind: str) -> str:
-    """Device of the table that a ``device_kind`` of JAX is, or the kind itself: it has no row yet.
-
-    Example:
-        >>> row_of_device("NVIDIA H100 80GB HBM3"), row_of_device("TPU v5 lite")
-        ('H100', 'v5e')
-        >>> row_of_device("NVIDIA H200")
-        'NVIDIA H200'
-    """
-    kind = {"TPU v5 lite": "v5e"}.get(kind, kind)
-    return next((name for name in ahead.PLATFORMS if name in kind), kind)
-
-
 def measured() -> dict[tuple[str, str], str]:
     """Program and device -> what was measured of it, of all days that are there."""
-    days = json.loads(MEASURED.read_text()) if MEASURED.exists() else []
     return {
-        (name.removesuffix(" highest"), row_of_device(day["of"]["device"])): seconds(
-            numbers["seconds"]
-        )
-        for day in days
-        for name, numbers in day["stages"].get("steps", {}).items()
-        if name.endswith(" highest") and "seconds" in numbers
+        (name, ahead.row_of_device(day["of"]["device"])): seconds(numbers["seconds"])
+        for day in measured_days()
+        for name, numbers in day["stages"].get("programs", {}).items()
+        if "seconds" in numbers
     }
+
+
+def measured_days() -> list[dict[str, Any]]:
+    """The numbers of each device that was tried; none where no day was."""
+    return json.loads(MEASURED.read_text()) if MEASURED.exists() else []
 
 
 def days() -> str:
     """What each device that was tried came to, as the day's own report says it."""
-    from benchmarks.accelerator import report
+    from benchmarks.accelerator_report import report
 
-    days = json.loads(MEASURED.read_text()) if MEASURED.exists() else []
-    return "\n".join(
-        report(day, ())
-        .replace("\n## ", "\n#### ")
-        .replace("# ", "### ", 1)
-        .rpartition("\nStill missing")[0]
-        for day in days
-    )
+    return "\n".join(report(day, level=3) for day in measured_days())
 
 
 def seconds(value: float) -> str:

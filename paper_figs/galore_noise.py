@@ -262,6 +262,11 @@ def numbers(results: Results, **settings: Any) -> xr.Dataset:
             "growth": run(lambda run: run.growth),
         }
     )
+    # Each of LONG steps rounds sums of ``dim`` products of entries of about 1, beside which Y is
+    # SMALL: that share of it is lost, whatever library multiplies. A factor near 0 loses more, in
+    # the mean over all signs about as many times more as the curve is large.
+    eps = np.finfo(shown["growth"].dtype).eps
+    shown["growth"].attrs["tolerance"] = float(LONG * settings["dim"] * eps / SMALL)
     steps = np.arange(shown.sizes["refresh"]) * settings["period"]
     shown = shown.assign_coords(
         step=("refresh", steps),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ import lrdyn
 from benchmarks import __main__ as command
 from benchmarks import (
     accelerator,
+    accelerator_report,
+    ahead,
     cached,
     cells,
     common,
@@ -32,6 +35,7 @@ from benchmarks import (
 )
 from docs import accelerators
 from lrdyn import cli
+from lrdyn.system.messages import BadInput
 from tests.runs import python
 
 pytestmark = pytest.mark.tools
@@ -296,23 +300,31 @@ def test_convolutions_prints_its_columns():
 
 
 def test_a_day_with_an_accelerator(tmp_path):
-    # The figure is drawn by tests of its own, and takes longer than all the rest.
-    day = accelerator.Day(tmp_path, tiny=True)
-    missing = accelerator.carried_out(day, 600)  # of a machine that is busy
+    """The command itself, tiny: all of it is there, but for what a CPU does not have."""
+    ran = python("-m", "benchmarks.accelerator", "--tiny", "--minutes", "60", "--out", tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
     (found,) = json.loads((tmp_path / "measured.json").read_text())
     assert found["of"]["tiny"]
     assert list(found["stages"]) == list(accelerator.STAGES)
+    assert all(found["stages"].values())
     there = {name: row for stage in found["stages"].values() for name, row in stage.items()}
+    assert not [name for name, row in there.items() if "fault" in row or "cut" in row]
     # A CPU has no TF32 to ask for.
-    assert missing == [name for name in there if "fault" in there[name]]
-    assert all("tf32" in name or "bfloat16" in name for name in missing)
-    assert there["fig06 quick"]["same"]
+    absent = {name for name, row in there.items() if "absent" in row}
+    assert absent == {name for name in there if "tf32" in name}
+    assert there["fig03 quick"]["same"]
+    assert there["corollary1 float64"]["holds"]
+    assert set(there["corollary1 float64"]["measured"]) == {"float64", "float32"}
     text = (tmp_path / "report.md").read_text()
     assert all(f"| {name} | " in text for name in there)
     assert "|  |" not in text
+    assert "theorems in float64: 1 of 1 as wanted" in text
+    assert "Still missing: nothing." in text
 
 
-def test_a_day_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def letters(monkeypatch):
+    """A day of three pieces, the second of which fails once; the names that were called."""
     calls = []
 
     def piece(name):
@@ -325,12 +337,18 @@ def test_a_day_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
         return {name: lambda name=name: piece(name) for name in "abc"}
 
     monkeypatch.setattr(accelerator, "STAGES", {"letters": pieces})
+    return calls
+
+
+def test_a_day_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys, letters):
     day = accelerator.Day(tmp_path)
     assert accelerator.carried_out(day, 0) == ["a", "b", "c"]
     assert accelerator.carried_out(day, 7) == ["b"]
+    assert "**RuntimeError: RESOURCE_EXHAUSTED**" in (tmp_path / "report.md").read_text()
     assert accelerator.carried_out(day, 7) == []
-    assert calls == ["a", "b", "c", "b"]
+    assert letters == ["a", "b", "c", "b"]
     assert "RESOURCE" not in (tmp_path / "report.md").read_text()
+    folder = day.folder
     of = accelerator.machine(False) | {"device": "NVIDIA H200"}
     monkeypatch.setattr(accelerator, "machine", lambda tiny: of)
     capsys.readouterr()
@@ -338,33 +356,94 @@ def test_a_day_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     assert "NVIDIA H200: a device without numbers yet" in capsys.readouterr().out
     first, second = json.loads((tmp_path / "measured.json").read_text())
     assert first["stages"] == second["stages"]  # and nothing of the first is lost
+    assert day.folder != folder  # parts and figures of the first are not taken for its own
+    text = (tmp_path / "report.md").read_text()
+    assert text.index("# NVIDIA H200\n") < text.index("# cpu\n")
+
+
+def test_what_failed_does_not_keep_the_rest_waiting(tmp_path, letters):
+    day = accelerator.Day(tmp_path)
+    book = accelerator.Book(day)
+    book.stages["letters"]["b"] = {"fault": "RuntimeError: no memory"}
+    book.write()
+    letters.append("b")  # that call
+    assert accelerator.carried_out(day, 7) == []
+    assert letters == ["b", "a", "c", "b"]
+
+
+def test_a_piece_is_cut_when_the_minutes_are_over(tmp_path, monkeypatch):
+    """The other thread ends the process, which here only lets the piece go on, and writes first."""
+    over, at_the_end = threading.Event(), []
+
+    def end():
+        at_the_end.append(json.loads((tmp_path / "measured.json").read_text()))
+        over.set()
+
+    pieces = {"long": lambda: {"same": over.wait(60), "seconds": 1.0}, "later": dict}
+    monkeypatch.setattr(accelerator, "STAGES", {"all": lambda day, seconds: pieces})
+    missing = accelerator.carried_out(accelerator.Day(tmp_path), 1 / 600, end)
+    ((cut,),) = at_the_end
+    assert cut["stages"]["all"]["long"]["cut"] > 0
+    assert not accelerator_report.is_finished(cut["stages"]["all"]["long"])
+    assert missing == ["later"]  # this process was not ended
+    assert "DIFFERS" not in (tmp_path / "report.md").read_text()
+
+
+def test_a_folder_that_holds_something_else_is_one_line(tmp_path):
+    (tmp_path / "measured.json").write_text("[1]")
+    with pytest.raises(BadInput, match=r"--out: got .* without days, wanted what a day"):
+        accelerator.carried_out(accelerator.Day(tmp_path), 7)
+
+
+def made_up(stage, name):
+    """Numbers such as a piece leaves, of a card that is as its maker says."""
+    seconds = {"seconds": 1.25}
+    measured = {"products": "float32", "dot": 1.5, "svd": 9.0, "svd_on_device": 30.0}
+    if stage == "arithmetic":
+        return measured
+    if stage == "verdicts":
+        of = {"holds": "tf32" not in name, "wanted": "tf32" not in name, "said": "4 of 4 claims"}
+        return of | seconds | {"measured": {"float32": measured}}
+    if stage.startswith("figures"):
+        return {"same": True, "said": "near"} | seconds
+    if stage == "programs":
+        return {"first": 20.0} | seconds
+    if name.startswith("product"):
+        return {"rate": 40e12, "arithmetic": name.split()[-1]}
+    return {"bytes": 3e12} if name == "memory" else {"a step": 1e-6}
 
 
 @pytest.mark.parametrize(
-    ("kind", "row"),
+    ("kind", "row", "share"),
     [
-        ("NVIDIA H100 80GB HBM3", "H100"),
-        ("TPU v5 lite", "v5e"),
-        ("NVIDIA H200", None),
-        ("TPU v6 lite", None),
+        ("NVIDIA H100 80GB HBM3", "H100", "40 TF/s, 60 % of 67"),
+        ("TPU v5 lite", "v5e", "40 TF/s, 20 % of 197"),
+        ("NVIDIA H200", None, "3 TB/s, 62 % of 4.8"),
+        ("TPU v6 lite", None, "40 TF/s |"),
     ],
 )
-def test_a_page_takes_the_numbers_of_any_device(kind, row, tmp_path, monkeypatch):
-    made_up = {
-        "holds": True,
-        "false": [],
-        "judged": 3,
-        "seconds": 1.25,
-    }
-    pieces = {
-        stage: dict.fromkeys(pieces_of(accelerator.Day(tmp_path), {}), made_up)
-        for stage, pieces_of in accelerator.STAGES.items()
-    }
-    mine = {"of": {"platform": "gpu", "device": kind, "jax": "1", "tiny": False}, "stages": pieces}
-    accelerator.save([mine], mine, (), tmp_path)
+def test_a_page_takes_the_numbers_of_any_device(kind, row, share, tmp_path, monkeypatch):
+    """Pieces are those of the day itself: one that is added to it has to find its place, too."""
+    of = {"platform": "gpu", "device": kind, "jax": "1", "tiny": False}
+    monkeypatch.setattr(accelerator, "machine", lambda tiny: of)
+    book = accelerator.Book(accelerator.Day(tmp_path))
+    for stage, name, _ in book.pieces():
+        book.stages[stage][name] = made_up(stage, name)
+    book.write()
+    assert book.missing() == []
     monkeypatch.setattr(accelerators, "MEASURED", tmp_path / "measured.json")
-    text = accelerators.page("", json.loads(accelerators.FOUND.read_text()))
+    compilations = json.loads(accelerators.FOUND.read_text())
+    text = accelerators.page("", compilations)
     assert f"### {kind}\n" in text
-    names = [name for stage in pieces.values() for name in stage]
-    assert all(f"| {name} | holds; 3 claims judged; 1.25 s |" in text for name in names)
-    assert ("| 1.25 s |" in text) == (row is not None)
+    assert share in text
+    own = text.partition(f"### {kind}\n")[2]
+    for _, name, _ in book.pieces():
+        (line,) = [line for line in own.splitlines() if line.startswith(f"| {name} | ")]
+        assert line.split(" | ", 1)[1].rstrip("| ")
+    tables = text.split("\n### ")[1:]
+    compiled = {table.split()[0]: table for table in tables}
+    for device in ahead.PLATFORMS:
+        # Every program of a device that was tried has been measured; of the other none.
+        of_device = {r["name"] for r in compilations["rows"] if r["device"] == device}
+        unmeasured = compiled[device].count("| not run |")
+        assert unmeasured == (0 if device == row else len(of_device))

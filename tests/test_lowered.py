@@ -7,8 +7,9 @@ import pytest
 
 from benchmarks import steps
 from lrdyn import theorem2
-from lrdyn.core import linalg
+from lrdyn.core import gradient_descent, linalg
 from lrdyn.registry import REGISTRY
+from lrdyn.theorem3.statement import DRAWS, REPEATS
 from lrdyn.verification.running.programs import equations
 from tests.faults import lowered
 
@@ -64,6 +65,27 @@ def test_a_program_traced_on_a_cpu_takes_all_runs_at_once_elsewhere(platform, ra
 
     assert loops(4096, platform) == loops(2, platform)
     assert loops(4096, "cpu") > loops(2, "cpu")
+
+
+@pytest.mark.parametrize("platform", lowered.PLATFORMS)
+def test_estimates_of_theorem_3_are_drawn_one_by_one_on_a_cpu_alone(platform):
+    step = steps.main_program("theorem3", "float64")
+    repeats = f"stablehlo.constant dense<{REPEATS}> : tensor<i64>"
+    assert lowered.text_of(step, "cpu").count(repeats) >= len(DRAWS)
+    assert repeats not in lowered.text_of(step, platform)
+
+
+@pytest.mark.parametrize("platform", ["cpu", *lowered.PLATFORMS])
+def test_a_gpu_adds_the_decay_in_the_kernel_of_the_step(platform):
+    rule, weights = gradient_descent(0.1, 0.01), jnp.ones((3, 3))
+
+    def step(weights):
+        gradient = weights @ weights
+        updates, _ = rule.update(gradient, rule.init(weights), weights)
+        return weights + updates
+
+    text = jax.jit(step).trace(weights).lower(lowering_platforms=(platform,)).as_text()
+    assert ("optimization_barrier" in text) == (platform == "cuda")
 
 
 def test_no_loop_of_a_chunk_of_theorem_2_looks_at_a_counter_it_need_not():

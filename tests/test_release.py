@@ -119,6 +119,24 @@ def test_the_workflow_runs_what_is_run_here():
     assert {versions[0], versions[-1]} == {installed.PYTHONS[0], installed.PYTHONS[-1]}
 
 
+def test_the_weekly_workflow_runs_what_can_be_run_here():
+    """Both of its words are known to the script; a wrong one is a line."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/weekly.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    (run,) = [step for step in job["steps"] if "run" in step]
+    assert run["run"] == 'bash .ci/releases "$RELEASES" "$EXTRA"'
+    script = (ROOT / ".ci/releases").read_text()
+    for row in job["strategy"]["matrix"]["include"]:
+        assert row["python"] in installed.PYTHONS
+        assert re.search(rf"^case \$which in .*\b{row['releases']}\b.*\) ;;", script, re.MULTILINE)
+    for words in (["oldest"], ["newest", "rocm"]):
+        ran = subprocess.run(
+            ["bash", ROOT / ".ci/releases", *words], capture_output=True, text=True, check=False
+        )
+        assert (ran.returncode, ran.stdout) == (2, "")
+        assert ran.stderr.startswith(f"releases: got '{words[-1]}', wanted ")
+
+
 def test_the_pythons_are_those_of_the_metadata():
     named = [c.rpartition(" :: ")[2] for c in PROJECT["classifiers"] if ":: Python :: 3." in c]
     assert tuple(named) == installed.PYTHONS

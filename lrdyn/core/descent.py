@@ -269,6 +269,11 @@ def gradient_descent(
     each = tuple(jnp.asarray(weight_decay)) if jnp.ndim(weight_decay) else weight_decay
 
     def decay(updates: PyTree, params: PyTree) -> PyTree:
+        # For a GPU XLA would let the last product of each gradient add the decay to itself, which
+        # is then a kernel before it and the step one behind it; so both are one behind it.
+        updates = jax.lax.platform_dependent(
+            updates, cuda=jax.lax.optimization_barrier, default=lambda updates: updates
+        )
         return jax.tree.map(
             lambda lam, g, w: jax.tree.map(lambda g, w: g + lam * w, g, w), each, updates, params
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -145,16 +146,59 @@ def _compare_numbers(
     if places:
         problem = f"{_got_and_wanted(actual, wanted, places[0])}, at {len(places)} points"
         return [CurveDifference(_place(name, wanted, places[0]), problem, None, None)]
-    tolerance = tolerance_of(wanted)
+    worst = _largest_difference(name, actual, wanted)
+    return [] if worst is None or _share(worst) <= 1 else [worst]
+
+
+def nearest_to_its_tolerance(dataset: xr.Dataset, baseline: xr.Dataset) -> CurveDifference | None:
+    """The difference that is the largest share of its tolerance, of curves that can be subtracted.
+
+    Returns:
+        It, within its tolerance or beyond; None if no compared curve has finite numbers in both.
+
+    Example:
+        >>> a = xr.Dataset({"curve": ("step", [1.0, 2.0])})
+        >>> nearest = nearest_to_its_tolerance(a + 2.0**-30, a)
+        >>> nearest.curve, nearest.amount * 2.0**31
+        ('curve[step=0]', 1.0)
+    """
+    found: list[CurveDifference] = []
+    for name, wanted in baseline.data_vars.items():
+        actual = dataset.get(name)
+        if actual is None or actual.dims != wanted.dims or actual.shape != wanted.shape:
+            continue
+        if is_compared(wanted) and wanted.dtype.kind == actual.dtype.kind == "f":
+            # Where only one side is finite nothing is subtracted; :func:`compare` names it.
+            both = np.isfinite(actual.values) & np.isfinite(wanted.values)
+            kept = actual.copy(data=np.where(both, actual.values, wanted.values))
+            worst = _largest_difference(str(name), kept, wanted)
+            found += [] if worst is None else [worst]
+    return max(found, key=_share, default=None)
+
+
+def _share(difference: CurveDifference) -> float:
+    """Share of its tolerance that a measured difference is; of a tolerance of 0 it is all."""
+    amount, tolerance = difference.amount or 0.0, difference.tolerance or 0.0
+    return amount / tolerance if tolerance else math.inf if amount else 0.0
+
+
+def _largest_difference(
+    name: str, actual: xr.DataArray, wanted: xr.DataArray
+) -> CurveDifference | None:
+    """The largest difference of a curve on its scale; None of an empty one.
+
+    Both sides are finite at the same places, and equal at the others.
+    """
+    tolerance, infinite = tolerance_of(wanted), ~np.isfinite(wanted.values)
     gap = np.abs(np.where(infinite, 0, actual.values) - np.where(infinite, 0, wanted.values))
     ratios = np.ravel(gap / _scale(wanted))
-    worst = int(np.argmax(ratios)) if ratios.size else 0
-    if not ratios.size or ratios[worst] <= tolerance:
-        return []
+    if not ratios.size:
+        return None
+    worst = int(np.argmax(ratios))
     amount = float(ratios[worst])
     measured = f"{amount:.1e} of its scale ({kind_of(wanted)}: tolerance {tolerance:.1e})"
     problem = f"{_got_and_wanted(actual, wanted, worst)}, {measured}"
-    return [CurveDifference(_place(name, wanted, worst), problem, amount, tolerance)]
+    return CurveDifference(_place(name, wanted, worst), problem, amount, tolerance)
 
 
 def _scale(wanted: xr.DataArray) -> np.ndarray:

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from lrdyn.system.printer import complain, make_printable, silence_xla
 
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-COMMANDS = ("lrdyn", "experiments", "paper_figs", "notebooks")
+COMMANDS = ("lrdyn", "experiments", "paper_figs", "notebooks", "benchmarks")
 """Packages that are commands: ``python -m NAME``."""
 PARENT = "LRDYN_PARENT"
 """Environment variable with the process number of a command that starts workers; :func:`_parent`
@@ -190,11 +190,11 @@ def leave(number: signal.Signals) -> None:
         os.write(2, line.encode(errors="replace"))
     finally:
         # What a shell says of a process that a signal ended.
-        _end(128 + number)
+        end_now(128 + number)
 
 
-def _end(status: int) -> NoReturn:
-    """End the process at once, without the scratch files that it was writing."""
+def end_now(status: int) -> NoReturn:
+    """End the process at once from any thread, without the scratch files that it was writing."""
     try:
         # Not imported here: if the module was never loaded, there are no scratch files.
         whole_files = sys.modules.get("lrdyn.system.whole_files")
@@ -250,4 +250,4 @@ def _end_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         # Asked and not told: macOS has no signal for the end of a parent.
         time.sleep(0.2)
-    _end(128 + signal.SIGKILL)
+    end_now(128 + signal.SIGKILL)

@@ -36,6 +36,10 @@ MATRICES = 3
 """Matrices of each size; more would tell no more of a device that is measured once."""
 
 
+class NoSuchProducts(BadInput):
+    """A device does not have the products that were asked for, and computes others or none."""
+
+
 def measure_arithmetic(
     precision: str,
     word: str = "highest",
@@ -51,7 +55,7 @@ def measure_arithmetic(
         on_trial: rows and columns of what algorithms on trial decompose, which is measured too.
 
     Raises:
-        BadInput: the platform has no such products.
+        NoSuchProducts: the platform has none of that word.
     """
     word = word if precision == "float32" else "highest"
     if on_trial:
@@ -108,7 +112,7 @@ def check_products(word: str, meter: Meter, *, convolutions: bool = True) -> Non
             oblige it: cuDNN takes whatever kernel it finds the fastest.
 
     Raises:
-        BadInput: it does.
+        NoSuchProducts: it does.
     """
     if word == "highest":
         return
@@ -118,14 +122,14 @@ def check_products(word: str, meter: Meter, *, convolutions: bool = True) -> Non
                 raise _refusal(word, f"whose {kind} are {measures[kind]}")
 
 
-def _refusal(word: str, why: str) -> BadInput:
+def _refusal(word: str, why: str) -> NoSuchProducts:
     platform = jax.default_backend()
     # Of the two lower words a platform has one or none, see docs/arithmetic.md.
     others = {"gpu": ("highest", "tf32"), "tpu": ("highest", "bfloat16")}.get(
         platform, ("highest",)
     )
     wanted = " or ".join(repr(other) for other in others if other != word)
-    return BadInput(f"--precision: got {word!r} on a {platform}, {why}, wanted {wanted}")
+    return NoSuchProducts(f"--precision: got {word!r} on a {platform}, {why}, wanted {wanted}")
 
 
 def usual_precision(meter: Meter) -> tuple[str, str]:
