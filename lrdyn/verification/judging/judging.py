@@ -397,7 +397,7 @@ def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = 
             # Of a control theory may be wrong in any way: it fails, as it must.
             if power and not (unmet or reason):
                 got = f"a scale of {error.args[0]:g} for claim {claim.id!r}"
-                where = location_of(claim.form)
+                where = location_of(claim.form or scenario.predict)
                 raise BadInput(f"{where}: got {got}, wanted a size, 0 or more") from None
         except NotNumbers as error:
             raise BadInput(f"{location_of(claim.form or scenario.predict)}: {error}") from None
