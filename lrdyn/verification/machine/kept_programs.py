@@ -227,6 +227,10 @@ class KeptPrograms(NamedTuple):
         write(self.folder, name, json.dumps({"found": value}).encode())
         return value
 
+    def deciding(self, objects: Any) -> "KeptPrograms":
+        """The place for programs of a stage."""
+        return self
+
     def place(self, identity: str, *context: Any) -> StoredProgram:
         """Place of a program on disk, from its identity and all else that decides it."""
         decided_by = (self.code, _below(), identity, context, _config())

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -15,7 +15,7 @@ from lrdyn.verification.judging.judging import claim_of
 from lrdyn.verification.stating import array_types
 from lrdyn.verification.stating.fields import SIZE, arrays_in
 from lrdyn.verification.stating.mistakes import BadInput, location_of
-from lrdyn.verification.stating.statement import Control, Scenario, longest_axis
+from lrdyn.verification.stating.statement import Control, Scenario, longest_axis, nothing
 from lrdyn.verification.storing import cases
 
 T = TypeVar("T")
@@ -33,6 +33,8 @@ def evaluate(scenario: Scenario, fixed: Mapping[str, Any], room: int | None = No
     Where the scenario trains it takes a keeper, too. With ``room``, in bytes, it returns the case
     beside them, see :mod:`lrdyn.verification.storing.cases`.
     """
+    if scenario.train is None and scenario.traced and scenario.compare is nothing:
+        return _in_stages(scenario, fixed, room)
     measure = scenario.measure
 
     def point(seed: Any, keeper: Keeper = FORGETFUL, **flags: Any) -> dict[str, Any]:
@@ -56,6 +58,65 @@ def evaluate(scenario: Scenario, fixed: Mapping[str, Any], room: int | None = No
     return point
 
 
+class Stage(NamedTuple):
+    """A part of a point that is compiled by itself."""
+
+    function: Callable[..., Any]
+    decided_by: tuple[Any, ...]
+    """All that decides it beside its arguments: functions, and numbers that stand in its program."""
+
+
+class Staged:
+    """A function of a point in stages: the case, then theory and run, each from the case alone.
+
+    A sweep compiles each by itself (:mod:`lrdyn.verification.running.programs`). So an edit of
+    theory's formulas leaves the program of the run as it was, which is most of the work. Called
+    like any other function of a point it does all of them.
+
+    Args:
+        case: from the values of a point to any PyTree: the case, or those of several controls.
+        theory: from that PyTree to named arrays: what is predicted, and what is known of the case.
+        run: from that PyTree to named arrays: what is measured.
+    """
+
+    def __init__(self, case: Stage, theory: Stage, run: Stage):
+        self.case, self.sides = case, (theory, run)
+
+    def __call__(self, seed: Any, keeper: Keeper = FORGETFUL, **point: Any) -> dict[str, Any]:
+        """The arrays of a point by name."""
+        case = self.case.function(seed, **point)
+        return self.join(*(side.function(case) for side in self.sides))
+
+    @staticmethod
+    def join(predicted: Mapping[str, T], measured: Mapping[str, T]) -> dict[str, T]:
+        """The arrays of both sides in one mapping; a name that both have tells the side."""
+        return _name_sides(predicted, measured)
+
+
+def _in_stages(scenario: Scenario, fixed: Mapping[str, Any], room: int | None) -> Staged:
+    """The function of a scenario that is traced, and whose two sides are compared by claims."""
+
+    def case(seed: Any, **flags: Any) -> Any:
+        key = jax.random.key(seed)
+        return scenario.case(key, **case_arguments(scenario, {**fixed, **flags}))
+
+    words = not (scenario.claims or scenario.findings)
+
+    def side(function: Callable[[Any], Any], case: Any) -> dict[str, Any]:
+        return _arrays(function, OnceEach()(function, case), True, words=words)
+
+    def theory(case: Any) -> dict[str, Any]:
+        beside = {} if room is None else cases.arrays_of(case, room)
+        return _case_record(scenario, case) | side(scenario.predict, case) | beside
+
+    facts = (*scenario.hypotheses.items(), scenario.summed, words)
+    return Staged(
+        Stage(case, (scenario.case,)),
+        Stage(theory, (scenario.case, scenario.predict, *facts)),
+        Stage(partial(side, scenario.measure), (scenario.case, scenario.measure, words)),
+    )
+
+
 def evaluate_controls(
     scenario: Scenario, fixed: Mapping[str, Any], controls: Sequence[Control]
 ) -> Point:
@@ -68,43 +129,53 @@ def evaluate_controls(
     facts = partial(_case_record, scenario)
     # Two controls that break a case in the same way share it; None is the way of the unbroken case.
     ways = [c.case and (c.case, c.amount) for c in controls]
+    places = {way: place for place, way in enumerate(dict.fromkeys(ways))}
+    claims = [claim_of(control, scenario) for control in controls]
+    reads = [(*scenario.arrays_of(c), c.condition_name, scenario.diverges_name) for c in claims]
 
-    def point(seed: Any, amount: Any = None, **flags: Any) -> dict[str, Any]:
+    def case(seed: Any, amount: Any = None, **flags: Any) -> list[Any]:
         key = jax.random.key(seed)
         whole = scenario.case(key, **case_arguments(scenario, {**fixed, **flags}))
-        outputs: dict[str, Any] = {}
-        cases: dict[Any, Any] = {}
-        for control, way in zip(controls, ways, strict=True):
-            if control.case is None:
-                cases[None] = whole
-            elif way not in cases:
-                distance = jnp.asarray(control.amount if amount is None else amount)
-                # A key of its own: what moves a case must not depend on the draws that made it.
-                moved = control.case(jax.random.fold_in(key, 1), whole, distance)
-                cases[way] = moved
-        once = OnceEach()
+        broken = []
+        for way in places:
+            if way is None:
+                broken.append(whole)
+                continue
+            move, usual = way
+            distance = jnp.asarray(usual if amount is None else amount)
+            # A key of its own: what moves a case must not depend on the draws that made it.
+            broken.append(move(jax.random.fold_in(key, 1), whole, distance))
+        return broken
+
+    def side(name: str, broken: list[Any]) -> dict[str, Any]:
+        function, once = getattr(scenario, name), OnceEach()
+        told = (facts,) if name == "predict" else ()
         if scenario.traced:
             # One loop over the cases of all controls compiles once, where each by itself compiles
             # again.
-            once.map_cases((scenario.predict, scenario.measure, facts), list(cases.values()))
-        for control, way in zip(controls, ways, strict=True):
-            case = cases[way]
-            predicted, measured = (
-                _arrays(function, once(function, case), scenario.traced)
-                for function in (scenario.predict, scenario.measure)
-            )
-            if (function := control.predict) is not None:
-                predicted |= _arrays(function, once(function, case), scenario.traced)
-            if (function := control.measure) is not None:
-                measured |= _arrays(function, once(function, case), scenario.traced)
-            claim = claim_of(control, scenario)
-            read = (*scenario.arrays_of(claim), claim.condition_name, scenario.diverges_name)
-            sides = ({n: a for n, a in side.items() if n in read} for side in (predicted, measured))
-            named = once(facts, case) | _name_sides(*sides)
+            once.map_cases((function, *told), broken)
+        outputs: dict[str, Any] = {}
+        for control, way, read in zip(controls, ways, reads, strict=True):
+            case = broken[places[way]]
+            arrays = _arrays(function, once(function, case), scenario.traced)
+            if (wrong := getattr(control, name)) is not None:
+                arrays |= _arrays(wrong, once(wrong, case), scenario.traced)
+            named = {n: a for n, a in arrays.items() if n in read}
+            for fact in told:
+                named |= once(fact, case)
             outputs |= {f"{control.id}.{name}": value for name, value in named.items()}
         return outputs
 
-    return point
+    ids = tuple(control.id for control in controls)
+    moved = (scenario.case, *ways)
+    hypotheses = (*scenario.hypotheses.items(), scenario.summed)
+    theory = (scenario.predict, *(c.predict for c in controls), *hypotheses)
+    run = (scenario.measure, *(c.measure for c in controls))
+    return Staged(
+        Stage(case, moved),
+        Stage(partial(side, "predict"), (moved, theory, ids, reads)),
+        Stage(partial(side, "measure"), (moved, run, ids, reads)),
+    )
 
 
 def _arrays(

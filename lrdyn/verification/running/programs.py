@@ -7,11 +7,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import cache, partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
@@ -20,6 +22,7 @@ from lrdyn.core import linalg
 from lrdyn.verification.machine.compiler_options import compiler_options
 from lrdyn.verification.machine.device_defaults import lanes_in_cache
 from lrdyn.verification.machine.kept_programs import OURS, Facts, KeptPrograms, StoredProgram
+from lrdyn.verification.running.evaluate import Stage, Staged
 from lrdyn.verification.running.shared import NAME, Shared
 from lrdyn.verification.stating import array_types
 from lrdyn.verification.stating.mistakes import BadInput
@@ -84,6 +87,10 @@ class Group(NamedTuple):
     """Number of points that fit into the memory of a part."""
     on_trial: tuple[tuple[str, int, int], ...] = ()
     """Type, rows and columns of the matrices that an algorithm on trial decomposes."""
+    stages: tuple["Group", ...] = ()
+    """Groups of its case, theory and run, each with a program of its own, if it has stages."""
+    inputs: Mapping[str, jax.ShapeDtypeStruct] = MappingProxyType({})
+    """Of a stage behind the case: the arrays of the case of one point, which it takes."""
 
     @property
     def several(self) -> bool:
@@ -152,11 +159,15 @@ def trace(
     types = [(name, str(column.dtype)) for name, column in columns.items()]
     # ``most`` enters only where it is given, so that the programs of sweeps that are not cut anew
     # keep the names they had.
-    signature = (shape, types, len(devices), plan.batched, *_context(group), *[most][:most])
-    there = plan.programs and plan.programs.place(
-        plan.identity, plan.memory, len(indices), *signature
-    )
-    facts = (there and there.facts()) or _trace_facts(group, there)
+    signature = (plan.identity, plan.memory, len(indices), shape, types, len(devices), plan.batched)
+    signature = (*signature, *_context(group), *[most][:most])
+    stages = _trace_stages(function, group, signature)
+    there = None
+    if stages:
+        facts = _join_facts(stages)
+    else:
+        there = plan.programs and plan.programs.place(*signature)
+        facts = (there and there.facts()) or _trace_facts(group, there)
     # Two parts are in memory, one that runs and one that is saved; shared arrays only once.
     fit = (plan.memory - plan.shared.nbytes) // (2 * max(1, facts.size))
     # How much a point takes is known only when it has been traced, so that it is traced once more.
@@ -171,7 +182,97 @@ def trace(
             fewer = plan._replace(lanes=lanes_in_cache(turn), in_cache=False)
             return trace(function, shape, indices, points, fewer, most)
     parts = _cut(indices, min(fit, most or CHUNKS * plan.lanes), plan.lanes)
-    return group._replace(parts=parts, stored=there, fit=fit, **facts._asdict())
+    stages = tuple(stage._replace(parts=parts) for stage in stages)
+    cut = group._replace(parts=parts, stored=there, fit=fit, stages=stages)
+    return cut._replace(**facts._asdict())
+
+
+# Stages --------------------------------------------------------------------------------------
+
+
+def _trace_stages(function: Callable, group: Group, signature: tuple = ()) -> tuple[Group, ...]:
+    """Groups of the case, of theory and of the run of a function in stages; else nothing.
+
+    Nothing is traced of stages whose programs are kept on disk.
+
+    Args:
+        function: of a point.
+        group: that of the whole function.
+        signature: names its program on disk.
+    """
+    if not isinstance(function, Staged):
+        return ()
+    split = _SplitCase(function.case.function)
+    known = dict(group.shape)
+    traced = cache(
+        lambda: _trace_call(split, known, group.columns, group.lanes, group.plan)
+    )
+    case = _stage_group(group._replace(traced=traced), function.case, "case", signature)
+    stages = [case]
+    for side, name in zip(function.sides, ("theory", "run"), strict=True):
+
+        def trace_side(side: Stage = side) -> Any:
+            like = case.traced().out_info  # traces the case, by which its form is known
+
+            def of_arrays(**arrays: Any) -> Any:
+                return side.function(split.join(arrays))
+
+            return _trace_call(of_arrays, {}, like, group.lanes, group.plan)
+
+        taking = group._replace(traced=cache(trace_side), inputs=case.outputs)
+        stages.append(_stage_group(taking, side, name, signature))
+    return tuple(stages)
+
+
+def _stage_group(group: Group, stage: Stage, name: str, signature: tuple) -> Group:
+    """Add to the group of a stage what is known of its program, which may be on disk."""
+    programs = group.plan.programs
+    there = programs and programs.deciding(stage.decided_by).place(name, *signature)
+    facts = (there and there.facts()) or _trace_facts(group, there)
+    return group._replace(stored=there, **facts._asdict())
+
+
+class _SplitCase:
+    """Gives the arrays of a case by number, and makes a case of such arrays again.
+
+    Args:
+        case: from the values of a point to any PyTree.
+    """
+
+    def __init__(self, case: Callable[..., Any]):
+        self.case = case
+
+    def __call__(self, **point: Any) -> dict[str, Any]:
+        """The traced arrays of the case, each once; what else is in it is remembered."""
+        self.leaves, self.structure = jax.tree.flatten(self.case(**point))
+        traced = {id(leaf): leaf for leaf in self.leaves if isinstance(leaf, Tracer)}
+        # Controls move a part of a case and share the rest.
+        names = {known: str(number) for number, known in enumerate(traced)}
+        self.names = [names.get(id(leaf)) for leaf in self.leaves]
+        return {names[known]: leaf for known, leaf in traced.items()}
+
+    def join(self, arrays: Mapping[str, Any]) -> Any:
+        """The case with these arrays."""
+        both = zip(self.names, self.leaves, strict=True)
+        leaves = [leaf if name is None else arrays[name] for name, leaf in both]
+        return jax.tree.unflatten(self.structure, leaves)
+
+
+def _join_facts(stages: Sequence[Group]) -> Facts:
+    """Facts of all stages together."""
+    _, theory, run = stages
+    digest = hashlib.sha256("".join(stage.digest for stage in stages).encode()).hexdigest()
+    on_trial = {svd for stage in stages for svd in stage.on_trial}
+    outputs = Staged.join(theory.outputs, run.outputs)
+    size = sum(stage.size for stage in stages)
+    return Facts(outputs, size, digest, tuple(sorted(on_trial)))
+
+
+def _run_stages(programs: Sequence[Any], values: Values, used: Array, shared: Any) -> Values:
+    """Run the compiled programs of all stages."""
+    case, theory, run = programs
+    arrays = case(values, used, shared)
+    return Staged.join(theory(arrays, used, shared), run(arrays, used, shared))
 
 
 def columns_of(points: Points, known: Mapping[str, Any]) -> dict[str, Column]:
@@ -303,6 +404,8 @@ def trace_part(
     traced = cache(lambda: _trace_call(function, dict(shape), values, lanes, plan))
     parts, devices = [np.arange(most)], plan.devices[:1]
     group = Group(plan, traced, {}, parts, values, lanes, devices, "", shape)
+    if stages := _trace_stages(function, group):
+        return group._replace(stages=stages, outputs=_join_facts(stages).outputs)
     return group._replace(outputs=_outputs(group))
 
 
@@ -328,10 +431,17 @@ def _trace_call(
 
     # Tracing is half of the time of a small sweep: do it once, for the sizes and for the program.
     return jax.jit(_name_program(plan, program)).trace(
-        {name: jax.ShapeDtypeStruct(shape, column.dtype) for name, column in columns.items()},
+        {name: _stand_in(column, shape) for name, column in columns.items()},
         jax.ShapeDtypeStruct(shape, bool),
         plan.shared.like,
     )
+
+
+def _stand_in(column: Any, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """What stands for values while a function is traced: numbers, or the arrays of a case."""
+    if isinstance(column, jax.ShapeDtypeStruct):
+        return column
+    return jax.ShapeDtypeStruct(shape, column.dtype)
 
 
 def _name_program(plan: SweepPlan, program: Callable) -> Callable:
@@ -409,8 +519,20 @@ def _sharding(group: Group) -> NamedSharding:
     return NamedSharding(Mesh(np.asarray(group.devices), ("run",)), PartitionSpec("run"))
 
 
-def compile_in(pool: Executor, group: Group) -> Future:
+class _Stages(NamedTuple):
+    """The programs of the stages of a group, which may still be compiled."""
+
+    programs: Sequence[Future]
+
+    def result(self) -> Callable[..., Values]:
+        """What runs all of them."""
+        return partial(_run_stages, [program.result() for program in self.programs])
+
+
+def compile_in(pool: Executor, group: Group) -> Future | _Stages:
     """Compile the program of a group beside other work, unless it is kept on disk."""
+    if group.stages:
+        return _Stages([compile_in(pool, stage) for stage in group.stages])
     program = group.stored and group.stored.load(_arguments(group), group.outputs, group.devices)
     if not program:
         return pool.submit(_compile, _lower(group), group)
@@ -421,6 +543,8 @@ def compile_in(pool: Executor, group: Group) -> Future:
 
 def compile_program(group: Group) -> Any:
     """The compiled program of a group."""
+    if group.stages:
+        return partial(_run_stages, [compile_program(stage) for stage in group.stages])
     return _compile(_lower(group), group)
 
 
@@ -435,9 +559,12 @@ def _compile(lowered: Any, group: Group) -> Any:
 def _arguments(group: Group) -> tuple:
     """Shapes and types of the arguments of the compiled program."""
     sharding = _sharding(group)
+    taken = group.inputs or {
+        name: jax.ShapeDtypeStruct((), column.dtype) for name, column in group.columns.items()
+    }
     values = {
-        name: jax.ShapeDtypeStruct((group.slots,), column.dtype, sharding=sharding)
-        for name, column in group.columns.items()
+        name: jax.ShapeDtypeStruct((group.slots, *like.shape), like.dtype, sharding=sharding)
+        for name, like in taken.items()
     }
     used = jax.ShapeDtypeStruct((group.slots,), bool, sharding=sharding)
     return values, used, group.plan.shared.abstract_values(group.devices)
@@ -482,7 +609,7 @@ def _run_chunks(
     # A loop of one turn would still be compiled as a loop.
     if len(used) == lanes:
         return run_lanes(values, shared)
-    chunks = jax.tree.map(lambda v: v.reshape(-1, lanes), values)
+    chunks = jax.tree.map(lambda v: v.reshape(-1, lanes, *v.shape[1:]), values)
     outputs = jax.lax.map(lambda chunk: run_lanes(chunk, shared), chunks)
     return jax.tree.map(lambda v: v.reshape(v.shape[0] * v.shape[1], *v.shape[2:]), outputs)
 
