@@ -35,7 +35,13 @@ from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
 from lrdyn.system.private_files import NotPrivate, PrivateFolder
-from lrdyn.verification.stating.sources import deciding_code_digest, library_digest
+from lrdyn.verification.stating.reach import Unknown, reach_digest
+from lrdyn.verification.stating.sources import (
+    ENGINE,
+    code_of_modules,
+    deciding_code_digest,
+    library_digest,
+)
 
 try:  # JAX has no public way to set this for one thread alone
     from jax._src import config as jax_config
@@ -200,6 +206,8 @@ class KeptPrograms(NamedTuple):
     folder: PrivateFolder
     code: str
     """SHA-256 of the code of the library that decides them."""
+    engine: str = ""
+    """SHA-256 of what decides the programs of every theorem; ``code`` if empty."""
 
     def _ipython_display_(self) -> None:
         """Show nothing where ``setup()`` is the last line of a cell."""
@@ -211,7 +219,10 @@ class KeptPrograms(NamedTuple):
         read from the folder.
         """
         decided_by = ("code", theorem, library_digest())
-        return self._replace(code=self.once(decided_by, lambda: deciding_code_digest(theorem)))
+        code, engine = self.once(
+            decided_by, lambda: (deciding_code_digest(theorem), code_of_modules(ENGINE))
+        )
+        return self._replace(code=code, engine=engine)
 
     def once(self, decided_by: tuple, find: Callable[[], Any]) -> Any:
         """Return a value that is computed once, and read from disk from then on.
@@ -228,8 +239,15 @@ class KeptPrograms(NamedTuple):
         return value
 
     def deciding(self, objects: Any) -> "KeptPrograms":
-        """The place for programs of a stage."""
-        return self
+        """The place for programs that these objects decide, and the engine.
+
+        Where it cannot be told what they reach, all the code of the theorem decides.
+        """
+        try:
+            reached = reach_digest(objects)
+        except Unknown:
+            return self
+        return self._replace(code=f"{self.engine or self.code} {reached}")
 
     def place(self, identity: str, *context: Any) -> StoredProgram:
         """Place of a program on disk, from its identity and all else that decides it."""

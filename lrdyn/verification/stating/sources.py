@@ -6,7 +6,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -126,7 +126,24 @@ def deciding_code_digest(theorem: str) -> str:
         >>> two == deciding_code_digest("lrdyn.lora.statement")
         False
     """
-    codes = {path: dump_code(path.read_bytes()) for path in deciding_files(theorem)}
+    return _digest_codes(deciding_files(theorem))
+
+
+def code_of_modules(names: Sequence[str]) -> str:
+    """SHA-256 of the code of modules of the library and of all that they import.
+
+    Args:
+        names: of the modules.
+
+    Example:
+        >>> code_of_modules(["lrdyn.core.linalg"]) == code_of_modules(["lrdyn.core.descent"])
+        False
+    """
+    return _digest_codes(_reachable_files(names, _module_files(), _draws))
+
+
+def _digest_codes(files: Iterable[Path]) -> str:
+    codes = {path: dump_code(path.read_bytes()) for path in files}
     lines = [f"{path.relative_to(PACKAGE).as_posix()} {codes[path]}" for path in sorted(codes)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
