@@ -268,11 +268,69 @@ def _join_facts(stages: Sequence[Group]) -> Facts:
     return Facts(outputs, size, digest, tuple(sorted(on_trial)))
 
 
-def _run_stages(programs: Sequence[Any], values: Values, used: Array, shared: Any) -> Values:
-    """Run the compiled programs of all stages."""
-    case, theory, run = programs
-    arrays = case(values, used, shared)
-    return Staged.join(theory(arrays, used, shared), run(arrays, used, shared))
+class _Stages:
+    """The program of a group in stages, called as any other one; some may still be compiled.
+
+    Args:
+        group: the group.
+        compile: starts to compile the program of a stage.
+    """
+
+    def __init__(self, group: Group, compile: Callable[[Group], Future]):
+        case, theory, run = group.stages
+        self.group, self.case, self.theory = group, compile(case), compile(theory)
+        self.compile_run = cache(lambda: compile(run))
+        # A run that was compiled before may have been carried out before, too.
+        if not (self.has_records and run.stored and run.stored.facts()):
+            self.compile_run()
+
+    @property
+    def has_records(self) -> bool:
+        """Whether the records of the run are kept: not those of a long sweep."""
+        stored = self.group.stages[-1].stored
+        return len(self.group.parts) == 1 and stored is not None and stored.records is not None
+
+    def result(self) -> "_Stages":
+        """Itself, when all is compiled."""
+        for program in (self.case, self.theory):
+            program.result()
+        return self
+
+    def __call__(self, values: Values, used: Array, shared: Any) -> Values:
+        """The arrays of all points."""
+        case = self.case.result()(values, used, shared)
+        predicted = self.theory.result()(case, used, shared)
+
+        def measure() -> Values:
+            return self.compile_run().result()(case, used, shared)
+
+        return Staged.join(predicted, self.recorded(measure, case, used))
+
+    def recorded(self, measure: Callable[[], Values], case: Values, used: Array) -> Values:
+        """What is measured, from the record of an earlier run of the same program if there is one.
+
+        That program began with the same bytes of every case.
+        """
+        stored = self.group.stages[-1].stored
+        if not self.has_records or stored is None:
+            return measure()
+        arguments = {name: _as_bytes(array) for name, array in {**case, "used": used}.items()}
+        record = stored.record_of(arguments)
+        if record is None:
+            return measure()
+        if (measured := record.load()) is None:
+            measured = jax.device_get(measure())
+            record.save(measured)
+        elif stored.records is not None:
+            stored.records.append(len(self.group.parts[0]))
+        return measured
+
+
+def _as_bytes(array: Any) -> np.ndarray:
+    """An array of a case as NumPy's; of a random key the numbers that it consists of."""
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    return np.asarray(array)
 
 
 def columns_of(points: Points, known: Mapping[str, Any]) -> dict[str, Column]:
@@ -519,20 +577,10 @@ def _sharding(group: Group) -> NamedSharding:
     return NamedSharding(Mesh(np.asarray(group.devices), ("run",)), PartitionSpec("run"))
 
 
-class _Stages(NamedTuple):
-    """The programs of the stages of a group, which may still be compiled."""
-
-    programs: Sequence[Future]
-
-    def result(self) -> Callable[..., Values]:
-        """What runs all of them."""
-        return partial(_run_stages, [program.result() for program in self.programs])
-
-
 def compile_in(pool: Executor, group: Group) -> Future | _Stages:
     """Compile the program of a group beside other work, unless it is kept on disk."""
     if group.stages:
-        return _Stages([compile_in(pool, stage) for stage in group.stages])
+        return _Stages(group, partial(compile_in, pool))
     program = group.stored and group.stored.load(_arguments(group), group.outputs, group.devices)
     if not program:
         return pool.submit(_compile, _lower(group), group)
@@ -541,10 +589,16 @@ def compile_in(pool: Executor, group: Group) -> Future | _Stages:
     return future
 
 
+def _compiled_now(group: Group) -> Future:
+    future: Future = Future()
+    future.set_result(compile_program(group))
+    return future
+
+
 def compile_program(group: Group) -> Any:
     """The compiled program of a group."""
     if group.stages:
-        return partial(_run_stages, [compile_program(stage) for stage in group.stages])
+        return _Stages(group, _compiled_now)
     return _compile(_lower(group), group)
 
 

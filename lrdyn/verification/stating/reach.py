@@ -22,6 +22,7 @@ import inspect
 import re
 import sys
 import types
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -149,6 +150,8 @@ class _Walk:
             self.tell(number, "builtin", thing.__module__, thing.__qualname__)
             if not isinstance(thing.__self__, types.ModuleType | type | None):
                 self.tell(self.refer(thing.__self__))
+        elif isinstance(thing, weakref.ReferenceType):
+            self.tell(number, "weak", self.refer(thing()))
         elif isinstance(thing, functools.partial):
             parts = (thing.func, thing.args, thing.keywords)
             self.tell(number, "partial", *map(self.refer, parts))
@@ -186,14 +189,15 @@ class _Walk:
             raise Unknown(f"module {name}")
 
     def follow_function(self, number: int, function: types.FunctionType) -> None:
-        module = function.__module__ or ""
+        # Where it is written: a decorator has given its own function the names of another.
+        module = function.__globals__.get("__name__", "")
         self.tell(number, "function", module, function.__qualname__)
         if _is_below(module):
-            if _is_importable(function):
+            if _is_importable(function, module):
                 return  # its release says what it does
         elif module.split(".")[0] == "lrdyn" and not _states_theorem(module):
             self.modules.add(module)
-            if _is_importable(function):
+            if _is_importable(function, module):
                 return
         else:
             self.tell(number, ADDRESS.sub("", repr(function.__annotations__)))
@@ -255,6 +259,8 @@ class _Walk:
         if isinstance(thing, enum.Enum):
             self.tell(thing.name)
             return
+        if kind.__name__ == "DebugInfo" and _is_below(kind.__module__):
+            return  # where a function that jax.jit has wrapped is written: lines are no code
         if isinstance(thing, dataclasses.Field):  # equinox keeps converters in its metadata
             parts = (thing.name, thing.default, thing.default_factory, thing.metadata)
             self.tell(*map(self.refer, parts))
@@ -326,8 +332,9 @@ def _states_theorem(module: str) -> bool:
     return parts[0] == "lrdyn" and len(parts) > 1 and parts[1] in ROOMS
 
 
-def _is_importable(thing: Any) -> bool:
-    found: Any = sys.modules.get(thing.__module__)
-    for name in thing.__qualname__.split("."):
+def _is_importable(function: types.FunctionType, module: str) -> bool:
+    """Whether it is what its module has under its name: its code says all of it."""
+    found: Any = sys.modules.get(module)
+    for name in function.__qualname__.split("."):
         found = getattr(found, name, None)
-    return found is thing
+    return found is function
