@@ -204,9 +204,7 @@ def _trace_stages(function: Callable, group: Group, signature: tuple = ()) -> tu
         return ()
     split = _SplitCase(function.case.function)
     known = dict(group.shape)
-    traced = cache(
-        lambda: _trace_call(split, known, group.columns, group.lanes, group.plan)
-    )
+    traced = cache(lambda: _trace_call(split, known, group.columns, group.lanes, group.plan))
     case = _stage_group(group._replace(traced=traced), function.case, "case", signature)
     stages = [case]
     for side, name in zip(function.sides, ("theory", "run"), strict=True):

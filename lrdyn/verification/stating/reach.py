@@ -32,7 +32,17 @@ import numpy as np
 
 from lrdyn.verification.stating.sources import ROOMS, code_of_modules
 
-BELOW = {"jax", "jaxlib", "numpy", "scipy", "equinox", "optax", "jaxtyping", "beartype", "typing_extensions"}
+BELOW = {
+    "jax",
+    "jaxlib",
+    "numpy",
+    "scipy",
+    "equinox",
+    "optax",
+    "jaxtyping",
+    "beartype",
+    "typing_extensions",
+}
 """Packages whose releases are named beside a digest, and which no function of them is followed
 into."""
 COMPUTED = {
@@ -232,7 +242,9 @@ class _Walk:
 
     def follow_code(self, number: int, code: types.CodeType) -> None:
         # No line numbers: what stands above a function is no part of it.
-        constants = [c for c in code.co_consts if c is not code.co_consts[0] or not _has_docstring(code)]
+        constants = [
+            c for c in code.co_consts if c is not code.co_consts[0] or not _has_docstring(code)
+        ]
         self.tell(number, "code", code.co_code, code.co_names, code.co_varnames, code.co_freevars)
         self.tell(code.co_cellvars, code.co_flags, code.co_argcount, code.co_kwonlyargcount)
         self.tell(*map(self.refer, constants))
@@ -259,16 +271,19 @@ class _Walk:
         if isinstance(thing, enum.Enum):
             self.tell(thing.name)
             return
-        if kind.__name__ == "DebugInfo" and _is_below(kind.__module__):
-            return  # where a function that jax.jit has wrapped is written: lines are no code
         if isinstance(thing, dataclasses.Field):  # equinox keeps converters in its metadata
             parts = (thing.name, thing.default, thing.default_factory, thing.metadata)
             self.tell(*map(self.refer, parts))
             return
+        if _is_below(kind.__module__) and kind.__name__ == "DebugInfo":
+            return  # of a function that is jitted: the lines where it is written are no code
         if isinstance(thing, tuple):  # a named one
-            self.tell(*map(self.refer, tuple(thing)))
+            fields = thing._asdict().items()  # pyright: ignore[reportAttributeAccessIssue]
+            self.tell(*((n, self.refer(value)) for n, value in fields if n != "fun_sourceinfo"))
             return
-        if (wrapped := getattr(thing, "__wrapped__", None)) is not None and not hasattr(thing, "__dict__"):
+        if (wrapped := getattr(thing, "__wrapped__", None)) is not None and not hasattr(
+            thing, "__dict__"
+        ):
             self.tell("wraps", self.refer(wrapped))  # of jax.jit
             return
         text = ADDRESS.sub("", repr(thing))
@@ -285,12 +300,14 @@ class _Walk:
             self.tell(text)
 
 
+@functools.cache
 def _names(code: types.CodeType) -> set[str]:
     """Names of globals and attributes in a code, and in those inside of it."""
     inner = (c for c in code.co_consts if isinstance(c, types.CodeType))
     return {*code.co_names, *(name for c in inner for name in _names(c))}
 
 
+@functools.cache
 def _imports(code: types.CodeType) -> list[str]:
     """Names of the modules that a code imports when it runs."""
     names = [i.argval for i in dis.get_instructions(code) if i.opname == "IMPORT_NAME"]

@@ -139,7 +139,38 @@ def code_of_modules(names: Sequence[str]) -> str:
         >>> code_of_modules(["lrdyn.core.linalg"]) == code_of_modules(["lrdyn.core.descent"])
         False
     """
-    return _digest_codes(_reachable_files(names, _module_files(), _draws))
+    modules = _modules(library_digest())
+    left, lines = list(names), dict[str, str]()
+    while left:
+        name = left.pop()
+        if name not in lines:
+            lines[name], imported = modules.code(name)
+            left += imported
+    return hashlib.sha256("\n".join(lines[name] for name in sorted(lines)).encode()).hexdigest()
+
+
+class _Modules:
+    """Modules of the library, each of which is read and parsed when it is asked for."""
+
+    def __init__(self):
+        self.files, self.codes = _module_files(), dict[str, tuple[str, list[str]]]()
+
+    def code(self, name: str) -> tuple[str, list[str]]:
+        """A line on the code of a module, and the modules that it imports; empty of another one."""
+        if name not in self.codes:
+            path = self.files.get(name)
+            if path is None or _draws(path):
+                self.codes[name] = "", []
+            else:
+                imported = list(_imported_modules(path, self.files))
+                self.codes[name] = f"{name} {code_of(path.read_bytes()).digest}", imported
+        return self.codes[name]
+
+
+@cache
+def _modules(state: str) -> _Modules:
+    """The modules of a state of the library, which every stage of a run asks for."""
+    return _Modules()
 
 
 def _digest_codes(files: Iterable[Path]) -> str:
