@@ -332,7 +332,8 @@ for name in REGISTRY.values():
     for job in jobs_of(mine, run.settings, run.dtype, run.seeds_of, False, False):
         if isinstance(job.function, Staged) and job.scenario.traced:
             for stage in (job.function.case, *job.function.sides):
-                print(job.group, [control.id for control in job.controls], reach_digest(stage.decided_by))
+                ids = [control.id for control in job.controls]
+                print(job.group, ids, reach_digest(stage.decided_by))
 """
 
 

@@ -63,7 +63,7 @@ class Stage(NamedTuple):
 
     function: Callable[..., Any]
     decided_by: tuple[Any, ...]
-    """All that decides it beside its arguments: functions, and numbers that stand in its program."""
+    """All that decides it beside its arguments: functions, and constants of its program."""
 
 
 class Staged:

@@ -1,5 +1,6 @@
 """Programs of a sweep: one for each shape, traced, cut into parts, compiled and started."""
 
+import gc
 import hashlib
 import math
 import re
@@ -7,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import cache, partial
-from types import MappingProxyType
+from types import CodeType, FunctionType, MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -202,6 +203,13 @@ def _trace_stages(function: Callable, group: Group, signature: tuple = ()) -> tu
     """
     if not isinstance(function, Staged):
         return ()
+    try:
+        return _trace_each_stage(function, group, signature)
+    except _NotSplit:
+        return ()
+
+
+def _trace_each_stage(function: Staged, group: Group, signature: tuple) -> tuple[Group, ...]:
     split = _SplitCase(function.case.function)
     known = dict(group.shape)
     traced = cache(lambda: _trace_call(split, known, group.columns, group.lanes, group.plan))
@@ -230,6 +238,10 @@ def _stage_group(group: Group, stage: Stage, name: str, signature: tuple) -> Gro
     return group._replace(stored=there, **facts._asdict())
 
 
+class _NotSplit(Exception):
+    """A case cannot be handed from one program to another."""
+
+
 class _SplitCase:
     """Gives the arrays of a case by number, and makes a case of such arrays again.
 
@@ -241,12 +253,20 @@ class _SplitCase:
         self.case = case
 
     def __call__(self, **point: Any) -> dict[str, Any]:
-        """The traced arrays of the case, each once; what else is in it is remembered."""
+        """The traced arrays of the case, each once; what else is in it is remembered.
+
+        Raises:
+            _NotSplit: it has none, or there are some where JAX does not see them: in the closure of
+                a function, or in an object that is no PyTree.
+        """
         self.leaves, self.structure = jax.tree.flatten(self.case(**point))
         traced = {id(leaf): leaf for leaf in self.leaves if isinstance(leaf, Tracer)}
         # Controls move a part of a case and share the rest.
         names = {known: str(number) for number, known in enumerate(traced)}
         self.names = [names.get(id(leaf)) for leaf in self.leaves]
+        others = [leaf for leaf in self.leaves if id(leaf) not in traced]
+        if not traced or _holds_tracer([*others, *_static_parts(self.structure)]):
+            raise _NotSplit
         return {names[known]: leaf for known, leaf in traced.items()}
 
     def join(self, arrays: Mapping[str, Any]) -> Any:
@@ -254,6 +274,31 @@ class _SplitCase:
         both = zip(self.names, self.leaves, strict=True)
         leaves = [leaf if name is None else arrays[name] for name, leaf in both]
         return jax.tree.unflatten(self.structure, leaves)
+
+
+def _static_parts(structure: Any) -> Iterator[Any]:
+    """What the nodes of a PyTree hold beside their leaves, such as static fields of a module."""
+    if (node := structure.node_data()) is not None:
+        yield node[1]
+    for child in structure.children():
+        yield from _static_parts(child)
+
+
+def _holds_tracer(objects: list[Any]) -> bool:
+    """Whether a traced array can be reached from objects by what they hold."""
+    left, met = list(objects), set()
+    while left:
+        thing = left.pop()
+        if isinstance(thing, Tracer):
+            return True
+        if id(thing) in met or isinstance(thing, type | ModuleType | CodeType):
+            continue
+        met.add(id(thing))
+        if isinstance(thing, FunctionType):  # not the module around it
+            left += [thing.__closure__, thing.__defaults__, thing.__kwdefaults__, vars(thing)]
+        elif not isinstance(thing, str | bytes | int | float | complex | np.ndarray | jax.Array):
+            left += gc.get_referents(thing)
+    return False
 
 
 def _join_facts(stages: Sequence[Group]) -> Facts:

@@ -2,8 +2,7 @@
 
 A function is followed as an object: its code, its defaults, what its closure holds, and whatever of
 the objects around it the names in its code can mean. So an edit of one formula is an edit of those
-functions alone that can call it, and one that was exchanged in this process counts, too. Comments
-and layout are no code.
+functions alone that can call it. Comments, layout and docstrings are no code.
 
 Of a module that states no theorem (:data:`lrdyn.verification.stating.sources.ROOMS`) the code of
 the whole file counts, and that of every file that it imports. Packages below the library count by
@@ -24,7 +23,7 @@ import sys
 import types
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -262,7 +261,7 @@ class _Walk:
             self.modules.add(module)
             return
         self.tell(number, *map(self.refer, kind.__bases__), self.refer(type(kind)))
-        self.tell(number, ADDRESS.sub("", repr(kind.__dict__.get("__annotations__"))))
+        self.tell(number, ADDRESS.sub("", repr(vars(kind).get("__annotations__"))))
         self.holders.append(vars(kind))
 
     def follow_instance(self, number: int, thing: Any) -> None:
