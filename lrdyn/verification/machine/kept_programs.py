@@ -1,12 +1,16 @@
 """Compiled programs of the library's theorems on disk: found again, they are not even traced.
 
 Tracing and lowering take most of the time of a small sweep that was compiled before. So a program
-has two names. The first is made of all that decides it before it is traced: the code of the
-library that its theorem can reach by imports, the releases of the packages below it, JAX's
-settings, and what the sweep is. Behind it stands the second, the lowered text: after an edit a
-program is traced and lowered anew, and compiled only if its text is another one. Theorems that
-somebody else wrote, whose sources nobody knows to the end, are traced always, and so is everything
-outside of the command line: a function that was exchanged in this process is in no file.
+has two names. The first is made of all that decides it before it is traced: the code that its
+functions can reach (:mod:`lrdyn.verification.stating.reach`), or where that is unknown all that its
+theorem imports; the releases of the packages below it, JAX's settings, and what the sweep is.
+Behind it stands the second, the lowered text: after an edit a program is traced and lowered anew,
+and compiled only if its text is another one. Theorems that somebody else wrote, whose sources
+nobody knows to the end, are traced always, and so is everything outside of the command line: a
+function that was exchanged in this process is in no file.
+
+Beside the programs lie the records of small runs, each under the first name of its program and the
+bytes of the cases that it began with: after an edit of theory they are not measured again.
 
 JAX keeps what else is compiled, in the same folder
 (:mod:`lrdyn.verification.machine.program_cache`). Our programs do not pass through its cache: one
