@@ -443,7 +443,8 @@ def carried_out(day: Day, minutes: float, end: Callable[[], None] | None = None)
         day: what is asked for.
         minutes: no piece is begun behind them.
         end: called from another thread where they are over in the midst of a piece, when that is
-            in the book as cut; it is to end the process. None lets the piece come to its end.
+            in the book as cut and what is missing was said; it is to end the process. None lets
+            the piece come to its end.
 
     Raises:
         BadInput: the folder holds something else.
@@ -465,6 +466,7 @@ def carried_out(day: Day, minutes: float, end: Callable[[], None] | None = None)
 
         def cut() -> None:
             keep(stage, name, {"cut": time.monotonic() - began})
+            say(said_of(book.missing(), day.out))
             assert end is not None
             end()
 
@@ -520,11 +522,7 @@ def main(words: Sequence[str]) -> Status:
     out.mkdir(parents=True, exist_ok=True)
     day = Day(out, given.tiny, given.largest, cli.setup("float64"))
 
-    def end() -> None:
-        say(said_of(Book(day).missing(), out))
-        end_now(1)
-
-    missing = carried_out(day, given.minutes, end)
+    missing = carried_out(day, given.minutes, partial(end_now, 1))
     say(said_of(missing, out))
     return Status(bool(missing))
 

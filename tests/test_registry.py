@@ -32,6 +32,13 @@ def test_a_theorem_has_a_page(name):
     assert refresh.pages_of(name)
 
 
+def test_a_theorem_without_a_page_is_named(monkeypatch):
+    pages_of = refresh.pages_of
+    monkeypatch.setattr(refresh, "pages_of", lambda name: name != "lora" and pages_of(name))
+    (line,) = refresh.without_pages()
+    assert line.startswith("lora: got no page, wanted one in docs/theorems")
+
+
 @pytest.mark.parametrize(
     "page", refresh.marked_pages(), ids=lambda page: page.relative_to(ROOT).as_posix()
 )

@@ -119,7 +119,7 @@ REPEATS = 3500
 """How often each estimate is made. Errors larger or smaller by a tenth are then noticed in 99 of
 100 runs, at the chance of a false alarm that a command of 24 tests has."""
 
-ELSEWHERE = 2**16
+MASKS_AT_ONCE = 2**16
 """Masks of one run that are drawn side by side on an accelerator: 4 MB of random bits for 16
 terms."""
 
@@ -305,7 +305,7 @@ def _estimates(
         return masking.monte_carlo(key, loss, draw, KEYS).mean
 
     # One after another they stay in a processor's cache; elsewhere each would have its own kernels.
-    several = max(1, ELSEWHERE // draws)
+    several = max(1, MASKS_AT_ONCE // draws)
     return jax.lax.platform_dependent(
         jnp.arange(repeats),
         cpu=lambda numbers: jax.lax.map(estimate, numbers),

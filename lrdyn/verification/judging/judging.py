@@ -361,7 +361,7 @@ def row_of(claim: Claim, scenario: Scenario, outcome: Outcome, *, power: bool = 
             reason = next(reasons_against(claim, scenario, outcome, limit), "")
             compared = forms_of(claim, scenario, outcome)
             residual = forms.residual_of(compared)
-            # A control must fail, in whatever way.
+            # Of a control theory may be infinite because it is wrong.
             if power and not reason and np.isnan(residual) and _overflows(claim, scenario, outcome):
                 reason = beyond_range(outcome.dtype)
             threshold = max(form.threshold(limit) for form in compared)
@@ -438,7 +438,7 @@ def _overflows(claim: Claim, scenario: Scenario, outcome: Outcome) -> bool:
     A theory that is infinite where the run has numbers is wrong, and a run that loses its numbers
     where theory has some, too.
     """
-    read = [(side, name) for side, name in scenario.read_by(claim) if name]
+    read = scenario.read_by(claim)
     theory = any(np.isinf(outcome.predicted[name]).any() for on, name in read if on == "theory")
     run = any(not np.isfinite(outcome.measured[name]).all() for on, name in read if on == "run")
     return theory and run
@@ -522,9 +522,9 @@ def reasons_against(
         outcome: what it is judged on.
         limit: tolerance times condition.
     """
-    # The settings are in float64, whatever the precision of the run: there it was another one.
-    numbers = [np.abs(v) for v in outcome.point.values() if isinstance(v, float) and np.isfinite(v)]
-    if max(numbers, default=0.0) > np.finfo(outcome.dtype).max:
+    # Settings are known in float64: in a smaller precision the run had infinity in the place of one.
+    numbers = [v for v in outcome.point.values() if isinstance(v, float)]
+    if any(np.finfo(outcome.dtype).max < abs(number) < np.inf for number in numbers):
         yield beyond_range(outcome.dtype)
     diverged = scenario.diverged_name if scenario.trains else ""
     # Over seeds :func:`lrdyn.verification.judging.outcomes.outcomes` has left such trainings out

@@ -17,7 +17,7 @@ from lrdyn.verification.running.produce import select_scenarios
 from lrdyn.verification.running.work import DEFAULT, Context
 from lrdyn.verification.runs import consistency
 from lrdyn.verification.runs.verify import Verification, judge_written, produce_run, verify_groups
-from lrdyn.verification.stating.flags import Flag
+from lrdyn.verification.stating.flags import Flag, option_string
 from lrdyn.verification.stating.mistakes import (
     as_bad_input,
     first_line,
@@ -440,7 +440,7 @@ def _recorded_run(theorem: Experiment, attributes: Mapping[str, Any]) -> Run:
         why = f"its settings: {type(error).__name__}"
         raise results_file.Damaged(Path(results_file.NAME), why) from None
     if missing and isinstance(digest, str) and digest != source_digest(theorem):
-        why = f"of another version of {name}, without --{missing[0].replace('_', '-')}"
+        why = f"of another version of {name}, without {option_string(missing[0])}"
         raise results_file.Unreadable(f"{results_file.NAME}: {why}")
     wrong = missing + wrong
     if wrong or not isinstance(digest, str):
