@@ -522,7 +522,7 @@ def reasons_against(
         outcome: what it is judged on.
         limit: tolerance times condition.
     """
-    # Settings are known in float64: in a smaller precision the run had infinity in the place of one.
+    # Settings are known in float64: a smaller precision may have had infinity in the place of one.
     numbers = [v for v in outcome.point.values() if isinstance(v, float)]
     if any(np.finfo(outcome.dtype).max < abs(number) < np.inf for number in numbers):
         yield beyond_range(outcome.dtype)
