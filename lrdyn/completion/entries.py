@@ -12,6 +12,7 @@ from lrdyn.completion.recovery import completion_loss
 from lrdyn.core import checks
 from lrdyn.core.checks import checked
 from lrdyn.core.factorization import end_to_end
+from lrdyn.core.platforms import platform_dependent
 from lrdyn.corollary1.compression import CompressedNetwork
 
 BLOCK = 4
@@ -139,7 +140,7 @@ def faster_loss(
         narrow = network.left.shape[1] < NARROW and min(target.shape) > LARGE
         if fraction >= (DENSE_FROM_NARROW if narrow else DENSE_FROM):
             return dense(network)
-        return jax.lax.platform_dependent(
+        return platform_dependent(
             network, cpu=lambda network: entries_loss(network, entries), default=dense
         )
 

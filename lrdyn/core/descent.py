@@ -20,6 +20,7 @@ from lrdyn.core import checks, show
 from lrdyn.core.algorithm import Algorithm, of_optimizer
 from lrdyn.core.checks import checked
 from lrdyn.core.factorization import Decay, Scalar, Steps, decays, fix_runs_layout
+from lrdyn.core.platforms import partition_results, platform_dependent
 from lrdyn.core.precision import full_precision
 from lrdyn.core.recording import interval_length
 
@@ -111,29 +112,7 @@ def iterate(
     # Under ``vmap`` these are the bytes of one run.
     if len(ends) * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) > TOGETHER:
         return record_one_by_one(state, (starts, ends))
-    return platform_dependent(record_one_by_one, record_together, state, (starts, ends))
-
-
-def platform_dependent(on_cpu: Callable, elsewhere: Callable, *operands: PyTree) -> PyTree:
-    """What one function returns on a CPU and another elsewhere; they differ in arrays alone.
-
-    Which of the two a program has is decided where it is lowered, as by
-    ``jax.lax.platform_dependent``, whose functions must return arrays and nothing else.
-
-    Args:
-        on_cpu: the function on a CPU.
-        elsewhere: that on any other platform, of the same arguments.
-        *operands: the arguments.
-
-    Example:
-        >>> once, twice = (lambda x, n=n: ("name", n * x) for n in (1, 2))
-        >>> name, array = platform_dependent(once, twice, jnp.ones(2))  # here a CPU
-        >>> name, array.tolist()
-        ('name', [1.0, 1.0])
-    """
-    on_cpu, whole = partition_results(on_cpu)
-    elsewhere, _ = partition_results(elsewhere)
-    return whole(jax.lax.platform_dependent(*operands, cpu=on_cpu, default=elsewhere))
+    return platform_dependent(state, (starts, ends), cpu=record_one_by_one, default=record_together)
 
 
 def _record_states(record: Callable[[State], Record], states: State) -> Record:
@@ -142,25 +121,6 @@ def _record_states(record: Callable[[State], Record], states: State) -> Record:
     # Without the barrier XLA (of JAX 0.10, for a GPU) takes what moves the axes of batches into a
     # product of matrices, and then refuses its shape.
     return whole(jax.vmap(arrays_of)(jax.lax.optimization_barrier(states)))
-
-
-@checked
-def partition_results(function: Callable) -> tuple[Callable, Callable[[PyTree], PyTree]]:
-    """A function without what is no array among its results, and what puts that back into them.
-
-    Example:
-        >>> arrays_of, whole = partition_results(lambda x: {"x": x, "f": "name"})
-        >>> arrays_of(1.0), whole({"x": 2.0, "f": None})
-        ({'f': None, 'x': 1.0}, {'f': 'name', 'x': 2.0})
-    """
-    others = []
-
-    def arrays_of(*operands: PyTree) -> PyTree:
-        arrays, other = eqx.partition(function(*operands), eqx.is_array_like)
-        others.append(other)  # no tracer in it: it may leave the trace
-        return arrays
-
-    return arrays_of, lambda arrays: eqx.combine(arrays, others[-1])
 
 
 @checked
@@ -271,7 +231,7 @@ def gradient_descent(
     def decay(updates: PyTree, params: PyTree) -> PyTree:
         # For a GPU XLA would let the last product of each gradient add the decay to itself, which
         # is then a kernel before it and the step one behind it; so both are one behind it.
-        updates = jax.lax.platform_dependent(
+        updates = platform_dependent(
             updates, cuda=jax.lax.optimization_barrier, default=lambda updates: updates
         )
         return jax.tree.map(
@@ -560,7 +520,7 @@ def simulate_lanes(
         found = jax.lax.map(lambda runs: some(jax.tree.map(lambda array: array[runs], data)), index)
         return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:count], found)
 
-    return platform_dependent(in_parts, some, data)
+    return platform_dependent(data, cpu=in_parts, default=some)
 
 
 def _simulate_lanes(

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from lrdyn.core import checks
 from lrdyn.core.checks import checked
+from lrdyn.core.platforms import platform_dependent
 
 Weights = tuple[Float[Array, "_ _"], ...]
 """The layers ``(W_1, ..., W_L)`` of a linear network; ``W_1`` acts first."""
@@ -188,7 +189,7 @@ def _sum_of_squares(residual: Float[Array, "k d"]) -> Float[Array, ""]:
     def column_by_column(residual: Array) -> Array:
         return jnp.sum(jax.lax.optimization_barrier(jnp.sum(residual**2, axis=0)))
 
-    return jax.lax.platform_dependent(
+    return platform_dependent(
         residual, cpu=column_by_column, default=lambda residual: jnp.sum(residual**2)
     )
 

@@ -28,6 +28,8 @@ import numpy as np
 from jax.custom_batching import custom_vmap, sequential_vmap
 from jaxtyping import Array, Float, PyTree
 
+from lrdyn.core.platforms import platform_dependent
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -52,7 +54,7 @@ def sequential_on_cpu(function: Function) -> Function:
     def batch(_: int, batched: list[PyTree], *data: PyTree) -> tuple[PyTree, PyTree]:
         axes = jax.tree.map(lambda moves: 0 if moves else None, tuple(batched))
         each, together = (jax.vmap(f, in_axes=axes) for f in (loop, function))
-        results = jax.lax.platform_dependent(*data, cpu=each, default=together)
+        results = platform_dependent(*data, cpu=each, default=together)
         return results, jax.tree.map(lambda _: True, results)
 
     # Called outside of a program it is one program; inside of one nothing of it is seen.
@@ -110,9 +112,7 @@ def decompose_on_host(on_device: Function, on_host: Callable[[np.ndarray], Any])
     def decompose(matrix: Array) -> PyTree:
         if not has_accelerator():
             return on_device(matrix)
-        return jax.lax.platform_dependent(
-            matrix, cpu=on_device, tpu=call_host_in_parts, default=call_host
-        )
+        return platform_dependent(matrix, cpu=on_device, tpu=call_host_in_parts, default=call_host)
 
     return decompose  # pyright: ignore[reportReturnType]
 

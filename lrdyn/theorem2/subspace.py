@@ -24,7 +24,6 @@ from lrdyn.core.descent import (
     Problem,
     Trajectory,
     gradient_descent,
-    platform_dependent,
     simulate,
     simulate_lanes,
 )
@@ -39,6 +38,7 @@ from lrdyn.core.factorization import (
     is_small,
     small_matmul,
 )
+from lrdyn.core.platforms import platform_dependent
 from lrdyn.core.recording import interval_length
 from lrdyn.core.spectra import singular_values
 
@@ -361,7 +361,7 @@ def reduced_lanes(
 
         if len(targets) <= fitting:
             return jax.vmap(alone)(*data)
-        return platform_dependent(some_at_once, jax.vmap(alone), *data)
+        return platform_dependent(*data, cpu=some_at_once, default=jax.vmap(alone))
 
     def problem(data: tuple[Array, Array, Array, Array]) -> Problem:
         target, eps, eta, decay = data

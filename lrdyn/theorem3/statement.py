@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Key
 from lrdyn.core import masking
 from lrdyn.core.initialization import gaussians
 from lrdyn.core.masking import MaskDistribution, exact_expectation, mask_covariance, mask_mean
+from lrdyn.core.platforms import platform_dependent
 from lrdyn.data import mnist_file
 from lrdyn.shared_flags import COLS, LEARNING_RATE, ROWS, STEPS
 from lrdyn.theorem3 import masked_autoencoder_claims
@@ -306,7 +307,7 @@ def _estimates(
 
     # One after another they stay in a processor's cache; elsewhere each would have its own kernels.
     several = max(1, MASKS_AT_ONCE // draws)
-    return jax.lax.platform_dependent(
+    return platform_dependent(
         jnp.arange(repeats),
         cpu=lambda numbers: jax.lax.map(estimate, numbers),
         default=lambda numbers: jax.lax.map(estimate, numbers, batch_size=several),

@@ -24,9 +24,9 @@ from lrdyn.core.descent import (
     divergence_limit,
     first_divergence,
     partition_loss,
-    partition_results,
 )
 from lrdyn.core.factorization import Steps
+from lrdyn.core.platforms import partition_results
 from lrdyn.core.precision import full_precision
 from lrdyn.training import keeping
 from lrdyn.training.batches import Batches

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from lrdyn.core import linalg
+from lrdyn.core.platforms import traced_for
 from lrdyn.verification.machine.compiler_options import compiler_options
 from lrdyn.verification.machine.device_defaults import lanes_in_cache
 from lrdyn.verification.machine.kept_programs import OURS, Facts, KeptPrograms, StoredProgram
@@ -327,11 +328,12 @@ def _trace_call(
         return run(values, shared)
 
     # Tracing is half of the time of a small sweep: do it once, for the sizes and for the program.
-    return jax.jit(_name_program(plan, program)).trace(
-        {name: jax.ShapeDtypeStruct(shape, column.dtype) for name, column in columns.items()},
-        jax.ShapeDtypeStruct(shape, bool),
-        plan.shared.like,
-    )
+    with traced_for(plan.devices[0].platform):
+        return jax.jit(_name_program(plan, program)).trace(
+            {name: jax.ShapeDtypeStruct(shape, column.dtype) for name, column in columns.items()},
+            jax.ShapeDtypeStruct(shape, bool),
+            plan.shared.like,
+        )
 
 
 def _name_program(plan: SweepPlan, program: Callable) -> Callable:
