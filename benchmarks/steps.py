@@ -15,6 +15,7 @@ import optax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from lrdyn import adapters, networks
+from lrdyn.core.platforms import for_any_platform
 from lrdyn.data import encoder
 from lrdyn.registry import REGISTRY, theorem
 from lrdyn.studies.adapter_training import sentences, tuning
@@ -73,9 +74,10 @@ def main_job(name: str, precision: str, **settings: Any) -> Job:
 def programs_of(job: Job) -> list[Step]:
     """The programs of a sweep, one for each shape, with the first points of each as arguments."""
     sweep = job.sweep(DEFAULT)
-    with sweep.scope():
+    with sweep.scope(), for_any_platform():
         parts, _ = sweep.parts()
         groups = {part.group.digest: part.group for part in parts if part.group}
+        # Of a group in stages this is the whole function, which is not traced before.
         traced = [(group.traced().jaxpr, _first_points(group)) for group in groups.values()]
     x64 = job.precision == "float64"
     return [Step(jaxpr_as_fun(jaxpr), arguments, x64=x64) for jaxpr, arguments in traced]

@@ -170,8 +170,10 @@ class _Rules:
     def take_branches_of(self, platform: str) -> None:
         """Lower what depends on the platform as for another one, the host's calls included."""
         from lrdyn.core import linalg
+        from lrdyn.verification.running import programs
 
         linalg.has_accelerator = lambda: True
+        programs.traced_for = lambda _: contextlib.nullcontext()  # its name is that of a CPU
         # A call of the host waits for its arguments, which threads of the same pool bring: all of
         # XLA's threads on a CPU can wait so. An accelerator's programs hold none of them.
         os.environ.setdefault("NPROC", "32")

@@ -155,9 +155,10 @@ def test_what_an_encoder_need_not_compute_is_measured():
 
 def test_what_kept_programs_save_is_measured():
     (row,) = columns("kept", kept.HEADER)
-    name, cold, edited, warm = row
+    name, cold, edited, warm, formula = row
     assert name == "theorem2"
     assert float(warm) < float(edited) < 1 < 100 * float(cold)
+    assert float(warm) < float(formula) < 1
 
 
 def test_an_unknown_benchmark_is_bad_input():

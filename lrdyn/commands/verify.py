@@ -250,13 +250,14 @@ def verify_command(
     theorem = run.experiment
     # Before the cluster: JAX takes the settings of its process at the first computation.
     machine = setup(run.dtype, host_devices=host_devices, host_only=options.cluster is not None)
+    kept = kept_programs(theorem, machine)
     with _open_cluster(options, theorem.name if bar else "") as elsewhere:
         context = Context(
             memory=options.memory or usual_memory(jax.local_devices()[0]),
             lanes=options.lanes,
             store=Path(options.store) if options.store else None,
             every=getattr(options, "checkpoint_every", None),
-            programs=kept_programs(theorem, machine),
+            programs=kept and kept._replace(records=[]),
             machine=machine,
             elsewhere=elsewhere,
         )

@@ -1,7 +1,7 @@
 """What differs from platform to platform: which branch a program has, and who knows it when."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -9,14 +9,15 @@ import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
+ANY = "any"
 _TRACED_FOR = jax.make_user_context(None)  # JAX traces a function again where it is another
 
 
 def traced_for(platform: str) -> AbstractContextManager:
     """While it lasts, what is traced is for one platform: the branches of others are left out.
 
-    A program that JAX lowers later for another platform must not be traced within. It saves the
-    tracing, which of a small program is a third of the time to its first number.
+    It saves the tracing, which of a small program is a third of the time to its first number. What
+    JAX is to lower for several platforms is traced within :func:`for_any_platform`.
 
     Args:
         platform: ``"cpu"``, ``"gpu"`` or ``"tpu"``, as devices name theirs.
@@ -28,7 +29,19 @@ def traced_for(platform: str) -> AbstractContextManager:
         ...     jax.make_jaxpr(opposite)(1.0).eqns[0].primitive.name
         'neg'
     """
-    return _TRACED_FOR(platform)
+    return nullcontext() if _TRACED_FOR.value == ANY else _TRACED_FOR(platform)
+
+
+def for_any_platform() -> AbstractContextManager:
+    """While it lasts, what is traced has the branches of all platforms, whoever asks for one's.
+
+    Example:
+        >>> with for_any_platform(), traced_for("cpu"):
+        ...     branches = lambda x: platform_dependent(x, cpu=jax.lax.neg, default=jax.lax.abs)
+        ...     jax.make_jaxpr(branches)(1.0).eqns[-1].primitive.name
+        'cond'
+    """
+    return _TRACED_FOR(ANY)
 
 
 def platform_dependent(
@@ -55,7 +68,8 @@ def platform_dependent(
     """
     platform = _TRACED_FOR.value
     # A device says "gpu" whose maker's name decides.
-    if platform and (platform != "gpu" or not {"cuda", "rocm"} & of_platform.keys()):
+    of_makers = platform == "gpu" and not {"cuda", "rocm"}.isdisjoint(of_platform)
+    if platform not in (None, ANY) and not of_makers:
         return of_platform.get(platform, default)(*operands)
     names = of_platform.keys()
     *branches, default, whole = partition_results(*of_platform.values(), default)
@@ -78,4 +92,6 @@ def partition_results(*functions: Callable) -> tuple[Callable, ...]:
         others.append(other)  # no tracer in it: it may leave the trace
         return arrays
 
-    return *(partial(arrays_of, f) for f in functions), lambda arrays: eqx.combine(arrays, others[-1])
+    return *(partial(arrays_of, f) for f in functions), lambda arrays: eqx.combine(
+        arrays, others[-1]
+    )

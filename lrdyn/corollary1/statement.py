@@ -11,6 +11,7 @@ the bound if ``|1 - eta lambda_l - eta prod_{k != l} rho_k^2| <= 1`` for all l a
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -57,8 +58,8 @@ class Compression(setting.DeepFactorization):
 
 def make_case(key: Key[Array, ""], *, excess_rank: int, **flags: Any) -> Compression:
     """Draw a run that meets the hypotheses of Corollary 1, from the flags."""
-    run = setting.make_case(key, **flags)
-    return Compression(**vars(run), ranks=(run.rank, run.rank + excess_rank))
+    ranks = (flags["rank"], flags["rank"] + excess_rank)
+    return setting.make_case(key, **flags, of=partial(Compression, ranks=ranks))
 
 
 def check(point: Mapping[str, Any]) -> None:
@@ -306,6 +307,7 @@ COMPRESSION = Scenario[Compression, CompressionTheory, CompressionMeasured](
     make_case,
     predict,
     measure,
+    apart=True,
     theory=CompressionTheory,
     measured=CompressionMeasured,
     claims=(

@@ -92,7 +92,8 @@ def make_around_pretrained(
 ) -> AroundPretrained:
     """Draw a run that meets the hypotheses; the target T is W_0 + Phi."""
     run_key, weight_key, draw = jax.random.split(key, 3)
-    run = setting.make_case(
+    (W,) = initialization.gaussian_layers(weight_key, (dim, dim), jnp.ones(1))
+    return setting.make_case(
         run_key,
         dim=dim,
         depth=depth,
@@ -105,9 +106,8 @@ def make_around_pretrained(
         target_scale=1.0,
         target_condition=target_condition,
         steps=steps,
+        of=partial(AroundPretrained, pretrained=W, draw=draw),
     )
-    (W,) = initialization.gaussian_layers(weight_key, (dim, dim), jnp.ones(1))
-    return AroundPretrained(**vars(run), pretrained=W, draw=draw)
 
 
 def predict_compression(case: AroundPretrained) -> CompressedTheory:

@@ -254,9 +254,23 @@ def make_case(
     target_condition: Any = 2.0,
     target: np.ndarray | None = None,
     optimizer: str = optimizers.DESCENT.name,
+    of: Callable[..., Any] = DeepFactorization,
     **of_run: Any,
-) -> DeepFactorization:
-    """Draw a run that meets the hypotheses of Theorem 2, from the flags."""
+) -> Any:
+    """Draw a run that meets the hypotheses of Theorem 2, from the flags.
+
+    Args:
+        key: random key.
+        dim: d.
+        depth: L.
+        rank: r.
+        target_scale: largest singular value of the target.
+        target_condition: the largest over the smallest that is not 0.
+        target: a target of one's own, in the place of a random one.
+        optimizer: name of the optimiser.
+        of: makes the case of its fields: that of another scenario has more of them.
+        of_run: the other flags, see :func:`start_of_run`.
+    """
     weights_key, target_key = jax.random.split(key)
     start = start_of_run(weights_key, (dim,) * (depth + 1), **of_run)
     if target is None:
@@ -264,7 +278,7 @@ def make_case(
         phi = initialization.low_rank_target(target_key, (dim, dim), values)
     else:
         phi = target_scale * jnp.asarray(target, start["scales"].dtype)
-    return DeepFactorization(target=phi, rank=rank, rule=optimizers.OPTIMIZERS[optimizer], **start)
+    return of(target=phi, rank=rank, rule=optimizers.OPTIMIZERS[optimizer], **start)
 
 
 FIXED_LENGTH = ("normalized", "muon")

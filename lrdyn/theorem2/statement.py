@@ -228,6 +228,7 @@ FACTORIZATION = Scenario[DeepFactorization, FactorizationTheory, FactorizationMe
     setting.make_case,
     predict,
     measure,
+    apart=True,
     theory=FactorizationTheory,
     measured=FactorizationMeasured,
     claims=(

@@ -185,7 +185,7 @@ if __name__ == "__main__":
     sources = importlib.import_module("lrdyn.verification.stating.sources")
     contexts.share()
     for file in sources.PACKAGE.rglob("*.py"):
-        sources.dump_code(file.read_bytes())  # kept for each content: commands need not parse it
+        sources.code_of(file.read_bytes())  # kept for each content: commands need not parse it
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that attend
     found = serve(sys.argv[1])

@@ -29,6 +29,7 @@ from lrdyn.verification.stating.flags import POSITIVE, Domain, Flag, between, on
 from lrdyn.verification.stating.forms import Zero
 from lrdyn.verification.stating.statement import Claim, Control, Scenario, Theorem
 from lrdyn.verification.storing import files, results_file
+from tests.jobs import claims_job, controls_job
 from tests.oracles import refuses
 from tests.runs import python, results_of, started, verdict_of
 from tests.tiny import Number
@@ -825,6 +826,51 @@ def test_cases_that_differ_in_their_entries_share_what_is_compiled():
         assert found[f"{name}.value_measured"] == value(case).value
         assert found[f"{name}.value_predicted"] == (5 if name == "p" else 2) * case.x
         assert found[f"{name}.met_h"] == (name != "scaled")
+
+
+class Hidden:
+    """A case that is no PyTree: JAX does not see its array."""
+
+    def __init__(self, x):
+        self.x = x
+
+
+CASES: dict[str, tuple[Callable[..., Any], Callable[[Any], Any]]] = {
+    "array": (lambda x: x, lambda case: case),
+    "attribute": (Hidden, lambda case: case.x),
+    "closure": (lambda x: {"get": lambda: x}, lambda case: case["get"]()),
+    "default": (lambda x: {"get": lambda x=x: x}, lambda case: case["get"]()),
+    "constant": (lambda x: {"size": 3.0}, lambda case: jnp.full((), case["size"])),
+    "both": (lambda x: {"x": x, "get": lambda: x}, lambda case: case["x"] + case["get"]()),
+    "key": (lambda x: jax.random.key(jnp.int32(100 * x)), jax.random.uniform),
+}
+"""What a case is made of an array, and how that is read."""
+
+
+@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2, 3, 4)])
+def test_a_case_may_hold_its_arrays_anywhere(kind, seeds, unchecked):
+    """Programs hand on what JAX sees; where something is hidden one program does all."""
+    make, read = CASES[kind]
+    scenario = Scenario[Any, Number, Number](
+        "s",
+        lambda key: make(jax.random.uniform(key)),
+        lambda case: Number(3 * read(case)),
+        lambda case: Number(2 * read(case)),
+        theory=Number,
+        measured=Number,
+        apart=True,
+        claims=(claim(),),
+        controls=(Control("p", "5 x", "claim", predict=lambda case: Number(5 * read(case))),),
+    )
+    stated = Theorem("t", "", (), (scenario,))
+    found = claims_job(stated, scenario, {}, seeds, "/", "float64").run()["/"]
+    wanted = [float(read(make(jax.random.uniform(jax.random.key(seed))))) for seed in seeds]
+    np.testing.assert_allclose(found["value_predicted"], 3 * np.array(wanted), rtol=1e-15)
+    np.testing.assert_allclose(found["value_measured"], 2 * np.array(wanted), rtol=1e-15)
+    broken = controls_job(stated, scenario, scenario.controls, seeds, "float64").run()
+    (control,) = broken.values()
+    np.testing.assert_allclose(control["value_predicted"], 5 * np.array(wanted), rtol=1e-15)
 
 
 def test_ids_are_unique(theorem, unchecked):

@@ -53,13 +53,16 @@ def known(options: Mapping[str, Any]) -> dict[str, Any]:
         >>> known({"xla_backend_optimization_level": 0, "xla_of_another_release": 0})
         {'xla_backend_optimization_level': 0}
     """
-    return {name: value for name, value in options.items() if _is_known(name, value)}
+    # All at once, for each question is a compilation.
+    if _are_known(options):
+        return dict(options)
+    return {name: value for name, value in options.items() if _are_known({name: value})}
 
 
-def _is_known(name: str, value: Any) -> bool:
+def _are_known(options: Mapping[str, Any]) -> bool:
     try:
         # The release is asked by trying: XLA refuses an option that it does not know.
-        jax.jit(jnp.negative).lower(0.0).compile(compiler_options={name: value})
+        jax.jit(jnp.negative).lower(0.0).compile(compiler_options=dict(options))
     except jax.errors.JaxRuntimeError:
         return False
     return True

@@ -1,12 +1,16 @@
 """Compiled programs of the library's theorems on disk: found again, they are not even traced.
 
 Tracing and lowering take most of the time of a small sweep that was compiled before. So a program
-has two names. The first is made of all that decides it before it is traced: the code of the
-library that its theorem can reach by imports, the releases of the packages below it, JAX's
-settings, and what the sweep is. Behind it stands the second, the lowered text: after an edit a
-program is traced and lowered anew, and compiled only if its text is another one. Theorems that
-somebody else wrote, whose sources nobody knows to the end, are traced always, and so is everything
-outside of the command line: a function that was exchanged in this process is in no file.
+has two names. The first is made of all that decides it before it is traced: the code that its
+functions can reach (:mod:`lrdyn.verification.stating.reach`), or where that is unknown all that its
+theorem imports; the releases of the packages below it, JAX's settings, and what the sweep is.
+Behind it stands the second, the lowered text: after an edit a program is traced and lowered anew,
+and compiled only if its text is another one. Theorems that somebody else wrote, whose sources
+nobody knows to the end, are traced always, and so is everything outside of the command line: a
+function that was exchanged in this process is in no file.
+
+Beside the programs lie the records of small runs, each under the first name of its program and the
+bytes of the cases that it began with: after an edit of theory they are not measured again.
 
 JAX keeps what else is compiled, in the same folder
 (:mod:`lrdyn.verification.machine.program_cache`). Our programs do not pass through its cache: one
@@ -18,24 +22,34 @@ To load a program is to execute it. So it lies in a folder of this user alone
 
 import contextlib
 import hashlib
+import io
 import json
 import logging
 import os
 import re
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
 from lrdyn.system.private_files import NotPrivate, PrivateFolder
-from lrdyn.verification.stating.sources import deciding_code_digest, library_digest
+from lrdyn.verification.stating import sources
+from lrdyn.verification.stating.reach import Unknown, reach_digest
+from lrdyn.verification.stating.sources import (
+    ENGINE,
+    code_of_modules,
+    deciding_code_digest,
+    library_digest,
+)
 
 try:  # JAX has no public way to set this for one thread alone
     from jax._src import config as jax_config
@@ -73,6 +87,18 @@ class StoredProgram(NamedTuple):
     folder: PrivateFolder
     digest: str
     """Digest of all that decides the program, its code included."""
+    records: list[int] | None = None
+    """As that of :class:`KeptPrograms`; None for a program whose reach is not known, too."""
+
+    def record_of(self, arguments: Mapping[str, np.ndarray]) -> "StoredRecord":
+        """The place of what the program returns for these arguments.
+
+        It is named by the program and by every byte of them.
+        """
+        digest = hashlib.sha256(self.digest.encode())
+        for name, array in sorted(arguments.items()):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+        return StoredRecord(self.folder, f"lrdyn-{digest.hexdigest()[:32]}.record")
 
     def facts(self) -> Facts | None:
         """Facts of the program; None if missing, damaged or not this user's."""
@@ -149,6 +175,40 @@ class StoredProgram(NamedTuple):
             return None
 
 
+LARGEST_RECORD = 2**24
+"""Bytes of a record at most: what is kept spares seconds, and must not push programs out."""
+
+
+class StoredRecord(NamedTuple):
+    """The place of what a program has returned for certain arguments."""
+
+    folder: PrivateFolder
+    name: str
+
+    def load(self) -> dict[str, np.ndarray] | None:
+        """The arrays by name; None if missing, damaged or not this user's."""
+        with contextlib.suppress(OSError):
+            content = read(self.folder, self.name) or b""
+            if self._checksum(content[32:]) == content[:32]:
+                file = io.BytesIO(content[32:])
+                names = json.loads(file.readline())
+                return {name: np.lib.format.read_array(file) for name in names}
+        return None
+
+    def save(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep them, if they are small, there is room, and the folder is open to nobody else."""
+        if sum(array.nbytes for array in arrays.values()) <= LARGEST_RECORD:
+            file = io.BytesIO()
+            file.write(json.dumps(list(arrays)).encode() + b"\n")
+            for array in arrays.values():
+                np.lib.format.write_array(file, array, allow_pickle=False)
+            content = file.getvalue()
+            write(self.folder, self.name, self._checksum(content) + content)
+
+    def _checksum(self, content: bytes) -> bytes:
+        return hashlib.sha256(self.name.encode() + content).digest()
+
+
 def read(folder: PrivateFolder, name: str) -> bytes | None:
     """The content of a file of a folder of this user alone; of another one line says why not.
 
@@ -200,6 +260,11 @@ class KeptPrograms(NamedTuple):
     folder: PrivateFolder
     code: str
     """SHA-256 of the code of the library that decides them."""
+    engine: str = ""
+    """SHA-256 of what decides the programs of every theorem; ``code`` if empty."""
+    records: list[int] | None = None
+    """Numbers of points that were measured in an earlier run and not again, to which each that is
+    read is added; if None, no record of a run is kept or read."""
 
     def _ipython_display_(self) -> None:
         """Show nothing where ``setup()`` is the last line of a cell."""
@@ -211,7 +276,24 @@ class KeptPrograms(NamedTuple):
         read from the folder.
         """
         decided_by = ("code", theorem, library_digest())
-        return self._replace(code=self.once(decided_by, lambda: deciding_code_digest(theorem)))
+        with self._parsed():
+            code, engine = self.once(
+                decided_by, lambda: (deciding_code_digest(theorem), code_of_modules(ENGINE))
+            )
+        return self._replace(code=code, engine=engine)
+
+    @contextlib.contextmanager
+    def _parsed(self) -> Iterator[None]:
+        """What earlier processes have parsed of the library is known; what is new is kept."""
+        digest = hashlib.sha256(Path(sources.__file__).read_bytes() + repr(_below()).encode())
+        name = f"lrdyn-{digest.hexdigest()[:32]}.json"
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            known = json.loads(read(self.folder, name) or b"{}")
+            sources.PARSED.update({file: sources.Code(*code) for file, code in known.items()})
+        before = len(sources.PARSED)
+        yield
+        if len(sources.PARSED) > before:
+            write(self.folder, name, json.dumps(sources.PARSED).encode())
 
     def once(self, decided_by: tuple, find: Callable[[], Any]) -> Any:
         """Return a value that is computed once, and read from disk from then on.
@@ -227,11 +309,22 @@ class KeptPrograms(NamedTuple):
         write(self.folder, name, json.dumps({"found": value}).encode())
         return value
 
+    def deciding(self, objects: Any) -> "KeptPrograms":
+        """The place for programs that these objects decide, and the engine.
+
+        Where it cannot be told what they reach, all the code of the theorem decides.
+        """
+        try:
+            reached = reach_digest(objects)
+        except Unknown:
+            return self._replace(records=None)
+        return self._replace(code=f"{self.engine or self.code} {reached}")
+
     def place(self, identity: str, *context: Any) -> StoredProgram:
         """Place of a program on disk, from its identity and all else that decides it."""
         decided_by = (self.code, _below(), identity, context, _config())
         digest = hashlib.sha256(repr(decided_by).encode())
-        return StoredProgram(self.folder, f"lrdyn-{digest.hexdigest()[:32]}")
+        return StoredProgram(self.folder, f"lrdyn-{digest.hexdigest()[:32]}", self.records)
 
 
 def let_jax_keep(folder: str | None) -> None:

@@ -156,7 +156,7 @@ def most() -> int:
 
 FOLDERS = re.compile(r"jaxlib-[\w.+-]+-[0-9a-f]{12}")
 PROGRAMS = re.compile(
-    r"lrdyn-[0-9a-f]{32}\.(zip|json|program)|.+-[0-9a-f]{64}-(cache|atime)|\.lrdyn-[0-9a-f]{16}"
+    r"lrdyn-[0-9a-f]{32}\.(zip|json|program|record)|.+-[0-9a-f]{64}-(cache|atime)|\.lrdyn-[0-9a-f]{16}"
 )
 """Names that the library and JAX give: nothing else is removed."""
 

@@ -1,5 +1,6 @@
 """The functions of one point: what a sweep calls for a scenario, and for its controls."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,7 +16,7 @@ from lrdyn.verification.judging.judging import claim_of
 from lrdyn.verification.stating import array_types
 from lrdyn.verification.stating.fields import SIZE, arrays_in
 from lrdyn.verification.stating.mistakes import BadInput, location_of
-from lrdyn.verification.stating.statement import Control, Scenario, longest_axis
+from lrdyn.verification.stating.statement import Control, Scenario, longest_axis, nothing
 from lrdyn.verification.storing import cases
 
 T = TypeVar("T")
@@ -33,6 +34,8 @@ def evaluate(scenario: Scenario, fixed: Mapping[str, Any], room: int | None = No
     Where the scenario trains it takes a keeper, too. With ``room``, in bytes, it returns the case
     beside them, see :mod:`lrdyn.verification.storing.cases`.
     """
+    if scenario.train is None and scenario.traced and scenario.compare is nothing:
+        return _in_stages(scenario, fixed, room)
     measure = scenario.measure
 
     def point(seed: Any, keeper: Keeper = FORGETFUL, **flags: Any) -> dict[str, Any]:
@@ -56,9 +59,71 @@ def evaluate(scenario: Scenario, fixed: Mapping[str, Any], room: int | None = No
     return point
 
 
+PREDICT, MEASURE = "predict", "measure"
+"""The two sides of a scenario, and the fields of it and of a control that compute them."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # a function is itself alone
+class Staged:
+    """A function of a point, which first makes a case and then computes both sides from it alone.
+
+    A sweep can compile the sides apart (:mod:`lrdyn.verification.running.programs`): an edit of
+    theory's formulas then leaves the program of the run as it was, which is most of the work.
+    Called like any other function of a point it computes both.
+    """
+
+    case: Callable[..., Any]
+    """From the values of a point to any PyTree: the case, or those of several controls."""
+    sides: Callable[[Sequence[str], Any], list[dict[str, Any]]]
+    """The named arrays of each of some sides. What is known of the case is one of theory's."""
+    decided_by: Mapping[str, Any]
+    """All that decides the case (``"case"``) and each side beside its arguments: functions, and
+    constants of its program."""
+    apart: bool
+    """Whether the sides are programs of their own."""
+
+    def __call__(self, seed: Any, keeper: Keeper = FORGETFUL, **point: Any) -> dict[str, Any]:
+        """The arrays of a point by name."""
+        return self.join(*self.sides((PREDICT, MEASURE), self.case(seed, **point)))
+
+    @staticmethod
+    def join(predicted: Mapping[str, T], measured: Mapping[str, T]) -> dict[str, T]:
+        """The arrays of both sides in one mapping; a name that both have tells the side."""
+        return _name_sides(predicted, measured)
+
+
+def _in_stages(scenario: Scenario, fixed: Mapping[str, Any], room: int | None) -> Staged:
+    """The function of a scenario that is traced, and whose two sides are compared by claims."""
+
+    def case(seed: Any, **flags: Any) -> Any:
+        key = jax.random.key(seed)
+        return scenario.case(key, **case_arguments(scenario, {**fixed, **flags}))
+
+    words = not (scenario.claims or scenario.findings)
+
+    def sides(names: Sequence[str], case: Any) -> list[dict[str, Any]]:
+        once, found = OnceEach(), []
+        for name in names:
+            function = getattr(scenario, name)
+            arrays = _arrays(function, once(function, case), True, words=words)
+            if name == PREDICT:
+                beside = {} if room is None else cases.arrays_of(case, room)
+                arrays = _case_record(scenario, case) | arrays | beside
+            found.append(arrays)
+        return found
+
+    facts = (*scenario.hypotheses.items(), scenario.summed)
+    decided_by = {
+        "case": scenario.case,
+        PREDICT: (scenario.predict, facts, words, room),
+        MEASURE: (scenario.measure, words),
+    }
+    return Staged(case, sides, decided_by, scenario.apart)
+
+
 def evaluate_controls(
     scenario: Scenario, fixed: Mapping[str, Any], controls: Sequence[Control]
-) -> Point:
+) -> Staged:
     """Build the function that runs controls: one program, what they share once.
 
     It takes ``amount`` too, where that is not to be the controls' own. The names of its results
@@ -68,43 +133,55 @@ def evaluate_controls(
     facts = partial(_case_record, scenario)
     # Two controls that break a case in the same way share it; None is the way of the unbroken case.
     ways = [c.case and (c.case, c.amount) for c in controls]
+    places = {way: place for place, way in enumerate(dict.fromkeys(ways))}
+    claims = [claim_of(control, scenario) for control in controls]
+    reads = [(*scenario.arrays_of(c), c.condition_name, scenario.diverges_name) for c in claims]
 
-    def point(seed: Any, amount: Any = None, **flags: Any) -> dict[str, Any]:
+    def case(seed: Any, amount: Any = None, **flags: Any) -> list[Any]:
         key = jax.random.key(seed)
         whole = scenario.case(key, **case_arguments(scenario, {**fixed, **flags}))
-        outputs: dict[str, Any] = {}
-        cases: dict[Any, Any] = {}
-        for control, way in zip(controls, ways, strict=True):
-            if control.case is None:
-                cases[None] = whole
-            elif way not in cases:
-                distance = jnp.asarray(control.amount if amount is None else amount)
-                # A key of its own: what moves a case must not depend on the draws that made it.
-                moved = control.case(jax.random.fold_in(key, 1), whole, distance)
-                cases[way] = moved
+        broken = []
+        for way in places:
+            if way is None:
+                broken.append(whole)
+                continue
+            move, usual = way
+            distance = jnp.asarray(usual if amount is None else amount)
+            # A key of its own: what moves a case must not depend on the draws that made it.
+            broken.append(move(jax.random.fold_in(key, 1), whole, distance))
+        return broken
+
+    def sides(names: Sequence[str], broken: list[Any]) -> list[dict[str, Any]]:
         once = OnceEach()
+        told = (facts,) if PREDICT in names else ()
         if scenario.traced:
             # One loop over the cases of all controls compiles once, where each by itself compiles
             # again.
-            once.map_cases((scenario.predict, scenario.measure, facts), list(cases.values()))
-        for control, way in zip(controls, ways, strict=True):
-            case = cases[way]
-            predicted, measured = (
-                _arrays(function, once(function, case), scenario.traced)
-                for function in (scenario.predict, scenario.measure)
-            )
-            if (function := control.predict) is not None:
-                predicted |= _arrays(function, once(function, case), scenario.traced)
-            if (function := control.measure) is not None:
-                measured |= _arrays(function, once(function, case), scenario.traced)
-            claim = claim_of(control, scenario)
-            read = (*scenario.arrays_of(claim), claim.condition_name, scenario.diverges_name)
-            sides = ({n: a for n, a in side.items() if n in read} for side in (predicted, measured))
-            named = once(facts, case) | _name_sides(*sides)
-            outputs |= {f"{control.id}.{name}": value for name, value in named.items()}
-        return outputs
+            once.map_cases((*(getattr(scenario, name) for name in names), *told), broken)
+        found: list[dict[str, Any]] = [{} for _ in names]
+        for control, way, read in zip(controls, ways, reads, strict=True):
+            case = broken[places[way]]
+            for name, outputs in zip(names, found, strict=True):
+                function = getattr(scenario, name)
+                arrays = _arrays(function, once(function, case), scenario.traced)
+                if (wrong := getattr(control, name)) is not None:
+                    arrays |= _arrays(wrong, once(wrong, case), scenario.traced)
+                named = {n: a for n, a in arrays.items() if n in read}
+                if name == PREDICT:
+                    named |= once(facts, case)
+                outputs |= {f"{control.id}.{name}": value for name, value in named.items()}
+        return found
 
-    return point
+    ids = tuple(control.id for control in controls)
+    decided_by = {
+        "case": (scenario.case, ways, ids, reads),
+        PREDICT: (
+            *(scenario.predict, *(c.predict for c in controls)),
+            *(*scenario.hypotheses.items(), scenario.summed),
+        ),
+        MEASURE: (scenario.measure, *(c.measure for c in controls)),
+    }
+    return Staged(case, sides, decided_by, scenario.apart)
 
 
 def _arrays(

@@ -289,8 +289,10 @@ def job_for(
         words = [] if room is None else [room]
     conditions = {c.id: c.condition_name for c in scenario.claims if c.condition}
     arrays = {n: (v.shape, v.tobytes()) for n, v in fixed.items() if isinstance(v, np.ndarray)}
-    # If a theorem is cut down to one scenario, the groups are named as for its first.
+    # If a theorem is cut down to one scenario, the groups are named as for its first. A case may
+    # read data, which no code of it shows.
     named = (scenario.id, plan.group, *words)
+    data = data_digest(experiment.data(settings) if settings else ())
     return Job(
         plan.group,
         plan.precision,
@@ -311,7 +313,7 @@ def job_for(
         scenario=scenario,
         controls=plan.controls,
         digest=_untraced_digest(experiment, scenario, settings, fixed),
-        identity=repr((experiment.name, named, sorted({**fixed, **arrays}.items()))),
+        identity=repr((experiment.name, named, sorted({**fixed, **arrays}.items()), data)),
         keeps_cases=plan.keeps_cases,
     )
 

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import cache, partial
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,9 @@ from lrdyn.core.platforms import traced_for
 from lrdyn.verification.machine.compiler_options import compiler_options
 from lrdyn.verification.machine.device_defaults import lanes_in_cache
 from lrdyn.verification.machine.kept_programs import OURS, Facts, KeptPrograms, StoredProgram
+from lrdyn.verification.running.evaluate import MEASURE, PREDICT, Staged
 from lrdyn.verification.running.shared import NAME, Shared
+from lrdyn.verification.running.split_case import NotSplit, SplitCase, is_of_case
 from lrdyn.verification.stating import array_types
 from lrdyn.verification.stating.mistakes import BadInput
 from lrdyn.verification.stating.points import Column, Points
@@ -32,6 +35,8 @@ CHUNKS = 32
 LEAST = 4
 """Points of the smallest part of a longer sweep, however small the budget."""
 
+
+T = TypeVar("T")
 
 ONE_AT_A_TIME = threading.RLock()
 """For tracing: it gains nothing from threads, and constants of two precisions that are traced at
@@ -85,6 +90,10 @@ class Group(NamedTuple):
     """Number of points that fit into the memory of a part."""
     on_trial: tuple[tuple[str, int, int], ...] = ()
     """Type, rows and columns of the matrices that an algorithm on trial decomposes."""
+    stages: tuple["Group", ...] = ()
+    """Groups of its run and of theory, each with a program of its own, if it has stages."""
+    inputs: Mapping[str, jax.ShapeDtypeStruct] = MappingProxyType({})
+    """Of theory: the arrays of the case of one point, which it takes."""
 
     @property
     def several(self) -> bool:
@@ -153,11 +162,15 @@ def trace(
     types = [(name, str(column.dtype)) for name, column in columns.items()]
     # ``most`` enters only where it is given, so that the programs of sweeps that are not cut anew
     # keep the names they had.
-    signature = (shape, types, len(devices), plan.batched, *_context(group), *[most][:most])
-    there = plan.programs and plan.programs.place(
-        plan.identity, plan.memory, len(indices), *signature
-    )
-    facts = (there and there.facts()) or _trace_facts(group, there)
+    signature = (plan.identity, plan.memory, len(indices), shape, types, len(devices), plan.batched)
+    signature = (*signature, *_context(group), *[most][:most])
+    stages = _trace_stages(function, group, signature)
+    there = None
+    if stages:
+        facts = _join_facts(stages)
+    else:
+        there = _place(plan, getattr(function, "decided_by", None), signature)
+        facts = (there and there.facts()) or _trace_facts(group, there)
     # Two parts are in memory, one that runs and one that is saved; shared arrays only once.
     fit = (plan.memory - plan.shared.nbytes) // (2 * max(1, facts.size))
     # How much a point takes is known only when it has been traced, so that it is traced once more.
@@ -172,7 +185,131 @@ def trace(
             fewer = plan._replace(lanes=lanes_in_cache(turn), in_cache=False)
             return trace(function, shape, indices, points, fewer, most)
     parts = _cut(indices, min(fit, most or CHUNKS * plan.lanes), plan.lanes)
-    return group._replace(parts=parts, stored=there, fit=fit, **facts._asdict())
+    stages = tuple(stage._replace(parts=parts) for stage in stages)
+    cut = group._replace(parts=parts, stored=there, fit=fit, stages=stages)
+    return cut._replace(**facts._asdict())
+
+
+# Stages --------------------------------------------------------------------------------------
+
+
+def _trace_stages(function: Callable, group: Group, signature: tuple = ()) -> tuple[Group, ...]:
+    """Groups of the run and of theory of a function whose sides are apart; else nothing.
+
+    Nothing is traced of stages whose programs are kept on disk.
+
+    Args:
+        function: of a point.
+        group: that of the whole function.
+        signature: names its program on disk.
+    """
+    if not isinstance(function, Staged) or not function.apart:
+        return ()
+    try:
+        return _trace_each_stage(function, group, signature)
+    except NotSplit:
+        return ()
+
+
+def _trace_each_stage(function: Staged, group: Group, signature: tuple) -> tuple[Group, ...]:
+    split = SplitCase(function)
+    known = dict(group.shape)
+    traced = cache(lambda: _trace_call(split, known, group.columns, group.lanes, group.plan))
+    run = _stage_group(group._replace(traced=traced), function, MEASURE, signature)
+    of_case = {name: like for name, like in run.outputs.items() if is_of_case(name)}
+
+    def trace_theory() -> Any:
+        if not split.names:  # the program of the run is on disk, and was not traced
+            _trace_call(split.take_apart, known, group.columns, group.lanes, group.plan)
+        lead = (group.lanes,) if group.several else ()
+        like = {n: jax.ShapeDtypeStruct((*lead, *o.shape), o.dtype) for n, o in of_case.items()}
+
+        def of_arrays(**arrays: Any) -> Any:
+            return function.sides((PREDICT,), split.put_together(arrays))[0]
+
+        return _trace_call(of_arrays, {}, like, group.lanes, group.plan)
+
+    taking = group._replace(traced=cache(trace_theory), inputs=of_case)
+    return run, _stage_group(taking, function, PREDICT, signature)
+
+
+def _stage_group(group: Group, function: Staged, side: str, signature: tuple) -> Group:
+    """Add to the group of a stage what is known of its program, which may be on disk."""
+    decided_by = [function.decided_by[name] for name in ("case", side)]
+    there = _place(group.plan, decided_by, (side, *signature))
+    facts = (there and there.facts()) or _trace_facts(group, there)
+    return group._replace(stored=there, **facts._asdict())
+
+
+def _place(plan: SweepPlan, decided_by: Any, signature: tuple) -> StoredProgram | None:
+    """Place on disk of a program that these objects decide, if programs are kept.
+
+    Without such objects all the code of the theorem decides.
+    """
+    if plan.programs is None or decided_by is None:
+        return plan.programs and plan.programs.place(*signature)
+    return plan.programs.deciding(decided_by).place(*signature)
+
+
+def _join_facts(stages: Sequence[Group]) -> Facts:
+    """Facts of both stages together."""
+    run, theory = stages
+    digest = hashlib.sha256("".join(stage.digest for stage in stages).encode()).hexdigest()
+    on_trial = {svd for stage in stages for svd in stage.on_trial}
+    outputs = Staged.join(theory.outputs, _without_case(run.outputs))
+    size = sum(stage.size for stage in stages)
+    return Facts(outputs, size, digest, tuple(sorted(on_trial)))
+
+
+def _without_case(arrays: Mapping[str, T]) -> dict[str, T]:
+    return {name: value for name, value in arrays.items() if not is_of_case(name)}
+
+
+class _Stages:
+    """The program of a group in stages, called as any other one; they may still be compiled.
+
+    Args:
+        group: the group.
+        compile: starts to compile the program of a stage.
+    """
+
+    def __init__(self, group: Group, compile: Callable[[Group], Future]):
+        run, theory = group.stages
+        self.of_case, self.points = theory.inputs, len(group.parts[0])
+        # Records are those of a sweep of one part: a long one has a store of its parts.
+        stored = run.stored if len(group.parts) == 1 else None
+        self.stored = stored if stored and stored.records is not None else None
+        self.compile_run = cache(lambda: compile(run))
+        # A run that was compiled before may have been carried out before, too.
+        if not (self.stored and self.stored.facts()):
+            self.compile_run()
+        self.theory = compile(theory)
+
+    def __call__(self, values: Values, used: Array, shared: Any) -> Values:
+        """The arrays of all points."""
+
+        def carry_out() -> Values:
+            return self.compile_run().result()(values, used, shared)
+
+        if self.stored is None:
+            found = carry_out()
+        else:
+            found = self._recorded(self.stored, {**values, " used": used}, carry_out)
+        of_case = {name: found[name] for name in self.of_case}
+        predicted = self.theory.result()(of_case, used, shared)
+        return Staged.join(predicted, _without_case(found))
+
+    def _recorded(
+        self, stored: StoredProgram, points: Values, carry_out: Callable[[], Values]
+    ) -> Values:
+        """What the run of these points returns, from its record if an earlier process left one."""
+        record = stored.record_of({name: np.asarray(values) for name, values in points.items()})
+        if (found := record.load()) is None:
+            found = jax.device_get(carry_out())
+            record.save(found)
+        elif stored.records is not None:
+            stored.records.append(self.points)
+        return found
 
 
 def columns_of(points: Points, known: Mapping[str, Any]) -> dict[str, Column]:
@@ -304,6 +441,8 @@ def trace_part(
     traced = cache(lambda: _trace_call(function, dict(shape), values, lanes, plan))
     parts, devices = [np.arange(most)], plan.devices[:1]
     group = Group(plan, traced, {}, parts, values, lanes, devices, "", shape)
+    if stages := _trace_stages(function, group):
+        return group._replace(stages=stages, outputs=_join_facts(stages).outputs)
     return group._replace(outputs=_outputs(group))
 
 
@@ -330,10 +469,17 @@ def _trace_call(
     # Tracing is half of the time of a small sweep: do it once, for the sizes and for the program.
     with traced_for(plan.devices[0].platform):
         return jax.jit(_name_program(plan, program)).trace(
-            {name: jax.ShapeDtypeStruct(shape, column.dtype) for name, column in columns.items()},
+            {name: _stand_in(column, shape) for name, column in columns.items()},
             jax.ShapeDtypeStruct(shape, bool),
             plan.shared.like,
         )
+
+
+def _stand_in(column: Any, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """What stands for values while a function is traced: numbers, or the arrays of a case."""
+    if isinstance(column, jax.ShapeDtypeStruct):
+        return column
+    return jax.ShapeDtypeStruct(shape, column.dtype)
 
 
 def _name_program(plan: SweepPlan, program: Callable) -> Callable:
@@ -413,16 +559,22 @@ def _sharding(group: Group) -> NamedSharding:
 
 def compile_in(pool: Executor, group: Group) -> Future:
     """Compile the program of a group beside other work, unless it is kept on disk."""
+    if group.stages:
+        return _done(_Stages(group, partial(compile_in, pool)))
     program = group.stored and group.stored.load(_arguments(group), group.outputs, group.devices)
-    if not program:
-        return pool.submit(_compile, _lower(group), group)
+    return _done(program) if program else pool.submit(_compile, _lower(group), group)
+
+
+def _done(value: Any) -> Future:
     future: Future = Future()
-    future.set_result(program)
+    future.set_result(value)
     return future
 
 
 def compile_program(group: Group) -> Any:
     """The compiled program of a group."""
+    if group.stages:
+        return _Stages(group, lambda stage: _done(compile_program(stage)))
     return _compile(_lower(group), group)
 
 
@@ -437,9 +589,12 @@ def _compile(lowered: Any, group: Group) -> Any:
 def _arguments(group: Group) -> tuple:
     """Shapes and types of the arguments of the compiled program."""
     sharding = _sharding(group)
+    taken = group.inputs or {
+        name: jax.ShapeDtypeStruct((), column.dtype) for name, column in group.columns.items()
+    }
     values = {
-        name: jax.ShapeDtypeStruct((group.slots,), column.dtype, sharding=sharding)
-        for name, column in group.columns.items()
+        name: jax.ShapeDtypeStruct((group.slots, *like.shape), like.dtype, sharding=sharding)
+        for name, like in taken.items()
     }
     used = jax.ShapeDtypeStruct((group.slots,), bool, sharding=sharding)
     return values, used, group.plan.shared.abstract_values(group.devices)
@@ -484,7 +639,7 @@ def _run_chunks(
     # A loop of one turn would still be compiled as a loop.
     if len(used) == lanes:
         return run_lanes(values, shared)
-    chunks = jax.tree.map(lambda v: v.reshape(-1, lanes), values)
+    chunks = jax.tree.map(lambda v: v.reshape(-1, lanes, *v.shape[1:]), values)
     outputs = jax.lax.map(lambda chunk: run_lanes(chunk, shared), chunks)
     return jax.tree.map(lambda v: v.reshape(v.shape[0] * v.shape[1], *v.shape[2:]), outputs)
 

@@ -161,7 +161,16 @@ def carry_out(
     with open_run_folder(run, out) as path, _open_store_folder(run, store, path) as folder, theirs:
         with progress.shown(experiment.name, bar=bar) as shown:
             context = context._replace(store=folder / parts.FOLDER, progress=shown)
+            kept = context.programs
+            if kept and (path / results_file.NAME).exists():
+                # Who asks once more for what is there wants it measured once more.
+                context = context._replace(programs=kept._replace(records=None))
             groups = produce_run(run, context)
+            if kept and kept.records:
+                shown.note(
+                    f"{sum(kept.records):,} points were measured before, by the same programs from "
+                    "the same cases; the same command once more measures them again"
+                )
         with whole_files.replace_file(path / results_file.NAME) as temporary:
             write(run, groups, temporary)
             # What is judged is what anybody will read.

@@ -6,11 +6,11 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lrdyn.verification.stating.statement import Experiment
 
@@ -126,7 +126,55 @@ def deciding_code_digest(theorem: str) -> str:
         >>> two == deciding_code_digest("lrdyn.lora.statement")
         False
     """
-    codes = {path: dump_code(path.read_bytes()) for path in deciding_files(theorem)}
+    return _digest_codes(deciding_files(theorem))
+
+
+def code_of_modules(names: Sequence[str]) -> str:
+    """SHA-256 of the code of modules of the library and of all that they import.
+
+    Args:
+        names: of the modules.
+
+    Example:
+        >>> code_of_modules(["lrdyn.core.linalg"]) == code_of_modules(["lrdyn.core.descent"])
+        False
+    """
+    modules = _modules(library_digest())
+    left, lines = list(names), dict[str, str]()
+    while left:
+        name = left.pop()
+        if name not in lines:
+            lines[name], imported = modules.code(name)
+            left += imported
+    return hashlib.sha256("\n".join(lines[name] for name in sorted(lines)).encode()).hexdigest()
+
+
+class _Modules:
+    """Modules of the library, each of which is read and parsed when it is asked for."""
+
+    def __init__(self):
+        self.files, self.codes = _module_files(), dict[str, tuple[str, list[str]]]()
+
+    def code(self, name: str) -> tuple[str, list[str]]:
+        """A line on the code of a module, and the modules that it imports; empty of another one."""
+        if name not in self.codes:
+            path = self.files.get(name)
+            if path is None or _draws(path):
+                self.codes[name] = "", []
+            else:
+                imported = list(_imported_modules(path, self.files))
+                self.codes[name] = f"{name} {code_of(path.read_bytes()).digest}", imported
+        return self.codes[name]
+
+
+@cache
+def _modules(state: str) -> _Modules:
+    """The modules of a state of the library, which every stage of a run asks for."""
+    return _Modules()
+
+
+def _digest_codes(files: Iterable[Path]) -> str:
+    codes = {path: code_of(path.read_bytes()).digest for path in files}
     lines = [f"{path.relative_to(PACKAGE).as_posix()} {codes[path]}" for path in sorted(codes)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -156,7 +204,7 @@ def _imported_modules(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
     # Where the file stands; nowhere if it is none of the library.
     ours = path.is_relative_to(PACKAGE)
     package = ".".join(path.parent.relative_to(PACKAGE.parent).parts) if ours else ""
-    for module, taken in _code(path.read_bytes())[1]:
+    for module, taken in code_of(path.read_bytes()).imports:
         if module.startswith(".") and not package:
             continue  # a file beside a user's own file
         base = importlib.util.resolve_name(module, package)
@@ -182,9 +230,31 @@ def _draws(path: Path) -> bool:
     return "figures" in path.relative_to(PACKAGE).with_suffix("").parts
 
 
-@cache
-def _code(content: bytes) -> tuple[ast.Module, list[tuple[str, tuple[str, ...]]]]:
-    """The code of a file, and the modules that it imports, each with the names taken from it."""
+class Code(NamedTuple):
+    """The code of a file, without what decides nothing."""
+
+    digest: str
+    imports: Sequence[tuple[str, Sequence[str]]]
+    """Modules that it imports, each with the names taken from it."""
+
+
+PARSED: dict[str, Code] = {}
+"""SHA-256 of a file -> its code: to parse the library takes half a second.
+
+It may be filled from what an earlier process has parsed, for it says nothing but what the content
+of a file means (:meth:`lrdyn.verification.machine.kept_programs.KeptPrograms.of`).
+"""
+
+
+def code_of(content: bytes) -> Code:
+    """The code of a file: docstrings, comments and layout are none."""
+    name = hashlib.sha256(content).hexdigest()
+    if name not in PARSED:
+        PARSED[name] = _parse(content)
+    return PARSED[name]
+
+
+def _parse(content: bytes) -> Code:
     imports: list[tuple[str, tuple[str, ...]]] = []
     tree = ast.parse(content)
     for node in ast.walk(tree):
@@ -202,18 +272,11 @@ def _code(content: bytes) -> tuple[ast.Module, list[tuple[str, tuple[str, ...]]]
                 | ast.FunctionDef(body=body)
                 | ast.AsyncFunctionDef(body=body)
             ):
-                # The tree is changed in place; ``_code`` is cached, and nobody needs the
-                # docstrings.
+                # The tree is changed in place: nobody needs the docstrings.
                 if ast.get_docstring(node, clean=False) is not None:
                     del body[0]
-    return tree, imports
-
-
-@cache
-def dump_code(content: bytes) -> str:
-    """The code of a file as a text, without what decides nothing."""
     # ``ast.dump`` leaves out lines and columns, so that a comment above a function changes nothing.
-    return ast.dump(_code(content)[0])
+    return Code(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imports)
 
 
 def data_digest(data: Sequence[Path]) -> str:

@@ -393,6 +393,8 @@ class Scenario(Generic[C, T, M]):
             compiling, for example.
         at: settings under which the controls run, over the quick preset's first values.
         long: whether a point runs for seconds, so that XLA's optimisation repays its time.
+        apart: whether theory and run are compiled apart, where the run is most of the work: an edit
+            of a formula then leaves its program, and its records are read.
         train: ``train(case, keeper)``, in the place of ``measure`` in a :class:`Study`: it calls
             :func:`lrdyn.training.train` with that keeper, who keeps its checkpoints. Such points
             are run one by one in plain Python and in one precision; a run that is lost
@@ -428,6 +430,7 @@ class Scenario(Generic[C, T, M]):
     traced: bool = True
     at: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     long: bool = False
+    apart: bool = False
     train: Callable[[C, Keeper], M] | None = None
     findings: tuple[Finding[T, M], ...] = ()
     summed: Callable[[C], PyTree] = lambda case: case
