@@ -289,10 +289,12 @@ def job_for(
         words = [] if room is None else [room]
     conditions = {c.id: c.condition_name for c in scenario.claims if c.condition}
     arrays = {n: (v.shape, v.tobytes()) for n, v in fixed.items() if isinstance(v, np.ndarray)}
-    # If a theorem is cut down to one scenario, the groups are named as for its first. A case may
-    # read data, which no code of it shows.
+    # If a theorem is cut down to one scenario, the groups are named as for its first.
     named = (scenario.id, plan.group, *words)
-    data = data_digest(experiment.data(settings) if settings else ())
+    # A case that reads data is decided by them, which no code of it shows.
+    sources = {DATA_DIR, *(flag.name for flag in experiment.flags if flag.source)}
+    reads = not sources.isdisjoint(case_arguments(scenario, {**settings, DATA_DIR: ""}))
+    data = data_digest(experiment.data(settings) if reads else ())
     return Job(
         plan.group,
         plan.precision,
