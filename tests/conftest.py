@@ -27,7 +27,7 @@ from lrdyn.verification.machine import accelerators  # noqa: E402
 
 accelerators.share_memory()
 
-from tests import contexts, programs  # noqa: E402  (commands begin with the environment of here)
+from tests import contexts, mathematics, programs  # noqa: E402  (commands begin with the environment of here)
 from tests.runs import XLA_FLAGS  # noqa: E402
 
 if "XLA_FLAGS" not in os.environ:
@@ -38,6 +38,7 @@ if "XLA_FLAGS" not in os.environ:
 
 programs.keep()
 contexts.share()
+mathematics.share()
 os.environ.setdefault("LRDYN_CACHE", os.fspath(programs.FOLDER))  # not in a home: for `setup`
 
 garbage.collect_rarely()
