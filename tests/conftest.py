@@ -3,10 +3,12 @@
 The library is imported through jaxtyping's hook, so that all tests check shapes and types of what
 goes in and comes out. A wrong argument then raises the hook's own error before the library's: tests
 of our messages ask for the fixture ``unchecked``, which switches the checks off while they run.
-Both kinds of call therefore happen in one run. ``pytest -m float32`` repeats only the float32 half
+Both kinds of call therefore happen in one run. ``LRDYN_TEST_UNCHECKED=1 pytest`` leaves the hook out,
+as a second run of the same tests may. ``pytest -m float32`` repeats only the float32 half
 of the tests that take ``dtype``.
 """
 
+import gc
 import os
 import sys
 
@@ -20,7 +22,8 @@ from tests import typed
 collect_ignore_glob = ["data/*"]
 """Scripts that made files, in environments of their own."""
 
-HOOK = jaxtyping.install_import_hook("lrdyn", typed.NAME)
+if not os.environ.get("LRDYN_TEST_UNCHECKED"):
+    jaxtyping.install_import_hook("lrdyn", typed.NAME)
 
 from lrdyn.system import garbage  # noqa: E402  (after the hook)
 from lrdyn.verification.machine import accelerators  # noqa: E402
@@ -60,6 +63,12 @@ def pytest_configure(config):
         from tests import kept_numbers
 
         kept_numbers.recording = True
+
+
+def pytest_collection_finish():
+    """What stands when the tests begin stays to the end: searches for garbage pass it over."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
