@@ -3,9 +3,9 @@
 The library is imported through jaxtyping's hook, so that all tests check shapes and types of what
 goes in and comes out. A wrong argument then raises the hook's own error before the library's: tests
 of our messages ask for the fixture ``unchecked``, which switches the checks off while they run.
-Both kinds of call therefore happen in one run. ``LRDYN_TEST_UNCHECKED=1 pytest`` leaves the hook out,
-as a second run of the same tests may. ``pytest -m float32`` repeats only the float32 half
-of the tests that take ``dtype``.
+Both kinds of call therefore happen in one run. With the variable ``LRDYN_TEST_UNCHECKED``
+set, the hook is left out, as a second run of the same tests may do. ``pytest -m float32`` repeats
+only the float32 half of the tests that take ``dtype``.
 """
 
 import gc
