@@ -174,7 +174,7 @@ def save(figure: Any, name: str) -> None:
 def pixels_of(figure: Any) -> np.ndarray:
     """A figure as a page shows it: rows, columns, and red, green and blue up to 255."""
     with plotting.style(), BytesIO() as whole:
-        figure.savefig(whole, dpi=DPI, format="png", metadata={"Software": None})
+        figure.savefig(whole, dpi=DPI, format="png", **plotting.LIGHTLY)
         return np.asarray(Image.open(whole).convert("RGB"))
 
 

@@ -3,10 +3,12 @@
 The library is imported through jaxtyping's hook, so that all tests check shapes and types of what
 goes in and comes out. A wrong argument then raises the hook's own error before the library's: tests
 of our messages ask for the fixture ``unchecked``, which switches the checks off while they run.
-Both kinds of call therefore happen in one run. ``pytest -m float32`` repeats only the float32 half
-of the tests that take ``dtype``.
+Both kinds of call therefore happen in one run. With the variable ``LRDYN_TEST_UNCHECKED``
+set, the hook is left out, as a second run of the same tests may do. ``pytest -m float32`` repeats
+only the float32 half of the tests that take ``dtype``.
 """
 
+import gc
 import os
 import sys
 
@@ -20,14 +22,15 @@ from tests import typed
 collect_ignore_glob = ["data/*"]
 """Scripts that made files, in environments of their own."""
 
-HOOK = jaxtyping.install_import_hook("lrdyn", typed.NAME)
+if not os.environ.get("LRDYN_TEST_UNCHECKED"):
+    jaxtyping.install_import_hook("lrdyn", typed.NAME)
 
 from lrdyn.system import garbage  # noqa: E402  (after the hook)
 from lrdyn.verification.machine import accelerators  # noqa: E402
 
 accelerators.share_memory()
 
-from tests import contexts, programs  # noqa: E402  (commands begin with the environment of here)
+from tests import contexts, mathematics, programs  # noqa: E402  (commands begin with the environment of here)
 from tests.runs import XLA_FLAGS  # noqa: E402
 
 if "XLA_FLAGS" not in os.environ:
@@ -38,6 +41,7 @@ if "XLA_FLAGS" not in os.environ:
 
 programs.keep()
 contexts.share()
+mathematics.share()
 os.environ.setdefault("LRDYN_CACHE", os.fspath(programs.FOLDER))  # not in a home: for `setup`
 
 garbage.collect_rarely()
@@ -59,6 +63,12 @@ def pytest_configure(config):
         from tests import kept_numbers
 
         kept_numbers.recording = True
+
+
+def pytest_collection_finish():
+    """What stands when the tests begin stays to the end: searches for garbage pass it over."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -19,9 +19,9 @@ from lrdyn.studies.adapter_training.few_shot import COMPARED
 from lrdyn.verification.stating.claims import STILL_MOVING
 from lrdyn.verification.storing import results_file
 from paper_figs import BASELINES, EXHIBITS
+from tests import figure_fixtures
 
 FIGURES = {one.name: one for one in EXHIBITS if isinstance(one, exhibits.Figure)}
-
 
 PAPER = BASELINES / "paper"
 AT_PAPER = [
@@ -44,9 +44,9 @@ def numbers(name):
 
 
 @pytest.fixture(scope="module")
-def drawn(name, numbers):
-    """Drawn once: what changes it puts it back."""
-    return FIGURES[name].draw_styled(numbers)
+def drawn(name):
+    """One for all: what changes it puts it back."""
+    return figure_fixtures.drawn(name)
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def mpl(name):
 @pytest.mark.parametrize("figure", [pytest.param(name, marks=mpl(name)) for name in FIGURES])
 def test_a_picture_is_as_committed(figure):
     """From the committed numbers, which no change of the library moves; without text."""
-    return pictures.remove_text(FIGURES[figure].draw_styled(committed(figure)))
+    return pictures.remove_text(figure_fixtures.drawn(figure))
 
 
 def test_pictures_are_small():
@@ -258,7 +258,7 @@ def test_a_figure_of_the_preset_paper_is_as_committed(figure):
 @pytest.mark.parametrize("figure", ["fig01_networks", "fig03", "theorem2"])
 def test_changes_of_a_picture_are_caught_and_placed(figure):
     """Thin curves among many, markers, and maps."""
-    drawn, path = FIGURES[figure].draw_styled(committed(figure)), BASELINES / f"{figure}.png"
+    drawn, path = figure_fixtures.drawn(figure), BASELINES / f"{figure}.png"
     assert pictures.difference(drawn, path) == ""
     drawn.set_layout_engine("none")  # it is as committed
     for change in (exchange_colours, move_a_limit):
@@ -404,7 +404,7 @@ def test_an_interval_is_that_of_the_seeds_drawn(figure, of_tasks):
 
 def test_differences_are_sorted_by_their_mean_over_the_tasks():
     """The rows are the same in both panels, and all 64 differences are there."""
-    drawn = FIGURES["fig07_differences"].draw_styled(committed("fig07_differences"))
+    drawn = figure_fixtures.drawn("fig07_differences")
     means = np.array(
         [
             [line.get_xdata()[0] for line in ax.lines if line.get_marker() in "os"]
@@ -577,7 +577,7 @@ def test_captions_are_of_120_words_at_most(name, numbers):
 
 def test_fonts_are_embedded_as_outlines_of_truetype(tmp_path):
     """Type 42, which journals ask for, and no Type 3."""
-    _, path = plotting.save(FIGURES["fig03"].draw_styled(committed("fig03")), tmp_path / "fig03")
+    _, path = plotting.save(figure_fixtures.drawn("fig03"), tmp_path / "fig03")
     content = path.read_bytes()
     assert b"/FontFile2" in content
     assert b"/CIDFontType2" in content or b"/Subtype /TrueType" in content

@@ -11,8 +11,9 @@ from PIL import Image
 
 from docs import gallery, reach, updates
 from docs import pictures as of_pages
-from lrdyn.figures import baselines, exhibits, pictures
+from lrdyn.figures import exhibits, pictures
 from paper_figs import EXHIBITS
+from tests import figure_fixtures
 
 
 def shown_figures():
@@ -22,12 +23,15 @@ def shown_figures():
         shown[f"reach_{name}"] = partial(reach.figure_of, name)
     for exhibit in EXHIBITS:
         if isinstance(exhibit, exhibits.Figure):
-            for preset in (baselines.QUICK, gallery.PAPER)[: 1 + gallery.has_two(exhibit)]:
-                of_exhibit = (exhibit, preset)
-                shown[gallery.image_of(exhibit.name, preset)] = lambda one=of_exhibit: one[
-                    0
-                ].draw_styled(gallery.numbers(*one))
+            shown[exhibit.name] = partial(figure_fixtures.drawn, exhibit.name)
+            if gallery.has_two(exhibit):
+                shown[gallery.image_of(exhibit.name, gallery.PAPER)] = partial(at_paper, exhibit)
     return shown
+
+
+def at_paper(figure):
+    """A figure at the preset paper."""
+    return figure.draw_styled(gallery.numbers(figure, gallery.PAPER))
 
 
 SHOWN = shown_figures()
@@ -50,19 +54,21 @@ def difference(found, wanted):
     """Root mean square of the strip that differs most; infinite for images of other sizes."""
     if found.shape != wanted.shape:
         return np.inf
-    squares = (found.astype(float) - wanted) ** 2
-    strips = np.array_split(squares, -(-len(squares) // pictures.STRIP))
-    return max(float(np.sqrt(strip.mean())) for strip in strips)
+    apart = found.astype(np.int16) - wanted
+    strips = np.array_split(apart, -(-len(apart) // pictures.STRIP))
+    return max(float(np.sqrt(np.mean(np.square(one, dtype=np.int32)))) for one in strips)
 
 
 def worst_color(found, wanted):
     """The largest difference where so many pixels in two rows of the drawing have one colour."""
     width = wanted.shape[1] - RUN + 1
-    first = wanted[:-1, :width]
-    flat = np.ones(first.shape[:2], bool)
-    for row, step in itertools.product((0, 1), range(RUN)):
-        flat &= (wanted[row:][: len(first), step : step + width] == first).all(axis=-1)
-    apart = np.abs(found[:-1, :width].astype(int) - first).max(axis=-1)
+    red, green, blue = np.moveaxis(wanted.astype(np.int32), -1, 0)
+    colors = red << 16 | green << 8 | blue  # of one number they are compared sooner
+    beside, below = colors[:, 1:] == colors[:, :-1], colors[1:] == colors[:-1]
+    flat = below[:, :width].copy()
+    for row, step in itertools.product((0, 1), range(RUN - 1)):
+        flat &= beside[row:][: len(flat), step : step + width]
+    apart = np.abs(found[:-1, :width].astype(np.int16) - wanted[:-1, :width]).max(axis=-1)
     assert 0.5 < flat.mean() < 1
     return int(apart[flat].max())
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests import forked
 from tests.runs import started
 
 MINE = """
@@ -156,6 +157,7 @@ class Site:
             cwd=self.folder,
             cache=self.cache,
             stderr=subprocess.DEVNULL,
+            interpreter=forked.interpreter(),
         )
 
     def __enter__(self) -> "Site":

@@ -37,6 +37,7 @@ from lrdyn.verification.running.reductions import Quantiles, Worst
 from lrdyn.verification.running.work import Context, PartRequest, Recipe
 from lrdyn.verification.runs import run_folder
 from lrdyn.verification.stating import own_files
+from tests import forked
 from tests.runs import XLA_FLAGS, Told, python, results_of, started, verdict_of
 from tests.workers import Site, kill, until, write_mine
 
@@ -280,8 +281,9 @@ def begun(site, *words):
     """The command of the user's file on a cluster that has no worker yet, waiting for one."""
     mine = f"{write_mine(site.folder)}:DOUBLE"
     where = ("--cluster", site.address, "--out", site.folder / "out")
-    line = ("-u", "-m", "lrdyn", "verify", mine, "--memory", "1B", *where, *words)
-    process = started(*line, cwd=site.folder, cache=site.cache)
+    line = ("-m", "lrdyn", "verify", mine, "--memory", "1B", *where, *words)
+    how = {"cache": site.cache, "interpreter": forked.interpreter()}
+    process = started(*line, cwd=site.folder, **how)
     assert process.stdout is not None
     process.stdout.readline()  # that the scheduler is without TLS
     line = process.stdout.readline()

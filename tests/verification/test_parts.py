@@ -19,6 +19,7 @@ import lrdyn as lr
 from lrdyn.system import progress
 from lrdyn.verification.running import work
 from lrdyn.verification.storing import files, parts
+from tests import forked
 from tests.runs import XLA_FLAGS, Told, python, started
 
 POINTS = lr.product(seed=range(40), size=[2, 3])
@@ -251,7 +252,11 @@ print(len(told.saved), len(told.computed), *told.notes)
 
 
 def start_killed(store, result):
-    return started("-c", KILLED, store, result, cache=result.parent / "cache")
+    """In a process forked from one that has imported JAX: its client's end is a kill -9 of it."""
+    script = result.parent / "killed.py"
+    script.write_text(KILLED)
+    how = {"cache": result.parent / "cache", "interpreter": forked.interpreter()}
+    return started(script, store, result, **how)
 
 
 def test_kill_minus_9_loses_nothing(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 
 import lrdyn as lr
+from tests import programs
 from tests.oracles import refuses
 from tests.runs import Told, started
 
@@ -423,8 +424,9 @@ def on_devices(tmp_path_factory):
     folder, running = tmp_path_factory.mktemp("devices"), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("NPROC", raising=False)  # it hides a deadlock of JAX 0.10
-        for count in (1, 2, 8):
-            running[count] = started("-c", ON_DEVICES, str(count), folder / str(count))
+        for count in (1, 2, 8):  # of each the programs are its own, as users compile them
+            words = ("-c", ON_DEVICES, str(count), folder / str(count))
+            running[count] = started(*words, cache=programs.of_command("devices"))
     try:
         for process in running.values():
             process.communicate(timeout=200)
