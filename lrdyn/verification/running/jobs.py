@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -87,6 +88,8 @@ class Job(NamedTuple):
     """Digest of sources, data and fixed settings: part of the key of what is not traced."""
     identity: str = ""
     """Names the function in the keys of programs that are kept on disk."""
+    data: Callable[[], Sequence[Path]] = tuple
+    """Names the files that cases are made of, which no code shows: they name programs, too."""
     keeps_cases: bool = False
     """Whether the cases are returned beside their results."""
 
@@ -125,7 +128,7 @@ class Job(NamedTuple):
                 compiler_options=dict(self.compiler_options or {}),
                 shared=Shared(None),
                 programs=context.programs,
-                identity=self.identity,
+                identity=f"{self.identity}{data_digest(self.data())}" if context.programs else "",
             )
             return Sweep(self.function, self.points, self.dims, plan, self.shapes, scope=scope)
         if not trains:
@@ -291,10 +294,6 @@ def job_for(
     arrays = {n: (v.shape, v.tobytes()) for n, v in fixed.items() if isinstance(v, np.ndarray)}
     # If a theorem is cut down to one scenario, the groups are named as for its first.
     named = (scenario.id, plan.group, *words)
-    # A case that reads data is decided by them, which no code of it shows.
-    sources = {DATA_DIR, *(flag.name for flag in experiment.flags if flag.source)}
-    reads = not sources.isdisjoint(case_arguments(scenario, {**settings, DATA_DIR: ""}))
-    data = data_digest(experiment.data(settings) if reads else ())
     return Job(
         plan.group,
         plan.precision,
@@ -315,7 +314,8 @@ def job_for(
         scenario=scenario,
         controls=plan.controls,
         digest=_untraced_digest(experiment, scenario, settings, fixed),
-        identity=repr((experiment.name, named, sorted({**fixed, **arrays}.items()), data)),
+        identity=repr((experiment.name, named, sorted({**fixed, **arrays}.items()))),
+        data=partial(experiment.data, settings),
         keeps_cases=plan.keeps_cases,
     )
 
