@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lrdyn.commands import printing, verify
-from lrdyn.commands import report as report_command
 from lrdyn.commands.arguments import (
     Example,
     Parser,
@@ -169,7 +168,9 @@ def run_all(argv: list[str], prog: str = "lrdyn verify all") -> Judged:
     path = Path(parsed[0].options.out) / SUMMARY
     files.write_json(path, content)
     if parsed[0].options.report:
-        printing.remark(f"report: {report_command.written(path.parent)}", parsed[0].options)
+        from lrdyn.commands import report  # 0.2 s: pages of diagnoses, too
+
+        printing.remark(f"report: {report.written(path.parent)}", parsed[0].options)
     return Judged(path, holds)
 
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 
 from lrdyn.commands import printing
-from lrdyn.commands import report as report_command
 from lrdyn.commands import search as searches
 from lrdyn.commands.arguments import (
     Example,
@@ -390,8 +389,9 @@ def main(theorem: Experiment, argv: Sequence[str] | None = None, *, prog: str = 
             )
             say("\n".join(lines))
             if options.report:
-                written = report_command.written(path, typed_as)
-                printing.remark(f"report: {written}", options)
+                from lrdyn.commands import report  # 0.2 s: pages of diagnoses, too
+
+                printing.remark(f"report: {report.written(path, typed_as)}", options)
         # The file, not the verdict in memory: what a status says must stand on disk.
         return Judged(file, verdict["holds"], theorem.has_claims)
 

@@ -37,13 +37,11 @@ class AlignedNetwork(eqx.Module):
 
     def from_frame(self, blocks: Float[Array, "depth d d"]) -> Weights:
         """Layers Q_l B_l Q_{l-1}^T of matrices B_l."""
-        sides = zip(self.bases[1:], blocks, self.bases[:-1], strict=True)
-        return tuple(left @ block @ right.T for left, block, right in sides)
+        return tuple(self.bases[1:] @ blocks @ jnp.swapaxes(self.bases[:-1], 1, 2))
 
     def to_frame(self, weights: Weights) -> Float[Array, "depth d d"]:
         """The matrices Q_l^T W_l Q_{l-1} of layers."""
-        sides = zip(self.bases[1:], weights, self.bases[:-1], strict=True)
-        return jnp.stack([left.T @ W @ right for left, W, right in sides])
+        return jnp.swapaxes(self.bases[1:], 1, 2) @ jnp.stack(weights) @ self.bases[:-1]
 
     def aligned(self, values: Float[Array, "... d"]) -> Weights:
         """Layers with these singular values in the bases, the same in each or one row a layer."""
