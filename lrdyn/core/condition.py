@@ -1,11 +1,14 @@
 """How much a run amplifies small errors of its data: its condition, by two twins."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
@@ -86,20 +89,31 @@ def twins(run: Callable[[PyTree], PyTree], data: PyTree, *, rounded: bool = Fals
     near = far**1.5
     sizes = [far, near, *([far**2] if rounded else [])]
 
-    def with_twins(number: int, array: Array) -> Array:
+    lanes = _disturb(leaves, sizes)
+    results = jax.vmap(lambda twin: run(eqx.combine(twin, rest)))(structure.unflatten(lanes))
+    each, whole = jax.tree.flatten(results)
+    parts = list(zip(*map(jnp.unstack, each), strict=True)) or [()] * (1 + len(sizes))
+    first, second, third, *fourth = map(whole.unflatten, parts)
+    return Twins(first, second, third, (far, near), fourth[0] if rounded else None)
+
+
+def _disturb(leaves: Sequence[Array], sizes: Sequence[float]) -> list[Array]:
+    """Each array and, behind it, copies of it that are moved by so much of its largest entry."""
+    alike: dict[Any, list[int]] = {}
+    for number, leaf in enumerate(leaves):
+        alike.setdefault((leaf.shape, leaf.dtype), []).append(number)
+    lanes = {}
+    for (shape, dtype), numbers in alike.items():  # together, for all of one shape take one program
+        arrays = jnp.stack([leaves[number] for number in numbers]).reshape(len(numbers), -1)
+        place, far = jnp.arange(arrays.shape[1], dtype=dtype), jnp.asarray(sizes, dtype)
         # Fixed patterns without symmetries, so that no invariant of the run can hide an error. They
         # are cosines of squares, not random numbers: a condition is the same in every run.
-        size, place = jnp.max(jnp.abs(array)), jnp.arange(array.size, dtype=array.dtype)
-        patterns = jnp.cos(number + (place[None] + jnp.arange(len(sizes))[:, None]) ** 2)
-        moves = (jnp.asarray(sizes, array.dtype) * size)[:, None] * patterns
-        return jnp.concatenate([array[None], array[None] + moves.reshape(-1, *array.shape)])
-
-    lanes = [with_twins(number, leaf) for number, leaf in enumerate(leaves)]
-    results = jax.vmap(lambda twin: run(eqx.combine(twin, rest)))(structure.unflatten(lanes))
-    first, second, third, *fourth = (
-        jax.tree.map(lambda leaf, i=i: leaf[i], results) for i in range(1 + len(sizes))
-    )
-    return Twins(first, second, third, (far, near), fourth[0] if rounded else None)
+        squares = (place[None] + np.arange(len(sizes), dtype=dtype)[:, None]) ** 2
+        patterns = jnp.cos(np.asarray(numbers, dtype)[:, None, None] + squares[None])
+        moves = (jnp.max(jnp.abs(arrays), axis=1)[:, None] * far[None])[:, :, None] * patterns
+        both = jnp.concatenate([arrays[:, None], arrays[:, None] + moves], axis=1)
+        lanes |= zip(numbers, jnp.unstack(both.reshape(len(numbers), -1, *shape)), strict=True)
+    return [lanes[number] for number in range(len(leaves))]
 
 
 @checked
@@ -134,12 +148,16 @@ def perturb_updates(
     def move(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         size = jnp.max(jnp.stack([jnp.max(jnp.abs(W)) for W in params]))
 
-        def perturb(U: Array, p: Array) -> Array:
-            place = state + jnp.arange(p.size).reshape(p.shape)
-            noise = jnp.cos(place.astype(p.dtype) ** 2)
+        @cache  # of one step: layers of one shape share it
+        def share(shape: tuple[int, ...], dtype: Any) -> Array:
+            place = state + jnp.arange(math.prod(shape)).reshape(shape)
+            noise = jnp.cos(place.astype(dtype) ** 2)
             # The constant part adds up like steps, the irregular one like sqrt(steps): these are
             # the two terms of the tolerance of an identity.
-            return U + size * (p - 1) * (1 / steps + noise / steps**0.5)
+            return 1 / steps + noise / steps**0.5
+
+        def perturb(U: Array, p: Array) -> Array:
+            return U + size * (p - 1) * share(p.shape, p.dtype)
 
         return jax.tree.map(perturb, updates, push), state + 1
 

@@ -37,7 +37,7 @@ class AlignedNetwork(eqx.Module):
 
     def from_frame(self, blocks: Float[Array, "depth d d"]) -> Weights:
         """Layers Q_l B_l Q_{l-1}^T of matrices B_l."""
-        return tuple(self.bases[1:] @ blocks @ jnp.swapaxes(self.bases[:-1], 1, 2))
+        return jnp.unstack(self.bases[1:] @ blocks @ jnp.swapaxes(self.bases[:-1], 1, 2))
 
     def to_frame(self, weights: Weights) -> Float[Array, "depth d d"]:
         """The matrices Q_l^T W_l Q_{l-1} of layers."""

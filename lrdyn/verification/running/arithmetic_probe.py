@@ -13,7 +13,6 @@ import numpy as np
 from jax.extend.backend import get_backend
 
 from lrdyn.core import linalg
-from lrdyn.core.platforms import traced_for
 from lrdyn.verification.judging.rounding import (
     ADMITTED,
     BLOCKS,
@@ -334,8 +333,7 @@ def _beyond_blocks(*factors: np.ndarray) -> float:
 def _run_program(program: Any, inputs: Any, precision: str, word: str = "highest") -> Any:
     """Run a program that is compiled as those of theorems are."""
     with scope(precision, word):
-        # Sweeps are traced beside it, and for this platform, too.
-        with ONE_AT_A_TIME, traced_for(jax.local_devices()[0].platform):
+        with ONE_AT_A_TIME:  # sweeps are traced beside it
             lowered = jax.jit(program).lower(inputs)
         return _as_longdouble(
             jax.device_get(lowered.compile(compiler_options=unoptimized_options())(inputs))

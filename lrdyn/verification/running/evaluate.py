@@ -331,8 +331,9 @@ def _map_in_loop(
         return arrays_out
 
     stacked = jax.lax.map(returned, jax.tree.map(lambda *each: jnp.stack(each), *arrays))
-    parts = (jax.tree.map(lambda array, n=n: array[n], stacked) for n in range(len(cases)))
-    return [eqx.combine(part, others[-1]) for part in parts]
+    leaves, structure = jax.tree.flatten(stacked)
+    each = zip(*map(jnp.unstack, leaves), strict=True)
+    return [eqx.combine(structure.unflatten(part), others[-1]) for part in each]
 
 
 def _case_record(scenario: Scenario, case: Any) -> dict[str, Any]:
