@@ -192,18 +192,21 @@ def predict(case: TwoModes) -> AlignmentTheory:
 # Measurement -------------------------------------------------------------------------------------
 
 
+def _errors(
+    network: AlignedNetwork, x: Float[Array, "2"], d: Float[Array, "2"]
+) -> Float[Array, "2 d d"]:
+    """W_1 = X + D and W_2 = (X - D)^T in the bases, of entries (1, 2) and (2, 1) of X and of D."""
+    first, second = x + d, x - d
+    return network.beside(jnp.stack([first[0], second[1]]), jnp.stack([first[1], second[0]]))
+
+
 def _measured_pair(network: AlignedNetwork, low: Float[Array, "2"]) -> Float[Array, "invariant"]:
     """Trace, determinant and factor of the product, from the derivative of two dense steps."""
     values = jnp.zeros_like(network.values).at[:2].set(low)
     start = network.aligned(values)
 
     def push(entries: Float[Array, "4"]) -> Float[Array, "4"]:
-        # X + D = W_1 and (X - D)^T = W_2 in the bases: x_12, x_21, d_12, d_21.
-        blocks = jnp.zeros((2, *network.target.shape), entries.dtype)
-        x, d = entries[:2], entries[2:]
-        blocks = blocks.at[0, 0, 1].set(x[0] + d[0]).at[0, 1, 0].set(x[1] + d[1])
-        blocks = blocks.at[1, 1, 0].set(x[0] - d[0]).at[1, 0, 1].set(x[1] - d[1])
-        state = (start, network.from_frame(blocks))
+        state = (start, network.from_frame(_errors(network, entries[:2], entries[2:])))
         _, pushed = jax.lax.fori_loop(0, 2, lambda _, state: network.push(*state), state)
         first, second = network.to_frame(pushed)
         above, below = (
@@ -226,9 +229,8 @@ def _runs(case: TwoModes) -> Int[Array, "run"]:
         network = case.at(first, second)
         cycle = cycles.two_cycle(2, network.values[0], network.learning_rate)
         values = jnp.sqrt(network.values).at[0].set(cycle.low)
-        blocks = jnp.broadcast_to(jnp.diag(values), (2, *network.target.shape))
         turn = TURN * jnp.sqrt(case.first) * jnp.asarray(ERROR, values.dtype)
-        blocks = blocks.at[:, 0, 1].add(turn[:, 0]).at[:, 1, 0].add(turn[:, 1])
+        blocks = jnp.diag(values)[None] + network.beside(turn[:, 0], turn[:, 1])
 
         def beside(weights: Any) -> Array:
             first, second = network.to_frame(weights)
@@ -263,12 +265,9 @@ def _on_the_line(case: TwoModes) -> Pushed:
     network = case.at(*case.scaled)
     rho = jnp.sqrt(case.square / network.learning_rate)
     weights = network.aligned(jnp.sqrt(network.values).at[0].set(rho))
-    blank = jnp.zeros((2, *network.target.shape), rho.dtype)
 
     def blocks(d: Array) -> Array:
-        # W_1 = X + D and W_2 = (X - D)^T in the bases.
-        first = blank.at[0, 0, 1].set(d[0]).at[0, 1, 0].set(d[1])
-        return first.at[1, 1, 0].set(-d[0]).at[1, 0, 1].set(-d[1])
+        return _errors(network, jnp.zeros_like(d), d)
 
     def advance(state: tuple[Any, Array], _: None) -> tuple[tuple[Any, Array], Pushed]:
         weights, d = state

@@ -9,6 +9,7 @@ derivative. In a basis without zeros rounding gets into every entry.
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from lrdyn.core.factorization import Weights, factorization_loss
@@ -42,6 +43,14 @@ class AlignedNetwork(eqx.Module):
     def to_frame(self, weights: Weights) -> Float[Array, "depth d d"]:
         """The matrices Q_l^T W_l Q_{l-1} of layers."""
         return jnp.swapaxes(self.bases[1:], 1, 2) @ jnp.stack(weights) @ self.bases[:-1]
+
+    def beside(
+        self, above: Float[Array, "depth"], below: Float[Array, "depth"]
+    ) -> Float[Array, "depth d d"]:
+        """Matrices whose entries are 0 but (1, 2) and (2, 1), one of each for every layer."""
+        unit = np.zeros(self.bases.shape[1:], above.dtype)[None]
+        unit[:, 0, 1] = 1
+        return above[:, None, None] * unit + below[:, None, None] * unit.swapaxes(1, 2)
 
     def aligned(self, values: Float[Array, "... d"]) -> Weights:
         """Layers with these singular values in the bases, the same in each or one row a layer."""

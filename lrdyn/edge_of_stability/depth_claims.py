@@ -166,8 +166,7 @@ def predict(case: Modes) -> DepthTheory:
 
 def _from_entries(network: AlignedNetwork, errors: Float[Array, "depth 2"]) -> Any:
     """Errors of the layers with these entries (1, 2) and (2, 1) in the bases."""
-    blocks = jnp.zeros((network.depth, *network.target.shape), errors.dtype)
-    return network.from_frame(blocks.at[:, 0, 1].set(errors[:, 0]).at[:, 1, 0].set(errors[:, 1]))
+    return network.from_frame(network.beside(errors[:, 0], errors[:, 1]))
 
 
 def _to_entries(network: AlignedNetwork, errors: Any) -> Float[Array, "depth 2"]:
