@@ -142,8 +142,8 @@ def make_case(
 # Prediction --------------------------------------------------------------------------------------
 
 
-def _invariants(pair: PairMultipliers) -> Float[Array, "invariant"]:
-    return jnp.stack([pair.trace, pair.determinant, pair.product])
+def _invariants(pair: PairMultipliers) -> Float[Array, "... invariant"]:
+    return jnp.stack([pair.trace, pair.determinant, pair.product], axis=-1)
 
 
 def _grid() -> tuple[Float[np.ndarray, "run"], Float[np.ndarray, "run"]]:
@@ -162,7 +162,7 @@ def predict(case: TwoModes) -> AlignmentTheory:
     """Closed forms."""
     e, q = case.edge_ratio, case.edge_ratio * case.mode_ratio
     z, v = case.ratios
-    oscillating = [oscillating_pair(z, v, phase) for phase in (1.0, -1.0)]
+    oscillating = oscillating_pair(z, v, jnp.asarray((1.0, -1.0), z.dtype))
     first, second = _grid()
     e_line, d = case.scaled[0], case.errors
     most = alignment.largest_square(e_line, case.square)
@@ -170,8 +170,8 @@ def predict(case: TwoModes) -> AlignmentTheory:
     sides = jnp.stack([2 + e_line - most, 2 + e_line])
     return AlignmentTheory(
         resting_multipliers=_invariants(resting_pair(e, q)),
-        oscillating_multipliers=jnp.stack([_invariants(pair) for pair in oscillating]),
-        oscillating_radius=jnp.stack([pair.radius for pair in oscillating]),
+        oscillating_multipliers=_invariants(oscillating),
+        oscillating_radius=oscillating.radius,
         vectors_stay=jnp.asarray(first + second < 2).astype(jnp.int32),
         decided=(_looks(z.dtype) <= GRID_STEPS).astype(jnp.int32),
         line_conserved=jnp.full(ON_THE_LINE, jnp.sum(d**2) / left),
@@ -294,14 +294,14 @@ def measure(case: TwoModes) -> AlignmentMeasured:
     # The second mode at rest, at the lower and at the upper point of a two-cycle.
     scaled = jnp.stack([q, case.second_ratio, case.second_ratio])
     values = jnp.stack([jnp.sqrt(q / rate), other.low, other.high])
-    resting, *phases = jax.vmap(
+    pairs = jax.vmap(
         lambda scaled, value: _measured_pair(case.at(e, scaled), jnp.stack([low, value]))
     )(scaled, values)
     squares, a, others = _on_the_line(case)
     return AlignmentMeasured(
-        resting_multipliers=resting,
-        oscillating_multipliers=jnp.stack(phases),
-        oscillating_radius=jnp.stack([PairMultipliers(*phase).radius for phase in phases]),
+        resting_multipliers=pairs[0],
+        oscillating_multipliers=pairs[1:],
+        oscillating_radius=PairMultipliers(*pairs[1:].T).radius,
         vectors_stay=_runs(case),
         line_conserved=squares / (2 + case.scaled[0] - a),
         line_growth=0.5 * jnp.log(squares / squares[0]),
