@@ -105,19 +105,25 @@ FREE = re.compile(FOLDER + r"|\b\d+\.\d+(?= s\b)")
 """Names of folders, and seconds."""
 SMALL = re.compile(r"\b\d(?:\.(\d+))?e([-+]\d+)\b")
 """Numbers with an exponent: residuals, tolerances."""
+SHARE = re.compile(r"\b0\.0\d+(?= of its tolerance)")
+"""How much of its tolerance a small residual is."""
 
 
 def alike(shown: str, printed: str) -> bool:
     """Whether two lines are the same on two machines.
 
     Names of folders and seconds are free. A number with an exponent may differ by one in its last
-    digit; below 1e-4, where float32 rounds, by a factor of five. All else is the same.
+    digit; below 1e-4, where float32 rounds, by a factor of five, and so may the share of a
+    tolerance that such a residual is. All else is the same.
     """
     first, second = (FREE.sub("#", line) for line in (shown, printed))
-    if SMALL.sub("#", first) != SMALL.sub("#", second):
+    if SHARE.sub("#", SMALL.sub("#", first)) != SHARE.sub("#", SMALL.sub("#", second)):
         return False
     pairs = zip(SMALL.finditer(first), SMALL.finditer(second), strict=True)
-    return all(_near(one, other) for one, other in pairs)
+    shares = ([float(s) for s in SHARE.findall(line)] for line in (first, second))
+    return all(_near(one, other) for one, other in pairs) and all(
+        max(each) <= 5 * min(each) for each in zip(*shares, strict=True)
+    )
 
 
 def _near(one: re.Match[str], other: re.Match[str]) -> bool:
